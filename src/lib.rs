@@ -1,0 +1,8 @@
+//! oxicorn: a master that only decides and forks; workers that only serve.
+
+mod app;
+mod scoreboard;
+pub mod settings;
+mod sys;
+
+pub use app::{Body, IntoLifespan, Lifespan, WorkerContext};

@@ -1,0 +1,2 @@
+//! The moat: every line of `unsafe` in the project is in this folder, behind safe, owned types.
+#![allow(unsafe_code)]
