@@ -1,0 +1,727 @@
+//! The master's mind: facts in, actions out.
+//!
+//! Owns: the table of workers and every decision about them. Refuses: syscalls, the clock, logging, randomness; the
+//! shell (`master`) brings facts and time, performs what is answered, and says aloud what is noted.
+//!
+//! ```text
+//!            Fork            Ready → Go, then Accepting            Drain
+//!  (empty) ───────► Forking ─► Starting ─────────────► Serving ───────────► Draining ─► (reaped)
+//!                      │          │ boot_timeout          │ silent            │ overdue
+//!                      ▼          ▼                       ▼                   ▼
+//!                   (failed)    Killed               Aborting ──── 2 s ───► Killed ───► (reaped)
+//! ```
+
+use std::fmt;
+
+/// Milliseconds on the monotonic clock. The shell supplies it; the core never reads one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Instant(pub(crate) u64);
+
+impl Instant {
+    pub(crate) fn after(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Pid(pub(crate) i32);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct SlotId(pub(crate) u32);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Generation(pub(crate) u32);
+
+/// Between SIGABRT, which leaves a core file, and SIGKILL, which cannot be refused.
+const ABORT_MS: u64 = 2_000;
+/// What a quick stop leaves the workers.
+const QUICK_MS: u64 = 2_000;
+/// The second death in a row waits this long, each further one twice as long …
+const BACKOFF_MIN_MS: u64 = 500;
+/// … up to this.
+const BACKOFF_MAX_MS: u64 = 30_000;
+/// A death this long after the last wait ended is a new story, not a crash loop.
+const CALM_MS: u64 = 30_000;
+/// Failures in each slot, with none ready ever, after which a first boot gives up.
+const BOOT_FAILURES: u32 = 3;
+/// How often resident size is looked at while `workers.max_rss` is set.
+const MEASURE_MS: u64 = 1_000;
+/// A master that wakes this much after its deadline was itself stopped (a suspended machine, a frozen cgroup).
+const OVERSLEPT_MS: u64 = 1_000;
+
+/// The numbers that decisions need, cut out of the settings. Milliseconds; a zero limit is off.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Policy {
+    pub(crate) workers: u32,
+    /// Places that have listeners; the target never exceeds it.
+    pub(crate) slots: u32,
+    /// Rows of the scoreboard: processes that can live at once.
+    pub(crate) rows: u32,
+    pub(crate) timeout_ms: u64,
+    pub(crate) boot_timeout_ms: u64,
+    pub(crate) graceful_timeout_ms: u64,
+    pub(crate) shutdown_delay_ms: u64,
+    pub(crate) max_rss: u64,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Event {
+    /// The deadline came, or the shell woke for something that is not ours.
+    Tick,
+    StopRequested { graceful: bool },
+    ScaleRequested { by: i32 },
+    /// `max_age_ms`: this worker's own limit, jitter drawn; 0 is none.
+    Forked { slot: SlotId, pid: Pid, max_age_ms: u64 },
+    ForkFailed { slot: SlotId },
+    /// The app is built; the worker waits for `Go`.
+    Ready { pid: Pid },
+    /// The worker polls its slot.
+    Accepting { pid: Pid },
+    /// The worker promised to beat again by `due`.
+    Beat { pid: Pid, due: Instant },
+    RecycleRequested { pid: Pid },
+    /// The worker was told to go by somebody else (a SIGTERM of its own).
+    DrainBegun { pid: Pid },
+    Measured { pid: Pid, rss: u64 },
+    Exited { pid: Pid },
+}
+
+#[derive(Clone, PartialEq, Debug)]
+#[must_use = "an action dropped is a promise broken"]
+pub(crate) enum Action {
+    Fork { slot: SlotId, generation: Generation },
+    Go { pid: Pid },
+    /// Tell the worker that the whole service will stop: readiness off, keep serving.
+    AnnounceStop { pid: Pid },
+    /// `last`: nobody comes after; the worker closes the listeners behind itself.
+    Drain { pid: Pid, grace_ms: u64, last: bool, cause: Cause },
+    Abort { pid: Pid, silent_ms: u64 },
+    Kill { pid: Pid, cause: KillCause },
+    Measure { pid: Pid },
+    /// New connections go to these slots only.
+    Steer { live: Vec<SlotId> },
+    Note(Note),
+    Exit { reason: ExitReason },
+}
+
+/// Why a worker is told to drain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Cause {
+    Recycle(RecycleCause),
+    ScaleDown,
+    Stop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RecycleCause {
+    MaxRequests,
+    MaxAge,
+    MaxRss,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KillCause {
+    BootTimeout,
+    /// SIGABRT did not end it.
+    Hung,
+    DrainTimeout,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ExitReason {
+    Asked,
+    NoWorkerReady,
+}
+
+/// What an operator should read, and nothing else follows from.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Note {
+    RecycleAsked { pid: Pid, cause: RecycleCause },
+    BackedOff { slot: SlotId, failures: u32, wait_ms: u64 },
+    /// Every row of the scoreboard is taken by a draining worker; the slot waits for one to end.
+    NoRow { slot: SlotId },
+    BootGivenUp { failures: u32 },
+    Scaled { target: u32, asked: i64 },
+    Stopping { graceful: bool, delay_ms: u64, grace_ms: u64 },
+    Overslept { by_ms: u64 },
+    /// A bug of ours, said once; debug builds panic instead.
+    InvariantBroken(&'static str),
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Phase {
+    Forking,
+    Starting { until: Instant },
+    Serving { silent_until: Instant },
+    /// SIGABRT sent to a hung worker.
+    Aborting { until: Instant },
+    Draining { until: Instant },
+    /// SIGKILL sent: only its exit ends this.
+    Killed,
+}
+
+/// One process, from the decision to fork it until it is reaped. Rows are in order of birth.
+#[derive(Clone, Debug)]
+pub(crate) struct Worker {
+    pub(crate) slot: SlotId,
+    pub(crate) generation: Generation,
+    pub(crate) pid: Option<Pid>,
+    pub(crate) phase: Phase,
+    pub(crate) recycle: Option<RecycleCause>,
+    old_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) enum Stage {
+    Running,
+    /// A stop was asked; everything is served as before until then (`workers.shutdown_delay`).
+    Delaying { until: Instant },
+    Stopping { until: Instant, urgency: u8 },
+    Done,
+}
+
+/// How eagerly a slot's dead are replaced: at once, then 0.5 s doubling to 30 s; forgets once it has been calm.
+#[derive(Clone, Debug)]
+struct Backoff {
+    failures: u32,
+    until: Instant,
+    calm_at: Instant,
+}
+
+/// Counts for the operator; they only go up.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Tally {
+    pub(crate) recycled: u64,
+    pub(crate) crashed: u64,
+    pub(crate) hung: u64,
+    pub(crate) boot_failed: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Master {
+    policy: Policy,
+    target: u32,
+    generation: Generation,
+    stage: Stage,
+    workers: Vec<Worker>,
+    backoff: Vec<Backoff>,
+    /// Some worker was ready once: from here on the master never exits because of workers.
+    proven: bool,
+    reason: ExitReason,
+    steered: Vec<SlotId>,
+    measure_at: Instant,
+    forgiven: bool,
+    starved: bool,
+    broken: bool,
+    tally: Tally,
+}
+
+impl Master {
+    pub(crate) fn new(policy: Policy, now: Instant) -> (Self, Vec<Action>) {
+        let quiet = Backoff { failures: 0, until: now, calm_at: now };
+        let mut master = Self {
+            target: policy.workers.clamp(1, policy.slots),
+            generation: Generation(1),
+            stage: Stage::Running,
+            workers: Vec::new(),
+            backoff: vec![quiet; policy.slots as usize],
+            proven: false,
+            reason: ExitReason::Asked,
+            steered: Vec::new(),
+            measure_at: now,
+            forgiven: false,
+            starved: false,
+            broken: false,
+            tally: Tally::default(),
+            policy,
+        };
+        // Whoever connects before the first worker is ready waits in a slot that will have one.
+        master.steered = (0..master.target).map(SlotId).collect();
+        let mut actions = vec![Action::Steer { live: master.steered.clone() }];
+        master.reconcile(now, &mut actions);
+        (master, actions)
+    }
+
+    /// Record the fact, then make the world match the wish. The only way in.
+    pub(crate) fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.forgive_oversleep(now, &mut actions);
+        self.record(now, event, &mut actions);
+        self.reconcile(now, &mut actions);
+        self.assert_invariants(&mut actions);
+        actions
+    }
+
+    /// When to call `step(Tick)` if nothing else happens first. It asks no clock: a duty overdue is a deadline in the
+    /// past, never a deadline forgotten.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
+        let forks = self.slots_wanting().map(|slot| self.backoff[slot.0 as usize].until);
+        let ages = self.workers.iter().filter(|w| w.recycle.is_none()).filter_map(|w| match w.phase {
+            Phase::Serving { .. } => w.old_at,
+            _ => None,
+        });
+        let measure = self.measures().then_some(self.measure_at);
+        let delay = match self.stage {
+            Stage::Delaying { until } => Some(until),
+            Stage::Running | Stage::Stopping { .. } | Stage::Done => None,
+        };
+        phases.chain(forks).chain(ages).chain(measure).chain(delay).min()
+    }
+
+    pub(crate) fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    pub(crate) fn worker(&self, pid: Pid) -> Option<&Worker> {
+        self.workers.iter().find(|w| w.pid == Some(pid))
+    }
+
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    pub(crate) fn target(&self) -> u32 {
+        self.target
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    // ---- facts -----------------------------------------------------------------------------------------------------
+
+    fn record(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Tick => {}
+            Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
+            Event::ScaleRequested { by } => {
+                let asked = i64::from(self.target) + i64::from(by);
+                self.target = asked.clamp(1, i64::from(self.policy.slots)) as u32;
+                actions.push(Action::Note(Note::Scaled { target: self.target, asked }));
+            }
+            Event::Forked { slot, pid, max_age_ms } => {
+                let until = now.after(self.policy.boot_timeout_ms);
+                let Some(w) = self.forking(slot) else { return };
+                w.pid = Some(pid);
+                w.phase = Phase::Starting { until };
+                w.old_at = (max_age_ms > 0).then(|| now.after(max_age_ms));
+            }
+            Event::ForkFailed { slot } => {
+                self.workers.retain(|w| !(w.slot == slot && w.phase == Phase::Forking));
+                self.note_failure(now, slot, actions);
+            }
+            Event::Ready { pid } => {
+                let stopping = matches!(self.stage, Stage::Delaying { .. });
+                let Some(Worker { phase: Phase::Starting { .. }, .. }) = self.by_pid(pid) else { return };
+                self.proven = true;
+                if stopping {
+                    actions.push(Action::AnnounceStop { pid });
+                }
+                actions.push(Action::Go { pid });
+            }
+            Event::Accepting { pid } => {
+                let silent_until = now.after(self.policy.timeout_ms);
+                if let Some(w) = self.by_pid(pid)
+                    && matches!(w.phase, Phase::Starting { .. })
+                {
+                    w.phase = Phase::Serving { silent_until };
+                }
+            }
+            Event::Beat { pid, due } => {
+                let next = due.after(self.policy.timeout_ms);
+                if let Some(Worker { phase: Phase::Serving { silent_until }, .. }) = self.by_pid(pid) {
+                    *silent_until = next;
+                }
+            }
+            Event::RecycleRequested { pid } => self.recycle(pid, RecycleCause::MaxRequests, actions),
+            Event::Measured { pid, rss } => {
+                if rss > self.policy.max_rss {
+                    self.recycle(pid, RecycleCause::MaxRss, actions);
+                }
+            }
+            Event::DrainBegun { pid } => {
+                let until = now.after(self.policy.graceful_timeout_ms);
+                if let Some(w) = self.by_pid(pid)
+                    && w.wanted()
+                {
+                    w.phase = Phase::Draining { until };
+                }
+            }
+            Event::Exited { pid } => {
+                self.starved = false;
+                let Some(at) = self.workers.iter().position(|w| w.pid == Some(pid)) else { return };
+                let w = self.workers.remove(at);
+                match w.phase {
+                    Phase::Serving { .. } => self.tally.crashed += 1,
+                    Phase::Starting { .. } => self.tally.boot_failed += 1,
+                    // Its end was asked for, or its failure was noted when it was given up.
+                    Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed => return,
+                }
+                self.note_failure(now, w.slot, actions);
+            }
+        }
+    }
+
+    /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
+    fn begin_stop(&mut self, now: Instant, graceful: bool, actions: &mut Vec<Action>) {
+        let (urgency, before) = match self.stage {
+            Stage::Running => (u8::from(!graceful), None),
+            Stage::Delaying { until } => (1, Some(until.after(self.policy.graceful_timeout_ms))),
+            Stage::Stopping { until, urgency } => (urgency.saturating_add(1), Some(until)),
+            Stage::Done => return,
+        };
+        if before.is_none() {
+            let told = self.workers.iter().filter_map(|w| w.pid);
+            actions.extend(told.map(|pid| Action::AnnounceStop { pid }));
+        }
+        let delay_ms = if urgency == 0 { self.policy.shutdown_delay_ms } else { 0 };
+        let grace_ms = match urgency {
+            0 => self.policy.graceful_timeout_ms,
+            1 => QUICK_MS,
+            _ => 0,
+        };
+        let until = before.map_or(now.after(grace_ms), |before| before.min(now.after(grace_ms)));
+        self.stage = match delay_ms {
+            0 => Stage::Stopping { until, urgency },
+            _ => Stage::Delaying { until: now.after(delay_ms) },
+        };
+        actions.push(Action::Note(Note::Stopping { graceful: urgency == 0, delay_ms, grace_ms: until.since(now) }));
+    }
+
+    fn recycle(&mut self, pid: Pid, cause: RecycleCause, actions: &mut Vec<Action>) {
+        if let Some(w) = self.by_pid(pid)
+            && w.wanted()
+            && w.recycle.is_none()
+        {
+            w.recycle = Some(cause);
+            actions.push(Action::Note(Note::RecycleAsked { pid, cause }));
+        }
+    }
+
+    /// A worker of this slot ended, or was given up, unasked.
+    fn note_failure(&mut self, now: Instant, slot: SlotId, actions: &mut Vec<Action>) {
+        let proven = self.proven;
+        let Some(backoff) = self.backoff.get_mut(slot.0 as usize) else { return };
+        // Calm forgives, never a mere `Ready`: a worker that dies right after it would loop for ever. During the first
+        // boot nothing forgives, or a slow boot_timeout would outlast the memory of its own failures.
+        if proven && now >= backoff.calm_at {
+            backoff.failures = 0;
+        }
+        backoff.failures += 1;
+        let failures = backoff.failures;
+        let wait_ms = match failures {
+            1 => 0,
+            n => (BACKOFF_MIN_MS << (n - 2).min(16)).min(BACKOFF_MAX_MS),
+        };
+        backoff.until = now.after(wait_ms);
+        backoff.calm_at = backoff.until.after(CALM_MS);
+        if self.stage != Stage::Running {
+            return;
+        }
+        let each = &self.backoff[..self.target as usize];
+        if !proven && each.iter().all(|b| b.failures >= BOOT_FAILURES) {
+            self.reason = ExitReason::NoWorkerReady;
+            self.stage = Stage::Stopping { until: now, urgency: 2 };
+            actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(|b| b.failures).sum() }));
+        } else if wait_ms > 0 && slot.0 < self.target {
+            actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
+        }
+    }
+
+    /// If the master itself was stopped past its deadline, the workers' silence may be the machine's: give each its
+    /// whole time again, once. Late twice in a row is not a suspended machine but a slow one, and deadlines hold.
+    fn forgive_oversleep(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let by_ms = self.deadline().map_or(0, |deadline| now.since(deadline));
+        if by_ms < OVERSLEPT_MS {
+            self.forgiven = false;
+            return;
+        }
+        if std::mem::replace(&mut self.forgiven, true) {
+            return;
+        }
+        for w in &mut self.workers {
+            match &mut w.phase {
+                Phase::Starting { until } => *until = now.after(self.policy.boot_timeout_ms),
+                Phase::Serving { silent_until } => *silent_until = now.after(self.policy.timeout_ms),
+                Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed => {}
+            }
+        }
+        actions.push(Action::Note(Note::Overslept { by_ms }));
+    }
+
+    // ---- wishes ----------------------------------------------------------------------------------------------------
+
+    /// The order is the specification: the overdue first, so that what they leave empty is filled in the same step.
+    fn reconcile(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.end_overdue(now, actions);
+        if let Stage::Delaying { until } = self.stage
+            && until <= now
+        {
+            let until = now.after(self.policy.graceful_timeout_ms);
+            self.stage = Stage::Stopping { until, urgency: 0 };
+        }
+        match self.stage {
+            Stage::Running | Stage::Delaying { .. } => {
+                self.ask_old(now, actions);
+                self.retire_replaced(now, actions);
+                self.fill_slots(now, actions);
+                self.measure(now, actions);
+                self.steer(actions);
+            }
+            Stage::Stopping { until, .. } => {
+                self.drain_all(now, until, actions);
+                self.end_overdue(now, actions);
+                if self.workers.is_empty() {
+                    self.stage = Stage::Done;
+                    actions.push(Action::Exit { reason: self.reason });
+                }
+            }
+            Stage::Done => {}
+        }
+    }
+
+    fn end_overdue(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for i in 0..self.workers.len() {
+            let w = &self.workers[i];
+            let (Some(pid), Some(deadline), slot) = (w.pid, self.phase_deadline(w), w.slot) else { continue };
+            if deadline > now {
+                continue;
+            }
+            let w = &mut self.workers[i];
+            let cause = match w.phase {
+                Phase::Serving { silent_until } => {
+                    w.phase = Phase::Aborting { until: now.after(ABORT_MS) };
+                    let silent_ms = self.policy.timeout_ms + now.since(silent_until);
+                    actions.push(Action::Abort { pid, silent_ms });
+                    self.tally.hung += 1;
+                    self.note_failure(now, slot, actions);
+                    continue;
+                }
+                Phase::Starting { .. } => KillCause::BootTimeout,
+                Phase::Aborting { .. } => KillCause::Hung,
+                Phase::Draining { .. } => KillCause::DrainTimeout,
+                Phase::Forking | Phase::Killed => continue,
+            };
+            w.phase = Phase::Killed;
+            actions.push(Action::Kill { pid, cause });
+            if cause == KillCause::BootTimeout {
+                self.tally.boot_failed += 1;
+                self.note_failure(now, slot, actions);
+            }
+        }
+    }
+
+    fn ask_old(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for i in 0..self.workers.len() {
+            let w = &self.workers[i];
+            if let (Phase::Serving { .. }, Some(pid), Some(old_at)) = (w.phase, w.pid, w.old_at)
+                && old_at <= now
+            {
+                self.recycle(pid, RecycleCause::MaxAge, actions);
+            }
+        }
+    }
+
+    /// A worker leaves once a younger one serves its slot, or once its slot is gone.
+    fn retire_replaced(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let until = now.after(self.policy.graceful_timeout_ms);
+        for i in 0..self.workers.len() {
+            let w = &self.workers[i];
+            if !w.wanted() {
+                continue;
+            }
+            let replaced = self.workers[i + 1..].iter().any(|younger| younger.slot == w.slot && younger.serving());
+            let cause = match w.recycle {
+                _ if w.slot.0 >= self.target => Cause::ScaleDown,
+                Some(cause) if replaced => Cause::Recycle(cause),
+                Some(_) | None => continue,
+            };
+            if cause != Cause::ScaleDown && w.serving() {
+                self.tally.recycled += 1;
+            }
+            self.drain(i, now, until, false, cause, actions);
+        }
+    }
+
+    fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        while let Some(slot) = self.slot_to_fill(now) {
+            let generation = self.generation;
+            let phase = Phase::Forking;
+            self.workers.push(Worker { slot, generation, pid: None, phase, recycle: None, old_at: None });
+            actions.push(Action::Fork { slot, generation });
+        }
+        let waits = self.slots_lacking().next().filter(|_| self.rows_taken());
+        if let Some(slot) = waits
+            && !std::mem::replace(&mut self.starved, true)
+        {
+            actions.push(Action::Note(Note::NoRow { slot }));
+        }
+    }
+
+    fn measure(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if !self.measures() || now < self.measure_at {
+            return;
+        }
+        self.measure_at = now.after(MEASURE_MS);
+        let serving = self.workers.iter().filter(|w| w.serving() && w.recycle.is_none());
+        actions.extend(serving.filter_map(|w| w.pid).map(|pid| Action::Measure { pid }));
+    }
+
+    /// Spare slots are never live, and an empty set keeps the last program: then every slot waits alike.
+    fn steer(&mut self, actions: &mut Vec<Action>) {
+        let serves = |slot: &SlotId| self.workers.iter().any(|w| w.slot == *slot && w.serving());
+        let live: Vec<SlotId> = (0..self.target).map(SlotId).filter(serves).collect();
+        if !live.is_empty() && live != self.steered {
+            self.steered.clone_from(&live);
+            actions.push(Action::Steer { live });
+        }
+    }
+
+    fn drain_all(&mut self, now: Instant, until: Instant, actions: &mut Vec<Action>) {
+        for i in 0..self.workers.len() {
+            match &mut self.workers[i].phase {
+                Phase::Draining { until: before } if *before <= until => {}
+                Phase::Aborting { until: before } => *before = until.min(*before),
+                Phase::Killed => {}
+                Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. } | Phase::Draining { .. } => {
+                    self.drain(i, now, until, true, Cause::Stop, actions);
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self, i: usize, now: Instant, until: Instant, last: bool, cause: Cause, actions: &mut Vec<Action>) {
+        let w = &mut self.workers[i];
+        let Some(pid) = w.pid else { return };
+        w.phase = Phase::Draining { until };
+        actions.push(Action::Drain { pid, grace_ms: until.since(now), last, cause });
+    }
+
+    // ---- questions -------------------------------------------------------------------------------------------------
+
+    fn slot_to_fill(&self, now: Instant) -> Option<SlotId> {
+        self.slots_wanting().find(|slot| self.backoff[slot.0 as usize].until <= now)
+    }
+
+    /// The slots that may be given a worker now, backoff aside. Empty ones come first; of those whose worker still
+    /// serves, only `max(1, N/4)` are replaced at once.
+    fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
+        let replacing = (0..self.target).map(SlotId).filter(|slot| {
+            self.here(*slot).any(Worker::serving) && self.here(*slot).any(|w| w.wanted() && !w.serving())
+        });
+        let room = (self.target as usize / 4).max(1).saturating_sub(replacing.count());
+        let (serving, empty): (Vec<_>, Vec<_>) =
+            self.slots_lacking().partition(|slot| self.here(*slot).any(Worker::serving));
+        let wanting = empty.into_iter().chain(serving.into_iter().take(room));
+        wanting.take(if self.rows_taken() { 0 } else { usize::MAX })
+    }
+
+    fn slots_lacking(&self) -> impl Iterator<Item = SlotId> {
+        let slots = match self.stage {
+            // A crash is still mended while the shutdown delay lasts.
+            Stage::Running | Stage::Delaying { .. } => 0..self.target,
+            Stage::Stopping { .. } | Stage::Done => 0..0,
+        };
+        slots.map(SlotId).filter(|slot| !self.here(*slot).any(|w| self.current(w)))
+    }
+
+    fn rows_taken(&self) -> bool {
+        self.workers.len() >= self.policy.rows as usize
+    }
+
+    fn here(&self, slot: SlotId) -> impl Iterator<Item = &Worker> {
+        self.workers.iter().filter(move |w| w.slot == slot)
+    }
+
+    /// The worker a slot should have; at most one.
+    fn current(&self, w: &Worker) -> bool {
+        w.wanted() && w.recycle.is_none() && w.generation == self.generation
+    }
+
+    /// When a phase is overdue. `workers.timeout = 0` and `workers.boot_timeout = 0` switch theirs off.
+    fn phase_deadline(&self, w: &Worker) -> Option<Instant> {
+        match w.phase {
+            Phase::Starting { until } => (self.policy.boot_timeout_ms > 0).then_some(until),
+            Phase::Serving { silent_until } => (self.policy.timeout_ms > 0).then_some(silent_until),
+            Phase::Aborting { until } | Phase::Draining { until } => Some(until),
+            Phase::Forking | Phase::Killed => None,
+        }
+    }
+
+    fn measures(&self) -> bool {
+        self.policy.max_rss > 0 && self.stage == Stage::Running
+    }
+
+    fn by_pid(&mut self, pid: Pid) -> Option<&mut Worker> {
+        self.workers.iter_mut().find(|w| w.pid == Some(pid))
+    }
+
+    fn forking(&mut self, slot: SlotId) -> Option<&mut Worker> {
+        self.workers.iter_mut().find(|w| w.slot == slot && w.phase == Phase::Forking)
+    }
+
+    fn assert_invariants(&mut self, actions: &mut Vec<Action>) {
+        let Some(broken) = self.broken_invariant() else { return };
+        debug_assert!(false, "{broken}: {self:?}");
+        if !std::mem::replace(&mut self.broken, true) {
+            actions.push(Action::Note(Note::InvariantBroken(broken)));
+        }
+    }
+
+    fn broken_invariant(&self) -> Option<&'static str> {
+        for (i, a) in self.workers.iter().enumerate() {
+            if a.pid.is_none() != (a.phase == Phase::Forking) {
+                return Some("a worker has no pid, or a fork has one");
+            }
+            for b in &self.workers[i + 1..] {
+                if a.pid.is_some() && a.pid == b.pid {
+                    return Some("one pid stands for two workers");
+                }
+                if a.slot == b.slot && self.current(a) && self.current(b) {
+                    return Some("two current workers are in one slot");
+                }
+            }
+        }
+        (self.workers.len() > self.policy.rows as usize).then_some("more workers than rows")
+    }
+}
+
+impl Worker {
+    pub(crate) fn serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving { .. })
+    }
+
+    /// It has not been told to go.
+    fn wanted(&self) -> bool {
+        matches!(self.phase, Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. })
+    }
+}
+
+impl fmt::Display for RecycleCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MaxRequests => "max_requests",
+            Self::MaxAge => "max_age",
+            Self::MaxRss => "max_rss",
+        })
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Recycle(cause) => write!(f, "recycle: {cause}"),
+            Self::ScaleDown => f.write_str("scale down"),
+            Self::Stop => f.write_str("stop"),
+        }
+    }
+}
