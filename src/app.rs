@@ -1,31 +1,293 @@
 //! What a user's program sees: `App`, the context its factory is given, and the lifespan it gives back.
 //!
-//! Owns: the public types of embedding. Refuses: how workers run (`worker`), how they are kept alive (`master`).
+//! Owns: the public types of embedding, and what a command line becomes: a command, an exit code. Refuses: how workers
+//! run (`worker`), how they are kept alive (`master`).
 
 use std::{
+    error::Error,
     fmt,
     future::Future,
+    io,
+    path::{Path, PathBuf},
     pin::Pin,
+    process::ExitCode,
     sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
+use clap::Parser;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tower_service::Service;
 
 use crate::{
+    cli::{Cli, Command},
+    error_chain,
+    log,
+    master::{self, Outcome},
     scoreboard::Row,
-    settings::{Settings, Tables},
+    settings::{self, Resolved, Settings, TableSpec},
+    sys::{fork, process, title},
+    worker::{self, WorkerSeed},
 };
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// How a program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    Failure = 1,
+    Usage = 2,
+    NoWorkerReady = 3,
+    Bind = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A supervised program: a factory of services, and what it wants to be tuned by.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use axum::{Router, routing::get};
+///
+/// fn main() -> ExitCode {
+///     oxicorn::App::new(factory).run()
+/// }
+///
+/// async fn factory(_: oxicorn::WorkerContext) -> Result<Router, std::io::Error> {
+///     Ok(Router::new().route("/", get(async || "hello\n")))
+/// }
+/// ```
+#[must_use = "an App does nothing until it is run"]
+pub struct App {
+    work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>,
+    prepare: Box<dyn Fn(&Preparation<'_>) -> Result<(), BoxError>>,
+    tables: Vec<TableSpec>,
+}
+
+impl App {
+    /// `factory` is called once in every worker, after the fork and inside the worker's runtime. It returns a service
+    /// (an axum `Router`, or any cloneable tower service), or a [`Lifespan`] around one. Its error or panic is a boot
+    /// failure, with its message in the log.
+    pub fn new<F, Fut, L, S, B, E>(factory: F) -> Self
+    where
+        F: FnOnce(WorkerContext) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<L, E>> + Send + 'static,
+        L: IntoLifespan<Service = S> + 'static,
+        S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+        E: Into<BoxError>,
+    {
+        Self {
+            work: Box::new(move |seed| worker::run(seed, factory)),
+            prepare: Box::new(|_| Ok(())),
+            tables: Vec::new(),
+        }
+    }
+
+    /// Declares a table of the settings file as the app's own. It is checked, overridable and shown like the
+    /// supervisor's: unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` overrides. The factory
+    /// reads it by [`WorkerContext::table`].
+    ///
+    /// # Panics
+    /// When the name is one of the supervisor's own.
+    pub fn table<T: DeserializeOwned + Send + Sync + 'static>(self, name: &'static str) -> Self {
+        self.table_spec(TableSpec::new::<T>(name))
+    }
+
+    /// [`table`](Self::table), for one that also listens to environment variables of other names.
+    pub fn table_spec(mut self, spec: TableSpec) -> Self {
+        self.tables.push(spec);
+        self
+    }
+
+    /// What needs the rights of the master, which workers may not have: done once, before the first of them. An error
+    /// ends the start with exit code 3.
+    pub fn prepare<E: Into<BoxError>>(mut self, hook: impl Fn(&Preparation<'_>) -> Result<(), E> + 'static) -> Self {
+        self.prepare = Box::new(move |preparation| hook(preparation).map_err(Into::into));
+        self
+    }
+
+    /// Reads the command line and does what it says. In the master this returns when all is over; in a worker, when
+    /// that worker is. Return the exit code from `main`, and start no thread (no `#[tokio::main]`) before.
+    pub fn run(self) -> ExitCode {
+        title::prepare();
+        match fork::thread_count() {
+            Ok(0 | 1) | Err(_) => {}
+            Ok(threads) => {
+                return refuse(&format!(
+                    "the process already has {threads} threads, and what is forked from it could wait for their locks \
+                     for ever; call App::run from a plain main, not from #[tokio::main]"
+                ));
+            }
+        }
+        let cli = match Cli::try_parse() {
+            Ok(cli) => cli,
+            Err(help) => {
+                // Nobody to tell when the terminal is gone.
+                let _ = help.print();
+                return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(Exit::Usage as u8));
+            }
+        };
+        let (command, flags) = cli.split();
+        let cwd = match std::env::current_dir() {
+            Ok(cwd) => cwd,
+            Err(error) => return refuse(&format!("the current folder cannot be read: {error}")),
+        };
+        let resolved = settings::resolve(&flags, &settings::environment(), &cwd, &self.tables);
+        match (command, resolved) {
+            (Command::Run(_), Ok(resolved)) => self.supervise(resolved),
+            (Command::Run(_), Err(problems)) => refuse(&problems.to_string()),
+            (Command::Check { json, .. }, resolved) => check(resolved, json),
+            (Command::Config { json, .. }, Ok(resolved)) => {
+                print!("{}", if json { resolved.to_json() } else { resolved.to_toml() });
+                ExitCode::SUCCESS
+            }
+            (Command::Config { .. }, Err(problems)) => refuse(&problems.to_string()),
+        }
+    }
+
+    fn supervise(self, resolved: Resolved) -> ExitCode {
+        if let Err(error) = log::init(&resolved.settings.log) {
+            return refuse(&format!("log.file: {}", error_chain(&error)));
+        }
+        for warning in &resolved.warnings {
+            tracing::warn!(event = "settings", "{warning}");
+        }
+        if let Err(error) = (self.prepare)(&Preparation { resolved: &resolved }) {
+            let reason = error_chain(error.as_ref());
+            tracing::error!(event = "boot_gave_up", reason, "what workers need could not be prepared; the master gives up");
+            return Exit::NoWorkerReady.into();
+        }
+        match master::run(resolved) {
+            Ok(Outcome::Stopped) => ExitCode::SUCCESS,
+            Ok(Outcome::NoWorkerReady) => Exit::NoWorkerReady.into(),
+            Ok(Outcome::Worker(seed)) => (self.work)(*seed),
+            Err(error) => {
+                tracing::error!(event = "failed", reason = error_chain(&error), "the master cannot go on");
+                match error {
+                    master::MasterError::Bind(_) => Exit::Bind.into(),
+                    _ => Exit::Failure.into(),
+                }
+            }
+        }
+    }
+}
+
+/// [`App::new`] and [`App::run`] in one, for an app without a table.
+pub fn main<F, Fut, L, S, B, E>(factory: F) -> ExitCode
+where
+    F: FnOnce(WorkerContext) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<L, E>> + Send + 'static,
+    L: IntoLifespan<Service = S> + 'static,
+    S: Service<http::Request<Body>, Response = http::Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+    E: Into<BoxError>,
+{
+    App::new(factory).run()
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("tables", &self.tables).finish_non_exhaustive()
+    }
+}
+
+fn refuse(sentence: &str) -> ExitCode {
+    for line in sentence.lines() {
+        eprintln!("oxicorn: error: {line}");
+    }
+    Exit::Usage.into()
+}
+
+fn check(resolved: Result<Resolved, settings::Problems>, json: bool) -> ExitCode {
+    let (warnings, problems) = match resolved {
+        Ok(resolved) => (resolved.warnings, Vec::new()),
+        Err(settings::Problems(problems)) => (Vec::new(), problems),
+    };
+    if json {
+        println!("{}", serde_json::json!({ "ok": problems.is_empty(), "problems": problems, "warnings": warnings }));
+    } else {
+        for warning in &warnings {
+            eprintln!("oxicorn: warning: {warning}");
+        }
+        if problems.is_empty() {
+            println!("settings are valid");
+        } else {
+            return refuse(&settings::Problems(problems).to_string());
+        }
+    }
+    if problems.is_empty() { ExitCode::SUCCESS } else { Exit::Usage.into() }
+}
+
+/// What [`App::prepare`] may know and do.
+#[derive(Clone, Copy, Debug)]
+pub struct Preparation<'a> {
+    resolved: &'a Resolved,
+}
+
+impl Preparation<'_> {
+    /// The supervisor's effective settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.resolved.settings
+    }
+
+    /// As [`WorkerContext::table`].
+    ///
+    /// # Panics
+    /// When no table of this type was declared.
+    #[must_use]
+    pub fn table<T: Send + Sync + 'static>(&self) -> Arc<T> {
+        table(self.resolved)
+    }
+
+    /// As [`WorkerContext::path`].
+    #[must_use]
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.resolved.folder.join(path)
+    }
+
+    /// Makes a folder and those above it, mode 0750, and gives what it made to `process.user` and `process.group`.
+    /// What exists is left as it is.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        let process = &self.settings().process;
+        let uid = process.user.as_ref().map(|user| user.uid);
+        let gid = process.group.as_ref().map(|group| group.gid).or(process.user.as_ref().map(|user| user.gid));
+        process::make_folder(folder, 0o750, uid, gid)
+    }
+}
+
+fn table<T: Send + Sync + 'static>(resolved: &Resolved) -> Arc<T> {
+    resolved.tables.get().unwrap_or_else(|| {
+        panic!("no table of type {0} was declared: call App::table::<{0}>(\"name\")", std::any::type_name::<T>())
+    })
+}
 
 /// What the supervisor tells the factory about the worker it runs in. Cheap to clone; keep one in your state.
 #[derive(Clone, Debug)]
 pub struct WorkerContext {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) tables: Tables,
+    pub(crate) resolved: Arc<Resolved>,
     pub(crate) row: Row,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) draining: watch::Receiver<bool>,
@@ -53,7 +315,7 @@ impl WorkerContext {
     /// The supervisor's effective settings in this generation.
     #[must_use]
     pub fn settings(&self) -> &Settings {
-        &self.settings
+        &self.resolved.settings
     }
 
     /// The app's own table, declared with [`App::table`](crate::App::table).
@@ -62,9 +324,14 @@ impl WorkerContext {
     /// When no table of this type was declared: a mistake in the program, reported as a boot failure.
     #[must_use]
     pub fn table<T: Send + Sync + 'static>(&self) -> Arc<T> {
-        self.tables.get().unwrap_or_else(|| {
-            panic!("no table of type {0} was declared: call App::table::<{0}>(\"name\")", std::any::type_name::<T>())
-        })
+        table(&self.resolved)
+    }
+
+    /// A path from a table of the app's own, as an operator means it: relative to the folder of the settings file, or
+    /// to where the program was started if there is none.
+    #[must_use]
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.resolved.folder.join(path)
     }
 
     /// Completes when the whole service was asked to stop, before `workers.shutdown_delay` begins. `/ready` should

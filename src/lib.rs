@@ -1,9 +1,68 @@
 //! oxicorn: a master that only decides and forks; workers that only serve.
+//!
+//! ```text
+//!            supervisor.toml  env  flags
+//!                     │ settings
+//!                     ▼
+//!   master (one thread, no runtime):  poll ─► events ─► core.step(now, event) ─► actions ─► perform
+//!     owns every listening socket (slots, never closed), the scoreboard, the steering program, the table of workers
+//!        │ fork               │ fork                 ▲ ready, please-recycle, exit
+//!        ▼ slot 0             ▼ slot 1 …             │ (a socketpair to each worker, and SIGCHLD)
+//!   worker: tokio and hyper on its own SO_REUSEPORT listener; beats and counts in its own row of the scoreboard;
+//!           the app was built in the worker, after the fork
+//! ```
+//!
+//! A program that embeds it is three lines: see [`App`].
+//!
+//! # Words
+//!
+//! One word, one thing; in code, log and README alike.
+//!
+//! - **master**: the first process. It serves nothing. **worker**: a process that serves; forked, never exec'ed.
+//! - **slot**: a place 0..N with its listeners; outlives its workers. At most one *current* worker, any number draining.
+//! - **listener**: a listening socket; one to a slot and address (SO_REUSEPORT), or one that all workers share.
+//! - **generation**: one set of settings and program.
+//! - **ready**: the app is built. **beat**: the promise, in shared memory, of when the serving loop beats next.
+//! - **drain**: finish what was begun, take nothing new. **recycle**: planned replacement of one worker.
+//! - **reload**: a new generation of the same program. **upgrade**: a new program. **stop**: the end of all.
+//! - **kill**: SIGKILL, nothing else. **steer**: send new connections to live slots only.
+//! - **rescue**: accept from a sibling's slot. **scoreboard**: the shared memory that workers count in.
+//!
+//! # Invariants
+//!
+//! - The core decides, the shell performs; no syscall, clock or log in the one, no choice in the other.
+//! - A listener is never closed while the master lives, and shut down only at the final stop: index of the slot and
+//!   index in the kernel's group stay equal, and what is queued for a dead worker is served by the next.
+//! - The master has one thread for life. Nothing that needs a runtime exists before the fork.
+//! - `unsafe` is in `sys` alone.
 
 mod app;
-mod master;
-mod scoreboard;
+mod cli;
 pub mod settings;
+
+mod master;
+mod channel;
+mod listener;
+mod scoreboard;
+
+mod worker;
+
+pub mod service;
+
+mod log;
 mod sys;
 
-pub use app::{Body, IntoLifespan, Lifespan, WorkerContext};
+pub use app::{App, Body, IntoLifespan, Lifespan, Preparation, WorkerContext, main};
+pub use settings::TableSpec;
+
+/// An error and its causes, on one line.
+fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}

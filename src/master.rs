@@ -1,2 +1,374 @@
-//! tmp
+//! The shell of the master: wait, read, `core.step`, perform.
+//!
+//! Owns: every file descriptor of the master (listeners, channels, signals) and the children's pids. Refuses: decisions
+//! about workers (`core`), and anything that blocks, allocates a thread or needs a runtime: what it forks must find
+//! one thread and no locks held.
+
 mod core;
+mod perform;
+mod pidfile;
+#[cfg(test)]
+mod sim;
+
+use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use self::{
+    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy},
+    perform::Performed,
+    pidfile::{Pidfile, PidfileError},
+};
+use crate::{
+    channel::{Heard, ToMaster},
+    listener::{BindError, Listeners},
+    log,
+    scoreboard::{Row, Scoreboard},
+    settings::{Resolved, Settings},
+    sys::{
+        clock, fd,
+        poll::wait,
+        process,
+        signals::{self, MasterSignals, Signal},
+        wait::{Exit, reap},
+    },
+    worker::WorkerSeed,
+};
+
+/// Rows of the scoreboard to a slot: one worker current, the rest draining.
+const ROWS_PER_SLOT: u32 = 4;
+
+/// How a run of the master ends: `fork` returns twice, and so does this loop.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Stopped,
+    /// No worker became ready at the first boot; the last of them said why.
+    NoWorkerReady,
+    /// This is the child.
+    Worker(Box<WorkerSeed>),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MasterError {
+    #[error("an address could not be bound")]
+    Bind(#[from] BindError),
+    #[error("the pid file could not be made")]
+    Pidfile(#[from] PidfileError),
+    #[error("the scoreboard could not be made")]
+    Scoreboard(#[source] std::io::Error),
+    #[error("the signals could not be taken over")]
+    Signals(#[source] std::io::Error),
+    #[error("waiting for events failed")]
+    Wait(#[source] std::io::Error),
+}
+
+/// What the master knows of a process beyond what the core decides by.
+#[derive(Debug)]
+struct Child {
+    pid: Pid,
+    row: Row,
+    /// `None` once the worker's end is closed.
+    channel: Option<OwnedFd>,
+    due: u64,
+}
+
+#[derive(Debug)]
+struct Shell {
+    core: Master,
+    resolved: Arc<Resolved>,
+    listeners: Listeners,
+    scoreboard: Scoreboard,
+    signals: MasterSignals,
+    pidfile: Option<Pidfile>,
+    children: Vec<Child>,
+    inbox: VecDeque<Event>,
+    dice: Dice,
+    /// Why the last worker that failed to boot did.
+    boot_failure: Option<String>,
+    steering_refused: bool,
+}
+
+/// Binds, forks, supervises; returns when all is over, or in each child.
+pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
+    let settings = &resolved.settings;
+    let name = &settings.process.name;
+    tracing::info!(
+        event = "starting",
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        workers = settings.workers.count,
+        "{name} starts"
+    );
+    let limit = fd::raise_nofile();
+    let listeners = Listeners::bind(&settings.server, settings.workers.count)?;
+    for address in listeners.addresses() {
+        tracing::info!(event = "listening", %address, "listening on {address}");
+    }
+    warn_of_few_files(limit, settings, &listeners);
+    if let Some(reason) = listeners.steering_refused() {
+        tracing::warn!(
+            event = "steering_refused",
+            reason,
+            "the kernel refused the steering program; new connections may wait for a worker that is being replaced"
+        );
+    }
+    let rows = listeners.slots() * ROWS_PER_SLOT;
+    let scoreboard = Scoreboard::create(rows).map_err(MasterError::Scoreboard)?;
+    let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
+    let signals = MasterSignals::install().map_err(MasterError::Signals)?;
+    // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
+    if let Err(error) = process::become_subreaper() {
+        tracing::warn!(event = "subreaper", %error, "orphans of workers will go to init");
+    }
+    crate::sys::title::set(&format!("oxicorn: master [{name}]"));
+
+    let (core, actions) = Master::new(policy(settings, &listeners, rows), now());
+    let mut shell = Shell {
+        core,
+        resolved: Arc::new(resolved),
+        steering_refused: listeners.steering_refused().is_some(),
+        listeners,
+        scoreboard,
+        signals,
+        pidfile,
+        children: Vec::new(),
+        inbox: VecDeque::new(),
+        dice: Dice::new(),
+        boot_failure: None,
+    };
+    let mut todo = VecDeque::from(actions);
+    loop {
+        while let Some(action) = todo.pop_front() {
+            match shell.perform(action) {
+                Performed::Done => {}
+                Performed::Learned(event) => shell.inbox.push_back(event),
+                Performed::Child(birth) => return Ok(Outcome::Worker(Box::new(shell.into_worker_seed(*birth)))),
+                Performed::Exit(reason) => return Ok(shell.end(reason)),
+            }
+        }
+        if shell.inbox.is_empty() {
+            shell.listen()?;
+        }
+        if let Some(event) = shell.inbox.pop_front() {
+            todo.extend(shell.core.step(now(), event));
+        }
+    }
+}
+
+impl Shell {
+    /// Waits for the next event or the core's deadline, and leaves at least one event in the inbox.
+    fn listen(&mut self) -> Result<(), MasterError> {
+        let timeout = self.core.deadline().map(|at| Duration::from_millis(at.since(now())));
+        let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
+        let fds: Vec<_> = std::iter::once(self.signals.as_fd()).chain(channels).collect();
+        wait(&fds, timeout).map_err(MasterError::Wait)?;
+        // Beats first: what a worker promised meanwhile must be known before anybody is judged.
+        for child in &mut self.children {
+            let due = child.row.due();
+            if due != child.due {
+                child.due = due;
+                self.inbox.push_back(Event::Beat { pid: child.pid, due: Instant(due) });
+            }
+        }
+        for i in 0..self.children.len() {
+            self.hear(i);
+        }
+        for (signal, times) in self.signals.take() {
+            self.obey(signal, times);
+        }
+        self.inbox.push_back(Event::Tick);
+        Ok(())
+    }
+
+    fn obey(&mut self, signal: Signal, times: u32) {
+        match signal {
+            Signal::Term => self.inbox.push_back(Event::StopRequested { graceful: true }),
+            Signal::Int | Signal::Quit => self.inbox.push_back(Event::StopRequested { graceful: false }),
+            Signal::Ttin => self.inbox.push_back(Event::ScaleRequested { by: times.cast_signed() }),
+            Signal::Ttou => self.inbox.push_back(Event::ScaleRequested { by: -times.cast_signed() }),
+            Signal::Usr1 => self.reopen_logs(),
+            Signal::Chld => self.reap_all(),
+            Signal::Hup | Signal::Usr2 | Signal::Winch => tracing::warn!(
+                event = "ignored_signal",
+                signal = signal.name(),
+                "{} does nothing yet; the master goes on as before",
+                signal.name()
+            ),
+        }
+    }
+
+    /// Ten deaths can be one SIGCHLD.
+    fn reap_all(&mut self) {
+        loop {
+            match reap() {
+                Ok(Some((pid, exit))) => self.bury(Pid(pid), exit),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(event = "reap", %error, "waitpid failed; the next SIGCHLD tries again");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn bury(&mut self, pid: Pid, exit: Exit) {
+        let Some(at) = self.children.iter().position(|child| child.pid == pid) else {
+            tracing::debug!(event = "orphan_reaped", pid = pid.0, reason = %exit, "reaped a process that is no worker");
+            return;
+        };
+        // Its last words may still be in the channel.
+        self.hear(at);
+        let Child { row, .. } = self.children.remove(at);
+        self.say_exited(pid, row, exit);
+        self.scoreboard.release(row);
+        self.inbox.push_back(Event::Exited { pid });
+    }
+
+    fn hear(&mut self, at: usize) {
+        let Child { pid, ref mut channel, .. } = self.children[at];
+        while let Some(end) = channel.as_ref() {
+            let event = match ToMaster::hear(end.as_fd()) {
+                Ok(Heard::Message(ToMaster::Ready)) => Event::Ready { pid },
+                Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
+                Ok(Heard::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
+                Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
+                Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
+                    tracing::error!(event = "worker_boot_failed", pid = pid.0, reason, "a worker could not boot");
+                    self.boot_failure = Some(reason);
+                    continue;
+                }
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::Closed) | Err(_) => {
+                    // Its exit follows; a closed channel would wake every poll until then.
+                    *channel = None;
+                    return;
+                }
+            };
+            self.inbox.push_back(event);
+        }
+    }
+
+    fn reopen_logs(&mut self) {
+        log::reopen();
+        self.say_totals();
+        tracing::info!(event = "logs_reopened", "log files are reopened");
+    }
+
+    fn say_exited(&self, pid: Pid, row: Row, exit: Exit) {
+        let Some(worker) = self.core.worker(pid) else { return };
+        let (slot, generation) = (worker.slot.0, worker.generation.0);
+        let (requests, in_flight) = (row.requests(), row.in_flight());
+        match worker.phase {
+            Phase::Draining { .. } if exit == Exit::Code(0) => tracing::info!(
+                event = "worker_exited", slot, pid = pid.0, generation, requests, reason = %exit, "worker drained and left"
+            ),
+            Phase::Forking | Phase::Starting { .. } => tracing::error!(
+                event = "worker_exited", slot, pid = pid.0, generation, reason = %exit, "worker ended before it served"
+            ),
+            Phase::Serving { .. } => tracing::error!(
+                event = "worker_exited", slot, pid = pid.0, generation, requests, in_flight, reason = %exit,
+                "worker crashed; its slot gets another"
+            ),
+            Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed => tracing::warn!(
+                event = "worker_exited", slot, pid = pid.0, generation, requests, in_flight, reason = %exit, "worker ended"
+            ),
+        }
+    }
+
+    fn say_totals(&self) {
+        let totals = self.scoreboard.totals();
+        let tally = self.core.tally();
+        let [_, ok, redirects, client_errors, server_errors] = totals.responses;
+        tracing::info!(
+            event = "totals",
+            requests = totals.requests,
+            connections = totals.connections,
+            responses_2xx = ok,
+            responses_3xx = redirects,
+            responses_4xx = client_errors,
+            responses_5xx = server_errors,
+            cut = totals.cut,
+            recycled = tally.recycled,
+            crashed = tally.crashed,
+            hung = tally.hung,
+            "totals since the start"
+        );
+    }
+
+    fn end(self, reason: ExitReason) -> Outcome {
+        self.say_totals();
+        self.listeners.shut_down();
+        if let Some(pidfile) = self.pidfile {
+            pidfile.remove();
+        }
+        match reason {
+            ExitReason::Asked => {
+                tracing::info!(event = "stopped", "stopped");
+                Outcome::Stopped
+            }
+            ExitReason::NoWorkerReady => {
+                let reason = self.boot_failure.as_deref().unwrap_or("each ended, or stayed silent, before it was ready");
+                tracing::error!(event = "boot_gave_up", reason, "no worker became ready; the master gives up");
+                Outcome::NoWorkerReady
+            }
+        }
+    }
+}
+
+fn now() -> Instant {
+    Instant(clock::now())
+}
+
+fn policy(settings: &Settings, listeners: &Listeners, rows: u32) -> Policy {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let workers = &settings.workers;
+    Policy {
+        workers: workers.count,
+        slots: listeners.slots(),
+        rows,
+        timeout_ms: ms(workers.timeout),
+        boot_timeout_ms: ms(workers.boot_timeout),
+        graceful_timeout_ms: ms(workers.graceful_timeout),
+        shutdown_delay_ms: ms(workers.shutdown_delay),
+        max_rss: workers.max_rss,
+    }
+}
+
+fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners: &Listeners) {
+    // Beside connections and listeners a worker holds logs, its channel, epoll, and what the app opens.
+    const ALLOWANCE: u64 = 64;
+    let needed = settings.http.worker_connections + listeners.count() as u64 + ALLOWANCE;
+    match limit {
+        Ok(limit) if limit < needed => tracing::warn!(
+            event = "few_files",
+            limit,
+            needed,
+            "RLIMIT_NOFILE is {limit}, but http.worker_connections and the listeners may need {needed}"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(event = "few_files", %error, "RLIMIT_NOFILE could not be raised"),
+    }
+}
+
+/// Draws the jitter of each worker's limits. Nobody's security depends on it: splitmix64, seeded from pid and clock.
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Self {
+        Self(u64::from(std::process::id()) << 32 ^ clock::now())
+    }
+
+    /// Uniform in `0..=max`.
+    fn up_to(&mut self, max: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        let z = z ^ (z >> 31);
+        ((u128::from(z) * (u128::from(max) + 1)) >> 64) as u64
+    }
+}

@@ -1,6 +1,275 @@
+//! What workers tell about themselves, in memory that master and workers share.
+//!
+//! Owns: the layout and its atomics. A header the master writes; then rows, one to a process: the master fills in who
+//! it is before the fork, from then on only that worker writes. No locks: a process killed in the middle of a write
+//! leaves a number, never a broken one. Refuses: policy (what is late, what is too much is the core's business).
+//!
+//! Counters of a row only ever go up, also when the row is given to the next worker, which remembers where it began.
+//! So a total is the plain sum over all rows, survives every death, and is never lower than before.
+
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crate::sys::shm::Mapping;
+
+/// Fields are only ever appended; a program that reads a higher number than its own refuses.
+const LAYOUT_VERSION: u64 = 1;
+const ROW_WORDS: usize = 32;
+
+/// Words of the header.
+mod header {
+    pub(super) const VERSION: usize = 0;
+    pub(super) const ROWS: usize = 1;
+    pub(super) const RECYCLED: usize = 2;
+    pub(super) const CRASHED: usize = 3;
+    pub(super) const HUNG: usize = 4;
+    pub(super) const BOOT_FAILED: usize = 5;
+}
+
+/// Words of a row.
+mod word {
+    pub(super) const PID: usize = 0;
+    pub(super) const SLOT: usize = 1;
+    pub(super) const GENERATION: usize = 2;
+    pub(super) const STATE: usize = 3;
+    pub(super) const STARTED: usize = 4;
+    pub(super) const DUE: usize = 5;
+    pub(super) const RECYCLE_AT: usize = 6;
+    pub(super) const IN_FLIGHT: usize = 7;
+    pub(super) const CONNECTIONS: usize = 8;
+    // From here on counters, which outlive the worker.
+    pub(super) const REQUESTS: usize = 9;
+    pub(super) const ACCEPTED: usize = 10;
+    /// 1xx to 5xx.
+    pub(super) const RESPONSES: usize = 11;
+    pub(super) const CUT: usize = 16;
+    // Where the counters stood when this worker began.
+    pub(super) const REQUESTS_BASE: usize = 17;
+}
+
+/// What a worker says it is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub(crate) enum State {
+    Free = 0,
+    Starting = 1,
+    Serving = 2,
+    Draining = 3,
+}
+
+/// Everything ever counted, by workers living and dead.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Totals {
+    pub(crate) requests: u64,
+    pub(crate) connections: u64,
+    pub(crate) responses: [u64; 5],
+    pub(crate) cut: u64,
+}
+
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Row;
+pub(crate) struct Scoreboard {
+    words: &'static [AtomicU64],
+}
+
+impl Scoreboard {
+    pub(crate) fn create(rows: u32) -> io::Result<Self> {
+        let len = (1 + rows as usize) * ROW_WORDS;
+        // Mapped once, for the life of the process: the rows are handed out as plain references.
+        let mapping: &'static Mapping = Box::leak(Box::new(Mapping::create(len * size_of::<u64>())?));
+        let words = &mapping.words()[..len];
+        words[header::VERSION].store(LAYOUT_VERSION, Relaxed);
+        words[header::ROWS].store(u64::from(rows), Relaxed);
+        Ok(Self { words })
+    }
+
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + use<> {
+        self.words[ROW_WORDS..].chunks_exact(ROW_WORDS).map(|words| Row { words })
+    }
+
+    /// Master only, before a fork: a row for the coming worker.
+    pub(crate) fn claim(&self, slot: u32, generation: u32, max_requests: u64, now: u64) -> Option<Row> {
+        let row = self.rows().find(|row| row.state() == State::Free)?;
+        let requests = row.get(word::REQUESTS);
+        row.set(word::SLOT, u64::from(slot));
+        row.set(word::GENERATION, u64::from(generation));
+        row.set(word::STARTED, now);
+        row.set(word::DUE, now);
+        row.set(word::RECYCLE_AT, max_requests);
+        row.set(word::REQUESTS_BASE, requests);
+        row.set_state(State::Starting);
+        Some(row)
+    }
+
+    /// Master only, once the worker is reaped (or was never born).
+    pub(crate) fn release(&self, row: Row) {
+        for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS] {
+            row.set(gauge, 0);
+        }
+        row.set_state(State::Free);
+    }
+
+    /// Master only: the core's counts, for all to read.
+    pub(crate) fn publish(&self, recycled: u64, crashed: u64, hung: u64, boot_failed: u64) {
+        self.words[header::RECYCLED].store(recycled, Relaxed);
+        self.words[header::CRASHED].store(crashed, Relaxed);
+        self.words[header::HUNG].store(hung, Relaxed);
+        self.words[header::BOOT_FAILED].store(boot_failed, Relaxed);
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.rows().fold(Totals::default(), |mut sum, row| {
+            sum.requests += row.get(word::REQUESTS);
+            sum.connections += row.get(word::ACCEPTED);
+            for (class, total) in sum.responses.iter_mut().enumerate() {
+                *total += row.get(word::RESPONSES + class);
+            }
+            sum.cut += row.get(word::CUT);
+            sum
+        })
+    }
+}
+
+/// One worker's part of the scoreboard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    words: &'static [AtomicU64],
+}
+
 impl Row {
-    pub(crate) fn in_flight(&self) -> u64 { 0 }
-    pub(crate) fn connections(&self) -> u64 { 0 }
+    fn get(&self, word: usize) -> u64 {
+        self.words[word].load(Relaxed)
+    }
+
+    fn set(&self, word: usize, value: u64) {
+        self.words[word].store(value, Relaxed);
+    }
+
+    /// One writer: a load and a store do what `fetch_add` would, without the bus lock.
+    fn add(&self, word: usize, by: u64) {
+        self.set(word, self.get(word).wrapping_add(by));
+    }
+
+    fn set_state(&self, state: State) {
+        self.set(word::STATE, state as u64);
+    }
+
+    // ---- the worker's own words ----------------------------------------------------------------------------------
+
+    pub(crate) fn begin(&self, pid: u32) {
+        self.set(word::PID, u64::from(pid));
+    }
+
+    pub(crate) fn serving(&self) {
+        self.set_state(State::Serving);
+    }
+
+    pub(crate) fn draining(&self) {
+        self.set_state(State::Draining);
+    }
+
+    /// Promises to beat again by `due`, in milliseconds of the monotonic clock.
+    pub(crate) fn beat(&self, due: u64) {
+        self.set(word::DUE, due);
+    }
+
+    pub(crate) fn connection_opened(&self) {
+        self.add(word::ACCEPTED, 1);
+        self.add(word::CONNECTIONS, 1);
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        self.add(word::CONNECTIONS, 1_u64.wrapping_neg());
+    }
+
+    /// Counts a request handed to the app; answers how many this worker was handed.
+    pub(crate) fn request_begun(&self) -> u64 {
+        self.add(word::REQUESTS, 1);
+        self.add(word::IN_FLIGHT, 1);
+        self.requests()
+    }
+
+    pub(crate) fn responded(&self, status: http::StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5);
+        self.add(word::RESPONSES + class - 1, 1);
+    }
+
+    pub(crate) fn request_ended(&self) {
+        self.add(word::IN_FLIGHT, 1_u64.wrapping_neg());
+    }
+
+    pub(crate) fn cut(&self, requests: u64) {
+        self.add(word::CUT, requests);
+    }
+
+    // ---- for all to read -------------------------------------------------------------------------------------------
+
+    pub(crate) fn state(&self) -> State {
+        match self.get(word::STATE) {
+            1 => State::Starting,
+            2 => State::Serving,
+            3 => State::Draining,
+            _ => State::Free,
+        }
+    }
+
+    pub(crate) fn due(&self) -> u64 {
+        self.get(word::DUE)
+    }
+
+    /// Requests this worker was handed, of the row's all.
+    pub(crate) fn requests(&self) -> u64 {
+        self.get(word::REQUESTS).wrapping_sub(self.get(word::REQUESTS_BASE))
+    }
+
+    /// The count of requests at which this worker asks to be recycled; 0 is never.
+    pub(crate) fn recycle_at(&self) -> u64 {
+        self.get(word::RECYCLE_AT)
+    }
+
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.get(word::IN_FLIGHT)
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.get(word::CONNECTIONS)
+    }
+
+    /// Grows with whatever the worker does: connections accepted and requests begun.
+    pub(crate) fn activity(&self) -> u64 {
+        self.get(word::ACCEPTED).wrapping_add(self.get(word::REQUESTS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_outlive_the_worker_and_its_own_count_begins_at_zero() {
+        let board = Scoreboard::create(2).unwrap();
+        let first = board.claim(0, 1, 10, 5).unwrap();
+        first.connection_opened();
+        assert_eq!(first.request_begun(), 1);
+        assert_eq!(first.request_begun(), 2);
+        first.responded(http::StatusCode::NOT_FOUND);
+        first.request_ended();
+        board.release(first);
+        let next = board.claim(3, 2, 0, 9).unwrap();
+        assert_eq!((next.requests(), next.in_flight(), next.connections()), (0, 0, 0));
+        assert_eq!(next.request_begun(), 1);
+        let totals = board.totals();
+        assert_eq!((totals.requests, totals.connections, totals.responses), (3, 1, [0, 0, 0, 1, 0]));
+    }
+
+    #[test]
+    fn a_full_board_has_no_row_until_one_is_released() {
+        let board = Scoreboard::create(2).unwrap();
+        let a = board.claim(0, 1, 0, 0).unwrap();
+        let _b = board.claim(1, 1, 0, 0).unwrap();
+        assert!(board.claim(2, 1, 0, 0).is_none());
+        board.release(a);
+        assert!(board.claim(2, 1, 0, 0).is_some());
+    }
 }

@@ -1,0 +1,144 @@
+//! The words master and worker say to each other over the socketpair each worker is born with.
+//!
+//! Owns: the messages and their bytes. Both ends are the same program (or one that speaks an older set: an unknown tag
+//! is passed over). Refuses: waiting; what does not fit the socket now is told to the caller.
+
+use std::{io, os::fd::BorrowedFd};
+
+use crate::sys::fd::{self, Recv};
+
+/// The longest message: a tag, a number and a sentence.
+const MESSAGE_MAX: usize = 2048;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ToWorker {
+    /// Begin to accept.
+    Go,
+    /// The whole service will stop: readiness off, keep serving.
+    AnnounceStop,
+    /// End within `grace_ms`. `last`: nobody comes after; close the listeners too.
+    Drain { grace_ms: u64, last: bool },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ToMaster {
+    /// The app is built.
+    Ready,
+    /// The slot is being polled.
+    Accepting,
+    RecycleRequested,
+    /// Told to go by a signal of its own.
+    DrainBegun,
+    BootFailed(String),
+}
+
+/// One end's turn to listen.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Heard<M> {
+    Message(M),
+    Nothing,
+    /// The other end is gone.
+    Closed,
+}
+
+impl ToWorker {
+    pub(crate) fn send(&self, channel: BorrowedFd<'_>) -> io::Result<bool> {
+        match self {
+            Self::Go => fd::send(channel, b"g"),
+            Self::AnnounceStop => fd::send(channel, b"s"),
+            Self::Drain { grace_ms, last } => {
+                let mut bytes = vec![if *last { b'D' } else { b'd' }];
+                bytes.extend(grace_ms.to_le_bytes());
+                fd::send(channel, &bytes)
+            }
+        }
+    }
+
+    pub(crate) fn hear(channel: BorrowedFd<'_>) -> io::Result<Heard<Self>> {
+        hear(channel, |tag, rest| {
+            Some(match tag {
+                b'g' => Self::Go,
+                b's' => Self::AnnounceStop,
+                b'd' | b'D' => {
+                    Self::Drain { grace_ms: u64::from_le_bytes(rest.try_into().ok()?), last: tag == b'D' }
+                }
+                _ => return None,
+            })
+        })
+    }
+}
+
+impl ToMaster {
+    pub(crate) fn send(&self, channel: BorrowedFd<'_>) -> io::Result<bool> {
+        match self {
+            Self::Ready => fd::send(channel, b"r"),
+            Self::Accepting => fd::send(channel, b"a"),
+            Self::RecycleRequested => fd::send(channel, b"c"),
+            Self::DrainBegun => fd::send(channel, b"d"),
+            Self::BootFailed(reason) => {
+                let mut bytes = vec![b'f'];
+                bytes.extend(&reason.as_bytes()[..reason.floor_char_boundary(MESSAGE_MAX - 1)]);
+                fd::send(channel, &bytes)
+            }
+        }
+    }
+
+    pub(crate) fn hear(channel: BorrowedFd<'_>) -> io::Result<Heard<Self>> {
+        hear(channel, |tag, rest| {
+            Some(match tag {
+                b'r' => Self::Ready,
+                b'a' => Self::Accepting,
+                b'c' => Self::RecycleRequested,
+                b'd' => Self::DrainBegun,
+                b'f' => Self::BootFailed(String::from_utf8_lossy(rest).into_owned()),
+                _ => return None,
+            })
+        })
+    }
+}
+
+fn hear<M>(channel: BorrowedFd<'_>, read: impl Fn(u8, &[u8]) -> Option<M>) -> io::Result<Heard<M>> {
+    let mut buffer = [0; MESSAGE_MAX];
+    loop {
+        match fd::recv(channel, &mut buffer)? {
+            Recv::Empty => return Ok(Heard::Nothing),
+            Recv::Closed => return Ok(Heard::Closed),
+            Recv::Message(len) => {
+                if let Some((tag, rest)) = buffer[..len].split_first()
+                    && let Some(message) = read(*tag, rest)
+                {
+                    return Ok(Heard::Message(message));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn every_message_arrives_as_it_was_said() {
+        let (a, b) = fd::channel().unwrap();
+        let down = [ToWorker::Go, ToWorker::AnnounceStop, ToWorker::Drain { grace_ms: 30_000, last: true }];
+        for message in down.into_iter().chain([ToWorker::Drain { grace_ms: 0, last: false }]) {
+            assert!(message.send(a.as_fd()).unwrap());
+            assert_eq!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Message(message));
+        }
+        let long = "é".repeat(MESSAGE_MAX);
+        for message in [ToMaster::Ready, ToMaster::Accepting, ToMaster::RecycleRequested, ToMaster::DrainBegun] {
+            assert!(message.send(b.as_fd()).unwrap());
+            assert_eq!(ToMaster::hear(a.as_fd()).unwrap(), Heard::Message(message));
+        }
+        assert!(ToMaster::BootFailed(long.clone()).send(b.as_fd()).unwrap());
+        let Heard::Message(ToMaster::BootFailed(heard)) = ToMaster::hear(a.as_fd()).unwrap() else { panic!() };
+        assert!(long.starts_with(&heard) && heard.len() > MESSAGE_MAX - 4);
+        assert!(fd::send(a.as_fd(), b"?from a later version").unwrap());
+        assert_eq!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Nothing);
+        drop(a);
+        assert_eq!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Closed);
+    }
+}

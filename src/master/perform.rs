@@ -1,0 +1,257 @@
+//! What the core decided, done: one function per action.
+//!
+//! Owns: forking, the words to workers, signals, steering, and the sentences of the log. Refuses: choosing.
+
+use std::{os::fd::AsFd, time::Duration};
+
+use super::{
+    Child, Shell,
+    core::{Action, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
+    now,
+};
+use crate::{
+    channel::ToWorker,
+    scoreboard::Row,
+    sys::{
+        fd::{self},
+        fork::{Forked, fork},
+        process,
+        signals::{self, Blocked, Kill},
+    },
+    worker::WorkerSeed,
+};
+
+/// What came of an action.
+pub(super) enum Performed {
+    Done,
+    Learned(Event),
+    /// The fork returned in the child.
+    Child(Box<Birth>),
+    Exit(ExitReason),
+}
+
+/// What only the child of one fork has.
+pub(super) struct Birth {
+    slot: SlotId,
+    generation: Generation,
+    row: Row,
+    channel: std::os::fd::OwnedFd,
+    blocked: Blocked,
+    master: u32,
+}
+
+impl Shell {
+    pub(super) fn perform(&mut self, action: Action) -> Performed {
+        match action {
+            Action::Fork { slot, generation } => return self.fork(slot, generation),
+            Action::Go { pid } => self.tell(pid, &ToWorker::Go),
+            Action::AnnounceStop { pid } => self.tell(pid, &ToWorker::AnnounceStop),
+            Action::Drain { pid, grace_ms, last, cause } => self.drain(pid, grace_ms, last, cause),
+            Action::Abort { pid, silent_ms } => self.abort(pid, silent_ms),
+            Action::Kill { pid, cause } => self.kill(pid, cause),
+            Action::Measure { pid } => return self.measure(pid),
+            Action::Steer { live } => self.steer(&live),
+            Action::Note(note) => self.note(&note),
+            Action::Exit { reason } => return Performed::Exit(reason),
+        }
+        Performed::Done
+    }
+
+    fn fork(&mut self, slot: SlotId, generation: Generation) -> Performed {
+        let workers = &self.resolved.settings.workers;
+        let max_requests = match workers.max_requests {
+            0 => 0,
+            least => least + self.dice.up_to(workers.max_requests_jitter),
+        };
+        let max_age_ms = self.max_age_ms();
+        let started = now();
+        let Some(row) = self.scoreboard.claim(slot.0, generation.0, max_requests, started.0) else {
+            return self.fork_failed(slot, generation, "the scoreboard has no free row");
+        };
+        // Blocked until the child has made itself deaf to the master's handlers; in the master only for the fork.
+        let forked = signals::block_all()
+            .and_then(|blocked| Ok((blocked, fd::channel()?)))
+            .and_then(|(blocked, ends)| Ok((blocked, ends, fork()?)));
+        match forked {
+            Ok((blocked, (_masters, channel), Forked::Child)) => {
+                let master = process::parent_pid();
+                Performed::Child(Box::new(Birth { slot, generation, row, channel, blocked, master }))
+            }
+            Ok((blocked, (channel, _workers), Forked::Parent { child })) => {
+                drop(blocked);
+                let pid = Pid(child);
+                tracing::info!(event = "worker_forked", slot = slot.0, pid = child, generation = generation.0, "worker starts");
+                self.children.push(Child { pid, row, channel: Some(channel), due: started.0 });
+                Performed::Learned(Event::Forked { slot, pid, max_age_ms })
+            }
+            Err(error) => {
+                self.scoreboard.release(row);
+                self.fork_failed(slot, generation, &error.to_string())
+            }
+        }
+    }
+
+    fn fork_failed(&self, slot: SlotId, generation: Generation, reason: &str) -> Performed {
+        tracing::error!(
+            event = "fork_failed", slot = slot.0, generation = generation.0, reason, "a worker could not be forked; tries again"
+        );
+        Performed::Learned(Event::ForkFailed { slot })
+    }
+
+    /// `max_age` with the same relative jitter as `max_requests` has.
+    fn max_age_ms(&mut self) -> u64 {
+        let workers = &self.resolved.settings.workers;
+        let age = workers.max_age.as_millis() as u64;
+        if workers.max_requests == 0 {
+            return age;
+        }
+        let jitter = u128::from(age) * u128::from(workers.max_requests_jitter) / u128::from(workers.max_requests);
+        age + self.dice.up_to(u64::try_from(jitter).unwrap_or(age))
+    }
+
+    fn tell(&self, pid: Pid, message: &ToWorker) {
+        let channel = self.child(pid).and_then(|child| child.channel.as_ref());
+        // A closed channel is a worker on its way out, a full one a worker that will be found silent.
+        let Some(channel) = channel else { return };
+        match message.send(channel.as_fd()) {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(event = "channel_full", pid = pid.0, "a worker does not read what it is told"),
+            Err(error) => tracing::debug!(event = "channel_closed", pid = pid.0, %error, "a worker left before it could be told"),
+        }
+    }
+
+    fn drain(&self, pid: Pid, grace_ms: u64, last: bool, cause: Cause) {
+        let (slot, generation) = self.place(pid);
+        let grace = Duration::from_millis(grace_ms);
+        tracing::info!(
+            event = "worker_draining", slot, pid = pid.0, generation, reason = %cause, "worker drains, within {grace:?}"
+        );
+        self.tell(pid, &ToWorker::Drain { grace_ms, last });
+    }
+
+    fn abort(&self, pid: Pid, silent_ms: u64) {
+        let (slot, generation) = self.place(pid);
+        let (in_flight, connections) = self.child(pid).map_or((0, 0), |child| (child.row.in_flight(), child.row.connections()));
+        tracing::error!(
+            event = "worker_hung",
+            slot,
+            pid = pid.0,
+            generation,
+            in_flight,
+            connections,
+            reason = "no heartbeat within workers.timeout",
+            "worker hung, silent for {silent_ms} ms; it gets SIGABRT now, SIGKILL in two seconds, and its slot a new worker"
+        );
+        self.signal(pid, Kill::Abort);
+    }
+
+    fn kill(&self, pid: Pid, cause: KillCause) {
+        let (slot, generation) = self.place(pid);
+        let in_flight = self.child(pid).map_or(0, |child| child.row.in_flight());
+        let reason = match cause {
+            KillCause::BootTimeout => "not ready within workers.boot_timeout",
+            KillCause::Hung => "hung, and SIGABRT did not end it",
+            KillCause::DrainTimeout => "still there after workers.graceful_timeout",
+        };
+        tracing::error!(event = "worker_killed", slot, pid = pid.0, generation, in_flight, reason, "worker killed by the master");
+        self.signal(pid, Kill::Kill);
+    }
+
+    fn signal(&self, pid: Pid, signal: Kill) {
+        if let Err(error) = signals::send(pid.0, signal) {
+            tracing::error!(event = "signal_failed", pid = pid.0, %error, "a worker could not be signalled");
+        }
+    }
+
+    fn measure(&self, pid: Pid) -> Performed {
+        match process::rss_bytes(pid.0) {
+            Some(rss) => Performed::Learned(Event::Measured { pid, rss }),
+            None => Performed::Done,
+        }
+    }
+
+    /// Without steering nothing is lost: what the kernel sends to an empty slot waits there for its next worker.
+    fn steer(&mut self, live: &[SlotId]) {
+        if self.steering_refused {
+            return;
+        }
+        let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
+        match self.listeners.steer(&live) {
+            Ok(()) => tracing::debug!(event = "steered", ?live, "new connections go to live slots"),
+            Err(error) => {
+                self.steering_refused = true;
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(event = "steering_refused", error, "new connections may wait for a worker that is being replaced");
+            }
+        }
+    }
+
+    fn note(&self, note: &Note) {
+        match *note {
+            Note::RecycleAsked { pid, cause } => {
+                let (slot, generation) = self.place(pid);
+                let requests = self.child(pid).map_or(0, |child| child.row.requests());
+                tracing::info!(
+                    event = "recycle_asked", slot, pid = pid.0, generation, requests, reason = %cause,
+                    "worker serves on until its replacement does"
+                );
+            }
+            Note::BackedOff { slot, failures, wait_ms } => tracing::warn!(
+                event = "backoff", slot = slot.0, failures, wait_ms, "{failures} failures in a row; the slot's next worker starts in {wait_ms} ms"
+            ),
+            Note::NoRow { slot } => tracing::warn!(
+                event = "no_row", slot = slot.0, "too many workers still drain; a replacement waits until one of them ends"
+            ),
+            Note::BootGivenUp { failures } => {
+                tracing::error!(event = "boot_failing", failures, "no worker became ready in {failures} tries");
+            }
+            Note::Scaled { target, asked } if i64::from(target) == asked => {
+                tracing::info!(event = "scaled", workers = target, "scaled to {target} workers");
+            }
+            Note::Scaled { target, asked } => tracing::warn!(
+                event = "scaled", workers = target, asked, "asked for {asked} workers; possible are 1 to {}", self.listeners.slots()
+            ),
+            Note::Stopping { graceful, delay_ms, grace_ms } => tracing::info!(
+                event = "stopping", graceful, delay_ms, grace_ms, "stopping: {delay_ms} ms as before, then {grace_ms} ms to drain"
+            ),
+            Note::Overslept { by_ms } => tracing::warn!(
+                event = "overslept", by_ms, "the master itself stood still for {by_ms} ms; the workers' silence is forgiven once"
+            ),
+            Note::InvariantBroken(broken) => {
+                tracing::error!(event = "invariant_broken", broken, "a bug in oxicorn: please report it; the master goes on");
+            }
+        }
+    }
+
+    fn child(&self, pid: Pid) -> Option<&Child> {
+        self.children.iter().find(|child| child.pid == pid)
+    }
+
+    fn place(&self, pid: Pid) -> (u32, u32) {
+        self.core.worker(pid).map_or((0, 0), |worker| (worker.slot.0, worker.generation.0))
+    }
+
+    /// What becomes of each thing the master owns, in the child. No `..`: a new field must answer.
+    pub(super) fn into_worker_seed(self, birth: Birth) -> WorkerSeed {
+        let Shell {
+            core: _,
+            resolved,
+            // All of them, not only its own slot's: at the final stop it also takes what waits for its siblings.
+            listeners,
+            scoreboard: _,
+            signals,
+            // Not the child's to remove.
+            pidfile: _,
+            // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
+            children,
+            inbox: _,
+            dice: _,
+            boot_failure: _,
+            steering_refused: _,
+        } = self;
+        drop(children);
+        signals.forget_in_child();
+        let Birth { slot, generation, row, channel, blocked, master } = birth;
+        WorkerSeed { slot: slot.0, generation: generation.0, row, channel, blocked, master, resolved, listeners }
+    }
+}

@@ -1,0 +1,423 @@
+//! A worker: from the fork to its last connection.
+//!
+//! Owns: the order of a worker's life. Deaf to the master's handlers (the seed is), then rights, then signals, then the
+//! runtime, then the app, `Ready`, and only at `Go` the first accept. Refuses: anything about other workers.
+
+mod accept;
+mod beat;
+mod connection;
+mod shared;
+
+use std::{
+    any::Any,
+    future::{Future, pending},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+
+use self::{
+    connection::{Answer, BoxError, Serve},
+    shared::Shared,
+};
+use crate::{
+    IntoLifespan, Lifespan, WorkerContext,
+    channel::{Heard, ToMaster, ToWorker},
+    error_chain,
+    listener::Listeners,
+    scoreboard::Row,
+    settings::Resolved,
+    sys::{
+        process,
+        signals::{self, Blocked},
+        title,
+    },
+};
+
+/// At the final stop the listeners are polled this long before they close: handshakes under way are still completed,
+/// one lost SYN-ACK included (its first retransmission comes after a second).
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What half-closed connections get to read their end once the grace is over.
+const LAST_BYTES: Duration = Duration::from_millis(250);
+
+/// Of the grace, what is kept for the end itself: at most this, at most a quarter.
+const RESERVE: Duration = Duration::from_millis(500);
+
+/// After a SIGTERM, what a worker whose loop hangs gets beyond the grace before SIGALRM ends it.
+const ALARM_SLACK: Duration = Duration::from_secs(5);
+
+const EXIT_BOOT_FAILED: u8 = 3;
+
+/// What a worker is made of: all that the master hands to its child.
+#[derive(Debug)]
+pub(crate) struct WorkerSeed {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) row: Row,
+    pub(crate) channel: OwnedFd,
+    pub(crate) blocked: Blocked,
+    pub(crate) master: i32,
+    pub(crate) resolved: Arc<Resolved>,
+    pub(crate) listeners: Listeners,
+}
+
+/// Serves until told to go; the process ends with what this returns.
+pub(crate) fn run<F, Fut, L, E, B>(seed: WorkerSeed, factory: F) -> ExitCode
+where
+    F: FnOnce(WorkerContext) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<L, E>> + Send + 'static,
+    L: IntoLifespan<Service: Serve<B>>,
+    E: Into<BoxError>,
+    B: Answer,
+{
+    let WorkerSeed { slot, generation, row, channel, blocked, master, resolved, listeners } = seed;
+    let channel = Arc::new(channel);
+    row.begin(std::process::id());
+    title::set(&format!("oxicorn: worker {slot}"));
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(event = "panic", place, reason = panic_message(panic.payload()), "a panic in the app");
+    }));
+
+    let shared = Shared::new(row, Arc::clone(&channel), resolved.settings.http.keep_alive);
+    let ended = become_worker(&resolved, master).and_then(|runtime| {
+        let entered = runtime.enter();
+        let term = signal(SignalKind::terminate()).map_err(|source| BootError::Act { act: "listen to SIGTERM", source })?;
+        // Only now: a SIGTERM before this waited, and finds somebody who listens.
+        drop(blocked);
+        let grace = resolved.settings.workers.graceful_timeout;
+        let orders = Orders::new(channel, term, master, grace)
+            .map_err(|source| BootError::Act { act: "listen to the master", source })?;
+        drop(entered);
+        let context = WorkerContext {
+            slot,
+            generation,
+            resolved,
+            row,
+            stopping: shared.stopping(),
+            draining: shared.draining(),
+        };
+        let ended = runtime.block_on(live(context, factory, shared, orders, listeners));
+        // A blocking call of the app's must not keep a worker alive whose last answer is given.
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shared.say(&ToMaster::BootFailed(error_chain(&error)));
+            ExitCode::from(EXIT_BOOT_FAILED)
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BootError {
+    #[error("the worker could not {act}")]
+    Act { act: &'static str, source: io::Error },
+    #[error("the factory failed")]
+    Factory(#[source] BoxError),
+    #[error("the factory panicked: {0}")]
+    Panicked(String),
+    #[error("the master is gone")]
+    Orphaned,
+}
+
+/// Rights first, then the death signal (a change of uid clears it), then the check that it did not come too late.
+fn become_worker(resolved: &Resolved, master: i32) -> Result<tokio::runtime::Runtime, BootError> {
+    let failed = |act| move |source| BootError::Act { act, source };
+    let settings = &resolved.settings;
+    if let Some(umask) = settings.process.umask {
+        process::umask(umask);
+    }
+    let user = settings.process.user.as_ref();
+    if let Some(gid) = settings.process.group.as_ref().map(|group| group.gid).or(user.map(|user| user.gid)) {
+        process::drop_privileges(user.map(|user| (user.name.as_str(), user.uid)), gid)
+            .map_err(failed("drop its privileges"))?;
+    }
+    process::set_parent_death_signal().map_err(failed("ask for the master's death signal"))?;
+    if process::parent_pid() != master {
+        return Err(BootError::Orphaned);
+    }
+    let alarm = settings.workers.graceful_timeout + ALARM_SLACK;
+    signals::term_arms_alarm(u32::try_from(alarm.as_secs()).unwrap_or(u32::MAX)).map_err(failed("arm its alarm"))?;
+    process::add_to_environment(&settings.process.env);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("build its runtime"))
+}
+
+async fn live<F, Fut, L, E, B>(
+    context: WorkerContext,
+    factory: F,
+    shared: &'static Shared,
+    mut orders: Orders,
+    listeners: Listeners,
+) -> Result<(), BootError>
+where
+    F: FnOnce(WorkerContext) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<L, E>> + Send + 'static,
+    L: IntoLifespan<Service: Serve<B>>,
+    E: Into<BoxError>,
+    B: Answer,
+{
+    let (slot, generation) = (context.slot, context.generation);
+    // A task of its own: its panic is caught, and the master is heard meanwhile.
+    let mut built = tokio::spawn(async move {
+        factory(context).await.map(IntoLifespan::into_lifespan).map_err(|error| BootError::Factory(error.into()))
+    });
+    let lifespan = loop {
+        select! {
+            built = &mut built => match built {
+                Ok(built) => break built?,
+                Err(panicked) => return Err(BootError::Panicked(panic_message(&panicked.into_panic()))),
+            },
+            order = orders.next() => if leaves_early(&order, shared) { return Ok(()) },
+        }
+    };
+    shared.say(&ToMaster::Ready);
+    loop {
+        match orders.next().await {
+            Order::Go => break,
+            order => {
+                if leaves_early(&order, shared) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    let Lifespan { service, shutdown } = lifespan;
+    let mut door = Door { listeners, slot, shared, service, polls: Vec::new() };
+    door.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
+    tokio::spawn(beat::beat(shared.row));
+    shared.row.serving();
+    shared.say(&ToMaster::Accepting);
+    tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");
+
+    let (grace, last) = loop {
+        match orders.next().await {
+            Order::Drain { grace, last } => break (grace, last),
+            Order::Term => {
+                shared.say(&ToMaster::DrainBegun);
+                break (orders.grace, false);
+            }
+            Order::AnnounceStop => shared.begin_stop(),
+            Order::Go => {}
+        }
+    };
+    let began = Instant::now();
+    let until = drain(&mut door, &mut orders, grace, last).await;
+    if let Some(hook) = shutdown
+        && timeout(until.saturating_duration_since(Instant::now()).max(LAST_BYTES), hook).await.is_err()
+    {
+        tracing::warn!(event = "hook_cut", slot, generation, "the shutdown hook did not end within the grace; it was cut");
+    }
+    let took_ms = began.elapsed().as_millis() as u64;
+    let cut = shared.row.in_flight();
+    shared.row.cut(cut);
+    if cut > 0 {
+        tracing::warn!(
+            event = "worker_drained", slot, pid = std::process::id(), generation, cut, took_ms,
+            "worker drained, but {cut} requests were cut at the end of the grace"
+        );
+    } else {
+        tracing::info!(event = "worker_drained", slot, pid = std::process::id(), generation, cut, took_ms, "worker drained");
+    }
+    Ok(())
+}
+
+/// Before the first accept there is nothing to drain.
+fn leaves_early(order: &Order, shared: &Shared) -> bool {
+    match order {
+        Order::Go => false,
+        Order::AnnounceStop => {
+            shared.begin_stop();
+            false
+        }
+        Order::Term => {
+            shared.say(&ToMaster::DrainBegun);
+            true
+        }
+        Order::Drain { .. } => true,
+    }
+}
+
+/// Waits for the connections to end by themselves, at most until the grace does. Returns when the hook must be done.
+async fn drain<S: Serve<B>, B: Answer>(
+    door: &mut Door<S>,
+    orders: &mut Orders,
+    grace: Duration,
+    mut last: bool,
+) -> Instant {
+    let shared = door.shared;
+    shared.begin_drain();
+    let mut until = Instant::now() + grace;
+    // `Some` while the listeners are polled for the last time.
+    let mut quiet = None;
+    if last {
+        quiet = Some(door.open_all());
+    } else {
+        door.close();
+    }
+    loop {
+        let cut_at = until - RESERVE.min(grace / 4);
+        select! {
+            () = shared.emptied(), if quiet.is_none() => return until,
+            () = sleep_until(quiet.unwrap_or(cut_at)), if quiet.is_some() => {
+                door.shut_down();
+                quiet = None;
+            }
+            () = sleep_until(cut_at) => break,
+            order = orders.next() => match order {
+                Order::Drain { grace, last: ends } => {
+                    until = until.min(Instant::now() + grace);
+                    if ends && !last {
+                        last = true;
+                        quiet = Some(door.open_all());
+                    }
+                }
+                Order::AnnounceStop => shared.begin_stop(),
+                Order::Go | Order::Term => {}
+            },
+        }
+    }
+    if quiet.is_some() {
+        door.shut_down();
+    }
+    shared.begin_end();
+    let _ = timeout(LAST_BYTES, shared.emptied()).await;
+    until
+}
+
+/// The listeners a worker polls.
+struct Door<S> {
+    listeners: Listeners,
+    slot: u32,
+    shared: &'static Shared,
+    service: S,
+    polls: Vec<JoinHandle<()>>,
+}
+
+impl<S> Door<S> {
+    fn open<B>(&mut self, all: bool) -> io::Result<()>
+    where
+        S: Serve<B>,
+        B: Answer,
+    {
+        let sockets: Vec<_> =
+            if all { self.listeners.all().collect() } else { self.listeners.for_slot(self.slot).collect() };
+        for socket in sockets {
+            self.polls.push(accept::poll(socket, self.shared, self.service.clone())?);
+        }
+        Ok(())
+    }
+
+    /// At the final stop a worker also takes what waits for siblings that are gone or hang. Returns until when.
+    fn open_all<B>(&mut self) -> Instant
+    where
+        S: Serve<B>,
+        B: Answer,
+    {
+        self.close();
+        if let Err(error) = self.open(true) {
+            tracing::warn!(event = "accept_exhausted", %error, "not every listener can be polled for the last time");
+        }
+        Instant::now() + QUIET
+    }
+
+    fn close(&mut self) {
+        for poll in self.polls.drain(..) {
+            poll.abort();
+        }
+    }
+
+    fn shut_down<B>(&mut self)
+    where
+        S: Serve<B>,
+        B: Answer,
+    {
+        self.close();
+        for socket in self.listeners.all() {
+            accept::sweep(socket, self.shared, &self.service);
+        }
+        self.listeners.shut_down();
+    }
+}
+
+#[derive(Debug)]
+enum Order {
+    Go,
+    AnnounceStop,
+    Drain { grace: Duration, last: bool },
+    /// A SIGTERM to this worker alone.
+    Term,
+}
+
+/// What the master says, and what its silence means.
+struct Orders {
+    channel: Option<AsyncFd<Arc<OwnedFd>>>,
+    term: Signal,
+    master: i32,
+    grace: Duration,
+}
+
+impl Orders {
+    fn new(channel: Arc<OwnedFd>, term: Signal, master: i32, grace: Duration) -> io::Result<Self> {
+        Ok(Self { channel: Some(AsyncFd::with_interest(channel, Interest::READABLE)?), term, master, grace })
+    }
+
+    async fn next(&mut self) -> Order {
+        loop {
+            let heard = select! {
+                biased;
+                heard = hear(self.channel.as_ref()) => heard,
+                _ = self.term.recv() => {
+                    if process::parent_pid() == self.master {
+                        return Order::Term;
+                    }
+                    Heard::Closed
+                }
+            };
+            return match heard {
+                Heard::Message(ToWorker::Go) => Order::Go,
+                Heard::Message(ToWorker::AnnounceStop) => Order::AnnounceStop,
+                Heard::Message(ToWorker::Drain { grace_ms, last }) => {
+                    Order::Drain { grace: Duration::from_millis(grace_ms), last }
+                }
+                Heard::Nothing => continue,
+                Heard::Closed => {
+                    self.channel = None;
+                    tracing::error!(event = "master_gone", pid = std::process::id(), "the master is gone; the worker drains and ends");
+                    Order::Drain { grace: self.grace, last: true }
+                }
+            };
+        }
+    }
+}
+
+async fn hear(channel: Option<&AsyncFd<Arc<OwnedFd>>>) -> Heard<ToWorker> {
+    let Some(channel) = channel else { return pending().await };
+    loop {
+        let Ok(mut ready) = channel.readable().await else { return Heard::Closed };
+        match ToWorker::hear(channel.get_ref().as_fd()) {
+            Ok(Heard::Nothing) => ready.clear_ready(),
+            Ok(heard) => return heard,
+            Err(_) => return Heard::Closed,
+        }
+    }
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}

@@ -1,0 +1,127 @@
+//! Taking connections from the listeners a worker inherited.
+//!
+//! Owns: how many at a turn, and what an error of accept means. Refuses: what happens on a connection (`connection`).
+
+use std::{io, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    task::{JoinHandle, yield_now},
+    time::sleep,
+};
+
+use super::{
+    connection::{self, Answer, Serve},
+    shared::Shared,
+};
+use crate::listener::Socket;
+
+/// What was accepted but not yet answered is lost if the worker crashes, what is still queued is not: so take few,
+/// and serve them before the next.
+const ACCEPTS_PER_TURN: u32 = 4;
+
+/// Out of file descriptors or memory: the queue keeps what waits while others end.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// A sweep ends even if clients arrive faster than it accepts.
+const SWEEP_MAX: u32 = 4096;
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Polls a socket of the master's until the task is aborted or the socket is shut down.
+pub(super) fn poll<S, B>(socket: &Socket, shared: &'static Shared, app: S) -> io::Result<JoinHandle<()>>
+where
+    S: Serve<B>,
+    B: Answer,
+{
+    let listener = match socket {
+        Socket::Tcp(socket) => Listener::Tcp(TcpListener::from_std(socket.try_clone()?)?),
+        Socket::Unix(socket) => Listener::Unix(UnixListener::from_std(socket.try_clone()?)?),
+    };
+    Ok(tokio::spawn(async move {
+        let mut taken = 0;
+        loop {
+            match listener.accept().await {
+                Ok(stream) => {
+                    stream.serve(shared, app.clone());
+                    taken += 1;
+                    if taken == ACCEPTS_PER_TURN {
+                        taken = 0;
+                        yield_now().await;
+                    }
+                }
+                Err(error) => match error.raw_os_error() {
+                    // Shut down at the final stop, by us or by a sibling.
+                    Some(libc::EINVAL) => return,
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        tracing::warn!(event = "accept_exhausted", %error, "cannot accept now; new connections wait in the queue");
+                        sleep(EXHAUSTED_PAUSE).await;
+                    }
+                    // One client's misfortune (it left before we came), not the listener's.
+                    _ => tracing::debug!(event = "accept_failed", %error, "a connection ended before it was accepted"),
+                },
+            }
+        }
+    }))
+}
+
+/// Takes what is queued at this moment.
+pub(super) fn sweep<S, B>(socket: &Socket, shared: &'static Shared, app: &S)
+where
+    S: Serve<B>,
+    B: Answer,
+{
+    for _ in 0..SWEEP_MAX {
+        let stream = match socket {
+            Socket::Tcp(socket) => socket.accept().and_then(|(stream, _)| {
+                stream.set_nonblocking(true)?;
+                TcpStream::from_std(stream).map(Stream::Tcp)
+            }),
+            Socket::Unix(socket) => socket.accept().and_then(|(stream, _)| {
+                stream.set_nonblocking(true)?;
+                UnixStream::from_std(stream).map(Stream::Unix)
+            }),
+        };
+        match stream {
+            Ok(stream) => stream.serve(shared, app.clone()),
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+        }
+    }
+}
+
+impl Stream {
+    fn serve<S, B>(self, shared: &'static Shared, app: S)
+    where
+        S: Serve<B>,
+        B: Answer,
+    {
+        match self {
+            Self::Tcp(stream) => {
+                // Fails only for a connection that is already gone, and serving it says so.
+                let _ = stream.set_nodelay(true);
+                tokio::spawn(connection::serve(stream, shared, app));
+            }
+            Self::Unix(stream) => {
+                tokio::spawn(connection::serve(stream, shared, app));
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! One HTTP/1.1 connection, from accept to its last byte.
+//!
+//! Owns: the clock of idle keep-alive, the counting of requests, `Connection: close` while the worker drains, and the
+//! lingering close. Refuses: parsing (hyper), and deciding when to drain.
+//!
+//! Why an answer and not a FIN ends a connection: a request that crosses our FIN can be read but never answered, so the
+//! only loss-free way out is to be the one who says `Connection: close` (RFC 9112, section 9.6).
+
+use std::{
+    error::Error,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
+use http_body::{Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    rt::{Read, ReadBufCursor, Write},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
+use tower_service::Service;
+
+use super::shared::Shared;
+use crate::{Body, channel::ToMaster, sys::clock};
+
+/// How long the last bytes of a client are read and thrown away, so that no RST destroys the answer it has not read.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Between deciding that an idle connection may close and closing it the event loop turns once: what had already
+/// arrived is then served.
+const LAST_CALL: Duration = Duration::from_millis(2);
+
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A service as the worker needs it.
+pub(super) trait Serve<B>:
+    Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static
+{
+}
+
+impl<B, S> Serve<B> for S where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// A body as the worker needs it.
+pub(super) trait Answer: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
+
+impl<B> Answer for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
+
+/// Serves one connection to its end.
+pub(super) async fn serve<T, S, B>(stream: T, shared: &'static Shared, app: S)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Serve<B>,
+    B: Answer,
+{
+    let _open = shared.connection_opened();
+    let activity = Arc::new(Activity::new());
+    let io = Io { inner: TokioIo::new(stream), activity: Arc::clone(&activity), linger: None };
+    let service = {
+        let activity = Arc::clone(&activity);
+        service_fn(move |request| answer(request, app.clone(), Ticket::new(shared, Arc::clone(&activity))))
+    };
+    let mut connection = pin!(http1::Builder::new().serve_connection(io, service));
+    let mut idle = pin!(sleep(shared.keep_alive));
+    let mut end = pin!(shared.end.notified());
+    let mut leaving = false;
+    let mut last_call = false;
+    let mut enrolled = false;
+
+    let served = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(result);
+            }
+            if leaving {
+                return Poll::Pending;
+            }
+            if !enrolled {
+                // Polled for its waker alone: this task's never changes, and `ends` is what is asked.
+                enrolled = true;
+                let _ = end.as_mut().poll(cx);
+                arm(idle.as_mut(), shared, cx);
+            }
+            let may_close = if shared.ends() {
+                activity.unoccupied()
+            } else if idle.is_elapsed() && !shared.keep_alive.is_zero() {
+                let spare = activity.idle_left(shared.keep_alive);
+                let due = spare == Some(Duration::ZERO);
+                let close = due && std::mem::replace(&mut last_call, due);
+                if !close {
+                    last_call = due;
+                    let wait = if due { LAST_CALL } else { spare.unwrap_or(shared.keep_alive) };
+                    idle.as_mut().reset(Instant::now() + wait);
+                    arm(idle.as_mut(), shared, cx);
+                }
+                close
+            } else {
+                false
+            };
+            if !may_close {
+                return Poll::Pending;
+            }
+            leaving = true;
+            connection.as_mut().graceful_shutdown();
+        }
+    })
+    .await;
+    if let Err(error) = served {
+        tracing::debug!(event = "connection_error", error = &error as &dyn Error, "a connection ended with an error");
+    }
+}
+
+/// Registers the task with its timer; later polls need only ask whether it has elapsed.
+fn arm(idle: Pin<&mut Sleep>, shared: &Shared, cx: &mut Context<'_>) {
+    if !shared.keep_alive.is_zero() {
+        let _ = idle.poll(cx);
+    }
+}
+
+async fn answer<S, B>(request: Request<Incoming>, mut app: S, ticket: Ticket) -> Result<Response<Ticketed<B>>, BoxError>
+where
+    S: Serve<B>,
+{
+    let shared = ticket.shared;
+    let answered = match poll_fn(|cx| app.poll_ready(cx)).await {
+        Ok(()) => app.call(request.map(Body)).await,
+        Err(error) => Err(error),
+    };
+    let mut response = answered.map(|response| response.map(Some)).unwrap_or_else(|error| {
+        let error: BoxError = error.into();
+        tracing::error!(event = "service_error", error = error.as_ref() as &dyn Error, "the service failed; answered 500");
+        let mut response = Response::new(None);
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    });
+    let status = response.status();
+    shared.row.responded(status);
+    if shared.drains() && status != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| Ticketed { body, _ticket: ticket }))
+}
+
+/// A request is in flight as long as this lives: until its answer's last byte is handed to the connection.
+struct Ticket {
+    shared: &'static Shared,
+    activity: Arc<Activity>,
+}
+
+impl Ticket {
+    fn new(shared: &'static Shared, activity: Arc<Activity>) -> Self {
+        activity.set(Activity::BUSY);
+        if shared.row.request_begun() == shared.row.recycle_at() {
+            shared.say(&ToMaster::RecycleRequested);
+        }
+        Self { shared, activity }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.shared.row.request_ended();
+        self.activity.set(clock::coarse());
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The app's body, or none if the service failed.
+    struct Ticketed<B> {
+        #[pin]
+        body: Option<B>,
+        _ticket: Ticket,
+    }
+}
+
+impl<B: http_body::Body> http_body::Body for Ticketed<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.as_pin_mut().map_or(Poll::Ready(None), |body| body.poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint)
+    }
+}
+
+/// What a connection is doing, in one word: idle since a millisecond of the coarse clock, or one of three states.
+#[derive(Debug)]
+struct Activity(AtomicU64);
+
+impl Activity {
+    /// Accepted, and not one byte seen.
+    const FRESH: u64 = u64::MAX;
+    /// Bytes of a head have arrived.
+    const READING: u64 = u64::MAX - 1;
+    /// A request is with the app, or its answer under way.
+    const BUSY: u64 = u64::MAX - 2;
+
+    fn new() -> Self {
+        Self(AtomicU64::new(Self::FRESH))
+    }
+
+    fn set(&self, state: u64) {
+        self.0.store(state, Relaxed);
+    }
+
+    fn bytes_arrived(&self) {
+        if self.0.load(Relaxed) != Self::BUSY {
+            self.set(Self::READING);
+        }
+    }
+
+    /// No request has begun on it.
+    fn unoccupied(&self) -> bool {
+        !matches!(self.0.load(Relaxed), Self::READING | Self::BUSY)
+    }
+
+    /// How much of its keep-alive an idle connection has left.
+    fn idle_left(&self, keep_alive: Duration) -> Option<Duration> {
+        match self.0.load(Relaxed) {
+            Self::FRESH | Self::READING | Self::BUSY => None,
+            since => Some(keep_alive.saturating_sub(Duration::from_millis(clock::coarse().saturating_sub(since)))),
+        }
+    }
+}
+
+/// The stream under hyper: notices bytes, and closes only after the client had time to read our last ones.
+struct Io<T> {
+    inner: TokioIo<T>,
+    activity: Arc<Activity>,
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T: AsyncRead + Unpin> Read for Io<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
+        self.activity.bytes_arrived();
+        Poll::Ready(read)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Write for Io<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    /// Half-closes, then reads and discards to the client's end or `LINGER`: a close with unread bytes would be an RST,
+    /// and an RST destroys what the client has not read yet.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        }
+        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut scrap = [0; 4096];
+        loop {
+            let mut scrap = ReadBuf::new(&mut scrap);
+            match Pin::new(this.inner.inner_mut()).poll_read(cx, &mut scrap) {
+                Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return linger.as_mut().poll(cx).map(Ok),
+            }
+        }
+    }
+}
+
