@@ -1,6 +1,7 @@
 //! oxicorn: a master that only decides and forks; workers that only serve.
 
 mod app;
+mod cli;
 mod scoreboard;
 pub mod settings;
 mod sys;
