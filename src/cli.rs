@@ -173,7 +173,11 @@ impl Options {
             (false, true) => Some(("--no-reuse-port", "false")),
             (false, false) => None,
         };
-        flags.given.extend(reuse_port.map(|(flag, text)| Given { key: "server.reuse_port", flag, text: text.to_owned() }));
+        flags.given.extend(reuse_port.map(|(flag, text)| Given {
+            key: "server.reuse_port",
+            flag,
+            text: text.to_owned(),
+        }));
         let given = [
             ("server.bind", "--bind", bind),
             ("server.backlog", "--backlog", self.backlog),
@@ -202,5 +206,91 @@ impl Options {
         let given = given.into_iter().filter_map(|(key, flag, text)| Some(Given { key, flag, text: text? }));
         flags.given.extend(given);
         flags.program.extend(self.program);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> (Command, Flags) {
+        Cli::try_parse_from(line.split(' ')).unwrap().split()
+    }
+
+    fn given(line: &str) -> Vec<String> {
+        let (_, flags) = parse(line);
+        flags.given.iter().map(|given| format!("{} {}={}", given.flag, given.key, given.text)).collect()
+    }
+
+    #[test]
+    fn clap_agrees() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_and_gunicorns_names_for_them() {
+        assert!(matches!(parse("oxicorn").0, Command::Run(_)));
+        assert!(matches!(parse("oxicorn run").0, Command::Run(_)));
+        assert!(matches!(parse("oxicorn check").0, Command::Check { json: false, .. }));
+        assert!(matches!(parse("oxicorn check --json").0, Command::Check { json: true, .. }));
+        assert!(matches!(parse("oxicorn --check-config").0, Command::Check { .. }));
+        assert!(matches!(parse("oxicorn config --json").0, Command::Config { json: true, .. }));
+        assert!(matches!(parse("oxicorn --print-config").0, Command::Config { .. }));
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_command() {
+        assert_eq!(
+            given("oxicorn -w 2n+1 -t 5 check -t 6"),
+            ["--workers workers.count=2n+1", "--timeout workers.timeout=5", "--timeout workers.timeout=6",]
+        );
+        assert_eq!(parse("oxicorn -c a.toml check").1.config, Some("a.toml".into()));
+        assert_eq!(parse("oxicorn check -c a.toml").1.config, Some("a.toml".into()));
+        assert_eq!(given("oxicorn -b :1 -b [::1]:2"), ["--bind server.bind=:1,[::1]:2"]);
+        assert_eq!(given("oxicorn --no-reuse-port"), ["--no-reuse-port server.reuse_port=false"]);
+        assert_eq!(given("oxicorn --no-reuse-port --reuse-port"), ["--reuse-port server.reuse_port=true"]);
+        assert_eq!(
+            given("oxicorn -p a -u b -g c -m 022 -n d"),
+            [
+                "--pid process.pidfile=a",
+                "--user process.user=b",
+                "--group process.group=c",
+                "--umask process.umask=022",
+                "--name process.name=d",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_flag_sets_a_key_that_exists() {
+        let options = Cli::command();
+        let own = ["config", "check_config", "print_config", "program", "help", "version"];
+        for flag in options.get_arguments().filter(|flag| !own.contains(&flag.get_id().as_str())) {
+            let long = flag.get_long().unwrap();
+            let line = match flag.get_action() {
+                clap::ArgAction::SetTrue => format!("oxicorn --{long}"),
+                _ => format!("oxicorn --{long} x"),
+            };
+            let (_, flags) = parse(&line);
+            assert_eq!(flags.given.len(), 1, "{line}");
+            assert_eq!(flags.given[0].flag, format!("--{long}"));
+            assert!(crate::settings::is_key(flags.given[0].key), "{line} sets {}", flags.given[0].key);
+        }
+    }
+
+    #[test]
+    fn a_program_is_kept_apart() {
+        assert_eq!(parse("oxicorn -w 2 -- uvicorn --fd 3").1.program, ["uvicorn", "--fd", "3"]);
+        assert_eq!(parse("oxicorn run -- uvicorn").1.program, ["uvicorn"]);
+    }
+
+    #[test]
+    fn unknown_flags_are_claps_to_refuse() {
+        let error = Cli::try_parse_from(["oxicorn", "--wrokers", "2"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnknownArgument);
+        assert!(error.to_string().contains("'--workers'"), "{error}");
+        assert_eq!(error.exit_code(), 2);
     }
 }

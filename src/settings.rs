@@ -28,10 +28,7 @@ use std::{
 use serde::Serialize;
 use toml::Value;
 
-pub(crate) use self::{
-    problem::{Origin, Problem, Problems},
-    show::{to_json, to_toml},
-};
+pub(crate) use self::problem::{Origin, Problem, Problems};
 pub use self::{
     table::TableSpec,
     value::{duration, size},
@@ -67,7 +64,10 @@ pub struct Server {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Bind {
     /// `host:port`, `[::]:port`; a name binds every address it resolves to.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
     /// `fd://3`: a listening socket inherited from whoever started us.
     Fd(i32),
@@ -75,7 +75,12 @@ pub enum Bind {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ProxyProtocol { Off, V1, V2, Auto }
+pub enum ProxyProtocol {
+    Off,
+    V1,
+    V2,
+    Auto,
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Workers {
@@ -151,21 +156,40 @@ pub struct Log {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level { Error, Warn, Info, Debug, Trace }
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat { Text, Json }
+pub enum LogFormat {
+    Text,
+    Json,
+}
 
 /// Where lines go. `-` is stderr for `log.file` and stdout for `log.access`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogTarget { Off, Standard, File(PathBuf) }
+pub enum LogTarget {
+    Off,
+    Standard,
+    File(PathBuf),
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Control { pub socket: ControlSocket }
+pub struct Control {
+    pub socket: ControlSocket,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ControlSocket { Auto, Off, Path(PathBuf) }
+pub enum ControlSocket {
+    Auto,
+    Off,
+    Path(PathBuf),
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Process {
@@ -187,10 +211,17 @@ pub struct Process {
 
 /// A name or number of `process.user`, looked up when the settings were resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User { pub name: String, pub uid: u32, pub gid: u32 }
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group { pub name: String, pub gid: u32 }
+pub struct Group {
+    pub name: String,
+    pub gid: u32,
+}
 
 impl Default for Settings {
     /// The defaults as seen from here: `workers.count` is what `auto` gives on this machine now.
@@ -350,7 +381,9 @@ impl Resolved {
 
 /// The environment of this process. Names and values that are not UTF-8 cannot be meant for us.
 pub(crate) fn environment() -> BTreeMap<String, String> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// Reads every source and settles each key. Nothing is remembered between calls: a reload calls it again.
@@ -369,8 +402,8 @@ pub(crate) fn resolve(
     }
     let file = file::find(flags, env, cwd).and_then(|found| match found.read(cwd) {
         Ok(file) => Some(file),
-        Err(problem) => {
-            problems.push(problem);
+        Err(mut more) => {
+            problems.append(&mut more);
             None
         }
     });
@@ -378,7 +411,8 @@ pub(crate) fn resolve(
 
     let mut given = file.as_ref().map(|file| file.entries(tables, &mut problems)).unwrap_or_default();
     let env_file = file::env_file(flags, env, &given, folder, cwd).map(|path| file::EnvFile::read(&path, cwd));
-    let env_file = env_file.and_then(|read| read.map_err(|mut more| problems.append(&mut more)).ok()).unwrap_or_default();
+    let env_file =
+        env_file.and_then(|read| read.map_err(|mut more| problems.append(&mut more)).ok()).unwrap_or_default();
     given.extend(environment_entries(&env_file.beneath(env), tables, &mut problems));
     given.extend(flags.given.iter().map(|flag| {
         (flag.key.to_owned(), Entry { value: Value::String(flag.text.clone()), origin: Origin::Flag(flag.flag) })
@@ -480,4 +514,9 @@ fn environment_entries(
         }
     }
     entries
+}
+
+#[cfg(test)]
+pub(crate) fn is_key(path: &str) -> bool {
+    keys::find(path).is_some()
 }

@@ -11,7 +11,7 @@ use super::{Bind, ControlSocket, Entry, Group, LogTarget, Origin, Problem, Resol
 use crate::sys::host;
 
 /// Keys that are read and checked and do nothing more. A value that differs from the default earns a warning.
-const NOT_YET: &[&str] = &[
+pub(super) const NOT_YET: &[&str] = &[
     "server.proxy_protocol",
     "server.unix_owner",
     "http.header_timeout",
@@ -60,9 +60,8 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry
     if let Some(name) = written("process.user") {
         let found = match name.parse() {
             // Containers run under numbers without an account; then only the operator knows the group.
-            Ok(id) => host::user_by_id(id).map(|user| {
-                user.or_else(|| Some((name.to_owned(), id, settings.process.group.as_ref()?.gid)))
-            }),
+            Ok(id) => host::user_by_id(id)
+                .map(|user| user.or_else(|| Some((name.to_owned(), id, settings.process.group.as_ref()?.gid)))),
             Err(_) => host::user_by_name(name),
         };
         match found {
@@ -107,7 +106,10 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
         (Some(_), None) => refuse("tls.certfile", "a certificate needs its key: set tls.keyfile as well".to_owned()),
         (None, Some(_)) => refuse("tls.keyfile", "a key needs its certificate: set tls.certfile as well".to_owned()),
         (None, None) if tls.client_ca.is_some() => {
-            refuse("tls.client_ca", "clients show certificates only over TLS: set tls.certfile and tls.keyfile".to_owned());
+            refuse(
+                "tls.client_ca",
+                "clients show certificates only over TLS: set tls.certfile and tls.keyfile".to_owned(),
+            );
         }
         (None, None) | (Some(_), Some(_)) => {}
     }

@@ -88,11 +88,14 @@ fn evaluate(formula: &str, cpus: u32) -> Option<u64> {
     let (factor, rest) = formula.split_once('n')?;
     let factor = factor.strip_suffix('*').unwrap_or(factor);
     let product = i64::from(cpus).checked_mul(if factor.is_empty() { 1 } else { digits(factor)? })?;
-    let sum = match rest.split_at_checked(1) {
-        None => product,
-        Some(("+", term)) => product.checked_add(digits(term)?)?,
-        Some(("-", term)) => product.checked_sub(digits(term)?)?,
-        Some(_) => return None,
+    let sum = if let Some(term) = rest.strip_prefix('+') {
+        product.checked_add(digits(term)?)?
+    } else if let Some(term) = rest.strip_prefix('-') {
+        product.checked_sub(digits(term)?)?
+    } else if rest.is_empty() {
+        product
+    } else {
+        return None;
     };
     u64::try_from(sum.max(1)).ok()
 }
@@ -138,7 +141,8 @@ mod tests {
 
     #[test]
     fn quotas_of_every_ancestor() {
-        let cases: &[(&[(&str, &str)], Option<u32>)] = &[
+        type Files = &'static [(&'static str, &'static str)];
+        let cases: &[(Files, Option<u32>)] = &[
             (&[], None),
             (&[("/proc/self/cgroup", "0::/\n"), ("/sys/fs/cgroup/cpu.max", "max 100000\n")], None),
             (&[("/proc/self/cgroup", "0::/\n"), ("/sys/fs/cgroup/cpu.max", "150000 100000\n")], Some(2)),

@@ -35,15 +35,16 @@ pub(super) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path) ->
 }
 
 impl Found {
-    pub(super) fn read(self, cwd: &Path) -> Result<File, Problem> {
+    pub(super) fn read(self, cwd: &Path) -> Result<File, Vec<Problem>> {
         let shown = shown(&self.path, cwd);
         let text = fs::read_to_string(&self.path).map_err(|error| {
-            Problem::at(self.named_by, "", format!("the settings file {} cannot be read: {error}", shown.display()))
+            let message = format!("the settings file {} cannot be read: {error}", shown.display());
+            vec![Problem::at(self.named_by, "", message)]
         })?;
         let malformed = |error: toml::de::Error| {
             let line = error.span().map(|span| line_of(&text, span.start));
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
-            Problem::at(Origin::File { path: shown.clone(), line }, "", format!("not valid TOML: {message}"))
+            vec![Problem::at(Origin::File { path: shown.clone(), line }, "", format!("not valid TOML: {message}"))]
         };
         // Once for the values and once for the lines they stand on.
         let table: Table = text.parse().map_err(malformed)?;

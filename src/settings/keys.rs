@@ -69,9 +69,7 @@ pub(super) const KEYS: &[Key] = &[
     key("tls.keyfile", |s, v| put(&mut s.tls.keyfile, v.path())),
     key("tls.client_ca", |s, v| put(&mut s.tls.client_ca, v.path())),
     key("log.level", |s, v| put(&mut s.log.level, v.level())),
-    key("log.format", |s, v| {
-        put(&mut s.log.format, v.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]))
-    }),
+    key("log.format", |s, v| put(&mut s.log.format, v.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]))),
     key("log.file", |s, v| put(&mut s.log.file, v.log_target())),
     key("log.access", |s, v| put(&mut s.log.access, v.log_target())),
     key("log.access_exclude", |s, v| put(&mut s.log.access_exclude, v.routes())),
@@ -96,7 +94,8 @@ pub(super) const SECTIONS: &[&str] = &["server", "workers", "http", "tls", "log"
 
 /// Reserved for serving programs of any language.
 pub(super) const PROGRAM: &str = "program";
-pub(super) const PROGRAM_REFUSED: &str = "running another program is not supported yet; serve a Rust service with oxicorn::App";
+pub(super) const PROGRAM_REFUSED: &str =
+    "running another program is not supported yet; serve a Rust service with oxicorn::App";
 
 /// The environment's name for a key.
 pub(super) fn variable(path: &str) -> String {
@@ -113,9 +112,12 @@ pub(super) fn nearest(path: &str) -> Option<String> {
     let known = || KEYS.iter().map(|key| key.path);
     known().find(|known| known.split_once('.').is_some_and(|(_, key)| key == name)).map(str::to_owned).or_else(|| {
         let full = path.contains('.');
-        closest(path, known().map(|known| if full { known } else { known.split_once('.').map_or(known, |(_, key)| key) }))
-            .and_then(|found| known().find(|known| *known == found || known.ends_with(&format!(".{found}"))))
-            .map(str::to_owned)
+        closest(
+            path,
+            known().map(|known| if full { known } else { known.split_once('.').map_or(known, |(_, key)| key) }),
+        )
+        .and_then(|found| known().find(|known| *known == found || known.ends_with(&format!(".{found}"))))
+        .map(str::to_owned)
     })
 }
 

@@ -23,55 +23,61 @@ pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
     flat
 }
 
-/// A settings file that would give the same, each key with its origin beside it. Secrets are masked.
-pub(crate) fn to_toml(resolved: &Resolved) -> String {
-    let mut text = String::new();
-    let mut section = "";
-    let shown = shown(resolved);
-    for (path, value) in &shown {
-        let (table, key) = path.split_once('.').unwrap_or(("", path));
-        if table != section {
-            if !section.is_empty() {
-                text.push('\n');
+impl Resolved {
+    /// A settings file that would give the same, each key with its origin beside it. Secrets are masked.
+    pub(crate) fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        let shown = shown(self);
+        for (path, value) in &shown {
+            let (table, key) = path.split_once('.').unwrap_or(("", path));
+            if table != section {
+                if !section.is_empty() {
+                    text.push('\n');
+                }
+                text.push_str(&format!("[{}]\n", quoted(table)));
+                section = table;
             }
-            text.push_str(&format!("[{}]\n", quoted(table)));
-            section = table;
+            let origin = self.origin(path);
+            let written = match self.entries.get(path) {
+                Some(Entry { value: Value::String(text), .. })
+                    if path == "workers.count" && *text != value.to_string() =>
+                {
+                    format!(" ({text})")
+                }
+                None if path == "workers.count" => " (auto)".to_owned(),
+                _ => String::new(),
+            };
+            text.push_str(&format!("{} = {value}  # from {origin}{written}\n", quoted(key)));
         }
-        let origin = resolved.origin(path);
-        let written = match resolved.entries.get(path) {
-            Some(Entry { value: Value::String(formula), .. }) if path == "workers.count" => format!(" ({formula})"),
-            None if path == "workers.count" => " (auto)".to_owned(),
-            _ => String::new(),
-        };
-        text.push_str(&format!("{} = {value}  # from {origin}{written}\n", quoted(key)));
+        text
     }
-    text
-}
 
-/// `{"workers.count": {"value": 4, "origin": "--workers"}, …}`
-pub(crate) fn to_json(resolved: &Resolved) -> String {
-    let keys: serde_json::Map<String, serde_json::Value> = shown(resolved)
-        .into_iter()
-        .map(|(path, value)| {
-            let entry = json!({ "value": value, "origin": resolved.origin(&path) });
-            (path, entry)
-        })
-        .collect();
-    format!("{:#}", serde_json::Value::Object(keys))
+    /// `{"workers.count": {"value": 4, "origin": "--workers"}, …}`
+    pub(crate) fn to_json(&self) -> String {
+        let keys: serde_json::Map<String, serde_json::Value> = shown(self)
+            .into_iter()
+            .map(|(path, value)| {
+                let entry = json!({ "value": value, "origin": self.origin(&path) });
+                (path, entry)
+            })
+            .collect();
+        format!("{:#}", serde_json::Value::Object(keys))
+    }
 }
 
 /// In the order of the reference file, then the app's tables.
 fn shown(resolved: &Resolved) -> Vec<(String, Value)> {
     let mut flat = resolved.flat();
-    let ours: Vec<(String, Value)> = keys::KEYS
-        .iter()
-        .filter_map(|key| flat.remove_entry(key.path))
-        .collect();
-    ours.into_iter().chain(flat).map(|(path, value)| {
-        let key = path.split_once('.').map_or(path.as_str(), |(_, key)| key);
-        let value = redacted(key, value);
-        (path, value)
-    }).collect()
+    let ours: Vec<(String, Value)> = keys::KEYS.iter().filter_map(|key| flat.remove_entry(key.path)).collect();
+    ours.into_iter()
+        .chain(flat)
+        .map(|(path, value)| {
+            let key = path.split_once('.').map_or(path.as_str(), |(_, key)| key);
+            let value = redacted(key, value);
+            (path, value)
+        })
+        .collect()
 }
 
 fn quoted(key: &str) -> Cow<'_, str> {
@@ -111,7 +117,9 @@ pub(super) fn without_userinfo(text: &str) -> String {
     let mut masked = String::new();
     let mut rest = text;
     while let Some(start) = rest.find("://").map(|at| at + 3) {
-        let end = rest[start..].find(|c: char| c.is_whitespace() || matches!(c, '"' | '`')).map_or(rest.len(), |end| start + end);
+        let end = rest[start..]
+            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '`'))
+            .map_or(rest.len(), |end| start + end);
         masked.push_str(&rest[..start]);
         match rest[start..end].rfind('@') {
             Some(at) => {

@@ -195,7 +195,7 @@ impl TableSpec {
                 }
             };
         }
-        let message = if show::is_secret(top) && missing_field(message).is_none() {
+        let message = if show::is_secret(path) && missing_field(message).is_none() {
             "refused by the service; the value is a secret and not shown".to_owned()
         } else {
             show::without_userinfo(message)
@@ -263,7 +263,8 @@ fn remove(table: &mut Table, steps: &[Step]) -> bool {
 
 /// serde's own words, the same for every format: "unknown field `a`, expected one of `b`, `c`".
 fn unknown(message: &str) -> Option<(&str, impl Iterator<Item = &str> + Clone)> {
-    let kind = message.strip_prefix("unknown ")?.split(' ').next().filter(|kind| matches!(*kind, "field" | "variant"))?;
+    let kind =
+        message.strip_prefix("unknown ")?.split(' ').next().filter(|kind| matches!(*kind, "field" | "variant"))?;
     Some((kind, message.split('`').skip(3).step_by(2)))
 }
 

@@ -261,8 +261,7 @@ pub mod duration {
     /// A sentence that quotes `text` and says what is wanted.
     pub fn parse(text: &str) -> Result<Duration, String> {
         let trimmed = text.trim();
-        let (number, unit) =
-            trimmed.split_at(trimmed.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(trimmed.len()));
+        let (number, unit) = trimmed.split_at(trimmed.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(trimmed.len()));
         let seconds = match unit {
             "ms" => 0.001,
             "" | "s" => 1.0,
@@ -344,8 +343,7 @@ pub mod size {
         if trimmed.starts_with('-') {
             return Err(format!("\"{text}\" is negative; the least is 0"));
         }
-        let (number, unit) =
-            trimmed.split_at(trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len()));
+        let (number, unit) = trimmed.split_at(trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len()));
         let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,
             "k" | "kib" => 1 << 10,
