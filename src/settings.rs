@@ -444,8 +444,7 @@ pub(crate) fn resolve(
     }
 
     let mut crossed = check::accounts(&mut settings, &entries);
-    crossed.extend(check::problems(&settings));
-    crossed.retain(|problem| !failed.contains(&problem.key));
+    crossed.extend(check::problems(&settings, &failed));
     problems.extend(crossed.into_iter().map(|problem| match entries.get(&problem.key) {
         Some(entry) => Problem { place: entry.origin.clone(), ..problem },
         None => problem,

@@ -83,7 +83,8 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry
     problems
 }
 
-pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
+/// `failed` are the keys whose value could not be read: what they would have been paired with is not to blame.
+pub(super) fn problems(settings: &Settings, failed: &HashSet<String>) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
 
@@ -103,6 +104,7 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
 
     let tls = &settings.tls;
     match (&tls.certfile, &tls.keyfile) {
+        _ if failed.iter().any(|key| key.starts_with("tls.")) => {}
         (Some(_), None) => refuse("tls.certfile", "a certificate needs its key: set tls.keyfile as well".to_owned()),
         (None, Some(_)) => refuse("tls.keyfile", "a key needs its certificate: set tls.certfile as well".to_owned()),
         (None, None) if tls.client_ca.is_some() => {
