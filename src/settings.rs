@@ -191,7 +191,7 @@ pub enum ControlSocket {
     Path(PathBuf),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Process {
     pub name: String,
     #[serde(serialize_with = "show::name")]
@@ -207,6 +207,21 @@ pub struct Process {
     /// What `env_file` holds, in order; applied in the worker, below the real environment.
     #[serde(skip)]
     pub env: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Process {
+    /// Without `env`: its values are often secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, user, group, umask, pidfile, env_file, env: _ } = self;
+        f.debug_struct("Process")
+            .field("name", name)
+            .field("user", user)
+            .field("group", group)
+            .field("umask", umask)
+            .field("pidfile", pidfile)
+            .field("env_file", env_file)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A name or number of `process.user`, looked up when the settings were resolved.
@@ -334,10 +349,17 @@ pub(crate) struct Given {
 }
 
 /// A value as somebody wrote it, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) value: Value,
     pub(crate) origin: Origin,
+}
+
+impl fmt::Debug for Entry {
+    /// Without the value: it may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {}", self.origin)
+    }
 }
 
 /// The outcome of [`resolve`].

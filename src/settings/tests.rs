@@ -606,6 +606,7 @@ fn the_env_file_lies_below_the_environment() {
     assert_eq!(pair("EMPTY"), Some(""));
     assert_eq!(pair("NOTED"), Some(""));
     assert_eq!(pair("TEXT"), Some("a\nb"));
+    assert!(!format!("{resolved:?}").contains("mongodb://"), "a debug print shows no secret");
     assert_eq!(resolved.warnings, ["app.env:9: OXICORN_CONFIG has no effect here: the settings were already found"]);
 }
 
