@@ -1,21 +1,41 @@
 //! The effective settings of a run: one typed struct, resolved once from every source.
 //!
 //! Owns: the meaning of each key, its default, and the one precedence (default < file < well-known environment
-//! name < `OXICORN_*` < command line). Refuses: serde (that is `settings::file`), and decisions that need two
-//! keys at once (`settings::check`).
+//! name < `OXICORN_*` < command line). Refuses: the syntax of files (`settings::file`), how one value is read
+//! (`settings::value`), and decisions that need two keys at once (`settings::check`).
+
+mod check;
+mod cpus;
+mod file;
+mod keys;
+mod problem;
+mod show;
+mod table;
+#[cfg(test)]
+mod tests;
+mod value;
 
 use std::{
     any::{Any, TypeId},
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
-    net::IpAddr,
-    path::PathBuf,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use serde::Serialize;
+use toml::Value;
+
+pub(crate) use self::problem::{Origin, Problem, Problems};
+pub use self::{
+    table::TableSpec,
+    value::{duration, size},
+};
+
 /// Everything the supervisor is tuned by. A zero duration or count that the key's comment calls a limit is "off".
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Settings {
     pub server: Server,
     pub workers: Workers,
@@ -24,14 +44,18 @@ pub struct Settings {
     pub log: Log,
     pub control: Control,
     pub process: Process,
+    /// What a relative path is relative to: the folder of the settings file, else the one we were started in.
+    #[serde(skip)]
+    pub folder: PathBuf,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Server {
     pub bind: Vec<Bind>,
     pub backlog: u32,
     pub reuse_port: bool,
     pub proxy_protocol: ProxyProtocol,
+    #[serde(serialize_with = "show::octal")]
     pub unix_mode: u32,
     pub unix_owner: String,
 }
@@ -40,34 +64,53 @@ pub struct Server {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Bind {
     /// `host:port`, `[::]:port`; a name binds every address it resolves to.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
     /// `fd://3`: a listening socket inherited from whoever started us.
     Fd(i32),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyProtocol { Off, V1, V2, Auto }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtocol {
+    Off,
+    V1,
+    V2,
+    Auto,
+}
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Workers {
     /// Already evaluated: `auto` and formulas are numbers by now; at least 1.
     pub count: u32,
     pub max_requests: u64,
     pub max_requests_jitter: u64,
+    #[serde(with = "duration")]
     pub max_age: Duration,
+    #[serde(with = "size")]
     pub max_rss: u64,
+    #[serde(with = "duration")]
     pub timeout: Duration,
+    #[serde(with = "duration")]
     pub boot_timeout: Duration,
+    #[serde(with = "duration")]
     pub graceful_timeout: Duration,
+    #[serde(with = "duration")]
     pub shutdown_delay: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Http {
+    #[serde(with = "duration")]
     pub keep_alive: Duration,
+    #[serde(with = "duration")]
     pub header_timeout: Duration,
+    #[serde(with = "duration")]
     pub body_timeout: Duration,
+    #[serde(with = "duration")]
     pub write_timeout: Duration,
     pub worker_connections: u64,
     pub limit_concurrency: u64,
@@ -76,7 +119,9 @@ pub struct Http {
     pub limit_request_line: usize,
     pub limit_request_fields: usize,
     pub limit_request_field_size: usize,
+    #[serde(with = "size")]
     pub limit_request_body: u64,
+    #[serde(with = "duration")]
     pub request_timeout: Duration,
     pub http2: bool,
     pub forwarded_allow_ips: Vec<AllowIp>,
@@ -89,14 +134,17 @@ pub enum AllowIp {
     Net { address: IpAddr, prefix: u8 },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Tls {
+    #[serde(serialize_with = "show::path")]
     pub certfile: Option<PathBuf>,
+    #[serde(serialize_with = "show::path")]
     pub keyfile: Option<PathBuf>,
+    #[serde(serialize_with = "show::path")]
     pub client_ca: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Log {
     pub level: Level,
     pub format: LogFormat,
@@ -106,40 +154,163 @@ pub struct Log {
     pub access_format: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level { Error, Warn, Info, Debug, Trace }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat { Text, Json }
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
 
 /// Where lines go. `-` is stderr for `log.file` and stdout for `log.access`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogTarget { Off, Standard, File(PathBuf) }
+pub enum LogTarget {
+    Off,
+    Standard,
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Control {
+    pub socket: ControlSocket,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control { pub socket: ControlSocket }
+pub enum ControlSocket {
+    Auto,
+    Off,
+    Path(PathBuf),
+}
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ControlSocket { Auto, Off, Path(PathBuf) }
-
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Process {
     pub name: String,
+    #[serde(serialize_with = "show::name")]
     pub user: Option<User>,
+    #[serde(serialize_with = "show::name")]
     pub group: Option<Group>,
+    #[serde(serialize_with = "show::umask")]
     pub umask: Option<u32>,
+    #[serde(serialize_with = "show::path")]
     pub pidfile: Option<PathBuf>,
+    #[serde(serialize_with = "show::path")]
     pub env_file: Option<PathBuf>,
     /// What `env_file` holds, in order; applied in the worker, below the real environment.
+    #[serde(skip)]
     pub env: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Process {
+    /// Without `env`: its values are often secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, user, group, umask, pidfile, env_file, env: _ } = self;
+        f.debug_struct("Process")
+            .field("name", name)
+            .field("user", user)
+            .field("group", group)
+            .field("umask", umask)
+            .field("pidfile", pidfile)
+            .field("env_file", env_file)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A name or number of `process.user`, looked up when the settings were resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User { pub name: String, pub uid: u32, pub gid: u32 }
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group { pub name: String, pub gid: u32 }
+pub struct Group {
+    pub name: String,
+    pub gid: u32,
+}
+
+impl Default for Settings {
+    /// The defaults as seen from here: `workers.count` is what `auto` gives on this machine now.
+    fn default() -> Self {
+        Self::defaults(cpus::available(), PathBuf::from("."))
+    }
+}
+
+impl Settings {
+    fn defaults(cpus: u32, folder: PathBuf) -> Self {
+        let strings = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect();
+        Self {
+            server: Server {
+                bind: vec![Bind::Tcp { host: "127.0.0.1".to_owned(), port: 8000 }],
+                backlog: 2048,
+                reuse_port: true,
+                proxy_protocol: ProxyProtocol::Off,
+                unix_mode: 0o660,
+                unix_owner: String::new(),
+            },
+            workers: Workers {
+                count: cpus.min(cpus::MOST),
+                max_requests: 0,
+                max_requests_jitter: 0,
+                max_age: Duration::ZERO,
+                max_rss: 0,
+                timeout: Duration::from_secs(30),
+                boot_timeout: Duration::from_secs(60),
+                graceful_timeout: Duration::from_secs(30),
+                shutdown_delay: Duration::ZERO,
+            },
+            http: Http {
+                keep_alive: Duration::from_secs(5),
+                header_timeout: Duration::from_secs(10),
+                body_timeout: Duration::from_secs(30),
+                write_timeout: Duration::from_secs(30),
+                worker_connections: 1000,
+                limit_concurrency: 0,
+                limit_exempt: strings(&["/health", "/health/live", "/ready", "/health/ready"]),
+                metrics_path: String::new(),
+                limit_request_line: 8190,
+                limit_request_fields: 100,
+                limit_request_field_size: 8190,
+                limit_request_body: 16 << 20,
+                request_timeout: Duration::ZERO,
+                http2: true,
+                forwarded_allow_ips: vec![
+                    AllowIp::Net { address: IpAddr::V4(Ipv4Addr::LOCALHOST), prefix: 32 },
+                    AllowIp::Net { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 },
+                ],
+            },
+            tls: Tls { certfile: None, keyfile: None, client_ca: None },
+            log: Log {
+                level: Level::Info,
+                format: LogFormat::Text,
+                file: LogTarget::Standard,
+                access: LogTarget::Off,
+                access_exclude: Vec::new(),
+                access_format: "combined".to_owned(),
+            },
+            control: Control { socket: ControlSocket::Auto },
+            process: Process {
+                name: "oxicorn".to_owned(),
+                user: None,
+                group: None,
+                umask: None,
+                pidfile: None,
+                env_file: None,
+                env: Vec::new(),
+            },
+            folder,
+        }
+    }
+}
 
 /// The tables an app declared with [`App::table`](crate::App::table), parsed and typed.
 #[derive(Clone, Default)]
@@ -155,4 +326,218 @@ impl fmt::Debug for Tables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tables({})", self.0.len())
     }
+}
+
+/// What the command line gave, uninterpreted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flags {
+    /// `-c`
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) given: Vec<Given>,
+    /// What followed `--`.
+    pub(crate) program: Vec<String>,
+}
+
+/// One flag that sets a key.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    /// `section.key`
+    pub(crate) key: &'static str,
+    /// As typed: `--timeout`.
+    pub(crate) flag: &'static str,
+    pub(crate) text: String,
+}
+
+/// A value as somebody wrote it, and where.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) value: Value,
+    pub(crate) origin: Origin,
+}
+
+impl fmt::Debug for Entry {
+    /// Without the value: it may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {}", self.origin)
+    }
+}
+
+/// The outcome of [`resolve`].
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) settings: Settings,
+    pub(crate) tables: Tables,
+    /// Absolute.
+    pub(crate) file: Option<PathBuf>,
+    /// One sentence each, ready for the log.
+    pub(crate) warnings: Vec<String>,
+    /// By key path, the value that won. A key that is not here has its default.
+    pub(crate) entries: BTreeMap<String, Entry>,
+}
+
+impl Resolved {
+    pub(crate) fn origin(&self, key: &str) -> Origin {
+        self.entries.get(key).map_or(Origin::Default, |entry| entry.origin.clone())
+    }
+
+    /// Every key with its effective value: all of the supervisor's, and those given in an app's tables.
+    fn flat(&self) -> BTreeMap<String, Value> {
+        let ours = show::flat(&self.settings);
+        let theirs = self.entries.iter().filter(|(path, _)| keys::find(path).is_none());
+        ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
+    }
+
+    /// The keys whose effective values differ, sorted. `process.env_file` counts as changed when its contents are.
+    pub(crate) fn diff(&self, new: &Self) -> Vec<String> {
+        let (old_keys, new_keys) = (self.flat(), new.flat());
+        let mut changed: Vec<String> = old_keys.keys().chain(new_keys.keys()).cloned().collect();
+        changed.sort();
+        changed.dedup();
+        changed.retain(|key| {
+            old_keys.get(key) != new_keys.get(key)
+                || (key == "process.env_file" && self.settings.process.env != new.settings.process.env)
+        });
+        changed
+    }
+}
+
+/// The environment of this process. Names and values that are not UTF-8 cannot be meant for us.
+pub(crate) fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Reads every source and settles each key. Nothing is remembered between calls: a reload calls it again.
+///
+/// # Errors
+/// Every problem there is, from all sources and in all tables.
+pub(crate) fn resolve(
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    cwd: &Path,
+    tables: &[TableSpec],
+) -> Result<Resolved, Problems> {
+    let mut problems = Vec::new();
+    if !flags.program.is_empty() {
+        problems.push(Problem::at(Origin::Flag("--"), "", keys::PROGRAM_REFUSED));
+    }
+    let file = file::find(flags, env, cwd).and_then(|found| match found.read(cwd) {
+        Ok(file) => Some(file),
+        Err(mut more) => {
+            problems.append(&mut more);
+            None
+        }
+    });
+    let folder = file.as_ref().and_then(|file| file.path.parent()).unwrap_or(cwd);
+
+    let mut given = file.as_ref().map(|file| file.entries(tables, &mut problems)).unwrap_or_default();
+    let env_file = file::env_file(flags, env, &given, folder, cwd).map(|path| file::EnvFile::read(&path, cwd));
+    let env_file =
+        env_file.and_then(|read| read.map_err(|mut more| problems.append(&mut more)).ok()).unwrap_or_default();
+    given.extend(environment_entries(&env_file.beneath(env), tables, &mut problems));
+    given.extend(flags.given.iter().map(|flag| {
+        (flag.key.to_owned(), Entry { value: Value::String(flag.text.clone()), origin: Origin::Flag(flag.flag) })
+    }));
+
+    let cpus = cpus::available();
+    let mut settings = Settings::defaults(cpus, folder.to_owned());
+    let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut failed: HashSet<String> = HashSet::new();
+    for (path, entry) in given {
+        if let Some(key) = keys::find(&path) {
+            let text = !matches!(entry.origin, Origin::File { .. });
+            let base = if text { cwd } else { folder };
+            if let Err(message) = (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus }) {
+                problems.push(Problem::at(entry.origin, &path, message));
+                failed.insert(path);
+                continue;
+            }
+        }
+        entries.insert(path, entry);
+    }
+    settings.process.env = env_file.pairs();
+
+    let mut parsed = Tables::default();
+    for spec in tables {
+        if let Some(value) = spec.read(&entries, file.as_ref(), &mut problems) {
+            parsed.0.insert(spec.type_id(), value);
+        }
+    }
+
+    let mut crossed = check::accounts(&mut settings, &entries);
+    crossed.extend(check::problems(&settings, &failed));
+    problems.extend(crossed.into_iter().map(|problem| match entries.get(&problem.key) {
+        Some(entry) => Problem { place: entry.origin.clone(), ..problem },
+        None => problem,
+    }));
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    let mut resolved =
+        Resolved { settings, tables: parsed, file: file.map(|file| file.path), warnings: env_file.warnings(), entries };
+    resolved.warnings.extend(check::warnings(&resolved));
+    Ok(resolved)
+}
+
+/// Well-known names first, then `OXICORN_<SECTION>__<KEY>`: later entries win.
+fn environment_entries(
+    env: &BTreeMap<String, (String, Origin)>,
+    tables: &[TableSpec],
+    problems: &mut Vec<Problem>,
+) -> Vec<(String, Entry)> {
+    let mut entries = Vec::new();
+    let mut give = |path: String, text: String, origin: &Origin| {
+        entries.push((path, Entry { value: Value::String(text), origin: origin.clone() }));
+    };
+    let known = |name: &str| env.get(name).filter(|(text, _)| !text.is_empty());
+    if let Some((port, origin)) = known("PORT") {
+        give("server.bind".to_owned(), format!("0.0.0.0:{port}"), origin);
+    }
+    if let Some((_, origin)) = known("DEBUG").filter(|(text, _)| text.eq_ignore_ascii_case("true")) {
+        give("log.level".to_owned(), "debug".to_owned(), origin);
+    }
+    for (name, key) in [
+        ("WEB_CONCURRENCY", "workers.count"),
+        ("LOG_LEVEL", "log.level"),
+        ("FORWARDED_ALLOW_IPS", "http.forwarded_allow_ips"),
+    ] {
+        if let Some((text, origin)) = known(name) {
+            give(key.to_owned(), text.clone(), origin);
+        }
+    }
+    for spec in tables {
+        for alias in &spec.aliases {
+            let Some((text, origin)) = known(alias.name) else { continue };
+            let path = format!("{}.{}", spec.name, alias.key);
+            match alias.read(text) {
+                Ok(text) => give(path, text, origin),
+                Err(message) => problems.push(Problem::at(origin.clone(), &path, message)),
+            }
+        }
+    }
+    for (name, (text, origin)) in env {
+        let Some((section, key)) = name.strip_prefix("OXICORN_").and_then(|name| name.split_once("__")) else {
+            continue;
+        };
+        let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
+        let path = match tables.iter().find(|spec| spec.name.to_ascii_lowercase().replace('-', "_") == section) {
+            Some(spec) => format!("{}.{key}", spec.name),
+            None => format!("{section}.{key}"),
+        };
+        if keys::find(&path).is_some() || tables.iter().any(|spec| path.split('.').next() == Some(spec.name)) {
+            give(path, text.clone(), origin);
+        } else if section == keys::PROGRAM {
+            problems.push(Problem::at(origin.clone(), "", keys::PROGRAM_REFUSED));
+        } else {
+            let hint = keys::nearest(&path).map(|path| keys::variable(&path));
+            problems.push(Problem { hint, ..Problem::at(origin.clone(), "", "unknown key") });
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+pub(crate) fn is_key(path: &str) -> bool {
+    keys::find(path).is_some()
 }

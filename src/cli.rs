@@ -1,0 +1,296 @@
+//! The command line: commands, flags and their help.
+//!
+//! Owns: names, short forms, help text. Refuses: defaults, meaning and ranges (`settings`), and doing anything.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::{Flags, Given};
+
+const AFTER_HELP: &str = "\
+Every key of supervisor.toml can also be set as OXICORN_<SECTION>__<KEY> (OXICORN_WORKERS__COUNT=4).
+Lowest first: default, file, PORT and its like, OXICORN_*, command line.
+DUR is 30s, 500ms, 2m or a number of seconds; 0 switches a limit off.";
+
+#[derive(Debug, Parser)]
+#[command(name = "oxicorn", version, about, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(about = "Serves HTTP from pre-forked workers, and keeps them serving")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Settings file; ./supervisor.toml if it exists [env: OXICORN_CONFIG]
+    #[arg(short, long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    options: Options,
+
+    /// The same as the command "check"
+    #[arg(long, conflicts_with = "print_config")]
+    check_config: bool,
+
+    /// The same as the command "config"
+    #[arg(long)]
+    print_config: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve (what happens without a command)
+    Run(Options),
+    /// Read and check the settings, print every problem, exit 0 or 2
+    Check {
+        #[command(flatten)]
+        options: Options,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the effective settings, each with where it came from
+    Config {
+        #[command(flatten)]
+        options: Options,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Flags that set a key. All are kept as typed: file, environment and flags are read by the same code.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Options {
+    /// host:port, :port, [::1]:port or unix:/path; may be repeated [env: PORT]
+    #[arg(short, long, value_name = "ADDR", help_heading = "Sockets")]
+    bind: Vec<String>,
+    /// Connections that may wait to be accepted
+    #[arg(long, value_name = "N", help_heading = "Sockets")]
+    backlog: Option<String>,
+    /// One listener per worker (the default)
+    #[arg(long, overrides_with = "no_reuse_port", help_heading = "Sockets")]
+    reuse_port: bool,
+    /// One listener that all workers share
+    #[arg(long, overrides_with = "reuse_port", help_heading = "Sockets")]
+    no_reuse_port: bool,
+
+    /// A number, "auto" (the CPUs we may use) or a formula such as 2n+1 [env: WEB_CONCURRENCY]
+    #[arg(short, long, value_name = "N", help_heading = "Workers")]
+    workers: Option<String>,
+    /// Replace a worker after this many requests
+    #[arg(long, value_name = "N", help_heading = "Workers")]
+    max_requests: Option<String>,
+    /// Plus a random number up to this, drawn per worker
+    #[arg(long, value_name = "N", help_heading = "Workers")]
+    max_requests_jitter: Option<String>,
+    /// Kill and replace a worker that hangs for this long
+    #[arg(short, long, value_name = "DUR", help_heading = "Workers")]
+    timeout: Option<String>,
+    /// A worker must be ready within this
+    #[arg(long, value_name = "DUR", help_heading = "Workers")]
+    boot_timeout: Option<String>,
+    /// What a draining worker gets before it is killed
+    #[arg(long, value_name = "DUR", help_heading = "Workers")]
+    graceful_timeout: Option<String>,
+
+    /// Idle connections are closed after this
+    #[arg(long, value_name = "DUR", help_heading = "HTTP")]
+    keep_alive: Option<String>,
+    /// Open connections per worker
+    #[arg(long, value_name = "N", help_heading = "HTTP")]
+    worker_connections: Option<String>,
+    /// Requests in flight per worker; above it 503
+    #[arg(long, value_name = "N", help_heading = "HTTP")]
+    limit_concurrency: Option<String>,
+    /// Peers whose X-Forwarded-* are believed; comma-separated, CIDR, * for all [env: FORWARDED_ALLOW_IPS]
+    #[arg(long, value_name = "LIST", help_heading = "HTTP")]
+    forwarded_allow_ips: Option<String>,
+    /// PEM chain; switches TLS on
+    #[arg(long, value_name = "FILE", help_heading = "HTTP")]
+    certfile: Option<String>,
+    /// PEM key of the chain
+    #[arg(long, value_name = "FILE", help_heading = "HTTP")]
+    keyfile: Option<String>,
+
+    /// A path, - for stdout, or off
+    #[arg(long, value_name = "FILE", help_heading = "Logs")]
+    access_logfile: Option<String>,
+    /// error, warn, info, debug or trace [env: LOG_LEVEL, DEBUG=true]
+    #[arg(long, value_name = "LEVEL", help_heading = "Logs")]
+    log_level: Option<String>,
+    /// text or json
+    #[arg(long, value_name = "FORMAT", help_heading = "Logs")]
+    log_format: Option<String>,
+
+    /// Where to write the master's pid
+    #[arg(short, long, value_name = "FILE", help_heading = "Process")]
+    pid: Option<String>,
+    /// Workers run as this user (name or number)
+    #[arg(short, long, value_name = "USER", help_heading = "Process")]
+    user: Option<String>,
+    /// Workers run with this group (name or number)
+    #[arg(short, long, value_name = "GROUP", help_heading = "Process")]
+    group: Option<String>,
+    /// Permission bits to withhold from new files, such as 027
+    #[arg(short = 'm', long, value_name = "MASK", help_heading = "Process")]
+    umask: Option<String>,
+    /// Shown in ps
+    #[arg(short, long, value_name = "NAME", help_heading = "Process")]
+    name: Option<String>,
+    /// KEY=VALUE lines, below the real environment
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    env_file: Option<String>,
+
+    /// Reserved for programs in other languages
+    #[arg(last = true, hide = true, value_name = "PROGRAM")]
+    program: Vec<String>,
+}
+
+impl Cli {
+    /// What to do, and what was given for the settings. Flags before and after the command count alike; after wins.
+    pub(crate) fn split(self) -> (Command, Flags) {
+        let mut flags = Flags { config: self.config, ..Flags::default() };
+        self.options.add_to(&mut flags);
+        let mut command = self.command.unwrap_or_else(|| match () {
+            () if self.check_config => Command::Check { options: Options::default(), json: false },
+            () if self.print_config => Command::Config { options: Options::default(), json: false },
+            () => Command::Run(Options::default()),
+        });
+        match &mut command {
+            Command::Run(options) | Command::Check { options, .. } | Command::Config { options, .. } => {
+                std::mem::take(options).add_to(&mut flags);
+            }
+        }
+        (command, flags)
+    }
+}
+
+impl Options {
+    fn add_to(self, flags: &mut Flags) {
+        let bind = (!self.bind.is_empty()).then(|| self.bind.join(","));
+        let reuse_port = match (self.reuse_port, self.no_reuse_port) {
+            (true, _) => Some(("--reuse-port", "true")),
+            (false, true) => Some(("--no-reuse-port", "false")),
+            (false, false) => None,
+        };
+        flags.given.extend(reuse_port.map(|(flag, text)| Given {
+            key: "server.reuse_port",
+            flag,
+            text: text.to_owned(),
+        }));
+        let given = [
+            ("server.bind", "--bind", bind),
+            ("server.backlog", "--backlog", self.backlog),
+            ("workers.count", "--workers", self.workers),
+            ("workers.max_requests", "--max-requests", self.max_requests),
+            ("workers.max_requests_jitter", "--max-requests-jitter", self.max_requests_jitter),
+            ("workers.timeout", "--timeout", self.timeout),
+            ("workers.boot_timeout", "--boot-timeout", self.boot_timeout),
+            ("workers.graceful_timeout", "--graceful-timeout", self.graceful_timeout),
+            ("http.keep_alive", "--keep-alive", self.keep_alive),
+            ("http.worker_connections", "--worker-connections", self.worker_connections),
+            ("http.limit_concurrency", "--limit-concurrency", self.limit_concurrency),
+            ("http.forwarded_allow_ips", "--forwarded-allow-ips", self.forwarded_allow_ips),
+            ("tls.certfile", "--certfile", self.certfile),
+            ("tls.keyfile", "--keyfile", self.keyfile),
+            ("log.access", "--access-logfile", self.access_logfile),
+            ("log.level", "--log-level", self.log_level),
+            ("log.format", "--log-format", self.log_format),
+            ("process.pidfile", "--pid", self.pid),
+            ("process.user", "--user", self.user),
+            ("process.group", "--group", self.group),
+            ("process.umask", "--umask", self.umask),
+            ("process.name", "--name", self.name),
+            ("process.env_file", "--env-file", self.env_file),
+        ];
+        let given = given.into_iter().filter_map(|(key, flag, text)| Some(Given { key, flag, text: text? }));
+        flags.given.extend(given);
+        flags.program.extend(self.program);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> (Command, Flags) {
+        Cli::try_parse_from(line.split(' ')).unwrap().split()
+    }
+
+    fn given(line: &str) -> Vec<String> {
+        let (_, flags) = parse(line);
+        flags.given.iter().map(|given| format!("{} {}={}", given.flag, given.key, given.text)).collect()
+    }
+
+    #[test]
+    fn clap_agrees() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_and_gunicorns_names_for_them() {
+        assert!(matches!(parse("oxicorn").0, Command::Run(_)));
+        assert!(matches!(parse("oxicorn run").0, Command::Run(_)));
+        assert!(matches!(parse("oxicorn check").0, Command::Check { json: false, .. }));
+        assert!(matches!(parse("oxicorn check --json").0, Command::Check { json: true, .. }));
+        assert!(matches!(parse("oxicorn --check-config").0, Command::Check { .. }));
+        assert!(matches!(parse("oxicorn config --json").0, Command::Config { json: true, .. }));
+        assert!(matches!(parse("oxicorn --print-config").0, Command::Config { .. }));
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_command() {
+        assert_eq!(
+            given("oxicorn -w 2n+1 -t 5 check -t 6"),
+            ["--workers workers.count=2n+1", "--timeout workers.timeout=5", "--timeout workers.timeout=6",]
+        );
+        assert_eq!(parse("oxicorn -c a.toml check").1.config, Some("a.toml".into()));
+        assert_eq!(parse("oxicorn check -c a.toml").1.config, Some("a.toml".into()));
+        assert_eq!(given("oxicorn -b :1 -b [::1]:2"), ["--bind server.bind=:1,[::1]:2"]);
+        assert_eq!(given("oxicorn --no-reuse-port"), ["--no-reuse-port server.reuse_port=false"]);
+        assert_eq!(given("oxicorn --no-reuse-port --reuse-port"), ["--reuse-port server.reuse_port=true"]);
+        assert_eq!(
+            given("oxicorn -p a -u b -g c -m 022 -n d"),
+            [
+                "--pid process.pidfile=a",
+                "--user process.user=b",
+                "--group process.group=c",
+                "--umask process.umask=022",
+                "--name process.name=d",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_flag_sets_a_key_that_exists() {
+        let options = Cli::command();
+        let own = ["config", "check_config", "print_config", "program", "help", "version"];
+        for flag in options.get_arguments().filter(|flag| !own.contains(&flag.get_id().as_str())) {
+            let long = flag.get_long().unwrap();
+            let line = match flag.get_action() {
+                clap::ArgAction::SetTrue => format!("oxicorn --{long}"),
+                _ => format!("oxicorn --{long} x"),
+            };
+            let (_, flags) = parse(&line);
+            assert_eq!(flags.given.len(), 1, "{line}");
+            assert_eq!(flags.given[0].flag, format!("--{long}"));
+            assert!(crate::settings::is_key(flags.given[0].key), "{line} sets {}", flags.given[0].key);
+        }
+    }
+
+    #[test]
+    fn a_program_is_kept_apart() {
+        assert_eq!(parse("oxicorn -w 2 -- uvicorn --fd 3").1.program, ["uvicorn", "--fd", "3"]);
+        assert_eq!(parse("oxicorn run -- uvicorn").1.program, ["uvicorn"]);
+    }
+
+    #[test]
+    fn unknown_flags_are_claps_to_refuse() {
+        let error = Cli::try_parse_from(["oxicorn", "--wrokers", "2"]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnknownArgument);
+        assert!(error.to_string().contains("'--workers'"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
+}

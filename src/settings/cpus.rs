@@ -1,0 +1,177 @@
+//! How many CPUs this process may really use, and `workers.count` as a number.
+//!
+//! Owns: affinity against cgroup quotas (v1, v2, every ancestor), the formulas. Refuses: what a worker is.
+
+use std::fs;
+
+use super::value::Reading;
+use crate::sys::host;
+
+/// Slots are twice the workers and at most 512.
+pub(super) const MOST: u32 = 256;
+
+/// The CPUs of `auto`: the affinity mask or the tightest CPU quota, rounded up, whichever is less; at least 1.
+pub(super) fn available() -> u32 {
+    let affinity = host::affinity().unwrap_or(MOST);
+    let quota = quota(|path| fs::read_to_string(path).ok()).unwrap_or(u32::MAX);
+    affinity.min(quota).max(1)
+}
+
+/// The tightest quota over this process's cgroup and all above it, in whole CPUs, rounded up.
+/// A path that only exists outside our cgroup namespace is simply absent here; its visible ancestors still count.
+fn quota(read: impl Fn(&str) -> Option<String>) -> Option<u32> {
+    let membership = read("/proc/self/cgroup")?;
+    let mut tightest: Option<u32> = None;
+    for line in membership.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(mut path)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let v1 = controllers.split(',').any(|controller| controller == "cpu");
+        if !v1 && !controllers.is_empty() {
+            continue;
+        }
+        loop {
+            let folder = path.trim_end_matches('/');
+            let here = if v1 {
+                ["cpu", "cpu,cpuacct"].iter().find_map(|mount| {
+                    let base = format!("/sys/fs/cgroup/{mount}{folder}");
+                    let quota = read(&format!("{base}/cpu.cfs_quota_us"))?;
+                    let period = read(&format!("{base}/cpu.cfs_period_us"))?;
+                    whole_cpus(&quota, &period)
+                })
+            } else {
+                read(&format!("/sys/fs/cgroup{folder}/cpu.max"))
+                    .and_then(|max| max.trim().split_once(' ').and_then(|(quota, period)| whole_cpus(quota, period)))
+            };
+            tightest = [tightest, here].into_iter().flatten().min();
+            match folder.rfind('/') {
+                Some(cut) => path = &folder[..cut],
+                None => break,
+            }
+        }
+    }
+    tightest
+}
+
+/// `None` when there is no limit: `max` in v2, `-1` in v1.
+fn whole_cpus(quota: &str, period: &str) -> Option<u32> {
+    let (quota, period): (u64, u64) = (quota.trim().parse().ok()?, period.trim().parse().ok()?);
+    let cpus = quota.checked_add(period.checked_sub(1)?)? / period;
+    u32::try_from(cpus.max(1)).ok()
+}
+
+/// `workers.count`: a number, `auto`, or `[a][*]n[+b|-b]` with n = `cpus`. A formula never falls below 1, and `auto`
+/// stays within the limit; what somebody wrote and cannot have is an error.
+pub(super) fn count(text: &str, cpus: u32) -> Reading<u32> {
+    if text == "auto" {
+        return Ok(cpus.clamp(1, MOST));
+    }
+    let (count, formula) = match text.parse::<u64>() {
+        Ok(number) => (number, false),
+        Err(_) => (evaluate(text, cpus).ok_or_else(|| misread(text))?, true),
+    };
+    match u32::try_from(count) {
+        Ok(0) => Err("0 workers serve nothing; the least is 1".to_owned()),
+        Ok(count) if count <= MOST => Ok(count),
+        _ if formula => Err(format!("\"{text}\" gives {count} on {cpus} CPUs; the limit is {MOST}")),
+        _ => Err(format!("{count} workers are too many; the limit is {MOST}")),
+    }
+}
+
+pub(super) fn misread(written: &str) -> String {
+    format!("\"{written}\" is not a number, \"auto\" or a formula such as \"2n+1\"")
+}
+
+fn evaluate(formula: &str, cpus: u32) -> Option<u64> {
+    let formula: String = formula.chars().filter(|c| !c.is_whitespace()).collect();
+    let (factor, rest) = formula.split_once('n')?;
+    let factor = factor.strip_suffix('*').unwrap_or(factor);
+    let product = i64::from(cpus).checked_mul(if factor.is_empty() { 1 } else { digits(factor)? })?;
+    let sum = if let Some(term) = rest.strip_prefix('+') {
+        product.checked_add(digits(term)?)?
+    } else if let Some(term) = rest.strip_prefix('-') {
+        product.checked_sub(digits(term)?)?
+    } else if rest.is_empty() {
+        product
+    } else {
+        return None;
+    };
+    u64::try_from(sum.max(1)).ok()
+}
+
+/// `str::parse` would let a sign pass: "2n+-1".
+fn digits(text: &str) -> Option<i64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn counts_and_formulas() {
+        for (text, cpus, wanted) in [
+            ("auto", 4, Ok(4)),
+            ("auto", 384, Ok(256)),
+            ("3", 4, Ok(3)),
+            ("n", 4, Ok(4)),
+            ("2n+1", 4, Ok(9)),
+            ("2*n+1", 4, Ok(9)),
+            ("2 * n + 1", 4, Ok(9)),
+            ("4n", 2, Ok(8)),
+            ("n-1", 4, Ok(3)),
+            ("n-1", 1, Ok(1)),
+            ("n-9", 4, Ok(1)),
+            ("0", 4, Err("0 workers serve nothing; the least is 1")),
+            ("257", 4, Err("257 workers are too many; the limit is 256")),
+            ("2n+1", 192, Err("\"2n+1\" gives 385 on 192 CPUs; the limit is 256")),
+            ("abc", 4, Err("\"abc\" is not a number, \"auto\" or a formula such as \"2n+1\"")),
+            ("-1", 4, Err("\"-1\" is not a number, \"auto\" or a formula such as \"2n+1\"")),
+            ("2n+-1", 4, Err("\"2n+-1\" is not a number, \"auto\" or a formula such as \"2n+1\"")),
+            ("2n+", 4, Err("\"2n+\" is not a number, \"auto\" or a formula such as \"2n+1\"")),
+            ("nn", 4, Err("\"nn\" is not a number, \"auto\" or a formula such as \"2n+1\"")),
+            ("n\u{e9}", 4, Err("\"n\u{e9}\" is not a number, \"auto\" or a formula such as \"2n+1\"")),
+        ] {
+            assert_eq!(count(text, cpus), wanted.map_err(str::to_owned), "{text} on {cpus}");
+        }
+    }
+
+    #[test]
+    fn quotas_of_every_ancestor() {
+        type Files = &'static [(&'static str, &'static str)];
+        let cases: &[(Files, Option<u32>)] = &[
+            (&[], None),
+            (&[("/proc/self/cgroup", "0::/\n"), ("/sys/fs/cgroup/cpu.max", "max 100000\n")], None),
+            (&[("/proc/self/cgroup", "0::/\n"), ("/sys/fs/cgroup/cpu.max", "150000 100000\n")], Some(2)),
+            (&[("/proc/self/cgroup", "0::/a/b\n"), ("/sys/fs/cgroup/a/b/cpu.max", "50000 100000\n")], Some(1)),
+            (
+                &[
+                    ("/proc/self/cgroup", "0::/a/b\n"),
+                    ("/sys/fs/cgroup/a/b/cpu.max", "max 100000\n"),
+                    ("/sys/fs/cgroup/a/cpu.max", "300000 100000\n"),
+                    ("/sys/fs/cgroup/cpu.max", "800000 100000\n"),
+                ],
+                Some(3),
+            ),
+            (
+                &[
+                    ("/proc/self/cgroup", "5:memory:/m\n4:cpu,cpuacct:/d/x\n0::/\n"),
+                    ("/sys/fs/cgroup/cpu/d/x/cpu.cfs_quota_us", "-1\n"),
+                    ("/sys/fs/cgroup/cpu/d/x/cpu.cfs_period_us", "100000\n"),
+                    ("/sys/fs/cgroup/cpu,cpuacct/d/cpu.cfs_quota_us", "250000\n"),
+                    ("/sys/fs/cgroup/cpu,cpuacct/d/cpu.cfs_period_us", "100000\n"),
+                ],
+                Some(3),
+            ),
+            (&[("/proc/self/cgroup", "0::/\n"), ("/sys/fs/cgroup/cpu.max", "150000 0\n")], None),
+            (&[("/proc/self/cgroup", "nonsense\n")], None),
+        ];
+        for (files, wanted) in cases {
+            let files: HashMap<&str, &str> = files.iter().copied().collect();
+            assert_eq!(quota(|path| files.get(path).map(|text| (*text).to_owned())), *wanted, "{files:?}");
+        }
+    }
+}

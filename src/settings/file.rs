@@ -1,0 +1,269 @@
+//! The two files of a run: `supervisor.toml` and `process.env_file`, as keys and values with their lines.
+//!
+//! Owns: finding them, their syntax, line numbers, unknown tables and keys. Refuses: what a value means (`value`).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use toml::{
+    Table, Value,
+    de::{DeTable, DeValue},
+};
+
+use super::{Entry, Flags, Origin, Problem, TableSpec, keys};
+
+/// A settings file somebody named, or the one that lies here.
+pub(super) struct Found {
+    path: PathBuf,
+    /// Who named it.
+    named_by: Origin,
+}
+
+/// `-c`, else `OXICORN_CONFIG`, else `./supervisor.toml` if it exists.
+pub(super) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path) -> Option<Found> {
+    if let Some(path) = &flags.config {
+        return Some(Found { path: cwd.join(path), named_by: Origin::Flag("--config") });
+    }
+    if let Some(path) = env.get("OXICORN_CONFIG").filter(|path| !path.is_empty()) {
+        return Some(Found { path: cwd.join(path), named_by: Origin::Env("OXICORN_CONFIG".to_owned()) });
+    }
+    let path = cwd.join("supervisor.toml");
+    path.exists().then_some(Found { path, named_by: Origin::Default })
+}
+
+impl Found {
+    pub(super) fn read(self, cwd: &Path) -> Result<File, Vec<Problem>> {
+        let shown = shown(&self.path, cwd);
+        let text = fs::read_to_string(&self.path).map_err(|error| {
+            let message = format!("the settings file {} cannot be read: {error}", shown.display());
+            vec![Problem::at(self.named_by, "", message)]
+        })?;
+        let malformed = |error: toml::de::Error| {
+            let line = error.span().map(|span| line_of(&text, span.start));
+            let message = error.message().lines().collect::<Vec<_>>().join(", ");
+            vec![Problem::at(Origin::File { path: shown.clone(), line }, "", format!("not valid TOML: {message}"))]
+        };
+        // Once for the values and once for the lines they stand on.
+        let table: Table = text.parse().map_err(malformed)?;
+        let mut lines = HashMap::new();
+        for (name, value) in DeTable::parse(&text).map_err(malformed)?.get_ref() {
+            note_lines(&text, name.get_ref(), name.span().start, value.get_ref(), &mut lines);
+        }
+        Ok(File { path: self.path, shown, table, lines })
+    }
+}
+
+pub(super) struct File {
+    /// Absolute.
+    pub path: PathBuf,
+    shown: PathBuf,
+    table: Table,
+    /// Of each key path, also nested ones: `service.check[0].name`.
+    lines: HashMap<String, usize>,
+}
+
+impl File {
+    pub(super) fn origin(&self, path: &str) -> Origin {
+        Origin::File { path: self.shown.clone(), line: self.lines.get(path).copied() }
+    }
+
+    /// Every `section.key`; tables and keys that nobody knows become problems. What is within an app's table is
+    /// for its type to judge.
+    pub(super) fn entries(&self, tables: &[TableSpec], problems: &mut Vec<Problem>) -> Vec<(String, Entry)> {
+        let mut entries = Vec::new();
+        for (name, value) in &self.table {
+            let theirs = tables.iter().any(|spec| spec.name == name);
+            if name == keys::PROGRAM {
+                problems.push(Problem::at(self.origin(name), name, keys::PROGRAM_REFUSED));
+                continue;
+            }
+            if !theirs && !keys::SECTIONS.contains(&name.as_str()) {
+                let known = keys::SECTIONS.iter().copied().chain(tables.iter().map(|spec| spec.name));
+                let (message, hint) = match value {
+                    Value::Table(_) => ("unknown table", keys::closest(name, known).map(str::to_owned)),
+                    _ => ("unknown key, outside of any table", keys::nearest(name)),
+                };
+                problems.push(Problem { hint, ..Problem::at(self.origin(name), name, message) });
+                continue;
+            }
+            let Value::Table(section) = value else {
+                let message = format!("a table is wanted here: [{name}] and its keys below");
+                problems.push(Problem::at(self.origin(name), name, message));
+                continue;
+            };
+            for (key, value) in section {
+                let path = format!("{name}.{key}");
+                let origin = self.origin(&path);
+                if theirs || keys::find(&path).is_some() {
+                    entries.push((path, Entry { value: value.clone(), origin }));
+                } else {
+                    let hint = keys::nearest(&path);
+                    problems.push(Problem { hint, ..Problem::at(origin, &path, "unknown key") });
+                }
+            }
+        }
+        entries
+    }
+}
+
+fn note_lines(text: &str, path: &str, start: usize, value: &DeValue<'_>, lines: &mut HashMap<String, usize>) {
+    lines.insert(path.to_owned(), line_of(text, start));
+    match value {
+        DeValue::Table(table) => {
+            for (key, value) in table {
+                note_lines(text, &format!("{path}.{}", key.get_ref()), key.span().start, value.get_ref(), lines);
+            }
+        }
+        DeValue::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                note_lines(text, &format!("{path}[{index}]"), item.span().start, item.get_ref(), lines);
+            }
+        }
+        DeValue::String(_) | DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {}
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+fn shown(path: &Path, cwd: &Path) -> PathBuf {
+    path.strip_prefix(cwd).unwrap_or(path).to_owned()
+}
+
+/// The path of `process.env_file`, which must be known before the environment is complete.
+pub(super) fn env_file(
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    file: &[(String, Entry)],
+    folder: &Path,
+    cwd: &Path,
+) -> Option<PathBuf> {
+    const KEY: &str = "process.env_file";
+    let flag = flags.given.iter().rev().find(|given| given.key == KEY).map(|given| (cwd, given.text.as_str()));
+    let named = || env.get(&keys::variable(KEY)).map(|text| (cwd, text.as_str()));
+    let written = || file.iter().find(|(path, _)| path == KEY).and_then(|(_, e)| Some((folder, e.value.as_str()?)));
+    let (base, path) = flag.or_else(named).or_else(written)?;
+    (!path.is_empty()).then(|| base.join(path))
+}
+
+/// `KEY=VALUE` lines; `export`, quotes and comments as a shell has them, without expansion.
+#[derive(Default)]
+pub(super) struct EnvFile {
+    shown: PathBuf,
+    variables: Vec<(usize, String, String)>,
+}
+
+impl EnvFile {
+    pub(super) fn read(path: &Path, cwd: &Path) -> Result<Self, Vec<Problem>> {
+        let shown = shown(path, cwd);
+        let text = fs::read_to_string(path).map_err(|error| {
+            let place = Origin::File { path: shown.clone(), line: None };
+            vec![Problem::at(place, "process.env_file", format!("cannot be read: {error}"))]
+        })?;
+        let mut problems = Vec::new();
+        let mut variables = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            match variable(line) {
+                Ok(Some((name, value))) => variables.push((index + 1, name, value)),
+                Ok(None) => {}
+                Err(message) => {
+                    let place = Origin::File { path: shown.clone(), line: Some(index + 1) };
+                    problems.push(Problem::at(place, "process.env_file", message));
+                }
+            }
+        }
+        if problems.is_empty() { Ok(Self { shown, variables }) } else { Err(problems) }
+    }
+
+    /// The environment with this file below it. An empty variable hides nothing, save ours, which may mean "none".
+    pub(super) fn beneath(&self, real: &BTreeMap<String, String>) -> BTreeMap<String, (String, Origin)> {
+        let mut merged: BTreeMap<String, (String, Origin)> = BTreeMap::new();
+        for (line, name, value) in &self.variables {
+            let origin = Origin::EnvFile { path: self.shown.clone(), line: *line, name: name.clone() };
+            merged.insert(name.clone(), (value.clone(), origin));
+        }
+        for (name, value) in real {
+            if !value.is_empty() || name.starts_with("OXICORN_") || !merged.contains_key(name) {
+                merged.insert(name.clone(), (value.clone(), Origin::Env(name.clone())));
+            }
+        }
+        // It chose this file, or lost to what did; it cannot choose another.
+        merged.retain(|name, (_, origin)| !(Self::too_late(name) && matches!(origin, Origin::EnvFile { .. })));
+        merged
+    }
+
+    pub(super) fn pairs(&self) -> Vec<(String, String)> {
+        self.variables.iter().map(|(_, name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let late = self.variables.iter().filter(|(_, name, _)| Self::too_late(name));
+        late.map(|(line, name, _)| {
+            format!("{}:{line}: {name} has no effect here: the settings were already found", self.shown.display())
+        })
+        .collect()
+    }
+
+    fn too_late(name: &str) -> bool {
+        matches!(name, "OXICORN_CONFIG" | "OXICORN_PROCESS__ENV_FILE")
+    }
+}
+
+/// Never quotes the line: it may hold a secret.
+fn variable(line: &str) -> Result<Option<(String, String)>, String> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with('#') {
+        return Ok(None);
+    }
+    let line = line.strip_prefix("export ").map_or(line, str::trim_start);
+    let (name, rest) = line.split_once('=').ok_or("not KEY=VALUE")?;
+    let name = name.trim_end();
+    let sound = |name: &str| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !name.starts_with(|first: char| first.is_ascii_digit())
+    };
+    if name.is_empty() || !sound(name) {
+        return Err("the name before \"=\" is not letters, digits and \"_\"".to_owned());
+    }
+    let rest = rest.trim_start();
+    let value = match rest.chars().next() {
+        Some(quote @ ('"' | '\'')) => {
+            let (value, after) = unquote(&rest[1..], quote)?;
+            if !(after.is_empty() || after.starts_with('#') || after.starts_with(" #")) {
+                return Err(format!("{name}: something follows the closing quote"));
+            }
+            value
+        }
+        // As a shell has it: a "#" begins a comment only after a blank.
+        _ if rest.starts_with('#') => String::new(),
+        _ => rest.find(" #").or_else(|| rest.find("\t#")).map_or(rest, |cut| &rest[..cut]).trim_end().to_owned(),
+    };
+    if value.contains('\0') {
+        return Err(format!("{name}: a variable cannot hold a NUL byte"));
+    }
+    Ok(Some((name.to_owned(), value)))
+}
+
+/// The text up to the closing quote, and what follows. Within double quotes `\n`, `\t`, `\r` and `\x` for any other x.
+fn unquote(text: &str, quote: char) -> Result<(String, &str), String> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            _ if c == quote => return Ok((value, text[at + c.len_utf8()..].trim_end())),
+            '\\' if quote == '"' => match chars.next() {
+                Some((_, 'n')) => value.push('\n'),
+                Some((_, 't')) => value.push('\t'),
+                Some((_, 'r')) => value.push('\r'),
+                Some((_, other)) => value.push(other),
+                None => break,
+            },
+            _ => value.push(c),
+        }
+    }
+    Err("a quote is not closed on its line".to_owned())
+}

@@ -1,0 +1,132 @@
+//! Every key of the supervisor: its path and how it is read. The one list that file, environment and flags go through.
+//!
+//! Owns: which key takes what, and its range. Refuses: defaults (`Settings::default`), units and words (`value`).
+
+use super::{
+    LogFormat, ProxyProtocol, Settings,
+    value::{Input, Reading},
+};
+
+pub(super) struct Key {
+    /// `section.key`
+    pub path: &'static str,
+    pub set: fn(&mut Settings, &Input<'_>) -> Reading<()>,
+}
+
+const fn key(path: &'static str, set: fn(&mut Settings, &Input<'_>) -> Reading<()>) -> Key {
+    Key { path, set }
+}
+
+fn put<T>(field: &mut T, read: Reading<T>) -> Reading<()> {
+    *field = read?;
+    Ok(())
+}
+
+const I32: i64 = i32::MAX as i64;
+
+pub(super) const KEYS: &[Key] = &[
+    key("server.bind", |s, v| put(&mut s.server.bind, v.binds())),
+    key("server.backlog", |s, v| put(&mut s.server.backlog, v.whole(1..=I32))),
+    key("server.reuse_port", |s, v| put(&mut s.server.reuse_port, v.boolean())),
+    key("server.proxy_protocol", |s, v| {
+        use ProxyProtocol::{Auto, Off, V1, V2};
+        put(&mut s.server.proxy_protocol, v.choice(&[("off", Off), ("v1", V1), ("v2", V2), ("auto", Auto)]))
+    }),
+    key("server.unix_mode", |s, v| put(&mut s.server.unix_mode, v.octal())),
+    key("server.unix_owner", |s, v| put(&mut s.server.unix_owner, v.string())),
+    key("workers.count", |s, v| put(&mut s.workers.count, v.count())),
+    key("workers.max_requests", |s, v| put(&mut s.workers.max_requests, v.whole(0..=i64::MAX))),
+    key("workers.max_requests_jitter", |s, v| put(&mut s.workers.max_requests_jitter, v.whole(0..=i64::MAX))),
+    key("workers.max_age", |s, v| put(&mut s.workers.max_age, v.duration())),
+    key("workers.max_rss", |s, v| put(&mut s.workers.max_rss, v.size())),
+    key("workers.timeout", |s, v| put(&mut s.workers.timeout, v.duration())),
+    key("workers.boot_timeout", |s, v| put(&mut s.workers.boot_timeout, v.duration())),
+    key("workers.graceful_timeout", |s, v| match v.duration()? {
+        // "Off" would let one stuck request hold a stop for ever.
+        none if none.is_zero() => Err("0 leaves a draining worker no time; give it some, such as \"1s\"".to_owned()),
+        some => put(&mut s.workers.graceful_timeout, Ok(some)),
+    }),
+    key("workers.shutdown_delay", |s, v| put(&mut s.workers.shutdown_delay, v.duration())),
+    key("http.keep_alive", |s, v| put(&mut s.http.keep_alive, v.duration())),
+    key("http.header_timeout", |s, v| put(&mut s.http.header_timeout, v.duration())),
+    key("http.body_timeout", |s, v| put(&mut s.http.body_timeout, v.duration())),
+    key("http.write_timeout", |s, v| put(&mut s.http.write_timeout, v.duration())),
+    key("http.worker_connections", |s, v| put(&mut s.http.worker_connections, v.whole(0..=I32))),
+    key("http.limit_concurrency", |s, v| put(&mut s.http.limit_concurrency, v.whole(0..=I32))),
+    key("http.limit_exempt", |s, v| put(&mut s.http.limit_exempt, v.routes())),
+    key("http.metrics_path", |s, v| match v.string()? {
+        path if path.is_empty() || path.starts_with('/') => put(&mut s.http.metrics_path, Ok(path)),
+        path => Err(format!("\"{path}\" does not begin with \"/\"")),
+    }),
+    key("http.limit_request_line", |s, v| put(&mut s.http.limit_request_line, v.whole(0..=1_048_576))),
+    key("http.limit_request_fields", |s, v| put(&mut s.http.limit_request_fields, v.whole(0..=32_768))),
+    key("http.limit_request_field_size", |s, v| put(&mut s.http.limit_request_field_size, v.whole(0..=1_048_576))),
+    key("http.limit_request_body", |s, v| put(&mut s.http.limit_request_body, v.size())),
+    key("http.request_timeout", |s, v| put(&mut s.http.request_timeout, v.duration())),
+    key("http.http2", |s, v| put(&mut s.http.http2, v.boolean())),
+    key("http.forwarded_allow_ips", |s, v| put(&mut s.http.forwarded_allow_ips, v.allow_ips())),
+    key("tls.certfile", |s, v| put(&mut s.tls.certfile, v.path())),
+    key("tls.keyfile", |s, v| put(&mut s.tls.keyfile, v.path())),
+    key("tls.client_ca", |s, v| put(&mut s.tls.client_ca, v.path())),
+    key("log.level", |s, v| put(&mut s.log.level, v.level())),
+    key("log.format", |s, v| put(&mut s.log.format, v.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]))),
+    key("log.file", |s, v| put(&mut s.log.file, v.log_target())),
+    key("log.access", |s, v| put(&mut s.log.access, v.log_target())),
+    key("log.access_exclude", |s, v| put(&mut s.log.access_exclude, v.routes())),
+    key("log.access_format", |s, v| put(&mut s.log.access_format, v.string())),
+    key("control.socket", |s, v| put(&mut s.control.socket, v.control_socket())),
+    key("process.name", |s, v| match v.string()? {
+        // The name is also that of the control socket's file.
+        name if name.is_empty() || name.contains(['/', '\0']) => {
+            Err(format!("{name:?} cannot be a file name: it is empty or has a \"/\""))
+        }
+        name => put(&mut s.process.name, Ok(name)),
+    }),
+    // Accounts and the file are looked up once, for the value that wins: `check::accounts`, `resolve`.
+    key("process.user", |_, v| v.string().map(drop)),
+    key("process.group", |_, v| v.string().map(drop)),
+    key("process.umask", |s, v| put(&mut s.process.umask, v.umask())),
+    key("process.pidfile", |s, v| put(&mut s.process.pidfile, v.path())),
+    key("process.env_file", |s, v| put(&mut s.process.env_file, v.path())),
+];
+
+pub(super) const SECTIONS: &[&str] = &["server", "workers", "http", "tls", "log", "control", "process"];
+
+/// Reserved for serving programs of any language.
+pub(super) const PROGRAM: &str = "program";
+pub(super) const PROGRAM_REFUSED: &str =
+    "running another program is not supported yet; serve a Rust service with oxicorn::App";
+
+/// The environment's name for a key.
+pub(super) fn variable(path: &str) -> String {
+    format!("OXICORN_{}", path.replace('.', "__").to_ascii_uppercase())
+}
+
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The known key that was probably meant: the same name in another section, else the fewest mistyped letters.
+pub(super) fn nearest(path: &str) -> Option<String> {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let known = || KEYS.iter().map(|key| key.path);
+    known().find(|known| known.split_once('.').is_some_and(|(_, key)| key == name)).map(str::to_owned).or_else(|| {
+        let full = path.contains('.');
+        closest(
+            path,
+            known().map(|known| if full { known } else { known.split_once('.').map_or(known, |(_, key)| key) }),
+        )
+        .and_then(|found| known().find(|known| *known == found || known.ends_with(&format!(".{found}"))))
+        .map(str::to_owned)
+    })
+}
+
+/// Of `known`, what is within a few keystrokes of `word`.
+pub(super) fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let last = word.rsplit('.').next().unwrap_or(word);
+    known
+        .map(|known| (strsim::damerau_levenshtein(word, known), known))
+        .filter(|(distance, _)| *distance <= (last.len() / 3).max(2))
+        .min()
+        .map(|(_, known)| known)
+}

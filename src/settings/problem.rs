@@ -1,0 +1,94 @@
+//! What is wrong with the settings, and where: one line for each, all at once.
+//!
+//! Owns: places and their words. Refuses: what makes a value wrong (`value`, `check`, an app's own types).
+
+use std::{fmt, path::PathBuf};
+
+use serde::Serialize;
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Default,
+    /// `path` as an operator would type it: relative to where we were started if it is below. No line: the whole file.
+    File {
+        path: PathBuf,
+        line: Option<usize>,
+    },
+    Env(String),
+    /// A variable from `process.env_file`.
+    EnvFile {
+        path: PathBuf,
+        line: usize,
+        name: String,
+    },
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
+            Self::File { path, line: None } => write!(f, "{}", path.display()),
+            Self::Env(name) => write!(f, "env {name}"),
+            Self::EnvFile { path, line, name } => write!(f, "{}:{line}: {name}", path.display()),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// One thing to mend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Problem {
+    /// `section.key`; empty when no key is to blame.
+    pub(crate) key: String,
+    pub(crate) place: Origin,
+    pub(crate) message: String,
+    /// What was probably meant.
+    pub(crate) hint: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn at(place: Origin, key: &str, message: impl Into<String>) -> Self {
+        Self { key: key.to_owned(), place, message: message.into(), hint: None }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.place != Origin::Default {
+            write!(f, "{}: ", self.place)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "; did you mean {hint}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All there is to mend; one line each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+pub(crate) struct Problems(pub(crate) Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}

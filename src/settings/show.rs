@@ -1,0 +1,228 @@
+//! Settings as text: each effective value, and where it came from.
+//!
+//! Owns: `oxicorn config` in TOML and JSON, and what must not be shown. Refuses: reading anything back.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{Serialize, Serializer};
+use serde_json::json;
+use toml::{Table, Value};
+
+use super::{AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Resolved, Settings, User, keys};
+
+/// Our keys by path.
+pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
+    // Only numbers within i64 and text ever come here: the readers see to it.
+    let table = Table::try_from(settings).expect("settings are plain values");
+    let mut flat = BTreeMap::new();
+    for (section, value) in table {
+        if let Value::Table(keys) = value {
+            flat.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+        }
+    }
+    flat
+}
+
+impl Resolved {
+    /// A settings file that would give the same, each key with its origin beside it. Secrets are masked.
+    pub(crate) fn to_toml(&self) -> String {
+        let mut text = String::new();
+        let mut section = "";
+        let shown = shown(self);
+        for (path, value) in &shown {
+            let (table, key) = path.split_once('.').unwrap_or(("", path));
+            if table != section {
+                if !section.is_empty() {
+                    text.push('\n');
+                }
+                text.push_str(&format!("[{}]\n", quoted(table)));
+                section = table;
+            }
+            let origin = self.origin(path);
+            let written = match self.entries.get(path) {
+                Some(Entry { value: Value::String(text), .. })
+                    if path == "workers.count" && *text != value.to_string() =>
+                {
+                    format!(" ({text})")
+                }
+                None if path == "workers.count" => " (auto)".to_owned(),
+                _ => String::new(),
+            };
+            text.push_str(&format!("{} = {value}  # from {origin}{written}\n", quoted(key)));
+        }
+        text
+    }
+
+    /// `{"workers.count": {"value": 4, "origin": "--workers"}, …}`
+    pub(crate) fn to_json(&self) -> String {
+        let keys: serde_json::Map<String, serde_json::Value> = shown(self)
+            .into_iter()
+            .map(|(path, value)| {
+                let entry = json!({ "value": value, "origin": self.origin(&path) });
+                (path, entry)
+            })
+            .collect();
+        format!("{:#}", serde_json::Value::Object(keys))
+    }
+}
+
+/// In the order of the reference file, then the app's tables.
+fn shown(resolved: &Resolved) -> Vec<(String, Value)> {
+    let mut flat = resolved.flat();
+    let ours: Vec<(String, Value)> = keys::KEYS.iter().filter_map(|key| flat.remove_entry(key.path)).collect();
+    ours.into_iter()
+        .chain(flat)
+        .map(|(path, value)| {
+            let key = path.split_once('.').map_or(path.as_str(), |(_, key)| key);
+            let value = redacted(key, value);
+            (path, value)
+        })
+        .collect()
+}
+
+fn quoted(key: &str) -> Cow<'_, str> {
+    let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if bare { Cow::Borrowed(key) } else { Cow::Owned(Value::String(key.to_owned()).to_string()) }
+}
+
+/// By its name. A key that ends in `_file` holds a path, and whoever debugs a mount needs it.
+pub(super) fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let telling = ["token", "secret", "password", "passwd", "passphrase", "private_key", "api_key", "key_material"];
+    !key.ends_with("_file") && telling.iter().any(|word| key.contains(word))
+}
+
+fn redacted(key: &str, value: Value) -> Value {
+    match value {
+        Value::String(text) if text.is_empty() => Value::String(text),
+        Value::Boolean(_) => value,
+        Value::Table(table) => {
+            let secret = is_secret(key);
+            let mask = |(inner, value): (String, Value)| {
+                let value = redacted(if secret { key } else { &inner }, value);
+                (inner, value)
+            };
+            Value::Table(table.into_iter().map(mask).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(|item| redacted(key, item)).collect()),
+        _ if is_secret(key) => Value::String("***".to_owned()),
+        Value::String(text) => Value::String(without_userinfo(&text)),
+        Value::Integer(_) | Value::Float(_) | Value::Datetime(_) => value,
+    }
+}
+
+/// `scheme://user:password@host` becomes `scheme://***@host`, wherever it stands. It errs on hiding: a password with an
+/// unescaped `/` in it is hidden as well.
+pub(super) fn without_userinfo(text: &str) -> String {
+    let mut masked = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("://").map(|at| at + 3) {
+        let end = rest[start..]
+            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '`'))
+            .map_or(rest.len(), |end| start + end);
+        masked.push_str(&rest[..start]);
+        match rest[start..end].rfind('@') {
+            Some(at) => {
+                masked.push_str("***");
+                masked.push_str(&rest[start + at..end]);
+            }
+            None => masked.push_str(&rest[start..end]),
+        }
+        rest = &rest[end..];
+    }
+    masked + rest
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Fd(fd) => write!(f, "fd://{fd}"),
+        }
+    }
+}
+
+impl Serialize for Bind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for AllowIp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Net { address, prefix } if *prefix == if address.is_ipv4() { 32 } else { 128 } => {
+                write!(f, "{address}")
+            }
+            Self::Net { address, prefix } => write!(f, "{address}/{prefix}"),
+        }
+    }
+}
+
+impl Serialize for AllowIp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for LogTarget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_str("off"),
+            Self::Standard => serializer.serialize_str("-"),
+            Self::File(path) => serializer.collect_str(&path.display()),
+        }
+    }
+}
+
+impl Serialize for ControlSocket {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Off => serializer.serialize_str("off"),
+            Self::Path(path) => serializer.collect_str(&path.display()),
+        }
+    }
+}
+
+pub(super) fn octal<S: Serializer>(mode: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{mode:04o}"))
+}
+
+pub(super) fn umask<S: Serializer>(mask: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    match mask {
+        Some(mask) => octal(mask, serializer),
+        None => serializer.serialize_str(""),
+    }
+}
+
+pub(super) fn path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        // A working directory may be no UTF-8; what is shown need not be exact.
+        Some(path) => serializer.collect_str(&path.display()),
+        None => serializer.serialize_str(""),
+    }
+}
+
+pub(super) trait Named {
+    fn named(&self) -> &str;
+}
+
+impl Named for User {
+    fn named(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Named for Group {
+    fn named(&self) -> &str {
+        &self.name
+    }
+}
+
+pub(super) fn name<T: Named, S: Serializer>(account: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(account.as_ref().map_or("", Named::named))
+}

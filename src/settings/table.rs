@@ -1,0 +1,273 @@
+//! The tables of an app: named, typed, checked and overridable like ours.
+//!
+//! Owns: parsing any `T` so that every mistake in it is found, with key, place and hint. Refuses: what is in a `T`.
+
+use std::{
+    any::{Any, TypeId},
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt, fs,
+    sync::Arc,
+};
+
+use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
+use toml::{Table, Value};
+
+use super::{Entry, Origin, Problem, file::File, keys, show};
+
+type Parsed = Arc<dyn Any + Send + Sync>;
+
+/// A table of `supervisor.toml` that belongs to the app: its name, its type, its well-known environment names.
+#[derive(Clone)]
+pub struct TableSpec {
+    pub(super) name: &'static str,
+    type_id: TypeId,
+    parse: fn(Value) -> Result<Parsed, Mistake>,
+    pub(super) aliases: Vec<Alias>,
+}
+
+impl fmt::Debug for TableSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableSpec").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Alias {
+    pub name: &'static str,
+    pub key: &'static str,
+    /// The variable names a file that holds the value.
+    file: bool,
+}
+
+impl Alias {
+    pub(super) fn read(&self, text: &str) -> Result<String, String> {
+        if !self.file {
+            return Ok(text.to_owned());
+        }
+        let content = fs::read_to_string(text).map_err(|error| format!("{text} cannot be read: {error}"))?;
+        Ok(content.trim().to_owned())
+    }
+}
+
+/// What serde found wrong, and the way to it within the table.
+struct Mistake {
+    path: String,
+    steps: Vec<Step>,
+    message: String,
+}
+
+#[derive(Clone)]
+enum Step {
+    Key(String),
+    Item(usize),
+}
+
+impl TableSpec {
+    /// `T` should be `#[serde(deny_unknown_fields)]`: then a mistyped key is an error that names the nearest. When the
+    /// table is absent, `T` is read from an empty one.
+    ///
+    /// # Panics
+    /// When `name` is one of the supervisor's own tables: a mistake in the program.
+    #[must_use]
+    pub fn new<T: DeserializeOwned + Send + Sync + 'static>(name: &'static str) -> Self {
+        assert!(
+            !keys::SECTIONS.contains(&name) && name != keys::PROGRAM && !name.contains('.'),
+            "the app's table [{name}] needs another name: this one belongs to the supervisor"
+        );
+        Self { name, type_id: TypeId::of::<T>(), parse: parse::<T>, aliases: Vec::new() }
+    }
+
+    /// A well-known environment name for `key`; it stands above the file and below `OXICORN_*`. Empty is unset.
+    #[must_use]
+    pub fn env(mut self, variable: &'static str, key: &'static str) -> Self {
+        self.aliases.push(Alias { name: variable, key, file: false });
+        self
+    }
+
+    /// As [`env`](Self::env), for a variable that names a file with the value in it, as secrets are mounted.
+    #[must_use]
+    pub fn env_file(mut self, variable: &'static str, key: &'static str) -> Self {
+        self.aliases.push(Alias { name: variable, key, file: true });
+        self
+    }
+
+    pub(super) fn type_id(&self) -> TypeId {
+        self.type_id
+    }
+
+    /// Parses the table. What is wrong is put aside and the rest tried again, so that each mistake is found.
+    pub(super) fn read(
+        &self,
+        entries: &BTreeMap<String, Entry>,
+        file: Option<&File>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Parsed> {
+        let mine = |path: &str| path.strip_prefix(self.name)?.strip_prefix('.').map(str::to_owned);
+        let origins: HashMap<String, &Origin> =
+            entries.iter().filter_map(|(path, entry)| Some((mine(path)?, &entry.origin))).collect();
+        let mut table = Table::new();
+        // What a text could mean, best guess last: the type wanted decides.
+        let mut guesses: HashMap<String, Vec<Value>> = HashMap::new();
+        for (path, entry) in entries {
+            let Some(key) = mine(path) else { continue };
+            let mut value = entry.value.clone();
+            if let (false, Value::String(text)) = (matches!(entry.origin, Origin::File { .. }), &value) {
+                let mut meanings = meanings(text);
+                if let Some(first) = meanings.pop() {
+                    guesses.insert(key.clone(), meanings);
+                    value = first;
+                }
+            }
+            table.insert(key, value);
+        }
+
+        let mut sound = true;
+        let mut first_message: HashMap<String, String> = HashMap::new();
+        let mut removed: HashSet<String> = HashSet::new();
+        loop {
+            let mistake = match (self.parse)(Value::Table(table.clone())) {
+                Ok(parsed) => return sound.then_some(parsed),
+                Err(mistake) => mistake,
+            };
+            let top = match mistake.steps.first() {
+                Some(Step::Key(top)) => top.clone(),
+                Some(Step::Item(_)) | None => String::new(),
+            };
+            let message = first_message.remove(&top).unwrap_or_else(|| mistake.message.clone());
+            if let Some(next) = guesses.get_mut(&top).and_then(Vec::pop) {
+                table.insert(top.clone(), next);
+                first_message.insert(top, message);
+                continue;
+            }
+            sound = false;
+            let missing = missing_field(&mistake.message).map(|field| join(&mistake.path, field));
+            if !missing.is_some_and(|missing| removed.contains(&missing)) {
+                problems.push(self.problem(&mistake.path, &top, &message, &origins, file));
+            }
+            // Without a key to put aside nothing more can be found.
+            removed.insert(mistake.path.clone());
+            if !remove(&mut table, &mistake.steps) {
+                return None;
+            }
+        }
+    }
+
+    fn problem(
+        &self,
+        path: &str,
+        top: &str,
+        message: &str,
+        origins: &HashMap<String, &Origin>,
+        file: Option<&File>,
+    ) -> Problem {
+        let key = join(self.name, path);
+        let place = match (origins.get(top), file) {
+            (Some(Origin::File { .. }), Some(file)) => match file.origin(&key) {
+                Origin::File { line: None, .. } => file.origin(&join(self.name, top)),
+                exact => exact,
+            },
+            (Some(origin), _) => (*origin).clone(),
+            (None, Some(file)) => match file.origin(self.name) {
+                Origin::File { line: None, .. } => Origin::Default,
+                header => header,
+            },
+            (None, None) => Origin::Default,
+        };
+        if let Some((kind, known)) = unknown(message) {
+            let parent = key.rsplit_once('.').map_or("", |(parent, _)| parent);
+            let name = key.rsplit_once('.').map_or(key.as_str(), |(_, name)| name);
+            return match (kind, &place) {
+                ("field", Origin::Env(_) | Origin::EnvFile { .. }) => {
+                    let hint = keys::closest(name, known).map(|known| keys::variable(&join(parent, known)));
+                    Problem { hint, ..Problem::at(place, "", "unknown key") }
+                }
+                ("field", _) => {
+                    let hint = keys::closest(name, known).map(|known| join(parent, known));
+                    Problem { hint, ..Problem::at(place, &key, "unknown key") }
+                }
+                _ => {
+                    let wrong = message.split('`').nth(1).unwrap_or_default();
+                    let words: Vec<&str> = known.clone().collect();
+                    let hint = keys::closest(wrong, known).map(|word| format!("\"{word}\""));
+                    let message = format!("\"{wrong}\" is not one of {}", words.join(", "));
+                    Problem { hint, ..Problem::at(place, &key, message) }
+                }
+            };
+        }
+        let message = if show::is_secret(path) && missing_field(message).is_none() {
+            "refused by the service; the value is a secret and not shown".to_owned()
+        } else {
+            show::without_userinfo(message)
+        };
+        Problem::at(place, &key, message)
+    }
+}
+
+fn parse<T: DeserializeOwned + Send + Sync + 'static>(value: Value) -> Result<Parsed, Mistake> {
+    match serde_path_to_error::deserialize::<_, T>(value) {
+        Ok(parsed) => Ok(Arc::new(parsed)),
+        Err(error) => {
+            let steps: Vec<Step> = error
+                .path()
+                .iter()
+                .filter_map(|segment| match segment {
+                    Segment::Map { key } => Some(Step::Key(key.clone())),
+                    Segment::Seq { index } => Some(Step::Item(*index)),
+                    Segment::Enum { .. } | Segment::Unknown => None,
+                })
+                .collect();
+            let path = if steps.is_empty() { String::new() } else { error.path().to_string() };
+            Err(Mistake { path, steps, message: error.inner().message().trim_end().to_owned() })
+        }
+    }
+}
+
+/// A text of the environment as a list of strings, as a string, and first of all as TOML, if it is that.
+fn meanings(text: &str) -> Vec<Value> {
+    let list = text.split(',').map(|item| Value::String(item.trim().to_owned())).collect();
+    let mut meanings = vec![Value::Array(list), Value::String(text.to_owned())];
+    if let Some(typed) = format!("value = {text}").parse::<Table>().ok().filter(|table| table.len() == 1) {
+        meanings.extend(typed.into_iter().map(|(_, value)| value));
+    }
+    meanings
+}
+
+fn join(parent: &str, key: &str) -> String {
+    match (parent, key) {
+        ("", only) | (only, "") => only.to_owned(),
+        (parent, key) => format!("{parent}.{key}"),
+    }
+}
+
+/// Takes out the innermost key on the way; an item of a list cannot go alone without moving its neighbours.
+fn remove(table: &mut Table, steps: &[Step]) -> bool {
+    let Some((Step::Key(key), rest)) = steps.split_first() else { return false };
+    let last_key = steps.iter().rposition(|step| matches!(step, Step::Key(_)));
+    if last_key == Some(0) || !matches!(steps.last(), Some(Step::Key(_))) {
+        return table.remove(key).is_some();
+    }
+    let mut here = table.get_mut(key);
+    for (index, step) in rest.iter().enumerate() {
+        here = match (here, step) {
+            (Some(Value::Table(inner)), Step::Key(key)) if Some(index + 1) == last_key => {
+                return inner.remove(key).is_some();
+            }
+            (Some(Value::Table(inner)), Step::Key(key)) => inner.get_mut(key),
+            (Some(Value::Array(items)), Step::Item(item)) => items.get_mut(*item),
+            _ => return false,
+        };
+    }
+    false
+}
+
+/// serde's own words, the same for every format: "unknown field `a`, expected one of `b`, `c`".
+fn unknown(message: &str) -> Option<(&str, impl Iterator<Item = &str> + Clone)> {
+    let kind =
+        message.strip_prefix("unknown ")?.split(' ').next().filter(|kind| matches!(*kind, "field" | "variant"))?;
+    Some((kind, message.split('`').skip(3).step_by(2)))
+}
+
+fn missing_field(message: &str) -> Option<&str> {
+    message.strip_prefix("missing field `")?.strip_suffix('`')
+}

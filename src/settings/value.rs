@@ -1,0 +1,397 @@
+//! One written value and the ways to read it.
+//!
+//! Owns: units, lists, addresses, names of choices, and the words in which a value is refused. Refuses: which key
+//! wants which (`keys`), and what two keys mean together (`check`).
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use toml::Value;
+
+use super::{AllowIp, Bind, ControlSocket, Level, LogTarget, cpus};
+
+/// What a reading gives, or the sentence that refuses it.
+pub(super) type Reading<T> = Result<T, String>;
+
+/// A value as somebody wrote it.
+pub(super) struct Input<'a> {
+    pub value: &'a Value,
+    /// From the environment or the command line, where everything is a string.
+    pub text: bool,
+    /// What a relative path is relative to.
+    pub base: &'a Path,
+    /// The CPUs of `auto`.
+    pub cpus: u32,
+}
+
+impl Input<'_> {
+    fn is_not(&self, wanted: &str) -> String {
+        format!("{} is not {wanted}", self.value)
+    }
+
+    pub(super) fn whole<T: TryFrom<i64>>(&self, range: RangeInclusive<i64>) -> Reading<T> {
+        let number = match self.value {
+            Value::Integer(number) => *number,
+            Value::String(text) if self.text => text.trim().parse().map_err(|_| self.is_not("a whole number"))?,
+            Value::String(text) if text.parse::<i64>().is_ok() => {
+                return Err(self.is_not("a whole number: write it without quotes"));
+            }
+            _ => return Err(self.is_not("a whole number")),
+        };
+        let refused = || format!("{number} is not within {} and {}", range.start(), range.end());
+        if !range.contains(&number) {
+            return Err(refused());
+        }
+        T::try_from(number).map_err(|_| refused())
+    }
+
+    pub(super) fn boolean(&self) -> Reading<bool> {
+        match self.value {
+            Value::Boolean(value) => Ok(*value),
+            Value::String(text) if self.text => match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "1" | "yes" | "on" => Ok(true),
+                "false" | "0" | "no" | "off" => Ok(false),
+                _ => Err(self.is_not("true or false")),
+            },
+            _ => Err(self.is_not("true or false")),
+        }
+    }
+
+    pub(super) fn string(&self) -> Reading<String> {
+        self.value.as_str().map(str::to_owned).ok_or_else(|| self.is_not("a string"))
+    }
+
+    /// An array of strings, or one string with commas.
+    pub(super) fn list(&self) -> Reading<Vec<String>> {
+        let refused = || self.is_not("a list of strings");
+        match self.value {
+            Value::String(text) => {
+                Ok(text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect())
+            }
+            Value::Array(items) => {
+                items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(refused)).collect()
+            }
+            _ => Err(refused()),
+        }
+    }
+
+    /// Request paths, each beginning with `/`.
+    pub(super) fn routes(&self) -> Reading<Vec<String>> {
+        let list = self.list()?;
+        match list.iter().find(|route| !route.starts_with('/')) {
+            Some(route) => Err(format!("\"{route}\" does not begin with \"/\"")),
+            None => Ok(list),
+        }
+    }
+
+    pub(super) fn duration(&self) -> Reading<Duration> {
+        match self.value {
+            Value::Integer(seconds) => duration::parse(&seconds.to_string()),
+            Value::Float(seconds) => duration::parse(&seconds.to_string()),
+            Value::String(text) => duration::parse(text),
+            _ => Err(self.is_not(duration::WANTED)),
+        }
+    }
+
+    pub(super) fn size(&self) -> Reading<u64> {
+        match self.value {
+            Value::Integer(bytes) => size::parse(&bytes.to_string()),
+            Value::String(text) => size::parse(text),
+            _ => Err(self.is_not(size::WANTED)),
+        }
+    }
+
+    pub(super) fn count(&self) -> Reading<u32> {
+        match self.value {
+            Value::Integer(number) => cpus::count(&number.to_string(), self.cpus),
+            Value::String(text) => cpus::count(text.trim(), self.cpus),
+            other => Err(cpus::misread(&other.to_string())),
+        }
+    }
+
+    /// An empty string is "none".
+    pub(super) fn path(&self) -> Reading<Option<PathBuf>> {
+        let text = self.string()?;
+        if text.contains('\0') {
+            return Err("a path cannot hold a NUL byte".to_owned());
+        }
+        Ok((!text.is_empty()).then(|| self.base.join(text)))
+    }
+
+    pub(super) fn log_target(&self) -> Reading<LogTarget> {
+        match self.value.as_str() {
+            Some("off") => Ok(LogTarget::Off),
+            Some("-") => Ok(LogTarget::Standard),
+            _ => self.path()?.map(LogTarget::File).ok_or_else(|| self.is_not("\"off\", \"-\" or a path")),
+        }
+    }
+
+    pub(super) fn control_socket(&self) -> Reading<ControlSocket> {
+        match self.value.as_str() {
+            Some("auto") => Ok(ControlSocket::Auto),
+            Some("off") => Ok(ControlSocket::Off),
+            _ => self.path()?.map(ControlSocket::Path).ok_or_else(|| self.is_not("\"auto\", \"off\" or a path")),
+        }
+    }
+
+    /// One of the given words, in any case.
+    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Reading<T> {
+        let text = self.value.as_str().map(|text| text.trim().to_ascii_lowercase()).unwrap_or_default();
+        choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice).ok_or_else(|| {
+            let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+            self.is_not(&format!("one of {}", words.join(", ")))
+        })
+    }
+
+    /// Gunicorn's `warning` and `critical` are understood too.
+    pub(super) fn level(&self) -> Reading<Level> {
+        match self.value.as_str().map(str::to_ascii_lowercase).as_deref() {
+            Some("warning") => Ok(Level::Warn),
+            Some("critical") => Ok(Level::Error),
+            _ => self.choice(&[
+                ("error", Level::Error),
+                ("warn", Level::Warn),
+                ("info", Level::Info),
+                ("debug", Level::Debug),
+                ("trace", Level::Trace),
+            ]),
+        }
+    }
+
+    /// Permission bits. A string, because TOML has no `0660` and a bare `660` would be decimal.
+    pub(super) fn octal(&self) -> Reading<u32> {
+        let refused = || self.is_not("permission bits in quotes, such as \"0660\"");
+        let text = self.value.as_str().ok_or_else(refused)?;
+        let digits = text.strip_prefix("0o").unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'7')) {
+            return Err(refused());
+        }
+        u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(refused)
+    }
+
+    pub(super) fn umask(&self) -> Reading<Option<u32>> {
+        if self.value.as_str() == Some("") { Ok(None) } else { self.octal().map(Some) }
+    }
+
+    pub(super) fn binds(&self) -> Reading<Vec<Bind>> {
+        let list = self.list()?;
+        if list.is_empty() {
+            return Err("no address to listen on; give one such as \"127.0.0.1:8000\"".to_owned());
+        }
+        list.iter().map(|text| bind(text, self.base)).collect()
+    }
+
+    pub(super) fn allow_ips(&self) -> Reading<Vec<AllowIp>> {
+        self.list()?.iter().map(|text| allow_ip(text)).collect()
+    }
+}
+
+/// As Gunicorn reads it: a host alone gets port 8000, a port alone (`:8000`) every IPv4 address.
+fn bind(text: &str, base: &Path) -> Reading<Bind> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let path = base.join(path);
+        // sockaddr_un holds 108 bytes with the closing NUL.
+        return match path.as_os_str().len() {
+            _ if path == base => Err(format!("\"{text}\" names no path")),
+            ..=107 => Ok(Bind::Unix(path)),
+            _ => Err(format!("\"{}\" is longer than the 107 bytes of a unix socket's path", path.display())),
+        };
+    }
+    if let Some(fd) = text.strip_prefix("fd://") {
+        return match fd.parse() {
+            Ok(fd) if fd >= 0 => Ok(Bind::Fd(fd)),
+            _ => Err(format!("\"{text}\" is not a descriptor such as \"fd://3\"")),
+        };
+    }
+    let address = text.strip_prefix("tcp://").unwrap_or(text);
+    let refused = || format!("\"{text}\" is not \"host:port\", \"[::1]:port\" or \"unix:/path\"");
+    let (host, port) = if let Some(rest) = address.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or_else(refused)?;
+        host.parse::<Ipv6Addr>().map_err(|_| refused())?;
+        (host, if rest.is_empty() { "8000" } else { rest.strip_prefix(':').ok_or_else(refused)? })
+    } else if address.parse::<Ipv6Addr>().is_ok() {
+        return Err(format!("\"{text}\" is an IPv6 address without brackets; write \"[{address}]:8000\""));
+    } else if !address.is_empty() && address.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("\"{text}\" is a port without its colon; write \":{address}\""));
+    } else {
+        match address.split_once(':') {
+            Some(("", port)) => ("0.0.0.0", port),
+            Some((host, port)) => (host, port),
+            None => (address, "8000"),
+        }
+    };
+    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '[' | ']' | '\0')) {
+        return Err(refused());
+    }
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| digits).ok_or_else(|| {
+        let wanted = if digits { "above 65535" } else { "not a port" };
+        format!("\"{text}\": \"{port}\" is {wanted}")
+    })?;
+    Ok(Bind::Tcp { host: host.to_owned(), port })
+}
+
+fn allow_ip(text: &str) -> Reading<AllowIp> {
+    if text == "*" {
+        return Ok(AllowIp::Any);
+    }
+    let refused = || format!("\"{text}\" is not an IP address, a network such as \"10.0.0.0/8\", or \"*\"");
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    let address: IpAddr = address.parse().map_err(|_| refused())?;
+    let widest = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = prefix.map_or(Ok(widest), str::parse).ok().filter(|bits| *bits <= widest).ok_or_else(refused)?;
+    Ok(AllowIp::Net { address, prefix })
+}
+
+/// `#[serde(with = "oxicorn::settings::duration")]`: `"30s"`, `"500ms"`, `"2m"`, `"1h"`, `"1d"`; a bare number is
+/// seconds. Negative ones, and those above `u32::MAX` seconds, are errors.
+pub mod duration {
+    use std::{fmt, time::Duration};
+
+    use serde::{Deserializer, Serializer, de};
+
+    pub(super) const WANTED: &str = "a duration such as \"30s\", \"500ms\", \"2m\" or a number of seconds";
+
+    /// # Errors
+    /// A sentence that quotes `text` and says what is wanted.
+    pub fn parse(text: &str) -> Result<Duration, String> {
+        let trimmed = text.trim();
+        let (number, unit) = trimmed.split_at(trimmed.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(trimmed.len()));
+        let seconds = match unit {
+            "ms" => 0.001,
+            "" | "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3_600.0,
+            "d" => 86_400.0,
+            _ => return Err(format!("\"{text}\" is not {WANTED}")),
+        };
+        let number: f64 = number.trim().parse().map_err(|_| format!("\"{text}\" is not {WANTED}"))?;
+        if number < 0.0 {
+            return Err(format!("\"{text}\" is negative; the least is 0"));
+        }
+        let total = number * seconds;
+        if total > f64::from(u32::MAX) {
+            return Err(format!("\"{text}\" is longer than {} seconds", u32::MAX));
+        }
+        Duration::try_from_secs_f64(total).map_err(|_| format!("\"{text}\" is not {WANTED}"))
+    }
+
+    /// The shortest way to write it that `parse` reads back.
+    #[must_use]
+    pub fn display(duration: Duration) -> String {
+        let millis = duration.as_millis();
+        match duration.as_secs() {
+            _ if !duration.subsec_nanos().is_multiple_of(1_000_000) => format!("{}s", duration.as_secs_f64()),
+            _ if !millis.is_multiple_of(1000) => format!("{millis}ms"),
+            0 => "0s".to_owned(),
+            seconds if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+            seconds if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+            seconds => format!("{seconds}s"),
+        }
+    }
+
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&display(*duration))
+    }
+
+    /// # Errors
+    /// What [`parse`] says, for strings and numbers alike.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Duration;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(WANTED)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+                parse(text).map_err(E::custom)
+            }
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Duration, E> {
+                self.visit_str(&seconds.to_string())
+            }
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Duration, E> {
+                self.visit_str(&seconds.to_string())
+            }
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Duration, E> {
+                self.visit_str(&seconds.to_string())
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// `#[serde(with = "oxicorn::settings::size")]`: bytes. `"512MiB"` and `"64k"` count in 1024s, `"16MB"` in 1000s; a bare
+/// number is bytes. Negative ones, and those above `i64::MAX`, are errors.
+pub mod size {
+    use std::fmt;
+
+    use serde::{Deserializer, Serializer, de};
+
+    pub(super) const WANTED: &str = "a size such as \"512MiB\", \"16MB\", \"64k\" or a number of bytes";
+
+    /// # Errors
+    /// A sentence that quotes `text` and says what is wanted.
+    pub fn parse(text: &str) -> Result<u64, String> {
+        let trimmed = text.trim();
+        if trimmed.starts_with('-') {
+            return Err(format!("\"{text}\" is negative; the least is 0"));
+        }
+        let (number, unit) = trimmed.split_at(trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len()));
+        let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            "t" | "tib" => 1 << 40,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            "tb" => 1_000_000_000_000,
+            _ => return Err(format!("\"{text}\" is not {WANTED}")),
+        };
+        if number.is_empty() {
+            return Err(format!("\"{text}\" is not {WANTED}"));
+        }
+        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        bytes.filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(|| format!("\"{text}\" is too large"))
+    }
+
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        match unit.iter().find(|(shift, _)| *bytes > 0 && bytes.trailing_zeros() >= *shift) {
+            Some((shift, unit)) => serializer.collect_str(&format_args!("{}{unit}", bytes >> shift)),
+            None => serializer.serialize_u64(*bytes),
+        }
+    }
+
+    /// # Errors
+    /// What [`parse`] says, for strings and numbers alike.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = u64;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(WANTED)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
+                parse(text).map_err(E::custom)
+            }
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<u64, E> {
+                self.visit_str(&bytes.to_string())
+            }
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<u64, E> {
+                self.visit_str(&bytes.to_string())
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}

@@ -1,0 +1,42 @@
+//! What this machine says of itself: the CPUs we may run on, who we are, and its accounts.
+//!
+//! Owns: the questions. Refuses: what follows from an answer (`settings`).
+
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::{Gid, Group, Pid, Uid, User, getegid, geteuid},
+};
+
+/// CPUs this process may be scheduled on; `None` when the kernel's mask is wider than `CpuSet` (1024).
+pub(crate) fn affinity() -> Option<u32> {
+    let set = sched_getaffinity(Pid::from_raw(0)).ok()?;
+    let allowed = (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).count();
+    u32::try_from(allowed).ok()
+}
+
+/// The effective user and group of this process.
+pub(crate) fn effective_ids() -> (u32, u32) {
+    (geteuid().as_raw(), getegid().as_raw())
+}
+
+/// Name, uid and primary gid.
+pub(crate) fn user_by_name(name: &str) -> Result<Option<(String, u32, u32)>, std::io::Error> {
+    Ok(User::from_name(name)?.map(account))
+}
+
+pub(crate) fn user_by_id(uid: u32) -> Result<Option<(String, u32, u32)>, std::io::Error> {
+    Ok(User::from_uid(Uid::from_raw(uid))?.map(account))
+}
+
+fn account(user: User) -> (String, u32, u32) {
+    (user.name, user.uid.as_raw(), user.gid.as_raw())
+}
+
+/// Name and gid.
+pub(crate) fn group_by_name(name: &str) -> Result<Option<(String, u32)>, std::io::Error> {
+    Ok(Group::from_name(name)?.map(|group| (group.name, group.gid.as_raw())))
+}
+
+pub(crate) fn group_by_id(gid: u32) -> Result<Option<(String, u32)>, std::io::Error> {
+    Ok(Group::from_gid(Gid::from_raw(gid))?.map(|group| (group.name, group.gid.as_raw())))
+}
