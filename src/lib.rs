@@ -2,6 +2,7 @@
 
 mod app;
 mod scoreboard;
+pub mod service;
 pub mod settings;
 mod sys;
 
