@@ -260,7 +260,7 @@ impl Preparation<'_> {
     /// As [`WorkerContext::path`].
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
-        self.resolved.folder.join(path)
+        self.resolved.settings.folder.join(path)
     }
 
     /// Makes a folder and those above it, mode 0750, and gives what it made to `process.user` and `process.group`.
@@ -331,7 +331,7 @@ impl WorkerContext {
     /// to where the program was started if there is none.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
-        self.resolved.folder.join(path)
+        self.resolved.settings.folder.join(path)
     }
 
     /// Completes when the whole service was asked to stop, before `workers.shutdown_delay` begins. `/ready` should

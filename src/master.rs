@@ -24,7 +24,7 @@ use self::{
 };
 use crate::{
     channel::{Heard, ToMaster},
-    listener::{BindError, Listeners},
+    listener::{BindError, Listeners, Steering},
     log,
     scoreboard::{Row, Scoreboard},
     settings::{Resolved, Settings},
@@ -88,7 +88,8 @@ struct Shell {
     dice: Dice,
     /// Why the last worker that failed to boot did.
     boot_failure: Option<String>,
-    steering_refused: bool,
+    /// Off where the kernel refused it, or there is nothing to steer.
+    steering: bool,
 }
 
 /// Binds, forks, supervises; returns when all is over, or in each child.
@@ -108,7 +109,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         tracing::info!(event = "listening", %address, "listening on {address}");
     }
     warn_of_few_files(limit, settings, &listeners);
-    if let Some(reason) = listeners.steering_refused() {
+    if let Steering::Refused(reason) = listeners.steering() {
         tracing::warn!(
             event = "steering_refused",
             reason,
@@ -129,7 +130,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     let mut shell = Shell {
         core,
         resolved: Arc::new(resolved),
-        steering_refused: listeners.steering_refused().is_some(),
+        steering: *listeners.steering() == Steering::Active,
         listeners,
         scoreboard,
         signals,
@@ -301,6 +302,7 @@ impl Shell {
     fn end(self, reason: ExitReason) -> Outcome {
         self.say_totals();
         self.listeners.shut_down();
+        self.listeners.unlink();
         if let Some(pidfile) = self.pidfile {
             pidfile.remove();
         }
@@ -340,7 +342,7 @@ fn policy(settings: &Settings, listeners: &Listeners, rows: u32) -> Policy {
 fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners: &Listeners) {
     // Beside connections and listeners a worker holds logs, its channel, epoll, and what the app opens.
     const ALLOWANCE: u64 = 64;
-    let needed = settings.http.worker_connections + listeners.count() as u64 + ALLOWANCE;
+    let needed = settings.http.worker_connections + listeners.all().count() as u64 + ALLOWANCE;
     match limit {
         Ok(limit) if limit < needed => tracing::warn!(
             event = "few_files",

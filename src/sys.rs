@@ -1,4 +1,36 @@
 //! The moat: every line of `unsafe` in the project is in this folder, behind safe, owned types.
+//!
+//! Owns: what Linux offers that neither std nor a library offers safely. Refuses: policy. Nothing here decides,
+//! logs, or knows a worker; it imports nothing of ours and speaks `io::Result`.
 #![allow(unsafe_code)]
 
+pub(crate) mod bpf;
+pub(crate) mod clock;
+pub(crate) mod fd;
+pub(crate) mod fork;
 pub(crate) mod host;
+pub(crate) mod poll;
+pub(crate) mod process;
+pub(crate) mod shm;
+pub(crate) mod signals;
+pub(crate) mod title;
+pub(crate) mod wait;
+
+#[cfg(test)]
+mod alone {
+    //! For tests of what a process has once: its children, its signals, its title, its rights.
+
+    const ALONE: &str = "OXICORN_TEST_ALONE";
+
+    /// Runs `body` in a process of its own: this test binary again, asked for the test called `name` only.
+    pub(super) fn run(name: &str, body: impl FnOnce()) {
+        if std::env::var_os(ALONE).is_some() {
+            return body();
+        }
+        let exe = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(exe).args([name, "--exact", "--nocapture"]).env(ALONE, "1").output();
+        let output = output.unwrap();
+        let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.contains("1 passed"), "{}: {told}", output.status);
+    }
+}

@@ -16,7 +16,7 @@ use crate::{
         fd::{self},
         fork::{Forked, fork},
         process,
-        signals::{self, Blocked, Kill},
+        signals::{self, Blocked, Number},
     },
     worker::WorkerSeed,
 };
@@ -37,7 +37,7 @@ pub(super) struct Birth {
     row: Row,
     channel: std::os::fd::OwnedFd,
     blocked: Blocked,
-    master: u32,
+    master: i32,
 }
 
 impl Shell {
@@ -142,7 +142,7 @@ impl Shell {
             reason = "no heartbeat within workers.timeout",
             "worker hung, silent for {silent_ms} ms; it gets SIGABRT now, SIGKILL in two seconds, and its slot a new worker"
         );
-        self.signal(pid, Kill::Abort);
+        self.signal(pid, Number::SIGABRT);
     }
 
     fn kill(&self, pid: Pid, cause: KillCause) {
@@ -154,10 +154,10 @@ impl Shell {
             KillCause::DrainTimeout => "still there after workers.graceful_timeout",
         };
         tracing::error!(event = "worker_killed", slot, pid = pid.0, generation, in_flight, reason, "worker killed by the master");
-        self.signal(pid, Kill::Kill);
+        self.signal(pid, Number::SIGKILL);
     }
 
-    fn signal(&self, pid: Pid, signal: Kill) {
+    fn signal(&self, pid: Pid, signal: Number) {
         if let Err(error) = signals::send(pid.0, signal) {
             tracing::error!(event = "signal_failed", pid = pid.0, %error, "a worker could not be signalled");
         }
@@ -172,14 +172,14 @@ impl Shell {
 
     /// Without steering nothing is lost: what the kernel sends to an empty slot waits there for its next worker.
     fn steer(&mut self, live: &[SlotId]) {
-        if self.steering_refused {
+        if !self.steering {
             return;
         }
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
         match self.listeners.steer(&live) {
             Ok(()) => tracing::debug!(event = "steered", ?live, "new connections go to live slots"),
             Err(error) => {
-                self.steering_refused = true;
+                self.steering = false;
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(event = "steering_refused", error, "new connections may wait for a worker that is being replaced");
             }
@@ -247,7 +247,7 @@ impl Shell {
             inbox: _,
             dice: _,
             boot_failure: _,
-            steering_refused: _,
+            steering: _,
         } = self;
         drop(children);
         signals.forget_in_child();

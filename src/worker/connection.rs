@@ -141,12 +141,11 @@ where
     S: Serve<B>,
 {
     let shared = ticket.shared;
-    let answered = match poll_fn(|cx| app.poll_ready(cx)).await {
-        Ok(()) => app.call(request.map(Body)).await,
+    let answered = match poll_fn(|cx| app.poll_ready(cx)).await.map_err(Into::into) {
+        Ok(()) => app.call(request.map(Body)).await.map_err(Into::into),
         Err(error) => Err(error),
     };
-    let mut response = answered.map(|response| response.map(Some)).unwrap_or_else(|error| {
-        let error: BoxError = error.into();
+    let mut response = answered.map(|response| response.map(Some)).unwrap_or_else(|error: BoxError| {
         tracing::error!(event = "service_error", error = error.as_ref() as &dyn Error, "the service failed; answered 500");
         let mut response = Response::new(None);
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;

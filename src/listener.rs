@@ -1,0 +1,667 @@
+//! The listening sockets of a master: bound once, kept for its whole life, inherited by every worker it forks.
+//!
+//! Owns binding, adopting and the one final shutdown. Each TCP address is a group of SO_REUSEPORT sockets, one a slot,
+//! or one socket that all share; unix and adopted sockets are always shared. Refuses to accept (that is the worker's)
+//! and to close a single slot: the kernel numbers a group's sockets in the order of listen() and moves the last into a
+//! gap, so as long as none is closed, a socket's index in its group is its slot, which [`steering`] relies on.
+
+mod holder;
+pub(crate) mod steering;
+
+use std::{
+    fmt, fs, io,
+    net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{
+            fs::{FileTypeExt, MetadataExt, chown},
+            net::UnixListener,
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::unistd;
+use socket2::{Domain, SockAddr, SockRef, Type};
+
+use crate::{
+    settings::{Bind, Server},
+    sys::{bpf, fd, process},
+};
+
+/// How many slots a service of `workers` gets: room to grow without binding again.
+pub(crate) fn slot_count(workers: u32) -> u32 {
+    workers.saturating_mul(2).clamp(8, 512)
+}
+
+/// Every listening socket of a master. A forked worker has its own copy, with the same sockets.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    groups: Vec<Group>,
+    slots: u32,
+    steering: Steering,
+}
+
+/// Whether new connections can be sent to chosen slots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Steering {
+    Active,
+    /// The kernel refused, with this reason: there are exactly as many slots as workers.
+    Refused(String),
+    /// Nothing to steer: all sockets are shared.
+    Unneeded,
+}
+
+/// The sockets of one address.
+#[derive(Debug)]
+struct Group {
+    address: Address,
+    /// Where it really listens: a port of 0 has become one, a descriptor has an address.
+    name: String,
+    /// One a slot, in the order of listen(), or the only one.
+    sockets: Vec<Socket>,
+    /// The file of a unix socket we made, as (device, inode): by then it may be somebody else's.
+    file: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Address {
+    Tcp {
+        address: SocketAddr,
+        v6_only: bool,
+        per_slot: bool,
+    },
+    Unix(PathBuf),
+    /// Made by whoever started us, who left this descriptor open.
+    Adopted(i32),
+}
+
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+/// Why `server.bind` cannot be served. Each names the address and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BindError {
+    #[error("server.bind: the name {host:?} does not resolve to an address")]
+    Resolve { host: String, source: io::Error },
+    #[error("server.bind: {address} is in use: {holder} listens there; stop it or bind another address")]
+    InUse { address: String, holder: String },
+    #[error("server.bind: cannot listen on {address}{advice}")]
+    Listen { address: String, advice: &'static str, source: io::Error },
+    #[error("server.bind: {} exists and is not a socket; remove it or bind another path", path.display())]
+    NotASocket { path: PathBuf },
+    #[error("server.bind: fd://{number} is not a listening TCP or unix socket; did the one who starts us pass it?")]
+    Adopt { number: i32, source: io::Error },
+    #[error("server.unix_owner: there is no {what} {name:?}")]
+    Owner { what: &'static str, name: String },
+}
+
+/// Steering failed on this address; its connections still go where they went before.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot steer the connections to {address}")]
+pub(crate) struct SteerError {
+    address: String,
+    source: io::Error,
+}
+
+impl Listeners {
+    /// Binds every address of `server.bind`, or none: all are probed first.
+    ///
+    /// # Errors
+    /// See [`BindError`]. What was bound by then is closed again.
+    pub(crate) fn bind(server: &Server, workers: u32) -> Result<Self, BindError> {
+        let addresses = resolve(server)?;
+        for address in &addresses {
+            address.probe()?;
+        }
+        let groups =
+            addresses.into_iter().map(|address| Group::bind(address, server)).collect::<Result<Vec<_>, _>>()?;
+        let steering = match groups.iter().find(|group| group.per_slot()) {
+            None => Steering::Unneeded,
+            Some(group) => match bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&[0])) {
+                Ok(()) => Steering::Active,
+                Err(error) => Steering::Refused(error.to_string()),
+            },
+        };
+        let mut listeners = Self { groups, slots: 0, steering };
+        listeners.grow(server, workers)?;
+        Ok(listeners)
+    }
+
+    /// Makes room for `workers` and applies `server.backlog`. Slots are only ever added, behind those there are; workers
+    /// forked earlier do not have the new ones.
+    ///
+    /// # Errors
+    /// See [`BindError`]; the slots are what they were.
+    pub(crate) fn grow(&mut self, server: &Server, workers: u32) -> Result<(), BindError> {
+        let wanted = match self.steering {
+            // Nothing could keep connections away from a spare slot.
+            Steering::Refused(_) => workers,
+            Steering::Active | Steering::Unneeded => slot_count(workers),
+        };
+        let slots = wanted.max(self.slots);
+        let grown = self.groups.iter_mut().try_for_each(|group| group.fill(slots as usize));
+        if let Err(error) = grown {
+            for group in self.groups.iter_mut().filter(|group| group.per_slot()) {
+                group.sockets.truncate((self.slots as usize).max(1));
+            }
+            return Err(error);
+        }
+        // All are bound by now. A socket that listens already takes the new backlog and keeps its index.
+        for group in self.groups.iter().filter(|group| !group.adopted()) {
+            for socket in &group.sockets {
+                let backlog = i32::try_from(server.backlog).unwrap_or(i32::MAX);
+                SockRef::from(socket).listen(backlog).map_err(|error| group.address.refused(error))?;
+            }
+        }
+        self.slots = slots;
+        Ok(())
+    }
+
+    /// Where we listen, as really bound: "127.0.0.1:8000", "unix:/run/app.sock".
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.groups.iter().map(|group| group.name.clone()).collect()
+    }
+
+    /// Each address and how many connections wait there to be accepted; 0 for unix sockets, which do not tell.
+    pub(crate) fn queued(&self) -> impl Iterator<Item = (String, u64)> {
+        self.groups.iter().map(|group| {
+            let queued = group.sockets.iter().filter_map(|socket| fd::accept_queue(socket.as_fd()));
+            (group.name.clone(), queued.map(|(queued, _)| u64::from(queued)).sum())
+        })
+    }
+
+    /// Slots 0..this have sockets.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    pub(crate) fn steering(&self) -> &Steering {
+        &self.steering
+    }
+
+    /// What the worker of `slot` accepts on: the slot's own sockets and the shared ones.
+    pub(crate) fn for_slot(&self, slot: u32) -> impl Iterator<Item = &Socket> {
+        self.of_slot(slot).chain(self.shared())
+    }
+
+    /// The sockets that nobody but the worker of `slot` accepts on, unless it is rescued.
+    pub(crate) fn of_slot(&self, slot: u32) -> impl Iterator<Item = &Socket> {
+        self.groups.iter().filter(|group| group.per_slot()).filter_map(move |group| group.sockets.get(slot as usize))
+    }
+
+    /// The sockets that all workers accept on.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = &Socket> {
+        self.groups.iter().filter(|group| !group.per_slot()).flat_map(|group| &group.sockets)
+    }
+
+    /// Every socket of every slot.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Socket> {
+        self.groups.iter().flat_map(|group| &group.sockets)
+    }
+
+    /// Sends new connections to the `live` slots only, from now on. With none live, or without steering, nothing
+    /// changes: a connection that waits for a worker beats one that is refused.
+    ///
+    /// # Errors
+    /// The kernel refused what it accepted at the start; that address keeps its last program.
+    pub(crate) fn steer(&self, live: &[u32]) -> Result<(), SteerError> {
+        if live.is_empty() || self.steering != Steering::Active {
+            return Ok(());
+        }
+        let program = steering::program(live);
+        for group in self.groups.iter().filter(|group| group.per_slot()) {
+            bpf::attach_reuseport(group.sockets[0].as_fd(), &program)
+                .map_err(|source| SteerError { address: group.name.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Ends listening for every process that has these sockets, and resets what waits in their queues: for the final
+    /// stop only. Adopted sockets belong to somebody else and stay as they are.
+    pub(crate) fn shut_down(&self) {
+        for socket in self.groups.iter().filter(|group| !group.adopted()).flat_map(|group| &group.sockets) {
+            // Fails where another process was first.
+            let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Removes the files of our unix sockets, unless another process has put its own in their place.
+    pub(crate) fn unlink(&self) {
+        for group in &self.groups {
+            if let (Address::Unix(path), Some(ours)) = (&group.address, group.file)
+                && identity(path).is_ok_and(|found| found == ours)
+            {
+                // A file that stays is taken over at the next start.
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+}
+
+impl Group {
+    fn per_slot(&self) -> bool {
+        matches!(self.address, Address::Tcp { per_slot: true, .. })
+    }
+
+    fn adopted(&self) -> bool {
+        matches!(self.address, Address::Adopted(_))
+    }
+
+    /// Binds the first socket. From here on a TCP port of 0 is the one the kernel picked, for the other slots to follow.
+    fn bind(address: Address, server: &Server) -> Result<Self, BindError> {
+        match address {
+            Address::Tcp { address: asked, v6_only, per_slot } => {
+                let bound = tcp(asked, v6_only, per_slot).and_then(|socket| Ok((socket.local_addr()?, socket)));
+                let (picked, socket) = bound.map_err(|error| address.refused(error))?;
+                let address = Address::Tcp { address: picked, v6_only, per_slot };
+                Ok(Self { name: address.to_string(), address, sockets: vec![Socket::Tcp(socket)], file: None })
+            }
+            Address::Unix(ref path) => {
+                if is_stale(path)? {
+                    fs::remove_file(path).map_err(|error| address.refused(error))?;
+                }
+                let (user, group) = owner(&server.unix_owner)?;
+                let bound = unix(path, server.unix_mode).and_then(|socket| {
+                    if user.is_some() || group.is_some() {
+                        chown(path, user, group)?;
+                    }
+                    Ok((socket, identity(path)?))
+                });
+                let (socket, file) = bound.map_err(|error| address.refused(error))?;
+                Ok(Self { name: address.to_string(), address, sockets: vec![Socket::Unix(socket)], file: Some(file) })
+            }
+            Address::Adopted(number) => {
+                let (socket, name) = adopt(number).map_err(|source| BindError::Adopt { number, source })?;
+                Ok(Self { name, address, sockets: vec![socket], file: None })
+            }
+        }
+    }
+
+    fn fill(&mut self, slots: usize) -> Result<(), BindError> {
+        if let Address::Tcp { address, v6_only, per_slot: true } = self.address {
+            while self.sockets.len() < slots {
+                let socket = tcp(address, v6_only, true).map_err(|error| self.address.refused(error))?;
+                self.sockets.push(Socket::Tcp(socket));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Address {
+    /// Whether it can be bound, asked without listening: a socket that is closed again has reset nobody. Only
+    /// SO_REUSEADDR, because SO_REUSEPORT would join the group of another oxicorn and take half of its connections.
+    fn probe(&self) -> Result<(), BindError> {
+        match self {
+            Self::Tcp { address, v6_only, .. } if address.port() != 0 => {
+                tcp(*address, *v6_only, false).map(drop).map_err(|error| self.refused(error))
+            }
+            Self::Unix(path) => is_stale(path).map(drop),
+            Self::Tcp { .. } | Self::Adopted(_) => Ok(()),
+        }
+    }
+
+    fn refused(&self, source: io::Error) -> BindError {
+        let address = self.to_string();
+        let advice = match (self, source.kind()) {
+            (Self::Tcp { address: tcp, .. }, io::ErrorKind::AddrInUse) => {
+                return BindError::InUse { address, holder: holder::of_port(tcp.port()) };
+            }
+            (Self::Tcp { address, .. }, io::ErrorKind::PermissionDenied) if address.port() < 1024 => {
+                ": a port below 1024 needs root or CAP_NET_BIND_SERVICE"
+            }
+            (Self::Tcp { .. }, io::ErrorKind::AddrNotAvailable) => ": no interface of this machine has that address",
+            (Self::Unix(_), io::ErrorKind::NotFound) => ": its folder does not exist",
+            (Self::Unix(_), io::ErrorKind::PermissionDenied) => ": this user may not write there",
+            (Self::Unix(_), io::ErrorKind::InvalidInput) => ": a socket's path holds 107 bytes at most",
+            _ => "",
+        };
+        BindError::Listen { address, advice, source }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { address, .. } => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Adopted(number) => write!(f, "fd://{number}"),
+        }
+    }
+}
+
+/// The addresses that `server.bind` means, each once.
+fn resolve(server: &Server) -> Result<Vec<Address>, BindError> {
+    let mut tcp = Vec::new();
+    for bind in &server.bind {
+        if let Bind::Tcp { host, port } = bind {
+            tcp.push(of_name(host, *port)?);
+        }
+    }
+    let all: Vec<SocketAddr> = tcp.iter().flatten().copied().collect();
+    let mut tcp = tcp.into_iter();
+    let mut addresses = Vec::new();
+    for bind in &server.bind {
+        let meant = match bind {
+            Bind::Tcp { .. } => {
+                let tcp = tcp.next().unwrap_or_default().into_iter();
+                let per_slot = server.reuse_port;
+                tcp.map(|address| Address::Tcp { address, v6_only: v6_only(address, &all), per_slot }).collect()
+            }
+            Bind::Unix(path) => vec![Address::Unix(path.clone())],
+            Bind::Fd(number) => vec![Address::Adopted(*number)],
+        };
+        for address in meant {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+/// All addresses of a host. `localhost` is ::1 too, even where IPv6 is off: of several, those this machine lacks are
+/// left out as long as one is there.
+fn of_name(host: &str, port: u16) -> Result<Vec<SocketAddr>, BindError> {
+    let unresolved = |source| BindError::Resolve { host: host.to_owned(), source };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let all: Vec<_> = (bare, port).to_socket_addrs().map_err(unresolved)?.collect();
+    let here: Vec<_> =
+        all.iter().copied().filter(|address| tcp(SocketAddr::new(address.ip(), 0), false, false).is_ok()).collect();
+    match (all.is_empty(), here.is_empty()) {
+        (true, _) => Err(unresolved(io::ErrorKind::NotFound.into())),
+        (false, true) => Ok(all),
+        (false, false) => Ok(here),
+    }
+}
+
+/// `[::]` takes IPv4 too, unless an IPv4 address on its port is bound beside it: those would exclude each other.
+fn v6_only(address: SocketAddr, all: &[SocketAddr]) -> bool {
+    address.ip() == IpAddr::from([0; 16]) && all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
+}
+
+/// A bound socket that does not listen yet.
+fn tcp(address: SocketAddr, v6_only: bool, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    socket.set_reuse_address(true)?;
+    if reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    // Accepted connections have it from their listener: a system call less for each.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// A bound socket that does not listen yet; its file has its mode from the first moment.
+fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let address = SockAddr::unix(path)?;
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let before = process::umask(!mode & 0o777);
+    let bound = socket.bind(&address);
+    process::umask(before);
+    bound?;
+    Ok(socket.into())
+}
+
+/// Whether a socket's file was left behind by a process that is gone; `false` when there is none.
+fn is_stale(path: &Path) -> Result<bool, BindError> {
+    let address = Address::Unix(path.to_owned());
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket { path: path.to_owned() }),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(address.refused(error)),
+    }
+    let visitor = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)
+        .and_then(|socket| Ok((socket.connect(&SockAddr::unix(path)?), socket)));
+    let (answer, visitor) = visitor.map_err(|error| address.refused(error))?;
+    match answer.map_err(|error| error.kind()) {
+        Err(io::ErrorKind::ConnectionRefused) => Ok(true),
+        Err(io::ErrorKind::NotFound) => Ok(false),
+        Err(io::ErrorKind::PermissionDenied) => Err(address.refused(io::ErrorKind::PermissionDenied.into())),
+        // Its queue may be full; or it is a datagram socket. Somebody lives there.
+        Ok(()) | Err(_) => Err(BindError::InUse { address: address.to_string(), holder: holder::of_peer(&visitor) }),
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// The user and group of `server.unix_owner`, "user:group"; either may be missing, either may be a number.
+fn owner(text: &str) -> Result<(Option<u32>, Option<u32>), BindError> {
+    let missing = |what, name: &str| BindError::Owner { what, name: name.to_owned() };
+    let (user, group) = text.split_once(':').unwrap_or((text, ""));
+    let uid = match (user, user.parse()) {
+        ("", _) => None,
+        (_, Ok(number)) => Some(number),
+        _ => {
+            let found = unistd::User::from_name(user).ok().flatten().ok_or_else(|| missing("user", user))?;
+            Some(found.uid.as_raw())
+        }
+    };
+    let gid = match (group, group.parse()) {
+        ("", _) => None,
+        (_, Ok(number)) => Some(number),
+        _ => {
+            let found = unistd::Group::from_name(group).ok().flatten().ok_or_else(|| missing("group", group))?;
+            Some(found.gid.as_raw())
+        }
+    };
+    Ok((uid, gid))
+}
+
+/// A copy of an inherited socket, checked before it is believed, and where it listens.
+fn adopt(number: i32) -> io::Result<(Socket, String)> {
+    let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
+    let socket = socket2::Socket::from(fd::inherited(number)?);
+    if !socket.is_listener()? || socket.r#type()? != Type::STREAM {
+        return Err(wrong());
+    }
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    if let Some(tcp) = address.as_socket() {
+        Ok((Socket::Tcp(socket.into()), tcp.to_string()))
+    } else if address.is_unix() {
+        let path = address.as_pathname().unwrap_or(Path::new("(unnamed)"));
+        Ok((Socket::Unix(socket.into()), Address::Unix(path.to_owned()).to_string()))
+    } else {
+        Err(wrong())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read,
+        net::TcpStream,
+        os::{fd::AsRawFd, unix::fs::PermissionsExt, unix::net::UnixStream},
+    };
+
+    use super::*;
+    use crate::settings::ProxyProtocol;
+
+    fn server(bind: &[Bind]) -> Server {
+        Server {
+            bind: bind.to_vec(),
+            backlog: 256,
+            reuse_port: true,
+            proxy_protocol: ProxyProtocol::Off,
+            unix_mode: 0o660,
+            unix_owner: String::new(),
+        }
+    }
+
+    fn loopback(port: u16) -> Bind {
+        Bind::Tcp { host: "127.0.0.1".to_owned(), port }
+    }
+
+    fn port(listeners: &Listeners) -> u16 {
+        listeners.addresses()[0].parse::<SocketAddr>().unwrap().port()
+    }
+
+    fn queue_of(listeners: &Listeners, slot: u32) -> u32 {
+        listeners.of_slot(slot).map(|socket| fd::accept_queue(socket.as_fd()).unwrap().0).sum()
+    }
+
+    #[test]
+    fn connections_go_to_live_slots_only() {
+        let mut listeners = Listeners::bind(&server(&[loopback(0)]), 2).unwrap();
+        assert_eq!((listeners.slots(), listeners.steering()), (8, &Steering::Active));
+        let address = ("127.0.0.1", port(&listeners));
+        let mut clients = Vec::new();
+        let mut expected = [0; 16];
+        for live in [&[1, 5][..], &[0, 1, 2], &[7], &[]] {
+            listeners.steer(live).unwrap();
+            clients.extend((0..40).map(|_| TcpStream::connect(address).unwrap()));
+            for slot in 0..8 {
+                let queued = queue_of(&listeners, slot);
+                // An empty set keeps the last program: slot 7.
+                let may_grow = live.contains(&slot) || live.is_empty() && slot == 7;
+                assert_eq!(queued > expected[slot as usize], may_grow, "live {live:?}, slot {slot}: {queued}");
+                expected[slot as usize] = queued;
+            }
+        }
+        // New slots come behind the old ones, and the old keep their index.
+        listeners.grow(&server(&[loopback(0)]), 8).unwrap();
+        assert_eq!(listeners.slots(), 16);
+        for live in [15, 3] {
+            listeners.steer(&[live]).unwrap();
+            let before = queue_of(&listeners, live);
+            clients.push(TcpStream::connect(address).unwrap());
+            assert_eq!(queue_of(&listeners, live), before + 1);
+        }
+        assert_eq!(listeners.queued().map(|(_, queued)| queued).sum::<u64>(), clients.len() as u64);
+    }
+
+    #[test]
+    fn an_address_in_use_names_its_holder_and_binds_nothing() {
+        let first = Listeners::bind(&server(&[loopback(0)]), 1).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let taken = server(&[Bind::Unix(path.clone()), loopback(port(&first))]);
+        let error = Listeners::bind(&taken, 1).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("server.bind: 127.0.0.1:{} is in use: ", port(&first))), "{error}");
+        assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_shut_down_address_is_free_while_others_still_hold_it() {
+        let first = Listeners::bind(&server(&[loopback(0)]), 1).unwrap();
+        let held: Vec<_> = first.all().map(|socket| socket.as_fd().try_clone_to_owned().unwrap()).collect();
+        first.shut_down();
+        let second = Listeners::bind(&server(&[loopback(port(&first))]), 1).unwrap();
+        second.steer(&[0]).unwrap();
+        let _client = TcpStream::connect(("127.0.0.1", port(&first))).unwrap();
+        assert_eq!(queue_of(&second, 0), 1);
+        assert_eq!(held.len(), 8);
+    }
+
+    #[test]
+    fn a_name_binds_every_address_it_has() {
+        let listeners = Listeners::bind(&server(&[Bind::Tcp { host: "localhost".to_owned(), port: 0 }]), 1).unwrap();
+        assert!(listeners.addresses().iter().any(|address| address.starts_with("127.0.0.1:")));
+        let error = Listeners::bind(&server(&[Bind::Tcp { host: "no such host".to_owned(), port: 0 }]), 1).unwrap_err();
+        assert_eq!(error.to_string(), "server.bind: the name \"no such host\" does not resolve to an address");
+    }
+
+    #[test]
+    fn an_address_of_another_machine_says_so() {
+        // 192.0.2.0/24 is for documentation: nobody has it, and bind() asks nobody.
+        let error = Listeners::bind(&server(&[Bind::Tcp { host: "192.0.2.1".to_owned(), port: 80 }]), 1).unwrap_err();
+        let told = "server.bind: cannot listen on 192.0.2.1:80: no interface of this machine has that address";
+        assert_eq!(error.to_string(), told);
+    }
+
+    #[test]
+    fn all_interfaces_share_a_port_between_both_families() {
+        let any_v6: SocketAddr = "[::]:8000".parse().unwrap();
+        let v4: SocketAddr = "127.0.0.1:8000".parse().unwrap();
+        let other: SocketAddr = "127.0.0.1:8001".parse().unwrap();
+        assert!(v6_only(any_v6, &[any_v6, v4]));
+        assert!(!v6_only(any_v6, &[any_v6, other]));
+        assert!(!v6_only("[::1]:8000".parse().unwrap(), &[v4]));
+    }
+
+    #[test]
+    fn without_reuse_port_one_socket_serves_all() {
+        let listeners = Listeners::bind(&Server { reuse_port: false, ..server(&[loopback(0)]) }, 2).unwrap();
+        assert_eq!((listeners.all().count(), listeners.steering()), (1, &Steering::Unneeded));
+        assert_eq!((listeners.for_slot(7).count(), listeners.of_slot(0).count()), (1, 0));
+    }
+
+    #[test]
+    fn a_unix_socket_takes_over_what_the_dead_left_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let server = server(&[Bind::Unix(path.clone())]);
+        drop(UnixListener::bind(&path).unwrap());
+
+        let listeners = Listeners::bind(&server, 2).unwrap();
+        assert_eq!(listeners.addresses(), [format!("unix:{}", path.display())]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        UnixStream::connect(&path).unwrap();
+        let error = Listeners::bind(&server, 2).unwrap_err().to_string();
+        assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
+
+        fs::remove_file(&path).unwrap();
+        let theirs = UnixListener::bind(&path).unwrap();
+        listeners.unlink();
+        UnixStream::connect(&path).unwrap();
+        drop(theirs);
+
+        let listeners = Listeners::bind(&server, 2).unwrap();
+        listeners.unlink();
+        assert!(!path.exists());
+
+        fs::write(&path, "precious").unwrap();
+        let error = Listeners::bind(&server, 2).unwrap_err();
+        assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn an_inherited_socket_is_checked_shared_and_never_shut_down() {
+        let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = theirs.local_addr().unwrap();
+        let listeners = Listeners::bind(&server(&[Bind::Fd(theirs.as_raw_fd())]), 2).unwrap();
+        assert_eq!(listeners.addresses(), [address.to_string()]);
+        listeners.shut_down();
+        let mut client = TcpStream::connect(address).unwrap();
+        let Some(Socket::Tcp(adopted)) = listeners.for_slot(1).next() else { panic!("not a TCP socket") };
+        drop(adopted.accept().unwrap());
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+
+        let error = Listeners::bind(&server(&[Bind::Fd(client.as_raw_fd())]), 2).unwrap_err().to_string();
+        assert!(error.starts_with("server.bind: fd://"), "{error}");
+    }
+
+    #[test]
+    fn owners_are_names_or_numbers_and_either_may_be_missing() {
+        assert_eq!(owner("").unwrap(), (None, None));
+        assert_eq!(owner("root:0").unwrap(), (Some(0), Some(0)));
+        assert_eq!(owner(":12").unwrap(), (None, Some(12)));
+        assert_eq!(
+            owner("no-such-user").unwrap_err().to_string(),
+            "server.unix_owner: there is no user \"no-such-user\""
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! tmp
+pub(crate) fn init(_: &crate::settings::Log) -> std::io::Result<()> { tracing_subscriber::fmt().with_writer(std::io::stderr).init(); Ok(()) }
+pub(crate) fn reopen() {}

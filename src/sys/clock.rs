@@ -1,0 +1,34 @@
+//! The clocks that master and workers share: milliseconds since the machine booted. Refuses the wall clock, which jumps.
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Milliseconds of CLOCK_MONOTONIC, which stands still while the machine is suspended.
+pub(crate) fn now() -> u64 {
+    milliseconds(ClockId::CLOCK_MONOTONIC)
+}
+
+/// As [`now`], some 4 ms old and several times cheaper: for what is read on every turn of a loop.
+pub(crate) fn coarse() -> u64 {
+    milliseconds(ClockId::CLOCK_MONOTONIC_COARSE)
+}
+
+/// Milliseconds of CLOCK_BOOTTIME, which counts suspends: when it gains on [`now`], the machine has slept.
+pub(crate) fn boottime() -> u64 {
+    milliseconds(ClockId::CLOCK_BOOTTIME)
+}
+
+fn milliseconds(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock).expect("Linux has had these clocks since 2.6.39");
+    // Neither is negative: both count from boot.
+    time.tv_sec().unsigned_abs() * 1_000 + time.tv_nsec().unsigned_abs() / 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_three_clocks_agree() {
+        let (coarse, now, boottime) = (super::coarse(), super::now(), super::boottime());
+        assert!(coarse <= now && now - coarse < 1_000, "coarse {coarse}, now {now}");
+        assert!(boottime >= now, "boottime {boottime}, now {now}");
+    }
+}

@@ -1,0 +1,237 @@
+//! File descriptors: the channel between master and worker, looking into sockets without taking, borrowing what others
+//! opened. Refuses to block: each call here returns at once.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, socketpair},
+    },
+};
+
+/// A pair of connected sockets that keep messages apart (AF_UNIX, SOCK_SEQPACKET), non-blocking and close-on-exec.
+///
+/// # Errors
+/// The kernel's: EMFILE, ENFILE, ENOMEM.
+pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+/// Sends one whole message on a socket, without blocking and without SIGPIPE; `false` when there is no room for it now.
+/// An empty one would read as a closed channel at the other end: send none.
+///
+/// # Errors
+/// The kernel's: EPIPE when the other end is gone. WriteZero when a stream socket took a part of it.
+pub(crate) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<bool> {
+    match socket::send(fd.as_raw_fd(), message, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+        Ok(sent) if sent == message.len() => Ok(true),
+        Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+        Err(Errno::EAGAIN) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What [`recv`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recv {
+    /// A message of this many bytes.
+    Message(usize),
+    Empty,
+    Closed,
+}
+
+/// Receives one message of a [`channel`], without blocking.
+///
+/// # Errors
+/// InvalidData: the message was longer than `buffer` and its end is lost.
+pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recv> {
+    match socket::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
+        // The other end died with messages of ours unread.
+        Ok(0) | Err(Errno::ECONNRESET) => Ok(Recv::Closed),
+        Ok(len) if len > buffer.len() => Err(io::ErrorKind::InvalidData.into()),
+        Ok(len) => Ok(Recv::Message(len)),
+        Err(Errno::EAGAIN) => Ok(Recv::Empty),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What [`peek`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peek {
+    Pending,
+    Empty,
+    Closed,
+}
+
+/// Whether a connected stream socket has bytes to read, without taking them. Closed: the peer will send no more.
+///
+/// # Errors
+/// ENOTSOCK and its like; a reset connection is `Closed`.
+pub(crate) fn peek(fd: BorrowedFd<'_>) -> io::Result<Peek> {
+    match socket::recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK) {
+        Ok(0) | Err(Errno::ECONNRESET | Errno::ETIMEDOUT) => Ok(Peek::Closed),
+        Ok(_) => Ok(Peek::Pending),
+        Err(Errno::EAGAIN) => Ok(Peek::Empty),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Connections a listening TCP socket holds completed but not accepted, and how many it may hold: `(queued, max)`.
+/// `None` for any other socket: only TCP tells.
+pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
+    const TCP_LISTEN: u8 = 10;
+    // SAFETY: tcp_info is plain integers, of which all-zero is a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `info`, and both outlive the call.
+    let done = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
+    };
+    // On a listening socket these two fields are the queue (tcp_get_info in net/ipv4/tcp.c).
+    (done == 0 && info.tcpi_state == TCP_LISTEN).then_some((info.tcpi_unacked, info.tcpi_sacked))
+}
+
+/// Raises the soft limit of open files to the hard one; the limit in effect.
+///
+/// # Errors
+/// None in practice: a process may always raise it that far.
+pub(crate) fn raise_nofile() -> io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
+}
+
+/// A copy of descriptor `number`, which whoever started us left open. Both are close-on-exec from here on.
+///
+/// # Errors
+/// EBADF when there is none.
+pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl with these commands reads or copies the descriptor and touches no memory; a number that is not
+    // open is EBADF.
+    let copy = unsafe {
+        if libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3)
+    };
+    if copy == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Opens the pipe or FIFO behind `fd` a second time for writing, non-blocking. O_NONBLOCK on `fd` itself would also
+/// change it for every process that shares it, such as the shell that started us.
+///
+/// # Errors
+/// EACCES once privileges are dropped, ENXIO when nobody reads, ENOENT without `/proc`.
+pub(crate) fn reopen_nonblocking(fd: BorrowedFd<'_>) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        net::{TcpListener, TcpStream},
+        os::{fd::AsFd, unix::net::UnixStream},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_channel_keeps_messages_apart_and_tells_of_the_end() {
+        let (ours, theirs) = channel().unwrap();
+        let mut buffer = [0; 4];
+        assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Empty);
+        assert!(send(theirs.as_fd(), b"one").unwrap());
+        assert!(send(theirs.as_fd(), b"four").unwrap());
+        assert!(send(theirs.as_fd(), b"longer").unwrap());
+        assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Message(3));
+        assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Message(4));
+        assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        drop(theirs);
+        assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Closed);
+        assert_eq!(send(ours.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_full_channel_does_not_block() {
+        let (ours, _theirs) = channel().unwrap();
+        let sent = (0..100_000).take_while(|_| send(ours.as_fd(), &[0; 64]).unwrap()).count();
+        assert!((1..100_000).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn a_peer_that_left_messages_unread_is_closed() {
+        let (ours, theirs) = channel().unwrap();
+        assert!(send(ours.as_fd(), b"x").unwrap());
+        drop(theirs);
+        assert_eq!(recv(ours.as_fd(), &mut [0; 4]).unwrap(), Recv::Closed);
+    }
+
+    #[test]
+    fn peek_takes_nothing() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        assert_eq!(peek(ours.as_fd()).unwrap(), Peek::Empty);
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(peek(ours.as_fd()).unwrap(), Peek::Pending);
+        assert_eq!(peek(ours.as_fd()).unwrap(), Peek::Pending);
+        drop(theirs);
+        io::Read::read_exact(&mut &ours, &mut [0]).unwrap();
+        assert_eq!(peek(ours.as_fd()).unwrap(), Peek::Closed);
+    }
+
+    #[test]
+    fn the_accept_queue_counts_what_nobody_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (queued, max) = accept_queue(listener.as_fd()).unwrap();
+        assert_eq!(queued, 0);
+        assert!(max > 0);
+        let clients: Vec<_> = (0..3).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
+        assert_eq!(accept_queue(listener.as_fd()), Some((3, max)));
+        assert_eq!(accept_queue(clients[0].as_fd()), None);
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(accept_queue(ours.as_fd()), None);
+    }
+
+    #[test]
+    fn a_reopened_pipe_does_not_block_and_leaves_the_first_alone() {
+        let (_reader, writer) = io::pipe().unwrap();
+        let mut again = reopen_nonblocking(writer.as_fd()).unwrap();
+        let full = (0..10_000).find_map(|_| again.write(&[0; 4096]).err()).unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let flags = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+        assert_eq!(flags & libc::O_NONBLOCK, 0);
+    }
+
+    #[test]
+    fn only_open_descriptors_are_inherited() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let copy = inherited(reader.as_raw_fd()).unwrap();
+        drop(reader);
+        writer.write_all(b"x").unwrap();
+        io::Read::read_exact(&mut File::from(copy), &mut [0]).unwrap();
+        assert_eq!(inherited(1_000_000).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn the_file_limit_is_raised_to_the_hard_one() {
+        let limit = raise_nofile().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (limit, limit));
+    }
+}

@@ -1,0 +1,144 @@
+//! What a process is to others: whose child, whose rights, how large. Refuses to look up names: the settings did.
+
+use std::{
+    ffi::CString,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::{DirBuilderExt, chown},
+    path::Path,
+};
+
+use nix::{
+    sys::{
+        prctl,
+        signal::Signal,
+        stat::{self, Mode},
+    },
+    unistd::{self, Gid, SysconfVar, Uid},
+};
+
+/// Orphans below this process become its children, as if it were PID 1.
+///
+/// # Errors
+/// None since Linux 3.4.
+pub(crate) fn become_subreaper() -> io::Result<()> {
+    Ok(prctl::set_child_subreaper(true)?)
+}
+
+/// In a child: SIGTERM when the parent dies. Dropping privileges clears it, so it comes after; and a parent may die
+/// before it, so compare [`parent_pid`] with what it was before the fork.
+///
+/// # Errors
+/// None in practice.
+pub(crate) fn set_parent_death_signal() -> io::Result<()> {
+    Ok(prctl::set_pdeathsig(Signal::SIGTERM)?)
+}
+
+pub(crate) fn parent_pid() -> i32 {
+    unistd::getppid().as_raw()
+}
+
+/// Becomes another user for good: the groups of `user` by its name (a name nobody has belongs to none) and `gid`, then
+/// `gid`, then the uid. Without a user, the group alone. Nothing happens where an unprivileged process already is that.
+///
+/// # Errors
+/// EPERM without the right to; "kept …" when the kernel says yes and does not.
+pub(crate) fn drop_privileges(user: Option<(&str, u32)>, gid: u32) -> io::Result<()> {
+    let gid = Gid::from_raw(gid);
+    let uid = user.map_or_else(unistd::geteuid, |(_, uid)| Uid::from_raw(uid));
+    if !unistd::geteuid().is_root() && is(uid, gid)? {
+        return Ok(());
+    }
+    match user {
+        Some((name, _)) => unistd::initgroups(&CString::new(name)?, gid)?,
+        None => unistd::setgroups(&[gid])?,
+    }
+    unistd::setresgid(gid, gid, gid)?;
+    if user.is_some() {
+        unistd::setresuid(uid, uid, uid)?;
+    }
+    if !is(uid, gid)? {
+        return Err(io::Error::other("kept the old user or group"));
+    }
+    if user.is_some() && !uid.is_root() && unistd::setuid(Uid::from_raw(0)).is_ok() {
+        return Err(io::Error::other("kept the right to become root again"));
+    }
+    Ok(())
+}
+
+fn is(uid: Uid, gid: Gid) -> io::Result<bool> {
+    let (uids, gids) = (unistd::getresuid()?, unistd::getresgid()?);
+    Ok([uids.real, uids.effective, uids.saved] == [uid; 3] && [gids.real, gids.effective, gids.saved] == [gid; 3])
+}
+
+/// Adds variables that the environment does not have yet.
+pub(crate) fn add_to_environment(variables: &[(String, String)]) {
+    for (name, value) in variables {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: callers are workers before their runtime: the process has one thread.
+            #[expect(clippy::disallowed_methods, reason = "the one place, and the one moment, where it is sound")]
+            unsafe {
+                std::env::set_var(name, value);
+            }
+        }
+    }
+}
+
+/// Makes a folder and those above it with `mode`, and gives what it made to `uid` and `gid`. What exists stays as it is.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        make_folder(above, mode, uid, gid)?;
+    }
+    match DirBuilder::new().mode(mode).create(folder) {
+        // Somebody was faster: then it is theirs.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) if uid.is_some() || gid.is_some() => chown(folder, uid, gid),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Sets the bits that new files lack; the mask before.
+pub(crate) fn umask(mask: u32) -> u32 {
+    stat::umask(Mode::from_bits_truncate(mask)).bits()
+}
+
+/// Resident bytes of a process; `None` when it is gone.
+pub(crate) fn rss_bytes(pid: i32) -> Option<u64> {
+    let page = u64::try_from(unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    Some(statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * page)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::alone, *};
+
+    #[test]
+    fn dropped_privileges_do_not_come_back() {
+        alone::run("sys::process::tests::dropped_privileges_do_not_come_back", || {
+            if !unistd::geteuid().is_root() {
+                return;
+            }
+            drop_privileges(Some(("nobody", 65534)), 65534).unwrap();
+            assert!(is(Uid::from_raw(65534), Gid::from_raw(65534)).unwrap());
+            assert!(unistd::setuid(Uid::from_raw(0)).is_err());
+            assert!(unistd::getgroups().unwrap().iter().all(|group| group.as_raw() != 0));
+            drop_privileges(Some(("nobody", 65534)), 65534).unwrap();
+            assert!(drop_privileges(Some(("root", 0)), 0).is_err());
+        });
+    }
+
+    #[test]
+    fn resident_size_is_that_of_a_living_process() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!((100_000..100_000_000_000).contains(&rss_bytes(pid).unwrap()));
+        assert_eq!(rss_bytes(i32::MAX), None);
+    }
+}

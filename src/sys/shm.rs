@@ -1,0 +1,82 @@
+//! Memory that the master and all its workers share: a sealed memfd, mapped once before the first fork and never
+//! unmapped. Refuses meaning: it is words, and the scoreboard says what stands in them.
+
+use std::{
+    fs::File,
+    io,
+    num::NonZeroUsize,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::atomic::AtomicU64,
+};
+
+use nix::{
+    fcntl::{FcntlArg, SealFlag, fcntl},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        mman::{MapFlags, ProtFlags, mmap},
+    },
+};
+
+/// Zeroed shared words. Every process forked after [`create`](Self::create) sees the same ones.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    fd: OwnedFd,
+    words: &'static [AtomicU64],
+}
+
+impl Mapping {
+    /// Maps `len` words (of eight bytes). They live as long as the process: there is one scoreboard, and rows of it
+    /// are handed about freely.
+    ///
+    /// # Errors
+    /// The kernel's (ENOMEM, EMFILE), and EINVAL for no words.
+    pub(crate) fn create(len: usize) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let bytes = len.checked_mul(size_of::<AtomicU64>()).and_then(NonZeroUsize::new).ok_or_else(invalid)?;
+        let fd = memfd_create(c"oxicorn-scoreboard", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let file = File::from(fd);
+        file.set_len(bytes.get() as u64)?;
+        // Nobody who holds the fd can shrink the file under us: touching the lost pages would be SIGBUS.
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        // SAFETY: a fresh address of the kernel's choosing replaces no memory of ours.
+        let start =
+            unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &file, 0) }?;
+        // SAFETY: the mapping is page-aligned, `len` words long, zeroed (a valid AtomicU64), sealed at that size and
+        // never unmapped; every process that maps it reaches it through atomics only.
+        let words = unsafe { std::slice::from_raw_parts(start.cast::<AtomicU64>().as_ptr(), len) };
+        Ok(Self { fd: file.into(), words })
+    }
+
+    pub(crate) fn words(&self) -> &'static [AtomicU64] {
+        self.words
+    }
+}
+
+/// The memfd, close-on-exec: for whoever hands the scoreboard on.
+impl AsFd for Mapping {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, os::fd::AsFd, os::unix::fs::FileExt, sync::atomic::Ordering};
+
+    use super::Mapping;
+
+    #[test]
+    fn is_zeroed_shared_and_cannot_shrink() {
+        let mapping = Mapping::create(1024).unwrap();
+        assert!(mapping.words().iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        mapping.words()[1023].store(7, Ordering::Relaxed);
+
+        let file = File::from(mapping.as_fd().try_clone_to_owned().unwrap());
+        let mut last = [0; 8];
+        file.read_exact_at(&mut last, 1023 * 8).unwrap();
+        assert_eq!(u64::from_ne_bytes(last), 7);
+        assert!(file.set_len(0).is_err());
+        assert!(Mapping::create(0).is_err());
+    }
+}
