@@ -1,0 +1,152 @@
+//! Promise: a mistake in the settings is refused before anything starts, all mistakes at once, each with its place.
+
+mod common;
+
+use std::{fs, process::Output};
+
+use common::{Launch, free_port, get};
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Refused by `check` and by `run` alike, with exit code 2 and every fragment in the output.
+#[track_caller]
+fn assert_refused(make: impl Fn() -> Launch, fragments: &[&str]) {
+    for command in ["check", "run"] {
+        let output = make().arg(command).run();
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{command}: {text}");
+        for fragment in fragments {
+            assert!(text.contains(fragment), "{command}: {fragment:?} is not in:\n{text}");
+        }
+        assert!(!text.contains("worker_forked"), "{command}: nothing is started:\n{text}");
+        assert!(!text.contains("panicked"), "{command}:\n{text}");
+    }
+}
+
+#[test]
+fn good_settings_pass() {
+    let output = Launch::new().arg("check").run();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let output = Launch::new().arg("--check-config").run();
+    assert_eq!(output.status.code(), Some(0), "Gunicorn's name for it: {}", text(&output));
+}
+
+#[test]
+fn each_kind_of_mistake_has_its_key_and_line() {
+    let cases: &[(&str, &[&str])] = &[
+        ("[workers]\ncuont = 2", &["workers.cuont", "count", "supervisor.toml:2"]),
+        ("[worker]\ncount = 2", &["worker", "workers", "supervisor.toml:1"]),
+        ("[workers]\n\ncount = \"many\"", &["workers.count", "many", "supervisor.toml:3"]),
+        ("[workers]\ncount = 0", &["workers.count", "supervisor.toml:2"]),
+        ("[workers]\ncount = -3", &["workers.count", "supervisor.toml:2"]),
+        ("[workers]\ntimeout = \"soon\"", &["workers.timeout", "soon", "supervisor.toml:2"]),
+        ("[workers]\nmax_rss = \"12 elephants\"", &["workers.max_rss", "supervisor.toml:2"]),
+        ("[server]\nbind = [\"nonsense\"]", &["server.bind", "nonsense", "supervisor.toml:2"]),
+        ("[server]\nbind = [\"127.0.0.1:70000\"]", &["server.bind", "70000", "supervisor.toml:2"]),
+        ("[server]\nproxy_protocol = \"v3\"", &["server.proxy_protocol", "v3", "supervisor.toml:2"]),
+        ("[log]\nlevel = \"loud\"", &["log.level", "loud", "supervisor.toml:2"]),
+        ("[http]\nforwarded_allow_ips = [\"300.1.1.1/8\"]", &["http.forwarded_allow_ips", "300.1.1.1"]),
+        ("[http]\nhttp2 = \"maybe\"", &["http.http2", "supervisor.toml:2"]),
+        ("[process]\nuser = \"no-such-user-here\"", &["process.user", "no-such-user-here"]),
+        ("[process]\numask = \"99\"", &["process.umask", "supervisor.toml:2"]),
+        ("[tls]\ncertfile = \"/tmp/chain.pem\"", &["tls.keyfile"]),
+        ("[service]\ndebgu = true", &["service.debgu", "debug", "supervisor.toml:2"]),
+        ("[workers]\ncount = 2\ncount = 3", &["supervisor.toml:3"]),
+        ("[workers\ncount = 2", &["supervisor.toml:1"]),
+        ("[program]\ncommand = [\"uvicorn\"]", &["program"]),
+    ];
+    for (toml, fragments) in cases {
+        eprintln!("--- {toml}");
+        assert_refused(|| Launch::new().raw(toml), fragments);
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let toml = "[server]\nbind = [\"nonsense\"]\n[workers]\ncuont = 2\ntimeout = \"soon\"\n[log]\nlevel = \"loud\"\n";
+    assert_refused(
+        || Launch::new().raw(toml).env("OXICORN_HTTP__BACKLOGG", "1"),
+        &[
+            "server.bind",
+            "supervisor.toml:2",
+            "workers.cuont",
+            "supervisor.toml:4",
+            "workers.timeout",
+            "supervisor.toml:5",
+            "log.level",
+            "supervisor.toml:7",
+            "OXICORN_HTTP__BACKLOGG",
+        ],
+    );
+}
+
+#[test]
+fn a_mistake_in_the_environment_names_the_variable() {
+    let cases = [
+        ("OXICORN_WORKERS__COUNT", "many", "many"),
+        ("OXICORN_WORKERS__CUONT", "2", "count"),
+        ("WEB_CONCURRENCY", "lots", "lots"),
+        ("PORT", "http", "http"),
+        ("LOG_LEVEL", "loud", "loud"),
+    ];
+    for (name, value, fragment) in cases {
+        assert_refused(|| Launch::new().env(name, value), &[name, fragment]);
+    }
+}
+
+#[test]
+fn a_mistake_on_the_command_line_is_refused() {
+    for (arguments, fragment) in [
+        (&["--wrokers", "2"] as &[&str], "--workers"),
+        (&["--workers", "many"], "many"),
+        (&["--timeout", "soon"], "soon"),
+        (&["--bind", "nonsense"], "nonsense"),
+        (&["--config", "/nowhere/supervisor.toml"], "/nowhere/supervisor.toml"),
+        (&["--", "uvicorn", "app:main"], "not"),
+    ] {
+        let output = Launch::new().args(arguments).run();
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(fragment), "{arguments:?}: {fragment:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn a_second_instance_is_refused_and_the_first_not_harmed() {
+    let mut first = Launch::new().serving(2);
+    let address = first.address();
+    let output = Launch::new().set("server.bind", &format!("[\"{address}\"]")).run();
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(text.contains(&address.to_string()), "{text}");
+    for _ in 0..50 {
+        assert_eq!(get(address, "/health").status, 200, "every connection still reaches the first");
+    }
+    first.stop();
+}
+
+/// Not one address is bound when another cannot be.
+#[test]
+fn addresses_are_bound_all_or_none() {
+    let mut first = Launch::new().serving(2);
+    let free = free_port();
+    let bind = format!(r#"["127.0.0.1:{free}", "{}"]"#, first.address());
+    let output = Launch::new().set("server.bind", &bind).run();
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    assert!(!text(&output).contains("worker_forked"));
+    first.stop();
+}
+
+#[test]
+fn a_file_where_the_socket_should_be_is_left_alone() {
+    let launch = Launch::new().set("server.bind", r#"["unix:{dir}/precious"]"#);
+    let precious = launch.path("precious");
+    fs::write(&precious, "my thesis").expect("a file in our own folder");
+    let output = launch.run();
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(text.contains("precious"), "{text}");
+    assert_eq!(fs::read_to_string(&precious).expect("it is still there"), "my thesis");
+}

@@ -1,0 +1,469 @@
+//! The supervisor as a child process: its settings, its log, its signals, its end.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use super::proc::Process;
+
+/// How long a condition may take that should hold "soon": far above any honest value, for a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The names of the log's events and fields, in one place.
+pub mod events {
+    pub const LISTENING: &str = "listening";
+    pub const FORKED: &str = "worker_forked";
+    pub const READY: &str = "worker_ready";
+    pub const SERVING: &str = "worker_serving";
+    pub const EXITED: &str = "worker_exited";
+    pub const HUNG: &str = "worker_hung";
+    pub const KILLED: &str = "worker_killed";
+    pub const DRAINING: &str = "worker_draining";
+    pub const DRAINED: &str = "worker_drained";
+    pub const BOOT_FAILED: &str = "worker_boot_failed";
+    pub const RECYCLE_ASKED: &str = "recycle_asked";
+    pub const BACKOFF: &str = "backoff";
+    pub const SCALED: &str = "scaled";
+    pub const STOPPING: &str = "stopping";
+    pub const STOPPED: &str = "stopped";
+    pub const GAVE_UP: &str = "boot_gave_up";
+    pub const IGNORED_SIGNAL: &str = "ignored_signal";
+    pub const LOGS_REOPENED: &str = "logs_reopened";
+
+    /// Of `listening`: the address as bound.
+    pub const ADDRESS_FIELD: &str = "address";
+    /// Of `worker_drained`: requests or connections cut at the end of the graceful timeout.
+    pub const CUT_FIELD: &str = "cut";
+    /// Of `scaled`: the number of workers wanted from now on.
+    pub const TARGET_FIELD: &str = "target";
+}
+
+/// Polls until the probe finds something; panics with `what` when it does not within the time.
+pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A port nobody listens on now; for tests that must name it beforehand.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port").port()
+}
+
+/// The value of `name=value` or `name="value"` in a line of the log.
+pub fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let mut rest = line;
+    loop {
+        let at = rest.find(name)?;
+        let starts_a_word = rest[..at].chars().next_back().is_none_or(|before| before == ' ');
+        let after = &rest[at + name.len()..];
+        match after.strip_prefix('=') {
+            Some(value) if starts_a_word => {
+                return match value.strip_prefix('"') {
+                    Some(quoted) => quoted.split('"').next(),
+                    None => value.split_whitespace().next(),
+                };
+            }
+            _ => rest = after,
+        }
+    }
+}
+
+/// The log as it stands.
+pub struct Log(pub String);
+
+impl Log {
+    pub fn lines_of<'a>(&'a self, event: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.lines().filter(move |line| field(line, "event") == Some(event))
+    }
+
+    pub fn count(&self, event: &str) -> usize {
+        self.lines_of(event).count()
+    }
+
+    /// Pids that an event named, in the order of the log.
+    pub fn pids(&self, event: &str) -> Vec<u32> {
+        self.lines_of(event).filter_map(|line| field(line, "pid")?.parse().ok()).collect()
+    }
+
+    pub fn tail(&self, lines: usize) -> String {
+        let all: Vec<_> = self.0.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+/// Builds an example (a program that embeds the library) and says where it lies.
+pub fn build_example(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_BIN_EXE_oxicorn")).parent().expect("the binary lies in a folder");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.env("CARGO_TARGET_DIR", folder.parent().expect("the profile's folder lies in target/"));
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let built = cargo.output().expect("cargo can be run");
+    assert!(built.status.success(), "the example {name} does not build:\n{}", String::from_utf8_lossy(&built.stderr));
+    folder.join("examples").join(name)
+}
+
+/// A supervisor to be started: its program, settings, flags and environment.
+pub struct Launch {
+    program: PathBuf,
+    wrapper: Vec<String>,
+    settings: BTreeMap<String, String>,
+    raw_settings: Option<String>,
+    arguments: Vec<String>,
+    environment: BTreeMap<String, String>,
+    log_file: Option<String>,
+    dir: TempDir,
+}
+
+impl Launch {
+    /// The binary with its reference service, two workers, a free port and the `/debug` routes.
+    pub fn new() -> Self {
+        Self::of(env!("CARGO_BIN_EXE_oxicorn").into())
+            .set("service.sqlite_path", r#""{dir}/facts.db""#)
+            .set("service.debug", "true")
+    }
+
+    /// The test program of `tests/programs/misbehave.rs`, a user's own service.
+    pub fn misbehave() -> Self {
+        Self::of(build_example("misbehave"))
+    }
+
+    /// Any program that embeds the library.
+    pub fn of(program: PathBuf) -> Self {
+        let dir = tempfile::Builder::new().prefix("oxicorn-test-").tempdir().expect("a temporary folder");
+        // Workers of another user must be able to pass through it.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod of our own folder");
+        let launch = Self {
+            program,
+            wrapper: Vec::new(),
+            settings: BTreeMap::new(),
+            raw_settings: None,
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            log_file: None,
+            dir,
+        };
+        launch
+            .set("server.bind", r#"["127.0.0.1:0"]"#)
+            .set("workers.count", "2")
+            .set("workers.graceful_timeout", r#""10s""#)
+            .set("control.socket", r#""{dir}/control.sock""#)
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "{dir}")
+            .env("XDG_RUNTIME_DIR", "{dir}")
+    }
+
+    /// One key as `section.key` and its value as TOML; `{dir}` is the temporary folder.
+    pub fn set(mut self, key: &str, toml: &str) -> Self {
+        self.settings.insert(key.to_owned(), toml.to_owned());
+        self
+    }
+
+    /// Leaves a key at the supervisor's own default.
+    pub fn unset(mut self, key: &str) -> Self {
+        self.settings.remove(key);
+        self
+    }
+
+    /// The whole settings file as it is, instead of keys.
+    pub fn raw(mut self, toml: &str) -> Self {
+        self.raw_settings = Some(toml.to_owned());
+        self
+    }
+
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    pub fn args(self, arguments: &[&str]) -> Self {
+        arguments.iter().fold(self, |launch, argument| launch.arg(argument))
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts the program through another, such as `unshare`.
+    pub fn through(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// Lets the supervisor log to this file of the temporary folder; the harness reads it there.
+    pub fn log_to(mut self, name: &str) -> Self {
+        self.log_file = Some(name.to_owned());
+        self.set("log.file", &format!(r#""{{dir}}/{name}""#))
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn settings_text(&self) -> String {
+        if let Some(raw) = &self.raw_settings {
+            return raw.clone();
+        }
+        let mut sections: BTreeMap<&str, String> = BTreeMap::new();
+        for (name, value) in &self.settings {
+            let (section, key) = name.split_once('.').unwrap_or_else(|| panic!("{name} is not section.key"));
+            *sections.entry(section).or_default() += &format!("{key} = {value}\n");
+        }
+        sections.iter().map(|(section, keys)| format!("[{section}]\n{keys}\n")).collect()
+    }
+
+    fn command(&self) -> Command {
+        let fill = |text: &str| text.replace("{dir}", &self.dir.path().to_string_lossy());
+        fs::write(self.path("supervisor.toml"), fill(&self.settings_text())).expect("the settings are written");
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, rest)) => {
+                let mut command = Command::new(wrapper);
+                command.args(rest).arg(&self.program);
+                command
+            }
+            None => Command::new(&self.program),
+        };
+        command
+            .args(self.arguments.iter().map(|argument| fill(argument)))
+            .current_dir(self.dir.path())
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, fill(value))))
+            .stdin(Stdio::null())
+            .process_group(0);
+        command
+    }
+
+    /// Starts it and returns at once.
+    pub fn start(self) -> Supervisor {
+        let create = |name: &str| File::create(self.path(name)).expect("a file in our own folder");
+        let mut command = self.command();
+        command.stdout(create("stdout.log")).stderr(create("stderr.log"));
+        let child = command.spawn().expect("the program starts");
+        let log = self.path(self.log_file.as_deref().unwrap_or("stderr.log"));
+        let group = child.id();
+        Supervisor {
+            child,
+            group,
+            master: (self.wrapper.is_empty()).then_some(group),
+            log,
+            addresses: Vec::new(),
+            dir: self.dir,
+        }
+    }
+
+    /// Starts it, and waits until as many workers serve as are named here.
+    pub fn serving(self, workers: usize) -> Supervisor {
+        let mut supervisor = self.start();
+        supervisor.wait_listening();
+        supervisor.wait_serving(workers);
+        supervisor
+    }
+
+    /// For commands that should end by themselves: exit code and both outputs.
+    pub fn run(&self) -> Output {
+        let create = |name: &str| File::create(self.path(name)).expect("a file in our own folder");
+        let mut command = self.command();
+        let mut child =
+            command.stdout(create("run.out")).stderr(create("run.err")).spawn().expect("the program starts");
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("our own child can be waited for") {
+                break Some(status);
+            }
+            if Instant::now() > deadline {
+                break None;
+            }
+            thread::sleep(Duration::from_millis(5));
+        };
+        let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+        let read = |name: &str| fs::read(self.path(name)).unwrap_or_default();
+        let (stdout, stderr) = (read("run.out"), read("run.err"));
+        let Some(status) = status else {
+            let _ = child.wait();
+            panic!("{:?} did not end within {PATIENCE:?}:\n{}", self.arguments, String::from_utf8_lossy(&stderr));
+        };
+        Output { status, stdout, stderr }
+    }
+}
+
+/// A running supervisor. Dropping it ends its whole process group; a failing test prints the tail of its log.
+pub struct Supervisor {
+    child: Child,
+    group: u32,
+    master: Option<u32>,
+    log: PathBuf,
+    addresses: Vec<String>,
+    dir: TempDir,
+}
+
+impl Supervisor {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The master. Behind a wrapper it is the wrapper's child.
+    pub fn master(&self) -> Process {
+        Process(self.master.expect("the master's pid is known once wait_listening has returned"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.master().0
+    }
+
+    pub fn log(&self) -> Log {
+        Log(fs::read_to_string(&self.log).unwrap_or_default())
+    }
+
+    /// Every bound address, in the order of the log.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// The first TCP address.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses
+            .iter()
+            .find_map(|address| address.parse().ok())
+            .unwrap_or_else(|| panic!("no TCP address among {:?}", self.addresses))
+    }
+
+    /// Waits until all addresses of `server.bind` are in the log.
+    pub fn wait_listening(&mut self) {
+        eventually("the log names the address that is listened on", PATIENCE, || {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!("the supervisor ended with {status} before it listened");
+            }
+            let log = self.log();
+            // All addresses are logged before the first fork.
+            (log.count(events::FORKED) > 0).then_some(())?;
+            self.addresses = log
+                .lines_of(events::LISTENING)
+                .filter_map(|line| field(line, events::ADDRESS_FIELD))
+                .map(str::to_owned)
+                .collect();
+            (!self.addresses.is_empty()).then_some(())
+        });
+        if self.master.is_none() {
+            let master = *Process(self.group).children().first().expect("the wrapper has a child");
+            self.master = Some(master.0);
+        }
+    }
+
+    /// Living workers, draining ones too.
+    pub fn worker_pids(&self) -> Vec<u32> {
+        self.master().children().into_iter().filter(|child| child.is_alive()).map(|child| child.0).collect()
+    }
+
+    /// Workers that live, serve, and were not asked to drain.
+    pub fn serving_pids(&self) -> Vec<u32> {
+        let log = self.log();
+        let (serving, draining) = (log.pids(events::SERVING), log.pids(events::DRAINING));
+        let living = self.worker_pids();
+        living.into_iter().filter(|pid| serving.contains(pid) && !draining.contains(pid)).collect()
+    }
+
+    pub fn wait_serving(&self, workers: usize) -> Vec<u32> {
+        eventually(&format!("{workers} workers serve"), PATIENCE, || {
+            let serving = self.serving_pids();
+            (serving.len() == workers).then_some(serving)
+        })
+    }
+
+    /// Waits until the log holds `times` lines of an event; gives them back.
+    pub fn wait_log(&self, event: &str, times: usize, within: Duration) -> Vec<String> {
+        eventually(&format!("{times} log lines of event={event}"), within, || {
+            let log = self.log();
+            let lines: Vec<_> = log.lines_of(event).map(str::to_owned).collect();
+            (lines.len() >= times).then_some(lines)
+        })
+    }
+
+    /// Waits until this worker is no more, reaped by its master.
+    pub fn wait_gone(&self, pid: u32) {
+        eventually(&format!("process {pid} is gone"), PATIENCE, || Process(pid).state().is_none().then_some(()));
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("the master can be signalled");
+    }
+
+    pub fn signal_worker(&self, pid: u32, signal: Signal) {
+        kill(Pid::from_raw(pid.cast_signed()), signal).expect("the worker can be signalled");
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until the master has exited; gives its exit code.
+    pub fn wait_exit(&mut self, within: Duration) -> i32 {
+        let status = eventually("the supervisor exits", within, || {
+            self.child.try_wait().expect("our own child can be waited for")
+        });
+        status.code().unwrap_or_else(|| panic!("the master died: {status}"))
+    }
+
+    /// Asks for a graceful stop and wants exit code 0.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        assert_eq!(self.wait_exit(PATIENCE), 0, "a stop that was asked for exits with 0");
+        assert_eq!(self.leftovers(), [], "no process outlives a stop");
+    }
+
+    /// Living processes of the supervisor's process group.
+    pub fn leftovers(&self) -> Vec<Process> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Process))
+            .filter(|process| process.is_alive() && process.group() == Some(self.group))
+            .collect()
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for name in ["stdout.log", "stderr.log"] {
+                let text = Log(fs::read_to_string(self.path(name)).unwrap_or_default());
+                eprintln!("--- {name}, its end ---\n{}", text.tail(60));
+            }
+            if !self.log.ends_with("stderr.log") {
+                eprintln!("--- {} ---\n{}", self.log.display(), self.log().tail(60));
+            }
+        }
+        let group = Pid::from_raw(self.group.cast_signed());
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = killpg(group, Signal::SIGTERM);
+            let deadline = Instant::now() + Duration::from_millis(if thread::panicking() { 0 } else { 2500 });
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        // Stopped workers and orphans of a killed master get this too; an empty group answers ESRCH.
+        let _ = killpg(group, Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}

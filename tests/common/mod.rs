@@ -1,0 +1,26 @@
+//! What every black-box test shares: the supervisor as a child process, a client that never retries, and `/proc`.
+//!
+//! Owns: starting, watching and ending the real binary. Refuses: anything of the crate's inside; no test imports `oxicorn`.
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file is a crate of its own and uses a part")]
+#![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
+
+mod client;
+mod harness;
+mod proc;
+
+pub use client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, request};
+pub use harness::{Launch, Log, PATIENCE, Supervisor, build_example, events, eventually, field, free_port};
+pub use nix::sys::signal::Signal;
+pub use proc::Process;
+
+use std::time::Instant;
+
+/// The clock of the tests.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Lets time pass where the passing of time is itself what is measured; never to wait for something to happen.
+pub fn observe_for(window: std::time::Duration) {
+    std::thread::sleep(window);
+}

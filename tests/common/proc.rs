@@ -1,0 +1,97 @@
+//! What the kernel says about a process, read from `/proc`.
+
+use std::{collections::BTreeMap, fs};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process(pub u32);
+
+impl Process {
+    /// Fields of `/proc/<pid>/stat` from the state on; the name before them may hold blanks and brackets.
+    fn stat(self) -> Option<Vec<String>> {
+        let line = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
+        let (_, rest) = line.rsplit_once(')')?;
+        Some(rest.split_whitespace().map(str::to_owned).collect())
+    }
+
+    /// `R`, `S`, `T`, `Z` …; none when the process is gone.
+    pub fn state(self) -> Option<char> {
+        self.stat()?.first()?.chars().next()
+    }
+
+    pub fn parent(self) -> Option<u32> {
+        self.stat()?.get(1)?.parse().ok()
+    }
+
+    pub fn group(self) -> Option<u32> {
+        self.stat()?.get(2)?.parse().ok()
+    }
+
+    /// A zombie is not alive: it only waits for its parent.
+    pub fn is_alive(self) -> bool {
+        self.state().is_some_and(|state| !matches!(state, 'Z' | 'X'))
+    }
+
+    /// Every child, zombies too.
+    pub fn children(self) -> Vec<Process> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        let mut children: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Process))
+            .filter(|process| process.parent() == Some(self.0))
+            .collect();
+        children.sort();
+        children
+    }
+
+    /// What `ps` shows as the command.
+    pub fn title(self) -> String {
+        let raw = fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();
+        String::from_utf8_lossy(&raw).replace('\0', " ").trim().to_owned()
+    }
+
+    pub fn comm(self) -> String {
+        fs::read_to_string(format!("/proc/{}/comm", self.0)).unwrap_or_default().trim().to_owned()
+    }
+
+    /// The lines of `/proc/<pid>/status`, by name; empty when the process is gone.
+    pub fn status(self) -> BTreeMap<String, String> {
+        fs::read_to_string(format!("/proc/{}/status", self.0))
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+            .collect()
+    }
+
+    fn number(self, name: &str) -> u64 {
+        let status = self.status();
+        let text = status.get(name).unwrap_or_else(|| panic!("{name} of process {} cannot be read", self.0));
+        text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{name}: {text}"))
+    }
+
+    pub fn threads(self) -> u64 {
+        self.number("Threads")
+    }
+
+    pub fn rss_kib(self) -> u64 {
+        self.number("VmRSS")
+    }
+
+    /// Times the process was switched away from, of its own will or not: each is a wake-up.
+    pub fn context_switches(self) -> u64 {
+        self.number("voluntary_ctxt_switches") + self.number("nonvoluntary_ctxt_switches")
+    }
+
+    /// Real, effective, saved and file-system ids, as in `Uid` and `Gid`.
+    pub fn ids(self, name: &str) -> Vec<u32> {
+        let status = self.status();
+        status.get(name).map_or_else(Vec::new, |ids| ids.split_whitespace().filter_map(|id| id.parse().ok()).collect())
+    }
+
+    /// A capability set such as `CapEff`.
+    pub fn capabilities(self, name: &str) -> u64 {
+        let status = self.status();
+        let text = status.get(name).unwrap_or_else(|| panic!("{name} of process {} cannot be read", self.0));
+        u64::from_str_radix(text, 16).unwrap_or_else(|_| panic!("{name}: {text}"))
+    }
+}

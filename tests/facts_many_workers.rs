@@ -1,0 +1,88 @@
+//! Promise: many workers share one SQLite file from the first moment on, and what was answered with 201 is there, once.
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use common::{Connection, Launch, PATIENCE, Signal, events, eventually, request};
+
+const CLIENTS: usize = 32;
+const FACTS_EACH: usize = 25;
+
+#[test]
+fn every_201_is_there_exactly_once() {
+    let mut supervisor = Launch::new()
+        .set("workers.count", "8")
+        .set("service.sqlite_path", r#""{dir}/made/at/boot/facts.db""#)
+        .serving(8);
+    let log = supervisor.log();
+    assert_eq!((log.count(events::FORKED), log.count(events::BOOT_FAILED)), (8, 0), "eight first boots at once");
+
+    let address = supervisor.address();
+    let written = AtomicUsize::new(0);
+    let client = |client: usize| {
+        let (mut accepted, mut lost) = (Vec::new(), 0);
+        for number in 0..FACTS_EACH {
+            let text = format!("client {client} fact {number}");
+            let body = serde_json::json!({ "text": text }).to_string();
+            let headers = [("Content-Type", "application/json"), ("Connection", "close")];
+            let answer = Connection::open(address)
+                .and_then(|mut connection| connection.ask(&request("POST", "/facts", &headers, body.as_bytes())));
+            match answer {
+                Ok(answer) => {
+                    assert_eq!(answer.status, 201, "{}", answer.text());
+                    accepted.push((answer.json()["id"].as_str().expect("an id").to_owned(), text));
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(_) => lost += 1,
+            }
+        }
+        (accepted, lost)
+    };
+    let (mut accepted, mut lost) = (BTreeMap::new(), 0);
+    thread::scope(|scope| {
+        let client = &client;
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
+        eventually("a quarter is written", 2 * PATIENCE, || {
+            (written.load(Ordering::Relaxed) >= CLIENTS * FACTS_EACH / 4).then_some(())
+        });
+        supervisor.signal_worker(supervisor.worker_pids()[3], Signal::SIGKILL);
+        for client in clients {
+            let (facts, failures) = client.join().expect("a client does not panic");
+            accepted.extend(facts);
+            lost += failures;
+        }
+    });
+    eprintln!("{} accepted, {lost} lost to the kill", accepted.len());
+    assert!(lost <= CLIENTS, "one kill costs each client one request at most: {lost}");
+    assert_eq!(accepted.len() + lost, CLIENTS * FACTS_EACH, "no id was given twice");
+
+    let mut stored: BTreeMap<String, String> = BTreeMap::new();
+    let mut connection = Connection::open(address).expect("a connection");
+    let mut path = "/facts?limit=100".to_owned();
+    loop {
+        let page = connection.get(&path).expect("a page").json();
+        for fact in page["items"].as_array().expect("items") {
+            let (id, text) = (fact["id"].as_str().expect("an id"), fact["text"].as_str().expect("a text"));
+            assert!(stored.insert(id.to_owned(), text.to_owned()).is_none(), "{id} is listed twice");
+        }
+        let Some(cursor) = page["next_cursor"].as_str() else { break };
+        path = format!("/facts?limit=100&cursor={cursor}");
+    }
+    for (id, text) in &accepted {
+        assert_eq!(stored.get(id), Some(text), "an answered fact is stored");
+    }
+    assert!(stored.len() <= accepted.len() + lost, "only what was answered, or lost its answer, is stored");
+    let mut texts: Vec<_> = stored.values().collect();
+    texts.sort();
+    texts.dedup();
+    assert_eq!(texts.len(), stored.len(), "no text is stored twice");
+
+    drop(connection);
+    supervisor.wait_serving(8);
+    supervisor.stop();
+}

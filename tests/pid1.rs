@@ -1,0 +1,59 @@
+//! Promise: as PID 1 of a container oxicorn reaps every orphan and stops like anywhere else.
+//!
+//! Needs the right to make a PID namespace; without it these tests say so and pass.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get};
+
+const NAMESPACE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+
+fn in_a_container() -> Option<Supervisor> {
+    let allowed = Command::new(NAMESPACE[0]).args(&NAMESPACE[1..]).arg("true").status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("no PID namespace can be made here: nothing is tested");
+        return None;
+    }
+    let mut supervisor = Launch::new().through(&NAMESPACE).start();
+    supervisor.wait_listening();
+    supervisor.wait_log(events::SERVING, 2, PATIENCE);
+    Some(supervisor)
+}
+
+#[test]
+fn orphans_are_reaped() {
+    let Some(mut supervisor) = in_a_container() else { return };
+    let master = supervisor.master();
+    let status = master.status();
+    assert!(status["NSpid"].ends_with("\t1"), "it is PID 1 inside: {}", status["NSpid"]);
+
+    // The shell ends at once; its children have no parent but PID 1.
+    let entered = Command::new("nsenter")
+        .args(["--target", &master.0.to_string(), "--pid", "--mount"])
+        .args(["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done"])
+        .status()
+        .expect("nsenter can be run");
+    assert!(entered.success());
+    let orphans = || master.children().into_iter().filter(|child| child.comm() == "sleep").count();
+    eventually("the orphans came to the master", PATIENCE, || (orphans() == 8).then_some(()));
+    eventually("every orphan was reaped", PATIENCE, || (orphans() == 0).then_some(()));
+    assert!(master.children().into_iter().all(Process::is_alive), "no zombie stays");
+    let log = supervisor.log();
+    assert_eq!((log.count(events::EXITED), log.count(events::FORKED)), (0, 2), "an orphan is no worker");
+    assert_eq!(get(supervisor.address(), "/health").status, 200);
+
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_dead_worker_is_replaced_in_a_container_too() {
+    let Some(supervisor) = in_a_container() else { return };
+    let victim = supervisor.worker_pids()[0];
+    supervisor.signal_worker(victim, Signal::SIGKILL);
+    supervisor.wait_log(events::SERVING, 3, PATIENCE);
+    supervisor.wait_gone(victim);
+    assert_eq!(supervisor.worker_pids().len(), 2);
+}

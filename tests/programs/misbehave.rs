@@ -1,0 +1,103 @@
+//! A user's own service for the tests: its table chooses how it boots, lives and ends.
+//!
+//! Owns: every fault a factory or an app may show. Refuses: being an example to start from (see `examples/`).
+
+use std::{error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use axum::{Json, Router, routing::get};
+use oxicorn::{Lifespan, WorkerContext};
+use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The table `[misbehave]`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Table {
+    /// How the factory ends: `""` well, `error`, `panic`, `hang` (never ready), `abort`.
+    boot: String,
+    /// The factory fails while a file lies here.
+    fail_while: String,
+    /// The worker aborts so long after the factory returned; 0 = never.
+    abort_after_ms: u64,
+    /// Each worker that was shut down adds a line with its pid.
+    goodbye_file: String,
+    /// Each SIGHUP the app heard itself, through tokio, adds a line with its pid.
+    hup_file: String,
+}
+
+fn note(path: &str) {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    if let Err(error) = file.and_then(|mut file| writeln!(file, "{}", std::process::id())) {
+        eprintln!("misbehave: cannot write to {path}: {error}");
+    }
+}
+
+async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Error + Send + Sync>> {
+    let table: Arc<Table> = context.table::<Table>();
+    match table.boot.as_str() {
+        "error" => return Err("the moon is in the wrong house".into()),
+        "panic" => panic!("the moon fell into the sea"),
+        "hang" => std::future::pending().await,
+        "abort" => std::process::abort(),
+        _ => {}
+    }
+    if !table.fail_while.is_empty() && Path::new(&table.fail_while).exists() {
+        return Err(format!("{} is in the way", table.fail_while).into());
+    }
+    if table.abort_after_ms > 0 {
+        let after = Duration::from_millis(table.abort_after_ms);
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            std::process::abort()
+        });
+    }
+    if !table.hup_file.is_empty() {
+        let mut hangups = signal(SignalKind::hangup())?;
+        // Listening for TERM must not take the drain away from the supervisor.
+        let mut terms = signal(SignalKind::terminate())?;
+        let path = table.hup_file.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = hangups.recv() => note(&path),
+                    _ = terms.recv() => {}
+                }
+            }
+        });
+    }
+    let router = Router::new()
+        .route(
+            "/pid",
+            get(move || async move { Json(serde_json::json!({ "pid": context.pid(), "slot": context.slot() })) }),
+        )
+        .route(
+            "/sleep/{ms}",
+            get(async |axum::extract::Path(ms): axum::extract::Path<u64>| {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                "slept"
+            }),
+        )
+        .route("/panic", get(panicking));
+    let goodbye = table.goodbye_file.clone();
+    Ok(Lifespan::new(router).on_shutdown(async move {
+        if !goodbye.is_empty() {
+            note(&goodbye);
+        }
+    }))
+}
+
+async fn panicking() -> &'static str {
+    panic!("a bug in one route")
+}
+
+#[expect(clippy::disallowed_methods, reason = "a second thread before the fork is the fault to be shown")]
+fn main() -> ExitCode {
+    if std::env::var_os("MISBEHAVE_THREAD").is_some() {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::park();
+            }
+        });
+    }
+    oxicorn::App::new(factory).table::<Table>("misbehave").run()
+}

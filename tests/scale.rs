@@ -1,0 +1,76 @@
+//! Promise: TTIN and TTOU add and take workers one by one, never below one, and no client notices.
+
+mod common;
+
+use common::{Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field};
+
+fn target(supervisor: &Supervisor) -> Option<usize> {
+    let log = supervisor.log();
+    let line = log.lines_of(events::SCALED).last()?;
+    field(line, events::TARGET_FIELD)?.parse().ok()
+}
+
+/// One signal at a time: two of a kind that are pending together are one to the kernel.
+#[track_caller]
+fn scale(supervisor: &Supervisor, signal: Signal, expected: usize) {
+    let before = supervisor.log().count(events::SCALED);
+    supervisor.signal(signal);
+    supervisor.wait_log(events::SCALED, before + 1, PATIENCE);
+    assert_eq!(target(supervisor), Some(expected), "after {signal}");
+}
+
+#[test]
+fn each_signal_is_one_worker() {
+    let mut supervisor = Launch::new().serving(2);
+    // Past the eight slots that two workers start with.
+    for expected in 3..=10 {
+        scale(&supervisor, Signal::SIGTTIN, expected);
+    }
+    supervisor.wait_serving(10);
+    for expected in (1..=9).rev() {
+        scale(&supervisor, Signal::SIGTTOU, expected);
+    }
+    supervisor.wait_serving(1);
+    eventually("the others are gone", PATIENCE, || (supervisor.worker_pids().len() == 1).then_some(()));
+    // The kernel delivers two pending signals in an order of its own: the answer to the first must be there.
+    let before = supervisor.log().0.lines().count();
+    supervisor.signal(Signal::SIGTTOU);
+    eventually("the log says that one worker stays", PATIENCE, || {
+        (supervisor.log().0.lines().count() > before).then_some(())
+    });
+    scale(&supervisor, Signal::SIGTTIN, 2);
+    supervisor.wait_serving(2);
+    supervisor.stop();
+}
+
+#[test]
+fn a_storm_under_load_loses_nothing() {
+    let mut supervisor = Launch::new().serving(2);
+    let address = supervisor.address();
+    let loads = [
+        Load::start(address, "/debug/connections", 6, Mode::KeepAlive { think_ms: 10 }),
+        Load::start(address, "/debug/connections", 4, Mode::PerRequest { think_ms: 5 }),
+        Load::start(address, "/debug/connections", 4, Mode::SlowFirstByte { up_to_ms: 200 }),
+    ];
+    let answered = || loads.iter().map(Load::answered).sum::<u64>();
+    let mut least = usize::MAX;
+    for round in 0..60 {
+        let up = [true, true, false, true, false, false][round % 6] && round < 50;
+        supervisor.signal(if up { Signal::SIGTTIN } else { Signal::SIGTTOU });
+        // Some signals meet a settled service, some a busy one.
+        if round % 3 == 0 {
+            let before = answered();
+            eventually("the load goes on", PATIENCE, || (answered() >= before + 20).then_some(()));
+        }
+        least = least.min(supervisor.worker_pids().len());
+    }
+    assert!(least >= 1, "there was a moment without a worker");
+    for load in loads {
+        load.finish().assert_nothing_lost();
+    }
+    eventually("as many workers serve as the log says", PATIENCE, || {
+        (Some(supervisor.serving_pids().len()) == target(&supervisor)).then_some(())
+    });
+    assert_eq!(supervisor.log().count(events::KILLED), 0);
+    supervisor.stop();
+}

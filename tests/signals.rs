@@ -1,0 +1,108 @@
+//! Promise: each signal does what the table says, in the master and in a worker, and a wrong one harms nobody.
+
+mod common;
+
+use std::fs;
+
+use common::{Connection, Launch, Load, Mode, PATIENCE, Process, Signal, events, eventually, get};
+
+#[test]
+fn hup_usr2_and_winch_leave_a_line_and_do_no_harm() {
+    let mut supervisor = Launch::new().serving(2);
+    let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::KeepAlive { think_ms: 5 });
+    for (signal, name) in [(Signal::SIGHUP, "HUP"), (Signal::SIGUSR2, "USR2"), (Signal::SIGWINCH, "WINCH")] {
+        let before = supervisor.log().0.lines().count();
+        supervisor.signal(signal);
+        eventually(&format!("the log says what became of {signal}"), PATIENCE, || {
+            supervisor.log().0.lines().skip(before).any(|line| line.contains(name)).then_some(())
+        });
+        let answered = load.answered();
+        eventually("the load goes on", PATIENCE, || (load.answered() >= answered + 50).then_some(()));
+        assert!(supervisor.is_running(), "{signal}");
+    }
+    assert_eq!(supervisor.log().lines_of(events::IGNORED_SIGNAL).filter(|line| line.contains("WINCH")).count(), 1);
+    load.finish().assert_nothing_lost();
+    supervisor.wait_serving(2);
+    supervisor.stop();
+}
+
+/// A pending deadly signal would strike before the worker runs again, so one more answer proves that none was.
+#[test]
+fn signals_sent_to_a_worker_by_mistake_do_not_kill_it() {
+    let supervisor = Launch::new().set("workers.count", "1").serving(1);
+    let worker = supervisor.worker_pids()[0];
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGWINCH,
+        Signal::SIGPIPE,
+    ] {
+        supervisor.signal_worker(worker, signal);
+        assert_eq!(get(supervisor.address(), "/debug/connections").pid(), Some(worker), "after {signal}");
+    }
+    let log = supervisor.log();
+    assert_eq!((log.count(events::EXITED), log.count(events::SCALED), log.count(events::STOPPING)), (0, 0, 0));
+}
+
+#[test]
+fn term_to_one_worker_drains_and_replaces_it() {
+    let mut supervisor = Launch::new().serving(2);
+    let address = supervisor.address();
+    let keep_alive = Load::start(address, "/debug/connections", 6, Mode::KeepAlive { think_ms: 10 });
+    let new = Load::start(address, "/debug/connections", 4, Mode::PerRequest { think_ms: 5 });
+    eventually("the load runs", PATIENCE, || (keep_alive.answered() >= 50 && new.answered() >= 50).then_some(()));
+    for worker in supervisor.worker_pids() {
+        supervisor.signal_worker(worker, Signal::SIGTERM);
+        supervisor.wait_gone(worker);
+        supervisor.wait_serving(2);
+    }
+    keep_alive.finish().assert_nothing_lost();
+    new.finish().assert_nothing_lost();
+    assert!(supervisor.is_running());
+    assert_eq!(supervisor.log().count(events::STOPPING), 0, "one worker's TERM is not the master's");
+    supervisor.stop();
+}
+
+#[test]
+fn a_request_in_flight_survives_the_term_of_its_worker() {
+    let supervisor = Launch::new().serving(2);
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    let worker = connection.get("/debug/connections").expect("an answer").pid().expect("the route tells the pid");
+    connection.send(&common::request("GET", "/debug/sleep/1500", &[], b"")).expect("sent");
+    supervisor.signal_worker(worker, Signal::SIGTERM);
+    let answer = connection.answer().expect("the answer");
+    assert!(answer.status == 200 && answer.closes(), "{:?}", answer.headers);
+    supervisor.wait_gone(worker);
+}
+
+#[test]
+fn usr1_reopens_the_log() {
+    let mut supervisor = Launch::new().log_to("app.log").serving(2);
+    let (current, rotated) = (supervisor.path("app.log"), supervisor.path("app.log.1"));
+    fs::rename(&current, &rotated).expect("our own file");
+    supervisor.signal(Signal::SIGUSR1);
+    eventually("a new file is begun", PATIENCE, || current.exists().then_some(()));
+    supervisor.wait_log(events::LOGS_REOPENED, 1, PATIENCE);
+    let old = fs::read_to_string(&rotated).expect("the old file stays");
+    let worker = supervisor.worker_pids()[0];
+    supervisor.signal_worker(worker, Signal::SIGKILL);
+    supervisor.wait_log(events::EXITED, 1, PATIENCE);
+    assert_eq!(fs::read_to_string(&rotated).expect("the old file stays"), old, "nothing more is written there");
+    supervisor.wait_gone(worker);
+    assert!(supervisor.worker_pids().into_iter().all(|pid| Process(pid).is_alive()));
+    supervisor.stop();
+}
+
+/// The same letter twice is one signal; different ones are all heard.
+#[test]
+fn a_salvo_of_signals_is_not_lost() {
+    let mut supervisor = Launch::new().serving(2);
+    for signal in [Signal::SIGWINCH, Signal::SIGTTIN, Signal::SIGUSR1, Signal::SIGTERM] {
+        supervisor.signal(signal);
+    }
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+    assert_eq!(supervisor.leftovers(), [], "the worker that TTIN asked for is gone too");
+}

@@ -1,0 +1,321 @@
+//! Promise to ourselves: the walls inside the one crate stand, because nothing else holds them.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A source file without its comments, strings and tests.
+struct Source {
+    /// `master::core` for src/master/core.rs.
+    module: String,
+    code: String,
+}
+
+fn sources() -> Vec<Source> {
+    let mut folders = vec![root().join("src")];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                sources.push(Source { module: module_of(&path), code: without_tests(&bare(&text)) });
+            }
+        }
+    }
+    sources.sort_by(|a, b| a.module.cmp(&b.module));
+    assert!(!sources.is_empty());
+    sources
+}
+
+fn module_of(path: &Path) -> String {
+    let inside: PathBuf = path.strip_prefix(root().join("src")).expect("a file of src").with_extension("");
+    inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("::")
+}
+
+/// Blanks out comments and the contents of strings and characters, keeping every line where it was.
+fn bare(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let (mut out, mut at) = (String::with_capacity(text.len()), 0);
+    let skip_to = |from: usize, end: usize, out: &mut String| {
+        out.extend(text[from..end].chars().map(|sign| if sign == '\n' { '\n' } else { ' ' }));
+        end
+    };
+    while at < bytes.len() {
+        let rest = &text[at..];
+        let before = out.chars().next_back().unwrap_or(' ');
+        let starts_a_word = !(before.is_alphanumeric() || before == '_') || matches!(before, 'b' | 'c');
+        if rest.starts_with("//") {
+            let end = rest.find('\n').map_or(text.len(), |length| at + length);
+            at = skip_to(at, end, &mut out);
+        } else if rest.starts_with("/*") {
+            let end = rest.find("*/").map_or(text.len(), |length| at + length + 2);
+            at = skip_to(at, end, &mut out);
+        } else if let Some(hashes) = raw_string(rest).filter(|_| starts_a_word) {
+            let close = format!("\"{}", "#".repeat(hashes));
+            let open = 2 + hashes;
+            let end = rest[open..].find(&close).map_or(text.len(), |length| at + open + length + close.len());
+            at = skip_to(at, end, &mut out);
+        } else if rest.starts_with('"') {
+            let mut end = at + 1;
+            while end < bytes.len() && bytes[end] != b'"' {
+                end += if bytes[end] == b'\\' { 2 } else { 1 };
+            }
+            at = skip_to(at, (end + 1).min(text.len()), &mut out);
+        } else if let Some(length) = character(rest) {
+            at = skip_to(at, at + length, &mut out);
+        } else {
+            let sign = rest.chars().next().expect("not at the end");
+            out.push(sign);
+            at += sign.len_utf8();
+        }
+    }
+    out
+}
+
+/// The number of `#` when a raw string begins here.
+fn raw_string(rest: &str) -> Option<usize> {
+    let after = rest.strip_prefix('r')?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    after[hashes..].starts_with('"').then_some(hashes)
+}
+
+/// The length of a character literal that begins here; a lifetime is none.
+fn character(rest: &str) -> Option<usize> {
+    let inside = rest.strip_prefix('\'')?;
+    if let Some(escaped) = inside.strip_prefix('\\') {
+        let skipped = escaped.chars().next()?.len_utf8();
+        return escaped[skipped..].find('\'').map(|length| length + 3 + skipped);
+    }
+    let first = inside.chars().next()?;
+    inside[first.len_utf8()..].starts_with('\'').then_some(first.len_utf8() + 2)
+}
+
+/// Cuts each item that stands under `#[cfg(test)]`, with its braces or up to its semicolon.
+fn without_tests(code: &str) -> String {
+    let (mut kept, mut rest) = (String::new(), code);
+    while let Some(at) = rest.find("#[cfg(test)]") {
+        kept += &rest[..at];
+        let (mut depth, mut end) = (0, rest.len());
+        for (place, sign) in rest[at..].char_indices() {
+            match sign {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 && matches!(sign, '}' | ';') {
+                end = at + place + 1;
+                break;
+            }
+        }
+        rest = &rest[end..];
+    }
+    kept + rest
+}
+
+/// Everything that follows `crate::` in the code: the first name, or those of a group. `{a::b, c}` gives a and c.
+fn imports(code: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, mark) in code.match_indices("crate::") {
+        if code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_') {
+            continue;
+        }
+        let after = &code[at + mark.len()..];
+        match after.strip_prefix('{') {
+            Some(group) => names.extend(members(group)),
+            None => names.extend(path(after)),
+        }
+    }
+    names
+}
+
+/// The leading path of a text: `settings::service` of `settings::service::Store;`, at most two names long.
+fn path(text: &str) -> Option<String> {
+    let whole: String = text.chars().take_while(|sign| sign.is_alphanumeric() || matches!(sign, '_' | ':')).collect();
+    let names: Vec<_> = whole.split("::").filter(|name| !name.is_empty()).take(2).collect();
+    (!names.is_empty()).then(|| names.join("::"))
+}
+
+fn members(group: &str) -> Vec<String> {
+    let (mut depth, mut start, mut found) = (0, 0, Vec::new());
+    for (at, sign) in group.char_indices() {
+        match sign {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            '}' | ',' if depth == 0 => {
+                found.extend(path(group[start..at].trim()));
+                start = at + 1;
+                if sign == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn is_in(module: &str, of: &str) -> bool {
+    module == of || module.strip_prefix(of).is_some_and(|rest| rest.starts_with("::"))
+}
+
+/// Whether the code uses a name as the start of a path.
+fn uses(code: &str, name: &str) -> bool {
+    code.match_indices(name).any(|(at, _)| {
+        let before = code[..at].chars().next_back().unwrap_or(' ');
+        let after = &code[at + name.len()..];
+        let a_word = !(before.is_alphanumeric() || before == '_' || before == ':' || before == '.');
+        a_word && (after.starts_with("::") || (code[..at].trim_end().ends_with("use") && after.starts_with([';', ' '])))
+    })
+}
+
+/// Who may import whom: the first rule whose module fits holds; modules not listed are free.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("master::core", &[]),
+    ("sys", &["sys"]),
+    ("protocol", &[]),
+    ("ctl", &["ctl", "protocol", "settings", "cli"]),
+    ("master", &["master", "listener", "scoreboard", "protocol", "settings", "sys", "log", "app", "worker"]),
+    (
+        "worker",
+        &[
+            "worker",
+            "scoreboard",
+            "settings",
+            "sys",
+            "listener",
+            "log",
+            "app",
+            "master::WorkerSeed",
+            "WorkerContext",
+            "Body",
+            "Lifespan",
+            "IntoLifespan",
+        ],
+    ),
+    ("service", &["service", "settings::service", "app", "WorkerContext", "Body", "Lifespan", "IntoLifespan", "App"]),
+];
+
+/// Crates and modules that must not appear somewhere.
+const NEVER: &[(&str, &[&str])] = &[
+    ("master", &["tokio", "hyper", "mongodb", "rusqlite", "axum"]),
+    ("master::core", &["tracing", "libc", "nix", "rand", "std::fs", "std::net", "std::os"]),
+    ("service", &["libc", "nix"]),
+    ("settings", &["tokio", "hyper", "libc"]),
+];
+
+fn import_faults(module: &str, code: &str) -> Vec<String> {
+    let Some((_, allowed)) = MAY_IMPORT.iter().find(|(of, _)| is_in(module, of)) else { return Vec::new() };
+    imports(code)
+        .into_iter()
+        .filter(|import| !allowed.iter().any(|name| is_in(import, name)))
+        .map(|import| format!("{module} imports crate::{import}"))
+        .collect()
+}
+
+fn never_faults(module: &str, code: &str) -> Vec<String> {
+    let mut faults: Vec<_> = NEVER
+        .iter()
+        .filter(|(of, _)| is_in(module, of))
+        .flat_map(|(_, names)| names.iter().filter(|name| uses(code, name)))
+        .map(|name| format!("{module} uses {name}"))
+        .collect();
+    let near_the_kernel = ["sys", "listener", "master::perform"].iter().any(|of| is_in(module, of));
+    if !near_the_kernel {
+        let names = ["libc", "nix"].iter().filter(|name| uses(code, name));
+        faults.extend(names.map(|name| format!("{module} uses {name}")));
+    }
+    faults
+}
+
+#[test]
+fn nobody_imports_whom_it_may_not() {
+    let faults: Vec<_> = sources()
+        .iter()
+        .flat_map(|source| [import_faults(&source.module, &source.code), never_faults(&source.module, &source.code)])
+        .flatten()
+        .collect();
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn unsafe_lives_in_sys_only() {
+    for source in sources().iter().filter(|source| !is_in(&source.module, "sys")) {
+        let words = source.code.split(|sign: char| !(sign.is_alphanumeric() || sign == '_'));
+        assert!(!words.into_iter().any(|word| word == "unsafe"), "{}", source.module);
+    }
+}
+
+#[test]
+fn the_core_names_every_case() {
+    let sources = sources();
+    let core = sources.iter().find(|source| source.module == "master::core").expect("src/master/core.rs");
+    for (number, line) in core.code.lines().enumerate() {
+        assert!(!line.trim_start().starts_with("_ =>"), "core.rs:{}: {}", number + 1, line.trim());
+    }
+}
+
+#[test]
+fn every_file_says_what_it_owns() {
+    let mut folders = vec![root().join("src"), root().join("tests")];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).expect("our own folder").flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("our own file");
+                assert!(text.starts_with("//!"), "{} does not open with //!", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_stands_in_the_readme() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let settings: toml::Table = read("supervisor.toml").parse().expect("supervisor.toml is TOML");
+    let readme = read("README.md");
+    let rows: Vec<_> = readme.lines().filter(|line| line.trim_start().starts_with('|')).collect();
+    let keys: Vec<_> = settings
+        .iter()
+        .filter_map(|(section, keys)| Some((section, keys.as_table()?)))
+        .flat_map(|(section, keys)| keys.keys().map(move |key| format!("`{section}.{key}`")))
+        .collect();
+    assert!(keys.len() > 40, "supervisor.toml shows every key: {keys:?}");
+    let missing: Vec<_> = keys.iter().filter(|key| !rows.iter().any(|row| row.contains(key.as_str()))).collect();
+    assert!(missing.is_empty(), "not in a table of the README: {missing:?}");
+}
+
+/// The scanner itself, shown the sins it must see and the innocence it must spare.
+#[test]
+fn the_scanner_sees() {
+    let seen = |module: &str, text: &str| {
+        let code = without_tests(&bare(text));
+        [import_faults(module, &code), never_faults(module, &code)].concat()
+    };
+    assert_eq!(seen("master::core", "use crate::sys::clock;"), ["master::core imports crate::sys::clock"]);
+    assert_eq!(
+        seen("sys::fork", "use crate::{settings::{Settings, Tables}, sys::fd};"),
+        ["sys::fork imports crate::settings"]
+    );
+    assert_eq!(seen("worker", "fn f(_: crate::master::WorkerSeed, _: crate::master::core::Pid) {}").len(), 1);
+    assert_eq!(seen("service::facts", "fn f() { crate::sys::clock::now() }").len(), 1);
+    assert_eq!(seen("master::control", "use tokio::sync::watch;"), ["master::control uses tokio"]);
+    assert_eq!(seen("worker::drain", "fn f() { nix::unistd::getpid(); }"), ["worker::drain uses nix"]);
+    assert_eq!(
+        seen("master", "// crate::service is not ours\nconst A: &str = \"crate::service::x tokio::x\";"),
+        [""; 0]
+    );
+    assert_eq!(seen("master::core", "#[cfg(test)]\nmod sim { use crate::sys::clock; }\nfn f() {}"), [""; 0]);
+    assert_eq!(seen("master::core", "#[cfg(test)]\nmod sim;\nuse crate::sys::a;").len(), 1, "only the item is cut");
+    assert_eq!(seen("sys", "const Q: char = '\"'; use crate::settings::A; const R: char = '\\'';").len(), 1);
+    assert_eq!(seen("sys", "fn f<'a>(_: &'a str) { r#\"crate::settings \" \"#; }"), [""; 0]);
+}
