@@ -449,67 +449,13 @@ impl http_body::Body for Body {
 #[cfg(test)]
 impl WorkerContext {
     /// A worker of slot 0 with default settings, for tests of services.
-    pub(crate) fn for_test(tables: Tables, stopping: watch::Receiver<bool>) -> Self {
-        use crate::settings::*;
-        use std::time::Duration;
-        let settings = Settings {
-            server: Server {
-                bind: Vec::new(),
-                backlog: 2048,
-                reuse_port: true,
-                proxy_protocol: ProxyProtocol::Off,
-                unix_mode: 0o660,
-                unix_owner: String::new(),
-            },
-            workers: Workers {
-                count: 1,
-                max_requests: 0,
-                max_requests_jitter: 0,
-                max_age: Duration::ZERO,
-                max_rss: 0,
-                timeout: Duration::ZERO,
-                boot_timeout: Duration::ZERO,
-                graceful_timeout: Duration::ZERO,
-                shutdown_delay: Duration::ZERO,
-            },
-            http: Http {
-                keep_alive: Duration::ZERO,
-                header_timeout: Duration::ZERO,
-                body_timeout: Duration::ZERO,
-                write_timeout: Duration::ZERO,
-                worker_connections: 0,
-                limit_concurrency: 0,
-                limit_exempt: Vec::new(),
-                metrics_path: String::new(),
-                limit_request_line: 0,
-                limit_request_fields: 0,
-                limit_request_field_size: 0,
-                limit_request_body: 16 << 20,
-                request_timeout: Duration::ZERO,
-                http2: true,
-                forwarded_allow_ips: Vec::new(),
-            },
-            tls: Tls { certfile: None, keyfile: None, client_ca: None },
-            log: Log {
-                level: Level::Info,
-                format: LogFormat::Text,
-                file: LogTarget::Standard,
-                access: LogTarget::Off,
-                access_exclude: Vec::new(),
-                access_format: String::new(),
-            },
-            control: Control { socket: ControlSocket::Off },
-            process: Process {
-                name: String::new(),
-                user: None,
-                group: None,
-                umask: None,
-                pidfile: None,
-                env_file: None,
-                env: Vec::new(),
-            },
-        };
-        let draining = stopping.clone();
-        Self { slot: 0, generation: 1, settings: Arc::new(settings), tables, row: Row, stopping, draining }
+    pub(crate) fn for_test(tables: settings::Tables, stopping: watch::Receiver<bool>) -> Self {
+        use crate::{scoreboard::Scoreboard, settings::Flags};
+
+        let nothing_given = settings::resolve(&Flags::default(), &std::collections::BTreeMap::new(), Path::new("/"), &[]);
+        let resolved = Resolved { tables, ..nothing_given.unwrap() };
+        let row = Scoreboard::create(1).unwrap().claim(0, 1, 0, 0).unwrap();
+        let draining = watch::channel(false).1;
+        Self { slot: 0, generation: 1, resolved: Arc::new(resolved), row, stopping, draining }
     }
 }

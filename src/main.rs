@@ -2,11 +2,15 @@
 
 use std::process::ExitCode;
 
-use oxicorn::{App, service};
+use oxicorn::{App, TableSpec, service};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    App::new(service::build).table::<service::Settings>("service").run()
+    let table = TableSpec::new::<service::Settings>("service")
+        .env_file("MONGODB_URI_FILE", "mongodb_uri")
+        .env("MONGODB_URI", "mongodb_uri")
+        .env("MONGODB_DATABASE", "mongodb_database");
+    App::new(service::build).table_spec(table).prepare(service::prepare).run()
 }

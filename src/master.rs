@@ -32,7 +32,7 @@ use crate::{
         clock, fd,
         poll::wait,
         process,
-        signals::{self, MasterSignals, Signal},
+        signals::{MasterSignals, Signal},
         wait::{Exit, reap},
     },
     worker::WorkerSeed,
@@ -229,22 +229,27 @@ impl Shell {
     }
 
     fn hear(&mut self, at: usize) {
-        let Child { pid, ref mut channel, .. } = self.children[at];
-        while let Some(end) = channel.as_ref() {
-            let event = match ToMaster::hear(end.as_fd()) {
-                Ok(Heard::Message(ToMaster::Ready)) => Event::Ready { pid },
+        let pid = self.children[at].pid;
+        while let Some(channel) = &self.children[at].channel {
+            let event = match ToMaster::hear(channel.as_fd()) {
+                Ok(Heard::Message(ToMaster::Ready)) => {
+                    let (slot, generation) = self.place(pid);
+                    tracing::info!(event = "worker_ready", slot, pid = pid.0, generation, "worker is ready: its app is built");
+                    Event::Ready { pid }
+                }
                 Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
                 Ok(Heard::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
                 Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
                 Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
-                    tracing::error!(event = "worker_boot_failed", pid = pid.0, reason, "a worker could not boot");
+                    let (slot, generation) = self.place(pid);
+                    tracing::error!(event = "worker_boot_failed", slot, pid = pid.0, generation, reason, "worker could not boot");
                     self.boot_failure = Some(reason);
                     continue;
                 }
                 Ok(Heard::Nothing) => return,
                 Ok(Heard::Closed) | Err(_) => {
                     // Its exit follows; a closed channel would wake every poll until then.
-                    *channel = None;
+                    self.children[at].channel = None;
                     return;
                 }
             };

@@ -10,7 +10,7 @@ mod health;
 mod settings;
 mod store;
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use axum::{Router, extract::DefaultBodyLimit};
 
@@ -18,7 +18,7 @@ pub use settings::{Check, Secret, Settings, StoreKind};
 pub use store::StoreError;
 
 use self::{error::ApiError, store::Store};
-use crate::{Lifespan, WorkerContext};
+use crate::{Lifespan, Preparation, WorkerContext};
 
 /// Why the service could not be built; the worker that met it is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,8 @@ pub enum BuildError {
          unset mongodb_uri (or MONGODB_URI), or set service.store to \"sqlite\""
     )]
     MongoImplied,
+    #[error("cannot make the folder {} of service.sqlite_path", folder.display())]
+    MakeFolder { folder: PathBuf, source: io::Error },
     #[error("cannot open the store at service.sqlite_path = {}", path.display())]
     OpenStore { path: PathBuf, source: StoreError },
 }
@@ -41,7 +43,7 @@ pub enum BuildError {
 /// When the settings ask for a store that is not there yet, or the store cannot be opened.
 pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError> {
     let settings = worker.table::<Settings>();
-    let store = open(&settings).await?;
+    let store = open(&worker, &settings).await?;
     if worker.slot() == 0 {
         for sentence in settings.not_yet() {
             tracing::warn!("{sentence}");
@@ -51,13 +53,28 @@ pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
 }
 
-async fn open(settings: &Settings) -> Result<Store, BuildError> {
+/// Makes the database's folder with the master's rights, and gives it to the user the workers will be.
+///
+/// # Errors
+/// The file system's, with the folder's name.
+pub fn prepare(preparation: &Preparation<'_>) -> Result<(), BuildError> {
+    let settings = preparation.table::<Settings>();
+    let path = preparation.path(&settings.sqlite_path);
+    match path.parent() {
+        Some(folder) if settings.wants_sqlite() => preparation
+            .make_folder(folder)
+            .map_err(|source| BuildError::MakeFolder { folder: folder.to_owned(), source }),
+        _ => Ok(()),
+    }
+}
+
+async fn open(worker: &WorkerContext, settings: &Settings) -> Result<Store, BuildError> {
     match settings.store {
         StoreKind::Mongodb => return Err(BuildError::MongoAsked),
-        StoreKind::Auto if !settings.mongodb_uri.is_empty() => return Err(BuildError::MongoImplied),
+        StoreKind::Auto if !settings.wants_sqlite() => return Err(BuildError::MongoImplied),
         StoreKind::Auto | StoreKind::Sqlite => {}
     }
-    let path = settings.sqlite_path.clone();
+    let path = worker.path(&settings.sqlite_path);
     Store::open_sqlite(&path).await.map_err(|source| BuildError::OpenStore { path, source })
 }
 

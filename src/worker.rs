@@ -19,7 +19,8 @@ use std::{
 };
 
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::Interest,
+    net::UnixDatagram,
     select,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
@@ -97,7 +98,7 @@ where
         // Only now: a SIGTERM before this waited, and finds somebody who listens.
         drop(blocked);
         let grace = resolved.settings.workers.graceful_timeout;
-        let orders = Orders::new(channel, term, master, grace)
+        let orders = Orders::new(&channel, term, master, grace)
             .map_err(|source| BootError::Act { act: "listen to the master", source })?;
         drop(entered);
         let context = WorkerContext {
@@ -209,6 +210,10 @@ where
             Order::Drain { grace, last } => break (grace, last),
             Order::Term => {
                 shared.say(&ToMaster::DrainBegun);
+                tracing::info!(
+                    event = "worker_draining", slot, pid = std::process::id(), generation, reason = "SIGTERM to this worker",
+                    "worker drains, within {:?}", orders.grace
+                );
                 break (orders.grace, false);
             }
             Order::AnnounceStop => shared.begin_stop(),
@@ -365,15 +370,17 @@ enum Order {
 
 /// What the master says, and what its silence means.
 struct Orders {
-    channel: Option<AsyncFd<Arc<OwnedFd>>>,
+    /// A datagram socket to tokio; ours keeps its messages apart just so, and knows when the other end is gone.
+    channel: Option<UnixDatagram>,
     term: Signal,
     master: i32,
     grace: Duration,
 }
 
 impl Orders {
-    fn new(channel: Arc<OwnedFd>, term: Signal, master: i32, grace: Duration) -> io::Result<Self> {
-        Ok(Self { channel: Some(AsyncFd::with_interest(channel, Interest::READABLE)?), term, master, grace })
+    fn new(channel: &OwnedFd, term: Signal, master: i32, grace: Duration) -> io::Result<Self> {
+        let channel = UnixDatagram::from_std(channel.try_clone()?.into())?;
+        Ok(Self { channel: Some(channel), term, master, grace })
     }
 
     async fn next(&mut self) -> Order {
@@ -405,16 +412,13 @@ impl Orders {
     }
 }
 
-async fn hear(channel: Option<&AsyncFd<Arc<OwnedFd>>>) -> Heard<ToWorker> {
+async fn hear(channel: Option<&UnixDatagram>) -> Heard<ToWorker> {
     let Some(channel) = channel else { return pending().await };
-    loop {
-        let Ok(mut ready) = channel.readable().await else { return Heard::Closed };
-        match ToWorker::hear(channel.get_ref().as_fd()) {
-            Ok(Heard::Nothing) => ready.clear_ready(),
-            Ok(heard) => return heard,
-            Err(_) => return Heard::Closed,
-        }
-    }
+    let heard = channel.async_io(Interest::READABLE, || match ToWorker::hear(channel.as_fd()) {
+        Ok(Heard::Nothing) => Err(io::ErrorKind::WouldBlock.into()),
+        heard => heard,
+    });
+    heard.await.unwrap_or(Heard::Closed)
 }
 
 fn panic_message(payload: &(dyn Any + Send)) -> String {

@@ -190,9 +190,9 @@ impl Shell {
         match *note {
             Note::RecycleAsked { pid, cause } => {
                 let (slot, generation) = self.place(pid);
-                let requests = self.child(pid).map_or(0, |child| child.row.requests());
+                let (requests, limit) = self.child(pid).map_or((0, 0), |child| (child.row.requests(), child.row.recycle_at()));
                 tracing::info!(
-                    event = "recycle_asked", slot, pid = pid.0, generation, requests, reason = %cause,
+                    event = "recycle_asked", slot, pid = pid.0, generation, requests, limit, reason = %cause,
                     "worker serves on until its replacement does"
                 );
             }
@@ -206,10 +206,10 @@ impl Shell {
                 tracing::error!(event = "boot_failing", failures, "no worker became ready in {failures} tries");
             }
             Note::Scaled { target, asked } if i64::from(target) == asked => {
-                tracing::info!(event = "scaled", workers = target, "scaled to {target} workers");
+                tracing::info!(event = "scaled", target, "scaled to {target} workers");
             }
             Note::Scaled { target, asked } => tracing::warn!(
-                event = "scaled", workers = target, asked, "asked for {asked} workers; possible are 1 to {}", self.listeners.slots()
+                event = "scaled", target, asked, "asked for {asked} workers; possible are 1 to {}", self.listeners.slots()
             ),
             Note::Stopping { graceful, delay_ms, grace_ms } => tracing::info!(
                 event = "stopping", graceful, delay_ms, grace_ms, "stopping: {delay_ms} ms as before, then {grace_ms} ms to drain"
@@ -227,7 +227,7 @@ impl Shell {
         self.children.iter().find(|child| child.pid == pid)
     }
 
-    fn place(&self, pid: Pid) -> (u32, u32) {
+    pub(super) fn place(&self, pid: Pid) -> (u32, u32) {
         self.core.worker(pid).map_or((0, 0), |worker| (worker.slot.0, worker.generation.0))
     }
 

@@ -94,6 +94,14 @@ impl fmt::Debug for Secret {
 }
 
 impl Settings {
+    pub(super) fn wants_sqlite(&self) -> bool {
+        match self.store {
+            StoreKind::Sqlite => true,
+            StoreKind::Mongodb => false,
+            StoreKind::Auto => self.mongodb_uri.is_empty(),
+        }
+    }
+
     /// One sentence for each key that was changed from its default and does nothing yet.
     #[must_use]
     pub fn not_yet(&self) -> Vec<&'static str> {

@@ -44,10 +44,10 @@ const LINGER: Duration = Duration::from_secs(2);
 /// arrived is then served.
 const LAST_CALL: Duration = Duration::from_millis(2);
 
-pub(super) type BoxError = Box<dyn Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A service as the worker needs it.
-pub(super) trait Serve<B>:
+pub(crate) trait Serve<B>:
     Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static
 {
 }
@@ -61,7 +61,7 @@ impl<B, S> Serve<B> for S where
 }
 
 /// A body as the worker needs it.
-pub(super) trait Answer: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
+pub(crate) trait Answer: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
 impl<B> Answer for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
