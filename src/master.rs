@@ -1,2 +1,4 @@
 //! tmp
 mod core;
+#[cfg(test)]
+mod sim;
