@@ -40,14 +40,22 @@ pub struct Server {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Bind {
     /// `host:port`, `[::]:port`; a name binds every address it resolves to.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
     /// `fd://3`: a listening socket inherited from whoever started us.
     Fd(i32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyProtocol { Off, V1, V2, Auto }
+pub enum ProxyProtocol {
+    Off,
+    V1,
+    V2,
+    Auto,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workers {
@@ -107,20 +115,39 @@ pub struct Log {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level { Error, Warn, Info, Debug, Trace }
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat { Text, Json }
+pub enum LogFormat {
+    Text,
+    Json,
+}
 
 /// Where lines go. `-` is stderr for `log.file` and stdout for `log.access`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogTarget { Off, Standard, File(PathBuf) }
+pub enum LogTarget {
+    Off,
+    Standard,
+    File(PathBuf),
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Control { pub socket: ControlSocket }
+pub struct Control {
+    pub socket: ControlSocket,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ControlSocket { Auto, Off, Path(PathBuf) }
+pub enum ControlSocket {
+    Auto,
+    Off,
+    Path(PathBuf),
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
@@ -136,10 +163,17 @@ pub struct Process {
 
 /// A name or number of `process.user`, looked up when the settings were resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User { pub name: String, pub uid: u32, pub gid: u32 }
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group { pub name: String, pub gid: u32 }
+pub struct Group {
+    pub name: String,
+    pub gid: u32,
+}
 
 /// The tables an app declared with [`App::table`](crate::App::table), parsed and typed.
 #[derive(Clone, Default)]

@@ -1,13 +1,13 @@
 //! A world of fake processes around the master's mind: one seed, one run, no real time.
 //!
 //! Owns: virtual time, the fate of every fake process, and what must be true in any world. Refuses: processes, clocks,
-//! and the core's private state. `SEEDS=n` plays n worlds a test, `SEED=n` replays one.
+//! and the core's private state. `SEEDS=n` plays n worlds a test, `SEED=n` replays one aloud.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::core::{
-    Action, Cause, Event, ExitReason, Instant, KillCause, Master, Note, Phase, Pid, Policy, RecycleCause, SlotId, Stage,
-    Worker,
+    Action, Cause, Event, ExitReason, Instant, KillCause, Master, Note, Phase, Pid, Policy, RecycleCause, SlotId,
+    Stage, Worker,
 };
 
 const TIMEOUT: u64 = 3_000;
@@ -15,6 +15,8 @@ const BOOT_TIMEOUT: u64 = 5_000;
 const GRACE: u64 = 10_000;
 /// How far ahead a fake worker promises its next beat. Real ones promise less; a long promise keeps the worlds cheap.
 const PROMISE: u64 = 10_000;
+/// Twice what a thawed worker needs to beat again.
+const MOMENT: u64 = 100;
 /// From the fork to `Accepting`, at most.
 const BOOT: u64 = 520;
 
@@ -123,6 +125,8 @@ struct World {
     cursed: BTreeSet<SlotId>,
     max_age: u64,
     master: Master,
+    /// Somebody wants to read what happens.
+    replayed: bool,
     /// What the shell answers before it waits again.
     results: VecDeque<Event>,
     ahead: BTreeMap<(u64, u64), Ahead>,
@@ -132,6 +136,8 @@ struct World {
     steered: Vec<SlotId>,
     /// Just thawed: nothing could be done in time.
     thawed: bool,
+    /// From here on it may freeze again: everybody had a moment to beat.
+    steady_at: u64,
     ever_ready: bool,
     exited: Option<ExitReason>,
     forks: Vec<(u64, SlotId)>,
@@ -170,6 +176,7 @@ impl World {
             cursed: BTreeSet::new(),
             max_age: 0,
             master,
+            replayed: given("SEED").is_some(),
             results: VecDeque::new(),
             ahead: BTreeMap::new(),
             planned: 0,
@@ -177,6 +184,7 @@ impl World {
             next_pid: 100,
             steered: Vec::new(),
             thawed: false,
+            steady_at: 0,
             ever_ready: false,
             exited: None,
             forks: Vec::new(),
@@ -243,9 +251,12 @@ impl World {
             Ahead::Fact(event) => event,
             Ahead::RecycleAny => Event::RecycleRequested { pid: self.any()? },
             Ahead::TermAny => Event::DrainBegun { pid: self.any()? },
+            Ahead::Freeze(ms) if self.now < self.steady_at => {
+                self.plan(MOMENT, Ahead::Freeze(ms));
+                return None;
+            }
             Ahead::Freeze(ms) => {
-                self.now += ms;
-                self.thawed = true;
+                self.freeze(ms);
                 return None;
             }
         };
@@ -267,7 +278,9 @@ impl World {
                 let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung)?;
                 p.due = due.0;
                 p.hung = hangs;
-                self.plan_fact(PROMISE, Event::Beat { pid, due: Instant(now + 2 * PROMISE) });
+                // It keeps its promise, or thawed after it was due and beats as soon as it runs.
+                let next = due.0.max(now + MOMENT / 2);
+                self.plan_fact(next - now, Event::Beat { pid, due: Instant(next + PROMISE) });
                 self.maybe_crash(pid);
             }
             Event::DrainBegun { pid } => self.drain(pid, GRACE),
@@ -286,6 +299,17 @@ impl World {
             | Event::Measured { .. } => {}
         }
         Some(event)
+    }
+
+    /// The machine stands still, and never wakes within the second after a deadline: that is not taken for an oversleep.
+    fn freeze(&mut self, ms: u64) {
+        let deadline = self.master.deadline().map_or(u64::MAX, |deadline| deadline.0);
+        self.now += ms;
+        if (deadline..deadline.saturating_add(1_000)).contains(&self.now) {
+            self.now = deadline + 1_000;
+        }
+        self.thawed = true;
+        self.steady_at = self.now + MOMENT;
     }
 
     fn maybe_crash(&mut self, pid: Pid) {
@@ -309,6 +333,9 @@ impl World {
         if !std::mem::take(&mut self.thawed) {
             self.assert_woken_in_time();
         }
+        if self.replayed {
+            eprintln!("{:>6} {event:?}", self.now);
+        }
         let actions = self.master.step(Instant(self.now), event);
         self.perform(actions);
         self.check();
@@ -316,6 +343,9 @@ impl World {
 
     fn perform(&mut self, actions: Vec<Action>) {
         for action in actions {
+            if self.replayed {
+                eprintln!("       -> {action:?}");
+            }
             match action {
                 Action::Fork { slot, generation: _ } => self.fork(slot),
                 Action::Go { pid } => {
@@ -518,7 +548,7 @@ impl World {
         let end = self.now + within;
         while !self.is_settled() {
             assert_eq!(self.exited, None, "the master left instead of settling");
-            assert!(self.next_at() <= end, "not settled within {within} ms: {:#?}", self.master);
+            assert!(self.next_at() <= end, "not settled within {within} ms: {:?}", self.master);
             self.advance();
         }
     }
@@ -527,7 +557,7 @@ impl World {
     fn run_to_exit(&mut self, within: u64) -> u64 {
         let start = self.now;
         self.run(within);
-        assert_eq!(self.exited, Some(ExitReason::Asked), "not stopped within {within} ms: {:#?}", self.master);
+        assert_eq!(self.exited, Some(ExitReason::Asked), "not stopped within {within} ms: {:?}", self.master);
         self.now - start
     }
 
@@ -555,8 +585,11 @@ impl Drop for Replay {
     }
 }
 
+fn given(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 fn worlds(count: u64, test: impl Fn(u64)) {
-    let given = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match given("SEED") {
         Some(seed) => seed..seed + 1,
         None => 1..given("SEEDS").unwrap_or(count) + 1,
@@ -576,17 +609,17 @@ fn up_to(most: u64) -> impl FnOnce(&mut Dice) -> Policy {
 fn storm(seed: u64) {
     let mut world = World::new(seed, STORM, |dice| {
         let mut policy = up_to(6)(dice);
-        policy.rows = policy.workers + 1 + dice.below(20) as u32;
+        policy.slots = policy.workers + 2;
+        policy.rows = policy.slots + 1 + dice.below(20) as u32;
         policy.shutdown_delay_ms = dice.below(3) * 1_000;
         policy
     });
-    let slots = world.policy.rows.min(world.policy.slots) - 1;
     world.max_age = world.dice.below(3) * 15_000;
     for _ in 0..10 {
         let at = world.dice.below(40_000);
         let ahead = match world.dice.below(6) {
-            0 if world.policy.workers < slots => Ahead::Fact(Event::ScaleRequested { by: 1 }),
-            0 | 1 => Ahead::Fact(Event::ScaleRequested { by: -1 }),
+            0 => Ahead::Fact(Event::ScaleRequested { by: 1 }),
+            1 => Ahead::Fact(Event::ScaleRequested { by: -1 }),
             2 | 3 => Ahead::RecycleAny,
             4 => Ahead::TermAny,
             _ => Ahead::Freeze(world.dice.below(300_000)),
@@ -598,12 +631,12 @@ fn storm(seed: u64) {
         assert_eq!(reason, ExitReason::NoWorkerReady);
         return assert!(!world.ever_ready, "gave up although a worker was ready once");
     }
+    world.ahead.retain(|_, ahead| !matches!(ahead, Ahead::Freeze(_)));
     if world.dice.chance(50) {
         world.faults = CALM;
         world.max_age = 0;
         world.settle(200_000);
     }
-    world.ahead.retain(|_, ahead| !matches!(ahead, Ahead::Freeze(_)));
     world.plan_fact(0, Event::StopRequested { graceful: true });
     let most = world.policy.shutdown_delay_ms + GRACE + 2;
     world.run_to_exit(most);
