@@ -72,40 +72,90 @@ pub(crate) struct Policy {
 pub(crate) enum Event {
     /// The deadline came, or the shell woke for something that is not ours.
     Tick,
-    StopRequested { graceful: bool },
-    ScaleRequested { by: i32 },
+    StopRequested {
+        graceful: bool,
+    },
+    ScaleRequested {
+        by: i32,
+    },
     /// `max_age_ms`: this worker's own limit, jitter drawn; 0 is none.
-    Forked { slot: SlotId, pid: Pid, max_age_ms: u64 },
-    ForkFailed { slot: SlotId },
+    Forked {
+        slot: SlotId,
+        pid: Pid,
+        max_age_ms: u64,
+    },
+    ForkFailed {
+        slot: SlotId,
+    },
     /// The app is built; the worker waits for `Go`.
-    Ready { pid: Pid },
+    Ready {
+        pid: Pid,
+    },
     /// The worker polls its slot.
-    Accepting { pid: Pid },
+    Accepting {
+        pid: Pid,
+    },
     /// The worker promised to beat again by `due`.
-    Beat { pid: Pid, due: Instant },
-    RecycleRequested { pid: Pid },
+    Beat {
+        pid: Pid,
+        due: Instant,
+    },
+    RecycleRequested {
+        pid: Pid,
+    },
     /// The worker was told to go by somebody else (a SIGTERM of its own).
-    DrainBegun { pid: Pid },
-    Measured { pid: Pid, rss: u64 },
-    Exited { pid: Pid },
+    DrainBegun {
+        pid: Pid,
+    },
+    Measured {
+        pid: Pid,
+        rss: u64,
+    },
+    Exited {
+        pid: Pid,
+    },
 }
 
 #[derive(Clone, PartialEq, Debug)]
 #[must_use = "an action dropped is a promise broken"]
 pub(crate) enum Action {
-    Fork { slot: SlotId, generation: Generation },
-    Go { pid: Pid },
+    Fork {
+        slot: SlotId,
+        generation: Generation,
+    },
+    Go {
+        pid: Pid,
+    },
     /// Tell the worker that the whole service will stop: readiness off, keep serving.
-    AnnounceStop { pid: Pid },
+    AnnounceStop {
+        pid: Pid,
+    },
     /// `last`: nobody comes after; the worker closes the listeners behind itself.
-    Drain { pid: Pid, grace_ms: u64, last: bool, cause: Cause },
-    Abort { pid: Pid, silent_ms: u64 },
-    Kill { pid: Pid, cause: KillCause },
-    Measure { pid: Pid },
+    Drain {
+        pid: Pid,
+        grace_ms: u64,
+        last: bool,
+        cause: Cause,
+    },
+    Abort {
+        pid: Pid,
+        silent_ms: u64,
+    },
+    Kill {
+        pid: Pid,
+        cause: KillCause,
+    },
+    Measure {
+        pid: Pid,
+    },
     /// New connections go to these slots only.
-    Steer { live: Vec<SlotId> },
+    Steer {
+        live: Vec<SlotId>,
+    },
     Note(Note),
-    Exit { reason: ExitReason },
+    Exit {
+        reason: ExitReason,
+    },
 }
 
 /// Why a worker is told to drain.
@@ -140,14 +190,34 @@ pub(crate) enum ExitReason {
 /// What an operator should read, and nothing else follows from.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Note {
-    RecycleAsked { pid: Pid, cause: RecycleCause },
-    BackedOff { slot: SlotId, failures: u32, wait_ms: u64 },
+    RecycleAsked {
+        pid: Pid,
+        cause: RecycleCause,
+    },
+    BackedOff {
+        slot: SlotId,
+        failures: u32,
+        wait_ms: u64,
+    },
     /// Every row of the scoreboard is taken by a draining worker; the slot waits for one to end.
-    NoRow { slot: SlotId },
-    BootGivenUp { failures: u32 },
-    Scaled { target: u32, asked: i64 },
-    Stopping { graceful: bool, delay_ms: u64, grace_ms: u64 },
-    Overslept { by_ms: u64 },
+    NoRow {
+        slot: SlotId,
+    },
+    BootGivenUp {
+        failures: u32,
+    },
+    Scaled {
+        target: u32,
+        asked: i64,
+    },
+    Stopping {
+        graceful: bool,
+        delay_ms: u64,
+        grace_ms: u64,
+    },
+    Overslept {
+        by_ms: u64,
+    },
     /// A bug of ours, said once; debug builds panic instead.
     InvariantBroken(&'static str),
 }
@@ -155,11 +225,19 @@ pub(crate) enum Note {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Phase {
     Forking,
-    Starting { until: Instant },
-    Serving { silent_until: Instant },
+    Starting {
+        until: Instant,
+    },
+    Serving {
+        silent_until: Instant,
+    },
     /// SIGABRT sent to a hung worker.
-    Aborting { until: Instant },
-    Draining { until: Instant },
+    Aborting {
+        until: Instant,
+    },
+    Draining {
+        until: Instant,
+    },
     /// SIGKILL sent: only its exit ends this.
     Killed,
 }
@@ -173,14 +251,21 @@ pub(crate) struct Worker {
     pub(crate) phase: Phase,
     pub(crate) recycle: Option<RecycleCause>,
     old_at: Option<Instant>,
+    /// Given its whole time again, and silent since.
+    forgiven: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Stage {
     Running,
     /// A stop was asked; everything is served as before until then (`workers.shutdown_delay`).
-    Delaying { until: Instant },
-    Stopping { until: Instant, urgency: u8 },
+    Delaying {
+        until: Instant,
+    },
+    Stopping {
+        until: Instant,
+        urgency: u8,
+    },
     Done,
 }
 
@@ -214,7 +299,6 @@ pub(crate) struct Master {
     reason: ExitReason,
     steered: Vec<SlotId>,
     measure_at: Instant,
-    forgiven: bool,
     starved: bool,
     broken: bool,
     tally: Tally,
@@ -233,7 +317,6 @@ impl Master {
             reason: ExitReason::Asked,
             steered: Vec::new(),
             measure_at: now,
-            forgiven: false,
             starved: false,
             broken: false,
             tally: Tally::default(),
@@ -334,12 +417,17 @@ impl Master {
                     && matches!(w.phase, Phase::Starting { .. })
                 {
                     w.phase = Phase::Serving { silent_until };
+                    w.forgiven = false;
                 }
             }
             Event::Beat { pid, due } => {
                 let next = due.after(self.policy.timeout_ms);
-                if let Some(Worker { phase: Phase::Serving { silent_until }, .. }) = self.by_pid(pid) {
+                // A promise from before an oversleep is already broken; it must not undo the forgiving.
+                if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid)
+                    && *silent_until < next
+                {
                     *silent_until = next;
+                    *forgiven = false;
                 }
             }
             Event::RecycleRequested { pid } => self.recycle(pid, RecycleCause::MaxRequests, actions),
@@ -357,8 +445,8 @@ impl Master {
                 }
             }
             Event::Exited { pid } => {
-                self.starved = false;
                 let Some(at) = self.workers.iter().position(|w| w.pid == Some(pid)) else { return };
+                self.starved = false;
                 let w = self.workers.remove(at);
                 match w.phase {
                     Phase::Serving { .. } => self.tally.crashed += 1,
@@ -438,22 +526,20 @@ impl Master {
     }
 
     /// If the master itself was stopped past its deadline, the workers' silence may be the machine's: give each its
-    /// whole time again, once. Late twice in a row is not a suspended machine but a slow one, and deadlines hold.
+    /// whole time again, once. Who has not beaten since is not suspended but hung, and its deadline holds.
     fn forgive_oversleep(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let by_ms = self.deadline().map_or(0, |deadline| now.since(deadline));
         if by_ms < OVERSLEPT_MS {
-            self.forgiven = false;
             return;
         }
-        if std::mem::replace(&mut self.forgiven, true) {
-            return;
-        }
-        for w in &mut self.workers {
-            match &mut w.phase {
-                Phase::Starting { until } => *until = now.after(self.policy.boot_timeout_ms),
-                Phase::Serving { silent_until } => *silent_until = now.after(self.policy.timeout_ms),
-                Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed => {}
-            }
+        for w in self.workers.iter_mut().filter(|w| !w.forgiven) {
+            let (until, whole_ms) = match &mut w.phase {
+                Phase::Starting { until } => (until, self.policy.boot_timeout_ms),
+                Phase::Serving { silent_until } => (silent_until, self.policy.timeout_ms),
+                Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed => continue,
+            };
+            w.forgiven = *until < now.after(whole_ms);
+            *until = (*until).max(now.after(whole_ms));
         }
         actions.push(Action::Note(Note::Overslept { by_ms }));
     }
@@ -556,7 +642,8 @@ impl Master {
         while let Some(slot) = self.slot_to_fill(now) {
             let generation = self.generation;
             let phase = Phase::Forking;
-            self.workers.push(Worker { slot, generation, pid: None, phase, recycle: None, old_at: None });
+            let (recycle, old_at) = (None, None);
+            self.workers.push(Worker { slot, generation, pid: None, phase, recycle, old_at, forgiven: false });
             actions.push(Action::Fork { slot, generation });
         }
         let waits = self.slots_lacking().next().filter(|_| self.rows_taken());
