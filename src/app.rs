@@ -23,8 +23,7 @@ use tower_service::Service;
 
 use crate::{
     cli::{Cli, Command},
-    error_chain,
-    log,
+    error_chain, log,
     master::{self, Outcome},
     scoreboard::Row,
     settings::{self, Resolved, Settings, TableSpec},
@@ -159,7 +158,7 @@ impl App {
     }
 
     fn supervise(self, resolved: Resolved) -> ExitCode {
-        if let Err(error) = log::init(&resolved.settings.log) {
+        if let Err(error) = log::configure(&resolved.settings.log) {
             return refuse(&format!("log.file: {}", error_chain(&error)));
         }
         for warning in &resolved.warnings {
@@ -167,7 +166,11 @@ impl App {
         }
         if let Err(error) = (self.prepare)(&Preparation { resolved: &resolved }) {
             let reason = error_chain(error.as_ref());
-            tracing::error!(event = "boot_gave_up", reason, "what workers need could not be prepared; the master gives up");
+            tracing::error!(
+                event = "boot_gave_up",
+                reason,
+                "what workers need could not be prepared; the master gives up"
+            );
             return Exit::NoWorkerReady.into();
         }
         match master::run(resolved) {
@@ -452,7 +455,8 @@ impl WorkerContext {
     pub(crate) fn for_test(tables: settings::Tables, stopping: watch::Receiver<bool>) -> Self {
         use crate::{scoreboard::Scoreboard, settings::Flags};
 
-        let nothing_given = settings::resolve(&Flags::default(), &std::collections::BTreeMap::new(), Path::new("/"), &[]);
+        let nothing_given =
+            settings::resolve(&Flags::default(), &std::collections::BTreeMap::new(), Path::new("/"), &[]);
         let resolved = Resolved { tables, ..nothing_given.unwrap() };
         let row = Scoreboard::create(1).unwrap().claim(0, 1, 0, 0).unwrap();
         let draining = watch::channel(false).1;

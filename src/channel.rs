@@ -59,9 +59,7 @@ impl ToWorker {
             Some(match tag {
                 b'g' => Self::Go,
                 b's' => Self::AnnounceStop,
-                b'd' | b'D' => {
-                    Self::Drain { grace_ms: u64::from_le_bytes(rest.try_into().ok()?), last: tag == b'D' }
-                }
+                b'd' | b'D' => Self::Drain { grace_ms: u64::from_le_bytes(rest.try_into().ok()?), last: tag == b'D' },
                 _ => return None,
             })
         })

@@ -40,9 +40,9 @@ mod app;
 mod cli;
 pub mod settings;
 
-mod master;
 mod channel;
 mod listener;
+mod master;
 mod scoreboard;
 
 mod worker;

@@ -234,7 +234,13 @@ impl Shell {
             let event = match ToMaster::hear(channel.as_fd()) {
                 Ok(Heard::Message(ToMaster::Ready)) => {
                     let (slot, generation) = self.place(pid);
-                    tracing::info!(event = "worker_ready", slot, pid = pid.0, generation, "worker is ready: its app is built");
+                    tracing::info!(
+                        event = "worker_ready",
+                        slot,
+                        pid = pid.0,
+                        generation,
+                        "worker is ready: its app is built"
+                    );
                     Event::Ready { pid }
                 }
                 Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
@@ -242,7 +248,14 @@ impl Shell {
                 Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
                 Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
                     let (slot, generation) = self.place(pid);
-                    tracing::error!(event = "worker_boot_failed", slot, pid = pid.0, generation, reason, "worker could not boot");
+                    tracing::error!(
+                        event = "worker_boot_failed",
+                        slot,
+                        pid = pid.0,
+                        generation,
+                        reason,
+                        "worker could not boot"
+                    );
                     self.boot_failure = Some(reason);
                     continue;
                 }
@@ -258,9 +271,15 @@ impl Shell {
     }
 
     fn reopen_logs(&mut self) {
-        log::reopen();
+        match log::reopen() {
+            Ok(()) => tracing::info!(event = "logs_reopened", "log files are reopened"),
+            Err(error) => tracing::error!(
+                event = "logs_reopened",
+                error = &error as &dyn std::error::Error,
+                "a log file could not be reopened; the old one is written to as before"
+            ),
+        }
         self.say_totals();
-        tracing::info!(event = "logs_reopened", "log files are reopened");
     }
 
     fn say_exited(&self, pid: Pid, row: Row, exit: Exit) {
@@ -317,7 +336,8 @@ impl Shell {
                 Outcome::Stopped
             }
             ExitReason::NoWorkerReady => {
-                let reason = self.boot_failure.as_deref().unwrap_or("each ended, or stayed silent, before it was ready");
+                let reason =
+                    self.boot_failure.as_deref().unwrap_or("each ended, or stayed silent, before it was ready");
                 tracing::error!(event = "boot_gave_up", reason, "no worker became ready; the master gives up");
                 Outcome::NoWorkerReady
             }

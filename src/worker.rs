@@ -94,21 +94,16 @@ where
     let shared = Shared::new(row, Arc::clone(&channel), resolved.settings.http.keep_alive);
     let ended = become_worker(&resolved, master).and_then(|runtime| {
         let entered = runtime.enter();
-        let term = signal(SignalKind::terminate()).map_err(|source| BootError::Act { act: "listen to SIGTERM", source })?;
+        let term =
+            signal(SignalKind::terminate()).map_err(|source| BootError::Act { act: "listen to SIGTERM", source })?;
         // Only now: a SIGTERM before this waited, and finds somebody who listens.
         drop(blocked);
         let grace = resolved.settings.workers.graceful_timeout;
         let orders = Orders::new(&channel, term, master, grace)
             .map_err(|source| BootError::Act { act: "listen to the master", source })?;
         drop(entered);
-        let context = WorkerContext {
-            slot,
-            generation,
-            resolved,
-            row,
-            stopping: shared.stopping(),
-            draining: shared.draining(),
-        };
+        let context =
+            WorkerContext { slot, generation, resolved, row, stopping: shared.stopping(), draining: shared.draining() };
         let ended = runtime.block_on(live(context, factory, shared, orders, listeners));
         // A blocking call of the app's must not keep a worker alive whose last answer is given.
         runtime.shutdown_background();
@@ -211,8 +206,13 @@ where
             Order::Term => {
                 shared.say(&ToMaster::DrainBegun);
                 tracing::info!(
-                    event = "worker_draining", slot, pid = std::process::id(), generation, reason = "SIGTERM to this worker",
-                    "worker drains, within {:?}", orders.grace
+                    event = "worker_draining",
+                    slot,
+                    pid = std::process::id(),
+                    generation,
+                    reason = "SIGTERM to this worker",
+                    "worker drains, within {:?}",
+                    orders.grace
                 );
                 break (orders.grace, false);
             }
@@ -225,18 +225,36 @@ where
     if let Some(hook) = shutdown
         && timeout(until.saturating_duration_since(Instant::now()).max(LAST_BYTES), hook).await.is_err()
     {
-        tracing::warn!(event = "hook_cut", slot, generation, "the shutdown hook did not end within the grace; it was cut");
+        tracing::warn!(
+            event = "hook_cut",
+            slot,
+            generation,
+            "the shutdown hook did not end within the grace; it was cut"
+        );
     }
     let took_ms = began.elapsed().as_millis() as u64;
     let cut = shared.row.in_flight();
     shared.row.cut(cut);
     if cut > 0 {
         tracing::warn!(
-            event = "worker_drained", slot, pid = std::process::id(), generation, cut, took_ms,
+            event = "worker_drained",
+            slot,
+            pid = std::process::id(),
+            generation,
+            cut,
+            took_ms,
             "worker drained, but {cut} requests were cut at the end of the grace"
         );
     } else {
-        tracing::info!(event = "worker_drained", slot, pid = std::process::id(), generation, cut, took_ms, "worker drained");
+        tracing::info!(
+            event = "worker_drained",
+            slot,
+            pid = std::process::id(),
+            generation,
+            cut,
+            took_ms,
+            "worker drained"
+        );
     }
     Ok(())
 }
@@ -363,7 +381,10 @@ impl<S> Door<S> {
 enum Order {
     Go,
     AnnounceStop,
-    Drain { grace: Duration, last: bool },
+    Drain {
+        grace: Duration,
+        last: bool,
+    },
     /// A SIGTERM to this worker alone.
     Term,
 }
@@ -404,7 +425,11 @@ impl Orders {
                 Heard::Nothing => continue,
                 Heard::Closed => {
                     self.channel = None;
-                    tracing::error!(event = "master_gone", pid = std::process::id(), "the master is gone; the worker drains and ends");
+                    tracing::error!(
+                        event = "master_gone",
+                        pid = std::process::id(),
+                        "the master is gone; the worker drains and ends"
+                    );
                     Order::Drain { grace: self.grace, last: true }
                 }
             };

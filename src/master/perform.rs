@@ -80,7 +80,13 @@ impl Shell {
             Ok((blocked, (channel, _workers), Forked::Parent { child })) => {
                 drop(blocked);
                 let pid = Pid(child);
-                tracing::info!(event = "worker_forked", slot = slot.0, pid = child, generation = generation.0, "worker starts");
+                tracing::info!(
+                    event = "worker_forked",
+                    slot = slot.0,
+                    pid = child,
+                    generation = generation.0,
+                    "worker starts"
+                );
                 self.children.push(Child { pid, row, channel: Some(channel), due: started.0 });
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
@@ -93,7 +99,11 @@ impl Shell {
 
     fn fork_failed(&self, slot: SlotId, generation: Generation, reason: &str) -> Performed {
         tracing::error!(
-            event = "fork_failed", slot = slot.0, generation = generation.0, reason, "a worker could not be forked; tries again"
+            event = "fork_failed",
+            slot = slot.0,
+            generation = generation.0,
+            reason,
+            "a worker could not be forked; tries again"
         );
         Performed::Learned(Event::ForkFailed { slot })
     }
@@ -116,7 +126,9 @@ impl Shell {
         match message.send(channel.as_fd()) {
             Ok(true) => {}
             Ok(false) => tracing::warn!(event = "channel_full", pid = pid.0, "a worker does not read what it is told"),
-            Err(error) => tracing::debug!(event = "channel_closed", pid = pid.0, %error, "a worker left before it could be told"),
+            Err(error) => {
+                tracing::debug!(event = "channel_closed", pid = pid.0, %error, "a worker left before it could be told")
+            }
         }
     }
 
@@ -131,7 +143,8 @@ impl Shell {
 
     fn abort(&self, pid: Pid, silent_ms: u64) {
         let (slot, generation) = self.place(pid);
-        let (in_flight, connections) = self.child(pid).map_or((0, 0), |child| (child.row.in_flight(), child.row.connections()));
+        let (in_flight, connections) =
+            self.child(pid).map_or((0, 0), |child| (child.row.in_flight(), child.row.connections()));
         tracing::error!(
             event = "worker_hung",
             slot,
@@ -153,7 +166,15 @@ impl Shell {
             KillCause::Hung => "hung, and SIGABRT did not end it",
             KillCause::DrainTimeout => "still there after workers.graceful_timeout",
         };
-        tracing::error!(event = "worker_killed", slot, pid = pid.0, generation, in_flight, reason, "worker killed by the master");
+        tracing::error!(
+            event = "worker_killed",
+            slot,
+            pid = pid.0,
+            generation,
+            in_flight,
+            reason,
+            "worker killed by the master"
+        );
         self.signal(pid, Number::SIGKILL);
     }
 
@@ -181,7 +202,11 @@ impl Shell {
             Err(error) => {
                 self.steering = false;
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(event = "steering_refused", error, "new connections may wait for a worker that is being replaced");
+                tracing::warn!(
+                    event = "steering_refused",
+                    error,
+                    "new connections may wait for a worker that is being replaced"
+                );
             }
         }
     }
@@ -190,17 +215,24 @@ impl Shell {
         match *note {
             Note::RecycleAsked { pid, cause } => {
                 let (slot, generation) = self.place(pid);
-                let (requests, limit) = self.child(pid).map_or((0, 0), |child| (child.row.requests(), child.row.recycle_at()));
+                let (requests, limit) =
+                    self.child(pid).map_or((0, 0), |child| (child.row.requests(), child.row.recycle_at()));
                 tracing::info!(
                     event = "recycle_asked", slot, pid = pid.0, generation, requests, limit, reason = %cause,
                     "worker serves on until its replacement does"
                 );
             }
             Note::BackedOff { slot, failures, wait_ms } => tracing::warn!(
-                event = "backoff", slot = slot.0, failures, wait_ms, "{failures} failures in a row; the slot's next worker starts in {wait_ms} ms"
+                event = "backoff",
+                slot = slot.0,
+                failures,
+                wait_ms,
+                "{failures} failures in a row; the slot's next worker starts in {wait_ms} ms"
             ),
             Note::NoRow { slot } => tracing::warn!(
-                event = "no_row", slot = slot.0, "too many workers still drain; a replacement waits until one of them ends"
+                event = "no_row",
+                slot = slot.0,
+                "too many workers still drain; a replacement waits until one of them ends"
             ),
             Note::BootGivenUp { failures } => {
                 tracing::error!(event = "boot_failing", failures, "no worker became ready in {failures} tries");
@@ -209,16 +241,30 @@ impl Shell {
                 tracing::info!(event = "scaled", target, "scaled to {target} workers");
             }
             Note::Scaled { target, asked } => tracing::warn!(
-                event = "scaled", target, asked, "asked for {asked} workers; possible are 1 to {}", self.listeners.slots()
+                event = "scaled",
+                target,
+                asked,
+                "asked for {asked} workers; possible are 1 to {}",
+                self.listeners.slots()
             ),
             Note::Stopping { graceful, delay_ms, grace_ms } => tracing::info!(
-                event = "stopping", graceful, delay_ms, grace_ms, "stopping: {delay_ms} ms as before, then {grace_ms} ms to drain"
+                event = "stopping",
+                graceful,
+                delay_ms,
+                grace_ms,
+                "stopping: {delay_ms} ms as before, then {grace_ms} ms to drain"
             ),
             Note::Overslept { by_ms } => tracing::warn!(
-                event = "overslept", by_ms, "the master itself stood still for {by_ms} ms; the workers' silence is forgiven once"
+                event = "overslept",
+                by_ms,
+                "the master itself stood still for {by_ms} ms; the workers' silence is forgiven once"
             ),
             Note::InvariantBroken(broken) => {
-                tracing::error!(event = "invariant_broken", broken, "a bug in oxicorn: please report it; the master goes on");
+                tracing::error!(
+                    event = "invariant_broken",
+                    broken,
+                    "a bug in oxicorn: please report it; the master goes on"
+                );
             }
         }
     }

@@ -44,7 +44,8 @@ impl App {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { sqlite_path: folder.path().join("data/facts.db"), ..settings };
         let (stop, stopping) = watch::channel(false);
-        let store = open(&WorkerContext::for_test(Tables::default(), watch::channel(false).1), &settings).await.unwrap();
+        let store =
+            open(&WorkerContext::for_test(Tables::default(), watch::channel(false).1), &settings).await.unwrap();
         let router = routes(&WorkerContext::for_test(Tables::default(), stopping), &settings, store.clone());
         Self { router, store, stop, _folder: folder }
     }

@@ -146,7 +146,11 @@ where
         Err(error) => Err(error),
     };
     let mut response = answered.map(|response| response.map(Some)).unwrap_or_else(|error: BoxError| {
-        tracing::error!(event = "service_error", error = error.as_ref() as &dyn Error, "the service failed; answered 500");
+        tracing::error!(
+            event = "service_error",
+            error = error.as_ref() as &dyn Error,
+            "the service failed; answered 500"
+        );
         let mut response = Response::new(None);
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
@@ -303,4 +307,3 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Io<T> {
         }
     }
 }
-
