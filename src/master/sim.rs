@@ -39,9 +39,9 @@ impl Dice {
     }
 }
 
-/// What goes wrong, in percent of the times it could.
+/// How the fake workers are; faults in percent of the times they could show.
 #[derive(Clone, Copy)]
-struct Faults {
+struct Nature {
     fork_fails: u64,
     crash_at_boot: u64,
     never_ready: u64,
@@ -51,9 +51,13 @@ struct Faults {
     slow_drain: u64,
     never_drains: u64,
     dies_draining: u64,
+    /// Workers of this slot and those after it all die at boot.
+    cursed_from: u32,
+    /// Milliseconds, plus up to a tenth of it; 0 is none.
+    max_age: u64,
 }
 
-const CALM: Faults = Faults {
+const CALM: Nature = Nature {
     fork_fails: 0,
     crash_at_boot: 0,
     never_ready: 0,
@@ -63,9 +67,11 @@ const CALM: Faults = Faults {
     slow_drain: 0,
     never_drains: 0,
     dies_draining: 0,
+    cursed_from: u32::MAX,
+    max_age: 0,
 };
 
-const STORM: Faults = Faults {
+const STORM: Nature = Nature {
     fork_fails: 10,
     crash_at_boot: 10,
     never_ready: 5,
@@ -75,6 +81,7 @@ const STORM: Faults = Faults {
     slow_drain: 20,
     never_drains: 10,
     dies_draining: 10,
+    ..CALM
 };
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -119,11 +126,8 @@ enum Ahead {
 struct World {
     now: u64,
     dice: Dice,
-    faults: Faults,
+    nature: Nature,
     policy: Policy,
-    /// Slots whose workers all die at boot.
-    cursed: BTreeSet<SlotId>,
-    max_age: u64,
     master: Master,
     /// Somebody wants to read what happens.
     replayed: bool,
@@ -139,13 +143,14 @@ struct World {
     /// From here on it may freeze again: everybody had a moment to beat.
     steady_at: u64,
     ever_ready: bool,
+    asked_to_recycle: BTreeSet<Pid>,
     exited: Option<ExitReason>,
     forks: Vec<(u64, SlotId)>,
     /// Ends that nobody asked for, and boots given up.
     failures: Vec<(u64, SlotId)>,
     aborts: Vec<(u64, Pid)>,
     kills: Vec<(u64, Pid, KillCause)>,
-    drains: Vec<(u64, Pid, Cause)>,
+    drains: Vec<(u64, Pid)>,
     notes: Vec<(u64, Note)>,
 }
 
@@ -164,17 +169,15 @@ fn policy(workers: u32) -> Policy {
 }
 
 impl World {
-    fn new(seed: u64, faults: Faults, shape: impl FnOnce(&mut Dice) -> Policy) -> Self {
+    fn new(seed: u64, nature: Nature, shape: impl FnOnce(&mut Dice) -> Policy) -> Self {
         let mut dice = Dice::new(seed);
         let policy = shape(&mut dice);
         let (master, actions) = Master::new(policy.clone(), Instant(0));
         let mut world = Self {
             now: 0,
             dice,
-            faults,
+            nature,
             policy,
-            cursed: BTreeSet::new(),
-            max_age: 0,
             master,
             replayed: given("SEED").is_some(),
             results: VecDeque::new(),
@@ -186,6 +189,7 @@ impl World {
             thawed: false,
             steady_at: 0,
             ever_ready: false,
+            asked_to_recycle: BTreeSet::new(),
             exited: None,
             forks: Vec::new(),
             failures: Vec::new(),
@@ -274,7 +278,7 @@ impl World {
                 self.maybe_crash(pid);
             }
             Event::Beat { pid, due } => {
-                let hangs = self.dice.chance(self.faults.hang);
+                let hangs = self.dice.chance(self.nature.hang);
                 let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung)?;
                 p.due = due.0;
                 p.hung = hangs;
@@ -284,6 +288,9 @@ impl World {
                 self.maybe_crash(pid);
             }
             Event::DrainBegun { pid } => self.drain(pid, GRACE),
+            Event::RecycleRequested { pid } => {
+                self.asked_to_recycle.insert(pid);
+            }
             Event::Exited { pid } => {
                 let p = self.processes.remove(&pid)?;
                 if !p.doomed {
@@ -295,7 +302,6 @@ impl World {
             | Event::ScaleRequested { .. }
             | Event::Forked { .. }
             | Event::ForkFailed { .. }
-            | Event::RecycleRequested { .. }
             | Event::Measured { .. } => {}
         }
         Some(event)
@@ -313,7 +319,7 @@ impl World {
     }
 
     fn maybe_crash(&mut self, pid: Pid) {
-        if self.dice.chance(self.faults.crash) {
+        if self.dice.chance(self.nature.crash) {
             let delay = self.dice.below(3_000);
             self.plan_fact(delay, Event::Exited { pid });
         }
@@ -357,7 +363,13 @@ impl World {
                 }
                 Action::AnnounceStop { pid } => self.alive(pid).announced = true,
                 Action::Drain { pid, grace_ms, last: _, cause } => {
-                    self.drains.push((self.now, pid, cause));
+                    self.drains.push((self.now, pid));
+                    let p = &self.processes[&pid];
+                    match cause {
+                        Cause::Recycle(RecycleCause::MaxAge) => assert!(p.old_at <= self.now, "{pid:?} is not old"),
+                        Cause::Recycle(RecycleCause::MaxRss) => assert!(p.fat_at.is_some(), "{pid:?} is not large"),
+                        Cause::Recycle(RecycleCause::MaxRequests) | Cause::ScaleDown | Cause::Stop => {}
+                    }
                     self.drain(pid, grace_ms);
                 }
                 Action::Abort { pid, silent_ms: _ } => {
@@ -367,7 +379,7 @@ impl World {
                     p.doomed = true;
                     let slot = p.slot;
                     self.failures.push((self.now, slot));
-                    if !self.dice.chance(self.faults.refuses_abort) {
+                    if !self.dice.chance(self.nature.refuses_abort) {
                         let delay = self.dice.below(2_000);
                         self.plan_fact(delay, Event::Exited { pid });
                     }
@@ -401,14 +413,14 @@ impl World {
 
     fn fork(&mut self, slot: SlotId) {
         self.forks.push((self.now, slot));
-        if self.dice.chance(self.faults.fork_fails) {
+        if self.dice.chance(self.nature.fork_fails) {
             self.failures.push((self.now, slot));
             return self.results.push_back(Event::ForkFailed { slot });
         }
         assert!(self.processes.len() < self.policy.rows as usize, "no row for {slot:?}");
         let pid = Pid(self.next_pid);
         self.next_pid += 1;
-        let max_age_ms = match self.max_age {
+        let max_age_ms = match self.nature.max_age {
             0 => 0,
             age => age + self.dice.below(age / 10),
         };
@@ -427,24 +439,24 @@ impl World {
         self.processes.insert(pid, process);
         self.results.push_back(Event::Forked { slot, pid, max_age_ms });
         let boot = 50 + self.dice.below(450);
-        if self.cursed.contains(&slot) || self.dice.chance(self.faults.crash_at_boot) {
+        if slot.0 >= self.nature.cursed_from || self.dice.chance(self.nature.crash_at_boot) {
             self.plan_fact(boot, Event::Exited { pid });
-        } else if !self.dice.chance(self.faults.never_ready) {
+        } else if !self.dice.chance(self.nature.never_ready) {
             self.plan_fact(boot, Event::Ready { pid });
         }
     }
 
     /// A process told to drain, by the master or by a SIGTERM of its own.
     fn drain(&mut self, pid: Pid, grace: u64) {
-        let (now, faults) = (self.now, self.faults);
-        let delay = if self.dice.chance(faults.dies_draining) {
+        let (now, nature) = (self.now, self.nature);
+        let delay = if self.dice.chance(nature.dies_draining) {
             0
-        } else if self.dice.chance(faults.slow_drain) {
+        } else if self.dice.chance(nature.slow_drain) {
             GRACE / 2 + self.dice.below(GRACE)
         } else {
             self.dice.below(2_000)
         };
-        let never = self.dice.chance(faults.never_drains);
+        let never = self.dice.chance(nature.never_drains);
         let p = self.alive(pid);
         assert!(p.drained_by.is_none_or(|before| now + grace < before), "the drain of {pid:?} was not shortened");
         p.drained_by = Some(now + grace);
@@ -524,7 +536,7 @@ impl World {
         self.live().len() == workers.len()
             && workers.len() == self.master.target() as usize
             && workers.iter().all(|w| w.recycle.is_none())
-            && !self.processes.values().any(|p| p.hung)
+            && !self.processes.iter().any(|(pid, p)| p.hung || self.asked_to_recycle.contains(pid))
     }
 
     // ---- time passes -----------------------------------------------------------------------------------------------
@@ -614,7 +626,7 @@ fn storm(seed: u64) {
         policy.shutdown_delay_ms = dice.below(3) * 1_000;
         policy
     });
-    world.max_age = world.dice.below(3) * 15_000;
+    world.nature.max_age = world.dice.below(3) * 15_000;
     for _ in 0..10 {
         let at = world.dice.below(40_000);
         let ahead = match world.dice.below(6) {
@@ -633,8 +645,7 @@ fn storm(seed: u64) {
     }
     world.ahead.retain(|_, ahead| !matches!(ahead, Ahead::Freeze(_)));
     if world.dice.chance(50) {
-        world.faults = CALM;
-        world.max_age = 0;
+        world.nature = CALM;
         world.settle(200_000);
     }
     world.plan_fact(0, Event::StopRequested { graceful: true });
@@ -645,4 +656,320 @@ fn storm(seed: u64) {
 #[test]
 fn after_any_storm_it_settles_and_stops() {
     worlds(2_000, storm);
+}
+
+#[test]
+fn every_pair_of_operator_events_settles_or_stops() {
+    const STOPS: usize = 2;
+    let events = |dice: &mut Dice| {
+        let by = 1 + dice.below(3) as i32;
+        [
+            Ahead::Fact(Event::StopRequested { graceful: true }),
+            Ahead::Fact(Event::StopRequested { graceful: false }),
+            Ahead::Fact(Event::ScaleRequested { by }),
+            Ahead::Fact(Event::ScaleRequested { by: -by }),
+            Ahead::RecycleAny,
+            Ahead::TermAny,
+        ]
+    };
+    worlds(8, |seed| {
+        for (first, second) in (0..6).flat_map(|first| (0..6).map(move |second| (first, second))) {
+            for gap in [0, 1, 100, 700, 3_000] {
+                let mut world = World::settled(seed, up_to(4));
+                for (at, which) in [(0, first), (gap, second)] {
+                    let ahead = events(&mut world.dice).into_iter().nth(which).expect("one of six");
+                    world.plan(at, ahead);
+                }
+                if first < STOPS || second < STOPS {
+                    world.run_to_exit(gap + GRACE + 1);
+                } else {
+                    world.run(gap);
+                    world.settle(GRACE + 4 * BOOT);
+                }
+            }
+        }
+    });
+}
+
+// ---- replacing -------------------------------------------------------------------------------------------------------
+
+/// The slots whose worker serves while its successor starts.
+fn replacing(world: &World) -> usize {
+    let starts = |w: &&Worker| matches!(w.phase, Phase::Forking | Phase::Starting { .. });
+    let starting: BTreeSet<SlotId> = world.master.workers().iter().filter(starts).map(|w| w.slot).collect();
+    world.live().iter().filter(|slot| starting.contains(slot)).count()
+}
+
+fn assert_gentle(world: &World) {
+    let target = world.master.target();
+    assert!(world.serving() >= target, "dipped to {} of {target}", world.serving());
+    assert!(replacing(world) <= (target as usize / 4).max(1), "too many are replaced at once");
+}
+
+#[test]
+fn a_recycle_replaces_every_worker_and_never_dips() {
+    worlds(500, |seed| {
+        let mut world = World::settled(seed, up_to(8));
+        world.nature = Nature { slow_drain: 30, never_drains: 10, dies_draining: 10, ..CALM };
+        let old = world.pids();
+        for &pid in &old {
+            let at = world.dice.below(1_000);
+            world.plan_fact(at, Event::RecycleRequested { pid });
+        }
+        world.run_checking(1_000 + old.len() as u64 * BOOT + GRACE + 1, assert_gentle);
+        assert!(world.is_settled(), "{:?}", world.master);
+        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old one lives");
+    });
+}
+
+#[test]
+fn every_worker_is_replaced_at_its_age_and_none_before() {
+    const AGE: u64 = 15_000;
+    worlds(100, |seed| {
+        let mut world = World::new(seed, Nature { max_age: AGE, ..CALM }, up_to(6));
+        world.settle(BOOT);
+        // All of one age, they go one after the other, and each takes a boot.
+        let late = 6 * BOOT;
+        world.run_checking(3 * AGE, |world| {
+            assert_gentle(world);
+            for (pid, p) in &world.processes {
+                let overdue = world.now > p.old_at + late && p.drained_by.is_none();
+                assert!(!overdue, "{pid:?} has outlived its age: {p:?}");
+            }
+        });
+        assert!(world.drains.len() >= 2 * world.policy.workers as usize);
+    });
+}
+
+#[test]
+fn a_worker_that_grew_too_large_is_replaced() {
+    worlds(100, |seed| {
+        let mut world = World::settled(seed, |dice| Policy { max_rss: 200, ..up_to(6)(dice) });
+        world.run_checking(40_000, |world| {
+            assert_gentle(world);
+            for (pid, p) in &world.processes {
+                let overdue = p.fat_at.is_some_and(|at| world.now > at + 6 * BOOT) && p.drained_by.is_none();
+                assert!(!overdue, "{pid:?} may stay: {p:?}");
+            }
+        });
+        assert!(world.drains.len() >= world.policy.workers as usize);
+    });
+}
+
+#[test]
+fn without_a_free_row_a_replacement_waits_and_says_so_once() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, |dice| {
+            let workers = 2 + dice.below(4) as u32;
+            Policy { rows: workers + 1, slots: workers, ..policy(workers) }
+        });
+        world.nature.never_drains = 100;
+        let workers = world.pids();
+        for _ in &workers {
+            world.plan(0, Ahead::TermAny);
+        }
+        world.run(GRACE - 1);
+        let no_row = |world: &World| world.notes.iter().filter(|(_, note)| matches!(note, Note::NoRow { .. })).count();
+        assert_eq!(no_row(&world), 1);
+        assert_eq!(world.processes.len(), world.policy.rows as usize);
+        world.settle(2 + 2 * BOOT);
+        assert!(no_row(&world) <= workers.len(), "said more often than a row came free");
+    });
+}
+
+// ---- dying -----------------------------------------------------------------------------------------------------------
+
+/// What the n-th death in a row of one slot costs.
+fn waits() -> impl Iterator<Item = u64> {
+    let doubling = std::iter::successors(Some(500), |wait| Some((wait * 2).min(30_000)));
+    std::iter::once(0).chain(doubling)
+}
+
+#[test]
+fn a_crash_loop_slows_down_in_its_slot_whether_ready_or_not() {
+    worlds(100, |seed| {
+        let ready = seed % 2 == 0;
+        let nature = Nature { crash: 100, cursed_from: if ready { u32::MAX } else { 1 }, ..CALM };
+        let mut world = World::new(seed, nature, |dice| policy(2 + dice.below(3) as u32));
+        world.run(120_000);
+        assert_eq!(world.exited, None);
+        for slot in (1..world.policy.workers).map(SlotId) {
+            let (failures, forks) = (world.failures_of(slot), world.forks_of(slot));
+            assert!(failures.len() > 7, "the last wait was not reached");
+            for ((failed, forked), wait) in failures.iter().zip(&forks[1..]).zip(waits()) {
+                assert_eq!(forked - failed, wait, "{slot:?} failed at {failed}");
+            }
+        }
+    });
+}
+
+#[test]
+fn calm_forgives_a_crash_loop() {
+    worlds(100, |seed| {
+        let mut world = World::new(seed, Nature { crash: 100, ..CALM }, up_to(4));
+        world.run(40_000);
+        world.nature = CALM;
+        world.run(10_000);
+        world.settle(30_000);
+        world.run(30_000 + 3_000);
+        world.settle(BOOT);
+        let pid = world.any().expect("all serve");
+        let slot = world.processes[&pid].slot;
+        world.plan_fact(0, Event::Exited { pid });
+        world.run(0);
+        assert_eq!(world.forks.last(), Some(&(world.now, slot)));
+    });
+}
+
+#[test]
+fn eight_deaths_at_a_stroke_are_replaced_at_once() {
+    worlds(100, |seed| {
+        let mut world = World::settled(seed, |_| policy(8));
+        for pid in world.pids() {
+            world.plan_fact(0, Event::Exited { pid });
+        }
+        world.run(0);
+        assert_eq!(world.forks.iter().filter(|(at, _)| *at == world.now).count(), 8);
+        world.settle(BOOT);
+    });
+}
+
+#[test]
+fn a_hung_worker_is_aborted_then_killed_and_its_slot_never_waits_for_it() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, up_to(6));
+        world.nature.refuses_abort = 100;
+        world.run(100);
+        let pid = world.any().expect("all serve");
+        let hung = world.alive(pid);
+        hung.hung = true;
+        let (slot, aborted_at) = (hung.slot, hung.due + TIMEOUT);
+        world.run(aborted_at - 1 - world.now);
+        assert_eq!(world.aborts, []);
+        world.run(1);
+        assert_eq!(world.aborts, [(aborted_at, pid)]);
+        assert_eq!(world.forks.last(), Some(&(aborted_at, slot)));
+        world.run(1_999);
+        assert_eq!(world.kills, []);
+        world.run(1);
+        assert_eq!(world.kills, [(aborted_at + 2_000, pid, KillCause::Hung)]);
+        world.settle(1);
+        assert_eq!(world.aborts.len(), 1, "others were aborted too");
+    });
+}
+
+#[test]
+fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, up_to(6));
+        world.run(100);
+        let pid = world.any().expect("all serve");
+        world.alive(pid).hung = true;
+        let mut thaw = |world: &mut World| {
+            let long = 60_000 + world.dice.below(600_000);
+            world.freeze(long);
+            world.now
+        };
+        let thawed = thaw(&mut world);
+        if seed % 2 == 0 {
+            world.run(TIMEOUT - 1);
+            assert_eq!(world.aborts, []);
+            world.run(1);
+            assert_eq!(world.aborts, [(thawed + TIMEOUT, pid)]);
+        } else {
+            let between = MOMENT + world.dice.below(TIMEOUT - MOMENT);
+            world.run(between);
+            assert_eq!(world.aborts, []);
+            let thawed = thaw(&mut world);
+            world.run(0);
+            assert_eq!(world.aborts, [(thawed, pid)]);
+        }
+        world.settle(2_000 + BOOT);
+        thaw(&mut world);
+        world.run(20_000);
+        assert_eq!(world.aborts.len(), 1, "a worker that beats was aborted");
+        let told = world.notes.iter().filter(|(_, note)| matches!(note, Note::Overslept { .. })).count();
+        assert_eq!(told, if seed % 2 == 0 { 2 } else { 3 });
+    });
+}
+
+// ---- booting ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_first_boot_that_fails_thrice_in_every_slot_is_given_up() {
+    worlds(200, |seed| {
+        let mixed = Nature { fork_fails: 30, never_ready: 20, crash_at_boot: 60, ..CALM };
+        let nature = if seed % 2 == 0 { mixed } else { CALM };
+        let mut world = World::new(seed, Nature { cursed_from: 0, ..nature }, up_to(4));
+        world.run(60_000);
+        assert_eq!(world.exited, Some(ExitReason::NoWorkerReady));
+        let given_up = world.notes.iter().find(|(_, note)| matches!(note, Note::BootGivenUp { .. }));
+        let (at, _) = given_up.expect("a reason is given");
+        let (last, slot) = *world.failures.last().expect("all failed");
+        assert_eq!(last, *at, "it lived on after the last failure");
+        let counts = (0..world.policy.workers).map(|slot| world.failures_of(SlotId(slot)).len());
+        assert_eq!(counts.min(), Some(3));
+        assert_eq!(world.failures_of(slot).len(), 3, "it was not the third failure of a slot that decided");
+    });
+}
+
+#[test]
+fn one_slot_that_can_serve_keeps_the_service_alive() {
+    worlds(50, |seed| {
+        let nature = Nature { cursed_from: 1, ..CALM };
+        let mut world = World::new(seed, nature, |dice| policy(2 + dice.below(3) as u32));
+        world.run(600_000);
+        assert_eq!(world.exited, None);
+        assert_eq!(world.live(), [SlotId(0)]);
+        let late = world.forks.iter().filter(|(at, _)| *at > 300_000).count();
+        assert!(late <= 10 * (world.policy.workers as usize - 1), "{late} forks in five minutes");
+    });
+}
+
+// ---- stopping --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
+    worlds(500, |seed| {
+        let mut world = World::settled(seed, |dice| {
+            let shutdown_delay_ms = dice.below(3) * 2_000;
+            Policy { shutdown_delay_ms, ..up_to(4)(dice) }
+        });
+        world.nature.never_drains = 100;
+        let patience = [world.policy.shutdown_delay_ms + GRACE, 2_000, 0, 0];
+        let first_is_quick = usize::from(world.dice.chance(50));
+        let (mut at, mut end) = (0, u64::MAX);
+        for patience in &patience[first_is_quick..] {
+            let graceful = if end == u64::MAX { first_is_quick == 0 } else { world.dice.chance(50) };
+            world.plan_fact(at, Event::StopRequested { graceful });
+            end = end.min(at + patience);
+            at += world.dice.below(GRACE);
+            if at > end || world.dice.chance(30) {
+                break;
+            }
+        }
+        assert_eq!(world.run_to_exit(end + 1), end + 1);
+    });
+}
+
+#[test]
+fn a_shutdown_delay_serves_as_before_but_tells_every_worker_at_once() {
+    const DELAY: u64 = 5_000;
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, |dice| Policy { shutdown_delay_ms: DELAY, ..up_to(4)(dice) });
+        let all = world.pids().len() as u32;
+        world.plan_fact(0, Event::StopRequested { graceful: true });
+        world.run(0);
+        assert!(world.processes.values().all(|p| p.announced), "{:?}", world.processes);
+        let crashed = world.any().expect("all serve");
+        let crash_in = world.dice.below(DELAY - BOOT);
+        world.plan_fact(crash_in, Event::Exited { pid: crashed });
+        world.run_checking(DELAY - 1, |world| assert!(world.serving() >= all - 1));
+        assert_eq!(world.serving(), all, "the crash was not mended");
+        assert_eq!(world.drains, []);
+        let last = world.pids();
+        world.run(1);
+        assert_eq!(world.drains.iter().map(|&(_, pid)| pid).collect::<Vec<_>>(), last);
+        world.run_to_exit(GRACE + 1);
+    });
 }
