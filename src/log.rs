@@ -1,1 +1,358 @@
+//! The log: every `tracing` event becomes one line, written at once by the process that says it.
+//!
+//! Owns the format, text or JSON, and the level. Refuses threads and queues, which a fork would break and a crash would
+//! lose, and spans, whose context costs more than a supervisor needs: a program that wants them installs a subscriber
+//! of its own before it runs the app, and that one stays. A forked worker goes on with the same settings and file.
 
+mod sink;
+
+use std::{
+    error::Error,
+    fmt::{self, Write},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+    span,
+};
+
+pub(crate) use self::sink::{Kind, OpenError, Sink};
+use crate::settings::{self, Level, LogFormat};
+
+static LOG: Mutex<Option<Log>> = Mutex::new(None);
+
+/// The level in force, as the discriminant of [`Level`]: asked for without the lock.
+static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
+
+/// Lines of both logs that were dropped, and those of them that a line in this log has told of.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+static TOLD: AtomicU64 = AtomicU64::new(0);
+
+struct Log {
+    sink: Sink,
+    format: LogFormat,
+}
+
+/// Logs as `settings` say from now on; called again after a reload.
+///
+/// # Errors
+/// The file cannot be opened; the log goes on as it was.
+pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
+    let sink = Sink::open(Kind::Events, &settings.file)?;
+    *lock() = Some(Log { sink, format: settings.format });
+    LEVEL.store(settings.level as u8, Ordering::Relaxed);
+    // Refused when it stands already, or when the program has its own: that one stays.
+    let _ = tracing::subscriber::set_global_default(Lines);
+    tracing::callsite::rebuild_interest_cache();
+    Ok(())
+}
+
+/// Opens the log's file again, after it was moved away; nothing happens to stderr.
+///
+/// # Errors
+/// The file cannot be opened; lines still go to the old one.
+pub(crate) fn reopen() -> Result<(), OpenError> {
+    lock().as_mut().map_or(Ok(()), |log| log.sink.reopen())
+}
+
+/// Lines this process could not write, to this log or the access log, because the reader was slow or gone, or the disk
+/// full. A forked worker counts on from what its master had.
+pub(crate) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+fn lock() -> std::sync::MutexGuard<'static, Option<Log>> {
+    // A panic while a line was written is no reason to fall silent.
+    LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Log {
+    fn write(&mut self, line: &str) {
+        let dropped = dropped();
+        let untold = dropped - TOLD.load(Ordering::Relaxed);
+        if untold > 0 {
+            let mut notice = Line::new(self.format, Timestamp::now(), tracing::Level::WARN);
+            notice.message(format_args!("{untold} lines dropped: the log's reader was slow or gone, or the disk full"));
+            notice.put("dropped", &untold.to_string(), true);
+            if self.sink.put(&notice.finish()) {
+                TOLD.store(dropped, Ordering::Relaxed);
+            }
+        }
+        self.sink.write(line);
+    }
+}
+
+struct Lines;
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= filter()
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(filter())
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut log = lock();
+        let Some(log) = log.as_mut() else { return };
+        let metadata = event.metadata();
+        let mut line = Line::new(log.format, Timestamp::now(), *metadata.level());
+        event.record(&mut line);
+        if !metadata.target().starts_with("oxicorn") {
+            line.put("target", metadata.target(), false);
+        }
+        log.write(&line.finish());
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+fn filter() -> LevelFilter {
+    const LEVELS: [LevelFilter; 5] =
+        [LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
+    LEVELS[usize::from(LEVEL.load(Ordering::Relaxed))]
+}
+
+/// One line as it grows: the message, and behind it the fields in their order.
+struct Line {
+    format: LogFormat,
+    text: String,
+    fields: String,
+}
+
+impl Line {
+    fn new(format: LogFormat, now: Timestamp, level: tracing::Level) -> Self {
+        let mut text = String::with_capacity(256);
+        let written = match format {
+            LogFormat::Text => write!(text, "{now:.3} {:<5} ", level.as_str()),
+            LogFormat::Json => write!(text, "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\""),
+        };
+        written.expect("a String takes all");
+        Self { format, text, fields: String::new() }
+    }
+
+    fn message(&mut self, message: impl fmt::Display) {
+        let message = message.to_string();
+        match self.format {
+            LogFormat::Text => escape(&mut self.text, &message, &[]),
+            LogFormat::Json => {
+                self.text.push_str(",\"message\":");
+                quote_json(&mut self.text, &message);
+            }
+        }
+    }
+
+    /// Adds a field. A `bare` value is a number or a truth value and needs no quotes in JSON.
+    fn put(&mut self, name: &str, value: &str, bare: bool) {
+        // The field of a keyword such as `type` is written `r#type` in the source.
+        let name = name.strip_prefix("r#").unwrap_or(name);
+        let fields = &mut self.fields;
+        match self.format {
+            LogFormat::Text => {
+                fields.push(' ');
+                fields.push_str(name);
+                fields.push('=');
+                let plain = |c: char| !c.is_whitespace() && !is_unsafe(c) && !matches!(c, '"' | '=' | '\\');
+                if !value.is_empty() && value.chars().all(plain) {
+                    fields.push_str(value);
+                } else {
+                    fields.push('"');
+                    escape(fields, value, &['"', '\\']);
+                    fields.push('"');
+                }
+            }
+            LogFormat::Json => {
+                fields.push(',');
+                quote_json(fields, name);
+                fields.push(':');
+                if bare { fields.push_str(value) } else { quote_json(fields, value) }
+            }
+        }
+    }
+
+    fn finish(mut self) -> String {
+        self.text.push_str(&self.fields);
+        self.text.push_str(match self.format {
+            LogFormat::Text => "\n",
+            LogFormat::Json => "}\n",
+        });
+        self.text
+    }
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message(format_args!("{value:?}")),
+            name => self.put(name, &format!("{value:?}"), false),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.message(value),
+            name => self.put(name, value, false),
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field.name(), &value.to_string(), true);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field.name(), &value.to_string(), true);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field.name(), &value.to_string(), true);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no word for infinity.
+        self.put(field.name(), &value.to_string(), value.is_finite());
+    }
+
+    /// With all its causes.
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        let causes = std::iter::successors(Some(value), |&error| error.source());
+        self.put(field.name(), &causes.map(ToString::to_string).collect::<Vec<_>>().join(": "), false);
+    }
+}
+
+/// What would start a new line, or change what a terminal shows of this one.
+fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+fn escape(to: &mut String, text: &str, also: &[char]) {
+    for c in text.chars() {
+        if is_unsafe(c) || also.contains(&c) {
+            to.extend(c.escape_default());
+        } else {
+            to.push(c);
+        }
+    }
+}
+
+fn quote_json(to: &mut String, text: &str) {
+    to.push_str(&serde_json::Value::from(text).to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tracing::subscriber::with_default;
+
+    use super::*;
+    use crate::settings::LogTarget;
+
+    /// What `say` leaves in a file. Tests of the one log of the process take turns.
+    fn lines(format: LogFormat, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        LEVEL.store(level as u8, Ordering::Relaxed);
+        let sink = Sink::open(Kind::Events, &LogTarget::File(path.to_owned())).unwrap();
+        *lock() = Some(Log { sink, format });
+        with_default(Lines, say);
+        *lock() = None;
+        std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot do it")]
+    struct Failure {
+        source: fmt::Error,
+    }
+
+    fn say() {
+        let (event, slot, ratio) = ("worker_ready", 0_u32, f64::INFINITY);
+        tracing::info!(target: "oxicorn::master", event, slot, up = true, ratio, "worker ready");
+        let forged = "x\n2026-01-01T00:00:00.000Z ERROR forged\u{1b}[31m \"q\" \\ é";
+        tracing::warn!(target: "app", forged, r#type = %"a=b", empty = "", "first\nsecond");
+        tracing::error!(target: "oxicorn", error = &Failure { source: fmt::Error } as &dyn Error, "failed");
+        tracing::debug!(target: "oxicorn", "too quiet");
+    }
+
+    #[test]
+    fn text_is_one_line_an_event_and_cannot_be_forged() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = lines(LogFormat::Text, Level::Info, &folder.path().join("log"), say);
+        let (time, rest): (Vec<_>, Vec<_>) = lines.iter().map(|line| line.split_at(24)).unzip();
+        assert!(time.iter().all(|time| time.parse::<Timestamp>().is_ok() && time.ends_with('Z')), "{time:?}");
+        assert_eq!(
+            rest,
+            [
+                " INFO  worker ready event=worker_ready slot=0 up=true ratio=inf",
+                " WARN  first\\nsecond forged=\"x\\n2026-01-01T00:00:00.000Z ERROR forged\\u{1b}[31m \\\"q\\\" \\\\ é\" \
+                 type=\"a=b\" empty=\"\" target=app",
+                " ERROR failed error=\"cannot do it: an error occurred when formatting an argument\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = lines(LogFormat::Json, Level::Debug, &folder.path().join("log"), say);
+        let objects: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(objects.len(), 4);
+        assert_eq!(objects[0]["level"], "INFO");
+        assert_eq!(objects[0]["message"], "worker ready");
+        assert_eq!(
+            (&objects[0]["slot"], &objects[0]["up"], &objects[0]["ratio"]),
+            (&0.into(), &true.into(), &"inf".into())
+        );
+        assert_eq!(objects[1]["message"], "first\nsecond");
+        assert_eq!((&objects[1]["type"], &objects[1]["target"]), (&"a=b".into(), &"app".into()));
+        assert!(objects[3]["timestamp"].as_str().unwrap().parse::<Timestamp>().is_ok());
+    }
+
+    #[test]
+    fn a_stalled_pipe_costs_lines_never_time_and_says_so_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Both ends: a FIFO without a reader cannot be opened.
+        let mut reader = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let sink = Sink::open(Kind::Events, &LogTarget::File(path)).unwrap();
+        let mut log = Log { sink, format: LogFormat::Text };
+
+        let before = dropped();
+        let long = "é".repeat(5_000) + "\n";
+        let written = (0..).take_while(|_| (log.write(&long), dropped() == before).1).count();
+        log.write("lost\n");
+        assert_eq!(dropped(), before + 2);
+
+        // Cut between two characters of two bytes each: a byte less than a pipe would take.
+        let mut read = vec![0; 4095 * written];
+        std::io::Read::read_exact(&mut reader, &mut read).unwrap();
+        let read = String::from_utf8(read).unwrap();
+        assert!(read.lines().all(|line| line.ends_with("é…[cut]")), "{}", &read[4000..4200]);
+
+        log.write("heard\n");
+        let mut read = [0; 4096];
+        let len = std::io::Read::read(&mut reader, &mut read).unwrap();
+        let told = std::str::from_utf8(&read[..len]).unwrap();
+        assert!(told.contains(" WARN  2 lines dropped: ") && told.ends_with(" dropped=2\nheard\n"), "{told}");
+        assert_eq!(told.lines().count(), 2);
+    }
+}
