@@ -265,10 +265,15 @@ mod tests {
     use super::*;
     use crate::settings::LogTarget;
 
-    /// What `say` leaves in a file. Tests of the one log of the process take turns.
-    fn lines(format: LogFormat, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
+    /// Tests of what a process has once, its log and its count of dropped lines, take turns.
+    fn turn() -> std::sync::MutexGuard<'static, ()> {
         static TURN: Mutex<()> = Mutex::new(());
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `say` leaves in a file.
+    fn lines(format: LogFormat, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
+        let _turn = turn();
         LEVEL.store(level as u8, Ordering::Relaxed);
         let sink = Sink::open(Kind::Events, &LogTarget::File(path.to_owned())).unwrap();
         *lock() = Some(Log { sink, format });
@@ -328,6 +333,7 @@ mod tests {
 
     #[test]
     fn a_stalled_pipe_costs_lines_never_time_and_says_so_later() {
+        let _turn = turn();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
