@@ -8,10 +8,12 @@ use std::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::fs::OpenOptionsExt,
     },
+    path::Path,
 };
 
 use nix::{
     errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         resource::{Resource, getrlimit, setrlimit},
         socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, socketpair},
@@ -143,6 +145,20 @@ pub(crate) fn reopen_nonblocking(fd: BorrowedFd<'_>) -> io::Result<File> {
     OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
+/// Opens a file for appending, made with mode 0640 if it is missing. A FIFO that nobody reads is ENXIO, not a wait.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
+/// Whether a pipe has room for PIPE_BUF (4096) bytes right now.
+pub(crate) fn has_room(fd: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(fd, PollFlags::POLLOUT)];
+    poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].any().unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -211,10 +227,13 @@ mod tests {
 
     #[test]
     fn a_reopened_pipe_does_not_block_and_leaves_the_first_alone() {
-        let (_reader, writer) = io::pipe().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
         let mut again = reopen_nonblocking(writer.as_fd()).unwrap();
         let full = (0..10_000).find_map(|_| again.write(&[0; 4096]).err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        assert!(!has_room(writer.as_fd()));
+        io::Read::read_exact(&mut &reader, &mut [0; 4096]).unwrap();
+        assert!(has_room(writer.as_fd()));
         let flags = nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_GETFL).unwrap();
         assert_eq!(flags & libc::O_NONBLOCK, 0);
     }

@@ -62,6 +62,7 @@ mod tests {
         reap,
     };
 
+    #[expect(clippy::zombie_processes, reason = "reap() is what waits for it")]
     fn ends(script: &str) -> String {
         let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
         let deadline = clock::now() + 10_000;
