@@ -77,7 +77,7 @@ impl Scoreboard {
     pub(crate) fn create(rows: u32) -> io::Result<Self> {
         let len = (1 + rows as usize) * ROW_WORDS;
         // Mapped once, for the life of the process: the rows are handed out as plain references.
-        let mapping: &'static Mapping = Box::leak(Box::new(Mapping::create(len * size_of::<u64>())?));
+        let mapping: &'static Mapping = Box::leak(Box::new(Mapping::create(len)?));
         let words = &mapping.words()[..len];
         words[header::VERSION].store(LAYOUT_VERSION, Relaxed);
         words[header::ROWS].store(u64::from(rows), Relaxed);
