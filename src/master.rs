@@ -167,13 +167,11 @@ impl Shell {
         let fds: Vec<_> = std::iter::once(self.signals.as_fd()).chain(channels).collect();
         wait(&fds, timeout).map_err(MasterError::Wait)?;
         // Beats first: what a worker promised meanwhile must be known before anybody is judged.
-        for child in &mut self.children {
+        let beats = self.children.iter_mut().filter_map(|child| {
             let due = child.row.due();
-            if due != child.due {
-                child.due = due;
-                self.inbox.push_back(Event::Beat { pid: child.pid, due: Instant(due) });
-            }
-        }
+            (std::mem::replace(&mut child.due, due) != due).then_some((child.pid, Instant(due)))
+        });
+        self.inbox.push_back(Event::Beats(beats.collect()));
         for i in 0..self.children.len() {
             self.hear(i);
         }

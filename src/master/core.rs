@@ -95,11 +95,9 @@ pub(crate) enum Event {
     Accepting {
         pid: Pid,
     },
-    /// The worker promised to beat again by `due`.
-    Beat {
-        pid: Pid,
-        due: Instant,
-    },
+    /// What workers have promised since the shell last looked: when each beats next. All in one event: nobody may be
+    /// judged while another's promise is still unread.
+    Beats(Vec<(Pid, Instant)>),
     RecycleRequested {
         pid: Pid,
     },
@@ -332,8 +330,8 @@ impl Master {
     /// Record the fact, then make the world match the wish. The only way in.
     pub(crate) fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.forgive_oversleep(now, &mut actions);
         self.record(now, event, &mut actions);
+        self.forgive_oversleep(now, &mut actions);
         self.reconcile(now, &mut actions);
         self.assert_invariants(&mut actions);
         actions
@@ -420,14 +418,16 @@ impl Master {
                     w.forgiven = false;
                 }
             }
-            Event::Beat { pid, due } => {
-                let next = due.after(self.policy.timeout_ms);
-                // A promise from before an oversleep is already broken; it must not undo the forgiving.
-                if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid)
-                    && *silent_until < next
-                {
-                    *silent_until = next;
-                    *forgiven = false;
+            Event::Beats(beats) => {
+                for (pid, due) in beats {
+                    let next = due.after(self.policy.timeout_ms);
+                    // A promise from before an oversleep is already broken; it must not undo the forgiving.
+                    if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid)
+                        && *silent_until < next
+                    {
+                        *silent_until = next;
+                        *forgiven = false;
+                    }
                 }
             }
             Event::RecycleRequested { pid } => self.recycle(pid, RecycleCause::MaxRequests, actions),
