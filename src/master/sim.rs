@@ -51,8 +51,8 @@ struct Nature {
     slow_drain: u64,
     never_drains: u64,
     dies_draining: u64,
-    /// Workers of this slot and those after it all die at boot.
-    cursed_from: u32,
+    /// Slots below this one are spared the faults.
+    spared: u32,
     /// Milliseconds, plus up to a tenth of it; 0 is none.
     max_age: u64,
 }
@@ -67,7 +67,7 @@ const CALM: Nature = Nature {
     slow_drain: 0,
     never_drains: 0,
     dies_draining: 0,
-    cursed_from: u32::MAX,
+    spared: 0,
     max_age: 0,
 };
 
@@ -278,7 +278,8 @@ impl World {
                 self.maybe_crash(pid);
             }
             Event::Beat { pid, due } => {
-                let hangs = self.dice.chance(self.nature.hang);
+                let slot = self.processes.get(&pid)?.slot;
+                let hangs = self.dice.chance(self.nature_of(slot).hang);
                 let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung)?;
                 p.due = due.0;
                 p.hung = hangs;
@@ -318,8 +319,13 @@ impl World {
         self.steady_at = self.now + MOMENT;
     }
 
+    fn nature_of(&self, slot: SlotId) -> Nature {
+        if slot.0 < self.nature.spared { Nature { max_age: self.nature.max_age, ..CALM } } else { self.nature }
+    }
+
     fn maybe_crash(&mut self, pid: Pid) {
-        if self.dice.chance(self.nature.crash) {
+        let nature = self.nature_of(self.processes[&pid].slot);
+        if self.dice.chance(nature.crash) {
             let delay = self.dice.below(3_000);
             self.plan_fact(delay, Event::Exited { pid });
         }
@@ -379,7 +385,7 @@ impl World {
                     p.doomed = true;
                     let slot = p.slot;
                     self.failures.push((self.now, slot));
-                    if !self.dice.chance(self.nature.refuses_abort) {
+                    if !self.dice.chance(self.nature_of(slot).refuses_abort) {
                         let delay = self.dice.below(2_000);
                         self.plan_fact(delay, Event::Exited { pid });
                     }
@@ -413,14 +419,15 @@ impl World {
 
     fn fork(&mut self, slot: SlotId) {
         self.forks.push((self.now, slot));
-        if self.dice.chance(self.nature.fork_fails) {
+        let nature = self.nature_of(slot);
+        if self.dice.chance(nature.fork_fails) {
             self.failures.push((self.now, slot));
             return self.results.push_back(Event::ForkFailed { slot });
         }
         assert!(self.processes.len() < self.policy.rows as usize, "no row for {slot:?}");
         let pid = Pid(self.next_pid);
         self.next_pid += 1;
-        let max_age_ms = match self.nature.max_age {
+        let max_age_ms = match nature.max_age {
             0 => 0,
             age => age + self.dice.below(age / 10),
         };
@@ -439,16 +446,17 @@ impl World {
         self.processes.insert(pid, process);
         self.results.push_back(Event::Forked { slot, pid, max_age_ms });
         let boot = 50 + self.dice.below(450);
-        if slot.0 >= self.nature.cursed_from || self.dice.chance(self.nature.crash_at_boot) {
+        if self.dice.chance(nature.crash_at_boot) {
             self.plan_fact(boot, Event::Exited { pid });
-        } else if !self.dice.chance(self.nature.never_ready) {
+        } else if !self.dice.chance(nature.never_ready) {
             self.plan_fact(boot, Event::Ready { pid });
         }
     }
 
     /// A process told to drain, by the master or by a SIGTERM of its own.
     fn drain(&mut self, pid: Pid, grace: u64) {
-        let (now, nature) = (self.now, self.nature);
+        let slot = self.alive(pid).slot;
+        let (now, nature) = (self.now, self.nature_of(slot));
         let delay = if self.dice.chance(nature.dies_draining) {
             0
         } else if self.dice.chance(nature.slow_drain) {
@@ -575,6 +583,10 @@ impl World {
 
     fn pids(&self) -> Vec<Pid> {
         self.processes.keys().copied().collect()
+    }
+
+    fn notes_of(&self, kind: impl Fn(&Note) -> bool) -> usize {
+        self.notes.iter().filter(|(_, note)| kind(note)).count()
     }
 
     fn forks_of(&self, slot: SlotId) -> Vec<u64> {
@@ -738,6 +750,7 @@ fn every_worker_is_replaced_at_its_age_and_none_before() {
             }
         });
         assert!(world.drains.len() >= 2 * world.policy.workers as usize);
+        assert_eq!(world.notes_of(|note| matches!(note, Note::BackedOff { .. })), 0, "an asked end is no failure");
     });
 }
 
@@ -769,11 +782,17 @@ fn without_a_free_row_a_replacement_waits_and_says_so_once() {
             world.plan(0, Ahead::TermAny);
         }
         world.run(GRACE - 1);
-        let no_row = |world: &World| world.notes.iter().filter(|(_, note)| matches!(note, Note::NoRow { .. })).count();
+        let no_row = |world: &World| world.notes_of(|note| matches!(note, Note::NoRow { .. }));
         assert_eq!(no_row(&world), 1);
         assert_eq!(world.processes.len(), world.policy.rows as usize);
         world.settle(2 + 2 * BOOT);
-        assert!(no_row(&world) <= workers.len(), "said more often than a row came free");
+        let said = no_row(&world);
+        assert!(said <= workers.len(), "said more often than a row came free");
+        for _ in &workers {
+            world.plan(0, Ahead::TermAny);
+        }
+        world.run(0);
+        assert_eq!(no_row(&world), said + 1, "a shortage of its own is said");
     });
 }
 
@@ -786,20 +805,27 @@ fn waits() -> impl Iterator<Item = u64> {
 }
 
 #[test]
-fn a_crash_loop_slows_down_in_its_slot_whether_ready_or_not() {
-    worlds(100, |seed| {
-        let ready = seed % 2 == 0;
-        let nature = Nature { crash: 100, cursed_from: if ready { u32::MAX } else { 1 }, ..CALM };
+fn whatever_fails_again_and_again_is_tried_ever_more_slowly_in_its_slot() {
+    let kinds = [
+        Nature { crash: 100, ..CALM },
+        Nature { crash_at_boot: 100, ..CALM },
+        Nature { never_ready: 100, ..CALM },
+        Nature { hang: 100, ..CALM },
+        Nature { fork_fails: 100, ..CALM },
+    ];
+    worlds(50, |seed| {
+        let nature = Nature { spared: 1, ..kinds[seed as usize % kinds.len()] };
         let mut world = World::new(seed, nature, |dice| policy(2 + dice.below(3) as u32));
-        world.run(120_000);
+        world.run(240_000);
         assert_eq!(world.exited, None);
         for slot in (1..world.policy.workers).map(SlotId) {
             let (failures, forks) = (world.failures_of(slot), world.forks_of(slot));
-            assert!(failures.len() > 7, "the last wait was not reached");
+            assert!(failures.len() > 7, "the longest wait was not reached");
             for ((failed, forked), wait) in failures.iter().zip(&forks[1..]).zip(waits()) {
                 assert_eq!(forked - failed, wait, "{slot:?} failed at {failed}");
             }
         }
+        assert_eq!(world.forks_of(SlotId(0)).len(), 1, "another slot's crash loop is not its own");
     });
 }
 
@@ -865,7 +891,7 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
         world.run(100);
         let pid = world.any().expect("all serve");
         world.alive(pid).hung = true;
-        let mut thaw = |world: &mut World| {
+        let thaw = |world: &mut World| {
             let long = 60_000 + world.dice.below(600_000);
             world.freeze(long);
             world.now
@@ -888,7 +914,7 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
         thaw(&mut world);
         world.run(20_000);
         assert_eq!(world.aborts.len(), 1, "a worker that beats was aborted");
-        let told = world.notes.iter().filter(|(_, note)| matches!(note, Note::Overslept { .. })).count();
+        let told = world.notes_of(|note| matches!(note, Note::Overslept { .. }));
         assert_eq!(told, if seed % 2 == 0 { 2 } else { 3 });
     });
 }
@@ -898,10 +924,15 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
 #[test]
 fn a_first_boot_that_fails_thrice_in_every_slot_is_given_up() {
     worlds(200, |seed| {
-        let mixed = Nature { fork_fails: 30, never_ready: 20, crash_at_boot: 60, ..CALM };
-        let nature = if seed % 2 == 0 { mixed } else { CALM };
-        let mut world = World::new(seed, Nature { cursed_from: 0, ..nature }, up_to(4));
-        world.run(60_000);
+        let nature = match seed % 3 {
+            0 => Nature { fork_fails: 30, never_ready: 100, ..CALM },
+            1 => Nature { crash_at_boot: 100, ..CALM },
+            _ => Nature { crash_at_boot: 80, never_ready: 100, ..CALM },
+        };
+        // So slow a boot outlasts any calm.
+        let boot_timeout_ms = if seed % 2 == 0 { BOOT_TIMEOUT } else { 60_000 };
+        let mut world = World::new(seed, nature, |dice| Policy { boot_timeout_ms, ..up_to(4)(dice) });
+        world.run(4 * boot_timeout_ms);
         assert_eq!(world.exited, Some(ExitReason::NoWorkerReady));
         let given_up = world.notes.iter().find(|(_, note)| matches!(note, Note::BootGivenUp { .. }));
         let (at, _) = given_up.expect("a reason is given");
@@ -916,7 +947,7 @@ fn a_first_boot_that_fails_thrice_in_every_slot_is_given_up() {
 #[test]
 fn one_slot_that_can_serve_keeps_the_service_alive() {
     worlds(50, |seed| {
-        let nature = Nature { cursed_from: 1, ..CALM };
+        let nature = Nature { crash_at_boot: 100, spared: 1, ..CALM };
         let mut world = World::new(seed, nature, |dice| policy(2 + dice.below(3) as u32));
         world.run(600_000);
         assert_eq!(world.exited, None);
@@ -935,7 +966,14 @@ fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
             let shutdown_delay_ms = dice.below(3) * 2_000;
             Policy { shutdown_delay_ms, ..up_to(4)(dice) }
         });
-        world.nature.never_drains = 100;
+        world.nature = Nature { never_drains: 100, refuses_abort: 100, ..CALM };
+        if world.dice.chance(50) {
+            world.run(100);
+            let hung = world.any().expect("all serve");
+            world.alive(hung).hung = true;
+            let aborted_in = world.processes[&hung].due + TIMEOUT - world.now;
+            world.run(aborted_in);
+        }
         let patience = [world.policy.shutdown_delay_ms + GRACE, 2_000, 0, 0];
         let first_is_quick = usize::from(world.dice.chance(50));
         let (mut at, mut end) = (0, u64::MAX);
