@@ -65,7 +65,8 @@ fn storm(seed: u64) {
         return assert!(!world.ever_ready, "gave up although a worker was ready once");
     }
     world.ahead.retain(|_, ahead| !matches!(ahead, Ahead::Freeze(_)));
-    if world.dice.chance(50) {
+    // A first boot that has not succeeded yet may still be given up.
+    if world.dice.chance(50) && world.ever_ready {
         world.nature = CALM;
         world.settle(200_000);
     }
