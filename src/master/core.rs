@@ -640,11 +640,16 @@ impl Master {
 
     fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {
         while let Some(slot) = self.slot_to_fill(now) {
-            let generation = self.generation;
-            let phase = Phase::Forking;
-            let (recycle, old_at) = (None, None);
-            self.workers.push(Worker { slot, generation, pid: None, phase, recycle, old_at, forgiven: false });
-            actions.push(Action::Fork { slot, generation });
+            self.workers.push(Worker {
+                slot,
+                generation: self.generation,
+                pid: None,
+                phase: Phase::Forking,
+                recycle: None,
+                old_at: None,
+                forgiven: false,
+            });
+            actions.push(Action::Fork { slot, generation: self.generation });
         }
         let waits = self.slots_lacking().next().filter(|_| self.rows_taken());
         if let Some(slot) = waits
