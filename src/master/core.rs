@@ -70,8 +70,6 @@ pub(crate) struct Policy {
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Event {
-    /// The deadline came, or the shell woke for something that is not ours.
-    Tick,
     StopRequested {
         graceful: bool,
     },
@@ -95,9 +93,11 @@ pub(crate) enum Event {
     Accepting {
         pid: Pid,
     },
-    /// What workers have promised since the shell last looked: when each beats next. All in one event: nobody may be
-    /// judged while another's promise is still unread.
-    Beats(Vec<(Pid, Instant)>),
+    /// The worker promised to beat again by `due`.
+    Beat {
+        pid: Pid,
+        due: Instant,
+    },
     RecycleRequested {
         pid: Pid,
     },
@@ -327,17 +327,20 @@ impl Master {
         (master, actions)
     }
 
-    /// Record the fact, then make the world match the wish. The only way in.
-    pub(crate) fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    /// Records what happened, then makes the world match the wish. The only way in. All that the shell knows comes in
+    /// one step: nobody is judged while his promise, or his death, is known but not yet told.
+    pub(crate) fn step(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.record(now, event, &mut actions);
+        for event in events {
+            self.record(now, event, &mut actions);
+        }
         self.forgive_oversleep(now, &mut actions);
         self.reconcile(now, &mut actions);
         self.assert_invariants(&mut actions);
         actions
     }
 
-    /// When to call `step(Tick)` if nothing else happens first. It asks no clock: a duty overdue is a deadline in the
+    /// When to step if nothing happens before. It asks no clock: a duty overdue is a deadline in the
     /// past, never a deadline forgotten.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
@@ -382,7 +385,6 @@ impl Master {
 
     fn record(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Tick => {}
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
             Event::ScaleRequested { by } => {
                 let asked = i64::from(self.target) + i64::from(by);
@@ -418,16 +420,14 @@ impl Master {
                     w.forgiven = false;
                 }
             }
-            Event::Beats(beats) => {
-                for (pid, due) in beats {
-                    let next = due.after(self.policy.timeout_ms);
-                    // A promise from before an oversleep is already broken; it must not undo the forgiving.
-                    if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid)
-                        && *silent_until < next
-                    {
-                        *silent_until = next;
-                        *forgiven = false;
-                    }
+            Event::Beat { pid, due } => {
+                let next = due.after(self.policy.timeout_ms);
+                // A promise from before an oversleep is already broken; it must not undo the forgiving.
+                if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid)
+                    && *silent_until < next
+                {
+                    *silent_until = next;
+                    *forgiven = false;
                 }
             }
             Event::RecycleRequested { pid } => self.recycle(pid, RecycleCause::MaxRequests, actions),

