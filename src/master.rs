@@ -35,7 +35,7 @@ use crate::{
         signals::{MasterSignals, Signal},
         wait::{Exit, reap},
     },
-    worker::WorkerSeed,
+    worker::{self, WorkerSeed},
 };
 
 /// Rows of the scoreboard to a slot: one worker current, the rest draining.
@@ -218,6 +218,11 @@ impl Shell {
         // Its last words may still be in the channel.
         self.hear(at);
         let Child { row, .. } = self.children.remove(at);
+        let booting = self.core.worker(pid).is_some_and(|worker| matches!(worker.phase, Phase::Starting { .. }));
+        // One that could say why has said it, and exited with that code.
+        if booting && exit != Exit::Code(worker::EXIT_BOOT_FAILED.into()) {
+            self.boot_failure = Some(exit.to_string());
+        }
         self.say_exited(pid, row, exit);
         self.scoreboard.release(row);
         self.inbox.push(Event::Exited { pid });

@@ -59,7 +59,8 @@ const RESERVE: Duration = Duration::from_millis(500);
 /// After a SIGTERM, what a worker whose loop hangs gets beyond the grace before SIGALRM ends it.
 const ALARM_SLACK: Duration = Duration::from_secs(5);
 
-const EXIT_BOOT_FAILED: u8 = 3;
+/// Of a worker that told the master why it could not boot.
+pub(crate) const EXIT_BOOT_FAILED: u8 = 3;
 
 /// What a worker is made of: all that the master hands to its child.
 #[derive(Debug)]
@@ -179,7 +180,7 @@ where
         select! {
             built = &mut built => match built {
                 Ok(built) => break built?,
-                Err(panicked) => return Err(BootError::Panicked(panic_message(&panicked.into_panic()))),
+                Err(panicked) => return Err(BootError::Panicked(panic_message(panicked.into_panic().as_ref()))),
             },
             order = orders.next() => if leaves_early(&order, shared) { return Ok(()) },
         }

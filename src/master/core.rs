@@ -422,10 +422,7 @@ impl Master {
             }
             Event::Beat { pid, due } => {
                 let next = due.after(self.policy.timeout_ms);
-                // A promise from before an oversleep is already broken; it must not undo the forgiving.
-                if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid)
-                    && *silent_until < next
-                {
+                if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid) {
                     *silent_until = next;
                     *forgiven = false;
                 }

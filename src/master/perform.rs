@@ -158,7 +158,7 @@ impl Shell {
         self.signal(pid, Number::SIGABRT);
     }
 
-    fn kill(&self, pid: Pid, cause: KillCause) {
+    fn kill(&mut self, pid: Pid, cause: KillCause) {
         let (slot, generation) = self.place(pid);
         let in_flight = self.child(pid).map_or(0, |child| child.row.in_flight());
         let reason = match cause {
@@ -175,10 +175,17 @@ impl Shell {
             reason,
             "worker killed by the master"
         );
+        if cause == KillCause::BootTimeout {
+            self.boot_failure = Some(reason.to_owned());
+        }
         self.signal(pid, Number::SIGKILL);
     }
 
     fn signal(&self, pid: Pid, signal: Number) {
+        // A pid that is reaped may be somebody else's by now.
+        if self.child(pid).is_none() {
+            return;
+        }
         if let Err(error) = signals::send(pid.0, signal) {
             tracing::error!(event = "signal_failed", pid = pid.0, %error, "a worker could not be signalled");
         }
