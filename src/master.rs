@@ -24,7 +24,7 @@ use self::{
 };
 use crate::{
     channel::{Heard, ToMaster},
-    listener::{BindError, Listeners, Steering},
+    listener::{BindError, Listeners, Steering, WORKERS_MAX},
     log,
     scoreboard::{Row, Scoreboard},
     settings::{Resolved, Settings},
@@ -354,6 +354,7 @@ fn policy(settings: &Settings, listeners: &Listeners, rows: u32) -> Policy {
     let workers = &settings.workers;
     Policy {
         workers: workers.count,
+        workers_max: WORKERS_MAX,
         slots: listeners.slots(),
         rows,
         timeout_ms: ms(workers.timeout),

@@ -84,6 +84,11 @@ impl Scoreboard {
         Ok(Self { words })
     }
 
+    /// Master only. Rows are only ever added; the mapping had room for all from the start.
+    pub(crate) fn grow(&self, rows: u32) {
+        self.words[header::ROWS].store(u64::from(rows), Relaxed);
+    }
+
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + use<> {
         self.words[ROW_WORDS..].chunks_exact(ROW_WORDS).map(|words| Row { words })
     }

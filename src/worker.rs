@@ -202,8 +202,9 @@ where
     door.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
     tokio::spawn(beat::beat(shared.row, epoch));
     shared.row.serving();
-    shared.say(&ToMaster::Accepting);
+    // Said before the master knows, so that its log shows the replacement before the end of the replaced.
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");
+    shared.say(&ToMaster::Accepting);
 
     let (grace, last) = loop {
         match orders.next().await {

@@ -57,7 +57,9 @@ const OVERSLEPT_MS: u64 = 1_000;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) workers: u32,
-    /// Places that have listeners; the target never exceeds it.
+    /// Workers that may be asked for.
+    pub(crate) workers_max: u32,
+    /// Places that have listeners; `Grow` makes more.
     pub(crate) slots: u32,
     /// Rows of the scoreboard: processes that can live at once.
     pub(crate) rows: u32,
@@ -75,6 +77,11 @@ pub(crate) enum Event {
     },
     ScaleRequested {
         by: i32,
+    },
+    /// What came of `Grow`: the slots and rows there are now.
+    Grown {
+        slots: u32,
+        rows: u32,
     },
     /// `max_age_ms`: this worker's own limit, jitter drawn; 0 is none.
     Forked {
@@ -145,6 +152,10 @@ pub(crate) enum Action {
     },
     Measure {
         pid: Pid,
+    },
+    /// Make slots for so many workers.
+    Grow {
+        workers: u32,
     },
     /// New connections go to these slots only.
     Steer {
@@ -388,8 +399,19 @@ impl Master {
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
             Event::ScaleRequested { by } => {
                 let asked = i64::from(self.target) + i64::from(by);
-                self.target = asked.clamp(1, i64::from(self.policy.slots)) as u32;
+                self.target = asked.clamp(1, i64::from(self.policy.workers_max)) as u32;
+                if self.target > self.policy.slots {
+                    actions.push(Action::Grow { workers: self.target });
+                }
                 actions.push(Action::Note(Note::Scaled { target: self.target, asked }));
+            }
+            Event::Grown { slots, rows } => {
+                (self.policy.slots, self.policy.rows) = (slots, rows);
+                self.backoff.resize(slots as usize, Backoff { failures: 0, until: now, calm_at: now });
+                if self.target > slots {
+                    actions.push(Action::Note(Note::Scaled { target: slots, asked: i64::from(self.target) }));
+                    self.target = slots;
+                }
             }
             Event::Forked { slot, pid, max_age_ms } => {
                 let until = now.after(self.policy.boot_timeout_ms);
@@ -512,12 +534,12 @@ impl Master {
         if self.stage != Stage::Running {
             return;
         }
-        let each = &self.backoff[..self.target as usize];
+        let each = &self.backoff[..self.slots() as usize];
         if !proven && each.iter().all(|b| b.failures >= BOOT_FAILURES) {
             self.reason = ExitReason::NoWorkerReady;
             self.stage = Stage::Stopping { until: now, urgency: 2 };
             actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(|b| b.failures).sum() }));
-        } else if wait_ms > 0 && slot.0 < self.target {
+        } else if wait_ms > 0 && slot.0 < self.slots() {
             actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
         }
     }
@@ -717,10 +739,15 @@ impl Master {
     fn slots_lacking(&self) -> impl Iterator<Item = SlotId> {
         let slots = match self.stage {
             // A crash is still mended while the shutdown delay lasts.
-            Stage::Running | Stage::Delaying { .. } => 0..self.target,
+            Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
             Stage::Stopping { .. } | Stage::Done => 0..0,
         };
         slots.map(SlotId).filter(|slot| !self.here(*slot).any(|w| self.current(w)))
+    }
+
+    /// The slots that should have a worker: as many as wanted, of those there are.
+    fn slots(&self) -> u32 {
+        self.target.min(self.policy.slots)
     }
 
     fn rows_taken(&self) -> bool {

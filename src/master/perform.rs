@@ -5,12 +5,13 @@
 use std::{os::fd::AsFd, time::Duration};
 
 use super::{
-    Child, Shell,
+    Child, ROWS_PER_SLOT, Shell,
     core::{Action, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
     now,
 };
 use crate::{
     channel::ToWorker,
+    error_chain,
     scoreboard::Row,
     sys::{
         fd::{self},
@@ -50,6 +51,7 @@ impl Shell {
             Action::Abort { pid, silent_ms } => self.abort(pid, silent_ms),
             Action::Kill { pid, cause } => self.kill(pid, cause),
             Action::Measure { pid } => return self.measure(pid),
+            Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
             Action::Note(note) => self.note(&note),
             Action::Exit { reason } => return Performed::Exit(reason),
@@ -198,6 +200,22 @@ impl Shell {
         }
     }
 
+    /// Workers forked so far do not have the new listeners; nobody but a slot's own worker needs them before a stop.
+    fn grow(&mut self, workers: u32) -> Performed {
+        if let Err(error) = self.listeners.grow(&self.resolved.settings.server, workers) {
+            tracing::error!(
+                event = "grow_failed",
+                workers,
+                reason = error_chain(&error),
+                "no listeners for so many workers"
+            );
+        }
+        let slots = self.listeners.slots();
+        let rows = slots * ROWS_PER_SLOT;
+        self.scoreboard.grow(rows);
+        Performed::Learned(Event::Grown { slots, rows })
+    }
+
     /// Without steering nothing is lost: what the kernel sends to an empty slot waits there for its next worker.
     fn steer(&mut self, live: &[SlotId]) {
         if !self.steering {
@@ -247,13 +265,9 @@ impl Shell {
             Note::Scaled { target, asked } if i64::from(target) == asked => {
                 tracing::info!(event = "scaled", target, "scaled to {target} workers");
             }
-            Note::Scaled { target, asked } => tracing::warn!(
-                event = "scaled",
-                target,
-                asked,
-                "asked for {asked} workers; possible are 1 to {}",
-                self.listeners.slots()
-            ),
+            Note::Scaled { target, asked } => {
+                tracing::warn!(event = "scaled", target, asked, "asked for {asked} workers; there will be {target}")
+            }
             Note::Stopping { graceful, delay_ms, grace_ms } => tracing::info!(
                 event = "stopping",
                 graceful,

@@ -42,6 +42,7 @@ impl Dice {
 #[derive(Clone, Copy)]
 pub(super) struct Nature {
     pub(super) fork_fails: u64,
+    pub(super) grow_fails: u64,
     pub(super) crash_at_boot: u64,
     pub(super) never_ready: u64,
     pub(super) crash: u64,
@@ -58,6 +59,7 @@ pub(super) struct Nature {
 
 pub(super) const CALM: Nature = Nature {
     fork_fails: 0,
+    grow_fails: 0,
     crash_at_boot: 0,
     never_ready: 0,
     crash: 0,
@@ -72,6 +74,7 @@ pub(super) const CALM: Nature = Nature {
 
 pub(super) const STORM: Nature = Nature {
     fork_fails: 10,
+    grow_fails: 20,
     crash_at_boot: 10,
     never_ready: 5,
     crash: 10,
@@ -160,6 +163,7 @@ pub(super) fn policy(workers: u32) -> Policy {
     let slots = 8.max(2 * workers);
     Policy {
         workers,
+        workers_max: slots + 4,
         slots,
         rows: 4 * slots,
         timeout_ms: TIMEOUT,
@@ -296,6 +300,7 @@ impl World {
             Event::Beat { .. }
             | Event::StopRequested { .. }
             | Event::ScaleRequested { .. }
+            | Event::Grown { .. }
             | Event::Forked { .. }
             | Event::ForkFailed { .. }
             | Event::Measured { .. } => {}
@@ -415,6 +420,14 @@ impl World {
                     }
                     let rss = p.rss;
                     self.results.push_back(Event::Measured { pid, rss });
+                }
+                Action::Grow { workers } => {
+                    let (slots, rows) = match self.dice.chance(self.nature.grow_fails) {
+                        true => (self.policy.slots, self.policy.rows),
+                        false => (workers, self.policy.rows + 4 * (workers - self.policy.slots)),
+                    };
+                    (self.policy.slots, self.policy.rows) = (slots, rows);
+                    self.results.push_back(Event::Grown { slots, rows });
                 }
                 Action::Steer { live } => {
                     assert!(!live.is_empty(), "steered to nobody");
