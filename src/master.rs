@@ -18,7 +18,7 @@ use std::{
 };
 
 use self::{
-    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy},
+    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy, Tally},
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
 };
@@ -26,7 +26,7 @@ use crate::{
     channel::{Heard, ToMaster},
     listener::{BindError, Listeners, Steering},
     log,
-    scoreboard::{Row, Scoreboard},
+    scoreboard::{Overview, Row, Scoreboard},
     settings::{Resolved, Settings},
     sys::{
         clock, fd,
@@ -142,6 +142,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     };
     let mut todo = VecDeque::from(actions);
     loop {
+        shell.publish();
         while let Some(action) = todo.pop_front() {
             match shell.perform(action) {
                 Performed::Done => {}
@@ -301,6 +302,13 @@ impl Shell {
                 event = "worker_exited", slot, pid = pid.0, generation, requests, in_flight, reason = %exit, "worker ended"
             ),
         }
+    }
+
+    /// Six stores cost less than asking what has changed.
+    fn publish(&self) {
+        let Tally { recycled, crashed, hung, boot_failed } = self.core.tally();
+        let (generation, target) = (self.core.generation().0.into(), self.core.target().into());
+        self.scoreboard.publish(&Overview { generation, target, recycled, crashed, hung, boot_failed });
     }
 
     fn say_totals(&self) {
