@@ -84,7 +84,7 @@ struct Shell {
     signals: MasterSignals,
     pidfile: Option<Pidfile>,
     children: Vec<Child>,
-    inbox: VecDeque<Event>,
+    inbox: Vec<Event>,
     dice: Dice,
     /// Why the last worker that failed to boot did.
     boot_failure: Option<String>,
@@ -136,7 +136,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         signals,
         pidfile,
         children: Vec::new(),
-        inbox: VecDeque::new(),
+        inbox: Vec::new(),
         dice: Dice::new(),
         boot_failure: None,
     };
@@ -146,7 +146,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         while let Some(action) = todo.pop_front() {
             match shell.perform(action) {
                 Performed::Done => {}
-                Performed::Learned(event) => shell.inbox.push_back(event),
+                Performed::Learned(event) => shell.inbox.push(event),
                 Performed::Child(birth) => return Ok(Outcome::Worker(Box::new(shell.into_worker_seed(*birth)))),
                 Performed::Exit(reason) => return Ok(shell.end(reason)),
             }
@@ -154,25 +154,21 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         if shell.inbox.is_empty() {
             shell.listen()?;
         }
-        if let Some(event) = shell.inbox.pop_front() {
-            todo.extend(shell.core.step(now(), event));
-        }
+        todo.extend(shell.core.step(now(), std::mem::take(&mut shell.inbox)));
     }
 }
 
 impl Shell {
-    /// Waits for the next event or the core's deadline, and leaves at least one event in the inbox.
+    /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
     fn listen(&mut self) -> Result<(), MasterError> {
         let timeout = self.core.deadline().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
         let fds: Vec<_> = std::iter::once(self.signals.as_fd()).chain(channels).collect();
         wait(&fds, timeout).map_err(MasterError::Wait)?;
-        // Beats first: what a worker promised meanwhile must be known before anybody is judged.
         for child in &mut self.children {
             let due = child.row.due();
-            if due != child.due {
-                child.due = due;
-                self.inbox.push_back(Event::Beat { pid: child.pid, due: Instant(due) });
+            if std::mem::replace(&mut child.due, due) != due {
+                self.inbox.push(Event::Beat { pid: child.pid, due: Instant(due) });
             }
         }
         for i in 0..self.children.len() {
@@ -181,16 +177,15 @@ impl Shell {
         for (signal, times) in self.signals.take() {
             self.obey(signal, times);
         }
-        self.inbox.push_back(Event::Tick);
         Ok(())
     }
 
     fn obey(&mut self, signal: Signal, times: u32) {
         match signal {
-            Signal::Term => self.inbox.push_back(Event::StopRequested { graceful: true }),
-            Signal::Int | Signal::Quit => self.inbox.push_back(Event::StopRequested { graceful: false }),
-            Signal::Ttin => self.inbox.push_back(Event::ScaleRequested { by: times.cast_signed() }),
-            Signal::Ttou => self.inbox.push_back(Event::ScaleRequested { by: -times.cast_signed() }),
+            Signal::Term => self.inbox.push(Event::StopRequested { graceful: true }),
+            Signal::Int | Signal::Quit => self.inbox.push(Event::StopRequested { graceful: false }),
+            Signal::Ttin => self.inbox.push(Event::ScaleRequested { by: times.cast_signed() }),
+            Signal::Ttou => self.inbox.push(Event::ScaleRequested { by: -times.cast_signed() }),
             Signal::Usr1 => self.reopen_logs(),
             Signal::Chld => self.reap_all(),
             Signal::Hup | Signal::Usr2 | Signal::Winch => tracing::warn!(
@@ -226,7 +221,7 @@ impl Shell {
         let Child { row, .. } = self.children.remove(at);
         self.say_exited(pid, row, exit);
         self.scoreboard.release(row);
-        self.inbox.push_back(Event::Exited { pid });
+        self.inbox.push(Event::Exited { pid });
     }
 
     fn hear(&mut self, at: usize) {
@@ -267,7 +262,7 @@ impl Shell {
                     return;
                 }
             };
-            self.inbox.push_back(event);
+            self.inbox.push(event);
         }
     }
 

@@ -21,6 +21,7 @@ use std::{
 use tokio::{
     io::Interest,
     net::UnixDatagram,
+    runtime::{Builder, Runtime},
     select,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
@@ -93,7 +94,7 @@ where
     }));
 
     let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings.http);
-    let ended = become_worker(&resolved, master).and_then(|runtime| {
+    let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =
             signal(SignalKind::terminate()).map_err(|source| BootError::Act { act: "listen to SIGTERM", source })?;
@@ -105,7 +106,7 @@ where
         drop(entered);
         let context =
             WorkerContext { slot, generation, resolved, row, stopping: shared.stopping(), draining: shared.draining() };
-        let ended = runtime.block_on(live(context, factory, shared, orders));
+        let ended = runtime.block_on(live(context, factory, shared, orders, epoch));
         // A blocking call of the app's must not keep a worker alive whose last answer is given.
         runtime.shutdown_background();
         ended
@@ -132,7 +133,7 @@ enum BootError {
 }
 
 /// Rights first, then the death signal (a change of uid clears it), then the check that it did not come too late.
-fn become_worker(resolved: &Resolved, master: i32) -> Result<tokio::runtime::Runtime, BootError> {
+fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant), BootError> {
     let failed = |act| move |source| BootError::Act { act, source };
     let settings = &resolved.settings;
     if let Some(umask) = settings.process.umask {
@@ -150,7 +151,9 @@ fn become_worker(resolved: &Resolved, master: i32) -> Result<tokio::runtime::Run
     let alarm = settings.workers.graceful_timeout + ALARM_SLACK;
     signals::term_arms_alarm(u32::try_from(alarm.as_secs()).unwrap_or(u32::MAX)).map_err(failed("arm its alarm"))?;
     process::add_to_environment(&settings.process.env);
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("build its runtime"))
+    let epoch = Instant::now();
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed("build its runtime"))?;
+    Ok((runtime, epoch))
 }
 
 async fn live<F, Fut, L, E, B>(
@@ -158,6 +161,7 @@ async fn live<F, Fut, L, E, B>(
     factory: F,
     shared: &'static Shared,
     mut orders: Orders,
+    epoch: Instant,
 ) -> Result<(), BootError>
 where
     F: FnOnce(WorkerContext) -> Fut + Send + 'static,
@@ -195,7 +199,7 @@ where
     let Lifespan { service, shutdown } = lifespan;
     let mut door = Door { slot, shared, service, polls: Vec::new() };
     door.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
-    tokio::spawn(beat::beat(shared.row));
+    tokio::spawn(beat::beat(shared.row, epoch));
     shared.row.serving();
     shared.say(&ToMaster::Accepting);
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");

@@ -70,8 +70,6 @@ pub(crate) struct Policy {
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Event {
-    /// The deadline came, or the shell woke for something that is not ours.
-    Tick,
     StopRequested {
         graceful: bool,
     },
@@ -329,17 +327,20 @@ impl Master {
         (master, actions)
     }
 
-    /// Record the fact, then make the world match the wish. The only way in.
-    pub(crate) fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    /// Records what happened, then makes the world match the wish. The only way in. All that the shell knows comes in
+    /// one step: nobody is judged while his promise, or his death, is known but not yet told.
+    pub(crate) fn step(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
+        for event in events {
+            self.record(now, event, &mut actions);
+        }
         self.forgive_oversleep(now, &mut actions);
-        self.record(now, event, &mut actions);
         self.reconcile(now, &mut actions);
         self.assert_invariants(&mut actions);
         actions
     }
 
-    /// When to call `step(Tick)` if nothing else happens first. It asks no clock: a duty overdue is a deadline in the
+    /// When to step if nothing happens before. It asks no clock: a duty overdue is a deadline in the
     /// past, never a deadline forgotten.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
@@ -384,7 +385,6 @@ impl Master {
 
     fn record(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Tick => {}
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
             Event::ScaleRequested { by } => {
                 let asked = i64::from(self.target) + i64::from(by);
@@ -640,11 +640,16 @@ impl Master {
 
     fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {
         while let Some(slot) = self.slot_to_fill(now) {
-            let generation = self.generation;
-            let phase = Phase::Forking;
-            let (recycle, old_at) = (None, None);
-            self.workers.push(Worker { slot, generation, pid: None, phase, recycle, old_at, forgiven: false });
-            actions.push(Action::Fork { slot, generation });
+            self.workers.push(Worker {
+                slot,
+                generation: self.generation,
+                pid: None,
+                phase: Phase::Forking,
+                recycle: None,
+                old_at: None,
+                forgiven: false,
+            });
+            actions.push(Action::Fork { slot, generation: self.generation });
         }
         let waits = self.slots_lacking().next().filter(|_| self.rows_taken());
         if let Some(slot) = waits
