@@ -458,7 +458,7 @@ impl WorkerContext {
         let nothing_given =
             settings::resolve(&Flags::default(), &std::collections::BTreeMap::new(), Path::new("/"), &[]);
         let resolved = Resolved { tables, ..nothing_given.unwrap() };
-        let row = Scoreboard::create(1).unwrap().claim(0, 1, 0, 0).unwrap();
+        let row = Scoreboard::create(1, 1).unwrap().claim(0, 1, 0, 0).unwrap();
         let draining = watch::channel(false).1;
         Self { slot: 0, generation: 1, resolved: Arc::new(resolved), row, stopping, draining }
     }

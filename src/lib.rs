@@ -43,6 +43,7 @@ pub mod settings;
 mod channel;
 mod listener;
 mod master;
+mod metrics;
 mod scoreboard;
 
 mod worker;

@@ -18,15 +18,15 @@ use std::{
 };
 
 use self::{
-    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy},
+    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy, Tally},
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
 };
 use crate::{
     channel::{Heard, ToMaster},
-    listener::{BindError, Listeners, Steering, WORKERS_MAX},
+    listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
     log,
-    scoreboard::{Row, Scoreboard},
+    scoreboard::{Overview, Row, Scoreboard},
     settings::{Resolved, Settings},
     sys::{
         clock, fd,
@@ -117,7 +117,8 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         );
     }
     let rows = listeners.slots() * ROWS_PER_SLOT;
-    let scoreboard = Scoreboard::create(rows).map_err(MasterError::Scoreboard)?;
+    let scoreboard =
+        Scoreboard::create(rows, ROWS_PER_SLOT * slot_count(WORKERS_MAX)).map_err(MasterError::Scoreboard)?;
     let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
     let signals = MasterSignals::install().map_err(MasterError::Signals)?;
     // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
@@ -142,6 +143,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     };
     let mut todo = VecDeque::from(actions);
     loop {
+        shell.publish();
         while let Some(action) = todo.pop_front() {
             match shell.perform(action) {
                 Performed::Done => {}
@@ -301,6 +303,13 @@ impl Shell {
                 event = "worker_exited", slot, pid = pid.0, generation, requests, in_flight, reason = %exit, "worker ended"
             ),
         }
+    }
+
+    /// Six stores cost less than asking what has changed.
+    fn publish(&self) {
+        let Tally { recycled, crashed, hung, boot_failed } = self.core.tally();
+        let (generation, target) = (self.core.generation().0.into(), self.core.target().into());
+        self.scoreboard.publish(&Overview { generation, target, recycled, crashed, hung, boot_failed });
     }
 
     fn say_totals(&self) {

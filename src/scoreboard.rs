@@ -1,8 +1,9 @@
 //! What workers tell about themselves, in memory that master and workers share.
 //!
 //! Owns: the layout and its atomics. A header the master writes; then rows, one to a process: the master fills in who
-//! it is before the fork, from then on only that worker writes. No locks: a process killed in the middle of a write
-//! leaves a number, never a broken one. Refuses: policy (what is late, what is too much is the core's business).
+//! it is before the fork, from then on only that worker writes; then, in the order of the rows, how long their requests
+//! took. No locks: a process killed in the middle of a write leaves a number, never a broken one. Refuses: policy (what
+//! is late, what is too much is the core's business).
 //!
 //! Counters of a row only ever go up, also when the row is given to the next worker, which remembers where it began.
 //! So a total is the plain sum over all rows, survives every death, and is never lower than before.
@@ -12,11 +13,32 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use crate::sys::shm::Mapping;
+use crate::sys::{clock, shm::Mapping};
 
 /// Fields are only ever appended; a program that reads a higher number than its own refuses.
 const LAYOUT_VERSION: u64 = 1;
 const ROW_WORDS: usize = 32;
+
+/// Upper bounds of the durations' buckets, in nanoseconds; one bucket more takes what is longer than the last.
+pub(crate) const DURATION_BOUNDS: [u64; 14] = [
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
+/// A row's durations: the buckets, not cumulated, and behind them the sum in nanoseconds. Two cache lines.
+const DURATION_WORDS: usize = BUCKETS + 1;
 
 /// Words of the header.
 mod header {
@@ -26,6 +48,11 @@ mod header {
     pub(super) const CRASHED: usize = 3;
     pub(super) const HUNG: usize = 4;
     pub(super) const BOOT_FAILED: usize = 5;
+    pub(super) const GENERATION: usize = 6;
+    pub(super) const TARGET: usize = 7;
+    pub(super) const MASTER_PID: usize = 8;
+    /// In milliseconds of CLOCK_BOOTTIME: the wall clock may still be set after us.
+    pub(super) const STARTED: usize = 9;
 }
 
 /// Words of a row.
@@ -47,6 +74,8 @@ mod word {
     pub(super) const CUT: usize = 16;
     // Where the counters stood when this worker began.
     pub(super) const REQUESTS_BASE: usize = 17;
+    /// A counter, as those above.
+    pub(super) const SHED: usize = 18;
 }
 
 /// What a worker says it is doing.
@@ -66,31 +95,57 @@ pub(crate) struct Totals {
     pub(crate) connections: u64,
     pub(crate) responses: [u64; 5],
     pub(crate) cut: u64,
+    pub(crate) shed: u64,
+    /// Requests that ended, by how long they took: see [`DURATION_BOUNDS`].
+    pub(crate) durations: [u64; BUCKETS],
+    /// What they took together.
+    pub(crate) duration_ns: u64,
+}
+
+/// What only the master knows, and tells all. The four counts are of workers and only go up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Overview {
+    pub(crate) generation: u64,
+    /// How many workers there should be.
+    pub(crate) target: u64,
+    pub(crate) recycled: u64,
+    pub(crate) crashed: u64,
+    pub(crate) hung: u64,
+    pub(crate) boot_failed: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scoreboard {
     words: &'static [AtomicU64],
+    rows_max: usize,
 }
 
 impl Scoreboard {
-    pub(crate) fn create(rows: u32) -> io::Result<Self> {
-        let len = (1 + rows as usize) * ROW_WORDS;
-        // Mapped once, for the life of the process: the rows are handed out as plain references.
+    /// Master only, before the first fork. The uptime counts from here.
+    pub(crate) fn create(rows: u32, rows_max: u32) -> io::Result<Self> {
+        let rows_max = rows_max as usize;
+        let len = ROW_WORDS + rows_max * (ROW_WORDS + DURATION_WORDS);
+        // Mapped once, for the life of the process: the rows are handed out as plain references. Rows that are not yet
+        // in use cost no memory: nobody touches their pages.
         let mapping: &'static Mapping = Box::leak(Box::new(Mapping::create(len)?));
         let words = &mapping.words()[..len];
         words[header::VERSION].store(LAYOUT_VERSION, Relaxed);
         words[header::ROWS].store(u64::from(rows), Relaxed);
-        Ok(Self { words })
+        words[header::MASTER_PID].store(u64::from(std::process::id()), Relaxed);
+        words[header::STARTED].store(clock::boottime(), Relaxed);
+        Ok(Self { words, rows_max })
     }
 
-    /// Master only. Rows are only ever added; the mapping had room for all from the start.
+    /// Master only. Rows are only ever added.
     pub(crate) fn grow(&self, rows: u32) {
-        self.words[header::ROWS].store(u64::from(rows), Relaxed);
+        self.set(header::ROWS, u64::from(rows));
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + use<> {
-        self.words[ROW_WORDS..].chunks_exact(ROW_WORDS).map(|words| Row { words })
+        let rows = self.get(header::ROWS) as usize;
+        let (words, durations) = self.words[ROW_WORDS..].split_at(self.rows_max * ROW_WORDS);
+        let durations = durations.chunks_exact(DURATION_WORDS);
+        words.chunks_exact(ROW_WORDS).zip(durations).take(rows).map(|(words, durations)| Row { words, durations })
     }
 
     /// Master only, before a fork: a row for the coming worker.
@@ -115,12 +170,36 @@ impl Scoreboard {
         row.set_state(State::Free);
     }
 
-    /// Master only: the core's counts, for all to read.
-    pub(crate) fn publish(&self, recycled: u64, crashed: u64, hung: u64, boot_failed: u64) {
-        self.words[header::RECYCLED].store(recycled, Relaxed);
-        self.words[header::CRASHED].store(crashed, Relaxed);
-        self.words[header::HUNG].store(hung, Relaxed);
-        self.words[header::BOOT_FAILED].store(boot_failed, Relaxed);
+    /// Master only: for all to read.
+    pub(crate) fn publish(&self, overview: &Overview) {
+        let Overview { generation, target, recycled, crashed, hung, boot_failed } = *overview;
+        self.set(header::GENERATION, generation);
+        self.set(header::TARGET, target);
+        self.set(header::RECYCLED, recycled);
+        self.set(header::CRASHED, crashed);
+        self.set(header::HUNG, hung);
+        self.set(header::BOOT_FAILED, boot_failed);
+    }
+
+    /// What the master published last.
+    pub(crate) fn overview(&self) -> Overview {
+        Overview {
+            generation: self.get(header::GENERATION),
+            target: self.get(header::TARGET),
+            recycled: self.get(header::RECYCLED),
+            crashed: self.get(header::CRASHED),
+            hung: self.get(header::HUNG),
+            boot_failed: self.get(header::BOOT_FAILED),
+        }
+    }
+
+    pub(crate) fn master_pid(&self) -> u64 {
+        self.get(header::MASTER_PID)
+    }
+
+    /// Milliseconds since the master started, those of a suspended machine included.
+    pub(crate) fn uptime_ms(&self) -> u64 {
+        clock::boottime().saturating_sub(self.get(header::STARTED))
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -131,8 +210,21 @@ impl Scoreboard {
                 *total += row.get(word::RESPONSES + class);
             }
             sum.cut += row.get(word::CUT);
+            sum.shed += row.get(word::SHED);
+            for (bucket, total) in row.durations.iter().zip(&mut sum.durations) {
+                *total += bucket.load(Relaxed);
+            }
+            sum.duration_ns += row.durations[BUCKETS].load(Relaxed);
             sum
         })
+    }
+
+    fn get(&self, word: usize) -> u64 {
+        self.words[word].load(Relaxed)
+    }
+
+    fn set(&self, word: usize, value: u64) {
+        self.words[word].store(value, Relaxed);
     }
 }
 
@@ -140,6 +232,7 @@ impl Scoreboard {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     words: &'static [AtomicU64],
+    durations: &'static [AtomicU64],
 }
 
 impl Row {
@@ -204,6 +297,15 @@ impl Row {
         self.add(word::IN_FLIGHT, 1_u64.wrapping_neg());
     }
 
+    /// How long a request took that was begun, answered or not.
+    pub(crate) fn took(&self, ns: u64) {
+        let bucket = DURATION_BOUNDS.iter().position(|bound| ns <= *bound).unwrap_or(BUCKETS - 1);
+        for (word, by) in [(bucket, 1), (BUCKETS, ns)] {
+            let word = &self.durations[word];
+            word.store(word.load(Relaxed).wrapping_add(by), Relaxed);
+        }
+    }
+
     pub(crate) fn cut(&self, requests: u64) {
         self.add(word::CUT, requests);
     }
@@ -217,6 +319,15 @@ impl Row {
             3 => State::Draining,
             _ => State::Free,
         }
+    }
+
+    pub(crate) fn slot(&self) -> u64 {
+        self.get(word::SLOT)
+    }
+
+    /// 0 until the worker has begun.
+    pub(crate) fn pid(&self) -> u64 {
+        self.get(word::PID)
     }
 
     pub(crate) fn due(&self) -> u64 {
@@ -253,7 +364,7 @@ mod tests {
 
     #[test]
     fn totals_outlive_the_worker_and_its_own_count_begins_at_zero() {
-        let board = Scoreboard::create(2).unwrap();
+        let board = Scoreboard::create(2, 2).unwrap();
         let first = board.claim(0, 1, 10, 5).unwrap();
         first.connection_opened();
         assert_eq!(first.request_begun(), 1);
@@ -269,8 +380,36 @@ mod tests {
     }
 
     #[test]
+    fn a_duration_counts_in_the_first_bucket_that_holds_it_and_outlives_the_worker() {
+        let board = Scoreboard::create(3, 3).unwrap();
+        let untouched = board.claim(0, 1, 0, 0).unwrap();
+        let row = board.claim(1, 1, 0, 0).unwrap();
+        let last = DURATION_BOUNDS[13];
+        for ns in [0, 500_000, 500_001, last, last + 1, 60 * last] {
+            row.took(ns);
+        }
+        board.release(row);
+        board.claim(5, 2, 0, 0).unwrap().took(1_000_001);
+        let totals = board.totals();
+        assert_eq!(totals.durations, [2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(totals.duration_ns, 2_000_002 + 62 * last + 1);
+        assert_eq!((untouched.slot(), untouched.requests()), (0, 0));
+        assert!(DURATION_BOUNDS.is_sorted());
+    }
+
+    #[test]
+    fn what_the_master_publishes_all_read() {
+        let board = Scoreboard::create(1, 1).unwrap();
+        let told = Overview { generation: 3, target: 4, recycled: 5, crashed: 6, hung: 7, boot_failed: 8 };
+        board.publish(&told);
+        assert_eq!(board.overview(), told);
+        assert_eq!(board.master_pid(), u64::from(std::process::id()));
+        assert_eq!((board.rows().count(), board.totals()), (1, Totals::default()));
+    }
+
+    #[test]
     fn a_full_board_has_no_row_until_one_is_released() {
-        let board = Scoreboard::create(2).unwrap();
+        let board = Scoreboard::create(2, 2).unwrap();
         let a = board.claim(0, 1, 0, 0).unwrap();
         let _b = board.claim(1, 1, 0, 0).unwrap();
         assert!(board.claim(2, 1, 0, 0).is_none());

@@ -37,7 +37,7 @@ use crate::{
     channel::{Heard, ToMaster, ToWorker},
     error_chain,
     listener::Listeners,
-    scoreboard::Row,
+    scoreboard::{Row, Scoreboard},
     settings::Resolved,
     sys::{
         process,
@@ -68,6 +68,7 @@ pub(crate) struct WorkerSeed {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
     pub(crate) row: Row,
+    pub(crate) scoreboard: Scoreboard,
     pub(crate) channel: OwnedFd,
     pub(crate) blocked: Blocked,
     pub(crate) master: i32,
@@ -84,7 +85,7 @@ where
     E: Into<BoxError>,
     B: Answer,
 {
-    let WorkerSeed { slot, generation, row, channel, blocked, master, resolved, listeners } = seed;
+    let WorkerSeed { slot, generation, row, scoreboard, channel, blocked, master, resolved, listeners } = seed;
     let channel = Arc::new(channel);
     row.begin(std::process::id());
     title::set(&format!("oxicorn: worker {slot}"));
@@ -93,7 +94,7 @@ where
         tracing::error!(event = "panic", place, reason = panic_message(panic.payload()), "a panic in the app");
     }));
 
-    let shared = Shared::new(row, Arc::clone(&channel), resolved.settings.http.keep_alive);
+    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings.http);
     let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =
@@ -106,7 +107,7 @@ where
         drop(entered);
         let context =
             WorkerContext { slot, generation, resolved, row, stopping: shared.stopping(), draining: shared.draining() };
-        let ended = runtime.block_on(live(context, factory, shared, orders, listeners, epoch));
+        let ended = runtime.block_on(live(context, factory, shared, orders, epoch));
         // A blocking call of the app's must not keep a worker alive whose last answer is given.
         runtime.shutdown_background();
         ended
@@ -161,7 +162,6 @@ async fn live<F, Fut, L, E, B>(
     factory: F,
     shared: &'static Shared,
     mut orders: Orders,
-    listeners: Listeners,
     epoch: Instant,
 ) -> Result<(), BootError>
 where
@@ -198,7 +198,7 @@ where
     }
 
     let Lifespan { service, shutdown } = lifespan;
-    let mut door = Door { listeners, slot, shared, service, polls: Vec::new() };
+    let mut door = Door { slot, shared, service, polls: Vec::new() };
     door.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
     tokio::spawn(beat::beat(shared.row, epoch));
     shared.row.serving();
@@ -330,7 +330,6 @@ async fn drain<S: Serve<B>, B: Answer>(
 
 /// The listeners a worker polls.
 struct Door<S> {
-    listeners: Listeners,
     slot: u32,
     shared: &'static Shared,
     service: S,
@@ -343,8 +342,8 @@ impl<S> Door<S> {
         S: Serve<B>,
         B: Answer,
     {
-        let sockets: Vec<_> =
-            if all { self.listeners.all().collect() } else { self.listeners.for_slot(self.slot).collect() };
+        let listeners = &self.shared.listeners;
+        let sockets: Vec<_> = if all { listeners.all().collect() } else { listeners.for_slot(self.slot).collect() };
         for socket in sockets {
             self.polls.push(accept::poll(socket, self.shared, self.service.clone())?);
         }
@@ -376,10 +375,10 @@ impl<S> Door<S> {
         B: Answer,
     {
         self.close();
-        for socket in self.listeners.all() {
+        for socket in self.shared.listeners.all() {
             accept::sweep(socket, self.shared, &self.service);
         }
-        self.listeners.shut_down();
+        self.shared.listeners.shut_down();
     }
 }
 

@@ -183,11 +183,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sys", &["sys"]),
     ("protocol", &[]),
     ("ctl", &["ctl", "protocol", "settings", "cli"]),
-    ("master", &["master", "listener", "scoreboard", "protocol", "settings", "sys", "log", "app", "worker"]),
+    ("metrics", &["scoreboard", "listener", "sys"]),
+    ("master", &["master", "listener", "metrics", "scoreboard", "protocol", "settings", "sys", "log", "app", "worker"]),
     (
         "worker",
         &[
             "worker",
+            "metrics",
             "scoreboard",
             "settings",
             "sys",

@@ -305,7 +305,7 @@ impl Shell {
             resolved,
             // All of them, not only its own slot's: at the final stop it also takes what waits for its siblings.
             listeners,
-            scoreboard: _,
+            scoreboard,
             signals,
             // Not the child's to remove.
             pidfile: _,
@@ -319,6 +319,16 @@ impl Shell {
         drop(children);
         signals.forget_in_child();
         let Birth { slot, generation, row, channel, blocked, master } = birth;
-        WorkerSeed { slot: slot.0, generation: generation.0, row, channel, blocked, master, resolved, listeners }
+        WorkerSeed {
+            slot: slot.0,
+            generation: generation.0,
+            row,
+            scoreboard,
+            channel,
+            blocked,
+            master,
+            resolved,
+            listeners,
+        }
     }
 }

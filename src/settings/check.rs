@@ -20,7 +20,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "http.worker_connections",
     "http.limit_concurrency",
     "http.limit_exempt",
-    "http.metrics_path",
     "http.limit_request_line",
     "http.limit_request_fields",
     "http.limit_request_field_size",

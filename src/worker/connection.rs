@@ -1,7 +1,7 @@
 //! One HTTP/1.1 connection, from accept to its last byte.
 //!
-//! Owns: the clock of idle keep-alive, the counting of requests, `Connection: close` while the worker drains, and the
-//! lingering close. Refuses: parsing (hyper), and deciding when to drain.
+//! Owns: the clock of idle keep-alive, the counting of requests, `http.metrics_path`, `Connection: close` while the
+//! worker drains, and the lingering close. Refuses: parsing (hyper), and deciding when to drain.
 //!
 //! Why an answer and not a FIN ends a connection: a request that crosses our FIN can be read but never answered, so the
 //! only loss-free way out is to be the one who says `Connection: close` (RFC 9112, section 9.6).
@@ -20,7 +20,11 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
+use bytes::{Buf, Bytes};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONNECTION, CONTENT_TYPE},
+};
 use http_body::{Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -36,7 +40,7 @@ use tokio::{
 use tower_service::Service;
 
 use super::shared::Shared;
-use crate::{Body, channel::ToMaster, sys::clock};
+use crate::{Body, channel::ToMaster, metrics, sys::clock};
 
 /// How long the last bytes of a client are read and thrown away, so that no RST destroys the answer it has not read.
 const LINGER: Duration = Duration::from_secs(2);
@@ -78,7 +82,16 @@ where
     let io = Io { inner: TokioIo::new(stream), activity: Arc::clone(&activity), linger: None };
     let service = {
         let activity = Arc::clone(&activity);
-        service_fn(move |request| answer(request, app.clone(), Ticket::new(shared, Arc::clone(&activity))))
+        service_fn(move |request| {
+            let ticket = if asks_for_metrics(&request, shared) {
+                // The page is whole at once: there is no time in which it would be under way.
+                activity.set(clock::coarse());
+                None
+            } else {
+                Some(Ticket::new(shared, Arc::clone(&activity)))
+            };
+            answer(request, app.clone(), shared, ticket)
+        })
     };
     let mut connection = pin!(http1::Builder::new().serve_connection(io, service));
     let mut idle = pin!(sleep(shared.keep_alive));
@@ -137,33 +150,66 @@ fn arm(idle: Pin<&mut Sleep>, shared: &Shared, cx: &mut Context<'_>) {
     }
 }
 
-async fn answer<S, B>(request: Request<Incoming>, mut app: S, ticket: Ticket) -> Result<Response<Ticketed<B>>, BoxError>
+/// Every request a worker answers by itself is not one of the app's: neither counted nor limited.
+fn asks_for_metrics(request: &Request<Incoming>, shared: &Shared) -> bool {
+    !shared.metrics_path.is_empty()
+        && request.uri().path() == shared.metrics_path
+        && matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+/// Without a ticket it is the metrics that are asked for.
+async fn answer<S, B>(
+    request: Request<Incoming>,
+    app: S,
+    shared: &'static Shared,
+    ticket: Option<Ticket>,
+) -> Result<Response<Reply<B>>, BoxError>
 where
     S: Serve<B>,
 {
-    let shared = ticket.shared;
+    let mut response = match ticket {
+        Some(ticket) => ask(request, app, ticket).await,
+        None => metrics_page(shared),
+    };
+    if shared.drains() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+fn metrics_page<B>(shared: &Shared) -> Response<Reply<B>> {
+    let text = metrics::render(&shared.scoreboard, &shared.listeners);
+    let mut response = Response::new(Reply::Own { bytes: Some(text.into()), _ticket: None });
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+    response
+}
+
+async fn ask<S, B>(request: Request<Incoming>, mut app: S, ticket: Ticket) -> Response<Reply<B>>
+where
+    S: Serve<B>,
+{
+    let row = ticket.shared.row;
     let answered = Caught {
         future: async move {
             poll_fn(|cx| app.poll_ready(cx)).await.map_err(Into::into)?;
             app.call(request.map(Body)).await.map_err(Into::into)
         },
     };
-    let mut response = answered.await.map(|response| response.map(Some)).unwrap_or_else(|error: BoxError| {
-        tracing::error!(
-            event = "service_error",
-            error = error.as_ref() as &dyn Error,
-            "the service failed; answered 500"
-        );
-        let mut response = Response::new(None);
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        response
-    });
-    let status = response.status();
-    shared.row.responded(status);
-    if shared.drains() && status != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response.map(|body| Ticketed { body, _ticket: ticket }))
+    let response = match answered.await {
+        Ok(response) => response.map(|body| Reply::App { body, _ticket: ticket }),
+        Err(error) => {
+            tracing::error!(
+                event = "service_error",
+                error = error.as_ref() as &dyn Error,
+                "the service failed; answered 500"
+            );
+            let mut response = Response::new(Reply::Own { bytes: None, _ticket: Some(ticket) });
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
+    };
+    row.responded(response.status());
+    response
 }
 
 pin_project_lite::pin_project! {
@@ -188,6 +234,8 @@ impl<T, F: Future<Output = Result<T, BoxError>>> Future for Caught<F> {
 struct Ticket {
     shared: &'static Shared,
     activity: Arc<Activity>,
+    /// In nanoseconds of the monotonic clock.
+    begun: u64,
 }
 
 impl Ticket {
@@ -196,40 +244,62 @@ impl Ticket {
         if shared.row.request_begun() == shared.row.recycle_at() {
             shared.say(&ToMaster::RecycleRequested);
         }
-        Self { shared, activity }
+        Self { shared, activity, begun: clock::nanoseconds() }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        let now = clock::nanoseconds();
+        self.shared.row.took(now.saturating_sub(self.begun));
         self.shared.row.request_ended();
-        self.activity.set(clock::coarse());
+        self.activity.set(now / 1_000_000);
     }
 }
 
 pin_project_lite::pin_project! {
-    /// The app's body, or none if the service failed.
-    struct Ticketed<B> {
-        #[pin]
-        body: Option<B>,
-        _ticket: Ticket,
+    /// The app's body, or what the worker itself answers.
+    #[project = ReplyPart]
+    enum Reply<B> {
+        App {
+            #[pin]
+            body: B,
+            _ticket: Ticket,
+        },
+        Own {
+            bytes: Option<Bytes>,
+            _ticket: Option<Ticket>,
+        },
     }
 }
 
-impl<B: http_body::Body> http_body::Body for Ticketed<B> {
-    type Data = B::Data;
+impl<B: http_body::Body> http_body::Body for Reply<B> {
+    type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.project().body.as_pin_mut().map_or(Poll::Ready(None), |body| body.poll_frame(cx))
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            ReplyPart::App { body, .. } => {
+                // Copies nothing where the app's data are `Bytes`, which they nearly always are.
+                let whole = |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+                body.poll_frame(cx).map_ok(whole)
+            }
+            ReplyPart::Own { bytes, .. } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+        match self {
+            Self::App { body, .. } => body.is_end_stream(),
+            Self::Own { bytes, .. } => bytes.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or(SizeHint::with_exact(0), http_body::Body::size_hint)
+        match self {
+            Self::App { body, .. } => body.size_hint(),
+            Self::Own { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
     }
 }
 

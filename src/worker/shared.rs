@@ -1,6 +1,6 @@
 //! What the tasks of one worker have in common.
 //!
-//! Owns: the flags of a drain, the row the worker counts in, and the channel's sending end. One to a process, made
+//! Owns: the flags of a drain, the row the worker counts in, the listeners, and the channel's sending end. One to a process, made
 //! once, never freed: tasks hold plain references. Refuses: deciding when to drain (`worker`).
 
 use std::{
@@ -14,12 +14,21 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use crate::{channel::ToMaster, scoreboard::Row};
+use crate::{
+    channel::ToMaster,
+    listener::Listeners,
+    scoreboard::{Row, Scoreboard},
+    settings::Http,
+};
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) row: Row,
+    pub(super) scoreboard: Scoreboard,
+    pub(super) listeners: Listeners,
     pub(super) keep_alive: Duration,
+    /// Empty: nobody answers for it.
+    pub(super) metrics_path: String,
     channel: Arc<OwnedFd>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
@@ -32,10 +41,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(row: Row, channel: Arc<OwnedFd>, keep_alive: Duration) -> &'static Self {
+    pub(super) fn new(
+        row: Row,
+        scoreboard: Scoreboard,
+        listeners: Listeners,
+        channel: Arc<OwnedFd>,
+        http: &Http,
+    ) -> &'static Self {
         Box::leak(Box::new(Self {
             row,
-            keep_alive,
+            scoreboard,
+            listeners,
+            keep_alive: http.keep_alive,
+            metrics_path: http.metrics_path.clone(),
             channel,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),

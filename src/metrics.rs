@@ -1,0 +1,194 @@
+//! The scoreboard as OpenMetrics text, for whoever watches.
+//!
+//! Owns: the names, and what each of them means. Every process that has the scoreboard renders the same page, so any
+//! worker answers for all. Refuses: counting, and whom to answer (`worker::connection`, the control socket).
+//!
+//! Per-worker values are told by slot, draining workers included: a pid as a label would be a new series with every
+//! recycle. Counters never fall while the master lives, whatever becomes of workers.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Formatter},
+};
+
+use crate::{
+    listener::Listeners,
+    scoreboard::{DURATION_BOUNDS, Overview, Scoreboard, State, Totals},
+    sys::process,
+};
+
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const STATES: [(State, &str); 3] =
+    [(State::Starting, "starting"), (State::Serving, "serving"), (State::Draining, "draining")];
+
+/// The whole page. Reads `/proc` once for each worker and asks the kernel once for each listener: some tens of
+/// microseconds with a handful of workers.
+pub(crate) fn render(scoreboard: &Scoreboard, listeners: &Listeners) -> String {
+    Snapshot::take(scoreboard, listeners).to_string()
+}
+
+/// All that is told, at one moment.
+#[derive(Debug)]
+struct Snapshot {
+    totals: Totals,
+    overview: Overview,
+    uptime_ms: u64,
+    master_rss: Option<u64>,
+    /// In the order of [`STATES`].
+    workers: [u64; STATES.len()],
+    slots: BTreeMap<u64, Slot>,
+    queued: Vec<(String, u64)>,
+}
+
+/// The workers of one slot together.
+#[derive(Default, Debug)]
+struct Slot {
+    in_flight: u64,
+    connections: u64,
+    /// 0 when `/proc` does not tell.
+    rss: u64,
+}
+
+impl Snapshot {
+    fn take(scoreboard: &Scoreboard, listeners: &Listeners) -> Self {
+        let mut workers = [0; STATES.len()];
+        let mut slots = BTreeMap::<u64, Slot>::new();
+        for row in scoreboard.rows() {
+            let state = row.state();
+            let Some(place) = STATES.iter().position(|(known, _)| *known == state) else { continue };
+            workers[place] += 1;
+            let slot = slots.entry(row.slot()).or_default();
+            slot.in_flight += row.in_flight();
+            slot.connections += row.connections();
+            slot.rss += rss(row.pid()).unwrap_or(0);
+        }
+        Self {
+            totals: scoreboard.totals(),
+            overview: scoreboard.overview(),
+            uptime_ms: scoreboard.uptime_ms(),
+            master_rss: rss(scoreboard.master_pid()),
+            workers,
+            slots,
+            // Unix sockets do not tell, and 0 would be a claim.
+            queued: listeners.queued().filter(|(address, _)| !address.starts_with("unix:")).collect(),
+        }
+    }
+}
+
+fn rss(pid: u64) -> Option<u64> {
+    process::rss_bytes(i32::try_from(pid).ok().filter(|pid| *pid > 0)?)
+}
+
+impl Display for Snapshot {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { totals, overview, uptime_ms, master_rss, workers, slots, queued } = self;
+
+        family(f, "oxicorn_build", "info", "The program that runs.")?;
+        writeln!(f, "oxicorn_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"))?;
+        let uptime = Thousandths(*uptime_ms);
+        gauge(f, "oxicorn_uptime_seconds", "Since the master started.", uptime)?;
+        gauge(f, "oxicorn_generation", "The set of settings and program that new workers get.", overview.generation)?;
+
+        counter(f, "oxicorn_requests", "Requests handed to the app.", totals.requests)?;
+        let help = "Answers of the app, by class of status.";
+        labelled(f, "oxicorn_responses", "counter", help, "class", CLASSES.iter().zip(totals.responses))?;
+        self.durations(f)?;
+        counter(f, "oxicorn_requests_shed", "Requests refused because too many were in flight.", totals.shed)?;
+        let help = "Requests that were still unanswered when their worker's graceful_timeout was over.";
+        counter(f, "oxicorn_requests_cut", help, totals.cut)?;
+        let help = "Requests begun and not yet answered.";
+        let by_slot = slots.iter().map(|(slot, of)| (slot, of.in_flight));
+        labelled(f, "oxicorn_requests_in_flight", "gauge", help, "slot", by_slot)?;
+        counter(f, "oxicorn_connections_accepted", "Connections accepted.", totals.connections)?;
+        let by_slot = slots.iter().map(|(slot, of)| (slot, of.connections));
+        labelled(f, "oxicorn_connections_open", "gauge", "Connections that are open.", "slot", by_slot)?;
+        let help = "Connections that wait to be accepted; unix sockets do not tell.";
+        let by_address = queued.iter().map(|(address, queued)| (address, *queued));
+        labelled(f, "oxicorn_listener_queue", "gauge", help, "address", by_address)?;
+
+        gauge(f, "oxicorn_workers_target", "Workers there should be.", overview.target)?;
+        let by_state = STATES.iter().map(|(_, name)| name).zip(*workers);
+        labelled(f, "oxicorn_workers", "gauge", "Workers there are.", "state", by_state)?;
+        let by_reason = [
+            ("crashed", overview.crashed),
+            ("hung", overview.hung),
+            ("boot_failed", overview.boot_failed),
+            ("recycled", overview.recycled),
+        ];
+        labelled(f, "oxicorn_worker_restarts", "counter", "Workers replaced, by reason.", "reason", by_reason)?;
+        let known = slots.iter().map(|(slot, of)| (slot, of.rss)).filter(|(_, rss)| *rss > 0);
+        labelled(f, "oxicorn_worker_rss_bytes", "gauge", "Resident memory of workers.", "slot", known)?;
+        if let Some(rss) = master_rss {
+            gauge(f, "oxicorn_master_rss_bytes", "Resident memory of the master.", rss)?;
+        }
+        f.write_str("# EOF\n")
+    }
+}
+
+impl Snapshot {
+    fn durations(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let name = "oxicorn_request_duration_seconds";
+        family(
+            f,
+            name,
+            "histogram",
+            "From a request's head to the last byte of its answer, or to its end without one.",
+        )?;
+        let mut count = 0;
+        for (i, bucket) in self.totals.durations.iter().enumerate() {
+            count += bucket;
+            match DURATION_BOUNDS.get(i) {
+                Some(bound) => writeln!(f, "{name}_bucket{{le=\"{:?}\"}} {count}", *bound as f64 / 1e9)?,
+                None => writeln!(f, "{name}_bucket{{le=\"+Inf\"}} {count}")?,
+            }
+        }
+        let ns = self.totals.duration_ns;
+        writeln!(f, "{name}_count {count}\n{name}_sum {}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)
+    }
+}
+
+fn family(f: &mut Formatter<'_>, name: &str, kind: &str, help: &str) -> fmt::Result {
+    writeln!(f, "# TYPE {name} {kind}")?;
+    if let Some(unit) = ["seconds", "bytes"].iter().find(|unit| name.ends_with(*unit)) {
+        writeln!(f, "# UNIT {name} {unit}")?;
+    }
+    writeln!(f, "# HELP {name} {help}")
+}
+
+fn gauge(f: &mut Formatter<'_>, name: &str, help: &str, value: impl Display) -> fmt::Result {
+    family(f, name, "gauge", help)?;
+    writeln!(f, "{name} {value}")
+}
+
+fn counter(f: &mut Formatter<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    family(f, name, "counter", help)?;
+    writeln!(f, "{name}_total {value}")
+}
+
+/// One sample to a value of one label. None of these values needs escaping: they are words, numbers and TCP addresses.
+fn labelled(
+    f: &mut Formatter<'_>,
+    name: &str,
+    kind: &str,
+    help: &str,
+    label: &str,
+    samples: impl IntoIterator<Item = (impl Display, u64)>,
+) -> fmt::Result {
+    family(f, name, kind, help)?;
+    let suffix = if kind == "counter" { "_total" } else { "" };
+    for (of, value) in samples {
+        writeln!(f, "{name}{suffix}{{{label}=\"{of}\"}} {value}")?;
+    }
+    Ok(())
+}
+
+/// Milliseconds, shown as seconds.
+struct Thousandths(u64);
+
+impl Display for Thousandths {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1_000, self.0 % 1_000)
+    }
+}
