@@ -5,6 +5,9 @@
 //! one thread and no locks held.
 
 mod core;
+mod exits;
+mod history;
+mod oom;
 mod perform;
 mod pidfile;
 #[cfg(test)]
@@ -18,7 +21,10 @@ use std::{
 };
 
 use self::{
-    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy},
+    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy, SlotId},
+    exits::{ExitFacts, explain, is_foreign_kill},
+    history::SlotHistory,
+    oom::OomKills,
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
 };
@@ -26,13 +32,14 @@ use crate::{
     channel::{Heard, ToMaster},
     listener::{BindError, Listeners, Steering},
     log,
-    scoreboard::{Row, Scoreboard},
+    scoreboard::{Row, Scoreboard, State},
     settings::{Resolved, Settings},
     sys::{
         clock, fd,
         poll::wait,
         process,
         signals::{MasterSignals, Signal},
+        title,
         wait::{Exit, reap},
     },
     worker::WorkerSeed,
@@ -73,6 +80,7 @@ struct Child {
     /// `None` once the worker's end is closed.
     channel: Option<OwnedFd>,
     due: u64,
+    boot_failure: Option<String>,
 }
 
 #[derive(Debug)]
@@ -86,6 +94,9 @@ struct Shell {
     children: Vec<Child>,
     inbox: VecDeque<Event>,
     dice: Dice,
+    /// One to a slot that a worker has ended in.
+    history: Vec<SlotHistory>,
+    oom_kills: Option<OomKills>,
     /// Why the last worker that failed to boot did.
     boot_failure: Option<String>,
     /// Off where the kernel refused it, or there is nothing to steer.
@@ -124,8 +135,6 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(event = "subreaper", %error, "orphans of workers will go to init");
     }
-    crate::sys::title::set(&format!("oxicorn: master [{name}]"));
-
     let (core, actions) = Master::new(policy(settings, &listeners, rows), now());
     let mut shell = Shell {
         core,
@@ -138,8 +147,11 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         children: Vec::new(),
         inbox: VecDeque::new(),
         dice: Dice::new(),
+        history: Vec::new(),
+        oom_kills: OomKills::find(),
         boot_failure: None,
     };
+    shell.show_title();
     let mut todo = VecDeque::from(actions);
     loop {
         while let Some(action) = todo.pop_front() {
@@ -160,6 +172,11 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
 }
 
 impl Shell {
+    fn show_title(&self) {
+        let name = &self.resolved.settings.process.name;
+        title::set(&format!("oxicorn: master [{name}] gen {}", self.core.generation().0));
+    }
+
     /// Waits for the next event or the core's deadline, and leaves at least one event in the inbox.
     fn listen(&mut self) -> Result<(), MasterError> {
         let timeout = self.core.deadline().map(|at| Duration::from_millis(at.since(now())));
@@ -222,9 +239,9 @@ impl Shell {
         };
         // Its last words may still be in the channel.
         self.hear(at);
-        let Child { row, .. } = self.children.remove(at);
-        self.say_exited(pid, row, exit);
-        self.scoreboard.release(row);
+        let child = self.children.remove(at);
+        self.say_exited(&child, exit);
+        self.scoreboard.release(child.row);
         self.inbox.push_back(Event::Exited { pid });
     }
 
@@ -256,6 +273,7 @@ impl Shell {
                         reason,
                         "worker could not boot"
                     );
+                    self.children[at].boot_failure = Some(reason.clone());
                     self.boot_failure = Some(reason);
                     continue;
                 }
@@ -282,25 +300,65 @@ impl Shell {
         self.say_totals();
     }
 
-    fn say_exited(&self, pid: Pid, row: Row, exit: Exit) {
+    fn say_exited(&mut self, child: &Child, exit: Exit) {
+        let Child { pid, row, .. } = *child;
         let Some(worker) = self.core.worker(pid) else { return };
-        let (slot, generation) = (worker.slot.0, worker.generation.0);
+        let (slot, generation, phase) = (worker.slot.0, worker.generation.0, worker.phase);
+        let now = clock::now();
         let (requests, in_flight) = (row.requests(), row.in_flight());
-        match worker.phase {
-            Phase::Draining { .. } if exit == Exit::Code(0) => tracing::info!(
-                event = "worker_exited", slot, pid = pid.0, generation, requests, reason = %exit, "worker drained and left"
-            ),
+        let toll = match &mut self.oom_kills {
+            Some(kills) if is_foreign_kill(exit, phase) => kills.account(now),
+            Some(_) | None => None,
+        };
+        // Before it serves a worker owes no beat.
+        let overdue_ms = match row.state() {
+            State::Serving | State::Draining => now.saturating_sub(row.due()),
+            State::Starting | State::Free => 0,
+        };
+        let reason = explain(&ExitFacts {
+            exit,
+            phase,
+            boot_failure: child.boot_failure.as_deref(),
+            toll,
+            overdue_ms,
+            in_flight: &requests_in_flight(row),
+        });
+        match phase {
+            Phase::Draining { .. } if exit == Exit::Code(0) => {
+                tracing::info!(event = "worker_exited", slot, pid = pid.0, generation, requests, reason, "worker left")
+            }
             Phase::Forking | Phase::Starting { .. } => tracing::error!(
-                event = "worker_exited", slot, pid = pid.0, generation, reason = %exit, "worker ended before it served"
+                event = "worker_exited",
+                slot,
+                pid = pid.0,
+                generation,
+                reason,
+                "worker ended before it served; its slot gets another"
             ),
             Phase::Serving { .. } => tracing::error!(
-                event = "worker_exited", slot, pid = pid.0, generation, requests, in_flight, reason = %exit,
+                event = "worker_exited",
+                slot,
+                pid = pid.0,
+                generation,
+                requests,
+                in_flight,
+                overdue_ms,
+                reason,
                 "worker crashed; its slot gets another"
             ),
-            Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed => tracing::warn!(
-                event = "worker_exited", slot, pid = pid.0, generation, requests, in_flight, reason = %exit, "worker ended"
+            Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => tracing::warn!(
+                event = "worker_exited",
+                slot,
+                pid = pid.0,
+                generation,
+                requests,
+                in_flight,
+                overdue_ms,
+                reason,
+                "worker ended, and not by itself"
             ),
         }
+        self.record(SlotId(slot), reason);
     }
 
     fn say_totals(&self) {
@@ -323,11 +381,11 @@ impl Shell {
         );
     }
 
-    fn end(self, reason: ExitReason) -> Outcome {
+    fn end(mut self, reason: ExitReason) -> Outcome {
         self.say_totals();
         self.listeners.shut_down();
         self.listeners.unlink();
-        if let Some(pidfile) = self.pidfile {
+        if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();
         }
         match reason {
@@ -337,12 +395,16 @@ impl Shell {
             }
             ExitReason::NoWorkerReady => {
                 let reason =
-                    self.boot_failure.as_deref().unwrap_or("each ended, or stayed silent, before it was ready");
+                    self.boot_failure.as_deref().or(self.last_exit(SlotId(0))).unwrap_or("none could be forked");
                 tracing::error!(event = "boot_gave_up", reason, "no worker became ready; the master gives up");
                 Outcome::NoWorkerReady
             }
         }
     }
+}
+
+fn requests_in_flight(row: Row) -> String {
+    exits::in_flight(&row.requests_in_flight(), row.in_flight(), clock::now())
 }
 
 fn now() -> Instant {

@@ -1,17 +1,20 @@
 //! What workers tell about themselves, in memory that master and workers share.
 //!
 //! Owns: the layout and its atomics. A header the master writes; then rows, one to a process: the master fills in who
-//! it is before the fork, from then on only that worker writes. No locks: a process killed in the middle of a write
+//! it is before the fork, from then on only that worker writes; then the notes of what each is working on. No locks: a process killed in the middle of a write
 //! leaves a number, never a broken one. Refuses: policy (what is late, what is too much is the core's business).
 //!
 //! Counters of a row only ever go up, also when the row is given to the next worker, which remembers where it began.
 //! So a total is the plain sum over all rows, survives every death, and is never lower than before.
+
+mod inflight;
 
 use std::{
     io,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+pub(crate) use self::inflight::{InFlight, Notepad, Place};
 use crate::sys::shm::Mapping;
 
 /// Fields are only ever appended; a program that reads a higher number than its own refuses.
@@ -71,21 +74,24 @@ pub(crate) struct Totals {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scoreboard {
     words: &'static [AtomicU64],
+    rows: usize,
 }
 
 impl Scoreboard {
     pub(crate) fn create(rows: u32) -> io::Result<Self> {
-        let len = (1 + rows as usize) * ROW_WORDS;
+        let len = (1 + rows as usize) * ROW_WORDS + rows as usize * inflight::WORDS;
         // Mapped once, for the life of the process: the rows are handed out as plain references.
         let mapping: &'static Mapping = Box::leak(Box::new(Mapping::create(len)?));
         let words = &mapping.words()[..len];
         words[header::VERSION].store(LAYOUT_VERSION, Relaxed);
         words[header::ROWS].store(u64::from(rows), Relaxed);
-        Ok(Self { words })
+        Ok(Self { words, rows: rows as usize })
     }
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + use<> {
-        self.words[ROW_WORDS..].chunks_exact(ROW_WORDS).map(|words| Row { words })
+        let (rows, notes) = self.words[ROW_WORDS..].split_at(self.rows * ROW_WORDS);
+        let notes = notes.chunks_exact(inflight::WORDS);
+        rows.chunks_exact(ROW_WORDS).zip(notes).map(|(words, notes)| Row { words, notes })
     }
 
     /// Master only, before a fork: a row for the coming worker.
@@ -107,6 +113,7 @@ impl Scoreboard {
         for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS] {
             row.set(gauge, 0);
         }
+        inflight::clear(row.notes);
         row.set_state(State::Free);
     }
 
@@ -135,6 +142,7 @@ impl Scoreboard {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     words: &'static [AtomicU64],
+    notes: &'static [AtomicU64],
 }
 
 impl Row {
@@ -159,6 +167,11 @@ impl Row {
 
     pub(crate) fn begin(&self, pid: u32) {
         self.set(word::PID, u64::from(pid));
+    }
+
+    /// Where this worker notes its requests; made once.
+    pub(crate) fn notepad(&self) -> Notepad {
+        Notepad::new(self.notes)
     }
 
     pub(crate) fn serving(&self) {
@@ -232,6 +245,11 @@ impl Row {
         self.get(word::IN_FLIGHT)
     }
 
+    /// Up to eight of the requests in flight, the oldest first.
+    pub(crate) fn requests_in_flight(&self) -> Vec<InFlight> {
+        inflight::read(self.notes)
+    }
+
     pub(crate) fn connections(&self) -> u64 {
         self.get(word::CONNECTIONS)
     }
@@ -255,9 +273,12 @@ mod tests {
         assert_eq!(first.request_begun(), 2);
         first.responded(http::StatusCode::NOT_FOUND);
         first.request_ended();
+        first.notepad().begin(7, &http::Request::get("/").body(()).unwrap()).unwrap();
+        assert_eq!(first.requests_in_flight().len(), 1);
         board.release(first);
         let next = board.claim(3, 2, 0, 9).unwrap();
         assert_eq!((next.requests(), next.in_flight(), next.connections()), (0, 0, 0));
+        assert_eq!(next.requests_in_flight(), []);
         assert_eq!(next.request_begun(), 1);
         let totals = board.totals();
         assert_eq!((totals.requests, totals.connections, totals.responses), (3, 1, [0, 0, 0, 1, 0]));

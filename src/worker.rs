@@ -58,7 +58,8 @@ const RESERVE: Duration = Duration::from_millis(500);
 /// After a SIGTERM, what a worker whose loop hangs gets beyond the grace before SIGALRM ends it.
 const ALARM_SLACK: Duration = Duration::from_secs(5);
 
-const EXIT_BOOT_FAILED: u8 = 3;
+/// Its reason was told over the channel.
+pub(crate) const EXIT_BOOT_FAILED: u8 = 3;
 
 /// What a worker is made of: all that the master hands to its child.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ where
     let WorkerSeed { slot, generation, row, channel, blocked, master, resolved, listeners } = seed;
     let channel = Arc::new(channel);
     row.begin(std::process::id());
-    title::set(&format!("oxicorn: worker {slot}"));
+    title::set(&format!("oxicorn: worker {slot} [{}] gen {generation}", resolved.settings.process.name));
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(event = "panic", place, reason = panic_message(panic.payload()), "a panic in the app");

@@ -7,7 +7,7 @@ use std::{os::fd::AsFd, time::Duration};
 use super::{
     Child, Shell,
     core::{Action, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
-    now,
+    now, requests_in_flight,
 };
 use crate::{
     channel::ToWorker,
@@ -85,9 +85,11 @@ impl Shell {
                     slot = slot.0,
                     pid = child,
                     generation = generation.0,
+                    restarts = self.restarts(slot),
                     "worker starts"
                 );
-                self.children.push(Child { pid, row, channel: Some(channel), due: started.0 });
+                let (channel, boot_failure) = (Some(channel), None);
+                self.children.push(Child { pid, row, channel, due: started.0, boot_failure });
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
             Err(error) => {
@@ -143,16 +145,16 @@ impl Shell {
 
     fn abort(&self, pid: Pid, silent_ms: u64) {
         let (slot, generation) = self.place(pid);
-        let (in_flight, connections) =
-            self.child(pid).map_or((0, 0), |child| (child.row.in_flight(), child.row.connections()));
+        let Some(row) = self.child(pid).map(|child| child.row) else { return };
         tracing::error!(
             event = "worker_hung",
             slot,
             pid = pid.0,
             generation,
-            in_flight,
-            connections,
-            reason = "no heartbeat within workers.timeout",
+            in_flight = row.in_flight(),
+            connections = row.connections(),
+            requests_in_flight = requests_in_flight(row),
+            reason = "no beat within workers.timeout",
             "worker hung, silent for {silent_ms} ms; it gets SIGABRT now, SIGKILL in two seconds, and its slot a new worker"
         );
         self.signal(pid, Number::SIGABRT);
@@ -160,20 +162,16 @@ impl Shell {
 
     fn kill(&self, pid: Pid, cause: KillCause) {
         let (slot, generation) = self.place(pid);
-        let in_flight = self.child(pid).map_or(0, |child| child.row.in_flight());
-        let reason = match cause {
-            KillCause::BootTimeout => "not ready within workers.boot_timeout",
-            KillCause::Hung => "hung, and SIGABRT did not end it",
-            KillCause::DrainTimeout => "still there after workers.graceful_timeout",
-        };
+        let Some(row) = self.child(pid).map(|child| child.row) else { return };
         tracing::error!(
             event = "worker_killed",
             slot,
             pid = pid.0,
             generation,
-            in_flight,
-            reason,
-            "worker killed by the master"
+            in_flight = row.in_flight(),
+            requests_in_flight = requests_in_flight(row),
+            reason = %cause,
+            "worker gets SIGKILL from the master"
         );
         self.signal(pid, Number::SIGKILL);
     }
@@ -292,6 +290,8 @@ impl Shell {
             children,
             inbox: _,
             dice: _,
+            history: _,
+            oom_kills: _,
             boot_failure: _,
             steering: _,
         } = self;

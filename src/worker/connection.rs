@@ -35,7 +35,7 @@ use tokio::{
 use tower_service::Service;
 
 use super::shared::Shared;
-use crate::{Body, channel::ToMaster, sys::clock};
+use crate::{Body, channel::ToMaster, scoreboard::Place, sys::clock};
 
 /// How long the last bytes of a client are read and thrown away, so that no RST destroys the answer it has not read.
 const LINGER: Duration = Duration::from_secs(2);
@@ -77,7 +77,10 @@ where
     let io = Io { inner: TokioIo::new(stream), activity: Arc::clone(&activity), linger: None };
     let service = {
         let activity = Arc::clone(&activity);
-        service_fn(move |request| answer(request, app.clone(), Ticket::new(shared, Arc::clone(&activity))))
+        service_fn(move |request| {
+            let ticket = Ticket::new(shared, Arc::clone(&activity), &request);
+            answer(request, app.clone(), ticket)
+        })
     };
     let mut connection = pin!(http1::Builder::new().serve_connection(io, service));
     let mut idle = pin!(sleep(shared.keep_alive));
@@ -167,20 +170,25 @@ where
 struct Ticket {
     shared: &'static Shared,
     activity: Arc<Activity>,
+    note: Option<Place>,
 }
 
 impl Ticket {
-    fn new(shared: &'static Shared, activity: Arc<Activity>) -> Self {
+    fn new(shared: &'static Shared, activity: Arc<Activity>, request: &Request<Incoming>) -> Self {
         activity.set(Activity::BUSY);
         if shared.row.request_begun() == shared.row.recycle_at() {
             shared.say(&ToMaster::RecycleRequested);
         }
-        Self { shared, activity }
+        let note = shared.notepad.begin(clock::coarse(), request);
+        Self { shared, activity, note }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if let Some(place) = &self.note {
+            self.shared.notepad.end(place);
+        }
         self.shared.row.request_ended();
         self.activity.set(clock::coarse());
     }

@@ -14,11 +14,15 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use crate::{channel::ToMaster, scoreboard::Row};
+use crate::{
+    channel::ToMaster,
+    scoreboard::{Notepad, Row},
+};
 
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) row: Row,
+    pub(super) notepad: Notepad,
     pub(super) keep_alive: Duration,
     channel: Arc<OwnedFd>,
     stopping: watch::Sender<bool>,
@@ -35,6 +39,7 @@ impl Shared {
     pub(super) fn new(row: Row, channel: Arc<OwnedFd>, keep_alive: Duration) -> &'static Self {
         Box::leak(Box::new(Self {
             row,
+            notepad: row.notepad(),
             keep_alive,
             channel,
             stopping: watch::Sender::new(false),
