@@ -133,7 +133,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     let signals = MasterSignals::install().map_err(MasterError::Signals)?;
     // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
     if let Err(error) = process::become_subreaper() {
-        tracing::warn!(event = "subreaper", %error, "orphans of workers will go to init");
+        tracing::warn!(event = "subreaper_refused", %error, "orphans of workers will go to init");
     }
     let (core, actions) = Master::new(policy(settings, &listeners, rows), now());
     let mut shell = Shell {
@@ -225,7 +225,7 @@ impl Shell {
                 Ok(Some((pid, exit))) => self.bury(Pid(pid), exit),
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::error!(event = "reap", %error, "waitpid failed; the next SIGCHLD tries again");
+                    tracing::error!(event = "reap_failed", %error, "waitpid failed; the next SIGCHLD tries again");
                     return;
                 }
             }
@@ -292,7 +292,7 @@ impl Shell {
         match log::reopen() {
             Ok(()) => tracing::info!(event = "logs_reopened", "log files are reopened"),
             Err(error) => tracing::error!(
-                event = "logs_reopened",
+                event = "logs_reopen_failed",
                 error = &error as &dyn std::error::Error,
                 "a log file could not be reopened; the old one is written to as before"
             ),
@@ -346,7 +346,7 @@ impl Shell {
                 reason,
                 "worker crashed; its slot gets another"
             ),
-            Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => tracing::warn!(
+            Phase::Draining { .. } => tracing::error!(
                 event = "worker_exited",
                 slot,
                 pid = pid.0,
@@ -355,7 +355,18 @@ impl Shell {
                 in_flight,
                 overdue_ms,
                 reason,
-                "worker ended, and not by itself"
+                "worker crashed while it drained"
+            ),
+            Phase::Aborting { .. } | Phase::Killed { .. } => tracing::warn!(
+                event = "worker_exited",
+                slot,
+                pid = pid.0,
+                generation,
+                requests,
+                in_flight,
+                overdue_ms,
+                reason,
+                "worker that was given up is gone"
             ),
         }
         self.record(SlotId(slot), reason);
@@ -438,7 +449,9 @@ fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners
             "RLIMIT_NOFILE is {limit}, but http.worker_connections and the listeners may need {needed}"
         ),
         Ok(_) => {}
-        Err(error) => tracing::warn!(event = "few_files", %error, "RLIMIT_NOFILE could not be raised"),
+        Err(error) => {
+            tracing::warn!(event = "nofile_refused", %error, "RLIMIT_NOFILE could not be raised; the master goes on with what it has")
+        }
     }
 }
 

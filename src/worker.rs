@@ -354,7 +354,7 @@ impl<S> Door<S> {
     {
         self.close();
         if let Err(error) = self.open(true) {
-            tracing::warn!(event = "accept_exhausted", %error, "not every listener can be polled for the last time");
+            tracing::warn!(event = "listener_not_polled", %error, "not every listener can be polled for the last time");
         }
         Instant::now() + QUIET
     }

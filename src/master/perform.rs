@@ -105,7 +105,7 @@ impl Shell {
             slot = slot.0,
             generation = generation.0,
             reason,
-            "a worker could not be forked; tries again"
+            "a worker could not be forked; the slot tries again after a pause"
         );
         Performed::Learned(Event::ForkFailed { slot })
     }
@@ -178,7 +178,7 @@ impl Shell {
 
     fn signal(&self, pid: Pid, signal: Number) {
         if let Err(error) = signals::send(pid.0, signal) {
-            tracing::error!(event = "signal_failed", pid = pid.0, %error, "a worker could not be signalled");
+            tracing::error!(event = "signal_failed", pid = pid.0, %error, "a worker could not be signalled; its exit is waited for");
         }
     }
 
@@ -233,7 +233,11 @@ impl Shell {
                 "too many workers still drain; a replacement waits until one of them ends"
             ),
             Note::BootGivenUp { failures } => {
-                tracing::error!(event = "boot_failing", failures, "no worker became ready in {failures} tries");
+                tracing::error!(
+                    event = "boot_failing",
+                    failures,
+                    "no worker became ready in {failures} tries; the master ends those that are left"
+                );
             }
             Note::Scaled { target, asked } if i64::from(target) == asked => {
                 tracing::info!(event = "scaled", target, "scaled to {target} workers");
