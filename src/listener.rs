@@ -29,9 +29,12 @@ use crate::{
     sys::{bpf, fd, process},
 };
 
+/// As many workers as there can be slots for, twice over.
+pub(crate) const WORKERS_MAX: u32 = 256;
+
 /// How many slots a service of `workers` gets: room to grow without binding again.
 pub(crate) fn slot_count(workers: u32) -> u32 {
-    workers.saturating_mul(2).clamp(8, 512)
+    workers.saturating_mul(2).clamp(8, 2 * WORKERS_MAX)
 }
 
 /// Every listening socket of a master. A forked worker has its own copy, with the same sockets.

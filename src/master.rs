@@ -21,7 +21,7 @@ use std::{
 };
 
 use self::{
-    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy, SlotId},
+    core::{Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, SlotId},
     exits::{ExitFacts, explain, is_foreign_kill},
     history::SlotHistory,
     oom::OomKills,
@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     channel::{Heard, ToMaster},
-    listener::{BindError, Listeners, Steering},
+    listener::{BindError, Listeners, Steering, WORKERS_MAX},
     log,
     scoreboard::{Row, Scoreboard, State},
     settings::{Resolved, Settings},
@@ -92,7 +92,7 @@ struct Shell {
     signals: MasterSignals,
     pidfile: Option<Pidfile>,
     children: Vec<Child>,
-    inbox: VecDeque<Event>,
+    inbox: Vec<Event>,
     dice: Dice,
     /// One to a slot that a worker has ended in.
     history: Vec<SlotHistory>,
@@ -145,7 +145,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         signals,
         pidfile,
         children: Vec::new(),
-        inbox: VecDeque::new(),
+        inbox: Vec::new(),
         dice: Dice::new(),
         history: Vec::new(),
         oom_kills: OomKills::find(),
@@ -157,7 +157,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         while let Some(action) = todo.pop_front() {
             match shell.perform(action) {
                 Performed::Done => {}
-                Performed::Learned(event) => shell.inbox.push_back(event),
+                Performed::Learned(event) => shell.inbox.push(event),
                 Performed::Child(birth) => return Ok(Outcome::Worker(Box::new(shell.into_worker_seed(*birth)))),
                 Performed::Exit(reason) => return Ok(shell.end(reason)),
             }
@@ -165,9 +165,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         if shell.inbox.is_empty() {
             shell.listen()?;
         }
-        if let Some(event) = shell.inbox.pop_front() {
-            todo.extend(shell.core.step(now(), event));
-        }
+        todo.extend(shell.core.step(now(), std::mem::take(&mut shell.inbox)));
     }
 }
 
@@ -177,18 +175,16 @@ impl Shell {
         title::set(&format!("oxicorn: master [{name}] gen {}", self.core.generation().0));
     }
 
-    /// Waits for the next event or the core's deadline, and leaves at least one event in the inbox.
+    /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
     fn listen(&mut self) -> Result<(), MasterError> {
         let timeout = self.core.deadline().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
         let fds: Vec<_> = std::iter::once(self.signals.as_fd()).chain(channels).collect();
         wait(&fds, timeout).map_err(MasterError::Wait)?;
-        // Beats first: what a worker promised meanwhile must be known before anybody is judged.
         for child in &mut self.children {
             let due = child.row.due();
-            if due != child.due {
-                child.due = due;
-                self.inbox.push_back(Event::Beat { pid: child.pid, due: Instant(due) });
+            if std::mem::replace(&mut child.due, due) != due {
+                self.inbox.push(Event::Beat { pid: child.pid, due: Instant(due) });
             }
         }
         for i in 0..self.children.len() {
@@ -197,16 +193,15 @@ impl Shell {
         for (signal, times) in self.signals.take() {
             self.obey(signal, times);
         }
-        self.inbox.push_back(Event::Tick);
         Ok(())
     }
 
     fn obey(&mut self, signal: Signal, times: u32) {
         match signal {
-            Signal::Term => self.inbox.push_back(Event::StopRequested { graceful: true }),
-            Signal::Int | Signal::Quit => self.inbox.push_back(Event::StopRequested { graceful: false }),
-            Signal::Ttin => self.inbox.push_back(Event::ScaleRequested { by: times.cast_signed() }),
-            Signal::Ttou => self.inbox.push_back(Event::ScaleRequested { by: -times.cast_signed() }),
+            Signal::Term => self.inbox.push(Event::StopRequested { graceful: true }),
+            Signal::Int | Signal::Quit => self.inbox.push(Event::StopRequested { graceful: false }),
+            Signal::Ttin => self.inbox.push(Event::ScaleRequested { by: times.cast_signed() }),
+            Signal::Ttou => self.inbox.push(Event::ScaleRequested { by: -times.cast_signed() }),
             Signal::Usr1 => self.reopen_logs(),
             Signal::Chld => self.reap_all(),
             Signal::Hup | Signal::Usr2 | Signal::Winch => tracing::warn!(
@@ -242,7 +237,7 @@ impl Shell {
         let child = self.children.remove(at);
         self.say_exited(&child, exit);
         self.scoreboard.release(child.row);
-        self.inbox.push_back(Event::Exited { pid });
+        self.inbox.push(Event::Exited { pid });
     }
 
     fn hear(&mut self, at: usize) {
@@ -273,8 +268,7 @@ impl Shell {
                         reason,
                         "worker could not boot"
                     );
-                    self.children[at].boot_failure = Some(reason.clone());
-                    self.boot_failure = Some(reason);
+                    self.children[at].boot_failure = Some(reason);
                     continue;
                 }
                 Ok(Heard::Nothing) => return,
@@ -284,7 +278,7 @@ impl Shell {
                     return;
                 }
             };
-            self.inbox.push_back(event);
+            self.inbox.push(event);
         }
     }
 
@@ -369,6 +363,9 @@ impl Shell {
                 "worker that was given up is gone"
             ),
         }
+        if matches!(phase, Phase::Starting { .. } | Phase::Killed { cause: KillCause::BootTimeout }) {
+            self.boot_failure = Some(reason.clone());
+        }
         self.record(SlotId(slot), reason);
     }
 
@@ -392,11 +389,11 @@ impl Shell {
         );
     }
 
-    fn end(mut self, reason: ExitReason) -> Outcome {
+    fn end(self, reason: ExitReason) -> Outcome {
         self.say_totals();
         self.listeners.shut_down();
         self.listeners.unlink();
-        if let Some(pidfile) = self.pidfile.take() {
+        if let Some(pidfile) = self.pidfile {
             pidfile.remove();
         }
         match reason {
@@ -405,8 +402,7 @@ impl Shell {
                 Outcome::Stopped
             }
             ExitReason::NoWorkerReady => {
-                let reason =
-                    self.boot_failure.as_deref().or(self.last_exit(SlotId(0))).unwrap_or("none could be forked");
+                let reason = self.boot_failure.as_deref().unwrap_or("none could be forked");
                 tracing::error!(event = "boot_gave_up", reason, "no worker became ready; the master gives up");
                 Outcome::NoWorkerReady
             }
@@ -427,6 +423,7 @@ fn policy(settings: &Settings, listeners: &Listeners, rows: u32) -> Policy {
     let workers = &settings.workers;
     Policy {
         workers: workers.count,
+        workers_max: WORKERS_MAX,
         slots: listeners.slots(),
         rows,
         timeout_ms: ms(workers.timeout),

@@ -88,6 +88,11 @@ impl Scoreboard {
         Ok(Self { words, rows: rows as usize })
     }
 
+    /// Master only. Rows are only ever added; the mapping had room for all from the start.
+    pub(crate) fn grow(&self, rows: u32) {
+        self.words[header::ROWS].store(u64::from(rows), Relaxed);
+    }
+
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + use<> {
         let (rows, notes) = self.words[ROW_WORDS..].split_at(self.rows * ROW_WORDS);
         let notes = notes.chunks_exact(inflight::WORDS);

@@ -21,6 +21,7 @@ use std::{
 use tokio::{
     io::Interest,
     net::UnixDatagram,
+    runtime::{Builder, Runtime},
     select,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
@@ -58,7 +59,7 @@ const RESERVE: Duration = Duration::from_millis(500);
 /// After a SIGTERM, what a worker whose loop hangs gets beyond the grace before SIGALRM ends it.
 const ALARM_SLACK: Duration = Duration::from_secs(5);
 
-/// Its reason was told over the channel.
+/// Of a worker that told the master why it could not boot.
 pub(crate) const EXIT_BOOT_FAILED: u8 = 3;
 
 /// What a worker is made of: all that the master hands to its child.
@@ -93,7 +94,7 @@ where
     }));
 
     let shared = Shared::new(row, Arc::clone(&channel), resolved.settings.http.keep_alive);
-    let ended = become_worker(&resolved, master).and_then(|runtime| {
+    let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =
             signal(SignalKind::terminate()).map_err(|source| BootError::Act { act: "listen to SIGTERM", source })?;
@@ -105,7 +106,7 @@ where
         drop(entered);
         let context =
             WorkerContext { slot, generation, resolved, row, stopping: shared.stopping(), draining: shared.draining() };
-        let ended = runtime.block_on(live(context, factory, shared, orders, listeners));
+        let ended = runtime.block_on(live(context, factory, shared, orders, listeners, epoch));
         // A blocking call of the app's must not keep a worker alive whose last answer is given.
         runtime.shutdown_background();
         ended
@@ -132,7 +133,7 @@ enum BootError {
 }
 
 /// Rights first, then the death signal (a change of uid clears it), then the check that it did not come too late.
-fn become_worker(resolved: &Resolved, master: i32) -> Result<tokio::runtime::Runtime, BootError> {
+fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant), BootError> {
     let failed = |act| move |source| BootError::Act { act, source };
     let settings = &resolved.settings;
     if let Some(umask) = settings.process.umask {
@@ -150,7 +151,9 @@ fn become_worker(resolved: &Resolved, master: i32) -> Result<tokio::runtime::Run
     let alarm = settings.workers.graceful_timeout + ALARM_SLACK;
     signals::term_arms_alarm(u32::try_from(alarm.as_secs()).unwrap_or(u32::MAX)).map_err(failed("arm its alarm"))?;
     process::add_to_environment(&settings.process.env);
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed("build its runtime"))
+    let epoch = Instant::now();
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed("build its runtime"))?;
+    Ok((runtime, epoch))
 }
 
 async fn live<F, Fut, L, E, B>(
@@ -159,6 +162,7 @@ async fn live<F, Fut, L, E, B>(
     shared: &'static Shared,
     mut orders: Orders,
     listeners: Listeners,
+    epoch: Instant,
 ) -> Result<(), BootError>
 where
     F: FnOnce(WorkerContext) -> Fut + Send + 'static,
@@ -176,7 +180,7 @@ where
         select! {
             built = &mut built => match built {
                 Ok(built) => break built?,
-                Err(panicked) => return Err(BootError::Panicked(panic_message(&panicked.into_panic()))),
+                Err(panicked) => return Err(BootError::Panicked(panic_message(panicked.into_panic().as_ref()))),
             },
             order = orders.next() => if leaves_early(&order, shared) { return Ok(()) },
         }
@@ -196,10 +200,11 @@ where
     let Lifespan { service, shutdown } = lifespan;
     let mut door = Door { listeners, slot, shared, service, polls: Vec::new() };
     door.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
-    tokio::spawn(beat::beat(shared.row));
+    tokio::spawn(beat::beat(shared.row, epoch));
     shared.row.serving();
-    shared.say(&ToMaster::Accepting);
+    // Said before the master knows, so that its log shows the replacement before the end of the replaced.
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");
+    shared.say(&ToMaster::Accepting);
 
     let (grace, last) = loop {
         match orders.next().await {

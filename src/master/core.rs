@@ -57,7 +57,9 @@ const OVERSLEPT_MS: u64 = 1_000;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) workers: u32,
-    /// Places that have listeners; the target never exceeds it.
+    /// Workers that may be asked for.
+    pub(crate) workers_max: u32,
+    /// Places that have listeners; `Grow` makes more.
     pub(crate) slots: u32,
     /// Rows of the scoreboard: processes that can live at once.
     pub(crate) rows: u32,
@@ -70,13 +72,16 @@ pub(crate) struct Policy {
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Event {
-    /// The deadline came, or the shell woke for something that is not ours.
-    Tick,
     StopRequested {
         graceful: bool,
     },
     ScaleRequested {
         by: i32,
+    },
+    /// What came of `Grow`: the slots and rows there are now.
+    Grown {
+        slots: u32,
+        rows: u32,
     },
     /// `max_age_ms`: this worker's own limit, jitter drawn; 0 is none.
     Forked {
@@ -147,6 +152,10 @@ pub(crate) enum Action {
     },
     Measure {
         pid: Pid,
+    },
+    /// Make slots for so many workers.
+    Grow {
+        workers: u32,
     },
     /// New connections go to these slots only.
     Steer {
@@ -331,17 +340,20 @@ impl Master {
         (master, actions)
     }
 
-    /// Record the fact, then make the world match the wish. The only way in.
-    pub(crate) fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    /// Records what happened, then makes the world match the wish. The only way in. All that the shell knows comes in
+    /// one step: nobody is judged while his promise, or his death, is known but not yet told.
+    pub(crate) fn step(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
+        for event in events {
+            self.record(now, event, &mut actions);
+        }
         self.forgive_oversleep(now, &mut actions);
-        self.record(now, event, &mut actions);
         self.reconcile(now, &mut actions);
         self.assert_invariants(&mut actions);
         actions
     }
 
-    /// When to call `step(Tick)` if nothing else happens first. It asks no clock: a duty overdue is a deadline in the
+    /// When to step if nothing happens before. It asks no clock: a duty overdue is a deadline in the
     /// past, never a deadline forgotten.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
@@ -386,12 +398,22 @@ impl Master {
 
     fn record(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Tick => {}
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
             Event::ScaleRequested { by } => {
                 let asked = i64::from(self.target) + i64::from(by);
-                self.target = asked.clamp(1, i64::from(self.policy.slots)) as u32;
+                self.target = asked.clamp(1, i64::from(self.policy.workers_max)) as u32;
+                if self.target > self.policy.slots {
+                    actions.push(Action::Grow { workers: self.target });
+                }
                 actions.push(Action::Note(Note::Scaled { target: self.target, asked }));
+            }
+            Event::Grown { slots, rows } => {
+                (self.policy.slots, self.policy.rows) = (slots, rows);
+                self.backoff.resize(slots as usize, Backoff { failures: 0, until: now, calm_at: now });
+                if self.target > slots {
+                    actions.push(Action::Note(Note::Scaled { target: slots, asked: i64::from(self.target) }));
+                    self.target = slots;
+                }
             }
             Event::Forked { slot, pid, max_age_ms } => {
                 let until = now.after(self.policy.boot_timeout_ms);
@@ -424,10 +446,7 @@ impl Master {
             }
             Event::Beat { pid, due } => {
                 let next = due.after(self.policy.timeout_ms);
-                // A promise from before an oversleep is already broken; it must not undo the forgiving.
-                if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid)
-                    && *silent_until < next
-                {
+                if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid) {
                     *silent_until = next;
                     *forgiven = false;
                 }
@@ -517,12 +536,12 @@ impl Master {
         if self.stage != Stage::Running {
             return;
         }
-        let each = &self.backoff[..self.target as usize];
+        let each = &self.backoff[..self.slots() as usize];
         if !proven && each.iter().all(|b| b.failures >= BOOT_FAILURES) {
             self.reason = ExitReason::NoWorkerReady;
             self.stage = Stage::Stopping { until: now, urgency: 2 };
             actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(|b| b.failures).sum() }));
-        } else if wait_ms > 0 && slot.0 < self.target {
+        } else if wait_ms > 0 && slot.0 < self.slots() {
             actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
         }
     }
@@ -642,11 +661,16 @@ impl Master {
 
     fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {
         while let Some(slot) = self.slot_to_fill(now) {
-            let generation = self.generation;
-            let phase = Phase::Forking;
-            let (recycle, old_at) = (None, None);
-            self.workers.push(Worker { slot, generation, pid: None, phase, recycle, old_at, forgiven: false });
-            actions.push(Action::Fork { slot, generation });
+            self.workers.push(Worker {
+                slot,
+                generation: self.generation,
+                pid: None,
+                phase: Phase::Forking,
+                recycle: None,
+                old_at: None,
+                forgiven: false,
+            });
+            actions.push(Action::Fork { slot, generation: self.generation });
         }
         let waits = self.slots_lacking().next().filter(|_| self.rows_taken());
         if let Some(slot) = waits
@@ -717,10 +741,15 @@ impl Master {
     fn slots_lacking(&self) -> impl Iterator<Item = SlotId> {
         let slots = match self.stage {
             // A crash is still mended while the shutdown delay lasts.
-            Stage::Running | Stage::Delaying { .. } => 0..self.target,
+            Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
             Stage::Stopping { .. } | Stage::Done => 0..0,
         };
         slots.map(SlotId).filter(|slot| !self.here(*slot).any(|w| self.current(w)))
+    }
+
+    /// The slots that should have a worker: as many as wanted, of those there are.
+    fn slots(&self) -> u32 {
+        self.target.min(self.policy.slots)
     }
 
     fn rows_taken(&self) -> bool {

@@ -26,8 +26,4 @@ impl Shell {
     pub(super) fn restarts(&self, slot: SlotId) -> u32 {
         self.history.get(slot.0 as usize).map_or(0, |history| history.restarts)
     }
-
-    pub(super) fn last_exit(&self, slot: SlotId) -> Option<&str> {
-        self.history.get(slot.0 as usize)?.last_exit.as_deref()
-    }
 }

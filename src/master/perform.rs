@@ -5,12 +5,13 @@
 use std::{os::fd::AsFd, time::Duration};
 
 use super::{
-    Child, Shell,
+    Child, ROWS_PER_SLOT, Shell,
     core::{Action, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
     now, requests_in_flight,
 };
 use crate::{
     channel::ToWorker,
+    error_chain,
     scoreboard::Row,
     sys::{
         fd::{self},
@@ -50,6 +51,7 @@ impl Shell {
             Action::Abort { pid, silent_ms } => self.abort(pid, silent_ms),
             Action::Kill { pid, cause } => self.kill(pid, cause),
             Action::Measure { pid } => return self.measure(pid),
+            Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
             Action::Note(note) => self.note(&note),
             Action::Exit { reason } => return Performed::Exit(reason),
@@ -177,6 +179,10 @@ impl Shell {
     }
 
     fn signal(&self, pid: Pid, signal: Number) {
+        // A pid that is reaped may be somebody else's by now.
+        if self.child(pid).is_none() {
+            return;
+        }
         if let Err(error) = signals::send(pid.0, signal) {
             tracing::error!(event = "signal_failed", pid = pid.0, %error, "a worker could not be signalled; its exit is waited for");
         }
@@ -187,6 +193,22 @@ impl Shell {
             Some(rss) => Performed::Learned(Event::Measured { pid, rss }),
             None => Performed::Done,
         }
+    }
+
+    /// Workers forked so far do not have the new listeners; nobody but a slot's own worker needs them before a stop.
+    fn grow(&mut self, workers: u32) -> Performed {
+        if let Err(error) = self.listeners.grow(&self.resolved.settings.server, workers) {
+            tracing::error!(
+                event = "grow_failed",
+                workers,
+                reason = error_chain(&error),
+                "no listeners for so many workers"
+            );
+        }
+        let slots = self.listeners.slots();
+        let rows = slots * ROWS_PER_SLOT;
+        self.scoreboard.grow(rows);
+        Performed::Learned(Event::Grown { slots, rows })
     }
 
     /// Without steering nothing is lost: what the kernel sends to an empty slot waits there for its next worker.
@@ -242,13 +264,9 @@ impl Shell {
             Note::Scaled { target, asked } if i64::from(target) == asked => {
                 tracing::info!(event = "scaled", target, "scaled to {target} workers");
             }
-            Note::Scaled { target, asked } => tracing::warn!(
-                event = "scaled",
-                target,
-                asked,
-                "asked for {asked} workers; possible are 1 to {}",
-                self.listeners.slots()
-            ),
+            Note::Scaled { target, asked } => {
+                tracing::warn!(event = "scaled", target, asked, "asked for {asked} workers; there will be {target}")
+            }
             Note::Stopping { graceful, delay_ms, grace_ms } => tracing::info!(
                 event = "stopping",
                 graceful,

@@ -10,6 +10,7 @@ use std::{
     error::Error,
     future::{Future, poll_fn},
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -144,11 +145,13 @@ where
     S: Serve<B>,
 {
     let shared = ticket.shared;
-    let answered = match poll_fn(|cx| app.poll_ready(cx)).await.map_err(Into::into) {
-        Ok(()) => app.call(request.map(Body)).await.map_err(Into::into),
-        Err(error) => Err(error),
+    let answered = Caught {
+        future: async move {
+            poll_fn(|cx| app.poll_ready(cx)).await.map_err(Into::into)?;
+            app.call(request.map(Body)).await.map_err(Into::into)
+        },
     };
-    let mut response = answered.map(|response| response.map(Some)).unwrap_or_else(|error: BoxError| {
+    let mut response = answered.await.map(|response| response.map(Some)).unwrap_or_else(|error: BoxError| {
         tracing::error!(
             event = "service_error",
             error = error.as_ref() as &dyn Error,
@@ -164,6 +167,24 @@ where
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| Ticketed { body, _ticket: ticket }))
+}
+
+pin_project_lite::pin_project! {
+    /// A panic of the app becomes an error of this one request; the connection and the worker go on.
+    struct Caught<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<T, F: Future<Output = Result<T, BoxError>>> Future for Caught<F> {
+    type Output = Result<T, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Unwind safe: the future is dropped with the request, and nobody looks into it again.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.project().future.poll(cx)));
+        polled.unwrap_or_else(|_| Poll::Ready(Err("it panicked".into())))
+    }
 }
 
 /// A request is in flight as long as this lives: until its answer's last byte is handed to the connection.

@@ -1,0 +1,632 @@
+//! The world: virtual time, fake processes and their fates, and what must be true after every step in any world.
+//!
+//! Owns: what happens, when, to whom. Refuses: what a single test wants to be true.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::super::core::{
+    Action, Cause, Event, ExitReason, Instant, KillCause, Master, Note, Phase, Pid, Policy, RecycleCause, SlotId,
+    Stage, Worker,
+};
+
+pub(super) const TIMEOUT: u64 = 3_000;
+pub(super) const BOOT_TIMEOUT: u64 = 5_000;
+pub(super) const GRACE: u64 = 10_000;
+/// How far ahead a fake worker promises its next beat. Real ones promise less; a long promise keeps the worlds cheap.
+pub(super) const PROMISE: u64 = 10_000;
+/// Twice what a thawed worker needs to beat again.
+pub(super) const MOMENT: u64 = 100;
+/// From the fork to `Accepting`, at most.
+pub(super) const BOOT: u64 = 520;
+
+pub(super) struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n
+    }
+
+    pub(super) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+/// How the fake workers are; faults in percent of the times they could show.
+#[derive(Clone, Copy)]
+pub(super) struct Nature {
+    pub(super) fork_fails: u64,
+    pub(super) grow_fails: u64,
+    pub(super) crash_at_boot: u64,
+    pub(super) never_ready: u64,
+    pub(super) crash: u64,
+    pub(super) hang: u64,
+    pub(super) refuses_abort: u64,
+    pub(super) slow_drain: u64,
+    pub(super) never_drains: u64,
+    pub(super) dies_draining: u64,
+    /// Slots below this one are spared the faults.
+    pub(super) spared: u32,
+    /// Milliseconds, plus up to a tenth of it; 0 is none.
+    pub(super) max_age: u64,
+}
+
+pub(super) const CALM: Nature = Nature {
+    fork_fails: 0,
+    grow_fails: 0,
+    crash_at_boot: 0,
+    never_ready: 0,
+    crash: 0,
+    hang: 0,
+    refuses_abort: 0,
+    slow_drain: 0,
+    never_drains: 0,
+    dies_draining: 0,
+    spared: 0,
+    max_age: 0,
+};
+
+pub(super) const STORM: Nature = Nature {
+    fork_fails: 10,
+    grow_fails: 20,
+    crash_at_boot: 10,
+    never_ready: 5,
+    crash: 10,
+    hang: 10,
+    refuses_abort: 50,
+    slow_drain: 20,
+    never_drains: 10,
+    dies_draining: 10,
+    ..CALM
+};
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum State {
+    Booting,
+    AwaitingGo,
+    Going,
+    Serving,
+    Draining,
+    Killed,
+}
+
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) slot: SlotId,
+    state: State,
+    pub(super) hung: bool,
+    pub(super) announced: bool,
+    /// It may be gone any moment by the master's own doing.
+    doomed: bool,
+    /// When it must have drained, as it was told.
+    pub(super) drained_by: Option<u64>,
+    /// In its row of the scoreboard, which the master reads when it wakes and not before.
+    pub(super) due: u64,
+    due_read: u64,
+    pub(super) old_at: u64,
+    rss: u64,
+    /// First measured above the limit.
+    pub(super) fat_at: Option<u64>,
+}
+
+/// What lies ahead. A fact about a process comes true only if the process can still do it by then.
+#[derive(Debug)]
+pub(super) enum Ahead {
+    Fact(Event),
+    Beat(Pid),
+    /// Some worker asks to be recycled.
+    RecycleAny,
+    /// Somebody sends SIGTERM to some worker.
+    TermAny,
+    /// The whole machine stands still.
+    Freeze(u64),
+}
+
+pub(super) struct World {
+    pub(super) now: u64,
+    pub(super) dice: Dice,
+    pub(super) nature: Nature,
+    pub(super) policy: Policy,
+    pub(super) master: Master,
+    /// Somebody wants to read what happens.
+    replayed: bool,
+    /// What the shell answers before it waits again.
+    results: VecDeque<Event>,
+    pub(super) ahead: BTreeMap<(u64, u64), Ahead>,
+    planned: u64,
+    pub(super) processes: BTreeMap<Pid, Process>,
+    next_pid: i32,
+    steered: Vec<SlotId>,
+    /// Just thawed: nothing could be done in time.
+    thawed: bool,
+    /// From here on it may freeze again: everybody had a moment to beat.
+    steady_at: u64,
+    pub(super) ever_ready: bool,
+    asked_to_recycle: BTreeSet<Pid>,
+    pub(super) exited: Option<ExitReason>,
+    pub(super) forks: Vec<(u64, SlotId)>,
+    /// Ends that nobody asked for, and boots given up.
+    pub(super) failures: Vec<(u64, SlotId)>,
+    pub(super) aborts: Vec<(u64, Pid)>,
+    pub(super) kills: Vec<(u64, Pid, KillCause)>,
+    pub(super) drains: Vec<(u64, Pid)>,
+    pub(super) notes: Vec<(u64, Note)>,
+}
+
+pub(super) fn policy(workers: u32) -> Policy {
+    let slots = 8.max(2 * workers);
+    Policy {
+        workers,
+        workers_max: slots + 4,
+        slots,
+        rows: 4 * slots,
+        timeout_ms: TIMEOUT,
+        boot_timeout_ms: BOOT_TIMEOUT,
+        graceful_timeout_ms: GRACE,
+        shutdown_delay_ms: 0,
+        max_rss: 0,
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64, nature: Nature, shape: impl FnOnce(&mut Dice) -> Policy) -> Self {
+        let mut dice = Dice::new(seed);
+        let policy = shape(&mut dice);
+        let (master, actions) = Master::new(policy.clone(), Instant(0));
+        let mut world = Self {
+            now: 0,
+            dice,
+            nature,
+            policy,
+            master,
+            replayed: given("SEED").is_some(),
+            results: VecDeque::new(),
+            ahead: BTreeMap::new(),
+            planned: 0,
+            processes: BTreeMap::new(),
+            next_pid: 100,
+            steered: Vec::new(),
+            thawed: false,
+            steady_at: 0,
+            ever_ready: false,
+            asked_to_recycle: BTreeSet::new(),
+            exited: None,
+            forks: Vec::new(),
+            failures: Vec::new(),
+            aborts: Vec::new(),
+            kills: Vec::new(),
+            drains: Vec::new(),
+            notes: Vec::new(),
+        };
+        world.perform(actions);
+        world
+    }
+
+    /// A world that booted without trouble.
+    pub(super) fn settled(seed: u64, shape: impl FnOnce(&mut Dice) -> Policy) -> Self {
+        let mut world = Self::new(seed, CALM, shape);
+        world.settle(BOOT);
+        world
+    }
+
+    // ---- what will happen ------------------------------------------------------------------------------------------
+
+    pub(super) fn plan(&mut self, delay: u64, ahead: Ahead) {
+        self.planned += 1;
+        self.ahead.insert((self.now + delay, self.planned), ahead);
+    }
+
+    pub(super) fn plan_fact(&mut self, delay: u64, event: Event) {
+        self.plan(delay, Ahead::Fact(event));
+    }
+
+    fn next_at(&self) -> u64 {
+        let fact = self.ahead.first_key_value().map(|(&(at, _), _)| at);
+        let deadline = self.master.deadline().map(|deadline| deadline.0);
+        let next = match self.results.is_empty() {
+            true => fact.into_iter().chain(deadline).min(),
+            false => Some(self.now),
+        };
+        next.unwrap_or_else(|| panic!("nothing will ever happen: {:?}", self.master)).max(self.now)
+    }
+
+    fn advance(&mut self) {
+        self.now = self.next_at();
+        if let Some(event) = self.results.pop_front() {
+            return self.step(Some(event));
+        }
+        let overdue = self.master.deadline().is_some_and(|deadline| deadline.0 <= self.now);
+        let fact = self.ahead.first_key_value().map(|(&key, _)| key).filter(|key| key.0 <= self.now);
+        match fact {
+            // At one instant either may come first.
+            Some(key) if !overdue || self.dice.chance(50) => {
+                let ahead = self.ahead.remove(&key).expect("it was seen a line ago");
+                if let Some(event) = self.come_true(ahead) {
+                    self.step(Some(event));
+                }
+            }
+            Some(_) | None => self.step(None),
+        }
+    }
+
+    /// `None`: the process it is about is gone, or cannot.
+    fn come_true(&mut self, ahead: Ahead) -> Option<Event> {
+        let event = match ahead {
+            Ahead::Fact(event) => event,
+            Ahead::Beat(pid) => {
+                self.beat(pid);
+                return None;
+            }
+            Ahead::RecycleAny => Event::RecycleRequested { pid: self.any()? },
+            Ahead::TermAny => Event::DrainBegun { pid: self.any()? },
+            Ahead::Freeze(ms) if self.now < self.steady_at => {
+                self.plan(MOMENT, Ahead::Freeze(ms));
+                return None;
+            }
+            Ahead::Freeze(ms) => {
+                self.freeze(ms);
+                return None;
+            }
+        };
+        let now = self.now;
+        match event {
+            Event::Ready { pid } => {
+                let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Booting)?;
+                p.state = State::AwaitingGo;
+                self.ever_ready = true;
+            }
+            Event::Accepting { pid } => {
+                let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Going)?;
+                p.state = State::Serving;
+                self.plan(50, Ahead::Beat(pid));
+                self.maybe_crash(pid);
+            }
+            Event::DrainBegun { pid } => self.drain(pid, GRACE),
+            Event::RecycleRequested { pid } => {
+                self.asked_to_recycle.insert(pid);
+            }
+            Event::Exited { pid } => {
+                let p = self.processes.remove(&pid)?;
+                if !p.doomed {
+                    self.failures.push((now, p.slot));
+                }
+            }
+            Event::Beat { .. }
+            | Event::StopRequested { .. }
+            | Event::ScaleRequested { .. }
+            | Event::Grown { .. }
+            | Event::Forked { .. }
+            | Event::ForkFailed { .. }
+            | Event::Measured { .. } => {}
+        }
+        Some(event)
+    }
+
+    fn beat(&mut self, pid: Pid) {
+        let Some(slot) = self.processes.get(&pid).map(|p| p.slot) else { return };
+        let hangs = self.dice.chance(self.nature_of(slot).hang);
+        let due = self.now + PROMISE;
+        let Some(p) = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung) else { return };
+        p.due = due;
+        p.hung = hangs;
+        self.plan(PROMISE, Ahead::Beat(pid));
+        self.maybe_crash(pid);
+    }
+
+    /// The machine stands still, and never wakes within the second after a deadline: that is not taken for an oversleep.
+    pub(super) fn freeze(&mut self, ms: u64) {
+        let silences = self.processes.values().map(|p| p.due + TIMEOUT);
+        let mut deadlines: Vec<u64> = silences.chain(self.master.deadline().map(|deadline| deadline.0)).collect();
+        deadlines.sort_unstable();
+        self.now += ms;
+        for deadline in deadlines {
+            if (deadline..deadline + 1_000).contains(&self.now) {
+                self.now = deadline + 1_000;
+            }
+        }
+        self.thawed = true;
+        self.steady_at = self.now + MOMENT;
+    }
+
+    fn nature_of(&self, slot: SlotId) -> Nature {
+        if slot.0 < self.nature.spared { Nature { max_age: self.nature.max_age, ..CALM } } else { self.nature }
+    }
+
+    fn maybe_crash(&mut self, pid: Pid) {
+        let nature = self.nature_of(self.processes[&pid].slot);
+        if self.dice.chance(nature.crash) {
+            let delay = self.dice.below(3_000);
+            self.plan_fact(delay, Event::Exited { pid });
+        }
+    }
+
+    /// A process that listens and was not told to go.
+    pub(super) fn any(&mut self) -> Option<Pid> {
+        let able = |p: &Process| !p.hung && !p.doomed && p.drained_by.is_none();
+        let pids: Vec<Pid> = self.processes.iter().filter(|(_, p)| able(p)).map(|(&pid, _)| pid).collect();
+        let nth = self.dice.below(pids.len().max(1) as u64);
+        pids.get(nth as usize).copied()
+    }
+
+    // ---- what the master does --------------------------------------------------------------------------------------
+
+    fn step(&mut self, event: Option<Event>) {
+        if !std::mem::take(&mut self.thawed) {
+            self.assert_woken_in_time();
+        }
+        let beats = self.processes.iter_mut().filter(|(_, p)| p.due_read != p.due).map(|(&pid, p)| {
+            p.due_read = p.due;
+            Event::Beat { pid, due: Instant(p.due) }
+        });
+        let events: Vec<Event> = beats.chain(event).collect();
+        if self.replayed {
+            eprintln!("{:>6} {events:?}", self.now);
+        }
+        let actions = self.master.step(Instant(self.now), events);
+        self.perform(actions);
+        self.check();
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            if self.replayed {
+                eprintln!("       -> {action:?}");
+            }
+            match action {
+                Action::Fork { slot, generation: _ } => self.fork(slot),
+                Action::Go { pid } => {
+                    let p = self.alive(pid);
+                    assert_eq!(p.state, State::AwaitingGo, "Go to {pid:?}");
+                    p.state = State::Going;
+                    let delay = 1 + self.dice.below(20);
+                    self.plan_fact(delay, Event::Accepting { pid });
+                }
+                Action::AnnounceStop { pid } => self.alive(pid).announced = true,
+                Action::Drain { pid, grace_ms, last: _, cause } => {
+                    self.drains.push((self.now, pid));
+                    let p = &self.processes[&pid];
+                    match cause {
+                        Cause::Recycle(RecycleCause::MaxAge) => assert!(p.old_at <= self.now, "{pid:?} is not old"),
+                        Cause::Recycle(RecycleCause::MaxRss) => assert!(p.fat_at.is_some(), "{pid:?} is not large"),
+                        Cause::Recycle(RecycleCause::MaxRequests) | Cause::ScaleDown | Cause::Stop => {}
+                    }
+                    self.drain(pid, grace_ms);
+                }
+                Action::Abort { pid, silent_ms: _ } => {
+                    self.aborts.push((self.now, pid));
+                    let p = self.alive(pid);
+                    assert!(p.hung, "{pid:?} still beats and is aborted");
+                    p.doomed = true;
+                    let slot = p.slot;
+                    self.failures.push((self.now, slot));
+                    if !self.dice.chance(self.nature_of(slot).refuses_abort) {
+                        let delay = self.dice.below(2_000);
+                        self.plan_fact(delay, Event::Exited { pid });
+                    }
+                }
+                Action::Kill { pid, cause } => self.kill(pid, cause),
+                Action::Measure { pid } => {
+                    let (now, limit, more) = (self.now, self.policy.max_rss, self.dice.below(30));
+                    let p = self.alive(pid);
+                    p.rss += more;
+                    if p.rss > limit {
+                        p.fat_at = p.fat_at.or(Some(now));
+                    }
+                    let rss = p.rss;
+                    self.results.push_back(Event::Measured { pid, rss });
+                }
+                Action::Grow { workers } => {
+                    let (slots, rows) = match self.dice.chance(self.nature.grow_fails) {
+                        true => (self.policy.slots, self.policy.rows),
+                        false => (workers, self.policy.rows + 4 * (workers - self.policy.slots)),
+                    };
+                    (self.policy.slots, self.policy.rows) = (slots, rows);
+                    self.results.push_back(Event::Grown { slots, rows });
+                }
+                Action::Steer { live } => {
+                    assert!(!live.is_empty(), "steered to nobody");
+                    self.steered = live;
+                }
+                Action::Note(note) => {
+                    assert!(!matches!(note, Note::InvariantBroken(_)), "{note:?}");
+                    self.notes.push((self.now, note));
+                }
+                Action::Exit { reason } => {
+                    assert!(self.processes.is_empty(), "left behind: {:?}", self.processes);
+                    self.exited = Some(reason);
+                }
+            }
+        }
+    }
+
+    fn fork(&mut self, slot: SlotId) {
+        self.forks.push((self.now, slot));
+        let nature = self.nature_of(slot);
+        if self.dice.chance(nature.fork_fails) {
+            self.failures.push((self.now, slot));
+            return self.results.push_back(Event::ForkFailed { slot });
+        }
+        assert!(self.processes.len() < self.policy.rows as usize, "no row for {slot:?}");
+        let pid = Pid(self.next_pid);
+        self.next_pid += 1;
+        let max_age_ms = match nature.max_age {
+            0 => 0,
+            age => age + self.dice.below(age / 10),
+        };
+        let process = Process {
+            slot,
+            state: State::Booting,
+            hung: false,
+            announced: false,
+            doomed: false,
+            drained_by: None,
+            due: 0,
+            due_read: 0,
+            old_at: self.now + max_age_ms,
+            rss: 0,
+            fat_at: None,
+        };
+        self.processes.insert(pid, process);
+        self.results.push_back(Event::Forked { slot, pid, max_age_ms });
+        let boot = 50 + self.dice.below(450);
+        if self.dice.chance(nature.crash_at_boot) {
+            self.plan_fact(boot, Event::Exited { pid });
+        } else if !self.dice.chance(nature.never_ready) {
+            self.plan_fact(boot, Event::Ready { pid });
+        }
+    }
+
+    /// A process told to drain, by the master or by a SIGTERM of its own.
+    fn drain(&mut self, pid: Pid, grace: u64) {
+        let slot = self.alive(pid).slot;
+        let (now, nature) = (self.now, self.nature_of(slot));
+        let delay = if self.dice.chance(nature.dies_draining) {
+            0
+        } else if self.dice.chance(nature.slow_drain) {
+            GRACE / 2 + self.dice.below(GRACE)
+        } else {
+            self.dice.below(2_000)
+        };
+        let never = self.dice.chance(nature.never_drains);
+        let p = self.alive(pid);
+        assert!(p.drained_by.is_none_or(|before| now + grace < before), "the drain of {pid:?} was not shortened");
+        p.drained_by = Some(now + grace);
+        p.doomed = true;
+        p.state = State::Draining;
+        if !p.hung && !never {
+            self.plan_fact(delay, Event::Exited { pid });
+        }
+    }
+
+    fn kill(&mut self, pid: Pid, cause: KillCause) {
+        let now = self.now;
+        let aborted = self.aborts.iter().any(|&(_, aborted)| aborted == pid);
+        let p = self.alive(pid);
+        assert_ne!(p.state, State::Killed, "{pid:?} is killed twice");
+        match cause {
+            KillCause::BootTimeout => assert!(!p.doomed && p.state != State::Serving, "{pid:?} had booted"),
+            KillCause::Hung => assert!(aborted, "{pid:?} had no chance to leave a core file"),
+            KillCause::DrainTimeout => assert!(p.drained_by.is_some_and(|by| by <= now), "{pid:?} had time left"),
+        }
+        let slot = p.slot;
+        p.state = State::Killed;
+        p.doomed = true;
+        self.kills.push((now, pid, cause));
+        if cause == KillCause::BootTimeout {
+            self.failures.push((now, slot));
+        }
+        self.plan_fact(1, Event::Exited { pid });
+    }
+
+    pub(super) fn alive(&mut self, pid: Pid) -> &mut Process {
+        self.processes.get_mut(&pid).unwrap_or_else(|| panic!("{pid:?} was reaped and is spoken to"))
+    }
+
+    // ---- what is true in any world ---------------------------------------------------------------------------------
+
+    fn assert_woken_in_time(&self) {
+        for w in self.master.workers() {
+            let until = match w.phase {
+                Phase::Starting { until } | Phase::Aborting { until } | Phase::Draining { until } => until,
+                Phase::Serving { silent_until } => silent_until,
+                Phase::Forking | Phase::Killed { .. } => continue,
+            };
+            assert!(self.now <= until.0, "a wake-up was lost, it is {}: {w:?}", self.now);
+        }
+    }
+
+    fn check(&self) {
+        let deadline = self.master.deadline();
+        assert!(deadline.is_none_or(|deadline| deadline.0 > self.now), "spin: {:?}", self.master);
+        let (steers, delays) = match self.master.stage() {
+            Stage::Running => (true, false),
+            Stage::Delaying { .. } => (true, true),
+            Stage::Stopping { .. } | Stage::Done => (false, false),
+        };
+        let live = self.live();
+        if steers && !live.is_empty() {
+            assert_eq!(self.steered, live, "steered past the serving slots");
+        }
+        let deaf = |w: &&Worker| w.serving() && !w.pid.is_some_and(|pid| self.processes[&pid].announced);
+        let deaf: Vec<_> = self.master.workers().iter().filter(|w| delays && deaf(w)).collect();
+        assert!(deaf.is_empty(), "never heard that the service stops: {deaf:?}");
+    }
+
+    /// The slots below the target whose worker serves, in order.
+    pub(super) fn live(&self) -> Vec<SlotId> {
+        let serving = self.master.workers().iter().filter(|w| w.serving() && w.slot.0 < self.master.target());
+        serving.map(|w| w.slot).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    pub(super) fn serving(&self) -> u32 {
+        self.master.workers().iter().filter(|w| w.serving()).count() as u32
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        let workers = self.master.workers();
+        self.live().len() == workers.len()
+            && workers.len() == self.master.target() as usize
+            && workers.iter().all(|w| w.recycle.is_none())
+            && !self.processes.iter().any(|(pid, p)| p.hung || self.asked_to_recycle.contains(pid))
+    }
+
+    // ---- time passes -----------------------------------------------------------------------------------------------
+
+    pub(super) fn run(&mut self, ms: u64) {
+        self.run_checking(ms, |_| {});
+    }
+
+    pub(super) fn run_checking(&mut self, ms: u64, check: impl Fn(&Self)) {
+        let end = self.now + ms;
+        while self.exited.is_none() && self.next_at() <= end {
+            self.advance();
+            check(self);
+        }
+        if self.exited.is_none() {
+            self.now = self.now.max(end);
+        }
+    }
+
+    pub(super) fn settle(&mut self, within: u64) {
+        let end = self.now + within;
+        while !self.is_settled() {
+            assert_eq!(self.exited, None, "the master left instead of settling");
+            assert!(self.next_at() <= end, "not settled within {within} ms: {:?}", self.master);
+            self.advance();
+        }
+    }
+
+    /// Exits as asked, and says after how long.
+    pub(super) fn run_to_exit(&mut self, within: u64) -> u64 {
+        let start = self.now;
+        self.run(within);
+        assert_eq!(self.exited, Some(ExitReason::Asked), "not stopped within {within} ms: {:?}", self.master);
+        self.now - start
+    }
+
+    pub(super) fn pids(&self) -> Vec<Pid> {
+        self.processes.keys().copied().collect()
+    }
+
+    pub(super) fn notes_of(&self, kind: impl Fn(&Note) -> bool) -> usize {
+        self.notes.iter().filter(|(_, note)| kind(note)).count()
+    }
+
+    pub(super) fn forks_of(&self, slot: SlotId) -> Vec<u64> {
+        self.forks.iter().filter(|(_, of)| *of == slot).map(|(at, _)| *at).collect()
+    }
+
+    pub(super) fn failures_of(&self, slot: SlotId) -> Vec<u64> {
+        self.failures.iter().filter(|(_, of)| *of == slot).map(|(at, _)| *at).collect()
+    }
+}
+
+pub(super) fn given(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
