@@ -338,7 +338,7 @@ impl Shell {
                 in_flight,
                 overdue_ms,
                 reason,
-                "worker crashed; its slot gets another"
+                "worker died; its slot gets another"
             ),
             Phase::Draining { .. } => tracing::error!(
                 event = "worker_exited",
@@ -349,7 +349,7 @@ impl Shell {
                 in_flight,
                 overdue_ms,
                 reason,
-                "worker crashed while it drained"
+                "worker died while it drained"
             ),
             Phase::Aborting { .. } | Phase::Killed { .. } => tracing::warn!(
                 event = "worker_exited",
