@@ -162,7 +162,7 @@ impl App {
             return refuse(&format!("log.file: {}", error_chain(&error)));
         }
         for warning in &resolved.warnings {
-            tracing::warn!(event = "settings", "{warning}");
+            tracing::warn!(event = "settings_warning", "{warning}");
         }
         if let Err(error) = (self.prepare)(&Preparation { resolved: &resolved }) {
             let reason = error_chain(error.as_ref());
@@ -178,7 +178,7 @@ impl App {
             Ok(Outcome::NoWorkerReady) => Exit::NoWorkerReady.into(),
             Ok(Outcome::Worker(seed)) => (self.work)(*seed),
             Err(error) => {
-                tracing::error!(event = "failed", reason = error_chain(&error), "the master cannot go on");
+                tracing::error!(event = "master_failed", reason = error_chain(&error), "the master cannot go on");
                 match error {
                     master::MasterError::Bind(_) => Exit::Bind.into(),
                     _ => Exit::Failure.into(),

@@ -5,6 +5,9 @@
 //! one thread and no locks held.
 
 mod core;
+mod exits;
+mod history;
+mod oom;
 mod perform;
 mod pidfile;
 #[cfg(test)]
@@ -18,7 +21,10 @@ use std::{
 };
 
 use self::{
-    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy, Tally},
+    core::{Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, SlotId, Tally},
+    exits::{ExitFacts, explain, is_foreign_kill},
+    history::SlotHistory,
+    oom::OomKills,
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
 };
@@ -26,16 +32,17 @@ use crate::{
     channel::{Heard, ToMaster},
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
     log,
-    scoreboard::{Overview, Row, Scoreboard},
+    scoreboard::{Overview, Row, Scoreboard, State},
     settings::{Resolved, Settings},
     sys::{
         clock, fd,
         poll::wait,
         process,
         signals::{MasterSignals, Signal},
+        title,
         wait::{Exit, reap},
     },
-    worker::{self, WorkerSeed},
+    worker::WorkerSeed,
 };
 
 /// Rows of the scoreboard to a slot: one worker current, the rest draining.
@@ -73,6 +80,7 @@ struct Child {
     /// `None` once the worker's end is closed.
     channel: Option<OwnedFd>,
     due: u64,
+    boot_failure: Option<String>,
 }
 
 #[derive(Debug)]
@@ -86,6 +94,9 @@ struct Shell {
     children: Vec<Child>,
     inbox: Vec<Event>,
     dice: Dice,
+    /// One to a slot that a worker has ended in.
+    history: Vec<SlotHistory>,
+    oom_kills: Option<OomKills>,
     /// Why the last worker that failed to boot did.
     boot_failure: Option<String>,
     /// Off where the kernel refused it, or there is nothing to steer.
@@ -123,10 +134,8 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     let signals = MasterSignals::install().map_err(MasterError::Signals)?;
     // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
     if let Err(error) = process::become_subreaper() {
-        tracing::warn!(event = "subreaper", %error, "orphans of workers will go to init");
+        tracing::warn!(event = "subreaper_refused", %error, "orphans of workers will go to init");
     }
-    crate::sys::title::set(&format!("oxicorn: master [{name}]"));
-
     let (core, actions) = Master::new(policy(settings, &listeners, rows), now());
     let mut shell = Shell {
         core,
@@ -139,8 +148,11 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         children: Vec::new(),
         inbox: Vec::new(),
         dice: Dice::new(),
+        history: Vec::new(),
+        oom_kills: OomKills::find(),
         boot_failure: None,
     };
+    shell.show_title();
     let mut todo = VecDeque::from(actions);
     loop {
         shell.publish();
@@ -160,6 +172,11 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
 }
 
 impl Shell {
+    fn show_title(&self) {
+        let name = &self.resolved.settings.process.name;
+        title::set(&format!("oxicorn: master [{name}] gen {}", self.core.generation().0));
+    }
+
     /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
     fn listen(&mut self) -> Result<(), MasterError> {
         let timeout = self.core.deadline().map(|at| Duration::from_millis(at.since(now())));
@@ -205,7 +222,7 @@ impl Shell {
                 Ok(Some((pid, exit))) => self.bury(Pid(pid), exit),
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::error!(event = "reap", %error, "waitpid failed; the next SIGCHLD tries again");
+                    tracing::error!(event = "reap_failed", %error, "waitpid failed; the next SIGCHLD tries again");
                     return;
                 }
             }
@@ -219,14 +236,9 @@ impl Shell {
         };
         // Its last words may still be in the channel.
         self.hear(at);
-        let Child { row, .. } = self.children.remove(at);
-        let booting = self.core.worker(pid).is_some_and(|worker| matches!(worker.phase, Phase::Starting { .. }));
-        // One that could say why has said it, and exited with that code.
-        if booting && exit != Exit::Code(worker::EXIT_BOOT_FAILED.into()) {
-            self.boot_failure = Some(exit.to_string());
-        }
-        self.say_exited(pid, row, exit);
-        self.scoreboard.release(row);
+        let child = self.children.remove(at);
+        self.say_exited(&child, exit);
+        self.scoreboard.release(child.row);
         self.inbox.push(Event::Exited { pid });
     }
 
@@ -258,7 +270,7 @@ impl Shell {
                         reason,
                         "worker could not boot"
                     );
-                    self.boot_failure = Some(reason);
+                    self.children[at].boot_failure = Some(reason);
                     continue;
                 }
                 Ok(Heard::Nothing) => return,
@@ -276,7 +288,7 @@ impl Shell {
         match log::reopen() {
             Ok(()) => tracing::info!(event = "logs_reopened", "log files are reopened"),
             Err(error) => tracing::error!(
-                event = "logs_reopened",
+                event = "logs_reopen_failed",
                 error = &error as &dyn std::error::Error,
                 "a log file could not be reopened; the old one is written to as before"
             ),
@@ -284,25 +296,79 @@ impl Shell {
         self.say_totals();
     }
 
-    fn say_exited(&self, pid: Pid, row: Row, exit: Exit) {
+    fn say_exited(&mut self, child: &Child, exit: Exit) {
+        let Child { pid, row, .. } = *child;
         let Some(worker) = self.core.worker(pid) else { return };
-        let (slot, generation) = (worker.slot.0, worker.generation.0);
+        let (slot, generation, phase) = (worker.slot.0, worker.generation.0, worker.phase);
+        let now = clock::now();
         let (requests, in_flight) = (row.requests(), row.in_flight());
-        match worker.phase {
-            Phase::Draining { .. } if exit == Exit::Code(0) => tracing::info!(
-                event = "worker_exited", slot, pid = pid.0, generation, requests, reason = %exit, "worker drained and left"
-            ),
+        let toll = match &mut self.oom_kills {
+            Some(kills) if is_foreign_kill(exit, phase) => kills.account(now),
+            Some(_) | None => None,
+        };
+        // Before it serves a worker owes no beat.
+        let overdue_ms = match row.state() {
+            State::Serving | State::Draining => now.saturating_sub(row.due()),
+            State::Starting | State::Free => 0,
+        };
+        let reason = explain(&ExitFacts {
+            exit,
+            phase,
+            boot_failure: child.boot_failure.as_deref(),
+            toll,
+            overdue_ms,
+            in_flight: &requests_in_flight(row),
+        });
+        match phase {
+            Phase::Draining { .. } if exit == Exit::Code(0) => {
+                tracing::info!(event = "worker_exited", slot, pid = pid.0, generation, requests, reason, "worker left")
+            }
             Phase::Forking | Phase::Starting { .. } => tracing::error!(
-                event = "worker_exited", slot, pid = pid.0, generation, reason = %exit, "worker ended before it served"
+                event = "worker_exited",
+                slot,
+                pid = pid.0,
+                generation,
+                reason,
+                "worker ended before it served; its slot gets another"
             ),
             Phase::Serving { .. } => tracing::error!(
-                event = "worker_exited", slot, pid = pid.0, generation, requests, in_flight, reason = %exit,
-                "worker crashed; its slot gets another"
+                event = "worker_exited",
+                slot,
+                pid = pid.0,
+                generation,
+                requests,
+                in_flight,
+                overdue_ms,
+                reason,
+                "worker died; its slot gets another"
             ),
-            Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed => tracing::warn!(
-                event = "worker_exited", slot, pid = pid.0, generation, requests, in_flight, reason = %exit, "worker ended"
+            Phase::Draining { .. } => tracing::error!(
+                event = "worker_exited",
+                slot,
+                pid = pid.0,
+                generation,
+                requests,
+                in_flight,
+                overdue_ms,
+                reason,
+                "worker died while it drained"
+            ),
+            Phase::Aborting { .. } | Phase::Killed { .. } => tracing::warn!(
+                event = "worker_exited",
+                slot,
+                pid = pid.0,
+                generation,
+                requests,
+                in_flight,
+                overdue_ms,
+                reason,
+                "worker that was given up is gone"
             ),
         }
+        if matches!(phase, Phase::Starting { .. } | Phase::Killed { cause: KillCause::BootTimeout }) {
+            self.boot_failure = Some(reason.clone());
+        }
+        self.record(SlotId(slot), reason);
     }
 
     /// Six stores cost less than asking what has changed.
@@ -345,13 +411,16 @@ impl Shell {
                 Outcome::Stopped
             }
             ExitReason::NoWorkerReady => {
-                let reason =
-                    self.boot_failure.as_deref().unwrap_or("each ended, or stayed silent, before it was ready");
+                let reason = self.boot_failure.as_deref().unwrap_or("none could be forked");
                 tracing::error!(event = "boot_gave_up", reason, "no worker became ready; the master gives up");
                 Outcome::NoWorkerReady
             }
         }
     }
+}
+
+fn requests_in_flight(row: Row) -> String {
+    exits::in_flight(&row.requests_in_flight(), row.in_flight(), clock::now())
 }
 
 fn now() -> Instant {
@@ -386,7 +455,9 @@ fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners
             "RLIMIT_NOFILE is {limit}, but http.worker_connections and the listeners may need {needed}"
         ),
         Ok(_) => {}
-        Err(error) => tracing::warn!(event = "few_files", %error, "RLIMIT_NOFILE could not be raised"),
+        Err(error) => {
+            tracing::warn!(event = "nofile_refused", %error, "RLIMIT_NOFILE could not be raised; the master goes on with what it has")
+        }
     }
 }
 

@@ -2,17 +2,20 @@
 //!
 //! Owns: the layout and its atomics. A header the master writes; then rows, one to a process: the master fills in who
 //! it is before the fork, from then on only that worker writes; then, in the order of the rows, how long their requests
-//! took. No locks: a process killed in the middle of a write leaves a number, never a broken one. Refuses: policy (what
-//! is late, what is too much is the core's business).
+//! took, and notes of those under way. No locks: a process killed in the middle of a write leaves a number, never a
+//! broken one. Refuses: policy (what is late, what is too much is the core's business).
 //!
 //! Counters of a row only ever go up, also when the row is given to the next worker, which remembers where it began.
 //! So a total is the plain sum over all rows, survives every death, and is never lower than before.
+
+mod inflight;
 
 use std::{
     io,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+pub(crate) use self::inflight::{InFlight, Notepad, Place};
 use crate::sys::{clock, shm::Mapping};
 
 /// Fields are only ever appended; a program that reads a higher number than its own refuses.
@@ -124,7 +127,7 @@ impl Scoreboard {
     /// Master only, before the first fork. The uptime counts from here.
     pub(crate) fn create(rows: u32, rows_max: u32) -> io::Result<Self> {
         let rows_max = rows_max as usize;
-        let len = ROW_WORDS + rows_max * (ROW_WORDS + DURATION_WORDS);
+        let len = ROW_WORDS + rows_max * (ROW_WORDS + DURATION_WORDS + inflight::WORDS);
         // Mapped once, for the life of the process: the rows are handed out as plain references. Rows that are not yet
         // in use cost no memory: nobody touches their pages.
         let mapping: &'static Mapping = Box::leak(Box::new(Mapping::create(len)?));
@@ -143,9 +146,12 @@ impl Scoreboard {
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = Row> + use<> {
         let rows = self.get(header::ROWS) as usize;
-        let (words, durations) = self.words[ROW_WORDS..].split_at(self.rows_max * ROW_WORDS);
+        let (words, rest) = self.words[ROW_WORDS..].split_at(self.rows_max * ROW_WORDS);
+        let (durations, notes) = rest.split_at(self.rows_max * DURATION_WORDS);
         let durations = durations.chunks_exact(DURATION_WORDS);
-        words.chunks_exact(ROW_WORDS).zip(durations).take(rows).map(|(words, durations)| Row { words, durations })
+        let notes = notes.chunks_exact(inflight::WORDS);
+        let rows = words.chunks_exact(ROW_WORDS).zip(durations).zip(notes).take(rows);
+        rows.map(|((words, durations), notes)| Row { words, durations, notes })
     }
 
     /// Master only, before a fork: a row for the coming worker.
@@ -167,6 +173,7 @@ impl Scoreboard {
         for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS] {
             row.set(gauge, 0);
         }
+        inflight::clear(row.notes);
         row.set_state(State::Free);
     }
 
@@ -233,6 +240,7 @@ impl Scoreboard {
 pub(crate) struct Row {
     words: &'static [AtomicU64],
     durations: &'static [AtomicU64],
+    notes: &'static [AtomicU64],
 }
 
 impl Row {
@@ -257,6 +265,11 @@ impl Row {
 
     pub(crate) fn begin(&self, pid: u32) {
         self.set(word::PID, u64::from(pid));
+    }
+
+    /// Where this worker notes its requests; made once.
+    pub(crate) fn notepad(&self) -> Notepad {
+        Notepad::new(self.notes)
     }
 
     pub(crate) fn serving(&self) {
@@ -348,6 +361,11 @@ impl Row {
         self.get(word::IN_FLIGHT)
     }
 
+    /// Up to eight of the requests in flight, the oldest first.
+    pub(crate) fn requests_in_flight(&self) -> Vec<InFlight> {
+        inflight::read(self.notes)
+    }
+
     pub(crate) fn connections(&self) -> u64 {
         self.get(word::CONNECTIONS)
     }
@@ -371,9 +389,12 @@ mod tests {
         assert_eq!(first.request_begun(), 2);
         first.responded(http::StatusCode::NOT_FOUND);
         first.request_ended();
+        first.notepad().begin(7, &http::Request::get("/").body(()).unwrap()).unwrap();
+        assert_eq!(first.requests_in_flight().len(), 1);
         board.release(first);
         let next = board.claim(3, 2, 0, 9).unwrap();
         assert_eq!((next.requests(), next.in_flight(), next.connections()), (0, 0, 0));
+        assert_eq!(next.requests_in_flight(), []);
         assert_eq!(next.request_begun(), 1);
         let totals = board.totals();
         assert_eq!((totals.requests, totals.connections, totals.responses), (3, 1, [0, 0, 0, 1, 0]));

@@ -88,7 +88,7 @@ where
     let WorkerSeed { slot, generation, row, scoreboard, channel, blocked, master, resolved, listeners } = seed;
     let channel = Arc::new(channel);
     row.begin(std::process::id());
-    title::set(&format!("oxicorn: worker {slot}"));
+    title::set(&format!("oxicorn: worker {slot} [{}] gen {generation}", resolved.settings.process.name));
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(event = "panic", place, reason = panic_message(panic.payload()), "a panic in the app");
@@ -358,7 +358,7 @@ impl<S> Door<S> {
     {
         self.close();
         if let Err(error) = self.open(true) {
-            tracing::warn!(event = "accept_exhausted", %error, "not every listener can be polled for the last time");
+            tracing::warn!(event = "listener_not_polled", %error, "not every listener can be polled for the last time");
         }
         Instant::now() + QUIET
     }

@@ -43,12 +43,12 @@ fn ps_tells_master_and_workers_apart() {
 }
 
 #[test]
-fn the_name_in_ps_can_be_chosen() {
+fn ps_shows_name_and_generation() {
     let supervisor = Launch::new().args(&["--name", "shop"]).serving(2);
-    assert!(supervisor.master().title().starts_with("shop: master"), "{:?}", supervisor.master().title());
-    for pid in supervisor.worker_pids() {
-        assert!(Process(pid).title().starts_with("shop: worker "), "{:?}", Process(pid).title());
-    }
+    assert_eq!(supervisor.master().title(), "oxicorn: master [shop] gen 1");
+    let mut titles: Vec<_> = supervisor.worker_pids().into_iter().map(|pid| Process(pid).title()).collect();
+    titles.sort();
+    assert_eq!(titles, ["oxicorn: worker 0 [shop] gen 1", "oxicorn: worker 1 [shop] gen 1"]);
 }
 
 #[test]

@@ -296,6 +296,31 @@ fn every_key_stands_in_the_readme() {
     assert!(missing.is_empty(), "not in a table of the README: {missing:?}");
 }
 
+#[test]
+fn every_event_of_the_log_stands_in_the_operations_page() {
+    let mut said = BTreeSet::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).expect("our own folder").flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("our own file");
+            let events = text.split("event = \"").skip(1).filter_map(|rest| rest.split('"').next());
+            said.extend(events.map(str::to_owned));
+        }
+    }
+    let page = fs::read_to_string(root().join("docs/operations.md")).expect("docs/operations.md");
+    let (_, table) = page.split_once("## Log events").expect("the page has the table");
+    let table = table.split("\n## ").next().unwrap_or_default();
+    let told: BTreeSet<_> =
+        table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).map(str::to_owned).collect();
+    assert!(said.len() > 40, "{said:?}");
+    assert_eq!(said.difference(&told).collect::<Vec<_>>(), [""; 0], "said, and not in docs/operations.md");
+    assert_eq!(told.difference(&said).collect::<Vec<_>>(), [""; 0], "in docs/operations.md, and never said");
+}
+
 /// The scanner itself, shown the sins it must see and the innocence it must spare.
 #[test]
 fn the_scanner_sees() {

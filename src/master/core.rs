@@ -248,7 +248,9 @@ pub(crate) enum Phase {
         until: Instant,
     },
     /// SIGKILL sent: only its exit ends this.
-    Killed,
+    Killed {
+        cause: KillCause,
+    },
 }
 
 /// One process, from the decision to fork it until it is reaped. Rows are in order of birth.
@@ -471,7 +473,7 @@ impl Master {
                     Phase::Serving { .. } => self.tally.crashed += 1,
                     Phase::Starting { .. } => self.tally.boot_failed += 1,
                     // Its end was asked for, or its failure was noted when it was given up.
-                    Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed => return,
+                    Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => return,
                 }
                 self.note_failure(now, w.slot, actions);
             }
@@ -555,7 +557,7 @@ impl Master {
             let (until, whole_ms) = match &mut w.phase {
                 Phase::Starting { until } => (until, self.policy.boot_timeout_ms),
                 Phase::Serving { silent_until } => (silent_until, self.policy.timeout_ms),
-                Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed => continue,
+                Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => continue,
             };
             w.forgiven = *until < now.after(whole_ms);
             *until = (*until).max(now.after(whole_ms));
@@ -614,9 +616,9 @@ impl Master {
                 Phase::Starting { .. } => KillCause::BootTimeout,
                 Phase::Aborting { .. } => KillCause::Hung,
                 Phase::Draining { .. } => KillCause::DrainTimeout,
-                Phase::Forking | Phase::Killed => continue,
+                Phase::Forking | Phase::Killed { .. } => continue,
             };
-            w.phase = Phase::Killed;
+            w.phase = Phase::Killed { cause };
             actions.push(Action::Kill { pid, cause });
             if cause == KillCause::BootTimeout {
                 self.tally.boot_failed += 1;
@@ -702,7 +704,7 @@ impl Master {
             match &mut self.workers[i].phase {
                 Phase::Draining { until: before } if *before <= until => {}
                 Phase::Aborting { until: before } => *before = until.min(*before),
-                Phase::Killed => {}
+                Phase::Killed { .. } => {}
                 Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. } | Phase::Draining { .. } => {
                     self.drain(i, now, until, true, Cause::Stop, actions);
                 }
@@ -769,7 +771,7 @@ impl Master {
             Phase::Starting { until } => (self.policy.boot_timeout_ms > 0).then_some(until),
             Phase::Serving { silent_until } => (self.policy.timeout_ms > 0).then_some(silent_until),
             Phase::Aborting { until } | Phase::Draining { until } => Some(until),
-            Phase::Forking | Phase::Killed => None,
+            Phase::Forking | Phase::Killed { .. } => None,
         }
     }
 
@@ -828,6 +830,16 @@ impl fmt::Display for RecycleCause {
             Self::MaxRequests => "max_requests",
             Self::MaxAge => "max_age",
             Self::MaxRss => "max_rss",
+        })
+    }
+}
+
+impl fmt::Display for KillCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BootTimeout => "not ready within workers.boot_timeout",
+            Self::Hung => "hung, and SIGABRT did not end it",
+            Self::DrainTimeout => "not drained in time",
         })
     }
 }

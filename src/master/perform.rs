@@ -7,7 +7,7 @@ use std::{os::fd::AsFd, time::Duration};
 use super::{
     Child, ROWS_PER_SLOT, Shell,
     core::{Action, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
-    now,
+    now, requests_in_flight,
 };
 use crate::{
     channel::ToWorker,
@@ -87,9 +87,11 @@ impl Shell {
                     slot = slot.0,
                     pid = child,
                     generation = generation.0,
+                    restarts = self.restarts(slot),
                     "worker starts"
                 );
-                self.children.push(Child { pid, row, channel: Some(channel), due: started.0 });
+                let (channel, boot_failure) = (Some(channel), None);
+                self.children.push(Child { pid, row, channel, due: started.0, boot_failure });
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
             Err(error) => {
@@ -105,7 +107,7 @@ impl Shell {
             slot = slot.0,
             generation = generation.0,
             reason,
-            "a worker could not be forked; tries again"
+            "a worker could not be forked; the slot tries again after a pause"
         );
         Performed::Learned(Event::ForkFailed { slot })
     }
@@ -145,41 +147,34 @@ impl Shell {
 
     fn abort(&self, pid: Pid, silent_ms: u64) {
         let (slot, generation) = self.place(pid);
-        let (in_flight, connections) =
-            self.child(pid).map_or((0, 0), |child| (child.row.in_flight(), child.row.connections()));
+        let Some(row) = self.child(pid).map(|child| child.row) else { return };
         tracing::error!(
             event = "worker_hung",
             slot,
             pid = pid.0,
             generation,
-            in_flight,
-            connections,
-            reason = "no heartbeat within workers.timeout",
+            in_flight = row.in_flight(),
+            connections = row.connections(),
+            requests_in_flight = requests_in_flight(row),
+            reason = "no beat within workers.timeout",
             "worker hung, silent for {silent_ms} ms; it gets SIGABRT now, SIGKILL in two seconds, and its slot a new worker"
         );
         self.signal(pid, Number::SIGABRT);
     }
 
-    fn kill(&mut self, pid: Pid, cause: KillCause) {
+    fn kill(&self, pid: Pid, cause: KillCause) {
         let (slot, generation) = self.place(pid);
-        let in_flight = self.child(pid).map_or(0, |child| child.row.in_flight());
-        let reason = match cause {
-            KillCause::BootTimeout => "not ready within workers.boot_timeout",
-            KillCause::Hung => "hung, and SIGABRT did not end it",
-            KillCause::DrainTimeout => "still there after workers.graceful_timeout",
-        };
+        let Some(row) = self.child(pid).map(|child| child.row) else { return };
         tracing::error!(
             event = "worker_killed",
             slot,
             pid = pid.0,
             generation,
-            in_flight,
-            reason,
-            "worker killed by the master"
+            in_flight = row.in_flight(),
+            requests_in_flight = requests_in_flight(row),
+            reason = %cause,
+            "worker gets SIGKILL from the master"
         );
-        if cause == KillCause::BootTimeout {
-            self.boot_failure = Some(reason.to_owned());
-        }
         self.signal(pid, Number::SIGKILL);
     }
 
@@ -189,7 +184,7 @@ impl Shell {
             return;
         }
         if let Err(error) = signals::send(pid.0, signal) {
-            tracing::error!(event = "signal_failed", pid = pid.0, %error, "a worker could not be signalled");
+            tracing::error!(event = "signal_failed", pid = pid.0, %error, "a worker could not be signalled; its exit is waited for");
         }
     }
 
@@ -260,7 +255,11 @@ impl Shell {
                 "too many workers still drain; a replacement waits until one of them ends"
             ),
             Note::BootGivenUp { failures } => {
-                tracing::error!(event = "boot_failing", failures, "no worker became ready in {failures} tries");
+                tracing::error!(
+                    event = "boot_failing",
+                    failures,
+                    "no worker became ready in {failures} tries; the master ends those that are left"
+                );
             }
             Note::Scaled { target, asked } if i64::from(target) == asked => {
                 tracing::info!(event = "scaled", target, "scaled to {target} workers");
@@ -313,6 +312,8 @@ impl Shell {
             children,
             inbox: _,
             dice: _,
+            history: _,
+            oom_kills: _,
             boot_failure: _,
             steering: _,
         } = self;

@@ -42,7 +42,7 @@ impl Pidfile {
         if read(&self.path) == Some(std::process::id())
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!(event = "pidfile", path = %self.path.display(), %error, "the pid file could not be removed");
+            tracing::warn!(event = "pidfile_left", path = %self.path.display(), %error, "the pid file could not be removed; remove it by hand");
         }
     }
 }

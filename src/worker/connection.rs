@@ -40,7 +40,7 @@ use tokio::{
 use tower_service::Service;
 
 use super::shared::Shared;
-use crate::{Body, channel::ToMaster, metrics, sys::clock};
+use crate::{Body, channel::ToMaster, metrics, scoreboard::Place, sys::clock};
 
 /// How long the last bytes of a client are read and thrown away, so that no RST destroys the answer it has not read.
 const LINGER: Duration = Duration::from_secs(2);
@@ -88,7 +88,7 @@ where
                 activity.set(clock::coarse());
                 None
             } else {
-                Some(Ticket::new(shared, Arc::clone(&activity)))
+                Some(Ticket::new(shared, Arc::clone(&activity), &request))
             };
             answer(request, app.clone(), shared, ticket)
         })
@@ -236,15 +236,18 @@ struct Ticket {
     activity: Arc<Activity>,
     /// In nanoseconds of the monotonic clock.
     begun: u64,
+    note: Option<Place>,
 }
 
 impl Ticket {
-    fn new(shared: &'static Shared, activity: Arc<Activity>) -> Self {
+    fn new(shared: &'static Shared, activity: Arc<Activity>, request: &Request<Incoming>) -> Self {
         activity.set(Activity::BUSY);
         if shared.row.request_begun() == shared.row.recycle_at() {
             shared.say(&ToMaster::RecycleRequested);
         }
-        Self { shared, activity, begun: clock::nanoseconds() }
+        let begun = clock::nanoseconds();
+        let note = shared.notepad.begin(begun / 1_000_000, request);
+        Self { shared, activity, begun, note }
     }
 }
 
@@ -252,6 +255,9 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let now = clock::nanoseconds();
         self.shared.row.took(now.saturating_sub(self.begun));
+        if let Some(place) = &self.note {
+            self.shared.notepad.end(place);
+        }
         self.shared.row.request_ended();
         self.activity.set(now / 1_000_000);
     }

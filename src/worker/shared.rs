@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     channel::ToMaster,
     listener::Listeners,
-    scoreboard::{Row, Scoreboard},
+    scoreboard::{Notepad, Row, Scoreboard},
     settings::Http,
 };
 
@@ -26,6 +26,7 @@ pub(super) struct Shared {
     pub(super) row: Row,
     pub(super) scoreboard: Scoreboard,
     pub(super) listeners: Listeners,
+    pub(super) notepad: Notepad,
     pub(super) keep_alive: Duration,
     /// Empty: nobody answers for it.
     pub(super) metrics_path: String,
@@ -50,6 +51,7 @@ impl Shared {
     ) -> &'static Self {
         Box::leak(Box::new(Self {
             row,
+            notepad: row.notepad(),
             scoreboard,
             listeners,
             keep_alive: http.keep_alive,

@@ -77,7 +77,8 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
                 "slept"
             }),
         )
-        .route("/panic", get(panicking));
+        .route("/panic", get(panicking))
+        .route("/exit/{code}", get(exiting));
     let goodbye = table.goodbye_file.clone();
     Ok(Lifespan::new(router).on_shutdown(async move {
         if !goodbye.is_empty() {
@@ -88,6 +89,11 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
 
 async fn panicking() -> &'static str {
     panic!("a bug in one route")
+}
+
+#[expect(clippy::disallowed_methods, reason = "to end without a word is the fault to be shown")]
+async fn exiting(axum::extract::Path(code): axum::extract::Path<i32>) {
+    std::process::exit(code)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a second thread before the fork is the fault to be shown")]

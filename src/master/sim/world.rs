@@ -535,7 +535,7 @@ impl World {
             let until = match w.phase {
                 Phase::Starting { until } | Phase::Aborting { until } | Phase::Draining { until } => until,
                 Phase::Serving { silent_until } => silent_until,
-                Phase::Forking | Phase::Killed => continue,
+                Phase::Forking | Phase::Killed { .. } => continue,
             };
             assert!(self.now <= until.0, "a wake-up was lost, it is {}: {w:?}", self.now);
         }

@@ -1,0 +1,215 @@
+//! Why a worker ended, in one sentence that claims nothing that is not known.
+//!
+//! Owns: the words for an exit status, for who sent a SIGKILL, and for what was in flight. Pure: the shell brings the
+//! facts. Refuses to guess: a SIGKILL is the kernel's only if the cgroup counted an OOM kill, the master's only if the
+//! core ordered it.
+
+use std::fmt::Write;
+
+use super::{
+    core::{KillCause, Phase},
+    oom::Toll,
+};
+use crate::{
+    scoreboard::InFlight,
+    sys::{signals::Number, wait::Exit},
+    worker::EXIT_BOOT_FAILED,
+};
+
+const BOOT_FAILED: i32 = EXIT_BOOT_FAILED as i32;
+/// The code Rust gives a panic that leaves `main`.
+const PANICKED: i32 = 101;
+
+/// All that is known of an end.
+#[derive(Debug)]
+pub(super) struct ExitFacts<'a> {
+    pub(super) exit: Exit,
+    /// What the core held it to be doing.
+    pub(super) phase: Phase,
+    /// Its last words.
+    pub(super) boot_failure: Option<&'a str>,
+    /// Asked for where a SIGKILL is not the master's; `None` too where the cgroup does not tell.
+    pub(super) toll: Option<Toll>,
+    /// How long past the time it had promised to beat by, in milliseconds; 0: it beat to the end.
+    pub(super) overdue_ms: u64,
+    pub(super) in_flight: &'a str,
+}
+
+/// Whether this end is a SIGKILL by somebody else.
+pub(super) fn is_foreign_kill(exit: Exit, phase: Phase) -> bool {
+    is_signal(exit, Number::SIGKILL) && !matches!(phase, Phase::Killed { .. })
+}
+
+pub(super) fn explain(facts: &ExitFacts<'_>) -> String {
+    let mut sentence = cause(facts);
+    if facts.overdue_ms > 0 {
+        let _ = write!(sentence, "; its beat was {} overdue", span(facts.overdue_ms));
+    }
+    if !facts.in_flight.is_empty() {
+        let _ = write!(sentence, "; in flight: {}", facts.in_flight);
+    }
+    sentence
+}
+
+fn cause(facts: &ExitFacts<'_>) -> String {
+    let ExitFacts { exit, phase, .. } = *facts;
+    let by_master = match phase {
+        Phase::Killed { cause } if is_signal(exit, Number::SIGKILL) => Some(cause.to_string()),
+        Phase::Aborting { .. } | Phase::Killed { cause: KillCause::Hung } if is_signal(exit, Number::SIGABRT) => {
+            Some("hung, no beat within workers.timeout".to_owned())
+        }
+        Phase::Forking
+        | Phase::Starting { .. }
+        | Phase::Serving { .. }
+        | Phase::Aborting { .. }
+        | Phase::Draining { .. }
+        | Phase::Killed { .. } => None,
+    };
+    if let Some(why) = by_master {
+        return format!("{exit}, sent by the master: {why}");
+    }
+    let how = match (exit, facts.boot_failure) {
+        (Exit::Code(0), _) if matches!(phase, Phase::Draining { .. }) => return "drained and left".to_owned(),
+        (Exit::Code(BOOT_FAILED), Some(reason)) => return format!("could not boot: {reason}"),
+        (Exit::Code(PANICKED), _) => format!("{exit}: a panic left main"),
+        _ if is_signal(exit, Number::SIGALRM) => format!("{exit}: the alarm a worker sets for a drain that hangs"),
+        _ if is_foreign_kill(exit, phase) => match facts.toll {
+            Some(Toll { file, before, now }) if now > before => {
+                format!("killed by the kernel's OOM killer ({file}: oom_kill {before} → {now})")
+            }
+            Some(_) => format!("{exit} from outside: the master did not send it, and the cgroup counted no OOM kill"),
+            None => format!("{exit}, not sent by the master"),
+        },
+        _ => exit.to_string(),
+    };
+    let when = match phase {
+        Phase::Forking | Phase::Starting { .. } => ", before it served",
+        Phase::Draining { .. } => ", while it drained",
+        Phase::Aborting { .. } | Phase::Killed { .. } => ", after the master had given it up",
+        Phase::Serving { .. } if exit == Exit::Code(0) => ", though nobody had asked it to",
+        Phase::Serving { .. } => "",
+    };
+    how + when
+}
+
+fn is_signal(exit: Exit, signal: Number) -> bool {
+    matches!(exit, Exit::Signal { number, .. } if number == signal as i32)
+}
+
+/// The requests noted, of `count` that were in flight: empty, or `GET /facts for 2.1 s [id abc], 3 more`.
+pub(super) fn in_flight(notes: &[InFlight], count: u64, now: u64) -> String {
+    let mut parts: Vec<String> = notes
+        .iter()
+        .map(|note| {
+            let id = note.id.as_ref().map(|id| format!(" [id {id}]")).unwrap_or_default();
+            format!("{} for {}{id}", note.request, span(now.saturating_sub(note.started)))
+        })
+        .collect();
+    let noted = parts.len() as u64;
+    if count > noted {
+        parts.push(format!("{} more", count - noted));
+    }
+    parts.join(", ")
+}
+
+fn span(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        _ => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::core::Instant, *};
+
+    const UNTIL: Instant = Instant(0);
+    const SERVING: Phase = Phase::Serving { silent_until: UNTIL };
+
+    fn signal(number: Number, core: bool) -> Exit {
+        Exit::Signal { number: number as i32, core }
+    }
+
+    fn said(exit: Exit, phase: Phase, toll: Option<(u64, u64)>) -> String {
+        let toll = toll.map(|(before, now)| Toll { file: "memory.events", before, now });
+        explain(&ExitFacts { exit, phase, boot_failure: None, toll, overdue_ms: 0, in_flight: "" })
+    }
+
+    #[test]
+    fn each_end_is_named_rightly() {
+        let kill = signal(Number::SIGKILL, false);
+        let (draining, aborting) = (Phase::Draining { until: UNTIL }, Phase::Aborting { until: UNTIL });
+        let killed = |cause| Phase::Killed { cause };
+        let cases = [
+            (Exit::Code(7), SERVING, None, "exited with code 7"),
+            (Exit::Code(0), draining, None, "drained and left"),
+            (Exit::Code(0), SERVING, None, "exited with code 0, though nobody had asked it to"),
+            (Exit::Code(101), SERVING, None, "exited with code 101: a panic left main"),
+            (Exit::Code(3), Phase::Starting { until: UNTIL }, None, "exited with code 3, before it served"),
+            (signal(Number::SIGSEGV, true), SERVING, None, "killed by SIGSEGV (core dumped)"),
+            (signal(Number::SIGSEGV, false), draining, None, "killed by SIGSEGV, while it drained"),
+            (
+                signal(Number::SIGABRT, false),
+                aborting,
+                None,
+                "killed by SIGABRT, sent by the master: hung, no beat within workers.timeout",
+            ),
+            (signal(Number::SIGABRT, false), SERVING, None, "killed by SIGABRT"),
+            (
+                kill,
+                killed(KillCause::Hung),
+                Some((3, 4)),
+                "killed by SIGKILL, sent by the master: hung, and SIGABRT did not end it",
+            ),
+            (
+                kill,
+                killed(KillCause::BootTimeout),
+                None,
+                "killed by SIGKILL, sent by the master: not ready within workers.boot_timeout",
+            ),
+            (kill, killed(KillCause::DrainTimeout), None, "killed by SIGKILL, sent by the master: not drained in time"),
+            (kill, SERVING, Some((3, 4)), "killed by the kernel's OOM killer (memory.events: oom_kill 3 → 4)"),
+            (
+                kill,
+                SERVING,
+                Some((3, 3)),
+                "killed by SIGKILL from outside: the master did not send it, and the cgroup counted no OOM kill",
+            ),
+            (kill, SERVING, None, "killed by SIGKILL, not sent by the master"),
+            (kill, aborting, None, "killed by SIGKILL, not sent by the master, after the master had given it up"),
+        ];
+        for (exit, phase, toll, expected) in cases {
+            assert_eq!(said(exit, phase, toll), expected);
+        }
+    }
+
+    #[test]
+    fn a_boot_failure_is_quoted_and_beat_and_requests_are_told() {
+        let mut facts = ExitFacts {
+            exit: Exit::Code(3),
+            phase: Phase::Starting { until: UNTIL },
+            boot_failure: Some("the factory failed: no store"),
+            toll: None,
+            overdue_ms: 0,
+            in_flight: "",
+        };
+        assert_eq!(explain(&facts), "could not boot: the factory failed: no store");
+        facts =
+            ExitFacts { exit: Exit::Code(7), phase: SERVING, overdue_ms: 1_250, in_flight: "GET / for 3 ms", ..facts };
+        assert_eq!(explain(&facts), "exited with code 7; its beat was 1.2 s overdue; in flight: GET / for 3 ms");
+    }
+
+    #[test]
+    fn requests_in_flight_are_listed_and_the_unnoted_counted() {
+        let note = |started, request: &str, id: Option<&str>| InFlight {
+            started,
+            request: request.to_owned(),
+            id: id.map(str::to_owned),
+        };
+        let notes = [note(900, "GET /slow", Some("abc")), note(2_950, "POST /facts", None)];
+        let all = "GET /slow for 2.1 s [id abc], POST /facts for 50 ms";
+        assert_eq!(in_flight(&notes, 2, 3_000), all);
+        assert_eq!(in_flight(&notes, 5, 3_000), format!("{all}, 3 more"));
+        assert_eq!(in_flight(&[], 0, 3_000), "");
+    }
+}

@@ -1,0 +1,132 @@
+//! Whether the kernel killed for want of memory: the count of OOM kills of the cgroup that master and workers share.
+//!
+//! Owns: finding the counter (cgroup v1 or v2) and which of its kills are accounted for by a worker's death. Refuses to
+//! be needed: where the kernel does not tell, nothing is said. The counter does not name its victims: the death, within
+//! seconds, of another process of the cgroup can be taken for a worker's that was killed from outside.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A kill that no worker's death claimed this long after it was seen was somebody else's: a child of the app, a shell.
+const CLAIM_MS: u64 = 5_000;
+
+#[derive(Debug)]
+pub(super) struct OomKills {
+    path: PathBuf,
+    file: &'static str,
+    accounted: u64,
+    seen: u64,
+    seen_at: u64,
+}
+
+/// What the counter says at a death: more than before is a kill.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Toll {
+    pub(super) file: &'static str,
+    pub(super) before: u64,
+    pub(super) now: u64,
+}
+
+impl OomKills {
+    /// `None` where there is no such counter: outside a cgroup, in the root of v2, before Linux 4.13.
+    pub(super) fn find() -> Option<Self> {
+        let read = |path: &str| fs::read_to_string(path).ok();
+        let (folder, file) = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
+        Self::at(folder.join(file), file)
+    }
+
+    fn at(path: PathBuf, file: &'static str) -> Option<Self> {
+        let seen = count(&path)?;
+        Some(Self { path, file, accounted: seen, seen, seen_at: 0 })
+    }
+
+    /// At the death of a worker by a SIGKILL that the master did not send; each claims one kill, for several can have
+    /// been counted before the first of their victims is reaped.
+    pub(super) fn account(&mut self, now: u64) -> Option<Toll> {
+        if now.saturating_sub(self.seen_at) > CLAIM_MS {
+            self.accounted = self.seen;
+        }
+        let count = count(&self.path)?;
+        if count != self.seen {
+            (self.seen, self.seen_at) = (count, now);
+        }
+        let toll = Toll { file: self.file, before: self.accounted, now: count };
+        self.accounted = count.min(self.accounted + 1);
+        Some(toll)
+    }
+}
+
+fn count(path: &Path) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+/// The folder of this process's memory cgroup and the file in it: v1 where it has the memory controller, else v2.
+fn locate(membership: &str, mounts: &str) -> Option<(PathBuf, &'static str)> {
+    let groups = || membership.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+    let v1 = groups().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));
+    let v2 = groups().find(|(controllers, _)| controllers.is_empty());
+    let (kind, option, file, path) = match (v1, v2) {
+        (Some((_, path)), _) => ("cgroup", "memory", "memory.oom_control", path),
+        (None, Some((_, path))) => ("cgroup2", "", "memory.events", path),
+        (None, None) => return None,
+    };
+    // "36 32 0:34 /root /mount/point options … - kind source options": the mount may show only a part of the tree.
+    mounts.lines().find_map(|line| {
+        let (mount, system) = line.split_once(" - ")?;
+        let [root, point] = mount.split(' ').skip(3).take(2).collect::<Vec<_>>().try_into().ok()?;
+        let mut system = system.split(' ');
+        let fits = system.next() == Some(kind)
+            && (option.is_empty() || system.nth(1)?.split(',').any(|given| given == option));
+        let inside = Path::new(path).strip_prefix(root).ok()?;
+        fits.then(|| (Path::new(point).join(inside), file))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counter_is_found_in_every_arrangement() {
+        let v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
+                  35 31 0:32 /docker/a /sys/fs/cgroup/memory ro,relatime master:9 - cgroup cgroup rw,memory\n\
+                  41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let cases = [
+            ("4:memory:/docker/a\n0::/\n", v1, Some("/sys/fs/cgroup/memory/memory.oom_control")),
+            ("4:cpuacct,memory:/docker/a/b\n", v1, Some("/sys/fs/cgroup/memory/b/memory.oom_control")),
+            ("4:memory:/elsewhere\n", v1, None),
+            ("0::/system.slice/shop.service\n", v2, Some("/sys/fs/cgroup/system.slice/shop.service/memory.events")),
+            ("0::/a\n", v1, Some("/sys/fs/cgroup/unified/a/memory.events")),
+            ("nonsense", v2, None),
+            ("0::/", "nonsense", None),
+        ];
+        for (membership, mounts, expected) in cases {
+            let found = locate(membership, mounts).map(|(folder, file)| folder.join(file));
+            assert_eq!(found.as_deref(), expected.map(Path::new), "{membership}");
+        }
+    }
+
+    #[test]
+    fn each_death_claims_one_kill_and_old_ones_are_nobodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("memory.events");
+        let set = |kills: u64| fs::write(&path, format!("oom 9\noom_kill {kills}\noom_group_kill 0\n")).unwrap();
+        set(3);
+        let mut kills = OomKills::at(path.clone(), "memory.events").unwrap();
+        let mut told = |now: u64| kills.account(now).map(|toll| (toll.before, toll.now));
+        assert_eq!(told(10_000), Some((3, 3)));
+        set(5);
+        assert_eq!(told(20_000), Some((3, 5)));
+        assert_eq!(told(20_100), Some((4, 5)));
+        assert_eq!(told(20_200), Some((5, 5)));
+        set(7);
+        assert_eq!(told(30_000), Some((5, 7)));
+        assert_eq!(told(36_000), Some((7, 7)), "an operator's SIGKILL, six seconds after another's OOM kill");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(told(40_000), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! What a worker is working on, noted where its master can still read it after the worker's death.
+//!
+//! Owns: the notes, eight to a row: since when, method, path and `X-Request-Id`, each cut to what fits. Only the
+//! worker's own loop writes them, a handful of stores a request; more than eight at a time are counted (`in_flight`)
+//! and not noted. A reader may see a note half written: it then reads a mixture, and nothing worse. Refuses: the query
+//! of a URI and every other header, which may hold secrets.
+
+use std::{
+    ops::Range,
+    sync::atomic::{
+        AtomicU8, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+use http::{HeaderName, Request};
+
+/// Notes of a row, one bit of [`Notepad::taken`] each.
+const NOTES: usize = 8;
+
+/// Words of a note. No start: it is free.
+const STARTED: usize = 0;
+const LENGTHS: usize = 1;
+const METHOD: Range<usize> = 2..3;
+const PATH: Range<usize> = 3..15;
+const ID: Range<usize> = 15..20;
+const NOTE_WORDS: usize = 20;
+
+/// Words of all notes of a row.
+pub(super) const WORDS: usize = NOTES * NOTE_WORDS;
+
+static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The writing end.
+#[derive(Debug)]
+pub(crate) struct Notepad {
+    words: &'static [AtomicU64],
+    taken: AtomicU8,
+}
+
+/// The place of a note, to be given back.
+#[derive(Debug)]
+pub(crate) struct Place(usize);
+
+/// A request as noted, in printable ASCII whatever was sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct InFlight {
+    /// Milliseconds of the monotonic clock, some 4 ms early at most.
+    pub(crate) started: u64,
+    /// Method and path.
+    pub(crate) request: String,
+    pub(crate) id: Option<String>,
+}
+
+impl Notepad {
+    pub(super) fn new(words: &'static [AtomicU64]) -> Self {
+        Self { words, taken: AtomicU8::new(0) }
+    }
+
+    /// `None` when all places are taken.
+    pub(crate) fn begin<B>(&self, now: u64, request: &Request<B>) -> Option<Place> {
+        // One writer: a load and a store will do.
+        let taken = self.taken.load(Relaxed);
+        let place = taken.trailing_ones() as usize;
+        let note = self.words.chunks_exact(NOTE_WORDS).nth(place)?;
+        self.taken.store(taken | 1 << place, Relaxed);
+        let id = request.headers().get(&X_REQUEST_ID).map_or(&[][..], |id| id.as_bytes());
+        let method = put(&note[METHOD], request.method().as_str().as_bytes());
+        let path = put(&note[PATH], request.uri().path().as_bytes());
+        note[LENGTHS].store(method | path << 16 | put(&note[ID], id) << 32, Relaxed);
+        note[STARTED].store(now.max(1), Release);
+        Some(Place(place))
+    }
+
+    pub(crate) fn end(&self, place: &Place) {
+        self.words[place.0 * NOTE_WORDS + STARTED].store(0, Relaxed);
+        self.taken.store(self.taken.load(Relaxed) & !(1 << place.0), Relaxed);
+    }
+}
+
+/// The length before the cut, as far as it fits into 16 bits.
+fn put(words: &[AtomicU64], bytes: &[u8]) -> u64 {
+    for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
+        let mut packed = [0; 8];
+        packed[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_le_bytes(packed), Relaxed);
+    }
+    bytes.len().min(usize::from(u16::MAX)) as u64
+}
+
+/// What is noted, the oldest first.
+pub(super) fn read(words: &[AtomicU64]) -> Vec<InFlight> {
+    let mut notes: Vec<_> = words.chunks_exact(NOTE_WORDS).filter_map(read_note).collect();
+    notes.sort_by_key(|note| note.started);
+    notes
+}
+
+fn read_note(note: &[AtomicU64]) -> Option<InFlight> {
+    let started = note[STARTED].load(Acquire);
+    if started == 0 {
+        return None;
+    }
+    let lengths = note[LENGTHS].load(Relaxed);
+    let [method, path, id] = [0, 16, 32].map(|shift| usize::from((lengths >> shift) as u16));
+    Some(InFlight {
+        started,
+        request: format!("{} {}", text(&note[METHOD], method), text(&note[PATH], path)),
+        id: (id > 0).then(|| text(&note[ID], id)),
+    })
+}
+
+fn text(words: &[AtomicU64], len: usize) -> String {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).take(len).collect();
+    let cut = if bytes.len() < len { "..." } else { "" };
+    format!("{}{cut}", bytes.escape_ascii())
+}
+
+/// Master only, once the worker is gone.
+pub(super) fn clear(words: &[AtomicU64]) {
+    for note in words.chunks_exact(NOTE_WORDS) {
+        note[STARTED].store(0, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words() -> &'static [AtomicU64] {
+        Box::leak((0..WORDS).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn request(path: &str, id: &[u8]) -> Request<()> {
+        Request::get(path).header("X-Request-Id", http::HeaderValue::from_bytes(id).unwrap()).body(()).unwrap()
+    }
+
+    #[test]
+    fn a_note_tells_method_path_and_id_and_no_query() {
+        let words = words();
+        let pad = Notepad::new(words);
+        let place = pad.begin(17, &request("/facts/1?token=secret", b"abc-1")).unwrap();
+        let expected = InFlight { started: 17, request: "GET /facts/1".to_owned(), id: Some("abc-1".to_owned()) };
+        assert_eq!(read(words), [expected]);
+        pad.end(&place);
+        assert_eq!(read(words), []);
+        // A shorter one after a longer one shows nothing of it.
+        pad.begin(0, &Request::post("/").body(()).unwrap()).unwrap();
+        assert_eq!(read(words), [InFlight { started: 1, request: "POST /".to_owned(), id: None }]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_and_marked_and_nothing_reaches_a_terminal() {
+        let words = words();
+        let pad = Notepad::new(words);
+        pad.begin(1, &request(&format!("/{}", "x".repeat(100)), b"a\t\xff\"")).unwrap();
+        let note = &read(words)[0];
+        assert_eq!(note.request, format!("GET /{}...", "x".repeat(95)));
+        assert_eq!(note.id.as_deref(), Some(r#"a\t\xff\""#));
+    }
+
+    #[test]
+    fn the_ninth_is_not_kept_and_a_place_given_back_is_taken_again() {
+        let words = words();
+        let pad = Notepad::new(words);
+        let mut places: Vec<_> = (1..=8).map(|at| pad.begin(at, &request("/", b"")).unwrap()).collect();
+        assert!(pad.begin(9, &request("/", b"")).is_none());
+        pad.end(&places.remove(3));
+        pad.begin(10, &request("/late", b"")).unwrap();
+        let started: Vec<_> = read(words).iter().map(|note| note.started).collect();
+        assert_eq!(started, [1, 2, 3, 5, 6, 7, 8, 10]);
+        clear(words);
+        assert_eq!(read(words), []);
+    }
+
+    #[test]
+    fn any_garbage_can_be_read() {
+        let words = words();
+        for word in words {
+            word.store(u64::MAX, Relaxed);
+        }
+        let notes = read(words);
+        assert!(notes.len() == NOTES && notes.iter().all(|note| note.request.is_ascii()));
+    }
+}
