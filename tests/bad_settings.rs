@@ -86,7 +86,7 @@ fn all_mistakes_are_told_at_once() {
 fn a_mistake_in_the_environment_names_the_variable() {
     let cases = [
         ("OXICORN_WORKERS__COUNT", "many", "many"),
-        ("OXICORN_WORKERS__CUONT", "2", "count"),
+        ("OXICORN_WORKERS__CUONT", "2", "OXICORN_WORKERS__COUNT"),
         ("WEB_CONCURRENCY", "lots", "lots"),
         ("PORT", "http", "http"),
         ("LOG_LEVEL", "loud", "loud"),

@@ -184,11 +184,29 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("ctl", &["ctl", "protocol", "settings", "cli"]),
     ("metrics", &["scoreboard", "listener", "sys"]),
-    ("master", &["master", "listener", "metrics", "scoreboard", "protocol", "settings", "sys", "log", "app", "worker"]),
+    (
+        "master",
+        &[
+            "master",
+            "listener",
+            "metrics",
+            "scoreboard",
+            "channel",
+            "protocol",
+            "settings",
+            "sys",
+            "log",
+            "app",
+            "worker",
+            "error_chain",
+        ],
+    ),
     (
         "worker",
         &[
             "worker",
+            "channel",
+            "error_chain",
             "metrics",
             "scoreboard",
             "settings",
@@ -203,7 +221,21 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "IntoLifespan",
         ],
     ),
-    ("service", &["service", "settings::service", "app", "WorkerContext", "Body", "Lifespan", "IntoLifespan", "App"]),
+    ("channel", &["sys"]),
+    (
+        "service",
+        &[
+            "service",
+            "settings::Tables",
+            "app",
+            "Preparation",
+            "WorkerContext",
+            "Body",
+            "Lifespan",
+            "IntoLifespan",
+            "App",
+        ],
+    ),
 ];
 
 /// Crates and modules that must not appear somewhere.

@@ -360,7 +360,11 @@ impl Master {
         let forks = self.slots_wanting().map(|slot| self.backoff[slot.0 as usize].until);
         let ages = self.workers.iter().filter(|w| w.recycle.is_none()).filter_map(|w| match w.phase {
             Phase::Serving { .. } => w.old_at,
-            _ => None,
+            Phase::Forking
+            | Phase::Starting { .. }
+            | Phase::Aborting { .. }
+            | Phase::Draining { .. }
+            | Phase::Killed { .. } => None,
         });
         let measure = self.measures().then_some(self.measure_at);
         let delay = match self.stage {
@@ -496,12 +500,12 @@ impl Master {
         let grace_ms = match urgency {
             0 => self.policy.graceful_timeout_ms,
             1 => QUICK_MS,
-            _ => 0,
+            2.. => 0,
         };
         let until = before.map_or(now.after(grace_ms), |before| before.min(now.after(grace_ms)));
         self.stage = match delay_ms {
             0 => Stage::Stopping { until, urgency },
-            _ => Stage::Delaying { until: now.after(delay_ms) },
+            1.. => Stage::Delaying { until: now.after(delay_ms) },
         };
         actions.push(Action::Note(Note::Stopping { graceful: urgency == 0, delay_ms, grace_ms: until.since(now) }));
     }

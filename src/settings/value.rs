@@ -190,7 +190,7 @@ impl Input<'_> {
     }
 }
 
-/// As Gunicorn reads it: a host alone gets port 8000, a port alone (`:8000`) every IPv4 address.
+/// A port alone (`:8000`) is every IPv4 address. A host alone, which Gunicorn would give port 8000, is more often a typo.
 fn bind(text: &str, base: &Path) -> Reading<Bind> {
     if let Some(path) = text.strip_prefix("unix:") {
         let path = path.strip_prefix("//").unwrap_or(path);
@@ -222,7 +222,7 @@ fn bind(text: &str, base: &Path) -> Reading<Bind> {
         match address.split_once(':') {
             Some(("", port)) => ("0.0.0.0", port),
             Some((host, port)) => (host, port),
-            None => (address, "8000"),
+            None => return Err(format!("\"{text}\" lacks a port; write \"{address}:8000\"")),
         }
     };
     if host.is_empty() || host.contains(|c: char| c.is_whitespace() || matches!(c, '/' | '[' | ']' | '\0')) {

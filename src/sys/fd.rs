@@ -103,6 +103,25 @@ pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     (done == 0 && info.tcpi_state == TCP_LISTEN).then_some((info.tcpi_unacked, info.tcpi_sacked))
 }
 
+/// What an error of accept(2) is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotAccepted {
+    /// The socket was shut down: it will never accept again.
+    Closed,
+    /// Out of descriptors or memory: the connection stays in the queue.
+    Exhausted,
+    /// One client's misfortune (it left before it was accepted), not the listener's.
+    Client,
+}
+
+pub(crate) fn why_not_accepted(error: &io::Error) -> NotAccepted {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => NotAccepted::Closed,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => NotAccepted::Exhausted,
+        _ => NotAccepted::Client,
+    }
+}
+
 /// Raises the soft limit of open files to the hard one; the limit in effect.
 ///
 /// # Errors

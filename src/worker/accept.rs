@@ -14,7 +14,10 @@ use super::{
     connection::{self, Answer, Serve},
     shared::Shared,
 };
-use crate::listener::Socket;
+use crate::{
+    listener::Socket,
+    sys::fd::{self, NotAccepted},
+};
 
 /// What was accepted but not yet answered is lost if the worker crashes, what is still queued is not: so take few,
 /// and serve them before the next.
@@ -58,15 +61,16 @@ where
                         yield_now().await;
                     }
                 }
-                Err(error) => match error.raw_os_error() {
+                Err(error) => match fd::why_not_accepted(&error) {
                     // Shut down at the final stop, by us or by a sibling.
-                    Some(libc::EINVAL) => return,
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    NotAccepted::Closed => return,
+                    NotAccepted::Exhausted => {
                         tracing::warn!(event = "accept_exhausted", %error, "cannot accept now; new connections wait in the queue");
                         sleep(EXHAUSTED_PAUSE).await;
                     }
-                    // One client's misfortune (it left before we came), not the listener's.
-                    _ => tracing::debug!(event = "accept_failed", %error, "a connection ended before it was accepted"),
+                    NotAccepted::Client => {
+                        tracing::debug!(event = "accept_failed", %error, "a connection ended before it was accepted")
+                    }
                 },
             }
         }
@@ -92,7 +96,7 @@ where
         };
         match stream {
             Ok(stream) => stream.serve(shared, app.clone()),
-            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(_) => return,
         }
     }

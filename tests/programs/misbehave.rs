@@ -27,7 +27,7 @@ struct Table {
 
 fn note(path: &str) {
     let file = OpenOptions::new().create(true).append(true).open(path);
-    if let Err(error) = file.and_then(|mut file| writeln!(file, "{}", std::process::id())) {
+    if let Err(error) = file.and_then(|mut file| file.write_all(format!("{}\n", std::process::id()).as_bytes())) {
         eprintln!("misbehave: cannot write to {path}: {error}");
     }
 }
