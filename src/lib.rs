@@ -43,11 +43,14 @@ pub mod settings;
 mod channel;
 mod listener;
 mod master;
+mod protocol;
 mod scoreboard;
 
 mod worker;
 
 pub mod service;
+
+mod ctl;
 
 mod log;
 mod sys;

@@ -4,11 +4,13 @@
 //! about workers (`core`), and anything that blocks, allocates a thread or needs a runtime: what it forks must find
 //! one thread and no locks held.
 
+mod control;
 mod core;
 mod perform;
 mod pidfile;
 #[cfg(test)]
 mod sim;
+mod status;
 
 use std::{
     collections::VecDeque,
@@ -18,19 +20,20 @@ use std::{
 };
 
 use self::{
-    core::{Event, ExitReason, Instant, Master, Phase, Pid, Policy},
+    control::Control,
+    core::{Caller, Event, ExitReason, Instant, Master, Phase, Pid, Policy, Scale},
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
 };
 use crate::{
     channel::{Heard, ToMaster},
     listener::{BindError, Listeners, Steering},
-    log,
+    log, protocol,
     scoreboard::{Row, Scoreboard},
     settings::{Resolved, Settings},
     sys::{
         clock, fd,
-        poll::wait,
+        poll::{Interest, wait},
         process,
         signals::{MasterSignals, Signal},
         wait::{Exit, reap},
@@ -73,6 +76,14 @@ struct Child {
     /// `None` once the worker's end is closed.
     channel: Option<OwnedFd>,
     due: u64,
+    started: Instant,
+}
+
+/// What became of the workers a slot had before.
+#[derive(Clone, Debug, Default)]
+struct SlotHistory {
+    restarts: u32,
+    last_exit: Option<String>,
 }
 
 #[derive(Debug)]
@@ -83,7 +94,11 @@ struct Shell {
     scoreboard: Scoreboard,
     signals: MasterSignals,
     pidfile: Option<Pidfile>,
+    /// `None` where it is off or could not be made: the service does not depend on it.
+    control: Option<Control>,
+    started: Instant,
     children: Vec<Child>,
+    history: Vec<SlotHistory>,
     inbox: VecDeque<Event>,
     dice: Dice,
     /// Why the last worker that failed to boot did.
@@ -119,6 +134,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     let rows = listeners.slots() * ROWS_PER_SLOT;
     let scoreboard = Scoreboard::create(rows).map_err(MasterError::Scoreboard)?;
     let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
+    let control = Control::open(&settings.control, name);
     let signals = MasterSignals::install().map_err(MasterError::Signals)?;
     // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
     if let Err(error) = process::become_subreaper() {
@@ -126,15 +142,19 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     }
     crate::sys::title::set(&format!("oxicorn: master [{name}]"));
 
-    let (core, actions) = Master::new(policy(settings, &listeners, rows), now());
+    let started = now();
+    let (core, actions) = Master::new(policy(settings, &listeners, rows), started);
     let mut shell = Shell {
         core,
         resolved: Arc::new(resolved),
         steering: *listeners.steering() == Steering::Active,
+        history: vec![SlotHistory::default(); listeners.slots() as usize],
         listeners,
         scoreboard,
         signals,
         pidfile,
+        control,
+        started,
         children: Vec::new(),
         inbox: VecDeque::new(),
         dice: Dice::new(),
@@ -162,10 +182,15 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
 impl Shell {
     /// Waits for the next event or the core's deadline, and leaves at least one event in the inbox.
     fn listen(&mut self) -> Result<(), MasterError> {
-        let timeout = self.core.deadline().map(|at| Duration::from_millis(at.since(now())));
+        self.tell_progress();
+        let deadlines = self.core.deadline().into_iter().chain(self.control.as_ref().and_then(Control::deadline));
+        let timeout = deadlines.min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
-        let fds: Vec<_> = std::iter::once(self.signals.as_fd()).chain(channels).collect();
-        wait(&fds, timeout).map_err(MasterError::Wait)?;
+        let mut fds: Vec<_> =
+            std::iter::once(self.signals.as_fd()).chain(channels).map(|fd| (fd, Interest::Read)).collect();
+        let ours = fds.len();
+        fds.extend(self.control.iter().flat_map(Control::watched));
+        let ready = wait(&fds, timeout).map_err(MasterError::Wait)?;
         // Beats first: what a worker promised meanwhile must be known before anybody is judged.
         for child in &mut self.children {
             let due = child.row.due();
@@ -180,6 +205,11 @@ impl Shell {
         for (signal, times) in self.signals.take() {
             self.obey(signal, times);
         }
+        // After the dead are reaped, so that a status does not show them alive.
+        let requests = self.control.as_mut().map(|control| control.turn(&ready[ours..], now())).unwrap_or_default();
+        for (caller, command) in requests {
+            self.serve(caller, command);
+        }
         self.inbox.push_back(Event::Tick);
         Ok(())
     }
@@ -188,8 +218,8 @@ impl Shell {
         match signal {
             Signal::Term => self.inbox.push_back(Event::StopRequested { graceful: true }),
             Signal::Int | Signal::Quit => self.inbox.push_back(Event::StopRequested { graceful: false }),
-            Signal::Ttin => self.inbox.push_back(Event::ScaleRequested { by: times.cast_signed() }),
-            Signal::Ttou => self.inbox.push_back(Event::ScaleRequested { by: -times.cast_signed() }),
+            Signal::Ttin => self.scale_by(times.cast_signed()),
+            Signal::Ttou => self.scale_by(-times.cast_signed()),
             Signal::Usr1 => self.reopen_logs(),
             Signal::Chld => self.reap_all(),
             Signal::Hup | Signal::Usr2 | Signal::Winch => tracing::warn!(
@@ -198,6 +228,41 @@ impl Shell {
                 "{} does nothing yet; the master goes on as before",
                 signal.name()
             ),
+        }
+    }
+
+    fn scale_by(&mut self, by: i32) {
+        self.inbox.push_back(Event::ScaleRequested { scale: Scale::By(by), caller: None });
+    }
+
+    fn serve(&mut self, caller: Caller, command: protocol::Command) {
+        match command {
+            protocol::Command::Status => {
+                let status = Some(Box::new(self.status()));
+                let answer = protocol::Answer { status, ..protocol::Answer::done("") };
+                self.answer(caller, &answer);
+            }
+            protocol::Command::Scale(scale) => {
+                let scale = match scale {
+                    protocol::Scale::To(target) => Scale::To(target),
+                    protocol::Scale::By(by) => Scale::By(by),
+                };
+                self.inbox.push_back(Event::ScaleRequested { scale, caller: Some(caller) });
+            }
+            protocol::Command::Stop { now } => self.inbox.push_back(Event::StopRequested { graceful: !now }),
+        }
+    }
+
+    fn answer(&mut self, caller: Caller, answer: &protocol::Answer) {
+        if let Some(control) = &mut self.control {
+            control.answer(caller, answer, now());
+        }
+    }
+
+    fn tell_progress(&mut self) {
+        let progress = self.progress();
+        if let Some(control) = &mut self.control {
+            control.tell(&progress);
         }
     }
 
@@ -224,6 +289,7 @@ impl Shell {
         self.hear(at);
         let Child { row, .. } = self.children.remove(at);
         self.say_exited(pid, row, exit);
+        self.remember(pid, exit);
         self.scoreboard.release(row);
         self.inbox.push_back(Event::Exited { pid });
     }
@@ -303,6 +369,14 @@ impl Shell {
         }
     }
 
+    fn remember(&mut self, pid: Pid, exit: Exit) {
+        let (slot, _) = self.place(pid);
+        if let Some(history) = self.history.get_mut(slot as usize) {
+            history.restarts += 1;
+            history.last_exit = Some(exit.to_string());
+        }
+    }
+
     fn say_totals(&self) {
         let totals = self.scoreboard.totals();
         let tally = self.core.tally();
@@ -323,12 +397,17 @@ impl Shell {
         );
     }
 
-    fn end(self, reason: ExitReason) -> Outcome {
+    fn end(mut self, reason: ExitReason) -> Outcome {
         self.say_totals();
         self.listeners.shut_down();
         self.listeners.unlink();
-        if let Some(pidfile) = self.pidfile {
+        if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();
+        }
+        let last_words = self.last_words(reason);
+        // Last of all: whoever is told that it is over may start the next.
+        if let Some(control) = self.control.take() {
+            control.close(&last_words, now());
         }
         match reason {
             ExitReason::Asked => {

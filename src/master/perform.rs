@@ -6,11 +6,12 @@ use std::{os::fd::AsFd, time::Duration};
 
 use super::{
     Child, Shell,
-    core::{Action, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
+    core::{Action, Answer, Caller, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
     now,
 };
 use crate::{
     channel::ToWorker,
+    protocol,
     scoreboard::Row,
     sys::{
         fd::{self},
@@ -51,6 +52,7 @@ impl Shell {
             Action::Kill { pid, cause } => self.kill(pid, cause),
             Action::Measure { pid } => return self.measure(pid),
             Action::Steer { live } => self.steer(&live),
+            Action::Answer { caller, answer } => self.answer_scale(caller, answer),
             Action::Note(note) => self.note(&note),
             Action::Exit { reason } => return Performed::Exit(reason),
         }
@@ -87,7 +89,7 @@ impl Shell {
                     generation = generation.0,
                     "worker starts"
                 );
-                self.children.push(Child { pid, row, channel: Some(channel), due: started.0 });
+                self.children.push(Child { pid, row, channel: Some(channel), due: started.0, started });
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
             Err(error) => {
@@ -211,6 +213,29 @@ impl Shell {
         }
     }
 
+    fn answer_scale(&mut self, caller: Caller, answer: Answer) {
+        use protocol::Answer as Told;
+        let told = match answer {
+            Answer::Serving { target: 1 } => Told::done("1 worker serves"),
+            Answer::Serving { target } => Told::done(format!("{target} workers serve")),
+            Answer::OutOfRange { asked, most } => {
+                Told::refused(format!("{asked} workers are not possible: 1 to {most} are; nothing was changed"))
+            }
+            Answer::Superseded { target } => {
+                Told::refused(format!("another request came before this one was done; the target is now {target}"))
+            }
+            Answer::BootFailed { slot: SlotId(slot), target } => {
+                let reason = self.boot_failure.as_deref().unwrap_or("it ended, or stayed silent, before it was ready");
+                Told::refused(format!(
+                    "the worker of slot {slot} could not boot: {reason}; the target stays {target}, and the slot is \
+                     tried again"
+                ))
+            }
+            Answer::Stopping => Told::refused("the service is stopping"),
+        };
+        self.answer(caller, &told);
+    }
+
     fn note(&self, note: &Note) {
         match *note {
             Note::RecycleAsked { pid, cause } => {
@@ -288,8 +313,12 @@ impl Shell {
             signals,
             // Not the child's to remove.
             pidfile: _,
+            // Closed, not removed: the master still listens there.
+            control: _,
+            started: _,
             // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
             children,
+            history: _,
             inbox: _,
             dice: _,
             boot_failure: _,

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::core::{
-    Action, Cause, Event, ExitReason, Instant, KillCause, Master, Note, Phase, Pid, Policy, RecycleCause, SlotId,
-    Stage, Worker,
+    Action, Answer, Caller, Cause, Event, ExitReason, Instant, KillCause, Master, Note, Phase, Pid, Policy,
+    RecycleCause, Scale, SlotId, Stage, Worker,
 };
 
 const TIMEOUT: u64 = 3_000;
@@ -144,6 +144,9 @@ struct World {
     steady_at: u64,
     ever_ready: bool,
     asked_to_recycle: BTreeSet<Pid>,
+    /// Who asked to scale and waits.
+    callers: BTreeSet<Caller>,
+    answers: Vec<Answer>,
     exited: Option<ExitReason>,
     forks: Vec<(u64, SlotId)>,
     /// Ends that nobody asked for, and boots given up.
@@ -190,6 +193,8 @@ impl World {
             steady_at: 0,
             ever_ready: false,
             asked_to_recycle: BTreeSet::new(),
+            callers: BTreeSet::new(),
+            answers: Vec::new(),
             exited: None,
             forks: Vec::new(),
             failures: Vec::new(),
@@ -200,6 +205,12 @@ impl World {
         };
         world.perform(actions);
         world
+    }
+
+    /// Somebody asks to scale, and waits.
+    fn asks(&mut self, scale: Scale) -> Ahead {
+        self.planned += 1;
+        Ahead::Fact(Event::ScaleRequested { scale, caller: Some(Caller(self.planned)) })
     }
 
     /// A world that booted without trouble.
@@ -297,9 +308,9 @@ impl World {
                     self.failures.push((now, p.slot));
                 }
             }
+            Event::ScaleRequested { caller, .. } => self.callers.extend(caller),
             Event::Tick
             | Event::StopRequested { .. }
-            | Event::ScaleRequested { .. }
             | Event::Forked { .. }
             | Event::ForkFailed { .. }
             | Event::Measured { .. } => {}
@@ -398,6 +409,13 @@ impl World {
                 Action::Steer { live } => {
                     assert!(!live.is_empty(), "steered to nobody");
                     self.steered = live;
+                }
+                Action::Answer { caller, answer } => {
+                    assert!(self.callers.remove(&caller), "{caller:?} was answered twice, or never asked");
+                    if let Answer::Serving { target } = answer {
+                        assert_eq!(self.live().len(), target as usize, "{caller:?} was told so too early");
+                    }
+                    self.answers.push(answer);
                 }
                 Action::Note(note) => {
                     assert!(!matches!(note, Note::InvariantBroken(_)), "{note:?}");
@@ -629,9 +647,12 @@ fn storm(seed: u64) {
     world.nature.max_age = world.dice.below(3) * 15_000;
     for _ in 0..10 {
         let at = world.dice.below(40_000);
-        let ahead = match world.dice.below(6) {
-            0 => Ahead::Fact(Event::ScaleRequested { by: 1 }),
-            1 => Ahead::Fact(Event::ScaleRequested { by: -1 }),
+        let to = world.dice.below(10) as u32;
+        let ahead = match world.dice.below(8) {
+            0 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(1), caller: None }),
+            1 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(-1), caller: None }),
+            6 => world.asks(Scale::By(-1)),
+            7 => world.asks(Scale::To(to)),
             2 | 3 => Ahead::RecycleAny,
             4 => Ahead::TermAny,
             _ => Ahead::Freeze(world.dice.below(300_000)),
@@ -647,10 +668,12 @@ fn storm(seed: u64) {
     if world.dice.chance(50) {
         world.nature = CALM;
         world.settle(200_000);
+        assert_eq!(world.callers, BTreeSet::new(), "left waiting for what is done");
     }
     world.plan_fact(0, Event::StopRequested { graceful: true });
     let most = world.policy.shutdown_delay_ms + GRACE + 2;
     world.run_to_exit(most);
+    assert_eq!(world.callers, BTreeSet::new(), "left waiting by a master that is gone");
 }
 
 #[test]
@@ -666,8 +689,8 @@ fn every_pair_of_operator_events_settles_or_stops() {
         [
             Ahead::Fact(Event::StopRequested { graceful: true }),
             Ahead::Fact(Event::StopRequested { graceful: false }),
-            Ahead::Fact(Event::ScaleRequested { by }),
-            Ahead::Fact(Event::ScaleRequested { by: -by }),
+            Ahead::Fact(Event::ScaleRequested { scale: Scale::By(by), caller: None }),
+            Ahead::Fact(Event::ScaleRequested { scale: Scale::By(-by), caller: None }),
             Ahead::RecycleAny,
             Ahead::TermAny,
         ]
@@ -774,6 +797,53 @@ fn without_a_free_row_a_replacement_waits_and_says_so_once() {
         assert_eq!(world.processes.len(), world.policy.rows as usize);
         world.settle(2 + 2 * BOOT);
         assert!(no_row(&world) <= workers.len(), "said more often than a row came free");
+    });
+}
+
+// ---- answering -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, up_to(4));
+        let (target, most) = (world.master.target(), world.policy.slots);
+        for (scale, answer) in [
+            (Scale::To(target), Answer::Serving { target }),
+            (Scale::To(0), Answer::OutOfRange { asked: 0, most }),
+            (Scale::By(-9), Answer::OutOfRange { asked: i64::from(target) - 9, most }),
+            (Scale::To(most + 1), Answer::OutOfRange { asked: i64::from(most) + 1, most }),
+        ] {
+            let asks = world.asks(scale);
+            world.plan(0, asks);
+            world.run(0);
+            assert_eq!(world.answers.pop(), Some(answer), "{scale:?}");
+            assert_eq!(world.master.target(), target);
+        }
+        let more = target + 1 + world.dice.below(u64::from(most - target)) as u32;
+        let asks = world.asks(Scale::To(more));
+        world.plan(0, asks);
+        if seed % 3 == 0 {
+            let asks = world.asks(Scale::By(-1));
+            world.plan(1, asks);
+            world.run(1);
+            assert_eq!(world.answers.remove(0), Answer::Superseded { target: more - 1 });
+            world.settle(BOOT);
+            assert_eq!(world.answers, [Answer::Serving { target: more - 1 }]);
+        } else if seed % 3 == 1 {
+            world.nature.cursed_from = target;
+            world.run(BOOT);
+            assert!(matches!(world.answers[..], [Answer::BootFailed { target, .. }] if target == more));
+        } else {
+            world.run(1);
+            world.plan_fact(0, Event::StopRequested { graceful: true });
+            world.run(0);
+            assert_eq!(world.answers, [Answer::Stopping]);
+            let asks = world.asks(Scale::By(1));
+            world.plan(0, asks);
+            world.run(0);
+            assert_eq!(world.answers, [Answer::Stopping; 2]);
+        }
+        assert_eq!(world.callers, BTreeSet::new());
     });
 }
 
