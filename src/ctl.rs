@@ -33,7 +33,12 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Place {
     Socket(PathBuf),
-    Usual { name: String, sockets: Vec<PathBuf> },
+    /// `unread`: the settings are not valid, and may have named another place.
+    Usual {
+        name: String,
+        sockets: Vec<PathBuf>,
+        unread: bool,
+    },
     Off,
 }
 
@@ -67,7 +72,7 @@ impl Place {
                 let mut sockets = protocol::client_sockets(&name, uid, |name| std::env::var_os(name));
                 let private = protocol::private_folder(uid);
                 sockets.retain(|socket| socket.parent() != Some(&private) || is_private(&private, uid));
-                Self::Usual { name, sockets }
+                Self::Usual { name, sockets, unread: settings.is_none() }
             }
         }
     }
@@ -75,7 +80,7 @@ impl Place {
     /// A connection to the one service that answers.
     fn connect(&self) -> Result<UnixStream, Failed> {
         let refused = |sentence: String| Err(Failed::Refused(sentence));
-        let (name, sockets) = match self {
+        let (name, sockets, unread) = match self {
             Self::Socket(path) => {
                 return connect(path)
                     .or_else(|error| refused(format!("no running service answers at {}: {error}", path.display())));
@@ -83,7 +88,7 @@ impl Place {
             Self::Off => {
                 return refused("control.socket is off, so a running service cannot be asked; signals work".to_owned());
             }
-            Self::Usual { name, sockets } => (name, sockets),
+            Self::Usual { name, sockets, unread } => (name, sockets, unread),
         };
         let mut found: Vec<_> = sockets.iter().filter_map(|path| Some((path, connect(path).ok()?))).collect();
         if found.len() > 1 {
@@ -101,7 +106,9 @@ impl Place {
             Some((_, stream)) => Ok(stream),
             None => {
                 let tried: Vec<_> = sockets.iter().map(|path| path.display().to_string()).collect();
-                refused(format!("no running service named {name} answers; tried {}", tried.join(", ")))
+                let hint =
+                    if *unread { "; the settings are not valid (see oxicorn check) and were not read" } else { "" };
+                refused(format!("no running service named {name} answers; tried {}{hint}", tried.join(", ")))
             }
         }
     }

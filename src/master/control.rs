@@ -406,3 +406,256 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let found = fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Shutdown, os::unix::fs::PermissionsExt, time::Duration};
+
+    use super::*;
+    use crate::{protocol::Scale, sys::poll::wait};
+
+    fn open(path: &Path) -> Result<Control, OpenError> {
+        Control::listen(path.to_owned(), host::effective_ids().0)
+    }
+
+    /// A control socket, and a world in which time stands still.
+    struct Stage {
+        control: Control,
+        now: Instant,
+        dir: tempfile::TempDir,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            Self { control: open(&dir.path().join("s")).unwrap(), now: Instant(1_000), dir }
+        }
+
+        fn client(&self) -> UnixStream {
+            let client = UnixStream::connect(self.dir.path().join("s")).unwrap();
+            client.set_nonblocking(true).unwrap();
+            client
+        }
+
+        fn turn(&mut self) -> Vec<(Caller, Command)> {
+            let fds: Vec<_> = self.control.watched().collect();
+            let ready = wait(&fds, Some(Duration::ZERO)).unwrap();
+            self.control.turn(&ready, self.now)
+        }
+
+        /// As the shell does with a status.
+        fn serve(&mut self) {
+            for (caller, _) in self.turn() {
+                self.control.answer(caller, &Answer::done("served"), self.now);
+            }
+        }
+    }
+
+    fn say(mut client: &UnixStream, bytes: &[u8]) {
+        client.write_all(bytes).unwrap();
+    }
+
+    /// All there is to read now, and whether it was the end.
+    fn heard(mut client: &UnixStream) -> (String, bool) {
+        let mut bytes = Vec::new();
+        let end = match client.read_to_end(&mut bytes) {
+            Ok(_) => true,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        };
+        (String::from_utf8(bytes).unwrap(), end)
+    }
+
+    fn request(command: Command) -> Vec<u8> {
+        protocol::line(&Request::new(command))
+    }
+
+    #[test]
+    fn the_socket_is_ours_alone_and_goes_with_us() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let control = open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(open(&path), Err(OpenError::Taken { .. })));
+        control.close(&Answer::done(""), Instant(0));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_strangers_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let control = open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        control.close(&Answer::done(""), Instant(0));
+        assert!(path.exists(), "another's socket was removed");
+        drop(other);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a letter").unwrap();
+        assert!(matches!(open(&path), Err(OpenError::NotASocket { .. })));
+        assert!(matches!(open(Path::new("/proc/s")), Err(OpenError::Listen { .. })));
+    }
+
+    #[test]
+    fn a_private_folder_is_no_link_and_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let (uid, _) = host::effective_ids();
+        let folder = dir.path().join("a");
+        make_private(&folder, uid).unwrap();
+        make_private(&folder, uid).unwrap();
+        assert!(matches!(make_private(&folder, uid + 1), Err(OpenError::Shared { .. })));
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(matches!(make_private(&folder, uid), Err(OpenError::Shared { .. })));
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&folder, dir.path().join("b")).unwrap();
+        assert!(matches!(make_private(&dir.path().join("b"), uid), Err(OpenError::Shared { .. })));
+    }
+
+    #[test]
+    fn one_request_one_answer_and_the_end() {
+        let mut stage = Stage::new();
+        let client = stage.client();
+        say(&client, &request(Command::Status));
+        say(&client, &request(Command::Stop { now: true }));
+        let asked = stage.turn();
+        let [(caller, Command::Status)] = asked[..] else { panic!("{asked:?}") };
+        stage.control.answer(caller, &Answer::done("fine"), stage.now);
+        assert_eq!(heard(&client), (r#"{"ok":true,"reason":"fine"}"#.to_owned() + "\n", true));
+        assert_eq!(stage.control.clients.len(), 0);
+        stage.control.answer(caller, &Answer::done("again"), stage.now);
+    }
+
+    #[test]
+    fn who_waits_hears_each_progress_once_and_leaves_unheard() {
+        let mut stage = Stage::new();
+        let (patient, hasty) = (stage.client(), stage.client());
+        for client in [&patient, &hasty] {
+            say(client, &request(Command::Scale(Scale::By(1))));
+        }
+        assert_eq!(stage.turn().len(), 2);
+        for progress in ["1 of 2", "1 of 2", "2 of 2"] {
+            stage.control.tell(progress);
+        }
+        assert_eq!(heard(&patient), ("{\"progress\":\"1 of 2\"}\n{\"progress\":\"2 of 2\"}\n".to_owned(), false));
+        drop(hasty);
+        assert_eq!(stage.turn(), []);
+        assert_eq!(stage.control.clients.len(), 1);
+        assert_eq!(stage.control.deadline(), None, "who waits has all the time");
+        patient.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(stage.turn(), []);
+        stage.control.close(&Answer::done("over"), stage.now);
+        assert_eq!(heard(&patient), ("{\"ok\":true,\"reason\":\"over\"}\n".to_owned(), true));
+    }
+
+    #[test]
+    fn half_a_line_has_five_seconds_and_silence_too() {
+        let mut stage = Stage::new();
+        let (half, silent) = (stage.client(), stage.client());
+        say(&half, b"{\"version\":1,");
+        assert_eq!(stage.turn(), []);
+        let until = stage.control.deadline().unwrap();
+        assert_eq!(until.since(stage.now), PATIENCE_MS);
+        stage.now = Instant(until.0 - 1);
+        say(&half, b"\"command\":");
+        assert_eq!(stage.turn(), []);
+        assert_eq!(stage.control.deadline(), Some(until), "a byte buys no time");
+        stage.now = until;
+        assert_eq!(stage.turn(), []);
+        assert_eq!((heard(&half).1, heard(&silent).1), (true, true));
+        assert_eq!((stage.control.clients.len(), stage.control.deadline()), (0, None));
+    }
+
+    #[test]
+    fn too_long_a_request_is_told_so() {
+        let mut stage = Stage::new();
+        let client = stage.client();
+        say(&client, &[b'x'; REQUEST_MAX + 1]);
+        assert_eq!(stage.turn(), []);
+        let (told, end) = heard(&client);
+        assert!(told.contains("at most 65536 bytes") && end, "{told}");
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_has_five_seconds() {
+        let mut stage = Stage::new();
+        let client = stage.client();
+        say(&client, &request(Command::Status));
+        let [(caller, _)] = stage.turn()[..] else { panic!() };
+        stage.control.answer(caller, &Answer::done("x".repeat(4 << 20)), stage.now);
+        assert_eq!(stage.control.clients.len(), 1);
+        stage.now = stage.control.deadline().unwrap();
+        assert_eq!(stage.turn(), []);
+        assert_eq!(stage.control.clients.len(), 0);
+    }
+
+    #[test]
+    fn the_silent_make_room_and_those_who_wait_stay() {
+        let mut stage = Stage::new();
+        let waiting: Vec<_> = (0..=WAITING_MAX)
+            .map(|_| {
+                let client = stage.client();
+                say(&client, &request(Command::Stop { now: false }));
+                assert!(stage.turn().len() <= 1);
+                client
+            })
+            .collect();
+        let (told, end) = heard(&waiting[WAITING_MAX]);
+        assert!(told.contains("16 others wait") && end, "{told}");
+        let silent: Vec<_> = (0..100).map(|_| stage.client()).collect();
+        let client = stage.client();
+        say(&client, &request(Command::Status));
+        for _ in 0..2 {
+            stage.serve();
+            assert!(stage.control.clients.len() <= CLIENTS_MAX);
+        }
+        assert!(heard(&client).0.contains("served"));
+        assert_eq!(silent.iter().filter(|client| heard(client).1).count(), 100 - (CLIENTS_MAX - WAITING_MAX) + 1);
+        assert!(waiting[..WAITING_MAX].iter().all(|client| !heard(client).1));
+    }
+
+    /// Any bytes, cut anywhere: the answer is a request's, or one refusal and the end, or nothing yet.
+    #[test]
+    fn any_bytes_end_well() {
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut below = |most: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed % most.max(1) as u64) as usize
+        };
+        let mut stage = Stage::new();
+        for round in 0..2_000 {
+            let mut bytes = request(Command::Scale(Scale::To(4)));
+            for _ in 0..below(4) {
+                let at = below(bytes.len());
+                if bytes.is_empty() {
+                    break;
+                }
+                match below(3) {
+                    0 => bytes[at] = below(256) as u8,
+                    1 => drop(bytes.remove(at)),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let client = stage.client();
+            let (first, rest) = bytes.split_at(below(bytes.len()));
+            say(&client, first);
+            let mut asked = stage.turn();
+            // The master may have had enough of it.
+            let _ = (&client).write(rest);
+            asked.extend(stage.turn());
+            let (told, end) = heard(&client);
+            match (&asked[..], told.as_str(), end) {
+                ([_], "", false) => stage.control.answer(asked[0].0, &Answer::done(""), stage.now),
+                ([], "", false) => assert!(!bytes.contains(&b'\n'), "round {round}: no word to a whole line"),
+                ([], told, true) => assert!(told.starts_with("{\"ok\":false"), "round {round}: {told}"),
+                other => panic!("round {round}: {other:?} to {}", String::from_utf8_lossy(&bytes)),
+            }
+            drop(client);
+        }
+        stage.turn();
+        stage.turn();
+        assert_eq!(stage.control.clients.len(), 0);
+    }
+}

@@ -827,7 +827,7 @@ fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
             world.plan(1, asks);
             world.run(1);
             assert_eq!(world.answers.remove(0), Answer::Superseded { target: more - 1 });
-            world.settle(BOOT);
+            world.run(BOOT);
             assert_eq!(world.answers, [Answer::Serving { target: more - 1 }]);
         } else if seed % 3 == 1 {
             world.nature.cursed_from = target;
