@@ -174,9 +174,15 @@ impl Control {
                     }
                 },
             };
-            let uid = fd::peer(stream.as_fd()).map(|(_, uid)| uid);
-            let known = uid.is_ok_and(|uid| uid == 0 || uid == self.uid);
-            if known && stream.set_nonblocking(true).is_ok() && self.has_room() {
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let known = fd::peer(stream.as_fd()).is_ok_and(|(_, uid)| uid == 0 || uid == self.uid);
+            if !known {
+                // A stranger who does not hear it is no loss.
+                let refused = Answer::refused(format!("only root and uid {} may ask this master", self.uid));
+                let _ = (&stream).write(&protocol::line(&refused));
+            } else if self.has_room() {
                 self.next += 1;
                 let (id, turn) = (Caller(self.next), Turn::Asking { until: now.after(PATIENCE_MS) });
                 self.clients.push(Client { id, stream, turn, input: Vec::new(), output: Vec::new() });

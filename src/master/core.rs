@@ -178,7 +178,7 @@ pub(crate) enum Scale {
 /// How a request to scale ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Answer {
-    /// Every slot below the target is served, every other one left to drain.
+    /// Every slot below the target is served, and the workers of all others were told to go.
     Serving {
         target: u32,
     },
@@ -431,7 +431,7 @@ impl Master {
 
     /// How many slots below the target are served.
     pub(crate) fn served(&self) -> u32 {
-        (0..self.target).map(SlotId).filter(|slot| self.is_served(*slot)).count() as u32
+        (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(Worker::serving)).count() as u32
     }
 
     // ---- facts -----------------------------------------------------------------------------------------------------
@@ -758,16 +758,17 @@ impl Master {
 
     /// Spare slots are never live, and an empty set keeps the last program: then every slot waits alike.
     fn steer(&mut self, actions: &mut Vec<Action>) {
-        let live: Vec<SlotId> = (0..self.target).map(SlotId).filter(|slot| self.is_served(*slot)).collect();
+        let serves = |slot: &SlotId| self.workers.iter().any(|w| w.slot == *slot && w.serving());
+        let live: Vec<SlotId> = (0..self.target).map(SlotId).filter(serves).collect();
         if !live.is_empty() && live != self.steered {
             self.steered.clone_from(&live);
             actions.push(Action::Steer { live });
         }
     }
 
+    /// By now the surplus, if there was any, has been told to go.
     fn answer_served(&mut self, actions: &mut Vec<Action>) {
-        let surplus = self.workers.iter().any(|w| w.wanted() && w.slot.0 >= self.target);
-        if !surplus && self.served() == self.target {
+        if self.served() == self.target {
             self.answer_callers(Answer::Serving { target: self.target }, actions);
         }
     }
@@ -801,11 +802,12 @@ impl Master {
     /// The slots that may be given a worker now, backoff aside. Empty ones come first; of those whose worker still
     /// serves, only `max(1, N/4)` are replaced at once.
     fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
-        let replacing = (0..self.target)
-            .map(SlotId)
-            .filter(|slot| self.is_served(*slot) && self.here(*slot).any(|w| w.wanted() && !w.serving()));
+        let replacing = (0..self.target).map(SlotId).filter(|slot| {
+            self.here(*slot).any(Worker::serving) && self.here(*slot).any(|w| w.wanted() && !w.serving())
+        });
         let room = (self.target as usize / 4).max(1).saturating_sub(replacing.count());
-        let (serving, empty): (Vec<_>, Vec<_>) = self.slots_lacking().partition(|slot| self.is_served(*slot));
+        let (serving, empty): (Vec<_>, Vec<_>) =
+            self.slots_lacking().partition(|slot| self.here(*slot).any(Worker::serving));
         let wanting = empty.into_iter().chain(serving.into_iter().take(room));
         wanting.take(if self.rows_taken() { 0 } else { usize::MAX })
     }
@@ -821,10 +823,6 @@ impl Master {
 
     fn rows_taken(&self) -> bool {
         self.workers.len() >= self.policy.rows as usize
-    }
-
-    fn is_served(&self, slot: SlotId) -> bool {
-        self.here(slot).any(Worker::serving)
     }
 
     fn here(&self, slot: SlotId) -> impl Iterator<Item = &Worker> {

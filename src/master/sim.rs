@@ -414,6 +414,9 @@ impl World {
                     assert!(self.callers.remove(&caller), "{caller:?} was answered twice, or never asked");
                     if let Answer::Serving { target } = answer {
                         assert_eq!(self.live().len(), target as usize, "{caller:?} was told so too early");
+                        let stays = |w: &&Worker| matches!(w.phase, Phase::Starting { .. } | Phase::Serving { .. });
+                        let stay = self.master.workers().iter().filter(stays).find(|w| w.slot.0 >= target);
+                        assert!(stay.is_none(), "{caller:?} was told so before {stay:?} was told to go");
                     }
                     self.answers.push(answer);
                 }

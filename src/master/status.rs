@@ -92,11 +92,14 @@ impl Shell {
 
     /// For whoever waits for a scale or a stop.
     pub(super) fn progress(&self) -> String {
-        let workers = self.core.workers().len();
+        let workers = match self.core.workers().len() {
+            1 => "1 worker".to_owned(),
+            workers => format!("{workers} workers"),
+        };
         match self.core.stage() {
             Stage::Running => format!("{} of {} workers serve", self.core.served(), self.core.target()),
-            Stage::Delaying { .. } => format!("{workers} workers serve on for workers.shutdown_delay"),
-            Stage::Stopping { .. } | Stage::Done => format!("{workers} workers drain"),
+            Stage::Delaying { .. } => format!("workers.shutdown_delay: {workers} left, and as before"),
+            Stage::Stopping { .. } | Stage::Done => format!("draining: {workers} left"),
         }
     }
 
