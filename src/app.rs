@@ -23,8 +23,9 @@ use tower_service::Service;
 
 use crate::{
     cli::{Cli, Command},
-    error_chain, log,
+    ctl, error_chain, log,
     master::{self, Outcome},
+    protocol,
     scoreboard::Row,
     settings::{self, Resolved, Settings, TableSpec},
     sys::{fork, process, title},
@@ -154,6 +155,20 @@ impl App {
                 ExitCode::SUCCESS
             }
             (Command::Config { .. }, Err(problems)) => refuse(&problems.to_string()),
+            (Command::Status { place, json, watch }, resolved) => {
+                end(ctl::status(&ctl::Place::of(place.socket, resolved.as_ref()), json, watch))
+            }
+            (Command::Scale { place, workers, json }, resolved) => {
+                let place = ctl::Place::of(place.socket, resolved.as_ref());
+                end(ctl::ask(&place, protocol::Command::Scale(workers), json))
+            }
+            (Command::Stop { place, now, json }, resolved) => {
+                let place = ctl::Place::of(place.socket, resolved.as_ref());
+                end(ctl::ask(&place, protocol::Command::Stop { now }, json))
+            }
+            (Command::Health { url }, resolved) => {
+                end(ctl::health(url.as_deref(), resolved.as_ref().ok().map(|resolved| &resolved.settings)))
+            }
         }
     }
 
@@ -208,6 +223,21 @@ where
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App").field("tables", &self.tables).finish_non_exhaustive()
+    }
+}
+
+/// How a command to a running service ended.
+fn end(done: Result<(), ctl::Failed>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            let exit = match failed {
+                ctl::Failed::Refused(_) => Exit::Failure,
+                ctl::Failed::Ambiguous(_) => Exit::Usage,
+            };
+            refuse(&failed.to_string());
+            exit.into()
+        }
     }
 }
 

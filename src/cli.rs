@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::settings::{Flags, Given};
+use crate::{
+    protocol::Scale,
+    settings::{Flags, Given},
+};
 
 const AFTER_HELP: &str = "\
 Every key of supervisor.toml can also be set as OXICORN_<SECTION>__<KEY> (OXICORN_WORKERS__COUNT=4).
@@ -56,6 +59,55 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show a running service: its workers, its listeners, what it counted
+    Status {
+        #[command(flatten)]
+        place: Place,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Again every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Change the number of workers, and wait until they serve
+    Scale {
+        #[command(flatten)]
+        place: Place,
+        /// 4, or +1, or -1
+        #[arg(value_name = "N|+N|-N", value_parser = scale, allow_hyphen_values = true)]
+        workers: Scale,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Stop the service as SIGTERM does, and wait for its end; once more to hurry
+    Stop {
+        #[command(flatten)]
+        place: Place,
+        /// As SIGINT: workers get two seconds
+        #[arg(long)]
+        now: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask over HTTP whether the service is alive: exit 0 or 1. For health checks of containers
+    Health {
+        /// http://host:port/path, unix:/path or a path alone; the first bind and /health if not given
+        url: Option<String>,
+    },
+}
+
+/// Which running service is meant, where the settings do not say.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Place {
+    /// Its control socket
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Its name (process.name)
+    #[arg(short, long, value_name = "NAME")]
+    name: Option<String>,
 }
 
 /// Flags that set a key. All are kept as typed: file, environment and flags are read by the same code.
@@ -160,8 +212,22 @@ impl Cli {
             Command::Run(options) | Command::Check { options, .. } | Command::Config { options, .. } => {
                 std::mem::take(options).add_to(&mut flags);
             }
+            Command::Status { place, .. } | Command::Scale { place, .. } | Command::Stop { place, .. } => {
+                let name = place.name.take();
+                flags.given.extend(name.map(|text| Given { key: "process.name", flag: "--name", text }));
+            }
+            Command::Health { .. } => {}
         }
         (command, flags)
+    }
+}
+
+fn scale(text: &str) -> Result<Scale, String> {
+    let refused = || format!("\"{text}\" is not a number of workers: write 4, +1 or -1");
+    let number: i32 = text.parse().map_err(|_| refused())?;
+    match u32::try_from(number) {
+        Ok(target) if !text.starts_with('+') => Ok(Scale::To(target)),
+        Ok(_) | Err(_) => Ok(Scale::By(number)),
     }
 }
 
@@ -238,6 +304,23 @@ mod tests {
         assert!(matches!(parse("oxicorn --check-config").0, Command::Check { .. }));
         assert!(matches!(parse("oxicorn config --json").0, Command::Config { json: true, .. }));
         assert!(matches!(parse("oxicorn --print-config").0, Command::Config { .. }));
+    }
+
+    #[test]
+    fn scale_is_told_a_number_or_a_change() {
+        let scale = |line: &str| match parse(line).0 {
+            Command::Scale { workers, .. } => workers,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(scale("oxicorn scale 4"), Scale::To(4));
+        assert_eq!(scale("oxicorn scale +2 --json"), Scale::By(2));
+        assert_eq!(scale("oxicorn scale -2"), Scale::By(-2));
+        assert_eq!(scale("oxicorn scale --json -2"), Scale::By(-2));
+        for wrong in ["x", "1.5", "--", "+", "99999999999"] {
+            let error = Cli::try_parse_from(["oxicorn", "scale", wrong]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+        }
+        assert_eq!(given("oxicorn status -n other"), ["--name process.name=other"]);
     }
 
     #[test]

@@ -44,11 +44,14 @@ mod channel;
 mod listener;
 mod master;
 mod metrics;
+mod protocol;
 mod scoreboard;
 
 mod worker;
 
 pub mod service;
+
+mod ctl;
 
 mod log;
 mod sys;

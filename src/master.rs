@@ -4,6 +4,7 @@
 //! about workers (`core`), and anything that blocks, allocates a thread or needs a runtime: what it forks must find
 //! one thread and no locks held.
 
+mod control;
 mod core;
 mod exits;
 mod history;
@@ -12,6 +13,7 @@ mod perform;
 mod pidfile;
 #[cfg(test)]
 mod sim;
+mod status;
 
 use std::{
     collections::VecDeque,
@@ -21,7 +23,8 @@ use std::{
 };
 
 use self::{
-    core::{Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, SlotId, Tally},
+    control::Control,
+    core::{Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Tally},
     exits::{ExitFacts, explain, is_foreign_kill},
     history::SlotHistory,
     oom::OomKills,
@@ -31,12 +34,12 @@ use self::{
 use crate::{
     channel::{Heard, ToMaster},
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
-    log,
+    log, protocol,
     scoreboard::{Overview, Row, Scoreboard, State},
     settings::{Resolved, Settings},
     sys::{
         clock, fd,
-        poll::wait,
+        poll::{Interest, wait},
         process,
         signals::{MasterSignals, Signal},
         title,
@@ -81,6 +84,7 @@ struct Child {
     channel: Option<OwnedFd>,
     due: u64,
     boot_failure: Option<String>,
+    started: Instant,
 }
 
 #[derive(Debug)]
@@ -91,6 +95,9 @@ struct Shell {
     scoreboard: Scoreboard,
     signals: MasterSignals,
     pidfile: Option<Pidfile>,
+    /// `None` where it is off or could not be made: the service does not depend on it.
+    control: Option<Control>,
+    started: Instant,
     children: Vec<Child>,
     inbox: Vec<Event>,
     dice: Dice,
@@ -131,12 +138,14 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     let scoreboard =
         Scoreboard::create(rows, ROWS_PER_SLOT * slot_count(WORKERS_MAX)).map_err(MasterError::Scoreboard)?;
     let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
+    let control = Control::open(&settings.control, name);
     let signals = MasterSignals::install().map_err(MasterError::Signals)?;
     // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(event = "subreaper_refused", %error, "orphans of workers will go to init");
     }
-    let (core, actions) = Master::new(policy(settings, &listeners, rows), now());
+    let started = now();
+    let (core, actions) = Master::new(policy(settings, &listeners, rows), started);
     let mut shell = Shell {
         core,
         resolved: Arc::new(resolved),
@@ -145,6 +154,8 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         scoreboard,
         signals,
         pidfile,
+        control,
+        started,
         children: Vec::new(),
         inbox: Vec::new(),
         dice: Dice::new(),
@@ -179,10 +190,15 @@ impl Shell {
 
     /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
     fn listen(&mut self) -> Result<(), MasterError> {
-        let timeout = self.core.deadline().map(|at| Duration::from_millis(at.since(now())));
+        self.tell_progress();
+        let deadlines = self.core.deadline().into_iter().chain(self.control.as_ref().and_then(Control::deadline));
+        let timeout = deadlines.min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
-        let fds: Vec<_> = std::iter::once(self.signals.as_fd()).chain(channels).collect();
-        wait(&fds, timeout).map_err(MasterError::Wait)?;
+        let mut fds: Vec<_> =
+            std::iter::once(self.signals.as_fd()).chain(channels).map(|fd| (fd, Interest::Read)).collect();
+        let ours = fds.len();
+        fds.extend(self.control.iter().flat_map(Control::watched));
+        let ready = wait(&fds, timeout).map_err(MasterError::Wait)?;
         for child in &mut self.children {
             let due = child.row.due();
             if std::mem::replace(&mut child.due, due) != due {
@@ -195,6 +211,11 @@ impl Shell {
         for (signal, times) in self.signals.take() {
             self.obey(signal, times);
         }
+        // After the dead are reaped, so that a status does not show them alive.
+        let requests = self.control.as_mut().map(|control| control.turn(&ready[ours..], now())).unwrap_or_default();
+        for (caller, command) in requests {
+            self.serve(caller, command);
+        }
         Ok(())
     }
 
@@ -202,8 +223,8 @@ impl Shell {
         match signal {
             Signal::Term => self.inbox.push(Event::StopRequested { graceful: true }),
             Signal::Int | Signal::Quit => self.inbox.push(Event::StopRequested { graceful: false }),
-            Signal::Ttin => self.inbox.push(Event::ScaleRequested { by: times.cast_signed() }),
-            Signal::Ttou => self.inbox.push(Event::ScaleRequested { by: -times.cast_signed() }),
+            Signal::Ttin => self.scale_by(times.cast_signed()),
+            Signal::Ttou => self.scale_by(-times.cast_signed()),
             Signal::Usr1 => self.reopen_logs(),
             Signal::Chld => self.reap_all(),
             Signal::Hup | Signal::Usr2 | Signal::Winch => tracing::warn!(
@@ -212,6 +233,41 @@ impl Shell {
                 "{} does nothing yet; the master goes on as before",
                 signal.name()
             ),
+        }
+    }
+
+    fn scale_by(&mut self, by: i32) {
+        self.inbox.push(Event::ScaleRequested { scale: Scale::By(by), caller: None });
+    }
+
+    fn serve(&mut self, caller: Caller, command: protocol::Command) {
+        match command {
+            protocol::Command::Status => {
+                let status = Some(Box::new(self.status()));
+                let answer = protocol::Answer { status, ..protocol::Answer::done("") };
+                self.answer(caller, &answer);
+            }
+            protocol::Command::Scale(scale) => {
+                let scale = match scale {
+                    protocol::Scale::To(target) => Scale::To(target),
+                    protocol::Scale::By(by) => Scale::By(by),
+                };
+                self.inbox.push(Event::ScaleRequested { scale, caller: Some(caller) });
+            }
+            protocol::Command::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
+        }
+    }
+
+    fn answer(&mut self, caller: Caller, answer: &protocol::Answer) {
+        if let Some(control) = &mut self.control {
+            control.answer(caller, answer, now());
+        }
+    }
+
+    fn tell_progress(&mut self) {
+        let progress = self.progress();
+        if let Some(control) = &mut self.control {
+            control.tell(&progress);
         }
     }
 
@@ -398,12 +454,17 @@ impl Shell {
         );
     }
 
-    fn end(self, reason: ExitReason) -> Outcome {
+    fn end(mut self, reason: ExitReason) -> Outcome {
         self.say_totals();
         self.listeners.shut_down();
         self.listeners.unlink();
-        if let Some(pidfile) = self.pidfile {
+        if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();
+        }
+        let last_words = self.last_words(reason);
+        // Last of all: whoever is told that it is over may start the next.
+        if let Some(control) = self.control.take() {
+            control.close(&last_words, now());
         }
         match reason {
             ExitReason::Asked => {

@@ -36,6 +36,10 @@ pub(crate) struct SlotId(pub(crate) u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Generation(pub(crate) u32);
 
+/// Somebody who waits to hear how it went.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Caller(pub(crate) u64);
+
 /// Between SIGABRT, which leaves a core file, and SIGKILL, which cannot be refused.
 const ABORT_MS: u64 = 2_000;
 /// What a quick stop leaves the workers.
@@ -75,8 +79,10 @@ pub(crate) enum Event {
     StopRequested {
         graceful: bool,
     },
+    /// A signal has no `caller`: nobody hears of its end, and what is too much is cut to what is possible.
     ScaleRequested {
-        by: i32,
+        scale: Scale,
+        caller: Option<Caller>,
     },
     /// What came of `Grow`: the slots and rows there are now.
     Grown {
@@ -161,10 +167,49 @@ pub(crate) enum Action {
     Steer {
         live: Vec<SlotId>,
     },
+    /// The one answer to a request to scale. Whoever asked for a stop is answered by `Exit`.
+    Answer {
+        caller: Caller,
+        answer: Answer,
+    },
     Note(Note),
     Exit {
         reason: ExitReason,
     },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scale {
+    To(u32),
+    By(i32),
+}
+
+/// How a request to scale ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    /// Every slot below the target is served, and the workers of all others were told to go.
+    Serving {
+        target: u32,
+    },
+    /// Nothing was changed.
+    OutOfRange {
+        asked: i64,
+        most: u32,
+    },
+    /// The listeners for more could not be made; the target is what there are slots for.
+    NoListeners {
+        target: u32,
+    },
+    /// Another request came before this one was done.
+    Superseded {
+        target: u32,
+    },
+    /// The target stays; the slot is tried again.
+    BootFailed {
+        slot: SlotId,
+        target: u32,
+    },
+    Stopping,
 }
 
 /// Why a worker is told to drain.
@@ -308,6 +353,8 @@ pub(crate) struct Master {
     /// Some worker was ready once: from here on the master never exits because of workers.
     proven: bool,
     reason: ExitReason,
+    /// Who asked for this target and has not been answered.
+    callers: Vec<Caller>,
     steered: Vec<SlotId>,
     measure_at: Instant,
     starved: bool,
@@ -326,6 +373,7 @@ impl Master {
             backoff: vec![quiet; policy.slots as usize],
             proven: false,
             reason: ExitReason::Asked,
+            callers: Vec::new(),
             steered: Vec::new(),
             measure_at: now,
             starved: false,
@@ -398,23 +446,27 @@ impl Master {
         self.tally
     }
 
+    /// Whether some worker was ready once.
+    pub(crate) fn proven(&self) -> bool {
+        self.proven
+    }
+
+    /// How many slots below the target are served.
+    pub(crate) fn served(&self) -> u32 {
+        (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(Worker::serving)).count() as u32
+    }
+
     // ---- facts -----------------------------------------------------------------------------------------------------
 
     fn record(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
-            Event::ScaleRequested { by } => {
-                let asked = i64::from(self.target) + i64::from(by);
-                self.target = asked.clamp(1, i64::from(self.policy.workers_max)) as u32;
-                if self.target > self.policy.slots {
-                    actions.push(Action::Grow { workers: self.target });
-                }
-                actions.push(Action::Note(Note::Scaled { target: self.target, asked }));
-            }
+            Event::ScaleRequested { scale, caller } => self.scale(scale, caller, actions),
             Event::Grown { slots, rows } => {
                 (self.policy.slots, self.policy.rows) = (slots, rows);
                 self.backoff.resize(slots as usize, Backoff { failures: 0, until: now, calm_at: now });
                 if self.target > slots {
+                    self.answer_callers(Answer::NoListeners { target: slots }, actions);
                     actions.push(Action::Note(Note::Scaled { target: slots, asked: i64::from(self.target) }));
                     self.target = slots;
                 }
@@ -428,7 +480,7 @@ impl Master {
             }
             Event::ForkFailed { slot } => {
                 self.workers.retain(|w| !(w.slot == slot && w.phase == Phase::Forking));
-                self.note_failure(now, slot, actions);
+                self.note_boot_failure(now, slot, actions);
             }
             Event::Ready { pid } => {
                 let stopping = matches!(self.stage, Stage::Delaying { .. });
@@ -474,14 +526,51 @@ impl Master {
                 self.starved = false;
                 let w = self.workers.remove(at);
                 match w.phase {
-                    Phase::Serving { .. } => self.tally.crashed += 1,
-                    Phase::Starting { .. } => self.tally.boot_failed += 1,
+                    Phase::Serving { .. } => {
+                        self.tally.crashed += 1;
+                        self.note_failure(now, w.slot, actions);
+                    }
+                    Phase::Starting { .. } => {
+                        self.tally.boot_failed += 1;
+                        self.note_boot_failure(now, w.slot, actions);
+                    }
                     // Its end was asked for, or its failure was noted when it was given up.
-                    Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => return,
+                    Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => {}
                 }
-                self.note_failure(now, w.slot, actions);
             }
         }
+    }
+
+    fn scale(&mut self, scale: Scale, caller: Option<Caller>, actions: &mut Vec<Action>) {
+        let most = self.policy.workers_max;
+        let asked = match scale {
+            Scale::To(target) => i64::from(target),
+            Scale::By(by) => i64::from(self.target) + i64::from(by),
+        };
+        let target = asked.clamp(1, i64::from(most)) as u32;
+        if let Some(caller) = caller {
+            let refused = match self.stage {
+                Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => Some(Answer::Stopping),
+                Stage::Running => (i64::from(target) != asked).then_some(Answer::OutOfRange { asked, most }),
+            };
+            if let Some(answer) = refused {
+                actions.push(Action::Answer { caller, answer });
+                return;
+            }
+        }
+        if target != self.target {
+            self.answer_callers(Answer::Superseded { target }, actions);
+        }
+        self.target = target;
+        self.callers.extend(caller);
+        if target > self.policy.slots {
+            actions.push(Action::Grow { workers: target });
+        }
+        actions.push(Action::Note(Note::Scaled { target, asked }));
+    }
+
+    fn answer_callers(&mut self, answer: Answer, actions: &mut Vec<Action>) {
+        actions.extend(self.callers.drain(..).map(|caller| Action::Answer { caller, answer }));
     }
 
     /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
@@ -492,6 +581,7 @@ impl Master {
             Stage::Stopping { until, urgency } => (urgency.saturating_add(1), Some(until)),
             Stage::Done => return,
         };
+        self.answer_callers(Answer::Stopping, actions);
         if before.is_none() {
             let told = self.workers.iter().filter_map(|w| w.pid);
             actions.extend(told.map(|pid| Action::AnnounceStop { pid }));
@@ -517,6 +607,14 @@ impl Master {
         {
             w.recycle = Some(cause);
             actions.push(Action::Note(Note::RecycleAsked { pid, cause }));
+        }
+    }
+
+    /// Whoever waits for the target is not left waiting for a worker that may never boot.
+    fn note_boot_failure(&mut self, now: Instant, slot: SlotId, actions: &mut Vec<Action>) {
+        self.note_failure(now, slot, actions);
+        if slot.0 < self.target {
+            self.answer_callers(Answer::BootFailed { slot, target: self.target }, actions);
         }
     }
 
@@ -587,6 +685,7 @@ impl Master {
                 self.fill_slots(now, actions);
                 self.measure(now, actions);
                 self.steer(actions);
+                self.answer_served(actions);
             }
             Stage::Stopping { until, .. } => {
                 self.drain_all(now, until, actions);
@@ -626,7 +725,7 @@ impl Master {
             actions.push(Action::Kill { pid, cause });
             if cause == KillCause::BootTimeout {
                 self.tally.boot_failed += 1;
-                self.note_failure(now, slot, actions);
+                self.note_boot_failure(now, slot, actions);
             }
         }
     }
@@ -700,6 +799,13 @@ impl Master {
         if !live.is_empty() && live != self.steered {
             self.steered.clone_from(&live);
             actions.push(Action::Steer { live });
+        }
+    }
+
+    /// By now the surplus, if there was any, has been told to go.
+    fn answer_served(&mut self, actions: &mut Vec<Action>) {
+        if self.served() == self.target {
+            self.answer_callers(Answer::Serving { target: self.target }, actions);
         }
     }
 

@@ -6,12 +6,12 @@ use std::{os::fd::AsFd, time::Duration};
 
 use super::{
     Child, ROWS_PER_SLOT, Shell,
-    core::{Action, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
+    core::{Action, Answer, Caller, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
     now, requests_in_flight,
 };
 use crate::{
     channel::ToWorker,
-    error_chain,
+    error_chain, protocol,
     scoreboard::Row,
     sys::{
         fd::{self},
@@ -53,6 +53,7 @@ impl Shell {
             Action::Measure { pid } => return self.measure(pid),
             Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
+            Action::Answer { caller, answer } => self.answer_scale(caller, answer),
             Action::Note(note) => self.note(&note),
             Action::Exit { reason } => return Performed::Exit(reason),
         }
@@ -91,7 +92,7 @@ impl Shell {
                     "worker starts"
                 );
                 let (channel, boot_failure) = (Some(channel), None);
-                self.children.push(Child { pid, row, channel, due: started.0, boot_failure });
+                self.children.push(Child { pid, row, channel, due: started.0, boot_failure, started });
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
             Err(error) => {
@@ -231,6 +232,32 @@ impl Shell {
         }
     }
 
+    fn answer_scale(&mut self, caller: Caller, answer: Answer) {
+        use protocol::Answer as Told;
+        let told = match answer {
+            Answer::Serving { target: 1 } => Told::done("1 worker serves"),
+            Answer::Serving { target } => Told::done(format!("{target} workers serve")),
+            Answer::OutOfRange { asked, most } => {
+                Told::refused(format!("{asked} workers are not possible: 1 to {most} are; nothing was changed"))
+            }
+            Answer::NoListeners { target } => Told::refused(format!(
+                "no listeners could be made for so many; the target is now {target}, see the log"
+            )),
+            Answer::Superseded { target } => {
+                Told::refused(format!("another request came before this one was done; the target is now {target}"))
+            }
+            Answer::BootFailed { slot: SlotId(slot), target } => {
+                let reason = self.boot_failure.as_deref().unwrap_or("it ended, or stayed silent, before it was ready");
+                Told::refused(format!(
+                    "the worker of slot {slot} could not boot: {reason}; the target stays {target}, and the slot is \
+                     tried again"
+                ))
+            }
+            Answer::Stopping => Told::refused("the service is stopping"),
+        };
+        self.answer(caller, &told);
+    }
+
     fn note(&self, note: &Note) {
         match *note {
             Note::RecycleAsked { pid, cause } => {
@@ -308,6 +335,9 @@ impl Shell {
             signals,
             // Not the child's to remove.
             pidfile: _,
+            // Closed, not removed: the master still listens there.
+            control: _,
+            started: _,
             // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
             children,
             inbox: _,

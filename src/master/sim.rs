@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::core::{Event, ExitReason, KillCause, Note, Phase, Policy, SlotId, Worker};
+use super::core::{Answer, Event, ExitReason, KillCause, Note, Phase, Policy, Scale, SlotId, Worker};
 
 mod world;
 
@@ -50,9 +50,12 @@ fn storm(seed: u64) {
     world.nature.max_age = world.dice.below(3) * 15_000;
     for _ in 0..10 {
         let at = world.dice.below(40_000);
-        let ahead = match world.dice.below(6) {
-            0 => Ahead::Fact(Event::ScaleRequested { by: 1 }),
-            1 => Ahead::Fact(Event::ScaleRequested { by: -1 }),
+        let to = world.dice.below(10) as u32;
+        let ahead = match world.dice.below(8) {
+            0 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(1), caller: None }),
+            1 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(-1), caller: None }),
+            6 => world.asks(Scale::By(-1)),
+            7 => world.asks(Scale::To(to)),
             2 | 3 => Ahead::RecycleAny,
             4 => Ahead::TermAny,
             _ => Ahead::Freeze(world.dice.below(300_000)),
@@ -71,10 +74,12 @@ fn storm(seed: u64) {
     if world.dice.chance(50) && world.ever_ready {
         world.nature = CALM;
         world.settle(200_000);
+        assert_eq!(world.callers, BTreeSet::new(), "left waiting for what is done");
     }
     world.plan_fact(0, Event::StopRequested { graceful: true });
     let most = world.policy.shutdown_delay_ms + GRACE + 2;
     world.run_to_exit(most);
+    assert_eq!(world.callers, BTreeSet::new(), "left waiting by a master that is gone");
 }
 
 #[test]
@@ -100,8 +105,8 @@ fn every_pair_of_operator_events_settles_or_stops() {
         [
             Ahead::Fact(Event::StopRequested { graceful: true }),
             Ahead::Fact(Event::StopRequested { graceful: false }),
-            Ahead::Fact(Event::ScaleRequested { by }),
-            Ahead::Fact(Event::ScaleRequested { by: -by }),
+            Ahead::Fact(Event::ScaleRequested { scale: Scale::By(by), caller: None }),
+            Ahead::Fact(Event::ScaleRequested { scale: Scale::By(-by), caller: None }),
             Ahead::RecycleAny,
             Ahead::TermAny,
         ]
@@ -215,6 +220,53 @@ fn without_a_free_row_a_replacement_waits_and_says_so_once() {
         }
         world.run(0);
         assert_eq!(no_row(&world), said + 1, "a shortage of its own is said");
+    });
+}
+
+// ---- answering -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, up_to(4));
+        let (target, most) = (world.master.target(), world.policy.workers_max);
+        for (scale, answer) in [
+            (Scale::To(target), Answer::Serving { target }),
+            (Scale::To(0), Answer::OutOfRange { asked: 0, most }),
+            (Scale::By(-9), Answer::OutOfRange { asked: i64::from(target) - 9, most }),
+            (Scale::To(most + 1), Answer::OutOfRange { asked: i64::from(most) + 1, most }),
+        ] {
+            let asks = world.asks(scale);
+            world.plan(0, asks);
+            world.run(0);
+            assert_eq!(world.answers.pop(), Some(answer), "{scale:?}");
+            assert_eq!(world.master.target(), target);
+        }
+        let more = target + 1 + world.dice.below(u64::from(most - target)) as u32;
+        let asks = world.asks(Scale::To(more));
+        world.plan(0, asks);
+        if seed % 3 == 0 {
+            let asks = world.asks(Scale::By(-1));
+            world.plan(1, asks);
+            world.run(1);
+            assert_eq!(world.answers.remove(0), Answer::Superseded { target: more - 1 });
+            world.run(BOOT);
+            assert_eq!(world.answers, [Answer::Serving { target: more - 1 }]);
+        } else if seed % 3 == 1 {
+            world.nature = Nature { crash_at_boot: 100, spared: target, ..CALM };
+            world.run(BOOT);
+            assert!(matches!(world.answers[..], [Answer::BootFailed { target, .. }] if target == more));
+        } else {
+            world.run(1);
+            world.plan_fact(0, Event::StopRequested { graceful: true });
+            world.run(0);
+            assert_eq!(world.answers, [Answer::Stopping]);
+            let asks = world.asks(Scale::By(1));
+            world.plan(0, asks);
+            world.run(0);
+            assert_eq!(world.answers, [Answer::Stopping; 2]);
+        }
+        assert_eq!(world.callers, BTreeSet::new());
     });
 }
 

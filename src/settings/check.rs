@@ -32,7 +32,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "log.access",
     "log.access_exclude",
     "log.access_format",
-    "control.socket",
 ];
 
 /// Looks up `process.user` and `process.group` and puts them in place.

@@ -16,7 +16,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         resource::{Resource, getrlimit, setrlimit},
-        socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, socketpair},
+        socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, socketpair, sockopt::PeerCredentials},
     },
 };
 
@@ -86,6 +86,15 @@ pub(crate) fn peek(fd: BorrowedFd<'_>) -> io::Result<Peek> {
         Err(Errno::EAGAIN) => Ok(Peek::Empty),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Who is at the other end of a unix socket, as the kernel knows: `(pid, uid)` at the time it connected.
+///
+/// # Errors
+/// ENOTSOCK and its like.
+pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<(i32, u32)> {
+    let peer = socket::getsockopt(&fd, PeerCredentials)?;
+    Ok((peer.pid(), peer.uid()))
 }
 
 /// Connections a listening TCP socket holds completed but not accepted, and how many it may hold: `(queued, max)`.
@@ -229,6 +238,13 @@ mod tests {
         drop(theirs);
         io::Read::read_exact(&mut &ours, &mut [0]).unwrap();
         assert_eq!(peek(ours.as_fd()).unwrap(), Peek::Closed);
+    }
+
+    #[test]
+    fn the_peer_is_who_connected() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (pid, uid) = peer(ours.as_fd()).unwrap();
+        assert_eq!((pid.unsigned_abs(), uid), (std::process::id(), nix::unistd::geteuid().as_raw()));
     }
 
     #[test]

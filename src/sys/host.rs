@@ -1,4 +1,4 @@
-//! What this machine says of itself: the CPUs we may run on, who we are, and its accounts.
+//! What this machine says of itself: the CPUs we may run on, who we are, its accounts, its terminal.
 //!
 //! Owns: the questions. Refuses: what follows from an answer (`settings`).
 
@@ -6,6 +6,14 @@ use nix::{
     sched::{CpuSet, sched_getaffinity},
     unistd::{Gid, Group, Pid, Uid, User, getegid, geteuid},
 };
+
+/// Columns of the terminal that is stdout; `None` when it is no terminal or does not know.
+pub(crate) fn terminal_width() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize, which `size` is and which outlives the call.
+    let told = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    (told == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
 
 /// CPUs this process may be scheduled on; `None` when the kernel's mask is wider than `CpuSet` (1024).
 pub(crate) fn affinity() -> Option<u32> {

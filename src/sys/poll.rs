@@ -8,13 +8,21 @@ use nix::{
     sys::time::TimeSpec,
 };
 
-/// Waits until one of `fds` is readable, hung up or in error, or `timeout` is over (`None`: for ever). Which of them
-/// are, in order; none after a timeout or a signal. Never returns before `timeout` without a cause.
+/// What to wait for on a descriptor, beside its hanging up and its errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    Read,
+    Write,
+    Hangup,
+}
+
+/// Waits until one of `fds` is as its interest wants it, hung up or in error, or `timeout` is over (`None`: for ever).
+/// Which of them are, in order; none after a timeout or a signal. Never returns before `timeout` without a cause.
 ///
 /// # Errors
 /// The kernel's, such as ENOMEM.
-pub(crate) fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
-    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+pub(crate) fn wait(fds: &[(BorrowedFd<'_>, Interest)], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<_> = fds.iter().map(|(fd, interest)| PollFd::new(*fd, interest.flags())).collect();
     match ppoll(&mut polled, timeout.map(TimeSpec::from_duration), None) {
         Ok(_) => Ok(polled.iter().map(|fd| fd.any().unwrap_or(true)).collect()),
         Err(Errno::EINTR) => Ok(vec![false; fds.len()]),
@@ -22,11 +30,29 @@ pub(crate) fn wait(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Res
     }
 }
 
+impl Interest {
+    fn flags(self) -> PollFlags {
+        match self {
+            Self::Read => PollFlags::POLLIN,
+            Self::Write => PollFlags::POLLOUT,
+            Self::Hangup => PollFlags::empty(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, os::fd::AsFd, time::Duration};
+    use std::{
+        io::Write,
+        os::{fd::AsFd, unix::net::UnixStream},
+        time::Duration,
+    };
 
-    use super::{super::clock, wait};
+    use super::{
+        super::clock,
+        Interest::{Hangup, Read},
+        *,
+    };
 
     #[test]
     fn says_which_are_ready() {
@@ -34,14 +60,29 @@ mod tests {
         let (loud, mut loud_writer) = std::io::pipe().unwrap();
         let (closed, _) = std::io::pipe().unwrap();
         loud_writer.write_all(b"x").unwrap();
-        assert_eq!(wait(&[quiet.as_fd(), loud.as_fd(), closed.as_fd()], None).unwrap(), [false, true, true]);
+        let fds = [(quiet.as_fd(), Read), (loud.as_fd(), Read), (closed.as_fd(), Read)];
+        assert_eq!(wait(&fds, None).unwrap(), [false, true, true]);
+    }
+
+    #[test]
+    fn each_interest_is_its_own() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.write_all(b"x").unwrap();
+        let three = |fd: &UnixStream| {
+            let fds = [(fd.as_fd(), Read), (fd.as_fd(), Interest::Write), (fd.as_fd(), Hangup)];
+            wait(&fds, Some(Duration::ZERO)).unwrap()
+        };
+        assert_eq!(three(&ours), [false, true, false]);
+        assert_eq!(three(&theirs), [true, true, false]);
+        drop(theirs);
+        assert_eq!(three(&ours), [true, true, true]);
     }
 
     #[test]
     fn never_returns_early() {
         let (quiet, _writer) = std::io::pipe().unwrap();
         let before = clock::now();
-        assert_eq!(wait(&[quiet.as_fd()], Some(Duration::from_micros(20_300))).unwrap(), [false]);
+        assert_eq!(wait(&[(quiet.as_fd(), Read)], Some(Duration::from_micros(20_300))).unwrap(), [false]);
         assert!(clock::now() - before >= 20);
     }
 }

@@ -227,9 +227,9 @@ mod tests {
             for number in [libc::SIGHUP, libc::SIGWINCH, libc::SIGHUP, libc::SIGTERM] {
                 low_level::raise(number).unwrap();
             }
-            assert_eq!(poll::wait(&[signals.as_fd()], None).unwrap(), [true]);
+            assert_eq!(poll::wait(&[(signals.as_fd(), poll::Interest::Read)], None).unwrap(), [true]);
             assert_eq!(signals.take(), [(Signal::Term, 1), (Signal::Hup, 2), (Signal::Winch, 1)]);
-            assert_eq!(poll::wait(&[signals.as_fd()], Some(Duration::ZERO)).unwrap(), [false]);
+            assert_eq!(poll::wait(&[(signals.as_fd(), poll::Interest::Read)], Some(Duration::ZERO)).unwrap(), [false]);
 
             let pipe = signals.reader.try_clone().unwrap();
             let blocked = block_all().unwrap();

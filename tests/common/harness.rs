@@ -264,6 +264,7 @@ impl Launch {
         let log = self.path(self.log_file.as_deref().unwrap_or("stderr.log"));
         let group = child.id();
         Supervisor {
+            program: self.program,
             child,
             group,
             master: (self.wrapper.is_empty()).then_some(group),
@@ -310,6 +311,7 @@ impl Launch {
 
 /// A running supervisor. Dropping it ends its whole process group; a failing test prints the tail of its log.
 pub struct Supervisor {
+    program: PathBuf,
     child: Child,
     group: u32,
     master: Option<u32>,
@@ -423,6 +425,34 @@ impl Supervisor {
             self.child.try_wait().expect("our own child can be waited for")
         });
         status.code().unwrap_or_else(|| panic!("the master died: {status}"))
+    }
+
+    /// Runs a command of its own program beside this service, with its settings; 124 is a command that did not end.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        self.ctl_in(arguments, &[])
+    }
+
+    pub fn ctl_in(&self, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
+        Command::new("timeout")
+            .arg(PATIENCE.as_secs().to_string())
+            .arg(&self.program)
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("XDG_RUNTIME_DIR", self.dir.path())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .expect("timeout(1) can be run")
+    }
+
+    /// `status --json`, which must never fail.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        let output = self.ctl(&["status", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one JSON object")
     }
 
     /// Asks for a graceful stop and wants exit code 0.

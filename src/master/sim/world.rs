@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::core::{
-    Action, Cause, Event, ExitReason, Instant, KillCause, Master, Note, Phase, Pid, Policy, RecycleCause, SlotId,
-    Stage, Worker,
+    Action, Answer, Caller, Cause, Event, ExitReason, Instant, KillCause, Master, Note, Phase, Pid, Policy,
+    RecycleCause, Scale, SlotId, Stage, Worker,
 };
 
 pub(super) const TIMEOUT: u64 = 3_000;
@@ -149,6 +149,9 @@ pub(super) struct World {
     steady_at: u64,
     pub(super) ever_ready: bool,
     asked_to_recycle: BTreeSet<Pid>,
+    /// Who asked to scale and waits.
+    pub(super) callers: BTreeSet<Caller>,
+    pub(super) answers: Vec<Answer>,
     pub(super) exited: Option<ExitReason>,
     pub(super) forks: Vec<(u64, SlotId)>,
     /// Ends that nobody asked for, and boots given up.
@@ -196,6 +199,8 @@ impl World {
             steady_at: 0,
             ever_ready: false,
             asked_to_recycle: BTreeSet::new(),
+            callers: BTreeSet::new(),
+            answers: Vec::new(),
             exited: None,
             forks: Vec::new(),
             failures: Vec::new(),
@@ -213,6 +218,12 @@ impl World {
         let mut world = Self::new(seed, CALM, shape);
         world.settle(BOOT);
         world
+    }
+
+    /// Somebody asks to scale, and waits.
+    pub(super) fn asks(&mut self, scale: Scale) -> Ahead {
+        self.planned += 1;
+        Ahead::Fact(Event::ScaleRequested { scale, caller: Some(Caller(self.planned)) })
     }
 
     // ---- what will happen ------------------------------------------------------------------------------------------
@@ -297,9 +308,9 @@ impl World {
                     self.failures.push((now, p.slot));
                 }
             }
+            Event::ScaleRequested { caller, .. } => self.callers.extend(caller),
             Event::Beat { .. }
             | Event::StopRequested { .. }
-            | Event::ScaleRequested { .. }
             | Event::Grown { .. }
             | Event::Forked { .. }
             | Event::ForkFailed { .. }
@@ -428,6 +439,16 @@ impl World {
                     };
                     (self.policy.slots, self.policy.rows) = (slots, rows);
                     self.results.push_back(Event::Grown { slots, rows });
+                }
+                Action::Answer { caller, answer } => {
+                    assert!(self.callers.remove(&caller), "{caller:?} was answered twice, or never asked");
+                    if let Answer::Serving { target } = answer {
+                        assert_eq!(self.live().len(), target as usize, "{caller:?} was told so too early");
+                        let stays = |w: &&Worker| matches!(w.phase, Phase::Starting { .. } | Phase::Serving { .. });
+                        let stay = self.master.workers().iter().filter(stays).find(|w| w.slot.0 >= target);
+                        assert!(stay.is_none(), "{caller:?} was told so before {stay:?} was told to go");
+                    }
+                    self.answers.push(answer);
                 }
                 Action::Steer { live } => {
                     assert!(!live.is_empty(), "steered to nobody");

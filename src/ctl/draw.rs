@@ -1,0 +1,296 @@
+//! The status as a person reads it.
+//!
+//! Owns: the table, what is left out first when it is narrow, and colours. Pure: nothing is printed here.
+
+use crate::protocol::{MasterState, Status, Worker, WorkerState};
+
+const BOLD: &str = "1";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+const RED: &str = "31";
+
+/// One column; of those that do not fit, the highest `spare` goes first.
+struct Column {
+    title: &'static str,
+    spare: u8,
+    left: bool,
+    cell: fn(&Worker) -> String,
+}
+
+const COLUMNS: &[Column] = &[
+    Column { title: "SLOT", spare: 0, left: false, cell: |w| w.slot.to_string() },
+    Column { title: "PID", spare: 0, left: false, cell: |w| w.pid.to_string() },
+    Column { title: "GEN", spare: 7, left: false, cell: |w| w.generation.to_string() },
+    Column { title: STATE, spare: 0, left: true, cell: |w| state(w.state).0.to_owned() },
+    Column { title: "AGE", spare: 3, left: false, cell: |w| age(w.age_s) },
+    Column { title: "REQUESTS", spare: 2, left: false, cell: |w| w.requests.to_string() },
+    Column { title: "IN FLIGHT", spare: 4, left: false, cell: |w| w.in_flight.to_string() },
+    Column { title: "CONNECTIONS", spare: 6, left: false, cell: |w| w.connections.to_string() },
+    Column { title: "RSS", spare: 1, left: false, cell: |w| size(w.rss_bytes) },
+    Column { title: "RESTARTS", spare: 5, left: false, cell: |w| w.restarts.to_string() },
+];
+const STATE: &str = "STATE";
+const LAST_EXIT: &str = "LAST EXIT";
+/// Narrower than this the reason of the last exit says nothing.
+const LAST_EXIT_MIN: usize = 12;
+
+/// The whole status, in lines of at most `width` columns where a line can be broken at all.
+pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
+    let paint = |code: &str, text: &str| match colour {
+        true => format!("\x1b[{code}m{text}\x1b[0m"),
+        false => text.to_owned(),
+    };
+    let mut lines = Vec::new();
+    let serving = status.workers.iter().filter(|worker| worker.state == WorkerState::Serving).count();
+    let (name, code) = match status.state {
+        MasterState::Running => ("running", GREEN),
+        MasterState::Booting => ("booting", YELLOW),
+        MasterState::Reloading => ("reloading", YELLOW),
+        MasterState::Upgrading => ("upgrading", YELLOW),
+        MasterState::Stopping => ("stopping", RED),
+    };
+    let head = [
+        name.to_owned(),
+        format!("{serving} of {} workers serve", status.target_workers),
+        format!("pid {}", status.pid),
+        format!("generation {}", status.generation),
+        format!("up {}", age(status.uptime_s)),
+        format!("oxicorn {}", status.version),
+    ];
+    let mut head = wrap(&head, width);
+    if let Some(rest) = head[0].strip_prefix(name) {
+        head[0] = format!("{}{rest}", paint(code, name));
+    }
+    lines.extend(head);
+    let listeners = status.listeners.iter().map(|l| format!("{} ({} queued)", plain(&l.address), l.queued));
+    lines.extend(wrap(&listeners.collect::<Vec<_>>(), width));
+    lines.push(String::new());
+    table(status, width, &paint, &mut lines);
+    lines.push(String::new());
+
+    let totals = &status.totals;
+    let counts = [
+        (totals.requests, "requests"),
+        (totals.connections, "connections"),
+        (totals.responses.informational, "1xx"),
+        (totals.responses.ok, "2xx"),
+        (totals.responses.redirects, "3xx"),
+        (totals.responses.client_errors, "4xx"),
+        (totals.responses.server_errors, "5xx"),
+        (totals.shed, "shed"),
+        (totals.recycled, "recycled"),
+        (totals.crashed, "crashed"),
+        (totals.hung, "hung"),
+        (totals.reloads, "reloads"),
+    ];
+    lines.extend(wrap(&counts.map(|(count, of)| format!("{count} {of}")), width));
+    if let Some(reload) = &status.last_reload {
+        let (how, code) = if reload.ok { ("done", GREEN) } else { ("failed", RED) };
+        let reason = reload.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", plain(reason)));
+        lines.push(format!("last reload {}, {}{reason}", paint(code, how), plain(&reload.at)));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn table(status: &Status, width: usize, paint: &dyn Fn(&str, &str) -> String, lines: &mut Vec<String>) {
+    let mut rows: Vec<(u32, Vec<String>, Option<&String>, &str)> = status
+        .workers
+        .iter()
+        .map(|w| (w.slot, COLUMNS.iter().map(|c| (c.cell)(w)).collect(), w.last_exit.as_ref(), state(w.state).1))
+        .collect();
+    rows.extend(status.empty_slots.iter().map(|empty| {
+        let cell = |column: &Column| match column.title {
+            "SLOT" => empty.slot.to_string(),
+            STATE => "empty".to_owned(),
+            "RESTARTS" => empty.restarts.to_string(),
+            _ => "-".to_owned(),
+        };
+        (empty.slot, COLUMNS.iter().map(cell).collect(), empty.last_exit.as_ref(), RED)
+    }));
+    rows.sort_by_key(|(slot, ..)| *slot);
+
+    let wide = |at: usize| rows.iter().map(|(_, cells, ..)| cells[at].len()).chain([COLUMNS[at].title.len()]).max();
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(|at| wide(at).unwrap_or(0)).collect();
+    let mut shown: Vec<usize> = (0..COLUMNS.len()).collect();
+    let taken = |shown: &[usize]| shown.iter().map(|at| widths[*at] + 2).sum::<usize>();
+    while taken(&shown) > width.saturating_add(2)
+        && let Some(most) = shown.iter().copied().max_by_key(|at| COLUMNS[*at].spare)
+        && COLUMNS[most].spare > 0
+    {
+        shown.retain(|at| *at != most);
+    }
+    let left = width.saturating_sub(taken(&shown));
+    let tell_exits = left >= LAST_EXIT_MIN && rows.iter().any(|(_, _, exit, _)| exit.is_some());
+
+    let line = |cells: &dyn Fn(usize) -> String, exit: Option<&str>, code: Option<&str>| {
+        let mut line = String::new();
+        for at in &shown {
+            let (text, wide) = (cells(*at), widths[*at]);
+            let padded = if COLUMNS[*at].left { format!("{text:<wide$}") } else { format!("{text:>wide$}") };
+            match code {
+                Some(code) if COLUMNS[*at].title == STATE => line += &paint(code, &padded),
+                _ => line += &padded,
+            }
+            line += "  ";
+        }
+        if let Some(exit) = exit.filter(|_| tell_exits) {
+            line += &cut(&plain(exit), left);
+        }
+        line.trim_end().to_owned()
+    };
+    let title = line(&|at| COLUMNS[at].title.to_owned(), Some(LAST_EXIT), None);
+    lines.push(paint(BOLD, &title));
+    for (_, cells, exit, code) in &rows {
+        lines.push(line(&|at| cells[at].clone(), exit.map(String::as_str), Some(code)));
+    }
+}
+
+fn state(state: WorkerState) -> (&'static str, &'static str) {
+    match state {
+        WorkerState::Starting => ("starting", YELLOW),
+        WorkerState::Serving => ("serving", GREEN),
+        WorkerState::Draining => ("draining", YELLOW),
+        WorkerState::Killed => ("killed", RED),
+    }
+}
+
+/// Items with two blanks between them, broken where the width ends.
+fn wrap(items: &[String], width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for item in items {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(item),
+            Some(line) if line.chars().count() + 2 + item.chars().count() <= width => {
+                line.push_str("  ");
+                line.push_str(item);
+            }
+            Some(_) | None => lines.push(item.clone()),
+        }
+    }
+    lines
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Without what a terminal would obey: reasons hold what a worker said.
+fn plain(text: &str) -> String {
+    text.chars().map(|sign| if sign.is_control() { ' ' } else { sign }).collect()
+}
+
+fn age(seconds: f64) -> String {
+    // Negative or absurd values become an end of the range.
+    let seconds = seconds as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match () {
+        () if days > 0 => format!("{days}d{:02}h", hours % 24),
+        () if hours > 0 => format!("{hours}h{:02}m", minutes % 60),
+        () if minutes > 0 => format!("{minutes}m{:02}s", seconds % 60),
+        () => format!("{seconds}s"),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let (kib, mib, gib) = (bytes as f64 / 1024.0, bytes as f64 / f64::from(1 << 20), bytes as f64 / f64::from(1 << 30));
+    match () {
+        () if gib >= 1.0 => format!("{gib:.1} GiB"),
+        () if mib >= 1.0 => format!("{mib:.1} MiB"),
+        () => format!("{kib:.0} KiB"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{EmptySlot, LastReload, Listener, Responses, Totals};
+
+    fn status() -> Status {
+        let worker = Worker {
+            slot: 0,
+            pid: 123,
+            generation: 3,
+            state: WorkerState::Serving,
+            age_s: 9.1,
+            heartbeat_age_ms: 0,
+            requests: 51234,
+            in_flight: 2,
+            connections: 17,
+            rss_bytes: 9 << 20,
+            recycle_at: 0,
+            restarts: 1,
+            last_exit: Some("killed by SIGKILL".to_owned()),
+        };
+        let draining = Worker { slot: 2, pid: 124, state: WorkerState::Draining, last_exit: None, ..worker.clone() };
+        Status {
+            version: "0.1.0".to_owned(),
+            pid: 1,
+            state: MasterState::Running,
+            generation: 3,
+            uptime_s: 7500.0,
+            target_workers: 2,
+            listeners: vec![Listener { address: "127.0.0.1:8000".to_owned(), queued: 5 }],
+            workers: vec![worker, draining],
+            empty_slots: vec![EmptySlot { slot: 1, restarts: 7, last_exit: Some("exit code 1\x1b[2J".to_owned()) }],
+            totals: Totals {
+                requests: 90210,
+                responses: Responses { ok: 90000, ..Responses::default() },
+                ..Totals::default()
+            },
+            last_reload: Some(LastReload { ok: false, reason: Some("no".to_owned()), at: "2026-11-21".to_owned() }),
+        }
+    }
+
+    #[test]
+    fn a_wide_one_shows_everything() {
+        let drawn = draw(&status(), usize::MAX, false);
+        let expected = "\
+running  1 of 2 workers serve  pid 1  generation 3  up 2h05m  oxicorn 0.1.0
+127.0.0.1:8000 (5 queued)
+
+SLOT  PID  GEN  STATE     AGE  REQUESTS  IN FLIGHT  CONNECTIONS      RSS  RESTARTS  LAST EXIT
+   0  123    3  serving    9s     51234          2           17  9.0 MiB         1  killed by SIGKILL
+   1    -    -  empty       -         -          -            -        -         7  exit code 1 [2J
+   2  124    3  draining   9s     51234          2           17  9.0 MiB         1
+
+90210 requests  0 connections  0 1xx  90000 2xx  0 3xx  0 4xx  0 5xx  0 shed  0 recycled  0 crashed  0 hung  0 reloads
+last reload failed, 2026-11-21: no
+";
+        assert_eq!(drawn, expected);
+    }
+
+    #[test]
+    fn a_narrow_one_keeps_to_its_width_and_to_what_matters() {
+        for width in 32..160 {
+            let drawn = draw(&status(), width, false);
+            let table = drawn.lines().filter(|line| !line.starts_with("last reload"));
+            for line in table {
+                assert!(line.chars().count() <= width, "{width}: {line}");
+            }
+            assert!(drawn.contains("SLOT  PID") && drawn.contains("draining"), "{drawn}");
+        }
+        let drawn = draw(&status(), 80, false);
+        assert!(drawn.contains("RSS") && !drawn.contains("GEN  "), "{drawn}");
+        draw(&status(), 0, true);
+    }
+
+    #[test]
+    fn colour_adds_nothing_but_colour() {
+        let mut drawn = draw(&status(), 100, true);
+        assert!(drawn.contains("\x1b[32mserving "), "{drawn}");
+        for code in [BOLD, GREEN, YELLOW, RED, "0"] {
+            drawn = drawn.replace(&format!("\x1b[{code}m"), "");
+        }
+        assert_eq!(drawn, draw(&status(), 100, false));
+    }
+
+    #[test]
+    fn ages_and_sizes_are_short() {
+        assert_eq!([0.9, 59.0, 60.0, 3661.0, 90_000.0].map(age), ["0s", "59s", "1m00s", "1h01m", "1d01h"]);
+        assert_eq!([0, 2048, 3 << 20, 5 << 30].map(size), ["0 KiB", "2 KiB", "3.0 MiB", "5.0 GiB"]);
+    }
+}

@@ -1,0 +1,667 @@
+//! The control socket, inside the master's one poll.
+//!
+//! Owns: its file, its clients and their bounds: how many, how many bytes, how long. One request a connection. Refuses:
+//! what a request means (the shell), and to be a reason to wait or to fail: without a socket the service goes on.
+
+use std::{
+    fs::{self, DirBuilder},
+    io::{self, ErrorKind, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::{
+            fs::{DirBuilderExt, FileTypeExt, MetadataExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::core::{Caller, Instant};
+use crate::{
+    protocol::{self, Answer, Command, Reply, Request},
+    settings::{self, ControlSocket},
+    sys::{fd, host, poll::Interest, process},
+};
+
+/// At the limit whoever has not asked anything yet makes room for the next, the oldest first.
+const CLIENTS_MAX: usize = 32;
+/// Callers who wait for something to be done: they are never sent away, and must not crowd out a status.
+const WAITING_MAX: usize = 16;
+const REQUEST_MAX: usize = 64 * 1024;
+/// What a client may take to send a whole request, and again to read the whole answer.
+const PATIENCE_MS: u64 = 5_000;
+/// Taken from the queue in one turn; signals and workers come in between.
+const ACCEPTS_MAX: usize = 64;
+/// After a failed accept (no descriptors left): a listener that stays readable would make every poll return at once.
+const DEAF_MS: u64 = 1_000;
+
+#[derive(Debug)]
+pub(super) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode: by the end the path may be somebody else's.
+    file: (u64, u64),
+    uid: u32,
+    clients: Vec<Client>,
+    next: u64,
+    deaf_until: Option<Instant>,
+    progress: String,
+}
+
+#[derive(Debug)]
+struct Client {
+    id: Caller,
+    stream: UnixStream,
+    turn: Turn,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Turn {
+    Asking {
+        until: Instant,
+    },
+    Waiting,
+    /// The answer is in `output`; then the connection ends.
+    Reading {
+        until: Instant,
+    },
+    Gone,
+}
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("{} is answered by another master; give this one a name of its own (process.name)", path.display())]
+    Taken { path: PathBuf },
+    #[error("{} exists and is not a socket", path.display())]
+    NotASocket { path: PathBuf },
+    #[error("the folder {} is not only ours: it must belong to uid {uid} and have mode 0700", path.display())]
+    Shared { path: PathBuf, uid: u32 },
+    #[error("the folder {} could not be made", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("{} could not be looked at", path.display())]
+    Look { path: PathBuf, source: io::Error },
+    #[error("cannot listen on {}", path.display())]
+    Listen { path: PathBuf, source: io::Error },
+}
+
+impl Control {
+    /// `None`, with a warning in the log, where it cannot be made.
+    pub(super) fn open(settings: &settings::Control, name: &str) -> Option<Self> {
+        let (uid, _) = host::effective_ids();
+        let opened = match &settings.socket {
+            ControlSocket::Off => return None,
+            ControlSocket::Path(path) => Self::listen(path.clone(), uid),
+            ControlSocket::Auto => auto(name, uid).and_then(|path| Self::listen(path, uid)),
+        };
+        match opened {
+            Ok(control) => {
+                tracing::debug!(event = "control", socket = %control.path.display(), "listening for oxicorn status and its like");
+                Some(control)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    event = "control",
+                    error = &error as &dyn std::error::Error,
+                    "control.socket: there is none, so oxicorn status, scale and stop will not work; signals do"
+                );
+                None
+            }
+        }
+    }
+
+    fn listen(path: PathBuf, uid: u32) -> Result<Self, OpenError> {
+        if is_stale(&path)? {
+            fs::remove_file(&path).map_err(|source| OpenError::Listen { path: path.clone(), source })?;
+        }
+        let opened = bind(&path).and_then(|listener| Ok((listener, identity(&path)?)));
+        let (listener, file) = opened.map_err(|source| OpenError::Listen { path: path.clone(), source })?;
+        let (clients, progress) = (Vec::new(), String::new());
+        Ok(Self { listener, path, file, uid, clients, next: 0, deaf_until: None, progress })
+    }
+
+    /// What the master's poll should wait for; [`turn`](Self::turn) wants the outcome in the same order.
+    pub(super) fn watched(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Interest)> {
+        let listener = match self.deaf_until {
+            Some(_) => Interest::Hangup,
+            None => Interest::Read,
+        };
+        let clients = self.clients.iter().map(|client| (client.stream.as_fd(), client.interest()));
+        std::iter::once((self.listener.as_fd(), listener)).chain(clients)
+    }
+
+    /// When to call [`turn`](Self::turn) at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.clients.iter().filter_map(Client::until).chain(self.deaf_until).min()
+    }
+
+    /// Does what can be done without waiting; what was asked meanwhile.
+    pub(super) fn turn(&mut self, ready: &[bool], now: Instant) -> Vec<(Caller, Command)> {
+        let mut asked = Vec::new();
+        self.deaf_until = self.deaf_until.filter(|until| *until > now);
+        let (accepts, of_clients) = ready.split_first().map_or((false, ready), |(first, rest)| (*first, rest));
+        for at in 0..self.clients.len() {
+            if of_clients.get(at).is_some_and(|ready| *ready) {
+                asked.extend(self.attend(at, now));
+            }
+            let client = &mut self.clients[at];
+            if client.until().is_some_and(|until| until <= now) {
+                client.turn = Turn::Gone;
+            }
+        }
+        self.forget_gone();
+        if accepts {
+            self.accept(now, &mut asked);
+        }
+        asked
+    }
+
+    fn accept(&mut self, now: Instant, asked: &mut Vec<(Caller, Command)>) {
+        for _ in 0..ACCEPTS_MAX {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return,
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
+                    _ => {
+                        self.deaf_until = Some(now.after(DEAF_MS));
+                        tracing::warn!(event = "control", %error, "the control socket accepts nobody for a second");
+                        return;
+                    }
+                },
+            };
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let known = fd::peer(stream.as_fd()).is_ok_and(|(_, uid)| uid == 0 || uid == self.uid);
+            if !known {
+                // A stranger who does not hear it is no loss.
+                let refused = Answer::refused(format!("only root and uid {} may ask this master", self.uid));
+                let _ = (&stream).write(&protocol::line(&refused));
+            } else if self.has_room() {
+                self.next += 1;
+                let (id, turn) = (Caller(self.next), Turn::Asking { until: now.after(PATIENCE_MS) });
+                self.clients.push(Client { id, stream, turn, input: Vec::new(), output: Vec::new() });
+                // Most have asked by now, and cannot be sent away any more.
+                asked.extend(self.attend(self.clients.len() - 1, now));
+                self.forget_gone();
+            }
+        }
+    }
+
+    fn has_room(&mut self) -> bool {
+        if self.clients.len() < CLIENTS_MAX {
+            return true;
+        }
+        let idle = self.clients.iter().position(|client| matches!(client.turn, Turn::Asking { .. }));
+        idle.map(|at| self.clients.remove(at)).is_some()
+    }
+
+    /// One client's turn; what it asks for, if that is for the shell to answer.
+    fn attend(&mut self, at: usize, now: Instant) -> Option<(Caller, Command)> {
+        let waiting = self.clients.iter().filter(|client| client.turn == Turn::Waiting).count();
+        let client = &mut self.clients[at];
+        match client.turn {
+            Turn::Asking { .. } => {}
+            // Neither has more to say: it left, or can take more of what it is told.
+            Turn::Waiting if client.output.is_empty() => client.turn = Turn::Gone,
+            Turn::Waiting | Turn::Reading { .. } => client.flush(),
+            Turn::Gone => {}
+        }
+        if !matches!(client.turn, Turn::Asking { .. }) {
+            return None;
+        }
+        let line = client.read()?;
+        let refused = match line.and_then(|line| Request::read(&line)) {
+            Ok(Command::Scale(_) | Command::Stop { .. }) if waiting >= WAITING_MAX => {
+                format!("{WAITING_MAX} others wait already; nothing was changed")
+            }
+            Ok(command) => {
+                // A status is answered before the next poll.
+                client.turn = Turn::Reading { until: now.after(PATIENCE_MS) };
+                if !matches!(command, Command::Status) {
+                    client.turn = Turn::Waiting;
+                    let (pid, uid) = fd::peer(client.stream.as_fd()).unwrap_or_default();
+                    tracing::info!(event = "control", pid, uid, ?command, "asked over the control socket");
+                    // It hears the next progress, also if others have heard it before.
+                    self.progress.clear();
+                }
+                return Some((client.id, command));
+            }
+            Err(refused) => refused,
+        };
+        client.answer(&Answer::refused(refused), now);
+        None
+    }
+
+    /// The last word to a caller; nothing, if it left.
+    pub(super) fn answer(&mut self, caller: Caller, answer: &Answer, now: Instant) {
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == caller) {
+            client.answer(answer, now);
+            self.forget_gone();
+        }
+    }
+
+    fn forget_gone(&mut self) {
+        self.clients.retain(|client| client.turn != Turn::Gone);
+    }
+
+    /// Tells all who wait, once each time it changes. Who does not read misses some.
+    pub(super) fn tell(&mut self, progress: &str) {
+        if self.progress == progress {
+            return;
+        }
+        progress.clone_into(&mut self.progress);
+        let line = protocol::line(&Reply::Progress { progress: progress.to_owned() });
+        for client in self.clients.iter_mut().filter(|client| client.turn == Turn::Waiting) {
+            if client.output.len() < REQUEST_MAX {
+                client.output.extend(&line);
+                client.flush();
+            }
+        }
+    }
+
+    /// The end: answers all who wait, and removes the socket if it is still ours.
+    pub(super) fn close(mut self, last_words: &Answer, now: Instant) {
+        for client in self.clients.iter_mut().filter(|client| client.turn == Turn::Waiting) {
+            client.answer(last_words, now);
+        }
+        if identity(&self.path).is_ok_and(|found| found == self.file)
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(event = "control", path = %self.path.display(), %error, "the control socket stays behind");
+        }
+    }
+}
+
+impl Client {
+    fn interest(&self) -> Interest {
+        match self.turn {
+            Turn::Asking { .. } => Interest::Read,
+            Turn::Waiting if self.output.is_empty() => Interest::Hangup,
+            Turn::Waiting | Turn::Reading { .. } | Turn::Gone => Interest::Write,
+        }
+    }
+
+    fn until(&self) -> Option<Instant> {
+        match self.turn {
+            Turn::Asking { until } | Turn::Reading { until } => Some(until),
+            Turn::Waiting | Turn::Gone => None,
+        }
+    }
+
+    /// The request's line, once it is whole; or why there will be none.
+    fn read(&mut self) -> Option<Result<Vec<u8>, String>> {
+        let mut chunk = [0; 4096];
+        while self.input.len() <= REQUEST_MAX {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => {
+                    self.turn = Turn::Gone;
+                    return None;
+                }
+                Ok(len) => {
+                    self.input.extend(&chunk[..len]);
+                    if let Some(end) = chunk[..len].iter().position(|byte| *byte == b'\n') {
+                        self.input.truncate(self.input.len() - len + end);
+                        return Some(Ok(std::mem::take(&mut self.input)));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.turn = Turn::Gone;
+                    return None;
+                }
+            }
+        }
+        Some(Err(format!("a request has at most {REQUEST_MAX} bytes")))
+    }
+
+    fn answer(&mut self, answer: &Answer, now: Instant) {
+        self.output.extend(protocol::line(answer));
+        self.turn = Turn::Reading { until: now.after(PATIENCE_MS) };
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(written) => drop(self.output.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.turn = Turn::Gone;
+                    return;
+                }
+            }
+        }
+        if matches!(self.turn, Turn::Reading { .. }) {
+            self.turn = Turn::Gone;
+        }
+    }
+}
+
+/// The first folder that is there; our private one is made.
+fn auto(name: &str, uid: u32) -> Result<PathBuf, OpenError> {
+    let paths = protocol::server_sockets(name, uid, |name| std::env::var_os(name));
+    let private = protocol::private_folder(uid);
+    for path in paths {
+        match path.parent() {
+            Some(folder) if folder == private => {
+                make_private(folder, uid)?;
+                return Ok(path);
+            }
+            Some(folder) if folder.is_dir() => return Ok(path),
+            Some(_) | None => {}
+        }
+    }
+    Err(OpenError::Folder { path: private, source: ErrorKind::NotFound.into() })
+}
+
+fn make_private(folder: &Path, uid: u32) -> Result<(), OpenError> {
+    let path = || folder.to_owned();
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+            return Err(OpenError::Folder { path: path(), source });
+        }
+        Ok(()) | Err(_) => {}
+    }
+    // Not through a link: whoever set it could set it anew.
+    let found = fs::symlink_metadata(folder).map_err(|source| OpenError::Look { path: path(), source })?;
+    let private = found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0;
+    if private { Ok(()) } else { Err(OpenError::Shared { path: path(), uid }) }
+}
+
+/// Whether a socket lies there that nobody answers.
+fn is_stale(path: &Path) -> Result<bool, OpenError> {
+    let look = |source| OpenError::Look { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(look(error)),
+        Ok(found) if !found.file_type().is_socket() => return Err(OpenError::NotASocket { path: path.to_owned() }),
+        Ok(_) => {}
+    }
+    // Non-blocking: where the other's queue is full, that is an answer too.
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(look)?;
+    let address = SockAddr::unix(path).map_err(look)?;
+    match socket.connect(&address) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(look(error)),
+        Ok(()) | Err(_) => Err(OpenError::Taken { path: path.to_owned() }),
+    }
+}
+
+/// Mode 0600 from its first moment.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let address = SockAddr::unix(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let before = process::umask(0o177);
+    let bound = socket.bind(&address);
+    process::umask(before);
+    bound?;
+    socket.listen(128)?;
+    Ok(socket.into())
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Shutdown, os::unix::fs::PermissionsExt, time::Duration};
+
+    use super::*;
+    use crate::{protocol::Scale, sys::poll::wait};
+
+    fn open(path: &Path) -> Result<Control, OpenError> {
+        Control::listen(path.to_owned(), host::effective_ids().0)
+    }
+
+    /// A control socket, and a world in which time stands still.
+    struct Stage {
+        control: Control,
+        now: Instant,
+        dir: tempfile::TempDir,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            Self { control: open(&dir.path().join("s")).unwrap(), now: Instant(1_000), dir }
+        }
+
+        fn client(&self) -> UnixStream {
+            let client = UnixStream::connect(self.dir.path().join("s")).unwrap();
+            client.set_nonblocking(true).unwrap();
+            client
+        }
+
+        fn turn(&mut self) -> Vec<(Caller, Command)> {
+            let fds: Vec<_> = self.control.watched().collect();
+            let ready = wait(&fds, Some(Duration::ZERO)).unwrap();
+            self.control.turn(&ready, self.now)
+        }
+
+        /// As the shell does with a status.
+        fn serve(&mut self) {
+            for (caller, _) in self.turn() {
+                self.control.answer(caller, &Answer::done("served"), self.now);
+            }
+        }
+    }
+
+    fn say(mut client: &UnixStream, bytes: &[u8]) {
+        client.write_all(bytes).unwrap();
+    }
+
+    /// All there is to read now, and whether it was the end.
+    fn heard(mut client: &UnixStream) -> (String, bool) {
+        let mut bytes = Vec::new();
+        let end = match client.read_to_end(&mut bytes) {
+            Ok(_) => true,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        };
+        (String::from_utf8(bytes).unwrap(), end)
+    }
+
+    fn request(command: Command) -> Vec<u8> {
+        protocol::line(&Request::new(command))
+    }
+
+    #[test]
+    fn the_socket_is_ours_alone_and_goes_with_us() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let control = open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(open(&path), Err(OpenError::Taken { .. })));
+        control.close(&Answer::done(""), Instant(0));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_strangers_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let control = open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        control.close(&Answer::done(""), Instant(0));
+        assert!(path.exists(), "another's socket was removed");
+        drop(other);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a letter").unwrap();
+        assert!(matches!(open(&path), Err(OpenError::NotASocket { .. })));
+        assert!(matches!(open(Path::new("/proc/s")), Err(OpenError::Listen { .. })));
+    }
+
+    #[test]
+    fn a_private_folder_is_no_link_and_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let (uid, _) = host::effective_ids();
+        let folder = dir.path().join("a");
+        make_private(&folder, uid).unwrap();
+        make_private(&folder, uid).unwrap();
+        assert!(matches!(make_private(&folder, uid + 1), Err(OpenError::Shared { .. })));
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(matches!(make_private(&folder, uid), Err(OpenError::Shared { .. })));
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::symlink(&folder, dir.path().join("b")).unwrap();
+        assert!(matches!(make_private(&dir.path().join("b"), uid), Err(OpenError::Shared { .. })));
+    }
+
+    #[test]
+    fn one_request_one_answer_and_the_end() {
+        let mut stage = Stage::new();
+        let client = stage.client();
+        say(&client, &request(Command::Status));
+        say(&client, &request(Command::Stop { now: true }));
+        let asked = stage.turn();
+        let [(caller, Command::Status)] = asked[..] else { panic!("{asked:?}") };
+        stage.control.answer(caller, &Answer::done("fine"), stage.now);
+        assert_eq!(heard(&client), (r#"{"ok":true,"reason":"fine"}"#.to_owned() + "\n", true));
+        assert_eq!(stage.control.clients.len(), 0);
+        stage.control.answer(caller, &Answer::done("again"), stage.now);
+    }
+
+    #[test]
+    fn who_waits_hears_each_progress_once_and_leaves_unheard() {
+        let mut stage = Stage::new();
+        let (patient, hasty) = (stage.client(), stage.client());
+        for client in [&patient, &hasty] {
+            say(client, &request(Command::Scale(Scale::By(1))));
+        }
+        assert_eq!(stage.turn().len(), 2);
+        for progress in ["1 of 2", "1 of 2", "2 of 2"] {
+            stage.control.tell(progress);
+        }
+        assert_eq!(heard(&patient), ("{\"progress\":\"1 of 2\"}\n{\"progress\":\"2 of 2\"}\n".to_owned(), false));
+        drop(hasty);
+        assert_eq!(stage.turn(), []);
+        assert_eq!(stage.control.clients.len(), 1);
+        assert_eq!(stage.control.deadline(), None, "who waits has all the time");
+        patient.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(stage.turn(), []);
+        stage.control.close(&Answer::done("over"), stage.now);
+        assert_eq!(heard(&patient), ("{\"ok\":true,\"reason\":\"over\"}\n".to_owned(), true));
+    }
+
+    #[test]
+    fn half_a_line_has_five_seconds_and_silence_too() {
+        let mut stage = Stage::new();
+        let (half, silent) = (stage.client(), stage.client());
+        say(&half, b"{\"version\":1,");
+        assert_eq!(stage.turn(), []);
+        let until = stage.control.deadline().unwrap();
+        assert_eq!(until.since(stage.now), PATIENCE_MS);
+        stage.now = Instant(until.0 - 1);
+        say(&half, b"\"command\":");
+        assert_eq!(stage.turn(), []);
+        assert_eq!(stage.control.deadline(), Some(until), "a byte buys no time");
+        stage.now = until;
+        assert_eq!(stage.turn(), []);
+        assert_eq!((heard(&half).1, heard(&silent).1), (true, true));
+        assert_eq!((stage.control.clients.len(), stage.control.deadline()), (0, None));
+    }
+
+    #[test]
+    fn too_long_a_request_is_told_so() {
+        let mut stage = Stage::new();
+        let client = stage.client();
+        say(&client, &[b'x'; REQUEST_MAX + 1]);
+        assert_eq!(stage.turn(), []);
+        let (told, end) = heard(&client);
+        assert!(told.contains("at most 65536 bytes") && end, "{told}");
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_has_five_seconds() {
+        let mut stage = Stage::new();
+        let client = stage.client();
+        say(&client, &request(Command::Status));
+        let [(caller, _)] = stage.turn()[..] else { panic!() };
+        stage.control.answer(caller, &Answer::done("x".repeat(4 << 20)), stage.now);
+        assert_eq!(stage.control.clients.len(), 1);
+        stage.now = stage.control.deadline().unwrap();
+        assert_eq!(stage.turn(), []);
+        assert_eq!(stage.control.clients.len(), 0);
+    }
+
+    #[test]
+    fn the_silent_make_room_and_those_who_wait_stay() {
+        let mut stage = Stage::new();
+        let waiting: Vec<_> = (0..=WAITING_MAX)
+            .map(|_| {
+                let client = stage.client();
+                say(&client, &request(Command::Stop { now: false }));
+                assert!(stage.turn().len() <= 1);
+                client
+            })
+            .collect();
+        let (told, end) = heard(&waiting[WAITING_MAX]);
+        assert!(told.contains("16 others wait") && end, "{told}");
+        let silent: Vec<_> = (0..100).map(|_| stage.client()).collect();
+        let client = stage.client();
+        say(&client, &request(Command::Status));
+        for _ in 0..2 {
+            stage.serve();
+            assert!(stage.control.clients.len() <= CLIENTS_MAX);
+        }
+        assert!(heard(&client).0.contains("served"));
+        assert_eq!(silent.iter().filter(|client| heard(client).1).count(), 100 - (CLIENTS_MAX - WAITING_MAX) + 1);
+        assert!(waiting[..WAITING_MAX].iter().all(|client| !heard(client).1));
+    }
+
+    /// Any bytes, cut anywhere: the answer is a request's, or one refusal and the end, or nothing yet.
+    #[test]
+    fn any_bytes_end_well() {
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut below = |most: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed % most.max(1) as u64) as usize
+        };
+        let mut stage = Stage::new();
+        for round in 0..2_000 {
+            let mut bytes = request(Command::Scale(Scale::To(4)));
+            for _ in 0..below(4) {
+                let at = below(bytes.len());
+                if bytes.is_empty() {
+                    break;
+                }
+                match below(3) {
+                    0 => bytes[at] = below(256) as u8,
+                    1 => drop(bytes.remove(at)),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let client = stage.client();
+            let (first, rest) = bytes.split_at(below(bytes.len()));
+            say(&client, first);
+            let mut asked = stage.turn();
+            // The master may have had enough of it.
+            let _ = (&client).write(rest);
+            asked.extend(stage.turn());
+            let (told, end) = heard(&client);
+            match (&asked[..], told.as_str(), end) {
+                ([_], "", false) => stage.control.answer(asked[0].0, &Answer::done(""), stage.now),
+                ([], "", false) => assert!(!bytes.contains(&b'\n'), "round {round}: no word to a whole line"),
+                ([], told, true) => assert!(told.starts_with("{\"ok\":false"), "round {round}: {told}"),
+                other => panic!("round {round}: {other:?} to {}", String::from_utf8_lossy(&bytes)),
+            }
+            drop(client);
+        }
+        stage.turn();
+        stage.turn();
+        assert_eq!(stage.control.clients.len(), 0);
+    }
+}

@@ -1,0 +1,121 @@
+//! What the master tells of itself: the status, the progress of what somebody waits for, the last words.
+//!
+//! Owns: putting core, scoreboard, kernel and history together for a reader. Refuses: sending it (`control`), and
+//! anything that could wait or fail: what is gone meanwhile is told as zero.
+
+use super::{
+    Shell,
+    core::{self, ExitReason, Phase, SlotId, Stage},
+    now,
+};
+use crate::{
+    protocol::{Answer, EmptySlot, Listener, MasterState, Responses, Status, Totals, Worker, WorkerState},
+    sys::process,
+};
+
+impl Shell {
+    pub(super) fn status(&self) -> Status {
+        let target = self.core.target();
+        let mut workers: Vec<_> = self.core.workers().iter().filter_map(|worker| self.worker_status(worker)).collect();
+        // Stable: within a slot the oldest stays first.
+        workers.sort_by_key(|worker| worker.slot);
+        let empty = (0..target).filter(|slot| !self.core.workers().iter().any(|worker| worker.slot == SlotId(*slot)));
+        let empty_slots = empty
+            .map(|slot| {
+                let (restarts, last_exit) = self.past(slot);
+                EmptySlot { slot, restarts, last_exit }
+            })
+            .collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            state: match self.core.stage() {
+                Stage::Running if self.core.proven() => MasterState::Running,
+                Stage::Running => MasterState::Booting,
+                Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => MasterState::Stopping,
+            },
+            generation: self.core.generation().0,
+            uptime_s: seconds(now().since(self.started)),
+            target_workers: target,
+            listeners: self.listeners.queued().map(|(address, queued)| Listener { address, queued }).collect(),
+            workers,
+            empty_slots,
+            totals: self.totals(),
+            last_reload: None,
+        }
+    }
+
+    /// `None` for one that is decided on and not yet forked.
+    fn worker_status(&self, worker: &core::Worker) -> Option<Worker> {
+        let child = self.children.iter().find(|child| Some(child.pid) == worker.pid)?;
+        let (restarts, last_exit) = self.past(worker.slot.0);
+        Some(Worker {
+            slot: worker.slot.0,
+            pid: child.pid.0.unsigned_abs(),
+            generation: worker.generation.0,
+            state: match worker.phase {
+                Phase::Forking | Phase::Starting { .. } => WorkerState::Starting,
+                Phase::Serving { .. } => WorkerState::Serving,
+                Phase::Draining { .. } => WorkerState::Draining,
+                Phase::Aborting { .. } | Phase::Killed { .. } => WorkerState::Killed,
+            },
+            age_s: seconds(now().since(child.started)),
+            heartbeat_age_ms: now().0.saturating_sub(child.row.due()),
+            requests: child.row.requests(),
+            in_flight: child.row.in_flight(),
+            connections: child.row.connections(),
+            rss_bytes: process::rss_bytes(child.pid.0).unwrap_or(0),
+            recycle_at: child.row.recycle_at(),
+            restarts,
+            last_exit,
+        })
+    }
+
+    fn past(&self, slot: u32) -> (u32, Option<String>) {
+        let history = self.history.get(slot as usize).cloned().unwrap_or_default();
+        (history.restarts, history.last_exit)
+    }
+
+    fn totals(&self) -> Totals {
+        let (counted, tally) = (self.scoreboard.totals(), self.core.tally());
+        let [informational, ok, redirects, client_errors, server_errors] = counted.responses;
+        Totals {
+            requests: counted.requests,
+            connections: counted.connections,
+            responses: Responses { informational, ok, redirects, client_errors, server_errors },
+            recycled: tally.recycled,
+            crashed: tally.crashed,
+            hung: tally.hung,
+            shed: counted.shed,
+            ..Totals::default()
+        }
+    }
+
+    /// For whoever waits for a scale or a stop.
+    pub(super) fn progress(&self) -> String {
+        let workers = match self.core.workers().len() {
+            1 => "1 worker".to_owned(),
+            workers => format!("{workers} workers"),
+        };
+        match self.core.stage() {
+            Stage::Running => format!("{} of {} workers serve", self.core.served(), self.core.target()),
+            Stage::Delaying { .. } => format!("workers.shutdown_delay: {workers} left, and as before"),
+            Stage::Stopping { .. } | Stage::Done => format!("draining: {workers} left"),
+        }
+    }
+
+    /// For whoever waits when the master ends.
+    pub(super) fn last_words(&self, reason: ExitReason) -> Answer {
+        let totals = self.scoreboard.totals();
+        match reason {
+            ExitReason::Asked => {
+                Answer::done(format!("stopped; of {} requests in its life {} were cut", totals.requests, totals.cut))
+            }
+            ExitReason::NoWorkerReady => Answer::refused("no worker became ready; the master gave up"),
+        }
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1_000.0
+}

@@ -1,0 +1,209 @@
+//! Promise: whoever may ask the master gets one answer, and nobody who asks can trouble the service.
+
+mod common;
+
+use std::{
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    process::Output,
+    time::Duration,
+};
+
+use common::{
+    Canary, Connection, Launch, Load, Mode, PATIENCE, Supervisor, events, eventually, get, now, observe_for, request,
+};
+
+#[track_caller]
+fn assert_told(output: &Output, code: i32, told: &str) {
+    let text = [&output.stdout[..], &output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(output.status.code() == Some(code) && text.contains(told), "not {code} {told}: {} {text}", output.status);
+}
+
+fn warning(supervisor: &Supervisor) -> String {
+    let log = supervisor.log();
+    log.0.lines().find(|line| line.contains("control.socket:")).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn scale_answers_when_it_is_done() {
+    let mut supervisor = Launch::new().serving(2);
+    for (change, expected) in [("4", 4), ("+2", 6), ("-5", 1), ("1", 1), ("3", 3)] {
+        let workers =
+            if expected == 1 { "1 worker serves\n".to_owned() } else { format!("{expected} workers serve\n") };
+        assert_told(&supervisor.ctl(&["scale", change]), 0, &workers);
+        assert_eq!(supervisor.serving_pids().len(), expected, "after scale {change}");
+    }
+    let output = supervisor.ctl(&["scale", "--json", "2"]);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(answer, serde_json::json!({ "ok": true, "reason": "2 workers serve" }));
+    for impossible in ["0", "9", "-2", "+1000"] {
+        assert_told(&supervisor.ctl(&["scale", impossible]), 1, "not possible: 1 to 8 are; nothing was changed");
+    }
+    for wrong in ["x", "1.5"] {
+        assert_told(&supervisor.ctl(&["scale", wrong]), 2, "is not a number of workers");
+    }
+    assert_eq!(supervisor.serving_pids().len(), 2);
+    supervisor.stop();
+}
+
+#[test]
+fn a_scale_whose_workers_cannot_boot_says_why() {
+    let supervisor = Launch::misbehave().set("misbehave.fail_while", r#""{dir}/trouble""#).serving(2);
+    std::fs::write(supervisor.path("trouble"), "").expect("a file in our own folder");
+    assert_told(&supervisor.ctl(&["scale", "3"]), 1, "is in the way; the target stays 3, and the slot is tried again");
+    std::fs::remove_file(supervisor.path("trouble")).expect("it was there");
+    assert_told(&supervisor.ctl(&["scale", "3"]), 0, "3 workers serve");
+    assert_eq!(supervisor.serving_pids().len(), 3);
+}
+
+#[test]
+fn stop_answers_when_it_is_over() {
+    let mut supervisor = Launch::new().serving(2);
+    assert_eq!(get(supervisor.address(), "/health").status, 200);
+    let socket = supervisor.path("control.sock");
+    assert_eq!(socket.metadata().expect("the socket is there").permissions().mode() & 0o777, 0o600);
+    assert_told(&supervisor.ctl(&["stop"]), 0, "stopped; of 1 requests in its life 0 were cut");
+    assert!(!socket.exists(), "the socket stayed behind");
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+    assert_eq!(supervisor.leftovers(), []);
+    assert_told(&supervisor.ctl(&["stop"]), 1, "no running service answers at");
+}
+
+#[test]
+fn stop_now_is_quick() {
+    let mut supervisor = Launch::new().set("workers.graceful_timeout", r#""30s""#).serving(2);
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    connection.send(&request("GET", "/debug/sleep/25000", &[], b"")).expect("a request is taken");
+    eventually("the request is being handled", PATIENCE, || {
+        let status = supervisor.status();
+        status["workers"].as_array()?.iter().any(|worker| worker["in_flight"] == 1).then_some(())
+    });
+    let started = now();
+    assert_told(&supervisor.ctl(&["stop", "--now"]), 0, "requests in its life 1 were cut");
+    assert!(started.elapsed() < Duration::from_millis(4500), "{:?}", started.elapsed());
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn the_socket_is_never_taken_from_another() {
+    let mut first = Launch::new().serving(2);
+    let socket = first.path("control.sock");
+    let mut second = Launch::new().set("control.socket", &format!("{socket:?}")).serving(2);
+    assert!(warning(&second).contains("is answered by another master"), "{}", warning(&second));
+    for supervisor in [&first, &second] {
+        assert_eq!(get(supervisor.address(), "/health").status, 200);
+        assert_eq!(supervisor.status()["pid"].as_u64(), Some(first.pid().into()));
+    }
+    second.stop();
+    assert!(socket.exists(), "the second removed what is the first's");
+    first.stop();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_dead_masters_socket_is_replaced() {
+    let launch = Launch::new();
+    drop(std::os::unix::net::UnixListener::bind(launch.path("control.sock")).expect("a socket in our own folder"));
+    let supervisor = launch.serving(2);
+    assert_eq!(supervisor.status()["pid"].as_u64(), Some(supervisor.pid().into()));
+}
+
+#[test]
+fn without_a_socket_it_serves_all_the_same() {
+    // Nobody can make a socket in /proc, not even root.
+    let mut supervisor = Launch::new().set("control.socket", r#""/proc/oxicorn.sock""#).serving(2);
+    assert!(warning(&supervisor).contains("cannot listen on /proc/oxicorn.sock"), "{}", warning(&supervisor));
+    assert_eq!(get(supervisor.address(), "/health").status, 200);
+    assert_told(&supervisor.ctl(&["status"]), 1, "no running service answers at /proc/oxicorn.sock");
+    supervisor.stop();
+
+    let mut supervisor = Launch::new().set("control.socket", r#""off""#).serving(2);
+    assert_eq!(warning(&supervisor), "");
+    assert_told(&supervisor.ctl(&["status"]), 1, "control.socket is off");
+    supervisor.stop();
+}
+
+#[test]
+fn of_two_that_answer_none_is_guessed() {
+    let (first, second) =
+        (Launch::new().unset("control.socket").serving(2), Launch::new().unset("control.socket").serving(2));
+    let (a, b) = (first.path(""), second.path(""));
+    assert_eq!(first.status()["pid"].as_u64(), Some(first.pid().into()));
+    let both = [("RUNTIME_DIRECTORY", a.as_path()), ("XDG_RUNTIME_DIR", b.as_path())];
+    let output = first.ctl_in(&["stop"], &both);
+    for supervisor in [&first, &second] {
+        assert_told(&output, 2, &format!("(pid {}, {})", supervisor.pid(), supervisor.address()));
+        assert_eq!(supervisor.serving_pids().len(), 2);
+    }
+    let socket = second.path("oxicorn.sock");
+    let socket = socket.to_str().expect("a path in UTF-8");
+    assert_told(&first.ctl_in(&["status", "--socket", socket], &both), 0, &format!("pid {}", second.pid()));
+    // Two ways to one service are no question.
+    let link = first.path("link");
+    std::os::unix::fs::symlink(&a, &link).expect("a link in our own folder");
+    let same = [("RUNTIME_DIRECTORY", a.as_path()), ("XDG_RUNTIME_DIR", link.as_path())];
+    assert_told(&first.ctl_in(&["status"], &same), 0, &format!("pid {}", first.pid()));
+}
+
+/// A thousand of each, at once and one after the other, and those who behave notice nothing.
+#[test]
+fn hostile_clients_change_nothing_for_others() {
+    let mut supervisor = Launch::new().serving(2);
+    let socket = supervisor.path("control.sock");
+    let load = Load::start(supervisor.address(), "/health", 4, Mode::PerRequest { think_ms: 2 });
+    let canary = Canary::start();
+    let open = || UnixStream::connect(&socket).expect("the master takes connections");
+    let huge = vec![b'x'; 10 << 20];
+    let mut slowest = Duration::ZERO;
+    let mut kept = Vec::new();
+    for round in 0..1_000 {
+        let mut client = open();
+        match round % 4 {
+            0 => client.write_all(b"\x00\xff{]\n").map(|()| kept.push(client)).unwrap_or_default(),
+            1 => client.write_all(b"{\"version\":1,\"comm").map(|()| kept.push(client)).unwrap_or_default(),
+            2 if round % 40 == 2 => {
+                // Refused on the way.
+                let _ = client.write_all(&huge);
+            }
+            2 => client.write_all(&[b'x'; 5_000]).map(|()| kept.push(client)).unwrap_or_default(),
+            _ => kept.push(client),
+        }
+        if round % 50 == 0 {
+            let started = now();
+            let status = supervisor.status();
+            slowest = slowest.max(started.elapsed());
+            assert_eq!(status["state"], "running");
+        }
+    }
+    assert_told(&supervisor.ctl(&["scale", "3"]), 0, "3 workers serve");
+    let tally = load.finish();
+    tally.assert_nothing_lost();
+    let stall = canary.longest();
+    eprintln!("slowest status {slowest:?}, slowest health {:?}, machine {stall:?}", tally.max_wait());
+    assert!(tally.max_wait() < Duration::from_secs(1) + 4 * stall, "{:?}, machine {stall:?}", tally.max_wait());
+    assert!(slowest < Duration::from_secs(2) + 4 * stall, "{slowest:?}, machine {stall:?}");
+    // All but the last few are gone already; the rest go within their five seconds.
+    for mut client in kept {
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
+        let ended = client.read_to_end(&mut Vec::new());
+        let late = ended.is_err_and(|error| matches!(error.kind(), std::io::ErrorKind::WouldBlock));
+        assert!(!late, "a hostile client is kept");
+    }
+    assert_eq!(supervisor.log().count(events::EXITED), 0);
+    supervisor.stop();
+}
+
+#[test]
+fn a_caller_who_leaves_does_not_hold_the_master() {
+    let mut supervisor = Launch::new().serving(2);
+    let mut client = UnixStream::connect(supervisor.path("control.sock")).expect("the master takes connections");
+    client.write_all(b"{\"version\":1,\"command\":{\"scale\":{\"to\":4}}}\n").expect("a line");
+    drop(client);
+    supervisor.wait_serving(4);
+    let before = supervisor.master().context_switches();
+    observe_for(Duration::from_millis(500));
+    let woken = supervisor.master().context_switches() - before;
+    assert!(woken < 50, "the master woke {woken} times in half a second");
+    supervisor.stop();
+}
