@@ -37,8 +37,8 @@ fn scale_answers_when_it_is_done() {
     let output = supervisor.ctl(&["scale", "--json", "2"]);
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
     assert_eq!(answer, serde_json::json!({ "ok": true, "reason": "2 workers serve" }));
-    for impossible in ["0", "9", "-2", "+1000"] {
-        assert_told(&supervisor.ctl(&["scale", impossible]), 1, "not possible: 1 to 8 are; nothing was changed");
+    for impossible in ["0", "257", "-2", "+1000"] {
+        assert_told(&supervisor.ctl(&["scale", impossible]), 1, "not possible: 1 to 256 are; nothing was changed");
     }
     for wrong in ["x", "1.5"] {
         assert_told(&supervisor.ctl(&["scale", wrong]), 2, "is not a number of workers");
