@@ -75,7 +75,7 @@ impl ToMaster {
             Self::DrainBegun => fd::send(channel, b"d"),
             Self::BootFailed(reason) => {
                 let mut bytes = vec![b'f'];
-                bytes.extend(reason.bytes().take(MESSAGE_MAX - 1));
+                bytes.extend(&reason.as_bytes()[..reason.floor_char_boundary(MESSAGE_MAX - 1)]);
                 fd::send(channel, &bytes)
             }
         }

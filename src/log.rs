@@ -62,8 +62,8 @@ pub(crate) fn reopen() -> Result<(), OpenError> {
     lock().as_mut().map_or(Ok(()), |log| log.sink.reopen())
 }
 
-/// Lines this process could not write, because the reader was slow or gone, or the disk
-/// full. A forked worker counts on from what its master had.
+/// Lines this process could not write, because the reader was slow or gone, or the disk full. A forked worker counts on
+/// from what its master had.
 pub(crate) fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
