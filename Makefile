@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks clean-tools
+.PHONY: help run test test-full lint full-only mutants release-checks
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,8 +14,6 @@ lint: ## formatting and clippy
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-# One line for each of cargo's test programs. RUST_TEST_THREADS stays as it is: the tests find out for themselves how
-# late this machine lets them wake, and subtract it.
 test: lint target/python target/prometheus ## everything a change has to pass
 	cargo test --examples --no-run
 	cargo test --no-fail-fast
@@ -28,7 +26,7 @@ mutants: ## break the master's mind in known ways; the simulator has to notice e
 	tests/mutants/run.sh
 
 release-checks: ## what is promised of the release build: size of the master, time to start
-	cargo test --release --test release -- --include-ignored
+	cargo test --release --test boot -- --nocapture the_master_is_one_small_thread it_answers_soon_after_its_start
 
 # Prometheus' own parser and promtool, for tests/metrics.rs.
 target/python:
