@@ -11,6 +11,7 @@ mod history;
 mod oom;
 mod perform;
 mod pidfile;
+mod reload;
 #[cfg(test)]
 mod sim;
 mod status;
@@ -22,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::reload::Load;
 use self::{
     control::Control,
     core::{Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Tally},
@@ -30,6 +32,7 @@ use self::{
     oom::OomKills,
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
+    reload::Reloads,
 };
 use crate::{
     channel::{Heard, ToMaster},
@@ -87,10 +90,11 @@ struct Child {
     started: Instant,
 }
 
-#[derive(Debug)]
 struct Shell {
     core: Master,
+    load: Load,
     resolved: Arc<Resolved>,
+    reloads: Reloads,
     listeners: Listeners,
     scoreboard: Scoreboard,
     signals: MasterSignals,
@@ -111,7 +115,7 @@ struct Shell {
 }
 
 /// Binds, forks, supervises; returns when all is over, or in each child.
-pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
+pub(crate) fn run(resolved: Resolved, load: Load) -> Result<Outcome, MasterError> {
     let settings = &resolved.settings;
     let name = &settings.process.name;
     tracing::info!(
@@ -148,7 +152,9 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     let (core, actions) = Master::new(policy(settings, &listeners, rows), started);
     let mut shell = Shell {
         core,
+        load,
         resolved: Arc::new(resolved),
+        reloads: Reloads::default(),
         steering: *listeners.steering() == Steering::Active,
         listeners,
         scoreboard,
@@ -227,7 +233,8 @@ impl Shell {
             Signal::Ttou => self.scale_by(-times.cast_signed()),
             Signal::Usr1 => self.reopen_logs(),
             Signal::Chld => self.reap_all(),
-            Signal::Hup | Signal::Usr2 | Signal::Winch => tracing::warn!(
+            Signal::Hup => self.inbox.push(Event::ReloadRequested { caller: None }),
+            Signal::Usr2 | Signal::Winch => tracing::warn!(
                 event = "ignored_signal",
                 signal = signal.name(),
                 "{} does nothing yet; the master goes on as before",
@@ -254,6 +261,7 @@ impl Shell {
                 };
                 self.inbox.push(Event::ScaleRequested { scale, caller: Some(caller) });
             }
+            protocol::Command::Reload => self.inbox.push(Event::ReloadRequested { caller: Some(caller) }),
             protocol::Command::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }
     }
@@ -429,7 +437,7 @@ impl Shell {
 
     /// Six stores cost less than asking what has changed.
     fn publish(&self) {
-        let Tally { recycled, crashed, hung, boot_failed } = self.core.tally();
+        let Tally { recycled, crashed, hung, boot_failed, reloads: _ } = self.core.tally();
         let (generation, target) = (self.core.generation().0.into(), self.core.target().into());
         self.scoreboard.publish(&Overview { generation, target, recycled, crashed, hung, boot_failed });
     }

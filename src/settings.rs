@@ -387,6 +387,30 @@ impl Resolved {
         ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
     }
 
+    /// Takes over from `running` what only a restart can change; the keys that would have.
+    pub(crate) fn keep_until_restart(&mut self, running: &Self) -> Vec<&'static str> {
+        let (new, old) = (&mut self.settings, &running.settings);
+        let mut kept = Vec::new();
+        let mut keep = |key, differs: bool| {
+            if differs {
+                kept.push(key);
+            }
+        };
+        keep("server.reuse_port", new.server.reuse_port != old.server.reuse_port);
+        keep("process.user", new.process.user != old.process.user);
+        keep("process.group", new.process.group != old.process.group);
+        keep("process.pidfile", new.process.pidfile != old.process.pidfile);
+        keep("process.name", new.process.name != old.process.name);
+        keep("control.socket", new.control != old.control);
+        new.server.reuse_port = old.server.reuse_port;
+        new.process.user.clone_from(&old.process.user);
+        new.process.group.clone_from(&old.process.group);
+        new.process.pidfile.clone_from(&old.process.pidfile);
+        new.process.name.clone_from(&old.process.name);
+        new.control.clone_from(&old.control);
+        kept
+    }
+
     /// The keys whose effective values differ, sorted. `process.env_file` counts as changed when its contents are.
     pub(crate) fn diff(&self, new: &Self) -> Vec<String> {
         let (old_keys, new_keys) = (self.flat(), new.flat());
