@@ -233,7 +233,7 @@ fn one_line_per_mistake_in_the_file() {
             "[server]\nbind = ['fd://x']",
             "supervisor.toml:2: server.bind: \"fd://x\" is not a descriptor such as \"fd://3\"",
         ),
-        ("[server]\nbind = ['fd://3']", "supervisor.toml:2: server.bind: fd://3: fd:// is not supported yet"),
+        ("[server]\nbind = ['fd://3', 'fd://3']", "supervisor.toml:2: server.bind: fd://3 is listed twice"),
         ("[server]\nbind = ['a:1', 'a:1']", "supervisor.toml:2: server.bind: a:1 is listed twice"),
         (
             "[workers]\ncount = 'abc'",
