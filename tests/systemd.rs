@@ -12,10 +12,13 @@ use std::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr as UnixAddress, UnixDatagram},
     },
+    process::Command,
     time::Duration,
 };
 
-use common::{Connection, Launch, PATIENCE, Signal, events, eventually, get, now, observe_for, request};
+use common::{
+    Connection, Launch, PATIENCE, Signal, events, eventually, field, free_port, get, now, observe_for, request,
+};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// What systemd was told, in order.
@@ -210,6 +213,27 @@ fn a_passed_socket_replaces_bind_and_outlives_us() {
         supervisor.stop();
     }
     Connection::open(address).expect("it still listens");
+}
+
+/// The real thing, where it is installed.
+#[test]
+fn systemd_socket_activate_is_understood() {
+    if Command::new("systemd-socket-activate").arg("--version").output().is_err() {
+        eprintln!("there is no systemd-socket-activate here: nothing is tested");
+        return;
+    }
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let activated = ["systemd-socket-activate", "--fdname=http", "--listen", &address.to_string()];
+    let mut supervisor = Launch::new().through(&activated).start();
+    // It starts the program for the first visitor.
+    let mut first = eventually("systemd listens", PATIENCE, || Connection::open(address).ok());
+    assert_eq!(first.ask(&request("GET", "/health", &[], b"")).expect("an answer").status, 200);
+    supervisor.wait_listening();
+    assert_eq!(supervisor.addresses(), [address.to_string()]);
+    let log = supervisor.log();
+    let passed = log.lines_of("sockets_passed").next().expect("it is said");
+    assert_eq!((field(passed, "sockets"), field(passed, "names")), (Some("1"), Some("http")));
+    supervisor.stop();
 }
 
 #[test]
