@@ -205,10 +205,12 @@ impl Shell {
     /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
     fn listen(&mut self) -> Result<(), MasterError> {
         self.tell_progress();
-        let ours = self.control.as_ref().and_then(Control::deadline).into_iter();
-        let ours = ours.chain(self.notify.as_ref().and_then(Notify::deadline));
-        let timeout =
-            self.core.deadline().into_iter().chain(ours).min().map(|at| Duration::from_millis(at.since(now())));
+        let deadlines = [
+            self.core.deadline(),
+            self.control.as_ref().and_then(Control::deadline),
+            self.notify.as_ref().and_then(Notify::deadline),
+        ];
+        let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
         let mut fds: Vec<_> =
             std::iter::once(self.signals.as_fd()).chain(channels).map(|fd| (fd, Interest::Read)).collect();
@@ -237,7 +239,7 @@ impl Shell {
 
     fn obey(&mut self, signal: Signal, times: u32) {
         if let (Signal::Hup, Some(notify)) = (signal, &mut self.notify) {
-            // `systemctl reload` waits for both.
+            // `systemctl reload` waits for both, also where nothing came of it.
             notify.reloading(now());
             notify.ready(now());
         }

@@ -1,8 +1,8 @@
 //! The effective settings of a run: one typed struct, resolved once from every source.
 //!
 //! Owns: the meaning of each key, its default, and the one precedence (default < file < well-known environment
-//! name < `OXICORN_*` < command line < sockets passed to us). Refuses: the syntax of files (`settings::file`), how one value is read
-//! (`settings::value`), and decisions that need two keys at once (`settings::check`).
+//! name < `OXICORN_*` < command line < sockets passed to us). Refuses: the syntax of files (`settings::file`), how one
+//! value is read (`settings::value`), and decisions that need two keys at once (`settings::check`).
 
 mod check;
 mod cpus;
