@@ -121,7 +121,7 @@ pub(crate) struct Place {
 /// Flags that set a key. All are kept as typed: file, environment and flags are read by the same code.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Options {
-    /// host:port, :port, [::1]:port or unix:/path; may be repeated [env: PORT]
+    /// host:port, :port, [::1]:port, unix:/path or fd://3; may be repeated [env: PORT]
     #[arg(short, long, value_name = "ADDR", help_heading = "Sockets")]
     bind: Vec<String>,
     /// Connections that may wait to be accepted

@@ -8,6 +8,7 @@ mod control;
 mod core;
 mod exits;
 mod history;
+mod notify;
 mod oom;
 mod perform;
 mod pidfile;
@@ -26,9 +27,10 @@ use std::{
 pub(crate) use self::reload::Load;
 use self::{
     control::Control,
-    core::{Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Tally},
+    core::{Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Stage, Tally},
     exits::{ExitFacts, explain, is_foreign_kill},
     history::SlotHistory,
+    notify::{Notify, Standing},
     oom::OomKills,
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
@@ -39,7 +41,7 @@ use crate::{
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
     log, protocol,
     scoreboard::{Overview, Row, Scoreboard, State},
-    settings::{Resolved, Settings},
+    settings::{LISTEN_FDS, Origin, Resolved, Settings},
     sys::{
         clock, fd,
         poll::{Interest, wait},
@@ -101,6 +103,8 @@ struct Shell {
     pidfile: Option<Pidfile>,
     /// `None` where it is off or could not be made: the service does not depend on it.
     control: Option<Control>,
+    /// `None` where no service manager listens.
+    notify: Option<Notify>,
     started: Instant,
     children: Vec<Child>,
     inbox: Vec<Event>,
@@ -127,6 +131,14 @@ pub(crate) fn run(resolved: Resolved, load: Load) -> Result<Outcome, MasterError
     );
     let limit = fd::raise_nofile();
     let listeners = Listeners::bind(&settings.server, settings.workers.count)?;
+    if resolved.origin("server.bind") == Origin::Env(LISTEN_FDS.to_owned()) {
+        tracing::info!(
+            event = "sockets_passed",
+            sockets = settings.server.bind.len(),
+            names = std::env::var("LISTEN_FDNAMES").unwrap_or_default(),
+            "the sockets of LISTEN_FDS replace server.bind; they are shared by all workers, and outlive us"
+        );
+    }
     for address in listeners.addresses() {
         tracing::info!(event = "listening", %address, "listening on {address}");
     }
@@ -161,6 +173,7 @@ pub(crate) fn run(resolved: Resolved, load: Load) -> Result<Outcome, MasterError
         signals,
         pidfile,
         control,
+        notify: Notify::open(started),
         started,
         children: Vec::new(),
         inbox: Vec::new(),
@@ -173,6 +186,7 @@ pub(crate) fn run(resolved: Resolved, load: Load) -> Result<Outcome, MasterError
     let mut todo = VecDeque::from(actions);
     loop {
         shell.publish();
+        shell.notify();
         while let Some(action) = todo.pop_front() {
             match shell.perform(action) {
                 Performed::Done => {}
@@ -197,8 +211,12 @@ impl Shell {
     /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
     fn listen(&mut self) -> Result<(), MasterError> {
         self.tell_progress();
-        let deadlines = self.core.deadline().into_iter().chain(self.control.as_ref().and_then(Control::deadline));
-        let timeout = deadlines.min().map(|at| Duration::from_millis(at.since(now())));
+        let deadlines = [
+            self.core.deadline(),
+            self.control.as_ref().and_then(Control::deadline),
+            self.notify.as_ref().and_then(Notify::deadline),
+        ];
+        let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
         let mut fds: Vec<_> =
             std::iter::once(self.signals.as_fd()).chain(channels).map(|fd| (fd, Interest::Read)).collect();
@@ -226,6 +244,11 @@ impl Shell {
     }
 
     fn obey(&mut self, signal: Signal, times: u32) {
+        if let (Signal::Hup, Some(notify)) = (signal, &mut self.notify) {
+            // `systemctl reload` waits for both, also where nothing came of it.
+            notify.reloading(now());
+            notify.ready(now());
+        }
         match signal {
             Signal::Term => self.inbox.push(Event::StopRequested { graceful: true }),
             Signal::Int | Signal::Quit => self.inbox.push(Event::StopRequested { graceful: false }),
@@ -440,6 +463,21 @@ impl Shell {
         let Tally { recycled, crashed, hung, boot_failed, reloads: _ } = self.core.tally();
         let (generation, target) = (self.core.generation().0.into(), self.core.target().into());
         self.scoreboard.publish(&Overview { generation, target, recycled, crashed, hung, boot_failed });
+    }
+
+    fn notify(&mut self) {
+        if self.notify.is_none() {
+            return;
+        }
+        let standing = match self.core.stage() {
+            Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => Standing::Stopping,
+            Stage::Running if self.core.served() > 0 => Standing::Serving,
+            Stage::Running => Standing::Starting,
+        };
+        let status = format!("{}, generation {}", self.progress(), self.core.generation().0);
+        if let Some(notify) = &mut self.notify {
+            notify.turn(standing, &status, now());
+        }
     }
 
     fn say_totals(&self) {

@@ -1,13 +1,14 @@
 //! The effective settings of a run: one typed struct, resolved once from every source.
 //!
 //! Owns: the meaning of each key, its default, and the one precedence (default < file < well-known environment
-//! name < `OXICORN_*` < command line). Refuses: the syntax of files (`settings::file`), how one value is read
-//! (`settings::value`), and decisions that need two keys at once (`settings::check`).
+//! name < `OXICORN_*` < command line < sockets passed to us). Refuses: the syntax of files (`settings::file`), how one
+//! value is read (`settings::value`), and decisions that need two keys at once (`settings::check`).
 
 mod check;
 mod cpus;
 mod file;
 mod keys;
+mod passed;
 mod problem;
 mod show;
 mod table;
@@ -28,7 +29,10 @@ use std::{
 use serde::Serialize;
 use toml::Value;
 
-pub(crate) use self::problem::{Origin, Problem, Problems};
+pub(crate) use self::{
+    passed::LISTEN_FDS,
+    problem::{Origin, Problem, Problems},
+};
 pub use self::{
     table::TableSpec,
     value::{duration, size},
@@ -463,6 +467,8 @@ pub(crate) fn resolve(
     given.extend(flags.given.iter().map(|flag| {
         (flag.key.to_owned(), Entry { value: Value::String(flag.text.clone()), origin: Origin::Flag(flag.flag) })
     }));
+    let mut warnings = env_file.warnings();
+    given.extend(passed::sockets(env, std::process::id(), &mut problems, &mut warnings));
 
     let cpus = cpus::available();
     let mut settings = Settings::defaults(cpus, folder.to_owned());
@@ -498,8 +504,7 @@ pub(crate) fn resolve(
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
-    let mut resolved =
-        Resolved { settings, tables: parsed, file: file.map(|file| file.path), warnings: env_file.warnings(), entries };
+    let mut resolved = Resolved { settings, tables: parsed, file: file.map(|file| file.path), warnings, entries };
     resolved.warnings.extend(check::warnings(&resolved));
     Ok(resolved)
 }

@@ -362,6 +362,8 @@ impl Shell {
             pidfile: _,
             // Closed, not removed: the master still listens there.
             control: _,
+            // The master's voice: a worker does not speak for the service.
+            notify: _,
             started: _,
             // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
             children,
