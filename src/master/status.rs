@@ -89,7 +89,6 @@ impl Shell {
             hung: tally.hung,
             reloads: tally.reloads,
             shed: counted.shed,
-            ..Totals::default()
         }
     }
 
