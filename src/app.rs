@@ -33,6 +33,7 @@ use crate::{
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
+type Prepare = dyn Fn(&Preparation<'_>) -> Result<(), BoxError>;
 
 /// How a program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl From<Exit> for ExitCode {
 #[must_use = "an App does nothing until it is run"]
 pub struct App {
     work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>,
-    prepare: Box<dyn Fn(&Preparation<'_>) -> Result<(), BoxError>>,
+    prepare: Box<Prepare>,
     tables: Vec<TableSpec>,
 }
 

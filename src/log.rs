@@ -23,7 +23,7 @@ use tracing::{
     span,
 };
 
-pub(crate) use self::sink::{Kind, OpenError, Sink};
+pub(crate) use self::sink::{OpenError, Sink};
 use crate::settings::{self, Level, LogFormat};
 
 static LOG: Mutex<Option<Log>> = Mutex::new(None);
@@ -45,7 +45,7 @@ struct Log {
 /// # Errors
 /// The file cannot be opened; the log goes on as it was.
 pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
-    let sink = Sink::open(Kind::Events, &settings.file)?;
+    let sink = Sink::open(&settings.file)?;
     *lock() = Some(Log { sink, format: settings.format });
     LEVEL.store(settings.level as u8, Ordering::Relaxed);
     // Refused when it stands already, or when the program has its own: that one stays.
@@ -62,8 +62,8 @@ pub(crate) fn reopen() -> Result<(), OpenError> {
     lock().as_mut().map_or(Ok(()), |log| log.sink.reopen())
 }
 
-/// Lines this process could not write, to this log or the access log, because the reader was slow or gone, or the disk
-/// full. A forked worker counts on from what its master had.
+/// Lines this process could not write, because the reader was slow or gone, or the disk full. A forked worker counts on
+/// from what its master had.
 pub(crate) fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
@@ -275,7 +275,7 @@ mod tests {
     fn lines(format: LogFormat, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
         let _turn = turn();
         LEVEL.store(level as u8, Ordering::Relaxed);
-        let sink = Sink::open(Kind::Events, &LogTarget::File(path.to_owned())).unwrap();
+        let sink = Sink::open(&LogTarget::File(path.to_owned())).unwrap();
         *lock() = Some(Log { sink, format });
         with_default(Lines, say);
         *lock() = None;
@@ -339,7 +339,7 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // Both ends: a FIFO without a reader cannot be opened.
         let mut reader = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-        let sink = Sink::open(Kind::Events, &LogTarget::File(path)).unwrap();
+        let sink = Sink::open(&LogTarget::File(path)).unwrap();
         let mut log = Log { sink, format: LogFormat::Text };
 
         let before = dropped();

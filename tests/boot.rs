@@ -187,6 +187,20 @@ fn the_master_is_one_small_thread() {
 }
 
 #[test]
+fn it_answers_soon_after_its_start() {
+    let launch = Launch::new();
+    let began = common::now();
+    let mut supervisor = launch.start();
+    supervisor.wait_listening();
+    assert_eq!(get(supervisor.address(), "/ready").status, 200);
+    let took = began.elapsed();
+    eprintln!("first answer after {took:?}");
+    // The machine may be busy; the release build alone needs some 20 ms.
+    let bound = Duration::from_millis(if cfg!(debug_assertions) { 2_000 } else { 300 });
+    assert!(took < bound, "the first answer came after {took:?}");
+}
+
+#[test]
 fn the_pidfile_lives_as_long_as_the_master() {
     let mut supervisor = Launch::new().set("process.pidfile", r#""{dir}/app.pid""#).serving(2);
     let pidfile = supervisor.path("app.pid");

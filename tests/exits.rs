@@ -4,7 +4,6 @@ mod common;
 
 use std::{
     fs,
-    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -141,12 +140,7 @@ fn a_worker_that_drains_just_leaves() {
 
 #[test]
 fn the_kernels_oom_killer_is_named() {
-    let Some(cgroup) = Cgroup::make(128 << 20) else {
-        // Not eprintln: a passing test's would not be seen.
-        let _ = io::stderr()
-            .write_all(b"\nNOT TESTED: no memory cgroup can be made here (needs root and a writable /sys/fs/cgroup)\n");
-        return;
-    };
+    let cgroup = Cgroup::make(128 << 20);
     let enter = format!("echo $$ > '{}/cgroup.procs' && \"$0\" \"$@\"; exit $?", cgroup.0.display());
     let supervisor = one_worker().through(&["sh", "-c", &enter]).serving(1);
     let victim = supervisor.serving_pids()[0];
@@ -170,17 +164,20 @@ fn the_kernels_oom_killer_is_named() {
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    fn make(limit: u64) -> Option<Self> {
-        let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
+    fn make(limit: u64) -> Self {
+        let membership = fs::read_to_string("/proc/self/cgroup").expect("/proc/self/cgroup");
         let path_of = |mark: &str| membership.lines().find_map(|line| line.split_once(mark).map(|(_, path)| path));
-        let (ours, file) = match path_of(":memory:") {
-            Some(path) => (format!("/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes"),
-            None => (format!("/sys/fs/cgroup{}", path_of("0::")?), "memory.max"),
+        let (ours, file) = match (path_of(":memory:"), path_of("0::")) {
+            (Some(path), _) => (format!("/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes"),
+            (None, Some(path)) => (format!("/sys/fs/cgroup{path}"), "memory.max"),
+            (None, None) => panic!("there is no memory cgroup here:\n{membership}"),
         };
         let made = Self(Path::new(&ours).join(format!("oxicorn-test-{}", std::process::id())));
-        fs::create_dir(&made.0).ok()?;
-        fs::write(made.0.join(file), limit.to_string()).ok()?;
-        Some(made)
+        let needs = "a memory cgroup has to be made: run the tests as root, with /sys/fs/cgroup writable";
+        fs::create_dir(&made.0).unwrap_or_else(|error| panic!("{}: {error}; {needs}", made.0.display()));
+        let limited = fs::write(made.0.join(file), limit.to_string());
+        limited.unwrap_or_else(|error| panic!("{}/{file}: {error}; {needs}", made.0.display()));
+        made
     }
 }
 

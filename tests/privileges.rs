@@ -1,6 +1,6 @@
 //! Promise: with `process.user` no worker keeps a right of root, whenever it was started, and the service still works.
 //!
-//! Needs root; without it these tests say so and pass.
+//! Needs root.
 
 mod common;
 
@@ -9,12 +9,9 @@ use std::{fs, os::unix::fs::MetadataExt};
 use common::{Connection, Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get, request};
 use nix::unistd::{Uid, User};
 
-fn nobody() -> Option<User> {
-    if !Uid::effective().is_root() {
-        eprintln!("not root: nothing is tested");
-        return None;
-    }
-    User::from_name("nobody").expect("the user database can be read")
+fn nobody() -> User {
+    assert!(Uid::effective().is_root(), "only root can give its rights away: run the tests as root");
+    User::from_name("nobody").expect("the user database can be read").expect("the user nobody")
 }
 
 fn launch() -> Launch {
@@ -46,7 +43,7 @@ fn write_a_fact(supervisor: &Supervisor) {
 
 #[test]
 fn workers_are_nobody_from_the_first_to_the_last() {
-    let Some(user) = nobody() else { return };
+    let user = nobody();
     let mut supervisor = launch().serving(2);
     assert_eq!(supervisor.master().ids("Uid"), [0; 4], "the master keeps what it was started with");
     assert_without_rights(&supervisor, &user);
@@ -66,7 +63,7 @@ fn workers_are_nobody_from_the_first_to_the_last() {
 
 #[test]
 fn recycled_workers_are_nobody_too() {
-    let Some(user) = nobody() else { return };
+    let user = nobody();
     let mut supervisor = launch().set("workers.max_requests", "30").serving(2);
     let first = supervisor.worker_pids();
     eventually("both workers are replaced", PATIENCE, || {
@@ -84,7 +81,7 @@ fn recycled_workers_are_nobody_too() {
 /// A folder that was there before is the operator's: its owner is not touched.
 #[test]
 fn a_folder_that_was_there_keeps_its_owner() {
-    let Some(_) = nobody() else { return };
+    nobody();
     let launch = launch();
     fs::create_dir(launch.path("data")).expect("a folder in our own");
     let mut supervisor = launch.start();

@@ -17,27 +17,16 @@ use crate::{settings::LogTarget, sys::fd};
 const ATOMIC: usize = 4096;
 const CUT: &str = "…[cut]\n";
 
-/// Which of the two logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// `log.file`; "-" is stderr.
-    Events,
-    /// `log.access`; "-" is stdout.
-    Access,
-}
-
-/// A log's file cannot be opened.
+/// The log's file cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: cannot open {path}")]
+#[error("log.file: cannot open {}", path.display())]
 pub(crate) struct OpenError {
-    key: &'static str,
-    path: String,
+    path: PathBuf,
     source: io::Error,
 }
 
 #[derive(Debug)]
 pub(crate) struct Sink {
-    kind: Kind,
     output: Output,
     /// What [`reopen`](Sink::reopen) opens.
     path: Option<PathBuf>,
@@ -58,19 +47,18 @@ enum Output {
 impl Sink {
     /// # Errors
     /// The file cannot be opened or made.
-    pub(crate) fn open(kind: Kind, target: &LogTarget) -> Result<Self, OpenError> {
+    pub(crate) fn open(target: &LogTarget) -> Result<Self, OpenError> {
         let path = match target {
             LogTarget::File(path) => Some(path.clone()),
             LogTarget::Off | LogTarget::Standard => None,
         };
         let output = match target {
             LogTarget::Off => Ok(Output::Off),
-            LogTarget::Standard => standard(kind).and_then(Output::of),
+            LogTarget::Standard => io::stderr().as_fd().try_clone_to_owned().map(File::from).and_then(Output::of),
             LogTarget::File(path) => open(path),
         };
-        let shown = path.as_ref().map_or("-".to_owned(), |path| path.display().to_string());
-        let output = output.map_err(|source| failed(kind, shown, source))?;
-        Ok(Self { kind, output, path })
+        let output = output.map_err(|source| failed(path.as_deref().unwrap_or(Path::new("-")), source))?;
+        Ok(Self { output, path })
     }
 
     /// Opens the path again: the old file was moved away. Standard streams stay as they are.
@@ -79,7 +67,7 @@ impl Sink {
     /// As for [`open`](Self::open); lines still go to the old file.
     pub(crate) fn reopen(&mut self) -> Result<(), OpenError> {
         if let Some(path) = &self.path {
-            self.output = open(path).map_err(|source| failed(self.kind, path.display().to_string(), source))?;
+            self.output = open(path).map_err(|source| failed(path, source))?;
         }
         Ok(())
     }
@@ -119,24 +107,12 @@ impl Output {
     }
 }
 
-fn failed(kind: Kind, path: String, source: io::Error) -> OpenError {
-    let key = match kind {
-        Kind::Events => "log.file",
-        Kind::Access => "log.access",
-    };
-    OpenError { key, path, source }
+fn failed(path: &Path, source: io::Error) -> OpenError {
+    OpenError { path: path.to_owned(), source }
 }
 
 fn open(path: &Path) -> io::Result<Output> {
     Output::of(fd::append_to(path)?)
-}
-
-fn standard(kind: Kind) -> io::Result<File> {
-    let copy = match kind {
-        Kind::Events => io::stderr().as_fd().try_clone_to_owned(),
-        Kind::Access => io::stdout().as_fd().try_clone_to_owned(),
-    };
-    copy.map(File::from)
 }
 
 fn whole(file: &mut File, line: &str) -> bool {
@@ -169,7 +145,7 @@ mod tests {
     fn a_file_is_reopened_and_a_bad_path_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("log"), folder.path().join("log.1"));
-        let mut sink = Sink::open(Kind::Access, &LogTarget::File(path.clone())).unwrap();
+        let mut sink = Sink::open(&LogTarget::File(path.clone())).unwrap();
         assert!(sink.put("one\n"));
         std::fs::rename(&path, &moved).unwrap();
         assert!(sink.put("two\n"));
@@ -181,7 +157,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         let error = sink.reopen().unwrap_err();
-        assert_eq!(error.to_string(), format!("log.access: cannot open {}", path.display()));
+        assert_eq!(error.to_string(), format!("log.file: cannot open {}", path.display()));
         assert!(sink.put("four\n"));
     }
 
@@ -193,7 +169,7 @@ mod tests {
         assert!(matches!(socket, Output::Socket(_)));
         let shared = Output::SharedPipe(File::from(std::os::fd::OwnedFd::from(pipe)));
         for output in [socket, shared] {
-            let mut sink = Sink { kind: Kind::Events, output, path: None };
+            let mut sink = Sink { output, path: None };
             let written = (0..100_000).take_while(|_| sink.put("a line that nobody reads\n")).count();
             assert!((1..100_000).contains(&written), "{written}");
         }

@@ -272,6 +272,7 @@ pub(crate) enum Cause {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(clippy::enum_variant_names, reason = "each is named after its key")]
 pub(crate) enum RecycleCause {
     MaxRequests,
     MaxAge,

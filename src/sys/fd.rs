@@ -67,27 +67,6 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recv> {
     }
 }
 
-/// What [`peek`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Peek {
-    Pending,
-    Empty,
-    Closed,
-}
-
-/// Whether a connected stream socket has bytes to read, without taking them. Closed: the peer will send no more.
-///
-/// # Errors
-/// ENOTSOCK and its like; a reset connection is `Closed`.
-pub(crate) fn peek(fd: BorrowedFd<'_>) -> io::Result<Peek> {
-    match socket::recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK) {
-        Ok(0) | Err(Errno::ECONNRESET | Errno::ETIMEDOUT) => Ok(Peek::Closed),
-        Ok(_) => Ok(Peek::Pending),
-        Err(Errno::EAGAIN) => Ok(Peek::Empty),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Who is at the other end of a unix socket, as the kernel knows: `(pid, uid)` at the time it connected.
 ///
 /// # Errors
@@ -226,18 +205,6 @@ mod tests {
         assert!(send(ours.as_fd(), b"x").unwrap());
         drop(theirs);
         assert_eq!(recv(ours.as_fd(), &mut [0; 4]).unwrap(), Recv::Closed);
-    }
-
-    #[test]
-    fn peek_takes_nothing() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        assert_eq!(peek(ours.as_fd()).unwrap(), Peek::Empty);
-        theirs.write_all(b"x").unwrap();
-        assert_eq!(peek(ours.as_fd()).unwrap(), Peek::Pending);
-        assert_eq!(peek(ours.as_fd()).unwrap(), Peek::Pending);
-        drop(theirs);
-        io::Read::read_exact(&mut &ours, &mut [0]).unwrap();
-        assert_eq!(peek(ours.as_fd()).unwrap(), Peek::Closed);
     }
 
     #[test]

@@ -144,14 +144,6 @@ impl Drop for Blocked {
     }
 }
 
-/// Unblocks every signal of this thread, whatever the mask was that it inherited.
-///
-/// # Errors
-/// None in practice.
-pub(crate) fn unblock_all() -> io::Result<()> {
-    Ok(SigSet::empty().thread_set_mask()?)
-}
-
 /// Sends `signal` to one process; `false` when there is none of that pid.
 ///
 /// # Errors
@@ -252,7 +244,7 @@ mod tests {
         alone::run("sys::signals::tests::a_terminated_worker_that_hangs_is_ended_by_the_alarm", || {
             let exit = child(|| {
                 term_arms_alarm(1).unwrap();
-                unblock_all().unwrap();
+                SigSet::empty().thread_set_mask().unwrap();
                 low_level::raise(libc::SIGTERM).unwrap();
                 loop {
                     std::thread::park_timeout(Duration::from_secs(60));

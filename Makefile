@@ -1,0 +1,40 @@
+# What this project does, by name. Needs cargo and a C compiler; `make test` also needs Debian's apt-get, python3 and
+# root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-full lint full-only mutants release-checks
+
+help:
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: ## build it and serve the reference service on http://127.0.0.1:8000, facts in ./data
+	cargo run --release
+
+lint: ## formatting and clippy
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+test: lint target/python target/prometheus ## everything a change has to pass
+	cargo test --examples --no-run
+	cargo test --no-fail-fast
+
+test-full: test full-only ## test, then what is too slow for every change
+
+full-only: mutants release-checks
+
+mutants: ## break the master's mind in known ways; the simulator has to notice each
+	tests/mutants/run.sh
+
+release-checks: ## what is promised of the release build: size of the master, time to start
+	cargo test --release --test boot -- --nocapture the_master_is_one_small_thread it_answers_soon_after_its_start
+
+# Prometheus' own parser and promtool, for tests/metrics.rs.
+target/python:
+	python3 -m pip install --quiet --target $@.new prometheus-client==0.26.0
+	mv $@.new $@
+
+target/prometheus:
+	mkdir -p $@.new
+	apt-get update -qq
+	cd $@.new && apt-get download prometheus && dpkg -x prometheus_*.deb .
+	mv $@.new $@
