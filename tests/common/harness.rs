@@ -393,6 +393,13 @@ impl Supervisor {
         })
     }
 
+    /// Waits until so many workers serve, as replacements under way may for a moment make it more.
+    pub fn wait_serving_at_least(&self, workers: usize) {
+        eventually(&format!("at least {workers} workers serve"), PATIENCE, || {
+            (self.serving_pids().len() >= workers).then_some(())
+        });
+    }
+
     /// Waits until the log holds `times` lines of an event; gives them back.
     pub fn wait_log(&self, event: &str, times: usize, within: Duration) -> Vec<String> {
         eventually(&format!("{times} log lines of event={event}"), within, || {
