@@ -27,7 +27,7 @@ use crate::{
     master::{self, Outcome},
     protocol,
     scoreboard::Row,
-    settings::{self, Resolved, Settings, TableSpec},
+    settings::{self, Flags, Resolved, Settings, TableSpec},
     sys::{fork, process, title},
     worker::{self, WorkerSeed},
 };
@@ -147,7 +147,7 @@ impl App {
         };
         let resolved = settings::resolve(&flags, &settings::environment(), &cwd, &self.tables);
         match (command, resolved) {
-            (Command::Run(_), Ok(resolved)) => self.supervise(resolved),
+            (Command::Run(_), Ok(resolved)) => self.supervise(resolved, flags, cwd),
             (Command::Run(_), Err(problems)) => refuse(&problems.to_string()),
             (Command::Check { json, .. }, resolved) => check(resolved, json),
             (Command::Config { json, .. }, Ok(resolved)) => {
@@ -162,6 +162,10 @@ impl App {
                 let place = ctl::Place::of(place.socket, resolved.as_ref());
                 end(ctl::ask(&place, protocol::Command::Scale(workers), json))
             }
+            (Command::Reload { place, json }, resolved) => {
+                let place = ctl::Place::of(place.socket, resolved.as_ref());
+                end(ctl::ask(&place, protocol::Command::Reload, json))
+            }
             (Command::Stop { place, now, json }, resolved) => {
                 let place = ctl::Place::of(place.socket, resolved.as_ref());
                 end(ctl::ask(&place, protocol::Command::Stop { now }, json))
@@ -172,7 +176,7 @@ impl App {
         }
     }
 
-    fn supervise(self, resolved: Resolved) -> ExitCode {
+    fn supervise(self, resolved: Resolved, flags: Flags, cwd: PathBuf) -> ExitCode {
         if let Err(error) = log::configure(&resolved.settings.log) {
             return refuse(&format!("log.file: {}", error_chain(&error)));
         }
@@ -188,10 +192,17 @@ impl App {
             );
             return Exit::NoWorkerReady.into();
         }
-        match master::run(resolved) {
+        let Self { work, prepare, tables } = self;
+        let load = move || {
+            let resolved = settings::resolve(&flags, &settings::environment(), &cwd, &tables)
+                .map_err(|problems| problems.to_string().replace('\n', "; "))?;
+            prepare(&Preparation { resolved: &resolved }).map_err(|error| error_chain(error.as_ref()))?;
+            Ok(resolved)
+        };
+        match master::run(resolved, Box::new(load)) {
             Ok(Outcome::Stopped) => ExitCode::SUCCESS,
             Ok(Outcome::NoWorkerReady) => Exit::NoWorkerReady.into(),
-            Ok(Outcome::Worker(seed)) => (self.work)(*seed),
+            Ok(Outcome::Worker(seed)) => work(*seed),
             Err(error) => {
                 tracing::error!(event = "master_failed", reason = error_chain(&error), "the master cannot go on");
                 match error {

@@ -81,6 +81,14 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read the settings again and replace the workers, as SIGHUP does; exit 0 only when the new ones serve
+    Reload {
+        #[command(flatten)]
+        place: Place,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop the service as SIGTERM does, and wait for its end; once more to hurry
     Stop {
         #[command(flatten)]
@@ -113,7 +121,7 @@ pub(crate) struct Place {
 /// Flags that set a key. All are kept as typed: file, environment and flags are read by the same code.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Options {
-    /// host:port, :port, [::1]:port or unix:/path; may be repeated [env: PORT]
+    /// host:port, :port, [::1]:port, unix:/path or fd://3; may be repeated [env: PORT]
     #[arg(short, long, value_name = "ADDR", help_heading = "Sockets")]
     bind: Vec<String>,
     /// Connections that may wait to be accepted
@@ -212,7 +220,10 @@ impl Cli {
             Command::Run(options) | Command::Check { options, .. } | Command::Config { options, .. } => {
                 std::mem::take(options).add_to(&mut flags);
             }
-            Command::Status { place, .. } | Command::Scale { place, .. } | Command::Stop { place, .. } => {
+            Command::Status { place, .. }
+            | Command::Scale { place, .. }
+            | Command::Reload { place, .. }
+            | Command::Stop { place, .. } => {
                 let name = place.name.take();
                 flags.given.extend(name.map(|text| Given { key: "process.name", flag: "--name", text }));
             }

@@ -58,6 +58,8 @@ pub(crate) enum Steering {
 /// The sockets of one address.
 #[derive(Debug)]
 struct Group {
+    /// As `server.bind` means it.
+    asked: Address,
     address: Address,
     /// Where it really listens: a port of 0 has become one, a descriptor has an address.
     name: String,
@@ -65,6 +67,17 @@ struct Group {
     sockets: Vec<Socket>,
     /// The file of a unix socket we made, as (device, inode): by then it may be somebody else's.
     file: Option<(u64, u64)>,
+    standing: Standing,
+}
+
+/// Where an address stands while a reload is on trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Kept,
+    /// By the reload; goes again if it fails.
+    Added,
+    /// The reload does not name it; stays if it fails.
+    Removed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,6 +186,65 @@ impl Listeners {
         Ok(())
     }
 
+    /// Binds what `server.bind` names now and did not before, and marks what it no longer names; addresses that stay
+    /// keep their sockets and their queues. Makes room for `workers`. All or nothing.
+    ///
+    /// # Errors
+    /// See [`BindError`]; everything is as before.
+    pub(crate) fn rebind(&mut self, server: &Server, workers: u32) -> Result<(), BindError> {
+        let wanted = resolve(server)?;
+        let added: Vec<_> =
+            wanted.iter().filter(|address| !self.groups.iter().any(|group| group.asked == **address)).collect();
+        for address in &added {
+            address.probe()?;
+        }
+        let bound = added.into_iter().map(|address| {
+            let mut group = Group::bind(address.clone(), server)?;
+            group.standing = Standing::Added;
+            Ok(group)
+        });
+        let bound = bound.collect::<Result<Vec<_>, BindError>>()?;
+        self.groups.extend(bound);
+        if let Err(error) = self.grow(server, workers) {
+            self.unbind_added();
+            return Err(error);
+        }
+        for group in &mut self.groups {
+            if group.standing != Standing::Added {
+                group.standing = if wanted.contains(&group.asked) { Standing::Kept } else { Standing::Removed };
+            }
+        }
+        Ok(())
+    }
+
+    /// The reload failed: what it added goes again, what it removed stays.
+    pub(crate) fn unbind_added(&mut self) {
+        self.close_standing(Standing::Added);
+        for group in &mut self.groups {
+            group.standing = Standing::Kept;
+        }
+    }
+
+    /// The reload holds, and what it removed was polled for long enough. The names of what is closed.
+    pub(crate) fn close_removed(&mut self) -> Vec<String> {
+        let closed = self.close_standing(Standing::Removed);
+        for group in &mut self.groups {
+            group.standing = Standing::Kept;
+        }
+        closed
+    }
+
+    /// Whole groups only, so that in those that stay a socket's index is its slot. Workers hold the sockets too: it is
+    /// the shutdown that ends them. Adopted ones belong to somebody else, and are let go without.
+    fn close_standing(&mut self, standing: Standing) -> Vec<String> {
+        let (closed, stay) = std::mem::take(&mut self.groups).into_iter().partition(|group| group.standing == standing);
+        self.groups = stay;
+        let closed = Self { groups: closed, slots: self.slots, steering: self.steering.clone() };
+        closed.shut_down();
+        closed.unlink();
+        closed.addresses()
+    }
+
     /// Where we listen, as really bound: "127.0.0.1:8000", "unix:/run/app.sock".
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.groups.iter().map(|group| group.name.clone()).collect()
@@ -265,12 +337,15 @@ impl Group {
 
     /// Binds the first socket. From here on a TCP port of 0 is the one the kernel picked, for the other slots to follow.
     fn bind(address: Address, server: &Server) -> Result<Self, BindError> {
+        let meant = address.clone();
+        let standing = Standing::Kept;
         match address {
             Address::Tcp { address: asked, v6_only, per_slot } => {
                 let bound = tcp(asked, v6_only, per_slot).and_then(|socket| Ok((socket.local_addr()?, socket)));
                 let (picked, socket) = bound.map_err(|error| address.refused(error))?;
                 let address = Address::Tcp { address: picked, v6_only, per_slot };
-                Ok(Self { name: address.to_string(), address, sockets: vec![Socket::Tcp(socket)], file: None })
+                let sockets = vec![Socket::Tcp(socket)];
+                Ok(Self { asked: meant, name: address.to_string(), address, sockets, file: None, standing })
             }
             Address::Unix(ref path) => {
                 if is_stale(path)? {
@@ -284,11 +359,12 @@ impl Group {
                     Ok((socket, identity(path)?))
                 });
                 let (socket, file) = bound.map_err(|error| address.refused(error))?;
-                Ok(Self { name: address.to_string(), address, sockets: vec![Socket::Unix(socket)], file: Some(file) })
+                let sockets = vec![Socket::Unix(socket)];
+                Ok(Self { asked: meant, name: address.to_string(), address, sockets, file: Some(file), standing })
             }
             Address::Adopted(number) => {
                 let (socket, name) = adopt(number).map_err(|source| BindError::Adopt { number, source })?;
-                Ok(Self { name, address, sockets: vec![socket], file: None })
+                Ok(Self { asked: meant, name, address, sockets: vec![socket], file: None, standing })
             }
         }
     }

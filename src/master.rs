@@ -8,9 +8,11 @@ mod control;
 mod core;
 mod exits;
 mod history;
+mod notify;
 mod oom;
 mod perform;
 mod pidfile;
+mod reload;
 #[cfg(test)]
 mod sim;
 mod status;
@@ -22,21 +24,24 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use self::reload::Load;
 use self::{
     control::Control,
-    core::{Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Tally},
+    core::{Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Stage, Tally},
     exits::{ExitFacts, explain, is_foreign_kill},
     history::SlotHistory,
+    notify::{Notify, Standing},
     oom::OomKills,
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
+    reload::Reloads,
 };
 use crate::{
     channel::{Heard, ToMaster},
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
     log, protocol,
     scoreboard::{Overview, Row, Scoreboard, State},
-    settings::{Resolved, Settings},
+    settings::{LISTEN_FDS, Origin, Resolved, Settings},
     sys::{
         clock, fd,
         poll::{Interest, wait},
@@ -87,16 +92,19 @@ struct Child {
     started: Instant,
 }
 
-#[derive(Debug)]
 struct Shell {
     core: Master,
+    load: Load,
     resolved: Arc<Resolved>,
+    reloads: Reloads,
     listeners: Listeners,
     scoreboard: Scoreboard,
     signals: MasterSignals,
     pidfile: Option<Pidfile>,
     /// `None` where it is off or could not be made: the service does not depend on it.
     control: Option<Control>,
+    /// `None` where no service manager listens.
+    notify: Option<Notify>,
     started: Instant,
     children: Vec<Child>,
     inbox: Vec<Event>,
@@ -111,7 +119,7 @@ struct Shell {
 }
 
 /// Binds, forks, supervises; returns when all is over, or in each child.
-pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
+pub(crate) fn run(resolved: Resolved, load: Load) -> Result<Outcome, MasterError> {
     let settings = &resolved.settings;
     let name = &settings.process.name;
     tracing::info!(
@@ -123,6 +131,14 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     );
     let limit = fd::raise_nofile();
     let listeners = Listeners::bind(&settings.server, settings.workers.count)?;
+    if resolved.origin("server.bind") == Origin::Env(LISTEN_FDS.to_owned()) {
+        tracing::info!(
+            event = "sockets_passed",
+            sockets = settings.server.bind.len(),
+            names = std::env::var("LISTEN_FDNAMES").unwrap_or_default(),
+            "the sockets of LISTEN_FDS replace server.bind; they are shared by all workers, and outlive us"
+        );
+    }
     for address in listeners.addresses() {
         tracing::info!(event = "listening", %address, "listening on {address}");
     }
@@ -148,13 +164,16 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     let (core, actions) = Master::new(policy(settings, &listeners, rows), started);
     let mut shell = Shell {
         core,
+        load,
         resolved: Arc::new(resolved),
+        reloads: Reloads::default(),
         steering: *listeners.steering() == Steering::Active,
         listeners,
         scoreboard,
         signals,
         pidfile,
         control,
+        notify: Notify::open(started),
         started,
         children: Vec::new(),
         inbox: Vec::new(),
@@ -167,6 +186,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
     let mut todo = VecDeque::from(actions);
     loop {
         shell.publish();
+        shell.notify();
         while let Some(action) = todo.pop_front() {
             match shell.perform(action) {
                 Performed::Done => {}
@@ -191,8 +211,12 @@ impl Shell {
     /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
     fn listen(&mut self) -> Result<(), MasterError> {
         self.tell_progress();
-        let deadlines = self.core.deadline().into_iter().chain(self.control.as_ref().and_then(Control::deadline));
-        let timeout = deadlines.min().map(|at| Duration::from_millis(at.since(now())));
+        let deadlines = [
+            self.core.deadline(),
+            self.control.as_ref().and_then(Control::deadline),
+            self.notify.as_ref().and_then(Notify::deadline),
+        ];
+        let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
         let mut fds: Vec<_> =
             std::iter::once(self.signals.as_fd()).chain(channels).map(|fd| (fd, Interest::Read)).collect();
@@ -220,6 +244,11 @@ impl Shell {
     }
 
     fn obey(&mut self, signal: Signal, times: u32) {
+        if let (Signal::Hup, Some(notify)) = (signal, &mut self.notify) {
+            // `systemctl reload` waits for both, also where nothing came of it.
+            notify.reloading(now());
+            notify.ready(now());
+        }
         match signal {
             Signal::Term => self.inbox.push(Event::StopRequested { graceful: true }),
             Signal::Int | Signal::Quit => self.inbox.push(Event::StopRequested { graceful: false }),
@@ -227,7 +256,8 @@ impl Shell {
             Signal::Ttou => self.scale_by(-times.cast_signed()),
             Signal::Usr1 => self.reopen_logs(),
             Signal::Chld => self.reap_all(),
-            Signal::Hup | Signal::Usr2 | Signal::Winch => tracing::warn!(
+            Signal::Hup => self.inbox.push(Event::ReloadRequested { caller: None }),
+            Signal::Usr2 | Signal::Winch => tracing::warn!(
                 event = "ignored_signal",
                 signal = signal.name(),
                 "{} does nothing yet; the master goes on as before",
@@ -254,6 +284,7 @@ impl Shell {
                 };
                 self.inbox.push(Event::ScaleRequested { scale, caller: Some(caller) });
             }
+            protocol::Command::Reload => self.inbox.push(Event::ReloadRequested { caller: Some(caller) }),
             protocol::Command::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }
     }
@@ -429,9 +460,24 @@ impl Shell {
 
     /// Six stores cost less than asking what has changed.
     fn publish(&self) {
-        let Tally { recycled, crashed, hung, boot_failed } = self.core.tally();
+        let Tally { recycled, crashed, hung, boot_failed, reloads: _ } = self.core.tally();
         let (generation, target) = (self.core.generation().0.into(), self.core.target().into());
         self.scoreboard.publish(&Overview { generation, target, recycled, crashed, hung, boot_failed });
+    }
+
+    fn notify(&mut self) {
+        if self.notify.is_none() {
+            return;
+        }
+        let standing = match self.core.stage() {
+            Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => Standing::Stopping,
+            Stage::Running if self.core.served() > 0 => Standing::Serving,
+            Stage::Running => Standing::Starting,
+        };
+        let status = format!("{}, generation {}", self.progress(), self.core.generation().0);
+        if let Some(notify) = &mut self.notify {
+            notify.turn(standing, &status, now());
+        }
     }
 
     fn say_totals(&self) {

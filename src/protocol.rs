@@ -25,6 +25,7 @@ pub(crate) struct Request {
 pub(crate) enum Command {
     Status,
     Scale(Scale),
+    Reload,
     /// `now`: as SIGINT, not as SIGTERM.
     Stop {
         now: bool,

@@ -1,13 +1,14 @@
 //! The effective settings of a run: one typed struct, resolved once from every source.
 //!
 //! Owns: the meaning of each key, its default, and the one precedence (default < file < well-known environment
-//! name < `OXICORN_*` < command line). Refuses: the syntax of files (`settings::file`), how one value is read
-//! (`settings::value`), and decisions that need two keys at once (`settings::check`).
+//! name < `OXICORN_*` < command line < sockets passed to us). Refuses: the syntax of files (`settings::file`), how one
+//! value is read (`settings::value`), and decisions that need two keys at once (`settings::check`).
 
 mod check;
 mod cpus;
 mod file;
 mod keys;
+mod passed;
 mod problem;
 mod show;
 mod table;
@@ -28,7 +29,10 @@ use std::{
 use serde::Serialize;
 use toml::Value;
 
-pub(crate) use self::problem::{Origin, Problem, Problems};
+pub(crate) use self::{
+    passed::LISTEN_FDS,
+    problem::{Origin, Problem, Problems},
+};
 pub use self::{
     table::TableSpec,
     value::{duration, size},
@@ -387,6 +391,30 @@ impl Resolved {
         ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
     }
 
+    /// Takes over from `running` what only a restart can change; the keys that would have.
+    pub(crate) fn keep_until_restart(&mut self, running: &Self) -> Vec<&'static str> {
+        let (new, old) = (&mut self.settings, &running.settings);
+        let mut kept = Vec::new();
+        let mut keep = |key, differs: bool| {
+            if differs {
+                kept.push(key);
+            }
+        };
+        keep("server.reuse_port", new.server.reuse_port != old.server.reuse_port);
+        keep("process.user", new.process.user != old.process.user);
+        keep("process.group", new.process.group != old.process.group);
+        keep("process.pidfile", new.process.pidfile != old.process.pidfile);
+        keep("process.name", new.process.name != old.process.name);
+        keep("control.socket", new.control != old.control);
+        new.server.reuse_port = old.server.reuse_port;
+        new.process.user.clone_from(&old.process.user);
+        new.process.group.clone_from(&old.process.group);
+        new.process.pidfile.clone_from(&old.process.pidfile);
+        new.process.name.clone_from(&old.process.name);
+        new.control.clone_from(&old.control);
+        kept
+    }
+
     /// The keys whose effective values differ, sorted. `process.env_file` counts as changed when its contents are.
     pub(crate) fn diff(&self, new: &Self) -> Vec<String> {
         let (old_keys, new_keys) = (self.flat(), new.flat());
@@ -439,6 +467,8 @@ pub(crate) fn resolve(
     given.extend(flags.given.iter().map(|flag| {
         (flag.key.to_owned(), Entry { value: Value::String(flag.text.clone()), origin: Origin::Flag(flag.flag) })
     }));
+    let mut warnings = env_file.warnings();
+    given.extend(passed::sockets(env, std::process::id(), &mut problems, &mut warnings));
 
     let cpus = cpus::available();
     let mut settings = Settings::defaults(cpus, folder.to_owned());
@@ -474,8 +504,7 @@ pub(crate) fn resolve(
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
-    let mut resolved =
-        Resolved { settings, tables: parsed, file: file.map(|file| file.path), warnings: env_file.warnings(), entries };
+    let mut resolved = Resolved { settings, tables: parsed, file: file.map(|file| file.path), warnings, entries };
     resolved.warnings.extend(check::warnings(&resolved));
     Ok(resolved)
 }

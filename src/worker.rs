@@ -59,6 +59,10 @@ const RESERVE: Duration = Duration::from_millis(500);
 /// After a SIGTERM, what a worker whose loop hangs gets beyond the grace before SIGALRM ends it.
 const ALARM_SLACK: Duration = Duration::from_secs(5);
 
+/// What a service manager said to the master. A worker, or a library of the app's, would take it for itself.
+const FOR_THE_MASTER: [&str; 6] =
+    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
 /// Of a worker that told the master why it could not boot.
 pub(crate) const EXIT_BOOT_FAILED: u8 = 3;
 
@@ -151,6 +155,7 @@ fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant),
     }
     let alarm = settings.workers.graceful_timeout + ALARM_SLACK;
     signals::term_arms_alarm(u32::try_from(alarm.as_secs()).unwrap_or(u32::MAX)).map_err(failed("arm its alarm"))?;
+    process::remove_from_environment(&FOR_THE_MASTER);
     process::add_to_environment(&settings.process.env);
     let epoch = Instant::now();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed("build its runtime"))?;

@@ -54,6 +54,12 @@ const CALM_MS: u64 = 30_000;
 const BOOT_FAILURES: u32 = 3;
 /// How often resident size is looked at while `workers.max_rss` is set.
 const MEASURE_MS: u64 = 1_000;
+/// A new generation is proven once the worker of every slot has served and beaten for this long.
+const TRIAL_MS: u64 = 500;
+/// While a worker of a new generation is late, how soon it is looked at again.
+const TRIAL_LOOK_MS: u64 = 100;
+/// Removed addresses are still polled this long: handshakes under way are completed, one lost SYN-ACK included.
+const QUIET_MS: u64 = 1_000;
 /// A master that wakes this much after its deadline was itself stopped (a suspended machine, a frozen cgroup).
 const OVERSLEPT_MS: u64 = 1_000;
 
@@ -84,6 +90,16 @@ pub(crate) enum Event {
         scale: Scale,
         caller: Option<Caller>,
     },
+    ReloadRequested {
+        caller: Option<Caller>,
+    },
+    /// Read, checked, and its addresses bound. `count`: the file asks for another number of workers than it did.
+    SettingsLoaded {
+        policy: Policy,
+        count: Option<u32>,
+    },
+    /// Nothing was changed.
+    SettingsRefused,
     /// What came of `Grow`: the slots and rows there are now.
     Grown {
         slots: u32,
@@ -159,6 +175,17 @@ pub(crate) enum Action {
     Measure {
         pid: Pid,
     },
+    LoadSettings,
+    /// The new generation is proven: the old settings are of no more use.
+    KeepSettings,
+    /// The new generation failed its trial: the old settings hold again.
+    RestoreSettings {
+        slot: SlotId,
+        failed: Generation,
+        why: Failure,
+    },
+    /// Addresses that were removed have been quiet for long enough.
+    CloseRemoved,
     /// Make slots for so many workers.
     Grow {
         workers: u32,
@@ -204,6 +231,16 @@ pub(crate) enum Answer {
     Superseded {
         target: u32,
     },
+    Reloaded {
+        generation: Generation,
+    },
+    /// The settings were not loaded; whoever refused them knows why.
+    Refused,
+    /// A worker of the new generation ended, hung or could not boot; the old ones never stopped serving.
+    RolledBack {
+        slot: SlotId,
+        why: Failure,
+    },
     /// The target stays; the slot is tried again.
     BootFailed {
         slot: SlotId,
@@ -212,10 +249,22 @@ pub(crate) enum Answer {
     Stopping,
 }
 
+/// How a worker failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Failure {
+    Ended,
+    Hung,
+    BootTimeout,
+    NotForked,
+}
+
 /// Why a worker is told to drain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {
     Recycle(RecycleCause),
+    Reload,
+    /// Its generation failed its trial.
+    RollBack,
     ScaleDown,
     Stop,
 }
@@ -259,6 +308,12 @@ pub(crate) enum Note {
     },
     BootGivenUp {
         failures: u32,
+    },
+    /// Another reload is under way; this one follows.
+    ReloadQueued,
+    TrialBegun {
+        generation: Generation,
+        target: u32,
     },
     Scaled {
         target: u32,
@@ -307,8 +362,32 @@ pub(crate) struct Worker {
     pub(crate) phase: Phase,
     pub(crate) recycle: Option<RecycleCause>,
     old_at: Option<Instant>,
+    serving_since: Instant,
     /// Given its whole time again, and silent since.
     forgiven: bool,
+}
+
+/// A generation that is not yet proven, and what to go back to. The workers of the old one serve on until it ends.
+#[derive(Clone, Debug)]
+struct Trial {
+    fallback: Generation,
+    policy: Policy,
+    /// Of before, if the new settings changed it.
+    target: Option<u32>,
+    callers: Vec<Caller>,
+    /// When to look again at workers that have served long enough, but whose last promise is broken.
+    look_at: Instant,
+}
+
+/// Where a reload is.
+#[derive(Clone, Debug)]
+enum Reload {
+    None,
+    /// The shell reads the settings; its answer is the next event.
+    Loading {
+        callers: Vec<Caller>,
+    },
+    OnTrial(Trial),
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -340,6 +419,8 @@ pub(crate) struct Tally {
     pub(crate) crashed: u64,
     pub(crate) hung: u64,
     pub(crate) boot_failed: u64,
+    /// Generations proven.
+    pub(crate) reloads: u64,
 }
 
 #[derive(Debug)]
@@ -355,6 +436,13 @@ pub(crate) struct Master {
     reason: ExitReason,
     /// Who asked for this target and has not been answered.
     callers: Vec<Caller>,
+    reload: Reload,
+    /// Who asked for one more reload while one was under way.
+    reload_again: Option<Vec<Caller>>,
+    generation_last: Generation,
+    /// The last generation that failed its trial: whoever of it is still born goes at once.
+    generation_failed: Option<Generation>,
+    close_removed_at: Option<Instant>,
     steered: Vec<SlotId>,
     measure_at: Instant,
     starved: bool,
@@ -374,6 +462,11 @@ impl Master {
             proven: false,
             reason: ExitReason::Asked,
             callers: Vec::new(),
+            reload: Reload::None,
+            reload_again: None,
+            generation_last: Generation(1),
+            generation_failed: None,
+            close_removed_at: None,
             steered: Vec::new(),
             measure_at: now,
             starved: false,
@@ -419,7 +512,8 @@ impl Master {
             Stage::Delaying { until } => Some(until),
             Stage::Running | Stage::Stopping { .. } | Stage::Done => None,
         };
-        phases.chain(forks).chain(ages).chain(measure).chain(delay).min()
+        let duties = [measure, delay, self.trial_deadline(), self.close_removed_at].into_iter().flatten();
+        phases.chain(forks).chain(ages).chain(duties).min()
     }
 
     pub(crate) fn workers(&self) -> &[Worker] {
@@ -442,6 +536,11 @@ impl Master {
         self.stage
     }
 
+    /// Settings are being loaded, or are on trial.
+    pub(crate) fn reloads(&self) -> bool {
+        !matches!(self.reload, Reload::None)
+    }
+
     pub(crate) fn tally(&self) -> Tally {
         self.tally
     }
@@ -462,6 +561,14 @@ impl Master {
         match event {
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
             Event::ScaleRequested { scale, caller } => self.scale(scale, caller, actions),
+            Event::ReloadRequested { caller } => self.begin_reload(caller, actions),
+            Event::SettingsLoaded { policy, count } => self.begin_trial(now, policy, count, actions),
+            Event::SettingsRefused => {
+                if let Reload::Loading { callers } = std::mem::replace(&mut self.reload, Reload::None) {
+                    answer_all(callers, Answer::Refused, actions);
+                }
+                self.reload_again(actions);
+            }
             Event::Grown { slots, rows } => {
                 (self.policy.slots, self.policy.rows) = (slots, rows);
                 self.backoff.resize(slots as usize, Backoff { failures: 0, until: now, calm_at: now });
@@ -479,8 +586,11 @@ impl Master {
                 w.old_at = (max_age_ms > 0).then(|| now.after(max_age_ms));
             }
             Event::ForkFailed { slot } => {
-                self.workers.retain(|w| !(w.slot == slot && w.phase == Phase::Forking));
-                self.note_boot_failure(now, slot, actions);
+                let Some(at) = self.workers.iter().position(|w| w.slot == slot && w.phase == Phase::Forking) else {
+                    return;
+                };
+                let w = self.workers.remove(at);
+                self.boot_failed(now, (slot, w.generation), Failure::NotForked, actions);
             }
             Event::Ready { pid } => {
                 let stopping = matches!(self.stage, Stage::Delaying { .. });
@@ -497,6 +607,7 @@ impl Master {
                     && matches!(w.phase, Phase::Starting { .. })
                 {
                     w.phase = Phase::Serving { silent_until };
+                    w.serving_since = now;
                     w.forgiven = false;
                 }
             }
@@ -528,11 +639,11 @@ impl Master {
                 match w.phase {
                     Phase::Serving { .. } => {
                         self.tally.crashed += 1;
-                        self.note_failure(now, w.slot, actions);
+                        self.failed(now, (w.slot, w.generation), Failure::Ended, actions);
                     }
                     Phase::Starting { .. } => {
                         self.tally.boot_failed += 1;
-                        self.note_boot_failure(now, w.slot, actions);
+                        self.boot_failed(now, (w.slot, w.generation), Failure::Ended, actions);
                     }
                     // Its end was asked for, or its failure was noted when it was given up.
                     Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => {}
@@ -570,7 +681,99 @@ impl Master {
     }
 
     fn answer_callers(&mut self, answer: Answer, actions: &mut Vec<Action>) {
-        actions.extend(self.callers.drain(..).map(|caller| Action::Answer { caller, answer }));
+        answer_all(std::mem::take(&mut self.callers), answer, actions);
+    }
+
+    // ---- reload ----------------------------------------------------------------------------------------------------
+
+    fn begin_reload(&mut self, caller: Option<Caller>, actions: &mut Vec<Action>) {
+        if self.stage != Stage::Running {
+            answer_all(caller, Answer::Stopping, actions);
+            return;
+        }
+        match self.reload {
+            Reload::None => {
+                self.reload = Reload::Loading { callers: caller.into_iter().collect() };
+                actions.push(Action::LoadSettings);
+            }
+            Reload::Loading { .. } | Reload::OnTrial(_) => {
+                if self.reload_again.is_none() {
+                    actions.push(Action::Note(Note::ReloadQueued));
+                }
+                self.reload_again.get_or_insert_default().extend(caller);
+            }
+        }
+    }
+
+    fn reload_again(&mut self, actions: &mut Vec<Action>) {
+        if let Some(callers) = self.reload_again.take() {
+            self.reload = Reload::Loading { callers };
+            actions.push(Action::LoadSettings);
+        }
+    }
+
+    fn begin_trial(&mut self, now: Instant, policy: Policy, count: Option<u32>, actions: &mut Vec<Action>) {
+        let Reload::Loading { callers } = std::mem::replace(&mut self.reload, Reload::None) else { return };
+        self.generation_last = Generation(self.generation_last.0 + 1);
+        let fallback = std::mem::replace(&mut self.generation, self.generation_last);
+        let target = count.map(|count| std::mem::replace(&mut self.target, count));
+        self.backoff.resize(policy.slots as usize, Backoff { failures: 0, until: now, calm_at: now });
+        self.target = self.target.clamp(1, policy.slots);
+        let policy = std::mem::replace(&mut self.policy, policy);
+        self.reload = Reload::OnTrial(Trial { fallback, policy, target, callers, look_at: now });
+        actions.push(Action::Note(Note::TrialBegun { generation: self.generation, target: self.target }));
+    }
+
+    /// Whether this failure of a new worker ended a trial. The old settings hold again; its workers are retired with the
+    /// next look at the table.
+    fn fails_trial(&mut self, slot: SlotId, generation: Generation, why: Failure, actions: &mut Vec<Action>) -> bool {
+        if generation != self.generation || !matches!(self.reload, Reload::OnTrial(_)) {
+            return false;
+        }
+        let Reload::OnTrial(trial) = std::mem::replace(&mut self.reload, Reload::None) else { return false };
+        self.generation = trial.fallback;
+        self.generation_failed = Some(generation);
+        self.target = trial.target.unwrap_or(self.target);
+        // Slots and rows are only ever added.
+        let Policy { slots, rows, .. } = self.policy;
+        self.policy = Policy { slots, rows, ..trial.policy };
+        actions.push(Action::RestoreSettings { slot, failed: generation, why });
+        answer_all(trial.callers, Answer::RolledBack { slot, why }, actions);
+        self.reload_again(actions);
+        true
+    }
+
+    /// Proven are workers that have served for a while and whose last promise is not broken now.
+    fn pass_trial(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Some(at) = self.trial_deadline() else { return };
+        if at > now {
+            return;
+        }
+        let broken = |w: &Worker| matches!(w.phase, Phase::Serving { silent_until } if silent_until < now.after(self.policy.timeout_ms));
+        let late = self.workers.iter().any(|w| w.generation == self.generation && broken(w));
+        let Reload::OnTrial(trial) = &mut self.reload else { return };
+        if late {
+            trial.look_at = now.after(TRIAL_LOOK_MS);
+            return;
+        }
+        let callers = std::mem::take(&mut trial.callers);
+        self.reload = Reload::None;
+        self.tally.reloads += 1;
+        self.close_removed_at = Some(now.after(QUIET_MS));
+        actions.push(Action::KeepSettings);
+        answer_all(callers, Answer::Reloaded { generation: self.generation }, actions);
+        self.reload_again(actions);
+    }
+
+    /// When the trial may be passed; `None` while some slot has no new worker that serves, or there is no trial.
+    fn trial_deadline(&self) -> Option<Instant> {
+        let Reload::OnTrial(trial) = &self.reload else { return None };
+        let proven = |slot: SlotId| {
+            let new = self.here(slot).filter(|w| w.generation == self.generation && w.serving());
+            new.map(|w| w.serving_since.after(TRIAL_MS)).min()
+        };
+        let all: Option<Vec<Instant>> = (0..self.slots()).map(SlotId).map(proven).collect();
+        all?.into_iter().chain([trial.look_at]).max()
     }
 
     /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
@@ -582,6 +785,12 @@ impl Master {
             Stage::Done => return,
         };
         self.answer_callers(Answer::Stopping, actions);
+        let waiting = match std::mem::replace(&mut self.reload, Reload::None) {
+            Reload::None => Vec::new(),
+            Reload::Loading { callers } | Reload::OnTrial(Trial { callers, .. }) => callers,
+        };
+        answer_all(waiting.into_iter().chain(self.reload_again.take().unwrap_or_default()), Answer::Stopping, actions);
+        self.close_removed_at = None;
         if before.is_none() {
             let told = self.workers.iter().filter_map(|w| w.pid);
             actions.extend(told.map(|pid| Action::AnnounceStop { pid }));
@@ -611,15 +820,21 @@ impl Master {
     }
 
     /// Whoever waits for the target is not left waiting for a worker that may never boot.
-    fn note_boot_failure(&mut self, now: Instant, slot: SlotId, actions: &mut Vec<Action>) {
-        self.note_failure(now, slot, actions);
+    fn boot_failed(&mut self, now: Instant, of: (SlotId, Generation), why: Failure, actions: &mut Vec<Action>) {
+        self.failed(now, of, why, actions);
+        let (slot, _) = of;
         if slot.0 < self.target {
             self.answer_callers(Answer::BootFailed { slot, target: self.target }, actions);
         }
     }
 
-    /// A worker of this slot ended, or was given up, unasked.
-    fn note_failure(&mut self, now: Instant, slot: SlotId, actions: &mut Vec<Action>) {
+    /// A worker of this slot and generation ended, or was given up, unasked. If that decides a trial it is the
+    /// generation that failed, and not the slot: its older worker serves on.
+    fn failed(&mut self, now: Instant, of: (SlotId, Generation), why: Failure, actions: &mut Vec<Action>) {
+        let (slot, generation) = of;
+        if self.fails_trial(slot, generation, why, actions) {
+            return;
+        }
         let proven = self.proven;
         let Some(backoff) = self.backoff.get_mut(slot.0 as usize) else { return };
         // Calm forgives, never a mere `Ready`: a worker that dies right after it would loop for ever. During the first
@@ -681,6 +896,8 @@ impl Master {
         match self.stage {
             Stage::Running | Stage::Delaying { .. } => {
                 self.ask_old(now, actions);
+                self.pass_trial(now, actions);
+                self.close_removed(now, actions);
                 self.retire_replaced(now, actions);
                 self.fill_slots(now, actions);
                 self.measure(now, actions);
@@ -702,7 +919,8 @@ impl Master {
     fn end_overdue(&mut self, now: Instant, actions: &mut Vec<Action>) {
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
-            let (Some(pid), Some(deadline), slot) = (w.pid, self.phase_deadline(w), w.slot) else { continue };
+            let (Some(pid), Some(deadline)) = (w.pid, self.phase_deadline(w)) else { continue };
+            let (slot, generation) = (w.slot, w.generation);
             if deadline > now {
                 continue;
             }
@@ -713,7 +931,7 @@ impl Master {
                     let silent_ms = self.policy.timeout_ms + now.since(silent_until);
                     actions.push(Action::Abort { pid, silent_ms });
                     self.tally.hung += 1;
-                    self.note_failure(now, slot, actions);
+                    self.failed(now, (slot, generation), Failure::Hung, actions);
                     continue;
                 }
                 Phase::Starting { .. } => KillCause::BootTimeout,
@@ -725,7 +943,7 @@ impl Master {
             actions.push(Action::Kill { pid, cause });
             if cause == KillCause::BootTimeout {
                 self.tally.boot_failed += 1;
-                self.note_boot_failure(now, slot, actions);
+                self.boot_failed(now, (slot, generation), Failure::BootTimeout, actions);
             }
         }
     }
@@ -741,21 +959,34 @@ impl Master {
         }
     }
 
-    /// A worker leaves once a younger one serves its slot, or once its slot is gone.
+    fn close_removed(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.close_removed_at.is_some_and(|at| at <= now) {
+            self.close_removed_at = None;
+            actions.push(Action::CloseRemoved);
+        }
+    }
+
+    /// A worker leaves once a younger one serves its slot, or once its slot is gone; but nobody of an old generation
+    /// while the new one is on trial.
     fn retire_replaced(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let until = now.after(self.policy.graceful_timeout_ms);
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
-            if !w.wanted() {
+            let old = w.generation != self.generation && Some(w.generation) != self.generation_failed;
+            // A stop ends a trial undecided: then both serve until the delay is over.
+            let kept = old && (matches!(self.reload, Reload::OnTrial(_)) || self.stage != Stage::Running);
+            if !w.wanted() || kept {
                 continue;
             }
             let replaced = self.workers[i + 1..].iter().any(|younger| younger.slot == w.slot && younger.serving());
             let cause = match w.recycle {
+                _ if Some(w.generation) == self.generation_failed => Cause::RollBack,
                 _ if w.slot.0 >= self.target => Cause::ScaleDown,
+                _ if replaced && w.generation != self.generation => Cause::Reload,
                 Some(cause) if replaced => Cause::Recycle(cause),
                 Some(_) | None => continue,
             };
-            if cause != Cause::ScaleDown && w.serving() {
+            if matches!(cause, Cause::Recycle(_)) && w.serving() {
                 self.tally.recycled += 1;
             }
             self.drain(i, now, until, false, cause, actions);
@@ -771,6 +1002,7 @@ impl Master {
                 phase: Phase::Forking,
                 recycle: None,
                 old_at: None,
+                serving_since: now,
                 forgiven: false,
             });
             actions.push(Action::Fork { slot, generation: self.generation });
@@ -802,9 +1034,9 @@ impl Master {
         }
     }
 
-    /// By now the surplus, if there was any, has been told to go.
+    /// By now the surplus, if there was any, has been told to go; a trial keeps it until it is over.
     fn answer_served(&mut self, actions: &mut Vec<Action>) {
-        if self.served() == self.target {
+        if self.served() == self.target && !self.reloads() {
             self.answer_callers(Answer::Serving { target: self.target }, actions);
         }
     }
@@ -923,6 +1155,10 @@ impl Master {
     }
 }
 
+fn answer_all(callers: impl IntoIterator<Item = Caller>, answer: Answer, actions: &mut Vec<Action>) {
+    actions.extend(callers.into_iter().map(|caller| Action::Answer { caller, answer }));
+}
+
 impl Worker {
     pub(crate) fn serving(&self) -> bool {
         matches!(self.phase, Phase::Serving { .. })
@@ -958,6 +1194,8 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Recycle(cause) => write!(f, "recycle: {cause}"),
+            Self::Reload => f.write_str("reload"),
+            Self::RollBack => f.write_str("its generation failed its trial"),
             Self::ScaleDown => f.write_str("scale down"),
             Self::Stop => f.write_str("stop"),
         }

@@ -51,9 +51,13 @@ impl Shell {
             Action::Abort { pid, silent_ms } => self.abort(pid, silent_ms),
             Action::Kill { pid, cause } => self.kill(pid, cause),
             Action::Measure { pid } => return self.measure(pid),
+            Action::LoadSettings => return Performed::Learned(self.load_settings()),
+            Action::KeepSettings => self.keep_settings(),
+            Action::RestoreSettings { slot, failed, why } => self.restore_settings(slot, failed, why),
+            Action::CloseRemoved => self.close_removed(),
             Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
-            Action::Answer { caller, answer } => self.answer_scale(caller, answer),
+            Action::Answer { caller, answer } => self.answer_waiting(caller, answer),
             Action::Note(note) => self.note(&note),
             Action::Exit { reason } => return Performed::Exit(reason),
         }
@@ -232,7 +236,7 @@ impl Shell {
         }
     }
 
-    fn answer_scale(&mut self, caller: Caller, answer: Answer) {
+    fn answer_waiting(&mut self, caller: Caller, answer: Answer) {
         use protocol::Answer as Told;
         let told = match answer {
             Answer::Serving { target: 1 } => Told::done("1 worker serves"),
@@ -252,6 +256,15 @@ impl Shell {
                     "the worker of slot {slot} could not boot: {reason}; the target stays {target}, and the slot is \
                      tried again"
                 ))
+            }
+            Answer::Reloaded { generation } => Told::done(self.told_reloaded(generation)),
+            Answer::Refused => {
+                let reason = self.reloads.last.as_ref().and_then(|last| last.reason.clone()).unwrap_or_default();
+                Told::refused(format!("refused, all goes on as before: {reason}"))
+            }
+            Answer::RolledBack { slot, why } => {
+                let reason = self.why_rolled_back(slot, why);
+                Told::refused(format!("rolled back: {reason}; the old workers serve on with the old settings"))
             }
             Answer::Stopping => Told::refused("the service is stopping"),
         };
@@ -288,6 +301,16 @@ impl Shell {
                     "no worker became ready in {failures} tries; the master ends those that are left"
                 );
             }
+            Note::ReloadQueued => {
+                tracing::info!(event = "reload_queued", "one more reload follows the one that is under way");
+            }
+            Note::TrialBegun { generation, target } => tracing::info!(
+                event = "trial",
+                generation = generation.0,
+                target,
+                "generation {} is on trial; the workers of the one before serve on until it has proven itself",
+                generation.0
+            ),
             Note::Scaled { target, asked } if i64::from(target) == asked => {
                 tracing::info!(event = "scaled", target, "scaled to {target} workers");
             }
@@ -328,7 +351,9 @@ impl Shell {
     pub(super) fn into_worker_seed(self, birth: Birth) -> WorkerSeed {
         let Shell {
             core: _,
+            load: _,
             resolved,
+            reloads: _,
             // All of them, not only its own slot's: at the final stop it also takes what waits for its siblings.
             listeners,
             scoreboard,
@@ -337,6 +362,8 @@ impl Shell {
             pidfile: _,
             // Closed, not removed: the master still listens there.
             control: _,
+            // The master's voice: a worker does not speak for the service.
+            notify: _,
             started: _,
             // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
             children,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::core::{Answer, Event, ExitReason, KillCause, Note, Phase, Policy, Scale, SlotId, Worker};
+use super::core::{Answer, Event, ExitReason, Generation, KillCause, Note, Phase, Pid, Policy, Scale, SlotId, Worker};
 
 mod world;
 
@@ -43,7 +43,8 @@ fn storm(seed: u64) {
     let mut world = World::new(seed, STORM, |dice| {
         let mut policy = up_to(6)(dice);
         policy.slots = policy.workers + 2;
-        policy.rows = policy.slots + 1 + dice.below(20) as u32;
+        // A trial needs room for two workers to a slot; there are always four rows.
+        policy.rows = 2 * policy.slots + 1 + dice.below(20) as u32;
         policy.shutdown_delay_ms = dice.below(3) * 1_000;
         policy
     });
@@ -51,11 +52,13 @@ fn storm(seed: u64) {
     for _ in 0..10 {
         let at = world.dice.below(40_000);
         let to = world.dice.below(10) as u32;
-        let ahead = match world.dice.below(8) {
+        let ahead = match world.dice.below(10) {
             0 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(1), caller: None }),
             1 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(-1), caller: None }),
             6 => world.asks(Scale::By(-1)),
             7 => world.asks(Scale::To(to)),
+            8 => Ahead::Fact(Event::ReloadRequested { caller: None }),
+            9 => world.asks_to_reload(),
             2 | 3 => Ahead::RecycleAny,
             4 => Ahead::TermAny,
             _ => Ahead::Freeze(world.dice.below(300_000)),
@@ -109,21 +112,22 @@ fn every_pair_of_operator_events_settles_or_stops() {
             Ahead::Fact(Event::ScaleRequested { scale: Scale::By(-by), caller: None }),
             Ahead::RecycleAny,
             Ahead::TermAny,
+            Ahead::Fact(Event::ReloadRequested { caller: None }),
         ]
     };
     worlds(8, |seed| {
-        for (first, second) in (0..6).flat_map(|first| (0..6).map(move |second| (first, second))) {
+        for (first, second) in (0..7).flat_map(|first| (0..7).map(move |second| (first, second))) {
             for gap in [0, 1, 100, 700, 3_000] {
                 let mut world = World::settled(seed, up_to(4));
                 for (at, which) in [(0, first), (gap, second)] {
-                    let ahead = events(&mut world.dice).into_iter().nth(which).expect("one of six");
+                    let ahead = events(&mut world.dice).into_iter().nth(which).expect("one of seven");
                     world.plan(at, ahead);
                 }
                 if first < STOPS || second < STOPS {
                     world.run_to_exit(gap + GRACE + 1);
                 } else {
                     world.run(gap);
-                    world.settle(GRACE + 4 * BOOT);
+                    world.settle(GRACE + 20 * BOOT);
                 }
             }
         }
@@ -220,6 +224,79 @@ fn without_a_free_row_a_replacement_waits_and_says_so_once() {
         }
         world.run(0);
         assert_eq!(no_row(&world), said + 1, "a shortage of its own is said");
+    });
+}
+
+// ---- reloading -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_reload_replaces_every_worker_and_never_dips() {
+    worlds(300, |seed| {
+        let mut world = World::settled(seed, up_to(6));
+        let (target, old) = (world.master.target(), world.pids());
+        let asks = world.asks_to_reload();
+        world.plan(0, asks);
+        world.run_checking(20 * BOOT, |world| assert!(world.serving() >= target.min(world.master.target())));
+        world.settle(GRACE);
+        assert_eq!(world.answers, [Answer::Reloaded { generation: Generation(2) }]);
+        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "one of before is still there");
+    });
+}
+
+#[test]
+fn a_bad_generation_is_rolled_back_and_the_old_one_never_stops_serving() {
+    worlds(300, |seed| {
+        let mut world = World::settled(seed, up_to(6));
+        let (target, old) = (world.master.target(), world.pids());
+        world.nature.bad_generation = 100;
+        let asks = world.asks_to_reload();
+        world.plan(0, asks);
+        world.run_checking(20 * BOOT, |world| {
+            let still = |pid: &Pid| world.master.worker(*pid).is_some_and(Worker::serving);
+            assert!(old.iter().all(still), "a worker of the old generation was touched");
+        });
+        world.settle(GRACE);
+        assert!(matches!(world.answers[..], [Answer::RolledBack { .. }]), "{:?}", world.answers);
+        assert_eq!((world.master.generation(), world.master.target()), (Generation(1), target));
+        world.nature.bad_generation = 0;
+        world.plan_fact(0, Event::ReloadRequested { caller: None });
+        world.run(1);
+        world.settle(GRACE + 20 * BOOT);
+        assert_eq!(world.master.generation(), Generation(3));
+    });
+}
+
+#[test]
+fn reloads_during_one_are_one_more() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, up_to(4));
+        world.nature.bad_generation = 50;
+        for at in [0, 1, 50] {
+            let asks = world.asks_to_reload();
+            world.plan(at, asks);
+        }
+        world.run(50);
+        world.settle(2 * GRACE + 40 * BOOT);
+        assert_eq!(world.answers.len(), 3);
+        let begun = world.notes_of(|note| matches!(note, Note::TrialBegun { .. }));
+        assert_eq!(begun, 2);
+        assert_eq!(world.notes_of(|note| matches!(note, Note::ReloadQueued)), 1);
+    });
+}
+
+#[test]
+fn a_stop_during_a_reload_is_not_waited_for() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, up_to(4));
+        for _ in 0..2 {
+            let asks = world.asks_to_reload();
+            world.plan(0, asks);
+        }
+        let stop_at = world.dice.below(2 * BOOT);
+        world.plan_fact(stop_at, Event::StopRequested { graceful: true });
+        world.run_to_exit(stop_at + GRACE + 1);
+        assert_eq!(world.answers.len(), 2);
+        assert_eq!(world.callers, BTreeSet::new());
     });
 }
 

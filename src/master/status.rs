@@ -30,6 +30,7 @@ impl Shell {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             state: match self.core.stage() {
+                Stage::Running if self.core.reloads() => MasterState::Reloading,
                 Stage::Running if self.core.proven() => MasterState::Running,
                 Stage::Running => MasterState::Booting,
                 Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => MasterState::Stopping,
@@ -41,7 +42,7 @@ impl Shell {
             workers,
             empty_slots,
             totals: self.totals(),
-            last_reload: None,
+            last_reload: self.reloads.last.clone(),
         }
     }
 
@@ -86,6 +87,7 @@ impl Shell {
             recycled: tally.recycled,
             crashed: tally.crashed,
             hung: tally.hung,
+            reloads: tally.reloads,
             shed: counted.shed,
             ..Totals::default()
         }

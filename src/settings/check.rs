@@ -88,9 +88,6 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>) -> Vec<Pro
 
     let mut seen = HashSet::new();
     for bind in &settings.server.bind {
-        if matches!(bind, Bind::Fd(_)) {
-            refuse("server.bind", format!("{bind}: fd:// is not supported yet"));
-        }
         let any_port = matches!(bind, Bind::Tcp { port: 0, .. });
         if !any_port && !seen.insert(bind) {
             refuse("server.bind", format!("{bind} is listed twice"));

@@ -233,7 +233,7 @@ fn one_line_per_mistake_in_the_file() {
             "[server]\nbind = ['fd://x']",
             "supervisor.toml:2: server.bind: \"fd://x\" is not a descriptor such as \"fd://3\"",
         ),
-        ("[server]\nbind = ['fd://3']", "supervisor.toml:2: server.bind: fd://3: fd:// is not supported yet"),
+        ("[server]\nbind = ['fd://3', 'fd://3']", "supervisor.toml:2: server.bind: fd://3 is listed twice"),
         ("[server]\nbind = ['a:1', 'a:1']", "supervisor.toml:2: server.bind: a:1 is listed twice"),
         (
             "[workers]\ncount = 'abc'",
@@ -498,6 +498,27 @@ fn precedence_from_the_bottom_up() {
     assert_eq!(port(&world.good()), "e:5 env OXICORN_SERVER__BIND");
     world = world.flag("server.bind", "--bind", "f:6");
     assert_eq!(port(&world.good()), "f:6 --bind");
+    world = world.env("LISTEN_PID", &std::process::id().to_string()).env("LISTEN_FDS", "2");
+    let resolved = world.good();
+    assert_eq!(resolved.settings.server.bind, [Bind::Fd(3), Bind::Fd(4)]);
+    assert_eq!(resolved.origin("server.bind").to_string(), "env LISTEN_FDS");
+}
+
+#[test]
+fn sockets_for_another_process_are_not_ours() {
+    let pid = std::process::id();
+    for (meant_for, warned) in [("1", "LISTEN_PID=\"1\""), ("", "LISTEN_PID=\"\"")] {
+        let resolved = bare().env("LISTEN_PID", meant_for).env("LISTEN_FDS", "1").good();
+        assert_eq!(resolved.origin("server.bind"), Origin::Default);
+        let wanted = format!("env LISTEN_FDS: the sockets are for the process {warned}, not for {pid}: ignored");
+        assert_eq!(resolved.warnings, [wanted]);
+    }
+    for none in ["", "0"] {
+        let resolved = bare().env("LISTEN_PID", &pid.to_string()).env("LISTEN_FDS", none).good();
+        assert_eq!((resolved.origin("server.bind"), resolved.warnings), (Origin::Default, vec![]));
+    }
+    let refused = bare().env("LISTEN_PID", &pid.to_string()).env("LISTEN_FDS", "-1").bad();
+    assert_eq!(refused, "env LISTEN_FDS: server.bind: \"-1\" is not a number of sockets");
 }
 
 #[test]

@@ -84,6 +84,17 @@ pub(crate) fn add_to_environment(variables: &[(String, String)]) {
     }
 }
 
+/// Removes variables, for this process and those it starts.
+pub(crate) fn remove_from_environment(names: &[&str]) {
+    for name in names {
+        // SAFETY: as in `add_to_environment`.
+        #[expect(clippy::disallowed_methods, reason = "workers before their runtime have one thread")]
+        unsafe {
+            std::env::remove_var(name);
+        }
+    }
+}
+
 /// Makes a folder and those above it with `mode`, and gives what it made to `uid` and `gid`. What exists stays as it is.
 ///
 /// # Errors

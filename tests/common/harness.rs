@@ -325,7 +325,7 @@ impl Supervisor {
         self.dir.path().join(name)
     }
 
-    /// The master. Behind a wrapper it is the wrapper's child.
+    /// The master. Behind a wrapper it is the wrapper's child, or what the wrapper became.
     pub fn master(&self) -> Process {
         Process(self.master.expect("the master's pid is known once wait_listening has returned"))
     }
@@ -368,7 +368,10 @@ impl Supervisor {
             (!self.addresses.is_empty()).then_some(())
         });
         if self.master.is_none() {
-            let master = *Process(self.group).children().first().expect("the wrapper has a child");
+            // Some wrappers become the program, others start it.
+            let group = Process(self.group);
+            let became = group.comm().starts_with("oxicorn");
+            let master = if became { group } else { *group.children().first().expect("the wrapper has a child") };
             self.master = Some(master.0);
         }
     }

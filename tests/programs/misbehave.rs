@@ -77,6 +77,12 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
                 "slept"
             }),
         )
+        .route(
+            "/env/{name}",
+            get(async |axum::extract::Path(name): axum::extract::Path<String>| {
+                Json(serde_json::json!({ "set": std::env::var_os(name).is_some() }))
+            }),
+        )
         .route("/panic", get(panicking))
         .route("/exit/{code}", get(exiting));
     let goodbye = table.goodbye_file.clone();

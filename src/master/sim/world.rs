@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::core::{
-    Action, Answer, Caller, Cause, Event, ExitReason, Instant, KillCause, Master, Note, Phase, Pid, Policy,
+    Action, Answer, Caller, Cause, Event, ExitReason, Generation, Instant, KillCause, Master, Note, Phase, Pid, Policy,
     RecycleCause, Scale, SlotId, Stage, Worker,
 };
 
@@ -51,6 +51,9 @@ pub(super) struct Nature {
     pub(super) slow_drain: u64,
     pub(super) never_drains: u64,
     pub(super) dies_draining: u64,
+    pub(super) refused_settings: u64,
+    /// A generation whose workers die before they have proven themselves.
+    pub(super) bad_generation: u64,
     /// Slots below this one are spared the faults.
     pub(super) spared: u32,
     /// Milliseconds, plus up to a tenth of it; 0 is none.
@@ -68,6 +71,8 @@ pub(super) const CALM: Nature = Nature {
     slow_drain: 0,
     never_drains: 0,
     dies_draining: 0,
+    refused_settings: 0,
+    bad_generation: 0,
     spared: 0,
     max_age: 0,
 };
@@ -83,6 +88,8 @@ pub(super) const STORM: Nature = Nature {
     slow_drain: 20,
     never_drains: 10,
     dies_draining: 10,
+    refused_settings: 30,
+    bad_generation: 30,
     ..CALM
 };
 
@@ -99,6 +106,7 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) slot: SlotId,
+    generation: Generation,
     state: State,
     pub(super) hung: bool,
     pub(super) announced: bool,
@@ -149,7 +157,10 @@ pub(super) struct World {
     steady_at: u64,
     pub(super) ever_ready: bool,
     asked_to_recycle: BTreeSet<Pid>,
-    /// Who asked to scale and waits.
+    pub(super) on_trial: bool,
+    pub(super) bad: BTreeSet<Generation>,
+    pub(super) failed: BTreeSet<Generation>,
+    /// Who asked to scale or reload, and waits.
     pub(super) callers: BTreeSet<Caller>,
     pub(super) answers: Vec<Answer>,
     pub(super) exited: Option<ExitReason>,
@@ -199,6 +210,9 @@ impl World {
             steady_at: 0,
             ever_ready: false,
             asked_to_recycle: BTreeSet::new(),
+            on_trial: false,
+            bad: BTreeSet::new(),
+            failed: BTreeSet::new(),
             callers: BTreeSet::new(),
             answers: Vec::new(),
             exited: None,
@@ -218,6 +232,12 @@ impl World {
         let mut world = Self::new(seed, CALM, shape);
         world.settle(BOOT);
         world
+    }
+
+    /// Somebody asks to reload, and waits.
+    pub(super) fn asks_to_reload(&mut self) -> Ahead {
+        self.planned += 1;
+        Ahead::Fact(Event::ReloadRequested { caller: Some(Caller(self.planned)) })
     }
 
     /// Somebody asks to scale, and waits.
@@ -295,6 +315,11 @@ impl World {
             Event::Accepting { pid } => {
                 let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Going)?;
                 p.state = State::Serving;
+                // Sooner than a trial can be over.
+                if self.bad.contains(&self.processes[&pid].generation) {
+                    let delay = self.dice.below(490);
+                    self.plan_fact(delay, Event::Exited { pid });
+                }
                 self.plan(50, Ahead::Beat(pid));
                 self.maybe_crash(pid);
             }
@@ -308,10 +333,12 @@ impl World {
                     self.failures.push((now, p.slot));
                 }
             }
-            Event::ScaleRequested { caller, .. } => self.callers.extend(caller),
+            Event::ScaleRequested { caller, .. } | Event::ReloadRequested { caller } => self.callers.extend(caller),
             Event::Beat { .. }
             | Event::StopRequested { .. }
             | Event::Grown { .. }
+            | Event::SettingsLoaded { .. }
+            | Event::SettingsRefused
             | Event::Forked { .. }
             | Event::ForkFailed { .. }
             | Event::Measured { .. } => {}
@@ -390,7 +417,7 @@ impl World {
                 eprintln!("       -> {action:?}");
             }
             match action {
-                Action::Fork { slot, generation: _ } => self.fork(slot),
+                Action::Fork { slot, generation } => self.fork(slot, generation),
                 Action::Go { pid } => {
                     let p = self.alive(pid);
                     assert_eq!(p.state, State::AwaitingGo, "Go to {pid:?}");
@@ -405,6 +432,13 @@ impl World {
                     match cause {
                         Cause::Recycle(RecycleCause::MaxAge) => assert!(p.old_at <= self.now, "{pid:?} is not old"),
                         Cause::Recycle(RecycleCause::MaxRss) => assert!(p.fat_at.is_some(), "{pid:?} is not large"),
+                        Cause::RollBack => {
+                            assert!(self.bad.contains(&p.generation) || self.failed.contains(&p.generation))
+                        }
+                        Cause::Reload => {
+                            assert!(!self.on_trial, "{pid:?} had to go before the new generation was proven");
+                            assert_ne!(p.generation, self.master.generation(), "{pid:?} is not old");
+                        }
                         Cause::Recycle(RecycleCause::MaxRequests) | Cause::ScaleDown | Cause::Stop => {}
                     }
                     self.drain(pid, grace_ms);
@@ -440,6 +474,30 @@ impl World {
                     (self.policy.slots, self.policy.rows) = (slots, rows);
                     self.results.push_back(Event::Grown { slots, rows });
                 }
+                Action::LoadSettings => {
+                    let event = if self.dice.chance(self.nature.refused_settings) {
+                        Event::SettingsRefused
+                    } else {
+                        let count = self.dice.chance(30).then(|| 1 + self.dice.below(self.policy.slots.into()) as u32);
+                        Event::SettingsLoaded { policy: self.policy.clone(), count }
+                    };
+                    self.results.push_back(event);
+                }
+                Action::KeepSettings => {
+                    self.on_trial = false;
+                    let new = |slot: &SlotId| {
+                        self.master
+                            .workers()
+                            .iter()
+                            .any(|w| w.slot == *slot && w.generation == self.master.generation() && w.serving())
+                    };
+                    assert!((0..self.master.target()).map(SlotId).all(|slot| new(&slot)), "proven without a worker");
+                }
+                Action::RestoreSettings { failed, .. } => {
+                    self.on_trial = false;
+                    self.failed.insert(failed);
+                }
+                Action::CloseRemoved => {}
                 Action::Answer { caller, answer } => {
                     assert!(self.callers.remove(&caller), "{caller:?} was answered twice, or never asked");
                     if let Answer::Serving { target } = answer {
@@ -455,6 +513,12 @@ impl World {
                     self.steered = live;
                 }
                 Action::Note(note) => {
+                    if let Note::TrialBegun { generation, .. } = note {
+                        self.on_trial = true;
+                        if self.dice.chance(self.nature.bad_generation) {
+                            self.bad.insert(generation);
+                        }
+                    }
                     assert!(!matches!(note, Note::InvariantBroken(_)), "{note:?}");
                     self.notes.push((self.now, note));
                 }
@@ -466,7 +530,7 @@ impl World {
         }
     }
 
-    fn fork(&mut self, slot: SlotId) {
+    fn fork(&mut self, slot: SlotId, generation: Generation) {
         self.forks.push((self.now, slot));
         let nature = self.nature_of(slot);
         if self.dice.chance(nature.fork_fails) {
@@ -482,6 +546,7 @@ impl World {
         };
         let process = Process {
             slot,
+            generation,
             state: State::Booting,
             hung: false,
             announced: false,
@@ -496,7 +561,7 @@ impl World {
         self.processes.insert(pid, process);
         self.results.push_back(Event::Forked { slot, pid, max_age_ms });
         let boot = 50 + self.dice.below(450);
-        if self.dice.chance(nature.crash_at_boot) {
+        if self.dice.chance(nature.crash_at_boot) || (self.bad.contains(&generation) && self.dice.chance(50)) {
             self.plan_fact(boot, Event::Exited { pid });
         } else if !self.dice.chance(nature.never_ready) {
             self.plan_fact(boot, Event::Ready { pid });
@@ -593,7 +658,8 @@ impl World {
         let workers = self.master.workers();
         self.live().len() == workers.len()
             && workers.len() == self.master.target() as usize
-            && workers.iter().all(|w| w.recycle.is_none())
+            && !self.master.reloads()
+            && workers.iter().all(|w| w.recycle.is_none() && w.generation == self.master.generation())
             && !self.processes.iter().any(|(pid, p)| p.hung || self.asked_to_recycle.contains(pid))
     }
 

@@ -1,0 +1,275 @@
+//! What systemd is told of the service, by the protocol of sd_notify(3): `Type=notify`, `notify-reload`, `WatchdogSec=`.
+//!
+//! Owns: the datagrams to `$NOTIFY_SOCKET`, and when the watchdog's next one is due. Refuses: to block, and to judge:
+//! whether the service serves is the core's to say. What systemd does not take now, the next turns offer again.
+
+use std::{
+    collections::VecDeque,
+    ffi::OsStr,
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+};
+
+use super::core::Instant;
+use crate::sys::clock;
+
+/// After a datagram found systemd's queue full.
+const RETRY_MS: u64 = 250;
+
+/// As much of a service's life as systemd wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// No worker has served yet.
+    Starting,
+    Serving,
+    Stopping,
+}
+
+#[derive(Debug)]
+pub(super) struct Notify {
+    socket: UnixDatagram,
+    to: SocketAddr,
+    standing: Standing,
+    reloading: bool,
+    /// The status that was sent last.
+    told: String,
+    /// States not sent yet, the oldest first. Statuses are not kept: the newest is the one that counts.
+    unsent: VecDeque<String>,
+    /// Set while something waits for room.
+    retry_at: Option<Instant>,
+    watchdog: Option<Watchdog>,
+    /// A failure was logged; until something is sent again, one line is enough.
+    failed: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Watchdog {
+    every_ms: u64,
+    due: Instant,
+}
+
+impl Notify {
+    /// `None` where nobody wants to be told, or cannot be; the log has the reason.
+    pub(super) fn open(now: Instant) -> Option<Self> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let every_ms =
+            watchdog_ms(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref(), std::process::id());
+        match Self::to(&variable("NOTIFY_SOCKET")?, every_ms, now) {
+            Ok(notify) => Some(notify),
+            Err(error) => {
+                say_failed(&error);
+                None
+            }
+        }
+    }
+
+    fn to(place: &OsStr, every_ms: Option<u64>, now: Instant) -> io::Result<Self> {
+        let to = match place.as_bytes() {
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+            [b'/', ..] => SocketAddr::from_pathname(place)?,
+            _ => {
+                return Err(io::Error::other("NOTIFY_SOCKET is neither a path nor an abstract name such as \"@name\""));
+            }
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket,
+            to,
+            standing: Standing::Starting,
+            reloading: false,
+            told: String::new(),
+            unsent: VecDeque::new(),
+            retry_at: None,
+            watchdog: every_ms.map(|every_ms| Watchdog { every_ms, due: now }),
+            failed: false,
+        })
+    }
+
+    /// When to call [`turn`](Self::turn) at the latest.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.watchdog.map(|watchdog| watchdog.due).into_iter().chain(self.retry_at).min()
+    }
+
+    /// Tells what has changed, and gives the watchdog its sign of life when it is due.
+    pub(super) fn turn(&mut self, standing: Standing, status: &str, now: Instant) {
+        self.retry_at = None;
+        // Never back: that no worker serves just now is in the status.
+        if standing > self.standing {
+            self.standing = standing;
+            match standing {
+                Standing::Starting => {}
+                Standing::Serving => self.unsent.push_back("READY=1".to_owned()),
+                Standing::Stopping => self.unsent.push_back("STOPPING=1".to_owned()),
+            }
+        }
+        self.flush(now);
+        if self.unsent.is_empty() && status != self.told && self.send(&format!("STATUS={status}"), now) {
+            status.clone_into(&mut self.told);
+        }
+        if let Some(Watchdog { every_ms, due }) = self.watchdog
+            && due <= now
+        {
+            let wait_ms = if self.send("WATCHDOG=1", now) { every_ms } else { every_ms.min(RETRY_MS) };
+            self.watchdog = Some(Watchdog { every_ms, due: now.after(wait_ms) });
+        }
+    }
+
+    /// A reload was asked for. To be said for each request, one that is refused and one more while one runs too:
+    /// `systemctl reload` waits for this, and then for [`ready`](Self::ready).
+    pub(super) fn reloading(&mut self, now: Instant) {
+        if self.standing == Standing::Serving {
+            self.reloading = true;
+            self.unsent.push_back(format!("RELOADING=1\nMONOTONIC_USEC={}", clock::nanoseconds() / 1_000));
+            self.flush(now);
+        }
+    }
+
+    /// The reload is over, whatever came of it.
+    pub(super) fn ready(&mut self, now: Instant) {
+        if std::mem::take(&mut self.reloading) && self.standing == Standing::Serving {
+            self.unsent.push_back("READY=1".to_owned());
+            self.flush(now);
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        while let Some(message) = self.unsent.pop_front() {
+            if !self.send(&message, now) {
+                self.unsent.push_front(message);
+                return;
+            }
+        }
+    }
+
+    /// `false`: there is no room for it now. What fails otherwise is given up: it would fail again.
+    fn send(&mut self, message: &str, now: Instant) -> bool {
+        match self.socket.send_to_addr(message.as_bytes(), &self.to) {
+            Ok(_) => self.failed = false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.retry_at = Some(now.after(RETRY_MS));
+                return false;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failed, true) {
+                    say_failed(&error);
+                }
+            }
+        }
+        true
+    }
+}
+
+fn say_failed(error: &io::Error) {
+    tracing::warn!(
+        event = "notify_failed",
+        %error,
+        "systemd cannot be told how the service is (NOTIFY_SOCKET); it may take it for not started, or for hung"
+    );
+}
+
+/// Half of what the service manager allows between two signs of life, if it watches the process `pid`.
+fn watchdog_ms(usec: Option<&OsStr>, watched: Option<&OsStr>, pid: u32) -> Option<u64> {
+    let ours = watched.is_none_or(|watched| watched.to_str() == Some(&pid.to_string()));
+    let usec: u64 = usec?.to_str()?.parse().ok().filter(|usec| *usec > 0)?;
+    ours.then_some((usec / 2_000).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(theirs: &UnixDatagram) -> Vec<String> {
+        let mut buffer = [0; 256];
+        std::iter::from_fn(|| theirs.recv(&mut buffer).ok().map(|len| String::from_utf8_lossy(&buffer[..len]).into()))
+            .collect()
+    }
+
+    fn pair(every_ms: Option<u64>) -> (Notify, UnixDatagram, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let theirs = UnixDatagram::bind(&path).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (Notify::to(path.as_os_str(), every_ms, Instant(0)).unwrap(), theirs, folder)
+    }
+
+    #[test]
+    fn each_change_is_told_once_and_none_backwards() {
+        let (mut notify, theirs, _folder) = pair(None);
+        notify.turn(Standing::Starting, "0 of 1", Instant(0));
+        notify.reloading(Instant(0));
+        notify.ready(Instant(0));
+        assert_eq!(told(&theirs), ["STATUS=0 of 1"], "no READY before a worker serves, reload or not");
+        for status in ["1 of 1", "1 of 1"] {
+            notify.turn(Standing::Serving, status, Instant(1));
+        }
+        assert_eq!(told(&theirs), ["READY=1", "STATUS=1 of 1"]);
+        notify.turn(Standing::Starting, "0 of 1", Instant(2));
+        notify.turn(Standing::Serving, "1 of 1", Instant(3));
+        assert_eq!(told(&theirs), ["STATUS=0 of 1", "STATUS=1 of 1"]);
+        notify.reloading(Instant(4));
+        notify.reloading(Instant(4));
+        notify.ready(Instant(5));
+        notify.ready(Instant(5));
+        let reload = told(&theirs);
+        assert_eq!(reload.len(), 3, "{reload:?}");
+        assert!(reload[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reload:?}");
+        assert!(reload[1].starts_with("RELOADING=1\n") && reload[2] == "READY=1", "{reload:?}");
+        notify.reloading(Instant(6));
+        told(&theirs);
+        notify.turn(Standing::Stopping, "1 of 1", Instant(7));
+        notify.ready(Instant(8));
+        assert_eq!(told(&theirs), ["STOPPING=1"]);
+        assert_eq!(notify.deadline(), None);
+    }
+
+    #[test]
+    fn a_full_queue_blocks_nothing_and_loses_no_state() {
+        let (mut notify, theirs, _folder) = pair(None);
+        while notify.send("STATUS=full", Instant(0)) {}
+        notify.turn(Standing::Serving, "1 of 1", Instant(1_000));
+        assert_eq!(notify.deadline(), Some(Instant(1_000 + RETRY_MS)));
+        notify.turn(Standing::Stopping, "draining", Instant(1_100));
+        told(&theirs);
+        notify.turn(Standing::Stopping, "draining", Instant(1_250));
+        assert_eq!(told(&theirs), ["READY=1", "STOPPING=1", "STATUS=draining"]);
+        assert_eq!(notify.deadline(), None);
+    }
+
+    #[test]
+    fn the_watchdog_hears_as_often_as_it_was_promised() {
+        let (mut notify, theirs, _folder) = pair(Some(500));
+        for now in [0, 499, 500, 501, 1_300, 1_799, 1_800] {
+            notify.turn(Standing::Starting, "", Instant(now));
+        }
+        assert_eq!(told(&theirs), ["WATCHDOG=1"; 4]);
+        assert_eq!(notify.deadline(), Some(Instant(2_300)));
+        // Nobody there: no spin.
+        drop(theirs);
+        notify.turn(Standing::Starting, "", Instant(2_300));
+        assert_eq!(notify.deadline(), Some(Instant(2_800)));
+    }
+
+    #[test]
+    fn only_the_watched_process_is_watched() {
+        let ms = |usec: &str, pid: Option<&str>| watchdog_ms(Some(OsStr::new(usec)), pid.map(OsStr::new), 42);
+        assert_eq!(ms("30000000", Some("42")), Some(15_000));
+        assert_eq!(ms("30000000", None), Some(15_000));
+        assert_eq!(ms("30000000", Some("41")), None);
+        assert_eq!((ms("0", None), ms("x", None), ms("1", None)), (None, None, Some(1)));
+        assert_eq!(watchdog_ms(None, None, 42), None);
+    }
+
+    #[test]
+    fn a_place_that_is_no_socket_address_is_refused() {
+        for place in ["vsock:2:1234", "relative"] {
+            assert!(Notify::to(OsStr::new(place), None, Instant(0)).is_err(), "{place}");
+        }
+    }
+}

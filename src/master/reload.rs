@@ -1,0 +1,144 @@
+//! A reload, as far as the core leaves it to the shell: reading, refusing, applying, going back.
+//!
+//! Owns: the settings of the generation before while the new one is on trial, and how the last reload ended. Refuses:
+//! deciding when a trial is passed or failed (`core`).
+
+use std::{mem, sync::Arc};
+
+use super::{
+    ROWS_PER_SLOT, Shell,
+    core::{Event, Failure, Generation, SlotId},
+    policy,
+};
+use crate::{error_chain, log, protocol::LastReload, settings::Resolved};
+
+/// Reads, checks and prepares the settings again; the sentence that refuses them.
+pub(crate) type Load = Box<dyn Fn() -> Result<Resolved, String>>;
+
+/// What the shell remembers of reloads.
+#[derive(Debug, Default)]
+pub(super) struct Reloads {
+    /// The settings to go back to, while the newer ones are on trial.
+    before: Option<Arc<Resolved>>,
+    /// What the newer ones changed, as a caller is told.
+    changes: String,
+    pub(super) last: Option<LastReload>,
+}
+
+impl Shell {
+    /// Nothing of the old is touched until all of the new is known to be possible.
+    pub(super) fn load_settings(&mut self) -> Event {
+        match self.try_load() {
+            Ok(event) => event,
+            Err(reason) => {
+                tracing::error!(event = "reload_refused", reason, "the settings are refused; all goes on as before");
+                self.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
+                Event::SettingsRefused
+            }
+        }
+    }
+
+    fn try_load(&mut self) -> Result<Event, String> {
+        let mut new = (self.load)()?;
+        let changed = self.resolved.diff(&new);
+        let kept = new.keep_until_restart(&self.resolved);
+        let old_count = self.resolved.settings.workers.count;
+        let count = (new.settings.workers.count != old_count).then_some(new.settings.workers.count);
+        let workers = count.unwrap_or(0).max(self.core.target());
+        self.listeners.rebind(&new.settings.server, workers).map_err(|error| error_chain(&error))?;
+        if let Err(error) = log::configure(&new.settings.log) {
+            self.listeners.unbind_added();
+            return Err(error_chain(&error));
+        }
+        for warning in &new.warnings {
+            tracing::warn!(event = "settings_warning", "{warning}");
+        }
+        self.reloads.changes = told(&changed, &kept);
+        tracing::info!(
+            event = "reload",
+            changed = changed.join(" "),
+            "settings read; the workers are replaced by new ones"
+        );
+        let rows = self.listeners.slots() * ROWS_PER_SLOT;
+        self.scoreboard.grow(rows);
+        let policy = policy(&new.settings, &self.listeners, rows);
+        self.reloads.before = Some(mem::replace(&mut self.resolved, Arc::new(new)));
+        Ok(Event::SettingsLoaded { policy, count })
+    }
+
+    /// The new generation is proven.
+    pub(super) fn keep_settings(&mut self) {
+        self.reloads.before = None;
+        self.reloads.last = Some(LastReload { ok: true, reason: None, at: timestamp() });
+        let generation = self.core.generation().0;
+        self.show_title();
+        tracing::info!(event = "reloaded", generation, "generation {generation} serves; the old workers drain");
+    }
+
+    /// The workers of the old generation never stopped serving.
+    pub(super) fn restore_settings(&mut self, slot: SlotId, failed: Generation, why: Failure) {
+        let reason = self.why_rolled_back(slot, why);
+        let generation = self.core.generation().0;
+        tracing::error!(
+            event = "rolled_back",
+            slot = slot.0,
+            generation = failed.0,
+            reason,
+            "generation {} failed its trial; generation {generation} serves on with its settings",
+            failed.0
+        );
+        self.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
+        self.listeners.unbind_added();
+        let Some(before) = self.reloads.before.take() else { return };
+        if let Err(error) = log::configure(&before.settings.log) {
+            tracing::error!(
+                event = "logs_reopen_failed",
+                reason = error_chain(&error),
+                "the log of the old settings could not be opened again; the new one is written to"
+            );
+        }
+        self.resolved = before;
+    }
+
+    pub(super) fn why_rolled_back(&self, slot: SlotId, why: Failure) -> String {
+        let slot_number = slot.0;
+        match why {
+            Failure::Ended => {
+                let exit = self.history.get(slot_number as usize).and_then(|history| history.last_exit.as_deref());
+                format!("the new worker of slot {slot_number} {}", exit.unwrap_or("ended"))
+            }
+            Failure::Hung => format!("the new worker of slot {slot_number} hung: no beat within workers.timeout"),
+            Failure::BootTimeout => {
+                format!("the new worker of slot {slot_number} was not ready within workers.boot_timeout")
+            }
+            Failure::NotForked => format!("the new worker of slot {slot_number} could not be forked"),
+        }
+    }
+
+    /// What a caller is told of a reload that passed.
+    pub(super) fn told_reloaded(&self, generation: Generation) -> String {
+        format!("generation {} serves{}", generation.0, self.reloads.changes)
+    }
+
+    pub(super) fn close_removed(&mut self) {
+        for address in self.listeners.close_removed() {
+            tracing::info!(event = "address_closed", %address, "no longer listening on {address}");
+        }
+    }
+}
+
+fn told(changed: &[String], kept: &[&str]) -> String {
+    let mut told = match changed {
+        [] => "; no setting has changed".to_owned(),
+        changed => format!("; changed: {}", changed.join(", ")),
+    };
+    if !kept.is_empty() {
+        told.push_str(&format!("; as before until a restart: {}", kept.join(", ")));
+    }
+    told
+}
+
+/// RFC 3339, UTC.
+fn timestamp() -> String {
+    jiff::Timestamp::now().round(jiff::Unit::Second).map_or_else(|_| String::new(), |now| now.to_string())
+}

@@ -1,0 +1,38 @@
+//! Listening sockets passed by whoever starts us, by the protocol of sd_listen_fds(3): 3, 4, … up to `LISTEN_FDS` of
+//! them, meant for the process `LISTEN_PID`.
+//!
+//! Owns: what these variables mean as a value of `server.bind`. Refuses: to touch the sockets (`listener`).
+
+use std::{collections::BTreeMap, iter};
+
+use toml::Value;
+
+use super::{Entry, Origin, Problem};
+
+pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
+const FIRST: u32 = 3;
+
+/// The sockets as an entry of `server.bind`. Those meant for another process earn a warning: most often a shell stands
+/// between it and us.
+pub(super) fn sockets(
+    env: &BTreeMap<String, String>,
+    pid: u32,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<String>,
+) -> Option<(String, Entry)> {
+    let count = env.get(LISTEN_FDS).filter(|count| !matches!(count.as_str(), "" | "0"))?;
+    let origin = Origin::Env(LISTEN_FDS.to_owned());
+    let meant_for = env.get("LISTEN_PID").map_or("", String::as_str);
+    if meant_for != pid.to_string() {
+        let ignored = format!("the sockets are for the process LISTEN_PID=\"{meant_for}\", not for {pid}: ignored");
+        warnings.push(Problem::at(origin, "", ignored).to_string());
+        return None;
+    }
+    let Ok(count) = count.parse::<u16>() else {
+        problems.push(Problem::at(origin, "server.bind", format!("\"{count}\" is not a number of sockets")));
+        return None;
+    };
+    let sockets = iter::successors(Some(FIRST), |number| Some(number + 1)).take(count.into());
+    let value = Value::Array(sockets.map(|number| Value::String(format!("fd://{number}"))).collect());
+    Some(("server.bind".to_owned(), Entry { value, origin }))
+}

@@ -1,0 +1,284 @@
+//! Promise: systemd is told the truth about the service, and sockets it passes are served and outlive us.
+//!
+//! Plays systemd by hand: a datagram socket, and a listener as descriptor 3.
+
+mod common;
+
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::AsRawFd,
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as UnixAddress, UnixDatagram},
+    },
+    process::Command,
+    time::Duration,
+};
+
+use common::{
+    Connection, Launch, PATIENCE, Signal, events, eventually, field, free_port, get, now, observe_for, request,
+};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+/// What systemd was told, in order.
+struct Told {
+    socket: UnixDatagram,
+    messages: Vec<String>,
+}
+
+impl Told {
+    /// Listens where `launch` is then told to speak.
+    fn at_path(launch: Launch) -> (Launch, Self) {
+        let socket = UnixDatagram::bind(launch.path("notify")).expect("a socket in our own folder");
+        (launch.env("NOTIFY_SOCKET", "{dir}/notify"), Self::of(socket))
+    }
+
+    fn of(socket: UnixDatagram) -> Self {
+        socket.set_nonblocking(true).expect("a socket of ours");
+        Self { socket, messages: Vec::new() }
+    }
+
+    fn all(&mut self) -> &[String] {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.socket.recv(&mut buffer) {
+                Ok(len) => self.messages.push(String::from_utf8_lossy(&buffer[..len]).into_owned()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return &self.messages,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn count(&mut self, message: &str) -> usize {
+        self.all().iter().filter(|told| *told == message).count()
+    }
+
+    #[track_caller]
+    fn wait(&mut self, message: &str, times: usize) {
+        eventually(&format!("{message:?} is told {times} times"), PATIENCE, || {
+            (self.count(message) >= times).then_some(())
+        });
+    }
+
+    fn place_of(&mut self, message: &str) -> usize {
+        let place = self.all().iter().position(|told| told == message);
+        place.unwrap_or_else(|| panic!("{message:?} was never told: {:?}", self.messages))
+    }
+}
+
+#[test]
+fn ready_is_told_when_the_first_worker_serves_and_stopping_when_it_stops() {
+    let (launch, mut told) = Told::at_path(Launch::new());
+    let mut supervisor = launch.start();
+    told.wait("READY=1", 1);
+    assert!(supervisor.log().count(events::READY) >= 1, "{}", supervisor.log().0);
+    supervisor.wait_listening();
+    assert_eq!(get(supervisor.address(), "/health").status, 200);
+    told.wait("STATUS=2 of 2 workers serve, generation 1", 1);
+    supervisor.signal(Signal::SIGTTIN);
+    told.wait("STATUS=3 of 3 workers serve, generation 1", 1);
+    supervisor.stop();
+    assert_eq!((told.count("READY=1"), told.count("STOPPING=1")), (1, 1));
+    assert_eq!(told.place_of("STATUS=0 of 2 workers serve, generation 1"), 0);
+    assert!(told.place_of("READY=1") < told.place_of("STOPPING=1"));
+    assert!(told.all().iter().any(|told| told.starts_with("STATUS=draining: ")), "{:?}", told.messages);
+}
+
+#[test]
+fn a_service_that_never_serves_is_never_ready() {
+    let (launch, mut told) = Told::at_path(Launch::misbehave().set("misbehave.boot", r#""hang""#));
+    let mut supervisor = launch.start();
+    supervisor.wait_listening();
+    // A reload does not make it ready either.
+    supervisor.signal(Signal::SIGHUP);
+    supervisor.wait_log(events::IGNORED_SIGNAL, 1, PATIENCE);
+    supervisor.signal(Signal::SIGINT);
+    supervisor.wait_exit(PATIENCE);
+    assert_eq!((told.count("READY=1"), told.count("STOPPING=1")), (0, 1));
+
+    let (launch, mut told) = Told::at_path(Launch::misbehave().set("misbehave.boot", r#""error""#));
+    assert_eq!(launch.start().wait_exit(PATIENCE), 3);
+    assert_eq!((told.count("READY=1"), told.count("STOPPING=1")), (0, 1));
+}
+
+#[test]
+fn ready_waits_for_a_slow_boot() {
+    let launch = Launch::misbehave().set("misbehave.fail_while", r#""{dir}/in-the-way""#);
+    let path = launch.path("in-the-way");
+    std::fs::write(&path, "").expect("a file in our own folder");
+    let (launch, mut told) = Told::at_path(launch);
+    let mut supervisor = launch.start();
+    supervisor.wait_listening();
+    supervisor.wait_log(events::BOOT_FAILED, 2, PATIENCE);
+    assert_eq!(told.count("READY=1"), 0);
+    std::fs::remove_file(&path).expect("our own file");
+    told.wait("READY=1", 1);
+    assert_eq!(get(supervisor.address(), "/pid").status, 200);
+    supervisor.stop();
+}
+
+/// `systemctl reload` of a `Type=notify-reload` unit waits for both, and believes the first by its time.
+#[test]
+fn a_reload_is_told_with_its_time_and_its_end() {
+    let (launch, mut told) = Told::at_path(Launch::new());
+    let mut supervisor = launch.serving(2);
+    told.wait("READY=1", 1);
+    let monotonic = || {
+        let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("Linux has this clock");
+        time.tv_sec() * 1_000_000 + time.tv_nsec() / 1_000
+    };
+    let before = monotonic();
+    supervisor.signal(Signal::SIGHUP);
+    told.wait("READY=1", 2);
+    let reloading = told.all().iter().find_map(|told| told.strip_prefix("RELOADING=1\nMONOTONIC_USEC="));
+    let at: i64 = reloading.and_then(|usec| usec.parse().ok()).expect("RELOADING with its time");
+    assert!((before..=monotonic()).contains(&at), "{before} <= {at}");
+    supervisor.stop();
+}
+
+#[test]
+fn the_watchdog_hears_twice_a_period_and_not_from_workers() {
+    let name = format!("oxicorn-test-{}", std::process::id());
+    let address = UnixAddress::from_abstract_name(&name).expect("a short name");
+    let mut told = Told::of(UnixDatagram::bind_addr(&address).expect("a name of our own"));
+    let launch = Launch::misbehave().env("NOTIFY_SOCKET", &format!("@{name}")).env("WATCHDOG_USEC", "400000");
+    let mut supervisor = launch.env("LISTEN_FDNAMES", "http").serving(2);
+    told.wait("WATCHDOG=1", 1);
+    let (started, before) = (now(), told.count("WATCHDOG=1"));
+    observe_for(Duration::from_secs(2));
+    let heard = told.count("WATCHDOG=1") - before;
+    let expected = started.elapsed().as_millis() as usize / 200;
+    assert!(heard <= expected + 1, "{heard}, more than each 200 ms");
+    // The machine may be busy; a period without a word is what systemd would kill for.
+    assert!(heard * 2 >= expected, "{heard} of {expected}");
+
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDNAMES"] {
+        assert_eq!(get(supervisor.address(), &format!("/env/{name}")).json()["set"], false, "{name}");
+    }
+    assert_eq!(get(supervisor.address(), "/env/PATH").json()["set"], true, "the route tells");
+    supervisor.stop();
+}
+
+#[test]
+fn a_watchdog_of_another_process_hears_nothing() {
+    let (launch, mut told) = Told::at_path(Launch::new().env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1"));
+    let mut supervisor = launch.serving(2);
+    told.wait("READY=1", 1);
+    supervisor.stop();
+    assert_eq!(told.count("WATCHDOG=1"), 0);
+}
+
+#[test]
+fn nobody_there_to_be_told_is_said_once() {
+    let mut supervisor = Launch::new().env("NOTIFY_SOCKET", "{dir}/nobody").serving(2);
+    supervisor.signal(Signal::SIGTTIN);
+    supervisor.wait_serving(3);
+    supervisor.stop();
+    assert_eq!(supervisor.log().count("notify_failed"), 1);
+}
+
+/// Starts by a shell that does this first, and then becomes the program.
+fn after(script: &str, launch: Launch) -> Launch {
+    launch.through(&["bash", "-c", &format!("{script} exec \"$0\" \"$@\"")])
+}
+
+/// Starts with `listener` as descriptor 3, as systemd would.
+fn passing(launch: Launch, listener: &impl AsRawFd) -> Launch {
+    after(&format!("exec 3<&{}; LISTEN_PID=$$ LISTEN_FDS=1", listener.as_raw_fd()), launch)
+}
+
+/// A listener that programs started from here inherit.
+fn systemds() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).expect("a socket of ours");
+    let address = listener.local_addr().expect("it is bound");
+    (listener, address)
+}
+
+#[test]
+fn a_passed_socket_replaces_bind_and_outlives_us() {
+    let (listener, address) = systemds();
+    for round in 0..2 {
+        // Whoever comes while nothing runs waits in the socket, and is answered by the next start.
+        let mut early = Connection::open(address).expect("systemd listens");
+        early.send(&request("GET", "/health", &[], b"")).expect("the kernel takes it");
+        let mut supervisor = passing(Launch::new(), &listener).serving(2);
+        assert_eq!(supervisor.addresses(), [address.to_string()], "server.bind is replaced");
+        assert_eq!(supervisor.log().count("sockets_passed"), 1);
+        assert_eq!(early.answer().expect("an answer").status, 200, "round {round}");
+        for _ in 0..20 {
+            assert_eq!(get(address, "/health").status, 200);
+        }
+        supervisor.stop();
+    }
+    Connection::open(address).expect("it still listens");
+}
+
+/// The real thing, where it is installed.
+#[test]
+fn systemd_socket_activate_is_understood() {
+    if Command::new("systemd-socket-activate").arg("--version").output().is_err() {
+        eprintln!("there is no systemd-socket-activate here: nothing is tested");
+        return;
+    }
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let activated = ["systemd-socket-activate", "--fdname=http", "--listen", &address.to_string()];
+    let mut supervisor = Launch::new().through(&activated).start();
+    // It starts the program for the first visitor.
+    let mut first = eventually("systemd listens", PATIENCE, || Connection::open(address).ok());
+    assert_eq!(first.ask(&request("GET", "/health", &[], b"")).expect("an answer").status, 200);
+    supervisor.wait_listening();
+    assert_eq!(supervisor.addresses(), [address.to_string()]);
+    let log = supervisor.log();
+    let passed = log.lines_of("sockets_passed").next().expect("it is said");
+    assert_eq!((field(passed, "sockets"), field(passed, "names")), (Some("1"), Some("http")));
+    supervisor.stop();
+}
+
+#[test]
+fn a_passed_socket_is_shared_by_replacements() {
+    let (listener, address) = systemds();
+    let mut supervisor = passing(Launch::new(), &listener).serving(2);
+    for victim in supervisor.wait_serving(2) {
+        supervisor.signal_worker(victim, Signal::SIGTERM);
+        supervisor.wait_gone(victim);
+        assert_eq!(get(address, "/health").status, 200);
+    }
+    supervisor.wait_serving(2);
+    supervisor.stop();
+}
+
+#[test]
+fn a_descriptor_can_be_named_in_bind() {
+    let (listener, address) = systemds();
+    let launch = Launch::new().set("server.bind", r#"["fd://3", "127.0.0.1:0"]"#);
+    let mut supervisor = after(&format!("exec 3<&{};", listener.as_raw_fd()), launch).serving(2);
+    assert_eq!(supervisor.addresses().len(), 2);
+    for address in supervisor.addresses() {
+        assert_eq!(get(address.parse().expect("a TCP address"), "/health").status, 200);
+    }
+    supervisor.stop();
+    Connection::open(address).expect("it still listens");
+}
+
+#[test]
+fn sockets_of_another_process_are_left_alone() {
+    let launch = Launch::new().env("LISTEN_FDS", "1").env("LISTEN_PID", "1");
+    let mut supervisor = launch.serving(2);
+    let log = supervisor.log();
+    assert_eq!((log.count("sockets_passed"), log.count("settings_warning")), (0, 1), "{}", log.0);
+    assert_eq!(get(supervisor.address(), "/health").status, 200);
+    supervisor.stop();
+}
+
+#[test]
+fn a_descriptor_that_is_no_listener_is_refused_with_a_sentence() {
+    for script in ["exec 3</dev/null;", "exec 3<&-;"] {
+        let output = after(script, Launch::new().set("server.bind", r#"["fd://3"]"#)).run();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{script}: {text}");
+        let sentence = "server.bind: fd://3 is not a listening TCP or unix socket";
+        assert!(text.contains(sentence) && !text.contains("worker_forked"), "{script}: {text}");
+    }
+}
