@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use chaos::{Bind, Plan, Report, nginx};
-use common::Launch;
+use chaos::{Bind, Manner, Plan, Report, Swarm, Target, change_visibly, nginx};
+use common::{Launch, PATIENCE, Signal, events, eventually, get, now, observe_for};
 
 /// These measure waits: one at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -60,6 +60,50 @@ fn a_storm_over_both_families_loses_nothing() {
 fn kills_lose_only_what_the_killed_had_accepted() {
     let _alone = alone();
     assert_kept(&Plan::with_kills(Bind::Own, Duration::from_secs(4), 15).run(Launch::new()));
+}
+
+/// Ten reloads, one a second, before clients that leave no moment unused.
+fn ten_reloads(manner: Manner) {
+    let _alone = alone();
+    let mut supervisor = Launch::new().set("http.metrics_path", r#""/metrics-0""#).serving(2);
+    let address = supervisor.address();
+    let swarm = Swarm::start(Target::Tcp(vec![address]), "/debug/connections", &[manner], 17);
+    let second = Duration::from_secs(1);
+    let rate = |since: std::time::Instant, answered: u64| answered as f64 / since.elapsed().as_secs_f64();
+
+    let began = now();
+    observe_for(2 * second);
+    let before = rate(began, swarm.answered());
+
+    let (began, answered) = (now(), swarm.answered());
+    for round in 1..=10 {
+        let due = now() + second;
+        let path = change_visibly(&supervisor, round);
+        supervisor.signal(Signal::SIGHUP);
+        supervisor.wait_log(events::RELOADED, round, PATIENCE);
+        eventually("the new settings answer, and they alone", PATIENCE, || {
+            (0..8).all(|_| get(address, &path).status == 200).then_some(())
+        });
+        observe_for(due.saturating_duration_since(now()));
+    }
+    let during = rate(began, swarm.answered() - answered);
+
+    let outcome = swarm.finish();
+    eprintln!("{outcome}  {before:.0} requests a second before, {during:.0} during ten reloads");
+    assert_eq!(outcome.losses().len(), 0, "lost of {} requests: {:?}", outcome.requests(), outcome.losses());
+    let pids = outcome.scores[0].1.tally.pids.len();
+    assert!(pids >= 18, "only {pids} workers answered: the reloads were not under this load");
+    supervisor.stop();
+}
+
+#[test]
+fn ten_reloads_under_saturating_keep_alive_lose_nothing() {
+    ten_reloads(Manner::KeepAlive { clients: 64, think_ms: 0 });
+}
+
+#[test]
+fn ten_reloads_under_a_connection_per_request_lose_nothing() {
+    ten_reloads(Manner::PerRequest { clients: 16 });
 }
 
 /// A client that cannot see a loss proves nothing.

@@ -5,7 +5,7 @@
 
 pub mod nginx;
 mod storm;
-pub mod swarm;
+mod swarm;
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,9 @@ use std::{
 };
 
 use storm::Storm;
-pub use storm::{Deed, Record};
-use swarm::{LONG_WAIT, Loss, Slow, Swarm};
-pub use swarm::{Manner, Outcome, Target};
+pub use storm::{Deed, Record, change_visibly};
+use swarm::{LONG_WAIT, Loss, Slow};
+pub use swarm::{Manner, Outcome, Swarm, Target};
 
 use crate::common::{Canary, Failure, Launch, Supervisor, events, now};
 
@@ -83,7 +83,7 @@ impl Plan {
     pub fn without_kills(bind: Bind, length: Duration, seed: u64) -> Self {
         Self {
             bind,
-            deck: vec![Deed::More, Deed::Fewer, Deed::Drain, Deed::Freeze, Deed::Block],
+            deck: vec![Deed::Reload, Deed::More, Deed::Fewer, Deed::Drain, Deed::Freeze, Deed::Block],
             manners: vec![
                 Manner::KeepAlive { clients: 8, think_ms: 0 },
                 Manner::KeepAlive { clients: 48, think_ms: 100 },
@@ -113,6 +113,7 @@ impl Plan {
             .set("workers.max_requests", &self.max_requests.to_string())
             .set("workers.max_requests_jitter", &(self.max_requests / 2).to_string())
             .set("workers.timeout", r#""5s""#)
+            .set("http.metrics_path", r#""/metrics-0""#)
             .serving(self.workers);
         let (canary, began) = (Canary::start(), now());
         let swarm = Swarm::start(self.bind.target(&supervisor), "/debug/connections", &self.manners, self.seed);
@@ -174,7 +175,12 @@ impl Report {
                 after.join(", ")
             ));
         }
-        for event in [events::HUNG, events::KILLED, events::BOOT_FAILED] {
+        let mut never = vec![events::HUNG, events::KILLED, events::BOOT_FAILED, events::RELOAD_REFUSED];
+        if self.record.victims.is_empty() {
+            // A generation does not survive that one of its workers is killed before it has proven itself.
+            never.push(events::ROLLED_BACK);
+        }
+        for event in never {
             let count = self.logged(event);
             if count > 0 {
                 broken.push(format!("the log has {count} lines of {event}"));
@@ -206,6 +212,7 @@ impl Report {
     pub fn deeds(&self) -> Vec<(&'static str, usize)> {
         let mut done: Vec<_> = self.plan.deck.iter().map(|&deed| (deed.name(), self.record.count(deed))).collect();
         done.push(("recycle (max_requests)", self.logged(events::RECYCLE_ASKED)));
+        done.push(("a new generation took over", self.logged(events::RELOADED)));
         done
     }
 

@@ -2,7 +2,10 @@
 //!
 //! Owns: the deeds, their pace, and the record of whom they hit. Refuses: judging what came of it.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use nix::{sys::signal::kill, unistd::Pid};
 
@@ -12,6 +15,8 @@ use crate::common::{PATIENCE, Process, Signal, Supervisor, eventually, now, obse
 /// One thing done to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
+    /// HUP, with a setting changed.
+    Reload,
     /// TTIN.
     More,
     /// TTOU.
@@ -29,6 +34,7 @@ pub enum Deed {
 impl Deed {
     pub fn name(self) -> &'static str {
         match self {
+            Self::Reload => "HUP",
             Self::More => "TTIN",
             Self::Fewer => "TTOU",
             Self::Drain => "TERM to one worker",
@@ -127,6 +133,11 @@ impl<'a> Storm<'a> {
 
     fn perform(&mut self, deed: Deed) -> Option<u32> {
         match deed {
+            Deed::Reload => {
+                change_visibly(self.supervisor, self.record.count(Deed::Reload) + 1);
+                self.supervisor.signal(Signal::SIGHUP);
+                None
+            }
             Deed::More => {
                 self.supervisor.signal(Signal::SIGTTIN);
                 self.record.target += 1;
@@ -201,6 +212,21 @@ impl Drop for Storm<'_> {
     fn drop(&mut self) {
         self.thaw();
     }
+}
+
+/// Settings that answer at another path than before. Put in place at one stroke: a reload that was queued may read now.
+pub fn change_visibly(supervisor: &Supervisor, round: usize) -> String {
+    let file = supervisor.path("supervisor.toml");
+    let text = fs::read_to_string(&file).expect("the settings the service was started with");
+    let path = format!("/metrics-{round}");
+    let lines = text.lines().map(|line| match line.split_once(" = ") {
+        Some(("metrics_path", _)) => format!("metrics_path = \"{path}\"\n"),
+        _ => format!("{line}\n"),
+    });
+    let (new, draft) = (lines.collect::<String>(), file.with_extension("draft"));
+    assert_ne!(new, text, "http.metrics_path must be set, and change");
+    fs::write(&draft, new).and_then(|()| fs::rename(&draft, &file)).expect("a file in our own folder");
+    path
 }
 
 /// Whether there was such a process.

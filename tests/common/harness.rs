@@ -37,6 +37,9 @@ pub mod events {
     pub const RECYCLE_ASKED: &str = "recycle_asked";
     pub const BACKOFF: &str = "backoff";
     pub const SCALED: &str = "scaled";
+    pub const RELOADED: &str = "reloaded";
+    pub const RELOAD_REFUSED: &str = "reload_refused";
+    pub const ROLLED_BACK: &str = "rolled_back";
     pub const STOPPING: &str = "stopping";
     pub const STOPPED: &str = "stopped";
     pub const GAVE_UP: &str = "boot_gave_up";
