@@ -27,7 +27,7 @@ use crate::{
     master::{self, Outcome},
     protocol,
     scoreboard::Row,
-    settings::{self, Flags, Resolved, Settings, TableSpec},
+    settings::{self, Flags, Resolved, Settings, TableSpec, Whereabouts},
     sys::{fork, process, title},
     worker::{self, WorkerSeed},
 };
@@ -146,7 +146,15 @@ impl App {
             Ok(cwd) => cwd,
             Err(error) => return refuse(&format!("the current folder cannot be read: {error}")),
         };
-        let resolved = settings::resolve(&flags, &settings::environment(), &cwd, &self.tables);
+        let environment = settings::environment();
+        let resolved = settings::resolve(&flags, &environment, &cwd, &self.tables);
+        let at = |socket, resolved: Result<Resolved, _>| {
+            let whereabouts = match resolved {
+                Ok(resolved) => Whereabouts::of(&resolved.settings),
+                Err(_) => Whereabouts::guess(&flags, &environment, &cwd),
+            };
+            ctl::Place::of(socket, whereabouts)
+        };
         match (command, resolved) {
             (Command::Run(_), Ok(resolved)) => self.supervise(resolved, flags, cwd),
             (Command::Run(_), Err(problems)) => refuse(&problems.to_string()),
@@ -157,18 +165,18 @@ impl App {
             }
             (Command::Config { .. }, Err(problems)) => refuse(&problems.to_string()),
             (Command::Status { place, json, watch }, resolved) => {
-                end(ctl::status(&ctl::Place::of(place.socket, resolved.as_ref()), json, watch))
+                end(ctl::status(&at(place.socket, resolved), json, watch))
             }
             (Command::Scale { place, workers, json }, resolved) => {
-                let place = ctl::Place::of(place.socket, resolved.as_ref());
+                let place = at(place.socket, resolved);
                 end(ctl::ask(&place, protocol::Command::Scale(workers), json))
             }
             (Command::Reload { place, json }, resolved) => {
-                let place = ctl::Place::of(place.socket, resolved.as_ref());
+                let place = at(place.socket, resolved);
                 end(ctl::ask(&place, protocol::Command::Reload, json))
             }
             (Command::Stop { place, now, json }, resolved) => {
-                let place = ctl::Place::of(place.socket, resolved.as_ref());
+                let place = at(place.socket, resolved);
                 end(ctl::ask(&place, protocol::Command::Stop { now }, json))
             }
             (Command::Health { url }, resolved) => {

@@ -19,7 +19,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub(crate) use self::health::health;
 use crate::{
     protocol::{self, Answer, Command, Reply, Request, Status},
-    settings::{ControlSocket, Problems, Resolved},
+    settings::{ControlSocket, Whereabouts},
     sys::host,
 };
 
@@ -59,20 +59,17 @@ impl fmt::Display for Failed {
 }
 
 impl Place {
-    /// Settings that are not valid are no reason to lose sight of a service that runs: they say nothing, that is all.
-    pub(crate) fn of(socket: Option<PathBuf>, resolved: Result<&Resolved, &Problems>) -> Self {
-        let settings = resolved.ok().map(|resolved| &resolved.settings);
-        match (socket, settings.map(|settings| &settings.control.socket)) {
-            (Some(socket), _) => Self::Socket(socket),
-            (None, Some(ControlSocket::Path(socket))) => Self::Socket(socket.clone()),
-            (None, Some(ControlSocket::Off)) => Self::Off,
-            (None, Some(ControlSocket::Auto) | None) => {
-                let name = settings.map_or_else(|| "oxicorn".to_owned(), |settings| settings.process.name.clone());
+    pub(crate) fn of(socket: Option<PathBuf>, whereabouts: Whereabouts) -> Self {
+        let Whereabouts { socket: settled, name, unread } = whereabouts;
+        match (socket, settled) {
+            (Some(socket), _) | (None, ControlSocket::Path(socket)) => Self::Socket(socket),
+            (None, ControlSocket::Off) => Self::Off,
+            (None, ControlSocket::Auto) => {
                 let (uid, _) = host::effective_ids();
                 let mut sockets = protocol::client_sockets(&name, uid, |name| std::env::var_os(name));
                 let private = protocol::private_folder(uid);
                 sockets.retain(|socket| socket.parent() != Some(&private) || is_private(&private, uid));
-                Self::Usual { name, sockets, unread: settings.is_none() }
+                Self::Usual { name, sockets, unread }
             }
         }
     }

@@ -43,6 +43,8 @@ pub(crate) struct Listeners {
     groups: Vec<Group>,
     slots: u32,
     steering: Steering,
+    /// What was steered to last, for addresses that come later.
+    live: Vec<u32>,
 }
 
 /// Whether new connections can be sent to chosen slots.
@@ -144,14 +146,8 @@ impl Listeners {
         }
         let groups =
             addresses.into_iter().map(|address| Group::bind(address, server)).collect::<Result<Vec<_>, _>>()?;
-        let steering = match groups.iter().find(|group| group.per_slot()) {
-            None => Steering::Unneeded,
-            Some(group) => match bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&[0])) {
-                Ok(()) => Steering::Active,
-                Err(error) => Steering::Refused(error.to_string()),
-            },
-        };
-        let mut listeners = Self { groups, slots: 0, steering };
+        let mut listeners = Self { groups, slots: 0, steering: Steering::Unneeded, live: vec![0] };
+        listeners.probe_steering();
         listeners.grow(server, workers)?;
         Ok(listeners)
     }
@@ -205,6 +201,7 @@ impl Listeners {
         });
         let bound = bound.collect::<Result<Vec<_>, BindError>>()?;
         self.groups.extend(bound);
+        self.probe_steering();
         if let Err(error) = self.grow(server, workers) {
             self.unbind_added();
             return Err(error);
@@ -227,11 +224,19 @@ impl Listeners {
 
     /// The reload holds, and what it removed was polled for long enough. The names of what is closed.
     pub(crate) fn close_removed(&mut self) -> Vec<String> {
-        let closed = self.close_standing(Standing::Removed);
-        for group in &mut self.groups {
+        self.close_standing(Standing::Removed)
+    }
+
+    /// The reload holds: what it added is as good as the rest.
+    pub(crate) fn keep_added(&mut self) {
+        for group in self.groups.iter_mut().filter(|group| group.standing == Standing::Added) {
             group.standing = Standing::Kept;
         }
-        closed
+    }
+
+    /// Whether the last [`rebind`](Self::rebind) no longer named some address.
+    pub(crate) fn removes(&self) -> bool {
+        self.groups.iter().any(|group| group.standing == Standing::Removed)
     }
 
     /// Whole groups only, so that in those that stay a socket's index is its slot. Workers hold the sockets too: it is
@@ -239,7 +244,7 @@ impl Listeners {
     fn close_standing(&mut self, standing: Standing) -> Vec<String> {
         let (closed, stay) = std::mem::take(&mut self.groups).into_iter().partition(|group| group.standing == standing);
         self.groups = stay;
-        let closed = Self { groups: closed, slots: self.slots, steering: self.steering.clone() };
+        let closed = Self { groups: closed, slots: self.slots, steering: Steering::Unneeded, live: Vec::new() };
         closed.shut_down();
         closed.unlink();
         closed.addresses()
@@ -287,19 +292,44 @@ impl Listeners {
         self.groups.iter().flat_map(|group| &group.sockets)
     }
 
+    /// The first address with a socket for each slot tells whether the kernel steers.
+    fn probe_steering(&mut self) {
+        if self.steering == Steering::Unneeded
+            && let Some(group) = self.groups.iter().find(|group| group.per_slot())
+        {
+            self.steering = match bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&[0])) {
+                Ok(()) => Steering::Active,
+                Err(error) => Steering::Refused(error.to_string()),
+            };
+        }
+        // Before they listen: spare slots of a new address must not get a single connection.
+        if self.steering == Steering::Active {
+            for group in self.groups.iter().filter(|group| group.standing == Standing::Added && group.per_slot()) {
+                // What the kernel took a moment ago it takes again; if not, the next steering says so.
+                let _ = bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&self.live));
+            }
+        }
+    }
+
     /// Sends new connections to the `live` slots only, from now on. With none live, or without steering, nothing
     /// changes: a connection that waits for a worker beats one that is refused.
     ///
     /// # Errors
-    /// The kernel refused what it accepted at the start; that address keeps its last program.
-    pub(crate) fn steer(&self, live: &[u32]) -> Result<(), SteerError> {
-        if live.is_empty() || self.steering != Steering::Active {
+    /// The kernel refused what it accepted at the start; that address keeps its last program, and nobody asks again.
+    pub(crate) fn steer(&mut self, live: &[u32]) -> Result<(), SteerError> {
+        if live.is_empty() {
+            return Ok(());
+        }
+        live.clone_into(&mut self.live);
+        if self.steering != Steering::Active {
             return Ok(());
         }
         let program = steering::program(live);
         for group in self.groups.iter().filter(|group| group.per_slot()) {
-            bpf::attach_reuseport(group.sockets[0].as_fd(), &program)
-                .map_err(|source| SteerError { address: group.name.clone(), source })?;
+            if let Err(source) = bpf::attach_reuseport(group.sockets[0].as_fd(), &program) {
+                self.steering = Steering::Refused(source.to_string());
+                return Err(SteerError { address: group.name.clone(), source });
+            }
         }
         Ok(())
     }
@@ -647,7 +677,7 @@ mod tests {
         let first = Listeners::bind(&server(&[loopback(0)]), 1).unwrap();
         let held: Vec<_> = first.all().map(|socket| socket.as_fd().try_clone_to_owned().unwrap()).collect();
         first.shut_down();
-        let second = Listeners::bind(&server(&[loopback(port(&first))]), 1).unwrap();
+        let mut second = Listeners::bind(&server(&[loopback(port(&first))]), 1).unwrap();
         second.steer(&[0]).unwrap();
         let _client = TcpStream::connect(("127.0.0.1", port(&first))).unwrap();
         assert_eq!(queue_of(&second, 0), 1);

@@ -114,8 +114,6 @@ struct Shell {
     oom_kills: Option<OomKills>,
     /// Why the last worker that failed to boot did.
     boot_failure: Option<String>,
-    /// Off where the kernel refused it, or there is nothing to steer.
-    steering: bool,
 }
 
 /// Binds, forks, supervises; returns when all is over, or in each child.
@@ -167,7 +165,6 @@ pub(crate) fn run(resolved: Resolved, load: Load) -> Result<Outcome, MasterError
         load,
         resolved: Arc::new(resolved),
         reloads: Reloads::default(),
-        steering: *listeners.steering() == Steering::Active,
         listeners,
         scoreboard,
         signals,
@@ -244,11 +241,6 @@ impl Shell {
     }
 
     fn obey(&mut self, signal: Signal, times: u32) {
-        if let (Signal::Hup, Some(notify)) = (signal, &mut self.notify) {
-            // `systemctl reload` waits for both, also where nothing came of it.
-            notify.reloading(now());
-            notify.ready(now());
-        }
         match signal {
             Signal::Term => self.inbox.push(Event::StopRequested { graceful: true }),
             Signal::Int | Signal::Quit => self.inbox.push(Event::StopRequested { graceful: false }),
@@ -256,7 +248,7 @@ impl Shell {
             Signal::Ttou => self.scale_by(-times.cast_signed()),
             Signal::Usr1 => self.reopen_logs(),
             Signal::Chld => self.reap_all(),
-            Signal::Hup => self.inbox.push(Event::ReloadRequested { caller: None }),
+            Signal::Hup => self.request_reload(None),
             Signal::Usr2 | Signal::Winch => tracing::warn!(
                 event = "ignored_signal",
                 signal = signal.name(),
@@ -284,7 +276,7 @@ impl Shell {
                 };
                 self.inbox.push(Event::ScaleRequested { scale, caller: Some(caller) });
             }
-            protocol::Command::Reload => self.inbox.push(Event::ReloadRequested { caller: Some(caller) }),
+            protocol::Command::Reload => self.request_reload(Some(caller)),
             protocol::Command::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }
     }
@@ -477,6 +469,9 @@ impl Shell {
         let status = format!("{}, generation {}", self.progress(), self.core.generation().0);
         if let Some(notify) = &mut self.notify {
             notify.turn(standing, &status, now());
+            if !self.core.reloads() {
+                notify.ready(now());
+            }
         }
     }
 

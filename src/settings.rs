@@ -437,6 +437,39 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Where a running service is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Whereabouts {
+    pub(crate) socket: ControlSocket,
+    pub(crate) name: String,
+    /// The settings are not valid, and only these two were looked for.
+    pub(crate) unread: bool,
+}
+
+impl Whereabouts {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        Self { socket: settings.control.socket.clone(), name: settings.process.name.clone(), unread: false }
+    }
+
+    /// A settings file with a mistake is no reason to lose sight of a service that runs: whoever corrects it will want to
+    /// ask for a reload.
+    pub(crate) fn guess(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path) -> Self {
+        let path = file::find(flags, env, cwd).map(|found| found.path);
+        let text = path.as_deref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let table: toml::Table = text.parse().unwrap_or_default();
+        let written = |section: &str, key: &str| Some(table.get(section)?.get(key)?.as_str()?.to_owned());
+        let named = flags.given.iter().find(|given| given.key == "process.name").map(|given| given.text.clone());
+        let folder = path.as_deref().and_then(Path::parent).unwrap_or(cwd);
+        let socket = match written("control", "socket").as_deref() {
+            None | Some("auto") => ControlSocket::Auto,
+            Some("off") => ControlSocket::Off,
+            Some(path) => ControlSocket::Path(folder.join(path)),
+        };
+        let name = named.or_else(|| written("process", "name")).unwrap_or_else(|| "oxicorn".to_owned());
+        Self { socket, name, unread: true }
+    }
+}
+
 /// Reads every source and settles each key. Nothing is remembered between calls: a reload calls it again.
 ///
 /// # Errors

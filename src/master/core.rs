@@ -94,9 +94,11 @@ pub(crate) enum Event {
         caller: Option<Caller>,
     },
     /// Read, checked, and its addresses bound. `count`: the file asks for another number of workers than it did.
+    /// `removes`: some addresses are no longer named.
     SettingsLoaded {
         policy: Policy,
         count: Option<u32>,
+        removes: bool,
     },
     /// Nothing was changed.
     SettingsRefused,
@@ -443,6 +445,8 @@ pub(crate) struct Master {
     generation_last: Generation,
     /// The last generation that failed its trial: whoever of it is still born goes at once.
     generation_failed: Option<Generation>,
+    /// The settings on trial, or those that passed last, no longer name some addresses.
+    removes: bool,
     close_removed_at: Option<Instant>,
     steered: Vec<SlotId>,
     measure_at: Instant,
@@ -467,6 +471,7 @@ impl Master {
             reload_again: None,
             generation_last: Generation(1),
             generation_failed: None,
+            removes: false,
             close_removed_at: None,
             steered: Vec::new(),
             measure_at: now,
@@ -537,9 +542,9 @@ impl Master {
         self.stage
     }
 
-    /// Settings are being loaded, or are on trial.
+    /// Settings are being loaded, or are on trial, or wait to be loaded.
     pub(crate) fn reloads(&self) -> bool {
-        !matches!(self.reload, Reload::None)
+        !matches!(self.reload, Reload::None) || self.reload_again.is_some()
     }
 
     pub(crate) fn tally(&self) -> Tally {
@@ -563,7 +568,10 @@ impl Master {
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
             Event::ScaleRequested { scale, caller } => self.scale(scale, caller, actions),
             Event::ReloadRequested { caller } => self.begin_reload(caller, actions),
-            Event::SettingsLoaded { policy, count } => self.begin_trial(now, policy, count, actions),
+            Event::SettingsLoaded { policy, count, removes } => {
+                self.begin_trial(now, policy, count, actions);
+                self.removes = removes;
+            }
             Event::SettingsRefused => {
                 if let Reload::Loading { callers } = std::mem::replace(&mut self.reload, Reload::None) {
                     answer_all(callers, Answer::Refused, actions);
@@ -693,11 +701,11 @@ impl Master {
             return;
         }
         match self.reload {
-            Reload::None => {
+            Reload::None if self.close_removed_at.is_none() => {
                 self.reload = Reload::Loading { callers: caller.into_iter().collect() };
                 actions.push(Action::LoadSettings);
             }
-            Reload::Loading { .. } | Reload::OnTrial(_) => {
+            Reload::None | Reload::Loading { .. } | Reload::OnTrial(_) => {
                 if self.reload_again.is_none() {
                     actions.push(Action::Note(Note::ReloadQueued));
                 }
@@ -706,8 +714,11 @@ impl Master {
         }
     }
 
+    /// Not before the removed addresses are closed: another reload could name them again.
     fn reload_again(&mut self, actions: &mut Vec<Action>) {
-        if let Some(callers) = self.reload_again.take() {
+        if self.close_removed_at.is_none()
+            && let Some(callers) = self.reload_again.take()
+        {
             self.reload = Reload::Loading { callers };
             actions.push(Action::LoadSettings);
         }
@@ -760,7 +771,7 @@ impl Master {
         let callers = std::mem::take(&mut trial.callers);
         self.reload = Reload::None;
         self.tally.reloads += 1;
-        self.close_removed_at = Some(now.after(QUIET_MS));
+        self.close_removed_at = self.removes.then(|| now.after(QUIET_MS));
         actions.push(Action::KeepSettings);
         answer_all(callers, Answer::Reloaded { generation: self.generation }, actions);
         self.reload_again(actions);
@@ -964,6 +975,7 @@ impl Master {
         if self.close_removed_at.is_some_and(|at| at <= now) {
             self.close_removed_at = None;
             actions.push(Action::CloseRemoved);
+            self.reload_again(actions);
         }
     }
 

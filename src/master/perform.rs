@@ -218,14 +218,10 @@ impl Shell {
 
     /// Without steering nothing is lost: what the kernel sends to an empty slot waits there for its next worker.
     fn steer(&mut self, live: &[SlotId]) {
-        if !self.steering {
-            return;
-        }
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
         match self.listeners.steer(&live) {
             Ok(()) => tracing::debug!(event = "steered", ?live, "new connections go to live slots"),
             Err(error) => {
-                self.steering = false;
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(
                     event = "steering_refused",
@@ -372,7 +368,6 @@ impl Shell {
             history: _,
             oom_kills: _,
             boot_failure: _,
-            steering: _,
         } = self;
         drop(children);
         signals.forget_in_child();

@@ -7,8 +7,8 @@ use std::{mem, sync::Arc};
 
 use super::{
     ROWS_PER_SLOT, Shell,
-    core::{Event, Failure, Generation, SlotId},
-    policy,
+    core::{Caller, Event, Failure, Generation, SlotId},
+    now, policy,
 };
 use crate::{error_chain, log, protocol::LastReload, settings::Resolved};
 
@@ -26,6 +26,14 @@ pub(super) struct Reloads {
 }
 
 impl Shell {
+    pub(super) fn request_reload(&mut self, caller: Option<Caller>) {
+        // `systemctl reload` waits to be told of this one, also if it is refused or one more.
+        if let Some(notify) = &mut self.notify {
+            notify.reloading(now());
+        }
+        self.inbox.push(Event::ReloadRequested { caller });
+    }
+
     /// Nothing of the old is touched until all of the new is known to be possible.
     pub(super) fn load_settings(&mut self) -> Event {
         match self.try_load() {
@@ -63,12 +71,13 @@ impl Shell {
         self.scoreboard.grow(rows);
         let policy = policy(&new.settings, &self.listeners, rows);
         self.reloads.before = Some(mem::replace(&mut self.resolved, Arc::new(new)));
-        Ok(Event::SettingsLoaded { policy, count })
+        Ok(Event::SettingsLoaded { policy, count, removes: self.listeners.removes() })
     }
 
     /// The new generation is proven.
     pub(super) fn keep_settings(&mut self) {
         self.reloads.before = None;
+        self.listeners.keep_added();
         self.reloads.last = Some(LastReload { ok: true, reason: None, at: timestamp() });
         let generation = self.core.generation().0;
         self.show_title();

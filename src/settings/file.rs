@@ -17,7 +17,7 @@ use super::{Entry, Flags, Origin, Problem, TableSpec, keys};
 
 /// A settings file somebody named, or the one that lies here.
 pub(super) struct Found {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Who named it.
     named_by: Origin,
 }

@@ -117,14 +117,16 @@ impl Stream {
         S: Serve<B>,
         B: Answer,
     {
+        // Counted before its task first runs: a drain that begins in between must wait for it.
+        let open = shared.connection_opened();
         match self {
             Self::Tcp(stream) => {
                 // Fails only for a connection that is already gone, and serving it says so.
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(connection::serve(stream, shared, app));
+                tokio::spawn(connection::serve(stream, open, shared, app));
             }
             Self::Unix(stream) => {
-                tokio::spawn(connection::serve(stream, shared, app));
+                tokio::spawn(connection::serve(stream, open, shared, app));
             }
         }
     }

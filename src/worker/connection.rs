@@ -39,7 +39,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::shared::Shared;
+use super::shared::{Open, Shared};
 use crate::{Body, channel::ToMaster, metrics, scoreboard::Place, sys::clock};
 
 /// How long the last bytes of a client are read and thrown away, so that no RST destroys the answer it has not read.
@@ -70,14 +70,14 @@ pub(crate) trait Answer: http_body::Body<Data: Send, Error: Into<BoxError>> + Se
 
 impl<B> Answer for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
-/// Serves one connection to its end.
-pub(super) async fn serve<T, S, B>(stream: T, shared: &'static Shared, app: S)
+/// Serves one connection to its end; it counts as open as long as `open` lives.
+pub(super) async fn serve<T, S, B>(stream: T, open: Open, shared: &'static Shared, app: S)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve<B>,
     B: Answer,
 {
-    let _open = shared.connection_opened();
+    let _open = open;
     let activity = Arc::new(Activity::new());
     let io = Io { inner: TokioIo::new(stream), activity: Arc::clone(&activity), linger: None };
     let service = {

@@ -37,6 +37,9 @@ pub mod events {
     pub const RECYCLE_ASKED: &str = "recycle_asked";
     pub const BACKOFF: &str = "backoff";
     pub const SCALED: &str = "scaled";
+    pub const RELOADED: &str = "reloaded";
+    pub const RELOAD_REFUSED: &str = "reload_refused";
+    pub const ROLLED_BACK: &str = "rolled_back";
     pub const STOPPING: &str = "stopping";
     pub const STOPPED: &str = "stopped";
     pub const GAVE_UP: &str = "boot_gave_up";
@@ -394,6 +397,13 @@ impl Supervisor {
             let serving = self.serving_pids();
             (serving.len() == workers).then_some(serving)
         })
+    }
+
+    /// Waits until so many workers serve, as replacements under way may for a moment make it more.
+    pub fn wait_serving_at_least(&self, workers: usize) {
+        eventually(&format!("at least {workers} workers serve"), PATIENCE, || {
+            (self.serving_pids().len() >= workers).then_some(())
+        });
     }
 
     /// Waits until the log holds `times` lines of an event; gives them back.

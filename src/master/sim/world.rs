@@ -479,7 +479,7 @@ impl World {
                         Event::SettingsRefused
                     } else {
                         let count = self.dice.chance(30).then(|| 1 + self.dice.below(self.policy.slots.into()) as u32);
-                        Event::SettingsLoaded { policy: self.policy.clone(), count }
+                        Event::SettingsLoaded { policy: self.policy.clone(), count, removes: self.dice.chance(50) }
                     };
                     self.results.push_back(event);
                 }
@@ -497,7 +497,7 @@ impl World {
                     self.on_trial = false;
                     self.failed.insert(failed);
                 }
-                Action::CloseRemoved => {}
+                Action::CloseRemoved => assert!(!self.on_trial, "closed what may still be wanted again"),
                 Action::Answer { caller, answer } => {
                     assert!(self.callers.remove(&caller), "{caller:?} was answered twice, or never asked");
                     if let Answer::Serving { target } = answer {

@@ -1,0 +1,235 @@
+//! What an operator, a tired application and bad luck do to a service, in an order that a seed names.
+//!
+//! Owns: the deeds, their pace, and the record of whom they hit. Refuses: judging what came of it.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use nix::{sys::signal::kill, unistd::Pid};
+
+use super::swarm::{Dice, Hang, Swarm};
+use crate::common::{PATIENCE, Process, Signal, Supervisor, eventually, now, observe_for};
+
+/// One thing done to the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// HUP, with a setting changed.
+    Reload,
+    /// TTIN.
+    More,
+    /// TTOU.
+    Fewer,
+    /// TERM to one worker: it drains and is replaced.
+    Drain,
+    /// SIGSTOP and, well before `workers.timeout`, SIGCONT.
+    Freeze,
+    /// A handler that blocks its worker's thread.
+    Block,
+    /// SIGKILL to a worker.
+    Kill,
+}
+
+impl Deed {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reload => "HUP",
+            Self::More => "TTIN",
+            Self::Fewer => "TTOU",
+            Self::Drain => "TERM to one worker",
+            Self::Freeze => "hang (SIGSTOP, SIGCONT)",
+            Self::Block => "hang (/debug/block)",
+            Self::Kill => "SIGKILL to a worker",
+        }
+    }
+}
+
+/// A hang lasts so long, in milliseconds; `workers.timeout` must be far above.
+const HANG_MS: std::ops::RangeInclusive<u64> = 100..=700;
+
+/// A worker that was killed, and what it held when it was.
+#[derive(Clone, Copy, Debug)]
+pub struct Victim {
+    pub pid: u32,
+    /// Open, accepted connections: no more requests than these can be lost.
+    pub connections: u64,
+    pub in_flight: u64,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub deeds: Vec<(Instant, Deed, Option<u32>)>,
+    pub hangs: Vec<Hang>,
+    pub victims: Vec<Victim>,
+    /// Workers that the signals add up to.
+    pub target: usize,
+}
+
+impl Record {
+    pub fn count(&self, deed: Deed) -> usize {
+        self.deeds.iter().filter(|(_, done, _)| *done == deed).count()
+    }
+}
+
+/// The storm: takes deeds from a shuffled deck, so that each is done about equally often.
+pub struct Storm<'a> {
+    supervisor: &'a Supervisor,
+    swarm: &'a Swarm,
+    dice: Dice,
+    record: Record,
+    frozen: Option<u32>,
+    /// One worker hangs at a time, or there would be moments in which nobody can answer.
+    hangs_until: Instant,
+}
+
+impl<'a> Storm<'a> {
+    pub fn new(supervisor: &'a Supervisor, swarm: &'a Swarm, workers: usize, seed: u64) -> Self {
+        let record = Record { target: workers, ..Record::default() };
+        Self { supervisor, swarm, dice: Dice::new(seed), record, frozen: None, hangs_until: now() }
+    }
+
+    /// Does deeds for `length`, one every `pace` on average.
+    pub fn rage(mut self, deck: &[Deed], length: Duration, pace: Duration) -> Record {
+        let until = now() + length;
+        let most = u64::try_from(2 * pace.as_millis()).expect("a pace in milliseconds");
+        let mut left: Vec<Deed> = Vec::new();
+        while now() < until {
+            let pause = self.dice.millis(most);
+            self.wait(now() + pause);
+            if left.is_empty() {
+                left = self.shuffled(deck);
+            }
+            let deed = left.pop().expect("a deck is not empty");
+            if matches!(deed, Deed::Freeze | Deed::Block | Deed::Kill) {
+                self.wait(self.hangs_until);
+            }
+            let at = now();
+            let whom = self.perform(deed);
+            self.record.deeds.push((at, deed, whom));
+        }
+        self.wait(self.hangs_until);
+        std::mem::take(&mut self.record)
+    }
+
+    fn shuffled(&mut self, deck: &[Deed]) -> Vec<Deed> {
+        let mut deck = deck.to_vec();
+        for last in (1..deck.len()).rev() {
+            let other = self.dice.up_to(last as u64);
+            deck.swap(last, usize::try_from(other).expect("an index"));
+        }
+        deck
+    }
+
+    /// Lets time pass, and ends a hang on the way.
+    fn wait(&mut self, until: Instant) {
+        if self.frozen.is_some() && self.hangs_until <= until {
+            observe_for(self.hangs_until.saturating_duration_since(now()));
+            self.thaw();
+        }
+        observe_for(until.saturating_duration_since(now()));
+    }
+
+    fn perform(&mut self, deed: Deed) -> Option<u32> {
+        match deed {
+            Deed::Reload => {
+                change_visibly(self.supervisor, self.record.count(Deed::Reload) + 1);
+                self.supervisor.signal(Signal::SIGHUP);
+                None
+            }
+            Deed::More => {
+                self.supervisor.signal(Signal::SIGTTIN);
+                self.record.target += 1;
+                None
+            }
+            Deed::Fewer => {
+                self.supervisor.signal(Signal::SIGTTOU);
+                self.record.target = (self.record.target - 1).max(1);
+                None
+            }
+            Deed::Drain => self.hit(Signal::SIGTERM),
+            Deed::Freeze => {
+                let pid = self.hit(Signal::SIGSTOP)?;
+                let length = self.hang_length();
+                (self.frozen, self.hangs_until) = (Some(pid), now() + length);
+                self.record.hangs.push(Hang { pid, from: now(), to: self.hangs_until });
+                Some(pid)
+            }
+            Deed::Block => {
+                let length = self.hang_length();
+                self.hangs_until = now() + length;
+                self.swarm.block_a_worker(u64::try_from(length.as_millis()).expect("below a second"));
+                None
+            }
+            Deed::Kill => self.kill(),
+        }
+    }
+
+    fn hang_length(&mut self) -> Duration {
+        Duration::from_millis(HANG_MS.start() + self.dice.up_to(HANG_MS.end() - HANG_MS.start()))
+    }
+
+    /// Signals a serving worker; none when it was gone already.
+    fn hit(&mut self, signal: Signal) -> Option<u32> {
+        let serving = self.supervisor.serving_pids();
+        let choice = self.dice.up_to((serving.len() as u64).checked_sub(1)?);
+        let pid = serving[usize::try_from(choice).expect("an index")];
+        send(pid, signal).then_some(pid)
+    }
+
+    /// It is stopped first: what it had accepted can then be counted, and nobody can add to it.
+    fn kill(&mut self) -> Option<u32> {
+        let pid = self.hit(Signal::SIGSTOP)?;
+        let from = now();
+        eventually("the victim stands still", PATIENCE, || {
+            Process(pid).state().is_none_or(|state| matches!(state, 'T' | 'Z')).then_some(())
+        });
+        let status = self.supervisor.status();
+        let row = status["workers"].as_array().and_then(|rows| rows.iter().find(|row| row["pid"] == pid)).cloned();
+        if send(pid, Signal::SIGKILL)
+            && let Some(row) = row
+        {
+            let number = |name: &str| row[name].as_u64().expect("a number of the status");
+            let (connections, in_flight) = (number("connections"), number("in_flight"));
+            self.record.victims.push(Victim { pid, connections, in_flight });
+            self.record.hangs.push(Hang { pid, from, to: now() });
+        }
+        Some(pid)
+    }
+
+    fn thaw(&mut self) {
+        if let Some(pid) = self.frozen.take() {
+            send(pid, Signal::SIGCONT);
+            if let Some(hang) = self.record.hangs.last_mut() {
+                hang.to = now();
+            }
+        }
+    }
+}
+
+impl Drop for Storm<'_> {
+    fn drop(&mut self) {
+        self.thaw();
+    }
+}
+
+/// Settings that answer at another path than before. Put in place at one stroke: a reload that was queued may read now.
+pub fn change_visibly(supervisor: &Supervisor, round: usize) -> String {
+    let file = supervisor.path("supervisor.toml");
+    let text = fs::read_to_string(&file).expect("the settings the service was started with");
+    let path = format!("/metrics-{round}");
+    let lines = text.lines().map(|line| match line.split_once(" = ") {
+        Some(("metrics_path", _)) => format!("metrics_path = \"{path}\"\n"),
+        _ => format!("{line}\n"),
+    });
+    let (new, draft) = (lines.collect::<String>(), file.with_extension("draft"));
+    assert_ne!(new, text, "http.metrics_path must be set, and change");
+    fs::write(&draft, new).and_then(|()| fs::rename(&draft, &file)).expect("a file in our own folder");
+    path
+}
+
+/// Whether there was such a process.
+fn send(pid: u32, signal: Signal) -> bool {
+    kill(Pid::from_raw(pid.cast_signed()), signal).is_ok()
+}

@@ -1,0 +1,89 @@
+//! The proof for everyone: `make chaos`, or `cargo test --release --test chaos -- --seconds 60 --seed 7`.
+//!
+//! Storms a service of the built binary twice, without and with SIGKILLs, and nginx's reload for comparison; prints
+//! what was done and what was lost. Exit code 1 when a promise was broken, or when the clients saw nginx lose nothing.
+
+#[path = "../chaos/mod.rs"]
+mod chaos;
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use chaos::{Bind, Plan, nginx};
+use clap::Parser;
+use common::Launch;
+
+/// Storms a service under load and counts what its clients lose.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Length of the run without kills; the one with kills takes half of it.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Names the order of what is done to the service.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The sockets: own (a listener for each worker), shared, unix, dual ([::]).
+    #[arg(long, default_value = "own", value_parser = bind)]
+    bind: Bind,
+    /// Writes the supervisor's logs here.
+    #[arg(long)]
+    log: Option<PathBuf>,
+}
+
+fn bind(word: &str) -> Result<Bind, &'static str> {
+    match word {
+        "own" => Ok(Bind::Own),
+        "shared" => Ok(Bind::Shared),
+        "unix" => Ok(Bind::Unix),
+        "dual" => Ok(Bind::Dual),
+        _ => Err("own, shared, unix or dual"),
+    }
+}
+
+/// A minute must bring at least so much, or it proves little.
+const REQUESTS_A_MINUTE: u64 = 200_000;
+const DEEDS_A_MINUTE: usize = 20;
+
+fn main() -> ExitCode {
+    let Arguments { seconds, seed, bind, log } = Arguments::parse();
+    let mut broken = Vec::new();
+    let mut logs = String::new();
+    let calm = Plan::without_kills(bind, Duration::from_secs(seconds), seed);
+    let bloody = Plan::with_kills(bind, Duration::from_secs(seconds).div_f64(2.0), seed);
+    for (plan, must_bring) in [(calm, true), (bloody, false)] {
+        let report = plan.run(Launch::new());
+        println!("{report}{}", report.leads());
+        broken.extend(report.broken());
+        logs += report.log();
+        if must_bring && seconds >= 60 {
+            if report.requests() < REQUESTS_A_MINUTE {
+                broken.push(format!("only {} requests were made, {REQUESTS_A_MINUTE} are needed", report.requests()));
+            }
+            for (name, times) in report.deeds() {
+                if times < DEEDS_A_MINUTE {
+                    broken.push(format!("{name} was done only {times} times, {DEEDS_A_MINUTE} are needed"));
+                }
+            }
+        }
+    }
+    let witness = nginx::reloaded(20, Duration::from_millis(200), seed);
+    println!("nginx, 20 reloads, the same clients\n{witness}");
+    if witness.losses().is_empty() {
+        broken.push("the clients saw nginx lose nothing: they are blind, and prove nothing".to_owned());
+    }
+    if let Some(path) = log
+        && let Err(error) = fs::write(&path, logs)
+    {
+        broken.push(format!("{} cannot be written: {error}", path.display()));
+    }
+    for sentence in &broken {
+        println!("BROKEN: {sentence}");
+    }
+    if broken.is_empty() {
+        println!("Nothing was lost that had to be kept.");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,183 @@
+//! Promise: a reload replaces every worker behind a trial, loses nothing, and a bad one changes nothing.
+
+mod common;
+
+use std::{fs, time::Duration};
+
+use common::{Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, free_port, get};
+
+fn edit(supervisor: &Supervisor, from: &str, to: &str) {
+    let path = supervisor.path("supervisor.toml");
+    let text = fs::read_to_string(&path).expect("the settings file");
+    assert!(text.contains(from), "{from:?} is not in:\n{text}");
+    fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
+}
+
+fn generation(supervisor: &Supervisor) -> u64 {
+    supervisor.status()["generation"].as_u64().expect("a number")
+}
+
+#[track_caller]
+fn told(supervisor: &Supervisor, code: i32, fragments: &[&str]) {
+    let output = supervisor.ctl(&["reload"]);
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for fragment in fragments {
+        assert!(text.contains(fragment), "{fragment:?} is not in {text:?}");
+    }
+}
+
+fn sleeps(supervisor: &Supervisor) -> u16 {
+    get(supervisor.address(), "/debug/sleep/1").status
+}
+
+#[test]
+fn a_reload_answers_when_the_new_settings_serve() {
+    let mut supervisor = Launch::new().set("service.debug", "true").set("workers.count", "2").serving(2);
+    let old = supervisor.serving_pids();
+    assert_eq!(sleeps(&supervisor), 200);
+    edit(&supervisor, "debug = true", "debug = false");
+    told(&supervisor, 0, &["generation 2 serves", "changed: service.debug"]);
+    eventually("the old workers are gone", PATIENCE, || {
+        (!supervisor.worker_pids().iter().any(|pid| old.contains(pid))).then_some(())
+    });
+    assert_eq!(sleeps(&supervisor), 404, "the new settings are visible in an answer");
+    let status = supervisor.status();
+    assert_eq!((status["generation"].as_u64(), status["totals"]["reloads"].as_u64()), (Some(2), Some(1)));
+    assert_eq!(status["last_reload"]["ok"].as_bool(), Some(true));
+    supervisor.stop();
+}
+
+#[test]
+fn ten_reloads_under_load_lose_nothing() {
+    let mut supervisor = Launch::new().serving(2);
+    let keep_alive = Load::start(supervisor.address(), "/debug/connections", 16, Mode::KeepAlive { think_ms: 0 });
+    let new = Load::start(supervisor.address(), "/debug/connections", 4, Mode::PerRequest { think_ms: 1 });
+    let silent = Load::start(supervisor.address(), "/debug/connections", 4, Mode::SlowFirstByte { up_to_ms: 900 });
+    for round in 2..=11 {
+        let old = supervisor.serving_pids();
+        supervisor.signal(Signal::SIGHUP);
+        supervisor.wait_log("reloaded", round - 1, PATIENCE);
+        let serving = supervisor.serving_pids();
+        assert!(serving.iter().any(|pid| !old.contains(pid)));
+    }
+    assert_eq!(generation(&supervisor), 11);
+    for load in [keep_alive, new, silent] {
+        load.finish().assert_nothing_lost();
+    }
+    supervisor.stop();
+}
+
+#[test]
+fn bad_settings_are_refused_and_nothing_changes() {
+    let mut supervisor = Launch::new().serving(2);
+    let old = supervisor.serving_pids();
+    edit(&supervisor, "[workers]", "[workers]\ncuont = 4");
+    told(&supervisor, 1, &["refused", "workers.cuont", "did you mean workers.count?"]);
+    supervisor.signal(Signal::SIGHUP);
+    supervisor.wait_log("reload_refused", 2, PATIENCE);
+    assert_eq!((supervisor.serving_pids(), generation(&supervisor)), (old.clone(), 1));
+    edit(&supervisor, "cuont = 4\n", "");
+    told(&supervisor, 0, &["generation 2 serves"]);
+    let status = supervisor.status();
+    assert_eq!(status["last_reload"]["ok"].as_bool(), Some(true));
+    supervisor.stop();
+}
+
+/// Whatever is wrong with the new workers, the old ones never stop.
+#[test]
+fn a_generation_that_fails_its_trial_is_rolled_back() {
+    let mut supervisor =
+        Launch::misbehave().set("misbehave.boot", r#""ok""#).set("workers.boot_timeout", r#""1s""#).serving(2);
+    let old = supervisor.serving_pids();
+    let load = Load::start(supervisor.address(), "/pid", 8, Mode::KeepAlive { think_ms: 1 });
+    let mut before = r#"boot = "ok""#.to_owned();
+    for (now, reason) in [
+        (r#"boot = "error""#, "the moon is in the wrong house"),
+        (r#"boot = "panic""#, "the moon fell into the sea"),
+        (r#"boot = "abort""#, "SIGABRT"),
+        (r#"boot = "hang""#, "boot_timeout"),
+        ("boot = \"ok\"\nabort_after_ms = 200", "SIGABRT"),
+    ] {
+        edit(&supervisor, &before, now);
+        told(&supervisor, 1, &["rolled back", reason, "the old workers serve on"]);
+        assert_eq!(generation(&supervisor), 1);
+        before = now.to_owned();
+    }
+    eventually("only the old workers are left", PATIENCE, || {
+        let mut pids = supervisor.worker_pids();
+        pids.sort_unstable();
+        (pids == old).then_some(())
+    });
+    load.finish().assert_nothing_lost();
+    edit(&supervisor, &before, r#"boot = "ok""#);
+    told(&supervisor, 0, &["serves"]);
+    supervisor.stop();
+}
+
+#[test]
+fn addresses_come_and_go_without_a_loss() {
+    let mut supervisor = Launch::new().serving(2);
+    let (stays, comes) = (supervisor.address(), free_port());
+    let load = Load::start(stays, "/health", 4, Mode::PerRequest { think_ms: 2 });
+    let path = supervisor.path("supervisor.toml");
+    let text = fs::read_to_string(&path).expect("the settings file");
+    let with = |extra: &str| text.replacen("bind = [", &format!("bind = [{extra}"), 1);
+    assert_ne!(with("x"), text, "{text}");
+    fs::write(&path, with(&format!("\"127.0.0.1:{comes}\", "))).expect("our own file");
+    told(&supervisor, 0, &["generation 2 serves", "server.bind"]);
+    let added = format!("127.0.0.1:{comes}").parse().expect("an address");
+    assert_eq!(get(added, "/health").status, 200);
+    fs::write(&path, &text).expect("our own file");
+    told(&supervisor, 0, &["generation 3 serves"]);
+    supervisor.wait_log("address_closed", 1, PATIENCE);
+    assert!(Connection::open(added).is_err(), "the removed address still answers");
+    load.finish().assert_nothing_lost();
+    supervisor.stop();
+}
+
+#[test]
+fn an_address_that_is_taken_refuses_the_reload() {
+    let mut supervisor = Launch::new().serving(2);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("its address");
+    edit(&supervisor, "bind = [", &format!("bind = [\"{taken}\", "));
+    told(&supervisor, 1, &["refused", &taken.to_string()]);
+    assert_eq!((generation(&supervisor), get(supervisor.address(), "/health").status), (1, 200));
+    supervisor.stop();
+}
+
+#[test]
+fn a_count_of_before_survives_unless_the_file_changes_it() {
+    let mut supervisor = Launch::new().set("workers.count", "2").serving(2);
+    supervisor.signal(Signal::SIGTTIN);
+    supervisor.wait_serving(3);
+    told(&supervisor, 0, &["no setting has changed"]);
+    assert_eq!(supervisor.status()["target_workers"].as_u64(), Some(3));
+    edit(&supervisor, "count = 2", "count = 1");
+    told(&supervisor, 0, &["workers.count"]);
+    assert_eq!(supervisor.status()["target_workers"].as_u64(), Some(1));
+    supervisor.stop();
+}
+
+#[test]
+fn what_needs_a_restart_is_said_and_stays() {
+    let mut supervisor = Launch::new().set("process.name", r#""shop""#).serving(2);
+    edit(&supervisor, r#""shop""#, r#""bakery""#);
+    // The client reads the same file, and must find the old name's socket.
+    supervisor.signal(Signal::SIGHUP);
+    supervisor.wait_log("reloaded", 1, PATIENCE);
+    assert!(supervisor.master().title().contains("[shop] gen 2"), "{}", supervisor.master().title());
+    supervisor.stop();
+}
+
+#[test]
+fn a_stop_during_a_reload_is_honoured_at_once() {
+    let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).serving(2);
+    edit(&supervisor, r#"boot = "ok""#, r#"boot = "hang""#);
+    supervisor.signal(Signal::SIGHUP);
+    supervisor.wait_log("trial", 1, PATIENCE);
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.wait_exit(Duration::from_secs(6)), 0, "boot_timeout is a minute");
+    assert_eq!(supervisor.log().count(events::STOPPED), 1);
+}
