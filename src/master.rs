@@ -37,9 +37,9 @@ use self::{
     reload::Reloads,
 };
 use crate::{
-    channel::{Heard, ToMaster},
+    channel::{Heard, ToMaster, ToWorker},
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
-    log, protocol,
+    log, metrics, protocol,
     scoreboard::{Overview, Row, Scoreboard, State},
     settings::{LISTEN_FDS, Origin, Resolved, Settings},
     sys::{
@@ -269,6 +269,10 @@ impl Shell {
                 let answer = protocol::Answer { status, ..protocol::Answer::done("") };
                 self.answer(caller, &answer);
             }
+            protocol::Command::Metrics => {
+                let page = metrics::render(&self.scoreboard, &self.listeners);
+                self.answer(caller, &protocol::Answer::done(page));
+            }
             protocol::Command::Scale(scale) => {
                 let scale = match scale {
                     protocol::Scale::To(target) => Scale::To(target),
@@ -365,7 +369,15 @@ impl Shell {
 
     fn reopen_logs(&mut self) {
         match log::reopen() {
-            Ok(()) => tracing::info!(event = "logs_reopened", "log files are reopened"),
+            Ok(()) => {
+                // Workers may not have the right to open it, and need not know its name.
+                for child in &self.children {
+                    if let Some(file) = log::file() {
+                        self.tell(child.pid, &ToWorker::TakeLog(file));
+                    }
+                }
+                tracing::info!(event = "logs_reopened", "log files are reopened");
+            }
             Err(error) => tracing::error!(
                 event = "logs_reopen_failed",
                 error = &error as &dyn std::error::Error,

@@ -24,6 +24,8 @@ pub(crate) struct Request {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Command {
     Status,
+    /// The same counts as OpenMetrics.
+    Metrics,
     Scale(Scale),
     Reload,
     /// `now`: as SIGINT, not as SIGTERM.

@@ -417,7 +417,6 @@ impl Resolved {
     }
 
     /// The keys whose effective values differ, sorted. `process.env_file` counts as changed when its contents are.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a reload asks"))]
     pub(crate) fn diff(&self, new: &Self) -> Vec<String> {
         let (old_keys, new_keys) = (self.flat(), new.flat());
         let mut changed: Vec<String> = old_keys.keys().chain(new_keys.keys()).cloned().collect();

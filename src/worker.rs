@@ -37,6 +37,7 @@ use crate::{
     channel::{Heard, ToMaster, ToWorker},
     error_chain,
     listener::Listeners,
+    log,
     scoreboard::{Row, Scoreboard},
     settings::Resolved,
     sys::{
@@ -431,6 +432,10 @@ impl Orders {
                 Heard::Message(ToWorker::AnnounceStop) => Order::AnnounceStop,
                 Heard::Message(ToWorker::Drain { grace_ms, last }) => {
                     Order::Drain { grace: Duration::from_millis(grace_ms), last }
+                }
+                Heard::Message(ToWorker::TakeLog(file)) => {
+                    log::adopt(file);
+                    continue;
                 }
                 Heard::Nothing => continue,
                 Heard::Closed => {

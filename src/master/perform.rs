@@ -128,7 +128,7 @@ impl Shell {
         age + self.dice.up_to(u64::try_from(jitter).unwrap_or(age))
     }
 
-    fn tell(&self, pid: Pid, message: &ToWorker) {
+    pub(super) fn tell(&self, pid: Pid, message: &ToWorker) {
         let channel = self.child(pid).and_then(|child| child.channel.as_ref());
         // A closed channel is a worker on its way out, a full one a worker that will be found silent.
         let Some(channel) = channel else { return };
