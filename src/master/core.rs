@@ -491,10 +491,11 @@ impl Master {
     /// one step: nobody is judged while his promise, or his death, is known but not yet told.
     pub(crate) fn step(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
+        let due = self.deadline();
         for event in events {
             self.record(now, event, &mut actions);
         }
-        self.forgive_oversleep(now, &mut actions);
+        self.forgive_oversleep(now, due, &mut actions);
         self.reconcile(now, &mut actions);
         self.assert_invariants(&mut actions);
         actions
@@ -877,8 +878,11 @@ impl Master {
 
     /// If the master itself was stopped past its deadline, the workers' silence may be the machine's: give each its
     /// whole time again, once. Who has not beaten since is not suspended but hung, and its deadline holds.
-    fn forgive_oversleep(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let by_ms = self.deadline().map_or(0, |deadline| now.since(deadline));
+    ///
+    /// Overslept is what was due before these events, and still is after them: an event may make a slot want a worker
+    /// for which no backoff has held for hours.
+    fn forgive_oversleep(&mut self, now: Instant, due: Option<Instant>, actions: &mut Vec<Action>) {
+        let by_ms = due.zip(self.deadline()).map_or(0, |(before, after)| now.since(before.max(after)));
         if by_ms < OVERSLEPT_MS {
             return;
         }

@@ -154,6 +154,7 @@ fn a_recycle_replaces_every_worker_and_never_dips() {
     worlds(500, |seed| {
         let mut world = World::settled(seed, up_to(8));
         world.nature = Nature { slow_drain: 30, never_drains: 10, dies_draining: 10, ..CALM };
+        world.run(5_000);
         let old = world.pids();
         for &pid in &old {
             let at = world.dice.below(1_000);
@@ -162,6 +163,8 @@ fn a_recycle_replaces_every_worker_and_never_dips() {
         world.run_checking(1_000 + old.len() as u64 * BOOT + GRACE + 1, assert_gentle);
         assert!(world.is_settled(), "{:?}", world.master);
         assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old one lives");
+        let told = world.notes_of(|note| matches!(note, Note::Overslept { .. }));
+        assert_eq!(told, 0, "a wish is not a duty that was slept through");
     });
 }
 
