@@ -54,6 +54,10 @@ const CALM_MS: u64 = 30_000;
 const BOOT_FAILURES: u32 = 3;
 /// How often resident size is looked at while `workers.max_rss` is set.
 const MEASURE_MS: u64 = 1_000;
+/// How often the beats of the silent are looked at: one that beats again gets its share back within this.
+const LOOK_MS: u64 = 100;
+/// A silence this long is told once it is over; shorter ones are what blocking handlers do all day.
+const TOLD_MS: u64 = 1_000;
 /// A master that wakes this much after its deadline was itself stopped (a suspended machine, a frozen cgroup).
 const OVERSLEPT_MS: u64 = 1_000;
 
@@ -110,6 +114,10 @@ pub(crate) enum Event {
     Beat {
         pid: Pid,
         due: Instant,
+    },
+    /// A sibling finds that the worker of this slot has not beaten when it promised to.
+    SlotSilent {
+        slot: SlotId,
     },
     RecycleRequested {
         pid: Pid,
@@ -272,6 +280,11 @@ pub(crate) enum Note {
     Overslept {
         by_ms: u64,
     },
+    /// A worker that was steered around beats again.
+    HeardAgain {
+        pid: Pid,
+        silent_ms: u64,
+    },
     /// A bug of ours, said once; debug builds panic instead.
     InvariantBroken(&'static str),
 }
@@ -309,6 +322,8 @@ pub(crate) struct Worker {
     old_at: Option<Instant>,
     /// Given its whole time again, and silent since.
     forgiven: bool,
+    /// Its slot gets no new connections until it beats.
+    silent: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -357,6 +372,7 @@ pub(crate) struct Master {
     callers: Vec<Caller>,
     steered: Vec<SlotId>,
     measure_at: Instant,
+    look_at: Instant,
     starved: bool,
     broken: bool,
     tally: Tally,
@@ -376,6 +392,7 @@ impl Master {
             callers: Vec::new(),
             steered: Vec::new(),
             measure_at: now,
+            look_at: now,
             starved: false,
             broken: false,
             tally: Tally::default(),
@@ -415,11 +432,12 @@ impl Master {
             | Phase::Killed { .. } => None,
         });
         let measure = self.measures().then_some(self.measure_at);
+        let look = self.looks().then_some(self.look_at);
         let delay = match self.stage {
             Stage::Delaying { until } => Some(until),
             Stage::Running | Stage::Stopping { .. } | Stage::Done => None,
         };
-        phases.chain(forks).chain(ages).chain(measure).chain(delay).min()
+        phases.chain(forks).chain(ages).chain(measure).chain(look).chain(delay).min()
     }
 
     pub(crate) fn workers(&self) -> &[Worker] {
@@ -501,10 +519,25 @@ impl Master {
                 }
             }
             Event::Beat { pid, due } => {
-                let next = due.after(self.policy.timeout_ms);
-                if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid) {
-                    *silent_until = next;
-                    *forgiven = false;
+                let timeout_ms = self.policy.timeout_ms;
+                let Some(w) = self.by_pid(pid) else { return };
+                let Phase::Serving { silent_until } = &mut w.phase else { return };
+                let silent_ms = now.after(timeout_ms).since(*silent_until);
+                *silent_until = due.after(timeout_ms);
+                w.forgiven = false;
+                // A promise that is broken when it is read ends no silence.
+                if w.silent && due >= now {
+                    w.silent = false;
+                    if silent_ms >= TOLD_MS {
+                        actions.push(Action::Note(Note::HeardAgain { pid, silent_ms }));
+                    }
+                }
+            }
+            Event::SlotSilent { slot } => {
+                let late = now.after(self.policy.timeout_ms);
+                for w in self.workers.iter_mut().filter(|w| w.slot == slot) {
+                    // It may have beaten since it was said.
+                    w.silent |= matches!(w.phase, Phase::Serving { silent_until } if silent_until < late);
                 }
             }
             Event::RecycleRequested { pid } => self.recycle(pid, RecycleCause::MaxRequests, actions),
@@ -684,7 +717,7 @@ impl Master {
                 self.retire_replaced(now, actions);
                 self.fill_slots(now, actions);
                 self.measure(now, actions);
-                self.steer(actions);
+                self.steer(now, actions);
                 self.answer_served(actions);
             }
             Stage::Stopping { until, .. } => {
@@ -772,6 +805,7 @@ impl Master {
                 recycle: None,
                 old_at: None,
                 forgiven: false,
+                silent: false,
             });
             actions.push(Action::Fork { slot, generation: self.generation });
         }
@@ -792,10 +826,19 @@ impl Master {
         actions.extend(serving.filter_map(|w| w.pid).map(|pid| Action::Measure { pid }));
     }
 
-    /// Spare slots are never live, and an empty set keeps the last program: then every slot waits alike.
-    fn steer(&mut self, actions: &mut Vec<Action>) {
-        let serves = |slot: &SlotId| self.workers.iter().any(|w| w.slot == *slot && w.serving());
-        let live: Vec<SlotId> = (0..self.target).map(SlotId).filter(serves).collect();
+    /// Spare slots are never live, those of the silent only if all are silent, and an empty set keeps the last program:
+    /// then every slot waits alike.
+    fn steer(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.look_at <= now {
+            self.look_at = now.after(LOOK_MS);
+        }
+        let slots_of = |able: fn(&Worker) -> bool| -> Vec<SlotId> {
+            (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(able)).collect()
+        };
+        let mut live = slots_of(|w| w.serving() && !w.silent);
+        if live.is_empty() {
+            live = slots_of(Worker::serving);
+        }
         if !live.is_empty() && live != self.steered {
             self.steered.clone_from(&live);
             actions.push(Action::Steer { live });
@@ -887,6 +930,12 @@ impl Master {
 
     fn measures(&self) -> bool {
         self.policy.max_rss > 0 && self.stage == Stage::Running
+    }
+
+    /// Whether somebody's beat is waited for; nothing but a look tells the master of it.
+    fn looks(&self) -> bool {
+        let steers = matches!(self.stage, Stage::Running | Stage::Delaying { .. });
+        steers && self.workers.iter().any(|w| w.silent && w.serving())
     }
 
     fn by_pid(&mut self, pid: Pid) -> Option<&mut Worker> {

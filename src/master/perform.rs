@@ -306,6 +306,17 @@ impl Shell {
                 by_ms,
                 "the master itself stood still for {by_ms} ms; the workers' silence is forgiven once"
             ),
+            Note::HeardAgain { pid, silent_ms } => {
+                let (slot, generation) = self.place(pid);
+                tracing::warn!(
+                    event = "worker_heard_again",
+                    slot,
+                    pid = pid.0,
+                    generation,
+                    silent_ms,
+                    "worker was silent for {silent_ms} ms; new connections go to it again"
+                );
+            }
             Note::InvariantBroken(broken) => {
                 tracing::error!(
                     event = "invariant_broken",

@@ -87,6 +87,7 @@ impl Shell {
             crashed: tally.crashed,
             hung: tally.hung,
             shed: counted.shed,
+            rescued: counted.rescued,
             ..Totals::default()
         }
     }
