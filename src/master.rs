@@ -131,7 +131,7 @@ pub(crate) fn run(resolved: Resolved) -> Result<Outcome, MasterError> {
         tracing::warn!(
             event = "steering_refused",
             reason,
-            "the kernel refused the steering program; new connections may wait for a worker that is being replaced"
+            "the kernel refused the steering program; connections to a slot without a worker wait until a sibling looks"
         );
     }
     let rows = listeners.slots() * ROWS_PER_SLOT;

@@ -203,7 +203,7 @@ where
     let Lifespan { service, shutdown } = lifespan;
     let mut door = Door { slot, shared, service, polls: Vec::new() };
     door.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
-    beat::start(shared.row, epoch, Watch::new(slot, shared, door.service.clone()));
+    beat::start(shared, epoch, Watch::new(slot, shared, door.service.clone()));
     shared.row.serving();
     // Said before the master knows, so that its log shows the replacement before the end of the replaced.
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");

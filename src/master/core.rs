@@ -322,6 +322,8 @@ pub(crate) struct Worker {
     old_at: Option<Instant>,
     /// Given its whole time again, and silent since.
     forgiven: bool,
+    /// When it beats next, as it promised.
+    due: Instant,
     /// Its slot gets no new connections until it beats.
     silent: bool,
 }
@@ -515,15 +517,16 @@ impl Master {
                     && matches!(w.phase, Phase::Starting { .. })
                 {
                     w.phase = Phase::Serving { silent_until };
+                    w.due = now;
                     w.forgiven = false;
                 }
             }
             Event::Beat { pid, due } => {
-                let timeout_ms = self.policy.timeout_ms;
+                let next = due.after(self.policy.timeout_ms);
                 let Some(w) = self.by_pid(pid) else { return };
                 let Phase::Serving { silent_until } = &mut w.phase else { return };
-                let silent_ms = now.after(timeout_ms).since(*silent_until);
-                *silent_until = due.after(timeout_ms);
+                *silent_until = next;
+                let silent_ms = now.since(std::mem::replace(&mut w.due, due));
                 w.forgiven = false;
                 // A promise that is broken when it is read ends no silence.
                 if w.silent && due >= now {
@@ -534,10 +537,9 @@ impl Master {
                 }
             }
             Event::SlotSilent { slot } => {
-                let late = now.after(self.policy.timeout_ms);
-                for w in self.workers.iter_mut().filter(|w| w.slot == slot) {
-                    // It may have beaten since it was said.
-                    w.silent |= matches!(w.phase, Phase::Serving { silent_until } if silent_until < late);
+                // It may have beaten since it was said.
+                for w in self.workers.iter_mut().filter(|w| w.slot == slot && w.serving() && w.due < now) {
+                    w.silent = true;
                 }
             }
             Event::RecycleRequested { pid } => self.recycle(pid, RecycleCause::MaxRequests, actions),
@@ -805,6 +807,7 @@ impl Master {
                 recycle: None,
                 old_at: None,
                 forgiven: false,
+                due: now,
                 silent: false,
             });
             actions.push(Action::Fork { slot, generation: self.generation });

@@ -196,7 +196,7 @@ impl Shell {
         }
     }
 
-    /// Workers forked so far do not have the new listeners; nobody but a slot's own worker needs them before a stop.
+    /// Workers forked so far do not have the new listeners: they cannot rescue there, those forked from now on can.
     fn grow(&mut self, workers: u32) -> Performed {
         if let Err(error) = self.listeners.grow(&self.resolved.settings.server, workers) {
             tracing::error!(
@@ -212,7 +212,7 @@ impl Shell {
         Performed::Learned(Event::Grown { slots, rows })
     }
 
-    /// Without steering nothing is lost: what the kernel sends to an empty slot waits there for its next worker.
+    /// Without steering nothing is lost: what the kernel sends to an empty slot is rescued by siblings.
     fn steer(&mut self, live: &[SlotId]) {
         if !self.steering {
             return;
@@ -226,7 +226,7 @@ impl Shell {
                 tracing::warn!(
                     event = "steering_refused",
                     error,
-                    "new connections may wait for a worker that is being replaced"
+                    "connections to a slot without a worker wait until a sibling looks"
                 );
             }
         }
@@ -340,7 +340,7 @@ impl Shell {
         let Shell {
             core: _,
             resolved,
-            // All of them, not only its own slot's: at the final stop it also takes what waits for its siblings.
+            // All of them, not only its own slot's: it rescues what waits for its siblings.
             listeners,
             scoreboard,
             signals,

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     connection::{Answer, Serve},
     rescue::Watch,
+    shared::Shared,
 };
 use crate::{scoreboard::Row, sys::clock};
 
@@ -27,20 +28,21 @@ const QUIET_TICKS: u32 = 10;
 /// Makes the first promise now: siblings take a worker that serves and has promised nothing for a silent one. The rest
 /// runs as long as the worker does: a loop that no longer turns no longer beats. `epoch` is when the runtime began,
 /// which its timers count from.
-pub(super) fn start<S, B>(row: Row, epoch: Instant, watch: Watch<S>)
+pub(super) fn start<S, B>(shared: &'static Shared, epoch: Instant, watch: Watch<S>)
 where
     S: Serve<B>,
     B: Answer,
 {
-    promise(row, BUSY_PROMISE_MS);
-    tokio::spawn(beat(row, epoch, watch));
+    promise(shared.row, BUSY_PROMISE_MS);
+    tokio::spawn(beat(shared, epoch, watch));
 }
 
-async fn beat<S, B>(row: Row, epoch: Instant, mut watch: Watch<S>)
+async fn beat<S, B>(shared: &'static Shared, epoch: Instant, mut watch: Watch<S>)
 where
     S: Serve<B>,
     B: Answer,
 {
+    let row = shared.row;
     let mut seen = row.activity();
     let mut quiet = QUIET_TICKS;
     loop {
@@ -54,7 +56,8 @@ where
         } else {
             promise(row, IDLE_PROMISE_MS);
             let ticks = epoch.elapsed().as_millis() as u64 / IDLE_TICK_MS + 1;
-            sleep_until(epoch + Duration::from_millis(ticks * IDLE_TICK_MS)).await;
+            // Who connects after a quiet time finds every worker he meets awake.
+            let _ = timeout_at(epoch + Duration::from_millis(ticks * IDLE_TICK_MS), shared.traffic.notified()).await;
         }
     }
 }
