@@ -2,11 +2,7 @@
 
 mod common;
 
-use std::{
-    net::SocketAddr,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use common::{
     Canary, Connection, Failure, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, build_example, events,
@@ -64,7 +60,7 @@ fn median_wait(supervisor: &Supervisor, before: Duration, load: impl Fn() -> Dur
             let victim = supervisor.serving_pids()[run % 4];
             let canary = Canary::start();
             stop(supervisor, victim);
-            let stopped = Instant::now();
+            let stopped = now();
             let wait = load();
             let stall = canary.longest();
             observe_for(Duration::from_secs(2).saturating_sub(stopped.elapsed()));

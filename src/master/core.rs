@@ -537,6 +537,9 @@ impl Master {
                 }
             }
             Event::SlotSilent { slot } => {
+                if !self.looks() {
+                    self.look_at = now.after(LOOK_MS);
+                }
                 // It may have beaten since it was said.
                 for w in self.workers.iter_mut().filter(|w| w.slot == slot && w.serving() && w.due < now) {
                     w.silent = true;
@@ -832,7 +835,7 @@ impl Master {
     /// Spare slots are never live, those of the silent only if all are silent, and an empty set keeps the last program:
     /// then every slot waits alike.
     fn steer(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.look_at <= now {
+        if self.looks() && self.look_at <= now {
             self.look_at = now.after(LOOK_MS);
         }
         let slots_of = |able: fn(&Worker) -> bool| -> Vec<SlotId> {

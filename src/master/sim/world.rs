@@ -285,7 +285,7 @@ impl World {
             }
             Ahead::RecycleAny => Event::RecycleRequested { pid: self.any()? },
             Ahead::TermAny => Event::DrainBegun { pid: self.any()? },
-            Ahead::Freeze(ms) if self.now < self.steady_at => {
+            Ahead::Freeze(ms) if self.now < self.steady_at || self.naps() => {
                 self.plan(MOMENT, Ahead::Freeze(ms));
                 return None;
             }
@@ -345,6 +345,11 @@ impl World {
         let told = PROMISE + 1 + self.dice.below(100);
         self.plan_fact(told, Event::SlotSilent { slot });
         self.maybe_crash(pid);
+    }
+
+    /// Who naps when the machine freezes twice has not beaten between, and is taken for hung.
+    fn naps(&self) -> bool {
+        self.processes.values().any(|p| p.state == State::Serving && !p.hung && p.due < self.now)
     }
 
     /// The machine stands still, and never wakes within the second after a deadline: that is not taken for an oversleep.
