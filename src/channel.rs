@@ -34,6 +34,10 @@ pub(crate) enum ToMaster {
     RecycleRequested,
     /// Told to go by a signal of its own.
     DrainBegun,
+    /// The worker of this slot, a sibling of who says it, has not beaten when it promised to.
+    Silent {
+        slot: u32,
+    },
     BootFailed(String),
 }
 
@@ -80,6 +84,11 @@ impl ToMaster {
             Self::Accepting => fd::send(channel, b"a"),
             Self::RecycleRequested => fd::send(channel, b"c"),
             Self::DrainBegun => fd::send(channel, b"d"),
+            Self::Silent { slot } => {
+                let mut bytes = vec![b's'];
+                bytes.extend(slot.to_le_bytes());
+                fd::send(channel, &bytes)
+            }
             Self::BootFailed(reason) => {
                 let mut bytes = vec![b'f'];
                 bytes.extend(&reason.as_bytes()[..reason.floor_char_boundary(MESSAGE_MAX - 1)]);
@@ -95,6 +104,7 @@ impl ToMaster {
                 b'a' => Self::Accepting,
                 b'c' => Self::RecycleRequested,
                 b'd' => Self::DrainBegun,
+                b's' => Self::Silent { slot: u32::from_le_bytes(rest.try_into().ok()?) },
                 b'f' => Self::BootFailed(String::from_utf8_lossy(rest).into_owned()),
                 _ => return None,
             })
@@ -140,7 +150,8 @@ mod tests {
             same(ToWorker::hear(b.as_fd()), &message);
         }
         let long = "é".repeat(MESSAGE_MAX);
-        for message in [ToMaster::Ready, ToMaster::Accepting, ToMaster::RecycleRequested, ToMaster::DrainBegun] {
+        let up = [ToMaster::Ready, ToMaster::Accepting, ToMaster::RecycleRequested, ToMaster::DrainBegun];
+        for message in up.into_iter().chain([ToMaster::Silent { slot: 300 }]) {
             assert!(message.send(b.as_fd()).unwrap());
             same(ToMaster::hear(a.as_fd()), &message);
         }

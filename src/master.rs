@@ -145,7 +145,7 @@ pub(crate) fn run(resolved: Resolved, load: Load) -> Result<Outcome, MasterError
         tracing::warn!(
             event = "steering_refused",
             reason,
-            "the kernel refused the steering program; new connections may wait for a worker that is being replaced"
+            "the kernel refused the steering program; connections to a slot without a worker wait until a sibling looks"
         );
     }
     let rows = listeners.slots() * ROWS_PER_SLOT;
@@ -343,6 +343,7 @@ impl Shell {
                 Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
                 Ok(Heard::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
                 Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
+                Ok(Heard::Message(ToMaster::Silent { slot })) => Event::SlotSilent { slot: SlotId(slot) },
                 Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
                     let (slot, generation) = self.place(pid);
                     tracing::error!(

@@ -7,10 +7,10 @@ use std::fs;
 use common::{Connection, Launch, Load, Mode, PATIENCE, Process, Signal, events, eventually, get};
 
 #[test]
-fn hup_usr2_and_winch_leave_a_line_and_do_no_harm() {
+fn usr2_and_winch_leave_a_line_and_do_no_harm() {
     let mut supervisor = Launch::new().serving(2);
     let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::KeepAlive { think_ms: 5 });
-    for (signal, name) in [(Signal::SIGHUP, "HUP"), (Signal::SIGUSR2, "USR2"), (Signal::SIGWINCH, "WINCH")] {
+    for (signal, name) in [(Signal::SIGUSR2, "USR2"), (Signal::SIGWINCH, "WINCH")] {
         let before = supervisor.log().0.lines().count();
         supervisor.signal(signal);
         eventually(&format!("the log says what became of {signal}"), PATIENCE, || {
