@@ -90,7 +90,6 @@ impl Shell {
             reloads: tally.reloads,
             shed: counted.shed,
             rescued: counted.rescued,
-            ..Totals::default()
         }
     }
 
