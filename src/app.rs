@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tower_service::Service;
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Format},
     ctl, error_chain, log,
     master::{self, Outcome},
     protocol,
@@ -164,8 +164,9 @@ impl App {
                 ExitCode::SUCCESS
             }
             (Command::Config { .. }, Err(problems)) => refuse(&problems.to_string()),
-            (Command::Status { place, json, watch }, resolved) => {
-                end(ctl::status(&at(place.socket, resolved), json, watch))
+            (Command::Status { place, json, format, watch }, resolved) => {
+                let format = if json { Format::Json } else { format };
+                end(ctl::status(&at(place.socket, resolved), format, watch))
             }
             (Command::Scale { place, workers, json }, resolved) => {
                 let place = at(place.socket, resolved);

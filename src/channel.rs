@@ -3,14 +3,17 @@
 //! Owns: the messages and their bytes. Both ends are the same program (or one that speaks an older set: an unknown tag
 //! is passed over). Refuses: waiting; what does not fit the socket now is told to the caller.
 
-use std::{io, os::fd::BorrowedFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
 
 use crate::sys::fd::{self, Recv};
 
 /// The longest message: a tag, a number and a sentence.
 const MESSAGE_MAX: usize = 2048;
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum ToWorker {
     /// Begin to accept.
     Go,
@@ -18,6 +21,8 @@ pub(crate) enum ToWorker {
     AnnounceStop,
     /// End within `grace_ms`. `last`: nobody comes after; close the listeners too.
     Drain { grace_ms: u64, last: bool },
+    /// Write the log to this file from now on.
+    TakeLog(OwnedFd),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -29,11 +34,15 @@ pub(crate) enum ToMaster {
     RecycleRequested,
     /// Told to go by a signal of its own.
     DrainBegun,
+    /// The worker of this slot, a sibling of who says it, has not beaten when it promised to.
+    Silent {
+        slot: u32,
+    },
     BootFailed(String),
 }
 
 /// One end's turn to listen.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Heard<M> {
     Message(M),
     Nothing,
@@ -51,15 +60,17 @@ impl ToWorker {
                 bytes.extend(grace_ms.to_le_bytes());
                 fd::send(channel, &bytes)
             }
+            Self::TakeLog(file) => fd::send_with(channel, b"l", file.as_fd()),
         }
     }
 
     pub(crate) fn hear(channel: BorrowedFd<'_>) -> io::Result<Heard<Self>> {
-        hear(channel, |tag, rest| {
+        hear(channel, |tag, rest, gift| {
             Some(match tag {
                 b'g' => Self::Go,
                 b's' => Self::AnnounceStop,
                 b'd' | b'D' => Self::Drain { grace_ms: u64::from_le_bytes(rest.try_into().ok()?), last: tag == b'D' },
+                b'l' => Self::TakeLog(gift?),
                 _ => return None,
             })
         })
@@ -73,6 +84,11 @@ impl ToMaster {
             Self::Accepting => fd::send(channel, b"a"),
             Self::RecycleRequested => fd::send(channel, b"c"),
             Self::DrainBegun => fd::send(channel, b"d"),
+            Self::Silent { slot } => {
+                let mut bytes = vec![b's'];
+                bytes.extend(slot.to_le_bytes());
+                fd::send(channel, &bytes)
+            }
             Self::BootFailed(reason) => {
                 let mut bytes = vec![b'f'];
                 bytes.extend(&reason.as_bytes()[..reason.floor_char_boundary(MESSAGE_MAX - 1)]);
@@ -82,12 +98,13 @@ impl ToMaster {
     }
 
     pub(crate) fn hear(channel: BorrowedFd<'_>) -> io::Result<Heard<Self>> {
-        hear(channel, |tag, rest| {
+        hear(channel, |tag, rest, _| {
             Some(match tag {
                 b'r' => Self::Ready,
                 b'a' => Self::Accepting,
                 b'c' => Self::RecycleRequested,
                 b'd' => Self::DrainBegun,
+                b's' => Self::Silent { slot: u32::from_le_bytes(rest.try_into().ok()?) },
                 b'f' => Self::BootFailed(String::from_utf8_lossy(rest).into_owned()),
                 _ => return None,
             })
@@ -95,15 +112,15 @@ impl ToMaster {
     }
 }
 
-fn hear<M>(channel: BorrowedFd<'_>, read: impl Fn(u8, &[u8]) -> Option<M>) -> io::Result<Heard<M>> {
+fn hear<M>(channel: BorrowedFd<'_>, read: impl Fn(u8, &[u8], Option<OwnedFd>) -> Option<M>) -> io::Result<Heard<M>> {
     let mut buffer = [0; MESSAGE_MAX];
     loop {
         match fd::recv(channel, &mut buffer)? {
             Recv::Empty => return Ok(Heard::Nothing),
             Recv::Closed => return Ok(Heard::Closed),
-            Recv::Message(len) => {
+            Recv::Message(len, gift) => {
                 if let Some((tag, rest)) = buffer[..len].split_first()
-                    && let Some(message) = read(*tag, rest)
+                    && let Some(message) = read(*tag, rest, gift)
                 {
                     return Ok(Heard::Message(message));
                 }
@@ -114,9 +131,15 @@ fn hear<M>(channel: BorrowedFd<'_>, read: impl Fn(u8, &[u8]) -> Option<M>) -> io
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
+    use std::io::{Read, Write};
 
     use super::*;
+
+    /// Both kinds print whole, so what they print is what they are.
+    #[track_caller]
+    fn same<M: std::fmt::Debug>(heard: io::Result<Heard<M>>, said: &M) {
+        assert_eq!(format!("{:?}", heard.unwrap()), format!("Message({said:?})"));
+    }
 
     #[test]
     fn every_message_arrives_as_it_was_said() {
@@ -124,19 +147,33 @@ mod tests {
         let down = [ToWorker::Go, ToWorker::AnnounceStop, ToWorker::Drain { grace_ms: 30_000, last: true }];
         for message in down.into_iter().chain([ToWorker::Drain { grace_ms: 0, last: false }]) {
             assert!(message.send(a.as_fd()).unwrap());
-            assert_eq!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Message(message));
+            same(ToWorker::hear(b.as_fd()), &message);
         }
         let long = "é".repeat(MESSAGE_MAX);
-        for message in [ToMaster::Ready, ToMaster::Accepting, ToMaster::RecycleRequested, ToMaster::DrainBegun] {
+        let up = [ToMaster::Ready, ToMaster::Accepting, ToMaster::RecycleRequested, ToMaster::DrainBegun];
+        for message in up.into_iter().chain([ToMaster::Silent { slot: 300 }]) {
             assert!(message.send(b.as_fd()).unwrap());
-            assert_eq!(ToMaster::hear(a.as_fd()).unwrap(), Heard::Message(message));
+            same(ToMaster::hear(a.as_fd()), &message);
         }
         assert!(ToMaster::BootFailed(long.clone()).send(b.as_fd()).unwrap());
         let Heard::Message(ToMaster::BootFailed(heard)) = ToMaster::hear(a.as_fd()).unwrap() else { panic!() };
         assert!(long.starts_with(&heard) && heard.len() > MESSAGE_MAX - 4);
         assert!(fd::send(a.as_fd(), b"?from a later version").unwrap());
-        assert_eq!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Nothing);
+        assert!(matches!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Nothing));
         drop(a);
-        assert_eq!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Closed);
+        assert!(matches!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Closed));
+    }
+
+    #[test]
+    fn a_file_comes_with_its_message() {
+        let (a, b) = fd::channel().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        assert!(ToWorker::TakeLog(file.try_clone().unwrap().into()).send(a.as_fd()).unwrap());
+        let Heard::Message(ToWorker::TakeLog(gift)) = ToWorker::hear(b.as_fd()).unwrap() else { panic!() };
+        std::fs::File::from(gift).write_all(b"through the gift").unwrap();
+        let mut text = String::new();
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through the gift");
     }
 }

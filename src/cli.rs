@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     protocol::Scale,
@@ -63,9 +63,11 @@ pub(crate) enum Command {
     Status {
         #[command(flatten)]
         place: Place,
-        /// Print one JSON object
-        #[arg(long)]
+        /// The same as --format json
+        #[arg(long, conflicts_with = "format")]
         json: bool,
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
         /// Again every second
         #[arg(long)]
         watch: bool,
@@ -105,6 +107,18 @@ pub(crate) enum Command {
         /// http://host:port/path, unix:/path or a path alone; the first bind and /health if not given
         url: Option<String>,
     },
+}
+
+/// How a status is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// One object a line
+    Json,
+    /// What http.metrics_path answers, for Prometheus
+    Openmetrics,
 }
 
 /// Which running service is meant, where the settings do not say.

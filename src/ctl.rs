@@ -18,6 +18,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 pub(crate) use self::health::health;
 use crate::{
+    cli::Format,
     protocol::{self, Answer, Command, Reply, Request, Status},
     settings::{ControlSocket, Whereabouts},
     sys::host,
@@ -112,17 +113,25 @@ impl Place {
 }
 
 /// Prints the status, once or until the service is gone.
-pub(crate) fn status(place: &Place, json: bool, watch: bool) -> Result<(), Failed> {
+pub(crate) fn status(place: &Place, format: Format, watch: bool) -> Result<(), Failed> {
     let mut stdout = io::stdout();
     let terminal = stdout.is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     loop {
-        let status = place.connect().and_then(|stream| ask_status(&stream).map_err(Failed::Refused))?;
-        let text = match json {
-            true => protocol::line(&status),
-            false => draw::draw(&status, host::terminal_width().unwrap_or(usize::MAX), colour).into_bytes(),
+        let stream = place.connect()?;
+        let text = match format {
+            Format::Json => ask_status(&stream).map(|status| protocol::line(&status)),
+            Format::Table => ask_status(&stream)
+                .map(|status| draw::draw(&status, host::terminal_width().unwrap_or(usize::MAX), colour).into_bytes()),
+            Format::Openmetrics => converse(&stream, Command::Metrics, Some(PATIENCE), &mut |_| {})
+                .map(|answer| answer.reason.into_bytes()),
         };
-        let text = if watch && terminal && !json { [b"\x1b[H\x1b[2J", text.as_slice()].concat() } else { text };
+        let text = text.map_err(Failed::Refused)?;
+        let text = if watch && terminal && format == Format::Table {
+            [b"\x1b[H\x1b[2J", text.as_slice()].concat()
+        } else {
+            text
+        };
         // An error here is a reader who has seen enough, such as head.
         if stdout.write_all(&text).and_then(|()| stdout.flush()).is_err() || !watch {
             return Ok(());

@@ -51,7 +51,7 @@ pub(crate) struct Listeners {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Steering {
     Active,
-    /// The kernel refused, with this reason: there are exactly as many slots as workers.
+    /// The kernel refused, with this reason: exactly as many slots listen as there are workers.
     Refused(String),
     /// Nothing to steer: all sockets are shared.
     Unneeded,
@@ -122,6 +122,8 @@ pub(crate) enum BindError {
     NotASocket { path: PathBuf },
     #[error("server.bind: fd://{number} is not a listening TCP or unix socket; did the one who starts us pass it?")]
     Adopt { number: i32, source: io::Error },
+    #[error("the kernel refuses steering, and without it there is room for {room} workers until the next start")]
+    Room { room: u32 },
     #[error("server.unix_owner: there is no {what} {name:?}")]
     Owner { what: &'static str, name: String },
 }
@@ -153,18 +155,20 @@ impl Listeners {
     }
 
     /// Makes room for `workers` and applies `server.backlog`. Slots are only ever added, behind those there are; workers
-    /// forked earlier do not have the new ones.
+    /// forked earlier do not have the new ones. Refused steering, there is never more than the first room: the kernel
+    /// sends to every slot that listens, and one that a scale-down leaves behind is served by siblings that have it.
     ///
     /// # Errors
     /// See [`BindError`]; the slots are what they were.
     pub(crate) fn grow(&mut self, server: &Server, workers: u32) -> Result<(), BindError> {
-        let wanted = match self.steering {
-            // Nothing could keep connections away from a spare slot.
-            Steering::Refused(_) => workers,
-            Steering::Active | Steering::Unneeded => slot_count(workers),
-        };
-        let slots = wanted.max(self.slots);
-        let grown = self.groups.iter_mut().try_for_each(|group| group.fill(slots as usize));
+        let refused = matches!(self.steering, Steering::Refused(_));
+        let room = if refused && self.slots > 0 { self.room() } else { slot_count(workers).max(self.slots) };
+        if workers > room {
+            return Err(BindError::Room { room });
+        }
+        // Nothing could keep connections away from a spare slot, unless it does not listen yet.
+        let slots = if refused { workers.max(self.slots) } else { room };
+        let grown = self.groups.iter_mut().try_for_each(|group| group.fill(room as usize));
         if let Err(error) = grown {
             for group in self.groups.iter_mut().filter(|group| group.per_slot()) {
                 group.sockets.truncate((self.slots as usize).max(1));
@@ -173,7 +177,7 @@ impl Listeners {
         }
         // All are bound by now. A socket that listens already takes the new backlog and keeps its index.
         for group in self.groups.iter().filter(|group| !group.adopted()) {
-            for socket in &group.sockets {
+            for socket in group.sockets.iter().take(slots as usize) {
                 let backlog = i32::try_from(server.backlog).unwrap_or(i32::MAX);
                 SockRef::from(socket).listen(backlog).map_err(|error| group.address.refused(error))?;
             }
@@ -263,9 +267,14 @@ impl Listeners {
         })
     }
 
-    /// Slots 0..this have sockets.
+    /// Slots 0..this listen.
     pub(crate) fn slots(&self) -> u32 {
         self.slots
+    }
+
+    /// Slots 0..this may have sockets one day that this process has already.
+    pub(crate) fn room(&self) -> u32 {
+        self.groups.iter().filter(|group| group.per_slot()).map(|group| group.sockets.len() as u32).max().unwrap_or(0)
     }
 
     pub(crate) fn steering(&self) -> &Steering {

@@ -9,6 +9,7 @@ mod sink;
 use std::{
     error::Error,
     fmt::{self, Write},
+    os::fd::OwnedFd,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -60,6 +61,18 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
 /// The file cannot be opened; lines still go to the old one.
 pub(crate) fn reopen() -> Result<(), OpenError> {
     lock().as_mut().map_or(Ok(()), |log| log.sink.reopen())
+}
+
+/// The log's file, for a worker that may not open it itself; `None` where the log is no file.
+pub(crate) fn file() -> Option<OwnedFd> {
+    lock().as_ref()?.sink.file()?.try_clone().ok().map(OwnedFd::from)
+}
+
+/// Lines go to this file from now on: the master opened it again.
+pub(crate) fn adopt(file: OwnedFd) {
+    if let Some(log) = lock().as_mut() {
+        log.sink.adopt(file.into());
+    }
 }
 
 /// Lines this process could not write, because the reader was slow or gone, or the disk full. A forked worker counts on

@@ -37,9 +37,9 @@ use self::{
     reload::Reloads,
 };
 use crate::{
-    channel::{Heard, ToMaster},
+    channel::{Heard, ToMaster, ToWorker},
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
-    log, protocol,
+    log, metrics, protocol,
     scoreboard::{Overview, Row, Scoreboard, State},
     settings::{LISTEN_FDS, Origin, Resolved, Settings},
     sys::{
@@ -145,7 +145,7 @@ pub(crate) fn run(resolved: Resolved, load: Load) -> Result<Outcome, MasterError
         tracing::warn!(
             event = "steering_refused",
             reason,
-            "the kernel refused the steering program; new connections may wait for a worker that is being replaced"
+            "the kernel refused the steering program; connections to a slot without a worker wait until a sibling looks"
         );
     }
     let rows = listeners.slots() * ROWS_PER_SLOT;
@@ -269,6 +269,10 @@ impl Shell {
                 let answer = protocol::Answer { status, ..protocol::Answer::done("") };
                 self.answer(caller, &answer);
             }
+            protocol::Command::Metrics => {
+                let page = metrics::render(&self.scoreboard, &self.listeners);
+                self.answer(caller, &protocol::Answer::done(page));
+            }
             protocol::Command::Scale(scale) => {
                 let scale = match scale {
                     protocol::Scale::To(target) => Scale::To(target),
@@ -339,6 +343,7 @@ impl Shell {
                 Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
                 Ok(Heard::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
                 Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
+                Ok(Heard::Message(ToMaster::Silent { slot })) => Event::SlotSilent { slot: SlotId(slot) },
                 Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
                     let (slot, generation) = self.place(pid);
                     tracing::error!(
@@ -365,7 +370,15 @@ impl Shell {
 
     fn reopen_logs(&mut self) {
         match log::reopen() {
-            Ok(()) => tracing::info!(event = "logs_reopened", "log files are reopened"),
+            Ok(()) => {
+                // Workers may not have the right to open it, and need not know its name.
+                for child in &self.children {
+                    if let Some(file) = log::file() {
+                        self.tell(child.pid, &ToWorker::TakeLog(file));
+                    }
+                }
+                tracing::info!(event = "logs_reopened", "log files are reopened");
+            }
             Err(error) => tracing::error!(
                 event = "logs_reopen_failed",
                 error = &error as &dyn std::error::Error,

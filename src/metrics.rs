@@ -102,6 +102,8 @@ impl Display for Snapshot {
         let by_slot = slots.iter().map(|(slot, of)| (slot, of.in_flight));
         labelled(f, "oxicorn_requests_in_flight", "gauge", help, "slot", by_slot)?;
         counter(f, "oxicorn_connections_accepted", "Connections accepted.", totals.connections)?;
+        let help = "Connections accepted by another worker than that of their slot, which was silent or missing.";
+        counter(f, "oxicorn_connections_rescued", help, totals.rescued)?;
         let by_slot = slots.iter().map(|(slot, of)| (slot, of.connections));
         labelled(f, "oxicorn_connections_open", "gauge", "Connections that are open.", "slot", by_slot)?;
         let help = "Connections that wait to be accepted; unix sockets do not tell.";

@@ -24,6 +24,8 @@ pub(crate) struct Request {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Command {
     Status,
+    /// The same counts as OpenMetrics.
+    Metrics,
     Scale(Scale),
     Reload,
     /// `now`: as SIGINT, not as SIGTERM.
@@ -136,6 +138,9 @@ pub(crate) struct Totals {
     pub(crate) connections: u64,
     pub(crate) responses: Responses,
     pub(crate) shed: u64,
+    /// Connections accepted by another worker than that of their slot.
+    #[serde(default)]
+    pub(crate) rescued: u64,
     pub(crate) recycled: u64,
     pub(crate) crashed: u64,
     pub(crate) hung: u64,

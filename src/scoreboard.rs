@@ -79,6 +79,8 @@ mod word {
     pub(super) const REQUESTS_BASE: usize = 17;
     /// A counter, as those above.
     pub(super) const SHED: usize = 18;
+    /// A counter: connections accepted from the slots of siblings.
+    pub(super) const RESCUED: usize = 19;
 }
 
 /// What a worker says it is doing.
@@ -99,6 +101,8 @@ pub(crate) struct Totals {
     pub(crate) responses: [u64; 5],
     pub(crate) cut: u64,
     pub(crate) shed: u64,
+    /// Connections accepted from the slot of a sibling that could not.
+    pub(crate) rescued: u64,
     /// Requests that ended, by how long they took: see [`DURATION_BOUNDS`].
     pub(crate) durations: [u64; BUCKETS],
     /// What they took together.
@@ -218,6 +222,7 @@ impl Scoreboard {
             }
             sum.cut += row.get(word::CUT);
             sum.shed += row.get(word::SHED);
+            sum.rescued += row.get(word::RESCUED);
             for (bucket, total) in row.durations.iter().zip(&mut sum.durations) {
                 *total += bucket.load(Relaxed);
             }
@@ -292,6 +297,10 @@ impl Row {
 
     pub(crate) fn connection_closed(&self) {
         self.add(word::CONNECTIONS, 1_u64.wrapping_neg());
+    }
+
+    pub(crate) fn rescued(&self, connections: u32) {
+        self.add(word::RESCUED, u64::from(connections));
     }
 
     /// Counts a request handed to the app; answers how many this worker was handed.

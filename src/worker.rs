@@ -1,11 +1,13 @@
 //! A worker: from the fork to its last connection.
 //!
 //! Owns: the order of a worker's life. Deaf to the master's handlers (the seed is), then rights, then signals, then the
-//! runtime, then the app, `Ready`, and only at `Go` the first accept. Refuses: anything about other workers.
+//! runtime, then the app, `Ready`, and only at `Go` the first accept. Refuses: anything about other workers (`rescue` looks
+//! after them).
 
 mod accept;
 mod beat;
 mod connection;
+mod rescue;
 mod shared;
 
 use std::{
@@ -30,6 +32,7 @@ use tokio::{
 
 use self::{
     connection::{Answer, BoxError, Serve},
+    rescue::Watch,
     shared::Shared,
 };
 use crate::{
@@ -37,6 +40,7 @@ use crate::{
     channel::{Heard, ToMaster, ToWorker},
     error_chain,
     listener::Listeners,
+    log,
     scoreboard::{Row, Scoreboard},
     settings::Resolved,
     sys::{
@@ -205,7 +209,7 @@ where
     let Lifespan { service, shutdown } = lifespan;
     let mut door = Door { slot, shared, service, polls: Vec::new() };
     door.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
-    tokio::spawn(beat::beat(shared.row, epoch));
+    beat::start(shared, epoch, Watch::new(slot, shared, door.service.clone()));
     shared.row.serving();
     // Said before the master knows, so that its log shows the replacement before the end of the replaced.
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");
@@ -431,6 +435,10 @@ impl Orders {
                 Heard::Message(ToWorker::AnnounceStop) => Order::AnnounceStop,
                 Heard::Message(ToWorker::Drain { grace_ms, last }) => {
                     Order::Drain { grace: Duration::from_millis(grace_ms), last }
+                }
+                Heard::Message(ToWorker::TakeLog(file)) => {
+                    log::adopt(file);
+                    continue;
                 }
                 Heard::Nothing => continue,
                 Heard::Closed => {

@@ -261,6 +261,7 @@ print(json.dumps({
             "oxicorn_requests_cut": "counter",
             "oxicorn_requests_in_flight": "gauge",
             "oxicorn_connections_accepted": "counter",
+            "oxicorn_connections_rescued": "counter",
             "oxicorn_connections_open": "gauge",
             "oxicorn_listener_queue": "gauge",
             "oxicorn_workers_target": "gauge",

@@ -92,6 +92,13 @@ fn usr1_reopens_the_log() {
     supervisor.wait_log(events::EXITED, 1, PATIENCE);
     assert_eq!(fs::read_to_string(&rotated).expect("the old file stays"), old, "nothing more is written there");
     supervisor.wait_gone(worker);
+    // Forked before the rotation, and it writes for itself.
+    let elder = supervisor.worker_pids().into_iter().min().expect("the other worker");
+    supervisor.signal_worker(elder, Signal::SIGTERM);
+    let drained = supervisor.wait_log(events::DRAINED, 1, PATIENCE);
+    assert!(drained[0].contains(&format!("pid={elder} ")), "{drained:?}");
+    assert_eq!(fs::read_to_string(&rotated).expect("the old file stays"), old, "the worker still writes there");
+    supervisor.wait_gone(elder);
     assert!(supervisor.worker_pids().into_iter().all(|pid| Process(pid).is_alive()));
     supervisor.stop();
 }

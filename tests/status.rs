@@ -161,3 +161,13 @@ fn health_over_a_unix_socket() {
     let url = format!("unix:{}", supervisor.path("web.sock").display());
     assert!(supervisor.ctl(&["health", &url]).status.success());
 }
+
+#[test]
+fn the_counts_are_there_for_prometheus_too() {
+    let mut supervisor = Launch::new().serving(2);
+    assert_eq!(get(supervisor.address(), "/health").status, 200);
+    let output = supervisor.ctl(&["status", "--format", "openmetrics"]);
+    let page = String::from_utf8(output.stdout).expect("text");
+    assert!(page.contains("\noxicorn_requests_total 1\n") && page.ends_with("# EOF\n"), "{page}");
+    supervisor.stop();
+}

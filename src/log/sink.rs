@@ -72,6 +72,19 @@ impl Sink {
         Ok(())
     }
 
+    /// The file that lines go to, for another process; `None` where the output is not a file of its own.
+    pub(super) fn file(&self) -> Option<&File> {
+        match (&self.output, &self.path) {
+            (Output::File(file), Some(_)) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// Writes to a file that somebody else opened from now on.
+    pub(super) fn adopt(&mut self, file: File) {
+        self.output = Output::File(file);
+    }
+
     /// Writes one line, which ends with its only newline; a line that has to be dropped is counted.
     pub(crate) fn write(&mut self, line: &str) {
         if !self.put(line) {

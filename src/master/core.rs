@@ -60,6 +60,10 @@ const TRIAL_MS: u64 = 500;
 const TRIAL_LOOK_MS: u64 = 100;
 /// Removed addresses are still polled this long: handshakes under way are completed, one lost SYN-ACK included.
 const QUIET_MS: u64 = 1_000;
+/// How often the beats of the silent are looked at: one that beats again gets its share back within this.
+const LOOK_MS: u64 = 100;
+/// A silence this long is told once it is over; shorter ones are what blocking handlers do all day.
+const TOLD_MS: u64 = 1_000;
 /// A master that wakes this much after its deadline was itself stopped (a suspended machine, a frozen cgroup).
 const OVERSLEPT_MS: u64 = 1_000;
 
@@ -128,6 +132,10 @@ pub(crate) enum Event {
     Beat {
         pid: Pid,
         due: Instant,
+    },
+    /// A sibling finds that the worker of this slot has not beaten when it promised to.
+    SlotSilent {
+        slot: SlotId,
     },
     RecycleRequested {
         pid: Pid,
@@ -330,6 +338,11 @@ pub(crate) enum Note {
     Overslept {
         by_ms: u64,
     },
+    /// A worker that was steered around beats again.
+    HeardAgain {
+        pid: Pid,
+        silent_ms: u64,
+    },
     /// A bug of ours, said once; debug builds panic instead.
     InvariantBroken(&'static str),
 }
@@ -368,6 +381,10 @@ pub(crate) struct Worker {
     serving_since: Instant,
     /// Given its whole time again, and silent since.
     forgiven: bool,
+    /// When it beats next, as it promised.
+    due: Instant,
+    /// Its slot gets no new connections until it beats.
+    silent: bool,
 }
 
 /// A generation that is not yet proven, and what to go back to. The workers of the old one serve on until it ends.
@@ -450,6 +467,7 @@ pub(crate) struct Master {
     close_removed_at: Option<Instant>,
     steered: Vec<SlotId>,
     measure_at: Instant,
+    look_at: Instant,
     starved: bool,
     broken: bool,
     tally: Tally,
@@ -475,6 +493,7 @@ impl Master {
             close_removed_at: None,
             steered: Vec::new(),
             measure_at: now,
+            look_at: now,
             starved: false,
             broken: false,
             tally: Tally::default(),
@@ -491,10 +510,11 @@ impl Master {
     /// one step: nobody is judged while his promise, or his death, is known but not yet told.
     pub(crate) fn step(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
+        let due = self.deadline();
         for event in events {
             self.record(now, event, &mut actions);
         }
-        self.forgive_oversleep(now, &mut actions);
+        self.forgive_oversleep(now, due, &mut actions);
         self.reconcile(now, &mut actions);
         self.assert_invariants(&mut actions);
         actions
@@ -514,11 +534,12 @@ impl Master {
             | Phase::Killed { .. } => None,
         });
         let measure = self.measures().then_some(self.measure_at);
+        let look = self.looks().then_some(self.look_at);
         let delay = match self.stage {
             Stage::Delaying { until } => Some(until),
             Stage::Running | Stage::Stopping { .. } | Stage::Done => None,
         };
-        let duties = [measure, delay, self.trial_deadline(), self.close_removed_at].into_iter().flatten();
+        let duties = [measure, look, delay, self.trial_deadline(), self.close_removed_at].into_iter().flatten();
         phases.chain(forks).chain(ages).chain(duties).min()
     }
 
@@ -617,14 +638,32 @@ impl Master {
                 {
                     w.phase = Phase::Serving { silent_until };
                     w.serving_since = now;
+                    w.due = now;
                     w.forgiven = false;
                 }
             }
             Event::Beat { pid, due } => {
                 let next = due.after(self.policy.timeout_ms);
-                if let Some(Worker { phase: Phase::Serving { silent_until }, forgiven, .. }) = self.by_pid(pid) {
-                    *silent_until = next;
-                    *forgiven = false;
+                let Some(w) = self.by_pid(pid) else { return };
+                let Phase::Serving { silent_until } = &mut w.phase else { return };
+                *silent_until = next;
+                let silent_ms = now.since(std::mem::replace(&mut w.due, due));
+                w.forgiven = false;
+                // A promise that is broken when it is read ends no silence.
+                if w.silent && due >= now {
+                    w.silent = false;
+                    if silent_ms >= TOLD_MS {
+                        actions.push(Action::Note(Note::HeardAgain { pid, silent_ms }));
+                    }
+                }
+            }
+            Event::SlotSilent { slot } => {
+                if !self.looks() {
+                    self.look_at = now.after(LOOK_MS);
+                }
+                // It may have beaten since it was said.
+                for w in self.workers.iter_mut().filter(|w| w.slot == slot && w.serving() && w.due < now) {
+                    w.silent = true;
                 }
             }
             Event::RecycleRequested { pid } => self.recycle(pid, RecycleCause::MaxRequests, actions),
@@ -761,8 +800,7 @@ impl Master {
         if at > now {
             return;
         }
-        let broken = |w: &Worker| matches!(w.phase, Phase::Serving { silent_until } if silent_until < now.after(self.policy.timeout_ms));
-        let late = self.workers.iter().any(|w| w.generation == self.generation && broken(w));
+        let late = self.workers.iter().any(|w| w.generation == self.generation && w.serving() && w.due < now);
         let Reload::OnTrial(trial) = &mut self.reload else { return };
         if late {
             trial.look_at = now.after(TRIAL_LOOK_MS);
@@ -877,8 +915,11 @@ impl Master {
 
     /// If the master itself was stopped past its deadline, the workers' silence may be the machine's: give each its
     /// whole time again, once. Who has not beaten since is not suspended but hung, and its deadline holds.
-    fn forgive_oversleep(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let by_ms = self.deadline().map_or(0, |deadline| now.since(deadline));
+    ///
+    /// Overslept is what was due before these events, and still is after them: an event may make a slot want a worker
+    /// for which no backoff has held for hours.
+    fn forgive_oversleep(&mut self, now: Instant, due: Option<Instant>, actions: &mut Vec<Action>) {
+        let by_ms = due.zip(self.deadline()).map_or(0, |(before, after)| now.since(before.max(after)));
         if by_ms < OVERSLEPT_MS {
             return;
         }
@@ -913,7 +954,7 @@ impl Master {
                 self.retire_replaced(now, actions);
                 self.fill_slots(now, actions);
                 self.measure(now, actions);
-                self.steer(actions);
+                self.steer(now, actions);
                 self.answer_served(actions);
             }
             Stage::Stopping { until, .. } => {
@@ -1017,6 +1058,8 @@ impl Master {
                 old_at: None,
                 serving_since: now,
                 forgiven: false,
+                due: now,
+                silent: false,
             });
             actions.push(Action::Fork { slot, generation: self.generation });
         }
@@ -1037,10 +1080,19 @@ impl Master {
         actions.extend(serving.filter_map(|w| w.pid).map(|pid| Action::Measure { pid }));
     }
 
-    /// Spare slots are never live, and an empty set keeps the last program: then every slot waits alike.
-    fn steer(&mut self, actions: &mut Vec<Action>) {
-        let serves = |slot: &SlotId| self.workers.iter().any(|w| w.slot == *slot && w.serving());
-        let live: Vec<SlotId> = (0..self.target).map(SlotId).filter(serves).collect();
+    /// Spare slots are never live, those of the silent only if all are silent, and an empty set keeps the last program:
+    /// then every slot waits alike.
+    fn steer(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.looks() && self.look_at <= now {
+            self.look_at = now.after(LOOK_MS);
+        }
+        let slots_of = |able: fn(&Worker) -> bool| -> Vec<SlotId> {
+            (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(able)).collect()
+        };
+        let mut live = slots_of(|w| w.serving() && !w.silent);
+        if live.is_empty() {
+            live = slots_of(Worker::serving);
+        }
         if !live.is_empty() && live != self.steered {
             self.steered.clone_from(&live);
             actions.push(Action::Steer { live });
@@ -1132,6 +1184,12 @@ impl Master {
 
     fn measures(&self) -> bool {
         self.policy.max_rss > 0 && self.stage == Stage::Running
+    }
+
+    /// Whether somebody's beat is waited for; nothing but a look tells the master of it.
+    fn looks(&self) -> bool {
+        let steers = matches!(self.stage, Stage::Running | Stage::Delaying { .. });
+        steers && self.workers.iter().any(|w| w.silent && w.serving())
     }
 
     fn by_pid(&mut self, pid: Pid) -> Option<&mut Worker> {

@@ -128,7 +128,7 @@ impl Shell {
         age + self.dice.up_to(u64::try_from(jitter).unwrap_or(age))
     }
 
-    fn tell(&self, pid: Pid, message: &ToWorker) {
+    pub(super) fn tell(&self, pid: Pid, message: &ToWorker) {
         let channel = self.child(pid).and_then(|child| child.channel.as_ref());
         // A closed channel is a worker on its way out, a full one a worker that will be found silent.
         let Some(channel) = channel else { return };
@@ -200,7 +200,7 @@ impl Shell {
         }
     }
 
-    /// Workers forked so far do not have the new listeners; nobody but a slot's own worker needs them before a stop.
+    /// Workers forked so far do not have the new listeners: they cannot rescue there, those forked from now on can.
     fn grow(&mut self, workers: u32) -> Performed {
         if let Err(error) = self.listeners.grow(&self.resolved.settings.server, workers) {
             tracing::error!(
@@ -216,7 +216,7 @@ impl Shell {
         Performed::Learned(Event::Grown { slots, rows })
     }
 
-    /// Without steering nothing is lost: what the kernel sends to an empty slot waits there for its next worker.
+    /// Without steering nothing is lost: what the kernel sends to an empty slot is rescued by siblings.
     fn steer(&mut self, live: &[SlotId]) {
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
         match self.listeners.steer(&live) {
@@ -226,7 +226,7 @@ impl Shell {
                 tracing::warn!(
                     event = "steering_refused",
                     error,
-                    "new connections may wait for a worker that is being replaced"
+                    "connections to a slot without a worker wait until a sibling looks"
                 );
             }
         }
@@ -325,6 +325,17 @@ impl Shell {
                 by_ms,
                 "the master itself stood still for {by_ms} ms; the workers' silence is forgiven once"
             ),
+            Note::HeardAgain { pid, silent_ms } => {
+                let (slot, generation) = self.place(pid);
+                tracing::warn!(
+                    event = "worker_heard_again",
+                    slot,
+                    pid = pid.0,
+                    generation,
+                    silent_ms,
+                    "worker was silent for {silent_ms} ms; new connections go to it again"
+                );
+            }
             Note::InvariantBroken(broken) => {
                 tracing::error!(
                     event = "invariant_broken",
@@ -350,7 +361,7 @@ impl Shell {
             load: _,
             resolved,
             reloads: _,
-            // All of them, not only its own slot's: at the final stop it also takes what waits for its siblings.
+            // All of them, not only its own slot's: it rescues what waits for its siblings.
             listeners,
             scoreboard,
             signals,

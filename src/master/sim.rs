@@ -9,7 +9,9 @@ use super::core::{Answer, Event, ExitReason, Generation, KillCause, Note, Phase,
 
 mod world;
 
-use world::{Ahead, BOOT, BOOT_TIMEOUT, CALM, Dice, GRACE, MOMENT, Nature, STORM, TIMEOUT, World, given, policy};
+use world::{
+    Ahead, BOOT, BOOT_TIMEOUT, CALM, Dice, GRACE, MOMENT, Nature, PROMISE, STORM, TIMEOUT, World, given, policy,
+};
 
 /// Names the seed when a world falls apart.
 struct Replay(u64);
@@ -154,6 +156,7 @@ fn a_recycle_replaces_every_worker_and_never_dips() {
     worlds(500, |seed| {
         let mut world = World::settled(seed, up_to(8));
         world.nature = Nature { slow_drain: 30, never_drains: 10, dies_draining: 10, ..CALM };
+        world.run(5_000);
         let old = world.pids();
         for &pid in &old {
             let at = world.dice.below(1_000);
@@ -162,6 +165,8 @@ fn a_recycle_replaces_every_worker_and_never_dips() {
         world.run_checking(1_000 + old.len() as u64 * BOOT + GRACE + 1, assert_gentle);
         assert!(world.is_settled(), "{:?}", world.master);
         assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old one lives");
+        let told = world.notes_of(|note| matches!(note, Note::Overslept { .. }));
+        assert_eq!(told, 0, "a wish is not a duty that was slept through");
     });
 }
 
@@ -468,6 +473,44 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
         // After the last one the workers may all have beaten before the master woke.
         let told = world.notes_of(|note| matches!(note, Note::Overslept { .. }));
         assert!((1..=2).contains(&(told - usize::from(seed % 2 == 1))), "told {told} times");
+    });
+}
+
+// ---- silence ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_silent_are_steered_around_and_get_their_share_back() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, |dice| policy(1 + dice.below(6) as u32));
+        world.nature.nap = 100;
+        let all = world.live();
+        let mut around: BTreeSet<SlotId> = BTreeSet::new();
+        for _ in 0..600 {
+            world.run(50);
+            if world.steered != all {
+                around.extend(all.iter().filter(|slot| !world.steered.contains(slot)));
+            }
+        }
+        assert_eq!(around.is_empty(), all.len() == 1, "{around:?} of {all:?}");
+        world.nature = CALM;
+        world.run(PROMISE + TIMEOUT);
+        assert_eq!((world.steered.clone(), world.aborts.len()), (all, 0));
+    });
+}
+
+#[test]
+fn a_master_whose_workers_are_well_sleeps_until_one_is_not() {
+    worlds(100, |seed| {
+        let mut world = World::settled(seed, up_to(6));
+        world.nature.nap = 50;
+        world.run(30_000);
+        world.nature = CALM;
+        world.run(PROMISE + TIMEOUT);
+        let hangs = world.master.workers().iter().filter_map(|w| match w.phase {
+            Phase::Serving { silent_until } => Some(silent_until),
+            _ => None,
+        });
+        assert_eq!(world.master.deadline(), hangs.min());
     });
 }
 

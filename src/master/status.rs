@@ -89,6 +89,7 @@ impl Shell {
             hung: tally.hung,
             reloads: tally.reloads,
             shed: counted.shed,
+            rescued: counted.rescued,
         }
     }
 

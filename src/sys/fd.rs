@@ -3,9 +3,9 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, IoSlice, IoSliceMut},
     os::{
-        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::fs::OpenOptionsExt,
     },
     path::Path,
@@ -16,7 +16,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         resource::{Resource, getrlimit, setrlimit},
-        socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, socketpair, sockopt::PeerCredentials},
+        socket::{
+            self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, socketpair,
+            sockopt::PeerCredentials,
+        },
     },
 };
 
@@ -43,11 +46,26 @@ pub(crate) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<bool> {
     }
 }
 
+/// As [`send`], with a descriptor for the other end to have too.
+///
+/// # Errors
+/// As for [`send`].
+pub(crate) fn send_with(fd: BorrowedFd<'_>, message: &[u8], gift: BorrowedFd<'_>) -> io::Result<bool> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let gift = [gift.as_raw_fd()];
+    let gift = [ControlMessage::ScmRights(&gift)];
+    match socket::sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(message)], &gift, flags, None) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// What [`recv`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Recv {
-    /// A message of this many bytes.
-    Message(usize),
+    /// A message of this many bytes, and a descriptor if one came with it.
+    Message(usize, Option<OwnedFd>),
     Empty,
     Closed,
 }
@@ -57,11 +75,27 @@ pub(crate) enum Recv {
 /// # Errors
 /// InvalidData: the message was longer than `buffer` and its end is lost.
 pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recv> {
-    match socket::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC) {
+    let size = buffer.len();
+    let mut parts = [IoSliceMut::new(buffer)];
+    let mut rights = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC | MsgFlags::MSG_CMSG_CLOEXEC;
+    match socket::recvmsg::<()>(fd.as_raw_fd(), &mut parts, Some(&mut rights), flags) {
+        Ok(message) => {
+            let mut gift = None;
+            for part in message.cmsgs()? {
+                if let ControlMessageOwned::ScmRights(fds) = part {
+                    // SAFETY: the kernel has just made these descriptors for us; nobody else knows their numbers.
+                    gift = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next();
+                }
+            }
+            match message.bytes {
+                0 => Ok(Recv::Closed),
+                len if len > size => Err(io::ErrorKind::InvalidData.into()),
+                len => Ok(Recv::Message(len, gift)),
+            }
+        }
         // The other end died with messages of ours unread.
-        Ok(0) | Err(Errno::ECONNRESET) => Ok(Recv::Closed),
-        Ok(len) if len > buffer.len() => Err(io::ErrorKind::InvalidData.into()),
-        Ok(len) => Ok(Recv::Message(len)),
+        Err(Errno::ECONNRESET) => Ok(Recv::Closed),
         Err(Errno::EAGAIN) => Ok(Recv::Empty),
         Err(error) => Err(error.into()),
     }
@@ -180,15 +214,15 @@ mod tests {
     fn a_channel_keeps_messages_apart_and_tells_of_the_end() {
         let (ours, theirs) = channel().unwrap();
         let mut buffer = [0; 4];
-        assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Empty);
+        assert!(matches!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Empty));
         assert!(send(theirs.as_fd(), b"one").unwrap());
         assert!(send(theirs.as_fd(), b"four").unwrap());
         assert!(send(theirs.as_fd(), b"longer").unwrap());
-        assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Message(3));
-        assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Message(4));
+        assert!(matches!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Message(3, None)));
+        assert!(matches!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Message(4, None)));
         assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap_err().kind(), io::ErrorKind::InvalidData);
         drop(theirs);
-        assert_eq!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Closed);
+        assert!(matches!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Closed));
         assert_eq!(send(ours.as_fd(), b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
@@ -204,7 +238,7 @@ mod tests {
         let (ours, theirs) = channel().unwrap();
         assert!(send(ours.as_fd(), b"x").unwrap());
         drop(theirs);
-        assert_eq!(recv(ours.as_fd(), &mut [0; 4]).unwrap(), Recv::Closed);
+        assert!(matches!(recv(ours.as_fd(), &mut [0; 4]).unwrap(), Recv::Closed));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The one place where the master waits. Refuses to know what it waits for.
+//! The one place where the master waits; workers, which wait in tokio, only glance. Refuses to know what it is about.
 
 use std::{io, os::fd::BorrowedFd, time::Duration};
 

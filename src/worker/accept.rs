@@ -83,7 +83,17 @@ where
     S: Serve<B>,
     B: Answer,
 {
-    for _ in 0..SWEEP_MAX {
+    take(socket, SWEEP_MAX, shared, app);
+}
+
+/// Takes what is queued at this moment, `most` connections at most. How many it were.
+pub(super) fn take<S, B>(socket: &Socket, most: u32, shared: &'static Shared, app: &S) -> u32
+where
+    S: Serve<B>,
+    B: Answer,
+{
+    let mut taken = 0;
+    for _ in 0..most {
         let stream = match socket {
             Socket::Tcp(socket) => socket.accept().and_then(|(stream, _)| {
                 stream.set_nonblocking(true)?;
@@ -95,11 +105,15 @@ where
             }),
         };
         match stream {
-            Ok(stream) => stream.serve(shared, app.clone()),
+            Ok(stream) => {
+                stream.serve(shared, app.clone());
+                taken += 1;
+            }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(_) => return,
+            Err(_) => break,
         }
     }
+    taken
 }
 
 impl Listener {

@@ -1,12 +1,17 @@
 //! The heartbeat: a promise of when the next one comes, made by the loop that serves.
 //!
-//! Owns: its rhythm. A loop that turns under traffic promises 50 ms; one that has nothing to do promises 300 ms and
-//! wakes four times a second. Refuses: judging lateness; whoever reads the row does.
+//! Owns: its rhythm, and that of looking after the siblings. A loop that turns under traffic promises 50 ms; one that has
+//! nothing to do promises 300 ms and wakes four times a second. Refuses: judging lateness (`rescue`, the master).
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use super::{
+    connection::{Answer, Serve},
+    rescue::Watch,
+    shared::Shared,
+};
 use crate::{scoreboard::Row, sys::clock};
 
 const BUSY_TICK: Duration = Duration::from_millis(25);
@@ -20,22 +25,43 @@ const IDLE_PROMISE_MS: u64 = 300;
 /// Busy ticks without traffic after which a worker is idle.
 const QUIET_TICKS: u32 = 10;
 
-/// Runs as long as the worker does: a loop that no longer turns no longer beats. `epoch` is when the runtime began,
+/// Makes the first promise now: siblings take a worker that serves and has promised nothing for a silent one. The rest
+/// runs as long as the worker does: a loop that no longer turns no longer beats. `epoch` is when the runtime began,
 /// which its timers count from.
-pub(super) async fn beat(row: Row, epoch: Instant) {
+pub(super) fn start<S, B>(shared: &'static Shared, epoch: Instant, watch: Watch<S>)
+where
+    S: Serve<B>,
+    B: Answer,
+{
+    promise(shared.row, BUSY_PROMISE_MS);
+    tokio::spawn(beat(shared, epoch, watch));
+}
+
+async fn beat<S, B>(shared: &'static Shared, epoch: Instant, mut watch: Watch<S>)
+where
+    S: Serve<B>,
+    B: Answer,
+{
+    let row = shared.row;
     let mut seen = row.activity();
     let mut quiet = QUIET_TICKS;
     loop {
+        let wary = watch.turn(|| promise(row, BUSY_PROMISE_MS)).await;
         let activity = row.activity();
         quiet = if activity == seen { quiet.saturating_add(1) } else { 0 };
         seen = activity;
-        if quiet < QUIET_TICKS {
-            row.beat(clock::now() + BUSY_PROMISE_MS);
+        if wary || quiet < QUIET_TICKS {
+            promise(row, BUSY_PROMISE_MS);
             sleep(BUSY_TICK).await;
         } else {
-            row.beat(clock::now() + IDLE_PROMISE_MS);
+            promise(row, IDLE_PROMISE_MS);
             let ticks = epoch.elapsed().as_millis() as u64 / IDLE_TICK_MS + 1;
-            sleep_until(epoch + Duration::from_millis(ticks * IDLE_TICK_MS)).await;
+            // Who connects after a quiet time finds every worker he meets awake.
+            let _ = timeout_at(epoch + Duration::from_millis(ticks * IDLE_TICK_MS), shared.traffic.notified()).await;
         }
     }
+}
+
+fn promise(row: Row, ms: u64) {
+    row.beat(clock::now() + ms);
 }

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     /// Wakes every connection when `ends` is raised.
     pub(super) end: Notify,
     emptied: Notify,
+    /// Wakes a beat that has found nothing to do.
+    pub(super) traffic: Notify,
 }
 
 impl Shared {
@@ -63,6 +65,7 @@ impl Shared {
             ends: AtomicBool::new(false),
             end: Notify::new(),
             emptied: Notify::new(),
+            traffic: Notify::new(),
         }))
     }
 
@@ -107,6 +110,7 @@ impl Shared {
 
     pub(super) fn connection_opened(&'static self) -> Open {
         self.row.connection_opened();
+        self.traffic.notify_waiters();
         Open(self)
     }
 

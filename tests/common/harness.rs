@@ -40,6 +40,7 @@ pub mod events {
     pub const RELOADED: &str = "reloaded";
     pub const RELOAD_REFUSED: &str = "reload_refused";
     pub const ROLLED_BACK: &str = "rolled_back";
+    pub const OVERSLEPT: &str = "overslept";
     pub const STOPPING: &str = "stopping";
     pub const STOPPED: &str = "stopped";
     pub const GAVE_UP: &str = "boot_gave_up";

@@ -16,6 +16,8 @@ pub(super) const GRACE: u64 = 10_000;
 pub(super) const PROMISE: u64 = 10_000;
 /// Twice what a thawed worker needs to beat again.
 pub(super) const MOMENT: u64 = 100;
+/// In which a worker that beats again gets its share back.
+const LOOK: u64 = 100;
 /// From the fork to `Accepting`, at most.
 pub(super) const BOOT: u64 = 520;
 
@@ -47,6 +49,8 @@ pub(super) struct Nature {
     pub(super) never_ready: u64,
     pub(super) crash: u64,
     pub(super) hang: u64,
+    /// Beats late, and then goes on.
+    pub(super) nap: u64,
     pub(super) refuses_abort: u64,
     pub(super) slow_drain: u64,
     pub(super) never_drains: u64,
@@ -67,6 +71,7 @@ pub(super) const CALM: Nature = Nature {
     never_ready: 0,
     crash: 0,
     hang: 0,
+    nap: 0,
     refuses_abort: 0,
     slow_drain: 0,
     never_drains: 0,
@@ -84,6 +89,7 @@ pub(super) const STORM: Nature = Nature {
     never_ready: 5,
     crash: 10,
     hang: 10,
+    nap: 20,
     refuses_abort: 50,
     slow_drain: 20,
     never_drains: 10,
@@ -150,7 +156,9 @@ pub(super) struct World {
     planned: u64,
     pub(super) processes: BTreeMap<Pid, Process>,
     next_pid: i32,
-    steered: Vec<SlotId>,
+    pub(super) steered: Vec<SlotId>,
+    /// Whose silence the master knows of.
+    pub(super) silent: BTreeSet<Pid>,
     /// Just thawed: nothing could be done in time.
     thawed: bool,
     /// From here on it may freeze again: everybody had a moment to beat.
@@ -206,6 +214,7 @@ impl World {
             processes: BTreeMap::new(),
             next_pid: 100,
             steered: Vec::new(),
+            silent: BTreeSet::new(),
             thawed: false,
             steady_at: 0,
             ever_ready: false,
@@ -296,7 +305,7 @@ impl World {
             }
             Ahead::RecycleAny => Event::RecycleRequested { pid: self.any()? },
             Ahead::TermAny => Event::DrainBegun { pid: self.any()? },
-            Ahead::Freeze(ms) if self.now < self.steady_at => {
+            Ahead::Freeze(ms) if self.now < self.steady_at || self.naps() => {
                 self.plan(MOMENT, Ahead::Freeze(ms));
                 return None;
             }
@@ -315,8 +324,9 @@ impl World {
             Event::Accepting { pid } => {
                 let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Going)?;
                 p.state = State::Serving;
+                p.due = now;
                 // Sooner than a trial can be over.
-                if self.bad.contains(&self.processes[&pid].generation) {
+                if self.bad.contains(&p.generation) {
                     let delay = self.dice.below(490);
                     self.plan_fact(delay, Event::Exited { pid });
                 }
@@ -334,6 +344,10 @@ impl World {
                 }
             }
             Event::ScaleRequested { caller, .. } | Event::ReloadRequested { caller } => self.callers.extend(caller),
+            Event::SlotSilent { slot } => {
+                let late = |p: &Process| p.slot == slot && p.state == State::Serving && p.due < now;
+                self.silent.extend(self.processes.iter().filter(|(_, p)| late(p)).map(|(&pid, _)| pid));
+            }
             Event::Beat { .. }
             | Event::StopRequested { .. }
             | Event::Grown { .. }
@@ -349,12 +363,20 @@ impl World {
     fn beat(&mut self, pid: Pid) {
         let Some(slot) = self.processes.get(&pid).map(|p| p.slot) else { return };
         let hangs = self.dice.chance(self.nature_of(slot).hang);
+        let nap = if self.dice.chance(self.nature_of(slot).nap) { self.dice.below(TIMEOUT) } else { 0 };
         let due = self.now + PROMISE;
         let Some(p) = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung) else { return };
         p.due = due;
         p.hung = hangs;
-        self.plan(PROMISE, Ahead::Beat(pid));
+        self.plan(PROMISE + nap, Ahead::Beat(pid));
+        let told = PROMISE + 1 + self.dice.below(100);
+        self.plan_fact(told, Event::SlotSilent { slot });
         self.maybe_crash(pid);
+    }
+
+    /// Who naps when the machine freezes twice has not beaten between, and is taken for hung.
+    fn naps(&self) -> bool {
+        self.processes.values().any(|p| p.state == State::Serving && !p.hung && p.due < self.now)
     }
 
     /// The machine stands still, and never wakes within the second after a deadline: that is not taken for an oversleep.
@@ -400,6 +422,9 @@ impl World {
         }
         let beats = self.processes.iter_mut().filter(|(_, p)| p.due_read != p.due).map(|(&pid, p)| {
             p.due_read = p.due;
+            if p.due >= self.now {
+                self.silent.remove(&pid);
+            }
             Event::Beat { pid, due: Instant(p.due) }
         });
         let events: Vec<Event> = beats.chain(event).collect();
@@ -625,19 +650,25 @@ impl World {
             };
             assert!(self.now <= until.0, "a wake-up was lost, it is {}: {w:?}", self.now);
         }
+        for pid in &self.silent {
+            let beaten = self.processes.get(pid).filter(|p| p.state == State::Serving && p.due != p.due_read);
+            let since = beaten.map_or(self.now, |p| p.due - PROMISE);
+            assert!(self.now <= since + LOOK || !self.steers(), "{pid:?} beats again since {since}: {}", self.now);
+        }
+    }
+
+    fn steers(&self) -> bool {
+        matches!(self.master.stage(), Stage::Running | Stage::Delaying { .. })
     }
 
     fn check(&self) {
         let deadline = self.master.deadline();
         assert!(deadline.is_none_or(|deadline| deadline.0 > self.now), "spin: {:?}", self.master);
-        let (steers, delays) = match self.master.stage() {
-            Stage::Running => (true, false),
-            Stage::Delaying { .. } => (true, true),
-            Stage::Stopping { .. } | Stage::Done => (false, false),
-        };
-        let live = self.live();
+        let (steers, delays) = (self.steers(), matches!(self.master.stage(), Stage::Delaying { .. }));
+        let (live, well) = (self.live(), self.well());
         if steers && !live.is_empty() {
-            assert_eq!(self.steered, live, "steered past the serving slots");
+            let expected = if well.is_empty() { live } else { well };
+            assert_eq!(self.steered, expected, "steered past the serving slots, or to the silent");
         }
         let deaf = |w: &&Worker| w.serving() && !w.pid.is_some_and(|pid| self.processes[&pid].announced);
         let deaf: Vec<_> = self.master.workers().iter().filter(|w| delays && deaf(w)).collect();
@@ -646,8 +677,18 @@ impl World {
 
     /// The slots below the target whose worker serves, in order.
     pub(super) fn live(&self) -> Vec<SlotId> {
+        self.slots_of(|_| true)
+    }
+
+    /// Those of them that somebody serves who is not known to be silent.
+    pub(super) fn well(&self) -> Vec<SlotId> {
+        self.slots_of(|pid| !self.silent.contains(&pid))
+    }
+
+    fn slots_of(&self, able: impl Fn(Pid) -> bool) -> Vec<SlotId> {
         let serving = self.master.workers().iter().filter(|w| w.serving() && w.slot.0 < self.master.target());
-        serving.map(|w| w.slot).collect::<BTreeSet<_>>().into_iter().collect()
+        let able = serving.filter(|w| w.pid.is_some_and(&able));
+        able.map(|w| w.slot).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub(super) fn serving(&self) -> u32 {

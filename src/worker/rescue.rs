@@ -1,0 +1,152 @@
+//! Looking after the siblings: who cannot accept what waits in his slot, and taking it for him.
+//!
+//! Owns: telling from the scoreboard and the queues who needs it, and telling the master who is silent. Refuses: how
+//! often (`beat`), what is done about a silent worker (the master), and anything while this worker drains.
+
+use std::{os::fd::AsFd, time::Duration};
+
+use tokio::task::yield_now;
+
+use super::{
+    accept,
+    connection::{Answer, Serve},
+    shared::Shared,
+};
+use crate::{
+    channel::ToMaster,
+    scoreboard::State,
+    sys::{
+        clock,
+        poll::{Interest, wait},
+    },
+};
+
+/// From each slot in a turn of the loop: what was accepted and not answered is lost if this worker crashes.
+const PER_TURN: u32 = 8;
+
+/// After so many turns the siblings, which look as well, get theirs.
+const TURNS: u32 = 8;
+
+/// At the first look after the machine stood still everybody is late; at the second nobody who is well.
+const LOOKS_UNTIL_TOLD: u32 = 2;
+
+/// What one worker sees of the others.
+pub(super) struct Watch<S> {
+    slot: u32,
+    shared: &'static Shared,
+    app: S,
+    /// One to each slot this worker has sockets of.
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sibling {
+    sign: Option<Sign>,
+    /// At the last look its queue held something, and it had done nothing since the look before.
+    suspect: bool,
+    /// Looks in a row that found it late.
+    late: u32,
+}
+
+/// What the worker of a slot shows of itself: the same twice, and it did nothing between.
+#[derive(Clone, Copy, PartialEq)]
+struct Sign {
+    due: u64,
+    activity: u64,
+}
+
+impl<S> Watch<S> {
+    pub(super) fn new(slot: u32, shared: &'static Shared, app: S) -> Self {
+        let siblings = vec![Sibling::default(); shared.listeners.room() as usize];
+        Self { slot, shared, app, siblings }
+    }
+
+    /// Rescues from whoever needs it, with a `beat` after each turn of the loop. Whether the next look should come soon.
+    pub(super) async fn turn<B>(&mut self, beat: impl Fn()) -> bool
+    where
+        S: Serve<B>,
+        B: Answer,
+    {
+        if self.shared.drains() {
+            return false;
+        }
+        let mut needy = self.look();
+        for _ in 0..TURNS {
+            needy.retain(|slot| self.rescue(*slot));
+            if needy.is_empty() {
+                break;
+            }
+            yield_now().await;
+            beat();
+            if self.shared.drains() {
+                return false;
+            }
+        }
+        self.siblings.iter().any(|sibling| sibling.suspect || (1..LOOKS_UNTIL_TOLD).contains(&sibling.late))
+    }
+
+    /// The slots whose queue holds something that their worker will not take now.
+    fn look(&mut self) -> Vec<u32> {
+        let now = clock::now();
+        let signs = self.signs();
+        let mut watched = Vec::new();
+        for ((slot, sibling), sign) in (0..).zip(&mut self.siblings).zip(signs) {
+            if slot == self.slot {
+                continue;
+            }
+            let suspect = std::mem::take(&mut sibling.suspect);
+            let idle = std::mem::replace(&mut sibling.sign, sign) == sign;
+            let late = sign.is_some_and(|sign| sign.due < now);
+            sibling.late = if late { sibling.late.saturating_add(1) } else { 0 };
+            if sibling.late == LOOKS_UNTIL_TOLD {
+                self.shared.say(&ToMaster::Silent { slot });
+            }
+            let alone = late || sign.is_none();
+            if alone || idle {
+                let sockets = self.shared.listeners.of_slot(slot);
+                watched.extend(sockets.map(|socket| (slot, alone || suspect, socket.as_fd())));
+            }
+        }
+        let asked: Vec<_> = watched.iter().map(|(_, _, socket)| (*socket, Interest::Read)).collect();
+        // One call for all. Where it fails, for want of memory, the next look asks again.
+        let full = wait(&asked, Some(Duration::ZERO)).unwrap_or_default();
+        let mut needy = Vec::new();
+        for ((slot, helpless, _), _) in watched.iter().zip(full).filter(|(_, full)| *full) {
+            if *helpless && !needy.contains(slot) {
+                needy.push(*slot);
+            }
+            if let Some(sibling) = self.siblings.get_mut(*slot as usize) {
+                sibling.suspect = !helpless;
+            }
+        }
+        needy
+    }
+
+    /// Of each slot's worker; of several, that which promised the most: a slot is well as long as one is.
+    fn signs(&self) -> Vec<Option<Sign>> {
+        let mut signs = vec![None; self.siblings.len()];
+        for row in self.shared.scoreboard.rows().filter(|row| row.state() == State::Serving) {
+            let sign = Sign { due: row.due(), activity: row.activity() };
+            if let Some(known) = signs.get_mut(row.slot() as usize)
+                && known.is_none_or(|known: Sign| known.due < sign.due)
+            {
+                *known = Some(sign);
+            }
+        }
+        signs
+    }
+
+    /// Whether there may be more.
+    fn rescue<B>(&self, slot: u32) -> bool
+    where
+        S: Serve<B>,
+        B: Answer,
+    {
+        let sockets = self.shared.listeners.of_slot(slot);
+        sockets.fold(false, |more, socket| {
+            let taken = accept::take(socket, PER_TURN, self.shared, &self.app);
+            self.shared.row.rescued(taken);
+            more || taken == PER_TURN
+        })
+    }
+}

@@ -1,0 +1,44 @@
+//! Runs another program as on a kernel that refuses to steer: `no_steering program [arguments]`.
+//!
+//! Owns: one seccomp filter, under which setsockopt(SO_ATTACH_REUSEPORT_CBPF) fails with EPERM, here and in everything
+//! started from here. Refuses: everything else; in particular it changes nothing else of what it starts.
+#![allow(unsafe_code, reason = "seccomp is two system calls that no library here wraps")]
+
+use std::{env, io, os::unix::process::CommandExt, process::Command};
+
+/// `linux/socket.h`; libc has it for Android only.
+const SO_ATTACH_REUSEPORT_CBPF: u32 = 51;
+
+/// Where `struct seccomp_data` holds the number of the call, and the low half of its third argument.
+const NUMBER: u32 = 0;
+const OPTION: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
+
+fn refuse_steering() -> io::Result<()> {
+    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    let jump_unless = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    let give = (libc::BPF_RET | libc::BPF_K) as u16;
+    let instruction = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
+    let mut filter = [
+        instruction(load, 0, NUMBER),
+        instruction(jump_unless, 3, libc::SYS_setsockopt as u32),
+        instruction(load, 0, OPTION),
+        instruction(jump_unless, 1, SO_ATTACH_REUSEPORT_CBPF),
+        instruction(give, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        instruction(give, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: without privileges to gain, which the first call gives up, the second reads `program` and the instructions
+    // it points at, copies them, and keeps no reference.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+    };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = env::args_os().skip(1);
+    let program = arguments.next().ok_or("usage: no_steering program [arguments]")?;
+    refuse_steering()?;
+    Err(Command::new(program).args(arguments).exec().into())
+}

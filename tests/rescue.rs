@@ -1,0 +1,212 @@
+//! Promise: who connects to a worker that stands still, or is not there, hardly waits: siblings take the connection.
+
+mod common;
+
+use std::{net::SocketAddr, thread, time::Duration};
+
+use common::{
+    Canary, Connection, Failure, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, build_example, events,
+    eventually, field, get, now, observe_for, request,
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_oxicorn");
+const PATH: &str = "/debug/connections";
+/// Of a client, while siblings have traffic and from idle.
+const BUSY_WAIT: Duration = Duration::from_millis(100);
+const IDLE_WAIT: Duration = Duration::from_millis(400);
+
+fn debugging(launch: Launch) -> Launch {
+    launch.set("log.level", r#""debug""#).set("workers.count", "4")
+}
+
+/// Where the kernel lets nobody steer. It replaces itself, so that it is the master and not the master's parent.
+fn without_steering() -> Launch {
+    debugging(
+        Launch::of(build_example("no_steering"))
+            .arg(BINARY)
+            .set("service.sqlite_path", r#""{dir}/facts.db""#)
+            .set("service.debug", "true"),
+    )
+}
+
+/// Connections that come whether or not those before are answered; the longest wait, counted from connect().
+fn arrivals(address: SocketAddr, count: u32, every: Duration) -> Duration {
+    let begin = now();
+    let ask = |at: Duration| -> Result<Duration, Failure> {
+        thread::sleep((begin + at).saturating_duration_since(now()));
+        let asked = now();
+        let answer = Connection::open(address)?.ask(&request("GET", PATH, &[("Connection", "close")], b""))?;
+        assert_eq!(answer.status, 200);
+        Ok(asked.elapsed())
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..count).map(|nth| scope.spawn(move || ask(every * nth))).collect();
+        let waits = clients.into_iter().map(|client| client.join().expect("a client does not panic"));
+        waits.map(|wait| wait.unwrap_or_else(|failure| panic!("lost: {failure}"))).max().unwrap_or_default()
+    })
+}
+
+fn stop(supervisor: &Supervisor, victim: u32) {
+    supervisor.signal_worker(victim, Signal::SIGSTOP);
+    eventually("the worker stands still", PATIENCE, || (Process(victim).state() == Some('T')).then_some(()));
+}
+
+/// One of the workers stands still for two seconds, five times; the median of the longest waits. The machine's own
+/// stalls are not the supervisor's.
+fn median_wait(supervisor: &Supervisor, before: Duration, load: impl Fn() -> Duration) -> Duration {
+    let mut waits: Vec<_> = (0..5)
+        .map(|run| {
+            observe_for(before);
+            let victim = supervisor.serving_pids()[run % 4];
+            let canary = Canary::start();
+            stop(supervisor, victim);
+            let stopped = now();
+            let wait = load();
+            let stall = canary.longest();
+            observe_for(Duration::from_secs(2).saturating_sub(stopped.elapsed()));
+            supervisor.signal_worker(victim, Signal::SIGCONT);
+            eventually("it serves again", PATIENCE, || {
+                (get(supervisor.address(), PATH).pid() == Some(victim)).then_some(())
+            });
+            eprintln!("longest wait {wait:?}, the machine stood still for {stall:?}");
+            wait.saturating_sub(stall)
+        })
+        .collect();
+    waits.sort();
+    waits[waits.len() / 2]
+}
+
+fn rescued(supervisor: &Supervisor) -> u64 {
+    supervisor.status()["totals"]["rescued"].as_u64().expect("a count")
+}
+
+#[test]
+fn nobody_waits_long_for_a_worker_that_stands_still() {
+    let supervisor = debugging(Launch::new()).serving(4);
+    let address = supervisor.address();
+    let busy = Load::start(address, PATH, 4, Mode::PerRequest { think_ms: 10 });
+    let wait =
+        median_wait(&supervisor, Duration::from_millis(100), || arrivals(address, 400, Duration::from_millis(5)));
+    assert!(wait < BUSY_WAIT, "a client waited {wait:?} under traffic");
+    busy.finish().assert_nothing_lost();
+    let before = rescued(&supervisor);
+    assert!(before > 0, "nobody was rescued: the test met no queue");
+
+    let wait = median_wait(&supervisor, Duration::from_secs(1), || arrivals(address, 16, Duration::ZERO));
+    assert!(wait < IDLE_WAIT, "a client waited {wait:?} from idle");
+    assert!(rescued(&supervisor) > before, "nobody was rescued from idle: the test met no queue");
+    assert_eq!(supervisor.log().count(events::EXITED), 0);
+}
+
+/// Its promise to beat again in 300 ms still stands while it does nothing.
+#[test]
+fn a_handler_that_blocks_an_idle_worker_blocks_no_new_client() {
+    let supervisor = debugging(Launch::new()).serving(4);
+    let canary = Canary::start();
+    let mut waits: Vec<_> = (0..5)
+        .map(|_| {
+            observe_for(Duration::from_secs(1));
+            let mut blocked = Connection::open(supervisor.address()).expect("a connection");
+            blocked.send(&request("GET", "/debug/block/1500", &[], b"")).expect("sent");
+            let wait = arrivals(supervisor.address(), 16, Duration::from_millis(1));
+            assert_eq!(blocked.answer().expect("an answer, late").status, 200);
+            wait
+        })
+        .collect();
+    waits.sort();
+    let wait = waits[2].saturating_sub(canary.longest());
+    assert!(wait < IDLE_WAIT, "a client waited {wait:?}: {waits:?}");
+}
+
+/// The slots that new connections go to, as last told.
+fn steered(supervisor: &Supervisor) -> Option<String> {
+    let log = supervisor.log();
+    let line = log.lines_of("steered").last()?;
+    field(line, "live").map(str::to_owned)
+}
+
+#[test]
+fn a_silent_worker_gets_no_new_connections_until_it_beats_again() {
+    let supervisor = debugging(Launch::new()).serving(4);
+    let all = || eventually("all are steered to", PATIENCE, || (steered(&supervisor)? == "[0, 1, 2, 3]").then_some(()));
+    all();
+    let slots = supervisor.status()["workers"].clone();
+    let worker = slots.as_array().and_then(|all| all.iter().find(|worker| worker["slot"] == 1)).expect("slot 1 serves");
+    let victim = worker["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+    stop(&supervisor, victim);
+    let stopped = now();
+    eventually("it is steered around", PATIENCE, || (steered(&supervisor)? == "[0, 2, 3]").then_some(()));
+    eprintln!("steered around after {:?}", stopped.elapsed());
+    observe_for(Duration::from_secs(1));
+    supervisor.signal_worker(victim, Signal::SIGCONT);
+    all();
+    supervisor.wait_log("worker_heard_again", 1, PATIENCE);
+    assert_eq!((supervisor.log().count(events::HUNG), supervisor.log().count(events::EXITED)), (0, 0));
+}
+
+#[test]
+fn all_may_be_silent_and_nobody_is_lost() {
+    let supervisor = debugging(Launch::new()).serving(4);
+    for victim in supervisor.serving_pids() {
+        stop(&supervisor, victim);
+    }
+    let queued = thread::scope(|scope| {
+        let clients = scope.spawn(|| arrivals(supervisor.address(), 40, Duration::from_millis(5)));
+        observe_for(Duration::from_millis(700));
+        for victim in supervisor.worker_pids() {
+            supervisor.signal_worker(victim, Signal::SIGCONT);
+        }
+        clients.join().expect("nobody is lost")
+    });
+    assert!(queued > BUSY_WAIT, "they did not stand still");
+}
+
+#[test]
+fn without_steering_the_service_says_so_once_and_nobody_waits() {
+    let supervisor = without_steering().serving(4);
+    assert_eq!(supervisor.log().count("steering_refused"), 1);
+    let busy = Load::start(supervisor.address(), PATH, 4, Mode::PerRequest { think_ms: 10 });
+    let wait = median_wait(&supervisor, Duration::from_millis(100), || {
+        arrivals(supervisor.address(), 400, Duration::from_millis(5))
+    });
+    assert!(wait < BUSY_WAIT, "a client waited {wait:?}");
+    busy.finish().assert_nothing_lost();
+    assert_eq!(supervisor.log().count("steering_refused"), 1);
+}
+
+#[test]
+fn without_steering_scaling_loses_nothing() {
+    let mut supervisor = without_steering().serving(4);
+    let scale = |workers: &str| supervisor.ctl(&[BINARY, "scale", workers]);
+    // Both were there before anybody of slot 4 to 7 was, and stay.
+    for workers in ["1", "8", "2", "6", "2"] {
+        let scaled = scale(workers);
+        assert!(scaled.status.success(), "{}", String::from_utf8_lossy(&scaled.stderr));
+        let load = Load::start(supervisor.address(), PATH, 4, Mode::PerRequest { think_ms: 10 });
+        arrivals(supervisor.address(), 100, Duration::from_millis(5));
+        load.finish().assert_nothing_lost();
+        observe_for(Duration::from_millis(600));
+        let wait = arrivals(supervisor.address(), 40, Duration::ZERO);
+        eprintln!("{workers} workers: {wait:?} from idle");
+    }
+    let scaled = scale("9");
+    assert!(!scaled.status.success(), "a slot that not all can rescue was made");
+    assert!(supervisor.log().0.contains("room for 8 workers"), "the reason is told");
+    arrivals(supervisor.address(), 40, Duration::ZERO);
+    supervisor.stop();
+}
+
+#[test]
+fn without_steering_a_recycle_and_a_kill_lose_nothing_that_waited() {
+    let supervisor = without_steering().set("workers.max_requests", "100").serving(4);
+    let load = Load::start(supervisor.address(), PATH, 6, Mode::PerRequest { think_ms: 5 });
+    supervisor.wait_log(events::RECYCLE_ASKED, 8, 2 * PATIENCE);
+    load.finish().assert_nothing_lost();
+    let victim = supervisor.serving_pids()[0];
+    stop(&supervisor, victim);
+    thread::scope(|scope| {
+        let clients = scope.spawn(|| arrivals(supervisor.address(), 100, Duration::from_millis(2)));
+        supervisor.signal_worker(victim, Signal::SIGKILL);
+        clients.join().expect("nobody is lost")
+    });
+}
