@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks
+.PHONY: help run test test-full lint full-only mutants release-checks chaos nginx
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,19 +14,26 @@ lint: ## formatting and clippy
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-test: lint target/python target/prometheus ## everything a change has to pass
+test: lint target/python target/prometheus nginx ## everything a change has to pass
 	cargo test --examples --no-run
 	cargo test --no-fail-fast
 
 test-full: test full-only ## test, then what is too slow for every change
 
-full-only: mutants release-checks
+full-only: mutants release-checks chaos
 
 mutants: ## break the master's mind in known ways; the simulator has to notice each
 	tests/mutants/run.sh
 
 release-checks: ## what is promised of the release build: size of the master, time to start
 	cargo test --release --test boot -- --nocapture the_master_is_one_small_thread it_answers_soon_after_its_start
+
+chaos: nginx ## a storm of reloads, scaling, recycles and hangs, and not one request lost (SECONDS=60 SEED=1)
+	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
+
+# The witness that the chaos client can see a loss at all.
+nginx:
+	command -v nginx >/dev/null || test -x /usr/sbin/nginx || { apt-get update -qq && apt-get install -y -qq nginx-light; }
 
 # Prometheus' own parser and promtool, for tests/metrics.rs.
 target/python:
