@@ -137,7 +137,8 @@ impl Swarm {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime for the clients");
         let handle = runtime.handle().clone();
         let (manners, at, told) = (manners.to_vec(), target.clone(), Arc::clone(&shared));
-        let thread = thread::spawn(move || runtime.block_on(swarm(at, path, manners, seed, told)));
+        let clients = move || runtime.block_on(swarm(at, path, manners, seed, told));
+        let thread = thread::Builder::new().spawn(clients).expect("a thread for the clients");
         Self { target, shared, handle, thread: Some(thread) }
     }
 
