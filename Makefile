@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks chaos nginx
+.PHONY: help run test test-full lint full-only mutants release-checks chaos needs
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,7 @@ lint: ## formatting and clippy
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-test: lint target/python target/prometheus nginx ## everything a change has to pass
+test: lint needs ## everything a change has to pass
 	cargo test --examples --no-run
 	cargo test --no-fail-fast
 
@@ -28,14 +28,16 @@ mutants: ## break the master's mind in known ways; the simulator has to notice e
 release-checks: ## what is promised of the release build: size of the master, time to start
 	cargo test --release --test boot -- --nocapture the_master_is_one_small_thread it_answers_soon_after_its_start
 
-chaos: nginx ## a storm of reloads, scaling, recycles and hangs, and not one request lost (SECONDS=60 SEED=1)
+chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
 	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
-# The witness that the chaos client can see a loss at all.
-nginx:
-	command -v nginx >/dev/null || test -x /usr/sbin/nginx || { apt-get update -qq && apt-get install -y -qq nginx-light; }
+# Prometheus' own parser and promtool for tests/metrics.rs; the others are found by name.
+needs: target/python target/prometheus
+	@for program in nginx systemd-socket-activate patch; do \
+		command -v $$program >/dev/null || missing=yes; \
+	done; \
+	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends nginx systemd patch; }
 
-# Prometheus' own parser and promtool, for tests/metrics.rs.
 target/python:
 	python3 -m pip install --quiet --target $@.new prometheus-client==0.26.0
 	mv $@.new $@
