@@ -28,10 +28,10 @@ mutants: ## break the master's mind in known ways; the simulator has to notice e
 release-checks: ## what is promised of the release build: size of the master, time to start
 	cargo test --release --test boot -- --nocapture the_master_is_one_small_thread it_answers_soon_after_its_start
 
-chaos: needs ## a storm of reloads, scaling, recycles and hangs, and not one request lost (SECONDS=60 SEED=1)
+chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
 	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
-# Prometheus' own parser and promtool for tests/metrics.rs; nginx is the witness that the storms' clients can see a loss.
+# Prometheus' own parser and promtool for tests/metrics.rs; the others are found by name.
 needs: target/python target/prometheus
 	@for program in nginx systemd-socket-activate patch; do \
 		command -v $$program >/dev/null || missing=yes; \

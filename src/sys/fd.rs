@@ -200,6 +200,17 @@ pub(crate) fn has_room(fd: BorrowedFd<'_>) -> bool {
     poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].any().unwrap_or(false)
 }
 
+/// Whether a socket was shut down for good, or its other end was.
+pub(crate) fn hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(fd, PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].any().unwrap_or(false)
+}
+
+/// What accept(2) says of a TCP listener that was shut down.
+pub(crate) fn closed() -> io::Error {
+    Errno::EINVAL.into()
+}
+
 #[cfg(test)]
 mod tests {
     use std::{

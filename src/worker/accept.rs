@@ -2,7 +2,7 @@
 //!
 //! Owns: how many at a turn, and what an error of accept means. Refuses: what happens on a connection (`connection`).
 
-use std::{io, time::Duration};
+use std::{future::poll_fn, io, os::fd::AsFd, task::Poll, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -120,7 +120,15 @@ impl Listener {
     async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            // Of a unix listener that was shut down accept(2) says EAGAIN and epoll says ready, for ever: `accept` would
+            // never return, and keep the thread. `poll_accept` yields to its budget, and then the socket is asked.
+            Self::Unix(listener) => {
+                poll_fn(|cx| match listener.poll_accept(cx) {
+                    Poll::Pending if fd::hung_up(listener.as_fd()) => Poll::Ready(Err(fd::closed())),
+                    accepted => accepted.map_ok(|(stream, _)| Stream::Unix(stream)),
+                })
+                .await
+            }
         }
     }
 }
@@ -142,6 +150,41 @@ impl Stream {
             Self::Unix(stream) => {
                 tokio::spawn(connection::serve(stream, open, shared, app));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener as Std;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// A sibling, or the master on a reload, shuts the shared socket down while this worker waits on it.
+    #[tokio::test]
+    async fn a_listener_that_is_shut_down_ends_its_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let unix = Std::bind(folder.path().join("socket")).unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for socket in [Socket::Unix(unix), Socket::Tcp(tcp)] {
+            let listener = match &socket {
+                Socket::Unix(unix) => {
+                    unix.set_nonblocking(true).unwrap();
+                    Listener::Unix(UnixListener::from_std(unix.try_clone().unwrap()).unwrap())
+                }
+                Socket::Tcp(tcp) => {
+                    tcp.set_nonblocking(true).unwrap();
+                    Listener::Tcp(TcpListener::from_std(tcp.try_clone().unwrap()).unwrap())
+                }
+            };
+            let mut wait = Box::pin(listener.accept());
+            assert!(timeout(Duration::from_millis(20), &mut wait).await.is_err(), "nobody is there to be accepted");
+            socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Both).unwrap();
+            let ended = timeout(Duration::from_secs(5), wait).await.expect("it waits for ever");
+            let error = ended.err().expect("nobody came");
+            assert_eq!(fd::why_not_accepted(&error), NotAccepted::Closed, "{socket:?}");
         }
     }
 }

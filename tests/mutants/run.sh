@@ -30,7 +30,8 @@ for mutant in "$root"/tests/mutants/*.patch; do
         verdict="does not apply any more"
     elif ! builds; then
         verdict="does not build any more"
-    elif passes; then
+    # A few worlds catch most; only who survives them meets all.
+    elif (export SEEDS=20; passes) && passes; then
         verdict="SURVIVES"
     else
         verdict=""
