@@ -20,7 +20,7 @@ test: lint needs ## everything a change has to pass
 
 test-full: test full-only ## test, then what is too slow for every change
 
-full-only: mutants release-checks chaos
+full-only: mutants release-checks
 
 mutants: ## break the master's mind in known ways; the simulator has to notice each
 	tests/mutants/run.sh
