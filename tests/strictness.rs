@@ -8,7 +8,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
 };
 
-use common::{Launch, PATIENCE, Supervisor};
+use common::{Launch, PATIENCE, get};
 use corpus::{Answer, Case};
 
 /// How the bytes of a case are cut.
@@ -103,31 +103,30 @@ fn check(address: SocketAddr, case: &Case, cut: Cut) -> Result<(), String> {
     if rest.is_empty() { Ok(()) } else { Err(format!("more answers: {}", String::from_utf8_lossy(rest))) }
 }
 
-/// Requests that the app got.
-fn requests(supervisor: &Supervisor) -> u64 {
-    supervisor.status()["totals"]["requests"].as_u64().expect("a number")
+/// Requests that the app got; the page itself is none.
+fn requests(address: SocketAddr) -> u64 {
+    let page = get(address, "/metrics").text();
+    let count = page.lines().find_map(|line| line.strip_prefix("oxicorn_requests_total "));
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no such line: {page}"))
 }
 
 /// Sends the whole corpus, and compares what the app got with what it may get.
 fn send_all(cuts: &[Cut]) {
-    let mut supervisor = Launch::new().set("workers.count", "1").serving(1);
-    let cases = corpus::cases();
-    let mut wrong = Vec::new();
-    for &cut in cuts {
-        // One by one, so that a case that should not have reached the app is named.
-        for case in &cases {
-            let before = requests(&supervisor);
-            if let Err(why) = check(supervisor.address(), case, cut) {
-                wrong.push(format!("{}, {cut:?}: {why}", case.name));
-            }
-            let reached = case.answers.iter().filter(|answer| answer.reaches_the_app()).count() as u64;
-            let seen = requests(&supervisor) - before;
-            if seen != reached {
-                wrong.push(format!("{}, {cut:?}: the app got {seen} requests, and not {reached}", case.name));
-            }
+    let mut supervisor = Launch::new().set("workers.count", "1").set("http.metrics_path", r#""/metrics""#).serving(1);
+    let (address, cases, mut wrong) = (supervisor.address(), corpus::cases(), Vec::new());
+    for (case, &cut) in cases.iter().flat_map(|case| cuts.iter().map(move |cut| (case, cut))) {
+        let before = requests(address);
+        if let Err(why) = check(address, case, cut) {
+            wrong.push(format!("{}, {cut:?}: {why}", case.name));
+        }
+        let reached = case.answers.iter().filter(|answer| answer.reaches_the_app()).count() as u64;
+        let seen = requests(address) - before;
+        if seen != reached {
+            wrong.push(format!("{}, {cut:?}: the app got {seen} requests, and not {reached}", case.name));
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cuts.len() * cases.len(), wrong.join("\n"));
+    assert_eq!(supervisor.status()["totals"]["requests"], requests(address), "status and metrics agree");
     supervisor.stop();
 }
 
