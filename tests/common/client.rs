@@ -113,6 +113,11 @@ impl Connection {
         self.stream.set_read_timeout(Some(within)).expect("a timeout that is not zero");
     }
 
+    /// Sends a FIN, and can still read.
+    pub fn finish_sending(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("a connected socket");
+    }
+
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.stream.write_all(bytes).map_err(|error| classify(&error, false))
     }
@@ -210,6 +215,17 @@ impl Connection {
                 }
             }
         }
+        while self.fill()? {}
+        Ok(std::mem::take(&mut self.unread))
+    }
+
+    /// So many bytes, as they come.
+    pub fn read(&mut self, count: usize) -> Result<Vec<u8>, Failure> {
+        self.take(count)
+    }
+
+    /// All that still comes, to the clean end of the connection.
+    pub fn read_to_end(&mut self) -> Result<Vec<u8>, Failure> {
         while self.fill()? {}
         Ok(std::mem::take(&mut self.unread))
     }
