@@ -46,7 +46,8 @@ impl App {
         let (stop, stopping) = watch::channel(false);
         let store =
             open(&WorkerContext::for_test(Tables::default(), watch::channel(false).1), &settings).await.unwrap();
-        let router = routes(&WorkerContext::for_test(Tables::default(), stopping), &settings, store.clone());
+        let router =
+            routes(&WorkerContext::for_test(Tables::default(), stopping), &settings, Token::default(), store.clone());
         Self { router, store, stop, _folder: folder }
     }
 
@@ -156,6 +157,7 @@ async fn each_mistake_has_its_status_and_names_its_field() {
     let json_type = "application/json";
     let long = |n| format!("{{\"text\": \"{}\"}}", "é".repeat(n));
     let tags = |tags: Value| json!({"text": "x", "tags": tags}).to_string();
+    let long_tag = &format!("/facts?tag={}", "x".repeat(65));
     let cases: Vec<(&str, &str, &str, String, u16, &str, &str)> = vec![
         // method, path, content type, body, status, type, field
         ("POST", "/facts", json_type, "".into(), 400, "bad_request", "body"),
@@ -188,6 +190,8 @@ async fn each_mistake_has_its_status_and_names_its_field() {
         ("GET", "/facts?limit=101", "", "".into(), 422, "validation_error", "limit"),
         ("GET", "/facts?limit=-1", "", "".into(), 422, "validation_error", "limit"),
         ("GET", "/facts?limit=ten", "", "".into(), 422, "validation_error", "limit"),
+        ("GET", "/facts?cursor=01A20155-6968-7621-88BE-AE16C701F5B1", "", "".into(), 400, "bad_request", "cursor"),
+        ("GET", long_tag, "", "".into(), 422, "validation_error", "tag"),
         ("GET", "/facts?cursor=zzz", "", "".into(), 400, "bad_request", "cursor"),
         ("GET", "/nowhere", "", "".into(), 404, "not_found", ""),
         ("GET", "/debug/sleep/long", "", "".into(), 422, "validation_error", "ms"),
