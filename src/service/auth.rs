@@ -40,7 +40,7 @@ impl Token {
     /// When the file cannot be read, is empty, or holds what no client can send.
     pub(super) fn of(worker: &WorkerContext, settings: &Settings) -> Result<Self, TokenError> {
         if !settings.bearer_token.is_empty() {
-            return Ok(Self(Some(settings.bearer_token.reveal().into())));
+            return Ok(Self(Some(settings.bearer_token.expose().into())));
         }
         if settings.bearer_token_file.as_os_str().is_empty() {
             return Ok(Self::default());

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::error::{ApiError, BadBody, Detail, documented};
+use super::error::{ApiError, Detail, TooLarge, documented};
 use crate::WorkerContext;
 
 /// What `/debug/allocate` holds on to.
@@ -120,7 +120,7 @@ async fn allocate(State(leak): State<Leak>, mib: Result<Path<u32>, PathRejection
 /// Return the body
 #[utoipa::path(post, path = "/debug/echo", tag = "debug", request_body(content = String, content_type = "*/*"), responses(
     (status = 200, description = "The body, under the type it came with", body = String, content_type = "*/*"),
-    BadBody,
+    TooLarge,
 ))]
 async fn echo(headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
     let mut response = body?.into_response();

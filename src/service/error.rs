@@ -209,7 +209,12 @@ documented!(
     [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::SERVICE_UNAVAILABLE].map(ApiError::of_the_store)
 );
 documented!(
-    /// How a body may be refused, apart from what it says.
+    /// How any body may be refused.
+    TooLarge,
+    [ApiError::payload_too_large()]
+);
+documented!(
+    /// How a body that is to be JSON may be refused, apart from what it says.
     BadBody,
     [
         ApiError::bad_request("body", "is not JSON: EOF while parsing an object at line 1 column 1"),

@@ -84,13 +84,8 @@ async fn create(_: Writer, State(facts): State<Facts>, draft: Draft) -> Result<R
     tag = "facts",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many; 20 if not said"),
-        (
-            "cursor" = Option<String>,
-            Query,
-            pattern = "^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$",
-            description = "`next_cursor` of the page before; empty: the first page",
-        ),
-        ("tag" = Option<String>, Query, max_length = 64, description = "Only facts with this tag; empty: all"),
+        ("cursor" = Option<String>, Query, format = Uuid, description = "`next_cursor` of the page before"),
+        ("tag" = Option<String>, Query, min_length = 1, max_length = 64, description = "Only facts with this tag"),
     ),
     responses(
         (
@@ -202,18 +197,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Page {
             .await
             .map_err(|rejection| ApiError::bad_request("query", rejection.body_text()))?;
         let mut page = Self { limit: LIMIT_DEFAULT, before: Uuid::max().to_string(), tag: None };
-        // An empty value counts as absent, so that a client may always send all three names.
-        for (name, value) in pairs.into_iter().filter(|(_, value)| !value.is_empty()) {
+        for (name, value) in pairs {
             match name.as_str() {
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
                     page.limit = limit.ok_or_else(bad_limit)?;
                 }
-                "cursor" => page.before = cursor(value)?,
-                "tag" if longer_than(&value, TAG_MAX) => {
-                    return Err(ApiError::invalid(vec![Detail::new("tag", tag_length())]));
-                }
-                "tag" => page.tag = Some(value),
+                "cursor" => page.before = Uuid::try_parse(&value).map_err(|_| bad_cursor())?.to_string(),
+                "tag" if is_tag(&value) => page.tag = Some(value),
+                "tag" => return Err(ApiError::invalid(vec![Detail::new("tag", tag_length())])),
                 _ => {}
             }
         }
@@ -225,14 +217,12 @@ fn bad_limit() -> ApiError {
     ApiError::invalid(vec![Detail::new("limit", format!("must be a whole number from 1 to {LIMIT_MAX}"))])
 }
 
-/// An id, written as this service writes ids.
-fn cursor(value: String) -> Result<String, ApiError> {
-    let is_ours = Uuid::try_parse(&value).is_ok_and(|id| id.to_string() == value);
-    if is_ours { Ok(value) } else { Err(bad_cursor()) }
-}
-
 fn bad_cursor() -> ApiError {
     ApiError::bad_request("cursor", "is not one that this service gave out as next_cursor")
+}
+
+fn is_tag(text: &str) -> bool {
+    !text.is_empty() && !longer_than(text, TAG_MAX)
 }
 
 fn tag_length() -> String {
@@ -319,7 +309,7 @@ fn validate(input: Input) -> Result<Draft, ApiError> {
     }
     let mut tags = Vec::new();
     for (i, Tag(tag)) in sent.into_iter().enumerate().take(TAGS_MAX) {
-        if tag.is_empty() || longer_than(&tag, TAG_MAX) {
+        if !is_tag(&tag) {
             refuse(&format!("tags[{i}]"), tag_length());
         } else if !tags.contains(&tag) {
             tags.push(tag);

@@ -40,12 +40,12 @@ struct Report {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, example = json!({"database": "ok"}))]
-    checks: Option<BTreeMap<&'static str, &'static str>>,
+    checks: Option<BTreeMap<String, &'static str>>,
 }
 
 impl Report {
     fn new(status: &'static str, database: &'static str) -> Json<Self> {
-        Json(Self { status, checks: Some(BTreeMap::from([("database", database)])) })
+        Json(Self { status, checks: Some(BTreeMap::from([("database".to_owned(), database)])) })
     }
 }
 

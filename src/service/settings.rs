@@ -62,7 +62,7 @@ impl<'de> Deserialize<'de> for Settings {
         if !settings.bearer_token_file.as_os_str().is_empty() {
             return Err(de::Error::custom("bearer_token and bearer_token_file are both set: which one is it?"));
         }
-        if !auth::is_sendable(settings.bearer_token.reveal()) {
+        if !auth::is_sendable(settings.bearer_token.expose()) {
             return Err(de::Error::custom(format!("bearer_token {}", auth::UNSENDABLE)));
         }
         Ok(settings)
@@ -99,7 +99,9 @@ impl Secret {
         self.0.is_empty()
     }
 
-    pub(super) fn reveal(&self) -> &str {
+    /// The plain text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }

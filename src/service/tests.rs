@@ -190,7 +190,9 @@ async fn each_mistake_has_its_status_and_names_its_field() {
         ("GET", "/facts?limit=101", "", "".into(), 422, "validation_error", "limit"),
         ("GET", "/facts?limit=-1", "", "".into(), 422, "validation_error", "limit"),
         ("GET", "/facts?limit=ten", "", "".into(), 422, "validation_error", "limit"),
-        ("GET", "/facts?cursor=01A20155-6968-7621-88BE-AE16C701F5B1", "", "".into(), 400, "bad_request", "cursor"),
+        ("GET", "/facts?limit=", "", "".into(), 422, "validation_error", "limit"),
+        ("GET", "/facts?tag=", "", "".into(), 422, "validation_error", "tag"),
+        ("GET", "/facts?cursor=", "", "".into(), 400, "bad_request", "cursor"),
         ("GET", long_tag, "", "".into(), 422, "validation_error", "tag"),
         ("GET", "/facts?cursor=zzz", "", "".into(), 400, "bad_request", "cursor"),
         ("GET", "/nowhere", "", "".into(), 404, "not_found", ""),
@@ -275,7 +277,7 @@ async fn pages_do_not_shift_under_inserts_and_deletes() {
     }
     let mut rest = Vec::new();
     loop {
-        let (page, next) = app.texts(&format!("limit=2&cursor={cursor}&tag=")).await;
+        let (page, next) = app.texts(&format!("limit=2&cursor={cursor}")).await;
         rest.extend(page);
         match next {
             Some(next) => cursor = next,
@@ -291,7 +293,7 @@ async fn a_full_last_page_promises_no_further_one() {
     for i in 0..25 {
         app.post(&format!("fact {i}"), &[]).await;
     }
-    let (page, next) = app.texts("limit=&cursor=&tag=&other=1").await;
+    let (page, next) = app.texts("other=1").await;
     assert_eq!(page.len(), 20);
     let (page, next) = app.texts(&format!("limit=5&cursor={}", next.unwrap())).await;
     assert_eq!((page.len(), next), (5, None));
