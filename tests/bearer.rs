@@ -60,6 +60,11 @@ fn writes_need_the_token_of_the_file() {
     fs::write(launch.path("token"), "from-a-file\n").expect("a file in our own folder");
     let supervisor = launch.serving(2);
     holds_the_door(supervisor.address(), "from-a-file");
+
+    fs::write(supervisor.path("token"), "another").expect("a file in our own folder");
+    assert!(supervisor.ctl(&["reload"]).status.success());
+    supervisor.wait_serving(2);
+    holds_the_door(supervisor.address(), "another");
 }
 
 #[test]
@@ -95,6 +100,9 @@ fn a_token_that_cannot_be_used_closes_the_service_not_the_lock() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(sentence) && said.contains("supervisor.toml:") && !said.contains("no good"), "{said}");
     }
+    let output = Launch::new().env("OXICORN_SERVICE__CORS_ORIGINS", "https://a.example, null").arg("check").run();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("service.cors_origins[1]: \"null\" is not an origin"), "{said}");
     for (content, sentence) in
         [(None, "No such file"), (Some("\n"), "is empty"), (Some("two\nlines"), "no client can send")]
     {

@@ -210,8 +210,10 @@ fn docs_come_from_the_binary_under_a_strict_policy() {
     }
     let start = get(address, "/docs/swagger-initializer.js").text();
     assert!(start.contains("/openapi.json") && !start.contains("://"), "{start}");
-    let absent = get(address, "/docs/absent.js");
-    assert_eq!((absent.status, &absent.json()["type"]), (404, &json!("not_found")));
+    for path in ["/docs/absent.js", "/docs/index.html", "/docs/%FF"] {
+        let absent = get(address, path);
+        assert_eq!((absent.status, &absent.json()["type"]), (404, &json!("not_found")), "{path}");
+    }
 }
 
 #[test]

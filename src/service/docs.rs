@@ -123,6 +123,10 @@ async fn file(
 ) -> Result<Response, ApiError> {
     let absent = || ApiError::not_found("Swagger UI has no such file");
     let Path(name) = name.map_err(|_| absent())?;
+    // Its own pages would stand under the policy of all answers, and stay blank.
+    if name.ends_with(".html") {
+        return Err(absent());
+    }
     let file = utoipa_swagger_ui::serve(&name, config).ok().flatten().ok_or_else(absent)?;
     let headers = [
         (CONTENT_TYPE, HeaderValue::try_from(file.content_type).map_err(|_| absent())?),
