@@ -32,7 +32,7 @@ schemathesis: target/schemathesis ## whatever /openapi.json allows and forbids, 
 	cargo test --test strangers -- --nocapture --test-threads 1 schemathesis
 
 browser: target/playwright ## /docs in a headless Chromium: it renders, asks nobody else, and makes a fact
-	which chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
 	cargo test --test strangers -- --nocapture browser
 
 chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
