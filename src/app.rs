@@ -22,7 +22,7 @@ use tower_service::Service;
 use crate::{
     cli::{Cli, Command, Format},
     ctl, error_chain, log,
-    master::{self, Outcome},
+    master::{self, Load, Outcome},
     protocol,
     scoreboard::Row,
     settings::{self, Flags, Resolved, Settings, TableSpec, Whereabouts},
@@ -156,7 +156,13 @@ impl App {
         match (command, resolved) {
             (Command::Run(_), Ok(resolved)) => self.supervise(resolved, flags, cwd),
             (Command::Run(_), Err(problems)) => refuse(&problems.to_string()),
-            (Command::Check { json, .. }, resolved) => check(resolved, json),
+            (Command::Check { json, .. }, resolved) => {
+                let running = resolved
+                    .as_ref()
+                    .ok()
+                    .and_then(|resolved| ctl::would_change(&ctl::Place::of(None, Whereabouts::of(&resolved.settings))));
+                check(resolved, running.as_deref(), json)
+            }
             (Command::Config { json, .. }, Ok(resolved)) => {
                 print!("{}", if json { resolved.to_json() } else { resolved.to_toml() });
                 ExitCode::SUCCESS
@@ -201,13 +207,16 @@ impl App {
             return Exit::NoWorkerReady.into();
         }
         let Self { work, prepare, tables } = self;
-        let load = move || {
-            let resolved = settings::resolve(&flags, &settings::environment(), &cwd, &tables)
-                .map_err(|problems| problems.to_string().replace('\n', "; "))?;
-            prepare(&Preparation { resolved: &resolved }).map_err(|error| error_chain(error.as_ref()))?;
-            Ok(resolved)
+        let load = Load {
+            read: Box::new(move || {
+                settings::resolve(&flags, &settings::environment(), &cwd, &tables)
+                    .map_err(|problems| problems.to_string().replace('\n', "; "))
+            }),
+            prepare: Box::new(move |resolved| {
+                prepare(&Preparation { resolved }).map_err(|error| error_chain(error.as_ref()))
+            }),
         };
-        match master::run(resolved, Box::new(load)) {
+        match master::run(resolved, load) {
             Ok(Outcome::Stopped) => ExitCode::SUCCESS,
             Ok(Outcome::NoWorkerReady) => Exit::NoWorkerReady.into(),
             Ok(Outcome::Worker(seed)) => work(*seed),
@@ -267,19 +276,24 @@ fn refuse(sentence: &str) -> ExitCode {
     Exit::Usage.into()
 }
 
-fn check(resolved: Result<Resolved, settings::Problems>, json: bool) -> ExitCode {
+/// `running`: what a reload would change in the service that runs, if one does.
+fn check(resolved: Result<Resolved, settings::Problems>, running: Option<&str>, json: bool) -> ExitCode {
     let (warnings, problems) = match resolved {
         Ok(resolved) => (resolved.warnings, Vec::new()),
         Err(settings::Problems(problems)) => (Vec::new(), problems),
     };
     if json {
-        println!("{}", serde_json::json!({ "ok": problems.is_empty(), "problems": problems, "warnings": warnings }));
+        let ok = problems.is_empty();
+        println!("{}", serde_json::json!({ "ok": ok, "problems": problems, "warnings": warnings, "running": running }));
     } else {
         for warning in &warnings {
             eprintln!("oxicorn: warning: {warning}");
         }
         if problems.is_empty() {
             println!("settings are valid");
+            if let Some(running) = running {
+                println!("{running}");
+            }
         } else {
             return refuse(&settings::Problems(problems).to_string());
         }

@@ -281,6 +281,16 @@ impl Shell {
                 self.inbox.push(Event::ScaleRequested { scale, caller: Some(caller) });
             }
             protocol::Command::Reload => self.request_reload(Some(caller)),
+            protocol::Command::Changes => {
+                let answer = match self.would_change() {
+                    Ok(changes) => protocol::Answer::done(changes),
+                    Err(reason) => protocol::Answer::refused(format!(
+                        "a reload of the running service (pid {}) would be refused: {reason}",
+                        std::process::id()
+                    )),
+                };
+                self.answer(caller, &answer);
+            }
             protocol::Command::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }
     }

@@ -4,6 +4,7 @@
 //! name < `OXICORN_*` < command line < sockets passed to us). Refuses: the syntax of files (`settings::file`), how one
 //! value is read (`settings::value`), and decisions that need two keys at once (`settings::check`).
 
+mod changes;
 mod check;
 mod cpus;
 mod file;
@@ -30,6 +31,7 @@ use serde::Serialize;
 use toml::Value;
 
 pub(crate) use self::{
+    changes::Changes,
     passed::LISTEN_FDS,
     problem::{Origin, Problem, Problems},
 };
@@ -372,7 +374,6 @@ pub(crate) struct Resolved {
     pub(crate) settings: Settings,
     pub(crate) tables: Tables,
     /// Absolute.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a reload names it"))]
     pub(crate) file: Option<PathBuf>,
     /// One sentence each, ready for the log.
     pub(crate) warnings: Vec<String>,
@@ -414,19 +415,6 @@ impl Resolved {
         new.process.name.clone_from(&old.process.name);
         new.control.clone_from(&old.control);
         kept
-    }
-
-    /// The keys whose effective values differ, sorted. `process.env_file` counts as changed when its contents are.
-    pub(crate) fn diff(&self, new: &Self) -> Vec<String> {
-        let (old_keys, new_keys) = (self.flat(), new.flat());
-        let mut changed: Vec<String> = old_keys.keys().chain(new_keys.keys()).cloned().collect();
-        changed.sort();
-        changed.dedup();
-        changed.retain(|key| {
-            old_keys.get(key) != new_keys.get(key)
-                || (key == "process.env_file" && self.settings.process.env != new.settings.process.env)
-        });
-        changed
     }
 }
 

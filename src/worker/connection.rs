@@ -18,19 +18,21 @@ use std::{
     error::Error,
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
     task::{Context, Poll},
     time::Duration,
 };
 
 use hyper::{
+    rt::Write,
     server::conn::{http1, http2},
     service::service_fn,
+    upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep, timeout},
 };
 
 pub use self::body::{Body, BodyError};
@@ -74,6 +76,8 @@ struct Connection {
     refusal: OnceLock<Refusal>,
     /// It speaks what the app makes of it.
     upgraded: AtomicBool,
+    /// The last upgrade that a client asked for and did not get.
+    declined: Mutex<Option<OnUpgrade>>,
 }
 
 impl Connection {
@@ -88,6 +92,18 @@ impl Connection {
             self.refused(refusal);
         }
     }
+
+    /// Once an upgrade was asked for, hyper keeps it pending to the connection's end, and then grants it instead of
+    /// closing. So the last word and the lingering close are left to us.
+    async fn close_if_declined(&self) {
+        let declined = self.declined.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(declined) = declined
+            && let Ok(mut stream) = declined.await
+        {
+            // A client that does not even read the last word is not waited for.
+            let _ = timeout(2 * wire::LINGER, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
+        }
+    }
 }
 
 /// Serves one connection to its end; it counts as open as long as `open` lives.
@@ -98,8 +114,14 @@ where
     B: Answer,
 {
     let activity = Activity::new();
-    let connection =
-        Arc::new(Connection { shared, peer, activity, refusal: OnceLock::new(), upgraded: AtomicBool::new(false) });
+    let connection = Arc::new(Connection {
+        shared,
+        peer,
+        activity,
+        refusal: OnceLock::new(),
+        upgraded: AtomicBool::new(false),
+        declined: Mutex::new(None),
+    });
     let mut sleep = pin!(sleep(Duration::ZERO));
     // The place of the PROXY header: it changes whom the app takes for its client, and has `header_timeout` from accept.
     // The place of the TLS handshake, with the same deadline: `stream` becomes another.
@@ -121,7 +143,8 @@ where
     } else {
         let wire = Wire::http1(stream, greeting.bytes, Arc::clone(&connection), open);
         let serving = http1(shared).serve_connection(wire, service).with_upgrades();
-        live(serving, connection, &mut timer).await;
+        live(serving, Arc::clone(&connection), &mut timer).await;
+        connection.close_if_declined().await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     task::{Context, Poll},
 };
 
@@ -19,7 +19,7 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST},
 };
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::time::timeout;
 use tower_service::Service;
 
@@ -66,6 +66,8 @@ where
 {
     let shared = connection.shared;
     let http1 = request.version() < Version::HTTP_2;
+    let offer = request.extensions().get::<OnUpgrade>().filter(|_| http1);
+    let offer = offer.map(|offer| (offer.clone(), Arc::clone(&connection)));
     let own = if asks_for_metrics(&request, shared) {
         Some(metrics_page(shared))
     } else if let Some(refusal) = if http1 { None } else { fault_of_http2(&request, shared) } {
@@ -93,6 +95,11 @@ where
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if http1 && shared.drains() && !upgraded {
             close_after(&mut response);
+        }
+        if let Some((offer, connection)) = offer
+            && !connection.upgraded.load(Relaxed)
+        {
+            *connection.declined.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer);
         }
         Ok(response)
     }
