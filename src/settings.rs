@@ -4,6 +4,7 @@
 //! name < `OXICORN_*` < command line < sockets passed to us). Refuses: the syntax of files (`settings::file`), how one
 //! value is read (`settings::value`), and decisions that need two keys at once (`settings::check`).
 
+mod access_format;
 mod check;
 mod cpus;
 mod file;
@@ -29,13 +30,15 @@ use std::{
 use serde::Serialize;
 use toml::Value;
 
-pub(crate) use self::{
-    passed::LISTEN_FDS,
-    problem::{Origin, Problem, Problems},
-};
 pub use self::{
+    access_format::AccessFormat,
     table::TableSpec,
     value::{duration, size},
+};
+pub(crate) use self::{
+    access_format::{Form, Part, headers},
+    passed::LISTEN_FDS,
+    problem::{Origin, Problem, Problems},
 };
 
 /// Everything the supervisor is tuned by. A zero duration or count that the key's comment calls a limit is "off".
@@ -155,7 +158,7 @@ pub struct Log {
     pub file: LogTarget,
     pub access: LogTarget,
     pub access_exclude: Vec<String>,
-    pub access_format: String,
+    pub access_format: AccessFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -299,7 +302,7 @@ impl Settings {
                 file: LogTarget::Standard,
                 access: LogTarget::Off,
                 access_exclude: Vec::new(),
-                access_format: "combined".to_owned(),
+                access_format: AccessFormat::combined(),
             },
             control: Control { socket: ControlSocket::Auto },
             process: Process {
