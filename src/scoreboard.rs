@@ -15,7 +15,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-pub(crate) use self::inflight::{InFlight, Notepad, Place};
+pub(crate) use self::inflight::{InFlight, Notepad, Place, X_REQUEST_ID};
 use crate::sys::{clock, shm::Mapping};
 
 /// Fields are only ever appended; a program that reads a higher number than its own refuses.
@@ -81,6 +81,8 @@ mod word {
     pub(super) const SHED: usize = 18;
     /// A counter: connections accepted from the slots of siblings.
     pub(super) const RESCUED: usize = 19;
+    /// A counter: lines of the access log.
+    pub(super) const ACCESS_LINES_DROPPED: usize = 20;
 }
 
 /// What a worker says it is doing.
@@ -103,6 +105,7 @@ pub(crate) struct Totals {
     pub(crate) shed: u64,
     /// Connections accepted from the slot of a sibling that could not.
     pub(crate) rescued: u64,
+    pub(crate) access_lines_dropped: u64,
     /// Requests that ended, by how long they took: see [`DURATION_BOUNDS`].
     pub(crate) durations: [u64; BUCKETS],
     /// What they took together.
@@ -223,6 +226,7 @@ impl Scoreboard {
             sum.cut += row.get(word::CUT);
             sum.shed += row.get(word::SHED);
             sum.rescued += row.get(word::RESCUED);
+            sum.access_lines_dropped += row.get(word::ACCESS_LINES_DROPPED);
             for (bucket, total) in row.durations.iter().zip(&mut sum.durations) {
                 *total += bucket.load(Relaxed);
             }
@@ -301,6 +305,10 @@ impl Row {
 
     pub(crate) fn rescued(&self, connections: u32) {
         self.add(word::RESCUED, u64::from(connections));
+    }
+
+    pub(crate) fn access_lines_dropped(&self, lines: u64) {
+        self.add(word::ACCESS_LINES_DROPPED, lines);
     }
 
     /// Counts a request handed to the app; answers how many this worker was handed.

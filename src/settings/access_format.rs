@@ -97,7 +97,7 @@ impl AccessFormat {
 
     /// # Errors
     /// A sentence that quotes what is not understood, and says what was probably meant.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let form = match text {
             "json" => Form::Json,
             "combined" => Form::Text(parts(COMBINED)?),

@@ -12,6 +12,7 @@ mod wire;
 use std::{
     error::Error,
     future::{Future, poll_fn},
+    net::IpAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -21,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use http::StatusCode;
 use hyper::{server::conn::http1, service::service_fn};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -46,6 +48,13 @@ struct Connection {
     peer: Peer,
     accepted: Instant,
     activity: Activity,
+}
+
+impl Connection {
+    /// Whom the access log names.
+    fn client(&self) -> Option<IpAddr> {
+        self.peer.remote.map(|address| address.ip().to_canonical())
+    }
 }
 
 /// Serves one connection to its end; it counts as open as long as `open` lives.
@@ -124,6 +133,14 @@ where
     })
     .await;
     if let Err(error) = served {
+        // hyper has answered it by itself, with a head alone, and kept nothing of it.
+        if let (Some(access), true) = (&shared.access, error.is_parse()) {
+            let status = match error.is_parse_too_large() {
+                true => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                false => StatusCode::BAD_REQUEST,
+            };
+            access.refused(connection.client(), b"", status, 0, Duration::ZERO);
+        }
         tracing::debug!(event = "connection_error", error = &error as &dyn Error, "a connection ended with an error");
     }
 }

@@ -1,6 +1,6 @@
 //! One request and its answer.
 //!
-//! Owns: the counting of requests, `http.metrics_path`, panics of the app, and `Connection: close` while the worker
+//! Owns: the counting of requests, their ids, `http.metrics_path`, panics of the app, and `Connection: close` while the worker
 //! drains. Refuses: when a connection ends (`connection`), and everything that is bytes (`wire`).
 
 use std::{
@@ -22,7 +22,14 @@ use hyper::body::Incoming;
 use tower_service::Service;
 
 use super::{Activity, Connection};
-use crate::{Body, channel::ToMaster, metrics, scoreboard::Place, sys::clock, worker::shared::Shared};
+use crate::{
+    Body,
+    channel::ToMaster,
+    metrics,
+    scoreboard::{Place, X_REQUEST_ID},
+    sys::clock,
+    worker::{access_log::Recorded, shared::Shared},
+};
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -48,15 +55,17 @@ impl<B> Answer for B where B: http_body::Body<Data: Send, Error: Into<BoxError>>
 /// Answers one request: by the app, or by the worker itself. Its ticket is made here and now, not when the future is
 /// first polled: the connection must count as busy from its head on.
 pub(super) fn answer<S, B>(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     app: S,
     connection: Arc<Connection>,
-) -> impl Future<Output = Result<Response<Reply<B>>, BoxError>> + Send + 'static
+) -> impl Future<Output = Result<Response<Recorded<Reply<B>>>, BoxError>> + Send + 'static
 where
     S: Serve<B>,
     B: Answer,
 {
     let shared = connection.shared;
+    let id = shared.request_ids.settle(request.headers_mut());
+    let mut record = shared.access.as_ref().and_then(|log| log.begin(connection.client(), &request));
     let ticket = if asks_for_metrics(&request, shared) {
         // The page is whole at once: there is no time in which it would be under way.
         connection.activity.set(clock::coarse());
@@ -72,7 +81,11 @@ where
         if shared.drains() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response)
+        response.headers_mut().entry(&X_REQUEST_ID).or_insert(id);
+        if let Some(record) = &mut record {
+            record.answered(&response);
+        }
+        Ok(response.map(|reply| Recorded::new(reply, record)))
     }
 }
 
