@@ -51,7 +51,7 @@ impl Sink {
     ///
     /// # Errors
     /// The file cannot be opened or made.
-    pub(super) fn open(key: &'static str, target: &LogTarget, standard: impl AsFd) -> Result<Self, OpenError> {
+    pub(crate) fn open(key: &'static str, target: &LogTarget, standard: impl AsFd) -> Result<Self, OpenError> {
         let path = match target {
             LogTarget::File(path) => Some(path.clone()),
             LogTarget::Off | LogTarget::Standard => None,

@@ -230,3 +230,105 @@ impl Writer {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Read, path::Path};
+
+    use super::*;
+    use crate::{
+        scoreboard::Scoreboard,
+        settings::{AccessFormat, LogTarget, Settings},
+    };
+
+    fn to(path: &Path) -> (Scoreboard, &'static AccessLog) {
+        let board = Scoreboard::create(1, 1).unwrap();
+        let row = board.claim(0, 1, 0, 0).unwrap();
+        let sink = Sink::open("log.access", &LogTarget::File(path.to_owned()), io::stdout()).unwrap();
+        let mut settings = Settings::default().log;
+        settings.access_format = AccessFormat::parse("%(U)s").unwrap();
+        settings.access_exclude = vec!["/health".to_owned()];
+        (board, Box::leak(Box::new(AccessLog::new(sink, &settings, row).unwrap())))
+    }
+
+    fn ask(log: &'static AccessLog, path: &str) {
+        drop(log.begin(None, &Request::get(path).body(()).unwrap()));
+    }
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn lines_wait_for_the_beat_or_for_many_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (_board, log) = to(&path);
+        ask(log, "/one");
+        ask(log, "/health");
+        assert_eq!(read(&path), "");
+        log.flush();
+        assert_eq!(read(&path), "/one\n");
+        (0..=FULL / 5).for_each(|_| ask(log, "/two"));
+        assert!(read(&path).len() >= FULL);
+        ask(log, "/three");
+        log.finish();
+        assert!(read(&path).ends_with("/two\n/three\n"));
+    }
+
+    #[test]
+    fn what_was_begun_before_a_rotation_is_in_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        let (board, log) = to(&old);
+        ask(log, "/one");
+        log.adopt(fs::File::create(&new).unwrap().into());
+        ask(log, "/two");
+        log.finish();
+        assert_eq!((read(&old), read(&new)), ("/one\n".to_owned(), "/two\n".to_owned()));
+        assert_eq!(board.totals().access_lines_dropped, 0);
+    }
+
+    #[test]
+    fn a_full_disk_keeps_some_and_loses_the_rest_by_count() {
+        let (board, log) = to(Path::new("/dev/full"));
+        let kept = (0..).take_while(|_| (ask(log, "/123456789"), board.totals().access_lines_dropped == 0).1).count();
+        assert_eq!(kept, MOST / 11 + 1);
+        ask(log, "/lost");
+        log.flush();
+        assert_eq!(board.totals().access_lines_dropped, 2);
+
+        // Room again, in another file, and of the first line only the end is left.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        log.lock().torn = true;
+        log.adopt(fs::File::create(&path).unwrap().into());
+        log.finish();
+        assert_eq!(read(&path), "/123456789\n".repeat(kept - 1));
+        assert_eq!(board.totals().access_lines_dropped, 3);
+
+        let (board, log) = to(Path::new("/dev/full"));
+        ask(log, "/lost");
+        log.finish();
+        assert_eq!(board.totals().access_lines_dropped, 1);
+    }
+
+    #[test]
+    fn a_pipe_that_is_read_again_gets_what_was_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Both ends: a FIFO without a reader cannot be opened.
+        let mut reader = fs::File::options().read(true).write(true).open(&path).unwrap();
+        let (board, log) = to(&path);
+        let long = format!("/{}", "x".repeat(9_000));
+        let asked = (0..).take_while(|_| (ask(log, &long), board.totals().access_lines_dropped == 0).1).count();
+        let mut whole = vec![0; 4096 * asked];
+        for page in whole.chunks_mut(4096) {
+            log.flush();
+            reader.read_exact(page).unwrap();
+            assert!(page.starts_with(b"/xx") && page.ends_with("x…[cut]\n".as_bytes()));
+        }
+        assert_eq!(board.totals().access_lines_dropped, 1);
+    }
+}
