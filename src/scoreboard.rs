@@ -81,8 +81,12 @@ mod word {
     pub(super) const SHED: usize = 18;
     /// A counter: connections accepted from the slots of siblings.
     pub(super) const RESCUED: usize = 19;
+    /// A counter: requests that were refused, the app not asked or its answer replaced.
+    pub(super) const REFUSED: usize = 20;
+    /// 1 while the worker has as many connections as it may.
+    pub(super) const FULL: usize = 21;
     /// A counter: lines of the access log.
-    pub(super) const ACCESS_LINES_DROPPED: usize = 20;
+    pub(super) const ACCESS_LINES_DROPPED: usize = 22;
 }
 
 /// What a worker says it is doing.
@@ -103,6 +107,7 @@ pub(crate) struct Totals {
     pub(crate) responses: [u64; 5],
     pub(crate) cut: u64,
     pub(crate) shed: u64,
+    pub(crate) refused: u64,
     /// Connections accepted from the slot of a sibling that could not.
     pub(crate) rescued: u64,
     pub(crate) access_lines_dropped: u64,
@@ -177,7 +182,7 @@ impl Scoreboard {
 
     /// Master only, once the worker is reaped (or was never born).
     pub(crate) fn release(&self, row: Row) {
-        for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS] {
+        for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS, word::FULL] {
             row.set(gauge, 0);
         }
         inflight::clear(row.notes);
@@ -225,6 +230,7 @@ impl Scoreboard {
             }
             sum.cut += row.get(word::CUT);
             sum.shed += row.get(word::SHED);
+            sum.refused += row.get(word::REFUSED);
             sum.rescued += row.get(word::RESCUED);
             sum.access_lines_dropped += row.get(word::ACCESS_LINES_DROPPED);
             for (bucket, total) in row.durations.iter().zip(&mut sum.durations) {
@@ -307,6 +313,19 @@ impl Row {
         self.add(word::RESCUED, u64::from(connections));
     }
 
+    pub(crate) fn refused(&self) {
+        self.add(word::REFUSED, 1);
+    }
+
+    pub(crate) fn shed(&self) {
+        self.add(word::SHED, 1);
+    }
+
+    /// Says whether there is room for another connection.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.set(word::FULL, u64::from(full));
+    }
+
     pub(crate) fn access_lines_dropped(&self, lines: u64) {
         self.add(word::ACCESS_LINES_DROPPED, lines);
     }
@@ -385,6 +404,11 @@ impl Row {
 
     pub(crate) fn connections(&self) -> u64 {
         self.get(word::CONNECTIONS)
+    }
+
+    /// Whether the worker takes no connection until one of its own ends.
+    pub(crate) fn full(&self) -> bool {
+        self.get(word::FULL) != 0
     }
 
     /// Grows with whatever the worker does: connections accepted and requests begun.

@@ -10,7 +10,9 @@ mod beat;
 mod connection;
 mod request_id;
 mod rescue;
+mod scanner;
 mod shared;
+mod throttle;
 
 use std::{
     any::Any,
@@ -32,6 +34,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+pub use self::connection::{Body, BodyError};
 use self::{
     access_log::AccessLog,
     connection::{Answer, BoxError, Serve},

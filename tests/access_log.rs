@@ -69,9 +69,14 @@ fn each_request_has_its_line_in_the_combined_format() {
     // To HEAD comes the length of a body, and no body: this client waits for one until the connection ends.
     open(&supervisor).ask(&request("HEAD", "/health", &[("Connection", "close")], b"")).expect_err("no body");
     let page = get(supervisor.address(), "/metrics").body.len();
-    open(&supervisor).ask(b"GET / HTTP/1.1\r\nnonsense\r\n\r\n").map(|refused| assert_eq!(refused.status, 400)).ok();
+    let refuse = |request: &[u8]| {
+        let answer = open(&supervisor).ask(request).expect("a refusal");
+        (answer.status, answer.body.len())
+    };
+    let (shown, known) = refuse(b"GET /a?b HTTP/1.1\r\nnonsense\r\n\r\n");
+    let (unshown, unknown) = refuse(b"nonsense\r\n\r\n");
 
-    let lines = lines(&supervisor, 6);
+    let lines = lines(&supervisor, 7);
     let (heads, rests): (HashSet<_>, Vec<_>) =
         lines.iter().map(|line| (&line[..line.find('[').unwrap()], line.split_once("] ").unwrap().1)).unzip();
     assert_eq!(heads, HashSet::from(["127.0.0.1 - a ", "127.0.0.1 - - "]));
@@ -83,9 +88,10 @@ fn each_request_has_its_line_in_the_combined_format() {
         format!(r#""GET /nowhere HTTP/1.1" 404 {missing} "-" "-""#),
         r#""HEAD /health HTTP/1.1" 200 0 "-" "-""#.to_owned(),
         format!(r#""GET /metrics HTTP/1.1" 200 {page} "-" "-""#),
-        r#""-" 400 0 "-" "-""#.to_owned(),
+        format!(r#""GET /a?b HTTP/1.1" {shown} {known} "-" "-""#),
+        format!(r#""-" {unshown} {unknown} "-" "-""#),
     ];
-    assert_eq!(rests, HashSet::from(expected));
+    assert_eq!((rests, shown, unshown), (HashSet::from(expected), 400, 400));
     let time = lines[0].split(['[', ']']).nth(1).unwrap();
     assert!(jiff::fmt::strtime::parse("%d/%b/%Y:%H:%M:%S %z", time).is_ok(), "{time}");
 }
