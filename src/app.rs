@@ -192,7 +192,7 @@ impl App {
 
     fn supervise(self, resolved: Resolved, flags: Flags, cwd: PathBuf) -> ExitCode {
         if let Err(error) = log::configure(&resolved.settings.log) {
-            return refuse(&format!("log.file: {}", error_chain(&error)));
+            return refuse(&error_chain(&error));
         }
         for warning in &resolved.warnings {
             tracing::warn!(event = "settings_warning", "{warning}");

@@ -4,6 +4,7 @@
 //! name < `OXICORN_*` < command line < sockets passed to us). Refuses: the syntax of files (`settings::file`), how one
 //! value is read (`settings::value`), and decisions that need two keys at once (`settings::check`).
 
+mod access_format;
 mod changes;
 mod check;
 mod cpus;
@@ -30,14 +31,16 @@ use std::{
 use serde::Serialize;
 use toml::Value;
 
+pub use self::{
+    access_format::AccessFormat,
+    table::TableSpec,
+    value::{duration, size},
+};
 pub(crate) use self::{
+    access_format::{Form, Part, headers},
     changes::Changes,
     passed::LISTEN_FDS,
     problem::{Origin, Problem, Problems},
-};
-pub use self::{
-    table::TableSpec,
-    value::{duration, size},
 };
 
 /// Everything the supervisor is tuned by. A zero duration or count that the key's comment calls a limit is "off".
@@ -157,7 +160,7 @@ pub struct Log {
     pub file: LogTarget,
     pub access: LogTarget,
     pub access_exclude: Vec<String>,
-    pub access_format: String,
+    pub access_format: AccessFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -301,7 +304,7 @@ impl Settings {
                 file: LogTarget::Standard,
                 access: LogTarget::Off,
                 access_exclude: Vec::new(),
-                access_format: "combined".to_owned(),
+                access_format: AccessFormat::combined(),
             },
             control: Control { socket: ControlSocket::Auto },
             process: Process {

@@ -5,8 +5,10 @@
 //! after them).
 
 mod accept;
+mod access_log;
 mod beat;
 mod connection;
+mod request_id;
 mod rescue;
 mod scanner;
 mod shared;
@@ -34,6 +36,7 @@ use tokio::{
 
 pub use self::connection::{Body, BodyError};
 use self::{
+    access_log::AccessLog,
     connection::{Answer, BoxError, Serve},
     rescue::Watch,
     shared::Shared,
@@ -105,7 +108,8 @@ where
         tracing::error!(event = "panic", place, reason = panic_message(panic.payload()), "a panic in the app");
     }));
 
-    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings.http);
+    let access = AccessLog::new(log::take_access(), &resolved.settings.log, row);
+    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings.http, access);
     let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =
@@ -113,7 +117,7 @@ where
         // Only now: a SIGTERM before this waited, and finds somebody who listens.
         drop(blocked);
         let grace = resolved.settings.workers.graceful_timeout;
-        let orders = Orders::new(&channel, term, master, grace)
+        let orders = Orders::new(&channel, term, master, grace, shared)
             .map_err(|source| BootError::Act { act: "listen to the master", source })?;
         drop(entered);
         let context =
@@ -121,6 +125,10 @@ where
         let ended = runtime.block_on(live(context, factory, shared, orders, epoch));
         // A blocking call of the app's must not keep a worker alive whose last answer is given.
         runtime.shutdown_background();
+        // Only now: requests that were cut have their lines too.
+        if let Some(access) = &shared.access {
+            access.finish();
+        }
         ended
     });
     match ended {
@@ -413,12 +421,13 @@ struct Orders {
     term: Signal,
     master: i32,
     grace: Duration,
+    shared: &'static Shared,
 }
 
 impl Orders {
-    fn new(channel: &OwnedFd, term: Signal, master: i32, grace: Duration) -> io::Result<Self> {
+    fn new(channel: &OwnedFd, term: Signal, master: i32, grace: Duration, shared: &'static Shared) -> io::Result<Self> {
         let channel = UnixDatagram::from_std(channel.try_clone()?.into())?;
-        Ok(Self { channel: Some(channel), term, master, grace })
+        Ok(Self { channel: Some(channel), term, master, grace, shared })
     }
 
     async fn next(&mut self) -> Order {
@@ -441,6 +450,12 @@ impl Orders {
                 }
                 Heard::Message(ToWorker::TakeLog(file)) => {
                     log::adopt(file);
+                    continue;
+                }
+                Heard::Message(ToWorker::TakeAccessLog(file)) => {
+                    if let Some(access) = &self.shared.access {
+                        access.adopt(file);
+                    }
                     continue;
                 }
                 Heard::Nothing => continue,

@@ -18,9 +18,6 @@ pub(super) const NOT_YET: &[&str] = &[
     "tls.certfile",
     "tls.keyfile",
     "tls.client_ca",
-    "log.access",
-    "log.access_exclude",
-    "log.access_format",
 ];
 
 /// Looks up `process.user` and `process.group` and puts them in place.

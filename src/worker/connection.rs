@@ -17,6 +17,7 @@ mod wire;
 use std::{
     error::Error,
     future::{Future, poll_fn},
+    net::IpAddr,
     pin::{Pin, pin},
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
     task::{Context, Poll},
@@ -103,6 +104,19 @@ impl Connection {
             // A client that does not even read the last word is not waited for.
             let _ = timeout(2 * wire::LINGER, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
         }
+    }
+
+    /// Gives a request that was refused before there was an exchange its line in the access log. `head` is what arrived.
+    fn log_refused(&self, refusal: Refusal, head: &[u8]) {
+        if let Some(access) = &self.shared.access {
+            let (status, bytes) = (refusal::status(refusal), refusal::body(refusal).len() as u64);
+            access.refused(self.client(), head, status, bytes, self.activity.head_took());
+        }
+    }
+
+    /// Whom the access log names.
+    fn client(&self) -> Option<IpAddr> {
+        self.peer.remote.map(|address| address.ip().to_canonical())
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{accept::Peer, scanner::Refusal, throttle::Throttle};
+use super::{accept::Peer, access_log::AccessLog, request_id::RequestIds, scanner::Refusal, throttle::Throttle};
 use crate::{
     channel::ToMaster,
     listener::Listeners,
@@ -28,6 +28,9 @@ pub(super) struct Shared {
     pub(super) listeners: Listeners,
     pub(super) notepad: Notepad,
     pub(super) http: Http,
+    /// `None` where it is off.
+    pub(super) access: Option<AccessLog>,
+    pub(super) request_ids: RequestIds,
     channel: Arc<OwnedFd>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
@@ -58,6 +61,7 @@ impl Shared {
         listeners: Listeners,
         channel: Arc<OwnedFd>,
         http: &Http,
+        access: Option<AccessLog>,
     ) -> &'static Self {
         Box::leak(Box::new(Self {
             row,
@@ -65,6 +69,8 @@ impl Shared {
             scoreboard,
             listeners,
             http: http.clone(),
+            access,
+            request_ids: RequestIds::new(),
             channel,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),

@@ -46,6 +46,7 @@ pub mod events {
     pub const GAVE_UP: &str = "boot_gave_up";
     pub const IGNORED_SIGNAL: &str = "ignored_signal";
     pub const LOGS_REOPENED: &str = "logs_reopened";
+    pub const ACCESS_LINES_DROPPED: &str = "access_lines_dropped";
 
     /// Of `listening`: the address as bound.
     pub const ADDRESS_FIELD: &str = "address";

@@ -2,7 +2,10 @@
 //!
 //! Owns: every fault a factory or an app may show. Refuses: being an example to start from (see `examples/`).
 
-use std::{error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -99,6 +102,8 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
                 Json(serde_json::json!({ "set": std::env::var_os(name).is_some() }))
             }),
         )
+        .route("/request_id", get(async |headers: axum::http::HeaderMap| format!("{:?}", headers.get("x-request-id"))))
+        .route("/drip", get(async || axum::body::Body::from_stream(drips())))
         .route("/panic", get(panicking))
         .route("/exit/{code}", get(exiting));
     let goodbye = table.goodbye_file.clone();
@@ -136,6 +141,14 @@ async fn upgraded(mut request: Request, goodbye: impl Future<Output = ()> + Send
         let _ = writer.shutdown().await;
     });
     (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "echo")]).into_response()
+}
+
+/// A body without an end: five bytes, and five more a little later.
+fn drips() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>> {
+    futures_util::stream::unfold((), async |()| {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Some((Ok("drip\n"), ()))
+    })
 }
 
 async fn panicking() -> &'static str {
