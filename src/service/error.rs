@@ -2,8 +2,6 @@
 //!
 //! Owns: which status a refusal has and how it is written. Refuses: telling a client what only the log should know.
 
-use std::error::Error;
-
 use axum::{
     Json,
     extract::rejection::BytesRejection,
@@ -13,6 +11,7 @@ use axum::{
 use serde::Serialize;
 
 use super::store::StoreError;
+use crate::error_chain;
 
 /// A request that was not answered as asked.
 #[derive(Debug, PartialEq)]
@@ -79,12 +78,10 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let status = match error {
             StoreError::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
-            StoreError::Closed | StoreError::Folder { .. } | StoreError::Sqlite { .. } | StoreError::Unfit { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let reason = error.source().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(reason, "{error}; the client was answered {}", status.as_u16());
+        // The store says once that it fails; under load this line would come a thousand times.
+        tracing::debug!(reason = error_chain(&error), "a client was answered {}", status.as_u16());
         Self::new(status, "the store cannot answer; what was asked may not have been done")
     }
 }

@@ -1,22 +1,27 @@
 //! The `[service]` table of supervisor.toml.
 //!
-//! Owns: the keys, their defaults, and which of them do nothing yet. Refuses: reading files or the environment
-//! (the supervisor hands the table over, checked).
+//! Owns: the keys, their defaults, what they mean together, and which of them do nothing yet. Refuses: reading files or
+//! the environment (the supervisor hands the table over).
 
-use std::{fmt, path::PathBuf};
+use std::{collections::HashSet, fmt, path::PathBuf};
 
-use serde::Deserialize;
+use http::Uri;
+use mongodb::options::ConnectionString;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// The reference service's own table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct Settings {
     /// Where facts are kept. Default `auto`: MongoDB when `mongodb_uri` is set, else SQLite.
     pub store: StoreKind,
     /// The SQLite file; its folder is made when absent. Default `data/facts.db`.
     pub sqlite_path: PathBuf,
     /// Also `MONGODB_URI`. Default empty: none.
+    #[serde(deserialize_with = "connection_string")]
     pub mongodb_uri: Secret,
+    /// A file that holds `mongodb_uri`; also `MONGODB_URI_FILE`. Default empty: none.
+    pub mongodb_uri_file: PathBuf,
     /// Also `MONGODB_DATABASE`. Default `r3nd`.
     pub mongodb_database: String,
     /// Serve `/docs` and `/openapi.json`. Default true.
@@ -30,6 +35,7 @@ pub struct Settings {
     /// Origins that browsers may call from. Default none.
     pub cors_origins: Vec<String>,
     /// Further dependencies that `/ready` asks. Default none.
+    #[serde(deserialize_with = "checks")]
     pub check: Vec<Check>,
 }
 
@@ -39,6 +45,7 @@ impl Default for Settings {
             store: StoreKind::Auto,
             sqlite_path: "data/facts.db".into(),
             mongodb_uri: Secret::default(),
+            mongodb_uri_file: PathBuf::new(),
             mongodb_database: "r3nd".into(),
             docs: true,
             debug: false,
@@ -59,13 +66,92 @@ pub enum StoreKind {
     Mongodb,
 }
 
-/// One `[[service.check]]`: a name, and either `tcp = "host:port"` or `http = "http://…"`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(table: D) -> Result<Self, D::Error> {
+        let settings = Self::deserialize(table)?;
+        if settings.store == StoreKind::Mongodb && settings.mongodb_uri.is_empty() {
+            return Err(D::Error::custom(
+                "store is \"mongodb\", and nothing says where that is: set mongodb_uri, or MONGODB_URI",
+            ));
+        }
+        Ok(settings)
+    }
+}
+
+/// The driver's own words may quote what it takes for a host or an option, and that can be half of a password.
+fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::Error> {
+    let uri = Secret::deserialize(value)?;
+    if uri.is_empty() {
+        return Ok(uri);
+    }
+    match ConnectionString::parse(&uri.0) {
+        Ok(_) => Ok(uri),
+        Err(error) if !uri.0.contains('@') => Err(D::Error::custom(format!("no connection string: {}", error.kind))),
+        Err(_) => Err(D::Error::custom(
+            "no connection string such as mongodb://user:password@host:27017/?option=value; percent-encode what user \
+             and password have of : / ? # [ ] @ %",
+        )),
+    }
+}
+
+/// One `[[service.check]]`: a further dependency that `/ready` asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
+    /// Unique, and not `database`: that is the store.
     pub name: String,
-    pub tcp: Option<String>,
-    pub http: Option<String>,
+    pub probe: Probe,
+}
+
+/// How a dependency is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// `host:port` accepts a connection.
+    Tcp(String),
+    /// A GET of this `http://…` is answered with a status below 400.
+    Http(Uri),
+}
+
+/// As written. Every entry that makes no sense is named.
+fn checks<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Check>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Written {
+        name: String,
+        tcp: Option<String>,
+        http: Option<String>,
+    }
+
+    let mut names = HashSet::from(["database".to_owned()]);
+    let (mut checks, mut wrong) = (Vec::new(), Vec::new());
+    for Written { name, tcp, http } in Vec::deserialize(list)? {
+        if name.is_empty() {
+            wrong.push("an entry has an empty name".to_owned());
+        } else if !names.insert(name.clone()) {
+            wrong.push(format!("the name \"{name}\" is taken already"));
+        }
+        match probe(tcp, http) {
+            Ok(probe) => checks.push(Check { name, probe }),
+            Err(reason) => wrong.push(format!("\"{name}\" {reason}")),
+        }
+    }
+    if wrong.is_empty() { Ok(checks) } else { Err(D::Error::custom(wrong.join("; "))) }
+}
+
+fn probe(tcp: Option<String>, http: Option<String>) -> Result<Probe, String> {
+    match (tcp, http) {
+        (Some(address), None) => match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0) => {
+                Ok(Probe::Tcp(address))
+            }
+            _ => Err(format!("wants tcp = \"host:port\", not \"{address}\"")),
+        },
+        (None, Some(url)) => match url.parse::<Uri>() {
+            Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() => Ok(Probe::Http(uri)),
+            _ => Err(format!("wants http = \"http://host/path\", not \"{url}\"; TLS is not spoken")),
+        },
+        (Some(_), Some(_)) => Err("has both tcp and http; one of them is wanted".to_owned()),
+        (None, None) => Err("has neither tcp nor http; one of them is wanted".to_owned()),
+    }
 }
 
 /// A string that never shows up in a log by way of `Debug`.
@@ -78,6 +164,12 @@ impl Secret {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The plain text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
     }
 }
 
@@ -115,7 +207,6 @@ impl Settings {
                 "service.bearer_token_file has no effect yet: writes are open to everyone who can reach the port",
             ),
             (!self.cors_origins.is_empty(), "service.cors_origins has no effect yet: no CORS header is sent"),
-            (!self.check.is_empty(), "service.check has no effect yet: /ready asks the database only"),
         ]
         .into_iter()
         .filter_map(|(changed, sentence)| changed.then_some(sentence))
@@ -141,6 +232,7 @@ mod tests {
             store = "sqlite"
             sqlite_path = "/var/lib/facts.db"
             mongodb_uri = "mongodb://u:pw@db"
+            mongodb_uri_file = "/run/secrets/uri"
             mongodb_database = "other"
             docs = false
             debug = true
@@ -150,36 +242,83 @@ mod tests {
             [[check]]
             name = "redis"
             tcp = "redis:6379"
+            [[check]]
+            name = "search"
+            http = "http://search:9200/_cluster/health?local=true"
             "#,
         )
         .unwrap();
-        let redis = Check { name: "redis".into(), tcp: Some("redis:6379".into()), http: None };
+        let redis = Check { name: "redis".into(), probe: Probe::Tcp("redis:6379".into()) };
+        let url = "http://search:9200/_cluster/health?local=true".parse().unwrap();
+        let search = Check { name: "search".into(), probe: Probe::Http(url) };
         assert_eq!(
             settings,
             Settings {
                 store: StoreKind::Sqlite,
                 sqlite_path: "/var/lib/facts.db".into(),
                 mongodb_uri: "mongodb://u:pw@db".into(),
+                mongodb_uri_file: "/run/secrets/uri".into(),
                 mongodb_database: "other".into(),
                 docs: false,
                 debug: true,
                 bearer_token: "hunter2".into(),
                 bearer_token_file: "/run/secrets/token".into(),
                 cors_origins: vec!["https://example.org".into()],
-                check: vec![redis],
+                check: vec![redis, search],
             }
         );
         let keys: Vec<&str> = settings.not_yet().iter().filter_map(|sentence| sentence.split(' ').next()).collect();
-        assert_eq!(
-            keys,
-            ["service.bearer_token", "service.bearer_token_file", "service.cors_origins", "service.check"]
-        );
+        assert_eq!(keys, ["service.bearer_token", "service.bearer_token_file", "service.cors_origins"]);
     }
 
     #[test]
     fn an_unknown_key_is_an_error() {
         let error = toml::from_str::<Settings>("sqlite_pth = \"x\"").unwrap_err();
         assert!(error.to_string().contains("sqlite_pth"), "{error}");
+    }
+
+    fn refusal(text: &str) -> String {
+        toml::from_str::<Settings>(text).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn every_check_that_makes_no_sense_is_named() {
+        let said = refusal(
+            r#"
+            check = [
+                { name = "both", tcp = "a:1", http = "http://a" },
+                { name = "none" },
+                { name = "fine", tcp = "[::1]:1" },
+                { name = "fine", http = "http://a/b" },
+                { name = "database", tcp = "a:1" },
+                { name = "port", tcp = "redis" },
+                { name = "tls", http = "https://a" },
+                { name = "", tcp = ":1" },
+            ]"#,
+        );
+        for part in [
+            "\"both\" has both tcp and http",
+            "\"none\" has neither",
+            "the name \"fine\" is taken already",
+            "the name \"database\" is taken already",
+            "\"port\" wants tcp = \"host:port\", not \"redis\"",
+            "\"tls\" wants http",
+            "an entry has an empty name",
+            "\"\" wants tcp",
+        ] {
+            assert!(said.contains(part), "{part} is not in: {said}");
+        }
+    }
+
+    #[test]
+    fn a_connection_string_is_checked_and_never_quoted() {
+        assert!(refusal("store = \"mongodb\"").contains("set mongodb_uri"));
+        assert!(refusal("mongodb_uri = \"postgres://db\"").contains("unsupported connection string scheme: postgres"));
+        for uri in ["mongodb://me:hu?sh@db", "mongodb://me:hu/sh@db", "mongodb://me:hu%sh@db", "mongodb://me:hush@db:x"]
+        {
+            let said = refusal(&format!("mongodb_uri = \"{uri}\""));
+            assert!(said.contains("percent-encode") && !said.contains("hu") && !said.contains("sh@"), "{said}");
+        }
     }
 
     #[test]
