@@ -12,10 +12,8 @@ use std::{
     pin::Pin,
     process::ExitCode,
     sync::Arc,
-    task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use clap::Parser;
 use serde::de::DeserializeOwned;
 use tokio::{runtime::Builder, sync::watch};
@@ -29,7 +27,7 @@ use crate::{
     scoreboard::Row,
     settings::{self, Flags, Resolved, Settings, TableSpec, Whereabouts},
     sys::{fork, process, title},
-    worker::{self, WorkerSeed},
+    worker::{self, Body, WorkerSeed},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -523,30 +521,6 @@ impl<S: Service<http::Request<Body>>> IntoLifespan for S {
     type Service = S;
     fn into_lifespan(self) -> Lifespan<S> {
         Lifespan::new(self)
-    }
-}
-
-/// A request's body as it arrives from the connection.
-#[derive(Debug)]
-pub struct Body(pub(crate) hyper::body::Incoming);
-
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.0).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.0.size_hint()
     }
 }
 

@@ -343,6 +343,9 @@ impl Shell {
                 Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
                 Ok(Heard::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
                 Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
+                Ok(Heard::Message(ToMaster::RoomChanged)) => {
+                    Event::RoomChanged { pid, full: self.children[at].row.full() }
+                }
                 Ok(Heard::Message(ToMaster::Silent { slot })) => Event::SlotSilent { slot: SlotId(slot) },
                 Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
                     let (slot, generation) = self.place(pid);

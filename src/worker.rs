@@ -8,7 +8,9 @@ mod accept;
 mod beat;
 mod connection;
 mod rescue;
+mod scanner;
 mod shared;
+mod throttle;
 
 use std::{
     any::Any,
@@ -30,6 +32,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+pub use self::connection::{Body, BodyError};
 use self::{
     connection::{Answer, BoxError, Serve},
     rescue::Watch,

@@ -1,11 +1,12 @@
 //! Taking connections from the listeners a worker inherited.
 //!
-//! Owns: how many at a turn, and what an error of accept means. Refuses: what happens on a connection (`connection`).
+//! Owns: how many at a turn, how many at all (`http.worker_connections`), and what an error of accept means. Refuses: what happens on a connection (`connection`).
 
-use std::{future::poll_fn, io, os::fd::AsFd, task::Poll, time::Duration};
+use std::{fmt, future::poll_fn, io, net::SocketAddr, os::fd::AsFd, task::Poll, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    select,
     task::{JoinHandle, yield_now},
     time::sleep,
 };
@@ -35,8 +36,25 @@ enum Listener {
 }
 
 enum Stream {
-    Tcp(TcpStream),
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+}
+
+/// Who is at the other end, as the kernel says it. Of a unix socket nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) remote: Option<SocketAddr>,
+    /// Where the client connected to.
+    pub(super) local: Option<SocketAddr>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.remote {
+            Some(remote) => remote.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
 }
 
 /// Polls a socket of the master's until the task is aborted or the socket is shut down.
@@ -52,7 +70,15 @@ where
     Ok(tokio::spawn(async move {
         let mut taken = 0;
         loop {
-            match listener.accept().await {
+            let accepted = select! {
+                biased;
+                () = shared.crowded() => {
+                    shared.uncrowded().await;
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
                 Ok(stream) => {
                     stream.serve(shared, app.clone());
                     taken += 1;
@@ -65,7 +91,14 @@ where
                     // Shut down at the final stop, by us or by a sibling.
                     NotAccepted::Closed => return,
                     NotAccepted::Exhausted => {
-                        tracing::warn!(event = "accept_exhausted", %error, "cannot accept now; new connections wait in the queue");
+                        if let Some(suppressed) = shared.exhausted.pass() {
+                            tracing::warn!(
+                                event = "accept_exhausted",
+                                %error,
+                                suppressed,
+                                "cannot accept now; new connections wait in the queue"
+                            );
+                        }
                         sleep(EXHAUSTED_PAUSE).await;
                     }
                     NotAccepted::Client => {
@@ -77,7 +110,7 @@ where
     }))
 }
 
-/// Takes what is queued at this moment.
+/// Takes what is queued at this moment, however many: nobody comes after.
 pub(super) fn sweep<S, B>(socket: &Socket, shared: &'static Shared, app: &S)
 where
     S: Serve<B>,
@@ -95,9 +128,9 @@ where
     let mut taken = 0;
     for _ in 0..most {
         let stream = match socket {
-            Socket::Tcp(socket) => socket.accept().and_then(|(stream, _)| {
+            Socket::Tcp(socket) => socket.accept().and_then(|(stream, remote)| {
                 stream.set_nonblocking(true)?;
-                TcpStream::from_std(stream).map(Stream::Tcp)
+                TcpStream::from_std(stream).map(|stream| Stream::Tcp(stream, remote))
             }),
             Socket::Unix(socket) => socket.accept().and_then(|(stream, _)| {
                 stream.set_nonblocking(true)?;
@@ -119,7 +152,7 @@ where
 impl Listener {
     async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, remote)| Stream::Tcp(stream, remote)),
             // Of a unix listener that was shut down accept(2) says EAGAIN and epoll says ready, for ever: `accept` would
             // never return, and keep the thread. `poll_accept` yields to its budget, and then the socket is asked.
             Self::Unix(listener) => {
@@ -142,13 +175,15 @@ impl Stream {
         // Counted before its task first runs: a drain that begins in between must wait for it.
         let open = shared.connection_opened();
         match self {
-            Self::Tcp(stream) => {
+            Self::Tcp(stream, remote) => {
+                let peer = Peer { remote: Some(remote), local: stream.local_addr().ok() };
                 // Fails only for a connection that is already gone, and serving it says so.
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(connection::serve(stream, open, shared, app));
+                tokio::spawn(connection::serve(stream, peer, open, shared, app));
             }
             Self::Unix(stream) => {
-                tokio::spawn(connection::serve(stream, open, shared, app));
+                let peer = Peer { remote: None, local: None };
+                tokio::spawn(connection::serve(stream, peer, open, shared, app));
             }
         }
     }
