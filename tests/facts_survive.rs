@@ -64,8 +64,11 @@ fn survive(launch: Launch) {
             supervisor.signal(Signal::SIGHUP);
             supervisor.wait_log(events::RELOADED, reload, 4 * PATIENCE);
             if reload == 2 {
-                supervisor.signal_worker(supervisor.serving_pids()[1], Signal::SIGKILL);
-                supervisor.wait_log(events::EXITED, reload * WORKERS, 4 * PATIENCE);
+                let killed = supervisor.serving_pids()[1];
+                supervisor.signal_worker(killed, Signal::SIGKILL);
+                eventually("the log names the killed one", PATIENCE, || {
+                    supervisor.log().pids(events::EXITED).contains(&killed).then_some(())
+                });
             }
         }
         eventually("all facts are written", 8 * PATIENCE, || (accepted.load(Ordering::Relaxed) >= FACTS).then_some(()));

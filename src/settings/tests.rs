@@ -742,10 +742,6 @@ fn what_changed() {
     assert_eq!(old.diff(&world.good()), ["process.env_file", "service.docs", "workers.count"]);
 }
 
-fn world_with_uri(uri: &str) -> World {
-    bare().env("MONGODB_URI", uri)
-}
-
 #[test]
 fn the_effective_settings_with_their_origins() {
     let world = world(
@@ -772,9 +768,9 @@ fn the_effective_settings_with_their_origins() {
     }
     assert!(!shown.contains("hush") && !shown.contains("/ss"), "{shown}");
     let options = "tls=true&tlsCertificateKeyFilePassword=hush&authMechanismProperties=AWS_SESSION_TOKEN:hush&w=1";
-    let shown = world_with_uri(&format!("mongodb://h/db?{options}")).good().to_toml();
+    let uri = bare().env("MONGODB_URI", &format!("mongodb://h/db?{options}")).good().to_toml();
     let masked = "tls=true&tlsCertificateKeyFilePassword=***&authMechanismProperties=***&w=1";
-    assert!(shown.contains(&format!("mongodb://h/db?{masked}\"")) && !shown.contains("hush"), "{shown}");
+    assert!(uri.contains(&format!("mongodb://h/db?{masked}\"")) && !uri.contains("hush"), "{uri}");
 
     let json: serde_json::Value = serde_json::from_str(&resolved.to_json()).unwrap();
     assert_eq!(json["workers.count"], serde_json::json!({"value": 3, "origin": "env WEB_CONCURRENCY"}));

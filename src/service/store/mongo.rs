@@ -242,3 +242,34 @@ fn failure(act: &'static str, error: Error) -> StoreError {
         kind => StoreError::Mongo { act, source: Box::new(kind) },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mongodb::options::Acknowledgment;
+
+    use super::*;
+
+    #[test]
+    fn what_the_connection_string_leaves_out_suits_a_worker() {
+        let mongo = Mongo::new("mongodb://db", "facts", "shop").unwrap();
+        assert_eq!(mongo.uri.app_name.as_deref(), Some("shop"));
+        assert_eq!(mongo.uri.max_pool_size, Some(10));
+        assert_eq!(mongo.uri.connect_timeout, Some(Duration::from_secs(2)));
+        assert_eq!(mongo.within, Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn what_it_says_holds() {
+        let uri = "mongodb://me:hush@db/?appName=x&maxPoolSize=50&minPoolSize=1&connectTimeoutMS=100&w=majority&\
+                   serverSelectionTimeoutMS=500&socketTimeoutMS=700&retryWrites=false&tls=true&replicaSet=rs";
+        let mongo = Mongo::new(uri, "facts", "shop").unwrap();
+        assert_eq!(mongo.within, Duration::from_millis(1200), "server selection and socketTimeoutMS");
+        assert!(!format!("{mongo:?}").contains("hush"), "{mongo:?}");
+        let options = ClientOptions::parse(ConnectionString::clone(&mongo.uri)).await.unwrap();
+        assert_eq!((options.app_name.as_deref(), options.max_pool_size), (Some("x"), Some(50)));
+        assert_eq!((options.min_pool_size, options.retry_writes), (Some(1), Some(false)));
+        assert_eq!(options.connect_timeout, Some(Duration::from_millis(100)));
+        assert_eq!(options.write_concern.and_then(|concern| concern.w), Some(Acknowledgment::Majority));
+        assert!(options.tls.is_some() && options.credential.is_some() && options.repl_set_name.is_some());
+    }
+}
