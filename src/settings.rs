@@ -516,12 +516,12 @@ pub(crate) fn resolve(
             Some((_, Err(message))) => problems.push(Problem::at(entry.origin.clone(), &path, message)),
             None => {}
         }
-        if let Some(key) = keys::find(&path) {
-            if let Err(message) = (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus }) {
-                problems.push(Problem::at(entry.origin, &path, message));
-                failed.insert(path);
-                continue;
-            }
+        if let Some(key) = keys::find(&path)
+            && let Err(message) = (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus })
+        {
+            problems.push(Problem::at(entry.origin, &path, message));
+            failed.insert(path);
+            continue;
         }
         entries.insert(path, entry);
     }

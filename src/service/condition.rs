@@ -3,7 +3,13 @@
 //! Owns: one line when it begins to fail and one when it works again, however many requests meet it meanwhile. Refuses:
 //! asking (`store`, `health`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// How long a dependency may take to tell how it is, before it counts as unavailable.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Of one dependency, as one worker sees it.
 #[derive(Debug)]

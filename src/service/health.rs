@@ -3,7 +3,7 @@
 //! Owns: the four health routes, and asking the dependencies of `[[service.check]]`. Refuses: asking a dependency about
 //! liveness; a dead database is no reason to restart.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use futures_util::future::{join, join_all};
@@ -22,21 +22,18 @@ use tokio::{
 };
 
 use super::{
-    condition::Condition,
+    condition::{Condition, PATIENCE},
     settings::{Check, Probe},
     store::Store,
 };
 use crate::{WorkerContext, error_chain};
-
-/// How long a dependency may take to answer before it counts as unavailable, and how long its answer is believed.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Readiness {
     worker: WorkerContext,
     store: Store,
     checks: Arc<[(Check, Condition)]>,
-    /// When all were last asked, and what came of it. Locked while asking, so that many probes ask once.
+    /// When all were last asked, and what came of it; believed for as long as one may take to answer. Locked while asking, so that many probes ask once.
     last: Arc<Mutex<Option<(Instant, Checked)>>>,
 }
 

@@ -18,13 +18,16 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::{mongo::Mongo, sqlite::Sqlite};
-use super::{condition::Condition, health, settings::Settings};
+use super::{
+    condition::{Condition, PATIENCE},
+    settings::Settings,
+};
 use crate::error_chain;
 
 /// A fact as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Fact {
-    /// A version 7 UUID: its order is the order of creation.
+    /// A version 7 UUID: its order is the order of creation, within one worker exactly, else to the millisecond.
     pub(super) id: String,
     pub(super) text: String,
     pub(super) source: Option<String>,
@@ -186,7 +189,7 @@ impl Store {
 
     /// Asks the database for the least it can answer.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let within = health::PATIENCE;
+        let within = PATIENCE;
         let pinged = timeout(within, async {
             match &self.database {
                 Database::Sqlite(database) => database.ping().await,

@@ -5,11 +5,13 @@
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
 mod client;
+mod dependency;
 mod harness;
 mod mongod;
 mod proc;
 
 pub use client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, json_request, request};
+pub use dependency::Dependency;
 pub use harness::{Launch, Log, PATIENCE, Supervisor, build_example, events, eventually, field, free_port};
 pub use mongod::Mongod;
 pub use nix::sys::signal::Signal;
