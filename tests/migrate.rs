@@ -5,6 +5,7 @@ mod common;
 use std::{fs, os::unix::fs::MetadataExt, process::Output, thread, time::Duration};
 
 use common::{Canary, Connection, Launch, Mongod, PATIENCE, build_example, events, free_port, get, json_request, now};
+use mongodb::bson::doc;
 use nix::unistd::{Uid, User};
 use serde_json::json;
 
@@ -84,6 +85,28 @@ fn settings_that_make_no_sense_are_exit_2() {
     let unreadable = Launch::new().env("MONGODB_URI", "mongodb://me:hush/hush@host").run_with(&["check"]);
     assert_exit(&unreadable, 2);
     assert!(text(&unreadable).contains("percent-encode") && !text(&unreadable).contains("hush"));
+}
+
+/// The planner's own word, after what the service asks of it.
+#[test]
+fn lists_by_tag_are_read_from_the_index() {
+    let mongod = Mongod::start();
+    let launch = Launch::new().env("MONGODB_URI", &mongod.uri());
+    let plan = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let find =
+            doc! {"find": "facts", "filter": {"_id": {"$lt": "g"}, "tags": "a"}, "sort": {"_id": -1}, "limit": 21};
+        let explained = runtime.block_on(async {
+            let client = mongodb::Client::with_uri_str(mongod.uri()).await?;
+            client.database("r3nd").run_command(doc! {"explain": find}).await
+        });
+        explained.expect("explain answers").to_string()
+    };
+    assert!(!plan().contains("tags_newest_first"), "{}", plan());
+    assert_exit(&launch.run_with(&["migrate"]), 0);
+    let plan = plan();
+    assert!(plan.contains("tags_newest_first") && plan.contains("IXSCAN"), "{plan}");
+    assert!(!plan.contains("COLLSCAN") && !plan.contains("\"SORT\""), "{plan}");
 }
 
 /// What root makes, workers of another user could not write to.
