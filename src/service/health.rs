@@ -3,9 +3,9 @@
 //! Owns: the four health routes, and asking the dependencies of `[[service.check]]`. Refuses: asking a dependency about
 //! liveness; a dead database is no reason to restart.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
-use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
+use axum::{Json, extract::State, http::StatusCode};
 use futures_util::future::{join, join_all};
 use http::{
     Request, Uri,
@@ -14,12 +14,14 @@ use http::{
 use http_body_util::Empty;
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use tokio::{
     net::TcpStream,
     sync::Mutex,
     time::{Instant, timeout},
 };
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     condition::{Condition, PATIENCE},
@@ -40,33 +42,76 @@ struct Readiness {
 /// Each dependency by its name: whether it is well.
 type Checked = Arc<[(String, bool)]>;
 
-pub(super) fn routes(worker: WorkerContext, store: Store, checks: &[Check]) -> Router {
+#[derive(Serialize, ToSchema)]
+struct Liveness {
+    #[schema(example = "alive")]
+    status: &'static str,
+}
+
+/// `ready`, `degraded` or `draining`; and how each dependency is, unless draining
+#[derive(Serialize, ToSchema)]
+struct Report {
+    #[schema(example = "ready")]
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, example = json!({"database": "ok"}))]
+    checks: Option<BTreeMap<String, &'static str>>,
+}
+
+pub(super) fn routes(worker: WorkerContext, store: Store, checks: &[Check]) -> OpenApiRouter {
     let checks = checks.iter().map(|check| (check.clone(), Condition::new(&check.name))).collect();
     let readiness = Readiness { worker, store, checks, last: Arc::default() };
-    Router::new()
-        .route("/health", get(alive))
-        .route("/health/live", get(alive))
-        .route("/ready", get(ready))
-        .route("/health/ready", get(ready))
+    OpenApiRouter::new()
+        .routes(routes!(health))
+        .routes(routes!(health_live))
+        .routes(routes!(ready))
+        .routes(routes!(health_ready))
         .with_state(readiness)
 }
 
-async fn alive() -> Json<Value> {
-    Json(json!({"status": "alive"}))
+/// Is it alive? Asks no dependency
+#[utoipa::path(get, path = "/health", tag = "health", responses(
+    (status = 200, description = "It is", body = Liveness),
+))]
+async fn health() -> Json<Liveness> {
+    Json(Liveness { status: "alive" })
 }
 
-async fn ready(State(readiness): State<Readiness>) -> (StatusCode, Json<Value>) {
+/// The same as /health
+#[utoipa::path(get, path = "/health/live", tag = "health", responses(
+    (status = 200, description = "It is", body = Liveness),
+))]
+async fn health_live() -> Json<Liveness> {
+    health().await
+}
+
+/// Should it be sent requests?
+#[utoipa::path(get, path = "/ready", tag = "health", responses(
+    (status = 200, description = "Yes", body = Report),
+    (status = 503, description = "Not now: a dependency does not answer, or a stop was asked", body = Report,
+     example = json!({"status": "degraded", "checks": {"database": "unavailable"}})),
+))]
+async fn ready(State(readiness): State<Readiness>) -> (StatusCode, Json<Report>) {
     if readiness.worker.is_stopping() {
-        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "draining"})));
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(Report { status: "draining", checks: None }));
     }
     let checked = readiness.checked().await;
     let (status, word) = match checked.iter().all(|(_, well)| *well) {
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
     };
-    let answer = |well| Value::from(if well { "ok" } else { "unavailable" });
-    let checks: Map<_, _> = checked.iter().map(|(name, well)| (name.clone(), answer(*well))).collect();
-    (status, Json(json!({"status": word, "checks": checks})))
+    let answer = |well| if well { "ok" } else { "unavailable" };
+    let checks = checked.iter().map(|(name, well)| (name.clone(), answer(*well))).collect();
+    (status, Json(Report { status: word, checks: Some(checks) }))
+}
+
+/// The same as /ready
+#[utoipa::path(get, path = "/health/ready", tag = "health", responses(
+    (status = 200, description = "Yes", body = Report),
+    (status = 503, description = "Not now", body = Report, example = json!({"status": "draining"})),
+))]
+async fn health_ready(readiness: State<Readiness>) -> (StatusCode, Json<Report>) {
+    ready(readiness).await
 }
 
 impl Readiness {

@@ -1,7 +1,7 @@
 //! The `[service]` table of supervisor.toml.
 //!
-//! Owns: the keys, their defaults, what they mean together, and which of them do nothing yet. Refuses: reading files or
-//! the environment (the supervisor hands the table over).
+//! Owns: the keys, their defaults, and what they mean together. Refuses: reading files or the environment (the
+//! supervisor hands the table over, checked).
 
 use std::{collections::HashSet, fmt, path::PathBuf};
 
@@ -9,9 +9,11 @@ use http::Uri;
 use mongodb::options::ConnectionString;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use super::{auth, cors::Origin};
+
 /// The reference service's own table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(remote = "Self", deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct Settings {
     /// Where facts are kept. Default `auto`: MongoDB when `mongodb_uri` is set, else SQLite.
     pub store: StoreKind,
@@ -30,10 +32,10 @@ pub struct Settings {
     pub debug: bool,
     /// When set, writes need `Authorization: Bearer …`. Default empty: open to all.
     pub bearer_token: Secret,
-    /// A file that holds the bearer token. Default empty: none.
+    /// A file that holds the bearer token, read by each worker when it starts. Default empty: none.
     pub bearer_token_file: PathBuf,
-    /// Origins that browsers may call from. Default none.
-    pub cors_origins: Vec<String>,
+    /// Origins of web pages that may call; `*` is every one. Default none.
+    pub cors_origins: Vec<Origin>,
     /// Further dependencies that `/ready` asks. Default none.
     #[serde(deserialize_with = "checks")]
     pub check: Vec<Check>,
@@ -57,6 +59,28 @@ impl Default for Settings {
     }
 }
 
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Derived, as an inherent function: this is what `remote = "Self"` is for.
+        let settings = Self::deserialize(deserializer)?;
+        if settings.store == StoreKind::Mongodb && settings.mongodb_uri.is_empty() {
+            return Err(D::Error::custom(
+                "store is \"mongodb\", and nothing says where that is: set mongodb_uri, or MONGODB_URI",
+            ));
+        }
+        if settings.bearer_token.is_empty() {
+            return Ok(settings);
+        }
+        if !settings.bearer_token_file.as_os_str().is_empty() {
+            return Err(D::Error::custom("bearer_token and bearer_token_file are both set: which one is it?"));
+        }
+        if !auth::is_sendable(settings.bearer_token.expose()) {
+            return Err(D::Error::custom(format!("bearer_token {}", auth::UNSENDABLE)));
+        }
+        Ok(settings)
+    }
+}
+
 /// `service.store`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,18 +88,6 @@ pub enum StoreKind {
     Auto,
     Sqlite,
     Mongodb,
-}
-
-impl<'de> Deserialize<'de> for Settings {
-    fn deserialize<D: Deserializer<'de>>(table: D) -> Result<Self, D::Error> {
-        let settings = Self::deserialize(table)?;
-        if settings.store == StoreKind::Mongodb && settings.mongodb_uri.is_empty() {
-            return Err(D::Error::custom(
-                "store is \"mongodb\", and nothing says where that is: set mongodb_uri, or MONGODB_URI",
-            ));
-        }
-        Ok(settings)
-    }
 }
 
 /// The driver's own words may quote what it takes for a host or an option, and that can be half of a password.
@@ -193,25 +205,6 @@ impl Settings {
             StoreKind::Auto => self.mongodb_uri.is_empty(),
         }
     }
-
-    /// One sentence for each key that was changed from its default and does nothing yet.
-    #[must_use]
-    pub fn not_yet(&self) -> Vec<&'static str> {
-        [
-            (
-                !self.bearer_token.is_empty(),
-                "service.bearer_token has no effect yet: writes are open to everyone who can reach the port",
-            ),
-            (
-                !self.bearer_token_file.as_os_str().is_empty(),
-                "service.bearer_token_file has no effect yet: writes are open to everyone who can reach the port",
-            ),
-            (!self.cors_origins.is_empty(), "service.cors_origins has no effect yet: no CORS header is sent"),
-        ]
-        .into_iter()
-        .filter_map(|(changed, sentence)| changed.then_some(sentence))
-        .collect()
-    }
 }
 
 #[cfg(test)]
@@ -219,10 +212,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_table_is_the_default_and_says_nothing() {
+    fn an_empty_table_is_the_default() {
         let settings: Settings = toml::from_str("").unwrap();
         assert_eq!(settings, Settings::default());
-        assert!(settings.not_yet().is_empty());
     }
 
     #[test]
@@ -236,7 +228,6 @@ mod tests {
             mongodb_database = "other"
             docs = false
             debug = true
-            bearer_token = "hunter2"
             bearer_token_file = "/run/secrets/token"
             cors_origins = ["https://example.org"]
             [[check]]
@@ -261,14 +252,25 @@ mod tests {
                 mongodb_database: "other".into(),
                 docs: false,
                 debug: true,
-                bearer_token: "hunter2".into(),
+                bearer_token: Secret::default(),
                 bearer_token_file: "/run/secrets/token".into(),
-                cors_origins: vec!["https://example.org".into()],
+                cors_origins: vec!["https://example.org".parse().unwrap()],
                 check: vec![redis, search],
             }
         );
-        let keys: Vec<&str> = settings.not_yet().iter().filter_map(|sentence| sentence.split(' ').next()).collect();
-        assert_eq!(keys, ["service.bearer_token", "service.bearer_token_file", "service.cors_origins"]);
+    }
+
+    #[test]
+    fn a_token_is_said_once_and_can_be_sent() {
+        for (table, sentence) in [
+            ("bearer_token = \"a\"\nbearer_token_file = \"b\"", "both set"),
+            ("bearer_token = \"two words\"", "no client can send"),
+            ("cors_origins = [\"https://a.example/\"]", "\"https://a.example/\" is not an origin"),
+        ] {
+            let error = toml::from_str::<Settings>(table).unwrap_err().to_string();
+            assert!(error.contains(sentence) && !error.contains("two words\" is"), "{error}");
+        }
+        assert!(toml::from_str::<Settings>("bearer_token = \"hunter2\"").is_ok());
     }
 
     #[test]
