@@ -35,7 +35,8 @@ struct Readiness {
     worker: WorkerContext,
     store: Store,
     checks: Arc<[(Check, Condition)]>,
-    /// When all were last asked, and what came of it; believed for as long as one may take to answer. Locked while asking, so that many probes ask once.
+    /// When all were last asked, and what came of it; believed for as long as one may take to answer. Locked while
+    /// asking, so that many probes ask once.
     last: Arc<Mutex<Option<(Instant, Checked)>>>,
 }
 
