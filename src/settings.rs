@@ -500,14 +500,19 @@ pub(crate) fn resolve(
     let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
     let mut failed: HashSet<String> = HashSet::new();
     for (path, entry) in given {
-        if let Some(key) = keys::find(&path) {
-            let text = !matches!(entry.origin, Origin::File { .. });
-            let base = if text { cwd } else { folder };
-            if let Err(message) = (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus }) {
-                problems.push(Problem::at(entry.origin, &path, message));
-                failed.insert(path);
-                continue;
-            }
+        let text = !matches!(entry.origin, Origin::File { .. });
+        let base = if text { cwd } else { folder };
+        match tables.iter().find_map(|spec| spec.held(&path, &entry, base)) {
+            Some((key, Ok(held))) => drop(entries.insert(key, held)),
+            Some((_, Err(message))) => problems.push(Problem::at(entry.origin.clone(), &path, message)),
+            None => {}
+        }
+        if let Some(key) = keys::find(&path)
+            && let Err(message) = (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus })
+        {
+            problems.push(Problem::at(entry.origin, &path, message));
+            failed.insert(path);
+            continue;
         }
         entries.insert(path, entry);
     }
@@ -562,11 +567,8 @@ fn environment_entries(
     }
     for spec in tables {
         for alias in &spec.aliases {
-            let Some((text, origin)) = known(alias.name) else { continue };
-            let path = format!("{}.{}", spec.name, alias.key);
-            match alias.read(text) {
-                Ok(text) => give(path, text, origin),
-                Err(message) => problems.push(Problem::at(origin.clone(), &path, message)),
+            if let Some((text, origin)) = known(alias.name) {
+                give(format!("{}.{}", spec.name, alias.key), text.clone(), origin);
             }
         }
     }

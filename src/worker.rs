@@ -48,7 +48,7 @@ use crate::{
     listener::Listeners,
     log,
     scoreboard::{Row, Scoreboard},
-    settings::Resolved,
+    settings::{self, Resolved},
     sys::{
         process,
         signals::{self, Blocked},
@@ -156,14 +156,7 @@ enum BootError {
 fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant), BootError> {
     let failed = |act| move |source| BootError::Act { act, source };
     let settings = &resolved.settings;
-    if let Some(umask) = settings.process.umask {
-        process::umask(umask);
-    }
-    let user = settings.process.user.as_ref();
-    if let Some(gid) = settings.process.group.as_ref().map(|group| group.gid).or(user.map(|user| user.gid)) {
-        process::drop_privileges(user.map(|user| (user.name.as_str(), user.uid)), gid)
-            .map_err(failed("drop its privileges"))?;
-    }
+    take_rights(&settings.process).map_err(failed("drop its privileges"))?;
     process::set_parent_death_signal().map_err(failed("ask for the master's death signal"))?;
     if process::parent_pid() != master {
         return Err(BootError::Orphaned);
@@ -171,10 +164,22 @@ fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant),
     let alarm = settings.workers.graceful_timeout + ALARM_SLACK;
     signals::term_arms_alarm(u32::try_from(alarm.as_secs()).unwrap_or(u32::MAX)).map_err(failed("arm its alarm"))?;
     process::remove_from_environment(&FOR_THE_MASTER);
-    process::add_to_environment(&settings.process.env);
     let epoch = Instant::now();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed("build its runtime"))?;
     Ok((runtime, epoch))
+}
+
+/// Of a worker and no more: its umask, user and group; with them the variables of `process.env_file`.
+pub(crate) fn take_rights(settings: &settings::Process) -> io::Result<()> {
+    if let Some(umask) = settings.umask {
+        process::umask(umask);
+    }
+    let user = settings.user.as_ref();
+    if let Some(gid) = settings.group.as_ref().map(|group| group.gid).or(user.map(|user| user.gid)) {
+        process::drop_privileges(user.map(|user| (user.name.as_str(), user.uid)), gid)?;
+    }
+    process::add_to_environment(&settings.env);
+    Ok(())
 }
 
 async fn live<F, Fut, L, E, B>(

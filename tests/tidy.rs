@@ -226,6 +226,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "service",
         &[
             "service",
+            "error_chain",
             "settings::Tables",
             "app",
             "Preparation",

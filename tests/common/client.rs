@@ -86,6 +86,12 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) 
     [head.as_bytes(), b"\r\n", body].concat()
 }
 
+/// As [`request`], with a JSON body and the connection's end after it.
+pub fn json_request(method: &str, path: &str, body: &serde_json::Value) -> Vec<u8> {
+    let headers = [("Content-Type", "application/json"), ("Connection", "close")];
+    request(method, path, &headers, body.to_string().as_bytes())
+}
+
 /// One request on a connection of its own; panics when it is lost.
 pub fn get(address: SocketAddr, path: &str) -> Response {
     Connection::open(address)
