@@ -7,6 +7,8 @@
 mod accept;
 mod beat;
 mod connection;
+mod forwarded;
+mod proxy_protocol;
 mod rescue;
 mod scanner;
 mod shared;
@@ -105,7 +107,7 @@ where
         tracing::error!(event = "panic", place, reason = panic_message(panic.payload()), "a panic in the app");
     }));
 
-    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings.http);
+    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings);
     let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =

@@ -12,9 +12,7 @@ use crate::sys::host;
 
 /// Keys that are read and checked and do nothing more. A value that differs from the default earns a warning.
 pub(super) const NOT_YET: &[&str] = &[
-    "server.proxy_protocol",
     "server.unix_owner",
-    "http.forwarded_allow_ips",
     "tls.certfile",
     "tls.keyfile",
     "tls.client_ca",

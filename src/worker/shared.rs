@@ -18,7 +18,8 @@ use crate::{
     channel::ToMaster,
     listener::Listeners,
     scoreboard::{Notepad, Row, Scoreboard},
-    settings::Http,
+    settings::{Http, ProxyProtocol, Settings},
+    worker::forwarded::Trust,
 };
 
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     pub(super) listeners: Listeners,
     pub(super) notepad: Notepad,
     pub(super) http: Http,
+    pub(super) proxy_protocol: ProxyProtocol,
+    pub(super) trust: Trust,
     channel: Arc<OwnedFd>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
@@ -57,14 +60,16 @@ impl Shared {
         scoreboard: Scoreboard,
         listeners: Listeners,
         channel: Arc<OwnedFd>,
-        http: &Http,
+        settings: &Settings,
     ) -> &'static Self {
         Box::leak(Box::new(Self {
             row,
             notepad: row.notepad(),
             scoreboard,
             listeners,
-            http: http.clone(),
+            http: settings.http.clone(),
+            proxy_protocol: settings.server.proxy_protocol,
+            trust: Trust::new(&settings.http.forwarded_allow_ips),
             channel,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),

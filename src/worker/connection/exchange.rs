@@ -29,7 +29,7 @@ use crate::{
     metrics,
     scoreboard::Place,
     sys::clock,
-    worker::{scanner::Refusal, shared::Shared},
+    worker::{forwarded, scanner::Refusal, shared::Shared},
 };
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -56,7 +56,7 @@ impl<B> Answer for B where B: http_body::Body<Data: Send, Error: Into<BoxError>>
 /// Answers one request: by the app, or by the worker itself. That is decided, and its ticket made, here and now and not
 /// when the future is first polled: the connection must count as busy from its head on.
 pub(super) fn answer<S, B>(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     app: S,
     connection: Arc<Connection>,
 ) -> impl Future<Output = Result<Response<Reply<B>>, BoxError>> + Send + 'static
@@ -83,7 +83,11 @@ where
             connection.activity.idles();
             Err(response)
         }
-        None => Ok((Ticket::new(connection, &request, http1), request)),
+        None => {
+            let client = forwarded::client(&mut request, &connection.client, &shared.trust);
+            request.extensions_mut().insert(client);
+            Ok((Ticket::new(connection, &request, http1), request))
+        }
     };
     async move {
         let mut response = match asked {
