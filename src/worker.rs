@@ -8,6 +8,8 @@ mod accept;
 mod access_log;
 mod beat;
 mod connection;
+mod forwarded;
+mod proxy_protocol;
 mod request_id;
 mod rescue;
 mod scanner;
@@ -109,7 +111,7 @@ where
     }));
 
     let access = AccessLog::new(log::take_access(), &resolved.settings.log, row);
-    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings.http, access);
+    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings, access);
     let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =

@@ -206,6 +206,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "worker",
             "channel",
+            "client",
             "error_chain",
             "metrics",
             "scoreboard",

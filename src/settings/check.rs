@@ -11,14 +11,7 @@ use super::{Bind, ControlSocket, Entry, Group, LogTarget, Origin, Problem, Resol
 use crate::sys::host;
 
 /// Keys that are read and checked and do nothing more. A value that differs from the default earns a warning.
-pub(super) const NOT_YET: &[&str] = &[
-    "server.proxy_protocol",
-    "server.unix_owner",
-    "http.forwarded_allow_ips",
-    "tls.certfile",
-    "tls.keyfile",
-    "tls.client_ca",
-];
+pub(super) const NOT_YET: &[&str] = &["server.unix_owner", "tls.certfile", "tls.keyfile", "tls.client_ca"];
 
 /// Looks up `process.user` and `process.group` and puts them in place.
 pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry>) -> Vec<Problem> {

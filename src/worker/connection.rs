@@ -11,13 +11,13 @@ mod activity;
 mod body;
 mod exchange;
 mod greeting;
+mod introduction;
 mod refusal;
 mod wire;
 
 use std::{
     error::Error,
     future::{Future, poll_fn},
-    net::IpAddr,
     pin::{Pin, pin},
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
     task::{Context, Poll},
@@ -41,6 +41,7 @@ pub(crate) use self::exchange::{Answer, BoxError, Serve};
 use self::{
     activity::{Activity, Overdue},
     greeting::Greeting,
+    introduction::{Introduction, introduce},
     wire::Wire,
 };
 use super::{
@@ -48,7 +49,7 @@ use super::{
     scanner::Refusal,
     shared::{Open, Shared},
 };
-use crate::sys::clock;
+use crate::{client::Client, sys::clock};
 
 /// Between deciding that a connection may close and closing it the event loop turns once: what had already arrived is
 /// then served.
@@ -72,6 +73,8 @@ const HTTP2_PONG: Duration = Duration::from_secs(20);
 struct Connection {
     shared: &'static Shared,
     peer: Peer,
+    /// As far as the connection itself and its PROXY header tell.
+    client: Client,
     activity: Activity,
     /// Why no more of its requests is answered: the last word of a connection of HTTP/1.
     refusal: OnceLock<Refusal>,
@@ -110,36 +113,42 @@ impl Connection {
     fn log_refused(&self, refusal: Refusal, head: &[u8]) {
         if let Some(access) = &self.shared.access {
             let (status, bytes) = (refusal::status(refusal), refusal::body(refusal).len() as u64);
-            access.refused(self.client(), head, status, bytes, self.activity.head_took());
+            access.refused(self.client.address(), head, status, bytes, self.activity.head_took());
         }
-    }
-
-    /// Whom the access log names.
-    fn client(&self) -> Option<IpAddr> {
-        self.peer.remote.map(|address| address.ip().to_canonical())
     }
 }
 
 /// Serves one connection to its end; it counts as open as long as `open` lives.
-pub(super) async fn serve<T, S, B>(mut stream: T, peer: Peer, open: Open, shared: &'static Shared, app: S)
+pub(super) async fn serve<T, S, B>(stream: T, peer: Peer, open: Open, shared: &'static Shared, app: S)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve<B>,
     B: Answer,
 {
-    let activity = Activity::new();
-    let connection = Arc::new(Connection {
+    let mut connection = Connection {
         shared,
         peer,
-        activity,
+        client: Client::of_peer(peer.remote),
+        activity: Activity::new(),
         refusal: OnceLock::new(),
         upgraded: AtomicBool::new(false),
         declined: Mutex::new(None),
-    });
+    };
     let mut sleep = pin!(sleep(Duration::ZERO));
-    // The place of the PROXY header: it changes whom the app takes for its client, and has `header_timeout` from accept.
-    // The place of the TLS handshake, with the same deadline: `stream` becomes another.
     let mut timer = Timer::new(sleep.as_mut());
+    let mut stream = match introduce(stream, &mut connection, &mut timer).await {
+        Introduction::Done(stream) => stream,
+        Introduction::Refused(stream, refusal) => {
+            connection.refuse(refusal);
+            let mut wire = Wire::http1(stream, Vec::new(), Arc::new(connection), open);
+            // Nobody is left to be told of an error.
+            let _ = poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
+            return;
+        }
+        Introduction::Over => return,
+    };
+    let connection = Arc::new(connection);
+    // The place of the TLS handshake, with the same deadline: `stream` becomes another.
     let greeting = if shared.http.http2 {
         greeting::read(&mut stream, &connection, &mut timer).await
     } else {

@@ -13,12 +13,14 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{accept::Peer, access_log::AccessLog, request_id::RequestIds, scanner::Refusal, throttle::Throttle};
+use super::{
+    accept::Peer, access_log::AccessLog, forwarded::Trust, request_id::RequestIds, scanner::Refusal, throttle::Throttle,
+};
 use crate::{
     channel::ToMaster,
     listener::Listeners,
     scoreboard::{Notepad, Row, Scoreboard},
-    settings::Http,
+    settings::{Http, ProxyProtocol, Settings},
 };
 
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(super) struct Shared {
     /// `None` where it is off.
     pub(super) access: Option<AccessLog>,
     pub(super) request_ids: RequestIds,
+    pub(super) proxy_protocol: ProxyProtocol,
+    pub(super) trust: Trust,
     channel: Arc<OwnedFd>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
@@ -60,7 +64,7 @@ impl Shared {
         scoreboard: Scoreboard,
         listeners: Listeners,
         channel: Arc<OwnedFd>,
-        http: &Http,
+        settings: &Settings,
         access: Option<AccessLog>,
     ) -> &'static Self {
         Box::leak(Box::new(Self {
@@ -68,7 +72,9 @@ impl Shared {
             notepad: row.notepad(),
             scoreboard,
             listeners,
-            http: http.clone(),
+            http: settings.http.clone(),
+            proxy_protocol: settings.server.proxy_protocol,
+            trust: Trust::new(&settings.http.forwarded_allow_ips),
             access,
             request_ids: RequestIds::new(),
             channel,

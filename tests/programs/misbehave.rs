@@ -104,6 +104,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
         )
         .route("/request_id", get(async |headers: axum::http::HeaderMap| format!("{:?}", headers.get("x-request-id"))))
         .route("/drip", get(async || axum::body::Body::from_stream(drips())))
+        .route("/client", get(who))
         .route("/panic", get(panicking))
         .route("/exit/{code}", get(exiting));
     let goodbye = table.goodbye_file.clone();
@@ -112,6 +113,23 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             note(&goodbye);
         }
     }))
+}
+
+/// What the app is told of its client, and which forwarding headers reached it.
+async fn who(request: Request) -> Result<Json<serde_json::Value>, &'static str> {
+    let client = request.extensions().get::<oxicorn::Client>().ok_or("no client")?;
+    let names = request.headers().keys().map(ToString::to_string);
+    let forwarding: Vec<_> = names.filter(|name| name.contains("forwarded")).collect();
+    Ok(Json(serde_json::json!({
+        "pid": std::process::id(),
+        "address": client.address(),
+        "port": client.port(),
+        "scheme": client.scheme(),
+        "host": client.host(),
+        "peer": client.peer(),
+        "tls": client.is_tls(),
+        "forwarding": forwarding,
+    })))
 }
 
 /// Switches to a protocol in which everything comes back, and which says so once when `goodbye` completes.

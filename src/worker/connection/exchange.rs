@@ -29,7 +29,7 @@ use crate::{
     metrics,
     scoreboard::{Place, X_REQUEST_ID},
     sys::clock,
-    worker::{access_log::Recorded, scanner::Refusal, shared::Shared},
+    worker::{access_log::Recorded, forwarded, scanner::Refusal, shared::Shared},
 };
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -66,7 +66,9 @@ where
 {
     let shared = connection.shared;
     let id = shared.request_ids.settle(request.headers_mut());
-    let mut record = shared.access.as_ref().and_then(|log| log.begin(connection.client(), &request));
+    let client = forwarded::client(&mut request, &connection.client, &shared.trust);
+    let mut record = shared.access.as_ref().and_then(|log| log.begin(client.address(), &request));
+    request.extensions_mut().insert(client);
     let http1 = request.version() < Version::HTTP_2;
     let offer = request.extensions().get::<OnUpgrade>().filter(|_| http1);
     let offer = offer.map(|offer| (offer.clone(), Arc::clone(&connection)));
