@@ -27,7 +27,7 @@ use crate::{
     master::{self, Outcome},
     protocol,
     scoreboard::Row,
-    settings::{self, Flags, Resolved, Settings, TableSpec, Whereabouts},
+    settings::{self, Flags, Purpose, Resolved, Settings, TableSpec, Whereabouts},
     sys::{fork, process, title},
     worker::{self, WorkerSeed},
 };
@@ -147,7 +147,11 @@ impl App {
             Err(error) => return refuse(&format!("the current folder cannot be read: {error}")),
         };
         let environment = settings::environment();
-        let resolved = settings::resolve(&flags, &environment, &cwd, &self.tables);
+        let purpose = match command {
+            Command::Run(_) | Command::Check { .. } => Purpose::Serve,
+            _ => Purpose::Ask,
+        };
+        let resolved = settings::resolve(&flags, &environment, &cwd, &self.tables, purpose);
         let at = |socket, resolved: Result<Resolved, _>| {
             let whereabouts = match resolved {
                 Ok(resolved) => Whereabouts::of(&resolved.settings),
@@ -204,7 +208,7 @@ impl App {
         }
         let Self { work, prepare, tables } = self;
         let load = move || {
-            let resolved = settings::resolve(&flags, &settings::environment(), &cwd, &tables)
+            let resolved = settings::resolve(&flags, &settings::environment(), &cwd, &tables, Purpose::Serve)
                 .map_err(|problems| problems.to_string().replace('\n', "; "))?;
             prepare(&Preparation { resolved: &resolved }).map_err(|error| error_chain(error.as_ref()))?;
             Ok(resolved)
@@ -506,8 +510,8 @@ impl WorkerContext {
     pub(crate) fn for_test(tables: settings::Tables, stopping: watch::Receiver<bool>) -> Self {
         use crate::{scoreboard::Scoreboard, settings::Flags};
 
-        let nothing_given =
-            settings::resolve(&Flags::default(), &std::collections::BTreeMap::new(), Path::new("/"), &[]);
+        let environment = std::collections::BTreeMap::new();
+        let nothing_given = settings::resolve(&Flags::default(), &environment, Path::new("/"), &[], Purpose::Ask);
         let resolved = Resolved { tables, ..nothing_given.unwrap() };
         let row = Scoreboard::create(1, 1).unwrap().claim(0, 1, 0, 0).unwrap();
         let draining = watch::channel(false).1;
