@@ -8,6 +8,8 @@ mod accept;
 mod beat;
 mod connection;
 mod rescue;
+#[cfg_attr(not(test), expect(dead_code, reason = "no connection has it yet"))]
+mod scanner;
 mod shared;
 
 use std::{

@@ -2,7 +2,7 @@
 //!
 //! Owns: how many at a turn, and what an error of accept means. Refuses: what happens on a connection (`connection`).
 
-use std::{future::poll_fn, io, os::fd::AsFd, task::Poll, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, os::fd::AsFd, task::Poll, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -35,8 +35,16 @@ enum Listener {
 }
 
 enum Stream {
-    Tcp(TcpStream),
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+}
+
+/// Who is at the other end, as the kernel says it. Of a unix socket nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) remote: Option<SocketAddr>,
+    /// Where the client connected to.
+    pub(super) local: Option<SocketAddr>,
 }
 
 /// Polls a socket of the master's until the task is aborted or the socket is shut down.
@@ -95,9 +103,9 @@ where
     let mut taken = 0;
     for _ in 0..most {
         let stream = match socket {
-            Socket::Tcp(socket) => socket.accept().and_then(|(stream, _)| {
+            Socket::Tcp(socket) => socket.accept().and_then(|(stream, remote)| {
                 stream.set_nonblocking(true)?;
-                TcpStream::from_std(stream).map(Stream::Tcp)
+                TcpStream::from_std(stream).map(|stream| Stream::Tcp(stream, remote))
             }),
             Socket::Unix(socket) => socket.accept().and_then(|(stream, _)| {
                 stream.set_nonblocking(true)?;
@@ -119,7 +127,7 @@ where
 impl Listener {
     async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Tcp(listener) => listener.accept().await.map(|(stream, remote)| Stream::Tcp(stream, remote)),
             // Of a unix listener that was shut down accept(2) says EAGAIN and epoll says ready, for ever: `accept` would
             // never return, and keep the thread. `poll_accept` yields to its budget, and then the socket is asked.
             Self::Unix(listener) => {
@@ -142,13 +150,15 @@ impl Stream {
         // Counted before its task first runs: a drain that begins in between must wait for it.
         let open = shared.connection_opened();
         match self {
-            Self::Tcp(stream) => {
+            Self::Tcp(stream, remote) => {
+                let peer = Peer { remote: Some(remote), local: stream.local_addr().ok() };
                 // Fails only for a connection that is already gone, and serving it says so.
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(connection::serve(stream, open, shared, app));
+                tokio::spawn(connection::serve(stream, peer, open, shared, app));
             }
             Self::Unix(stream) => {
-                tokio::spawn(connection::serve(stream, open, shared, app));
+                let peer = Peer { remote: None, local: None };
+                tokio::spawn(connection::serve(stream, peer, open, shared, app));
             }
         }
     }

@@ -9,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use tokio::sync::{Notify, watch};
@@ -27,9 +26,7 @@ pub(super) struct Shared {
     pub(super) scoreboard: Scoreboard,
     pub(super) listeners: Listeners,
     pub(super) notepad: Notepad,
-    pub(super) keep_alive: Duration,
-    /// Empty: nobody answers for it.
-    pub(super) metrics_path: String,
+    pub(super) http: Http,
     channel: Arc<OwnedFd>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
@@ -56,8 +53,7 @@ impl Shared {
             notepad: row.notepad(),
             scoreboard,
             listeners,
-            keep_alive: http.keep_alive,
-            metrics_path: http.metrics_path.clone(),
+            http: http.clone(),
             channel,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),

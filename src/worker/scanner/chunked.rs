@@ -1,0 +1,176 @@
+//! A body in chunks.
+//!
+//! Owns: the framing of RFC 9112, section 7.1, its extensions and its trailer. Refuses: the content.
+
+use super::{Limits, Refusal, class, head::split_field, line::Line};
+
+/// The most bytes of extensions in one body; hyper stops at 16 KiB.
+const EXTENSIONS_MAX: usize = 16 * 1024 - 1;
+
+/// Of a chunk's size: so many fit 64 bits.
+const DIGITS_MAX: usize = 16;
+
+/// What frames, routes, authenticates or describes a message must not come after it (RFC 9110, section 6.5.1).
+const NOT_IN_TRAILERS: [&str; 27] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "expires",
+    "forwarded",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "max-forwards",
+    "pragma",
+    "proxy-authorization",
+    "range",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+];
+
+/// A chunked body of which some may have been read.
+#[derive(Debug)]
+pub(super) struct Chunked {
+    part: Part,
+    line: Line,
+    /// The sizes of all chunks so far.
+    content: u64,
+    /// The bytes of all extensions so far.
+    extensions: usize,
+    /// The fields of head and trailer so far.
+    fields: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Size,
+    /// So many bytes of it are still to come.
+    Data(u64),
+    DataEnd,
+    Trailer,
+}
+
+impl Chunked {
+    pub(super) fn new(fields: u32) -> Self {
+        Self { part: Part::Size, line: Line::default(), content: 0, extensions: 0, fields }
+    }
+
+    /// How many bytes come next that are nothing but content.
+    pub(super) fn chunk_left(&self) -> Option<u64> {
+        match self.part {
+            Part::Data(left) => Some(left),
+            Part::Size | Part::DataEnd | Part::Trailer => None,
+        }
+    }
+
+    pub(super) fn skip(&mut self, bytes: u64) {
+        if let Part::Data(left) = self.part {
+            self.part = if bytes < left { Part::Data(left - bytes) } else { Part::DataEnd };
+        }
+    }
+
+    /// Verifies the next line or piece of data, 0 bytes when it needs more; and whether the body has ended with it.
+    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, bool), Refusal> {
+        let (limit, too_long) = match self.part {
+            Part::Data(left) => {
+                let verified = left.min(bytes.len() as u64);
+                self.skip(verified);
+                return Ok((verified as usize, false));
+            }
+            Part::Size => (DIGITS_MAX + EXTENSIONS_MAX - self.extensions, Refusal::CHUNK_EXTENSIONS_LONG),
+            Part::DataEnd => (0, Refusal::CHUNK_END),
+            Part::Trailer => {
+                let is_field = bytes.first().is_some_and(|&first| first != b'\r');
+                if is_field && self.fields as usize >= limits.fields {
+                    return Err(Refusal::FIELDS_MANY);
+                }
+                (limits.field_size, Refusal::FIELD_LONG)
+            }
+        };
+        let Some(line) = self.line.next(bytes, limit, too_long)? else { return Ok((0, false)) };
+        // Each line passes by itself: the next is the first of what is offered.
+        let verified = std::mem::take(&mut self.line).begin();
+        let line = &bytes[line];
+        match self.part {
+            Part::Size => self.read_size(line, limits)?,
+            Part::Trailer if line.is_empty() => return Ok((verified, true)),
+            Part::Trailer => self.read_trailer(line)?,
+            Part::DataEnd | Part::Data(_) => self.part = Part::Size,
+        }
+        Ok((verified, false))
+    }
+
+    fn read_size(&mut self, line: &[u8], limits: &Limits) -> Result<(), Refusal> {
+        let end = line.iter().position(|sign| !sign.is_ascii_hexdigit()).unwrap_or(line.len());
+        let (digits, extensions) = line.split_at(end);
+        if !(1..=DIGITS_MAX).contains(&digits.len()) {
+            return Err(Refusal::CHUNK_SIZE);
+        }
+        let value = |digit: &u8| u64::from((*digit as char).to_digit(16).unwrap_or_default());
+        let size = digits.iter().fold(0, |size, digit| size << 4 | value(digit));
+        self.extensions += extensions.len();
+        if self.extensions > EXTENSIONS_MAX {
+            return Err(Refusal::CHUNK_EXTENSIONS_LONG);
+        }
+        check_extensions(extensions)?;
+        self.content = self.content.saturating_add(size);
+        if self.content > limits.body {
+            return Err(Refusal::BODY_LONG);
+        }
+        self.part = if size == 0 { Part::Trailer } else { Part::Data(size) };
+        Ok(())
+    }
+
+    fn read_trailer(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        self.fields = self.fields.saturating_add(1);
+        let (name, _) = split_field(line)?;
+        if NOT_IN_TRAILERS.iter().any(|not| name.eq_ignore_ascii_case(not.as_bytes())) {
+            return Err(Refusal::TRAILER);
+        }
+        Ok(())
+    }
+}
+
+/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, RFC 9112, section 7.1.1.
+fn check_extensions(mut rest: &[u8]) -> Result<(), Refusal> {
+    while !rest.is_empty() {
+        let [b';', extension @ ..] = class::trim_start(rest) else { return Err(Refusal::CHUNK_EXTENSION) };
+        rest = word(class::trim_start(extension)).ok_or(Refusal::CHUNK_EXTENSION)?;
+        if let [b'=', value @ ..] = class::trim_start(rest) {
+            let value = class::trim_start(value);
+            rest = quoted(value).or_else(|| word(value)).ok_or(Refusal::CHUNK_EXTENSION)?;
+        }
+    }
+    Ok(())
+}
+
+/// What follows a token.
+fn word(bytes: &[u8]) -> Option<&[u8]> {
+    let length = class::run(bytes, class::TOKEN);
+    (length > 0).then(|| &bytes[length..])
+}
+
+/// What follows a quoted string (RFC 9110, section 5.6.4).
+fn quoted(bytes: &[u8]) -> Option<&[u8]> {
+    let mut rest = bytes.strip_prefix(b"\"")?;
+    loop {
+        rest = match rest {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', _, rest @ ..] | [_, rest @ ..] => rest,
+            [] => return None,
+        };
+    }
+}

@@ -1,0 +1,239 @@
+//! The head of a request.
+//!
+//! Owns: the request line, the fields, and what they say of the body and of the connection. Refuses: the body.
+
+use super::{HEAD_MAX, Limits, Refusal, class, line::Line, target};
+
+/// What a verified head says of what follows it.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) body: Body,
+    pub(super) then: Then,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    /// 0 without a body.
+    Length(u64),
+    /// The trailer's fields count on from those of the head.
+    Chunked { fields: u32 },
+}
+
+/// What follows the body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Then {
+    #[default]
+    Next,
+    /// Nothing: it was the last request.
+    End,
+    /// The answer decides; `last`: without another protocol, the end.
+    Hold { last: bool },
+}
+
+/// A head of which some lines may have been read.
+#[derive(Debug, Default)]
+pub(super) struct Head {
+    line: Line,
+    begun: Begun,
+    fields: u32,
+    /// Where the target's authority stands.
+    authority: Option<(u32, u32)>,
+    length: Option<u64>,
+    connect: bool,
+    http_11: bool,
+    host: bool,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    upgrade: bool,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Begun {
+    #[default]
+    No,
+    /// With an empty line.
+    Empty,
+    /// With its request line.
+    Yes,
+}
+
+impl Head {
+    /// Reads on; the head's length and what it says once it is complete.
+    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Frame)>, Refusal> {
+        let (bytes, too_long) = match bytes.get(..HEAD_MAX) {
+            Some(most) => (most, bytes.len() > HEAD_MAX),
+            None => (bytes, false),
+        };
+        loop {
+            let line = if self.begun == Begun::Yes {
+                // A field too many is one as soon as it begins.
+                let is_field = bytes.get(self.line.begin()).is_some_and(|&first| first != b'\r');
+                if is_field && self.fields as usize >= limits.fields {
+                    return Err(Refusal::FIELDS_MANY);
+                }
+                self.line.next(bytes, limits.field_size, Refusal::FIELD_LONG)?
+            } else {
+                self.line.next(bytes, limits.request_line, Refusal::LINE_LONG)?
+            };
+            let Some(line) = line else {
+                return if too_long { Err(Refusal::HEAD_LONG) } else { Ok(None) };
+            };
+            let begin = line.start;
+            let line = &bytes[line];
+            match (&self.begun, line) {
+                (Begun::Yes, []) => return self.frame().map(|frame| Some((self.line.begin(), frame))),
+                (Begun::Yes, line) => self.read_field(line, bytes, limits)?,
+                // RFC 9112, section 2.2.
+                (Begun::No, []) => self.begun = Begun::Empty,
+                (Begun::Empty, []) => return Err(Refusal::EMPTY_LINES),
+                (Begun::No | Begun::Empty, line) => {
+                    self.read_request_line(line, begin)?;
+                    self.begun = Begun::Yes;
+                }
+            }
+        }
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun == Begun::Yes || self.line.has_begun()
+    }
+
+    /// RFC 9112, section 3: a method, a target and a version, one space between them and none around.
+    fn read_request_line(&mut self, line: &[u8], begin: usize) -> Result<(), Refusal> {
+        let mut parts = line.split(|&sign| sign == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Refusal::REQUEST_LINE);
+        };
+        if method.is_empty() || !class::all(method, class::TOKEN) {
+            return Err(Refusal::METHOD);
+        }
+        self.http_11 = match version {
+            b"HTTP/1.1" => true,
+            b"HTTP/1.0" => false,
+            [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+                return Err(Refusal::VERSION);
+            }
+            _ => return Err(Refusal::REQUEST_LINE),
+        };
+        let from = begin + method.len() + 1;
+        self.authority = target::check(method, target)?.map(|at| ((from + at.start) as u32, (from + at.end) as u32));
+        self.connect = method == b"CONNECT";
+        Ok(())
+    }
+
+    fn read_field(&mut self, line: &[u8], head: &[u8], limits: &Limits) -> Result<(), Refusal> {
+        self.fields += 1;
+        let (name, value) = split_field(line)?;
+        match (name.len(), name[0] | 0x20) {
+            (4, b'h') if name.eq_ignore_ascii_case(b"host") => self.read_host(value, head),
+            (14, b'c') if name.eq_ignore_ascii_case(b"content-length") => self.read_length(value, limits),
+            (17, b't') if name.eq_ignore_ascii_case(b"transfer-encoding") => self.read_coding(value),
+            (10, b'c') if name.eq_ignore_ascii_case(b"connection") => {
+                for option in value.split(|&sign| sign == b',').map(class::trim) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+                Ok(())
+            }
+            // HTTP/1.0 has no upgrades (RFC 9110, section 7.8). On 1.1 hyper lets the app upgrade by this field alone,
+            // without the option of `Connection` that belongs to it.
+            (7, b'u') if name.eq_ignore_ascii_case(b"upgrade") => {
+                self.upgrade |= self.http_11;
+                Ok(())
+            }
+            // Also on HTTP/1.0, where hyper ignores the one that is known, as RFC 9110, section 10.1.1, will have it.
+            (6, b'e') if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
+                Err(Refusal::EXPECT)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// RFC 9112, section 3.2: once, valid, and what the target says.
+    fn read_host(&mut self, value: &[u8], head: &[u8]) -> Result<(), Refusal> {
+        if std::mem::replace(&mut self.host, true) {
+            return Err(Refusal::HOST_REPEATED);
+        }
+        target::split_authority(value).ok_or(Refusal::HOST)?;
+        let Some((from, to)) = self.authority else { return Ok(()) };
+        let authority = head.get(from as usize..to as usize).unwrap_or_default();
+        // With CONNECT the port belongs to the target, and `Host` may be without (RFC 9110, section 9.3.6).
+        let host = target::split_authority(authority).map(|(host, _)| host).filter(|_| self.connect);
+        if value.eq_ignore_ascii_case(authority) || host.is_some_and(|host| value.eq_ignore_ascii_case(host)) {
+            Ok(())
+        } else {
+            Err(Refusal::HOST_DIFFERS)
+        }
+    }
+
+    /// RFC 9110, section 8.6; a list of equal lengths may be refused, and is. What exceeds 63 bits no program holds.
+    fn read_length(&mut self, value: &[u8], limits: &Limits) -> Result<(), Refusal> {
+        if self.chunked {
+            return Err(Refusal::LENGTH_AND_CODING);
+        }
+        if self.length.is_some() {
+            return Err(Refusal::LENGTH_REPEATED);
+        }
+        let digits = Some(value).filter(|value| !value.is_empty() && value.iter().all(u8::is_ascii_digit));
+        let length = digits
+            .and_then(|digits| {
+                digits.iter().try_fold(0i64, |length, digit| length.checked_mul(10)?.checked_add((digit - b'0').into()))
+            })
+            .ok_or(Refusal::LENGTH)?
+            .unsigned_abs();
+        if length > limits.body {
+            return Err(Refusal::BODY_LONG);
+        }
+        self.length = Some(length);
+        Ok(())
+    }
+
+    /// RFC 9112, sections 6.1 and 6.3.
+    fn read_coding(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        if !self.http_11 {
+            return Err(Refusal::CODING_VERSION);
+        }
+        if self.length.is_some() {
+            return Err(Refusal::LENGTH_AND_CODING);
+        }
+        if std::mem::replace(&mut self.chunked, true) {
+            return Err(Refusal::CODING_REPEATED);
+        }
+        if value.eq_ignore_ascii_case(b"chunked") { Ok(()) } else { Err(Refusal::CODING) }
+    }
+
+    /// What the whole head says.
+    fn frame(&self) -> Result<Frame, Refusal> {
+        if self.http_11 && !self.host {
+            return Err(Refusal::NO_HOST);
+        }
+        let length = self.length.unwrap_or(0);
+        // Where the tunnel begins must not depend on a body that CONNECT does not have (RFC 9110, section 9.3.6).
+        if self.connect && (self.chunked || length > 0) {
+            return Err(Refusal::CONNECT_BODY);
+        }
+        let body = if self.chunked { Body::Chunked { fields: self.fields } } else { Body::Length(length) };
+        // RFC 9112, section 9.3.
+        let last = self.close || !self.http_11 && !self.keep_alive;
+        let then = match (self.upgrade || self.connect, last) {
+            (true, last) => Then::Hold { last },
+            (false, true) => Then::End,
+            (false, false) => Then::Next,
+        };
+        Ok(Frame { body, then })
+    }
+}
+
+/// Splits a field line, of the head or of a trailer, into its name, which is not empty, and its value.
+pub(super) fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
+    let (name, rest) = line.split_at(class::run(line, class::TOKEN));
+    match (name, rest) {
+        ([_, ..], [b':', value @ ..]) => Ok((name, class::trim(value))),
+        ([], [b' ' | b'\t', ..]) => Err(Refusal::FOLDED),
+        (_, [b' ' | b'\t', ..]) => Err(Refusal::SPACE_BEFORE_COLON),
+        _ => Err(Refusal::FIELD_NAME),
+    }
+}
