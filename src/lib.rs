@@ -38,6 +38,7 @@
 
 mod app;
 mod cli;
+mod client_certificate;
 pub mod settings;
 
 mod channel;
@@ -57,6 +58,7 @@ mod log;
 mod sys;
 
 pub use app::{App, Body, IntoLifespan, Lifespan, Preparation, WorkerContext, main};
+pub use client_certificate::ClientCertificate;
 pub use settings::TableSpec;
 
 /// An error and its causes, on one line.

@@ -11,6 +11,8 @@ mod rescue;
 #[cfg_attr(not(test), expect(dead_code, reason = "no connection has it yet"))]
 mod scanner;
 mod shared;
+mod throttle;
+mod tls;
 
 use std::{
     any::Any,
@@ -104,7 +106,7 @@ where
         tracing::error!(event = "panic", place, reason = panic_message(panic.payload()), "a panic in the app");
     }));
 
-    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings.http);
+    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings);
     let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =

@@ -219,6 +219,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "Body",
             "Lifespan",
             "IntoLifespan",
+            "ClientCertificate",
         ],
     ),
     ("channel", &["sys"]),

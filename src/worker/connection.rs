@@ -32,8 +32,9 @@ use self::wire::Wire;
 use super::{
     accept::Peer,
     shared::{Open, Shared},
+    tls,
 };
-use crate::sys::clock;
+use crate::{ClientCertificate, sys::clock};
 
 /// Between deciding that an idle connection may close and closing it the event loop turns once: what had already
 /// arrived is then served.
@@ -44,6 +45,8 @@ const LAST_CALL: Duration = Duration::from_millis(2);
 struct Connection {
     shared: &'static Shared,
     peer: Peer,
+    /// Of the client, where `tls.client_ca` asks for one.
+    certificate: Option<ClientCertificate>,
     accepted: Instant,
     activity: Activity,
 }
@@ -59,9 +62,17 @@ where
     let accepted = Instant::now();
     // The place of the PROXY header: it changes whom the app takes for its client, and ends `header_timeout` after
     // `accepted`.
-    // The place of the TLS handshake, with the same deadline: `stream` becomes another.
-    let connection = Arc::new(Connection { shared, peer, accepted, activity: Activity::new() });
-    http(stream, connection, app).await;
+    let known = |certificate| Arc::new(Connection { shared, peer, certificate, accepted, activity: Activity::new() });
+    match &shared.tls {
+        None => http(stream, known(None), app).await,
+        // Boxed, or connections without TLS would have to be as large as those with it.
+        Some(config) => {
+            if let Some(stream) = Box::pin(tls::shake_hands(stream, config, peer, accepted, shared)).await {
+                let certificate = tls::shown(&stream);
+                Box::pin(http(stream, known(certificate), app)).await;
+            }
+        }
+    }
 }
 
 /// Speaks HTTP on a stream to its end.

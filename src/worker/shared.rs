@@ -11,13 +11,15 @@ use std::{
     },
 };
 
+use rustls::ServerConfig;
 use tokio::sync::{Notify, watch};
 
 use crate::{
     channel::ToMaster,
     listener::Listeners,
     scoreboard::{Notepad, Row, Scoreboard},
-    settings::Http,
+    settings::{Http, Settings},
+    worker::throttle::Throttle,
 };
 
 #[derive(Debug)]
@@ -27,6 +29,10 @@ pub(super) struct Shared {
     pub(super) listeners: Listeners,
     pub(super) notepad: Notepad,
     pub(super) http: Http,
+    /// `None` without TLS.
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    /// Handshakes that failed: any client can fail.
+    pub(super) handshakes: Throttle,
     channel: Arc<OwnedFd>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
@@ -46,14 +52,16 @@ impl Shared {
         scoreboard: Scoreboard,
         listeners: Listeners,
         channel: Arc<OwnedFd>,
-        http: &Http,
+        settings: &Settings,
     ) -> &'static Self {
         Box::leak(Box::new(Self {
             row,
             notepad: row.notepad(),
             scoreboard,
             listeners,
-            http: http.clone(),
+            http: settings.http.clone(),
+            tls: settings.tls.material.as_ref().map(|material| Arc::clone(&material.config)),
+            handshakes: Throttle::default(),
             channel,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),

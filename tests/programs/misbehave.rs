@@ -83,6 +83,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
                 Json(serde_json::json!({ "set": std::env::var_os(name).is_some() }))
             }),
         )
+        .route("/certificate", get(certificate))
         .route("/panic", get(panicking))
         .route("/exit/{code}", get(exiting));
     let goodbye = table.goodbye_file.clone();
@@ -91,6 +92,12 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             note(&goodbye);
         }
     }))
+}
+
+/// Who the client has shown to be.
+async fn certificate(request: axum::extract::Request) -> String {
+    let shown = request.extensions().get::<oxicorn::ClientCertificate>();
+    shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{} {}", shown.subject(), shown.der().len()))
 }
 
 async fn panicking() -> &'static str {

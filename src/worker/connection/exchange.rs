@@ -48,7 +48,7 @@ impl<B> Answer for B where B: http_body::Body<Data: Send, Error: Into<BoxError>>
 /// Answers one request: by the app, or by the worker itself. Its ticket is made here and now, not when the future is
 /// first polled: the connection must count as busy from its head on.
 pub(super) fn answer<S, B>(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     app: S,
     connection: Arc<Connection>,
 ) -> impl Future<Output = Result<Response<Reply<B>>, BoxError>> + Send + 'static
@@ -62,6 +62,9 @@ where
         connection.activity.set(clock::coarse());
         None
     } else {
+        if let Some(certificate) = &connection.certificate {
+            request.extensions_mut().insert(certificate.clone());
+        }
         Some(Ticket::new(connection, &request))
     };
     async move {

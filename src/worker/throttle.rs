@@ -1,0 +1,44 @@
+//! Log lines that any client can cause: at most one a second.
+//!
+//! Owns: when the next may be written, and how many were not. Refuses: the lines.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::sys::clock;
+
+const EVERY_MS: u64 = 1_000;
+
+/// One kind of line of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Throttle {
+    next: AtomicU64,
+    suppressed: AtomicU64,
+}
+
+impl Throttle {
+    /// Whether a line may be written now; if so, how many were suppressed since the last.
+    pub(super) fn pass(&self) -> Option<u64> {
+        self.pass_at(clock::coarse())
+    }
+
+    fn pass_at(&self, now: u64) -> Option<u64> {
+        if now < self.next.load(Relaxed) {
+            self.suppressed.fetch_add(1, Relaxed);
+            return None;
+        }
+        self.next.store(now + EVERY_MS, Relaxed);
+        Some(self.suppressed.swap(0, Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_a_second_and_the_next_tells_how_many_were_not_written() {
+        let throttle = Throttle::default();
+        let passed = [5_000, 5_001, 5_999, 6_000, 6_001, 9_000].map(|now| throttle.pass_at(now));
+        assert_eq!(passed, [Some(0), None, None, Some(2), None, Some(1)]);
+    }
+}
