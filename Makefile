@@ -33,10 +33,11 @@ chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), i
 
 # Prometheus' own parser and promtool for tests/metrics.rs; the others are found by name.
 needs: target/python target/prometheus
-	@for program in nginx systemd-socket-activate patch; do \
+	@for program in curl ip nginx openssl patch sslscan systemd-socket-activate; do \
 		command -v $$program >/dev/null || missing=yes; \
 	done; \
-	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends nginx systemd patch; }
+	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends \
+		curl iproute2 nginx openssl patch sslscan systemd; }
 
 target/python:
 	python3 -m pip install --quiet --target $@.new prometheus-client==0.26.0

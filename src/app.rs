@@ -12,10 +12,8 @@ use std::{
     pin::Pin,
     process::ExitCode,
     sync::Arc,
-    task::{Context, Poll},
 };
 
-use bytes::Bytes;
 use clap::Parser;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -24,12 +22,12 @@ use tower_service::Service;
 use crate::{
     cli::{Cli, Command, Format},
     ctl, error_chain, log,
-    master::{self, Outcome},
+    master::{self, Load, Outcome},
     protocol,
     scoreboard::Row,
     settings::{self, Flags, Purpose, Resolved, Settings, TableSpec, Whereabouts},
     sys::{fork, process, title},
-    worker::{self, WorkerSeed},
+    worker::{self, Body, WorkerSeed},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -162,7 +160,13 @@ impl App {
         match (command, resolved) {
             (Command::Run(_), Ok(resolved)) => self.supervise(resolved, flags, cwd),
             (Command::Run(_), Err(problems)) => refuse(&problems.to_string()),
-            (Command::Check { json, .. }, resolved) => check(resolved, json),
+            (Command::Check { json, .. }, resolved) => {
+                let running = resolved
+                    .as_ref()
+                    .ok()
+                    .and_then(|resolved| ctl::would_change(&ctl::Place::of(None, Whereabouts::of(&resolved.settings))));
+                check(resolved, running.as_deref(), json)
+            }
             (Command::Config { json, .. }, Ok(resolved)) => {
                 print!("{}", if json { resolved.to_json() } else { resolved.to_toml() });
                 ExitCode::SUCCESS
@@ -207,13 +211,16 @@ impl App {
             return Exit::NoWorkerReady.into();
         }
         let Self { work, prepare, tables } = self;
-        let load = move || {
-            let resolved = settings::resolve(&flags, &settings::environment(), &cwd, &tables, Purpose::Serve)
-                .map_err(|problems| problems.to_string().replace('\n', "; "))?;
-            prepare(&Preparation { resolved: &resolved }).map_err(|error| error_chain(error.as_ref()))?;
-            Ok(resolved)
+        let load = Load {
+            read: Box::new(move || {
+                settings::resolve(&flags, &settings::environment(), &cwd, &tables, Purpose::Serve)
+                    .map_err(|problems| problems.to_string().replace('\n', "; "))
+            }),
+            prepare: Box::new(move |resolved| {
+                prepare(&Preparation { resolved }).map_err(|error| error_chain(error.as_ref()))
+            }),
         };
-        match master::run(resolved, Box::new(load)) {
+        match master::run(resolved, load) {
             Ok(Outcome::Stopped) => ExitCode::SUCCESS,
             Ok(Outcome::NoWorkerReady) => Exit::NoWorkerReady.into(),
             Ok(Outcome::Worker(seed)) => work(*seed),
@@ -273,19 +280,24 @@ fn refuse(sentence: &str) -> ExitCode {
     Exit::Usage.into()
 }
 
-fn check(resolved: Result<Resolved, settings::Problems>, json: bool) -> ExitCode {
+/// `running`: what a reload would change in the service that runs, if one does.
+fn check(resolved: Result<Resolved, settings::Problems>, running: Option<&str>, json: bool) -> ExitCode {
     let (warnings, problems) = match resolved {
         Ok(resolved) => (resolved.warnings, Vec::new()),
         Err(settings::Problems(problems)) => (Vec::new(), problems),
     };
     if json {
-        println!("{}", serde_json::json!({ "ok": problems.is_empty(), "problems": problems, "warnings": warnings }));
+        let ok = problems.is_empty();
+        println!("{}", serde_json::json!({ "ok": ok, "problems": problems, "warnings": warnings, "running": running }));
     } else {
         for warning in &warnings {
             eprintln!("oxicorn: warning: {warning}");
         }
         if problems.is_empty() {
             println!("settings are valid");
+            if let Some(running) = running {
+                println!("{running}");
+            }
         } else {
             return refuse(&settings::Problems(problems).to_string());
         }
@@ -477,30 +489,6 @@ impl<S: Service<http::Request<Body>>> IntoLifespan for S {
     type Service = S;
     fn into_lifespan(self) -> Lifespan<S> {
         Lifespan::new(self)
-    }
-}
-
-/// A request's body as it arrives from the connection.
-#[derive(Debug)]
-pub struct Body(pub(crate) hyper::body::Incoming);
-
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.0).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.0.size_hint()
     }
 }
 

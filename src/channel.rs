@@ -34,6 +34,8 @@ pub(crate) enum ToMaster {
     RecycleRequested,
     /// Told to go by a signal of its own.
     DrainBegun,
+    /// Its row says whether it is full.
+    RoomChanged,
     /// The worker of this slot, a sibling of who says it, has not beaten when it promised to.
     Silent {
         slot: u32,
@@ -84,6 +86,7 @@ impl ToMaster {
             Self::Accepting => fd::send(channel, b"a"),
             Self::RecycleRequested => fd::send(channel, b"c"),
             Self::DrainBegun => fd::send(channel, b"d"),
+            Self::RoomChanged => fd::send(channel, b"o"),
             Self::Silent { slot } => {
                 let mut bytes = vec![b's'];
                 bytes.extend(slot.to_le_bytes());
@@ -104,6 +107,7 @@ impl ToMaster {
                 b'a' => Self::Accepting,
                 b'c' => Self::RecycleRequested,
                 b'd' => Self::DrainBegun,
+                b'o' => Self::RoomChanged,
                 b's' => Self::Silent { slot: u32::from_le_bytes(rest.try_into().ok()?) },
                 b'f' => Self::BootFailed(String::from_utf8_lossy(rest).into_owned()),
                 _ => return None,

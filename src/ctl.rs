@@ -173,6 +173,12 @@ pub(crate) fn ask(place: &Place, command: Command, json: bool) -> Result<(), Fai
     }
 }
 
+/// What a reload would change in the service that runs, where one does and says so.
+pub(crate) fn would_change(place: &Place) -> Option<String> {
+    let stream = place.connect().ok()?;
+    converse(&stream, Command::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
+}
+
 fn ask_status(stream: &UnixStream) -> Result<Status, String> {
     let answer = converse(stream, Command::Status, Some(PATIENCE), &mut |_| {})?;
     answer.status.map(|status| *status).ok_or(answer.reason)

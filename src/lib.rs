@@ -57,9 +57,10 @@ mod ctl;
 mod log;
 mod sys;
 
-pub use app::{App, Body, IntoLifespan, Lifespan, Preparation, WorkerContext, main};
+pub use app::{App, IntoLifespan, Lifespan, Preparation, WorkerContext, main};
 pub use client_certificate::ClientCertificate;
 pub use settings::TableSpec;
+pub use worker::{Body, BodyError};
 
 /// An error and its causes, on one line.
 fn error_chain(error: &dyn std::error::Error) -> String {

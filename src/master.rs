@@ -281,6 +281,16 @@ impl Shell {
                 self.inbox.push(Event::ScaleRequested { scale, caller: Some(caller) });
             }
             protocol::Command::Reload => self.request_reload(Some(caller)),
+            protocol::Command::Changes => {
+                let answer = match self.would_change() {
+                    Ok(changes) => protocol::Answer::done(changes),
+                    Err(reason) => protocol::Answer::refused(format!(
+                        "a reload of the running service (pid {}) would be refused: {reason}",
+                        std::process::id()
+                    )),
+                };
+                self.answer(caller, &answer);
+            }
             protocol::Command::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }
     }
@@ -343,6 +353,9 @@ impl Shell {
                 Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
                 Ok(Heard::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
                 Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
+                Ok(Heard::Message(ToMaster::RoomChanged)) => {
+                    Event::RoomChanged { pid, full: self.children[at].row.full() }
+                }
                 Ok(Heard::Message(ToMaster::Silent { slot })) => Event::SlotSilent { slot: SlotId(slot) },
                 Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
                     let (slot, generation) = self.place(pid);

@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Metrics,
     Scale(Scale),
     Reload,
+    /// What a reload would change; nothing is done.
+    Changes,
     /// `now`: as SIGINT, not as SIGTERM.
     Stop {
         now: bool,

@@ -81,6 +81,10 @@ mod word {
     pub(super) const SHED: usize = 18;
     /// A counter: connections accepted from the slots of siblings.
     pub(super) const RESCUED: usize = 19;
+    /// A counter: requests that were refused, the app not asked or its answer replaced.
+    pub(super) const REFUSED: usize = 20;
+    /// 1 while the worker has as many connections as it may.
+    pub(super) const FULL: usize = 21;
 }
 
 /// What a worker says it is doing.
@@ -101,6 +105,7 @@ pub(crate) struct Totals {
     pub(crate) responses: [u64; 5],
     pub(crate) cut: u64,
     pub(crate) shed: u64,
+    pub(crate) refused: u64,
     /// Connections accepted from the slot of a sibling that could not.
     pub(crate) rescued: u64,
     /// Requests that ended, by how long they took: see [`DURATION_BOUNDS`].
@@ -174,7 +179,7 @@ impl Scoreboard {
 
     /// Master only, once the worker is reaped (or was never born).
     pub(crate) fn release(&self, row: Row) {
-        for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS] {
+        for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS, word::FULL] {
             row.set(gauge, 0);
         }
         inflight::clear(row.notes);
@@ -222,6 +227,7 @@ impl Scoreboard {
             }
             sum.cut += row.get(word::CUT);
             sum.shed += row.get(word::SHED);
+            sum.refused += row.get(word::REFUSED);
             sum.rescued += row.get(word::RESCUED);
             for (bucket, total) in row.durations.iter().zip(&mut sum.durations) {
                 *total += bucket.load(Relaxed);
@@ -303,6 +309,19 @@ impl Row {
         self.add(word::RESCUED, u64::from(connections));
     }
 
+    pub(crate) fn refused(&self) {
+        self.add(word::REFUSED, 1);
+    }
+
+    pub(crate) fn shed(&self) {
+        self.add(word::SHED, 1);
+    }
+
+    /// Says whether there is room for another connection.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.set(word::FULL, u64::from(full));
+    }
+
     /// Counts a request handed to the app; answers how many this worker was handed.
     pub(crate) fn request_begun(&self) -> u64 {
         self.add(word::REQUESTS, 1);
@@ -377,6 +396,11 @@ impl Row {
 
     pub(crate) fn connections(&self) -> u64 {
         self.get(word::CONNECTIONS)
+    }
+
+    /// Whether the worker takes no connection until one of its own ends.
+    pub(crate) fn full(&self) -> bool {
+        self.get(word::FULL) != 0
     }
 
     /// Grows with whatever the worker does: connections accepted and requests begun.

@@ -4,6 +4,7 @@
 //! name < `OXICORN_*` < command line < sockets passed to us). Refuses: the syntax of files (`settings::file`), how one
 //! value is read (`settings::value`), and decisions that need two keys at once (`settings::check`).
 
+mod changes;
 mod check;
 mod cpus;
 mod file;
@@ -31,6 +32,7 @@ use serde::Serialize;
 use toml::Value;
 
 pub(crate) use self::{
+    changes::Changes,
     passed::LISTEN_FDS,
     problem::{Origin, Problem, Problems},
 };
@@ -373,7 +375,6 @@ pub(crate) struct Resolved {
     pub(crate) settings: Settings,
     pub(crate) tables: Tables,
     /// Absolute.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a reload names it"))]
     pub(crate) file: Option<PathBuf>,
     /// One sentence each, ready for the log.
     pub(crate) warnings: Vec<String>,
@@ -415,20 +416,6 @@ impl Resolved {
         new.process.name.clone_from(&old.process.name);
         new.control.clone_from(&old.control);
         kept
-    }
-
-    /// The keys whose effective values differ, sorted. A key that names a file counts as changed when its contents are.
-    pub(crate) fn diff(&self, new: &Self) -> Vec<String> {
-        let (old_keys, new_keys) = (self.flat(), new.flat());
-        let mut changed: Vec<String> = old_keys.keys().chain(new_keys.keys()).cloned().collect();
-        changed.sort();
-        changed.dedup();
-        changed.retain(|key| {
-            old_keys.get(key) != new_keys.get(key)
-                || (key == "process.env_file" && self.settings.process.env != new.settings.process.env)
-                || new.settings.tls.is_rewritten(&self.settings.tls, key)
-        });
-        changed
     }
 }
 
@@ -549,7 +536,7 @@ pub(crate) fn resolve(
     crossed.extend(check::problems(&settings, &failed));
     if purpose == Purpose::Serve {
         let mut findings = tls::Findings::default();
-        settings.tls.material = tls::read(&settings.tls, &mut findings).map(Arc::new);
+        settings.tls.material = tls::read(&settings.tls, settings.http.http2, &mut findings).map(Arc::new);
         crossed.extend(findings.problems);
         warnings.extend(findings.warnings.into_iter().map(|warning| placed(warning).to_string()));
     }

@@ -8,11 +8,9 @@ mod accept;
 mod beat;
 mod connection;
 mod rescue;
-#[cfg_attr(not(test), expect(dead_code, reason = "no connection has it yet"))]
 mod scanner;
 mod shared;
 mod throttle;
-mod tls;
 
 use std::{
     any::Any,
@@ -34,6 +32,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+pub use self::connection::{Body, BodyError};
 use self::{
     connection::{Answer, BoxError, Serve},
     rescue::Watch,

@@ -37,7 +37,7 @@ fn a_reload_answers_when_the_new_settings_serve() {
     let old = supervisor.serving_pids();
     assert_eq!(sleeps(&supervisor), 200);
     edit(&supervisor, "debug = true", "debug = false");
-    told(&supervisor, 0, &["generation 2 serves", "changed: service.debug"]);
+    told(&supervisor, 0, &["generation 2 serves; with the new workers: service.debug"]);
     eventually("the old workers are gone", PATIENCE, || {
         (!supervisor.worker_pids().iter().any(|pid| old.contains(pid))).then_some(())
     });
@@ -158,6 +158,38 @@ fn a_count_of_before_survives_unless_the_file_changes_it() {
     told(&supervisor, 0, &["workers.count"]);
     assert_eq!(supervisor.status()["target_workers"].as_u64(), Some(1));
     supervisor.stop();
+}
+
+#[test]
+fn check_says_what_a_reload_would_change_and_the_reload_says_the_same() {
+    let checked = |supervisor: &Supervisor| {
+        let output = supervisor.ctl(&["check"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let mut supervisor = Launch::new()
+        .set("workers.count", "2")
+        .set("service.debug", "true")
+        .set("server.reuse_port", "true")
+        .serving(2);
+    let pid = format!("(pid {}, ", supervisor.status()["pid"]);
+    let said = checked(&supervisor);
+    assert!(said.contains(&pid) && said.contains(": no setting has changed"), "{said}");
+    edit(&supervisor, "count = 2", "count = 3");
+    edit(&supervisor, "debug = true", "debug = false");
+    edit(&supervisor, "reuse_port = true", "reuse_port = false");
+    let changes = "applies at once: workers.count; with the new workers: service.debug; \
+                   as before until a restart: server.reuse_port";
+    let said = checked(&supervisor);
+    assert!(said.contains(changes), "{said}");
+    assert_eq!((generation(&supervisor), supervisor.serving_pids().len()), (1, 2), "nothing was done");
+    told(&supervisor, 0, &[&format!("generation 2 serves; {changes}")]);
+    edit(&supervisor, "count = 3", "cuont = 3");
+    let output = supervisor.ctl(&["check"]);
+    assert_eq!((output.status.code(), output.stdout), (Some(2), Vec::new()));
+    supervisor.stop();
+    let alone = Launch::new().arg("check").run();
+    assert_eq!(String::from_utf8_lossy(&alone.stdout), "settings are valid\n");
 }
 
 #[test]

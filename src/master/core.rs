@@ -137,6 +137,11 @@ pub(crate) enum Event {
     SlotSilent {
         slot: SlotId,
     },
+    /// The worker has as many connections as it may, or room again.
+    RoomChanged {
+        pid: Pid,
+        full: bool,
+    },
     RecycleRequested {
         pid: Pid,
     },
@@ -385,6 +390,8 @@ pub(crate) struct Worker {
     due: Instant,
     /// Its slot gets no new connections until it beats.
     silent: bool,
+    /// Its slot gets no new connections until some of its own have ended.
+    full: bool,
 }
 
 /// A generation that is not yet proven, and what to go back to. The workers of the old one serve on until it ends.
@@ -664,6 +671,11 @@ impl Master {
                 // It may have beaten since it was said.
                 for w in self.workers.iter_mut().filter(|w| w.slot == slot && w.serving() && w.due < now) {
                     w.silent = true;
+                }
+            }
+            Event::RoomChanged { pid, full } => {
+                if let Some(w) = self.by_pid(pid) {
+                    w.full = full;
                 }
             }
             Event::RecycleRequested { pid } => self.recycle(pid, RecycleCause::MaxRequests, actions),
@@ -1060,6 +1072,7 @@ impl Master {
                 forgiven: false,
                 due: now,
                 silent: false,
+                full: false,
             });
             actions.push(Action::Fork { slot, generation: self.generation });
         }
@@ -1080,8 +1093,8 @@ impl Master {
         actions.extend(serving.filter_map(|w| w.pid).map(|pid| Action::Measure { pid }));
     }
 
-    /// Spare slots are never live, those of the silent only if all are silent, and an empty set keeps the last program:
-    /// then every slot waits alike.
+    /// Spare slots are never live, those of the full only if all others are full or silent, those of the silent only if
+    /// all are silent, and an empty set keeps the last program: then every slot waits alike.
     fn steer(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.looks() && self.look_at <= now {
             self.look_at = now.after(LOOK_MS);
@@ -1089,10 +1102,9 @@ impl Master {
         let slots_of = |able: fn(&Worker) -> bool| -> Vec<SlotId> {
             (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(able)).collect()
         };
-        let mut live = slots_of(|w| w.serving() && !w.silent);
-        if live.is_empty() {
-            live = slots_of(Worker::serving);
-        }
+        let by_choice: [fn(&Worker) -> bool; 3] =
+            [|w| w.serving() && !w.silent && !w.full, |w| w.serving() && !w.silent, Worker::serving];
+        let live = by_choice.into_iter().map(slots_of).find(|live| !live.is_empty()).unwrap_or_default();
         if !live.is_empty() && live != self.steered {
             self.steered.clone_from(&live);
             actions.push(Action::Steer { live });

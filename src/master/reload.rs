@@ -10,10 +10,19 @@ use super::{
     core::{Caller, Event, Failure, Generation, SlotId},
     now, policy,
 };
-use crate::{error_chain, log, protocol::LastReload, settings::Resolved};
+use crate::{
+    error_chain, log,
+    protocol::LastReload,
+    settings::{Changes, Resolved},
+};
 
-/// Reads, checks and prepares the settings again; the sentence that refuses them.
-pub(crate) type Load = Box<dyn Fn() -> Result<Resolved, String>>;
+/// How the settings are had again; each part says in a sentence why not.
+pub(crate) struct Load {
+    /// Reads and checks them.
+    pub(crate) read: Box<dyn Fn() -> Result<Resolved, String>>,
+    /// Makes what their workers need.
+    pub(crate) prepare: Box<dyn Fn(&Resolved) -> Result<(), String>>,
+}
 
 /// What the shell remembers of reloads.
 #[derive(Debug, Default)]
@@ -34,6 +43,14 @@ impl Shell {
         self.inbox.push(Event::ReloadRequested { caller });
     }
 
+    /// What a reload would do now, without doing it.
+    pub(super) fn would_change(&self) -> Result<String, String> {
+        let new = (self.load.read)()?;
+        let file = new.file.as_ref().map_or_else(|| "no settings file".to_owned(), |file| file.display().to_string());
+        let changes = Changes::between(&self.resolved, &new);
+        Ok(format!("a reload of the running service (pid {}, {file}): {changes}", std::process::id()))
+    }
+
     /// Nothing of the old is touched until all of the new is known to be possible.
     pub(super) fn load_settings(&mut self) -> Event {
         match self.try_load() {
@@ -47,9 +64,10 @@ impl Shell {
     }
 
     fn try_load(&mut self) -> Result<Event, String> {
-        let mut new = (self.load)()?;
-        let changed = self.resolved.diff(&new);
-        let kept = new.keep_until_restart(&self.resolved);
+        let mut new = (self.load.read)()?;
+        (self.load.prepare)(&new)?;
+        let changes = Changes::between(&self.resolved, &new);
+        new.keep_until_restart(&self.resolved);
         let old_count = self.resolved.settings.workers.count;
         let count = (new.settings.workers.count != old_count).then_some(new.settings.workers.count);
         let workers = count.unwrap_or(0).max(self.core.target());
@@ -62,12 +80,8 @@ impl Shell {
         for warning in &new.warnings {
             tracing::warn!(event = "settings_warning", "{warning}");
         }
-        self.reloads.changes = told(&changed, &kept);
-        tracing::info!(
-            event = "reload",
-            changed = changed.join(" "),
-            "settings read; the workers are replaced by new ones"
-        );
+        tracing::info!(event = "reload", %changes, "settings read; the workers are replaced by new ones");
+        self.reloads.changes = changes.to_string();
         let rows = self.listeners.slots() * ROWS_PER_SLOT;
         self.scoreboard.grow(rows);
         let policy = policy(&new.settings, &self.listeners, rows);
@@ -127,7 +141,7 @@ impl Shell {
 
     /// What a caller is told of a reload that passed.
     pub(super) fn told_reloaded(&self, generation: Generation) -> String {
-        format!("generation {} serves{}", generation.0, self.reloads.changes)
+        format!("generation {} serves; {}", generation.0, self.reloads.changes)
     }
 
     pub(super) fn close_removed(&mut self) {
@@ -135,17 +149,6 @@ impl Shell {
             tracing::info!(event = "address_closed", %address, "no longer listening on {address}");
         }
     }
-}
-
-fn told(changed: &[String], kept: &[&str]) -> String {
-    let mut told = match changed {
-        [] => "; no setting has changed".to_owned(),
-        changed => format!("; changed: {}", changed.join(", ")),
-    };
-    if !kept.is_empty() {
-        told.push_str(&format!("; as before until a restart: {}", kept.join(", ")));
-    }
-    told
 }
 
 /// RFC 3339, UTC.

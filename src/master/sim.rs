@@ -499,6 +499,40 @@ fn the_silent_are_steered_around_and_get_their_share_back() {
 }
 
 #[test]
+fn the_full_are_steered_around_unless_all_are_and_nobody_is_killed_for_it() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, up_to(6));
+        let all = world.live();
+        let mut around: BTreeSet<SlotId> = BTreeSet::new();
+        for _ in 0..300 {
+            let at = world.dice.below(50);
+            world.plan(at, Ahead::CrowdAny);
+            world.run(50);
+            around.extend(all.iter().filter(|slot| !world.steered.contains(slot)));
+        }
+        assert_eq!(around.is_empty(), all.len() == 1, "{around:?} of {all:?}");
+        world.run(PROMISE + TIMEOUT);
+        assert_eq!((world.aborts.len(), world.kills.len()), (0, 0));
+    });
+}
+
+#[test]
+fn a_storm_among_the_full_and_the_silent_settles() {
+    worlds(200, |seed| {
+        let mut world = World::new(seed, STORM, up_to(6));
+        for _ in 0..100 {
+            let at = world.dice.below(40_000);
+            world.plan(at, Ahead::CrowdAny);
+        }
+        world.run(40_000);
+        if world.exited.is_none() && world.ever_ready {
+            world.nature = CALM;
+            world.settle(200_000);
+        }
+    });
+}
+
+#[test]
 fn a_master_whose_workers_are_well_sleeps_until_one_is_not() {
     worlds(100, |seed| {
         let mut world = World::settled(seed, up_to(6));

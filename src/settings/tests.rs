@@ -740,17 +740,24 @@ fn whoever_asks_needs_no_key() {
 }
 
 #[test]
-fn what_changed() {
+fn what_changed_and_what_each_change_needs() {
     let world = world("[workers]\ncount = 2\ntimeout = '60s'\n[process]\nenv_file = 'app.env'\n[service]\ndocs = true");
     world.write("app.env", "A=1");
     let old = world.good();
-    assert_eq!(old.diff(&world.good()), Vec::<String>::new());
+    let changes = |old: &Resolved| Changes::between(old, &world.good());
+    assert_eq!(changes(&old), Changes::default());
+    assert_eq!(changes(&old).to_string(), "no setting has changed");
     world.write(
         "supervisor.toml",
-        "[workers]\ncount = 3\ntimeout = '1m'\n[process]\nenv_file = 'app.env'\n[service]\ndocs = false",
+        "[server]\nreuse_port = false\n[workers]\ncount = 3\ntimeout = '1m'\n\
+         [process]\nenv_file = 'app.env'\nname = 'other'\n[service]\ndocs = false",
     );
     world.write("app.env", "A=2");
-    assert_eq!(old.diff(&world.good()), ["process.env_file", "service.docs", "workers.count"]);
+    assert_eq!(
+        changes(&old).to_string(),
+        "applies at once: workers.count; with the new workers: process.env_file, service.docs; \
+         as before until a restart: process.name, server.reuse_port"
+    );
 }
 
 #[test]

@@ -33,9 +33,6 @@ const EXPIRES_SOON_DAYS: i64 = 14;
 
 const DAY: i64 = 86_400;
 
-/// In the order in which a client is offered them (RFC 7301, section 3.2: the server's order decides).
-const PROTOCOLS: &[&str] = &["http/1.1"];
-
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Tls {
     #[serde(serialize_with = "show::path")]
@@ -111,7 +108,7 @@ impl Findings {
 }
 
 /// Reads the files of a pair of certificate and key. That a file is missing, `check` says.
-pub(super) fn read(tls: &Tls, findings: &mut Findings) -> Option<Material> {
+pub(super) fn read(tls: &Tls, http2: bool, findings: &mut Findings) -> Option<Material> {
     let (certfile, keyfile) = (tls.certfile.as_deref()?, tls.keyfile.as_deref()?);
     let chain = findings.take("tls.certfile", certificates(certfile));
     if let Some(chain) = &chain {
@@ -125,7 +122,7 @@ pub(super) fn read(tls: &Tls, findings: &mut Findings) -> Option<Material> {
     let client_ca = findings.take("tls.client_ca", authorities(tls.client_ca.as_deref()));
 
     let (chain, key, (client_ca, verifier)) = (chain?, key?, client_ca?);
-    match configure(&chain, &key, verifier) {
+    match configure(&chain, &key, verifier, http2) {
         Ok(config) => return Some(Material { chain, key, client_ca, config: Arc::new(config) }),
         Err(TlsError::InconsistentKeys(_)) => {
             let (key, certificate) = (keyfile.display(), certfile.display());
@@ -230,13 +227,16 @@ fn configure(
     chain: &[CertificateDer<'static>],
     key: &PrivateKeyDer<'static>,
     verifier: Arc<dyn ClientCertVerifier>,
+    http2: bool,
 ) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain.to_vec(), key.clone_key())?;
     config.ticketer = ring::Ticketer::new()?;
-    config.alpn_protocols = PROTOCOLS.iter().map(|name| name.as_bytes().to_vec()).collect();
+    // RFC 7301, section 3.2: the server's order decides.
+    let protocols: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(config)
 }
 
@@ -283,7 +283,7 @@ mod tests {
         /// Problems and warnings, with the folder's name cut out.
         fn read(&self) -> (Option<Material>, Vec<String>, Vec<String>) {
             let mut findings = Findings::default();
-            let material = read(&self.tls, &mut findings);
+            let material = read(&self.tls, true, &mut findings);
             let folder = format!("{}/", self.folder.path().display());
             let said = |all: &[Problem]| all.iter().map(|one| one.to_string().replace(&folder, "")).collect();
             (material, said(&findings.problems), said(&findings.warnings))

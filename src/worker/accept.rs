@@ -1,11 +1,12 @@
 //! Taking connections from the listeners a worker inherited.
 //!
-//! Owns: how many at a turn, and what an error of accept means. Refuses: what happens on a connection (`connection`).
+//! Owns: how many at a turn, how many at all (`http.worker_connections`), and what an error of accept means. Refuses: what happens on a connection (`connection`).
 
-use std::{future::poll_fn, io, net::SocketAddr, os::fd::AsFd, task::Poll, time::Duration};
+use std::{fmt, future::poll_fn, io, net::SocketAddr, os::fd::AsFd, task::Poll, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    select,
     task::{JoinHandle, yield_now},
     time::sleep,
 };
@@ -47,6 +48,15 @@ pub(super) struct Peer {
     pub(super) local: Option<SocketAddr>,
 }
 
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.remote {
+            Some(remote) => remote.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
+}
+
 /// Polls a socket of the master's until the task is aborted or the socket is shut down.
 pub(super) fn poll<S, B>(socket: &Socket, shared: &'static Shared, app: S) -> io::Result<JoinHandle<()>>
 where
@@ -60,7 +70,15 @@ where
     Ok(tokio::spawn(async move {
         let mut taken = 0;
         loop {
-            match listener.accept().await {
+            let accepted = select! {
+                biased;
+                () = shared.crowded() => {
+                    shared.uncrowded().await;
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
                 Ok(stream) => {
                     stream.serve(shared, app.clone());
                     taken += 1;
@@ -73,7 +91,14 @@ where
                     // Shut down at the final stop, by us or by a sibling.
                     NotAccepted::Closed => return,
                     NotAccepted::Exhausted => {
-                        tracing::warn!(event = "accept_exhausted", %error, "cannot accept now; new connections wait in the queue");
+                        if let Some(suppressed) = shared.exhausted.pass() {
+                            tracing::warn!(
+                                event = "accept_exhausted",
+                                %error,
+                                suppressed,
+                                "cannot accept now; new connections wait in the queue"
+                            );
+                        }
                         sleep(EXHAUSTED_PAUSE).await;
                     }
                     NotAccepted::Client => {
@@ -85,7 +110,7 @@ where
     }))
 }
 
-/// Takes what is queued at this moment.
+/// Takes what is queued at this moment, however many: nobody comes after.
 pub(super) fn sweep<S, B>(socket: &Socket, shared: &'static Shared, app: &S)
 where
     S: Serve<B>,

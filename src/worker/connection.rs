@@ -1,54 +1,112 @@
 //! One connection, from accept to its last byte.
 //!
-//! Owns: the order of its life (PROXY header, TLS handshake, HTTP, end), the clock of idle keep-alive, and its part in a
-//! drain. Refuses: bytes (`wire`), requests (`exchange`), parsing (hyper), and deciding when to drain.
+//! Owns: the order of its life (PROXY header, TLS handshake, HTTP, end), its one timer, and its part in a drain. Refuses:
+//! bytes (`wire`), requests (`exchange`), parsing (`scanner`, hyper), and deciding when to drain.
 //!
 //! Why an answer and not a FIN ends a connection: a request that crosses our FIN can be read but never answered, so the
-//! only loss-free way out is to be the one who says `Connection: close` (RFC 9112, section 9.6).
+//! only loss-free way out is to be the one who says `Connection: close` (RFC 9112, section 9.6); or GOAWAY, twice (RFC
+//! 9113, section 6.8).
 
+mod activity;
+mod body;
 mod exchange;
+mod greeting;
+mod refusal;
+mod tls;
 mod wire;
 
 use std::{
     error::Error,
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
     task::{Context, Poll},
     time::Duration,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{
+    rt::Write,
+    server::conn::{http1, http2},
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep, timeout},
 };
 
+pub use self::body::{Body, BodyError};
 pub(crate) use self::exchange::{Answer, BoxError, Serve};
-use self::wire::Wire;
+use self::{
+    activity::{Activity, Overdue},
+    greeting::Greeting,
+    wire::Wire,
+};
 use super::{
     accept::Peer,
+    scanner::Refusal,
     shared::{Open, Shared},
-    tls,
 };
 use crate::{ClientCertificate, sys::clock};
 
-/// Between deciding that an idle connection may close and closing it the event loop turns once: what had already
-/// arrived is then served.
-const LAST_CALL: Duration = Duration::from_millis(2);
+/// Between deciding that a connection may close and closing it the event loop turns once: what had already arrived is
+/// then served.
+const LAST_CALL_MS: u64 = 2;
 
-/// What the parts of one connection know of it: made once it is known who speaks, shared by its wire and its exchanges.
+/// The headers that hyper reads without memory of their own.
+const FIELDS_ON_THE_STACK: usize = 100;
+/// The most headers, limits or not: twice as many do not fit into a `HeaderMap`.
+const FIELDS_MAX: usize = 16_384;
+
+/// Of HTTP/2, each stream may hold a head in memory: less than HTTP/1 grants one.
+const HTTP2_HEAD_MAX: usize = 64 * 1024;
+const HTTP2_STREAMS: u32 = 100;
+/// A peer that has said nothing for so long is asked whether it is there …
+const HTTP2_PING: Duration = Duration::from_secs(30);
+/// … and has this long to answer.
+const HTTP2_PONG: Duration = Duration::from_secs(20);
+
+/// What the parts of one connection know of it.
 #[derive(Debug)]
 struct Connection {
     shared: &'static Shared,
     peer: Peer,
     /// Of the client, where `tls.client_ca` asks for one.
     certificate: Option<ClientCertificate>,
-    accepted: Instant,
     activity: Activity,
+    /// Why no more of its requests is answered: the last word of a connection of HTTP/1.
+    refusal: OnceLock<Refusal>,
+    /// It speaks what the app makes of it.
+    upgraded: AtomicBool,
+    /// The last upgrade that a client asked for and did not get.
+    declined: Mutex<Option<OnUpgrade>>,
+}
+
+impl Connection {
+    /// Counts a refusal, and tells of it.
+    fn refused(&self, refusal: Refusal) {
+        self.shared.refused(refusal, self.peer);
+    }
+
+    /// The wire says so before it closes.
+    fn refuse(&self, refusal: Refusal) {
+        if self.refusal.set(refusal).is_ok() {
+            self.refused(refusal);
+        }
+    }
+
+    /// Once an upgrade was asked for, hyper keeps it pending to the connection's end, and then grants it instead of
+    /// closing. So the last word and the lingering close are left to us.
+    async fn close_if_declined(&self) {
+        let declined = self.declined.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(declined) = declined
+            && let Ok(mut stream) = declined.await
+        {
+            // A client that does not even read the last word is not waited for.
+            let _ = timeout(2 * wire::LINGER, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
+        }
+    }
 }
 
 /// Serves one connection to its end; it counts as open as long as `open` lives.
@@ -58,130 +116,230 @@ where
     S: Serve<B>,
     B: Answer,
 {
-    let _open = open;
     let accepted = Instant::now();
-    // The place of the PROXY header: it changes whom the app takes for its client, and ends `header_timeout` after
-    // `accepted`.
-    let known = |certificate| Arc::new(Connection { shared, peer, certificate, accepted, activity: Activity::new() });
+    let activity = Activity::new();
+    // The place of the PROXY header: it changes whom the app takes for its client, and has `header_timeout` from accept.
+    let connection = |certificate| {
+        Arc::new(Connection {
+            shared,
+            peer,
+            certificate,
+            activity,
+            refusal: OnceLock::new(),
+            upgraded: AtomicBool::new(false),
+            declined: Mutex::new(None),
+        })
+    };
     match &shared.tls {
-        None => http(stream, known(None), app).await,
-        // Boxed, or connections without TLS would have to be as large as those with it.
+        None => http(stream, connection(None), open, app).await,
+        // In boxes, or connections without TLS would have to be as large as those with it.
         Some(config) => {
             if let Some(stream) = Box::pin(tls::shake_hands(stream, config, peer, accepted, shared)).await {
                 let certificate = tls::shown(&stream);
-                Box::pin(http(stream, known(certificate), app)).await;
+                Box::pin(http(stream, connection(certificate), open, app)).await;
             }
         }
     }
 }
 
 /// Speaks HTTP on a stream to its end.
-async fn http<T, S, B>(stream: T, connection: Arc<Connection>, app: S)
+async fn http<T, S, B>(mut stream: T, connection: Arc<Connection>, open: Open, app: S)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve<B>,
     B: Answer,
 {
     let shared = connection.shared;
-    let wire = Wire::new(stream, Arc::clone(&connection));
+    let mut sleep = pin!(sleep(Duration::ZERO));
+    let mut timer = Timer::new(sleep.as_mut());
+    let greeting = if shared.http.http2 {
+        greeting::read(&mut stream, &connection, &mut timer).await
+    } else {
+        Greeting::default()
+    };
     let service = {
         let connection = Arc::clone(&connection);
         service_fn(move |request| exchange::answer(request, app.clone(), Arc::clone(&connection)))
     };
-    let activity = &connection.activity;
-    let mut serving = pin!(http1::Builder::new().serve_connection(wire, service));
-    let mut idle = pin!(sleep(shared.http.keep_alive));
+    if greeting.is_http2 {
+        let wire = Wire::http2(stream, greeting.bytes, Arc::clone(&connection), open);
+        let serving = http2(shared).serve_connection(wire, service);
+        // In a box: few connections are of its kind, and each would have room for it.
+        Box::pin(live(serving, connection, &mut timer)).await;
+    } else {
+        let wire = Wire::http1(stream, greeting.bytes, Arc::clone(&connection), open);
+        let serving = http1(shared).serve_connection(wire, service).with_upgrades();
+        live(serving, Arc::clone(&connection), &mut timer).await;
+        connection.close_if_declined().await;
+    }
+}
+
+fn http1(shared: &Shared) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // Who sends a FIN after the request still gets the answer.
+    builder.half_close(true);
+    let fields = shared.http.limit_request_fields;
+    if !(1..=FIELDS_ON_THE_STACK).contains(&fields) {
+        builder.max_headers(if fields == 0 { FIELDS_MAX } else { fields.min(FIELDS_MAX) });
+    }
+    builder
+}
+
+fn http2(shared: &Shared) -> http2::Builder<TokioExecutor> {
+    let http = &shared.http;
+    let (fields, size) = (http.limit_request_fields, http.limit_request_field_size);
+    let head = if fields == 0 || size == 0 { HTTP2_HEAD_MAX } else { fields.saturating_mul(size).min(HTTP2_HEAD_MAX) };
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAMS)
+        .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX))
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HTTP2_PONG);
+    builder
+}
+
+/// Either of hyper's connections.
+trait Speaks: Future<Output = hyper::Result<()>> {
+    const HTTP2: bool;
+    /// Ends once what was begun is answered.
+    fn leave(self: Pin<&mut Self>);
+}
+
+impl<T, S, B> Speaks for http1::UpgradeableConnection<Wire<T>, S>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    B: http_body::Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    const HTTP2: bool = false;
+
+    fn leave(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<T, S, B, E> Speaks for http2::Connection<Wire<T>, S, E>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    B: http_body::Body + 'static,
+    B::Error: Into<BoxError>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    const HTTP2: bool = true;
+
+    fn leave(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Polls hyper until the connection is over, and tells it when to leave.
+async fn live<C: Speaks>(serving: C, connection: Arc<Connection>, timer: &mut Timer<'_>) {
+    let Connection { shared, activity, .. } = &*connection;
+    let mut serving = pin!(serving);
+    // Polled for their wakers alone: this task's never changes, and `ends` and `drains` are what is asked.
     let mut end = pin!(shared.end.notified());
-    let mut leaving = false;
-    let mut last_call = false;
+    let mut drain = pin!(shared.drain.notified());
     let mut enrolled = false;
+    let mut leaving = false;
+    if C::HTTP2 {
+        activity.idles();
+    }
 
     let served = poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = serving.as_mut().poll(cx) {
-                return Poll::Ready(result);
+                return Poll::Ready(result.map_err(Ended::Error));
             }
-            if leaving {
-                return Poll::Pending;
-            }
-            if !enrolled {
-                // Polled for its waker alone: this task's never changes, and `ends` is what is asked.
-                enrolled = true;
+            if !std::mem::replace(&mut enrolled, true) {
                 let _ = end.as_mut().poll(cx);
-                arm(idle.as_mut(), shared, cx);
-            }
-            let may_close = if shared.ends() {
-                activity.unoccupied()
-            } else if idle.is_elapsed() && !shared.http.keep_alive.is_zero() {
-                let spare = activity.idle_left(shared.http.keep_alive);
-                let due = spare == Some(Duration::ZERO);
-                let close = due && std::mem::replace(&mut last_call, due);
-                if !close {
-                    last_call = due;
-                    let wait = if due { LAST_CALL } else { spare.unwrap_or(shared.http.keep_alive) };
-                    idle.as_mut().reset(Instant::now() + wait);
-                    arm(idle.as_mut(), shared, cx);
+                if C::HTTP2 {
+                    let _ = drain.as_mut().poll(cx);
                 }
-                close
-            } else {
-                false
-            };
-            if !may_close {
+            }
+            let told = if C::HTTP2 { shared.drains() } else { shared.ends() && activity.unoccupied() };
+            let mut leave = told && !leaving;
+            match timer.overdue(&connection, cx) {
+                Some(Overdue::Blocked) => return Poll::Ready(Err(Ended::Blocked)),
+                Some(Overdue::Head) => {
+                    connection.refuse(refusal::HEAD_LATE);
+                    leave = true;
+                }
+                Some(Overdue::Silent | Overdue::Idle) => leave = true,
+                None => {}
+            }
+            if !leave {
                 return Poll::Pending;
             }
             leaving = true;
-            serving.as_mut().graceful_shutdown();
+            activity.leaves(C::HTTP2);
+            serving.as_mut().leave();
         }
     })
     .await;
-    if let Err(error) = served {
-        tracing::debug!(event = "connection_error", error = &error as &dyn Error, "a connection ended with an error");
+    match served {
+        Ok(()) => {}
+        Err(Ended::Blocked) => {
+            if let Some(suppressed) = shared.stalls.pass() {
+                tracing::info!(
+                    event = "client_stalled",
+                    client = %connection.peer,
+                    suppressed,
+                    "a client did not read its answer for http.write_timeout; its connection was dropped"
+                );
+            }
+        }
+        Err(Ended::Error(error)) => {
+            tracing::debug!(
+                event = "connection_error",
+                error = &error as &dyn Error,
+                "a connection ended with an error"
+            )
+        }
     }
 }
 
-/// Registers the task with its timer; later polls need only ask whether it has elapsed.
-fn arm(idle: Pin<&mut Sleep>, shared: &Shared, cx: &mut Context<'_>) {
-    if !shared.http.keep_alive.is_zero() {
-        let _ = idle.poll(cx);
-    }
+enum Ended {
+    /// The client did not read.
+    Blocked,
+    Error(hyper::Error),
 }
 
-/// What a connection is doing, in one word: idle since a millisecond of the coarse clock, or one of three states.
-#[derive(Debug)]
-struct Activity(AtomicU64);
+/// The one timer of a connection. Only an earlier deadline moves it: a later one is found when it fires.
+struct Timer<'a> {
+    sleep: Pin<&'a mut Sleep>,
+    /// When it fires, on the coarse clock.
+    at: u64,
+    last_call: bool,
+}
 
-impl Activity {
-    /// Accepted, and not one byte seen.
-    const FRESH: u64 = u64::MAX;
-    /// Bytes of a head have arrived.
-    const READING: u64 = u64::MAX - 1;
-    /// A request is with the app, or its answer under way.
-    const BUSY: u64 = u64::MAX - 2;
-
-    fn new() -> Self {
-        Self(AtomicU64::new(Self::FRESH))
+impl<'a> Timer<'a> {
+    fn new(sleep: Pin<&'a mut Sleep>) -> Self {
+        Self { sleep, at: u64::MAX, last_call: false }
     }
 
-    fn set(&self, state: u64) {
-        self.0.store(state, Relaxed);
-    }
-
-    fn bytes_arrived(&self) {
-        if self.0.load(Relaxed) != Self::BUSY {
-            self.set(Self::READING);
+    /// What has lasted too long, if anything; otherwise the task is woken when something has.
+    fn overdue(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Option<Overdue> {
+        let (deadline, overdue) = connection.activity.deadline(&connection.shared.http)?;
+        if deadline >= self.at && !self.sleep.is_elapsed() {
+            return None;
         }
-    }
-
-    /// No request has begun on it.
-    fn unoccupied(&self) -> bool {
-        !matches!(self.0.load(Relaxed), Self::READING | Self::BUSY)
-    }
-
-    /// How much of its keep-alive an idle connection has left.
-    fn idle_left(&self, keep_alive: Duration) -> Option<Duration> {
-        match self.0.load(Relaxed) {
-            Self::FRESH | Self::READING | Self::BUSY => None,
-            since => Some(keep_alive.saturating_sub(Duration::from_millis(clock::coarse().saturating_sub(since)))),
+        let now = clock::coarse();
+        let due = deadline <= now;
+        if std::mem::replace(&mut self.last_call, due) && due {
+            return Some(overdue);
         }
+        self.at = if due { now + LAST_CALL_MS } else { deadline };
+        self.sleep.as_mut().reset(Instant::now() + Duration::from_millis(self.at - now));
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        None
     }
 }

@@ -67,7 +67,7 @@ impl<S> Watch<S> {
         S: Serve<B>,
         B: Answer,
     {
-        if self.shared.drains() {
+        if self.shared.drains() || self.shared.room() == 0 {
             return false;
         }
         let mut needy = self.look();
@@ -144,7 +144,8 @@ impl<S> Watch<S> {
     {
         let sockets = self.shared.listeners.of_slot(slot);
         sockets.fold(false, |more, socket| {
-            let taken = accept::take(socket, PER_TURN, self.shared, &self.app);
+            let most = PER_TURN.min(u32::try_from(self.shared.room()).unwrap_or(u32::MAX));
+            let taken = accept::take(socket, most, self.shared, &self.app);
             self.shared.row.rescued(taken);
             more || taken == PER_TURN
         })

@@ -79,7 +79,7 @@ pub(crate) enum Verdict {
 /// ```text
 ///            ┌──────────────────────────────┐
 ///            ▼                              │ (next)
-///  ───►  Head ──► Length, Chunked, or no body ──► Held ──► Through
+///  ───►  Head ──► Length, Chunked, or no body ──► Held
 ///                                           │      (upgrade)
 ///                                           └──► Ended
 /// ```
@@ -92,8 +92,11 @@ enum Stage {
     /// The answer decides whether what follows is another request or another protocol.
     Held,
     Ended,
-    Through,
-    Refused(Refusal),
+    Refused {
+        refusal: Refusal,
+        /// Its head was passed.
+        in_body: bool,
+    },
 }
 
 /// The scanner of one connection.
@@ -119,7 +122,8 @@ impl Scanner {
                 Ok(0) => return Scan { pass, verdict: Verdict::More },
                 Ok(verified) => pass += verified,
                 Err(refusal) => {
-                    self.stage = Stage::Refused(refusal);
+                    let in_body = matches!(self.stage, Stage::Chunked(_) | Stage::Refused { in_body: true, .. });
+                    self.stage = Stage::Refused { refusal, in_body };
                     return Scan { pass, verdict: Verdict::Refuse(refusal) };
                 }
             }
@@ -152,8 +156,7 @@ impl Scanner {
                 Ok(verified)
             }
             Stage::Held | Stage::Ended => Ok(0),
-            Stage::Through => Ok(bytes.len()),
-            Stage::Refused(refusal) => Err(*refusal),
+            Stage::Refused { refusal, .. } => Err(*refusal),
         }
     }
 
@@ -195,7 +198,7 @@ impl Scanner {
     }
 
     /// Whether the request asked for another protocol and its body is over: what the client sends now is kept until
-    /// [`pass_through`](Self::pass_through) or [`resume`](Self::resume) is told.
+    /// [`resume`](Self::resume) is told, or belongs to that protocol and is no longer scanned.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.stage, Stage::Held)
     }
@@ -205,9 +208,9 @@ impl Scanner {
         matches!(self.stage, Stage::Ended)
     }
 
-    /// The connection speaks another protocol from here on (a 101, or a 2xx to CONNECT): everything passes.
-    pub(crate) fn pass_through(&mut self) {
-        self.stage = Stage::Through;
+    /// Whether what was refused is the body of a request whose head was passed.
+    pub(crate) fn refused_in_body(&self) -> bool {
+        matches!(self.stage, Stage::Refused { in_body: true, .. })
     }
 
     /// The request that asked for another protocol was answered as any other. Without effect on any other request.

@@ -14,12 +14,12 @@ use std::{
 use rustls::ServerConfig;
 use tokio::sync::{Notify, watch};
 
+use super::{accept::Peer, scanner::Refusal, throttle::Throttle};
 use crate::{
     channel::ToMaster,
     listener::Listeners,
     scoreboard::{Notepad, Row, Scoreboard},
     settings::{Http, Settings},
-    worker::throttle::Throttle,
 };
 
 #[derive(Debug)]
@@ -31,17 +31,26 @@ pub(super) struct Shared {
     pub(super) http: Http,
     /// `None` without TLS.
     pub(super) tls: Option<Arc<ServerConfig>>,
-    /// Handshakes that failed: any client can fail.
-    pub(super) handshakes: Throttle,
     channel: Arc<OwnedFd>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
     /// The watch above, for the request path: no lock to read.
     drains: AtomicBool,
     ends: AtomicBool,
+    /// Wakes every connection of HTTP/2 when `drains` is raised.
+    pub(super) drain: Notify,
     /// Wakes every connection when `ends` is raised.
     pub(super) end: Notify,
+    pub(super) exhausted: Throttle,
+    fullness: Throttle,
+    refusals: Throttle,
+    sheds: Throttle,
+    pub(super) stalls: Throttle,
+    pub(super) timeouts: Throttle,
+    pub(super) handshakes: Throttle,
     emptied: Notify,
+    /// Wakes who accepts when there are as many connections as may be, and when there is room again.
+    crowd: Notify,
     /// Wakes a beat that has found nothing to do.
     pub(super) traffic: Notify,
 }
@@ -61,14 +70,22 @@ impl Shared {
             listeners,
             http: settings.http.clone(),
             tls: settings.tls.material.as_ref().map(|material| Arc::clone(&material.config)),
-            handshakes: Throttle::default(),
             channel,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             drains: AtomicBool::new(false),
             ends: AtomicBool::new(false),
+            drain: Notify::new(),
             end: Notify::new(),
+            exhausted: Throttle::default(),
+            fullness: Throttle::default(),
+            refusals: Throttle::default(),
+            sheds: Throttle::default(),
+            stalls: Throttle::default(),
+            timeouts: Throttle::default(),
+            handshakes: Throttle::default(),
             emptied: Notify::new(),
+            crowd: Notify::new(),
             traffic: Notify::new(),
         }))
     }
@@ -90,6 +107,7 @@ impl Shared {
         self.row.draining();
         self.drains.store(true, Relaxed);
         self.draining.send_replace(true);
+        self.drain.notify_waiters();
     }
 
     pub(super) fn drains(&self) -> bool {
@@ -115,7 +133,93 @@ impl Shared {
     pub(super) fn connection_opened(&'static self) -> Open {
         self.row.connection_opened();
         self.traffic.notify_waiters();
+        if self.room() == 0 {
+            self.crowd.notify_waiters();
+            self.tell_full(true);
+        }
         Open(self)
+    }
+
+    fn connection_closed(&self) {
+        self.row.connection_closed();
+        let open = self.row.connections();
+        if open == 0 {
+            self.emptied.notify_one();
+        }
+        if self.row.full() {
+            self.crowd.notify_waiters();
+            // Not at the first that ends: the kernel is not to be told twice for every connection.
+            if self.room() > self.http.worker_connections / 10 {
+                self.tell_full(false);
+            }
+        }
+    }
+
+    /// New connections go to others from now on, or here again.
+    fn tell_full(&self, full: bool) {
+        if self.row.full() == full {
+            return;
+        }
+        self.row.set_full(full);
+        self.say(&ToMaster::RoomChanged);
+        if let (true, Some(suppressed)) = (full, self.fullness.pass()) {
+            tracing::warn!(
+                event = "worker_full",
+                connections = self.row.connections(),
+                suppressed,
+                "http.worker_connections is reached; this worker accepts again when a connection ends"
+            );
+        }
+    }
+
+    /// How many more connections `http.worker_connections` allows.
+    pub(super) fn room(&self) -> u64 {
+        match self.http.worker_connections {
+            0 => u64::MAX,
+            limit => limit.saturating_sub(self.row.connections()),
+        }
+    }
+
+    /// Completes once there is no room.
+    pub(super) async fn crowded(&self) {
+        while self.room() > 0 {
+            self.crowd.notified().await;
+        }
+    }
+
+    /// Completes once there is room.
+    pub(super) async fn uncrowded(&self) {
+        while self.room() == 0 {
+            self.crowd.notified().await;
+        }
+    }
+
+    /// Counts a request that reached no app, and a body that was cut short.
+    pub(super) fn refused(&self, refusal: Refusal, peer: Peer) {
+        self.row.refused();
+        if let Some(suppressed) = self.refusals.pass() {
+            tracing::info!(
+                event = "request_refused",
+                client = %peer,
+                status = refusal.status,
+                reason = refusal.reason,
+                suppressed,
+                "a request was refused"
+            );
+        }
+    }
+
+    /// Counts a request that was turned away because of too many others.
+    pub(super) fn shed(&self) {
+        self.row.shed();
+        if let Some(suppressed) = self.sheds.pass() {
+            tracing::warn!(
+                event = "request_shed",
+                in_flight = self.row.in_flight(),
+                suppressed,
+                "http.limit_concurrency is reached; a request was answered 503"
+            );
+        }
     }
 
     /// Completes when the last connection is gone.
@@ -132,9 +236,6 @@ pub(super) struct Open(&'static Shared);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.row.connection_closed();
-        if self.0.row.connections() == 0 {
-            self.0.emptied.notify_one();
-        }
+        self.0.connection_closed();
     }
 }

@@ -138,6 +138,8 @@ pub(super) enum Ahead {
     RecycleAny,
     /// Somebody sends SIGTERM to some worker.
     TermAny,
+    /// Some worker becomes full, or has room again.
+    CrowdAny,
     /// The whole machine stands still.
     Freeze(u64),
 }
@@ -159,6 +161,7 @@ pub(super) struct World {
     pub(super) steered: Vec<SlotId>,
     /// Whose silence the master knows of.
     pub(super) silent: BTreeSet<Pid>,
+    pub(super) full: BTreeSet<Pid>,
     /// Just thawed: nothing could be done in time.
     thawed: bool,
     /// From here on it may freeze again: everybody had a moment to beat.
@@ -215,6 +218,7 @@ impl World {
             next_pid: 100,
             steered: Vec::new(),
             silent: BTreeSet::new(),
+            full: BTreeSet::new(),
             thawed: false,
             steady_at: 0,
             ever_ready: false,
@@ -305,6 +309,10 @@ impl World {
             }
             Ahead::RecycleAny => Event::RecycleRequested { pid: self.any()? },
             Ahead::TermAny => Event::DrainBegun { pid: self.any()? },
+            Ahead::CrowdAny => {
+                let pid = self.any()?;
+                Event::RoomChanged { pid, full: !self.full.contains(&pid) }
+            }
             Ahead::Freeze(ms) if self.now < self.steady_at || self.naps() => {
                 self.plan(MOMENT, Ahead::Freeze(ms));
                 return None;
@@ -348,6 +356,7 @@ impl World {
                 let late = |p: &Process| p.slot == slot && p.state == State::Serving && p.due < now;
                 self.silent.extend(self.processes.iter().filter(|(_, p)| late(p)).map(|(&pid, _)| pid));
             }
+            Event::RoomChanged { pid, full } => _ = if full { self.full.insert(pid) } else { self.full.remove(&pid) },
             Event::Beat { .. }
             | Event::StopRequested { .. }
             | Event::Grown { .. }
@@ -665,10 +674,10 @@ impl World {
         let deadline = self.master.deadline();
         assert!(deadline.is_none_or(|deadline| deadline.0 > self.now), "spin: {:?}", self.master);
         let (steers, delays) = (self.steers(), matches!(self.master.stage(), Stage::Delaying { .. }));
-        let (live, well) = (self.live(), self.well());
-        if steers && !live.is_empty() {
-            let expected = if well.is_empty() { live } else { well };
-            assert_eq!(self.steered, expected, "steered past the serving slots, or to the silent");
+        let roomy = self.slots_of(|pid| !self.silent.contains(&pid) && !self.full.contains(&pid));
+        let expected = [roomy, self.well(), self.live()].into_iter().find(|slots| !slots.is_empty());
+        if let (true, Some(expected)) = (steers, expected) {
+            assert_eq!(self.steered, expected, "steered past the serving slots, or to the silent or full");
         }
         let deaf = |w: &&Worker| w.serving() && !w.pid.is_some_and(|pid| self.processes[&pid].announced);
         let deaf: Vec<_> = self.master.workers().iter().filter(|w| delays && deaf(w)).collect();

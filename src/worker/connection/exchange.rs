@@ -1,28 +1,36 @@
 //! One request and its answer.
 //!
-//! Owns: the counting of requests, `http.metrics_path`, panics of the app, and `Connection: close` while the worker
-//! drains. Refuses: when a connection ends (`connection`), and everything that is bytes (`wire`).
+//! Owns: the counting of requests, `http.metrics_path`, `http.limit_concurrency`, `http.request_timeout`, the app's panics,
+//! the limits of an HTTP/2 request, and `Connection: close` while the worker drains. Refuses: when a connection ends
+//! (`connection`), bytes (`wire`), and the body's faults (`body`) but for answering them.
 
 use std::{
     error::Error,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes};
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE},
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST},
 };
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::timeout;
 use tower_service::Service;
 
-use super::{Activity, Connection};
-use crate::{Body, channel::ToMaster, metrics, scoreboard::Place, sys::clock, worker::shared::Shared};
+use super::{Body, Connection, refusal};
+use crate::{
+    channel::ToMaster,
+    metrics,
+    scoreboard::Place,
+    sys::clock,
+    worker::{scanner::Refusal, shared::Shared},
+};
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -45,8 +53,8 @@ pub(crate) trait Answer: http_body::Body<Data: Send, Error: Into<BoxError>> + Se
 
 impl<B> Answer for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
-/// Answers one request: by the app, or by the worker itself. Its ticket is made here and now, not when the future is
-/// first polled: the connection must count as busy from its head on.
+/// Answers one request: by the app, or by the worker itself. That is decided, and its ticket made, here and now and not
+/// when the future is first polled: the connection must count as busy from its head on.
 pub(super) fn answer<S, B>(
     mut request: Request<Incoming>,
     app: S,
@@ -57,26 +65,51 @@ where
     B: Answer,
 {
     let shared = connection.shared;
-    let ticket = if asks_for_metrics(&request, shared) {
-        // The page is whole at once: there is no time in which it would be under way.
-        connection.activity.set(clock::coarse());
-        None
+    let http1 = request.version() < Version::HTTP_2;
+    let offer = request.extensions().get::<OnUpgrade>().filter(|_| http1);
+    let offer = offer.map(|offer| (offer.clone(), Arc::clone(&connection)));
+    let own = if asks_for_metrics(&request, shared) {
+        Some(metrics_page(shared))
+    } else if let Some(refusal) = if http1 { None } else { fault_of_http2(&request, shared) } {
+        connection.refused(refusal);
+        Some(refusal::response(refusal))
+    } else if is_too_many(&request, shared) {
+        shared.shed();
+        Some(refusal::response(refusal::OVERLOADED))
     } else {
         if let Some(certificate) = &connection.certificate {
             request.extensions_mut().insert(certificate.clone());
         }
-        Some(Ticket::new(connection, &request))
+        None
+    };
+    let asked = match own {
+        Some(response) => {
+            // It is whole at once: there is no time in which it would be under way.
+            connection.activity.idles();
+            Err(response)
+        }
+        None => Ok((Ticket::new(connection, &request, http1), request)),
     };
     async move {
-        let mut response = match ticket {
-            Some(ticket) => ask(request, app, ticket).await,
-            None => metrics_page(shared),
+        let mut response = match asked {
+            Ok((ticket, request)) => ask(request, app, ticket).await,
+            Err(own) => own,
         };
-        if shared.drains() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if http1 && shared.drains() && !upgraded {
+            close_after(&mut response);
+        }
+        if let Some((offer, connection)) = offer
+            && !connection.upgraded.load(Relaxed)
+        {
+            *connection.declined.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer);
         }
         Ok(response)
     }
+}
+
+fn close_after<B>(response: &mut Response<B>) {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Every request a worker answers by itself is not one of the app's: neither counted nor limited.
@@ -87,37 +120,105 @@ fn asks_for_metrics(request: &Request<Incoming>, shared: &Shared) -> bool {
 }
 
 fn metrics_page<B>(shared: &Shared) -> Response<Reply<B>> {
-    let text = metrics::render(&shared.scoreboard, &shared.listeners);
-    let mut response = Response::new(Reply::Own { bytes: Some(text.into()), _ticket: None });
+    let mut response = Response::new(Reply::own(metrics::render(&shared.scoreboard, &shared.listeners)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
     response
+}
+
+fn is_too_many(request: &Request<Incoming>, shared: &Shared) -> bool {
+    let limit = shared.http.limit_concurrency;
+    limit > 0
+        && shared.row.in_flight() >= limit
+        && !shared.http.limit_exempt.iter().any(|path| path == request.uri().path())
+}
+
+/// What the scanner looks for in HTTP/1 and h2 does not look for itself.
+fn fault_of_http2(request: &Request<Incoming>, shared: &Shared) -> Option<Refusal> {
+    let (http, headers) = (&shared.http, request.headers());
+    let over = |size: usize, limit: usize| limit > 0 && size > limit;
+    let mut hosts = headers.get_all(HOST).iter();
+    let (host, authority) = (hosts.next(), request.uri().authority());
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if hosts.next().is_some() {
+        Some(Refusal::HOST_REPEATED)
+    } else if host.is_none() && authority.is_none() {
+        Some(Refusal::NO_HOST)
+    } else if host
+        .zip(authority)
+        .is_some_and(|(host, named)| !host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()))
+    {
+        // RFC 9113, section 8.3.1.
+        Some(Refusal::HOST_DIFFERS)
+    } else if over(target, http.limit_request_line) {
+        Some(Refusal::LINE_LONG)
+    } else if over(headers.len(), http.limit_request_fields) {
+        Some(Refusal::FIELDS_MANY)
+    } else if headers
+        .iter()
+        .any(|(name, value)| over(name.as_str().len() + 2 + value.len(), http.limit_request_field_size))
+    {
+        Some(Refusal::FIELD_LONG)
+    } else if headers.get_all(EXPECT).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        Some(Refusal::EXPECT)
+    } else if http.limit_request_body > 0 && length.is_some_and(|length: u64| length > http.limit_request_body) {
+        Some(Refusal::BODY_LONG)
+    } else {
+        None
+    }
 }
 
 async fn ask<S, B>(request: Request<Incoming>, mut app: S, ticket: Ticket) -> Response<Reply<B>>
 where
     S: Serve<B>,
 {
-    let row = ticket.connection.shared.row;
+    let connection = Arc::clone(&ticket.connection);
+    let (shared, http1) = (connection.shared, ticket.http1);
+    let connects = request.method() == Method::CONNECT;
+    let (parts, incoming) = request.into_parts();
+    let (body, fault) = Body::new(incoming, &connection);
+    let request = Request::from_parts(parts, body);
     let answered = Caught {
         future: async move {
             poll_fn(|cx| app.poll_ready(cx)).await.map_err(Into::into)?;
-            app.call(request.map(Body)).await.map_err(Into::into)
+            app.call(request).await.map_err(Into::into)
         },
     };
-    let response = match answered.await {
-        Ok(response) => response.map(|body| Reply::App { body, _ticket: ticket }),
-        Err(error) => {
+    let limit = shared.http.request_timeout;
+    let answered = if limit.is_zero() { Ok(answered.await) } else { timeout(limit, answered).await };
+    let mut response = match (fault.and_then(|fault| fault.get()), answered) {
+        (Some(refusal), _) => {
+            let mut response = refusal::response(refusal);
+            if http1 {
+                close_after(&mut response);
+            }
+            response
+        }
+        (None, Ok(Ok(response))) => response.map(|body| Reply::App { body, ticket: None }),
+        (None, Ok(Err(error))) => {
             tracing::error!(
                 event = "service_error",
                 error = error.as_ref() as &dyn Error,
                 "the service failed; answered 500"
             );
-            let mut response = Response::new(Reply::Own { bytes: None, _ticket: Some(ticket) });
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-            response
+            refusal::response(refusal::FAILED)
+        }
+        (None, Err(_)) => {
+            if let Some(suppressed) = shared.timeouts.pass() {
+                tracing::warn!(
+                    event = "request_timeout",
+                    suppressed,
+                    "a request took longer than http.request_timeout; its handler was dropped, answered 504"
+                );
+            }
+            refusal::response(refusal::TOO_SLOW)
         }
     };
-    row.responded(response.status());
+    shared.row.responded(response.status());
+    if http1 && (response.status() == StatusCode::SWITCHING_PROTOCOLS || connects && response.status().is_success()) {
+        connection.upgraded.store(true, Relaxed);
+    }
+    response.body_mut().hold(ticket);
     response
 }
 
@@ -140,28 +241,41 @@ impl<T, F: Future<Output = Result<T, BoxError>>> Future for Caught<F> {
 }
 
 /// A request is in flight as long as this lives: until its answer's last byte is handed to the connection.
-struct Ticket {
+pub(super) struct Ticket {
     connection: Arc<Connection>,
+    http1: bool,
+    /// Of HTTP/2: a piece of the answer waits for the client to make room for it.
+    offered: bool,
     /// In nanoseconds of the monotonic clock.
     begun: u64,
     note: Option<Place>,
 }
 
 impl Ticket {
-    fn new(connection: Arc<Connection>, request: &Request<Incoming>) -> Self {
+    fn new(connection: Arc<Connection>, request: &Request<Incoming>, http1: bool) -> Self {
         let shared = connection.shared;
-        connection.activity.set(Activity::BUSY);
+        connection.activity.request_begins();
         if shared.row.request_begun() == shared.row.recycle_at() {
             shared.say(&ToMaster::RecycleRequested);
         }
         let begun = clock::nanoseconds();
         let note = shared.notepad.begin(begun / 1_000_000, request);
-        Self { connection, begun, note }
+        Self { connection, http1, offered: false, begun, note }
+    }
+
+    /// Of HTTP/1 the wire sees whether the client reads. The streams of HTTP/2 share one wire: h2 takes a piece of an
+    /// answer, and asks for the next once the client has made room.
+    fn offers(&mut self, offered: bool) {
+        if !self.http1 {
+            self.connection.activity.stream_moves(self.offered, offered);
+            self.offered = offered;
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.offers(false);
         let Connection { shared, activity, .. } = &*self.connection;
         let now = clock::nanoseconds();
         shared.row.took(now.saturating_sub(self.begun));
@@ -169,23 +283,35 @@ impl Drop for Ticket {
             shared.notepad.end(place);
         }
         shared.row.request_ended();
-        activity.set(now / 1_000_000);
+        activity.request_ends(now / 1_000_000);
     }
 }
 
 pin_project_lite::pin_project! {
-    /// The app's body, or what the worker itself answers.
+    /// The app's body, or what the worker itself answers. A ticket only while a request of the app's is under way.
     #[project = ReplyPart]
     pub(super) enum Reply<B> {
         App {
             #[pin]
             body: B,
-            _ticket: Ticket,
+            ticket: Option<Ticket>,
         },
         Own {
             bytes: Option<Bytes>,
-            _ticket: Option<Ticket>,
+            ticket: Option<Ticket>,
         },
+    }
+}
+
+impl<B> Reply<B> {
+    pub(super) fn own(text: String) -> Self {
+        Self::Own { bytes: Some(text.into()), ticket: None }
+    }
+
+    fn hold(&mut self, held: Ticket) {
+        match self {
+            Self::App { ticket, .. } | Self::Own { ticket, .. } => *ticket = Some(held),
+        }
     }
 }
 
@@ -195,10 +321,14 @@ impl<B: http_body::Body> http_body::Body for Reply<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project() {
-            ReplyPart::App { body, .. } => {
+            ReplyPart::App { body, ticket } => {
                 // Copies nothing where the app's data are `Bytes`, which they nearly always are.
                 let whole = |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
-                body.poll_frame(cx).map_ok(whole)
+                let polled = body.poll_frame(cx).map_ok(whole);
+                if let Some(ticket) = ticket {
+                    ticket.offers(matches!(polled, Poll::Ready(Some(Ok(_)))));
+                }
+                polled
             }
             ReplyPart::Own { bytes, .. } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }

@@ -1,16 +1,22 @@
 //! The stream under hyper.
 //!
-//! Owns: noticing bytes, and the lingering close. Refuses: when a connection ends (`connection`).
+//! Owns: that of HTTP/1 nothing reaches hyper which the scanner has not verified, the last word to a client that was
+//! refused, and the lingering close. Refuses: what is verified (`scanner`), and when a connection ends (`connection`).
+//!
+//! A connection that waits holds no memory here: what arrives is read to the stack, scanned, and copied to hyper; only a
+//! head in pieces is kept. The content of a large body goes straight into hyper's buffer.
 
 use std::{
     future::Future,
     io,
+    mem::MaybeUninit,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Buf;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -18,39 +24,197 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::Connection;
+use super::{Connection, refusal};
+use crate::worker::{
+    scanner::{Limits, Refusal, Scanner, Verdict},
+    shared::Open,
+};
 
 /// How long the last bytes of a client are read and thrown away, so that no RST destroys the answer it has not read.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// The stream under hyper: notices bytes, and closes only after the client had time to read our last ones.
+/// As much as hyper asks for at first.
+const SCRATCH: usize = 8192;
+
 pub(super) struct Wire<T> {
-    inner: TokioIo<T>,
+    inner: TokioIo<Counted<T>>,
     connection: Arc<Connection>,
+    input: Input,
+    /// What is left of the answer to a request that was refused; `Some` once it has begun.
+    farewell: Option<io::Cursor<Vec<u8>>>,
     linger: Option<Pin<Box<Sleep>>>,
+    /// An upgraded stream outlives the connection's task.
+    _open: Open,
 }
 
-impl<T: AsyncRead + AsyncWrite> Wire<T> {
-    pub(super) fn new(stream: T, connection: Arc<Connection>) -> Self {
-        Self { inner: TokioIo::new(stream), connection, linger: None }
+/// What has arrived and hyper has not got.
+struct Input {
+    /// `None`: everything passes. HTTP/2 is none of the scanner's business, nor is what a connection was upgraded to.
+    scanner: Option<Scanner>,
+    held: Vec<u8>,
+    /// So many of the held bytes may pass.
+    verified: usize,
+    /// The held bytes behind those were not yet scanned, or would be judged otherwise now.
+    unscanned: bool,
+    refusal: Option<Refusal>,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
+    /// `first` was read from the stream already.
+    pub(super) fn http1(stream: T, first: Vec<u8>, connection: Arc<Connection>, open: Open) -> Self {
+        let http = &connection.shared.http;
+        let scanner = Scanner::new(Limits {
+            request_line: http.limit_request_line,
+            fields: http.limit_request_fields,
+            field_size: http.limit_request_field_size,
+            body: http.limit_request_body,
+        });
+        let input = Input::new(Some(scanner), first);
+        Self::new(stream, input, connection, open)
+    }
+
+    /// As [`http1`](Self::http1).
+    pub(super) fn http2(stream: T, first: Vec<u8>, connection: Arc<Connection>, open: Open) -> Self {
+        Self::new(stream, Input::new(None, first), connection, open)
+    }
+
+    fn new(stream: T, input: Input, connection: Arc<Connection>, open: Open) -> Self {
+        let inner = TokioIo::new(Counted { stream, read: 0 });
+        Self { inner, connection, input, farewell: None, linger: None, _open: open }
+    }
+
+    fn stream(&mut self) -> Pin<&mut T> {
+        Pin::new(&mut self.inner.inner_mut().stream)
+    }
+
+    /// Notes whether the client takes what is written.
+    fn wrote<R>(&self, written: Poll<R>) -> Poll<R> {
+        self.connection.activity.blocks(written.is_pending());
+        written
+    }
+
+    /// Hyper has answered all that came before and asks for more: there is no more. It closes, and the refusal is the
+    /// last word. In a body it is an error that the request's own answer tells of.
+    fn refuse(&self, refusal: Refusal, in_body: bool) -> Poll<io::Result<()>> {
+        if in_body {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
+        }
+        self.connection.refuse(refusal);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncRead + Unpin> Read for Wire<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
-        self.connection.activity.bytes_arrived();
-        Poll::Ready(read)
+impl Input {
+    fn new(scanner: Option<Scanner>, first: Vec<u8>) -> Self {
+        let verified = if scanner.is_none() { first.len() } else { 0 };
+        Self { scanner, unscanned: verified < first.len(), held: first, verified, refusal: None }
+    }
+
+    /// Gives hyper what is verified, as far as it has room.
+    fn give(&mut self, buf: &mut ReadBufCursor<'_>) {
+        let room = self.verified.min(buf.remaining());
+        buf.put_slice(self.held.get(..room).unwrap_or_default());
+        self.held.drain(..room);
+        self.verified -= room;
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
+    }
+
+    /// Scans what is new, gives hyper what passes, and keeps the rest.
+    fn take(&mut self, new: &[u8], buf: &mut ReadBufCursor<'_>) {
+        let Some(scanner) = &mut self.scanner else { return };
+        self.unscanned = false;
+        if !self.held.is_empty() {
+            self.held.extend_from_slice(new);
+        }
+        let all = if self.held.is_empty() { new } else { &self.held };
+        let scan = scanner.scan(all);
+        if let Verdict::Refuse(refusal) = scan.verdict {
+            self.refusal = Some(refusal);
+        }
+        self.verified = scan.pass;
+        if self.held.is_empty() {
+            let room = self.verified.min(buf.remaining());
+            let (given, rest) = new.split_at_checked(room).unwrap_or((new, &[]));
+            buf.put_slice(given);
+            self.held = rest.to_vec();
+            self.verified -= room;
+        } else {
+            self.give(buf);
+        }
+    }
+
+    /// The answer to a request that asked for another protocol decides what the bytes behind it are.
+    fn learn(&mut self, connection: &Connection) {
+        let Some(scanner) = &mut self.scanner else { return };
+        if connection.upgraded.load(Relaxed) {
+            self.scanner = None;
+            self.verified = self.held.len();
+        } else if scanner.is_held() && !connection.activity.busy() {
+            scanner.resume();
+            self.unscanned = !self.held.is_empty();
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Read for Wire<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.input.learn(&this.connection);
+        let room = buf.remaining();
+        loop {
+            let input = &mut this.input;
+            if input.verified > 0 {
+                input.give(&mut buf);
+            }
+            if buf.remaining() < room {
+                return Poll::Ready(Ok(()));
+            }
+            let Some(scanner) = &mut input.scanner else { return Pin::new(&mut this.inner).poll_read(cx, buf) };
+            if let Some(refusal) = input.refusal {
+                let in_body = scanner.refused_in_body();
+                return this.refuse(refusal, in_body);
+            }
+            if scanner.has_ended() {
+                return Poll::Ready(Ok(()));
+            }
+            if input.unscanned {
+                input.take(&[], &mut buf);
+                continue;
+            }
+            if input.held.is_empty() && scanner.body_left().is_some_and(|left| left >= room as u64) {
+                this.inner.inner_mut().read = 0;
+                ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+                scanner.skip(this.inner.inner().read);
+                return Poll::Ready(Ok(()));
+            }
+            let mut scratch = [MaybeUninit::uninit(); SCRATCH];
+            let mut new = ReadBuf::uninit(&mut scratch);
+            let read = Pin::new(&mut this.inner.inner_mut().stream).poll_read(cx, &mut new);
+            if read.is_ready() && !new.filled().is_empty() {
+                input.take(new.filled(), &mut buf);
+            }
+            if input.scanner.as_ref().is_some_and(Scanner::in_head) {
+                this.connection.activity.head_begins();
+            }
+            ready!(read)?;
+            if new.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Write for Wire<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.wrote(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.wrote(flushed)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -62,25 +226,78 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Wire<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.wrote(written)
     }
 
-    /// Half-closes, then reads and discards to the client's end or `LINGER`: a close with unread bytes would be an RST,
-    /// and an RST destroys what the client has not read yet.
+    /// Says why the last request was refused, if it was. Then half-closes, reads and discards to the client's end or
+    /// `LINGER`: a close with unread bytes would be an RST, and an RST destroys what the client has not read yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.connection.upgraded.load(Relaxed) {
+            return this.stream().poll_shutdown(cx);
+        }
+        if let Some(refusal) = this.connection.refusal.get() {
+            let farewell = this.farewell.get_or_insert_with(|| io::Cursor::new(refusal::message(*refusal)));
+            while farewell.has_remaining() {
+                let written = Pin::new(&mut this.inner).poll_write(cx, farewell.chunk());
+                this.connection.activity.blocks(written.is_pending());
+                farewell.advance(ready!(written)?);
+            }
+        }
         if this.linger.is_none() {
-            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+            ready!(this.stream().poll_shutdown(cx))?;
         }
         let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        let mut scrap = [0; 4096];
+        let mut scrap = [MaybeUninit::uninit(); SCRATCH];
         loop {
-            let mut scrap = ReadBuf::new(&mut scrap);
-            match Pin::new(this.inner.inner_mut()).poll_read(cx, &mut scrap) {
+            let mut scrap = ReadBuf::uninit(&mut scrap);
+            match Pin::new(&mut this.inner.inner_mut().stream).poll_read(cx, &mut scrap) {
                 Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {}
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => return linger.as_mut().poll(cx).map(Ok),
             }
         }
+    }
+}
+
+/// Knows how much was read: hyper's own buffer does not tell.
+struct Counted<T> {
+    stream: T,
+    read: u64,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.read += (buf.filled().len() - before) as u64;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }

@@ -18,6 +18,8 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl std::error::Error for Refusal {}
+
 const fn refusal(status: u16, reason: &'static str) -> Refusal {
     Refusal { status, reason }
 }
@@ -59,11 +61,11 @@ impl Refusal {
         refusal(400, "A header field must be a name that is a token, a colon and a value");
 
     /// RFC 9112, section 3.2.
-    pub(super) const NO_HOST: Self = refusal(400, "The Host header is missing");
-    pub(super) const HOST_REPEATED: Self = refusal(400, "The Host header stands more than once");
+    pub(crate) const NO_HOST: Self = refusal(400, "The Host header is missing");
+    pub(crate) const HOST_REPEATED: Self = refusal(400, "The Host header stands more than once");
     pub(super) const HOST: Self = refusal(400, "The Host header must be a host with an optional port");
     /// RFC 9112, section 3.2.2: the target is the one to believe; who believes the other is misled.
-    pub(super) const HOST_DIFFERS: Self = refusal(400, "The Host header differs from the host of the request target");
+    pub(crate) const HOST_DIFFERS: Self = refusal(400, "The Host header differs from the host of the request target");
 
     /// RFC 9110, section 8.6.
     pub(super) const LENGTH: Self = refusal(400, "The Content-Length header must be one decimal number");
@@ -77,7 +79,7 @@ impl Refusal {
     /// RFC 9112, section 6.1.
     pub(super) const CODING_VERSION: Self = refusal(400, "HTTP/1.0 has no Transfer-Encoding");
     /// RFC 9110, section 10.1.1.
-    pub(super) const EXPECT: Self = refusal(417, "The Expect header must be \"100-continue\"");
+    pub(crate) const EXPECT: Self = refusal(417, "The Expect header must be \"100-continue\"");
 
     /// RFC 9112, section 7.1.
     pub(super) const CHUNK_SIZE: Self = refusal(400, "A chunk must begin with its size in 1 to 16 hexadecimal digits");
@@ -90,11 +92,11 @@ impl Refusal {
     pub(super) const TRAILER: Self = refusal(400, "A header field that must not be a trailer stands after the body");
 
     /// RFC 9110, section 15.5.15; RFC 9112, section 3.
-    pub(super) const LINE_LONG: Self = refusal(414, "The request line is longer than limit_request_line");
+    pub(crate) const LINE_LONG: Self = refusal(414, "The request line is longer than limit_request_line");
     /// RFC 6585, section 5.
-    pub(super) const FIELD_LONG: Self = refusal(431, "A header field is longer than limit_request_field_size");
-    pub(super) const FIELDS_MANY: Self = refusal(431, "The request has more header fields than limit_request_fields");
+    pub(crate) const FIELD_LONG: Self = refusal(431, "A header field is longer than limit_request_field_size");
+    pub(crate) const FIELDS_MANY: Self = refusal(431, "The request has more header fields than limit_request_fields");
     pub(super) const HEAD_LONG: Self = refusal(431, "The request head is longer than 256 KiB");
     /// RFC 9110, section 15.5.14.
-    pub(super) const BODY_LONG: Self = refusal(413, "The request body is longer than limit_request_body");
+    pub(crate) const BODY_LONG: Self = refusal(413, "The request body is longer than limit_request_body");
 }

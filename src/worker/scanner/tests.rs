@@ -1,31 +1,197 @@
 //! The scanner, told of bytes and asked for its verdict.
 
 use super::*;
+use corpus::{Answer, Case};
 
-const LIMITS: Limits = Limits { request_line: 100, fields: 10, field_size: 100, body: 1000 };
+#[path = "../../../tests/corpus/mod.rs"]
+mod corpus;
+mod properties;
 
-/// What passes of an input that arrives in these pieces, and why the rest does not.
-fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, Option<Refusal>) {
-    let (mut scanner, mut passed, mut kept) = (Scanner::new(LIMITS), Vec::new(), Vec::new());
+/// Those of the defaults.
+const LIMITS: Limits = Limits { request_line: 8190, fields: 100, field_size: 8190, body: 16 << 20 };
+
+/// What the scanner made of an input.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    passed: Vec<u8>,
+    refusal: Option<Refusal>,
+}
+
+/// Offers an input in these pieces, as the wire does; each request for another protocol is answered as any other.
+fn feed<'a>(limits: Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    let (mut scanner, mut outcome, mut kept) = (Scanner::new(limits), Outcome::default(), Vec::new());
     for piece in pieces {
         kept.extend_from_slice(piece);
-        let scan = scanner.scan(&kept);
-        passed.extend(kept.drain(..scan.pass));
-        if let Verdict::Refuse(refusal) = scan.verdict {
-            return (passed, Some(refusal));
+        loop {
+            let scan = scanner.scan(&kept);
+            outcome.passed.extend(kept.drain(..scan.pass));
+            if let Verdict::Refuse(refusal) = scan.verdict {
+                assert_eq!(scanner.scan(&kept), Scan { pass: 0, verdict: scan.verdict }, "a refusal is for ever");
+                return Outcome { refusal: Some(refusal), ..outcome };
+            }
+            if !scanner.is_held() {
+                break;
+            }
+            scanner.resume();
         }
     }
-    (passed, None)
+    outcome
+}
+
+/// Cuts an input at random places, by a seed.
+fn cut(input: &[u8], seed: u64) -> Vec<&[u8]> {
+    let (mut pieces, mut rest, mut dice) = (Vec::new(), input, seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    while !rest.is_empty() {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        let (piece, behind) = rest.split_at(rest.len().min(1 + dice as usize % 40));
+        pieces.push(piece);
+        rest = behind;
+    }
+    pieces
+}
+
+/// How many heads pass, and what is refused.
+fn heads(input: &[u8]) -> (usize, Option<Refusal>) {
+    let (mut scanner, mut rest, mut heads) = (Scanner::new(LIMITS), input, 0);
+    loop {
+        let head = matches!(scanner.stage, Stage::Head(_));
+        match scanner.step(rest) {
+            Ok(0) if scanner.is_held() => scanner.resume(),
+            Ok(0) => return (heads, None),
+            Ok(passed) => {
+                heads += usize::from(head);
+                rest = &rest[passed..];
+            }
+            Err(refusal) => return (heads, Some(refusal)),
+        }
+    }
+}
+
+#[test]
+fn the_corpus_is_large_and_its_names_are_names() {
+    let cases = corpus::cases();
+    let (hostile, legal): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.is_hostile());
+    assert!(hostile.len() >= 80 && legal.len() >= 40, "{} hostile, {} legal", hostile.len(), legal.len());
+    let names: std::collections::BTreeSet<_> = cases.iter().map(|case| case.name).collect();
+    assert_eq!(names.len(), cases.len());
+}
+
+#[test]
+fn hostile_is_refused_and_legal_passes() {
+    let wrong: Vec<_> = corpus::cases()
+        .iter()
+        .filter_map(|Case { name, raw, answers }| {
+            let expected = (
+                answers.iter().filter(|answer| answer.reaches_the_app()).count(),
+                answers.iter().find_map(Answer::refusal),
+            );
+            let (heads, refusal) = heads(raw);
+            (expected != (heads, refusal.map(|refusal| refusal.status)))
+                .then(|| format!("{name}: {expected:?}, but {heads} {refusal:?}"))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn pieces_make_no_difference() {
+    for Case { name, raw, .. } in corpus::cases() {
+        let whole = feed(LIMITS, [&raw[..]]);
+        assert_eq!(feed(LIMITS, raw.chunks(1)), whole, "{name}, byte by byte");
+        for seed in 0..20 {
+            assert_eq!(feed(LIMITS, cut(&raw, seed)), whole, "{name}, cut by {seed}");
+        }
+    }
 }
 
 #[test]
 fn it_is_small() {
-    assert!(size_of::<Scanner>() <= 104, "{}", size_of::<Scanner>());
+    assert!(size_of::<Scanner>() <= 96, "{}", size_of::<Scanner>());
+}
+
+/// Bodies are read past it, and it knows where they end.
+#[test]
+fn content_need_not_be_shown() {
+    let mut scanner = Scanner::new(LIMITS);
+    assert_eq!(scanner.body_left(), None);
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+    assert_eq!(scanner.scan(&[head, &b"abc"[..]].concat()), Scan { pass: head.len() + 3, verdict: Verdict::More });
+    assert_eq!(scanner.body_left(), Some(7));
+    scanner.skip(6);
+    assert_eq!(scanner.body_left(), Some(1));
+    scanner.skip(1);
+    assert_eq!(scanner.body_left(), None);
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n";
+    assert_eq!(scanner.scan(head), Scan { pass: head.len(), verdict: Verdict::More });
+    assert_eq!(scanner.body_left(), Some(5));
+    scanner.skip(5);
+    assert_eq!(scanner.body_left(), None);
+    assert_eq!(scanner.scan(b"\r\n0\r\n\r\n").pass, 7);
+    assert_eq!(scanner.scan(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").pass, 27);
 }
 
 #[test]
-fn a_request_passes_whole_and_byte_by_byte() {
-    let request = b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET / HTTP/1.1\r\nhost:b\r\n\r\n";
-    assert_eq!(feed([&request[..]]), (request.to_vec(), None));
-    assert_eq!(feed(request.chunks(1)), (request.to_vec(), None));
+fn it_says_when_a_head_has_begun() {
+    let mut scanner = Scanner::new(LIMITS);
+    for (bytes, begun) in
+        [("", false), ("\r", false), ("\r\n", false), ("\r\nG", true), ("\r\nGET / HTTP/1.1\r\n", true)]
+    {
+        assert_eq!(scanner.scan(bytes.as_bytes()), Scan { pass: 0, verdict: Verdict::More });
+        assert_eq!(scanner.in_head(), begun, "{bytes:?}");
+    }
+    let whole = "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    assert_eq!(scanner.scan(whole.as_bytes()).pass, whole.len());
+    assert!(!scanner.in_head());
+}
+
+#[test]
+fn what_follows_a_request_for_another_protocol_is_kept() {
+    let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let kept = Scan { pass: 0, verdict: Verdict::More };
+    for connect in [false, true] {
+        let head = if connect { "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n" } else { upgrade };
+        let mut scanner = Scanner::new(LIMITS);
+        assert_eq!(scanner.scan(format!("{head}\0\0").as_bytes()).pass, head.len());
+        assert!(scanner.is_held() && !scanner.in_head());
+        assert_eq!(scanner.scan(b"\0\0"), kept);
+        scanner.resume();
+        assert!(matches!(scanner.scan(b"\0\0"), Scan { pass: 0, verdict: Verdict::Refuse(_) }));
+        assert!(!scanner.refused_in_body());
+    }
+    // The answer may be known before the body has ended.
+    let mut scanner = Scanner::new(LIMITS);
+    let head = upgrade.replace("\r\n\r\n", "\r\nContent-Length: 3\r\n\r\n");
+    assert_eq!(scanner.scan(head.as_bytes()).pass, head.len());
+    scanner.resume();
+    assert_eq!(scanner.scan(b"abcG").pass, 3);
+    assert!(scanner.in_head());
+}
+
+#[test]
+fn nothing_follows_the_last_request() {
+    let mut scanner = Scanner::new(LIMITS);
+    let last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    assert!(!scanner.has_ended());
+    assert_eq!(scanner.scan(&[last, &b"\0"[..]].concat()), Scan { pass: last.len(), verdict: Verdict::More });
+    assert!(scanner.has_ended() && !scanner.in_head());
+}
+
+/// Off is not endless: hyper's types, and the memory of the worker, have their own ends.
+#[test]
+fn limits_that_are_off_leave_the_scanners_own() {
+    let off = Limits { request_line: 0, fields: 0, field_size: 0, body: 0 };
+    let refusal = |input: String| feed(off, [input.as_bytes()]).refusal;
+    let begin = "POST / HTTP/1.1\r\nHost: a\r\n";
+    assert_eq!(refusal(format!("{begin}{}\r\n", "X: y\r\n".repeat(2000))), None);
+    assert_eq!(refusal(format!("{begin}X: {}\r\n\r\n", "y".repeat(60_000))), None);
+    assert_eq!(refusal(format!("{begin}Content-Length: {}\r\n\r\n", i64::MAX)), None);
+    assert_eq!(refusal(format!("{begin}Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFF\r\n")), None);
+    assert_eq!(refusal(format!("GET /{} HTTP/1.1", "a".repeat(LINE_MAX))), Some(Refusal::LINE_LONG));
+    assert_eq!(refusal(format!("{begin}X: {}", "y".repeat(LINE_MAX))), Some(Refusal::FIELD_LONG));
+    let exact = |fill: usize| format!("{begin}{}Y:{}\r\n\r\n", "X: y\r\n".repeat(43_000), "y".repeat(fill));
+    let fill = HEAD_MAX - exact(0).len();
+    assert_eq!(refusal(exact(fill)), None);
+    assert_eq!(refusal(exact(fill + 1)), Some(Refusal::HEAD_LONG));
 }

@@ -1,0 +1,144 @@
+//! What a connection is doing, and how long it may.
+//!
+//! Owns: the state from which `http.header_timeout`, `http.keep_alive` and `http.write_timeout` are told. Nothing here is
+//! a timer: a request only leaves stamps of the coarse clock, and the connection's one timer reads them when it fires.
+//! Refuses: what is done when a time is over (`connection`), and `http.body_timeout` (`body`).
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use crate::{settings::Http, sys::clock};
+
+/// The times are milliseconds of the coarse clock. Of the tasks that write here the connection's is one; with HTTP/2
+/// each stream is another. All run on one thread.
+#[derive(Debug)]
+pub(super) struct Activity {
+    accepted: u64,
+    /// Requests with the app, and answers under way.
+    busy: AtomicU32,
+    /// Since when a head, or what may become one, has been arriving; `NEVER` while none is.
+    head_since: AtomicU64,
+    /// Since when nothing has been under way; `NEVER` before the first request.
+    idle_since: AtomicU64,
+    /// Since when the client has not taken what is written; `NEVER` while it does.
+    blocked_since: AtomicU64,
+    /// Streams of HTTP/2 with a piece of an answer that waits for the client to open its window.
+    offered: AtomicU32,
+    /// When a stream last moved on, or the connection was told to end; `NEVER` with HTTP/1.
+    moved: AtomicU64,
+    leaves: AtomicBool,
+}
+
+const NEVER: u64 = u64::MAX;
+
+/// What has lasted too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// Nothing has come since the connection was accepted.
+    Silent,
+    /// A head has begun and not ended.
+    Head,
+    /// Keep-alive.
+    Idle,
+    /// The client does not read.
+    Blocked,
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Self {
+            accepted: clock::coarse(),
+            busy: AtomicU32::new(0),
+            head_since: AtomicU64::new(NEVER),
+            idle_since: AtomicU64::new(NEVER),
+            blocked_since: AtomicU64::new(NEVER),
+            offered: AtomicU32::new(0),
+            moved: AtomicU64::new(NEVER),
+            leaves: AtomicBool::new(false),
+        }
+    }
+
+    /// A part of a head has arrived. That of the first has been awaited since the connection was accepted.
+    pub(super) fn head_begins(&self) {
+        if self.busy.load(Relaxed) == 0 && self.head_since.load(Relaxed) == NEVER {
+            let fresh = self.idle_since.load(Relaxed) == NEVER;
+            self.head_since.store(if fresh { self.accepted } else { clock::coarse() }, Relaxed);
+        }
+    }
+
+    pub(super) fn request_begins(&self) {
+        self.busy.fetch_add(1, Relaxed);
+        self.head_since.store(NEVER, Relaxed);
+    }
+
+    pub(super) fn request_ends(&self, now: u64) {
+        self.busy.fetch_sub(1, Relaxed);
+        self.idle_since.store(now, Relaxed);
+    }
+
+    /// The worker answered by itself, at once; or it is an HTTP/2 connection that begins.
+    pub(super) fn idles(&self) {
+        self.head_since.store(NEVER, Relaxed);
+        self.idle_since.store(clock::coarse(), Relaxed);
+    }
+
+    /// Whether a write could not be done now.
+    pub(super) fn blocks(&self, blocked: bool) {
+        let since = self.blocked_since.load(Relaxed);
+        match (blocked, since) {
+            (true, NEVER) => self.blocked_since.store(clock::coarse(), Relaxed),
+            (false, NEVER) | (true, _) => {}
+            (false, _) => self.blocked_since.store(NEVER, Relaxed),
+        }
+    }
+
+    /// A stream of HTTP/2 was asked for the next piece of its answer; `before` and `now`: whether the client has yet to
+    /// take one.
+    pub(super) fn stream_moves(&self, before: bool, now: bool) {
+        match (before, now) {
+            (false, true) => _ = self.offered.fetch_add(1, Relaxed),
+            (true, false) => _ = self.offered.fetch_sub(1, Relaxed),
+            (true, true) | (false, false) => {}
+        }
+        self.moved.store(clock::coarse(), Relaxed);
+    }
+
+    /// It was told to end. HTTP/1 does so by itself; of HTTP/2 the client has its part in it.
+    pub(super) fn leaves(&self, http2: bool) {
+        self.leaves.store(true, Relaxed);
+        if http2 {
+            self.moved.store(clock::coarse(), Relaxed);
+        }
+    }
+
+    /// A request is with the app, or an answer under way.
+    pub(super) fn busy(&self) -> bool {
+        self.busy.load(Relaxed) > 0
+    }
+
+    /// No request has begun on it.
+    pub(super) fn unoccupied(&self) -> bool {
+        !self.busy() && self.head_since.load(Relaxed) == NEVER
+    }
+
+    /// When what it does now has lasted too long, on the coarse clock.
+    pub(super) fn deadline(&self, http: &Http) -> Option<(u64, Overdue)> {
+        let after = |since: u64, limit: Duration, overdue| {
+            let off = since == NEVER || limit.is_zero();
+            (!off).then(|| (since.saturating_add(limit.as_millis() as u64), overdue))
+        };
+        let blocked = after(self.blocked_since.load(Relaxed), http.write_timeout, Overdue::Blocked);
+        let unread = (self.offered.load(Relaxed) > 0).then(|| self.moved.load(Relaxed));
+        let unread = unread.and_then(|moved| after(moved, http.write_timeout, Overdue::Blocked));
+        let waiting = match (self.busy(), self.head_since.load(Relaxed), self.idle_since.load(Relaxed)) {
+            (true, _, _) => None,
+            _ if self.leaves.load(Relaxed) => after(self.moved.load(Relaxed), http.write_timeout, Overdue::Blocked),
+            (false, NEVER, NEVER) => after(self.accepted, http.header_timeout, Overdue::Silent),
+            (false, NEVER, since) => after(since, http.keep_alive, Overdue::Idle),
+            (false, since, _) => after(since, http.header_timeout, Overdue::Head),
+        };
+        [blocked, unread, waiting].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+}

@@ -1,0 +1,56 @@
+//! The first bytes of a connection, which tell HTTP/1 from HTTP/2.
+//!
+//! Owns: the wait for them, and for the rest of the preface where it has begun (RFC 9113, section 3.4). Refuses:
+//! answering; a connection whose time is over before it has spoken is left to HTTP/1.
+
+use std::{
+    future::{Future, poll_fn},
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    task::Poll,
+};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::{Connection, Timer};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+#[derive(Debug, Default)]
+pub(super) struct Greeting {
+    pub(super) is_http2: bool,
+    /// All that was read.
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Reads until it is known which protocol the client speaks, or nothing more is to be waited for.
+pub(super) async fn read<T>(stream: &mut T, connection: &Connection, timer: &mut Timer<'_>) -> Greeting
+where
+    T: AsyncRead + Unpin,
+{
+    let mut bytes = Vec::new();
+    let mut end = pin!(connection.shared.end.notified());
+    poll_fn(|cx| {
+        let _ = end.as_mut().poll(cx);
+        loop {
+            let mut scratch = [MaybeUninit::uninit(); 4096];
+            let mut new = ReadBuf::uninit(&mut scratch);
+            match Pin::new(&mut *stream).poll_read(cx, &mut new) {
+                Poll::Ready(Ok(())) if !new.filled().is_empty() => {}
+                // The end of the stream, or an error: reading on will say it again.
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    let over = connection.shared.ends() || timer.overdue(connection, cx).is_some();
+                    return if over { Poll::Ready(()) } else { Poll::Pending };
+                }
+            }
+            bytes.extend_from_slice(new.filled());
+            connection.activity.head_begins();
+            if bytes.len() >= PREFACE.len() || !PREFACE.starts_with(&bytes) {
+                return Poll::Ready(());
+            }
+        }
+    })
+    .await;
+    Greeting { is_http2: bytes.starts_with(PREFACE), bytes }
+}

@@ -1,0 +1,69 @@
+//! What the worker answers in the app's place.
+//!
+//! Owns: the sentences that are not the scanner's, and the shape of the answer: the contract's error body. Refuses: when
+//! (`wire`, `exchange`).
+
+use http::{HeaderValue, Response, StatusCode, header};
+use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
+
+use super::exchange::Reply;
+use crate::worker::scanner::Refusal;
+
+/// RFC 9110, section 15.5.9.
+pub(super) const HEAD_LATE: Refusal =
+    Refusal { status: 408, reason: "The request head did not arrive within header_timeout" };
+pub(super) const BODY_LATE: Refusal =
+    Refusal { status: 408, reason: "The request body stopped for longer than body_timeout" };
+/// Most often it is a person with a browser, or a proxy set up for http.
+pub(super) const PLAIN_HTTP: Refusal =
+    Refusal { status: 400, reason: "This port speaks TLS, and was asked in plain HTTP" };
+pub(super) const OVERLOADED: Refusal =
+    Refusal { status: 503, reason: "The server has as many requests in flight as limit_concurrency allows" };
+/// RFC 9110, section 15.6.5: we stand before the app as a gateway does.
+pub(super) const TOO_SLOW: Refusal =
+    Refusal { status: 504, reason: "The request was not answered within request_timeout" };
+pub(super) const FAILED: Refusal = Refusal { status: 500, reason: "The request failed inside the server" };
+
+fn body(refusal: Refusal) -> String {
+    let kind = match refusal.status {
+        400 => "bad_request",
+        408 => "request_timeout",
+        413 => "payload_too_large",
+        414 => "uri_too_long",
+        417 => "expectation_failed",
+        431 => "header_fields_too_large",
+        503 => "unavailable",
+        504 => "gateway_timeout",
+        505 => "http_version_not_supported",
+        _ => "internal_error",
+    };
+    serde_json::json!({ "error": refusal.reason, "type": kind, "details": [] }).to_string()
+}
+
+fn status(refusal: Refusal) -> StatusCode {
+    StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// For hyper to send.
+pub(super) fn response<B>(refusal: Refusal) -> Response<Reply<B>> {
+    let mut response = Response::new(Reply::own(body(refusal)));
+    *response.status_mut() = status(refusal);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if refusal.status == 503 {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// For a connection on which hyper has nothing more to say.
+pub(super) fn message(refusal: Refusal) -> Vec<u8> {
+    let (status, body) = (status(refusal), body(refusal));
+    let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now()).unwrap_or_default();
+    format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\nDate: {date}\r\n\r\n{body}",
+        status.as_str(),
+        status.canonical_reason().unwrap_or_default(),
+        body.len()
+    )
+    .into_bytes()
+}

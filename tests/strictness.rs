@@ -1,0 +1,146 @@
+//! Promise: what is no clean HTTP request never reaches the app, and what is one gets its answer, however it travels.
+
+mod common;
+mod corpus;
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+};
+
+use common::{Launch, PATIENCE, get};
+use corpus::{Answer, Case};
+
+/// How the bytes of a case are cut.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Whole,
+    Bytes,
+    /// At random places, by a seed.
+    Random(u64),
+}
+
+impl Cut {
+    fn pieces(self, raw: &[u8]) -> Vec<&[u8]> {
+        let Self::Random(seed) = self else {
+            return raw.chunks(if matches!(self, Self::Bytes) { 1 } else { raw.len() }).collect();
+        };
+        let (mut pieces, mut rest, mut dice) = (Vec::new(), raw, seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        while !rest.is_empty() {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            // As many short pieces as long ones.
+            let most = if dice & 1 == 0 { 4 } else { 1 + raw.len() };
+            let (piece, behind) = rest.split_at(rest.len().min(1 + (dice >> 8) as usize % most));
+            pieces.push(piece);
+            rest = behind;
+        }
+        pieces
+    }
+}
+
+/// All that the server says to a case, to the end of the connection; and whether it ended it before the client did.
+fn converse(address: SocketAddr, case: &Case, cut: Cut) -> Result<Vec<u8>, String> {
+    let mut stream = TcpStream::connect(address).map_err(|error| format!("connect: {error}"))?;
+    stream
+        .set_nodelay(true)
+        .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
+        .map_err(|error| error.to_string())?;
+    for piece in cut.pieces(&case.raw) {
+        stream.write_all(piece).map_err(|error| format!("write: {error}"))?;
+    }
+    // A hostile connection the server has to end by itself.
+    if !case.is_hostile() {
+        stream.shutdown(Shutdown::Write).map_err(|error| format!("shutdown: {error}"))?;
+    }
+    let mut said = Vec::new();
+    stream
+        .read_to_end(&mut said)
+        .map_err(|error| format!("{error} instead of the end, after {}", String::from_utf8_lossy(&said)))?;
+    Ok(said)
+}
+
+/// Takes one response from the front: status, headers in lower case, content. Interim ones are skipped.
+fn take_response(said: &mut &[u8]) -> Result<(u16, String, Vec<u8>), String> {
+    loop {
+        let strange = || format!("no response: {}", String::from_utf8_lossy(said));
+        let end = said.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(strange)? + 4;
+        let head = String::from_utf8_lossy(&said[..end]).to_ascii_lowercase();
+        let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(strange)?;
+        let length =
+            head.split("\r\n").find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+        let content = said.get(end..end + length).ok_or_else(strange)?.to_vec();
+        *said = &said[end + length..];
+        if status >= 200 {
+            return Ok((status, head, content));
+        }
+    }
+}
+
+fn check(address: SocketAddr, case: &Case, cut: Cut) -> Result<(), String> {
+    let said = converse(address, case, cut)?;
+    let mut rest = &said[..];
+    for answer in &case.answers {
+        let (status, head, content) = take_response(&mut rest)?;
+        let text = || String::from_utf8_lossy(&content);
+        match answer {
+            Answer::Echo(expected) if status == 200 && content == *expected => {}
+            Answer::Status(expected) if status == *expected => {}
+            Answer::Refused(expected) | Answer::Broken(expected) if status == *expected => {
+                if !head.contains("\r\nconnection: close\r\n") {
+                    return Err(format!("it does not say that it closes: {head}"));
+                }
+                let error: serde_json::Value =
+                    serde_json::from_slice(&content).map_err(|error| format!("{error}: {}", text()))?;
+                if error["error"].as_str().is_none_or(|reason| reason.len() < 20) || !error["type"].is_string() {
+                    return Err(format!("it does not say why: {error}"));
+                }
+            }
+            expected => return Err(format!("{expected:?} expected, {status} {} came", text())),
+        }
+    }
+    if rest.is_empty() { Ok(()) } else { Err(format!("more answers: {}", String::from_utf8_lossy(rest))) }
+}
+
+/// Requests that the app got; the page itself is none.
+fn requests(address: SocketAddr) -> u64 {
+    let page = get(address, "/metrics").text();
+    let count = page.lines().find_map(|line| line.strip_prefix("oxicorn_requests_total "));
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no such line: {page}"))
+}
+
+/// Sends the whole corpus, and compares what the app got with what it may get.
+fn send_all(cuts: &[Cut]) {
+    let mut supervisor = Launch::new().set("workers.count", "1").set("http.metrics_path", r#""/metrics""#).serving(1);
+    let (address, cases, mut wrong) = (supervisor.address(), corpus::cases(), Vec::new());
+    for (case, &cut) in cases.iter().flat_map(|case| cuts.iter().map(move |cut| (case, cut))) {
+        let before = requests(address);
+        if let Err(why) = check(address, case, cut) {
+            wrong.push(format!("{}, {cut:?}: {why}", case.name));
+        }
+        let reached = case.answers.iter().filter(|answer| answer.reaches_the_app()).count() as u64;
+        let seen = requests(address) - before;
+        if seen != reached {
+            wrong.push(format!("{}, {cut:?}: the app got {seen} requests, and not {reached}", case.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cuts.len() * cases.len(), wrong.join("\n"));
+    assert_eq!(supervisor.status()["totals"]["requests"], requests(address), "status and metrics agree");
+    supervisor.stop();
+}
+
+#[test]
+fn whole() {
+    send_all(&[Cut::Whole]);
+}
+
+#[test]
+fn byte_by_byte() {
+    send_all(&[Cut::Bytes]);
+}
+
+#[test]
+fn in_random_pieces() {
+    send_all(&[1, 2, 3].map(Cut::Random));
+}
