@@ -398,6 +398,7 @@ struct Asking {
 }
 
 impl Asking {
+    #[expect(clippy::disallowed_methods, reason = "the ban is the master's: a client is a thread of the test")]
     fn start(address: SocketAddr, config: &Arc<ClientConfig>, keep_alive: bool, stop: &Arc<AtomicBool>) -> Self {
         let (config, stop, seen) = (Arc::clone(config), Arc::clone(stop), Arc::<Mutex<Vec<_>>>::default());
         let told = Arc::clone(&seen);
