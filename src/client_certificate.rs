@@ -108,3 +108,24 @@ fn hexadecimal(bytes: &[u8]) -> String {
         text
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_can_look_like_more_than_one() {
+        for (text, wanted) in [
+            ("alice", "alice"),
+            ("a,CN=root", r"a\,CN=root"),
+            ("a+b;c<d>\"e\\", r#"a\+b\;c\<d\>\"e\\"#),
+            (" # ", r"\ #\ "),
+            ("#a#", r"\#a#"),
+            ("a\nb\0\u{85}", r"a\0Ab\00\C2\85"),
+            ("Zoë", "Zoë"),
+            ("", ""),
+        ] {
+            assert_eq!(escaped(text), wanted, "{text:?}");
+        }
+    }
+}

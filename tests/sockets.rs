@@ -126,8 +126,15 @@ fn who_holds_a_port_is_named() {
 #[test]
 fn both_families_are_served_on_one_port() {
     let namespace = ["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""];
-    for bind in [r#"["[::]:8000"]"#, r#"["0.0.0.0:8000", "[::]:8000"]"#, r#"["127.0.0.1:8000", "[::1]:8000"]"#] {
-        let mut supervisor = Launch::new().set("server.bind", bind).through(&namespace).start();
+    for (bind, reuse_port) in [
+        (r#"["[::]:8000"]"#, "true"),
+        (r#"["0.0.0.0:8000", "[::]:8000"]"#, "true"),
+        // Without SO_REUSEPORT the two exclude each other, unless the one is for IPv6 alone.
+        (r#"["0.0.0.0:8000", "[::]:8000"]"#, "false"),
+        (r#"["127.0.0.1:8000", "[::1]:8000"]"#, "true"),
+    ] {
+        let launch = Launch::new().set("server.bind", bind).set("server.reuse_port", reuse_port);
+        let mut supervisor = launch.through(&namespace).start();
         supervisor.wait_listening();
         supervisor.wait_serving(2);
         for address in ["127.0.0.1", "[::1]"] {
