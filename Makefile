@@ -40,10 +40,11 @@ chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), i
 
 # Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server; the others are found by name.
 needs: target/python target/prometheus target/mongod
-	@for program in nginx haproxy systemd-socket-activate patch; do \
+	@for program in curl haproxy ip nginx openssl patch sslscan systemd-socket-activate; do \
 		command -v $$program >/dev/null || missing=yes; \
 	done; \
-	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends nginx haproxy systemd patch; }
+	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends \
+		curl haproxy iproute2 nginx openssl patch sslscan systemd; }
 
 target/python:
 	python3 -m pip install --quiet --target $@.new prometheus-client==0.26.0

@@ -25,7 +25,7 @@ use crate::{
     master::{self, Load, Outcome},
     protocol,
     scoreboard::Row,
-    settings::{self, Flags, Resolved, Settings, TableSpec, Whereabouts},
+    settings::{self, Flags, Purpose, Resolved, Settings, TableSpec, Whereabouts},
     sys::{fork, process, title},
     worker::{self, Body, WorkerSeed},
 };
@@ -166,7 +166,11 @@ impl App {
             Err(error) => return refuse(&format!("the current folder cannot be read: {error}")),
         };
         let environment = settings::environment();
-        let resolved = settings::resolve(&flags, &environment, &cwd, &self.tables);
+        let purpose = match command {
+            Command::Run(_) | Command::Check { .. } => Purpose::Serve,
+            _ => Purpose::Ask,
+        };
+        let resolved = settings::resolve(&flags, &environment, &cwd, &self.tables, purpose);
         let at = |socket, resolved: Result<Resolved, _>| {
             let whereabouts = match resolved {
                 Ok(resolved) => Whereabouts::of(&resolved.settings),
@@ -259,7 +263,7 @@ impl App {
         let Self { work, prepare, tables, migrate: _ } = self;
         let load = Load {
             read: Box::new(move || {
-                settings::resolve(&flags, &settings::environment(), &cwd, &tables)
+                settings::resolve(&flags, &settings::environment(), &cwd, &tables, Purpose::Serve)
                     .map_err(|problems| problems.to_string().replace('\n', "; "))
             }),
             prepare: Box::new(move |resolved| {
@@ -544,8 +548,8 @@ impl WorkerContext {
     pub(crate) fn for_test(tables: settings::Tables, stopping: watch::Receiver<bool>) -> Self {
         use crate::{scoreboard::Scoreboard, settings::Flags};
 
-        let nothing_given =
-            settings::resolve(&Flags::default(), &std::collections::BTreeMap::new(), Path::new("/"), &[]);
+        let environment = std::collections::BTreeMap::new();
+        let nothing_given = settings::resolve(&Flags::default(), &environment, Path::new("/"), &[], Purpose::Ask);
         let resolved = Resolved { tables, ..nothing_given.unwrap() };
         let row = Scoreboard::create(1, 1).unwrap().claim(0, 1, 0, 0).unwrap();
         let draining = watch::channel(false).1;

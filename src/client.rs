@@ -55,6 +55,10 @@ impl Client {
         }
     }
 
+    pub(crate) fn comes_by_tls(&mut self) {
+        (self.tls, self.https) = (true, true);
+    }
+
     /// The client's address: of the hops that led here, the nearest one that is not a believed proxy; when all are,
     /// the first of them. An IPv4 address is one, also on a socket of both families. None of a client on a unix socket
     /// that nobody says more about.

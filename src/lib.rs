@@ -40,6 +40,7 @@
 mod app;
 mod cli;
 mod client;
+mod client_certificate;
 pub mod settings;
 
 mod channel;
@@ -60,6 +61,7 @@ mod sys;
 
 pub use app::{App, IntoLifespan, Lifespan, Preparation, WorkerContext, main};
 pub use client::Client;
+pub use client_certificate::ClientCertificate;
 pub use settings::TableSpec;
 pub use worker::{Body, BodyError};
 

@@ -7,26 +7,23 @@
 
 mod holder;
 pub(crate) mod steering;
+mod unix;
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::{
-            fs::{FileTypeExt, MetadataExt, chown},
-            net::UnixListener,
-        },
+        unix::net::UnixListener,
     },
     path::{Path, PathBuf},
 };
 
-use nix::unistd;
-use socket2::{Domain, SockAddr, SockRef, Type};
+use socket2::{Domain, SockRef, Type};
 
 use crate::{
     settings::{Bind, Server},
-    sys::{bpf, fd, process},
+    sys::{bpf, fd},
 };
 
 /// As many workers as there can be slots for, twice over.
@@ -67,8 +64,8 @@ struct Group {
     name: String,
     /// One a slot, in the order of listen(), or the only one.
     sockets: Vec<Socket>,
-    /// The file of a unix socket we made, as (device, inode): by then it may be somebody else's.
-    file: Option<(u64, u64)>,
+    /// The file of a unix socket we made: by then it may be somebody else's.
+    file: Option<unix::Identity>,
     standing: Standing,
 }
 
@@ -124,8 +121,8 @@ pub(crate) enum BindError {
     Adopt { number: i32, source: io::Error },
     #[error("the kernel refuses steering, and without it there is room for {room} workers until the next start")]
     Room { room: u32 },
-    #[error("server.unix_owner: there is no {what} {name:?}")]
-    Owner { what: &'static str, name: String },
+    #[error("server.unix_owner: {} cannot be given to {owner} with mode {mode:04o}", path.display())]
+    Own { path: PathBuf, owner: String, mode: u32, source: io::Error },
 }
 
 /// Steering failed on this address; its connections still go where they went before.
@@ -187,11 +184,12 @@ impl Listeners {
     }
 
     /// Binds what `server.bind` names now and did not before, and marks what it no longer names; addresses that stay
-    /// keep their sockets and their queues. Makes room for `workers`. All or nothing.
+    /// keep their sockets and their queues, and a unix socket's file gets its new owner and mode. Makes room for
+    /// `workers`. All or nothing.
     ///
     /// # Errors
-    /// See [`BindError`]; everything is as before.
-    pub(crate) fn rebind(&mut self, server: &Server, workers: u32) -> Result<(), BindError> {
+    /// See [`BindError`]; everything is as `before`.
+    pub(crate) fn rebind(&mut self, server: &Server, before: &Server, workers: u32) -> Result<(), BindError> {
         let wanted = resolve(server)?;
         let added: Vec<_> =
             wanted.iter().filter(|address| !self.groups.iter().any(|group| group.asked == **address)).collect();
@@ -206,8 +204,9 @@ impl Listeners {
         let bound = bound.collect::<Result<Vec<_>, BindError>>()?;
         self.groups.extend(bound);
         self.probe_steering();
-        if let Err(error) = self.grow(server, workers) {
-            self.unbind_added();
+        let ready = self.grow(server, workers).and_then(|()| self.groups.iter().try_for_each(|g| g.hand_over(server)));
+        if let Err(error) = ready {
+            self.unbind_added(before);
             return Err(error);
         }
         for group in &mut self.groups {
@@ -218,11 +217,13 @@ impl Listeners {
         Ok(())
     }
 
-    /// The reload failed: what it added goes again, what it removed stays.
-    pub(crate) fn unbind_added(&mut self) {
+    /// The reload failed: what it added goes again, what it removed stays, and all belongs to whom it did `before`.
+    pub(crate) fn unbind_added(&mut self, before: &Server) {
         self.close_standing(Standing::Added);
         for group in &mut self.groups {
             group.standing = Standing::Kept;
+            // What was possible then is possible now, unless somebody took the file away; then it is not ours to mend.
+            let _ = group.hand_over(before);
         }
     }
 
@@ -355,11 +356,9 @@ impl Listeners {
     /// Removes the files of our unix sockets, unless another process has put its own in their place.
     pub(crate) fn unlink(&self) {
         for group in &self.groups {
-            if let (Address::Unix(path), Some(ours)) = (&group.address, group.file)
-                && identity(path).is_ok_and(|found| found == ours)
-            {
+            if let (Address::Unix(path), Some(ours)) = (&group.address, group.file) {
                 // A file that stays is taken over at the next start.
-                let _ = fs::remove_file(path);
+                let _ = unix::remove(path, ours);
             }
         }
     }
@@ -387,25 +386,30 @@ impl Group {
                 Ok(Self { asked: meant, name: address.to_string(), address, sockets, file: None, standing })
             }
             Address::Unix(ref path) => {
-                if is_stale(path)? {
-                    fs::remove_file(path).map_err(|error| address.refused(error))?;
+                if let Some(stale) = unix::stale(path)? {
+                    unix::remove(path, stale).map_err(|error| address.refused(error))?;
                 }
-                let (user, group) = owner(&server.unix_owner)?;
-                let bound = unix(path, server.unix_mode).and_then(|socket| {
-                    if user.is_some() || group.is_some() {
-                        chown(path, user, group)?;
-                    }
-                    Ok((socket, identity(path)?))
-                });
-                let (socket, file) = bound.map_err(|error| address.refused(error))?;
+                let (socket, file) = unix::bind(path, server.unix_mode).map_err(|error| address.refused(error))?;
                 let sockets = vec![Socket::Unix(socket)];
-                Ok(Self { asked: meant, name: address.to_string(), address, sockets, file: Some(file), standing })
+                let name = address.to_string();
+                let group = Self { asked: meant, name, address, sockets, file: Some(file), standing };
+                group.hand_over(server)?;
+                Ok(group)
             }
             Address::Adopted(number) => {
                 let (socket, name) = adopt(number).map_err(|source| BindError::Adopt { number, source })?;
                 Ok(Self { asked: meant, name, address, sockets: vec![socket], file: None, standing })
             }
         }
+    }
+
+    /// Gives the file of a unix socket of ours its owner and mode; on a reload they may be others than when it was bound.
+    fn hand_over(&self, server: &Server) -> Result<(), BindError> {
+        let (Address::Unix(path), Some(ours)) = (&self.address, self.file) else { return Ok(()) };
+        unix::hand_over(path, ours, server).map_err(|source| {
+            let (owner, mode) = (server.unix_owner.name.clone(), server.unix_mode);
+            BindError::Own { path: path.clone(), owner, mode, source }
+        })
     }
 
     fn fill(&mut self, slots: usize) -> Result<(), BindError> {
@@ -427,7 +431,7 @@ impl Address {
             Self::Tcp { address, v6_only, .. } if address.port() != 0 => {
                 tcp(*address, *v6_only, false).map(drop).map_err(|error| self.refused(error))
             }
-            Self::Unix(path) => is_stale(path).map(drop),
+            Self::Unix(path) => unix::stale(path).map(drop),
             Self::Tcp { .. } | Self::Adopted(_) => Ok(()),
         }
     }
@@ -527,65 +531,6 @@ fn tcp(address: SocketAddr, v6_only: bool, reuse_port: bool) -> io::Result<TcpLi
     Ok(socket.into())
 }
 
-/// A bound socket that does not listen yet; its file has its mode from the first moment.
-fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    let address = SockAddr::unix(path)?;
-    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    let before = process::umask(!mode & 0o777);
-    let bound = socket.bind(&address);
-    process::umask(before);
-    bound?;
-    Ok(socket.into())
-}
-
-/// Whether a socket's file was left behind by a process that is gone; `false` when there is none.
-fn is_stale(path: &Path) -> Result<bool, BindError> {
-    let address = Address::Unix(path.to_owned());
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket { path: path.to_owned() }),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(address.refused(error)),
-    }
-    let visitor = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)
-        .and_then(|socket| Ok((socket.connect(&SockAddr::unix(path)?), socket)));
-    let (answer, visitor) = visitor.map_err(|error| address.refused(error))?;
-    match answer.map_err(|error| error.kind()) {
-        Err(io::ErrorKind::ConnectionRefused) => Ok(true),
-        Err(io::ErrorKind::NotFound) => Ok(false),
-        Err(io::ErrorKind::PermissionDenied) => Err(address.refused(io::ErrorKind::PermissionDenied.into())),
-        // Its queue may be full; or it is a datagram socket. Somebody lives there.
-        Ok(()) | Err(_) => Err(BindError::InUse { address: address.to_string(), holder: holder::of_peer(&visitor) }),
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
-}
-
-/// The user and group of `server.unix_owner`, "user:group"; either may be missing, either may be a number.
-fn owner(text: &str) -> Result<(Option<u32>, Option<u32>), BindError> {
-    let missing = |what, name: &str| BindError::Owner { what, name: name.to_owned() };
-    let (user, group) = text.split_once(':').unwrap_or((text, ""));
-    let uid = match (user, user.parse()) {
-        ("", _) => None,
-        (_, Ok(number)) => Some(number),
-        _ => {
-            let found = unistd::User::from_name(user).ok().flatten().ok_or_else(|| missing("user", user))?;
-            Some(found.uid.as_raw())
-        }
-    };
-    let gid = match (group, group.parse()) {
-        ("", _) => None,
-        (_, Ok(number)) => Some(number),
-        _ => {
-            let found = unistd::Group::from_name(group).ok().flatten().ok_or_else(|| missing("group", group))?;
-            Some(found.gid.as_raw())
-        }
-    };
-    Ok((uid, gid))
-}
-
 /// A copy of an inherited socket, checked before it is believed, and where it listens.
 fn adopt(number: i32) -> io::Result<(Socket, String)> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
@@ -607,23 +552,19 @@ fn adopt(number: i32) -> io::Result<(Socket, String)> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Read,
-        net::TcpStream,
-        os::{fd::AsRawFd, unix::fs::PermissionsExt, unix::net::UnixStream},
-    };
+    use std::{io::Read, net::TcpStream, os::fd::AsRawFd};
 
     use super::*;
-    use crate::settings::ProxyProtocol;
+    use crate::settings::{Owner, ProxyProtocol};
 
-    fn server(bind: &[Bind]) -> Server {
+    pub(super) fn server(bind: &[Bind]) -> Server {
         Server {
             bind: bind.to_vec(),
             backlog: 256,
             reuse_port: true,
             proxy_protocol: ProxyProtocol::Off,
             unix_mode: 0o660,
-            unix_owner: String::new(),
+            unix_owner: Owner::default(),
         }
     }
 
@@ -727,36 +668,6 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_takes_over_what_the_dead_left_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("app.sock");
-        let server = server(&[Bind::Unix(path.clone())]);
-        drop(UnixListener::bind(&path).unwrap());
-
-        let listeners = Listeners::bind(&server, 2).unwrap();
-        assert_eq!(listeners.addresses(), [format!("unix:{}", path.display())]);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        UnixStream::connect(&path).unwrap();
-        let error = Listeners::bind(&server, 2).unwrap_err().to_string();
-        assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
-
-        fs::remove_file(&path).unwrap();
-        let theirs = UnixListener::bind(&path).unwrap();
-        listeners.unlink();
-        UnixStream::connect(&path).unwrap();
-        drop(theirs);
-
-        let listeners = Listeners::bind(&server, 2).unwrap();
-        listeners.unlink();
-        assert!(!path.exists());
-
-        fs::write(&path, "precious").unwrap();
-        let error = Listeners::bind(&server, 2).unwrap_err();
-        assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-    }
-
-    #[test]
     fn an_inherited_socket_is_checked_shared_and_never_shut_down() {
         let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = theirs.local_addr().unwrap();
@@ -770,16 +681,5 @@ mod tests {
 
         let error = Listeners::bind(&server(&[Bind::Fd(client.as_raw_fd())]), 2).unwrap_err().to_string();
         assert!(error.starts_with("server.bind: fd://"), "{error}");
-    }
-
-    #[test]
-    fn owners_are_names_or_numbers_and_either_may_be_missing() {
-        assert_eq!(owner("").unwrap(), (None, None));
-        assert_eq!(owner("root:0").unwrap(), (Some(0), Some(0)));
-        assert_eq!(owner(":12").unwrap(), (None, Some(12)));
-        assert_eq!(
-            owner("no-such-user").unwrap_err().to_string(),
-            "server.unix_owner: there is no user \"no-such-user\""
-        );
     }
 }

@@ -16,6 +16,7 @@ mod show;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod value;
 
 use std::{
@@ -34,6 +35,7 @@ use toml::Value;
 pub use self::{
     access_format::AccessFormat,
     table::TableSpec,
+    tls::Tls,
     value::{duration, size},
 };
 pub(crate) use self::{
@@ -66,7 +68,16 @@ pub struct Server {
     pub proxy_protocol: ProxyProtocol,
     #[serde(serialize_with = "show::octal")]
     pub unix_mode: u32,
-    pub unix_owner: String,
+    pub unix_owner: Owner,
+}
+
+/// Who a unix socket belongs to, looked up when the settings were resolved; `None` is whoever makes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// As written: `user:group`, `user`, `:group`.
+    pub name: String,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
 }
 
 /// One entry of `server.bind`.
@@ -141,16 +152,6 @@ pub struct Http {
 pub enum AllowIp {
     Any,
     Net { address: IpAddr, prefix: u8 },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Tls {
-    #[serde(serialize_with = "show::path")]
-    pub certfile: Option<PathBuf>,
-    #[serde(serialize_with = "show::path")]
-    pub keyfile: Option<PathBuf>,
-    #[serde(serialize_with = "show::path")]
-    pub client_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -264,7 +265,7 @@ impl Settings {
                 reuse_port: true,
                 proxy_protocol: ProxyProtocol::Off,
                 unix_mode: 0o660,
-                unix_owner: String::new(),
+                unix_owner: Owner::default(),
             },
             workers: Workers {
                 count: cpus.min(cpus::MOST),
@@ -297,7 +298,7 @@ impl Settings {
                     AllowIp::Net { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 },
                 ],
             },
-            tls: Tls { certfile: None, keyfile: None, client_ca: None },
+            tls: Tls { certfile: None, keyfile: None, client_ca: None, material: None },
             log: Log {
                 level: Level::Info,
                 format: LogFormat::Text,
@@ -461,6 +462,15 @@ impl Whereabouts {
     }
 }
 
+/// What the settings are resolved for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Serve,
+    /// To look at them, or to find a service that runs. Whoever asks may not have the right to read its key, and a
+    /// certificate that has expired since its start does not hide it.
+    Ask,
+}
+
 /// Reads every source and settles each key. Nothing is remembered between calls: a reload calls it again.
 ///
 /// # Errors
@@ -470,6 +480,7 @@ pub(crate) fn resolve(
     env: &BTreeMap<String, String>,
     cwd: &Path,
     tables: &[TableSpec],
+    purpose: Purpose,
 ) -> Result<Resolved, Problems> {
     let mut problems = Vec::new();
     if !flags.program.is_empty() {
@@ -525,12 +536,19 @@ pub(crate) fn resolve(
         }
     }
 
-    let mut crossed = check::accounts(&mut settings, &entries);
-    crossed.extend(check::problems(&settings, &failed));
-    problems.extend(crossed.into_iter().map(|problem| match entries.get(&problem.key) {
+    let placed = |problem: Problem| match entries.get(&problem.key) {
         Some(entry) => Problem { place: entry.origin.clone(), ..problem },
         None => problem,
-    }));
+    };
+    let mut crossed = check::accounts(&mut settings, &entries);
+    crossed.extend(check::problems(&settings, &failed));
+    if purpose == Purpose::Serve {
+        let mut findings = tls::Findings::default();
+        settings.tls.material = tls::read(&settings.tls, settings.http.http2, &mut findings).map(Arc::new);
+        crossed.extend(findings.problems);
+        warnings.extend(findings.warnings.into_iter().map(|warning| placed(warning).to_string()));
+    }
+    problems.extend(crossed.into_iter().map(placed));
     if !problems.is_empty() {
         return Err(Problems(problems));
     }

@@ -220,6 +220,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "Body",
             "Lifespan",
             "IntoLifespan",
+            "ClientCertificate",
         ],
     ),
     ("channel", &["sys"]),

@@ -71,9 +71,10 @@ impl Shell {
         let old_count = self.resolved.settings.workers.count;
         let count = (new.settings.workers.count != old_count).then_some(new.settings.workers.count);
         let workers = count.unwrap_or(0).max(self.core.target());
-        self.listeners.rebind(&new.settings.server, workers).map_err(|error| error_chain(&error))?;
+        let before = &self.resolved.settings.server;
+        self.listeners.rebind(&new.settings.server, before, workers).map_err(|error| error_chain(&error))?;
         if let Err(error) = log::configure(&new.settings.log) {
-            self.listeners.unbind_added();
+            self.listeners.unbind_added(before);
             return Err(error_chain(&error));
         }
         for warning in &new.warnings {
@@ -111,8 +112,8 @@ impl Shell {
             failed.0
         );
         self.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
-        self.listeners.unbind_added();
         let Some(before) = self.reloads.before.take() else { return };
+        self.listeners.unbind_added(&before.settings.server);
         if let Err(error) = log::configure(&before.settings.log) {
             tracing::error!(
                 event = "logs_reopen_failed",

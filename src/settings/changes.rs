@@ -7,7 +7,8 @@ use std::fmt;
 use super::Resolved;
 
 /// Of the master alone, or of its sockets.
-const AT_ONCE: &[&str] = &["log.level", "server.backlog", "server.bind", "workers.count"];
+const AT_ONCE: &[&str] =
+    &["log.level", "server.backlog", "server.bind", "server.unix_mode", "server.unix_owner", "workers.count"];
 
 /// The keys whose effective values differ, sorted, by what they need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +30,7 @@ impl Changes {
             old_keys.get(key) != new_keys.get(key)
                 // Named by its path, changed by its contents.
                 || (key == "process.env_file" && running.settings.process.env != new.settings.process.env)
+                || new.settings.tls.is_rewritten(&running.settings.tls, key)
         });
         let mut changes = Self::default();
         for key in differs {

@@ -1,19 +1,16 @@
 //! What two keys mean together, and what this machine makes of one: accounts, folders, rights.
 //!
-//! Owns: cross-field sense, warnings, the list of what is not yet in effect. Refuses: the reading of a single value.
+//! Owns: cross-field sense and warnings. Refuses: the reading of a single value.
 
 use std::{
     collections::{BTreeMap, HashSet},
     path::Path,
 };
 
-use super::{Bind, ControlSocket, Entry, Group, LogTarget, Origin, Problem, Resolved, Settings, User, show};
+use super::{Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, Problem, Resolved, Settings, User};
 use crate::sys::host;
 
-/// Keys that are read and checked and do nothing more. A value that differs from the default earns a warning.
-pub(super) const NOT_YET: &[&str] = &["server.unix_owner", "tls.certfile", "tls.keyfile", "tls.client_ca"];
-
-/// Looks up `process.user` and `process.group` and puts them in place.
+/// Looks up `process.user`, `process.group` and `server.unix_owner` and puts them in place.
 pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry>) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
@@ -21,43 +18,77 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry
     let (uid, gid) = host::effective_ids();
 
     if let Some(name) = written("process.group") {
-        let found = match name.parse() {
-            Ok(id) => host::group_by_id(id).map(|group| Some(group.unwrap_or((name.to_owned(), id)))),
-            Err(_) => host::group_by_name(name),
-        };
-        match found {
-            Ok(Some((name, id))) if uid == 0 || id == gid => settings.process.group = Some(Group { name, gid: id }),
-            Ok(Some((name, _))) => {
+        match find_group(name) {
+            Ok(group) if uid == 0 || group.gid == gid => settings.process.group = Some(group),
+            Ok(Group { name, .. }) => {
                 refuse("process.group", format!("only root may change to the group {name}; we run as uid {uid}"));
             }
-            Ok(None) => refuse("process.group", format!("there is no group \"{name}\" here")),
-            Err(error) => refuse("process.group", format!("the group \"{name}\" cannot be looked up: {error}")),
+            Err(message) => refuse("process.group", message),
         }
     }
     if let Some(name) = written("process.user") {
-        let found = match name.parse() {
-            // Containers run under numbers without an account; then only the operator knows the group.
-            Ok(id) => host::user_by_id(id)
-                .map(|user| user.or_else(|| Some((name.to_owned(), id, settings.process.group.as_ref()?.gid)))),
-            Err(_) => host::user_by_name(name),
-        };
-        match found {
-            Ok(Some((name, id, gid))) if uid == 0 || id == uid => {
-                settings.process.user = Some(User { name, uid: id, gid });
-            }
-            Ok(Some((name, id, _))) => refuse(
-                "process.user",
-                format!("only root may change to another user ({name}, uid {id}); we run as uid {uid}"),
-            ),
-            Ok(None) if name.parse::<u32>().is_ok() => refuse(
+        // Containers run under numbers without an account; then only the operator knows the group.
+        let group = settings.process.group.as_ref().map(|group| group.gid);
+        match find_user(name).map(|(name, id, login)| (name, id, login.or(group))) {
+            Ok((_, _, None)) => refuse(
                 "process.user",
                 format!("uid {name} has no account here, so its group is unknown; set process.group as well"),
             ),
-            Ok(None) => refuse("process.user", format!("there is no user \"{name}\" here")),
-            Err(error) => refuse("process.user", format!("the user \"{name}\" cannot be looked up: {error}")),
+            Ok((name, id, Some(gid))) if uid == 0 || id == uid => {
+                settings.process.user = Some(User { name, uid: id, gid });
+            }
+            Ok((name, id, _)) => refuse(
+                "process.user",
+                format!("only root may change to another user ({name}, uid {id}); we run as uid {uid}"),
+            ),
+            Err(message) => refuse("process.user", message),
+        }
+    }
+    if let Some(name) = written("server.unix_owner") {
+        let (user, group) = name.split_once(':').unwrap_or((name, ""));
+        let user = (!user.is_empty()).then(|| find_user(user).map(|(_, uid, _)| uid)).transpose();
+        let group = (!group.is_empty()).then(|| find_group(group).map(|group| group.gid)).transpose();
+        match (user, group) {
+            (Ok(Some(owner)), _) if uid != 0 && owner != uid => refuse(
+                "server.unix_owner",
+                format!("only root may give a socket to another user ({name}); we run as uid {uid}"),
+            ),
+            (Ok(uid), Ok(gid)) => settings.server.unix_owner = Owner { name: name.to_owned(), uid, gid },
+            (user, group) => {
+                for message in user.err().into_iter().chain(group.err()) {
+                    refuse("server.unix_owner", message);
+                }
+            }
         }
     }
     problems
+}
+
+/// Name, uid and primary gid; of a number without an account the gid is unknown.
+fn find_user(name: &str) -> Result<(String, u32, Option<u32>), String> {
+    let found = match name.parse() {
+        Ok(id) => host::user_by_id(id)
+            .map(|user| Some(user.map_or((name.to_owned(), id, None), |(name, id, gid)| (name, id, Some(gid))))),
+        Err(_) => host::user_by_name(name).map(|user| user.map(|(name, id, gid)| (name, id, Some(gid)))),
+    };
+    match found {
+        Ok(user) => user.ok_or_else(|| format!("there is no user \"{name}\" here")),
+        Err(error) => Err(format!("the user \"{name}\" cannot be looked up: {error}")),
+    }
+}
+
+fn find_group(name: &str) -> Result<Group, String> {
+    let found = match name.parse() {
+        Ok(id) => host::group_by_id(id).map(|group| Some(group.unwrap_or((name.to_owned(), id)))),
+        Err(_) => host::group_by_name(name),
+    };
+    match found {
+        Ok(group) => {
+            let group = group.map(|(name, gid)| Group { name, gid });
+            group.ok_or_else(|| format!("there is no group \"{name}\" here"))
+        }
+        Err(error) => Err(format!("the group \"{name}\" cannot be looked up: {error}")),
+    }
 }
 
 /// `failed` are the keys whose value could not be read: what they would have been paired with is not to blame.
@@ -127,13 +158,6 @@ pub(super) fn warnings(resolved: &Resolved) -> Vec<String> {
     };
     if settings.workers.max_requests_jitter > 0 && settings.workers.max_requests == 0 {
         warn("workers.max_requests_jitter", "does nothing while workers.max_requests is 0");
-    }
-    let usual = show::flat(&Settings::defaults(settings.workers.count, settings.folder.clone()));
-    let present = show::flat(settings);
-    for key in NOT_YET {
-        if present.get(*key) != usual.get(*key) {
-            warn(key, "not yet in effect; the value is checked and does nothing more");
-        }
     }
     warnings
 }

@@ -24,6 +24,7 @@ fn put<T>(field: &mut T, read: Reading<T>) -> Reading<()> {
 
 const I32: i64 = i32::MAX as i64;
 
+/// Accounts and the env file are looked up once, for the value that wins: `check::accounts`, `resolve`.
 pub(super) const KEYS: &[Key] = &[
     key("server.bind", |s, v| put(&mut s.server.bind, v.binds())),
     key("server.backlog", |s, v| put(&mut s.server.backlog, v.whole(1..=I32))),
@@ -33,7 +34,7 @@ pub(super) const KEYS: &[Key] = &[
         put(&mut s.server.proxy_protocol, v.choice(&[("off", Off), ("v1", V1), ("v2", V2), ("auto", Auto)]))
     }),
     key("server.unix_mode", |s, v| put(&mut s.server.unix_mode, v.octal())),
-    key("server.unix_owner", |s, v| put(&mut s.server.unix_owner, v.string())),
+    key("server.unix_owner", |_, v| v.string().map(drop)),
     key("workers.count", |s, v| put(&mut s.workers.count, v.count())),
     key("workers.max_requests", |s, v| put(&mut s.workers.max_requests, v.whole(0..=i64::MAX))),
     key("workers.max_requests_jitter", |s, v| put(&mut s.workers.max_requests_jitter, v.whole(0..=i64::MAX))),
@@ -82,7 +83,6 @@ pub(super) const KEYS: &[Key] = &[
         }
         name => put(&mut s.process.name, Ok(name)),
     }),
-    // Accounts and the file are looked up once, for the value that wins: `check::accounts`, `resolve`.
     key("process.user", |_, v| v.string().map(drop)),
     key("process.group", |_, v| v.string().map(drop)),
     key("process.umask", |s, v| put(&mut s.process.umask, v.umask())),

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::{AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Resolved, Settings, User, keys};
+use super::{AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Owner, Resolved, Settings, User, keys};
 
 /// Our keys by path.
 pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
@@ -157,6 +157,12 @@ impl fmt::Display for Bind {
 impl Serialize for Bind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Owner {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.name)
     }
 }
 

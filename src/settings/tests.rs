@@ -120,7 +120,7 @@ impl World {
     }
 
     fn resolve(&self) -> Result<Resolved, Problems> {
-        resolve(&self.flags, &self.env, self.folder.path(), &specs())
+        resolve(&self.flags, &self.env, self.folder.path(), &specs(), Purpose::Serve)
     }
 
     #[track_caller]
@@ -476,7 +476,7 @@ fn a_required_key_of_an_absent_table_is_missed() {
     }
     let specs = [TableSpec::new::<Strict>("strict")];
     let world = bare();
-    let problems = resolve(&world.flags, &world.env, world.folder.path(), &specs).unwrap_err();
+    let problems = resolve(&world.flags, &world.env, world.folder.path(), &specs, Purpose::Serve).unwrap_err();
     assert_eq!(problems.to_string(), "strict: missing field `key`");
 }
 
@@ -657,9 +657,6 @@ fn warnings() {
         warn("[http]\nrequest_timeout = 5\n[workers]\nmax_requests_jitter = 5"),
         ["supervisor.toml:4: workers.max_requests_jitter: does nothing while workers.max_requests is 0"]
     );
-    let usual = show::flat(&Settings::default());
-    let listed = check::NOT_YET.iter().all(|key| usual.contains_key(*key));
-    assert!(listed, "NOT_YET names a key that does not exist");
 }
 
 #[test]
@@ -723,6 +720,35 @@ fn accounts() {
     } else {
         assert!(other.bad().contains("only root may change to another user"), "{}", other.bad());
     }
+}
+
+#[test]
+fn the_owner_of_a_socket_is_looked_up() {
+    let owner = |text: &str| bare().env("OXICORN_SERVER__UNIX_OWNER", text).good().settings.server.unix_owner;
+    assert_eq!(owner(""), Owner::default());
+    let (uid, gid) = crate::sys::host::effective_ids();
+    for (text, found) in [
+        (format!("{uid}:{gid}"), (Some(uid), Some(gid))),
+        (format!("{uid}"), (Some(uid), None)),
+        (format!("{uid}:"), (Some(uid), None)),
+        (format!(":{gid}"), (None, Some(gid))),
+        (":root".to_owned(), (None, Some(0))),
+    ] {
+        assert_eq!(owner(&text), Owner { name: text, uid: found.0, gid: found.1 });
+    }
+    let refused = world("[server]\nunix_owner = 'no-such-user:no-such-group'").bad();
+    let place = "supervisor.toml:2: server.unix_owner";
+    let wanted =
+        format!("{place}: there is no user \"no-such-user\" here\n{place}: there is no group \"no-such-group\" here");
+    assert_eq!(refused, wanted);
+}
+
+#[test]
+fn whoever_asks_needs_no_key() {
+    let world = world("[tls]\ncertfile = 'supervisor.toml'\nkeyfile = 'supervisor.toml'");
+    assert!(world.bad().contains("tls.keyfile: there is no private key in"), "{}", world.bad());
+    let asked = resolve(&world.flags, &world.env, world.folder.path(), &specs(), Purpose::Ask).unwrap();
+    assert_eq!((asked.settings.tls.material, asked.warnings), (None, vec![]));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod exchange;
 mod greeting;
 mod introduction;
 mod refusal;
+mod tls;
 mod wire;
 
 use std::{
@@ -49,7 +50,7 @@ use super::{
     scanner::Refusal,
     shared::{Open, Shared},
 };
-use crate::{client::Client, sys::clock};
+use crate::{ClientCertificate, client::Client, sys::clock};
 
 /// Between deciding that a connection may close and closing it the event loop turns once: what had already arrived is
 /// then served.
@@ -75,6 +76,8 @@ struct Connection {
     peer: Peer,
     /// As far as the connection itself and its PROXY header tell.
     client: Client,
+    /// Of the client, where `tls.client_ca` asks for one.
+    certificate: Option<ClientCertificate>,
     activity: Activity,
     /// Why no more of its requests is answered: the last word of a connection of HTTP/1.
     refusal: OnceLock<Refusal>,
@@ -125,10 +128,12 @@ where
     S: Serve<B>,
     B: Answer,
 {
+    let accepted = Instant::now();
     let mut connection = Connection {
         shared,
         peer,
         client: Client::of_peer(peer.remote),
+        certificate: None,
         activity: Activity::new(),
         refusal: OnceLock::new(),
         upgraded: AtomicBool::new(false),
@@ -136,7 +141,7 @@ where
     };
     let mut sleep = pin!(sleep(Duration::ZERO));
     let mut timer = Timer::new(sleep.as_mut());
-    let mut stream = match introduce(stream, &mut connection, &mut timer).await {
+    let stream = match introduce(stream, &mut connection, &mut timer).await {
         Introduction::Done(stream) => stream,
         Introduction::Refused(stream, refusal) => {
             connection.refuse(refusal);
@@ -147,13 +152,30 @@ where
         }
         Introduction::Over => return,
     };
+    match &shared.tls {
+        None => http(stream, connection, open, &mut timer, app).await,
+        // In boxes, or connections without TLS would have to be as large as those with it.
+        Some(config) => {
+            if let Some(stream) = Box::pin(tls::shake_hands(stream, config, peer, accepted, shared)).await {
+                connection.client.comes_by_tls();
+                connection.certificate = tls::shown(&stream);
+                Box::pin(http(stream, connection, open, &mut timer, app)).await;
+            }
+        }
+    }
+}
+
+/// Speaks HTTP on a stream to its end.
+async fn http<T, S, B>(mut stream: T, connection: Connection, open: Open, timer: &mut Timer<'_>, app: S)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Serve<B>,
+    B: Answer,
+{
+    let shared = connection.shared;
     let connection = Arc::new(connection);
-    // The place of the TLS handshake, with the same deadline: `stream` becomes another.
-    let greeting = if shared.http.http2 {
-        greeting::read(&mut stream, &connection, &mut timer).await
-    } else {
-        Greeting::default()
-    };
+    let greeting =
+        if shared.http.http2 { greeting::read(&mut stream, &connection, timer).await } else { Greeting::default() };
     let service = {
         let connection = Arc::clone(&connection);
         service_fn(move |request| exchange::answer(request, app.clone(), Arc::clone(&connection)))
@@ -162,11 +184,11 @@ where
         let wire = Wire::http2(stream, greeting.bytes, Arc::clone(&connection), open);
         let serving = http2(shared).serve_connection(wire, service);
         // In a box: few connections are of its kind, and each would have room for it.
-        Box::pin(live(serving, connection, &mut timer)).await;
+        Box::pin(live(serving, connection, timer)).await;
     } else {
         let wire = Wire::http1(stream, greeting.bytes, Arc::clone(&connection), open);
         let serving = http1(shared).serve_connection(wire, service).with_upgrades();
-        live(serving, Arc::clone(&connection), &mut timer).await;
+        live(serving, Arc::clone(&connection), timer).await;
         connection.close_if_declined().await;
     }
 }

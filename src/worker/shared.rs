@@ -11,6 +11,7 @@ use std::{
     },
 };
 
+use rustls::ServerConfig;
 use tokio::sync::{Notify, watch};
 
 use super::{
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) request_ids: RequestIds,
     pub(super) proxy_protocol: ProxyProtocol,
     pub(super) trust: Trust,
+    /// `None` without TLS.
+    pub(super) tls: Option<Arc<ServerConfig>>,
     channel: Arc<OwnedFd>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
@@ -51,6 +54,7 @@ pub(super) struct Shared {
     sheds: Throttle,
     pub(super) stalls: Throttle,
     pub(super) timeouts: Throttle,
+    pub(super) handshakes: Throttle,
     emptied: Notify,
     /// Wakes who accepts when there are as many connections as may be, and when there is room again.
     crowd: Notify,
@@ -77,6 +81,7 @@ impl Shared {
             trust: Trust::new(&settings.http.forwarded_allow_ips),
             access,
             request_ids: RequestIds::new(),
+            tls: settings.tls.material.as_ref().map(|material| Arc::clone(&material.config)),
             channel,
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
@@ -90,6 +95,7 @@ impl Shared {
             sheds: Throttle::default(),
             stalls: Throttle::default(),
             timeouts: Throttle::default(),
+            handshakes: Throttle::default(),
             emptied: Notify::new(),
             crowd: Notify::new(),
             traffic: Notify::new(),

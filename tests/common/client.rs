@@ -101,9 +101,9 @@ pub fn get(address: SocketAddr, path: &str) -> Response {
         .unwrap_or_else(|failure| panic!("GET {path}: {failure}"))
 }
 
-/// One TCP connection. Reads have a deadline; nothing is ever sent twice.
-pub struct Connection {
-    stream: TcpStream,
+/// One connection, over TCP if nothing else is said. Reads have a deadline; nothing is ever sent twice.
+pub struct Connection<S = TcpStream> {
+    stream: S,
     unread: Vec<u8>,
 }
 
@@ -135,6 +135,26 @@ impl Connection {
     /// Sends a FIN, and can still read.
     pub fn finish_sending(&mut self) {
         self.stream.shutdown(std::net::Shutdown::Write).expect("a connected socket");
+    }
+
+    /// Whether the server has closed already: what an honest client looks for before it writes.
+    fn is_over(&self) -> bool {
+        let mut byte = [0];
+        self.stream.set_nonblocking(true).expect("a socket of ours");
+        let over = matches!(self.stream.peek(&mut byte), Ok(0));
+        self.stream.set_nonblocking(false).expect("a socket of ours");
+        over
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// Over a stream that is open already.
+    pub fn over(stream: S) -> Self {
+        Self { stream, unread: Vec::new() }
+    }
+
+    pub fn stream(&self) -> &S {
+        &self.stream
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -254,15 +274,6 @@ impl Connection {
         while self.fill()? {}
         assert_eq!(String::from_utf8_lossy(&self.unread), "", "nothing comes after the last answer");
         Ok(())
-    }
-
-    /// Whether the server has closed already: what an honest client looks for before it writes.
-    fn is_over(&self) -> bool {
-        let mut byte = [0];
-        self.stream.set_nonblocking(true).expect("a socket of ours");
-        let over = matches!(self.stream.peek(&mut byte), Ok(0));
-        self.stream.set_nonblocking(false).expect("a socket of ours");
-        over
     }
 }
 

@@ -105,6 +105,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
         .route("/request_id", get(async |headers: axum::http::HeaderMap| format!("{:?}", headers.get("x-request-id"))))
         .route("/drip", get(async || axum::body::Body::from_stream(drips())))
         .route("/client", get(who))
+        .route("/certificate", get(certificate))
         .route("/panic", get(panicking))
         .route("/exit/{code}", get(exiting));
     let goodbye = table.goodbye_file.clone();
@@ -167,6 +168,12 @@ fn drips() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>>
         tokio::time::sleep(Duration::from_millis(5)).await;
         Some((Ok("drip\n"), ()))
     })
+}
+
+/// Who the client has shown to be.
+async fn certificate(request: axum::extract::Request) -> String {
+    let shown = request.extensions().get::<oxicorn::ClientCertificate>();
+    shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{} {}", shown.subject(), shown.der().len()))
 }
 
 async fn panicking() -> &'static str {

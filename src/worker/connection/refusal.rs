@@ -14,6 +14,9 @@ pub(super) const HEAD_LATE: Refusal =
     Refusal { status: 408, reason: "The request head did not arrive within header_timeout" };
 pub(super) const BODY_LATE: Refusal =
     Refusal { status: 408, reason: "The request body stopped for longer than body_timeout" };
+/// Most often it is a person with a browser, or a proxy set up for http.
+pub(super) const PLAIN_HTTP: Refusal =
+    Refusal { status: 400, reason: "This port speaks TLS, and was asked in plain HTTP" };
 pub(super) const OVERLOADED: Refusal =
     Refusal { status: 503, reason: "The server has as many requests in flight as limit_concurrency allows" };
 /// RFC 9110, section 15.6.5: we stand before the app as a gateway does.

@@ -1,0 +1,131 @@
+//! Who a client has shown to be, as the app may know it.
+//!
+//! Owns: the subject's text. Refuses: to verify; only what `tls.client_ca` has signed ever comes here.
+
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
+
+use x509_parser::{
+    objects::{oid_registry, oid2abbrev},
+    parse_x509_certificate,
+    x509::X509Name,
+};
+
+/// The certificate a client has shown: an extension of every request where `tls.client_ca` is set. It was signed by that
+/// CA, was in force when the connection began, and the client has its key.
+///
+/// ```
+/// async fn hello(request: axum::extract::Request) -> String {
+///     match request.extensions().get::<oxicorn::ClientCertificate>() {
+///         Some(certificate) => format!("hello {}\n", certificate.subject()),
+///         None => "hello stranger\n".to_owned(),
+///     }
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(hello));
+/// ```
+#[derive(Clone)]
+pub struct ClientCertificate(Arc<Shown>);
+
+struct Shown {
+    der: Vec<u8>,
+    subject: String,
+}
+
+impl ClientCertificate {
+    pub(crate) fn of(der: impl AsRef<[u8]>) -> Self {
+        let der = der.as_ref().to_vec();
+        let parsed = parse_x509_certificate(&der);
+        let subject = parsed.map_or_else(|_| String::new(), |(_, certificate)| name(certificate.subject()));
+        Self(Arc::new(Shown { der, subject }))
+    }
+
+    /// The subject's distinguished name after RFC 4514, most special part first: `CN=alice,O=Example`. Commas and the
+    /// like within a value are escaped, so that no name can look like another; compare it as a whole.
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.0.subject
+    }
+
+    /// The certificate itself, in DER, for a parser of your own.
+    #[must_use]
+    pub fn der(&self) -> &[u8] {
+        &self.0.der
+    }
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCertificate").field("subject", &self.0.subject).finish_non_exhaustive()
+    }
+}
+
+/// RFC 4514, section 2.
+fn name(name: &X509Name<'_>) -> String {
+    let mut parts: Vec<_> = name
+        .iter_rdn()
+        .map(|part| {
+            let attributes = part.iter().map(|attribute| {
+                let kind = attribute.attr_type();
+                let kind = oid2abbrev(kind, oid_registry()).map_or_else(|_| kind.to_id_string(), str::to_owned);
+                match attribute.as_str() {
+                    Ok(text) => format!("{kind}={}", escaped(text)),
+                    Err(_) => format!("{kind}=#{}", hexadecimal(attribute.as_slice())),
+                }
+            });
+            attributes.collect::<Vec<_>>().join("+")
+        })
+        .collect();
+    parts.reverse();
+    parts.join(",")
+}
+
+/// RFC 4514, section 2.4. Control characters too, which it allows: the text may end in a log.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    let last = text.chars().count().saturating_sub(1);
+    for (index, sign) in text.chars().enumerate() {
+        match sign {
+            '"' | '+' | ',' | ';' | '<' | '>' | '\\' => escaped.extend(['\\', sign]),
+            '#' if index == 0 => escaped.push_str("\\#"),
+            ' ' if index == 0 || index == last => escaped.push_str("\\ "),
+            control if control.is_control() => {
+                let mut bytes = [0; 4];
+                for byte in control.encode_utf8(&mut bytes).bytes() {
+                    let _ = write!(escaped, "\\{byte:02X}");
+                }
+            }
+            sign => escaped.push(sign),
+        }
+    }
+    escaped
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02X}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_can_look_like_more_than_one() {
+        for (text, wanted) in [
+            ("alice", "alice"),
+            ("a,CN=root", r"a\,CN=root"),
+            ("a+b;c<d>\"e\\", r#"a\+b\;c\<d\>\"e\\"#),
+            (" # ", r"\ #\ "),
+            ("#a#", r"\#a#"),
+            ("a\nb\0\u{85}", r"a\0Ab\00\C2\85"),
+            ("Zoë", "Zoë"),
+            ("", ""),
+        ] {
+            assert_eq!(escaped(text), wanted, "{text:?}");
+        }
+    }
+}

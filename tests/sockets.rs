@@ -1,0 +1,150 @@
+//! Promise: unix sockets belong to whom the settings say, both families of addresses are served side by side, and who
+//! holds an address that is taken is named.
+//!
+//! Needs root: to give sockets away, and for a network namespace of its own.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::MetadataExt, net::UnixStream},
+    path::Path,
+    process::{Command, Output},
+};
+
+use common::{Launch, PATIENCE, Signal, Supervisor, eventually, get, request};
+use nix::unistd::{Group, Uid, User};
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn edit(supervisor: &Supervisor, from: &str, to: &str) {
+    let path = supervisor.path("supervisor.toml");
+    let text = fs::read_to_string(&path).expect("the settings file");
+    assert!(text.contains(from), "{from:?} is not in:\n{text}");
+    fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
+}
+
+/// Uid, gid and mode.
+fn rights(path: &Path) -> (u32, u32, u32) {
+    let found = fs::metadata(path).expect("the socket's file");
+    (found.uid(), found.gid(), found.mode() & 0o7777)
+}
+
+#[track_caller]
+fn answers(path: &Path) {
+    let mut stream = UnixStream::connect(path).expect("the unix socket accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(&request("GET", "/health", &[("Connection", "close")], b"")).expect("it takes a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[test]
+fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
+    assert!(Uid::effective().is_root(), "only root can give a socket away: run the tests as root");
+    let user = User::from_name("nobody").expect("the user database").expect("the user nobody");
+    let group = Group::from_name("daemon").expect("the group database").expect("the group daemon");
+    let mut supervisor = Launch::new()
+        .set("server.bind", r#"["unix:{dir}/app.sock", "127.0.0.1:0"]"#)
+        .set("server.unix_owner", r#""nobody:daemon""#)
+        .set("server.unix_mode", r#""0600""#)
+        .serving(2);
+    let path = supervisor.path("app.sock");
+    let (uid, gid) = (user.uid.as_raw(), group.gid.as_raw());
+    assert_eq!(rights(&path), (uid, gid, 0o600));
+    let inode = fs::metadata(&path).expect("the socket's file").ino();
+
+    // Refused as a whole: nothing changes hands.
+    edit(&supervisor, "nobody:daemon", "root:no-such-group");
+    edit(&supervisor, "0600", "0666");
+    let refused = supervisor.ctl(&["reload"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
+    assert!(
+        text(&refused).contains(r#"server.unix_owner: there is no group "no-such-group" here"#),
+        "{}",
+        text(&refused)
+    );
+    let taken = get(supervisor.address(), "/health");
+    assert_eq!((taken.status, rights(&path)), (200, (uid, gid, 0o600)));
+
+    edit(&supervisor, "root:no-such-group", "root:0");
+    let reloaded = supervisor.ctl(&["reload"]);
+    assert_eq!(reloaded.status.code(), Some(0), "{}", text(&reloaded));
+    assert!(text(&reloaded).contains("applies at once: server.unix_mode, server.unix_owner"), "{}", text(&reloaded));
+    assert_eq!(rights(&path), (0, 0, 0o666));
+    assert_eq!(fs::metadata(&path).expect("the socket's file").ino(), inode, "it is the same socket");
+    answers(&path);
+    supervisor.stop();
+    assert!(!path.exists(), "its file goes with it");
+}
+
+/// The dead cannot object; the living are named.
+#[test]
+fn a_file_of_the_dead_is_taken_over_and_one_of_the_living_is_not() {
+    let mut first = Launch::new().set("server.bind", r#"["unix:{dir}/app.sock"]"#).start();
+    first.wait_listening();
+    first.wait_serving(2);
+    let path = first.path("app.sock");
+    let bind = format!(r#"["unix:{}"]"#, path.display());
+    let second = Launch::new().set("server.bind", &bind).run();
+    assert_eq!(second.status.code(), Some(4), "{}", text(&second));
+    let named = format!("(pid {})", first.pid());
+    assert!(text(&second).contains("is in use") && text(&second).contains(&named), "{}", text(&second));
+    answers(&path);
+
+    // Stopped first, so that it mends nothing; its workers go before it, or they would tidy up.
+    first.signal(Signal::SIGSTOP);
+    for worker in first.worker_pids() {
+        first.signal_worker(worker, Signal::SIGKILL);
+    }
+    first.signal(Signal::SIGKILL);
+    eventually("nothing of it is left", PATIENCE, || {
+        (!first.is_running() && first.leftovers().is_empty()).then_some(())
+    });
+    assert!(path.exists(), "nobody was left to remove it");
+    let mut heir = Launch::new().set("server.bind", &bind).start();
+    heir.wait_listening();
+    heir.wait_serving(2);
+    answers(&path);
+    heir.stop();
+}
+
+#[test]
+fn who_holds_a_port_is_named() {
+    let first = Launch::new().serving(2);
+    let second = Launch::new().set("server.bind", &format!(r#"["{}"]"#, first.address())).run();
+    assert_eq!(second.status.code(), Some(4), "{}", text(&second));
+    let named = format!("(pid {})", first.pid());
+    assert!(text(&second).contains("is in use") && text(&second).contains(&named), "{}", text(&second));
+}
+
+/// In a network of its own: there the wildcard addresses are open to nobody else.
+#[test]
+fn both_families_are_served_on_one_port() {
+    let namespace = ["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""];
+    for (bind, reuse_port) in [
+        (r#"["[::]:8000"]"#, "true"),
+        (r#"["0.0.0.0:8000", "[::]:8000"]"#, "true"),
+        // Without SO_REUSEPORT the two exclude each other, unless the one is for IPv6 alone.
+        (r#"["0.0.0.0:8000", "[::]:8000"]"#, "false"),
+        (r#"["127.0.0.1:8000", "[::1]:8000"]"#, "true"),
+    ] {
+        let launch = Launch::new().set("server.bind", bind).set("server.reuse_port", reuse_port);
+        let mut supervisor = launch.through(&namespace).start();
+        supervisor.wait_listening();
+        supervisor.wait_serving(2);
+        for address in ["127.0.0.1", "[::1]"] {
+            let entered = Command::new("nsenter")
+                .args(["--target", &supervisor.pid().to_string(), "--net"])
+                .args(["curl", "-sS", "--noproxy", "*", &format!("http://{address}:8000/health")])
+                .output()
+                .expect("nsenter can be run");
+            assert_eq!(String::from_utf8_lossy(&entered.stdout), r#"{"status":"alive"}"#, "{bind}: {}", text(&entered));
+        }
+        supervisor.stop();
+    }
+}
