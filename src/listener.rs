@@ -5,6 +5,7 @@
 //! and to close a single slot: the kernel numbers a group's sockets in the order of listen() and moves the last into a
 //! gap, so as long as none is closed, a socket's index in its group is its slot, which [`steering`] relies on.
 
+mod handover;
 mod holder;
 pub(crate) mod steering;
 
@@ -22,8 +23,10 @@ use std::{
 };
 
 use nix::unistd;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, SockRef, Type};
 
+pub(crate) use self::handover::Passed;
 use crate::{
     settings::{Bind, Server},
     sys::{bpf, fd, process},
@@ -48,7 +51,8 @@ pub(crate) struct Listeners {
 }
 
 /// Whether new connections can be sent to chosen slots.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Steering {
     Active,
     /// The kernel refused, with this reason: exactly as many slots listen as there are workers.
@@ -82,7 +86,8 @@ enum Standing {
     Removed,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Address {
     Tcp {
         address: SocketAddr,

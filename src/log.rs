@@ -55,6 +55,22 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// As [`configure`], for a program that takes another's place: where the file cannot be opened, lines go where that one's
+/// went.
+///
+/// # Errors
+/// As for [`configure`], where there is no such place.
+pub(crate) fn go_on(settings: &settings::Log, before: Option<OwnedFd>) -> Result<(), OpenError> {
+    match (configure(settings), before) {
+        (Err(_), Some(file)) => {
+            configure(&settings::Log { file: settings::LogTarget::Standard, ..settings.clone() })?;
+            adopt(file);
+            Ok(())
+        }
+        (configured, _) => configured,
+    }
+}
+
 /// Opens the log's file again, after it was moved away; nothing happens to stderr.
 ///
 /// # Errors

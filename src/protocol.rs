@@ -28,6 +28,10 @@ pub(crate) enum Command {
     Metrics,
     Scale(Scale),
     Reload,
+    /// `program`: an absolute path, if not the one the service was started by.
+    Upgrade {
+        program: Option<String>,
+    },
     /// `now`: as SIGINT, not as SIGTERM.
     Stop {
         now: bool,
@@ -75,6 +79,8 @@ pub(crate) struct Status {
     pub(crate) empty_slots: Vec<EmptySlot>,
     pub(crate) totals: Totals,
     pub(crate) last_reload: Option<LastReload>,
+    #[serde(default)]
+    pub(crate) last_upgrade: Option<LastReload>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +151,8 @@ pub(crate) struct Totals {
     pub(crate) crashed: u64,
     pub(crate) hung: u64,
     pub(crate) reloads: u64,
+    #[serde(default)]
+    pub(crate) upgrades: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -161,6 +169,7 @@ pub(crate) struct Responses {
     pub(crate) server_errors: u64,
 }
 
+/// How the last reload, or the last upgrade, ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LastReload {
     pub(crate) ok: bool,
@@ -250,6 +259,7 @@ mod tests {
             (Command::Status, r#"{"version":1,"command":"status"}"#),
             (Command::Scale(Scale::To(4)), r#"{"version":1,"command":{"scale":{"to":4}}}"#),
             (Command::Scale(Scale::By(-1)), r#"{"version":1,"command":{"scale":{"by":-1}}}"#),
+            (Command::Upgrade { program: None }, r#"{"version":1,"command":{"upgrade":{"program":null}}}"#),
             (Command::Stop { now: true }, r#"{"version":1,"command":{"stop":{"now":true}}}"#),
         ] {
             assert_eq!(line(&Request::new(command.clone())), format!("{text}\n").as_bytes());

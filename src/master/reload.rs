@@ -25,6 +25,13 @@ pub(super) struct Reloads {
     pub(super) last: Option<LastReload>,
 }
 
+impl Reloads {
+    /// Of a program that goes on where another had reloaded.
+    pub(super) fn after(last: Option<LastReload>) -> Self {
+        Self { last, ..Self::default() }
+    }
+}
+
 impl Shell {
     pub(super) fn request_reload(&mut self, caller: Option<Caller>) {
         // `systemctl reload` waits to be told of this one, also if it is refused or one more.
@@ -49,7 +56,7 @@ impl Shell {
     fn try_load(&mut self) -> Result<Event, String> {
         let mut new = (self.load)()?;
         let changed = self.resolved.diff(&new);
-        let kept = new.keep_until_restart(&self.resolved);
+        let kept = new.keep_until_restart(&self.resolved.fixed());
         let old_count = self.resolved.settings.workers.count;
         let count = (new.settings.workers.count != old_count).then_some(new.settings.workers.count);
         let workers = count.unwrap_or(0).max(self.core.target());
@@ -137,17 +144,21 @@ impl Shell {
 }
 
 fn told(changed: &[String], kept: &[&str]) -> String {
-    let mut told = match changed {
+    let told = match changed {
         [] => "; no setting has changed".to_owned(),
         changed => format!("; changed: {}", changed.join(", ")),
     };
-    if !kept.is_empty() {
-        told.push_str(&format!("; as before until a restart: {}", kept.join(", ")));
+    told + &told_kept(kept)
+}
+
+pub(super) fn told_kept(kept: &[&str]) -> String {
+    match kept {
+        [] => String::new(),
+        kept => format!("; as before until a restart: {}", kept.join(", ")),
     }
-    told
 }
 
 /// RFC 3339, UTC.
-fn timestamp() -> String {
+pub(super) fn timestamp() -> String {
     jiff::Timestamp::now().round(jiff::Unit::Second).map_or_else(|_| String::new(), |now| now.to_string())
 }

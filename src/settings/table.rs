@@ -5,7 +5,8 @@
 use std::{
     any::{Any, TypeId},
     collections::{BTreeMap, HashMap, HashSet},
-    fmt, fs,
+    fmt,
+    path::Path,
     sync::Arc,
 };
 
@@ -13,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Entry, Origin, Problem, file::File, keys, show};
+use super::{Entry, Origin, Problem, Sources, file::File, keys, show};
 
 type Parsed = Arc<dyn Any + Send + Sync>;
 
@@ -41,11 +42,11 @@ pub(super) struct Alias {
 }
 
 impl Alias {
-    pub(super) fn read(&self, text: &str) -> Result<String, String> {
+    pub(super) fn read(&self, text: &str, sources: &mut Sources) -> Result<String, String> {
         if !self.file {
             return Ok(text.to_owned());
         }
-        let content = fs::read_to_string(text).map_err(|error| format!("{text} cannot be read: {error}"))?;
+        let content = sources.read(Path::new(text)).map_err(|error| format!("{text} cannot be read: {error}"))?;
         Ok(content.trim().to_owned())
     }
 }

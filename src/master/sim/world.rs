@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::core::{
-    Action, Answer, Caller, Cause, Event, ExitReason, Generation, Instant, KillCause, Master, Note, Phase, Pid, Policy,
-    RecycleCause, Scale, SlotId, Stage, Worker,
+    Action, Answer, Caller, Cause, Event, ExitReason, Generation, Instant, KillCause, Legacy, Master, Note, Phase, Pid,
+    Policy, RecycleCause, Scale, SlotId, Stage, Succession, Worker,
 };
 
 pub(super) const TIMEOUT: u64 = 3_000;
@@ -58,6 +58,12 @@ pub(super) struct Nature {
     pub(super) refused_settings: u64,
     /// A generation whose workers die before they have proven themselves.
     pub(super) bad_generation: u64,
+    /// A new program that does not pass its preflight; one that is never ready in it, nor gone; one that the kernel refuses
+    /// to execute after all; one that finds, once it has taken over, that it cannot.
+    pub(super) refused_program: u64,
+    pub(super) hanging_program: u64,
+    pub(super) exec_fails: u64,
+    pub(super) bad_take_over: u64,
     /// Slots below this one are spared the faults.
     pub(super) spared: u32,
     /// Milliseconds, plus up to a tenth of it; 0 is none.
@@ -78,6 +84,10 @@ pub(super) const CALM: Nature = Nature {
     dies_draining: 0,
     refused_settings: 0,
     bad_generation: 0,
+    refused_program: 0,
+    hanging_program: 0,
+    exec_fails: 0,
+    bad_take_over: 0,
     spared: 0,
     max_age: 0,
 };
@@ -96,6 +106,10 @@ pub(super) const STORM: Nature = Nature {
     dies_draining: 10,
     refused_settings: 30,
     bad_generation: 30,
+    refused_program: 20,
+    hanging_program: 10,
+    exec_fails: 10,
+    bad_take_over: 20,
     ..CALM
 };
 
@@ -166,6 +180,10 @@ pub(super) struct World {
     pub(super) ever_ready: bool,
     asked_to_recycle: BTreeSet<Pid>,
     pub(super) on_trial: bool,
+    /// How often another program took over, the old one again included.
+    pub(super) execs: usize,
+    /// A program is being tried, and has not ended.
+    preflight: bool,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
     /// Who asked to scale or reload, and waits.
@@ -220,6 +238,8 @@ impl World {
             ever_ready: false,
             asked_to_recycle: BTreeSet::new(),
             on_trial: false,
+            execs: 0,
+            preflight: false,
             bad: BTreeSet::new(),
             failed: BTreeSet::new(),
             callers: BTreeSet::new(),
@@ -247,6 +267,12 @@ impl World {
     pub(super) fn asks_to_reload(&mut self) -> Ahead {
         self.planned += 1;
         Ahead::Fact(Event::ReloadRequested { caller: Some(Caller(self.planned)) })
+    }
+
+    /// Somebody asks for an upgrade, and waits.
+    pub(super) fn asks_to_upgrade(&mut self) -> Ahead {
+        self.planned += 1;
+        Ahead::Fact(Event::UpgradeRequested { program: None, caller: Some(Caller(self.planned)) })
     }
 
     /// Somebody asks to scale, and waits.
@@ -343,7 +369,10 @@ impl World {
                     self.failures.push((now, p.slot));
                 }
             }
-            Event::ScaleRequested { caller, .. } | Event::ReloadRequested { caller } => self.callers.extend(caller),
+            Event::ScaleRequested { caller, .. }
+            | Event::ReloadRequested { caller }
+            | Event::UpgradeRequested { caller, .. } => self.callers.extend(caller),
+            Event::PreflightEnded { .. } if !std::mem::replace(&mut self.preflight, false) => return None,
             Event::SlotSilent { slot } => {
                 let late = |p: &Process| p.slot == slot && p.state == State::Serving && p.due < now;
                 self.silent.extend(self.processes.iter().filter(|(_, p)| late(p)).map(|(&pid, _)| pid));
@@ -353,6 +382,8 @@ impl World {
             | Event::Grown { .. }
             | Event::SettingsLoaded { .. }
             | Event::SettingsRefused
+            | Event::PreflightEnded { .. }
+            | Event::ExecFailed
             | Event::Forked { .. }
             | Event::ForkFailed { .. }
             | Event::Measured { .. } => {}
@@ -458,7 +489,9 @@ impl World {
                         Cause::Recycle(RecycleCause::MaxAge) => assert!(p.old_at <= self.now, "{pid:?} is not old"),
                         Cause::Recycle(RecycleCause::MaxRss) => assert!(p.fat_at.is_some(), "{pid:?} is not large"),
                         Cause::RollBack => {
-                            assert!(self.bad.contains(&p.generation) || self.failed.contains(&p.generation))
+                            let failed = self.bad.contains(&p.generation) || self.failed.contains(&p.generation);
+                            // The next program is told of the failure after its workers are.
+                            assert!(failed || p.generation > self.master.generation(), "{pid:?} has not failed");
                         }
                         Cause::Reload => {
                             assert!(!self.on_trial, "{pid:?} had to go before the new generation was proven");
@@ -508,7 +541,7 @@ impl World {
                     };
                     self.results.push_back(event);
                 }
-                Action::KeepSettings => {
+                Action::KeepSettings | Action::KeepProgram => {
                     self.on_trial = false;
                     let new = |slot: &SlotId| {
                         self.master
@@ -521,6 +554,29 @@ impl World {
                 Action::RestoreSettings { failed, .. } => {
                     self.on_trial = false;
                     self.failed.insert(failed);
+                }
+                Action::BeginPreflight { .. } => {
+                    assert!(!std::mem::replace(&mut self.preflight, true), "two programs are tried at once");
+                    assert!(!self.on_trial, "tried while another generation is on trial");
+                    let passed = !self.dice.chance(self.nature.refused_program);
+                    let boot = 50 + self.dice.below(450);
+                    if !self.dice.chance(self.nature.hanging_program) {
+                        self.plan_fact(boot, Event::PreflightEnded { passed });
+                    }
+                }
+                Action::EndPreflight if self.preflight => {
+                    self.plan_fact(1, Event::PreflightEnded { passed: false });
+                }
+                Action::EndPreflight => assert!(self.exited.is_none()),
+                Action::BecomeNew => self.become_new(),
+                Action::BecomeOld { .. } => {
+                    self.on_trial = false;
+                    self.failed
+                        .insert(self.master.workers().iter().map(|w| w.generation).max().unwrap_or(Generation(0)));
+                    match self.dice.chance(self.nature.exec_fails) {
+                        true => self.results.push_back(Event::ExecFailed),
+                        false => self.succeed(Succession::Back),
+                    }
                 }
                 Action::CloseRemoved => assert!(!self.on_trial, "closed what may still be wanted again"),
                 Action::Answer { caller, answer } => {
@@ -553,6 +609,36 @@ impl World {
                 }
             }
         }
+    }
+
+    fn become_new(&mut self) {
+        assert!(!self.preflight && self.results.is_empty(), "left with something unanswered: {:?}", self.results);
+        if self.dice.chance(self.nature.exec_fails) {
+            return self.results.push_back(Event::ExecFailed);
+        }
+        if self.dice.chance(self.nature.bad_take_over) {
+            return self.succeed(Succession::Back);
+        }
+        let count = self.dice.chance(30).then(|| 1 + self.dice.below(self.policy.slots.into()) as u32);
+        let removes = self.dice.chance(50);
+        self.succeed(Succession::New { count, removes });
+    }
+
+    /// Another program stands in the master's place; all it has of the one before is text.
+    fn succeed(&mut self, succession: Succession) {
+        self.execs += 1;
+        let forking = self.master.workers().iter().find(|w| w.phase == Phase::Forking);
+        assert!(forking.is_none(), "a fork would be lost: {forking:?}");
+        let legacy = serde_json::to_string(&self.master.legacy()).expect("a legacy is plain values");
+        let legacy: Legacy = serde_json::from_str(&legacy).expect("and can be read again");
+        let tally = self.master.tally();
+        // The shell of each program knows what the machine has by now, and its own settings.
+        let (master, actions) = Master::adopt(self.policy.clone(), Instant(self.now), legacy, succession);
+        assert_eq!(master.tally(), tally, "a count was lost");
+        self.master = master;
+        self.perform(actions);
+        let actions = self.master.step(Instant(self.now), []);
+        self.perform(actions);
     }
 
     fn fork(&mut self, slot: SlotId, generation: Generation) {
@@ -699,7 +785,7 @@ impl World {
         let workers = self.master.workers();
         self.live().len() == workers.len()
             && workers.len() == self.master.target() as usize
-            && !self.master.reloads()
+            && !self.master.changes()
             && workers.iter().all(|w| w.recycle.is_none() && w.generation == self.master.generation())
             && !self.processes.iter().any(|(pid, p)| p.hung || self.asked_to_recycle.contains(pid))
     }
