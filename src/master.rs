@@ -247,7 +247,7 @@ impl Shell {
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
-        let channels = channels.chain(self.upgrades.channel());
+        let channels = channels.chain(self.upgrades.watched());
         let mut fds: Vec<_> =
             std::iter::once(self.signals.as_fd()).chain(channels).map(|fd| (fd, Interest::Read)).collect();
         let ours = fds.len();

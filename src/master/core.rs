@@ -18,8 +18,8 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use self::reload::{Change, Queued};
 pub(crate) use self::upgrade::{Legacy, Succession};
-use self::{reload::Change, upgrade::Wanted};
 
 /// Milliseconds on the monotonic clock. The shell supplies it; the core never reads one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -481,10 +481,8 @@ pub(crate) struct Master {
     /// Who asked for this target and has not been answered.
     callers: Vec<Caller>,
     change: Change,
-    /// Who asked for one more reload while something was under way.
-    reload_again: Option<Vec<Caller>>,
-    /// The same of an upgrade.
-    upgrade_next: Option<Wanted>,
+    /// What was asked while something was under way, in that order; one of a kind.
+    queue: Vec<Queued>,
     generation_last: Generation,
     /// The last generation that failed its trial: whoever of it is still born goes at once.
     generation_failed: Option<Generation>,
@@ -521,8 +519,7 @@ impl Master {
             reason: ExitReason::Asked,
             callers: Vec::new(),
             change: Change::None,
-            reload_again: None,
-            upgrade_next: None,
+            queue: Vec::new(),
             generation_last: Generation(1),
             generation_failed: None,
             removes: false,
@@ -777,9 +774,8 @@ impl Master {
             actions.push(Action::EndPreflight);
         }
         let waiting = self.take_change().callers();
-        let queued = self.reload_again.take().unwrap_or_default();
-        let next = self.upgrade_next.take().map(|wanted| wanted.callers).unwrap_or_default();
-        answer_all(waiting.into_iter().chain(queued).chain(next), Answer::Stopping, actions);
+        let queued = std::mem::take(&mut self.queue).into_iter().flat_map(Queued::callers);
+        answer_all(waiting.into_iter().chain(queued), Answer::Stopping, actions);
         self.close_removed_at = None;
         if before.is_none() {
             let told = self.workers.iter().filter_map(|w| w.pid);

@@ -7,7 +7,7 @@
 use std::{
     env,
     fs::{self, File},
-    io,
+    io::{self, PipeReader, Read},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -48,7 +48,9 @@ use crate::{
     },
 };
 
-/// Of the last words of a program that failed its preflight, what the log and a caller are told.
+/// Of what a program says in its preflight, the end that is kept …
+const SAID_MAX: usize = 4096;
+/// … and of its last line, if it fails, the beginning that the log and a caller are told.
 const WORDS_MAX: usize = 500;
 
 /// What the shell remembers of upgrades.
@@ -75,8 +77,9 @@ struct Preflight {
     path: PathBuf,
     program: OwnedFd,
     channel: Option<OwnedFd>,
-    /// What it says to stdout and stderr.
-    words: File,
+    /// What it says to stdout and stderr, and the end of what it has said. `None` once all is read.
+    words: Option<PipeReader>,
+    said: Vec<u8>,
     passed: bool,
     overdue: bool,
     failure: Option<String>,
@@ -99,8 +102,11 @@ impl Upgrades {
     }
 
     /// What the master's poll should wait for.
-    pub(super) fn channel(&self) -> Option<BorrowedFd<'_>> {
-        self.preflight.as_ref()?.channel.as_ref().map(AsFd::as_fd)
+    pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.preflight.iter().flat_map(|preflight| {
+            let channel = preflight.channel.as_ref().map(AsFd::as_fd);
+            channel.into_iter().chain(preflight.words.as_ref().map(AsFd::as_fd))
+        })
     }
 
     pub(super) fn told(&self) -> &str {
@@ -147,14 +153,14 @@ impl Shell {
         let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
         let program = exec::open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
         let (channel, theirs) = fd::channel().map_err(failed("no channel to the new program"))?;
-        let words = exec::memory(b"").map_err(failed("no memory for its words"))?;
+        let (words, speaks) = exec::words().map_err(failed("no pipe for its words"))?;
         let (memory, mut crossing) = self.write_state(&path, Vec::new(), None)?;
         let marker = format!("preflight {} {}", crossing.takes(memory.as_fd()), crossing.takes(theirs.as_fd()));
         let blocked = signals::block_all().map_err(failed("signals cannot be blocked"))?;
         match fork().map_err(failed("it could not be forked"))? {
             Forked::Child => {
                 exec::survive(crossing.numbers(), true);
-                let error = match exec::stand_apart(&words) {
+                let error = match exec::stand_apart(speaks.as_fd()) {
                     Ok(()) => exec::replace(program.as_fd(), MARKER, &marker),
                     Err(error) => error,
                 };
@@ -167,13 +173,16 @@ impl Shell {
                 // Fails where the child was faster: then it leads already.
                 let _ = exec::lead_group(child);
                 let (pid, channel) = (Pid(child), Some(channel));
-                Ok(Preflight { pid, path, program, channel, words, passed: false, overdue: false, failure: None })
+                let (words, said) = (Some(words), Vec::new());
+                let (passed, overdue, failure) = (false, false, None);
+                Ok(Preflight { pid, path, program, channel, words, said, passed, overdue, failure })
             }
         }
     }
 
     pub(super) fn hear_preflight(&mut self) {
         let Some(preflight) = &mut self.upgrades.preflight else { return };
+        preflight.read_words();
         while let Some(channel) = &preflight.channel {
             match ToMaster::hear(channel.as_fd()) {
                 Ok(Heard::Message(ToMaster::Ready)) => {
@@ -224,7 +233,23 @@ impl Shell {
 }
 
 impl Preflight {
-    fn why_refused(&mut self, exit: Exit) -> String {
+    /// As much as a pipe holds; who says more has to wait for the next turn.
+    fn read_words(&mut self) {
+        let mut chunk = [0; 4096];
+        for _ in 0..16 {
+            let Some(words) = &mut self.words else { return };
+            match words.read(&mut chunk) {
+                Ok(len @ 1..) => {
+                    self.said.extend(&chunk[..len]);
+                    self.said.drain(..self.said.len().saturating_sub(SAID_MAX));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => self.words = None,
+            }
+        }
+    }
+
+    fn why_refused(&self, exit: Exit) -> String {
         let program = self.path.display();
         if let Some(reason) = &self.failure {
             return reason.clone();
@@ -233,8 +258,7 @@ impl Preflight {
             true => format!("{program} was not ready within workers.boot_timeout"),
             false => format!("{program} {exit} before it was ready"),
         };
-        let words = exec::content(&mut self.words).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words);
+        let words = String::from_utf8_lossy(&self.said);
         match words.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
             Some(last) => format!("{how}; its last words: {}", &last[..last.floor_char_boundary(WORDS_MAX)]),
             None => how,

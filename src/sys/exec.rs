@@ -5,7 +5,7 @@
 use std::{
     ffi::{CString, OsStr},
     fs::{File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, PipeReader, PipeWriter, Read, Seek, SeekFrom, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, fs::OpenOptionsExt},
@@ -15,7 +15,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::AtFlags,
+    fcntl::{AtFlags, FcntlArg, OFlag, fcntl},
     sys::memfd::{MFdFlags, memfd_create},
     unistd,
 };
@@ -105,11 +105,21 @@ pub(crate) fn content(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// A pipe for what a child says; the reading end does not block.
+///
+/// # Errors
+/// The kernel's: EMFILE, ENFILE.
+pub(crate) fn words() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader, writer))
+}
+
 /// In a child: it leads a process group of its own, and what it says to stdout and stderr goes to `words`.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn stand_apart(words: &File) -> io::Result<()> {
+pub(crate) fn stand_apart(words: BorrowedFd<'_>) -> io::Result<()> {
     lead_group(0)?;
     unistd::dup2_stdout(words)?;
     unistd::dup2_stderr(words)?;

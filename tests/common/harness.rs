@@ -40,6 +40,9 @@ pub mod events {
     pub const RELOADED: &str = "reloaded";
     pub const RELOAD_REFUSED: &str = "reload_refused";
     pub const ROLLED_BACK: &str = "rolled_back";
+    pub const UPGRADED: &str = "upgraded";
+    pub const UPGRADE_REFUSED: &str = "upgrade_refused";
+    pub const UPGRADE_ROLLED_BACK: &str = "upgrade_rolled_back";
     pub const OVERSLEPT: &str = "overslept";
     pub const STOPPING: &str = "stopping";
     pub const STOPPED: &str = "stopped";
@@ -120,6 +123,14 @@ pub fn build_example(name: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
     cargo.env("CARGO_TARGET_DIR", folder.parent().expect("the profile's folder lies in target/"));
+    // What cargo tells the package under test is no business of the next cargo: build scripts that ask for it, such as
+    // ring's, would run anew, and all that depends on them be compiled anew, in every test run.
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR" {
+            cargo.env_remove(&*name);
+        }
+    }
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }
@@ -447,9 +458,18 @@ impl Supervisor {
     }
 
     pub fn ctl_in(&self, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
+        self.run_ctl(&self.program, arguments, environment)
+    }
+
+    /// As [`ctl`](Self::ctl), of another program: that of this service may be gone.
+    pub fn ctl_of(&self, program: &Path, arguments: &[&str]) -> Output {
+        self.run_ctl(program, arguments, &[])
+    }
+
+    fn run_ctl(&self, program: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
         Command::new("timeout")
             .arg(PATIENCE.as_secs().to_string())
-            .arg(&self.program)
+            .arg(program)
             .args(arguments)
             .current_dir(self.dir.path())
             .env_clear()

@@ -3,6 +3,10 @@
 //! Owns: what is under way, what waits for its end, and the trial, which a reload and an upgrade share. Refuses: how a
 //! new program comes to be ours (`upgrade`).
 
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
 use super::{
     Action, Answer, Backoff, Caller, Failure, Generation, Instant, Master, Note, Policy, QUIET_MS, SlotId, Stage,
     TRIAL_LOOK_MS, TRIAL_MS, Worker, answer_all,
@@ -45,6 +49,22 @@ pub(super) struct Trial {
     pub(super) look_at: Instant,
 }
 
+/// A reload or an upgrade that waits for its turn. Several of a kind are one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Queued {
+    Reload { callers: Vec<Caller> },
+    Upgrade { program: Option<PathBuf>, callers: Vec<Caller> },
+}
+
+impl Queued {
+    pub(super) fn callers(self) -> Vec<Caller> {
+        match self {
+            Self::Reload { callers } | Self::Upgrade { callers, .. } => callers,
+        }
+    }
+}
+
 impl Change {
     /// Who waits for its end.
     pub(super) fn callers(self) -> Vec<Caller> {
@@ -61,7 +81,7 @@ impl Change {
 impl Master {
     /// A reload or an upgrade is under way, or waits.
     pub(crate) fn changes(&self) -> bool {
-        !matches!(self.change, Change::None) || self.reload_again.is_some() || self.upgrade_next.is_some()
+        !matches!(self.change, Change::None) || !self.queue.is_empty()
     }
 
     pub(super) fn take_change(&mut self) -> Change {
@@ -78,11 +98,14 @@ impl Master {
             answer_all(caller, Answer::Stopping, actions);
         } else if self.may_change() {
             self.load(caller.into_iter().collect(), actions);
+        } else if let Some(callers) = self.queue.iter_mut().find_map(|queued| match queued {
+            Queued::Reload { callers } => Some(callers),
+            Queued::Upgrade { .. } => None,
+        }) {
+            callers.extend(caller);
         } else {
-            if self.reload_again.is_none() {
-                actions.push(Action::Note(Note::ReloadQueued));
-            }
-            self.reload_again.get_or_insert_default().extend(caller);
+            self.queue.push(Queued::Reload { callers: caller.into_iter().collect() });
+            actions.push(Action::Note(Note::ReloadQueued));
         }
     }
 
@@ -91,15 +114,14 @@ impl Master {
         actions.push(Action::LoadSettings);
     }
 
-    /// What was asked meanwhile. An upgrade reads the settings too, and goes first.
+    /// What was asked meanwhile.
     pub(super) fn begin_queued(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if !self.may_change() || self.stage != Stage::Running {
+        if !self.may_change() || self.stage != Stage::Running || self.queue.is_empty() {
             return;
         }
-        if let Some(wanted) = self.upgrade_next.take() {
-            self.begin_preflight(now, wanted, actions);
-        } else if let Some(callers) = self.reload_again.take() {
-            self.load(callers, actions);
+        match self.queue.remove(0) {
+            Queued::Reload { callers } => self.load(callers, actions),
+            Queued::Upgrade { program, callers } => self.begin_preflight(now, program, callers, actions),
         }
     }
 

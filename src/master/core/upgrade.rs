@@ -9,15 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Answer, Backoff, Caller, Generation, Instant, Master, Note, Phase, Policy, SlotId, Stage, Tally, Worker,
-    answer_all, reload::Change,
+    answer_all,
+    reload::{Change, Queued},
 };
-
-/// An upgrade that waits for its turn.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Wanted {
-    program: Option<PathBuf>,
-    pub(super) callers: Vec<Caller>,
-}
 
 /// What a master's mind leaves to the program that takes its place. All else follows from that one's settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,11 +25,10 @@ pub(crate) struct Legacy {
     proven: bool,
     steered: Vec<SlotId>,
     tally: Tally,
-    /// Who waits for the target, for this upgrade, for one more reload, for one more upgrade.
+    /// Who waits for the target, and for this upgrade.
     callers: Vec<Caller>,
     waiting: Vec<Caller>,
-    reload_again: Option<Vec<Caller>>,
-    upgrade_next: Option<Wanted>,
+    queue: Vec<Queued>,
 }
 
 /// As what a program takes over.
@@ -73,8 +66,7 @@ impl Master {
             tally: self.tally,
             callers: self.callers.clone(),
             waiting: self.change.clone().callers(),
-            reload_again: self.reload_again.clone(),
-            upgrade_next: self.upgrade_next.clone(),
+            queue: self.queue.clone(),
         }
     }
 
@@ -82,7 +74,7 @@ impl Master {
     pub(crate) fn adopt(policy: Policy, now: Instant, legacy: Legacy, succession: Succession) -> (Self, Vec<Action>) {
         let mut master = Self::empty(policy, now);
         let Legacy { target, generation, generation_last, generation_failed, workers, backoff, .. } = legacy;
-        let Legacy { proven, steered, tally, callers, waiting, reload_again, upgrade_next, .. } = legacy;
+        let Legacy { proven, steered, tally, callers, waiting, queue, .. } = legacy;
         let slots = master.policy.slots;
         master.target = target.clamp(1, slots);
         (master.generation, master.generation_last) = (generation, generation_last);
@@ -95,7 +87,7 @@ impl Master {
         }
         master.backoff.resize(slots as usize, Backoff { failures: 0, until: now, calm_at: now });
         (master.proven, master.steered, master.tally) = (proven, steered, tally);
-        (master.callers, master.reload_again, master.upgrade_next) = (callers, reload_again, upgrade_next);
+        (master.callers, master.queue) = (callers, queue);
         let mut actions = Vec::new();
         match succession {
             Succession::New { count, removes } => {
@@ -132,21 +124,27 @@ impl Master {
         caller: Option<Caller>,
         actions: &mut Vec<Action>,
     ) {
+        let queued = self.queue.iter().any(|queued| matches!(queued, Queued::Upgrade { .. }));
         let callers = caller.into_iter().collect();
         if self.stage != Stage::Running {
             answer_all(caller, Answer::Stopping, actions);
         } else if self.may_change() {
-            self.begin_preflight(now, Wanted { program, callers }, actions);
-        } else if caller.is_some() && (self.upgrades() || self.upgrade_next.is_some()) {
+            self.begin_preflight(now, program, callers, actions);
+        } else if caller.is_some() && (queued || self.upgrades()) {
             answer_all(caller, Answer::UpgradeUnderWay, actions);
-        } else if self.upgrade_next.is_none() {
-            self.upgrade_next = Some(Wanted { program, callers });
+        } else if !queued {
+            self.queue.push(Queued::Upgrade { program, callers });
             actions.push(Action::Note(Note::UpgradeQueued));
         }
     }
 
-    pub(super) fn begin_preflight(&mut self, now: Instant, wanted: Wanted, actions: &mut Vec<Action>) {
-        let Wanted { program, callers } = wanted;
+    pub(super) fn begin_preflight(
+        &mut self,
+        now: Instant,
+        program: Option<PathBuf>,
+        callers: Vec<Caller>,
+        actions: &mut Vec<Action>,
+    ) {
         let until = (self.policy.boot_timeout_ms > 0).then(|| now.after(self.policy.boot_timeout_ms));
         self.change = Change::Preflight { callers, until, passed: false };
         actions.push(Action::BeginPreflight { program });

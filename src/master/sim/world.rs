@@ -182,8 +182,8 @@ pub(super) struct World {
     pub(super) on_trial: bool,
     /// How often another program took over, the old one again included.
     pub(super) execs: usize,
-    /// A program is being tried, and has not ended.
-    preflight: bool,
+    /// A program is being tried, and has not ended; whether it was told to.
+    preflight: Option<bool>,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
     /// Who asked to scale or reload, and waits.
@@ -239,7 +239,7 @@ impl World {
             asked_to_recycle: BTreeSet::new(),
             on_trial: false,
             execs: 0,
-            preflight: false,
+            preflight: None,
             bad: BTreeSet::new(),
             failed: BTreeSet::new(),
             callers: BTreeSet::new(),
@@ -372,7 +372,7 @@ impl World {
             Event::ScaleRequested { caller, .. }
             | Event::ReloadRequested { caller }
             | Event::UpgradeRequested { caller, .. } => self.callers.extend(caller),
-            Event::PreflightEnded { .. } if !std::mem::replace(&mut self.preflight, false) => return None,
+            Event::PreflightEnded { .. } if self.preflight.take().is_none() => return None,
             Event::SlotSilent { slot } => {
                 let late = |p: &Process| p.slot == slot && p.state == State::Serving && p.due < now;
                 self.silent.extend(self.processes.iter().filter(|(_, p)| late(p)).map(|(&pid, _)| pid));
@@ -556,7 +556,7 @@ impl World {
                     self.failed.insert(failed);
                 }
                 Action::BeginPreflight { .. } => {
-                    assert!(!std::mem::replace(&mut self.preflight, true), "two programs are tried at once");
+                    assert!(self.preflight.replace(false).is_none(), "two programs are tried at once");
                     assert!(!self.on_trial, "tried while another generation is on trial");
                     let passed = !self.dice.chance(self.nature.refused_program);
                     let boot = 50 + self.dice.below(450);
@@ -564,10 +564,13 @@ impl World {
                         self.plan_fact(boot, Event::PreflightEnded { passed });
                     }
                 }
-                Action::EndPreflight if self.preflight => {
-                    self.plan_fact(1, Event::PreflightEnded { passed: false });
+                Action::EndPreflight => {
+                    // It may have passed, and be gone.
+                    if let Some(told) = &mut self.preflight {
+                        *told = true;
+                        self.plan_fact(1, Event::PreflightEnded { passed: false });
+                    }
                 }
-                Action::EndPreflight => assert!(self.exited.is_none()),
                 Action::BecomeNew => self.become_new(),
                 Action::BecomeOld { .. } => {
                     self.on_trial = false;
@@ -605,6 +608,7 @@ impl World {
                 }
                 Action::Exit { reason } => {
                     assert!(self.processes.is_empty(), "left behind: {:?}", self.processes);
+                    assert_ne!(self.preflight, Some(false), "left behind: a program that is tried");
                     self.exited = Some(reason);
                 }
             }
@@ -612,7 +616,11 @@ impl World {
     }
 
     fn become_new(&mut self) {
-        assert!(!self.preflight && self.results.is_empty(), "left with something unanswered: {:?}", self.results);
+        assert!(
+            self.preflight.is_none() && self.results.is_empty(),
+            "left with something unanswered: {:?}",
+            self.results
+        );
         if self.dice.chance(self.nature.exec_fails) {
             return self.results.push_back(Event::ExecFailed);
         }
