@@ -359,6 +359,31 @@ fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
     });
 }
 
+/// They are due when the program that is tried has passed: nobody but the one who forked them knows of them.
+#[test]
+fn an_exec_waits_for_the_forks_under_way() {
+    worlds(100, |seed| {
+        let mut world = World::settled(seed, |dice| policy(2 + dice.below(4) as u32));
+        world.nature.hanging_program = 100;
+        let all_die = |world: &mut World| {
+            for pid in world.pids() {
+                world.plan_fact(0, Event::Exited { pid });
+            }
+            world.run(0);
+        };
+        all_die(&mut world);
+        world.settle(BOOT);
+        // The second death in a row costs half a second.
+        all_die(&mut world);
+        let asks = world.asks_to_upgrade();
+        world.plan(0, asks);
+        world.plan_fact(500, Event::PreflightEnded { passed: true });
+        world.run(501);
+        world.settle(GRACE + 20 * BOOT);
+        assert_eq!((world.execs, world.answers.len()), (1, 1));
+    });
+}
+
 /// A signal is one more, a caller hears that there is one; a reload meanwhile follows.
 #[test]
 fn what_is_asked_during_an_upgrade_follows_it_or_is_answered_at_once() {

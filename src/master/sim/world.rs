@@ -182,8 +182,8 @@ pub(super) struct World {
     pub(super) on_trial: bool,
     /// How often another program took over, the old one again included.
     pub(super) execs: usize,
-    /// A program is being tried, and has not ended; whether it was told to.
-    preflight: Option<bool>,
+    /// A program is being tried, and has not ended; when it has to be told to, unless it was.
+    preflight: Option<Option<u64>>,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
     /// Who asked to scale or reload, and waits.
@@ -556,7 +556,8 @@ impl World {
                     self.failed.insert(failed);
                 }
                 Action::BeginPreflight { .. } => {
-                    assert!(self.preflight.replace(false).is_none(), "two programs are tried at once");
+                    let until = Some(self.now + self.policy.boot_timeout_ms);
+                    assert!(self.preflight.replace(until).is_none(), "two programs are tried at once");
                     assert!(!self.on_trial, "tried while another generation is on trial");
                     let passed = !self.dice.chance(self.nature.refused_program);
                     let boot = 50 + self.dice.below(450);
@@ -566,8 +567,8 @@ impl World {
                 }
                 Action::EndPreflight => {
                     // It may have passed, and be gone.
-                    if let Some(told) = &mut self.preflight {
-                        *told = true;
+                    if let Some(until) = &mut self.preflight {
+                        *until = None;
                         self.plan_fact(1, Event::PreflightEnded { passed: false });
                     }
                 }
@@ -608,7 +609,7 @@ impl World {
                 }
                 Action::Exit { reason } => {
                     assert!(self.processes.is_empty(), "left behind: {:?}", self.processes);
-                    assert_ne!(self.preflight, Some(false), "left behind: a program that is tried");
+                    assert_eq!(self.preflight.flatten(), None, "left behind: a program that is tried");
                     self.exited = Some(reason);
                 }
             }
@@ -744,6 +745,8 @@ impl World {
             };
             assert!(self.now <= until.0, "a wake-up was lost, it is {}: {w:?}", self.now);
         }
+        let overdue = self.preflight.flatten().filter(|until| *until < self.now);
+        assert_eq!(overdue, None, "a wake-up was lost: a program may hang for ever");
         for pid in &self.silent {
             let beaten = self.processes.get(pid).filter(|p| p.state == State::Serving && p.due != p.due_read);
             let since = beaten.map_or(self.now, |p| p.due - PROMISE);
