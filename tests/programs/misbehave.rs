@@ -31,6 +31,8 @@ use tokio::{
 struct Table {
     /// How the factory ends: `""` well, `error`, `panic`, `hang` (never ready), `abort`.
     boot: String,
+    /// The factory appends a line to this file that no settings can have.
+    spoils: String,
     /// The factory fails while a file lies here.
     fail_while: String,
     /// The worker aborts so long after the factory returned; 0 = never.
@@ -56,6 +58,9 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
         "hang" => std::future::pending().await,
         "abort" => std::process::abort(),
         _ => {}
+    }
+    if !table.spoils.is_empty() {
+        OpenOptions::new().append(true).open(&table.spoils)?.write_all(b"\nno = = settings\n")?;
     }
     if !table.fail_while.is_empty() && Path::new(&table.fail_while).exists() {
         return Err(format!("{} is in the way", table.fail_while).into());
