@@ -782,12 +782,7 @@ impl Master {
             Stage::Done => return,
         };
         self.answer_callers(Answer::Stopping, actions);
-        if matches!(self.change, Change::Preflight { .. }) {
-            actions.push(Action::EndPreflight);
-        }
-        let waiting = self.take_change().callers();
-        let queued = std::mem::take(&mut self.queue).into_iter().flat_map(Queued::callers);
-        answer_all(waiting.into_iter().chain(queued), Answer::Stopping, actions);
+        self.abandon_changes(actions);
         self.close_removed_at = None;
         if before.is_none() {
             let told = self.workers.iter().filter_map(|w| w.pid);
@@ -856,6 +851,7 @@ impl Master {
             self.reason = ExitReason::NoWorkerReady;
             self.stage = Stage::Stopping { until: now, urgency: 2 };
             actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(|b| b.failures).sum() }));
+            self.abandon_changes(actions);
         } else if wait_ms > 0 && slot.0 < self.slots() {
             actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
         }

@@ -220,6 +220,16 @@ impl Master {
         all?.into_iter().chain([trial.look_at]).max()
     }
 
+    /// Nothing new comes any more.
+    pub(super) fn abandon_changes(&mut self, actions: &mut Vec<Action>) {
+        if matches!(self.change, Change::Preflight { .. }) {
+            actions.push(Action::EndPreflight);
+        }
+        let waiting = self.take_change().callers();
+        let queued = std::mem::take(&mut self.queue).into_iter().flat_map(Queued::callers);
+        answer_all(waiting.into_iter().chain(queued), Answer::Stopping, actions);
+    }
+
     pub(super) fn close_removed(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.close_removed_at.is_some_and(|at| at <= now) {
             self.close_removed_at = None;
