@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks chaos needs
+.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser chaos needs
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,13 +20,20 @@ test: lint needs ## everything a change has to pass
 
 test-full: test full-only ## test, then what is too slow for every change
 
-full-only: mutants release-checks
+full-only: mutants release-checks schemathesis browser
 
 mutants: ## break the master's mind in known ways; the simulator has to notice each
 	tests/mutants/run.sh
 
 release-checks: ## what is promised of the release build: size of the master, time to start
 	cargo test --release --test boot -- --nocapture the_master_is_one_small_thread it_answers_soon_after_its_start
+
+schemathesis: target/schemathesis ## whatever /openapi.json allows and forbids, asked of the reference service (SEED=1)
+	cargo test --test strangers -- --nocapture --test-threads 1 schemathesis
+
+browser: target/playwright ## /docs in a headless Chromium: it renders, asks nobody else, and makes a fact
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
+	cargo test --test strangers -- --nocapture browser
 
 chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
 	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
@@ -41,6 +48,14 @@ needs: target/python target/prometheus
 
 target/python:
 	python3 -m pip install --quiet --target $@.new prometheus-client==0.26.0
+	mv $@.new $@
+
+target/schemathesis:
+	python3 -m pip install --quiet --target $@.new schemathesis==4.32.5
+	mv $@.new $@
+
+target/playwright:
+	python3 -m pip install --quiet --target $@.new playwright==1.65.2
 	mv $@.new $@
 
 target/prometheus:

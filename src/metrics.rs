@@ -96,6 +96,8 @@ impl Display for Snapshot {
         labelled(f, "oxicorn_responses", "counter", help, "class", CLASSES.iter().zip(totals.responses))?;
         self.durations(f)?;
         counter(f, "oxicorn_requests_shed", "Requests refused because too many were in flight.", totals.shed)?;
+        let help = "Requests refused for what they were: malformed, too large or too slow to arrive.";
+        counter(f, "oxicorn_requests_refused", help, totals.refused)?;
         let help = "Requests that were still unanswered when their worker's graceful_timeout was over.";
         counter(f, "oxicorn_requests_cut", help, totals.cut)?;
         let help = "Requests begun and not yet answered.";

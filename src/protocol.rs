@@ -140,6 +140,9 @@ pub(crate) struct Totals {
     pub(crate) connections: u64,
     pub(crate) responses: Responses,
     pub(crate) shed: u64,
+    /// Requests that were not what they must be, or too large or too slow.
+    #[serde(default)]
+    pub(crate) refused: u64,
     /// Connections accepted by another worker than that of their slot.
     #[serde(default)]
     pub(crate) rescued: u64,

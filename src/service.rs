@@ -3,7 +3,10 @@
 //! Owns: putting routes, settings and the store together in a worker. Refuses: anything a user's own service could not
 //! do. It sees the supervisor only through `WorkerContext` and `Lifespan`, like every other app.
 
+mod auth;
+mod cors;
 mod debug;
+mod docs;
 mod error;
 mod facts;
 mod health;
@@ -12,12 +15,24 @@ mod store;
 
 use std::{io, path::PathBuf};
 
-use axum::{Router, extract::DefaultBodyLimit};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::{
+        HeaderName, HeaderValue,
+        header::{CONTENT_SECURITY_POLICY, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS},
+    },
+    middleware,
+    response::Response,
+};
+use utoipa_axum::router::OpenApiRouter;
 
+pub use auth::TokenError;
+pub use cors::{BadOrigin, Origin};
 pub use settings::{Check, Secret, Settings, StoreKind};
 pub use store::StoreError;
 
-use self::{error::ApiError, store::Store};
+use self::{auth::Token, error::ApiError, store::Store};
 use crate::{Lifespan, Preparation, WorkerContext};
 
 /// Why the service could not be built; the worker that met it is not ready.
@@ -35,21 +50,24 @@ pub enum BuildError {
     MakeFolder { folder: PathBuf, source: io::Error },
     #[error("cannot open the store at service.sqlite_path = {}", path.display())]
     OpenStore { path: PathBuf, source: StoreError },
+    #[error("service.bearer_token_file cannot be used")]
+    Token(#[from] TokenError),
 }
 
 /// The factory of the reference service: `oxicorn::App::new(service::build).table::<service::Settings>("service")`.
 ///
 /// # Errors
-/// When the settings ask for a store that is not there yet, or the store cannot be opened.
+/// When the settings ask for a store that is not there yet, or the store cannot be opened, or the bearer token not read.
 pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError> {
     let settings = worker.table::<Settings>();
+    let token = Token::of(&worker, &settings)?;
     let store = open(&worker, &settings).await?;
     if worker.slot() == 0 {
         for sentence in settings.not_yet() {
             tracing::warn!("{sentence}");
         }
     }
-    let service = routes(&worker, &settings, store.clone());
+    let service = routes(&worker, &settings, token, store.clone());
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
 }
 
@@ -78,18 +96,42 @@ async fn open(worker: &WorkerContext, settings: &Settings) -> Result<Store, Buil
     Store::open_sqlite(&path).await.map_err(|source| BuildError::OpenStore { path, source })
 }
 
-fn routes(worker: &WorkerContext, settings: &Settings, store: Store) -> Router {
+fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Store) -> Router {
     let body_limit = match usize::try_from(worker.settings().http.limit_request_body) {
         Ok(0) | Err(_) => DefaultBodyLimit::disable(),
         Ok(limit) => DefaultBodyLimit::max(limit),
     };
-    Router::new()
+    let (mut router, document) = OpenApiRouter::with_openapi(docs::frame())
         .merge(health::routes(worker.clone(), store.clone()))
-        .merge(facts::routes(store))
+        .merge(facts::routes(store, token.clone()))
         .merge(debug::routes(worker.clone(), settings.debug))
+        .split_for_parts();
+    if settings.docs {
+        router = router.merge(docs::routes(document, &token));
+    }
+    router = router
         .fallback(async || ApiError::not_found("there is no such route"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
-        .layer(body_limit)
+        .layer(body_limit);
+    if !settings.cors_origins.is_empty() {
+        router = router.layer(middleware::from_fn_with_state(settings.cors_origins.clone().into(), cors::cors));
+    }
+    router.layer(middleware::map_response(secured))
+}
+
+/// What browsers are told with every answer: take it for what it says it is, load nothing for it, show it in no frame.
+const SECURITY: [(HeaderName, HeaderValue); 4] = [
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
+];
+
+async fn secured(mut response: Response) -> Response {
+    for (name, value) in SECURITY {
+        response.headers_mut().entry(name).or_insert(value);
+    }
+    response
 }
 
 #[cfg(test)]

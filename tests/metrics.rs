@@ -259,6 +259,7 @@ print(json.dumps({
             "oxicorn_responses": "counter",
             "oxicorn_request_duration_seconds": "histogram",
             "oxicorn_requests_shed": "counter",
+            "oxicorn_requests_refused": "counter",
             "oxicorn_requests_cut": "counter",
             "oxicorn_requests_in_flight": "gauge",
             "oxicorn_connections_accepted": "counter",

@@ -89,6 +89,7 @@ impl Shell {
             hung: tally.hung,
             reloads: tally.reloads,
             shed: counted.shed,
+            refused: counted.refused,
             rescued: counted.rescued,
         }
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Json,
     body::Bytes,
     extract::{
         Path, State,
@@ -17,55 +17,92 @@ use axum::{
     },
     http::{HeaderMap, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::{get, post},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::error::{ApiError, Detail};
+use super::error::{ApiError, Detail, TooLarge, documented};
 use crate::WorkerContext;
 
 /// What `/debug/allocate` holds on to.
 type Leak = Arc<Mutex<Vec<Vec<u8>>>>;
 
-pub(super) fn routes(worker: WorkerContext, misbehave: bool) -> Router {
-    let routes = Router::new().route("/debug/connections", get(connections)).with_state(worker);
+/// This worker, now
+#[derive(Serialize, ToSchema)]
+struct Connections {
+    pid: u32,
+    slot: u32,
+    generation: u32,
+    active_requests: u64,
+    connections: u64,
+}
+
+pub(super) fn routes(worker: WorkerContext, misbehave: bool) -> OpenApiRouter {
+    let routes = OpenApiRouter::new().routes(routes!(connections)).with_state(worker);
     if !misbehave {
         return routes;
     }
     routes
-        .route("/debug/sleep/{ms}", get(sleep))
-        .route("/debug/block/{ms}", get(block))
-        .route("/debug/abort", get(abort))
-        .route("/debug/echo", post(echo))
-        .merge(Router::new().route("/debug/allocate/{mib}", get(allocate)).with_state(Leak::default()))
+        .routes(routes!(sleep))
+        .routes(routes!(block))
+        .routes(routes!(abort))
+        .routes(routes!(echo))
+        .merge(OpenApiRouter::new().routes(routes!(allocate)).with_state(Leak::default()))
 }
 
-async fn connections(State(worker): State<WorkerContext>) -> Json<Value> {
-    Json(json!({
-        "pid": worker.pid(),
-        "slot": worker.slot(),
-        "generation": worker.generation(),
-        "active_requests": worker.in_flight(),
-        "connections": worker.connections(),
-    }))
+documented!(BadNumber, [bad_number("ms")]);
+
+/// Who answers, and how busy it is
+#[utoipa::path(get, path = "/debug/connections", tag = "debug", responses(
+    (status = 200, description = "This worker, now", body = Connections),
+))]
+async fn connections(State(worker): State<WorkerContext>) -> Json<Connections> {
+    Json(Connections {
+        pid: worker.pid(),
+        slot: worker.slot(),
+        generation: worker.generation(),
+        active_requests: worker.in_flight(),
+        connections: worker.connections(),
+    })
 }
 
+/// Answer late, blocking nobody
+#[utoipa::path(get, path = "/debug/sleep/{ms}", tag = "debug", params(("ms" = u32, Path, example = 5)), responses(
+    (status = 200, description = "After that time", body = Object, example = json!({"slept_ms": 5})),
+    BadNumber,
+))]
 async fn sleep(ms: Result<Path<u32>, PathRejection>) -> Result<Json<Value>, ApiError> {
     let ms = number("ms", ms)?;
     tokio::time::sleep(Duration::from_millis(ms.into())).await;
     Ok(Json(json!({"slept_ms": ms})))
 }
 
+/// Block the worker: a hang
+#[utoipa::path(get, path = "/debug/block/{ms}", tag = "debug", params(("ms" = u32, Path, example = 5)), responses(
+    (status = 200, description = "After that time", body = Object, example = json!({"blocked_ms": 5})),
+    BadNumber,
+))]
 async fn block(ms: Result<Path<u32>, PathRejection>) -> Result<Json<Value>, ApiError> {
     let ms = number("ms", ms)?;
     std::thread::sleep(Duration::from_millis(ms.into()));
     Ok(Json(json!({"blocked_ms": ms})))
 }
 
+/// Abort the worker: a crash
+#[utoipa::path(get, path = "/debug/abort", tag = "debug", responses(
+    (status = "default", description = "None: the connection is reset"),
+))]
 async fn abort() -> Json<Value> {
     std::process::abort()
 }
 
+/// Keep that much more memory: a leak
+#[utoipa::path(get, path = "/debug/allocate/{mib}", tag = "debug", params(("mib" = u32, Path, example = 1)), responses(
+    (status = 200, description = "What it keeps by now", body = Object, example = json!({"kept_mib": 1})),
+    BadNumber,
+))]
 async fn allocate(State(leak): State<Leak>, mib: Result<Path<u32>, PathRejection>) -> Result<Json<Value>, ApiError> {
     let mib = number("mib", mib)?;
     let too_much = || ApiError::invalid(vec![Detail::new("mib", "is more memory than this machine gives")]);
@@ -80,6 +117,11 @@ async fn allocate(State(leak): State<Leak>, mib: Result<Path<u32>, PathRejection
     Ok(Json(json!({"kept_mib": kept >> 20})))
 }
 
+/// Return the body
+#[utoipa::path(post, path = "/debug/echo", tag = "debug", request_body(content = String, content_type = "*/*"), responses(
+    (status = 200, description = "The body, under the type it came with", body = String, content_type = "*/*"),
+    TooLarge,
+))]
 async fn echo(headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {
     let mut response = body?.into_response();
     if let Some(kind) = headers.get(CONTENT_TYPE) {
@@ -89,7 +131,9 @@ async fn echo(headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Result
 }
 
 fn number(field: &str, segment: Result<Path<u32>, PathRejection>) -> Result<u32, ApiError> {
-    segment.map(|Path(n)| n).map_err(|_| {
-        ApiError::invalid(vec![Detail::new(field, format!("must be a whole number from 0 to {}", u32::MAX))])
-    })
+    segment.map(|Path(n)| n).map_err(|_| bad_number(field))
+}
+
+fn bad_number(field: &str) -> ApiError {
+    ApiError::invalid(vec![Detail::new(field, format!("must be a whole number from 0 to {}", u32::MAX))])
 }

@@ -1,16 +1,24 @@
 //! The one shape of every error body: `{"error", "type", "details": [{"field", "message"}]}`.
 //!
-//! Owns: which status a refusal has and how it is written. Refuses: telling a client what only the log should know.
+//! Owns: which status a refusal has, how it is written, and how the OpenAPI document shows it. Refuses: telling a client
+//! what only the log should know.
 
-use std::error::Error;
+use std::{collections::BTreeMap, error::Error};
 
 use axum::{
     Json,
     extract::rejection::BytesRejection,
-    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    http::{
+        HeaderValue, StatusCode,
+        header::{RETRY_AFTER, WWW_AUTHENTICATE},
+    },
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::{
+    ToSchema,
+    openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, Response as Documented, ResponseBuilder},
+};
 
 use super::store::StoreError;
 
@@ -20,13 +28,43 @@ pub(super) struct ApiError {
     status: StatusCode,
     sentence: String,
     details: Vec<Detail>,
+    /// Of a 401: what `WWW-Authenticate` asks for.
+    challenge: Option<&'static str>,
 }
 
-/// What is wrong with one field, query parameter or path segment. `body` stands for the body as a whole.
-#[derive(Debug, PartialEq, Serialize)]
+/// What is wrong with one field, query parameter or path segment; or with the `body` or the `query` as a whole.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub(super) struct Detail {
+    #[schema(example = "tags[1]")]
     field: String,
+    #[schema(example = "must have 1 to 64 characters")]
     message: String,
+}
+
+/// The body of every error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(super) struct ErrorBody<'a> {
+    /// What went wrong, for a human.
+    error: &'a str,
+    r#type: ErrorType,
+    /// Each mistake by name; empty when the request as a whole is to blame, or not to blame.
+    details: &'a [Detail],
+}
+
+/// What went wrong, for a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ErrorType {
+    BadRequest,
+    Unauthorized,
+    NotFound,
+    MethodNotAllowed,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    ValidationError,
+    InternalError,
+    Unavailable,
 }
 
 impl Detail {
@@ -37,12 +75,16 @@ impl Detail {
 
 impl ApiError {
     fn new(status: StatusCode, sentence: impl Into<String>) -> Self {
-        Self { status, sentence: sentence.into(), details: Vec::new() }
+        Self { status, sentence: sentence.into(), details: Vec::new(), challenge: None }
     }
 
     pub(super) fn bad_request(field: &str, message: impl Into<String>) -> Self {
         let details = vec![Detail::new(field, message)];
         Self { details, ..Self::new(StatusCode::BAD_REQUEST, "the request cannot be understood") }
+    }
+
+    pub(super) fn unauthorized(sentence: &str, challenge: &'static str) -> Self {
+        Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, sentence) }
     }
 
     pub(super) fn not_found(sentence: &str) -> Self {
@@ -61,17 +103,33 @@ impl ApiError {
         Self { details, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "the request is not valid; see details") }
     }
 
-    fn kind(&self) -> &'static str {
+    fn payload_too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the body is larger than this server accepts (http.limit_request_body)",
+        )
+    }
+
+    fn of_the_store(status: StatusCode) -> Self {
+        Self::new(status, "the store cannot answer; what was asked may not have been done")
+    }
+
+    fn kind(&self) -> ErrorType {
         match self.status {
-            StatusCode::BAD_REQUEST => "bad_request",
-            StatusCode::NOT_FOUND => "not_found",
-            StatusCode::METHOD_NOT_ALLOWED => "method_not_allowed",
-            StatusCode::PAYLOAD_TOO_LARGE => "payload_too_large",
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => "unsupported_media_type",
-            StatusCode::UNPROCESSABLE_ENTITY => "validation_error",
-            StatusCode::SERVICE_UNAVAILABLE => "unavailable",
-            _ => "internal_error",
+            StatusCode::BAD_REQUEST => ErrorType::BadRequest,
+            StatusCode::UNAUTHORIZED => ErrorType::Unauthorized,
+            StatusCode::NOT_FOUND => ErrorType::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => ErrorType::MethodNotAllowed,
+            StatusCode::PAYLOAD_TOO_LARGE => ErrorType::PayloadTooLarge,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => ErrorType::UnsupportedMediaType,
+            StatusCode::UNPROCESSABLE_ENTITY => ErrorType::ValidationError,
+            StatusCode::SERVICE_UNAVAILABLE => ErrorType::Unavailable,
+            _ => ErrorType::InternalError,
         }
+    }
+
+    fn body(&self) -> ErrorBody<'_> {
+        ErrorBody { error: &self.sentence, r#type: self.kind(), details: &self.details }
     }
 }
 
@@ -85,17 +143,14 @@ impl From<StoreError> for ApiError {
         };
         let reason = error.source().map(ToString::to_string).unwrap_or_default();
         tracing::error!(reason, "{error}; the client was answered {}", status.as_u16());
-        Self::new(status, "the store cannot answer; what was asked may not have been done")
+        Self::of_the_store(status)
     }
 }
 
 impl From<BytesRejection> for ApiError {
     fn from(rejection: BytesRejection) -> Self {
         match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Self::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "the body is larger than this server accepts (http.limit_request_body)",
-            ),
+            StatusCode::PAYLOAD_TOO_LARGE => Self::payload_too_large(),
             _ => Self::bad_request("body", "could not be read to its end"),
         }
     }
@@ -103,18 +158,67 @@ impl From<BytesRejection> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Shape<'a> {
-            error: &'a str,
-            r#type: &'static str,
-            details: &'a [Detail],
-        }
-
-        let body = Json(Shape { error: &self.sentence, r#type: self.kind(), details: &self.details });
-        let mut response = (self.status, body).into_response();
+        let mut response = (self.status, Json(self.body())).into_response();
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }
 }
+
+/// Shows each error as a response of the OpenAPI document, with itself as the example.
+pub(super) fn responses(errors: impl IntoIterator<Item = ApiError>) -> BTreeMap<String, RefOr<Documented>> {
+    let response = |error: ApiError| {
+        let content = ContentBuilder::new()
+            .schema(Some(Ref::from_schema_name(ErrorBody::name())))
+            .example(serde_json::to_value(error.body()).ok());
+        let mut response =
+            ResponseBuilder::new().description(&error.sentence).content("application/json", content.build());
+        if error.status == StatusCode::SERVICE_UNAVAILABLE {
+            response = response.header(RETRY_AFTER.as_str(), HeaderBuilder::new().description(Some("seconds")).build());
+        }
+        if error.challenge.is_some() {
+            response = response.header(WWW_AUTHENTICATE.as_str(), HeaderBuilder::new().build());
+        }
+        (error.status.as_str().to_owned(), response.build().into())
+    };
+    errors.into_iter().map(response).collect()
+}
+
+/// A name for some errors, to stand in the `responses(…)` of a route.
+macro_rules! documented {
+    ($(#[$says:meta])* $name:ident, $errors:expr) => {
+        $(#[$says])*
+        pub(super) struct $name;
+
+        impl utoipa::IntoResponses for $name {
+            fn responses() -> std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::Response>> {
+                $crate::service::error::responses($errors)
+            }
+        }
+    };
+}
+pub(super) use documented;
+
+documented!(
+    /// How a route that asks the store may fail.
+    StoreFailure,
+    [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::SERVICE_UNAVAILABLE].map(ApiError::of_the_store)
+);
+documented!(
+    /// How any body may be refused.
+    TooLarge,
+    [ApiError::payload_too_large()]
+);
+documented!(
+    /// How a body that is to be JSON may be refused, apart from what it says.
+    BadBody,
+    [
+        ApiError::bad_request("body", "is not JSON: EOF while parsing an object at line 1 column 1"),
+        ApiError::payload_too_large(),
+        ApiError::unsupported_media_type(),
+    ]
+);

@@ -1,23 +1,26 @@
 //! `/facts`: a small collection with every verb, pages and a filter.
 //!
-//! Owns: what a client may send and how it is refused. Refuses: how facts are kept (`store`).
+//! Owns: what a client may send and how it is refused. Refuses: how facts are kept (`store`), who may write (`auth`).
 
 use axum::{
-    Json, Router,
+    Json,
     body::Bytes,
-    extract::{FromRequest, Path, Query, Request, State, rejection::PathRejection},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request, State, rejection::PathRejection},
     http::{
         HeaderMap, StatusCode,
         header::{CONTENT_TYPE, LOCATION},
+        request::Parts,
     },
     response::{IntoResponse, Response},
-    routing::get,
 };
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{
-    error::{ApiError, Detail},
+    auth::{Token, Unauthorized},
+    error::{ApiError, BadBody, Detail, StoreFailure, documented},
     store::{Draft, Fact, Listing, Page, Store},
 };
 
@@ -28,81 +31,202 @@ const TAG_MAX: usize = 64;
 const LIMIT_MAX: u32 = 100;
 const LIMIT_DEFAULT: u32 = 20;
 
-pub(super) fn routes(store: Store) -> Router {
-    Router::new()
-        .route("/facts", get(list).post(create))
-        .route("/facts/{id}", get(read).put(replace).delete(delete))
-        .with_state(store)
+#[derive(Clone)]
+struct Facts {
+    store: Store,
+    token: Token,
 }
 
-async fn create(State(store): State<Store>, draft: Draft) -> Result<Response, ApiError> {
-    let fact = store.insert(draft).await?;
+pub(super) fn routes(store: Store, token: Token) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(read, replace, delete))
+        .with_state(Facts { store, token })
+}
+
+/// Make a fact
+#[utoipa::path(
+    post,
+    path = "/facts",
+    operation_id = "createFact",
+    tag = "facts",
+    request_body = Input,
+    security(("bearer" = [])),
+    responses(
+        (
+            status = 201,
+            description = "The fact, and where it is from now on",
+            body = Fact,
+            headers(("location" = String, description = "/facts/ and the id")),
+            links(
+                ("read" = (operation_id = "readFact", parameters(("id" = "$response.body#/id")))),
+                ("replace" = (operation_id = "replaceFact", parameters(("id" = "$response.body#/id")))),
+                ("delete" = (operation_id = "deleteFact", parameters(("id" = "$response.body#/id")))),
+            ),
+        ),
+        BadBody,
+        BadFact,
+        Unauthorized,
+        StoreFailure,
+    ),
+)]
+async fn create(_: Writer, State(facts): State<Facts>, draft: Draft) -> Result<Response, ApiError> {
+    let fact = facts.store.insert(draft).await?;
     let location = [(LOCATION, format!("/facts/{}", fact.id))];
     Ok((StatusCode::CREATED, location, Json(fact)).into_response())
 }
 
-async fn list(State(store): State<Store>, page: Page) -> Result<Json<Listing>, ApiError> {
-    Ok(Json(store.list(page).await?))
+/// List facts, newest first
+#[utoipa::path(
+    get,
+    path = "/facts",
+    operation_id = "listFacts",
+    tag = "facts",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many; 20 if not said"),
+        ("cursor" = Option<String>, Query, format = Uuid, description = "`next_cursor` of the page before"),
+        ("tag" = Option<String>, Query, min_length = 1, max_length = 64, description = "Only facts with this tag"),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "A page; `next_cursor` is null on the last one",
+            body = Listing,
+            links(
+                ("next" = (operation_id = "listFacts", parameters(("cursor" = "$response.body#/next_cursor")))),
+            ),
+        ),
+        BadPage,
+        StoreFailure,
+    ),
+)]
+async fn list(State(facts): State<Facts>, page: Page) -> Result<Json<Listing>, ApiError> {
+    Ok(Json(facts.store.list(page).await?))
 }
 
-async fn read(State(store): State<Store>, FactId(id): FactId) -> Result<Json<Fact>, ApiError> {
-    store.get(id).await?.map(Json).ok_or_else(no_such_fact)
+/// Read a fact
+#[utoipa::path(
+    get,
+    path = "/facts/{id}",
+    operation_id = "readFact",
+    tag = "facts",
+    params(("id" = String, Path, format = Uuid)),
+    responses((status = 200, description = "The fact", body = Fact), NoSuchFact, StoreFailure),
+)]
+async fn read(State(facts): State<Facts>, FactId(id): FactId) -> Result<Json<Fact>, ApiError> {
+    facts.store.get(id).await?.map(Json).ok_or_else(no_such_fact)
 }
 
-async fn replace(State(store): State<Store>, FactId(id): FactId, draft: Draft) -> Result<Json<Fact>, ApiError> {
-    store.replace(id, draft).await?.map(Json).ok_or_else(no_such_fact)
+/// Replace what a fact says; its id and the time of its creation stay
+#[utoipa::path(
+    put,
+    path = "/facts/{id}",
+    operation_id = "replaceFact",
+    tag = "facts",
+    params(("id" = String, Path, format = Uuid)),
+    request_body = Input,
+    security(("bearer" = [])),
+    responses(
+        (status = 200, description = "The fact as it now is", body = Fact),
+        BadBody,
+        BadFact,
+        NoSuchFact,
+        Unauthorized,
+        StoreFailure,
+    ),
+)]
+async fn replace(
+    _: Writer,
+    State(facts): State<Facts>,
+    FactId(id): FactId,
+    draft: Draft,
+) -> Result<Json<Fact>, ApiError> {
+    facts.store.replace(id, draft).await?.map(Json).ok_or_else(no_such_fact)
 }
 
-async fn delete(State(store): State<Store>, FactId(id): FactId) -> Result<StatusCode, ApiError> {
-    if store.delete(id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(no_such_fact()) }
+/// Delete a fact
+#[utoipa::path(
+    delete,
+    path = "/facts/{id}",
+    operation_id = "deleteFact",
+    tag = "facts",
+    params(("id" = String, Path, format = Uuid)),
+    security(("bearer" = [])),
+    responses((status = 204, description = "It is gone"), NoSuchFact, Unauthorized, StoreFailure),
+)]
+async fn delete(_: Writer, State(facts): State<Facts>, FactId(id): FactId) -> Result<StatusCode, ApiError> {
+    if facts.store.delete(id).await? { Ok(StatusCode::NO_CONTENT) } else { Err(no_such_fact()) }
 }
 
 fn no_such_fact() -> ApiError {
     ApiError::not_found("there is no fact with this id")
 }
 
+documented!(NoSuchFact, [no_such_fact()]);
+documented!(BadPage, [bad_cursor(), bad_limit()]);
+documented!(BadFact, validate(Input { text: None, source: None, tags: Some(vec![Tag(String::new())]) }).err());
+
+/// A client that may write. It stands before the body, which is not read for others.
+struct Writer;
+
+impl FromRequestParts<Facts> for Writer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, facts: &Facts) -> Result<Self, ApiError> {
+        facts.token.admit(&parts.headers).map(|()| Self)
+    }
+}
+
 /// The `{id}` of a path. One that cannot be an id is simply an id that nothing has.
 struct FactId(String);
 
-impl<S: Send + Sync> axum::extract::FromRequestParts<S> for FactId {
+impl<S: Send + Sync> FromRequestParts<S> for FactId {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
         path.map(|Path(id)| Self(id)).map_err(|_| no_such_fact())
     }
 }
 
-impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Page {
+impl<S: Send + Sync> FromRequestParts<S> for Page {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Query(pairs) = Query::<Vec<(String, String)>>::from_request_parts(parts, state)
             .await
             .map_err(|rejection| ApiError::bad_request("query", rejection.body_text()))?;
         let mut page = Self { limit: LIMIT_DEFAULT, before: Uuid::max().to_string(), tag: None };
-        // An empty value counts as absent, so that a client may always send all three names.
-        for (name, value) in pairs.into_iter().filter(|(_, value)| !value.is_empty()) {
+        for (name, value) in pairs {
             match name.as_str() {
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-                    page.limit = limit.ok_or_else(|| {
-                        let message = format!("must be a whole number from 1 to {LIMIT_MAX}");
-                        ApiError::invalid(vec![Detail::new("limit", message)])
-                    })?;
+                    page.limit = limit.ok_or_else(bad_limit)?;
                 }
-                "cursor" => {
-                    let cursor = Uuid::try_parse(&value).map_err(|_| {
-                        ApiError::bad_request("cursor", "is not one that this service gave out as next_cursor")
-                    })?;
-                    page.before = cursor.to_string();
-                }
-                "tag" => page.tag = Some(value),
+                "cursor" => page.before = Uuid::try_parse(&value).map_err(|_| bad_cursor())?.to_string(),
+                "tag" if is_tag(&value) => page.tag = Some(value),
+                "tag" => return Err(ApiError::invalid(vec![Detail::new("tag", tag_length())])),
                 _ => {}
             }
         }
         Ok(page)
     }
+}
+
+fn bad_limit() -> ApiError {
+    ApiError::invalid(vec![Detail::new("limit", format!("must be a whole number from 1 to {LIMIT_MAX}"))])
+}
+
+fn bad_cursor() -> ApiError {
+    ApiError::bad_request("cursor", "is not one that this service gave out as next_cursor")
+}
+
+fn is_tag(text: &str) -> bool {
+    !text.is_empty() && !longer_than(text, TAG_MAX)
+}
+
+fn tag_length() -> String {
+    format!("must have 1 to {TAG_MAX} characters")
 }
 
 impl<S: Send + Sync> FromRequest<S> for Draft {
@@ -124,13 +248,24 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// The body of POST and PUT before anything is known about it. All optional: what is missing is named by `validate`,
 /// together with everything else that is wrong.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewFact, description = "What a client decides about a fact")]
 #[serde(deny_unknown_fields)]
 struct Input {
+    /// Not blank
+    #[schema(required, value_type = String, min_length = 1, max_length = 2000, pattern = r"[^ \t\n\f\r]", example = "Otters hold hands")]
     text: Option<String>,
+    /// Who says so
+    #[schema(max_length = 2000, example = "a zoo keeper")]
     source: Option<String>,
-    tags: Option<Vec<String>>,
+    #[schema(max_items = 16, example = json!(["otter"]))]
+    tags: Option<Vec<Tag>>,
 }
+
+// A type of its own so that the document can say how long one may be.
+#[derive(Deserialize, ToSchema)]
+#[schema(min_length = 1, max_length = 64)]
+struct Tag(String);
 
 fn parse(body: &[u8]) -> Result<Draft, ApiError> {
     let not_json = |error: &serde_json::Error| ApiError::bad_request("body", format!("is not JSON: {error}"));
@@ -159,7 +294,8 @@ fn validate(input: Input) -> Result<Draft, ApiError> {
         refuse("text", "is required".into());
         "-".into()
     });
-    if text.trim().is_empty() {
+    // As the document's pattern says; every dialect of regular expressions has its own idea of white space.
+    if text.chars().all(|sign| sign.is_ascii_whitespace()) {
         refuse("text", "must not be blank".into());
     } else if longer_than(&text, TEXT_MAX) {
         refuse("text", format!("must have at most {TEXT_MAX} characters"));
@@ -172,9 +308,9 @@ fn validate(input: Input) -> Result<Draft, ApiError> {
         refuse("tags", format!("must be at most {TAGS_MAX}"));
     }
     let mut tags = Vec::new();
-    for (i, tag) in sent.into_iter().enumerate().take(TAGS_MAX) {
-        if tag.is_empty() || longer_than(&tag, TAG_MAX) {
-            refuse(&format!("tags[{i}]"), format!("must have 1 to {TAG_MAX} characters"));
+    for (i, Tag(tag)) in sent.into_iter().enumerate().take(TAGS_MAX) {
+        if !is_tag(&tag) {
+            refuse(&format!("tags[{i}]"), tag_length());
         } else if !tags.contains(&tag) {
             tags.push(tag);
         }

@@ -1,15 +1,17 @@
 //! The `[service]` table of supervisor.toml.
 //!
-//! Owns: the keys, their defaults, and which of them do nothing yet. Refuses: reading files or the environment
-//! (the supervisor hands the table over, checked).
+//! Owns: the keys, their defaults, what two of them mean together, and which of them do nothing yet. Refuses: reading
+//! files or the environment (the supervisor hands the table over, checked).
 
 use std::{fmt, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
+
+use super::{auth, cors::Origin};
 
 /// The reference service's own table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct Settings {
     /// Where facts are kept. Default `auto`: MongoDB when `mongodb_uri` is set, else SQLite.
     pub store: StoreKind,
@@ -25,10 +27,10 @@ pub struct Settings {
     pub debug: bool,
     /// When set, writes need `Authorization: Bearer …`. Default empty: open to all.
     pub bearer_token: Secret,
-    /// A file that holds the bearer token. Default empty: none.
+    /// A file that holds the bearer token, read by each worker when it starts. Default empty: none.
     pub bearer_token_file: PathBuf,
-    /// Origins that browsers may call from. Default none.
-    pub cors_origins: Vec<String>,
+    /// Origins of web pages that may call; `*` is every one. Default none.
+    pub cors_origins: Vec<Origin>,
     /// Further dependencies that `/ready` asks. Default none.
     pub check: Vec<Check>,
 }
@@ -47,6 +49,23 @@ impl Default for Settings {
             cors_origins: Vec::new(),
             check: Vec::new(),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Derived, as an inherent function: this is what `remote = "Self"` is for.
+        let settings = Self::deserialize(deserializer)?;
+        if settings.bearer_token.is_empty() {
+            return Ok(settings);
+        }
+        if !settings.bearer_token_file.as_os_str().is_empty() {
+            return Err(de::Error::custom("bearer_token and bearer_token_file are both set: which one is it?"));
+        }
+        if !auth::is_sendable(settings.bearer_token.expose()) {
+            return Err(de::Error::custom(format!("bearer_token {}", auth::UNSENDABLE)));
+        }
+        Ok(settings)
     }
 }
 
@@ -79,6 +98,12 @@ impl Secret {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// The plain text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
 }
 
 impl From<&str> for Secret {
@@ -105,21 +130,10 @@ impl Settings {
     /// One sentence for each key that was changed from its default and does nothing yet.
     #[must_use]
     pub fn not_yet(&self) -> Vec<&'static str> {
-        [
-            (
-                !self.bearer_token.is_empty(),
-                "service.bearer_token has no effect yet: writes are open to everyone who can reach the port",
-            ),
-            (
-                !self.bearer_token_file.as_os_str().is_empty(),
-                "service.bearer_token_file has no effect yet: writes are open to everyone who can reach the port",
-            ),
-            (!self.cors_origins.is_empty(), "service.cors_origins has no effect yet: no CORS header is sent"),
-            (!self.check.is_empty(), "service.check has no effect yet: /ready asks the database only"),
-        ]
-        .into_iter()
-        .filter_map(|(changed, sentence)| changed.then_some(sentence))
-        .collect()
+        [(!self.check.is_empty(), "service.check has no effect yet: /ready asks the database only")]
+            .into_iter()
+            .filter_map(|(changed, sentence)| changed.then_some(sentence))
+            .collect()
     }
 }
 
@@ -144,7 +158,6 @@ mod tests {
             mongodb_database = "other"
             docs = false
             debug = true
-            bearer_token = "hunter2"
             bearer_token_file = "/run/secrets/token"
             cors_origins = ["https://example.org"]
             [[check]]
@@ -163,17 +176,27 @@ mod tests {
                 mongodb_database: "other".into(),
                 docs: false,
                 debug: true,
-                bearer_token: "hunter2".into(),
+                bearer_token: Secret::default(),
                 bearer_token_file: "/run/secrets/token".into(),
-                cors_origins: vec!["https://example.org".into()],
+                cors_origins: vec!["https://example.org".parse().unwrap()],
                 check: vec![redis],
             }
         );
         let keys: Vec<&str> = settings.not_yet().iter().filter_map(|sentence| sentence.split(' ').next()).collect();
-        assert_eq!(
-            keys,
-            ["service.bearer_token", "service.bearer_token_file", "service.cors_origins", "service.check"]
-        );
+        assert_eq!(keys, ["service.check"]);
+    }
+
+    #[test]
+    fn a_token_is_said_once_and_can_be_sent() {
+        for (table, sentence) in [
+            ("bearer_token = \"a\"\nbearer_token_file = \"b\"", "both set"),
+            ("bearer_token = \"two words\"", "no client can send"),
+            ("cors_origins = [\"https://a.example/\"]", "\"https://a.example/\" is not an origin"),
+        ] {
+            let error = toml::from_str::<Settings>(table).unwrap_err().to_string();
+            assert!(error.contains(sentence) && !error.contains("two words\" is"), "{error}");
+        }
+        assert!(toml::from_str::<Settings>("bearer_token = \"hunter2\"").is_ok());
     }
 
     #[test]

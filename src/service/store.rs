@@ -11,24 +11,30 @@ use std::{
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use self::sqlite::Sqlite;
 
 /// A fact as clients see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Fact {
     /// A version 7 UUID: its order is the order of creation.
+    #[schema(format = Uuid, example = "01a20155-6968-7621-88be-ae16c701f5b1")]
     pub(super) id: String,
+    #[schema(example = "Otters hold hands")]
     pub(super) text: String,
+    #[schema(required, example = "a zoo keeper")]
     pub(super) source: Option<String>,
+    #[schema(example = json!(["otter"]))]
     pub(super) tags: Vec<String>,
     pub(super) created_at: Millis,
     pub(super) updated_at: Millis,
 }
 
 /// A point in time, in milliseconds since 1970 UTC; written as RFC 3339 with three decimals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ToSchema)]
+#[schema(value_type = String, format = DateTime, example = "2026-11-22T03:38:24.488Z")]
 pub(super) struct Millis(i64);
 
 impl Millis {
@@ -66,9 +72,10 @@ pub(super) struct Page {
 }
 
 /// `next_cursor` is the id of the last item: inserts come before it and deletes leave it valid, so pages never shift.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Listing {
     pub(super) items: Vec<Fact>,
+    #[schema(required, format = Uuid)]
     pub(super) next_cursor: Option<String>,
 }
 

@@ -11,24 +11,8 @@ use super::{Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, Problem
 use crate::sys::host;
 
 /// Keys that are read and checked and do nothing more. A value that differs from the default earns a warning.
-pub(super) const NOT_YET: &[&str] = &[
-    "server.proxy_protocol",
-    "http.header_timeout",
-    "http.body_timeout",
-    "http.write_timeout",
-    "http.worker_connections",
-    "http.limit_concurrency",
-    "http.limit_exempt",
-    "http.limit_request_line",
-    "http.limit_request_fields",
-    "http.limit_request_field_size",
-    "http.limit_request_body",
-    "http.request_timeout",
-    "http.forwarded_allow_ips",
-    "log.access",
-    "log.access_exclude",
-    "log.access_format",
-];
+pub(super) const NOT_YET: &[&str] =
+    &["server.proxy_protocol", "http.forwarded_allow_ips", "log.access", "log.access_exclude", "log.access_format"];
 
 /// Looks up `process.user`, `process.group` and `server.unix_owner` and puts them in place.
 pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry>) -> Vec<Problem> {

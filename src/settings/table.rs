@@ -134,7 +134,9 @@ impl TableSpec {
                 Some(Step::Key(top)) => top.clone(),
                 Some(Step::Item(_)) | None => String::new(),
             };
-            let message = first_message.remove(&top).unwrap_or_else(|| mistake.message.clone());
+            let first = first_message.remove(&top);
+            // A mistake further in means that the guess was of the right kind.
+            let message = first.filter(|_| mistake.steps.len() == 1).unwrap_or_else(|| mistake.message.clone());
             if let Some(next) = guesses.get_mut(&top).and_then(Vec::pop) {
                 table.insert(top.clone(), next);
                 first_message.insert(top, message);

@@ -637,10 +637,7 @@ fn warnings() {
     assert_eq!(warn("[http]\nrequest_timeout = '0s'\nhttp2 = false"), Vec::<String>::new());
     assert_eq!(
         warn("[http]\nrequest_timeout = 5\n[workers]\nmax_requests_jitter = 5"),
-        [
-            "supervisor.toml:4: workers.max_requests_jitter: does nothing while workers.max_requests is 0",
-            "supervisor.toml:2: http.request_timeout: not yet in effect; the value is checked and does nothing more",
-        ]
+        ["supervisor.toml:4: workers.max_requests_jitter: does nothing while workers.max_requests is 0"]
     );
     let usual = show::flat(&Settings::default());
     let listed = check::NOT_YET.iter().all(|key| usual.contains_key(*key));

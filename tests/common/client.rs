@@ -113,6 +113,11 @@ impl Connection {
         self.stream.set_read_timeout(Some(within)).expect("a timeout that is not zero");
     }
 
+    /// Sends a FIN, and can still read.
+    pub fn finish_sending(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("a connected socket");
+    }
+
     /// Whether the server has closed already: what an honest client looks for before it writes.
     fn is_over(&self) -> bool {
         let mut byte = [0];
@@ -230,6 +235,17 @@ impl<S: Read + Write> Connection<S> {
                 }
             }
         }
+        while self.fill()? {}
+        Ok(std::mem::take(&mut self.unread))
+    }
+
+    /// So many bytes, as they come.
+    pub fn read(&mut self, count: usize) -> Result<Vec<u8>, Failure> {
+        self.take(count)
+    }
+
+    /// All that still comes, to the clean end of the connection.
+    pub fn read_to_end(&mut self) -> Result<Vec<u8>, Failure> {
         while self.fill()? {}
         Ok(std::mem::take(&mut self.unread))
     }

@@ -1,6 +1,6 @@
 //! What the kernel says about a process, read from `/proc`.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process(pub u32);
@@ -83,6 +83,12 @@ impl Process {
     }
 
     /// Real, effective, saved and file-system ids, as in `Uid` and `Gid`.
+    /// Of all its threads since its start.
+    pub fn cpu_time(self) -> Duration {
+        let text = fs::read_to_string(format!("/proc/{}/schedstat", self.0)).unwrap_or_default();
+        Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0))
+    }
+
     pub fn ids(self, name: &str) -> Vec<u32> {
         let status = self.status();
         status.get(name).map_or_else(Vec::new, |ids| ids.split_whitespace().filter_map(|id| id.parse().ok()).collect())

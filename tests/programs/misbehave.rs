@@ -4,10 +4,23 @@
 
 use std::{error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
-use axum::{Json, Router, routing::get};
+use axum::{
+    Json, Router,
+    extract::Request,
+    http::{
+        StatusCode,
+        header::{CONNECTION, UPGRADE},
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper_util::rt::TokioIo;
 use oxicorn::{Lifespan, WorkerContext};
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    signal::unix::{SignalKind, signal},
+};
 
 /// The table `[misbehave]`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -65,7 +78,10 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             }
         });
     }
+    let polite = context.clone();
     let router = Router::new()
+        .route("/upgrade", get(async |request| upgraded(request, std::future::pending()).await))
+        .route("/upgrade/polite", get(async move |request| upgraded(request, polite.draining()).await))
         .route(
             "/pid",
             get(move || async move { Json(serde_json::json!({ "pid": context.pid(), "slot": context.slot() })) }),
@@ -95,9 +111,38 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
 }
 
 /// Who the client has shown to be.
-async fn certificate(request: axum::extract::Request) -> String {
+async fn certificate(request: Request) -> String {
     let shown = request.extensions().get::<oxicorn::ClientCertificate>();
     shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{} {}", shown.subject(), shown.der().len()))
+}
+
+/// Switches to a protocol in which everything comes back, and which says so once when `goodbye` completes.
+async fn upgraded(mut request: Request, goodbye: impl Future<Output = ()> + Send + 'static) -> Response {
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let stream = upgrade.await.expect("what was asked for and granted");
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(stream));
+        let mut goodbye = std::pin::pin!(goodbye);
+        let (mut buffer, mut said) = ([0; 4096], false);
+        loop {
+            tokio::select! {
+                () = &mut goodbye, if !said => {
+                    said = true;
+                    let _ = writer.write_all(b"draining").await;
+                }
+                read = reader.read(&mut buffer) => match read {
+                    Ok(length) if length > 0 => {
+                        if writer.write_all(&buffer[..length]).await.is_err() {
+                            return;
+                        }
+                    }
+                    _ => break,
+                },
+            }
+        }
+        let _ = writer.shutdown().await;
+    });
+    (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "echo")]).into_response()
 }
 
 async fn panicking() -> &'static str {

@@ -1,0 +1,140 @@
+//! Who may write: everybody, or who shows the bearer token (RFC 6750).
+//!
+//! Owns: the token, its comparison, and the 401. Refuses: to say which routes are writes; those ask for it.
+
+use std::{fmt, fs, io, path::PathBuf, sync::Arc};
+
+use axum::http::{HeaderMap, header::AUTHORIZATION};
+use subtle::ConstantTimeEq;
+
+use super::{
+    Settings,
+    error::{ApiError, documented},
+};
+use crate::WorkerContext;
+
+pub(super) const UNSENDABLE: &str =
+    "holds what no client can send: a token has letters, digits and -._~+/ only, and may end in =";
+
+const MISSING: &str = r#"Bearer realm="oxicorn""#;
+const WRONG: &str = r#"Bearer realm="oxicorn", error="invalid_token""#;
+
+/// Why the token cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is empty", path.display())]
+    Empty { path: PathBuf },
+    #[error("{} {UNSENDABLE}", path.display())]
+    Unsendable { path: PathBuf },
+}
+
+/// The token that writes need, if any. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Token(Option<Arc<str>>);
+
+impl Token {
+    /// # Errors
+    /// When the file cannot be read, is empty, or holds what no client can send.
+    pub(super) fn of(worker: &WorkerContext, settings: &Settings) -> Result<Self, TokenError> {
+        if !settings.bearer_token.is_empty() {
+            return Ok(Self(Some(settings.bearer_token.expose().into())));
+        }
+        if settings.bearer_token_file.as_os_str().is_empty() {
+            return Ok(Self::default());
+        }
+        let path = worker.path(&settings.bearer_token_file);
+        let content = match fs::read_to_string(&path) {
+            Ok(content) => content,
+            Err(source) => return Err(TokenError::Read { path, source }),
+        };
+        match content.trim_end_matches(['\r', '\n']) {
+            "" => Err(TokenError::Empty { path }),
+            token if is_sendable(token) => Ok(Self(Some(token.into()))),
+            _ => Err(TokenError::Unsendable { path }),
+        }
+    }
+
+    pub(super) fn is_needed(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// # Errors
+    /// 401 when a token is needed and these headers do not carry it. How long the comparison takes tells its length and
+    /// nothing else.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let Some(token) = &self.0 else { return Ok(()) };
+        let shown = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+        match shown.map(|shown| shown.ct_eq(token.as_bytes()).into()) {
+            Some(true) => Ok(()),
+            Some(false) => Err(ApiError::unauthorized("the bearer token is not the right one", WRONG)),
+            None => Err(missing()),
+        }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("is_needed", &self.is_needed()).finish()
+    }
+}
+
+fn missing() -> ApiError {
+    ApiError::unauthorized("this needs the header Authorization: Bearer and a token", MISSING)
+}
+
+/// The token of `Bearer TOKEN`; the scheme's case does not matter (RFC 9110, 11.1).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+}
+
+/// Whether a text is a `b64token` (RFC 6750, 2.1).
+pub(super) fn is_sendable(token: &str) -> bool {
+    let core = token.trim_end_matches('=');
+    !core.is_empty() && core.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
+}
+
+documented!(
+    /// The 401 of the OpenAPI document.
+    Unauthorized,
+    [missing()]
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_what_a_header_can_carry() {
+        for good in ["x", "abc.DEF-123_~+/", "bGV0IG1lIGlu=="] {
+            assert!(is_sendable(good), "{good}");
+        }
+        for bad in ["", "=", "two words", "=x", "ü", "a\n", "\"quoted\""] {
+            assert!(!is_sendable(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_right_token_is_admitted() {
+        let token = Token(Some("s3cret".into()));
+        let admit = |value: &str| {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
+            token.admit(&headers)
+        };
+        for good in ["Bearer s3cret", "bearer s3cret", "BEARER  s3cret "] {
+            assert_eq!(admit(good), Ok(()), "{good}");
+        }
+        for bad in ["Bearer s3cre", "Bearer s3cret2", "Bearer S3CRET", "Bearer ", "Bearer x"] {
+            assert_eq!(admit(bad).unwrap_err(), ApiError::unauthorized("the bearer token is not the right one", WRONG));
+        }
+        for none in ["", "s3cret", "Bearer", "Basic s3cret", "Bearers3cret"] {
+            assert_eq!(admit(none).unwrap_err(), missing(), "{none}");
+        }
+        assert_eq!(token.admit(&HeaderMap::new()).unwrap_err(), missing());
+        assert_eq!(Token::default().admit(&HeaderMap::new()), Ok(()));
+        assert_eq!(format!("{token:?}"), "Token { is_needed: true }");
+    }
+}

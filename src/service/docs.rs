@@ -1,0 +1,136 @@
+//! The OpenAPI document of the service, and Swagger UI to read and try it.
+//!
+//! Owns: what the document says beside the routes (which the handlers say), `/openapi.json`, `/docs` and its files.
+//! Refuses: to fetch anything from elsewhere; the files are in the binary.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{Path, State, rejection::PathRejection},
+    http::{
+        HeaderValue,
+        header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE},
+    },
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        OpenApi as Document,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_swagger_ui::Config;
+
+use super::{auth::Token, error::ApiError};
+
+/// The page of `/docs` may load what lies beside it and ask this service; nothing else, and nothing inline.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+const PAGE: &str = r#"<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8">
+    <title>oxicorn reference service</title>
+    <link rel="stylesheet" href="docs/swagger-ui.css">
+    <link rel="stylesheet" href="docs/index.css">
+    <link rel="icon" type="image/png" href="docs/favicon-32x32.png">
+  </head>
+  <body>
+    <div id="swagger-ui"></div>
+    <script src="docs/swagger-ui-bundle.js"></script>
+    <script src="docs/swagger-ui-standalone-preset.js"></script>
+    <script src="docs/swagger-initializer.js"></script>
+  </body>
+</html>
+"#;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "oxicorn reference service", description = "Small facts over JSON. Every error has the same shape."),
+    tags(
+        (name = "facts", description = "A small collection with every verb, pages and a filter"),
+        (name = "health", description = "For probes and load balancers"),
+        (name = "debug", description = "A worker seen from inside"),
+        (name = "docs", description = "This document"),
+    ),
+    components(schemas(super::error::ErrorBody)),
+    modifiers(&BearerScheme),
+)]
+struct Frame;
+
+struct BearerScheme;
+
+impl Modify for BearerScheme {
+    fn modify(&self, document: &mut Document) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+    }
+}
+
+/// What the document says before any route is added.
+pub(super) fn frame() -> Document {
+    Frame::openapi()
+}
+
+/// `/openapi.json` and `/docs`; `document` knows every other route.
+pub(super) fn routes(document: Document, token: &Token) -> Router {
+    let (router, mut document) =
+        OpenApiRouter::with_openapi(document).routes(routes!(openapi)).routes(routes!(page)).split_for_parts();
+    if !token.is_needed() {
+        open_to_all(&mut document);
+    }
+    let config = Arc::new(Config::from("/openapi.json").use_base_layout().validator_url("none"));
+    router.with_state(Arc::new(document)).merge(Router::new().route("/docs/{file}", get(file)).with_state(config))
+}
+
+/// Without a token nobody is asked for one, and the document does not say otherwise.
+fn open_to_all(document: &mut Document) {
+    for path in document.paths.paths.values_mut() {
+        for operation in [&mut path.post, &mut path.put, &mut path.delete].into_iter().flatten() {
+            operation.security = None;
+            operation.responses.responses.remove("401");
+        }
+    }
+}
+
+/// This document
+#[utoipa::path(get, path = "/openapi.json", tag = "docs", responses(
+    (status = 200, description = "OpenAPI 3.1", body = Object),
+))]
+async fn openapi(State(document): State<Arc<Document>>) -> Response {
+    Json(document.as_ref()).into_response()
+}
+
+/// This document, to be read and tried in a browser
+#[utoipa::path(get, path = "/docs", tag = "docs", responses(
+    (status = 200, description = "Swagger UI", body = str, content_type = "text/html"),
+))]
+async fn page() -> Response {
+    ([(CONTENT_SECURITY_POLICY, POLICY)], Html(PAGE)).into_response()
+}
+
+async fn file(
+    State(config): State<Arc<Config<'static>>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let absent = || ApiError::not_found("Swagger UI has no such file");
+    let Path(name) = name.map_err(|_| absent())?;
+    // Its own pages would stand under the policy of all answers, and stay blank.
+    if name.ends_with(".html") {
+        return Err(absent());
+    }
+    let file = utoipa_swagger_ui::serve(&name, config).ok().flatten().ok_or_else(absent)?;
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::try_from(file.content_type).map_err(|_| absent())?),
+        (CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600")),
+    ];
+    Ok((headers, Bytes::from_owner(file.bytes)).into_response())
+}

@@ -1,0 +1,46 @@
+//! Promise: a worker that runs out of file descriptors serves those it has, does not spin, is not killed, and goes on once
+//! there are some again.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Connection, Launch, PATIENCE, Process, eventually, observe_for, request};
+
+#[test]
+fn it_waits_says_so_once_a_second_and_recovers() {
+    let supervisor = Launch::new()
+        .through(&["prlimit", "--nofile=64:64"])
+        .set("workers.count", "2")
+        .set("workers.timeout", r#""2s""#)
+        .set("http.keep_alive", r#""1h""#)
+        .set("http.header_timeout", r#""1h""#)
+        .serving(2);
+    let pids = supervisor.serving_pids();
+    // More than both together can hold: the rest waits in the queues.
+    let mut open: Vec<_> =
+        (0..150).map(|_| Connection::open(supervisor.address()).expect("the queue has room")).collect();
+    supervisor.wait_log("accept_exhausted", 1, PATIENCE);
+    let before: Vec<_> = pids.iter().map(|pid| Process(*pid).cpu_time()).collect();
+    observe_for(Duration::from_secs(3));
+    for (pid, before) in pids.iter().zip(before) {
+        let spent = Process(*pid).cpu_time() - before;
+        assert!(spent < Duration::from_secs(1), "worker {pid} spins: {spent:?} in three seconds");
+    }
+    let lines = supervisor.log().count("accept_exhausted");
+    assert!(lines <= 2 * 8, "{lines} lines of two workers in some seconds");
+    let mut served = 0;
+    for connection in &mut open {
+        connection.patience(Duration::from_millis(50));
+        let health = connection.send(&request("GET", "/health", &[], b"")).and_then(|()| connection.answer());
+        served += u32::from(health.is_ok_and(|answer| answer.status == 200));
+    }
+    assert!((20..150).contains(&served), "{served} of 150 are served while descriptors lack");
+    drop(open);
+    eventually("new connections are served again", PATIENCE, || {
+        let mut connection = Connection::open(supervisor.address()).ok()?;
+        connection.patience(Duration::from_secs(1));
+        (connection.get("/health").ok()?.status == 200).then_some(())
+    });
+    assert_eq!(supervisor.serving_pids(), pids, "nobody was killed for it");
+}

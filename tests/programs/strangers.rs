@@ -1,0 +1,60 @@
+//! The reference service before programs of others: Schemathesis, which asks whatever its document allows and forbids,
+//! and Chromium, which shows /docs. `make schemathesis` and `make browser` install them; too long to stand among the tests.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use common::{Launch, Supervisor};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a Python program with the packages of a folder under `target`; the whole of its output is ours.
+fn python(packages: &str, arguments: &[&str]) {
+    let packages: PathBuf = root().join("target").join(packages);
+    assert!(packages.is_dir(), "{} is missing; the Makefile makes it", packages.display());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let status = Command::new("timeout")
+        .args(["180", "python3"])
+        .args(arguments)
+        .env("PYTHONPATH", packages)
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .status()
+        .expect("timeout(1) and python3 can be run");
+    assert!(status.success(), "{arguments:?} ended with {status}");
+}
+
+fn schemathesis(supervisor: &Supervisor, more: &[&str]) {
+    let url = format!("http://{}/openapi.json", supervisor.address());
+    let seed = std::env::var("SEED").unwrap_or_else(|_| "1".to_owned());
+    let checks = ["--checks", "all", "--max-examples", "100", "--continue-on-failure", "--seed", &seed];
+    let program = ["-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", &url];
+    python("schemathesis", &[&program, &checks[..], more].concat());
+    assert_eq!(supervisor.log().count(common::events::EXITED), 0, "no worker died of it");
+}
+
+#[test]
+fn schemathesis_finds_nothing() {
+    let supervisor = Launch::new().set("service.debug", "false").serving(2);
+    schemathesis(&supervisor, &[]);
+}
+
+#[test]
+fn schemathesis_finds_nothing_behind_a_token() {
+    let supervisor = Launch::new().set("service.debug", "false").set("service.bearer_token", r#""a-token""#).serving(2);
+    schemathesis(&supervisor, &["-H", "Authorization: Bearer a-token"]);
+}
+
+#[test]
+fn docs_work_in_a_browser() {
+    let supervisor = Launch::new().set("service.bearer_token", r#""a-token""#).serving(2);
+    let script = root().join("tests/programs/browser.py");
+    python("playwright", &[&script.to_string_lossy(), &format!("http://{}", supervisor.address()), "a-token"]);
+}

@@ -1,0 +1,96 @@
+//! Promise: a connection that was upgraded is the app's until it ends or the drain's grace does.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, now};
+
+const ASK: &str = "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+
+fn launch() -> Launch {
+    Launch::misbehave().set("workers.count", "1").set("workers.graceful_timeout", r#""2s""#)
+}
+
+/// Sends the bytes and reads the head of the 101.
+fn upgrade(supervisor: &Supervisor, bytes: &str) -> Connection {
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    connection.send(bytes.as_bytes()).expect("sent");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.extend(connection.read(1).expect("the head of the answer"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    connection
+}
+
+#[track_caller]
+fn echoes(connection: &mut Connection, bytes: &[u8]) {
+    connection.send(bytes).expect("sent");
+    assert_eq!(connection.read(bytes.len()).expect("echoed"), bytes);
+}
+
+#[test]
+fn everything_passes_both_ways_and_no_clock_runs() {
+    let supervisor = launch()
+        .set("http.keep_alive", r#""300ms""#)
+        .set("http.header_timeout", r#""300ms""#)
+        .set("http.limit_request_body", "100")
+        .serving(1);
+    // What the client sends with its request belongs to the new protocol, whatever it looks like.
+    let mut connection = upgrade(&supervisor, &format!("{ASK}GET / HTTP/9.9\n\0"));
+    assert_eq!(connection.read(16).expect("echoed"), b"GET / HTTP/9.9\n\0");
+    echoes(&mut connection, b"\r\n\0not HTTP at all");
+    common::observe_for(Duration::from_secs(1));
+    let large: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+    echoes(&mut connection, &large);
+    assert_eq!(supervisor.status()["totals"]["refused"], 0);
+    assert_eq!(supervisor.status()["workers"][0]["connections"], 1, "it counts as open");
+    assert_eq!(supervisor.status()["workers"][0]["in_flight"], 0, "and not as a request");
+    // The app ends when the client does.
+    connection.finish_sending();
+    connection.wait_eof().expect("the end");
+    eventually("it no longer counts", PATIENCE, || {
+        (supervisor.status()["workers"][0]["connections"] == 0).then_some(())
+    });
+}
+
+#[test]
+fn an_upgrade_that_is_not_granted_leaves_the_connection_as_it_was() {
+    let supervisor = launch().serving(1);
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    let asks = "GET /pid HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+    // The second waits behind the first until it is known what it is.
+    connection.send(format!("{asks}{asks}").as_bytes()).expect("sent");
+    for _ in 0..2 {
+        assert_eq!(connection.answer().expect("an answer").status, 200);
+    }
+    assert_eq!(connection.get("/pid").expect("an answer").status, 200);
+}
+
+#[test]
+fn a_drain_gives_notice_and_waits_for_the_client_to_go() {
+    let mut supervisor = launch().serving(1);
+    let mut connection = upgrade(&supervisor, &ASK.replace("/upgrade", "/upgrade/polite"));
+    echoes(&mut connection, b"hello");
+    let begun = now();
+    supervisor.signal(Signal::SIGTERM);
+    // The app says goodbye as soon as WorkerContext::draining() completes.
+    assert_eq!(connection.read(8).expect("a goodbye"), b"draining");
+    connection.finish_sending();
+    connection.wait_eof().expect("a clean end");
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn the_end_of_the_grace_cuts_it() {
+    let mut supervisor = launch().serving(1);
+    let mut connection = upgrade(&supervisor, ASK);
+    supervisor.signal(Signal::SIGTERM);
+    supervisor.wait_log("stopping", 1, PATIENCE);
+    // It is served until then.
+    echoes(&mut connection, b"still here");
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0, "graceful_timeout ends it");
+    assert!(connection.read(1).is_err(), "the stream is cut");
+}
