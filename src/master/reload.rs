@@ -16,13 +16,17 @@ use crate::{
     settings::{Changes, Resolved},
 };
 
-/// How the settings are had again; each part says in a sentence why not.
+/// How the settings are had again.
 pub(crate) struct Load {
     /// Reads and checks them.
-    pub(crate) read: Box<dyn Fn() -> Result<Resolved, String>>,
+    pub(crate) read: Box<Read>,
     /// Makes what their workers need.
-    pub(crate) prepare: Box<dyn Fn(&Resolved) -> Result<(), String>>,
+    pub(crate) prepare: Box<Prepare>,
 }
+
+/// The error is a sentence.
+type Read = dyn Fn() -> Result<Resolved, String>;
+type Prepare = dyn Fn(&Resolved) -> Result<(), String>;
 
 /// What the shell remembers of reloads.
 #[derive(Debug, Default)]

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Breaks the master's mind in ways that people do, one patch at a time, and fails unless the simulator notices each.
-# Everything happens in a copy under target/mutants; the second run is quick.
+# Everything happens in a copy under target/mutants; what it depends on is compiled already.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
-export CARGO_TARGET_DIR="$root/target/mutants"
-tree="$CARGO_TARGET_DIR/tree"
-log="$CARGO_TARGET_DIR/log"
+export CARGO_TARGET_DIR="$root/target"
+tree="$root/target/mutants/tree"
+log="$root/target/mutants/log"
 
 rm -rf "$tree"
 mkdir -p "$tree"
