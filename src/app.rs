@@ -16,7 +16,7 @@ use std::{
 
 use clap::Parser;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::{runtime::Builder, sync::watch};
 use tower_service::Service;
 
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
 
 type BoxError = Box<dyn Error + Send + Sync>;
 type Prepare = dyn Fn(&Preparation<'_>) -> Result<(), BoxError>;
+type Migrate = dyn FnOnce(&Preparation<'_>) -> Result<Vec<String>, BoxError>;
 
 /// How a program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,7 @@ enum Exit {
     Usage = 2,
     NoWorkerReady = 3,
     Bind = 4,
+    Refused = 5,
 }
 
 impl From<Exit> for ExitCode {
@@ -68,6 +70,7 @@ impl From<Exit> for ExitCode {
 pub struct App {
     work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>,
     prepare: Box<Prepare>,
+    migrate: Option<Box<Migrate>>,
     tables: Vec<TableSpec>,
 }
 
@@ -91,6 +94,7 @@ impl App {
         Self {
             work: Box::new(move |seed| worker::run(seed, factory)),
             prepare: Box::new(|_| Ok(())),
+            migrate: None,
             tables: Vec::new(),
         }
     }
@@ -115,6 +119,23 @@ impl App {
     /// ends the start with exit code 3.
     pub fn prepare<E: Into<BoxError>>(mut self, hook: impl Fn(&Preparation<'_>) -> Result<(), E> + 'static) -> Self {
         self.prepare = Box::new(move |preparation| hook(preparation).map_err(Into::into));
+        self
+    }
+
+    /// What the command `migrate` does, before a release and beside a service that runs: make a database ready for the
+    /// workers. It returns a line for each thing it did. It runs in a tokio runtime of its own, after
+    /// [`prepare`](Self::prepare) and with the rights of a worker, without master or sockets. An error ends the command
+    /// with exit code 5. As deployments start it in several places at once, it should be idempotent.
+    pub fn migrate<E: Into<BoxError>>(
+        mut self,
+        hook: impl AsyncFnOnce(&Preparation<'_>) -> Result<Vec<String>, E> + 'static,
+    ) -> Self {
+        self.migrate = Some(Box::new(move |preparation| {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let done = runtime.block_on(hook(preparation)).map_err(Into::into);
+            runtime.shutdown_background();
+            done
+        }));
         self
     }
 
@@ -188,15 +209,44 @@ impl App {
                 let place = at(place.socket, resolved);
                 end(ctl::ask(&place, protocol::Command::Stop { now }, json))
             }
+            (Command::Migrate { json, .. }, Ok(resolved)) => self.migrate_once(&resolved, json),
+            (Command::Migrate { .. }, Err(problems)) => refuse(&problems.to_string()),
             (Command::Health { url }, resolved) => {
                 end(ctl::health(url.as_deref(), resolved.as_ref().ok().map(|resolved| &resolved.settings)))
             }
         }
     }
 
+    fn migrate_once(self, resolved: &Resolved, json: bool) -> ExitCode {
+        let Some(migrate) = self.migrate else {
+            return refuse("there is nothing to migrate: this program has no App::migrate hook");
+        };
+        if let Err(error) = log::configure(&resolved.settings.log) {
+            return refuse(&error_chain(&error));
+        }
+        let preparation = Preparation { resolved };
+        let done = (self.prepare)(&preparation)
+            .and_then(|()| worker::take_rights(&resolved.settings.process).map_err(Into::into))
+            .and_then(|()| migrate(&preparation));
+        match done {
+            Ok(lines) if json => println!("{}", serde_json::json!({ "ok": true, "done": lines })),
+            Ok(lines) if lines.is_empty() => println!("nothing to do"),
+            Ok(lines) => println!("{}", lines.join("\n")),
+            Err(error) => {
+                let reason = error_chain(error.as_ref());
+                if json {
+                    println!("{}", serde_json::json!({ "ok": false, "reason": reason }));
+                }
+                refuse(&reason);
+                return Exit::Refused.into();
+            }
+        }
+        ExitCode::SUCCESS
+    }
+
     fn supervise(self, resolved: Resolved, flags: Flags, cwd: PathBuf) -> ExitCode {
         if let Err(error) = log::configure(&resolved.settings.log) {
-            return refuse(&format!("log.file: {}", error_chain(&error)));
+            return refuse(&error_chain(&error));
         }
         for warning in &resolved.warnings {
             tracing::warn!(event = "settings_warning", "{warning}");
@@ -210,7 +260,7 @@ impl App {
             );
             return Exit::NoWorkerReady.into();
         }
-        let Self { work, prepare, tables } = self;
+        let Self { work, prepare, tables, migrate: _ } = self;
         let load = Load {
             read: Box::new(move || {
                 settings::resolve(&flags, &settings::environment(), &cwd, &tables, Purpose::Serve)

@@ -23,6 +23,8 @@ pub(crate) enum ToWorker {
     Drain { grace_ms: u64, last: bool },
     /// Write the log to this file from now on.
     TakeLog(OwnedFd),
+    /// The same for the access log.
+    TakeAccessLog(OwnedFd),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -63,6 +65,7 @@ impl ToWorker {
                 fd::send(channel, &bytes)
             }
             Self::TakeLog(file) => fd::send_with(channel, b"l", file.as_fd()),
+            Self::TakeAccessLog(file) => fd::send_with(channel, b"L", file.as_fd()),
         }
     }
 
@@ -73,6 +76,7 @@ impl ToWorker {
                 b's' => Self::AnnounceStop,
                 b'd' | b'D' => Self::Drain { grace_ms: u64::from_le_bytes(rest.try_into().ok()?), last: tag == b'D' },
                 b'l' => Self::TakeLog(gift?),
+                b'L' => Self::TakeAccessLog(gift?),
                 _ => return None,
             })
         })
@@ -173,11 +177,14 @@ mod tests {
         let (a, b) = fd::channel().unwrap();
         let mut file = tempfile::tempfile().unwrap();
         assert!(ToWorker::TakeLog(file.try_clone().unwrap().into()).send(a.as_fd()).unwrap());
+        assert!(ToWorker::TakeAccessLog(file.try_clone().unwrap().into()).send(a.as_fd()).unwrap());
         let Heard::Message(ToWorker::TakeLog(gift)) = ToWorker::hear(b.as_fd()).unwrap() else { panic!() };
         std::fs::File::from(gift).write_all(b"through the gift").unwrap();
+        let Heard::Message(ToWorker::TakeAccessLog(gift)) = ToWorker::hear(b.as_fd()).unwrap() else { panic!() };
+        std::fs::File::from(gift).write_all(b", both").unwrap();
         let mut text = String::new();
         std::io::Seek::rewind(&mut file).unwrap();
         file.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "through the gift");
+        assert_eq!(text, "through the gift, both");
     }
 }

@@ -102,6 +102,14 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make the database ready for this program: tables, indexes. Exit 0, or 5 when the database refuses
+    Migrate {
+        #[command(flatten)]
+        options: Options,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask over HTTP whether the service is alive: exit 0 or 1. For health checks of containers
     Health {
         /// http://host:port/path, unix:/path or a path alone; the first bind and /health if not given
@@ -231,7 +239,10 @@ impl Cli {
             () => Command::Run(Options::default()),
         });
         match &mut command {
-            Command::Run(options) | Command::Check { options, .. } | Command::Config { options, .. } => {
+            Command::Run(options)
+            | Command::Check { options, .. }
+            | Command::Config { options, .. }
+            | Command::Migrate { options, .. } => {
                 std::mem::take(options).add_to(&mut flags);
             }
             Command::Status { place, .. }

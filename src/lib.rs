@@ -25,6 +25,7 @@
 //! - **ready**: the app is built. **beat**: the promise, in shared memory, of when the serving loop beats next.
 //! - **drain**: finish what was begun, take nothing new. **recycle**: planned replacement of one worker.
 //! - **reload**: a new generation of the same program. **upgrade**: a new program. **stop**: the end of all.
+//! - **peer**: the other end of a connection. **client**: who sent the request, also from behind proxies.
 //! - **kill**: SIGKILL, nothing else. **steer**: send new connections to live slots only.
 //! - **rescue**: accept from a sibling's slot. **scoreboard**: the shared memory that workers count in.
 //!
@@ -38,6 +39,7 @@
 
 mod app;
 mod cli;
+mod client;
 mod client_certificate;
 pub mod settings;
 
@@ -58,6 +60,7 @@ mod log;
 mod sys;
 
 pub use app::{App, IntoLifespan, Lifespan, Preparation, WorkerContext, main};
+pub use client::Client;
 pub use client_certificate::ClientCertificate;
 pub use settings::TableSpec;
 pub use worker::{Body, BodyError};

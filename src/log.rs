@@ -1,6 +1,6 @@
 //! The log: every `tracing` event becomes one line, written at once by the process that says it.
 //!
-//! Owns the format, text or JSON, and the level. Refuses threads and queues, which a fork would break and a crash would
+//! Owns the format, text or JSON, and the level; and the open file of the access log, until a worker takes it. Refuses threads and queues, which a fork would break and a crash would
 //! lose, and spans, whose context costs more than a supervisor needs: a program that wants them installs a subscriber
 //! of its own before it runs the app, and that one stays. A forked worker goes on with the same settings and file.
 
@@ -9,6 +9,7 @@ mod sink;
 use std::{
     error::Error,
     fmt::{self, Write},
+    io,
     os::fd::OwnedFd,
     sync::{
         Mutex, PoisonError,
@@ -32,13 +33,14 @@ static LOG: Mutex<Option<Log>> = Mutex::new(None);
 /// The level in force, as the discriminant of [`Level`]: asked for without the lock.
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 
-/// Lines of both logs that were dropped, and those of them that a line in this log has told of.
+/// Lines that were dropped, and those of them that a line in this log has told of.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static TOLD: AtomicU64 = AtomicU64::new(0);
 
 struct Log {
     sink: Sink,
     format: LogFormat,
+    access: Sink,
 }
 
 /// Logs as `settings` say from now on; called again after a reload.
@@ -46,8 +48,9 @@ struct Log {
 /// # Errors
 /// The file cannot be opened; the log goes on as it was.
 pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
-    let sink = Sink::open(&settings.file)?;
-    *lock() = Some(Log { sink, format: settings.format });
+    let sink = Sink::open("log.file", &settings.file, io::stderr())?;
+    let access = Sink::open("log.access", &settings.access, io::stdout())?;
+    *lock() = Some(Log { sink, format: settings.format, access });
     LEVEL.store(settings.level as u8, Ordering::Relaxed);
     // Refused when it stands already, or when the program has its own: that one stays.
     let _ = tracing::subscriber::set_global_default(Lines);
@@ -55,17 +58,35 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Opens the log's file again, after it was moved away; nothing happens to stderr.
+/// Opens the files of both logs again, after they were moved away; nothing happens to standard streams.
 ///
 /// # Errors
-/// The file cannot be opened; lines still go to the old one.
+/// A file cannot be opened; its lines still go to the old one.
 pub(crate) fn reopen() -> Result<(), OpenError> {
-    lock().as_mut().map_or(Ok(()), |log| log.sink.reopen())
+    lock().as_mut().map_or(Ok(()), |log| {
+        let reopened = log.sink.reopen();
+        // Also if the other failed.
+        log.access.reopen().and(reopened)
+    })
 }
 
 /// The log's file, for a worker that may not open it itself; `None` where the log is no file.
 pub(crate) fn file() -> Option<OwnedFd> {
     lock().as_ref()?.sink.file()?.try_clone().ok().map(OwnedFd::from)
+}
+
+/// As [`file`], of the access log.
+pub(crate) fn access_file() -> Option<OwnedFd> {
+    lock().as_ref()?.access.file()?.try_clone().ok().map(OwnedFd::from)
+}
+
+/// Where the access log goes, for the worker to keep; only workers write it.
+pub(crate) fn take_access() -> Sink {
+    let off = Sink::off("log.access");
+    match lock().as_mut() {
+        Some(log) => std::mem::replace(&mut log.access, off),
+        None => off,
+    }
 }
 
 /// Lines go to this file from now on: the master opened it again.
@@ -98,7 +119,9 @@ impl Log {
                 TOLD.store(dropped, Ordering::Relaxed);
             }
         }
-        self.sink.write(line);
+        if !self.sink.put(line) {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -288,11 +311,15 @@ mod tests {
     fn lines(format: LogFormat, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
         let _turn = turn();
         LEVEL.store(level as u8, Ordering::Relaxed);
-        let sink = Sink::open(&LogTarget::File(path.to_owned())).unwrap();
-        *lock() = Some(Log { sink, format });
+        *lock() = Some(log(format, path));
         with_default(Lines, say);
         *lock() = None;
         std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn log(format: LogFormat, path: &Path) -> Log {
+        let sink = Sink::open("log.file", &LogTarget::File(path.to_owned()), io::stderr()).unwrap();
+        Log { sink, format, access: Sink::off("log.access") }
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -352,8 +379,7 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // Both ends: a FIFO without a reader cannot be opened.
         let mut reader = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-        let sink = Sink::open(&LogTarget::File(path)).unwrap();
-        let mut log = Log { sink, format: LogFormat::Text };
+        let mut log = log(LogFormat::Text, &path);
 
         let before = dropped();
         let long = "é".repeat(5_000) + "\n";

@@ -9,8 +9,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let table = TableSpec::new::<service::Settings>("service")
-        .env_file("MONGODB_URI_FILE", "mongodb_uri")
+        .file("mongodb_uri_file", "mongodb_uri")
+        .env("MONGODB_URI_FILE", "mongodb_uri_file")
         .env("MONGODB_URI", "mongodb_uri")
         .env("MONGODB_DATABASE", "mongodb_database");
-    App::new(service::build).table_spec(table).prepare(service::prepare).run()
+    App::new(service::build).table_spec(table).prepare(service::prepare).migrate(service::migrate).run()
 }

@@ -382,16 +382,18 @@ impl Shell {
     }
 
     fn reopen_logs(&mut self) {
-        match log::reopen() {
-            Ok(()) => {
-                // Workers may not have the right to open it, and need not know its name.
-                for child in &self.children {
-                    if let Some(file) = log::file() {
-                        self.tell(child.pid, &ToWorker::TakeLog(file));
-                    }
-                }
-                tracing::info!(event = "logs_reopened", "log files are reopened");
+        let reopened = log::reopen();
+        // Workers may not have the right to open them, and need not know their names.
+        for child in &self.children {
+            if let Some(file) = log::file() {
+                self.tell(child.pid, &ToWorker::TakeLog(file));
             }
+            if let Some(file) = log::access_file() {
+                self.tell(child.pid, &ToWorker::TakeAccessLog(file));
+            }
+        }
+        match reopened {
+            Ok(()) => tracing::info!(event = "logs_reopened", "log files are reopened"),
             Err(error) => tracing::error!(
                 event = "logs_reopen_failed",
                 error = &error as &dyn std::error::Error,

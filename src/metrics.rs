@@ -111,6 +111,8 @@ impl Display for Snapshot {
         let help = "Connections that wait to be accepted; unix sockets do not tell.";
         let by_address = queued.iter().map(|(address, queued)| (address, *queued));
         labelled(f, "oxicorn_listener_queue", "gauge", help, "address", by_address)?;
+        let help = "Lines of the access log that were lost: its reader was slow or gone, or the disk full.";
+        counter(f, "oxicorn_access_lines_dropped", help, totals.access_lines_dropped)?;
 
         gauge(f, "oxicorn_workers_target", "Workers there should be.", overview.target)?;
         let by_state = STATES.iter().map(|(_, name)| name).zip(*workers);

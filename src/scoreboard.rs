@@ -15,7 +15,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-pub(crate) use self::inflight::{InFlight, Notepad, Place};
+pub(crate) use self::inflight::{InFlight, Notepad, Place, X_REQUEST_ID};
 use crate::sys::{clock, shm::Mapping};
 
 /// Fields are only ever appended; a program that reads a higher number than its own refuses.
@@ -85,6 +85,8 @@ mod word {
     pub(super) const REFUSED: usize = 20;
     /// 1 while the worker has as many connections as it may.
     pub(super) const FULL: usize = 21;
+    /// A counter: lines of the access log.
+    pub(super) const ACCESS_LINES_DROPPED: usize = 22;
 }
 
 /// What a worker says it is doing.
@@ -108,6 +110,7 @@ pub(crate) struct Totals {
     pub(crate) refused: u64,
     /// Connections accepted from the slot of a sibling that could not.
     pub(crate) rescued: u64,
+    pub(crate) access_lines_dropped: u64,
     /// Requests that ended, by how long they took: see [`DURATION_BOUNDS`].
     pub(crate) durations: [u64; BUCKETS],
     /// What they took together.
@@ -229,6 +232,7 @@ impl Scoreboard {
             sum.shed += row.get(word::SHED);
             sum.refused += row.get(word::REFUSED);
             sum.rescued += row.get(word::RESCUED);
+            sum.access_lines_dropped += row.get(word::ACCESS_LINES_DROPPED);
             for (bucket, total) in row.durations.iter().zip(&mut sum.durations) {
                 *total += bucket.load(Relaxed);
             }
@@ -320,6 +324,10 @@ impl Row {
     /// Says whether there is room for another connection.
     pub(crate) fn set_full(&self, full: bool) {
         self.set(word::FULL, u64::from(full));
+    }
+
+    pub(crate) fn access_lines_dropped(&self, lines: u64) {
+        self.add(word::ACCESS_LINES_DROPPED, lines);
     }
 
     /// Counts a request handed to the app; answers how many this worker was handed.

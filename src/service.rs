@@ -4,6 +4,7 @@
 //! do. It sees the supervisor only through `WorkerContext` and `Lifespan`, like every other app.
 
 mod auth;
+mod condition;
 mod cors;
 mod debug;
 mod docs;
@@ -13,7 +14,7 @@ mod health;
 mod settings;
 mod store;
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 use axum::{
     Router,
@@ -29,7 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use auth::TokenError;
 pub use cors::{BadOrigin, Origin};
-pub use settings::{Check, Secret, Settings, StoreKind};
+pub use settings::{Check, Probe, Secret, Settings, StoreKind};
 pub use store::StoreError;
 
 use self::{auth::Token, error::ApiError, store::Store};
@@ -39,17 +40,12 @@ use crate::{Lifespan, Preparation, WorkerContext};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    #[error("service.store = \"mongodb\" is not supported yet; set it to \"sqlite\"")]
-    MongoAsked,
-    #[error(
-        "service.mongodb_uri is set and service.store is \"auto\", which means MongoDB; that is not supported yet: \
-         unset mongodb_uri (or MONGODB_URI), or set service.store to \"sqlite\""
-    )]
-    MongoImplied,
     #[error("cannot make the folder {} of service.sqlite_path", folder.display())]
     MakeFolder { folder: PathBuf, source: io::Error },
     #[error("cannot open the store at service.sqlite_path = {}", path.display())]
     OpenStore { path: PathBuf, source: StoreError },
+    #[error("cannot use service.mongodb_uri")]
+    UseMongo { source: StoreError },
     #[error("service.bearer_token_file cannot be used")]
     Token(#[from] TokenError),
 }
@@ -57,15 +53,14 @@ pub enum BuildError {
 /// The factory of the reference service: `oxicorn::App::new(service::build).table::<service::Settings>("service")`.
 ///
 /// # Errors
-/// When the settings ask for a store that is not there yet, or the store cannot be opened, or the bearer token not read.
+/// When the SQLite file cannot be opened, or the bearer token not read. A MongoDB that cannot be reached is no error: it may
+/// come back.
 pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError> {
     let settings = worker.table::<Settings>();
     let token = Token::of(&worker, &settings)?;
     let store = open(&worker, &settings).await?;
     if worker.slot() == 0 {
-        for sentence in settings.not_yet() {
-            tracing::warn!("{sentence}");
-        }
+        tokio::spawn(warn_of_what_is_missing(store.clone()));
     }
     let service = routes(&worker, &settings, token, store.clone());
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
@@ -86,14 +81,37 @@ pub fn prepare(preparation: &Preparation<'_>) -> Result<(), BuildError> {
     }
 }
 
+/// Makes the database ready: tables or indexes, and the version of its schema. A line for each thing that was done.
+///
+/// # Errors
+/// When the database refuses, cannot be reached, or is of a newer program.
+pub async fn migrate(preparation: &Preparation<'_>) -> Result<Vec<String>, StoreError> {
+    let settings = preparation.table::<Settings>();
+    let path = preparation.path(&settings.sqlite_path);
+    store::migrate(&settings, path, &preparation.settings().process.name).await
+}
+
 async fn open(worker: &WorkerContext, settings: &Settings) -> Result<Store, BuildError> {
-    match settings.store {
-        StoreKind::Mongodb => return Err(BuildError::MongoAsked),
-        StoreKind::Auto if !settings.wants_sqlite() => return Err(BuildError::MongoImplied),
-        StoreKind::Auto | StoreKind::Sqlite => {}
+    if !settings.wants_sqlite() {
+        let process = &worker.settings().process.name;
+        return Store::open_mongo(settings, process).map_err(|source| BuildError::UseMongo { source });
     }
     let path = worker.path(&settings.sqlite_path);
     Store::open_sqlite(&path).await.map_err(|source| BuildError::OpenStore { path, source })
+}
+
+/// Once, as soon as the database answers; a worker serves without.
+async fn warn_of_what_is_missing(store: Store) {
+    loop {
+        match store.missing().await {
+            Ok(None) => return,
+            Ok(Some(missing)) => return tracing::warn!(event = "not_migrated", "{missing}"),
+            Err(StoreError::Unfit { reason }) => {
+                return tracing::error!(event = "not_migrated", reason, "the database is of a newer program");
+            }
+            Err(_) => tokio::time::sleep(Duration::from_secs(5)).await,
+        }
+    }
 }
 
 fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Store) -> Router {
@@ -102,7 +120,7 @@ fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Stor
         Ok(limit) => DefaultBodyLimit::max(limit),
     };
     let (mut router, document) = OpenApiRouter::with_openapi(docs::frame())
-        .merge(health::routes(worker.clone(), store.clone()))
+        .merge(health::routes(worker.clone(), store.clone(), &settings.check))
         .merge(facts::routes(store, token.clone()))
         .merge(debug::routes(worker.clone(), settings.debug))
         .split_for_parts();

@@ -4,6 +4,7 @@
 //! name < `OXICORN_*` < command line < sockets passed to us). Refuses: the syntax of files (`settings::file`), how one
 //! value is read (`settings::value`), and decisions that need two keys at once (`settings::check`).
 
+mod access_format;
 mod changes;
 mod check;
 mod cpus;
@@ -31,15 +32,17 @@ use std::{
 use serde::Serialize;
 use toml::Value;
 
-pub(crate) use self::{
-    changes::Changes,
-    passed::LISTEN_FDS,
-    problem::{Origin, Problem, Problems},
-};
 pub use self::{
+    access_format::AccessFormat,
     table::TableSpec,
     tls::Tls,
     value::{duration, size},
+};
+pub(crate) use self::{
+    access_format::{Form, Part, headers},
+    changes::Changes,
+    passed::LISTEN_FDS,
+    problem::{Origin, Problem, Problems},
 };
 
 /// Everything the supervisor is tuned by. A zero duration or count that the key's comment calls a limit is "off".
@@ -158,7 +161,7 @@ pub struct Log {
     pub file: LogTarget,
     pub access: LogTarget,
     pub access_exclude: Vec<String>,
-    pub access_format: String,
+    pub access_format: AccessFormat,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -302,7 +305,7 @@ impl Settings {
                 file: LogTarget::Standard,
                 access: LogTarget::Off,
                 access_exclude: Vec::new(),
-                access_format: "combined".to_owned(),
+                access_format: AccessFormat::combined(),
             },
             control: Control { socket: ControlSocket::Auto },
             process: Process {
@@ -508,14 +511,19 @@ pub(crate) fn resolve(
     let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
     let mut failed: HashSet<String> = HashSet::new();
     for (path, entry) in given {
-        if let Some(key) = keys::find(&path) {
-            let text = !matches!(entry.origin, Origin::File { .. });
-            let base = if text { cwd } else { folder };
-            if let Err(message) = (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus }) {
-                problems.push(Problem::at(entry.origin, &path, message));
-                failed.insert(path);
-                continue;
-            }
+        let text = !matches!(entry.origin, Origin::File { .. });
+        let base = if text { cwd } else { folder };
+        match tables.iter().find_map(|spec| spec.held(&path, &entry, base)) {
+            Some((key, Ok(held))) => drop(entries.insert(key, held)),
+            Some((_, Err(message))) => problems.push(Problem::at(entry.origin.clone(), &path, message)),
+            None => {}
+        }
+        if let Some(key) = keys::find(&path)
+            && let Err(message) = (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus })
+        {
+            problems.push(Problem::at(entry.origin, &path, message));
+            failed.insert(path);
+            continue;
         }
         entries.insert(path, entry);
     }
@@ -577,11 +585,8 @@ fn environment_entries(
     }
     for spec in tables {
         for alias in &spec.aliases {
-            let Some((text, origin)) = known(alias.name) else { continue };
-            let path = format!("{}.{}", spec.name, alias.key);
-            match alias.read(text) {
-                Ok(text) => give(path, text, origin),
-                Err(message) => problems.push(Problem::at(origin.clone(), &path, message)),
+            if let Some((text, origin)) = known(alias.name) {
+                give(format!("{}.{}", spec.name, alias.key), text.clone(), origin);
             }
         }
     }

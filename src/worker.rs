@@ -5,8 +5,12 @@
 //! after them).
 
 mod accept;
+mod access_log;
 mod beat;
 mod connection;
+mod forwarded;
+mod proxy_protocol;
+mod request_id;
 mod rescue;
 mod scanner;
 mod shared;
@@ -34,6 +38,7 @@ use tokio::{
 
 pub use self::connection::{Body, BodyError};
 use self::{
+    access_log::AccessLog,
     connection::{Answer, BoxError, Serve},
     rescue::Watch,
     shared::Shared,
@@ -45,7 +50,7 @@ use crate::{
     listener::Listeners,
     log,
     scoreboard::{Row, Scoreboard},
-    settings::Resolved,
+    settings::{self, Resolved},
     sys::{
         process,
         signals::{self, Blocked},
@@ -105,7 +110,8 @@ where
         tracing::error!(event = "panic", place, reason = panic_message(panic.payload()), "a panic in the app");
     }));
 
-    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings);
+    let access = AccessLog::new(log::take_access(), &resolved.settings.log, row);
+    let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings, access);
     let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =
@@ -113,7 +119,7 @@ where
         // Only now: a SIGTERM before this waited, and finds somebody who listens.
         drop(blocked);
         let grace = resolved.settings.workers.graceful_timeout;
-        let orders = Orders::new(&channel, term, master, grace)
+        let orders = Orders::new(&channel, term, master, grace, shared)
             .map_err(|source| BootError::Act { act: "listen to the master", source })?;
         drop(entered);
         let context =
@@ -121,6 +127,10 @@ where
         let ended = runtime.block_on(live(context, factory, shared, orders, epoch));
         // A blocking call of the app's must not keep a worker alive whose last answer is given.
         runtime.shutdown_background();
+        // Only now: requests that were cut have their lines too.
+        if let Some(access) = &shared.access {
+            access.finish();
+        }
         ended
     });
     match ended {
@@ -148,14 +158,7 @@ enum BootError {
 fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant), BootError> {
     let failed = |act| move |source| BootError::Act { act, source };
     let settings = &resolved.settings;
-    if let Some(umask) = settings.process.umask {
-        process::umask(umask);
-    }
-    let user = settings.process.user.as_ref();
-    if let Some(gid) = settings.process.group.as_ref().map(|group| group.gid).or(user.map(|user| user.gid)) {
-        process::drop_privileges(user.map(|user| (user.name.as_str(), user.uid)), gid)
-            .map_err(failed("drop its privileges"))?;
-    }
+    take_rights(&settings.process).map_err(failed("drop its privileges"))?;
     process::set_parent_death_signal().map_err(failed("ask for the master's death signal"))?;
     if process::parent_pid() != master {
         return Err(BootError::Orphaned);
@@ -163,10 +166,22 @@ fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant),
     let alarm = settings.workers.graceful_timeout + ALARM_SLACK;
     signals::term_arms_alarm(u32::try_from(alarm.as_secs()).unwrap_or(u32::MAX)).map_err(failed("arm its alarm"))?;
     process::remove_from_environment(&FOR_THE_MASTER);
-    process::add_to_environment(&settings.process.env);
     let epoch = Instant::now();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed("build its runtime"))?;
     Ok((runtime, epoch))
+}
+
+/// Of a worker and no more: its umask, user and group; with them the variables of `process.env_file`.
+pub(crate) fn take_rights(settings: &settings::Process) -> io::Result<()> {
+    if let Some(umask) = settings.umask {
+        process::umask(umask);
+    }
+    let user = settings.user.as_ref();
+    if let Some(gid) = settings.group.as_ref().map(|group| group.gid).or(user.map(|user| user.gid)) {
+        process::drop_privileges(user.map(|user| (user.name.as_str(), user.uid)), gid)?;
+    }
+    process::add_to_environment(&settings.env);
+    Ok(())
 }
 
 async fn live<F, Fut, L, E, B>(
@@ -413,12 +428,13 @@ struct Orders {
     term: Signal,
     master: i32,
     grace: Duration,
+    shared: &'static Shared,
 }
 
 impl Orders {
-    fn new(channel: &OwnedFd, term: Signal, master: i32, grace: Duration) -> io::Result<Self> {
+    fn new(channel: &OwnedFd, term: Signal, master: i32, grace: Duration, shared: &'static Shared) -> io::Result<Self> {
         let channel = UnixDatagram::from_std(channel.try_clone()?.into())?;
-        Ok(Self { channel: Some(channel), term, master, grace })
+        Ok(Self { channel: Some(channel), term, master, grace, shared })
     }
 
     async fn next(&mut self) -> Order {
@@ -441,6 +457,12 @@ impl Orders {
                 }
                 Heard::Message(ToWorker::TakeLog(file)) => {
                     log::adopt(file);
+                    continue;
+                }
+                Heard::Message(ToWorker::TakeAccessLog(file)) => {
+                    if let Some(access) = &self.shared.access {
+                        access.adopt(file);
+                    }
                     continue;
                 }
                 Heard::Nothing => continue,

@@ -266,6 +266,7 @@ print(json.dumps({
             "oxicorn_connections_rescued": "counter",
             "oxicorn_connections_open": "gauge",
             "oxicorn_listener_queue": "gauge",
+            "oxicorn_access_lines_dropped": "counter",
             "oxicorn_workers_target": "gauge",
             "oxicorn_workers": "gauge",
             "oxicorn_worker_restarts": "counter",

@@ -206,6 +206,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "worker",
             "channel",
+            "client",
             "error_chain",
             "metrics",
             "scoreboard",
@@ -227,6 +228,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "service",
         &[
             "service",
+            "error_chain",
             "settings::Tables",
             "app",
             "Preparation",

@@ -12,7 +12,7 @@ use std::{
 
 use super::Failed;
 use crate::{
-    settings::{Bind, Settings},
+    settings::{Bind, ProxyProtocol, Settings},
     sys::clock,
 };
 
@@ -25,6 +25,8 @@ const LINE_MAX: usize = 1024;
 struct Probe {
     address: Address,
     path: String,
+    /// Said first.
+    proxy_header: &'static [u8],
 }
 
 #[derive(Debug, PartialEq)]
@@ -51,17 +53,27 @@ fn probe(url: Option<&str>, settings: Option<&Settings>) -> Result<Probe, String
     let url = url.unwrap_or("/health");
     if url.starts_with('/') {
         let settings = settings.ok_or("the settings are not valid (oxicorn check says why); give a whole URL")?;
-        return Ok(Probe { address: first_bind(settings)?, path: url.to_owned() });
+        let proxy_header = proxy_header(settings.server.proxy_protocol);
+        return Ok(Probe { address: first_bind(settings)?, path: url.to_owned(), proxy_header });
     }
     if let Some(path) = url.strip_prefix("unix:") {
-        return Ok(Probe { address: Address::Unix(path.into()), path: "/health".to_owned() });
+        return Ok(Probe { address: Address::Unix(path.into()), path: "/health".to_owned(), proxy_header: b"" });
     }
     let refused = || format!("\"{url}\" is not http://host:port/path, unix:/path or a path");
     let uri: http::Uri = url.parse().map_err(|_| refused())?;
     let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(refused)?;
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let address = Address::Tcp { host: host.to_owned(), port: uri.port_u16().unwrap_or(80) };
-    Ok(Probe { address, path: path.to_owned() })
+    Ok(Probe { address, path: path.to_owned(), proxy_header: b"" })
+}
+
+/// Where one is required, that of a connection of the peer's own: `UNKNOWN` in version 1, `LOCAL` in version 2.
+fn proxy_header(required: ProxyProtocol) -> &'static [u8] {
+    match required {
+        ProxyProtocol::Off | ProxyProtocol::Auto => b"",
+        ProxyProtocol::V1 => b"PROXY UNKNOWN\r\n",
+        ProxyProtocol::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
 }
 
 fn first_bind(settings: &Settings) -> Result<Address, String> {
@@ -94,7 +106,7 @@ fn ask(probe: &Probe) -> io::Result<u16> {
                 match TcpStream::connect_timeout(&address, left(until)?) {
                     Ok(stream) => {
                         stream.set_write_timeout(Some(left(until)?))?;
-                        return status_of(&stream, &format!("{host}:{port}"), &probe.path, || {
+                        return status_of(&stream, &format!("{host}:{port}"), probe, || {
                             stream.set_read_timeout(Some(left(until)?))
                         });
                     }
@@ -106,19 +118,20 @@ fn ask(probe: &Probe) -> io::Result<u16> {
         Address::Unix(path) => {
             let stream = UnixStream::connect(path)?;
             stream.set_write_timeout(Some(left(until)?))?;
-            status_of(&stream, "localhost", &probe.path, || stream.set_read_timeout(Some(left(until)?)))
+            status_of(&stream, "localhost", probe, || stream.set_read_timeout(Some(left(until)?)))
         }
     }
 }
 
 /// The status of one GET. `hurry` is called before each read, and sets how long that may take.
-fn status_of<S>(mut stream: S, host: &str, path: &str, hurry: impl Fn() -> io::Result<()>) -> io::Result<u16>
+fn status_of<S>(mut stream: S, host: &str, probe: &Probe, hurry: impl Fn() -> io::Result<()>) -> io::Result<u16>
 where
     S: Read + Write,
 {
+    let path = &probe.path;
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: oxicorn-health\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
+    stream.write_all(&[probe.proxy_header, request.as_bytes()].concat())?;
     let (mut line, mut chunk) = (Vec::new(), [0; 256]);
     while !line.contains(&b'\n') {
         hurry()?;
@@ -167,7 +180,7 @@ mod tests {
     #[test]
     fn what_is_asked() {
         let probed = |url: Option<&str>, bind: Bind| {
-            let Probe { address, path } = probe(url, Some(&bound_to(bind)))?;
+            let Probe { address, path, .. } = probe(url, Some(&bound_to(bind)))?;
             Ok::<_, String>(match address {
                 Address::Tcp { host, port } => format!("{host}:{port} {path}"),
                 Address::Unix(socket) => format!("{} {path}", socket.display()),
@@ -215,7 +228,7 @@ mod tests {
                 lines
             });
             let address = Address::Tcp { host: "127.0.0.1".to_owned(), port };
-            (ask(&Probe { address, path: "/health".to_owned() }), server.join().unwrap())
+            (ask(&Probe { address, path: "/health".to_owned(), proxy_header: b"" }), server.join().unwrap())
         })
     }
 
@@ -235,7 +248,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let before = clock::now();
-        assert_eq!(ask(&Probe { address, path: "/".to_owned() }).unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!(
+            ask(&Probe { address, path: "/".to_owned(), proxy_header: b"" }).unwrap_err().kind(),
+            ErrorKind::TimedOut
+        );
         assert!((PATIENCE_MS..PATIENCE_MS + 2_000).contains(&(clock::now() - before)));
     }
 }

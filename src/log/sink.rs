@@ -1,14 +1,13 @@
-//! Where lines go: a file, a pipe, a socket, a terminal. Each line is one write, whole or not at all.
+//! Where lines go: a file, a pipe, a socket, a terminal. What is written at once is whole lines, or not at all.
 //!
-//! Refuses to wait for a slow reader: what does not fit is dropped and counted. The descriptor is shared by the master
-//! and its workers.
+//! Refuses to wait for a slow reader: what does not fit is the caller's to drop and count. The descriptor is shared by
+//! the master and its workers.
 
 use std::{
     fs::File,
     io::{self, Write},
     os::{fd::AsFd, unix::fs::FileTypeExt},
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
 };
 
 use crate::{settings::LogTarget, sys::fd};
@@ -17,16 +16,19 @@ use crate::{settings::LogTarget, sys::fd};
 const ATOMIC: usize = 4096;
 const CUT: &str = "…[cut]\n";
 
-/// The log's file cannot be opened.
+/// The file of a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("log.file: cannot open {}", path.display())]
+#[error("{key}: cannot open {}", path.display())]
 pub(crate) struct OpenError {
+    key: &'static str,
     path: PathBuf,
     source: io::Error,
 }
 
 #[derive(Debug)]
 pub(crate) struct Sink {
+    /// The setting that says where.
+    key: &'static str,
     output: Output,
     /// What [`reopen`](Sink::reopen) opens.
     path: Option<PathBuf>,
@@ -45,29 +47,40 @@ enum Output {
 }
 
 impl Sink {
+    /// `standard` is what `-` means.
+    ///
     /// # Errors
     /// The file cannot be opened or made.
-    pub(crate) fn open(target: &LogTarget) -> Result<Self, OpenError> {
+    pub(crate) fn open(key: &'static str, target: &LogTarget, standard: impl AsFd) -> Result<Self, OpenError> {
         let path = match target {
             LogTarget::File(path) => Some(path.clone()),
             LogTarget::Off | LogTarget::Standard => None,
         };
         let output = match target {
             LogTarget::Off => Ok(Output::Off),
-            LogTarget::Standard => io::stderr().as_fd().try_clone_to_owned().map(File::from).and_then(Output::of),
+            LogTarget::Standard => standard.as_fd().try_clone_to_owned().map(File::from).and_then(Output::of),
             LogTarget::File(path) => open(path),
         };
-        let output = output.map_err(|source| failed(path.as_deref().unwrap_or(Path::new("-")), source))?;
-        Ok(Self { output, path })
+        let failed = |source| OpenError { key, path: path.clone().unwrap_or_else(|| "-".into()), source };
+        Ok(Self { key, output: output.map_err(failed)?, path })
+    }
+
+    /// Takes lines, and throws them away.
+    pub(super) fn off(key: &'static str) -> Self {
+        Self { key, output: Output::Off, path: None }
+    }
+
+    pub(crate) fn is_off(&self) -> bool {
+        matches!(self.output, Output::Off)
     }
 
     /// Opens the path again: the old file was moved away. Standard streams stay as they are.
     ///
     /// # Errors
     /// As for [`open`](Self::open); lines still go to the old file.
-    pub(crate) fn reopen(&mut self) -> Result<(), OpenError> {
+    pub(super) fn reopen(&mut self) -> Result<(), OpenError> {
         if let Some(path) = &self.path {
-            self.output = open(path).map_err(|source| failed(path, source))?;
+            self.output = open(path).map_err(|source| OpenError { key: self.key, path: path.clone(), source })?;
         }
         Ok(())
     }
@@ -81,26 +94,50 @@ impl Sink {
     }
 
     /// Writes to a file that somebody else opened from now on.
-    pub(super) fn adopt(&mut self, file: File) {
+    pub(crate) fn adopt(&mut self, file: File) {
         self.output = Output::File(file);
     }
 
-    /// Writes one line, which ends with its only newline; a line that has to be dropped is counted.
-    pub(crate) fn write(&mut self, line: &str) {
-        if !self.put(line) {
-            super::DROPPED.fetch_add(1, Ordering::Relaxed);
+    /// Writes one line, which ends with its only newline, or says `false`.
+    pub(super) fn put(&mut self, line: &str) -> bool {
+        let cut = self.cut(line.as_bytes());
+        self.put_all(cut.as_deref().unwrap_or(line.as_bytes())).1.is_none()
+    }
+
+    /// A line that is longer than what a pipe takes in one piece, and goes to one, cut and marked.
+    pub(crate) fn cut(&self, line: &[u8]) -> Option<Vec<u8>> {
+        match &self.output {
+            Output::Pipe(_) | Output::SharedPipe(_) => cut(line),
+            Output::Off | Output::File(_) | Output::Socket(_) => None,
         }
     }
 
-    /// Writes one line, or says `false`.
-    pub(super) fn put(&mut self, line: &str) -> bool {
-        match &mut self.output {
-            Output::Off => true,
-            Output::File(file) => whole(file, line),
-            Output::Pipe(pipe) => whole(pipe, &cut(line)),
-            Output::SharedPipe(pipe) => fd::has_room(pipe.as_fd()) && whole(pipe, &cut(line)),
-            Output::Socket(socket) => fd::send(socket.as_fd(), line.as_bytes()).unwrap_or(false),
+    /// Writes lines, none of which needs a [`cut`](Self::cut), as many as go in now: the bytes that were taken, and why no more. A file
+    /// takes them all at once, and only on a full disk a part of a line; others take whole lines, a page at a time.
+    pub(crate) fn put_all(&mut self, lines: &[u8]) -> (usize, Option<io::ErrorKind>) {
+        let mut taken = 0;
+        while taken < lines.len() {
+            let rest = &lines[taken..];
+            let written = match &mut self.output {
+                Output::Off => Ok(rest.len()),
+                Output::File(file) => file.write(rest),
+                Output::Pipe(pipe) => pipe.write(page(rest)),
+                Output::SharedPipe(pipe) if fd::has_room(pipe.as_fd()) => pipe.write(page(rest)),
+                Output::SharedPipe(_) => Err(io::ErrorKind::WouldBlock.into()),
+                Output::Socket(socket) => {
+                    let page = page(rest);
+                    fd::send(socket.as_fd(), page).map(|sent| if sent { page.len() } else { 0 })
+                }
+            };
+            match written {
+                // A terminal that was held back; a signal came first.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (taken, Some(error.kind())),
+                Ok(0) => return (taken, Some(io::ErrorKind::WouldBlock)),
+                Ok(written) => taken += written,
+            }
         }
+        (taken, None)
     }
 }
 
@@ -120,32 +157,26 @@ impl Output {
     }
 }
 
-fn failed(path: &Path, source: io::Error) -> OpenError {
-    OpenError { path: path.to_owned(), source }
-}
-
 fn open(path: &Path) -> io::Result<Output> {
     Output::of(fd::append_to(path)?)
 }
 
-fn whole(file: &mut File, line: &str) -> bool {
-    loop {
-        match file.write(line.as_bytes()) {
-            Ok(written) => return written == line.len(),
-            // A terminal that was held back; a signal came first.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return false,
-        }
-    }
+/// Of some lines, the first that are together at most [`ATOMIC`] bytes; the first of all in any case.
+fn page(lines: &[u8]) -> &[u8] {
+    let end = lines.len().min(ATOMIC);
+    let ends = |lines: &[u8]| lines.iter().rposition(|byte| *byte == b'\n');
+    let last = ends(&lines[..end]).or_else(|| lines.iter().position(|byte| *byte == b'\n'));
+    last.map_or(lines, |last| &lines[..=last])
 }
 
-/// At most [`ATOMIC`] bytes, and if it was more, a mark that says so.
-fn cut(line: &str) -> std::borrow::Cow<'_, str> {
-    if line.len() <= ATOMIC {
-        return line.into();
-    }
-    let end = (0..=ATOMIC - CUT.len()).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
-    (line[..end].to_owned() + CUT).into()
+/// Of a line longer than [`ATOMIC`], as many bytes with a mark at their end.
+fn cut(line: &[u8]) -> Option<Vec<u8>> {
+    // Where a character of UTF-8 begins.
+    let begins = |at: &usize| line[*at] & 0b1100_0000 != 0b1000_0000;
+    (line.len() > ATOMIC).then(|| {
+        let end = (0..=ATOMIC - CUT.len()).rev().find(begins).unwrap_or(0);
+        [&line[..end], CUT.as_bytes()].concat()
+    })
 }
 
 #[cfg(test)]
@@ -158,7 +189,7 @@ mod tests {
     fn a_file_is_reopened_and_a_bad_path_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("log"), folder.path().join("log.1"));
-        let mut sink = Sink::open(&LogTarget::File(path.clone())).unwrap();
+        let mut sink = Sink::open("log.file", &LogTarget::File(path.clone()), io::stderr()).unwrap();
         assert!(sink.put("one\n"));
         std::fs::rename(&path, &moved).unwrap();
         assert!(sink.put("two\n"));
@@ -182,20 +213,46 @@ mod tests {
         assert!(matches!(socket, Output::Socket(_)));
         let shared = Output::SharedPipe(File::from(std::os::fd::OwnedFd::from(pipe)));
         for output in [socket, shared] {
-            let mut sink = Sink { output, path: None };
+            let mut sink = Sink { key: "log.file", output, path: None };
             let written = (0..100_000).take_while(|_| sink.put("a line that nobody reads\n")).count();
             assert!((1..100_000).contains(&written), "{written}");
         }
     }
 
+    /// What a pipe takes in one piece is whole lines, so that other writers' lines come between and never inside.
+    #[test]
+    fn many_lines_go_a_page_at_a_time_and_no_further_than_there_is_room() {
+        let (mut reader, pipe) = io::pipe().unwrap();
+        let output = Output::of(File::from(std::os::fd::OwnedFd::from(pipe))).unwrap();
+        let mut sink = Sink { key: "log.access", output, path: None };
+        let lines = (0..10_000).map(|number| format!("line {number}\n")).collect::<String>().into_bytes();
+        let (taken, why) = sink.put_all(&lines);
+        assert_eq!((why, lines[taken - 1]), (Some(io::ErrorKind::WouldBlock), b'\n'));
+        let mut read = vec![0; taken];
+        io::Read::read_exact(&mut reader, &mut read).unwrap();
+        assert_eq!(read, lines[..taken]);
+        assert_eq!(sink.put_all(&lines[taken..]), (lines.len() - taken, None));
+
+        assert_eq!(page(b"a\nb"), b"a\n");
+        let long = "x".repeat(ATOMIC) + "\n";
+        assert_eq!(page((long.clone() + "y\n").as_bytes()), long.as_bytes());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_such() {
+        let full = File::options().append(true).open("/dev/full").unwrap();
+        let mut sink = Sink { key: "log.access", output: Output::of(full).unwrap(), path: None };
+        assert_eq!(sink.put_all(b"a\n"), (0, Some(io::ErrorKind::StorageFull)));
+        assert!(!sink.put("a\n"));
+    }
+
     #[test]
     fn long_lines_are_cut_between_characters() {
-        assert_eq!(cut("short\n"), "short\n");
-        let exact = "x".repeat(ATOMIC - 1) + "\n";
-        assert_eq!(cut(&exact), exact.as_str());
+        assert_eq!(cut(b"short\n"), None);
+        assert_eq!(cut(("x".repeat(ATOMIC - 1) + "\n").as_bytes()), None);
         for lead in ["", "x"] {
             let long = lead.to_owned() + &"é".repeat(3_000) + "\n";
-            let short = cut(&long);
+            let short = String::from_utf8(cut(long.as_bytes()).unwrap()).unwrap();
             assert!(short.ends_with("é…[cut]\n") && (ATOMIC - 1..=ATOMIC).contains(&short.len()), "{}", short.len());
         }
     }

@@ -29,7 +29,7 @@ const NOTE_WORDS: usize = 20;
 /// Words of all notes of a row.
 pub(super) const WORDS: usize = NOTES * NOTE_WORDS;
 
-static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The writing end.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! Owns: which status a refusal has, how it is written, and how the OpenAPI document shows it. Refuses: telling a client
 //! what only the log should know.
 
-use std::{collections::BTreeMap, error::Error};
+use std::collections::BTreeMap;
 
 use axum::{
     Json,
@@ -21,6 +21,7 @@ use utoipa::{
 };
 
 use super::store::StoreError;
+use crate::error_chain;
 
 /// A request that was not answered as asked.
 #[derive(Debug, PartialEq)]
@@ -137,12 +138,10 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         let status = match error {
             StoreError::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
-            StoreError::Closed | StoreError::Folder { .. } | StoreError::Sqlite { .. } | StoreError::Unfit { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let reason = error.source().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(reason, "{error}; the client was answered {}", status.as_u16());
+        // The store says once that it fails; under load this line would come a thousand times.
+        tracing::debug!(reason = error_chain(&error), "a client was answered {}", status.as_u16());
         Self::of_the_store(status)
     }
 }

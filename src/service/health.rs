@@ -1,31 +1,47 @@
 //! Liveness and readiness, as probes ask for them.
 //!
-//! Owns: the four health routes. Refuses: asking a dependency about liveness; a dead database is no reason to restart.
+//! Owns: the four health routes, and asking the dependencies of `[[service.check]]`. Refuses: asking a dependency about
+//! liveness; a dead database is no reason to restart.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use axum::{Json, extract::State, http::StatusCode};
+use futures_util::future::{join, join_all};
+use http::{
+    Request, Uri,
+    header::{CONNECTION, HOST},
+};
+use http_body_util::Empty;
+use hyper::{body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::{
+    net::TcpStream,
     sync::Mutex,
     time::{Instant, timeout},
 };
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::store::Store;
-use crate::WorkerContext;
-
-/// How long the store may take to answer before it counts as unavailable, and how long its answer is believed.
-const PATIENCE: Duration = Duration::from_secs(1);
+use super::{
+    condition::{Condition, PATIENCE},
+    settings::{Check, Probe},
+    store::Store,
+};
+use crate::{WorkerContext, error_chain};
 
 #[derive(Clone)]
 struct Readiness {
     worker: WorkerContext,
     store: Store,
-    /// When the store last answered, and whether it was well. Locked while asking, so that many probes ask once.
-    last: Arc<Mutex<Option<(Instant, bool)>>>,
+    checks: Arc<[(Check, Condition)]>,
+    /// When all were last asked, and what came of it; believed for as long as one may take to answer. Locked while
+    /// asking, so that many probes ask once.
+    last: Arc<Mutex<Option<(Instant, Checked)>>>,
 }
+
+/// Each dependency by its name: whether it is well.
+type Checked = Arc<[(String, bool)]>;
 
 #[derive(Serialize, ToSchema)]
 struct Liveness {
@@ -43,14 +59,9 @@ struct Report {
     checks: Option<BTreeMap<String, &'static str>>,
 }
 
-impl Report {
-    fn new(status: &'static str, database: &'static str) -> Json<Self> {
-        Json(Self { status, checks: Some(BTreeMap::from([("database".to_owned(), database)])) })
-    }
-}
-
-pub(super) fn routes(worker: WorkerContext, store: Store) -> OpenApiRouter {
-    let readiness = Readiness { worker, store, last: Arc::default() };
+pub(super) fn routes(worker: WorkerContext, store: Store, checks: &[Check]) -> OpenApiRouter {
+    let checks = checks.iter().map(|check| (check.clone(), Condition::new(&check.name))).collect();
+    let readiness = Readiness { worker, store, checks, last: Arc::default() };
     OpenApiRouter::new()
         .routes(routes!(health))
         .routes(routes!(health_live))
@@ -85,11 +96,14 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, Json<Report>)
     if readiness.worker.is_stopping() {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(Report { status: "draining", checks: None }));
     }
-    if readiness.database_is_well().await {
-        (StatusCode::OK, Report::new("ready", "ok"))
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, Report::new("degraded", "unavailable"))
-    }
+    let checked = readiness.checked().await;
+    let (status, word) = match checked.iter().all(|(_, well)| *well) {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
+    };
+    let answer = |well| if well { "ok" } else { "unavailable" };
+    let checks = checked.iter().map(|(name, well)| (name.clone(), answer(*well))).collect();
+    (status, Json(Report { status: word, checks: Some(checks) }))
 }
 
 /// The same as /ready
@@ -102,26 +116,76 @@ async fn health_ready(readiness: State<Readiness>) -> (StatusCode, Json<Report>)
 }
 
 impl Readiness {
-    async fn database_is_well(&self) -> bool {
+    async fn checked(&self) -> Checked {
         let mut last = self.last.lock().await;
-        if let Some((asked, well)) = *last
-            && asked.elapsed() < PATIENCE
-        {
-            return well;
+        match &*last {
+            Some((asked, checked)) if asked.elapsed() < PATIENCE => Arc::clone(checked),
+            _ => {
+                let checked = self.ask().await;
+                *last = Some((Instant::now(), Arc::clone(&checked)));
+                checked
+            }
         }
-        let well = match timeout(PATIENCE, self.store.ping()).await {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(reason, "{error}; /ready answers 503 until it works again");
-                false
-            }
-            Err(_) => {
-                tracing::warn!("the store did not answer within {PATIENCE:?}; /ready answers 503 until it does");
-                false
-            }
-        };
-        *last = Some((Instant::now(), well));
-        well
     }
+
+    /// All at once: a probe waits for the slowest only.
+    async fn ask(&self) -> Checked {
+        let further = self.checks.iter().map(|(check, condition)| ask(check, condition));
+        let (pinged, further) = join(self.store.ping(), join_all(further)).await;
+        let names = self.checks.iter().map(|(check, _)| check.name.clone());
+        [("database".to_owned(), pinged.is_ok())].into_iter().chain(names.zip(further)).collect()
+    }
+}
+
+async fn ask(check: &Check, condition: &Condition) -> bool {
+    let asked = async {
+        match &check.probe {
+            Probe::Tcp(address) => connect(address).await.map(drop),
+            Probe::Http(uri) => get_status(uri).await.and_then(|status| match status.as_u16() {
+                ..400 => Ok(()),
+                _ => Err(Refused::Status(status)),
+            }),
+        }
+    };
+    match timeout(PATIENCE, asked).await.unwrap_or(Err(Refused::Late)) {
+        Ok(()) => {
+            condition.works();
+            true
+        }
+        Err(refused) => {
+            condition.failed(&error_chain(&refused));
+            false
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("no answer within {PATIENCE:?}")]
+    Late,
+    #[error("cannot connect to {address}")]
+    Connect { address: String, source: io::Error },
+    #[error("what answers is not HTTP, or ended early")]
+    Http(#[from] hyper::Error),
+    #[error("answered {0}")]
+    Status(StatusCode),
+    #[error("no request can be made of its URL")]
+    Request(#[from] http::Error),
+}
+
+async fn connect(address: &str) -> Result<TcpStream, Refused> {
+    TcpStream::connect(address).await.map_err(|source| Refused::Connect { address: address.to_owned(), source })
+}
+
+/// Of one GET on a connection of its own, which ends with it.
+async fn get_status(uri: &Uri) -> Result<StatusCode, Refused> {
+    let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
+    let stream = TokioIo::new(connect(&format!("{host}:{port}")).await?);
+    let (mut sender, connection) = http1::handshake(stream).await?;
+    let authority = uri.authority().map_or(host, |authority| authority.as_str());
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::get(path).header(HOST, authority).header(CONNECTION, "close").body(Empty::<Bytes>::new())?;
+    // The body is dropped unread, and the sender with it: both end the connection.
+    let status = async move { Ok(sender.send_request(request).await?.status()) };
+    join(status, connection).await.0
 }

@@ -1,11 +1,13 @@
 //! The `[service]` table of supervisor.toml.
 //!
-//! Owns: the keys, their defaults, what two of them mean together, and which of them do nothing yet. Refuses: reading
-//! files or the environment (the supervisor hands the table over, checked).
+//! Owns: the keys, their defaults, and what they mean together. Refuses: reading files or the environment (the
+//! supervisor hands the table over, checked).
 
-use std::{fmt, path::PathBuf};
+use std::{collections::HashSet, fmt, path::PathBuf};
 
-use serde::{Deserialize, Deserializer, de};
+use http::Uri;
+use mongodb::options::ConnectionString;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use super::{auth, cors::Origin};
 
@@ -18,7 +20,10 @@ pub struct Settings {
     /// The SQLite file; its folder is made when absent. Default `data/facts.db`.
     pub sqlite_path: PathBuf,
     /// Also `MONGODB_URI`. Default empty: none.
+    #[serde(deserialize_with = "connection_string")]
     pub mongodb_uri: Secret,
+    /// A file that holds `mongodb_uri`; also `MONGODB_URI_FILE`. Default empty: none.
+    pub mongodb_uri_file: PathBuf,
     /// Also `MONGODB_DATABASE`. Default `r3nd`.
     pub mongodb_database: String,
     /// Serve `/docs` and `/openapi.json`. Default true.
@@ -32,6 +37,7 @@ pub struct Settings {
     /// Origins of web pages that may call; `*` is every one. Default none.
     pub cors_origins: Vec<Origin>,
     /// Further dependencies that `/ready` asks. Default none.
+    #[serde(deserialize_with = "checks")]
     pub check: Vec<Check>,
 }
 
@@ -41,6 +47,7 @@ impl Default for Settings {
             store: StoreKind::Auto,
             sqlite_path: "data/facts.db".into(),
             mongodb_uri: Secret::default(),
+            mongodb_uri_file: PathBuf::new(),
             mongodb_database: "r3nd".into(),
             docs: true,
             debug: false,
@@ -56,14 +63,19 @@ impl<'de> Deserialize<'de> for Settings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Derived, as an inherent function: this is what `remote = "Self"` is for.
         let settings = Self::deserialize(deserializer)?;
+        if settings.store == StoreKind::Mongodb && settings.mongodb_uri.is_empty() {
+            return Err(D::Error::custom(
+                "store is \"mongodb\", and nothing says where that is: set mongodb_uri, or MONGODB_URI",
+            ));
+        }
         if settings.bearer_token.is_empty() {
             return Ok(settings);
         }
         if !settings.bearer_token_file.as_os_str().is_empty() {
-            return Err(de::Error::custom("bearer_token and bearer_token_file are both set: which one is it?"));
+            return Err(D::Error::custom("bearer_token and bearer_token_file are both set: which one is it?"));
         }
         if !auth::is_sendable(settings.bearer_token.expose()) {
-            return Err(de::Error::custom(format!("bearer_token {}", auth::UNSENDABLE)));
+            return Err(D::Error::custom(format!("bearer_token {}", auth::UNSENDABLE)));
         }
         Ok(settings)
     }
@@ -78,13 +90,80 @@ pub enum StoreKind {
     Mongodb,
 }
 
-/// One `[[service.check]]`: a name, and either `tcp = "host:port"` or `http = "http://…"`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The driver's own words may quote what it takes for a host or an option, and that can be half of a password.
+fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::Error> {
+    let uri = Secret::deserialize(value)?;
+    if uri.is_empty() {
+        return Ok(uri);
+    }
+    match ConnectionString::parse(&uri.0) {
+        Ok(_) => Ok(uri),
+        Err(error) if !uri.0.contains('@') => Err(D::Error::custom(format!("no connection string: {}", error.kind))),
+        Err(_) => Err(D::Error::custom(
+            "no connection string such as mongodb://user:password@host:27017/?option=value; percent-encode what user \
+             and password have of : / ? # [ ] @ %",
+        )),
+    }
+}
+
+/// One `[[service.check]]`: a further dependency that `/ready` asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
+    /// Unique, and not `database`: that is the store.
     pub name: String,
-    pub tcp: Option<String>,
-    pub http: Option<String>,
+    pub probe: Probe,
+}
+
+/// How a dependency is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// `host:port` accepts a connection.
+    Tcp(String),
+    /// A GET of this `http://…` is answered with a status below 400.
+    Http(Uri),
+}
+
+/// As written. Every entry that makes no sense is named.
+fn checks<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Check>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Written {
+        name: String,
+        tcp: Option<String>,
+        http: Option<String>,
+    }
+
+    let mut names = HashSet::from(["database".to_owned()]);
+    let (mut checks, mut wrong) = (Vec::new(), Vec::new());
+    for Written { name, tcp, http } in Vec::deserialize(list)? {
+        if name.is_empty() {
+            wrong.push("an entry has an empty name".to_owned());
+        } else if !names.insert(name.clone()) {
+            wrong.push(format!("the name \"{name}\" is taken already"));
+        }
+        match probe(tcp, http) {
+            Ok(probe) => checks.push(Check { name, probe }),
+            Err(reason) => wrong.push(format!("\"{name}\" {reason}")),
+        }
+    }
+    if wrong.is_empty() { Ok(checks) } else { Err(D::Error::custom(wrong.join("; "))) }
+}
+
+fn probe(tcp: Option<String>, http: Option<String>) -> Result<Probe, String> {
+    match (tcp, http) {
+        (Some(address), None) => match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0) => {
+                Ok(Probe::Tcp(address))
+            }
+            _ => Err(format!("wants tcp = \"host:port\", not \"{address}\"")),
+        },
+        (None, Some(url)) => match url.parse::<Uri>() {
+            Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() => Ok(Probe::Http(uri)),
+            _ => Err(format!("wants http = \"http://host/path\", not \"{url}\"; TLS is not spoken")),
+        },
+        (Some(_), Some(_)) => Err("has both tcp and http; one of them is wanted".to_owned()),
+        (None, None) => Err("has neither tcp nor http; one of them is wanted".to_owned()),
+    }
 }
 
 /// A string that never shows up in a log by way of `Debug`.
@@ -126,15 +205,6 @@ impl Settings {
             StoreKind::Auto => self.mongodb_uri.is_empty(),
         }
     }
-
-    /// One sentence for each key that was changed from its default and does nothing yet.
-    #[must_use]
-    pub fn not_yet(&self) -> Vec<&'static str> {
-        [(!self.check.is_empty(), "service.check has no effect yet: /ready asks the database only")]
-            .into_iter()
-            .filter_map(|(changed, sentence)| changed.then_some(sentence))
-            .collect()
-    }
 }
 
 #[cfg(test)]
@@ -142,10 +212,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_table_is_the_default_and_says_nothing() {
+    fn an_empty_table_is_the_default() {
         let settings: Settings = toml::from_str("").unwrap();
         assert_eq!(settings, Settings::default());
-        assert!(settings.not_yet().is_empty());
     }
 
     #[test]
@@ -155,6 +224,7 @@ mod tests {
             store = "sqlite"
             sqlite_path = "/var/lib/facts.db"
             mongodb_uri = "mongodb://u:pw@db"
+            mongodb_uri_file = "/run/secrets/uri"
             mongodb_database = "other"
             docs = false
             debug = true
@@ -163,27 +233,31 @@ mod tests {
             [[check]]
             name = "redis"
             tcp = "redis:6379"
+            [[check]]
+            name = "search"
+            http = "http://search:9200/_cluster/health?local=true"
             "#,
         )
         .unwrap();
-        let redis = Check { name: "redis".into(), tcp: Some("redis:6379".into()), http: None };
+        let redis = Check { name: "redis".into(), probe: Probe::Tcp("redis:6379".into()) };
+        let url = "http://search:9200/_cluster/health?local=true".parse().unwrap();
+        let search = Check { name: "search".into(), probe: Probe::Http(url) };
         assert_eq!(
             settings,
             Settings {
                 store: StoreKind::Sqlite,
                 sqlite_path: "/var/lib/facts.db".into(),
                 mongodb_uri: "mongodb://u:pw@db".into(),
+                mongodb_uri_file: "/run/secrets/uri".into(),
                 mongodb_database: "other".into(),
                 docs: false,
                 debug: true,
                 bearer_token: Secret::default(),
                 bearer_token_file: "/run/secrets/token".into(),
                 cors_origins: vec!["https://example.org".parse().unwrap()],
-                check: vec![redis],
+                check: vec![redis, search],
             }
         );
-        let keys: Vec<&str> = settings.not_yet().iter().filter_map(|sentence| sentence.split(' ').next()).collect();
-        assert_eq!(keys, ["service.check"]);
     }
 
     #[test]
@@ -203,6 +277,50 @@ mod tests {
     fn an_unknown_key_is_an_error() {
         let error = toml::from_str::<Settings>("sqlite_pth = \"x\"").unwrap_err();
         assert!(error.to_string().contains("sqlite_pth"), "{error}");
+    }
+
+    fn refusal(text: &str) -> String {
+        toml::from_str::<Settings>(text).unwrap_err().message().to_owned()
+    }
+
+    #[test]
+    fn every_check_that_makes_no_sense_is_named() {
+        let said = refusal(
+            r#"
+            check = [
+                { name = "both", tcp = "a:1", http = "http://a" },
+                { name = "none" },
+                { name = "fine", tcp = "[::1]:1" },
+                { name = "fine", http = "http://a/b" },
+                { name = "database", tcp = "a:1" },
+                { name = "port", tcp = "redis" },
+                { name = "tls", http = "https://a" },
+                { name = "", tcp = ":1" },
+            ]"#,
+        );
+        for part in [
+            "\"both\" has both tcp and http",
+            "\"none\" has neither",
+            "the name \"fine\" is taken already",
+            "the name \"database\" is taken already",
+            "\"port\" wants tcp = \"host:port\", not \"redis\"",
+            "\"tls\" wants http",
+            "an entry has an empty name",
+            "\"\" wants tcp",
+        ] {
+            assert!(said.contains(part), "{part} is not in: {said}");
+        }
+    }
+
+    #[test]
+    fn a_connection_string_is_checked_and_never_quoted() {
+        assert!(refusal("store = \"mongodb\"").contains("set mongodb_uri"));
+        assert!(refusal("mongodb_uri = \"postgres://db\"").contains("unsupported connection string scheme: postgres"));
+        for uri in ["mongodb://me:hu?sh@db", "mongodb://me:hu/sh@db", "mongodb://me:hu%sh@db", "mongodb://me:hush@db:x"]
+        {
+            let said = refusal(&format!("mongodb_uri = \"{uri}\""));
+            assert!(said.contains("percent-encode") && !said.contains("hu") && !said.contains("sh@"), "{said}");
+        }
     }
 
     #[test]

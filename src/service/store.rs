@@ -2,24 +2,33 @@
 //!
 //! Owns: what a fact is, its id and times, and the choice of a database. Refuses: HTTP, and anything about processes.
 
+mod mongo;
 mod sqlite;
 
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use tokio::time::timeout;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use self::sqlite::Sqlite;
+use self::{mongo::Mongo, sqlite::Sqlite};
+use super::{
+    condition::{Condition, PATIENCE},
+    settings::Settings,
+};
+use crate::error_chain;
 
 /// A fact as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Fact {
-    /// A version 7 UUID: its order is the order of creation.
+    /// A version 7 UUID: its order is the order of creation, within one worker exactly, else to the millisecond.
     #[schema(format = Uuid, example = "01a20155-6968-7621-88be-ae16c701f5b1")]
     pub(super) id: String,
     #[schema(example = "Otters hold hands")]
@@ -89,21 +98,53 @@ pub enum StoreError {
     Unfit { reason: String },
     #[error("the store could not {act}")]
     Sqlite { act: &'static str, source: rusqlite::Error },
+    /// The kind alone: the driver's whole error quotes what the server said, documents included.
+    #[error("the store could not {act}")]
+    Mongo { act: &'static str, source: Box<mongodb::error::ErrorKind> },
+    #[error("the store did not {act} within {within:?}")]
+    Late { act: &'static str, within: Duration },
     #[error("the store is closed already")]
     Closed,
     #[error("the store's thread panicked")]
     Panicked,
 }
 
-/// The databases to choose from. Cheap to clone; every clone is the same store.
+/// Cheap to clone; every clone is the same store.
 #[derive(Clone, Debug)]
-pub(super) enum Store {
+pub(super) struct Store {
+    database: Database,
+    condition: Arc<Condition>,
+}
+
+/// The databases to choose from.
+#[derive(Clone, Debug)]
+enum Database {
     Sqlite(Sqlite),
+    Mongo(Mongo),
 }
 
 impl Store {
     pub(super) async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
-        Sqlite::open(path.to_owned()).await.map(Self::Sqlite)
+        Sqlite::open(path.to_owned()).await.map(Database::Sqlite).map(Self::of)
+    }
+
+    /// Asks nothing of the database: that may well be down while we start.
+    pub(super) fn open_mongo(settings: &Settings, process: &str) -> Result<Self, StoreError> {
+        Mongo::new(settings.mongodb_uri.expose(), &settings.mongodb_database, process)
+            .map(Database::Mongo)
+            .map(Self::of)
+    }
+
+    fn of(database: Database) -> Self {
+        Self { database, condition: Arc::new(Condition::new("database")) }
+    }
+
+    fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &result {
+            Ok(_) => self.condition.works(),
+            Err(error) => self.condition.failed(&error_chain(error)),
+        }
+        result
     }
 
     pub(super) async fn insert(&self, draft: Draft) -> Result<Fact, StoreError> {
@@ -111,22 +152,26 @@ impl Store {
         let now = Millis::of(id);
         let Draft { text, source, tags } = draft;
         let fact = Fact { id: id.to_string(), text, source, tags, created_at: now, updated_at: now };
-        match self {
-            Self::Sqlite(store) => store.insert(fact).await,
-        }
+        self.noted(match &self.database {
+            Database::Sqlite(database) => database.insert(fact).await,
+            Database::Mongo(database) => database.insert(fact).await,
+        })
     }
 
     pub(super) async fn get(&self, id: String) -> Result<Option<Fact>, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.get(id).await,
-        }
+        self.noted(match &self.database {
+            Database::Sqlite(database) => database.get(id).await,
+            Database::Mongo(database) => database.get(id).await,
+        })
     }
 
     pub(super) async fn list(&self, page: Page) -> Result<Listing, StoreError> {
         let limit = page.limit as usize;
-        let mut items = match self {
-            Self::Sqlite(store) => store.list(Page { limit: page.limit + 1, ..page }).await?,
-        };
+        let page = Page { limit: page.limit + 1, ..page };
+        let mut items = self.noted(match &self.database {
+            Database::Sqlite(database) => database.list(page).await,
+            Database::Mongo(database) => database.list(page).await,
+        })?;
         let more = items.len() > limit;
         items.truncate(limit);
         let next_cursor = if more { items.last().map(|fact| fact.id.clone()) } else { None };
@@ -135,29 +180,56 @@ impl Store {
 
     /// The fact as it now is; none when there is no such id.
     pub(super) async fn replace(&self, id: String, draft: Draft) -> Result<Option<Fact>, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.replace(id, draft, Millis::now()).await,
-        }
+        self.noted(match &self.database {
+            Database::Sqlite(database) => database.replace(id, draft, Millis::now()).await,
+            Database::Mongo(database) => database.replace(id, draft, Millis::now()).await,
+        })
     }
 
     /// Whether there was such a fact.
     pub(super) async fn delete(&self, id: String) -> Result<bool, StoreError> {
-        match self {
-            Self::Sqlite(store) => store.delete(id).await,
-        }
+        self.noted(match &self.database {
+            Database::Sqlite(database) => database.delete(id).await,
+            Database::Mongo(database) => database.delete(id).await,
+        })
     }
 
     /// Asks the database for the least it can answer.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Sqlite(store) => store.ping().await,
+        let within = PATIENCE;
+        let pinged = timeout(within, async {
+            match &self.database {
+                Database::Sqlite(database) => database.ping().await,
+                Database::Mongo(database) => database.ping().await,
+            }
+        });
+        self.noted(pinged.await.unwrap_or(Err(StoreError::Late { act: "answer a ping", within })))
+    }
+
+    /// What `migrate` would do, as a sentence; none when all is done. A SQLite file was seen to when it was opened.
+    pub(super) async fn missing(&self) -> Result<Option<String>, StoreError> {
+        match &self.database {
+            Database::Sqlite(_) => Ok(None),
+            Database::Mongo(database) => database.missing().await,
         }
     }
 
     /// Waits for what is under way, then lets go of the database. Later calls fail with [`StoreError::Closed`].
     pub(super) async fn close(&self) {
-        match self {
-            Self::Sqlite(store) => store.close().await,
+        match &self.database {
+            Database::Sqlite(database) => database.close().await,
+            Database::Mongo(database) => database.close().await,
         }
     }
+}
+
+/// Makes the database ready for workers; a line for each thing that was done. May run in several places at once.
+///
+/// # Errors
+/// The database's.
+pub(super) async fn migrate(settings: &Settings, path: PathBuf, process: &str) -> Result<Vec<String>, StoreError> {
+    if settings.wants_sqlite() {
+        return Sqlite::migrate(path).await;
+    }
+    Mongo::new(settings.mongodb_uri.expose(), &settings.mongodb_database, process)?.migrate().await
 }

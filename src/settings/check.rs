@@ -1,18 +1,14 @@
 //! What two keys mean together, and what this machine makes of one: accounts, folders, rights.
 //!
-//! Owns: cross-field sense, warnings, the list of what is not yet in effect. Refuses: the reading of a single value.
+//! Owns: cross-field sense, warnings. Refuses: the reading of a single value.
 
 use std::{
     collections::{BTreeMap, HashSet},
     path::Path,
 };
 
-use super::{Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, Problem, Resolved, Settings, User, show};
+use super::{Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, Problem, Resolved, Settings, User};
 use crate::sys::host;
-
-/// Keys that are read and checked and do nothing more. A value that differs from the default earns a warning.
-pub(super) const NOT_YET: &[&str] =
-    &["server.proxy_protocol", "http.forwarded_allow_ips", "log.access", "log.access_exclude", "log.access_format"];
 
 /// Looks up `process.user`, `process.group` and `server.unix_owner` and puts them in place.
 pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry>) -> Vec<Problem> {
@@ -162,13 +158,6 @@ pub(super) fn warnings(resolved: &Resolved) -> Vec<String> {
     };
     if settings.workers.max_requests_jitter > 0 && settings.workers.max_requests == 0 {
         warn("workers.max_requests_jitter", "does nothing while workers.max_requests is 0");
-    }
-    let usual = show::flat(&Settings::defaults(settings.workers.count, settings.folder.clone()));
-    let present = show::flat(settings);
-    for key in NOT_YET {
-        if present.get(*key) != usual.get(*key) {
-            warn(key, "not yet in effect; the value is checked and does nothing more");
-        }
     }
     warnings
 }

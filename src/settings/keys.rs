@@ -3,7 +3,7 @@
 //! Owns: which key takes what, and its range. Refuses: defaults (`Settings::default`), units and words (`value`).
 
 use super::{
-    LogFormat, ProxyProtocol, Settings,
+    AccessFormat, LogFormat, ProxyProtocol, Settings,
     value::{Input, Reading},
 };
 
@@ -74,7 +74,7 @@ pub(super) const KEYS: &[Key] = &[
     key("log.file", |s, v| put(&mut s.log.file, v.log_target())),
     key("log.access", |s, v| put(&mut s.log.access, v.log_target())),
     key("log.access_exclude", |s, v| put(&mut s.log.access_exclude, v.routes())),
-    key("log.access_format", |s, v| put(&mut s.log.access_format, v.string())),
+    key("log.access_format", |s, v| put(&mut s.log.access_format, AccessFormat::parse(&v.string()?))),
     key("control.socket", |s, v| put(&mut s.control.socket, v.control_socket())),
     key("process.name", |s, v| match v.string()? {
         // The name is also that of the control socket's file.

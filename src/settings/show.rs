@@ -112,7 +112,8 @@ fn redacted(key: &str, value: Value) -> Value {
 }
 
 /// `scheme://user:password@host` becomes `scheme://***@host`, wherever it stands. It errs on hiding: a password with an
-/// unescaped `/` in it is hidden as well.
+/// unescaped `/` in it is hidden as well. So are options behind a `?` that sound like a secret: database drivers take a
+/// key's password or a session token there.
 pub(super) fn without_userinfo(text: &str) -> String {
     let mut masked = String::new();
     let mut rest = text;
@@ -124,13 +125,22 @@ pub(super) fn without_userinfo(text: &str) -> String {
         match rest[start..end].rfind('@') {
             Some(at) => {
                 masked.push_str("***");
-                masked.push_str(&rest[start + at..end]);
+                masked.push_str(&without_secret_options(&rest[start + at..end]));
             }
-            None => masked.push_str(&rest[start..end]),
+            None => masked.push_str(&without_secret_options(&rest[start..end])),
         }
         rest = &rest[end..];
     }
     masked + rest
+}
+
+fn without_secret_options(uri: &str) -> String {
+    let Some((place, options)) = uri.split_once('?') else { return uri.to_owned() };
+    let shown = options.split('&').map(|option| match option.split_once('=') {
+        Some((name, value)) if is_secret(name) || is_secret(value) => format!("{name}=***"),
+        _ => option.to_owned(),
+    });
+    format!("{place}?{}", shown.collect::<Vec<_>>().join("&"))
 }
 
 impl fmt::Display for Bind {

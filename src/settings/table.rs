@@ -6,6 +6,7 @@ use std::{
     any::{Any, TypeId},
     collections::{BTreeMap, HashMap, HashSet},
     fmt, fs,
+    path::Path,
     sync::Arc,
 };
 
@@ -24,6 +25,7 @@ pub struct TableSpec {
     type_id: TypeId,
     parse: fn(Value) -> Result<Parsed, Mistake>,
     pub(super) aliases: Vec<Alias>,
+    files: Vec<(&'static str, &'static str)>,
 }
 
 impl fmt::Debug for TableSpec {
@@ -36,18 +38,6 @@ impl fmt::Debug for TableSpec {
 pub(super) struct Alias {
     pub name: &'static str,
     pub key: &'static str,
-    /// The variable names a file that holds the value.
-    file: bool,
-}
-
-impl Alias {
-    pub(super) fn read(&self, text: &str) -> Result<String, String> {
-        if !self.file {
-            return Ok(text.to_owned());
-        }
-        let content = fs::read_to_string(text).map_err(|error| format!("{text} cannot be read: {error}"))?;
-        Ok(content.trim().to_owned())
-    }
 }
 
 /// What serde found wrong, and the way to it within the table.
@@ -75,21 +65,35 @@ impl TableSpec {
             !keys::SECTIONS.contains(&name) && name != keys::PROGRAM && !name.contains('.'),
             "the app's table [{name}] needs another name: this one belongs to the supervisor"
         );
-        Self { name, type_id: TypeId::of::<T>(), parse: parse::<T>, aliases: Vec::new() }
+        Self { name, type_id: TypeId::of::<T>(), parse: parse::<T>, aliases: Vec::new(), files: Vec::new() }
     }
 
     /// A well-known environment name for `key`; it stands above the file and below `OXICORN_*`. Empty is unset.
     #[must_use]
     pub fn env(mut self, variable: &'static str, key: &'static str) -> Self {
-        self.aliases.push(Alias { name: variable, key, file: false });
+        self.aliases.push(Alias { name: variable, key });
         self
     }
 
-    /// As [`env`](Self::env), for a variable that names a file with the value in it, as secrets are mounted.
+    /// The key `holder` names a file with the value of `key` in it, as secrets are mounted; blanks around it are cut. It
+    /// is read by the master, with the master's rights, and counts as if `key` had been set where `holder` was. Both are
+    /// keys of `T`.
     #[must_use]
-    pub fn env_file(mut self, variable: &'static str, key: &'static str) -> Self {
-        self.aliases.push(Alias { name: variable, key, file: true });
+    pub fn file(mut self, holder: &'static str, key: &'static str) -> Self {
+        self.files.push((holder, key));
         self
+    }
+
+    /// When `path` is the key of a file that holds another's value: that other key, and the value.
+    pub(super) fn held(&self, path: &str, entry: &Entry, base: &Path) -> Option<(String, Result<Entry, String>)> {
+        let holder = path.strip_prefix(self.name)?.strip_prefix('.')?;
+        let (_, key) = self.files.iter().find(|(known, _)| *known == holder)?;
+        let file = entry.value.as_str().filter(|file| !file.is_empty())?;
+        let read = match fs::read_to_string(base.join(file)) {
+            Ok(text) => Ok(Entry { value: Value::String(text.trim().to_owned()), origin: entry.origin.clone() }),
+            Err(error) => Err(format!("{file} cannot be read: {error}")),
+        };
+        Some((format!("{}.{key}", self.name), read))
     }
 
     pub(super) fn type_id(&self) -> TypeId {
@@ -144,7 +148,9 @@ impl TableSpec {
             }
             sound = false;
             let missing = missing_field(&mistake.message).map(|field| join(&mistake.path, field));
-            if !missing.is_some_and(|missing| removed.contains(&missing)) {
+            // Nor can the whole be judged while a part of it is put aside.
+            let of_the_whole = mistake.steps.is_empty() && !removed.is_empty();
+            if !missing.is_some_and(|missing| removed.contains(&missing)) && !of_the_whole {
                 problems.push(self.problem(&mistake.path, &top, &message, &origins, file));
             }
             // Without a key to put aside nothing more can be found.

@@ -1,7 +1,8 @@
 //! The heartbeat: a promise of when the next one comes, made by the loop that serves.
 //!
 //! Owns: its rhythm, and that of looking after the siblings. A loop that turns under traffic promises 50 ms; one that has
-//! nothing to do promises 300 ms and wakes four times a second. Refuses: judging lateness (`rescue`, the master).
+//! nothing to do promises 300 ms and wakes four times a second. Each turn also writes the lines of the access log that
+//! wait: no timer of its own wakes an idle worker. Refuses: judging lateness (`rescue`, the master).
 
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ where
     let mut seen = row.activity();
     let mut quiet = QUIET_TICKS;
     loop {
+        if let Some(access) = &shared.access {
+            access.flush();
+        }
         let wary = watch.turn(|| promise(row, BUSY_PROMISE_MS)).await;
         let activity = row.activity();
         quiet = if activity == seen { quiet.saturating_add(1) } else { 0 };

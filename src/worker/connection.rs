@@ -11,6 +11,7 @@ mod activity;
 mod body;
 mod exchange;
 mod greeting;
+mod introduction;
 mod refusal;
 mod tls;
 mod wire;
@@ -41,6 +42,8 @@ pub(crate) use self::exchange::{Answer, BoxError, Serve};
 use self::{
     activity::{Activity, Overdue},
     greeting::Greeting,
+    introduction::{Introduction, introduce},
+    tls::{Handshake, shake_hands},
     wire::Wire,
 };
 use super::{
@@ -48,7 +51,7 @@ use super::{
     scanner::Refusal,
     shared::{Open, Shared},
 };
-use crate::{ClientCertificate, sys::clock};
+use crate::{ClientCertificate, client::Client, sys::clock};
 
 /// Between deciding that a connection may close and closing it the event loop turns once: what had already arrived is
 /// then served.
@@ -72,6 +75,8 @@ const HTTP2_PONG: Duration = Duration::from_secs(20);
 struct Connection {
     shared: &'static Shared,
     peer: Peer,
+    /// As far as the connection itself and its PROXY header tell.
+    client: Client,
     /// Of the client, where `tls.client_ca` asks for one.
     certificate: Option<ClientCertificate>,
     activity: Activity,
@@ -107,6 +112,14 @@ impl Connection {
             let _ = timeout(2 * wire::LINGER, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
         }
     }
+
+    /// Gives a request that was refused before there was an exchange its line in the access log. `head` is what arrived.
+    fn log_refused(&self, refusal: Refusal, head: &[u8]) {
+        if let Some(access) = &self.shared.access {
+            let (status, bytes) = (refusal::status(refusal), refusal::body(refusal).len() as u64);
+            access.refused(self.client.address(), head, status, bytes, self.activity.head_took());
+        }
+    }
 }
 
 /// Serves one connection to its end; it counts as open as long as `open` lives.
@@ -116,47 +129,54 @@ where
     S: Serve<B>,
     B: Answer,
 {
-    let accepted = Instant::now();
-    let activity = Activity::new();
-    // The place of the PROXY header: it changes whom the app takes for its client, and has `header_timeout` from accept.
-    let connection = |certificate| {
-        Arc::new(Connection {
-            shared,
-            peer,
-            certificate,
-            activity,
-            refusal: OnceLock::new(),
-            upgraded: AtomicBool::new(false),
-            declined: Mutex::new(None),
-        })
+    let mut connection = Connection {
+        shared,
+        peer,
+        client: Client::of_peer(peer.remote),
+        certificate: None,
+        activity: Activity::new(),
+        refusal: OnceLock::new(),
+        upgraded: AtomicBool::new(false),
+        declined: Mutex::new(None),
     };
-    match &shared.tls {
-        None => http(stream, connection(None), open, app).await,
-        // In boxes, or connections without TLS would have to be as large as those with it.
-        Some(config) => {
-            if let Some(stream) = Box::pin(tls::shake_hands(stream, config, peer, accepted, shared)).await {
-                let certificate = tls::shown(&stream);
-                Box::pin(http(stream, connection(certificate), open, app)).await;
-            }
-        }
+    let mut sleep = pin!(sleep(Duration::ZERO));
+    let mut timer = Timer::new(sleep.as_mut());
+    let stream = match introduce(stream, &mut connection, &mut timer).await {
+        Introduction::Done(stream) => stream,
+        Introduction::Refused(stream, refusal) => return dismiss(stream, refusal, connection, open).await,
+        Introduction::Over => return,
+    };
+    let Some(config) = &shared.tls else { return http(stream, connection, &mut timer, open, app).await };
+    // In boxes, or connections without TLS would have to be as large as those with it.
+    match Box::pin(shake_hands(stream, config, &mut connection, &mut timer)).await {
+        Handshake::Done(stream) => Box::pin(http(stream, connection, &mut timer, open, app)).await,
+        Handshake::Refused(stream, refusal) => dismiss(stream, refusal, connection, open).await,
+        Handshake::Over => {}
     }
 }
 
+/// Says why, instead of HTTP.
+async fn dismiss<T>(stream: T, refusal: Refusal, connection: Connection, open: Open)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.refuse(refusal);
+    let mut wire = Wire::http1(stream, Vec::new(), Arc::new(connection), open);
+    // Nobody is left to be told of an error.
+    let _ = poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
+}
+
 /// Speaks HTTP on a stream to its end.
-async fn http<T, S, B>(mut stream: T, connection: Arc<Connection>, open: Open, app: S)
+async fn http<T, S, B>(mut stream: T, connection: Connection, timer: &mut Timer<'_>, open: Open, app: S)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve<B>,
     B: Answer,
 {
     let shared = connection.shared;
-    let mut sleep = pin!(sleep(Duration::ZERO));
-    let mut timer = Timer::new(sleep.as_mut());
-    let greeting = if shared.http.http2 {
-        greeting::read(&mut stream, &connection, &mut timer).await
-    } else {
-        Greeting::default()
-    };
+    let connection = Arc::new(connection);
+    let greeting =
+        if shared.http.http2 { greeting::read(&mut stream, &connection, timer).await } else { Greeting::default() };
     let service = {
         let connection = Arc::clone(&connection);
         service_fn(move |request| exchange::answer(request, app.clone(), Arc::clone(&connection)))
@@ -165,11 +185,11 @@ where
         let wire = Wire::http2(stream, greeting.bytes, Arc::clone(&connection), open);
         let serving = http2(shared).serve_connection(wire, service);
         // In a box: few connections are of its kind, and each would have room for it.
-        Box::pin(live(serving, connection, &mut timer)).await;
+        Box::pin(live(serving, connection, timer)).await;
     } else {
         let wire = Wire::http1(stream, greeting.bytes, Arc::clone(&connection), open);
         let serving = http1(shared).serve_connection(wire, service).with_upgrades();
-        live(serving, Arc::clone(&connection), &mut timer).await;
+        live(serving, Arc::clone(&connection), timer).await;
         connection.close_if_declined().await;
     }
 }

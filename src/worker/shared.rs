@@ -14,12 +14,14 @@ use std::{
 use rustls::ServerConfig;
 use tokio::sync::{Notify, watch};
 
-use super::{accept::Peer, scanner::Refusal, throttle::Throttle};
+use super::{
+    accept::Peer, access_log::AccessLog, forwarded::Trust, request_id::RequestIds, scanner::Refusal, throttle::Throttle,
+};
 use crate::{
     channel::ToMaster,
     listener::Listeners,
     scoreboard::{Notepad, Row, Scoreboard},
-    settings::{Http, Settings},
+    settings::{Http, ProxyProtocol, Settings},
 };
 
 #[derive(Debug)]
@@ -29,6 +31,11 @@ pub(super) struct Shared {
     pub(super) listeners: Listeners,
     pub(super) notepad: Notepad,
     pub(super) http: Http,
+    /// `None` where it is off.
+    pub(super) access: Option<AccessLog>,
+    pub(super) request_ids: RequestIds,
+    pub(super) proxy_protocol: ProxyProtocol,
+    pub(super) trust: Trust,
     /// `None` without TLS.
     pub(super) tls: Option<Arc<ServerConfig>>,
     channel: Arc<OwnedFd>,
@@ -62,6 +69,7 @@ impl Shared {
         listeners: Listeners,
         channel: Arc<OwnedFd>,
         settings: &Settings,
+        access: Option<AccessLog>,
     ) -> &'static Self {
         Box::leak(Box::new(Self {
             row,
@@ -69,6 +77,10 @@ impl Shared {
             scoreboard,
             listeners,
             http: settings.http.clone(),
+            proxy_protocol: settings.server.proxy_protocol,
+            trust: Trust::new(&settings.http.forwarded_allow_ips),
+            access,
+            request_ids: RequestIds::new(),
             tls: settings.tls.material.as_ref().map(|material| Arc::clone(&material.config)),
             channel,
             stopping: watch::Sender::new(false),

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,6 +12,8 @@ use std::{
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
+
+use socket2::{Domain, Socket, Type};
 
 use super::harness::PATIENCE;
 
@@ -86,6 +88,12 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) 
     [head.as_bytes(), b"\r\n", body].concat()
 }
 
+/// As [`request`], with a JSON body and the connection's end after it.
+pub fn json_request(method: &str, path: &str, body: &serde_json::Value) -> Vec<u8> {
+    let headers = [("Content-Type", "application/json"), ("Connection", "close")];
+    request(method, path, &headers, body.to_string().as_bytes())
+}
+
 /// One request on a connection of its own; panics when it is lost.
 pub fn get(address: SocketAddr, path: &str) -> Response {
     Connection::open(address)
@@ -104,6 +112,17 @@ impl Connection {
         let stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|error| classify(&error, false))?;
         stream.set_nodelay(true).map_err(|error| classify(&error, false))?;
         let connection = Self { stream, unread: Vec::new() };
+        connection.patience(Duration::from_secs(30));
+        Ok(connection)
+    }
+
+    /// As `open`, from this address: all of 127.0.0.0/8 is ours.
+    pub fn open_from(source: IpAddr, address: SocketAddr) -> Result<Self, Failure> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this machine");
+        socket.connect_timeout(&address.into(), PATIENCE).map_err(|error| classify(&error, false))?;
+        let connection = Self { stream: socket.into(), unread: Vec::new() };
+        connection.stream.set_nodelay(true).map_err(|error| classify(&error, false))?;
         connection.patience(Duration::from_secs(30));
         Ok(connection)
     }

@@ -46,6 +46,7 @@ pub mod events {
     pub const GAVE_UP: &str = "boot_gave_up";
     pub const IGNORED_SIGNAL: &str = "ignored_signal";
     pub const LOGS_REOPENED: &str = "logs_reopened";
+    pub const ACCESS_LINES_DROPPED: &str = "access_lines_dropped";
 
     /// Of `listening`: the address as bound.
     pub const ADDRESS_FIELD: &str = "address";
@@ -246,7 +247,7 @@ impl Launch {
         sections.iter().map(|(section, keys)| format!("[{section}]\n{keys}\n")).collect()
     }
 
-    fn command(&self) -> Command {
+    fn command(&self, arguments: &[String]) -> Command {
         let fill = |text: &str| text.replace("{dir}", &self.dir.path().to_string_lossy());
         fs::write(self.path("supervisor.toml"), fill(&self.settings_text())).expect("the settings are written");
         let mut command = match self.wrapper.split_first() {
@@ -258,7 +259,7 @@ impl Launch {
             None => Command::new(&self.program),
         };
         command
-            .args(self.arguments.iter().map(|argument| fill(argument)))
+            .args(arguments.iter().map(|argument| fill(argument)))
             .current_dir(self.dir.path())
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, fill(value))))
@@ -270,7 +271,7 @@ impl Launch {
     /// Starts it and returns at once.
     pub fn start(self) -> Supervisor {
         let create = |name: &str| File::create(self.path(name)).expect("a file in our own folder");
-        let mut command = self.command();
+        let mut command = self.command(&self.arguments);
         command.stdout(create("stdout.log")).stderr(create("stderr.log"));
         let child = command.spawn().expect("the program starts");
         let log = self.path(self.log_file.as_deref().unwrap_or("stderr.log"));
@@ -296,8 +297,15 @@ impl Launch {
 
     /// For commands that should end by themselves: exit code and both outputs.
     pub fn run(&self) -> Output {
+        self.run_with(&[])
+    }
+
+    /// [`run`](Self::run), with these arguments as well.
+    pub fn run_with(&self, arguments: &[&str]) -> Output {
+        let arguments: Vec<_> =
+            self.arguments.iter().cloned().chain(arguments.iter().map(|&argument| argument.to_owned())).collect();
         let create = |name: &str| File::create(self.path(name)).expect("a file in our own folder");
-        let mut command = self.command();
+        let mut command = self.command(&arguments);
         let mut child =
             command.stdout(create("run.out")).stderr(create("run.err")).spawn().expect("the program starts");
         let deadline = Instant::now() + PATIENCE;
@@ -315,7 +323,7 @@ impl Launch {
         let (stdout, stderr) = (read("run.out"), read("run.err"));
         let Some(status) = status else {
             let _ = child.wait();
-            panic!("{:?} did not end within {PATIENCE:?}:\n{}", self.arguments, String::from_utf8_lossy(&stderr));
+            panic!("{arguments:?} did not end within {PATIENCE:?}:\n{}", String::from_utf8_lossy(&stderr));
         };
         Output { status, stdout, stderr }
     }

@@ -1,15 +1,19 @@
 //! What every black-box test shares: the supervisor as a child process, a client that never retries, and `/proc`.
 //!
-//! Owns: starting, watching and ending the real binary. Refuses: anything of the crate's inside; no test imports `oxicorn`.
+//! Owns: starting, watching and ending the real binary, and the database beside it. Refuses: anything of the crate's inside; no test imports `oxicorn`.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file is a crate of its own and uses a part")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
 mod client;
+mod dependency;
 mod harness;
+mod mongod;
 mod proc;
 
-pub use client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, request};
+pub use client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, json_request, request};
+pub use dependency::Dependency;
 pub use harness::{Launch, Log, PATIENCE, Supervisor, build_example, events, eventually, field, free_port};
+pub use mongod::Mongod;
 pub use nix::sys::signal::Signal;
 pub use proc::Process;
 

@@ -2,7 +2,10 @@
 //!
 //! Owns: every fault a factory or an app may show. Refuses: being an example to start from (see `examples/`).
 
-use std::{error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -99,6 +102,9 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
                 Json(serde_json::json!({ "set": std::env::var_os(name).is_some() }))
             }),
         )
+        .route("/request_id", get(async |headers: axum::http::HeaderMap| format!("{:?}", headers.get("x-request-id"))))
+        .route("/drip", get(async || axum::body::Body::from_stream(drips())))
+        .route("/client", get(who))
         .route("/certificate", get(certificate))
         .route("/panic", get(panicking))
         .route("/exit/{code}", get(exiting));
@@ -114,6 +120,23 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
 async fn certificate(request: Request) -> String {
     let shown = request.extensions().get::<oxicorn::ClientCertificate>();
     shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{} {}", shown.subject(), shown.der().len()))
+}
+
+/// What the app is told of its client, and which forwarding headers reached it.
+async fn who(request: Request) -> Result<Json<serde_json::Value>, &'static str> {
+    let client = request.extensions().get::<oxicorn::Client>().ok_or("no client")?;
+    let names = request.headers().keys().map(ToString::to_string);
+    let forwarding: Vec<_> = names.filter(|name| name.contains("forwarded")).collect();
+    Ok(Json(serde_json::json!({
+        "pid": std::process::id(),
+        "address": client.address(),
+        "port": client.port(),
+        "scheme": client.scheme(),
+        "host": client.host(),
+        "peer": client.peer(),
+        "tls": client.is_tls(),
+        "forwarding": forwarding,
+    })))
 }
 
 /// Switches to a protocol in which everything comes back, and which says so once when `goodbye` completes.
@@ -143,6 +166,14 @@ async fn upgraded(mut request: Request, goodbye: impl Future<Output = ()> + Send
         let _ = writer.shutdown().await;
     });
     (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "echo")]).into_response()
+}
+
+/// A body without an end: five bytes, and five more a little later.
+fn drips() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>> {
+    futures_util::stream::unfold((), async |()| {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Some((Ok("drip\n"), ()))
+    })
 }
 
 async fn panicking() -> &'static str {

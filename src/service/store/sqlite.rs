@@ -74,9 +74,7 @@ impl Sqlite {
     pub(super) async fn open(path: PathBuf) -> Result<Self, StoreError> {
         let (writer, reader) = spawn_blocking(move || {
             make_folder(&path)?;
-            let mut writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
-                .map_err(|source| StoreError::Sqlite { act: "open the file", source })?;
-            prepare_patiently(&mut writer)?;
+            let (writer, _) = create(&path)?;
             let reader = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)
                 .and_then(|reader| reader.pragma_update(None, "query_only", true).map(|()| reader))
                 .map_err(|source| StoreError::Sqlite { act: "open the file for reading", source })?;
@@ -85,6 +83,18 @@ impl Sqlite {
         .await
         .unwrap_or(Err(StoreError::Panicked))?;
         Ok(Self { writer: handle(writer), reader: handle(reader) })
+    }
+
+    /// What [`open`](Self::open) does as well; a line if there was something to do.
+    pub(super) async fn migrate(path: PathBuf) -> Result<Vec<String>, StoreError> {
+        spawn_blocking(move || {
+            make_folder(&path)?;
+            let (_, created) = create(&path)?;
+            let line = || format!("created the tables of {}, version {SCHEMA_VERSION}", path.display());
+            Ok(created.then(line).into_iter().collect())
+        })
+        .await
+        .unwrap_or(Err(StoreError::Panicked))
     }
 
     pub(super) async fn insert(&self, fact: Fact) -> Result<Fact, StoreError> {
@@ -221,9 +231,17 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// The connection that writes, and whether the tables are new.
+fn create(path: &Path) -> Result<(Connection, bool), StoreError> {
+    let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
+        .map_err(|source| StoreError::Sqlite { act: "open the file", source })?;
+    let created = prepare_patiently(&mut writer)?;
+    Ok((writer, created))
+}
+
 /// Workers start together: one enters WAL and creates the tables, the others meet locks that SQLite reports at once,
 /// whatever the busy handler says.
-fn prepare_patiently(connection: &mut Connection) -> Result<(), StoreError> {
+fn prepare_patiently(connection: &mut Connection) -> Result<bool, StoreError> {
     let deadline = Instant::now() + OPEN_PATIENCE;
     loop {
         match prepare(connection) {
@@ -235,7 +253,8 @@ fn prepare_patiently(connection: &mut Connection) -> Result<(), StoreError> {
     }
 }
 
-fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
+/// Whether there was anything to create.
+fn prepare(connection: &mut Connection) -> Result<bool, StoreError> {
     let enter_wal = |source| StoreError::Sqlite { act: "enter write-ahead logging", source };
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(enter_wal)?;
@@ -248,8 +267,8 @@ fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     let create = |source| StoreError::Sqlite { act: "create its tables", source };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(create)?;
     match transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(create)? {
-        0 => transaction.execute_batch(SCHEMA).and_then(|()| transaction.commit()).map_err(create),
-        SCHEMA_VERSION => Ok(()),
+        0 => transaction.execute_batch(SCHEMA).and_then(|()| transaction.commit()).map(|()| true).map_err(create),
+        SCHEMA_VERSION => Ok(false),
         version => {
             let reason =
                 format!("its schema has version {version}, and this program knows version {SCHEMA_VERSION} only");

@@ -113,6 +113,12 @@ impl Activity {
         }
     }
 
+    /// How long the head that is arriving has been; zero for one that came at once.
+    pub(super) fn head_took(&self) -> Duration {
+        let since = self.head_since.load(Relaxed);
+        Duration::from_millis(clock::coarse().saturating_sub(since))
+    }
+
     /// A request is with the app, or an answer under way.
     pub(super) fn busy(&self) -> bool {
         self.busy.load(Relaxed) > 0

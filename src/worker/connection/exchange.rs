@@ -1,7 +1,7 @@
 //! One request and its answer.
 //!
-//! Owns: the counting of requests, `http.metrics_path`, `http.limit_concurrency`, `http.request_timeout`, the app's panics,
-//! the limits of an HTTP/2 request, and `Connection: close` while the worker drains. Refuses: when a connection ends
+//! Owns: the counting of requests, their ids, `http.metrics_path`, `http.limit_concurrency`, `http.request_timeout`, the
+//! app's panics, the limits of an HTTP/2 request, and `Connection: close` while the worker drains. Refuses: when a connection ends
 //! (`connection`), bytes (`wire`), and the body's faults (`body`) but for answering them.
 
 use std::{
@@ -27,9 +27,9 @@ use super::{Body, Connection, refusal};
 use crate::{
     channel::ToMaster,
     metrics,
-    scoreboard::Place,
+    scoreboard::{Place, X_REQUEST_ID},
     sys::clock,
-    worker::{scanner::Refusal, shared::Shared},
+    worker::{access_log::Recorded, forwarded, scanner::Refusal, shared::Shared},
 };
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -59,12 +59,16 @@ pub(super) fn answer<S, B>(
     mut request: Request<Incoming>,
     app: S,
     connection: Arc<Connection>,
-) -> impl Future<Output = Result<Response<Reply<B>>, BoxError>> + Send + 'static
+) -> impl Future<Output = Result<Response<Recorded<Reply<B>>>, BoxError>> + Send + 'static
 where
     S: Serve<B>,
     B: Answer,
 {
     let shared = connection.shared;
+    let id = shared.request_ids.settle(request.headers_mut());
+    let client = forwarded::client(&mut request, &connection.client, &shared.trust);
+    let mut record = shared.access.as_ref().and_then(|log| log.begin(client.address(), &request));
+    request.extensions_mut().insert(client);
     let http1 = request.version() < Version::HTTP_2;
     let offer = request.extensions().get::<OnUpgrade>().filter(|_| http1);
     let offer = offer.map(|offer| (offer.clone(), Arc::clone(&connection)));
@@ -104,7 +108,11 @@ where
         {
             *connection.declined.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer);
         }
-        Ok(response)
+        response.headers_mut().entry(&X_REQUEST_ID).or_insert(id);
+        if let Some(record) = &mut record {
+            record.answered(&response);
+        }
+        Ok(response.map(|reply| Recorded::new(reply, record)))
     }
 }
 

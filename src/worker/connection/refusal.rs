@@ -24,7 +24,7 @@ pub(super) const TOO_SLOW: Refusal =
     Refusal { status: 504, reason: "The request was not answered within request_timeout" };
 pub(super) const FAILED: Refusal = Refusal { status: 500, reason: "The request failed inside the server" };
 
-fn body(refusal: Refusal) -> String {
+pub(super) fn body(refusal: Refusal) -> String {
     let kind = match refusal.status {
         400 => "bad_request",
         408 => "request_timeout",
@@ -40,7 +40,7 @@ fn body(refusal: Refusal) -> String {
     serde_json::json!({ "error": refusal.reason, "type": kind, "details": [] }).to_string()
 }
 
-fn status(refusal: Refusal) -> StatusCode {
+pub(super) fn status(refusal: Refusal) -> StatusCode {
     StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 

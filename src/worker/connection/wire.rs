@@ -238,7 +238,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Wire<T> {
             return this.stream().poll_shutdown(cx);
         }
         if let Some(refusal) = this.connection.refusal.get() {
-            let farewell = this.farewell.get_or_insert_with(|| io::Cursor::new(refusal::message(*refusal)));
+            let (connection, input) = (&this.connection, &this.input);
+            let farewell = this.farewell.get_or_insert_with(|| {
+                connection.log_refused(*refusal, &input.held);
+                io::Cursor::new(refusal::message(*refusal))
+            });
             while farewell.has_remaining() {
                 let written = Pin::new(&mut this.inner).poll_write(cx, farewell.chunk());
                 this.connection.activity.blocks(written.is_pending());

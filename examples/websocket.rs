@@ -1,0 +1,51 @@
+//! Web sockets: an echo for each client, and a goodbye to all when the worker goes.
+//!
+//! `cargo run --example websocket`, then `websocat ws://127.0.0.1:8000/echo`. A reload, a recycle or a stop closes it with
+//! code 1001; a client that connects again reaches the next worker.
+
+use std::{convert::Infallible, pin::pin, process::ExitCode};
+
+use axum::{
+    Router,
+    extract::{
+        State,
+        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code},
+    },
+    response::Response,
+    routing::get,
+};
+use oxicorn::WorkerContext;
+use tokio::select;
+
+fn main() -> ExitCode {
+    oxicorn::main(factory)
+}
+
+async fn factory(worker: WorkerContext) -> Result<Router, Infallible> {
+    Ok(Router::new().route("/echo", get(upgrade)).with_state(worker))
+}
+
+async fn upgrade(State(worker): State<WorkerContext>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(move |socket| echo(socket, worker))
+}
+
+async fn echo(mut socket: WebSocket, worker: WorkerContext) {
+    let mut draining = pin!(worker.draining());
+    loop {
+        let answer = select! {
+            heard = socket.recv() => match heard {
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => message,
+                Some(Ok(_)) => continue, // pings are answered already
+                Some(Err(_)) | None => return,
+            },
+            () = &mut draining => {
+                let frame = CloseFrame { code: close_code::AWAY, reason: "this worker goes; connect again".into() };
+                Message::Close(Some(frame))
+            }
+        };
+        let last = matches!(answer, Message::Close(_));
+        if socket.send(answer).await.is_err() || last {
+            return;
+        }
+    }
+}

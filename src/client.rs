@@ -1,0 +1,104 @@
+//! Who sent a request, as the app may know it.
+//!
+//! Owns: the answer of every request's [`Client`] extension. Refuses: whom to believe (`worker::forwarded`).
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderValue, uri::Authority};
+
+/// Who sent a request, and what for: an extension of every request.
+///
+/// Behind proxies in `http.forwarded_allow_ips` it is what they say: in a PROXY header, then in `X-Forwarded-For`,
+/// `-Proto`, `-Host` and `-Port`, or else in `Forwarded` (RFC 7239). Nobody else is believed.
+///
+/// ```
+/// async fn hello(request: axum::extract::Request) -> String {
+///     let client = request.extensions().get::<oxicorn::Client>();
+///     match client.and_then(oxicorn::Client::address) {
+///         Some(address) => format!("hello {address}\n"),
+///         None => "hello, whoever came by the unix socket\n".to_owned(),
+///     }
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(hello));
+/// ```
+///
+/// The default is a client of whom nothing is known, for tests of services.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) port: Option<u16>,
+    pub(crate) tls: bool,
+    pub(crate) https: bool,
+    pub(crate) host: Host,
+}
+
+/// Where the client's own words for the host stand; both forms share the request's memory.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Host {
+    #[default]
+    Unknown,
+    Header(HeaderValue),
+    Authority(Authority),
+}
+
+impl Client {
+    pub(crate) fn of_peer(peer: Option<SocketAddr>) -> Self {
+        let mut client = Self { peer, ..Self::default() };
+        client.comes_from(peer);
+        client
+    }
+
+    pub(crate) fn comes_from(&mut self, source: Option<SocketAddr>) {
+        if let Some(source) = source {
+            (self.address, self.port) = (Some(source.ip().to_canonical()), Some(source.port()));
+        }
+    }
+
+    pub(crate) fn comes_by_tls(&mut self) {
+        (self.tls, self.https) = (true, true);
+    }
+
+    /// The client's address: of the hops that led here, the nearest one that is not a believed proxy; when all are,
+    /// the first of them. An IPv4 address is one, also on a socket of both families. None of a client on a unix socket
+    /// that nobody says more about.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
+    /// The client's port, where it is known: proxies that forward requests seldom tell it.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// `"https"` or `"http"`: how the client asked, whoever ended its TLS.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.https { "https" } else { "http" }
+    }
+
+    /// The host the client asked for, with its port if it named one: `example.org`, `[2001:db8::7]:8443`. It is the
+    /// client's word; compare it with the hosts you serve before you build links from it.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match &self.host {
+            Host::Unknown => None,
+            Host::Header(value) => value.to_str().ok(),
+            Host::Authority(authority) => Some(authority.as_str()),
+        }
+    }
+
+    /// The other end of this connection: the client itself, or the last proxy. None on a unix socket.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Whether this connection is TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+}

@@ -1,0 +1,334 @@
+//! The access log of one worker: a line for each request it answered or refused.
+//!
+//! Owns: the lines that are not yet written, and when they are: some KiB at once, on each beat, at the end. Refuses: how
+//! a line reads (`line`), opening files (the master), and to wait for a reader or a disk: what they do not take in time
+//! is dropped and counted.
+
+mod line;
+mod record;
+
+use std::{
+    fs::File,
+    io,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderName, Request, StatusCode};
+use jiff::Timestamp;
+
+use self::line::{Calendar, Facts};
+pub(super) use self::record::{Record, Recorded};
+use crate::{
+    log::Sink,
+    scoreboard::Row,
+    settings::{self, Form},
+    sys::clock,
+};
+
+/// So many bytes of lines are written without waiting for the beat.
+const FULL: usize = 16 * 1024;
+
+/// So many wait for a reader that does not read or a disk that is full; further lines are dropped.
+const MOST: usize = 64 * 1024;
+
+/// How often the log is told of dropped lines, in milliseconds.
+const TELL_EVERY: u64 = 1_000;
+
+#[derive(Debug)]
+pub(super) struct AccessLog {
+    form: Form,
+    exclude: Vec<String>,
+    /// The headers that lines show.
+    request_headers: Vec<HeaderName>,
+    response_headers: Vec<HeaderName>,
+    row: Row,
+    pid: u32,
+    writer: Mutex<Writer>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    sink: Sink,
+    /// Whole lines; what could not be written of the first may be its end only.
+    buffer: Vec<u8>,
+    /// Why the last write took less than all.
+    stalled: Option<io::ErrorKind>,
+    /// The first line in the buffer has lost its beginning to a file that is full.
+    torn: bool,
+    calendar: Calendar,
+    dropped: u64,
+    told: u64,
+    told_at: u64,
+}
+
+impl AccessLog {
+    /// `None` where `log.access` is off.
+    pub(super) fn new(sink: Sink, settings: &settings::Log, row: Row) -> Option<Self> {
+        if sink.is_off() {
+            return None;
+        }
+        let form = settings.access_format.form.clone();
+        let (request_headers, response_headers) = match &form {
+            Form::Json => (line::json_headers(), Vec::new()),
+            Form::Text(parts) => settings::headers(parts),
+        };
+        let writer = Writer {
+            sink,
+            buffer: Vec::new(),
+            stalled: None,
+            torn: false,
+            calendar: Calendar::default(),
+            dropped: 0,
+            told: 0,
+            told_at: 0,
+        };
+        let (exclude, pid) = (settings.access_exclude.clone(), std::process::id());
+        Some(Self { form, exclude, request_headers, response_headers, row, pid, writer: Mutex::new(writer) })
+    }
+
+    /// The record of a request whose head is read; its line is written when the record is dropped. `None` for the paths
+    /// of `log.access_exclude`.
+    pub(super) fn begin<B>(&'static self, client: Option<IpAddr>, request: &Request<B>) -> Option<Box<Record>> {
+        if self.excludes(request.uri().path()) {
+            return None;
+        }
+        let facts = Facts {
+            client,
+            request: Some((request.method().clone(), request.uri().clone(), request.version())),
+            request_headers: line::keep(&self.request_headers, request.headers()),
+            ..Facts::default()
+        };
+        Some(Box::new(Record::new(self, facts)))
+    }
+
+    /// Writes the line of a request that was refused before anybody saw it: with so many bytes of a body, so long after
+    /// it began. `head` is what arrived of it; a whole and sane request line is shown.
+    pub(super) fn refused(&self, client: Option<IpAddr>, head: &[u8], status: StatusCode, bytes: u64, took: Duration) {
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let request = line::request_line(head);
+        if request.as_ref().is_some_and(|(_, uri, _)| self.excludes(uri.path())) {
+            return;
+        }
+        self.write(&Facts { client, request, status: Some(status), bytes, took_ns, ..Facts::default() });
+    }
+
+    fn excludes(&self, path: &str) -> bool {
+        self.exclude.iter().any(|excluded| excluded == path)
+    }
+
+    fn write(&self, facts: &Facts) {
+        let mut writer = self.lock();
+        if writer.buffer.len() >= MOST {
+            self.count_dropped(&mut writer, 1);
+            return;
+        }
+        writer.put(&self.form, facts, self.pid);
+        // On each line while nothing is taken would be too often; the beat tries again.
+        if writer.buffer.len() >= FULL && writer.stalled.is_none() {
+            writer.flush();
+        }
+    }
+
+    /// On each beat: what is whole goes out, and the log hears of what was lost.
+    pub(super) fn flush(&self) {
+        let mut writer = self.lock();
+        if !writer.buffer.is_empty() {
+            writer.flush();
+        }
+        let now = clock::coarse();
+        if writer.dropped > writer.told && now.saturating_sub(writer.told_at) >= TELL_EVERY {
+            writer.told_at = now;
+            writer.tell();
+        }
+    }
+
+    /// Lines go to this file from now on: the master opened it again. What was begun before goes to the old one.
+    pub(super) fn adopt(&self, file: OwnedFd) {
+        let mut writer = self.lock();
+        writer.flush();
+        if writer.torn {
+            let end = writer.buffer.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            writer.buffer.drain(..end);
+            writer.torn = false;
+            self.count_dropped(&mut writer, 1);
+        }
+        writer.sink.adopt(File::from(file));
+        writer.stalled = None;
+    }
+
+    /// At the worker's end: what cannot be written now is lost.
+    pub(super) fn finish(&self) {
+        let mut writer = self.lock();
+        writer.flush();
+        let lost = writer.buffer.iter().filter(|byte| **byte == b'\n').count() as u64;
+        writer.buffer.clear();
+        self.count_dropped(&mut writer, lost);
+        if writer.dropped > writer.told {
+            writer.tell();
+        }
+    }
+
+    fn count_dropped(&self, writer: &mut Writer, lines: u64) {
+        writer.dropped += lines;
+        self.row.access_lines_dropped(lines);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    fn put(&mut self, form: &Form, facts: &Facts, pid: u32) {
+        self.calendar.turn_to(Timestamp::now());
+        let (buffer, calendar) = (&mut self.buffer, &self.calendar);
+        let begin = buffer.len();
+        match form {
+            Form::Text(parts) => {
+                line::text(buffer, parts, facts, calendar, pid);
+                if let Some(cut) = self.sink.cut(&buffer[begin..]) {
+                    buffer.splice(begin.., cut);
+                }
+            }
+            Form::Json => {
+                line::json(buffer, facts, calendar, pid, usize::MAX);
+                if self.sink.cut(&buffer[begin..]).is_some() {
+                    // An object that is cut is none.
+                    buffer.truncate(begin);
+                    line::json(buffer, facts, calendar, pid, line::SHORT);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        let (taken, why) = self.sink.put_all(&self.buffer);
+        if let Some(last) = taken.checked_sub(1) {
+            self.torn = self.buffer[last] != b'\n';
+        }
+        self.buffer.drain(..taken);
+        self.stalled = why;
+    }
+
+    fn tell(&mut self) {
+        let lines = self.dropped - self.told;
+        self.told = self.dropped;
+        let reason = match self.stalled {
+            None => "it could not be written for a moment".to_owned(),
+            Some(io::ErrorKind::WouldBlock) => "its reader is slow or stopped".to_owned(),
+            Some(other) => other.to_string(),
+        };
+        tracing::warn!(
+            event = "access_lines_dropped",
+            pid = std::process::id(),
+            lines,
+            reason,
+            "{lines} lines of the access log are lost; requests are served on"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Read, path::Path};
+
+    use super::*;
+    use crate::{
+        scoreboard::Scoreboard,
+        settings::{AccessFormat, LogTarget, Settings},
+    };
+
+    fn to(path: &Path) -> (Scoreboard, &'static AccessLog) {
+        let board = Scoreboard::create(1, 1).unwrap();
+        let row = board.claim(0, 1, 0, 0).unwrap();
+        let sink = Sink::open("log.access", &LogTarget::File(path.to_owned()), io::stdout()).unwrap();
+        let mut settings = Settings::default().log;
+        settings.access_format = AccessFormat::parse("%(U)s").unwrap();
+        settings.access_exclude = vec!["/health".to_owned()];
+        (board, Box::leak(Box::new(AccessLog::new(sink, &settings, row).unwrap())))
+    }
+
+    fn ask(log: &'static AccessLog, path: &str) {
+        drop(log.begin(None, &Request::get(path).body(()).unwrap()));
+    }
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn lines_wait_for_the_beat_or_for_many_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (_board, log) = to(&path);
+        ask(log, "/one");
+        ask(log, "/health");
+        assert_eq!(read(&path), "");
+        log.flush();
+        assert_eq!(read(&path), "/one\n");
+        (0..=FULL / 5).for_each(|_| ask(log, "/two"));
+        assert!(read(&path).len() >= FULL);
+        ask(log, "/three");
+        log.finish();
+        assert!(read(&path).ends_with("/two\n/three\n"));
+    }
+
+    #[test]
+    fn what_was_begun_before_a_rotation_is_in_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        let (board, log) = to(&old);
+        ask(log, "/one");
+        log.adopt(fs::File::create(&new).unwrap().into());
+        ask(log, "/two");
+        log.finish();
+        assert_eq!((read(&old), read(&new)), ("/one\n".to_owned(), "/two\n".to_owned()));
+        assert_eq!(board.totals().access_lines_dropped, 0);
+    }
+
+    #[test]
+    fn a_full_disk_keeps_some_and_loses_the_rest_by_count() {
+        let (board, log) = to(Path::new("/dev/full"));
+        let kept = (0..).take_while(|_| (ask(log, "/123456789"), board.totals().access_lines_dropped == 0).1).count();
+        assert_eq!(kept, MOST / 11 + 1);
+        ask(log, "/lost");
+        log.flush();
+        assert_eq!(board.totals().access_lines_dropped, 2);
+
+        // Room again, in another file, and of the first line only the end is left.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        log.lock().torn = true;
+        log.adopt(fs::File::create(&path).unwrap().into());
+        log.finish();
+        assert_eq!(read(&path), "/123456789\n".repeat(kept - 1));
+        assert_eq!(board.totals().access_lines_dropped, 3);
+
+        let (board, log) = to(Path::new("/dev/full"));
+        ask(log, "/lost");
+        log.finish();
+        assert_eq!(board.totals().access_lines_dropped, 1);
+    }
+
+    #[test]
+    fn a_pipe_that_is_read_again_gets_what_was_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Both ends: a FIFO without a reader cannot be opened.
+        let mut reader = fs::File::options().read(true).write(true).open(&path).unwrap();
+        let (board, log) = to(&path);
+        let long = format!("/{}", "x".repeat(9_000));
+        let asked = (0..).take_while(|_| (ask(log, &long), board.totals().access_lines_dropped == 0).1).count();
+        let mut whole = vec![0; 4096 * asked];
+        for page in whole.chunks_mut(4096) {
+            log.flush();
+            reader.read_exact(page).unwrap();
+            assert!(page.starts_with(b"/xx") && page.ends_with("x…[cut]\n".as_bytes()));
+        }
+        assert_eq!(board.totals().access_lines_dropped, 1);
+    }
+}

@@ -1,0 +1,86 @@
+//! One request as the access log will tell of it, from its head to the last byte of its answer.
+//!
+//! Owns: the moment the line is written: when the record is dropped, however the request ended. Refuses: the line itself
+//! (`line`).
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+
+use super::{
+    AccessLog,
+    line::{self, Facts},
+};
+use crate::sys::clock;
+
+#[derive(Debug)]
+pub(in crate::worker) struct Record {
+    log: &'static AccessLog,
+    /// In nanoseconds of the monotonic clock.
+    begun: u64,
+    facts: Facts,
+}
+
+impl Record {
+    pub(super) fn new(log: &'static AccessLog, facts: Facts) -> Self {
+        Self { log, begun: clock::nanoseconds(), facts }
+    }
+
+    /// Notes the answer's head.
+    pub(in crate::worker) fn answered<B>(&mut self, response: &Response<B>) {
+        self.facts.status = Some(response.status());
+        self.facts.response_headers = line::keep(&self.log.response_headers, response.headers());
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        self.facts.took_ns = clock::nanoseconds().saturating_sub(self.begun);
+        self.log.write(&self.facts);
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A body that counts its bytes, and ends its record when it ends itself.
+    pub(in crate::worker) struct Recorded<B> {
+        #[pin]
+        body: B,
+        record: Option<Box<Record>>,
+    }
+}
+
+impl<B> Recorded<B> {
+    pub(in crate::worker) fn new(body: B, record: Option<Box<Record>>) -> Self {
+        Self { body, record }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Recorded<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        let polled = this.body.poll_frame(cx);
+        if let Some(record) = this.record
+            && let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            record.facts.bytes += data.remaining() as u64;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

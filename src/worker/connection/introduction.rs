@@ -1,0 +1,152 @@
+//! The PROXY header before all else on a connection.
+//!
+//! Owns: whether one must, may or must not come, from whom, and by when. Refuses: its grammar (`proxy_protocol`), and
+//! what requests say of their client (`forwarded`).
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    mem::MaybeUninit,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Connection, Timer};
+use crate::{
+    settings::ProxyProtocol,
+    worker::{
+        proxy_protocol::{Parsed, parse},
+        scanner::Refusal,
+    },
+};
+
+const NOT_BELIEVED: Refusal =
+    Refusal { status: 400, reason: "A PROXY header is believed only from the proxies in forwarded_allow_ips" };
+const MISSING: Refusal =
+    Refusal { status: 400, reason: "The connection does not begin with the PROXY header that proxy_protocol asks for" };
+
+pub(super) enum Introduction<T> {
+    /// The stream behind the header.
+    Done(Prefixed<T>),
+    /// The peer broke the rules, and is to be told.
+    Refused(Prefixed<T>, Refusal),
+    /// The peer left or was too slow, or the worker ends.
+    Over,
+}
+
+/// Reads the PROXY header, where there is to be one, and learns from it who the client is.
+pub(super) async fn introduce<T>(stream: T, connection: &mut Connection, timer: &mut Timer<'_>) -> Introduction<T>
+where
+    T: AsyncRead + Unpin,
+{
+    let mut stream = Prefixed { prefix: Vec::new(), stream };
+    if connection.shared.proxy_protocol == ProxyProtocol::Off {
+        return Introduction::Done(stream);
+    }
+    let believed = connection.shared.trust.believes(connection.client.address());
+    match read(&mut stream, believed, connection, timer).await {
+        Some(Ok(source)) => {
+            connection.client.comes_from(source);
+            Introduction::Done(stream)
+        }
+        Some(Err(refusal)) => Introduction::Refused(stream, refusal),
+        None => Introduction::Over,
+    }
+}
+
+/// The source that the header names, if it does; none once there is nothing more to be waited for.
+async fn read<T>(
+    stream: &mut Prefixed<T>,
+    believed: bool,
+    connection: &Connection,
+    timer: &mut Timer<'_>,
+) -> Option<Result<Option<SocketAddr>, Refusal>>
+where
+    T: AsyncRead + Unpin,
+{
+    let shared = connection.shared;
+    let mut end = pin!(shared.end.notified());
+    poll_fn(|cx| {
+        let _ = end.as_mut().poll(cx);
+        loop {
+            if let Some(known) = judge(shared.proxy_protocol, believed, &mut stream.prefix) {
+                return Poll::Ready(Some(known));
+            }
+            let mut scratch = [MaybeUninit::uninit(); 512];
+            let mut new = ReadBuf::uninit(&mut scratch);
+            match Pin::new(&mut stream.stream).poll_read(cx, &mut new) {
+                Poll::Ready(Ok(())) if !new.filled().is_empty() => stream.prefix.extend_from_slice(new.filled()),
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending => {
+                    let over = shared.ends() || timer.overdue(connection, cx).is_some();
+                    return if over { Poll::Ready(None) } else { Poll::Pending };
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// What the first bytes say, once they say it: a header is taken off them.
+fn judge(accepted: ProxyProtocol, believed: bool, bytes: &mut Vec<u8>) -> Option<Result<Option<SocketAddr>, Refusal>> {
+    let required = accepted != ProxyProtocol::Auto;
+    Some(match parse(accepted, bytes) {
+        Parsed::Absent if !required => Ok(None),
+        Parsed::More if believed || !required => return None,
+        _ if !believed => Err(NOT_BELIEVED),
+        Parsed::More | Parsed::Absent => Err(MISSING),
+        Parsed::Bad(reason) => Err(Refusal { status: 400, reason }),
+        Parsed::Header { length, source } => {
+            bytes.drain(..length);
+            Ok(source)
+        }
+    })
+}
+
+/// A stream, and before it what was already read of it.
+#[derive(Debug)]
+pub(super) struct Prefixed<T> {
+    prefix: Vec<u8>,
+    stream: T,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let count = self.prefix.len().min(buf.remaining());
+        let rest = self.prefix.split_off(count);
+        buf.put_slice(&std::mem::replace(&mut self.prefix, rest));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+}

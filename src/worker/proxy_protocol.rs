@@ -1,0 +1,306 @@
+//! The PROXY protocol, versions 1 and 2: who the client of a proxy is, said in the first bytes of a connection.
+//!
+//! Owns: the grammar (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2) and its bounds. Refuses: reading
+//! (`connection::introduction`), whose header is believed (`forwarded`), and what stands behind the addresses (TLVs are skipped).
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::settings::ProxyProtocol;
+
+const V1: &[u8] = b"PROXY ";
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The longest line of version 1, with its CRLF (section 2.1).
+const V1_MAX: usize = 107;
+/// Signature, version and command, family, length.
+const V2_FIXED: usize = 16;
+/// Addresses and TLVs. The field could say 65,535; what proxies send is some hundred bytes.
+const V2_REST_MAX: usize = 4096;
+
+/// What the first bytes of a connection are. For every split of the same bytes: `More` until the answer is known, and
+/// then always that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// Nobody can tell yet.
+    More,
+    /// No header of the accepted versions begins here.
+    Absent,
+    /// The header ends after `length` bytes. Without a source (a health check of the proxy's own, a unix socket) the
+    /// addresses of the connection itself hold.
+    Header { length: usize, source: Option<SocketAddr> },
+    /// It begins as a header, and is none: a sentence for the peer.
+    Bad(&'static str),
+}
+
+pub(super) fn parse(accepted: ProxyProtocol, bytes: &[u8]) -> Parsed {
+    let (v1, v2) = match accepted {
+        ProxyProtocol::Off => (false, false),
+        ProxyProtocol::V1 => (true, false),
+        ProxyProtocol::V2 => (false, true),
+        ProxyProtocol::Auto => (true, true),
+    };
+    if v1 && bytes.starts_with(V1) {
+        parse_v1(bytes)
+    } else if v2 && bytes.starts_with(V2) {
+        parse_v2(bytes)
+    } else if (v1 && V1.starts_with(bytes)) || (v2 && V2.starts_with(bytes)) {
+        Parsed::More
+    } else {
+        Parsed::Absent
+    }
+}
+
+fn parse_v1(bytes: &[u8]) -> Parsed {
+    let window = &bytes[..bytes.len().min(V1_MAX)];
+    let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
+        return if window.len() < V1_MAX {
+            Parsed::More
+        } else {
+            Parsed::Bad("The PROXY header is longer than the 107 bytes of version 1")
+        };
+    };
+    let line = window[..end].strip_suffix(b"\r").and_then(|line| str::from_utf8(line).ok());
+    let Some(words) = line.and_then(|line| line.strip_prefix("PROXY ")) else {
+        return Parsed::Bad("The PROXY header does not end with CRLF, or is not text");
+    };
+    let length = end + 1;
+    // What follows UNKNOWN means nothing, whatever it is.
+    if words == "UNKNOWN" || words.starts_with("UNKNOWN ") {
+        return Parsed::Header { length, source: None };
+    }
+    match v1_source(words) {
+        Some(source) => Parsed::Header { length, source: Some(source) },
+        None => Parsed::Bad("The PROXY header is not PROXY TCP4 or TCP6, source, destination, port, port"),
+    }
+}
+
+fn v1_source(words: &str) -> Option<SocketAddr> {
+    let mut words = words.split(' ');
+    let address: fn(&str) -> Option<IpAddr> = match words.next()? {
+        "TCP4" => |word| word.parse().ok().map(IpAddr::V4),
+        "TCP6" => |word| word.parse().ok().map(IpAddr::V6),
+        _ => return None,
+    };
+    let (source, _) = (address(words.next()?)?, address(words.next()?)?);
+    let (port, _) = (v1_port(words.next()?)?, v1_port(words.next()?)?);
+    words.next().is_none().then_some(SocketAddr::new(source, port))
+}
+
+/// Decimal, without sign or leading zeros.
+fn v1_port(word: &str) -> Option<u16> {
+    let decimal = word.bytes().all(|byte| byte.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
+    word.parse().ok().filter(|_| decimal)
+}
+
+fn parse_v2(bytes: &[u8]) -> Parsed {
+    let Some(fixed) = bytes.first_chunk::<V2_FIXED>() else { return Parsed::More };
+    let [.., command, family, high, low] = *fixed;
+    let rest = usize::from(u16::from_be_bytes([high, low]));
+    let length = V2_FIXED + rest;
+    let local = match command {
+        0x20 => true,
+        0x21 => false,
+        _ => return Parsed::Bad("The PROXY header is not of version 2, or its command neither LOCAL nor PROXY"),
+    };
+    if rest > V2_REST_MAX {
+        return Parsed::Bad("The PROXY header is longer than 4096 bytes");
+    }
+    let Some(rest) = bytes.get(V2_FIXED..length) else { return Parsed::More };
+    if local {
+        return Parsed::Header { length, source: None };
+    }
+    let source = match family {
+        // Unspecified, and a unix stream: valid, and no address that means anything here.
+        0x00 | 0x31 => return Parsed::Header { length, source: None },
+        // TCP over IPv4, over IPv6.
+        0x11 => v2_source::<4>(rest),
+        0x21 => v2_source::<16>(rest),
+        _ => {
+            return Parsed::Bad(
+                "The PROXY header is neither of TCP over IPv4 or IPv6, nor of a unix stream, nor unspecified",
+            );
+        }
+    };
+    match source {
+        Some(_) => Parsed::Header { length, source },
+        None => Parsed::Bad("The PROXY header is shorter than its addresses"),
+    }
+}
+
+/// Source, destination, source port, destination port; TLVs may follow.
+fn v2_source<const N: usize>(rest: &[u8]) -> Option<SocketAddr>
+where
+    IpAddr: From<[u8; N]>,
+{
+    let address: [u8; N] = *rest.first_chunk()?;
+    let [port @ .., _, _] = *rest.get(2 * N..)?.first_chunk::<4>()?;
+    Some(SocketAddr::new(IpAddr::from(address), u16::from_be_bytes(port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
+    use super::*;
+
+    const MODES: [ProxyProtocol; 4] = [ProxyProtocol::Off, ProxyProtocol::V1, ProxyProtocol::V2, ProxyProtocol::Auto];
+
+    fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [V2, &[command, family], &length, rest].concat()
+    }
+
+    fn header(length: usize, source: &str) -> Parsed {
+        Parsed::Header { length, source: (!source.is_empty()).then(|| source.parse().unwrap()) }
+    }
+
+    #[test]
+    fn version_1() {
+        let longest = b"PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
+        for (bytes, source) in [
+            (&b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"[..], "192.0.2.7:56324"),
+            (b"PROXY TCP4 0.0.0.0 255.255.255.255 0 65535\r\n", "0.0.0.0:0"),
+            (b"PROXY TCP6 2001:db8::7 ::1 1 2\r\n", "[2001:db8::7]:1"),
+            (longest, "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"),
+            (b"PROXY UNKNOWN\r\n", ""),
+            (b"PROXY UNKNOWN what ever \xc3\xa9\r\n", ""),
+        ] {
+            let told = [bytes, b"GET / HTTP/1.1\r\n"].concat();
+            assert_eq!(parse(ProxyProtocol::V1, &told), header(bytes.len(), source), "{}", bytes.escape_ascii());
+            assert_eq!(parse(ProxyProtocol::Auto, &told), header(bytes.len(), source), "{}", bytes.escape_ascii());
+            assert_eq!(parse(ProxyProtocol::V2, &told), Parsed::Absent);
+            assert_eq!(parse(ProxyProtocol::Off, &told), Parsed::Absent);
+        }
+        for bytes in [
+            &b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\n"[..],
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 56324\r\n",
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443 1\r\n",
+            b"PROXY TCP4 192.0.2.7  198.51.100.1 56324 443\r\n",
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443 \r\n",
+            b"PROXY TCP4 192.0.2.07 198.51.100.1 56324 443\r\n",
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 056324 443\r\n",
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 +5632 443\r\n",
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 65536 443\r\n",
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 1 \r\n",
+            b"PROXY TCP4 ::1 ::1 1 2\r\n",
+            b"PROXY TCP6 192.0.2.7 198.51.100.1 1 2\r\n",
+            b"PROXY TCP6 [::1] ::1 1 2\r\n",
+            b"PROXY tcp4 192.0.2.7 198.51.100.1 1 2\r\n",
+            b"PROXY UNKNOWNS\r\n",
+            b"PROXY  UNKNOWN\r\n",
+            b"PROXY \r\n",
+            b"PROXY / HTTP/1.1\r\n",
+            b"PROXY TCP4 \xff.0.2.7 198.51.100.1 1 2\r\n",
+        ] {
+            let parsed = parse(ProxyProtocol::V1, bytes);
+            assert!(matches!(parsed, Parsed::Bad(_)), "{}: {parsed:?}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn version_1_has_an_end() {
+        let line = |length: usize| [b"PROXY UNKNOWN ", "x".repeat(length - 16).as_bytes(), b"\r\n"].concat();
+        assert_eq!(parse(ProxyProtocol::V1, &line(107)), header(107, ""));
+        assert_eq!(parse(ProxyProtocol::V1, &line(108)[..106]), Parsed::More);
+        assert!(matches!(parse(ProxyProtocol::V1, &line(108)), Parsed::Bad(_)));
+        assert!(matches!(parse(ProxyProtocol::V1, &line(108)[..107]), Parsed::Bad(_)));
+    }
+
+    #[test]
+    fn version_2() {
+        let four = [192, 0, 2, 7, 198, 51, 100, 1, 0xDC, 0x04, 0x01, 0xBB];
+        let six = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[7], &[0; 15], &[1], &[0, 1, 0, 2]].concat();
+        let tlv = [4, 0, 3, 1, 2, 3];
+        for (bytes, source) in [
+            (v2(0x21, 0x11, &four), "192.0.2.7:56324"),
+            (v2(0x21, 0x11, &[&four[..], &tlv].concat()), "192.0.2.7:56324"),
+            (v2(0x21, 0x21, &six), "[2001:db8::7]:1"),
+            (v2(0x21, 0x21, &[&six[..], &tlv].concat()), "[2001:db8::7]:1"),
+            (v2(0x21, 0x31, &[b'x'; 216]), ""),
+            (v2(0x21, 0x00, &[]), ""),
+            (v2(0x20, 0x00, &[]), ""),
+            (v2(0x20, 0x11, &four), ""),
+            (v2(0x20, 0xFF, &tlv), ""),
+            (v2(0x20, 0x00, &[0; V2_REST_MAX]), ""),
+        ] {
+            let told = [&bytes[..], b"GET / HTTP/1.1\r\n"].concat();
+            assert_eq!(parse(ProxyProtocol::V2, &told), header(bytes.len(), source), "{}", bytes.escape_ascii());
+            assert_eq!(parse(ProxyProtocol::Auto, &told), header(bytes.len(), source), "{}", bytes.escape_ascii());
+            assert_eq!(parse(ProxyProtocol::V1, &told), Parsed::Absent);
+            assert_eq!(parse(ProxyProtocol::Off, &told), Parsed::Absent);
+        }
+        for bytes in [
+            v2(0x11, 0x11, &four),
+            v2(0x01, 0x11, &four),
+            v2(0x22, 0x11, &four),
+            v2(0x21, 0x11, &four[..11]),
+            v2(0x21, 0x21, &six[..35]),
+            v2(0x21, 0x12, &four),
+            v2(0x21, 0x41, &four),
+            v2(0x21, 0x10, &four),
+            v2(0x21, 0x01, &four),
+            v2(0x20, 0x00, &[0; V2_REST_MAX + 1]),
+        ] {
+            let parsed = parse(ProxyProtocol::V2, &bytes);
+            assert!(matches!(parsed, Parsed::Bad(_)), "{}: {parsed:?}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_could_still_become_a_header_waits() {
+        for (mode, bytes, expected) in [
+            (ProxyProtocol::Auto, &b""[..], Parsed::More),
+            (ProxyProtocol::Auto, b"P", Parsed::More),
+            (ProxyProtocol::Auto, b"PR", Parsed::More),
+            (ProxyProtocol::Auto, b"PO", Parsed::Absent),
+            (ProxyProtocol::Auto, b"\r\n", Parsed::More),
+            (ProxyProtocol::Auto, b"\r\nG", Parsed::Absent),
+            (ProxyProtocol::Auto, b"GET", Parsed::Absent),
+            (ProxyProtocol::Auto, b"\x16\x03\x01", Parsed::Absent),
+            (ProxyProtocol::Auto, b"PRI * HTTP/2.0", Parsed::Absent),
+            (ProxyProtocol::V2, b"P", Parsed::Absent),
+            (ProxyProtocol::V1, b"\r", Parsed::Absent),
+            (ProxyProtocol::Off, b"", Parsed::Absent),
+        ] {
+            assert_eq!(parse(mode, bytes), expected, "{mode:?} {}", bytes.escape_ascii());
+        }
+    }
+
+    /// Bytes that get past the first look: near-headers, and anything at all.
+    fn nearly() -> impl Strategy<Value = Vec<u8>> {
+        let anything = vec(any::<u8>(), 0..200);
+        let words = select(vec!["TCP4", "TCP6", "UNKNOWN", "1.2.3.4", "::1", "80", "0", " ", "\r\n", "\n", "\r", "\0"]);
+        let line = vec(words, 0..9).prop_map(|words| format!("PROXY {}\r\n", words.join(" ")).into_bytes());
+        let spoilt = (any::<u8>(), select(vec![0x20_u8, 0x21, 0x11, 0x22]), any::<u8>(), vec(any::<u8>(), 0..60));
+        let binary = spoilt.prop_map(|(family, command, short, rest)| {
+            let family = if family % 2 == 0 { [0x11, 0x21, 0x31, 0][usize::from(family / 2 % 4)] } else { family };
+            let mut bytes = v2(command, family, &rest);
+            if short < 30 {
+                bytes[15] = short;
+            }
+            bytes
+        });
+        prop_oneof![
+            anything.clone(),
+            (line, anything.clone()).prop_map(|(a, b)| [a, b].concat()),
+            (binary, anything).prop_map(|(a, b)| [a, b].concat())
+        ]
+    }
+
+    proptest! {
+        /// However the bytes are split: once something is known, more bytes do not change it.
+        #[test]
+        fn any_split_parses_alike(bytes in nearly(), mode in select(MODES.to_vec())) {
+            let whole = parse(mode, &bytes);
+            let mut known = false;
+            for end in 0..=bytes.len() {
+                let parsed = parse(mode, &bytes[..end]);
+                prop_assert!(parsed == whole || (parsed == Parsed::More && !known), "{end}: {parsed:?}, {whole:?}");
+                known = parsed != Parsed::More;
+                if let Parsed::Header { length, .. } = parsed {
+                    prop_assert!(length <= end && length <= V2_FIXED + V2_REST_MAX);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `X-Request-Id`: one for each request, the client's or made here.
+//!
+//! Owns: which of the client's are believed, and how others are made. Refuses: where they are shown (`exchange`, the
+//! access log).
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use http::{HeaderMap, HeaderValue};
+
+use crate::{scoreboard::X_REQUEST_ID, sys::clock};
+
+const LONGEST: usize = 128;
+
+#[derive(Debug)]
+pub(super) struct RequestIds {
+    /// Random, so that ids of two workers, of today or tomorrow, do not meet.
+    prefix: u64,
+    made: AtomicU64,
+}
+
+impl RequestIds {
+    pub(super) fn new() -> Self {
+        // Forked workers share the keys of the hash with their master; pid and time they do not share.
+        let prefix = RandomState::new().hash_one((std::process::id(), clock::nanoseconds()));
+        Self { prefix, made: AtomicU64::new(0) }
+    }
+
+    /// The id of a request, which is its only one from here on. One that is long or odd, or one of two, is replaced.
+    pub(super) fn settle(&self, headers: &mut HeaderMap) -> HeaderValue {
+        let mut given = headers.get_all(&X_REQUEST_ID).iter();
+        if let (Some(id), None) = (given.next(), given.next())
+            && is_sane(id.as_bytes())
+        {
+            return id.clone();
+        }
+        let id = self.make();
+        headers.insert(&X_REQUEST_ID, id.clone());
+        id
+    }
+
+    /// 24 hexadecimal digits.
+    fn make(&self) -> HeaderValue {
+        // One loop counts: a load and a store will do.
+        let made = self.made.load(Relaxed).wrapping_add(1);
+        self.made.store(made, Relaxed);
+        let id = format!("{:016x}{made:08x}", self.prefix);
+        HeaderValue::try_from(id).expect("hexadecimal digits are a value")
+    }
+}
+
+/// Nothing that means anything to a shell, a log, or the syntax of lists.
+fn is_sane(id: &[u8]) -> bool {
+    let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte);
+    (1..=LONGEST).contains(&id.len()) && id.iter().all(harmless)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(given: &[&[u8]]) -> (HeaderMap, HeaderValue) {
+        let mut headers = HeaderMap::new();
+        for id in given {
+            headers.append(&X_REQUEST_ID, HeaderValue::from_bytes(id).unwrap());
+        }
+        let id = RequestIds { prefix: 0xabc, made: AtomicU64::new(0) }.settle(&mut headers);
+        (headers, id)
+    }
+
+    #[test]
+    fn a_sane_one_is_kept_and_any_other_replaced() {
+        let long = [b'x'; LONGEST + 1];
+        for sane in [&b"a"[..], b"7f9c-_.:=+/@Z", &long[..LONGEST]] {
+            assert_eq!(settled(&[sane]).1.as_bytes(), sane);
+        }
+        let refused: [&[&[u8]]; 8] =
+            [&[], &[b""], &[&long], &[b"a b"], &[b"a,b"], &[b"a\"b"], &[b"\xff"], &[b"one", b"two"]];
+        for given in refused {
+            let (headers, id) = settled(given);
+            assert_eq!(id, "0000000000000abc00000001");
+            assert_eq!(headers.get_all(&X_REQUEST_ID).iter().collect::<Vec<_>>(), [&id], "{given:?}");
+        }
+    }
+
+    #[test]
+    fn none_is_made_twice() {
+        let ids = [RequestIds::new(), RequestIds::new()];
+        let made: std::collections::HashSet<_> =
+            (0..2_000).map(|at| ids[at % 2].make().to_str().unwrap().to_owned()).collect();
+        assert_eq!(made.len(), 2_000);
+    }
+}

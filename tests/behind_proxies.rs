@@ -1,0 +1,132 @@
+//! Promise: behind nginx and haproxy as they come, the app sees the client, and reloads lose nothing.
+
+mod common;
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, TcpStream},
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+};
+
+use common::{Connection, Launch, Load, Mode, PATIENCE, Supervisor, eventually, free_port, request};
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+
+const CLIENTS: u64 = 8;
+
+/// A proxy in front; its settings lie in the supervisor's folder.
+struct Proxy {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Proxy {
+    /// `settings` is given the port to listen on.
+    fn start(supervisor: &Supervisor, command: &[&str], settings: impl FnOnce(u16) -> String) -> Self {
+        let port = free_port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        fs::write(supervisor.path("proxy.conf"), settings(port)).expect("the settings are written");
+        let child = Command::new(command[0])
+            .args(&command[1..])
+            .current_dir(supervisor.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(supervisor.path("proxy.log")).expect("a file in our own folder"))
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} cannot be started ({error}): apt-get install it", command[0]));
+        let mut proxy = Self { child, address };
+        eventually("the proxy listens", PATIENCE, || {
+            if let Ok(Some(status)) = proxy.child.try_wait() {
+                let log = fs::read_to_string(supervisor.path("proxy.log")).unwrap_or_default();
+                panic!("{} ended with {status}: {log}", command[0]);
+            }
+            TcpStream::connect(address).ok().map(drop)
+        });
+        proxy
+    }
+
+    /// What the app is told of a client with this address that tries to look like another.
+    fn told(&self, source: &str) -> serde_json::Value {
+        let source: IpAddr = source.parse().expect("an address");
+        let mut connection = Connection::open_from(source, self.address).expect("the proxy listens");
+        let spoof = [("X-Forwarded-For", "203.0.113.5"), ("Forwarded", "for=203.0.113.6"), ("Connection", "close")];
+        connection.ask(&request("GET", "/client", &spoof, b"")).expect("an answer").json()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Its workers are of the same group.
+        let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Ten reloads under clients that leave no moment unused.
+#[track_caller]
+fn assert_ten_reloads_lose_nothing(supervisor: &Supervisor, proxy: &Proxy) {
+    let load = Load::start(proxy.address, "/client", CLIENTS, Mode::KeepAlive { think_ms: 0 });
+    for _ in 0..10 {
+        let answered = load.answered();
+        eventually("requests are answered between two reloads", PATIENCE, || {
+            (load.answered() >= answered + 50).then_some(())
+        });
+        let reloaded = supervisor.ctl(&["reload"]);
+        assert!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
+    }
+    let tally = load.finish();
+    tally.assert_nothing_lost();
+    assert!(tally.pids.len() >= 18, "only {} workers answered: the reloads were not under this load", tally.pids.len());
+}
+
+#[test]
+fn nginx_with_keep_alive_to_the_workers() {
+    let mut supervisor = Launch::misbehave().serving(2);
+    let upstream = supervisor.address();
+    let command = ["nginx", "-p", ".", "-c", "proxy.conf", "-e", "proxy.log"];
+    // A proxy that tries again would hide a loss.
+    let proxy = Proxy::start(&supervisor, &command, |port| {
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let temporary: String = temporary.map(|kind| format!("  {kind}_temp_path {kind};\n")).concat();
+        format!(
+            "daemon off;\npid nginx.pid;\nworker_processes 1;\nevents {{ worker_connections 1024; }}\n\
+             http {{\n  access_log off;\n  keepalive_requests 1000000000;\n{temporary}\
+             upstream app {{ server {upstream}; keepalive {CLIENTS}; keepalive_requests 1000000000; }}\n\
+             server {{ listen 127.0.0.1:{port}; location / {{\n\
+               proxy_pass http://app; proxy_next_upstream off;\n\
+               proxy_http_version 1.1; proxy_set_header Connection '';\n\
+               proxy_set_header Host $host; proxy_set_header X-Forwarded-Proto https;\n\
+               proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
+               proxy_set_header X-Forwarded-Port $server_port;\n\
+             }} }} }}\n"
+        )
+    });
+    let seen = proxy.told("127.5.0.1");
+    assert_eq!((seen["address"].as_str(), seen["scheme"].as_str()), (Some("127.5.0.1"), Some("https")), "{seen}");
+    assert_eq!(seen["host"], format!("localhost:{}", proxy.address.port()));
+    assert_ten_reloads_lose_nothing(&supervisor, &proxy);
+    supervisor.stop();
+}
+
+#[test]
+fn haproxy_with_the_proxy_protocol() {
+    let mut supervisor = Launch::misbehave().set("server.proxy_protocol", r#""v2""#).serving(2);
+    let upstream = supervisor.address();
+    // Its health checks speak for themselves (LOCAL); were they refused, the server would be down.
+    let proxy = Proxy::start(&supervisor, &["haproxy", "-db", "-f", "proxy.conf"], |port| {
+        format!(
+            "global\n  maxconn 1000\ndefaults\n  mode tcp\n  retries 0\n  timeout connect 10s\n  timeout client 60s\n\
+             \x20 timeout server 60s\nfrontend in\n  bind 127.0.0.1:{port}\n  default_backend app\n\
+             backend app\n  option httpchk GET /pid\n  server one {upstream} send-proxy-v2 check inter 100ms fall 1\n"
+        )
+    });
+    let seen = proxy.told("127.5.0.1");
+    assert_eq!((seen["address"].as_str(), seen["scheme"].as_str()), (Some("127.5.0.1"), Some("http")), "{seen}");
+    assert!(seen["port"].is_u64() && seen["forwarding"] == serde_json::json!([]), "{seen}");
+    assert_ten_reloads_lose_nothing(&supervisor, &proxy);
+    supervisor.stop();
+}

@@ -1,0 +1,137 @@
+//! Promise: a database that is gone for a while costs 503s and nothing else: liveness stays, no worker is restarted, no
+//! request hangs, and all is well again as soon as the database is.
+
+mod common;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use common::{
+    Canary, Connection, Launch, Load, Mode, Mongod, PATIENCE, Signal, Supervisor, events, eventually, get,
+    json_request, now, observe_for,
+};
+use serde_json::json;
+
+/// What README states: two seconds to find a server, three for its answer.
+const BOUND: Duration = Duration::from_secs(5);
+/// Of server selection, and the second that a readiness is believed.
+const RECOVERY: Duration = Duration::from_secs(3);
+const WORKERS: usize = 2;
+
+#[test]
+fn killed_and_started_again() {
+    outage(|mongod| mongod.kill(), Mongod::start_again);
+}
+
+#[test]
+fn stopped_and_continued() {
+    outage(|mongod| mongod.signal(Signal::SIGSTOP), |mongod| mongod.signal(Signal::SIGCONT));
+}
+
+#[test]
+fn absent_at_the_start() {
+    let mut mongod = Mongod::start();
+    mongod.kill();
+    let mut supervisor = launch(&mongod).serving(WORKERS);
+    assert_eq!(get(supervisor.address(), "/health").status, 200);
+    wait_ready(&supervisor, 503);
+    assert_eq!(write(supervisor.address()), 503);
+    mongod.start_again();
+    wait_ready(&supervisor, 200);
+    assert_eq!(write(supervisor.address()), 201);
+    assert_eq!(supervisor.log().count(events::FORKED), WORKERS, "no worker was restarted");
+    supervisor.stop();
+}
+
+fn launch(mongod: &Mongod) -> Launch {
+    Launch::new().env("MONGODB_URI", &mongod.uri())
+}
+
+fn write(address: SocketAddr) -> u16 {
+    let request = json_request("POST", "/facts", &json!({"text": "written in hard times"}));
+    let answer = Connection::open(address).and_then(|mut connection| connection.ask(&request));
+    let answer = answer.unwrap_or_else(|failure| panic!("POST /facts: {failure}"));
+    if answer.status == 503 {
+        assert_eq!(answer.json()["type"], "unavailable", "{}", answer.text());
+        assert!(answer.header("retry-after").is_some(), "{:?}", answer.headers);
+    }
+    answer.status
+}
+
+/// From every worker: they are asked in turn, more or less.
+fn wait_ready(supervisor: &Supervisor, status: u16) {
+    eventually(&format!("/ready answers {status} again and again"), PATIENCE, || {
+        (0..8)
+            .all(|_| {
+                let answer = get(supervisor.address(), "/ready");
+                let (word, database) = if status == 200 { ("ready", "ok") } else { ("degraded", "unavailable") };
+                answer.status == status && answer.json() == json!({"status": word, "checks": {"database": database}})
+            })
+            .then_some(())
+    });
+}
+
+/// How writes went until told to stop: by status, and the longest.
+fn writes(address: SocketAddr, enough: &AtomicBool) -> (BTreeMap<u16, u32>, Duration) {
+    let (mut statuses, mut longest) = (BTreeMap::new(), Duration::ZERO);
+    while !enough.load(Ordering::Relaxed) {
+        let began = now();
+        *statuses.entry(write(address)).or_default() += 1;
+        longest = longest.max(began.elapsed());
+    }
+    (statuses, longest)
+}
+
+fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
+    let mut mongod = Mongod::start();
+    let mut supervisor = launch(&mongod).serving(WORKERS);
+    let address = supervisor.address();
+    let workers = supervisor.worker_pids();
+    wait_ready(&supervisor, 200);
+
+    let canary = Canary::start();
+    let liveness = Load::start(address, "/health", 2, Mode::PerRequest { think_ms: 5 });
+    let enough = AtomicBool::new(false);
+    let (recovered, writers) = thread::scope(|scope| {
+        let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| writes(address, &enough))).collect();
+        let story = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            gone(&mut mongod);
+            wait_ready(&supervisor, 503);
+            observe_for(Duration::from_secs(5));
+            assert_eq!(get(address, "/ready").status, 503);
+            back(&mut mongod);
+            let began = now();
+            wait_ready(&supervisor, 200);
+            began.elapsed()
+        }));
+        enough.store(true, Ordering::Relaxed);
+        let writers: Vec<_> =
+            writers.into_iter().map(|writer| writer.join().expect("a writer does not panic")).collect();
+        (story.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), writers)
+    });
+    let stall = canary.longest();
+    let longest = writers.iter().map(|(_, longest)| *longest).max().unwrap_or_default();
+    eprintln!("recovered in {recovered:?}, longest write {longest:?}, stall {stall:?}, {:?}", writers[0].0);
+    liveness.finish().assert_nothing_lost();
+    assert!(longest < BOUND + Duration::from_millis(500) + 4 * stall, "a request took {longest:?}, stalls {stall:?}");
+    assert!(recovered < RECOVERY + 4 * stall, "ready again after {recovered:?}, stalls {stall:?}");
+    for (statuses, _) in &writers {
+        assert!(statuses.keys().all(|status| matches!(status, 201 | 503)), "{statuses:?}");
+        assert!(statuses.contains_key(&503), "each writer met the outage: {statuses:?}");
+    }
+
+    assert_eq!(write(address), 201);
+    assert_eq!(supervisor.worker_pids(), workers, "no worker was restarted");
+    let log = supervisor.log();
+    assert_eq!(log.count(events::FORKED), WORKERS);
+    // A few requests fail and some succeed at the edges; what there is not is a line for each request.
+    let lines = log.count("dependency_failed");
+    assert!((1..=20).contains(&lines), "{lines} lines of one outage");
+    assert!(log.count("dependency_back") >= 1);
+    supervisor.stop();
+}
