@@ -22,7 +22,7 @@ use tower_service::Service;
 use crate::{
     cli::{Cli, Command, Format},
     ctl, error_chain, log,
-    master::{self, Load, Outcome},
+    master::{self, Handover, Load, Origins, Outcome},
     protocol,
     scoreboard::Row,
     settings::{self, Flags, Purpose, Resolved, Settings, TableSpec, Whereabouts},
@@ -115,8 +115,9 @@ impl App {
         self
     }
 
-    /// What needs the rights of the master, which workers may not have: done once, before the first of them. An error
-    /// ends the start with exit code 3.
+    /// What needs the rights of the master, which workers may not have: done before the first of them, and again before
+    /// those of each reload and upgrade, which an error refuses. At the start an error ends it with exit code 3. What it
+    /// does must bear being repeated while the service runs.
     pub fn prepare<E: Into<BoxError>>(mut self, hook: impl Fn(&Preparation<'_>) -> Result<(), E> + 'static) -> Self {
         self.prepare = Box::new(move |preparation| hook(preparation).map_err(Into::into));
         self
@@ -152,8 +153,18 @@ impl App {
                 ));
             }
         }
+        let handover = match Handover::receive() {
+            Some(Ok(handover)) => Some(handover),
+            Some(Err(exit)) => return exit,
+            None => None,
+        };
         let cli = match Cli::try_parse() {
             Ok(cli) => cli,
+            Err(wrong) if handover.is_some() => {
+                let wrong = wrong.to_string();
+                let sentence = wrong.lines().next().unwrap_or_default();
+                return handover.map_or(ExitCode::SUCCESS, |handover| handover.refuse(sentence));
+            }
             Err(help) => {
                 // Nobody to tell when the terminal is gone.
                 let _ = help.print();
@@ -161,6 +172,9 @@ impl App {
             }
         };
         let (command, flags) = cli.split();
+        if let Some(handover) = handover {
+            return self.succeed(handover, flags);
+        }
         let cwd = match std::env::current_dir() {
             Ok(cwd) => cwd,
             Err(error) => return refuse(&format!("the current folder cannot be read: {error}")),
@@ -204,6 +218,11 @@ impl App {
             (Command::Reload { place, json }, resolved) => {
                 let place = at(place.socket, resolved);
                 end(ctl::ask(&place, protocol::Command::Reload, json))
+            }
+            (Command::Upgrade { place, program, json }, resolved) => {
+                let place = at(place.socket, resolved);
+                let program = program.map(|program| cwd.join(program).to_string_lossy().into_owned());
+                end(ctl::ask(&place, protocol::Command::Upgrade { program }, json))
             }
             (Command::Stop { place, now, json }, resolved) => {
                 let place = at(place.socket, resolved);
@@ -260,6 +279,50 @@ impl App {
             );
             return Exit::NoWorkerReady.into();
         }
+        self.master(resolved, flags, cwd, Origins::Nothing)
+    }
+
+    /// In the place of another program, or to show that it could be.
+    fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
+        handover.enter_folder();
+        let resolved = std::env::current_dir()
+            .map_err(|error| format!("the current folder cannot be read: {error}"))
+            .and_then(|cwd| Ok((self.resolve_as(&handover, &flags, &cwd)?, cwd)));
+        let ((resolved, kept), cwd) = match resolved {
+            Ok(resolved) => resolved,
+            Err(reason) => return handover.refuse(&reason),
+        };
+        if handover.is_preflight() {
+            return match handover.try_on(resolved) {
+                Ok(seed) => (self.work)(seed),
+                Err(reason) => handover.refuse(&reason),
+            };
+        }
+        if let Err(error) = log::go_on(&resolved.settings.log, handover.log(), handover.access_log()) {
+            return handover.refuse(&error_chain(&error));
+        }
+        self.master(resolved, flags, cwd, Origins::Handover { handover: Box::new(handover), kept })
+    }
+
+    fn resolve_as(
+        &self,
+        handover: &Handover,
+        flags: &Flags,
+        cwd: &Path,
+    ) -> Result<(Resolved, Vec<&'static str>), String> {
+        let environment = handover.environment();
+        let mut resolved =
+            settings::resolve_from(handover.sources(), flags, &environment, cwd, &self.tables, Purpose::Serve)
+                .map_err(|problems| problems.to_string().replace('\n', "; "))?;
+        let kept = handover.fix(&mut resolved);
+        // The old program prepared when it started.
+        if !handover.is_return() {
+            (self.prepare)(&Preparation { resolved: &resolved }).map_err(|error| error_chain(error.as_ref()))?;
+        }
+        Ok((resolved, kept))
+    }
+
+    fn master(self, resolved: Resolved, flags: Flags, cwd: PathBuf, origins: Origins) -> ExitCode {
         let Self { work, prepare, tables, migrate: _ } = self;
         let load = Load {
             read: Box::new(move || {
@@ -270,7 +333,7 @@ impl App {
                 prepare(&Preparation { resolved }).map_err(|error| error_chain(error.as_ref()))
             }),
         };
-        match master::run(resolved, load) {
+        match master::run(resolved, load, origins) {
             Ok(Outcome::Stopped) => ExitCode::SUCCESS,
             Ok(Outcome::NoWorkerReady) => Exit::NoWorkerReady.into(),
             Ok(Outcome::Worker(seed)) => work(*seed),

@@ -91,6 +91,18 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Replace the program of a running service, as SIGUSR2 does: same pid, same sockets, new workers; exit 0 only when
+    /// they serve
+    Upgrade {
+        #[command(flatten)]
+        place: Place,
+        /// The new program; the path it was started by if not given
+        #[arg(long, value_name = "PATH")]
+        program: Option<String>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Stop the service as SIGTERM does, and wait for its end; once more to hurry
     Stop {
         #[command(flatten)]
@@ -248,6 +260,7 @@ impl Cli {
             Command::Status { place, .. }
             | Command::Scale { place, .. }
             | Command::Reload { place, .. }
+            | Command::Upgrade { place, .. }
             | Command::Stop { place, .. } => {
                 let name = place.name.take();
                 flags.given.extend(name.map(|text| Given { key: "process.name", flag: "--name", text }));

@@ -5,6 +5,7 @@
 //! and to close a single slot: the kernel numbers a group's sockets in the order of listen() and moves the last into a
 //! gap, so as long as none is closed, a socket's index in its group is its slot, which [`steering`] relies on.
 
+mod handover;
 mod holder;
 pub(crate) mod steering;
 mod unix;
@@ -19,8 +20,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockRef, Type};
 
+pub(crate) use self::handover::Passed;
 use crate::{
     settings::{Bind, Server},
     sys::{bpf, fd},
@@ -45,7 +48,8 @@ pub(crate) struct Listeners {
 }
 
 /// Whether new connections can be sent to chosen slots.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Steering {
     Active,
     /// The kernel refused, with this reason: exactly as many slots listen as there are workers.
@@ -79,7 +83,8 @@ enum Standing {
     Removed,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Address {
     Tcp {
         address: SocketAddr,
@@ -219,9 +224,21 @@ impl Listeners {
 
     /// The reload failed: what it added goes again, what it removed stays, and all belongs to whom it did `before`.
     pub(crate) fn unbind_added(&mut self, before: &Server) {
+        self.close_added();
+        self.own_again(before);
+    }
+
+    /// The first half of [`unbind_added`](Self::unbind_added), for a program that does not know what was before.
+    pub(crate) fn close_added(&mut self) {
         self.close_standing(Standing::Added);
         for group in &mut self.groups {
             group.standing = Standing::Kept;
+        }
+    }
+
+    /// The second half, for the program that does.
+    pub(crate) fn own_again(&self, before: &Server) {
+        for group in &self.groups {
             // What was possible then is possible now, unless somebody took the file away; then it is not ours to mend.
             let _ = group.hand_over(before);
         }

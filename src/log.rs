@@ -58,6 +58,35 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// As [`configure`], for a program that takes another's place: where a file cannot be opened, lines go where that one's
+/// went.
+///
+/// # Errors
+/// As for [`configure`], where there is no such place.
+pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Option<OwnedFd>) -> Result<(), OpenError> {
+    use settings::LogTarget::{Off, Standard};
+    let Err(error) = configure(settings) else { return Ok(()) };
+    if file.is_none() && access.is_none() {
+        return Err(error);
+    }
+    let target = |known: &Option<_>, wanted: &settings::LogTarget, other| {
+        if known.is_some() { other } else { wanted.clone() }
+    };
+    configure(&settings::Log {
+        file: target(&file, &settings.file, Standard),
+        access: target(&access, &settings.access, Off),
+        ..settings.clone()
+    })?;
+    if let Some(log) = lock().as_mut() {
+        for (sink, file) in [(&mut log.sink, file), (&mut log.access, access)] {
+            if let Some(file) = file {
+                sink.adopt(file.into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Opens the files of both logs again, after they were moved away; nothing happens to standard streams.
 ///
 /// # Errors

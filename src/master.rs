@@ -7,6 +7,7 @@
 mod control;
 mod core;
 mod exits;
+mod handover;
 mod history;
 mod notify;
 mod oom;
@@ -16,6 +17,7 @@ mod reload;
 #[cfg(test)]
 mod sim;
 mod status;
+mod upgrade;
 
 use std::{
     collections::VecDeque,
@@ -24,10 +26,11 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use self::reload::Load;
 use self::{
     control::Control,
-    core::{Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Stage, Tally},
+    core::{
+        Action, Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Stage, Tally,
+    },
     exits::{ExitFacts, explain, is_foreign_kill},
     history::SlotHistory,
     notify::{Notify, Standing},
@@ -35,7 +38,9 @@ use self::{
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
     reload::Reloads,
+    upgrade::Upgrades,
 };
+pub(crate) use self::{handover::Handover, reload::Load};
 use crate::{
     channel::{Heard, ToMaster, ToWorker},
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
@@ -76,6 +81,8 @@ pub(crate) enum MasterError {
     Scoreboard(#[source] std::io::Error),
     #[error("the signals could not be taken over")]
     Signals(#[source] std::io::Error),
+    #[error("the place of the program before could not be taken: {0}")]
+    TakeOver(String),
     #[error("waiting for events failed")]
     Wait(#[source] std::io::Error),
 }
@@ -97,6 +104,7 @@ struct Shell {
     load: Load,
     resolved: Arc<Resolved>,
     reloads: Reloads,
+    upgrades: Upgrades,
     listeners: Listeners,
     scoreboard: Scoreboard,
     signals: MasterSignals,
@@ -116,90 +124,114 @@ struct Shell {
     boot_failure: Option<String>,
 }
 
+/// Where a master comes from.
+pub(crate) enum Origins {
+    Nothing,
+    /// Another program stood here. `kept`: the settings that stay as they were until a restart.
+    Handover {
+        handover: Box<Handover>,
+        kept: Vec<&'static str>,
+    },
+}
+
 /// Binds, forks, supervises; returns when all is over, or in each child.
-pub(crate) fn run(resolved: Resolved, load: Load) -> Result<Outcome, MasterError> {
-    let settings = &resolved.settings;
-    let name = &settings.process.name;
-    tracing::info!(
-        event = "starting",
-        version = env!("CARGO_PKG_VERSION"),
-        pid = std::process::id(),
-        workers = settings.workers.count,
-        "{name} starts"
-    );
-    let limit = fd::raise_nofile();
-    let listeners = Listeners::bind(&settings.server, settings.workers.count)?;
-    if resolved.origin("server.bind") == Origin::Env(LISTEN_FDS.to_owned()) {
-        tracing::info!(
-            event = "sockets_passed",
-            sockets = settings.server.bind.len(),
-            names = std::env::var("LISTEN_FDNAMES").unwrap_or_default(),
-            "the sockets of LISTEN_FDS replace server.bind; they are shared by all workers, and outlive us"
-        );
-    }
-    for address in listeners.addresses() {
-        tracing::info!(event = "listening", %address, "listening on {address}");
-    }
-    warn_of_few_files(limit, settings, &listeners);
-    if let Steering::Refused(reason) = listeners.steering() {
-        tracing::warn!(
-            event = "steering_refused",
-            reason,
-            "the kernel refused the steering program; connections to a slot without a worker wait until a sibling looks"
-        );
-    }
-    let rows = listeners.slots() * ROWS_PER_SLOT;
-    let scoreboard =
-        Scoreboard::create(rows, ROWS_PER_SLOT * slot_count(WORKERS_MAX)).map_err(MasterError::Scoreboard)?;
-    let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
-    let control = Control::open(&settings.control, name);
-    let signals = MasterSignals::install().map_err(MasterError::Signals)?;
-    // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
-    if let Err(error) = process::become_subreaper() {
-        tracing::warn!(event = "subreaper_refused", %error, "orphans of workers will go to init");
-    }
-    let started = now();
-    let (core, actions) = Master::new(policy(settings, &listeners, rows), started);
-    let mut shell = Shell {
-        core,
-        load,
-        resolved: Arc::new(resolved),
-        reloads: Reloads::default(),
-        listeners,
-        scoreboard,
-        signals,
-        pidfile,
-        control,
-        notify: Notify::open(started),
-        started,
-        children: Vec::new(),
-        inbox: Vec::new(),
-        dice: Dice::new(),
-        history: Vec::new(),
-        oom_kills: OomKills::find(),
-        boot_failure: None,
+pub(crate) fn run(resolved: Resolved, load: Load, origins: Origins) -> Result<Outcome, MasterError> {
+    let (shell, actions) = match origins {
+        Origins::Nothing => Shell::begin(resolved, load)?,
+        Origins::Handover { handover, kept } => Shell::adopt(resolved, load, &kept, *handover)?,
     };
-    shell.show_title();
-    let mut todo = VecDeque::from(actions);
-    loop {
-        shell.publish();
-        shell.notify();
-        while let Some(action) = todo.pop_front() {
-            match shell.perform(action) {
-                Performed::Done => {}
-                Performed::Learned(event) => shell.inbox.push(event),
-                Performed::Child(birth) => return Ok(Outcome::Worker(Box::new(shell.into_worker_seed(*birth)))),
-                Performed::Exit(reason) => return Ok(shell.end(reason)),
-            }
-        }
-        if shell.inbox.is_empty() {
-            shell.listen()?;
-        }
-        todo.extend(shell.core.step(now(), std::mem::take(&mut shell.inbox)));
-    }
+    shell.supervise(actions)
 }
 
 impl Shell {
+    /// A first start.
+    fn begin(resolved: Resolved, load: Load) -> Result<(Self, Vec<Action>), MasterError> {
+        let settings = &resolved.settings;
+        let name = &settings.process.name;
+        tracing::info!(
+            event = "starting",
+            version = env!("CARGO_PKG_VERSION"),
+            pid = std::process::id(),
+            workers = settings.workers.count,
+            "{name} starts"
+        );
+        let limit = fd::raise_nofile();
+        let listeners = Listeners::bind(&settings.server, settings.workers.count)?;
+        if resolved.origin("server.bind") == Origin::Env(LISTEN_FDS.to_owned()) {
+            tracing::info!(
+                event = "sockets_passed",
+                sockets = settings.server.bind.len(),
+                names = std::env::var("LISTEN_FDNAMES").unwrap_or_default(),
+                "the sockets of LISTEN_FDS replace server.bind; they are shared by all workers, and outlive us"
+            );
+        }
+        for address in listeners.addresses() {
+            tracing::info!(event = "listening", %address, "listening on {address}");
+        }
+        warn_of_few_files(limit, settings, &listeners);
+        if let Steering::Refused(reason) = listeners.steering() {
+            tracing::warn!(
+                event = "steering_refused",
+                reason,
+                "the kernel refused the steering program; connections to a slot without a worker wait until a sibling looks"
+            );
+        }
+        let rows = listeners.slots() * ROWS_PER_SLOT;
+        let scoreboard =
+            Scoreboard::create(rows, ROWS_PER_SLOT * slot_count(WORKERS_MAX)).map_err(MasterError::Scoreboard)?;
+        let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
+        let control = Control::open(&settings.control, name);
+        let signals = MasterSignals::install().map_err(MasterError::Signals)?;
+        // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
+        if let Err(error) = process::become_subreaper() {
+            tracing::warn!(event = "subreaper_refused", %error, "orphans of workers will go to init");
+        }
+        let started = now();
+        let (core, actions) = Master::new(policy(settings, &listeners, rows), started);
+        let shell = Self {
+            core,
+            load,
+            resolved: Arc::new(resolved),
+            reloads: Reloads::default(),
+            upgrades: Upgrades::new(),
+            listeners,
+            scoreboard,
+            signals,
+            pidfile,
+            control,
+            notify: Notify::open(started),
+            started,
+            children: Vec::new(),
+            inbox: Vec::new(),
+            dice: Dice::new(),
+            history: Vec::new(),
+            oom_kills: OomKills::find(),
+            boot_failure: None,
+        };
+        shell.show_title();
+        Ok((shell, actions))
+    }
+
+    fn supervise(mut self, actions: Vec<Action>) -> Result<Outcome, MasterError> {
+        let mut todo = VecDeque::from(actions);
+        loop {
+            self.publish();
+            self.notify();
+            while let Some(action) = todo.pop_front() {
+                match self.perform(action) {
+                    Performed::Done => {}
+                    Performed::Learned(event) => self.inbox.push(event),
+                    Performed::Child(birth) => return Ok(Outcome::Worker(Box::new(self.into_worker_seed(*birth)))),
+                    Performed::Exit(reason) => return Ok(self.end(reason)),
+                }
+            }
+            if self.inbox.is_empty() {
+                self.listen()?;
+            }
+            todo.extend(self.core.step(now(), std::mem::take(&mut self.inbox)));
+        }
+    }
+
     fn show_title(&self) {
         let name = &self.resolved.settings.process.name;
         title::set(&format!("oxicorn: master [{name}] gen {}", self.core.generation().0));
@@ -215,20 +247,14 @@ impl Shell {
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
+        let channels = channels.chain(self.upgrades.watched());
         let mut fds: Vec<_> =
             std::iter::once(self.signals.as_fd()).chain(channels).map(|fd| (fd, Interest::Read)).collect();
         let ours = fds.len();
         fds.extend(self.control.iter().flat_map(Control::watched));
         let ready = wait(&fds, timeout).map_err(MasterError::Wait)?;
-        for child in &mut self.children {
-            let due = child.row.due();
-            if std::mem::replace(&mut child.due, due) != due {
-                self.inbox.push(Event::Beat { pid: child.pid, due: Instant(due) });
-            }
-        }
-        for i in 0..self.children.len() {
-            self.hear(i);
-        }
+        self.hear_all();
+        self.hear_preflight();
         for (signal, times) in self.signals.take() {
             self.obey(signal, times);
         }
@@ -240,6 +266,19 @@ impl Shell {
         Ok(())
     }
 
+    /// What the workers beat and say.
+    fn hear_all(&mut self) {
+        for child in &mut self.children {
+            let due = child.row.due();
+            if std::mem::replace(&mut child.due, due) != due {
+                self.inbox.push(Event::Beat { pid: child.pid, due: Instant(due) });
+            }
+        }
+        for i in 0..self.children.len() {
+            self.hear(i);
+        }
+    }
+
     fn obey(&mut self, signal: Signal, times: u32) {
         match signal {
             Signal::Term => self.inbox.push(Event::StopRequested { graceful: true }),
@@ -249,10 +288,11 @@ impl Shell {
             Signal::Usr1 => self.reopen_logs(),
             Signal::Chld => self.reap_all(),
             Signal::Hup => self.request_reload(None),
-            Signal::Usr2 | Signal::Winch => tracing::warn!(
+            Signal::Usr2 => self.request_upgrade(None, None),
+            Signal::Winch => tracing::warn!(
                 event = "ignored_signal",
                 signal = signal.name(),
-                "{} does nothing yet; the master goes on as before",
+                "{} does nothing; the master goes on as before",
                 signal.name()
             ),
         }
@@ -291,6 +331,7 @@ impl Shell {
                 };
                 self.answer(caller, &answer);
             }
+            protocol::Command::Upgrade { program } => self.request_upgrade(program.map(Into::into), Some(caller)),
             protocol::Command::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }
     }
@@ -323,6 +364,9 @@ impl Shell {
     }
 
     fn bury(&mut self, pid: Pid, exit: Exit) {
+        if self.is_preflight(pid) {
+            return self.bury_preflight(exit);
+        }
         let Some(at) = self.children.iter().position(|child| child.pid == pid) else {
             tracing::debug!(event = "orphan_reaped", pid = pid.0, reason = %exit, "reaped a process that is no worker");
             return;
@@ -480,7 +524,7 @@ impl Shell {
 
     /// Six stores cost less than asking what has changed.
     fn publish(&self) {
-        let Tally { recycled, crashed, hung, boot_failed, reloads: _ } = self.core.tally();
+        let Tally { recycled, crashed, hung, boot_failed, reloads: _, upgrades: _ } = self.core.tally();
         let (generation, target) = (self.core.generation().0.into(), self.core.target().into());
         self.scoreboard.publish(&Overview { generation, target, recycled, crashed, hung, boot_failed });
     }
@@ -497,7 +541,7 @@ impl Shell {
         let status = format!("{}, generation {}", self.progress(), self.core.generation().0);
         if let Some(notify) = &mut self.notify {
             notify.turn(standing, &status, now());
-            if !self.core.reloads() {
+            if !self.core.changes() {
                 notify.ready(now());
             }
         }

@@ -30,6 +30,10 @@ pub(crate) enum Command {
     Reload,
     /// What a reload would change; nothing is done.
     Changes,
+    /// `program`: an absolute path, if not the one the service was started by.
+    Upgrade {
+        program: Option<String>,
+    },
     /// `now`: as SIGINT, not as SIGTERM.
     Stop {
         now: bool,
@@ -77,6 +81,8 @@ pub(crate) struct Status {
     pub(crate) empty_slots: Vec<EmptySlot>,
     pub(crate) totals: Totals,
     pub(crate) last_reload: Option<LastReload>,
+    #[serde(default)]
+    pub(crate) last_upgrade: Option<LastReload>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +156,8 @@ pub(crate) struct Totals {
     pub(crate) crashed: u64,
     pub(crate) hung: u64,
     pub(crate) reloads: u64,
+    #[serde(default)]
+    pub(crate) upgrades: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -166,6 +174,7 @@ pub(crate) struct Responses {
     pub(crate) server_errors: u64,
 }
 
+/// How the last reload, or the last upgrade, ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LastReload {
     pub(crate) ok: bool,
@@ -255,6 +264,7 @@ mod tests {
             (Command::Status, r#"{"version":1,"command":"status"}"#),
             (Command::Scale(Scale::To(4)), r#"{"version":1,"command":{"scale":{"to":4}}}"#),
             (Command::Scale(Scale::By(-1)), r#"{"version":1,"command":{"scale":{"by":-1}}}"#),
+            (Command::Upgrade { program: None }, r#"{"version":1,"command":{"upgrade":{"program":null}}}"#),
             (Command::Stop { now: true }, r#"{"version":1,"command":{"stop":{"now":true}}}"#),
         ] {
             assert_eq!(line(&Request::new(command.clone())), format!("{text}\n").as_bytes());

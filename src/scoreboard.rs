@@ -11,14 +11,20 @@
 mod inflight;
 
 use std::{
+    fs::File,
     io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::FileExt,
+    },
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 pub(crate) use self::inflight::{InFlight, Notepad, Place, X_REQUEST_ID};
 use crate::sys::{clock, shm::Mapping};
 
-/// Fields are only ever appended; a program that reads a higher number than its own refuses.
+/// Fields are only ever appended, in words that were zero until then: that needs no new number, and who does not know a
+/// field leaves it alone. A program with another number cannot read this one's scoreboard, nor upgrade it.
 const LAYOUT_VERSION: u64 = 1;
 const ROW_WORDS: usize = 32;
 
@@ -131,24 +137,63 @@ pub(crate) struct Overview {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scoreboard {
+    mapping: &'static Mapping,
     words: &'static [AtomicU64],
     rows_max: usize,
+}
+
+/// Why the scoreboard of the program before cannot be gone on with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdoptError {
+    #[error("its scoreboard has layout {found}, and this program reads {LAYOUT_VERSION} only")]
+    Layout { found: u64 },
+    #[error("its scoreboard cannot be mapped")]
+    Map(#[source] io::Error),
 }
 
 impl Scoreboard {
     /// Master only, before the first fork. The uptime counts from here.
     pub(crate) fn create(rows: u32, rows_max: u32) -> io::Result<Self> {
-        let rows_max = rows_max as usize;
-        let len = ROW_WORDS + rows_max * (ROW_WORDS + DURATION_WORDS + inflight::WORDS);
-        // Mapped once, for the life of the process: the rows are handed out as plain references. Rows that are not yet
-        // in use cost no memory: nobody touches their pages.
-        let mapping: &'static Mapping = Box::leak(Box::new(Mapping::create(len)?));
-        let words = &mapping.words()[..len];
+        let scoreboard = Self::on(Mapping::create(words_of(rows_max as usize))?, rows_max as usize);
+        let words = scoreboard.words;
         words[header::VERSION].store(LAYOUT_VERSION, Relaxed);
         words[header::ROWS].store(u64::from(rows), Relaxed);
         words[header::MASTER_PID].store(u64::from(std::process::id()), Relaxed);
         words[header::STARTED].store(clock::boottime(), Relaxed);
-        Ok(Self { words, rows_max })
+        Ok(scoreboard)
+    }
+
+    /// Goes on with the scoreboard of the program before: what was counted, and since when, stays.
+    ///
+    /// # Errors
+    /// It is laid out in another way than this program's.
+    pub(crate) fn adopt(memory: OwnedFd, rows_max: u32) -> Result<Self, AdoptError> {
+        let rows_max = rows_max as usize;
+        let mut first = [0; size_of::<u64>()];
+        let memory = File::from(memory);
+        memory.read_exact_at(&mut first, 0).map_err(AdoptError::Map)?;
+        match u64::from_ne_bytes(first) {
+            LAYOUT_VERSION => {}
+            found => return Err(AdoptError::Layout { found }),
+        }
+        Ok(Self::on(Mapping::of(memory.into(), words_of(rows_max)).map_err(AdoptError::Map)?, rows_max))
+    }
+
+    /// Mapped once, for the life of the process: the rows are handed out as plain references. Rows that are not yet in
+    /// use cost no memory: nobody touches their pages.
+    fn on(mapping: Mapping, rows_max: usize) -> Self {
+        let mapping: &'static Mapping = Box::leak(Box::new(mapping));
+        Self { mapping, words: &mapping.words()[..words_of(rows_max)], rows_max }
+    }
+
+    /// For who goes on with it: the memory, and the most rows it can hold.
+    pub(crate) fn memory(&self) -> (BorrowedFd<'static>, u32) {
+        (self.mapping.as_fd(), self.rows_max as u32)
+    }
+
+    /// Where a row stands, which is the same in every program that maps it.
+    pub(crate) fn place_of(&self, row: Row) -> Option<usize> {
+        self.rows().position(|other| std::ptr::eq(other.words, row.words))
     }
 
     /// Master only. Rows are only ever added.
@@ -248,6 +293,10 @@ impl Scoreboard {
     fn set(&self, word: usize, value: u64) {
         self.words[word].store(value, Relaxed);
     }
+}
+
+fn words_of(rows_max: usize) -> usize {
+    ROW_WORDS + rows_max * (ROW_WORDS + DURATION_WORDS + inflight::WORDS)
 }
 
 /// One worker's part of the scoreboard.
@@ -439,6 +488,23 @@ mod tests {
         assert_eq!(next.request_begun(), 1);
         let totals = board.totals();
         assert_eq!((totals.requests, totals.connections, totals.responses), (3, 1, [0, 0, 0, 1, 0]));
+    }
+
+    #[test]
+    fn it_outlives_the_program_and_only_in_its_own_layout() {
+        let board = Scoreboard::create(2, 3).unwrap();
+        let row = board.claim(1, 1, 0, 5).unwrap();
+        row.request_begun();
+        let again = || board.memory().0.try_clone_to_owned().unwrap();
+        let adopted = Scoreboard::adopt(again(), 3).unwrap();
+        assert_eq!((adopted.totals(), adopted.uptime_ms()), (board.totals(), board.uptime_ms()));
+        let same = adopted.rows().nth(board.place_of(row).unwrap()).unwrap();
+        same.request_begun();
+        assert_eq!((row.requests(), adopted.claim(0, 2, 0, 0).unwrap().requests()), (2, 0));
+        assert!(matches!(Scoreboard::adopt(again(), 4), Err(AdoptError::Map(_))));
+        board.set(header::VERSION, LAYOUT_VERSION + 1);
+        let refused = Scoreboard::adopt(again(), 3).unwrap_err().to_string();
+        assert!(refused.contains("layout 2, and this program reads 1 only"), "{refused}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod keys;
 mod passed;
 mod problem;
 mod show;
+mod sources;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use toml::Value;
 
 pub use self::{
@@ -41,8 +42,9 @@ pub use self::{
 pub(crate) use self::{
     access_format::{Form, Part, headers},
     changes::Changes,
-    passed::LISTEN_FDS,
+    passed::{LISTEN_FDS, LISTEN_PID},
     problem::{Origin, Problem, Problems},
+    sources::Sources,
 };
 
 /// Everything the supervisor is tuned by. A zero duration or count that the key's comment calls a limit is "off".
@@ -194,7 +196,8 @@ pub struct Control {
     pub socket: ControlSocket,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "String")]
 pub enum ControlSocket {
     Auto,
     Off,
@@ -235,14 +238,14 @@ impl fmt::Debug for Process {
 }
 
 /// A name or number of `process.user`, looked up when the settings were resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     pub name: String,
     pub gid: u32,
@@ -383,6 +386,19 @@ pub(crate) struct Resolved {
     pub(crate) warnings: Vec<String>,
     /// By key path, the value that won. A key that is not here has its default.
     pub(crate) entries: BTreeMap<String, Entry>,
+    /// What all this was read from.
+    pub(crate) sources: Sources,
+}
+
+/// What only a restart can change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fixed {
+    reuse_port: bool,
+    user: Option<User>,
+    group: Option<Group>,
+    pidfile: Option<PathBuf>,
+    name: String,
+    control: ControlSocket,
 }
 
 impl Resolved {
@@ -397,28 +413,35 @@ impl Resolved {
         ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
     }
 
-    /// Takes over from `running` what only a restart can change; the keys that would have.
-    pub(crate) fn keep_until_restart(&mut self, running: &Self) -> Vec<&'static str> {
-        let (new, old) = (&mut self.settings, &running.settings);
-        let mut kept = Vec::new();
-        let mut keep = |key, differs: bool| {
-            if differs {
-                kept.push(key);
-            }
-        };
-        keep("server.reuse_port", new.server.reuse_port != old.server.reuse_port);
-        keep("process.user", new.process.user != old.process.user);
-        keep("process.group", new.process.group != old.process.group);
-        keep("process.pidfile", new.process.pidfile != old.process.pidfile);
-        keep("process.name", new.process.name != old.process.name);
-        keep("control.socket", new.control != old.control);
-        new.server.reuse_port = old.server.reuse_port;
-        new.process.user.clone_from(&old.process.user);
-        new.process.group.clone_from(&old.process.group);
-        new.process.pidfile.clone_from(&old.process.pidfile);
-        new.process.name.clone_from(&old.process.name);
-        new.control.clone_from(&old.control);
-        kept
+    pub(crate) fn fixed(&self) -> Fixed {
+        let Settings { server, process, control, .. } = &self.settings;
+        Fixed {
+            reuse_port: server.reuse_port,
+            user: process.user.clone(),
+            group: process.group.clone(),
+            pidfile: process.pidfile.clone(),
+            name: process.name.clone(),
+            control: control.socket.clone(),
+        }
+    }
+
+    /// Takes over what only a restart can change; the keys that would have.
+    pub(crate) fn keep_until_restart(&mut self, running: &Fixed) -> Vec<&'static str> {
+        let wanted = self.fixed();
+        let Settings { server, process, control, .. } = &mut self.settings;
+        let Fixed { reuse_port, user, group, pidfile, name, control: socket } = running.clone();
+        let differs = [
+            ("server.reuse_port", wanted.reuse_port != reuse_port),
+            ("process.user", wanted.user != user),
+            ("process.group", wanted.group != group),
+            ("process.pidfile", wanted.pidfile != pidfile),
+            ("process.name", wanted.name != name),
+            ("control.socket", wanted.control != socket),
+        ];
+        server.reuse_port = reuse_port;
+        (process.user, process.group, process.pidfile, process.name) = (user, group, pidfile, name);
+        control.socket = socket;
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 }
 
@@ -446,7 +469,7 @@ impl Whereabouts {
     /// A settings file with a mistake is no reason to lose sight of a service that runs: whoever corrects it will want to
     /// ask for a reload.
     pub(crate) fn guess(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path) -> Self {
-        let path = file::find(flags, env, cwd).map(|found| found.path);
+        let path = file::find(flags, env, cwd, &Sources::default()).map(|found| found.path);
         let text = path.as_deref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
         let table: toml::Table = text.parse().unwrap_or_default();
         let written = |section: &str, key: &str| Some(table.get(section)?.get(key)?.as_str()?.to_owned());
@@ -482,11 +505,27 @@ pub(crate) fn resolve(
     tables: &[TableSpec],
     purpose: Purpose,
 ) -> Result<Resolved, Problems> {
+    resolve_from(Sources::default(), flags, env, cwd, tables, purpose)
+}
+
+/// As [`resolve`], from texts that were read before. What they meant then was sound: only a file system that has changed
+/// since could say otherwise, and it is not asked.
+///
+/// # Errors
+/// As for [`resolve`].
+pub(crate) fn resolve_from(
+    mut sources: Sources,
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    cwd: &Path,
+    tables: &[TableSpec],
+    purpose: Purpose,
+) -> Result<Resolved, Problems> {
     let mut problems = Vec::new();
     if !flags.program.is_empty() {
         problems.push(Problem::at(Origin::Flag("--"), "", keys::PROGRAM_REFUSED));
     }
-    let file = file::find(flags, env, cwd).and_then(|found| match found.read(cwd) {
+    let file = file::find(flags, env, cwd, &sources).and_then(|found| match found.read(cwd, &mut sources) {
         Ok(file) => Some(file),
         Err(mut more) => {
             problems.append(&mut more);
@@ -496,7 +535,8 @@ pub(crate) fn resolve(
     let folder = file.as_ref().and_then(|file| file.path.parent()).unwrap_or(cwd);
 
     let mut given = file.as_ref().map(|file| file.entries(tables, &mut problems)).unwrap_or_default();
-    let env_file = file::env_file(flags, env, &given, folder, cwd).map(|path| file::EnvFile::read(&path, cwd));
+    let env_file =
+        file::env_file(flags, env, &given, folder, cwd).map(|path| file::EnvFile::read(&path, cwd, &mut sources));
     let env_file =
         env_file.and_then(|read| read.map_err(|mut more| problems.append(&mut more)).ok()).unwrap_or_default();
     given.extend(environment_entries(&env_file.beneath(env), tables, &mut problems));
@@ -513,7 +553,7 @@ pub(crate) fn resolve(
     for (path, entry) in given {
         let text = !matches!(entry.origin, Origin::File { .. });
         let base = if text { cwd } else { folder };
-        match tables.iter().find_map(|spec| spec.held(&path, &entry, base)) {
+        match tables.iter().find_map(|spec| spec.held(&path, &entry, base, &mut sources)) {
             Some((key, Ok(held))) => drop(entries.insert(key, held)),
             Some((_, Err(message))) => problems.push(Problem::at(entry.origin.clone(), &path, message)),
             None => {}
@@ -541,18 +581,25 @@ pub(crate) fn resolve(
         None => problem,
     };
     let mut crossed = check::accounts(&mut settings, &entries);
-    crossed.extend(check::problems(&settings, &failed));
     if purpose == Purpose::Serve {
         let mut findings = tls::Findings::default();
-        settings.tls.material = tls::read(&settings.tls, settings.http.http2, &mut findings).map(Arc::new);
-        crossed.extend(findings.problems);
-        warnings.extend(findings.warnings.into_iter().map(|warning| placed(warning).to_string()));
+        let material = tls::read(&settings.tls, settings.http.http2, &mut sources, &mut findings);
+        settings.tls.material = material.map(Arc::new);
+        // A certificate that has expired since it was read is still better than none.
+        if !sources.is_recorded() {
+            crossed.extend(findings.problems);
+            warnings.extend(findings.warnings.into_iter().map(|warning| placed(warning).to_string()));
+        }
+    }
+    if !sources.is_recorded() {
+        crossed.extend(check::problems(&settings, &failed));
     }
     problems.extend(crossed.into_iter().map(placed));
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
-    let mut resolved = Resolved { settings, tables: parsed, file: file.map(|file| file.path), warnings, entries };
+    let file = file.map(|file| file.path);
+    let mut resolved = Resolved { settings, tables: parsed, file, warnings, entries, sources };
     resolved.warnings.extend(check::warnings(&resolved));
     Ok(resolved)
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod bpf;
 pub(crate) mod clock;
+pub(crate) mod exec;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod host;

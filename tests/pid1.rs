@@ -48,6 +48,27 @@ fn orphans_are_reaped() {
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
 }
 
+/// The container lives as long as this pid does.
+#[test]
+fn an_upgrade_keeps_pid_1() {
+    let mut supervisor = in_a_container();
+    let master = supervisor.master();
+    for round in 1..=2 {
+        supervisor.signal(Signal::SIGUSR2);
+        supervisor.wait_log(events::UPGRADED, round, PATIENCE);
+        assert!(master.status()["NSpid"].ends_with("\t1") && supervisor.is_running());
+        assert_eq!(get(supervisor.address(), "/health").status, 200);
+    }
+    eventually("the old workers are gone", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
+    assert!(master.children().into_iter().all(Process::is_alive), "no zombie stays");
+    let victim = supervisor.worker_pids()[0];
+    supervisor.signal_worker(victim, Signal::SIGKILL);
+    supervisor.wait_gone(victim);
+    supervisor.wait_log(events::SERVING, 7, PATIENCE);
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+}
+
 #[test]
 fn a_dead_worker_is_replaced_in_a_container_too() {
     let supervisor = in_a_container();

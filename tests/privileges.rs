@@ -78,6 +78,24 @@ fn recycled_workers_are_nobody_too() {
     supervisor.stop();
 }
 
+/// Also where it is another program's master that forks them.
+#[test]
+fn workers_of_a_reload_and_of_an_upgrade_are_nobody_too() {
+    let user = nobody();
+    let mut supervisor = launch().serving(2);
+    for (round, command) in [["reload"], ["upgrade"], ["upgrade"], ["reload"]].iter().enumerate() {
+        let before = supervisor.worker_pids();
+        let output = supervisor.ctl(command);
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        eventually("no worker drains", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
+        assert!(supervisor.worker_pids().iter().all(|pid| !before.contains(pid)), "round {round}");
+        assert_without_rights(&supervisor, &user);
+        write_a_fact(&supervisor);
+        assert_eq!(supervisor.master().ids("Uid"), [0; 4], "the master keeps what it was started with");
+    }
+    supervisor.stop();
+}
+
 /// A folder that was there before is the operator's: its owner is not touched.
 #[test]
 fn a_folder_that_was_there_keeps_its_owner() {

@@ -2,25 +2,22 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, time::Duration};
 
-use common::{Connection, Launch, Load, Mode, PATIENCE, Process, Signal, events, eventually, get};
+use common::{
+    Canary, Connection, Launch, Load, Mode, PATIENCE, Process, Signal, events, eventually, get, now, observe_for,
+};
 
 #[test]
-fn usr2_and_winch_leave_a_line_and_do_no_harm() {
+fn winch_leaves_a_line_and_does_no_harm() {
     let mut supervisor = Launch::new().serving(2);
     let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::KeepAlive { think_ms: 5 });
-    for (signal, name) in [(Signal::SIGUSR2, "USR2"), (Signal::SIGWINCH, "WINCH")] {
-        let before = supervisor.log().0.lines().count();
-        supervisor.signal(signal);
-        eventually(&format!("the log says what became of {signal}"), PATIENCE, || {
-            supervisor.log().0.lines().skip(before).any(|line| line.contains(name)).then_some(())
-        });
-        let answered = load.answered();
-        eventually("the load goes on", PATIENCE, || (load.answered() >= answered + 50).then_some(()));
-        assert!(supervisor.is_running(), "{signal}");
-    }
-    assert_eq!(supervisor.log().lines_of(events::IGNORED_SIGNAL).filter(|line| line.contains("WINCH")).count(), 1);
+    supervisor.signal(Signal::SIGWINCH);
+    let lines = supervisor.wait_log(events::IGNORED_SIGNAL, 1, PATIENCE);
+    assert!(lines[0].contains("WINCH"), "{lines:?}");
+    let answered = load.answered();
+    eventually("the load goes on", PATIENCE, || (load.answered() >= answered + 50).then_some(()));
+    assert!(supervisor.is_running());
     load.finish().assert_nothing_lost();
     supervisor.wait_serving(2);
     supervisor.stop();
@@ -101,6 +98,35 @@ fn usr1_reopens_the_log() {
     supervisor.wait_gone(elder);
     assert!(supervisor.worker_pids().into_iter().all(|pid| Process(pid).is_alive()));
     supervisor.stop();
+}
+
+/// A thousand a second of those that change something: nobody dies, nothing is lost, and TERM is not kept waiting.
+#[test]
+fn a_storm_of_signals_kills_nobody_and_a_term_ends_it() {
+    let mut supervisor = Launch::new().set("workers.graceful_timeout", r#""3s""#).log_to("app.log").serving(2);
+    let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::PerRequest { think_ms: 2 });
+    let storm = [Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
+    let began = now();
+    for signal in storm.into_iter().cycle().take(4_000) {
+        supervisor.signal(signal);
+        observe_for(Duration::from_millis(1));
+    }
+    eprintln!("4,000 signals in {:?}", began.elapsed());
+    assert!(supervisor.is_running());
+    // Still in the middle of one or the other.
+    load.finish().assert_nothing_lost();
+    let (canary, asked) = (Canary::start(), now());
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+    let (took, stall) = (asked.elapsed(), canary.longest());
+    // The grace, a second of quiet before it ends, and what an exec takes.
+    assert!(took < Duration::from_secs(5) + 4 * stall, "{took:?}, machine {stall:?}");
+    assert_eq!(supervisor.leftovers(), []);
+    let log = supervisor.log();
+    assert!(log.count(events::UPGRADED) >= 1 && log.count(events::RELOADED) >= 1, "both get their turn");
+    for event in [events::HUNG, events::KILLED, events::UPGRADE_REFUSED, events::UPGRADE_ROLLED_BACK] {
+        assert_eq!(log.count(event), 0, "{event}");
+    }
 }
 
 /// The same letter twice is one signal; different ones are all heard.

@@ -215,6 +215,33 @@ fn a_passed_socket_replaces_bind_and_outlives_us() {
     Connection::open(address).expect("it still listens");
 }
 
+/// The pid is the same, so the sockets are still for it, and the watchdog is still fed.
+#[test]
+fn an_upgrade_keeps_the_passed_socket_and_what_systemd_was_told() {
+    let (listener, address) = systemds();
+    let (launch, mut told) = Told::at_path(Launch::new().env("WATCHDOG_USEC", "400000"));
+    let mut supervisor = passing(launch, &listener).serving(2);
+    told.wait("READY=1", 1);
+    let load = common::Load::start(address, "/debug/connections", 4, common::Mode::PerRequest { think_ms: 1 });
+    for round in 1..=2 {
+        supervisor.signal(Signal::SIGUSR2);
+        supervisor.wait_log(events::UPGRADED, round, PATIENCE);
+        // As for a reload: announced, and ready again when it is over.
+        told.wait("READY=1", 1 + round);
+        let fed = told.count("WATCHDOG=1");
+        told.wait("WATCHDOG=1", fed + 2);
+    }
+    let reloading = told.all().iter().filter(|told| told.starts_with("RELOADING=1\n")).count();
+    assert_eq!((reloading, told.count("READY=1"), told.count("STOPPING=1")), (2, 3, 0));
+    load.finish().assert_nothing_lost();
+    // A reload still finds the descriptor under its number.
+    supervisor.signal(Signal::SIGHUP);
+    supervisor.wait_log(events::RELOADED, 1, PATIENCE);
+    assert_eq!((supervisor.log().count("settings_warning"), supervisor.pid()), (0, supervisor.master().0));
+    supervisor.stop();
+    Connection::open(address).expect("it still listens");
+}
+
 /// The real thing, from Debian's package systemd; it need not run.
 #[test]
 fn systemd_socket_activate_is_understood() {

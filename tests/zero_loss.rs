@@ -24,7 +24,9 @@ fn assert_kept(report: &Report) {
     let broken = report.broken();
     assert!(broken.is_empty(), "{}\n{}", broken.join("\n"), report.leads());
     for (name, times) in report.deeds() {
-        assert!(times >= 2, "{name} was done {times} times");
+        // Signals of a kind that come while one is under way are one more.
+        let least = if name.ends_with("took over") { 1 } else { 2 };
+        assert!(times >= least, "{name} was done {times} times");
     }
     for (manner, score) in &report.outcome.scores {
         assert!(score.tally.ok >= 20, "{} made {} requests", manner.name(), score.tally.ok);

@@ -83,12 +83,14 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
         (totals.crashed, "crashed"),
         (totals.hung, "hung"),
         (totals.reloads, "reloads"),
+        (totals.upgrades, "upgrades"),
     ];
     lines.extend(wrap(&counts.map(|(count, of)| format!("{count} {of}")), width));
-    if let Some(reload) = &status.last_reload {
-        let (how, code) = if reload.ok { ("done", GREEN) } else { ("failed", RED) };
-        let reason = reload.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", plain(reason)));
-        lines.push(format!("last reload {}, {}{reason}", paint(code, how), plain(&reload.at)));
+    for (what, last) in [("reload", &status.last_reload), ("upgrade", &status.last_upgrade)] {
+        let Some(last) = last else { continue };
+        let (how, code) = if last.ok { ("done", GREEN) } else { ("failed", RED) };
+        let reason = last.reason.as_deref().map_or_else(String::new, |reason| format!(": {}", plain(reason)));
+        lines.push(format!("last {what} {}, {}{reason}", paint(code, how), plain(&last.at)));
     }
     lines.push(String::new());
     lines.join("\n")
@@ -243,6 +245,7 @@ mod tests {
                 ..Totals::default()
             },
             last_reload: Some(LastReload { ok: false, reason: Some("no".to_owned()), at: "2026-11-21".to_owned() }),
+            last_upgrade: Some(LastReload { ok: true, reason: None, at: "2026-11-22".to_owned() }),
         }
     }
 
@@ -258,8 +261,9 @@ SLOT  PID  GEN  STATE     AGE  REQUESTS  IN FLIGHT  CONNECTIONS      RSS  RESTAR
    1    -    -  empty       -         -          -            -        -         7  exit code 1 [2J
    2  124    3  draining   9s     51234          2           17  9.0 MiB         1
 
-90210 requests  0 connections  0 1xx  90000 2xx  0 3xx  0 4xx  0 5xx  0 shed  0 refused  0 recycled  0 crashed  0 hung  0 reloads
+90210 requests  0 connections  0 1xx  90000 2xx  0 3xx  0 4xx  0 5xx  0 shed  0 refused  0 recycled  0 crashed  0 hung  0 reloads  0 upgrades
 last reload failed, 2026-11-21: no
+last upgrade done, 2026-11-22
 ";
         assert_eq!(drawn, expected);
     }
@@ -268,7 +272,7 @@ last reload failed, 2026-11-21: no
     fn a_narrow_one_keeps_to_its_width_and_to_what_matters() {
         for width in 32..160 {
             let drawn = draw(&status(), width, false);
-            let table = drawn.lines().filter(|line| !line.starts_with("last reload"));
+            let table = drawn.lines().filter(|line| !line.starts_with("last "));
             for line in table {
                 assert!(line.chars().count() <= width, "{width}: {line}");
             }

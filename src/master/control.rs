@@ -3,6 +3,8 @@
 //! Owns: its file, its clients and their bounds: how many, how many bytes, how long. One request a connection. Refuses:
 //! what a request means (the shell), and to be a reason to wait or to fail: without a socket the service goes on.
 
+mod handover;
+
 use std::{
     fs::{self, DirBuilder},
     io::{self, ErrorKind, Read, Write},
@@ -16,8 +18,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+pub(super) use self::handover::Passed;
 use super::core::{Caller, Instant};
 use crate::{
     protocol::{self, Answer, Command, Reply, Request},
@@ -59,7 +63,8 @@ struct Client {
     output: Vec<u8>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 enum Turn {
     Asking {
         until: Instant,
@@ -217,7 +222,9 @@ impl Control {
         }
         let line = client.read()?;
         let refused = match line.and_then(|line| Request::read(&line)) {
-            Ok(Command::Scale(_) | Command::Stop { .. }) if waiting >= WAITING_MAX => {
+            Ok(Command::Scale(_) | Command::Reload | Command::Upgrade { .. } | Command::Stop { .. })
+                if waiting >= WAITING_MAX =>
+            {
                 format!("{WAITING_MAX} others wait already; nothing was changed")
             }
             Ok(command) => {

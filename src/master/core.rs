@@ -11,10 +11,18 @@
 //!                   (failed)    Killed               Aborting ──── 2 s ───► Killed ───► (reaped)
 //! ```
 
-use std::fmt;
+mod reload;
+mod upgrade;
+
+use std::{fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use self::reload::{Change, Queued};
+pub(crate) use self::upgrade::{Legacy, Succession};
 
 /// Milliseconds on the monotonic clock. The shell supplies it; the core never reads one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Instant(pub(crate) u64);
 
 impl Instant {
@@ -27,17 +35,17 @@ impl Instant {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Pid(pub(crate) i32);
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct SlotId(pub(crate) u32);
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Generation(pub(crate) u32);
 
 /// Somebody who waits to hear how it went.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Caller(pub(crate) u64);
 
 /// Between SIGABRT, which leaves a core file, and SIGKILL, which cannot be refused.
@@ -106,6 +114,17 @@ pub(crate) enum Event {
     },
     /// Nothing was changed.
     SettingsRefused,
+    /// `program`: another than the one that runs was started by.
+    UpgradeRequested {
+        program: Option<PathBuf>,
+        caller: Option<Caller>,
+    },
+    /// The preflight is over and its process gone.
+    PreflightEnded {
+        passed: bool,
+    },
+    /// Neither `BecomeNew` nor `BecomeOld` returns, unless it fails: all is as before.
+    ExecFailed,
     /// What came of `Grow`: the slots and rows there are now.
     Grown {
         slots: u32,
@@ -199,6 +218,21 @@ pub(crate) enum Action {
         failed: Generation,
         why: Failure,
     },
+    /// Try the new program beside us: it boots one worker that will never serve.
+    BeginPreflight {
+        program: Option<PathBuf>,
+    },
+    /// It takes too long, or is not wanted any more.
+    EndPreflight,
+    /// Replace our own program by the one that passed the preflight; it goes on from [`Master::legacy`].
+    BecomeNew,
+    /// The new program is proven: the old one is of no more use.
+    KeepProgram,
+    /// Our workers failed their trial: the program before takes over again.
+    BecomeOld {
+        slot: SlotId,
+        why: Failure,
+    },
     /// Addresses that were removed have been quiet for long enough.
     CloseRemoved,
     /// Make slots for so many workers.
@@ -256,6 +290,15 @@ pub(crate) enum Answer {
         slot: SlotId,
         why: Failure,
     },
+    Upgraded {
+        generation: Generation,
+    },
+    /// The new program did not pass its preflight, or could not be executed; nothing was changed.
+    UpgradeRefused,
+    /// The workers of the new program failed their trial, or it could not go on.
+    UpgradeFailed,
+    /// Another upgrade runs or waits; nothing was changed.
+    UpgradeUnderWay,
     /// The target stays; the slot is tried again.
     BootFailed {
         slot: SlotId,
@@ -284,7 +327,7 @@ pub(crate) enum Cause {
     Stop,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[expect(clippy::enum_variant_names, reason = "each is named after its key")]
 pub(crate) enum RecycleCause {
     MaxRequests,
@@ -292,7 +335,7 @@ pub(crate) enum RecycleCause {
     MaxRss,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum KillCause {
     BootTimeout,
     /// SIGABRT did not end it.
@@ -327,6 +370,8 @@ pub(crate) enum Note {
     },
     /// Another reload is under way; this one follows.
     ReloadQueued,
+    /// As above, of an upgrade.
+    UpgradeQueued,
     TrialBegun {
         generation: Generation,
         target: u32,
@@ -352,7 +397,7 @@ pub(crate) enum Note {
     InvariantBroken(&'static str),
 }
 
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) enum Phase {
     Forking,
     Starting {
@@ -375,7 +420,7 @@ pub(crate) enum Phase {
 }
 
 /// One process, from the decision to fork it until it is reaped. Rows are in order of birth.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) slot: SlotId,
     pub(crate) generation: Generation,
@@ -394,29 +439,6 @@ pub(crate) struct Worker {
     full: bool,
 }
 
-/// A generation that is not yet proven, and what to go back to. The workers of the old one serve on until it ends.
-#[derive(Clone, Debug)]
-struct Trial {
-    fallback: Generation,
-    policy: Policy,
-    /// Of before, if the new settings changed it.
-    target: Option<u32>,
-    callers: Vec<Caller>,
-    /// When to look again at workers that have served long enough, but whose last promise is broken.
-    look_at: Instant,
-}
-
-/// Where a reload is.
-#[derive(Clone, Debug)]
-enum Reload {
-    None,
-    /// The shell reads the settings; its answer is the next event.
-    Loading {
-        callers: Vec<Caller>,
-    },
-    OnTrial(Trial),
-}
-
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Stage {
     Running,
@@ -432,7 +454,7 @@ pub(crate) enum Stage {
 }
 
 /// How eagerly a slot's dead are replaced: at once, then 0.5 s doubling to 30 s; forgets once it has been calm.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Backoff {
     failures: u32,
     until: Instant,
@@ -440,14 +462,16 @@ struct Backoff {
 }
 
 /// Counts for the operator; they only go up.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Tally {
     pub(crate) recycled: u64,
     pub(crate) crashed: u64,
     pub(crate) hung: u64,
     pub(crate) boot_failed: u64,
-    /// Generations proven.
+    /// Generations proven: of the same program, and of a new one.
     pub(crate) reloads: u64,
+    pub(crate) upgrades: u64,
 }
 
 #[derive(Debug)]
@@ -463,9 +487,9 @@ pub(crate) struct Master {
     reason: ExitReason,
     /// Who asked for this target and has not been answered.
     callers: Vec<Caller>,
-    reload: Reload,
-    /// Who asked for one more reload while one was under way.
-    reload_again: Option<Vec<Caller>>,
+    change: Change,
+    /// What was asked while something was under way, in that order; one of a kind.
+    queue: Vec<Queued>,
     generation_last: Generation,
     /// The last generation that failed its trial: whoever of it is still born goes at once.
     generation_failed: Option<Generation>,
@@ -482,8 +506,17 @@ pub(crate) struct Master {
 
 impl Master {
     pub(crate) fn new(policy: Policy, now: Instant) -> (Self, Vec<Action>) {
+        let mut master = Self::empty(policy, now);
+        // Whoever connects before the first worker is ready waits in a slot that will have one.
+        master.steered = (0..master.target).map(SlotId).collect();
+        let mut actions = vec![Action::Steer { live: master.steered.clone() }];
+        master.reconcile(now, &mut actions);
+        (master, actions)
+    }
+
+    fn empty(policy: Policy, now: Instant) -> Self {
         let quiet = Backoff { failures: 0, until: now, calm_at: now };
-        let mut master = Self {
+        Self {
             target: policy.workers.clamp(1, policy.slots),
             generation: Generation(1),
             stage: Stage::Running,
@@ -492,8 +525,8 @@ impl Master {
             proven: false,
             reason: ExitReason::Asked,
             callers: Vec::new(),
-            reload: Reload::None,
-            reload_again: None,
+            change: Change::None,
+            queue: Vec::new(),
             generation_last: Generation(1),
             generation_failed: None,
             removes: false,
@@ -505,12 +538,7 @@ impl Master {
             broken: false,
             tally: Tally::default(),
             policy,
-        };
-        // Whoever connects before the first worker is ready waits in a slot that will have one.
-        master.steered = (0..master.target).map(SlotId).collect();
-        let mut actions = vec![Action::Steer { live: master.steered.clone() }];
-        master.reconcile(now, &mut actions);
-        (master, actions)
+        }
     }
 
     /// Records what happened, then makes the world match the wish. The only way in. All that the shell knows comes in
@@ -546,7 +574,8 @@ impl Master {
             Stage::Delaying { until } => Some(until),
             Stage::Running | Stage::Stopping { .. } | Stage::Done => None,
         };
-        let duties = [measure, look, delay, self.trial_deadline(), self.close_removed_at].into_iter().flatten();
+        let changes = [self.trial_deadline(), self.close_removed_at, self.preflight_deadline()];
+        let duties = [measure, look, delay].into_iter().chain(changes).flatten();
         phases.chain(forks).chain(ages).chain(duties).min()
     }
 
@@ -568,11 +597,6 @@ impl Master {
 
     pub(crate) fn stage(&self) -> Stage {
         self.stage
-    }
-
-    /// Settings are being loaded, or are on trial, or wait to be loaded.
-    pub(crate) fn reloads(&self) -> bool {
-        !matches!(self.reload, Reload::None) || self.reload_again.is_some()
     }
 
     pub(crate) fn tally(&self) -> Tally {
@@ -601,11 +625,14 @@ impl Master {
                 self.removes = removes;
             }
             Event::SettingsRefused => {
-                if let Reload::Loading { callers } = std::mem::replace(&mut self.reload, Reload::None) {
+                if let Change::Loading { callers } = self.take_change() {
                     answer_all(callers, Answer::Refused, actions);
                 }
-                self.reload_again(actions);
+                self.begin_queued(now, actions);
             }
+            Event::UpgradeRequested { program, caller } => self.begin_upgrade(now, program, caller, actions),
+            Event::PreflightEnded { passed } => self.end_preflight(now, passed, actions),
+            Event::ExecFailed => self.stay(now, actions),
             Event::Grown { slots, rows } => {
                 (self.policy.slots, self.policy.rows) = (slots, rows);
                 self.backoff.resize(slots as usize, Backoff { failures: 0, until: now, calm_at: now });
@@ -744,99 +771,7 @@ impl Master {
         answer_all(std::mem::take(&mut self.callers), answer, actions);
     }
 
-    // ---- reload ----------------------------------------------------------------------------------------------------
-
-    fn begin_reload(&mut self, caller: Option<Caller>, actions: &mut Vec<Action>) {
-        if self.stage != Stage::Running {
-            answer_all(caller, Answer::Stopping, actions);
-            return;
-        }
-        match self.reload {
-            Reload::None if self.close_removed_at.is_none() => {
-                self.reload = Reload::Loading { callers: caller.into_iter().collect() };
-                actions.push(Action::LoadSettings);
-            }
-            Reload::None | Reload::Loading { .. } | Reload::OnTrial(_) => {
-                if self.reload_again.is_none() {
-                    actions.push(Action::Note(Note::ReloadQueued));
-                }
-                self.reload_again.get_or_insert_default().extend(caller);
-            }
-        }
-    }
-
-    /// Not before the removed addresses are closed: another reload could name them again.
-    fn reload_again(&mut self, actions: &mut Vec<Action>) {
-        if self.close_removed_at.is_none()
-            && let Some(callers) = self.reload_again.take()
-        {
-            self.reload = Reload::Loading { callers };
-            actions.push(Action::LoadSettings);
-        }
-    }
-
-    fn begin_trial(&mut self, now: Instant, policy: Policy, count: Option<u32>, actions: &mut Vec<Action>) {
-        let Reload::Loading { callers } = std::mem::replace(&mut self.reload, Reload::None) else { return };
-        self.generation_last = Generation(self.generation_last.0 + 1);
-        let fallback = std::mem::replace(&mut self.generation, self.generation_last);
-        let target = count.map(|count| std::mem::replace(&mut self.target, count));
-        self.backoff.resize(policy.slots as usize, Backoff { failures: 0, until: now, calm_at: now });
-        self.target = self.target.clamp(1, policy.slots);
-        let policy = std::mem::replace(&mut self.policy, policy);
-        self.reload = Reload::OnTrial(Trial { fallback, policy, target, callers, look_at: now });
-        actions.push(Action::Note(Note::TrialBegun { generation: self.generation, target: self.target }));
-    }
-
-    /// Whether this failure of a new worker ended a trial. The old settings hold again; its workers are retired with the
-    /// next look at the table.
-    fn fails_trial(&mut self, slot: SlotId, generation: Generation, why: Failure, actions: &mut Vec<Action>) -> bool {
-        if generation != self.generation || !matches!(self.reload, Reload::OnTrial(_)) {
-            return false;
-        }
-        let Reload::OnTrial(trial) = std::mem::replace(&mut self.reload, Reload::None) else { return false };
-        self.generation = trial.fallback;
-        self.generation_failed = Some(generation);
-        self.target = trial.target.unwrap_or(self.target);
-        // Slots and rows are only ever added.
-        let Policy { slots, rows, .. } = self.policy;
-        self.policy = Policy { slots, rows, ..trial.policy };
-        actions.push(Action::RestoreSettings { slot, failed: generation, why });
-        answer_all(trial.callers, Answer::RolledBack { slot, why }, actions);
-        self.reload_again(actions);
-        true
-    }
-
-    /// Proven are workers that have served for a while and whose last promise is not broken now.
-    fn pass_trial(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let Some(at) = self.trial_deadline() else { return };
-        if at > now {
-            return;
-        }
-        let late = self.workers.iter().any(|w| w.generation == self.generation && w.serving() && w.due < now);
-        let Reload::OnTrial(trial) = &mut self.reload else { return };
-        if late {
-            trial.look_at = now.after(TRIAL_LOOK_MS);
-            return;
-        }
-        let callers = std::mem::take(&mut trial.callers);
-        self.reload = Reload::None;
-        self.tally.reloads += 1;
-        self.close_removed_at = self.removes.then(|| now.after(QUIET_MS));
-        actions.push(Action::KeepSettings);
-        answer_all(callers, Answer::Reloaded { generation: self.generation }, actions);
-        self.reload_again(actions);
-    }
-
-    /// When the trial may be passed; `None` while some slot has no new worker that serves, or there is no trial.
-    fn trial_deadline(&self) -> Option<Instant> {
-        let Reload::OnTrial(trial) = &self.reload else { return None };
-        let proven = |slot: SlotId| {
-            let new = self.here(slot).filter(|w| w.generation == self.generation && w.serving());
-            new.map(|w| w.serving_since.after(TRIAL_MS)).min()
-        };
-        let all: Option<Vec<Instant>> = (0..self.slots()).map(SlotId).map(proven).collect();
-        all?.into_iter().chain([trial.look_at]).max()
-    }
+    // ---- ends -----------------------------------------------------------------------------------------------------
 
     /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
     fn begin_stop(&mut self, now: Instant, graceful: bool, actions: &mut Vec<Action>) {
@@ -847,11 +782,7 @@ impl Master {
             Stage::Done => return,
         };
         self.answer_callers(Answer::Stopping, actions);
-        let waiting = match std::mem::replace(&mut self.reload, Reload::None) {
-            Reload::None => Vec::new(),
-            Reload::Loading { callers } | Reload::OnTrial(Trial { callers, .. }) => callers,
-        };
-        answer_all(waiting.into_iter().chain(self.reload_again.take().unwrap_or_default()), Answer::Stopping, actions);
+        self.abandon_changes(actions);
         self.close_removed_at = None;
         if before.is_none() {
             let told = self.workers.iter().filter_map(|w| w.pid);
@@ -894,7 +825,7 @@ impl Master {
     /// generation that failed, and not the slot: its older worker serves on.
     fn failed(&mut self, now: Instant, of: (SlotId, Generation), why: Failure, actions: &mut Vec<Action>) {
         let (slot, generation) = of;
-        if self.fails_trial(slot, generation, why, actions) {
+        if self.fails_trial(now, slot, generation, why, actions) {
             return;
         }
         let proven = self.proven;
@@ -920,6 +851,7 @@ impl Master {
             self.reason = ExitReason::NoWorkerReady;
             self.stage = Stage::Stopping { until: now, urgency: 2 };
             actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(|b| b.failures).sum() }));
+            self.abandon_changes(actions);
         } else if wait_ms > 0 && slot.0 < self.slots() {
             actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
         }
@@ -968,6 +900,7 @@ impl Master {
                 self.measure(now, actions);
                 self.steer(now, actions);
                 self.answer_served(actions);
+                self.leave(now, actions);
             }
             Stage::Stopping { until, .. } => {
                 self.drain_all(now, until, actions);
@@ -1024,14 +957,6 @@ impl Master {
         }
     }
 
-    fn close_removed(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.close_removed_at.is_some_and(|at| at <= now) {
-            self.close_removed_at = None;
-            actions.push(Action::CloseRemoved);
-            self.reload_again(actions);
-        }
-    }
-
     /// A worker leaves once a younger one serves its slot, or once its slot is gone; but nobody of an old generation
     /// while the new one is on trial.
     fn retire_replaced(&mut self, now: Instant, actions: &mut Vec<Action>) {
@@ -1040,7 +965,7 @@ impl Master {
             let w = &self.workers[i];
             let old = w.generation != self.generation && Some(w.generation) != self.generation_failed;
             // A stop ends a trial undecided: then both serve until the delay is over.
-            let kept = old && (matches!(self.reload, Reload::OnTrial(_)) || self.stage != Stage::Running);
+            let kept = old && (matches!(self.change, Change::OnTrial(_)) || self.stage != Stage::Running);
             if !w.wanted() || kept {
                 continue;
             }
@@ -1113,7 +1038,8 @@ impl Master {
 
     /// By now the surplus, if there was any, has been told to go; a trial keeps it until it is over.
     fn answer_served(&mut self, actions: &mut Vec<Action>) {
-        if self.served() == self.target && !self.reloads() {
+        let undecided = matches!(self.change, Change::Loading { .. } | Change::OnTrial(_));
+        if self.served() == self.target && !undecided {
             self.answer_callers(Answer::Serving { target: self.target }, actions);
         }
     }

@@ -3,10 +3,12 @@
 //! Owns: how many workers of a slot have ended, and why the last one did. Refuses: deciding by it (`core` has its own
 //! memory of failures).
 
+use serde::{Deserialize, Serialize};
+
 use super::{Shell, core::SlotId};
 
 /// One to a slot.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(super) struct SlotHistory {
     /// Workers of this slot that ended, for whatever reason.
     pub(super) restarts: u32,

@@ -16,6 +16,8 @@ use std::{
     },
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::core::Instant;
 use crate::sys::clock;
 
@@ -23,7 +25,8 @@ use crate::sys::clock;
 const RETRY_MS: u64 = 250;
 
 /// As much of a service's life as systemd wants to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Standing {
     /// No worker has served yet.
     Starting,
@@ -90,6 +93,16 @@ impl Notify {
             watchdog: every_ms.map(|every_ms| Watchdog { every_ms, due: now }),
             failed: false,
         })
+    }
+
+    /// Goes on for the program before: what systemd was told by it is not said again.
+    pub(super) fn resume(&mut self, (standing, reloading): (Standing, bool)) {
+        (self.standing, self.reloading) = (standing, reloading);
+    }
+
+    /// For the program that goes on.
+    pub(super) fn told(&self) -> (Standing, bool) {
+        (self.standing, self.reloading)
     }
 
     /// When to call [`turn`](Self::turn) at the latest.

@@ -54,6 +54,11 @@ impl Shell {
             Action::LoadSettings => return Performed::Learned(self.load_settings()),
             Action::KeepSettings => self.keep_settings(),
             Action::RestoreSettings { slot, failed, why } => self.restore_settings(slot, failed, why),
+            Action::BeginPreflight { program } => return self.begin_preflight(program),
+            Action::EndPreflight => self.end_preflight(),
+            Action::BecomeNew => return self.become_new(),
+            Action::KeepProgram => self.keep_program(),
+            Action::BecomeOld { slot, why } => return self.become_old(slot, why),
             Action::CloseRemoved => self.close_removed(),
             Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
@@ -262,6 +267,19 @@ impl Shell {
                 let reason = self.why_rolled_back(slot, why);
                 Told::refused(format!("rolled back: {reason}; the old workers serve on with the old settings"))
             }
+            Answer::Upgraded { generation: Generation(generation) } => {
+                Told::done(format!("generation {generation} serves{}", self.upgrades.told()))
+            }
+            Answer::UpgradeRefused => {
+                Told::refused(format!("refused, all goes on as before: {}", self.upgrades.reason()))
+            }
+            Answer::UpgradeFailed => Told::refused(format!(
+                "rolled back: {}; the old workers serve on, of the old program",
+                self.upgrades.reason()
+            )),
+            Answer::UpgradeUnderWay => {
+                Told::refused("another upgrade is under way, or waits for its turn; nothing was changed")
+            }
             Answer::Stopping => Told::refused("the service is stopping"),
         };
         self.answer(caller, &told);
@@ -299,6 +317,9 @@ impl Shell {
             }
             Note::ReloadQueued => {
                 tracing::info!(event = "reload_queued", "one more reload follows the one that is under way");
+            }
+            Note::UpgradeQueued => {
+                tracing::info!(event = "upgrade_queued", "an upgrade follows what is under way");
             }
             Note::TrialBegun { generation, target } => tracing::info!(
                 event = "trial",
@@ -361,6 +382,8 @@ impl Shell {
             load: _,
             resolved,
             reloads: _,
+            // Its process is the master's to end.
+            upgrades: _,
             // All of them, not only its own slot's: it rescues what waits for its siblings.
             listeners,
             scoreboard,

@@ -37,6 +37,15 @@ impl Pidfile {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// Goes on for the program before, which had this pid too.
+    pub(crate) fn adopt(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A second instance may have replaced it meanwhile; then it is not ours to remove.
     pub(crate) fn remove(self) {
         if read(&self.path) == Some(std::process::id())

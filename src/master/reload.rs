@@ -34,6 +34,13 @@ pub(super) struct Reloads {
     pub(super) last: Option<LastReload>,
 }
 
+impl Reloads {
+    /// Of a program that goes on where another had reloaded.
+    pub(super) fn after(last: Option<LastReload>) -> Self {
+        Self { last, ..Self::default() }
+    }
+}
+
 impl Shell {
     pub(super) fn request_reload(&mut self, caller: Option<Caller>) {
         // `systemctl reload` waits to be told of this one, also if it is refused or one more.
@@ -67,7 +74,7 @@ impl Shell {
         let mut new = (self.load.read)()?;
         (self.load.prepare)(&new)?;
         let changes = Changes::between(&self.resolved, &new);
-        new.keep_until_restart(&self.resolved);
+        new.keep_until_restart(&self.resolved.fixed());
         let old_count = self.resolved.settings.workers.count;
         let count = (new.settings.workers.count != old_count).then_some(new.settings.workers.count);
         let workers = count.unwrap_or(0).max(self.core.target());
@@ -151,7 +158,14 @@ impl Shell {
     }
 }
 
+pub(super) fn told_kept(kept: &[&str]) -> String {
+    match kept {
+        [] => String::new(),
+        kept => format!("; as before until a restart: {}", kept.join(", ")),
+    }
+}
+
 /// RFC 3339, UTC.
-fn timestamp() -> String {
+pub(super) fn timestamp() -> String {
     jiff::Timestamp::now().round(jiff::Unit::Second).map_or_else(|_| String::new(), |now| now.to_string())
 }

@@ -54,13 +54,15 @@ fn storm(seed: u64) {
     for _ in 0..10 {
         let at = world.dice.below(40_000);
         let to = world.dice.below(10) as u32;
-        let ahead = match world.dice.below(10) {
+        let ahead = match world.dice.below(12) {
             0 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(1), caller: None }),
             1 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(-1), caller: None }),
             6 => world.asks(Scale::By(-1)),
             7 => world.asks(Scale::To(to)),
             8 => Ahead::Fact(Event::ReloadRequested { caller: None }),
             9 => world.asks_to_reload(),
+            10 => Ahead::Fact(Event::UpgradeRequested { program: None, caller: None }),
+            11 => world.asks_to_upgrade(),
             2 | 3 => Ahead::RecycleAny,
             4 => Ahead::TermAny,
             _ => Ahead::Freeze(world.dice.below(300_000)),
@@ -115,14 +117,15 @@ fn every_pair_of_operator_events_settles_or_stops() {
             Ahead::RecycleAny,
             Ahead::TermAny,
             Ahead::Fact(Event::ReloadRequested { caller: None }),
+            Ahead::Fact(Event::UpgradeRequested { program: None, caller: None }),
         ]
     };
     worlds(8, |seed| {
-        for (first, second) in (0..7).flat_map(|first| (0..7).map(move |second| (first, second))) {
+        for (first, second) in (0..8).flat_map(|first| (0..8).map(move |second| (first, second))) {
             for gap in [0, 1, 100, 700, 3_000] {
                 let mut world = World::settled(seed, up_to(4));
                 for (at, which) in [(0, first), (gap, second)] {
-                    let ahead = events(&mut world.dice).into_iter().nth(which).expect("one of seven");
+                    let ahead = events(&mut world.dice).into_iter().nth(which).expect("one of eight");
                     world.plan(at, ahead);
                 }
                 if first < STOPS || second < STOPS {
@@ -302,6 +305,136 @@ fn a_stop_during_a_reload_is_not_waited_for() {
         world.run_to_exit(stop_at + GRACE + 1);
         assert_eq!(world.answers.len(), 2);
         assert_eq!(world.callers, BTreeSet::new());
+    });
+}
+
+// ---- upgrading -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_upgrade_replaces_every_worker_and_never_dips() {
+    worlds(300, |seed| {
+        let mut world = World::settled(seed, up_to(6));
+        let (target, old) = (world.master.target(), world.pids());
+        let asks = world.asks_to_upgrade();
+        world.plan(0, asks);
+        world.run_checking(20 * BOOT, |world| assert!(world.serving() >= target.min(world.master.target())));
+        world.settle(GRACE);
+        assert_eq!(world.answers, [Answer::Upgraded { generation: Generation(2) }]);
+        assert_eq!((world.execs, world.master.tally().upgrades), (1, 1));
+        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "one of before is still there");
+    });
+}
+
+/// Refused, hanging, not executable, unable once it has taken over, or with workers that fail.
+#[test]
+fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
+    worlds(500, |seed| {
+        let mut world = World::settled(seed, up_to(6));
+        let (target, old) = (world.master.target(), world.pids());
+        match seed % 5 {
+            0 => world.nature.refused_program = 100,
+            1 => world.nature.hanging_program = 100,
+            2 => world.nature.exec_fails = 100,
+            3 => world.nature.bad_take_over = 100,
+            _ => world.nature.bad_generation = 100,
+        }
+        let asks = world.asks_to_upgrade();
+        world.plan(0, asks);
+        world.run_checking(BOOT_TIMEOUT + 20 * BOOT, |world| {
+            let still = |pid: &Pid| world.master.worker(*pid).is_some_and(Worker::serving);
+            assert!(old.iter().all(still), "a worker of the old program was touched");
+        });
+        world.settle(GRACE);
+        let answer = if seed % 5 < 3 { Answer::UpgradeRefused } else { Answer::UpgradeFailed };
+        assert_eq!(world.answers, [answer]);
+        assert_eq!((world.master.generation(), world.master.target()), (Generation(1), target));
+        assert_eq!(world.execs, [0, 0, 0, 1, 2][seed as usize % 5]);
+        world.nature = CALM;
+        world.answers.clear();
+        let asks = world.asks_to_upgrade();
+        world.plan(0, asks);
+        world.run(1);
+        world.settle(GRACE + 20 * BOOT);
+        assert!(matches!(world.answers[..], [Answer::Upgraded { .. }]), "{:?}", world.answers);
+    });
+}
+
+/// They are due when the program that is tried has passed: nobody but the one who forked them knows of them.
+#[test]
+fn an_exec_waits_for_the_forks_under_way() {
+    worlds(100, |seed| {
+        let mut world = World::settled(seed, |dice| policy(2 + dice.below(4) as u32));
+        world.nature.hanging_program = 100;
+        let all_die = |world: &mut World| {
+            for pid in world.pids() {
+                world.plan_fact(0, Event::Exited { pid });
+            }
+            world.run(0);
+        };
+        all_die(&mut world);
+        world.settle(BOOT);
+        // The second death in a row costs half a second.
+        all_die(&mut world);
+        let asks = world.asks_to_upgrade();
+        world.plan(0, asks);
+        world.plan_fact(500, Event::PreflightEnded { passed: true });
+        world.run(501);
+        world.settle(GRACE + 20 * BOOT);
+        assert_eq!((world.execs, world.answers.len()), (1, 1));
+    });
+}
+
+/// A signal is one more, a caller hears that there is one; a reload meanwhile follows.
+#[test]
+fn what_is_asked_during_an_upgrade_follows_it_or_is_answered_at_once() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, up_to(4));
+        world.nature.bad_generation = 50;
+        let first = world.asks_to_upgrade();
+        world.plan(0, first);
+        // Sooner than any preflight is over.
+        let within = 1 + world.dice.below(49);
+        let (second, reload) = (world.asks_to_upgrade(), world.asks_to_reload());
+        world.plan(within, second);
+        world.plan(within, reload);
+        for _ in 0..3 {
+            world.plan_fact(within, Event::UpgradeRequested { program: None, caller: None });
+        }
+        world.run(within);
+        assert_eq!(world.answers, [Answer::UpgradeUnderWay]);
+        world.settle(2 * GRACE + 80 * BOOT);
+        assert_eq!((world.answers.len(), world.callers.len()), (3, 0));
+        assert_eq!(world.notes_of(|note| matches!(note, Note::TrialBegun { .. })), 3);
+        assert_eq!(world.notes_of(|note| matches!(note, Note::UpgradeQueued)), 1);
+    });
+}
+
+#[test]
+fn a_stop_during_an_upgrade_is_not_waited_for() {
+    worlds(300, |seed| {
+        let mut world = World::settled(seed, up_to(4));
+        world.nature.hanging_program = 30;
+        let asks = world.asks_to_upgrade();
+        world.plan(0, asks);
+        world.plan_fact(0, Event::UpgradeRequested { program: None, caller: None });
+        let stop_at = world.dice.below(3 * BOOT);
+        world.plan_fact(stop_at, Event::StopRequested { graceful: true });
+        world.run_to_exit(stop_at + GRACE + 1);
+        assert_eq!((world.answers.len(), world.callers.len()), (1, 0));
+    });
+}
+
+#[test]
+fn a_scale_during_a_preflight_does_not_wait_for_it() {
+    worlds(100, |seed| {
+        let mut world = World::settled(seed, up_to(4));
+        world.nature.hanging_program = 100;
+        let (upgrade, target) = (world.asks_to_upgrade(), world.master.target() + 1);
+        world.plan(0, upgrade);
+        let scale = world.asks(Scale::To(target));
+        world.plan(1, scale);
+        world.run(1 + BOOT);
+        assert_eq!(world.answers, [Answer::Serving { target }]);
     });
 }
 

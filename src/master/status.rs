@@ -30,7 +30,8 @@ impl Shell {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             state: match self.core.stage() {
-                Stage::Running if self.core.reloads() => MasterState::Reloading,
+                Stage::Running if self.core.upgrades() => MasterState::Upgrading,
+                Stage::Running if self.core.changes() => MasterState::Reloading,
                 Stage::Running if self.core.proven() => MasterState::Running,
                 Stage::Running => MasterState::Booting,
                 Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => MasterState::Stopping,
@@ -43,6 +44,7 @@ impl Shell {
             empty_slots,
             totals: self.totals(),
             last_reload: self.reloads.last.clone(),
+            last_upgrade: self.upgrades.last.clone(),
         }
     }
 
@@ -88,20 +90,23 @@ impl Shell {
             crashed: tally.crashed,
             hung: tally.hung,
             reloads: tally.reloads,
+            upgrades: tally.upgrades,
             shed: counted.shed,
             refused: counted.refused,
             rescued: counted.rescued,
         }
     }
 
-    /// For whoever waits for a scale or a stop.
+    /// For whoever waits for a scale, a reload, an upgrade or a stop.
     pub(super) fn progress(&self) -> String {
         let workers = match self.core.workers().len() {
             1 => "1 worker".to_owned(),
             workers => format!("{workers} workers"),
         };
+        let serve = format!("{} of {} workers serve", self.core.served(), self.core.target());
         match self.core.stage() {
-            Stage::Running => format!("{} of {} workers serve", self.core.served(), self.core.target()),
+            Stage::Running if self.core.in_preflight() => format!("the new program is tried; {serve}"),
+            Stage::Running => serve,
             Stage::Delaying { .. } => format!("workers.shutdown_delay: {workers} left, and as before"),
             Stage::Stopping { .. } | Stage::Done => format!("draining: {workers} left"),
         }

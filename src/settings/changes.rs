@@ -21,7 +21,7 @@ pub(crate) struct Changes {
 
 impl Changes {
     pub(crate) fn between(running: &Resolved, new: &Resolved) -> Self {
-        let needs_restart = new.clone().keep_until_restart(running);
+        let needs_restart = new.clone().keep_until_restart(&running.fixed());
         let (old_keys, new_keys) = (running.flat(), new.flat());
         let mut differs: Vec<String> = old_keys.keys().chain(new_keys.keys()).cloned().collect();
         differs.sort();

@@ -1,6 +1,6 @@
 //! What two keys mean together, and what this machine makes of one: accounts, folders, rights.
 //!
-//! Owns: cross-field sense, warnings. Refuses: the reading of a single value.
+//! Owns: cross-field sense and warnings. Refuses: the reading of a single value.
 
 use std::{
     collections::{BTreeMap, HashSet},

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Entry, Flags, Origin, Problem, TableSpec, keys};
+use super::{Entry, Flags, Origin, Problem, Sources, TableSpec, keys};
 
 /// A settings file somebody named, or the one that lies here.
 pub(super) struct Found {
@@ -23,7 +22,7 @@ pub(super) struct Found {
 }
 
 /// `-c`, else `OXICORN_CONFIG`, else `./supervisor.toml` if it exists.
-pub(super) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path) -> Option<Found> {
+pub(super) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path, sources: &Sources) -> Option<Found> {
     if let Some(path) = &flags.config {
         return Some(Found { path: cwd.join(path), named_by: Origin::Flag("--config") });
     }
@@ -31,13 +30,13 @@ pub(super) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path) ->
         return Some(Found { path: cwd.join(path), named_by: Origin::Env("OXICORN_CONFIG".to_owned()) });
     }
     let path = cwd.join("supervisor.toml");
-    path.exists().then_some(Found { path, named_by: Origin::Default })
+    sources.exists(&path).then_some(Found { path, named_by: Origin::Default })
 }
 
 impl Found {
-    pub(super) fn read(self, cwd: &Path) -> Result<File, Vec<Problem>> {
+    pub(super) fn read(self, cwd: &Path, sources: &mut Sources) -> Result<File, Vec<Problem>> {
         let shown = shown(&self.path, cwd);
-        let text = fs::read_to_string(&self.path).map_err(|error| {
+        let text = sources.read(&self.path).map_err(|error| {
             let message = format!("the settings file {} cannot be read: {error}", shown.display());
             vec![Problem::at(self.named_by, "", message)]
         })?;
@@ -158,9 +157,9 @@ pub(super) struct EnvFile {
 }
 
 impl EnvFile {
-    pub(super) fn read(path: &Path, cwd: &Path) -> Result<Self, Vec<Problem>> {
+    pub(super) fn read(path: &Path, cwd: &Path, sources: &mut Sources) -> Result<Self, Vec<Problem>> {
         let shown = shown(path, cwd);
-        let text = fs::read_to_string(path).map_err(|error| {
+        let text = sources.read(path).map_err(|error| {
             let place = Origin::File { path: shown.clone(), line: None };
             vec![Problem::at(place, "process.env_file", format!("cannot be read: {error}"))]
         })?;

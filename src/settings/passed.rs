@@ -10,6 +10,7 @@ use toml::Value;
 use super::{Entry, Origin, Problem};
 
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
+pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 const FIRST: u32 = 3;
 
 /// The sockets as an entry of `server.bind`. Those meant for another process earn a warning: most often a shell stands
@@ -22,7 +23,7 @@ pub(super) fn sockets(
 ) -> Option<(String, Entry)> {
     let count = env.get(LISTEN_FDS).filter(|count| !matches!(count.as_str(), "" | "0"))?;
     let origin = Origin::Env(LISTEN_FDS.to_owned());
-    let meant_for = env.get("LISTEN_PID").map_or("", String::as_str);
+    let meant_for = env.get(LISTEN_PID).map_or("", String::as_str);
     if meant_for != pid.to_string() {
         let ignored = format!("the sockets are for the process LISTEN_PID=\"{meant_for}\", not for {pid}: ignored");
         warnings.push(Problem::at(origin, "", ignored).to_string());

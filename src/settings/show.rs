@@ -204,6 +204,17 @@ impl Serialize for ControlSocket {
     }
 }
 
+/// As it is serialized.
+impl From<String> for ControlSocket {
+    fn from(text: String) -> Self {
+        match text.as_str() {
+            "auto" => Self::Auto,
+            "off" => Self::Off,
+            _ => Self::Path(text.into()),
+        }
+    }
+}
+
 pub(super) fn octal<S: Serializer>(mode: &u32, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{mode:04o}"))
 }

@@ -5,7 +5,7 @@
 use std::{
     any::{Any, TypeId},
     collections::{BTreeMap, HashMap, HashSet},
-    fmt, fs,
+    fmt,
     path::Path,
     sync::Arc,
 };
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Entry, Origin, Problem, file::File, keys, show};
+use super::{Entry, Origin, Problem, Sources, file::File, keys, show};
 
 type Parsed = Arc<dyn Any + Send + Sync>;
 
@@ -85,11 +85,17 @@ impl TableSpec {
     }
 
     /// When `path` is the key of a file that holds another's value: that other key, and the value.
-    pub(super) fn held(&self, path: &str, entry: &Entry, base: &Path) -> Option<(String, Result<Entry, String>)> {
+    pub(super) fn held(
+        &self,
+        path: &str,
+        entry: &Entry,
+        base: &Path,
+        sources: &mut Sources,
+    ) -> Option<(String, Result<Entry, String>)> {
         let holder = path.strip_prefix(self.name)?.strip_prefix('.')?;
         let (_, key) = self.files.iter().find(|(known, _)| *known == holder)?;
         let file = entry.value.as_str().filter(|file| !file.is_empty())?;
-        let read = match fs::read_to_string(base.join(file)) {
+        let read = match sources.read(&base.join(file)) {
             Ok(text) => Ok(Entry { value: Value::String(text.trim().to_owned()), origin: entry.origin.clone() }),
             Err(error) => Err(format!("{file} cannot be read: {error}")),
         };

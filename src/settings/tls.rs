@@ -25,7 +25,7 @@ use rustls::{
 use serde::Serialize;
 use x509_parser::parse_x509_certificate;
 
-use super::{Origin, Problem, show};
+use super::{Origin, Problem, Sources, show};
 
 /// A certificate that ends sooner earns a warning: ACME clients renew thirty days before the end, so by then something
 /// has failed twice.
@@ -108,9 +108,9 @@ impl Findings {
 }
 
 /// Reads the files of a pair of certificate and key. That a file is missing, `check` says.
-pub(super) fn read(tls: &Tls, http2: bool, findings: &mut Findings) -> Option<Material> {
+pub(super) fn read(tls: &Tls, http2: bool, sources: &mut Sources, findings: &mut Findings) -> Option<Material> {
     let (certfile, keyfile) = (tls.certfile.as_deref()?, tls.keyfile.as_deref()?);
-    let chain = findings.take("tls.certfile", certificates(certfile));
+    let chain = findings.take("tls.certfile", certificates(certfile, sources));
     if let Some(chain) = &chain {
         in_force(chain, certfile, findings);
     }
@@ -118,8 +118,8 @@ pub(super) fn read(tls: &Tls, http2: bool, findings: &mut Findings) -> Option<Ma
         let name = keyfile.display();
         findings.warn("tls.keyfile", format!("{name} is open to every user of this machine: its mode is {mode:04o}"));
     }
-    let key = findings.take("tls.keyfile", private_key(keyfile));
-    let client_ca = findings.take("tls.client_ca", authorities(tls.client_ca.as_deref()));
+    let key = findings.take("tls.keyfile", private_key(keyfile, sources));
+    let client_ca = findings.take("tls.client_ca", authorities(tls.client_ca.as_deref(), sources));
 
     let (chain, key, (client_ca, verifier)) = (chain?, key?, client_ca?);
     match configure(&chain, &key, verifier, http2) {
@@ -135,10 +135,10 @@ pub(super) fn read(tls: &Tls, http2: bool, findings: &mut Findings) -> Option<Ma
 }
 
 /// The certificates of a PEM file, at least one; whatever else is in it is passed over.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(path: &Path, sources: &mut Sources) -> Result<Vec<CertificateDer<'static>>, String> {
     let name = path.display();
-    let pem = contents(path)?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+    let pem = contents(path, sources)?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|error| format!("{name} is damaged: {error}"))?;
     if found.is_empty() {
@@ -151,17 +151,17 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 /// The first private key of a PEM file: PKCS#8, PKCS#1 or SEC1.
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+fn private_key(path: &Path, sources: &mut Sources) -> Result<PrivateKeyDer<'static>, String> {
     let name = path.display();
-    let pem = contents(path)?;
+    let pem = contents(path, sources)?;
     // "BEGIN ENCRYPTED PRIVATE KEY" of PKCS#8, "Proc-Type: 4,ENCRYPTED" of the older forms (RFC 1421, section 4.6.1.1).
-    if pem.windows(9).any(|word| word == b"ENCRYPTED") {
+    if pem.contains("ENCRYPTED") {
         return Err(format!(
             "the key in {name} is encrypted, and nobody can be asked for its passphrase; write it out without one, \
              readable by the master's user alone"
         ));
     }
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
+    let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| match error {
         PemError::NoItemsFound => {
             format!("there is no private key in {name}; it takes PEM, with a line \"BEGIN PRIVATE KEY\"")
         }
@@ -175,8 +175,8 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     }
 }
 
-fn contents(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+fn contents(path: &Path, sources: &mut Sources) -> Result<String, String> {
+    sources.read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
 
 /// Refuses a certificate of ours that no client accepts now; of the others in the chain, clients may know better ones.
@@ -211,10 +211,10 @@ fn date(seconds: i64) -> String {
 }
 
 /// The certificates that clients' must be signed by, and who sees to it. Without a file no client is asked who it is.
-fn authorities(path: Option<&Path>) -> Result<Authorities, String> {
+fn authorities(path: Option<&Path>, sources: &mut Sources) -> Result<Authorities, String> {
     let Some(path) = path else { return Ok((Vec::new(), WebPkiClientVerifier::no_client_auth())) };
     let unusable = |error: &dyn Error| format!("{} cannot be used: {error}", path.display());
-    let known = certificates(path)?;
+    let known = certificates(path, sources)?;
     let mut roots = RootCertStore::empty();
     for certificate in &known {
         roots.add(certificate.clone()).map_err(|error| unusable(&error))?;
@@ -283,7 +283,7 @@ mod tests {
         /// Problems and warnings, with the folder's name cut out.
         fn read(&self) -> (Option<Material>, Vec<String>, Vec<String>) {
             let mut findings = Findings::default();
-            let material = read(&self.tls, true, &mut findings);
+            let material = read(&self.tls, true, &mut Sources::default(), &mut findings);
             let folder = format!("{}/", self.folder.path().display());
             let said = |all: &[Problem]| all.iter().map(|one| one.to_string().replace(&folder, "")).collect();
             (material, said(&findings.problems), said(&findings.warnings))

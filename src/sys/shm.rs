@@ -1,5 +1,5 @@
 //! Memory that the master and all its workers share: a sealed memfd, mapped once before the first fork and never
-//! unmapped. Refuses meaning: it is words, and the scoreboard says what stands in them.
+//! unmapped; a program that takes the master's place maps it again. Refuses meaning: it is words, and the scoreboard says what stands in them.
 
 use std::{
     fs::File,
@@ -39,12 +39,32 @@ impl Mapping {
         // Nobody who holds the fd can shrink the file under us: touching the lost pages would be SIGBUS.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        Self::map(file, bytes)
+    }
+
+    /// Maps what another program made by [`create`](Self::create), for as long as the process lives.
+    ///
+    /// # Errors
+    /// InvalidData: it is no sealed file of `len` words. The kernel's.
+    pub(crate) fn of(fd: OwnedFd, len: usize) -> io::Result<Self> {
+        let file = File::from(fd);
+        let sealed = fcntl(&file, FcntlArg::F_GET_SEALS)? & SealFlag::F_SEAL_SHRINK.bits() != 0;
+        let bytes = len.checked_mul(size_of::<AtomicU64>()).and_then(NonZeroUsize::new);
+        match bytes {
+            Some(bytes) if sealed && file.metadata()?.len() == bytes.get() as u64 => Self::map(file, bytes),
+            Some(_) | None => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn map(file: File, bytes: NonZeroUsize) -> io::Result<Self> {
         // SAFETY: a fresh address of the kernel's choosing replaces no memory of ours.
         let start =
             unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &file, 0) }?;
-        // SAFETY: the mapping is page-aligned, `len` words long, zeroed (a valid AtomicU64), sealed at that size and
-        // never unmapped; every process that maps it reaches it through atomics only.
-        let words = unsafe { std::slice::from_raw_parts(start.cast::<AtomicU64>().as_ptr(), len) };
+        // SAFETY: the mapping is page-aligned, as long as the file, zeroed at first (a valid AtomicU64), sealed at that
+        // size and never unmapped; every process that maps it reaches it through atomics only.
+        let words = unsafe {
+            std::slice::from_raw_parts(start.cast::<AtomicU64>().as_ptr(), bytes.get() / size_of::<AtomicU64>())
+        };
         Ok(Self { fd: file.into(), words })
     }
 
@@ -78,5 +98,10 @@ mod tests {
         assert_eq!(u64::from_ne_bytes(last), 7);
         assert!(file.set_len(0).is_err());
         assert!(Mapping::create(0).is_err());
+
+        let again = |len| Mapping::of(mapping.as_fd().try_clone_to_owned().unwrap(), len);
+        assert_eq!(again(1024).unwrap().words()[1023].load(Ordering::Relaxed), 7);
+        assert!(again(1023).is_err() && again(1025).is_err());
+        assert!(Mapping::of(tempfile::tempfile().unwrap().into(), 0).is_err());
     }
 }

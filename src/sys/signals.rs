@@ -13,7 +13,7 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, kill, sigaction},
+    sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, kill, killpg, sigaction},
     unistd::{Pid, alarm},
 };
 use signal_hook::{SigId, low_level};
@@ -37,9 +37,13 @@ pub(crate) enum Signal {
 }
 
 impl Signal {
-    /// "SIGTERM".
+    /// "SIGTERM"; [`named`](Self::named) reads it back.
     pub(crate) fn name(self) -> &'static str {
         HEARD.iter().find(|(signal, _)| *signal == self).and_then(|(_, number)| name(*number)).unwrap_or("a signal")
+    }
+
+    pub(crate) fn named(text: &str) -> Option<Self> {
+        HEARD.iter().map(|(signal, _)| *signal).find(|signal| signal.name() == text)
     }
 }
 
@@ -129,6 +133,13 @@ impl Drop for MasterSignals {
 #[must_use = "dropping it unblocks at once"]
 pub(crate) struct Blocked(SigSet);
 
+impl Blocked {
+    /// What the program before blocked when it became this one; what was before that is forgotten, and none is blocked.
+    pub(crate) fn over_exec() -> Self {
+        Self(SigSet::empty())
+    }
+}
+
 /// Blocks every signal of this thread that can be.
 ///
 /// # Errors
@@ -156,6 +167,14 @@ pub(crate) fn send(pid: i32, signal: Number) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(Errno::ESRCH) => Ok(false),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Kills a process group, whoever is left of it. `leader`: a child of ours, living or reaped a moment ago.
+pub(crate) fn kill_group(leader: i32) {
+    if leader > 1 {
+        // It may be empty by now.
+        let _ = killpg(Pid::from_raw(leader), Number::SIGKILL);
     }
 }
 

@@ -44,8 +44,6 @@ enum Stream {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
     pub(super) remote: Option<SocketAddr>,
-    /// Where the client connected to.
-    pub(super) local: Option<SocketAddr>,
 }
 
 impl fmt::Display for Peer {
@@ -176,13 +174,13 @@ impl Stream {
         let open = shared.connection_opened();
         match self {
             Self::Tcp(stream, remote) => {
-                let peer = Peer { remote: Some(remote), local: stream.local_addr().ok() };
+                let peer = Peer { remote: Some(remote) };
                 // Fails only for a connection that is already gone, and serving it says so.
                 let _ = stream.set_nodelay(true);
                 tokio::spawn(connection::serve(stream, peer, open, shared, app));
             }
             Self::Unix(stream) => {
-                let peer = Peer { remote: None, local: None };
+                let peer = Peer { remote: None };
                 tokio::spawn(connection::serve(stream, peer, open, shared, app));
             }
         }

@@ -84,7 +84,7 @@ impl Plan {
     pub fn without_kills(bind: Bind, length: Duration, seed: u64) -> Self {
         Self {
             bind,
-            deck: vec![Deed::Reload, Deed::More, Deed::Fewer, Deed::Drain, Deed::Freeze, Deed::Block],
+            deck: vec![Deed::Reload, Deed::Upgrade, Deed::More, Deed::Fewer, Deed::Drain, Deed::Freeze, Deed::Block],
             manners: vec![
                 Manner::KeepAlive { clients: 8, think_ms: 0 },
                 Manner::KeepAlive { clients: 48, think_ms: 100 },
@@ -176,10 +176,11 @@ impl Report {
                 after.join(", ")
             ));
         }
-        let mut never = vec![events::HUNG, events::KILLED, events::BOOT_FAILED, events::RELOAD_REFUSED];
+        let mut never =
+            vec![events::HUNG, events::KILLED, events::BOOT_FAILED, events::RELOAD_REFUSED, events::UPGRADE_REFUSED];
         if self.record.victims.is_empty() {
             // A generation does not survive that one of its workers is killed before it has proven itself.
-            never.push(events::ROLLED_BACK);
+            never.extend([events::ROLLED_BACK, events::UPGRADE_ROLLED_BACK]);
         }
         for event in never {
             let count = self.logged(event);
@@ -214,6 +215,7 @@ impl Report {
         let mut done: Vec<_> = self.plan.deck.iter().map(|&deed| (deed.name(), self.record.count(deed))).collect();
         done.push(("recycle (max_requests)", self.logged(events::RECYCLE_ASKED)));
         done.push(("a new generation took over", self.logged(events::RELOADED)));
+        done.push(("a new program took over", self.logged(events::UPGRADED)));
         done
     }
 

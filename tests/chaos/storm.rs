@@ -17,6 +17,8 @@ use crate::common::{PATIENCE, Process, Signal, Supervisor, eventually, now, obse
 pub enum Deed {
     /// HUP, with a setting changed.
     Reload,
+    /// USR2: the same program in the place of itself.
+    Upgrade,
     /// TTIN.
     More,
     /// TTOU.
@@ -35,6 +37,7 @@ impl Deed {
     pub fn name(self) -> &'static str {
         match self {
             Self::Reload => "HUP",
+            Self::Upgrade => "USR2",
             Self::More => "TTIN",
             Self::Fewer => "TTOU",
             Self::Drain => "TERM to one worker",
@@ -136,6 +139,10 @@ impl<'a> Storm<'a> {
             Deed::Reload => {
                 change_visibly(self.supervisor, self.record.count(Deed::Reload) + 1);
                 self.supervisor.signal(Signal::SIGHUP);
+                None
+            }
+            Deed::Upgrade => {
+                self.supervisor.signal(Signal::SIGUSR2);
                 None
             }
             Deed::More => {

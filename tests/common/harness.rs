@@ -40,6 +40,9 @@ pub mod events {
     pub const RELOADED: &str = "reloaded";
     pub const RELOAD_REFUSED: &str = "reload_refused";
     pub const ROLLED_BACK: &str = "rolled_back";
+    pub const UPGRADED: &str = "upgraded";
+    pub const UPGRADE_REFUSED: &str = "upgrade_refused";
+    pub const UPGRADE_ROLLED_BACK: &str = "upgrade_rolled_back";
     pub const OVERSLEPT: &str = "overslept";
     pub const STOPPING: &str = "stopping";
     pub const STOPPED: &str = "stopped";
@@ -463,9 +466,18 @@ impl Supervisor {
     }
 
     pub fn ctl_in(&self, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
+        self.run_ctl(&self.program, arguments, environment)
+    }
+
+    /// As [`ctl`](Self::ctl), of another program: that of this service may be gone.
+    pub fn ctl_of(&self, program: &Path, arguments: &[&str]) -> Output {
+        self.run_ctl(program, arguments, &[])
+    }
+
+    fn run_ctl(&self, program: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
         Command::new("timeout")
             .arg(PATIENCE.as_secs().to_string())
-            .arg(&self.program)
+            .arg(program)
             .args(arguments)
             .current_dir(self.dir.path())
             .env_clear()

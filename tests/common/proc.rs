@@ -43,6 +43,11 @@ impl Process {
         children
     }
 
+    /// Open file descriptors.
+    pub fn files(self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.0)).map_or(0, Iterator::count)
+    }
+
     /// What `ps` shows as the command.
     pub fn title(self) -> String {
         let raw = fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();

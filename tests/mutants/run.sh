@@ -25,7 +25,7 @@ echo "without a mutant: passes"
 
 failed=0
 for mutant in "$root"/tests/mutants/*.patch; do
-    cp "$root/src/master/core.rs" src/master/core.rs
+    cp -R "$root/src/master/core.rs" "$root/src/master/core" src/master/
     if ! patch --silent --batch --strip=1 --no-backup-if-mismatch <"$mutant" >"$log" 2>&1; then
         verdict="does not apply any more"
     elif ! builds; then

@@ -31,6 +31,8 @@ use tokio::{
 struct Table {
     /// How the factory ends: `""` well, `error`, `panic`, `hang` (never ready), `abort`.
     boot: String,
+    /// The factory appends a line to this file that no settings can have.
+    spoils: String,
     /// The factory fails while a file lies here.
     fail_while: String,
     /// The worker aborts so long after the factory returned; 0 = never.
@@ -56,6 +58,9 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
         "hang" => std::future::pending().await,
         "abort" => std::process::abort(),
         _ => {}
+    }
+    if !table.spoils.is_empty() {
+        OpenOptions::new().append(true).open(&table.spoils)?.write_all(b"\nno = = settings\n")?;
     }
     if !table.fail_while.is_empty() && Path::new(&table.fail_while).exists() {
         return Err(format!("{} is in the way", table.fail_while).into());
@@ -116,12 +121,6 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
     }))
 }
 
-/// Who the client has shown to be.
-async fn certificate(request: Request) -> String {
-    let shown = request.extensions().get::<oxicorn::ClientCertificate>();
-    shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{} {}", shown.subject(), shown.der().len()))
-}
-
 /// What the app is told of its client, and which forwarding headers reached it.
 async fn who(request: Request) -> Result<Json<serde_json::Value>, &'static str> {
     let client = request.extensions().get::<oxicorn::Client>().ok_or("no client")?;
@@ -174,6 +173,12 @@ fn drips() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>>
         tokio::time::sleep(Duration::from_millis(5)).await;
         Some((Ok("drip\n"), ()))
     })
+}
+
+/// Who the client has shown to be.
+async fn certificate(request: axum::extract::Request) -> String {
+    let shown = request.extensions().get::<oxicorn::ClientCertificate>();
+    shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{} {}", shown.subject(), shown.der().len()))
 }
 
 async fn panicking() -> &'static str {

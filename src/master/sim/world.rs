@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::core::{
-    Action, Answer, Caller, Cause, Event, ExitReason, Generation, Instant, KillCause, Master, Note, Phase, Pid, Policy,
-    RecycleCause, Scale, SlotId, Stage, Worker,
+    Action, Answer, Caller, Cause, Event, ExitReason, Generation, Instant, KillCause, Legacy, Master, Note, Phase, Pid,
+    Policy, RecycleCause, Scale, SlotId, Stage, Succession, Worker,
 };
 
 pub(super) const TIMEOUT: u64 = 3_000;
@@ -58,6 +58,12 @@ pub(super) struct Nature {
     pub(super) refused_settings: u64,
     /// A generation whose workers die before they have proven themselves.
     pub(super) bad_generation: u64,
+    /// A new program that does not pass its preflight; one that is never ready in it, nor gone; one that the kernel refuses
+    /// to execute after all; one that finds, once it has taken over, that it cannot.
+    pub(super) refused_program: u64,
+    pub(super) hanging_program: u64,
+    pub(super) exec_fails: u64,
+    pub(super) bad_take_over: u64,
     /// Slots below this one are spared the faults.
     pub(super) spared: u32,
     /// Milliseconds, plus up to a tenth of it; 0 is none.
@@ -78,6 +84,10 @@ pub(super) const CALM: Nature = Nature {
     dies_draining: 0,
     refused_settings: 0,
     bad_generation: 0,
+    refused_program: 0,
+    hanging_program: 0,
+    exec_fails: 0,
+    bad_take_over: 0,
     spared: 0,
     max_age: 0,
 };
@@ -96,6 +106,10 @@ pub(super) const STORM: Nature = Nature {
     dies_draining: 10,
     refused_settings: 30,
     bad_generation: 30,
+    refused_program: 20,
+    hanging_program: 10,
+    exec_fails: 10,
+    bad_take_over: 20,
     ..CALM
 };
 
@@ -169,6 +183,10 @@ pub(super) struct World {
     pub(super) ever_ready: bool,
     asked_to_recycle: BTreeSet<Pid>,
     pub(super) on_trial: bool,
+    /// How often another program took over, the old one again included.
+    pub(super) execs: usize,
+    /// A program is being tried, and has not ended; when it has to be told to, unless it was.
+    preflight: Option<Option<u64>>,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
     /// Who asked to scale or reload, and waits.
@@ -224,6 +242,8 @@ impl World {
             ever_ready: false,
             asked_to_recycle: BTreeSet::new(),
             on_trial: false,
+            execs: 0,
+            preflight: None,
             bad: BTreeSet::new(),
             failed: BTreeSet::new(),
             callers: BTreeSet::new(),
@@ -251,6 +271,12 @@ impl World {
     pub(super) fn asks_to_reload(&mut self) -> Ahead {
         self.planned += 1;
         Ahead::Fact(Event::ReloadRequested { caller: Some(Caller(self.planned)) })
+    }
+
+    /// Somebody asks for an upgrade, and waits.
+    pub(super) fn asks_to_upgrade(&mut self) -> Ahead {
+        self.planned += 1;
+        Ahead::Fact(Event::UpgradeRequested { program: None, caller: Some(Caller(self.planned)) })
     }
 
     /// Somebody asks to scale, and waits.
@@ -351,7 +377,10 @@ impl World {
                     self.failures.push((now, p.slot));
                 }
             }
-            Event::ScaleRequested { caller, .. } | Event::ReloadRequested { caller } => self.callers.extend(caller),
+            Event::ScaleRequested { caller, .. }
+            | Event::ReloadRequested { caller }
+            | Event::UpgradeRequested { caller, .. } => self.callers.extend(caller),
+            Event::PreflightEnded { .. } if self.preflight.take().is_none() => return None,
             Event::SlotSilent { slot } => {
                 let late = |p: &Process| p.slot == slot && p.state == State::Serving && p.due < now;
                 self.silent.extend(self.processes.iter().filter(|(_, p)| late(p)).map(|(&pid, _)| pid));
@@ -362,6 +391,8 @@ impl World {
             | Event::Grown { .. }
             | Event::SettingsLoaded { .. }
             | Event::SettingsRefused
+            | Event::PreflightEnded { .. }
+            | Event::ExecFailed
             | Event::Forked { .. }
             | Event::ForkFailed { .. }
             | Event::Measured { .. } => {}
@@ -467,7 +498,9 @@ impl World {
                         Cause::Recycle(RecycleCause::MaxAge) => assert!(p.old_at <= self.now, "{pid:?} is not old"),
                         Cause::Recycle(RecycleCause::MaxRss) => assert!(p.fat_at.is_some(), "{pid:?} is not large"),
                         Cause::RollBack => {
-                            assert!(self.bad.contains(&p.generation) || self.failed.contains(&p.generation))
+                            let failed = self.bad.contains(&p.generation) || self.failed.contains(&p.generation);
+                            // The next program is told of the failure after its workers are.
+                            assert!(failed || p.generation > self.master.generation(), "{pid:?} has not failed");
                         }
                         Cause::Reload => {
                             assert!(!self.on_trial, "{pid:?} had to go before the new generation was proven");
@@ -517,7 +550,7 @@ impl World {
                     };
                     self.results.push_back(event);
                 }
-                Action::KeepSettings => {
+                Action::KeepSettings | Action::KeepProgram => {
                     self.on_trial = false;
                     let new = |slot: &SlotId| {
                         self.master
@@ -530,6 +563,33 @@ impl World {
                 Action::RestoreSettings { failed, .. } => {
                     self.on_trial = false;
                     self.failed.insert(failed);
+                }
+                Action::BeginPreflight { .. } => {
+                    let until = Some(self.now + self.policy.boot_timeout_ms);
+                    assert!(self.preflight.replace(until).is_none(), "two programs are tried at once");
+                    assert!(!self.on_trial, "tried while another generation is on trial");
+                    let passed = !self.dice.chance(self.nature.refused_program);
+                    let boot = 50 + self.dice.below(450);
+                    if !self.dice.chance(self.nature.hanging_program) {
+                        self.plan_fact(boot, Event::PreflightEnded { passed });
+                    }
+                }
+                Action::EndPreflight => {
+                    // It may have passed, and be gone.
+                    if let Some(until) = &mut self.preflight {
+                        *until = None;
+                        self.plan_fact(1, Event::PreflightEnded { passed: false });
+                    }
+                }
+                Action::BecomeNew => self.become_new(),
+                Action::BecomeOld { .. } => {
+                    self.on_trial = false;
+                    self.failed
+                        .insert(self.master.workers().iter().map(|w| w.generation).max().unwrap_or(Generation(0)));
+                    match self.dice.chance(self.nature.exec_fails) {
+                        true => self.results.push_back(Event::ExecFailed),
+                        false => self.succeed(Succession::Back),
+                    }
                 }
                 Action::CloseRemoved => assert!(!self.on_trial, "closed what may still be wanted again"),
                 Action::Answer { caller, answer } => {
@@ -558,10 +618,45 @@ impl World {
                 }
                 Action::Exit { reason } => {
                     assert!(self.processes.is_empty(), "left behind: {:?}", self.processes);
+                    assert_eq!(self.preflight.flatten(), None, "left behind: a program that is tried");
                     self.exited = Some(reason);
                 }
             }
         }
+    }
+
+    fn become_new(&mut self) {
+        assert!(
+            self.preflight.is_none() && self.results.is_empty(),
+            "left with something unanswered: {:?}",
+            self.results
+        );
+        if self.dice.chance(self.nature.exec_fails) {
+            return self.results.push_back(Event::ExecFailed);
+        }
+        if self.dice.chance(self.nature.bad_take_over) {
+            return self.succeed(Succession::Back);
+        }
+        let count = self.dice.chance(30).then(|| 1 + self.dice.below(self.policy.slots.into()) as u32);
+        let removes = self.dice.chance(50);
+        self.succeed(Succession::New { count, removes });
+    }
+
+    /// Another program stands in the master's place; all it has of the one before is text.
+    fn succeed(&mut self, succession: Succession) {
+        self.execs += 1;
+        let forking = self.master.workers().iter().find(|w| w.phase == Phase::Forking);
+        assert!(forking.is_none(), "a fork would be lost: {forking:?}");
+        let legacy = serde_json::to_string(&self.master.legacy()).expect("a legacy is plain values");
+        let legacy: Legacy = serde_json::from_str(&legacy).expect("and can be read again");
+        let tally = self.master.tally();
+        // The shell of each program knows what the machine has by now, and its own settings.
+        let (master, actions) = Master::adopt(self.policy.clone(), Instant(self.now), legacy, succession);
+        assert_eq!(master.tally(), tally, "a count was lost");
+        self.master = master;
+        self.perform(actions);
+        let actions = self.master.step(Instant(self.now), []);
+        self.perform(actions);
     }
 
     fn fork(&mut self, slot: SlotId, generation: Generation) {
@@ -659,6 +754,8 @@ impl World {
             };
             assert!(self.now <= until.0, "a wake-up was lost, it is {}: {w:?}", self.now);
         }
+        let overdue = self.preflight.flatten().filter(|until| *until < self.now);
+        assert_eq!(overdue, None, "a wake-up was lost: a program may hang for ever");
         for pid in &self.silent {
             let beaten = self.processes.get(pid).filter(|p| p.state == State::Serving && p.due != p.due_read);
             let since = beaten.map_or(self.now, |p| p.due - PROMISE);
@@ -708,7 +805,7 @@ impl World {
         let workers = self.master.workers();
         self.live().len() == workers.len()
             && workers.len() == self.master.target() as usize
-            && !self.master.reloads()
+            && !self.master.changes()
             && workers.iter().all(|w| w.recycle.is_none() && w.generation == self.master.generation())
             && !self.processes.iter().any(|(pid, p)| p.hung || self.asked_to_recycle.contains(pid))
     }

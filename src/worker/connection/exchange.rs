@@ -69,6 +69,9 @@ where
     let client = forwarded::client(&mut request, &connection.client, &shared.trust);
     let mut record = shared.access.as_ref().and_then(|log| log.begin(client.address(), &request));
     request.extensions_mut().insert(client);
+    if let Some(certificate) = &connection.certificate {
+        request.extensions_mut().insert(certificate.clone());
+    }
     let http1 = request.version() < Version::HTTP_2;
     let offer = request.extensions().get::<OnUpgrade>().filter(|_| http1);
     let offer = offer.map(|offer| (offer.clone(), Arc::clone(&connection)));
@@ -81,9 +84,6 @@ where
         shared.shed();
         Some(refusal::response(refusal::OVERLOADED))
     } else {
-        if let Some(certificate) = &connection.certificate {
-            request.extensions_mut().insert(certificate.clone());
-        }
         None
     };
     let asked = match own {

@@ -1,0 +1,240 @@
+//! A new generation: asked for, loaded, on trial, proven or gone back on.
+//!
+//! Owns: what is under way, what waits for its end, and the trial, which a reload and an upgrade share. Refuses: how a
+//! new program comes to be ours (`upgrade`).
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Action, Answer, Backoff, Caller, Failure, Generation, Instant, Master, Note, Policy, QUIET_MS, SlotId, Stage,
+    TRIAL_LOOK_MS, TRIAL_MS, Worker, answer_all,
+};
+
+/// Where a reload or an upgrade is.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    None,
+    /// The shell reads the settings; its answer is the next event.
+    Loading {
+        callers: Vec<Caller>,
+    },
+    /// A worker of the new program boots beside us.
+    Preflight {
+        callers: Vec<Caller>,
+        /// When it has taken too long; `None` once that was said, and without a limit.
+        until: Option<Instant>,
+        passed: bool,
+    },
+    OnTrial(Trial),
+    /// The new program, which is us, has failed; the one before takes over as soon as no fork is under way.
+    Returning {
+        callers: Vec<Caller>,
+        slot: SlotId,
+        why: Failure,
+    },
+}
+
+/// A generation that is not yet proven, and what to go back to. The workers of the old one serve on until it ends.
+#[derive(Clone, Debug)]
+pub(super) struct Trial {
+    pub(super) fallback: Generation,
+    /// `None` after an upgrade: then it is the program before that is gone back to, and it knows its own.
+    pub(super) policy: Option<Policy>,
+    /// Of before, if the new settings changed it.
+    pub(super) target: Option<u32>,
+    pub(super) callers: Vec<Caller>,
+    /// When to look again at workers that have served long enough, but whose last promise is broken.
+    pub(super) look_at: Instant,
+}
+
+/// A reload or an upgrade that waits for its turn. Several of a kind are one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Queued {
+    Reload { callers: Vec<Caller> },
+    Upgrade { program: Option<PathBuf>, callers: Vec<Caller> },
+}
+
+impl Queued {
+    pub(super) fn callers(self) -> Vec<Caller> {
+        match self {
+            Self::Reload { callers } | Self::Upgrade { callers, .. } => callers,
+        }
+    }
+}
+
+impl Change {
+    /// Who waits for its end.
+    pub(super) fn callers(self) -> Vec<Caller> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Loading { callers }
+            | Self::Preflight { callers, .. }
+            | Self::OnTrial(Trial { callers, .. })
+            | Self::Returning { callers, .. } => callers,
+        }
+    }
+}
+
+impl Master {
+    /// A reload or an upgrade is under way, or waits.
+    pub(crate) fn changes(&self) -> bool {
+        !matches!(self.change, Change::None) || !self.queue.is_empty()
+    }
+
+    pub(super) fn take_change(&mut self) -> Change {
+        std::mem::replace(&mut self.change, Change::None)
+    }
+
+    /// Nothing is under way, also no address that still has to be closed: the next settings could name it again.
+    pub(super) fn may_change(&self) -> bool {
+        matches!(self.change, Change::None) && self.close_removed_at.is_none()
+    }
+
+    pub(super) fn begin_reload(&mut self, caller: Option<Caller>, actions: &mut Vec<Action>) {
+        if self.stage != Stage::Running {
+            answer_all(caller, Answer::Stopping, actions);
+        } else if self.may_change() {
+            self.load(caller.into_iter().collect(), actions);
+        } else if let Some(callers) = self.queue.iter_mut().find_map(|queued| match queued {
+            Queued::Reload { callers } => Some(callers),
+            Queued::Upgrade { .. } => None,
+        }) {
+            callers.extend(caller);
+        } else {
+            self.queue.push(Queued::Reload { callers: caller.into_iter().collect() });
+            actions.push(Action::Note(Note::ReloadQueued));
+        }
+    }
+
+    fn load(&mut self, callers: Vec<Caller>, actions: &mut Vec<Action>) {
+        self.change = Change::Loading { callers };
+        actions.push(Action::LoadSettings);
+    }
+
+    /// What was asked meanwhile.
+    pub(super) fn begin_queued(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if !self.may_change() || self.stage != Stage::Running || self.queue.is_empty() {
+            return;
+        }
+        match self.queue.remove(0) {
+            Queued::Reload { callers } => self.load(callers, actions),
+            Queued::Upgrade { program, callers } => self.begin_preflight(now, program, callers, actions),
+        }
+    }
+
+    pub(super) fn begin_trial(&mut self, now: Instant, policy: Policy, count: Option<u32>, actions: &mut Vec<Action>) {
+        let Change::Loading { callers } = self.take_change() else { return };
+        let before = std::mem::replace(&mut self.policy, policy);
+        self.try_generation(now, Some(before), count, callers, actions);
+    }
+
+    /// By now the policy is the new one's.
+    pub(super) fn try_generation(
+        &mut self,
+        now: Instant,
+        before: Option<Policy>,
+        count: Option<u32>,
+        callers: Vec<Caller>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.generation_last = Generation(self.generation_last.0 + 1);
+        let fallback = std::mem::replace(&mut self.generation, self.generation_last);
+        let target = count.map(|count| std::mem::replace(&mut self.target, count));
+        let quiet = Backoff { failures: 0, until: now, calm_at: now };
+        self.backoff.resize(self.policy.slots as usize, quiet);
+        self.target = self.target.clamp(1, self.policy.slots);
+        self.change = Change::OnTrial(Trial { fallback, policy: before, target, callers, look_at: now });
+        actions.push(Action::Note(Note::TrialBegun { generation: self.generation, target: self.target }));
+    }
+
+    /// Whether this failure of a new worker ended a trial. The old settings hold again; its workers are retired with the
+    /// next look at the table.
+    pub(super) fn fails_trial(
+        &mut self,
+        now: Instant,
+        slot: SlotId,
+        generation: Generation,
+        why: Failure,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        if generation != self.generation || !matches!(self.change, Change::OnTrial(_)) {
+            return false;
+        }
+        let Change::OnTrial(trial) = self.take_change() else { return false };
+        self.generation = trial.fallback;
+        self.generation_failed = Some(generation);
+        self.target = trial.target.unwrap_or(self.target);
+        let callers = trial.callers;
+        let Some(before) = trial.policy else {
+            self.change = Change::Returning { callers, slot, why };
+            return true;
+        };
+        // Slots and rows are only ever added.
+        let Policy { slots, rows, .. } = self.policy;
+        self.policy = Policy { slots, rows, ..before };
+        actions.push(Action::RestoreSettings { slot, failed: generation, why });
+        answer_all(callers, Answer::RolledBack { slot, why }, actions);
+        self.begin_queued(now, actions);
+        true
+    }
+
+    /// Proven are workers that have served for a while and whose last promise is not broken now.
+    pub(super) fn pass_trial(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Some(at) = self.trial_deadline() else { return };
+        if at > now {
+            return;
+        }
+        let late = self.workers.iter().any(|w| w.generation == self.generation && w.serving() && w.due < now);
+        let Change::OnTrial(trial) = &mut self.change else { return };
+        if late {
+            trial.look_at = now.after(TRIAL_LOOK_MS);
+            return;
+        }
+        let upgraded = trial.policy.is_none();
+        let callers = self.take_change().callers();
+        self.close_removed_at = self.removes.then(|| now.after(QUIET_MS));
+        let generation = self.generation;
+        if upgraded {
+            self.tally.upgrades += 1;
+            actions.push(Action::KeepProgram);
+            answer_all(callers, Answer::Upgraded { generation }, actions);
+        } else {
+            self.tally.reloads += 1;
+            actions.push(Action::KeepSettings);
+            answer_all(callers, Answer::Reloaded { generation }, actions);
+        }
+        self.begin_queued(now, actions);
+    }
+
+    /// When the trial may be passed; `None` while some slot has no new worker that serves, or there is no trial.
+    pub(super) fn trial_deadline(&self) -> Option<Instant> {
+        let Change::OnTrial(trial) = &self.change else { return None };
+        let proven = |slot: SlotId| {
+            let new = self.here(slot).filter(|w| w.generation == self.generation && w.serving());
+            new.map(|w: &Worker| w.serving_since.after(TRIAL_MS)).min()
+        };
+        let all: Option<Vec<Instant>> = (0..self.slots()).map(SlotId).map(proven).collect();
+        all?.into_iter().chain([trial.look_at]).max()
+    }
+
+    /// Nothing new comes any more.
+    pub(super) fn abandon_changes(&mut self, actions: &mut Vec<Action>) {
+        if matches!(self.change, Change::Preflight { .. }) {
+            actions.push(Action::EndPreflight);
+        }
+        let waiting = self.take_change().callers();
+        let queued = std::mem::take(&mut self.queue).into_iter().flat_map(Queued::callers);
+        answer_all(waiting.into_iter().chain(queued), Answer::Stopping, actions);
+    }
+
+    pub(super) fn close_removed(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.close_removed_at.is_some_and(|at| at <= now) {
+            self.close_removed_at = None;
+            actions.push(Action::CloseRemoved);
+            self.begin_queued(now, actions);
+        }
+    }
+}

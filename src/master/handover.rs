@@ -1,0 +1,298 @@
+//! What one program tells the next that takes its place over an exec: JSON in memory, and the descriptors it names.
+//!
+//! Owns: the format, finding it at the start, and the way back as long as the new program does not stand on its own feet.
+//! Nothing that came over is closed or taken before that: a refusal hands it all back as it is. Refuses: deciding
+//! whether to go back (`core`, and whoever cannot go on).
+//!
+//! A new field has a default, an unknown one is ignored and handed back. Going back keeps the version that came.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::fd::{AsFd, OwnedFd, RawFd},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{
+    control,
+    core::{Instant, Legacy, Pid},
+    history::SlotHistory,
+    notify::Standing,
+};
+use crate::{
+    channel::ToMaster,
+    error_chain, listener,
+    listener::Listeners,
+    protocol::LastReload,
+    scoreboard::Scoreboard,
+    settings::{self, Fixed, LISTEN_PID, Resolved, Sources},
+    sys::{clock, exec, process, signals::Blocked},
+    worker::WorkerSeed,
+};
+
+/// The environment variable that says what this program is started for, and which descriptors tell it more.
+pub(super) const MARKER: &str = "OXICORN_UPGRADE";
+/// Of the format. Fields may be added without a new one.
+pub(super) const VERSION: u32 = 1;
+/// Of a program that could not take over, nor be refused.
+const EXIT_FAILURE: u8 = 1;
+const EXIT_REFUSED: u8 = 2;
+
+/// All there is to tell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct State {
+    pub(super) version: u32,
+    /// The program whose workers serve: the one that says this, or the one that is gone back to.
+    pub(super) of: Program,
+    /// By which the reader is found the next time, and the folder it was first started in, links unresolved.
+    pub(super) path: PathBuf,
+    pub(super) cwd: PathBuf,
+    /// Why the new program has failed; the reader is the old one.
+    pub(super) failed: Option<String>,
+    /// All descriptors that are named here.
+    pub(super) fds: Vec<RawFd>,
+    pub(super) core: Legacy,
+    pub(super) children: Vec<PassedChild>,
+    /// Its memory, and the most rows it can hold.
+    pub(super) scoreboard: (RawFd, u32),
+    pub(super) listeners: listener::Passed,
+    pub(super) control: Option<control::Passed>,
+    pub(super) pidfile: Option<PathBuf>,
+    pub(super) log: Option<RawFd>,
+    #[serde(default)]
+    pub(super) access_log: Option<RawFd>,
+    pub(super) notify: Option<(Standing, bool)>,
+    pub(super) history: Vec<SlotHistory>,
+    pub(super) boot_failure: Option<String>,
+    pub(super) started: Instant,
+    /// Heard, and not yet obeyed.
+    pub(super) signals: Vec<(String, u32)>,
+    pub(super) last_reload: Option<LastReload>,
+    pub(super) last_upgrade: Option<LastReload>,
+}
+
+/// All that is needed to run a program again as it ran, whatever became of its files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Program {
+    /// Of oxicorn.
+    pub(super) build: String,
+    pub(super) executable: RawFd,
+    pub(super) path: PathBuf,
+    pub(super) folder: PathBuf,
+    pub(super) sources: Texts,
+    pub(super) fixed: Fixed,
+    /// `workers.count`.
+    pub(super) count: u32,
+}
+
+/// What the settings were read from.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Texts(BTreeMap<PathBuf, String>);
+
+impl std::fmt::Debug for Texts {
+    /// Without the texts: they hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PassedChild {
+    pub(super) pid: Pid,
+    /// The place of its row.
+    pub(super) row: usize,
+    pub(super) channel: Option<RawFd>,
+    pub(super) due: u64,
+    pub(super) boot_failure: Option<String>,
+    pub(super) started: Instant,
+}
+
+impl Program {
+    /// This one, as it runs now.
+    pub(super) fn own(executable: RawFd, path: PathBuf, resolved: &Resolved) -> std::io::Result<Self> {
+        Ok(Self {
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            executable,
+            path,
+            folder: std::env::current_dir()?,
+            sources: Texts(resolved.sources.texts().clone()),
+            fixed: resolved.fixed(),
+            count: resolved.settings.workers.count,
+        })
+    }
+}
+
+/// What this program was started for.
+#[derive(Debug)]
+pub(super) enum Purpose {
+    /// To show that it could take over, to the master at the other end.
+    Preflight { channel: OwnedFd },
+    /// To take over.
+    TakeOver,
+    /// To take over again: the program it had made room for has failed.
+    Return,
+}
+
+/// A place to take over, and the way back from it.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    pub(super) purpose: Purpose,
+    pub(super) state: State,
+    /// As it came, with what we do not know.
+    pub(super) received: Map<String, Value>,
+}
+
+impl Handover {
+    /// `None`: this is a start like any other. An exit code: there is something to take over that cannot be read.
+    pub(crate) fn receive() -> Option<Result<Self, ExitCode>> {
+        let marker = std::env::var(MARKER).ok()?;
+        process::remove_from_environment(&[MARKER]);
+        let mut words = marker.split(' ');
+        let purpose = words.next();
+        let mut number = || words.next().and_then(|word| word.parse::<RawFd>().ok());
+        let memory = number()?;
+        let purpose = match purpose {
+            Some("preflight") => Purpose::Preflight { channel: exec::received(number()?).ok()? },
+            Some("takeover") => Purpose::TakeOver,
+            Some("return") => Purpose::Return,
+            Some(_) | None => return None,
+        };
+        let content = exec::received(memory).and_then(|memory| exec::content(&mut File::from(memory)));
+        exec::close(&[memory]);
+        let received = content.ok().and_then(|content| serde_json::from_slice(&content).ok()).unwrap_or_default();
+        Some(match read(&received) {
+            Ok(state) => Ok(Self { purpose, state, received }),
+            Err(reason) => Err(refuse(&purpose, received, &reason)),
+        })
+    }
+
+    pub(crate) fn is_preflight(&self) -> bool {
+        matches!(self.purpose, Purpose::Preflight { .. })
+    }
+
+    /// The old program's place is taken again by itself.
+    pub(crate) fn is_return(&self) -> bool {
+        matches!(self.purpose, Purpose::Return)
+    }
+
+    /// Where the settings are to be looked for: a new program follows the links of the first start's folder, the old one
+    /// goes back to where it was. A folder that is gone leaves us where we are.
+    pub(crate) fn enter_folder(&self) {
+        let folder = if self.is_return() { &self.state.of.folder } else { &self.state.cwd };
+        let _ = std::env::set_current_dir(folder);
+    }
+
+    pub(crate) fn sources(&self) -> Sources {
+        match self.purpose {
+            Purpose::Return => Sources::recorded(self.state.of.sources.0.clone()),
+            Purpose::Preflight { .. } | Purpose::TakeOver => Sources::default(),
+        }
+    }
+
+    /// A preflight has another pid than the master to be, for which sockets may have been passed.
+    pub(crate) fn environment(&self) -> BTreeMap<String, String> {
+        let mut environment = settings::environment();
+        if self.is_preflight()
+            && let Some(pid) = environment.get_mut(LISTEN_PID)
+            && *pid == process::parent_pid().to_string()
+        {
+            *pid = std::process::id().to_string();
+        }
+        environment
+    }
+
+    /// What only a restart changes stays as it is; the keys that would have changed.
+    pub(crate) fn fix(&self, resolved: &mut Resolved) -> Vec<&'static str> {
+        resolved.keep_until_restart(&self.state.of.fixed)
+    }
+
+    /// Where the log went, for a program that cannot open its own.
+    pub(crate) fn log(&self) -> Option<OwnedFd> {
+        exec::received(self.state.log?).ok()
+    }
+
+    /// As [`log`](Self::log), of the access log.
+    pub(crate) fn access_log(&self) -> Option<OwnedFd> {
+        exec::received(self.state.access_log?).ok()
+    }
+
+    /// Goes back to the program before, or tells the master that tries us; returns only where neither is possible.
+    pub(crate) fn refuse(self, reason: &str) -> ExitCode {
+        refuse(&self.purpose, self.received, reason)
+    }
+
+    /// What the worker of a preflight is made of: all is looked at that a take-over needs, and nothing changed.
+    ///
+    /// # Errors
+    /// The sentence to [`refuse`](Self::refuse) with.
+    pub(crate) fn try_on(&self, resolved: Resolved) -> Result<WorkerSeed, String> {
+        let Purpose::Preflight { channel } = &self.purpose else { return Err("this is no preflight".to_owned()) };
+        let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
+        let listeners = Listeners::adopt(&self.state.listeners).map_err(failed("a listening socket was not passed"))?;
+        listeners.probe(&resolved.settings.server).map_err(|error| error_chain(&error))?;
+        let (memory, rows_max) = self.state.scoreboard;
+        let memory = exec::received(memory).map_err(failed("the scoreboard was not passed"))?;
+        Scoreboard::adopt(memory, rows_max).map_err(|error| error_chain(&error))?;
+        // It counts for itself: what it does is not the service's.
+        let scoreboard = Scoreboard::create(1, 1).map_err(failed("no memory for a scoreboard"))?;
+        let generation = self.state.core.next_generation().0;
+        let row = scoreboard.claim(0, generation, 0, clock::now()).ok_or("a new scoreboard has no row")?;
+        Ok(WorkerSeed {
+            slot: 0,
+            generation,
+            row,
+            scoreboard,
+            channel: channel.try_clone().map_err(failed("the channel cannot be copied"))?,
+            blocked: Blocked::over_exec(),
+            master: process::parent_pid(),
+            resolved: Arc::new(resolved),
+            listeners,
+        })
+    }
+}
+
+fn read(received: &Map<String, Value>) -> Result<State, String> {
+    let unread = |error: serde_json::Error| format!("the state of the running service cannot be read: {error}");
+    match received.get("version").and_then(Value::as_u64) {
+        Some(version) if version > u64::from(VERSION) => Err(format!(
+            "the state of the running service has version {version}, and this program reads {VERSION} at most"
+        )),
+        Some(_) | None => serde_json::from_value(Value::Object(received.clone())).map_err(unread),
+    }
+}
+
+fn refuse(purpose: &Purpose, mut received: Map<String, Value>, reason: &str) -> ExitCode {
+    match purpose {
+        Purpose::Preflight { channel } => {
+            // Nobody there to hear it is a master that has stopped meanwhile.
+            let _ = ToMaster::BootFailed(reason.to_owned()).send(channel.as_fd());
+            ExitCode::from(EXIT_REFUSED)
+        }
+        Purpose::TakeOver => {
+            received.insert("failed".to_owned(), reason.into());
+            let executable = received.get("of").and_then(|of| of.get("executable")?.as_i64());
+            let error = executable
+                .and_then(|number| exec::received(i32::try_from(number).ok()?).ok())
+                .ok_or_else(|| std::io::ErrorKind::NotFound.into())
+                .and_then(|program| Ok((program, exec::memory(&serde_json::to_vec(&received)?)?)))
+                .map(|(program, memory)| {
+                    let mut crossing = exec::Crossing::default();
+                    let number = crossing.takes(memory.as_fd());
+                    exec::survive(crossing.numbers(), true);
+                    exec::replace(program.as_fd(), MARKER, &format!("return {number}"))
+                });
+            let error = error.unwrap_or_else(|error| error);
+            eprintln!("oxicorn: error: {reason}; and the program before cannot be gone back to: {error}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+        Purpose::Return => {
+            eprintln!("oxicorn: error: the program before cannot go on either: {reason}");
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! An upgrade, as far as the core leaves it to the shell: becoming a program, standing in its place, going back.
+//!
+//! Owns: the program to go back to, and the exec. Refuses: to try a program (`preflight`).
+
+mod preflight;
+
+use std::{
+    env,
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::{Map, Value};
+
+use self::preflight::Preflight;
+use super::{
+    Child, Dice, Load, MasterError, ROWS_PER_SLOT, Shell,
+    control::Control,
+    core::{Action, Event, Failure, Master, SlotId, Succession},
+    handover::{Handover, MARKER, PassedChild, Program, Purpose, State, VERSION},
+    notify::Notify,
+    now,
+    oom::OomKills,
+    perform::Performed,
+    pidfile::Pidfile,
+    policy,
+    reload::{Reloads, timestamp, told_kept},
+};
+use crate::{
+    error_chain,
+    listener::Listeners,
+    log,
+    protocol::LastReload,
+    scoreboard::Scoreboard,
+    settings::Resolved,
+    sys::{
+        exec::{self, Crossing},
+        fd,
+        signals::{self, Blocked, MasterSignals, Signal},
+    },
+};
+
+/// What the shell remembers of upgrades.
+#[derive(Debug)]
+pub(super) struct Upgrades {
+    /// By which the program is found the next time, links unresolved.
+    path: PathBuf,
+    /// Where the program was first started, links unresolved.
+    cwd: PathBuf,
+    /// The program that runs; `None` without `/proc`, and then there is no upgrade.
+    executable: Option<OwnedFd>,
+    preflight: Option<Preflight>,
+    /// The program to go back to, while our workers are on trial.
+    previous: Option<Previous>,
+    /// What a caller is told of an upgrade that passed.
+    told: String,
+    pub(super) last: Option<LastReload>,
+}
+
+#[derive(Debug)]
+struct Previous {
+    program: Program,
+    executable: OwnedFd,
+    received: Map<String, Value>,
+}
+
+impl Upgrades {
+    /// At a first start.
+    pub(super) fn new() -> Self {
+        let cwd = first_folder();
+        let path = first_path(&cwd);
+        let executable = exec::own_program().ok();
+        Self { path, cwd, executable, preflight: None, previous: None, told: String::new(), last: None }
+    }
+
+    /// What the master's poll should wait for.
+    pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.preflight.iter().flat_map(|preflight| {
+            let channel = preflight.channel.as_ref().map(AsFd::as_fd);
+            channel.into_iter().chain(preflight.words.as_ref().map(AsFd::as_fd))
+        })
+    }
+
+    pub(super) fn told(&self) -> &str {
+        &self.told
+    }
+
+    pub(super) fn reason(&self) -> &str {
+        self.last.as_ref().and_then(|last| last.reason.as_deref()).unwrap_or_default()
+    }
+}
+
+// ---- leaving ---------------------------------------------------------------------------------------------------------
+
+impl Shell {
+    pub(super) fn request_upgrade(&mut self, program: Option<PathBuf>, caller: Option<super::Caller>) {
+        // `systemctl reload` waits for the same words.
+        if let Some(notify) = &mut self.notify {
+            notify.reloading(now());
+        }
+        self.inbox.push(Event::UpgradeRequested { program, caller });
+    }
+
+    fn refuse_upgrade(&mut self, reason: String) {
+        tracing::error!(event = "upgrade_refused", reason, "the new program is refused; all goes on as before");
+        self.upgrades.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
+    }
+
+    pub(super) fn become_new(&mut self) -> Performed {
+        let Some(preflight) = self.upgrades.preflight.take() else {
+            return Performed::Learned(Event::ExecFailed);
+        };
+        tracing::info!(
+            event = "exec",
+            program = %preflight.path.display(),
+            "the new program has passed; the master becomes it, its workers serve on"
+        );
+        let error = self.become_program(preflight.program.as_fd(), "takeover", &preflight.path, None);
+        self.refuse_upgrade(format!("{} could not take over: {error}", preflight.path.display()));
+        Performed::Learned(Event::ExecFailed)
+    }
+
+    pub(super) fn become_old(&mut self, slot: SlotId, why: Failure) -> Performed {
+        let mut reason = self.why_rolled_back(slot, why);
+        self.listeners.close_added();
+        if let Some(previous) = &self.upgrades.previous {
+            let path = previous.program.path.clone();
+            tracing::error!(
+                event = "upgrade_failed",
+                slot = slot.0,
+                reason,
+                program = %path.display(),
+                "the new program failed its trial; the master becomes the old one again, whose workers serve"
+            );
+            let executable = previous.executable.try_clone();
+            let error = match executable {
+                Ok(executable) => self.become_program(executable.as_fd(), "return", &path, Some(reason.clone())),
+                Err(error) => error.to_string(),
+            };
+            reason = format!("{reason}; and the old program could not take over again: {error}");
+        }
+        tracing::error!(
+            event = "upgrade_failed",
+            slot = slot.0,
+            reason,
+            "the new program goes on beside the old workers"
+        );
+        self.upgrades.previous = None;
+        self.upgrades.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
+        Performed::Learned(Event::ExecFailed)
+    }
+
+    /// Returns only if it fails; why.
+    fn become_program(
+        &mut self,
+        program: BorrowedFd<'_>,
+        purpose: &str,
+        path: &Path,
+        failed: Option<String>,
+    ) -> String {
+        let blocked = match signals::block_all() {
+            Ok(blocked) => blocked,
+            Err(error) => return format!("signals cannot be blocked: {error}"),
+        };
+        // From here on they wait in the kernel; what was heard before goes along.
+        let heard = self.signals.take();
+        let told = heard.iter().map(|(signal, times)| (signal.name().to_owned(), *times)).collect();
+        let error = match self.write_state(path, told, failed) {
+            Ok((memory, mut crossing)) => {
+                let marker = format!("{purpose} {}", crossing.takes(memory.as_fd()));
+                exec::survive(crossing.numbers(), true);
+                let error = exec::replace(program, MARKER, &marker);
+                exec::survive(crossing.numbers(), false);
+                error.to_string()
+            }
+            Err(error) => error,
+        };
+        for (signal, times) in heard {
+            self.obey(signal, times);
+        }
+        drop(blocked);
+        error
+    }
+
+    /// All a program needs to go on for us. `failed`: it is the one before us.
+    fn write_state(
+        &self,
+        path: &Path,
+        signals: Vec<(String, u32)>,
+        failed: Option<String>,
+    ) -> Result<(File, Crossing), String> {
+        let mut crossing = Crossing::default();
+        let (of, mut received) = match (&self.upgrades.previous, &failed) {
+            (Some(previous), Some(_)) => {
+                let executable = crossing.takes(previous.executable.as_fd());
+                (Program { executable, ..previous.program.clone() }, previous.received.clone())
+            }
+            _ => {
+                let own =
+                    self.upgrades.executable.as_ref().ok_or("the running program cannot be held open: no /proc")?;
+                let executable = crossing.takes(own.as_fd());
+                let own = Program::own(executable, self.upgrades.path.clone(), &self.resolved);
+                (own.map_err(|error| format!("the current folder cannot be read: {error}"))?, Map::new())
+            }
+        };
+        let children = self.children.iter().filter_map(|child| {
+            Some(PassedChild {
+                pid: child.pid,
+                row: self.scoreboard.place_of(child.row)?,
+                channel: child.channel.as_ref().map(|channel| crossing.takes(channel.as_fd())),
+                due: child.due,
+                boot_failure: child.boot_failure.clone(),
+                started: child.started,
+            })
+        });
+        let children = children.collect();
+        let (memory, rows_max) = self.scoreboard.memory();
+        let mut state = State {
+            version: VERSION,
+            of,
+            path: path.to_owned(),
+            cwd: self.upgrades.cwd.clone(),
+            failed,
+            fds: Vec::new(),
+            core: self.core.legacy(),
+            children,
+            scoreboard: (crossing.takes(memory), rows_max),
+            listeners: self.listeners.hand_over(&mut crossing),
+            control: self.control.as_ref().map(|control| control.hand_over(&mut crossing)),
+            pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_owned()),
+            log: log::file().map(|log| crossing.takes_whole(log)),
+            access_log: log::access_file().map(|log| crossing.takes_whole(log)),
+            notify: self.notify.as_ref().map(Notify::told),
+            history: self.history.clone(),
+            boot_failure: self.boot_failure.clone(),
+            started: self.started,
+            signals,
+            last_reload: self.reloads.last.clone(),
+            last_upgrade: self.upgrades.last.clone(),
+        };
+        state.fds = crossing.numbers().to_vec();
+        let unwritten = |error: &dyn std::error::Error| format!("the state cannot be written: {error}");
+        let Ok(Value::Object(fields)) = serde_json::to_value(&state) else {
+            return Err("the state cannot be written: a path is not UTF-8".to_owned());
+        };
+        let version = received.remove("version");
+        received.extend(fields);
+        received.extend(version.map(|version| ("version".to_owned(), version)));
+        let content = serde_json::to_vec(&received).map_err(|error| unwritten(&error))?;
+        let memory = exec::memory(&content).map_err(|error| unwritten(&error))?;
+        for original in state.listeners.originals() {
+            crossing.takes_number(original);
+        }
+        Ok((memory, crossing))
+    }
+}
+
+// ---- arriving --------------------------------------------------------------------------------------------------------
+
+impl Shell {
+    /// Stands in the place of the program before. What cannot be, hands it back.
+    pub(super) fn adopt(
+        resolved: Resolved,
+        load: Load,
+        kept: &[&'static str],
+        handover: Handover,
+    ) -> Result<(Self, Vec<Action>), MasterError> {
+        match Self::try_adopt(resolved, load, kept, &handover) {
+            Ok(adopted) => Ok(adopted),
+            Err(reason) => {
+                handover.refuse(&reason);
+                Err(MasterError::TakeOver(reason))
+            }
+        }
+    }
+
+    fn try_adopt(
+        resolved: Resolved,
+        load: Load,
+        kept: &[&'static str],
+        handover: &Handover,
+    ) -> Result<(Self, Vec<Action>), String> {
+        let Handover { purpose, state, received } = handover;
+        let lost = |what: &'static str| move |error: io::Error| format!("{what} was not passed: {error}");
+        let limit = fd::raise_nofile();
+        let settings = &resolved.settings;
+        let mut listeners = Listeners::adopt(&state.listeners).map_err(lost("a listening socket"))?;
+        let (memory, rows_max) = state.scoreboard;
+        let memory = exec::received(memory).map_err(lost("the scoreboard"))?;
+        let scoreboard = Scoreboard::adopt(memory, rows_max).map_err(|error| error_chain(&error))?;
+        let control = state.control.as_ref().map(Control::adopt).transpose().map_err(lost("the control socket"))?;
+        let executable = exec::received(state.of.executable).map_err(lost("the program before"))?;
+        let children = state.children.iter().map(|child| {
+            let channel = child.channel.map(exec::received).transpose().map_err(lost("a worker's channel"))?;
+            let row = scoreboard.rows().nth(child.row).ok_or("a worker's row is not on the scoreboard")?;
+            let PassedChild { pid, due, ref boot_failure, started, .. } = *child;
+            Ok(Child { pid, row, channel, due, boot_failure: boot_failure.clone(), started })
+        });
+        let children = children.collect::<Result<Vec<_>, String>>()?;
+        let signals = MasterSignals::install().map_err(lost("a pipe for signals"))?;
+        let returns = matches!(purpose, Purpose::Return);
+        let succession = if returns {
+            listeners.own_again(&settings.server);
+            Succession::Back
+        } else {
+            let count = settings.workers.count;
+            let count = (count != state.of.count).then_some(count);
+            let workers = count.unwrap_or(0).max(state.core.target());
+            // If it fails, the old program sees to what was before.
+            let server = &settings.server;
+            listeners.rebind(server, server, workers).map_err(|error| error_chain(&error))?;
+            super::warn_of_few_files(limit, settings, &listeners);
+            Succession::New { count, removes: listeners.removes() }
+        };
+        // Nothing can be refused any more: what came over is ours, under other numbers.
+        exec::close(&state.fds);
+        exec::survive(&state.listeners.originals(), false);
+        let rows = listeners.slots() * ROWS_PER_SLOT;
+        scoreboard.grow(rows);
+        let (core, mut todo) = Master::adopt(policy(settings, &listeners, rows), now(), state.core.clone(), succession);
+        let mut notify = Notify::open(now());
+        if let (Some(notify), Some(told)) = (&mut notify, state.notify) {
+            notify.resume(told);
+        }
+        let (path, cwd) = (state.path.clone(), state.cwd.clone());
+        let previous =
+            (!returns).then(|| Previous { program: state.of.clone(), executable, received: received.clone() });
+        let told = told_upgraded(&path, &state.of.build, kept);
+        let failed = state.failed.clone();
+        let last_upgrade = failed.clone().map(|reason| LastReload { ok: false, reason: Some(reason), at: timestamp() });
+        let mut shell = Self {
+            core,
+            load,
+            resolved: Arc::new(resolved),
+            reloads: Reloads::after(state.last_reload.clone()),
+            upgrades: Upgrades {
+                path,
+                cwd,
+                executable: exec::own_program().ok(),
+                preflight: None,
+                previous,
+                told,
+                last: last_upgrade.or_else(|| state.last_upgrade.clone()),
+            },
+            listeners,
+            scoreboard,
+            signals,
+            pidfile: state.pidfile.clone().map(Pidfile::adopt),
+            control,
+            notify,
+            started: state.started,
+            children,
+            inbox: Vec::new(),
+            dice: Dice::new(),
+            history: state.history.clone(),
+            oom_kills: OomKills::find(),
+            boot_failure: state.boot_failure.clone(),
+        };
+        shell.say_adopted(&state.of.build, failed);
+        shell.show_title();
+        for (signal, times) in &state.signals {
+            if let Some(signal) = Signal::named(signal) {
+                shell.obey(signal, *times);
+            }
+        }
+        drop(Blocked::over_exec());
+        shell.hear_all();
+        // A death between the programs has left no signal that waits: it may have come before they were blocked.
+        shell.reap_all();
+        todo.extend(shell.core.step(now(), std::mem::take(&mut shell.inbox)));
+        Ok((shell, todo))
+    }
+
+    fn say_adopted(&self, before: &str, failed: Option<String>) {
+        let (version, pid, workers) = (env!("CARGO_PKG_VERSION"), std::process::id(), self.children.len());
+        match failed {
+            None => tracing::info!(
+                event = "adopted",
+                version,
+                before,
+                pid,
+                workers,
+                "the new program has taken over {workers} workers, which serve on until its own do"
+            ),
+            Some(reason) => tracing::error!(
+                event = "upgrade_rolled_back",
+                version,
+                pid,
+                workers,
+                reason,
+                "the old program has taken over again, with its settings of before and its workers, which never stopped"
+            ),
+        }
+    }
+
+    /// The new program is proven.
+    pub(super) fn keep_program(&mut self) {
+        self.upgrades.previous = None;
+        self.listeners.keep_added();
+        self.upgrades.last = Some(LastReload { ok: true, reason: None, at: timestamp() });
+        let generation = self.core.generation().0;
+        self.show_title();
+        tracing::info!(
+            event = "upgraded",
+            generation,
+            program = %self.upgrades.path.display(),
+            "generation {generation} serves, of the new program; the old workers drain"
+        );
+    }
+}
+
+fn told_upgraded(path: &Path, before: &str, kept: &[&str]) -> String {
+    let version = match env!("CARGO_PKG_VERSION") {
+        same if same == before => String::new(),
+        version => format!(" (oxicorn {version}, before {before})"),
+    };
+    format!(" with {}{version}{}", path.display(), told_kept(kept))
+}
+
+/// The folder as the shell that started us calls it: a release that is a link stays one.
+fn first_folder() -> PathBuf {
+    let here = env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    let named = env::var_os("PWD").map(PathBuf::from).filter(|folder| folder.is_absolute() && is_same(folder, &here));
+    named.unwrap_or(here)
+}
+
+/// The program as it was called, if that leads to it.
+fn first_path(folder: &Path) -> PathBuf {
+    let own = Path::new("/proc/self/exe");
+    let called = env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let searched = env::var_os("PATH").unwrap_or_default();
+    let candidates = match called.components().count() {
+        1 if !called.is_absolute() && !called.starts_with(".") => {
+            env::split_paths(&searched).map(|place| folder.join(place).join(&called)).collect()
+        }
+        _ => vec![folder.join(&called)],
+    };
+    let found = candidates.into_iter().find(|path| is_same(path, own));
+    found.or_else(|| fs::read_link(own).ok()).unwrap_or(called)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    identity(one).is_some_and(|one| identity(other) == Some(one))
+}

@@ -1,0 +1,178 @@
+//! A program tried beside us: started, listened to, believed or refused.
+//!
+//! Owns: its process and what it says. Refuses: to wait; it is one more thing that the master's poll hears of.
+
+use std::{
+    io::{self, PipeReader, Read},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
+
+use super::super::{
+    Shell,
+    core::{Event, Pid},
+    handover::MARKER,
+    perform::Performed,
+};
+use crate::{
+    channel::{Heard, ToMaster, ToWorker},
+    sys::{
+        exec, fd,
+        fork::{Forked, fork},
+        signals,
+        wait::Exit,
+    },
+};
+
+/// Of what a program says in its preflight, the end that is kept …
+const SAID_MAX: usize = 4096;
+/// … and of its last line, if it fails, the beginning that the log and a caller are told.
+const WORDS_MAX: usize = 500;
+
+/// A program that is being tried, or was and has passed.
+#[derive(Debug)]
+pub(super) struct Preflight {
+    pub(super) pid: Pid,
+    pub(super) path: PathBuf,
+    pub(super) program: OwnedFd,
+    pub(super) channel: Option<OwnedFd>,
+    /// What it says to stdout and stderr, and the end of what it has said. `None` once all is read.
+    pub(super) words: Option<PipeReader>,
+    said: Vec<u8>,
+    passed: bool,
+    overdue: bool,
+    failure: Option<String>,
+}
+
+impl Shell {
+    pub(in super::super) fn begin_preflight(&mut self, program: Option<PathBuf>) -> Performed {
+        let path = program.unwrap_or_else(|| self.upgrades.path.clone());
+        match self.try_program(path) {
+            Ok(preflight) => {
+                tracing::info!(
+                    event = "upgrade",
+                    pid = preflight.pid.0,
+                    program = %preflight.path.display(),
+                    "the new program is tried beside this one: it reads state and settings and boots a worker"
+                );
+                self.upgrades.preflight = Some(preflight);
+                Performed::Done
+            }
+            Err(reason) => {
+                self.refuse_upgrade(reason);
+                Performed::Learned(Event::PreflightEnded { passed: false })
+            }
+        }
+    }
+
+    fn try_program(&mut self, path: PathBuf) -> Result<Preflight, String> {
+        let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+        let program = exec::open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
+        let (channel, theirs) = fd::channel().map_err(failed("no channel to the new program"))?;
+        let (words, speaks) = exec::words().map_err(failed("no pipe for its words"))?;
+        let (memory, mut crossing) = self.write_state(&path, Vec::new(), None)?;
+        let marker = format!("preflight {} {}", crossing.takes(memory.as_fd()), crossing.takes(theirs.as_fd()));
+        let blocked = signals::block_all().map_err(failed("signals cannot be blocked"))?;
+        match fork().map_err(failed("it could not be forked"))? {
+            Forked::Child => {
+                exec::survive(crossing.numbers(), true);
+                let error = match exec::stand_apart(speaks.as_fd()) {
+                    Ok(()) => exec::replace(program.as_fd(), MARKER, &marker),
+                    Err(error) => error,
+                };
+                let reason = format!("{} cannot be executed: {error}", path.display());
+                let _ = ToMaster::BootFailed(reason).send(theirs.as_fd());
+                exec::end_child()
+            }
+            Forked::Parent { child } => {
+                drop(blocked);
+                // Fails where the child was faster: then it leads already.
+                let _ = exec::lead_group(child);
+                let (pid, channel) = (Pid(child), Some(channel));
+                let (words, said) = (Some(words), Vec::new());
+                let (passed, overdue, failure) = (false, false, None);
+                Ok(Preflight { pid, path, program, channel, words, said, passed, overdue, failure })
+            }
+        }
+    }
+
+    pub(in super::super) fn hear_preflight(&mut self) {
+        let Some(preflight) = &mut self.upgrades.preflight else { return };
+        preflight.read_words();
+        while let Some(channel) = &preflight.channel {
+            match ToMaster::hear(channel.as_fd()) {
+                Ok(Heard::Message(ToMaster::Ready)) => {
+                    preflight.passed = true;
+                    // It has nothing to drain; who does not read it is ended by `EndPreflight`.
+                    let _ = ToWorker::Drain { grace_ms: 0, last: false }.send(channel.as_fd());
+                }
+                Ok(Heard::Message(ToMaster::BootFailed(reason))) => preflight.failure = Some(reason),
+                Ok(Heard::Message(_)) => {}
+                Ok(Heard::Nothing) => return,
+                Ok(Heard::Closed) | Err(_) => preflight.channel = None,
+            }
+        }
+    }
+
+    pub(in super::super) fn is_preflight(&self, pid: Pid) -> bool {
+        self.upgrades.preflight.as_ref().is_some_and(|preflight| preflight.pid == pid)
+    }
+
+    pub(in super::super) fn end_preflight(&mut self) {
+        if let Some(preflight) = &mut self.upgrades.preflight {
+            preflight.overdue = true;
+            signals::kill_group(preflight.pid.0);
+        }
+    }
+
+    /// Its process is reaped.
+    pub(in super::super) fn bury_preflight(&mut self, exit: Exit) {
+        self.hear_preflight();
+        let Some(preflight) = &mut self.upgrades.preflight else { return };
+        // Whatever it started goes with it.
+        signals::kill_group(preflight.pid.0);
+        let passed = preflight.passed;
+        if !passed {
+            let reason = preflight.why_refused(exit);
+            self.upgrades.preflight = None;
+            if self.core.in_preflight() {
+                self.refuse_upgrade(reason);
+            }
+        }
+        self.inbox.push(Event::PreflightEnded { passed });
+    }
+}
+
+impl Preflight {
+    /// As much as a pipe holds; who says more has to wait for the next turn.
+    fn read_words(&mut self) {
+        let mut chunk = [0; 4096];
+        for _ in 0..16 {
+            let Some(words) = &mut self.words else { return };
+            match words.read(&mut chunk) {
+                Ok(len @ 1..) => {
+                    self.said.extend(&chunk[..len]);
+                    self.said.drain(..self.said.len().saturating_sub(SAID_MAX));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => self.words = None,
+            }
+        }
+    }
+
+    fn why_refused(&self, exit: Exit) -> String {
+        let program = self.path.display();
+        if let Some(reason) = &self.failure {
+            return reason.clone();
+        }
+        let how = match self.overdue {
+            true => format!("{program} was not ready within workers.boot_timeout"),
+            false => format!("{program} {exit} before it was ready"),
+        };
+        let words = String::from_utf8_lossy(&self.said);
+        match words.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
+            Some(last) => format!("{how}; its last words: {}", &last[..last.floor_char_boundary(WORDS_MAX)]),
+            None => how,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Becoming another program, in place or in a child: programs held open, descriptors that outlive an exec, text in memory.
+//!
+//! Owns: which descriptors cross an exec; all others are close-on-exec. Refuses: to know what is handed over.
+
+use std::{
+    ffi::{CString, OsStr},
+    fs::{File, OpenOptions},
+    io::{self, PipeReader, PipeWriter, Read, Seek, SeekFrom, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    },
+    path::Path,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{AtFlags, FcntlArg, OFlag, fcntl},
+    sys::memfd::{MFdFlags, memfd_create},
+    unistd,
+};
+
+/// A program held open: it stays what it is, whatever becomes of its path.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn open(program: &Path) -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(program)?.into())
+}
+
+/// The program that runs now, also where its file was replaced or removed since.
+///
+/// # Errors
+/// Without `/proc`.
+pub(crate) fn own_program() -> io::Result<OwnedFd> {
+    open(Path::new("/proc/self/exe"))
+}
+
+/// Replaces this process's program by an [open](open) one, with the same arguments, and the same environment with
+/// `name` set to `value`. Returns only if that fails. Block signals around it; they stay blocked in the new program.
+pub(crate) fn replace(program: BorrowedFd<'_>, name: &str, value: &str) -> io::Error {
+    let c_string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
+    let pair = |name: &OsStr, value: &OsStr| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat());
+    let arguments: Vec<_> = std::env::args_os().map(|argument| c_string(argument.as_bytes())).collect();
+    let environment: Vec<_> = std::env::vars_os()
+        .filter(|(other, _)| other != name)
+        .map(|(name, value)| pair(&name, &value))
+        .chain([pair(name.as_ref(), value.as_ref())])
+        .collect();
+    match unistd::execveat(program, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH) {
+        Ok(never) => match never {},
+        Err(Errno::ENOENT) => io::Error::other("it is a script, or the loader it asks for is missing"),
+        Err(error) => error.into(),
+    }
+}
+
+/// Lets descriptors outlive an exec, or no longer. Numbers that are not open are passed over.
+pub(crate) fn survive(numbers: &[RawFd], survive: bool) {
+    for number in numbers {
+        // SAFETY: F_SETFD changes a flag of the descriptor and touches no memory; a number that is not open is EBADF.
+        unsafe { libc::fcntl(*number, libc::F_SETFD, if survive { 0 } else { libc::FD_CLOEXEC }) };
+    }
+}
+
+/// A copy of a descriptor that came over an exec; close-on-exec. The number itself stays as it is.
+///
+/// # Errors
+/// EBADF when there is none, EMFILE.
+pub(crate) fn received(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC copies the descriptor and touches no memory; a number that is not open is EBADF.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Closes numbers that came over an exec, once all that is wanted of them was [`received`].
+pub(crate) fn close(numbers: &[RawFd]) {
+    for number in numbers {
+        // SAFETY: the numbers are of descriptors that the program before handed over and nobody here has taken.
+        unsafe { libc::close(*number) };
+    }
+}
+
+/// A file in memory; close-on-exec.
+///
+/// # Errors
+/// The kernel's: EMFILE, ENFILE, ENOMEM.
+pub(crate) fn memory(content: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"oxicorn", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(content)?;
+    Ok(file)
+}
+
+/// All of a [`memory`] file, wherever its position is.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn content(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// A pipe for what a child says; the reading end does not block.
+///
+/// # Errors
+/// The kernel's: EMFILE, ENFILE.
+pub(crate) fn words() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader, writer))
+}
+
+/// In a child: it leads a process group of its own, and what it says to stdout and stderr goes to `words`.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn stand_apart(words: BorrowedFd<'_>) -> io::Result<()> {
+    lead_group(0)?;
+    unistd::dup2_stdout(words)?;
+    unistd::dup2_stderr(words)?;
+    Ok(())
+}
+
+/// Makes a child (0: this process) the leader of a group of its own. Done on both sides of a fork it is done in time.
+///
+/// # Errors
+/// EACCES: the child has become another program already.
+pub(crate) fn lead_group(child: i32) -> io::Result<()> {
+    let child = unistd::Pid::from_raw(child);
+    Ok(unistd::setpgid(child, child)?)
+}
+
+/// Ends a child that could not become another program: nothing of its parent's is flushed, dropped or removed.
+pub(crate) fn end_child() -> ! {
+    // SAFETY: _exit(2) runs no code of this process.
+    unsafe { libc::_exit(127) }
+}
+
+/// The descriptors that shall cross an exec.
+#[derive(Debug, Default)]
+pub(crate) struct Crossing {
+    numbers: Vec<RawFd>,
+    kept: Vec<OwnedFd>,
+}
+
+impl Crossing {
+    /// Whoever owns it keeps it until the exec.
+    pub(crate) fn takes(&mut self, fd: BorrowedFd<'_>) -> RawFd {
+        self.takes_number(fd.as_raw_fd())
+    }
+
+    /// One that nobody else keeps.
+    pub(crate) fn takes_whole(&mut self, fd: OwnedFd) -> RawFd {
+        let number = self.takes(fd.as_fd());
+        self.kept.push(fd);
+        number
+    }
+
+    pub(crate) fn takes_number(&mut self, number: RawFd) -> RawFd {
+        self.numbers.push(number);
+        number
+    }
+
+    pub(crate) fn numbers(&self) -> &[RawFd] {
+        &self.numbers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_survives_and_copies_are_our_own() {
+        let file = memory(b"over the exec").unwrap();
+        let mut crossing = Crossing::default();
+        let number = crossing.takes(file.as_fd());
+        let lives = |number: RawFd| {
+            let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
+            let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim().to_owned();
+            u32::from_str_radix(&flags, 8).unwrap() & libc::O_CLOEXEC.cast_unsigned() == 0
+        };
+        assert!(!lives(number));
+        survive(crossing.numbers(), true);
+        assert!(lives(number));
+        let copy = received(number).unwrap();
+        assert!(!lives(copy.as_raw_fd()));
+        survive(crossing.numbers(), false);
+        assert!(!lives(number));
+        assert_eq!(content(&mut File::from(copy)).unwrap(), b"over the exec");
+        assert!(received(i32::MAX).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_executed_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        std::fs::write(&path, "no program").unwrap();
+        let error = replace(open(&path).unwrap().as_fd(), "NAME", "value");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+        assert!(open(&folder.path().join("missing")).is_err());
+    }
+}

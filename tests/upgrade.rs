@@ -1,0 +1,304 @@
+//! Promise: an upgrade replaces the master's program in place and loses nothing; a program that is no good changes
+//! nothing.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    process::Output,
+    time::Duration,
+};
+
+use common::{
+    Canary, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, build_example, events, eventually, get, now,
+};
+
+fn edit(supervisor: &Supervisor, from: &str, to: &str) {
+    let path = supervisor.path("supervisor.toml");
+    let text = fs::read_to_string(&path).expect("the settings file");
+    assert!(text.contains(from), "{from:?} is not in:\n{text}");
+    fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
+}
+
+/// At its socket: while the settings are spoilt they do not say where that is.
+fn ask(supervisor: &Supervisor, words: &[&str]) -> Output {
+    let socket = supervisor.path("control.sock");
+    supervisor.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())
+}
+
+fn generation(supervisor: &Supervisor) -> u64 {
+    supervisor.status()["generation"].as_u64().expect("a number")
+}
+
+#[track_caller]
+fn told(output: &Output, code: i32, fragments: &[&str]) {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert_eq!(text.trim_end().lines().count(), 1, "one sentence: {text}");
+    for fragment in fragments {
+        assert!(text.contains(fragment), "{fragment:?} is not in {text:?}");
+    }
+}
+
+/// The sum that `/metrics` tells.
+fn counted(supervisor: &Supervisor) -> u64 {
+    let page = get(supervisor.address(), "/metrics").text();
+    let line = page.lines().find_map(|line| line.strip_prefix("oxicorn_requests_total "));
+    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no total in:\n{page}"))
+}
+
+/// The same pid, sockets, pid file and counts; other workers, which answer by the new settings.
+#[test]
+fn an_upgrade_under_load_is_seen_by_nobody_but_the_operator() {
+    let mut supervisor = Launch::new()
+        .set("http.metrics_path", r#""/metrics""#)
+        .set("process.pidfile", r#""{dir}/pid""#)
+        .log_to("app.log")
+        .serving(2);
+    let (pid, address, old) = (supervisor.pid(), supervisor.address(), supervisor.serving_pids());
+    let keep_alive = Load::start(address, "/debug/connections", 8, Mode::KeepAlive { think_ms: 0 });
+    let new = Load::start(address, "/debug/connections", 4, Mode::PerRequest { think_ms: 1 });
+    let silent = Load::start(address, "/debug/connections", 4, Mode::SlowFirstByte { up_to_ms: 900 });
+    let metrics = Load::start(address, "/metrics", 1, Mode::PerRequest { think_ms: 10 });
+    eventually("the load runs", PATIENCE, || (keep_alive.answered() >= 50 && new.answered() >= 50).then_some(()));
+    let before = (supervisor.status(), counted(&supervisor));
+    edit(&supervisor, "debug = true", "debug = true\ndocs = false");
+    told(&ask(&supervisor, &["upgrade"]), 0, &["generation 2 serves with /"]);
+    eventually("the old workers are gone", PATIENCE, || {
+        (!supervisor.worker_pids().iter().any(|pid| old.contains(pid))).then_some(())
+    });
+    let after = supervisor.status();
+    assert_eq!((after["pid"].as_u64(), after["generation"].as_u64()), (Some(pid.into()), Some(2)));
+    assert_eq!((&after["state"], &after["last_upgrade"]["ok"]), (&"running".into(), &true.into()));
+    assert_eq!((&after["totals"]["upgrades"], &after["totals"]["reloads"]), (&1.into(), &0.into()));
+    for count in ["requests", "connections"] {
+        let of = |status: &serde_json::Value| status["totals"][count].as_u64().expect("a number");
+        assert!(of(&after) > of(&before.0), "{count}: {} and then {}", before.0["totals"], after["totals"]);
+    }
+    assert!(counted(&supervisor) > before.1);
+    assert!(after["uptime_s"].as_f64() > before.0["uptime_s"].as_f64());
+    assert_eq!(fs::read_to_string(supervisor.path("pid")).expect("the pid file").trim(), pid.to_string());
+    assert_eq!(get(address, "/docs").status, 404, "the new settings are visible in an answer");
+    for load in [keep_alive, new, silent, metrics] {
+        load.finish().assert_nothing_lost();
+    }
+    supervisor.stop();
+    assert!(!supervisor.path("pid").exists() && !supervisor.path("control.sock").exists());
+    assert_eq!(supervisor.log().count("overslept"), 0);
+}
+
+#[test]
+fn twenty_upgrades_in_a_row_leak_no_descriptor() {
+    let mut supervisor = Launch::new().log_to("app.log").serving(2);
+    let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::PerRequest { think_ms: 5 });
+    let settled = || {
+        eventually("the old workers are gone", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
+        let worker = Process(supervisor.worker_pids()[0]);
+        // A worker has descriptors of connections too, which come and go.
+        let least = (0..50).map(|_| (common::observe_for(Duration::from_millis(2)), worker.files()).1).min();
+        (supervisor.master().files(), least.expect("it was looked at"))
+    };
+    told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
+    let first = settled();
+    for _ in 0..19 {
+        told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
+    }
+    assert_eq!(settled(), first, "descriptors of the master, and of a worker");
+    assert_eq!((generation(&supervisor), supervisor.log().count(events::UPGRADED)), (21, 20));
+    load.finish().assert_nothing_lost();
+    supervisor.stop();
+}
+
+/// Whatever is given for a program, the old one and its workers never stop.
+#[test]
+fn what_is_no_program_of_ours_is_refused() {
+    let mut supervisor = Launch::new().set("workers.boot_timeout", r#""1s""#).serving(2);
+    let old = supervisor.serving_pids();
+    let load = Load::start(supervisor.address(), "/debug/connections", 8, Mode::KeepAlive { think_ms: 1 });
+    let text = supervisor.path("no-program");
+    fs::write(&text, "no program").expect("a file in our own folder");
+    fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).expect("our own file");
+    let text = text.to_string_lossy();
+    for (program, reason) in [
+        ("/nowhere/oxicorn", "/nowhere/oxicorn cannot be opened: No such file"),
+        ("/etc/passwd", "/etc/passwd cannot be executed: Permission denied"),
+        (&*text, "cannot be executed: Exec format error"),
+        ("/bin/false", "/bin/false exited with code 1 before it was ready"),
+        ("/bin/ls", "/bin/ls exited with code 0 before it was ready; its last words: "),
+        // It says "y" for ever.
+        ("/usr/bin/yes", "/usr/bin/yes was not ready within workers.boot_timeout; its last words: "),
+    ] {
+        let output = supervisor.ctl(&["upgrade", "--program", program]);
+        told(&output, 1, &["refused, all goes on as before: ", reason]);
+        let last = &supervisor.status()["last_upgrade"];
+        assert!(last["reason"].as_str().is_some_and(|told| told.contains(reason)), "{last}");
+    }
+    assert_eq!((supervisor.serving_pids(), generation(&supervisor)), (old, 1));
+    assert_eq!(supervisor.master().children().len(), 2, "nothing of a preflight is left");
+    load.finish().assert_nothing_lost();
+    supervisor.stop();
+}
+
+#[test]
+fn a_program_whose_worker_cannot_boot_is_refused() {
+    let mut supervisor =
+        Launch::misbehave().set("misbehave.boot", r#""ok""#).set("workers.boot_timeout", r#""1s""#).serving(2);
+    let old = supervisor.serving_pids();
+    let load = Load::start(supervisor.address(), "/pid", 8, Mode::KeepAlive { think_ms: 1 });
+    let mut before = r#"boot = "ok""#.to_owned();
+    for (now, reason) in [
+        (r#"boot = "error""#, "the moon is in the wrong house"),
+        (r#"boot = "panic""#, "the moon fell into the sea"),
+        (r#"boot = "abort""#, "killed by SIGABRT"),
+        (r#"boot = "hang""#, "was not ready within workers.boot_timeout"),
+        ("boot = \"ok\"\nbot = 1", "misbehave.bot: unknown key; did you mean misbehave.boot?"),
+        ("boot = = \"ok\"", "not valid TOML"),
+    ] {
+        edit(&supervisor, &before, now);
+        told(&ask(&supervisor, &["upgrade"]), 1, &["refused, all goes on as before: ", reason]);
+        assert_eq!(supervisor.serving_pids(), old);
+        before = now.to_owned();
+    }
+    edit(&supervisor, &before, r#"boot = "ok""#);
+    edit(&supervisor, "bind = [", &format!("bind = [\"{}\", ", supervisor.address()));
+    told(&ask(&supervisor, &["upgrade"]), 1, &["in use"]);
+    assert_eq!((supervisor.log().count(events::UPGRADE_REFUSED), supervisor.log().count("exec")), (7, 0));
+    load.finish().assert_nothing_lost();
+    supervisor.stop();
+}
+
+/// It had passed its preflight, and is the master by then.
+#[test]
+fn a_program_that_fails_later_is_gone_back_from() {
+    let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).log_to("app.log").serving(2);
+    let old = supervisor.serving_pids();
+    let load = Load::start(supervisor.address(), "/pid", 8, Mode::KeepAlive { think_ms: 1 });
+    let files = supervisor.master().files();
+    // Its workers die after a while.
+    edit(&supervisor, r#"boot = "ok""#, "boot = \"ok\"\nabort_after_ms = 300");
+    told(
+        &supervisor.ctl(&["upgrade"]),
+        1,
+        &["rolled back: the new worker of slot ", "SIGABRT", "the old workers serve"],
+    );
+    // The settings can no longer be read, from when the program had passed its preflight.
+    let spoils = format!("spoils = {:?}", supervisor.path("supervisor.toml"));
+    edit(&supervisor, "abort_after_ms = 300", &spoils);
+    told(&ask(&supervisor, &["upgrade"]), 1, &["rolled back: ", "not valid TOML", "the old workers serve"]);
+    eventually("only the old workers are left", PATIENCE, || {
+        let mut pids = supervisor.worker_pids();
+        pids.sort_unstable();
+        (pids == old).then_some(())
+    });
+    let log = supervisor.log();
+    assert_eq!((log.count("exec"), log.count("adopted"), log.count(events::UPGRADE_ROLLED_BACK)), (2, 1, 2));
+    assert_eq!(supervisor.master().files(), files, "descriptors of the master");
+    // The old program has its old settings, though no file holds them any more, and goes on with them.
+    supervisor.signal_worker(old[0], Signal::SIGKILL);
+    supervisor.wait_gone(old[0]);
+    eventually("the killed worker is replaced", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
+    load.finish();
+    told(&ask(&supervisor, &["reload"]), 1, &["not valid TOML"]);
+    let text = fs::read_to_string(supervisor.path("supervisor.toml")).expect("the settings file");
+    let text = text.replace("no = = settings\n", "").replace(&spoils, "");
+    fs::write(supervisor.path("supervisor.toml"), text).expect("our own file");
+    told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
+    supervisor.stop();
+}
+
+/// A release is a folder, the one in use a link.
+#[test]
+fn a_moved_link_is_followed() {
+    let launch = Launch::misbehave();
+    let releases = [launch.path("one"), launch.path("two")];
+    for release in &releases {
+        fs::create_dir(release).expect("a folder in our own");
+        fs::copy(build_example("misbehave"), release.join("service")).expect("a copy of the program");
+    }
+    let current = launch.path("current");
+    let link = |to: &Path| {
+        let draft = current.with_extension("draft");
+        std::os::unix::fs::symlink(to, &draft).expect("a link in our own folder");
+        fs::rename(&draft, &current).expect("our own link");
+    };
+    link(&releases[0]);
+    let mut supervisor = launch.through(&["sh", "-c", "exec current/service"]).serving(2);
+    let running = || fs::read_link(format!("/proc/{}/exe", supervisor.pid())).expect("the master's program");
+    assert_eq!(running(), releases[0].join("service"));
+    link(&releases[1]);
+    fs::remove_dir_all(&releases[0]).expect("the old release goes");
+    let upgrade = |program: &[&str]| supervisor.ctl_of(&releases[1].join("service"), &[&["upgrade"], program].concat());
+    told(&upgrade(&[]), 0, &["serves with ", "current/service"]);
+    assert_eq!(running(), releases[1].join("service"));
+    // A program that is named is the one from then on.
+    let other = supervisor.path("other");
+    fs::copy(releases[1].join("service"), &other).expect("a copy of the program");
+    told(&upgrade(&["--program", "other"]), 0, &["other"]);
+    assert_eq!(running(), other);
+    told(&upgrade(&[]), 0, &["other"]);
+    supervisor.stop();
+}
+
+/// A TERM is not kept waiting by a program that hangs in its preflight, nor by one on trial.
+#[test]
+fn a_stop_during_an_upgrade_is_obeyed_at_once() {
+    let mut supervisor =
+        Launch::misbehave().set("misbehave.boot", r#""ok""#).set("workers.boot_timeout", r#""60s""#).serving(2);
+    edit(&supervisor, r#"boot = "ok""#, r#"boot = "hang""#);
+    let mut caller = UnixStream::connect(supervisor.path("control.sock")).expect("the master takes connections");
+    caller.write_all(b"{\"version\":1,\"command\":{\"upgrade\":{\"program\":null}}}\n").expect("a line");
+    let hears = supervisor.wait_log("upgrade", 1, PATIENCE);
+    assert_eq!(supervisor.status()["state"], "upgrading", "{hears:?}");
+    // A second one is answered, a signal waits for its turn.
+    told(&ask(&supervisor, &["upgrade"]), 1, &["another upgrade is under way"]);
+    supervisor.signal(Signal::SIGUSR2);
+    supervisor.wait_log("upgrade_queued", 1, PATIENCE);
+    told(&supervisor.ctl(&["scale", "3"]), 0, &["3 workers serve"]);
+    let (canary, asked) = (Canary::start(), now());
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+    let (took, stall) = (asked.elapsed(), canary.longest());
+    // A second of it is the quiet of a stop.
+    assert!(took < Duration::from_secs(4) + 4 * stall, "{took:?}, machine {stall:?}");
+    assert_eq!(supervisor.leftovers(), [], "the preflight is gone too");
+    let mut answer = String::new();
+    caller.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.contains("the service is stopping"), "{answer}");
+
+    let mut supervisor = Launch::misbehave().serving(2);
+    supervisor.signal(Signal::SIGUSR2);
+    supervisor.wait_log("trial", 1, PATIENCE);
+    supervisor.stop();
+}
+
+#[test]
+fn every_kind_of_socket_goes_along() {
+    let bind = r#"["unix:{dir}/service.sock", "127.0.0.1:0", "[::1]:0"]"#;
+    let mut supervisor = Launch::new().set("server.bind", bind).serving(2);
+    let socket = supervisor.path("service.sock");
+    let addresses: Vec<_> = supervisor.addresses().iter().filter_map(|address| address.parse().ok()).collect();
+    assert_eq!(addresses.len(), 2);
+    let loads: Vec<_> = addresses
+        .iter()
+        .map(|address| Load::start(*address, "/debug/connections", 4, Mode::PerRequest { think_ms: 1 }))
+        .collect();
+    for round in 2..5 {
+        // Whoever comes meanwhile waits in the queue.
+        let mut early = UnixStream::connect(&socket).expect("it listens");
+        told(&ask(&supervisor, &["upgrade"]), 0, &[&format!("generation {round} serves")]);
+        early.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        early.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    for load in loads {
+        load.finish().assert_nothing_lost();
+    }
+    let queues = supervisor.status()["listeners"].clone();
+    assert_eq!(queues.as_array().map(Vec::len), Some(3), "{queues}");
+    supervisor.stop();
+    assert!(!socket.exists(), "the last program removes the file that the first one made");
+}
