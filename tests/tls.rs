@@ -103,9 +103,13 @@ type Https = Connection<StreamOwned<ClientConnection, TcpStream>>;
 
 /// Shakes hands to the end.
 fn try_connect(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<Https> {
-    let mut tcp = TcpStream::connect(address)?;
+    let tcp = TcpStream::connect(address)?;
     tcp.set_nodelay(true)?;
     tcp.set_read_timeout(Some(PATIENCE))?;
+    shake_hands(tcp, config)
+}
+
+fn shake_hands(mut tcp: TcpStream, config: &Arc<ClientConfig>) -> std::io::Result<Https> {
     let name = "localhost".try_into().expect("a name");
     let mut session = ClientConnection::new(Arc::clone(config), name).expect("a client");
     while session.is_handshaking() {
@@ -341,6 +345,10 @@ fn clients_show_a_certificate_where_one_is_asked_for() {
         }
     }
 
+    let config = Client { shows: Some(alice), ..PLAIN }.trusting(&authority);
+    let told = connect(supervisor.address(), &config).get("/client").expect("an answer").json();
+    assert_eq!((&told["tls"], &told["scheme"]), (&true.into(), &"https".into()), "{told}");
+
     let stranger = Authority::new().issue(named);
     let expired = authority.issue(|params| params.not_after = date_time_ymd(2020, 1, 1));
     for shows in [None, Some(stranger), Some(expired)] {
@@ -564,6 +572,21 @@ fn a_handshake_that_takes_too_long_is_ended() {
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/debug/sleep/800").expect("an answer").status,
         200
     );
+    supervisor.stop();
+}
+
+/// The PROXY header comes before the handshake, and in the clear.
+#[test]
+fn a_proxy_header_stands_before_the_handshake() {
+    let authority = Authority::new();
+    let launch = Launch::misbehave().tls(&authority.issue(|_| {})).set("server.proxy_protocol", r#""v1""#);
+    let mut supervisor = launch.serving(2);
+    let mut tcp = TcpStream::connect(supervisor.address()).expect("a connection");
+    tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    tcp.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 999 443\r\n").expect("a few bytes");
+    let mut connection = shake_hands(tcp, &PLAIN.trusting(&authority)).expect("a handshake");
+    let told = connection.get("/client").expect("an answer").json();
+    assert_eq!((&told["address"], &told["tls"]), (&"192.0.2.7".into(), &true.into()), "{told}");
     supervisor.stop();
 }
 

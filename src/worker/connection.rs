@@ -43,6 +43,7 @@ use self::{
     activity::{Activity, Overdue},
     greeting::Greeting,
     introduction::{Introduction, introduce},
+    tls::{Handshake, shake_hands},
     wire::Wire,
 };
 use super::{
@@ -128,7 +129,6 @@ where
     S: Serve<B>,
     B: Answer,
 {
-    let accepted = Instant::now();
     let mut connection = Connection {
         shared,
         peer,
@@ -143,30 +143,31 @@ where
     let mut timer = Timer::new(sleep.as_mut());
     let stream = match introduce(stream, &mut connection, &mut timer).await {
         Introduction::Done(stream) => stream,
-        Introduction::Refused(stream, refusal) => {
-            connection.refuse(refusal);
-            let mut wire = Wire::http1(stream, Vec::new(), Arc::new(connection), open);
-            // Nobody is left to be told of an error.
-            let _ = poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
-            return;
-        }
+        Introduction::Refused(stream, refusal) => return dismiss(stream, refusal, connection, open).await,
         Introduction::Over => return,
     };
-    match &shared.tls {
-        None => http(stream, connection, open, &mut timer, app).await,
-        // In boxes, or connections without TLS would have to be as large as those with it.
-        Some(config) => {
-            if let Some(stream) = Box::pin(tls::shake_hands(stream, config, peer, accepted, shared)).await {
-                connection.client.comes_by_tls();
-                connection.certificate = tls::shown(&stream);
-                Box::pin(http(stream, connection, open, &mut timer, app)).await;
-            }
-        }
+    let Some(config) = &shared.tls else { return http(stream, connection, &mut timer, open, app).await };
+    // In boxes, or connections without TLS would have to be as large as those with it.
+    match Box::pin(shake_hands(stream, config, &mut connection, &mut timer)).await {
+        Handshake::Done(stream) => Box::pin(http(stream, connection, &mut timer, open, app)).await,
+        Handshake::Refused(stream, refusal) => dismiss(stream, refusal, connection, open).await,
+        Handshake::Over => {}
     }
 }
 
+/// Says why, instead of HTTP.
+async fn dismiss<T>(stream: T, refusal: Refusal, connection: Connection, open: Open)
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    connection.refuse(refusal);
+    let mut wire = Wire::http1(stream, Vec::new(), Arc::new(connection), open);
+    // Nobody is left to be told of an error.
+    let _ = poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
+}
+
 /// Speaks HTTP on a stream to its end.
-async fn http<T, S, B>(mut stream: T, connection: Connection, open: Open, timer: &mut Timer<'_>, app: S)
+async fn http<T, S, B>(mut stream: T, connection: Connection, timer: &mut Timer<'_>, open: Open, app: S)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve<B>,
