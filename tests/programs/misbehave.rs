@@ -2,10 +2,14 @@
 //!
 //! Owns: every fault a factory or an app may show. Refuses: being an example to start from (see `examples/`).
 
-use std::{error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::Request,
     http::{
         StatusCode,
@@ -14,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures_util::stream;
 use hyper_util::rt::TokioIo;
 use oxicorn::{Lifespan, WorkerContext};
 use serde::{Deserialize, Serialize};
@@ -98,6 +103,10 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             get(async |axum::extract::Path(name): axum::extract::Path<String>| {
                 Json(serde_json::json!({ "set": std::env::var_os(name).is_some() }))
             }),
+        )
+        .route(
+            "/endless",
+            get(async || Body::from_stream(stream::repeat_with(|| Ok::<_, Infallible>(vec![b'a'; 16_384])))),
         )
         .route("/panic", get(panicking))
         .route("/exit/{code}", get(exiting));
