@@ -225,6 +225,7 @@ fn no_stream_is_lost_by_a_drain() {
 /// Clients that ask and ask while the service reloads again and again: a request that a GOAWAY names as not begun may be
 /// sent elsewhere, any other loss is one.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the ban is the master's; each client is a thread")]
 fn nothing_is_lost_under_load_while_it_reloads() {
     let supervisor = Launch::new().serving(2);
     let address = supervisor.address();
