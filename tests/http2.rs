@@ -179,15 +179,18 @@ fn an_idle_connection_is_ended_with_goaway() {
 
 #[test]
 fn a_client_that_opens_no_window_is_dropped() {
-    let supervisor = Launch::new().set("workers.count", "1").set("http.write_timeout", r#""500ms""#).serving(1);
+    let supervisor = Launch::misbehave()
+        .set("workers.count", "1")
+        .set("http.keep_alive", r#""1h""#)
+        .set("http.write_timeout", r#""500ms""#)
+        .serving(1);
     let client = Client::open(supervisor.address());
     client.runtime.block_on(async {
         let mut send = client.send.clone().ready().await.expect("room");
-        let (response, mut stream) = send.send_request(post("/debug/echo"), false).expect("a stream");
-        stream.send_data(Bytes::from(vec![b'a'; 1 << 20]), true).expect("sent");
+        let (response, _) = send.send_request(get("/endless"), true).expect("a stream");
         let mut body = response.await.expect("an answer").into_body();
         // What arrives is never released.
-        while let Some(Ok(_)) = body.data().await {}
+        while let Ok(Some(Ok(_))) = timeout(PATIENCE, body.data()).await {}
     });
     eventually("the connection is dropped", PATIENCE, || {
         (supervisor.status()["workers"][0]["connections"] == 0).then_some(())
@@ -222,7 +225,7 @@ fn no_stream_is_lost_by_a_drain() {
 /// Clients that ask and ask while the service reloads again and again: a request that a GOAWAY names as not begun may be
 /// sent elsewhere, any other loss is one.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the ban is the master's: a client is a thread of the test")]
+#[expect(clippy::disallowed_methods, reason = "the ban is the master's; each client is a thread")]
 fn nothing_is_lost_under_load_while_it_reloads() {
     let supervisor = Launch::new().serving(2);
     let address = supervisor.address();

@@ -183,13 +183,13 @@ where
     };
     if greeting.is_http2 {
         let wire = Wire::http2(stream, greeting.bytes, Arc::clone(&connection), open);
-        let serving = http2(shared).serve_connection(wire, service);
         // In a box: few connections are of its kind, and each would have room for it.
-        Box::pin(live(serving, connection, timer)).await;
+        let mut serving = Box::pin(http2(shared).serve_connection(wire, service));
+        live(serving.as_mut(), &connection, timer).await;
     } else {
         let wire = Wire::http1(stream, greeting.bytes, Arc::clone(&connection), open);
-        let serving = http1(shared).serve_connection(wire, service).with_upgrades();
-        live(serving, Arc::clone(&connection), timer).await;
+        let serving = pin!(http1(shared).serve_connection(wire, service).with_upgrades());
+        live(serving, &connection, timer).await;
         connection.close_if_declined().await;
     }
 }
@@ -260,9 +260,8 @@ where
 }
 
 /// Polls hyper until the connection is over, and tells it when to leave.
-async fn live<C: Speaks>(serving: C, connection: Arc<Connection>, timer: &mut Timer<'_>) {
-    let Connection { shared, activity, .. } = &*connection;
-    let mut serving = pin!(serving);
+async fn live<C: Speaks>(mut serving: Pin<&mut C>, connection: &Connection, timer: &mut Timer<'_>) {
+    let Connection { shared, activity, .. } = connection;
     // Polled for their wakers alone: this task's never changes, and `ends` and `drains` are what is asked.
     let mut end = pin!(shared.end.notified());
     let mut drain = pin!(shared.drain.notified());
@@ -285,7 +284,7 @@ async fn live<C: Speaks>(serving: C, connection: Arc<Connection>, timer: &mut Ti
             }
             let told = if C::HTTP2 { shared.drains() } else { shared.ends() && activity.unoccupied() };
             let mut leave = told && !leaving;
-            match timer.overdue(&connection, cx) {
+            match timer.overdue(connection, cx) {
                 Some(Overdue::Blocked) => return Poll::Ready(Err(Ended::Blocked)),
                 Some(Overdue::Head) => {
                     connection.refuse(refusal::HEAD_LATE);

@@ -9,6 +9,7 @@ use std::{
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::Request,
     http::{
         StatusCode,
@@ -17,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures_util::stream;
 use hyper_util::rt::TokioIo;
 use oxicorn::{Lifespan, WorkerContext};
 use serde::{Deserialize, Serialize};
@@ -111,6 +113,10 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
         .route("/drip", get(async || axum::body::Body::from_stream(drips())))
         .route("/client", get(who))
         .route("/certificate", get(certificate))
+        .route(
+            "/endless",
+            get(async || Body::from_stream(stream::repeat_with(|| Ok::<_, Infallible>(vec![b'a'; 16_384])))),
+        )
         .route("/panic", get(panicking))
         .route("/exit/{code}", get(exiting));
     let goodbye = table.goodbye_file.clone();
