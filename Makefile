@@ -28,7 +28,7 @@ mutants: ## break the master's mind in known ways; the simulator has to notice e
 release-checks: ## what is promised of the release build: size of the master, time to start
 	cargo test --release --test boot -- --nocapture the_master_is_one_small_thread it_answers_soon_after_its_start
 
-schemathesis: target/schemathesis ## whatever /openapi.json allows and forbids, asked of the reference service (SEED=1)
+schemathesis: target/schemathesis target/mongod ## whatever /openapi.json allows and forbids, asked of the reference service (SEED=1)
 	cargo test --test strangers -- --nocapture --test-threads 1 schemathesis
 
 browser: target/playwright ## /docs in a headless Chromium: it renders, asks nobody else, and makes a fact

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{Launch, Supervisor};
+use common::{Launch, Mongod, Supervisor};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -50,6 +50,14 @@ fn schemathesis_finds_nothing() {
 fn schemathesis_finds_nothing_behind_a_token() {
     let supervisor = Launch::new().set("service.debug", "false").set("service.bearer_token", r#""a-token""#).serving(2);
     schemathesis(&supervisor, &["-H", "Authorization: Bearer a-token"]);
+}
+
+#[test]
+fn schemathesis_finds_nothing_on_mongodb() {
+    let mongod = Mongod::start();
+    let uri = format!("{:?}", mongod.uri());
+    let supervisor = Launch::new().set("service.debug", "false").set("service.mongodb_uri", &uri).serving(2);
+    schemathesis(&supervisor, &[]);
 }
 
 #[test]
