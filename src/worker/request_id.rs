@@ -46,19 +46,8 @@ impl RequestIds {
         // One loop counts: a load and a store will do.
         let made = self.made.load(Relaxed).wrapping_add(1);
         self.made.store(made, Relaxed);
-        let mut id = [0; 24];
-        let (prefix, number) = id.split_at_mut(16);
-        write_hexadecimal(prefix, self.prefix);
-        write_hexadecimal(number, made);
-        HeaderValue::from_bytes(&id).expect("hexadecimal digits are a value")
-    }
-}
-
-/// The last digits of a number, as many as there is room for; `format!` takes several times as long.
-fn write_hexadecimal(room: &mut [u8], mut number: u64) {
-    for digit in room.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 0xf) as usize];
-        number >>= 4;
+        let id = format!("{:016x}{made:08x}", self.prefix);
+        HeaderValue::try_from(id).expect("hexadecimal digits are a value")
     }
 }
 
