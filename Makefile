@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser chaos needs
+.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow cost chaos needs
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ test: lint needs ## everything a change has to pass
 
 test-full: test full-only ## test, then what is too slow for every change
 
-full-only: mutants release-checks schemathesis browser
+full-only: mutants release-checks schemathesis browser slow
 
 mutants: ## break the master's mind in known ways; the simulator has to notice each
 	tests/mutants/run.sh
@@ -35,19 +35,31 @@ browser: target/playwright ## /docs in a headless Chromium: it renders, asks nob
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
 	cargo test --test strangers -- --nocapture browser
 
+slow: needs ## a thousand slow clients (slowhttptest) and ten thousand idle ones: the others do not notice
+	command -v slowhttptest >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends slowhttptest; }
+	cargo test --test siege -- --nocapture --test-threads 1
+
+cost: needs ## CPU time of a request, beside bare hyper's; wants a machine with nothing else to do (ROUNDS=12)
+	cargo test --test cost -- --rounds $(or $(ROUNDS),12)
+
 chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
 	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
-# Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server; the others are found by name.
-needs: target/python target/prometheus target/mongod
-	@for program in curl haproxy ip nginx openssl patch sslscan systemd-socket-activate; do \
+# Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs;
+# the others are found by name.
+needs: target/python target/clients target/prometheus target/mongod
+	@for program in ab curl h2load haproxy ip nginx openssl patch sslscan systemd-socket-activate wrk; do \
 		command -v $$program >/dev/null || missing=yes; \
 	done; \
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends \
-		curl haproxy iproute2 nginx openssl patch sslscan systemd; }
+		apache2-utils curl haproxy iproute2 nghttp2-client nginx openssl patch sslscan systemd wrk; }
 
 target/python:
 	python3 -m pip install --quiet --target $@.new prometheus-client==0.26.0
+	mv $@.new $@
+
+target/clients:
+	python3 -m pip install --quiet --target $@.new 'httpx[http2]==0.28.1' websockets==17.4
 	mv $@.new $@
 
 target/schemathesis:

@@ -324,6 +324,11 @@ impl Tally {
         eprintln!("{} requests, p99 {:?}, max {:?}, {} pids", self.ok, self.p99(), self.max_wait(), self.pids.len());
     }
 
+    pub fn with(mut self, other: Self) -> Self {
+        self.add(other);
+        self
+    }
+
     fn add(&mut self, other: Self) {
         self.ok += other.ok;
         self.waits.extend(other.waits);

@@ -118,12 +118,22 @@ impl Log {
     }
 }
 
-/// Builds an example (a program that embeds the library) and says where it lies.
+/// Builds an example (a program that embeds the library) in the profile of the tests, and says where it lies.
 pub fn build_example(name: &str) -> PathBuf {
+    build(name, if cfg!(debug_assertions) { "dev" } else { "release" })
+}
+
+/// The same as users run it: where time or memory is measured.
+pub fn build_release_example(name: &str) -> PathBuf {
+    build(name, "release")
+}
+
+fn build(name: &str, profile: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_oxicorn")).parent().expect("the binary lies in a folder");
+    let target = folder.parent().expect("the profile's folder lies in target/");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
-    cargo.env("CARGO_TARGET_DIR", folder.parent().expect("the profile's folder lies in target/"));
+    cargo.args(["build", "--quiet", "--profile", profile, "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.env("CARGO_TARGET_DIR", target);
     // What cargo tells the package under test is no business of the next cargo: build scripts that ask for it, such as
     // ring's, would run anew, and all that depends on them be compiled anew, in every test run.
     for (name, _) in std::env::vars_os() {
@@ -132,12 +142,9 @@ pub fn build_example(name: &str) -> PathBuf {
             cargo.env_remove(&*name);
         }
     }
-    if !cfg!(debug_assertions) {
-        cargo.arg("--release");
-    }
     let built = cargo.output().expect("cargo can be run");
     assert!(built.status.success(), "the example {name} does not build:\n{}", String::from_utf8_lossy(&built.stderr));
-    folder.join("examples").join(name)
+    target.join(if profile == "dev" { "debug" } else { profile }).join("examples").join(name)
 }
 
 /// A supervisor to be started: its program, settings, flags and environment.

@@ -4,15 +4,19 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file is a crate of its own and uses a part")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
+mod bare;
 mod client;
 mod dependency;
 mod harness;
 mod mongod;
 mod proc;
 
+pub use bare::Bare;
 pub use client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, json_request, request};
 pub use dependency::Dependency;
-pub use harness::{Launch, Log, PATIENCE, Supervisor, build_example, events, eventually, field, free_port};
+pub use harness::{
+    Launch, Log, PATIENCE, Supervisor, build_example, build_release_example, events, eventually, field, free_port,
+};
 pub use mongod::Mongod;
 pub use nix::sys::signal::Signal;
 pub use proc::Process;

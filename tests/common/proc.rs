@@ -87,13 +87,24 @@ impl Process {
         self.number("voluntary_ctxt_switches") + self.number("nonvoluntary_ctxt_switches")
     }
 
-    /// Real, effective, saved and file-system ids, as in `Uid` and `Gid`.
-    /// Of all its threads since its start.
+    /// On a CPU, in user space and in the kernel, of all threads that live.
     pub fn cpu_time(self) -> Duration {
-        let text = fs::read_to_string(format!("/proc/{}/schedstat", self.0)).unwrap_or_default();
-        Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0))
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.0)) else { return Duration::ZERO };
+        let of = |thread: fs::DirEntry| -> Option<u64> {
+            fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+        };
+        Duration::from_nanos(threads.flatten().filter_map(of).sum())
     }
 
+    /// Proportional set size: shared pages count by how many share them.
+    pub fn pss_kib(self) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0)).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        number.unwrap_or_else(|| panic!("the Pss of process {} cannot be read", self.0))
+    }
+
+    /// Real, effective, saved and file-system ids, as in `Uid` and `Gid`.
     pub fn ids(self, name: &str) -> Vec<u32> {
         let status = self.status();
         status.get(name).map_or_else(Vec::new, |ids| ids.split_whitespace().filter_map(|id| id.parse().ok()).collect())

@@ -1,0 +1,130 @@
+//! Promise: the clients and load generators that people use get every answer, over every version they speak.
+
+mod common;
+
+use std::{path::Path, process::Command};
+
+use common::{Launch, Supervisor, build_example};
+
+/// The output of a program that must end well within a minute.
+#[track_caller]
+fn run(program: &str, arguments: &[&str]) -> String {
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
+    let output = Command::new("timeout")
+        .args(["60", program])
+        .args(arguments)
+        .env("PYTHONPATH", packages)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients"))
+        .output()
+        .expect("timeout(1) can be run");
+    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {arguments:?} ended with {}:\n{said}\n{complained}", output.status);
+    said.into_owned()
+}
+
+fn requests(supervisor: &Supervisor) -> u64 {
+    supervisor.status()["totals"]["requests"].as_u64().expect("a count")
+}
+
+/// The number before these words.
+#[track_caller]
+fn number_before(text: &str, words: &str) -> u64 {
+    let (before, _) = text.split_once(words).unwrap_or_else(|| panic!("{words:?} is not in: {text}"));
+    let digits = before.trim_end().rsplit(|sign: char| !sign.is_ascii_digit()).next().unwrap_or_default();
+    digits.parse().unwrap_or_else(|_| panic!("no number before {words:?}: {text}"))
+}
+
+fn url(supervisor: &Supervisor, path: &str) -> String {
+    format!("http://{}{path}", supervisor.address())
+}
+
+#[test]
+fn curl() {
+    let supervisor = Launch::new().serving(2);
+    // It says 1 for 1.0. With --http2 it offers the upgrade to h2c, which RFC 9113 took out: the answer comes over
+    // HTTP/1.1. Debian's curl 7.88 breaks when it uses a connection of prior knowledge twice, whoever serves it.
+    for (flag, version, each, times) in [
+        ("--http1.0", "1", 50, 1),
+        ("--http1.1", "1.1", 50, 1),
+        ("--http2", "1.1", 50, 1),
+        ("--http2-prior-knowledge", "2", 1, 10),
+    ] {
+        let asked = requests(&supervisor);
+        let many = url(&supervisor, &format!("/health?[1-{each}]"));
+        for _ in 0..times {
+            let said = run("curl", &["-sS", flag, "-o", "/dev/null", "-w", "%{http_code} %{http_version}\n", &many]);
+            assert_eq!(said, format!("200 {version}\n").repeat(each), "{flag}");
+        }
+        assert_eq!(requests(&supervisor) - asked, (each * times) as u64, "{flag}");
+    }
+    let body = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(body.path(), "abcdefgh".repeat(250_000)).expect("written");
+    let file = format!("@{}", body.path().display());
+    for flag in ["--http1.1", "--http2-prior-knowledge"] {
+        for more in [["-H", "Expect: 100-continue"], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect:"]] {
+            if flag != "--http1.1" && more[1].starts_with("Transfer") {
+                continue; // has no meaning in HTTP/2
+            }
+            let echo = url(&supervisor, "/debug/echo");
+            let echoed = run("curl", &[&["-sS", flag, "--data-binary", &file], &more[..], &[&echo]].concat());
+            assert_eq!(echoed, "abcdefgh".repeat(250_000), "{flag} {more:?}");
+        }
+    }
+}
+
+#[test]
+fn h2load() {
+    let supervisor = Launch::new().serving(2);
+    for flags in [&["--h1"][..], &["-m", "10"]] {
+        let asked = requests(&supervisor);
+        let fixed = ["-n", "2000", "-c", "20", "-t", "1"];
+        let said = run("h2load", &[flags, &fixed, &[&url(&supervisor, "/health")]].concat());
+        assert!(said.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{said}");
+        assert!(said.contains("2000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{said}");
+        assert_eq!(requests(&supervisor) - asked, 2000, "{flags:?}");
+    }
+}
+
+#[test]
+fn wrk() {
+    let supervisor = Launch::new().serving(2);
+    let said = run("wrk", &["-t", "1", "-c", "16", "-d", "2s", &url(&supervisor, "/health")]);
+    assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
+    let (told, counted) = (number_before(&said, "requests in"), requests(&supervisor));
+    // It leaves each connection in the middle of a request.
+    assert!((told..=told + 16).contains(&counted), "wrk says {told}, oxicorn counted {counted}");
+    assert!(told > 100, "{said}");
+}
+
+#[test]
+fn ab() {
+    let supervisor = Launch::new().serving(2);
+    for flags in [&["-k"][..], &[]] {
+        let asked = requests(&supervisor);
+        let said = run("ab", &[flags, &["-q", "-n", "1000", "-c", "10", &url(&supervisor, "/health")]].concat());
+        let told = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        assert_eq!((told("Complete requests:"), told("Failed requests:")), (Some(1000), Some(0)), "{said}");
+        assert!(!said.contains("Non-2xx"), "{said}");
+        // It may open a connection more than it needs, and asks nothing on it.
+        assert_eq!(requests(&supervisor) - asked, 1000, "{flags:?}");
+    }
+}
+
+#[test]
+fn httpx() {
+    let supervisor = Launch::new().serving(2);
+    for version in ["1", "2"] {
+        let asked = requests(&supervisor);
+        let said = run("python3", &["httpx_client.py", &url(&supervisor, ""), version]);
+        assert_eq!(said.trim(), "110", "HTTP/{version}");
+        assert_eq!(requests(&supervisor) - asked, 110, "HTTP/{version}");
+    }
+}
+
+#[test]
+fn websockets() {
+    let supervisor = Launch::of(build_example("websocket")).serving(2);
+    let said = run("python3", &["websockets_client.py", &format!("ws://{}/echo", supervisor.address())]);
+    assert_eq!(said.trim(), (8 * 51).to_string());
+    assert_eq!(requests(&supervisor), 8);
+}
