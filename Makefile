@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow cost chaos needs
+.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow cost bench-facts chaos needs
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ slow: needs ## a thousand slow clients (slowhttptest) and ten thousand idle ones
 cost: needs ## CPU time of a request, beside bare hyper's; wants a machine with nothing else to do (ROUNDS=12)
 	cargo test --test cost -- --rounds $(or $(ROUNDS),12)
 
+bench-facts: needs target/peers-facts ## point reads and inserts a second on both stores, beside FastAPI and Uvicorn
+	cargo build --release
+	python3 benches/facts.py
+
 chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
 	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
@@ -60,6 +64,10 @@ target/python:
 
 target/clients:
 	python3 -m pip install --quiet --target $@.new 'httpx[http2]==0.28.1' websockets==17.4
+	mv $@.new $@
+
+target/peers-facts:
+	python3 -m pip install --quiet --target $@.new fastapi==0.165.0 httptools==0.9.0 pymongo==4.20.0 uvicorn==0.54.0 uvloop==0.23.0
 	mv $@.new $@
 
 target/schemathesis:
