@@ -48,11 +48,14 @@ struct Sibling {
     late: u32,
 }
 
-/// What the worker of a slot shows of itself: the same twice, and it did nothing between.
-#[derive(Clone, Copy, PartialEq)]
+/// What the worker of a slot shows of itself.
+#[derive(Clone, Copy)]
 struct Sign {
     due: u64,
+    /// The same twice, and it did nothing between: its beats go on also if it does not accept.
     activity: u64,
+    /// It does not accept, and is well.
+    full: bool,
 }
 
 impl<S> Watch<S> {
@@ -95,13 +98,14 @@ impl<S> Watch<S> {
                 continue;
             }
             let suspect = std::mem::take(&mut sibling.suspect);
-            let idle = std::mem::replace(&mut sibling.sign, sign) == sign;
+            let before = std::mem::replace(&mut sibling.sign, sign);
+            let idle = before.map(|sign| sign.activity) == sign.map(|sign| sign.activity);
             let late = sign.is_some_and(|sign| sign.due < now);
             sibling.late = if late { sibling.late.saturating_add(1) } else { 0 };
             if sibling.late == LOOKS_UNTIL_TOLD {
                 self.shared.say(&ToMaster::Silent { slot });
             }
-            let alone = late || sign.is_none();
+            let alone = late || sign.is_none_or(|sign| sign.full);
             if alone || idle {
                 let sockets = self.shared.listeners.of_slot(slot);
                 watched.extend(sockets.map(|socket| (slot, alone || suspect, socket.as_fd())));
@@ -126,7 +130,7 @@ impl<S> Watch<S> {
     fn signs(&self) -> Vec<Option<Sign>> {
         let mut signs = vec![None; self.siblings.len()];
         for row in self.shared.scoreboard.rows().filter(|row| row.state() == State::Serving) {
-            let sign = Sign { due: row.due(), activity: row.activity() };
+            let sign = Sign { due: row.due(), activity: row.activity(), full: row.full() };
             if let Some(known) = signs.get_mut(row.slot() as usize)
                 && known.is_none_or(|known: Sign| known.due < sign.due)
             {
