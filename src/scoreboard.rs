@@ -479,7 +479,8 @@ mod tests {
         assert_eq!(first.request_begun(), 2);
         first.responded(http::StatusCode::NOT_FOUND);
         first.request_ended();
-        first.notepad().begin(7, &http::Request::get("/").body(()).unwrap()).unwrap();
+        let id = http::HeaderValue::from_static("7");
+        first.notepad().begin(7, &http::Request::get("/").body(()).unwrap(), &id).unwrap();
         assert_eq!(first.requests_in_flight().len(), 1);
         board.release(first);
         let next = board.claim(3, 2, 0, 9).unwrap();

@@ -102,7 +102,7 @@ fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
         let story = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             gone(&mut mongod);
             wait_ready(&supervisor, 503);
-            observe_for(Duration::from_secs(5));
+            observe_for(Duration::from_secs(10));
             assert_eq!(get(address, "/ready").status, 503);
             back(&mut mongod);
             let began = now();

@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use common::{Connection, Launch, PATIENCE, Signal, events, eventually, request};
+use common::{Connection, Launch, PATIENCE, Signal, assert_each_stored_once, events, eventually, request};
 
 const CLIENTS: usize = 32;
 const FACTS_EACH: usize = 25;
@@ -61,28 +61,8 @@ fn every_201_is_there_exactly_once() {
     assert!(lost <= CLIENTS, "one kill costs each client one request at most: {lost}");
     assert_eq!(accepted.len() + lost, CLIENTS * FACTS_EACH, "no id was given twice");
 
-    let mut stored: BTreeMap<String, String> = BTreeMap::new();
-    let mut connection = Connection::open(address).expect("a connection");
-    let mut path = "/facts?limit=100".to_owned();
-    loop {
-        let page = connection.get(&path).expect("a page").json();
-        for fact in page["items"].as_array().expect("items") {
-            let (id, text) = (fact["id"].as_str().expect("an id"), fact["text"].as_str().expect("a text"));
-            assert!(stored.insert(id.to_owned(), text.to_owned()).is_none(), "{id} is listed twice");
-        }
-        let Some(cursor) = page["next_cursor"].as_str() else { break };
-        path = format!("/facts?limit=100&cursor={cursor}");
-    }
-    for (id, text) in &accepted {
-        assert_eq!(stored.get(id), Some(text), "an answered fact is stored");
-    }
-    assert!(stored.len() <= accepted.len() + lost, "only what was answered, or lost its answer, is stored");
-    let mut texts: Vec<_> = stored.values().collect();
-    texts.sort();
-    texts.dedup();
-    assert_eq!(texts.len(), stored.len(), "no text is stored twice");
+    assert_each_stored_once(&supervisor, &accepted, lost);
 
-    drop(connection);
     supervisor.wait_serving(8);
     supervisor.stop();
 }

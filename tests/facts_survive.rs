@@ -8,7 +8,7 @@ use std::{
     thread,
 };
 
-use common::{Connection, Launch, Mongod, PATIENCE, Signal, Supervisor, events, eventually, json_request};
+use common::{Connection, Launch, Mongod, PATIENCE, Signal, assert_each_stored_once, events, eventually, json_request};
 use serde_json::json;
 
 const WORKERS: usize = 4;
@@ -91,30 +91,6 @@ fn survive(launch: Launch) {
     eprintln!("{} accepted, {lost} lost to the kill", accepted.len());
     assert!(lost <= CLIENTS, "one kill costs each client one request at most: {lost}");
 
-    let stored = everything(&supervisor);
-    for (id, text) in &accepted {
-        assert_eq!(stored.get(id), Some(text), "an answered fact is stored");
-    }
-    assert!(stored.len() <= accepted.len() + lost, "only what was answered, or lost its answer, is stored");
-    let mut texts: Vec<_> = stored.values().collect();
-    texts.sort();
-    texts.dedup();
-    assert_eq!(texts.len(), stored.len(), "no text is stored twice");
+    assert_each_stored_once(&supervisor, &accepted, lost);
     supervisor.stop();
-}
-
-/// Page by page.
-fn everything(supervisor: &Supervisor) -> BTreeMap<String, String> {
-    let mut stored = BTreeMap::new();
-    let mut connection = Connection::open(supervisor.address()).expect("a connection");
-    let mut path = "/facts?limit=100".to_owned();
-    loop {
-        let page = connection.get(&path).expect("a page").json();
-        for fact in page["items"].as_array().expect("items") {
-            let (id, text) = (fact["id"].as_str().expect("an id"), fact["text"].as_str().expect("a text"));
-            assert!(stored.insert(id.to_owned(), text.to_owned()).is_none(), "{id} is listed twice");
-        }
-        let Some(cursor) = page["next_cursor"].as_str() else { return stored };
-        path = format!("/facts?limit=100&cursor={cursor}");
-    }
 }

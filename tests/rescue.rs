@@ -5,11 +5,10 @@ mod common;
 use std::{net::SocketAddr, thread, time::Duration};
 
 use common::{
-    Canary, Connection, Failure, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, build_example, events,
-    eventually, field, get, now, observe_for, request,
+    Canary, Connection, Failure, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, events, eventually, field,
+    get, now, observe_for, request,
 };
 
-const BINARY: &str = env!("CARGO_BIN_EXE_oxicorn");
 const PATH: &str = "/debug/connections";
 /// Of a client, while siblings have traffic and from idle.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
@@ -17,16 +16,6 @@ const IDLE_WAIT: Duration = Duration::from_millis(400);
 
 fn debugging(launch: Launch) -> Launch {
     launch.set("log.level", r#""debug""#).set("workers.count", "4")
-}
-
-/// Where the kernel lets nobody steer. It replaces itself, so that it is the master and not the master's parent.
-fn without_steering() -> Launch {
-    debugging(
-        Launch::of(build_example("no_steering"))
-            .arg(BINARY)
-            .set("service.sqlite_path", r#""{dir}/facts.db""#)
-            .set("service.debug", "true"),
-    )
 }
 
 /// Connections that come whether or not those before are answered; the longest wait, counted from connect().
@@ -163,7 +152,7 @@ fn all_may_be_silent_and_nobody_is_lost() {
 
 #[test]
 fn without_steering_the_service_says_so_once_and_nobody_waits() {
-    let supervisor = without_steering().serving(4);
+    let supervisor = debugging(Launch::new()).without_steering().serving(4);
     assert_eq!(supervisor.log().count("steering_refused"), 1);
     let busy = Load::start(supervisor.address(), PATH, 4, Mode::PerRequest { think_ms: 10 });
     let wait = median_wait(&supervisor, Duration::from_millis(100), || {
@@ -176,8 +165,8 @@ fn without_steering_the_service_says_so_once_and_nobody_waits() {
 
 #[test]
 fn without_steering_scaling_loses_nothing() {
-    let mut supervisor = without_steering().serving(4);
-    let scale = |workers: &str| supervisor.ctl(&[BINARY, "scale", workers]);
+    let mut supervisor = debugging(Launch::new()).without_steering().serving(4);
+    let scale = |workers: &str| supervisor.ctl(&["scale", workers]);
     // Both were there before anybody of slot 4 to 7 was, and stay.
     for workers in ["1", "8", "2", "6", "2"] {
         let scaled = scale(workers);
@@ -198,7 +187,7 @@ fn without_steering_scaling_loses_nothing() {
 
 #[test]
 fn without_steering_a_recycle_and_a_kill_lose_nothing_that_waited() {
-    let supervisor = without_steering().set("workers.max_requests", "100").serving(4);
+    let supervisor = debugging(Launch::new()).without_steering().set("workers.max_requests", "100").serving(4);
     let load = Load::start(supervisor.address(), PATH, 6, Mode::PerRequest { think_ms: 5 });
     supervisor.wait_log(events::RECYCLE_ASKED, 8, 2 * PATIENCE);
     load.finish().assert_nothing_lost();

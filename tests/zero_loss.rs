@@ -34,8 +34,12 @@ fn assert_kept(report: &Report) {
 }
 
 fn storm(bind: Bind, seconds: u64, seed: u64) {
+    storm_over(bind, seconds, seed, Launch::new());
+}
+
+fn storm_over(bind: Bind, seconds: u64, seed: u64, launch: Launch) {
     let _alone = alone();
-    assert_kept(&Plan::without_kills(bind, Duration::from_secs(seconds), seed).run(Launch::new()));
+    assert_kept(&Plan::without_kills(bind, Duration::from_secs(seconds), seed).run(launch));
 }
 
 #[test]
@@ -56,6 +60,11 @@ fn a_storm_over_a_unix_socket_loses_nothing() {
 #[test]
 fn a_storm_over_both_families_loses_nothing() {
     storm(Bind::Dual, 3, 14);
+}
+
+#[test]
+fn a_storm_without_steering_loses_nothing() {
+    storm_over(Bind::Own, 4, 16, Launch::new().without_steering());
 }
 
 #[test]

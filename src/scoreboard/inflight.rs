@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use http::{HeaderName, Request};
+use http::{HeaderName, HeaderValue, Request};
 
 /// Notes of a row, one bit of [`Notepad::taken`] each.
 const NOTES: usize = 8;
@@ -40,7 +40,7 @@ pub(crate) struct Notepad {
 
 /// The place of a note, to be given back.
 #[derive(Debug)]
-pub(crate) struct Place(usize);
+pub(crate) struct Place(u8);
 
 /// A request as noted, in printable ASCII whatever was sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,32 +58,33 @@ impl Notepad {
     }
 
     /// `None` when all places are taken.
-    pub(crate) fn begin<B>(&self, now: u64, request: &Request<B>) -> Option<Place> {
+    pub(crate) fn begin<B>(&self, now: u64, request: &Request<B>, id: &HeaderValue) -> Option<Place> {
         // One writer: a load and a store will do.
         let taken = self.taken.load(Relaxed);
         let place = taken.trailing_ones() as usize;
         let note = self.words.chunks_exact(NOTE_WORDS).nth(place)?;
         self.taken.store(taken | 1 << place, Relaxed);
-        let id = request.headers().get(&X_REQUEST_ID).map_or(&[][..], |id| id.as_bytes());
         let method = put(&note[METHOD], request.method().as_str().as_bytes());
         let path = put(&note[PATH], request.uri().path().as_bytes());
-        note[LENGTHS].store(method | path << 16 | put(&note[ID], id) << 32, Relaxed);
+        note[LENGTHS].store(method | path << 16 | put(&note[ID], id.as_bytes()) << 32, Relaxed);
         note[STARTED].store(now.max(1), Release);
-        Some(Place(place))
+        Some(Place(place as u8))
     }
 
     pub(crate) fn end(&self, place: &Place) {
-        self.words[place.0 * NOTE_WORDS + STARTED].store(0, Relaxed);
+        self.words[usize::from(place.0) * NOTE_WORDS + STARTED].store(0, Relaxed);
         self.taken.store(self.taken.load(Relaxed) & !(1 << place.0), Relaxed);
     }
 }
 
 /// The length before the cut, as far as it fits into 16 bits.
 fn put(words: &[AtomicU64], bytes: &[u8]) -> u64 {
-    for (word, bytes) in words.iter().zip(bytes.chunks(8)) {
-        let mut packed = [0; 8];
-        packed[..bytes.len()].copy_from_slice(bytes);
-        word.store(u64::from_le_bytes(packed), Relaxed);
+    let (whole, rest) = bytes.as_chunks::<8>();
+    for (word, bytes) in words.iter().zip(whole) {
+        word.store(u64::from_le_bytes(*bytes), Relaxed);
+    }
+    if let Some(word) = words.get(whole.len()) {
+        word.store(rest.iter().rev().fold(0, |packed, byte| packed << 8 | u64::from(*byte)), Relaxed);
     }
     bytes.len().min(usize::from(u16::MAX)) as u64
 }
@@ -130,42 +131,42 @@ mod tests {
         Box::leak((0..WORDS).map(|_| AtomicU64::new(0)).collect())
     }
 
-    fn request(path: &str, id: &[u8]) -> Request<()> {
-        Request::get(path).header("X-Request-Id", http::HeaderValue::from_bytes(id).unwrap()).body(()).unwrap()
+    fn note(pad: &Notepad, now: u64, path: &str, id: &[u8]) -> Option<Place> {
+        pad.begin(now, &Request::get(path).body(()).unwrap(), &HeaderValue::from_bytes(id).unwrap())
     }
 
     #[test]
     fn a_note_tells_method_path_and_id_and_no_query() {
         let words = words();
         let pad = Notepad::new(words);
-        let place = pad.begin(17, &request("/facts/1?token=secret", b"abc-1")).unwrap();
+        let place = note(&pad, 17, "/facts/1?token=secret", b"abc-1").unwrap();
         let expected = InFlight { started: 17, request: "GET /facts/1".to_owned(), id: Some("abc-1".to_owned()) };
         assert_eq!(read(words), [expected]);
         pad.end(&place);
         assert_eq!(read(words), []);
         // A shorter one after a longer one shows nothing of it.
-        pad.begin(0, &Request::post("/").body(()).unwrap()).unwrap();
-        assert_eq!(read(words), [InFlight { started: 1, request: "POST /".to_owned(), id: None }]);
+        note(&pad, 0, "/", b"").unwrap();
+        assert_eq!(read(words), [InFlight { started: 1, request: "GET /".to_owned(), id: None }]);
     }
 
     #[test]
     fn what_does_not_fit_is_cut_and_marked_and_nothing_reaches_a_terminal() {
         let words = words();
         let pad = Notepad::new(words);
-        pad.begin(1, &request(&format!("/{}", "x".repeat(100)), b"a\t\xff\"")).unwrap();
-        let note = &read(words)[0];
-        assert_eq!(note.request, format!("GET /{}...", "x".repeat(95)));
-        assert_eq!(note.id.as_deref(), Some(r#"a\t\xff\""#));
+        note(&pad, 1, &format!("/{}", "x".repeat(100)), b"a\t\xff\"").unwrap();
+        let read = &read(words)[0];
+        assert_eq!(read.request, format!("GET /{}...", "x".repeat(95)));
+        assert_eq!(read.id.as_deref(), Some(r#"a\t\xff\""#));
     }
 
     #[test]
     fn the_ninth_is_not_kept_and_a_place_given_back_is_taken_again() {
         let words = words();
         let pad = Notepad::new(words);
-        let mut places: Vec<_> = (1..=8).map(|at| pad.begin(at, &request("/", b"")).unwrap()).collect();
-        assert!(pad.begin(9, &request("/", b"")).is_none());
+        let mut places: Vec<_> = (1..=8).map(|at| note(&pad, at, "/", b"").unwrap()).collect();
+        assert!(note(&pad, 9, "/", b"").is_none());
         pad.end(&places.remove(3));
-        pad.begin(10, &request("/late", b"")).unwrap();
+        note(&pad, 10, "/late", b"").unwrap();
         let started: Vec<_> = read(words).iter().map(|note| note.started).collect();
         assert_eq!(started, [1, 2, 3, 5, 6, 7, 8, 10]);
         clear(words);

@@ -89,9 +89,14 @@ impl AccessLog {
         Some(Self { form, exclude, request_headers, response_headers, row, pid, writer: Mutex::new(writer) })
     }
 
-    /// The record of a request whose head is read; its line is written when the record is dropped. `None` for the paths
+    /// The record of a request whose head is read, at `begun` nanoseconds of the monotonic clock; its line is written when the record is dropped. `None` for the paths
     /// of `log.access_exclude`.
-    pub(super) fn begin<B>(&'static self, client: Option<IpAddr>, request: &Request<B>) -> Option<Box<Record>> {
+    pub(super) fn begin<B>(
+        &'static self,
+        begun: u64,
+        client: Option<IpAddr>,
+        request: &Request<B>,
+    ) -> Option<Box<Record>> {
         if self.excludes(request.uri().path()) {
             return None;
         }
@@ -101,7 +106,7 @@ impl AccessLog {
             request_headers: line::keep(&self.request_headers, request.headers()),
             ..Facts::default()
         };
-        Some(Box::new(Record::new(self, facts)))
+        Some(Box::new(Record::new(self, begun, facts)))
     }
 
     /// Writes the line of a request that was refused before anybody saw it: with so many bytes of a body, so long after
@@ -252,7 +257,7 @@ mod tests {
     }
 
     fn ask(log: &'static AccessLog, path: &str) {
-        drop(log.begin(None, &Request::get(path).body(()).unwrap()));
+        drop(log.begin(clock::nanoseconds(), None, &Request::get(path).body(()).unwrap()));
     }
 
     fn read(path: &Path) -> String {

@@ -84,7 +84,8 @@ pub(super) fn client<B>(request: &mut Request<B>, connection: &Client, trust: &T
 }
 
 fn forwards(name: &HeaderName) -> bool {
-    *name == FORWARDED || name.as_str().starts_with("x-forwarded-")
+    let name = name.as_str();
+    name.starts_with("x-forwarded-") || name == "forwarded"
 }
 
 /// Nearly every proxy writes `X-Forwarded-*` and passes a client's own `Forwarded` on: so that counts only alone.

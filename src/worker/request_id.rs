@@ -8,6 +8,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
 use crate::{scoreboard::X_REQUEST_ID, sys::clock};
@@ -16,16 +17,19 @@ const LONGEST: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct RequestIds {
-    /// Random, so that ids of two workers, of today or tomorrow, do not meet.
-    prefix: u64,
+    /// Random digits, so that ids of two workers, of today or tomorrow, do not meet.
+    prefix: [u8; 16],
     made: AtomicU64,
 }
 
 impl RequestIds {
     pub(super) fn new() -> Self {
         // Forked workers share the keys of the hash with their master; pid and time they do not share.
-        let prefix = RandomState::new().hash_one((std::process::id(), clock::nanoseconds()));
-        Self { prefix, made: AtomicU64::new(0) }
+        Self::with(RandomState::new().hash_one((std::process::id(), clock::nanoseconds())))
+    }
+
+    fn with(prefix: u64) -> Self {
+        Self { prefix: digits(prefix), made: AtomicU64::new(0) }
     }
 
     /// The id of a request, which is its only one from here on. One that is long or odd, or one of two, is replaced.
@@ -46,9 +50,17 @@ impl RequestIds {
         // One loop counts: a load and a store will do.
         let made = self.made.load(Relaxed).wrapping_add(1);
         self.made.store(made, Relaxed);
-        let id = format!("{:016x}{made:08x}", self.prefix);
-        HeaderValue::try_from(id).expect("hexadecimal digits are a value")
+        let mut id = [0; 24];
+        id[..16].copy_from_slice(&self.prefix);
+        id[16..].copy_from_slice(&digits::<8>(made));
+        // One piece of memory for request, answer and log.
+        HeaderValue::from_maybe_shared(Bytes::from_owner(id)).expect("hexadecimal digits are a value")
     }
+}
+
+/// The last `N` hexadecimal digits of a number.
+fn digits<const N: usize>(number: u64) -> [u8; N] {
+    std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * (N - 1 - at)) & 0xf) as usize])
 }
 
 /// Nothing that means anything to a shell, a log, or the syntax of lists.
@@ -66,7 +78,7 @@ mod tests {
         for id in given {
             headers.append(&X_REQUEST_ID, HeaderValue::from_bytes(id).unwrap());
         }
-        let id = RequestIds { prefix: 0xabc, made: AtomicU64::new(0) }.settle(&mut headers);
+        let id = RequestIds::with(0xabc).settle(&mut headers);
         (headers, id)
     }
 

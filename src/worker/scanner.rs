@@ -120,7 +120,12 @@ impl Scanner {
         loop {
             match self.step(bytes.get(pass..).unwrap_or_default()) {
                 Ok(0) => return Scan { pass, verdict: Verdict::More },
-                Ok(verified) => pass += verified,
+                Ok(verified) => {
+                    pass += verified;
+                    if pass == bytes.len() {
+                        return Scan { pass, verdict: Verdict::More };
+                    }
+                }
                 Err(refusal) => {
                     let in_body = matches!(self.stage, Stage::Chunked(_) | Stage::Refused { in_body: true, .. });
                     self.stage = Stage::Refused { refusal, in_body };

@@ -235,6 +235,12 @@ impl Launch {
         self
     }
 
+    /// Where the kernel lets nobody steer. The wrapper replaces itself, so that it is the master and not its parent.
+    pub fn without_steering(self) -> Self {
+        let wrapper = build_example("no_steering");
+        self.through(&[wrapper.to_str().expect("a path in UTF-8")])
+    }
+
     /// Lets the supervisor log to this file of the temporary folder; the harness reads it there.
     pub fn log_to(mut self, name: &str) -> Self {
         self.log_file = Some(name.to_owned());

@@ -7,6 +7,7 @@
 mod bare;
 mod client;
 mod dependency;
+mod facts;
 mod harness;
 mod mongod;
 mod proc;
@@ -14,6 +15,7 @@ mod proc;
 pub use bare::Bare;
 pub use client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, json_request, request};
 pub use dependency::Dependency;
+pub use facts::assert_each_stored_once;
 pub use harness::{
     Launch, Log, PATIENCE, Supervisor, build_example, build_release_example, events, eventually, field, free_port,
 };

@@ -26,6 +26,9 @@ struct Arguments {
     /// The sockets: own (a listener for each worker), shared, unix, dual ([::]).
     #[arg(long, default_value = "own", value_parser = bind)]
     bind: Bind,
+    /// On a kernel that refuses to steer.
+    #[arg(long)]
+    no_steering: bool,
     /// Writes the supervisor's logs here.
     #[arg(long)]
     log: Option<PathBuf>,
@@ -46,13 +49,14 @@ const REQUESTS_A_MINUTE: u64 = 200_000;
 const DEEDS_A_MINUTE: usize = 20;
 
 fn main() -> ExitCode {
-    let Arguments { seconds, seed, bind, log } = Arguments::parse();
+    let Arguments { seconds, seed, bind, no_steering, log } = Arguments::parse();
     let mut broken = Vec::new();
     let mut logs = String::new();
     let calm = Plan::without_kills(bind, Duration::from_secs(seconds), seed);
     let bloody = Plan::with_kills(bind, Duration::from_secs(seconds).div_f64(2.0), seed);
     for (plan, must_bring) in [(calm, true), (bloody, false)] {
-        let report = plan.run(Launch::new());
+        let launch = Launch::new();
+        let report = plan.run(if no_steering { launch.without_steering() } else { launch });
         println!("{report}{}", report.leads());
         broken.extend(report.broken());
         logs += report.log();

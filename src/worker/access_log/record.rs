@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::Response;
+use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
@@ -27,14 +27,14 @@ pub(in crate::worker) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(log: &'static AccessLog, facts: Facts) -> Self {
-        Self { log, begun: clock::nanoseconds(), facts }
+    pub(super) fn new(log: &'static AccessLog, begun: u64, facts: Facts) -> Self {
+        Self { log, begun, facts }
     }
 
     /// Notes the answer's head.
-    pub(in crate::worker) fn answered<B>(&mut self, response: &Response<B>) {
-        self.facts.status = Some(response.status());
-        self.facts.response_headers = line::keep(&self.log.response_headers, response.headers());
+    pub(in crate::worker) fn answered(&mut self, answer: &Parts) {
+        self.facts.status = Some(answer.status);
+        self.facts.response_headers = line::keep(&self.log.response_headers, &answer.headers);
     }
 }
 

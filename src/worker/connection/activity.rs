@@ -33,6 +33,11 @@ pub(super) struct Activity {
 
 const NEVER: u64 = u64::MAX;
 
+/// One thread: a load and a store do what `fetch_add` would, without the bus lock.
+fn add(count: &AtomicU32, by: i32) {
+    count.store(count.load(Relaxed).wrapping_add_signed(by), Relaxed);
+}
+
 /// What has lasted too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
@@ -69,12 +74,12 @@ impl Activity {
     }
 
     pub(super) fn request_begins(&self) {
-        self.busy.fetch_add(1, Relaxed);
+        add(&self.busy, 1);
         self.head_since.store(NEVER, Relaxed);
     }
 
     pub(super) fn request_ends(&self, now: u64) {
-        self.busy.fetch_sub(1, Relaxed);
+        add(&self.busy, -1);
         self.idle_since.store(now, Relaxed);
     }
 
@@ -98,8 +103,8 @@ impl Activity {
     /// take one.
     pub(super) fn stream_moves(&self, before: bool, now: bool) {
         match (before, now) {
-            (false, true) => _ = self.offered.fetch_add(1, Relaxed),
-            (true, false) => _ = self.offered.fetch_sub(1, Relaxed),
+            (false, true) => add(&self.offered, 1),
+            (true, false) => add(&self.offered, -1),
             (true, true) | (false, false) => {}
         }
         self.moved.store(clock::coarse(), Relaxed);

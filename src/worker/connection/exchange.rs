@@ -5,31 +5,41 @@
 //! (`connection`), bytes (`wire`), and the body's faults (`body`) but for answering them.
 
 use std::{
+    convert::Infallible,
     error::Error,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, Bytes};
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST},
+    response::Parts,
 };
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use tokio::time::timeout;
+use tokio::{
+    task::unconstrained,
+    time::{Sleep, sleep},
+};
 use tower_service::Service;
 
-use super::{Body, Connection, refusal};
+use super::{Body, Connection, body::Fault, refusal};
 use crate::{
     channel::ToMaster,
     metrics,
     scoreboard::{Place, X_REQUEST_ID},
     sys::clock,
-    worker::{access_log::Recorded, forwarded, scanner::Refusal, shared::Shared},
+    worker::{
+        access_log::{Record, Recorded},
+        forwarded,
+        scanner::Refusal,
+        shared::Shared,
+    },
 };
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
@@ -53,28 +63,30 @@ pub(crate) trait Answer: http_body::Body<Data: Send, Error: Into<BoxError>> + Se
 
 impl<B> Answer for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
-/// Answers one request: by the app, or by the worker itself. That is decided, and its ticket made, here and now and not
-/// when the future is first polled: the connection must count as busy from its head on.
+/// Answers one request: by the app, or by the worker itself. That is decided, its ticket made and the app called here and
+/// now and not when the future is first polled: the connection must count as busy from its head on, and a request is too
+/// large to be kept for later.
 pub(super) fn answer<S, B>(
     mut request: Request<Incoming>,
     app: S,
     connection: Arc<Connection>,
-) -> impl Future<Output = Result<Response<Recorded<Reply<B>>>, BoxError>> + Send + 'static
+) -> Exchange<S::Future, B>
 where
     S: Serve<B>,
     B: Answer,
 {
     let shared = connection.shared;
+    let begun = clock::nanoseconds();
+    let http1 = request.version() < Version::HTTP_2;
+    let offer = request.extensions().get::<OnUpgrade>().filter(|_| http1).cloned();
     let id = shared.request_ids.settle(request.headers_mut());
     let client = forwarded::client(&mut request, &connection.client, &shared.trust);
-    let mut record = shared.access.as_ref().and_then(|log| log.begin(client.address(), &request));
+    let record = shared.access.as_ref().and_then(|log| log.begin(begun, client.address(), &request));
+    let manner = Manner { http1, id, record, offer };
     request.extensions_mut().insert(client);
     if let Some(certificate) = &connection.certificate {
         request.extensions_mut().insert(certificate.clone());
     }
-    let http1 = request.version() < Version::HTTP_2;
-    let offer = request.extensions().get::<OnUpgrade>().filter(|_| http1);
-    let offer = offer.map(|offer| (offer.clone(), Arc::clone(&connection)));
     let own = if asks_for_metrics(&request, shared) {
         Some(metrics_page(shared))
     } else if let Some(refusal) = if http1 { None } else { fault_of_http2(&request, shared) } {
@@ -86,38 +98,221 @@ where
     } else {
         None
     };
-    let asked = match own {
-        Some(response) => {
-            // It is whole at once: there is no time in which it would be under way.
-            connection.activity.idles();
-            Err(response)
-        }
-        None => Ok((Ticket::new(connection, &request, http1), request)),
-    };
-    async move {
-        let mut response = match asked {
-            Ok((ticket, request)) => ask(request, app, ticket).await,
-            Err(own) => own,
+    if let Some(response) = own {
+        // It is whole at once: there is no time in which it would be under way.
+        connection.activity.idles();
+        let (mut parts, reply) = response.into_parts();
+        let record = manner.put_on(&mut parts, &connection);
+        return Exchange::Own { response: Some(Box::new(Response::from_parts(parts, Recorded::new(reply, record)))) };
+    }
+    let ticket = Ticket::new(connection, begun, &request, &manner);
+    let connects = request.method() == Method::CONNECT;
+    let (parts, incoming) = request.into_parts();
+    let (body, fault) = Body::new(incoming, &ticket.connection);
+    let asked = Asked::of(app, Request::from_parts(parts, body));
+    Exchange::App { asked, limit: None, under_way: Some(UnderWay { ticket, fault, connects, manner }) }
+}
+
+pin_project_lite::pin_project! {
+    /// The way of one request to its answer.
+    #[project = ExchangePart]
+    pub(super) enum Exchange<F, B> {
+        App {
+            #[pin]
+            asked: Asked<F, B>,
+            // `http.request_timeout`, from when the app first kept us waiting.
+            limit: Option<Pin<Box<Sleep>>>,
+            // `None` once it is answered.
+            under_way: Option<UnderWay>,
+        },
+        Own {
+            response: Option<Box<Response<Recorded<Reply<B>>>>>,
+        },
+    }
+}
+
+impl<F, B, E> Future for Exchange<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<Recorded<Reply<B>>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        const ENDED: &str = "a future is not polled after its end";
+        Poll::Ready(Ok(match self.project() {
+            ExchangePart::Own { response } => *response.take().expect(ENDED),
+            ExchangePart::App { asked, limit, under_way } => {
+                let answered = match asked.poll(cx) {
+                    Poll::Ready(answered) => Some(answered),
+                    Poll::Pending => {
+                        let after = under_way.as_ref().expect(ENDED).ticket.connection.shared.http.request_timeout;
+                        if after.is_zero() {
+                            return Poll::Pending;
+                        }
+                        let limit = limit.get_or_insert_with(|| Box::pin(sleep(after)));
+                        // Also of an app that leaves this task no budget.
+                        ready!(pin!(unconstrained(limit.as_mut())).poll(cx));
+                        None
+                    }
+                };
+                under_way.take().expect(ENDED).end(answered)
+            }
+        }))
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The app with a request. A panic of it becomes an error of this one request; the connection and the worker go on.
+    #[project = AskedPart]
+    enum Asked<F, B> {
+        Called {
+            #[pin]
+            future: F,
+        },
+        /// It was not ready to be called.
+        Waits {
+            future: Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>,
+        },
+        Failed {
+            error: Option<BoxError>,
+        },
+    }
+}
+
+impl<F, B> Asked<F, B> {
+    fn of<S>(mut app: S, request: Request<Body>) -> Self
+    where
+        S: Serve<B, Future = F>,
+        F: Future<Output = Result<Response<B>, S::Error>>,
+        B: Answer,
+    {
+        // Unwind safe, here and below: what has panicked is dropped with its request, and nobody looks into it again.
+        catch_unwind(AssertUnwindSafe(|| match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::Called { future: app.call(request) },
+            Poll::Ready(Err(error)) => Self::Failed { error: Some(error.into()) },
+            Poll::Pending => Self::Waits {
+                future: Box::pin(async move {
+                    poll_fn(|cx| app.poll_ready(cx)).await.map_err(Into::into)?;
+                    app.call(request).await.map_err(Into::into)
+                }),
+            },
+        }))
+        .unwrap_or_else(|_| Self::Failed { error: Some(panicked()) })
+    }
+}
+
+impl<F, B, E> Future for Asked<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<B>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        catch_unwind(AssertUnwindSafe(|| match self.project() {
+            AskedPart::Called { future } => future.poll(cx).map_err(Into::into),
+            AskedPart::Waits { future } => future.as_mut().poll(cx),
+            AskedPart::Failed { error } => Poll::Ready(Err(error.take().unwrap_or_else(panicked))),
+        }))
+        .unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+    }
+}
+
+fn panicked() -> BoxError {
+    "it panicked".into()
+}
+
+/// A request the app has.
+struct UnderWay {
+    ticket: Ticket,
+    /// What may be wrong with its body.
+    fault: Option<Arc<Fault>>,
+    connects: bool,
+    manner: Manner,
+}
+
+impl UnderWay {
+    /// `None`: it took too long.
+    fn end<B>(self, answered: Option<Result<Response<B>, BoxError>>) -> Response<Recorded<Reply<B>>> {
+        let Self { ticket, fault, connects, manner } = self;
+        let (connection, http1) = (&*ticket.connection, manner.http1);
+        let shared = connection.shared;
+        let (mut parts, mut reply) = match (fault.and_then(|fault| fault.get()), answered) {
+            (Some(refusal), _) => {
+                let (mut parts, reply) = refusal::response(refusal).into_parts();
+                if http1 {
+                    close_after(&mut parts);
+                }
+                (parts, reply)
+            }
+            (None, Some(Ok(response))) => {
+                let (parts, body) = response.into_parts();
+                (parts, Reply::App { body, ticket: None })
+            }
+            (None, Some(Err(error))) => {
+                tracing::error!(
+                    event = "service_error",
+                    error = error.as_ref() as &dyn Error,
+                    "the service failed; answered 500"
+                );
+                refusal::response(refusal::FAILED).into_parts()
+            }
+            (None, None) => {
+                if let Some(suppressed) = shared.timeouts.pass() {
+                    tracing::warn!(
+                        event = "request_timeout",
+                        suppressed,
+                        "a request took longer than http.request_timeout; its handler was dropped, answered 504"
+                    );
+                }
+                refusal::response(refusal::TOO_SLOW).into_parts()
+            }
         };
-        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if http1 && shared.drains() && !upgraded {
-            close_after(&mut response);
+        shared.row.responded(parts.status);
+        if http1 && (parts.status == StatusCode::SWITCHING_PROTOCOLS || connects && parts.status.is_success()) {
+            connection.upgraded.store(true, Relaxed);
         }
-        if let Some((offer, connection)) = offer
+        let record = manner.put_on(&mut parts, connection);
+        reply.hold(ticket);
+        Response::from_parts(parts, Recorded::new(reply, record))
+    }
+}
+
+/// What every answer gets, whoever made it.
+struct Manner {
+    http1: bool,
+    id: HeaderValue,
+    record: Option<Box<Record>>,
+    /// Of a client that would rather speak another protocol.
+    offer: Option<OnUpgrade>,
+}
+
+impl Manner {
+    /// The record is the body's to complete.
+    fn put_on(self, answer: &mut Parts, connection: &Connection) -> Option<Box<Record>> {
+        let Self { http1, id, mut record, offer } = self;
+        if http1 && connection.shared.drains() && answer.status != StatusCode::SWITCHING_PROTOCOLS {
+            close_after(answer);
+        }
+        if let Some(offer) = offer
             && !connection.upgraded.load(Relaxed)
         {
             *connection.declined.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer);
         }
-        response.headers_mut().entry(&X_REQUEST_ID).or_insert(id);
-        if let Some(record) = &mut record {
-            record.answered(&response);
+        // An entry of the map would cost more than to look and to insert.
+        if !answer.headers.contains_key(&X_REQUEST_ID) {
+            answer.headers.insert(&X_REQUEST_ID, id);
         }
-        Ok(response.map(|reply| Recorded::new(reply, record)))
+        if let Some(record) = &mut record {
+            record.answered(answer);
+        }
+        record
     }
 }
 
-fn close_after<B>(response: &mut Response<B>) {
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+fn close_after(answer: &mut Parts) {
+    answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// Every request a worker answers by itself is not one of the app's: neither counted nor limited.
@@ -176,78 +371,6 @@ fn fault_of_http2(request: &Request<Incoming>, shared: &Shared) -> Option<Refusa
     }
 }
 
-async fn ask<S, B>(request: Request<Incoming>, mut app: S, ticket: Ticket) -> Response<Reply<B>>
-where
-    S: Serve<B>,
-{
-    let connection = Arc::clone(&ticket.connection);
-    let (shared, http1) = (connection.shared, ticket.http1);
-    let connects = request.method() == Method::CONNECT;
-    let (parts, incoming) = request.into_parts();
-    let (body, fault) = Body::new(incoming, &connection);
-    let request = Request::from_parts(parts, body);
-    let answered = Caught {
-        future: async move {
-            poll_fn(|cx| app.poll_ready(cx)).await.map_err(Into::into)?;
-            app.call(request).await.map_err(Into::into)
-        },
-    };
-    let limit = shared.http.request_timeout;
-    let answered = if limit.is_zero() { Ok(answered.await) } else { timeout(limit, answered).await };
-    let mut response = match (fault.and_then(|fault| fault.get()), answered) {
-        (Some(refusal), _) => {
-            let mut response = refusal::response(refusal);
-            if http1 {
-                close_after(&mut response);
-            }
-            response
-        }
-        (None, Ok(Ok(response))) => response.map(|body| Reply::App { body, ticket: None }),
-        (None, Ok(Err(error))) => {
-            tracing::error!(
-                event = "service_error",
-                error = error.as_ref() as &dyn Error,
-                "the service failed; answered 500"
-            );
-            refusal::response(refusal::FAILED)
-        }
-        (None, Err(_)) => {
-            if let Some(suppressed) = shared.timeouts.pass() {
-                tracing::warn!(
-                    event = "request_timeout",
-                    suppressed,
-                    "a request took longer than http.request_timeout; its handler was dropped, answered 504"
-                );
-            }
-            refusal::response(refusal::TOO_SLOW)
-        }
-    };
-    shared.row.responded(response.status());
-    if http1 && (response.status() == StatusCode::SWITCHING_PROTOCOLS || connects && response.status().is_success()) {
-        connection.upgraded.store(true, Relaxed);
-    }
-    response.body_mut().hold(ticket);
-    response
-}
-
-pin_project_lite::pin_project! {
-    /// A panic of the app becomes an error of this one request; the connection and the worker go on.
-    struct Caught<F> {
-        #[pin]
-        future: F,
-    }
-}
-
-impl<T, F: Future<Output = Result<T, BoxError>>> Future for Caught<F> {
-    type Output = Result<T, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Unwind safe: the future is dropped with the request, and nobody looks into it again.
-        let polled = catch_unwind(AssertUnwindSafe(|| self.project().future.poll(cx)));
-        polled.unwrap_or_else(|_| Poll::Ready(Err("it panicked".into())))
-    }
-}
-
 /// A request is in flight as long as this lives: until its answer's last byte is handed to the connection.
 pub(super) struct Ticket {
     connection: Arc<Connection>,
@@ -260,15 +383,14 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    fn new(connection: Arc<Connection>, request: &Request<Incoming>, http1: bool) -> Self {
+    fn new(connection: Arc<Connection>, begun: u64, request: &Request<Incoming>, manner: &Manner) -> Self {
         let shared = connection.shared;
         connection.activity.request_begins();
         if shared.row.request_begun() == shared.row.recycle_at() {
             shared.say(&ToMaster::RecycleRequested);
         }
-        let begun = clock::nanoseconds();
-        let note = shared.notepad.begin(begun / 1_000_000, request);
-        Self { connection, http1, offered: false, begun, note }
+        let note = shared.notepad.begin(begun / 1_000_000, request, &manner.id);
+        Self { connection, http1: manner.http1, offered: false, begun, note }
     }
 
     /// Of HTTP/1 the wire sees whether the client reads. The streams of HTTP/2 share one wire: h2 takes a piece of an

@@ -61,23 +61,23 @@ enum Begun {
 impl Head {
     /// Reads on; the head's length and what it says once it is complete.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Frame)>, Refusal> {
-        let (bytes, too_long) = match bytes.get(..HEAD_MAX) {
+        let (bytes, cut) = match bytes.get(..HEAD_MAX) {
             Some(most) => (most, bytes.len() > HEAD_MAX),
             None => (bytes, false),
         };
         loop {
-            let line = if self.begun == Begun::Yes {
+            let (limit, too_long) = if self.begun == Begun::Yes {
                 // A field too many is one as soon as it begins.
                 let is_field = bytes.get(self.line.begin()).is_some_and(|&first| first != b'\r');
                 if is_field && self.fields as usize >= limits.fields {
                     return Err(Refusal::FIELDS_MANY);
                 }
-                self.line.next(bytes, limits.field_size, Refusal::FIELD_LONG)?
+                (limits.field_size, Refusal::FIELD_LONG)
             } else {
-                self.line.next(bytes, limits.request_line, Refusal::LINE_LONG)?
+                (limits.request_line, Refusal::LINE_LONG)
             };
-            let Some(line) = line else {
-                return if too_long { Err(Refusal::HEAD_LONG) } else { Ok(None) };
+            let Some(line) = self.line.next(bytes, limit, too_long)? else {
+                return if cut { Err(Refusal::HEAD_LONG) } else { Ok(None) };
             };
             let begin = line.start;
             let line = &bytes[line];
@@ -101,25 +101,28 @@ impl Head {
 
     /// RFC 9112, section 3: a method, a target and a version, one space between them and none around.
     fn read_request_line(&mut self, line: &[u8], begin: usize) -> Result<(), Refusal> {
-        let mut parts = line.split(|&sign| sign == b' ');
-        let (Some(method), Some(target), Some(version), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let (method, rest) = line.split_at(class::run(line, class::TOKEN));
+        let [b' ', rest @ ..] = rest else { return Err(not_a_method(line)) };
+        if method.is_empty() {
+            return Err(not_a_method(line));
+        }
+        let Some((target, [b' ', version @ ..])) = rest.split_last_chunk::<9>() else {
             return Err(Refusal::REQUEST_LINE);
         };
-        if method.is_empty() || !class::all(method, class::TOKEN) {
-            return Err(Refusal::METHOD);
-        }
         self.http_11 = match version {
             b"HTTP/1.1" => true,
             b"HTTP/1.0" => false,
             [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
-                return Err(Refusal::VERSION);
+                return Err(if target.contains(&b' ') { Refusal::REQUEST_LINE } else { Refusal::VERSION });
             }
             _ => return Err(Refusal::REQUEST_LINE),
         };
         let from = begin + method.len() + 1;
-        self.authority = target::check(method, target)?.map(|at| ((from + at.start) as u32, (from + at.end) as u32));
+        let authority = match target::check(method, target) {
+            Err(_) if target.contains(&b' ') => return Err(Refusal::REQUEST_LINE),
+            checked => checked?,
+        };
+        self.authority = authority.map(|at| ((from + at.start) as u32, (from + at.end) as u32));
         self.connect = method == b"CONNECT";
         Ok(())
     }
@@ -225,6 +228,11 @@ impl Head {
         };
         Ok(Frame { body, then })
     }
+}
+
+/// Of a line that does not begin with a method and a space.
+fn not_a_method(line: &[u8]) -> Refusal {
+    if line.iter().filter(|sign| **sign == b' ').count() == 2 { Refusal::METHOD } else { Refusal::REQUEST_LINE }
 }
 
 /// Splits a field line, of the head or of a trailer, into its name, which is not empty, and its value.

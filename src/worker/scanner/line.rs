@@ -18,6 +18,7 @@ pub(super) struct Line {
 impl Line {
     /// The next line without its CRLF, or `None` while it is incomplete. One of more than `limit` bytes is `too_long`,
     /// as soon as that is certain.
+    #[inline]
     pub(super) fn next(
         &mut self,
         bytes: &[u8],

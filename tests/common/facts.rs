@@ -1,0 +1,36 @@
+//! What clients were told of their facts, against what the service holds.
+
+use std::collections::BTreeMap;
+
+use super::{client::Connection, harness::Supervisor};
+
+/// Every fact that was answered with 201 is stored, once; what is stored beside was written for one of the `lost`
+/// requests, which got no answer. `accepted`: texts by id, no text twice.
+#[track_caller]
+pub fn assert_each_stored_once(supervisor: &Supervisor, accepted: &BTreeMap<String, String>, lost: usize) {
+    let stored = everything(supervisor);
+    for (id, text) in accepted {
+        assert_eq!(stored.get(id), Some(text), "an answered fact is stored");
+    }
+    assert!(stored.len() <= accepted.len() + lost, "only what was answered, or lost its answer, is stored");
+    let mut texts: Vec<_> = stored.values().collect();
+    texts.sort();
+    texts.dedup();
+    assert_eq!(texts.len(), stored.len(), "no text is stored twice");
+}
+
+/// Page by page.
+fn everything(supervisor: &Supervisor) -> BTreeMap<String, String> {
+    let mut stored = BTreeMap::new();
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    let mut path = "/facts?limit=100".to_owned();
+    loop {
+        let page = connection.get(&path).expect("a page").json();
+        for fact in page["items"].as_array().expect("items") {
+            let (id, text) = (fact["id"].as_str().expect("an id"), fact["text"].as_str().expect("a text"));
+            assert!(stored.insert(id.to_owned(), text.to_owned()).is_none(), "{id} is listed twice");
+        }
+        let Some(cursor) = page["next_cursor"].as_str() else { return stored };
+        path = format!("/facts?limit=100&cursor={cursor}");
+    }
+}
