@@ -34,14 +34,15 @@ impl RequestIds {
 
     /// The id of a request, which is its only one from here on. One that is long or odd, or one of two, is replaced.
     pub(super) fn settle(&self, headers: &mut HeaderMap) -> HeaderValue {
-        let mut given = headers.get_all(&X_REQUEST_ID).iter();
-        if let (Some(id), None) = (given.next(), given.next())
-            && is_sane(id.as_bytes())
-        {
-            return id.clone();
+        // To look at each of a handful of headers costs less than to hash the name, and so does `append` than `insert`.
+        let mut given = headers.iter().filter(|(name, _)| **name == X_REQUEST_ID);
+        match (given.next(), given.next()) {
+            (Some((_, id)), None) if is_sane(id.as_bytes()) => return id.clone(),
+            (Some(_), _) => _ = headers.remove(&X_REQUEST_ID),
+            (None, _) => {}
         }
         let id = self.make();
-        headers.insert(&X_REQUEST_ID, id.clone());
+        headers.append(&X_REQUEST_ID, id.clone());
         id
     }
 

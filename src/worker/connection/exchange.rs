@@ -300,9 +300,8 @@ impl Manner {
         {
             *connection.declined.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer);
         }
-        // An entry of the map would cost more than to look and to insert.
-        if !answer.headers.contains_key(&X_REQUEST_ID) {
-            answer.headers.insert(&X_REQUEST_ID, id);
+        if !answer.headers.keys().any(|name| *name == X_REQUEST_ID) {
+            answer.headers.append(&X_REQUEST_ID, id);
         }
         if let Some(record) = &mut record {
             record.answered(answer);
