@@ -4,11 +4,11 @@
 # --stop-timeout has to be above workers.graceful_timeout (30 s), or Docker kills what is still draining after ten seconds.
 # It also runs with --read-only --tmpfs /tmp --tmpfs /data:uid=1000 --cap-drop=ALL --security-opt=no-new-privileges.
 
-FROM rust:1.91-slim-bookworm AS build
-# bundled SQLite, mimalloc and ring are C
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev make perl ca-certificates \
-    && rm -rf /var/lib/apt/lists/*
+# --build-arg RUST=… names a mirror's, or a toolchain of your own.
+ARG RUST=rust:1.91-slim-bookworm
+
+FROM $RUST AS build
+# Its gcc and libc6-dev are all that SQLite, mimalloc and ring want, and its ca-certificates go into the image.
 WORKDIR /build
 
 # The dependencies, in a layer that a change of the sources leaves alone. Targets that are not the binary are not needed,

