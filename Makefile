@@ -54,14 +54,14 @@ bench-facts: needs target/peers-facts ## point reads and inserts a second on bot
 chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
 	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
-# Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs;
-# the others are found by name.
-needs: target/python target/clients target/prometheus target/mongod
-	@for program in ab curl h2load haproxy ip nginx openssl patch sslscan systemd-socket-activate wrk; do \
+# Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs,
+# schemas for tests/deploy.rs, Gunicorn and Uvicorn for tests/docs.rs, which asks them for their settings; the others are found by name.
+needs: target/python target/clients target/prometheus target/mongod target/kubernetes-validate target/check-jsonschema target/peers-settings
+	@for program in ab curl h2load haproxy ip logrotate nginx openssl patch sslscan strace systemd-analyze systemd-socket-activate wrk; do \
 		command -v $$program >/dev/null || missing=yes; \
 	done; \
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends \
-		apache2-utils curl haproxy iproute2 nghttp2-client nginx openssl patch sslscan systemd wrk; }
+		apache2-utils curl haproxy iproute2 logrotate nghttp2-client nginx openssl patch sslscan strace systemd wrk; }
 
 target/python:
 	python3 -m pip install --quiet --target $@.new prometheus-client==0.26.0
@@ -69,6 +69,18 @@ target/python:
 
 target/clients:
 	python3 -m pip install --quiet --target $@.new 'httpx[http2]==0.28.1' websockets==17.4
+	mv $@.new $@
+
+target/kubernetes-validate:
+	python3 -m pip install --quiet --target $@.new kubernetes-validate==1.37.0
+	mv $@.new $@
+
+target/check-jsonschema:
+	python3 -m pip install --quiet --target $@.new check-jsonschema==0.39.0
+	mv $@.new $@
+
+target/peers-settings:
+	python3 -m pip install --quiet --target $@.new gunicorn==27.0.1 uvicorn==0.54.0
 	mv $@.new $@
 
 target/peers-facts:

@@ -267,9 +267,7 @@ impl App {
         if let Err(error) = log::configure(&resolved.settings.log) {
             return refuse(&error_chain(&error));
         }
-        for warning in &resolved.warnings {
-            tracing::warn!(event = "settings_warning", "{warning}");
-        }
+        settings::say_warnings(&resolved.warnings);
         if let Err(error) = (self.prepare)(&Preparation { resolved: &resolved }) {
             let reason = error_chain(error.as_ref());
             tracing::error!(
@@ -300,6 +298,10 @@ impl App {
         }
         if let Err(error) = log::go_on(&resolved.settings.log, handover.log(), handover.access_log()) {
             return handover.refuse(&error_chain(&error));
+        }
+        // The old program said its own when it started.
+        if !handover.is_return() {
+            settings::say_warnings(&resolved.warnings);
         }
         self.master(resolved, flags, cwd, Origins::Handover { handover: Box::new(handover), kept })
     }

@@ -122,7 +122,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Ask over HTTP whether the service is alive: exit 0 or 1. For health checks of containers
+    /// Ask over HTTP, or HTTPS where that is spoken, whether the service is alive: exit 0 or 1. For health checks of
+    /// containers; it asks its own machine, and takes any certificate
     Health {
         /// http://host:port/path, unix:/path or a path alone; the first bind and /health if not given
         url: Option<String>,

@@ -46,7 +46,7 @@ use crate::{
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
     log, metrics, protocol,
     scoreboard::{Overview, Row, Scoreboard, State},
-    settings::{LISTEN_FDS, Origin, Resolved, Settings},
+    settings::{self, LISTEN_FDS, Origin, Resolved, Settings},
     sys::{
         clock, fd,
         poll::{Interest, wait},
@@ -60,6 +60,9 @@ use crate::{
 
 /// Rows of the scoreboard to a slot: one worker current, the rest draining.
 const ROWS_PER_SLOT: u32 = 4;
+
+/// Between two looks at the certificate: a service may run for months without a reload, and certificates do not.
+const LOOK_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// How a run of the master ends: `fork` returns twice, and so does this loop.
 #[derive(Debug)]
@@ -114,6 +117,8 @@ struct Shell {
     /// `None` where no service manager listens.
     notify: Option<Notify>,
     started: Instant,
+    /// When the certificate is looked at again.
+    look_at: Instant,
     children: Vec<Child>,
     inbox: Vec<Event>,
     dice: Dice,
@@ -201,6 +206,7 @@ impl Shell {
             control,
             notify: Notify::open(started),
             started,
+            look_at: started.after(LOOK_EVERY_MS),
             children: Vec::new(),
             inbox: Vec::new(),
             dice: Dice::new(),
@@ -244,6 +250,7 @@ impl Shell {
             self.core.deadline(),
             self.control.as_ref().and_then(Control::deadline),
             self.notify.as_ref().and_then(Notify::deadline),
+            Some(self.look_at),
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
@@ -253,6 +260,10 @@ impl Shell {
         let ours = fds.len();
         fds.extend(self.control.iter().flat_map(Control::watched));
         let ready = wait(&fds, timeout).map_err(MasterError::Wait)?;
+        if self.look_at <= now() {
+            self.look_at = now().after(LOOK_EVERY_MS);
+            settings::say_warnings(&self.resolved.certificate_warnings());
+        }
         self.hear_all();
         self.hear_preflight();
         for (signal, times) in self.signals.take() {

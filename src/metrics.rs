@@ -104,6 +104,9 @@ impl Display for Snapshot {
         let by_slot = slots.iter().map(|(slot, of)| (slot, of.in_flight));
         labelled(f, "oxicorn_requests_in_flight", "gauge", help, "slot", by_slot)?;
         counter(f, "oxicorn_connections_accepted", "Connections accepted.", totals.connections)?;
+        let help =
+            "TLS handshakes that failed: no common version, a certificate refused, no end within header_timeout.";
+        counter(f, "oxicorn_tls_handshakes_failed", help, totals.handshakes_failed)?;
         let help = "Connections accepted by another worker than that of their slot, which was silent or missing.";
         counter(f, "oxicorn_connections_rescued", help, totals.rescued)?;
         let by_slot = slots.iter().map(|(slot, of)| (slot, of.connections));

@@ -93,6 +93,8 @@ mod word {
     pub(super) const FULL: usize = 21;
     /// A counter: lines of the access log.
     pub(super) const ACCESS_LINES_DROPPED: usize = 22;
+    /// A counter.
+    pub(super) const HANDSHAKES_FAILED: usize = 23;
 }
 
 /// What a worker says it is doing.
@@ -117,6 +119,8 @@ pub(crate) struct Totals {
     /// Connections accepted from the slot of a sibling that could not.
     pub(crate) rescued: u64,
     pub(crate) access_lines_dropped: u64,
+    /// Of TLS.
+    pub(crate) handshakes_failed: u64,
     /// Requests that ended, by how long they took: see [`DURATION_BOUNDS`].
     pub(crate) durations: [u64; BUCKETS],
     /// What they took together.
@@ -278,6 +282,7 @@ impl Scoreboard {
             sum.refused += row.get(word::REFUSED);
             sum.rescued += row.get(word::RESCUED);
             sum.access_lines_dropped += row.get(word::ACCESS_LINES_DROPPED);
+            sum.handshakes_failed += row.get(word::HANDSHAKES_FAILED);
             for (bucket, total) in row.durations.iter().zip(&mut sum.durations) {
                 *total += bucket.load(Relaxed);
             }
@@ -377,6 +382,10 @@ impl Row {
 
     pub(crate) fn access_lines_dropped(&self, lines: u64) {
         self.add(word::ACCESS_LINES_DROPPED, lines);
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.add(word::HANDSHAKES_FAILED, 1);
     }
 
     /// Counts a request handed to the app; answers how many this worker was handed.

@@ -425,6 +425,12 @@ impl Resolved {
         }
     }
 
+    /// What is to be said today of the certificate that is served.
+    pub(crate) fn certificate_warnings(&self) -> Vec<String> {
+        let placed = |problem: Problem| Problem { place: self.origin(&problem.key), ..problem };
+        tls::aged(&self.settings.tls).into_iter().map(|problem| placed(problem).to_string()).collect()
+    }
+
     /// Takes over what only a restart can change; the keys that would have.
     pub(crate) fn keep_until_restart(&mut self, running: &Fixed) -> Vec<&'static str> {
         let wanted = self.fixed();
@@ -442,6 +448,13 @@ impl Resolved {
         (process.user, process.group, process.pidfile, process.name) = (user, group, pidfile, name);
         control.socket = socket;
         differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+}
+
+/// Tells the log of warnings that somebody has to do something about.
+pub(crate) fn say_warnings(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!(event = "settings_warning", "{warning}");
     }
 }
 

@@ -1,15 +1,23 @@
-//! Promise: behind nginx and haproxy as they come, the app sees the client, and reloads lose nothing.
+//! Promise: behind nginx and haproxy as they come, the app sees the client, and reloads lose nothing; behind nginx with
+//! the very files of deploy/nginx, too.
 
 mod common;
+mod https;
 
 use std::{
     fs,
     net::{IpAddr, SocketAddr, TcpStream},
     os::unix::process::CommandExt,
+    path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use common::{Connection, Launch, Load, Mode, PATIENCE, Supervisor, eventually, free_port, request};
+use https::{Asking, Authority, Client, PLAIN, connect};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -83,18 +91,107 @@ fn assert_ten_reloads_lose_nothing(supervisor: &Supervisor, proxy: &Proxy) {
     assert!(tally.pids.len() >= 18, "only {} workers answered: the reloads were not under this load", tally.pids.len());
 }
 
+const NGINX: [&str; 7] = ["nginx", "-p", ".", "-c", "proxy.conf", "-e", "proxy.log"];
+
+/// What stands around a site's own file: no daemon, and nothing outside of the test's folder.
+fn nginx_conf(http: &str) -> String {
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temporary: String = temporary.map(|kind| format!("  {kind}_temp_path {kind};\n")).concat();
+    format!(
+        "daemon off;\npid nginx.pid;\nworker_processes 1;\nevents {{ worker_connections 1024; }}\n\
+         http {{\n  access_log off;\n{temporary}{http}}}\n"
+    )
+}
+
+/// Only ports, the certificate's place and the upstream's address are the test's.
+#[test]
+fn nginx_with_our_own_files() {
+    let authority = Authority::new();
+    let pair = authority.issue(|_| {});
+    let mut supervisor = Launch::misbehave().serving(2);
+    https::write(&supervisor.path("fullchain.pem"), &pair.chain);
+    https::write(&supervisor.path("privkey.pem"), &pair.key);
+    let plain_port = free_port();
+    let ours = |name: &str, changes: &[(&str, String)]| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nginx").join(name);
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        changes.iter().fold(text, |text, (from, to)| {
+            assert!(text.contains(from), "{name} does not hold {from:?} any more");
+            text.replace(from, to)
+        })
+    };
+    let upstream = supervisor.address();
+    let compose = ours("upstream.compose.conf", &[("server backend:8000;", format!("server {upstream};"))]);
+    let single = ours("upstream.conf", &[("server 127.0.0.1:8000;", format!("server {upstream};"))]);
+    let here = supervisor.path("").display().to_string();
+    let settings = |port: u16, upstream: &str| {
+        let site = ours(
+            "oxicorn.conf",
+            &[
+                ("listen 443 ssl", format!("listen 127.0.0.1:{port} ssl")),
+                ("listen 80;", format!("listen 127.0.0.1:{plain_port};")),
+                ("/etc/nginx/tls/", here.clone()),
+            ],
+        );
+        nginx_conf(&[&site, upstream].concat())
+    };
+    for (name, upstream) in [("upstream.compose.conf", &compose), ("upstream.conf", &single)] {
+        fs::write(supervisor.path("tried.conf"), settings(free_port(), upstream)).expect("our own folder");
+        let mut nginx = Command::new("nginx");
+        let tried = nginx.args(["-t", "-p", ".", "-c", "tried.conf", "-e", "tried.log"]);
+        let tried = tried.current_dir(supervisor.path("")).output().expect("nginx (make needs)");
+        let told = String::from_utf8_lossy(&tried.stderr);
+        assert!(tried.status.success() && !told.contains("[warn]"), "{name}: {told}");
+    }
+    let proxy = Proxy::start(&supervisor, &NGINX, |port| settings(port, &single));
+
+    let config = PLAIN.trusting(&authority);
+    let mut connection = connect(proxy.address, &config);
+    let spoof = [
+        ("X-Forwarded-For", "203.0.113.5"),
+        ("X-Forwarded-Proto", "gopher"),
+        ("X-Forwarded-Host", "evil.example"),
+        ("X-Forwarded-Port", "1"),
+        ("Forwarded", "for=203.0.113.6;host=evil.example"),
+    ];
+    let seen = connection.ask(&request("GET", "/client", &spoof, b"")).expect("an answer over TLS").json();
+    assert_eq!((&seen["address"], &seen["scheme"]), (&"127.0.0.1".into(), &"https".into()), "{seen}");
+    assert_eq!(seen["host"], format!("localhost:{}", proxy.address.port()), "{seen}");
+    let over_http2 = Client { protocols: &["h2"], ..PLAIN }.trusting(&authority);
+    assert_eq!(connect(proxy.address, &over_http2).stream().conn.alpn_protocol(), Some(&b"h2"[..]));
+    // The workers' numbers are not for the public.
+    assert_eq!(connection.get("/metrics").expect("an answer").status, 404);
+    let plain = SocketAddr::from(([127, 0, 0, 1], plain_port));
+    let moved = Connection::open(plain).and_then(|mut one| one.get("/client?a=b")).expect("an answer");
+    assert_eq!((moved.status, moved.header("location")), (301, Some("https://localhost/client?a=b")));
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> =
+        (0..CLIENTS).map(|index| Asking::start(proxy.address, &config, "/client", index % 2 == 0, &stop)).collect();
+    let asked = || clients.iter().map(Asking::asked).sum::<usize>();
+    for _ in 0..5 {
+        let before = asked();
+        eventually("requests are answered between two reloads", PATIENCE, || (asked() >= before + 50).then_some(()));
+        let reloaded = supervisor.ctl(&["reload"]);
+        assert!(reloaded.status.success(), "{}", String::from_utf8_lossy(&reloaded.stderr));
+    }
+    stop.store(true, Relaxed);
+    let answered = asked();
+    for client in clients {
+        client.thread.join().expect("a client does not panic").unwrap_or_else(|loss| panic!("lost: {loss}"));
+    }
+    eprintln!("{answered} requests over TLS, five reloads");
+    supervisor.stop();
+}
+
 #[test]
 fn nginx_with_keep_alive_to_the_workers() {
     let mut supervisor = Launch::misbehave().serving(2);
     let upstream = supervisor.address();
-    let command = ["nginx", "-p", ".", "-c", "proxy.conf", "-e", "proxy.log"];
     // A proxy that tries again would hide a loss.
-    let proxy = Proxy::start(&supervisor, &command, |port| {
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-        let temporary: String = temporary.map(|kind| format!("  {kind}_temp_path {kind};\n")).concat();
-        format!(
-            "daemon off;\npid nginx.pid;\nworker_processes 1;\nevents {{ worker_connections 1024; }}\n\
-             http {{\n  access_log off;\n  keepalive_requests 1000000000;\n{temporary}\
+    let proxy = Proxy::start(&supervisor, &NGINX, |port| {
+        nginx_conf(&format!(
+            "  keepalive_requests 1000000000;\n\
              upstream app {{ server {upstream}; keepalive {CLIENTS}; keepalive_requests 1000000000; }}\n\
              server {{ listen 127.0.0.1:{port}; location / {{\n\
                proxy_pass http://app; proxy_next_upstream off;\n\
@@ -102,8 +199,8 @@ fn nginx_with_keep_alive_to_the_workers() {
                proxy_set_header Host $host; proxy_set_header X-Forwarded-Proto https;\n\
                proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
                proxy_set_header X-Forwarded-Port $server_port;\n\
-             }} }} }}\n"
-        )
+             }} }}\n"
+        ))
     });
     let seen = proxy.told("127.5.0.1");
     assert_eq!((seen["address"].as_str(), seen["scheme"].as_str()), (Some("127.5.0.1"), Some("https")), "{seen}");

@@ -17,7 +17,8 @@ use std::{
 };
 
 use common::{
-    Connection, Launch, PATIENCE, Signal, events, eventually, field, free_port, get, now, observe_for, request,
+    Connection, Launch, Load, Mode, PATIENCE, Process, Signal, events, eventually, field, free_port, get, now,
+    observe_for, request,
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -134,6 +135,15 @@ fn a_reload_is_told_with_its_time_and_its_end() {
     let reloading = told.all().iter().find_map(|told| told.strip_prefix("RELOADING=1\nMONOTONIC_USEC="));
     let at: i64 = reloading.and_then(|usec| usec.parse().ok()).expect("RELOADING with its time");
     assert!((before..=monotonic()).contains(&at), "{before} <= {at}");
+
+    // One that is refused has an end as well: else systemctl would wait for it, and systemd take the service for stuck.
+    std::fs::write(supervisor.path("supervisor.toml"), "no = = settings").expect("our own file");
+    supervisor.signal(Signal::SIGHUP);
+    told.wait("READY=1", 3);
+    assert_eq!(supervisor.log().count(events::RELOAD_REFUSED), 1);
+    let order: Vec<_> = told.all().iter().map(|told| told.split('=').next().unwrap_or_default()).collect();
+    let order: Vec<_> = order.into_iter().filter(|name| ["READY", "RELOADING"].contains(name)).collect();
+    assert_eq!(order, ["READY", "RELOADING", "READY", "RELOADING", "READY"]);
     supervisor.stop();
 }
 
@@ -222,7 +232,7 @@ fn an_upgrade_keeps_the_passed_socket_and_what_systemd_was_told() {
     let (launch, mut told) = Told::at_path(Launch::new().env("WATCHDOG_USEC", "400000"));
     let mut supervisor = passing(launch, &listener).serving(2);
     told.wait("READY=1", 1);
-    let load = common::Load::start(address, "/debug/connections", 4, common::Mode::PerRequest { think_ms: 1 });
+    let load = Load::start(address, "/debug/connections", 4, Mode::PerRequest { think_ms: 1 });
     for round in 1..=2 {
         supervisor.signal(Signal::SIGUSR2);
         supervisor.wait_log(events::UPGRADED, round, PATIENCE);
@@ -259,6 +269,38 @@ fn systemd_socket_activate_is_understood() {
     let passed = log.lines_of("sockets_passed").next().expect("it is said");
     assert_eq!((field(passed, "sockets"), field(passed, "names")), (Some("1"), Some("http")));
     supervisor.stop();
+}
+
+/// As with a socket unit: what passes the socket stays, and starts the service again whenever it has stopped.
+#[test]
+fn restarts_under_load_lose_nothing_while_the_socket_stays_with_systemd() {
+    const STARTS: usize = 4;
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let keeper = format!("for start in {{1..{STARTS}}}; do (LISTEN_PID=$BASHPID exec \"$0\" \"$@\"); done");
+    let activated = ["systemd-socket-activate", "--listen", &address.to_string(), "bash", "-c", &keeper];
+    let mut supervisor = Launch::new().through(&activated).start();
+    let probe = eventually("systemd listens", PATIENCE, || Connection::open(address).ok());
+    supervisor.wait_listening();
+    drop(probe);
+    let loads = [Mode::PerRequest { think_ms: 5 }, Mode::KeepAlive { think_ms: 20 }]
+        .map(|mode| Load::start(address, "/debug/connections", 4, mode));
+    let keeper = supervisor.master().parent().map(Process).expect("the shell that stays");
+    for start in 1..STARTS {
+        let answered = loads[0].answered();
+        eventually("requests are answered between two restarts", PATIENCE, || {
+            (loads[0].answered() >= answered + 100).then_some(())
+        });
+        let master = *keeper.children().first().expect("the service runs");
+        supervisor.signal_worker(master.0, Signal::SIGTERM);
+        supervisor.wait_log(events::STOPPED, start, 2 * PATIENCE);
+    }
+    supervisor.wait_log("sockets_passed", STARTS, PATIENCE);
+    for load in loads {
+        let tally = load.finish();
+        tally.assert_nothing_lost();
+        assert!(tally.pids.len() > 2, "only {} workers answered", tally.pids.len());
+    }
+    assert_eq!(supervisor.log().count("sockets_passed"), STARTS);
 }
 
 #[test]

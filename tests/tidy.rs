@@ -319,47 +319,6 @@ fn every_file_says_what_it_owns() {
     }
 }
 
-#[test]
-fn every_key_stands_in_the_readme() {
-    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let settings: toml::Table = read("supervisor.toml").parse().expect("supervisor.toml is TOML");
-    let readme = read("README.md");
-    let rows: Vec<_> = readme.lines().filter(|line| line.trim_start().starts_with('|')).collect();
-    let keys: Vec<_> = settings
-        .iter()
-        .filter_map(|(section, keys)| Some((section, keys.as_table()?)))
-        .flat_map(|(section, keys)| keys.keys().map(move |key| format!("`{section}.{key}`")))
-        .collect();
-    assert!(keys.len() > 40, "supervisor.toml shows every key: {keys:?}");
-    let missing: Vec<_> = keys.iter().filter(|key| !rows.iter().any(|row| row.contains(key.as_str()))).collect();
-    assert!(missing.is_empty(), "not in a table of the README: {missing:?}");
-}
-
-#[test]
-fn every_event_of_the_log_stands_in_the_operations_page() {
-    let mut said = BTreeSet::new();
-    let mut folders = vec![root().join("src")];
-    while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(&folder).expect("our own folder").flatten().map(|entry| entry.path()) {
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(&path).expect("our own file");
-            let events = text.split("event = \"").skip(1).filter_map(|rest| rest.split('"').next());
-            said.extend(events.map(str::to_owned));
-        }
-    }
-    let page = fs::read_to_string(root().join("docs/operations.md")).expect("docs/operations.md");
-    let (_, table) = page.split_once("## Log events").expect("the page has the table");
-    let table = table.split("\n## ").next().unwrap_or_default();
-    let told: BTreeSet<_> =
-        table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).map(str::to_owned).collect();
-    assert!(said.len() > 40, "{said:?}");
-    assert_eq!(said.difference(&told).collect::<Vec<_>>(), [""; 0], "said, and not in docs/operations.md");
-    assert_eq!(told.difference(&said).collect::<Vec<_>>(), [""; 0], "in docs/operations.md, and never said");
-}
-
 /// The scanner itself, shown the sins it must see and the innocence it must spare.
 #[test]
 fn the_scanner_sees() {

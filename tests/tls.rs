@@ -4,151 +4,32 @@
 //! Needs curl, openssl and sslscan.
 
 mod common;
+mod https;
 
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
-    os::unix::fs::PermissionsExt,
+    net::TcpStream,
     process::{Command, Output},
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    thread,
     time::Duration,
 };
 
-use common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, get, now, request};
+use common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, now, request};
+use https::{
+    Asking, Authority, BOTH, Client, ONLY_1_2, PLAIN, Pair, WithTls, certificate, connect, shake_hands, try_connect,
+    write,
+};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, DnValue, IsCa, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, date_time_ymd,
+    CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, date_time_ymd,
 };
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, StreamOwned,
-    SupportedProtocolVersion,
-    crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    version::{TLS12, TLS13},
+    ClientConfig, HandshakeKind, ProtocolVersion,
+    pki_types::{CertificateDer, pem::PemObject},
 };
-
-/// Who signs; made anew by each test.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// A certificate and its key, as PEM.
-#[derive(Clone)]
-struct Pair {
-    chain: String,
-    key: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.distinguished_name.push(DnType::CommonName, "an authority");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().expect("a key");
-        Self(CertifiedIssuer::self_signed(params, key).expect("a CA"))
-    }
-
-    fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
-        self.issue_for(&KeyPair::generate().expect("a key"), change)
-    }
-
-    fn issue_for(&self, key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Pair {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
-        params.use_authority_key_identifier_extension = true;
-        change(&mut params);
-        let certificate = params.signed_by(key, &self.0).expect("a certificate");
-        Pair { chain: certificate.pem(), key: key.serialize_pem() }
-    }
-}
-
-const ONLY_1_2: &[&SupportedProtocolVersion] = &[&TLS12];
-const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
-
-/// A client that trusts one authority alone.
-struct Client {
-    versions: &'static [&'static SupportedProtocolVersion],
-    protocols: &'static [&'static str],
-    shows: Option<Pair>,
-}
-
-/// It offers both versions, no protocol, and shows nothing.
-const PLAIN: Client = Client { versions: BOTH, protocols: &[], shows: None };
-
-impl Client {
-    fn trusting(self, authority: &Authority) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.0.der().clone()).expect("a CA");
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(self.versions)
-            .expect("versions that ring has")
-            .with_root_certificates(roots);
-        let mut config = match self.shows {
-            None => builder.with_no_client_auth(),
-            Some(pair) => {
-                let chain = CertificateDer::pem_slice_iter(pair.chain.as_bytes()).map(|one| one.expect("PEM"));
-                let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("PEM");
-                builder.with_client_auth_cert(chain.collect(), key).expect("a pair")
-            }
-        };
-        config.alpn_protocols = self.protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        Arc::new(config)
-    }
-}
-
-type Https = Connection<StreamOwned<ClientConnection, TcpStream>>;
-
-/// Shakes hands to the end.
-fn try_connect(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<Https> {
-    let tcp = TcpStream::connect(address)?;
-    tcp.set_nodelay(true)?;
-    tcp.set_read_timeout(Some(PATIENCE))?;
-    shake_hands(tcp, config)
-}
-
-fn shake_hands(mut tcp: TcpStream, config: &Arc<ClientConfig>) -> std::io::Result<Https> {
-    let name = "localhost".try_into().expect("a name");
-    let mut session = ClientConnection::new(Arc::clone(config), name).expect("a client");
-    while session.is_handshaking() {
-        session.complete_io(&mut tcp)?;
-    }
-    Ok(Connection::over(StreamOwned::new(session, tcp)))
-}
-
-#[track_caller]
-fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> Https {
-    try_connect(address, config).unwrap_or_else(|error| panic!("no handshake: {error}"))
-}
-
-fn certificate(connection: &Https) -> Vec<u8> {
-    connection.stream().conn.peer_certificates().expect("a server shows one")[0].to_vec()
-}
-
-fn write(path: &std::path::Path, text: &str) {
-    fs::write(path, text).expect("our own file");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("our own file");
-}
-
-trait WithTls {
-    fn tls(self, pair: &Pair) -> Self;
-    fn client_ca(self, authority: &Authority) -> Self;
-}
-
-impl WithTls for Launch {
-    fn tls(self, pair: &Pair) -> Self {
-        write(&self.path("chain.pem"), &pair.chain);
-        write(&self.path("key.pem"), &pair.key);
-        self.set("tls.certfile", r#""chain.pem""#).set("tls.keyfile", r#""key.pem""#)
-    }
-
-    fn client_ca(self, authority: &Authority) -> Self {
-        write(&self.path("ca.pem"), &authority.0.pem());
-        self.set("tls.client_ca", r#""ca.pem""#)
-    }
-}
 
 fn replace(supervisor: &Supervisor, pair: &Pair) {
     write(&supervisor.path("chain.pem"), &pair.chain);
@@ -398,48 +279,6 @@ fn told(supervisor: &Supervisor, code: i32, fragments: &[&str]) {
     }
 }
 
-/// A client that asks until told to finish; any failure is a loss.
-struct Asking {
-    /// The certificate of each request's connection.
-    seen: Arc<Mutex<Vec<Vec<u8>>>>,
-    thread: thread::JoinHandle<Result<(), String>>,
-}
-
-impl Asking {
-    #[expect(clippy::disallowed_methods, reason = "the ban is the master's: a client is a thread of the test")]
-    fn start(address: SocketAddr, config: &Arc<ClientConfig>, keep_alive: bool, stop: &Arc<AtomicBool>) -> Self {
-        let (config, stop, seen) = (Arc::clone(config), Arc::clone(stop), Arc::<Mutex<Vec<_>>>::default());
-        let told = Arc::clone(&seen);
-        let thread = thread::spawn(move || {
-            let mut kept: Option<Https> = None;
-            let headers: &[(&str, &str)] = if keep_alive { &[] } else { &[("Connection", "close")] };
-            while !stop.load(Relaxed) {
-                let mut connection = match kept.take() {
-                    Some(connection) => connection,
-                    None => try_connect(address, &config).map_err(|error| format!("handshake: {error}"))?,
-                };
-                let answer = connection.ask(&request("GET", "/debug/connections", headers, b""));
-                let answer = answer.map_err(|failure| failure.to_string())?;
-                if answer.status != 200 {
-                    return Err(format!("status {}", answer.status));
-                }
-                told.lock().expect("nobody panicked").push(certificate(&connection));
-                if keep_alive && !answer.closes() {
-                    kept = Some(connection);
-                } else {
-                    connection.wait_eof().map_err(|failure| format!("no clean end: {failure}"))?;
-                }
-            }
-            Ok(())
-        });
-        Self { seen, thread }
-    }
-
-    fn last_seen(&self) -> Option<Vec<u8>> {
-        self.seen.lock().expect("nobody panicked").last().cloned()
-    }
-}
-
 #[test]
 fn a_new_certificate_at_the_same_path_is_served_after_a_reload_and_nothing_is_lost() {
     let authority = Authority::new();
@@ -449,7 +288,8 @@ fn a_new_certificate_at_the_same_path_is_served_after_a_reload_and_nothing_is_lo
     let first = certificate(&connect(address, &config));
 
     let stop = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..6).map(|index| Asking::start(address, &config, index % 2 == 0, &stop)).collect();
+    let clients: Vec<_> =
+        (0..6).map(|index| Asking::start(address, &config, "/debug/connections", index % 2 == 0, &stop)).collect();
     // One that is in the middle of a request while its worker is replaced.
     let mut slow = connect(address, &config);
     slow.send(&request("GET", "/debug/sleep/1500", &[], b"")).expect("a request is sent");
@@ -602,11 +442,20 @@ fn plain_http_is_told_what_is_spoken_here() {
     assert_eq!(plain.ask(&long).expect("no reset destroys the answer").status, 400);
 }
 
-/// Anybody can make handshakes fail: a line a second says so, with the number of those between.
+/// Of the metrics page.
+fn handshakes_failed(supervisor: &Supervisor) -> u64 {
+    let page = supervisor.ctl(&["status", "--format", "openmetrics"]);
+    let page = String::from_utf8_lossy(&page.stdout).into_owned();
+    let told = page.lines().find_map(|line| line.strip_prefix("oxicorn_tls_handshakes_failed_total ")?.parse().ok());
+    told.unwrap_or_else(|| panic!("no oxicorn_tls_handshakes_failed_total in {page}"))
+}
+
+/// Anybody can make handshakes fail: a line a second says so, with the number of those between; the metrics count each.
 #[test]
-fn failed_handshakes_do_not_fill_the_log() {
+fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     let authority = Authority::new();
-    let supervisor = Launch::new().set("workers.count", "1").tls(&authority.issue(|_| {})).serving(1);
+    let mut supervisor = Launch::new().set("workers.count", "1").tls(&authority.issue(|_| {})).serving(1);
+    assert_eq!(handshakes_failed(&supervisor), 0);
     let started = now();
     for _ in 0..200 {
         let mut tcp = TcpStream::connect(supervisor.address()).expect("a connection");
@@ -628,6 +477,81 @@ fn failed_handshakes_do_not_fill_the_log() {
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/health").expect("an answer").status,
         200
     );
+    // Nor has who asks in plain HTTP: that is a refused request.
+    assert_eq!(get(supervisor.address(), "/health").status, 400);
+    assert_eq!(handshakes_failed(&supervisor), 200);
+    // A client that does not know the authority says so, and the count outlives its worker.
+    try_connect(supervisor.address(), &PLAIN.trusting(&Authority::new())).map(drop).expect_err("an unknown authority");
+    eventually("it is counted", PATIENCE, || (handshakes_failed(&supervisor) == 201).then_some(()));
+    told(&supervisor, 0, &["generation 2 serves"]);
+    assert_eq!(handshakes_failed(&supervisor), 201);
+    supervisor.stop();
+}
+
+/// The name in the certificate is another than that of the address, and its authority unknown to this machine.
+#[test]
+fn oxicorn_health_asks_over_tls_where_it_is_spoken() {
+    let authority = Authority::new();
+    let port = free_port();
+    for (bind, proxied) in [
+        (format!("127.0.0.1:{port}"), "off"),
+        ("unix:{dir}/web.sock".to_owned(), "off"),
+        (format!("127.0.0.1:{port}"), "v2"),
+    ] {
+        let launch =
+            Launch::new().tls(&authority.issue(|_| {})).set("server.proxy_protocol", &format!("\"{proxied}\""));
+        let mut supervisor = launch.set("server.bind", &format!("[\"{bind}\"]")).serving(2);
+        let health = |url: &[&str]| {
+            let output = supervisor.ctl(&[&["health"], url].concat());
+            (output.status.code(), text(&output))
+        };
+        assert_eq!(health(&[]), (Some(0), String::new()), "{bind}, {proxied}");
+        assert_eq!(health(&["/ready"]), (Some(0), String::new()), "{bind}, {proxied}");
+        let (code, told) = health(&["/nowhere"]);
+        assert!(code == Some(1) && told.contains("answers 404"), "{told}");
+        if proxied == "off" && !bind.starts_with("unix:") {
+            assert!(told.contains(&format!("https://{bind}/nowhere")), "{told}");
+            // Whoever names an address of his own is not told that a stranger is healthy.
+            assert_eq!(health(&[&format!("http://{bind}/health")]).0, Some(1));
+            let (code, told) = health(&[&format!("https://{bind}/health")]);
+            assert!(code == Some(1) && told.contains("is not http://"), "{told}");
+        }
+        supervisor.stop();
+    }
+    let launch = Launch::new().tls(&authority.issue(|_| {})).client_ca(&authority);
+    let supervisor = launch.set("server.bind", &format!("[\"127.0.0.1:{port}\"]")).serving(2);
+    let asked = supervisor.ctl(&["health"]);
+    assert!(asked.status.code() == Some(1) && text(&asked).contains("tls.client_ca"), "{}", text(&asked));
+}
+
+#[test]
+fn a_certificate_near_its_end_is_warned_of_at_each_reading() {
+    let authority = Authority::new();
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * 6);
+    let end = end.to_zoned(jiff::tz::TimeZone::UTC).date();
+    let day = date_time_ymd(end.year().into(), end.month().cast_unsigned(), end.day().cast_unsigned());
+    let mut supervisor = Launch::new().tls(&authority.issue(|params| params.not_after = day)).serving(2);
+    let folder = supervisor.path("").display().to_string();
+    let sentence =
+        format!("tls.certfile: the certificate in {folder}chain.pem expires on {end}T00:00:00Z, 5 days from now");
+    let warned = |times: usize| {
+        let log = supervisor.log();
+        let lines: Vec<_> = log.lines_of("settings_warning").collect();
+        assert_eq!(lines.len(), times, "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains(&sentence) && line.contains("WARN")), "{sentence}: {lines:?}");
+    };
+    warned(1);
+    let checked = supervisor.ctl(&["check"]);
+    assert!(checked.status.success() && text(&checked).contains(&sentence), "{}", text(&checked));
+    told(&supervisor, 0, &["generation 2 serves"]);
+    warned(2);
+    let upgraded = supervisor.ctl(&["upgrade"]);
+    assert!(upgraded.status.success(), "{}", text(&upgraded));
+    warned(3);
+    replace(&supervisor, &authority.issue(|_| {}));
+    told(&supervisor, 0, &["generation 4 serves"]);
+    warned(3);
+    supervisor.stop();
 }
 
 #[test]

@@ -1,14 +1,24 @@
-//! `oxicorn health`: one GET over plain HTTP, for containers that have no curl.
+//! `oxicorn health`: one GET, for containers that have no curl; over TLS where the service speaks it.
 //!
-//! Owns: which address is meant, one short deadline. Refuses: TLS, redirects, bodies.
+//! Owns: which address is meant, one short deadline. Refuses: redirects, bodies, and to verify a certificate: this asks
+//! the service of its own settings, on its own machine, whether it is alive, and not who it is. So it takes no https URL.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs},
     os::unix::net::UnixStream,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
+
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error as TlsError, SignatureScheme, StreamOwned,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use socket2::Socket;
 
 use super::Failed;
 use crate::{
@@ -25,11 +35,12 @@ const LINE_MAX: usize = 1024;
 struct Probe {
     address: Address,
     path: String,
-    /// Said first.
+    /// Said first, in the clear.
     proxy_header: &'static [u8],
+    tls: bool,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Address {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
@@ -39,7 +50,9 @@ enum Address {
 pub(crate) fn health(url: Option<&str>, settings: Option<&Settings>) -> Result<(), Failed> {
     let probe = probe(url, settings).map_err(Failed::Refused)?;
     let place = match &probe.address {
-        Address::Tcp { host, port } => format!("http://{host}:{port}{}", probe.path),
+        Address::Tcp { host, port } => {
+            format!("{}://{host}:{port}{}", if probe.tls { "https" } else { "http" }, probe.path)
+        }
         Address::Unix(path) => format!("unix:{} {}", path.display(), probe.path),
     };
     match ask(&probe) {
@@ -53,18 +66,23 @@ fn probe(url: Option<&str>, settings: Option<&Settings>) -> Result<Probe, String
     let url = url.unwrap_or("/health");
     if url.starts_with('/') {
         let settings = settings.ok_or("the settings are not valid (oxicorn check says why); give a whole URL")?;
-        let proxy_header = proxy_header(settings.server.proxy_protocol);
-        return Ok(Probe { address: first_bind(settings)?, path: url.to_owned(), proxy_header });
+        return Ok(Probe {
+            address: first_bind(settings)?,
+            path: url.to_owned(),
+            proxy_header: proxy_header(settings.server.proxy_protocol),
+            tls: settings.tls.certfile.is_some(),
+        });
     }
+    let plain = |address, path| Probe { address, path, proxy_header: b"", tls: false };
     if let Some(path) = url.strip_prefix("unix:") {
-        return Ok(Probe { address: Address::Unix(path.into()), path: "/health".to_owned(), proxy_header: b"" });
+        return Ok(plain(Address::Unix(path.into()), "/health".to_owned()));
     }
     let refused = || format!("\"{url}\" is not http://host:port/path, unix:/path or a path");
     let uri: http::Uri = url.parse().map_err(|_| refused())?;
     let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(refused)?;
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let address = Address::Tcp { host: host.to_owned(), port: uri.port_u16().unwrap_or(80) };
-    Ok(Probe { address, path: path.to_owned(), proxy_header: b"" })
+    Ok(plain(address, path.to_owned()))
 }
 
 /// Where one is required, that of a connection of the peer's own: `UNKNOWN` in version 1, `LOCAL` in version 2.
@@ -77,8 +95,10 @@ fn proxy_header(required: ProxyProtocol) -> &'static [u8] {
 }
 
 fn first_bind(settings: &Settings) -> Result<Address, String> {
-    if settings.tls.certfile.is_some() {
-        return Err("the service speaks TLS, health does not: give the URL of a plain address".to_owned());
+    if settings.tls.client_ca.is_some() {
+        return Err(
+            "tls.client_ca makes clients show a certificate, and health has none; ask by `oxicorn status`".to_owned()
+        );
     }
     match settings.server.bind.first() {
         Some(Bind::Tcp { port: 0, .. }) => Err("server.bind leaves the port to the kernel; give a URL".to_owned()),
@@ -99,47 +119,115 @@ fn first_bind(settings: &Settings) -> Result<Address, String> {
 
 fn ask(probe: &Probe) -> io::Result<u16> {
     let until = clock::now() + PATIENCE_MS;
-    match &probe.address {
-        Address::Tcp { host, port } => {
-            let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-            for address in (host.trim_matches(['[', ']']), *port).to_socket_addrs()? {
-                match TcpStream::connect_timeout(&address, left(until)?) {
-                    Ok(stream) => {
-                        stream.set_write_timeout(Some(left(until)?))?;
-                        return status_of(&stream, &format!("{host}:{port}"), probe, || {
-                            stream.set_read_timeout(Some(left(until)?))
-                        });
-                    }
-                    Err(error) => last = error,
-                }
-            }
-            Err(last)
-        }
-        Address::Unix(path) => {
-            let stream = UnixStream::connect(path)?;
-            stream.set_write_timeout(Some(left(until)?))?;
-            status_of(&stream, "localhost", probe, || stream.set_read_timeout(Some(left(until)?)))
-        }
+    let (socket, host) = match &probe.address {
+        Address::Tcp { host, port } => (connect(host, *port, until)?, format!("{host}:{port}")),
+        Address::Unix(path) => (UnixStream::connect(path)?.into(), "localhost".to_owned()),
+    };
+    let mut stream = Hurried { socket, until };
+    stream.write_all(probe.proxy_header)?;
+    if probe.tls {
+        status_of(StreamOwned::new(session()?, stream), &host, &probe.path)
+    } else {
+        status_of(stream, &host, &probe.path)
     }
 }
 
-/// The status of one GET. `hurry` is called before each read, and sets how long that may take.
-fn status_of<S>(mut stream: S, host: &str, probe: &Probe, hurry: impl Fn() -> io::Result<()>) -> io::Result<u16>
-where
-    S: Read + Write,
-{
-    let path = &probe.path;
+fn connect(host: &str, port: u16, until: u64) -> io::Result<Socket> {
+    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in (host.trim_matches(['[', ']']), port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, left(until)?) {
+            Ok(stream) => return Ok(stream.into()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// No ALPN is offered: that is HTTP/1.1.
+fn session() -> io::Result<ClientConnection> {
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Whoever))
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+    ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)
+}
+
+/// Takes every certificate: whoever answers at the address that we are bound to is asked.
+#[derive(Debug)]
+struct Whoever;
+
+impl ServerCertVerifier for Whoever {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A socket whose every read and write ends by `until`.
+struct Hurried {
+    socket: Socket,
+    until: u64,
+}
+
+impl Read for Hurried {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(left(self.until)?))?;
+        self.socket.read(buffer).map_err(in_time)
+    }
+}
+
+impl Write for Hurried {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(Some(left(self.until)?))?;
+        self.socket.write(bytes).map_err(in_time)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The status of one GET.
+fn status_of<S: Read + Write>(mut stream: S, host: &str, path: &str) -> io::Result<u16> {
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: oxicorn-health\r\nConnection: close\r\n\r\n");
-    stream.write_all(&[probe.proxy_header, request.as_bytes()].concat())?;
+    stream.write_all(request.as_bytes())?;
     let (mut line, mut chunk) = (Vec::new(), [0; 256]);
     while !line.contains(&b'\n') {
-        hurry()?;
-        match stream.read(&mut chunk) {
-            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed without an answer")),
-            Ok(len) => line.extend(&chunk[..len]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(late()),
-            Err(error) => return Err(error),
+        match stream.read(&mut chunk)? {
+            0 => return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed without an answer")),
+            len => line.extend(&chunk[..len]),
         }
         if line.len() > LINE_MAX {
             break;
@@ -157,6 +245,11 @@ fn left(until: u64) -> io::Result<Duration> {
     }
 }
 
+/// A socket's timeout shows as EAGAIN.
+fn in_time(error: io::Error) -> io::Error {
+    if error.kind() == ErrorKind::WouldBlock { late() } else { error }
+}
+
 fn late() -> io::Error {
     io::Error::new(ErrorKind::TimedOut, format!("no answer within {PATIENCE_MS} ms"))
 }
@@ -171,6 +264,10 @@ mod tests {
         let mut settings = Settings::default();
         settings.server.bind = vec![bind];
         settings
+    }
+
+    fn plain(address: Address) -> Probe {
+        Probe { address, path: "/health".to_owned(), proxy_header: b"", tls: false }
     }
 
     fn tcp(host: &str, port: u16) -> Bind {
@@ -228,7 +325,7 @@ mod tests {
                 lines
             });
             let address = Address::Tcp { host: "127.0.0.1".to_owned(), port };
-            (ask(&Probe { address, path: "/health".to_owned(), proxy_header: b"" }), server.join().unwrap())
+            (ask(&plain(address)), server.join().unwrap())
         })
     }
 
@@ -248,10 +345,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let before = clock::now();
-        assert_eq!(
-            ask(&Probe { address, path: "/".to_owned(), proxy_header: b"" }).unwrap_err().kind(),
-            ErrorKind::TimedOut
-        );
+        std::thread::scope(|scope| {
+            for tls in [false, true] {
+                let probe = Probe { tls, ..plain(address.clone()) };
+                scope.spawn(move || assert_eq!(ask(&probe).unwrap_err().kind(), ErrorKind::TimedOut, "{tls}"));
+            }
+        });
         assert!((PATIENCE_MS..PATIENCE_MS + 2_000).contains(&(clock::now() - before)));
     }
 }

@@ -395,6 +395,7 @@ impl Shell {
             // The master's voice: a worker does not speak for the service.
             notify: _,
             started: _,
+            look_at: _,
             // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
             children,
             inbox: _,

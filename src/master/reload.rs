@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error_chain, log,
     protocol::LastReload,
-    settings::{Changes, Resolved},
+    settings::{self, Changes, Resolved},
 };
 
 /// How the settings are had again.
@@ -88,9 +88,7 @@ impl Shell {
             self.listeners.unbind_added(before);
             return Err(error_chain(&error));
         }
-        for warning in &new.warnings {
-            tracing::warn!(event = "settings_warning", "{warning}");
-        }
+        settings::say_warnings(&new.warnings);
         tracing::info!(event = "reload", %changes, "settings read; the workers are replaced by new ones");
         self.reloads.changes = changes.to_string();
         let rows = self.listeners.slots() * ROWS_PER_SLOT;

@@ -206,6 +206,15 @@ fn in_force(chain: &[CertificateDer<'_>], path: &Path, findings: &mut Findings) 
     }
 }
 
+/// What is to be said today of the certificates that were read, whatever their file holds by now.
+pub(super) fn aged(tls: &Tls) -> Vec<Problem> {
+    let mut findings = Findings::default();
+    if let (Some(material), Some(path)) = (&tls.material, &tls.certfile) {
+        in_force(&material.chain, path, &mut findings);
+    }
+    [findings.problems, findings.warnings].concat()
+}
+
 fn date(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_| format!("second {seconds}"), |date| date.to_string())
 }
@@ -394,6 +403,25 @@ mod tests {
         let warned =
             format!("tls.certfile: certificate 2 of chain.pem expired on {}T00:00:00Z; renew it", days_from_now(-1));
         files(&format!("{chain}{old}"), &key).accepted(&[warned]);
+    }
+
+    /// Read while it was in force, it ends in a master that runs on; its file may be gone by then.
+    #[test]
+    fn a_certificate_that_is_served_grows_old() {
+        let aged = |days| {
+            let (chain, key) = from_to(days_from_now(-90), days_from_now(days));
+            let files = files(&chain, &key);
+            let material = files.read().0.map(Arc::new);
+            for name in ["chain.pem", "key.pem"] {
+                fs::remove_file(files.folder.path().join(name)).unwrap();
+            }
+            let said = super::aged(&Tls { material, ..files.tls.clone() });
+            said.iter().map(|one| one.message.rsplit_once(" on ").unwrap().1.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(aged(30), [""; 0]);
+        assert_eq!(aged(3), [format!("{}T00:00:00Z, 2 days from now; renew it", days_from_now(3))]);
+        assert_eq!(aged(0), [format!("{}T00:00:00Z; renew it", days_from_now(0))]);
+        assert_eq!(super::aged(&files("", "").tls), []);
     }
 
     #[test]

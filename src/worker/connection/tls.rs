@@ -137,9 +137,10 @@ async fn hello<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) -> io::Result<
     }
 }
 
-/// At level debug each, at level info one a second: anybody can make them fail, and they must not fill a disk.
+/// Counts it, and logs it at level debug, one a second at level info: anybody can make them fail, and they must not fill a disk.
 fn say_failed(connection: &Connection, error: &io::Error) {
     let Connection { shared, peer, .. } = connection;
+    shared.row.handshake_failed();
     let error = error as &dyn Error;
     match shared.handshakes.pass() {
         Some(suppressed) => {

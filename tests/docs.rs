@@ -1,0 +1,218 @@
+//! Promise: the pages name all there is, and nothing that is not: keys, events, exit codes, metrics; and of Gunicorn and
+//! Uvicorn every setting, as their own programs tell them. Needs both in target/peers-settings.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// What stands from this heading to the next.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
+    section.split("\n## ").next().unwrap_or_default()
+}
+
+/// The cells of each row of a page's tables, without those of their heads.
+fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    let lines: Vec<_> = text.lines().collect();
+    let heads: BTreeSet<_> =
+        lines.iter().enumerate().filter(|(_, line)| line.starts_with("|---")).map(|(at, _)| at).collect();
+    let is_row = move |at: usize| !heads.contains(&at) && !heads.contains(&(at + 1));
+    let rows = lines.into_iter().enumerate().filter(move |(at, line)| line.starts_with('|') && is_row(*at));
+    // A bar that belongs to a cell is written \|.
+    rows.map(|(_, line)| line.trim_matches('|').split(" | ").map(str::trim).collect())
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    let (mut folders, mut sources) = (vec![root().join("src")], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).expect("our own folder").flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let text = fs::read_to_string(&path).expect("our own file");
+                sources.push((path, text));
+            }
+        }
+    }
+    sources
+}
+
+/// The keys of supervisor.toml, as `section.key`.
+fn keys() -> BTreeSet<String> {
+    let settings: toml::Table = read("supervisor.toml").parse().expect("supervisor.toml is TOML");
+    let keys = settings.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
+    let keys: BTreeSet<_> =
+        keys.flat_map(|(section, keys)| keys.keys().map(move |key| format!("{section}.{key}"))).collect();
+    assert!(keys.len() > 40, "supervisor.toml shows every key: {keys:?}");
+    keys
+}
+
+fn events() -> BTreeSet<String> {
+    let mut events = BTreeSet::new();
+    for (_, text) in sources() {
+        events.extend(text.split("event = \"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned));
+    }
+    assert!(events.len() > 40, "{events:?}");
+    events
+}
+
+#[track_caller]
+fn assert_same(said: &BTreeSet<String>, told: &BTreeSet<String>, page: &str) {
+    assert_eq!(said.difference(told).collect::<Vec<_>>(), [""; 0], "there is, and {page} does not name it");
+    assert_eq!(told.difference(said).collect::<Vec<_>>(), [""; 0], "{page} names it, and there is none");
+}
+
+#[test]
+fn every_key_stands_in_the_readme() {
+    let readme = read("README.md");
+    let told: BTreeSet<_> = rows(section(&readme, "Settings"))
+        .filter(|cells| cells.len() == 3)
+        .filter_map(|cells| quoted(cells[0]).first().map(|key| (*key).to_owned()))
+        .filter(|key| key.contains('.'))
+        .collect();
+    assert_same(&keys(), &told, "README.md");
+}
+
+#[test]
+fn every_event_of_the_log_stands_in_the_operations_page() {
+    let page = read("docs/operations.md");
+    let table: BTreeSet<_> =
+        rows(section(&page, "Log events")).filter_map(|cells| Some((*quoted(cells[0]).first()?).to_owned())).collect();
+    assert_same(&events(), &table, "docs/operations.md");
+}
+
+/// A rename must reach the examples, and the tests, which would else wait for what never comes.
+#[test]
+fn no_page_and_no_test_speaks_of_an_event_that_is_never_said() {
+    let events = events();
+    let harness = read("tests/common/harness.rs");
+    let (_, harness) = harness.split_once("pub mod events {").expect("the harness names events");
+    let (harness, _) = harness.split_once("\n}\n").expect("and ends");
+    let named: BTreeSet<_> = harness
+        .lines()
+        .filter(|line| !line.contains("_FIELD"))
+        .filter_map(|line| line.split_once("&str = \"")?.1.split('"').next())
+        .map(str::to_owned)
+        .collect();
+    assert!(named.len() > 20, "{named:?}");
+    assert_eq!(named.difference(&events).collect::<Vec<_>>(), [""; 0], "tests/common/harness.rs");
+    for page in ["README.md", "docs/operations.md", "docs/from-gunicorn.md", "deploy/prometheus/alerts.yml"] {
+        let text = read(page);
+        for word in text.split("event=").skip(1).filter_map(|rest| rest.split([' ', '`', '\n']).next()) {
+            assert!(events.contains(word), "{page}: event={word}");
+        }
+    }
+}
+
+#[test]
+fn every_exit_code_stands_in_the_operations_page_and_in_the_readme() {
+    let app = read("src/app.rs");
+    let (_, exit) = app.split_once("\nenum Exit {\n").expect("src/app.rs has the exit codes");
+    let codes = exit.split('}').next().unwrap_or_default().lines();
+    let mut codes: BTreeSet<_> =
+        codes.filter_map(|line| Some(line.split_once(" = ")?.1.trim_end_matches(',').to_owned())).collect();
+    assert!(codes.len() >= 5, "{codes:?}");
+    codes.insert("0".to_owned());
+    let page = read("docs/operations.md");
+    let section_of_codes = section(&page, "Exit codes");
+    let (masters, workers) = section_of_codes.split_once("Of a worker").expect("the page tells of both");
+    let told: BTreeSet<_> = rows(masters).map(|cells| cells[0].to_owned()).collect();
+    assert_same(&codes, &told, "docs/operations.md");
+    let readme = read("README.md");
+    let told = quoted(section(&readme, "Exit codes")).into_iter().filter(|word| word.parse::<u8>().is_ok());
+    assert_same(&codes, &told.map(str::to_owned).collect(), "README.md");
+    // The reasons of a worker's end, as the tests of src/master/exits.rs show them.
+    let exits = read("src/master/exits.rs");
+    for words in
+        ["drained and left", "could not boot: ", "a panic left main", "not sent by the master", " from outside"]
+    {
+        assert!(exits.contains(words), "src/master/exits.rs does not say {words:?} any more");
+        assert!(workers.contains(words.trim_end_matches([' '])), "docs/operations.md does not explain {words:?}");
+    }
+}
+
+/// Keys, wherever a page names one with its section.
+#[test]
+fn no_page_names_a_key_that_is_not() {
+    let keys = keys();
+    let sections: BTreeSet<_> = keys.iter().filter_map(|key| key.split('.').next()).collect();
+    for page in [
+        "README.md",
+        "SECURITY.md",
+        "docs/operations.md",
+        "docs/kubernetes.md",
+        "docs/from-gunicorn.md",
+        "docs/from-uvicorn.md",
+    ] {
+        let text = read(page);
+        for word in quoted(&text.replace("```", "")) {
+            let key = word.split([' ', '=']).next().unwrap_or_default();
+            let Some((section, name)) = key.split_once('.').filter(|(section, _)| sections.contains(section)) else {
+                continue;
+            };
+            let is_name =
+                !name.is_empty() && name.chars().all(|sign| sign.is_ascii_lowercase() || "_0123456789".contains(sign));
+            assert!(!is_name || keys.contains(key) || key == "service.check", "{page} names `{key}`, of {section}");
+        }
+    }
+}
+
+/// Runs Python with what `make needs` has installed.
+fn python(script: &str) -> BTreeSet<String> {
+    let packages = root().join("target/peers-settings");
+    assert!(packages.is_dir(), "there is no {}: run `make needs`", packages.display());
+    let output = Command::new("python3").args(["-c", script]).env("PYTHONPATH", packages).output();
+    let output = output.unwrap_or_else(|error| panic!("python3: {error}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
+}
+
+/// What the first cells of a page's tables name.
+fn named(page: &str) -> BTreeSet<String> {
+    rows(page).flat_map(|cells| quoted(cells[0])).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_setting_of_gunicorn_has_its_line() {
+    let settings = python("import gunicorn.config as c; print(*(s.name for s in c.KNOWN_SETTINGS))");
+    assert!(settings.len() >= 120, "{} settings", settings.len());
+    let page = read("docs/from-gunicorn.md");
+    assert_same(&settings, &named(section(&page, "Settings")), "docs/from-gunicorn.md");
+    let version = python("import gunicorn; print(gunicorn.__version__)").pop_first().unwrap_or_default();
+    let major = version.split('.').next().unwrap_or_default();
+    assert!(page.contains(&format!("Every setting of Gunicorn {major},")), "the page is not of Gunicorn {version}");
+    eprintln!("{} settings of Gunicorn {version}", settings.len());
+}
+
+#[test]
+fn every_option_of_uvicorn_has_its_line() {
+    let script = "from uvicorn.main import main as m\n\
+                  print(*(o for p in m.params if p.param_type_name == 'option' for o in p.opts + p.secondary_opts))";
+    let mut options = python(script);
+    assert!(options.len() >= 50, "{} options", options.len());
+    // What every program has.
+    options.retain(|option| !["--version", "--help"].contains(&option.as_str()));
+    let page = read("docs/from-uvicorn.md");
+    let told = named(&page).into_iter().filter(|name| name.starts_with("--"));
+    assert_same(&options, &told.collect(), "docs/from-uvicorn.md");
+    let version = python("import uvicorn; print(uvicorn.__version__)").pop_first().unwrap_or_default();
+    let minor = version.rsplit_once('.').map_or("", |(minor, _)| minor);
+    assert!(page.contains(&format!("Every option of Uvicorn {minor},")), "the page is not of Uvicorn {version}");
+    eprintln!("{} options of Uvicorn {version}", options.len());
+}
