@@ -32,6 +32,7 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, Sleep, sleep, timeout},
@@ -42,7 +43,7 @@ pub(crate) use self::exchange::{Answer, BoxError, Serve};
 use self::{
     activity::{Activity, Overdue},
     greeting::Greeting,
-    introduction::{Introduction, introduce},
+    introduction::{Introduction, Prefixed, introduce},
     tls::{Handshake, shake_hands},
     wire::Wire,
 };
@@ -51,7 +52,7 @@ use super::{
     scanner::Refusal,
     shared::{Open, Shared},
 };
-use crate::{ClientCertificate, client::Client, sys::clock};
+use crate::{ClientCertificate, client::Client, settings::ProxyProtocol, sys::clock};
 
 /// Between deciding that a connection may close and closing it the event loop turns once: what had already arrived is
 /// then served.
@@ -129,7 +130,7 @@ where
     S: Serve<B>,
     B: Answer,
 {
-    let mut connection = Connection {
+    let connection = Arc::new(Connection {
         shared,
         peer,
         client: Client::of_peer(peer.remote),
@@ -138,43 +139,66 @@ where
         refusal: OnceLock::new(),
         upgraded: AtomicBool::new(false),
         declined: Mutex::new(None),
-    };
+    });
     let mut sleep = pin!(sleep(Duration::ZERO));
     let mut timer = Timer::new(sleep.as_mut());
-    let stream = match introduce(stream, &mut connection, &mut timer).await {
+    match (shared.proxy_protocol, &shared.tls) {
+        (ProxyProtocol::Off, None) => http(Prefixed::from(stream), connection, &mut timer, open, app).await,
+        // In a box, or the connections that do without would have to be as large as those with it.
+        (_, tls) => Box::pin(introduced(stream, tls.as_ref(), connection, &mut timer, open, app)).await,
+    }
+}
+
+/// The PROXY header and the TLS handshake, then HTTP.
+async fn introduced<T, S, B>(
+    stream: T,
+    tls: Option<&Arc<ServerConfig>>,
+    mut connection: Arc<Connection>,
+    timer: &mut Timer<'_>,
+    open: Open,
+    app: S,
+) where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Serve<B>,
+    B: Answer,
+{
+    let stream = match introduce(stream, alone(&mut connection), timer).await {
         Introduction::Done(stream) => stream,
         Introduction::Refused(stream, refusal) => return dismiss(stream, refusal, connection, open).await,
         Introduction::Over => return,
     };
-    let Some(config) = &shared.tls else { return http(stream, connection, &mut timer, open, app).await };
-    // In boxes, or connections without TLS would have to be as large as those with it.
-    match Box::pin(shake_hands(stream, config, &mut connection, &mut timer)).await {
-        Handshake::Done(stream) => Box::pin(http(stream, connection, &mut timer, open, app)).await,
+    let Some(tls) = tls else { return Box::pin(http(stream, connection, timer, open, app)).await };
+    match shake_hands(stream, tls, alone(&mut connection), timer).await {
+        Handshake::Done(stream) => Box::pin(http(stream, connection, timer, open, app)).await,
         Handshake::Refused(stream, refusal) => dismiss(stream, refusal, connection, open).await,
         Handshake::Over => {}
     }
 }
 
+/// Before HTTP begins nobody else knows of the connection.
+fn alone(connection: &mut Arc<Connection>) -> &mut Connection {
+    Arc::get_mut(connection).expect("it is not shared yet")
+}
+
 /// Says why, instead of HTTP.
-async fn dismiss<T>(stream: T, refusal: Refusal, connection: Connection, open: Open)
+async fn dismiss<T>(stream: T, refusal: Refusal, connection: Arc<Connection>, open: Open)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     connection.refuse(refusal);
-    let mut wire = Wire::http1(stream, Vec::new(), Arc::new(connection), open);
+    let mut wire = Wire::http1(stream, Vec::new(), connection, open);
     // Nobody is left to be told of an error.
     let _ = poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
 }
 
 /// Speaks HTTP on a stream to its end.
-async fn http<T, S, B>(mut stream: T, connection: Connection, timer: &mut Timer<'_>, open: Open, app: S)
+async fn http<T, S, B>(mut stream: T, connection: Arc<Connection>, timer: &mut Timer<'_>, open: Open, app: S)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Serve<B>,
     B: Answer,
 {
     let shared = connection.shared;
-    let connection = Arc::new(connection);
     let greeting =
         if shared.http.http2 { greeting::read(&mut stream, &connection, timer).await } else { Greeting::default() };
     let service = {

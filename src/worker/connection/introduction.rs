@@ -42,7 +42,7 @@ pub(super) async fn introduce<T>(stream: T, connection: &mut Connection, timer: 
 where
     T: AsyncRead + Unpin,
 {
-    let mut stream = Prefixed { prefix: Vec::new(), stream };
+    let mut stream = Prefixed::from(stream);
     if connection.shared.proxy_protocol == ProxyProtocol::Off {
         return Introduction::Done(stream);
     }
@@ -111,6 +111,12 @@ fn judge(accepted: ProxyProtocol, believed: bool, bytes: &mut Vec<u8>) -> Option
 pub(super) struct Prefixed<T> {
     prefix: Vec<u8>,
     stream: T,
+}
+
+impl<T> From<T> for Prefixed<T> {
+    fn from(stream: T) -> Self {
+        Self { prefix: Vec::new(), stream }
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
