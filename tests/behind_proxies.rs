@@ -169,7 +169,7 @@ fn nginx_with_our_own_files() {
     let clients: Vec<_> =
         (0..CLIENTS).map(|index| Asking::start(proxy.address, &config, "/client", index % 2 == 0, &stop)).collect();
     let asked = || clients.iter().map(Asking::asked).sum::<usize>();
-    for _ in 0..5 {
+    for _ in 0..3 {
         let before = asked();
         eventually("requests are answered between two reloads", PATIENCE, || (asked() >= before + 50).then_some(()));
         let reloaded = supervisor.ctl(&["reload"]);
@@ -180,7 +180,7 @@ fn nginx_with_our_own_files() {
     for client in clients {
         client.thread.join().expect("a client does not panic").unwrap_or_else(|loss| panic!("lost: {loss}"));
     }
-    eprintln!("{answered} requests over TLS, five reloads");
+    eprintln!("{answered} requests over TLS, three reloads");
     supervisor.stop();
 }
 

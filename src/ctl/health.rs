@@ -6,8 +6,7 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs},
-    os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +17,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use socket2::Socket;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::Failed;
 use crate::{
@@ -121,7 +120,7 @@ fn ask(probe: &Probe) -> io::Result<u16> {
     let until = clock::now() + PATIENCE_MS;
     let (socket, host) = match &probe.address {
         Address::Tcp { host, port } => (connect(host, *port, until)?, format!("{host}:{port}")),
-        Address::Unix(path) => (UnixStream::connect(path)?.into(), "localhost".to_owned()),
+        Address::Unix(path) => (connect_unix(path)?, "localhost".to_owned()),
     };
     let mut stream = Hurried { socket, until };
     stream.write_all(probe.proxy_header)?;
@@ -141,6 +140,18 @@ fn connect(host: &str, port: u16, until: u64) -> io::Result<Socket> {
         }
     }
     Err(last)
+}
+
+/// A unix socket takes a connection at once or has no room: to wait for that would know no end.
+fn connect_unix(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => io::Error::other("nobody accepts, and its queue is full"),
+        _ => error,
+    })?;
+    socket.set_nonblocking(false)?;
+    Ok(socket)
 }
 
 /// No ALPN is offered: that is HTTP/1.1.
@@ -338,6 +349,18 @@ mod tests {
         assert_eq!(asked_of(b"SSH-2.0-nobody\n").0.unwrap_err().kind(), ErrorKind::InvalidData);
         assert_eq!(asked_of(b"").0.unwrap_err().kind(), ErrorKind::UnexpectedEof);
         assert_eq!(asked_of(&[b'x'; 4096]).0.unwrap_err().kind(), ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_full_queue_is_no_health_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web.sock");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let refused = ask(&plain(Address::Unix(path))).unwrap_err().to_string();
+        assert!(refused.contains("its queue is full"), "{refused}");
     }
 
     #[test]
