@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow test-docker cost bench-facts chaos needs
+.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow test-docker cost bench-facts bench-guard chaos needs
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,7 +20,7 @@ test: lint needs ## everything a change has to pass
 
 test-full: test full-only ## test, then what is too slow for every change
 
-full-only: mutants release-checks schemathesis browser slow test-docker
+full-only: mutants release-checks bench-guard schemathesis browser slow test-docker
 
 mutants: ## break the master's mind in known ways; the simulator has to notice each
 	tests/mutants/run.sh
@@ -46,6 +46,11 @@ test-docker: target/docker-client target/mongod ## the image and the compose fil
 
 cost: needs ## CPU time of a request, beside bare hyper's; wants a machine with nothing else to do (ROUNDS=12)
 	cargo test --test cost -- --rounds $(or $(ROUNDS),12)
+
+bench-guard: ## instructions of a request, beside the recorded ones: more than 3 % above is a failure (RECORD=1 writes them anew)
+	command -v valgrind >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends valgrind; }
+	cargo build --release
+	python3 benches/guard.py $(if $(RECORD),--record)
 
 bench-facts: needs target/peers-facts ## point reads and inserts a second on both stores, beside FastAPI and Uvicorn
 	cargo build --release

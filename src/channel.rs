@@ -38,6 +38,10 @@ pub(crate) enum ToMaster {
     DrainBegun,
     /// Its row says whether it is full.
     RoomChanged,
+    /// Connections have come; `stay`: at least as many are open as came since this was last said.
+    Arrivals {
+        stay: bool,
+    },
     /// The worker of this slot, a sibling of who says it, has not beaten when it promised to.
     Silent {
         slot: u32,
@@ -91,6 +95,7 @@ impl ToMaster {
             Self::RecycleRequested => fd::send(channel, b"c"),
             Self::DrainBegun => fd::send(channel, b"d"),
             Self::RoomChanged => fd::send(channel, b"o"),
+            Self::Arrivals { stay } => fd::send(channel, if *stay { b"N" } else { b"n" }),
             Self::Silent { slot } => {
                 let mut bytes = vec![b's'];
                 bytes.extend(slot.to_le_bytes());
@@ -112,6 +117,7 @@ impl ToMaster {
                 b'c' => Self::RecycleRequested,
                 b'd' => Self::DrainBegun,
                 b'o' => Self::RoomChanged,
+                b'n' | b'N' => Self::Arrivals { stay: tag == b'N' },
                 b's' => Self::Silent { slot: u32::from_le_bytes(rest.try_into().ok()?) },
                 b'f' => Self::BootFailed(String::from_utf8_lossy(rest).into_owned()),
                 _ => return None,
@@ -159,7 +165,8 @@ mod tests {
         }
         let long = "é".repeat(MESSAGE_MAX);
         let up = [ToMaster::Ready, ToMaster::Accepting, ToMaster::RecycleRequested, ToMaster::DrainBegun];
-        for message in up.into_iter().chain([ToMaster::Silent { slot: 300 }]) {
+        let told = [ToMaster::RoomChanged, ToMaster::Arrivals { stay: true }, ToMaster::Arrivals { stay: false }];
+        for message in up.into_iter().chain(told).chain([ToMaster::Silent { slot: 300 }]) {
             assert!(message.send(b.as_fd()).unwrap());
             same(ToMaster::hear(a.as_fd()), &message);
         }

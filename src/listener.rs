@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockRef, Type};
 
 pub(crate) use self::handover::Passed;
+use self::steering::Share;
 use crate::{
     settings::{Bind, Server},
     sys::{bpf, fd},
@@ -45,6 +46,8 @@ pub(crate) struct Listeners {
     steering: Steering,
     /// What was steered to last, for addresses that come later.
     live: Vec<u32>,
+    /// How the connections are shared out among them now.
+    shares: Vec<Share>,
 }
 
 /// Whether new connections can be sent to chosen slots.
@@ -150,7 +153,7 @@ impl Listeners {
         }
         let groups =
             addresses.into_iter().map(|address| Group::bind(address, server)).collect::<Result<Vec<_>, _>>()?;
-        let mut listeners = Self { groups, slots: 0, steering: Steering::Unneeded, live: vec![0] };
+        let mut listeners = Self { groups, slots: 0, steering: Steering::Unneeded, live: vec![0], shares: Vec::new() };
         listeners.probe_steering();
         listeners.grow(server, workers)?;
         Ok(listeners)
@@ -266,7 +269,13 @@ impl Listeners {
     fn close_standing(&mut self, standing: Standing) -> Vec<String> {
         let (closed, stay) = std::mem::take(&mut self.groups).into_iter().partition(|group| group.standing == standing);
         self.groups = stay;
-        let closed = Self { groups: closed, slots: self.slots, steering: Steering::Unneeded, live: Vec::new() };
+        let closed = Self {
+            groups: closed,
+            slots: self.slots,
+            steering: Steering::Unneeded,
+            live: Vec::new(),
+            shares: Vec::new(),
+        };
         closed.shut_down();
         closed.unlink();
         closed.addresses()
@@ -324,16 +333,18 @@ impl Listeners {
         if self.steering == Steering::Unneeded
             && let Some(group) = self.groups.iter().find(|group| group.per_slot())
         {
-            self.steering = match bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&[0])) {
-                Ok(()) => Steering::Active,
-                Err(error) => Steering::Refused(error.to_string()),
-            };
+            self.steering =
+                match bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&steering::equal(&[0]))) {
+                    Ok(()) => Steering::Active,
+                    Err(error) => Steering::Refused(error.to_string()),
+                };
         }
         // Before they listen: spare slots of a new address must not get a single connection.
         if self.steering == Steering::Active {
             for group in self.groups.iter().filter(|group| group.standing == Standing::Added && group.per_slot()) {
                 // What the kernel took a moment ago it takes again; if not, the next steering says so.
-                let _ = bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&self.live));
+                let _ =
+                    bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&steering::equal(&self.live)));
             }
         }
     }
@@ -348,10 +359,32 @@ impl Listeners {
             return Ok(());
         }
         live.clone_into(&mut self.live);
+        self.share(steering::equal(live))
+    }
+
+    /// Among those that are live, prefers the slots with fewer connections, until the next [`steer`](Self::steer).
+    ///
+    /// # Errors
+    /// As that.
+    pub(crate) fn balance(&mut self, connections: impl Fn(u32) -> u64) -> Result<(), SteerError> {
+        let shares = steering::by_room(&self.live, connections);
+        if shares == self.shares { Ok(()) } else { self.share(shares) }
+    }
+
+    /// Where connections come and go so fast that their number says nothing, all that are live get the same.
+    ///
+    /// # Errors
+    /// As [`steer`](Self::steer).
+    pub(crate) fn level(&mut self) -> Result<(), SteerError> {
+        self.balance(|_| 0)
+    }
+
+    fn share(&mut self, shares: Vec<Share>) -> Result<(), SteerError> {
         if self.steering != Steering::Active {
             return Ok(());
         }
-        let program = steering::program(live);
+        let program = steering::program(&shares);
+        self.shares = shares;
         for group in self.groups.iter().filter(|group| group.per_slot()) {
             if let Err(source) = bpf::attach_reuseport(group.sockets[0].as_fd(), &program) {
                 self.steering = Steering::Refused(source.to_string());

@@ -411,6 +411,10 @@ impl Shell {
                 Ok(Heard::Message(ToMaster::RoomChanged)) => {
                     Event::RoomChanged { pid, full: self.children[at].row.full() }
                 }
+                Ok(Heard::Message(ToMaster::Arrivals { stay })) => {
+                    self.balance(stay);
+                    continue;
+                }
                 Ok(Heard::Message(ToMaster::Silent { slot })) => Event::SlotSilent { slot: SlotId(slot) },
                 Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
                     let (slot, generation) = self.place(pid);

@@ -464,6 +464,11 @@ impl Row {
         self.get(word::CONNECTIONS)
     }
 
+    /// Connections ever accepted, by this worker and those before it in the row.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.get(word::ACCEPTED)
+    }
+
     /// Whether the worker takes no connection until one of its own ends.
     pub(crate) fn full(&self) -> bool {
         self.get(word::FULL) != 0

@@ -63,7 +63,7 @@ impl Listeners {
             })
         });
         let Passed { slots, live, steering, .. } = passed.clone();
-        Ok(Self { groups: groups.collect::<io::Result<_>>()?, slots, steering, live })
+        Ok(Self { groups: groups.collect::<io::Result<_>>()?, slots, steering, live, shares: Vec::new() })
     }
 
     /// Whether what `server.bind` names beyond what is bound could be, without binding it.

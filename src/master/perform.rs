@@ -2,7 +2,7 @@
 //!
 //! Owns: forking, the words to workers, signals, steering, and the sentences of the log. Refuses: choosing.
 
-use std::{os::fd::AsFd, time::Duration};
+use std::{collections::BTreeMap, os::fd::AsFd, time::Duration};
 
 use super::{
     Child, ROWS_PER_SLOT, Shell,
@@ -11,8 +11,10 @@ use super::{
 };
 use crate::{
     channel::ToWorker,
-    error_chain, protocol,
-    scoreboard::Row,
+    error_chain,
+    listener::SteerError,
+    protocol,
+    scoreboard::{Row, State},
     sys::{
         fd::{self},
         fork::{Forked, fork},
@@ -224,17 +226,25 @@ impl Shell {
     /// Without steering nothing is lost: what the kernel sends to an empty slot is rescued by siblings.
     fn steer(&mut self, live: &[SlotId]) {
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
-        match self.listeners.steer(&live) {
-            Ok(()) => tracing::debug!(event = "steered", ?live, "new connections go to live slots"),
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(
-                    event = "steering_refused",
-                    error,
-                    "connections to a slot without a worker wait until a sibling looks"
-                );
-            }
+        let steered = self.listeners.steer(&live);
+        if say_refused(steered) {
+            tracing::debug!(event = "steered", ?live, "new connections go to live slots");
         }
+    }
+
+    /// Who is live is the core's to decide, and who of them gets more connections is no decision: it follows from what
+    /// they have.
+    pub(super) fn balance(&mut self, stay: bool) {
+        let balanced = if stay {
+            let mut connections = BTreeMap::new();
+            for row in self.scoreboard.rows().filter(|row| row.state() == State::Serving) {
+                *connections.entry(row.slot()).or_insert(0) += row.connections();
+            }
+            self.listeners.balance(|slot| connections.get(&u64::from(slot)).copied().unwrap_or(0))
+        } else {
+            self.listeners.level()
+        };
+        say_refused(balanced);
     }
 
     fn answer_waiting(&mut self, caller: Caller, answer: Answer) {
@@ -419,4 +429,15 @@ impl Shell {
             listeners,
         }
     }
+}
+
+/// Whether it was not refused.
+fn say_refused(steered: Result<(), SteerError>) -> bool {
+    let Err(error) = steered else { return true };
+    tracing::warn!(
+        event = "steering_refused",
+        error = &error as &dyn std::error::Error,
+        "connections to a slot without a worker wait until a sibling looks"
+    );
+    false
 }

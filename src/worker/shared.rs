@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -22,7 +22,13 @@ use crate::{
     listener::Listeners,
     scoreboard::{Notepad, Row, Scoreboard},
     settings::{Http, ProxyProtocol, Settings},
+    sys::clock,
 };
+
+/// How often the master is told that connections came, in milliseconds; each time it may have a program compiled …
+const ARRIVALS_EVERY: u64 = 10;
+/// … and how often where they do not stay, and there is nothing to be balanced.
+const PASSERS_BY_EVERY: u64 = 250;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -55,6 +61,9 @@ pub(super) struct Shared {
     pub(super) stalls: Throttle,
     pub(super) timeouts: Throttle,
     pub(super) handshakes: Throttle,
+    /// When the master was last told of arrivals, on the coarse clock, and how many there had been.
+    arrivals_told: AtomicU64,
+    arrivals_known: AtomicU64,
     emptied: Notify,
     /// Wakes who accepts when there are as many connections as may be, and when there is room again.
     crowd: Notify,
@@ -96,6 +105,8 @@ impl Shared {
             stalls: Throttle::default(),
             timeouts: Throttle::default(),
             handshakes: Throttle::default(),
+            arrivals_told: AtomicU64::new(0),
+            arrivals_known: AtomicU64::new(row.accepted()),
             emptied: Notify::new(),
             crowd: Notify::new(),
             traffic: Notify::new(),
@@ -145,6 +156,7 @@ impl Shared {
     pub(super) fn connection_opened(&'static self) -> Open {
         self.row.connection_opened();
         self.traffic.notify_waiters();
+        self.tell_arrivals();
         if self.room() == 0 {
             self.crowd.notify_waiters();
             self.tell_full(true);
@@ -164,6 +176,19 @@ impl Shared {
             if self.room() > self.http.worker_connections / 10 {
                 self.tell_full(false);
             }
+        }
+    }
+
+    /// So that the emptier slots get more of those to come.
+    fn tell_arrivals(&self) {
+        let (now, known) = (clock::coarse(), self.row.accepted());
+        let came = known - self.arrivals_known.load(Relaxed);
+        let stay = came <= self.row.connections();
+        let every = if stay { ARRIVALS_EVERY } else { PASSERS_BY_EVERY };
+        if now.saturating_sub(self.arrivals_told.load(Relaxed)) >= every {
+            self.arrivals_told.store(now, Relaxed);
+            self.arrivals_known.store(known, Relaxed);
+            self.say(&ToMaster::Arrivals { stay });
         }
     }
 

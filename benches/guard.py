@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Instructions a request takes in a worker of the release binary, beside those that were recorded: `make bench-guard`.
+
+Owns: counting by valgrind's callgrind, which hardly depends on the machine or on what else it does, and the verdict: more
+than 3 % above benches/instructions.json is a failure. Refuses: time (`cargo bench --bench load`), and the kernel's part.
+
+A run is started twice, with few requests and with many: the difference is what requests cost, without start and end.
+`--record` writes the figures anew, for a change that is worth its price or a new compiler.
+"""
+import argparse
+import http.client
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BINARY = ROOT / "target/release/oxicorn"
+RECORD = ROOT / "benches/instructions.json"
+FEW, MANY = 500, 5_500
+MORE = 0.03
+
+# As they come, but for one worker that is given time: under valgrind everything takes fifty times as long.
+SETTINGS = """
+[server]
+bind = ["127.0.0.1:{port}"]
+[workers]
+count = 1
+max_requests = 0
+timeout = "300s"
+boot_timeout = "300s"
+[log]
+access = "{access}"
+[service]
+sqlite_path = "{folder}/facts.db"
+"""
+WAYS = {"GET /health": "off", "GET /health, access log on": "{folder}/access.log"}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def ask(port, times):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for _ in range(times):
+        connection.request("GET", "/health")
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != 200:
+            sys.exit(f"FAILED: /health answered {answer.status}")
+    connection.close()
+
+
+def answers(port):
+    try:
+        ask(port, 1)
+        return True
+    except OSError:
+        return False
+
+
+def instructions(access, times):
+    """Of the worker, from its fork to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        settings = pathlib.Path(folder, "supervisor.toml")
+        settings.write_text(SETTINGS.format(port=port, folder=folder, access=access.format(folder=folder)))
+        command = ["valgrind", "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={folder}/out.%p"]
+        # Without the caller's settings, which would count as well.
+        environment = {"PATH": os.environ["PATH"]}
+        with open(f"{folder}/log", "w+") as log:
+            master = subprocess.Popen([*command, BINARY, "--config", settings], env=environment, cwd=folder, stdout=log, stderr=log)
+            try:
+                end = time.monotonic() + 60
+                while not answers(port):
+                    if time.monotonic() > end or master.poll() is not None:
+                        log.seek(0)
+                        sys.exit(f"FAILED: it does not serve\n{log.read()}")
+                    time.sleep(0.1)
+                ask(port, times)
+            finally:
+                master.send_signal(signal.SIGTERM)
+                master.wait(120)
+        counts = []
+        for out in pathlib.Path(folder).glob("out.*"):
+            total = re.search(r"^(?:summary|totals): (\d+)", out.read_text(errors="replace"), re.MULTILINE)
+            if total and int(out.suffix[1:]) != master.pid:
+                counts.append(int(total[1]))
+        # Besides the worker only short-lived helpers are children of the master.
+        return max(counts)
+
+
+def main():
+    arguments = argparse.ArgumentParser(description="Compares instructions a request with the recorded ones.")
+    arguments.add_argument("--record", action="store_true", help="write the figures instead of comparing them")
+    record = arguments.parse_args().record
+    compiler = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    counted = {}
+    for way, access in WAYS.items():
+        few, many = instructions(access, FEW), instructions(access, MANY)
+        counted[way] = round((many - few) / (MANY - FEW))
+    if record:
+        RECORD.write_text(json.dumps({"compiler": compiler, "instructions": counted}, indent=2) + "\n")
+    before = json.loads(RECORD.read_text())
+    if compiler != before["compiler"]:
+        print(f"recorded with {before['compiler']}, counted with {compiler}")
+    worse = []
+    for way, count in counted.items():
+        known = before["instructions"][way]
+        change = count / known - 1
+        print(f"{way:<28} {count:>7,} instructions a request, recorded {known:,}: {change:+.1%}")
+        if change > MORE:
+            worse.append(way)
+    if worse:
+        sys.exit(f"FAILED: more than {MORE:.0%} above what is recorded: {', '.join(worse)}")
+
+
+main()

@@ -1,0 +1,49 @@
+//! Promise: connections that stay are spread evenly over the workers.
+
+mod common;
+
+use std::{thread, time::Duration};
+
+use common::{Connection, Launch, PATIENCE, eventually};
+
+const CONNECTIONS: usize = 100;
+/// They come one by one, 400 a second.
+const APART: Duration = Duration::from_micros(2_500);
+
+/// How many times the mean the fullest worker has, in the median of five services.
+fn fullest(workers: usize) -> f64 {
+    let mut fullest = [0.0; 5].map(|_: f64| {
+        let mut supervisor = Launch::new().set("workers.count", &workers.to_string()).serving(workers);
+        let held: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                thread::sleep(APART);
+                let mut connection = Connection::open(supervisor.address()).expect("a connection");
+                assert_eq!(connection.get("/health").expect("an answer").status, 200);
+                connection
+            })
+            .collect();
+        let counts = || -> Vec<u64> {
+            let status = supervisor.status();
+            let workers = status["workers"].as_array().expect("workers");
+            workers.iter().map(|worker| worker["connections"].as_u64().expect("a number")).collect()
+        };
+        eventually("all connections are counted", PATIENCE, || {
+            let counts = counts();
+            (counts.iter().sum::<u64>() == CONNECTIONS as u64).then_some(())
+        });
+        let most = counts().into_iter().max().expect("workers");
+        drop(held);
+        supervisor.stop();
+        most as f64 * workers as f64 / CONNECTIONS as f64
+    });
+    fullest.sort_by(f64::total_cmp);
+    eprintln!("{workers} workers: {fullest:?} times the mean");
+    fullest[2]
+}
+
+/// By chance alone it would be 1.21 and 1.42.
+#[test]
+fn connections_that_stay_are_spread_evenly() {
+    assert!(fullest(4) <= 1.15);
+    assert!(fullest(8) <= 1.25);
+}
