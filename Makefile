@@ -39,7 +39,7 @@ slow: needs ## a thousand slow clients (slowhttptest) and ten thousand idle ones
 	command -v slowhttptest >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends slowhttptest; }
 	cargo test --test siege -- --nocapture --test-threads 1
 
-test-docker: target/docker-client target/mongod ## the image and the compose files, built and run; needs a Docker that runs, and root
+test-docker: target/docker-client target/mongod ## the image and the compose files, built and run: a quarter of an hour, later two minutes
 	@for program in curl debootstrap openssl; do command -v $$program >/dev/null || missing=yes; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends curl debootstrap openssl; }
 	tests/docker/run.py
@@ -117,7 +117,8 @@ target/docker-client:
 	mkdir -p $@.new/apt/lists $@.new/cli-plugins
 	echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main' >$@.new/apt/sources.list
 	cd $@.new/apt && for act in 'update -qq' 'download docker-buildx docker-compose'; do \
-		apt-get -o Dir::Etc::SourceList=$$PWD/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD $$act || exit 1; \
+		apt-get -o Dir::Etc::SourceList=$$PWD/sources.list -o Dir::Etc::SourceParts=- \
+			-o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD $$act || exit 1; \
 	done
 	for package in $@.new/apt/*.deb; do dpkg -x $$package $@.new/apt; done
 	mv $@.new/apt/usr/libexec/docker/cli-plugins/docker-* $@.new/cli-plugins/

@@ -142,7 +142,7 @@ def needs():
     for ask in (["version"], ["buildx", "version"], ["compose", "version"]):
         done = sh("docker", *ask, check=False)
         if done.returncode:
-            fail(f"docker {' '.join(ask)}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+            fail(f"`docker {' '.join(ask)}` says: {done.stderr.strip().splitlines()[-1]}")
 
 
 def tags_are_pinned():
@@ -305,7 +305,6 @@ def clean():
     sh(*PROD, "down", "--volumes", "--remove-orphans", check=False)
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED: somebody ended it"))
 def belongings():
     """Volumes without a name too: whose they are nobody can say afterwards."""
     named = [["ps", "--all"], ["network", "ls"]]
@@ -313,6 +312,7 @@ def belongings():
     return set(" ".join([docker("volume", "ls", "--quiet"), *theirs]).split())
 
 
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED: somebody ended it"))
 needs()
 WORK.mkdir(parents=True, exist_ok=True)
 clean()
