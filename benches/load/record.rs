@@ -40,11 +40,18 @@ pub struct Row {
     pub peer: String,
     /// One of each round, in order.
     pub turns: Vec<Turn>,
+    /// Why this peer cannot do this scenario; empty where it can. There are no turns then.
+    #[serde(default)]
+    pub not_applicable: String,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Turn {
-    /// What was measured, by name and unit: `requests_per_second`, `cpu_us_per_request`, `failed`, `pss_kib` …
+    /// What was measured, by name and unit. Loads: `requests_per_second`, `cpu_us_per_request`, `failed`. What happens to
+    /// a server under load: `failed`, `in_flight`, `lost`, `after`, `longest_ms`, `stall_ms`, `longest_less_stalls_ms`,
+    /// `replacement_ms`, `reload_ms`, `exit_ms`. At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`,
+    /// `master_pss_kib`, `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`,
+    /// `max_over_mean`. A figure that a peer does not have is not there.
     pub figures: BTreeMap<String, f64>,
     /// How every request ended: `ok`, and each way to fail by name. A request is in exactly one class.
     pub classes: BTreeMap<String, u64>,
