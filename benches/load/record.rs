@@ -75,7 +75,7 @@ pub struct Tick {
 }
 
 /// What oxicorn promises of one figure, and what this run saw.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Promise {
     pub says: String,
     pub reached: f64,
