@@ -75,8 +75,13 @@ impl<'a> Scenario<'a> {
         let mut names = distinct(turns.flat_map(|turn| turn.figures.keys().map(String::as_str)));
         let place = |name: &str| {
             let timed = matches!(unit_in(name), Some("us" | "ms")) && !name.contains("_per_");
-            let kinds =
-                [more_is_better(name), name == "failed", unit_in(name).is_none(), timed, name.ends_with("_kib")];
+            let kinds = [
+                more_is_better(name),
+                ["failed", "syscalls_per_request"].contains(&name),
+                unit_in(name).is_none(),
+                timed,
+                name.ends_with("_kib"),
+            ];
             kinds.iter().position(|is| *is).unwrap_or(kinds.len())
         };
         names.sort_by_key(|name| (place(name), label(name)));

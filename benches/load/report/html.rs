@@ -66,7 +66,7 @@ fn promises(record: &Record) -> String {
         vec![escape(&promise.says), reached(promise), bound(promise), verdict]
     });
     let table = table("", &["promise", "reached", "bound", ""], rows);
-    format!("<h2>Promises: {kept} of {} kept</h2>\n{table}", record.promises.len())
+    format!("<h2>Promises: {kept} of {} kept</h2>\n<div class=\"says\">{table}</div>", record.promises.len())
 }
 
 fn at_a_glance<'a>(scenarios: &'a [Scenario<'a>], peers: &[Peer]) -> String {
@@ -103,14 +103,13 @@ fn section(at: usize, scenario: &Scenario, peers: &[Peer]) -> String {
     let known = |row: &&Row| peers.iter().find(|peer| peer.0 == row.peer).copied();
     let rows: Vec<(Peer, &Row)> = scenario.rows.iter().filter_map(|row| Some((known(row)?, *row))).collect();
     let columns = scenario.columns();
-    let mut out = format!("<h2 id=\"s{at}\">{}</h2>\n<div class=\"plots\">", escape(scenario.name));
-    for column in columns.iter().filter(|column| drawn(column, &rows)) {
+    let drawn: Vec<_> = columns.iter().filter(|column| drawn(column, &rows)).collect();
+    let plots = drawn.iter().map(|column| {
         let spreads: Vec<_> = rows.iter().map(|(peer, row)| (*peer, row.spread(column.figure))).collect();
         let better = if more_is_better(column.figure) { "more is better" } else { "less is better" };
         let svg = svg::bars(&format!("{}: {}", scenario.name, column.label), column, &spreads);
-        out += &figure("", &column.head(), better, &svg);
-    }
-    out += "</div>\n";
+        figure("", &column.head(), better, &svg)
+    });
     let figures = rows.iter().map(|(peer, of)| {
         row(*peer, &columns, |column| {
             let spread = of.spread(column.figure)?;
@@ -118,10 +117,16 @@ fn section(at: usize, scenario: &Scenario, peers: &[Peer]) -> String {
             Some(column.number(spread.median) + &range)
         })
     });
-    if !columns.is_empty() {
-        let head = heads(columns.iter().map(|column| escape(&column.head())));
-        out += &table("Median, lowest–highest", &head, figures);
-    }
+    let head = heads(columns.iter().map(|column| escape(&column.head())));
+    let figures = if columns.is_empty() { String::new() } else { table("Median, lowest–highest", &head, figures) };
+    // A plot that stands alone leaves room for the table.
+    let (beside, below) =
+        if drawn.len() == 1 && columns.len() < 4 { (figures, String::new()) } else { (String::new(), figures) };
+    let mut out = format!(
+        "<h2 id=\"s{at}\">{}</h2>\n<div class=\"plots\">{}{beside}</div>\n{below}",
+        escape(scenario.name),
+        plots.collect::<String>()
+    );
     for (peer, row) in &rows {
         if let Some(failed) = failed_line(row) {
             out += &format!(
