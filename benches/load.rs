@@ -121,7 +121,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
         fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))?;
     }
     if let Some(before) = &before {
-        report::compare(before, &record);
+        print!("{}", report::compare(before, &record));
     }
     println!("whole record and charts: {}", dir.display());
     Ok(record.promises.iter().all(record::Promise::kept))

@@ -18,7 +18,7 @@ mod pace;
 mod tally;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -169,10 +169,6 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn begun(&self) -> Instant {
-        self.begun
-    }
-
     /// Lets every request that was begun end.
     pub fn finish(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
@@ -189,7 +185,7 @@ struct Thread {
     load: Load,
     stop: Arc<AtomicBool>,
     queue: Option<pace::Queue>,
-    asked: std::cell::Cell<u64>,
+    asked: Cell<u64>,
     tally: RefCell<Tally>,
 }
 
@@ -197,8 +193,7 @@ fn drive(load: Load, begun: Instant, stop: Arc<AtomicBool>) -> Tally {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let queue = load.rate.map(|_| pace::Queue::default());
     let connections = load.connections;
-    let thread =
-        Rc::new(Thread { load, stop, queue, asked: std::cell::Cell::new(0), tally: RefCell::new(Tally::new(begun)) });
+    let thread = Rc::new(Thread { load, stop, queue, asked: Cell::new(0), tally: RefCell::new(Tally::new(begun)) });
     let all = LocalSet::new();
     all.block_on(&runtime, async {
         let mut tasks: Vec<_> = (0..connections)

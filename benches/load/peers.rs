@@ -106,10 +106,6 @@ impl Peer {
         }
     }
 
-    pub fn is_python(self) -> bool {
-        self.module().is_some()
-    }
-
     pub fn is_fastapi(self) -> bool {
         matches!(self, Self::GranianFastapi | Self::UvicornFastapi | Self::GunicornFastapi | Self::GunicornUvicorn)
     }
@@ -144,7 +140,7 @@ impl Peer {
         match (self, self.module()) {
             (Self::Bare, _) => own("hyper", locked("hyper")),
             (Self::Oxicorn | Self::Reference, _) => own("oxicorn", env!("CARGO_PKG_VERSION").to_owned()),
-            (_, None) => own("nginx", said_by(Command::new("nginx").arg("-v"))),
+            (_, None) => own("nginx", version_of_nginx()),
             (_, Some(module)) => {
                 let mut versions =
                     own("python", python().as_ref().map_or_else(String::new, |(_, version)| version.clone()));
@@ -340,8 +336,8 @@ fn granian(fastapi: bool, port: u16, setup: &Setup) -> Command {
     if let Some((certfile, keyfile)) = &setup.tls {
         command.arg("--ssl-certificate").arg(certfile).arg("--ssl-keyfile").arg(keyfile);
     }
-    if setup.idle_connections.is_some() {
-        command.args(["--http1-header-read-timeout", "60000"]);
+    if let Some(connections) = setup.idle_connections {
+        command.args(["--http1-header-read-timeout", "60000", "--backpressure", &connections.to_string()]);
     }
     command.arg(app(fastapi));
     command
@@ -383,7 +379,7 @@ fn gunicorn(peer: Peer, port: u16, setup: &Setup, dir: &Path) -> Command {
         command.args(["--timeout", &seconds.to_string()]);
     }
     if setup.http2 {
-        command.args(["--http-protocols", "h2,h1"]);
+        command.args(["--http-protocols", "h2,h1", "--http2-cleartext", "prior-knowledge"]);
     }
     if let Some((certfile, keyfile)) = &setup.tls {
         command.arg("--certfile").arg(certfile).arg("--keyfile").arg(keyfile);
@@ -435,10 +431,8 @@ fn locked(name: &str) -> String {
 }
 
 /// `nginx version: nginx/1.22.1`, on whichever output.
-fn said_by(command: &mut Command) -> String {
-    let Some(program) = nginx() else { return "?".to_owned() };
-    let mut asked = Command::new(program);
-    asked.args(command.get_args());
-    let said = asked.output().map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+fn version_of_nginx() -> String {
+    let asked = nginx().and_then(|program| Command::new(program).arg("-v").output().ok());
+    let said = asked.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
     String::from_utf8_lossy(&said).trim().rsplit('/').next().unwrap_or("?").to_owned()
 }

@@ -80,11 +80,6 @@ impl Seen<'_> {
 
     fn steadiness(&self) -> Vec<Promise> {
         let oxicorn = "oxicorn";
-        let crash = self.row("crash", oxicorn).and_then(|row| {
-            let beyond =
-                row.turns.iter().filter_map(|turn| Some(turn.figures.get("failed")? - turn.figures.get("in_flight")?));
-            Some(Spread::of(beyond)?.max)
-        });
         [
             at_most(0.0, self.worst("reload", oxicorn, "failed"), "requests failed in ten reloads"),
             at_most(
@@ -92,7 +87,11 @@ impl Seen<'_> {
                 self.worst("recycle", oxicorn, "failed"),
                 "requests failed while workers are replaced after 1,000 requests",
             ),
-            at_most(0.0, crash, "requests failed by the crash of a worker beyond those in flight on it"),
+            at_most(
+                0.0,
+                self.worst("crash", oxicorn, "beyond"),
+                "requests failed by the crash of a worker beyond those in flight on it",
+            ),
             at_most(
                 10.0,
                 self.median("crash", oxicorn, "replacement_ms"),

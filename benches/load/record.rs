@@ -47,8 +47,8 @@ pub struct Row {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Turn {
-    /// What was measured, by name and unit. Loads: `requests_per_second`, `cpu_us_per_request`, `failed`. What happens to
-    /// a server under load: `failed`, `in_flight`, `lost`, `after`, `longest_ms`, `stall_ms`, `longest_less_stalls_ms`,
+    /// What was measured, by name and unit. Loads: `requests_per_second`, `cpu_us_per_request`, `failed`; paced ones `p50_us`, `p99_us`, `p99_9_us`. What happens to
+    /// a server under load: `failed`, `in_flight`, `lost` (of those in flight), `beyond` (others that failed), `longest_ms`, `stall_ms`, `longest_less_stalls_ms`,
     /// `replacement_ms`, `reload_ms`, `exit_ms`. At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`,
     /// `master_pss_kib`, `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`,
     /// `max_over_mean`. A figure that a peer does not have is not there.

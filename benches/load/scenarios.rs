@@ -188,7 +188,7 @@ pub fn all() -> Vec<Scenario> {
     let who = Some("/pid");
     let sides = everyone(Deed::Reload, &usual, None);
     let about = "ten reloads (or as many as 25 s hold) under 1,000 requests a second, a fifth on new connections";
-    add("reload", about, true, 4, sides, Kind::Fresh(life::reload));
+    add("reload", about, true, 3, sides, Kind::Fresh(life::reload));
     let about = "SIGKILL for one of two workers under 1,000 quick and 200 slow requests a second";
     add("crash", about, true, 8, everyone(Deed::Replace, &usual, who), Kind::Fresh(life::crash));
     let watching = Setup { hung_after: Some(2), ..usual.clone() };
@@ -200,10 +200,10 @@ pub fn all() -> Vec<Scenario> {
     let about = "from exec to the first 200, two workers";
     add("start-up", about, true, any, everyone(Deed::Answer, &usual, None), Kind::Fresh(rest::start_up));
     let about = "PSS of master and largest worker, idle and after load";
-    add("memory", about, true, 3, everyone(Deed::Answer, &usual, None), Kind::Fresh(rest::memory));
+    add("memory", about, true, 2, everyone(Deed::Answer, &usual, None), Kind::Fresh(rest::memory));
     let room = Setup { idle_connections: Some(8000), ..usual.clone() };
     let about = "PSS for each of 10,000 idle keep-alive connections";
-    add("idle-connections", about, true, 3, everyone(Deed::Answer, &room, None), Kind::Fresh(rest::idle_connections));
+    add("idle-connections", about, true, 2, everyone(Deed::Answer, &room, None), Kind::Fresh(rest::idle_connections));
     let about = "wake-ups and CPU time of servers that nobody asks, for 10 s";
     add("idle", about, true, 2, everyone(Deed::Answer, &usual, None), Kind::Together(rest::idle));
     let about = "system calls for each request of one keep-alive connection, one worker (strace)";

@@ -29,7 +29,6 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Server {
-    pub peer: Peer,
     pub address: SocketAddr,
     /// When the first process was started.
     pub begun: Instant,
@@ -57,7 +56,7 @@ impl Server {
         };
         let children = recipe.commands.into_iter().map(spawn).collect();
         let address = (Ipv4Addr::LOCALHOST, port).into();
-        Self { peer, address, begun, children, has_master: recipe.has_master, workers: setup.workers, dir }
+        Self { address, begun, children, has_master: recipe.has_master, workers: setup.workers, dir }
     }
 
     /// Starts it, and waits until it has all its workers, answers, and has nothing left to do.

@@ -40,11 +40,6 @@ impl End {
         })
     }
 
-    /// Nothing was asked yet.
-    pub fn is_of_connecting(self) -> bool {
-        matches!(self, Self::Refused | Self::ConnectTimeout | Self::NoConnection | Self::NoTls)
-    }
-
     /// Of an error on a connection, with or without a part of the answer in hand.
     pub fn of_error(error: &io::Error, some_came: bool) -> Self {
         let closed = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero);

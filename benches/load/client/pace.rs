@@ -39,6 +39,7 @@ impl Queue {
     /// Lets them fall due until it is over. The kernel's timer: tokio's own are late by up to a millisecond.
     pub(super) async fn fill(&self, begun: Instant, rate: f64, is_over: impl Fn() -> bool) {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).expect("a timer");
+        #[expect(deprecated, reason = "its successor is unsafe; this descriptor is owned by what waits for it")]
         let timer = AsyncFd::new(Timer(timer)).expect("it can be waited for");
         let mut asked: u64 = 0;
         while !is_over() {

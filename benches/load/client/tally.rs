@@ -27,10 +27,10 @@ pub struct Tally {
     pub timeline: Vec<Tick>,
     /// Sent before the mark, answered well after it; by the victim, if there is one.
     pub survived: u64,
-    /// Sent before the mark to the victim (or to one not known yet), and lost.
+    /// Lost on what was struck: a victim's connections, until their end is seen; else what was sent before the mark.
     pub lost: u64,
-    /// Sent after the mark, or never to the victim, and failed all the same.
-    pub failed_after: u64,
+    /// Failed all the same: on connections of others, or on new ones.
+    pub beyond: u64,
     /// Of those that ended soon after the mark and went well.
     pub longest_after: Duration,
     /// Who answered, since when.
@@ -48,7 +48,7 @@ impl Tally {
             timeline: Vec::new(),
             survived: 0,
             lost: 0,
-            failed_after: 0,
+            beyond: 0,
             longest_after: Duration::ZERO,
             servers: BTreeMap::new(),
         }
@@ -74,12 +74,12 @@ impl Tally {
         }
         let Some((at, victim)) = mark else { return };
         let before = outcome.sent <= at;
-        let to_the_victim = victim == 0 || outcome.server == Some(victim);
-        match (well, before) {
-            (true, true) => self.survived += u64::from(to_the_victim),
-            (false, true) if to_the_victim || outcome.server.is_none() => self.lost += 1,
-            (false, _) => self.failed_after += 1,
-            (true, false) => {}
+        let on_the_victim = victim != 0 && outcome.server == Some(victim);
+        let nobody_known = victim == 0 || outcome.server.is_none();
+        match well {
+            true => self.survived += u64::from(before && (victim == 0 || on_the_victim)),
+            false if on_the_victim || (before && nobody_known) => self.lost += 1,
+            false => self.beyond += 1,
         }
         if well && !outcome.slow && ended - at < AFTERMATH {
             self.longest_after = self.longest_after.max(wait);
@@ -115,17 +115,13 @@ impl Tally {
         }
         self.survived += other.survived;
         self.lost += other.lost;
-        self.failed_after += other.failed_after;
+        self.beyond += other.beyond;
         self.longest_after = self.longest_after.max(other.longest_after);
         for (server, since) in other.servers {
             let first = self.servers.entry(server).or_insert(since);
             *first = since.min(*first);
         }
         self
-    }
-
-    pub fn failed(&self) -> u64 {
-        self.failures.values().sum()
     }
 
     pub fn classes(&self) -> BTreeMap<String, u64> {

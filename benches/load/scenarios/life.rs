@@ -20,7 +20,7 @@ use super::{Bench, Side};
 use crate::{
     client::{Load, Mark, Running, Tally, Wire},
     common::{Canary, Process, now},
-    peers::{Deed, Peer},
+    peers::Deed,
     record::{Spread, Turn},
     server::{Server, ask},
 };
@@ -87,11 +87,11 @@ pub(super) fn crash(_: &Bench, side: &Side) -> Result<Turn, String> {
     let mut tally = finish(loads);
     tally.deed(at, "kill");
     let replaced = earliest(&tally, &old, replaced);
-    let (survived, lost, after, longest) = (tally.survived, tally.lost, tally.failed_after, tally.longest_after);
+    let (survived, lost, beyond, longest) = (tally.survived, tally.lost, tally.beyond, tally.longest_after);
     let mut turn = Turn::of(tally);
     turn.set("in_flight", (survived + lost) as f64);
     turn.set("lost", lost as f64);
-    turn.set("after", after as f64);
+    turn.set("beyond", beyond as f64);
     turn.set("longest_ms", ms(longest));
     turn.set("stall_ms", ms(stall));
     turn.set("longest_less_stalls_ms", ms(longest.saturating_sub(stall)));

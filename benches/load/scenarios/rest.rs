@@ -145,20 +145,14 @@ pub(super) fn syscalls(bench: &Bench, side: &Side, server: &Server) -> Result<Tu
     strace.detach();
     let text = fs::read_to_string(&file).map_err(|error| error.to_string())?;
     // `100.00    0.012345    12345    678 total`: share, seconds, perhaps microseconds a call, calls, perhaps errors.
-    let calls: BTreeMap<_, _> = text.lines().filter_map(calls_of).collect();
-    let total = calls.get("total").ok_or_else(|| format!("strace saw nothing: {text}"))?;
+    let total = text
+        .lines()
+        .find(|line| line.ends_with(" total"))
+        .and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+    let total: f64 = total.ok_or_else(|| format!("strace saw nothing: {text}"))?;
     let mut turn = Turn::default();
     turn.set("syscalls_per_request", total / tally.ok as f64);
-    for (name, count) in calls.iter().filter(|(name, count)| **name != "total" && **count > tally.ok as f64 / 100.0) {
-        turn.set(&format!("{name}_per_request"), count / tally.ok as f64);
-    }
     Ok(turn)
-}
-
-fn calls_of(line: &str) -> Option<(&str, f64)> {
-    let words: Vec<_> = line.split_whitespace().collect();
-    words.first()?.parse::<f64>().ok()?;
-    Some((words.last()?, words.get(3)?.parse().ok()?))
 }
 
 const CONNECTIONS: usize = 100;

@@ -44,16 +44,31 @@ pub(super) fn recycling() -> Kind {
     }))
 }
 
+/// Where the pace is given, the figures are how long one waits.
+fn paced(bench: &Bench, server: &Server, load: Load) -> Result<Turn, String> {
+    let mut turn = turn(bench, server, load)?;
+    turn.figures.remove("requests_per_second");
+    for (part, waited) in turn.latency.clone() {
+        match part {
+            0.5 => turn.set("p50_us", waited),
+            0.99 => turn.set("p99_us", waited),
+            0.999 => turn.set("p99_9_us", waited),
+            _ => {}
+        }
+    }
+    Ok(turn)
+}
+
 pub(super) fn latency() -> Kind {
     Kind::Kept(Box::new(|bench, side, server| {
-        turn(bench, server, Load::paced(server.address, CONNECTIONS, side.path, RATE))
+        paced(bench, server, Load::paced(server.address, CONNECTIONS, side.path, RATE))
     }))
 }
 
 pub(super) fn mixed() -> Kind {
     Kind::Kept(Box::new(|bench, side, server| {
         let load = Load::paced(server.address, CONNECTIONS, side.path, RATE);
-        turn(bench, server, Load { slow: Some((100, "/slow")), ..load })
+        paced(bench, server, Load { slow: Some((100, "/slow")), ..load })
     }))
 }
 
