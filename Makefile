@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow test-docker cost bench-facts bench-guard chaos needs
+.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow test-docker cost bench bench-peers bench-facts bench-guard chaos needs
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,8 +44,15 @@ test-docker: target/docker-client target/mongod ## the image and the compose fil
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends curl debootstrap openssl; }
 	tests/docker/run.py
 
-cost: needs ## CPU time of a request, beside bare hyper's; wants a machine with nothing else to do (ROUNDS=12)
-	cargo test --test cost -- --rounds $(or $(ROUNDS),12)
+bench: ## oxicorn beside bare hyper, nginx, Granian, Uvicorn and Gunicorn (after bench-peers); report in target/bench (ARGS="--list")
+	cargo bench --bench load -- $(ARGS)
+
+bench-peers: target/bench-peers ## what bench measures oxicorn beside, and strace
+	@for program in nginx strace; do command -v $$program >/dev/null || missing=yes; done; \
+		[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends nginx strace; }
+
+cost: ## CPU time of a request with everything on, beside bare hyper's; wants a machine with nothing else to do (ROUNDS=12)
+	cargo bench --bench load -- --scenario cost --rounds $(or $(ROUNDS),12)
 
 bench-guard: ## instructions of a request, beside the recorded ones: more than 3 % above is a failure (RECORD=1 writes them anew)
 	command -v valgrind >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends valgrind; }
@@ -90,6 +97,11 @@ target/peers-settings:
 
 target/peers-facts:
 	python3 -m pip install --quiet --target $@.new fastapi==0.165.0 httptools==0.9.0 pymongo==4.20.0 uvicorn==0.54.0 uvloop==0.23.0
+	mv $@.new $@
+
+target/bench-peers:
+	python3 -m pip install --quiet --target $@.new fastapi==0.165.0 granian==2.8.7 gunicorn==27.0.1 'h2==4.4.1' httptools==0.9.0 \
+		uvicorn==0.54.0 uvicorn-worker==0.4.0 uvloop==0.23.0
 	mv $@.new $@
 
 target/schemathesis:

@@ -16,7 +16,7 @@ pub struct Bare {
 impl Bare {
     pub fn start() -> Self {
         let mut command = Command::new(build_release_example("plain"));
-        let mut child = command.env("BARE", "1").stdout(Stdio::piped()).spawn().expect("the program starts");
+        let mut child = command.env("BARE", "127.0.0.1:0").stdout(Stdio::piped()).spawn().expect("the program starts");
         let mut line = String::new();
         let output = child.stdout.take().expect("its output is ours");
         BufReader::new(output).read_line(&mut line).expect("it says its address");

@@ -1,51 +1,101 @@
-//! The smallest service there is, twice: under the supervisor, or, with `BARE` set, on hyper and a loop that accepts.
+//! The smallest service there is, twice: under the supervisor, or, with `BARE=ADDRESS` set, on hyper and a loop that accepts.
 //! What the second takes of CPU and memory is hyper's; what the first takes more is oxicorn's.
 //!
 //! Owns: the service, and the loop a reader would write after hyper's own example. Refuses: to be measured by itself.
+//!
+//! `BARE_HTTP2` set: HTTP/2 alone; `BARE_TLS=CERTFILE,KEYFILE`: over TLS. Several processes may listen on one address.
 
 use std::{
     convert::Infallible,
     future::{Ready, ready},
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
     process::ExitCode,
+    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
+use futures_util::future::Either;
 use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
-use http_body_util::Full;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpSocket,
+};
+use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 /// As in the binary: what is measured is not glibc's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
+/// What `/slow` waits for nothing.
+const SLOW: Duration = Duration::from_millis(20);
+
 #[derive(Clone)]
 struct Plain;
 
-impl<B> Service<Request<B>> for Plain {
+type Answer = Result<Response<Full<Bytes>>, Infallible>;
+
+fn text(body: Bytes) -> Answer {
+    let mut response = Response::new(Full::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(response)
+}
+
+impl<B> Service<Request<B>> for Plain
+where
+    B: Body + Send + 'static,
+    B::Data: Buf + Send,
+{
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    // What is asked most is answered without a box.
+    type Future = Either<Ready<Answer>, Pin<Box<dyn Future<Output = Answer> + Send>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<B>) -> Self::Future {
-        let mut response = Response::new(Full::new(Bytes::from_static(b"hello, world\n")));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        ready(Ok(response))
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let at_once = |body| Either::Left(ready(text(body)));
+        match request.uri().path() {
+            "/pid" => at_once(std::process::id().to_string().into()),
+            "/10k" => at_once(Bytes::from_static(&LARGE[..10 << 10])),
+            "/1m" => at_once(Bytes::from_static(&LARGE)),
+            "/slow" => Either::Right(Box::pin(async {
+                tokio::time::sleep(SLOW).await;
+                text(std::process::id().to_string().into())
+            })),
+            "/up" => Either::Right(Box::pin(async {
+                let mut body = pin!(request.into_body());
+                let mut length = 0;
+                while let Some(Ok(frame)) = body.frame().await {
+                    length += frame.data_ref().map_or(0, Buf::remaining);
+                }
+                text(length.to_string().into())
+            })),
+            _ => at_once(Bytes::from_static(b"hello, world\n")),
+        }
     }
 }
 
 fn main() -> ExitCode {
-    if std::env::var_os("BARE").is_none() {
+    let Some(address) = std::env::var("BARE").ok().and_then(|address| address.parse().ok()) else {
         return oxicorn::main(async |_worker| Ok::<_, Infallible>(Plain));
-    }
-    match bare() {
+    };
+    match bare(address) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("plain: {error}");
@@ -56,13 +106,45 @@ fn main() -> ExitCode {
 
 /// Says its address on the first line of its output, and serves until it is killed.
 #[tokio::main(flavor = "current_thread")]
-async fn bare() -> std::io::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+async fn bare(address: SocketAddr) -> io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    let listener = socket.listen(2048)?;
     println!("{}", listener.local_addr()?);
+    let (tls, http2) = (tls()?, std::env::var_os("BARE_HTTP2").is_some());
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let service = service_fn(|request| Plain.call(request));
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        // A future of its own for each: one that could be all of them would be as large as the largest.
+        match (tls.clone(), http2) {
+            (None, false) => drop(tokio::spawn(serve_http1(stream))),
+            (None, true) => drop(tokio::spawn(serve_http2(stream))),
+            (Some(tls), false) => drop(tokio::spawn(async move { serve_http1(tls.accept(stream).await?).await })),
+            (Some(tls), true) => drop(tokio::spawn(async move { serve_http2(tls.accept(stream).await?).await })),
+        }
     }
+}
+
+async fn serve_http1(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> io::Result<()> {
+    let service = service_fn(|request| Plain.call(request));
+    http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
+}
+
+async fn serve_http2(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> io::Result<()> {
+    let service = service_fn(|request| Plain.call(request));
+    let builder = http2::Builder::new(TokioExecutor::new());
+    builder.serve_connection(TokioIo::new(stream), service).await.map_err(io::Error::other)
+}
+
+fn tls() -> io::Result<Option<TlsAcceptor>> {
+    let Ok(files) = std::env::var("BARE_TLS") else { return Ok(None) };
+    let (certfile, keyfile) = files.split_once(',').ok_or_else(|| io::Error::other("BARE_TLS names two files"))?;
+    let chain = CertificateDer::pem_file_iter(certfile).and_then(Iterator::collect).map_err(io::Error::other)?;
+    let key = PrivateKeyDer::from_pem_file(keyfile).map_err(io::Error::other)?;
+    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    let mut config = config.map_err(io::Error::other)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
 }

@@ -1,0 +1,199 @@
+//! oxicorn beside what one would otherwise choose, on this machine, in one run: `make bench`, `cargo bench --bench load`.
+//!
+//! Every peer answers the same client in the same rounds, so that what else the machine does falls on all of them: in a
+//! round each takes its turn, in an order that rotates, after a warm-up of its own. What counts are medians, and of two
+//! peers the median of the rounds' ratios. Exit code 1 when a promise is broken.
+#![allow(clippy::disallowed_methods, reason = "the bans are the master's: a benchmark reads clocks and starts threads")]
+#![allow(unreachable_pub, reason = "a program: nobody is outside")]
+
+#[path = "load/client.rs"]
+mod client;
+#[path = "../tests/common/mod.rs"]
+mod common;
+#[path = "load/peers.rs"]
+mod peers;
+#[path = "load/promises.rs"]
+mod promises;
+#[path = "load/record.rs"]
+mod record;
+#[path = "load/report.rs"]
+mod report;
+#[path = "load/rounds.rs"]
+mod rounds;
+#[path = "load/scenarios.rs"]
+mod scenarios;
+#[path = "load/server.rs"]
+mod server;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use self::{
+    peers::Peer,
+    record::{Machine, Record},
+    scenarios::{Bench, Scenario},
+};
+
+/// Measures oxicorn beside its peers.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What to measure; several, or `all`. Without it: what the promises are about.
+    #[arg(long, num_args = 1..)]
+    scenario: Vec<String>,
+    /// Whom to measure; several. Without it: everyone.
+    #[arg(long, num_args = 1..)]
+    peer: Vec<String>,
+    /// How often each takes its turn.
+    #[arg(long, default_value_t = 8)]
+    rounds: usize,
+    /// Of one turn.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Writes the record to this file as well.
+    #[arg(long)]
+    save: Option<PathBuf>,
+    /// Says what has changed since the run whose record this is.
+    #[arg(long)]
+    compare: Option<PathBuf>,
+    /// Names scenarios and peers, and ends.
+    #[arg(long)]
+    list: bool,
+    /// Of cargo; without a meaning here.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("load: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all promises that were measured are kept.
+fn run(arguments: &Arguments) -> Result<bool, String> {
+    let known = scenarios::all();
+    if arguments.list {
+        list(&known);
+        return Ok(true);
+    }
+    let scenarios = chosen_scenarios(known, &arguments.scenario)?;
+    let peers = chosen_peers(&arguments.peer)?;
+    let before = match &arguments.compare {
+        Some(file) => Some(read(file)?),
+        None => None,
+    };
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(|error| error.to_string())?;
+
+    let missing: BTreeMap<Peer, String> = peers.iter().filter_map(|&peer| Some((peer, peer.missing()?))).collect();
+    let present: Vec<_> = peers.into_iter().filter(|peer| !missing.contains_key(peer)).collect();
+    let mut record = Record {
+        machine: machine(&present),
+        began: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        command: command(arguments),
+        rounds: arguments.rounds,
+        seconds: arguments.seconds,
+        rows: Vec::new(),
+        missing: missing.into_iter().map(|(peer, why)| (peer.name().to_owned(), why)).collect(),
+        promises: Vec::new(),
+    };
+    let bench = Bench::new(arguments.seconds);
+    rounds::run(&bench, &scenarios, &present, arguments.rounds, &mut record);
+    record.promises = promises::of(&record);
+
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    report::print(&record);
+    report::write(&record, &dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    if let Some(file) = &arguments.save {
+        let text = serde_json::to_string_pretty(&record).map_err(|error| error.to_string())?;
+        fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    if let Some(before) = &before {
+        print!("{}", report::compare(before, &record));
+    }
+    println!("whole record and charts: {}", dir.display());
+    Ok(record.promises.iter().all(record::Promise::kept))
+}
+
+fn list(scenarios: &[Scenario]) {
+    println!("scenarios (* without --scenario):");
+    for scenario in scenarios {
+        println!("  {} {:<16} {}", if scenario.default { '*' } else { ' ' }, scenario.name, scenario.about);
+    }
+    println!("peers:");
+    for peer in Peer::ALL {
+        println!("    {:<28} {}", peer.name(), peer.missing().unwrap_or_else(|| peer.about().to_owned()));
+    }
+}
+
+fn chosen_scenarios(known: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, String> {
+    // `steady` is steady-8, steady-64 and so on.
+    let fits = |scenario: &Scenario, name: &str| {
+        name == "all"
+            || scenario.name == name
+            || scenario.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
+    };
+    if let Some(name) = names.iter().find(|name| !known.iter().any(|scenario| fits(scenario, name))) {
+        return Err(format!("there is no scenario {name:?}; --list names them"));
+    }
+    let wanted = |scenario: &Scenario| match names.is_empty() {
+        true => scenario.default,
+        false => names.iter().any(|name| fits(scenario, name)),
+    };
+    Ok(known.into_iter().filter(wanted).collect())
+}
+
+fn chosen_peers(names: &[String]) -> Result<Vec<Peer>, String> {
+    if names.is_empty() {
+        return Ok(Peer::ALL.to_vec());
+    }
+    let named = |name: &String| Peer::ALL.into_iter().find(|peer| peer.name().eq_ignore_ascii_case(name));
+    names
+        .iter()
+        .map(|name| named(name).ok_or_else(|| format!("there is no peer {name:?}; --list names them")))
+        .collect()
+}
+
+fn read(file: &Path) -> Result<Record, String> {
+    let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+fn machine(peers: &[Peer]) -> Machine {
+    let after = |file: &str, key: &str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        line.trim_matches(|sign: char| sign.is_whitespace() || sign == ':').to_owned()
+    };
+    let kib: f64 = after("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0);
+    Machine {
+        cpu: after("/proc/cpuinfo", "model name"),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_gib: kib / 1024.0 / 1024.0,
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        versions: peers.iter().flat_map(|peer| peer.versions()).collect(),
+    }
+}
+
+fn command(arguments: &Arguments) -> String {
+    let mut command = "cargo bench --bench load --".to_owned();
+    for name in &arguments.scenario {
+        command += &format!(" --scenario {name}");
+    }
+    for name in &arguments.peer {
+        command += &format!(" --peer {name:?}");
+    }
+    command + &format!(" --rounds {} --seconds {}", arguments.rounds, arguments.seconds)
+}

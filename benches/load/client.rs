@@ -1,0 +1,310 @@
+//! The one client that asks every peer: how many connections, at which pace, what they ask for, and how each request ended.
+//!
+//! Owns: the threads, the pace, the clock that a request is measured by. Refuses: to retry, and to count a request twice
+//! or not at all.
+//!
+//! *Saturation* asks on each connection as soon as the last answer is there. *Paced* asks at a rate that no answer can
+//! slow down: a request is due at its time, its latency counts from then, also when every connection was still waiting.
+
+#[path = "client/end.rs"]
+mod end;
+#[path = "client/http1.rs"]
+mod http1;
+#[path = "client/http2.rs"]
+mod http2;
+#[path = "client/pace.rs"]
+mod pace;
+#[path = "client/tally.rs"]
+mod tally;
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    thread::{Builder, JoinHandle, available_parallelism, sleep},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    task::LocalSet,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
+
+pub use self::{end::End, tally::Tally};
+use crate::common::now;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Long enough for every answer that will ever come, short enough for a turn.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a connection could not be made; without it, a refusing server would be asked as fast as it refuses.
+const AFTER_REFUSAL: Duration = Duration::from_millis(5);
+
+#[derive(Clone)]
+pub struct Load {
+    pub address: SocketAddr,
+    pub connections: usize,
+    /// Requests a second; none: saturation.
+    pub rate: Option<f64>,
+    pub wire: Wire,
+    pub path: &'static str,
+    /// Bytes of the request's body; 0 is a GET.
+    pub body: usize,
+    /// Every n-th request asks for this path instead, and counts in the classes but not in the latencies.
+    pub slow: Option<(u64, &'static str)>,
+    /// The answers' bodies are pids of who answered.
+    pub who: bool,
+    pub mark: Arc<Mark>,
+}
+
+#[derive(Clone, Default)]
+pub struct Wire {
+    /// A connection for each request.
+    pub per_request: bool,
+    pub tls: Option<TlsConnector>,
+    /// HTTP/2, with so many streams at once on each connection.
+    pub streams: Option<usize>,
+}
+
+/// The moment something is done to the server: requests are told apart by whether they were sent before or after it.
+pub struct Mark {
+    epoch: Instant,
+    /// Nanoseconds since the epoch; `u64::MAX` while nothing was done.
+    at: AtomicU64,
+    /// Whom it is done to; 0: the whole service.
+    victim: AtomicU32,
+}
+
+impl Mark {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { epoch: now(), at: AtomicU64::new(u64::MAX), victim: AtomicU32::new(0) })
+    }
+
+    pub fn set(&self, victim: u32) -> Instant {
+        let at = now();
+        self.victim.store(victim, Ordering::Relaxed);
+        self.at.store((at - self.epoch).as_nanos() as u64, Ordering::Release);
+        at
+    }
+
+    fn get(&self) -> Option<(Instant, u32)> {
+        let at = self.at.load(Ordering::Acquire);
+        (at != u64::MAX).then(|| (self.epoch + Duration::from_nanos(at), self.victim.load(Ordering::Relaxed)))
+    }
+}
+
+impl Load {
+    /// Keep-alive connections that ask for a path as fast as they are answered.
+    pub fn saturating(address: SocketAddr, connections: usize, path: &'static str) -> Self {
+        Self {
+            address,
+            connections,
+            rate: None,
+            wire: Wire::default(),
+            path,
+            body: 0,
+            slow: None,
+            who: false,
+            mark: Mark::new(),
+        }
+    }
+
+    pub fn paced(address: SocketAddr, connections: usize, path: &'static str, rate: f64) -> Self {
+        Self { rate: Some(rate), ..Self::saturating(address, connections, path) }
+    }
+
+    pub fn start(self) -> Running {
+        // On two cores the server needs one; more client threads would only take turns with it.
+        let cores = available_parallelism().map_or(1, usize::from);
+        let threads = (cores / 2).clamp(1, self.connections);
+        let (begun, stop) = (now(), Arc::new(AtomicBool::new(false)));
+        let threads = (0..threads)
+            .map(|thread| {
+                let mut load = self.clone();
+                load.connections = (self.connections + thread) / threads;
+                load.rate = self.rate.map(|rate| rate / threads as f64);
+                let stop = Arc::clone(&stop);
+                let named = Builder::new().name("client".to_owned());
+                named.spawn(move || drive(load, begun, stop)).expect("a thread can be started")
+            })
+            .collect();
+        Running { begun, stop, threads }
+    }
+
+    pub fn run(self, time: Duration) -> Tally {
+        let running = self.start();
+        sleep(time);
+        running.finish()
+    }
+
+    fn request(&self, path: &str) -> Vec<u8> {
+        let method = if self.body == 0 { "GET" } else { "POST" };
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nAccept: */*\r\n", self.address);
+        if self.wire.per_request {
+            head += "Connection: close\r\n";
+        }
+        if self.body > 0 {
+            head += &format!("Content-Type: application/octet-stream\r\nContent-Length: {}\r\n", self.body);
+        }
+        let mut request = (head + "\r\n").into_bytes();
+        request.resize(request.len() + self.body, b'x');
+        request
+    }
+}
+
+/// A load under way.
+pub struct Running {
+    begun: Instant,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Tally>>,
+}
+
+impl Running {
+    /// Lets every request that was begun end.
+    pub fn finish(self) -> Tally {
+        self.stop.store(true, Ordering::Relaxed);
+        let time = self.begun.elapsed();
+        let tallies = self.threads.into_iter().map(|thread| thread.join().expect("the client does not panic"));
+        let mut whole = tallies.reduce(Tally::with).expect("there is a thread");
+        whole.time = time;
+        whole
+    }
+}
+
+/// What the connections of one thread share.
+struct Thread {
+    load: Load,
+    stop: Arc<AtomicBool>,
+    queue: Option<pace::Queue>,
+    asked: Cell<u64>,
+    tally: RefCell<Tally>,
+}
+
+fn drive(load: Load, begun: Instant, stop: Arc<AtomicBool>) -> Tally {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let queue = load.rate.map(|_| pace::Queue::default());
+    let connections = load.connections;
+    let thread = Rc::new(Thread { load, stop, queue, asked: Cell::new(0), tally: RefCell::new(Tally::new(begun)) });
+    let all = LocalSet::new();
+    all.block_on(&runtime, async {
+        let mut tasks: Vec<_> = (0..connections)
+            .map(|_| {
+                let thread = Rc::clone(&thread);
+                if thread.load.wire.streams.is_some() {
+                    tokio::task::spawn_local(http2::connection(thread))
+                } else {
+                    tokio::task::spawn_local(http1::connection(thread))
+                }
+            })
+            .collect();
+        if let Some(queue) = &thread.queue {
+            queue.fill(begun, thread.load.rate.unwrap_or(1.0), || thread.is_over()).await;
+        }
+        for task in tasks.drain(..) {
+            task.await.expect("a connection does not panic");
+        }
+    });
+    thread.tally.replace(Tally::new(begun))
+}
+
+/// How one request went.
+struct Outcome {
+    due: Instant,
+    sent: Instant,
+    end: End,
+    slow: bool,
+    /// Who answered, or who answered last on this connection.
+    server: Option<u32>,
+}
+
+impl Thread {
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// When the next request is due, once it is; none when the load is over.
+    async fn next(&self) -> Option<Instant> {
+        match &self.queue {
+            Some(queue) => queue.next().await,
+            None => (!self.is_over()).then(now),
+        }
+    }
+
+    /// Whether the next request is a slow one.
+    fn is_slow(&self) -> bool {
+        let asked = self.asked.get() + 1;
+        self.asked.set(asked);
+        self.load.slow.is_some_and(|(every, _)| asked.is_multiple_of(every))
+    }
+
+    fn note(&self, outcome: &Outcome) {
+        self.tally.borrow_mut().note(outcome, now(), self.load.mark.get());
+    }
+
+    async fn connect(&self) -> Result<Stream, End> {
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.load.address)).await;
+        let tcp = match connected {
+            Err(_) => return Err(End::ConnectTimeout),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(End::Refused),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Err(End::Reset),
+            Ok(Err(_)) => return Err(End::NoConnection),
+            Ok(Ok(tcp)) => tcp,
+        };
+        if !self.load.wire.per_request {
+            let _ = tcp.set_nodelay(true);
+        }
+        let Some(connector) = &self.load.wire.tls else { return Ok(Stream::Tcp(tcp)) };
+        let name = ServerName::try_from("localhost").expect("a name");
+        match timeout(CONNECT_TIMEOUT, connector.connect(name, tcp)).await {
+            Err(_) => Err(End::ConnectTimeout),
+            Ok(Err(_)) => Err(End::NoTls),
+            Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+        }
+    }
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

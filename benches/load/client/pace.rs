@@ -1,0 +1,65 @@
+//! The pace: requests fall due at their times, whoever is free takes the next.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    os::fd::{AsFd, AsRawFd, RawFd},
+    time::{Duration, Instant},
+};
+
+use nix::sys::{
+    time::TimeSpec,
+    timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+};
+use tokio::{io::unix::AsyncFd, sync::Semaphore};
+
+use crate::common::now;
+
+pub(super) struct Queue {
+    due: RefCell<VecDeque<Instant>>,
+    waiting: Semaphore,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { due: RefCell::default(), waiting: Semaphore::new(0) }
+    }
+}
+
+/// nix lends its descriptor, tokio wants its number.
+struct Timer(TimerFd);
+
+impl AsRawFd for Timer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl Queue {
+    /// Lets them fall due until it is over. The kernel's timer: tokio's own are late by up to a millisecond.
+    pub(super) async fn fill(&self, begun: Instant, rate: f64, is_over: impl Fn() -> bool) {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).expect("a timer");
+        #[expect(deprecated, reason = "its successor is unsafe; this descriptor is owned by what waits for it")]
+        let timer = AsyncFd::new(Timer(timer)).expect("it can be waited for");
+        let mut asked: u64 = 0;
+        while !is_over() {
+            let next = begun + Duration::from_secs_f64(asked as f64 / rate);
+            let wait = next.saturating_duration_since(now());
+            if wait > Duration::ZERO {
+                let expiration = Expiration::OneShot(TimeSpec::from_duration(wait));
+                timer.get_ref().0.set(expiration, TimerSetTimeFlags::empty()).expect("a timer can be set");
+                timer.readable().await.expect("a timer can be waited for").clear_ready();
+                continue;
+            }
+            self.due.borrow_mut().push_back(next);
+            self.waiting.add_permits(1);
+            asked += 1;
+        }
+        self.waiting.close();
+    }
+
+    pub(super) async fn next(&self) -> Option<Instant> {
+        self.waiting.acquire().await.ok()?.forget();
+        self.due.borrow_mut().pop_front()
+    }
+}

@@ -1,0 +1,115 @@
+//! What a run of the benchmark has seen: the one shape that is measured into, saved, compared and drawn.
+//!
+//! Owns: the record and the medians of it. Refuses: to measure, and to judge.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One run, whole: what `--save` writes and `--compare` reads.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub machine: Machine,
+    /// When it began, RFC 3339 in UTC.
+    pub began: String,
+    /// The command that gives it again.
+    pub command: String,
+    pub rounds: usize,
+    /// Of one turn.
+    pub seconds: f64,
+    pub rows: Vec<Row>,
+    /// Peers that could not be asked, each with why.
+    pub missing: BTreeMap<String, String>,
+    pub promises: Vec<Promise>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Machine {
+    pub cpu: String,
+    pub cores: usize,
+    pub memory_gib: f64,
+    pub kernel: String,
+    /// Program → its version, of every peer that took part.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// One scenario under one peer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Row {
+    pub scenario: String,
+    pub peer: String,
+    /// One of each round, in order.
+    pub turns: Vec<Turn>,
+    /// Why this peer cannot do this scenario; empty where it can. There are no turns then.
+    #[serde(default)]
+    pub not_applicable: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Turn {
+    /// What was measured, by name and unit. Loads: `requests_per_second`, `cpu_us_per_request`, `failed`; paced ones `p50_us`, `p99_us`, `p99_9_us`. What happens to
+    /// a server under load: `failed`, `in_flight`, `lost` (of those in flight), `beyond` (others that failed), `longest_ms`, `stall_ms`, `longest_less_stalls_ms`,
+    /// `replacement_ms`, `reload_ms`, `exit_ms`. At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`,
+    /// `master_pss_kib`, `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`,
+    /// `max_over_mean`. A figure that a peer does not have is not there.
+    pub figures: BTreeMap<String, f64>,
+    /// How every request ended: `ok`, and each way to fail by name. A request is in exactly one class.
+    pub classes: BTreeMap<String, u64>,
+    /// (part of the requests, microseconds), ascending; empty where no latency is measured.
+    pub latency: Vec<(f64, f64)>,
+    /// What clients saw over time; only where something happens to the server meanwhile.
+    pub timeline: Vec<Tick>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Tick {
+    /// Since the turn began.
+    pub second: f64,
+    pub ok: u64,
+    pub failed: u64,
+    /// The longest wait that ended in this tick, microseconds.
+    pub longest_us: f64,
+    /// What was done to the server in this tick: `reload`, `kill` …
+    #[serde(default)]
+    pub deed: String,
+}
+
+/// What oxicorn promises of one figure, and what this run saw.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Promise {
+    pub says: String,
+    pub reached: f64,
+    /// The bound, and whether it is a floor or a ceiling.
+    pub bound: f64,
+    pub at_least: bool,
+}
+
+impl Promise {
+    pub fn kept(&self) -> bool {
+        if self.at_least { self.reached >= self.bound } else { self.reached <= self.bound }
+    }
+}
+
+/// The middle one, the smallest and the largest.
+#[derive(Debug, Clone, Copy)]
+pub struct Spread {
+    pub median: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
+        Some(Self { median, min, max })
+    }
+}
+
+impl Row {
+    pub fn spread(&self, figure: &str) -> Option<Spread> {
+        Spread::of(self.turns.iter().filter_map(|turn| turn.figures.get(figure).copied()))
+    }
+}

@@ -1,0 +1,38 @@
+//! The report of a run: tables on the terminal, `load.json` and `report.html` in a folder, and one run held against another.
+//!
+//! Owns: how a record looks. Refuses: to measure, and to change what the record says.
+
+#[path = "report/compare.rs"]
+mod compare;
+#[path = "report/figures.rs"]
+mod figures;
+#[path = "report/html.rs"]
+mod html;
+#[path = "report/svg.rs"]
+mod svg;
+#[path = "report/text.rs"]
+mod text;
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+};
+
+use super::record::Record;
+
+pub use compare::compare;
+pub use text::text;
+
+/// For the terminal, or whatever stands in its place.
+pub fn print(record: &Record) {
+    // A reader that left early, as `head` does, takes nothing from the run.
+    let _ = io::stdout().write_all(text(record).as_bytes());
+}
+
+/// `load.json`, the record whole, and `report.html`, which needs no other file.
+pub fn write(record: &Record, dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::write(dir.join("load.json"), serde_json::to_vec_pretty(record)?)?;
+    fs::write(dir.join("report.html"), html::page(record))
+}

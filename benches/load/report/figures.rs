@@ -1,0 +1,245 @@
+//! What a figure's name says: its label, its unit, which way is better; and numbers as people read them.
+//!
+//! Owns: names and numbers. Refuses: to know which figures exist.
+
+use std::collections::BTreeMap;
+
+use super::super::record::{Record, Row, Spread, Turn};
+
+/// The rows of one scenario, peers in the record's order; apart those that have nothing to measure here.
+pub struct Scenario<'a> {
+    pub name: &'a str,
+    pub rows: Vec<&'a Row>,
+    pub not_applicable: Vec<&'a Row>,
+}
+
+pub fn scenarios(record: &Record) -> Vec<Scenario<'_>> {
+    let named = |name| {
+        let rows = record.rows.iter().filter(|row| row.scenario == name);
+        let (rows, not_applicable) = rows.partition(|row| row.not_applicable.is_empty());
+        Scenario { name, rows, not_applicable }
+    };
+    distinct(record.rows.iter().map(|row| row.scenario.as_str())).into_iter().map(named).collect()
+}
+
+/// A peer with its look, which is the same in every plot.
+pub type Peer<'a> = (&'a str, Look);
+
+/// Which colour, and which variant of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    pub hue: usize,
+    pub variant: usize,
+}
+
+/// Peers whose names begin with the same word share a colour and differ in the variant: a dozen colours nobody tells apart.
+pub fn peers(record: &Record) -> Vec<Peer<'_>> {
+    let names = distinct(record.rows.iter().map(|row| row.peer.as_str()));
+    let family = |name: &'_ str| name.split(|sign: char| !sign.is_alphanumeric()).next().unwrap_or("").to_lowercase();
+    let mut families: Vec<(String, usize)> = Vec::new();
+    let mut look = |name| {
+        let known = families.iter().position(|(of, _)| *of == family(name));
+        let hue = known.unwrap_or(families.len());
+        if known.is_none() {
+            families.push((family(name), 0));
+        }
+        families[hue].1 += 1;
+        Look { hue, variant: families[hue].1 - 1 }
+    };
+    names.into_iter().map(|name| (name, look(name))).collect()
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    names.fold(Vec::new(), |mut seen, name| {
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
+        seen
+    })
+}
+
+impl<'a> Scenario<'a> {
+    /// Who has nothing to measure here, and why.
+    pub fn excused(&self) -> Vec<(String, &'a str)> {
+        let whys = distinct(self.not_applicable.iter().map(|row| row.not_applicable.as_str()));
+        let who = |why: &str| {
+            let rows = self.not_applicable.iter().filter(|row| row.not_applicable == why);
+            rows.map(|row| row.peer.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        whys.into_iter().map(|why| (who(why), why)).collect()
+    }
+
+    /// What was measured here, in reading order: throughput, what failed, times, memory, costs.
+    pub fn columns(&self) -> Vec<Column<'a>> {
+        let turns = self.rows.iter().flat_map(|row| &row.turns);
+        let mut names = distinct(turns.flat_map(|turn| turn.figures.keys().map(String::as_str)));
+        let place = |name: &str| {
+            let timed = matches!(unit_in(name), Some("us" | "ms")) && !name.contains("_per_");
+            let kinds = [
+                more_is_better(name),
+                ["failed", "syscalls_per_request"].contains(&name),
+                unit_in(name).is_none(),
+                timed,
+                name.ends_with("_kib"),
+            ];
+            kinds.iter().position(|is| *is).unwrap_or(kinds.len())
+        };
+        names.sort_by_key(|name| (place(name), label(name)));
+        names.into_iter().map(|figure| Column::of(figure, &self.rows)).collect()
+    }
+}
+
+/// A figure with the one unit that all of its values share.
+pub struct Column<'a> {
+    pub figure: &'a str,
+    pub label: String,
+    pub unit: &'static str,
+    pub divisor: f64,
+}
+
+impl<'a> Column<'a> {
+    pub fn of(figure: &'a str, rows: &[&Row]) -> Self {
+        let largest = rows.iter().filter_map(|row| row.spread(figure)).map(|spread| spread.median).fold(0.0, f64::max);
+        // Ten times finer than alone, for the small beside the large.
+        let (unit, divisor) = scale(figure, largest / 10.0);
+        Self { figure, label: label(figure), unit, divisor }
+    }
+
+    pub fn head(&self) -> String {
+        if self.unit.is_empty() { self.label.clone() } else { format!("{} ({})", self.label, self.unit) }
+    }
+
+    pub fn number(&self, value: f64) -> String {
+        number(value / self.divisor)
+    }
+
+    /// The lowest and the highest, where they differ.
+    pub fn range(&self, spread: Spread) -> Option<String> {
+        let (min, max) = (self.number(spread.min), self.number(spread.max));
+        (min != max).then(|| format!("{min}–{max}"))
+    }
+}
+
+pub fn more_is_better(figure: &str) -> bool {
+    figure.ends_with("_per_second") && !figure.starts_with("wakeups")
+}
+
+/// The largest unit in which the largest value is at least one.
+pub fn scale(figure: &str, largest: f64) -> (&'static str, f64) {
+    let units: &[(&str, f64)] = match unit_in(figure) {
+        Some("us") => &[("µs", 1.0), ("ms", 1e3), ("s", 1e6)],
+        Some("ms") => &[("ms", 1.0), ("s", 1e3)],
+        Some("seconds") => &[("s", 1.0)],
+        Some("percent") => &[("%", 1.0)],
+        Some("bytes") => &[("B", 1.0), ("KiB", 1024.0), ("MiB", 1_048_576.0)],
+        Some("kib") => &[("KiB", 1.0), ("MiB", 1024.0), ("GiB", 1_048_576.0)],
+        _ => &[("", 1.0)],
+    };
+    *units.iter().rev().find(|(_, size)| largest >= *size).unwrap_or(&units[0])
+}
+
+fn unit_in(figure: &str) -> Option<&str> {
+    figure.split('_').find(|word| ["us", "ms", "seconds", "percent", "bytes", "kib"].contains(word))
+}
+
+/// `cpu_us_per_request` → `CPU/request`; `p99_9_us` → `p99.9`.
+pub fn label(figure: &str) -> String {
+    let mut label = if figure.starts_with("kib_per_") { "memory".to_string() } else { String::new() };
+    for word in figure.split('_').filter(|word| Some(*word) != unit_in(figure)) {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let after_number = label.strip_prefix('p').is_some_and(digits) && digits(word);
+        let joint = if after_number { "." } else { " " };
+        label += if label.is_empty() || label.ends_with('/') || word == "per" { "" } else { joint };
+        label += match word {
+            "per" => "/",
+            "second" => "s",
+            "cpu" => "CPU",
+            "pss" => "PSS",
+            "rss" => "RSS",
+            _ => word,
+        };
+    }
+    label
+}
+
+/// Three digits that count, thousands apart.
+pub fn number(value: f64) -> String {
+    if !value.is_finite() {
+        return "–".into();
+    }
+    let size = value.abs();
+    let decimals = match size {
+        _ if size.fract() == 0.0 || size >= 99.95 => 0,
+        _ if size >= 9.995 => 1,
+        _ if size >= 0.9995 => 2,
+        _ => (2.0 - size.log10().floor()).min(6.0) as usize,
+    };
+    let plain = format!("{size:.decimals$}");
+    let (whole, fraction) = plain.split_at(plain.find('.').unwrap_or(plain.len()));
+    let mut text = String::new();
+    for (place, digit) in whole.chars().enumerate() {
+        if place > 0 && (whole.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    format!("{}{text}{fraction}", if value < 0.0 { "-" } else { "" })
+}
+
+/// Microseconds alone, in the unit that suits them.
+pub fn time(us: f64) -> String {
+    let (unit, divisor) = scale("us", us);
+    format!("{} {unit}", number(us / divisor))
+}
+
+/// What ended otherwise than well, over all turns: by name, how many; and how many requests there were.
+pub fn failures(row: &Row) -> (BTreeMap<&str, u64>, u64) {
+    let (mut failed, mut all) = (BTreeMap::new(), 0);
+    for (class, &count) in row.turns.iter().flat_map(|turn| &turn.classes) {
+        all += count;
+        if class != "ok" && count > 0 {
+            *failed.entry(class.as_str()).or_default() += count;
+        }
+    }
+    (failed, all)
+}
+
+/// `12 reset, 3 timeout of 45,678 requests`; nothing where all went well.
+pub fn failed_line(row: &Row) -> Option<String> {
+    let (failed, all) = failures(row);
+    let named: Vec<_> = failed.iter().map(|(class, &count)| format!("{} {class}", number(count as f64))).collect();
+    (!named.is_empty()).then(|| format!("{} of {} requests", named.join(", "), number(all as f64)))
+}
+
+/// A part of the requests as a percentile.
+pub fn percentile(part: f64) -> String {
+    ((part * 1e6).round() / 1e4).to_string()
+}
+
+/// Of each percentile the median of the rounds; none that fewer than one request of a round lies beyond.
+pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
+    let reach = |turn: &Turn, part: f64| {
+        let all: u64 = turn.classes.values().sum();
+        let known = all == 0 || (1.0 - part) * all as f64 >= 1.0;
+        turn.latency.iter().find(|point| known && point.0 >= part).map(|point| point.1)
+    };
+    let median = |part| {
+        let values: Option<Vec<_>> = row.turns.iter().map(|turn| reach(turn, part)).collect();
+        Some((part, Spread::of(values?)?.median))
+    };
+    parts.iter().filter_map(|&part| median(part)).collect()
+}
+
+/// The turn that clients suffered most in, and its place among the rounds.
+pub fn worst(row: &Row) -> Option<(usize, &Turn)> {
+    let timed = row.turns.iter().enumerate().filter(|(_, turn)| !turn.timeline.is_empty());
+    let pain = |turn: &Turn| (turn.timeline.iter().map(|tick| tick.failed).sum::<u64>(), longest(turn));
+    timed.max_by(|(_, a), (_, b)| {
+        let (a, b) = (pain(a), pain(b));
+        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+    })
+}
+
+pub fn longest(turn: &Turn) -> f64 {
+    turn.timeline.iter().map(|tick| tick.longest_us).fold(0.0, f64::max)
+}

@@ -1,0 +1,257 @@
+//! What is measured: each scenario with its sides, in the order they run.
+//!
+//! Owns: the list. Refuses: to measure (that is in the files below), and to leave out a peer without saying why.
+
+#[path = "scenarios/life.rs"]
+mod life;
+#[path = "scenarios/rest.rs"]
+mod rest;
+#[path = "scenarios/throughput.rs"]
+mod throughput;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{ClientConfig, RootCertStore},
+};
+
+use crate::{
+    client::Tally,
+    peers::{Deed, Peer, Setup},
+    record::Turn,
+    server::Server,
+};
+
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// Run when no scenario is named.
+    pub default: bool,
+    /// At most so many rounds: what takes long is not said better by more of it.
+    pub rounds: usize,
+    pub sides: Vec<Side>,
+    pub kind: Kind,
+}
+
+/// One peer of a scenario, set as the scenario wants it.
+pub struct Side {
+    pub label: String,
+    pub peer: Peer,
+    pub setup: Setup,
+    pub path: &'static str,
+    pub cannot: Option<&'static str>,
+}
+
+type Kept = dyn Fn(&Bench, &Side, &Server) -> Result<Turn, String>;
+
+pub enum Kind {
+    /// The servers live through all rounds.
+    Kept(Box<Kept>),
+    /// A turn starts a server of its own.
+    Fresh(fn(&Bench, &Side) -> Result<Turn, String>),
+    /// All at once, in the same window: nobody is asked anything.
+    Together(fn(&[&Server]) -> Vec<Turn>),
+}
+
+/// What all turns share.
+pub struct Bench {
+    pub seconds: f64,
+    connector: TlsConnector,
+}
+
+impl Bench {
+    pub fn new(seconds: f64) -> Self {
+        Self { seconds, connector: connector() }
+    }
+}
+
+impl Turn {
+    /// Classes, latencies and timeline; the figures are the caller's.
+    fn of(tally: Tally) -> Self {
+        let mut turn =
+            Self { classes: tally.classes(), latency: tally.latency(), timeline: tally.timeline, ..Self::default() };
+        turn.figures.insert(
+            "failed".to_owned(),
+            turn.classes.iter().filter(|(name, _)| *name != "ok").map(|(_, count)| *count as f64).sum(),
+        );
+        turn
+    }
+
+    fn set(&mut self, figure: &str, value: f64) {
+        self.figures.insert(figure.to_owned(), value);
+    }
+}
+
+/// Of the servers, unless a scenario says otherwise.
+const WORKERS: usize = 2;
+
+fn two_workers() -> Setup {
+    Setup { workers: WORKERS, ..Setup::default() }
+}
+
+/// Every peer, and of those that cannot why.
+fn everyone(deed: Deed, setup: &Setup, path: Option<&'static str>) -> Vec<Side> {
+    let side = |peer: Peer| Side {
+        label: peer.name().to_owned(),
+        peer,
+        setup: setup.clone(),
+        path: path.unwrap_or(peer.path()),
+        cannot: peer.cannot(deed),
+    };
+    Peer::ALL.into_iter().map(side).collect()
+}
+
+fn variant(peer: Peer, label: &str, setup: Setup) -> Side {
+    Side { label: label.to_owned(), peer, setup, path: peer.path(), cannot: None }
+}
+
+pub fn all() -> Vec<Scenario> {
+    let usual = two_workers();
+    let mut all = Vec::new();
+    let mut add = |name, about, default, rounds, sides, kind| {
+        all.push(Scenario { name, about, default, rounds, sides, kind });
+    };
+    let any = usize::MAX;
+
+    for (name, connections, default) in
+        [("steady-8", 8, false), ("steady-64", 64, true), ("steady-256", 256, false), ("steady-1000", 1000, false)]
+    {
+        let about = "keep-alive connections (as many as the name says) that ask as fast as they are answered";
+        add(name, about, default, any, everyone(Deed::Answer, &usual, None), throughput::saturate(connections));
+    }
+    let about = "1,000 requests a second on 64 connections, latency from the time each was due";
+    add("latency", about, true, any, everyone(Deed::Answer, &usual, None), throughput::latency());
+    let about = "a connection for each request, 64 at once";
+    add("new-connections", about, true, any, everyone(Deed::Answer, &usual, None), throughput::new_connections());
+    for (name, path, about) in [
+        ("down-10k", "/10k", "10 KiB of answer, 16 connections"),
+        ("down-1m", "/1m", "1 MiB of answer, 16 connections"),
+    ] {
+        let sides = everyone(Deed::AnswerMore, &usual, Some(path));
+        add(name, about, false, any, sides, throughput::bodies(0));
+    }
+    for (name, body, about) in [
+        ("up-10k", 10 << 10, "10 KiB of request, 16 connections"),
+        ("up-1m", 1 << 20, "1 MiB of request, 16 connections"),
+    ] {
+        let sides = everyone(Deed::AnswerMore, &usual, Some("/up"));
+        add(name, about, false, any, sides, throughput::bodies(body));
+    }
+    let about = "1,000 requests a second, every hundredth waits for 20 ms: latency of the others";
+    add("mixed", about, false, any, everyone(Deed::AnswerSlowly, &usual, None), throughput::mixed());
+
+    let logging = Setup { access_log: true, ..usual.clone() };
+    let mut sides = everyone(Deed::Log, &logging, None);
+    sides.insert(2, variant(Peer::Oxicorn, "oxicorn without log", usual.clone()));
+    let about = "as steady-64, and a line in a file for each request (nginx: buffered, as its users set it)";
+    add("access-log", about, true, any, sides, throughput::saturate(64));
+
+    let one = Setup { workers: 1, ..usual.clone() };
+    let everything = Setup { everything: true, ..one.clone() };
+    let sides = vec![
+        variant(Peer::Bare, "bare hyper", one.clone()),
+        variant(Peer::Oxicorn, "oxicorn, everything on", everything.clone()),
+        variant(Peer::Oxicorn, "oxicorn, everything on, access log", Setup { access_log: true, ..everything }),
+    ];
+    let about = "one worker, 32 connections, every limit and clock of oxicorn on";
+    add("cost", about, true, any, sides, throughput::saturate(32));
+
+    let tls = Setup { tls: Some(pem_files()), ..usual.clone() };
+    let about = "as steady-64, over TLS";
+    add("tls", about, false, any, everyone(Deed::Answer, &tls, None), throughput::over_tls());
+    let http2 = Setup { http2: true, ..usual.clone() };
+    let about = "HTTP/2 by prior knowledge, 8 connections with 8 streams at once";
+    add("http2", about, false, any, everyone(Deed::Http2, &http2, None), throughput::http2(false));
+    let both = Setup { http2: true, ..tls };
+    let about = "the same over TLS";
+    add("http2-tls", about, false, any, everyone(Deed::Http2, &both, None), throughput::http2(true));
+
+    for (name, workers) in [("scaling-1", 1), ("scaling-2", 2), ("scaling-4", 4), ("scaling-8", 8), ("scaling-16", 16)]
+    {
+        let sides = everyone(Deed::Beside, &Setup { workers, ..usual.clone() }, None);
+        add(name, "as steady-64, with so many workers", false, any, sides, throughput::saturate(64));
+    }
+
+    let recycling = Setup { max_requests: Some(1000), ..usual.clone() };
+    let mut sides = everyone(Deed::Recycle, &recycling, None);
+    sides.insert(2, variant(Peer::Oxicorn, "oxicorn without recycling", usual.clone()));
+    let about = "as steady-64, each worker is replaced after 1,000 requests";
+    add("recycle", about, true, any, sides, throughput::recycling());
+
+    let who = Some("/pid");
+    let sides = everyone(Deed::Reload, &usual, None);
+    let about = "ten reloads (or as many as 25 s hold) under 1,000 requests a second, a fifth on new connections";
+    add("reload", about, true, 3, sides, Kind::Fresh(life::reload));
+    let about = "SIGKILL for one of two workers under 1,000 quick and 200 slow requests a second";
+    add("crash", about, true, 8, everyone(Deed::Replace, &usual, who), Kind::Fresh(life::crash));
+    let watching = Setup { hung_after: Some(2), ..usual.clone() };
+    let about = "SIGSTOP for one of two workers; who is silent for 2 s counts as hung";
+    add("hang", about, false, 3, everyone(Deed::NoticeHang, &watching, who), Kind::Fresh(life::hang));
+    let sides = everyone(Deed::Stop, &usual, Some("/slow"));
+    add("stop", "SIGTERM with 32 requests in flight", false, 4, sides, Kind::Fresh(life::stop));
+
+    let about = "from exec to the first 200, two workers";
+    add("start-up", about, true, any, everyone(Deed::Answer, &usual, None), Kind::Fresh(rest::start_up));
+    let about = "PSS of master and largest worker, idle and after load";
+    add("memory", about, true, 2, everyone(Deed::Answer, &usual, None), Kind::Fresh(rest::memory));
+    let room = Setup { idle_connections: Some(8000), ..usual.clone() };
+    let about = "PSS for each of 10,000 idle keep-alive connections";
+    add("idle-connections", about, true, 2, everyone(Deed::Answer, &room, None), Kind::Fresh(rest::idle_connections));
+    let about = "wake-ups and CPU time of servers that nobody asks, for 10 s";
+    add("idle", about, true, 2, everyone(Deed::Answer, &usual, None), Kind::Together(rest::idle));
+    let about = "system calls for each request of one keep-alive connection, one worker (strace)";
+    add("syscalls", about, true, 3, everyone(Deed::Answer, &one, None), Kind::Kept(Box::new(rest::syscalls)));
+    for (name, workers, apart, default, about) in [
+        (
+            "balance-4",
+            4,
+            rest::APART,
+            true,
+            "100 connections that arrive at 400 a second: how many each of 4 workers holds",
+        ),
+        ("balance-8", 8, rest::APART, true, "the same over 8 workers"),
+        ("burst-4", 4, std::time::Duration::ZERO, false, "100 connections that arrive at once, over 4 workers"),
+        ("burst-8", 8, std::time::Duration::ZERO, false, "the same over 8 workers"),
+    ] {
+        let sides = everyone(Deed::AnswerMore, &Setup { workers, ..usual.clone() }, who);
+        let kind = Kind::Kept(Box::new(move |_, side, server| rest::balance(side, server, apart)));
+        add(name, about, default, any, sides, kind);
+    }
+    all
+}
+
+fn pem_files() -> (PathBuf, PathBuf) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    (dir.join("certificate.pem"), dir.join("key.pem"))
+}
+
+/// Makes the certificate of all servers, and who trusts it.
+fn connector() -> TlsConnector {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let (certfile, keyfile) = pem_files();
+    fs::create_dir_all(certfile.parent().expect("a folder")).expect("target/ is ours");
+    fs::write(&certfile, cert.pem()).expect("target/ is ours");
+    fs::write(&keyfile, signing_key.serialize_pem()).expect("target/ is ours");
+    fs::set_permissions(&keyfile, fs::Permissions::from_mode(0o600)).expect("target/ is ours");
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).expect("a sound certificate");
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
+impl Bench {
+    /// For a client that speaks this protocol.
+    fn tls(&self, http2: bool) -> TlsConnector {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        TlsConnector::from(Arc::new(config))
+    }
+}

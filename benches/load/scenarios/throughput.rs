@@ -1,0 +1,100 @@
+//! Loads that nothing happens to: how much is answered, what it costs, how long it takes.
+
+use std::time::Duration;
+
+use super::{Bench, Kind};
+use crate::{
+    client::{Load, Wire},
+    record::Turn,
+    server::Server,
+};
+
+const CONNECTIONS: usize = 64;
+const RATE: f64 = 1000.0;
+
+/// A turn: the warm-up, then the load, and the CPU time of the server meanwhile.
+fn turn(bench: &Bench, server: &Server, load: Load) -> Result<Turn, String> {
+    load.clone().run(Duration::from_secs_f64((bench.seconds / 4.0).min(0.5)));
+    let before = server.cpu_time();
+    let tally = load.run(Duration::from_secs_f64(bench.seconds));
+    let spent = server.cpu_time().saturating_sub(before);
+    if tally.ok == 0 {
+        return Err(format!("not one answer: {:?}", tally.classes()));
+    }
+    let (ok, time) = (tally.ok as f64, tally.time.as_secs_f64());
+    let mut turn = Turn::of(tally);
+    turn.timeline.clear();
+    turn.set("requests_per_second", ok / time);
+    turn.set("cpu_us_per_request", spent.as_secs_f64() * 1e6 / ok);
+    Ok(turn)
+}
+
+pub(super) fn saturate(connections: usize) -> Kind {
+    Kind::Kept(Box::new(move |bench, side, server| {
+        turn(bench, server, Load::saturating(server.address, connections, side.path))
+    }))
+}
+
+/// Processes that end take their CPU time with them: it is not told.
+pub(super) fn recycling() -> Kind {
+    Kind::Kept(Box::new(|bench, side, server| {
+        let mut turn = turn(bench, server, Load::saturating(server.address, CONNECTIONS, side.path))?;
+        turn.figures.remove("cpu_us_per_request");
+        Ok(turn)
+    }))
+}
+
+/// Where the pace is given, the figures are how long one waits.
+fn paced(bench: &Bench, server: &Server, load: Load) -> Result<Turn, String> {
+    let mut turn = turn(bench, server, load)?;
+    turn.figures.remove("requests_per_second");
+    for (part, waited) in turn.latency.clone() {
+        match part {
+            0.5 => turn.set("p50_us", waited),
+            0.99 => turn.set("p99_us", waited),
+            0.999 => turn.set("p99_9_us", waited),
+            _ => {}
+        }
+    }
+    Ok(turn)
+}
+
+pub(super) fn latency() -> Kind {
+    Kind::Kept(Box::new(|bench, side, server| {
+        paced(bench, server, Load::paced(server.address, CONNECTIONS, side.path, RATE))
+    }))
+}
+
+pub(super) fn mixed() -> Kind {
+    Kind::Kept(Box::new(|bench, side, server| {
+        let load = Load::paced(server.address, CONNECTIONS, side.path, RATE);
+        paced(bench, server, Load { slow: Some((100, "/slow")), ..load })
+    }))
+}
+
+pub(super) fn new_connections() -> Kind {
+    Kind::Kept(Box::new(|bench, side, server| {
+        let wire = Wire { per_request: true, ..Wire::default() };
+        turn(bench, server, Load { wire, ..Load::saturating(server.address, CONNECTIONS, side.path) })
+    }))
+}
+
+pub(super) fn bodies(body: usize) -> Kind {
+    Kind::Kept(Box::new(move |bench, side, server| {
+        turn(bench, server, Load { body, ..Load::saturating(server.address, 16, side.path) })
+    }))
+}
+
+pub(super) fn over_tls() -> Kind {
+    Kind::Kept(Box::new(|bench, side, server| {
+        let wire = Wire { tls: Some(bench.tls(false)), ..Wire::default() };
+        turn(bench, server, Load { wire, ..Load::saturating(server.address, CONNECTIONS, side.path) })
+    }))
+}
+
+pub(super) fn http2(tls: bool) -> Kind {
+    Kind::Kept(Box::new(move |bench, side, server| {
+        let wire = Wire { tls: tls.then(|| bench.tls(true)), streams: Some(8), ..Wire::default() };
+        turn(bench, server, Load { wire, ..Load::saturating(server.address, 8, side.path) })
+    }))
+}

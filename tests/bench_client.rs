@@ -1,0 +1,128 @@
+//! Promise to ourselves: the client of the benchmark puts each request into the one class it belongs to, never retries,
+//! and measures from when a request was due.
+
+#![allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
+
+#[path = "../benches/load/client.rs"]
+mod client;
+mod common;
+#[path = "../benches/load/record.rs"]
+mod record;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use client::{Load, Tally, Wire};
+use socket2::SockRef;
+
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+/// Answers every request as it is told, a thread for each connection, until the test ends.
+fn server(answer: impl Fn(&mut TcpStream) -> bool + Clone + Send + 'static) -> (SocketAddr, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let (address, seen) = (listener.local_addr().expect("bound"), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let (answer, count) = (answer.clone(), Arc::clone(&count));
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().expect("a copy"));
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
+                    let whole = line == "\r\n";
+                    line.clear();
+                    if whole {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        if !answer(&mut stream) {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+fn ask(address: SocketAddr) -> Tally {
+    Load::saturating(address, 4, "/").run(Duration::from_millis(200))
+}
+
+/// All requests ended in this class, and the server saw each of them once.
+#[track_caller]
+fn all_are(class: &str, answer: impl Fn(&mut TcpStream) -> bool + Clone + Send + 'static) {
+    let (address, seen) = server(answer);
+    let classes = ask(address).classes();
+    let of_it = classes.get(class).copied().unwrap_or(0);
+    assert!(of_it > 0, "{classes:?}");
+    assert_eq!(classes.values().sum::<u64>(), of_it, "{classes:?}");
+    assert_eq!(seen.load(Ordering::Relaxed), of_it, "none is asked twice, none goes uncounted");
+}
+
+fn says(text: &'static str, stays: bool) -> impl Fn(&mut TcpStream) -> bool + Clone + Send + 'static {
+    move |stream| stream.write_all(text.as_bytes()).is_ok() && stays
+}
+
+#[test]
+fn each_end_has_its_class() {
+    all_are("ok", says(ANSWER, true));
+    all_are("ok", says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", false));
+    all_are("status 503", says("HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno", true));
+    all_are("cut answer", says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", false));
+    all_are("cut answer", says("HTTP/1.1 200 OK\r\nContent-Le", false));
+    all_are("closed before answer", says("", false));
+    all_are("malformed answer", says("hello, world\r\n\r\n", false));
+    all_are("reset before answer", |stream| {
+        SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("a socket");
+        false
+    });
+}
+
+#[test]
+fn a_port_without_a_listener_refuses() {
+    let address = (std::net::Ipv4Addr::LOCALHOST, common::free_port()).into();
+    let classes = ask(address).classes();
+    assert!(classes["refused connect"] > 0 && classes["ok"] == 0, "{classes:?}");
+    assert_eq!(classes.len(), 2, "{classes:?}");
+}
+
+#[test]
+fn silence_is_a_timeout() {
+    all_are("timeout", says("", true));
+}
+
+/// Twenty answers a second on the one connection, a hundred requests due: they wait, and that is told.
+#[test]
+fn latency_counts_from_when_a_request_was_due() {
+    let (address, _) = server(|stream| {
+        common::observe_for(Duration::from_millis(50));
+        stream.write_all(ANSWER.as_bytes()).is_ok()
+    });
+    let tally = Load::paced(address, 1, "/", 100.0).run(Duration::from_secs(1));
+    assert!(tally.ok >= 10, "{:?}", tally.classes());
+    assert!(tally.longest() > Duration::from_millis(400), "{:?}", tally.longest());
+}
+
+/// It says nothing and closes after every answer: whoever asks next has seen that, and no request is lost.
+#[test]
+fn a_connection_that_closed_while_idle_is_no_failure() {
+    let (address, _) = server(says(ANSWER, false));
+    let classes = Load::paced(address, 2, "/", 50.0).run(Duration::from_millis(600)).classes();
+    assert!(classes["ok"] > 10 && classes.len() == 1, "{classes:?}");
+}
+
+#[test]
+fn a_connection_for_each_request() {
+    let (address, seen) = server(says(ANSWER, false));
+    let wire = Wire { per_request: true, ..Wire::default() };
+    let tally = Load { wire, ..Load::saturating(address, 2, "/") }.run(Duration::from_millis(200));
+    assert_eq!(tally.classes().len(), 1, "{:?}", tally.classes());
+    assert_eq!(tally.ok, seen.load(Ordering::Relaxed));
+}
