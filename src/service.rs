@@ -26,6 +26,7 @@ use axum::{
     middleware,
     response::Response,
 };
+use tower::util::MapResponseLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use auth::TokenError;
@@ -129,12 +130,14 @@ fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Stor
     }
     router = router
         .fallback(async || ApiError::not_found("there is no such route"))
-        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
-        .layer(body_limit);
-    if !settings.cors_origins.is_empty() {
-        router = router.layer(middleware::from_fn_with_state(settings.cors_origins.clone().into(), cors::cors));
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed());
+    // At once, the outermost first: each call of `layer` costs every request a box.
+    let security = MapResponseLayer::new(secured);
+    if settings.cors_origins.is_empty() {
+        return router.layer((security, body_limit));
     }
-    router.layer(middleware::map_response(secured))
+    let cors = middleware::from_fn_with_state(settings.cors_origins.clone().into(), cors::cors);
+    router.layer((security, cors, body_limit))
 }
 
 /// What browsers are told with every answer: take it for what it says it is, load nothing for it, show it in no frame.
@@ -145,9 +148,13 @@ const SECURITY: [(HeaderName, HeaderValue); 4] = [
     (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
 ];
 
-async fn secured(mut response: Response) -> Response {
+fn secured(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.reserve(SECURITY.len());
     for (name, value) in SECURITY {
-        response.headers_mut().entry(name).or_insert(value);
+        if !headers.contains_key(&name) {
+            headers.append(name, value);
+        }
     }
     response
 }
