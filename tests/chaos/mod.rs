@@ -93,7 +93,7 @@ impl Plan {
                 Manner::Arrivals { per_second: 30, silent_ms: 900 },
             ],
             workers: 4,
-            max_requests: 2000,
+            max_requests: 500,
             length,
             pace: Duration::from_millis(200),
             seed,
