@@ -80,7 +80,7 @@ fn each_end_has_its_class() {
     all_are("closed before answer", says("", false));
     all_are("malformed answer", says("hello, world\r\n\r\n", false));
     all_are("reset before answer", |stream| {
-        SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("a socket");
+        SockRef::from(&*stream).set_linger(Some(Duration::ZERO)).expect("a socket");
         false
     });
 }

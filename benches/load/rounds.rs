@@ -43,6 +43,10 @@ pub fn run(bench: &Bench, scenarios: &[Scenario], present: &[Peer], rounds: usiz
     bar.set_style(style.expect("a sound template"));
     let mut kept = Kept::default();
     for scenario in scenarios {
+        // A log shows no bar.
+        if bar.is_hidden() {
+            eprintln!("load: {}", scenario.name);
+        }
         let taking_part: Vec<_> = scenario.sides.iter().filter(|side| present.contains(&side.peer)).collect();
         let (able, unable): (Vec<_>, Vec<_>) = taking_part.into_iter().partition(|side| side.cannot.is_none());
         let mut rows: Vec<_> = able.iter().map(|side| row(scenario, side, "")).collect();
