@@ -2,6 +2,7 @@
 //! and measures from when a request was due.
 
 #![allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
+#![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may start threads")]
 
 #[path = "../benches/load/client.rs"]
 mod client;
