@@ -2,6 +2,7 @@
 //! and measures from when a request was due.
 
 #![allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
+#![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may start threads")]
 
 #[path = "../benches/load/client.rs"]
 mod client;
@@ -80,7 +81,7 @@ fn each_end_has_its_class() {
     all_are("closed before answer", says("", false));
     all_are("malformed answer", says("hello, world\r\n\r\n", false));
     all_are("reset before answer", |stream| {
-        SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("a socket");
+        SockRef::from(&*stream).set_linger(Some(Duration::ZERO)).expect("a socket");
         false
     });
 }

@@ -128,17 +128,12 @@ impl Seen<'_> {
                 self.median("start-up", oxicorn, "startup_ms"),
                 "milliseconds from exec to the first answer, plain service",
             ),
-            at_most(
-                15.0,
-                self.median("start-up", reference, "startup_ms"),
-                "milliseconds from exec to the first answer, reference service on SQLite",
-            ),
             at_most(6.0, mib(reference, "master_pss_kib"), "MiB of the master (PSS)"),
             at_most(5.0, mib(reference, "worker_pss_kib"), "MiB of an idle worker with SQLite (PSS)"),
             at_most(8.0, mib(reference, "worker_pss_loaded_kib"), "MiB of a worker with SQLite after load (PSS)"),
             at_most(1.3, a_connection, "memory of an idle connection, of bare hyper's"),
-            at_most(4.0, self.worst("idle", oxicorn, "wakeups_per_second"), "wake-ups a second of an idle process"),
-            at_most(0.1, self.worst("idle", oxicorn, "cpu_percent"), "percent of a CPU that idling takes in total"),
+            at_most(4.0, self.median("idle", oxicorn, "wakeups_per_second"), "wake-ups a second of an idle process"),
+            at_most(0.1, self.median("idle", oxicorn, "cpu_percent"), "percent of a CPU that idling takes in total"),
         ]
         .into_iter()
         .flatten()
