@@ -53,7 +53,7 @@ fn build_next() -> PathBuf {
     let _ = fs::remove_dir_all(&tree);
     fs::create_dir_all(&tree).expect("a folder below target");
     let copied = Command::new("cp")
-        .args(["-R", "Cargo.toml", "Cargo.lock", "src", "tests", "examples", "supervisor.toml", "README.md"])
+        .args(["-R", "Cargo.toml", "Cargo.lock", "src", "tests", "benches", "examples", "supervisor.toml", "README.md"])
         .arg(&tree)
         .current_dir(root)
         .status()
