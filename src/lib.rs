@@ -26,7 +26,7 @@
 //! - **drain**: finish what was begun, take nothing new. **recycle**: planned replacement of one worker.
 //! - **reload**: a new generation of the same program. **upgrade**: a new program. **stop**: the end of all.
 //! - **peer**: the other end of a connection. **client**: who sent the request, also from behind proxies.
-//! - **kill**: SIGKILL, nothing else. **steer**: send new connections to live slots only.
+//! - **kill**: SIGKILL, nothing else. **steer**: send new connections to live slots only, the emptier first.
 //! - **rescue**: accept from a sibling's slot. **scoreboard**: the shared memory that workers count in.
 //!
 //! # Invariants

@@ -1,8 +1,9 @@
 //! The log: every `tracing` event becomes one line, written at once by the process that says it.
 //!
-//! Owns the format, text or JSON, and the level; and the open file of the access log, until a worker takes it. Refuses threads and queues, which a fork would break and a crash would
-//! lose, and spans, whose context costs more than a supervisor needs: a program that wants them installs a subscriber
-//! of its own before it runs the app, and that one stays. A forked worker goes on with the same settings and file.
+//! Owns the format, text or JSON, and the level; and the open file of the access log, until a worker takes it. Refuses
+//! threads and queues, which a fork would break and a crash would lose, and spans, whose context costs more than a
+//! supervisor needs: a program that wants them installs a subscriber of its own before it runs the app, and that one
+//! stays. A forked worker goes on with the same settings and file.
 
 mod sink;
 

@@ -89,8 +89,8 @@ impl AccessLog {
         Some(Self { form, exclude, request_headers, response_headers, row, pid, writer: Mutex::new(writer) })
     }
 
-    /// The record of a request whose head is read, at `begun` nanoseconds of the monotonic clock; its line is written when the record is dropped. `None` for the paths
-    /// of `log.access_exclude`.
+    /// The record of a request whose head was read at `begun`, nanoseconds of the monotonic clock; its line is written
+    /// when the record is dropped. `None` for the paths of `log.access_exclude`.
     pub(super) fn begin<B>(
         &'static self,
         begun: u64,
