@@ -191,6 +191,10 @@ fn without_steering_a_recycle_and_a_kill_lose_nothing_that_waited() {
     let load = Load::start(supervisor.address(), PATH, 6, Mode::PerRequest { think_ms: 5 });
     supervisor.wait_log(events::RECYCLE_ASKED, 8, 2 * PATIENCE);
     load.finish().assert_nothing_lost();
+    eventually("who was to be replaced is gone", PATIENCE, || {
+        let log = supervisor.log();
+        (log.count(events::EXITED) == log.count(events::RECYCLE_ASKED)).then_some(())
+    });
     let victim = supervisor.serving_pids()[0];
     stop(&supervisor, victim);
     thread::scope(|scope| {
