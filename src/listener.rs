@@ -46,7 +46,7 @@ pub(crate) struct Listeners {
     steering: Steering,
     /// What was steered to last, for addresses that come later.
     live: Vec<u32>,
-    /// How the connections are shared out among them now.
+    /// How the kernel was told to share connections out among them; empty where another program told it.
     shares: Vec<Share>,
 }
 
@@ -333,18 +333,18 @@ impl Listeners {
         if self.steering == Steering::Unneeded
             && let Some(group) = self.groups.iter().find(|group| group.per_slot())
         {
-            self.steering =
-                match bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&steering::equal(&[0]))) {
-                    Ok(()) => Steering::Active,
-                    Err(error) => Steering::Refused(error.to_string()),
-                };
+            let program = steering::program(&steering::equal(&[0]));
+            self.steering = match bpf::attach_reuseport(group.sockets[0].as_fd(), &program) {
+                Ok(()) => Steering::Active,
+                Err(error) => Steering::Refused(error.to_string()),
+            };
         }
         // Before they listen: spare slots of a new address must not get a single connection.
         if self.steering == Steering::Active {
+            let program = steering::program(&steering::equal(&self.live));
             for group in self.groups.iter().filter(|group| group.standing == Standing::Added && group.per_slot()) {
                 // What the kernel took a moment ago it takes again; if not, the next steering says so.
-                let _ =
-                    bpf::attach_reuseport(group.sockets[0].as_fd(), &steering::program(&steering::equal(&self.live)));
+                let _ = bpf::attach_reuseport(group.sockets[0].as_fd(), &program);
             }
         }
     }
@@ -369,14 +369,6 @@ impl Listeners {
     pub(crate) fn balance(&mut self, connections: impl Fn(u32) -> u64) -> Result<(), SteerError> {
         let shares = steering::by_room(&self.live, connections);
         if shares == self.shares { Ok(()) } else { self.share(shares) }
-    }
-
-    /// Where connections come and go so fast that their number says nothing, all that are live get the same.
-    ///
-    /// # Errors
-    /// As [`steer`](Self::steer).
-    pub(crate) fn level(&mut self) -> Result<(), SteerError> {
-        self.balance(|_| 0)
     }
 
     fn share(&mut self, shares: Vec<Share>) -> Result<(), SteerError> {

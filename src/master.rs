@@ -62,7 +62,7 @@ use crate::{
 const ROWS_PER_SLOT: u32 = 4;
 
 /// Between two looks at the certificate: a service may run for months without a reload, and certificates do not.
-const LOOK_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
+const CERTIFICATE_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// How a run of the master ends: `fork` returns twice, and so does this loop.
 #[derive(Debug)]
@@ -118,7 +118,7 @@ struct Shell {
     notify: Option<Notify>,
     started: Instant,
     /// When the certificate is looked at again.
-    look_at: Instant,
+    certificate_due: Instant,
     children: Vec<Child>,
     inbox: Vec<Event>,
     dice: Dice,
@@ -206,7 +206,7 @@ impl Shell {
             control,
             notify: Notify::open(started),
             started,
-            look_at: started.after(LOOK_EVERY_MS),
+            certificate_due: started.after(CERTIFICATE_EVERY_MS),
             children: Vec::new(),
             inbox: Vec::new(),
             dice: Dice::new(),
@@ -250,7 +250,7 @@ impl Shell {
             self.core.deadline(),
             self.control.as_ref().and_then(Control::deadline),
             self.notify.as_ref().and_then(Notify::deadline),
-            Some(self.look_at),
+            Some(self.certificate_due),
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
@@ -260,8 +260,8 @@ impl Shell {
         let ours = fds.len();
         fds.extend(self.control.iter().flat_map(Control::watched));
         let ready = wait(&fds, timeout).map_err(MasterError::Wait)?;
-        if self.look_at <= now() {
-            self.look_at = now().after(LOOK_EVERY_MS);
+        if self.certificate_due <= now() {
+            self.certificate_due = now().after(CERTIFICATE_EVERY_MS);
             settings::say_warnings(&self.resolved.certificate_warnings());
         }
         self.hear_all();

@@ -226,25 +226,22 @@ impl Shell {
     /// Without steering nothing is lost: what the kernel sends to an empty slot is rescued by siblings.
     fn steer(&mut self, live: &[SlotId]) {
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
-        let steered = self.listeners.steer(&live);
-        if say_refused(steered) {
-            tracing::debug!(event = "steered", ?live, "new connections go to live slots");
+        match self.listeners.steer(&live) {
+            Ok(()) => tracing::debug!(event = "steered", ?live, "new connections go to live slots"),
+            Err(error) => say_refused(&error),
         }
     }
 
     /// Who is live is the core's to decide, and who of them gets more connections is no decision: it follows from what
-    /// they have.
+    /// they have. Where connections do not `stay`, what they have now says nothing, and all get the same.
     pub(super) fn balance(&mut self, stay: bool) {
-        let balanced = if stay {
-            let mut connections = BTreeMap::new();
-            for row in self.scoreboard.rows().filter(|row| row.state() == State::Serving) {
-                *connections.entry(row.slot()).or_insert(0) += row.connections();
-            }
-            self.listeners.balance(|slot| connections.get(&u64::from(slot)).copied().unwrap_or(0))
-        } else {
-            self.listeners.level()
-        };
-        say_refused(balanced);
+        let mut connections = BTreeMap::new();
+        for row in self.scoreboard.rows().filter(|row| stay && row.state() == State::Serving) {
+            *connections.entry(row.slot()).or_insert(0) += row.connections();
+        }
+        if let Err(error) = self.listeners.balance(|slot| connections.get(&u64::from(slot)).copied().unwrap_or(0)) {
+            say_refused(&error);
+        }
     }
 
     fn answer_waiting(&mut self, caller: Caller, answer: Answer) {
@@ -405,7 +402,7 @@ impl Shell {
             // The master's voice: a worker does not speak for the service.
             notify: _,
             started: _,
-            look_at: _,
+            certificate_due: _,
             // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
             children,
             inbox: _,
@@ -431,13 +428,10 @@ impl Shell {
     }
 }
 
-/// Whether it was not refused.
-fn say_refused(steered: Result<(), SteerError>) -> bool {
-    let Err(error) = steered else { return true };
+fn say_refused(error: &SteerError) {
     tracing::warn!(
         event = "steering_refused",
-        error = &error as &dyn std::error::Error,
+        error = error as &dyn std::error::Error,
         "connections to a slot without a worker wait until a sibling looks"
     );
-    false
 }

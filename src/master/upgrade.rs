@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 
 use self::preflight::Preflight;
 use super::{
-    Child, Dice, LOOK_EVERY_MS, Load, MasterError, ROWS_PER_SLOT, Shell,
+    CERTIFICATE_EVERY_MS, Child, Dice, Load, MasterError, ROWS_PER_SLOT, Shell,
     control::Control,
     core::{Action, Event, Failure, Master, SlotId, Succession},
     handover::{Handover, MARKER, PassedChild, Program, Purpose, State, VERSION},
@@ -355,7 +355,7 @@ impl Shell {
             control,
             notify,
             started: state.started,
-            look_at: now().after(LOOK_EVERY_MS),
+            certificate_due: now().after(CERTIFICATE_EVERY_MS),
             children,
             inbox: Vec::new(),
             dice: Dice::new(),
