@@ -120,10 +120,13 @@ fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Stor
         Ok(0) | Err(_) => DefaultBodyLimit::disable(),
         Ok(limit) => DefaultBodyLimit::max(limit),
     };
-    let (mut router, document) = OpenApiRouter::with_openapi(docs::frame())
-        .merge(health::routes(worker.clone(), store.clone(), &settings.check))
-        .merge(facts::routes(store, token.clone()))
+    let with_bodies = OpenApiRouter::new()
+        .merge(facts::routes(store.clone(), token.clone()))
         .merge(debug::routes(worker.clone(), settings.debug))
+        .layer(body_limit);
+    let (mut router, document) = OpenApiRouter::with_openapi(docs::frame())
+        .merge(health::routes(worker.clone(), store, &settings.check))
+        .merge(with_bodies)
         .split_for_parts();
     if settings.docs {
         router = router.merge(docs::routes(document, &token));
@@ -134,10 +137,10 @@ fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Stor
     // At once, the outermost first: each call of `layer` costs every request a box.
     let security = MapResponseLayer::new(secured);
     if settings.cors_origins.is_empty() {
-        return router.layer((security, body_limit));
+        return router.layer(security);
     }
     let cors = middleware::from_fn_with_state(settings.cors_origins.clone().into(), cors::cors);
-    router.layer((security, cors, body_limit))
+    router.layer((security, cors))
 }
 
 /// What browsers are told with every answer: take it for what it says it is, load nothing for it, show it in no frame.
@@ -150,9 +153,11 @@ const SECURITY: [(HeaderName, HeaderValue); 4] = [
 
 fn secured(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.reserve(SECURITY.len());
+    // And one for `X-Request-Id`.
+    headers.reserve(SECURITY.len() + 1);
     for (name, value) in SECURITY {
-        if !headers.contains_key(&name) {
+        // To look at each of a handful of headers costs less than to hash the name.
+        if !headers.keys().any(|known| *known == name) {
             headers.append(name, value);
         }
     }

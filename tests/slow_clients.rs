@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{thread::sleep, time::Duration};
 
 use common::{Canary, Connection, Failure, Launch, PATIENCE, Supervisor, eventually, now, request};
 
@@ -87,6 +87,24 @@ fn an_idle_connection_is_closed_after_keep_alive_and_not_before() {
         assert_eq!(connection.get("/debug/sleep/200").expect("an answer").status, 200);
     }
     assert_eq!(ends_after(&mut connection, Duration::from_millis(500)), b"");
+}
+
+/// A close with unread bytes would be an RST, which could destroy the answer: only who said that no more would come, and
+/// kept to it, gets the close at once.
+#[test]
+fn a_client_that_announced_its_last_request_is_not_waited_for_and_any_other_is() {
+    let supervisor = launch("keep_alive", r#""1h""#).serving(1);
+    for (behind, waits) in [("", false), ("G", true)] {
+        let mut connection = Connection::open(supervisor.address()).expect("a connection");
+        let request = format!("GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n{behind}");
+        connection.send(request.as_bytes()).expect("sent");
+        assert!(connection.read_to_end().expect("a clean end").starts_with(b"HTTP/1.1 200 OK\r\n"));
+        let is_closed = (0..20).any(|_| {
+            sleep(Duration::from_millis(50));
+            connection.send(b"x").is_err()
+        });
+        assert_eq!(is_closed, !waits, "{behind:?}");
+    }
 }
 
 #[test]

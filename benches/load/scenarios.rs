@@ -187,7 +187,7 @@ pub fn all() -> Vec<Scenario> {
 
     let who = Some("/pid");
     let sides = everyone(Deed::Reload, &usual, None);
-    let about = "ten reloads (or as many as 25 s hold) under 1,000 requests a second, a fifth on new connections";
+    let about = "as steady-64, and 200 new connections a second: ten reloads, or as many as 25 s hold";
     add("reload", about, true, 3, sides, Kind::Fresh(life::reload));
     let about = "SIGKILL for one of two workers under 1,000 quick and 200 slow requests a second";
     add("crash", about, true, 8, everyone(Deed::Replace, &usual, who), Kind::Fresh(life::crash));

@@ -30,14 +30,13 @@ use super::{
 };
 use crate::{WorkerContext, error_chain};
 
-#[derive(Clone)]
 struct Readiness {
     worker: WorkerContext,
     store: Store,
-    checks: Arc<[(Check, Condition)]>,
+    checks: Vec<(Check, Condition)>,
     /// When all were last asked, and what came of it; believed for as long as one may take to answer. Locked while
     /// asking, so that many probes ask once.
-    last: Arc<Mutex<Option<(Instant, Checked)>>>,
+    last: Mutex<Option<(Instant, Checked)>>,
 }
 
 /// Each dependency by its name: whether it is well.
@@ -61,13 +60,13 @@ struct Report {
 
 pub(super) fn routes(worker: WorkerContext, store: Store, checks: &[Check]) -> OpenApiRouter {
     let checks = checks.iter().map(|check| (check.clone(), Condition::new(&check.name))).collect();
-    let readiness = Readiness { worker, store, checks, last: Arc::default() };
+    let readiness = Readiness { worker, store, checks, last: Mutex::default() };
     OpenApiRouter::new()
         .routes(routes!(health))
         .routes(routes!(health_live))
         .routes(routes!(ready))
         .routes(routes!(health_ready))
-        .with_state(readiness)
+        .with_state(Arc::new(readiness))
 }
 
 /// Is it alive? Asks no dependency
@@ -92,7 +91,7 @@ async fn health_live() -> Json<Liveness> {
     (status = 503, description = "Not now: a dependency does not answer, or a stop was asked", body = Report,
      example = json!({"status": "degraded", "checks": {"database": "unavailable"}})),
 ))]
-async fn ready(State(readiness): State<Readiness>) -> (StatusCode, Json<Report>) {
+async fn ready(State(readiness): State<Arc<Readiness>>) -> (StatusCode, Json<Report>) {
     if readiness.worker.is_stopping() {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(Report { status: "draining", checks: None }));
     }
@@ -111,7 +110,7 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, Json<Report>)
     (status = 200, description = "Yes", body = Report),
     (status = 503, description = "Not now", body = Report, example = json!({"status": "draining"})),
 ))]
-async fn health_ready(readiness: State<Readiness>) -> (StatusCode, Json<Report>) {
+async fn health_ready(readiness: State<Arc<Readiness>>) -> (StatusCode, Json<Report>) {
     ready(readiness).await
 }
 

@@ -35,6 +35,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    sync::futures::Notified,
     time::{Instant, Sleep, sleep, timeout},
 };
 
@@ -199,8 +200,13 @@ where
     B: Answer,
 {
     let shared = connection.shared;
-    let greeting =
-        if shared.http.http2 { greeting::read(&mut stream, &connection, timer).await } else { Greeting::default() };
+    // Polled for its waker alone: this task's never changes, and `ends` is what is asked.
+    let mut end = pin!(shared.end.notified());
+    let greeting = if shared.http.http2 {
+        greeting::read(&mut stream, &connection, timer, end.as_mut()).await
+    } else {
+        Greeting::default()
+    };
     let service = {
         let connection = Arc::clone(&connection);
         service_fn(move |request| exchange::answer(request, app.clone(), Arc::clone(&connection)))
@@ -209,11 +215,11 @@ where
         let wire = Wire::http2(stream, greeting.bytes, Arc::clone(&connection), open);
         // In a box: few connections are of its kind, and each would have room for it.
         let mut serving = Box::pin(http2(shared).serve_connection(wire, service));
-        live(serving.as_mut(), &connection, timer).await;
+        live(serving.as_mut(), &connection, timer, end).await;
     } else {
         let wire = Wire::http1(stream, greeting.bytes, Arc::clone(&connection), open);
         let serving = pin!(http1(shared).serve_connection(wire, service).with_upgrades());
-        live(serving, &connection, timer).await;
+        live(serving, &connection, timer, end).await;
         connection.close_if_declined().await;
     }
 }
@@ -284,10 +290,14 @@ where
 }
 
 /// Polls hyper until the connection is over, and tells it when to leave.
-async fn live<C: Speaks>(mut serving: Pin<&mut C>, connection: &Connection, timer: &mut Timer<'_>) {
+async fn live<C: Speaks>(
+    mut serving: Pin<&mut C>,
+    connection: &Connection,
+    timer: &mut Timer<'_>,
+    mut end: Pin<&mut Notified<'_>>,
+) {
     let Connection { shared, activity, .. } = connection;
-    // Polled for their wakers alone: this task's never changes, and `ends` and `drains` are what is asked.
-    let mut end = pin!(shared.end.notified());
+    // As `end`; of it `drains` is asked.
     let mut drain = pin!(shared.drain.notified());
     let mut enrolled = false;
     let mut leaving = false;

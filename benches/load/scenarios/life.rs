@@ -33,7 +33,7 @@ const QUIET: Duration = Duration::from_millis(300);
 
 pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
     let server = Server::start(side.peer, &side.setup)?;
-    let kept = Load::paced(server.address, 32, side.path, 800.0).start();
+    let kept = Load::saturating(server.address, 64, side.path).start();
     let wire = Wire { per_request: true, ..Wire::default() };
     let fresh = Load { wire, ..Load::paced(server.address, 8, side.path, 200.0) }.start();
     sleep(QUIET);

@@ -6,11 +6,14 @@
 use std::{
     future::{Future, poll_fn},
     mem::MaybeUninit,
-    pin::{Pin, pin},
+    pin::Pin,
     task::Poll,
 };
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    sync::futures::Notified,
+};
 
 use super::{Connection, Timer};
 
@@ -23,15 +26,18 @@ pub(super) struct Greeting {
     pub(super) bytes: Vec<u8>,
 }
 
-/// Reads until it is known which protocol the client speaks, or nothing more is to be waited for.
-pub(super) async fn read<T>(stream: &mut T, connection: &Connection, timer: &mut Timer<'_>) -> Greeting
+/// Reads until it is known which protocol the client speaks, or nothing more is to be waited for: `end` wakes.
+pub(super) async fn read<T>(
+    stream: &mut T,
+    connection: &Connection,
+    timer: &mut Timer<'_>,
+    mut end: Pin<&mut Notified<'_>>,
+) -> Greeting
 where
     T: AsyncRead + Unpin,
 {
     let mut bytes = Vec::new();
-    let mut end = pin!(connection.shared.end.notified());
     poll_fn(|cx| {
-        let _ = end.as_mut().poll(cx);
         loop {
             let mut scratch = [MaybeUninit::uninit(); 4096];
             let mut new = ReadBuf::uninit(&mut scratch);
@@ -40,6 +46,7 @@ where
                 // The end of the stream, or an error: reading on will say it again.
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => {
+                    let _ = end.as_mut().poll(cx);
                     let over = connection.shared.ends() || timer.overdue(connection, cx).is_some();
                     return if over { Poll::Ready(()) } else { Poll::Pending };
                 }

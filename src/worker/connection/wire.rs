@@ -96,6 +96,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
         written
     }
 
+    /// It announced its last request, and nothing came behind that (RFC 9112, section 9.6). Of TLS there is its goodbye.
+    fn has_said_all(&self) -> bool {
+        let ended = self.input.scanner.as_ref().is_some_and(Scanner::has_ended);
+        ended && self.input.held.is_empty() && !self.connection.client.is_tls()
+    }
+
     /// Hyper has answered all that came before and asks for more: there is no more. It closes, and the refusal is the
     /// last word. In a body it is an error that the request's own answer tells of.
     fn refuse(&self, refusal: Refusal, in_body: bool) -> Poll<io::Result<()>> {
@@ -240,8 +246,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Wire<T> {
         self.wrote(written)
     }
 
-    /// Says why the last request was refused, if it was. Then half-closes, reads and discards to the client's end or
-    /// `LINGER`: a close with unread bytes would be an RST, and an RST destroys what the client has not read yet.
+    /// Says why the last request was refused, if it was. Then half-closes, and reads and discards to the client's end or
+    /// `LINGER` if it may have sent more: a close with unread bytes would be an RST, and an RST destroys what the client
+    /// has not read yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.connection.upgraded.load(Relaxed) {
@@ -262,14 +269,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Wire<T> {
         if this.linger.is_none() {
             ready!(this.stream().poll_shutdown(cx))?;
         }
-        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
         let mut scrap = [MaybeUninit::uninit(); SCRATCH];
         loop {
             let mut scrap = ReadBuf::uninit(&mut scrap);
             match Pin::new(&mut this.inner.inner_mut().stream).poll_read(cx, &mut scrap) {
                 Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {}
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => return linger.as_mut().poll(cx).map(Ok),
+                Poll::Pending if this.has_said_all() => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+                    return linger.as_mut().poll(cx).map(Ok);
+                }
             }
         }
     }

@@ -65,33 +65,32 @@ impl Head {
             Some(most) => (most, bytes.len() > HEAD_MAX),
             None => (bytes, false),
         };
-        loop {
-            let (limit, too_long) = if self.begun == Begun::Yes {
-                // A field too many is one as soon as it begins.
-                let is_field = bytes.get(self.line.begin()).is_some_and(|&first| first != b'\r');
-                if is_field && self.fields as usize >= limits.fields {
-                    return Err(Refusal::FIELDS_MANY);
-                }
-                (limits.field_size, Refusal::FIELD_LONG)
-            } else {
-                (limits.request_line, Refusal::LINE_LONG)
-            };
-            let Some(line) = self.line.next(bytes, limit, too_long)? else {
-                return if cut { Err(Refusal::HEAD_LONG) } else { Ok(None) };
-            };
-            let begin = line.start;
-            let line = &bytes[line];
-            match (&self.begun, line) {
-                (Begun::Yes, []) => return self.frame().map(|frame| Some((self.line.begin(), frame))),
-                (Begun::Yes, line) => self.read_field(line, bytes, limits)?,
+        let incomplete = || if cut { Err(Refusal::HEAD_LONG) } else { Ok(None) };
+        while self.begun != Begun::Yes {
+            let line = self.line.next(bytes, limits.request_line).map_err(|flaw| flaw.refusal(Refusal::LINE_LONG))?;
+            let Some(line) = line else { return incomplete() };
+            match (&self.begun, &bytes[line.clone()]) {
                 // RFC 9112, section 2.2.
                 (Begun::No, []) => self.begun = Begun::Empty,
                 (Begun::Empty, []) => return Err(Refusal::EMPTY_LINES),
-                (Begun::No | Begun::Empty, line) => {
-                    self.read_request_line(line, begin)?;
+                (_, request_line) => {
+                    self.read_request_line(request_line, line.start)?;
                     self.begun = Begun::Yes;
                 }
             }
+        }
+        loop {
+            // A field too many is one as soon as it begins.
+            let is_field = bytes.get(self.line.begin()).is_some_and(|&first| first != b'\r');
+            if is_field && self.fields as usize >= limits.fields {
+                return Err(Refusal::FIELDS_MANY);
+            }
+            let line = self.line.next(bytes, limits.field_size).map_err(|flaw| flaw.refusal(Refusal::FIELD_LONG))?;
+            let Some(line) = line else { return incomplete() };
+            if line.is_empty() {
+                return self.frame().map(|frame| Some((self.line.begin(), frame)));
+            }
+            self.read_field(&bytes[line], bytes, limits)?;
         }
     }
 

@@ -15,23 +15,38 @@ pub(super) struct Line {
     seen: u32,
 }
 
+/// Why it is no line.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Flaw {
+    TooLong,
+    BareCr,
+    BareLf,
+    Control,
+}
+
+impl Flaw {
+    pub(super) fn refusal(self, too_long: Refusal) -> Refusal {
+        match self {
+            Self::TooLong => too_long,
+            Self::BareCr => Refusal::BARE_CR,
+            Self::BareLf => Refusal::BARE_LF,
+            Self::Control => Refusal::CONTROL,
+        }
+    }
+}
+
 impl Line {
-    /// The next line without its CRLF, or `None` while it is incomplete. One of more than `limit` bytes is `too_long`,
-    /// as soon as that is certain.
-    #[inline]
-    pub(super) fn next(
-        &mut self,
-        bytes: &[u8],
-        limit: usize,
-        too_long: Refusal,
-    ) -> Result<Option<Range<usize>>, Refusal> {
+    /// The next line without its CRLF, or `None` while it is incomplete. One of more than `limit` bytes is too long, as
+    /// soon as that is certain.
+    #[inline(always)] // It is most of what a head costs, and with two callers it would be a call.
+    pub(super) fn next(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, Flaw> {
         let (begin, seen) = (self.begin as usize, self.seen as usize);
         // Here its CR must stand at the latest.
         let last = begin + limit;
         let visible = bytes.get(seen..bytes.len().min(last + 1)).unwrap_or_default();
         let Some(found) = class::first_control(visible) else {
             self.seen = (seen + visible.len()) as u32;
-            return if bytes.len() > last { Err(too_long) } else { Ok(None) };
+            return if bytes.len() > last { Err(Flaw::TooLong) } else { Ok(None) };
         };
         let end = seen + found;
         match &bytes[end..] {
@@ -44,9 +59,9 @@ impl Line {
                 self.seen = end as u32;
                 Ok(None)
             }
-            [b'\r', ..] => Err(Refusal::BARE_CR),
-            [b'\n', ..] => Err(Refusal::BARE_LF),
-            _ => Err(Refusal::CONTROL),
+            [b'\r', ..] => Err(Flaw::BareCr),
+            [b'\n', ..] => Err(Flaw::BareLf),
+            _ => Err(Flaw::Control),
         }
     }
 
