@@ -57,7 +57,10 @@ impl Seen<'_> {
 
     fn speed(&self) -> Vec<Promise> {
         let (on, logging) = ("oxicorn, everything on", "oxicorn, everything on, access log");
-        let rate = |one, others| self.ratio("steady-64", "requests_per_second", one, others);
+        // For the same CPU time: where the client takes one of few cores, the quicker wait for it and the slower do not.
+        let times = |one, others: &[&str]| {
+            others.iter().filter_map(|other| self.left("steady-64", one, other)).min_by(f64::total_cmp)
+        };
         let calls = self.ratio("syscalls", "syscalls_per_request", "oxicorn", &["bare hyper"]);
         let recycling = self.ratio("recycle", "requests_per_second", "oxicorn", &["oxicorn without recycling"]);
         [
@@ -69,8 +72,8 @@ impl Seen<'_> {
             at_least(0.92, self.left("new-connections", "oxicorn", "bare hyper"), "a connection for each request, of bare hyper's for the same CPU time"),
             at_most(1.05, calls, "system calls of a keep-alive request, of bare hyper's"),
             at_least(0.95, calls, "system calls of a keep-alive request, of bare hyper's"),
-            at_least(2.4, rate("oxicorn", &PLAIN_PYTHON), "requests a second, plain service, of the best of Granian, Uvicorn and Gunicorn without a framework"),
-            at_least(8.0, rate("oxicorn reference", &FASTAPI), "requests a second, reference service's /health, of the best of Granian, Uvicorn and Gunicorn on FastAPI"),
+            at_least(2.4, times("oxicorn", &PLAIN_PYTHON), "requests for the same CPU time, plain service, of the best of Granian, Uvicorn and Gunicorn without a framework"),
+            at_least(8.0, times("oxicorn reference", &FASTAPI), "requests for the same CPU time, reference service's /health, of the best of Granian, Uvicorn and Gunicorn on FastAPI"),
             at_least(0.9, recycling, "requests a second when workers are replaced after 1,000 requests, of those when they are not"),
         ]
         .into_iter()
