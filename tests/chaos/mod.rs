@@ -19,7 +19,7 @@ pub use storm::{Deed, Record, change_visibly};
 use swarm::{LONG_WAIT, Loss, Slow};
 pub use swarm::{Manner, Outcome, Swarm, Target};
 
-use crate::common::{Canary, Failure, Launch, Supervisor, events, now};
+use crate::common::{Canary, Failure, Launch, PATIENCE, Supervisor, events, now};
 
 /// The sockets that are stormed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,12 @@ impl Plan {
         let swarm = Swarm::start(self.bind.target(&supervisor), "/debug/connections", &self.manners, self.seed);
         let storm = Storm::new(&supervisor, &swarm, self.workers, self.seed);
         let record = storm.rage(&self.deck, self.length, self.pace);
+        // A busy machine comes late to what it was asked: the load goes on until it has. Kills undo it, again and again.
+        if !self.deck.contains(&Deed::Kill) {
+            for event in [events::RELOADED, events::UPGRADED] {
+                supervisor.wait_log(event, 1, PATIENCE);
+            }
+        }
         supervisor.wait_serving_at_least(record.target);
         let outcome = swarm.finish();
         let (took, stall) = (began.elapsed(), canary.longest().max(outcome.stall));
