@@ -1,7 +1,7 @@
 //! The proof of zero loss: clients that never retry, a storm over the service they use, and what came of it.
 //!
 //! Owns: one run from start to verdict. `tests/zero_loss.rs` runs short ones, `make chaos` long ones.
-#![allow(dead_code, unreachable_pub, reason = "each program that proves something uses a part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each program that proves something uses a part")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
 pub mod nginx;
