@@ -94,16 +94,18 @@ fn an_idle_connection_is_closed_after_keep_alive_and_not_before() {
 #[test]
 fn a_client_that_announced_its_last_request_is_not_waited_for_and_any_other_is() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
-    for (behind, waits) in [("", false), ("G", true)] {
+    for (behind, later, waits) in [("", "", false), ("G", "", true), ("", "G", true)] {
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
-        let request = format!("GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n{behind}");
+        let request = format!("GET /debug/sleep/300 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n{behind}");
         connection.send(request.as_bytes()).expect("sent");
+        sleep(Duration::from_millis(100));
+        connection.send(later.as_bytes()).expect("sent");
         assert!(connection.read_to_end().expect("a clean end").starts_with(b"HTTP/1.1 200 OK\r\n"));
         let is_closed = (0..20).any(|_| {
             sleep(Duration::from_millis(50));
             connection.send(b"x").is_err()
         });
-        assert_eq!(is_closed, !waits, "{behind:?}");
+        assert_eq!(is_closed, !waits, "{behind:?} with the request, {later:?} after it");
     }
 }
 

@@ -297,7 +297,7 @@ async fn live<C: Speaks>(
     mut end: Pin<&mut Notified<'_>>,
 ) {
     let Connection { shared, activity, .. } = connection;
-    // As `end`; of it `drains` is asked.
+    // Polled for its waker alone, as `end` is; `drains` is what is asked.
     let mut drain = pin!(shared.drain.notified());
     let mut enrolled = false;
     let mut leaving = false;

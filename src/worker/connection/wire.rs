@@ -96,10 +96,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
         written
     }
 
-    /// It announced its last request, and nothing came behind that (RFC 9112, section 9.6). Of TLS there is its goodbye.
+    /// The client announced its last request (RFC 9112, section 9.6), and nothing has come behind that. Over TLS its
+    /// close_notify does.
     fn has_said_all(&self) -> bool {
         let ended = self.input.scanner.as_ref().is_some_and(Scanner::has_ended);
         ended && self.input.held.is_empty() && !self.connection.client.is_tls()
+    }
+
+    /// Begins at the first call.
+    fn linger(&mut self) -> Pin<&mut Sleep> {
+        self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut()
     }
 
     /// Hyper has answered all that came before and asks for more: there is no more. It closes, and the refusal is the
@@ -273,13 +279,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Write for Wire<T> {
         loop {
             let mut scrap = ReadBuf::uninit(&mut scrap);
             match Pin::new(&mut this.inner.inner_mut().stream).poll_read(cx, &mut scrap) {
-                Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {}
+                // Who breaks its word once may do so again.
+                Poll::Ready(Ok(())) if !scrap.filled().is_empty() => _ = this.linger(),
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending if this.has_said_all() => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-                    return linger.as_mut().poll(cx).map(Ok);
-                }
+                Poll::Pending if this.linger.is_none() && this.has_said_all() => return Poll::Ready(Ok(())),
+                Poll::Pending => return this.linger().poll(cx).map(Ok),
             }
         }
     }

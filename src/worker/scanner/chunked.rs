@@ -100,7 +100,7 @@ impl Chunked {
                 (limits.field_size, Refusal::FIELD_LONG)
             }
         };
-        let line = self.line.next(bytes, limit).map_err(|flaw| flaw.refusal(too_long))?;
+        let line = self.line.next(bytes, limit).map_err(|error| error.refusal(too_long))?;
         let Some(line) = line else { return Ok((0, false)) };
         // Each line passes by itself: the next is the first of what is offered.
         let verified = std::mem::take(&mut self.line).begin();

@@ -67,7 +67,7 @@ impl Head {
         };
         let incomplete = || if cut { Err(Refusal::HEAD_LONG) } else { Ok(None) };
         while self.begun != Begun::Yes {
-            let line = self.line.next(bytes, limits.request_line).map_err(|flaw| flaw.refusal(Refusal::LINE_LONG))?;
+            let line = self.line.next(bytes, limits.request_line).map_err(|error| error.refusal(Refusal::LINE_LONG))?;
             let Some(line) = line else { return incomplete() };
             match (&self.begun, &bytes[line.clone()]) {
                 // RFC 9112, section 2.2.
@@ -85,7 +85,7 @@ impl Head {
             if is_field && self.fields as usize >= limits.fields {
                 return Err(Refusal::FIELDS_MANY);
             }
-            let line = self.line.next(bytes, limits.field_size).map_err(|flaw| flaw.refusal(Refusal::FIELD_LONG))?;
+            let line = self.line.next(bytes, limits.field_size).map_err(|error| error.refusal(Refusal::FIELD_LONG))?;
             let Some(line) = line else { return incomplete() };
             if line.is_empty() {
                 return self.frame().map(|frame| Some((self.line.begin(), frame)));

@@ -15,16 +15,16 @@ pub(super) struct Line {
     seen: u32,
 }
 
-/// Why it is no line.
+/// Why it is not a line.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Flaw {
+pub(super) enum LineError {
     TooLong,
     BareCr,
     BareLf,
     Control,
 }
 
-impl Flaw {
+impl LineError {
     pub(super) fn refusal(self, too_long: Refusal) -> Refusal {
         match self {
             Self::TooLong => too_long,
@@ -39,14 +39,14 @@ impl Line {
     /// The next line without its CRLF, or `None` while it is incomplete. One of more than `limit` bytes is too long, as
     /// soon as that is certain.
     #[inline(always)] // It is most of what a head costs, and with two callers it would be a call.
-    pub(super) fn next(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, Flaw> {
+    pub(super) fn next(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, LineError> {
         let (begin, seen) = (self.begin as usize, self.seen as usize);
         // Here its CR must stand at the latest.
         let last = begin + limit;
         let visible = bytes.get(seen..bytes.len().min(last + 1)).unwrap_or_default();
         let Some(found) = class::first_control(visible) else {
             self.seen = (seen + visible.len()) as u32;
-            return if bytes.len() > last { Err(Flaw::TooLong) } else { Ok(None) };
+            return if bytes.len() > last { Err(LineError::TooLong) } else { Ok(None) };
         };
         let end = seen + found;
         match &bytes[end..] {
@@ -59,9 +59,9 @@ impl Line {
                 self.seen = end as u32;
                 Ok(None)
             }
-            [b'\r', ..] => Err(Flaw::BareCr),
-            [b'\n', ..] => Err(Flaw::BareLf),
-            _ => Err(Flaw::Control),
+            [b'\r', ..] => Err(LineError::BareCr),
+            [b'\n', ..] => Err(LineError::BareLf),
+            _ => Err(LineError::Control),
         }
     }
 
