@@ -3,8 +3,6 @@
 //!
 //! Needs root, for the one test with `process.user`.
 
-mod common;
-
 use std::{
     collections::HashSet,
     fs,
@@ -14,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     Canary, Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field, get, now,
     observe_for, request,
 };
@@ -247,7 +245,7 @@ fn an_idle_worker_sleeps_as_long_as_without() {
     get(supervisor.address(), "/health");
     lines(&supervisor, 1);
     observe_for(Duration::from_secs(1));
-    let worker = common::Process(supervisor.worker_pids()[0]);
+    let worker = crate::common::Process(supervisor.worker_pids()[0]);
     let before = worker.context_switches();
     observe_for(Duration::from_secs(3));
     let woken = worker.context_switches() - before;

@@ -1,10 +1,8 @@
 //! Promise: a mistake in the settings is refused before anything starts, all mistakes at once, each with its place.
 
-mod common;
-
 use std::{fs, process::Output};
 
-use common::{Launch, free_port, get};
+use crate::common::{Launch, free_port, get};
 
 fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))

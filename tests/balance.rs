@@ -1,10 +1,8 @@
 //! Promise: connections that stay are spread evenly over the workers.
 
-mod common;
-
 use std::{thread, time::Duration};
 
-use common::{Connection, Launch, PATIENCE, eventually};
+use crate::common::{Connection, Launch, PATIENCE, eventually};
 
 const CONNECTIONS: usize = 100;
 /// They come one by one, 400 a second.

@@ -1,10 +1,8 @@
 //! Promise: with a bearer token set, nobody writes without it and everybody reads; web pages of listed origins may call.
 
-mod common;
-
 use std::{fs, net::SocketAddr};
 
-use common::{Connection, Launch, PATIENCE, Response, events, get, request};
+use crate::common::{Connection, Launch, PATIENCE, Response, events, get, request};
 use serde_json::json;
 
 fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {

@@ -1,9 +1,6 @@
 //! Promise: behind nginx and haproxy as they come, the app sees the client, and reloads lose nothing; behind nginx with
 //! the very files of deploy/nginx, too.
 
-mod common;
-mod https;
-
 use std::{
     fs,
     net::{IpAddr, SocketAddr, TcpStream},
@@ -16,8 +13,8 @@ use std::{
     },
 };
 
-use common::{Connection, Launch, Load, Mode, PATIENCE, Supervisor, eventually, free_port, request};
-use https::{Asking, Authority, Client, PLAIN, connect};
+use crate::common::{Connection, Launch, Load, Mode, PATIENCE, Supervisor, eventually, free_port, request};
+use crate::https::{Asking, Authority, Client, PLAIN, connect};
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -109,8 +106,8 @@ fn nginx_with_our_own_files() {
     let authority = Authority::new();
     let pair = authority.issue(|_| {});
     let mut supervisor = Launch::misbehave().serving(2);
-    https::write(&supervisor.path("fullchain.pem"), &pair.chain);
-    https::write(&supervisor.path("privkey.pem"), &pair.key);
+    crate::https::write(&supervisor.path("fullchain.pem"), &pair.chain);
+    crate::https::write(&supervisor.path("privkey.pem"), &pair.key);
     let plain_port = free_port();
     let ours = |name: &str, changes: &[(&str, String)]| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nginx").join(name);

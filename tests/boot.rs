@@ -1,7 +1,5 @@
 //! Promise: one command, and N workers serve; the log, `ps` and `/proc` show what was started, and idling is cheap.
 
-mod common;
-
 use std::{
     fs,
     io::{Read, Write},
@@ -10,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     Connection, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, events, eventually, free_port, get, request,
 };
 
@@ -157,7 +155,7 @@ fn an_idle_service_hardly_wakes_up() {
     let mut seen = Vec::new();
     for _ in 0..4 {
         let before = switches(&supervisor);
-        common::observe_for(window);
+        crate::common::observe_for(window);
         let rates: Vec<_> = switches(&supervisor)
             .iter()
             .zip(before)
@@ -189,7 +187,7 @@ fn the_master_is_one_small_thread() {
 #[test]
 fn it_answers_soon_after_its_start() {
     let launch = Launch::new();
-    let began = common::now();
+    let began = crate::common::now();
     let mut supervisor = launch.start();
     supervisor.wait_listening();
     assert_eq!(get(supervisor.address(), "/ready").status, 200);

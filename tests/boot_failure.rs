@@ -1,10 +1,8 @@
 //! Promise: a service that cannot boot says why in one line, exits with 3, and leaves nothing behind.
 
-mod common;
-
 use std::fs;
 
-use common::{Launch, Log, PATIENCE, Signal, Supervisor, events, field, get};
+use crate::common::{Launch, Log, PATIENCE, Signal, Supervisor, events, field, get};
 
 /// The line that ends a failed first boot, after checking all else that must be true of one.
 #[track_caller]

@@ -1,7 +1,5 @@
 //! Promise: whoever may ask the master gets one answer, and nobody who asks can trouble the service.
 
-mod common;
-
 use std::{
     io::{Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
@@ -9,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     Canary, Connection, Launch, Load, Mode, PATIENCE, Supervisor, events, eventually, get, now, observe_for, request,
 };
 

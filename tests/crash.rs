@@ -1,10 +1,8 @@
 //! Promise: a crash costs what the worker had accepted and not answered, nothing that still queued, and is replaced at once.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Connection, Failure, Launch, Load, Mode, PATIENCE, Signal, events, eventually, field, get, request};
+use crate::common::{Connection, Failure, Launch, Load, Mode, PATIENCE, Signal, events, eventually, field, get, request};
 
 #[test]
 fn a_killed_worker_costs_at_most_its_requests_in_flight() {

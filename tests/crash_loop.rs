@@ -1,10 +1,8 @@
 //! Promise: workers that die soon after each start are retried ever more slowly; the master neither spins nor ends.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Launch, PATIENCE, Signal, events, now, observe_for};
+use crate::common::{Launch, PATIENCE, Signal, events, now, observe_for};
 
 #[test]
 fn a_crash_after_ready_is_not_a_spin() {

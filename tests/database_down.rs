@@ -1,8 +1,6 @@
 //! Promise: a database that is gone for a while costs 503s and nothing else: liveness stays, no worker is restarted, no
 //! request hangs, and all is well again as soon as the database is.
 
-mod common;
-
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -11,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     Canary, Connection, Launch, Load, Mode, Mongod, PATIENCE, Signal, Supervisor, events, eventually, get,
     json_request, now, observe_for,
 };

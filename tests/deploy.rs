@@ -4,8 +4,6 @@
 //! `tests/behind_proxies.rs`, Prometheus' rules in `tests/metrics.rs`. Traefik is not to be had as a package: its files
 //! are read as YAML here, and held against each other, no more.
 
-mod common;
-
 use std::{
     collections::BTreeSet,
     fs,
@@ -14,7 +12,7 @@ use std::{
     process::{Command, Output},
 };
 
-use common::{Launch, Load, Mode, PATIENCE, Signal, events, eventually, get};
+use crate::common::{Launch, Load, Mode, PATIENCE, Signal, events, eventually, get};
 use serde_json::Value;
 
 fn root() -> &'static Path {

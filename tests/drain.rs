@@ -1,10 +1,8 @@
 //! Promise: a graceful stop answers everything that had come, and says `Connection: close` instead of hanging up.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field, get, request};
+use crate::common::{Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field, get, request};
 
 fn one_worker() -> Supervisor {
     Launch::new().set("workers.count", "1").serving(1)

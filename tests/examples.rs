@@ -1,14 +1,12 @@
 //! Promise: the examples do what they say; a user may start from them.
 
-mod common;
-
 use std::{
     io::{Read, Write},
     net::TcpStream,
     time::Duration,
 };
 
-use common::{Connection, Launch, Mongod, PATIENCE, Response, Signal, Supervisor, build_example, get, json_request};
+use crate::common::{Connection, Launch, Mongod, PATIENCE, Response, Signal, Supervisor, build_example, get, json_request};
 use serde_json::json;
 
 #[test]

@@ -1,7 +1,5 @@
 //! Promise: every end of a worker is named rightly: what killed it, who sent it, and what it was working on.
 
-mod common;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -9,7 +7,7 @@ use std::{
 
 use nix::{sys::signal::kill, unistd::Pid};
 
-use common::{Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, field, get, request};
+use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, field, get, request};
 
 fn one_worker() -> Launch {
     Launch::new().set("workers.count", "1")

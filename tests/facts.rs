@@ -1,10 +1,8 @@
 //! Promise: `/facts` behaves the same whatever keeps the facts.
 
-mod common;
-
 use std::time::SystemTime;
 
-use common::{Connection, Launch, Mongod, Response, Supervisor, json_request, request};
+use crate::common::{Connection, Launch, Mongod, Response, Supervisor, json_request, request};
 use serde_json::{Value, json};
 
 #[test]

@@ -1,14 +1,12 @@
 //! Promise: many workers share one SQLite file from the first moment on, and what was answered with 201 is there, once.
 
-mod common;
-
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
-use common::{Connection, Launch, PATIENCE, Signal, assert_each_stored_once, events, eventually, request};
+use crate::common::{Connection, Launch, PATIENCE, Signal, assert_each_stored_once, events, eventually, request};
 
 const CLIENTS: usize = 32;
 const FACTS_EACH: usize = 25;

@@ -1,14 +1,12 @@
 //! Promise: what was answered with 201 is in the store, once, whatever happens to the workers meanwhile.
 
-mod common;
-
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
 
-use common::{Connection, Launch, Mongod, PATIENCE, Signal, assert_each_stored_once, events, eventually, json_request};
+use crate::common::{Connection, Launch, Mongod, PATIENCE, Signal, assert_each_stored_once, events, eventually, json_request};
 use serde_json::json;
 
 const WORKERS: usize = 4;

@@ -1,11 +1,9 @@
 //! Promise: a worker that runs out of file descriptors serves those it has, does not spin, is not killed, and goes on once
 //! there are some again.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Connection, Launch, PATIENCE, Process, eventually, observe_for, request};
+use crate::common::{Connection, Launch, PATIENCE, Process, eventually, observe_for, request};
 
 #[test]
 fn it_waits_says_so_once_a_second_and_recovers() {

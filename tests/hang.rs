@@ -1,10 +1,8 @@
 //! Promise: a worker that stops turning is found, told apart from a crash, killed and replaced, while the others serve.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     Canary, Connection, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, events, eventually, field, get,
     request,
 };

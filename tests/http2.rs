@@ -1,7 +1,5 @@
 //! Promise: HTTP/2 without TLS, by prior knowledge: counted, limited and drained as HTTP/1.1 is.
 
-mod common;
-
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
@@ -9,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::{Launch, PATIENCE, Signal, Supervisor, eventually};
+use crate::common::{Launch, PATIENCE, Signal, Supervisor, eventually};
 use h2::client::{Connection as H2, SendRequest};
 use http::{Request, Response};
 use tokio::{net::TcpStream as Tcp, runtime::Runtime, task::JoinHandle, time::timeout};
@@ -265,7 +263,7 @@ fn nothing_is_lost_under_load_while_it_reloads() {
         let done = supervisor.ctl(&["reload"]);
         assert!(done.status.success(), "reload {times}: {}", String::from_utf8_lossy(&done.stderr));
     }
-    common::observe_for(Duration::from_millis(500));
+    crate::common::observe_for(Duration::from_millis(500));
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     for client in clients {
         let (ok, moved) = client.join().expect("nothing is lost");

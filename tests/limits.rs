@@ -1,8 +1,6 @@
 //! Promise: what is too large, too many or too slow to answer is refused in HTTP's own words, and the app does not see it.
 
-mod common;
-
-use common::{Connection, Failure, Launch, PATIENCE, Supervisor, eventually, request};
+use crate::common::{Connection, Failure, Launch, PATIENCE, Supervisor, eventually, request};
 
 fn total(supervisor: &Supervisor, of: &str) -> u64 {
     supervisor.status()["totals"][of].as_u64().unwrap_or_else(|| panic!("totals.{of}"))
@@ -236,11 +234,11 @@ fn new_connections_go_past_the_full_worker_and_nobody_is_killed_for_being_full()
     }
     let each: Vec<_> = [0, 1].map(|n| supervisor.status()["workers"][n]["connections"].clone()).into();
     assert_eq!(each, [20, 20], "no worker has more than it may");
-    common::observe_for(std::time::Duration::from_secs(2));
+    crate::common::observe_for(std::time::Duration::from_secs(2));
     for connection in &mut open {
         assert_eq!(connection.get("/health").expect("an answer").status, 200);
     }
     assert_eq!(supervisor.serving_pids(), pids, "the full were left alone");
     drop(open);
-    assert_eq!(common::get(supervisor.address(), "/health").status, 200);
+    assert_eq!(crate::common::get(supervisor.address(), "/health").status, 200);
 }

@@ -1,10 +1,8 @@
 //! Promise: workers without a master finish what they have and go; nothing keeps the port from the next start.
 
-mod common;
-
 use std::{net::TcpListener, time::Duration};
 
-use common::{Connection, Launch, PATIENCE, Process, Signal, eventually, get, now, request};
+use crate::common::{Connection, Launch, PATIENCE, Process, Signal, eventually, get, now, request};
 
 #[test]
 fn workers_follow_their_master() {

@@ -1,8 +1,6 @@
 //! Promise: `http.metrics_path` tells the truth about the whole service, whichever worker answers, and costs the app
 //! nothing. Needs prometheus-client in target/python, and promtool in target/prometheus/usr/bin or the PATH.
 
-mod common;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     env, fs,
@@ -14,7 +12,7 @@ use std::{
 
 use nix::{sys::signal::kill, unistd::Pid};
 
-use common::{Connection, Launch, Load, Mode, PATIENCE, Response, Signal, events, eventually, get, request};
+use crate::common::{Connection, Launch, Load, Mode, PATIENCE, Response, Signal, events, eventually, get, request};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 

@@ -1,10 +1,8 @@
 //! Promise: `migrate` makes the database ready, however often and from wherever it is run, and says why when it cannot.
 
-mod common;
-
 use std::{fs, os::unix::fs::MetadataExt, process::Output, thread, time::Duration};
 
-use common::{Canary, Connection, Launch, Mongod, PATIENCE, build_example, events, free_port, get, json_request, now};
+use crate::common::{Canary, Connection, Launch, Mongod, PATIENCE, build_example, events, free_port, get, json_request, now};
 use mongodb::bson::doc;
 use nix::unistd::{Uid, User};
 use serde_json::json;

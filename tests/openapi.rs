@@ -1,11 +1,9 @@
 //! Promise: the reference service describes itself: every route is in /openapi.json, every answer is one that the document
 //! announces, and /docs shows it from files in the binary.
 
-mod common;
-
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use common::{Connection, Launch, Response, get, request};
+use crate::common::{Connection, Launch, Response, get, request};
 use serde_json::{Value, json};
 
 fn ask(address: SocketAddr, method: &str, path: &str, kind: &str, body: &str) -> Response {

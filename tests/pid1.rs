@@ -2,11 +2,9 @@
 //!
 //! Needs the right to make a PID namespace, as root has it.
 
-mod common;
-
 use std::process::Command;
 
-use common::{Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get};
+use crate::common::{Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get};
 
 const NAMESPACE: [&str; 5] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 

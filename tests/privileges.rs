@@ -2,11 +2,9 @@
 //!
 //! Needs root.
 
-mod common;
-
 use std::{fs, os::unix::fs::MetadataExt};
 
-use common::{Connection, Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get, request};
+use crate::common::{Connection, Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get, request};
 use nix::unistd::{Uid, User};
 
 fn nobody() -> User {

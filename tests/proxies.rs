@@ -1,7 +1,5 @@
 //! Promise: the app learns its client from the proxies that are believed, and from nobody else.
 
-mod common;
-
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
@@ -9,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Canary, Connection, Failure, Launch, PATIENCE, Response, Supervisor, now, request};
+use crate::common::{Canary, Connection, Failure, Launch, PATIENCE, Response, Supervisor, now, request};
 use serde_json::{Value, json};
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n";
@@ -254,7 +252,7 @@ fn a_header_may_come_byte_by_byte_but_not_for_ever() {
 #[test]
 fn oxicorn_health_knows_what_its_service_wants() {
     for mode in ["v1", "v2", "auto"] {
-        let port = common::free_port();
+        let port = crate::common::free_port();
         let supervisor = Launch::new()
             .set("server.bind", &format!(r#"["127.0.0.1:{port}"]"#))
             .set("server.proxy_protocol", &format!("\"{mode}\""))

@@ -1,10 +1,8 @@
 //! Promise: `/ready` asks every dependency at once, for a second at most, and once a second at most.
 
-mod common;
-
 use std::{net::TcpListener, sync::atomic::Ordering, thread, time::Duration};
 
-use common::{Canary, Dependency, Launch, PATIENCE, Supervisor, eventually, free_port, get, now};
+use crate::common::{Canary, Dependency, Launch, PATIENCE, Supervisor, eventually, free_port, get, now};
 use serde_json::json;
 
 fn serving(checks: &str) -> Supervisor {

@@ -1,10 +1,8 @@
 //! Promise: the clients and load generators that people use get every answer, over every version they speak.
 
-mod common;
-
 use std::{path::Path, process::Command};
 
-use common::{Launch, Supervisor, build_example};
+use crate::common::{Launch, Supervisor, build_example};
 
 /// The output of a program that must end well within a minute.
 #[track_caller]

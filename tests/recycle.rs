@@ -1,10 +1,8 @@
 //! Promise: planned replacement is free. The new worker serves before the old one drains, and no request is lost.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{Connection, Launch, Load, Log, Mode, PATIENCE, events, eventually, field, get};
+use crate::common::{Connection, Launch, Load, Log, Mode, PATIENCE, events, eventually, field, get};
 
 /// Replays the log: how many workers served at each moment after the first `count` did.
 #[track_caller]
@@ -77,7 +75,7 @@ fn a_long_request_outlives_the_recycle_of_its_worker() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.max_requests", "20").serving(1);
     let first = supervisor.serving_pids()[0];
     let mut long = Connection::open(supervisor.address()).expect("a connection");
-    long.send(&common::request("GET", "/debug/sleep/4000", &[], b"")).expect("sent");
+    long.send(&crate::common::request("GET", "/debug/sleep/4000", &[], b"")).expect("sent");
     let heir = eventually("a new worker answers", PATIENCE, || {
         get(supervisor.address(), "/debug/connections").pid().filter(|pid| *pid != first)
     });

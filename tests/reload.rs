@@ -1,10 +1,8 @@
 //! Promise: a reload replaces every worker behind a trial, loses nothing, and a bad one changes nothing.
 
-mod common;
-
 use std::{fs, time::Duration};
 
-use common::{Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, free_port, get};
+use crate::common::{Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, free_port, get};
 
 fn edit(supervisor: &Supervisor, from: &str, to: &str) {
     let path = supervisor.path("supervisor.toml");

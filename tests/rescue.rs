@@ -1,10 +1,8 @@
 //! Promise: who connects to a worker that stands still, or is not there, hardly waits: siblings take the connection.
 
-mod common;
-
 use std::{net::SocketAddr, thread, time::Duration};
 
-use common::{
+use crate::common::{
     Canary, Connection, Failure, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, events, eventually, field,
     get, now, observe_for, request,
 };

@@ -1,8 +1,6 @@
 //! Promise: TTIN and TTOU add and take workers one by one, never below one, and no client notices.
 
-mod common;
-
-use common::{Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field};
+use crate::common::{Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field};
 
 fn target(supervisor: &Supervisor) -> Option<usize> {
     let log = supervisor.log();

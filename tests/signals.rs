@@ -1,10 +1,8 @@
 //! Promise: each signal does what the table says, in the master and in a worker, and a wrong one harms nobody.
 
-mod common;
-
 use std::{fs, time::Duration};
 
-use common::{
+use crate::common::{
     Canary, Connection, Launch, Load, Mode, PATIENCE, Process, Signal, events, eventually, get, now, observe_for,
 };
 
@@ -68,7 +66,7 @@ fn a_request_in_flight_survives_the_term_of_its_worker() {
     let supervisor = Launch::new().serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let worker = connection.get("/debug/connections").expect("an answer").pid().expect("the route tells the pid");
-    connection.send(&common::request("GET", "/debug/sleep/1500", &[], b"")).expect("sent");
+    connection.send(&crate::common::request("GET", "/debug/sleep/1500", &[], b"")).expect("sent");
     supervisor.signal_worker(worker, Signal::SIGTERM);
     let answer = connection.answer().expect("the answer");
     assert!(answer.status == 200 && answer.closes(), "{:?}", answer.headers);

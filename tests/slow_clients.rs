@@ -1,10 +1,8 @@
 //! Promise: nobody holds a worker by being slow: each silence has its limit, and an answer where HTTP has one.
 
-mod common;
-
 use std::{thread::sleep, time::Duration};
 
-use common::{Canary, Connection, Failure, Launch, PATIENCE, Supervisor, eventually, now, request};
+use crate::common::{Canary, Connection, Failure, Launch, PATIENCE, Supervisor, eventually, now, request};
 
 fn total(supervisor: &Supervisor, of: &str) -> u64 {
     supervisor.status()["totals"][of].as_u64().unwrap_or_else(|| panic!("totals.{of}"))
@@ -123,7 +121,7 @@ fn a_body_that_stops_is_answered_408_and_one_that_comes_slowly_is_not() {
     slow.send(head).expect("sent");
     for byte in b"67890" {
         // Shorter than the limit; together they are longer.
-        common::observe_for(Duration::from_millis(250));
+        crate::common::observe_for(Duration::from_millis(250));
         slow.send(&[*byte]).expect("sent");
     }
     assert_eq!(slow.answer().expect("an answer").text(), "1234567890");

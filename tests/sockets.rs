@@ -3,8 +3,6 @@
 //!
 //! Needs root: to give sockets away, and for a network namespace of its own.
 
-mod common;
-
 use std::{
     fs,
     io::{Read, Write},
@@ -13,7 +11,7 @@ use std::{
     process::{Command, Output},
 };
 
-use common::{Launch, PATIENCE, Signal, Supervisor, eventually, get, request};
+use crate::common::{Launch, PATIENCE, Signal, Supervisor, eventually, get, request};
 use nix::unistd::{Group, Uid, User};
 
 fn text(output: &Output) -> String {

@@ -1,10 +1,8 @@
 //! Promise: `oxicorn status` says what is, at any time, and `oxicorn health` says whether it answers.
 
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, free_port, get};
+use crate::common::{Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, free_port, get};
 use nix::{sys::signal::kill, unistd::Pid};
 use serde_json::Value;
 

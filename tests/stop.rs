@@ -1,10 +1,8 @@
 //! Promise: a stop ends in time with exit code 0, and its port is free long before the last request is done.
 
-mod common;
-
 use std::{net::TcpListener, time::Duration};
 
-use common::{Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, get, now, request};
+use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, get, now, request};
 
 /// A request that is being handled when this returns. One worker only, whose count of requests is watched.
 #[track_caller]

@@ -1,15 +1,12 @@
 //! Promise: what is no clean HTTP request never reaches the app, and what is one gets its answer, however it travels.
 
-mod common;
-mod corpus;
-
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
 };
 
-use common::{Launch, PATIENCE, get};
-use corpus::{Answer, Case};
+use crate::common::{Launch, PATIENCE, get};
+use crate::corpus::{Answer, Case};
 
 /// How the bytes of a case are cut.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +110,7 @@ fn requests(address: SocketAddr) -> u64 {
 /// Sends the whole corpus, and compares what the app got with what it may get.
 fn send_all(cuts: &[Cut]) {
     let mut supervisor = Launch::new().set("workers.count", "1").set("http.metrics_path", r#""/metrics""#).serving(1);
-    let (address, cases, mut wrong) = (supervisor.address(), corpus::cases(), Vec::new());
+    let (address, cases, mut wrong) = (supervisor.address(), crate::corpus::cases(), Vec::new());
     for (case, &cut) in cases.iter().flat_map(|case| cuts.iter().map(move |cut| (case, cut))) {
         let before = requests(address);
         if let Err(why) = check(address, case, cut) {

@@ -2,8 +2,6 @@
 //!
 //! Plays systemd by hand: a datagram socket, and a listener as descriptor 3.
 
-mod common;
-
 use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
@@ -16,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     Connection, Launch, Load, Mode, PATIENCE, Process, Signal, events, eventually, field, free_port, get, now,
     observe_for, request,
 };

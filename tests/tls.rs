@@ -3,9 +3,6 @@
 //!
 //! Needs curl, openssl and sslscan.
 
-mod common;
-mod https;
-
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
@@ -18,8 +15,8 @@ use std::{
     time::Duration,
 };
 
-use common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, now, request};
-use https::{
+use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, now, request};
+use crate::https::{
     Asking, Authority, BOTH, Client, ONLY_1_2, PLAIN, Pair, WithTls, certificate, connect, shake_hands, try_connect,
     write,
 };

@@ -1,8 +1,6 @@
 //! Promise: an upgrade replaces the master's program in place and loses nothing; a program that is no good changes
 //! nothing.
 
-mod common;
-
 use std::{
     fs,
     io::{Read, Write},
@@ -12,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     Canary, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, build_example, events, eventually, get, now,
 };
 
@@ -98,7 +96,7 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
         eventually("the old workers are gone", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
         let worker = Process(supervisor.worker_pids()[0]);
         // A worker has descriptors of connections too, which come and go.
-        let least = (0..50).map(|_| (common::observe_for(Duration::from_millis(2)), worker.files()).1).min();
+        let least = (0..50).map(|_| (crate::common::observe_for(Duration::from_millis(2)), worker.files()).1).min();
         (supervisor.master().files(), least.expect("it was looked at"))
     };
     told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);

@@ -1,10 +1,8 @@
 //! Promise: a connection that was upgraded is the app's until it ends or the drain's grace does.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, now};
+use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, now};
 
 const ASK: &str = "GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
 
@@ -41,7 +39,7 @@ fn everything_passes_both_ways_and_no_clock_runs() {
     let mut connection = upgrade(&supervisor, &format!("{ASK}GET / HTTP/9.9\n\0"));
     assert_eq!(connection.read(16).expect("echoed"), b"GET / HTTP/9.9\n\0");
     echoes(&mut connection, b"\r\n\0not HTTP at all");
-    common::observe_for(Duration::from_secs(1));
+    crate::common::observe_for(Duration::from_secs(1));
     let large: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
     echoes(&mut connection, &large);
     assert_eq!(supervisor.status()["totals"]["refused"], 0);

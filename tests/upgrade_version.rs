@@ -3,15 +3,13 @@
 //!
 //! The other version is this one with a few lines changed in a copy of the tree, built beside it: one more counter.
 
-mod common;
-
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use common::{Launch, Load, Mode, Supervisor, get};
+use crate::common::{Launch, Load, Mode, Supervisor, get};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const NEXT: &str = "0.0.1-next";

@@ -1,10 +1,8 @@
 //! Promise: a service of the user's own gets the same supervisor: boot, drain, recycle, its own table, its own farewell.
 
-mod common;
-
 use std::{collections::BTreeSet, fs, path::Path};
 
-use common::{
+use crate::common::{
     Connection, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, build_example, events, eventually, get,
     request,
 };

@@ -1,16 +1,13 @@
 //! Promise: nothing an operator does, and no hang, costs a request; a SIGKILL costs only what its victim had accepted.
 //! The long form of this proof is `make chaos`.
 
-mod chaos;
-mod common;
-
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use chaos::{Bind, Manner, Plan, Report, Swarm, Target, change_visibly, nginx};
-use common::{Launch, PATIENCE, Signal, events, eventually, get, now, observe_for};
+use crate::chaos::{Bind, Manner, Plan, Report, Swarm, Target, change_visibly, nginx};
+use crate::common::{Launch, PATIENCE, Signal, events, eventually, get, now, observe_for};
 
 /// These measure waits: one at a time.
 fn alone() -> MutexGuard<'static, ()> {
