@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint full-only mutants release-checks schemathesis browser slow test-docker cost bench bench-peers bench-facts bench-guard chaos needs
+.PHONY: help run test test-full lint compile suite mutants release-checks schemathesis browser slow test-docker cost bench bench-peers bench-facts bench-guard chaos needs
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,13 +14,16 @@ lint: ## formatting and clippy
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-test: lint needs ## everything a change has to pass
-	cargo test --examples --no-run
+test: lint needs compile suite ## everything a change has to pass
+
+compile: ## of make test: all tests, the binary and the examples are built
+	cargo test --no-run
+
+suite: ## of make test: all tests are run
 	cargo test --no-fail-fast
 
-test-full: test full-only ## test, then what is too slow for every change
-
-full-only: mutants release-checks bench-guard schemathesis browser slow test-docker
+test-full: ## test, then what is too slow for every change: what CI runs, with the minutes of each part
+	.ci/run
 
 mutants: ## break the master's mind in known ways; the simulator has to notice each
 	tests/mutants/run.sh
