@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::common::{Connection, Failure, Launch, Load, Mode, PATIENCE, Signal, events, eventually, field, get, request};
+use crate::common::{
+    Connection, Failure, Launch, Load, Mode, PATIENCE, Signal, events, eventually, field, get, request,
+};
 
 #[test]
 fn a_killed_worker_costs_at_most_its_requests_in_flight() {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::common::{Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field, get, request};
+use crate::common::{
+    Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field, get, request,
+};
 
 fn one_worker() -> Supervisor {
     Launch::new().set("workers.count", "1").serving(1)

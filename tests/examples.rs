@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Connection, Launch, Mongod, PATIENCE, Response, Signal, Supervisor, build_example, get, json_request};
+use crate::common::{
+    Connection, Launch, Mongod, PATIENCE, Response, Signal, Supervisor, build_example, get, json_request,
+};
 use serde_json::json;
 
 #[test]

@@ -6,7 +6,9 @@ use std::{
     thread,
 };
 
-use crate::common::{Connection, Launch, Mongod, PATIENCE, Signal, assert_each_stored_once, events, eventually, json_request};
+use crate::common::{
+    Connection, Launch, Mongod, PATIENCE, Signal, assert_each_stored_once, events, eventually, json_request,
+};
 use serde_json::json;
 
 const WORKERS: usize = 4;

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use crate::common::{Launch, PATIENCE, Signal, Supervisor, eventually};
+use bytes::Bytes;
 use h2::client::{Connection as H2, SendRequest};
 use http::{Request, Response};
 use tokio::{net::TcpStream as Tcp, runtime::Runtime, task::JoinHandle, time::timeout};

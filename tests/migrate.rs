@@ -2,7 +2,9 @@
 
 use std::{fs, os::unix::fs::MetadataExt, process::Output, thread, time::Duration};
 
-use crate::common::{Canary, Connection, Launch, Mongod, PATIENCE, build_example, events, free_port, get, json_request, now};
+use crate::common::{
+    Canary, Connection, Launch, Mongod, PATIENCE, build_example, events, free_port, get, json_request, now,
+};
 use mongodb::bson::doc;
 use nix::unistd::{Uid, User};
 use serde_json::json;
