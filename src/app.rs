@@ -4,6 +4,7 @@
 //! run (`worker`), how they are kept alive (`master`).
 
 use std::{
+    collections::BTreeMap,
     error::Error,
     fmt,
     future::Future,
@@ -20,12 +21,12 @@ use tokio::{runtime::Builder, sync::watch};
 use tower_service::Service;
 
 use crate::{
-    cli::{Cli, Command, Format},
+    cli::{Cli, Command, Format, Place},
     ctl, error_chain, log,
     master::{self, Handover, Load, Origins, Outcome},
     protocol,
     scoreboard::Row,
-    settings::{self, Flags, Purpose, Resolved, Settings, TableSpec, Whereabouts},
+    settings::{self, Flags, Origin, Problems, Purpose, Resolved, Settings, TableSpec, Whereabouts},
     sys::{fork, process, title},
     worker::{self, Body, WorkerSeed},
 };
@@ -180,58 +181,58 @@ impl App {
             Err(error) => return refuse(&format!("the current folder cannot be read: {error}")),
         };
         let environment = settings::environment();
-        let purpose = match command {
-            Command::Run(_) | Command::Check { .. } => Purpose::Serve,
-            _ => Purpose::Ask,
+        let resolve = |tables: &[TableSpec], purpose| settings::resolve(&flags, &environment, &cwd, tables, purpose);
+        let control = |socket, act: &dyn Fn(&ctl::Place) -> Result<(), ctl::Failed>| match place(
+            socket,
+            &flags,
+            &environment,
+            &cwd,
+        ) {
+            Ok(place) => end(act(&place)),
+            Err(problems) => refuse(&problems.to_string()),
         };
-        let resolved = settings::resolve(&flags, &environment, &cwd, &self.tables, purpose);
-        let at = |socket, resolved: Result<Resolved, _>| {
-            let whereabouts = match resolved {
-                Ok(resolved) => Whereabouts::of(&resolved.settings),
-                Err(_) => Whereabouts::guess(&flags, &environment, &cwd),
-            };
-            ctl::Place::of(socket, whereabouts)
+        let ask = |at: Place, command: &protocol::Command, json| {
+            control(at.socket, &|place| ctl::ask(place, command.clone(), json))
         };
-        match (command, resolved) {
-            (Command::Run(_), Ok(resolved)) => self.supervise(resolved, flags, cwd),
-            (Command::Run(_), Err(problems)) => refuse(&problems.to_string()),
-            (Command::Check { json, .. }, resolved) => {
-                let running = resolved
-                    .as_ref()
-                    .ok()
-                    .and_then(|resolved| ctl::would_change(&ctl::Place::of(None, Whereabouts::of(&resolved.settings))));
+        match command {
+            Command::Run(_) => match resolve(&self.tables, Purpose::Serve) {
+                Ok(resolved) => self.supervise(resolved, flags, cwd),
+                Err(problems) => refuse(&problems.to_string()),
+            },
+            Command::Check { json, .. } => {
+                let resolved = resolve(&self.tables, Purpose::Serve);
+                let place = resolved.is_ok().then(|| place(None, &flags, &environment, &cwd));
+                let running = place.and_then(|place| ctl::would_change(&place.ok()?));
                 check(resolved, running.as_deref(), json)
             }
-            (Command::Config { json, .. }, Ok(resolved)) => {
-                print!("{}", if json { resolved.to_json() } else { resolved.to_toml() });
-                ExitCode::SUCCESS
+            Command::Config { running: true, socket, json, .. } => {
+                control(socket, &|place| ctl::print_running(place, json))
             }
-            (Command::Config { .. }, Err(problems)) => refuse(&problems.to_string()),
-            (Command::Status { place, json, format, watch }, resolved) => {
+            Command::Config { socket, json, .. } => match resolve(&self.tables, Purpose::Ask) {
+                Ok(resolved) => {
+                    let place = place(socket, &flags, &environment, &cwd).ok();
+                    print_settings(&resolved, place.and_then(|place| ctl::differs(&place, &resolved.to_map())), json)
+                }
+                Err(problems) => refuse(&problems.to_string()),
+            },
+            Command::Status { place, json, format, watch } => {
                 let format = if json { Format::Json } else { format };
-                end(ctl::status(&at(place.socket, resolved), format, watch))
+                control(place.socket, &|place| ctl::status(place, format, watch))
             }
-            (Command::Scale { place, workers, json }, resolved) => {
-                let place = at(place.socket, resolved);
-                end(ctl::ask(&place, protocol::Command::Scale(workers), json))
-            }
-            (Command::Reload { place, json }, resolved) => {
-                let place = at(place.socket, resolved);
-                end(ctl::ask(&place, protocol::Command::Reload, json))
-            }
-            (Command::Upgrade { place, program, json }, resolved) => {
-                let place = at(place.socket, resolved);
+            Command::Scale { place, workers, json } => ask(place, &protocol::Command::Scale(workers), json),
+            Command::Reload { place, json } => ask(place, &protocol::Command::Reload, json),
+            Command::Upgrade { place, program, json } => {
                 let program = program.map(|program| cwd.join(program).to_string_lossy().into_owned());
-                end(ctl::ask(&place, protocol::Command::Upgrade { program }, json))
+                ask(place, &protocol::Command::Upgrade { program }, json)
             }
-            (Command::Stop { place, now, json }, resolved) => {
-                let place = at(place.socket, resolved);
-                end(ctl::ask(&place, protocol::Command::Stop { now }, json))
-            }
-            (Command::Migrate { json, .. }, Ok(resolved)) => self.migrate_once(&resolved, json),
-            (Command::Migrate { .. }, Err(problems)) => refuse(&problems.to_string()),
-            (Command::Health { url }, resolved) => {
-                end(ctl::health(url.as_deref(), resolved.as_ref().ok().map(|resolved| &resolved.settings)))
+            Command::Stop { place, now, json } => ask(place, &protocol::Command::Stop { now }, json),
+            Command::Migrate { json, .. } => match resolve(&self.tables, Purpose::Ask) {
+                Ok(resolved) => self.migrate_once(&resolved, json),
+                Err(problems) => refuse(&problems.to_string()),
+            },
+            Command::Health { place, url } => {
+                let read = || resolve(&self.tables, Purpose::Ask).ok().map(|resolved| resolved.settings);
+                control(place.socket, &|place| ctl::health(url.as_deref(), place, &read))
             }
         }
     }
@@ -388,6 +389,41 @@ fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     }
 }
 
+/// Where the service is asked that these flags, this environment and this folder mean.
+fn place(
+    socket: Option<PathBuf>,
+    flags: &Flags,
+    environment: &BTreeMap<String, String>,
+    cwd: &Path,
+) -> Result<ctl::Place, Problems> {
+    let whereabouts = match (Whereabouts::find(flags, environment, cwd), &socket) {
+        // A file that only lies here does not matter to a command that says which service it means.
+        (Err(Problems(why)), Some(_)) if why.iter().all(|problem| problem.place == Origin::Default) => {
+            Whereabouts::nowhere(cwd)
+        }
+        (found, _) => found?,
+    };
+    Ok(ctl::Place::of(socket, whereabouts))
+}
+
+fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool) -> ExitCode {
+    match (differs, json) {
+        (None, true) => print!("{}", resolved.to_json()),
+        (None, false) => print!("{}", resolved.to_toml()),
+        (Some(ctl::Differs { service, keys }), true) => {
+            let mut map = resolved.to_map();
+            map.insert("running".to_owned(), serde_json::json!({ "service": service, "differs": keys }));
+            print!("{:#}", serde_json::Value::Object(map));
+        }
+        (Some(ctl::Differs { service, keys }), false) => {
+            let keys = keys.join(", ");
+            println!("# {service} runs with other values of {keys}: see oxicorn config --running\n");
+            print!("{}", resolved.to_toml());
+        }
+    }
+    ExitCode::SUCCESS
+}
+
 fn refuse(sentence: &str) -> ExitCode {
     for line in sentence.lines() {
         eprintln!("oxicorn: error: {line}");
@@ -396,10 +432,10 @@ fn refuse(sentence: &str) -> ExitCode {
 }
 
 /// `running`: what a reload would change in the service that runs, if one does.
-fn check(resolved: Result<Resolved, settings::Problems>, running: Option<&str>, json: bool) -> ExitCode {
+fn check(resolved: Result<Resolved, Problems>, running: Option<&str>, json: bool) -> ExitCode {
     let (warnings, problems) = match resolved {
         Ok(resolved) => (resolved.warnings, Vec::new()),
-        Err(settings::Problems(problems)) => (Vec::new(), problems),
+        Err(Problems(problems)) => (Vec::new(), problems),
     };
     if json {
         let ok = problems.is_empty();
@@ -414,7 +450,7 @@ fn check(resolved: Result<Resolved, settings::Problems>, running: Option<&str>, 
                 println!("{running}");
             }
         } else {
-            return refuse(&settings::Problems(problems).to_string());
+            return refuse(&Problems(problems).to_string());
         }
     }
     if problems.is_empty() { ExitCode::SUCCESS } else { Exit::Usage.into() }

@@ -51,10 +51,16 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the effective settings, each with where it came from
+    /// Print the settings as the files, the environment and the flags have them now, each with where it came from
     Config {
         #[command(flatten)]
         options: Options,
+        /// What is in effect in the service that runs
+        #[arg(long)]
+        running: bool,
+        /// The control socket of that service
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -125,7 +131,10 @@ pub(crate) enum Command {
     /// Ask over HTTP, or HTTPS where that is spoken, whether the service is alive: exit 0 or 1. For health checks of
     /// containers; it asks its own machine, and takes any certificate
     Health {
-        /// http://host:port/path, unix:/path or a path alone; the first bind and /health if not given
+        #[command(flatten)]
+        place: Place,
+        /// http://host:port/path, unix:/path, or a path: then the running master says where it listens. /health if not
+        /// given
         url: Option<String>,
     },
 }
@@ -145,7 +154,7 @@ pub(crate) enum Format {
 /// Which running service is meant, where the settings do not say.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Place {
-    /// Its control socket
+    /// Its control socket: whatever service answers there
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
     /// Its name (process.name)
@@ -248,7 +257,9 @@ impl Cli {
         self.options.add_to(&mut flags);
         let mut command = self.command.unwrap_or_else(|| match () {
             () if self.check_config => Command::Check { options: Options::default(), json: false },
-            () if self.print_config => Command::Config { options: Options::default(), json: false },
+            () if self.print_config => {
+                Command::Config { options: Options::default(), running: false, socket: None, json: false }
+            }
             () => Command::Run(Options::default()),
         });
         match &mut command {
@@ -262,11 +273,11 @@ impl Cli {
             | Command::Scale { place, .. }
             | Command::Reload { place, .. }
             | Command::Upgrade { place, .. }
-            | Command::Stop { place, .. } => {
+            | Command::Stop { place, .. }
+            | Command::Health { place, .. } => {
                 let name = place.name.take();
                 flags.given.extend(name.map(|text| Given { key: "process.name", flag: "--name", text }));
             }
-            Command::Health { .. } => {}
         }
         (command, flags)
     }

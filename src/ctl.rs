@@ -1,25 +1,32 @@
 //! The other end of the control socket: `oxicorn status`, `scale`, `stop`; and `health`, which asks a worker.
 //!
-//! Owns: finding the running service, waiting for its answer, showing it. Refuses: to guess which of two services is
-//! meant, and to wait for a master that does not answer.
+//! Owns: finding the running service that is meant, waiting for its answer, showing it. Refuses: to guess which of two
+//! services is meant, and to wait for a master that does not answer.
 
+mod config;
 mod draw;
 mod health;
 
 use std::{
     fmt, fs,
     io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write},
-    os::unix::{fs::MetadataExt, net::UnixStream},
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-pub(crate) use self::health::health;
+pub(crate) use self::{
+    config::{Differs, differs, print_running},
+    health::health,
+};
 use crate::{
     cli::Format,
-    protocol::{self, Answer, Command, Reply, Request, Status},
+    protocol::{self, Answer, Command, Folder, Meant, Reply, Request, Service, Status},
     settings::{ControlSocket, Whereabouts},
     sys::host,
 };
@@ -33,14 +40,20 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Where the service that is meant may answer.
 #[derive(Debug)]
 pub(crate) enum Place {
-    Socket(PathBuf),
-    /// `unread`: the settings are not valid, and may have named another place.
-    Usual {
-        name: String,
-        sockets: Vec<PathBuf>,
-        unread: bool,
-    },
+    Socket(PathBuf, Meant),
+    Search(Search),
     Off,
+}
+
+/// Which of the services that answer is meant.
+#[derive(Debug)]
+pub(crate) struct Search {
+    name: String,
+    /// Named by the settings; tried beside the usual places.
+    socket: Option<PathBuf>,
+    meant: Meant,
+    /// Where the command was given: of several services the one that was started here.
+    folder: PathBuf,
 }
 
 /// Why a command did not do what it should.
@@ -59,57 +72,147 @@ impl fmt::Display for Failed {
     }
 }
 
+impl Failed {
+    fn off() -> Self {
+        Self::Refused("control.socket is off, so a running service cannot be asked; signals work".to_owned())
+    }
+}
+
+/// A connection to the master that is meant.
+#[derive(Debug)]
+struct Reached {
+    stream: UnixStream,
+    meant: Meant,
+}
+
+/// A service that answers, and at which socket.
+#[derive(Debug)]
+struct Found {
+    path: PathBuf,
+    service: Service,
+}
+
 impl Place {
     pub(crate) fn of(socket: Option<PathBuf>, whereabouts: Whereabouts) -> Self {
-        let Whereabouts { socket: settled, name, unread } = whereabouts;
-        match (socket, settled) {
-            (Some(socket), _) | (None, ControlSocket::Path(socket)) => Self::Socket(socket),
-            (None, ControlSocket::Off) => Self::Off,
-            (None, ControlSocket::Auto) => {
-                let (uid, _) = host::effective_ids();
-                let mut sockets = protocol::client_sockets(&name, uid, |name| std::env::var_os(name));
-                let private = protocol::private_folder(uid);
-                sockets.retain(|socket| socket.parent() != Some(&private) || is_private(&private, uid));
-                Self::Usual { name, sockets, unread }
-            }
+        if let Some(socket) = socket {
+            return Self::Socket(socket, Meant::default());
+        }
+        let Whereabouts { socket, name, name_flag, file, file_is_named, folder } = whereabouts;
+        // A name on the command line is said on purpose; a file that lies in the folder is not.
+        let file = file.filter(|_| file_is_named || name_flag.is_none());
+        let file = file.map(|file| file.to_string_lossy().into_owned());
+        let meant = Meant { file, name: name_flag };
+        let search = |socket| Self::Search(Search { name, socket, meant: meant.clone(), folder });
+        match (socket, meant.name.is_some()) {
+            (ControlSocket::Auto | ControlSocket::Off, true) | (ControlSocket::Auto, false) => search(None),
+            (ControlSocket::Path(socket), true) => search(Some(socket)),
+            (ControlSocket::Path(socket), false) => Self::Socket(socket, meant),
+            (ControlSocket::Off, false) => Self::Off,
         }
     }
 
-    /// A connection to the one service that answers.
-    fn connect(&self) -> Result<UnixStream, Failed> {
-        let refused = |sentence: String| Err(Failed::Refused(sentence));
-        let (name, sockets, unread) = match self {
-            Self::Socket(path) => {
-                return connect(path)
-                    .or_else(|error| refused(format!("no running service answers at {}: {error}", path.display())));
-            }
-            Self::Off => {
-                return refused("control.socket is off, so a running service cannot be asked; signals work".to_owned());
-            }
-            Self::Usual { name, sockets, unread } => (name, sockets, unread),
-        };
-        let mut found: Vec<_> = sockets.iter().filter_map(|path| Some((path, connect(path).ok()?))).collect();
-        if found.len() > 1 {
-            let mut services: Vec<_> =
-                found.iter().filter_map(|(path, stream)| Some((*path, ask_status(stream).ok()?))).collect();
-            // Two paths may lead to one socket.
-            services.sort_by_key(|(_, status)| status.pid);
-            services.dedup_by_key(|(_, status)| status.pid);
-            if services.len() > 1 {
-                return Err(Failed::Ambiguous(ambiguous(name, &services)));
-            }
-            found = found.into_iter().filter_map(|(path, _)| Some((path, connect(path).ok()?))).collect();
-        }
-        match found.into_iter().next() {
-            Some((_, stream)) => Ok(stream),
-            None => {
-                let tried: Vec<_> = sockets.iter().map(|path| path.display().to_string()).collect();
-                let hint =
-                    if *unread { "; the settings are not valid (see oxicorn check) and were not read" } else { "" };
-                refused(format!("no running service named {name} answers; tried {}{hint}", tried.join(", ")))
-            }
+    /// A connection to the one service that is meant. `patience`: for each master that is asked which service it is.
+    fn connect(&self, patience: Duration) -> Result<Reached, Failed> {
+        match self {
+            Self::Off => Err(Failed::off()),
+            Self::Search(search) => search.connect(patience),
+            Self::Socket(path, meant) => match connect(path, patience) {
+                Ok(stream) => Ok(Reached { stream, meant: meant.clone() }),
+                Err(error) => {
+                    Err(Failed::Refused(format!("no running service answers at {}: {error}", path.display())))
+                }
+            },
         }
     }
+}
+
+impl Search {
+    fn connect(&self, patience: Duration) -> Result<Reached, Failed> {
+        let (uid, _) = host::effective_ids();
+        let folders = protocol::client_folders(&self.name, uid, |name| std::env::var_os(name));
+        let mut sockets: Vec<_> = self.socket.clone().into_iter().collect();
+        sockets.extend(folders.iter().flat_map(|folder| sockets_in(folder, &self.name, uid)));
+        let mut others = Vec::new();
+        let mut found = self.meant_among(&sockets, patience, &mut others)?;
+        // Root may ask every service, but its own come first: a stranger's must not stand in for them.
+        if found.is_none() && uid == 0 {
+            found = self.meant_among(&sockets_of_users(&self.name), patience, &mut others)?;
+        }
+        let meant = self.meant.clone();
+        match found {
+            Some(path) => connect(&path, patience)
+                .map(|stream| Reached { stream, meant })
+                .map_err(|error| Failed::Refused(format!("no running service answers at {}: {error}", path.display()))),
+            None => Err(Failed::Refused(self.none(&others, &folders))),
+        }
+    }
+
+    /// The socket of the service that is meant, if one of these is. `others`: those that are not.
+    fn meant_among(
+        &self,
+        sockets: &[PathBuf],
+        patience: Duration,
+        others: &mut Vec<Found>,
+    ) -> Result<Option<PathBuf>, Failed> {
+        let mut found = Vec::new();
+        let mut silent = Vec::new();
+        for path in sockets {
+            let Ok(stream) = connect(path, patience) else { continue };
+            let reached = Reached { stream, meant: self.meant.clone() };
+            match converse(&reached, Command::Status, Some(patience), &mut |_| {}) {
+                Ok(Answer { ok, service: Some(service), .. }) => {
+                    let list = if ok { &mut found } else { &mut *others };
+                    // Two paths may lead to one socket.
+                    if !list.iter().any(|known| known.service.pid == service.pid) {
+                        list.push(Found { path: path.clone(), service });
+                    }
+                }
+                Ok(Answer { service: None, .. }) | Err(_) => silent.push(path.clone()),
+            }
+        }
+        if found.len() > 1 && found.iter().filter(|found| self.is_here(&found.service)).count() == 1 {
+            found.retain(|found| self.is_here(&found.service));
+        }
+        match (found.as_slice(), silent.as_slice()) {
+            // The command itself will say what is wrong with the only one there is.
+            ([], [path]) if others.is_empty() => Ok(Some(path.clone())),
+            ([], _) => Ok(None),
+            ([found], _) => Ok(Some(found.path.clone())),
+            (several, _) => Err(Failed::Ambiguous(format!(
+                "{} services named {} run; say which by --socket, or give the command in its folder:{}",
+                several.len(),
+                self.name,
+                listed(several)
+            ))),
+        }
+    }
+
+    fn is_here(&self, service: &Service) -> bool {
+        let led = |folder: &Path| fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+        led(Path::new(&service.folder)) == led(&self.folder)
+    }
+
+    fn none(&self, others: &[Found], folders: &[Folder]) -> String {
+        let Self { name, meant, .. } = self;
+        let tried = folders.iter().map(|folder| match folder {
+            Folder::Given(path) | Folder::Private(path) => path.display().to_string(),
+        });
+        let tried = tried.collect::<Vec<_>>().join(", ");
+        let wanted = match &meant.file {
+            Some(file) => format!("no running service named {name} serves by {file}"),
+            None => format!("no running service named {name} answers"),
+        };
+        match others {
+            [] => format!("{wanted}; looked for {name}.sock in {tried}"),
+            others => format!("{wanted}; nothing was done. Others of that name run:{}", listed(others)),
+        }
+    }
+}
+
+fn listed(found: &[Found]) -> String {
+    let line =
+        |found: &Found| format!("\n  --socket {}  {}", found.path.display(), draw::plain(&found.service.to_string()));
+    found.iter().map(line).collect()
 }
 
 /// Prints the status, once or until the service is gone.
@@ -118,13 +221,12 @@ pub(crate) fn status(place: &Place, format: Format, watch: bool) -> Result<(), F
     let terminal = stdout.is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     loop {
-        let stream = place.connect()?;
+        let reached = place.connect(PATIENCE)?;
         let text = match format {
-            Format::Json => ask_status(&stream).map(|status| protocol::line(&status)),
-            Format::Table => ask_status(&stream)
+            Format::Json => ask_status(&reached, PATIENCE).map(|status| protocol::line(&status)),
+            Format::Table => ask_status(&reached, PATIENCE)
                 .map(|status| draw::draw(&status, host::terminal_width().unwrap_or(usize::MAX), colour).into_bytes()),
-            Format::Openmetrics => converse(&stream, Command::Metrics, Some(PATIENCE), &mut |_| {})
-                .map(|answer| answer.reason.into_bytes()),
+            Format::Openmetrics => ask_text(&reached, Command::Metrics).map(String::into_bytes),
         };
         let text = text.map_err(Failed::Refused)?;
         let text = if watch && terminal && format == Format::Table {
@@ -143,7 +245,7 @@ pub(crate) fn status(place: &Place, format: Format, watch: bool) -> Result<(), F
 /// Asks for something that takes its time, shows how it goes, and prints how it ended.
 pub(crate) fn ask(place: &Place, command: Command, json: bool) -> Result<(), Failed> {
     let ends = matches!(command, Command::Stop { .. });
-    let stream = place.connect()?;
+    let reached = place.connect(PATIENCE)?;
     let mut stderr = io::stderr();
     let terminal = stderr.is_terminal();
     let mut show = |text: &str| {
@@ -152,12 +254,13 @@ pub(crate) fn ask(place: &Place, command: Command, json: bool) -> Result<(), Fai
             let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
         }
     };
-    let answer = converse(&stream, command, None, &mut show);
+    let answer = converse(&reached, command, None, &mut show);
     show("");
     let answer = answer.map_err(Failed::Refused)?;
     if ends && answer.ok {
         // The answer is the master's last word; its end is the end of the connection.
-        let _ = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| (&stream).read(&mut [0]));
+        let stream = &reached.stream;
+        let _ = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| (&*stream).read(&mut [0]));
     }
     if json {
         // As above, nobody may be there to read it.
@@ -166,39 +269,47 @@ pub(crate) fn ask(place: &Place, command: Command, json: bool) -> Result<(), Fai
     match (answer.ok, json) {
         (true, true) => Ok(()),
         (true, false) => {
-            let _ = writeln!(io::stdout(), "{}", answer.reason);
+            let service = answer.service.map_or_else(String::new, |service| format!("{service}: "));
+            let _ = writeln!(io::stdout(), "{}{}", draw::plain(&service), answer.reason);
             Ok(())
         }
         (false, _) => Err(Failed::Refused(answer.reason)),
     }
 }
 
-/// What a reload would change in the service that runs, where one does and says so.
+/// What a reload would change in the service of these settings, where it runs and says so.
 pub(crate) fn would_change(place: &Place) -> Option<String> {
-    let stream = place.connect().ok()?;
-    converse(&stream, Command::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
+    let reached = place.connect(PATIENCE).ok()?;
+    ask_status(&reached, PATIENCE).ok()?;
+    let reached = place.connect(PATIENCE).ok()?;
+    converse(&reached, Command::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
 }
 
-fn ask_status(stream: &UnixStream) -> Result<Status, String> {
-    let answer = converse(stream, Command::Status, Some(PATIENCE), &mut |_| {})?;
+fn ask_status(reached: &Reached, patience: Duration) -> Result<Status, String> {
+    let answer = converse(reached, Command::Status, Some(patience), &mut |_| {})?;
     answer.status.map(|status| *status).ok_or(answer.reason)
+}
+
+fn ask_text(reached: &Reached, command: Command) -> Result<String, String> {
+    let answer = converse(reached, command, Some(PATIENCE), &mut |_| {})?;
+    if answer.ok { Ok(answer.reason) } else { Err(answer.reason) }
 }
 
 /// One request, its progress, its answer. `patience`: for each line; none waits as long as it takes.
 fn converse(
-    stream: &UnixStream,
+    Reached { stream, meant }: &Reached,
     command: Command,
     patience: Option<Duration>,
     show: &mut dyn FnMut(&str),
 ) -> Result<Answer, String> {
     let broken = |error: io::Error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            format!("the master is there but did not answer within {PATIENCE:?}")
+            format!("the master is there but did not answer within {:?}", patience.unwrap_or(PATIENCE))
         }
         _ => format!("the connection to the master broke: {error}"),
     };
     stream.set_write_timeout(Some(PATIENCE)).and_then(|()| stream.set_read_timeout(patience)).map_err(broken)?;
-    let sent = (&*stream).write_all(&protocol::line(&Request::new(command)));
+    let sent = (&*stream).write_all(&protocol::line(&Request::new(command, meant.clone())));
     let mut lines = BufReader::new(stream.take(ANSWER_MAX));
     loop {
         let mut line = String::new();
@@ -220,7 +331,7 @@ fn converse(
 }
 
 /// A full queue is a busy master: tried again, but not for ever, as a blocking connect would.
-fn connect(path: &Path) -> io::Result<UnixStream> {
+fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     const TRIES: u32 = 100;
     let address = SockAddr::unix(path)?;
     for _ in 0..TRIES {
@@ -231,22 +342,45 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
                 socket.set_nonblocking(false)?;
                 return Ok(socket.into());
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(PATIENCE / TRIES),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(patience / TRIES),
             Err(error) => return Err(error),
         }
     }
     Err(io::Error::new(ErrorKind::TimedOut, "it takes no connection"))
 }
 
-fn is_private(folder: &Path, uid: u32) -> bool {
-    fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0)
+/// The sockets of services of this name in a folder that may be trusted.
+fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
+    let folder = match folder {
+        Folder::Private(path) if !is_private(path, uid) => return Vec::new(),
+        Folder::Private(path) | Folder::Given(path) => path,
+    };
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let of_name =
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(|file| protocol::is_socket_of(name, file)));
+    let mut sockets: Vec<_> = of_name.map(|entry| entry.path()).collect();
+    sockets.sort();
+    sockets
 }
 
-fn ambiguous(name: &str, services: &[(&PathBuf, Status)]) -> String {
-    let mut sentence = format!("{} services named {name} run; say which by --socket:", services.len());
-    for (path, status) in services {
-        let addresses: Vec<_> = status.listeners.iter().map(|listener| listener.address.as_str()).collect();
-        sentence += &format!("\n  --socket {}  (pid {}, {})", path.display(), status.pid, addresses.join(", "));
+/// The same of all users but root: each in the private folders of that user, and made by that user.
+fn sockets_of_users(name: &str) -> Vec<PathBuf> {
+    let mut sockets = Vec::new();
+    for (parent, prefix) in [("/tmp", "oxicorn-"), ("/run/user", "")] {
+        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+            let uid = entry.file_name().to_str().and_then(|file| file.strip_prefix(prefix)?.parse().ok());
+            let Some(uid) = uid.filter(|uid| *uid != 0) else { continue };
+            let of_user = sockets_in(&Folder::Private(entry.path()), name, uid);
+            sockets.extend(of_user.into_iter().filter(|path| is_socket_of_user(path, uid)));
+        }
     }
-    sentence
+    sockets
+}
+
+fn is_socket_of_user(path: &Path, uid: u32) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket() && found.uid() == uid)
+}
+
+fn is_private(folder: &Path, uid: u32) -> bool {
+    fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0)
 }

@@ -9,6 +9,7 @@ mod core;
 mod exits;
 mod handover;
 mod history;
+mod identity;
 mod notify;
 mod oom;
 mod perform;
@@ -27,7 +28,7 @@ use std::{
 };
 
 use self::{
-    control::Control,
+    control::{Control, Site},
     core::{
         Action, Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Stage, Tally,
     },
@@ -44,7 +45,8 @@ pub(crate) use self::{handover::Handover, reload::Load};
 use crate::{
     channel::{Heard, ToMaster, ToWorker},
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
-    log, metrics, protocol,
+    log, metrics,
+    protocol::{self, Request},
     scoreboard::{Overview, Row, Scoreboard, State},
     settings::{self, LISTEN_FDS, Origin, Resolved, Settings},
     sys::{
@@ -63,6 +65,9 @@ const ROWS_PER_SLOT: u32 = 4;
 
 /// Between two looks at the certificate: a service may run for months without a reload, and certificates do not.
 const CERTIFICATE_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// Between two looks at the control socket's file: a cleaner of `/tmp` may take it.
+const CONTROL_EVERY_MS: u64 = 10_000;
 
 /// How a run of the master ends: `fork` returns twice, and so does this loop.
 #[derive(Debug)]
@@ -119,6 +124,8 @@ struct Shell {
     started: Instant,
     /// When the certificate is looked at again.
     certificate_due: Instant,
+    /// When the control socket's file is looked at again.
+    control_due: Instant,
     children: Vec<Child>,
     inbox: Vec<Event>,
     dice: Dice,
@@ -185,7 +192,8 @@ impl Shell {
         let scoreboard =
             Scoreboard::create(rows, ROWS_PER_SLOT * slot_count(WORKERS_MAX)).map_err(MasterError::Scoreboard)?;
         let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
-        let control = Control::open(&settings.control, name);
+        let upgrades = Upgrades::new();
+        let control = Control::open(&Site { socket: &settings.control.socket, name, folder: upgrades.folder() });
         let signals = MasterSignals::install().map_err(MasterError::Signals)?;
         // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
         if let Err(error) = process::become_subreaper() {
@@ -198,7 +206,7 @@ impl Shell {
             load,
             resolved: Arc::new(resolved),
             reloads: Reloads::default(),
-            upgrades: Upgrades::new(),
+            upgrades,
             listeners,
             scoreboard,
             signals,
@@ -207,6 +215,7 @@ impl Shell {
             notify: Notify::open(started),
             started,
             certificate_due: started.after(CERTIFICATE_EVERY_MS),
+            control_due: started.after(CONTROL_EVERY_MS),
             children: Vec::new(),
             inbox: Vec::new(),
             dice: Dice::new(),
@@ -251,6 +260,7 @@ impl Shell {
             self.control.as_ref().and_then(Control::deadline),
             self.notify.as_ref().and_then(Notify::deadline),
             Some(self.certificate_due),
+            Some(self.control_due),
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
@@ -271,8 +281,13 @@ impl Shell {
         }
         // After the dead are reaped, so that a status does not show them alive.
         let requests = self.control.as_mut().map(|control| control.turn(&ready[ours..], now())).unwrap_or_default();
-        for (caller, command) in requests {
-            self.serve(caller, command);
+        for (caller, request) in requests {
+            self.serve(caller, request);
+        }
+        // After the poll's outcome was told to the sockets it was of.
+        if self.control_due <= now() {
+            self.control_due = now().after(CONTROL_EVERY_MS);
+            self.look_after_control();
         }
         Ok(())
     }
@@ -313,16 +328,24 @@ impl Shell {
         self.inbox.push(Event::ScaleRequested { scale: Scale::By(by), caller: None });
     }
 
-    fn serve(&mut self, caller: Caller, command: protocol::Command) {
-        match command {
+    fn serve(&mut self, caller: Caller, request: Request) {
+        if let Some(refusal) = self.refusal(&request.meant) {
+            tracing::info!(
+                event = "control",
+                reason = refusal,
+                "nothing is done for a command that means another service"
+            );
+            return self.answer(caller, protocol::Answer::refused(refusal));
+        }
+        match request.command {
             protocol::Command::Status => {
                 let status = Some(Box::new(self.status()));
                 let answer = protocol::Answer { status, ..protocol::Answer::done("") };
-                self.answer(caller, &answer);
+                self.answer(caller, answer);
             }
             protocol::Command::Metrics => {
                 let page = metrics::render(&self.scoreboard, &self.listeners);
-                self.answer(caller, &protocol::Answer::done(page));
+                self.answer(caller, protocol::Answer::done(page));
             }
             protocol::Command::Scale(scale) => {
                 let scale = match scale {
@@ -340,16 +363,22 @@ impl Shell {
                         std::process::id()
                     )),
                 };
-                self.answer(caller, &answer);
+                self.answer(caller, answer);
+            }
+            protocol::Command::Config { json } => {
+                let settings = self.in_effect();
+                let text = if json { settings.to_json() } else { settings.to_toml() };
+                self.answer(caller, protocol::Answer::done(text));
             }
             protocol::Command::Upgrade { program } => self.request_upgrade(program.map(Into::into), Some(caller)),
             protocol::Command::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }
     }
 
-    fn answer(&mut self, caller: Caller, answer: &protocol::Answer) {
+    fn answer(&mut self, caller: Caller, answer: protocol::Answer) {
+        let answer = protocol::Answer { service: Some(self.service()), ..answer };
         if let Some(control) = &mut self.control {
-            control.answer(caller, answer, now());
+            control.answer(caller, &answer, now());
         }
     }
 
@@ -589,7 +618,7 @@ impl Shell {
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();
         }
-        let last_words = self.last_words(reason);
+        let last_words = protocol::Answer { service: Some(self.service()), ..self.last_words(reason) };
         // Last of all: whoever is told that it is over may start the next.
         if let Some(control) = self.control.take() {
             control.close(&last_words, now());

@@ -6,6 +6,8 @@
 
 use std::{
     ffi::OsString,
+    fmt,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -17,7 +19,51 @@ pub(crate) const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Request {
     version: u32,
-    command: Command,
+    pub(crate) command: Command,
+    /// A request without it means whichever service it reaches.
+    #[serde(default, skip_serializing_if = "Meant::is_anyone")]
+    pub(crate) meant: Meant,
+}
+
+/// Which service a command line names. A master does nothing for a command that means another service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meant {
+    /// Its settings file: absolute, links followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<String>,
+    /// Its `process.name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+}
+
+impl Meant {
+    fn is_anyone(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Which service answers, as people tell services apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+    /// Where it listens.
+    pub(crate) addresses: Vec<String>,
+    /// Its settings file, absolute.
+    pub(crate) file: Option<String>,
+    /// Where it was started.
+    pub(crate) folder: String,
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, pid, addresses, file, folder } = self;
+        let addresses = addresses.join(", ");
+        match file {
+            Some(file) => write!(f, "{name} (pid {pid}, {addresses}, {file})"),
+            None => write!(f, "{name} (pid {pid}, {addresses}, in {folder})"),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,6 +76,10 @@ pub(crate) enum Command {
     Reload,
     /// What a reload would change; nothing is done.
     Changes,
+    /// The settings in effect, as `oxicorn config` prints them.
+    Config {
+        json: bool,
+    },
     /// `program`: an absolute path, if not the one the service was started by.
     Upgrade {
         program: Option<String>,
@@ -63,6 +113,9 @@ pub(crate) struct Answer {
     pub(crate) reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<Box<Status>>,
+    /// Who answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) service: Option<Service>,
 }
 
 /// What `oxicorn status --json` prints. Fields may be added, not renamed.
@@ -75,6 +128,13 @@ pub(crate) struct Status {
     pub(crate) uptime_s: f64,
     pub(crate) target_workers: u32,
     pub(crate) listeners: Vec<Listener>,
+    #[serde(default)]
+    pub(crate) speaks: Speaks,
+    #[serde(default)]
+    pub(crate) settings_file: Option<String>,
+    /// Where it was started.
+    #[serde(default)]
+    pub(crate) folder: String,
     pub(crate) workers: Vec<Worker>,
     /// Slots below the target without any process: their last worker failed, and the next has to wait.
     #[serde(default)]
@@ -100,6 +160,16 @@ pub(crate) struct Listener {
     pub(crate) address: String,
     /// Connections that wait to be accepted; 0 for unix sockets, of which the kernel does not tell.
     pub(crate) queued: u64,
+}
+
+/// What a client has to speak at every one of the listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Speaks {
+    pub(crate) tls: bool,
+    /// Clients must show a certificate.
+    pub(crate) client_ca: bool,
+    /// As `server.proxy_protocol`.
+    pub(crate) proxy_protocol: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -184,12 +254,12 @@ pub(crate) struct LastReload {
 }
 
 impl Request {
-    pub(crate) fn new(command: Command) -> Self {
-        Self { version: VERSION, command }
+    pub(crate) fn new(command: Command, meant: Meant) -> Self {
+        Self { version: VERSION, command, meant }
     }
 
     /// What a line asks for, or the sentence that refuses it.
-    pub(crate) fn read(line: &[u8]) -> Result<Command, String> {
+    pub(crate) fn read(line: &[u8]) -> Result<Self, String> {
         // The version alone first: what another version's command looks like is not ours to know.
         #[derive(Deserialize)]
         struct Versioned {
@@ -203,18 +273,17 @@ impl Request {
                  that it runs"
             ));
         }
-        let Self { command, .. } = serde_json::from_slice(line).map_err(refused)?;
-        Ok(command)
+        serde_json::from_slice(line).map_err(refused)
     }
 }
 
 impl Answer {
     pub(crate) fn done(reason: impl Into<String>) -> Self {
-        Self { ok: true, reason: reason.into(), status: None }
+        Self { ok: true, reason: reason.into(), status: None, service: None }
     }
 
     pub(crate) fn refused(reason: impl Into<String>) -> Self {
-        Self { ok: false, reason: reason.into(), status: None }
+        Self { ok: false, reason: reason.into(), status: None, service: None }
     }
 }
 
@@ -225,33 +294,75 @@ pub(crate) fn line(message: &impl Serialize) -> Vec<u8> {
     line
 }
 
-/// Where a master puts its socket when `control.socket` is `auto`, best first. Only the last is there to be made.
-pub(crate) fn server_sockets(name: &str, uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    // systemd gives a list where a unit has several folders.
-    let runtime = env("RUNTIME_DIRECTORY").and_then(|list| list.into_string().ok());
-    let runtime = runtime.and_then(|list| list.split(':').next().map(PathBuf::from));
-    let session = env("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let given = runtime.into_iter().chain(session).filter(|folder| folder.is_absolute());
-    given.chain([private_folder(uid)]).map(|folder| folder.join(file(name))).collect()
+/// A folder in which a master may put its socket when `control.socket` is `auto`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Folder {
+    /// Made by another program, such as systemd.
+    Given(PathBuf),
+    /// Made by the master, with mode 0700. In `/tmp` any user can make a folder of this name first, so its owner and its
+    /// mode are checked.
+    Private(PathBuf),
 }
 
-/// Where to look for a master whose socket is at none of our settings' own places.
-pub(crate) fn client_sockets(name: &str, uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    let mut paths = server_sockets(name, uid, env);
-    let service = Path::new("/run").join(name).join(file(name));
-    if !name.contains('/') && !paths.contains(&service) {
-        paths.insert(0, service);
+/// Best first. The folder of a login goes at the logout, so it comes last.
+pub(crate) fn server_folders(uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
+    let service = runtime_directories(&env).into_iter().next().map(Folder::Given);
+    let private = private_folders(uid).into_iter().map(Folder::Private);
+    service.into_iter().chain(private).chain(login_folder(&env).map(Folder::Given)).collect()
+}
+
+/// Where the user `uid` looks for a service: all that [`server_folders`] names, whatever the environment it was started in.
+pub(crate) fn client_folders(name: &str, uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
+    let unit = (!name.contains('/')).then(|| Path::new("/run").join(name));
+    let login = login_folder(&env).into_iter().chain([PathBuf::from(format!("/run/user/{uid}"))]);
+    let given = runtime_directories(&env).into_iter().chain(unit).chain(login).map(Folder::Given);
+    let mut folders = Vec::new();
+    for folder in given.chain(private_folders(uid).into_iter().map(Folder::Private)) {
+        if !folders.contains(&folder) {
+            folders.push(folder);
+        }
     }
-    paths
+    folders
 }
 
-/// Private by its mode, 0700: in `/tmp` anybody can make a folder of this name first.
-pub(crate) fn private_folder(uid: u32) -> PathBuf {
-    PathBuf::from(format!("/tmp/oxicorn-{uid}"))
+/// systemd gives a list where a unit has several folders.
+fn runtime_directories(env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let list = env("RUNTIME_DIRECTORY").and_then(|list| list.into_string().ok()).unwrap_or_default();
+    list.split(':').map(PathBuf::from).filter(|folder| folder.is_absolute()).collect()
 }
 
-fn file(name: &str) -> String {
-    format!("{}.sock", name.replace('/', "_"))
+fn login_folder(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    env("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute())
+}
+
+fn private_folders(uid: u32) -> Vec<PathBuf> {
+    let system = (uid == 0).then(|| PathBuf::from("/run/oxicorn-0"));
+    system.into_iter().chain([PathBuf::from(format!("/tmp/oxicorn-{uid}"))]).collect()
+}
+
+/// The names of the socket, the first that is free: a second service of one name is told apart by the folder it was
+/// started in, and a second one of that folder by a number.
+pub(crate) fn socket_names(name: &str, folder: &Path) -> impl Iterator<Item = String> {
+    let name = name.replace('/', "_");
+    // FNV-1a: the same in every build, and no secret.
+    let hash = folder
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .fold(0x811C_9DC5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let first = [format!("{name}.sock"), format!("{name}-{hash:08x}.sock")];
+    first.into_iter().chain((2..10).map(move |number| format!("{name}-{hash:08x}-{number}.sock")))
+}
+
+/// Whether `file` is one of the [`socket_names`] of `name`, of any folder.
+pub(crate) fn is_socket_of(name: &str, file: &str) -> bool {
+    let Some(rest) = file.strip_prefix(&name.replace('/', "_")).and_then(|rest| rest.strip_suffix(".sock")) else {
+        return false;
+    };
+    let Some(rest) = rest.strip_prefix('-') else { return rest.is_empty() };
+    let (hash, number) = rest.split_once('-').unwrap_or((rest, "2"));
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    hash.len() == 8 && hash.bytes().all(hex) && number.len() == 1 && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -267,9 +378,16 @@ mod tests {
             (Command::Upgrade { program: None }, r#"{"version":1,"command":{"upgrade":{"program":null}}}"#),
             (Command::Stop { now: true }, r#"{"version":1,"command":{"stop":{"now":true}}}"#),
         ] {
-            assert_eq!(line(&Request::new(command.clone())), format!("{text}\n").as_bytes());
-            assert_eq!(Request::read(text.as_bytes()), Ok(command));
+            let request = Request::new(command, Meant::default());
+            assert_eq!(line(&request), format!("{text}\n").as_bytes());
+            assert_eq!(Request::read(text.as_bytes()), Ok(request));
         }
+        let meant = Meant { file: Some("/a/supervisor.toml".to_owned()), name: None };
+        let text = r#"{"version":1,"command":"reload","meant":{"file":"/a/supervisor.toml"}}"#;
+        assert_eq!(line(&Request::new(Command::Reload, meant.clone())), format!("{text}\n").as_bytes());
+        assert_eq!(Request::read(text.as_bytes()).unwrap().meant, meant);
+        let newer = r#"{"version":1,"command":"reload","meant":{"moon":"full"},"more":1}"#;
+        assert_eq!(Request::read(newer.as_bytes()), Ok(Request::new(Command::Reload, Meant::default())));
     }
 
     #[test]
@@ -308,15 +426,34 @@ mod tests {
         let env = |pairs: &'static [(&str, &str)]| {
             move |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
         };
-        let shown = |paths: Vec<PathBuf>| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
-        assert_eq!(shown(server_sockets("a", 7, env(&[]))), ["/tmp/oxicorn-7/a.sock"]);
-        let both = env(&[("RUNTIME_DIRECTORY", "/run/a:/run/b"), ("XDG_RUNTIME_DIR", "/run/user/7")]);
-        let places = ["/run/a/a.sock", "/run/user/7/a.sock", "/tmp/oxicorn-7/a.sock"];
-        assert_eq!(shown(server_sockets("a", 7, both)), places);
-        assert_eq!(shown(client_sockets("a", 7, both)), places);
-        assert_eq!(shown(client_sockets("a", 7, env(&[]))), ["/run/a/a.sock", "/tmp/oxicorn-7/a.sock"]);
+        let shown = |folders: Vec<Folder>| {
+            let shown = folders.iter().map(|folder| match folder {
+                Folder::Given(path) => path.display().to_string(),
+                Folder::Private(path) => format!("private {}", path.display()),
+            });
+            shown.collect::<Vec<_>>()
+        };
+        assert_eq!(shown(server_folders(7, env(&[]))), ["private /tmp/oxicorn-7"]);
+        assert_eq!(shown(server_folders(0, env(&[]))), ["private /run/oxicorn-0", "private /tmp/oxicorn-0"]);
+        let both = env(&[("RUNTIME_DIRECTORY", "/run/x:/run/y"), ("XDG_RUNTIME_DIR", "/run/login/7")]);
+        assert_eq!(shown(server_folders(7, both)), ["/run/x", "private /tmp/oxicorn-7", "/run/login/7"]);
+        let places = ["/run/x", "/run/y", "/run/a", "/run/login/7", "/run/user/7", "private /tmp/oxicorn-7"];
+        assert_eq!(shown(client_folders("a", 7, both)), places);
         let useless = env(&[("RUNTIME_DIRECTORY", ""), ("XDG_RUNTIME_DIR", "relative")]);
-        assert_eq!(shown(server_sockets("../b", 7, useless)), ["/tmp/oxicorn-7/.._b.sock"]);
-        assert_eq!(shown(client_sockets("../b", 7, useless)), ["/tmp/oxicorn-7/.._b.sock"]);
+        assert_eq!(shown(server_folders(7, useless)), ["private /tmp/oxicorn-7"]);
+        assert_eq!(shown(client_folders("../b", 7, useless)), ["/run/user/7", "private /tmp/oxicorn-7"]);
+    }
+
+    #[test]
+    fn a_second_service_of_one_name_has_a_socket_of_its_own() {
+        let names: Vec<_> = socket_names("../b", Path::new("/srv/b")).collect();
+        assert_eq!(names.len(), 10);
+        assert_eq!(names[0], ".._b.sock");
+        assert!(names.iter().all(|file| is_socket_of("../b", file)), "{names:?}");
+        assert_ne!(names[1], socket_names("../b", Path::new("/srv/c")).nth(1).unwrap());
+        assert_eq!(socket_names("a", Path::new("")).nth(1).unwrap(), "a-811c9dc5.sock");
+        for other in ["a.sock2", "ab.sock", "a-.sock", "a-811c9dc.sock", "a-811C9DC5.sock", "a-811c9dc5-12.sock", "a"] {
+            assert!(!is_socket_of("a", other), "{other}");
+        }
     }
 }

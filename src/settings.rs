@@ -42,6 +42,7 @@ pub use self::{
 pub(crate) use self::{
     access_format::{Form, Part, headers},
     changes::Changes,
+    file::DEFAULT_FILE,
     passed::{LISTEN_FDS, LISTEN_PID},
     problem::{Origin, Problem, Problems},
     sources::Sources,
@@ -413,6 +414,17 @@ impl Resolved {
         ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
     }
 
+    /// As it is after `scale`, TTIN and TTOU.
+    pub(crate) fn with_count(&self, count: u32) -> Self {
+        let mut resolved = self.clone();
+        if resolved.settings.workers.count != count {
+            resolved.settings.workers.count = count;
+            let entry = Entry { value: Value::Integer(count.into()), origin: Origin::Flag("scale, TTIN or TTOU") };
+            resolved.entries.insert("workers.count".to_owned(), entry);
+        }
+        resolved
+    }
+
     pub(crate) fn fixed(&self) -> Fixed {
         let Settings { server, process, control, .. } = &self.settings;
         Fixed {
@@ -465,36 +477,68 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Where a running service is asked.
+/// Where a running service is asked, and which one is meant.
 #[derive(Clone, Debug)]
 pub(crate) struct Whereabouts {
     pub(crate) socket: ControlSocket,
     pub(crate) name: String,
-    /// The settings are not valid, and only these two were looked for.
-    pub(crate) unread: bool,
+    /// What `--name` gave: more than what a file says.
+    pub(crate) name_flag: Option<String>,
+    /// The settings file, links followed.
+    pub(crate) file: Option<PathBuf>,
+    /// `-c` or `OXICORN_CONFIG` named it; else it was found in this folder.
+    pub(crate) file_is_named: bool,
+    /// The folder of the command.
+    pub(crate) folder: PathBuf,
 }
 
 impl Whereabouts {
-    pub(crate) fn of(settings: &Settings) -> Self {
-        Self { socket: settings.control.socket.clone(), name: settings.process.name.clone(), unread: false }
+    /// A settings file with a mistake is no reason to lose sight of the service that runs by it, or to take another service
+    /// for it: all is read that can be read, and what else is wrong is for [`resolve`] to say.
+    ///
+    /// # Errors
+    /// The settings file cannot be read: then nobody knows which service is meant.
+    pub(crate) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path) -> Result<Self, Problems> {
+        let found = file::find(flags, env, cwd, &Sources::default());
+        let text = found.as_ref().map_or_else(|| Ok(String::new()), |found| found.text(cwd))?;
+        let path = found.as_ref().map(|found| found.path.as_path());
+        let folder = path.and_then(Path::parent).unwrap_or(cwd);
+        let mut given = file::salvaged(&text, &["control.socket", "process.name", "process.env_file"]);
+        let env_file = file::env_file(flags, env, &given, folder, cwd)
+            .and_then(|path| file::EnvFile::read(&path, cwd, &mut Sources::default()).ok())
+            .unwrap_or_default();
+        given.extend(environment_entries(&env_file.beneath(env), &[], &mut Vec::new()));
+        let name_flag = flags.given.iter().rfind(|given| given.key == "process.name").map(|given| given.text.clone());
+
+        let mut settings = Settings::defaults(1, folder.to_owned());
+        for (path, entry) in given.iter().filter(|(path, _)| matches!(path.as_str(), "control.socket" | "process.name"))
+        {
+            let text = !matches!(entry.origin, Origin::File { .. });
+            let base = if text { cwd } else { folder };
+            // A value that is refused leaves the one below it.
+            let _ = keys::find(path)
+                .map(|key| (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus: 1 }));
+        }
+        Ok(Self {
+            socket: settings.control.socket,
+            name: name_flag.clone().unwrap_or(settings.process.name),
+            name_flag,
+            file: path.map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())),
+            file_is_named: found.is_some_and(|found| found.is_named()),
+            folder: cwd.to_owned(),
+        })
     }
 
-    /// A settings file with a mistake is no reason to lose sight of a service that runs: whoever corrects it will want to
-    /// ask for a reload.
-    pub(crate) fn guess(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path) -> Self {
-        let path = file::find(flags, env, cwd, &Sources::default()).map(|found| found.path);
-        let text = path.as_deref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-        let table: toml::Table = text.parse().unwrap_or_default();
-        let written = |section: &str, key: &str| Some(table.get(section)?.get(key)?.as_str()?.to_owned());
-        let named = flags.given.iter().find(|given| given.key == "process.name").map(|given| given.text.clone());
-        let folder = path.as_deref().and_then(Path::parent).unwrap_or(cwd);
-        let socket = match written("control", "socket").as_deref() {
-            None | Some("auto") => ControlSocket::Auto,
-            Some("off") => ControlSocket::Off,
-            Some(path) => ControlSocket::Path(folder.join(path)),
-        };
-        let name = named.or_else(|| written("process", "name")).unwrap_or_else(|| "oxicorn".to_owned());
-        Self { socket, name, unread: true }
+    /// Of whatever service answers at a socket that the command line names.
+    pub(crate) fn nowhere(cwd: &Path) -> Self {
+        Self {
+            socket: ControlSocket::Auto,
+            name: String::new(),
+            name_flag: None,
+            file: None,
+            file_is_named: false,
+            folder: cwd.to_owned(),
+        }
     }
 }
 

@@ -34,7 +34,14 @@ fn scale_answers_when_it_is_done() {
     }
     let output = supervisor.ctl(&["scale", "--json", "2"]);
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
-    assert_eq!(answer, serde_json::json!({ "ok": true, "reason": "2 workers serve" }));
+    let service = serde_json::json!({
+        "name": "oxicorn",
+        "pid": supervisor.pid(),
+        "addresses": [supervisor.address().to_string()],
+        "file": supervisor.path("supervisor.toml"),
+        "folder": supervisor.path("").to_str().map(|folder| folder.trim_end_matches('/')),
+    });
+    assert_eq!(answer, serde_json::json!({ "ok": true, "reason": "2 workers serve", "service": service }));
     for impossible in ["0", "257", "-2", "+1000"] {
         assert_told(&supervisor.ctl(&["scale", impossible]), 1, "not possible: 1 to 256 are; nothing was changed");
     }
@@ -91,8 +98,9 @@ fn the_socket_is_never_taken_from_another() {
     assert!(warning(&second).contains("is answered by another master"), "{}", warning(&second));
     for supervisor in [&first, &second] {
         assert_eq!(get(supervisor.address(), "/health").status, 200);
-        assert_eq!(supervisor.status()["pid"].as_u64(), Some(first.pid().into()));
     }
+    assert_eq!(first.status()["pid"].as_u64(), Some(first.pid().into()));
+    assert_told(&second.ctl(&["status"]), 1, &format!("another service answers: oxicorn (pid {}", first.pid()));
     second.stop();
     assert!(socket.exists(), "the second removed what is the first's");
     first.stop();
@@ -120,28 +128,6 @@ fn without_a_socket_it_serves_all_the_same() {
     assert_eq!(warning(&supervisor), "");
     assert_told(&supervisor.ctl(&["status"]), 1, "control.socket is off");
     supervisor.stop();
-}
-
-#[test]
-fn of_two_that_answer_none_is_guessed() {
-    let (first, second) =
-        (Launch::new().unset("control.socket").serving(2), Launch::new().unset("control.socket").serving(2));
-    let (a, b) = (first.path(""), second.path(""));
-    assert_eq!(first.status()["pid"].as_u64(), Some(first.pid().into()));
-    let both = [("RUNTIME_DIRECTORY", a.as_path()), ("XDG_RUNTIME_DIR", b.as_path())];
-    let output = first.ctl_in(&["stop"], &both);
-    for supervisor in [&first, &second] {
-        assert_told(&output, 2, &format!("(pid {}, {})", supervisor.pid(), supervisor.address()));
-        assert_eq!(supervisor.serving_pids().len(), 2);
-    }
-    let socket = second.path("oxicorn.sock");
-    let socket = socket.to_str().expect("a path in UTF-8");
-    assert_told(&first.ctl_in(&["status", "--socket", socket], &both), 0, &format!("pid {}", second.pid()));
-    // Two ways to one service are no question.
-    let link = first.path("link");
-    std::os::unix::fs::symlink(&a, &link).expect("a link in our own folder");
-    let same = [("RUNTIME_DIRECTORY", a.as_path()), ("XDG_RUNTIME_DIR", link.as_path())];
-    assert_told(&first.ctl_in(&["status"], &same), 0, &format!("pid {}", first.pid()));
 }
 
 /// A thousand of each, at once and one after the other, and those who behave notice nothing.

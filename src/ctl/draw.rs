@@ -182,7 +182,7 @@ fn cut(text: &str, width: usize) -> String {
 }
 
 /// Without what a terminal would obey: reasons hold what a worker said.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|sign| if sign.is_control() { ' ' } else { sign }).collect()
 }
 
@@ -210,7 +210,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{EmptySlot, LastReload, Listener, Responses, Totals};
+    use crate::protocol::{EmptySlot, LastReload, Listener, Responses, Speaks, Totals};
 
     fn status() -> Status {
         let worker = Worker {
@@ -237,6 +237,9 @@ mod tests {
             uptime_s: 7500.0,
             target_workers: 2,
             listeners: vec![Listener { address: "127.0.0.1:8000".to_owned(), queued: 5 }],
+            speaks: Speaks::default(),
+            settings_file: None,
+            folder: String::new(),
             workers: vec![worker, draining],
             empty_slots: vec![EmptySlot { slot: 1, restarts: 7, last_exit: Some("exit code 1\x1b[2J".to_owned()) }],
             totals: Totals {

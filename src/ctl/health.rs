@@ -1,11 +1,13 @@
 //! `oxicorn health`: one GET, for containers that have no curl; over TLS where the service speaks it.
 //!
-//! Owns: which address is meant, one short deadline. Refuses: redirects, bodies, and to verify a certificate: this asks
-//! the service of its own settings, on its own machine, whether it is alive, and not who it is. So it takes no https URL.
+//! Owns: which address is meant, one short deadline. The running master says where it listens and what is spoken there;
+//! the settings file may have been edited since, and is read only where no master answers. Refuses: redirects, bodies,
+//! and to verify a certificate: this asks the service on its own machine whether it is alive, and not who it is. So it
+//! takes no https URL.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,20 +21,25 @@ use rustls::{
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::Failed;
+use super::{Failed, Place, ask_status};
 use crate::{
-    settings::{Bind, ProxyProtocol, Settings},
+    protocol::{Status, WorkerState},
+    settings::{Bind, Settings},
     sys::clock,
 };
 
-/// For all of it: connecting, asking and the answer's first line.
+/// For all of it: asking the master, connecting, asking a worker and the answer's first line.
 const PATIENCE_MS: u64 = 3_000;
+/// The master's part of it. A status takes a master a millisecond.
+const MASTER: Duration = Duration::from_secs(1);
 /// A status line is far shorter.
 const LINE_MAX: usize = 1024;
 
+/// Where it is asked, and what is spoken there.
 #[derive(Debug, PartialEq)]
 struct Probe {
-    address: Address,
+    /// The next is asked where one takes no connection.
+    addresses: Vec<Address>,
     path: String,
     /// Said first, in the clear.
     proxy_header: &'static [u8],
@@ -45,34 +52,56 @@ enum Address {
     Unix(PathBuf),
 }
 
-/// Exit 0 where the answer's status is 2xx.
-pub(crate) fn health(url: Option<&str>, settings: Option<&Settings>) -> Result<(), Failed> {
-    let probe = probe(url, settings).map_err(Failed::Refused)?;
-    let place = match &probe.address {
-        Address::Tcp { host, port } => {
-            format!("{}://{host}:{port}{}", if probe.tls { "https" } else { "http" }, probe.path)
-        }
-        Address::Unix(path) => format!("unix:{} {}", path.display(), probe.path),
-    };
-    match ask(&probe) {
-        Ok(status) if (200..300).contains(&status) => Ok(()),
-        Ok(status) => Err(Failed::Refused(format!("{place} answers {status}"))),
-        Err(error) => Err(Failed::Refused(format!("{place}: {error}"))),
+/// Exit 0 where the answer's status is 2xx. `settings`: for where no master answers; `None` where they are not valid.
+pub(crate) fn health(url: Option<&str>, place: &Place, settings: &dyn Fn() -> Option<Settings>) -> Result<(), Failed> {
+    let until = clock::now() + PATIENCE_MS;
+    let url = url.unwrap_or("/health");
+    if !url.starts_with('/') {
+        return ask_all(&of_url(url).map_err(Failed::Refused)?, until).map_err(Failed::Refused);
     }
+    let running = place.connect(MASTER).and_then(|reached| ask_status(&reached, MASTER).map_err(Failed::Refused));
+    match running {
+        Ok(status) if status.speaks.client_ca => of_workers(&status),
+        Ok(status) => ask_all(&of_master(&status, url), until),
+        Err(unknown) => {
+            // The reason may list several services.
+            let unknown = unknown.to_string().replace('\n', " ");
+            eprintln!(
+                "oxicorn: note: the running service was not asked where it listens, so the settings say: {unknown}"
+            );
+            let settings = settings().ok_or("the settings are not valid (oxicorn check says why); give a whole URL");
+            settings.map_err(str::to_owned).and_then(|settings| ask_all(&of_settings(&settings, url)?, until))
+        }
+    }
+    .map_err(Failed::Refused)
 }
 
-fn probe(url: Option<&str>, settings: Option<&Settings>) -> Result<Probe, String> {
-    let url = url.unwrap_or("/health");
-    if url.starts_with('/') {
-        let settings = settings.ok_or("the settings are not valid (oxicorn check says why); give a whole URL")?;
-        return Ok(Probe {
-            address: first_bind(settings)?,
-            path: url.to_owned(),
-            proxy_header: proxy_header(settings.server.proxy_protocol),
-            tls: settings.tls.certfile.is_some(),
-        });
+/// The first address that takes a connection tells.
+fn ask_all(probe: &Probe, until: u64) -> Result<(), String> {
+    let mut refused = Vec::new();
+    for address in &probe.addresses {
+        let place = match address {
+            Address::Tcp { host, port } => {
+                format!("{}://{host}:{port}{}", if probe.tls { "https" } else { "http" }, probe.path)
+            }
+            Address::Unix(path) => format!("unix:{} {}", path.display(), probe.path),
+        };
+        match connect(address, until) {
+            Ok(socket) => {
+                return match ask(socket, address, probe, until) {
+                    Ok(status) if (200..300).contains(&status) => Ok(()),
+                    Ok(status) => Err(format!("{place} answers {status}")),
+                    Err(error) => Err(format!("{place}: {error}")),
+                };
+            }
+            Err(error) => refused.push(format!("{place}: {error}")),
+        }
     }
-    let plain = |address, path| Probe { address, path, proxy_header: b"", tls: false };
+    Err(if refused.is_empty() { "there is no address to ask; give a URL".to_owned() } else { refused.join("; ") })
+}
+
+fn of_url(url: &str) -> Result<Probe, String> {
+    let plain = |address, path| Probe { addresses: vec![address], path, proxy_header: b"", tls: false };
     if let Some(path) = url.strip_prefix("unix:") {
         return Ok(plain(Address::Unix(path.into()), "/health".to_owned()));
     }
@@ -84,43 +113,97 @@ fn probe(url: Option<&str>, settings: Option<&Settings>) -> Result<Probe, String
     Ok(plain(address, path.to_owned()))
 }
 
-/// Where one is required, that of a connection of the peer's own: `UNKNOWN` in version 1, `LOCAL` in version 2.
-fn proxy_header(required: ProxyProtocol) -> &'static [u8] {
-    match required {
-        ProxyProtocol::Off | ProxyProtocol::Auto => b"",
-        ProxyProtocol::V1 => b"PROXY UNKNOWN\r\n",
-        ProxyProtocol::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+/// As the running master listens. An address that it did not name as we can reach it is left out.
+fn of_master(status: &Status, path: &str) -> Probe {
+    let addresses = status.listeners.iter().flat_map(|listener| match listener.address.strip_prefix("unix:") {
+        Some(socket) if socket.starts_with('/') => vec![Address::Unix(socket.into())],
+        Some(_) => Vec::new(),
+        None => listener.address.parse::<SocketAddr>().map_or_else(|_| Vec::new(), |tcp| reachable(&tcp)),
+    });
+    Probe {
+        addresses: addresses.collect(),
+        path: path.to_owned(),
+        proxy_header: proxy_header(&status.speaks.proxy_protocol),
+        tls: status.speaks.tls,
     }
 }
 
-fn first_bind(settings: &Settings) -> Result<Address, String> {
+/// Clients have to show a certificate, and this one has none: the master tells what it sees.
+fn of_workers(status: &Status) -> Result<(), String> {
+    let serving = status.workers.iter().filter(|worker| worker.state == WorkerState::Serving).count();
+    let told =
+        format!("tls.client_ca wants a certificate of each client; the master says that {serving} workers serve");
+    if serving == 0 {
+        return Err(told);
+    }
+    eprintln!("oxicorn: note: {told}");
+    Ok(())
+}
+
+fn of_settings(settings: &Settings, path: &str) -> Result<Probe, String> {
     if settings.tls.client_ca.is_some() {
+        return Err("tls.client_ca makes clients show a certificate, and health has none".to_owned());
+    }
+    let addresses = settings.server.bind.iter().flat_map(|bind| match bind {
+        Bind::Tcp { host, port } => {
+            let bare = host.trim_matches(['[', ']']);
+            match bare.parse::<IpAddr>() {
+                Ok(ip) => reachable(&SocketAddr::new(ip, *port)),
+                Err(_) if *port == 0 => Vec::new(),
+                Err(_) => vec![Address::Tcp { host: bare.to_owned(), port: *port }],
+            }
+        }
+        Bind::Unix(path) => vec![Address::Unix(path.clone())],
+        Bind::Fd(_) => Vec::new(),
+    });
+    let addresses: Vec<_> = addresses.collect();
+    if addresses.is_empty() {
         return Err(
-            "tls.client_ca makes clients show a certificate, and health has none; ask by `oxicorn status`".to_owned()
+            "server.bind names no address to ask: the kernel, or another program, chose it; give a URL".to_owned()
         );
     }
-    match settings.server.bind.first() {
-        Some(Bind::Tcp { port: 0, .. }) => Err("server.bind leaves the port to the kernel; give a URL".to_owned()),
-        Some(Bind::Tcp { host, port }) => {
-            let bare = host.trim_matches(['[', ']']);
-            let host = match () {
-                () if bare.parse() == Ok(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.to_string(),
-                () if bare.parse() == Ok(Ipv6Addr::UNSPECIFIED) => format!("[{}]", Ipv6Addr::LOCALHOST),
-                () if bare.parse::<Ipv6Addr>().is_ok() => format!("[{bare}]"),
-                () => bare.to_owned(),
-            };
-            Ok(Address::Tcp { host, port: *port })
-        }
-        Some(Bind::Unix(path)) => Ok(Address::Unix(path.clone())),
-        Some(Bind::Fd(_)) | None => Err("server.bind names no address to ask; give a URL".to_owned()),
+    Ok(Probe {
+        addresses,
+        path: path.to_owned(),
+        proxy_header: proxy_header(&settings.server.proxy_protocol.to_string()),
+        tls: settings.tls.certfile.is_some(),
+    })
+}
+
+/// A wildcard is no address to connect to. `[::]` takes IPv4 as well, and `::1` may be missing on this machine.
+fn reachable(bound: &SocketAddr) -> Vec<Address> {
+    let at = |ip: IpAddr| Address::Tcp {
+        host: SocketAddr::new(ip, 0).to_string().trim_end_matches(":0").to_owned(),
+        port: bound.port(),
+    };
+    match bound.ip() {
+        _ if bound.port() == 0 => Vec::new(),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => vec![at(Ipv4Addr::LOCALHOST.into())],
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => vec![at(Ipv6Addr::LOCALHOST.into()), at(Ipv4Addr::LOCALHOST.into())],
+        ip => vec![at(ip)],
     }
 }
 
-fn ask(probe: &Probe) -> io::Result<u16> {
-    let until = clock::now() + PATIENCE_MS;
-    let (socket, host) = match &probe.address {
-        Address::Tcp { host, port } => (connect(host, *port, until)?, format!("{host}:{port}")),
-        Address::Unix(path) => (connect_unix(path)?, "localhost".to_owned()),
+/// Where one is required, that of a connection of the peer's own: `UNKNOWN` in version 1, `LOCAL` in version 2.
+fn proxy_header(required: &str) -> &'static [u8] {
+    match required {
+        "v1" => b"PROXY UNKNOWN\r\n",
+        "v2" => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+        _ => b"",
+    }
+}
+
+fn connect(address: &Address, until: u64) -> io::Result<Socket> {
+    match address {
+        Address::Tcp { host, port } => connect_tcp(host, *port, until),
+        Address::Unix(path) => connect_unix(path),
+    }
+}
+
+fn ask(socket: Socket, address: &Address, probe: &Probe, until: u64) -> io::Result<u16> {
+    let host = match address {
+        Address::Tcp { host, port } => format!("{host}:{port}"),
+        Address::Unix(_) => "localhost".to_owned(),
     };
     let mut stream = Hurried { socket, until };
     stream.write_all(probe.proxy_header)?;
@@ -131,7 +214,7 @@ fn ask(probe: &Probe) -> io::Result<u16> {
     }
 }
 
-fn connect(host: &str, port: u16, until: u64) -> io::Result<Socket> {
+fn connect_tcp(host: &str, port: u16, until: u64) -> io::Result<Socket> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for address in (host.trim_matches(['[', ']']), port).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, left(until)?) {
@@ -271,53 +354,94 @@ mod tests {
 
     use super::*;
 
-    fn bound_to(bind: Bind) -> Settings {
-        let mut settings = Settings::default();
-        settings.server.bind = vec![bind];
-        settings
-    }
-
     fn plain(address: Address) -> Probe {
-        Probe { address, path: "/health".to_owned(), proxy_header: b"", tls: false }
+        Probe { addresses: vec![address], path: "/health".to_owned(), proxy_header: b"", tls: false }
     }
 
-    fn tcp(host: &str, port: u16) -> Bind {
-        Bind::Tcp { host: host.to_owned(), port }
+    fn asked(probe: &Probe) -> io::Result<u16> {
+        let until = clock::now() + PATIENCE_MS;
+        ask(connect(&probe.addresses[0], until)?, &probe.addresses[0], probe, until)
+    }
+
+    fn shown(probe: Probe) -> String {
+        let address = |address: &Address| match address {
+            Address::Tcp { host, port } => format!("{host}:{port}"),
+            Address::Unix(socket) => socket.display().to_string(),
+        };
+        let addresses: Vec<_> = probe.addresses.iter().map(address).collect();
+        format!("{} {}", addresses.join(","), probe.path)
     }
 
     #[test]
-    fn what_is_asked() {
-        let probed = |url: Option<&str>, bind: Bind| {
-            let Probe { address, path, .. } = probe(url, Some(&bound_to(bind)))?;
-            Ok::<_, String>(match address {
-                Address::Tcp { host, port } => format!("{host}:{port} {path}"),
-                Address::Unix(socket) => format!("{} {path}", socket.display()),
-            })
+    fn a_url_names_what_is_asked() {
+        for (url, expected) in [
+            ("http://[::1]:9/x?y=1", "[::1]:9 /x?y=1"),
+            ("http://localhost", "localhost:80 /"),
+            ("unix:/run/b", "/run/b /health"),
+        ] {
+            assert_eq!(of_url(url).map(shown).as_deref(), Ok(expected), "{url:?}");
+        }
+        for url in ["https://a/", "localhost:80", ""] {
+            let refused = of_url(url).unwrap_err();
+            assert!(refused.contains("is not http://"), "{url:?}: {refused}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_listener_can_be_asked() {
+        let tcp = |host: &str, port| Bind::Tcp { host: host.to_owned(), port };
+        let probed = |bind: &[Bind]| {
+            let mut settings = Settings::default();
+            settings.server.bind = bind.to_vec();
+            of_settings(&settings, "/health").map(shown)
         };
-        for (url, bind, expected) in [
-            (None, tcp("127.0.0.1", 8000), "127.0.0.1:8000 /health"),
-            (None, tcp("0.0.0.0", 80), "127.0.0.1:80 /health"),
-            (None, tcp("[::]", 80), "[::1]:80 /health"),
-            (None, tcp("::", 80), "[::1]:80 /health"),
-            (None, Bind::Unix("/run/a".into()), "/run/a /health"),
-            (Some("/ready"), tcp("example.org", 81), "example.org:81 /ready"),
-            (Some("http://[::1]:9/x?y=1"), tcp("a", 1), "[::1]:9 /x?y=1"),
-            (Some("http://localhost"), tcp("a", 1), "localhost:80 /"),
-            (Some("unix:/run/b"), tcp("a", 1), "/run/b /health"),
+        for (bind, expected) in [
+            (tcp("127.0.0.1", 8000), "127.0.0.1:8000"),
+            (tcp("0.0.0.0", 80), "127.0.0.1:80"),
+            (tcp("[::]", 80), "[::1]:80,127.0.0.1:80"),
+            (tcp("::", 80), "[::1]:80,127.0.0.1:80"),
+            (tcp("[fe80::1]", 80), "[fe80::1]:80"),
+            (tcp("example.org", 81), "example.org:81"),
+            (Bind::Unix("/run/a".into()), "/run/a"),
         ] {
-            assert_eq!(probed(url, bind).as_deref(), Ok(expected), "{url:?}");
+            assert_eq!(probed(&[Bind::Fd(3), bind]), Ok(format!("{expected} /health")));
         }
-        for (url, bind, told) in [
-            (Some("https://a/"), tcp("a", 1), "is not http://"),
-            (Some("localhost:80"), tcp("a", 1), "is not http://"),
-            (Some(""), tcp("a", 1), "is not http://"),
-            (None, tcp("127.0.0.1", 0), "leaves the port to the kernel"),
-            (None, Bind::Fd(3), "names no address"),
-        ] {
-            let refused = probed(url, bind).unwrap_err();
-            assert!(refused.contains(told), "{url:?}: {refused}");
+        for bind in [tcp("127.0.0.1", 0), tcp("localhost", 0), Bind::Fd(3)] {
+            assert!(probed(&[bind]).unwrap_err().contains("names no address"));
         }
-        assert!(probe(None, None).unwrap_err().contains("oxicorn check"));
+    }
+
+    #[test]
+    fn the_master_names_where_it_really_listens() {
+        let line = |address: &str| serde_json::json!({ "address": address, "queued": 0 });
+        let listeners: Vec<_> =
+            ["0.0.0.0:81", "[::]:82", "10.0.0.1:83", "unix:/run/a", "unix:(unnamed)"].map(line).to_vec();
+        let totals = serde_json::to_value(crate::protocol::Totals::default()).unwrap();
+        let status = serde_json::json!({
+            "version": "", "pid": 1, "state": "running", "generation": 1, "uptime_s": 0.0, "target_workers": 1,
+            "listeners": listeners, "workers": [], "totals": totals, "last_reload": null,
+            "speaks": { "tls": true, "client_ca": false, "proxy_protocol": "v1" },
+        });
+        let mut status: Status = serde_json::from_value(status).unwrap();
+        let probe = of_master(&status, "/ready");
+        assert!(probe.tls && probe.proxy_header.starts_with(b"PROXY"));
+        assert_eq!(shown(probe), "127.0.0.1:81,[::1]:82,127.0.0.1:82,10.0.0.1:83,/run/a /ready");
+        assert!(of_workers(&status).unwrap_err().contains("0 workers serve"));
+        status.listeners.clear();
+        assert!(ask_all(&of_master(&status, "/ready"), 0).unwrap_err().contains("no address to ask"));
+    }
+
+    #[test]
+    fn the_next_address_is_asked_where_one_takes_no_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let open = Address::Tcp { host: "127.0.0.1".to_owned(), port };
+        let probe = Probe { addresses: vec![Address::Unix(folder.path().join("none")), open.clone()], ..plain(open) };
+        std::thread::scope(|scope| {
+            scope.spawn(|| listener.accept().unwrap().0.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap());
+            assert_eq!(ask_all(&probe, clock::now() + PATIENCE_MS), Ok(()));
+        });
     }
 
     /// A server of one answer, and what it was asked.
@@ -336,7 +460,7 @@ mod tests {
                 lines
             });
             let address = Address::Tcp { host: "127.0.0.1".to_owned(), port };
-            (ask(&plain(address)), server.join().unwrap())
+            (asked(&plain(address)), server.join().unwrap())
         })
     }
 
@@ -359,7 +483,7 @@ mod tests {
         listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         listener.listen(0).unwrap();
         let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        let refused = ask(&plain(Address::Unix(path))).unwrap_err().to_string();
+        let refused = asked(&plain(Address::Unix(path))).unwrap_err().to_string();
         assert!(refused.contains("its queue is full"), "{refused}");
     }
 
@@ -371,7 +495,7 @@ mod tests {
         std::thread::scope(|scope| {
             for tls in [false, true] {
                 let probe = Probe { tls, ..plain(address.clone()) };
-                scope.spawn(move || assert_eq!(ask(&probe).unwrap_err().kind(), ErrorKind::TimedOut, "{tls}"));
+                scope.spawn(move || assert_eq!(asked(&probe).unwrap_err().kind(), ErrorKind::TimedOut, "{tls}"));
             }
         });
         assert!((PATIENCE_MS..PATIENCE_MS + 2_000).contains(&(clock::now() - before)));

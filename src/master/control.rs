@@ -24,8 +24,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 pub(super) use self::handover::Passed;
 use super::core::{Caller, Instant};
 use crate::{
-    protocol::{self, Answer, Command, Reply, Request},
-    settings::{self, ControlSocket},
+    protocol::{self, Answer, Command, Folder, Reply, Request},
+    settings::ControlSocket,
     sys::{fd, host, poll::Interest, process},
 };
 
@@ -43,15 +43,33 @@ const DEAF_MS: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Control {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Device and inode: by the end the path may be somebody else's.
-    file: (u64, u64),
+    door: Door,
     uid: u32,
     clients: Vec<Client>,
     next: u64,
     deaf_until: Option<Instant>,
     progress: String,
+    /// The file is gone and could not be made again, and the log says so.
+    lost: bool,
+}
+
+/// What decides where the socket is put.
+#[derive(Debug)]
+pub(super) struct Site<'a> {
+    pub(super) socket: &'a ControlSocket,
+    /// Of the service.
+    pub(super) name: &'a str,
+    /// Where the service was started.
+    pub(super) folder: &'a Path,
+}
+
+/// The listening socket and its file.
+#[derive(Debug)]
+struct Door {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode: later another process may have put its own file at this path.
+    file: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -94,19 +112,84 @@ enum OpenError {
     Listen { path: PathBuf, source: io::Error },
 }
 
+impl Site<'_> {
+    fn open(&self, uid: u32) -> Option<Result<Door, OpenError>> {
+        match self.socket {
+            ControlSocket::Off => None,
+            ControlSocket::Path(path) => Some(Door::at(path.clone())),
+            ControlSocket::Auto => Some(self.auto(uid)),
+        }
+    }
+
+    /// In the first folder and under the first name that can be had.
+    fn auto(&self, uid: u32) -> Result<Door, OpenError> {
+        let mut refused = None;
+        for folder in protocol::server_folders(uid, |name| std::env::var_os(name)) {
+            let folder = match folder {
+                Folder::Given(path) if path.is_dir() => Ok(path),
+                Folder::Given(_) => continue,
+                Folder::Private(path) => make_private(&path, uid).map(|()| path),
+            };
+            match folder.and_then(|folder| self.within(&folder)) {
+                Ok(door) => return Ok(door),
+                // The reason that names the best place is the one to mend.
+                Err(error) => drop(refused.get_or_insert(error)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| OpenError::Folder { path: PathBuf::new(), source: ErrorKind::NotFound.into() }))
+    }
+
+    /// Under the first name that no other service answers to.
+    fn within(&self, place: &Path) -> Result<Door, OpenError> {
+        let mut taken = None;
+        for name in protocol::socket_names(self.name, self.folder) {
+            match Door::at(place.join(name)) {
+                Err(OpenError::Taken { path }) => drop(taken.get_or_insert(OpenError::Taken { path })),
+                Ok(door) => {
+                    if let Some(OpenError::Taken { path: other }) = taken {
+                        tracing::info!(
+                            event = "control",
+                            socket = %door.path.display(),
+                            other = %other.display(),
+                            "another service named {} runs; this one is found from its folder, by -c, or by --socket",
+                            self.name
+                        );
+                    }
+                    return Ok(door);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(taken.unwrap_or_else(|| OpenError::Folder { path: place.to_owned(), source: ErrorKind::NotFound.into() }))
+    }
+}
+
+impl Door {
+    fn at(path: PathBuf) -> Result<Self, OpenError> {
+        if is_stale(&path)? {
+            fs::remove_file(&path).map_err(|source| OpenError::Listen { path: path.clone(), source })?;
+        }
+        match bind(&path).and_then(|listener| Ok((listener, identity(&path)?))) {
+            Ok((listener, file)) => Ok(Self { listener, path, file }),
+            // Another master was faster.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Err(OpenError::Taken { path }),
+            Err(source) => Err(OpenError::Listen { path, source }),
+        }
+    }
+
+    fn stands(&self) -> bool {
+        identity(&self.path).is_ok_and(|found| found == self.file)
+    }
+}
+
 impl Control {
     /// `None`, with a warning in the log, where it cannot be made.
-    pub(super) fn open(settings: &settings::Control, name: &str) -> Option<Self> {
+    pub(super) fn open(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
-        let opened = match &settings.socket {
-            ControlSocket::Off => return None,
-            ControlSocket::Path(path) => Self::listen(path.clone(), uid),
-            ControlSocket::Auto => auto(name, uid).and_then(|path| Self::listen(path, uid)),
-        };
-        match opened {
-            Ok(control) => {
-                tracing::debug!(event = "control", socket = %control.path.display(), "listening for oxicorn status and its like");
-                Some(control)
+        match site.open(uid)? {
+            Ok(door) => {
+                tracing::debug!(event = "control", socket = %door.path.display(), "listening for oxicorn status and its like");
+                Some(Self::new(door, uid))
             }
             Err(error) => {
                 tracing::warn!(
@@ -119,14 +202,51 @@ impl Control {
         }
     }
 
-    fn listen(path: PathBuf, uid: u32) -> Result<Self, OpenError> {
-        if is_stale(&path)? {
-            fs::remove_file(&path).map_err(|source| OpenError::Listen { path: path.clone(), source })?;
-        }
-        let opened = bind(&path).and_then(|listener| Ok((listener, identity(&path)?)));
-        let (listener, file) = opened.map_err(|source| OpenError::Listen { path: path.clone(), source })?;
+    fn new(door: Door, uid: u32) -> Self {
         let (clients, progress) = (Vec::new(), String::new());
-        Ok(Self { listener, path, file, uid, clients, next: 0, deaf_until: None, progress })
+        Self { door, uid, clients, next: 0, deaf_until: None, progress, lost: false }
+    }
+
+    /// Makes the socket where there is none: a folder that was missing at the start may be there now. Without a word
+    /// where it still cannot be made: the start has said why.
+    pub(super) fn open_late(site: &Site<'_>) -> Option<Self> {
+        let (uid, _) = host::effective_ids();
+        let door = site.open(uid)?.ok()?;
+        tracing::info!(event = "control", socket = %door.path.display(), "the control socket could be made now");
+        Some(Self::new(door, uid))
+    }
+
+    /// Makes the file again if it is gone: `/tmp` is cleaned, and the folder of a login goes with it. Connections stay.
+    pub(super) fn look_after(&mut self, site: &Site<'_>) {
+        if self.door.stands() {
+            return;
+        }
+        match site.open(self.uid) {
+            None => {}
+            Some(Ok(door)) => {
+                tracing::info!(
+                    event = "control",
+                    gone = %self.door.path.display(),
+                    socket = %door.path.display(),
+                    "the control socket's file was gone; it is made again"
+                );
+                (self.door, self.lost) = (door, false);
+            }
+            Some(Err(error)) if !self.lost => {
+                self.lost = true;
+                tracing::warn!(
+                    event = "control",
+                    error = &error as &dyn std::error::Error,
+                    "the control socket's file is gone and cannot be made again yet; the master goes on trying, and \
+                     signals work"
+                );
+            }
+            Some(Err(_)) => {}
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.door.path
     }
 
     /// What the master's poll should wait for; [`turn`](Self::turn) wants the outcome in the same order.
@@ -136,7 +256,7 @@ impl Control {
             None => Interest::Read,
         };
         let clients = self.clients.iter().map(|client| (client.stream.as_fd(), client.interest()));
-        std::iter::once((self.listener.as_fd(), listener)).chain(clients)
+        std::iter::once((self.door.listener.as_fd(), listener)).chain(clients)
     }
 
     /// When to call [`turn`](Self::turn) at the latest.
@@ -145,7 +265,7 @@ impl Control {
     }
 
     /// Does what can be done without waiting; what was asked meanwhile.
-    pub(super) fn turn(&mut self, ready: &[bool], now: Instant) -> Vec<(Caller, Command)> {
+    pub(super) fn turn(&mut self, ready: &[bool], now: Instant) -> Vec<(Caller, Request)> {
         let mut asked = Vec::new();
         self.deaf_until = self.deaf_until.filter(|until| *until > now);
         let (accepts, of_clients) = ready.split_first().map_or((false, ready), |(first, rest)| (*first, rest));
@@ -165,9 +285,9 @@ impl Control {
         asked
     }
 
-    fn accept(&mut self, now: Instant, asked: &mut Vec<(Caller, Command)>) {
+    fn accept(&mut self, now: Instant, asked: &mut Vec<(Caller, Request)>) {
         for _ in 0..ACCEPTS_MAX {
-            let stream = match self.listener.accept() {
+            let stream = match self.door.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return,
@@ -207,7 +327,7 @@ impl Control {
     }
 
     /// One client's turn; what it asks for, if that is for the shell to answer.
-    fn attend(&mut self, at: usize, now: Instant) -> Option<(Caller, Command)> {
+    fn attend(&mut self, at: usize, now: Instant) -> Option<(Caller, Request)> {
         let waiting = self.clients.iter().filter(|client| client.turn == Turn::Waiting).count();
         let client = &mut self.clients[at];
         match client.turn {
@@ -222,22 +342,24 @@ impl Control {
         }
         let line = client.read()?;
         let refused = match line.and_then(|line| Request::read(&line)) {
-            Ok(Command::Scale(_) | Command::Reload | Command::Upgrade { .. } | Command::Stop { .. })
-                if waiting >= WAITING_MAX =>
-            {
+            Ok(Request {
+                command: Command::Scale(_) | Command::Reload | Command::Upgrade { .. } | Command::Stop { .. },
+                ..
+            }) if waiting >= WAITING_MAX => {
                 format!("{WAITING_MAX} others wait already; nothing was changed")
             }
-            Ok(command) => {
+            Ok(request) => {
                 // A status is answered before the next poll.
                 client.turn = Turn::Reading { until: now.after(PATIENCE_MS) };
-                if !matches!(command, Command::Status) {
+                let command = &request.command;
+                if !matches!(command, Command::Status | Command::Config { .. }) {
                     client.turn = Turn::Waiting;
                     let (pid, uid) = fd::peer(client.stream.as_fd()).unwrap_or_default();
                     tracing::info!(event = "control", pid, uid, ?command, "asked over the control socket");
                     // It hears the next progress, also if others have heard it before.
                     self.progress.clear();
                 }
-                return Some((client.id, command));
+                return Some((client.id, request));
             }
             Err(refused) => refused,
         };
@@ -277,10 +399,10 @@ impl Control {
         for client in self.clients.iter_mut().filter(|client| client.turn == Turn::Waiting) {
             client.answer(last_words, now);
         }
-        if identity(&self.path).is_ok_and(|found| found == self.file)
-            && let Err(error) = fs::remove_file(&self.path)
+        if self.door.stands()
+            && let Err(error) = fs::remove_file(&self.door.path)
         {
-            tracing::warn!(event = "control", path = %self.path.display(), %error, "the control socket stays behind");
+            tracing::warn!(event = "control", path = %self.door.path.display(), %error, "the control socket stays behind");
         }
     }
 }
@@ -352,23 +474,6 @@ impl Client {
     }
 }
 
-/// The first folder that is there; our private one is made.
-fn auto(name: &str, uid: u32) -> Result<PathBuf, OpenError> {
-    let paths = protocol::server_sockets(name, uid, |name| std::env::var_os(name));
-    let private = protocol::private_folder(uid);
-    for path in paths {
-        match path.parent() {
-            Some(folder) if folder == private => {
-                make_private(folder, uid)?;
-                return Ok(path);
-            }
-            Some(folder) if folder.is_dir() => return Ok(path),
-            Some(_) | None => {}
-        }
-    }
-    Err(OpenError::Folder { path: private, source: ErrorKind::NotFound.into() })
-}
-
 fn make_private(folder: &Path, uid: u32) -> Result<(), OpenError> {
     let path = || folder.to_owned();
     match DirBuilder::new().mode(0o700).create(folder) {
@@ -428,7 +533,7 @@ mod tests {
     use crate::{protocol::Scale, sys::poll::wait};
 
     fn open(path: &Path) -> Result<Control, OpenError> {
-        Control::listen(path.to_owned(), host::effective_ids().0)
+        Door::at(path.to_owned()).map(|door| Control::new(door, host::effective_ids().0))
     }
 
     /// A control socket, and a world in which time stands still.
@@ -453,7 +558,7 @@ mod tests {
         fn turn(&mut self) -> Vec<(Caller, Command)> {
             let fds: Vec<_> = self.control.watched().collect();
             let ready = wait(&fds, Some(Duration::ZERO)).unwrap();
-            self.control.turn(&ready, self.now)
+            self.control.turn(&ready, self.now).into_iter().map(|(caller, request)| (caller, request.command)).collect()
         }
 
         /// As the shell does with a status.
@@ -479,7 +584,7 @@ mod tests {
     }
 
     fn request(command: Command) -> Vec<u8> {
-        protocol::line(&Request::new(command))
+        protocol::line(&Request::new(command, protocol::Meant::default()))
     }
 
     #[test]
@@ -508,6 +613,48 @@ mod tests {
         fs::write(&path, "a letter").unwrap();
         assert!(matches!(open(&path), Err(OpenError::NotASocket { .. })));
         assert!(matches!(open(Path::new("/proc/s")), Err(OpenError::Listen { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_made_again_and_those_who_wait_notice_nothing() {
+        let mut stage = Stage::new();
+        let path = stage.dir.path().join("s");
+        let client = stage.client();
+        say(&client, &request(Command::Scale(Scale::By(1))));
+        assert_eq!(stage.turn().len(), 1);
+        let socket = ControlSocket::Path(path.clone());
+        let site = Site { socket: &socket, name: "a", folder: Path::new("/") };
+        let before = stage.control.door.file;
+        stage.control.look_after(&site);
+        assert_eq!(stage.control.door.file, before, "it stood");
+        fs::remove_file(&path).unwrap();
+        stage.control.look_after(&site);
+        let second = stage.client();
+        say(&second, &request(Command::Status));
+        stage.serve();
+        assert!(heard(&second).0.contains("served"));
+        stage.control.tell("1 of 2");
+        assert!(heard(&client).0.contains("1 of 2"));
+
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a letter").unwrap();
+        stage.control.look_after(&site);
+        assert!(stage.control.lost);
+        fs::remove_file(&path).unwrap();
+        stage.control.look_after(&site);
+        assert!(!stage.control.lost);
+        drop(stage.client());
+    }
+
+    #[test]
+    fn a_second_service_of_one_name_takes_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = Site { socket: &ControlSocket::Auto, name: "a", folder: Path::new("/srv/b") };
+        let names: Vec<_> = protocol::socket_names("a", site.folder).collect();
+        let doors: Vec<_> = names.iter().map(|_| site.within(dir.path()).unwrap()).collect();
+        assert_eq!(doors.iter().map(|door| dir.path().join(&names[0]) == door.path).filter(|first| *first).count(), 1);
+        assert_eq!(doors[1].path, dir.path().join(&names[1]));
+        assert!(matches!(site.within(dir.path()), Err(OpenError::Taken { .. })));
     }
 
     #[test]

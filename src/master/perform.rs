@@ -289,7 +289,7 @@ impl Shell {
             }
             Answer::Stopping => Told::refused("the service is stopping"),
         };
-        self.answer(caller, &told);
+        self.answer(caller, told);
     }
 
     fn note(&self, note: &Note) {
@@ -403,6 +403,7 @@ impl Shell {
             notify: _,
             started: _,
             certificate_due: _,
+            control_due: _,
             // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
             children,
             inbox: _,

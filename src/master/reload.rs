@@ -51,6 +51,7 @@ impl Shell {
         if let Some(notify) = &mut self.notify {
             notify.reloading(now());
         }
+        self.look_after_control();
         self.inbox.push(Event::ReloadRequested { caller });
     }
 
@@ -60,6 +61,11 @@ impl Shell {
         let file = new.file.as_ref().map_or_else(|| "no settings file".to_owned(), |file| file.display().to_string());
         let changes = Changes::between(&self.resolved, &new);
         Ok(format!("a reload of the running service (pid {}, {file}): {changes}", std::process::id()))
+    }
+
+    /// The settings as they are now: `workers.count` may be another since.
+    pub(super) fn in_effect(&self) -> Resolved {
+        self.resolved.with_count(self.core.target())
     }
 
     /// Nothing of the old is touched until all of the new is known to be possible.

@@ -9,7 +9,8 @@ use super::{
     now,
 };
 use crate::{
-    protocol::{Answer, EmptySlot, Listener, MasterState, Responses, Status, Totals, Worker, WorkerState},
+    protocol::{Answer, EmptySlot, Listener, MasterState, Responses, Speaks, Status, Totals, Worker, WorkerState},
+    settings::Settings,
     sys::process,
 };
 
@@ -40,11 +41,23 @@ impl Shell {
             uptime_s: seconds(now().since(self.started)),
             target_workers: target,
             listeners: self.listeners.queued().map(|(address, queued)| Listener { address, queued }).collect(),
+            speaks: self.speaks(),
+            settings_file: self.resolved.file.as_ref().map(|file| file.to_string_lossy().into_owned()),
+            folder: self.upgrades.folder().to_string_lossy().into_owned(),
             workers,
             empty_slots,
             totals: self.totals(),
             last_reload: self.reloads.last.clone(),
             last_upgrade: self.upgrades.last.clone(),
+        }
+    }
+
+    fn speaks(&self) -> Speaks {
+        let Settings { tls, server, .. } = &self.resolved.settings;
+        Speaks {
+            tls: tls.certfile.is_some(),
+            client_ca: tls.client_ca.is_some(),
+            proxy_protocol: server.proxy_protocol.to_string(),
         }
     }
 

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 
 use self::preflight::Preflight;
 use super::{
-    CERTIFICATE_EVERY_MS, Child, Dice, Load, MasterError, ROWS_PER_SLOT, Shell,
+    CERTIFICATE_EVERY_MS, CONTROL_EVERY_MS, Child, Dice, Load, MasterError, ROWS_PER_SLOT, Shell,
     control::Control,
     core::{Action, Event, Failure, Master, SlotId, Succession},
     handover::{Handover, MARKER, PassedChild, Program, Purpose, State, VERSION},
@@ -77,6 +77,11 @@ impl Upgrades {
         let path = first_path(&cwd);
         let executable = exec::own_program().ok();
         Self { path, cwd, executable, preflight: None, previous: None, told: String::new(), last: None }
+    }
+
+    /// Where the service was first started, as the shell that started it calls the folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.cwd
     }
 
     /// What the master's poll should wait for.
@@ -356,6 +361,7 @@ impl Shell {
             notify,
             started: state.started,
             certificate_due: now().after(CERTIFICATE_EVERY_MS),
+            control_due: now().after(CONTROL_EVERY_MS),
             children,
             inbox: Vec::new(),
             dice: Dice::new(),

@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Entry, Flags, Origin, Problem, Sources, TableSpec, keys};
+use super::{Entry, Flags, Origin, Problem, Problems, Sources, TableSpec, keys};
 
 /// A settings file somebody named, or the one that lies here.
 pub(super) struct Found {
@@ -20,6 +20,9 @@ pub(super) struct Found {
     /// Who named it.
     named_by: Origin,
 }
+
+/// In the folder where the program is started.
+pub(crate) const DEFAULT_FILE: &str = "supervisor.toml";
 
 /// `-c`, else `OXICORN_CONFIG`, else `./supervisor.toml` if it exists.
 pub(super) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path, sources: &Sources) -> Option<Found> {
@@ -29,17 +32,30 @@ pub(super) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path, so
     if let Some(path) = env.get("OXICORN_CONFIG").filter(|path| !path.is_empty()) {
         return Some(Found { path: cwd.join(path), named_by: Origin::Env("OXICORN_CONFIG".to_owned()) });
     }
-    let path = cwd.join("supervisor.toml");
+    let path = cwd.join(DEFAULT_FILE);
     sources.exists(&path).then_some(Found { path, named_by: Origin::Default })
 }
 
 impl Found {
+    /// `-c` or `OXICORN_CONFIG` names it.
+    pub(super) fn is_named(&self) -> bool {
+        self.named_by != Origin::Default
+    }
+
+    /// Of a file that may have mistakes.
+    pub(super) fn text(&self, cwd: &Path) -> Result<String, Problems> {
+        Sources::default().read(&self.path).map_err(|error| Problems(vec![self.unreadable(cwd, &error)]))
+    }
+
+    fn unreadable(&self, cwd: &Path, error: &std::io::Error) -> Problem {
+        let shown = shown(&self.path, cwd);
+        let message = format!("the settings file {} cannot be read: {error}", shown.display());
+        Problem::at(self.named_by.clone(), "", message)
+    }
+
     pub(super) fn read(self, cwd: &Path, sources: &mut Sources) -> Result<File, Vec<Problem>> {
         let shown = shown(&self.path, cwd);
-        let text = sources.read(&self.path).map_err(|error| {
-            let message = format!("the settings file {} cannot be read: {error}", shown.display());
-            vec![Problem::at(self.named_by, "", message)]
-        })?;
+        let text = sources.read(&self.path).map_err(|error| vec![self.unreadable(cwd, &error)])?;
         let malformed = |error: toml::de::Error| {
             let line = error.span().map(|span| line_of(&text, span.start));
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
@@ -106,6 +122,36 @@ impl File {
         }
         entries
     }
+}
+
+/// The texts of these keys, as far as a file with mistakes has them.
+pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, Entry)> {
+    let sound = without_faulty_lines(text);
+    let tables = [text, &sound].map(|text| DeTable::parse_recoverable(text).0);
+    let written = |path: &str| {
+        let (section, key) = path.split_once('.')?;
+        tables.iter().find_map(|table| {
+            let section = table.get_ref().get(section)?.get_ref().as_table()?;
+            Some(Value::String(section.get(key)?.get_ref().as_str()?.to_owned()))
+        })
+    };
+    let entry = |value| Entry { value, origin: Origin::File { path: PathBuf::new(), line: None } };
+    keys.iter().filter_map(|path| Some(((*path).to_owned(), entry(written(path)?)))).collect()
+}
+
+/// The parser's own recovery may lose the table after a mistake: here each line with a mistake is left out instead.
+fn without_faulty_lines(text: &str) -> String {
+    const MISTAKES_MAX: usize = 32;
+    let mut lines: Vec<&str> = text.lines().collect();
+    for _ in 0..MISTAKES_MAX {
+        let left = lines.join("\n");
+        let Some(span) = DeTable::parse(&left).err().and_then(|error| error.span()) else { break };
+        match lines.get_mut(line_of(&left, span.start) - 1) {
+            Some(line) if !line.is_empty() => *line = "",
+            Some(_) | None => break,
+        }
+    }
+    lines.join("\n")
 }
 
 fn note_lines(text: &str, path: &str, start: usize, value: &DeValue<'_>, lines: &mut HashMap<String, usize>) {

@@ -8,7 +8,9 @@ use serde::{Serialize, Serializer};
 use serde_json::json;
 use toml::{Table, Value};
 
-use super::{AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Owner, Resolved, Settings, User, keys};
+use super::{
+    AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Owner, ProxyProtocol, Resolved, Settings, User, keys,
+};
 
 /// Our keys by path.
 pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
@@ -54,15 +56,17 @@ impl Resolved {
     }
 
     /// `{"workers.count": {"value": 4, "origin": "--workers"}, …}`
+    pub(crate) fn to_map(&self) -> serde_json::Map<String, serde_json::Value> {
+        let entry = |(path, value): (String, Value)| {
+            let entry = json!({ "value": value, "origin": self.origin(&path) });
+            (path, entry)
+        };
+        shown(self).into_iter().map(entry).collect()
+    }
+
+    /// [`to_map`](Self::to_map), as text.
     pub(crate) fn to_json(&self) -> String {
-        let keys: serde_json::Map<String, serde_json::Value> = shown(self)
-            .into_iter()
-            .map(|(path, value)| {
-                let entry = json!({ "value": value, "origin": self.origin(&path) });
-                (path, entry)
-            })
-            .collect();
-        format!("{:#}", serde_json::Value::Object(keys))
+        format!("{:#}", serde_json::Value::Object(self.to_map()))
     }
 }
 
@@ -151,6 +155,17 @@ impl fmt::Display for Bind {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Fd(fd) => write!(f, "fd://{fd}"),
         }
+    }
+}
+
+impl fmt::Display for ProxyProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+            Self::Auto => "auto",
+        })
     }
 }
 

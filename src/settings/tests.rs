@@ -813,3 +813,47 @@ fn the_effective_settings_with_their_origins() {
     let again = self::world(&shown.replace("\"***\"", "\"\"")).good();
     assert_eq!(show::flat(&again.settings), show::flat(&resolved.settings));
 }
+
+/// Wherever the mistake is, a command must not take another service for the one that this file is of.
+#[test]
+fn a_file_with_mistakes_still_says_where_its_service_is_asked() {
+    const SOCKET: &str = "[control]\nsocket = \"c.sock\"\n";
+    let dir = tempfile::tempdir().unwrap();
+    let found = |text: &str, flags: &Flags, env: &[(&str, &str)]| {
+        fs::write(dir.path().join("supervisor.toml"), text).unwrap();
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Whereabouts::find(flags, &env, dir.path()).unwrap()
+    };
+    for text in [
+        SOCKET.to_owned(),
+        format!("{SOCKET}[workers]\ncount = = 4\n"),
+        format!("[workers]\ncount = \"\n{SOCKET}"),
+        format!("[workers]\ncount = 4\ncount = 4\n{SOCKET}"),
+        format!("[workers\ncount = 4\n{SOCKET}"),
+        format!("workers\n{SOCKET}"),
+        format!("= 1\n]]\n{{\n\"\n{SOCKET}"),
+        format!("{SOCKET}[[[\nx = \"\"\"\n"),
+        format!("{SOCKET}[control]\nsocket = \"d.sock\"\n"),
+        "[control]\nsocket = \"c.sock\nname\n".to_owned(),
+    ] {
+        let whereabouts = found(&text, &Flags::default(), &[]);
+        assert_eq!(whereabouts.socket, ControlSocket::Path(dir.path().join("c.sock")), "{text}");
+        assert_eq!(whereabouts.file, Some(fs::canonicalize(dir.path()).unwrap().join("supervisor.toml")));
+    }
+    let broken = "[process]\nname = \"a\"\n[control]\nsocket = 4\n[[";
+    let flag = Given { key: "process.name", flag: "--name", text: "c".to_owned() };
+    let named = Flags { given: vec![flag], ..Flags::default() };
+    let env = [("OXICORN_PROCESS__NAME", "b"), ("OXICORN_CONTROL__SOCKET", "/run/x.sock")];
+    for (flags, env, name, socket) in [
+        (&Flags::default(), &env[..0], "a", ControlSocket::Auto),
+        (&Flags::default(), &env, "b", ControlSocket::Path("/run/x.sock".into())),
+        (&named, &env, "c", ControlSocket::Path("/run/x.sock".into())),
+    ] {
+        let whereabouts = found(broken, flags, env);
+        assert_eq!((whereabouts.name.as_str(), whereabouts.socket), (name, socket));
+    }
+    let env_file = dir.path().join("a.env");
+    fs::write(&env_file, "OXICORN_CONTROL__SOCKET=/run/y.sock\n").unwrap();
+    let text = "[process]\nenv_file = \"a.env\"\n[server]\nbind = [[";
+    assert_eq!(found(text, &Flags::default(), &[]).socket, ControlSocket::Path("/run/y.sock".into()));
+}

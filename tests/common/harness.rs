@@ -194,7 +194,7 @@ impl Launch {
             .set("control.socket", r#""{dir}/control.sock""#)
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", "{dir}")
-            .env("XDG_RUNTIME_DIR", "{dir}")
+            .env("RUNTIME_DIRECTORY", "{dir}")
     }
 
     /// One key as `section.key` and its value as TOML; `{dir}` is the temporary folder.
@@ -488,18 +488,28 @@ impl Supervisor {
     }
 
     fn run_ctl(&self, program: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
-        Command::new("timeout")
+        let mut command = self.ctl_command(program, arguments, &[]);
+        command.env("RUNTIME_DIRECTORY", self.dir.path()).envs(environment.iter().copied());
+        command.current_dir(self.dir.path()).output().expect("timeout(1) can be run")
+    }
+
+    fn ctl_command(&self, program: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Command {
+        let mut command = Command::new("timeout");
+        command
             .arg(PATIENCE.as_secs().to_string())
             .arg(program)
             .args(arguments)
-            .current_dir(self.dir.path())
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("XDG_RUNTIME_DIR", self.dir.path())
             .envs(environment.iter().copied())
-            .stdin(Stdio::null())
-            .output()
-            .expect("timeout(1) can be run")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// A command of its own program in another folder, with this environment and no other.
+    pub fn ctl_elsewhere(&self, folder: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
+        let mut command = self.ctl_command(&self.program, arguments, environment);
+        command.current_dir(folder).output().expect("timeout(1) can be run")
     }
 
     /// `status --json`, which must never fail.

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, Client, Control, Turn};
+use super::{Caller, Client, Control, Door, Turn};
 use crate::sys::exec::{self, Crossing};
 
 /// All of [`Control`], for another program to read.
@@ -45,9 +45,9 @@ impl Control {
         });
         Passed {
             clients: clients.collect(),
-            listener: crossing.takes(self.listener.as_fd()),
-            path: self.path.clone(),
-            file: self.file,
+            listener: crossing.takes(self.door.listener.as_fd()),
+            path: self.door.path.clone(),
+            file: self.door.file,
             uid: self.uid,
             next: self.next,
         }
@@ -67,13 +67,16 @@ impl Control {
         });
         Ok(Self {
             clients: clients.collect::<io::Result<_>>()?,
-            listener: UnixListener::from(exec::received(passed.listener)?),
-            path: passed.path.clone(),
-            file: passed.file,
+            door: Door {
+                listener: UnixListener::from(exec::received(passed.listener)?),
+                path: passed.path.clone(),
+                file: passed.file,
+            },
             uid: passed.uid,
             next: passed.next,
             deaf_until: None,
             progress: String::new(),
+            lost: false,
         })
     }
 }

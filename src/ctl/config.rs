@@ -1,0 +1,60 @@
+//! `oxicorn config` of a service that runs: what is in effect, and where it differs from what the files say.
+//!
+//! Owns: asking for it and comparing. Refuses: reading settings (`settings`).
+
+use std::io::{self, Write};
+
+use serde_json::{Map, Value};
+
+use super::{Failed, PATIENCE, Place, ask_text};
+use crate::protocol::{Command, Service};
+
+/// A running service that has other values than the sources have.
+#[derive(Debug)]
+pub(crate) struct Differs {
+    pub(crate) service: Service,
+    /// `section.key`, sorted.
+    pub(crate) keys: Vec<String>,
+}
+
+/// Prints what is in effect in the service that runs.
+pub(crate) fn print_running(place: &Place, json: bool) -> Result<(), Failed> {
+    let text = ask_text(&place.connect(PATIENCE)?, Command::Config { json }).map_err(Failed::Refused)?;
+    // An error here is a reader who has seen enough, such as head.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+/// `settings`: as `config --json` prints them. `None` too where no service runs.
+pub(crate) fn differs(place: &Place, settings: &Map<String, Value>) -> Option<Differs> {
+    let reached = place.connect(PATIENCE).ok()?;
+    let answer = super::converse(&reached, Command::Config { json: true }, Some(PATIENCE), &mut |_| {}).ok()?;
+    let (service, running) = (answer.service.filter(|_| answer.ok)?, serde_json::from_str(&answer.reason).ok()?);
+    let keys = different(settings, &running);
+    (!keys.is_empty()).then_some(Differs { service, keys })
+}
+
+fn different(one: &Map<String, Value>, other: &Map<String, Value>) -> Vec<String> {
+    let value = |of: &Map<String, Value>, key: &str| of.get(key).and_then(|entry| entry.get("value")).cloned();
+    let mut keys: Vec<_> = one.keys().chain(other.keys()).cloned().collect();
+    keys.sort();
+    keys.dedup();
+    keys.retain(|key| value(one, key) != value(other, key));
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_compared_and_origins_are_not() {
+        let map = |value: Value| value.as_object().cloned().unwrap();
+        let one = map(json!({"a.b": {"value": 1, "origin": "default"}, "a.c": {"value": 1}, "x.y": {"value": "z"}}));
+        let other = map(json!({"a.b": {"value": 1, "origin": "--b"}, "a.c": {"value": 2}, "x.z": {"value": "z"}}));
+        assert_eq!(different(&one, &other), ["a.c", "x.y", "x.z"]);
+        assert_eq!(different(&one, &one), [""; 0]);
+    }
+}
