@@ -6,6 +6,8 @@
 
 # --build-arg RUST=… names a mirror's, or a toolchain of your own.
 ARG RUST=rust:1.91-slim-bookworm
+# --build-arg RUNTIME=… names an image with a folder /runtime that deploy/docker/runtime.sh made: then nothing is compiled here.
+ARG RUNTIME=build
 
 FROM $RUST AS build
 # Its gcc and libc6-dev are all that SQLite, mimalloc and ring want, and its ca-certificates go into the image.
@@ -24,28 +26,19 @@ COPY src src
 # Cargo goes by the time of change, and COPY keeps that of the checkout.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     find src -exec touch {} + \
-    && cargo build --release --locked --bin oxicorn \
-    && strip -o /oxicorn target/release/oxicorn
+    && cargo build --release --locked --bin oxicorn
 
-# What the binary needs and nothing else: glibc's own files, certificates of the public authorities, a user, two folders.
-# glibc and not musl: see README, "In a container".
-COPY deploy/docker/supervisor.toml /runtime/etc/oxicorn/supervisor.toml
-RUN set -eu; cd /runtime; \
-    mkdir -p usr/local/bin etc/ssl/certs tmp data; \
-    cp /oxicorn usr/local/bin/; \
-    for file in $(ldd /oxicorn | grep -o '/[^ ]*'); do mkdir -p ".$(dirname "$file")"; cp -L "$file" ".$file"; done; \
-    cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/; \
-    echo 'root:x:0:0::/:/none\noxicorn:x:1000:1000::/data:/none' > etc/passwd; \
-    echo 'root:x:0:\noxicorn:x:1000:' > etc/group; \
-    echo 'hosts: files dns' > etc/nsswitch.conf; \
-    chmod 1777 tmp; chmod 750 data; chown 1000:1000 data
+COPY deploy/docker deploy/docker
+RUN deploy/docker/runtime.sh target/release/oxicorn /runtime
+
+FROM $RUNTIME AS runtime
 
 FROM scratch
 LABEL org.opencontainers.image.title="oxicorn" \
       org.opencontainers.image.description="Pre-fork HTTP supervisor with a reference service" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
-COPY --from=build /runtime/ /
+COPY --from=runtime /runtime/ /
 USER 1000:1000
 # ./supervisor.toml is read from here: mount your own over it.
 WORKDIR /etc/oxicorn

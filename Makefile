@@ -2,10 +2,14 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint compile suite mutants release-checks schemathesis browser slow test-docker cost bench bench-peers bench-facts bench-guard chaos needs
+.PHONY: help run test test-full lint compile suite needs release mutants release-checks bench-guard schemathesis browser siege test-docker \
+	soak-schemathesis soak-siege soak-docker docker-needs chaos cost bench bench-peers bench-facts
+
+# The release build is made once. The tests are built as ever, and run it instead of their own.
+ON_RELEASE = OXICORN_TEST_BINARY=$(CURDIR)/target/release/oxicorn
 
 help:
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 run: ## build it and serve the reference service on http://127.0.0.1:8000, facts in ./data
 	cargo run --release
@@ -28,24 +32,41 @@ test-full: ## test, then what is too slow for every change: what CI runs, with t
 mutants: ## break the master's mind in known ways; the simulator has to notice each
 	tests/mutants/run.sh
 
-release-checks: ## what is promised of the release build: size of the master, time to start
-	cargo test --release --test boot -- --nocapture the_master_is_one_small_thread it_answers_soon_after_its_start
+release: ## the release build, which all that measures or packs it shares
+	cargo build --release
 
-schemathesis: target/schemathesis target/mongod ## whatever /openapi.json allows and forbids, asked of the reference service (SEED=1)
+release-checks: release ## what is promised of the release build: size of the master, time to start
+	$(ON_RELEASE) cargo test --test suite -- --nocapture boot::the_master_is_one_small_thread boot::it_answers_soon_after_its_start
+
+schemathesis: target/schemathesis ## a little of whatever /openapi.json allows and forbids, asked of the reference service (SEED=1)
+	EXAMPLES=10 cargo test --test strangers -- --nocapture schemathesis_finds_nothing_behind_a_token
+
+soak-schemathesis: target/schemathesis target/mongod ## much of it, on both stores, with and without a token
 	cargo test --test strangers -- --nocapture --test-threads 1 schemathesis
 
 browser: target/playwright ## /docs in a headless Chromium: it renders, asks nobody else, and makes a fact
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
 	cargo test --test strangers -- --nocapture browser
 
-slow: needs ## a thousand slow clients (slowhttptest) and ten thousand idle ones: the others do not notice
-	command -v slowhttptest >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends slowhttptest; }
-	cargo test --test siege -- --nocapture --test-threads 1
+slowhttptest = command -v slowhttptest >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends slowhttptest; }
 
-test-docker: target/docker-client target/mongod ## the image and the compose files, built and run: a quarter of an hour, later two minutes
+siege: release ## a thousand clients that are slow with heads, then with bodies (slowhttptest): the others do not notice
+	$(slowhttptest)
+	$(ON_RELEASE) ROUNDS=1 cargo test --test siege -- --nocapture --test-threads 1 slow_heads slow_bodies
+
+soak-siege: release ## three rounds of each attack, slow readers too; ten thousand idle clients, and their memory beside bare hyper's
+	$(slowhttptest)
+	$(ON_RELEASE) cargo test --test siege -- --nocapture --test-threads 1
+
+test-docker: release docker-needs ## the image, made of the release build, and the compose files, run
+	tests/docker/run.py target/release/oxicorn
+
+soak-docker: docker-needs ## the same with the compile inside the Dockerfile: a quarter of an hour, later two minutes
+	tests/docker/run.py
+
+docker-needs: target/docker-client target/mongod
 	@for program in curl debootstrap openssl; do command -v $$program >/dev/null || missing=yes; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends curl debootstrap openssl; }
-	tests/docker/run.py
 
 bench: ## oxicorn beside bare hyper, nginx, Granian, Uvicorn and Gunicorn (after bench-peers); report in target/bench (ARGS="--list")
 	cargo bench --bench load -- $(ARGS)
@@ -57,13 +78,11 @@ bench-peers: target/bench-peers ## what bench measures oxicorn beside, and strac
 cost: ## CPU time of a request with everything on, beside bare hyper's; wants a machine with nothing else to do (ROUNDS=12)
 	cargo bench --bench load -- --scenario cost --rounds $(or $(ROUNDS),12)
 
-bench-guard: ## instructions of a request, beside the recorded ones: more than 3 % above is a failure (RECORD=1 writes them anew)
+bench-guard: release ## instructions of a request, beside the recorded ones: more than 3 % above is a failure (RECORD=1 writes them anew)
 	command -v valgrind >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends valgrind; }
-	cargo build --release
 	python3 benches/guard.py $(if $(RECORD),--record)
 
-bench-facts: needs target/peers-facts ## point reads and inserts a second on both stores, beside FastAPI and Uvicorn
-	cargo build --release
+bench-facts: needs release target/peers-facts ## point reads and inserts a second on both stores, beside FastAPI and Uvicorn
 	python3 benches/facts.py
 
 chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
@@ -130,7 +149,8 @@ target/mongod:
 # Docker's plugins buildx and compose v2, which Debian has from trixie on; they run on bookworm too, beside whatever client there is.
 target/docker-client:
 	mkdir -p $@.new/apt/lists $@.new/cli-plugins
-	echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main' >$@.new/apt/sources.list
+	mirror=$$(tests/docker/mirror.sh) && \
+		echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror trixie main" >$@.new/apt/sources.list
 	cd $@.new/apt && for act in 'update -qq' 'download docker-buildx docker-compose'; do \
 		apt-get -o Dir::Etc::SourceList=$$PWD/sources.list -o Dir::Etc::SourceParts=- \
 			-o Dir::State::Lists=$$PWD/lists -o Dir::Cache=$$PWD $$act || exit 1; \

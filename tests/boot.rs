@@ -9,7 +9,8 @@ use std::{
 };
 
 use crate::common::{
-    Connection, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, events, eventually, free_port, get, request,
+    Connection, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, events, eventually, free_port, get,
+    is_release, request,
 };
 
 #[test]
@@ -180,7 +181,7 @@ fn the_master_is_one_small_thread() {
     let (threads, rss) = (supervisor.master().threads(), supervisor.master().rss_kib());
     assert_eq!(threads, 1);
     eprintln!("the master's resident size: {rss} KiB");
-    let bound = if cfg!(debug_assertions) { 48 * 1024 } else { 8 * 1024 };
+    let bound = if is_release() { 8 * 1024 } else { 48 * 1024 };
     assert!(rss < bound, "the master has {rss} KiB resident");
 }
 
@@ -194,7 +195,7 @@ fn it_answers_soon_after_its_start() {
     let took = began.elapsed();
     eprintln!("first answer after {took:?}");
     // The machine may be busy; the release build alone needs some 20 ms.
-    let bound = Duration::from_millis(if cfg!(debug_assertions) { 2_000 } else { 300 });
+    let bound = Duration::from_millis(if is_release() { 300 } else { 2_000 });
     assert!(took < bound, "the first answer came after {took:?}");
 }
 

@@ -118,6 +118,20 @@ impl Log {
     }
 }
 
+/// The binary under test: what `OXICORN_TEST_BINARY` names (the Makefile gives it the release build), or cargo's own of this profile.
+pub fn binary() -> PathBuf {
+    given_binary().unwrap_or_else(|| env!("CARGO_BIN_EXE_oxicorn").into())
+}
+
+/// Whether the binary under test has to keep what is promised of the release build.
+pub fn is_release() -> bool {
+    given_binary().is_some() || !cfg!(debug_assertions)
+}
+
+fn given_binary() -> Option<PathBuf> {
+    std::env::var_os("OXICORN_TEST_BINARY").map(PathBuf::from)
+}
+
 /// Builds an example (a program that embeds the library) in the profile of the tests, and says where it lies.
 pub fn build_example(name: &str) -> PathBuf {
     build(name, if cfg!(debug_assertions) { "dev" } else { "release" })
@@ -162,9 +176,7 @@ pub struct Launch {
 impl Launch {
     /// The binary with its reference service, two workers, a free port and the `/debug` routes.
     pub fn new() -> Self {
-        Self::of(env!("CARGO_BIN_EXE_oxicorn").into())
-            .set("service.sqlite_path", r#""{dir}/facts.db""#)
-            .set("service.debug", "true")
+        Self::of(binary()).set("service.sqlite_path", r#""{dir}/facts.db""#).set("service.debug", "true")
     }
 
     /// The test program of `tests/programs/misbehave.rs`, a user's own service.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# base-images.sh debian rust mongo nginx
+# base-images.sh rust mongo nginx
 # Makes the images that tests/docker/run.py builds and runs upon, on a machine that may reach no registry: Debian by debootstrap, Rust by
 # adding this machine's own toolchain, MongoDB by adding a mongod, nginx from Debian's packages. All are called oxicorn-test/…, never by
 # an official name, so that nobody takes one for the official image; images that are there are left alone.
@@ -16,17 +16,23 @@ build() {
     find "$context" -mindepth 1 -delete
 }
 
+# debian SUITE PACKAGES
 debian() {
-    if [ ! -d "$work/debian" ]; then
-        rm -rf "$work/debian.new"
-        debootstrap --variant=minbase --include=ca-certificates,gcc,libc6-dev,libcurl4,libssl3 bookworm "$work/debian.new" \
-            >"$work/debootstrap.log"
-        mv "$work/debian.new" "$work/debian"
+    has "$1" && return
+    if [ ! -d "$work/$1" ]; then
+        rm -rf "$work/$1.new"
+        debootstrap --variant=minbase --include="$2" "$1" "$work/$1.new" "$(tests/docker/mirror.sh)" >"$work/$1.log"
+        mv "$work/$1.new" "$work/$1"
     fi
-    tar -C "$work/debian" -c . | docker import - oxicorn-test/debian >/dev/null
+    tar -C "$work/$1" -c . | docker import - "oxicorn-test/$1" >/dev/null
 }
 
+# What compiles and what serves beside it. From trixie: `http2 on` is nginx 1.25's, and bookworm has 1.22.
+bookworm() { debian bookworm ca-certificates,gcc,libc6-dev; }
+trixie() { debian trixie libcurl4t64,libssl3t64,nginx,passwd; }
+
 rust() {
+    bookworm
     local toolchain
     toolchain=$(rustc --print sysroot)
     mkdir "$context/bin"
@@ -35,16 +41,17 @@ rust() {
     # A proxy with an authority of its own may stand between this machine and the registry.
     cp -L /etc/ssl/certs/ca-certificates.crt "$context/"
     build rust <<'DOCKERFILE'
-FROM oxicorn-test/debian
+FROM oxicorn-test/bookworm
 COPY . /usr/local/
 ENV CARGO_HOME=/usr/local/cargo CARGO_HTTP_CAINFO=/usr/local/ca-certificates.crt
 DOCKERFILE
 }
 
 mongo() {
+    trixie
     cp target/mongod/fiftyone/db/bin/mongod "$context/"
     build mongo <<'DOCKERFILE'
-FROM oxicorn-test/debian
+FROM oxicorn-test/trixie
 COPY mongod /usr/local/bin/
 RUN useradd --system mongodb && mkdir -p /data/db && chown mongodb /data/db
 VOLUME /data/db
@@ -53,17 +60,16 @@ DOCKERFILE
 }
 
 nginx() {
-    # From trixie: `http2 on` is nginx 1.25's, and bookworm has 1.22.
+    trixie
     build nginx <<'DOCKERFILE'
-FROM oxicorn-test/debian
-RUN echo 'deb http://deb.debian.org/debian trixie main' >/etc/apt/sources.list.d/trixie.list \
-    && apt-get update -qq \
-    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends nginx \
-    && rm /etc/nginx/sites-enabled/default
+FROM oxicorn-test/trixie
+RUN rm /etc/nginx/sites-enabled/default
 CMD ["nginx", "-g", "daemon off;"]
 DOCKERFILE
 }
 
+has() { docker image inspect "oxicorn-test/$1" >/dev/null 2>&1; }
+
 for image in "$@"; do
-    docker image inspect "oxicorn-test/$image" >/dev/null 2>&1 || "$image"
+    has "$image" || "$image"
 done

@@ -1,6 +1,6 @@
 //! Promise: a thousand clients that are slow on purpose, or ten thousand that say nothing, leave the others alone.
 //!
-//! `make slow` installs slowhttptest and runs it; it takes minutes, too long to stand among the tests.
+//! `make siege` runs one round of two attacks, `make soak-siege` all of it, which takes minutes; both install slowhttptest.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -16,7 +16,6 @@ use common::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-const ROUNDS: usize = 3;
 const SLOW: u64 = 1000;
 const WINDOW: Duration = Duration::from_secs(5);
 
@@ -69,11 +68,15 @@ fn median(mut values: Vec<Duration>) -> Duration {
     values[values.len() / 2]
 }
 
+fn rounds() -> usize {
+    std::env::var("ROUNDS").map_or(3, |rounds| rounds.parse().expect("ROUNDS is a number"))
+}
+
 /// Alternates quiet and besieged rounds: no failure at all, and the p99 within three times the quiet one.
 fn besiege(mode: &[&str], path: &str) {
     let supervisor = Launch::new().serving(2);
     let (mut quiet, mut besieged) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         common::eventually("the last siege is over", 2 * PATIENCE, || (connections(&supervisor) == 0).then_some(()));
         quiet.push(well_behaved(supervisor.address()).p99());
         let attack = Attack::begin(&supervisor, mode, path);

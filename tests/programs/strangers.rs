@@ -1,5 +1,6 @@
 //! The reference service before programs of others: Schemathesis, which asks whatever its document allows and forbids,
 //! and Chromium, which shows /docs. `make schemathesis` and `make browser` install them; too long to stand among the tests.
+//! `SEED=n` chooses what Schemathesis asks, `EXAMPLES=n` how much (100).
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -33,8 +34,9 @@ fn python(packages: &str, arguments: &[&str]) {
 
 fn schemathesis(supervisor: &Supervisor, more: &[&str]) {
     let url = format!("http://{}/openapi.json", supervisor.address());
-    let seed = std::env::var("SEED").unwrap_or_else(|_| "1".to_owned());
-    let checks = ["--checks", "all", "--max-examples", "100", "--continue-on-failure", "--seed", &seed];
+    let given = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let (seed, examples) = (given("SEED", "1"), given("EXAMPLES", "100"));
+    let checks = ["--checks", "all", "--max-examples", &examples, "--continue-on-failure", "--seed", &seed];
     let program = ["-c", "from schemathesis.cli import schemathesis; schemathesis()", "run", &url];
     python("schemathesis", &[&program, &checks[..], more].concat());
     assert_eq!(supervisor.log().count(common::events::EXITED), 0, "no worker died of it");
