@@ -134,9 +134,9 @@ impl Search {
         sockets.extend(folders.iter().flat_map(|folder| sockets_in(folder, &self.name, uid)));
         let mut others = Vec::new();
         let mut found = self.meant_among(&sockets, patience, &mut others)?;
-        // Root may ask every service, but its own come first: a stranger's must not stand in for them.
-        if found.is_none() && uid == 0 {
-            found = self.meant_among(&sockets_of_users(&self.name), patience, &mut others)?;
+        // The usual places come first: no other user's service must stand in for what is found there.
+        if found.is_none() {
+            found = self.meant_among(&sockets_elsewhere(&self.name, uid), patience, &mut others)?;
         }
         let meant = self.meant.clone();
         match found {
@@ -363,18 +363,40 @@ fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     sockets
 }
 
-/// The same of all users but root: each in the private folders of that user, and made by that user.
-fn sockets_of_users(name: &str) -> Vec<PathBuf> {
+/// Those of units whose `RuntimeDirectory=` is called otherwise; and for root, which may ask every service, those of all
+/// users. Each lies in a folder that only its owner writes to, and was made by that owner.
+fn sockets_elsewhere(name: &str, uid: u32) -> Vec<PathBuf> {
+    let mut folders: Vec<_> = entries("/run").collect();
+    if uid == 0 {
+        let users: Vec<_> = entries("/run/user").collect();
+        folders.extend(users.iter().map(|folder| folder.join(name)));
+        folders.extend(users);
+        folders.extend(entries("/tmp").filter(|path| path.to_string_lossy().starts_with("/tmp/oxicorn-")));
+    }
     let mut sockets = Vec::new();
-    for (parent, prefix) in [("/tmp", "oxicorn-"), ("/run/user", "")] {
-        for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-            let uid = entry.file_name().to_str().and_then(|file| file.strip_prefix(prefix)?.parse().ok());
-            let Some(uid) = uid.filter(|uid| *uid != 0) else { continue };
-            let of_user = sockets_in(&Folder::Private(entry.path()), name, uid);
-            sockets.extend(of_user.into_iter().filter(|path| is_socket_of_user(path, uid)));
+    for folder in folders {
+        let Ok(found) = fs::symlink_metadata(&folder) else { continue };
+        if (uid == 0 || found.uid() == uid) && is_owners_alone(&folder, &found) {
+            let of_owner = |path: &PathBuf| is_socket_of_user(path, found.uid());
+            sockets.extend(sockets_in(&Folder::Given(folder), name, uid).into_iter().filter(of_owner));
         }
     }
     sockets
+}
+
+/// In `/tmp` any user can make a folder, also one with another user's number.
+fn is_owners_alone(folder: &Path, found: &fs::Metadata) -> bool {
+    let owner = found.uid();
+    let (named, others) = match () {
+        () if folder.starts_with("/tmp") => (folder == Path::new(&format!("/tmp/oxicorn-{owner}")), 0o077),
+        () if folder.starts_with("/run/user") => (folder.starts_with(format!("/run/user/{owner}")), 0o022),
+        () => (true, 0o022),
+    };
+    found.is_dir() && named && found.mode() & others == 0
+}
+
+fn entries(folder: &str) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 fn is_socket_of_user(path: &Path, uid: u32) -> bool {

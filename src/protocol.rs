@@ -313,9 +313,12 @@ pub(crate) fn server_folders(uid: u32, env: impl Fn(&str) -> Option<OsString>) -
 
 /// Where the user `uid` looks for a service: all that [`server_folders`] names, whatever the environment it was started in.
 pub(crate) fn client_folders(name: &str, uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
-    let unit = (!name.contains('/')).then(|| Path::new("/run").join(name));
     let login = login_folder(&env).into_iter().chain([PathBuf::from(format!("/run/user/{uid}"))]);
-    let given = runtime_directories(&env).into_iter().chain(unit).chain(login).map(Folder::Given);
+    // A unit's RuntimeDirectory= is most often called as the service is.
+    let of_units = |folder: &Path| (!name.contains('/')).then(|| folder.join(name));
+    let login = login.flat_map(|folder| [of_units(&folder), Some(folder)]).flatten();
+    let given =
+        runtime_directories(&env).into_iter().chain(of_units(Path::new("/run"))).chain(login).map(Folder::Given);
     let mut folders = Vec::new();
     for folder in given.chain(private_folders(uid).into_iter().map(Folder::Private)) {
         if !folders.contains(&folder) {
@@ -437,8 +440,9 @@ mod tests {
         assert_eq!(shown(server_folders(0, env(&[]))), ["private /run/oxicorn-0", "private /tmp/oxicorn-0"]);
         let both = env(&[("RUNTIME_DIRECTORY", "/run/x:/run/y"), ("XDG_RUNTIME_DIR", "/run/login/7")]);
         assert_eq!(shown(server_folders(7, both)), ["/run/x", "private /tmp/oxicorn-7", "/run/login/7"]);
-        let places = ["/run/x", "/run/y", "/run/a", "/run/login/7", "/run/user/7", "private /tmp/oxicorn-7"];
-        assert_eq!(shown(client_folders("a", 7, both)), places);
+        let places =
+            "/run/x /run/y /run/a /run/login/7/a /run/login/7 /run/user/7/a /run/user/7 private /tmp/oxicorn-7";
+        assert_eq!(shown(client_folders("a", 7, both)).join(" "), places);
         let useless = env(&[("RUNTIME_DIRECTORY", ""), ("XDG_RUNTIME_DIR", "relative")]);
         assert_eq!(shown(server_folders(7, useless)), ["private /tmp/oxicorn-7"]);
         assert_eq!(shown(client_folders("../b", 7, useless)), ["/run/user/7", "private /tmp/oxicorn-7"]);

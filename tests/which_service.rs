@@ -309,6 +309,21 @@ fn a_socket_that_disappears_is_made_again() {
     assert!(!place.join("oxicorn.sock").exists(), "the socket stayed behind");
 }
 
+#[test]
+fn a_unit_is_found_whose_runtime_directory_is_called_otherwise() {
+    let place = tempfile::Builder::new().prefix("oxicorn-unit-").tempdir_in("/run").expect("the tests run as root");
+    let mut supervisor = in_place(with_auto(), place.path()).serving(2);
+    let pid = format!("pid {}", supervisor.pid());
+    assert_told(&supervisor.ctl_elsewhere(&supervisor.path(""), &["status"], &[]), 0, &pid);
+    let file = supervisor.path("supervisor.toml");
+    let by_file = ["status", "-c", file.to_str().expect("UTF-8")];
+    assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 0, &pid);
+    // Where others may write, what lies there may be anybody's.
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).expect("our own folder");
+    assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 1, "no running service");
+    supervisor.stop();
+}
+
 /// Started from a login, whose folder goes with it, and asked by cron, sudo or a hook, which have none of its variables.
 #[test]
 fn a_users_service_is_found_without_the_login_and_by_root() {
@@ -338,11 +353,17 @@ fn a_users_service_is_found_without_the_login_and_by_root() {
         &pid,
     );
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &["status", "--name", "lonely"], &[]), 0, &pid);
-    // A folder that others may write to is nobody's.
-    fs::set_permissions(&private, fs::Permissions::from_mode(0o777)).expect("we are root");
-    let refused = supervisor.ctl_elsewhere(Path::new("/"), &["status", "--name", "lonely"], &[]);
-    assert_told(&refused, 1, "no running service named lonely answers");
+    // A folder that is not its user's alone is not looked into. The master must not notice: it would look for another.
+    supervisor.signal(Signal::SIGSTOP);
+    for (mode, owner) in [(0o777, UID), (0o750, UID), (0o700, UID + 1)] {
+        fs::set_permissions(&private, fs::Permissions::from_mode(mode)).expect("we are root");
+        chown(&private, Some(owner), Some(owner)).expect("we are root");
+        let refused = supervisor.ctl_elsewhere(Path::new("/"), &["status", "--name", "lonely"], &[]);
+        assert_told(&refused, 1, "no running service named lonely answers");
+    }
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).expect("we are root");
+    chown(&private, Some(UID), Some(UID)).expect("we are root");
+    supervisor.signal(Signal::SIGCONT);
     // The cleaner of /tmp takes folder and file; the master makes both again.
     fs::remove_dir_all(&private).expect("we are root");
     eventually("the folder is made again", PATIENCE, || {
