@@ -98,6 +98,8 @@ impl Display for Snapshot {
         counter(f, "oxicorn_requests_shed", "Requests refused because too many were in flight.", totals.shed)?;
         let help = "Requests refused for what they were: malformed, too large or too slow to arrive.";
         counter(f, "oxicorn_requests_refused", help, totals.refused)?;
+        let help = "Requests whose client left before the app was asked.";
+        counter(f, "oxicorn_requests_abandoned", help, totals.abandoned)?;
         let help = "Requests that were still unanswered when their worker's graceful_timeout was over.";
         counter(f, "oxicorn_requests_cut", help, totals.cut)?;
         let help = "Requests begun and not yet answered.";

@@ -219,6 +219,9 @@ pub(crate) struct Totals {
     /// Requests that were not what they must be, or too large or too slow.
     #[serde(default)]
     pub(crate) refused: u64,
+    /// Requests whose client left before the app was asked.
+    #[serde(default)]
+    pub(crate) abandoned: u64,
     /// Connections accepted by another worker than that of their slot.
     #[serde(default)]
     pub(crate) rescued: u64,

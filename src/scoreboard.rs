@@ -95,6 +95,8 @@ mod word {
     pub(super) const ACCESS_LINES_DROPPED: usize = 22;
     /// A counter.
     pub(super) const HANDSHAKES_FAILED: usize = 23;
+    /// A counter: requests whose client left before the app was asked.
+    pub(super) const ABANDONED: usize = 24;
 }
 
 /// What a worker says it is doing.
@@ -116,6 +118,8 @@ pub(crate) struct Totals {
     pub(crate) cut: u64,
     pub(crate) shed: u64,
     pub(crate) refused: u64,
+    /// Requests whose client left before the app was asked.
+    pub(crate) abandoned: u64,
     /// Connections accepted from the slot of a sibling that could not.
     pub(crate) rescued: u64,
     pub(crate) access_lines_dropped: u64,
@@ -280,6 +284,7 @@ impl Scoreboard {
             sum.cut += row.get(word::CUT);
             sum.shed += row.get(word::SHED);
             sum.refused += row.get(word::REFUSED);
+            sum.abandoned += row.get(word::ABANDONED);
             sum.rescued += row.get(word::RESCUED);
             sum.access_lines_dropped += row.get(word::ACCESS_LINES_DROPPED);
             sum.handshakes_failed += row.get(word::HANDSHAKES_FAILED);
@@ -369,6 +374,10 @@ impl Row {
 
     pub(crate) fn refused(&self) {
         self.add(word::REFUSED, 1);
+    }
+
+    pub(crate) fn abandoned(&self) {
+        self.add(word::ABANDONED, 1);
     }
 
     pub(crate) fn shed(&self) {

@@ -8,6 +8,7 @@ mod common;
 mod corpus;
 mod https;
 
+mod abandoned;
 mod access_log;
 mod bad_settings;
 mod balance;

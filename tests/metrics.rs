@@ -258,6 +258,7 @@ print(json.dumps({
             "oxicorn_request_duration_seconds": "histogram",
             "oxicorn_requests_shed": "counter",
             "oxicorn_requests_refused": "counter",
+            "oxicorn_requests_abandoned": "counter",
             "oxicorn_requests_cut": "counter",
             "oxicorn_requests_in_flight": "gauge",
             "oxicorn_connections_accepted": "counter",

@@ -79,6 +79,7 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
         (totals.responses.server_errors, "5xx"),
         (totals.shed, "shed"),
         (totals.refused, "refused"),
+        (totals.abandoned, "abandoned"),
         (totals.recycled, "recycled"),
         (totals.crashed, "crashed"),
         (totals.hung, "hung"),
@@ -264,7 +265,7 @@ SLOT  PID  GEN  STATE     AGE  REQUESTS  IN FLIGHT  CONNECTIONS      RSS  RESTAR
    1    -    -  empty       -         -          -            -        -         7  exit code 1 [2J
    2  124    3  draining   9s     51234          2           17  9.0 MiB         1
 
-90210 requests  0 connections  0 1xx  90000 2xx  0 3xx  0 4xx  0 5xx  0 shed  0 refused  0 recycled  0 crashed  0 hung  0 reloads  0 upgrades
+90210 requests  0 connections  0 1xx  90000 2xx  0 3xx  0 4xx  0 5xx  0 shed  0 refused  0 abandoned  0 recycled  0 crashed  0 hung  0 reloads  0 upgrades
 last reload failed, 2026-11-21: no
 last upgrade done, 2026-11-22
 ";

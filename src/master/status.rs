@@ -106,6 +106,7 @@ impl Shell {
             upgrades: tally.upgrades,
             shed: counted.shed,
             refused: counted.refused,
+            abandoned: counted.abandoned,
             rescued: counted.rescued,
         }
     }

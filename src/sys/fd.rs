@@ -114,15 +114,48 @@ pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<(i32, u32)> {
 /// `None` for any other socket: only TCP tells.
 pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     const TCP_LISTEN: u8 = 10;
+    // On a listening socket these two fields are the queue (tcp_get_info in net/ipv4/tcp.c).
+    let info = tcp_info(fd.as_raw_fd()).filter(|info| info.tcpi_state == TCP_LISTEN)?;
+    Some((info.tcpi_unacked, info.tcpi_sacked))
+}
+
+/// A FIN that comes this much later than the last byte, in milliseconds, is a client that gave up: what comes with a
+/// request, a half-close, comes in 4 ms.
+pub(crate) const GAVE_UP_AFTER: u32 = 500;
+
+/// Whether the client of a connected stream socket has left, while it waits for an answer that was not begun: TCP was reset,
+/// or ended [`GAVE_UP_AFTER`] its last byte; a unix socket was closed and not only shut down for writing. A number that is
+/// no socket is `false`.
+pub(crate) fn has_left(socket: RawFd) -> bool {
+    match tcp_info(socket) {
+        Some(info) => has_left_tcp(&info),
+        None => {
+            let mut polled = libc::pollfd { fd: socket, events: 0, revents: 0 };
+            // SAFETY: one entry, which outlives the call; a number that is not open is answered in it.
+            let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
+            ready == 1 && polled.revents & (libc::POLLHUP | libc::POLLERR) != 0
+        }
+    }
+}
+
+/// The kernel tells of no FIN's time. It tells when data came last and when an acknowledgment did: a FIN is one.
+fn has_left_tcp(info: &libc::tcp_info) -> bool {
+    const TCP_CLOSE: u8 = 7;
+    const TCP_CLOSE_WAIT: u8 = 8;
+    // Of what was sent since, such as the answer to a request before, the acknowledgment is newer than the FIN.
+    let sent_since = info.tcpi_last_data_sent < info.tcpi_last_data_recv;
+    let late = info.tcpi_last_data_recv.saturating_sub(info.tcpi_last_ack_recv) >= GAVE_UP_AFTER;
+    info.tcpi_state == TCP_CLOSE || info.tcpi_state == TCP_CLOSE_WAIT && late && !sent_since
+}
+
+fn tcp_info(socket: RawFd) -> Option<libc::tcp_info> {
     // SAFETY: tcp_info is plain integers, of which all-zero is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes, the size of `info`, and both outlive the call.
-    let done = unsafe {
-        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
-    };
-    // On a listening socket these two fields are the queue (tcp_get_info in net/ipv4/tcp.c).
-    (done == 0 && info.tcpi_state == TCP_LISTEN).then_some((info.tcpi_unacked, info.tcpi_sacked))
+    let done =
+        unsafe { libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len) };
+    (done == 0).then_some(info)
 }
 
 /// What an error of accept(2) is about.

@@ -1,8 +1,18 @@
 //! Taking connections from the listeners a worker inherited.
 //!
-//! Owns: how many at a turn, how many at all (`http.worker_connections`), and what an error of accept means. Refuses: what happens on a connection (`connection`).
+//! Owns: how many at a turn, how many at all (`http.worker_connections`), what an error of accept means, and whether a
+//! client may have given up in the queue. Refuses: what happens on a connection (`connection`).
 
-use std::{fmt, future::poll_fn, io, net::SocketAddr, os::fd::AsFd, task::Poll, time::Duration};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    os::fd::AsFd,
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -17,7 +27,10 @@ use super::{
 };
 use crate::{
     listener::Socket,
-    sys::fd::{self, NotAccepted},
+    sys::{
+        clock,
+        fd::{self, GAVE_UP_AFTER, NotAccepted},
+    },
 };
 
 /// What was accepted but not yet answered is lost if the worker crashes, what is still queued is not: so take few,
@@ -67,18 +80,26 @@ where
     };
     Ok(tokio::spawn(async move {
         let mut taken = 0;
+        // When the queue was last known to be empty. A new worker knows nothing.
+        let mut empty_at = 0;
         loop {
+            let (mut was_empty, delays) = (false, shared.delays(clock::coarse()));
             let accepted = select! {
                 biased;
                 () = shared.crowded() => {
                     shared.uncrowded().await;
                     continue;
                 }
-                accepted = listener.accept() => accepted,
+                accepted = listener.accept(&mut was_empty) => accepted,
             };
+            let now = clock::coarse();
+            // A loop that was held up meanwhile hears late of who came.
+            if was_empty && shared.delays(now) == delays {
+                empty_at = now;
+            }
             match accepted {
                 Ok(stream) => {
-                    stream.serve(shared, app.clone());
+                    stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
                     if taken == ACCEPTS_PER_TURN {
                         taken = 0;
@@ -137,7 +158,7 @@ where
         };
         match stream {
             Ok(stream) => {
-                stream.serve(shared, app.clone());
+                stream.serve(shared, app.clone(), false);
                 taken += 1;
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -148,24 +169,36 @@ where
 }
 
 impl Listener {
-    async fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, remote)| Stream::Tcp(stream, remote)),
-            // Of a unix listener that was shut down accept(2) says EAGAIN and epoll says ready, for ever: `accept` would
-            // never return, and keep the thread. `poll_accept` yields to its budget, and then the socket is asked.
-            Self::Unix(listener) => {
-                poll_fn(|cx| match listener.poll_accept(cx) {
-                    Poll::Pending if fd::hung_up(listener.as_fd()) => Poll::Ready(Err(fd::closed())),
-                    accepted => accepted.map_ok(|(stream, _)| Stream::Unix(stream)),
-                })
-                .await
+    /// `was_empty`: nobody was queued at first.
+    async fn accept(&self, was_empty: &mut bool) -> io::Result<Stream> {
+        let mut accept = pin!(async {
+            match self {
+                Self::Tcp(listener) => listener.accept().await.map(|(stream, remote)| Stream::Tcp(stream, remote)),
+                // Of a unix listener that was shut down accept(2) says EAGAIN and epoll says ready, for ever: `accept`
+                // would never return, and keep the thread. `poll_accept` yields to its budget, and then the socket is
+                // asked.
+                Self::Unix(listener) => {
+                    poll_fn(|cx| match listener.poll_accept(cx) {
+                        Poll::Pending if fd::hung_up(listener.as_fd()) => Poll::Ready(Err(fd::closed())),
+                        accepted => accepted.map_ok(|(stream, _)| Stream::Unix(stream)),
+                    })
+                    .await
+                }
             }
-        }
+        });
+        poll_fn(|cx| {
+            let accepted = accept.as_mut().poll(cx);
+            *was_empty |= accepted.is_pending();
+            accepted
+        })
+        .await
     }
 }
 
 impl Stream {
-    fn serve<S, B>(self, shared: &'static Shared, app: S)
+    /// `waited`: perhaps so long in the queue that its client gave up, and the event loop has not looked at it yet: a
+    /// connection that tokio accepts is read from at once. One that is made of a std socket is looked at first.
+    fn serve<S, B>(self, shared: &'static Shared, app: S, waited: bool)
     where
         S: Serve<B>,
         B: Answer,
@@ -177,11 +210,11 @@ impl Stream {
                 let peer = Peer { remote: Some(remote) };
                 // Fails only for a connection that is already gone, and serving it says so.
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(connection::serve(stream, peer, open, shared, app));
+                tokio::spawn(connection::serve(stream, peer, waited, open, shared, app));
             }
             Self::Unix(stream) => {
                 let peer = Peer { remote: None };
-                tokio::spawn(connection::serve(stream, peer, open, shared, app));
+                tokio::spawn(connection::serve(stream, peer, waited, open, shared, app));
             }
         }
     }
@@ -212,7 +245,8 @@ mod tests {
                     Listener::Tcp(TcpListener::from_std(tcp.try_clone().unwrap()).unwrap())
                 }
             };
-            let mut wait = Box::pin(listener.accept());
+            let mut was_empty = false;
+            let mut wait = Box::pin(listener.accept(&mut was_empty));
             assert!(timeout(Duration::from_millis(20), &mut wait).await.is_err(), "nobody is there to be accepted");
             socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Both).unwrap();
             let ended = timeout(Duration::from_secs(5), wait).await.expect("it waits for ever");

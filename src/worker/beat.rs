@@ -13,7 +13,7 @@ use super::{
     rescue::Watch,
     shared::Shared,
 };
-use crate::{scoreboard::Row, sys::clock};
+use crate::sys::clock;
 
 const BUSY_TICK: Duration = Duration::from_millis(25);
 const BUSY_PROMISE_MS: u64 = 50;
@@ -34,7 +34,7 @@ where
     S: Serve<B>,
     B: Answer,
 {
-    promise(shared.row, BUSY_PROMISE_MS);
+    promise(shared, BUSY_PROMISE_MS);
     tokio::spawn(beat(shared, epoch, watch));
 }
 
@@ -50,15 +50,15 @@ where
         if let Some(access) = &shared.access {
             access.flush();
         }
-        let wary = watch.turn(|| promise(row, BUSY_PROMISE_MS)).await;
+        let wary = watch.turn(|| promise(shared, BUSY_PROMISE_MS)).await;
         let activity = row.activity();
         quiet = if activity == seen { quiet.saturating_add(1) } else { 0 };
         seen = activity;
         if wary || quiet < QUIET_TICKS {
-            promise(row, BUSY_PROMISE_MS);
+            promise(shared, BUSY_PROMISE_MS);
             sleep(BUSY_TICK).await;
         } else {
-            promise(row, IDLE_PROMISE_MS);
+            promise(shared, IDLE_PROMISE_MS);
             let ticks = epoch.elapsed().as_millis() as u64 / IDLE_TICK_MS + 1;
             // Who connects after a quiet time finds every worker he meets awake.
             let _ = timeout_at(epoch + Duration::from_millis(ticks * IDLE_TICK_MS), shared.traffic.notified()).await;
@@ -66,6 +66,10 @@ where
     }
 }
 
-fn promise(row: Row, ms: u64) {
-    row.beat(clock::now() + ms);
+fn promise(shared: &Shared, ms: u64) {
+    let now = clock::now();
+    if shared.row.due() < now {
+        shared.note_delay();
+    }
+    shared.row.beat(now + ms);
 }

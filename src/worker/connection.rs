@@ -9,6 +9,7 @@
 
 mod activity;
 mod body;
+mod departure;
 mod exchange;
 mod greeting;
 mod introduction;
@@ -19,6 +20,7 @@ mod wire;
 use std::{
     error::Error,
     future::{Future, poll_fn},
+    os::fd::{AsRawFd, RawFd},
     pin::{Pin, pin},
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
     task::{Context, Poll},
@@ -34,7 +36,6 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     sync::futures::Notified,
     time::{Instant, Sleep, sleep, timeout},
 };
@@ -43,6 +44,7 @@ pub use self::body::{Body, BodyError};
 pub(crate) use self::exchange::{Answer, BoxError, Serve};
 use self::{
     activity::{Activity, Overdue},
+    departure::Stream,
     greeting::Greeting,
     introduction::{Introduction, Prefixed, introduce},
     tls::{Handshake, shake_hands},
@@ -82,6 +84,11 @@ struct Connection {
     /// Of the client, where `tls.client_ca` asks for one.
     certificate: Option<ClientCertificate>,
     activity: Activity,
+    /// The stream's, to ask the kernel about it. Its number may be another file's once the stream is closed: a request
+    /// comes from hyper, which holds the stream then.
+    socket: RawFd,
+    /// The other end sends no more, or may.
+    ending: AtomicBool,
     /// Why no more of its requests is answered: the last word of a connection of HTTP/1.
     refusal: OnceLock<Refusal>,
     /// It speaks what the app makes of it.
@@ -124,10 +131,11 @@ impl Connection {
     }
 }
 
-/// Serves one connection to its end; it counts as open as long as `open` lives.
-pub(super) async fn serve<T, S, B>(stream: T, peer: Peer, open: Open, shared: &'static Shared, app: S)
+/// Serves one connection to its end; it counts as open as long as `open` lives. `waited`: its client may have left
+/// unnoticed before it was accepted.
+pub(super) async fn serve<T, S, B>(stream: T, peer: Peer, waited: bool, open: Open, shared: &'static Shared, app: S)
 where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T: Stream + AsRawFd + Send + 'static,
     S: Serve<B>,
     B: Answer,
 {
@@ -137,6 +145,8 @@ where
         client: Client::of_peer(peer.remote),
         certificate: None,
         activity: Activity::new(),
+        socket: stream.as_raw_fd(),
+        ending: AtomicBool::new(waited),
         refusal: OnceLock::new(),
         upgraded: AtomicBool::new(false),
         declined: Mutex::new(None),
@@ -159,7 +169,7 @@ async fn introduced<T, S, B>(
     open: Open,
     app: S,
 ) where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T: Stream + Send + 'static,
     S: Serve<B>,
     B: Answer,
 {
@@ -184,7 +194,7 @@ fn alone(connection: &mut Arc<Connection>) -> &mut Connection {
 /// Says why, instead of HTTP.
 async fn dismiss<T>(stream: T, refusal: Refusal, connection: Arc<Connection>, open: Open)
 where
-    T: AsyncRead + AsyncWrite + Unpin,
+    T: Stream,
 {
     connection.refuse(refusal);
     let mut wire = Wire::http1(stream, Vec::new(), connection, open);
@@ -195,7 +205,7 @@ where
 /// Speaks HTTP on a stream to its end.
 async fn http<T, S, B>(mut stream: T, connection: Arc<Connection>, timer: &mut Timer<'_>, open: Open, app: S)
 where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T: Stream + Send + 'static,
     S: Serve<B>,
     B: Answer,
 {
@@ -259,7 +269,7 @@ trait Speaks: Future<Output = hyper::Result<()>> {
 impl<T, S, B> Speaks for http1::UpgradeableConnection<Wire<T>, S>
 where
     Self: Future<Output = hyper::Result<()>>,
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: Stream + Send + 'static,
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
     S::Error: Into<BoxError>,
     B: http_body::Body + 'static,
@@ -275,7 +285,7 @@ where
 impl<T, S, B, E> Speaks for http2::Connection<Wire<T>, S, E>
 where
     Self: Future<Output = hyper::Result<()>>,
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: Stream + Send + 'static,
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
     S::Error: Into<BoxError>,
     B: http_body::Body + 'static,

@@ -57,6 +57,7 @@ pub(super) struct Shared {
     pub(super) exhausted: Throttle,
     fullness: Throttle,
     refusals: Throttle,
+    departures: Throttle,
     sheds: Throttle,
     pub(super) stalls: Throttle,
     pub(super) timeouts: Throttle,
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     crowd: Notify,
     /// Wakes a beat that has found nothing to do.
     pub(super) traffic: Notify,
+    /// How often a beat came late: the loop was held up.
+    delays: AtomicU64,
 }
 
 impl Shared {
@@ -101,6 +104,7 @@ impl Shared {
             exhausted: Throttle::default(),
             fullness: Throttle::default(),
             refusals: Throttle::default(),
+            departures: Throttle::default(),
             sheds: Throttle::default(),
             stalls: Throttle::default(),
             timeouts: Throttle::default(),
@@ -110,6 +114,7 @@ impl Shared {
             emptied: Notify::new(),
             crowd: Notify::new(),
             traffic: Notify::new(),
+            delays: AtomicU64::new(0),
         }))
     }
 
@@ -246,6 +251,19 @@ impl Shared {
         }
     }
 
+    /// Counts a request that the app was not asked for, because its client has left.
+    pub(super) fn abandoned(&self, peer: Peer) {
+        self.row.abandoned();
+        if let Some(suppressed) = self.departures.pass() {
+            tracing::info!(
+                event = "request_abandoned",
+                client = %peer,
+                suppressed,
+                "a client left before its request was served; the app was not asked"
+            );
+        }
+    }
+
     /// Counts a request that was turned away because of too many others.
     pub(super) fn shed(&self) {
         self.row.shed();
@@ -257,6 +275,15 @@ impl Shared {
                 "http.limit_concurrency is reached; a request was answered 503"
             );
         }
+    }
+
+    pub(super) fn note_delay(&self) {
+        self.delays.store(self.delays.load(Relaxed) + 1, Relaxed);
+    }
+
+    /// How often the loop was held up until `now`, in milliseconds of the monotonic clock.
+    pub(super) fn delays(&self, now: u64) -> u64 {
+        self.delays.load(Relaxed) + u64::from(self.row.due() < now)
     }
 
     /// Completes when the last connection is gone.

@@ -1,11 +1,10 @@
 //! One request and its answer.
 //!
-//! Owns: the counting of requests, their ids, `http.metrics_path`, `http.limit_concurrency`, `http.request_timeout`, the
+//! Owns: the counting of requests, their ids, the client that has left before its request is served, `http.metrics_path`, `http.limit_concurrency`, `http.request_timeout`, the
 //! app's panics, the limits of an HTTP/2 request, and `Connection: close` while the worker drains. Refuses: when a connection ends
 //! (`connection`), bytes (`wire`), and the body's faults (`body`) but for answering them.
 
 use std::{
-    convert::Infallible,
     error::Error,
     future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -28,7 +27,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{Body, Connection, body::Fault, refusal};
+use super::{Body, Connection, body::Fault, departure::ClientLeft, refusal};
 use crate::{
     channel::ToMaster,
     metrics,
@@ -82,6 +81,11 @@ where
     let id = shared.request_ids.settle(request.headers_mut());
     let client = forwarded::client(&mut request, &connection.client, &shared.trust);
     let record = shared.access.as_ref().and_then(|log| log.begin(begun, client.address(), &request));
+    if connection.client_has_left(begun / 1_000_000) {
+        shared.abandoned(connection.peer);
+        // Its line in the access log says 499.
+        return Exchange::Abandoned;
+    }
     let manner = Manner { http1, id, record, offer };
     request.extensions_mut().insert(client);
     if let Some(certificate) = &connection.certificate {
@@ -128,6 +132,8 @@ pin_project_lite::pin_project! {
         Own {
             response: Option<Box<Response<Recorded<Reply<B>>>>>,
         },
+        /// Nobody waits for an answer.
+        Abandoned,
     }
 }
 
@@ -136,12 +142,13 @@ where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
 {
-    type Output = Result<Response<Recorded<Reply<B>>>, Infallible>;
+    type Output = Result<Response<Recorded<Reply<B>>>, ClientLeft>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         const ENDED: &str = "a future is not polled after its end";
         Poll::Ready(Ok(match self.project() {
             ExchangePart::Own { response } => *response.take().expect(ENDED),
+            ExchangePart::Abandoned => return Poll::Ready(Err(ClientLeft)),
             ExchangePart::App { asked, limit, under_way } => {
                 let answered = match asked.poll(cx) {
                     Poll::Ready(answered) => Some(answered),

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Connection, Timer};
+use super::{Connection, Timer, departure::Stream};
 use crate::{
     settings::ProxyProtocol,
     worker::{
@@ -116,6 +116,12 @@ pub(super) struct Prefixed<T> {
 impl<T> From<T> for Prefixed<T> {
     fn from(stream: T) -> Self {
         Self { prefix: Vec::new(), stream }
+    }
+}
+
+impl<T: Stream> Stream for Prefixed<T> {
+    fn is_ending(&self) -> bool {
+        self.stream.is_ending()
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::{Connection, refusal};
+use super::{Connection, departure::Stream, refusal};
 use crate::worker::{
     scanner::{Limits, Refusal, Scanner, Verdict},
     shared::Open,
@@ -62,7 +62,7 @@ struct Input {
     refusal: Option<Refusal>,
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Wire<T> {
+impl<T: Stream> Wire<T> {
     /// `first` was read from the stream already.
     pub(super) fn http1(stream: T, first: Vec<u8>, connection: Arc<Connection>, open: Open) -> Self {
         let http = &connection.shared.http;
@@ -173,7 +173,7 @@ impl Input {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Read for Wire<T> {
+impl<T: Stream> Read for Wire<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.input.learn(&this.connection);
@@ -184,6 +184,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Read for Wire<T> {
                 input.give(&mut buf);
             }
             if buf.remaining() < room {
+                // A request may be in it.
+                if this.inner.inner().stream.is_ending() {
+                    this.connection.ends();
+                }
                 return Poll::Ready(Ok(()));
             }
             let Some(scanner) = &mut input.scanner else { return Pin::new(&mut this.inner).poll_read(cx, buf) };
@@ -221,7 +225,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Read for Wire<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Write for Wire<T> {
+impl<T: Stream> Write for Wire<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.wrote(written)

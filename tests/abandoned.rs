@@ -1,0 +1,222 @@
+//! Promise: a request whose client left before it was handed to the app is not served, however long it waited and
+//! wherever; who closes only its sending side, together with the request, is answered.
+//!
+//! What waits in the queue of a worker that hung or died would otherwise be run by the next one, for nobody.
+
+use std::{
+    io::Write,
+    net::{Shutdown, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use socket2::SockRef;
+
+use crate::common::{
+    Connection, Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get, json_request, observe_for,
+    request,
+};
+use crate::https::{Authority, PLAIN, WithTls, connect};
+
+/// After this long the impatient clients leave: twice what a client that gave up is known by.
+const GAVE_UP: Duration = Duration::from_millis(1_000);
+
+fn launch() -> Launch {
+    Launch::new()
+        .set("workers.count", "1")
+        .set("workers.timeout", r#""1m""#)
+        .set("log.access", r#""{dir}/access.log""#)
+        .set("log.access_format", r#""%(m)s %(U)s %(s)s""#)
+}
+
+/// One worker that stands still while `clients` come.
+fn while_it_stands_still<T>(supervisor: &Supervisor, clients: impl FnOnce(SocketAddr) -> T) -> T {
+    let worker = supervisor.serving_pids()[0];
+    supervisor.signal_worker(worker, Signal::SIGSTOP);
+    eventually("the worker stands still", PATIENCE, || (Process(worker).state() == Some('T')).then_some(()));
+    let came = clients(supervisor.address());
+    supervisor.signal_worker(worker, Signal::SIGCONT);
+    came
+}
+
+fn fact(text: &str) -> Vec<u8> {
+    json_request("POST", "/facts", &json!({ "text": text }))
+}
+
+fn texts(supervisor: &Supervisor) -> Vec<String> {
+    let items = get(supervisor.address(), "/facts?limit=100").json()["items"].clone();
+    let mut texts: Vec<String> = items.as_array().into_iter().flatten().map(|fact| text_of(fact).to_owned()).collect();
+    texts.sort();
+    texts
+}
+
+fn text_of(fact: &Value) -> &str {
+    fact["text"].as_str().expect("a fact has a text")
+}
+
+fn total(supervisor: &Supervisor, of: &str) -> u64 {
+    supervisor.status()["totals"][of].as_u64().unwrap_or_else(|| panic!("totals.{of}"))
+}
+
+fn wait_abandoned(supervisor: &Supervisor, many: u64) {
+    eventually(&format!("{many} requests are abandoned"), PATIENCE, || {
+        (total(supervisor, "abandoned") >= many).then_some(())
+    });
+    assert_eq!(total(supervisor, "abandoned"), many);
+}
+
+#[test]
+fn the_app_does_not_get_what_nobody_waits_for() {
+    let bind = r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#;
+    let mut supervisor = launch().set("server.bind", bind).serving(1);
+    let address = supervisor.address();
+    let unix = || UnixStream::connect(supervisor.path("app.sock")).expect("a connection");
+    let mut kept = Connection::open(address).expect("a connection");
+    assert_eq!(kept.get("/health").expect("an answer").status, 200);
+
+    let (mut waiting, mut half, mut half_unix) = while_it_stands_still(&supervisor, |address| {
+        let open = || Connection::open(address).expect("a connection");
+        let (mut gone, mut reset, mut waiting, mut half) = (open(), open(), open(), open());
+        let (mut gone_unix, mut half_unix) = (Connection::over(unix()), Connection::over(unix()));
+        half.send(&fact("half-closed")).expect("sent");
+        half.finish_sending();
+        half_unix.send(&fact("half-closed on unix")).expect("sent");
+        half_unix.stream().shutdown(Shutdown::Write).expect("a connected socket");
+        gone.send(&fact("gone")).expect("sent");
+        gone_unix.send(&fact("gone on unix")).expect("sent");
+        reset.send(&fact("reset")).expect("sent");
+        waiting.send(&fact("waiting")).expect("sent");
+        kept.send(&fact("gone from a kept connection")).expect("sent");
+        observe_for(GAVE_UP);
+        SockRef::from(reset.stream()).set_linger(Some(Duration::ZERO)).expect("our own socket");
+        drop((gone, gone_unix, reset, kept));
+        (waiting, half, half_unix)
+    });
+    assert_eq!(waiting.answer().expect("who waits is answered").status, 201);
+    assert_eq!(half.answer().expect("a half-close is answered").status, 201);
+    assert_eq!(half_unix.answer().expect("also on a unix socket").status, 201);
+    wait_abandoned(&supervisor, 4);
+    assert_eq!(texts(&supervisor), ["half-closed", "half-closed on unix", "waiting"]);
+    assert!(supervisor.log().count("request_abandoned") >= 1);
+
+    // Counted nowhere else: /health, the three that were answered, and the list.
+    assert_eq!((total(&supervisor, "requests"), total(&supervisor, "refused")), (5, 0));
+    let log = supervisor.path("access.log");
+    eventually("their lines say 499", PATIENCE, || {
+        let lines = std::fs::read_to_string(&log).unwrap_or_default();
+        (lines.matches("POST /facts 499\n").count() == 4).then_some(())
+    });
+    supervisor.stop();
+}
+
+/// The next worker finds the same requests, and lives.
+#[test]
+fn a_request_that_ends_workers_ends_none_after_its_client_has_left() {
+    let supervisor = launch().serving(1);
+    while_it_stands_still(&supervisor, |address| {
+        let clients = (0..6).map(|_| {
+            let mut client = Connection::open(address).expect("a connection");
+            client.send(&request("GET", "/debug/abort", &[], b"")).expect("sent");
+            client
+        });
+        let clients: Vec<_> = clients.collect();
+        observe_for(GAVE_UP);
+        drop(clients);
+    });
+    wait_abandoned(&supervisor, 6);
+    assert_eq!(get(supervisor.address(), "/health").status, 200);
+    assert_eq!(supervisor.log().count(events::EXITED), 0);
+}
+
+/// Both requests are learned of in one turn of the loop, and the first holds it up: what was learned of the second is old
+/// when its turn comes.
+#[test]
+fn a_handler_that_blocks_makes_the_loop_ask_again() {
+    let supervisor = launch().serving(1);
+    let open = || {
+        let mut connection = Connection::open(supervisor.address()).expect("a connection");
+        assert_eq!(connection.get("/health").expect("an answer").status, 200);
+        connection
+    };
+    let (mut blocking, mut gone, mut half) = (open(), open(), open());
+    while_it_stands_still(&supervisor, |_| {
+        blocking.send(&request("GET", "/debug/block/2500", &[], b"")).expect("sent");
+        gone.send(&fact("gone")).expect("sent");
+        half.send(&fact("half-closed")).expect("sent");
+        half.finish_sending();
+    });
+    observe_for(GAVE_UP);
+    drop(gone);
+    assert_eq!(half.answer().expect("a half-close is answered").status, 201);
+    assert_eq!(blocking.answer().expect("late").status, 200);
+    wait_abandoned(&supervisor, 1);
+    assert_eq!(texts(&supervisor), ["half-closed"]);
+}
+
+#[test]
+fn it_is_the_same_over_tls() {
+    let authority = Authority::new();
+    let supervisor = launch().tls(&authority.issue(|_| {})).serving(1);
+    let config = PLAIN.trusting(&authority);
+    let mut kept = connect(supervisor.address(), &config);
+    assert_eq!(kept.get("/health").expect("an answer").status, 200);
+    while_it_stands_still(&supervisor, |_| {
+        kept.send(&fact("gone")).expect("sent");
+        observe_for(GAVE_UP);
+        drop(kept);
+    });
+    wait_abandoned(&supervisor, 1);
+    let mut other = connect(supervisor.address(), &config);
+    assert_eq!(other.get("/facts").expect("an answer").json()["items"], json!([]));
+}
+
+#[test]
+fn it_is_the_same_behind_a_proxy_header() {
+    let supervisor = launch().set("server.proxy_protocol", r#""v1""#).serving(1);
+    let open = |address| {
+        let mut client = Connection::open(address).expect("a connection");
+        client.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").expect("sent");
+        client
+    };
+    let mut half = while_it_stands_still(&supervisor, |address| {
+        let (mut gone, mut half) = (open(address), open(address));
+        half.send(&fact("half-closed")).expect("sent");
+        half.finish_sending();
+        gone.send(&fact("gone")).expect("sent");
+        observe_for(GAVE_UP);
+        half
+    });
+    assert_eq!(half.answer().expect("a half-close is answered").status, 201);
+    wait_abandoned(&supervisor, 1);
+    let list = request("GET", "/facts", &[("Connection", "close")], b"");
+    let items = open(supervisor.address()).ask(&list).expect("an answer").json()["items"].clone();
+    assert_eq!(items.as_array().expect("a list").iter().map(text_of).collect::<Vec<_>>(), ["half-closed"]);
+}
+
+/// Without its connection no stream of HTTP/2 can be answered, so none is begun.
+#[test]
+fn streams_go_with_their_http2_connection() {
+    let supervisor = launch().serving(1);
+    // The preface, empty SETTINGS, and the HEADERS of one request, all of it: fields 2 and 6 of the static table, then
+    // fields 1 and 4 with values of their own.
+    let fields = [b"\x82\x86\x01\x09localhost\x04\x0c/debug/abort".as_slice()].concat();
+    let headers = [&[0, 0, u8::try_from(fields.len()).expect("it is short"), 1, 5, 0, 0, 0, 1], &fields[..]].concat();
+    let ask = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".as_slice(), &headers].concat();
+    while_it_stands_still(&supervisor, |address| {
+        let mut gone = TcpStream::connect(address).expect("a connection");
+        gone.write_all(&ask).expect("sent");
+        observe_for(GAVE_UP);
+    });
+    eventually("its connection is over", PATIENCE, || {
+        let status = supervisor.status();
+        (status["totals"]["connections"] == 1 && status["workers"][0]["connections"] == 0).then_some(())
+    });
+    assert_eq!(get(supervisor.address(), "/health").status, 200);
+    assert_eq!(supervisor.log().count(events::EXITED), 0);
+
+    // The same to a worker that is awake reaches the app: the bytes are what they should be.
+    let mut served = TcpStream::connect(supervisor.address()).expect("a connection");
+    served.write_all(&ask).expect("sent");
+    supervisor.wait_log(events::EXITED, 1, PATIENCE);
+}
