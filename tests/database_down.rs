@@ -1,5 +1,7 @@
 //! Promise: a database that is gone for a while costs 503s and nothing else: liveness stays, no worker is restarted, no
-//! request hangs, and all is well again as soon as the database is.
+//! request hangs, and all is well again as soon as the database is. One that takes no writes is read on, and told apart.
+//!
+//! Needs root, for a small disk of its own.
 
 use std::{
     collections::BTreeMap,
@@ -131,5 +133,44 @@ fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
     let lines = log.count("dependency_failed");
     assert!((1..=20).contains(&lines), "{lines} lines of one outage");
     assert!(log.count("dependency_back") >= 1);
+    supervisor.stop();
+}
+
+/// A disk of its own in a mount namespace of its own, filled from outside.
+#[test]
+fn a_full_disk_fails_writes_and_is_told_once() {
+    let mount = "mkdir data && mount -t tmpfs -o size=2m tmpfs data && exec \"$0\" \"$@\"";
+    let launch = Launch::new().unset("service.sqlite_path").set("workers.count", "1");
+    let mut supervisor = launch.through(&["unshare", "-m", "sh", "-c", mount]).serving(1);
+    let address = supervisor.address();
+    assert_eq!((write(address), get(address, "/facts").status), (201, 200));
+    assert_eq!(get(address, "/ready").json(), json!({"status": "ready", "checks": {"database": "ok"}}));
+
+    let seen = format!("/proc/{}/root{}", supervisor.pid(), supervisor.path("data/filler").display());
+    let filled = std::io::copy(&mut std::io::repeat(b'x'), &mut std::fs::File::create(&seen).expect("a file"));
+    assert_eq!(filled.expect_err("it has an end").kind(), std::io::ErrorKind::StorageFull);
+    let mut statuses = BTreeMap::<(u16, u16), u32>::new();
+    let unknown = "/facts/01a20155-6968-7621-88be-ae16c701f5b1";
+    for _ in 0..100 {
+        let written = write(address);
+        *statuses.entry((written, get(address, "/facts").status)).or_default() += 1;
+        let change = json_request("PUT", unknown, &json!({"text": "there is nothing to write"}));
+        Connection::open(address).and_then(|mut connection| connection.ask(&change)).expect("an answer");
+    }
+    assert_eq!(statuses, BTreeMap::from([((503, 200), 100)]));
+    eventually("it is read-only", PATIENCE, || {
+        let answer = get(address, "/ready");
+        let read_only = json!({"status": "degraded", "checks": {"database": "read-only"}});
+        (answer.status == 503 && answer.json() == read_only).then_some(())
+    });
+    let log = supervisor.log();
+    let failed: Vec<_> = log.lines_of("dependency_failed").collect();
+    assert_eq!((failed.len(), log.count("dependency_back")), (1, 0), "{failed:#?}");
+    assert!(failed[0].contains("writing to the database fails") && failed[0].contains("full"), "{}", failed[0]);
+
+    std::fs::remove_file(&seen).expect("our own file");
+    wait_ready(&supervisor, 200);
+    supervisor.wait_log("dependency_back", 1, PATIENCE);
+    assert_eq!(write(address), 201);
     supervisor.stop();
 }

@@ -1,47 +1,94 @@
 //! Whether a dependency does as asked, and telling the log when that changes.
 //!
-//! Owns: one line when it begins to fail and one when it works again, however many requests meet it meanwhile. Refuses:
-//! asking (`store`, `health`).
+//! Owns: one line when it begins to fail, one more when a later reason tells more, and one when it works again, however
+//! many requests meet it meanwhile. Refuses: asking (`store`, `health`).
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// How long a dependency may take to tell how it is, before it counts as unavailable.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Of one dependency, as one worker sees it.
+/// How long nothing has to fail before it works again: a disk that is nearly full takes the one and not the other.
+const CALM: Duration = Duration::from_secs(1);
+
+/// What a reason of failure tells, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Telling {
+    /// No answer in time.
+    Nothing,
+    /// It could not be reached.
+    Unreached,
+    /// It said, or showed, why.
+    Cause,
+}
+
+/// Of one dependency, or of one thing it does, as one worker sees it.
 #[derive(Debug)]
 pub(super) struct Condition {
     name: String,
-    /// Failures since it last worked.
-    failures: AtomicU64,
+    outage: Mutex<Option<Outage>>,
+}
+
+#[derive(Debug)]
+struct Outage {
+    failures: u64,
+    failed_at: Instant,
+    /// The best reason that the log has.
+    told: Telling,
 }
 
 impl Condition {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), failures: AtomicU64::new(0) }
+        Self { name: name.to_owned(), outage: Mutex::default() }
+    }
+
+    pub(super) fn fails(&self) -> bool {
+        self.lock().is_some()
     }
 
     pub(super) fn works(&self) {
-        // Read first: most often there is nothing to write.
-        if self.failures.load(Ordering::Relaxed) > 0 {
-            let failures = self.failures.swap(0, Ordering::Relaxed);
+        let mut outage = self.lock();
+        if let Some(Outage { failures, .. }) = outage.take_if(|outage| outage.failed_at.elapsed() >= CALM) {
             let name = &self.name;
             tracing::info!(event = "dependency_back", name, failures, "{name} works again");
         }
     }
 
-    pub(super) fn failed(&self, reason: &str) {
-        if self.failures.fetch_add(1, Ordering::Relaxed) == 0 {
-            let name = &self.name;
-            tracing::warn!(
-                event = "dependency_failed",
-                name,
-                reason,
-                "{name} fails; what needs it is answered 503 until it works again"
-            );
+    pub(super) fn failed(&self, telling: Telling, reason: &str) {
+        let (name, now) = (&self.name, Instant::now());
+        let mut outage = self.lock();
+        match &mut *outage {
+            None => {
+                *outage = Some(Outage { failures: 1, failed_at: now, told: telling });
+                tracing::warn!(
+                    event = "dependency_failed",
+                    name,
+                    reason,
+                    "{name} fails; what needs it is answered 503 until it works again"
+                );
+            }
+            Some(known) => {
+                known.failures += 1;
+                known.failed_at = now;
+                if known.told < telling {
+                    known.told = telling;
+                    tracing::warn!(
+                        event = "dependency_failed",
+                        name,
+                        reason,
+                        "{name} still fails; now it is known why"
+                    );
+                }
+            }
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Outage>> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

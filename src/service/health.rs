@@ -24,9 +24,9 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    condition::{Condition, PATIENCE},
+    condition::{Condition, PATIENCE, Telling},
     settings::{Check, Probe},
-    store::Store,
+    store::{Health, Store},
 };
 use crate::{WorkerContext, error_chain};
 
@@ -39,8 +39,8 @@ struct Readiness {
     last: Mutex<Option<(Instant, Checked)>>,
 }
 
-/// Each dependency by its name: whether it is well.
-type Checked = Arc<[(String, bool)]>;
+/// Each dependency by its name.
+type Checked = Arc<[(String, Health)]>;
 
 #[derive(Serialize, ToSchema)]
 struct Liveness {
@@ -48,7 +48,8 @@ struct Liveness {
     status: &'static str,
 }
 
-/// `ready`, `degraded` or `draining`; and how each dependency is, unless draining
+/// `ready`, `degraded` or `draining`; and how each dependency is, unless draining: `ok`, `unavailable`, or, of a database
+/// that answers and takes no writes, `read-only`
 #[derive(Serialize, ToSchema)]
 struct Report {
     #[schema(example = "ready")]
@@ -96,12 +97,16 @@ async fn ready(State(readiness): State<Arc<Readiness>>) -> (StatusCode, Json<Rep
         return (StatusCode::SERVICE_UNAVAILABLE, Json(Report { status: "draining", checks: None }));
     }
     let checked = readiness.checked().await;
-    let (status, word) = match checked.iter().all(|(_, well)| *well) {
+    let (status, word) = match checked.iter().all(|(_, health)| *health == Health::Well) {
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
     };
-    let answer = |well| if well { "ok" } else { "unavailable" };
-    let checks = checked.iter().map(|(name, well)| (name.clone(), answer(*well))).collect();
+    let answer = |health| match health {
+        Health::Well => "ok",
+        Health::ReadOnly => "read-only",
+        Health::Unavailable => "unavailable",
+    };
+    let checks = checked.iter().map(|(name, health)| (name.clone(), answer(*health))).collect();
     (status, Json(Report { status: word, checks: Some(checks) }))
 }
 
@@ -132,11 +137,11 @@ impl Readiness {
         let further = self.checks.iter().map(|(check, condition)| ask(check, condition));
         let (pinged, further) = join(self.store.ping(), join_all(further)).await;
         let names = self.checks.iter().map(|(check, _)| check.name.clone());
-        [("database".to_owned(), pinged.is_ok())].into_iter().chain(names.zip(further)).collect()
+        [("database".to_owned(), pinged)].into_iter().chain(names.zip(further)).collect()
     }
 }
 
-async fn ask(check: &Check, condition: &Condition) -> bool {
+async fn ask(check: &Check, condition: &Condition) -> Health {
     let asked = async {
         match &check.probe {
             Probe::Tcp(address) => connect(address).await.map(drop),
@@ -149,11 +154,16 @@ async fn ask(check: &Check, condition: &Condition) -> bool {
     match timeout(PATIENCE, asked).await.unwrap_or(Err(Refused::Late)) {
         Ok(()) => {
             condition.works();
-            true
+            Health::Well
         }
         Err(refused) => {
-            condition.failed(&error_chain(&refused));
-            false
+            let telling = match refused {
+                Refused::Late => Telling::Nothing,
+                Refused::Connect { .. } | Refused::Http(_) => Telling::Unreached,
+                Refused::Status(_) | Refused::Request(_) => Telling::Cause,
+            };
+            condition.failed(telling, &error_chain(&refused));
+            Health::Unavailable
         }
     }
 }

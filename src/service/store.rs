@@ -6,12 +6,14 @@ mod mongo;
 mod sqlite;
 
 use std::{
+    future::Future,
     io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use futures_util::future::join;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use tokio::time::timeout;
@@ -20,7 +22,7 @@ use uuid::Uuid;
 
 use self::{mongo::Mongo, sqlite::Sqlite};
 use super::{
-    condition::{Condition, PATIENCE},
+    condition::{Condition, PATIENCE, Telling},
     settings::Settings,
 };
 use crate::error_chain;
@@ -113,7 +115,17 @@ pub enum StoreError {
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     database: Database,
-    condition: Arc<Condition>,
+    reading: Arc<Condition>,
+    writing: Arc<Condition>,
+}
+
+/// What the store does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    Well,
+    /// It answers and takes nothing: its disk is full, or its primary gone.
+    ReadOnly,
+    Unavailable,
 }
 
 /// The databases to choose from.
@@ -136,15 +148,8 @@ impl Store {
     }
 
     fn of(database: Database) -> Self {
-        Self { database, condition: Arc::new(Condition::new("database")) }
-    }
-
-    fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        match &result {
-            Ok(_) => self.condition.works(),
-            Err(error) => self.condition.failed(&error_chain(error)),
-        }
-        result
+        let condition = |name| Arc::new(Condition::new(name));
+        Self { database, reading: condition("database"), writing: condition("writing to the database") }
     }
 
     pub(super) async fn insert(&self, draft: Draft) -> Result<Fact, StoreError> {
@@ -152,26 +157,29 @@ impl Store {
         let now = Millis::of(id);
         let Draft { text, source, tags } = draft;
         let fact = Fact { id: id.to_string(), text, source, tags, created_at: now, updated_at: now };
-        self.noted(match &self.database {
+        let done = match &self.database {
             Database::Sqlite(database) => database.insert(fact).await,
             Database::Mongo(database) => database.insert(fact).await,
-        })
+        };
+        noted(&self.writing, done, |_| true)
     }
 
     pub(super) async fn get(&self, id: String) -> Result<Option<Fact>, StoreError> {
-        self.noted(match &self.database {
+        let done = match &self.database {
             Database::Sqlite(database) => database.get(id).await,
             Database::Mongo(database) => database.get(id).await,
-        })
+        };
+        noted(&self.reading, done, |_| true)
     }
 
     pub(super) async fn list(&self, page: Page) -> Result<Listing, StoreError> {
         let limit = page.limit as usize;
         let page = Page { limit: page.limit + 1, ..page };
-        let mut items = self.noted(match &self.database {
+        let done = match &self.database {
             Database::Sqlite(database) => database.list(page).await,
             Database::Mongo(database) => database.list(page).await,
-        })?;
+        };
+        let mut items = noted(&self.reading, done, |_| true)?;
         let more = items.len() > limit;
         items.truncate(limit);
         let next_cursor = if more { items.last().map(|fact| fact.id.clone()) } else { None };
@@ -180,30 +188,54 @@ impl Store {
 
     /// The fact as it now is; none when there is no such id.
     pub(super) async fn replace(&self, id: String, draft: Draft) -> Result<Option<Fact>, StoreError> {
-        self.noted(match &self.database {
+        let done = match &self.database {
             Database::Sqlite(database) => database.replace(id, draft, Millis::now()).await,
             Database::Mongo(database) => database.replace(id, draft, Millis::now()).await,
-        })
+        };
+        noted(&self.writing, done, Option::is_some)
     }
 
     /// Whether there was such a fact.
     pub(super) async fn delete(&self, id: String) -> Result<bool, StoreError> {
-        self.noted(match &self.database {
+        let done = match &self.database {
             Database::Sqlite(database) => database.delete(id).await,
             Database::Mongo(database) => database.delete(id).await,
-        })
+        };
+        noted(&self.writing, done, |deleted| *deleted)
     }
 
-    /// Asks the database for the least it can answer.
-    pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let within = PATIENCE;
-        let pinged = timeout(within, async {
+    /// Asks the database for the least it can answer. While writes fail it is also given one to take, or a balancer that
+    /// sends no more requests would never learn that they succeed again.
+    pub(super) async fn ping(&self) -> Health {
+        let (reads, writes) = join(self.ping_reading(), self.ping_writing()).await;
+        match (reads, writes) {
+            (Err(_), _) => Health::Unavailable,
+            (Ok(()), Err(_)) => Health::ReadOnly,
+            (Ok(()), Ok(())) => Health::Well,
+        }
+    }
+
+    async fn ping_reading(&self) -> Result<(), StoreError> {
+        let pinged = in_time("answer a ping", async {
             match &self.database {
                 Database::Sqlite(database) => database.ping().await,
                 Database::Mongo(database) => database.ping().await,
             }
         });
-        self.noted(pinged.await.unwrap_or(Err(StoreError::Late { act: "answer a ping", within })))
+        noted(&self.reading, pinged.await, |()| true)
+    }
+
+    async fn ping_writing(&self) -> Result<(), StoreError> {
+        if !self.writing.fails() {
+            return Ok(());
+        }
+        let tried = in_time("take a write that changes nothing", async {
+            match &self.database {
+                Database::Sqlite(database) => database.try_write().await,
+                Database::Mongo(database) => database.try_write().await,
+            }
+        });
+        noted(&self.writing, tried.await, |()| true)
     }
 
     /// What `migrate` would do, as a sentence; none when all is done. A SQLite file was seen to when it was opened.
@@ -219,6 +251,38 @@ impl Store {
         match &self.database {
             Database::Sqlite(database) => database.close().await,
             Database::Mongo(database) => database.close().await,
+        }
+    }
+}
+
+async fn in_time<T>(
+    act: &'static str,
+    operation: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(PATIENCE, operation).await.unwrap_or(Err(StoreError::Late { act, within: PATIENCE }))
+}
+
+/// `shows`: whether a success proves that it works. A write that found nothing to change proves nothing.
+fn noted<T>(
+    condition: &Condition,
+    result: Result<T, StoreError>,
+    shows: impl FnOnce(&T) -> bool,
+) -> Result<T, StoreError> {
+    match &result {
+        Ok(done) if shows(done) => condition.works(),
+        Ok(_) => {}
+        Err(error) => condition.failed(error.telling(), &error_chain(error)),
+    }
+    result
+}
+
+impl StoreError {
+    fn telling(&self) -> Telling {
+        match self {
+            Self::Late { .. } | Self::Closed | Self::Panicked => Telling::Nothing,
+            Self::Sqlite { source, .. } if sqlite::is_contention(source) => Telling::Nothing,
+            Self::Mongo { source, .. } if mongo::is_out_of_reach(source) => Telling::Unreached,
+            Self::Folder { .. } | Self::Unfit { .. } | Self::Sqlite { .. } | Self::Mongo { .. } => Telling::Cause,
         }
     }
 }

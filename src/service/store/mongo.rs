@@ -151,6 +151,14 @@ impl Mongo {
         self.bounded("answer a ping", async { self.facts().await?.find_one(id).await }).await.map(drop)
     }
 
+    /// Asks the primary to delete what is not there.
+    pub(super) async fn try_write(&self) -> Result<(), StoreError> {
+        let id = doc! {"_id": ""};
+        let tried =
+            self.bounded("take a write that changes nothing", async { self.facts().await?.delete_one(id).await });
+        tried.await.map(drop)
+    }
+
     pub(super) async fn missing(&self) -> Result<Option<String>, StoreError> {
         let found = self.version().await?;
         Ok((found < SCHEMA_VERSION).then(|| {
@@ -241,6 +249,17 @@ fn failure(act: &'static str, error: Error) -> StoreError {
         ErrorKind::Shutdown => StoreError::Closed,
         kind => StoreError::Mongo { act, source: Box::new(kind) },
     }
+}
+
+/// No server was found, or the connection to it broke.
+pub(super) fn is_out_of_reach(kind: &ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ServerSelection { .. }
+            | ErrorKind::Io(_)
+            | ErrorKind::ConnectionPoolCleared { .. }
+            | ErrorKind::DnsResolve { .. }
+    )
 }
 
 #[cfg(test)]

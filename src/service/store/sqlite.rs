@@ -170,6 +170,18 @@ impl Sqlite {
         .await
     }
 
+    /// Writes what a small fact takes, and leaves nothing.
+    pub(super) async fn try_write(&self) -> Result<(), StoreError> {
+        run(&self.writer, "take a write that changes nothing", |connection| {
+            let trial = connection.unchecked_transaction()?;
+            let text = "x".repeat(2_000);
+            trial.prepare_cached("INSERT INTO facts VALUES ('', ?1, NULL, '[\"\"]', 0, 0)")?.execute([text])?;
+            trial.prepare_cached("DELETE FROM facts WHERE id = ''")?.execute([])?;
+            trial.commit()
+        })
+        .await
+    }
+
     /// The last worker that closes folds the write-ahead log into the file, as SQLite does of itself.
     pub(super) async fn close(&self) {
         let connections = [self.reader.lock().await.take(), self.writer.lock().await.take()];
@@ -277,7 +289,8 @@ fn prepare(connection: &mut Connection) -> Result<bool, StoreError> {
     }
 }
 
-fn is_contention(error: &rusqlite::Error) -> bool {
+/// Another process holds the lock.
+pub(super) fn is_contention(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed)
@@ -307,7 +320,7 @@ mod tests {
     use std::{future::Future, os::unix::fs::PermissionsExt, process::Command, task::Context};
 
     use super::*;
-    use crate::service::store::Store;
+    use crate::service::store::{Health, Store};
 
     fn draft(text: &str) -> Draft {
         Draft { text: text.into(), source: None, tags: vec!["tag".into()] }
@@ -328,7 +341,7 @@ mod tests {
         let store = Store::open_sqlite(&path).await.unwrap();
         let fact = store.insert(draft("kept")).await.unwrap();
         store.close().await;
-        assert!(matches!(store.ping().await, Err(StoreError::Closed)));
+        assert_eq!(store.ping().await, Health::Unavailable);
 
         let store = Store::open_sqlite(&path).await.unwrap();
         assert_eq!(store.get(fact.id.clone()).await.unwrap(), Some(fact));
@@ -430,6 +443,27 @@ mod tests {
         ] {
             assert!(matches!(error, StoreError::Sqlite { .. }), "{error}");
         }
+        assert_eq!(store.list(page(10)).await.unwrap().items, [fact]);
+        let tags: i64 = other.query_one("SELECT count(*) FROM fact_tags", [], |row| row.get(0)).unwrap();
+        assert_eq!(tags, 1);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_takes_no_writes_is_read_on_and_a_trial_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("facts.db");
+        let store = Store::open_sqlite(&path).await.unwrap();
+        let fact = store.insert(draft("kept")).await.unwrap();
+        let other = Connection::open(&path).unwrap();
+        let sabotage = "CREATE TRIGGER sabotage BEFORE INSERT ON facts BEGIN SELECT RAISE(ABORT, 'full'); END";
+        other.execute_batch(sabotage).unwrap();
+        store.insert(draft("lost")).await.unwrap_err();
+        assert_eq!(
+            (store.ping().await, store.get(fact.id.clone()).await.unwrap()),
+            (Health::ReadOnly, Some(fact.clone()))
+        );
+        other.execute_batch("DROP TRIGGER sabotage").unwrap();
+        assert_eq!(store.ping().await, Health::Well);
         assert_eq!(store.list(page(10)).await.unwrap().items, [fact]);
         let tags: i64 = other.query_one("SELECT count(*) FROM fact_tags", [], |row| row.get(0)).unwrap();
         assert_eq!(tags, 1);
