@@ -327,6 +327,7 @@ impl App {
 
     fn master(self, resolved: Resolved, flags: Flags, cwd: PathBuf, origins: Origins) -> ExitCode {
         let Self { work, prepare, tables, migrate: _ } = self;
+        log::take_panics("a panic in the master, which is a bug of oxicorn's");
         let load = Load {
             read: Box::new(move || {
                 settings::resolve(&flags, &settings::environment(), &cwd, &tables, Purpose::Serve)

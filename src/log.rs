@@ -40,8 +40,17 @@ static TOLD: AtomicU64 = AtomicU64::new(0);
 
 struct Log {
     sink: Sink,
-    format: LogFormat,
+    format: Format,
     access: Sink,
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug)]
+enum Format {
+    Text,
+    /// Text for systemd's journal, which has a time of its own and reads the priority from the beginning of a line.
+    Journal,
+    Json,
 }
 
 /// Logs as `settings` say from now on; called again after a reload.
@@ -51,7 +60,13 @@ struct Log {
 pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     let sink = Sink::open("log.file", &settings.file, io::stderr())?;
     let access = Sink::open("log.access", &settings.access, io::stdout())?;
-    *lock() = Some(Log { sink, format: settings.format, access });
+    let journal = std::env::var("JOURNAL_STREAM").is_ok_and(|stream| sink.is_journal(&stream));
+    let format = match settings.format {
+        LogFormat::Text if journal => Format::Journal,
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    *lock() = Some(Log { sink, format, access });
     LEVEL.store(settings.level as u8, Ordering::Relaxed);
     // Refused when it stands already, or when the program has its own: that one stays.
     let _ = tracing::subscriber::set_global_default(Lines);
@@ -88,16 +103,12 @@ pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Opt
     Ok(())
 }
 
-/// Opens the files of both logs again, after they were moved away; nothing happens to standard streams.
-///
-/// # Errors
-/// A file cannot be opened; its lines still go to the old one.
-pub(crate) fn reopen() -> Result<(), OpenError> {
-    lock().as_mut().map_or(Ok(()), |log| {
-        let reopened = log.sink.reopen();
-        // Also if the other failed.
-        log.access.reopen().and(reopened)
-    })
+/// Opens the files of both logs again, after they were moved away; nothing happens to standard streams. Each file that
+/// cannot be opened is told of, and its lines still go to the old one.
+pub(crate) fn reopen() -> Vec<OpenError> {
+    let mut log = lock();
+    let sinks = log.as_mut().map(|log| [&mut log.sink, &mut log.access]);
+    sinks.into_iter().flatten().filter_map(|sink| sink.reopen().err()).collect()
 }
 
 /// The log's file, for a worker that may not open it itself; `None` where the log is no file.
@@ -110,19 +121,47 @@ pub(crate) fn access_file() -> Option<OwnedFd> {
     lock().as_ref()?.access.file()?.try_clone().ok().map(OwnedFd::from)
 }
 
-/// Where the access log goes, for the worker to keep; only workers write it.
+/// Where the access log goes, for the worker to keep; only workers write it. A line that the master has begun is the
+/// master's to end.
 pub(crate) fn take_access() -> Sink {
     let off = Sink::off("log.access");
     match lock().as_mut() {
-        Some(log) => std::mem::replace(&mut log.access, off),
+        Some(log) => {
+            log.sink.abandon_rest();
+            std::mem::replace(&mut log.access, off)
+        }
         None => off,
+    }
+}
+
+/// Writes what is still owed: the end of a line that was taken in part, and how many lines were dropped. `false`: some of it
+/// still waits.
+pub(crate) fn catch_up() -> bool {
+    lock().as_mut().is_none_or(|log| log.sink.finish() && log.tell_dropped())
+}
+
+/// A panic becomes a line of the log from now on, with `message`; on stderr it could wait for a reader for ever.
+pub(crate) fn take_panics(message: &'static str) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let reason = panic.payload_as_str().unwrap_or("of no known kind");
+        tracing::error!(event = "panic", place, reason, "{message}");
+    }));
+}
+
+/// One line on stderr, for a master that ends before it has settings, or without them.
+pub(crate) fn last_words(line: &str) {
+    if let Ok(mut sink) = Sink::open("log.file", &settings::LogTarget::Standard, io::stderr()) {
+        sink.put(&format!("{line}\n"));
     }
 }
 
 /// Lines go to this file from now on: the master opened it again.
 pub(crate) fn adopt(file: OwnedFd) {
-    if let Some(log) = lock().as_mut() {
-        log.sink.adopt(file.into());
+    if let Some(log) = lock().as_mut()
+        && !log.sink.adopt(file.into())
+    {
+        DROPPED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -139,19 +178,26 @@ fn lock() -> std::sync::MutexGuard<'static, Option<Log>> {
 
 impl Log {
     fn write(&mut self, line: &str) {
+        self.tell_dropped();
+        if !self.sink.put(line) {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether all that were dropped are told of.
+    fn tell_dropped(&mut self) -> bool {
         let dropped = dropped();
         let untold = dropped - TOLD.load(Ordering::Relaxed);
         if untold > 0 {
             let mut notice = Line::new(self.format, Timestamp::now(), tracing::Level::WARN);
             notice.message(format_args!("{untold} lines dropped: the log's reader was slow or gone, or the disk full"));
             notice.put("dropped", &untold.to_string(), true);
-            if self.sink.put(&notice.finish()) {
-                TOLD.store(dropped, Ordering::Relaxed);
+            if !self.sink.put(&notice.finish()) {
+                return false;
             }
+            TOLD.store(dropped, Ordering::Relaxed);
         }
-        if !self.sink.put(line) {
-            DROPPED.fetch_add(1, Ordering::Relaxed);
-        }
+        true
     }
 }
 
@@ -167,15 +213,17 @@ impl Subscriber for Lines {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut log = lock();
-        let Some(log) = log.as_mut() else { return };
+        let Some(format) = lock().as_ref().map(|log| log.format) else { return };
         let metadata = event.metadata();
-        let mut line = Line::new(log.format, Timestamp::now(), *metadata.level());
+        let mut line = Line::new(format, Timestamp::now(), *metadata.level());
+        // Without the lock: a value may panic as it is shown, and a panic is logged.
         event.record(&mut line);
         if !metadata.target().starts_with("oxicorn") {
             line.put("target", metadata.target(), false);
         }
-        log.write(&line.finish());
+        if let Some(log) = lock().as_mut() {
+            log.write(&line.finish());
+        }
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -199,17 +247,18 @@ fn filter() -> LevelFilter {
 
 /// One line as it grows: the message, and behind it the fields in their order.
 struct Line {
-    format: LogFormat,
+    format: Format,
     text: String,
     fields: String,
 }
 
 impl Line {
-    fn new(format: LogFormat, now: Timestamp, level: tracing::Level) -> Self {
+    fn new(format: Format, now: Timestamp, level: tracing::Level) -> Self {
         let mut text = String::with_capacity(256);
         let written = match format {
-            LogFormat::Text => write!(text, "{now:.3} {:<5} ", level.as_str()),
-            LogFormat::Json => write!(text, "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\""),
+            Format::Text => write!(text, "{now:.3} {:<5} ", level.as_str()),
+            Format::Journal => write!(text, "<{}>{:<5} ", priority(level), level.as_str()),
+            Format::Json => write!(text, "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\""),
         };
         written.expect("a String takes all");
         Self { format, text, fields: String::new() }
@@ -218,8 +267,8 @@ impl Line {
     fn message(&mut self, message: impl fmt::Display) {
         let message = message.to_string();
         match self.format {
-            LogFormat::Text => escape(&mut self.text, &message, &[]),
-            LogFormat::Json => {
+            Format::Text | Format::Journal => escape(&mut self.text, &message, &[]),
+            Format::Json => {
                 self.text.push_str(",\"message\":");
                 quote_json(&mut self.text, &message);
             }
@@ -232,7 +281,7 @@ impl Line {
         let name = name.strip_prefix("r#").unwrap_or(name);
         let fields = &mut self.fields;
         match self.format {
-            LogFormat::Text => {
+            Format::Text | Format::Journal => {
                 fields.push(' ');
                 fields.push_str(name);
                 fields.push('=');
@@ -245,7 +294,7 @@ impl Line {
                     fields.push('"');
                 }
             }
-            LogFormat::Json => {
+            Format::Json => {
                 fields.push(',');
                 quote_json(fields, name);
                 fields.push(':');
@@ -257,8 +306,8 @@ impl Line {
     fn finish(mut self) -> String {
         self.text.push_str(&self.fields);
         self.text.push_str(match self.format {
-            LogFormat::Text => "\n",
-            LogFormat::Json => "}\n",
+            Format::Text | Format::Journal => "\n",
+            Format::Json => "}\n",
         });
         self.text
     }
@@ -303,6 +352,16 @@ impl Visit for Line {
     }
 }
 
+/// As syslog(3) numbers it.
+fn priority(level: tracing::Level) -> u8 {
+    match level {
+        tracing::Level::ERROR => 3,
+        tracing::Level::WARN => 4,
+        tracing::Level::INFO => 6,
+        tracing::Level::DEBUG | tracing::Level::TRACE => 7,
+    }
+}
+
 /// What would start a new line, or change what a terminal shows of this one.
 fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
@@ -338,7 +397,7 @@ mod tests {
     }
 
     /// What `say` leaves in a file.
-    fn lines(format: LogFormat, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
+    fn lines(format: Format, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
         let _turn = turn();
         LEVEL.store(level as u8, Ordering::Relaxed);
         *lock() = Some(log(format, path));
@@ -347,7 +406,7 @@ mod tests {
         std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
     }
 
-    fn log(format: LogFormat, path: &Path) -> Log {
+    fn log(format: Format, path: &Path) -> Log {
         let sink = Sink::open("log.file", &LogTarget::File(path.to_owned()), io::stderr()).unwrap();
         Log { sink, format, access: Sink::off("log.access") }
     }
@@ -370,7 +429,7 @@ mod tests {
     #[test]
     fn text_is_one_line_an_event_and_cannot_be_forged() {
         let folder = tempfile::tempdir().unwrap();
-        let lines = lines(LogFormat::Text, Level::Info, &folder.path().join("log"), say);
+        let lines = lines(Format::Text, Level::Info, &folder.path().join("log"), say);
         let (time, rest): (Vec<_>, Vec<_>) = lines.iter().map(|line| line.split_at(24)).unzip();
         assert!(time.iter().all(|time| time.parse::<Timestamp>().is_ok() && time.ends_with('Z')), "{time:?}");
         assert_eq!(
@@ -385,9 +444,18 @@ mod tests {
     }
 
     #[test]
+    fn the_journal_gets_a_priority_and_no_second_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = lines(Format::Journal, Level::Debug, &folder.path().join("log"), say);
+        let begin = |line: &String| line.split(' ').next().unwrap().to_owned();
+        assert_eq!(lines.iter().map(begin).collect::<Vec<_>>(), ["<6>INFO", "<4>WARN", "<3>ERROR", "<7>DEBUG"]);
+        assert_eq!(lines[0], "<6>INFO  worker ready event=worker_ready slot=0 up=true ratio=inf");
+    }
+
+    #[test]
     fn json_is_one_object_a_line() {
         let folder = tempfile::tempdir().unwrap();
-        let lines = lines(LogFormat::Json, Level::Debug, &folder.path().join("log"), say);
+        let lines = lines(Format::Json, Level::Debug, &folder.path().join("log"), say);
         let objects: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(objects.len(), 4);
         assert_eq!(objects[0]["level"], "INFO");
@@ -409,7 +477,7 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // Both ends: a FIFO without a reader cannot be opened.
         let mut reader = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-        let mut log = log(LogFormat::Text, &path);
+        let mut log = log(Format::Text, &path);
 
         let before = dropped();
         let long = "é".repeat(5_000) + "\n";

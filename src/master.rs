@@ -66,6 +66,9 @@ const ROWS_PER_SLOT: u32 = 4;
 /// Between two looks at the certificate: a service may run for months without a reload, and certificates do not.
 const CERTIFICATE_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
+/// How often a log that does not take all is offered what it is owed.
+const LINE_EVERY_MS: u64 = 250;
+
 /// Between two looks at the control socket's file: a cleaner of `/tmp` may take it.
 const CONTROL_EVERY_MS: u64 = 10_000;
 
@@ -261,6 +264,7 @@ impl Shell {
             self.notify.as_ref().and_then(Notify::deadline),
             Some(self.certificate_due),
             Some(self.control_due),
+            (!log::catch_up()).then(|| now().after(LINE_EVERY_MS)),
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
@@ -470,7 +474,7 @@ impl Shell {
     }
 
     fn reopen_logs(&mut self) {
-        let reopened = log::reopen();
+        let failed = log::reopen();
         // Workers may not have the right to open them, and need not know their names.
         for child in &self.children {
             if let Some(file) = log::file() {
@@ -480,13 +484,15 @@ impl Shell {
                 self.tell(child.pid, &ToWorker::TakeAccessLog(file));
             }
         }
-        match reopened {
-            Ok(()) => tracing::info!(event = "logs_reopened", "log files are reopened"),
-            Err(error) => tracing::error!(
+        if failed.is_empty() {
+            tracing::info!(event = "logs_reopened", "log files are reopened");
+        }
+        for error in failed {
+            tracing::error!(
                 event = "logs_reopen_failed",
                 error = &error as &dyn std::error::Error,
                 "a log file could not be reopened; the old one is written to as before"
-            ),
+            );
         }
         self.say_totals();
     }

@@ -105,10 +105,7 @@ where
     let channel = Arc::new(channel);
     row.begin(std::process::id());
     title::set(&format!("oxicorn: worker {slot} [{}] gen {generation}", resolved.settings.process.name));
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(event = "panic", place, reason = panic_message(panic.payload()), "a panic in the app");
-    }));
+    log::take_panics("a panic in the app");
 
     let access = AccessLog::new(log::take_access(), &resolved.settings.log, row);
     let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings, access);

@@ -49,6 +49,7 @@ mod scale;
 mod signals;
 mod slow_clients;
 mod sockets;
+mod stalled_output;
 mod status;
 mod stop;
 mod strictness;

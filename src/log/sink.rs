@@ -1,20 +1,33 @@
-//! Where lines go: a file, a pipe, a socket, a terminal. What is written at once is whole lines, or not at all.
+//! Where lines go: a file, a pipe, a socket, a terminal.
 //!
-//! Refuses to wait for a slow reader: what does not fit is the caller's to drop and count. The descriptor is shared by
-//! the master and its workers.
+//! Owns: that no write waits for a reader, and that lines stay whole: of a line that was taken in part, the rest goes
+//! before all else, and no other process of the service writes in between. Refuses to keep lines: what is not taken is
+//! the caller's to drop and count. The descriptor is shared by the master and its workers.
+
+mod turn;
 
 use std::{
     fs::File,
     io::{self, Write},
-    os::{fd::AsFd, unix::fs::FileTypeExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
     path::{Path, PathBuf},
 };
 
+use socket2::{Domain, SockRef, Type};
+
+use self::turn::Turn;
 use crate::{settings::LogTarget, sys::fd};
 
 /// PIPE_BUF: what a pipe takes in one piece, however many write to it.
 const ATOMIC: usize = 4096;
 const CUT: &str = "…[cut]\n";
+
+/// What a terminal that says it has room takes without waiting: a pseudo-terminal counts its room in blocks of 256 bytes,
+/// and a newline may become two.
+const PIECE: usize = 128;
 
 /// The file of a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -29,21 +42,35 @@ pub(crate) struct OpenError {
 pub(crate) struct Sink {
     /// The setting that says where.
     key: &'static str,
-    output: Output,
+    /// `None` where it is off.
+    output: Option<Output>,
     /// What [`reopen`](Sink::reopen) opens.
     path: Option<PathBuf>,
+    /// The end of a line that was taken in part.
+    rest: Vec<u8>,
 }
 
 #[derive(Debug)]
-enum Output {
-    Off,
-    /// A file or a terminal.
-    File(File),
-    /// Non-blocking, and ours alone.
-    Pipe(File),
-    /// A pipe that could not be opened a second time, so it blocks, for us and for all who share it.
-    SharedPipe(File),
-    Socket(File),
+struct Output {
+    file: File,
+    kind: Kind,
+    /// Its description is shared with other programs and blocks: it is written to only while it says that it has room.
+    blocks: bool,
+    turn: Turn,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Or a device: it takes all at once, or on a full disk a part.
+    File,
+    Pipe,
+    Terminal,
+    /// A stream of this machine, such as the journal's: it takes a page whole or not at all.
+    LocalSocket,
+    /// A stream to another machine, which takes any part of what is sent.
+    Stream,
+    /// Datagrams and their like, each of them a line.
+    Messages,
 }
 
 impl Sink {
@@ -57,21 +84,27 @@ impl Sink {
             LogTarget::Off | LogTarget::Standard => None,
         };
         let output = match target {
-            LogTarget::Off => Ok(Output::Off),
-            LogTarget::Standard => standard.as_fd().try_clone_to_owned().map(File::from).and_then(Output::of),
-            LogTarget::File(path) => open(path),
+            LogTarget::Off => Ok(None),
+            LogTarget::Standard => Output::shared(standard, key).map(Some),
+            LogTarget::File(path) => open(path, key).map(Some),
         };
         let failed = |source| OpenError { key, path: path.clone().unwrap_or_else(|| "-".into()), source };
-        Ok(Self { key, output: output.map_err(failed)?, path })
+        Ok(Self { key, output: output.map_err(failed)?, path, rest: Vec::new() })
     }
 
     /// Takes lines, and throws them away.
     pub(super) fn off(key: &'static str) -> Self {
-        Self { key, output: Output::Off, path: None }
+        Self { key, output: None, path: None, rest: Vec::new() }
     }
 
     pub(crate) fn is_off(&self) -> bool {
-        matches!(self.output, Output::Off)
+        self.output.is_none()
+    }
+
+    /// Whether it is the stream that a service manager describes as "device:inode" in JOURNAL_STREAM.
+    pub(super) fn is_journal(&self, stream: &str) -> bool {
+        let found = self.output.as_ref().and_then(|output| output.file.metadata().ok());
+        found.is_some_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
     }
 
     /// Opens the path again: the old file was moved away. Standard streams stay as they are.
@@ -80,85 +113,185 @@ impl Sink {
     /// As for [`open`](Self::open); lines still go to the old file.
     pub(super) fn reopen(&mut self) -> Result<(), OpenError> {
         if let Some(path) = &self.path {
-            self.output = open(path).map_err(|source| OpenError { key: self.key, path: path.clone(), source })?;
+            let failed = |source| OpenError { key: self.key, path: path.clone(), source };
+            let output = open(path, self.key).map_err(failed)?;
+            self.turn_to(output);
         }
         Ok(())
     }
 
     /// The file that lines go to, for another process; `None` where the output is not a file of its own.
     pub(super) fn file(&self) -> Option<&File> {
-        match (&self.output, &self.path) {
-            (Output::File(file), Some(_)) => Some(file),
-            _ => None,
-        }
+        let output = self.output.as_ref().filter(|output| output.kind == Kind::File && self.path.is_some())?;
+        Some(&output.file)
     }
 
-    /// Writes to a file that somebody else opened from now on.
-    pub(crate) fn adopt(&mut self, file: File) {
-        self.output = Output::File(file);
+    /// Writes to a file that another process opened from now on; `false`: a line has lost its end with the old one.
+    pub(crate) fn adopt(&mut self, file: File) -> bool {
+        let turn = Turn::of(&file, self.key);
+        self.turn_to(Output { file, kind: Kind::File, blocks: false, turn })
+    }
+
+    fn turn_to(&mut self, output: Output) -> bool {
+        let finished = self.finish();
+        self.abandon_rest();
+        self.output = Some(output);
+        finished
+    }
+
+    /// Writes the end of a line that was taken in part; whether all is whole now.
+    pub(crate) fn finish(&mut self) -> bool {
+        self.rest.is_empty() || self.put_all(b"").1.is_none()
+    }
+
+    /// Whether a line was taken in part and its end still waits.
+    pub(crate) fn is_torn(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// Gives up the end of a line, for ever.
+    pub(crate) fn abandon_rest(&mut self) {
+        self.rest.clear();
     }
 
     /// Writes one line, which ends with its only newline, or says `false`.
     pub(super) fn put(&mut self, line: &str) -> bool {
         let cut = self.cut(line.as_bytes());
-        self.put_all(cut.as_deref().unwrap_or(line.as_bytes())).1.is_none()
+        let line = cut.as_deref().unwrap_or(line.as_bytes());
+        self.put_all(line).0 == line.len()
     }
 
-    /// A line that is longer than what a pipe takes in one piece, and goes to one, cut and marked.
+    /// A line that is longer than what its reader takes in one piece, cut and marked.
     pub(crate) fn cut(&self, line: &[u8]) -> Option<Vec<u8>> {
-        match &self.output {
-            Output::Pipe(_) | Output::SharedPipe(_) => cut(line),
-            Output::Off | Output::File(_) | Output::Socket(_) => None,
+        match self.output.as_ref()?.kind {
+            Kind::Pipe | Kind::Messages => cut(line),
+            Kind::File | Kind::Terminal | Kind::LocalSocket | Kind::Stream => None,
         }
     }
 
-    /// Writes lines, none of which needs a [`cut`](Self::cut), as many as go in now: the bytes that were taken, and why no more. A file
-    /// takes them all at once, and only on a full disk a part of a line; others take whole lines, a page at a time.
+    /// Writes lines, none of which needs a [`cut`](Self::cut), as many as go in now: the bytes of those that are taken, and
+    /// why no more. A line of which only a part went in counts as taken: its rest goes first the next time.
     pub(crate) fn put_all(&mut self, lines: &[u8]) -> (usize, Option<io::ErrorKind>) {
-        let mut taken = 0;
-        while taken < lines.len() {
-            let rest = &lines[taken..];
-            let written = match &mut self.output {
-                Output::Off => Ok(rest.len()),
-                Output::File(file) => file.write(rest),
-                Output::Pipe(pipe) => pipe.write(page(rest)),
-                Output::SharedPipe(pipe) if fd::has_room(pipe.as_fd()) => pipe.write(page(rest)),
-                Output::SharedPipe(_) => Err(io::ErrorKind::WouldBlock.into()),
-                Output::Socket(socket) => {
-                    let page = page(rest);
-                    fd::send(socket.as_fd(), page).map(|sent| if sent { page.len() } else { 0 })
-                }
-            };
-            match written {
-                // A terminal that was held back; a signal came first.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return (taken, Some(error.kind())),
-                Ok(0) => return (taken, Some(io::ErrorKind::WouldBlock)),
-                Ok(written) => taken += written,
+        let Some(output) = &mut self.output else { return (lines.len(), None) };
+        let whole = output.is_whole();
+        if !whole {
+            match output.turn.take(output.kind != Kind::File, !self.rest.is_empty()) {
+                None => return (0, Some(io::ErrorKind::WouldBlock)),
+                Some(turn::Before::Whole) => {}
+                // The end of the line before will never come: ours begins on a line of its own.
+                Some(turn::Before::Torn) => self.rest.insert(0, b'\n'),
             }
         }
-        (taken, None)
+        let mut taken = 0;
+        let stopped = loop {
+            let rest = !self.rest.is_empty();
+            let next = if rest { &self.rest[..] } else { output.page(&lines[taken..]) };
+            if next.is_empty() {
+                break None;
+            }
+            match output.write(next) {
+                Ok(0) => break Some(io::ErrorKind::WouldBlock),
+                Ok(written) if rest => drop(self.rest.drain(..written)),
+                Ok(written) => {
+                    let whole = next[written - 1] == b'\n';
+                    let end = if whole { written } else { written + end_of_line(&next[written..]) };
+                    self.rest = next[written..end].to_vec();
+                    taken += end;
+                }
+                // A signal came first.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Some(error.kind()),
+            }
+        };
+        if !whole {
+            output.turn.give_back(!self.rest.is_empty());
+        }
+        (taken, stopped)
     }
 }
 
 impl Output {
-    fn of(file: File) -> io::Result<Self> {
+    /// On a description that other programs have too. Where a second one cannot be had, it must not be made non-blocking:
+    /// that would change it for the shell that started us.
+    fn shared(standard: impl AsFd, key: &'static str) -> io::Result<Self> {
+        let file = File::from(standard.as_fd().try_clone_to_owned()?);
+        let kind = Kind::of(&file)?;
+        let (file, blocks) = match kind {
+            Kind::Pipe | Kind::Terminal => match fd::reopen_nonblocking(file.as_fd()) {
+                Ok(again) => (again, false),
+                Err(_) => (file, true),
+            },
+            Kind::File | Kind::LocalSocket | Kind::Stream | Kind::Messages => (file, false),
+        };
+        Ok(Self { turn: Turn::of(&file, key), file, kind, blocks })
+    }
+
+    /// Whether it takes lines whole without more ado.
+    fn is_whole(&self) -> bool {
+        match self.kind {
+            Kind::LocalSocket | Kind::Messages => true,
+            Kind::Pipe => !self.blocks,
+            Kind::File | Kind::Terminal | Kind::Stream => false,
+        }
+    }
+
+    /// The lines that go in one piece, the first of all in any case.
+    fn page<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
+        match self.kind {
+            Kind::File => lines,
+            Kind::Pipe | Kind::Terminal | Kind::LocalSocket | Kind::Stream => page(lines),
+            Kind::Messages => &lines[..end_of_line(lines)],
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.blocks && !fd::has_room(self.file.as_fd()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match self.kind {
+            Kind::File | Kind::Pipe => self.file.write(bytes),
+            Kind::Terminal if self.blocks => fd::write_terminal(&self.file, &bytes[..bytes.len().min(PIECE)]),
+            Kind::Terminal => fd::write_terminal(&self.file, bytes),
+            Kind::LocalSocket | Kind::Stream | Kind::Messages => fd::send_some(self.file.as_fd(), bytes),
+        }
+    }
+}
+
+impl Kind {
+    fn of(file: &File) -> io::Result<Self> {
         let found = file.metadata()?.file_type();
         Ok(if found.is_fifo() {
-            match fd::reopen_nonblocking(file.as_fd()) {
-                Ok(again) => Self::Pipe(again),
-                Err(_) => Self::SharedPipe(file),
-            }
+            Self::Pipe
         } else if found.is_socket() {
-            Self::Socket(file)
+            let socket = SockRef::from(file);
+            match (socket.r#type()?, socket.domain()?) {
+                (Type::STREAM, Domain::UNIX) => Self::LocalSocket,
+                (Type::STREAM, _) => Self::Stream,
+                _ => Self::Messages,
+            }
+        } else if io::IsTerminal::is_terminal(file) {
+            Self::Terminal
         } else {
-            Self::File(file)
+            Self::File
         })
     }
 }
 
-fn open(path: &Path) -> io::Result<Output> {
-    Output::of(fd::append_to(path)?)
+fn open(path: &Path, key: &'static str) -> io::Result<Output> {
+    match fd::append_to(path) {
+        Ok(file) => Ok(Output { kind: Kind::of(&file)?, turn: Turn::of(&file, key), file, blocks: false }),
+        // A socket has no second opening, and that of another user's pipe or terminal may be refused.
+        Err(error) => match path.to_str() {
+            Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Output::shared(io::stdout(), key),
+            Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Output::shared(io::stderr(), key),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Where the first line ends, with its newline.
+fn end_of_line(lines: &[u8]) -> usize {
+    lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |end| end + 1)
 }
 
 /// Of some lines, the first that are together at most [`ATOMIC`] bytes; the first of all in any case.
@@ -181,9 +314,23 @@ fn cut(line: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
+    use std::{
+        io::Read,
+        net::{TcpListener, TcpStream},
+        os::{
+            fd::OwnedFd,
+            unix::net::{UnixDatagram, UnixStream},
+        },
+    };
+
+    use nix::{
+        fcntl::{FcntlArg, OFlag, fcntl},
+        pty::openpty,
+        sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr},
+    };
 
     use super::*;
+    use crate::sys::clock;
 
     #[test]
     fn a_file_is_reopened_and_a_bad_path_changes_nothing() {
@@ -205,15 +352,25 @@ mod tests {
         assert!(sink.put("four\n"));
     }
 
+    fn sink(output: Output) -> Sink {
+        Sink { key: "log.file", output: Some(output), path: None, rest: Vec::new() }
+    }
+
+    fn shared(fd: impl AsFd) -> Output {
+        Output::shared(fd, "log.file").unwrap()
+    }
+
     #[test]
     fn sockets_and_pipes_that_cannot_be_reopened_do_not_block_either() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let (_reader, pipe) = io::pipe().unwrap();
-        let socket = Output::of(File::from(std::os::fd::OwnedFd::from(ours))).unwrap();
-        assert!(matches!(socket, Output::Socket(_)));
-        let shared = Output::SharedPipe(File::from(std::os::fd::OwnedFd::from(pipe)));
-        for output in [socket, shared] {
-            let mut sink = Sink { key: "log.file", output, path: None };
+        let (messages, _reads) = UnixDatagram::pair().unwrap();
+        let kinds = [shared(&ours).kind, shared(&pipe).kind, shared(&messages).kind];
+        assert_eq!(kinds, [Kind::LocalSocket, Kind::Pipe, Kind::Messages]);
+        let file = File::from(pipe.as_fd().try_clone_to_owned().unwrap());
+        let pipe = Output { turn: Turn::of(&file, "log.file"), file, kind: Kind::Pipe, blocks: true };
+        for output in [shared(&ours), pipe, shared(&messages)] {
+            let mut sink = sink(output);
             let written = (0..100_000).take_while(|_| sink.put("a line that nobody reads\n")).count();
             assert!((1..100_000).contains(&written), "{written}");
         }
@@ -223,8 +380,7 @@ mod tests {
     #[test]
     fn many_lines_go_a_page_at_a_time_and_no_further_than_there_is_room() {
         let (mut reader, pipe) = io::pipe().unwrap();
-        let output = Output::of(File::from(std::os::fd::OwnedFd::from(pipe))).unwrap();
-        let mut sink = Sink { key: "log.access", output, path: None };
+        let mut sink = sink(shared(&pipe));
         let lines = (0..10_000).map(|number| format!("line {number}\n")).collect::<String>().into_bytes();
         let (taken, why) = sink.put_all(&lines);
         assert_eq!((why, lines[taken - 1]), (Some(io::ErrorKind::WouldBlock), b'\n'));
@@ -239,11 +395,97 @@ mod tests {
     }
 
     #[test]
+    fn each_message_of_a_socket_is_one_line() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let mut sink = sink(shared(&ours));
+        assert_eq!(sink.put_all(b"one\ntwo\n"), (8, None));
+        for line in [b"one\n", b"two\n"] {
+            let mut read = [0; 100];
+            assert_eq!(theirs.recv(&mut read).unwrap(), 4);
+            assert_eq!(read[..4], line[..]);
+        }
+        assert!(sink.cut(&[b'x'; ATOMIC + 1]).is_some());
+    }
+
+    /// A stream and a terminal take a part of a line. Two writers and a reader that comes late: every line is whole.
+    #[test]
+    fn of_a_line_that_is_taken_in_part_the_rest_comes_first() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let peer = File::from(OwnedFd::from(listener.accept().unwrap().0));
+        lines_stay_whole(shared(&tcp), &peer);
+
+        let terminal = openpty(None, None).unwrap();
+        raw(&terminal.slave);
+        let reader = File::from(terminal.master);
+        lines_stay_whole(shared(&terminal.slave), &reader);
+        let file = File::from(terminal.slave.try_clone().unwrap());
+        let turn = Turn::of(&file, "log.file");
+        lines_stay_whole(Output { file, kind: Kind::Terminal, blocks: true, turn }, &reader);
+    }
+
+    fn lines_stay_whole(output: Output, mut reader: &File) {
+        const LINES: usize = 10_000;
+        let kind = (output.kind, output.blocks);
+        let (file, turn) = (output.file.try_clone().unwrap(), Turn::of(&output.file, "log.access"));
+        let mut sinks = [sink(Output { file, turn, ..output }), sink(output)];
+        fcntl(reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let (mut read, mut chunk, mut taken) = (Vec::new(), [0; 1_000], 0);
+        for number in 0..LINES {
+            let line = format!("<{number} {}>\n", "x".repeat(number % 3_000));
+            taken += usize::from(sinks[number % 2].put(&line));
+            // Nothing until it is full, then a little at a time.
+            if number > LINES / 10
+                && let Ok(count) = reader.read(&mut chunk)
+            {
+                read.extend_from_slice(&chunk[..count]);
+            }
+        }
+        assert!(taken < LINES, "{kind:?} took all");
+        let began = clock::now();
+        let newlines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
+        let mut came = newlines(&read);
+        while sinks.iter_mut().any(|sink| !sink.finish()) || came < taken {
+            if let Ok(count) = reader.read(&mut chunk) {
+                came += newlines(&chunk[..count]);
+                read.extend_from_slice(&chunk[..count]);
+            }
+            assert!(clock::now() - began < 10_000, "{kind:?}: the end does not come");
+        }
+        let text = String::from_utf8(read).unwrap();
+        assert_eq!(text.lines().count(), taken, "{kind:?}");
+        assert!(
+            text.ends_with('\n') && text.lines().all(|line| line.starts_with('<') && line.ends_with('>')),
+            "{kind:?}"
+        );
+    }
+
+    /// Newlines stay what they are.
+    fn raw(terminal: &OwnedFd) {
+        let mut modes = tcgetattr(terminal).unwrap();
+        cfmakeraw(&mut modes);
+        tcsetattr(terminal, SetArg::TCSANOW, &modes).unwrap();
+    }
+
+    #[test]
     fn a_full_disk_is_told_as_such() {
         let full = File::options().append(true).open("/dev/full").unwrap();
-        let mut sink = Sink { key: "log.access", output: Output::of(full).unwrap(), path: None };
+        let mut sink = sink(shared(&full));
         assert_eq!(sink.put_all(b"a\n"), (0, Some(io::ErrorKind::StorageFull)));
         assert!(!sink.put("a\n"));
+    }
+
+    #[test]
+    fn a_fifo_that_nobody_reads_yet_is_opened_and_keeps_what_fits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut sink = Sink::open("log.file", &LogTarget::File(path.clone()), io::stderr()).unwrap();
+        let kept = (0..100_000).take_while(|_| sink.put("a line that nobody reads\n")).count();
+        assert!((1..100_000).contains(&kept), "{kept}");
+        let mut read = [0; 25];
+        File::open(&path).unwrap().read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"a line that nobody reads\n");
     }
 
     #[test]

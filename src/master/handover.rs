@@ -28,6 +28,7 @@ use crate::{
     channel::ToMaster,
     error_chain, listener,
     listener::Listeners,
+    log,
     protocol::LastReload,
     scoreboard::Scoreboard,
     settings::{self, Fixed, LISTEN_PID, Resolved, Sources},
@@ -287,11 +288,13 @@ fn refuse(purpose: &Purpose, mut received: Map<String, Value>, reason: &str) -> 
                     exec::replace(program.as_fd(), MARKER, &format!("return {number}"))
                 });
             let error = error.unwrap_or_else(|error| error);
-            eprintln!("oxicorn: error: {reason}; and the program before cannot be gone back to: {error}");
+            log::last_words(&format!(
+                "oxicorn: error: {reason}; and the program before cannot be gone back to: {error}"
+            ));
             ExitCode::from(EXIT_FAILURE)
         }
         Purpose::Return => {
-            eprintln!("oxicorn: error: the program before cannot go on either: {reason}");
+            log::last_words(&format!("oxicorn: error: the program before cannot go on either: {reason}"));
             ExitCode::from(EXIT_FAILURE)
         }
     }

@@ -3,10 +3,10 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut, Write},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::fs::OpenOptionsExt,
+        unix::fs::{FileTypeExt, OpenOptionsExt},
     },
     path::Path,
 };
@@ -16,6 +16,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         resource::{Resource, getrlimit, setrlimit},
+        signal::{SigSet, SigmaskHow, Signal},
         socket::{
             self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, socketpair,
             sockopt::PeerCredentials,
@@ -209,7 +210,7 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Opens the pipe or FIFO behind `fd` a second time for writing, non-blocking. O_NONBLOCK on `fd` itself would also
+/// Opens the pipe, FIFO or terminal behind `fd` a second time for writing, non-blocking. O_NONBLOCK on `fd` itself would also
 /// change it for every process that shares it, such as the shell that started us.
 ///
 /// # Errors
@@ -219,12 +220,44 @@ pub(crate) fn reopen_nonblocking(fd: BorrowedFd<'_>) -> io::Result<File> {
     OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Opens a file for appending, made with mode 0640 if it is missing. A FIFO that nobody reads is ENXIO, not a wait.
+/// Opens a file for appending, made with mode 0640 if it is missing. Nothing that is written to it waits.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    match options.open(path) {
+        // A FIFO that nobody reads yet: with a reading end of our own it opens, and keeps what fits.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) => options.read(true).open(path),
+        opened => opened,
+    }
+}
+
+fn is_fifo(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.file_type().is_fifo())
+}
+
+/// Sends as much as a socket takes now, without blocking and without SIGPIPE.
+///
+/// # Errors
+/// WouldBlock: nothing now. The kernel's: EPIPE when the other end is gone.
+pub(crate) fn send_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(socket::send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
+}
+
+/// Writes to a terminal, also from the background of one with `stty tostop`: the kernel would stop us for it, or, where
+/// SIGTTOU is heard, send that for ever.
+///
+/// # Errors
+/// The kernel's: EIO once the terminal is gone.
+pub(crate) fn write_terminal(mut terminal: &File, bytes: &[u8]) -> io::Result<usize> {
+    let mut ttou = SigSet::empty();
+    ttou.add(Signal::SIGTTOU);
+    let before = ttou.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let written = terminal.write(bytes);
+    before.thread_set_mask()?;
+    written
 }
 
 /// Whether a pipe has room for PIPE_BUF (4096) bytes right now.
@@ -247,7 +280,6 @@ pub(crate) fn closed() -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::Write,
         net::{TcpListener, TcpStream},
         os::{fd::AsFd, unix::net::UnixStream},
     };

@@ -9,12 +9,13 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     sys::{
         prctl,
-        signal::Signal,
+        signal::{Signal, kill},
         stat::{self, Mode},
     },
-    unistd::{self, Gid, SysconfVar, Uid},
+    unistd::{self, Gid, Pid, SysconfVar, Uid},
 };
 
 /// Orphans below this process become its children, as if it were PID 1.
@@ -118,6 +119,12 @@ pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Optio
 /// Sets the bits that new files lack; the mask before.
 pub(crate) fn umask(mask: u32) -> u32 {
     stat::umask(Mode::from_bits_truncate(mask)).bits()
+}
+
+/// Whether there is a process with this id, dead and not yet reaped ones included.
+pub(crate) fn exists(pid: u64) -> bool {
+    let pid = i32::try_from(pid).unwrap_or(i32::MAX);
+    kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
 /// Resident bytes of a process; `None` when it is gone.

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use self::line::{Calendar, Facts};
 pub(super) use self::record::{Record, Recorded};
 use crate::{
-    log::Sink,
+    log::{self, Sink},
     scoreboard::Row,
     settings::{self, Form},
     sys::clock,
@@ -52,12 +52,10 @@ pub(super) struct AccessLog {
 #[derive(Debug)]
 struct Writer {
     sink: Sink,
-    /// Whole lines; what could not be written of the first may be its end only.
+    /// Whole lines.
     buffer: Vec<u8>,
     /// Why the last write took less than all.
     stalled: Option<io::ErrorKind>,
-    /// The first line in the buffer has lost its beginning to a file that is full.
-    torn: bool,
     calendar: Calendar,
     dropped: u64,
     told: u64,
@@ -79,7 +77,6 @@ impl AccessLog {
             sink,
             buffer: Vec::new(),
             stalled: None,
-            torn: false,
             calendar: Calendar::default(),
             dropped: 0,
             told: 0,
@@ -140,7 +137,7 @@ impl AccessLog {
     /// On each beat: what is whole goes out, and the log hears of what was lost.
     pub(super) fn flush(&self) {
         let mut writer = self.lock();
-        if !writer.buffer.is_empty() {
+        if !writer.buffer.is_empty() || writer.sink.is_torn() {
             writer.flush();
         }
         let now = clock::coarse();
@@ -154,13 +151,9 @@ impl AccessLog {
     pub(super) fn adopt(&self, file: OwnedFd) {
         let mut writer = self.lock();
         writer.flush();
-        if writer.torn {
-            let end = writer.buffer.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            writer.buffer.drain(..end);
-            writer.torn = false;
+        if !writer.sink.adopt(File::from(file)) {
             self.count_dropped(&mut writer, 1);
         }
-        writer.sink.adopt(File::from(file));
         writer.stalled = None;
     }
 
@@ -168,7 +161,8 @@ impl AccessLog {
     pub(super) fn finish(&self) {
         let mut writer = self.lock();
         writer.flush();
-        let lost = writer.buffer.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let lines = writer.buffer.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let lost = lines + u64::from(writer.sink.is_torn());
         writer.buffer.clear();
         self.count_dropped(&mut writer, lost);
         if writer.dropped > writer.told {
@@ -211,16 +205,13 @@ impl Writer {
 
     fn flush(&mut self) {
         let (taken, why) = self.sink.put_all(&self.buffer);
-        if let Some(last) = taken.checked_sub(1) {
-            self.torn = self.buffer[last] != b'\n';
-        }
         self.buffer.drain(..taken);
         self.stalled = why;
     }
 
     fn tell(&mut self) {
         let lines = self.dropped - self.told;
-        self.told = self.dropped;
+        let lost = log::dropped();
         let reason = match self.stalled {
             None => "it could not be written for a moment".to_owned(),
             Some(io::ErrorKind::WouldBlock) => "its reader is slow or stopped".to_owned(),
@@ -233,6 +224,10 @@ impl Writer {
             reason,
             "{lines} lines of the access log are lost; requests are served on"
         );
+        // The log may have the same reader.
+        if log::dropped() == lost {
+            self.told = self.dropped;
+        }
     }
 }
 
@@ -303,14 +298,13 @@ mod tests {
         log.flush();
         assert_eq!(board.totals().access_lines_dropped, 2);
 
-        // Room again, in another file, and of the first line only the end is left.
+        // Room again, in another file.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        log.lock().torn = true;
         log.adopt(fs::File::create(&path).unwrap().into());
         log.finish();
-        assert_eq!(read(&path), "/123456789\n".repeat(kept - 1));
-        assert_eq!(board.totals().access_lines_dropped, 3);
+        assert_eq!(read(&path), "/123456789\n".repeat(kept));
+        assert_eq!(board.totals().access_lines_dropped, 2);
 
         let (board, log) = to(Path::new("/dev/full"));
         ask(log, "/lost");

@@ -2,7 +2,8 @@
 //!
 //! Owns: its rhythm, and that of looking after the siblings. A loop that turns under traffic promises 50 ms; one that has
 //! nothing to do promises 300 ms and wakes four times a second. Each turn also writes the lines of the access log that
-//! wait: no timer of its own wakes an idle worker. Refuses: judging lateness (`rescue`, the master).
+//! wait, and what a log that took less than all is owed: no timer of its own wakes an idle worker. Refuses: judging
+//! lateness (`rescue`, the master).
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::{
     rescue::Watch,
     shared::Shared,
 };
-use crate::sys::clock;
+use crate::{log, sys::clock};
 
 const BUSY_TICK: Duration = Duration::from_millis(25);
 const BUSY_PROMISE_MS: u64 = 50;
@@ -50,6 +51,7 @@ where
         if let Some(access) = &shared.access {
             access.flush();
         }
+        log::catch_up();
         let wary = watch.turn(|| promise(shared, BUSY_PROMISE_MS)).await;
         let activity = row.activity();
         quiet = if activity == seen { quiet.saturating_add(1) } else { 0 };

@@ -1,0 +1,128 @@
+//! Taking turns at an output that may take half a line.
+//!
+//! Owns: one word of shared memory for each file, by which the processes of a service keep out of each other's lines.
+//! Refuses to wait: a process that has begun a line and cannot end it now has the turn until it can, or dies.
+
+use std::{
+    fs::File,
+    os::unix::fs::MetadataExt,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use crate::sys::{process, shm::Mapping};
+
+/// More than the files of a service: two of them with one word would take turns for nothing.
+const WORDS: usize = 61;
+
+/// Of a word: its process has begun a line that it could not end.
+const TORN: u64 = 1 << 63;
+
+/// Another process writes, which does not block: some turns of the scheduler, a few milliseconds at most, and it is done.
+const TRIES: u32 = 2_000;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    /// `None` without shared memory: each is alone then.
+    word: Option<&'static AtomicU64>,
+    /// Which of a process's two logs it is.
+    log: u64,
+}
+
+/// What was written last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Whole,
+    /// Perhaps half a line of a process that is no more.
+    Torn,
+}
+
+/// Made by the master before the first fork; a program that takes its place makes its own.
+static SHARED: OnceLock<Option<Mapping>> = OnceLock::new();
+
+impl Turn {
+    pub(super) fn of(file: &File, key: &str) -> Self {
+        let words = SHARED.get_or_init(|| Mapping::create(WORDS).ok()).as_ref().map(Mapping::words);
+        let of_file = file.metadata().map_or(0, |found| found.dev().wrapping_mul(31).wrapping_add(found.ino()));
+        let word = words.and_then(|words| words.get(usize::try_from(of_file % WORDS as u64).unwrap_or(0)));
+        Self { word, log: u64::from(key == "log.access") }
+    }
+
+    /// Computed each time: a fork changes it.
+    fn me(&self) -> u64 {
+        u64::from(std::process::id()) << 1 | self.log
+    }
+
+    /// `hold`: until it is given back no other process gets it. Without, it is only looked whether one has it: for files,
+    /// where half a line is rare and a slow disk delays all who write. `resumes`: what comes is the rest of our own line.
+    /// `None`: it is another's now.
+    pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
+        let (Some(word), me) = (self.word, self.me()) else { return Some(Before::Whole) };
+        for _ in 0..TRIES {
+            let found = word.load(Ordering::Relaxed);
+            if found == 0 && !hold {
+                return Some(Before::Whole);
+            }
+            if found & !TORN == me {
+                return Some(if found == me || resumes { Before::Whole } else { Before::Torn });
+            }
+            let take = || word.compare_exchange(found, me, Ordering::Acquire, Ordering::Relaxed).is_ok();
+            if found == 0 {
+                if take() {
+                    return Some(Before::Whole);
+                }
+            } else if !process::exists((found & !TORN) >> 1) {
+                if take() {
+                    return Some(Before::Torn);
+                }
+            } else if found & TORN != 0 {
+                return None;
+            }
+            thread::yield_now();
+        }
+        None
+    }
+
+    /// `torn`: the line that was begun is not whole yet.
+    pub(super) fn give_back(&self, torn: bool) {
+        let (Some(word), me) = (self.word, self.me()) else { return };
+        let found = word.load(Ordering::Relaxed);
+        if torn && (found == 0 || found & !TORN == me) {
+            word.store(me | TORN, Ordering::Release);
+        } else if found & !TORN == me {
+            word.store(0, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_begun_a_line_keeps_the_turn_until_it_ends_or_dies() {
+        let file = tempfile::tempfile().unwrap();
+        let (first, second) = (Turn::of(&file, "log.file"), Turn::of(&file, "log.access"));
+        assert_eq!(first.take(true, false), Some(Before::Whole));
+        assert_eq!(second.take(true, false), None, "it is held");
+        first.give_back(true);
+        assert_eq!(
+            (second.take(false, false), first.take(true, true)),
+            (None, Some(Before::Whole)),
+            "half a line is out"
+        );
+        assert_eq!(first.take(true, false), Some(Before::Torn), "its rest was given up");
+        first.give_back(false);
+        assert_eq!(second.take(true, false), Some(Before::Whole));
+        second.give_back(false);
+
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        first.word.unwrap().store(u64::from(child.id()) << 1 | TORN, Ordering::Relaxed);
+        child.wait().unwrap();
+        assert_eq!(second.take(true, false), Some(Before::Torn), "its process is gone");
+        second.give_back(false);
+    }
+}
