@@ -485,6 +485,12 @@ impl Preparation<'_> {
         self.resolved.settings.folder.join(path)
     }
 
+    /// As [`WorkerContext::state_path`].
+    #[must_use]
+    pub fn state_path(&self, path: &Path) -> PathBuf {
+        self.resolved.settings.state_folder.join(path)
+    }
+
     /// Makes a folder and those above it, mode 0750, and gives what it made to `process.user` and `process.group`.
     /// What exists is left as it is.
     ///
@@ -554,6 +560,13 @@ impl WorkerContext {
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.folder.join(path)
+    }
+
+    /// The path of a file that the app writes, such as a database: relative to `$STATE_DIRECTORY` where a service manager
+    /// sets it (systemd does for `StateDirectory=`; of several folders the first counts), else as [`path`](Self::path).
+    #[must_use]
+    pub fn state_path(&self, path: &Path) -> PathBuf {
+        self.resolved.settings.state_folder.join(path)
     }
 
     /// Completes when the whole service was asked to stop, before `workers.shutdown_delay` begins. `/ready` should

@@ -73,7 +73,7 @@ pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError
 /// The file system's, with the folder's name.
 pub fn prepare(preparation: &Preparation<'_>) -> Result<(), BuildError> {
     let settings = preparation.table::<Settings>();
-    let path = preparation.path(&settings.sqlite_path);
+    let path = preparation.state_path(&settings.sqlite_path);
     match path.parent() {
         Some(folder) if settings.wants_sqlite() => preparation
             .make_folder(folder)
@@ -88,7 +88,7 @@ pub fn prepare(preparation: &Preparation<'_>) -> Result<(), BuildError> {
 /// When the database refuses, cannot be reached, or is of a newer program.
 pub async fn migrate(preparation: &Preparation<'_>) -> Result<Vec<String>, StoreError> {
     let settings = preparation.table::<Settings>();
-    let path = preparation.path(&settings.sqlite_path);
+    let path = preparation.state_path(&settings.sqlite_path);
     store::migrate(&settings, path, &preparation.settings().process.name).await
 }
 
@@ -97,7 +97,7 @@ async fn open(worker: &WorkerContext, settings: &Settings) -> Result<Store, Buil
         let process = &worker.settings().process.name;
         return Store::open_mongo(settings, process).map_err(|source| BuildError::UseMongo { source });
     }
-    let path = worker.path(&settings.sqlite_path);
+    let path = worker.state_path(&settings.sqlite_path);
     Store::open_sqlite(&path).await.map_err(|source| BuildError::OpenStore { path, source })
 }
 

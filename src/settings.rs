@@ -61,6 +61,42 @@ pub struct Settings {
     /// What a relative path is relative to: the folder of the settings file, else the one we were started in.
     #[serde(skip)]
     pub folder: PathBuf,
+    /// What the relative path of a file of state is relative to, such as a database: `$STATE_DIRECTORY` where a service
+    /// manager sets it (of several folders the first), else [`folder`](Self::folder).
+    #[serde(skip)]
+    pub state_folder: PathBuf,
+}
+
+/// What relative paths of one source are relative to, by what the file is for.
+struct Bases<'a> {
+    /// What is read, and sockets, which others have to find by the same settings.
+    read: &'a Path,
+    logs: PathBuf,
+    run: PathBuf,
+}
+
+impl<'a> Bases<'a> {
+    /// Of the settings file. A service manager names the folders that it made for us to write in.
+    fn of_file(folder: &'a Path, env: &BTreeMap<String, String>) -> Self {
+        let logs = given_folder(env, LOGS_DIRECTORY).unwrap_or_else(|| folder.to_owned());
+        let run = given_folder(env, RUNTIME_DIRECTORY).unwrap_or_else(|| folder.to_owned());
+        Self { read: folder, logs, run }
+    }
+
+    /// Of the environment and the command line: what is typed is meant where it is typed.
+    fn of_text(cwd: &'a Path) -> Self {
+        Self { read: cwd, logs: cwd.to_owned(), run: cwd.to_owned() }
+    }
+}
+
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
+const LOGS_DIRECTORY: &str = "LOGS_DIRECTORY";
+const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
+
+/// The folder that a service manager made for us, of several the first. They are absolute; what is not is not from one.
+fn given_folder(env: &BTreeMap<String, String>, variable: &str) -> Option<PathBuf> {
+    let first = env.get(variable)?.split(':').next().map(PathBuf::from)?;
+    first.is_absolute().then_some(first)
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -321,6 +357,7 @@ impl Settings {
                 env_file: None,
                 env: Vec::new(),
             },
+            state_folder: folder.clone(),
             folder,
         }
     }
@@ -511,13 +548,14 @@ impl Whereabouts {
         let name_flag = flags.given.iter().rfind(|given| given.key == "process.name").map(|given| given.text.clone());
 
         let mut settings = Settings::defaults(1, folder.to_owned());
+        let (of_file, of_text) = (Bases::of_file(folder, env), Bases::of_text(cwd));
         for (path, entry) in given.iter().filter(|(path, _)| matches!(path.as_str(), "control.socket" | "process.name"))
         {
             let text = !matches!(entry.origin, Origin::File { .. });
-            let base = if text { cwd } else { folder };
+            let bases = if text { &of_text } else { &of_file };
             // A value that is refused leaves the one below it.
             let _ = keys::find(path)
-                .map(|key| (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus: 1 }));
+                .map(|key| (key.set)(&mut settings, &value::Input { value: &entry.value, text, bases, cpus: 1 }));
         }
         Ok(Self {
             socket: settings.control.socket,
@@ -605,18 +643,20 @@ pub(crate) fn resolve_from(
 
     let cpus = cpus::available();
     let mut settings = Settings::defaults(cpus, folder.to_owned());
+    settings.state_folder = given_folder(env, STATE_DIRECTORY).unwrap_or_else(|| folder.to_owned());
+    let (of_file, of_text) = (Bases::of_file(folder, env), Bases::of_text(cwd));
     let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
     let mut failed: HashSet<String> = HashSet::new();
     for (path, entry) in given {
         let text = !matches!(entry.origin, Origin::File { .. });
-        let base = if text { cwd } else { folder };
-        match tables.iter().find_map(|spec| spec.held(&path, &entry, base, &mut sources)) {
+        let bases = if text { &of_text } else { &of_file };
+        match tables.iter().find_map(|spec| spec.held(&path, &entry, bases.read, &mut sources)) {
             Some((key, Ok(held))) => drop(entries.insert(key, held)),
             Some((_, Err(message))) => problems.push(Problem::at(entry.origin.clone(), &path, message)),
             None => {}
         }
         if let Some(key) = keys::find(&path)
-            && let Err(message) = (key.set)(&mut settings, &value::Input { value: &entry.value, text, base, cpus })
+            && let Err(message) = (key.set)(&mut settings, &value::Input { value: &entry.value, text, bases, cpus })
         {
             problems.push(Problem::at(entry.origin, &path, message));
             failed.insert(path);

@@ -17,7 +17,7 @@ use super::{auth, cors::Origin};
 pub struct Settings {
     /// Where facts are kept. Default `auto`: MongoDB when `mongodb_uri` is set, else SQLite.
     pub store: StoreKind,
-    /// The SQLite file; its folder is made when absent. Default `data/facts.db`.
+    /// The SQLite file, a path of state; its folder is made when absent. Default `data/facts.db`.
     pub sqlite_path: PathBuf,
     /// Also `MONGODB_URI`. Default empty: none.
     #[serde(deserialize_with = "connection_string")]

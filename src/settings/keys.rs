@@ -86,7 +86,7 @@ pub(super) const KEYS: &[Key] = &[
     key("process.user", |_, v| v.string().map(drop)),
     key("process.group", |_, v| v.string().map(drop)),
     key("process.umask", |s, v| put(&mut s.process.umask, v.umask())),
-    key("process.pidfile", |s, v| put(&mut s.process.pidfile, v.path())),
+    key("process.pidfile", |s, v| put(&mut s.process.pidfile, v.run_path())),
     key("process.env_file", |s, v| put(&mut s.process.env_file, v.path())),
 ];
 

@@ -9,7 +9,8 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use super::{
-    AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Owner, ProxyProtocol, Resolved, Settings, User, keys,
+    AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, ProxyProtocol, Resolved, STATE_DIRECTORY,
+    Settings, User, keys,
 };
 
 /// Our keys by path.
@@ -28,7 +29,8 @@ pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
 impl Resolved {
     /// A settings file that would give the same, each key with its origin beside it. Secrets are masked.
     pub(crate) fn to_toml(&self) -> String {
-        let mut text = String::new();
+        let (folder, origin) = self.state_folder();
+        let mut text = format!("# Relative paths of state are relative to {folder}, from {origin}.\n\n");
         let mut section = "";
         let shown = shown(self);
         for (path, value) in &shown {
@@ -64,9 +66,19 @@ impl Resolved {
         shown(self).into_iter().map(entry).collect()
     }
 
-    /// [`to_map`](Self::to_map), as text.
+    /// [`to_map`](Self::to_map), as text, and `state_folder`, which is no key.
     pub(crate) fn to_json(&self) -> String {
-        format!("{:#}", serde_json::Value::Object(self.to_map()))
+        let (folder, origin) = self.state_folder();
+        let mut map = self.to_map();
+        map.insert("state_folder".to_owned(), json!({ "value": folder, "origin": origin }));
+        format!("{:#}", serde_json::Value::Object(map))
+    }
+
+    fn state_folder(&self) -> (String, Origin) {
+        let Settings { folder, state_folder, .. } = &self.settings;
+        let named = state_folder != folder;
+        let origin = if named { Origin::Env(STATE_DIRECTORY.to_owned()) } else { Origin::Default };
+        (state_folder.display().to_string(), origin)
     }
 }
 

@@ -554,6 +554,46 @@ fn relative_paths_follow_who_wrote_them() {
     assert_eq!(settings.server.bind, [Bind::Unix(world.path("etc/s.sock")), Bind::Unix("/tmp/t.sock".into())]);
 }
 
+/// The folder of the settings may be one that the service cannot write to: /etc.
+#[test]
+fn what_is_written_goes_to_the_folders_that_a_service_manager_made() {
+    let world = bare();
+    fs::create_dir(world.path("etc")).unwrap();
+    let written = "[process]\npidfile = 'a.pid'\n[log]\nfile = 'a.log'\naccess = 'b.log'\n[tls]\ncertfile = 'c.pem'";
+    let written = format!("{written}\n[control]\nsocket = 'c.sock'\n[server]\nbind = ['unix:s.sock']");
+    world.write("etc/s.toml", &written);
+    let folders = ["state", "other", "logs", "run"].map(|name| {
+        fs::create_dir(world.path(name)).unwrap();
+        world.path(name).display().to_string()
+    });
+    let [state, other, logs, run] = &folders;
+    let mut world = world.env("STATE_DIRECTORY", &format!("{state}:{other}"));
+    world = world.env("LOGS_DIRECTORY", logs).env("RUNTIME_DIRECTORY", run).env("OXICORN_LOG__ACCESS", "typed.log");
+    world.flags.config = Some("etc/s.toml".into());
+    let refused = world.bad();
+    assert!(refused.contains(&format!("there is no file {}", world.path("etc/c.pem").display())), "{refused}");
+
+    world.write("etc/s.toml", &written.replace("[tls]\ncertfile = 'c.pem'\n", ""));
+    let resolved = world.good();
+    let settings = &resolved.settings;
+    assert_eq!((&settings.state_folder, &settings.folder), (&world.path("state"), &world.path("etc")));
+    assert_eq!(settings.log.file, LogTarget::File(world.path("logs/a.log")));
+    assert_eq!(settings.log.access, LogTarget::File(world.path("typed.log")), "what is typed is meant here");
+    assert_eq!(settings.process.pidfile, Some(world.path("run/a.pid")));
+    // Others look for these by the same settings, and without the variables.
+    assert_eq!(settings.control.socket, ControlSocket::Path(world.path("etc/c.sock")));
+    assert_eq!(settings.server.bind, [Bind::Unix(world.path("etc/s.sock"))]);
+    let told = format!("# Relative paths of state are relative to {state}, from env STATE_DIRECTORY.\n");
+    assert!(resolved.to_toml().starts_with(&told), "{}", resolved.to_toml());
+    let json: serde_json::Value = serde_json::from_str(&resolved.to_json()).unwrap();
+    assert_eq!(json["state_folder"]["value"], *state);
+
+    for unset in ["", "relative", ":/x"] {
+        let world = bare().env("STATE_DIRECTORY", unset);
+        assert_eq!(world.good().settings.state_folder, world.path(""), "{unset:?}");
+    }
+}
+
 #[test]
 fn well_known_names() {
     for (name, value, key, wanted) in [

@@ -12,7 +12,7 @@ use std::{
 
 use toml::Value;
 
-use super::{AllowIp, Bind, ControlSocket, Level, LogTarget, cpus};
+use super::{AllowIp, Bases, Bind, ControlSocket, Level, LogTarget, cpus};
 
 /// What a reading gives, or the sentence that refuses it.
 pub(super) type Reading<T> = Result<T, String>;
@@ -23,7 +23,7 @@ pub(super) struct Input<'a> {
     /// From the environment or the command line, where everything is a string.
     pub text: bool,
     /// What a relative path is relative to.
-    pub base: &'a Path,
+    pub bases: &'a Bases<'a>,
     /// The CPUs of `auto`.
     pub cpus: u32,
 }
@@ -115,18 +115,30 @@ impl Input<'_> {
 
     /// An empty string is "none".
     pub(super) fn path(&self) -> Reading<Option<PathBuf>> {
+        self.path_in(self.bases.read)
+    }
+
+    /// As [`path`](Self::path), of a file that lives as long as the process.
+    pub(super) fn run_path(&self) -> Reading<Option<PathBuf>> {
+        self.path_in(&self.bases.run)
+    }
+
+    fn path_in(&self, base: &Path) -> Reading<Option<PathBuf>> {
         let text = self.string()?;
         if text.contains('\0') {
             return Err("a path cannot hold a NUL byte".to_owned());
         }
-        Ok((!text.is_empty()).then(|| self.base.join(text)))
+        Ok((!text.is_empty()).then(|| base.join(text)))
     }
 
     pub(super) fn log_target(&self) -> Reading<LogTarget> {
         match self.value.as_str() {
             Some("off") => Ok(LogTarget::Off),
             Some("-") => Ok(LogTarget::Standard),
-            _ => self.path()?.map(LogTarget::File).ok_or_else(|| self.is_not("\"off\", \"-\" or a path")),
+            _ => self
+                .path_in(&self.bases.logs)?
+                .map(LogTarget::File)
+                .ok_or_else(|| self.is_not("\"off\", \"-\" or a path")),
         }
     }
 
@@ -182,7 +194,7 @@ impl Input<'_> {
         if list.is_empty() {
             return Err("no address to listen on; give one such as \"127.0.0.1:8000\"".to_owned());
         }
-        list.iter().map(|text| bind(text, self.base)).collect()
+        list.iter().map(|text| bind(text, self.bases.read)).collect()
     }
 
     pub(super) fn allow_ips(&self) -> Reading<Vec<AllowIp>> {
