@@ -3,12 +3,14 @@
 //! Owns: the public types of embedding, and what a command line becomes: a command, an exit code. Refuses: how workers
 //! run (`worker`), how they are kept alive (`master`).
 
+mod check;
+
 use std::{
     collections::BTreeMap,
     error::Error,
     fmt,
     future::Future,
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
     pin::Pin,
     process::ExitCode,
@@ -176,6 +178,11 @@ impl App {
         if let Some(handover) = handover {
             return self.succeed(handover, flags);
         }
+        if let Some(page) = command.page() {
+            // An error is a reader who has seen enough.
+            let _ = page.and_then(|page| io::stdout().write_all(&page));
+            return ExitCode::SUCCESS;
+        }
         let cwd = match std::env::current_dir() {
             Ok(cwd) => cwd,
             Err(error) => return refuse(&format!("the current folder cannot be read: {error}")),
@@ -199,11 +206,10 @@ impl App {
                 Ok(resolved) => self.supervise(resolved, flags, cwd),
                 Err(problems) => refuse(&problems.to_string()),
             },
-            Command::Check { json, .. } => {
+            Command::Check { deep, json, .. } => {
                 let resolved = resolve(&self.tables, Purpose::Serve);
-                let place = resolved.is_ok().then(|| place(None, &flags, &environment, &cwd));
-                let running = place.and_then(|place| ctl::would_change(&place.ok()?));
-                check(resolved, running.as_deref(), json)
+                let place = resolved.is_ok().then(|| place(None, &flags, &environment, &cwd).ok()).flatten();
+                self.check(resolved, place.as_ref(), deep, json)
             }
             Command::Config { running: true, socket, json, .. } => {
                 control(socket, &|place| ctl::print_running(place, json))
@@ -234,6 +240,8 @@ impl App {
                 let read = || resolve(&self.tables, Purpose::Ask).ok().map(|resolved| resolved.settings);
                 control(place.socket, &|place| ctl::health(url.as_deref(), place, &read))
             }
+            // Printed before anything was read.
+            Command::Completions { .. } | Command::Man => ExitCode::SUCCESS,
         }
     }
 
@@ -412,7 +420,7 @@ fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool
         (None, true) => print!("{}", resolved.to_json()),
         (None, false) => print!("{}", resolved.to_toml()),
         (Some(ctl::Differs { service, keys }), true) => {
-            let mut map = resolved.to_map();
+            let mut map = resolved.to_object();
             map.insert("running".to_owned(), serde_json::json!({ "service": service, "differs": keys }));
             print!("{:#}", serde_json::Value::Object(map));
         }
@@ -430,31 +438,6 @@ fn refuse(sentence: &str) -> ExitCode {
         eprintln!("oxicorn: error: {line}");
     }
     Exit::Usage.into()
-}
-
-/// `running`: what a reload would change in the service that runs, if one does.
-fn check(resolved: Result<Resolved, Problems>, running: Option<&str>, json: bool) -> ExitCode {
-    let (warnings, problems) = match resolved {
-        Ok(resolved) => (resolved.warnings, Vec::new()),
-        Err(Problems(problems)) => (Vec::new(), problems),
-    };
-    if json {
-        let ok = problems.is_empty();
-        println!("{}", serde_json::json!({ "ok": ok, "problems": problems, "warnings": warnings, "running": running }));
-    } else {
-        for warning in &warnings {
-            eprintln!("oxicorn: warning: {warning}");
-        }
-        if problems.is_empty() {
-            println!("settings are valid");
-            if let Some(running) = running {
-                println!("{running}");
-            }
-        } else {
-            return refuse(&Problems(problems).to_string());
-        }
-    }
-    if problems.is_empty() { ExitCode::SUCCESS } else { Exit::Usage.into() }
 }
 
 /// What [`App::prepare`] may know and do.
@@ -555,8 +538,8 @@ impl WorkerContext {
         table(&self.resolved)
     }
 
-    /// A path from a table of the app's own, as an operator means it: relative to the folder of the settings file, or
-    /// to where the program was started if there is none.
+    /// The path of a file that the app reads, from a table of its own: relative to the folder of the settings file, or to
+    /// where the program was started if there is none.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.folder.join(path)

@@ -2,9 +2,11 @@
 //!
 //! Owns: names, short forms, help text. Refuses: defaults, meaning and ranges (`settings`), and doing anything.
 
-use std::path::PathBuf;
+mod page;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{io, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::{
     protocol::Scale,
@@ -47,6 +49,9 @@ pub(crate) enum Command {
     Check {
         #[command(flatten)]
         options: Options,
+        /// Also do what a start does, up to a worker that is ready and never accepts; exit as a start would
+        #[arg(long)]
+        deep: bool,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -137,6 +142,26 @@ pub(crate) enum Command {
         /// given
         url: Option<String>,
     },
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page
+    #[command(hide = true)]
+    Man,
+}
+
+impl Command {
+    /// What is printed for a program that asks about this one; nothing else is read or done then.
+    ///
+    /// # Errors
+    /// None in practice: it is written to memory.
+    pub(crate) fn page(&self) -> Option<io::Result<Vec<u8>>> {
+        match self {
+            Self::Completions { shell } => Some(Ok(page::completions(*shell))),
+            Self::Man => Some(page::manual()),
+            _ => None,
+        }
+    }
 }
 
 /// How a status is printed.
@@ -210,14 +235,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "LIST", help_heading = "HTTP")]
     forwarded_allow_ips: Option<String>,
     /// PEM chain; switches TLS on
-    #[arg(long, value_name = "FILE", help_heading = "HTTP")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "HTTP")]
     certfile: Option<String>,
     /// PEM key of the chain
-    #[arg(long, value_name = "FILE", help_heading = "HTTP")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "HTTP")]
     keyfile: Option<String>,
 
     /// A path, - for stdout, or off
-    #[arg(long, value_name = "FILE", help_heading = "Logs")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Logs")]
     access_logfile: Option<String>,
     /// error, warn, info, debug or trace [env: LOG_LEVEL, DEBUG=true]
     #[arg(long, value_name = "LEVEL", help_heading = "Logs")]
@@ -227,10 +252,10 @@ pub(crate) struct Options {
     log_format: Option<String>,
 
     /// Where to write the master's pid
-    #[arg(short, long, value_name = "FILE", help_heading = "Process")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Process")]
     pid: Option<String>,
     /// Workers run as this user (name or number)
-    #[arg(short, long, value_name = "USER", help_heading = "Process")]
+    #[arg(short, long, value_name = "USER", value_hint = ValueHint::Username, help_heading = "Process")]
     user: Option<String>,
     /// Workers run with this group (name or number)
     #[arg(short, long, value_name = "GROUP", help_heading = "Process")]
@@ -242,7 +267,7 @@ pub(crate) struct Options {
     #[arg(short, long, value_name = "NAME", help_heading = "Process")]
     name: Option<String>,
     /// KEY=VALUE lines, below the real environment
-    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Process")]
     env_file: Option<String>,
 
     /// Reserved for programs in other languages
@@ -256,7 +281,7 @@ impl Cli {
         let mut flags = Flags { config: self.config, ..Flags::default() };
         self.options.add_to(&mut flags);
         let mut command = self.command.unwrap_or_else(|| match () {
-            () if self.check_config => Command::Check { options: Options::default(), json: false },
+            () if self.check_config => Command::Check { options: Options::default(), deep: false, json: false },
             () if self.print_config => {
                 Command::Config { options: Options::default(), running: false, socket: None, json: false }
             }
@@ -278,6 +303,7 @@ impl Cli {
                 let name = place.name.take();
                 flags.given.extend(name.map(|text| Given { key: "process.name", flag: "--name", text }));
             }
+            Command::Completions { .. } | Command::Man => {}
         }
         (command, flags)
     }

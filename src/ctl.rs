@@ -285,6 +285,21 @@ pub(crate) fn would_change(place: &Place) -> Option<String> {
     converse(&reached, Command::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
 }
 
+/// The service that runs, as far as it matters to one who would start it.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    pub(crate) pid: u32,
+    /// Where it listens, as its log names it.
+    pub(crate) addresses: Vec<String>,
+}
+
+/// `None` where none answers.
+pub(crate) fn running(place: &Place) -> Option<Running> {
+    let status = ask_status(&place.connect(PATIENCE).ok()?, PATIENCE).ok()?;
+    let addresses = status.listeners.into_iter().map(|listener| listener.address).collect();
+    Some(Running { pid: status.pid, addresses })
+}
+
 fn ask_status(reached: &Reached, patience: Duration) -> Result<Status, String> {
     let answer = converse(reached, Command::Status, Some(patience), &mut |_| {})?;
     answer.status.map(|status| *status).ok_or(answer.reason)

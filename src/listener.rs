@@ -27,7 +27,7 @@ pub(crate) use self::handover::Passed;
 use self::steering::Share;
 use crate::{
     settings::{Bind, Server},
-    sys::{bpf, fd},
+    sys::{bpf, fd, host},
 };
 
 /// As many workers as there can be slots for, twice over.
@@ -153,10 +153,27 @@ impl Listeners {
         }
         let groups =
             addresses.into_iter().map(|address| Group::bind(address, server)).collect::<Result<Vec<_>, _>>()?;
-        let mut listeners = Self { groups, slots: 0, steering: Steering::Unneeded, live: vec![0], shares: Vec::new() };
+        let mut listeners = Self { groups, ..Self::none() };
         listeners.probe_steering();
         listeners.grow(server, workers)?;
         Ok(listeners)
+    }
+
+    /// For a worker that never accepts.
+    pub(crate) fn none() -> Self {
+        Self { groups: Vec::new(), slots: 0, steering: Steering::Unneeded, live: vec![0], shares: Vec::new() }
+    }
+
+    /// Which addresses of `server.bind` are among the `held`, and why others could not be bound; none is.
+    pub(crate) fn try_addresses(server: &Server, held: &[String]) -> (Vec<String>, Vec<BindError>) {
+        let addresses = match resolve(server) {
+            Ok(addresses) => addresses,
+            Err(error) => return (Vec::new(), vec![error]),
+        };
+        let (held, free): (Vec<_>, Vec<_>) =
+            addresses.into_iter().partition(|address| held.contains(&address.to_string()));
+        let refused = free.iter().filter_map(|address| address.probe().err()).collect();
+        (held.iter().map(Address::to_string).collect(), refused)
     }
 
     /// Makes room for `workers` and applies `server.backlog`. Slots are only ever added, behind those there are; workers
@@ -473,7 +490,11 @@ impl Address {
             Self::Tcp { address, v6_only, .. } if address.port() != 0 => {
                 tcp(*address, *v6_only, false).map(drop).map_err(|error| self.refused(error))
             }
-            Self::Unix(path) => unix::stale(path).map(drop),
+            Self::Unix(path) => {
+                unix::stale(path)?;
+                let folder = path.parent().unwrap_or(path);
+                host::writable_folder(folder).map_err(|error| self.refused(error))
+            }
             Self::Tcp { .. } | Self::Adopted(_) => Ok(()),
         }
     }

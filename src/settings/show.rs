@@ -66,12 +66,17 @@ impl Resolved {
         shown(self).into_iter().map(entry).collect()
     }
 
-    /// [`to_map`](Self::to_map), as text, and `state_folder`, which is no key.
-    pub(crate) fn to_json(&self) -> String {
+    /// [`to_map`](Self::to_map), and `state_folder`, which is no key.
+    pub(crate) fn to_object(&self) -> serde_json::Map<String, serde_json::Value> {
         let (folder, origin) = self.state_folder();
         let mut map = self.to_map();
         map.insert("state_folder".to_owned(), json!({ "value": folder, "origin": origin }));
-        format!("{:#}", serde_json::Value::Object(map))
+        map
+    }
+
+    /// [`to_object`](Self::to_object), as text.
+    pub(crate) fn to_json(&self) -> String {
+        format!("{:#}", serde_json::Value::Object(self.to_object()))
     }
 
     fn state_folder(&self) -> (String, Origin) {

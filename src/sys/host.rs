@@ -2,9 +2,11 @@
 //!
 //! Owns: the questions. Refuses: what follows from an answer (`settings`).
 
+use std::{io, path::Path};
+
 use nix::{
     sched::{CpuSet, sched_getaffinity},
-    unistd::{Gid, Group, Pid, Uid, User, getegid, geteuid},
+    unistd::{AccessFlags, Gid, Group, Pid, Uid, User, eaccess, getegid, geteuid},
 };
 
 /// Columns of the terminal that is stdout; `None` when it is no terminal or does not know.
@@ -25,6 +27,25 @@ pub(crate) fn affinity() -> Option<u32> {
 /// The effective user and group of this process.
 pub(crate) fn effective_ids() -> (u32, u32) {
     (geteuid().as_raw(), getegid().as_raw())
+}
+
+/// Whether we may write to the file `path`, or make it where there is none.
+///
+/// # Errors
+/// Why not: EACCES, EROFS, ENOENT.
+pub(crate) fn writable(path: &Path) -> io::Result<()> {
+    match (path.symlink_metadata(), path.parent()) {
+        (Err(_), Some(folder)) => writable_folder(folder),
+        _ => Ok(eaccess(path, AccessFlags::W_OK)?),
+    }
+}
+
+/// Whether we may make files in this folder.
+///
+/// # Errors
+/// As for [`writable`].
+pub(crate) fn writable_folder(folder: &Path) -> io::Result<()> {
+    Ok(eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK)?)
 }
 
 /// Name, uid and primary gid.

@@ -1,0 +1,261 @@
+//! `oxicorn check`, and with `--deep` a start up to a worker that is ready.
+//!
+//! Owns: what a start would meet, in its order and with its exit codes; the one worker, which never accepts. Refuses: to hold
+//! an address, and to write to the service's own logs.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::json;
+
+use super::{App, Exit, Preparation, refuse};
+use crate::{
+    channel::{Heard, ToMaster, ToWorker},
+    ctl::{self, Running},
+    error_chain,
+    listener::Listeners,
+    log,
+    scoreboard::Scoreboard,
+    settings::{self, LogTarget, Problems, Resolved, Settings, duration},
+    sys::{
+        clock, exec, fd,
+        fork::{Forked, fork},
+        host,
+        poll::{Interest, wait},
+        signals,
+        wait::{Exit as Ended, reap},
+    },
+    worker::WorkerSeed,
+};
+
+/// Between two looks at a worker whose end is awaited.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// A worker that was told to leave before it served has nothing to finish.
+const FAREWELL_MS: u64 = 2_000;
+
+/// What a start would meet.
+#[derive(Debug, Default)]
+struct Rehearsal {
+    /// Addresses that the running service holds.
+    held: Vec<String>,
+    /// In the order of a start, which ends with the first.
+    failures: Vec<(Exit, String)>,
+}
+
+/// `fork` returns twice, and so does what calls it.
+enum Side {
+    Parent(Result<(), String>),
+    /// The worker, and what it ends with.
+    Worker(ExitCode),
+}
+
+impl App {
+    /// `place`: where the service of these settings may run.
+    pub(super) fn check(
+        self,
+        resolved: Result<Resolved, Problems>,
+        place: Option<&ctl::Place>,
+        deep: bool,
+        json: bool,
+    ) -> ExitCode {
+        let resolved = match resolved {
+            Ok(resolved) => resolved,
+            Err(Problems(problems)) if json => {
+                println!("{}", json!({ "ok": false, "problems": problems, "warnings": [], "running": null }));
+                return Exit::Usage.into();
+            }
+            Err(problems) => return refuse(&problems.to_string()),
+        };
+        let warnings = resolved.warnings.clone();
+        let change = place.and_then(ctl::would_change);
+        let rehearsal = match deep.then(|| self.rehearse(resolved, place.and_then(ctl::running))) {
+            None => None,
+            Some(Ok(rehearsal)) => Some(rehearsal),
+            Some(Err(end_of_worker)) => return end_of_worker,
+        };
+        let exit = rehearsal.as_ref().and_then(Rehearsal::exit);
+        if json {
+            let start = rehearsal.as_ref().map(Rehearsal::to_json);
+            let told = json!({ "ok": exit.is_none(), "problems": [], "warnings": warnings, "running": change, "start": start });
+            println!("{told}");
+        } else {
+            for warning in &warnings {
+                eprintln!("oxicorn: warning: {warning}");
+            }
+            println!("settings are valid");
+            for line in change.into_iter().chain(rehearsal.iter().flat_map(Rehearsal::lines)) {
+                println!("{line}");
+            }
+            for (exit, reason) in rehearsal.iter().flat_map(|rehearsal| &rehearsal.failures) {
+                refuse(&format!("a start would end with exit code {}: {reason}", *exit as u8));
+            }
+        }
+        exit.map_or(ExitCode::SUCCESS, ExitCode::from)
+    }
+
+    /// An error is how the worker ends: then this process is the worker.
+    fn rehearse(self, resolved: Resolved, running: Option<Running>) -> Result<Rehearsal, ExitCode> {
+        let settings = &resolved.settings;
+        let mut rehearsal = Rehearsal::default();
+        rehearsal.note(Exit::Usage, logs(&settings.log));
+        // What the app says is for the one who asks.
+        let apart = settings::Log { file: LogTarget::Standard, access: LogTarget::Off, ..settings.log.clone() };
+        rehearsal.note(Exit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
+        let prepared = (self.prepare)(&Preparation { resolved: &resolved });
+        let is_prepared = prepared.is_ok();
+        rehearsal.note(Exit::NoWorkerReady, prepared.map_err(|error| error_chain(error.as_ref())));
+        rehearsal.probe(settings, running);
+        rehearsal.note(Exit::Failure, settings.process.pidfile.as_deref().map_or(Ok(()), pidfile));
+        if is_prepared {
+            match boot(self.work, resolved) {
+                Side::Parent(booted) => rehearsal.note(Exit::NoWorkerReady, booted),
+                Side::Worker(end) => return Err(end),
+            }
+        }
+        Ok(rehearsal)
+    }
+}
+
+impl Rehearsal {
+    fn note(&mut self, exit: Exit, result: Result<(), String>) {
+        self.failures.extend(result.err().map(|reason| (exit, reason)));
+    }
+
+    /// The service that runs holds its addresses; that is no reason why a start, after its end, would fail.
+    fn probe(&mut self, settings: &Settings, running: Option<Running>) {
+        let Running { pid, addresses } = running.unwrap_or_default();
+        let (held, refused) = Listeners::try_addresses(&settings.server, &addresses);
+        self.held.extend(held.into_iter().map(|address| {
+            format!("{address} is held by the running service (pid {pid}), as it should be; it was not tried")
+        }));
+        self.failures.extend(refused.iter().map(|error| (Exit::Bind, error_chain(error))));
+    }
+
+    fn exit(&self) -> Option<Exit> {
+        self.failures.first().map(|(exit, _)| *exit)
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut lines = self.held.clone();
+        if self.failures.is_empty() {
+            let (uid, gid) = host::effective_ids();
+            lines.push(format!("a start as this user (uid {uid}, gid {gid}) would succeed: a worker became ready"));
+        }
+        lines
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        let failures: Vec<_> =
+            self.failures.iter().map(|(exit, reason)| json!({ "exit": *exit as u8, "reason": reason })).collect();
+        json!({ "ok": failures.is_empty(), "failures": failures, "held": self.held })
+    }
+}
+
+/// Whether the files can be opened; they are not, for the log of a service that runs is not ours to write.
+fn logs(settings: &settings::Log) -> Result<(), String> {
+    for (key, target) in [("log.file", &settings.file), ("log.access", &settings.access)] {
+        if let LogTarget::File(path) = target {
+            host::writable(path).map_err(|error| format!("{key}: cannot open {}: {error}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// It is written beside and renamed, so it is the folder that has to be writable.
+fn pidfile(path: &Path) -> Result<(), String> {
+    let folder = path.parent().unwrap_or(path);
+    host::writable_folder(folder).map_err(|error| format!("process.pidfile {} cannot be made: {error}", path.display()))
+}
+
+/// One worker, with a worker's rights, that is told to leave as soon as it is ready.
+fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Resolved) -> Side {
+    let patience = resolved.settings.workers.boot_timeout;
+    match fork_worker(resolved) {
+        Ok((Forked::Child, seed, _)) => Side::Worker(work(seed)),
+        Ok((Forked::Parent { child }, seed, channel)) => {
+            // Its end of the channel, and the signals.
+            drop(seed);
+            Side::Parent(watch(child, &channel, patience))
+        }
+        Err(error) => Side::Parent(Err(format!("a worker could not be forked: {error}"))),
+    }
+}
+
+fn fork_worker(resolved: Resolved) -> io::Result<(Forked, WorkerSeed, OwnedFd)> {
+    let (ours, theirs) = fd::channel()?;
+    // It counts for itself: what it does is not the service's.
+    let scoreboard = Scoreboard::create(1, 1)?;
+    let row = scoreboard.claim(0, 1, 0, clock::now()).ok_or(io::ErrorKind::OutOfMemory)?;
+    let seed = WorkerSeed {
+        slot: 0,
+        generation: 1,
+        row,
+        scoreboard,
+        channel: theirs,
+        master: std::process::id().cast_signed(),
+        resolved: Arc::new(resolved),
+        listeners: Listeners::none(),
+        blocked: signals::block_all()?,
+    };
+    let forked = fork()?;
+    match forked {
+        // What it starts ends with it.
+        Forked::Child => exec::lead_group(0)?,
+        Forked::Parent { child } => drop(exec::lead_group(child)),
+    }
+    Ok((forked, seed, ours))
+}
+
+/// Waits for a worker's word and for its end.
+fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> {
+    let deadline = (!patience.is_zero()).then(|| clock::now() + patience.as_millis() as u64);
+    let word = loop {
+        match ToMaster::hear(channel.as_fd()) {
+            Ok(Heard::Message(ToMaster::Ready)) => break Some(Ok(())),
+            Ok(Heard::Message(ToMaster::BootFailed(reason))) => break Some(Err(reason)),
+            Ok(Heard::Message(_)) => {}
+            Ok(Heard::Closed) | Err(_) => break None,
+            Ok(Heard::Nothing) => {
+                let left = deadline.map(|deadline| Duration::from_millis(deadline.saturating_sub(clock::now())));
+                if left.is_some_and(|left| left.is_zero()) {
+                    let after = duration::display(patience);
+                    break Some(Err(format!("the worker was not ready within workers.boot_timeout ({after})")));
+                }
+                // Fails for want of memory only; then the next turn asks again.
+                let _ = wait(&[(channel.as_fd(), Interest::Read)], left);
+            }
+        }
+    };
+    match word {
+        Some(Ok(())) => drop(ToWorker::Drain { grace_ms: 0, last: false }.send(channel.as_fd())),
+        Some(Err(_)) => signals::kill_group(pid),
+        None => {}
+    }
+    let ended = end_of(pid);
+    word.unwrap_or_else(|| Err(format!("the worker {ended} before it was ready")))
+}
+
+/// Reaps it, with whatever it started.
+fn end_of(pid: i32) -> Ended {
+    let deadline = clock::now() + FAREWELL_MS;
+    loop {
+        match reap() {
+            Ok(Some((ended, exit))) if ended == pid => {
+                signals::kill_group(pid);
+                return exit;
+            }
+            Ok(Some(_)) => continue,
+            Ok(None) | Err(_) => {}
+        }
+        if clock::now() >= deadline {
+            signals::kill_group(pid);
+        }
+        let _ = wait(&[], Some(LOOK_EVERY));
+    }
+}
