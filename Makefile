@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-full lint compile suite needs release mutants release-checks bench-guard schemathesis browser siege test-docker \
+.PHONY: help install uninstall deb run test test-full lint compile suite needs release mutants release-checks bench-guard schemathesis browser siege test-docker \
 	soak-schemathesis soak-siege soak-docker docker-needs chaos cost bench bench-peers bench-facts
 
 # The release build is made once. The tests are built as ever, and run it instead of their own.
@@ -87,6 +87,42 @@ bench-facts: needs release target/peers-facts ## point reads and inserts a secon
 
 chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
 	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
+
+# Where `make install` puts what belongs to the program, below DESTDIR; settings and logrotate's snippet go to /etc.
+PREFIX ?= /usr/local
+BIN ?= target/release/oxicorn
+
+install: ## the program, its units, user, sample settings, manual page and completions (PREFIX=/usr/local DESTDIR= BIN=target/release/oxicorn)
+	@test -x $(BIN) || { echo "there is no $(BIN) yet: cargo build --release" >&2; exit 1; }
+	install -D -s -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/oxicorn
+	for unit in oxicorn.service oxicorn.socket; do \
+		sed 's|/usr/local/bin/|$(PREFIX)/bin/|' deploy/systemd/$$unit | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit; \
+	done
+	install -D -m 644 deploy/systemd/oxicorn.sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/oxicorn.conf
+	install -D -m 644 deploy/systemd/oxicorn.tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/oxicorn.conf
+	install -D -m 644 deploy/systemd/oxicorn.logrotate $(DESTDIR)/etc/logrotate.d/oxicorn
+	test -e $(DESTDIR)/etc/oxicorn/supervisor.toml || install -D -m 644 supervisor.toml $(DESTDIR)/etc/oxicorn/supervisor.toml
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	$(BIN) man >$(DESTDIR)$(PREFIX)/share/man/man1/oxicorn.1
+	$(BIN) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/oxicorn
+	$(BIN) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_oxicorn
+	$(BIN) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/oxicorn.fish
+
+uninstall: ## what install put there, but for the settings (PREFIX=/usr/local DESTDIR=); facts, logs and the user stay too
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/oxicorn lib/systemd/system/oxicorn.service lib/systemd/system/oxicorn.socket \
+		lib/sysusers.d/oxicorn.conf lib/tmpfiles.d/oxicorn.conf share/man/man1/oxicorn.1 \
+		share/bash-completion/completions/oxicorn share/zsh/site-functions/_oxicorn share/fish/vendor_completions.d/oxicorn.fish)
+	rm -f $(DESTDIR)/etc/logrotate.d/oxicorn
+
+deb: target/cargo-deb ## a package for Debian, in target/debian: what install puts there, and the user is made
+	cargo build --release
+	rm -rf target/deb
+	$(MAKE) install DESTDIR=target/deb PREFIX=/usr BIN=target/release/oxicorn
+	target/cargo-deb/bin/cargo-deb --no-build --no-strip
+
+target/cargo-deb:
+	cargo install --quiet --locked --no-default-features --root $@.new cargo-deb@3.8.0
+	mv $@.new $@
 
 # Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs,
 # schemas for tests/deploy.rs, Gunicorn and Uvicorn for tests/docs.rs, which asks them for their settings; the others are found by name.

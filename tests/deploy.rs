@@ -112,10 +112,41 @@ fn the_units_times_leave_room_for_the_services_own() {
         ["graceful_timeout", "shutdown_delay", "boot_timeout"].map(|key| default_seconds("workers", key));
     assert!(seconds(&unit_key(&unit, "TimeoutStopSec")) > graceful + delay);
     assert!(seconds(&unit_key(&unit, "TimeoutStartSec")) > boot);
-    // The exit code of bad settings.
-    assert_eq!(unit_key(&unit, "RestartPreventExitStatus"), "2");
+    // What the same start would meet again; systemd asks this of the main process only, so nothing may come before it.
+    assert_eq!(unit_key(&unit, "RestartPreventExitStatus"), "2 3 4");
+    assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre=")), "it would be tried again for ever");
+    assert_eq!(unit_key(&unit, "Type"), "notify", "systemd 252 knows no other that waits for READY");
     let backlog = read("supervisor.toml").parse::<toml::Table>().expect("TOML")["server"]["backlog"].to_string();
     assert_eq!(unit_key(&read(SOCKET), "Backlog"), backlog);
+}
+
+/// systemd's own tools take the files beside the units: a user is made, and folders of his.
+#[test]
+fn sysusers_and_tmpfiles_make_the_units_user_and_folders() {
+    let unit = read(SERVICE);
+    let root = tempfile::tempdir().expect("a folder");
+    fs::create_dir(root.path().join("etc")).expect("our own folder");
+    let run_in = |tool: &str, arguments: &[&str]| {
+        let done = run(tool, &[&["--root", &root.path().display().to_string()], arguments].concat());
+        assert!(done.status.success(), "{tool}: {}", text(&done));
+    };
+    let ours = |kind: &str| root_file(&format!("deploy/systemd/oxicorn.{kind}.conf"));
+    run_in("systemd-sysusers", &[&ours("sysusers")]);
+    let accounts = fs::read_to_string(root.path().join("etc/passwd")).expect("it is written");
+    assert!(accounts.starts_with(&format!("{}:x:", unit_key(&unit, "User"))), "{accounts}");
+    run_in("systemd-tmpfiles", &["--create", &ours("tmpfiles")]);
+    for (kind, place) in [("State", "var/lib"), ("Logs", "var/log")] {
+        let folder = root.path().join(place).join(unit_key(&unit, &format!("{kind}Directory")));
+        let made = fs::metadata(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        assert_eq!(
+            format!("{:04o}", made.permissions().mode() & 0o777),
+            unit_key(&unit, &format!("{kind}DirectoryMode"))
+        );
+    }
+}
+
+fn root_file(name: &str) -> String {
+    root().join(name).display().to_string()
 }
 
 /// The names in a group of systemd's, with those of the groups in it.
