@@ -50,7 +50,7 @@ use crate::{
     scoreboard::{Overview, Row, Scoreboard, State},
     settings::{self, LISTEN_FDS, Origin, Resolved, Settings},
     sys::{
-        clock, fd,
+        clock, fd, memory,
         poll::{Interest, wait},
         process,
         signals::{MasterSignals, Signal},
@@ -232,6 +232,7 @@ impl Shell {
 
     fn supervise(mut self, actions: Vec<Action>) -> Result<Outcome, MasterError> {
         let mut todo = VecDeque::from(actions);
+        slim();
         loop {
             self.publish();
             self.notify();
@@ -649,6 +650,13 @@ fn requests_in_flight(row: Row) -> String {
 
 fn now() -> Instant {
     Instant(clock::now())
+}
+
+/// Command line and settings are read by more code than all the rest of a master's life needs.
+fn slim() {
+    if let Err(error) = memory::let_go_of_code() {
+        tracing::debug!(event = "not_slimmed", %error, "the master keeps the code of its start in memory");
+    }
 }
 
 fn policy(settings: &Settings, listeners: &Listeners, rows: u32) -> Policy {

@@ -8,7 +8,7 @@ use std::{mem, sync::Arc};
 use super::{
     ROWS_PER_SLOT, Shell,
     core::{Caller, Event, Failure, Generation, SlotId},
-    now, policy,
+    now, policy, slim,
 };
 use crate::{
     error_chain, log,
@@ -57,7 +57,9 @@ impl Shell {
 
     /// What a reload would do now, without doing it.
     pub(super) fn would_change(&self) -> Result<String, String> {
-        let new = (self.load.read)()?;
+        let new = (self.load.read)();
+        slim();
+        let new = new?;
         let file = new.file.as_ref().map_or_else(|| "no settings file".to_owned(), |file| file.display().to_string());
         let changes = Changes::between(&self.resolved, &new);
         Ok(format!("a reload of the running service (pid {}, {file}): {changes}", std::process::id()))
@@ -70,7 +72,9 @@ impl Shell {
 
     /// Nothing of the old is touched until all of the new is known to be possible.
     pub(super) fn load_settings(&mut self) -> Event {
-        match self.try_load() {
+        let loaded = self.try_load();
+        slim();
+        match loaded {
             Ok(event) => event,
             Err(reason) => {
                 tracing::error!(event = "reload_refused", reason, "the settings are refused; all goes on as before");
