@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help install uninstall deb run test test-full lint compile suite needs release mutants release-checks bench-guard schemathesis browser siege test-docker \
+.PHONY: help install uninstall deb run test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege test-docker \
 	soak-schemathesis soak-siege soak-docker docker-needs chaos cost bench bench-peers bench-facts
 
 # The release build is made once. The tests are built as ever, and run it instead of their own.
@@ -18,13 +18,19 @@ lint: ## formatting and clippy
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-test: lint needs compile suite ## everything a change has to pass
+test: lint needs compile suite suite-alone ## everything a change has to pass
 
 compile: ## of make test: all tests, the binary and the examples are built
 	cargo test --no-run
 
-suite: ## of make test: all tests are run
-	cargo test --no-fail-fast
+# The tests mostly wait, so there are more of them at a time than CPUs; but these measure how long clients wait.
+ALONE = rescue:: zero_loss::
+
+suite: ## of make test: the tests are run, four at a time
+	cargo test --no-fail-fast -- --test-threads 4 $(ALONE:%=--skip %)
+
+suite-alone: ## of make test: those that measure how long clients wait, one at a time
+	cargo test --no-fail-fast --test suite -- --test-threads 1 $(ALONE)
 
 test-full: ## test, then what is too slow for every change: what CI runs, with the minutes of each part
 	.ci/run

@@ -320,6 +320,25 @@ fn every_file_says_what_it_owns() {
 }
 
 /// The scanner itself, shown the sins it must see and the innocence it must spare.
+/// Which mirror serves is a setting of the machine: apt's sources, cargo's and pip's own files.
+#[test]
+fn no_file_names_the_host_of_a_package_registry() {
+    let mut folders = vec![root().to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let made = [".git", "data", "target"].iter().any(|name| path == root().join(name));
+            if path.is_dir() && !made {
+                folders.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                for host in ["crates", "deb", "files", "index", "pypi", "registry", "static"] {
+                    assert!(!text.contains(&format!("://{host}.")), "{} names {host}.…", path.display());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn the_scanner_sees() {
     let seen = |module: &str, text: &str| {
