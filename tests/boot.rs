@@ -181,7 +181,8 @@ fn the_master_is_one_small_thread() {
     let (threads, rss) = (supervisor.master().threads(), supervisor.master().rss_kib());
     assert_eq!(threads, 1);
     eprintln!("the master's resident size: {rss} KiB");
-    let bound = if is_release() { 8 * 1024 } else { 48 * 1024 };
+    // Without letting go of the code of its start the unoptimized build has 19 MiB.
+    let bound = if is_release() { 8 * 1024 } else { 16 * 1024 };
     assert!(rss < bound, "the master has {rss} KiB resident");
 }
 

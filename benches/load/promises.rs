@@ -131,7 +131,7 @@ impl Seen<'_> {
                 self.median("start-up", oxicorn, "startup_ms"),
                 "milliseconds from exec to the first answer, plain service",
             ),
-            at_most(6.0, mib(reference, "master_pss_kib"), "MiB of the master (PSS)"),
+            at_most(8.0, mib(reference, "master_rss_kib"), "MiB of the master (VmRSS)"),
             at_most(5.0, mib(reference, "worker_pss_kib"), "MiB of an idle worker with SQLite (PSS)"),
             at_most(8.0, mib(reference, "worker_pss_loaded_kib"), "MiB of a worker with SQLite after load (PSS)"),
             at_most(1.3, a_connection, "memory of an idle connection, of bare hyper's"),

@@ -50,7 +50,7 @@ pub struct Turn {
     /// What was measured, by name and unit. Loads: `requests_per_second`, `cpu_us_per_request`, `failed`; paced ones `p50_us`, `p99_us`, `p99_9_us`. What happens to
     /// a server under load: `failed`, `in_flight`, `lost` (of those in flight), `beyond` (others that failed), `longest_ms`, `stall_ms`, `longest_less_stalls_ms`,
     /// `replacement_ms`, `reload_ms`, `exit_ms`. At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`,
-    /// `master_pss_kib`, `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`,
+    /// `master_pss_kib`, `master_rss_kib`, `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`,
     /// `max_over_mean`. A figure that a peer does not have is not there.
     pub figures: BTreeMap<String, f64>,
     /// How every request ended: `ok`, and each way to fail by name. A request is in exactly one class.

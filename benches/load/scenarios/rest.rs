@@ -49,6 +49,7 @@ pub(super) fn memory(bench: &Bench, side: &Side) -> Result<Turn, String> {
     let largest = || server.workers().into_iter().map(Process::pss_kib).max().unwrap_or(0) as f64;
     if let Some(master) = server.master() {
         turn.set("master_pss_kib", master.pss_kib() as f64);
+        turn.set("master_rss_kib", master.rss_kib() as f64);
     }
     turn.set("worker_pss_kib", largest());
     Load::saturating(server.address, 64, side.path).run(Duration::from_secs_f64(bench.seconds));
