@@ -11,6 +11,7 @@
 //!                   (failed)    Killed               Aborting ──── 2 s ───► Killed ───► (reaped)
 //! ```
 
+mod backoff;
 mod reload;
 mod upgrade;
 
@@ -18,11 +19,14 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use self::reload::{Change, Queued};
 pub(crate) use self::upgrade::{Legacy, Succession};
+use self::{
+    backoff::{Backoff, FLOOR_MS},
+    reload::{Change, Queued},
+};
 
 /// Milliseconds on the monotonic clock. The shell supplies it; the core never reads one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Instant(pub(crate) u64);
 
 impl Instant {
@@ -52,12 +56,6 @@ pub(crate) struct Caller(pub(crate) u64);
 const ABORT_MS: u64 = 2_000;
 /// What a quick stop leaves the workers.
 const QUICK_MS: u64 = 2_000;
-/// The second death in a row waits this long, each further one twice as long …
-const BACKOFF_MIN_MS: u64 = 500;
-/// … up to this.
-const BACKOFF_MAX_MS: u64 = 30_000;
-/// A death this long after the last wait ended is a new story, not a crash loop.
-const CALM_MS: u64 = 30_000;
 /// Failures in each slot, with none ready ever, after which a first boot gives up.
 const BOOT_FAILURES: u32 = 3;
 /// How often resident size is looked at while `workers.max_rss` is set.
@@ -151,6 +149,10 @@ pub(crate) enum Event {
     Beat {
         pid: Pid,
         due: Instant,
+    },
+    /// The worker has answered its first request.
+    Answered {
+        pid: Pid,
     },
     /// A sibling finds that the worker of this slot has not beaten when it promised to.
     SlotSilent {
@@ -429,6 +431,9 @@ pub(crate) struct Worker {
     pub(crate) recycle: Option<RecycleCause>,
     old_at: Option<Instant>,
     serving_since: Instant,
+    /// It has answered a request: if it dies from here on, it did not die young.
+    #[serde(default)]
+    answered: bool,
     /// Given its whole time again, and silent since.
     forgiven: bool,
     /// When it beats next, as it promised.
@@ -453,14 +458,6 @@ pub(crate) enum Stage {
     Done,
 }
 
-/// How eagerly a slot's dead are replaced: at once, then 0.5 s doubling to 30 s; forgets once it has been calm.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Backoff {
-    failures: u32,
-    until: Instant,
-    calm_at: Instant,
-}
-
 /// Counts for the operator; they only go up.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -482,6 +479,8 @@ pub(crate) struct Master {
     stage: Stage,
     workers: Vec<Worker>,
     backoff: Vec<Backoff>,
+    /// No wait ends early before this.
+    early_at: Instant,
     /// Some worker was ready once: from here on the master never exits because of workers.
     proven: bool,
     reason: ExitReason,
@@ -515,13 +514,13 @@ impl Master {
     }
 
     fn empty(policy: Policy, now: Instant) -> Self {
-        let quiet = Backoff { failures: 0, until: now, calm_at: now };
         Self {
             target: policy.workers.clamp(1, policy.slots),
             generation: Generation(1),
             stage: Stage::Running,
             workers: Vec::new(),
-            backoff: vec![quiet; policy.slots as usize],
+            backoff: vec![Backoff::quiet(now); policy.slots as usize],
+            early_at: now,
             proven: false,
             reason: ExitReason::Asked,
             callers: Vec::new(),
@@ -559,7 +558,8 @@ impl Master {
     /// past, never a deadline forgotten.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
-        let forks = self.slots_wanting().map(|slot| self.backoff[slot.0 as usize].until);
+        let forks = self.slots_wanting().map(|slot| self.backoff[slot.0 as usize].ends());
+        let early = self.called_early().map(|(_, at)| at);
         let ages = self.workers.iter().filter(|w| w.recycle.is_none()).filter_map(|w| match w.phase {
             Phase::Serving { .. } => w.old_at,
             Phase::Forking
@@ -576,7 +576,7 @@ impl Master {
         };
         let changes = [self.trial_deadline(), self.close_removed_at, self.preflight_deadline()];
         let duties = [measure, look, delay].into_iter().chain(changes).flatten();
-        phases.chain(forks).chain(ages).chain(duties).min()
+        phases.chain(forks).chain(early).chain(ages).chain(duties).min()
     }
 
     pub(crate) fn workers(&self) -> &[Worker] {
@@ -613,6 +613,13 @@ impl Master {
         (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(Worker::serving)).count() as u32
     }
 
+    /// When an empty slot gets its next worker, and after how many young deaths in a row; `None` for one that does not wait.
+    pub(crate) fn next_try(&self, slot: SlotId) -> Option<(Instant, u32)> {
+        let backoff = self.slots_wanting().find(|wanting| *wanting == slot).map(|_| &self.backoff[slot.0 as usize])?;
+        let early = self.called_early().filter(|(early, _)| *early == slot).map(|(_, at)| at);
+        self.backs_off(slot).then(|| (early.unwrap_or(backoff.ends()), backoff.failures()))
+    }
+
     // ---- facts -----------------------------------------------------------------------------------------------------
 
     fn record(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
@@ -635,7 +642,7 @@ impl Master {
             Event::ExecFailed => self.stay(now, actions),
             Event::Grown { slots, rows } => {
                 (self.policy.slots, self.policy.rows) = (slots, rows);
-                self.backoff.resize(slots as usize, Backoff { failures: 0, until: now, calm_at: now });
+                self.backoff.resize(slots as usize, Backoff::quiet(now));
                 if self.target > slots {
                     self.answer_callers(Answer::NoListeners { target: slots }, actions);
                     actions.push(Action::Note(Note::Scaled { target: slots, asked: i64::from(self.target) }));
@@ -654,7 +661,7 @@ impl Master {
                     return;
                 };
                 let w = self.workers.remove(at);
-                self.boot_failed(now, (slot, w.generation), Failure::NotForked, actions);
+                self.boot_failed(now, &w, Failure::NotForked, actions);
             }
             Event::Ready { pid } => {
                 let stopping = matches!(self.stage, Stage::Delaying { .. });
@@ -689,6 +696,11 @@ impl Master {
                     if silent_ms >= TOLD_MS {
                         actions.push(Action::Note(Note::HeardAgain { pid, silent_ms }));
                     }
+                }
+            }
+            Event::Answered { pid } => {
+                if let Some(w) = self.by_pid(pid) {
+                    w.answered = true;
                 }
             }
             Event::SlotSilent { slot } => {
@@ -726,11 +738,11 @@ impl Master {
                 match w.phase {
                     Phase::Serving { .. } => {
                         self.tally.crashed += 1;
-                        self.failed(now, (w.slot, w.generation), Failure::Ended, actions);
+                        self.failed(now, &w, Failure::Ended, actions);
                     }
                     Phase::Starting { .. } => {
                         self.tally.boot_failed += 1;
-                        self.boot_failed(now, (w.slot, w.generation), Failure::Ended, actions);
+                        self.boot_failed(now, &w, Failure::Ended, actions);
                     }
                     // Its end was asked for, or its failure was noted when it was given up.
                     Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => {}
@@ -813,46 +825,37 @@ impl Master {
     }
 
     /// Whoever waits for the target is not left waiting for a worker that may never boot.
-    fn boot_failed(&mut self, now: Instant, of: (SlotId, Generation), why: Failure, actions: &mut Vec<Action>) {
-        self.failed(now, of, why, actions);
-        let (slot, _) = of;
-        if slot.0 < self.target {
-            self.answer_callers(Answer::BootFailed { slot, target: self.target }, actions);
+    fn boot_failed(&mut self, now: Instant, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
+        self.failed(now, w, why, actions);
+        if w.slot.0 < self.target {
+            self.answer_callers(Answer::BootFailed { slot: w.slot, target: self.target }, actions);
         }
     }
 
-    /// A worker of this slot and generation ended, or was given up, unasked. If that decides a trial it is the
-    /// generation that failed, and not the slot: its older worker serves on.
-    fn failed(&mut self, now: Instant, of: (SlotId, Generation), why: Failure, actions: &mut Vec<Action>) {
-        let (slot, generation) = of;
-        if self.fails_trial(now, slot, generation, why, actions) {
+    /// This worker ended, or was given up, unasked. If that decides a trial it is the generation that failed, and not
+    /// the slot: its older worker serves on.
+    fn failed(&mut self, now: Instant, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
+        let slot = w.slot;
+        if self.fails_trial(now, slot, w.generation, why, actions) {
             return;
         }
         let proven = self.proven;
         let Some(backoff) = self.backoff.get_mut(slot.0 as usize) else { return };
-        // Calm forgives, never a mere `Ready`: a worker that dies right after it would loop for ever. During the first
-        // boot nothing forgives, or a slow boot_timeout would outlast the memory of its own failures.
-        if proven && now >= backoff.calm_at {
-            backoff.failures = 0;
+        if w.answered {
+            return backoff.recovers(now);
         }
-        backoff.failures += 1;
-        let failures = backoff.failures;
-        let wait_ms = match failures {
-            1 => 0,
-            n => (BACKOFF_MIN_MS << (n - 2).min(16)).min(BACKOFF_MAX_MS),
-        };
-        backoff.until = now.after(wait_ms);
-        backoff.calm_at = backoff.until.after(CALM_MS);
+        let wait_ms = backoff.fails(now, proven);
+        let failures = backoff.failures();
         if self.stage != Stage::Running {
             return;
         }
         let each = &self.backoff[..self.slots() as usize];
-        if !proven && each.iter().all(|b| b.failures >= BOOT_FAILURES) {
+        if !proven && each.iter().all(|b| b.failures() >= BOOT_FAILURES) {
             self.reason = ExitReason::NoWorkerReady;
             self.stage = Stage::Stopping { until: now, urgency: 2 };
-            actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(|b| b.failures).sum() }));
+            actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(Backoff::failures).sum() }));
             self.abandon_changes(actions);
-        } else if wait_ms > 0 && slot.0 < self.slots() {
+        } else if wait_ms > 0 && slot.0 < self.slots() && self.called_early().is_none_or(|(early, _)| early != slot) {
             actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
         }
     }
@@ -918,7 +921,6 @@ impl Master {
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
             let (Some(pid), Some(deadline)) = (w.pid, self.phase_deadline(w)) else { continue };
-            let (slot, generation) = (w.slot, w.generation);
             if deadline > now {
                 continue;
             }
@@ -929,7 +931,8 @@ impl Master {
                     let silent_ms = self.policy.timeout_ms + now.since(silent_until);
                     actions.push(Action::Abort { pid, silent_ms });
                     self.tally.hung += 1;
-                    self.failed(now, (slot, generation), Failure::Hung, actions);
+                    let hung = w.clone();
+                    self.failed(now, &hung, Failure::Hung, actions);
                     continue;
                 }
                 Phase::Starting { .. } => KillCause::BootTimeout,
@@ -941,7 +944,8 @@ impl Master {
             actions.push(Action::Kill { pid, cause });
             if cause == KillCause::BootTimeout {
                 self.tally.boot_failed += 1;
-                self.boot_failed(now, (slot, generation), Failure::BootTimeout, actions);
+                let late = w.clone();
+                self.boot_failed(now, &late, Failure::BootTimeout, actions);
             }
         }
     }
@@ -986,6 +990,11 @@ impl Master {
 
     fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {
         while let Some(slot) = self.slot_to_fill(now) {
+            let backoff = &mut self.backoff[slot.0 as usize];
+            if backoff.ends() > now {
+                self.early_at = now.after(FLOOR_MS);
+            }
+            backoff.forks(now);
             self.workers.push(Worker {
                 slot,
                 generation: self.generation,
@@ -994,6 +1003,7 @@ impl Master {
                 recycle: None,
                 old_at: None,
                 serving_since: now,
+                answered: false,
                 forgiven: false,
                 due: now,
                 silent: false,
@@ -1067,7 +1077,23 @@ impl Master {
     // ---- questions -------------------------------------------------------------------------------------------------
 
     fn slot_to_fill(&self, now: Instant) -> Option<SlotId> {
-        self.slots_wanting().find(|slot| self.backoff[slot.0 as usize].until <= now)
+        let due = self.slots_wanting().find(|slot| self.backoff[slot.0 as usize].ends() <= now);
+        due.or_else(|| self.called_early().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
+    }
+
+    /// The slot whose wait is cut short, and when: at most half of the slots wait, so that a service which could serve
+    /// has always one that does, or is about to. Before any worker was ever ready a wait takes nothing away.
+    fn called_early(&self) -> Option<(SlotId, Instant)> {
+        let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
+        if !self.proven || waiting.len() <= self.slots() as usize / 2 {
+            return None;
+        }
+        let soonest = waiting.into_iter().min_by_key(|slot| self.backoff[slot.0 as usize].ends())?;
+        Some((soonest, self.early_at.max(self.backoff[soonest.0 as usize].floor())))
+    }
+
+    fn backs_off(&self, slot: SlotId) -> bool {
+        self.backoff[slot.0 as usize].waits() && !self.here(slot).any(Worker::serving)
     }
 
     /// The slots that may be given a worker now, backoff aside. Empty ones come first; of those whose worker still

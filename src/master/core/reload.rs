@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Answer, Backoff, Caller, Failure, Generation, Instant, Master, Note, Policy, QUIET_MS, SlotId, Stage,
-    TRIAL_LOOK_MS, TRIAL_MS, Worker, answer_all,
+    Action, Answer, Caller, Failure, Generation, Instant, Master, Note, Policy, QUIET_MS, SlotId, Stage, TRIAL_LOOK_MS,
+    TRIAL_MS, Worker, answer_all, backoff::Backoff,
 };
 
 /// Where a reload or an upgrade is.
@@ -143,8 +143,7 @@ impl Master {
         self.generation_last = Generation(self.generation_last.0 + 1);
         let fallback = std::mem::replace(&mut self.generation, self.generation_last);
         let target = count.map(|count| std::mem::replace(&mut self.target, count));
-        let quiet = Backoff { failures: 0, until: now, calm_at: now };
-        self.backoff.resize(self.policy.slots as usize, quiet);
+        self.backoff.resize(self.policy.slots as usize, Backoff::quiet(now));
         self.target = self.target.clamp(1, self.policy.slots);
         self.change = Change::OnTrial(Trial { fallback, policy: before, target, callers, look_at: now });
         actions.push(Action::Note(Note::TrialBegun { generation: self.generation, target: self.target }));

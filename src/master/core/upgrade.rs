@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Answer, Backoff, Caller, Generation, Instant, Master, Note, Phase, Policy, SlotId, Stage, Tally, Worker,
-    answer_all,
+    Action, Answer, Caller, Generation, Instant, Master, Note, Phase, Policy, SlotId, Stage, Tally, Worker, answer_all,
+    backoff::Backoff,
     reload::{Change, Queued},
 };
 
@@ -81,11 +81,10 @@ impl Master {
         master.generation_failed = generation_failed;
         master.workers = workers;
         master.backoff = backoff;
-        // A slot that wants a worker only now has not wanted it since then.
         for backoff in &mut master.backoff {
-            backoff.until = backoff.until.max(now);
+            backoff.goes_on(now);
         }
-        master.backoff.resize(slots as usize, Backoff { failures: 0, until: now, calm_at: now });
+        master.backoff.resize(slots as usize, Backoff::quiet(now));
         (master.proven, master.steered, master.tally) = (proven, steered, tally);
         (master.callers, master.queue) = (callers, queue);
         let mut actions = Vec::new();

@@ -18,6 +18,8 @@ pub(super) const PROMISE: u64 = 10_000;
 pub(super) const MOMENT: u64 = 100;
 /// In which a worker that beats again gets its share back.
 const LOOK: u64 = 100;
+/// Between two forks of a slot, and between two that cut a wait short.
+pub(super) const FLOOR: u64 = 100;
 /// From the fork to `Accepting`, at most.
 pub(super) const BOOT: u64 = 520;
 
@@ -48,6 +50,8 @@ pub(super) struct Nature {
     pub(super) crash_at_boot: u64,
     pub(super) never_ready: u64,
     pub(super) crash: u64,
+    /// Answers a request soon after it serves: if it dies then, it did not die young.
+    pub(super) answers: u64,
     pub(super) hang: u64,
     /// Beats late, and then goes on.
     pub(super) nap: u64,
@@ -76,6 +80,7 @@ pub(super) const CALM: Nature = Nature {
     crash_at_boot: 0,
     never_ready: 0,
     crash: 0,
+    answers: 0,
     hang: 0,
     nap: 0,
     refuses_abort: 0,
@@ -98,6 +103,7 @@ pub(super) const STORM: Nature = Nature {
     crash_at_boot: 10,
     never_ready: 5,
     crash: 10,
+    answers: 50,
     hang: 10,
     nap: 20,
     refuses_abort: 50,
@@ -359,13 +365,21 @@ impl World {
                 let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Going)?;
                 p.state = State::Serving;
                 p.due = now;
+                let slot = p.slot;
                 // Sooner than a trial can be over.
                 if self.bad.contains(&p.generation) {
                     let delay = self.dice.below(490);
                     self.plan_fact(delay, Event::Exited { pid });
                 }
                 self.plan(50, Ahead::Beat(pid));
+                if self.dice.chance(self.nature_of(slot).answers) {
+                    let delay = self.dice.below(1_000);
+                    self.plan_fact(delay, Event::Answered { pid });
+                }
                 self.maybe_crash(pid);
+            }
+            Event::Answered { pid } => {
+                self.processes.get(&pid).filter(|p| p.state == State::Serving && !p.hung)?;
             }
             Event::DrainBegun { pid } => self.drain(pid, GRACE),
             Event::RecycleRequested { pid } => {
@@ -459,6 +473,10 @@ impl World {
     fn step(&mut self, event: Option<Event>) {
         if !std::mem::take(&mut self.thawed) {
             self.assert_woken_in_time();
+            // The world has the slots of which the master hears only now.
+            if !matches!(event, Some(Event::Grown { .. })) {
+                self.assert_never_without(self.now.saturating_sub(1));
+            }
         }
         let beats = self.processes.iter_mut().filter(|(_, p)| p.due_read != p.due).map(|(&pid, p)| {
             p.due_read = p.due;
@@ -763,11 +781,29 @@ impl World {
         }
     }
 
+    /// Whatever dies, and however young: at most half of the slots wait for their next worker, so that one serves or is
+    /// about to, unless the floor runs.
+    fn assert_never_without(&self, at: u64) {
+        let slots = self.master.target().min(self.policy.slots);
+        let has = |slot: u32| {
+            let alive = |w: &Worker| matches!(w.phase, Phase::Forking | Phase::Starting { .. }) || w.serving();
+            self.master.workers().iter().any(|w| w.slot.0 == slot && alive(w))
+        };
+        let empty = (0..slots).filter(|slot| !has(*slot)).count() as u32;
+        let floor_runs = self.forks.last().is_some_and(|(forked, _)| at < forked + FLOOR);
+        let rows_taken = self.master.workers().len() >= self.policy.rows as usize;
+        let told = self.results.is_empty();
+        if told && self.steers() && self.master.proven() && !rows_taken && !floor_runs {
+            assert!(empty <= slots / 2, "{empty} of {slots} slots wait at {}: {:?}", self.now, self.master);
+        }
+    }
+
     fn steers(&self) -> bool {
         matches!(self.master.stage(), Stage::Running | Stage::Delaying { .. })
     }
 
     fn check(&self) {
+        self.assert_never_without(self.now);
         let deadline = self.master.deadline();
         assert!(deadline.is_none_or(|deadline| deadline.0 > self.now), "spin: {:?}", self.master);
         let (steers, delays) = (self.steers(), matches!(self.master.stage(), Stage::Delaying { .. }));

@@ -1,0 +1,91 @@
+//! How soon a slot gets its next worker.
+//!
+//! Owns: the floor between two forks of a slot, and the wait of a slot whose workers die young: at boot, or before they
+//! answered a request. Refuses: which slots want a worker, and how many may wait at a time (`core`).
+
+use serde::{Deserialize, Serialize};
+
+use super::Instant;
+
+/// Between two forks of a slot, and between two forks that end a wait early: against spinning.
+pub(super) const FLOOR_MS: u64 = 100;
+/// The second young death in a row waits this long, each further one twice as long …
+const MIN_MS: u64 = 500;
+/// … up to this.
+const MAX_MS: u64 = 30_000;
+/// A young death this long after the last wait ended is the first of a new row.
+const CALM_MS: u64 = 30_000;
+
+/// What a slot remembers of its dead.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Backoff {
+    /// Young deaths in a row.
+    failures: u32,
+    /// The wait after the last of them.
+    until: Instant,
+    calm_at: Instant,
+    /// No fork before this, whatever happens.
+    #[serde(default)]
+    floor: Instant,
+}
+
+impl Backoff {
+    pub(super) fn quiet(now: Instant) -> Self {
+        Self { failures: 0, until: now, calm_at: now, floor: now }
+    }
+
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// A worker is forked: whatever was waited for is over.
+    pub(super) fn forks(&mut self, now: Instant) {
+        self.until = now;
+        self.floor = now.after(FLOOR_MS);
+        self.calm_at = self.calm_at.min(now.after(CALM_MS));
+    }
+
+    /// A worker died young. Answers how long the slot waits, in milliseconds; the first death in a row costs nothing.
+    ///
+    /// Calm forgives, never a mere `Ready`: a worker that dies right after it would loop for ever. `forgives` is false
+    /// during the first boot, or a slow boot_timeout would outlast the memory of its own failures.
+    pub(super) fn fails(&mut self, now: Instant, forgives: bool) -> u64 {
+        if forgives && now >= self.calm_at {
+            self.failures = 0;
+        }
+        self.failures += 1;
+        let wait_ms = match self.failures {
+            1 => 0,
+            n => (MIN_MS << (n - 2).min(16)).min(MAX_MS),
+        };
+        self.until = now.after(wait_ms);
+        self.calm_at = self.until.after(CALM_MS);
+        wait_ms
+    }
+
+    /// A worker died that had answered requests: its slot is sound, and the next worker comes at once.
+    pub(super) fn recovers(&mut self, now: Instant) {
+        *self = Self { floor: self.floor, ..Self::quiet(now) };
+    }
+
+    /// A slot that wants a worker only now has not wanted it since then.
+    pub(super) fn goes_on(&mut self, now: Instant) {
+        self.until = self.until.max(now);
+        self.floor = self.floor.max(now);
+    }
+
+    /// Whether there is more to wait for than the floor.
+    pub(super) fn waits(&self) -> bool {
+        self.until > self.floor
+    }
+
+    /// When the slot may have its next worker.
+    pub(super) fn ends(&self) -> Instant {
+        self.until.max(self.floor)
+    }
+
+    /// When it may have one although it waits.
+    pub(super) fn floor(&self) -> Instant {
+        self.floor
+    }
+}
