@@ -387,9 +387,11 @@ impl fmt::Debug for App {
 fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // The status says it already.
+        Err(ctl::Failed::NotAllServe) => Exit::Failure.into(),
         Err(failed) => {
             let exit = match failed {
-                ctl::Failed::Refused(_) => Exit::Failure,
+                ctl::Failed::Refused(_) | ctl::Failed::NotAllServe => Exit::Failure,
                 ctl::Failed::Ambiguous(_) => Exit::Usage,
             };
             refuse(&failed.to_string());

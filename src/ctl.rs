@@ -62,12 +62,15 @@ pub(crate) enum Failed {
     Refused(String),
     /// More than one service answers.
     Ambiguous(String),
+    /// The status that was printed says so.
+    NotAllServe,
 }
 
 impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(sentence) | Self::Ambiguous(sentence) => f.write_str(sentence),
+            Self::NotAllServe => f.write_str("not all workers serve"),
         }
     }
 }
@@ -215,20 +218,22 @@ fn listed(found: &[Found]) -> String {
     found.iter().map(line).collect()
 }
 
-/// Prints the status, once or until the service is gone.
+/// Prints the status, once or until the service is gone. That not all workers serve is a failure, but not of a page for a
+/// scraper.
 pub(crate) fn status(place: &Place, format: Format, watch: bool) -> Result<(), Failed> {
     let mut stdout = io::stdout();
     let terminal = stdout.is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     loop {
         let reached = place.connect(PATIENCE)?;
-        let text = match format {
-            Format::Json => ask_status(&reached, PATIENCE).map(|status| protocol::line(&status)),
+        let width = || host::terminal_width().unwrap_or(usize::MAX);
+        let told = match format {
+            Format::Json => ask_status(&reached, PATIENCE).map(|status| (protocol::line(&status), status.all_serve())),
             Format::Table => ask_status(&reached, PATIENCE)
-                .map(|status| draw::draw(&status, host::terminal_width().unwrap_or(usize::MAX), colour).into_bytes()),
-            Format::Openmetrics => ask_text(&reached, Command::Metrics).map(String::into_bytes),
+                .map(|status| (draw::draw(&status, width(), colour).into_bytes(), status.all_serve())),
+            Format::Openmetrics => ask_text(&reached, Command::Metrics).map(|page| (page.into_bytes(), true)),
         };
-        let text = text.map_err(Failed::Refused)?;
+        let (text, all_serve) = told.map_err(Failed::Refused)?;
         let text = if watch && terminal && format == Format::Table {
             [b"\x1b[H\x1b[2J", text.as_slice()].concat()
         } else {
@@ -236,7 +241,7 @@ pub(crate) fn status(place: &Place, format: Format, watch: bool) -> Result<(), F
         };
         // An error here is a reader who has seen enough, such as head.
         if stdout.write_all(&text).and_then(|()| stdout.flush()).is_err() || !watch {
-            return Ok(());
+            return if all_serve { Ok(()) } else { Err(Failed::NotAllServe) };
         }
         std::thread::sleep(WATCH_EVERY);
     }

@@ -6,6 +6,7 @@
 
 mod control;
 mod core;
+mod culprit;
 mod exits;
 mod handover;
 mod history;
@@ -32,6 +33,7 @@ use self::{
     core::{
         Action, Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Stage, Tally,
     },
+    culprit::Deaths,
     exits::{ExitFacts, explain, is_foreign_kill},
     history::SlotHistory,
     notify::{Notify, Standing},
@@ -106,8 +108,19 @@ struct Child {
     /// `None` once the worker's end is closed.
     channel: Option<OwnedFd>,
     due: u64,
+    /// The core knows that it has answered a request.
+    answered: bool,
     boot_failure: Option<String>,
     started: Instant,
+}
+
+impl Child {
+    /// That it has answered a request, said once.
+    fn first_answer(&mut self) -> Option<Event> {
+        let first = !self.answered && self.row.answered();
+        self.answered |= first;
+        first.then_some(Event::Answered { pid: self.pid })
+    }
 }
 
 struct Shell {
@@ -134,6 +147,7 @@ struct Shell {
     dice: Dice,
     /// One to a slot that a worker has ended in.
     history: Vec<SlotHistory>,
+    deaths: Deaths,
     oom_kills: Option<OomKills>,
     /// Why the last worker that failed to boot did.
     boot_failure: Option<String>,
@@ -223,6 +237,7 @@ impl Shell {
             inbox: Vec::new(),
             dice: Dice::new(),
             history: Vec::new(),
+            deaths: Deaths::default(),
             oom_kills: OomKills::find(),
             boot_failure: None,
         };
@@ -304,6 +319,7 @@ impl Shell {
             if std::mem::replace(&mut child.due, due) != due {
                 self.inbox.push(Event::Beat { pid: child.pid, due: Instant(due) });
             }
+            self.inbox.extend(child.first_answer());
         }
         for i in 0..self.children.len() {
             self.hear(i);
@@ -418,7 +434,8 @@ impl Shell {
         };
         // Its last words may still be in the channel.
         self.hear(at);
-        let child = self.children.remove(at);
+        let mut child = self.children.remove(at);
+        self.inbox.extend(child.first_answer());
         self.say_exited(&child, exit);
         self.scoreboard.release(child.row);
         self.inbox.push(Event::Exited { pid });
@@ -513,14 +530,16 @@ impl Shell {
             State::Serving | State::Draining => now.saturating_sub(row.due()),
             State::Starting | State::Free => 0,
         };
+        let notes = row.requests_in_flight();
         let reason = explain(&ExitFacts {
             exit,
             phase,
             boot_failure: child.boot_failure.as_deref(),
             toll,
             overdue_ms,
-            in_flight: &requests_in_flight(row),
+            in_flight: &exits::in_flight(&notes, in_flight, now),
         });
+        let foreign = toll.is_some_and(|toll| toll.now <= toll.before);
         match phase {
             Phase::Draining { .. } if exit == Exit::Code(0) => {
                 tracing::info!(event = "worker_exited", slot, pid = pid.0, generation, requests, reason, "worker left")
@@ -566,6 +585,9 @@ impl Shell {
                 reason,
                 "worker that was given up is gone"
             ),
+        }
+        if is_death(phase, exit) {
+            self.record_death(&notes, foreign);
         }
         if matches!(phase, Phase::Starting { .. } | Phase::Killed { cause: KillCause::BootTimeout }) {
             self.boot_failure = Some(reason.clone());
@@ -641,6 +663,15 @@ impl Shell {
                 Outcome::NoWorkerReady
             }
         }
+    }
+}
+
+/// Whether a request may have caused this end: nobody had asked for it, or it is that of a hang.
+fn is_death(phase: Phase, exit: Exit) -> bool {
+    match phase {
+        Phase::Serving { .. } | Phase::Aborting { .. } | Phase::Killed { cause: KillCause::Hung } => true,
+        Phase::Draining { .. } => exit != Exit::Code(0),
+        Phase::Forking | Phase::Starting { .. } | Phase::Killed { .. } => false,
     }
 }
 

@@ -140,6 +140,12 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) empty_slots: Vec<EmptySlot>,
     pub(crate) totals: Totals,
+    /// The request that was in flight in most of the last deaths of workers.
+    #[serde(default)]
+    pub(crate) culprit: Option<Culprit>,
+    /// What all workers answer 503, because of `http.quarantine`.
+    #[serde(default)]
+    pub(crate) quarantined: Vec<Quarantined>,
     pub(crate) last_reload: Option<LastReload>,
     #[serde(default)]
     pub(crate) last_upgrade: Option<LastReload>,
@@ -208,6 +214,27 @@ pub(crate) struct EmptySlot {
     pub(crate) slot: u32,
     pub(crate) restarts: u32,
     pub(crate) last_exit: Option<String>,
+    /// Workers in a row that died before they answered a request.
+    #[serde(default)]
+    pub(crate) failures: u32,
+    /// When the next is forked, if the slot backs off.
+    #[serde(default)]
+    pub(crate) next_try_s: Option<f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Culprit {
+    /// Method and path.
+    pub(crate) request: String,
+    pub(crate) deaths: u64,
+    /// Of so many last ones.
+    pub(crate) of: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Quarantined {
+    pub(crate) request: String,
+    pub(crate) ends_in_s: f64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -254,6 +281,18 @@ pub(crate) struct LastReload {
     pub(crate) reason: Option<String>,
     /// RFC 3339, UTC.
     pub(crate) at: String,
+}
+
+impl Status {
+    /// How many of the slots that should serve do.
+    pub(crate) fn served(&self) -> u32 {
+        let serves = |slot: &u32| self.workers.iter().any(|w| w.slot == *slot && w.state == WorkerState::Serving);
+        (0..self.target_workers).filter(serves).count() as u32
+    }
+
+    pub(crate) fn all_serve(&self) -> bool {
+        self.served() == self.target_workers
+    }
 }
 
 impl Request {

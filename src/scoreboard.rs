@@ -62,6 +62,10 @@ mod header {
     pub(super) const MASTER_PID: usize = 8;
     /// In milliseconds of CLOCK_BOOTTIME: the wall clock may still be set after us.
     pub(super) const STARTED: usize = 9;
+    /// When the last quarantine ends, in milliseconds of the monotonic clock; 0: there was none.
+    pub(super) const QUARANTINED_UNTIL: usize = 10;
+    /// Two words each: the key of a request, and until when.
+    pub(super) const QUARANTINE: std::ops::Range<usize> = 11..19;
 }
 
 /// Words of a row.
@@ -265,6 +269,27 @@ impl Scoreboard {
         }
     }
 
+    /// Master only: all workers answer the request of this key 503 until then, if `http.quarantine` is on. Of more than
+    /// four the one that ends first makes room.
+    pub(crate) fn quarantine(&self, key: u64, until: u64) {
+        let entries = || header::QUARANTINE.step_by(2);
+        let entry = entries().find(|at| self.get(*at) == key).or_else(|| entries().min_by_key(|at| self.get(at + 1)));
+        let Some(at) = entry else { return };
+        // Never the old key with the new end.
+        self.set(at + 1, 0);
+        self.set(at, key);
+        self.set(at + 1, until);
+        self.set(header::QUARANTINED_UNTIL, until.max(self.get(header::QUARANTINED_UNTIL)));
+    }
+
+    /// One load where nothing is in quarantine.
+    pub(crate) fn quarantined(&self, now: u64, method: &str, path: &str) -> bool {
+        self.get(header::QUARANTINED_UNTIL) > now
+            && inflight::key(method.as_bytes(), path.as_bytes()).is_some_and(|key| {
+                header::QUARANTINE.step_by(2).any(|at| self.get(at) == key && self.get(at + 1) > now)
+            })
+    }
+
     pub(crate) fn master_pid(&self) -> u64 {
         self.get(header::MASTER_PID)
     }
@@ -460,6 +485,11 @@ impl Row {
         self.get(word::RECYCLE_AT)
     }
 
+    /// Whether a request was answered that this worker was handed.
+    pub(crate) fn answered(&self) -> bool {
+        self.requests() > self.in_flight()
+    }
+
     pub(crate) fn in_flight(&self) -> u64 {
         self.get(word::IN_FLIGHT)
     }
@@ -557,6 +587,43 @@ mod tests {
         assert_eq!(board.overview(), told);
         assert_eq!(board.master_pid(), u64::from(std::process::id()));
         assert_eq!((board.rows().count(), board.totals()), (1, Totals::default()));
+    }
+
+    #[test]
+    fn a_request_is_in_quarantine_until_its_end_and_the_fifth_takes_the_place_of_the_first() {
+        let board = Scoreboard::create(1, 1).unwrap();
+        let row = board.claim(0, 1, 0, 0).unwrap();
+        let pad = row.notepad();
+        let key = |path: &str| {
+            let place = pad.begin(1, &http::Request::get(path).body(()).unwrap(), &http::HeaderValue::from_static("i"));
+            let key = row.requests_in_flight()[0].key;
+            pad.end(&place.unwrap());
+            key
+        };
+        assert!(!board.quarantined(0, "GET", "/1"));
+        for (until, path) in [(110, "/1"), (120, "/2"), (130, "/3"), (140, "/4")] {
+            board.quarantine(key(path).unwrap(), until);
+        }
+        assert!(board.quarantined(109, "GET", "/1") && !board.quarantined(110, "GET", "/1"));
+        assert!(!board.quarantined(0, "POST", "/1") && !board.quarantined(0, "GET", "/11"));
+        board.quarantine(key("/1?secret").unwrap(), 150);
+        board.quarantine(key("/5").unwrap(), 160);
+        let held = ["/1", "/2", "/3", "/4", "/5"].map(|path| board.quarantined(125, "GET", path));
+        assert_eq!(held, [true, false, true, true, true]);
+        assert_eq!(key(&format!("/{}", "x".repeat(100))), None, "noted in part");
+        assert!(!board.quarantined(160, "GET", "/5"));
+    }
+
+    #[test]
+    fn a_worker_has_answered_once_a_request_has_ended() {
+        let board = Scoreboard::create(1, 1).unwrap();
+        let row = board.claim(0, 1, 0, 0).unwrap();
+        row.request_begun();
+        assert!(!row.answered());
+        row.request_ended();
+        assert!(row.answered());
+        board.release(row);
+        assert!(!board.claim(0, 2, 0, 0).unwrap().answered(), "what the worker before it answered");
     }
 
     #[test]

@@ -108,9 +108,12 @@ fn a_slot_that_cannot_boot_is_shown() {
         (status["empty_slots"][0]["restarts"].as_u64() >= Some(2)).then_some(status)
     });
     assert_eq!((&status["empty_slots"][0]["slot"], &status["state"]), (&0.into(), &"running".into()));
-    let table = supervisor.ctl(&["status"]);
-    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    let output = supervisor.ctl(&["status"]);
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(table.contains("0 of 1 workers serve"), "{table}");
+    let code = |arguments: &[&str]| supervisor.ctl(arguments).status.code();
+    assert_eq!((output.status.code(), code(&["status", "--json"])), (Some(1), Some(1)));
+    assert_eq!(code(&["status", "--format", "openmetrics"]), Some(0), "a page for a scraper is not a verdict");
 }
 
 #[test]

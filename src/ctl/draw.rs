@@ -41,7 +41,6 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
         false => text.to_owned(),
     };
     let mut lines = Vec::new();
-    let serving = status.workers.iter().filter(|worker| worker.state == WorkerState::Serving).count();
     let (name, code) = match status.state {
         MasterState::Running => ("running", GREEN),
         MasterState::Booting => ("booting", YELLOW),
@@ -51,7 +50,7 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     };
     let head = [
         name.to_owned(),
-        format!("{serving} of {} workers serve", status.target_workers),
+        format!("{} of {} workers serve", status.served(), status.target_workers),
         format!("pid {}", status.pid),
         format!("generation {}", status.generation),
         format!("up {}", age(status.uptime_s)),
@@ -67,6 +66,7 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     lines.push(String::new());
     table(status, width, &paint, &mut lines);
     lines.push(String::new());
+    troubles(status, &paint, &mut lines);
 
     let totals = &status.totals;
     let counts = [
@@ -95,6 +95,26 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What slots wait for, and what may be to blame.
+fn troubles(status: &Status, paint: &dyn Fn(&str, &str) -> String, lines: &mut Vec<String>) {
+    let before = lines.len();
+    for slot in &status.empty_slots {
+        if let Some(next_try_s) = slot.next_try_s {
+            lines.push(paint(RED, &format!("slot {}: backing off, next try in {next_try_s:.1} s", slot.slot)));
+        }
+    }
+    if let Some(culprit) = &status.culprit {
+        let (request, deaths, of) = (plain(&culprit.request), culprit.deaths, culprit.of);
+        lines.push(paint(RED, &format!("{request} was in flight in {deaths} of the last {of} deaths")));
+    }
+    for one in &status.quarantined {
+        lines.push(format!("{} is answered 503 for {:.0} s more", plain(&one.request), one.ends_in_s));
+    }
+    if lines.len() > before {
+        lines.push(String::new());
+    }
 }
 
 fn table(status: &Status, width: usize, paint: &dyn Fn(&str, &str) -> String, lines: &mut Vec<String>) {
@@ -211,7 +231,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{EmptySlot, LastReload, Listener, Responses, Speaks, Totals};
+    use crate::protocol::{Culprit, EmptySlot, LastReload, Listener, Quarantined, Responses, Speaks, Totals};
 
     fn status() -> Status {
         let worker = Worker {
@@ -242,7 +262,15 @@ mod tests {
             settings_file: None,
             folder: String::new(),
             workers: vec![worker, draining],
-            empty_slots: vec![EmptySlot { slot: 1, restarts: 7, last_exit: Some("exit code 1\x1b[2J".to_owned()) }],
+            empty_slots: vec![EmptySlot {
+                slot: 1,
+                restarts: 7,
+                last_exit: Some("exit code 1\x1b[2J".to_owned()),
+                failures: 4,
+                next_try_s: Some(3.21),
+            }],
+            culprit: Some(Culprit { request: "GET /bad\x1b[2J".to_owned(), deaths: 7, of: 8 }),
+            quarantined: vec![Quarantined { request: "GET /bad".to_owned(), ends_in_s: 41.6 }],
             totals: Totals {
                 requests: 90210,
                 responses: Responses { ok: 90000, ..Responses::default() },
@@ -265,6 +293,10 @@ SLOT  PID  GEN  STATE     AGE  REQUESTS  IN FLIGHT  CONNECTIONS      RSS  RESTAR
    1    -    -  empty       -         -          -            -        -         7  exit code 1 [2J
    2  124    3  draining   9s     51234          2           17  9.0 MiB         1
 
+slot 1: backing off, next try in 3.2 s
+GET /bad [2J was in flight in 7 of the last 8 deaths
+GET /bad is answered 503 for 42 s more
+
 90210 requests  0 connections  0 1xx  90000 2xx  0 3xx  0 4xx  0 5xx  0 shed  0 refused  0 abandoned  0 recycled  0 crashed  0 hung  0 reloads  0 upgrades
 last reload failed, 2026-11-21: no
 last upgrade done, 2026-11-22
@@ -276,7 +308,8 @@ last upgrade done, 2026-11-22
     fn a_narrow_one_keeps_to_its_width_and_to_what_matters() {
         for width in 32..160 {
             let drawn = draw(&status(), width, false);
-            let table = drawn.lines().filter(|line| !line.starts_with("last "));
+            let sentences = ["last ", "slot 1: ", "GET "];
+            let table = drawn.lines().filter(|line| !sentences.iter().any(|start| line.starts_with(start)));
             for line in table {
                 assert!(line.chars().count() <= width, "{width}: {line}");
             }

@@ -204,6 +204,7 @@ mod tests {
         let note = |started, request: &str, id: Option<&str>| InFlight {
             started,
             request: request.to_owned(),
+            key: None,
             id: id.map(str::to_owned),
         };
         let notes = [note(900, "GET /slow", Some("abc")), note(2_950, "POST /facts", None)];

@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use super::{
     control,
     core::{Instant, Legacy, Pid},
+    culprit::Deaths,
     history::SlotHistory,
     notify::Standing,
 };
@@ -69,6 +70,8 @@ pub(super) struct State {
     pub(super) access_log: Option<RawFd>,
     pub(super) notify: Option<(Standing, bool)>,
     pub(super) history: Vec<SlotHistory>,
+    #[serde(default)]
+    pub(super) deaths: Deaths,
     pub(super) boot_failure: Option<String>,
     pub(super) started: Instant,
     /// Heard, and not yet obeyed.

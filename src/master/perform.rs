@@ -103,7 +103,8 @@ impl Shell {
                     "worker starts"
                 );
                 let (channel, boot_failure) = (Some(channel), None);
-                self.children.push(Child { pid, row, channel, due: started.0, boot_failure, started });
+                let due = started.0;
+                self.children.push(Child { pid, row, channel, due, answered: false, boot_failure, started });
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
             Err(error) => {
@@ -308,7 +309,8 @@ impl Shell {
                 slot = slot.0,
                 failures,
                 wait_ms,
-                "{failures} failures in a row; the slot's next worker starts in {wait_ms} ms"
+                "{failures} workers of this slot in a row died before they answered a request; the next starts in {wait_ms} ms \
+                 at the latest"
             ),
             Note::NoRow { slot } => tracing::warn!(
                 event = "no_row",
@@ -409,6 +411,7 @@ impl Shell {
             inbox: _,
             dice: _,
             history: _,
+            deaths: _,
             oom_kills: _,
             boot_failure: _,
         } = self;

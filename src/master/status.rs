@@ -9,7 +9,10 @@ use super::{
     now,
 };
 use crate::{
-    protocol::{Answer, EmptySlot, Listener, MasterState, Responses, Speaks, Status, Totals, Worker, WorkerState},
+    protocol::{
+        Answer, Culprit, EmptySlot, Listener, MasterState, Quarantined, Responses, Speaks, Status, Totals, Worker,
+        WorkerState,
+    },
     settings::Settings,
     sys::process,
 };
@@ -24,7 +27,10 @@ impl Shell {
         let empty_slots = empty
             .map(|slot| {
                 let (restarts, last_exit) = self.past(slot);
-                EmptySlot { slot, restarts, last_exit }
+                let next_try = self.core.next_try(SlotId(slot));
+                let failures = next_try.map_or(0, |(_, failures)| failures);
+                let next_try_s = next_try.map(|(at, _)| seconds(at.since(now())));
+                EmptySlot { slot, restarts, last_exit, failures, next_try_s }
             })
             .collect();
         Status {
@@ -47,6 +53,12 @@ impl Shell {
             workers,
             empty_slots,
             totals: self.totals(),
+            culprit: self.deaths.culprit().map(|named| Culprit {
+                request: named.request,
+                deaths: named.deaths as u64,
+                of: named.of as u64,
+            }),
+            quarantined: self.quarantined(),
             last_reload: self.reloads.last.clone(),
             last_upgrade: self.upgrades.last.clone(),
         }
@@ -90,6 +102,15 @@ impl Shell {
     fn past(&self, slot: u32) -> (u32, Option<String>) {
         let history = self.history.get(slot as usize).cloned().unwrap_or_default();
         (history.restarts, history.last_exit)
+    }
+
+    fn quarantined(&self) -> Vec<Quarantined> {
+        let now = now();
+        let known =
+            self.deaths.quarantined.iter().filter(|(_, until)| self.resolved.settings.http.quarantine && *until > now);
+        known
+            .map(|(request, until)| Quarantined { request: request.clone(), ends_in_s: seconds(until.since(now)) })
+            .collect()
     }
 
     fn totals(&self) -> Totals {

@@ -243,6 +243,7 @@ impl Shell {
             access_log: log::access_file().map(|log| crossing.takes_whole(log)),
             notify: self.notify.as_ref().map(Notify::told),
             history: self.history.clone(),
+            deaths: self.deaths.clone(),
             boot_failure: self.boot_failure.clone(),
             started: self.started,
             signals,
@@ -305,7 +306,7 @@ impl Shell {
             let channel = child.channel.map(exec::received).transpose().map_err(lost("a worker's channel"))?;
             let row = scoreboard.rows().nth(child.row).ok_or("a worker's row is not on the scoreboard")?;
             let PassedChild { pid, due, ref boot_failure, started, .. } = *child;
-            Ok(Child { pid, row, channel, due, boot_failure: boot_failure.clone(), started })
+            Ok(Child { pid, row, channel, due, answered: false, boot_failure: boot_failure.clone(), started })
         });
         let children = children.collect::<Result<Vec<_>, String>>()?;
         let signals = MasterSignals::install().map_err(lost("a pipe for signals"))?;
@@ -366,6 +367,7 @@ impl Shell {
             inbox: Vec::new(),
             dice: Dice::new(),
             history: state.history.clone(),
+            deaths: state.deaths.clone(),
             oom_kills: OomKills::find(),
             boot_failure: state.boot_failure.clone(),
         };

@@ -6,6 +6,7 @@
 //! of a URI and every other header, which may hold secrets.
 
 use std::{
+    hash::{DefaultHasher, Hasher},
     ops::Range,
     sync::atomic::{
         AtomicU8, AtomicU64,
@@ -49,6 +50,8 @@ pub(crate) struct InFlight {
     pub(crate) started: u64,
     /// Method and path.
     pub(crate) request: String,
+    /// Stands for method and path where they are wanted as one word; `None`: they were cut.
+    pub(crate) key: Option<u64>,
     pub(crate) id: Option<String>,
 }
 
@@ -103,15 +106,33 @@ fn read_note(note: &[AtomicU64]) -> Option<InFlight> {
     }
     let lengths = note[LENGTHS].load(Relaxed);
     let [method, path, id] = [0, 16, 32].map(|shift| usize::from((lengths >> shift) as u16));
+    let whole = method <= METHOD.len() * 8 && path <= PATH.len() * 8;
     Some(InFlight {
         started,
         request: format!("{} {}", text(&note[METHOD], method), text(&note[PATH], path)),
+        key: whole.then(|| key(&bytes(&note[METHOD], method), &bytes(&note[PATH], path))).flatten(),
         id: (id > 0).then(|| text(&note[ID], id)),
     })
 }
 
+/// A hash that nobody can find a second request for; `None` for what does not fit into a note.
+pub(super) fn key(method: &[u8], path: &[u8]) -> Option<u64> {
+    if method.len() > METHOD.len() * 8 || path.len() > PATH.len() * 8 {
+        return None;
+    }
+    let mut hasher = DefaultHasher::new();
+    hasher.write(method);
+    hasher.write(b" ");
+    hasher.write(path);
+    Some(hasher.finish())
+}
+
+fn bytes(words: &[AtomicU64], len: usize) -> Vec<u8> {
+    words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).take(len).collect()
+}
+
 fn text(words: &[AtomicU64], len: usize) -> String {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).take(len).collect();
+    let bytes = bytes(words, len);
     let cut = if bytes.len() < len { "..." } else { "" };
     format!("{}{cut}", bytes.escape_ascii())
 }
@@ -140,13 +161,15 @@ mod tests {
         let words = words();
         let pad = Notepad::new(words);
         let place = note(&pad, 17, "/facts/1?token=secret", b"abc-1").unwrap();
-        let expected = InFlight { started: 17, request: "GET /facts/1".to_owned(), id: Some("abc-1".to_owned()) };
+        let key = key(b"GET", b"/facts/1");
+        let expected = InFlight { started: 17, request: "GET /facts/1".to_owned(), key, id: Some("abc-1".to_owned()) };
         assert_eq!(read(words), [expected]);
         pad.end(&place);
         assert_eq!(read(words), []);
         // A shorter one after a longer one shows nothing of it.
         note(&pad, 0, "/", b"").unwrap();
-        assert_eq!(read(words), [InFlight { started: 1, request: "GET /".to_owned(), id: None }]);
+        let key = super::key(b"GET", b"/");
+        assert_eq!(read(words), [InFlight { started: 1, request: "GET /".to_owned(), key, id: None }]);
     }
 
     #[test]

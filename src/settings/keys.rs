@@ -55,6 +55,7 @@ pub(super) const KEYS: &[Key] = &[
     key("http.worker_connections", |s, v| put(&mut s.http.worker_connections, v.whole(0..=I32))),
     key("http.limit_concurrency", |s, v| put(&mut s.http.limit_concurrency, v.whole(0..=I32))),
     key("http.limit_exempt", |s, v| put(&mut s.http.limit_exempt, v.routes())),
+    key("http.quarantine", |s, v| put(&mut s.http.quarantine, v.boolean())),
     key("http.metrics_path", |s, v| match v.string()? {
         path if path.is_empty() || path.starts_with('/') => put(&mut s.http.metrics_path, Ok(path)),
         path => Err(format!("\"{path}\" does not begin with \"/\"")),

@@ -59,6 +59,7 @@ pub(super) struct Shared {
     refusals: Throttle,
     departures: Throttle,
     sheds: Throttle,
+    quarantines: Throttle,
     pub(super) stalls: Throttle,
     pub(super) timeouts: Throttle,
     pub(super) handshakes: Throttle,
@@ -106,6 +107,7 @@ impl Shared {
             refusals: Throttle::default(),
             departures: Throttle::default(),
             sheds: Throttle::default(),
+            quarantines: Throttle::default(),
             stalls: Throttle::default(),
             timeouts: Throttle::default(),
             handshakes: Throttle::default(),
@@ -284,6 +286,20 @@ impl Shared {
     /// How often the loop was held up until `now`, in milliseconds of the monotonic clock.
     pub(super) fn delays(&self, now: u64) -> u64 {
         self.delays.load(Relaxed) + u64::from(self.row.due() < now)
+    }
+
+    /// Counts a request that was turned away because workers died of it.
+    pub(super) fn quarantined<B>(&self, request: &http::Request<B>) {
+        self.row.shed();
+        if let Some(suppressed) = self.quarantines.pass() {
+            tracing::warn!(
+                event = "request_quarantined",
+                method = %request.method(),
+                path = request.uri().path(),
+                suppressed,
+                "http.quarantine: a request that was in flight when workers died was answered 503"
+            );
+        }
     }
 
     /// Completes when the last connection is gone.

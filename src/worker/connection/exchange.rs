@@ -96,6 +96,9 @@ where
     } else if let Some(refusal) = if http1 { None } else { fault_of_http2(&request, shared) } {
         connection.refused(refusal);
         Some(refusal::response(refusal))
+    } else if is_quarantined(&request, shared, begun) {
+        shared.quarantined(&request);
+        Some(refusal::response(refusal::QUARANTINED))
     } else if is_too_many(&request, shared) {
         shared.shed();
         Some(refusal::response(refusal::OVERLOADED))
@@ -332,6 +335,11 @@ fn metrics_page<B>(shared: &Shared) -> Response<Reply<B>> {
     let mut response = Response::new(Reply::own(metrics::render(&shared.scoreboard, &shared.listeners)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
     response
+}
+
+fn is_quarantined(request: &Request<Incoming>, shared: &Shared, begun: u64) -> bool {
+    shared.http.quarantine
+        && shared.scoreboard.quarantined(begun / 1_000_000, request.method().as_str(), request.uri().path())
 }
 
 fn is_too_many(request: &Request<Incoming>, shared: &Shared) -> bool {

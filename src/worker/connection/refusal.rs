@@ -19,6 +19,8 @@ pub(super) const PLAIN_HTTP: Refusal =
     Refusal { status: 400, reason: "This port speaks TLS, and was asked in plain HTTP" };
 pub(super) const OVERLOADED: Refusal =
     Refusal { status: 503, reason: "The server has as many requests in flight as limit_concurrency allows" };
+pub(super) const QUARANTINED: Refusal =
+    Refusal { status: 503, reason: "This request was in flight when workers died, and waits in http.quarantine" };
 /// RFC 9110, section 15.6.5: we stand before the app as a gateway does.
 pub(super) const TOO_SLOW: Refusal =
     Refusal { status: 504, reason: "The request was not answered within request_timeout" };
@@ -50,7 +52,8 @@ pub(super) fn response<B>(refusal: Refusal) -> Response<Reply<B>> {
     *response.status_mut() = status(refusal);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if refusal.status == 503 {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let seconds = if refusal == QUARANTINED { "60" } else { "1" };
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     response
 }
