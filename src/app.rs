@@ -29,7 +29,7 @@ use crate::{
     protocol,
     scoreboard::Row,
     settings::{self, Flags, Origin, Problems, Purpose, Resolved, Settings, TableSpec, Whereabouts},
-    sys::{fork, process, title},
+    sys::{fork, inherited, process, title},
     worker::{self, Body, WorkerSeed},
 };
 
@@ -161,6 +161,8 @@ impl App {
             Some(Err(exit)) => return exit,
             None => None,
         };
+        // The program that hands over to us has blocked signals on purpose.
+        let inherited = if handover.is_none() { inherited::reset() } else { Vec::new() };
         let cli = match Cli::try_parse() {
             Ok(cli) => cli,
             Err(wrong) if handover.is_some() => {
@@ -203,7 +205,7 @@ impl App {
         };
         match command {
             Command::Run(_) => match resolve(&self.tables, Purpose::Serve) {
-                Ok(resolved) => self.supervise(resolved, flags, cwd),
+                Ok(resolved) => self.supervise(resolved, flags, cwd, &inherited),
                 Err(problems) => refuse(&problems.to_string()),
             },
             Command::Check { deep, json, .. } => {
@@ -272,9 +274,12 @@ impl App {
         ExitCode::SUCCESS
     }
 
-    fn supervise(self, resolved: Resolved, flags: Flags, cwd: PathBuf) -> ExitCode {
+    fn supervise(self, resolved: Resolved, flags: Flags, cwd: PathBuf, inherited: &[String]) -> ExitCode {
         if let Err(error) = log::configure(&resolved.settings.log) {
             return refuse(&error_chain(&error));
+        }
+        for found in inherited {
+            tracing::warn!(event = "inherited", "left by the program before: {found}");
         }
         settings::say_warnings(&resolved.warnings);
         if let Err(error) = (self.prepare)(&Preparation { resolved: &resolved }) {

@@ -11,6 +11,7 @@ pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod host;
 pub(crate) mod memory;
+pub(crate) mod inherited;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod shm;

@@ -34,6 +34,7 @@ mod hang;
 mod health;
 mod http2;
 mod install;
+mod inherited;
 mod limits;
 mod master_killed;
 mod metrics;

@@ -1,0 +1,93 @@
+//! What the program before left to this process, over its exec, and what of it would harm a supervisor.
+//!
+//! Owns: putting that right, once, before anything else. What is kept is kept on purpose: docs/operations.md has the
+//! table. Refuses: to tell anybody; the caller has a log.
+
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
+};
+
+/// The timers that an exec leaves running, and the signals they end a process with.
+const TIMERS: [(libc::c_int, &str); 3] = [
+    (libc::ITIMER_REAL, "a timer (alarm) that would have ended it with SIGALRM was cancelled"),
+    (libc::ITIMER_VIRTUAL, "a timer that would have ended it with SIGVTALRM was cancelled"),
+    (libc::ITIMER_PROF, "a timer that would have ended it with SIGPROF was cancelled"),
+];
+
+/// Unblocks every signal, cancels the timers, and lets a write beyond RLIMIT_FSIZE fail instead of ending the process.
+/// Gives back what was found, in sentences for an operator. Not to be called by a program that takes over from one of
+/// ours: that one has blocked signals on purpose.
+pub(crate) fn reset() -> Vec<String> {
+    let mut found = Vec::new();
+    if let Ok(blocked) = SigSet::thread_get_mask()
+        && blocked != SigSet::empty()
+    {
+        let names: Vec<_> = blocked.iter().map(Signal::as_str).collect();
+        found.push(format!("{} blocked: unblocked", are(&names)));
+        // Fails for a bad `how` only.
+        let _ = SigSet::empty().thread_set_mask();
+    }
+    for (timer, sentence) in TIMERS {
+        // SAFETY: itimerval is plain integers, of which all-zero is a value: it cancels.
+        let (cancel, mut before): (libc::itimerval, libc::itimerval) = unsafe { std::mem::zeroed() };
+        // SAFETY: both live for the length of the call.
+        let done = unsafe { libc::setitimer(timer, &raw const cancel, &raw mut before) };
+        let ran = before.it_value.tv_sec != 0 || before.it_value.tv_usec != 0;
+        if done == 0 && ran {
+            found.push(sentence.to_owned());
+        }
+    }
+    // SAFETY: to ignore a signal runs no code of ours.
+    let _ =
+        unsafe { sigaction(Signal::SIGXFSZ, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty())) };
+    let limits = [
+        (
+            Resource::RLIMIT_CPU,
+            "RLIMIT_CPU",
+            "seconds: master and workers are ended once they have used so much CPU time",
+        ),
+        (Resource::RLIMIT_FSIZE, "RLIMIT_FSIZE", "bytes: log files and databases cannot grow beyond it"),
+    ];
+    for (resource, name, what) in limits {
+        if let Ok((soft, _)) = getrlimit(resource)
+            && soft != libc::RLIM_INFINITY
+        {
+            found.push(format!("{name} is {soft} {what}"));
+        }
+    }
+    found
+}
+
+fn are(names: &[&str]) -> String {
+    match names {
+        [one] => format!("{one} was"),
+        many if many.len() > 5 => format!("{} signals were", many.len()),
+        many => format!("{} were", many.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::alarm;
+
+    use super::{super::alone, *};
+
+    #[test]
+    fn what_was_blocked_or_set_is_put_right_and_told_once() {
+        alone::run("sys::inherited::tests::what_was_blocked_or_set_is_put_right_and_told_once", || {
+            let limits = reset();
+            let mut blocked = SigSet::empty();
+            blocked.add(Signal::SIGTERM);
+            blocked.add(Signal::SIGCHLD);
+            blocked.thread_set_mask().unwrap();
+            alarm::set(100);
+            let found = reset();
+            assert_eq!(found[0], "SIGTERM, SIGCHLD were blocked: unblocked");
+            assert!(found[1].contains("SIGALRM"), "{found:?}");
+            assert_eq!(found[2..], limits);
+            assert_eq!((SigSet::thread_get_mask().unwrap(), alarm::cancel()), (SigSet::empty(), None));
+            assert_eq!(reset(), limits);
+        });
+    }
+}
