@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help install uninstall deb run test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege test-docker \
-	soak-schemathesis soak-siege soak-docker docker-needs chaos cost bench bench-peers bench-facts
+	soak-schemathesis soak-siege soak-docker soak-stop docker-needs chaos cost bench bench-peers bench-facts
 
 # The release build is made once. The tests are built as ever, and run it instead of their own.
 ON_RELEASE = OXICORN_TEST_BINARY=$(CURDIR)/target/release/oxicorn
@@ -129,6 +129,13 @@ deb: target/cargo-deb ## a package for Debian, in target/debian: what install pu
 target/cargo-deb:
 	cargo install --quiet --locked --no-default-features --root $@.new cargo-deb@3.8.0
 	mv $@.new $@
+
+soak-stop: release target/soak-stop ## hundreds of stops under load in every way a stop comes (STOPS=200 THROUGH=30); the last line is the verdict
+	$(ON_RELEASE) cargo test --test stops -- --stops $(or $(STOPS),200) --through $(or $(THROUGH),30)
+
+target/soak-stop:
+	apt-get update -qq && apt-get install -qq --no-install-recommends dumb-init supervisor
+	touch $@
 
 # Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs,
 # schemas for tests/deploy.rs, Gunicorn and Uvicorn for tests/docs.rs, which asks them for their settings; the others are found by name.

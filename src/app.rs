@@ -573,13 +573,13 @@ impl WorkerContext {
     /// Whether [`stopping`](Self::stopping) has completed.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        *self.stopping.borrow() || self.row.told_stopping()
     }
 
     /// Whether [`draining`](Self::draining) has completed.
     #[must_use]
     pub fn is_draining(&self) -> bool {
-        *self.draining.borrow()
+        *self.draining.borrow() || self.row.told_drain()
     }
 
     /// Requests this worker has begun and not yet answered.

@@ -36,6 +36,8 @@ pub(crate) enum ToMaster {
     RecycleRequested,
     /// Told to go by a signal of its own.
     DrainBegun,
+    /// The listeners were polled to their end, nobody waits in them, and they are shut down.
+    Quiet,
     /// Its row says whether it is full.
     RoomChanged,
     /// Connections have come; `stay`: at least as many are open as came since this was last said.
@@ -47,6 +49,22 @@ pub(crate) enum ToMaster {
         slot: u32,
     },
     BootFailed(String),
+}
+
+impl ToWorker {
+    /// What must not be lost, told to a worker that does not read now: `later` replaces what says the same or less.
+    pub(crate) fn queue(unsaid: &mut Vec<Self>, later: Self) {
+        let later = match later {
+            // Once it was said that nobody comes after, it holds.
+            Self::Drain { grace_ms, last } => {
+                let was_last = unsaid.iter().any(|message| matches!(message, Self::Drain { last: true, .. }));
+                Self::Drain { grace_ms, last: last || was_last }
+            }
+            other => other,
+        };
+        unsaid.retain(|message| std::mem::discriminant(message) != std::mem::discriminant(&later));
+        unsaid.push(later);
+    }
 }
 
 /// One end's turn to listen.
@@ -94,6 +112,7 @@ impl ToMaster {
             Self::Accepting => fd::send(channel, b"a"),
             Self::RecycleRequested => fd::send(channel, b"c"),
             Self::DrainBegun => fd::send(channel, b"d"),
+            Self::Quiet => fd::send(channel, b"q"),
             Self::RoomChanged => fd::send(channel, b"o"),
             Self::Arrivals { stay } => fd::send(channel, if *stay { b"N" } else { b"n" }),
             Self::Silent { slot } => {
@@ -116,6 +135,7 @@ impl ToMaster {
                 b'a' => Self::Accepting,
                 b'c' => Self::RecycleRequested,
                 b'd' => Self::DrainBegun,
+                b'q' => Self::Quiet,
                 b'o' => Self::RoomChanged,
                 b'n' | b'N' => Self::Arrivals { stay: tag == b'N' },
                 b's' => Self::Silent { slot: u32::from_le_bytes(rest.try_into().ok()?) },
@@ -165,7 +185,12 @@ mod tests {
         }
         let long = "é".repeat(MESSAGE_MAX);
         let up = [ToMaster::Ready, ToMaster::Accepting, ToMaster::RecycleRequested, ToMaster::DrainBegun];
-        let told = [ToMaster::RoomChanged, ToMaster::Arrivals { stay: true }, ToMaster::Arrivals { stay: false }];
+        let told = [
+            ToMaster::Quiet,
+            ToMaster::RoomChanged,
+            ToMaster::Arrivals { stay: true },
+            ToMaster::Arrivals { stay: false },
+        ];
         for message in up.into_iter().chain(told).chain([ToMaster::Silent { slot: 300 }]) {
             assert!(message.send(b.as_fd()).unwrap());
             same(ToMaster::hear(a.as_fd()), &message);
@@ -177,6 +202,19 @@ mod tests {
         assert!(matches!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Nothing));
         drop(a);
         assert!(matches!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Closed));
+    }
+
+    #[test]
+    fn what_waits_for_room_is_the_latest_of_each_kind() {
+        let mut unsaid = Vec::new();
+        let file = || ToWorker::TakeLog(tempfile::tempfile().unwrap().into());
+        for message in [ToWorker::Go, file(), ToWorker::Drain { grace_ms: 9, last: true }, file(), ToWorker::Go] {
+            ToWorker::queue(&mut unsaid, message);
+        }
+        ToWorker::queue(&mut unsaid, ToWorker::Drain { grace_ms: 5, last: false });
+        let [ToWorker::TakeLog(_), ToWorker::Go, ToWorker::Drain { grace_ms: 5, last: true }] = unsaid[..] else {
+            panic!("{unsaid:?}");
+        };
     }
 
     #[test]

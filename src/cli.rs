@@ -114,7 +114,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Stop the service as SIGTERM does, and wait for its end; once more to hurry
+    /// Stop the service as SIGTERM does, and wait for its end; run it again, a second later, to hurry
     Stop {
         #[command(flatten)]
         place: Place,

@@ -5,6 +5,7 @@
 //! and to close a single slot: the kernel numbers a group's sockets in the order of listen() and moves the last into a
 //! gap, so as long as none is closed, a socket's index in its group is its slot, which [`steering`] relies on.
 
+mod closing;
 mod handover;
 mod holder;
 pub(crate) mod steering;
@@ -264,8 +265,9 @@ impl Listeners {
         }
     }
 
-    /// The reload holds, and what it removed was polled for long enough. The names of what is closed.
-    pub(crate) fn close_removed(&mut self) -> Vec<String> {
+    /// The reload holds, and what it removed was polled for long enough. The names of what is closed, and how many
+    /// connections that reset.
+    pub(crate) fn close_removed(&mut self) -> (Vec<String>, u64) {
         self.close_standing(Standing::Removed)
     }
 
@@ -283,7 +285,7 @@ impl Listeners {
 
     /// Whole groups only, so that in those that stay a socket's index is its slot. Workers hold the sockets too: it is
     /// the shutdown that ends them. Adopted ones belong to somebody else, and are let go without.
-    fn close_standing(&mut self, standing: Standing) -> Vec<String> {
+    fn close_standing(&mut self, standing: Standing) -> (Vec<String>, u64) {
         let (closed, stay) = std::mem::take(&mut self.groups).into_iter().partition(|group| group.standing == standing);
         self.groups = stay;
         let closed = Self {
@@ -293,9 +295,9 @@ impl Listeners {
             live: Vec::new(),
             shares: Vec::new(),
         };
-        closed.shut_down();
+        let reset = closed.shut_down();
         closed.unlink();
-        closed.addresses()
+        (closed.addresses(), reset)
     }
 
     /// Where we listen, as really bound: "127.0.0.1:8000", "unix:/run/app.sock".
@@ -401,15 +403,6 @@ impl Listeners {
             }
         }
         Ok(())
-    }
-
-    /// Ends listening for every process that has these sockets, and resets what waits in their queues: for the final
-    /// stop only. Adopted sockets belong to somebody else and stay as they are.
-    pub(crate) fn shut_down(&self) {
-        for socket in self.groups.iter().filter(|group| !group.adopted()).flat_map(|group| &group.sockets) {
-            // Fails where another process was first.
-            let _ = SockRef::from(socket).shutdown(std::net::Shutdown::Both);
-        }
     }
 
     /// Removes the files of our unix sockets, unless another process has put its own in their place.
@@ -689,7 +682,7 @@ mod tests {
     fn a_shut_down_address_is_free_while_others_still_hold_it() {
         let first = Listeners::bind(&server(&[loopback(0)]), 1).unwrap();
         let held: Vec<_> = first.all().map(|socket| socket.as_fd().try_clone_to_owned().unwrap()).collect();
-        first.shut_down();
+        assert_eq!(first.shut_down(), 0);
         let mut second = Listeners::bind(&server(&[loopback(port(&first))]), 1).unwrap();
         second.steer(&[0]).unwrap();
         let _client = TcpStream::connect(("127.0.0.1", port(&first))).unwrap();
@@ -736,7 +729,7 @@ mod tests {
         let address = theirs.local_addr().unwrap();
         let listeners = Listeners::bind(&server(&[Bind::Fd(theirs.as_raw_fd())]), 2).unwrap();
         assert_eq!(listeners.addresses(), [address.to_string()]);
-        listeners.shut_down();
+        assert_eq!(listeners.shut_down(), 0);
         let mut client = TcpStream::connect(address).unwrap();
         let Some(Socket::Tcp(adopted)) = listeners.for_slot(1).next() else { panic!("not a TCP socket") };
         drop(adopted.accept().unwrap());

@@ -107,6 +107,8 @@ struct Child {
     row: Row,
     /// `None` once the worker's end is closed.
     channel: Option<OwnedFd>,
+    /// What the worker has not yet room for in its channel.
+    unsaid: Vec<ToWorker>,
     due: u64,
     /// The core knows that it has answered a request.
     answered: bool,
@@ -287,6 +289,8 @@ impl Shell {
         let channels = channels.chain(self.upgrades.watched());
         let mut fds: Vec<_> =
             std::iter::once(self.signals.as_fd()).chain(channels).map(|fd| (fd, Interest::Read)).collect();
+        let waiting = self.children.iter().filter(|child| !child.unsaid.is_empty());
+        fds.extend(waiting.filter_map(|child| child.channel.as_ref()).map(|fd| (fd.as_fd(), Interest::Write)));
         let ours = fds.len();
         fds.extend(self.control.iter().flat_map(Control::watched));
         let ready = wait(&fds, timeout).map_err(MasterError::Wait)?;
@@ -294,6 +298,7 @@ impl Shell {
             self.certificate_due = now().after(CERTIFICATE_EVERY_MS);
             settings::say_warnings(&self.resolved.certificate_warnings());
         }
+        self.say_unsaid();
         self.hear_all();
         self.hear_preflight();
         for (signal, times) in self.signals.take() {
@@ -310,6 +315,16 @@ impl Shell {
             self.look_after_control();
         }
         Ok(())
+    }
+
+    /// Says what there was no room for, where there is now.
+    fn say_unsaid(&mut self) {
+        for child in &mut self.children {
+            let unsaid = std::mem::take(&mut child.unsaid);
+            for message in unsaid {
+                child.tell(message);
+            }
+        }
     }
 
     /// What the workers beat and say.
@@ -437,6 +452,7 @@ impl Shell {
         let mut child = self.children.remove(at);
         self.inbox.extend(child.first_answer());
         self.say_exited(&child, exit);
+        self.count_lost(&child, exit);
         self.scoreboard.release(child.row);
         self.inbox.push(Event::Exited { pid });
     }
@@ -459,6 +475,7 @@ impl Shell {
                 Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
                 Ok(Heard::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
                 Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
+                Ok(Heard::Message(ToMaster::Quiet)) => Event::Quiet { pid },
                 Ok(Heard::Message(ToMaster::RoomChanged)) => {
                     Event::RoomChanged { pid, full: self.children[at].row.full() }
                 }
@@ -494,13 +511,9 @@ impl Shell {
     fn reopen_logs(&mut self) {
         let failed = log::reopen();
         // Workers may not have the right to open them, and need not know their names.
-        for child in &self.children {
-            if let Some(file) = log::file() {
-                self.tell(child.pid, &ToWorker::TakeLog(file));
-            }
-            if let Some(file) = log::access_file() {
-                self.tell(child.pid, &ToWorker::TakeAccessLog(file));
-            }
+        for child in &mut self.children {
+            let files = [log::file().map(ToWorker::TakeLog), log::access_file().map(ToWorker::TakeAccessLog)];
+            files.into_iter().flatten().for_each(|file| child.tell(file));
         }
         if failed.is_empty() {
             tracing::info!(event = "logs_reopened", "log files are reopened");
@@ -595,6 +608,14 @@ impl Shell {
         self.record(SlotId(slot), reason);
     }
 
+    /// A worker that ends in order has counted what it cut.
+    fn count_lost(&self, child: &Child, exit: Exit) {
+        let drained = self.core.worker(child.pid).is_some_and(|worker| matches!(worker.phase, Phase::Draining { .. }));
+        if !(drained && exit == Exit::Code(0)) {
+            self.scoreboard.cut(child.row.in_flight());
+        }
+    }
+
     /// Six stores cost less than asking what has changed.
     fn publish(&self) {
         let Tally { recycled, crashed, hung, boot_failed, reloads: _, upgrades: _ } = self.core.tally();
@@ -641,8 +662,8 @@ impl Shell {
     }
 
     fn end(mut self, reason: ExitReason) -> Outcome {
+        self.scoreboard.cut(self.listeners.shut_down());
         self.say_totals();
-        self.listeners.shut_down();
         self.listeners.unlink();
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();

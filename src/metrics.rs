@@ -100,7 +100,7 @@ impl Display for Snapshot {
         counter(f, "oxicorn_requests_refused", help, totals.refused)?;
         let help = "Requests whose client left before the app was asked.";
         counter(f, "oxicorn_requests_abandoned", help, totals.abandoned)?;
-        let help = "Requests that were still unanswered when their worker's graceful_timeout was over.";
+        let help = "Requests lost: unanswered when their worker's graceful_timeout was over or it died, or reset in the queue.";
         counter(f, "oxicorn_requests_cut", help, totals.cut)?;
         let help = "Requests begun and not yet answered.";
         let by_slot = slots.iter().map(|(slot, of)| (slot, of.in_flight));

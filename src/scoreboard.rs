@@ -66,6 +66,8 @@ mod header {
     pub(super) const QUARANTINED_UNTIL: usize = 10;
     /// Two words each: the key of a request, and until when.
     pub(super) const QUARANTINE: std::ops::Range<usize> = 11..19;
+    /// A counter: requests and connections that were lost and that no worker could count.
+    pub(super) const CUT: usize = 19;
 }
 
 /// Words of a row.
@@ -101,6 +103,14 @@ mod word {
     pub(super) const HANDSHAKES_FAILED: usize = 23;
     /// A counter: requests whose client left before the app was asked.
     pub(super) const ABANDONED: usize = 24;
+    /// What the master has told the worker, for good: bits of `told`. The master writes it while the worker lives.
+    pub(super) const TOLD: usize = 25;
+}
+
+/// Bits of `word::TOLD`.
+mod told {
+    pub(super) const STOPPING: u64 = 1;
+    pub(super) const DRAIN: u64 = 2;
 }
 
 /// What a worker says it is doing.
@@ -233,6 +243,7 @@ impl Scoreboard {
         row.set(word::DUE, now);
         row.set(word::RECYCLE_AT, max_requests);
         row.set(word::REQUESTS_BASE, requests);
+        row.set(word::TOLD, 0);
         row.set_state(State::Starting);
         Some(row)
     }
@@ -244,6 +255,11 @@ impl Scoreboard {
         }
         inflight::clear(row.notes);
         row.set_state(State::Free);
+    }
+
+    /// Master only: counts what was lost with a worker that died, or because there was no worker.
+    pub(crate) fn cut(&self, lost: u64) {
+        self.set(header::CUT, self.get(header::CUT) + lost);
     }
 
     /// Master only: for all to read.
@@ -300,7 +316,8 @@ impl Scoreboard {
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        self.rows().fold(Totals::default(), |mut sum, row| {
+        let counted = Totals { cut: self.get(header::CUT), ..Totals::default() };
+        self.rows().fold(counted, |mut sum, row| {
             sum.requests += row.get(word::REQUESTS);
             sum.connections += row.get(word::ACCEPTED);
             for (class, total) in sum.responses.iter_mut().enumerate() {
@@ -358,6 +375,18 @@ impl Row {
 
     fn set_state(&self, state: State) {
         self.set(word::STATE, state as u64);
+    }
+
+    // ---- the master's word ---------------------------------------------------------------------------------------
+
+    /// Here and now, while a message has yet to be read: from here on the worker's answers say that the service stops.
+    pub(crate) fn tell_stopping(&self) {
+        self.set(word::TOLD, self.get(word::TOLD) | told::STOPPING);
+    }
+
+    /// As [`tell_stopping`](Self::tell_stopping), that this worker drains.
+    pub(crate) fn tell_drain(&self) {
+        self.set(word::TOLD, self.get(word::TOLD) | told::DRAIN);
     }
 
     // ---- the worker's own words ----------------------------------------------------------------------------------
@@ -456,6 +485,8 @@ impl Row {
     pub(crate) fn state(&self) -> State {
         match self.get(word::STATE) {
             1 => State::Starting,
+            // It has yet to read so; its answers say so already.
+            2 if self.told_drain() => State::Draining,
             2 => State::Serving,
             3 => State::Draining,
             _ => State::Free,
@@ -464,6 +495,14 @@ impl Row {
 
     pub(crate) fn slot(&self) -> u64 {
         self.get(word::SLOT)
+    }
+
+    pub(crate) fn told_stopping(&self) -> bool {
+        self.get(word::TOLD) & told::STOPPING != 0
+    }
+
+    pub(crate) fn told_drain(&self) -> bool {
+        self.get(word::TOLD) & told::DRAIN != 0
     }
 
     /// 0 until the worker has begun.
@@ -624,6 +663,22 @@ mod tests {
         assert!(row.answered());
         board.release(row);
         assert!(!board.claim(0, 2, 0, 0).unwrap().answered(), "what the worker before it answered");
+    }
+
+    #[test]
+    fn what_a_worker_was_told_ends_with_it() {
+        let board = Scoreboard::create(1, 1).unwrap();
+        let row = board.claim(0, 1, 0, 0).unwrap();
+        assert!(!row.told_stopping() && !row.told_drain());
+        row.tell_drain();
+        assert!(!row.told_stopping() && row.told_drain());
+        row.serving();
+        assert_eq!(row.state(), State::Draining);
+        row.tell_stopping();
+        assert!(row.told_stopping() && row.told_drain());
+        board.release(row);
+        let next = board.claim(0, 1, 0, 0).unwrap();
+        assert!(!next.told_stopping() && !next.told_drain());
     }
 
     #[test]

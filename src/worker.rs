@@ -33,7 +33,7 @@ use tokio::{
     select,
     signal::unix::{Signal, SignalKind, signal},
     task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 pub use self::connection::{Body, BodyError};
@@ -61,6 +61,12 @@ use crate::{
 /// At the final stop the listeners are polled this long before they close: handshakes under way are still completed,
 /// one lost SYN-ACK included (its first retransmission comes after a second).
 const QUIET: Duration = Duration::from_secs(1);
+
+/// In the last part of it no new handshake begins. It is longer than what handshakes take between continents.
+const HUSH: Duration = Duration::from_millis(250);
+
+/// The same where the grace is over before the quiet second is.
+const SHORT_HUSH: Duration = Duration::from_millis(20);
 
 /// What half-closed connections get to read their end once the grace is over.
 const LAST_BYTES: Duration = Duration::from_millis(250);
@@ -133,7 +139,7 @@ where
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            shared.say(&ToMaster::BootFailed(error_chain(&error)));
+            shared.say(ToMaster::BootFailed(error_chain(&error)));
             ExitCode::from(EXIT_BOOT_FAILED)
         }
     }
@@ -209,7 +215,7 @@ where
             order = orders.next() => if leaves_early(&order, shared) { return Ok(()) },
         }
     };
-    shared.say(&ToMaster::Ready);
+    shared.say(ToMaster::Ready);
     loop {
         match orders.next().await {
             Order::Go => break,
@@ -222,19 +228,19 @@ where
     }
 
     let Lifespan { service, shutdown } = lifespan;
-    let mut door = Door { slot, shared, service, polls: Vec::new() };
+    let mut door = Door { slot, shared, service, polls: Vec::new(), closing: Closing::Done };
     door.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
     beat::start(shared, epoch, Watch::new(slot, shared, door.service.clone()));
     shared.row.serving();
     // Said before the master knows, so that its log shows the replacement before the end of the replaced.
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");
-    shared.say(&ToMaster::Accepting);
+    shared.say(ToMaster::Accepting);
 
     let (grace, last) = loop {
         match orders.next().await {
-            Order::Drain { grace, last } => break (grace, last),
+            Order::Drain { grace, last } => break (grace, Some(last)),
             Order::Term => {
-                shared.say(&ToMaster::DrainBegun);
+                shared.say(ToMaster::DrainBegun);
                 tracing::info!(
                     event = "worker_draining",
                     slot,
@@ -244,7 +250,7 @@ where
                     "worker drains, within {:?}",
                     orders.grace
                 );
-                break (orders.grace, false);
+                break (orders.grace, None);
             }
             Order::AnnounceStop => shared.begin_stop(),
             Order::Go => {}
@@ -298,7 +304,7 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
             false
         }
         Order::Term => {
-            shared.say(&ToMaster::DrainBegun);
+            shared.say(ToMaster::DrainBegun);
             true
         }
         Order::Drain { .. } => true,
@@ -306,37 +312,35 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
 }
 
 /// Waits for the connections to end by themselves, at most until the grace does. Returns when the hook must be done.
+/// `last` is what the master said; `None`: a signal said it, and that is all that is known.
 async fn drain<S: Serve<B>, B: Answer>(
     door: &mut Door<S>,
     orders: &mut Orders,
     grace: Duration,
-    mut last: bool,
+    mut last: Option<bool>,
 ) -> Instant {
     let shared = door.shared;
     shared.begin_drain();
     let mut until = Instant::now() + grace;
-    // `Some` while the listeners are polled for the last time.
-    let mut quiet = None;
-    if last {
-        quiet = Some(door.open_all());
-    } else {
-        door.close();
+    match last {
+        Some(true) => door.open_all(),
+        Some(false) => door.close(),
+        None => door.hold(),
     }
     loop {
         let cut_at = until - RESERVE.min(grace / 4);
+        let closing = door.closing.at();
         select! {
-            () = shared.emptied(), if quiet.is_none() => return until,
-            () = sleep_until(quiet.unwrap_or(cut_at)), if quiet.is_some() => {
-                door.shut_down();
-                quiet = None;
-            }
+            () = shared.emptied(), if closing.is_none() => return until,
+            () = sleep_until(closing.unwrap_or(cut_at)), if closing.is_some() => door.close_further(),
             () = sleep_until(cut_at) => break,
             order = orders.next() => match order {
                 Order::Drain { grace, last: ends } => {
                     until = until.min(Instant::now() + grace);
-                    if ends && !last {
-                        last = true;
-                        quiet = Some(door.open_all());
+                    match (ends, last.replace(ends || last == Some(true))) {
+                        (true, None | Some(false)) => door.open_all(),
+                        (false, None) => door.close(),
+                        (true, Some(true)) | (false, Some(_)) => {}
                     }
                 }
                 Order::AnnounceStop => shared.begin_stop(),
@@ -344,9 +348,7 @@ async fn drain<S: Serve<B>, B: Answer>(
             },
         }
     }
-    if quiet.is_some() {
-        door.shut_down();
-    }
+    door.close_now().await;
     shared.begin_end();
     let _ = timeout(LAST_BYTES, shared.emptied()).await;
     until
@@ -358,6 +360,29 @@ struct Door<S> {
     shared: &'static Shared,
     service: S,
     polls: Vec<JoinHandle<()>>,
+    closing: Closing,
+}
+
+/// How far a draining worker is with its listeners, and until when.
+#[derive(Clone, Copy)]
+enum Closing {
+    /// Its own are polled on, until the master has had time to say whether this is the final stop: then nobody comes
+    /// after, and whoever sent the signal may have sent it to all.
+    Held(Instant),
+    /// At the final stop: all are polled.
+    Open(Instant),
+    /// All are polled, and no new connection begins.
+    Hushed(Instant),
+    Done,
+}
+
+impl Closing {
+    fn at(self) -> Option<Instant> {
+        match self {
+            Self::Held(at) | Self::Open(at) | Self::Hushed(at) => Some(at),
+            Self::Done => None,
+        }
+    }
 }
 
 impl<S> Door<S> {
@@ -374,8 +399,8 @@ impl<S> Door<S> {
         Ok(())
     }
 
-    /// At the final stop a worker also takes what waits for siblings that are gone or hang. Returns until when.
-    fn open_all<B>(&mut self) -> Instant
+    /// At the final stop a worker also takes what waits for siblings that are gone or hang.
+    fn open_all<B>(&mut self)
     where
         S: Serve<B>,
         B: Answer,
@@ -384,13 +409,51 @@ impl<S> Door<S> {
         if let Err(error) = self.open(true) {
             tracing::warn!(event = "listener_not_polled", %error, "not every listener can be polled for the last time");
         }
-        Instant::now() + QUIET
+        self.closing = Closing::Open(Instant::now() + QUIET - HUSH);
     }
 
+    fn hold(&mut self) {
+        self.closing = Closing::Held(Instant::now() + QUIET);
+    }
+
+    /// The next worker of the slot has them as well.
     fn close(&mut self) {
         for poll in self.polls.drain(..) {
             poll.abort();
         }
+        self.closing = Closing::Done;
+    }
+
+    /// What is due now.
+    fn close_further<B>(&mut self)
+    where
+        S: Serve<B>,
+        B: Answer,
+    {
+        match self.closing {
+            Closing::Held(_) => self.close(),
+            Closing::Open(_) => self.hush(HUSH),
+            Closing::Hushed(_) => self.shut_down(),
+            Closing::Done => {}
+        }
+    }
+
+    /// The grace is over.
+    async fn close_now<B>(&mut self)
+    where
+        S: Serve<B>,
+        B: Answer,
+    {
+        if let Closing::Open(_) = self.closing {
+            self.hush(SHORT_HUSH);
+            sleep(SHORT_HUSH).await;
+        }
+        self.close_further();
+    }
+
+    fn hush(&mut self, length: Duration) {
+        self.shared.listeners.refuse_newcomers();
+        self.closing = Closing::Hushed(Instant::now() + length);
     }
 
     fn shut_down<B>(&mut self)
@@ -402,7 +465,8 @@ impl<S> Door<S> {
         for socket in self.shared.listeners.all() {
             accept::sweep(socket, self.shared, &self.service);
         }
-        self.shared.listeners.shut_down();
+        self.shared.row.cut(self.shared.listeners.shut_down());
+        self.shared.say(ToMaster::Quiet);
     }
 }
 

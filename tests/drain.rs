@@ -1,6 +1,6 @@
 //! Promise: a graceful stop answers everything that had come, and says `Connection: close` instead of hanging up.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use crate::common::{
     Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field, get, request,
@@ -41,6 +41,34 @@ fn a_request_in_flight_is_answered() {
     assert!(answer.closes(), "{:?}", answer.headers);
     connection.wait_eof().expect("and then a clean end");
     assert_clean_end(supervisor);
+}
+
+/// A client that has read in the log that the worker drains finds its answers say so, however long the master's message
+/// is under way.
+#[test]
+fn from_its_line_in_the_log_on_every_answer_closes() {
+    let supervisor = one_worker();
+    let mut idle: Vec<_> = (0..20).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();
+    for connection in &mut idle {
+        assert!(!connection.get("/health").expect("an answer").closes(), "nobody stops yet");
+    }
+    // Half a second for each message from the master to the worker.
+    let mut slow = Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", "trace=sendto", "-e", "inject=sendto:delay_enter=500000", "-p"])
+        .arg(supervisor.pid().to_string())
+        .spawn()
+        .expect("strace can be run");
+    eventually("strace holds the master", PATIENCE, || {
+        (supervisor.master().status()["TracerPid"] != "0").then_some(())
+    });
+    begin_stop(&supervisor);
+    for connection in &mut idle {
+        let answer = connection.get("/ready").expect("an answer");
+        assert!(answer.closes(), "{:?}", answer.headers);
+        assert_eq!(answer.status, 503, "the service stops");
+    }
+    assert_clean_end(supervisor);
+    slow.wait().expect("it ends with the master");
 }
 
 #[test]

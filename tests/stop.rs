@@ -1,8 +1,12 @@
-//! Promise: a stop ends in time with exit code 0, and its port is free long before the last request is done.
+//! Promise: a stop ends in time with exit code 0, resets nobody however it was asked for, and its port is free long before
+//! the last request is done. `make soak-stop` is the long form.
 
 use std::{net::TcpListener, time::Duration};
 
-use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, get, now, request};
+use crate::common::{
+    Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, field, get, now, observe_for, request,
+};
+use crate::stops::{Way, stop_many};
 
 /// A request that is being handled when this returns. One worker only, whose count of requests is watched.
 #[track_caller]
@@ -53,11 +57,93 @@ fn a_second_signal_hurries() {
         let _request = busy(&supervisor, 25_000);
         supervisor.signal(Signal::SIGTERM);
         supervisor.wait_log(events::DRAINING, 1, PATIENCE);
+        if second == Signal::SIGTERM {
+            // Sooner it would be the same one.
+            observe_for(Duration::from_millis(1100));
+        }
         let started = now();
         supervisor.signal(second);
         assert_eq!(supervisor.wait_exit(PATIENCE), 0);
         assert!(started.elapsed() < Duration::from_millis(4500), "{second}: {:?}", started.elapsed());
     }
+}
+
+/// `timeout 5 oxicorn` signals its child and then its group; an init with a trap forwards what the group got already.
+#[test]
+fn a_signal_delivered_twice_is_one() {
+    for (signal, millis) in [(Signal::SIGTERM, 3000), (Signal::SIGINT, 1200)] {
+        let mut supervisor = one_worker().set("workers.graceful_timeout", r#""30s""#).serving(1);
+        let mut request = busy(&supervisor, millis);
+        for _ in 0..3 {
+            supervisor.signal(signal);
+            observe_for(Duration::from_millis(20));
+        }
+        assert_eq!(request.answer().expect("the request is not cut").status, 200, "{signal}");
+        assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+        assert_eq!(supervisor.log().count(events::STOPPING), 1, "{signal}");
+    }
+}
+
+fn assert_stops_reset_nobody(way: Way) {
+    let outcome = stop_many(way, 10);
+    eprintln!("{way:?}: {outcome}");
+    assert!(outcome.is_clean(), "{way:?}: {outcome}");
+}
+
+#[test]
+fn stops_of_the_master_reset_nobody() {
+    assert_stops_reset_nobody(Way::Master);
+}
+
+#[test]
+fn stops_of_the_process_group_reset_nobody() {
+    assert_stops_reset_nobody(Way::Group);
+}
+
+#[test]
+fn stops_asked_for_twice_reset_nobody() {
+    assert_stops_reset_nobody(Way::Twice);
+}
+
+#[test]
+fn stops_in_the_order_of_systemd_reset_nobody() {
+    assert_stops_reset_nobody(Way::MasterThenWorkers);
+}
+
+#[test]
+fn stops_that_reach_the_workers_first_reset_nobody() {
+    assert_stops_reset_nobody(Way::WorkersThenMaster);
+}
+
+/// The only worker cannot accept, and dies at the end of the grace: what waited for it is lost, and told.
+#[test]
+fn connections_that_nobody_accepted_are_counted() {
+    let mut supervisor = one_worker().set("workers.graceful_timeout", r#""1s""#).serving(1);
+    let worker = supervisor.worker_pids()[0];
+    supervisor.signal_worker(worker, Signal::SIGSTOP);
+    let queued: Vec<_> = (0..5).map(|_| Connection::open(supervisor.address()).expect("the kernel takes it")).collect();
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+    drop(queued);
+    let lines = supervisor.wait_log("connections_reset", 1, PATIENCE);
+    assert_eq!(field(&lines[0], "connections"), Some("5"), "{lines:?}");
+    let log = supervisor.log();
+    let totals = log.lines_of("totals").last().and_then(|line| field(line, "cut"));
+    assert_eq!(totals, Some("5"), "{}", log.tail(10));
+}
+
+/// Requests of a worker that dies in the stop are lost too.
+#[test]
+fn requests_of_a_worker_that_is_killed_are_counted() {
+    let mut supervisor = one_worker().serving(1);
+    let _request = busy(&supervisor, 10_000);
+    let worker = supervisor.worker_pids()[0];
+    supervisor.signal_worker(worker, Signal::SIGKILL);
+    supervisor.wait_log(events::EXITED, 1, PATIENCE);
+    supervisor.stop();
+    let log = supervisor.log();
+    let totals = log.lines_of("totals").last().and_then(|line| field(line, "cut"));
+    assert_eq!(totals, Some("1"), "{}", log.tail(10));
 }
 
 #[test]

@@ -56,6 +56,9 @@ pub(crate) struct Caller(pub(crate) u64);
 const ABORT_MS: u64 = 2_000;
 /// What a quick stop leaves the workers.
 const QUICK_MS: u64 = 2_000;
+/// A request to stop within this of the one before, and no more urgent, is the same one: whoever starts us and whoever
+/// sends the signal may both deliver it. A person takes longer to lose patience.
+const SAME_STOP_MS: u64 = 1_000;
 /// Failures in each slot, with none ready ever, after which a first boot gives up.
 const BOOT_FAILURES: u32 = 3;
 /// How often resident size is looked at while `workers.max_rss` is set.
@@ -66,6 +69,8 @@ const TRIAL_MS: u64 = 500;
 const TRIAL_LOOK_MS: u64 = 100;
 /// Removed addresses are still polled this long: handshakes under way are completed, one lost SYN-ACK included.
 const QUIET_MS: u64 = 1_000;
+/// In the last part of it no new connection begins there.
+const HUSH_MS: u64 = 250;
 /// How often the beats of the silent are looked at: one that beats again gets its share back within this.
 const LOOK_MS: u64 = 100;
 /// A silence this long is told once it is over; shorter ones are what blocking handlers do all day.
@@ -170,6 +175,10 @@ pub(crate) enum Event {
     DrainBegun {
         pid: Pid,
     },
+    /// At the final stop this worker has polled the listeners to their end: nobody waits in them any more.
+    Quiet {
+        pid: Pid,
+    },
     Measured {
         pid: Pid,
         rss: u64,
@@ -235,6 +244,8 @@ pub(crate) enum Action {
         slot: SlotId,
         why: Failure,
     },
+    /// Addresses that were removed will be closed soon: no new connection may begin there.
+    HushRemoved,
     /// Addresses that were removed have been quiet for long enough.
     CloseRemoved,
     /// Make slots for so many workers.
@@ -442,6 +453,9 @@ pub(crate) struct Worker {
     silent: bool,
     /// Its slot gets no new connections until some of its own have ended.
     full: bool,
+    /// It was told that nobody comes after it.
+    #[serde(default)]
+    told_last: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -495,6 +509,12 @@ pub(crate) struct Master {
     /// The settings on trial, or those that passed last, no longer name some addresses.
     removes: bool,
     close_removed_at: Option<Instant>,
+    /// No new connection begins at what will be closed then.
+    removed_hushed: bool,
+    /// When a stop was asked for last, and whether it was a graceful one.
+    stop_asked: Option<(Instant, bool)>,
+    /// At the final stop, the listeners were polled to their end.
+    quiet: bool,
     steered: Vec<SlotId>,
     measure_at: Instant,
     look_at: Instant,
@@ -530,6 +550,9 @@ impl Master {
             generation_failed: None,
             removes: false,
             close_removed_at: None,
+            removed_hushed: false,
+            stop_asked: None,
+            quiet: false,
             steered: Vec::new(),
             measure_at: now,
             look_at: now,
@@ -572,7 +595,8 @@ impl Master {
         let look = self.looks().then_some(self.look_at);
         let delay = match self.stage {
             Stage::Delaying { until } => Some(until),
-            Stage::Running | Stage::Stopping { .. } | Stage::Done => None,
+            Stage::Stopping { until, .. } => self.must_be_held().then_some(until),
+            Stage::Running | Stage::Done => None,
         };
         let changes = [self.trial_deadline(), self.close_removed_at, self.preflight_deadline()];
         let duties = [measure, look, delay].into_iter().chain(changes).flatten();
@@ -664,7 +688,7 @@ impl Master {
                 self.boot_failed(now, &w, Failure::NotForked, actions);
             }
             Event::Ready { pid } => {
-                let stopping = matches!(self.stage, Stage::Delaying { .. });
+                let stopping = matches!(self.stage, Stage::Delaying { .. } | Stage::Stopping { .. });
                 let Some(Worker { phase: Phase::Starting { .. }, .. }) = self.by_pid(pid) else { return };
                 self.proven = true;
                 if stopping {
@@ -731,6 +755,7 @@ impl Master {
                     w.phase = Phase::Draining { until };
                 }
             }
+            Event::Quiet { pid } => self.quiet |= self.worker(pid).is_some(),
             Event::Exited { pid } => {
                 let Some(at) = self.workers.iter().position(|w| w.pid == Some(pid)) else { return };
                 self.starved = false;
@@ -787,6 +812,11 @@ impl Master {
 
     /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
     fn begin_stop(&mut self, now: Instant, graceful: bool, actions: &mut Vec<Action>) {
+        let more_urgent = |before: bool| before && !graceful;
+        if self.stop_asked.is_some_and(|(at, before)| now.since(at) < SAME_STOP_MS && !more_urgent(before)) {
+            return;
+        }
+        self.stop_asked = Some((now, graceful));
         let (urgency, before) = match self.stage {
             Stage::Running => (u8::from(!graceful), None),
             Stage::Delaying { until } => (1, Some(until.after(self.policy.graceful_timeout_ms))),
@@ -906,9 +936,11 @@ impl Master {
                 self.leave(now, actions);
             }
             Stage::Stopping { until, .. } => {
+                self.quiet |= until <= now;
                 self.drain_all(now, until, actions);
                 self.end_overdue(now, actions);
-                if self.workers.is_empty() {
+                self.fill_slots(now, actions);
+                if self.workers.is_empty() && !self.must_be_held() {
                     self.stage = Stage::Done;
                     actions.push(Action::Exit { reason: self.reason });
                 }
@@ -1008,6 +1040,7 @@ impl Master {
                 due: now,
                 silent: false,
                 full: false,
+                told_last: false,
             });
             actions.push(Action::Fork { slot, generation: self.generation });
         }
@@ -1054,16 +1087,24 @@ impl Master {
         }
     }
 
+    /// Also those that drain already are told that nobody comes after: one that has not left yet polls once more. As long
+    /// as no worker is sure to, those that start go on, to be told once they serve.
     fn drain_all(&mut self, now: Instant, until: Instant, actions: &mut Vec<Action>) {
+        let starting_go_on = self.must_be_held() && !self.workers.iter().any(Worker::serving);
         for i in 0..self.workers.len() {
-            match &mut self.workers[i].phase {
-                Phase::Draining { until: before } if *before <= until => {}
-                Phase::Aborting { until: before } => *before = until.min(*before),
-                Phase::Killed { .. } => {}
-                Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. } | Phase::Draining { .. } => {
-                    self.drain(i, now, until, true, Cause::Stop, actions);
+            let w = &mut self.workers[i];
+            let until = match &mut w.phase {
+                Phase::Draining { until: before } if *before <= until && w.told_last => continue,
+                Phase::Forking | Phase::Starting { .. } if starting_go_on => continue,
+                Phase::Aborting { until: before } => {
+                    *before = until.min(*before);
+                    continue;
                 }
-            }
+                Phase::Killed { .. } => continue,
+                Phase::Draining { until: before } => until.min(*before),
+                Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. } => until,
+            };
+            self.drain(i, now, until, true, Cause::Stop, actions);
         }
     }
 
@@ -1071,6 +1112,7 @@ impl Master {
         let w = &mut self.workers[i];
         let Some(pid) = w.pid else { return };
         w.phase = Phase::Draining { until };
+        w.told_last |= last;
         actions.push(Action::Drain { pid, grace_ms: until.since(now), last, cause });
     }
 
@@ -1113,6 +1155,10 @@ impl Master {
         let slots = match self.stage {
             // A crash is still mended while the shutdown delay lasts.
             Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
+            // The others are gone before they could take what waits: one more worker does.
+            Stage::Stopping { .. } if self.must_be_held() && !self.workers.iter().any(Worker::may_hold) => {
+                0..self.slots()
+            }
             Stage::Stopping { .. } | Stage::Done => 0..0,
         };
         slots.map(SlotId).filter(|slot| !self.here(*slot).any(|w| self.current(w)))
@@ -1144,6 +1190,12 @@ impl Master {
             Phase::Aborting { until } | Phase::Draining { until } => Some(until),
             Phase::Forking | Phase::Killed { .. } => None,
         }
+    }
+
+    /// The listeners must not be left before a worker has polled them to their end: what waits there would be reset. Not
+    /// where a stop is hurried, nor where no worker was ever able to serve.
+    fn must_be_held(&self) -> bool {
+        matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.quiet
     }
 
     fn measures(&self) -> bool {
@@ -1197,6 +1249,11 @@ fn answer_all(callers: impl IntoIterator<Item = Caller>, answer: Answer, actions
 impl Worker {
     pub(crate) fn serving(&self) -> bool {
         matches!(self.phase, Phase::Serving { .. })
+    }
+
+    /// At the final stop it polls the listeners, or may yet.
+    fn may_hold(&self) -> bool {
+        !matches!(self.phase, Phase::Aborting { .. } | Phase::Killed { .. })
     }
 
     /// It has not been told to go.

@@ -47,8 +47,13 @@ impl Shell {
     pub(super) fn perform(&mut self, action: Action) -> Performed {
         match action {
             Action::Fork { slot, generation } => return self.fork(slot, generation),
-            Action::Go { pid } => self.tell(pid, &ToWorker::Go),
-            Action::AnnounceStop { pid } => self.tell(pid, &ToWorker::AnnounceStop),
+            Action::Go { pid } => self.tell(pid, ToWorker::Go),
+            Action::AnnounceStop { pid } => {
+                if let Some(child) = self.child(pid) {
+                    child.row.tell_stopping();
+                }
+                self.tell(pid, ToWorker::AnnounceStop);
+            }
             Action::Drain { pid, grace_ms, last, cause } => self.drain(pid, grace_ms, last, cause),
             Action::Abort { pid, silent_ms } => self.abort(pid, silent_ms),
             Action::Kill { pid, cause } => self.kill(pid, cause),
@@ -61,6 +66,7 @@ impl Shell {
             Action::BecomeNew => return self.become_new(),
             Action::KeepProgram => self.keep_program(),
             Action::BecomeOld { slot, why } => return self.become_old(slot, why),
+            Action::HushRemoved => self.listeners.refuse_newcomers_of_removed(),
             Action::CloseRemoved => self.close_removed(),
             Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
@@ -103,8 +109,8 @@ impl Shell {
                     "worker starts"
                 );
                 let (channel, boot_failure) = (Some(channel), None);
-                let due = started.0;
-                self.children.push(Child { pid, row, channel, due, answered: false, boot_failure, started });
+                let (due, unsaid) = (started.0, Vec::new());
+                self.children.push(Child { pid, row, channel, unsaid, due, answered: false, boot_failure, started });
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
             Err(error) => {
@@ -136,26 +142,23 @@ impl Shell {
         age + self.dice.up_to(u64::try_from(jitter).unwrap_or(age))
     }
 
-    pub(super) fn tell(&self, pid: Pid, message: &ToWorker) {
-        let channel = self.child(pid).and_then(|child| child.channel.as_ref());
-        // A closed channel is a worker on its way out, a full one a worker that will be found silent.
-        let Some(channel) = channel else { return };
-        match message.send(channel.as_fd()) {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!(event = "channel_full", pid = pid.0, "a worker does not read what it is told"),
-            Err(error) => {
-                tracing::debug!(event = "channel_closed", pid = pid.0, %error, "a worker left before it could be told")
-            }
+    fn tell(&mut self, pid: Pid, message: ToWorker) {
+        if let Some(child) = self.children.iter_mut().find(|child| child.pid == pid) {
+            child.tell(message);
         }
     }
 
-    fn drain(&self, pid: Pid, grace_ms: u64, last: bool, cause: Cause) {
+    /// Its row first: whoever reads in the log that the worker drains finds that its answers say so.
+    fn drain(&mut self, pid: Pid, grace_ms: u64, last: bool, cause: Cause) {
         let (slot, generation) = self.place(pid);
         let grace = Duration::from_millis(grace_ms);
+        if let Some(child) = self.child(pid) {
+            child.row.tell_drain();
+        }
         tracing::info!(
             event = "worker_draining", slot, pid = pid.0, generation, reason = %cause, "worker drains, within {grace:?}"
         );
-        self.tell(pid, &ToWorker::Drain { grace_ms, last });
+        self.tell(pid, ToWorker::Drain { grace_ms, last });
     }
 
     fn abort(&self, pid: Pid, silent_ms: u64) {
@@ -428,6 +431,31 @@ impl Shell {
             master,
             resolved,
             listeners,
+        }
+    }
+}
+
+impl Child {
+    /// What its channel has no room for is said once it has.
+    pub(super) fn tell(&mut self, message: ToWorker) {
+        // Without a channel it is a worker on its way out.
+        let Some(channel) = &self.channel else { return };
+        let sent = if self.unsaid.is_empty() { message.send(channel.as_fd()) } else { Ok(false) };
+        match sent {
+            Ok(true) => {}
+            Ok(false) => {
+                if self.unsaid.is_empty() {
+                    tracing::warn!(
+                        event = "channel_full",
+                        pid = self.pid.0,
+                        "a worker does not read what it is told; it is told again when it does"
+                    );
+                }
+                ToWorker::queue(&mut self.unsaid, message);
+            }
+            Err(error) => {
+                tracing::debug!(event = "channel_closed", pid = self.pid.0, %error, "a worker left before it could be told");
+            }
         }
     }
 }

@@ -164,7 +164,9 @@ impl Shell {
     }
 
     pub(super) fn close_removed(&mut self) {
-        for address in self.listeners.close_removed() {
+        let (addresses, reset) = self.listeners.close_removed();
+        self.scoreboard.cut(reset);
+        for address in addresses {
             tracing::info!(event = "address_closed", %address, "no longer listening on {address}");
         }
     }

@@ -800,17 +800,56 @@ fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
         }
         let patience = [world.policy.shutdown_delay_ms + GRACE, 2_000, 0, 0];
         let first_is_quick = usize::from(world.dice.chance(50));
+        let mut patience = patience[first_is_quick..].iter();
         let (mut at, mut end) = (0, u64::MAX);
-        for patience in &patience[first_is_quick..] {
-            let graceful = if end == u64::MAX { first_is_quick == 0 } else { world.dice.chance(50) };
+        let mut before: Option<(u64, bool)> = None;
+        loop {
+            let graceful = if before.is_none() { first_is_quick == 0 } else { world.dice.chance(50) };
             world.plan_fact(at, Event::StopRequested { graceful });
-            end = end.min(at + patience);
-            at += world.dice.below(GRACE);
-            if at > end || world.dice.chance(30) {
+            let same = |(then, was_graceful): (u64, bool)| at < then + 1_000 && (graceful || !was_graceful);
+            if !before.is_some_and(same) {
+                before = Some((at, graceful));
+                let Some(patience) = patience.next() else { break };
+                end = end.min(at + patience);
+            }
+            let most = if world.dice.chance(50) { 1_500 } else { GRACE };
+            at += world.dice.below(most);
+            if at > end || world.dice.chance(20) {
                 break;
             }
         }
         assert_eq!(world.run_to_exit(end + 1), end + 1);
+    });
+}
+
+/// Who sends TERM to all, or to some, may be faster with the workers than with the master, or the other way round. Half
+/// of those who drain die of it.
+#[test]
+fn a_stop_that_reaches_the_workers_too_leaves_nobody_in_the_queues() {
+    worlds(500, |seed| {
+        let mut world = World::settled(seed, |dice| {
+            let shutdown_delay_ms = dice.below(2) * 2_000;
+            Policy { shutdown_delay_ms, ..up_to(4)(dice) }
+        });
+        world.nature = Nature { dies_draining: 50, crash_at_boot: 10, ..CALM };
+        let workers = world.pids().len() as u64;
+        let stop_at = world.dice.below(600);
+        world.plan_fact(stop_at, Event::StopRequested { graceful: true });
+        for _ in 0..=world.dice.below(workers) {
+            let at = world.dice.below(2 * stop_at + 1);
+            world.plan(at, Ahead::TermAny);
+        }
+        world.run_to_exit(stop_at + world.policy.shutdown_delay_ms + GRACE + 1);
+    });
+}
+
+#[test]
+fn a_stop_before_any_worker_was_ready_waits_for_none() {
+    worlds(50, |seed| {
+        let mut world = World::new(seed, CALM, up_to(4));
+        world.plan_fact(0, Event::StopRequested { graceful: true });
+        world.run_to_exit(2_000);
+        assert_eq!(world.forks.len() as u32, world.policy.workers);
     });
 }
 

@@ -121,6 +121,12 @@ impl Shell {
         let Some(preflight) = self.upgrades.preflight.take() else {
             return Performed::Learned(Event::ExecFailed);
         };
+        if let Some(deaf) = self.children.iter().find(|child| !child.unsaid.is_empty()) {
+            // What it was not told yet would be lost with us.
+            let pid = deaf.pid.0;
+            self.refuse_upgrade(format!("the worker with pid {pid} does not read what the master tells it; try again"));
+            return Performed::Learned(Event::ExecFailed);
+        }
         tracing::info!(
             event = "exec",
             program = %preflight.path.display(),
@@ -306,7 +312,16 @@ impl Shell {
             let channel = child.channel.map(exec::received).transpose().map_err(lost("a worker's channel"))?;
             let row = scoreboard.rows().nth(child.row).ok_or("a worker's row is not on the scoreboard")?;
             let PassedChild { pid, due, ref boot_failure, started, .. } = *child;
-            Ok(Child { pid, row, channel, due, answered: false, boot_failure: boot_failure.clone(), started })
+            Ok(Child {
+                pid,
+                row,
+                channel,
+                unsaid: Vec::new(),
+                due,
+                answered: false,
+                boot_failure: boot_failure.clone(),
+                started,
+            })
         });
         let children = children.collect::<Result<Vec<_>, String>>()?;
         let signals = MasterSignals::install().map_err(lost("a pipe for signals"))?;

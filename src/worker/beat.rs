@@ -2,8 +2,8 @@
 //!
 //! Owns: its rhythm, and that of looking after the siblings. A loop that turns under traffic promises 50 ms; one that has
 //! nothing to do promises 300 ms and wakes four times a second. Each turn also writes the lines of the access log that
-//! wait, and what a log that took less than all is owed: no timer of its own wakes an idle worker. Refuses: judging
-//! lateness (`rescue`, the master).
+//! wait, and what a log that took less than all is owed, and says to the master what did not fit the channel: no timer
+//! of their own wakes an idle worker. Refuses: judging lateness (`rescue`, the master).
 
 use std::time::Duration;
 
@@ -52,6 +52,7 @@ where
             access.flush();
         }
         log::catch_up();
+        shared.say_unsaid();
         let wary = watch.turn(|| promise(shared, BUSY_PROMISE_MS)).await;
         let activity = row.activity();
         quiet = if activity == seen { quiet.saturating_add(1) } else { 0 };

@@ -103,7 +103,7 @@ impl<S> Watch<S> {
             let late = sign.is_some_and(|sign| sign.due < now);
             sibling.late = if late { sibling.late.saturating_add(1) } else { 0 };
             if sibling.late == LOOKS_UNTIL_TOLD {
-                self.shared.say(&ToMaster::Silent { slot });
+                self.shared.say(ToMaster::Silent { slot });
             }
             let alone = late || sign.is_none_or(|sign| sign.full);
             if alone || idle {

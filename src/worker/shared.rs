@@ -6,7 +6,7 @@
 use std::{
     os::fd::{AsFd, OwnedFd},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     /// `None` without TLS.
     pub(super) tls: Option<Arc<ServerConfig>>,
     channel: Arc<OwnedFd>,
+    /// What did not fit the channel, in order.
+    unsaid: Mutex<Vec<ToMaster>>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
     /// The watch above, for the request path: no lock to read.
@@ -96,6 +98,7 @@ impl Shared {
             request_ids: RequestIds::new(),
             tls: settings.tls.material.as_ref().map(|material| Arc::clone(&material.config)),
             channel,
+            unsaid: Mutex::new(Vec::new()),
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             drains: AtomicBool::new(false),
@@ -140,8 +143,9 @@ impl Shared {
         self.drain.notify_waiters();
     }
 
+    /// Also from the moment on in which the master says so, before its message is read.
     pub(super) fn drains(&self) -> bool {
-        self.drains.load(Relaxed)
+        self.drains.load(Relaxed) || self.row.told_drain()
     }
 
     /// The grace is over: connections without a request half-close now.
@@ -154,10 +158,31 @@ impl Shared {
         self.ends.load(Relaxed)
     }
 
-    pub(super) fn say(&self, message: &ToMaster) {
-        if let Err(error) = message.send(self.channel.as_fd()) {
-            tracing::debug!(event = "channel_closed", %error, "the master cannot be told");
+    /// What does not fit the channel now is said by a later [`say_unsaid`](Self::say_unsaid), once and in order.
+    pub(super) fn say(&self, message: ToMaster) {
+        let mut unsaid = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsaid.is_empty() && self.is_said(&message) {
+            return;
         }
+        // More of them come, and each tells as much as all.
+        if !matches!(message, ToMaster::Arrivals { .. }) && !unsaid.contains(&message) {
+            unsaid.push(message);
+        }
+    }
+
+    /// To be called now and then: a master that stood still reads again.
+    pub(super) fn say_unsaid(&self) {
+        let mut unsaid = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = unsaid.iter().take_while(|message| self.is_said(message)).count();
+        unsaid.drain(..said);
+    }
+
+    /// Or never will be: the master is gone.
+    fn is_said(&self, message: &ToMaster) -> bool {
+        message.send(self.channel.as_fd()).unwrap_or_else(|error| {
+            tracing::debug!(event = "channel_closed", %error, "the master cannot be told");
+            true
+        })
     }
 
     pub(super) fn connection_opened(&'static self) -> Open {
@@ -195,7 +220,7 @@ impl Shared {
         if now.saturating_sub(self.arrivals_told.load(Relaxed)) >= every {
             self.arrivals_told.store(now, Relaxed);
             self.arrivals_known.store(known, Relaxed);
-            self.say(&ToMaster::Arrivals { stay });
+            self.say(ToMaster::Arrivals { stay });
         }
     }
 
@@ -205,7 +230,7 @@ impl Shared {
             return;
         }
         self.row.set_full(full);
-        self.say(&ToMaster::RoomChanged);
+        self.say(ToMaster::RoomChanged);
         if let (true, Some(suppressed)) = (full, self.fullness.pass()) {
             tracing::warn!(
                 event = "worker_full",

@@ -138,7 +138,7 @@ impl Connection {
     }
 
     /// Whether the server has closed already: what an honest client looks for before it writes.
-    fn is_over(&self) -> bool {
+    pub fn is_over(&self) -> bool {
         let mut byte = [0];
         self.stream.set_nonblocking(true).expect("a socket of ours");
         let over = matches!(self.stream.peek(&mut byte), Ok(0));

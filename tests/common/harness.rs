@@ -472,6 +472,11 @@ impl Supervisor {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("the master can be signalled");
     }
 
+    /// What started the master, where that is another program.
+    pub fn signal_group_leader(&self, signal: Signal) {
+        kill(Pid::from_raw(self.group.cast_signed()), signal).expect("the leader can be signalled");
+    }
+
     pub fn signal_worker(&self, pid: u32, signal: Signal) {
         kill(Pid::from_raw(pid.cast_signed()), signal).expect("the worker can be signalled");
     }

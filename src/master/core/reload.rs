@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Answer, Caller, Failure, Generation, Instant, Master, Note, Policy, QUIET_MS, SlotId, Stage, TRIAL_LOOK_MS,
-    TRIAL_MS, Worker, answer_all, backoff::Backoff,
+    Action, Answer, Caller, Failure, Generation, HUSH_MS, Instant, Master, Note, Policy, QUIET_MS, SlotId, Stage,
+    TRIAL_LOOK_MS, TRIAL_MS, Worker, answer_all, backoff::Backoff,
 };
 
 /// Where a reload or an upgrade is.
@@ -194,7 +194,8 @@ impl Master {
         }
         let upgraded = trial.policy.is_none();
         let callers = self.take_change().callers();
-        self.close_removed_at = self.removes.then(|| now.after(QUIET_MS));
+        self.close_removed_at = self.removes.then(|| now.after(QUIET_MS - HUSH_MS));
+        self.removed_hushed = false;
         let generation = self.generation;
         if upgraded {
             self.tally.upgrades += 1;
@@ -230,7 +231,13 @@ impl Master {
     }
 
     pub(super) fn close_removed(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        if self.close_removed_at.is_some_and(|at| at <= now) {
+        if self.close_removed_at.is_none_or(|at| now < at) {
+            return;
+        }
+        if !std::mem::replace(&mut self.removed_hushed, true) {
+            self.close_removed_at = Some(now.after(HUSH_MS));
+            actions.push(Action::HushRemoved);
+        } else {
             self.close_removed_at = None;
             actions.push(Action::CloseRemoved);
             self.begin_queued(now, actions);

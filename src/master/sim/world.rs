@@ -20,6 +20,8 @@ pub(super) const MOMENT: u64 = 100;
 const LOOK: u64 = 100;
 /// Between two forks of a slot, and between two that cut a wait short.
 pub(super) const FLOOR: u64 = 100;
+/// How long the last workers poll the listeners.
+const QUIET: u64 = 1_000;
 /// From the fork to `Accepting`, at most.
 pub(super) const BOOT: u64 = 520;
 
@@ -140,6 +142,8 @@ pub(super) struct Process {
     doomed: bool,
     /// When it must have drained, as it was told.
     pub(super) drained_by: Option<u64>,
+    /// And that nobody comes after it.
+    told_last: bool,
     /// In its row of the scoreboard, which the master reads when it wakes and not before.
     pub(super) due: u64,
     due_read: u64,
@@ -187,12 +191,16 @@ pub(super) struct World {
     /// From here on it may freeze again: everybody had a moment to beat.
     steady_at: u64,
     pub(super) ever_ready: bool,
+    /// At a stop, a worker has polled the listeners to their end.
+    quiet: bool,
     asked_to_recycle: BTreeSet<Pid>,
     pub(super) on_trial: bool,
     /// How often another program took over, the old one again included.
     pub(super) execs: usize,
     /// A program is being tried, and has not ended; when it has to be told to, unless it was.
     preflight: Option<Option<u64>>,
+    /// No new connection begins at the addresses that are to be closed.
+    hushed: bool,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
     /// Who asked to scale or reload, and waits.
@@ -246,10 +254,12 @@ impl World {
             thawed: false,
             steady_at: 0,
             ever_ready: false,
+            quiet: false,
             asked_to_recycle: BTreeSet::new(),
             on_trial: false,
             execs: 0,
             preflight: None,
+            hushed: false,
             bad: BTreeSet::new(),
             failed: BTreeSet::new(),
             callers: BTreeSet::new(),
@@ -381,7 +391,11 @@ impl World {
             Event::Answered { pid } => {
                 self.processes.get(&pid).filter(|p| p.state == State::Serving && !p.hung)?;
             }
-            Event::DrainBegun { pid } => self.drain(pid, GRACE),
+            Event::DrainBegun { pid } => self.drain(pid, GRACE, false),
+            Event::Quiet { pid } => {
+                self.processes.get(&pid).filter(|p| p.state == State::Draining && !p.hung)?;
+                self.quiet = true;
+            }
             Event::RecycleRequested { pid } => {
                 self.asked_to_recycle.insert(pid);
             }
@@ -509,7 +523,7 @@ impl World {
                     self.plan_fact(delay, Event::Accepting { pid });
                 }
                 Action::AnnounceStop { pid } => self.alive(pid).announced = true,
-                Action::Drain { pid, grace_ms, last: _, cause } => {
+                Action::Drain { pid, grace_ms, last, cause } => {
                     self.drains.push((self.now, pid));
                     let p = &self.processes[&pid];
                     match cause {
@@ -526,7 +540,7 @@ impl World {
                         }
                         Cause::Recycle(RecycleCause::MaxRequests) | Cause::ScaleDown | Cause::Stop => {}
                     }
-                    self.drain(pid, grace_ms);
+                    self.drain(pid, grace_ms, last);
                 }
                 Action::Abort { pid, silent_ms: _ } => {
                     self.aborts.push((self.now, pid));
@@ -609,7 +623,14 @@ impl World {
                         false => self.succeed(Succession::Back),
                     }
                 }
-                Action::CloseRemoved => assert!(!self.on_trial, "closed what may still be wanted again"),
+                Action::HushRemoved => {
+                    assert!(!self.on_trial, "closes what may still be wanted again");
+                    self.hushed = true;
+                }
+                Action::CloseRemoved => {
+                    assert!(!self.on_trial, "closed what may still be wanted again");
+                    assert!(std::mem::take(&mut self.hushed), "closed under those who were just let in");
+                }
                 Action::Answer { caller, answer } => {
                     assert!(self.callers.remove(&caller), "{caller:?} was answered twice, or never asked");
                     if let Answer::Serving { target } = answer {
@@ -637,6 +658,7 @@ impl World {
                 Action::Exit { reason } => {
                     assert!(self.processes.is_empty(), "left behind: {:?}", self.processes);
                     assert_eq!(self.preflight.flatten(), None, "left behind: a program that is tried");
+                    self.assert_held();
                     self.exited = Some(reason);
                 }
             }
@@ -699,6 +721,7 @@ impl World {
             announced: false,
             doomed: false,
             drained_by: None,
+            told_last: false,
             due: 0,
             due_read: 0,
             old_at: self.now + max_age_ms,
@@ -716,7 +739,7 @@ impl World {
     }
 
     /// A process told to drain, by the master or by a SIGTERM of its own.
-    fn drain(&mut self, pid: Pid, grace: u64) {
+    fn drain(&mut self, pid: Pid, grace: u64, last: bool) {
         let slot = self.alive(pid).slot;
         let (now, nature) = (self.now, self.nature_of(slot));
         let delay = if self.dice.chance(nature.dies_draining) {
@@ -728,12 +751,21 @@ impl World {
         };
         let never = self.dice.chance(nature.never_drains);
         let p = self.alive(pid);
-        assert!(p.drained_by.is_none_or(|before| now + grace < before), "the drain of {pid:?} was not shortened");
+        let news = last && !std::mem::replace(&mut p.told_last, last);
+        let shorter = p.drained_by.is_none_or(|before| now + grace < before || (news && now + grace == before));
+        assert!(shorter, "the drain of {pid:?} was not shortened");
+        // One that drains already may have left its listeners for good: then it ends before it is quiet.
+        let holds = last && matches!(p.state, State::Serving | State::Draining);
         p.drained_by = Some(now + grace);
         p.doomed = true;
-        p.state = State::Draining;
-        if !p.hung && !never {
-            self.plan_fact(delay, Event::Exited { pid });
+        let serves = std::mem::replace(&mut p.state, State::Draining) == State::Serving;
+        let dies = delay == 0;
+        if holds {
+            self.plan_fact(QUIET.min(grace), Event::Quiet { pid });
+        }
+        if !self.alive(pid).hung && !never {
+            let least = if holds && serves && !dies { QUIET + 1 } else { 0 };
+            self.plan_fact(delay.max(least), Event::Exited { pid });
         }
     }
 
@@ -798,6 +830,17 @@ impl World {
         }
     }
 
+    /// Clients that wait in a queue are not left there, unless the stop was hurried or its time is over.
+    fn assert_held(&self) {
+        let stops = self.notes.iter().filter_map(|(at, note)| match note {
+            Note::Stopping { graceful, delay_ms, grace_ms } => Some((*graceful, at + delay_ms + grace_ms)),
+            _ => None,
+        });
+        let stops: Vec<_> = stops.collect();
+        let excused = stops.iter().any(|(graceful, until)| !graceful || *until <= self.now);
+        assert!(self.quiet || excused || !self.ever_ready, "left before the listeners were quiet");
+    }
+
     fn steers(&self) -> bool {
         matches!(self.master.stage(), Stage::Running | Stage::Delaying { .. })
     }
@@ -812,6 +855,12 @@ impl World {
         if let (true, Some(expected)) = (steers, expected) {
             assert_eq!(self.steered, expected, "steered past the serving slots, or to the silent or full");
         }
+        let stops = matches!(self.master.stage(), Stage::Stopping { .. });
+        let late = |w: &&Worker| {
+            matches!(w.phase, Phase::Draining { .. }) && !w.pid.is_some_and(|pid| self.processes[&pid].told_last)
+        };
+        let late: Vec<_> = self.master.workers().iter().filter(|w| stops && late(w)).collect();
+        assert!(late.is_empty(), "never heard that nobody comes after: {late:?}");
         let deaf = |w: &&Worker| w.serving() && !w.pid.is_some_and(|pid| self.processes[&pid].announced);
         let deaf: Vec<_> = self.master.workers().iter().filter(|w| delays && deaf(w)).collect();
         assert!(deaf.is_empty(), "never heard that the service stops: {deaf:?}");

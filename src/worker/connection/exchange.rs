@@ -401,7 +401,7 @@ impl Ticket {
         let shared = connection.shared;
         connection.activity.request_begins();
         if shared.row.request_begun() == shared.row.recycle_at() {
-            shared.say(&ToMaster::RecycleRequested);
+            shared.say(ToMaster::RecycleRequested);
         }
         let note = shared.notepad.begin(begun / 1_000_000, request, &manner.id);
         Self { connection, http1: manner.http1, offered: false, begun, note }

@@ -1,0 +1,43 @@
+//! Promise: what master and worker have to say to each other is not lost when one of them does not listen for a while.
+
+use crate::common::{Launch, PATIENCE, Signal, events, get};
+
+/// With one connection allowed each one that comes and goes makes the worker say twice whether it is full: more than the
+/// channel holds.
+#[test]
+fn a_worker_that_could_not_ask_to_be_recycled_asks_again() {
+    let launch = Launch::new().set("workers.count", "1").set("http.worker_connections", "1");
+    let mut supervisor = launch.set("workers.max_requests", "400").serving(1);
+    supervisor.signal(Signal::SIGSTOP);
+    for _ in 0..400 {
+        get(supervisor.address(), "/debug/connections");
+    }
+    supervisor.signal(Signal::SIGCONT);
+    supervisor.wait_log(events::RECYCLE_ASKED, 1, PATIENCE);
+    supervisor.stop();
+}
+
+/// Each reopened log file is one message more for a worker that does not read.
+#[test]
+fn a_worker_that_did_not_read_learns_of_the_stop_and_of_the_log() {
+    let mut supervisor = Launch::new().set("workers.count", "1").log_to("app.log").serving(1);
+    let worker = supervisor.worker_pids()[0];
+    supervisor.signal_worker(worker, Signal::SIGSTOP);
+    for times in 1..=400 {
+        supervisor.signal(Signal::SIGUSR1);
+        supervisor.wait_log(events::LOGS_REOPENED, times, PATIENCE);
+        if supervisor.log().count("channel_full") > 0 {
+            break;
+        }
+    }
+    assert_eq!(supervisor.log().count("channel_full"), 1, "the channel is full, and that is said once");
+    std::fs::rename(supervisor.path("app.log"), supervisor.path("app.log.1")).expect("our own file");
+    supervisor.signal(Signal::SIGUSR1);
+    supervisor.wait_log(events::LOGS_REOPENED, 1, PATIENCE);
+    supervisor.signal(Signal::SIGTERM);
+    supervisor.wait_log(events::STOPPING, 1, PATIENCE);
+    supervisor.signal_worker(worker, Signal::SIGCONT);
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+    let log = supervisor.log();
+    assert_eq!((log.count(events::DRAINED), log.count(events::KILLED)), (1, 0), "{}", log.tail(20));
+}
