@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help install uninstall deb run test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege test-docker \
-	soak-schemathesis soak-siege soak-docker soak-stop docker-needs chaos cost bench bench-peers bench-facts
+	soak-schemathesis soak-siege soak-docker soak-stop soak-storm docker-needs chaos cost bench bench-peers bench-facts
 
 # The release build is made once. The tests are built as ever, and run it instead of their own.
 ON_RELEASE = OXICORN_TEST_BINARY=$(CURDIR)/target/release/oxicorn
@@ -136,6 +136,9 @@ soak-stop: release target/soak-stop ## hundreds of stops under load in every way
 target/soak-stop:
 	apt-get update -qq && apt-get install -qq --no-install-recommends dumb-init supervisor
 	touch $@
+
+soak-storm: release needs ## a crash a second by abort, SIGKILL and want of memory, beside Gunicorn: three minutes (SECONDS=60)
+	$(ON_RELEASE) cargo test --test storm -- --seconds $(or $(SECONDS),60)
 
 # Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs,
 # schemas for tests/deploy.rs, Gunicorn and Uvicorn for tests/docs.rs, which asks them for their settings; the others are found by name.

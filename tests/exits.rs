@@ -1,13 +1,10 @@
 //! Promise: every end of a worker is named rightly: what killed it, who sent it, and what it was working on.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
 use nix::{sys::signal::kill, unistd::Pid};
 
-use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, field, get, request};
+use crate::common::{
+    Cgroup, Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, field, get, request,
+};
 
 fn one_worker() -> Launch {
     Launch::new().set("workers.count", "1")
@@ -139,8 +136,8 @@ fn a_worker_that_drains_just_leaves() {
 #[test]
 fn the_kernels_oom_killer_is_named() {
     let cgroup = Cgroup::make(128 << 20);
-    let enter = format!("echo $$ > '{}/cgroup.procs' && \"$0\" \"$@\"; exit $?", cgroup.0.display());
-    let supervisor = one_worker().through(&["sh", "-c", &enter]).serving(1);
+    let wrapper = cgroup.wrapper();
+    let supervisor = one_worker().through(&wrapper.each_ref().map(String::as_str)).serving(1);
     let victim = supervisor.serving_pids()[0];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.get("/debug/allocate/512").expect_err("nobody answers");
@@ -156,31 +153,4 @@ fn the_kernels_oom_killer_is_named() {
     let line = supervisor.wait_log(events::EXITED, 2, PATIENCE).swap_remove(1);
     let reason = field(&line, "reason").expect("a reason");
     assert!(reason.starts_with("killed by SIGKILL from outside:"), "{reason}");
-}
-
-/// A memory cgroup below our own, removed at the end.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn make(limit: u64) -> Self {
-        let membership = fs::read_to_string("/proc/self/cgroup").expect("/proc/self/cgroup");
-        let path_of = |mark: &str| membership.lines().find_map(|line| line.split_once(mark).map(|(_, path)| path));
-        let (ours, file) = match (path_of(":memory:"), path_of("0::")) {
-            (Some(path), _) => (format!("/sys/fs/cgroup/memory{path}"), "memory.limit_in_bytes"),
-            (None, Some(path)) => (format!("/sys/fs/cgroup{path}"), "memory.max"),
-            (None, None) => panic!("there is no memory cgroup here:\n{membership}"),
-        };
-        let made = Self(Path::new(&ours).join(format!("oxicorn-test-{}", std::process::id())));
-        let needs = "a memory cgroup has to be made: run the tests as root, with /sys/fs/cgroup writable";
-        fs::create_dir(&made.0).unwrap_or_else(|error| panic!("{}: {error}; {needs}", made.0.display()));
-        let limited = fs::write(made.0.join(file), limit.to_string());
-        limited.unwrap_or_else(|error| panic!("{}/{file}: {error}; {needs}", made.0.display()));
-        made
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        eventually("the cgroup is empty and removed", PATIENCE, || fs::remove_dir(&self.0).ok());
-    }
 }

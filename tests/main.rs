@@ -8,6 +8,7 @@ mod common;
 mod corpus;
 mod https;
 mod stops;
+mod storm;
 
 mod abandoned;
 mod access_log;
@@ -22,6 +23,7 @@ mod check_deep;
 mod control;
 mod crash;
 mod crash_loop;
+mod crash_storm;
 mod database_down;
 mod deploy;
 mod docs;

@@ -105,6 +105,13 @@ impl Seen<'_> {
                 self.worst("crash", oxicorn, "longest_less_stalls_ms"),
                 "milliseconds that the others waited longest in a crash, less the machine's own stalls",
             ),
+            self.worst("storm", "Gunicorn", "failed").and_then(|theirs| {
+                at_most(
+                    theirs,
+                    self.worst("storm", oxicorn, "failed"),
+                    "health checks failed by a crash a second, of at most Gunicorn's",
+                )
+            }),
             at_most(
                 1.15,
                 self.median("balance-4", oxicorn, "max_over_mean"),

@@ -191,6 +191,8 @@ pub fn all() -> Vec<Scenario> {
     add("reload", about, true, 3, sides, Kind::Fresh(life::reload));
     let about = "SIGKILL for one of two workers under 1,000 quick and 200 slow requests a second";
     add("crash", about, true, 8, everyone(Deed::Replace, &usual, who), Kind::Fresh(life::crash));
+    let about = "SIGKILL for one of two workers a second, five times; 50 health checks a second that never retry";
+    add("storm", about, true, 2, everyone(Deed::Replace, &usual, None), Kind::Fresh(life::storm));
     let watching = Setup { hung_after: Some(2), ..usual.clone() };
     let about = "SIGSTOP for one of two workers; who is silent for 2 s counts as hung";
     add("hang", about, false, 3, everyone(Deed::NoticeHang, &watching, who), Kind::Fresh(life::hang));

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
 mod bare;
+mod cgroup;
 mod client;
 mod dependency;
 mod facts;
@@ -13,6 +14,7 @@ mod mongod;
 mod proc;
 
 pub use bare::Bare;
+pub use cgroup::Cgroup;
 pub use client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, json_request, request};
 pub use dependency::Dependency;
 pub use facts::assert_each_stored_once;

@@ -28,6 +28,8 @@ use crate::{
 const RELOADS: usize = 10;
 const RELOADS_WITHIN: Duration = Duration::from_secs(25);
 const RELOAD_PATIENCE: Duration = Duration::from_secs(20);
+const CRASHES: usize = 5;
+const CRASH_EVERY: Duration = Duration::from_secs(1);
 /// Nothing happens: at the beginning and at the end.
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -119,6 +121,30 @@ pub(super) fn hang(_: &Bench, side: &Side) -> Result<Turn, String> {
     if let Some(replaced) = replaced {
         turn.set("replacement_ms", ms(replaced.saturating_duration_since(at)));
     }
+    Ok(turn)
+}
+
+/// A crash a second, as one client with one bad request causes it. The checks are on connections of their own.
+pub(super) fn storm(_: &Bench, side: &Side) -> Result<Turn, String> {
+    let server = Server::start(side.peer, &side.setup)?;
+    let wire = Wire { per_request: true, ..Wire::default() };
+    let checks = Load { wire, ..Load::paced(server.address, 4, side.path, 50.0) }.start();
+    let mut deeds = Vec::new();
+    for _ in 0..CRASHES {
+        sleep(CRASH_EVERY);
+        let victim = server.workers().first().map(|worker| Pid::from_raw(worker.0.cast_signed()));
+        deeds.push(now());
+        // None may live: then this second has its crash already.
+        let _ = victim.map(|victim| kill(victim, Signal::SIGKILL));
+    }
+    sleep(CRASH_EVERY);
+    let mut tally = checks.finish();
+    for at in deeds {
+        tally.deed(at, "kill");
+    }
+    let longest = tally.longest();
+    let mut turn = Turn::of(tally);
+    turn.set("longest_ms", ms(longest));
     Ok(turn)
 }
 

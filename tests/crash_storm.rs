@@ -1,0 +1,17 @@
+//! Promise: one bad request a second takes no slot away from the others: beside Gunicorn no more health checks fail, and
+//! some slot serves, or is about to. The long form is `make soak-storm`.
+
+use crate::storm::{Way, run};
+
+const SECONDS: u64 = 8;
+
+/// One after the other: six servers at a time are enough for a small machine.
+#[test]
+fn a_crash_a_second_leaves_the_service_serving() {
+    for way in [Way::Abort, Way::Kill, Way::Oom] {
+        for outcome in run(way, SECONDS) {
+            eprintln!("{outcome}");
+            assert_eq!(outcome.broken(), Vec::<String>::new());
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! A crash a second, as one client with one bad request causes it, while health checks go on: oxicorn beside Gunicorn.
+//!
+//! Owns: the two servers, the crashes, the client that checks and never retries, and how long no slot served. Refuses: a
+//! verdict on one of them alone: what else the machine does falls on both, so they storm at the same time.
+#![allow(dead_code, unreachable_pub, reason = "the tests use a part, the program another")]
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    net::SocketAddr,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::common::{
+    Cgroup, Connection, Failure, Launch, Log, PATIENCE, Process, events, eventually, field, free_port, now,
+};
+
+const CRASH_EVERY: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_millis(50);
+/// The crashes come between two checks: what is measured is the time afterwards, not who was there in that moment.
+const BETWEEN: Duration = Duration::from_millis(25);
+/// How long the client with the bad request waits for its answer.
+const CULPRIT_PATIENCE: Duration = Duration::from_millis(500);
+/// Between two forks of a slot.
+const FLOOR: Duration = Duration::from_millis(100);
+/// For a machine that does other things too.
+const SLACK: Duration = Duration::from_millis(100);
+/// With siblings no longer than this without a slot that serves.
+const MOST: Duration = Duration::from_millis(250);
+/// Enough for master and four workers, too little for what one request allocates.
+const MEMORY: u64 = 128 << 20;
+
+/// How a worker dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Abort,
+    Kill,
+    Oom,
+}
+
+/// Workers of the servers, side by side.
+const WORKERS: [usize; 3] = [1, 2, 4];
+
+/// From and to.
+type Span = (Instant, Instant);
+
+/// What one server's client saw.
+#[derive(Debug, Default)]
+struct Seen {
+    checks: u64,
+    failures: Vec<(Span, Failure)>,
+    crashes: Vec<Span>,
+}
+
+impl Seen {
+    /// The checks that failed although they were not under way beside the request that crashed: a worker that dies takes
+    /// along what it had accepted, and nothing else.
+    fn beyond(&self) -> usize {
+        let beside = |&(from, to): &Span| self.crashes.iter().any(|crash| crash.0 <= to && from <= crash.1);
+        self.failures.iter().filter(|(span, _)| !beside(span)).count()
+    }
+}
+
+/// Both servers, with so many workers.
+#[derive(Debug)]
+pub struct Outcome {
+    way: Way,
+    workers: usize,
+    ours: Seen,
+    theirs: Seen,
+    crashes: usize,
+    /// Without a slot that serves, the longest.
+    gap: Duration,
+    most: Duration,
+    seconds: u64,
+}
+
+/// All numbers of workers at the same time.
+pub fn run(way: Way, seconds: u64) -> Vec<Outcome> {
+    thread::scope(|threads| {
+        let runs = WORKERS.map(|workers| threads.spawn(move || run_one(way, workers, seconds)));
+        runs.into_iter().map(|run| run.join().expect("a storm does not panic")).collect()
+    })
+}
+
+fn run_one(way: Way, workers: usize, seconds: u64) -> Outcome {
+    let window = Duration::from_secs(seconds);
+    let groups = (way == Way::Oom).then(|| [Cgroup::make(MEMORY), Cgroup::make(MEMORY)]);
+    let wrapper = |nth: usize| groups.as_ref().map(|groups| groups[nth].wrapper());
+    let mut launch = Launch::new().set("workers.count", &workers.to_string());
+    if let Some(wrapper) = wrapper(0) {
+        launch = launch.through(&wrapper.each_ref().map(String::as_str));
+    }
+    let mut ours = launch.serving(workers);
+    let theirs = Gunicorn::start(workers, wrapper(1));
+    let begun = now() + CHECK_EVERY;
+    let (seen, others) = thread::scope(|threads| {
+        let (address, other) = (ours.address(), theirs.address);
+        let servers = [(address, ours.master()), (other, theirs.master())];
+        let runs = servers.map(|(address, master)| {
+            let checks = threads.spawn(move || check(address, begun, window));
+            let crashes = threads.spawn(move || crash(way, address, master, begun, window));
+            (checks, crashes)
+        });
+        let [seen, others] = runs.map(|(checks, crashes)| {
+            let crashes = crashes.join().expect("a client does not panic");
+            Seen { crashes, ..checks.join().expect("a client does not panic") }
+        });
+        (seen, others)
+    });
+    ours.wait_serving_at_least(1);
+    let log = ours.log();
+    ours.stop();
+    drop((ours, theirs));
+    drop(groups);
+    let (gap, boot) = longest_gap(&log);
+    Outcome {
+        way,
+        workers,
+        ours: seen,
+        theirs: others,
+        crashes: log.count(events::EXITED),
+        gap,
+        most: if workers == 1 { FLOOR + boot + SLACK } else { MOST },
+        seconds,
+    }
+}
+
+/// Waits until the `nth` moment of a beat; none once the window is over.
+fn beat(begun: Instant, every: Duration, nth: u32, window: Duration) -> Option<()> {
+    let at = every * nth;
+    (at < window).then(|| thread::sleep((begun + at).saturating_duration_since(now())))
+}
+
+/// One check after the other, each on a connection of its own; what comes late lets the next ones fall out.
+fn check(address: SocketAddr, begun: Instant, window: Duration) -> Seen {
+    let mut seen = Seen::default();
+    let mut nth = 0;
+    while beat(begun, CHECK_EVERY, nth, window).is_some() {
+        let from = now();
+        let asked = Connection::open(address).and_then(|mut connection| {
+            connection.patience(Duration::from_secs(5));
+            connection.get("/health")
+        });
+        seen.checks += 1;
+        let failure = match asked {
+            Ok(answer) if answer.status == 200 => None,
+            Ok(answer) => Some(Failure::BadStatus(answer.status)),
+            Err(failure) => Some(failure),
+        };
+        if let Some(failure) = failure {
+            seen.failures.push(((from, now()), failure));
+        }
+        nth = (begun.elapsed().as_millis() / CHECK_EVERY.as_millis()) as u32 + 1;
+    }
+    seen
+}
+
+/// When each crash was under way.
+fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window: Duration) -> Vec<Span> {
+    let mut crashes = Vec::new();
+    let path = match way {
+        Way::Abort => "/debug/abort",
+        Way::Oom => "/debug/allocate/256",
+        Way::Kill => "",
+    };
+    let mut nth = 1;
+    while beat(begun + BETWEEN, CRASH_EVERY, nth, window).is_some() {
+        nth += 1;
+        let from = now();
+        if way == Way::Kill {
+            // Another one each time, as far as they live.
+            let workers = master.children();
+            if let Some(victim) = workers.get(nth as usize % workers.len().max(1)) {
+                let _ = kill(Pid::from_raw(victim.0.cast_signed()), Signal::SIGKILL);
+            }
+        } else if let Ok(mut connection) = Connection::open(address) {
+            connection.patience(CULPRIT_PATIENCE);
+            // Nobody answers a crash.
+            let _ = connection.get(path);
+        }
+        crashes.push((from, now()));
+    }
+    crashes
+}
+
+/// The longest time in which no worker served, and the longest boot, by the log.
+fn longest_gap(log: &Log) -> (Duration, Duration) {
+    let mut forked: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut serving: Vec<&str> = Vec::new();
+    let (mut none_since, mut gap, mut boot) = (None, 0, 0);
+    for line in log.0.lines() {
+        let (Some(at), Some(event), Some(pid)) = (milliseconds(line), field(line, "event"), field(line, "pid")) else {
+            continue;
+        };
+        match event {
+            events::FORKED => _ = forked.insert(pid, at),
+            events::SERVING => {
+                serving.push(pid);
+                boot = boot.max(forked.get(pid).map_or(0, |forked| at.saturating_sub(*forked)));
+                gap = gap.max(none_since.take().map_or(0, |since| at.saturating_sub(since)));
+            }
+            events::EXITED => {
+                let before = serving.len();
+                serving.retain(|other| *other != pid);
+                if serving.is_empty() && before > 0 {
+                    none_since = Some(at);
+                }
+            }
+            _ => {}
+        }
+    }
+    (Duration::from_millis(gap), Duration::from_millis(boot))
+}
+
+/// Of the day: `2026-11-22T03:38:23.448Z …`.
+fn milliseconds(line: &str) -> Option<u64> {
+    let time = line.split_once('T')?.1.split_once('Z')?.0;
+    let [hours, minutes, rest] = time.split(':').collect::<Vec<_>>().try_into().ok()?;
+    let (seconds, millis): (&str, &str) = rest.split_once('.')?;
+    let number = |text: &str| text.parse::<u64>().ok();
+    Some(((number(hours)? * 60 + number(minutes)?) * 60 + number(seconds)?) * 1_000 + number(millis)?)
+}
+
+impl Outcome {
+    /// What is not as promised; empty when all is.
+    pub fn broken(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut must = |holds: bool, what: String| {
+            if !holds {
+                broken.push(format!("{:?} × {}: {what}", self.way, self.workers));
+            }
+        };
+        let (beyond, theirs) = (self.ours.beyond(), self.theirs.failures.len());
+        let failures: Vec<_> = self.ours.failures.iter().map(|(_, failure)| failure).collect();
+        must(beyond <= theirs, format!("{beyond} health checks failed, {theirs} of Gunicorn: {failures:?}"));
+        must(self.gap <= self.most, format!("{:?} without a serving slot, of at most {:?}", self.gap, self.most));
+        let crashes = self.seconds as usize / 2;
+        must(self.crashes >= crashes, format!("only {} crashes", self.crashes));
+        broken
+    }
+}
+
+/// A row of the table.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |seen: &Seen| format!("{} ({}) of {}", seen.failures.len(), seen.beyond(), seen.checks);
+        write!(
+            f,
+            "{:<6} {:>7} {:>8} {:>16} {:>16} {:>8} ms (≤ {} ms)",
+            format!("{:?}", self.way).to_lowercase(),
+            self.workers,
+            self.crashes,
+            of(&self.ours),
+            of(&self.theirs),
+            self.gap.as_millis(),
+            self.most.as_millis(),
+        )
+    }
+}
+
+/// Over the rows.
+pub const HEAD: &str = "crash  workers  crashes  oxicorn failed* Gunicorn failed*  longest without a serving slot\n\
+                        * in brackets: not beside the request that crashed";
+
+/// Gunicorn as it comes, with its default worker.
+struct Gunicorn {
+    child: Child,
+    wrapped: bool,
+    address: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Gunicorn {
+    fn start(workers: usize, wrapper: Option<[String; 3]>) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let packages = root.join("target/peers-settings");
+        assert!(packages.join("gunicorn").is_dir(), "{} is missing: make needs", packages.display());
+        let dir = tempfile::Builder::new().prefix("oxicorn-gunicorn-").tempdir().expect("a temporary folder");
+        let port = free_port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let words = wrapper.clone().map_or_else(Vec::new, Vec::from);
+        let words: Vec<_> = words.into_iter().chain(["python3".to_owned()]).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(["-m", "gunicorn", "--no-control-socket", "-b", &address.to_string()]);
+        command.args(["-w", &workers.to_string(), "app:app"]);
+        let path = std::env::join_paths([packages, root.join("tests/storm")]).expect("paths without colons");
+        let log = File::create(dir.path().join("log")).expect("a file in our own folder");
+        command.env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1").current_dir(dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+        let child = command.spawn().expect("python3 can be run");
+        let gunicorn = Self { child, wrapped: wrapper.is_some(), address, _dir: dir };
+        eventually("Gunicorn serves", 4 * PATIENCE, || {
+            let answers = || Connection::open(address).and_then(|mut connection| connection.get("/health")).is_ok();
+            (answers() && gunicorn.master().children().len() == workers).then_some(())
+        });
+        gunicorn
+    }
+
+    /// Behind the wrapper it is its child.
+    fn master(&self) -> Process {
+        let first = Process(self.child.id());
+        let child = || first.children().first().copied();
+        if self.wrapped { child().unwrap_or(first) } else { first }
+    }
+}
+
+impl Drop for Gunicorn {
+    fn drop(&mut self) {
+        let group = Pid::from_raw(self.child.id().cast_signed());
+        let _ = killpg(group, Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
