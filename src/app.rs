@@ -28,7 +28,9 @@ use crate::{
     master::{self, Handover, Load, Origins, Outcome},
     protocol,
     scoreboard::Row,
-    settings::{self, Flags, Origin, Problems, Purpose, Resolved, Settings, TableSpec, Whereabouts},
+    settings::{
+        self, Flags, Origin, Problems, Purpose, Resolved, Settings, Sources, StartFolder, TableSpec, Whereabouts,
+    },
     sys::{fork, inherited, process, title},
     worker::{self, Body, WorkerSeed},
 };
@@ -185,17 +187,14 @@ impl App {
             let _ = page.and_then(|page| io::stdout().write_all(&page));
             return ExitCode::SUCCESS;
         }
-        let cwd = match std::env::current_dir() {
-            Ok(cwd) => cwd,
-            Err(error) => return refuse(&format!("the current folder cannot be read: {error}")),
-        };
+        let start = StartFolder::here();
         let environment = settings::environment();
-        let resolve = |tables: &[TableSpec], purpose| settings::resolve(&flags, &environment, &cwd, tables, purpose);
+        let resolve = |tables: &[TableSpec], purpose| settings::resolve(&flags, &environment, &start, tables, purpose);
         let control = |socket, act: &dyn Fn(&ctl::Place) -> Result<(), ctl::Failed>| match place(
             socket,
             &flags,
             &environment,
-            &cwd,
+            &start,
         ) {
             Ok(place) => end(act(&place)),
             Err(problems) => refuse(&problems.to_string()),
@@ -205,12 +204,12 @@ impl App {
         };
         match command {
             Command::Run(_) => match resolve(&self.tables, Purpose::Serve) {
-                Ok(resolved) => self.supervise(resolved, flags, cwd, &inherited),
+                Ok(resolved) => self.supervise(resolved, flags, &inherited),
                 Err(problems) => refuse(&problems.to_string()),
             },
             Command::Check { deep, json, .. } => {
                 let resolved = resolve(&self.tables, Purpose::Serve);
-                let place = resolved.is_ok().then(|| place(None, &flags, &environment, &cwd).ok()).flatten();
+                let place = resolved.is_ok().then(|| place(None, &flags, &environment, &start).ok()).flatten();
                 self.check(resolved, place.as_ref(), deep, json)
             }
             Command::Config { running: true, socket, json, .. } => {
@@ -218,7 +217,7 @@ impl App {
             }
             Command::Config { socket, json, .. } => match resolve(&self.tables, Purpose::Ask) {
                 Ok(resolved) => {
-                    let place = place(socket, &flags, &environment, &cwd).ok();
+                    let place = place(socket, &flags, &environment, &start).ok();
                     print_settings(&resolved, place.and_then(|place| ctl::differs(&place, &resolved.to_map())), json)
                 }
                 Err(problems) => refuse(&problems.to_string()),
@@ -230,8 +229,13 @@ impl App {
             Command::Scale { place, workers, json } => ask(place, &protocol::Command::Scale(workers), json),
             Command::Reload { place, json } => ask(place, &protocol::Command::Reload, json),
             Command::Upgrade { place, program, json } => {
-                let program = program.map(|program| cwd.join(program).to_string_lossy().into_owned());
-                ask(place, &protocol::Command::Upgrade { program }, json)
+                match program.map(|program| start.join(Path::new(&program))).transpose() {
+                    Ok(program) => {
+                        let program = program.map(|program| program.to_string_lossy().into_owned());
+                        ask(place, &protocol::Command::Upgrade { program }, json)
+                    }
+                    Err(sentence) => refuse(&sentence),
+                }
             }
             Command::Stop { place, now, json } => ask(place, &protocol::Command::Stop { now }, json),
             Command::Migrate { json, .. } => match resolve(&self.tables, Purpose::Ask) {
@@ -254,7 +258,7 @@ impl App {
         if let Err(error) = log::configure(&resolved.settings.log) {
             return refuse(&error_chain(&error));
         }
-        let preparation = Preparation { resolved };
+        let preparation = Preparation { resolved, running: None };
         let done = (self.prepare)(&preparation)
             .and_then(|()| worker::take_rights(&resolved.settings.process).map_err(Into::into))
             .and_then(|()| migrate(&preparation));
@@ -274,7 +278,7 @@ impl App {
         ExitCode::SUCCESS
     }
 
-    fn supervise(self, resolved: Resolved, flags: Flags, cwd: PathBuf, inherited: &[String]) -> ExitCode {
+    fn supervise(self, resolved: Resolved, flags: Flags, inherited: &[String]) -> ExitCode {
         if let Err(error) = log::configure(&resolved.settings.log) {
             return refuse(&error_chain(&error));
         }
@@ -282,7 +286,7 @@ impl App {
             tracing::warn!(event = "inherited", "left by the program before: {found}");
         }
         settings::say_warnings(&resolved.warnings);
-        if let Err(error) = (self.prepare)(&Preparation { resolved: &resolved }) {
+        if let Err(error) = (self.prepare)(&Preparation { resolved: &resolved, running: None }) {
             let reason = error_chain(error.as_ref());
             tracing::error!(
                 event = "boot_gave_up",
@@ -291,16 +295,14 @@ impl App {
             );
             return Exit::NoWorkerReady.into();
         }
-        self.master(resolved, flags, cwd, Origins::Nothing)
+        self.master(resolved, flags, Origins::Nothing)
     }
 
     /// In the place of another program, or to show that it could be.
     fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
-        handover.enter_folder();
-        let resolved = std::env::current_dir()
-            .map_err(|error| format!("the current folder cannot be read: {error}"))
-            .and_then(|cwd| Ok((self.resolve_as(&handover, &flags, &cwd)?, cwd)));
-        let ((resolved, kept), cwd) = match resolved {
+        let start = handover.start_folder();
+        start.enter();
+        let (resolved, kept) = match self.resolve_as(&handover, &flags, &start) {
             Ok(resolved) => resolved,
             Err(reason) => return handover.refuse(&reason),
         };
@@ -317,37 +319,47 @@ impl App {
         if !handover.is_return() {
             settings::say_warnings(&resolved.warnings);
         }
-        self.master(resolved, flags, cwd, Origins::Handover { handover: Box::new(handover), kept })
+        self.master(resolved, flags, Origins::Handover { handover: Box::new(handover), kept })
     }
 
     fn resolve_as(
         &self,
         handover: &Handover,
         flags: &Flags,
-        cwd: &Path,
+        start: &StartFolder,
     ) -> Result<(Resolved, Vec<&'static str>), String> {
         let environment = handover.environment();
         let mut resolved =
-            settings::resolve_from(handover.sources(), flags, &environment, cwd, &self.tables, Purpose::Serve)
+            settings::resolve_from(handover.sources(), flags, &environment, start, &self.tables, Purpose::Serve)
                 .map_err(|problems| problems.to_string().replace('\n', "; "))?;
         let kept = handover.fix(&mut resolved);
-        // The old program prepared when it started.
-        if !handover.is_return() {
-            (self.prepare)(&Preparation { resolved: &resolved }).map_err(|error| error_chain(error.as_ref()))?;
+        if handover.is_return() {
+            // The old program prepared when it started.
+            resolved = handover.pinned(resolved);
+        } else {
+            let (sources, before) = handover.running();
+            let running = settings::resolve_from(sources, flags, &environment, &before, &self.tables, Purpose::Serve);
+            // Settings that this program cannot read are none to compare with.
+            let running = running.ok().map(|running| handover.pinned(running));
+            let preparation = Preparation { resolved: &resolved, running: running.as_ref() };
+            (self.prepare)(&preparation).map_err(|error| error_chain(error.as_ref()))?;
         }
         Ok((resolved, kept))
     }
 
-    fn master(self, resolved: Resolved, flags: Flags, cwd: PathBuf, origins: Origins) -> ExitCode {
+    fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> ExitCode {
         let Self { work, prepare, tables, migrate: _ } = self;
         log::take_panics("a panic in the master, which is a bug of oxicorn's");
         let load = Load {
-            read: Box::new(move || {
-                settings::resolve(&flags, &settings::environment(), &cwd, &tables, Purpose::Serve)
+            read: Box::new(move |running| {
+                let sources = Sources::after(running.file.is_some(), running.sources.texts());
+                let start = StartFolder::at(running.start.path());
+                settings::resolve_from(sources, &flags, &settings::environment(), &start, &tables, Purpose::Serve)
                     .map_err(|problems| problems.to_string().replace('\n', "; "))
             }),
-            prepare: Box::new(move |resolved| {
-                prepare(&Preparation { resolved }).map_err(|error| error_chain(error.as_ref()))
+            prepare: Box::new(move |resolved, running| {
+                let preparation = Preparation { resolved, running: Some(running) };
+                prepare(&preparation).map_err(|error| error_chain(error.as_ref()))
             }),
         };
         match master::run(resolved, load, origins) {
@@ -410,12 +422,12 @@ fn place(
     socket: Option<PathBuf>,
     flags: &Flags,
     environment: &BTreeMap<String, String>,
-    cwd: &Path,
+    start: &StartFolder,
 ) -> Result<ctl::Place, Problems> {
-    let whereabouts = match (Whereabouts::find(flags, environment, cwd), &socket) {
+    let whereabouts = match (Whereabouts::find(flags, environment, start), &socket) {
         // A file that only lies here does not matter to a command that says which service it means.
         (Err(Problems(why)), Some(_)) if why.iter().all(|problem| problem.place == Origin::Default) => {
-            Whereabouts::nowhere(cwd)
+            Whereabouts::nowhere(start)
         }
         (found, _) => found?,
     };
@@ -451,6 +463,7 @@ fn refuse(sentence: &str) -> ExitCode {
 #[derive(Clone, Copy, Debug)]
 pub struct Preparation<'a> {
     resolved: &'a Resolved,
+    running: Option<&'a Resolved>,
 }
 
 impl Preparation<'_> {
@@ -479,6 +492,13 @@ impl Preparation<'_> {
     #[must_use]
     pub fn state_path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.state_folder.join(path)
+    }
+
+    /// The settings that the service runs with, which these are to replace: what it has there it should still have. `None`
+    /// at a start, and in `migrate`.
+    #[must_use]
+    pub fn running(&self) -> Option<Preparation<'_>> {
+        self.running.map(|resolved| Preparation { resolved, running: None })
     }
 
     /// Makes a folder and those above it, mode 0750, and gives what it made to `process.user` and `process.group`.
@@ -654,7 +674,8 @@ impl WorkerContext {
         use crate::{scoreboard::Scoreboard, settings::Flags};
 
         let environment = std::collections::BTreeMap::new();
-        let nothing_given = settings::resolve(&Flags::default(), &environment, Path::new("/"), &[], Purpose::Ask);
+        let root = StartFolder::at("/");
+        let nothing_given = settings::resolve(&Flags::default(), &environment, &root, &[], Purpose::Ask);
         let resolved = Resolved { tables, ..nothing_given.unwrap() };
         let row = Scoreboard::create(1, 1).unwrap().claim(0, 1, 0, 0).unwrap();
         let draining = watch::channel(false).1;

@@ -74,6 +74,8 @@ struct Group {
     sockets: Vec<Socket>,
     /// The file of a unix socket we made: by then it may be somebody else's.
     file: Option<unix::Identity>,
+    /// What that file was given last. Later changes by hand stay until the settings change.
+    given: Option<unix::Rights>,
     standing: Standing,
 }
 
@@ -130,7 +132,7 @@ pub(crate) enum BindError {
     Adopt { number: i32, source: io::Error },
     #[error("the kernel refuses steering, and without it there is room for {room} workers until the next start")]
     Room { room: u32 },
-    #[error("server.unix_owner: {} cannot be given to {owner} with mode {mode:04o}", path.display())]
+    #[error("{} cannot be given{owner} with mode {mode:04o} (server.unix_owner, server.unix_mode)", path.display())]
     Own { path: PathBuf, owner: String, mode: u32, source: io::Error },
 }
 
@@ -210,15 +212,17 @@ impl Listeners {
     }
 
     /// Binds what `server.bind` names now and did not before, and marks what it no longer names; addresses that stay
-    /// keep their sockets and their queues, and a unix socket's file gets its new owner and mode. Makes room for
-    /// `workers`. All or nothing.
+    /// keep their sockets and their queues, and a unix socket's file gets its owner and mode if they are new. A unix
+    /// socket whose file is gone is bound again, and what waits on the old one is served as for an address that is
+    /// removed; the names of these are returned. Makes room for `workers`. All or nothing.
     ///
     /// # Errors
     /// See [`BindError`]; everything is as `before`.
-    pub(crate) fn rebind(&mut self, server: &Server, before: &Server, workers: u32) -> Result<(), BindError> {
+    pub(crate) fn rebind(&mut self, server: &Server, before: &Server, workers: u32) -> Result<Vec<String>, BindError> {
         let wanted = resolve(server)?;
-        let added: Vec<_> =
-            wanted.iter().filter(|address| !self.groups.iter().any(|group| group.asked == **address)).collect();
+        let lost = self.lost(server);
+        let stays: Vec<_> = self.groups.iter().map(|group| wanted.contains(&group.asked) && group.stands()).collect();
+        let added = self.missing(&wanted);
         for address in &added {
             address.probe()?;
         }
@@ -230,17 +234,40 @@ impl Listeners {
         let bound = bound.collect::<Result<Vec<_>, BindError>>()?;
         self.groups.extend(bound);
         self.probe_steering();
-        let ready = self.grow(server, workers).and_then(|()| self.groups.iter().try_for_each(|g| g.hand_over(server)));
+        let ready = self.grow(server, workers).and_then(|()| self.give(server, &stays));
         if let Err(error) = ready {
             self.unbind_added(before);
             return Err(error);
         }
-        for group in &mut self.groups {
-            if group.standing != Standing::Added {
-                group.standing = if wanted.contains(&group.asked) { Standing::Kept } else { Standing::Removed };
-            }
+        for (group, stays) in self.groups.iter_mut().zip(stays) {
+            group.standing = if stays { Standing::Kept } else { Standing::Removed };
         }
-        Ok(())
+        Ok(lost)
+    }
+
+    fn give(&mut self, server: &Server, stays: &[bool]) -> Result<(), BindError> {
+        let kept = self.groups.iter_mut().zip(stays).filter(|(_, stays)| **stays);
+        kept.map(|(group, _)| group).try_for_each(|group| group.hand_over(server))
+    }
+
+    /// What of the `wanted` addresses is not bound, or is bound where no client can reach it.
+    fn missing<'a>(&self, wanted: &'a [Address]) -> Vec<&'a Address> {
+        let served = |address: &Address| self.groups.iter().any(|group| group.asked == *address && group.stands());
+        wanted.iter().filter(|address| !served(address)).collect()
+    }
+
+    /// The unix sockets of `server` that we have, and whose file is gone or was replaced by another.
+    pub(crate) fn lost(&self, server: &Server) -> Vec<String> {
+        let named = server.bind.iter().filter_map(|bind| match bind {
+            Bind::Unix(path) => Some(Address::Unix(path.clone())),
+            Bind::Tcp { .. } | Bind::Fd(_) => None,
+        });
+        let named: Vec<_> = named.collect();
+        let missing = self.missing(&named).into_iter();
+        missing
+            .filter(|address| self.groups.iter().any(|group| group.asked == **address))
+            .map(ToString::to_string)
+            .collect()
     }
 
     /// The reload failed: what it added goes again, what it removed stays, and all belongs to whom it did `before`.
@@ -258,8 +285,8 @@ impl Listeners {
     }
 
     /// The second half, for the program that does.
-    pub(crate) fn own_again(&self, before: &Server) {
-        for group in &self.groups {
+    pub(crate) fn own_again(&mut self, before: &Server) {
+        for group in &mut self.groups {
             // What was possible then is possible now, unless somebody took the file away; then it is not ours to mend.
             let _ = group.hand_over(before);
         }
@@ -435,7 +462,15 @@ impl Group {
                 let (picked, socket) = bound.map_err(|error| address.refused(error))?;
                 let address = Address::Tcp { address: picked, v6_only, per_slot };
                 let sockets = vec![Socket::Tcp(socket)];
-                Ok(Self { asked: meant, name: address.to_string(), address, sockets, file: None, standing })
+                Ok(Self {
+                    asked: meant,
+                    name: address.to_string(),
+                    address,
+                    sockets,
+                    file: None,
+                    given: None,
+                    standing,
+                })
             }
             Address::Unix(ref path) => {
                 if let Some(stale) = unix::stale(path)? {
@@ -444,24 +479,41 @@ impl Group {
                 let (socket, file) = unix::bind(path, server.unix_mode).map_err(|error| address.refused(error))?;
                 let sockets = vec![Socket::Unix(socket)];
                 let name = address.to_string();
-                let group = Self { asked: meant, name, address, sockets, file: Some(file), standing };
+                let mut group = Self { asked: meant, name, address, sockets, file: Some(file), given: None, standing };
                 group.hand_over(server)?;
                 Ok(group)
             }
             Address::Adopted(number) => {
                 let (socket, name) = adopt(number).map_err(|source| BindError::Adopt { number, source })?;
-                Ok(Self { asked: meant, name, address, sockets: vec![socket], file: None, standing })
+                Ok(Self { asked: meant, name, address, sockets: vec![socket], file: None, given: None, standing })
             }
         }
     }
 
-    /// Gives the file of a unix socket of ours its owner and mode; on a reload they may be others than when it was bound.
-    fn hand_over(&self, server: &Server) -> Result<(), BindError> {
+    /// Whether clients who come to the address still come to these sockets.
+    fn stands(&self) -> bool {
+        match (&self.address, self.file) {
+            (Address::Unix(path), Some(ours)) => unix::is_at(path, ours),
+            _ => true,
+        }
+    }
+
+    /// Gives the file of a unix socket of ours its owner and mode, unless it was given just these before.
+    fn hand_over(&mut self, server: &Server) -> Result<(), BindError> {
         let (Address::Unix(path), Some(ours)) = (&self.address, self.file) else { return Ok(()) };
-        unix::hand_over(path, ours, server).map_err(|source| {
-            let (owner, mode) = (server.unix_owner.name.clone(), server.unix_mode);
-            BindError::Own { path: path.clone(), owner, mode, source }
-        })
+        let rights = unix::Rights::of(server);
+        if self.given == Some(rights) {
+            return Ok(());
+        }
+        unix::hand_over(path, ours, rights).map_err(|source| {
+            let owner = match &server.unix_owner.name {
+                unset if unset.is_empty() => String::new(),
+                name => format!(" to {name}"),
+            };
+            BindError::Own { path: path.clone(), owner, mode: server.unix_mode, source }
+        })?;
+        self.given = Some(rights);
+        Ok(())
     }
 
     fn fill(&mut self, slots: usize) -> Result<(), BindError> {

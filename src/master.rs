@@ -211,7 +211,7 @@ impl Shell {
         let scoreboard =
             Scoreboard::create(rows, ROWS_PER_SLOT * slot_count(WORKERS_MAX)).map_err(MasterError::Scoreboard)?;
         let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
-        let upgrades = Upgrades::new();
+        let upgrades = Upgrades::new(resolved.start.path());
         let control = Control::open(&Site { socket: &settings.control.socket, name, folder: upgrades.folder() });
         let signals = MasterSignals::install().map_err(MasterError::Signals)?;
         // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.

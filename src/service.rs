@@ -43,6 +43,8 @@ use crate::{Lifespan, Preparation, WorkerContext};
 pub enum BuildError {
     #[error("cannot make the folder {} of service.sqlite_path", folder.display())]
     MakeFolder { folder: PathBuf, source: io::Error },
+    #[error("the store at service.sqlite_path is gone: {}; put it back, or restart the service to begin with an empty one", path.display())]
+    StoreGone { path: PathBuf },
     #[error("cannot open the store at service.sqlite_path = {}", path.display())]
     OpenStore { path: PathBuf, source: StoreError },
     #[error("cannot use service.mongodb_uri")]
@@ -67,19 +69,28 @@ pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
 }
 
-/// Makes the database's folder with the master's rights, and gives it to the user the workers will be.
+/// Makes the database's folder with the master's rights, and gives it to the user the workers will be. The database that
+/// a service runs with is never made anew: it would be an empty one.
 ///
 /// # Errors
-/// The file system's, with the folder's name.
+/// That database is gone; the file system's, with the folder's name.
 pub fn prepare(preparation: &Preparation<'_>) -> Result<(), BuildError> {
-    let settings = preparation.table::<Settings>();
-    let path = preparation.state_path(&settings.sqlite_path);
+    let Some(path) = sqlite_path(preparation) else { return Ok(()) };
+    let served = preparation.running().and_then(|running| sqlite_path(&running));
+    if served.as_ref() == Some(&path) && !path.try_exists().unwrap_or(false) {
+        return Err(BuildError::StoreGone { path });
+    }
     match path.parent() {
-        Some(folder) if settings.wants_sqlite() => preparation
+        Some(folder) => preparation
             .make_folder(folder)
             .map_err(|source| BuildError::MakeFolder { folder: folder.to_owned(), source }),
-        _ => Ok(()),
+        None => Ok(()),
     }
+}
+
+fn sqlite_path(preparation: &Preparation<'_>) -> Option<PathBuf> {
+    let settings = preparation.table::<Settings>();
+    settings.wants_sqlite().then(|| preparation.state_path(&settings.sqlite_path))
 }
 
 /// Makes the database ready: tables or indexes, and the version of its schema. A line for each thing that was done.

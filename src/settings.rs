@@ -14,6 +14,7 @@ mod passed;
 mod problem;
 mod show;
 mod sources;
+mod start;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+use self::start::Base;
 pub use self::{
     access_format::AccessFormat,
     table::TableSpec,
@@ -46,6 +48,7 @@ pub(crate) use self::{
     passed::{LISTEN_FDS, LISTEN_PID},
     problem::{Origin, Problem, Problems},
     sources::Sources,
+    start::{StartFolder, is_same},
 };
 
 /// Everything the supervisor is tuned by. A zero duration or count that the key's comment calls a limit is "off".
@@ -58,7 +61,8 @@ pub struct Settings {
     pub log: Log,
     pub control: Control,
     pub process: Process,
-    /// What a relative path is relative to: the folder of the settings file, else the one we were started in.
+    /// What a relative path is relative to: the folder of the settings file, else the one we were started in. Without
+    /// links: the workers of a generation stay in one folder, wherever a link leads later.
     #[serde(skip)]
     pub folder: PathBuf,
     /// What the relative path of a file of state is relative to, such as a database: `$STATE_DIRECTORY` where a service
@@ -68,24 +72,25 @@ pub struct Settings {
 }
 
 /// What relative paths of one source are relative to, by what the file is for.
-struct Bases<'a> {
+struct Bases {
     /// What is read, and sockets, which others have to find by the same settings.
-    read: &'a Path,
-    logs: PathBuf,
-    run: PathBuf,
+    read: Base,
+    logs: Base,
+    run: Base,
 }
 
-impl<'a> Bases<'a> {
+impl Bases {
     /// Of the settings file. A service manager names the folders that it made for us to write in.
-    fn of_file(folder: &'a Path, env: &BTreeMap<String, String>) -> Self {
-        let logs = given_folder(env, LOGS_DIRECTORY).unwrap_or_else(|| folder.to_owned());
-        let run = given_folder(env, RUNTIME_DIRECTORY).unwrap_or_else(|| folder.to_owned());
-        Self { read: folder, logs, run }
+    fn of_file(read: Base, env: &BTreeMap<String, String>) -> Self {
+        let given = |variable| given_folder(env, variable).map(|folder| Base::of_file(&folder));
+        let logs = given(LOGS_DIRECTORY).unwrap_or_else(|| read.clone());
+        let run = given(RUNTIME_DIRECTORY).unwrap_or_else(|| read.clone());
+        Self { read, logs, run }
     }
 
     /// Of the environment and the command line: what is typed is meant where it is typed.
-    fn of_text(cwd: &'a Path) -> Self {
-        Self { read: cwd, logs: cwd.to_owned(), run: cwd.to_owned() }
+    fn of_text(start: &StartFolder) -> Self {
+        Self { read: start.base(), logs: start.base(), run: start.base() }
     }
 }
 
@@ -422,6 +427,7 @@ pub(crate) struct Resolved {
     pub(crate) tables: Tables,
     /// Absolute.
     pub(crate) file: Option<PathBuf>,
+    pub(crate) start: StartFolder,
     /// One sentence each, ready for the log.
     pub(crate) warnings: Vec<String>,
     /// By key path, the value that won. A key that is not here has its default.
@@ -537,20 +543,25 @@ impl Whereabouts {
     ///
     /// # Errors
     /// The settings file cannot be read: then nobody knows which service is meant.
-    pub(crate) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path) -> Result<Self, Problems> {
-        let found = file::find(flags, env, cwd, &Sources::default());
-        let text = found.as_ref().map_or_else(|| Ok(String::new()), |found| found.text(cwd))?;
+    pub(crate) fn find(flags: &Flags, env: &BTreeMap<String, String>, start: &StartFolder) -> Result<Self, Problems> {
+        let name_flag = flags.given.iter().rfind(|given| given.key == "process.name").map(|given| given.text.clone());
+        let found = match file::find(flags, env, start, &Sources::default()) {
+            // A file that only lies here does not matter to a command that says which service it means.
+            Err(why) if name_flag.is_some() && why.iter().all(|problem| problem.place == Origin::Default) => None,
+            found => found.map_err(Problems)?,
+        };
+        let text = found.as_ref().map_or_else(|| Ok(String::new()), |found| found.text(start))?;
         let path = found.as_ref().map(|found| found.path.as_path());
-        let folder = path.and_then(Path::parent).unwrap_or(cwd);
+        let folder = path.and_then(Path::parent);
+        let (folder, base) = folder.map_or((start.path(), start.base()), |folder| (folder, Base::of_file(folder)));
         let mut given = file::salvaged(&text, &["control.socket", "process.name", "process.env_file"]);
-        let env_file = file::env_file(flags, env, &given, folder, cwd)
-            .and_then(|path| file::EnvFile::read(&path, cwd, &mut Sources::default()).ok())
+        let env_file = file::env_file(flags, env, &given, &base, start)
+            .and_then(|path| file::EnvFile::read(&path, start, &mut Sources::default()).ok())
             .unwrap_or_default();
         given.extend(environment_entries(&env_file.beneath(env), &[], &mut Vec::new()));
-        let name_flag = flags.given.iter().rfind(|given| given.key == "process.name").map(|given| given.text.clone());
 
         let mut settings = Settings::defaults(1, folder.to_owned());
-        let (of_file, of_text) = (Bases::of_file(folder, env), Bases::of_text(cwd));
+        let (of_file, of_text) = (Bases::of_file(base, env), Bases::of_text(start));
         for (path, entry) in given.iter().filter(|(path, _)| matches!(path.as_str(), "control.socket" | "process.name"))
         {
             let text = !matches!(entry.origin, Origin::File { .. });
@@ -565,19 +576,19 @@ impl Whereabouts {
             name_flag,
             file: path.map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())),
             file_is_named: found.is_some_and(|found| found.is_named()),
-            folder: cwd.to_owned(),
+            folder: start.path().to_owned(),
         })
     }
 
     /// Of whatever service answers at a socket that the command line names.
-    pub(crate) fn nowhere(cwd: &Path) -> Self {
+    pub(crate) fn nowhere(start: &StartFolder) -> Self {
         Self {
             socket: ControlSocket::Auto,
             name: String::new(),
             name_flag: None,
             file: None,
             file_is_named: false,
-            folder: cwd.to_owned(),
+            folder: start.path().to_owned(),
         }
     }
 }
@@ -598,15 +609,15 @@ pub(crate) enum Purpose {
 pub(crate) fn resolve(
     flags: &Flags,
     env: &BTreeMap<String, String>,
-    cwd: &Path,
+    start: &StartFolder,
     tables: &[TableSpec],
     purpose: Purpose,
 ) -> Result<Resolved, Problems> {
-    resolve_from(Sources::default(), flags, env, cwd, tables, purpose)
+    resolve_from(Sources::default(), flags, env, start, tables, purpose)
 }
 
-/// As [`resolve`], from texts that were read before. What they meant then was sound: only a file system that has changed
-/// since could say otherwise, and it is not asked.
+/// As [`resolve`], of a service that has read settings before. Texts that were recorded are not read again. What they meant
+/// then was sound: only a file system that has changed since could say otherwise, and it is not asked.
 ///
 /// # Errors
 /// As for [`resolve`].
@@ -614,7 +625,7 @@ pub(crate) fn resolve_from(
     mut sources: Sources,
     flags: &Flags,
     env: &BTreeMap<String, String>,
-    cwd: &Path,
+    start: &StartFolder,
     tables: &[TableSpec],
     purpose: Purpose,
 ) -> Result<Resolved, Problems> {
@@ -622,18 +633,15 @@ pub(crate) fn resolve_from(
     if !flags.program.is_empty() {
         problems.push(Problem::at(Origin::Flag("--"), "", keys::PROGRAM_REFUSED));
     }
-    let file = file::find(flags, env, cwd, &sources).and_then(|found| match found.read(cwd, &mut sources) {
-        Ok(file) => Some(file),
-        Err(mut more) => {
-            problems.append(&mut more);
-            None
-        }
-    });
-    let folder = file.as_ref().and_then(|file| file.path.parent()).unwrap_or(cwd);
+    let read = file::find(flags, env, start, &sources)
+        .and_then(|found| found.map(|found| found.read(start, &mut sources)).transpose());
+    let file = read.map_err(|mut more| problems.append(&mut more)).ok().flatten();
+    let folder = file.as_ref().and_then(|file| file.path.parent());
+    let (folder, base) = folder.map_or((start.path(), start.base()), |folder| (folder, Base::of_file(folder)));
 
     let mut given = file.as_ref().map(|file| file.entries(tables, &mut problems)).unwrap_or_default();
     let env_file =
-        file::env_file(flags, env, &given, folder, cwd).map(|path| file::EnvFile::read(&path, cwd, &mut sources));
+        file::env_file(flags, env, &given, &base, start).map(|path| file::EnvFile::read(&path, start, &mut sources));
     let env_file =
         env_file.and_then(|read| read.map_err(|mut more| problems.append(&mut more)).ok()).unwrap_or_default();
     given.extend(environment_entries(&env_file.beneath(env), tables, &mut problems));
@@ -644,15 +652,15 @@ pub(crate) fn resolve_from(
     given.extend(passed::sockets(env, std::process::id(), &mut problems, &mut warnings));
 
     let cpus = cpus::available();
-    let mut settings = Settings::defaults(cpus, folder.to_owned());
-    settings.state_folder = given_folder(env, STATE_DIRECTORY).unwrap_or_else(|| folder.to_owned());
-    let (of_file, of_text) = (Bases::of_file(folder, env), Bases::of_text(cwd));
+    let mut settings = Settings::defaults(cpus, std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned()));
+    settings.state_folder = given_folder(env, STATE_DIRECTORY).unwrap_or_else(|| settings.folder.clone());
+    let (of_file, of_text) = (Bases::of_file(base, env), Bases::of_text(start));
     let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
     let mut failed: HashSet<String> = HashSet::new();
     for (path, entry) in given {
         let text = !matches!(entry.origin, Origin::File { .. });
         let bases = if text { &of_text } else { &of_file };
-        match tables.iter().find_map(|spec| spec.held(&path, &entry, bases.read, &mut sources)) {
+        match tables.iter().find_map(|spec| spec.held(&path, &entry, &bases.read, &mut sources)) {
             Some((key, Ok(held))) => drop(entries.insert(key, held)),
             Some((_, Err(message))) => problems.push(Problem::at(entry.origin.clone(), &path, message)),
             None => {}
@@ -691,14 +699,15 @@ pub(crate) fn resolve_from(
         }
     }
     if !sources.is_recorded() {
-        crossed.extend(check::problems(&settings, &failed));
+        crossed.extend(check::problems(&settings, &failed, sources.is_again()));
     }
     problems.extend(crossed.into_iter().map(placed));
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
     let file = file.map(|file| file.path);
-    let mut resolved = Resolved { settings, tables: parsed, file, warnings, entries, sources };
+    let start = start.clone();
+    let mut resolved = Resolved { settings, tables: parsed, file, start, warnings, entries, sources };
     resolved.warnings.extend(check::warnings(&resolved));
     Ok(resolved)
 }

@@ -34,6 +34,7 @@ mod facts;
 mod facts_many_workers;
 mod facts_survive;
 mod few_files;
+mod files;
 mod hang;
 mod health;
 mod http2;

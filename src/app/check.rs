@@ -107,7 +107,7 @@ impl App {
         // What the app says is for the one who asks.
         let apart = settings::Log { file: LogTarget::Standard, access: LogTarget::Off, ..settings.log.clone() };
         rehearsal.note(Exit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
-        let prepared = (self.prepare)(&Preparation { resolved: &resolved });
+        let prepared = (self.prepare)(&Preparation { resolved: &resolved, running: None });
         let is_prepared = prepared.is_ok();
         rehearsal.note(Exit::NoWorkerReady, prepared.map_err(|error| error_chain(error.as_ref())));
         rehearsal.probe(settings, running);

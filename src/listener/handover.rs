@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, BindError, Group, Listeners, Server, Socket, Standing, Steering, resolve};
+use super::{Address, BindError, Group, Listeners, Server, Socket, Standing, Steering, resolve, unix::Rights};
 use crate::sys::exec::{self, Crossing};
 
 /// All of [`Listeners`], for another program to read.
@@ -33,6 +33,8 @@ struct PassedGroup {
     /// In the order of listen(): a socket's place here is its slot.
     sockets: Vec<RawFd>,
     file: Option<(u64, u64)>,
+    #[serde(default)]
+    given: Option<Rights>,
 }
 
 impl Listeners {
@@ -44,6 +46,7 @@ impl Listeners {
             name: group.name.clone(),
             sockets: group.sockets.iter().map(|socket| crossing.takes(socket.as_fd())).collect(),
             file: group.file,
+            given: group.given,
         });
         Passed { groups: groups.collect(), slots: self.slots, live: self.live.clone(), steering: self.steering.clone() }
     }
@@ -59,6 +62,7 @@ impl Listeners {
                 name: group.name.clone(),
                 sockets: group.sockets.iter().map(socket).collect::<io::Result<_>>()?,
                 file: group.file,
+                given: group.given,
                 standing: Standing::Kept,
             })
         });
@@ -66,14 +70,13 @@ impl Listeners {
         Ok(Self { groups: groups.collect::<io::Result<_>>()?, slots, steering, live, shares: Vec::new() })
     }
 
-    /// Whether what `server.bind` names beyond what is bound could be, without binding it.
+    /// Whether what `server.bind` names beyond what is bound, or has lost, could be bound, without binding it.
     ///
     /// # Errors
     /// See [`BindError`].
     pub(crate) fn probe(&self, server: &Server) -> Result<(), BindError> {
         let wanted = resolve(server)?;
-        let added = wanted.iter().filter(|address| !self.groups.iter().any(|group| group.asked == **address));
-        added.into_iter().try_for_each(Address::probe)
+        self.missing(&wanted).into_iter().try_for_each(Address::probe)
     }
 }
 

@@ -19,6 +19,7 @@ use nix::{
     sys::stat::Mode,
     unistd::{Gid, Uid, fchownat},
 };
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Address, BindError, holder};
@@ -29,6 +30,25 @@ pub(super) type Identity = (u64, u64);
 
 fn identity(found: &fs::Metadata) -> Identity {
     (found.dev(), found.ino())
+}
+
+/// Whose a socket's file is, and who may connect to it. A uid or gid of `None` stays as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Rights {
+    mode: u32,
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Rights {
+    pub(super) fn of(server: &Server) -> Self {
+        Self { mode: server.unix_mode, uid: server.unix_owner.uid, gid: server.unix_owner.gid }
+    }
+}
+
+/// Whether `file` lies at `path`, and nothing else.
+pub(super) fn is_at(path: &Path, file: Identity) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == file)
 }
 
 /// A bound socket that does not listen yet; its file has its mode from the first moment.
@@ -78,17 +98,17 @@ pub(super) fn remove(path: &Path, file: Identity) -> io::Result<()> {
 
 /// Gives `file` its owner and mode. By inode and not by path, and never through a link: in a folder of another user's,
 /// who could put one there, a chown by root would give that user whatever it points at.
-pub(super) fn hand_over(path: &Path, file: Identity, server: &Server) -> io::Result<()> {
+pub(super) fn hand_over(path: &Path, file: Identity, rights: Rights) -> io::Result<()> {
     let held = fcntl::open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let itself = format!("/proc/self/fd/{}", held.as_raw_fd());
     if identity(&fs::metadata(&itself)?) != file {
         return Err(io::Error::new(io::ErrorKind::NotFound, "another process has put its own file there"));
     }
-    let owner = &server.unix_owner;
-    if owner.uid.is_some() || owner.gid.is_some() {
-        fchownat(&held, "", owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw), AtFlags::AT_EMPTY_PATH)?;
+    let Rights { mode, uid, gid } = rights;
+    if uid.is_some() || gid.is_some() {
+        fchownat(&held, "", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::AT_EMPTY_PATH)?;
     }
-    fs::set_permissions(&itself, fs::Permissions::from_mode(server.unix_mode))
+    fs::set_permissions(&itself, fs::Permissions::from_mode(mode))
 }
 
 #[cfg(test)]
@@ -156,15 +176,15 @@ mod tests {
         let (path, precious) = (folder.path().join("app.sock"), folder.path().join("precious"));
         let (_socket, file) = bind(&path, 0o600).unwrap();
         assert_eq!(mode(&path), 0o600);
-        let server = Server { unix_mode: 0o666, ..server(&[]) };
-        hand_over(&path, file, &server).unwrap();
+        let rights = Rights::of(&Server { unix_mode: 0o666, ..server(&[]) });
+        hand_over(&path, file, rights).unwrap();
         assert_eq!(mode(&path), 0o666);
 
         fs::write(&precious, "").unwrap();
         fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
         fs::remove_file(&path).unwrap();
         symlink(&precious, &path).unwrap();
-        hand_over(&path, file, &server).unwrap_err();
+        hand_over(&path, file, rights).unwrap_err();
         assert_eq!(mode(&precious), 0o600);
     }
 }

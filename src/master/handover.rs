@@ -32,7 +32,7 @@ use crate::{
     log,
     protocol::LastReload,
     scoreboard::Scoreboard,
-    settings::{self, Fixed, LISTEN_PID, Resolved, Sources},
+    settings::{self, Fixed, LISTEN_PID, Resolved, Sources, StartFolder},
     sys::{clock, exec, process, signals::Blocked},
     worker::WorkerSeed,
 };
@@ -65,6 +65,9 @@ pub(super) struct State {
     pub(super) listeners: listener::Passed,
     pub(super) control: Option<control::Passed>,
     pub(super) pidfile: Option<PathBuf>,
+    /// The open pid file, with the lock that says that its master lives.
+    #[serde(default)]
+    pub(super) pidfile_lock: Option<RawFd>,
     pub(super) log: Option<RawFd>,
     #[serde(default)]
     pub(super) access_log: Option<RawFd>,
@@ -87,7 +90,17 @@ pub(super) struct Program {
     pub(super) build: String,
     pub(super) executable: RawFd,
     pub(super) path: PathBuf,
+    /// The folder it was started in, as its path was read.
     pub(super) folder: PathBuf,
+    /// Where that path led.
+    #[serde(default)]
+    pub(super) real_folder: Option<PathBuf>,
+    /// What its workers' relative paths begin in.
+    #[serde(default)]
+    pub(super) workers_folder: Option<PathBuf>,
+    /// There is a settings file among its sources.
+    #[serde(default)]
+    pub(super) has_file: bool,
     pub(super) sources: Texts,
     pub(super) fixed: Fixed,
     /// `workers.count`.
@@ -118,16 +131,19 @@ pub(super) struct PassedChild {
 
 impl Program {
     /// This one, as it runs now.
-    pub(super) fn own(executable: RawFd, path: PathBuf, resolved: &Resolved) -> std::io::Result<Self> {
-        Ok(Self {
+    pub(super) fn own(executable: RawFd, path: PathBuf, resolved: &Resolved) -> Self {
+        Self {
             build: env!("CARGO_PKG_VERSION").to_owned(),
             executable,
             path,
-            folder: std::env::current_dir()?,
+            folder: resolved.start.path().to_owned(),
+            real_folder: resolved.start.real().map(Into::into),
+            workers_folder: Some(resolved.settings.folder.clone()),
+            has_file: resolved.file.is_some(),
             sources: Texts(resolved.sources.texts().clone()),
             fixed: resolved.fixed(),
             count: resolved.settings.workers.count,
-        })
+        }
     }
 }
 
@@ -185,16 +201,35 @@ impl Handover {
     }
 
     /// Where the settings are to be looked for: a new program follows the links of the first start's folder, the old one
-    /// goes back to where it was. A folder that is gone leaves us where we are.
-    pub(crate) fn enter_folder(&self) {
-        let folder = if self.is_return() { &self.state.of.folder } else { &self.state.cwd };
-        let _ = std::env::set_current_dir(folder);
+    /// goes back to where it was.
+    pub(crate) fn start_folder(&self) -> StartFolder {
+        if self.is_return() { self.running().1 } else { StartFolder::at(&self.state.cwd) }
+    }
+
+    /// What the settings were read from that the service runs with, and where.
+    pub(crate) fn running(&self) -> (Sources, StartFolder) {
+        let Program { folder, real_folder, sources, .. } = &self.state.of;
+        (Sources::recorded(sources.0.clone()), StartFolder::known(folder.clone(), real_folder.clone()))
+    }
+
+    /// Settings of [`running`](Self::running), in the folder that they were read in.
+    pub(crate) fn pinned(&self, mut resolved: Resolved) -> Resolved {
+        if let Some(folder) = &self.state.of.workers_folder {
+            let settings = &mut resolved.settings;
+            if settings.state_folder == settings.folder {
+                folder.clone_into(&mut settings.state_folder);
+            }
+            folder.clone_into(&mut settings.folder);
+        }
+        resolved
     }
 
     pub(crate) fn sources(&self) -> Sources {
         match self.purpose {
-            Purpose::Return => Sources::recorded(self.state.of.sources.0.clone()),
-            Purpose::Preflight { .. } | Purpose::TakeOver => Sources::default(),
+            Purpose::Return => self.running().0,
+            Purpose::Preflight { .. } | Purpose::TakeOver => {
+                Sources::after(self.state.of.has_file, &self.state.of.sources.0)
+            }
         }
     }
 

@@ -1,59 +1,149 @@
-//! The pid file: written whole, removed only while it is still ours.
+//! The pid file: written whole, locked as long as its master lives, removed only while it is still ours.
 //!
-//! Owns: its one path. Refuses: deciding what another master's pid file means beyond "it lives".
+//! Owns: its one path, and the lock that says that its master lives. The number in it says nothing: a process or a thread
+//! of anything else may have it by now. Refuses: the place of a master that lives.
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, RawFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
+
+use crate::sys::{exec, fd};
+
+/// Another master may make and remove the file while we look at it; so often in a row it does not.
+const TRIES: u32 = 100;
 
 #[derive(Debug)]
 pub(crate) struct Pidfile {
     path: PathBuf,
+    /// Locked, if the file system has locks. `None`: the program before us had lost it.
+    file: Option<File>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PidfileError {
-    #[error("process.pidfile {} names process {pid}, which is running; stop it, or remove the file", .path.display())]
-    Taken { path: PathBuf, pid: u32 },
+    #[error("process.pidfile {} belongs to a master that runs{pid}; stop it, or give this service a file of its own", .path.display())]
+    Taken { path: PathBuf, pid: String },
     #[error("process.pidfile {} could not be written", .path.display())]
     Write { path: PathBuf, source: io::Error },
 }
 
 impl Pidfile {
     /// Writes beside and renames, so that no reader ever sees half a number.
+    ///
+    /// # Errors
+    /// A master that runs holds the file; the file system's.
     pub(crate) fn create(path: &Path) -> Result<Self, PidfileError> {
-        if let Some(pid) = read(path)
-            && pid != std::process::id()
-            && Path::new("/proc").join(pid.to_string()).exists()
-        {
-            return Err(PidfileError::Taken { path: path.to_owned(), pid });
-        }
+        let failed = |source| PidfileError::Write { path: path.to_owned(), source };
+        // Held until ours is in its place: of two masters that start at once one is refused.
+        let stale = claim(path)?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
-        fs::write(&beside, format!("{}\n", std::process::id()))
-            .and_then(|()| fs::rename(&beside, path))
-            .map_err(|source| PidfileError::Write { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned() })
+        let written = fs::write(&beside, format!("{}\n", std::process::id())).and_then(|()| {
+            // Open for reading only: what is open for writing keeps a disk from becoming read-only.
+            let file = fd::open_at_once(beside.as_ref())?;
+            lock(&file);
+            fs::rename(&beside, path)?;
+            Ok(file)
+        });
+        if written.is_err() {
+            // On a full disk it is half a file, and the one that was made to be locked is empty.
+            let _ = fs::remove_file(&beside);
+            if stale.metadata().is_ok_and(|found| found.len() == 0) {
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(Self { path: path.to_owned(), file: Some(written.map_err(failed)?) })
     }
 
-    /// Goes on for the program before, which had this pid too.
-    pub(crate) fn adopt(path: PathBuf) -> Self {
-        Self { path }
+    /// Goes on for the program before, which had this pid too, and passed the open file unless it was an older one.
+    pub(crate) fn adopt(path: &Path, passed: Option<RawFd>) -> Self {
+        let passed = passed.and_then(|number| exec::received(number).ok()).map(File::from);
+        let found = || fd::open_at_once(path).ok().filter(|_| read(path) == Some(std::process::id()));
+        let file = passed.filter(|file| is_at(path, file)).or_else(found).filter(lock);
+        Self { path: path.to_owned(), file }
+    }
+
+    /// Writes it again if it is gone, or was replaced by a file that no living master holds; whether it was.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create); what there was stays.
+    pub(crate) fn renew(&mut self) -> Result<bool, PidfileError> {
+        if self.is_ours() {
+            return Ok(false);
+        }
+        *self = Self::create(&self.path)?;
+        Ok(true)
+    }
+
+    fn is_ours(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| is_at(&self.path, file))
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// The open file, with its lock.
+    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
     /// A second instance may have replaced it meanwhile; then it is not ours to remove.
     pub(crate) fn remove(self) {
-        if read(&self.path) == Some(std::process::id())
+        if self.is_ours()
+            && read(&self.path) == Some(std::process::id())
             && let Err(error) = fs::remove_file(&self.path)
         {
             tracing::warn!(event = "pidfile_left", path = %self.path.display(), %error, "the pid file could not be removed; remove it by hand");
         }
     }
+}
+
+/// What lies at `path`, locked; made if it is missing.
+fn claim(path: &Path) -> Result<File, PidfileError> {
+    let failed = |source| PidfileError::Write { path: path.to_owned(), source };
+    for _ in 0..TRIES {
+        let file = match fd::open_at_once(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => File::create_new(path),
+            opened => opened,
+        };
+        let file = match file {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match is_link(path) {
+                true => return Err(failed(io::Error::new(error.kind(), "it is a link, and nothing is there"))),
+                false => continue,
+            },
+            Err(error) => return Err(failed(error)),
+        };
+        if !lock(&file) {
+            let pid = read(path).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            return Err(PidfileError::Taken { path: path.to_owned(), pid });
+        }
+        if is_at(path, &file) {
+            return Ok(file);
+        }
+    }
+    Err(failed(io::ErrorKind::ResourceBusy.into()))
+}
+
+/// Whether it is ours now. Where the file system has no locks, nothing can be known, and everything is taken for stale.
+fn lock(file: &File) -> bool {
+    !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+}
+
+fn is_at(path: &Path, file: &File) -> bool {
+    let identity = |found: io::Result<fs::Metadata>| found.map(|found| (found.dev(), found.ino())).ok();
+    identity(file.metadata()).is_some_and(|ours| identity(fs::metadata(path)) == Some(ours))
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
 fn read(path: &Path) -> Option<u32> {
@@ -65,16 +155,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_replaces_a_stale_file_and_leaves_a_strangers_alone() {
+    fn only_a_master_that_holds_the_file_refuses_another() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        fs::write(&path, "4194305\n").unwrap();
-        let ours = Pidfile::create(&path).unwrap();
+        // PID 1 lives, and is no master of this service.
+        for stale in ["1\n", "4194305\n", "", "no number"] {
+            fs::write(&path, stale).unwrap();
+            let ours = Pidfile::create(&path).unwrap();
+            assert_eq!(read(&path), Some(std::process::id()));
+            assert!(matches!(Pidfile::create(&path), Err(PidfileError::Taken { .. })), "{stale:?}");
+            ours.remove();
+            assert!(!path.exists());
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "a half-written file was left");
+    }
+
+    #[test]
+    fn what_is_gone_is_written_again_and_a_strangers_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let mut ours = Pidfile::create(&path).unwrap();
+        assert!(!ours.renew().unwrap());
+        fs::remove_file(&path).unwrap();
+        assert!(ours.renew().unwrap());
         assert_eq!(read(&path), Some(std::process::id()));
-        fs::write(&path, "1\n").unwrap();
+
+        fs::remove_file(&path).unwrap();
+        let theirs = Pidfile::create(&path).unwrap();
+        assert!(matches!(ours.renew(), Err(PidfileError::Taken { .. })));
         ours.remove();
-        assert_eq!(read(&path), Some(1), "another's file was removed");
-        assert!(matches!(Pidfile::create(&path), Err(PidfileError::Taken { pid: 1, .. })));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "a half-written file was left");
+        assert!(path.exists(), "another's file was removed");
+        theirs.remove();
+        assert!(!path.exists());
     }
 }

@@ -18,15 +18,15 @@ use crate::{
 
 /// How the settings are had again.
 pub(crate) struct Load {
-    /// Reads and checks them.
+    /// Reads and checks them, for a service that runs with these.
     pub(crate) read: Box<Read>,
-    /// Makes what their workers need.
+    /// Makes what their workers need, given the settings in effect as well.
     pub(crate) prepare: Box<Prepare>,
 }
 
 /// The error is a sentence.
-type Read = dyn Fn() -> Result<Resolved, String>;
-type Prepare = dyn Fn(&Resolved) -> Result<(), String>;
+type Read = dyn Fn(&Resolved) -> Result<Resolved, String>;
+type Prepare = dyn Fn(&Resolved, &Resolved) -> Result<(), String>;
 
 /// What the shell remembers of reloads.
 #[derive(Debug, Default)]
@@ -57,11 +57,13 @@ impl Shell {
 
     /// What a reload would do now, without doing it.
     pub(super) fn would_change(&self) -> Result<String, String> {
-        let new = (self.load.read)();
+        let new = (self.load.read)(&self.resolved);
         slim();
-        let new = new?;
+        let mut new = new?;
+        let changes = self.changes(&new);
+        new.keep_until_restart(&self.resolved.fixed());
+        self.listeners.probe(&new.settings.server).map_err(|error| error_chain(&error))?;
         let file = new.file.as_ref().map_or_else(|| "no settings file".to_owned(), |file| file.display().to_string());
-        let changes = Changes::between(&self.resolved, &new);
         Ok(format!("a reload of the running service (pid {}, {file}): {changes}", std::process::id()))
     }
 
@@ -85,27 +87,43 @@ impl Shell {
     }
 
     fn try_load(&mut self) -> Result<Event, String> {
-        let mut new = (self.load.read)()?;
-        (self.load.prepare)(&new)?;
-        let changes = Changes::between(&self.resolved, &new);
+        let mut new = (self.load.read)(&self.resolved)?;
+        (self.load.prepare)(&new, &self.resolved)?;
+        let changes = self.changes(&new);
         new.keep_until_restart(&self.resolved.fixed());
         let old_count = self.resolved.settings.workers.count;
         let count = (new.settings.workers.count != old_count).then_some(new.settings.workers.count);
         let workers = count.unwrap_or(0).max(self.core.target());
         let before = &self.resolved.settings.server;
-        self.listeners.rebind(&new.settings.server, before, workers).map_err(|error| error_chain(&error))?;
+        let made_again =
+            self.listeners.rebind(&new.settings.server, before, workers).map_err(|error| error_chain(&error))?;
         if let Err(error) = log::configure(&new.settings.log) {
             self.listeners.unbind_added(before);
             return Err(error_chain(&error));
         }
         settings::say_warnings(&new.warnings);
-        tracing::info!(event = "reload", %changes, "settings read; the workers are replaced by new ones");
-        self.reloads.changes = changes.to_string();
+        tracing::info!(event = "reload", changes, "settings read; the workers are replaced by new ones");
+        say_made_again(&made_again);
+        self.renew_pidfile();
+        self.reloads.changes = changes;
+        new.start.enter();
         let rows = self.listeners.slots() * ROWS_PER_SLOT;
         self.scoreboard.grow(rows);
         let policy = policy(&new.settings, &self.listeners, rows);
         self.reloads.before = Some(mem::replace(&mut self.resolved, Arc::new(new)));
         Ok(Event::SettingsLoaded { policy, count, removes: self.listeners.removes() })
+    }
+
+    /// What a reload changes, for a caller.
+    fn changes(&self, new: &Resolved) -> String {
+        let mut told = Changes::between(&self.resolved, new).to_string();
+        if new.settings.folder != self.resolved.settings.folder {
+            told += &format!("; relative paths begin in {} now", new.settings.folder.display());
+        }
+        for address in self.listeners.lost(&new.settings.server) {
+            told += &format!("; {address} has lost its file and gets a new one");
+        }
+        told
     }
 
     /// The new generation is proven.
@@ -133,6 +151,7 @@ impl Shell {
         self.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
         let Some(before) = self.reloads.before.take() else { return };
         self.listeners.unbind_added(&before.settings.server);
+        before.start.enter();
         if let Err(error) = log::configure(&before.settings.log) {
             tracing::error!(
                 event = "logs_reopen_failed",
@@ -141,6 +160,24 @@ impl Shell {
             );
         }
         self.resolved = before;
+    }
+
+    /// That it cannot be made is no reason to refuse a reload.
+    pub(super) fn renew_pidfile(&mut self) {
+        let Some(pidfile) = &mut self.pidfile else { return };
+        match pidfile.renew() {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(
+                event = "pidfile_made_again",
+                path = %pidfile.path().display(),
+                "the pid file was gone or not ours any more; it is written again"
+            ),
+            Err(error) => tracing::warn!(
+                event = "pidfile_lost",
+                error = &error as &dyn std::error::Error,
+                "the pid file is gone and cannot be written again; the service goes on without"
+            ),
+        }
     }
 
     pub(super) fn why_rolled_back(&self, slot: SlotId, why: Failure) -> String {
@@ -169,6 +206,17 @@ impl Shell {
         for address in addresses {
             tracing::info!(event = "address_closed", %address, "no longer listening on {address}");
         }
+    }
+}
+
+pub(super) fn say_made_again(addresses: &[String]) {
+    for address in addresses {
+        tracing::warn!(
+            event = "socket_made_again",
+            %address,
+            "the file of {address} was gone or not ours any more; a new socket is there, and what waits on the old one is \
+             still served"
+        );
     }
 }
 

@@ -8,10 +8,7 @@ use std::{
     env,
     fs::{self, File},
     io,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,7 +27,7 @@ use super::{
     perform::Performed,
     pidfile::Pidfile,
     policy,
-    reload::{Reloads, timestamp, told_kept},
+    reload::{Reloads, say_made_again, timestamp, told_kept},
 };
 use crate::{
     error_chain,
@@ -38,7 +35,7 @@ use crate::{
     log,
     protocol::LastReload,
     scoreboard::Scoreboard,
-    settings::Resolved,
+    settings::{Resolved, is_same},
     sys::{
         exec::{self, Crossing},
         fd,
@@ -72,8 +69,8 @@ struct Previous {
 
 impl Upgrades {
     /// At a first start.
-    pub(super) fn new() -> Self {
-        let cwd = first_folder();
+    pub(super) fn new(folder: &Path) -> Self {
+        let cwd = folder.to_owned();
         let path = first_path(&cwd);
         let executable = exec::own_program().ok();
         Self { path, cwd, executable, preflight: None, previous: None, told: String::new(), last: None }
@@ -216,8 +213,7 @@ impl Shell {
                 let own =
                     self.upgrades.executable.as_ref().ok_or("the running program cannot be held open: no /proc")?;
                 let executable = crossing.takes(own.as_fd());
-                let own = Program::own(executable, self.upgrades.path.clone(), &self.resolved);
-                (own.map_err(|error| format!("the current folder cannot be read: {error}"))?, Map::new())
+                (Program::own(executable, self.upgrades.path.clone(), &self.resolved), Map::new())
             }
         };
         let children = self.children.iter().filter_map(|child| {
@@ -245,6 +241,7 @@ impl Shell {
             listeners: self.listeners.hand_over(&mut crossing),
             control: self.control.as_ref().map(|control| control.hand_over(&mut crossing)),
             pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_owned()),
+            pidfile_lock: self.pidfile.as_ref().and_then(Pidfile::file).map(|file| crossing.takes(file)),
             log: log::file().map(|log| crossing.takes_whole(log)),
             access_log: log::access_file().map(|log| crossing.takes_whole(log)),
             notify: self.notify.as_ref().map(Notify::told),
@@ -335,10 +332,12 @@ impl Shell {
             let workers = count.unwrap_or(0).max(state.core.target());
             // If it fails, the old program sees to what was before.
             let server = &settings.server;
-            listeners.rebind(server, server, workers).map_err(|error| error_chain(&error))?;
+            let made_again = listeners.rebind(server, server, workers).map_err(|error| error_chain(&error))?;
+            say_made_again(&made_again);
             super::warn_of_few_files(limit, settings, &listeners);
             Succession::New { count, removes: listeners.removes() }
         };
+        let pidfile = state.pidfile.as_deref().map(|path| Pidfile::adopt(path, state.pidfile_lock));
         // Nothing can be refused any more: what came over is ours, under other numbers.
         exec::close(&state.fds);
         exec::survive(&state.listeners.originals(), false);
@@ -372,7 +371,7 @@ impl Shell {
             listeners,
             scoreboard,
             signals,
-            pidfile: state.pidfile.clone().map(Pidfile::adopt),
+            pidfile,
             control,
             notify,
             started: state.started,
@@ -387,6 +386,7 @@ impl Shell {
             boot_failure: state.boot_failure.clone(),
         };
         shell.say_adopted(&state.of.build, failed);
+        shell.renew_pidfile();
         shell.show_title();
         for (signal, times) in &state.signals {
             if let Some(signal) = Signal::named(signal) {
@@ -447,13 +447,6 @@ fn told_upgraded(path: &Path, before: &str, kept: &[&str]) -> String {
     format!(" with {}{version}{}", path.display(), told_kept(kept))
 }
 
-/// The folder as the shell that started us calls it: a release that is a link stays one.
-fn first_folder() -> PathBuf {
-    let here = env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    let named = env::var_os("PWD").map(PathBuf::from).filter(|folder| folder.is_absolute() && is_same(folder, &here));
-    named.unwrap_or(here)
-}
-
 /// The program as it was called, if that leads to it.
 fn first_path(folder: &Path) -> PathBuf {
     let own = Path::new("/proc/self/exe");
@@ -467,9 +460,4 @@ fn first_path(folder: &Path) -> PathBuf {
     };
     let found = candidates.into_iter().find(|path| is_same(path, own));
     found.or_else(|| fs::read_link(own).ok()).unwrap_or(called)
-}
-
-fn is_same(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    identity(one).is_some_and(|one| identity(other) == Some(one))
 }

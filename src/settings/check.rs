@@ -4,6 +4,8 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    fs,
+    io::ErrorKind,
     path::Path,
 };
 
@@ -91,8 +93,9 @@ fn find_group(name: &str) -> Result<Group, String> {
     }
 }
 
-/// `failed` are the keys whose value could not be read: what they would have been paired with is not to blame.
-pub(super) fn problems(settings: &Settings, failed: &HashSet<String>) -> Vec<Problem> {
+/// `failed` are the keys whose value could not be read: what they would have been paired with is not to blame. `again`:
+/// a service runs, and what only a restart changes is not looked at.
+pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
 
@@ -123,8 +126,15 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>) -> Vec<Pro
     for (key, path) in
         [("tls.certfile", &tls.certfile), ("tls.keyfile", &tls.keyfile), ("tls.client_ca", &tls.client_ca)]
     {
-        if let Some(path) = path.as_ref().filter(|path| !path.is_file()) {
-            refuse(key, format!("there is no file {}", path.display()));
+        let Some(path) = path else { continue };
+        match fs::metadata(path) {
+            Ok(found) if found.is_file() => {}
+            Ok(_) => refuse(key, format!("{} is not a file", path.display())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                refuse(key, format!("there is no file {}", path.display()));
+            }
+            // Told when the file was read.
+            Err(_) => {}
         }
     }
 
@@ -133,18 +143,24 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>) -> Vec<Pro
             folder_exists(key, path, &mut refuse);
         }
     }
-    if let ControlSocket::Path(path) = &settings.control.socket {
+    if let (ControlSocket::Path(path), false) = (&settings.control.socket, again) {
         folder_exists("control.socket", path, &mut refuse);
     }
-    if let Some(path) = &settings.process.pidfile {
+    if let (Some(path), false) = (&settings.process.pidfile, again) {
         folder_exists("process.pidfile", path, &mut refuse);
     }
     problems
 }
 
 fn folder_exists(key: &str, path: &Path, refuse: &mut impl FnMut(&str, String)) {
-    match path.parent() {
-        Some(folder) if !folder.is_dir() => refuse(key, format!("there is no folder {}", folder.display())),
+    let folder = path.parent().map(|folder| (folder, fs::metadata(folder).map(|found| found.is_dir())));
+    match folder {
+        Some((folder, Err(error))) if error.kind() != ErrorKind::NotFound => {
+            refuse(key, format!("the folder {} cannot be seen: {error}", folder.display()));
+        }
+        Some((folder, Ok(false) | Err(_))) => {
+            refuse(key, format!("there is no folder {}", folder.display()));
+        }
         _ if path.is_dir() => refuse(key, format!("{} is a folder", path.display())),
         _ => {}
     }

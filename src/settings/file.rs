@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Entry, Flags, Origin, Problem, Problems, Sources, TableSpec, keys};
+use super::{Entry, Flags, Origin, Problem, Problems, Sources, StartFolder, TableSpec, keys, start::Base};
 
 /// A settings file somebody named, or the one that lies here.
 pub(super) struct Found {
@@ -24,16 +24,43 @@ pub(super) struct Found {
 /// In the folder where the program is started.
 pub(crate) const DEFAULT_FILE: &str = "supervisor.toml";
 
-/// `-c`, else `OXICORN_CONFIG`, else `./supervisor.toml` if it exists.
-pub(super) fn find(flags: &Flags, env: &BTreeMap<String, String>, cwd: &Path, sources: &Sources) -> Option<Found> {
-    if let Some(path) = &flags.config {
-        return Some(Found { path: cwd.join(path), named_by: Origin::Flag("--config") });
+/// `-c`, else `OXICORN_CONFIG`, else `./supervisor.toml` if it exists. `None`: there never was one.
+///
+/// # Errors
+/// It is gone, or whether it is there cannot be seen.
+pub(super) fn find(
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    start: &StartFolder,
+    sources: &Sources,
+) -> Result<Option<Found>, Vec<Problem>> {
+    let variable = || env.get("OXICORN_CONFIG").filter(|path| !path.is_empty());
+    let named = match &flags.config {
+        Some(path) => Some((path.as_path(), Origin::Flag("--config"))),
+        None => variable().map(|path| (Path::new(path), Origin::Env("OXICORN_CONFIG".to_owned()))),
+    };
+    if let Some((path, named_by)) = named {
+        return match start.join(path) {
+            Ok(path) => Ok(Some(Found { path, named_by })),
+            Err(message) => Err(vec![Problem::at(named_by, "", message)]),
+        };
     }
-    if let Some(path) = env.get("OXICORN_CONFIG").filter(|path| !path.is_empty()) {
-        return Some(Found { path: cwd.join(path), named_by: Origin::Env("OXICORN_CONFIG".to_owned()) });
+    let path = start.path().join(DEFAULT_FILE);
+    let refused = |message: String| Err(vec![Problem::at(Origin::Default, "", message)]);
+    match sources.exists(&path) {
+        _ if start.is_gone() && !sources.is_recorded() => refused(format!(
+            "the folder that the service was started in is gone: {}; name the settings file by an absolute path",
+            start.path().display()
+        )),
+        Ok(true) => Ok(Some(Found { path, named_by: Origin::Default })),
+        Ok(false) if sources.had_file() => refused(format!(
+            "the settings file {} is gone, and this service runs with one; put it back, or restart the service to run \
+             without",
+            path.display()
+        )),
+        Ok(false) => Ok(None),
+        Err(error) => refused(format!("the settings file {} cannot be seen: {error}", path.display())),
     }
-    let path = cwd.join(DEFAULT_FILE);
-    sources.exists(&path).then_some(Found { path, named_by: Origin::Default })
 }
 
 impl Found {
@@ -43,19 +70,19 @@ impl Found {
     }
 
     /// Of a file that may have mistakes.
-    pub(super) fn text(&self, cwd: &Path) -> Result<String, Problems> {
-        Sources::default().read(&self.path).map_err(|error| Problems(vec![self.unreadable(cwd, &error)]))
+    pub(super) fn text(&self, start: &StartFolder) -> Result<String, Problems> {
+        Sources::default().read(&self.path).map_err(|error| Problems(vec![self.unreadable(start, &error)]))
     }
 
-    fn unreadable(&self, cwd: &Path, error: &std::io::Error) -> Problem {
-        let shown = shown(&self.path, cwd);
+    fn unreadable(&self, start: &StartFolder, error: &std::io::Error) -> Problem {
+        let shown = shown(&self.path, start);
         let message = format!("the settings file {} cannot be read: {error}", shown.display());
         Problem::at(self.named_by.clone(), "", message)
     }
 
-    pub(super) fn read(self, cwd: &Path, sources: &mut Sources) -> Result<File, Vec<Problem>> {
-        let shown = shown(&self.path, cwd);
-        let text = sources.read(&self.path).map_err(|error| vec![self.unreadable(cwd, &error)])?;
+    pub(super) fn read(self, start: &StartFolder, sources: &mut Sources) -> Result<File, Vec<Problem>> {
+        let shown = shown(&self.path, start);
+        let text = sources.read_filled(&self.path).map_err(|error| vec![self.unreadable(start, &error)])?;
         let malformed = |error: toml::de::Error| {
             let line = error.span().map(|span| line_of(&text, span.start));
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
@@ -175,24 +202,26 @@ fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-fn shown(path: &Path, cwd: &Path) -> PathBuf {
-    path.strip_prefix(cwd).unwrap_or(path).to_owned()
+fn shown(path: &Path, start: &StartFolder) -> PathBuf {
+    path.strip_prefix(start.path()).unwrap_or(path).to_owned()
 }
 
-/// The path of `process.env_file`, which must be known before the environment is complete.
+/// The path of `process.env_file`, which must be known before the environment is complete. A path that leads nowhere is
+/// refused when its key is read.
 pub(super) fn env_file(
     flags: &Flags,
     env: &BTreeMap<String, String>,
     file: &[(String, Entry)],
-    folder: &Path,
-    cwd: &Path,
+    folder: &Base,
+    start: &StartFolder,
 ) -> Option<PathBuf> {
     const KEY: &str = "process.env_file";
-    let flag = flags.given.iter().rev().find(|given| given.key == KEY).map(|given| (cwd, given.text.as_str()));
-    let named = || env.get(&keys::variable(KEY)).map(|text| (cwd, text.as_str()));
+    let start = &start.base();
+    let flag = flags.given.iter().rev().find(|given| given.key == KEY).map(|given| (start, given.text.as_str()));
+    let named = || env.get(&keys::variable(KEY)).map(|text| (start, text.as_str()));
     let written = || file.iter().find(|(path, _)| path == KEY).and_then(|(_, e)| Some((folder, e.value.as_str()?)));
     let (base, path) = flag.or_else(named).or_else(written)?;
-    (!path.is_empty()).then(|| base.join(path))
+    if path.is_empty() { None } else { base.join(path).ok() }
 }
 
 /// `KEY=VALUE` lines; `export`, quotes and comments as a shell has them, without expansion.
@@ -203,9 +232,9 @@ pub(super) struct EnvFile {
 }
 
 impl EnvFile {
-    pub(super) fn read(path: &Path, cwd: &Path, sources: &mut Sources) -> Result<Self, Vec<Problem>> {
-        let shown = shown(path, cwd);
-        let text = sources.read(path).map_err(|error| {
+    pub(super) fn read(path: &Path, start: &StartFolder, sources: &mut Sources) -> Result<Self, Vec<Problem>> {
+        let shown = shown(path, start);
+        let text = sources.read_filled(path).map_err(|error| {
             let place = Origin::File { path: shown.clone(), line: None };
             vec![Problem::at(place, "process.env_file", format!("cannot be read: {error}"))]
         })?;

@@ -1,13 +1,18 @@
 //! The texts that settings are made of: read, and remembered.
 //!
-//! Owns: reading whole files. Remembered texts give the same settings again, whatever became of the files: what a
-//! failed upgrade goes back to. Refuses: what they mean.
+//! Owns: reading whole files, and what their absence means. A file that never was there is a choice; a file that is gone
+//! since, that was emptied since, or that cannot be seen is an error. Remembered texts give the same settings again,
+//! whatever became of the files: what a failed upgrade goes back to. Refuses: what they mean.
 
 use std::{
-    collections::BTreeMap,
-    fmt, fs, io,
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs,
+    io::{self, Read},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
+
+use crate::sys::fd;
 
 /// Every file that was read, by its path.
 #[derive(Clone, Default)]
@@ -15,6 +20,16 @@ pub(crate) struct Sources {
     texts: BTreeMap<PathBuf, String>,
     /// Nothing is read any more.
     recorded: bool,
+    before: Option<Before>,
+}
+
+/// What the settings that are in effect were read from.
+#[derive(Clone, Debug)]
+struct Before {
+    /// There was a settings file.
+    file: bool,
+    /// The files that held something.
+    filled: BTreeSet<PathBuf>,
 }
 
 impl fmt::Debug for Sources {
@@ -27,7 +42,14 @@ impl fmt::Debug for Sources {
 impl Sources {
     /// These texts, and no others.
     pub(crate) fn recorded(texts: BTreeMap<PathBuf, String>) -> Self {
-        Self { texts, recorded: true }
+        Self { texts, recorded: true, before: None }
+    }
+
+    /// Of a service that runs with these texts already. `file`: there is a settings file among them. What it has it may
+    /// not lose without a word.
+    pub(crate) fn after(file: bool, texts: &BTreeMap<PathBuf, String>) -> Self {
+        let filled = texts.iter().filter(|(_, text)| !text.is_empty()).map(|(path, _)| path.clone()).collect();
+        Self { before: Some(Before { file, filled }), ..Self::default() }
     }
 
     pub(crate) fn texts(&self) -> &BTreeMap<PathBuf, String> {
@@ -38,16 +60,80 @@ impl Sources {
         self.recorded
     }
 
-    pub(super) fn exists(&self, path: &Path) -> bool {
-        if self.recorded { self.texts.contains_key(path) } else { path.exists() }
+    /// Whether a service runs already.
+    pub(super) fn is_again(&self) -> bool {
+        self.before.is_some()
     }
 
+    /// Whether the service that runs has a settings file.
+    pub(super) fn had_file(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| before.file)
+    }
+
+    /// Whether something lies at a path, be it a link that leads nowhere.
+    ///
+    /// # Errors
+    /// It cannot be seen, or is a pipe: nobody who starts us in its folder means to write into it.
+    pub(super) fn exists(&self, path: &Path) -> io::Result<bool> {
+        if self.recorded {
+            return Ok(self.texts.contains_key(path));
+        }
+        match fs::symlink_metadata(path) {
+            Ok(_) if fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) => {
+                Err(io::Error::other("it is a pipe, not a file"))
+            }
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As [`read`](Self::read), of a file that may be empty, and then sets nothing.
+    ///
+    /// # Errors
+    /// As there; and of a service that runs, a file that was emptied.
+    pub(super) fn read_filled(&mut self, path: &Path) -> io::Result<String> {
+        let text = self.read(path)?;
+        if text.is_empty() && self.before.as_ref().is_some_and(|before| before.filled.contains(path)) {
+            return Err(io::Error::other(
+                "it is empty now, and was not when it was read last; if that is meant, write a comment into it",
+            ));
+        }
+        Ok(text)
+    }
+
+    /// # Errors
+    /// The file system's; and of a service that runs, a pipe.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<String> {
         if self.recorded {
             return self.texts.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into());
         }
-        let text = fs::read_to_string(path)?;
+        let text = self.read_now(path).map_err(|error| explained(path, error))?;
         self.texts.insert(path.to_owned(), text.clone());
         Ok(text)
+    }
+
+    fn read_now(&self, path: &Path) -> io::Result<String> {
+        if self.before.is_none() {
+            return fs::read_to_string(path);
+        }
+        // A master that serves must not wait for a writer.
+        let mut file = fd::open_at_once(path)?;
+        if file.metadata()?.file_type().is_fifo() {
+            return Err(io::Error::other("it is a pipe, which can be read only once, at the start"));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// A link that leads nowhere is "not found" to the kernel, though the operator sees it there.
+fn explained(path: &Path, error: io::Error) -> io::Error {
+    match fs::read_link(path) {
+        Ok(target) if error.kind() == io::ErrorKind::NotFound => {
+            io::Error::new(error.kind(), format!("it is a link to {}, and nothing is there", target.display()))
+        }
+        Ok(_) | Err(_) => error,
     }
 }

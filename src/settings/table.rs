@@ -6,7 +6,6 @@ use std::{
     any::{Any, TypeId},
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
-    path::Path,
     sync::Arc,
 };
 
@@ -14,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Entry, Origin, Problem, Sources, file::File, keys, show};
+use super::{Entry, Origin, Problem, Sources, file::File, keys, show, start::Base};
 
 type Parsed = Arc<dyn Any + Send + Sync>;
 
@@ -89,16 +88,18 @@ impl TableSpec {
         &self,
         path: &str,
         entry: &Entry,
-        base: &Path,
+        base: &Base,
         sources: &mut Sources,
     ) -> Option<(String, Result<Entry, String>)> {
         let holder = path.strip_prefix(self.name)?.strip_prefix('.')?;
         let (_, key) = self.files.iter().find(|(known, _)| *known == holder)?;
         let file = entry.value.as_str().filter(|file| !file.is_empty())?;
-        let read = match sources.read(&base.join(file)) {
+        let read = base.join(file).and_then(|path| match sources.read(&path) {
+            // An empty value would mean "not set", and a file that is named is a promise of one.
+            Ok(text) if text.trim().is_empty() => Err(format!("{file} is empty")),
             Ok(text) => Ok(Entry { value: Value::String(text.trim().to_owned()), origin: entry.origin.clone() }),
             Err(error) => Err(format!("{file} cannot be read: {error}")),
-        };
+        });
         Some((format!("{}.{key}", self.name), read))
     }
 

@@ -120,7 +120,7 @@ impl World {
     }
 
     fn resolve(&self) -> Result<Resolved, Problems> {
-        resolve(&self.flags, &self.env, self.folder.path(), &specs(), Purpose::Serve)
+        resolve(&self.flags, &self.env, &StartFolder::at(self.folder.path()), &specs(), Purpose::Serve)
     }
 
     #[track_caller]
@@ -476,7 +476,8 @@ fn a_required_key_of_an_absent_table_is_missed() {
     }
     let specs = [TableSpec::new::<Strict>("strict")];
     let world = bare();
-    let problems = resolve(&world.flags, &world.env, world.folder.path(), &specs, Purpose::Serve).unwrap_err();
+    let problems =
+        resolve(&world.flags, &world.env, &StartFolder::at(world.folder.path()), &specs, Purpose::Serve).unwrap_err();
     assert_eq!(problems.to_string(), "strict: missing field `key`");
 }
 
@@ -787,7 +788,8 @@ fn the_owner_of_a_socket_is_looked_up() {
 fn whoever_asks_needs_no_key() {
     let world = world("[tls]\ncertfile = 'supervisor.toml'\nkeyfile = 'supervisor.toml'");
     assert!(world.bad().contains("tls.keyfile: there is no private key in"), "{}", world.bad());
-    let asked = resolve(&world.flags, &world.env, world.folder.path(), &specs(), Purpose::Ask).unwrap();
+    let asked =
+        resolve(&world.flags, &world.env, &StartFolder::at(world.folder.path()), &specs(), Purpose::Ask).unwrap();
     assert_eq!((asked.settings.tls.material, asked.warnings), (None, vec![]));
 }
 
@@ -862,7 +864,7 @@ fn a_file_with_mistakes_still_says_where_its_service_is_asked() {
     let found = |text: &str, flags: &Flags, env: &[(&str, &str)]| {
         fs::write(dir.path().join("supervisor.toml"), text).unwrap();
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Whereabouts::find(flags, &env, dir.path()).unwrap()
+        Whereabouts::find(flags, &env, &StartFolder::at(dir.path())).unwrap()
     };
     for text in [
         SOCKET.to_owned(),

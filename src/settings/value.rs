@@ -6,13 +6,13 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     ops::RangeInclusive,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
 use toml::Value;
 
-use super::{AllowIp, Bases, Bind, ControlSocket, Level, LogTarget, cpus};
+use super::{AllowIp, Bases, Bind, ControlSocket, Level, LogTarget, cpus, start::Base};
 
 /// What a reading gives, or the sentence that refuses it.
 pub(super) type Reading<T> = Result<T, String>;
@@ -23,7 +23,7 @@ pub(super) struct Input<'a> {
     /// From the environment or the command line, where everything is a string.
     pub text: bool,
     /// What a relative path is relative to.
-    pub bases: &'a Bases<'a>,
+    pub bases: &'a Bases,
     /// The CPUs of `auto`.
     pub cpus: u32,
 }
@@ -115,7 +115,7 @@ impl Input<'_> {
 
     /// An empty string is "none".
     pub(super) fn path(&self) -> Reading<Option<PathBuf>> {
-        self.path_in(self.bases.read)
+        self.path_in(&self.bases.read)
     }
 
     /// As [`path`](Self::path), of a file that lives as long as the process.
@@ -123,12 +123,12 @@ impl Input<'_> {
         self.path_in(&self.bases.run)
     }
 
-    fn path_in(&self, base: &Path) -> Reading<Option<PathBuf>> {
+    fn path_in(&self, base: &Base) -> Reading<Option<PathBuf>> {
         let text = self.string()?;
         if text.contains('\0') {
             return Err("a path cannot hold a NUL byte".to_owned());
         }
-        Ok((!text.is_empty()).then(|| base.join(text)))
+        if text.is_empty() { Ok(None) } else { base.join(text).map(Some) }
     }
 
     pub(super) fn log_target(&self) -> Reading<LogTarget> {
@@ -194,7 +194,7 @@ impl Input<'_> {
         if list.is_empty() {
             return Err("no address to listen on; give one such as \"127.0.0.1:8000\"".to_owned());
         }
-        list.iter().map(|text| bind(text, self.bases.read)).collect()
+        list.iter().map(|text| bind(text, &self.bases.read)).collect()
     }
 
     pub(super) fn allow_ips(&self) -> Reading<Vec<AllowIp>> {
@@ -203,13 +203,13 @@ impl Input<'_> {
 }
 
 /// A port alone (`:8000`) is every IPv4 address. A host alone, which Gunicorn would give port 8000, is more often a typo.
-fn bind(text: &str, base: &Path) -> Reading<Bind> {
+fn bind(text: &str, base: &Base) -> Reading<Bind> {
     if let Some(path) = text.strip_prefix("unix:") {
-        let path = path.strip_prefix("//").unwrap_or(path);
-        let path = base.join(path);
+        let name = path.strip_prefix("//").unwrap_or(path);
+        let path = base.join(name)?;
         // sockaddr_un holds 108 bytes with the closing NUL.
         return match path.as_os_str().len() {
-            _ if path == base => Err(format!("\"{text}\" names no path")),
+            _ if name.is_empty() => Err(format!("\"{text}\" names no path")),
             ..=107 => Ok(Bind::Unix(path)),
             _ => Err(format!("\"{}\" is longer than the 107 bytes of a unix socket's path", path.display())),
         };

@@ -260,6 +260,14 @@ pub(crate) fn write_terminal(mut terminal: &File, bytes: &[u8]) -> io::Result<us
     written
 }
 
+/// Opens a file for reading, without a wait: a FIFO that nobody writes to would be one.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn open_at_once(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+}
+
 /// Whether a pipe has room for PIPE_BUF (4096) bytes right now.
 pub(crate) fn has_room(fd: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::new(fd, PollFlags::POLLOUT)];

@@ -1,0 +1,146 @@
+//! The folder that the service was started in: relative paths of the command line and the environment begin there.
+//!
+//! Owns: its path as the operator wrote it, and where that path leads now. Each reload and each upgrade follows the links
+//! in it anew. Refuses: a relative path when the folder is gone.
+
+use std::{
+    env, fs,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+#[derive(Clone, Debug)]
+pub(crate) struct StartFolder {
+    path: PathBuf,
+    /// Where the path led when it was looked at, without links. `None`: nothing is there.
+    real: Option<PathBuf>,
+}
+
+impl StartFolder {
+    /// Where this process stands: by `$PWD` if that leads here, else by the kernel's word. A shell keeps in `$PWD` the
+    /// links that the operator went through.
+    pub(crate) fn here() -> Self {
+        match env::current_dir() {
+            Ok(real) => {
+                let named = env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
+                let path = named.filter(|path| is_same(path, Path::new("."))).unwrap_or_else(|| real.clone());
+                Self { path, real: Some(real) }
+            }
+            Err(_) => Self { path: removed_folder(), real: None },
+        }
+    }
+
+    /// The folder at `path`, whatever lies there now.
+    pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let real = fs::canonicalize(&path).ok().filter(|real| real.is_dir());
+        Self { path, real }
+    }
+
+    /// The folder that was at `path` when it led to `real`.
+    pub(crate) fn known(path: PathBuf, real: Option<PathBuf>) -> Self {
+        if real.is_some() { Self { path, real } } else { Self::at(path) }
+    }
+
+    /// As the operator wrote it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn real(&self) -> Option<&Path> {
+        self.real.as_deref()
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.real.is_none()
+    }
+
+    pub(super) fn base(&self) -> Base {
+        Base { path: self.path.clone(), gone: self.is_gone() }
+    }
+
+    /// # Errors
+    /// A sentence: the path is relative, and the folder is gone.
+    pub(crate) fn join(&self, path: &Path) -> Result<PathBuf, String> {
+        self.base().join(path)
+    }
+
+    /// Makes it the folder of this process. A folder that is gone leaves the process where it is.
+    pub(crate) fn enter(&self) {
+        if let Some(real) = &self.real {
+            // It may have gone since; what needs it says so.
+            let _ = env::set_current_dir(real);
+        }
+    }
+}
+
+/// What a relative path begins in.
+#[derive(Clone, Debug)]
+pub(super) struct Base {
+    path: PathBuf,
+    gone: bool,
+}
+
+impl Base {
+    /// The folder of a file that was read.
+    pub(super) fn of_file(folder: &Path) -> Self {
+        Self { path: folder.to_owned(), gone: false }
+    }
+
+    /// # Errors
+    /// As for [`StartFolder::join`].
+    pub(super) fn join(&self, path: impl AsRef<Path>) -> Result<PathBuf, String> {
+        let path = path.as_ref();
+        if self.gone && path.is_relative() {
+            return Err(format!(
+                "{} is a relative path, and the folder it begins in is gone: {}; give an absolute path",
+                path.display(),
+                self.path.display()
+            ));
+        }
+        Ok(self.path.join(path))
+    }
+}
+
+/// By what name the folder of this process was known. The kernel marks it.
+fn removed_folder() -> PathBuf {
+    let marked = fs::read_link("/proc/self/cwd").unwrap_or_else(|_| PathBuf::from("."));
+    let name = marked.as_os_str().as_bytes();
+    PathBuf::from(std::ffi::OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name)))
+}
+
+/// Whether two paths lead to one file or folder.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_gone_refuses_relative_paths_only() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = StartFolder::at(parent.path().join("gone"));
+        assert_eq!(folder.join(Path::new("/etc/a.toml")).unwrap(), Path::new("/etc/a.toml"));
+        let refused = folder.join(Path::new("a.toml")).unwrap_err();
+        assert!(refused.starts_with("a.toml is a relative path") && refused.contains("/gone;"), "{refused}");
+    }
+
+    #[test]
+    fn links_are_followed_each_time() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = |name: &str| parent.path().join(name);
+        for (index, release) in ["one", "two"].into_iter().enumerate() {
+            fs::create_dir(path(release)).unwrap();
+            if index > 0 {
+                fs::remove_file(path("current")).unwrap();
+            }
+            std::os::unix::fs::symlink(path(release), path("current")).unwrap();
+            let folder = StartFolder::at(path("current"));
+            assert_eq!(folder.path(), path("current"));
+            assert_eq!(folder.real(), Some(fs::canonicalize(path(release)).unwrap().as_path()));
+        }
+    }
+}

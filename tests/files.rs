@@ -1,0 +1,513 @@
+//! Promise: a file or a folder that goes away changes no setting in silence, and stops no service. Each row of the table
+//! "Files and folders" of docs/operations.md is here.
+//!
+//! Needs root: to become a user who may not look, and to mount a small disk.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, symlink},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::json;
+
+use crate::common::{
+    Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, get, json_request, request,
+};
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn told(output: &Output, code: i32, fragments: &[&str]) {
+    let text = text(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for fragment in fragments {
+        assert!(text.contains(fragment), "{fragment:?} is not in {text:?}");
+    }
+}
+
+/// At its socket, which is not where the settings say when they are gone.
+fn ask(supervisor: &Supervisor, words: &[&str]) -> Output {
+    let socket = supervisor.path("control.sock");
+    supervisor.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())
+}
+
+/// By signal and by command, reload and upgrade alike; nothing changes.
+#[track_caller]
+fn refused(supervisor: &Supervisor, reason: &str) {
+    let (log, before) = (supervisor.log(), ask(supervisor, &["status", "--json"]));
+    let lines = (log.count(events::RELOAD_REFUSED), log.count(events::UPGRADE_REFUSED));
+    told(&ask(supervisor, &["reload"]), 1, &["refused", reason]);
+    told(&ask(supervisor, &["upgrade"]), 1, &["refused", reason]);
+    supervisor.signal(Signal::SIGHUP);
+    supervisor.wait_log(events::RELOAD_REFUSED, lines.0 + 2, PATIENCE);
+    supervisor.signal(Signal::SIGUSR2);
+    supervisor.wait_log(events::UPGRADE_REFUSED, lines.1 + 2, PATIENCE);
+    let generation = |output: &Output| {
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        (status["generation"].clone(), status["listeners"][0]["address"].clone())
+    };
+    let after = ask(supervisor, &["status", "--json"]);
+    assert_eq!(generation(&after), generation(&before), "nothing has changed");
+}
+
+/// The status of a fact that is posted without a token.
+fn post(supervisor: &Supervisor) -> u16 {
+    let fact = json_request("POST", "/facts", &json!({ "text": "a fact" }));
+    Connection::open(supervisor.address()).and_then(|mut connection| connection.ask(&fact)).expect("an answer").status
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).expect("a file in our own folder");
+}
+
+fn replace_link(link: &Path, to: &Path) {
+    let draft = link.with_extension("draft");
+    symlink(to, &draft).expect("a link in our own folder");
+    fs::rename(&draft, link).expect("our own link");
+}
+
+#[track_caller]
+fn answers(path: &Path) {
+    let mut stream = UnixStream::connect(path).expect("the unix socket accepts");
+    hears(&mut stream, true);
+}
+
+#[track_caller]
+fn hears(stream: &mut UnixStream, ask: bool) {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    if ask {
+        stream.write_all(&request("GET", "/health", &[("Connection", "close")], b"")).expect("it takes a request");
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// What the service was started with it does not lose in silence: that would open the door, move the port, and make an
+/// empty database.
+#[test]
+fn a_settings_file_that_is_gone_is_required() {
+    let mut supervisor = Launch::new().set("service.bearer_token", r#""s3cret""#).serving(2);
+    let (file, away) = (supervisor.path("supervisor.toml"), supervisor.path("away.toml"));
+    assert_eq!(post(&supervisor), 401);
+    for round in 0..2 {
+        fs::rename(&file, &away).expect("our own file");
+        refused(&supervisor, "supervisor.toml is gone");
+        symlink("nowhere", &file).expect("a link in our own folder");
+        refused(&supervisor, "it is a link to nowhere, and nothing is there");
+        fs::remove_file(&file).expect("our own link");
+        fs::create_dir(&file).expect("a folder in our own");
+        refused(&supervisor, "supervisor.toml cannot be read: Is a directory");
+        fs::remove_dir(&file).expect("our own folder");
+        // A disk that was full leaves this behind.
+        write(&file, "");
+        refused(&supervisor, "it is empty now");
+        fs::remove_file(&file).expect("our own file");
+        assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo can be run").success());
+        refused(&supervisor, "it is a pipe");
+        // Replaced by rename, as editors do.
+        fs::rename(&away, &file).expect("our own file");
+        assert_eq!(post(&supervisor), 401, "round {round}");
+        // What is required goes along with an upgrade.
+        told(&ask(&supervisor, &[if round == 0 { "upgrade" } else { "reload" }]), 0, &["serves"]);
+    }
+    supervisor.stop();
+}
+
+#[test]
+fn what_cannot_be_seen_is_no_choice_at_the_start() {
+    let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
+    let cases = [
+        ("rm {file}; ln -s nowhere {file}", false, "it is a link to nowhere, and nothing is there"),
+        ("chmod 0700 {dir}", true, "cannot be seen: Permission denied"),
+        ("rm {file}; mkfifo {file}", false, "it is a pipe, not a file"),
+        ("chmod 0600 {file}", true, "cannot be read: Permission denied"),
+    ];
+    for (spoil, as_nobody, reason) in cases {
+        for command in ["check", "run"] {
+            let launch = Launch::new();
+            let (file, dir) = (launch.path("supervisor.toml"), launch.path(""));
+            let spoil = spoil.replace("{file}", &file.display().to_string());
+            let spoil = spoil.replace("{dir}", &dir.display().to_string());
+            let become_nobody = if as_nobody { nobody } else { "" };
+            // The settings are written when it is run: the wrapper spoils them after that.
+            let wrapper = format!("{spoil}; exec {become_nobody} \"$0\" \"$@\"");
+            let output = launch.through(&["sh", "-c", &wrapper]).arg(command).run();
+            assert_eq!(output.status.code(), Some(2), "{command}, {spoil}: {}", text(&output));
+            assert!(text(&output).contains(reason), "{command}, {spoil}: {}", text(&output));
+        }
+    }
+    // There never was one.
+    let nothing = Launch::new().raw("").arg("check");
+    let remove = format!("rm {}; exec \"$0\" \"$@\"", nothing.path("supervisor.toml").display());
+    told(&nothing.through(&["sh", "-c", &remove]).run(), 0, &["settings are valid"]);
+}
+
+/// Files that the settings name are promises too.
+#[test]
+fn named_files_that_are_gone_or_emptied_refuse() {
+    let launch = Launch::new()
+        .set("process.env_file", r#""{dir}/app.env""#)
+        .set("service.store", r#""sqlite""#)
+        .set("service.mongodb_uri_file", r#""{dir}/uri""#);
+    write(&launch.path("app.env"), "OXICORN_SERVICE__BEARER_TOKEN=s3cret\n");
+    write(&launch.path("uri"), "mongodb://127.0.0.1:1\n");
+    let mut supervisor = launch.serving(2);
+    assert_eq!(post(&supervisor), 401);
+    for (name, key) in [("app.env", "process.env_file"), ("uri", "service.mongodb_uri_file")] {
+        let (file, away) = (supervisor.path(name), supervisor.path("away"));
+        fs::rename(&file, &away).expect("our own file");
+        refused(&supervisor, key);
+        write(&file, "");
+        refused(&supervisor, "empty");
+        fs::rename(&away, &file).expect("our own file");
+    }
+    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    assert_eq!(post(&supervisor), 401);
+    supervisor.stop();
+
+    let empty = Launch::new().set("service.mongodb_uri_file", r#""{dir}/uri""#).arg("check");
+    write(&empty.path("uri"), "\n");
+    told(&empty.run(), 2, &["service.mongodb_uri_file", "is empty"]);
+}
+
+/// A service that is started in the folder `current`, a link to `one`; `two` has other settings.
+fn deployed() -> (Supervisor, PathBuf) {
+    let launch = Launch::new().env("PWD", "{dir}/current").args(&["--workers", "2"]);
+    for (release, docs) in [("one", true), ("two", false), ("three", true)] {
+        fs::create_dir(launch.path(release)).expect("a folder in our own");
+        let dir = launch.path("");
+        let dir = dir.to_str().expect("a path in UTF-8").trim_end_matches('/');
+        let settings = format!(
+            "[server]\nbind = ['127.0.0.1:0', 'unix:app.sock']\n[control]\nsocket = '{dir}/control.sock'\n\
+             [service]\nsqlite_path = '{dir}/facts.db'\ndebug = true\ndocs = {docs}\n"
+        );
+        write(&launch.path(release).join("supervisor.toml"), &settings);
+    }
+    symlink("one", launch.path("current")).expect("a link in our own folder");
+    let current = launch.path("current");
+    let enter = format!("cd {} && exec \"$0\" \"$@\"", current.display());
+    (launch.through(&["sh", "-c", &enter]).serving(2), current)
+}
+
+/// One rule for reload and upgrade: the folder of the start by the path it was started by, followed anew each time.
+#[test]
+fn a_moved_link_is_followed_by_reload_and_upgrade_alike() {
+    for command in ["reload", "upgrade"] {
+        let (supervisor, current) = deployed();
+        // Of the new workers: the old ones may take a last request when the answer is given already.
+        let docs = |status: u16| {
+            eventually("the settings of that release serve", PATIENCE, || {
+                (get(supervisor.address(), "/docs").status == status).then_some(())
+            });
+        };
+        let folder = || fs::read_link(format!("/proc/{}/cwd", supervisor.pid())).expect("the master's folder");
+        docs(200);
+        assert_eq!(folder(), supervisor.path("one"));
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        replace_link(&current, Path::new("two"));
+        // The old release goes at once, as deployments do.
+        fs::remove_dir_all(supervisor.path("one")).expect("our own folder");
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        docs(404);
+        assert_eq!(folder(), supervisor.path("two"), "{command}");
+        answers(&current.join("app.sock"));
+        // And back with the other one.
+        replace_link(&current, Path::new("three"));
+        let other = if command == "reload" { "upgrade" } else { "reload" };
+        told(&ask(&supervisor, &[other]), 0, &["serves"]);
+        docs(200);
+        assert_eq!(folder(), supervisor.path("three"), "{other}");
+        // A release without settings.
+        fs::create_dir(supervisor.path("four")).expect("a folder in our own");
+        replace_link(&current, Path::new("four"));
+        refused(&supervisor, "current/supervisor.toml is gone");
+        // No release at all.
+        fs::remove_file(&current).expect("our own link");
+        refused(&supervisor, "the folder that the service was started in is gone: ");
+    }
+}
+
+#[test]
+fn a_service_outlives_the_folder_it_was_started_in() {
+    let launch = Launch::new().args(&["-c", "{dir}/supervisor.toml"]);
+    fs::create_dir(launch.path("gone")).expect("a folder in our own");
+    let gone = launch.path("gone");
+    let enter = format!("cd {} && exec \"$0\" \"$@\"", gone.display());
+    let mut supervisor = launch.through(&["sh", "-c", &enter]).serving(2);
+    fs::remove_dir(&gone).expect("our own folder");
+    for command in ["upgrade", "reload", "upgrade"] {
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+    }
+    // A client in a folder that is gone.
+    let asks = |words: &str| {
+        let place = supervisor.path("client");
+        fs::create_dir(&place).expect("a folder in our own");
+        let script = format!("cd {0} && rmdir {0} && exec {1} {words}", place.display(), env!("CARGO_BIN_EXE_oxicorn"));
+        Command::new("sh").args(["-c", &script]).output().expect("sh can be run")
+    };
+    let (socket, file) = (supervisor.path("control.sock"), supervisor.path("supervisor.toml"));
+    told(&asks(&format!("status --socket {}", socket.display())), 0, &["2 of 2 workers serve"]);
+    told(&asks(&format!("status -c {}", file.display())), 0, &["2 of 2 workers serve"]);
+    told(&asks(&format!("check -c {}", file.display())), 0, &["settings are valid"]);
+    told(&asks(&format!("reload -c {}", file.display())), 0, &["serves"]);
+    told(&asks("check -c supervisor.toml"), 2, &["supervisor.toml is a relative path", "gone", "absolute"]);
+    told(&asks("run -c supervisor.toml"), 2, &["supervisor.toml is a relative path"]);
+    told(&asks("run"), 2, &["the folder that the service was started in is gone"]);
+    let relative = format!("check -c {} --pid run.pid", file.display());
+    told(&asks(&relative), 2, &["process.pidfile", "run.pid is a relative path"]);
+    let relative = format!("upgrade --socket {} --program new", socket.display());
+    told(&asks(&relative), 2, &["new is a relative path"]);
+    supervisor.stop();
+}
+
+/// A cleaner of temporary files took it: the next reload, or upgrade, mends it, and all else in it counts too.
+#[test]
+fn the_file_of_a_unix_socket_is_made_again() {
+    for command in ["reload", "upgrade"] {
+        let mut supervisor = Launch::new().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(2);
+        let path = supervisor.path("app.sock");
+        // Connected before, asked after: what is queued on the old socket is served.
+        let mut early = UnixStream::connect(&path).expect("the unix socket accepts");
+        fs::remove_file(&path).expect("the socket's file");
+        told(&supervisor.ctl(&["check"]), 0, &["settings are valid", "app.sock has lost its file and gets a new one"]);
+        told(&ask(&supervisor, &[command]), 0, &["generation 2 serves"]);
+        assert_eq!(supervisor.log().count("socket_made_again"), 1);
+        assert_eq!(fs::metadata(&path).expect("the socket's file").mode() & 0o777, 0o660);
+        answers(&path);
+        hears(&mut early, true);
+        // What is not its own is left alone, and refuses.
+        fs::remove_file(&path).expect("the socket's file");
+        write(&path, "precious");
+        told(&ask(&supervisor, &[command]), 1, &["refused", "app.sock exists and is not a socket"]);
+        told(&supervisor.ctl(&["check"]), 0, &["would be refused", "app.sock exists and is not a socket"]);
+        fs::remove_file(&path).expect("our own file");
+        let theirs = std::os::unix::net::UnixListener::bind(&path).expect("a socket in our own folder");
+        told(&ask(&supervisor, &[command]), 1, &["refused", "app.sock is in use"]);
+        drop(theirs);
+        told(&ask(&supervisor, &[command]), 0, &["generation 3 serves"]);
+        answers(&path);
+        eventually("one socket is left", PATIENCE, || {
+            (supervisor.status()["listeners"].as_array().map(Vec::len) == Some(2)).then_some(())
+        });
+        supervisor.stop();
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn rights_given_by_hand_stay_until_the_settings_change() {
+    let mut supervisor = Launch::new().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(2);
+    let path = supervisor.path("app.sock");
+    let rights = || {
+        let found = fs::metadata(&path).expect("the socket's file");
+        (found.uid(), found.gid(), found.mode() & 0o777)
+    };
+    assert_eq!(rights(), (0, 0, 0o660));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("our own socket");
+    std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("our own socket");
+    for command in ["reload", "upgrade", "reload"] {
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_eq!(rights(), (65534, 65534, 0o666), "{command}");
+    }
+    let file = supervisor.path("supervisor.toml");
+    let settings = fs::read_to_string(&file).expect("the settings file");
+    for (mode, command) in [("0600", "reload"), ("0640", "upgrade")] {
+        write(&file, &settings.replacen("[server]", &format!("[server]\nunix_mode = \"{mode}\""), 1));
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_eq!(rights().2, u32::from_str_radix(mode, 8).expect("octal"), "{command}");
+    }
+    supervisor.stop();
+}
+
+/// The number in a pid file says nothing: the process may be anything, and in a container it always lives.
+#[test]
+fn only_a_living_master_holds_a_pid_file() {
+    // Of this process, a thread that is not its first.
+    let canary = Canary::start();
+    let threads = fs::read_dir("/proc/self/task").expect("our own threads");
+    let threads: Vec<u32> = threads.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
+    let thread_id = *threads.iter().find(|id| **id != std::process::id()).expect("a second thread");
+    for stale in ["1\n".to_owned(), format!("{thread_id}\n"), String::new()] {
+        let launch = Launch::new().set("process.pidfile", r#""{dir}/pid""#);
+        write(&launch.path("pid"), &stale);
+        let mut supervisor = launch.serving(2);
+        assert_eq!(
+            fs::read_to_string(supervisor.path("pid")).expect("the pid file"),
+            format!("{}\n", supervisor.pid())
+        );
+        supervisor.stop();
+        assert!(!supervisor.path("pid").exists());
+    }
+    drop(canary);
+
+    let mut first = Launch::new().set("process.pidfile", r#""{dir}/pid""#).serving(2);
+    let pid = first.path("pid");
+    let second = || {
+        let output = Launch::new().set("process.pidfile", &format!("{:?}", pid.display().to_string())).run();
+        told(&output, 1, &["belongs to a master that runs", &format!("(pid {})", first.pid())]);
+    };
+    second();
+    // The lock goes along with an upgrade, and with a reload.
+    for command in ["upgrade", "reload", "upgrade"] {
+        told(&ask(&first, &[command]), 0, &["serves"]);
+        second();
+    }
+    // Whatever is written into it.
+    write(&pid, "1\n");
+    let output = Launch::new().set("process.pidfile", &format!("{:?}", pid.display().to_string())).run();
+    told(&output, 1, &["belongs to a master that runs"]);
+    first.stop();
+    assert!(pid.exists(), "what another has written is not ours to remove");
+}
+
+#[test]
+fn a_pid_file_that_is_gone_is_written_again() {
+    let launch = Launch::new().set("process.pidfile", r#""{dir}/run/pid""#);
+    fs::create_dir(launch.path("run")).expect("a folder in our own");
+    let mut supervisor = launch.serving(2);
+    let (run, pid) = (supervisor.path("run"), supervisor.path("run/pid"));
+    let written = || fs::read_to_string(&pid).ok();
+    let ours = Some(format!("{}\n", supervisor.pid()));
+    for (round, command) in ["reload", "upgrade"].into_iter().enumerate() {
+        fs::remove_file(&pid).expect("the pid file");
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_eq!((written(), supervisor.log().count("pidfile_made_again")), (ours.clone(), round * 3 + 1));
+        // Replaced by a copy of no living master.
+        fs::rename(&pid, supervisor.path("old")).expect("the pid file");
+        write(&pid, "1\n");
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_eq!((written(), supervisor.log().count("pidfile_made_again")), (ours.clone(), round * 3 + 2));
+        // Its folder went: no reason to refuse new certificates.
+        fs::rename(&run, supervisor.path("old-run")).expect("our own folder");
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_eq!(supervisor.log().count("pidfile_lost"), round + 1);
+        fs::remove_dir_all(supervisor.path("old-run")).expect("our own folder");
+        fs::create_dir(&run).expect("a folder in our own");
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_eq!((written(), supervisor.log().count("pidfile_made_again")), (ours.clone(), round * 3 + 3));
+    }
+    supervisor.stop();
+    assert!(!pid.exists());
+}
+
+/// The log goes on where it can, and says where it cannot.
+#[test]
+fn logs_bear_what_becomes_of_their_files() {
+    let launch =
+        Launch::new().log_to("logs/app.log").set("log.access", r#""{dir}/logs/access.log""#).set("workers.count", "1");
+    fs::create_dir(launch.path("logs")).expect("a folder in our own");
+    let mut supervisor = launch.serving(1);
+    let (logs, old) = (supervisor.path("logs"), supervisor.path("old"));
+    let lines = |path: &Path| fs::read_to_string(path).map_or(0, |text| text.lines().count());
+    let seen = |path: &Path| {
+        let before = lines(path);
+        assert_eq!(get(supervisor.address(), "/health").status, 200);
+        eventually("the request is in the access log", PATIENCE, || (lines(path) > before).then_some(()));
+    };
+    seen(&logs.join("access.log"));
+    fs::rename(&logs, &old).expect("our own folder");
+    seen(&old.join("access.log"));
+    let log = || crate::common::Log(fs::read_to_string(old.join("app.log")).unwrap_or_default());
+    supervisor.signal(Signal::SIGUSR1);
+    eventually("neither log can be reopened", PATIENCE, || (log().count("logs_reopen_failed") == 2).then_some(()));
+    seen(&old.join("access.log"));
+    for command in ["reload", "upgrade"] {
+        told(&ask(&supervisor, &[command]), 1, &["refused", "log.file: there is no folder", "log.access: there is"]);
+    }
+    fs::create_dir(&logs).expect("a folder in our own");
+    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    seen(&logs.join("access.log"));
+    supervisor.stop();
+}
+
+/// Disks that take nothing more: requests are served, a settings file is only read, a pid file is whole or none.
+#[test]
+fn full_and_read_only_disks_stop_no_service() {
+    let mut full = Launch::new().set("log.access", r#""/dev/full""#).serving(2);
+    assert_eq!(get(full.address(), "/health").status, 200);
+    told(&ask(&full, &["reload"]), 0, &["serves"]);
+    full.wait_log(events::ACCESS_LINES_DROPPED, 1, PATIENCE);
+    full.stop();
+
+    let launch = Launch::new().set("process.pidfile", r#""{dir}/disk/pid""#);
+    fs::create_dir(launch.path("disk")).expect("a folder in our own");
+    let disk = launch.path("disk");
+    let disk = disk.display();
+    // Of a mount namespace of its own.
+    let fill = format!("mount -t tmpfs -o size=4k tmpfs {disk} && head -c 4096 /dev/zero > {disk}/filling");
+    let script = format!("{fill}; \"$0\" \"$@\"; code=$?; ls -A {disk}; exit $code");
+    let output = launch.through(&["unshare", "--mount", "sh", "-c", &script]).run();
+    told(&output, 1, &["process.pidfile", "No space left on device"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "filling", "{}", text(&output));
+
+    let launch = Launch::new().args(&["-c", "{dir}/etc/supervisor.toml"]).set("process.pidfile", r#""{dir}/run/pid""#);
+    for folder in ["etc", "run"] {
+        fs::create_dir(launch.path(folder)).expect("a folder in our own");
+    }
+    let dir = launch.path("");
+    let dir = dir.to_str().expect("a path in UTF-8").trim_end_matches('/').to_owned();
+    let script = format!(
+        "mount -t tmpfs tmpfs {dir}/etc && mount -t tmpfs tmpfs {dir}/run && cp {dir}/supervisor.toml {dir}/etc && \
+         mount -o remount,ro {dir}/etc && exec \"$0\" \"$@\""
+    );
+    let mut supervisor = launch.through(&["unshare", "--mount", "sh", "-c", &script]).serving(2);
+    let inside = PathBuf::from(format!("/proc/{}/root{dir}/run/pid", supervisor.pid()));
+    for command in ["reload", "upgrade"] {
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+    }
+    fs::rename(&inside, inside.with_extension("old")).expect("the pid file");
+    let remount = format!("mount -o remount,ro {dir}/run");
+    let pid = supervisor.pid().to_string();
+    let entered = Command::new("nsenter").args(["--mount", "--target", &pid, "sh", "-c", &remount]).status();
+    assert!(entered.expect("nsenter can be run").success());
+    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    let lost = supervisor.wait_log("pidfile_lost", 1, PATIENCE);
+    assert!(lost[0].contains("Read-only file system"), "{lost:?}");
+    supervisor.stop();
+}
+
+/// A token that is gone opens nothing: the workers that serve keep it, and new ones do not boot.
+#[test]
+fn a_token_that_is_gone_is_rolled_back() {
+    let launch = Launch::new().set("service.bearer_token_file", r#""token""#);
+    write(&launch.path("token"), "s3cret\n");
+    let mut supervisor = launch.serving(2);
+    fs::remove_file(supervisor.path("token")).expect("our own file");
+    told(&ask(&supervisor, &["reload"]), 1, &["rolled back", "service.bearer_token_file"]);
+    told(&ask(&supervisor, &["upgrade"]), 1, &["refused", "service.bearer_token_file"]);
+    assert_eq!(post(&supervisor), 401);
+    supervisor.stop();
+}
+
+/// A volume that is not mounted, a folder that was moved: no empty database takes its place.
+#[test]
+fn a_database_that_is_gone_is_not_made_anew() {
+    let launch = Launch::new().set("service.sqlite_path", r#""{dir}/data/facts.db""#);
+    let mut supervisor = launch.serving(2);
+    let (data, away) = (supervisor.path("data"), supervisor.path("away"));
+    assert_eq!(post(&supervisor), 201);
+    for _ in 0..2 {
+        fs::rename(&data, &away).expect("our own folder");
+        refused(&supervisor, "data/facts.db; put it back");
+        assert!(!data.exists());
+        fs::rename(&away, &data).expect("our own folder");
+        told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
+    }
+    assert!(get(supervisor.address(), "/facts").text().contains("a fact"));
+    // Another path is another choice.
+    let file = supervisor.path("supervisor.toml");
+    let settings = fs::read_to_string(&file).expect("the settings file");
+    write(&file, &settings.replace("data/facts.db", "new/facts.db"));
+    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    assert!(!get(supervisor.address(), "/facts").text().contains("a fact"));
+    supervisor.stop();
+}
