@@ -130,10 +130,10 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
         match fs::metadata(path) {
             Ok(found) if found.is_file() => {}
             Ok(_) => refuse(key, format!("{} is not a file", path.display())),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 refuse(key, format!("there is no file {}", path.display()));
             }
-            // Told when the file was read.
+            // The user who asks may not see what the master may read; the master tells it when it reads the file.
             Err(_) => {}
         }
     }
