@@ -28,7 +28,7 @@ pub(crate) use self::handover::Passed;
 use self::steering::Share;
 use crate::{
     settings::{Bind, Server},
-    sys::{bpf, fd, host},
+    sys::{bpf, fd, file, host},
 };
 
 /// As many workers as there can be slots for, twice over.
@@ -73,7 +73,7 @@ struct Group {
     /// One a slot, in the order of listen(), or the only one.
     sockets: Vec<Socket>,
     /// The file of a unix socket we made: by then it may be somebody else's.
-    file: Option<unix::Identity>,
+    file: Option<file::FileId>,
     /// What that file was given last. Later changes by hand stay until the settings change.
     given: Option<unix::Rights>,
     standing: Standing,
@@ -493,7 +493,7 @@ impl Group {
     /// Whether clients who come to the address still come to these sockets.
     fn stands(&self) -> bool {
         match (&self.address, self.file) {
-            (Address::Unix(path), Some(ours)) => unix::is_at(path, ours),
+            (Address::Unix(path), Some(ours)) => file::id_at(path).is_ok_and(|found| found == ours),
             _ => true,
         }
     }

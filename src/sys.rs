@@ -8,6 +8,7 @@ pub(crate) mod bpf;
 pub(crate) mod clock;
 pub(crate) mod exec;
 pub(crate) mod fd;
+pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod host;
 pub(crate) mod inherited;

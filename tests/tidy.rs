@@ -319,7 +319,6 @@ fn every_file_says_what_it_owns() {
     }
 }
 
-/// The scanner itself, shown the sins it must see and the innocence it must spare.
 /// Which mirror serves is a setting of the machine: apt's sources, cargo's and pip's own files.
 #[test]
 fn no_file_names_the_host_of_a_package_registry() {
@@ -339,6 +338,7 @@ fn no_file_names_the_host_of_a_package_registry() {
     }
 }
 
+/// The scanner itself, shown the sins it must see and the innocence it must spare.
 #[test]
 fn the_scanner_sees() {
     let seen = |module: &str, text: &str| {

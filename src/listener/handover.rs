@@ -14,7 +14,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Address, BindError, Group, Listeners, Server, Socket, Standing, Steering, resolve, unix::Rights};
-use crate::sys::exec::{self, Crossing};
+use crate::sys::{
+    exec::{self, Crossing},
+    file::FileId,
+};
 
 /// All of [`Listeners`], for another program to read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,7 +35,7 @@ struct PassedGroup {
     name: String,
     /// In the order of listen(): a socket's place here is its slot.
     sockets: Vec<RawFd>,
-    file: Option<(u64, u64)>,
+    file: Option<FileId>,
     #[serde(default)]
     given: Option<Rights>,
 }

@@ -7,7 +7,7 @@ use std::{
     os::{
         fd::AsRawFd,
         unix::{
-            fs::{FileTypeExt, MetadataExt, PermissionsExt},
+            fs::{FileTypeExt, PermissionsExt},
             net::UnixListener,
         },
     },
@@ -23,14 +23,13 @@ use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Address, BindError, holder};
-use crate::{settings::Server, sys::process};
-
-/// Device and inode: a path says where a file is, these say which.
-pub(super) type Identity = (u64, u64);
-
-fn identity(found: &fs::Metadata) -> Identity {
-    (found.dev(), found.ino())
-}
+use crate::{
+    settings::Server,
+    sys::{
+        file::{FileId, id, id_at, id_behind},
+        process,
+    },
+};
 
 /// Whose a socket's file is, and who may connect to it. A uid or gid of `None` stays as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,31 +45,26 @@ impl Rights {
     }
 }
 
-/// Whether `file` lies at `path`, and nothing else.
-pub(super) fn is_at(path: &Path, file: Identity) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == file)
-}
-
 /// A bound socket that does not listen yet; its file has its mode from the first moment.
-pub(super) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, Identity)> {
+pub(super) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, FileId)> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     let before = process::umask(!mode & 0o777);
     let bound = socket.bind(&address);
     process::umask(before);
     bound?;
-    Ok((socket.into(), identity(&fs::symlink_metadata(path)?)))
+    Ok((socket.into(), id_at(path)?))
 }
 
 /// The file of a socket that was left behind by a process that is gone; `None` when there is no file.
 ///
 /// # Errors
 /// Somebody listens there, or it is no socket.
-pub(super) fn stale(path: &Path) -> Result<Option<Identity>, BindError> {
+pub(super) fn stale(path: &Path) -> Result<Option<FileId>, BindError> {
     let address = Address::Unix(path.to_owned());
     let file = match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket { path: path.to_owned() }),
-        Ok(found) => identity(&found),
+        Ok(found) => id(&found),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(address.refused(error)),
     };
@@ -87,9 +81,9 @@ pub(super) fn stale(path: &Path) -> Result<Option<Identity>, BindError> {
 }
 
 /// Removes `file`, and nothing that another process has put in its place since.
-pub(super) fn remove(path: &Path, file: Identity) -> io::Result<()> {
+pub(super) fn remove(path: &Path, file: FileId) -> io::Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(found) if identity(&found) == file => fs::remove_file(path),
+        Ok(found) if id(&found) == file => fs::remove_file(path),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -98,10 +92,10 @@ pub(super) fn remove(path: &Path, file: Identity) -> io::Result<()> {
 
 /// Gives `file` its owner and mode. By inode and not by path, and never through a link: in a folder of another user's,
 /// who could put one there, a chown by root would give that user whatever it points at.
-pub(super) fn hand_over(path: &Path, file: Identity, rights: Rights) -> io::Result<()> {
+pub(super) fn hand_over(path: &Path, file: FileId, rights: Rights) -> io::Result<()> {
     let held = fcntl::open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let itself = format!("/proc/self/fd/{}", held.as_raw_fd());
-    if identity(&fs::metadata(&itself)?) != file {
+    if id_behind(itself.as_ref())? != file {
         return Err(io::Error::new(io::ErrorKind::NotFound, "another process has put its own file there"));
     }
     let Rights { mode, uid, gid } = rights;
@@ -113,7 +107,10 @@ pub(super) fn hand_over(path: &Path, file: Identity, rights: Rights) -> io::Resu
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::{fs::symlink, net::UnixStream};
+    use std::os::unix::{
+        fs::{MetadataExt, symlink},
+        net::UnixStream,
+    };
 
     use super::{
         super::{Listeners, tests::server},

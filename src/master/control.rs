@@ -26,7 +26,13 @@ use super::core::{Caller, Instant};
 use crate::{
     protocol::{self, Answer, Command, Folder, Reply, Request},
     settings::ControlSocket,
-    sys::{fd, host, poll::Interest, process},
+    sys::{
+        fd,
+        file::{self, FileId},
+        host,
+        poll::Interest,
+        process,
+    },
 };
 
 /// At the limit whoever has not asked anything yet makes room for the next, the oldest first.
@@ -68,8 +74,8 @@ pub(super) struct Site<'a> {
 struct Door {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode: later another process may have put its own file at this path.
-    file: (u64, u64),
+    /// Later another process may have put its own file at this path.
+    file: FileId,
 }
 
 #[derive(Debug)]
@@ -169,7 +175,7 @@ impl Door {
         if is_stale(&path)? {
             fs::remove_file(&path).map_err(|source| OpenError::Listen { path: path.clone(), source })?;
         }
-        match bind(&path).and_then(|listener| Ok((listener, identity(&path)?))) {
+        match bind(&path).and_then(|listener| Ok((listener, file::id_at(&path)?))) {
             Ok((listener, file)) => Ok(Self { listener, path, file }),
             // Another master was faster.
             Err(error) if error.kind() == ErrorKind::AddrInUse => Err(OpenError::Taken { path }),
@@ -178,7 +184,7 @@ impl Door {
     }
 
     fn stands(&self) -> bool {
-        identity(&self.path).is_ok_and(|found| found == self.file)
+        file::id_at(&self.path).is_ok_and(|found| found == self.file)
     }
 }
 
@@ -518,11 +524,6 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     bound?;
     socket.listen(128)?;
     Ok(socket.into())
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let found = fs::symlink_metadata(path)?;
-    Ok((found.dev(), found.ino()))
 }
 
 #[cfg(test)]

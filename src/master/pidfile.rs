@@ -6,14 +6,14 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::{
-        fd::{AsFd, BorrowedFd, RawFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsFd, BorrowedFd, RawFd},
     path::{Path, PathBuf},
 };
 
-use crate::sys::{exec, fd};
+use crate::sys::{
+    exec, fd,
+    file::{id, id_behind},
+};
 
 /// Another master may make and remove the file while we look at it; so often in a row it does not.
 const TRIES: u32 = 100;
@@ -138,8 +138,8 @@ fn lock(file: &File) -> bool {
 }
 
 fn is_at(path: &Path, file: &File) -> bool {
-    let identity = |found: io::Result<fs::Metadata>| found.map(|found| (found.dev(), found.ino())).ok();
-    identity(file.metadata()).is_some_and(|ours| identity(fs::metadata(path)) == Some(ours))
+    let ours = file.metadata().map(|found| id(&found));
+    ours.is_ok_and(|ours| id_behind(path).is_ok_and(|found| found == ours))
 }
 
 fn is_link(path: &Path) -> bool {

@@ -5,9 +5,11 @@
 
 use std::{
     env, fs,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
+
+use crate::sys::file::id_behind;
 
 #[derive(Clone, Debug)]
 pub(crate) struct StartFolder {
@@ -111,8 +113,7 @@ fn removed_folder() -> PathBuf {
 
 /// Whether two paths lead to one file or folder.
 pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    identity(one).is_some_and(|one| identity(other) == Some(one))
+    id_behind(one).is_ok_and(|one| id_behind(other).is_ok_and(|other| one == other))
 }
 
 #[cfg(test)]

@@ -12,14 +12,17 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Caller, Client, Control, Door, Turn};
-use crate::sys::exec::{self, Crossing};
+use crate::sys::{
+    exec::{self, Crossing},
+    file::FileId,
+};
 
 /// All of [`Control`], for another program to read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in super::super) struct Passed {
     listener: RawFd,
     path: PathBuf,
-    file: (u64, u64),
+    file: FileId,
     uid: u32,
     next: u64,
     clients: Vec<PassedClient>,
