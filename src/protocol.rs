@@ -140,7 +140,6 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) empty_slots: Vec<EmptySlot>,
     pub(crate) totals: Totals,
-    /// The request that was in flight in most of the last deaths of workers.
     #[serde(default)]
     pub(crate) culprit: Option<Culprit>,
     /// What all workers answer 503, because of `http.quarantine`.
@@ -222,13 +221,22 @@ pub(crate) struct EmptySlot {
     pub(crate) next_try_s: Option<f64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A request that was in flight in most of the last deaths of workers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Culprit {
     /// Method and path.
     pub(crate) request: String,
+    /// The deaths that it was in flight at.
     pub(crate) deaths: u64,
-    /// Of so many last ones.
+    /// The deaths that were looked at.
     pub(crate) of: u64,
+}
+
+impl fmt::Display for Culprit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { request, deaths, of } = self;
+        write!(f, "{request} was in flight in {deaths} of the last {of} deaths")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

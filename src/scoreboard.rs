@@ -49,6 +49,9 @@ const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
 /// A row's durations: the buckets, not cumulated, and behind them the sum in nanoseconds. Two cache lines.
 const DURATION_WORDS: usize = BUCKETS + 1;
 
+/// How long a request stays in quarantine after a death that it was in flight at. The answer names it: Retry-After.
+pub(crate) const QUARANTINE_MS: u64 = 60_000;
+
 /// Words of the header.
 mod header {
     pub(super) const VERSION: usize = 0;
@@ -285,8 +288,8 @@ impl Scoreboard {
         }
     }
 
-    /// Master only: all workers answer the request of this key 503 until then, if `http.quarantine` is on. Of more than
-    /// four the one that ends first makes room.
+    /// Master only: with `http.quarantine`, all workers answer the request of this key with 503 until then. There is room
+    /// for four requests: a fifth replaces the one whose quarantine ends first.
     pub(crate) fn quarantine(&self, key: u64, until: u64) {
         let entries = || header::QUARANTINE.step_by(2);
         let entry = entries().find(|at| self.get(*at) == key).or_else(|| entries().min_by_key(|at| self.get(at + 1)));

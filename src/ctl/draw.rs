@@ -97,7 +97,7 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     lines.join("\n")
 }
 
-/// What slots wait for, and what may be to blame.
+/// The slots that back off, the request that may be to blame, the requests in quarantine.
 fn troubles(status: &Status, paint: &dyn Fn(&str, &str) -> String, lines: &mut Vec<String>) {
     let before = lines.len();
     for slot in &status.empty_slots {
@@ -106,8 +106,7 @@ fn troubles(status: &Status, paint: &dyn Fn(&str, &str) -> String, lines: &mut V
         }
     }
     if let Some(culprit) = &status.culprit {
-        let (request, deaths, of) = (plain(&culprit.request), culprit.deaths, culprit.of);
-        lines.push(paint(RED, &format!("{request} was in flight in {deaths} of the last {of} deaths")));
+        lines.push(paint(RED, &plain(&culprit.to_string())));
     }
     for one in &status.quarantined {
         lines.push(format!("{} is answered 503 for {:.0} s more", plain(&one.request), one.ends_in_s));

@@ -1,41 +1,32 @@
-//! Which request is there when workers die.
+//! Which request is in flight when workers die.
 //!
-//! Owns: what was in flight at the last deaths, the one request that was there in most of them, and which requests are in
-//! quarantine. Refuses: to name one after fewer than three deaths, for innocent requests are in flight too; and to answer
-//! anything (the workers do, by the scoreboard).
+//! Owns: the requests in flight at the last deaths, the one request that was in most of them, and the requests in
+//! quarantine. Refuses: to name a request after fewer than three deaths, because innocent requests are in flight too; and
+//! to answer requests (the workers do, by the scoreboard).
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Shell, core::Instant, now};
-use crate::scoreboard::InFlight;
+use crate::{
+    protocol::Culprit,
+    scoreboard::{InFlight, QUARANTINE_MS},
+};
 
-/// So many deaths are remembered.
+/// How many deaths are remembered.
 const DEATHS: usize = 16;
-/// From so many on a request is named.
+/// How many deaths a request must have been in flight at before it is named.
 const ENOUGH: usize = 3;
-/// How long a request is in quarantine after a death that it was in flight at, in milliseconds.
-pub(super) const QUARANTINE_MS: u64 = 60_000;
 
-/// What outlives the workers.
+/// The last deaths of workers.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Deaths {
-    /// What was in flight at each, the oldest first.
+    /// The requests in flight at each death, the oldest death first.
     last: VecDeque<Vec<String>>,
-    /// Until when.
+    /// The requests in quarantine, each with the end of its quarantine.
     pub(super) quarantined: Vec<(String, Instant)>,
-}
-
-/// A request that was in flight in most of the last deaths.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Culprit {
-    /// Method and path.
-    pub(super) request: String,
-    pub(super) deaths: usize,
-    /// Of so many last ones.
-    pub(super) of: usize,
 }
 
 impl Deaths {
@@ -48,17 +39,22 @@ impl Deaths {
         self.last.push_back(in_flight);
     }
 
-    /// Of as many deaths as possible: a storm is named although other things happened before it.
+    /// The request that was in flight in most of the last deaths. Looks at as many deaths as possible, and at fewer when
+    /// other deaths came before a storm.
     pub(super) fn culprit(&self) -> Option<Culprit> {
         (ENOUGH..=self.last.len()).rev().find_map(|of| {
             let last = || self.last.iter().rev().take(of);
             let deaths = |request: &String| last().filter(|death| death.contains(request)).count();
-            // Among equals it is the one with less company.
+            // Of two that are equal, the one with fewer other requests beside it.
             let company =
                 |request: &String| last().filter(|death| death.contains(request)).map(Vec::len).sum::<usize>();
             let suspect = last().flatten().max_by_key(|one| (deaths(one), std::cmp::Reverse(company(one))))?;
             let deaths = deaths(suspect);
-            (deaths >= ENOUGH && 2 * deaths > of).then(|| Culprit { request: suspect.clone(), deaths, of })
+            (deaths >= ENOUGH && 2 * deaths > of).then(|| Culprit {
+                request: suspect.clone(),
+                deaths: deaths as u64,
+                of: of as u64,
+            })
         })
     }
 
@@ -69,33 +65,28 @@ impl Deaths {
 }
 
 impl Shell {
-    /// A worker died that was to live. `foreign`: by the hand of somebody else, which is no request's fault.
+    /// Notes that a worker died unasked. `foreign`: another process killed it, so no request is to blame.
     pub(super) fn record_death(&mut self, in_flight: &[InFlight], foreign: bool) {
         self.deaths.record(in_flight.iter().map(|note| note.request.clone()).collect());
-        let Some(Culprit { request, deaths, of }) = self.deaths.culprit() else { return };
-        let Some(note) = in_flight.iter().find(|note| note.request == request) else { return };
-        tracing::error!(
-            event = "culprit",
-            request,
-            deaths,
-            of,
-            "{request} was in flight in {deaths} of the last {of} deaths"
-        );
+        let Some(culprit) = self.deaths.culprit() else { return };
+        let Some(note) = in_flight.iter().find(|note| note.request == culprit.request) else { return };
+        let Culprit { request, deaths, of } = &culprit;
+        tracing::error!(event = "culprit", request, deaths, of, "{culprit}");
         let http = &self.resolved.settings.http;
         let exempt = http.limit_exempt.iter().any(|path| request.ends_with(&format!(" {path}")));
         if !http.quarantine || foreign || exempt {
             return;
         }
-        // One that was too long to be noted whole cannot be told from others.
+        // A request that is too long to be noted whole cannot be told from others.
         let Some(key) = note.key else { return };
         let now = now();
         self.scoreboard.quarantine(key, now.after(QUARANTINE_MS).0);
-        self.deaths.quarantine(&request, now);
+        self.deaths.quarantine(request, now);
         tracing::warn!(
             event = "quarantine",
             request,
             for_ms = QUARANTINE_MS,
-            "{request} is answered 503 by all workers for a minute: http.quarantine"
+            "all workers answer {request} with 503 for a minute (http.quarantine)"
         );
     }
 }
@@ -104,7 +95,7 @@ impl Shell {
 mod tests {
     use super::*;
 
-    fn named(deaths: &[&[&str]]) -> Option<(String, usize, usize)> {
+    fn named(deaths: &[&[&str]]) -> Option<(String, u64, u64)> {
         let mut all = Deaths::default();
         for death in deaths {
             all.record(death.iter().map(|&request| request.to_owned()).collect());

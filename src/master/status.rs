@@ -10,8 +10,7 @@ use super::{
 };
 use crate::{
     protocol::{
-        Answer, Culprit, EmptySlot, Listener, MasterState, Quarantined, Responses, Speaks, Status, Totals, Worker,
-        WorkerState,
+        Answer, EmptySlot, Listener, MasterState, Quarantined, Responses, Speaks, Status, Totals, Worker, WorkerState,
     },
     settings::Settings,
     sys::process,
@@ -53,11 +52,7 @@ impl Shell {
             workers,
             empty_slots,
             totals: self.totals(),
-            culprit: self.deaths.culprit().map(|named| Culprit {
-                request: named.request,
-                deaths: named.deaths as u64,
-                of: named.of as u64,
-            }),
+            culprit: self.deaths.culprit(),
             quarantined: self.quarantined(),
             last_reload: self.reloads.last.clone(),
             last_upgrade: self.upgrades.last.clone(),

@@ -7,7 +7,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 
 use super::exchange::Reply;
-use crate::worker::scanner::Refusal;
+use crate::{scoreboard::QUARANTINE_MS, worker::scanner::Refusal};
 
 /// RFC 9110, section 15.5.9.
 pub(super) const HEAD_LATE: Refusal =
@@ -20,7 +20,7 @@ pub(super) const PLAIN_HTTP: Refusal =
 pub(super) const OVERLOADED: Refusal =
     Refusal { status: 503, reason: "The server has as many requests in flight as limit_concurrency allows" };
 pub(super) const QUARANTINED: Refusal =
-    Refusal { status: 503, reason: "This request was in flight when workers died, and waits in http.quarantine" };
+    Refusal { status: 503, reason: "This request was in flight when workers died (http.quarantine)" };
 /// RFC 9110, section 15.6.5: we stand before the app as a gateway does.
 pub(super) const TOO_SLOW: Refusal =
     Refusal { status: 504, reason: "The request was not answered within request_timeout" };
@@ -52,8 +52,8 @@ pub(super) fn response<B>(refusal: Refusal) -> Response<Reply<B>> {
     *response.status_mut() = status(refusal);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if refusal.status == 503 {
-        let seconds = if refusal == QUARANTINED { "60" } else { "1" };
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        let seconds = if refusal == QUARANTINED { QUARANTINE_MS / 1_000 } else { 1 };
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
