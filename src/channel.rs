@@ -36,7 +36,7 @@ pub(crate) enum ToMaster {
     RecycleRequested,
     /// Told to go by a signal of its own.
     DrainBegun,
-    /// The listeners were polled to their end, nobody waits in them, and they are shut down.
+    /// The worker has accepted all that waited in the listeners, and has shut them down.
     Quiet,
     /// Its row says whether it is full.
     RoomChanged,
@@ -52,10 +52,10 @@ pub(crate) enum ToMaster {
 }
 
 impl ToWorker {
-    /// What must not be lost, told to a worker that does not read now: `later` replaces what says the same or less.
+    /// Keeps a message for a worker that does not read now. `later` replaces a message of its kind.
     pub(crate) fn queue(unsaid: &mut Vec<Self>, later: Self) {
         let later = match later {
-            // Once it was said that nobody comes after, it holds.
+            // A drain that was announced as the last one stays the last one.
             Self::Drain { grace_ms, last } => {
                 let was_last = unsaid.iter().any(|message| matches!(message, Self::Drain { last: true, .. }));
                 Self::Drain { grace_ms, last: last || was_last }

@@ -74,7 +74,7 @@ struct Group {
     sockets: Vec<Socket>,
     /// The file of a unix socket we made: by then it may be somebody else's.
     file: Option<file::FileId>,
-    /// What that file was given last. Later changes by hand stay until the settings change.
+    /// The owner and mode that this file was given last. Later changes by hand stay until the settings change.
     given: Option<unix::Rights>,
     standing: Standing,
 }
@@ -162,12 +162,12 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// For a worker that never accepts.
+    /// No listeners at all, for a worker that never accepts.
     pub(crate) fn none() -> Self {
         Self { groups: Vec::new(), slots: 0, steering: Steering::Unneeded, live: vec![0], shares: Vec::new() }
     }
 
-    /// Which addresses of `server.bind` are among the `held`, and why others could not be bound; none is.
+    /// The addresses of `server.bind` that are among the `held` ones, and why others could not be bound. Binds nothing.
     pub(crate) fn try_addresses(server: &Server, held: &[String]) -> (Vec<String>, Vec<BindError>) {
         let addresses = match resolve(server) {
             Ok(addresses) => addresses,
@@ -250,13 +250,13 @@ impl Listeners {
         kept.map(|(group, _)| group).try_for_each(|group| group.hand_over(server))
     }
 
-    /// What of the `wanted` addresses is not bound, or is bound where no client can reach it.
+    /// The `wanted` addresses that are not bound, or whose unix socket has lost its file.
     fn missing<'a>(&self, wanted: &'a [Address]) -> Vec<&'a Address> {
         let served = |address: &Address| self.groups.iter().any(|group| group.asked == *address && group.stands());
         wanted.iter().filter(|address| !served(address)).collect()
     }
 
-    /// The unix sockets of `server` that we have, and whose file is gone or was replaced by another.
+    /// The unix sockets of `server` that are bound, and whose file is gone or was replaced by another.
     pub(crate) fn lost(&self, server: &Server) -> Vec<String> {
         let named = server.bind.iter().filter_map(|bind| match bind {
             Bind::Unix(path) => Some(Address::Unix(path.clone())),
@@ -292,8 +292,8 @@ impl Listeners {
         }
     }
 
-    /// The reload holds, and what it removed was polled for long enough. The names of what is closed, and how many
-    /// connections that reset.
+    /// Closes the addresses that a reload removed, after they were polled for long enough. Gives back their names, and how
+    /// many connections were reset.
     pub(crate) fn close_removed(&mut self) -> (Vec<String>, u64) {
         self.close_standing(Standing::Removed)
     }
@@ -490,7 +490,7 @@ impl Group {
         }
     }
 
-    /// Whether clients who come to the address still come to these sockets.
+    /// Whether clients of the address still reach these sockets.
     fn stands(&self) -> bool {
         match (&self.address, self.file) {
             (Address::Unix(path), Some(ours)) => file::id_at(path).is_ok_and(|found| found == ours),
@@ -498,7 +498,7 @@ impl Group {
         }
     }
 
-    /// Gives the file of a unix socket of ours its owner and mode, unless it was given just these before.
+    /// Gives the file of a unix socket of ours its owner and mode, unless it was given the same ones before.
     fn hand_over(&mut self, server: &Server) -> Result<(), BindError> {
         let (Address::Unix(path), Some(ours)) = (&self.address, self.file) else { return Ok(()) };
         let rights = unix::Rights::of(server);

@@ -48,7 +48,7 @@ struct Log {
 #[derive(Clone, Copy, Debug)]
 enum Format {
     Text,
-    /// Text for systemd's journal, which has a time of its own and reads the priority from the beginning of a line.
+    /// Text for systemd's journal: without the time, which the journal adds, and with the priority that it reads.
     Journal,
     Json,
 }
@@ -103,8 +103,8 @@ pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Opt
     Ok(())
 }
 
-/// Opens the files of both logs again, after they were moved away; nothing happens to standard streams. Each file that
-/// cannot be opened is told of, and its lines still go to the old one.
+/// Opens the files of both logs again, after they were moved away; standard streams stay as they are. Gives back an error
+/// for each file that cannot be opened: its lines still go to the old one.
 pub(crate) fn reopen() -> Vec<OpenError> {
     let mut log = lock();
     let sinks = log.as_mut().map(|log| [&mut log.sink, &mut log.access]);
@@ -134,13 +134,13 @@ pub(crate) fn take_access() -> Sink {
     }
 }
 
-/// Writes what is still owed: the end of a line that was taken in part, and how many lines were dropped. `false`: some of it
+/// Writes what is overdue: the end of a line that was taken in part, and how many lines were dropped. `false`: some of it
 /// still waits.
 pub(crate) fn catch_up() -> bool {
     lock().as_mut().is_none_or(|log| log.sink.finish() && log.tell_dropped())
 }
 
-/// A panic becomes a line of the log from now on, with `message`; on stderr it could wait for a reader for ever.
+/// From now on a panic becomes a line of the log, with `message`: on stderr it could wait for a reader for ever.
 pub(crate) fn take_panics(message: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -184,7 +184,7 @@ impl Log {
         }
     }
 
-    /// Whether all that were dropped are told of.
+    /// Logs how many lines were dropped; `false`: that line does not fit either.
     fn tell_dropped(&mut self) -> bool {
         let dropped = dropped();
         let untold = dropped - TOLD.load(Ordering::Relaxed);
@@ -216,7 +216,7 @@ impl Subscriber for Lines {
         let Some(format) = lock().as_ref().map(|log| log.format) else { return };
         let metadata = event.metadata();
         let mut line = Line::new(format, Timestamp::now(), *metadata.level());
-        // Without the lock: a value may panic as it is shown, and a panic is logged.
+        // Not under the lock: a value may panic while it is formatted, and the panic is logged too.
         event.record(&mut line);
         if !metadata.target().starts_with("oxicorn") {
             line.put("target", metadata.target(), false);

@@ -67,9 +67,9 @@ mod header {
     pub(super) const STARTED: usize = 9;
     /// When the last quarantine ends, in milliseconds of the monotonic clock; 0: there was none.
     pub(super) const QUARANTINED_UNTIL: usize = 10;
-    /// Two words each: the key of a request, and until when.
+    /// Two words each: the key of a request, and the end of its quarantine.
     pub(super) const QUARANTINE: std::ops::Range<usize> = 11..19;
-    /// A counter: requests and connections that were lost and that no worker could count.
+    /// A counter: requests and connections that were lost when no worker was there to count them.
     pub(super) const CUT: usize = 19;
 }
 
@@ -104,9 +104,9 @@ mod word {
     pub(super) const ACCESS_LINES_DROPPED: usize = 22;
     /// A counter.
     pub(super) const HANDSHAKES_FAILED: usize = 23;
-    /// A counter: requests whose client left before the app was asked.
+    /// A counter: requests whose client left before they were handed to the app.
     pub(super) const ABANDONED: usize = 24;
-    /// What the master has told the worker, for good: bits of `told`. The master writes it while the worker lives.
+    /// What the master has told the worker: bits of `told`, which are never taken back. The master writes this word.
     pub(super) const TOLD: usize = 25;
 }
 
@@ -135,7 +135,7 @@ pub(crate) struct Totals {
     pub(crate) cut: u64,
     pub(crate) shed: u64,
     pub(crate) refused: u64,
-    /// Requests whose client left before the app was asked.
+    /// Requests whose client left before they were handed to the app.
     pub(crate) abandoned: u64,
     /// Connections accepted from the slot of a sibling that could not.
     pub(crate) rescued: u64,
@@ -260,7 +260,7 @@ impl Scoreboard {
         row.set_state(State::Free);
     }
 
-    /// Master only: counts what was lost with a worker that died, or because there was no worker.
+    /// Master only: counts requests that were lost with a worker that died, and connections that no worker accepted.
     pub(crate) fn cut(&self, lost: u64) {
         self.set(header::CUT, self.get(header::CUT) + lost);
     }
@@ -294,14 +294,14 @@ impl Scoreboard {
         let entries = || header::QUARANTINE.step_by(2);
         let entry = entries().find(|at| self.get(*at) == key).or_else(|| entries().min_by_key(|at| self.get(at + 1)));
         let Some(at) = entry else { return };
-        // Never the old key with the new end.
+        // First 0, so that no worker reads the old key with the new end.
         self.set(at + 1, 0);
         self.set(at, key);
         self.set(at + 1, until);
         self.set(header::QUARANTINED_UNTIL, until.max(self.get(header::QUARANTINED_UNTIL)));
     }
 
-    /// One load where nothing is in quarantine.
+    /// Whether this request is in quarantine. Costs one load while none is.
     pub(crate) fn quarantined(&self, now: u64, method: &str, path: &str) -> bool {
         self.get(header::QUARANTINED_UNTIL) > now
             && inflight::key(method.as_bytes(), path.as_bytes()).is_some_and(|key| {
@@ -382,7 +382,7 @@ impl Row {
 
     // ---- the master's word ---------------------------------------------------------------------------------------
 
-    /// Here and now, while a message has yet to be read: from here on the worker's answers say that the service stops.
+    /// Takes effect at once, before the worker reads the message: from here on its answers say that the service stops.
     pub(crate) fn tell_stopping(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::STOPPING);
     }
@@ -488,7 +488,7 @@ impl Row {
     pub(crate) fn state(&self) -> State {
         match self.get(word::STATE) {
             1 => State::Starting,
-            // It has yet to read so; its answers say so already.
+            // The worker has not read the message yet, but its answers say so already.
             2 if self.told_drain() => State::Draining,
             2 => State::Serving,
             3 => State::Draining,
@@ -527,7 +527,7 @@ impl Row {
         self.get(word::RECYCLE_AT)
     }
 
-    /// Whether a request was answered that this worker was handed.
+    /// Whether this worker has answered a request.
     pub(crate) fn answered(&self) -> bool {
         self.requests() > self.in_flight()
     }

@@ -62,10 +62,10 @@ use crate::{
 /// one lost SYN-ACK included (its first retransmission comes after a second).
 const QUIET: Duration = Duration::from_secs(1);
 
-/// In the last part of it no new handshake begins. It is longer than what handshakes take between continents.
+/// The last part of [`QUIET`], in which no new handshake begins. Handshakes between continents take less time.
 const HUSH: Duration = Duration::from_millis(250);
 
-/// The same where the grace is over before the quiet second is.
+/// The same for a grace that ends before the quiet second does.
 const SHORT_HUSH: Duration = Duration::from_millis(20);
 
 /// What half-closed connections get to read their end once the grace is over.
@@ -312,7 +312,8 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
 }
 
 /// Waits for the connections to end by themselves, at most until the grace does. Returns when the hook must be done.
-/// `last` is what the master said; `None`: a signal said it, and that is all that is known.
+/// `last`: whether the master said that this is the final stop; `None`: a signal asked for the drain, and the master has
+/// not said so or otherwise yet.
 async fn drain<S: Serve<B>, B: Answer>(
     door: &mut Door<S>,
     orders: &mut Orders,
@@ -366,12 +367,12 @@ struct Door<S> {
 /// How far a draining worker is with its listeners, and until when.
 #[derive(Clone, Copy)]
 enum Closing {
-    /// Its own are polled on, until the master has had time to say whether this is the final stop: then nobody comes
-    /// after, and whoever sent the signal may have sent it to all.
+    /// The worker polls its own listeners until the master has had time to say whether this is the final stop: the sender
+    /// of the signal may have sent it to all, and then no next worker polls them.
     Held(Instant),
-    /// At the final stop: all are polled.
+    /// At the final stop: the worker polls all listeners.
     Open(Instant),
-    /// All are polled, and no new connection begins.
+    /// The worker polls all listeners, and no new connection begins.
     Hushed(Instant),
     Done,
 }
@@ -399,7 +400,7 @@ impl<S> Door<S> {
         Ok(())
     }
 
-    /// At the final stop a worker also takes what waits for siblings that are gone or hang.
+    /// At the final stop a worker also accepts what waits for siblings that are gone or hang.
     fn open_all<B>(&mut self)
     where
         S: Serve<B>,
@@ -416,7 +417,7 @@ impl<S> Door<S> {
         self.closing = Closing::Held(Instant::now() + QUIET);
     }
 
-    /// The next worker of the slot has them as well.
+    /// Stops polling: the next worker of the slot polls the same listeners.
     fn close(&mut self) {
         for poll in self.polls.drain(..) {
             poll.abort();
@@ -424,7 +425,7 @@ impl<S> Door<S> {
         self.closing = Closing::Done;
     }
 
-    /// What is due now.
+    /// Does the next step, which is due now.
     fn close_further<B>(&mut self)
     where
         S: Serve<B>,
@@ -438,7 +439,7 @@ impl<S> Door<S> {
         }
     }
 
-    /// The grace is over.
+    /// Does all the steps at once: the grace is over.
     async fn close_now<B>(&mut self)
     where
         S: Serve<B>,

@@ -1,10 +1,13 @@
-//! How the listeners end without a reset: first nobody new is let in, then what came is taken, then they are shut down.
+//! How listeners are closed without a reset: first no new connection begins, then the workers accept what waits, then
+//! the listeners are shut down.
 //!
-//! A listener that is shut down resets each connection in its queue, also one that was established since the last accept.
-//! For TCP a filter drops the first packet of each new handshake: handshakes under way are completed, and after a moment
-//! the queue stays empty. A client whose packet is dropped tries again a second later, and is refused then. A unix
-//! socket that is shut down refuses, and still gives away what is in its queue. Refuses to accept, and to touch an
-//! adopted socket: other processes may go on with it.
+//! A TCP listener that is shut down resets each connection in its queue, also one that was established since the last
+//! accept. So a filter drops the first packet of each new handshake: handshakes under way are completed, and after a
+//! moment the queue stays empty. A client whose packet is dropped tries again a second later, and is refused then. A unix
+//! socket that is shut down refuses new clients, and what is in its queue can still be accepted.
+//!
+//! Owns: the filter, shutting down, and counting what is reset. Refuses: to accept, and to touch an adopted socket, with
+//! which other processes may go on.
 
 use std::{net::Shutdown, os::fd::AsFd};
 
@@ -21,12 +24,12 @@ const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
 const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
-/// Where a TCP header has its flags.
+/// The offset of the flags in a TCP header.
 const FLAGS: u32 = 13;
 const SYN: u32 = 0x02;
 const ACK: u32 = 0x10;
 
-/// Drops what has SYN and not ACK.
+/// Drops packets with SYN and without ACK.
 const NO_NEWCOMERS: [Instruction; 5] = [
     Instruction { code: LOAD_BYTE, jt: 0, jf: 0, k: FLAGS },
     Instruction { code: AND, jt: 0, jf: 0, k: SYN | ACK },
@@ -36,20 +39,20 @@ const NO_NEWCOMERS: [Instruction; 5] = [
 ];
 
 impl Listeners {
-    /// From now on no new connection begins; those that have begun still arrive in the queues. For all processes that
-    /// have these sockets, and for good.
+    /// From now on no new connection begins; those that have begun still arrive in the queues. This cannot be undone, and
+    /// is so for all processes that have these sockets.
     pub(crate) fn refuse_newcomers(&self) {
         self.groups.iter().for_each(Group::refuse_newcomers);
     }
 
-    /// As that, at the addresses that the settings no longer name.
+    /// As [`refuse_newcomers`](Self::refuse_newcomers), for the addresses that the settings no longer name.
     pub(crate) fn refuse_newcomers_of_removed(&self) {
         self.groups.iter().filter(|group| group.standing == Standing::Removed).for_each(Group::refuse_newcomers);
     }
 
     /// Ends listening for every process that has these sockets, and resets what waits in their queues: for the final
-    /// stop, and for addresses that are removed. How many connections that is, which the log tells too; of a unix socket
-    /// nobody knows.
+    /// stop, and for addresses that are removed. Gives back how many connections were reset, and logs it. Those of a unix
+    /// socket cannot be counted.
     #[must_use = "what is lost is counted"]
     pub(crate) fn shut_down(&self) -> u64 {
         let mut reset = 0;
@@ -62,7 +65,7 @@ impl Listeners {
             tracing::warn!(
                 event = "connections_reset",
                 connections = reset,
-                "{reset} connections that no worker had accepted were reset when the listeners were shut down"
+                "{reset} connections were reset: no worker had accepted them when the listeners were shut down"
             );
         }
         reset
@@ -73,9 +76,9 @@ impl Group {
     fn refuse_newcomers(&self) {
         for socket in self.own() {
             match socket {
-                // Where the kernel refuses, a connection that comes in the very last moment may be reset: it is counted.
+                // If the kernel refuses, a connection of the last moment may be reset: it is counted.
                 Socket::Tcp(listener) => drop(bpf::attach_filter(listener.as_fd(), &NO_NEWCOMERS)),
-                // Fails where another process was first.
+                // Fails if another process was first.
                 Socket::Unix(listener) => drop(SockRef::from(listener).shutdown(Shutdown::Both)),
             }
         }

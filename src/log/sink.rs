@@ -25,8 +25,8 @@ use crate::{settings::LogTarget, sys::fd};
 const ATOMIC: usize = 4096;
 const CUT: &str = "…[cut]\n";
 
-/// What a terminal that says it has room takes without waiting: a pseudo-terminal counts its room in blocks of 256 bytes,
-/// and a newline may become two.
+/// How many bytes a terminal that has room takes without waiting: a pseudo-terminal counts its room in blocks of 256
+/// bytes, and a newline may become two bytes.
 const PIECE: usize = 128;
 
 /// The file of a log cannot be opened.
@@ -54,18 +54,18 @@ pub(crate) struct Sink {
 struct Output {
     file: File,
     kind: Kind,
-    /// Its description is shared with other programs and blocks: it is written to only while it says that it has room.
+    /// The open file is shared with other programs, and a write to it may block: it is asked for room before each write.
     blocks: bool,
     turn: Turn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Or a device: it takes all at once, or on a full disk a part.
+    /// A file, or a device: it takes all at once, or on a full disk a part.
     File,
     Pipe,
     Terminal,
-    /// A stream of this machine, such as the journal's: it takes a page whole or not at all.
+    /// A stream to a program on this machine, such as the journal: it takes a page whole or not at all.
     LocalSocket,
     /// A stream to another machine, which takes any part of what is sent.
     Stream,
@@ -178,7 +178,7 @@ impl Sink {
             match output.turn.take(output.kind != Kind::File, !self.rest.is_empty()) {
                 None => return (0, Some(io::ErrorKind::WouldBlock)),
                 Some(turn::Before::Whole) => {}
-                // The end of the line before will never come: ours begins on a line of its own.
+                // The end of the line before will never come: begin a new line.
                 Some(turn::Before::Torn) => self.rest.insert(0, b'\n'),
             }
         }
@@ -211,8 +211,8 @@ impl Sink {
 }
 
 impl Output {
-    /// On a description that other programs have too. Where a second one cannot be had, it must not be made non-blocking:
-    /// that would change it for the shell that started us.
+    /// For an open file that other programs have too: it is opened a second time, non-blocking. If that fails, it stays as
+    /// it is, because O_NONBLOCK would change it for the shell that started us as well.
     fn shared(standard: impl AsFd, key: &'static str) -> io::Result<Self> {
         let file = File::from(standard.as_fd().try_clone_to_owned()?);
         let kind = Kind::of(&file)?;
@@ -226,7 +226,7 @@ impl Output {
         Ok(Self { turn: Turn::of(&file, key), file, kind, blocks })
     }
 
-    /// Whether it takes lines whole without more ado.
+    /// Whether it always takes lines whole.
     fn is_whole(&self) -> bool {
         match self.kind {
             Kind::LocalSocket | Kind::Messages => true,
@@ -235,7 +235,7 @@ impl Output {
         }
     }
 
-    /// The lines that go in one piece, the first of all in any case.
+    /// The lines to write in one piece: the first one in any case.
     fn page<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
         match self.kind {
             Kind::File => lines,
@@ -280,7 +280,7 @@ impl Kind {
 fn open(path: &Path, key: &'static str) -> io::Result<Output> {
     match fd::append_to(path) {
         Ok(file) => Ok(Output { kind: Kind::of(&file)?, turn: Turn::of(&file, key), file, blocks: false }),
-        // A socket has no second opening, and that of another user's pipe or terminal may be refused.
+        // A socket cannot be opened a second time, and another user's pipe or terminal may refuse it.
         Err(error) => match path.to_str() {
             Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Output::shared(io::stdout(), key),
             Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Output::shared(io::stderr(), key),

@@ -50,7 +50,7 @@ pub(crate) struct InFlight {
     pub(crate) started: u64,
     /// Method and path.
     pub(crate) request: String,
-    /// Stands for method and path where they are wanted as one word; `None`: they were cut.
+    /// A hash of method and path; `None` if they were cut.
     pub(crate) key: Option<u64>,
     pub(crate) id: Option<String>,
 }
@@ -115,7 +115,8 @@ fn read_note(note: &[AtomicU64]) -> Option<InFlight> {
     })
 }
 
-/// A hash that nobody can find a second request for; `None` for what does not fit into a note.
+/// A hash of method and path; `None` if they do not fit into a note. The hasher has a fixed key, so it is the same in
+/// master and workers.
 pub(super) fn key(method: &[u8], path: &[u8]) -> Option<u64> {
     if method.len() > METHOD.len() * 8 || path.len() > PATH.len() * 8 {
         return None;

@@ -120,13 +120,13 @@ pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     Some((info.tcpi_unacked, info.tcpi_sacked))
 }
 
-/// A FIN that comes this much later than the last byte, in milliseconds, is a client that gave up: what comes with a
-/// request, a half-close, comes in 4 ms.
+/// A FIN that comes this many milliseconds after the last byte is from a client that gave up. A half-close comes with the
+/// request, within 4 ms.
 pub(crate) const GAVE_UP_AFTER: u32 = 500;
 
-/// Whether the client of a connected stream socket has left, while it waits for an answer that was not begun: TCP was reset,
-/// or ended [`GAVE_UP_AFTER`] its last byte; a unix socket was closed and not only shut down for writing. A number that is
-/// no socket is `false`.
+/// Whether the client of a connected stream socket has left before an answer was begun. A TCP client has if it reset the
+/// connection, or ended its side [`GAVE_UP_AFTER`] its last byte; a client on a unix socket if it closed the socket, and
+/// not only its sending side. `false` for a number that is not a socket.
 pub(crate) fn has_left(socket: RawFd) -> bool {
     match tcp_info(socket) {
         Some(info) => has_left_tcp(&info),
@@ -139,11 +139,12 @@ pub(crate) fn has_left(socket: RawFd) -> bool {
     }
 }
 
-/// The kernel tells of no FIN's time. It tells when data came last and when an acknowledgment did: a FIN is one.
+/// The kernel does not tell when a FIN came. It tells when data came last, and when an acknowledgment did: a FIN carries
+/// one.
 fn has_left_tcp(info: &libc::tcp_info) -> bool {
     const TCP_CLOSE: u8 = 7;
     const TCP_CLOSE_WAIT: u8 = 8;
-    // Of what was sent since, such as the answer to a request before, the acknowledgment is newer than the FIN.
+    // The acknowledgment of later data, such as the answer to an earlier request, may be newer than the FIN.
     let sent_since = info.tcpi_last_data_sent < info.tcpi_last_data_recv;
     let late = info.tcpi_last_data_recv.saturating_sub(info.tcpi_last_ack_recv) >= GAVE_UP_AFTER;
     info.tcpi_state == TCP_CLOSE || info.tcpi_state == TCP_CLOSE_WAIT && late && !sent_since
@@ -220,7 +221,7 @@ pub(crate) fn reopen_nonblocking(fd: BorrowedFd<'_>) -> io::Result<File> {
     OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Opens a file for appending, made with mode 0640 if it is missing. Nothing that is written to it waits.
+/// Opens a file for appending, and makes it with mode 0640 if it is missing. Writing to it never waits for a reader.
 ///
 /// # Errors
 /// The kernel's.
@@ -228,7 +229,7 @@ pub(crate) fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     match options.open(path) {
-        // A FIFO that nobody reads yet: with a reading end of our own it opens, and keeps what fits.
+        // A FIFO without a reader: with a reading end of our own it opens, and keeps what fits.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) => options.read(true).open(path),
         opened => opened,
     }
@@ -246,8 +247,8 @@ pub(crate) fn send_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(socket::send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
 }
 
-/// Writes to a terminal, also from the background of one with `stty tostop`: the kernel would stop us for it, or, where
-/// SIGTTOU is heard, send that for ever.
+/// Writes to a terminal, also from its background with `stty tostop`. Without this the kernel would stop the process, or
+/// send a SIGTTOU that is caught for ever.
 ///
 /// # Errors
 /// The kernel's: EIO once the terminal is gone.
@@ -260,7 +261,7 @@ pub(crate) fn write_terminal(mut terminal: &File, bytes: &[u8]) -> io::Result<us
     written
 }
 
-/// Opens a file for reading, without a wait: a FIFO that nobody writes to would be one.
+/// Opens a file for reading. Does not wait for the writer of a FIFO.
 ///
 /// # Errors
 /// The kernel's.

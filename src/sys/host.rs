@@ -32,7 +32,7 @@ pub(crate) fn effective_ids() -> (u32, u32) {
 /// Whether we may write to the file `path`, or make it where there is none.
 ///
 /// # Errors
-/// Why not: EACCES, EROFS, ENOENT.
+/// EACCES, EROFS, ENOENT.
 pub(crate) fn writable(path: &Path) -> io::Result<()> {
     match (path.symlink_metadata(), path.parent()) {
         (Err(_), Some(folder)) => writable_folder(folder),

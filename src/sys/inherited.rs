@@ -1,7 +1,7 @@
-//! What the program before left to this process, over its exec, and what of it would harm a supervisor.
+//! What the program before left to this process over its exec, as far as it would harm a supervisor.
 //!
-//! Owns: putting that right, once, before anything else. What is kept is kept on purpose: docs/operations.md has the
-//! table. Refuses: to tell anybody; the caller has a log.
+//! Owns: putting it right, once, before anything else. The rest is kept on purpose: docs/operations.md has the table.
+//! Refuses: to log it; the caller does.
 
 use nix::sys::{
     resource::{Resource, getrlimit},
@@ -16,8 +16,8 @@ const TIMERS: [(libc::c_int, &str); 3] = [
 ];
 
 /// Unblocks every signal, cancels the timers, and lets a write beyond RLIMIT_FSIZE fail instead of ending the process.
-/// Gives back what was found, in sentences for an operator. Not to be called by a program that takes over from one of
-/// ours: that one has blocked signals on purpose.
+/// Gives back what was found, in sentences for an operator. Not for a program that takes over in an upgrade: the program
+/// before it has blocked signals on purpose.
 pub(crate) fn reset() -> Vec<String> {
     let mut found = Vec::new();
     if let Ok(blocked) = SigSet::thread_get_mask()
@@ -45,7 +45,7 @@ pub(crate) fn reset() -> Vec<String> {
         (
             Resource::RLIMIT_CPU,
             "RLIMIT_CPU",
-            "seconds: master and workers are ended once they have used so much CPU time",
+            "seconds: the kernel ends the master, and each worker, after this much CPU time",
         ),
         (Resource::RLIMIT_FSIZE, "RLIMIT_FSIZE", "bytes: log files and databases cannot grow beyond it"),
     ];

@@ -1,9 +1,11 @@
-//! Memory that this process does not need now. Refuses to know when that is.
+//! Giving back memory that this process does not need now.
+//!
+//! Owns: which pages can go without a loss. Refuses: to know when.
 
 use std::{fs, io, ops::Range};
 
-/// Lets go of code and constants of the program and its libraries that were read and never written: at a start most of
-/// them are used once. What is needed again comes from the page cache, where workers keep it.
+/// Gives back the pages of code and constants of the program and its libraries that were never written: most of them are
+/// used only at a start. A page that is needed again comes from the page cache, where the workers keep it.
 ///
 /// # Errors
 /// Without `/proc`; then nothing happens.
@@ -31,7 +33,7 @@ fn unwritten(smaps: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Of the line that a mapping begins with: its range, if it is of the kind that is looked for.
+/// `Some` for the line that a mapping begins with; in it the range, if the mapping is private, of a file, and not writable.
 fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;

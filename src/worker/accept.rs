@@ -93,7 +93,7 @@ where
                 accepted = listener.accept(&mut was_empty) => accepted,
             };
             let now = clock::coarse();
-            // A loop that was held up meanwhile hears late of who came.
+            // A loop that was held up meanwhile may have heard late of a connection.
             if was_empty && shared.delays(now) == delays {
                 empty_at = now;
             }
@@ -169,12 +169,12 @@ where
 }
 
 impl Listener {
-    /// `was_empty`: nobody was queued at first.
+    /// Sets `was_empty` if the queue was empty at first.
     async fn accept(&self, was_empty: &mut bool) -> io::Result<Stream> {
         let mut accept = pin!(async {
             match self {
                 Self::Tcp(listener) => listener.accept().await.map(|(stream, remote)| Stream::Tcp(stream, remote)),
-                // Of a unix listener that was shut down accept(2) says EAGAIN and epoll says ready, for ever: `accept`
+                // For a unix listener that was shut down accept(2) says EAGAIN and epoll says ready, for ever: `accept`
                 // would never return, and keep the thread. `poll_accept` yields to its budget, and then the socket is
                 // asked.
                 Self::Unix(listener) => {
@@ -196,8 +196,8 @@ impl Listener {
 }
 
 impl Stream {
-    /// `waited`: perhaps so long in the queue that its client gave up, and the event loop has not looked at it yet: a
-    /// connection that tokio accepts is read from at once. One that is made of a std socket is looked at first.
+    /// `waited`: the connection may have waited so long that its client gave up, and the event loop does not know yet. A
+    /// connection that tokio accepts is read before the loop looks at it; a connection made of a std socket is not.
     fn serve<S, B>(self, shared: &'static Shared, app: S, waited: bool)
     where
         S: Serve<B>,

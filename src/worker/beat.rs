@@ -2,8 +2,8 @@
 //!
 //! Owns: its rhythm, and that of looking after the siblings. A loop that turns under traffic promises 50 ms; one that has
 //! nothing to do promises 300 ms and wakes four times a second. Each turn also writes the lines of the access log that
-//! wait, and what a log that took less than all is owed, and says to the master what did not fit the channel: no timer
-//! of their own wakes an idle worker. Refuses: judging lateness (`rescue`, the master).
+//! wait, the rest of a line that the log took in part, and the messages to the master that did not fit into the channel:
+//! an idle worker wakes for no other timer. Refuses: judging lateness (`rescue`, the master).
 
 use std::time::Duration;
 

@@ -84,10 +84,10 @@ struct Connection {
     /// Of the client, where `tls.client_ca` asks for one.
     certificate: Option<ClientCertificate>,
     activity: Activity,
-    /// The stream's, to ask the kernel about it. Its number may be another file's once the stream is closed: a request
-    /// comes from hyper, which holds the stream then.
+    /// The stream's descriptor, to ask the kernel about it. Used only while a request is handed over: hyper holds the
+    /// stream then. Once the stream is closed the number may be another file's.
     socket: RawFd,
-    /// The other end sends no more, or may.
+    /// The client has ended its side, or the event loop could not see whether it has.
     ending: AtomicBool,
     /// Why no more of its requests is answered: the last word of a connection of HTTP/1.
     refusal: OnceLock<Refusal>,
@@ -132,7 +132,7 @@ impl Connection {
 }
 
 /// Serves one connection to its end; it counts as open as long as `open` lives. `waited`: its client may have left
-/// unnoticed before it was accepted.
+/// before the connection was accepted, and the event loop may not know.
 pub(super) async fn serve<T, S, B>(stream: T, peer: Peer, waited: bool, open: Open, shared: &'static Shared, app: S)
 where
     T: Stream + AsRawFd + Send + 'static,

@@ -45,7 +45,7 @@ pub(super) struct Shared {
     /// `None` without TLS.
     pub(super) tls: Option<Arc<ServerConfig>>,
     channel: Arc<OwnedFd>,
-    /// What did not fit the channel, in order.
+    /// Messages that did not fit into the channel, in their order.
     unsaid: Mutex<Vec<ToMaster>>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
@@ -73,7 +73,7 @@ pub(super) struct Shared {
     crowd: Notify,
     /// Wakes a beat that has found nothing to do.
     pub(super) traffic: Notify,
-    /// How often a beat came late: the loop was held up.
+    /// How often a heartbeat came late: the loop was held up.
     delays: AtomicU64,
 }
 
@@ -143,7 +143,7 @@ impl Shared {
         self.drain.notify_waiters();
     }
 
-    /// Also from the moment on in which the master says so, before its message is read.
+    /// True from the moment the master says so in the worker's row, before its message is read.
     pub(super) fn drains(&self) -> bool {
         self.drains.load(Relaxed) || self.row.told_drain()
     }
@@ -158,26 +158,27 @@ impl Shared {
         self.ends.load(Relaxed)
     }
 
-    /// What does not fit the channel now is said by a later [`say_unsaid`](Self::say_unsaid), once and in order.
+    /// Tells the master. A message that does not fit into the channel now is sent by a later
+    /// [`say_unsaid`](Self::say_unsaid), once and in its order.
     pub(super) fn say(&self, message: ToMaster) {
         let mut unsaid = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
         if unsaid.is_empty() && self.is_said(&message) {
             return;
         }
-        // More of them come, and each tells as much as all.
+        // Arrivals are told again and again, and the latest says all.
         if !matches!(message, ToMaster::Arrivals { .. }) && !unsaid.contains(&message) {
             unsaid.push(message);
         }
     }
 
-    /// To be called now and then: a master that stood still reads again.
+    /// Sends what did not fit before. To be called now and then: a master that stood still reads again.
     pub(super) fn say_unsaid(&self) {
         let mut unsaid = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
         let said = unsaid.iter().take_while(|message| self.is_said(message)).count();
         unsaid.drain(..said);
     }
 
-    /// Or never will be: the master is gone.
+    /// Whether nothing more is to be done: the message is sent, or the master is gone.
     fn is_said(&self, message: &ToMaster) -> bool {
         message.send(self.channel.as_fd()).unwrap_or_else(|error| {
             tracing::debug!(event = "channel_closed", %error, "the master cannot be told");
@@ -278,7 +279,7 @@ impl Shared {
         }
     }
 
-    /// Counts a request that the app was not asked for, because its client has left.
+    /// Counts a request that is not served, because its client has left.
     pub(super) fn abandoned(&self, peer: Peer) {
         self.row.abandoned();
         if let Some(suppressed) = self.departures.pass() {
@@ -286,12 +287,12 @@ impl Shared {
                 event = "request_abandoned",
                 client = %peer,
                 suppressed,
-                "a client left before its request was served; the app was not asked"
+                "a client left before its request was handed to the app; the request is not served"
             );
         }
     }
 
-    /// Counts a request that was turned away because of too many others.
+    /// Counts a request that was refused because of too many others.
     pub(super) fn shed(&self) {
         self.row.shed();
         if let Some(suppressed) = self.sheds.pass() {
@@ -308,12 +309,12 @@ impl Shared {
         self.delays.store(self.delays.load(Relaxed) + 1, Relaxed);
     }
 
-    /// How often the loop was held up until `now`, in milliseconds of the monotonic clock.
+    /// How often the loop was held up until `now`, which is in milliseconds of the monotonic clock.
     pub(super) fn delays(&self, now: u64) -> u64 {
         self.delays.load(Relaxed) + u64::from(self.row.due() < now)
     }
 
-    /// Counts a request that was turned away because workers died of it.
+    /// Counts a request that was refused because workers died while it was in flight.
     pub(super) fn quarantined<B>(&self, request: &http::Request<B>) {
         self.row.shed();
         if let Some(suppressed) = self.quarantines.pass() {
@@ -322,7 +323,7 @@ impl Shared {
                 method = %request.method(),
                 path = request.uri().path(),
                 suppressed,
-                "http.quarantine: a request that was in flight when workers died was answered 503"
+                "a request was answered 503, because it was in flight when workers died (http.quarantine)"
             );
         }
     }

@@ -1,7 +1,7 @@
 //! Taking turns at an output that may take half a line.
 //!
-//! Owns: one word of shared memory for each file, by which the processes of a service keep out of each other's lines.
-//! Refuses to wait: a process that has begun a line and cannot end it now has the turn until it can, or dies.
+//! Owns: one word of shared memory for each file, which says whose line is half written. Refuses: to wait. A process that
+//! has begun a line and cannot end it now keeps the turn until it can, or dies.
 
 use std::{
     fs::File,
@@ -15,13 +15,13 @@ use std::{
 
 use crate::sys::{process, shm::Mapping};
 
-/// More than the files of a service: two of them with one word would take turns for nothing.
+/// More than a service has log files: two files with one word would only wait for each other.
 const WORDS: usize = 61;
 
-/// Of a word: its process has begun a line that it could not end.
+/// Set in a word: its process has begun a line that it could not end.
 const TORN: u64 = 1 << 63;
 
-/// Another process writes, which does not block: some turns of the scheduler, a few milliseconds at most, and it is done.
+/// How often to look again while another process writes. Its write does not block, so it takes a few milliseconds.
 const TRIES: u32 = 2_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -32,11 +32,11 @@ pub(super) struct Turn {
     log: u64,
 }
 
-/// What was written last.
+/// How the file ends now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Before {
     Whole,
-    /// Perhaps half a line of a process that is no more.
+    /// Perhaps with half a line of a process that has died.
     Torn,
 }
 
@@ -56,9 +56,9 @@ impl Turn {
         u64::from(std::process::id()) << 1 | self.log
     }
 
-    /// `hold`: until it is given back no other process gets it. Without, it is only looked whether one has it: for files,
-    /// where half a line is rare and a slow disk delays all who write. `resumes`: what comes is the rest of our own line.
-    /// `None`: it is another's now.
+    /// Takes the turn; `None`: another process has it. `hold`: no other process gets it until it is given back. Without
+    /// `hold` it is only looked at, for files: there half a line is rare, and a slow disk would delay every writer.
+    /// `resumes`: the rest of our own line comes next.
     pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
         let (Some(word), me) = (self.word, self.me()) else { return Some(Before::Whole) };
         for _ in 0..TRIES {
@@ -86,7 +86,7 @@ impl Turn {
         None
     }
 
-    /// `torn`: the line that was begun is not whole yet.
+    /// Gives the turn back, unless `torn`: the line that was begun is not whole yet.
     pub(super) fn give_back(&self, torn: bool) {
         let (Some(word), me) = (self.word, self.me()) else { return };
         let found = word.load(Ordering::Relaxed);

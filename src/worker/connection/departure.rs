@@ -1,11 +1,11 @@
-//! Whether the client of a request is still there when the app is to be asked.
+//! Whether the client of a request is still there when its request is handed to the app.
 //!
-//! Owns: what the event loop knows of the other end of a stream without a system call, and the decision that nobody
-//! waits for an answer. Refuses: how the kernel is asked (`sys::fd`), and requests whose client leaves later: the app has
-//! those.
+//! Owns: what the event loop knows of the other end of a stream without a system call, and the decision that no client
+//! waits for an answer. Refuses: how the kernel is asked (`sys::fd`), and clients that leave later: the app has their
+//! requests.
 //!
-//! A worker that died or hung leaves requests in its queue. Their clients give up, and each request would still be
-//! served by the next worker: for nothing, and a request that ends workers would end that one too.
+//! A worker that died or hung leaves requests in its queue. Their clients give up, and the next worker would still serve
+//! each request: in vain, and a request that crashes workers would crash that worker too.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -18,7 +18,7 @@ use tokio_rustls::server::TlsStream;
 use super::Connection;
 use crate::sys::fd;
 
-/// A stream that knows whether its other end goes on to send.
+/// A stream that knows whether its other end has ended.
 pub(in crate::worker) trait Stream: AsyncRead + AsyncWrite + Unpin {
     /// Whether the event loop has seen the other end's FIN or RST. Costs no system call, and may be as old as the last
     /// turn of the loop.
@@ -27,8 +27,8 @@ pub(in crate::worker) trait Stream: AsyncRead + AsyncWrite + Unpin {
 
 impl Stream for TcpStream {
     fn is_ending(&self) -> bool {
-        // Urgent data is never asked for. What is left of this interest is the end of the stream, which stays known once
-        // epoll has told of it.
+        // tokio registers no stream for urgent data. So this interest is ready only once epoll has seen the end of the
+        // stream, and stays ready.
         self.try_io(Interest::PRIORITY, || Ok(())).is_ok()
     }
 }
@@ -51,18 +51,18 @@ impl<T: Stream> Stream for TlsStream<T> {
 pub(super) struct ClientLeft;
 
 impl Connection {
-    /// The wire has seen that the other end sends no more.
+    /// To be called when the wire has seen that the client has ended its side.
     pub(super) fn ends(&self) {
         self.ending.store(true, Relaxed);
     }
 
-    /// Whether the client has left, when a request is about to be handed over: `now` is in milliseconds of the monotonic
-    /// clock. The kernel is asked only where the loop has seen an end, or could not have seen it: the connection has
-    /// waited in the queue, or the loop was held up and does not keep its promise to beat.
+    /// Whether the client has left, when its request is about to be handed to the app. `now` is in milliseconds of the
+    /// monotonic clock. The kernel is asked only if the loop has seen an end, or could not have seen it: the connection
+    /// has waited in the queue, or the loop was held up and its heartbeat is late.
     pub(super) fn client_has_left(&self, now: u64) -> bool {
         let unsure = self.ending.load(Relaxed) || self.shared.row.due() < now;
         if unsure {
-            // Of an end that comes later the wire tells anew.
+            // The wire says so again if the end comes later.
             self.ending.store(false, Relaxed);
         }
         unsure && fd::has_left(self.socket)

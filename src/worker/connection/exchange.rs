@@ -1,8 +1,9 @@
 //! One request and its answer.
 //!
-//! Owns: the counting of requests, their ids, the client that has left before its request is served, `http.metrics_path`, `http.limit_concurrency`, `http.request_timeout`, the
-//! app's panics, the limits of an HTTP/2 request, and `Connection: close` while the worker drains. Refuses: when a connection ends
-//! (`connection`), bytes (`wire`), and the body's faults (`body`) but for answering them.
+//! Owns: the counting of requests, their ids, what becomes of a request whose client has left, `http.metrics_path`,
+//! `http.quarantine`, `http.limit_concurrency`, `http.request_timeout`, the app's panics, the limits of an HTTP/2 request,
+//! and `Connection: close` while the worker drains. Refuses: when a connection ends (`connection`), whether a client has
+//! left (`departure`), bytes (`wire`), and the body's faults (`body`) but for answering them.
 
 use std::{
     error::Error,
@@ -135,7 +136,7 @@ pin_project_lite::pin_project! {
         Own {
             response: Option<Box<Response<Recorded<Reply<B>>>>>,
         },
-        /// Nobody waits for an answer.
+        /// The client has left.
         Abandoned,
     }
 }

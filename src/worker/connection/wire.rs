@@ -184,7 +184,7 @@ impl<T: Stream> Read for Wire<T> {
                 input.give(&mut buf);
             }
             if buf.remaining() < room {
-                // A request may be in it.
+                // These bytes may hold a request, and its client may be gone.
                 if this.inner.inner().stream.is_ending() {
                     this.connection.ends();
                 }
