@@ -68,7 +68,7 @@ const ROWS_PER_SLOT: u32 = 4;
 /// Between two looks at the certificate: a service may run for months without a reload, and certificates do not.
 const CERTIFICATE_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
-/// How often a log that does not take all is offered what it is owed.
+/// How often to try again while a line of the log waits for room.
 const LINE_EVERY_MS: u64 = 250;
 
 /// Between two looks at the control socket's file: a cleaner of `/tmp` may take it.
@@ -107,7 +107,7 @@ struct Child {
     row: Row,
     /// `None` once the worker's end is closed.
     channel: Option<OwnedFd>,
-    /// What the worker has not yet room for in its channel.
+    /// Messages to the worker that did not fit into its channel.
     unsaid: Vec<ToWorker>,
     due: u64,
     /// The core knows that it has answered a request.
@@ -117,7 +117,7 @@ struct Child {
 }
 
 impl Child {
-    /// That it has answered a request, said once.
+    /// Tells the core, once, that the worker has answered a request.
     fn first_answer(&mut self) -> Option<Event> {
         let first = !self.answered && self.row.answered();
         self.answered |= first;
@@ -276,13 +276,14 @@ impl Shell {
     /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
     fn listen(&mut self) -> Result<(), MasterError> {
         self.tell_progress();
+        let log_due = (!log::catch_up()).then(|| now().after(LINE_EVERY_MS));
         let deadlines = [
             self.core.deadline(),
             self.control.as_ref().and_then(Control::deadline),
             self.notify.as_ref().and_then(Notify::deadline),
             Some(self.certificate_due),
             Some(self.control_due),
-            (!log::catch_up()).then(|| now().after(LINE_EVERY_MS)),
+            log_due,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
@@ -309,7 +310,7 @@ impl Shell {
         for (caller, request) in requests {
             self.serve(caller, request);
         }
-        // After the poll's outcome was told to the sockets it was of.
+        // After the sockets were told the outcome of the poll: this may replace one of them.
         if self.control_due <= now() {
             self.control_due = now().after(CONTROL_EVERY_MS);
             self.look_after_control();
@@ -317,7 +318,7 @@ impl Shell {
         Ok(())
     }
 
-    /// Says what there was no room for, where there is now.
+    /// Sends the messages that did not fit into a channel before.
     fn say_unsaid(&mut self) {
         for child in &mut self.children {
             let unsaid = std::mem::take(&mut child.unsaid);
@@ -366,11 +367,7 @@ impl Shell {
 
     fn serve(&mut self, caller: Caller, request: Request) {
         if let Some(refusal) = self.refusal(&request.meant) {
-            tracing::info!(
-                event = "control",
-                reason = refusal,
-                "nothing is done for a command that means another service"
-            );
+            tracing::info!(event = "control", reason = refusal, "a command means another service; nothing was done");
             return self.answer(caller, protocol::Answer::refused(refusal));
         }
         match request.command {
@@ -608,7 +605,7 @@ impl Shell {
         self.record(SlotId(slot), reason);
     }
 
-    /// A worker that ends in order has counted what it cut.
+    /// Counts the requests that were lost with this worker. A worker that drained in order has counted them itself.
     fn count_lost(&self, child: &Child, exit: Exit) {
         let drained = self.core.worker(child.pid).is_some_and(|worker| matches!(worker.phase, Phase::Draining { .. }));
         if !(drained && exit == Exit::Code(0)) {
@@ -687,7 +684,7 @@ impl Shell {
     }
 }
 
-/// Whether a request may have caused this end: nobody had asked for it, or it is that of a hang.
+/// Whether a request may have caused this end: the worker was not told to end, or it hung.
 fn is_death(phase: Phase, exit: Exit) -> bool {
     match phase {
         Phase::Serving { .. } | Phase::Aborting { .. } | Phase::Killed { cause: KillCause::Hung } => true,
@@ -704,7 +701,8 @@ fn now() -> Instant {
     Instant(clock::now())
 }
 
-/// Command line and settings are read by more code than all the rest of a master's life needs.
+/// Gives back the memory of the code that reads the command line and the settings: it is more than all other code of a
+/// master.
 fn slim() {
     if let Err(error) = memory::let_go_of_code() {
         tracing::debug!(event = "not_slimmed", %error, "the master keeps the code of its start in memory");

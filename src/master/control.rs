@@ -59,11 +59,11 @@ pub(super) struct Control {
     lost: bool,
 }
 
-/// What decides where the socket is put.
+/// Decides where the socket is put.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub(super) socket: &'a ControlSocket,
-    /// Of the service.
+    /// The name of the service.
     pub(super) name: &'a str,
     /// Where the service was started.
     pub(super) folder: &'a Path,
@@ -127,7 +127,7 @@ impl Site<'_> {
         }
     }
 
-    /// In the first folder and under the first name that can be had.
+    /// Opens the socket in the first folder, and under the first name, that can be used.
     fn auto(&self, uid: u32) -> Result<Door, OpenError> {
         let mut refused = None;
         for folder in protocol::server_folders(uid, |name| std::env::var_os(name)) {
@@ -138,14 +138,14 @@ impl Site<'_> {
             };
             match folder.and_then(|folder| self.within(&folder)) {
                 Ok(door) => return Ok(door),
-                // The reason that names the best place is the one to mend.
+                // Report why the best place cannot be used: that is what the operator has to mend.
                 Err(error) => drop(refused.get_or_insert(error)),
             }
         }
         Err(refused.unwrap_or_else(|| OpenError::Folder { path: PathBuf::new(), source: ErrorKind::NotFound.into() }))
     }
 
-    /// Under the first name that no other service answers to.
+    /// Opens the socket in this folder, under the first name that no other service has.
     fn within(&self, place: &Path) -> Result<Door, OpenError> {
         let mut taken = None;
         for name in protocol::socket_names(self.name, self.folder) {
@@ -157,7 +157,7 @@ impl Site<'_> {
                             event = "control",
                             socket = %door.path.display(),
                             other = %other.display(),
-                            "another service named {} runs; this one is found from its folder, by -c, or by --socket",
+                            "another service named {} runs; commands find this one from its folder, by -c, or by --socket",
                             self.name
                         );
                     }
@@ -213,16 +213,16 @@ impl Control {
         Self { door, uid, clients, next: 0, deaf_until: None, progress, lost: false }
     }
 
-    /// Makes the socket where there is none: a folder that was missing at the start may be there now. Without a word
-    /// where it still cannot be made: the start has said why.
+    /// Makes the socket that could not be made at the start: a folder that was missing may be there now. Logs nothing if it
+    /// still cannot be made: the start has said why.
     pub(super) fn open_late(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
         let door = site.open(uid)?.ok()?;
-        tracing::info!(event = "control", socket = %door.path.display(), "the control socket could be made now");
+        tracing::info!(event = "control", socket = %door.path.display(), "the control socket could not be made at the start; now it is there");
         Some(Self::new(door, uid))
     }
 
-    /// Makes the file again if it is gone: `/tmp` is cleaned, and the folder of a login goes with it. Connections stay.
+    /// Makes the file again if it is gone: `/tmp` may be cleaned, and a logout removes the login's folder. Connections stay.
     pub(super) fn look_after(&mut self, site: &Site<'_>) {
         if self.door.stands() {
             return;
@@ -234,7 +234,7 @@ impl Control {
                     event = "control",
                     gone = %self.door.path.display(),
                     socket = %door.path.display(),
-                    "the control socket's file was gone; it is made again"
+                    "the file of the control socket was gone; the master has made it again"
                 );
                 (self.door, self.lost) = (door, false);
             }
@@ -243,8 +243,8 @@ impl Control {
                 tracing::warn!(
                     event = "control",
                     error = &error as &dyn std::error::Error,
-                    "the control socket's file is gone and cannot be made again yet; the master goes on trying, and \
-                     signals work"
+                    "the file of the control socket is gone and cannot be made again; the master tries again every ten \
+                     seconds; signals work meanwhile"
                 );
             }
             Some(Err(_)) => {}

@@ -56,8 +56,8 @@ pub(crate) struct Caller(pub(crate) u64);
 const ABORT_MS: u64 = 2_000;
 /// What a quick stop leaves the workers.
 const QUICK_MS: u64 = 2_000;
-/// A request to stop within this of the one before, and no more urgent, is the same one: whoever starts us and whoever
-/// sends the signal may both deliver it. A person takes longer to lose patience.
+/// A request to stop that comes this soon after the last one, and is not more urgent, is the same request, delivered
+/// twice: by the sender of the signal, and by the program that started the master. A person takes longer to lose patience.
 const SAME_STOP_MS: u64 = 1_000;
 /// Failures in each slot, with none ready ever, after which a first boot gives up.
 const BOOT_FAILURES: u32 = 3;
@@ -69,7 +69,7 @@ const TRIAL_MS: u64 = 500;
 const TRIAL_LOOK_MS: u64 = 100;
 /// Removed addresses are still polled this long: handshakes under way are completed, one lost SYN-ACK included.
 const QUIET_MS: u64 = 1_000;
-/// In the last part of it no new connection begins there.
+/// The last part of [`QUIET_MS`], in which no new connection begins there.
 const HUSH_MS: u64 = 250;
 /// How often the beats of the silent are looked at: one that beats again gets its share back within this.
 const LOOK_MS: u64 = 100;
@@ -175,7 +175,7 @@ pub(crate) enum Event {
     DrainBegun {
         pid: Pid,
     },
-    /// At the final stop this worker has polled the listeners to their end: nobody waits in them any more.
+    /// At the final stop this worker has accepted all that waited in the listeners, and has shut them down.
     Quiet {
         pid: Pid,
     },
@@ -244,7 +244,7 @@ pub(crate) enum Action {
         slot: SlotId,
         why: Failure,
     },
-    /// Addresses that were removed will be closed soon: no new connection may begin there.
+    /// Addresses that were removed will be closed soon. No new connection may begin there.
     HushRemoved,
     /// Addresses that were removed have been quiet for long enough.
     CloseRemoved,
@@ -442,7 +442,7 @@ pub(crate) struct Worker {
     pub(crate) recycle: Option<RecycleCause>,
     old_at: Option<Instant>,
     serving_since: Instant,
-    /// It has answered a request: if it dies from here on, it did not die young.
+    /// It has answered a request, so it can no longer die young.
     #[serde(default)]
     answered: bool,
     /// Given its whole time again, and silent since.
@@ -453,7 +453,7 @@ pub(crate) struct Worker {
     silent: bool,
     /// Its slot gets no new connections until some of its own have ended.
     full: bool,
-    /// It was told that nobody comes after it.
+    /// It was told that this is the final stop, so no next worker polls its listeners.
     #[serde(default)]
     told_last: bool,
 }
@@ -493,7 +493,7 @@ pub(crate) struct Master {
     stage: Stage,
     workers: Vec<Worker>,
     backoff: Vec<Backoff>,
-    /// No wait ends early before this.
+    /// Before this, no wait is cut short.
     early_at: Instant,
     /// Some worker was ready once: from here on the master never exits because of workers.
     proven: bool,
@@ -509,11 +509,11 @@ pub(crate) struct Master {
     /// The settings on trial, or those that passed last, no longer name some addresses.
     removes: bool,
     close_removed_at: Option<Instant>,
-    /// No new connection begins at what will be closed then.
+    /// At these addresses no new connection begins any more.
     removed_hushed: bool,
-    /// When a stop was asked for last, and whether it was a graceful one.
+    /// When the last stop was asked for, and whether it was a graceful one.
     stop_asked: Option<(Instant, bool)>,
-    /// At the final stop, the listeners were polled to their end.
+    /// At the final stop, a worker has accepted all that waited in the listeners.
     quiet: bool,
     steered: Vec<SlotId>,
     measure_at: Instant,
@@ -1087,8 +1087,8 @@ impl Master {
         }
     }
 
-    /// Also those that drain already are told that nobody comes after: one that has not left yet polls once more. As long
-    /// as no worker is sure to, those that start go on, to be told once they serve.
+    /// Workers that drain already are told too that this is the final stop: one that still lives polls the listeners once
+    /// more. While no worker serves, workers that start go on starting, and are told once they serve.
     fn drain_all(&mut self, now: Instant, until: Instant, actions: &mut Vec<Action>) {
         let starting_go_on = self.must_be_held() && !self.workers.iter().any(Worker::serving);
         for i in 0..self.workers.len() {
@@ -1123,8 +1123,8 @@ impl Master {
         due.or_else(|| self.called_early().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
     }
 
-    /// The slot whose wait is cut short, and when: at most half of the slots wait, so that a service which could serve
-    /// has always one that does, or is about to. Before any worker was ever ready a wait takes nothing away.
+    /// The slot whose wait is cut short, and when. At most half of the slots wait, so that a service that can serve always
+    /// has a worker that serves or starts. Before any worker was ever ready no wait is cut short.
     fn called_early(&self) -> Option<(SlotId, Instant)> {
         let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
         if !self.proven || waiting.len() <= self.slots() as usize / 2 {
@@ -1155,7 +1155,7 @@ impl Master {
         let slots = match self.stage {
             // A crash is still mended while the shutdown delay lasts.
             Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
-            // The others are gone before they could take what waits: one more worker does.
+            // The other workers ended before they could accept what waits: fork one more, which does.
             Stage::Stopping { .. } if self.must_be_held() && !self.workers.iter().any(Worker::may_hold) => {
                 0..self.slots()
             }
@@ -1192,8 +1192,8 @@ impl Master {
         }
     }
 
-    /// The listeners must not be left before a worker has polled them to their end: what waits there would be reset. Not
-    /// where a stop is hurried, nor where no worker was ever able to serve.
+    /// Whether the stop must wait until a worker has accepted all that waits in the listeners, which would be reset
+    /// otherwise. Not if the stop is hurried, nor if no worker was ever ready.
     fn must_be_held(&self) -> bool {
         matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.quiet
     }
@@ -1251,7 +1251,7 @@ impl Worker {
         matches!(self.phase, Phase::Serving { .. })
     }
 
-    /// At the final stop it polls the listeners, or may yet.
+    /// At the final stop: it polls the listeners, or still can.
     fn may_hold(&self) -> bool {
         !matches!(self.phase, Phase::Aborting { .. } | Phase::Killed { .. })
     }

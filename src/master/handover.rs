@@ -90,15 +90,15 @@ pub(super) struct Program {
     pub(super) build: String,
     pub(super) executable: RawFd,
     pub(super) path: PathBuf,
-    /// The folder it was started in, as its path was read.
+    /// The folder it was started in, by the path that the operator used.
     pub(super) folder: PathBuf,
-    /// Where that path led.
+    /// The folder that this path led to.
     #[serde(default)]
     pub(super) real_folder: Option<PathBuf>,
-    /// What its workers' relative paths begin in.
+    /// The folder in which the relative paths of its workers begin.
     #[serde(default)]
     pub(super) workers_folder: Option<PathBuf>,
-    /// There is a settings file among its sources.
+    /// Whether its sources include a settings file.
     #[serde(default)]
     pub(super) has_file: bool,
     pub(super) sources: Texts,
@@ -206,13 +206,13 @@ impl Handover {
         if self.is_return() { self.running().1 } else { StartFolder::at(&self.state.cwd) }
     }
 
-    /// What the settings were read from that the service runs with, and where.
+    /// The sources of the settings in effect, and the folder they were read in.
     pub(crate) fn running(&self) -> (Sources, StartFolder) {
         let Program { folder, real_folder, sources, .. } = &self.state.of;
         (Sources::recorded(sources.0.clone()), StartFolder::known(folder.clone(), real_folder.clone()))
     }
 
-    /// Settings of [`running`](Self::running), in the folder that they were read in.
+    /// Settings that were resolved from [`running`](Self::running), with the folders that they had when they were read.
     pub(crate) fn pinned(&self, mut resolved: Resolved) -> Resolved {
         if let Some(folder) = &self.state.of.workers_folder {
             let settings = &mut resolved.settings;

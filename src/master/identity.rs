@@ -1,8 +1,8 @@
 //! Which service this is, and whether a command means it.
 //!
-//! Owns: name, settings file and folder as a caller knows them. A file is compared by its path with all links followed,
-//! both as it leads today: a `current` link that has moved leads the command and the master alike. Refuses: what is done
-//! for the command (the shell).
+//! Owns: the name, settings file and folder of this service as a command names them, and the control socket by which
+//! commands find it. Two paths of a settings file are compared with all links followed as they lead now, so a `current`
+//! link that has moved leads the command and the master to the same file. Refuses: to act on the command (the shell).
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ impl Shell {
         }
     }
 
-    /// Why nothing is done for a command that means another service.
+    /// Why a command is refused: it means another service. `None`: it means this one.
     pub(super) fn refusal(&self, meant: &Meant) -> Option<String> {
         let name = &self.resolved.settings.process.name;
         let wanted = match meant {
@@ -37,22 +37,22 @@ impl Shell {
         let socket = self.control.as_ref().map_or_else(String::new, |control| control.path().display().to_string());
         Some(format!(
             "the command means {wanted}, and another service answers: {}; nothing was done. Use --socket {socket} if you \
-             mean that one",
+             mean the other service",
             self.service()
         ))
     }
 
     fn is_own_file(&self, file: &str) -> bool {
         let folder = self.upgrades.folder();
-        // Without one, a reload would take the file that has come since.
+        // A service without a file would, at a reload, take this one if it is there by then.
         let own = self.resolved.file.clone().unwrap_or_else(|| folder.join(DEFAULT_FILE));
-        // Where the service was started through a link, the next program follows it anew.
+        // A service that was started through a link: the next program follows that link again.
         let here = std::env::current_dir().unwrap_or_default();
         let named = own.strip_prefix(here).map(|rest| folder.join(rest));
         is_one_of(file, [Some(own.clone()), named.ok()].into_iter().flatten())
     }
 
-    /// Makes the control socket again where it is gone, or makes it where it could not be made before.
+    /// Makes the control socket again if it is gone, or makes it if it could not be made before.
     pub(super) fn look_after_control(&mut self) {
         let settings = &self.resolved.settings;
         let (socket, name) = (&settings.control.socket, &settings.process.name);

@@ -148,7 +148,7 @@ impl Shell {
         }
     }
 
-    /// Its row first: whoever reads in the log that the worker drains finds that its answers say so.
+    /// Writes the worker's row before the log: an operator who reads that the worker drains sees it in its answers too.
     fn drain(&mut self, pid: Pid, grace_ms: u64, last: bool, cause: Cause) {
         let (slot, generation) = self.place(pid);
         let grace = Duration::from_millis(grace_ms);
@@ -436,9 +436,9 @@ impl Shell {
 }
 
 impl Child {
-    /// What its channel has no room for is said once it has.
+    /// Tells the worker. A message that does not fit into its channel is kept until it does.
     pub(super) fn tell(&mut self, message: ToWorker) {
-        // Without a channel it is a worker on its way out.
+        // A worker without a channel is about to end.
         let Some(channel) = &self.channel else { return };
         let sent = if self.unsaid.is_empty() { message.send(channel.as_fd()) } else { Ok(false) };
         match sent {
@@ -448,7 +448,7 @@ impl Child {
                     tracing::warn!(
                         event = "channel_full",
                         pid = self.pid.0,
-                        "a worker does not read what it is told; it is told again when it does"
+                        "a worker does not read what the master tells it; the message is kept until it does"
                     );
                 }
                 ToWorker::queue(&mut self.unsaid, message);

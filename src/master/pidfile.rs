@@ -1,7 +1,7 @@
 //! The pid file: written whole, locked as long as its master lives, removed only while it is still ours.
 //!
-//! Owns: its one path, and the lock that says that its master lives. The number in it says nothing: a process or a thread
-//! of anything else may have it by now. Refuses: the place of a master that lives.
+//! Owns: its path, and the lock that says that its master lives. The number in it proves nothing: another process, or a
+//! thread, may have it by now. Refuses: to replace the file of a master that lives.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -15,19 +15,19 @@ use crate::sys::{
     file::{id, id_behind},
 };
 
-/// Another master may make and remove the file while we look at it; so often in a row it does not.
+/// Another master may make or remove the file while we look at it, but not this often in a row.
 const TRIES: u32 = 100;
 
 #[derive(Debug)]
 pub(crate) struct Pidfile {
     path: PathBuf,
-    /// Locked, if the file system has locks. `None`: the program before us had lost it.
+    /// Locked, if the file system has locks. `None`: the program before this one had lost it.
     file: Option<File>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PidfileError {
-    #[error("process.pidfile {} belongs to a master that runs{pid}; stop it, or give this service a file of its own", .path.display())]
+    #[error("process.pidfile {} belongs to a master that runs{pid}; stop that master, or give this service a pid file of its own", .path.display())]
     Taken { path: PathBuf, pid: String },
     #[error("process.pidfile {} could not be written", .path.display())]
     Write { path: PathBuf, source: io::Error },
@@ -37,7 +37,7 @@ impl Pidfile {
     /// Writes beside and renames, so that no reader ever sees half a number.
     ///
     /// # Errors
-    /// A master that runs holds the file; the file system's.
+    /// Another master that lives holds the file; the file system's.
     pub(crate) fn create(path: &Path) -> Result<Self, PidfileError> {
         let failed = |source| PidfileError::Write { path: path.to_owned(), source };
         // Held until ours is in its place: of two masters that start at once one is refused.
@@ -45,14 +45,14 @@ impl Pidfile {
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let written = fs::write(&beside, format!("{}\n", std::process::id())).and_then(|()| {
-            // Open for reading only: what is open for writing keeps a disk from becoming read-only.
+            // Open for reading only: a file that is open for writing keeps its disk from being remounted read-only.
             let file = fd::open_at_once(beside.as_ref())?;
             lock(&file);
             fs::rename(&beside, path)?;
             Ok(file)
         });
         if written.is_err() {
-            // On a full disk it is half a file, and the one that was made to be locked is empty.
+            // After a full disk the file beside is cut off, and the file that was made only to be locked is empty.
             let _ = fs::remove_file(&beside);
             if stale.metadata().is_ok_and(|found| found.len() == 0) {
                 let _ = fs::remove_file(path);
@@ -61,7 +61,7 @@ impl Pidfile {
         Ok(Self { path: path.to_owned(), file: Some(written.map_err(failed)?) })
     }
 
-    /// Goes on for the program before, which had this pid too, and passed the open file unless it was an older one.
+    /// Goes on for the program before, which had this pid too. It passed the open file, unless it is an older version.
     pub(crate) fn adopt(path: &Path, passed: Option<RawFd>) -> Self {
         let passed = passed.and_then(|number| exec::received(number).ok()).map(File::from);
         let found = || fd::open_at_once(path).ok().filter(|_| read(path) == Some(std::process::id()));
@@ -69,10 +69,10 @@ impl Pidfile {
         Self { path: path.to_owned(), file }
     }
 
-    /// Writes it again if it is gone, or was replaced by a file that no living master holds; whether it was.
+    /// Writes the file again if it is gone, or was replaced by one that no living master holds. Gives back whether it did.
     ///
     /// # Errors
-    /// As for [`create`](Self::create); what there was stays.
+    /// As for [`create`](Self::create); the file that lies there stays.
     pub(crate) fn renew(&mut self) -> Result<bool, PidfileError> {
         if self.is_ours() {
             return Ok(false);
@@ -105,7 +105,7 @@ impl Pidfile {
     }
 }
 
-/// What lies at `path`, locked; made if it is missing.
+/// Locks the file at `path`, and makes it if it is missing.
 fn claim(path: &Path) -> Result<File, PidfileError> {
     let failed = |source| PidfileError::Write { path: path.to_owned(), source };
     for _ in 0..TRIES {
@@ -116,7 +116,7 @@ fn claim(path: &Path) -> Result<File, PidfileError> {
         let file = match file {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match is_link(path) {
-                true => return Err(failed(io::Error::new(error.kind(), "it is a link, and nothing is there"))),
+                true => return Err(failed(io::Error::new(error.kind(), "it is a link that leads nowhere"))),
                 false => continue,
             },
             Err(error) => return Err(failed(error)),
@@ -132,7 +132,7 @@ fn claim(path: &Path) -> Result<File, PidfileError> {
     Err(failed(io::ErrorKind::ResourceBusy.into()))
 }
 
-/// Whether it is ours now. Where the file system has no locks, nothing can be known, and everything is taken for stale.
+/// Whether the lock is ours now. On a file system without locks every file counts as stale.
 fn lock(file: &File) -> bool {
     !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }

@@ -18,7 +18,7 @@ use crate::{
 
 /// How the settings are had again.
 pub(crate) struct Load {
-    /// Reads and checks them, for a service that runs with these.
+    /// Reads and checks them, given the settings in effect.
     pub(crate) read: Box<Read>,
     /// Makes what their workers need, given the settings in effect as well.
     pub(crate) prepare: Box<Prepare>,
@@ -114,7 +114,7 @@ impl Shell {
         Ok(Event::SettingsLoaded { policy, count, removes: self.listeners.removes() })
     }
 
-    /// What a reload changes, for a caller.
+    /// What a reload to these settings changes, in words.
     fn changes(&self, new: &Resolved) -> String {
         let mut told = Changes::between(&self.resolved, new).to_string();
         if new.settings.folder != self.resolved.settings.folder {
@@ -162,7 +162,7 @@ impl Shell {
         self.resolved = before;
     }
 
-    /// That it cannot be made is no reason to refuse a reload.
+    /// Writes the pid file again if it is gone. A failure does not refuse the reload.
     pub(super) fn renew_pidfile(&mut self) {
         let Some(pidfile) = &mut self.pidfile else { return };
         match pidfile.renew() {
@@ -170,12 +170,12 @@ impl Shell {
             Ok(true) => tracing::warn!(
                 event = "pidfile_made_again",
                 path = %pidfile.path().display(),
-                "the pid file was gone or not ours any more; it is written again"
+                "the pid file was gone, or replaced by another; the master has written it again"
             ),
             Err(error) => tracing::warn!(
                 event = "pidfile_lost",
                 error = &error as &dyn std::error::Error,
-                "the pid file is gone and cannot be written again; the service goes on without"
+                "the pid file is gone and cannot be written again; the service goes on without it"
             ),
         }
     }
@@ -214,8 +214,8 @@ pub(super) fn say_made_again(addresses: &[String]) {
         tracing::warn!(
             event = "socket_made_again",
             %address,
-            "the file of {address} was gone or not ours any more; a new socket is there, and what waits on the old one is \
-             still served"
+            "the file of {address} was gone, or replaced by another; a new socket is bound, and clients that wait on the \
+             old one are still served"
         );
     }
 }

@@ -540,7 +540,7 @@ fn a_storm_of_crashes_never_leaves_the_service_without_a_slot() {
         }
         assert_eq!(world.exited, None);
         world.nature = CALM;
-        // What was to crash still does.
+        // Crashes that are planned still happen.
         world.run(3_000);
         world.settle(30_000 + FLOOR + BOOT);
     });
@@ -822,8 +822,8 @@ fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
     });
 }
 
-/// Who sends TERM to all, or to some, may be faster with the workers than with the master, or the other way round. Half
-/// of those who drain die of it.
+/// A TERM to the whole process group, or to a part of it, may reach the workers before the master or after it. Half of the
+/// workers that drain die of it.
 #[test]
 fn a_stop_that_reaches_the_workers_too_leaves_nobody_in_the_queues() {
     worlds(500, |seed| {

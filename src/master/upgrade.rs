@@ -119,7 +119,7 @@ impl Shell {
             return Performed::Learned(Event::ExecFailed);
         };
         if let Some(deaf) = self.children.iter().find(|child| !child.unsaid.is_empty()) {
-            // What it was not told yet would be lost with us.
+            // The next program would not know what this worker still has to be told.
             let pid = deaf.pid.0;
             self.refuse_upgrade(format!("the worker with pid {pid} does not read what the master tells it; try again"));
             return Performed::Learned(Event::ExecFailed);

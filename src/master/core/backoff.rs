@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Instant;
 
-/// Between two forks of a slot, and between two forks that end a wait early: against spinning.
+/// The least time between two forks of a slot, and between two forks that end a wait early: against spinning.
 pub(super) const FLOOR_MS: u64 = 100;
 /// The second young death in a row waits this long, each further one twice as long …
 const MIN_MS: u64 = 500;
 /// … up to this.
 const MAX_MS: u64 = 30_000;
-/// A young death this long after the last wait ended is the first of a new row.
+/// A young death this long after the end of the last wait is counted as the first in a row.
 const CALM_MS: u64 = 30_000;
 
 /// What a slot remembers of its dead.
@@ -68,7 +68,7 @@ impl Backoff {
         *self = Self { floor: self.floor, ..Self::quiet(now) };
     }
 
-    /// A slot that wants a worker only now has not wanted it since then.
+    /// Nothing falls due in the past: a slot that wants a worker only now did not want one before.
     pub(super) fn goes_on(&mut self, now: Instant) {
         self.until = self.until.max(now);
         self.floor = self.floor.max(now);

@@ -142,7 +142,7 @@ pub(super) struct Process {
     doomed: bool,
     /// When it must have drained, as it was told.
     pub(super) drained_by: Option<u64>,
-    /// And that nobody comes after it.
+    /// It was told that this is the final stop.
     told_last: bool,
     /// In its row of the scoreboard, which the master reads when it wakes and not before.
     pub(super) due: u64,
@@ -813,8 +813,8 @@ impl World {
         }
     }
 
-    /// Whatever dies, and however young: at most half of the slots wait for their next worker, so that one serves or is
-    /// about to, unless the floor runs.
+    /// At most half of the slots wait for their next worker, whatever dies and however young, so that one serves or
+    /// starts. Except within the floor after a fork.
     fn assert_never_without(&self, at: u64) {
         let slots = self.master.target().min(self.policy.slots);
         let has = |slot: u32| {
@@ -830,7 +830,7 @@ impl World {
         }
     }
 
-    /// Clients that wait in a queue are not left there, unless the stop was hurried or its time is over.
+    /// Clients that wait in a queue are served before the exit, unless the stop was hurried or its time is over.
     fn assert_held(&self) {
         let stops = self.notes.iter().filter_map(|(at, note)| match note {
             Note::Stopping { graceful, delay_ms, grace_ms } => Some((*graceful, at + delay_ms + grace_ms)),
@@ -860,7 +860,7 @@ impl World {
             matches!(w.phase, Phase::Draining { .. }) && !w.pid.is_some_and(|pid| self.processes[&pid].told_last)
         };
         let late: Vec<_> = self.master.workers().iter().filter(|w| stops && late(w)).collect();
-        assert!(late.is_empty(), "never heard that nobody comes after: {late:?}");
+        assert!(late.is_empty(), "never told that this is the final stop: {late:?}");
         let deaf = |w: &&Worker| w.serving() && !w.pid.is_some_and(|pid| self.processes[&pid].announced);
         let deaf: Vec<_> = self.master.workers().iter().filter(|w| delays && deaf(w)).collect();
         assert!(deaf.is_empty(), "never heard that the service stops: {deaf:?}");
