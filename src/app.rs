@@ -183,7 +183,7 @@ impl App {
             return self.succeed(handover, flags);
         }
         if let Some(page) = command.page() {
-            // An error is a reader who has seen enough.
+            // An error means that the reader, such as head, has seen enough.
             let _ = page.and_then(|page| io::stdout().write_all(&page));
             return ExitCode::SUCCESS;
         }
@@ -283,7 +283,7 @@ impl App {
             return refuse(&error_chain(&error));
         }
         for found in inherited {
-            tracing::warn!(event = "inherited", "left by the program before: {found}");
+            tracing::warn!(event = "inherited", "inherited from the program that started this one: {found}");
         }
         settings::say_warnings(&resolved.warnings);
         if let Err(error) = (self.prepare)(&Preparation { resolved: &resolved, running: None }) {
@@ -339,7 +339,7 @@ impl App {
         } else {
             let (sources, before) = handover.running();
             let running = settings::resolve_from(sources, flags, &environment, &before, &self.tables, Purpose::Serve);
-            // Settings that this program cannot read are none to compare with.
+            // This program may not understand the old settings; then there is nothing to compare with.
             let running = running.ok().map(|running| handover.pinned(running));
             let preparation = Preparation { resolved: &resolved, running: running.as_ref() };
             (self.prepare)(&preparation).map_err(|error| error_chain(error.as_ref()))?;
@@ -349,7 +349,7 @@ impl App {
 
     fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> ExitCode {
         let Self { work, prepare, tables, migrate: _ } = self;
-        log::take_panics("a panic in the master, which is a bug of oxicorn's");
+        log::take_panics("a panic in the master: a bug in oxicorn; the master ends");
         let load = Load {
             read: Box::new(move |running| {
                 let sources = Sources::after(running.file.is_some(), running.sources.texts());
@@ -404,7 +404,7 @@ impl fmt::Debug for App {
 fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // The status says it already.
+        // The status was printed, and says so.
         Err(ctl::Failed::NotAllServe) => Exit::Failure.into(),
         Err(failed) => {
             let exit = match failed {
@@ -417,7 +417,7 @@ fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     }
 }
 
-/// Where the service is asked that these flags, this environment and this folder mean.
+/// Where to ask the service that these flags, this environment and this folder mean.
 fn place(
     socket: Option<PathBuf>,
     flags: &Flags,
@@ -488,14 +488,13 @@ impl Preparation<'_> {
         self.resolved.settings.folder.join(path)
     }
 
-    /// As [`WorkerContext::state_path`].
+    /// The path of a file that the app writes, as [`WorkerContext::state_path`] has it.
     #[must_use]
     pub fn state_path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.state_folder.join(path)
     }
 
-    /// The settings that the service runs with, which these are to replace: what it has there it should still have. `None`
-    /// at a start, and in `migrate`.
+    /// The settings in effect, which these are to replace at a reload or an upgrade. `None` at a start, and in `migrate`.
     #[must_use]
     pub fn running(&self) -> Option<Preparation<'_>> {
         self.running.map(|resolved| Preparation { resolved, running: None })

@@ -60,7 +60,7 @@ pub(crate) enum Command {
     Config {
         #[command(flatten)]
         options: Options,
-        /// What is in effect in the service that runs
+        /// Print what is in effect in the running service
         #[arg(long)]
         running: bool,
         /// The control socket of that service
@@ -151,7 +151,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// What is printed for a program that asks about this one; nothing else is read or done then.
+    /// The page that this command prints, if it is `completions` or `man`: nothing else is read or done for these.
     ///
     /// # Errors
     /// None in practice: it is written to memory.

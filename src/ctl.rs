@@ -49,10 +49,10 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Search {
     name: String,
-    /// Named by the settings; tried beside the usual places.
+    /// The one that the settings name; tried beside the usual places.
     socket: Option<PathBuf>,
     meant: Meant,
-    /// Where the command was given: of several services the one that was started here.
+    /// Where the command was given: of several services, the one that was started here is meant.
     folder: PathBuf,
 }
 
@@ -101,7 +101,7 @@ impl Place {
             return Self::Socket(socket, Meant::default());
         }
         let Whereabouts { socket, name, name_flag, file, file_is_named, folder } = whereabouts;
-        // A name on the command line is said on purpose; a file that lies in the folder is not.
+        // `--name` is given on purpose; a file that only lies in the folder may be another service's.
         let file = file.filter(|_| file_is_named || name_flag.is_none());
         let file = file.map(|file| file.to_string_lossy().into_owned());
         let meant = Meant { file, name: name_flag };
@@ -150,7 +150,7 @@ impl Search {
         }
     }
 
-    /// The socket of the service that is meant, if one of these is. `others`: those that are not.
+    /// The socket of the service that is meant, if it is among these. Adds the other services to `others`.
     fn meant_among(
         &self,
         sockets: &[PathBuf],
@@ -177,7 +177,7 @@ impl Search {
             found.retain(|found| self.is_here(&found.service));
         }
         match (found.as_slice(), silent.as_slice()) {
-            // The command itself will say what is wrong with the only one there is.
+            // Only one, and it does not answer: the command itself will say what is wrong with it.
             ([], [path]) if others.is_empty() => Ok(Some(path.clone())),
             ([], _) => Ok(None),
             ([found], _) => Ok(Some(found.path.clone())),
@@ -218,8 +218,7 @@ fn listed(found: &[Found]) -> String {
     found.iter().map(line).collect()
 }
 
-/// Prints the status, once or until the service is gone. That not all workers serve is a failure, but not of a page for a
-/// scraper.
+/// Prints the status, once or until the service is gone. Fails when not all workers serve, but not for a scraper's page.
 pub(crate) fn status(place: &Place, format: Format, watch: bool) -> Result<(), Failed> {
     let mut stdout = io::stdout();
     let terminal = stdout.is_terminal();
@@ -282,7 +281,7 @@ pub(crate) fn ask(place: &Place, command: Command, json: bool) -> Result<(), Fai
     }
 }
 
-/// What a reload would change in the service of these settings, where it runs and says so.
+/// What a reload would change in the service of these settings; `None` where it does not run, or another service answers.
 pub(crate) fn would_change(place: &Place) -> Option<String> {
     let reached = place.connect(PATIENCE).ok()?;
     ask_status(&reached, PATIENCE).ok()?;
@@ -290,7 +289,7 @@ pub(crate) fn would_change(place: &Place) -> Option<String> {
     converse(&reached, Command::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
 }
 
-/// The service that runs, as far as it matters to one who would start it.
+/// The running service, as far as it matters to a start of the same settings.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     pub(crate) pid: u32,
@@ -383,8 +382,8 @@ fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     sockets
 }
 
-/// Those of units whose `RuntimeDirectory=` is called otherwise; and for root, which may ask every service, those of all
-/// users. Each lies in a folder that only its owner writes to, and was made by that owner.
+/// The sockets of units whose `RuntimeDirectory=` has another name than the service; and for root, who may ask every
+/// service, those of all users. Only sockets that their folder's owner made, in folders that only the owner can write to.
 fn sockets_elsewhere(name: &str, uid: u32) -> Vec<PathBuf> {
     let mut folders: Vec<_> = entries("/run").collect();
     if uid == 0 {

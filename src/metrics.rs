@@ -98,7 +98,7 @@ impl Display for Snapshot {
         counter(f, "oxicorn_requests_shed", "Requests refused because too many were in flight.", totals.shed)?;
         let help = "Requests refused for what they were: malformed, too large or too slow to arrive.";
         counter(f, "oxicorn_requests_refused", help, totals.refused)?;
-        let help = "Requests whose client left before the app was asked.";
+        let help = "Requests whose client left before they were handed to the app.";
         counter(f, "oxicorn_requests_abandoned", help, totals.abandoned)?;
         let help = "Requests lost: unanswered when their worker's graceful_timeout was over or it died, or reset in the queue.";
         counter(f, "oxicorn_requests_cut", help, totals.cut)?;

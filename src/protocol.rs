@@ -20,12 +20,12 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) struct Request {
     version: u32,
     pub(crate) command: Command,
-    /// A request without it means whichever service it reaches.
+    /// A request without it means any service that it reaches.
     #[serde(default, skip_serializing_if = "Meant::is_anyone")]
     pub(crate) meant: Meant,
 }
 
-/// Which service a command line names. A master does nothing for a command that means another service.
+/// The service that a command line names. A master refuses a command that means another one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meant {
     /// Its settings file: absolute, links followed.
@@ -113,7 +113,7 @@ pub(crate) struct Answer {
     pub(crate) reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<Box<Status>>,
-    /// Who answers.
+    /// The service that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) service: Option<Service>,
 }
@@ -142,7 +142,7 @@ pub(crate) struct Status {
     pub(crate) totals: Totals,
     #[serde(default)]
     pub(crate) culprit: Option<Culprit>,
-    /// What all workers answer 503, because of `http.quarantine`.
+    /// The requests that all workers answer with 503, because of `http.quarantine`.
     #[serde(default)]
     pub(crate) quarantined: Vec<Quarantined>,
     pub(crate) last_reload: Option<LastReload>,
@@ -167,7 +167,7 @@ pub(crate) struct Listener {
     pub(crate) queued: u64,
 }
 
-/// What a client has to speak at every one of the listeners.
+/// What clients have to speak at the listeners.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Speaks {
     pub(crate) tls: bool,
@@ -254,7 +254,7 @@ pub(crate) struct Totals {
     /// Requests that were not what they must be, or too large or too slow.
     #[serde(default)]
     pub(crate) refused: u64,
-    /// Requests whose client left before the app was asked.
+    /// Requests whose client left before they were handed to the app.
     #[serde(default)]
     pub(crate) abandoned: u64,
     /// Connections accepted by another worker than that of their slot.
@@ -354,14 +354,14 @@ pub(crate) enum Folder {
     Private(PathBuf),
 }
 
-/// Best first. The folder of a login goes at the logout, so it comes last.
+/// The folders for a master's socket, the best one first. The folder of a login is removed at the logout, so it comes last.
 pub(crate) fn server_folders(uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
     let service = runtime_directories(&env).into_iter().next().map(Folder::Given);
     let private = private_folders(uid).into_iter().map(Folder::Private);
     service.into_iter().chain(private).chain(login_folder(&env).map(Folder::Given)).collect()
 }
 
-/// Where the user `uid` looks for a service: all that [`server_folders`] names, whatever the environment it was started in.
+/// Where the commands of user `uid` look for a service: all that [`server_folders`] may name, in any environment.
 pub(crate) fn client_folders(name: &str, uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
     let login = login_folder(&env).into_iter().chain([PathBuf::from(format!("/run/user/{uid}"))]);
     // A unit's RuntimeDirectory= is most often called as the service is.
@@ -393,11 +393,11 @@ fn private_folders(uid: u32) -> Vec<PathBuf> {
     system.into_iter().chain([PathBuf::from(format!("/tmp/oxicorn-{uid}"))]).collect()
 }
 
-/// The names of the socket, the first that is free: a second service of one name is told apart by the folder it was
-/// started in, and a second one of that folder by a number.
+/// The names of the socket, of which a master takes the first that is free. A second service of one name has the hash of
+/// its start folder in it, and a second one of that folder a number too.
 pub(crate) fn socket_names(name: &str, folder: &Path) -> impl Iterator<Item = String> {
     let name = name.replace('/', "_");
-    // FNV-1a: the same in every build, and no secret.
+    // FNV-1a, because it is the same in every build. It need not be hard to guess.
     let hash = folder
         .as_os_str()
         .as_bytes()

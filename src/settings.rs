@@ -61,26 +61,26 @@ pub struct Settings {
     pub log: Log,
     pub control: Control,
     pub process: Process,
-    /// What a relative path is relative to: the folder of the settings file, else the one we were started in. Without
-    /// links: the workers of a generation stay in one folder, wherever a link leads later.
+    /// The folder in which relative paths begin: that of the settings file, else the one that the service was started in.
+    /// Links are followed once: the workers of a generation stay in one folder, wherever a link leads later.
     #[serde(skip)]
     pub folder: PathBuf,
-    /// What the relative path of a file of state is relative to, such as a database: `$STATE_DIRECTORY` where a service
-    /// manager sets it (of several folders the first), else [`folder`](Self::folder).
+    /// The folder in which the relative paths of state begin, such as a database's: `$STATE_DIRECTORY` if a service manager
+    /// sets it (of several folders the first), else [`folder`](Self::folder).
     #[serde(skip)]
     pub state_folder: PathBuf,
 }
 
-/// What relative paths of one source are relative to, by what the file is for.
+/// The folders in which the relative paths of one source begin, by what the file is for.
 struct Bases {
-    /// What is read, and sockets, which others have to find by the same settings.
+    /// Files that are read; and sockets, which commands have to find by the same settings.
     read: Base,
     logs: Base,
     run: Base,
 }
 
 impl Bases {
-    /// Of the settings file. A service manager names the folders that it made for us to write in.
+    /// For paths in the settings file. A service manager names the folders that it made for the service to write to.
     fn of_file(read: Base, env: &BTreeMap<String, String>) -> Self {
         let given = |variable| given_folder(env, variable).map(|folder| Base::of_file(&folder));
         let logs = given(LOGS_DIRECTORY).unwrap_or_else(|| read.clone());
@@ -88,7 +88,7 @@ impl Bases {
         Self { read, logs, run }
     }
 
-    /// Of the environment and the command line: what is typed is meant where it is typed.
+    /// For paths in the environment and on the command line: they begin where they are typed.
     fn of_text(start: &StartFolder) -> Self {
         Self { read: start.base(), logs: start.base(), run: start.base() }
     }
@@ -98,7 +98,8 @@ const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 const LOGS_DIRECTORY: &str = "LOGS_DIRECTORY";
 const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
 
-/// The folder that a service manager made for us, of several the first. They are absolute; what is not is not from one.
+/// The folder that a service manager made, of several the first. A service manager gives absolute paths; others do not
+/// count.
 fn given_folder(env: &BTreeMap<String, String>, variable: &str) -> Option<PathBuf> {
     let first = env.get(variable)?.split(':').next().map(PathBuf::from)?;
     first.is_absolute().then_some(first)
@@ -527,7 +528,7 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
 pub(crate) struct Whereabouts {
     pub(crate) socket: ControlSocket,
     pub(crate) name: String,
-    /// What `--name` gave: more than what a file says.
+    /// The value of `--name`, which counts more than a file's.
     pub(crate) name_flag: Option<String>,
     /// The settings file, links followed.
     pub(crate) file: Option<PathBuf>,
@@ -538,11 +539,11 @@ pub(crate) struct Whereabouts {
 }
 
 impl Whereabouts {
-    /// A settings file with a mistake is no reason to lose sight of the service that runs by it, or to take another service
-    /// for it: all is read that can be read, and what else is wrong is for [`resolve`] to say.
+    /// Finds out which service is meant, also from a settings file with mistakes: a command must not lose that service, nor
+    /// take another one for it. All is read that can be read; [`resolve`] reports the mistakes.
     ///
     /// # Errors
-    /// The settings file cannot be read: then nobody knows which service is meant.
+    /// The settings file cannot be read, so it is not known which service is meant.
     pub(crate) fn find(flags: &Flags, env: &BTreeMap<String, String>, start: &StartFolder) -> Result<Self, Problems> {
         let name_flag = flags.given.iter().rfind(|given| given.key == "process.name").map(|given| given.text.clone());
         let found = match file::find(flags, env, start, &Sources::default()) {
@@ -580,7 +581,7 @@ impl Whereabouts {
         })
     }
 
-    /// Of whatever service answers at a socket that the command line names.
+    /// For a command with `--socket`: it means any service that answers there.
     pub(crate) fn nowhere(start: &StartFolder) -> Self {
         Self {
             socket: ControlSocket::Auto,

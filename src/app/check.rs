@@ -1,7 +1,7 @@
-//! `oxicorn check`, and with `--deep` a start up to a worker that is ready.
+//! `oxicorn check`, and with `--deep` a start, up to the first worker that is ready.
 //!
-//! Owns: what a start would meet, in its order and with its exit codes; the one worker, which never accepts. Refuses: to hold
-//! an address, and to write to the service's own logs.
+//! Owns: the steps of a start in their order, with their exit codes; the one worker, which never accepts. Refuses: to hold an
+//! address, and to write to the service's own logs.
 
 use std::{
     io,
@@ -34,17 +34,17 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// Between two looks at a worker whose end is awaited.
+/// Between two looks whether a worker has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// A worker that was told to leave before it served has nothing to finish.
 const FAREWELL_MS: u64 = 2_000;
 
-/// What a start would meet.
+/// What a start would meet: a rehearsal of it.
 #[derive(Debug, Default)]
 struct Rehearsal {
     /// Addresses that the running service holds.
     held: Vec<String>,
-    /// In the order of a start, which ends with the first.
+    /// In the order of a start; a start ends at the first.
     failures: Vec<(Exit, String)>,
 }
 
@@ -56,7 +56,7 @@ enum Side {
 }
 
 impl App {
-    /// `place`: where the service of these settings may run.
+    /// `place`: where to ask the service of these settings, if it runs.
     pub(super) fn check(
         self,
         resolved: Result<Resolved, Problems>,
@@ -104,7 +104,7 @@ impl App {
         let settings = &resolved.settings;
         let mut rehearsal = Rehearsal::default();
         rehearsal.note(Exit::Usage, logs(&settings.log));
-        // What the app says is for the one who asks.
+        // What the app logs goes to the terminal, not to the service's own log.
         let apart = settings::Log { file: LogTarget::Standard, access: LogTarget::Off, ..settings.log.clone() };
         rehearsal.note(Exit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
         let prepared = (self.prepare)(&Preparation { resolved: &resolved, running: None });
@@ -127,7 +127,7 @@ impl Rehearsal {
         self.failures.extend(result.err().map(|reason| (exit, reason)));
     }
 
-    /// The service that runs holds its addresses; that is no reason why a start, after its end, would fail.
+    /// Tries the addresses. Those that the running service holds are not tried: a start after its end would get them.
     fn probe(&mut self, settings: &Settings, running: Option<Running>) {
         let Running { pid, addresses } = running.unwrap_or_default();
         let (held, refused) = Listeners::try_addresses(&settings.server, &addresses);
@@ -157,7 +157,7 @@ impl Rehearsal {
     }
 }
 
-/// Whether the files can be opened; they are not, for the log of a service that runs is not ours to write.
+/// Whether the log files can be opened. They are not opened: a running service may be writing to them.
 fn logs(settings: &settings::Log) -> Result<(), String> {
     for (key, target) in [("log.file", &settings.file), ("log.access", &settings.access)] {
         if let LogTarget::File(path) = target {
@@ -167,7 +167,7 @@ fn logs(settings: &settings::Log) -> Result<(), String> {
     Ok(())
 }
 
-/// It is written beside and renamed, so it is the folder that has to be writable.
+/// The pid file is written beside and renamed, so its folder has to be writable.
 fn pidfile(path: &Path) -> Result<(), String> {
     let folder = path.parent().unwrap_or(path);
     host::writable_folder(folder).map_err(|error| format!("process.pidfile {} cannot be made: {error}", path.display()))
@@ -189,7 +189,7 @@ fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Resolved) -> Si
 
 fn fork_worker(resolved: Resolved) -> io::Result<(Forked, WorkerSeed, OwnedFd)> {
     let (ours, theirs) = fd::channel()?;
-    // It counts for itself: what it does is not the service's.
+    // A scoreboard of its own: nothing that this worker does is counted for the service.
     let scoreboard = Scoreboard::create(1, 1)?;
     let row = scoreboard.claim(0, 1, 0, clock::now()).ok_or(io::ErrorKind::OutOfMemory)?;
     let seed = WorkerSeed {
@@ -205,14 +205,14 @@ fn fork_worker(resolved: Resolved) -> io::Result<(Forked, WorkerSeed, OwnedFd)> 
     };
     let forked = fork()?;
     match forked {
-        // What it starts ends with it.
+        // A group of its own, so that its children can be killed with it.
         Forked::Child => exec::lead_group(0)?,
         Forked::Parent { child } => drop(exec::lead_group(child)),
     }
     Ok((forked, seed, ours))
 }
 
-/// Waits for a worker's word and for its end.
+/// Waits until the worker is ready or has failed, and then for its end.
 fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> {
     let deadline = (!patience.is_zero()).then(|| clock::now() + patience.as_millis() as u64);
     let word = loop {
@@ -241,7 +241,7 @@ fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> 
     word.unwrap_or_else(|| Err(format!("the worker {ended} before it was ready")))
 }
 
-/// Reaps it, with whatever it started.
+/// Reaps the worker, and kills what it started.
 fn end_of(pid: i32) -> Ended {
     let deadline = clock::now() + FAREWELL_MS;
     loop {

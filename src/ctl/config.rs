@@ -1,4 +1,4 @@
-//! `oxicorn config` of a service that runs: what is in effect, and where it differs from what the files say.
+//! `oxicorn config` for a running service: what is in effect, and where it differs from the files.
 //!
 //! Owns: asking for it and comparing. Refuses: reading settings (`settings`).
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{Failed, PATIENCE, Place, ask_text};
 use crate::protocol::{Command, Service};
 
-/// A running service that has other values than the sources have.
+/// A running service that has other values than the settings file, the environment and the flags.
 #[derive(Debug)]
 pub(crate) struct Differs {
     pub(crate) service: Service,
@@ -25,7 +25,7 @@ pub(crate) fn print_running(place: &Place, json: bool) -> Result<(), Failed> {
     Ok(())
 }
 
-/// `settings`: as `config --json` prints them. `None` too where no service runs.
+/// `settings`: as `config --json` prints them. `None` where nothing differs, or no service runs.
 pub(crate) fn differs(place: &Place, settings: &Map<String, Value>) -> Option<Differs> {
     let reached = place.connect(PATIENCE).ok()?;
     let answer = super::converse(&reached, Command::Config { json: true }, Some(PATIENCE), &mut |_| {}).ok()?;

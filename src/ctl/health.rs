@@ -35,10 +35,10 @@ const MASTER: Duration = Duration::from_secs(1);
 /// A status line is far shorter.
 const LINE_MAX: usize = 1024;
 
-/// Where it is asked, and what is spoken there.
+/// The addresses to ask, and what to speak there.
 #[derive(Debug, PartialEq)]
 struct Probe {
-    /// The next is asked where one takes no connection.
+    /// If one takes no connection, the next one is asked.
     addresses: Vec<Address>,
     path: String,
     /// Said first, in the clear.
@@ -52,7 +52,7 @@ enum Address {
     Unix(PathBuf),
 }
 
-/// Exit 0 where the answer's status is 2xx. `settings`: for where no master answers; `None` where they are not valid.
+/// Exit 0 if the answer's status is 2xx. `settings` are used if no master answers; `None`: they are not valid.
 pub(crate) fn health(url: Option<&str>, place: &Place, settings: &dyn Fn() -> Option<Settings>) -> Result<(), Failed> {
     let until = clock::now() + PATIENCE_MS;
     let url = url.unwrap_or("/health");
@@ -76,7 +76,7 @@ pub(crate) fn health(url: Option<&str>, place: &Place, settings: &dyn Fn() -> Op
     .map_err(Failed::Refused)
 }
 
-/// The first address that takes a connection tells.
+/// Asks the first address that takes a connection.
 fn ask_all(probe: &Probe, until: u64) -> Result<(), String> {
     let mut refused = Vec::new();
     for address in &probe.addresses {
@@ -113,7 +113,7 @@ fn of_url(url: &str) -> Result<Probe, String> {
     Ok(plain(address, path.to_owned()))
 }
 
-/// As the running master listens. An address that it did not name as we can reach it is left out.
+/// By what the running master says. An address that cannot be connected to is left out.
 fn of_master(status: &Status, path: &str) -> Probe {
     let addresses = status.listeners.iter().flat_map(|listener| match listener.address.strip_prefix("unix:") {
         Some(socket) if socket.starts_with('/') => vec![Address::Unix(socket.into())],
@@ -128,7 +128,7 @@ fn of_master(status: &Status, path: &str) -> Probe {
     }
 }
 
-/// Clients have to show a certificate, and this one has none: the master tells what it sees.
+/// Clients have to show a certificate, and `health` has none: it believes the master.
 fn of_workers(status: &Status) -> Result<(), String> {
     let serving = status.workers.iter().filter(|worker| worker.state == WorkerState::Serving).count();
     let told =
@@ -170,7 +170,8 @@ fn of_settings(settings: &Settings, path: &str) -> Result<Probe, String> {
     })
 }
 
-/// A wildcard is no address to connect to. `[::]` takes IPv4 as well, and `::1` may be missing on this machine.
+/// Where to connect for an address that is bound: a wildcard stands for the loopback addresses. `[::]` takes IPv4 too, and
+/// `::1` may be missing on this machine.
 fn reachable(bound: &SocketAddr) -> Vec<Address> {
     let at = |ip: IpAddr| Address::Tcp {
         host: SocketAddr::new(ip, 0).to_string().trim_end_matches(":0").to_owned(),
@@ -184,7 +185,7 @@ fn reachable(bound: &SocketAddr) -> Vec<Address> {
     }
 }
 
-/// Where one is required, that of a connection of the peer's own: `UNKNOWN` in version 1, `LOCAL` in version 2.
+/// The PROXY header, if one is required, for a connection that no proxy passes on: `UNKNOWN` in version 1, `LOCAL` in 2.
 fn proxy_header(required: &str) -> &'static [u8] {
     match required {
         "v1" => b"PROXY UNKNOWN\r\n",

@@ -13,10 +13,11 @@ use tokio::time::Instant;
 /// How long a dependency may take to tell how it is, before it counts as unavailable.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long nothing has to fail before it works again: a disk that is nearly full takes the one and not the other.
+/// How long no request may fail before the dependency counts as working again: a nearly full disk takes some writes and
+/// refuses others.
 const CALM: Duration = Duration::from_secs(1);
 
-/// What a reason of failure tells, the least first.
+/// How much the reason of a failure tells, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Telling {
     /// No answer in time.
@@ -27,7 +28,7 @@ pub(super) enum Telling {
     Cause,
 }
 
-/// Of one dependency, or of one thing it does, as one worker sees it.
+/// The condition of one dependency, or of one thing that it does, as one worker sees it.
 #[derive(Debug)]
 pub(super) struct Condition {
     name: String,
@@ -38,7 +39,7 @@ pub(super) struct Condition {
 struct Outage {
     failures: u64,
     failed_at: Instant,
-    /// The best reason that the log has.
+    /// The best reason so far, which the log has.
     told: Telling,
 }
 
@@ -81,7 +82,7 @@ impl Condition {
                         event = "dependency_failed",
                         name,
                         reason,
-                        "{name} still fails; now it is known why"
+                        "{name} still fails, and now the reason is known"
                     );
                 }
             }

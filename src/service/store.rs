@@ -123,7 +123,7 @@ pub(super) struct Store {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Health {
     Well,
-    /// It answers and takes nothing: its disk is full, or its primary gone.
+    /// It can be read and not written: its disk is full, or its primary is gone.
     ReadOnly,
     Unavailable,
 }
@@ -204,8 +204,8 @@ impl Store {
         noted(&self.writing, done, |deleted| *deleted)
     }
 
-    /// Asks the database for the least it can answer. While writes fail it is also given one to take, or a balancer that
-    /// sends no more requests would never learn that they succeed again.
+    /// Pings the database. While writes fail it also tries one: a balancer that sends no more requests would never learn
+    /// that writes succeed again.
     pub(super) async fn ping(&self) -> Health {
         let (reads, writes) = join(self.ping_reading(), self.ping_writing()).await;
         match (reads, writes) {
@@ -262,7 +262,7 @@ async fn in_time<T>(
     timeout(PATIENCE, operation).await.unwrap_or(Err(StoreError::Late { act, within: PATIENCE }))
 }
 
-/// `shows`: whether a success proves that it works. A write that found nothing to change proves nothing.
+/// `shows`: whether this success proves that the database works. A write that found nothing to change proves nothing.
 fn noted<T>(
     condition: &Condition,
     result: Result<T, StoreError>,

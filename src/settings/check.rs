@@ -94,7 +94,7 @@ fn find_group(name: &str) -> Result<Group, String> {
 }
 
 /// `failed` are the keys whose value could not be read: what they would have been paired with is not to blame. `again`:
-/// a service runs, and what only a restart changes is not looked at.
+/// this is a reload or an upgrade, so keys that only a restart changes are not checked.
 pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
@@ -133,7 +133,7 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 refuse(key, format!("there is no file {}", path.display()));
             }
-            // The user who asks may not see what the master may read; the master tells it when it reads the file.
+            // The user of this command may see less than the master, which reports this when it reads the file.
             Err(_) => {}
         }
     }

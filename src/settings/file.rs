@@ -69,7 +69,7 @@ impl Found {
         self.named_by != Origin::Default
     }
 
-    /// Of a file that may have mistakes.
+    /// The text of a file that may have mistakes.
     pub(super) fn text(&self, start: &StartFolder) -> Result<String, Problems> {
         Sources::default().read(&self.path).map_err(|error| Problems(vec![self.unreadable(start, &error)]))
     }
@@ -151,7 +151,7 @@ impl File {
     }
 }
 
-/// The texts of these keys, as far as a file with mistakes has them.
+/// The values of these keys that can be read from a file with mistakes, if they are strings.
 pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, Entry)> {
     let sound = without_faulty_lines(text);
     let tables = [text, &sound].map(|text| DeTable::parse_recoverable(text).0);
@@ -206,8 +206,8 @@ fn shown(path: &Path, start: &StartFolder) -> PathBuf {
     path.strip_prefix(start.path()).unwrap_or(path).to_owned()
 }
 
-/// The path of `process.env_file`, which must be known before the environment is complete. A path that leads nowhere is
-/// refused when its key is read.
+/// The path of `process.env_file`, which must be known before the environment is complete. A relative path in a folder that
+/// is gone is refused when its key is read.
 pub(super) fn env_file(
     flags: &Flags,
     env: &BTreeMap<String, String>,

@@ -66,7 +66,7 @@ impl Resolved {
         shown(self).into_iter().map(entry).collect()
     }
 
-    /// [`to_map`](Self::to_map), and `state_folder`, which is no key.
+    /// [`to_map`](Self::to_map), and `state_folder`, which is not a key.
     pub(crate) fn to_object(&self) -> serde_json::Map<String, serde_json::Value> {
         let (folder, origin) = self.state_folder();
         let mut map = self.to_map();

@@ -1,8 +1,8 @@
 //! The texts that settings are made of: read, and remembered.
 //!
-//! Owns: reading whole files, and what their absence means. A file that never was there is a choice; a file that is gone
-//! since, that was emptied since, or that cannot be seen is an error. Remembered texts give the same settings again,
-//! whatever became of the files: what a failed upgrade goes back to. Refuses: what they mean.
+//! Owns: reading whole files, and what their absence means. A file that never existed is a choice; a file that is gone or
+//! empty now, or that cannot be seen, is an error. Remembered texts give the same settings again, whatever became of the
+//! files: a failed upgrade goes back to them. Refuses: what they mean.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ pub(crate) struct Sources {
     before: Option<Before>,
 }
 
-/// What the settings that are in effect were read from.
+/// What the settings in effect were read from.
 #[derive(Clone, Debug)]
 struct Before {
     /// There was a settings file.
@@ -45,8 +45,8 @@ impl Sources {
         Self { texts, recorded: true, before: None }
     }
 
-    /// Of a service that runs with these texts already. `file`: there is a settings file among them. What it has it may
-    /// not lose without a word.
+    /// For a service that runs with these texts already: a file that is lost now is an error. `file`: there is a settings
+    /// file among them.
     pub(crate) fn after(file: bool, texts: &BTreeMap<PathBuf, String>) -> Self {
         let filled = texts.iter().filter(|(_, text)| !text.is_empty()).map(|(path, _)| path.clone()).collect();
         Self { before: Some(Before { file, filled }), ..Self::default() }
@@ -70,10 +70,10 @@ impl Sources {
         self.before.as_ref().is_some_and(|before| before.file)
     }
 
-    /// Whether something lies at a path, be it a link that leads nowhere.
+    /// Whether something lies at a path, even if it is a link that leads nowhere.
     ///
     /// # Errors
-    /// It cannot be seen, or is a pipe: nobody who starts us in its folder means to write into it.
+    /// It cannot be seen, or it is a pipe: a start would wait for a writer.
     pub(super) fn exists(&self, path: &Path) -> io::Result<bool> {
         if self.recorded {
             return Ok(self.texts.contains_key(path));
@@ -88,10 +88,10 @@ impl Sources {
         }
     }
 
-    /// As [`read`](Self::read), of a file that may be empty, and then sets nothing.
+    /// As [`read`](Self::read), for a file that may be empty and then sets nothing.
     ///
     /// # Errors
-    /// As there; and of a service that runs, a file that was emptied.
+    /// As for [`read`](Self::read); and for a running service, a file that was emptied.
     pub(super) fn read_filled(&mut self, path: &Path) -> io::Result<String> {
         let text = self.read(path)?;
         if text.is_empty() && self.before.as_ref().is_some_and(|before| before.filled.contains(path)) {
@@ -103,7 +103,7 @@ impl Sources {
     }
 
     /// # Errors
-    /// The file system's; and of a service that runs, a pipe.
+    /// The file system's; and for a running service, a pipe.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<String> {
         if self.recorded {
             return self.texts.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into());
@@ -128,7 +128,7 @@ impl Sources {
     }
 }
 
-/// A link that leads nowhere is "not found" to the kernel, though the operator sees it there.
+/// Says what the kernel's "not found" means for a link that leads nowhere: the operator sees the link.
 fn explained(path: &Path, error: io::Error) -> io::Error {
     match fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => {

@@ -19,8 +19,8 @@ pub(crate) struct StartFolder {
 }
 
 impl StartFolder {
-    /// Where this process stands: by `$PWD` if that leads here, else by the kernel's word. A shell keeps in `$PWD` the
-    /// links that the operator went through.
+    /// The current folder of this process: the path in `$PWD` if that leads here, else the kernel's. A shell keeps in `$PWD`
+    /// the links that the operator went through.
     pub(crate) fn here() -> Self {
         match env::current_dir() {
             Ok(real) => {
@@ -76,7 +76,7 @@ impl StartFolder {
     }
 }
 
-/// What a relative path begins in.
+/// The folder in which a relative path begins.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
     path: PathBuf,
@@ -104,7 +104,7 @@ impl Base {
     }
 }
 
-/// By what name the folder of this process was known. The kernel marks it.
+/// The former path of this process's folder, which was removed. The kernel puts a mark behind it.
 fn removed_folder() -> PathBuf {
     let marked = fs::read_link("/proc/self/cwd").unwrap_or_else(|_| PathBuf::from("."));
     let name = marked.as_os_str().as_bytes();
