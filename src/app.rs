@@ -28,9 +28,7 @@ use crate::{
     master::{self, Handover, Load, Origins, Outcome},
     protocol,
     scoreboard::Row,
-    settings::{
-        self, Flags, Origin, Problems, Purpose, Resolved, Settings, Sources, StartFolder, TableSpec, Whereabouts,
-    },
+    settings::{self, Flags, Problems, Purpose, Resolved, Settings, Sources, StartFolder, TableSpec, Whereabouts},
     sys::{fork, inherited, process, title},
     worker::{self, Body, WorkerSeed},
 };
@@ -182,6 +180,11 @@ impl App {
         if let Some(handover) = handover {
             return self.succeed(handover, flags);
         }
+        self.obey(command, flags, &inherited)
+    }
+
+    /// Does what one command says, `run` among them.
+    fn obey(self, command: Command, flags: Flags, inherited: &[String]) -> ExitCode {
         if let Some(page) = command.page() {
             // An error means that the reader, such as head, has seen enough.
             let _ = page.and_then(|page| io::stdout().write_all(&page));
@@ -204,7 +207,7 @@ impl App {
         };
         match command {
             Command::Run(_) => match resolve(&self.tables, Purpose::Serve) {
-                Ok(resolved) => self.supervise(resolved, flags, &inherited),
+                Ok(resolved) => self.supervise(resolved, flags, inherited),
                 Err(problems) => refuse(&problems.to_string()),
             },
             Command::Check { deep, json, .. } => {
@@ -424,13 +427,7 @@ fn place(
     environment: &BTreeMap<String, String>,
     start: &StartFolder,
 ) -> Result<ctl::Place, Problems> {
-    let whereabouts = match (Whereabouts::find(flags, environment, start), &socket) {
-        // A file that only lies here does not matter to a command that says which service it means.
-        (Err(Problems(why)), Some(_)) if why.iter().all(|problem| problem.place == Origin::Default) => {
-            Whereabouts::nowhere(start)
-        }
-        (found, _) => found?,
-    };
+    let whereabouts = Whereabouts::find(flags, environment, start, socket.is_some())?;
     Ok(ctl::Place::of(socket, whereabouts))
 }
 

@@ -88,6 +88,13 @@ struct Reached {
     meant: Meant,
 }
 
+impl Reached {
+    fn at(path: &Path, meant: &Meant, patience: Duration) -> Result<Self, Failed> {
+        let refused = |error| Failed::Refused(format!("no running service answers at {}: {error}", path.display()));
+        Ok(Self { stream: connect(path, patience).map_err(refused)?, meant: meant.clone() })
+    }
+}
+
 /// A service that answers, and at which socket.
 #[derive(Debug)]
 struct Found {
@@ -119,12 +126,7 @@ impl Place {
         match self {
             Self::Off => Err(Failed::off()),
             Self::Search(search) => search.connect(patience),
-            Self::Socket(path, meant) => match connect(path, patience) {
-                Ok(stream) => Ok(Reached { stream, meant: meant.clone() }),
-                Err(error) => {
-                    Err(Failed::Refused(format!("no running service answers at {}: {error}", path.display())))
-                }
-            },
+            Self::Socket(path, meant) => Reached::at(path, meant, patience),
         }
     }
 }
@@ -141,11 +143,8 @@ impl Search {
         if found.is_none() {
             found = self.meant_among(&sockets_elsewhere(&self.name, uid), patience, &mut others)?;
         }
-        let meant = self.meant.clone();
         match found {
-            Some(path) => connect(&path, patience)
-                .map(|stream| Reached { stream, meant })
-                .map_err(|error| Failed::Refused(format!("no running service answers at {}: {error}", path.display()))),
+            Some(path) => Reached::at(&path, &self.meant, patience),
             None => Err(Failed::Refused(self.none(&others, &folders))),
         }
     }
@@ -160,8 +159,7 @@ impl Search {
         let mut found = Vec::new();
         let mut silent = Vec::new();
         for path in sockets {
-            let Ok(stream) = connect(path, patience) else { continue };
-            let reached = Reached { stream, meant: self.meant.clone() };
+            let Ok(reached) = Reached::at(path, &self.meant, patience) else { continue };
             match converse(&reached, Command::Status, Some(patience), &mut |_| {}) {
                 Ok(Answer { ok, service: Some(service), .. }) => {
                     let list = if ok { &mut found } else { &mut *others };

@@ -542,16 +542,28 @@ impl Whereabouts {
     /// Finds out which service is meant, also from a settings file with mistakes: a command must not lose that service, nor
     /// take another one for it. All is read that can be read; [`resolve`] reports the mistakes.
     ///
+    /// `by_socket`: the command has `--socket`, and means any service that answers there.
+    ///
     /// # Errors
     /// The settings file cannot be read, so it is not known which service is meant.
-    pub(crate) fn find(flags: &Flags, env: &BTreeMap<String, String>, start: &StartFolder) -> Result<Self, Problems> {
+    pub(crate) fn find(
+        flags: &Flags,
+        env: &BTreeMap<String, String>,
+        start: &StartFolder,
+        by_socket: bool,
+    ) -> Result<Self, Problems> {
         let name_flag = flags.given.iter().rfind(|given| given.key == "process.name").map(|given| given.text.clone());
-        let found = match file::find(flags, env, start, &Sources::default()) {
+        let read = file::find(flags, env, start, &Sources::default())
+            .map_err(Problems)
+            .and_then(|found| found.map(|found| Ok((found.text(start)?, found))).transpose());
+        let is_told = by_socket || name_flag.is_some();
+        let (text, found) = match read {
             // A file that only lies here does not matter to a command that says which service it means.
-            Err(why) if name_flag.is_some() && why.iter().all(|problem| problem.place == Origin::Default) => None,
-            found => found.map_err(Problems)?,
-        };
-        let text = found.as_ref().map_or_else(|| Ok(String::new()), |found| found.text(start))?;
+            Err(Problems(why)) if is_told && why.iter().all(|problem| problem.place == Origin::Default) => None,
+            read => read?,
+        }
+        .unzip();
+        let text = text.unwrap_or_default();
         let path = found.as_ref().map(|found| found.path.as_path());
         let folder = path.and_then(Path::parent);
         let (folder, base) = folder.map_or((start.path(), start.base()), |folder| (folder, Base::of_file(folder)));
@@ -579,18 +591,6 @@ impl Whereabouts {
             file_is_named: found.is_some_and(|found| found.is_named()),
             folder: start.path().to_owned(),
         })
-    }
-
-    /// For a command with `--socket`: it means any service that answers there.
-    pub(crate) fn nowhere(start: &StartFolder) -> Self {
-        Self {
-            socket: ControlSocket::Auto,
-            name: String::new(),
-            name_flag: None,
-            file: None,
-            file_is_named: false,
-            folder: start.path().to_owned(),
-        }
     }
 }
 

@@ -864,7 +864,7 @@ fn a_file_with_mistakes_still_says_where_its_service_is_asked() {
     let found = |text: &str, flags: &Flags, env: &[(&str, &str)]| {
         fs::write(dir.path().join("supervisor.toml"), text).unwrap();
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Whereabouts::find(flags, &env, &StartFolder::at(dir.path())).unwrap()
+        Whereabouts::find(flags, &env, &StartFolder::at(dir.path()), false).unwrap()
     };
     for text in [
         SOCKET.to_owned(),
@@ -898,4 +898,20 @@ fn a_file_with_mistakes_still_says_where_its_service_is_asked() {
     fs::write(&env_file, "OXICORN_CONTROL__SOCKET=/run/y.sock\n").unwrap();
     let text = "[process]\nenv_file = \"a.env\"\n[server]\nbind = [[";
     assert_eq!(found(text, &Flags::default(), &[]).socket, ControlSocket::Path("/run/y.sock".into()));
+}
+
+#[test]
+fn a_file_that_only_lies_here_does_not_matter_to_a_command_that_names_its_service() {
+    let dir = tempfile::tempdir().unwrap();
+    // It is found, and cannot be read.
+    fs::create_dir(dir.path().join("supervisor.toml")).unwrap();
+    let start = StartFolder::at(dir.path());
+    let find = |flags: &Flags, by_socket| Whereabouts::find(flags, &BTreeMap::new(), &start, by_socket);
+    let named = Given { key: "process.name", flag: "--name", text: "c".to_owned() };
+    let (plain, named) = (Flags::default(), Flags { given: vec![named], ..Flags::default() });
+    assert!(find(&plain, false).is_err());
+    assert_eq!(find(&named, false).unwrap().name, "c");
+    assert_eq!(find(&plain, true).unwrap().file, None);
+    let config = Flags { config: Some("supervisor.toml".into()), ..named };
+    assert!(find(&config, true).is_err(), "a file that is named has to be read");
 }
