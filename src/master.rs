@@ -705,7 +705,7 @@ fn now() -> Instant {
 /// master.
 fn slim() {
     if let Err(error) = memory::let_go_of_code() {
-        tracing::debug!(event = "not_slimmed", %error, "the master keeps the code of its start in memory");
+        tracing::debug!(event = "memory_not_released", %error, "the master keeps the code of its start in memory");
     }
 }
 

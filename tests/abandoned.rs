@@ -1,7 +1,7 @@
-//! Promise: a request whose client left before it was handed to the app is not served, however long it waited and
-//! wherever; who closes only its sending side, together with the request, is answered.
+//! Promise: a request whose client left before it was handed to the app is not served, wherever it waited and however
+//! long; a client that closes only its sending side, together with its request, is answered.
 //!
-//! What waits in the queue of a worker that hung or died would otherwise be run by the next one, for nobody.
+//! Otherwise the next worker would run what waits in the queue of a worker that hung or died, and no client would read it.
 
 use std::{
     io::Write,
@@ -67,7 +67,7 @@ fn wait_abandoned(supervisor: &Supervisor, many: u64) {
 }
 
 #[test]
-fn the_app_does_not_get_what_nobody_waits_for() {
+fn a_request_whose_client_has_left_does_not_reach_the_app() {
     let bind = r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#;
     let mut supervisor = launch().set("server.bind", bind).serving(1);
     let address = supervisor.address();
@@ -194,7 +194,7 @@ fn it_is_the_same_behind_a_proxy_header() {
     assert_eq!(items.as_array().expect("a list").iter().map(text_of).collect::<Vec<_>>(), ["half-closed"]);
 }
 
-/// Without its connection no stream of HTTP/2 can be answered, so none is begun.
+/// When a connection of HTTP/2 has ended, none of its streams is begun: none could be answered.
 #[test]
 fn streams_go_with_their_http2_connection() {
     let supervisor = launch().serving(1);

@@ -1,4 +1,4 @@
-//! Promise: `check --deep` finds what a start would meet, ends with the exit code of that start, and nobody notices it.
+//! Promise: `check --deep` finds what a start would meet, ends with the exit code of that start, and disturbs no service.
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Output};
 
@@ -116,7 +116,7 @@ fn a_running_service_holds_its_addresses_and_does_not_notice() {
     supervisor.stop();
 }
 
-/// As `process.user`, not as root, who could write everywhere.
+/// As `process.user`, not as root: root could write everywhere.
 #[test]
 fn the_worker_has_the_rights_that_workers_have() {
     assert!(Uid::effective().is_root(), "only root can give its rights away: run the tests as root");
@@ -128,7 +128,7 @@ fn the_worker_has_the_rights_that_workers_have() {
     fs::set_permissions(launch.path("roots"), fs::Permissions::from_mode(0o777)).expect("our own folder");
     assert_told(&launch, 0, "would succeed");
 
-    // And who checks as nobody is told what nobody may not.
+    // The user `nobody` is told what that user may not do.
     let launch = Launch::new().set("process.pidfile", r#""{dir}/app.pid""#).set("log.file", r#""{dir}/app.log""#);
     let launch = launch.set("server.bind", r#"["unix:{dir}/app.sock"]"#);
     let launch = launch.through(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);

@@ -112,7 +112,7 @@ fn the_units_times_leave_room_for_the_services_own() {
         ["graceful_timeout", "shutdown_delay", "boot_timeout"].map(|key| default_seconds("workers", key));
     assert!(seconds(&unit_key(&unit, "TimeoutStopSec")) > graceful + delay);
     assert!(seconds(&unit_key(&unit, "TimeoutStartSec")) > boot);
-    // What the same start would meet again; systemd asks this of the main process only, so nothing may come before it.
+    // Failures that the next start would meet again. systemd looks at the main process only, so no command may come before.
     assert_eq!(unit_key(&unit, "RestartPreventExitStatus"), "2 3 4");
     assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre=")), "it would be tried again for ever");
     assert_eq!(unit_key(&unit, "Type"), "notify", "systemd 252 knows no other that waits for READY");

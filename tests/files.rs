@@ -1,7 +1,7 @@
 //! Promise: a file or a folder that goes away changes no setting in silence, and stops no service. Each row of the table
 //! "Files and folders" of docs/operations.md is here.
 //!
-//! Needs root: to become a user who may not look, and to mount a small disk.
+//! Needs root: to become a user without rights, and to mount a small disk.
 
 use std::{
     fs,
@@ -116,7 +116,7 @@ fn a_settings_file_that_is_gone_is_required() {
         // Replaced by rename, as editors do.
         fs::rename(&away, &file).expect("our own file");
         assert_eq!(post(&supervisor), 401, "round {round}");
-        // What is required goes along with an upgrade.
+        // The next program requires the file too.
         told(&ask(&supervisor, &[if round == 0 { "upgrade" } else { "reload" }]), 0, &["serves"]);
     }
     supervisor.stop();
@@ -203,7 +203,7 @@ fn deployed() -> (Supervisor, PathBuf) {
 fn a_moved_link_is_followed_by_reload_and_upgrade_alike() {
     for command in ["reload", "upgrade"] {
         let (supervisor, current) = deployed();
-        // Of the new workers: the old ones may take a last request when the answer is given already.
+        // Ask the new workers: an old one may still take a last request after the command was answered.
         let docs = |status: u16| {
             eventually("the settings of that release serve", PATIENCE, || {
                 (get(supervisor.address(), "/docs").status == status).then_some(())
@@ -284,7 +284,7 @@ fn the_file_of_a_unix_socket_is_made_again() {
         assert_eq!(fs::metadata(&path).expect("the socket's file").mode() & 0o777, 0o660);
         answers(&path);
         hears(&mut early, true);
-        // What is not its own is left alone, and refuses.
+        // A file of another program is left alone, and the reload is refused.
         fs::remove_file(&path).expect("the socket's file");
         write(&path, "precious");
         told(&ask(&supervisor, &[command]), 1, &["refused", "app.sock exists and is not a socket"]);
@@ -331,7 +331,7 @@ fn rights_given_by_hand_stay_until_the_settings_change() {
 /// The number in a pid file says nothing: the process may be anything, and in a container it always lives.
 #[test]
 fn only_a_living_master_holds_a_pid_file() {
-    // Of this process, a thread that is not its first.
+    // The number of a thread of this process, not of its first.
     let canary = Canary::start();
     let threads = fs::read_dir("/proc/self/task").expect("our own threads");
     let threads: Vec<u32> = threads.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
@@ -442,7 +442,7 @@ fn full_and_read_only_disks_stop_no_service() {
     fs::create_dir(launch.path("disk")).expect("a folder in our own");
     let disk = launch.path("disk");
     let disk = disk.display();
-    // Of a mount namespace of its own.
+    // In a mount namespace of its own.
     let fill = format!("mount -t tmpfs -o size=4k tmpfs {disk} && head -c 4096 /dev/zero > {disk}/filling");
     let script = format!("{fill}; \"$0\" \"$@\"; code=$?; ls -A {disk}; exit $code");
     let output = launch.through(&["unshare", "--mount", "sh", "-c", &script]).run();

@@ -44,7 +44,7 @@ fn nothing_is_blocked_after_an_upgrade() {
 }
 
 #[test]
-fn a_timer_ends_nobody() {
+fn a_timer_ends_no_process() {
     let mut supervisor = after("alarm 2").serving(2);
     assert!(inherited(&supervisor).contains("SIGALRM"), "{}", inherited(&supervisor));
     observe_for(Duration::from_millis(2500));
@@ -53,7 +53,7 @@ fn a_timer_ends_nobody() {
 }
 
 #[test]
-fn closed_standard_streams_become_nobody_elses() {
+fn no_socket_gets_the_number_of_a_closed_standard_stream() {
     let launch = Launch::new().through(&["sh", "-c", r#"exec "$@" <&- >&- 2>&-"#, "sh"]);
     let mut supervisor = launch.log_to("app.log").serving(2);
     for process in supervisor.worker_pids().into_iter().chain([supervisor.pid()]) {
@@ -76,7 +76,7 @@ fn children_of_the_program_before_do_no_harm() {
     supervisor.stop();
 }
 
-/// A log file may not grow beyond it; that ends nobody.
+/// A log file cannot grow beyond the limit, and no process ends because of it.
 #[test]
 fn a_limit_of_file_sizes_costs_lines_and_no_worker() {
     let launch = Launch::new().through(&["sh", "-c", r#"ulimit -f 8192; exec "$@""#, "sh"]);

@@ -17,7 +17,7 @@ use nix::{
 
 use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, request};
 
-/// Of a line: a terminal that nobody reads is soon full.
+/// How long a line is: a terminal without a reader is soon full.
 const LONG: usize = 1_000;
 
 /// A service with both logs on a terminal.
@@ -97,7 +97,7 @@ impl OnTerminal {
 }
 
 #[test]
-fn a_terminal_that_nobody_reads_stops_nothing() {
+fn a_terminal_without_a_reader_stops_no_process() {
     let mut service = OnTerminal::start();
     service.ask(1_000);
     eventually("lines are dropped and counted", PATIENCE, || (service.dropped() > 0).then_some(()));

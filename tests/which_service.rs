@@ -158,7 +158,7 @@ fn a_command_that_means_another_file_does_nothing() {
     assert!(checked.status.success() && !text(&checked).contains("reload"), "{}", text(&checked));
     assert_untouched(&mut victim);
 
-    // What is said on purpose counts: the socket, the name, the file; and a folder without a file means nobody else.
+    // What is named on purpose counts: the socket, the name, the file. A folder without a file excludes no service.
     let flag = ["--socket", socket.to_str().expect("UTF-8")];
     let pid = format!("pid {}", victim.pid());
     assert_told(&victim.ctl_elsewhere(elsewhere.path(), &["status", flag[0], flag[1]], &[]), 0, &pid);
@@ -218,7 +218,7 @@ fn two_services_of_one_name_live_side_by_side() {
     let mut third = launch().serving(2);
     assert_told(&first.ctl_in(&["stop"], &runtime), 0, &format!("(pid {}", first.pid()));
     assert_eq!(first.wait_exit(PATIENCE), 0);
-    // Of one that is left, whatever its socket is called.
+    // Only one is left, so its socket's name does not matter.
     assert_told(&third.ctl_elsewhere(Path::new("/"), &["status"], &runtime), 0, &format!("pid {}", third.pid()));
     third.stop();
     assert_eq!(fs::read_dir(place.path()).expect("our own folder").count(), 0, "a socket stayed behind");
@@ -318,13 +318,14 @@ fn a_unit_is_found_whose_runtime_directory_is_called_otherwise() {
     let file = supervisor.path("supervisor.toml");
     let by_file = ["status", "-c", file.to_str().expect("UTF-8")];
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 0, &pid);
-    // Where others may write, what lies there may be anybody's.
+    // In a folder that others can write to, a socket may be another user's.
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).expect("our own folder");
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 1, "no running service");
     supervisor.stop();
 }
 
-/// Started from a login, whose folder goes with it, and asked by cron, sudo or a hook, which have none of its variables.
+/// A service that was started from a login is asked by cron, sudo or a hook, without the login's variables; and the login's
+/// folder is removed at the logout.
 #[test]
 fn a_users_service_is_found_without_the_login_and_by_root() {
     const UID: u32 = 54_321;

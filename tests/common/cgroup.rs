@@ -1,4 +1,4 @@
-//! A memory cgroup for a server whose worker is to be killed for its memory.
+//! A memory cgroup, in which the OOM killer kills a worker of a server.
 
 use std::{
     fs,

@@ -472,7 +472,7 @@ impl Supervisor {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("the master can be signalled");
     }
 
-    /// What started the master, where that is another program.
+    /// The program that started the master, if the test did not start it itself.
     pub fn signal_group_leader(&self, signal: Signal) {
         kill(Pid::from_raw(self.group.cast_signed()), signal).expect("the leader can be signalled");
     }

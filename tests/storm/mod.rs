@@ -28,7 +28,7 @@ use crate::common::{
 
 const CRASH_EVERY: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_millis(50);
-/// The crashes come between two checks: what is measured is the time afterwards, not who was there in that moment.
+/// The crashes come between two checks: measured is the time afterwards, not which check was under way in that moment.
 const BETWEEN: Duration = Duration::from_millis(25);
 /// How long the client with the bad request waits for its answer.
 const CULPRIT_PATIENCE: Duration = Duration::from_millis(500);
@@ -55,7 +55,7 @@ const WORKERS: [usize; 3] = [1, 2, 4];
 /// From and to.
 type Span = (Instant, Instant);
 
-/// What one server's client saw.
+/// What the client of one server saw.
 #[derive(Debug, Default)]
 struct Seen {
     checks: u64,
@@ -72,7 +72,7 @@ impl Seen {
     }
 }
 
-/// Both servers, with so many workers.
+/// Both servers, with this number of workers.
 #[derive(Debug)]
 pub struct Outcome {
     way: Way,
@@ -187,7 +187,7 @@ fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window:
             }
         } else if let Ok(mut connection) = Connection::open(address) {
             connection.patience(CULPRIT_PATIENCE);
-            // Nobody answers a crash.
+            // A request that crashes its worker gets no answer.
             let _ = connection.get(path);
         }
         crashes.push((from, now()));
@@ -234,7 +234,7 @@ fn milliseconds(line: &str) -> Option<u64> {
 }
 
 impl Outcome {
-    /// What is not as promised; empty when all is.
+    /// The promises that were broken, in words; empty when none was.
     pub fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let mut must = |holds: bool, what: String| {
