@@ -2,11 +2,7 @@
 
 use std::{fs, process::Output};
 
-use crate::common::{Launch, free_port, get};
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
+use crate::common::{Launch, free_port, get, text};
 
 /// Refused by `check` and by `run` alike, with exit code 2 and every fragment in the output.
 #[track_caller]

@@ -8,15 +8,9 @@ use std::{
 };
 
 use crate::common::{
-    Canary, Connection, Launch, Load, Mode, PATIENCE, Supervisor, events, eventually, get, now, observe_for, request,
+    Canary, Connection, Launch, Load, Mode, PATIENCE, Supervisor, assert_told, events, eventually, get, now,
+    observe_for, request,
 };
-
-#[track_caller]
-fn assert_told(output: &Output, code: i32, told: &str) {
-    let text = [&output.stdout[..], &output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    assert!(output.status.code() == Some(code) && text.contains(told), "not {code} {told}: {} {text}", output.status);
-}
 
 fn warning(supervisor: &Supervisor) -> String {
     let log = supervisor.log();

@@ -12,7 +12,7 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::common::{Launch, Load, Mode, PATIENCE, Signal, events, eventually, get};
+use crate::common::{Launch, Load, Mode, PATIENCE, Signal, events, eventually, get, text};
 use serde_json::Value;
 
 fn root() -> &'static Path {
@@ -21,10 +21,6 @@ fn root() -> &'static Path {
 
 fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// A program that `make needs` provides; the folder is that of the repository.

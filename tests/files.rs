@@ -17,12 +17,8 @@ use std::{
 use serde_json::json;
 
 use crate::common::{
-    Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, get, json_request, request,
+    Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, get, json_request, request, text,
 };
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
 
 #[track_caller]
 fn told(output: &Output, code: i32, fragments: &[&str]) {

@@ -18,7 +18,7 @@ use std::{
     thread,
 };
 
-use crate::common::{Connection, Launch, PATIENCE, Process, Response, Signal, eventually, json_request, request};
+use crate::common::{Connection, Launch, PATIENCE, Process, Response, Signal, eventually, json_request, request, text};
 use nix::{
     sched::{CloneFlags, setns},
     unistd::Uid,
@@ -31,10 +31,6 @@ fn repository() -> &'static Path {
 
 fn read(name: &str) -> String {
     fs::read_to_string(repository().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 fn make(arguments: &[&str]) {

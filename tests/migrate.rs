@@ -3,15 +3,11 @@
 use std::{fs, os::unix::fs::MetadataExt, process::Output, thread, time::Duration};
 
 use crate::common::{
-    Canary, Connection, Launch, Mongod, PATIENCE, build_example, events, free_port, get, json_request, now,
+    Canary, Connection, Launch, Mongod, PATIENCE, build_example, events, free_port, get, json_request, now, text,
 };
 use mongodb::bson::doc;
 use nix::unistd::{Uid, User};
 use serde_json::json;
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
 
 #[track_caller]
 fn assert_exit(output: &Output, code: i32) {

@@ -11,12 +11,8 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::common::{Launch, PATIENCE, Signal, Supervisor, eventually, get, request};
+use crate::common::{Launch, PATIENCE, Signal, Supervisor, eventually, get, request, text};
 use nix::unistd::{Group, Uid, User};
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
 
 fn edit(supervisor: &Supervisor, from: &str, to: &str) {
     let path = supervisor.path("supervisor.toml");

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, now, request};
+use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, now, request, text};
 use crate::https::{
     Asking, Authority, BOTH, Client, ONLY_1_2, PLAIN, Pair, WithTls, certificate, connect, shake_hands, try_connect,
     write,
@@ -31,10 +31,6 @@ use rustls::{
 fn replace(supervisor: &Supervisor, pair: &Pair) {
     write(&supervisor.path("chain.pem"), &pair.chain);
     write(&supervisor.path("key.pem"), &pair.key);
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// A program that `make needs` provides.

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::common::{Launch, PATIENCE, Signal, Supervisor, eventually, get};
+use crate::common::{Launch, PATIENCE, Signal, Supervisor, assert_told, eventually, get, text};
 
 /// Every command that asks a service, or reads the settings.
 const COMMANDS: &[&[&str]] = &[
@@ -28,16 +28,6 @@ const COMMANDS: &[&[&str]] = &[
 /// Those that must not reach a service that is not meant.
 const ACTS: &[&[&str]] =
     &[&["scale", "3"], &["reload"], &["upgrade"], &["stop"], &["status"], &["config", "--running"]];
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
-}
-
-#[track_caller]
-fn assert_told(output: &Output, code: i32, told: &str) {
-    let text = text(output);
-    assert!(output.status.code() == Some(code) && text.contains(told), "not {code} {told}: {} {text}", output.status);
-}
 
 /// A service whose control socket is where `auto` puts it.
 fn with_auto() -> Launch {

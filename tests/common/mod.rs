@@ -1,7 +1,7 @@
 //! What every black-box test shares: the supervisor as a child process, a client that never retries, and `/proc`.
 //!
 //! Owns: starting, watching and ending the real binary, and the database beside it. Refuses: anything of the crate's inside; no test imports `oxicorn`.
-#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test file is a crate of its own and uses a part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "the programs of the tests use a part each")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
 mod bare;
@@ -11,6 +11,7 @@ mod dependency;
 mod facts;
 mod harness;
 mod mongod;
+mod output;
 mod proc;
 
 pub use bare::Bare;
@@ -24,6 +25,7 @@ pub use harness::{
 };
 pub use mongod::Mongod;
 pub use nix::sys::signal::Signal;
+pub use output::{assert_told, text};
 pub use proc::Process;
 
 use std::time::Instant;
