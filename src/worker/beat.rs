@@ -71,7 +71,7 @@ where
 
 fn promise(shared: &Shared, ms: u64) {
     let now = clock::now();
-    if shared.row.due() < now {
+    if shared.is_held_up(now) {
         shared.note_delay();
     }
     shared.row.beat(now + ms);

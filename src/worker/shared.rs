@@ -311,7 +311,12 @@ impl Shared {
 
     /// How often the loop was held up until `now`, which is in milliseconds of the monotonic clock.
     pub(super) fn delays(&self, now: u64) -> u64 {
-        self.delays.load(Relaxed) + u64::from(self.row.due() < now)
+        self.delays.load(Relaxed) + u64::from(self.is_held_up(now))
+    }
+
+    /// Whether the loop is held up now: its heartbeat is late.
+    pub(super) fn is_held_up(&self, now: u64) -> bool {
+        self.row.due() < now
     }
 
     /// Counts a request that was refused because workers died while it was in flight.

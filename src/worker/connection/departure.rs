@@ -60,7 +60,7 @@ impl Connection {
     /// monotonic clock. The kernel is asked only if the loop has seen an end, or could not have seen it: the connection
     /// has waited in the queue, or the loop was held up and its heartbeat is late.
     pub(super) fn client_has_left(&self, now: u64) -> bool {
-        let unsure = self.ending.load(Relaxed) || self.shared.row.due() < now;
+        let unsure = self.ending.load(Relaxed) || self.shared.is_held_up(now);
         if unsure {
             // The wire says so again if the end comes later.
             self.ending.store(false, Relaxed);
