@@ -234,7 +234,7 @@ impl Control {
                     event = "control",
                     gone = %self.door.path.display(),
                     socket = %door.path.display(),
-                    "the file of the control socket was gone; the master has made it again"
+                    "the control socket's file was gone; the master has made it again"
                 );
                 (self.door, self.lost) = (door, false);
             }
@@ -243,7 +243,7 @@ impl Control {
                 tracing::warn!(
                     event = "control",
                     error = &error as &dyn std::error::Error,
-                    "the file of the control socket is gone and cannot be made again; the master tries again every ten \
+                    "the control socket's file is gone and cannot be made again; the master tries again every ten \
                      seconds; signals work meanwhile"
                 );
             }
