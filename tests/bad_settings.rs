@@ -1,6 +1,6 @@
 //! Promise: a mistake in the settings is refused before anything starts, all mistakes at once, each with its place.
 
-use std::{fs, process::Output};
+use std::fs;
 
 use crate::common::{Launch, free_port, get, text};
 

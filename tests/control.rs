@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
-    process::Output,
     time::Duration,
 };
 
