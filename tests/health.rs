@@ -1,7 +1,7 @@
 //! Promise: `oxicorn health` and `oxicorn config --running` tell of the service that runs; the settings file, which may
 //! have been edited since, tells only of itself.
 
-use std::{fs, net::TcpListener, os::fd::AsRawFd, process::Output};
+use std::{fs, net::TcpListener, os::fd::AsRawFd};
 
 use crate::common::{Launch, Supervisor, free_port, text};
 

@@ -8,7 +8,7 @@ use std::{
     io::{Read, Write},
     os::unix::{fs::MetadataExt, net::UnixStream},
     path::Path,
-    process::{Command, Output},
+    process::Command,
 };
 
 use crate::common::{Launch, PATIENCE, Signal, Supervisor, eventually, get, request, text};
