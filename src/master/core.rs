@@ -71,6 +71,8 @@ const TRIAL_LOOK_MS: u64 = 100;
 const QUIET_MS: u64 = 1_000;
 /// The last part of [`QUIET_MS`], in which no new connection begins there.
 const HUSH_MS: u64 = 250;
+/// A stop goes on without a worker that polls the listeners once this many that were forked for it have died.
+const HOLDERS_MAX: u32 = 3;
 /// How often the beats of the silent are looked at: one that beats again gets its share back within this.
 const LOOK_MS: u64 = 100;
 /// A silence this long is told once it is over; shorter ones are what blocking handlers do all day.
@@ -515,6 +517,8 @@ pub(crate) struct Master {
     stop_asked: Option<(Instant, bool)>,
     /// At the final stop, a worker has accepted all that waited in the listeners.
     quiet: bool,
+    /// Workers forked during the final stop, only to poll the listeners to their end.
+    holders: u32,
     steered: Vec<SlotId>,
     measure_at: Instant,
     look_at: Instant,
@@ -553,6 +557,7 @@ impl Master {
             removed_hushed: false,
             stop_asked: None,
             quiet: false,
+            holders: 0,
             steered: Vec::new(),
             measure_at: now,
             look_at: now,
@@ -1027,6 +1032,7 @@ impl Master {
                 self.early_at = now.after(FLOOR_MS);
             }
             backoff.forks(now);
+            self.holders += u32::from(matches!(self.stage, Stage::Stopping { .. }));
             self.workers.push(Worker {
                 slot,
                 generation: self.generation,
@@ -1193,9 +1199,10 @@ impl Master {
     }
 
     /// Whether the stop must wait until a worker has accepted all that waits in the listeners, which would be reset
-    /// otherwise. Not if the stop is hurried, nor if no worker was ever ready.
+    /// otherwise. Not if the stop is hurried, nor if no worker was ever ready, nor if each worker forked for this died.
     fn must_be_held(&self) -> bool {
-        matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.quiet
+        let hopeless = self.holders >= HOLDERS_MAX && !self.workers.iter().any(Worker::may_hold);
+        matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.quiet && !hopeless
     }
 
     fn measures(&self) -> bool {

@@ -90,7 +90,7 @@ where
                     shared.uncrowded().await;
                     continue;
                 }
-                accepted = listener.accept(&mut was_empty) => accepted,
+                accepted = listener.accept(|| shared.is_about_to_drain(), &mut was_empty) => accepted,
             };
             let now = clock::coarse();
             // A loop that was held up meanwhile may have heard late of a connection.
@@ -169,8 +169,9 @@ where
 }
 
 impl Listener {
-    /// Sets `was_empty` if the queue was empty at first.
-    async fn accept(&self, was_empty: &mut bool) -> io::Result<Stream> {
+    /// Sets `was_empty` if the queue was empty at first. Pending for good once the master has said that this worker drains:
+    /// the order to drain, which is on its way, ends the task.
+    async fn accept(&self, is_about_to_drain: impl Fn() -> bool, was_empty: &mut bool) -> io::Result<Stream> {
         let mut accept = pin!(async {
             match self {
                 Self::Tcp(listener) => listener.accept().await.map(|(stream, remote)| Stream::Tcp(stream, remote)),
@@ -187,6 +188,9 @@ impl Listener {
             }
         });
         poll_fn(|cx| {
+            if is_about_to_drain() {
+                return Poll::Pending;
+            }
             let accepted = accept.as_mut().poll(cx);
             *was_empty |= accepted.is_pending();
             accepted
@@ -246,7 +250,7 @@ mod tests {
                 }
             };
             let mut was_empty = false;
-            let mut wait = Box::pin(listener.accept(&mut was_empty));
+            let mut wait = Box::pin(listener.accept(|| false, &mut was_empty));
             assert!(timeout(Duration::from_millis(20), &mut wait).await.is_err(), "nobody is there to be accepted");
             socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Both).unwrap();
             let ended = timeout(Duration::from_secs(5), wait).await.expect("it waits for ever");

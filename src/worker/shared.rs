@@ -148,6 +148,11 @@ impl Shared {
         self.drains.load(Relaxed) || self.row.told_drain()
     }
 
+    /// The master has said that this worker drains, and its message is not read yet: what comes now is for its successor.
+    pub(super) fn is_about_to_drain(&self) -> bool {
+        self.row.told_drain() && !self.drains.load(Relaxed)
+    }
+
     /// The grace is over: connections without a request half-close now.
     pub(super) fn begin_end(&self) {
         self.ends.store(true, Relaxed);

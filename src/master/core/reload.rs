@@ -175,6 +175,7 @@ impl Master {
         let Policy { slots, rows, .. } = self.policy;
         self.policy = Policy { slots, rows, ..before };
         actions.push(Action::RestoreSettings { slot, failed: generation, why });
+        self.retire_replaced(now, actions);
         answer_all(callers, Answer::RolledBack { slot, why }, actions);
         self.begin_queued(now, actions);
         true
@@ -197,15 +198,18 @@ impl Master {
         self.close_removed_at = self.removes.then(|| now.after(QUIET_MS - HUSH_MS));
         self.removed_hushed = false;
         let generation = self.generation;
-        if upgraded {
+        let answer = if upgraded {
             self.tally.upgrades += 1;
             actions.push(Action::KeepProgram);
-            answer_all(callers, Answer::Upgraded { generation }, actions);
+            Answer::Upgraded { generation }
         } else {
             self.tally.reloads += 1;
             actions.push(Action::KeepSettings);
-            answer_all(callers, Answer::Reloaded { generation }, actions);
-        }
+            Answer::Reloaded { generation }
+        };
+        // The old workers are told first: a connection that is made after the answer goes to a new worker.
+        self.retire_replaced(now, actions);
+        answer_all(callers, answer, actions);
         self.begin_queued(now, actions);
     }
 
