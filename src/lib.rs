@@ -28,6 +28,13 @@
 //! - **peer**: the other end of a connection. **client**: who sent the request, also from behind proxies.
 //! - **kill**: SIGKILL, nothing else. **steer**: send new connections to live slots only, the emptier first.
 //! - **rescue**: accept from a sibling's slot. **scoreboard**: the shared memory that workers count in.
+//! - **die young**: die at boot, or before the first answer. **back off**: wait with the next fork of a slot whose workers
+//!   die young.
+//! - **culprit**: the request in flight at most of the last deaths. **quarantine**: answering it 503 for a minute.
+//! - **abandoned**: a request whose client left before it was handed to the app, and that is not served.
+//! - **quiet**: at the final stop, all that waited in the listeners is accepted. **hush**: the time before it, in which no
+//!   new connection begins. **cut**: lost without an answer, and counted.
+//! - **start folder**: the folder the service was started in, by the path the operator used; links in it are followed anew.
 //!
 //! # Invariants
 //!

@@ -701,8 +701,8 @@ fn now() -> Instant {
     Instant(clock::now())
 }
 
-/// Gives back the memory of the code that reads the command line and the settings: it is more than all other code of a
-/// master.
+/// Gives back the memory of the code that reads the command line and the settings: it is more than all other code that a
+/// master runs.
 fn slim() {
     if let Err(error) = memory::let_go_of_code() {
         tracing::debug!(event = "memory_not_released", %error, "the master keeps the code of its start in memory");

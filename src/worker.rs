@@ -338,6 +338,7 @@ async fn drain<S: Serve<B>, B: Answer>(
             order = orders.next() => match order {
                 Order::Drain { grace, last: ends } => {
                     until = until.min(Instant::now() + grace);
+                    // Once the last drain, always the last. A drain that a signal began is decided by this order.
                     match (ends, last.replace(ends || last == Some(true))) {
                         (true, None | Some(false)) => door.open_all(),
                         (false, None) => door.close(),
