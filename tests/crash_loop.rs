@@ -1,5 +1,5 @@
 //! Promise: workers that die young are retried ever more slowly, but never in more than half of the slots; one that has
-//! answered is replaced at once. The master neither spins nor ends, and names the request that is there when they die.
+//! answered is replaced at once. The master neither spins nor ends, and names the request that is in flight when they die.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ fn one_misfortune_is_not_a_crash_loop() {
     assert_eq!(supervisor.log().count(events::FORKED), 8);
 }
 
-/// Sends the request that crashes its worker, and waits until it has.
+/// Sends the request that crashes its worker, and waits for the crash.
 fn crash(supervisor: &Supervisor, request: &str) {
     let exits = supervisor.log().count(events::EXITED);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -49,7 +49,7 @@ fn crash(supervisor: &Supervisor, request: &str) {
     supervisor.wait_log(events::EXITED, exits + 1, PATIENCE);
 }
 
-/// As one client does that repeats one bad request; others are answered between.
+/// One client repeats one bad request, and requests of others are answered in between.
 #[test]
 fn one_bad_request_again_and_again_leaves_every_slot_served() {
     let supervisor = Launch::new().serving(2);
@@ -81,7 +81,7 @@ fn one_bad_request_again_and_again_leaves_every_slot_served() {
     assert_eq!(supervisor.status()["quarantined"], serde_json::json!([]), "http.quarantine is off by default");
 }
 
-/// Nothing else is asked: each worker dies of the first request of its life.
+/// There are no other requests: each worker dies of its first one.
 #[test]
 fn however_young_they_die_half_of_the_slots_never_wait() {
     let supervisor = Launch::new().serving(2);
@@ -143,7 +143,7 @@ fn in_quarantine_the_bad_request_is_answered_503_by_all_workers_and_nothing_else
     assert!(table.contains("GET /debug/abort is answered 503 for "), "{table}");
 }
 
-/// An operator's SIGKILL is no request's fault.
+/// No request is to blame for an operator's SIGKILL.
 #[test]
 fn who_was_there_when_an_operator_killed_is_not_put_in_quarantine() {
     let supervisor = Launch::new().set("http.quarantine", "true").set("workers.count", "1").serving(1);

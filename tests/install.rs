@@ -98,7 +98,7 @@ fn it_is_installed_and_removed_again_and_settings_are_never_overwritten() {
     assert_eq!(files(root.path()), BTreeSet::from(["etc/oxicorn/supervisor.toml".to_owned()]));
 }
 
-/// cargo-deb takes minutes to build; so its list is read here, and `make deb` is run by hand.
+/// cargo-deb takes minutes to build, so this reads its list of files. `make deb` is run by hand.
 #[test]
 fn the_debian_package_holds_what_is_installed() {
     let manifest: toml::Table = read("Cargo.toml").parse().expect("TOML");
@@ -146,7 +146,7 @@ fn documented() -> Vec<String> {
     block.lines().filter_map(|line| line.strip_prefix("# ").map(str::to_owned)).collect()
 }
 
-/// A root folder with the files that are documented, the C library, and no others; what runs in it sees nothing else.
+/// A root folder with the documented files, the C library, and no others. A program that runs in it sees nothing else.
 struct Root {
     folder: TempDir,
     unit: BTreeMap<String, String>,
@@ -155,7 +155,7 @@ struct Root {
 }
 
 impl Root {
-    /// As a system with systemd has it, without the service.
+    /// The folders of a system with systemd, before the service is installed.
     fn new() -> Self {
         assert!(Uid::effective().is_root(), "only root can play systemd: run the tests as root");
         let folder = tempfile::Builder::new().prefix("oxicorn-root-").tempdir().expect("a folder");
@@ -177,7 +177,7 @@ impl Root {
         self.folder.path().join(name.trim_start_matches('/'))
     }
 
-    /// What the page says, as far as it is no word to systemd; that one is played.
+    /// Runs the commands of the page. Those to systemd itself are left out: the test plays systemd.
     fn install(&mut self) {
         let destination = format!("DESTDIR={}", self.folder.path().display());
         for command in documented() {
@@ -204,7 +204,7 @@ impl Root {
         assert!(uid > 0 && gid > 0, "{account}");
     }
 
-    /// Makes the unit's folders as systemd does; the environment that it gives.
+    /// Makes the unit's folders as systemd does. Gives back the environment that names them.
     fn environment(&self) -> BTreeMap<String, String> {
         let mut environment = BTreeMap::from([
             ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".to_owned()),
@@ -293,7 +293,7 @@ impl<'a> Unit<'a> {
             let address = SocketAddr::from(([127, 0, 0, 1], 8000));
             Connection::open(address).and_then(|mut connection| connection.ask(&bytes)).expect("an answer")
         };
-        // A thread of its own, for it does not come back from there.
+        // In a thread of its own: it cannot leave that namespace again.
         thread::scope(|scope| scope.spawn(visit).join().expect("the visitor returns"))
     }
 
@@ -330,10 +330,10 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let surplus: Vec<_> =
         added.difference(&expected).filter(|name| !name.starts_with("etc/.pwd") && !name.ends_with('-')).collect();
     assert_eq!(surplus, [""; 0], "no other file is needed");
-    // What makes passwords and old accounts is not here to be asked.
+    // The programs that know passwords and old accounts are not in this root.
     let environment = root.environment();
 
-    // The page's own word for a look beforehand, as that user.
+    // The check that the page names, run as that user before the start.
     let check =
         documented().into_iter().find(|command| command.starts_with("runuser -u oxicorn -- ")).expect("a check");
     let check = check.trim_start_matches("runuser -u oxicorn -- env ").to_owned();
@@ -343,7 +343,7 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let check = check.replacen("oxicorn", "/usr/local/bin/oxicorn", 1);
     let sound = root.run(&check, &environment);
     assert!(sound.status.success() && text(&sound).contains("would succeed"), "{}", text(&sound));
-    // Without a folder of its own for state it would not start, and a check that looks at the settings alone is content.
+    // Without a folder for state it would not start, and a check of the settings alone does not notice.
     let mut poorer = environment.clone();
     poorer.remove("STATE_DIRECTORY");
     let found = root.run(&check, &poorer);
@@ -364,7 +364,7 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let master = Process(unit.child.id());
     assert_eq!(master.ids("Uid"), [root.uid; 4]);
 
-    // By its control socket in $RUNTIME_DIRECTORY, which root's own environment does not have.
+    // Over its control socket in $RUNTIME_DIRECTORY, a variable that root's own environment does not have.
     for reload in ["/usr/local/bin/oxicorn reload", &*root.unit["ExecReload"]] {
         let reloaded = unit.as_root(reload);
         assert!(reloaded.status.success(), "{reload}: {}{}", text(&reloaded), unit.journal());

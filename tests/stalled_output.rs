@@ -1,4 +1,4 @@
-//! Promise: whatever stands behind the log and the access log, the service never waits for its reader, lines are whole,
+//! Promise: whatever the log and the access log are, the service never waits for their reader, lines are whole,
 //! and the journal gets priorities instead of a second time.
 
 use std::{
@@ -24,7 +24,7 @@ const LONG: usize = 1_000;
 struct OnTerminal {
     supervisor: Supervisor,
     terminal: File,
-    /// Open as long as we are: without it the terminal would end with the service, and take what was written with it.
+    /// Kept open by the test: otherwise the terminal would end with the service, and lose what was written.
     _slave: OwnedFd,
     address: std::net::SocketAddr,
     read: Vec<u8>,
@@ -80,7 +80,7 @@ impl OnTerminal {
         }
     }
 
-    /// All lines that came; the last may have lost its end with the service.
+    /// All lines that came. The last one may lack its end, because the service ended.
     #[track_caller]
     fn assert_whole_lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.read).replace("\r\n", "\n");
