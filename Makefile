@@ -130,7 +130,7 @@ target/cargo-deb:
 	cargo install --quiet --locked --no-default-features --root $@.new cargo-deb@3.8.0
 	mv $@.new $@
 
-soak-stop: release target/soak-stop ## hundreds of stops under load in every way a stop comes (STOPS=200 THROUGH=30); the last line is the verdict
+soak-stop: release target/soak-stop ## hundreds of stops under load in every way a stop comes, docker too (STOPS=200 THROUGH=30); the last line is the verdict
 	$(ON_RELEASE) cargo test --test stops -- --stops $(or $(STOPS),200) --through $(or $(THROUGH),30)
 
 target/soak-stop:

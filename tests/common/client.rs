@@ -20,6 +20,7 @@ use super::harness::PATIENCE;
 /// The one way in which a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
+    /// Nobody listens there, or there is no such machine.
     Refused,
     ResetBeforeFirstByte,
     EofBeforeResponse,
@@ -37,7 +38,7 @@ impl fmt::Display for Failure {
 
 fn classify(error: &std::io::Error, begun: bool) -> Failure {
     match error.kind() {
-        ErrorKind::ConnectionRefused => Failure::Refused,
+        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable => Failure::Refused,
         ErrorKind::WouldBlock | ErrorKind::TimedOut => Failure::Timeout,
         _ if begun => Failure::CutInResponse,
         _ => Failure::ResetBeforeFirstByte,

@@ -20,8 +20,8 @@ pub use client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, 
 pub use dependency::Dependency;
 pub use facts::assert_each_stored_once;
 pub use harness::{
-    Launch, Log, PATIENCE, Supervisor, build_example, build_release_example, events, eventually, field, free_port,
-    is_release,
+    Launch, Log, PATIENCE, Supervisor, binary, build_example, build_release_example, events, eventually, field,
+    free_port, is_release,
 };
 pub use mongod::Mongod;
 pub use nix::sys::signal::Signal;

@@ -6,9 +6,10 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, fs,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -22,16 +23,19 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::common::{Connection, Failure, Launch, PATIENCE, Supervisor, eventually, field, request};
+use crate::common::{Connection, Failure, Launch, PATIENCE, Supervisor, binary, events, eventually, field, request};
 
 /// Clients of one service: half of them on keep-alive connections, half with a connection for each request.
 const CLIENTS: usize = 16;
 
-/// Services that are stopped at the same time.
-const SIDE_BY_SIDE: usize = 5;
+/// Services that run and are stopped at the same time: a stop mostly waits.
+const SIDE_BY_SIDE: u64 = 10;
 
 /// A request that outlasts what a quick stop leaves.
 const LONG: &str = "/debug/sleep/2500";
+
+/// What [`pack_image`] makes.
+const IMAGE: &str = "oxicorn-test/stops";
 
 /// Who gets the SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,21 +53,58 @@ pub enum Way {
     DumbInit,
     /// Through supervisord with `stopasgroup`.
     Supervisord,
+    /// By `docker stop`, as the container's PID 1.
+    Docker,
+    /// By `docker stop`, below the init of `docker run --init`.
+    DockerInit,
 }
 
 impl Way {
     /// Those that need nothing installed.
     pub const PLAIN: [Self; 5] =
         [Self::Master, Self::Group, Self::Twice, Self::MasterThenWorkers, Self::WorkersThenMaster];
-    pub const THROUGH: [Self; 2] = [Self::DumbInit, Self::Supervisord];
+    pub const THROUGH: [Self; 4] = [Self::DumbInit, Self::Supervisord, Self::Docker, Self::DockerInit];
+
+    fn is_docker(self) -> bool {
+        matches!(self, Self::Docker | Self::DockerInit)
+    }
+
+    /// Returns when both workers serve.
+    fn start(self) -> (Supervisor, SocketAddr) {
+        if !self.is_docker() {
+            let supervisor = self.launch().serving(2);
+            let address = supervisor.address();
+            return (supervisor, address);
+        }
+        let supervisor = self.launch().start();
+        supervisor.wait_log(events::SERVING, 2, 4 * PATIENCE);
+        // The address inside the bridge: behind a published port stands a proxy, which accepts what nobody serves any more.
+        let ip = docker(&["inspect", "--format", "{{.NetworkSettings.IPAddress}}", &container(&supervisor)]);
+        (supervisor, format!("{ip}:8000").parse().expect("docker tells an address"))
+    }
 
     fn launch(self) -> Launch {
-        let launch = Launch::new().set("workers.count", "2");
+        let launch = match self.is_docker() {
+            false => Launch::new(),
+            true => Launch::of("/usr/local/bin/oxicorn".into())
+                .set("server.bind", r#"["0.0.0.0:8000"]"#)
+                .set("service.sqlite_path", r#""/data/facts.db""#)
+                .set("control.socket", r#""/data/control.sock""#),
+        };
+        let launch = launch.set("workers.count", "2");
         match self {
             Self::DumbInit => launch.through(&["dumb-init"]),
             Self::Supervisord => {
                 let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/stops/supervisord.sh");
                 launch.through(&["sh", script.to_str().expect("a path in UTF-8")]).log_to("app.log")
+            }
+            Self::Docker | Self::DockerInit => {
+                let settings = format!("{}:/etc/oxicorn/supervisor.toml:ro", launch.path("supervisor.toml").display());
+                let id = launch.path(CONTAINER).display().to_string();
+                let mut run = vec!["docker", "run", "--rm", "--cidfile", &id, "--volume", &settings];
+                run.extend((self == Self::DockerInit).then_some("--init"));
+                run.push(IMAGE);
+                launch.through(&run)
             }
             _ => launch,
         }
@@ -75,28 +116,51 @@ impl Way {
         let term = |to: u32| {
             let _ = kill(pid(to), Signal::SIGTERM);
         };
-        let master = supervisor.pid();
         match self {
-            Self::Master => term(master),
-            Self::Group => killpg(pid(master), Signal::SIGTERM).expect("a process group"),
+            Self::Master => term(supervisor.pid()),
+            Self::Group => killpg(pid(supervisor.pid()), Signal::SIGTERM).expect("a process group"),
             Self::Twice => {
-                term(master);
+                term(supervisor.pid());
                 thread::sleep(Duration::from_millis(5));
-                term(master);
+                term(supervisor.pid());
             }
             Self::MasterThenWorkers => {
                 let workers = supervisor.worker_pids();
-                term(master);
+                term(supervisor.pid());
                 workers.into_iter().for_each(term);
             }
             Self::WorkersThenMaster => {
                 supervisor.worker_pids().into_iter().for_each(term);
                 thread::sleep(Duration::from_millis(2));
-                term(master);
+                term(supervisor.pid());
+            }
+            Self::Docker | Self::DockerInit => {
+                docker(&["stop", "--time", "45", &container(supervisor)]);
             }
             Self::DumbInit | Self::Supervisord => supervisor.signal_group_leader(Signal::SIGTERM),
         }
     }
+}
+
+/// In a service's folder: the container that it runs in.
+const CONTAINER: &str = "container";
+
+fn container(supervisor: &Supervisor) -> String {
+    fs::read_to_string(supervisor.path(CONTAINER)).expect("docker run wrote it")
+}
+
+/// What docker answers.
+fn docker(arguments: &[&str]) -> String {
+    let output = Command::new("docker").args(arguments).output().expect("docker can be run");
+    assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Makes the image of the binary under test.
+pub fn pack_image() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stops/image.sh");
+    let status = Command::new(script).arg(binary()).arg(IMAGE).status().expect("it can be run");
+    assert!(status.success(), "there is no image to stop");
 }
 
 /// What came of some stops.
@@ -117,7 +181,7 @@ impl Outcome {
         self.lost.is_empty() && self.uncounted == 0 && self.wrong.is_empty()
     }
 
-    fn add(&mut self, other: Self) {
+    pub fn add(&mut self, other: Self) {
         self.stops += other.stops;
         self.answered += other.answered;
         self.uncounted += other.uncounted;
@@ -143,21 +207,26 @@ impl fmt::Display for Outcome {
 }
 
 /// Stops so many services in this way, several at a time.
-pub fn stop_many(way: Way, stops: usize) -> Outcome {
+pub fn stop_many(way: Way, stops: u64) -> Outcome {
+    let begun = AtomicU64::new(0);
+    let one_after_another = &|nth| {
+        let mut outcome = Outcome::default();
+        while begun.fetch_add(1, Relaxed) < stops {
+            // Not all at the same point of their life.
+            outcome.add(stop_one(way, Duration::from_millis(3 * nth)));
+        }
+        outcome
+    };
     let mut outcome = Outcome::default();
-    let mut left = stops;
-    while left > 0 {
-        let now = left.min(SIDE_BY_SIDE);
-        let running: Vec<_> = (0..now).map(|nth| thread::spawn(move || stop_one(way, nth as u64))).collect();
-        running.into_iter().for_each(|stop| outcome.add(stop.join().expect("a stop does not panic")));
-        left -= now;
-    }
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..SIDE_BY_SIDE).map(|nth| scope.spawn(move || one_after_another(nth))).collect();
+        running.into_iter().for_each(|stops| outcome.add(stops.join().expect("a stop does not panic")));
+    });
     outcome
 }
 
-fn stop_one(way: Way, nth: u64) -> Outcome {
-    let mut supervisor = way.launch().serving(2);
-    let address = supervisor.address();
+fn stop_one(way: Way, wait: Duration) -> Outcome {
+    let (mut supervisor, address) = way.start();
     let answered = Arc::new(AtomicU64::new(0));
     let clients: Vec<_> = (0..CLIENTS).map(|client| start_client(address, client % 2 == 0, &answered)).collect();
     eventually("the load runs", 2 * PATIENCE, || (answered.load(Relaxed) >= 50).then_some(()));
@@ -166,8 +235,7 @@ fn stop_one(way: Way, nth: u64) -> Outcome {
         connection.send(&request("GET", LONG, &[], b"")).expect("sent");
         connection
     });
-    // Not all at the same point of their life.
-    thread::sleep(Duration::from_millis(3 * nth));
+    thread::sleep(wait);
     way.stop(&supervisor);
 
     let mut outcome = Outcome { stops: 1, ..Outcome::default() };
@@ -193,7 +261,8 @@ fn stop_one(way: Way, nth: u64) -> Outcome {
     outcome
 }
 
-/// Asks until nobody listens any more. What was lost: a connection that was refused was never established.
+/// Asks until nobody listens any more, or the container is gone. What was lost: a connection that was refused was never
+/// established.
 fn start_client(address: SocketAddr, keeps: bool, answered: &Arc<AtomicU64>) -> JoinHandle<Vec<Failure>> {
     let answered = Arc::clone(answered);
     let ask = match keeps {
