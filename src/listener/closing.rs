@@ -2,41 +2,28 @@
 //! the listeners are shut down.
 //!
 //! A TCP listener that is shut down resets each connection in its queue, also one that was established since the last
-//! accept. So a filter drops the first packet of each new handshake: handshakes under way are completed, and after a
-//! moment the queue stays empty. A client whose packet is dropped tries again a second later, and is refused then. A unix
-//! socket that is shut down refuses new clients, and what is in its queue can still be accepted.
+//! accept. So it is first bound to a network interface that does not exist: new clients find no listener and are refused,
+//! handshakes under way are completed, and after a moment the queue stays empty. Unlike a socket filter this needs no
+//! capability, and workers in a container have none. A unix socket that is shut down refuses new clients, and what is in
+//! its queue can still be accepted.
 //!
-//! Owns: the filter, shutting down, and counting what is reset. Refuses: to accept, and to touch an adopted socket, with
+//! Owns: refusing, shutting down, and counting what is reset. Refuses: to accept, and to touch an adopted socket, with
 //! which other processes may go on.
 
-use std::{net::Shutdown, os::fd::AsFd};
+use std::{
+    io,
+    net::{Shutdown, TcpListener},
+    num::NonZeroU32,
+    os::fd::AsFd,
+};
 
 use socket2::SockRef;
 
 use super::{Group, Listeners, Socket, Standing};
-use crate::sys::{
-    bpf::{self, Instruction},
-    fd,
-};
+use crate::sys::fd;
 
-const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
-const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
-const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-
-/// The offset of the flags in a TCP header.
-const FLAGS: u32 = 13;
-const SYN: u32 = 0x02;
-const ACK: u32 = 0x10;
-
-/// Drops packets with SYN and without ACK.
-const NO_NEWCOMERS: [Instruction; 5] = [
-    Instruction { code: LOAD_BYTE, jt: 0, jf: 0, k: FLAGS },
-    Instruction { code: AND, jt: 0, jf: 0, k: SYN | ACK },
-    Instruction { code: JUMP_EQUAL, jt: 0, jf: 1, k: SYN },
-    Instruction { code: RETURN, jt: 0, jf: 0, k: 0 },
-    Instruction { code: RETURN, jt: 0, jf: 0, k: u32::MAX },
-];
+/// No interface has this number: the kernel counts them from 1.
+const NO_INTERFACE: NonZeroU32 = NonZeroU32::new(i32::MAX as u32).expect("not zero");
 
 impl Listeners {
     /// From now on no new connection begins; those that have begun still arrive in the queues. This cannot be undone, and
@@ -76,9 +63,9 @@ impl Group {
     fn refuse_newcomers(&self) {
         for socket in self.own() {
             match socket {
-                // If the kernel refuses, a connection of the last moment may be reset: it is counted.
-                Socket::Tcp(listener) => drop(bpf::attach_filter(listener.as_fd(), &NO_NEWCOMERS)),
-                // Fails if another process was first.
+                // Fails if another process was first; before Linux 5.7 also without CAP_NET_RAW: then a connection that
+                // comes in the very last moment may be reset, and is counted.
+                Socket::Tcp(listener) => drop(bind_to_no_interface(listener)),
                 Socket::Unix(listener) => drop(SockRef::from(listener).shutdown(Shutdown::Both)),
             }
         }
@@ -89,30 +76,29 @@ impl Group {
     }
 }
 
+/// One option of the kernel's, for both families.
+fn bind_to_no_interface(listener: &TcpListener) -> io::Result<()> {
+    SockRef::from(listener).bind_device_by_index_v4(Some(NO_INTERFACE))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
         io::{ErrorKind, Read, Write},
-        net::{SocketAddr, TcpListener, TcpStream},
-        time::Duration,
+        net::TcpStream,
     };
 
     use super::*;
 
-    fn filtered(address: &str) -> (TcpListener, SocketAddr) {
-        let listener = TcpListener::bind(address).unwrap();
-        let address = listener.local_addr().unwrap();
-        (listener, address)
-    }
-
     #[test]
-    fn a_filtered_listener_lets_nobody_new_in_and_serves_those_it_has() {
+    fn a_listener_that_is_bound_to_no_interface_refuses_newcomers_and_serves_those_it_has() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let (listener, address) = filtered(address);
+            let listener = TcpListener::bind(address).unwrap();
+            let address = listener.local_addr().unwrap();
             let mut early = TcpStream::connect(address).unwrap();
-            bpf::attach_filter(listener.as_fd(), &NO_NEWCOMERS).unwrap();
-            let late = TcpStream::connect_timeout(&address, Duration::from_millis(200)).unwrap_err();
-            assert_eq!(late.kind(), ErrorKind::TimedOut);
+            bind_to_no_interface(&listener).unwrap();
+            let late = TcpStream::connect(address).unwrap_err();
+            assert_eq!(late.kind(), ErrorKind::ConnectionRefused);
             let (mut served, _) = listener.accept().unwrap();
             early.write_all(b"ask").unwrap();
             served.read_exact(&mut [0; 3]).unwrap();

@@ -1,5 +1,4 @@
-//! Attaching classic BPF programs to sockets: one that chooses the listener of a SO_REUSEPORT group, one that drops
-//! packets. Refuses to write the program.
+//! Attaching a classic BPF program that chooses the listener of a SO_REUSEPORT group. Refuses to write the program.
 
 use std::{
     io,
@@ -18,20 +17,6 @@ const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
 /// # Errors
 /// EINVAL: not a SO_REUSEPORT socket, or the kernel's verifier refused the program (also: `% 0`).
 pub(crate) fn attach_reuseport(fd: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
-    attach(fd, SO_ATTACH_REUSEPORT_CBPF, program)
-}
-
-/// Attaches `program` to one socket, in place of the one before. It sees each packet for the socket from its TCP header
-/// on, and a packet it returns 0 for is dropped without an answer. For a listener these are also the last packets of a
-/// handshake, and what it accepts inherits the program. Needs no privilege.
-///
-/// # Errors
-/// EINVAL: the kernel's verifier refused the program.
-pub(crate) fn attach_filter(fd: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
-    attach(fd, libc::SO_ATTACH_FILTER, program)
-}
-
-fn attach(fd: BorrowedFd<'_>, option: libc::c_int, program: &[Instruction]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     // SAFETY: the option's value is a sock_fprog whose `filter` points at `len` instructions that outlive the call; the
@@ -40,7 +25,7 @@ fn attach(fd: BorrowedFd<'_>, option: libc::c_int, program: &[Instruction]) -> i
         libc::setsockopt(
             fd.as_raw_fd(),
             libc::SOL_SOCKET,
-            option,
+            SO_ATTACH_REUSEPORT_CBPF,
             (&raw const program).cast(),
             size_of_val(&program) as libc::socklen_t,
         )

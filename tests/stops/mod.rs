@@ -106,7 +106,8 @@ impl Way {
                 run.push(IMAGE);
                 launch.through(&run)
             }
-            _ => launch,
+            // As in a container: no stop may need a capability.
+            _ => launch.through(&["setpriv", "--bounding-set=-all"]),
         }
     }
 
