@@ -22,6 +22,7 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
+use socket2::SockRef;
 
 use crate::common::{Connection, Failure, Launch, PATIENCE, Supervisor, binary, events, eventually, field, request};
 
@@ -262,6 +263,14 @@ fn stop_one(way: Way, wait: Duration) -> Outcome {
     outcome
 }
 
+/// A connection that its client ends with a reset: of hundreds of thousands nothing stays in the kernel. Each that ends in
+/// order is kept for two minutes, and a machine with docker drops packets when its table of them is full.
+fn open(address: SocketAddr) -> Result<Connection, Failure> {
+    let connection = Connection::open(address)?;
+    SockRef::from(connection.stream()).set_linger(Some(Duration::ZERO)).expect("a socket of ours");
+    Ok(connection)
+}
+
 /// Asks until nobody listens any more, or the container is gone. What was lost: a connection that was refused was never
 /// established.
 fn start_client(address: SocketAddr, keeps: bool, answered: &Arc<AtomicU64>) -> JoinHandle<Vec<Failure>> {
@@ -276,7 +285,7 @@ fn start_client(address: SocketAddr, keeps: bool, answered: &Arc<AtomicU64>) -> 
         loop {
             let connection = match kept.take().filter(|connection| !connection.is_over()) {
                 Some(connection) => Ok(connection),
-                None => Connection::open(address),
+                None => open(address),
             };
             let mut connection = match connection {
                 Ok(connection) => connection,
