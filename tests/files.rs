@@ -103,9 +103,11 @@ fn a_settings_file_that_is_gone_is_required() {
         fs::create_dir(&file).expect("a folder in our own");
         refused(&supervisor, "supervisor.toml cannot be read: Is a directory");
         fs::remove_dir(&file).expect("our own folder");
-        // A disk that was full leaves this behind.
-        write(&file, "");
-        refused(&supervisor, "it is empty now");
+        // A disk that was full leaves this behind; `echo > FILE`; an editor.
+        for emptied in ["", "\n", " \n\t\r\n", "\u{feff}"] {
+            write(&file, emptied);
+            refused(&supervisor, "it is empty now");
+        }
         fs::remove_file(&file).expect("our own file");
         assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo can be run").success());
         refused(&supervisor, "it is a pipe");

@@ -48,7 +48,7 @@ impl Sources {
     /// For a service that runs with these texts already: a file that is lost now is an error. `file`: there is a settings
     /// file among them.
     pub(crate) fn after(file: bool, texts: &BTreeMap<PathBuf, String>) -> Self {
-        let filled = texts.iter().filter(|(_, text)| !text.is_empty()).map(|(path, _)| path.clone()).collect();
+        let filled = texts.iter().filter(|(_, text)| !is_blank(text)).map(|(path, _)| path.clone()).collect();
         Self { before: Some(Before { file, filled }), ..Self::default() }
     }
 
@@ -94,7 +94,7 @@ impl Sources {
     /// As for [`read`](Self::read); and for a running service, a file that was emptied.
     pub(super) fn read_filled(&mut self, path: &Path) -> io::Result<String> {
         let text = self.read(path)?;
-        if text.is_empty() && self.before.as_ref().is_some_and(|before| before.filled.contains(path)) {
+        if is_blank(&text) && self.before.as_ref().is_some_and(|before| before.filled.contains(path)) {
             return Err(io::Error::other(
                 "it is empty now, and was not when it was read last; if that is meant, write a comment into it",
             ));
@@ -136,4 +136,9 @@ fn explained(path: &Path, error: io::Error) -> io::Error {
         }
         Ok(_) | Err(_) => error,
     }
+}
+
+/// Nothing is in it that a person would have written: `echo > FILE` leaves a line's end, an editor a byte order mark.
+fn is_blank(text: &str) -> bool {
+    text.trim_start_matches('\u{feff}').trim().is_empty()
 }
