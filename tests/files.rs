@@ -121,6 +121,13 @@ fn a_settings_file_that_is_gone_is_required() {
 }
 
 #[test]
+fn a_path_is_shown_whole_from_the_root_folder() {
+    let file = Launch::new().path("no.toml");
+    let check = Command::new(env!("CARGO_BIN_EXE_oxicorn")).args(["check", "-c"]).arg(&file).current_dir("/").output();
+    told(&check.expect("oxicorn can be run"), 2, &[&format!("the settings file {} cannot be read", file.display())]);
+}
+
+#[test]
 fn what_cannot_be_seen_is_no_choice_at_the_start() {
     let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
     let cases = [
@@ -231,6 +238,8 @@ fn a_moved_link_is_followed_by_reload_and_upgrade_alike() {
         // No release at all.
         fs::remove_file(&current).expect("our own link");
         refused(&supervisor, "the folder that the service was started in is gone: ");
+        symlink("current", &current).expect("a link in our own folder");
+        refused(&supervisor, "current/supervisor.toml cannot be seen: Too many levels of symbolic links");
     }
 }
 

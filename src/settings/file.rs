@@ -48,6 +48,7 @@ pub(super) fn find(
     let path = start.path().join(DEFAULT_FILE);
     let refused = |message: String| Err(vec![Problem::at(Origin::Default, "", message)]);
     match sources.exists(&path) {
+        Err(error) => refused(format!("the settings file {} cannot be seen: {error}", path.display())),
         _ if start.is_gone() && !sources.is_recorded() => refused(format!(
             "the folder that the service was started in is gone: {}; name the settings file by an absolute path",
             start.path().display()
@@ -59,7 +60,6 @@ pub(super) fn find(
             path.display()
         )),
         Ok(false) => Ok(None),
-        Err(error) => refused(format!("the settings file {} cannot be seen: {error}", path.display())),
     }
 }
 
@@ -203,7 +203,8 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 fn shown(path: &Path, start: &StartFolder) -> PathBuf {
-    path.strip_prefix(start.path()).unwrap_or(path).to_owned()
+    // Below `/` is every path: there a cron job would read `etc/shop.toml`.
+    path.strip_prefix(start.path()).ok().filter(|_| start.path().parent().is_some()).unwrap_or(path).to_owned()
 }
 
 /// The path of `process.env_file`, which must be known before the environment is complete. A relative path in a folder that
