@@ -1,7 +1,7 @@
 //! Promise: a stop ends in time with exit code 0, resets nobody however it was asked for, and its port is free long before
 //! the last request is done. `make soak-stop` is the long form.
 
-use std::{net::TcpListener, time::Duration};
+use std::{net::TcpListener, thread, time::Duration};
 
 use crate::common::{
     Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, field, get, now, observe_for, request,
@@ -18,6 +18,15 @@ fn busy(supervisor: &Supervisor, millis: u32) -> Connection {
     connection.send(&request("GET", &format!("/debug/sleep/{millis}"), &[], b"")).expect("a request is taken");
     eventually("the request is being handled", PATIENCE, || (active() > before).then_some(()));
     connection
+}
+
+/// Such a test mostly waits.
+fn side_by_side<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| test(case));
+        }
+    });
 }
 
 fn one_worker() -> Launch {
@@ -38,7 +47,7 @@ fn term_ends_an_idle_service_with_zero() {
 
 #[test]
 fn int_and_quit_are_quick() {
-    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+    side_by_side([Signal::SIGINT, Signal::SIGQUIT], |signal| {
         let mut supervisor = one_worker().serving(1);
         let _request = busy(&supervisor, 10_000);
         let started = now();
@@ -47,12 +56,12 @@ fn int_and_quit_are_quick() {
         let took = started.elapsed();
         assert!(took < Duration::from_millis(4500), "{signal}: workers get two seconds, it took {took:?}");
         assert_eq!(supervisor.leftovers(), []);
-    }
+    });
 }
 
 #[test]
 fn a_second_signal_hurries() {
-    for second in [Signal::SIGTERM, Signal::SIGINT] {
+    side_by_side([Signal::SIGTERM, Signal::SIGINT], |second| {
         let mut supervisor = one_worker().set("workers.graceful_timeout", r#""30s""#).serving(1);
         let _request = busy(&supervisor, 25_000);
         supervisor.signal(Signal::SIGTERM);
@@ -65,13 +74,13 @@ fn a_second_signal_hurries() {
         supervisor.signal(second);
         assert_eq!(supervisor.wait_exit(PATIENCE), 0);
         assert!(started.elapsed() < Duration::from_millis(4500), "{second}: {:?}", started.elapsed());
-    }
+    });
 }
 
 /// `timeout 5 oxicorn` signals its child and then its group; an init with a trap forwards what the group got already.
 #[test]
 fn a_signal_delivered_twice_is_one() {
-    for (signal, millis) in [(Signal::SIGTERM, 3000), (Signal::SIGINT, 1200)] {
+    side_by_side([(Signal::SIGTERM, 3000), (Signal::SIGINT, 1200)], |(signal, millis)| {
         let mut supervisor = one_worker().set("workers.graceful_timeout", r#""30s""#).serving(1);
         let mut request = busy(&supervisor, millis);
         for _ in 0..3 {
@@ -81,7 +90,7 @@ fn a_signal_delivered_twice_is_one() {
         assert_eq!(request.answer().expect("the request is not cut").status, 200, "{signal}");
         assert_eq!(supervisor.wait_exit(PATIENCE), 0);
         assert_eq!(supervisor.log().count(events::STOPPING), 1, "{signal}");
-    }
+    });
 }
 
 fn assert_stops_reset_nobody(way: Way) {
