@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::upgrade::{Legacy, Succession};
 use self::{
-    backoff::{Backoff, FLOOR_MS},
+    backoff::{Backoff, EARLY_MS, FLOOR_MS},
     reload::{Change, Queued},
 };
 
@@ -452,7 +452,7 @@ pub(crate) struct Worker {
     /// When it beats next, as it promised.
     due: Instant,
     /// Its slot gets no new connections until it beats.
-    silent: bool,
+    pub(crate) silent: bool,
     /// Its slot gets no new connections until some of its own have ended.
     full: bool,
     /// It was told that this is the final stop, so no next worker polls its listeners.
@@ -495,8 +495,8 @@ pub(crate) struct Master {
     stage: Stage,
     workers: Vec<Worker>,
     backoff: Vec<Backoff>,
-    /// Before this, no wait is cut short.
-    early_at: Instant,
+    /// When a wait was cut short last.
+    cut_short_at: Option<Instant>,
     /// Some worker was ready once: from here on the master never exits because of workers.
     proven: bool,
     reason: ExitReason,
@@ -544,7 +544,7 @@ impl Master {
             stage: Stage::Running,
             workers: Vec::new(),
             backoff: vec![Backoff::quiet(now); policy.slots as usize],
-            early_at: now,
+            cut_short_at: None,
             proven: false,
             reason: ExitReason::Asked,
             callers: Vec::new(),
@@ -1029,7 +1029,7 @@ impl Master {
         while let Some(slot) = self.slot_to_fill(now) {
             let backoff = &mut self.backoff[slot.0 as usize];
             if backoff.ends() > now {
-                self.early_at = now.after(FLOOR_MS);
+                self.cut_short_at = Some(now);
             }
             backoff.forks(now);
             self.holders += u32::from(matches!(self.stage, Stage::Stopping { .. }));
@@ -1130,14 +1130,18 @@ impl Master {
     }
 
     /// The slot whose wait is cut short, and when. At most half of the slots wait, so that a service that can serve always
-    /// has a worker that serves or starts. Before any worker was ever ready no wait is cut short.
+    /// has a worker that serves or starts; while one serves there is less haste. Before any worker was ever ready no wait
+    /// is cut short.
     fn called_early(&self) -> Option<(SlotId, Instant)> {
         let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
         if !self.proven || waiting.len() <= self.slots() as usize / 2 {
             return None;
         }
         let soonest = waiting.into_iter().min_by_key(|slot| self.backoff[slot.0 as usize].ends())?;
-        Some((soonest, self.early_at.max(self.backoff[soonest.0 as usize].floor())))
+        let some_serve = self.workers.iter().any(|w| w.slot.0 < self.slots() && w.serving() && !w.silent);
+        let pace_ms = if some_serve { EARLY_MS } else { FLOOR_MS };
+        let paced = self.cut_short_at.map(|cut| cut.after(pace_ms));
+        Some((soonest, self.backoff[soonest.0 as usize].floor().max(paced.unwrap_or_default())))
     }
 
     fn backs_off(&self, slot: SlotId) -> bool {

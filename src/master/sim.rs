@@ -763,6 +763,13 @@ fn a_first_boot_that_fails_thrice_in_every_slot_is_given_up() {
         let counts = (0..world.policy.workers).map(|slot| world.failures_of(SlotId(slot)).len());
         assert_eq!(counts.min(), Some(3));
         assert_eq!(world.failures_of(slot).len(), 3, "it was not the third failure of a slot that decided");
+        // Nothing serves yet, so no wait takes anything away: none is cut short.
+        for slot in (0..world.policy.workers).map(SlotId) {
+            let forks = world.forks_of(slot);
+            for ((failed, wait), next) in world.failures_of(slot).into_iter().zip(waits()).zip(&forks[1..]) {
+                assert!(*next >= failed + wait, "{slot:?} failed at {failed} and did not wait");
+            }
+        }
     });
 }
 
@@ -775,9 +782,9 @@ fn one_slot_that_can_serve_keeps_the_service_alive() {
         assert_eq!(world.exited, None);
         assert_eq!(world.live(), [SlotId(0)]);
         let late = world.forks.iter().filter(|(at, _)| *at > 300_000).count();
-        // More slots than may wait are tried again and again, all of them together at the pace of the floor.
-        let most = if world.policy.workers == 2 { 10 } else { 300_000 / FLOOR as usize };
-        assert!(late <= most, "{late} forks in five minutes");
+        // More slots than may wait are tried again and again: all of them together once a second while one serves.
+        let expected = if world.policy.workers == 2 { 8..=10 } else { 200..=300 };
+        assert!(expected.contains(&late), "{late} forks in five minutes");
     });
 }
 

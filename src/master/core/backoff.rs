@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Instant;
 
-/// The least time between two forks of a slot, and between two forks that end a wait early: against spinning.
+/// The least time between two forks of a slot, and between two forks that end a wait early while no slot serves: against
+/// spinning.
 pub(super) const FLOOR_MS: u64 = 100;
+/// The least time between two forks that end a wait early while some slot serves.
+pub(super) const EARLY_MS: u64 = 1_000;
 /// The second young death in a row waits this long, each further one twice as long …
 const MIN_MS: u64 = 500;
 /// … up to this.

@@ -18,8 +18,10 @@ pub(super) const PROMISE: u64 = 10_000;
 pub(super) const MOMENT: u64 = 100;
 /// In which a worker that beats again gets its share back.
 const LOOK: u64 = 100;
-/// Between two forks of a slot, and between two that cut a wait short.
+/// Between two forks of a slot, and between two that cut a wait short while no slot serves.
 pub(super) const FLOOR: u64 = 100;
+/// Between two that cut a wait short while some serve.
+const EARLY: u64 = 1_000;
 /// How long the last workers poll the listeners.
 const QUIET: u64 = 1_000;
 /// From the fork to `Accepting`, at most.
@@ -814,7 +816,7 @@ impl World {
     }
 
     /// At most half of the slots wait for their next worker, whatever dies and however young, so that one serves or
-    /// starts. Except within the floor after a fork.
+    /// starts. Except for a time after a fork: the floor, or a second while some slot serves.
     fn assert_never_without(&self, at: u64) {
         let slots = self.master.target().min(self.policy.slots);
         let has = |slot: u32| {
@@ -822,7 +824,10 @@ impl World {
             self.master.workers().iter().any(|w| w.slot.0 == slot && alive(w))
         };
         let empty = (0..slots).filter(|slot| !has(*slot)).count() as u32;
-        let floor_runs = self.forks.last().is_some_and(|(forked, _)| at < forked + FLOOR);
+        // As the master knows it: of those that fell silent just now it has not heard.
+        let some_serve = self.master.workers().iter().any(|w| w.slot.0 < slots && w.serving() && !w.silent);
+        let pace = if some_serve { EARLY } else { FLOOR };
+        let floor_runs = self.forks.last().is_some_and(|(forked, _)| at < forked + pace);
         let rows_taken = self.master.workers().len() >= self.policy.rows as usize;
         let told = self.results.is_empty();
         if told && self.steers() && self.master.proven() && !rows_taken && !floor_runs {
