@@ -28,7 +28,10 @@ use crate::{
     master::{self, Handover, Load, Origins, Outcome},
     protocol,
     scoreboard::Row,
-    settings::{self, Flags, Problems, Purpose, Resolved, Settings, Sources, StartFolder, TableSpec, Whereabouts},
+    settings::{
+        self, Flags, Origin, Problem, Problems, Purpose, Resolved, Settings, Sources, StartFolder, TableSpec,
+        Whereabouts,
+    },
     sys::{fork, inherited, process, title},
     worker::{self, Body, WorkerSeed},
 };
@@ -218,13 +221,18 @@ impl App {
             Command::Config { running: true, socket, json, .. } => {
                 control(socket, &|place| ctl::print_running(place, json))
             }
-            Command::Config { socket, json, .. } => match resolve(&self.tables, Purpose::Ask) {
-                Ok(resolved) => {
-                    let place = place(socket, &flags, &environment, &start).ok();
-                    print_settings(&resolved, place.and_then(|place| ctl::differs(&place, &resolved.to_map())), json)
+            Command::Config { socket, json, .. } => {
+                let is_named = socket.is_some();
+                let place = place(socket, &flags, &environment, &start);
+                match (resolve(&self.tables, Purpose::Ask), place) {
+                    (Ok(_), Err(problems)) if is_named => refuse(&problems.to_string()),
+                    (Ok(resolved), place) => {
+                        let differs = place.ok().and_then(|place| ctl::differs(&place, &resolved.to_map()));
+                        print_settings(&resolved, differs, json)
+                    }
+                    (Err(problems), _) => refuse(&problems.to_string()),
                 }
-                Err(problems) => refuse(&problems.to_string()),
-            },
+            }
             Command::Status { place, json, format, watch } => {
                 let format = if json { Format::Json } else { format };
                 control(place.socket, &|place| ctl::status(place, format, watch))
@@ -427,7 +435,11 @@ fn place(
     environment: &BTreeMap<String, String>,
     start: &StartFolder,
 ) -> Result<ctl::Place, Problems> {
-    let whereabouts = Whereabouts::find(flags, environment, start, socket.is_some())?;
+    let is_named = socket.is_some();
+    let socket = socket.map(|socket| start.join(&socket)).transpose();
+    let socket =
+        socket.map_err(|message| Problems(vec![Problem::at(Origin::Flag("--socket"), "control.socket", message)]))?;
+    let whereabouts = Whereabouts::find(flags, environment, start, is_named)?;
     Ok(ctl::Place::of(socket, whereabouts))
 }
 

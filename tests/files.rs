@@ -273,6 +273,10 @@ fn a_service_outlives_the_folder_it_was_started_in() {
     told(&asks(&relative), 2, &["process.pidfile", "run.pid is a relative path"]);
     let relative = format!("upgrade --socket {} --program new", socket.display());
     told(&asks(&relative), 2, &["new is a relative path"]);
+    for words in ["status", "reload", "stop", "upgrade", "scale 1", "health", "config", "config --running"] {
+        let relative = format!("{words} -c {} --socket c.sock", file.display());
+        told(&asks(&relative), 2, &["--socket", "c.sock is a relative path", "absolute"]);
+    }
     supervisor.stop();
 }
 

@@ -56,7 +56,7 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    pub(super) fn at(place: Origin, key: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn at(place: Origin, key: &str, message: impl Into<String>) -> Self {
         Self { key: key.to_owned(), place, message: message.into(), hint: None }
     }
 }
