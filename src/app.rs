@@ -515,6 +515,22 @@ impl Preparation<'_> {
     /// # Errors
     /// The file system's.
     pub fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        let (uid, gid) = self.owner();
+        process::make_folder(folder, 0o750, uid, gid)
+    }
+
+    /// Makes an empty file, mode 0644 less the umask, and gives it to `process.user` and `process.group`. What exists is
+    /// left as it is.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn make_file(&self, path: &Path) -> io::Result<()> {
+        let (uid, gid) = self.owner();
+        process::make_file(path, uid, gid)
+    }
+
+    /// Of the workers, where that is not us.
+    fn owner(&self) -> (Option<u32>, Option<u32>) {
         let process = &self.settings().process;
         let uid = process.user.as_ref().map(|user| user.uid);
         let gid = process.group.as_ref().map(|group| group.gid).or(process.user.as_ref().map(|user| user.gid));

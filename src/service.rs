@@ -14,7 +14,11 @@ mod health;
 mod settings;
 mod store;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -43,6 +47,8 @@ use crate::{Lifespan, Preparation, WorkerContext};
 pub enum BuildError {
     #[error("cannot make the folder {} of service.sqlite_path", folder.display())]
     MakeFolder { folder: PathBuf, source: io::Error },
+    #[error("cannot make the store at service.sqlite_path = {}", path.display())]
+    MakeStore { path: PathBuf, source: io::Error },
     #[error("the store at service.sqlite_path is gone: {}; put it back, or restart the service to begin with an empty one", path.display())]
     StoreGone { path: PathBuf },
     #[error("cannot open the store at service.sqlite_path = {}", path.display())]
@@ -77,15 +83,19 @@ pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError
 pub fn prepare(preparation: &Preparation<'_>) -> Result<(), BuildError> {
     let Some(path) = sqlite_path(preparation) else { return Ok(()) };
     let served = preparation.running().and_then(|running| sqlite_path(&running));
-    if served.as_ref() == Some(&path) && !path.try_exists().unwrap_or(false) {
-        return Err(BuildError::StoreGone { path });
+    if served.as_ref() == Some(&path) {
+        return if has_content(&path) { Ok(()) } else { Err(BuildError::StoreGone { path }) };
     }
-    match path.parent() {
-        Some(folder) => preparation
+    if let Some(folder) = path.parent() {
+        preparation
             .make_folder(folder)
-            .map_err(|source| BuildError::MakeFolder { folder: folder.to_owned(), source }),
-        None => Ok(()),
+            .map_err(|source| BuildError::MakeFolder { folder: folder.to_owned(), source })?;
     }
+    preparation.make_file(&path).map_err(|source| BuildError::MakeStore { path, source })
+}
+
+fn has_content(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.len() > 0)
 }
 
 fn sqlite_path(preparation: &Preparation<'_>) -> Option<PathBuf> {
@@ -109,7 +119,10 @@ async fn open(worker: &WorkerContext, settings: &Settings) -> Result<Store, Buil
         return Store::open_mongo(settings, process).map_err(|source| BuildError::UseMongo { source });
     }
     let path = worker.state_path(&settings.sqlite_path);
-    Store::open_sqlite(&path).await.map_err(|source| BuildError::OpenStore { path, source })
+    match Store::open_sqlite(&path).await {
+        Err(_) if matches!(path.try_exists(), Ok(false)) => Err(BuildError::StoreGone { path }),
+        opened => opened.map_err(|source| BuildError::OpenStore { path, source }),
+    }
 }
 
 /// Once, as soon as the database answers; a worker serves without.

@@ -515,6 +515,28 @@ fn a_database_that_is_gone_is_not_made_anew() {
         fs::rename(&away, &data).expect("our own folder");
         told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
     }
+    // Nor does a worker that comes for a crashed one make it, with or without the folder.
+    for (round, makes_folder) in [false, true].into_iter().enumerate() {
+        fs::rename(&data, &away).expect("our own folder");
+        if makes_folder {
+            fs::create_dir(&data).expect("a folder in our own");
+        }
+        supervisor.signal_worker(supervisor.worker_pids()[0], Signal::SIGKILL);
+        let failed = supervisor.wait_log(events::BOOT_FAILED, round + 1, PATIENCE);
+        assert!(failed[round].contains("data/facts.db; put it back"), "{failed:?}");
+        if makes_folder {
+            fs::remove_dir(&data).expect("our own folder, empty");
+        }
+        assert!(!data.exists());
+        fs::rename(&away, &data).expect("our own folder");
+        supervisor.wait_serving(2);
+    }
+    // Emptied is as good as gone.
+    let (file, away) = (data.join("facts.db"), supervisor.path("away.db"));
+    fs::rename(&file, &away).expect("our own file");
+    write(&file, "");
+    refused(&supervisor, "data/facts.db; put it back");
+    fs::rename(&away, &file).expect("our own file");
     assert!(get(supervisor.address(), "/facts").text().contains("a fact"));
     // Another path is another choice.
     let file = supervisor.path("supervisor.toml");
@@ -522,5 +544,16 @@ fn a_database_that_is_gone_is_not_made_anew() {
     write(&file, &settings.replace("data/facts.db", "new/facts.db"));
     told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
     assert!(!get(supervisor.address(), "/facts").text().contains("a fact"));
+    supervisor.stop();
+
+    // A link that leads nowhere is no choice either; and what the master makes belongs to the workers.
+    let launch = Launch::new().set("service.sqlite_path", r#""{dir}/facts.db""#);
+    symlink("nowhere", launch.path("facts.db")).expect("a link in our own folder");
+    assert_eq!(launch.start().wait_exit(PATIENCE), 3);
+    let launch = Launch::new().set("service.sqlite_path", r#""{dir}/data/facts.db""#);
+    let mut supervisor = launch.set("process.user", r#""nobody""#).serving(2);
+    assert_eq!(post(&supervisor), 201);
+    let made = fs::metadata(supervisor.path("data/facts.db")).expect("the database");
+    assert_eq!((made.uid(), made.mode() & 0o022), (65534, 0));
     supervisor.stop();
 }

@@ -7,7 +7,6 @@ mod sqlite;
 
 use std::{
     future::Future,
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -94,8 +93,6 @@ pub(super) struct Listing {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    #[error("cannot make the folder {}", path.display())]
-    Folder { path: PathBuf, source: io::Error },
     #[error("the store is no use as it is: {reason}")]
     Unfit { reason: String },
     #[error("the store could not {act}")]
@@ -282,7 +279,7 @@ impl StoreError {
             Self::Late { .. } | Self::Closed | Self::Panicked => Telling::Nothing,
             Self::Sqlite { source, .. } if sqlite::is_contention(source) => Telling::Nothing,
             Self::Mongo { source, .. } if mongo::is_out_of_reach(source) => Telling::Unreached,
-            Self::Folder { .. } | Self::Unfit { .. } | Self::Sqlite { .. } | Self::Mongo { .. } => Telling::Cause,
+            Self::Unfit { .. } | Self::Sqlite { .. } | Self::Mongo { .. } => Telling::Cause,
         }
     }
 }

@@ -42,7 +42,8 @@ impl Answer {
 impl App {
     async fn start(settings: Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { sqlite_path: folder.path().join("data/facts.db"), ..settings };
+        let settings = Settings { sqlite_path: folder.path().join("facts.db"), ..settings };
+        fs::File::create_new(&settings.sqlite_path).unwrap();
         let (stop, stopping) = watch::channel(false);
         let store =
             open(&WorkerContext::for_test(Tables::default(), watch::channel(false).1), &settings).await.unwrap();
@@ -406,13 +407,14 @@ async fn build_says_which_key_is_to_blame() {
     };
     let tables = Tables(HashMap::from([(TypeId::of::<Settings>(), Arc::new(impossible) as _)]));
     let error = build(WorkerContext::for_test(tables, watch::channel(false).1)).await.unwrap_err();
-    assert!(error.to_string().contains("service.sqlite_path = /proc/nowhere/facts.db"), "{error}");
+    assert!(error.to_string().contains("service.sqlite_path is gone: /proc/nowhere/facts.db"), "{error}");
 }
 
 #[tokio::test]
 async fn the_lifespan_closes_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("facts.db");
+    fs::File::create_new(&path).unwrap();
     let settings = Settings { sqlite_path: path.clone(), ..Settings::default() };
     let tables = Tables(HashMap::from([(TypeId::of::<Settings>(), Arc::new(settings) as _)]));
     let lifespan = build(WorkerContext::for_test(tables, watch::channel(false).1)).await.unwrap();

@@ -2,9 +2,9 @@
 
 use std::{
     ffi::CString,
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, chown},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown, fchown},
     path::Path,
 };
 
@@ -109,10 +109,23 @@ pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Optio
     }
     match DirBuilder::new().mode(mode).create(folder) {
         // Somebody was faster: then it is theirs.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         Err(error) => Err(error),
         Ok(()) if uid.is_some() || gid.is_some() => chown(folder, uid, gid),
         Ok(()) => Ok(()),
+    }
+}
+
+/// Makes an empty file for that user, mode 0644 less the umask. What is there stays, a link that leads nowhere too.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn make_file(path: &Path, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(file) if uid.is_some() || gid.is_some() => fchown(&file, uid, gid),
+        Ok(_) => Ok(()),
     }
 }
 

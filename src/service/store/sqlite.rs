@@ -1,11 +1,9 @@
 //! Facts in a SQLite file that all workers of the machine share.
 //!
-//! Owns: the schema, the statements, and keeping SQLite off the worker's event loop. Refuses: transactions that span
-//! calls. Every write is one statement, so a client that goes away, or a kill at any instant, leaves all of it or none.
+//! Owns: the schema, the statements, and keeping SQLite off the worker's event loop. Refuses: to make the file, and
+//! transactions that span calls. Every write is one statement, so a client that goes away, or a kill at any instant, leaves all of it or none.
 
 use std::{
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -73,9 +71,8 @@ type Handle = Arc<Mutex<Option<Connection>>>;
 impl Sqlite {
     pub(super) async fn open(path: PathBuf) -> Result<Self, StoreError> {
         let (writer, reader) = spawn_blocking(move || {
-            make_folder(&path)?;
-            let (writer, _) = create(&path)?;
-            let reader = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+            let (writer, _) = open_ready(&path)?;
+            let reader = connect(&path)
                 .and_then(|reader| reader.pragma_update(None, "query_only", true).map(|()| reader))
                 .map_err(|source| StoreError::Sqlite { act: "open the file for reading", source })?;
             Ok((writer, reader))
@@ -88,8 +85,7 @@ impl Sqlite {
     /// What [`open`](Self::open) does as well; a line if there was something to do.
     pub(super) async fn migrate(path: PathBuf) -> Result<Vec<String>, StoreError> {
         spawn_blocking(move || {
-            make_folder(&path)?;
-            let (_, created) = create(&path)?;
+            let (_, created) = open_ready(&path)?;
             let line = || format!("created the tables of {}, version {SCHEMA_VERSION}", path.display());
             Ok(created.then(line).into_iter().collect())
         })
@@ -219,17 +215,10 @@ async fn run<T: Send + 'static>(
     .unwrap_or(Err(StoreError::Panicked))
 }
 
-fn make_folder(path: &Path) -> Result<(), StoreError> {
-    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(folder)
-        .map_err(|source| StoreError::Folder { path: folder.to_owned(), source })
-}
-
-fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
-    let mut connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+/// Without `SQLITE_OPEN_CREATE`: a file that is gone is no reason to begin with an empty one.
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
     // SQLite's own handler sleeps up to 100 ms between tries: unfair when several workers write. It counts from 0 for
     // each lock it waits for.
     let mut since = Instant::now();
@@ -244,9 +233,8 @@ fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
 }
 
 /// The connection that writes, and whether the tables are new.
-fn create(path: &Path) -> Result<(Connection, bool), StoreError> {
-    let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
-        .map_err(|source| StoreError::Sqlite { act: "open the file", source })?;
+fn open_ready(path: &Path) -> Result<(Connection, bool), StoreError> {
+    let mut writer = connect(path).map_err(|source| StoreError::Sqlite { act: "open the file", source })?;
     let created = prepare_patiently(&mut writer)?;
     Ok((writer, created))
 }
@@ -317,7 +305,7 @@ fn to_json(tags: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, os::unix::fs::PermissionsExt, process::Command, task::Context};
+    use std::{fs::File, future::Future, process::Command, task::Context};
 
     use super::*;
     use crate::service::store::{Health, Store};
@@ -330,28 +318,33 @@ mod tests {
         Page { limit, before: "g".into(), tag: None }
     }
 
+    /// As the master begins: with an empty file.
+    async fn begin(path: &Path) -> Store {
+        File::create_new(path).unwrap();
+        Store::open_sqlite(path).await.unwrap()
+    }
+
     async fn refusal(path: &Path) -> String {
         Sqlite::open(path.to_owned()).await.map(|_| ()).unwrap_err().to_string()
     }
 
     #[tokio::test]
-    async fn facts_outlive_the_store_and_its_folder_is_private() {
+    async fn facts_outlive_the_store_and_a_file_that_is_gone_is_not_made() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/b/facts.db");
-        let store = Store::open_sqlite(&path).await.unwrap();
+        let path = folder.path().join("facts.db");
+        assert!(refusal(&path).await.contains("could not open the file") && !path.exists());
+        let store = begin(&path).await;
         let fact = store.insert(draft("kept")).await.unwrap();
         store.close().await;
         assert_eq!(store.ping().await, Health::Unavailable);
 
         let store = Store::open_sqlite(&path).await.unwrap();
         assert_eq!(store.get(fact.id.clone()).await.unwrap(), Some(fact));
-        let mode = std::fs::metadata(path.parent().unwrap()).unwrap().permissions().mode();
-        assert_eq!(mode & 0o027, 0, "{mode:o}");
     }
 
     /// Runs itself as eight processes: within one, SQLite's locks would not be the kernel's.
     #[tokio::test]
-    async fn eight_processes_create_the_database_at_one_stroke() {
+    async fn eight_processes_make_the_tables_at_one_stroke() {
         const DATABASE: &str = "OXICORN_TEST_DATABASE";
         const EACH: usize = 20;
         if let Some(path) = std::env::var_os(DATABASE) {
@@ -364,13 +357,11 @@ mod tests {
         }
         for _ in 0..3 {
             let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("data/facts.db");
+            let path = folder.path().join("facts.db");
+            File::create_new(&path).unwrap();
             let start = || {
                 Command::new(std::env::current_exe().unwrap())
-                    .args([
-                        "--exact",
-                        "service::store::sqlite::tests::eight_processes_create_the_database_at_one_stroke",
-                    ])
+                    .args(["--exact", "service::store::sqlite::tests::eight_processes_make_the_tables_at_one_stroke"])
                     .env(DATABASE, &path)
                     .stdout(std::process::Stdio::null())
                     .spawn()
@@ -389,7 +380,7 @@ mod tests {
     async fn a_write_waits_for_another_process_and_reads_do_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("facts.db");
-        let store = Store::open_sqlite(&path).await.unwrap();
+        let store = begin(&path).await;
         let old = store.insert(draft("old")).await.unwrap();
 
         let other = Connection::open(&path).unwrap();
@@ -406,7 +397,7 @@ mod tests {
     async fn a_caller_that_goes_away_leaves_nothing_open() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("facts.db");
-        let store = Store::open_sqlite(&path).await.unwrap();
+        let store = begin(&path).await;
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         for _ in 0..3 {
@@ -429,7 +420,7 @@ mod tests {
     async fn a_failed_write_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("facts.db");
-        let store = Store::open_sqlite(&path).await.unwrap();
+        let store = begin(&path).await;
         let fact = store.insert(draft("whole")).await.unwrap();
         let other = Connection::open(&path).unwrap();
         other
@@ -452,7 +443,7 @@ mod tests {
     async fn a_file_that_takes_no_writes_is_read_on_and_a_trial_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("facts.db");
-        let store = Store::open_sqlite(&path).await.unwrap();
+        let store = begin(&path).await;
         let fact = store.insert(draft("kept")).await.unwrap();
         let other = Connection::open(&path).unwrap();
         let sabotage = "CREATE TRIGGER sabotage BEFORE INSERT ON facts BEGIN SELECT RAISE(ABORT, 'full'); END";
@@ -473,7 +464,7 @@ mod tests {
     async fn lists_are_read_from_an_index() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("facts.db");
-        Store::open_sqlite(&path).await.unwrap();
+        begin(&path).await;
         let connection = Connection::open(&path).unwrap();
         for (list, tag) in [(ALL_FACTS, false), (TAGGED_FACTS, true)] {
             let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {list}")).unwrap();
@@ -500,6 +491,6 @@ mod tests {
         assert!(refusal(&text).await.contains("could not enter write-ahead logging"));
 
         let below_a_file = text.join("facts.db");
-        assert!(refusal(&below_a_file).await.contains("cannot make the folder"));
+        assert!(refusal(&below_a_file).await.contains("could not open the file"));
     }
 }
