@@ -534,7 +534,7 @@ impl Preparation<'_> {
         let process = &self.settings().process;
         let uid = process.user.as_ref().map(|user| user.uid);
         let gid = process.group.as_ref().map(|group| group.gid).or(process.user.as_ref().map(|user| user.gid));
-        process::make_folder(folder, 0o750, uid, gid)
+        (uid, gid)
     }
 }
 

@@ -33,13 +33,12 @@ use axum::{
 use tower::util::MapResponseLayer;
 use utoipa_axum::router::OpenApiRouter;
 
-pub use auth::TokenError;
 pub use cors::{BadOrigin, Origin};
 pub use settings::{Check, Probe, Secret, Settings, StoreKind};
 pub use store::StoreError;
 
 use self::{auth::Token, error::ApiError, store::Store};
-use crate::{Lifespan, Preparation, WorkerContext};
+use crate::{Lifespan, Preparation, TableSpec, WorkerContext};
 
 /// Why the service could not be built; the worker that met it is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -55,18 +54,29 @@ pub enum BuildError {
     OpenStore { path: PathBuf, source: StoreError },
     #[error("cannot use service.mongodb_uri")]
     UseMongo { source: StoreError },
-    #[error("service.bearer_token_file cannot be used")]
-    Token(#[from] TokenError),
+    #[error("service.bearer_token_file was not read: declare the table as service::table() has it")]
+    TokenUnread,
 }
 
-/// The factory of the reference service: `oxicorn::App::new(service::build).table::<service::Settings>("service")`.
+/// The table `[service]`, with the files and the environment names that its keys may come from.
+#[must_use]
+pub fn table() -> TableSpec {
+    TableSpec::new::<Settings>("service")
+        .file("mongodb_uri_file", "mongodb_uri")
+        .file_instead("bearer_token_file", "bearer_token")
+        .env("MONGODB_URI_FILE", "mongodb_uri_file")
+        .env("MONGODB_URI", "mongodb_uri")
+        .env("MONGODB_DATABASE", "mongodb_database")
+}
+
+/// The factory of the reference service:
+/// `oxicorn::App::new(service::build).table_spec(service::table()).prepare(service::prepare)`.
 ///
 /// # Errors
-/// When the SQLite file cannot be opened, or the bearer token not read. A MongoDB that cannot be reached is no error: it may
-/// come back.
+/// When the SQLite file is not there or cannot be opened. A MongoDB that cannot be reached is no error: it may come back.
 pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError> {
     let settings = worker.table::<Settings>();
-    let token = Token::of(&worker, &settings)?;
+    let token = Token::of(&settings)?;
     let store = open(&worker, &settings).await?;
     if worker.slot() == 0 {
         tokio::spawn(warn_of_what_is_missing(store.clone()));
@@ -75,11 +85,11 @@ pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
 }
 
-/// Makes the database's folder with the master's rights, and gives it to the user the workers will be. The database that
-/// a service runs with is never made anew: it would be an empty one.
+/// Makes the database's folder and an empty file with the master's rights, and gives them to the user the workers will be.
+/// Workers make no file, and the database that a service runs with is never made anew: it would be an empty one.
 ///
 /// # Errors
-/// That database is gone; the file system's, with the folder's name.
+/// That database is gone, or emptied; the file system's, with the name.
 pub fn prepare(preparation: &Preparation<'_>) -> Result<(), BuildError> {
     let Some(path) = sqlite_path(preparation) else { return Ok(()) };
     let served = preparation.running().and_then(|running| sqlite_path(&running));

@@ -652,6 +652,8 @@ pub(crate) fn resolve_from(
     let mut warnings = env_file.warnings();
     given.extend(passed::sockets(env, std::process::id(), &mut problems, &mut warnings));
 
+    problems.extend(tables.iter().flat_map(|spec| spec.set_twice(&given)));
+
     let cpus = cpus::available();
     let mut settings = Settings::defaults(cpus, std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned()));
     settings.state_folder = given_folder(env, STATE_DIRECTORY).unwrap_or_else(|| settings.folder.clone());

@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::common::{
     Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, get, json_request, request, text,
 };
+use crate::https::{Authority, PLAIN, WithTls, certificate, connect};
 
 #[track_caller]
 fn told(output: &Output, code: i32, fragments: &[&str]) {
@@ -162,12 +163,16 @@ fn named_files_that_are_gone_or_emptied_refuse() {
     let launch = Launch::new()
         .set("process.env_file", r#""{dir}/app.env""#)
         .set("service.store", r#""sqlite""#)
+        .set("service.bearer_token_file", r#""{dir}/token""#)
         .set("service.mongodb_uri_file", r#""{dir}/uri""#);
-    write(&launch.path("app.env"), "OXICORN_SERVICE__BEARER_TOKEN=s3cret\n");
+    write(&launch.path("app.env"), "OXICORN_SERVICE__DEBUG=true\n");
+    write(&launch.path("token"), "s3cret\n");
     write(&launch.path("uri"), "mongodb://127.0.0.1:1\n");
     let mut supervisor = launch.serving(2);
     assert_eq!(post(&supervisor), 401);
-    for (name, key) in [("app.env", "process.env_file"), ("uri", "service.mongodb_uri_file")] {
+    for (name, key) in
+        [("app.env", "process.env_file"), ("token", "service.bearer_token_file"), ("uri", "service.mongodb_uri_file")]
+    {
         let (file, away) = (supervisor.path(name), supervisor.path("away"));
         fs::rename(&file, &away).expect("our own file");
         refused(&supervisor, key);
@@ -179,9 +184,40 @@ fn named_files_that_are_gone_or_emptied_refuse() {
     assert_eq!(post(&supervisor), 401);
     supervisor.stop();
 
-    let empty = Launch::new().set("service.mongodb_uri_file", r#""{dir}/uri""#).arg("check");
-    write(&empty.path("uri"), "\n");
-    told(&empty.run(), 2, &["service.mongodb_uri_file", "is empty"]);
+    for key in ["service.bearer_token_file", "service.mongodb_uri_file"] {
+        for command in ["check", "run"] {
+            let launch = Launch::new().set(key, r#""{dir}/held""#).arg(command);
+            told(&launch.run(), 2, &[key, "No such file"]);
+            write(&launch.path("held"), "\n");
+            told(&launch.run(), 2, &[key, "is empty"]);
+        }
+    }
+}
+
+/// Workers that start meanwhile get the certificate that the master has read.
+#[test]
+fn a_certificate_that_is_gone_is_served_on() {
+    let authority = Authority::new();
+    let mut supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
+    let config = PLAIN.trusting(&authority);
+    let served = || certificate(&connect(supervisor.address(), &config));
+    let before = served();
+    for (name, key) in [("chain.pem", "tls.certfile"), ("key.pem", "tls.keyfile")] {
+        let (file, away) = (supervisor.path(name), supervisor.path("away"));
+        fs::rename(&file, &away).expect("our own file");
+        refused(&supervisor, key);
+        write(&file, "");
+        refused(&supervisor, key);
+        for pid in supervisor.worker_pids() {
+            supervisor.signal_worker(pid, Signal::SIGKILL);
+            supervisor.wait_gone(pid);
+        }
+        supervisor.wait_serving(2);
+        assert_eq!(served(), before);
+        fs::rename(&away, &file).expect("our own file");
+    }
+    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    supervisor.stop();
 }
 
 /// A service that is started in the folder `current`, a link to `one`; `two` has other settings.
@@ -312,6 +348,24 @@ fn the_file_of_a_unix_socket_is_made_again() {
         supervisor.stop();
         assert!(!path.exists());
     }
+}
+
+#[test]
+fn the_folder_of_a_unix_socket_is_required() {
+    let launch = Launch::new().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/run/app.sock"]"#);
+    fs::create_dir(launch.path("run")).expect("a folder in our own");
+    let mut supervisor = launch.serving(2);
+    let (run, path) = (supervisor.path("run"), supervisor.path("run/app.sock"));
+    for command in ["reload", "upgrade"] {
+        fs::remove_dir_all(&run).expect("our own folder");
+        refused(&supervisor, "server.bind: there is no folder");
+        assert_eq!(get(supervisor.address(), "/health").status, 200);
+        assert!(!run.exists());
+        fs::create_dir(&run).expect("a folder in our own");
+        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        answers(&path);
+    }
+    supervisor.stop();
 }
 
 #[test]
@@ -488,19 +542,6 @@ fn full_and_read_only_disks_stop_no_service() {
     supervisor.stop();
 }
 
-/// A token that is gone opens nothing: the workers that serve keep it, and new ones do not boot.
-#[test]
-fn a_token_that_is_gone_is_rolled_back() {
-    let launch = Launch::new().set("service.bearer_token_file", r#""token""#);
-    write(&launch.path("token"), "s3cret\n");
-    let mut supervisor = launch.serving(2);
-    fs::remove_file(supervisor.path("token")).expect("our own file");
-    told(&ask(&supervisor, &["reload"]), 1, &["rolled back", "service.bearer_token_file"]);
-    told(&ask(&supervisor, &["upgrade"]), 1, &["refused", "service.bearer_token_file"]);
-    assert_eq!(post(&supervisor), 401);
-    supervisor.stop();
-}
-
 /// A volume that is not mounted, a folder that was moved: no empty database takes its place.
 #[test]
 fn a_database_that_is_gone_is_not_made_anew() {
@@ -521,7 +562,7 @@ fn a_database_that_is_gone_is_not_made_anew() {
         if makes_folder {
             fs::create_dir(&data).expect("a folder in our own");
         }
-        supervisor.signal_worker(supervisor.worker_pids()[0], Signal::SIGKILL);
+        supervisor.signal_worker(supervisor.wait_serving(2)[0], Signal::SIGKILL);
         let failed = supervisor.wait_log(events::BOOT_FAILED, round + 1, PATIENCE);
         assert!(failed[round].contains("data/facts.db; put it back"), "{failed:?}");
         if makes_folder {

@@ -232,6 +232,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "settings::Tables",
             "app",
             "Preparation",
+            "TableSpec",
             "WorkerContext",
             "Body",
             "Lifespan",

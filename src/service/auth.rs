@@ -2,16 +2,15 @@
 //!
 //! Owns: the token, its comparison, and the 401. Refuses: to say which routes are writes; those ask for it.
 
-use std::{fmt, fs, io, path::PathBuf, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use subtle::ConstantTimeEq;
 
 use super::{
-    Settings,
+    BuildError, Settings,
     error::{ApiError, documented},
 };
-use crate::WorkerContext;
 
 pub(super) const UNSENDABLE: &str =
     "holds what no client can send: a token has letters, digits and -._~+/ only, and may end in =";
@@ -19,41 +18,18 @@ pub(super) const UNSENDABLE: &str =
 const MISSING: &str = r#"Bearer realm="oxicorn""#;
 const WRONG: &str = r#"Bearer realm="oxicorn", error="invalid_token""#;
 
-/// Why the token cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenError {
-    #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} is empty", path.display())]
-    Empty { path: PathBuf },
-    #[error("{} {UNSENDABLE}", path.display())]
-    Unsendable { path: PathBuf },
-}
-
 /// The token that writes need, if any. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Token(Option<Arc<str>>);
 
 impl Token {
     /// # Errors
-    /// When the file cannot be read, is empty, or holds what no client can send.
-    pub(super) fn of(worker: &WorkerContext, settings: &Settings) -> Result<Self, TokenError> {
-        if !settings.bearer_token.is_empty() {
-            return Ok(Self(Some(settings.bearer_token.expose().into())));
-        }
-        if settings.bearer_token_file.as_os_str().is_empty() {
-            return Ok(Self::default());
-        }
-        let path = worker.path(&settings.bearer_token_file);
-        let content = match fs::read_to_string(&path) {
-            Ok(content) => content,
-            Err(source) => return Err(TokenError::Read { path, source }),
-        };
-        match content.trim_end_matches(['\r', '\n']) {
-            "" => Err(TokenError::Empty { path }),
-            token if is_sendable(token) => Ok(Self(Some(token.into()))),
-            _ => Err(TokenError::Unsendable { path }),
+    /// When a file is named and nobody read it: the door does not stand open for that.
+    pub(super) fn of(settings: &Settings) -> Result<Self, BuildError> {
+        match settings.bearer_token.expose() {
+            "" if settings.bearer_token_file.as_os_str().is_empty() => Ok(Self::default()),
+            "" => Err(BuildError::TokenUnread),
+            token => Ok(Self(Some(token.into()))),
         }
     }
 

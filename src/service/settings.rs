@@ -32,7 +32,7 @@ pub struct Settings {
     pub debug: bool,
     /// When set, writes need `Authorization: Bearer …`. Default empty: open to all.
     pub bearer_token: Secret,
-    /// A file that holds the bearer token, read by each worker when it starts. Default empty: none.
+    /// A file that holds `bearer_token`. Default empty: none.
     pub bearer_token_file: PathBuf,
     /// Origins of web pages that may call; `*` is every one. Default none.
     pub cors_origins: Vec<Origin>,
@@ -70,9 +70,6 @@ impl<'de> Deserialize<'de> for Settings {
         }
         if settings.bearer_token.is_empty() {
             return Ok(settings);
-        }
-        if !settings.bearer_token_file.as_os_str().is_empty() {
-            return Err(D::Error::custom("bearer_token and bearer_token_file are both set: which one is it?"));
         }
         if !auth::is_sendable(settings.bearer_token.expose()) {
             return Err(D::Error::custom(format!("bearer_token {}", auth::UNSENDABLE)));
@@ -261,9 +258,8 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_said_once_and_can_be_sent() {
+    fn a_token_can_be_sent() {
         for (table, sentence) in [
-            ("bearer_token = \"a\"\nbearer_token_file = \"b\"", "both set"),
             ("bearer_token = \"two words\"", "no client can send"),
             ("cors_origins = [\"https://a.example/\"]", "\"https://a.example/\" is not an origin"),
         ] {

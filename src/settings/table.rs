@@ -24,7 +24,16 @@ pub struct TableSpec {
     type_id: TypeId,
     parse: fn(Value) -> Result<Parsed, Mistake>,
     pub(super) aliases: Vec<Alias>,
-    files: Vec<(&'static str, &'static str)>,
+    files: Vec<Holder>,
+}
+
+/// A key that names the file with another key's value in it.
+#[derive(Clone)]
+struct Holder {
+    name: &'static str,
+    key: &'static str,
+    /// Only one of the two may be set.
+    instead: bool,
 }
 
 impl fmt::Debug for TableSpec {
@@ -79,8 +88,29 @@ impl TableSpec {
     /// keys of `T`.
     #[must_use]
     pub fn file(mut self, holder: &'static str, key: &'static str) -> Self {
-        self.files.push((holder, key));
+        self.files.push(Holder { name: holder, key, instead: false });
         self
+    }
+
+    /// As [`file`](Self::file), and it is a mistake to set both keys, wherever that is done.
+    #[must_use]
+    pub fn file_instead(mut self, holder: &'static str, key: &'static str) -> Self {
+        self.files.push(Holder { name: holder, key, instead: true });
+        self
+    }
+
+    /// The mistakes of [`file_instead`](Self::file_instead).
+    pub(super) fn set_twice(&self, given: &[(String, Entry)]) -> Vec<Problem> {
+        let set = |key: &str| {
+            let path = join(self.name, key);
+            given.iter().rev().find(|(given, _)| *given == path).filter(|(_, entry)| entry.value.as_str() != Some(""))
+        };
+        let twice = |holder: &Holder| {
+            let (path, entry) = set(holder.name).filter(|_| holder.instead && set(holder.key).is_some())?;
+            let message = format!("{} and {} are both set: which one is it?", holder.key, holder.name);
+            Some(Problem::at(entry.origin.clone(), path, message))
+        };
+        self.files.iter().filter_map(twice).collect()
     }
 
     /// When `path` is the key of a file that holds another's value: that other key, and the value.
@@ -92,7 +122,7 @@ impl TableSpec {
         sources: &mut Sources,
     ) -> Option<(String, Result<Entry, String>)> {
         let holder = path.strip_prefix(self.name)?.strip_prefix('.')?;
-        let (_, key) = self.files.iter().find(|(known, _)| *known == holder)?;
+        let key = self.files.iter().find(|known| known.name == holder)?.key;
         let file = entry.value.as_str().filter(|file| !file.is_empty())?;
         let read = base.join(file).and_then(|path| match sources.read(&path) {
             // An empty value would mean "not set", and a file that is named is a promise of one.
