@@ -86,3 +86,10 @@ fn a_boot_that_fails_later_is_tried_until_it_works() {
     assert_eq!(get(supervisor.address(), "/pid").status, 200);
     supervisor.stop();
 }
+
+#[test]
+fn a_worker_that_cannot_be_forked_is_explained() {
+    let launch = Launch::new().through(&["sh", "-c", r#"ulimit -n 20; exec "$@""#, "sh"]);
+    let (line, _) = gave_up(launch.start());
+    assert!(line.contains("could not be forked: ") && line.contains("Too many open files"), "{line}");
+}

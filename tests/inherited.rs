@@ -32,6 +32,15 @@ fn blocked_signals_are_unblocked() {
     supervisor.stop();
 }
 
+/// They were sent to the program before: unblocked, each of them would end the start.
+#[test]
+fn signals_that_wait_behind_the_mask_do_not_end_the_start() {
+    let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE))";
+    let mut supervisor = after(&format!("{block}; kill $_, $$ for qw(HUP USR1 USR2 ALRM PIPE)")).serving(2);
+    assert_eq!(supervisor.log().count("reload"), 0);
+    supervisor.stop();
+}
+
 /// As above, of a program that takes over: it inherits from a master that blocks signals for the exec.
 #[test]
 fn nothing_is_blocked_after_an_upgrade() {

@@ -120,7 +120,7 @@ impl Shell {
         }
     }
 
-    fn fork_failed(&self, slot: SlotId, generation: Generation, reason: &str) -> Performed {
+    fn fork_failed(&mut self, slot: SlotId, generation: Generation, reason: &str) -> Performed {
         tracing::error!(
             event = "fork_failed",
             slot = slot.0,
@@ -128,6 +128,7 @@ impl Shell {
             reason,
             "a worker could not be forked; the slot tries again after a pause"
         );
+        self.boot_failure = Some(format!("a worker could not be forked: {reason}"));
         Performed::Learned(Event::ForkFailed { slot })
     }
 

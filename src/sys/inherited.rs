@@ -25,6 +25,10 @@ pub(crate) fn reset() -> Vec<String> {
     {
         let names: Vec<_> = blocked.iter().map(Signal::as_str).collect();
         found.push(format!("{} blocked: unblocked", are(&names)));
+        // They were sent to the program before, and would end this one at once. A request to stop is obeyed even so.
+        let meant_for_another =
+            |signal: &Signal| !matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGCHLD);
+        blocked.iter().filter(meant_for_another).for_each(drop_pending);
         // Fails for a bad `how` only.
         let _ = SigSet::empty().thread_set_mask();
     }
@@ -57,6 +61,16 @@ pub(crate) fn reset() -> Vec<String> {
         }
     }
     found
+}
+
+/// The kernel drops a pending signal at the moment in which the process begins to ignore it (signal(7)).
+fn drop_pending(signal: Signal) {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: to ignore a signal runs no code of ours.
+    if let Ok(before) = unsafe { sigaction(signal, &ignore) } {
+        // SAFETY: this stood before.
+        let _ = unsafe { sigaction(signal, &before) };
+    }
 }
 
 fn are(names: &[&str]) -> String {
