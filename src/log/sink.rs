@@ -411,7 +411,10 @@ mod tests {
     #[test]
     fn of_a_line_that_is_taken_in_part_the_rest_comes_first() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Left alone, the kernel lets both buffers grow until all lines fit in.
+        SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        SockRef::from(&tcp).set_send_buffer_size(64 << 10).unwrap();
         let peer = File::from(OwnedFd::from(listener.accept().unwrap().0));
         lines_stay_whole(shared(&tcp), &peer);
 
