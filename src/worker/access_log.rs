@@ -1,8 +1,8 @@
 //! The access log of one worker: a line for each request it answered or refused.
 //!
 //! Owns: the lines that are not yet written, and when they are: some KiB at once, on each beat, at the end. Refuses: how
-//! a line reads (`line`), opening files (the master), and to wait for a reader or a disk: what they do not take in time
-//! is dropped and counted.
+//! a line reads (`line`), opening files (the master), and to wait for a reader or a disk while it serves: what they do
+//! not take in time is dropped and counted.
 
 mod line;
 mod record;
@@ -13,6 +13,7 @@ use std::{
     net::IpAddr,
     os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -33,6 +34,10 @@ const FULL: usize = 16 * 1024;
 
 /// So many wait for a reader that does not read or a disk that is full; further lines are dropped.
 const MOST: usize = 64 * 1024;
+
+/// At the end of a worker: how long the end of a line that its reader has begun may take, and how often it is tried.
+const LAST_LINE: Duration = Duration::from_millis(100);
+const LAST_LINE_TRY: Duration = Duration::from_millis(2);
 
 /// How often the log is told of dropped lines, in milliseconds.
 const TELL_EVERY: u64 = 1_000;
@@ -161,6 +166,11 @@ impl AccessLog {
     pub(super) fn finish(&self) {
         let mut writer = self.lock();
         writer.flush();
+        // Nothing is served any more, so a reader that reads gets the end of the line that it has begun.
+        let began = clock::now();
+        while !writer.sink.finish() && clock::now() - began < LAST_LINE.as_millis() as u64 {
+            thread::sleep(LAST_LINE_TRY);
+        }
         let lines = writer.buffer.iter().filter(|byte| **byte == b'\n').count() as u64;
         let lost = lines + u64::from(writer.sink.is_torn());
         writer.buffer.clear();
