@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Real clients and real proxies through the events of oxicorn's life: `make clients` (short) and `make soak-clients`.
+
+It prints each row as it ends, then the whole matrix with what was tried and what was lost. It fails when a cell has lost
+requests that `known` does not explain, and when a tool is missing: a cell that cannot be tried is an error.
+"""
+import argparse
+import concurrent.futures
+import contextlib
+import sys
+import time
+
+import direct
+from drive import EVENTS, Broken, certificate
+
+with contextlib.suppress(ModuleNotFoundError):
+    import proxies
+
+ROWS = [*direct.ROWS, *(proxies.ROWS if "proxies" in sys.modules else [])]
+
+
+def arguments():
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--list", action="store_true", help="only say the names of the rows")
+    ask.add_argument("--short", action="store_true", help="the rows of `make clients`")
+    ask.add_argument("--only", action="append", default=[], metavar="WORD", help="rows whose name has it; again: or that one")
+    ask.add_argument("--event", action="append", choices=list(EVENTS), help="only these")
+    ask.add_argument("--seconds", type=float, default=6, help="of each cell")
+    ask.add_argument("--jobs", type=int, default=2, help="cells side by side")
+    return ask.parse_args()
+
+
+def cell(row, event, seconds):
+    """{method: Result}, or the sentence why there is none."""
+    try:
+        return row.run(EVENTS[event], seconds)
+    except Broken as error:
+        return str(error)
+
+
+def wrong(row, event, results):
+    """What is not as it has to be, a sentence each."""
+    if isinstance(results, str):
+        yield f"{row.title}, {event}: {results}"
+        return
+    for method, result in results.items():
+        known, said = row.explains(event, method), "; ".join(f"{n} × {text}" for text, n in result.errors.most_common(4))
+        what = f"{row.title}, {event}, {method}: {result.lost} of {result.tried} lost"
+        if result.tried - result.lost == 0:
+            yield f"{what}: nothing was answered ({said})"
+        elif result.lost > (known.share * result.tried if known else 0):
+            yield f"{what} ({said})"
+        elif result.lost:
+            print(f"   known: {what} ({said}): {known.why}", flush=True)
+
+
+def figures(results):
+    if isinstance(results, str):
+        return "broken"
+    return " / ".join(f"{result.tried:,} ({result.lost})" for result in results.values())
+
+
+def main():
+    ask = arguments()
+    rows = [row for row in ROWS if (row.short or not ask.short) and (not ask.only or any(word in row.title for word in ask.only))]
+    if ask.list:
+        return print(*(row.title for row in rows), sep="\n")
+    certificate()  # before two cells make it at once
+    events, faults, table, began = ask.event or list(EVENTS), [], [], time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(ask.jobs) as pool:
+        cells = {(row.title, event): pool.submit(cell, row, event, ask.seconds) for row in rows for event in events if event in row.events}
+        for row in rows:
+            line = []
+            for event in events:
+                running = cells.get((row.title, event))
+                results = running.result() if running else {}
+                line.append(figures(results) if running else "–")
+                faults += wrong(row, event, results)
+            table.append(f"| {row.title} | {' | '.join(line)} |")
+            print(table[-1], flush=True)
+    print(f"\nRequests (lost), {' / '.join(rows[0].methods)}, {time.monotonic() - began:.0f} s:\n")
+    print(f"| client | {' | '.join(events)} |\n|{'---|' * (len(events) + 1)}", *table, sep="\n")
+    print(*(f"FAILED: {fault}" for fault in faults), sep="\n")
+    print(f"{len(cells) - len(faults)} passed, {len(faults)} failed")
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

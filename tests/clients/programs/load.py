@@ -1,0 +1,81 @@
+"""The load of the Python clients: threads that ask until the time is over, and the one line that says what was lost."""
+import collections
+import json
+import os
+import sys
+import threading
+import time
+
+_, URL, METHOD, SIZE, VERSION, THREADS, SECONDS, PAUSE, SOCKET, *_ = [*sys.argv, "", ""]
+THREADS, SECONDS, PAUSE = int(THREADS), float(SECONDS), float(PAUSE)
+BODY = None if METHOD == "GET" else os.urandom(int(SIZE))
+CA = os.environ.get("CA_FILE")
+END = time.monotonic() + SECONDS
+
+tried, errors, longest = 0, collections.Counter(), 0.0
+
+
+def judge(status, body):
+    """An answer is right when it is 200 and, of a POST, what was sent."""
+    if status != 200:
+        raise RuntimeError(f"status {status}")
+    if BODY is not None and body != BODY:
+        raise RuntimeError(f"{len(body)} other bytes than were sent")
+
+
+def count(began, error):
+    global tried, longest
+    tried += 1
+    longest = max(longest, time.monotonic() - began)
+    if error:
+        errors[f"{type(error).__name__}: {error}"[:200]] += 1
+
+
+def said():
+    print(json.dumps({"tried": tried, "lost": sum(errors.values()), "errors": errors, "longest_ms": longest * 1000}))
+
+
+def threads(make):
+    """`make()` gives what asks once: one for each thread."""
+    lock = threading.Lock()
+
+    def client(ask):
+        while time.monotonic() < END:
+            began, error = time.monotonic(), None
+            try:
+                judge(*ask())
+            except Exception as lost:
+                error = lost
+            with lock:
+                count(began, error)
+            # The refused connections of a stop are not to be a storm.
+            time.sleep(PAUSE or 0.05 * bool(error))
+
+    running = [threading.Thread(target=client, args=[make()], daemon=True) for _ in range(THREADS)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join(SECONDS + 30)
+    if any(thread.is_alive() for thread in running):
+        count(END, TimeoutError("a request that never ended"))
+    said()
+
+
+async def tasks(ask):
+    """The same with as many tasks, which share one client."""
+    import asyncio
+
+    async def client():
+        while time.monotonic() < END:
+            began, error = time.monotonic(), None
+            try:
+                judge(*await ask())
+            except Exception as lost:
+                error = lost
+            count(began, error)
+            await asyncio.sleep(PAUSE or 0.05 * bool(error))
+
+    _, waiting = await asyncio.wait([asyncio.create_task(client()) for _ in range(THREADS)], timeout=SECONDS + 30)
+    if waiting:
+        count(END, TimeoutError("a request that never ended"))
+    said()
