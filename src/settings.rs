@@ -164,6 +164,8 @@ pub struct Workers {
     #[serde(with = "duration")]
     pub graceful_timeout: Duration,
     #[serde(with = "duration")]
+    pub drain_idle: Duration,
+    #[serde(with = "duration")]
     pub shutdown_delay: Duration,
 }
 
@@ -323,6 +325,7 @@ impl Settings {
                 timeout: Duration::from_secs(30),
                 boot_timeout: Duration::from_secs(60),
                 graceful_timeout: Duration::from_secs(30),
+                drain_idle: Duration::from_secs(5),
                 shutdown_delay: Duration::ZERO,
             },
             http: Http {

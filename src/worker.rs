@@ -21,6 +21,7 @@ use std::{
     future::{Future, pending},
     io,
     os::fd::{AsFd, OwnedFd},
+    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -323,6 +324,8 @@ async fn drain<S: Serve<B>, B: Answer>(
     let shared = door.shared;
     shared.begin_drain();
     let mut until = Instant::now() + grace;
+    let mut idle = pin!(sleep(shared.drain_idle));
+    let mut waits = !shared.drain_idle.is_zero();
     match last {
         Some(true) => door.open_all(),
         Some(false) => door.close(),
@@ -334,6 +337,10 @@ async fn drain<S: Serve<B>, B: Answer>(
         select! {
             () = shared.emptied(), if closing.is_none() => return until,
             () = sleep_until(closing.unwrap_or(cut_at)), if closing.is_some() => door.close_further(),
+            () = idle.as_mut(), if waits => {
+                waits = false;
+                shared.call_all();
+            }
             () = sleep_until(cut_at) => break,
             order = orders.next() => match order {
                 Order::Drain { grace, last: ends } => {

@@ -28,6 +28,7 @@ mod database_down;
 mod deploy;
 mod docs;
 mod drain;
+mod drain_idle;
 mod examples;
 mod exits;
 mod facts;

@@ -47,6 +47,7 @@ pub(super) const KEYS: &[Key] = &[
         none if none.is_zero() => Err("0 leaves a draining worker no time; give it some, such as \"1s\"".to_owned()),
         some => put(&mut s.workers.graceful_timeout, Ok(some)),
     }),
+    key("workers.drain_idle", |s, v| put(&mut s.workers.drain_idle, v.duration())),
     key("workers.shutdown_delay", |s, v| put(&mut s.workers.shutdown_delay, v.duration())),
     key("http.keep_alive", |s, v| put(&mut s.http.keep_alive, v.duration())),
     key("http.header_timeout", |s, v| put(&mut s.http.header_timeout, v.duration())),

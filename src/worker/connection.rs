@@ -35,10 +35,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ServerConfig;
-use tokio::{
-    sync::futures::Notified,
-    time::{Instant, Sleep, sleep, timeout},
-};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 pub use self::body::{Body, BodyError};
 pub(crate) use self::exchange::{Answer, BoxError, Serve};
@@ -53,7 +50,7 @@ use self::{
 use super::{
     accept::Peer,
     scanner::Refusal,
-    shared::{Open, Shared},
+    shared::{Call, Open, Shared},
 };
 use crate::{ClientCertificate, client::Client, settings::ProxyProtocol, sys::clock};
 
@@ -210,10 +207,10 @@ where
     B: Answer,
 {
     let shared = connection.shared;
-    // Polled for its waker alone: this task's never changes, and `ends` is what is asked.
-    let mut end = pin!(shared.end.notified());
+    let called = pin!(shared.called());
+    let mut call = Call::new(called);
     let greeting = if shared.http.http2 {
-        greeting::read(&mut stream, &connection, timer, end.as_mut()).await
+        greeting::read(&mut stream, &connection, timer, &mut call).await
     } else {
         Greeting::default()
     };
@@ -225,11 +222,11 @@ where
         let wire = Wire::http2(stream, greeting.bytes, Arc::clone(&connection), open);
         // In a box: few connections are of its kind, and each would have room for it.
         let mut serving = Box::pin(http2(shared).serve_connection(wire, service));
-        live(serving.as_mut(), &connection, timer, end).await;
+        live(serving.as_mut(), &connection, timer, call).await;
     } else {
         let wire = Wire::http1(stream, greeting.bytes, Arc::clone(&connection), open);
         let serving = pin!(http1(shared).serve_connection(wire, service).with_upgrades());
-        live(serving, &connection, timer, end).await;
+        live(serving, &connection, timer, call).await;
         connection.close_if_declined().await;
     }
 }
@@ -300,14 +297,9 @@ where
 }
 
 /// Polls hyper until the connection is over, and tells it when to leave.
-async fn live<C: Speaks>(
-    mut serving: Pin<&mut C>,
-    connection: &Connection,
-    timer: &mut Timer<'_>,
-    mut end: Pin<&mut Notified<'_>>,
-) {
+async fn live<C: Speaks>(mut serving: Pin<&mut C>, connection: &Connection, timer: &mut Timer<'_>, mut call: Call<'_>) {
     let Connection { shared, activity, .. } = connection;
-    // Polled for its waker alone, as `end` is; `drains` is what is asked.
+    // Polled for its waker alone: this task's never changes, and `drains` is what is asked.
     let mut drain = pin!(shared.drain.notified());
     let mut enrolled = false;
     let mut leaving = false;
@@ -320,11 +312,9 @@ async fn live<C: Speaks>(
             if let Poll::Ready(result) = serving.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(Ended::Error));
             }
-            if !std::mem::replace(&mut enrolled, true) {
-                let _ = end.as_mut().poll(cx);
-                if C::HTTP2 {
-                    let _ = drain.as_mut().poll(cx);
-                }
+            call.listen(shared, cx);
+            if C::HTTP2 && !std::mem::replace(&mut enrolled, true) {
+                let _ = drain.as_mut().poll(cx);
             }
             let told = if C::HTTP2 { shared.drains() } else { shared.ends() && activity.unoccupied() };
             let mut leave = told && !leaving;
@@ -389,7 +379,7 @@ impl<'a> Timer<'a> {
 
     /// What has lasted too long, if anything; otherwise the task is woken when something has.
     fn overdue(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Option<Overdue> {
-        let (deadline, overdue) = connection.activity.deadline(&connection.shared.http)?;
+        let (deadline, overdue) = connection.activity.deadline(connection.shared)?;
         if deadline >= self.at && !self.sleep.is_elapsed() {
             return None;
         }

@@ -4,15 +4,19 @@
 //! once, never freed: tasks hold plain references. Refuses: deciding when to drain (`worker`).
 
 use std::{
+    future::Future,
     os::fd::{AsFd, OwnedFd},
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    task::Context,
+    time::Duration,
 };
 
 use rustls::ServerConfig;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, futures::Notified, watch};
 
 use super::{
     accept::Peer, access_log::AccessLog, forwarded::Trust, request_id::RequestIds, scanner::Refusal, throttle::Throttle,
@@ -29,6 +33,8 @@ use crate::{
 const ARRIVALS_EVERY: u64 = 10;
 /// … and how often where they do not stay, and there is nothing to be balanced.
 const PASSERS_BY_EVERY: u64 = 250;
+
+const NEVER: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -51,11 +57,16 @@ pub(super) struct Shared {
     draining: watch::Sender<bool>,
     /// The watch above, for the request path: no lock to read.
     drains: AtomicBool,
+    /// When it was raised, on the coarse clock; `NEVER` before.
+    pub(super) drain_began: AtomicU64,
+    /// `workers.drain_idle`
+    pub(super) drain_idle: Duration,
     ends: AtomicBool,
     /// Wakes every connection of HTTP/2 when `drains` is raised.
     pub(super) drain: Notify,
-    /// Wakes every connection when `ends` is raised.
-    pub(super) end: Notify,
+    /// Wakes every connection, see [`Call`].
+    call: Notify,
+    calls: AtomicU64,
     pub(super) exhausted: Throttle,
     fullness: Throttle,
     refusals: Throttle,
@@ -102,9 +113,12 @@ impl Shared {
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             drains: AtomicBool::new(false),
+            drain_began: AtomicU64::new(NEVER),
+            drain_idle: settings.workers.drain_idle,
             ends: AtomicBool::new(false),
             drain: Notify::new(),
-            end: Notify::new(),
+            call: Notify::new(),
+            calls: AtomicU64::new(0),
             exhausted: Throttle::default(),
             fullness: Throttle::default(),
             refusals: Throttle::default(),
@@ -138,6 +152,7 @@ impl Shared {
     /// From now on every answer says `Connection: close`.
     pub(super) fn begin_drain(&self) {
         self.row.draining();
+        self.drain_began.store(clock::coarse(), Relaxed);
         self.drains.store(true, Relaxed);
         self.draining.send_replace(true);
         self.drain.notify_waiters();
@@ -153,10 +168,31 @@ impl Shared {
         self.row.told_drain() && !self.drains.load(Relaxed)
     }
 
+    /// When a connection that has been idle `since` is to be closed in this drain, on the coarse clock; `None` outside of
+    /// one, and with `workers.drain_idle = 0`.
+    pub(super) fn drain_closes(&self, since: u64) -> Option<u64> {
+        let began = self.drain_began.load(Relaxed);
+        if began == NEVER || self.drain_idle.is_zero() {
+            return None;
+        }
+        Some(began.max(since).saturating_add(self.drain_idle.as_millis() as u64))
+    }
+
     /// The grace is over: connections without a request half-close now.
     pub(super) fn begin_end(&self) {
         self.ends.store(true, Relaxed);
-        self.end.notify_waiters();
+        self.call_all();
+    }
+
+    /// Has every connection look at its deadline, and at [`ends`](Self::ends).
+    pub(super) fn call_all(&self) {
+        self.calls.store(self.calls.load(Relaxed) + 1, Relaxed);
+        self.call.notify_waiters();
+    }
+
+    /// To be pinned for a [`Call`].
+    pub(super) fn called(&self) -> Notified<'_> {
+        self.call.notified()
     }
 
     pub(super) fn ends(&self) -> bool {
@@ -353,5 +389,28 @@ pub(super) struct Open(&'static Shared);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.connection_closed();
+    }
+}
+
+/// How the worker wakes the task of a connection, each time that it calls all of them.
+pub(super) struct Call<'a> {
+    notified: Pin<&'a mut Notified<'static>>,
+    /// So many calls had been when it was last listened for; `NEVER` before.
+    known: u64,
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn new(notified: Pin<&'a mut Notified<'static>>) -> Self {
+        Self { notified, known: NEVER }
+    }
+
+    /// To be called at every turn of the task, whose waker never changes: costs next to nothing but for the first and
+    /// after a call.
+    pub(super) fn listen(&mut self, shared: &'static Shared, cx: &mut Context<'_>) {
+        let calls = shared.calls.load(Relaxed);
+        if std::mem::replace(&mut self.known, calls) != calls {
+            self.notified.set(shared.called());
+            let _ = self.notified.as_mut().poll(cx);
+        }
     }
 }

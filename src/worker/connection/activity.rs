@@ -1,7 +1,7 @@
 //! What a connection is doing, and how long it may.
 //!
-//! Owns: the state from which `http.header_timeout`, `http.keep_alive` and `http.write_timeout` are told. Nothing here is
-//! a timer: a request only leaves stamps of the coarse clock, and the connection's one timer reads them when it fires.
+//! Owns: the state from which `http.header_timeout`, `http.keep_alive`, `http.write_timeout` and, in a drain,
+//! `workers.drain_idle` are told. Nothing here is a timer: a request only leaves stamps of the coarse clock, and the connection's one timer reads them when it fires.
 //! Refuses: what is done when a time is over (`connection`), and `http.body_timeout` (`body`).
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{settings::Http, sys::clock};
+use crate::{sys::clock, worker::shared::Shared};
 
 /// The times are milliseconds of the coarse clock. Of the tasks that write here the connection's is one; with HTTP/2
 /// each stream is another. All run on one thread.
@@ -134,8 +134,22 @@ impl Activity {
         !self.busy() && self.head_since.load(Relaxed) == NEVER
     }
 
+    /// Since when a connection that was not told to end waits for a request: since its last answer, else its accept.
+    fn idle_from(&self) -> Option<u64> {
+        let since = self.idle_since.load(Relaxed);
+        let idles = self.unoccupied() && !self.leaves.load(Relaxed);
+        idles.then_some(if since == NEVER { self.accepted } else { since })
+    }
+
+    /// The time since its last answer; for ever if it has had none.
+    pub(super) fn silence(&self) -> Duration {
+        let since = self.idle_since.load(Relaxed);
+        if since == NEVER { Duration::MAX } else { Duration::from_millis(clock::coarse().saturating_sub(since)) }
+    }
+
     /// When what it does now has lasted too long, on the coarse clock.
-    pub(super) fn deadline(&self, http: &Http) -> Option<(u64, Overdue)> {
+    pub(super) fn deadline(&self, shared: &Shared) -> Option<(u64, Overdue)> {
+        let http = &shared.http;
         let after = |since: u64, limit: Duration, overdue| {
             let off = since == NEVER || limit.is_zero();
             (!off).then(|| (since.saturating_add(limit.as_millis() as u64), overdue))
@@ -150,6 +164,7 @@ impl Activity {
             (false, NEVER, since) => after(since, http.keep_alive, Overdue::Idle),
             (false, since, _) => after(since, http.header_timeout, Overdue::Head),
         };
-        [blocked, unread, waiting].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let drained = self.idle_from().and_then(|since| shared.drain_closes(since)).map(|at| (at, Overdue::Idle));
+        [blocked, unread, waiting, drained].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 }

@@ -3,19 +3,12 @@
 //! Owns: the wait for them, and for the rest of the preface where it has begun (RFC 9113, section 3.4). Refuses:
 //! answering; a connection whose time is over before it has spoken is left to HTTP/1.
 
-use std::{
-    future::{Future, poll_fn},
-    mem::MaybeUninit,
-    pin::Pin,
-    task::Poll,
-};
+use std::{future::poll_fn, mem::MaybeUninit, pin::Pin, task::Poll};
 
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    sync::futures::Notified,
-};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{Connection, Timer};
+use crate::worker::shared::Call;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -26,12 +19,12 @@ pub(super) struct Greeting {
     pub(super) bytes: Vec<u8>,
 }
 
-/// Reads until it is known which protocol the client speaks, or nothing more is to be waited for: `end` wakes.
+/// Reads until it is known which protocol the client speaks, or nothing more is to be waited for: `call` wakes.
 pub(super) async fn read<T>(
     stream: &mut T,
     connection: &Connection,
     timer: &mut Timer<'_>,
-    mut end: Pin<&mut Notified<'_>>,
+    call: &mut Call<'_>,
 ) -> Greeting
 where
     T: AsyncRead + Unpin,
@@ -46,7 +39,7 @@ where
                 // The end of the stream, or an error: reading on will say it again.
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => {
-                    let _ = end.as_mut().poll(cx);
+                    call.listen(connection.shared, cx);
                     let over = connection.shared.ends() || timer.overdue(connection, cx).is_some();
                     return if over { Poll::Ready(()) } else { Poll::Pending };
                 }

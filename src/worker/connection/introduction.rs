@@ -4,7 +4,7 @@
 //! what requests say of their client (`forwarded`).
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     mem::MaybeUninit,
     net::SocketAddr,
@@ -20,6 +20,7 @@ use crate::{
     worker::{
         proxy_protocol::{Parsed, parse},
         scanner::Refusal,
+        shared::Call,
     },
 };
 
@@ -68,9 +69,10 @@ where
     T: AsyncRead + Unpin,
 {
     let shared = connection.shared;
-    let mut end = pin!(shared.end.notified());
+    let called = pin!(shared.called());
+    let mut call = Call::new(called);
     poll_fn(|cx| {
-        let _ = end.as_mut().poll(cx);
+        call.listen(shared, cx);
         loop {
             if let Some(known) = judge(shared.proxy_protocol, believed, &mut stream.prefix) {
                 return Poll::Ready(Some(known));

@@ -23,7 +23,10 @@ use tokio::{
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::{Connection, Timer, refusal, wire::LINGER};
-use crate::{ClientCertificate, worker::scanner::Refusal};
+use crate::{
+    ClientCertificate,
+    worker::{scanner::Refusal, shared::Call},
+};
 
 /// Read at once of a ClientHello; rustls takes 4 KiB and more at a time.
 const CHUNK: usize = 2048;
@@ -50,13 +53,17 @@ where
     let shared = connection.shared;
     let negotiated = {
         let mut negotiating = pin!(negotiate(stream, Arc::clone(config)));
-        let mut end = pin!(shared.end.notified());
+        let called = pin!(shared.called());
+        let mut call = Call::new(called);
         poll_fn(|cx| {
-            let _ = end.as_mut().poll(cx);
+            call.listen(shared, cx);
             match negotiating.as_mut().poll(cx) {
                 Poll::Pending if shared.ends() => Poll::Ready(Ok(Handshake::Over)),
                 Poll::Pending if timer.overdue(connection, cx).is_some() => {
-                    let late = io::Error::new(io::ErrorKind::TimedOut, "not done within http.header_timeout");
+                    let late = io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "not done within http.header_timeout, or workers.drain_idle in a drain",
+                    );
                     Poll::Ready(Err((late, None)))
                 }
                 polled => polled,

@@ -33,6 +33,9 @@ use crate::worker::{
 /// How long the last bytes of a client are read and thrown away, so that no RST destroys the answer it has not read.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
+/// Of it the time since the last answer is taken off, but so much is left: no RST destroys what the client has long read.
+const SHORT_LINGER: Duration = Duration::from_millis(500);
+
 /// As much as hyper asks for at first.
 const SCRATCH: usize = 8192;
 
@@ -105,7 +108,10 @@ impl<T: Stream> Wire<T> {
 
     /// Begins at the first call.
     fn linger(&mut self) -> Pin<&mut Sleep> {
-        self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER))).as_mut()
+        let Connection { refusal, activity, .. } = &*self.connection;
+        let silence = if refusal.get().is_some() { Duration::ZERO } else { activity.silence() };
+        let time = LINGER.saturating_sub(silence).max(SHORT_LINGER);
+        self.linger.get_or_insert_with(|| Box::pin(sleep(time))).as_mut()
     }
 
     /// Hyper has answered all that came before and asks for more: there is no more. It closes, and the refusal is the

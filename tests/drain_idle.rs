@@ -1,0 +1,107 @@
+//! Promise: connections on which nothing happens hold a draining worker for `workers.drain_idle` and no longer, however long
+//! `http.keep_alive` is; and no shorter, so that a client between two requests is answered once more.
+
+use std::time::{Duration, Instant};
+
+use crate::common::{Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, now};
+
+/// One worker on which a connection may be idle for an hour, and the connections: silent, idle after an answer, and idle
+/// after one of the worker's own.
+fn with_idle_connections(launch: Launch) -> (Supervisor, Vec<Connection>) {
+    let supervisor = ["keep_alive", "header_timeout"]
+        .iter()
+        .fold(launch.set("workers.count", "1"), |launch, key| launch.set(&format!("http.{key}"), r#""1h""#))
+        .set("http.metrics_path", r#""/metrics""#)
+        .serving(1);
+    let open = || Connection::open(supervisor.address()).expect("a connection");
+    let connections = [None, Some("/health"), Some("/metrics")].map(|path| {
+        let mut connection = open();
+        if let Some(path) = path {
+            assert_eq!(connection.get(path).expect("an answer").status, 200);
+        }
+        connection
+    });
+    (supervisor, connections.into())
+}
+
+/// Wants the end of each between `from` and `to` after `begun`, stalls of the machine aside.
+#[track_caller]
+fn all_end_between(connections: &mut [Connection], begun: Instant, from: Duration, to: Duration) {
+    let canary = Canary::start();
+    let took: Vec<_> = connections
+        .iter_mut()
+        .map(|connection| {
+            connection.patience(PATIENCE);
+            assert_eq!(connection.read_to_end().expect("a clean end"), b"");
+            begun.elapsed()
+        })
+        .collect();
+    let to = to + canary.longest();
+    assert!(took.iter().all(|took| (from..=to).contains(took)), "{took:?}, wanted between {from:?} and {to:?}");
+}
+
+#[test]
+fn a_reload_and_a_stop_close_idle_connections_after_drain_idle_and_not_before() {
+    for signal in [Signal::SIGHUP, Signal::SIGTERM] {
+        let (supervisor, mut idle) = with_idle_connections(Launch::new().set("workers.drain_idle", r#""2s""#));
+        let (old, begun) = (supervisor.serving_pids()[0], now());
+        supervisor.signal(signal);
+        supervisor.wait_log(events::DRAINING, 1, PATIENCE);
+        let drains = begun.elapsed();
+        all_end_between(&mut idle, begun, Duration::from_millis(1_990), drains + Duration::from_millis(2_500));
+        // They have had their answers long since: that the clients do not close is not waited for.
+        let (canary, ended) = (Canary::start(), now());
+        supervisor.wait_gone(old);
+        let (took, stalled) = (ended.elapsed(), canary.longest());
+        assert!(took < Duration::from_millis(1_500) + stalled, "{took:?} after the last end, stalled {stalled:?}");
+    }
+}
+
+#[test]
+fn who_speaks_before_drain_idle_is_over_is_answered_and_told() {
+    let (supervisor, mut idle) = with_idle_connections(Launch::new().set("workers.drain_idle", r#""30s""#));
+    supervisor.signal(Signal::SIGHUP);
+    supervisor.wait_log(events::DRAINING, 1, PATIENCE);
+    for connection in &mut idle {
+        let answer = connection.get("/health").expect("an answer");
+        assert!(answer.status == 200 && answer.closes(), "{answer:?}");
+        connection.wait_eof().expect("and then a clean end");
+    }
+}
+
+#[test]
+fn without_drain_idle_they_may_stay_until_the_grace_ends() {
+    let launch = Launch::new().set("workers.drain_idle", "0").set("workers.graceful_timeout", r#""2s""#);
+    let (mut supervisor, mut idle) = with_idle_connections(launch);
+    let begun = now();
+    supervisor.signal(Signal::SIGTERM);
+    all_end_between(&mut idle, begun, Duration::from_millis(1_400), Duration::from_millis(2_500));
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+}
+
+#[test]
+fn a_thousand_idle_connections_hold_a_reload_and_a_stop_for_seven_seconds_at_most() {
+    const MOST: Duration = Duration::from_secs(7);
+    let mut supervisor = Launch::new().set("workers.count", "2").set("http.keep_alive", r#""75s""#).serving(2);
+    let fill = || {
+        let mut idle: Vec<_> =
+            (0..1_000).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();
+        for connection in &mut idle {
+            assert_eq!(connection.get("/health").expect("an answer").status, 200);
+        }
+        idle
+    };
+    let (old, idle, canary) = (supervisor.serving_pids(), fill(), Canary::start());
+    let begun = now();
+    supervisor.signal(Signal::SIGHUP);
+    old.iter().for_each(|pid| supervisor.wait_gone(*pid));
+    let (took, stalled) = (begun.elapsed(), canary.longest());
+    assert!(took <= MOST + stalled, "the old workers were gone after {took:?}, stalled {stalled:?}");
+    drop(idle);
+
+    let (_idle, canary, begun) = (fill(), Canary::start(), now());
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+    let (took, stalled) = (begun.elapsed(), canary.longest());
+    assert!(took <= MOST + stalled, "the stop took {took:?}, stalled {stalled:?}");
+}
