@@ -443,6 +443,7 @@ pub(crate) struct Worker {
     pub(crate) phase: Phase,
     pub(crate) recycle: Option<RecycleCause>,
     old_at: Option<Instant>,
+    /// Since when its generation has served its slot without a break: a worker that is replaced in time hands this on.
     serving_since: Instant,
     /// It has answered a request, so it can no longer die young.
     #[serde(default)]
@@ -703,11 +704,12 @@ impl Master {
             }
             Event::Accepting { pid } => {
                 let silent_until = now.after(self.policy.timeout_ms);
+                let serving_since = self.slot_served_since(pid).unwrap_or(now);
                 if let Some(w) = self.by_pid(pid)
                     && matches!(w.phase, Phase::Starting { .. })
                 {
                     w.phase = Phase::Serving { silent_until };
-                    w.serving_since = now;
+                    w.serving_since = serving_since;
                     w.due = now;
                     w.forgiven = false;
                 }
@@ -1149,14 +1151,16 @@ impl Master {
     }
 
     /// The slots that may be given a worker now, backoff aside. Empty ones come first; of those whose worker still
-    /// serves, only `max(1, N/4)` are replaced at once.
+    /// serves, only `max(1, N/4)` are replaced at once, the oldest worker first: or a slot whose workers are recycled
+    /// all the time would take the turns of the others, and a reload would never end.
     fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
         let replacing = (0..self.target).map(SlotId).filter(|slot| {
             self.here(*slot).any(Worker::serving) && self.here(*slot).any(|w| w.wanted() && !w.serving())
         });
         let room = (self.target as usize / 4).max(1).saturating_sub(replacing.count());
-        let (serving, empty): (Vec<_>, Vec<_>) =
+        let (mut serving, empty): (Vec<_>, Vec<_>) =
             self.slots_lacking().partition(|slot| self.here(*slot).any(Worker::serving));
+        serving.sort_by_key(|slot| self.workers.iter().rposition(|w| w.slot == *slot && w.serving()));
         let wanting = empty.into_iter().chain(serving.into_iter().take(room));
         wanting.take(if self.rows_taken() { 0 } else { usize::MAX })
     }
@@ -1185,6 +1189,13 @@ impl Master {
 
     fn here(&self, slot: SlotId) -> impl Iterator<Item = &Worker> {
         self.workers.iter().filter(move |w| w.slot == slot)
+    }
+
+    /// Since when workers of this worker's generation have served its slot without a break; `None`: none serves it now.
+    fn slot_served_since(&self, pid: Pid) -> Option<Instant> {
+        let new = self.workers.iter().find(|w| w.pid == Some(pid))?;
+        let same = self.here(new.slot).filter(|w| w.generation == new.generation && w.serving());
+        same.map(|w| w.serving_since).min()
     }
 
     /// The worker a slot should have; at most one.

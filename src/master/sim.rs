@@ -251,6 +251,22 @@ fn a_reload_replaces_every_worker_and_never_dips() {
     });
 }
 
+/// Each worker serves for a shorter time than a trial takes: what is proven is the slot's.
+#[test]
+fn a_reload_ends_although_its_workers_are_recycled_all_the_time() {
+    worlds(100, |seed| {
+        let mut world = World::settled(seed, up_to(4));
+        let asks = world.asks_to_reload();
+        world.plan(0, asks);
+        let end = 20 * BOOT;
+        for at in (0..end).step_by(25) {
+            world.plan(at, Ahead::RecycleAny);
+        }
+        world.run(end);
+        assert_eq!(world.answers, [Answer::Reloaded { generation: Generation(2) }]);
+    });
+}
+
 #[test]
 fn a_bad_generation_is_rolled_back_and_the_old_one_never_stops_serving() {
     worlds(300, |seed| {
