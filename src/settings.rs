@@ -329,7 +329,7 @@ impl Settings {
                 shutdown_delay: Duration::ZERO,
             },
             http: Http {
-                keep_alive: Duration::from_secs(5),
+                keep_alive: Duration::from_secs(75),
                 header_timeout: Duration::from_secs(10),
                 body_timeout: Duration::from_secs(30),
                 write_timeout: Duration::from_secs(30),

@@ -447,6 +447,16 @@ fn traefiks_two_files_and_its_compose_file_agree() {
     );
 }
 
+#[test]
+fn nginx_closes_idle_connections_to_the_workers_before_they_do() {
+    for file in ["deploy/nginx/upstream.conf", "deploy/nginx/upstream.compose.conf"] {
+        let text = read(file);
+        let idle = text.split_once("keepalive_timeout ").and_then(|(_, rest)| rest.split_once(';'));
+        let idle = seconds(idle.expect("the directive").0);
+        assert!(idle < default_seconds("http", "keep_alive"), "{file}: {idle} s");
+    }
+}
+
 // ---- CI ----------------------------------------------------------------------------------------------------------------
 
 #[test]

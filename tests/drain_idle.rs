@@ -82,7 +82,7 @@ fn without_drain_idle_they_may_stay_until_the_grace_ends() {
 #[test]
 fn a_thousand_idle_connections_hold_a_reload_and_a_stop_for_seven_seconds_at_most() {
     const MOST: Duration = Duration::from_secs(7);
-    let mut supervisor = Launch::new().set("workers.count", "2").set("http.keep_alive", r#""75s""#).serving(2);
+    let mut supervisor = Launch::new().set("workers.count", "2").serving(2);
     let fill = || {
         let mut idle: Vec<_> =
             (0..1_000).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();

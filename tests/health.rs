@@ -95,7 +95,7 @@ fn config_prints_the_file_and_says_where_a_running_service_differs() {
         "{first}"
     );
     printed.parse::<toml::Table>().expect("it is a settings file still");
-    assert!(printed.contains("keep_alive = \"5s\"  # from default"), "{printed}");
+    assert!(printed.contains("keep_alive = \"75s\"  # from default"), "{printed}");
     assert!(config(&["--running"]).contains("keep_alive = \"9s\"  # from --keep-alive"));
 
     assert!(supervisor.ctl(&["scale", "3"]).status.success());
