@@ -70,7 +70,7 @@ test-docker: release docker-needs ## the image, made of the release build, and t
 soak-docker: docker-needs ## the same with the compile inside the Dockerfile: a quarter of an hour, later two minutes
 	tests/docker/run.py
 
-docker-needs: target/docker-client target/mongod
+docker-needs: target/docker-client target/mongod target/clients-proxies
 	@for program in curl debootstrap openssl; do command -v $$program >/dev/null || missing=yes; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends curl debootstrap openssl; }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# base-images.sh rust mongo nginx
+# base-images.sh rust mongo nginx traefik
 # Makes the images that tests/docker/run.py builds and runs upon, on a machine that may reach no registry: Debian by debootstrap, Rust by
-# adding this machine's own toolchain, MongoDB by adding a mongod, nginx from Debian's packages. All are called oxicorn-test/…, never by
+# adding this machine's own toolchain, MongoDB by adding a mongod, nginx from Debian's packages, Traefik of a wheel's program. All are called oxicorn-test/…, never by
 # an official name, so that nobody takes one for the official image; images that are there are left alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -65,6 +65,15 @@ nginx() {
 FROM oxicorn-test/trixie
 RUN rm /etc/nginx/sites-enabled/default
 CMD ["nginx", "-g", "daemon off;"]
+DOCKERFILE
+}
+
+traefik() {
+    ln target/clients-proxies/bin/traefik "$context/" 2>/dev/null || cp target/clients-proxies/bin/traefik "$context/"
+    build traefik <<'DOCKERFILE'
+FROM scratch
+COPY traefik /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/traefik"]
 DOCKERFILE
 }
 

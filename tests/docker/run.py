@@ -271,10 +271,14 @@ def compose(*files):
 
 PLAIN = compose("docker-compose.yml", "tests/docker/compose.yml")
 PROD = compose("docker-compose.yml", "docker-compose.prod.yml", "tests/docker/compose.yml", "tests/docker/compose.prod.yml")
+TRAEFIK = compose("docker-compose.yml", "docker-compose.traefik.yml", "tests/docker/compose.yml", "tests/docker/compose.traefik.yml")
 
 
 def port(command, service, inside):
     return sh(*command, "port", service, str(inside)).stdout.strip()
+
+
+UP = ["up", "--build", "--wait", "--wait-timeout", "90"]
 
 
 def composed():
@@ -282,8 +286,7 @@ def composed():
         sh(*compose("docker-compose.yml", f"docker-compose.{overlay}.yml"), "config", "--quiet")
         print(f"ok: docker compose accepts docker-compose.{overlay}.yml", flush=True)
 
-    up = ["up", "--build", "--wait", "--wait-timeout", "90"]
-    sh(*PLAIN, *up)
+    sh(*PLAIN, *UP)
     containers = [json.loads(line) for line in sh(*PLAIN, "ps", "--all", "--format", "json").stdout.splitlines()]
     states = {one["Service"]: one["Health"] or f"{one['State']} {one['ExitCode']}" for one in containers}
     expect(states == {"mongo": "healthy", "migrate": "exited 0", "backend": "healthy"}, f"docker compose up --build --wait: {states}")
@@ -293,7 +296,7 @@ def composed():
     fact = makes_a_fact(backend, "it survives")
     expect(fact, "a fact is written to MongoDB")
     sh(*PLAIN, "down")
-    sh(*PLAIN, *up)
+    sh(*PLAIN, *UP)
     status, _ = request(port(PLAIN, "backend", 8000), "GET", f"/facts/{fact}")
     expect(status == 200, "the fact survives down and up")
     sh(*PLAIN, "down")
@@ -302,27 +305,37 @@ def composed():
     tls.mkdir(exist_ok=True)
     sh("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=example.org", "-addext",
        "subjectAltName=DNS:example.org", "-keyout", f"{tls}/privkey.pem", "-out", f"{tls}/fullchain.pem")  # fmt: skip
-    sh(*PROD, *up)
-    https, plain = (port(PROD, "nginx", inside).rpartition(":")[2] for inside in (443, 80))
+    behind(PROD, "nginx", "--cacert", f"{tls}/fullchain.pem")
+    behind(TRAEFIK, "traefik", "--insecure")
+
+
+def behind(command, proxy, *trust):
+    """The overlay that puts the proxy in front."""
+    sh(*command, *UP)
+    https, plain = (port(command, proxy, inside).rpartition(":")[2] for inside in (443, 80))
 
     def curl(published, url, wanted):
         inside = 443 if url.startswith("https") else 80
         connect = f"example.org:{inside}:127.0.0.1:{published}"
-        options = ["--cacert", f"{tls}/fullchain.pem", "--connect-to", connect, "--write-out", wanted]
+        options = [*trust, "--connect-to", connect, "--write-out", wanted]
         return sh("curl", "--silent", *options, url, check=False).stdout
 
-    answer = curl(https, "https://example.org/health", " HTTP/%{http_version}")
-    expect(answer == '{"status":"alive"} HTTP/2', f"through nginx, over TLS: {answer}")
-    answer = curl(plain, "http://example.org/a", "%{redirect_url}").splitlines()[-1]
-    expect(answer.endswith("https://example.org/a"), f"plain HTTP is sent to {answer}")
+    wanted = '{"status":"alive"} HTTP/2'
+    answer = eventually(lambda: curl(https, "https://example.org/health", " HTTP/%{http_version}") == wanted, 20)
+    expect(answer, f"through {proxy}, over TLS: {wanted}")
+    answer = curl(https, "https://example.org/metrics", " %{http_code}")
+    expect(answer.endswith(" 404"), f"through {proxy} nobody sees the numbers: {answer.splitlines()[-1]}")
+    answer = curl(plain, "http://example.org/a", r"\n%{redirect_url}").splitlines()[-1]
+    expect(answer == "https://example.org/a", f"plain HTTP is sent to {answer}")
     seen = eventually(lambda: [line.split()[0] for line in logs(f"{NAME}-backend-1") if "GET /health" in line and "curl" in line], 10)
-    expect(seen == ["172.30.0.1"], f"the backend knows nginx's client, not nginx: {seen}")
-    sh(*PROD, "down", "--volumes")
+    expect(set(seen) == {"172.30.0.1"}, f"the backend knows {proxy}'s client, not {proxy}: {seen}")
+    sh(*command, "down", "--volumes")
 
 
 def clean():
     remove()
-    sh(*PROD, "down", "--volumes", "--remove-orphans", check=False)
+    for command in (PROD, TRAEFIK):
+        sh(*command, "down", "--volumes", "--remove-orphans", check=False)
 
 
 def belongings():
@@ -341,7 +354,7 @@ try:
     tags_are_pinned()
     # Beside the compiler, which leaves the network and the disk alone.
     with concurrent.futures.ThreadPoolExecutor(1) as others:
-        made = others.submit(sh, "tests/docker/base-images.sh", "mongo", "nginx")
+        made = others.submit(sh, "tests/docker/base-images.sh", "mongo", "nginx", "traefik")
         if not BINARY:
             sh("tests/docker/base-images.sh", "rust")
         build()
