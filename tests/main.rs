@@ -39,6 +39,7 @@ mod files;
 mod hang;
 mod health;
 mod http2;
+mod http_1_0;
 mod inherited;
 mod install;
 mod limits;

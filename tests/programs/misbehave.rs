@@ -110,6 +110,11 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             }),
         )
         .route("/request_id", get(async |headers: axum::http::HeaderMap| format!("{:?}", headers.get("x-request-id"))))
+        .route("/close", get(async || ([(CONNECTION, "close")], "the last")))
+        .route(
+            "/unknown_length",
+            get(async || Body::from_stream(stream::iter(["one ", "two ", "three "].map(Ok::<_, Infallible>)))),
+        )
         .route("/drip", get(async || axum::body::Body::from_stream(drips())))
         .route("/client", get(who))
         .route("/certificate", get(certificate))

@@ -20,7 +20,7 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST},
     response::Parts,
 };
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use tokio::{
     task::unconstrained,
@@ -87,7 +87,8 @@ where
         // Its line in the access log says 499.
         return Exchange::Abandoned;
     }
-    let manner = Manner { http1, id, record, offer };
+    let is_head = *request.method() == Method::HEAD;
+    let manner = Manner { version: request.version(), is_head, id, record, offer };
     request.extensions_mut().insert(client);
     if let Some(certificate) = &connection.certificate {
         request.extensions_mut().insert(certificate.clone());
@@ -110,7 +111,7 @@ where
         // It is whole at once: there is no time in which it would be under way.
         connection.activity.idles();
         let (mut parts, reply) = response.into_parts();
-        let record = manner.put_on(&mut parts, &connection);
+        let record = manner.put_on(&mut parts, &reply, false, &connection);
         return Exchange::Own { response: Some(Box::new(Response::from_parts(parts, Recorded::new(reply, record)))) };
     }
     let ticket = Ticket::new(connection, begun, &request, &manner);
@@ -145,6 +146,7 @@ impl<F, B, E> Future for Exchange<F, B>
 where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
+    B: http_body::Body,
 {
     type Output = Result<Response<Recorded<Reply<B>>>, ClientLeft>;
 
@@ -245,18 +247,13 @@ struct UnderWay {
 
 impl UnderWay {
     /// `None`: it took too long.
-    fn end<B>(self, answered: Option<Result<Response<B>, BoxError>>) -> Response<Recorded<Reply<B>>> {
+    fn end<B: http_body::Body>(self, answered: Option<Result<Response<B>, BoxError>>) -> Response<Recorded<Reply<B>>> {
         let Self { ticket, fault, connects, manner } = self;
-        let (connection, http1) = (&*ticket.connection, manner.http1);
+        let (connection, http1) = (&*ticket.connection, manner.is_http1());
         let shared = connection.shared;
-        let (mut parts, mut reply) = match (fault.and_then(|fault| fault.get()), answered) {
-            (Some(refusal), _) => {
-                let (mut parts, reply) = refusal::response(refusal).into_parts();
-                if http1 {
-                    close_after(&mut parts);
-                }
-                (parts, reply)
-            }
+        let fault = fault.and_then(|fault| fault.get());
+        let (mut parts, mut reply) = match (fault, answered) {
+            (Some(refusal), _) => refusal::response(refusal).into_parts(),
             (None, Some(Ok(response))) => {
                 let (parts, body) = response.into_parts();
                 (parts, Reply::App { body, ticket: None })
@@ -284,7 +281,7 @@ impl UnderWay {
         if http1 && (parts.status == StatusCode::SWITCHING_PROTOCOLS || connects && parts.status.is_success()) {
             connection.upgraded.store(true, Relaxed);
         }
-        let record = manner.put_on(&mut parts, connection);
+        let record = manner.put_on(&mut parts, &reply, fault.is_some(), connection);
         reply.hold(ticket);
         Response::from_parts(parts, Recorded::new(reply, record))
     }
@@ -292,7 +289,8 @@ impl UnderWay {
 
 /// What every answer gets, whoever made it.
 struct Manner {
-    http1: bool,
+    version: Version,
+    is_head: bool,
     id: HeaderValue,
     record: Option<Box<Record>>,
     /// Of a client that would rather speak another protocol.
@@ -300,12 +298,25 @@ struct Manner {
 }
 
 impl Manner {
-    /// The record is the body's to complete.
-    fn put_on(self, answer: &mut Parts, connection: &Connection) -> Option<Box<Record>> {
-        let Self { http1, id, mut record, offer } = self;
-        if http1 && connection.shared.drains() && answer.status != StatusCode::SWITCHING_PROTOCOLS {
-            close_after(answer);
+    fn is_http1(&self) -> bool {
+        self.version < Version::HTTP_2
+    }
+
+    /// The record is the body's to complete. `last`: no request is served behind this one.
+    fn put_on<B: http_body::Body>(
+        self,
+        answer: &mut Parts,
+        reply: &Reply<B>,
+        last: bool,
+        connection: &Connection,
+    ) -> Option<Box<Record>> {
+        if self.is_http1()
+            && answer.status != StatusCode::SWITCHING_PROTOCOLS
+            && (last || connection.shared.drains() || self.is_last_of_http_10(answer, reply))
+        {
+            self.close_after(answer);
         }
+        let Self { id, mut record, offer, .. } = self;
         if let Some(offer) = offer
             && !connection.upgraded.load(Relaxed)
         {
@@ -319,10 +330,28 @@ impl Manner {
         }
         record
     }
+
+    /// Whether the connection ends with this answer of HTTP/1.0: the app says so, or only that end tells where the body
+    /// ends.
+    fn is_last_of_http_10<B: http_body::Body>(&self, answer: &Parts, reply: &Reply<B>) -> bool {
+        let ends_by_itself =
+            || self.is_head || reply.size_hint().exact().is_some() || answer.headers.contains_key(CONTENT_LENGTH);
+        self.version == Version::HTTP_10 && (says_close(answer) || !ends_by_itself())
+    }
+
+    fn close_after(&self, answer: &mut Parts) {
+        answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        if self.version == Version::HTTP_10 {
+            // To an answer of another version hyper would add `keep-alive`, if the client has asked for that.
+            answer.version = Version::HTTP_10;
+        }
+    }
 }
 
-fn close_after(answer: &mut Parts) {
-    answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+fn says_close(answer: &Parts) -> bool {
+    let values = answer.headers.get_all(CONNECTION).iter();
+    let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 /// Every request a worker answers by itself is not one of the app's: neither counted nor limited.
@@ -405,7 +434,7 @@ impl Ticket {
             shared.say(ToMaster::RecycleRequested);
         }
         let note = shared.notepad.begin(begun / 1_000_000, request, &manner.id);
-        Self { connection, http1: manner.http1, offered: false, begun, note }
+        Self { connection, http1: manner.is_http1(), offered: false, begun, note }
     }
 
     /// Of HTTP/1 the wire sees whether the client reads. The streams of HTTP/2 share one wire: h2 takes a piece of an
