@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Launch, PATIENCE, Signal, Supervisor, eventually};
+use crate::common::{Launch, PATIENCE, Signal, Supervisor, build_example, eventually};
 use bytes::Bytes;
 use h2::client::{Connection as H2, SendRequest};
 use http::{Request, Response};
@@ -150,6 +150,30 @@ fn its_requests_are_refused_as_those_of_http1() {
     assert_eq!(client.get("/health").status(), 200, "the connection goes on");
     // The body that grew too long was with the app already.
     assert_eq!((total(&supervisor, "refused"), total(&supervisor, "requests")), (refusals, 2));
+}
+
+/// The client takes a body for a broken connection.
+#[test]
+fn an_answer_to_head_has_the_length_of_a_body_and_none() {
+    let lengths = |supervisor: Supervisor, asked: &[(u16, &str)]| {
+        let mut client = Client::open(supervisor.address());
+        for &(status, path) in asked {
+            let mut head = get(path);
+            *head.method_mut() = http::Method::HEAD;
+            let answer = client.ask(head, None).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!((answer.status().as_u16(), answer.body().len()), (status, 0), "{path}");
+            let whole = client.get(path).body().len();
+            assert!(whole > 0, "{path}");
+            let told: usize = answer.headers()["content-length"].to_str().expect("text").parse().expect("a number");
+            // The page of metrics has another length each time.
+            assert!(told == whole || path == "/metrics", "{path}: {told} of {whole}");
+        }
+    };
+    let long = format!("/{}", "a".repeat(100));
+    let ours = Launch::new().set("http.metrics_path", r#""/metrics""#).set("http.limit_request_line", "90");
+    lengths(ours.serving(2), &[(200, "/metrics"), (414, &long), (200, "/health"), (404, "/nowhere")]);
+    // Its app answers HEAD as it does GET.
+    lengths(Launch::of(build_example("plain")).serving(2), &[(200, "/10k")]);
 }
 
 #[test]

@@ -85,6 +85,18 @@ fn pipelined_requests_are_answered_in_order_before_the_one_that_is_refused() {
 }
 
 #[test]
+fn a_refused_head_is_answered_without_a_body() {
+    let supervisor = Launch::new().set("http.limit_request_fields", "5").serving(2);
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    let fields: Vec<_> = (0..6).map(|_| ("X-Field", "1")).collect();
+    connection.send(&request("HEAD", "/health", &fields, b"")).expect("sent");
+    let all = String::from_utf8(connection.read_to_end().expect("a clean end")).expect("text");
+    let (head, body) = all.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 431 ") && !head.contains("Content-Length: 0"), "{head}");
+    assert_eq!(body, "");
+}
+
+#[test]
 fn an_app_that_said_close_is_not_contradicted_by_a_refusal() {
     let supervisor = Launch::new().serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");

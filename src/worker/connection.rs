@@ -122,8 +122,8 @@ impl Connection {
     /// Gives a request that was refused before there was an exchange its line in the access log. `head` is what arrived.
     fn log_refused(&self, refusal: Refusal, head: &[u8]) {
         if let Some(access) = &self.shared.access {
-            let (status, bytes) = (refusal::status(refusal), refusal::body(refusal).len() as u64);
-            access.refused(self.client.address(), head, status, bytes, self.activity.head_took());
+            let bytes = if refusal::is_to_head(head) { 0 } else { refusal::body(refusal).len() as u64 };
+            access.refused(self.client.address(), head, refusal::status(refusal), bytes, self.activity.head_took());
         }
     }
 }

@@ -110,8 +110,8 @@ where
     if let Some(response) = own {
         // It is whole at once: there is no time in which it would be under way.
         connection.activity.idles();
-        let (mut parts, reply) = response.into_parts();
-        let record = manner.put_on(&mut parts, &reply, false, &connection);
+        let (mut parts, mut reply) = response.into_parts();
+        let record = manner.put_on(&mut parts, &mut reply, false, &connection);
         return Exchange::Own { response: Some(Box::new(Response::from_parts(parts, Recorded::new(reply, record)))) };
     }
     let ticket = Ticket::new(connection, begun, &request, &manner);
@@ -281,7 +281,7 @@ impl UnderWay {
         if http1 && (parts.status == StatusCode::SWITCHING_PROTOCOLS || connects && parts.status.is_success()) {
             connection.upgraded.store(true, Relaxed);
         }
-        let record = manner.put_on(&mut parts, &reply, fault.is_some(), connection);
+        let record = manner.put_on(&mut parts, &mut reply, fault.is_some(), connection);
         reply.hold(ticket);
         Response::from_parts(parts, Recorded::new(reply, record))
     }
@@ -306,12 +306,15 @@ impl Manner {
     fn put_on<B: http_body::Body>(
         self,
         answer: &mut Parts,
-        reply: &Reply<B>,
+        reply: &mut Reply<B>,
         last: bool,
         connection: &Connection,
     ) -> Option<Box<Record>> {
-        if self.is_http1()
-            && answer.status != StatusCode::SWITCHING_PROTOCOLS
+        if !self.is_http1() {
+            if self.is_head {
+                leave_out_body(answer, reply);
+            }
+        } else if answer.status != StatusCode::SWITCHING_PROTOCOLS
             && (last || connection.shared.drains() || self.is_last_of_http_10(answer, reply))
         {
             self.close_after(answer);
@@ -352,6 +355,17 @@ fn says_close(answer: &Parts) -> bool {
     let values = answer.headers.get_all(CONNECTION).iter();
     let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+/// hyper sends none over HTTP/1. `Content-Length` says what it would be.
+fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut Reply<B>) {
+    if reply.is_end_stream() {
+        return;
+    }
+    if let Some(length) = reply.size_hint().exact() {
+        answer.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    *reply = Reply::Own { bytes: None, ticket: None };
 }
 
 /// Every request a worker answers by itself is not one of the app's: neither counted nor limited.

@@ -58,12 +58,18 @@ pub(super) fn response<B>(refusal: Refusal) -> Response<Reply<B>> {
     response
 }
 
-/// For a connection on which hyper has nothing more to say.
-pub(super) fn message(refusal: Refusal) -> Vec<u8> {
+/// Whether what arrived of a head asks for an answer without a body.
+pub(super) fn is_to_head(head: &[u8]) -> bool {
+    head.strip_prefix(b"\r\n").unwrap_or(head).starts_with(b"HEAD ")
+}
+
+/// For a connection on which hyper has nothing more to say. `head` is what arrived of the request.
+pub(super) fn message(refusal: Refusal, head: &[u8]) -> Vec<u8> {
     let (status, body) = (status(refusal), body(refusal));
+    let sent = if is_to_head(head) { "" } else { &body };
     let date = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now()).unwrap_or_default();
     format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\nDate: {date}\r\n\r\n{body}",
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\nDate: {date}\r\n\r\n{sent}",
         status.as_str(),
         status.canonical_reason().unwrap_or_default(),
         body.len()

@@ -274,7 +274,7 @@ impl<T: Stream> Write for Wire<T> {
             let (connection, input) = (&this.connection, &this.input);
             let farewell = this.farewell.get_or_insert_with(|| {
                 connection.log_refused(*refusal, &input.held);
-                io::Cursor::new(refusal::message(*refusal))
+                io::Cursor::new(refusal::message(*refusal, &input.held))
             });
             while farewell.has_remaining() {
                 let written = Pin::new(&mut this.inner).poll_write(cx, farewell.chunk());
