@@ -13,6 +13,7 @@ mod departure;
 mod exchange;
 mod greeting;
 mod introduction;
+mod linger;
 mod refusal;
 mod tls;
 mod wire;
@@ -115,7 +116,8 @@ impl Connection {
             && let Ok(mut stream) = declined.await
         {
             // A client that does not even read the last word is not waited for.
-            let _ = timeout(2 * wire::LINGER, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
+            let _ =
+                timeout(linger::SILENCE + linger::MOST, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
         }
     }
 

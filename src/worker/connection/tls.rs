@@ -16,13 +16,14 @@ use rustls::{
     Error as TlsError, InvalidMessage, ServerConfig,
     server::{Accepted, Acceptor},
 };
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink},
-    time::timeout,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
-use super::{Connection, Timer, refusal, wire::LINGER};
+use super::{
+    Connection, Timer,
+    linger::{self, Linger},
+    refusal,
+};
 use crate::{
     ClientCertificate,
     worker::{scanner::Refusal, shared::Call},
@@ -85,8 +86,9 @@ where
             if let Some(mut stream) = stream
                 && stream.shutdown().await.is_ok()
             {
-                // A close with unread bytes would be an RST, and an RST destroys the alert that the client has not read.
-                let _ = timeout(LINGER, copy(&mut stream, &mut sink())).await;
+                // The client has yet to read the alert.
+                let mut linger = Linger::default();
+                poll_fn(|cx| linger.poll(&mut stream, linger::SILENCE, cx)).await;
             }
             Handshake::Over
         }

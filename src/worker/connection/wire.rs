@@ -1,13 +1,12 @@
 //! The stream under hyper.
 //!
 //! Owns: that of HTTP/1 nothing reaches hyper which the scanner has not verified, the last word to a client that was
-//! refused, and the lingering close. Refuses: what is verified (`scanner`), and when a connection ends (`connection`).
+//! refused, and who is waited for when it closes. Refuses: what is verified (`scanner`), and when a connection ends (`connection`).
 //!
 //! A connection that waits holds no memory here: what arrives is read to the stack, scanned, and copied to hyper; only a
 //! head in pieces is kept. The content of a large body goes straight into hyper's buffer.
 
 use std::{
-    future::Future,
     io,
     mem::MaybeUninit,
     pin::Pin,
@@ -19,21 +18,20 @@ use std::{
 use bytes::Buf;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Connection, departure::Stream, refusal};
+use super::{
+    Connection,
+    departure::Stream,
+    linger::{self, Linger},
+    refusal,
+};
 use crate::worker::{
     scanner::{Limits, Refusal, Scanner, Verdict},
     shared::Open,
 };
 
-/// How long the last bytes of a client are read and thrown away, so that no RST destroys the answer it has not read.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
-
-/// Of it the time since the last answer is taken off, but so much is left: no RST destroys what the client has long read.
+/// Off a linger the time since the last answer is taken, but so much is left: no RST destroys what the client has long read.
 const SHORT_LINGER: Duration = Duration::from_millis(500);
 
 /// As much as hyper asks for at first.
@@ -48,7 +46,7 @@ pub(super) struct Wire<T> {
     input: Input,
     /// What is left of the answer to a request that was refused; `Some` once it has begun.
     farewell: Option<io::Cursor<Vec<u8>>>,
-    linger: Option<Pin<Box<Sleep>>>,
+    linger: Linger,
     /// An upgraded stream outlives the connection's task.
     _open: Open,
 }
@@ -86,7 +84,7 @@ impl<T: Stream> Wire<T> {
 
     fn new(stream: T, input: Input, connection: Arc<Connection>, open: Open) -> Self {
         let inner = TokioIo::new(Counted { stream, read: 0 });
-        Self { inner, connection, input, farewell: None, linger: None, _open: open }
+        Self { inner, connection, input, farewell: None, linger: Linger::default(), _open: open }
     }
 
     fn stream(&mut self) -> Pin<&mut T> {
@@ -106,12 +104,14 @@ impl<T: Stream> Wire<T> {
         ended && self.input.held.is_empty() && !self.connection.client.is_tls()
     }
 
-    /// Begins at the first call.
-    fn linger(&mut self) -> Pin<&mut Sleep> {
+    /// How long the client is waited for that has not ended its side.
+    fn patience(&self) -> Duration {
         let Connection { refusal, activity, .. } = &*self.connection;
+        if self.has_said_all() {
+            return Duration::ZERO;
+        }
         let silence = if refusal.get().is_some() { Duration::ZERO } else { activity.silence() };
-        let time = LINGER.saturating_sub(silence).max(SHORT_LINGER);
-        self.linger.get_or_insert_with(|| Box::pin(sleep(time))).as_mut()
+        linger::SILENCE.saturating_sub(silence).max(SHORT_LINGER)
     }
 
     /// Hyper has answered all that came before and asks for more: there is no more. It closes, and the refusal is the
@@ -262,9 +262,7 @@ impl<T: Stream> Write for Wire<T> {
         self.wrote(written)
     }
 
-    /// Says why the last request was refused, if it was. Then half-closes, and reads and discards to the client's end or
-    /// `LINGER` if it may have sent more: a close with unread bytes would be an RST, and an RST destroys what the client
-    /// has not read yet.
+    /// Says why the last request was refused, if it was. Then half-closes, and lingers if the client may have sent more.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.connection.upgraded.load(Relaxed) {
@@ -282,20 +280,11 @@ impl<T: Stream> Write for Wire<T> {
                 farewell.advance(ready!(written)?);
             }
         }
-        if this.linger.is_none() {
+        if !this.linger.has_begun() {
             ready!(this.stream().poll_shutdown(cx))?;
         }
-        let mut scrap = [MaybeUninit::uninit(); SCRATCH];
-        loop {
-            let mut scrap = ReadBuf::uninit(&mut scrap);
-            match Pin::new(&mut this.inner.inner_mut().stream).poll_read(cx, &mut scrap) {
-                // Who breaks its word once may do so again.
-                Poll::Ready(Ok(())) if !scrap.filled().is_empty() => _ = this.linger(),
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending if this.linger.is_none() && this.has_said_all() => return Poll::Ready(Ok(())),
-                Poll::Pending => return this.linger().poll(cx).map(Ok),
-            }
-        }
+        let patience = this.patience();
+        this.linger.poll(&mut this.inner.inner_mut().stream, patience, cx).map(Ok)
     }
 }
 
