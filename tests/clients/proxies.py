@@ -206,6 +206,11 @@ PROXIES = [
     ),
 ]  # fmt: skip
 
+VERSIONS = {
+    "nginx": ["nginx", "-v"], "HAProxy": ["haproxy", "-v"], "Apache": ["apache2", "-v"], "Caddy": ["/usr/bin/caddy", "version"],
+    "Varnish": ["varnishd", "-V"], "Squid": ["squid", "-v"], "lighttpd": ["lighttpd", "-v"], "nghttpx": ["nghttpx", "--version"],
+    "hitch": ["hitch", "--version"],
+}  # fmt: skip
 V2 = {"server__proxy_protocol": '"v2"'}
 KNOWN = {}
 SHORT = {("nginx", "HTTP/1.1"), ("HAProxy", "h2c"), ("Caddy 2.6", "unix")}

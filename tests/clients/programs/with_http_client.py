@@ -1,4 +1,5 @@
 """Python's own http.client: a connection that stays for each thread, nothing that pools, repeats or hides."""
+import contextlib
 import http.client
 import socket
 import ssl
@@ -27,7 +28,9 @@ def make():
 
     def ask():
         try:
-            connection.request(load.METHOD, path, load.BODY)
+            # A proxy may answer and leave before it has all of the body.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(load.METHOD, path, load.BODY)
             answer = connection.getresponse()
             return answer.status, answer.read()
         except Exception:
