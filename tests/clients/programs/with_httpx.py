@@ -7,12 +7,12 @@ import httpx
 import load
 
 style = os.environ.get("STYLE")
-options = {
-    "http1": load.VERSION != "2", "http2": load.VERSION == "2", "trust_env": False, "timeout": 30, "verify": ssl.create_default_context(cafile=load.CA),
-}  # fmt: skip
-if load.SOCKET:
-    transport = httpx.AsyncHTTPTransport if style == "async" else httpx.HTTPTransport
-    options["transport"] = transport(uds=load.SOCKET, http1=options.pop("http1"), http2=options.pop("http2"))
+versions = {"http1": load.VERSION != "2", "http2": load.VERSION == "2"}
+
+
+def options(transport):
+    given = {"trust_env": False, "timeout": 30, "verify": ssl.create_default_context(cafile=load.CA)}
+    return given | ({"transport": transport(uds=load.SOCKET, **versions)} if load.SOCKET else versions)
 
 
 def asks(client):
@@ -24,7 +24,7 @@ def asks(client):
 
 
 async def main():
-    async with httpx.AsyncClient(**options) as client:
+    async with httpx.AsyncClient(**options(httpx.AsyncHTTPTransport)) as client:
 
         async def ask():
             answer = await client.request(load.METHOD, load.URL, content=load.BODY)
@@ -36,5 +36,5 @@ async def main():
 if style == "async":
     asyncio.run(main())
 else:
-    shared = httpx.Client(**options) if style == "shared" else None
-    load.threads(lambda: asks(shared or httpx.Client(**options)))
+    shared = style == "shared" and asks(httpx.Client(**options(httpx.HTTPTransport)))
+    load.threads(lambda: shared or asks(httpx.Client(**options(httpx.HTTPTransport))))

@@ -1,0 +1,13 @@
+"""urllib3, one pool for all threads."""
+import load
+import urllib3
+
+pool = urllib3.PoolManager(maxsize=load.THREADS, ca_certs=load.CA, timeout=30)
+
+
+def ask():
+    answer = pool.request(load.METHOD, load.URL, body=load.BODY)
+    return answer.status, answer.data
+
+
+load.threads(lambda: ask)
