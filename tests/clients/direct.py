@@ -1,4 +1,4 @@
-"""The rows of clients that ask oxicorn directly: one for each library and transport, and what each loses by its own fault."""
+"""The rows of clients that ask oxicorn directly, one for each library and transport, and what each loses by its own fault."""
 import sys
 
 from drive import ROOT, TARGET, Known, Load, Row
@@ -39,6 +39,12 @@ def tool(name, **more):
 
 
 perl, ruby, php = ("perl", PROGRAMS / "perl_client.pl"), ("ruby", PROGRAMS / "ruby_client.rb"), ("php", PROGRAMS / "php_client.php")
+VERSIONS = {
+    "node": ("node", "--version"), "Java": (JAVA["17"], "-version"), "LWP": ("perl", "-MLWP", "-e", "print LWP->VERSION"),
+    "HTTP::Tiny": ("perl", "-MHTTP::Tiny", "-e", "print HTTP::Tiny->VERSION"), "Ruby": ("ruby", "--version"), "PHP": ("php", "--version"),
+    "PHP's libcurl": ("php", "-r", "echo curl_version()['version'];"), "wrk": ("wrk", "-v"), "ab": ("ab", "-V"),
+    "hey": ("dpkg-query", "-W", "hey"), "h2load": ("h2load", "--version"),
+}  # fmt: skip
 NEVER_IDLE = ("reload", "recycle", "upgrade", "scale", "stop")
 
 HTTP1 = [

@@ -11,9 +11,11 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -110,9 +112,11 @@ class Service:
     def __enter__(self):
         self.log = (self.folder / "log").open("w")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OXICORN_")}
-        self.master = subprocess.Popen(
-            [self.binary, "run", "-c", self.settings], cwd=self.folder, env=environment, stdout=self.log, stderr=self.log, start_new_session=True
-        )
+        run, how = [self.binary, "run", "-c", self.settings], {"env": environment, "stdout": self.log, "stderr": self.log}
+        try:
+            self.master = subprocess.Popen(run, cwd=self.folder, start_new_session=True, **how)
+        except OSError as error:
+            raise Broken(f"{self.binary}: {error}") from None
         try:
             eventually(lambda: self.status()["state"] == "running", 20, f"oxicorn serves (see {self.folder}/log)")
         except BaseException:
@@ -197,7 +201,10 @@ class Load:
         said = sh(*words, seconds=seconds + 60, env=environment)
         try:
             told = json.loads(said.splitlines()[-1])
-            return Result(told["tried"], told["lost"], collections.Counter(told["errors"]), told["longest_ms"])
+            errors = collections.Counter()
+            for text, times in told["errors"].items():
+                errors[re.sub(r"\b\d{4,5}\b", "…", text)] += times  # ports
+            return Result(told["tried"], told["lost"], errors, told["longest_ms"])
         except (ValueError, KeyError, IndexError):
             raise Broken(f"{words} says {said!r}") from None
 
@@ -296,7 +303,7 @@ class Row:
                 results = happening(service, event, ask, self.methods)
                 executed, tried = service.totals()["requests"] - before, sum(result.tried for result in results.values())
                 if executed > tried:
-                    print(f"   repeated: {self.title}, {event.name}: {executed} requests executed of {tried} tried", flush=True)
+                    print(f"   repeated: {self.title}, {event.name}: {executed} requests executed of {tried} tried", file=sys.stderr)
                 return results
 
 

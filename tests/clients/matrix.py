@@ -1,22 +1,21 @@
 #!/usr/bin/env python3
 """Real clients and real proxies through the events of oxicorn's life: `make clients` (short) and `make soak-clients`.
 
-It prints each row as it ends, then the whole matrix with what was tried and what was lost. It fails when a cell has lost
-requests that `known` does not explain, and when a tool is missing: a cell that cannot be tried is an error.
+It prints the versions, then the matrix row by row: what was tried and what was lost. It fails when a cell has lost requests that
+`known` does not explain, and when a tool is missing: a cell that cannot be tried is an error.
 """
 import argparse
 import concurrent.futures
-import contextlib
+import re
+import subprocess
 import sys
 import time
 
 import direct
-from drive import EVENTS, Broken, certificate
+import proxies
+from drive import EVENTS, TARGET, Broken, certificate
 
-with contextlib.suppress(ModuleNotFoundError):
-    import proxies
-
-ROWS = [*direct.ROWS, *(proxies.ROWS if "proxies" in sys.modules else [])]
+ROWS = [*direct.ROWS, *proxies.ROWS]
 
 
 def arguments():
@@ -51,7 +50,7 @@ def wrong(row, event, results):
         elif result.lost > (known.share * result.tried if known else 0):
             yield f"{what} ({said})"
         elif result.lost:
-            print(f"   known: {what} ({said}): {known.why}", flush=True)
+            print(f"   known: {what} ({said}): {known.why}", file=sys.stderr)
 
 
 def figures(results):
@@ -60,13 +59,27 @@ def figures(results):
     return " / ".join(f"{result.tried:,} ({result.lost})" for result in results.values())
 
 
+def versions():
+    """Of everything that is there: pip's packages by their folders, programs by what they say of themselves."""
+    for info in sorted(TARGET.glob("clients-*/*.dist-info")):
+        yield " ".join(info.stem.rsplit("-", 1))
+    for name, command in (direct.VERSIONS | proxies.VERSIONS).items():
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        except OSError:
+            continue  # the cell says it
+        yield f"{name} {found[0]}" if (found := re.search(r"\d+(\.\d+)+", done.stdout)) else name
+
+
 def main():
     ask = arguments()
     rows = [row for row in ROWS if (row.short or not ask.short) and (not ask.only or any(word in row.title for word in ask.only))]
     if ask.list:
         return print(*(row.title for row in rows), sep="\n")
     certificate()  # before two cells make it at once
-    events, faults, table, began = ask.event or list(EVENTS), [], [], time.monotonic()
+    events, faults, began = ask.event or list(EVENTS), [], time.monotonic()
+    print(*versions(), sep=", ")
+    print(f"\nRequests (lost), GET / POST:\n\n| client | {' | '.join(events)} |\n|{'---|' * (len(events) + 1)}", flush=True)
     with concurrent.futures.ThreadPoolExecutor(ask.jobs) as pool:
         cells = {(row.title, event): pool.submit(cell, row, event, ask.seconds) for row in rows for event in events if event in row.events}
         for row in rows:
@@ -76,11 +89,8 @@ def main():
                 results = running.result() if running else {}
                 line.append(figures(results) if running else "–")
                 faults += wrong(row, event, results)
-            table.append(f"| {row.title} | {' | '.join(line)} |")
-            print(table[-1], flush=True)
-    print(f"\nRequests (lost), {' / '.join(rows[0].methods)}, {time.monotonic() - began:.0f} s:\n")
-    print(f"| client | {' | '.join(events)} |\n|{'---|' * (len(events) + 1)}", *table, sep="\n")
-    print(*(f"FAILED: {fault}" for fault in faults), sep="\n")
+            print(f"| {row.title} | {' | '.join(line)} |", flush=True)
+    print("", *(f"FAILED: {fault}" for fault in faults), f"clients: {time.monotonic() - began:.0f} s", sep="\n")
     print(f"{len(cells) - len(faults)} passed, {len(faults)} failed")
     return bool(faults)
 

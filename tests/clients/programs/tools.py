@@ -35,11 +35,11 @@ def wrk(file):
 
 def ab(file):
     body = ["-p", file, "-T", "text/plain"] if BODY else []
-    # -t sets -n to 50,000.
-    said = run("ab", "-k", "-q", "-r", "-s", "30", "-c", THREADS, "-t", SECONDS, "-n", "9999999", *body)
+    # -t sets -n to 50,000. Without -r it ends at the first connection that is refused or reset: -r counts such a one several times.
+    said = run("ab", "-k", "-q", "-s", "30", "-c", THREADS, "-t", SECONDS, "-n", "9999999", *body)
     done = number(r"Complete requests: +(\d+)", said) or number(r"Total of (\d+) requests completed", said)
     errors = {"failed": number(r"Failed requests: +(\d+)", said), "status": number(r"Non-2xx responses: +(\d+)", said)}
-    return said, done, errors
+    return said, done, errors | {"reset": said.count("apr_socket_recv")}
 
 
 def hey(file):
