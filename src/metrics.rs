@@ -111,6 +111,8 @@ impl Display for Snapshot {
         counter(f, "oxicorn_tls_handshakes_failed", help, totals.handshakes_failed)?;
         let help = "Connections accepted by another worker than that of their slot, which was silent or missing.";
         counter(f, "oxicorn_connections_rescued", help, totals.rescued)?;
+        let help = "Idle connections closed for new ones: at worker_connections, or out of file descriptors.";
+        counter(f, "oxicorn_connections_evicted", help, totals.evicted)?;
         let by_slot = slots.iter().map(|(slot, of)| (slot, of.connections));
         labelled(f, "oxicorn_connections_open", "gauge", "Connections that are open.", "slot", by_slot)?;
         let help = "Connections that wait to be accepted; unix sockets do not tell.";

@@ -108,6 +108,8 @@ mod word {
     pub(super) const ABANDONED: usize = 24;
     /// What the master has told the worker: bits of `told`, which are never taken back. The master writes this word.
     pub(super) const TOLD: usize = 25;
+    /// A counter: idle connections that were closed for new ones.
+    pub(super) const EVICTED: usize = 26;
 }
 
 /// Bits of `word::TOLD`.
@@ -142,6 +144,7 @@ pub(crate) struct Totals {
     pub(crate) access_lines_dropped: u64,
     /// Of TLS.
     pub(crate) handshakes_failed: u64,
+    pub(crate) evicted: u64,
     /// Requests that ended, by how long they took: see [`DURATION_BOUNDS`].
     pub(crate) durations: [u64; BUCKETS],
     /// What they took together.
@@ -333,6 +336,7 @@ impl Scoreboard {
             sum.rescued += row.get(word::RESCUED);
             sum.access_lines_dropped += row.get(word::ACCESS_LINES_DROPPED);
             sum.handshakes_failed += row.get(word::HANDSHAKES_FAILED);
+            sum.evicted += row.get(word::EVICTED);
             for (bucket, total) in row.durations.iter().zip(&mut sum.durations) {
                 *total += bucket.load(Relaxed);
             }
@@ -448,6 +452,10 @@ impl Row {
 
     pub(crate) fn access_lines_dropped(&self, lines: u64) {
         self.add(word::ACCESS_LINES_DROPPED, lines);
+    }
+
+    pub(crate) fn connection_evicted(&self) {
+        self.add(word::EVICTED, 1);
     }
 
     pub(crate) fn handshake_failed(&self) {

@@ -8,6 +8,7 @@ mod accept;
 mod access_log;
 mod beat;
 mod connection;
+mod crowd;
 mod forwarded;
 mod proxy_protocol;
 mod request_id;

@@ -1,5 +1,5 @@
-//! Promise: a worker that runs out of file descriptors serves those it has, does not spin, is not killed, and goes on once
-//! there are some again.
+//! Promise: a worker that runs out of file descriptors closes idle connections for new ones; without any it serves those it
+//! has, does not spin, is not killed, and goes on once there are some again.
 
 use std::time::Duration;
 
@@ -41,4 +41,27 @@ fn it_waits_says_so_once_a_second_and_recovers() {
         (connection.get("/health").ok()?.status == 200).then_some(())
     });
     assert_eq!(supervisor.serving_pids(), pids, "nobody was killed for it");
+}
+
+#[test]
+fn idle_connections_give_their_descriptors_to_those_who_come() {
+    let supervisor = Launch::new()
+        .through(&["prlimit", "--nofile=64:64"])
+        .set("workers.count", "1")
+        .set("http.keep_alive", r#""1h""#)
+        .serving(1);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        // Fewer than it can hold, but more than the half.
+        for _ in 0..30 {
+            let mut connection = Connection::open(supervisor.address()).expect("the queue has room");
+            assert_eq!(connection.get("/health").expect("an answer").status, 200);
+            open.push(connection);
+        }
+        observe_for(Duration::from_millis(1_100));
+    }
+    supervisor.wait_log("connection_evicted", 1, PATIENCE);
+    let kept = open.iter().filter(|connection| !connection.is_over()).count();
+    assert!((30..64).contains(&kept), "{kept} of {} are open", open.len());
+    assert_eq!(supervisor.log().count("accept_exhausted"), 0, "nobody had to wait");
 }

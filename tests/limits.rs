@@ -1,6 +1,8 @@
 //! Promise: what is too large, too many or too slow to answer is refused in HTTP's own words, and the app does not see it.
 
-use crate::common::{Connection, Failure, Launch, PATIENCE, Supervisor, eventually, request};
+use std::time::Duration;
+
+use crate::common::{Connection, Failure, Launch, PATIENCE, Process, Supervisor, eventually, request};
 
 fn total(supervisor: &Supervisor, of: &str) -> u64 {
     supervisor.status()["totals"][of].as_u64().unwrap_or_else(|| panic!("totals.{of}"))
@@ -208,16 +210,19 @@ fn a_full_worker_stops_accepting_serves_those_it_has_and_goes_on_later() {
     let supervisor = Launch::new()
         .set("workers.count", "1")
         .set("http.worker_connections", "4")
-        .set("http.keep_alive", r#""60s""#)
+        .set("http.header_timeout", r#""60s""#)
         .serving(1);
+    // They have not spoken yet, so none of them can be asked to leave.
     let mut open: Vec<_> = (0..4).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();
-    for connection in &mut open {
-        assert_eq!(connection.get("/health").expect("an answer").status, 200);
-    }
+    supervisor.wait_log("worker_full", 1, PATIENCE);
     let mut waiting = Connection::open(supervisor.address()).expect("the kernel's queue takes it");
     waiting.send(&request("GET", "/health", &[], b"")).expect("sent");
-    waiting.patience(std::time::Duration::from_secs(1));
+    waiting.patience(Duration::from_secs(1));
+    let worker = Process(supervisor.serving_pids()[0]);
+    let before = worker.cpu_time();
     assert_eq!(waiting.answer().err(), Some(Failure::Timeout), "it waits");
+    let spent = worker.cpu_time() - before;
+    assert!(spent < Duration::from_millis(200), "{spent:?} in a second: it spins");
     for connection in &mut open {
         assert_eq!(connection.get("/health").expect("those it has are served").status, 200);
     }
@@ -246,7 +251,7 @@ fn new_connections_go_past_the_full_worker_and_nobody_is_killed_for_being_full()
     }
     let each: Vec<_> = [0, 1].map(|n| supervisor.status()["workers"][n]["connections"].clone()).into();
     assert_eq!(each, [20, 20], "no worker has more than it may");
-    crate::common::observe_for(std::time::Duration::from_secs(2));
+    crate::common::observe_for(Duration::from_secs(2));
     for connection in &mut open {
         assert_eq!(connection.get("/health").expect("an answer").status, 200);
     }

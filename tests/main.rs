@@ -36,6 +36,7 @@ mod facts_many_workers;
 mod facts_survive;
 mod few_files;
 mod files;
+mod full;
 mod hang;
 mod health;
 mod http2;

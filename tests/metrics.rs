@@ -263,6 +263,7 @@ print(json.dumps({
             "oxicorn_requests_in_flight": "gauge",
             "oxicorn_connections_accepted": "counter",
             "oxicorn_connections_rescued": "counter",
+            "oxicorn_connections_evicted": "counter",
             "oxicorn_tls_handshakes_failed": "counter",
             "oxicorn_connections_open": "gauge",
             "oxicorn_listener_queue": "gauge",

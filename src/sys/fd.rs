@@ -124,6 +124,11 @@ pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
 /// request, within 4 ms.
 pub(crate) const GAVE_UP_AFTER: u32 = 500;
 
+/// Whether a connected stream socket holds bytes that nobody has read. `false` for a number that is not a socket.
+pub(crate) fn has_unread(socket: RawFd) -> bool {
+    socket::recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|len| len > 0)
+}
+
 /// Whether the client of a connected stream socket has left before an answer was begun. A TCP client has if it reset the
 /// connection, or ended its side [`GAVE_UP_AFTER`] its last byte; a client on a unix socket if it closed the socket, and
 /// not only its sending side. `false` for a number that is not a socket.

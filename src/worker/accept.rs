@@ -30,6 +30,7 @@ use crate::{
     sys::{
         clock,
         fd::{self, GAVE_UP_AFTER, NotAccepted},
+        poll::{Interest, wait},
     },
 };
 
@@ -86,8 +87,8 @@ where
             let (mut was_empty, delays) = (false, shared.delays(clock::coarse()));
             let accepted = select! {
                 biased;
-                () = shared.crowded() => {
-                    shared.uncrowded().await;
+                place_in = poll_fn(|_| listener.poll_crowded(shared)) => {
+                    shared.vacated(place_in).await;
                     continue;
                 }
                 accepted = listener.accept(|| shared.is_about_to_drain(), &mut was_empty) => accepted,
@@ -99,9 +100,11 @@ where
             }
             match accepted {
                 Ok(stream) => {
+                    let one_leaves = shared.make_place();
                     stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
-                    if taken == ACCEPTS_PER_TURN {
+                    // Who leaves does so in this turn.
+                    if one_leaves || taken == ACCEPTS_PER_TURN {
                         taken = 0;
                         yield_now().await;
                     }
@@ -109,6 +112,7 @@ where
                 Err(error) => match fd::why_not_accepted(&error) {
                     // Shut down at the final stop, by us or by a sibling.
                     NotAccepted::Closed => return,
+                    NotAccepted::Exhausted if shared.free_descriptor().await => {}
                     NotAccepted::Exhausted => {
                         if let Some(suppressed) = shared.exhausted.pass() {
                             tracing::warn!(
@@ -169,6 +173,21 @@ where
 }
 
 impl Listener {
+    /// Ready if somebody has come and there is no place for him now, with how long it is until there may be one. To be asked
+    /// anew whenever one comes.
+    fn poll_crowded(&self, shared: &Shared) -> Poll<Duration> {
+        if shared.room() > 0 {
+            return Poll::Pending;
+        }
+        let socket = match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        };
+        let has_come = wait(&[(socket, Interest::Read)], Some(Duration::ZERO)).is_ok_and(|ready| ready.contains(&true));
+        let place_in = if has_come { shared.place_in() } else { Duration::ZERO };
+        if place_in.is_zero() { Poll::Pending } else { Poll::Ready(place_in) }
+    }
+
     /// Sets `was_empty` if the queue was empty at first. Pending for good once the master has said that this worker drains:
     /// the order to drain, which is on its way, ends the task.
     async fn accept(&self, is_about_to_drain: impl Fn() -> bool, was_empty: &mut bool) -> io::Result<Stream> {

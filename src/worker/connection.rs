@@ -50,6 +50,7 @@ use self::{
 };
 use super::{
     accept::Peer,
+    crowd::Seat,
     scanner::Refusal,
     shared::{Call, Open, Shared},
 };
@@ -74,17 +75,18 @@ const HTTP2_PONG: Duration = Duration::from_secs(20);
 
 /// What the parts of one connection know of it.
 #[derive(Debug)]
-struct Connection {
-    shared: &'static Shared,
+pub(super) struct Connection {
+    pub(super) shared: &'static Shared,
     peer: Peer,
     /// As far as the connection itself and its PROXY header tell.
     client: Client,
     /// Of the client, where `tls.client_ca` asks for one.
     certificate: Option<ClientCertificate>,
     activity: Activity,
-    /// The stream's descriptor, to ask the kernel about it. Used only while a request is handed over: hyper holds the
-    /// stream then. Once the stream is closed the number may be another file's.
-    socket: RawFd,
+    /// The stream's descriptor, to ask the kernel about it. Used only while a request is handed over, and while the crowd
+    /// knows the connection: hyper holds the stream then. Once the stream is closed the number may be another file's.
+    pub(super) socket: RawFd,
+    pub(super) seat: Seat,
     /// The client has ended its side, or the event loop could not see whether it has.
     ending: AtomicBool,
     /// Why no more of its requests is answered: the last word of a connection of HTTP/1.
@@ -121,6 +123,16 @@ impl Connection {
         }
     }
 
+    /// Since when it has been idle, if it may be asked to leave.
+    pub(super) fn may_leave_since(&self) -> Option<u64> {
+        self.activity.may_leave_since()
+    }
+
+    /// Has it give its place to another at the next turn of its task, unless it has been active since `idle_since`.
+    pub(super) fn ask_to_leave(&self, idle_since: u64) {
+        self.activity.ask_to_leave(idle_since);
+    }
+
     /// Gives a request that was refused before there was an exchange its line in the access log. `head` is what arrived.
     fn log_refused(&self, refusal: Refusal, head: &[u8]) {
         if let Some(access) = &self.shared.access {
@@ -145,6 +157,7 @@ where
         certificate: None,
         activity: Activity::new(),
         socket: stream.as_raw_fd(),
+        seat: Seat::default(),
         ending: AtomicBool::new(waited),
         refusal: OnceLock::new(),
         upgraded: AtomicBool::new(false),
@@ -299,11 +312,16 @@ where
 }
 
 /// Polls hyper until the connection is over, and tells it when to leave.
-async fn live<C: Speaks>(mut serving: Pin<&mut C>, connection: &Connection, timer: &mut Timer<'_>, mut call: Call<'_>) {
-    let Connection { shared, activity, .. } = connection;
+async fn live<C: Speaks>(
+    mut serving: Pin<&mut C>,
+    connection: &Arc<Connection>,
+    timer: &mut Timer<'_>,
+    mut call: Call<'_>,
+) {
+    let Connection { shared, activity, .. } = &**connection;
     // Polled for its waker alone: this task's never changes, and `drains` is what is asked.
     let mut drain = pin!(shared.drain.notified());
-    let mut enrolled = false;
+    let mut member = None;
     let mut leaving = false;
     if C::HTTP2 {
         activity.idles();
@@ -315,11 +333,14 @@ async fn live<C: Speaks>(mut serving: Pin<&mut C>, connection: &Connection, time
                 return Poll::Ready(result.map_err(Ended::Error));
             }
             call.listen(shared, cx);
-            if C::HTTP2 && !std::mem::replace(&mut enrolled, true) {
-                let _ = drain.as_mut().poll(cx);
+            if member.is_none() {
+                member = Some(shared.crowd.enter(connection, cx.waker()));
+                if C::HTTP2 {
+                    let _ = drain.as_mut().poll(cx);
+                }
             }
             let told = if C::HTTP2 { shared.drains() } else { shared.ends() && activity.unoccupied() };
-            let mut leave = told && !leaving;
+            let mut leave = (told || activity.is_asked_to_leave()) && !leaving;
             match timer.overdue(connection, cx) {
                 Some(Overdue::Blocked) => return Poll::Ready(Err(Ended::Blocked)),
                 Some(Overdue::Head) => {

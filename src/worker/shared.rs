@@ -16,15 +16,19 @@ use std::{
 };
 
 use rustls::ServerConfig;
-use tokio::sync::{Notify, futures::Notified, watch};
+use tokio::{
+    sync::{Notify, futures::Notified, watch},
+    time::timeout,
+};
 
 use super::{
-    accept::Peer, access_log::AccessLog, forwarded::Trust, request_id::RequestIds, scanner::Refusal, throttle::Throttle,
+    accept::Peer, access_log::AccessLog, crowd::Crowd, forwarded::Trust, request_id::RequestIds, scanner::Refusal,
+    throttle::Throttle,
 };
 use crate::{
     channel::ToMaster,
     listener::Listeners,
-    scoreboard::{Notepad, Row, Scoreboard},
+    scoreboard::{Notepad, Row, Scoreboard, State},
     settings::{Http, ProxyProtocol, Settings},
     sys::clock,
 };
@@ -33,6 +37,9 @@ use crate::{
 const ARRIVALS_EVERY: u64 = 10;
 /// … and how often where they do not stay, and there is nothing to be balanced.
 const PASSERS_BY_EVERY: u64 = 250;
+
+/// How often a full worker looks whether its siblings are full as well.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 const NEVER: u64 = u64::MAX;
 
@@ -69,6 +76,7 @@ pub(super) struct Shared {
     calls: AtomicU64,
     pub(super) exhausted: Throttle,
     fullness: Throttle,
+    evictions: Throttle,
     refusals: Throttle,
     departures: Throttle,
     sheds: Throttle,
@@ -80,8 +88,9 @@ pub(super) struct Shared {
     arrivals_told: AtomicU64,
     arrivals_known: AtomicU64,
     emptied: Notify,
-    /// Wakes who accepts when there are as many connections as may be, and when there is room again.
-    crowd: Notify,
+    pub(super) crowd: Crowd,
+    /// Wakes who waits for a place when a connection ends.
+    vacated: Notify,
     /// Wakes a beat that has found nothing to do.
     pub(super) traffic: Notify,
     /// How often a heartbeat came late: the loop was held up.
@@ -121,6 +130,7 @@ impl Shared {
             calls: AtomicU64::new(0),
             exhausted: Throttle::default(),
             fullness: Throttle::default(),
+            evictions: Throttle::default(),
             refusals: Throttle::default(),
             departures: Throttle::default(),
             sheds: Throttle::default(),
@@ -131,7 +141,8 @@ impl Shared {
             arrivals_told: AtomicU64::new(0),
             arrivals_known: AtomicU64::new(row.accepted()),
             emptied: Notify::new(),
-            crowd: Notify::new(),
+            crowd: Crowd::default(),
+            vacated: Notify::new(),
             traffic: Notify::new(),
             delays: AtomicU64::new(0),
         }))
@@ -232,7 +243,6 @@ impl Shared {
         self.traffic.notify_waiters();
         self.tell_arrivals();
         if self.room() == 0 {
-            self.crowd.notify_waiters();
             self.tell_full(true);
         }
         Open(self)
@@ -244,12 +254,10 @@ impl Shared {
         if open == 0 {
             self.emptied.notify_one();
         }
-        if self.row.full() {
-            self.crowd.notify_waiters();
-            // Not at the first that ends: the kernel is not to be told twice for every connection.
-            if self.room() > self.http.worker_connections / 10 {
-                self.tell_full(false);
-            }
+        self.vacated.notify_waiters();
+        // Not at the first that ends: the kernel is not to be told twice for every connection.
+        if self.row.full() && self.room() > self.http.worker_connections / 10 {
+            self.tell_full(false);
         }
     }
 
@@ -278,7 +286,7 @@ impl Shared {
                 event = "worker_full",
                 connections = self.row.connections(),
                 suppressed,
-                "http.worker_connections is reached; this worker accepts again when a connection ends"
+                "http.worker_connections is reached; this worker closes an idle connection for each new one, or waits until one ends"
             );
         }
     }
@@ -291,18 +299,62 @@ impl Shared {
         }
     }
 
-    /// Completes once there is no room.
-    pub(super) async fn crowded(&self) {
-        while self.room() > 0 {
-            self.crowd.notified().await;
+    /// How long until there may be a place for a newcomer, as things are: nothing if there is one, or one is to be had.
+    pub(super) fn place_in(&self) -> Duration {
+        if self.room() > 0 {
+            Duration::ZERO
+        } else if self.a_sibling_has_room() {
+            LOOK_AGAIN
+        } else {
+            self.crowd.next_leaves_in()
         }
     }
 
-    /// Completes once there is room.
-    pub(super) async fn uncrowded(&self) {
-        while self.room() == 0 {
-            self.crowd.notified().await;
+    /// Completes when a connection ends, or after `most`.
+    pub(super) async fn vacated(&self, most: Duration) {
+        let _ = timeout(most, self.vacated.notified()).await;
+    }
+
+    /// Before a newcomer is served: has as many idle connections leave as have to for it. Whether any has to.
+    pub(super) fn make_place(&self) -> bool {
+        let limit = self.http.worker_connections;
+        let over = if limit == 0 { 0 } else { (self.row.connections() + 1).saturating_sub(limit) };
+        for _ in 0..over {
+            self.evict("http.worker_connections is reached");
         }
+        over > 0
+    }
+
+    /// Has a connection leave, if one may, and waits for that. Whether one may.
+    pub(super) async fn free_descriptor(&self) -> bool {
+        let one_leaves = self.evict("the worker runs out of file descriptors or memory");
+        if one_leaves {
+            self.vacated(LOOK_AGAIN).await;
+        }
+        one_leaves
+    }
+
+    /// Has the connection leave that has been idle longest. Whether there is one.
+    fn evict(&self, reason: &str) -> bool {
+        let Some(idle) = self.crowd.ask_to_leave() else { return false };
+        self.row.connection_evicted();
+        if let Some(suppressed) = self.evictions.pass() {
+            tracing::info!(
+                event = "connection_evicted",
+                reason,
+                idle_ms = idle.as_millis() as u64,
+                suppressed,
+                "the connection that was idle longest is closed for a new one"
+            );
+        }
+        true
+    }
+
+    /// It takes what waits for this worker, if that is full.
+    fn a_sibling_has_room(&self) -> bool {
+        let now = clock::coarse();
+        // Our own is full.
+        self.scoreboard.rows().any(|row| row.state() == State::Serving && !row.full() && row.due() >= now)
     }
 
     /// Counts a request that reached no app, and a body that was cut short.

@@ -29,6 +29,8 @@ pub(super) struct Activity {
     /// When a stream last moved on, or the connection was told to end; `NEVER` with HTTP/1.
     moved: AtomicU64,
     leaves: AtomicBool,
+    /// Since when it was idle when it was asked to give its place to another; `NEVER` before. A later request voids that.
+    asked_to_leave: AtomicU64,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -62,6 +64,7 @@ impl Activity {
             offered: AtomicU32::new(0),
             moved: AtomicU64::new(NEVER),
             leaves: AtomicBool::new(false),
+            asked_to_leave: AtomicU64::new(NEVER),
         }
     }
 
@@ -136,9 +139,29 @@ impl Activity {
 
     /// Since when a connection that was not told to end waits for a request: since its last answer, else its accept.
     fn idle_from(&self) -> Option<u64> {
-        let since = self.idle_since.load(Relaxed);
         let idles = self.unoccupied() && !self.leaves.load(Relaxed);
-        idles.then_some(if since == NEVER { self.accepted } else { since })
+        idles.then(|| match self.idle_since.load(Relaxed) {
+            NEVER => self.accepted,
+            since => since,
+        })
+    }
+
+    /// Since when it has been idle, if it may be asked to leave: it has had an answer (with HTTP/2, it has begun) and taken
+    /// it, and was not asked yet.
+    pub(super) fn may_leave_since(&self) -> Option<u64> {
+        let has_read = self.idle_since.load(Relaxed) != NEVER && self.blocked_since.load(Relaxed) == NEVER;
+        self.idle_from().filter(|_| has_read && !self.is_asked_to_leave())
+    }
+
+    /// Its place is needed by another, unless it has been active since `idle_since`.
+    pub(super) fn ask_to_leave(&self, idle_since: u64) {
+        self.asked_to_leave.store(idle_since, Relaxed);
+    }
+
+    /// It was asked to leave, and has been idle since.
+    pub(super) fn is_asked_to_leave(&self) -> bool {
+        let asked = self.asked_to_leave.load(Relaxed);
+        asked != NEVER && asked == self.idle_since.load(Relaxed) && self.unoccupied()
     }
 
     /// The time since its last answer; for ever if it has had none.

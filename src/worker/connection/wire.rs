@@ -283,6 +283,10 @@ impl<T: Stream> Write for Wire<T> {
         if !this.linger.has_begun() {
             ready!(this.stream().poll_shutdown(cx))?;
         }
+        // Its place is needed now, and its client has had the answer for a while.
+        if this.connection.activity.is_asked_to_leave() {
+            return Poll::Ready(Ok(()));
+        }
         let patience = this.patience();
         this.linger.poll(&mut this.inner.inner_mut().stream, patience, cx).map(Ok)
     }

@@ -1,0 +1,108 @@
+//! Promise: a worker that is full of idle connections closes its door to nobody: the connection that has been idle longest
+//! gives its place, told as in a drain. Whoever is at work, was active within a second, or has not spoken yet keeps his.
+
+use std::time::Duration;
+
+use crate::common::{Canary, Connection, Launch, PATIENCE, Supervisor, now, observe_for, request};
+
+/// Longer than a connection has to be idle before it may be closed.
+const LONG_IDLE: Duration = Duration::from_millis(1_100);
+
+fn launch(workers: &str, connections: &str) -> Launch {
+    Launch::new()
+        .set("workers.count", workers)
+        .set("http.worker_connections", connections)
+        .set("http.keep_alive", r#""1h""#)
+        .set("http.header_timeout", r#""1h""#)
+}
+
+/// A client that asks once and stays.
+fn asks_once(supervisor: &Supervisor) -> Connection {
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    assert_eq!(connection.get("/health").expect("an answer").status, 200);
+    connection
+}
+
+#[test]
+fn the_one_that_was_idle_longest_gives_its_place_and_no_other() {
+    let supervisor = launch("1", "4").serving(1);
+    let mut busy = Connection::open(supervisor.address()).expect("a connection");
+    busy.send(&request("GET", "/debug/sleep/3000", &[], b"")).expect("sent");
+    let mut silent = Connection::open(supervisor.address()).expect("a connection");
+    let (mut first, mut second) = (asks_once(&supervisor), asks_once(&supervisor));
+    // From here on the second has been idle longest, also on a clock of 10 ms.
+    observe_for(Duration::from_millis(30));
+    assert_eq!(first.get("/health").expect("an answer").status, 200);
+    observe_for(LONG_IDLE);
+    let canary = Canary::start();
+    let begun = now();
+    let mut third = asks_once(&supervisor);
+    let (took, stalled) = (begun.elapsed(), canary.longest());
+    assert!(took < Duration::from_millis(100) + stalled, "{took:?}, stalled {stalled:?}");
+    second.wait_eof().expect("a clean end");
+    assert_eq!(supervisor.status()["workers"][0]["connections"], 4, "that the client does not close is not waited for");
+    for one in [&mut first, &mut silent, &mut third] {
+        assert_eq!(one.get("/health").expect("it has kept its place").status, 200);
+    }
+    assert_eq!(busy.answer().expect("it was at work").status, 200);
+    assert_eq!(supervisor.log().count("connection_evicted"), 1);
+}
+
+#[test]
+fn who_was_active_within_a_second_keeps_the_place_and_the_newcomer_waits_for_no_longer() {
+    let supervisor = launch("1", "2").serving(1);
+    let (_first, begun) = (asks_once(&supervisor), now());
+    let mut second = asks_once(&supervisor);
+    let canary = Canary::start();
+    let _third = asks_once(&supervisor);
+    let (took, stalled) = (begun.elapsed(), canary.longest());
+    assert!(took >= Duration::from_millis(980), "{took:?} after an answer a connection was closed");
+    assert!(took < Duration::from_millis(1_200) + stalled, "{took:?}, stalled {stalled:?}");
+    assert_eq!(second.get("/health").expect("it has kept its place").status, 200);
+}
+
+#[test]
+fn a_full_worker_evicts_nobody_while_a_sibling_has_room() {
+    for reuse_port in ["true", "false"] {
+        let supervisor = launch("2", "10").set("server.reuse_port", reuse_port).serving(2);
+        let mut all: Vec<_> = (0..12).map(|_| asks_once(&supervisor)).collect();
+        observe_for(LONG_IDLE);
+        all.extend((0..8).map(|_| asks_once(&supervisor)));
+        for connection in &mut all {
+            assert_eq!(connection.get("/health").expect("there was room for all").status, 200);
+        }
+        assert_eq!(supervisor.log().count("connection_evicted"), 0);
+        observe_for(LONG_IDLE);
+        asks_once(&supervisor);
+        supervisor.wait_log("connection_evicted", 1, PATIENCE);
+    }
+}
+
+/// Half as many again as there are places.
+#[test]
+fn three_thousand_that_ask_once_and_stay_are_each_answered_within_100_ms() {
+    let supervisor = launch("2", "1000").serving(2);
+    let (canary, begun) = (Canary::start(), now());
+    let (mut all, mut slowest) = (Vec::new(), Duration::ZERO);
+    for number in 0..3_000 {
+        // Spread over six seconds.
+        let due = Duration::from_millis(2 * number);
+        observe_for(due.saturating_sub(begun.elapsed()));
+        let asked = now();
+        all.push(asks_once(&supervisor));
+        slowest = slowest.max(asked.elapsed());
+    }
+    let stalled = canary.longest();
+    eprintln!("slowest answer {slowest:?}, stalled {stalled:?}");
+    assert!(slowest < Duration::from_millis(100) + stalled, "{slowest:?}, stalled {stalled:?}");
+    let mut ended = Vec::new();
+    for (number, connection) in all.iter_mut().enumerate() {
+        if connection.is_over() {
+            ended.push(number);
+        } else {
+            assert_eq!(connection.get("/health").expect("it has kept its place").status, 200);
+        }
+    }
+    assert!((1_000..1_100).contains(&ended.len()), "{} were closed for the 1000 newcomers", ended.len());
+    assert!(ended.iter().all(|number| *number < 1_500), "those who came first left first: {ended:?}");
+}
