@@ -70,6 +70,10 @@ clients: release clients-needs ## six clients and three proxies through reloads,
 soak-clients: release clients-needs target/clients-niquests target/clients-java-17 target/clients-java-21 target/clients-go/client target/clients-proxies ## all clients and proxies, all transports (SECONDS=10 ARGS="--only grpcio")
 	$(call packages,apache2-bin apache2-utils caddy haproxy hey hitch libwww-perl lighttpd nghttp2-client nghttp2-proxy nginx php-cli php-curl ruby squid varnish wrk)
 	$(ON_RELEASE) tests/clients/matrix.py --seconds $(or $(SECONDS),10) $(ARGS)
+	$(ON_RELEASE) tests/clients/early.py
+	$(ON_RELEASE) tests/clients/idle.py
+	$(ON_RELEASE) tests/clients/pollers.py
+	$(ON_RELEASE) tests/clients/pollers.py --reloads 100
 
 clients-needs: target/clients-python target/clients-java
 	$(call packages,apache2-utils caddy haproxy nginx nodejs openssl)

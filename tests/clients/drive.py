@@ -114,7 +114,7 @@ class Service:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OXICORN_")}
         run, how = [self.binary, "run", "-c", self.settings], {"env": environment, "stdout": self.log, "stderr": self.log}
         try:
-            self.master = subprocess.Popen(run, cwd=self.folder, start_new_session=True, **how)
+            self.master = subprocess.Popen(run, cwd=self.folder, **how)
         except OSError as error:
             raise Broken(f"{self.binary}: {error}") from None
         try:

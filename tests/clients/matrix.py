@@ -7,6 +7,7 @@ It prints the versions, then the matrix row by row: what was tried and what was 
 import argparse
 import concurrent.futures
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -73,6 +74,7 @@ def versions():
 
 def main():
     ask = arguments()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, with all that it started, and not after the cells that wait
     rows = [row for row in ROWS if (row.short or not ask.short) and (not ask.only or any(word in row.title for word in ask.only))]
     if ask.list:
         return print(*(row.title for row in rows), sep="\n")

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Clients that ask once in a while, over wires of some length, with the defaults on both sides: nothing may be lost.
+
+With `--reloads 100` they go through so many reloads of oxicorn, and others through as many of an nginx in front of one that is left alone.
+A request that is sent while the end of its idle connection is on the wire is lost by HTTP/1.1 itself, so these losses are only
+told, side by side. All pollers run beside each other, mostly asleep: six minutes without reloads, eleven with a hundred.
+"""
+import argparse
+import concurrent.futures
+import contextlib
+import dataclasses
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from direct import HTTP1
+from drive import Broken, Result, Service, accepts, certificate, eventually, free_port
+from wire import Wire
+
+CLIENTS = {
+    "requests", "urllib3", "httpx", "httpx, async", "aiohttp", "niquests", "pycurl", "node http.Agent", "node fetch", "Java 17 HttpClient",
+    "Java 17 HttpURLConnection", "LWP", "HTTP::Tiny", "Ruby net/http", "PHP curl", "Go",
+}  # fmt: skip
+ROWS = [row for row in HTTP1 if row.name in CLIENTS and row.transport == "HTTP/1.1"]
+METHODS = ("GET", "POST")
+WIRES_S = (0.001, 0.02, 0.1)
+NGINX = """
+daemon off; worker_processes 2; pid nginx.pid; error_log said;
+events {}
+http {
+    access_log off;
+    server { listen 127.0.0.1:%d; location / { proxy_pass http://127.0.0.1:%d; } }
+}
+"""
+
+
+def polls(asked, at_once):
+    """Runs {key: (row, threads, origin, method, seconds, pause)}, the longest first: {key: Result or Broken}."""
+
+    def one(row, threads, origin, method, seconds, pause):
+        try:
+            return dataclasses.replace(row.load, threads=threads).ask(origin, method, seconds, pause)
+        except Broken as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        longest_first = sorted(asked.items(), key=lambda item: -item[1][4])
+        running = {key: pool.submit(one, *words) for key, words in longest_first}
+        return {key: future.result() for key, future in running.items()}
+
+
+def table(results, columns):
+    """`results` is {(client, column, …): Result}: a line for each client, and the sentences of what is lost."""
+    print(f"| client | {' | '.join(map(str, columns))} |\n|{'---|' * (len(columns) + 1)}")
+    for row in ROWS:
+        line = []
+        for column in columns:
+            some = [result for key, result in results.items() if key[:2] == (row.name, column) and isinstance(result, Result)]
+            total = sum(some, Result())
+            line.append(f"{total.tried} ({total.lost})")
+        print(f"| {row.name} | {' | '.join(line)} |")
+    for key, result in results.items():
+        what = ", ".join(map(str, key))
+        if isinstance(result, Broken) or not result.tried:
+            yield f"{what}: {result}"
+        elif result.lost:
+            yield f"{what}: {result.lost} of {result.tried} lost ({'; '.join(f'{n} × {text}' for text, n in result.errors.most_common(3))})"
+
+
+def quiet(intervals):
+    """Without any event: {(client, interval, method, wire): Result}."""
+    with Service() as service, contextlib.ExitStack() as stack:
+        wires = {delay: stack.enter_context(Wire(service.port, delay)) for delay in WIRES_S}
+        asked = {
+            (row.name, f"{interval} s", method, f"{delay * 1000:.0f} ms"): (
+                row, 1, f"http://127.0.0.1:{wire.port}", method, max(4.2 * interval, 60), interval,
+            )
+            for row in ROWS for interval in intervals for method in METHODS for delay, wire in wires.items()
+        }  # fmt: skip
+        return polls(asked, 200)
+
+
+@contextlib.contextmanager
+def nginx(service):
+    """In front of the service, with its own defaults: its port, and what reloads it."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        (pathlib.Path(folder) / "nginx.conf").write_text(NGINX % (port, service.port))
+        process = subprocess.Popen(["nginx", "-p", folder, "-c", "nginx.conf", "-e", "said"])
+        try:
+            eventually(lambda: accepts(port), 10, "nginx serves")
+            yield port, lambda: process.send_signal(signal.SIGHUP)
+        finally:
+            process.terminate()
+            process.wait(40)
+
+
+def reloading(reloads, threads):
+    """Pollers of 10 and 30 s while oxicorn and nginx reload: {(client, "10 s, oxicorn", method): Result}."""
+    with Service() as service, Service() as behind, nginx(behind) as (port, reload_nginx), Wire(service.port, 0.02) as ours, Wire(port, 0.02) as theirs:
+        over, chance = threading.Event(), random.Random(1)
+
+        def happens():
+            for _ in range(reloads):
+                over.wait(chance.uniform(4, 8))
+                service.ctl("reload")
+                reload_nginx()
+
+        asked = {
+            (row.name, f"{interval} s, {name}", method): (row, threads, f"http://127.0.0.1:{wire.port}", method, 6.2 * reloads, interval)
+            for row in ROWS for interval in (10, 30) for name, wire in [("oxicorn", ours), ("nginx", theirs)] for method in METHODS
+        }  # fmt: skip
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            reloaded = pool.submit(happens)
+            results = polls(asked, len(asked))
+            over.set()
+            reloaded.result()
+        return results
+
+
+def main():
+    ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ask.add_argument("--intervals", default="1,2,5,10,30,60", help="in seconds")
+    ask.add_argument("--reloads", type=int, default=0)
+    ask.add_argument("--threads", type=int, default=4, help="pollers of each program, with --reloads")
+    ask = ask.parse_args()
+    certificate()
+    began = time.monotonic()
+    if ask.reloads:
+        print(f"Polls (lost) through {ask.reloads} reloads, over 20 ms:\n")
+        lost = list(table(reloading(ask.reloads, ask.threads), [f"{interval} s, {name}" for interval in (10, 30) for name in ("oxicorn", "nginx")]))
+        print("", *lost, sep="\n")
+        return any("lost (" not in sentence for sentence in lost)
+    intervals = [int(interval) for interval in ask.intervals.split(",")]
+    print(f"Polls (lost), GET and POST over {', '.join(f'{delay * 1000:.0f}' for delay in WIRES_S)} ms each way:\n")
+    faults = list(table(quiet(intervals), [f"{interval} s" for interval in intervals]))
+    print("", *(f"FAILED: {fault}" for fault in faults), f"pollers: {time.monotonic() - began:.0f} s", sep="\n")
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
