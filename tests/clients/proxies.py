@@ -215,7 +215,11 @@ VERSIONS = {
     "hitch": ["hitch", "--version"],
 }  # fmt: skip
 V2 = {"server__proxy_protocol": '"v2"'}
-KNOWN = {}
+REWINDS = Known("Go has written the body to a connection that was just told to go, and cannot write it twice", 0.01)
+REFUSES = Known("mod_proxy_http2 answers 502 for a stream that crosses a GOAWAY, and repeats nothing", 0.01)
+DRAINS = ("reload", "recycle", "upgrade", "scale")
+GO = {f"{event} POST": REWINDS for event in DRAINS}
+KNOWN = {("Caddy 2.6", "h2c"): GO, ("Caddy 2.11", "h2c"): GO, ("Traefik, deploy/traefik", "h2c"): GO, ("Apache", "h2c"): dict.fromkeys(DRAINS, REFUSES)}
 SHORT = {("nginx", "HTTP/1.1"), ("HAProxy", "h2c"), ("Caddy 2.6", "unix")}
 
 
