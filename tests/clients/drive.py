@@ -15,7 +15,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -147,8 +146,9 @@ class Service:
                 raise Broken(f"oxicorn has ended (see {self.folder}/log)") from None
             return {"state": "starting"}
 
-    def totals(self):
-        return self.status()["totals"]
+    def counted(self):
+        totals = self.status()["totals"]
+        return collections.Counter({name: totals[name] for name in ("requests", "reloads", "upgrades", "recycled", "crashed", "hung")})
 
 
 class Event:
@@ -176,7 +176,7 @@ EVENTS = {
         Event("recycle", workers__max_requests=200),
         Event("upgrade", lambda service, _: service.ctl("upgrade")),
         Event("scale", scales, workers__count=3),
-        Event("stop"),  # see `stopped`
+        Event("stop", log__access='"access.log"', log__access_format="""'"%(r)s" %(s)s'"""),  # see `stopped`
         # The pause is far enough from keep_alive: who asks in the very moment of the close loses to the wire, not to oxicorn.
         Event("expiry", pause=1.5, http__keep_alive='"1s"'),
     ]
@@ -233,7 +233,7 @@ def stopped(service, ask, names):
     200, by its access log, and lost is what of it the clients have not seen."""
 
     def answered(method):
-        return sum(f'"{method} ' in line and '" 200 ' in line for line in service.access.read_text().splitlines())
+        return sum(f'"{method} ' in line and line.endswith('" 200') for line in service.access.read_text().splitlines())
 
     def stops():
         eventually(lambda: all(answered(method) for method in names), 60, "each client asks")
@@ -291,20 +291,14 @@ class Row:
         return self.known.get(f"{event} {method}") or self.known.get(event) or self.known.get("*")
 
     def run(self, event, seconds):
-        with Service(self.tls, **(self.settings | event.settings | LOGS.get(event.name, {}))) as service:
+        """{method: Result}, and what oxicorn has counted."""
+        with Service(self.tls, **(self.settings | event.settings)) as service:
             with self.front(service, self.unix) as (origin, unix):
 
                 def ask(method):
                     return self.load.ask(origin, method, seconds, event.pause, unix)
 
                 if event.name == "stop":
-                    return stopped(service, ask, self.methods)
-                before = service.totals()["requests"]
-                results = happening(service, event, ask, self.methods)
-                executed, tried = service.totals()["requests"] - before, sum(result.tried for result in results.values())
-                if executed > tried:
-                    print(f"   repeated: {self.title}, {event.name}: {executed} requests executed of {tried} tried", file=sys.stderr)
-                return results
-
-
-LOGS = {"stop": {"log__access": '"access.log"', "log__access_format": '\'"%(r)s" %(s)s \''}}
+                    return stopped(service, ask, self.methods), collections.Counter(stops=1)
+                before = service.counted()
+                return happening(service, event, ask, self.methods), service.counted() - before

@@ -5,6 +5,7 @@ It prints the versions, then the matrix row by row: what was tried and what was 
 `known` does not explain, and when a tool is missing: a cell that cannot be tried is an error.
 """
 import argparse
+import collections
 import concurrent.futures
 import re
 import signal
@@ -14,7 +15,7 @@ import time
 
 import direct
 import proxies
-from drive import EVENTS, TARGET, Broken, certificate
+from drive import EVENTS, TARGET, Broken, Result, certificate
 
 ROWS = [*direct.ROWS, *proxies.ROWS]
 
@@ -31,18 +32,19 @@ def arguments():
 
 
 def cell(row, event, seconds):
-    """{method: Result}, or the sentence why there is none."""
+    """({method: Result}, what oxicorn counted), or the sentence why there is neither."""
     try:
         return row.run(EVENTS[event], seconds)
     except Broken as error:
         return str(error)
 
 
-def wrong(row, event, results):
+def wrong(row, event, outcome):
     """What is not as it has to be, a sentence each."""
-    if isinstance(results, str):
-        yield f"{row.title}, {event}: {results}"
+    if isinstance(outcome, str):
+        yield f"{row.title}, {event}: {outcome}"
         return
+    results, counted = outcome
     for method, result in results.items():
         known, said = row.explains(event, method), "; ".join(f"{n} × {text}" for text, n in result.errors.most_common(4))
         what = f"{row.title}, {event}, {method}: {result.lost} of {result.tried} lost"
@@ -52,12 +54,17 @@ def wrong(row, event, results):
             yield f"{what} ({said})"
         elif result.lost:
             print(f"   known: {what} ({said}): {known.why}", file=sys.stderr)
+    if counted["crashed"] or counted["hung"]:
+        yield f"{row.title}, {event}: {counted}"
+    tried = sum(result.tried for result in results.values())
+    if counted["requests"] > tried:
+        print(f"   repeated: {row.title}, {event}: {counted['requests']} requests executed of {tried} tried", file=sys.stderr)
 
 
-def figures(results):
-    if isinstance(results, str):
+def figures(outcome):
+    if isinstance(outcome, str):
         return "broken"
-    return " / ".join(f"{result.tried:,} ({result.lost})" for result in results.values())
+    return " / ".join(f"{result.tried:,} ({result.lost})" for result in outcome[0].values())
 
 
 def versions():
@@ -80,6 +87,7 @@ def main():
         return print(*(row.title for row in rows), sep="\n")
     certificate()  # before two cells make it at once
     events, faults, good, began = ask.event or list(EVENTS), [], 0, time.monotonic()
+    everything, happened = Result(), collections.Counter()
     print(*versions(), sep=", ")
     print(f"\nRequests (lost), GET / POST:\n\n| client | {' | '.join(events)} |\n|{'---|' * (len(events) + 1)}", flush=True)
     with concurrent.futures.ThreadPoolExecutor(ask.jobs) as pool:
@@ -87,14 +95,20 @@ def main():
         for row in rows:
             line = []
             for event in events:
-                running = cells.get((row.title, event))
-                results = running.result() if running else {}
-                line.append(figures(results) if running else "–")
-                found = list(wrong(row, event, results))
-                faults, good = faults + found, good + bool(running and not found)
+                if (row.title, event) not in cells:
+                    line.append("–")
+                    continue
+                outcome = cells[row.title, event].result()
+                line.append(figures(outcome))
+                found = list(wrong(row, event, outcome))
+                faults, good = faults + found, good + (not found)
+                if not isinstance(outcome, str):
+                    everything, happened = sum(outcome[0].values(), everything), happened + outcome[1]
             print(f"| {row.title} | {' | '.join(line)} |", flush=True)
-    print("", *(f"FAILED: {fault}" for fault in faults), f"clients: {time.monotonic() - began:.0f} s", sep="\n")
-    print(f"{good} passed, {len(cells) - good} failed")
+    events = ", ".join(f"{happened[name]:,} {name}" for name in ("reloads", "recycled", "upgrades", "stops"))
+    print("", *(f"FAILED: {fault}" for fault in faults), "", sep="\n")
+    print(f"{everything.tried:,} requests, {everything.lost:,} lost, the longest wait {everything.longest_ms:.0f} ms; {events}")
+    print(f"It took {time.monotonic() - began:.0f} s\n{good} passed, {len(cells) - good} failed")
     return bool(faults)
 
 
