@@ -323,7 +323,7 @@ async fn drain<S: Serve<B>, B: Answer>(
     mut last: Option<bool>,
 ) -> Instant {
     let shared = door.shared;
-    shared.begin_drain();
+    shared.begin_drain(grace);
     let mut until = Instant::now() + grace;
     let mut idle = pin!(sleep(shared.drain_idle));
     let mut waits = !shared.drain_idle.is_zero();

@@ -40,6 +40,7 @@ mod full;
 mod hang;
 mod health;
 mod http2;
+mod http2_drain;
 mod http_1_0;
 mod inherited;
 mod install;

@@ -1,8 +1,13 @@
 //! Promise: the clients and load generators that people use get every answer, over every version they speak.
 
-use std::{path::Path, process::Command};
+use std::{
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use crate::common::{Launch, Supervisor, build_example};
+use crate::common::{Launch, PATIENCE, Supervisor, build_example, observe_for};
 
 /// The output of a program that must end well within a minute.
 #[track_caller]
@@ -117,6 +122,42 @@ fn httpx() {
         assert_eq!(said.trim(), "110", "HTTP/{version}");
         assert_eq!(requests(&supervisor) - asked, 110, "HTTP/{version}");
     }
+}
+
+/// It reads nothing while it is idle, and takes any frame but a GOAWAY with the last stream for an error.
+#[test]
+fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
+    let supervisor = Launch::new().set("http.keep_alive", r#""300ms""#).serving(2);
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
+    let mut client = Command::new("timeout")
+        .args(["60", "python3", "httpx_over_drains.py", &url(&supervisor, ""), "8"])
+        .env("PYTHONPATH", packages)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("timeout(1) can be run");
+    let mut ask = client.stdin.take().expect("piped");
+    let told = BufReader::new(client.stdout.take().expect("piped"));
+    let mut drained = 0;
+    for line in told.lines() {
+        let line = line.expect("text");
+        if let Some(failed) = line.strip_prefix("failed ") {
+            assert!(failed.starts_with("0 "), "{line}");
+            break;
+        }
+        if drained < 8 {
+            let done = supervisor.ctl(&["reload"]);
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            drained += 2;
+            supervisor.wait_log("worker_draining", drained, PATIENCE);
+        }
+        // A drain's goodbye, or that of `http.keep_alive`, has come.
+        observe_for(Duration::from_millis(600));
+        ask.write_all(b"\n").expect("told");
+    }
+    assert!(client.wait().expect("our own child").success());
+    assert_eq!(requests(&supervisor), 8);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod body;
 mod departure;
 mod exchange;
 mod greeting;
+mod http2;
 mod introduction;
 mod linger;
 mod refusal;
@@ -21,6 +22,7 @@ mod wire;
 use std::{
     error::Error,
     future::{Future, poll_fn},
+    io,
     os::fd::{AsRawFd, RawFd},
     pin::{Pin, pin},
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
@@ -28,13 +30,8 @@ use std::{
     time::Duration,
 };
 
-use hyper::{
-    rt::Write,
-    server::conn::{http1, http2},
-    service::service_fn,
-    upgrade::OnUpgrade,
-};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::{rt::Write, server::conn, service::service_fn, upgrade::OnUpgrade};
+use hyper_util::rt::TokioExecutor;
 use rustls::ServerConfig;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
@@ -44,6 +41,7 @@ use self::{
     activity::{Activity, Overdue},
     departure::Stream,
     greeting::Greeting,
+    http2::Http2,
     introduction::{Introduction, Prefixed, introduce},
     tls::{Handshake, shake_hands},
     wire::Wire,
@@ -68,10 +66,6 @@ const FIELDS_MAX: usize = 16_384;
 /// Of HTTP/2, each stream may hold a head in memory: less than HTTP/1 grants one.
 const HTTP2_HEAD_MAX: usize = 64 * 1024;
 const HTTP2_STREAMS: u32 = 100;
-/// A peer that has said nothing for so long is asked whether it is there …
-const HTTP2_PING: Duration = Duration::from_secs(30);
-/// … and has this long to answer.
-const HTTP2_PONG: Duration = Duration::from_secs(20);
 
 /// What the parts of one connection know of it.
 #[derive(Debug)]
@@ -107,6 +101,18 @@ impl Connection {
     fn refuse(&self, refusal: Refusal) {
         if self.refusal.set(refusal).is_ok() {
             self.refused(refusal);
+        }
+    }
+
+    /// Tells of a client that does not read.
+    fn stalled(&self, end: &str) {
+        if let Some(suppressed) = self.shared.stalls.pass() {
+            tracing::info!(
+                event = "client_stalled",
+                client = %self.peer,
+                suppressed,
+                "a client did not read its answer for http.write_timeout; {end}"
+            );
         }
     }
 
@@ -234,20 +240,21 @@ where
         service_fn(move |request| exchange::answer(request, app.clone(), Arc::clone(&connection)))
     };
     if greeting.is_http2 {
-        let wire = Wire::http2(stream, greeting.bytes, Arc::clone(&connection), open);
-        // In a box: few connections are of its kind, and each would have room for it.
+        // In boxes: few connections are of its kind, and each would have room for it.
+        let mut keeper = Box::new(Http2::new(&connection));
+        let wire = http2::Wire::new(stream, greeting.bytes, keeper.link(), Arc::clone(&connection), open);
         let mut serving = Box::pin(http2(shared).serve_connection(wire, service));
-        live(serving.as_mut(), &connection, timer, call).await;
+        live(serving.as_mut(), &connection, timer, call, &mut *keeper).await;
     } else {
         let wire = Wire::http1(stream, greeting.bytes, Arc::clone(&connection), open);
         let serving = pin!(http1(shared).serve_connection(wire, service).with_upgrades());
-        live(serving, &connection, timer, call).await;
+        live(serving, &connection, timer, call, &mut Http1::default()).await;
         connection.close_if_declined().await;
     }
 }
 
-fn http1(shared: &Shared) -> http1::Builder {
-    let mut builder = http1::Builder::new();
+fn http1(shared: &Shared) -> conn::http1::Builder {
+    let mut builder = conn::http1::Builder::new();
     // Who sends a FIN after the request still gets the answer.
     builder.half_close(true);
     let fields = shared.http.limit_request_fields;
@@ -257,28 +264,22 @@ fn http1(shared: &Shared) -> http1::Builder {
     builder
 }
 
-fn http2(shared: &Shared) -> http2::Builder<TokioExecutor> {
+fn http2(shared: &Shared) -> conn::http2::Builder<TokioExecutor> {
     let http = &shared.http;
     let (fields, size) = (http.limit_request_fields, http.limit_request_field_size);
     let head = if fields == 0 || size == 0 { HTTP2_HEAD_MAX } else { fields.saturating_mul(size).min(HTTP2_HEAD_MAX) };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS)
-        .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX))
-        .keep_alive_interval(HTTP2_PING)
-        .keep_alive_timeout(HTTP2_PONG);
+    let mut builder = conn::http2::Builder::new(TokioExecutor::new());
+    builder.max_concurrent_streams(HTTP2_STREAMS).max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX));
     builder
 }
 
 /// Either of hyper's connections.
 trait Speaks: Future<Output = hyper::Result<()>> {
-    const HTTP2: bool;
     /// Ends once what was begun is answered.
     fn leave(self: Pin<&mut Self>);
 }
 
-impl<T, S, B> Speaks for http1::UpgradeableConnection<Wire<T>, S>
+impl<T, S, B> Speaks for conn::http1::UpgradeableConnection<Wire<T>, S>
 where
     Self: Future<Output = hyper::Result<()>>,
     T: Stream + Send + 'static,
@@ -287,14 +288,12 @@ where
     B: http_body::Body + 'static,
     B::Error: Into<BoxError>,
 {
-    const HTTP2: bool = false;
-
     fn leave(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
-impl<T, S, B, E> Speaks for http2::Connection<Wire<T>, S, E>
+impl<T, S, B, E> Speaks for conn::http2::Connection<http2::Wire<T>, S, E>
 where
     Self: Future<Output = hyper::Result<()>>,
     T: Stream + Send + 'static,
@@ -304,10 +303,46 @@ where
     B::Error: Into<BoxError>,
     E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
 {
-    const HTTP2: bool = true;
-
     fn leave(self: Pin<&mut Self>) {
         self.graceful_shutdown();
+    }
+}
+
+/// What there is to do for a connection beside polling hyper: the times that are over, and its part in a drain.
+trait Keeper {
+    /// The next thing; none is left when it is to wait, and the task is woken when there is.
+    fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> Step;
+}
+
+enum Step {
+    Wait,
+    /// The stream under hyper has something to do.
+    Poll,
+    /// hyper is to end.
+    Leave,
+    End(Ended),
+}
+
+/// Of HTTP/1, which learns of a drain with its next answer.
+#[derive(Default)]
+struct Http1 {
+    leaving: bool,
+}
+
+impl Keeper for Http1 {
+    fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> Step {
+        let Connection { shared, activity, .. } = connection;
+        let told = shared.ends() && activity.unoccupied();
+        match timer.overdue(connection, cx) {
+            Some(Overdue::Blocked) => return Step::End(Ended::Blocked),
+            Some(Overdue::Head) => connection.refuse(refusal::HEAD_LATE),
+            Some(Overdue::Silent | Overdue::Idle) => {}
+            None if (told || activity.is_asked_to_leave()) && !self.leaving => {}
+            None => return Step::Wait,
+        }
+        self.leaving = true;
+        activity.leaves();
+        Step::Leave
     }
 }
 
@@ -317,73 +352,42 @@ async fn live<C: Speaks>(
     connection: &Arc<Connection>,
     timer: &mut Timer<'_>,
     mut call: Call<'_>,
+    keeper: &mut impl Keeper,
 ) {
-    let Connection { shared, activity, .. } = &**connection;
-    // Polled for its waker alone: this task's never changes, and `drains` is what is asked.
-    let mut drain = pin!(shared.drain.notified());
     let mut member = None;
-    let mut leaving = false;
-    if C::HTTP2 {
-        activity.idles();
-    }
-
     let served = poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = serving.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(Ended::Error));
             }
-            call.listen(shared, cx);
-            if member.is_none() {
-                member = Some(shared.crowd.enter(connection, cx.waker()));
-                if C::HTTP2 {
-                    let _ = drain.as_mut().poll(cx);
-                }
+            call.listen(connection.shared, cx);
+            member.get_or_insert_with(|| connection.shared.crowd.enter(connection, cx.waker()));
+            match keeper.step(connection, timer, cx) {
+                Step::Wait => return Poll::Pending,
+                Step::Poll => {}
+                Step::Leave => serving.as_mut().leave(),
+                Step::End(ended) => return Poll::Ready(Err(ended)),
             }
-            let told = if C::HTTP2 { shared.drains() } else { shared.ends() && activity.unoccupied() };
-            let mut leave = (told || activity.is_asked_to_leave()) && !leaving;
-            match timer.overdue(connection, cx) {
-                Some(Overdue::Blocked) => return Poll::Ready(Err(Ended::Blocked)),
-                Some(Overdue::Head) => {
-                    connection.refuse(refusal::HEAD_LATE);
-                    leave = true;
-                }
-                Some(Overdue::Silent | Overdue::Idle) => leave = true,
-                None => {}
-            }
-            if !leave {
-                return Poll::Pending;
-            }
-            leaving = true;
-            activity.leaves(C::HTTP2);
-            serving.as_mut().leave();
         }
     })
     .await;
     match served {
         Ok(()) => {}
-        Err(Ended::Blocked) => {
-            if let Some(suppressed) = shared.stalls.pass() {
-                tracing::info!(
-                    event = "client_stalled",
-                    client = %connection.peer,
-                    suppressed,
-                    "a client did not read its answer for http.write_timeout; its connection was dropped"
-                );
-            }
-        }
-        Err(Ended::Error(error)) => {
-            tracing::debug!(
-                event = "connection_error",
-                error = &error as &dyn Error,
-                "a connection ended with an error"
-            )
-        }
+        Err(Ended::Blocked) => connection.stalled("its connection was dropped"),
+        Err(Ended::Error(error)) => say_error(&error),
+        Err(Ended::Deaf) => say_error(&io::Error::new(io::ErrorKind::TimedOut, "the client does not answer a PING")),
     }
+}
+
+fn say_error(error: &(dyn Error + 'static)) {
+    tracing::debug!(event = "connection_error", error, "a connection ended with an error");
 }
 
 enum Ended {
     /// The client did not read.
     Blocked,
+    /// The client is gone.
+    Deaf,
     Error(hyper::Error),
 }
 
@@ -402,14 +406,19 @@ impl<'a> Timer<'a> {
 
     /// What has lasted too long, if anything; otherwise the task is woken when something has.
     fn overdue(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Option<Overdue> {
-        let (deadline, overdue) = connection.activity.deadline(connection.shared)?;
+        self.due(connection.activity.deadline(connection.shared), cx)
+    }
+
+    /// What is to be done now, if its time has come; otherwise the task is woken when it has.
+    fn due<D>(&mut self, next: Option<(u64, D)>, cx: &mut Context<'_>) -> Option<D> {
+        let (deadline, what) = next?;
         if deadline >= self.at && !self.sleep.is_elapsed() {
             return None;
         }
         let now = clock::coarse();
         let due = deadline <= now;
         if std::mem::replace(&mut self.last_call, due) && due {
-            return Some(overdue);
+            return Some(what);
         }
         self.at = if due { now + LAST_CALL_MS } else { deadline };
         self.sleep.as_mut().reset(Instant::now() + Duration::from_millis(self.at - now));

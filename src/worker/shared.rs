@@ -66,6 +66,8 @@ pub(super) struct Shared {
     drains: AtomicBool,
     /// When it was raised, on the coarse clock; `NEVER` before.
     pub(super) drain_began: AtomicU64,
+    /// Until when busy connections of HTTP/2 are waited for to become quiet.
+    drain_waits: AtomicU64,
     /// `workers.drain_idle`
     pub(super) drain_idle: Duration,
     ends: AtomicBool,
@@ -123,6 +125,7 @@ impl Shared {
             draining: watch::Sender::new(false),
             drains: AtomicBool::new(false),
             drain_began: AtomicU64::new(NEVER),
+            drain_waits: AtomicU64::new(NEVER),
             drain_idle: settings.workers.drain_idle,
             ends: AtomicBool::new(false),
             drain: Notify::new(),
@@ -161,9 +164,12 @@ impl Shared {
     }
 
     /// From now on every answer says `Connection: close`.
-    pub(super) fn begin_drain(&self) {
+    pub(super) fn begin_drain(&self, grace: Duration) {
         self.row.draining();
-        self.drain_began.store(clock::coarse(), Relaxed);
+        let (now, most) = (clock::coarse(), grace / 2);
+        let waits = if self.drain_idle.is_zero() { most } else { self.drain_idle.min(most) };
+        self.drain_began.store(now, Relaxed);
+        self.drain_waits.store(now + waits.as_millis() as u64, Relaxed);
         self.drains.store(true, Relaxed);
         self.draining.send_replace(true);
         self.drain.notify_waiters();
@@ -187,6 +193,12 @@ impl Shared {
             return None;
         }
         Some(began.max(since).saturating_add(self.drain_idle.as_millis() as u64))
+    }
+
+    /// Until when a busy connection of HTTP/2 is waited for to become quiet, on the coarse clock. It is told to end while half of
+    /// the grace is left for its streams.
+    pub(super) fn drain_waits(&self) -> u64 {
+        self.drain_waits.load(Relaxed)
     }
 
     /// The grace is over: connections without a request half-close now.

@@ -9,14 +9,13 @@ use std::{
     time::Duration,
 };
 
-use crate::{sys::clock, worker::shared::Shared};
+use crate::{settings::Http, sys::clock, worker::shared::Shared};
 
-/// The times are milliseconds of the coarse clock. Of the tasks that write here the connection's is one; with HTTP/2
-/// each stream is another. All run on one thread.
+/// The times are milliseconds of the coarse clock.
 #[derive(Debug)]
 pub(super) struct Activity {
     accepted: u64,
-    /// Requests with the app, and answers under way.
+    /// Requests with the app, and answers under way. Of HTTP/2 it is one while any stream is open on the wire.
     busy: AtomicU32,
     /// Since when a head, or what may become one, has been arriving; `NEVER` while none is.
     head_since: AtomicU64,
@@ -24,10 +23,7 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     /// Since when the client has not taken what is written; `NEVER` while it does.
     blocked_since: AtomicU64,
-    /// Streams of HTTP/2 with a piece of an answer that waits for the client to open its window.
-    offered: AtomicU32,
-    /// When a stream last moved on, or the connection was told to end; `NEVER` with HTTP/1.
-    moved: AtomicU64,
+    /// HTTP/1 was told to end, and does so by itself.
     leaves: AtomicBool,
     /// Since when it was idle when it was asked to give its place to another; `NEVER` before. A later request voids that.
     asked_to_leave: AtomicU64,
@@ -61,8 +57,6 @@ impl Activity {
             head_since: AtomicU64::new(NEVER),
             idle_since: AtomicU64::new(NEVER),
             blocked_since: AtomicU64::new(NEVER),
-            offered: AtomicU32::new(0),
-            moved: AtomicU64::new(NEVER),
             leaves: AtomicBool::new(false),
             asked_to_leave: AtomicU64::new(NEVER),
         }
@@ -74,6 +68,11 @@ impl Activity {
             let fresh = self.idle_since.load(Relaxed) == NEVER;
             self.head_since.store(if fresh { self.accepted } else { clock::coarse() }, Relaxed);
         }
+    }
+
+    /// The head is whole, and no request of the app's comes of it: a frame of HTTP/2.
+    pub(super) fn head_ends(&self) {
+        self.head_since.store(NEVER, Relaxed);
     }
 
     pub(super) fn request_begins(&self) {
@@ -102,23 +101,8 @@ impl Activity {
         }
     }
 
-    /// A stream of HTTP/2 was asked for the next piece of its answer; `before` and `now`: whether the client has yet to
-    /// take one.
-    pub(super) fn stream_moves(&self, before: bool, now: bool) {
-        match (before, now) {
-            (false, true) => add(&self.offered, 1),
-            (true, false) => add(&self.offered, -1),
-            (true, true) | (false, false) => {}
-        }
-        self.moved.store(clock::coarse(), Relaxed);
-    }
-
-    /// It was told to end. HTTP/1 does so by itself; of HTTP/2 the client has its part in it.
-    pub(super) fn leaves(&self, http2: bool) {
+    pub(super) fn leaves(&self) {
         self.leaves.store(true, Relaxed);
-        if http2 {
-            self.moved.store(clock::coarse(), Relaxed);
-        }
     }
 
     /// How long the head that is arriving has been; zero for one that came at once.
@@ -170,24 +154,38 @@ impl Activity {
         if since == NEVER { Duration::MAX } else { Duration::from_millis(clock::coarse().saturating_sub(since)) }
     }
 
+    /// Since when it has had nothing to do; none while it has, and before its first request.
+    pub(super) fn idle_since(&self) -> Option<u64> {
+        let since = self.idle_since.load(Relaxed);
+        (self.unoccupied() && since != NEVER).then_some(since)
+    }
+
     /// When what it does now has lasted too long, on the coarse clock.
     pub(super) fn deadline(&self, shared: &Shared) -> Option<(u64, Overdue)> {
+        [self.blocked(&shared.http), self.waiting(shared)].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// When the client has not read for too long.
+    pub(super) fn blocked(&self, http: &Http) -> Option<(u64, Overdue)> {
+        after(self.blocked_since.load(Relaxed), http.write_timeout, Overdue::Blocked)
+    }
+
+    /// When the client has been waited for too long.
+    pub(super) fn waiting(&self, shared: &Shared) -> Option<(u64, Overdue)> {
         let http = &shared.http;
-        let after = |since: u64, limit: Duration, overdue| {
-            let off = since == NEVER || limit.is_zero();
-            (!off).then(|| (since.saturating_add(limit.as_millis() as u64), overdue))
-        };
-        let blocked = after(self.blocked_since.load(Relaxed), http.write_timeout, Overdue::Blocked);
-        let unread = (self.offered.load(Relaxed) > 0).then(|| self.moved.load(Relaxed));
-        let unread = unread.and_then(|moved| after(moved, http.write_timeout, Overdue::Blocked));
         let waiting = match (self.busy(), self.head_since.load(Relaxed), self.idle_since.load(Relaxed)) {
             (true, _, _) => None,
-            _ if self.leaves.load(Relaxed) => after(self.moved.load(Relaxed), http.write_timeout, Overdue::Blocked),
+            _ if self.leaves.load(Relaxed) => None,
             (false, NEVER, NEVER) => after(self.accepted, http.header_timeout, Overdue::Silent),
             (false, NEVER, since) => after(since, http.keep_alive, Overdue::Idle),
             (false, since, _) => after(since, http.header_timeout, Overdue::Head),
         };
         let drained = self.idle_from().and_then(|since| shared.drain_closes(since)).map(|at| (at, Overdue::Idle));
-        [blocked, unread, waiting, drained].into_iter().flatten().min_by_key(|(at, _)| *at)
+        [waiting, drained].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
+}
+
+fn after(since: u64, limit: Duration, overdue: Overdue) -> Option<(u64, Overdue)> {
+    let off = since == NEVER || limit.is_zero();
+    (!off).then(|| (since.saturating_add(limit.as_millis() as u64), overdue))
 }

@@ -433,8 +433,6 @@ fn fault_of_http2(request: &Request<Incoming>, shared: &Shared) -> Option<Refusa
 pub(super) struct Ticket {
     connection: Arc<Connection>,
     http1: bool,
-    /// Of HTTP/2: a piece of the answer waits for the client to make room for it.
-    offered: bool,
     /// In nanoseconds of the monotonic clock.
     begun: u64,
     note: Option<Place>,
@@ -443,27 +441,19 @@ pub(super) struct Ticket {
 impl Ticket {
     fn new(connection: Arc<Connection>, begun: u64, request: &Request<Incoming>, manner: &Manner) -> Self {
         let shared = connection.shared;
-        connection.activity.request_begins();
+        if manner.is_http1() {
+            connection.activity.request_begins();
+        }
         if shared.row.request_begun() == shared.row.recycle_at() {
             shared.say(ToMaster::RecycleRequested);
         }
         let note = shared.notepad.begin(begun / 1_000_000, request, &manner.id);
-        Self { connection, http1: manner.is_http1(), offered: false, begun, note }
-    }
-
-    /// Of HTTP/1 the wire sees whether the client reads. The streams of HTTP/2 share one wire: h2 takes a piece of an
-    /// answer, and asks for the next once the client has made room.
-    fn offers(&mut self, offered: bool) {
-        if !self.http1 {
-            self.connection.activity.stream_moves(self.offered, offered);
-            self.offered = offered;
-        }
+        Self { connection, http1: manner.is_http1(), begun, note }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.offers(false);
         let Connection { shared, activity, .. } = &*self.connection;
         let now = clock::nanoseconds();
         shared.row.took(now.saturating_sub(self.begun));
@@ -471,7 +461,10 @@ impl Drop for Ticket {
             shared.notepad.end(place);
         }
         shared.row.request_ended();
-        activity.request_ends(now / 1_000_000);
+        // Of HTTP/2 the wire sees it: h2 may hold the end of an answer back for long.
+        if self.http1 {
+            activity.request_ends(now / 1_000_000);
+        }
     }
 }
 
@@ -509,14 +502,10 @@ impl<B: http_body::Body> http_body::Body for Reply<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project() {
-            ReplyPart::App { body, ticket } => {
+            ReplyPart::App { body, .. } => {
                 // Copies nothing where the app's data are `Bytes`, which they nearly always are.
                 let whole = |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
-                let polled = body.poll_frame(cx).map_ok(whole);
-                if let Some(ticket) = ticket {
-                    ticket.offers(matches!(polled, Poll::Ready(Some(Ok(_)))));
-                }
-                polled
+                body.poll_frame(cx).map_ok(whole)
             }
             ReplyPart::Own { bytes, .. } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
         }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::{Connection, Timer};
 use crate::worker::shared::Call;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[derive(Debug, Default)]
 pub(super) struct Greeting {

@@ -53,7 +53,7 @@ pub(super) struct Wire<T> {
 
 /// What has arrived and hyper has not got.
 struct Input {
-    /// `None`: everything passes. HTTP/2 is none of the scanner's business, nor is what a connection was upgraded to.
+    /// `None`: everything passes. What a connection was upgraded to is none of the scanner's business.
     scanner: Option<Scanner>,
     held: Vec<u8>,
     /// So many of the held bytes may pass.
@@ -75,11 +75,6 @@ impl<T: Stream> Wire<T> {
         });
         let input = Input::new(Some(scanner), first);
         Self::new(stream, input, connection, open)
-    }
-
-    /// As [`http1`](Self::http1).
-    pub(super) fn http2(stream: T, first: Vec<u8>, connection: Arc<Connection>, open: Open) -> Self {
-        Self::new(stream, Input::new(None, first), connection, open)
     }
 
     fn new(stream: T, input: Input, connection: Arc<Connection>, open: Open) -> Self {

@@ -1,0 +1,278 @@
+//! The frames of HTTP/2 as they pass (RFC 9113, section 4).
+//!
+//! Owns: where frames begin and end in a flow of bytes, however it comes in pieces, what those mean that concern the end
+//! of a connection, and the frames that are our own. Refuses: IO, clocks, header blocks, and judging: that is h2's.
+
+use std::borrow::Cow;
+
+const HEAD: usize = 9;
+
+/// The longest that h2 takes. A longer one is passed on unread, and h2 ends the connection for it.
+const LENGTH_MAX: usize = 16_384;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+const INITIAL_WINDOW_SIZE: u16 = 4;
+
+/// The error code of a stream that is given up.
+const CANCEL: u32 = 8;
+
+pub(super) type Payload = [u8; 8];
+
+/// What has passed. A header block counts when it is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    Headers { stream: u32, ends: bool },
+    Data { stream: u32, length: u32, ends: bool },
+    Reset { stream: u32 },
+    InitialWindow { size: u32 },
+    Ping { ack: bool, payload: Payload },
+    WindowUpdate { stream: u32, by: u32 },
+    Other,
+}
+
+/// Some bytes, and the frame of which they are the last. Frames that may have to be kept from h2 come whole.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Piece<'a> {
+    pub(super) bytes: Cow<'a, [u8]>,
+    pub(super) frame: Option<Frame>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    length: usize,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+}
+
+impl Head {
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let [a, b, c, kind, flags, stream @ ..] = *bytes.first_chunk::<HEAD>()?;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        Some(Self { length, kind, flags, stream: number(&stream) & 0x7fff_ffff })
+    }
+
+    /// Whether it is told of only with all its payload.
+    fn comes_whole(&self) -> bool {
+        matches!(self.kind, RST_STREAM | SETTINGS | PING | WINDOW_UPDATE) && self.length <= LENGTH_MAX
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// The first four bytes as a number; what is too short is none.
+fn number(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
+
+/// Of one direction of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    /// The beginning of a frame that comes whole, or of the head of any.
+    partial: Vec<u8>,
+    /// The frame that is passing, and how much of it is to come.
+    passing: Option<(Head, usize)>,
+    /// The stream whose header block is not whole, and whether that is its last word.
+    block: Option<(u32, bool)>,
+}
+
+impl Frames {
+    /// Takes the next piece off the bytes; none when all are taken. What is partial is given with what makes it whole.
+    pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
+        if let Some((head, left)) = self.passing {
+            let now = take(bytes, left)?;
+            let left = left - now.len();
+            self.passing = (left > 0).then_some((head, left));
+            let frame = (left == 0).then(|| self.ended(head, &[]));
+            return Some(Piece { bytes: now.into(), frame });
+        }
+        loop {
+            let seen = if self.partial.is_empty() { *bytes } else { &self.partial };
+            let head = Head::of(seen);
+            let size = HEAD + head.filter(Head::comes_whole).map_or(0, |head| head.length);
+            if let Some(head) = head
+                && seen.len() >= size
+            {
+                let unit = match std::mem::take(&mut self.partial) {
+                    partial if partial.is_empty() => take(bytes, size)?.into(),
+                    partial => Cow::from(partial),
+                };
+                let left = HEAD + head.length - size;
+                self.passing = (left > 0).then_some((head, left));
+                let frame = (left == 0).then(|| self.ended(head, unit.get(HEAD..).unwrap_or_default()));
+                return Some(Piece { bytes: unit, frame });
+            }
+            let more = take(bytes, size - self.partial.len())?;
+            self.partial.extend_from_slice(more);
+        }
+    }
+
+    /// Between two frames, and in no header block: another may be put in here.
+    pub(super) fn is_between(&self) -> bool {
+        self.partial.is_empty() && self.passing.is_none() && self.block.is_none()
+    }
+
+    fn ended(&mut self, head: Head, payload: &[u8]) -> Frame {
+        let Head { stream, length, .. } = head;
+        match head.kind {
+            DATA => Frame::Data { stream, length: length as u32, ends: head.has(END_STREAM) },
+            HEADERS => self.block_goes_on(head, (stream, head.has(END_STREAM))),
+            CONTINUATION => match self.block {
+                Some(begun) => self.block_goes_on(head, begun),
+                None => Frame::Other,
+            },
+            RST_STREAM if length == 4 => Frame::Reset { stream },
+            WINDOW_UPDATE if length == 4 => Frame::WindowUpdate { stream, by: number(payload) & 0x7fff_ffff },
+            PING => payload
+                .first_chunk()
+                .map_or(Frame::Other, |payload| Frame::Ping { ack: head.has(ACK), payload: *payload }),
+            SETTINGS => {
+                let (settings, _) = payload.as_chunks::<6>();
+                let sizes = settings.iter().filter(|[a, b, ..]| u16::from_be_bytes([*a, *b]) == INITIAL_WINDOW_SIZE);
+                sizes.last().map_or(Frame::Other, |[_, _, size @ ..]| Frame::InitialWindow { size: number(size) })
+            }
+            _ => Frame::Other,
+        }
+    }
+
+    fn block_goes_on(&mut self, head: Head, (stream, ends): (u32, bool)) -> Frame {
+        if head.has(END_HEADERS) {
+            self.block = None;
+            Frame::Headers { stream, ends }
+        } else {
+            self.block = Some((stream, ends));
+            Frame::Other
+        }
+    }
+}
+
+/// The first bytes, at most so many; none if there are none.
+fn take<'a>(bytes: &mut &'a [u8], most: usize) -> Option<&'a [u8]> {
+    let (first, rest) = bytes.split_at_checked(most).unwrap_or((bytes, &[]));
+    *bytes = rest;
+    (!first.is_empty()).then_some(first)
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = (payload.len() as u32).to_be_bytes();
+    [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// `last`: the highest stream that was not ignored.
+pub(super) fn goaway(last: u32) -> Vec<u8> {
+    const NO_ERROR: u32 = 0;
+    frame(GOAWAY, 0, 0, &[last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat())
+}
+
+pub(super) fn ping(ack: bool, payload: Payload) -> Vec<u8> {
+    frame(PING, if ack { ACK } else { 0 }, 0, &payload)
+}
+
+pub(super) fn cancel(stream: u32) -> Vec<u8> {
+    frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds the bytes in pieces of a size, and wants them to come out as they went in.
+    fn read(bytes: &[u8], size: usize) -> (Vec<Frame>, Frames) {
+        let (mut frames, mut seen, mut passed) = (Frames::default(), Vec::new(), Vec::new());
+        for mut chunk in bytes.chunks(size) {
+            while let Some(piece) = frames.next(&mut chunk) {
+                passed.extend_from_slice(&piece.bytes);
+                seen.extend(piece.frame);
+            }
+        }
+        assert_eq!(passed, bytes[..bytes.len() - frames.partial.len()]);
+        (seen, frames)
+    }
+
+    #[test]
+    fn frames_mean_the_same_however_they_come_in_pieces() {
+        let settings = [[0, 3, 0, 0, 0, 100], [0, 4, 0, 1, 0, 0]].concat();
+        let bytes = [
+            frame(SETTINGS, 0, 0, &settings),
+            frame(SETTINGS, ACK, 0, &[]),
+            frame(HEADERS, END_STREAM, 1, b"half"),
+            frame(CONTINUATION, 0, 1, b"and"),
+            frame(CONTINUATION, END_HEADERS, 1, b"half"),
+            frame(HEADERS, END_HEADERS, 3, b"whole"),
+            frame(DATA, 0, 3, &[7; 300]),
+            frame(DATA, END_STREAM, 3, &[]),
+            frame(WINDOW_UPDATE, 0, 5, &70_000_u32.to_be_bytes()),
+            cancel(5),
+            ping(true, *b"payloads"),
+            goaway(7),
+            frame(99, 255, 9, b"unknown"),
+        ]
+        .concat();
+        let expected = [
+            Frame::InitialWindow { size: 65_536 },
+            Frame::Other,
+            Frame::Other,
+            Frame::Other,
+            Frame::Headers { stream: 1, ends: true },
+            Frame::Headers { stream: 3, ends: false },
+            Frame::Data { stream: 3, length: 300, ends: false },
+            Frame::Data { stream: 3, length: 0, ends: true },
+            Frame::WindowUpdate { stream: 5, by: 70_000 },
+            Frame::Reset { stream: 5 },
+            Frame::Ping { ack: true, payload: *b"payloads" },
+            Frame::Other,
+            Frame::Other,
+        ];
+        for size in 1..=bytes.len() {
+            let (seen, frames) = read(&bytes, size);
+            assert_eq!(seen, expected, "in pieces of {size}");
+            assert!(frames.is_between());
+        }
+    }
+
+    #[test]
+    fn nothing_can_be_put_into_a_frame_or_a_header_block() {
+        let whole = [frame(HEADERS, 0, 1, b"half"), frame(CONTINUATION, END_HEADERS, 1, b"half")].concat();
+        for length in 0..=whole.len() {
+            let (_, frames) = read(&whole[..length], 5);
+            assert_eq!(frames.is_between(), length == 0 || length == whole.len(), "after {length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_may_be_kept_back_is_given_whole() {
+        let bytes = ping(false, *b"12345678");
+        let mut frames = Frames::default();
+        let (mut first, mut second) = bytes.split_at(12);
+        assert_eq!(frames.next(&mut first), None);
+        let piece = frames.next(&mut second).expect("whole");
+        assert_eq!((&*piece.bytes, piece.frame.is_some()), (&*bytes, true));
+    }
+
+    #[test]
+    fn frames_of_a_wrong_length_mean_nothing() {
+        let bytes = [
+            frame(PING, 0, 0, b"short"),
+            frame(RST_STREAM, 0, 1, b"toolong"),
+            frame(WINDOW_UPDATE, 0, 1, b""),
+            frame(CONTINUATION, END_HEADERS, 1, b""),
+            frame(SETTINGS, 0, 0, &vec![0; LENGTH_MAX + 6]),
+        ]
+        .concat();
+        assert_eq!(read(&bytes, 4_000).0, [Frame::Other; 5]);
+    }
+}

@@ -1,0 +1,200 @@
+//! The streams of one connection, as the wire shows them (RFC 9113, sections 5.1 and 5.2).
+//!
+//! Owns: which are open, and which of them the client lets no byte through. Refuses: IO, clocks (it is told the time), and
+//! what is done about it.
+
+/// What a window is until the client says otherwise.
+const WINDOW: i64 = 65_535;
+
+#[derive(Debug)]
+pub(super) struct Streams {
+    /// The highest that the client has opened.
+    highest: u32,
+    open: Vec<Stream>,
+    /// Of a stream that begins.
+    initial: i64,
+    connection: Window,
+}
+
+#[derive(Debug)]
+struct Stream {
+    id: u32,
+    client_ended: bool,
+    server_ended: bool,
+    /// Since when.
+    answered: Option<u64>,
+    window: Window,
+}
+
+/// How much the client takes now.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    size: i64,
+    /// Since when it has been shut.
+    shut: Option<u64>,
+}
+
+impl Window {
+    fn add(&mut self, by: i64, now: u64) {
+        self.size = self.size.saturating_add(by);
+        self.shut = (self.size <= 0).then(|| self.shut.unwrap_or(now));
+    }
+}
+
+impl Streams {
+    pub(super) fn new() -> Self {
+        let connection = Window { size: WINDOW, shut: None };
+        Self { highest: 0, open: Vec::new(), initial: WINDOW, connection }
+    }
+
+    pub(super) fn highest(&self) -> u32 {
+        self.highest
+    }
+
+    pub(super) fn are_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    fn find(&mut self, id: u32) -> Option<&mut Stream> {
+        self.open.iter_mut().find(|stream| stream.id == id)
+    }
+
+    /// A request's head, or its trailers.
+    pub(super) fn client_sends_headers(&mut self, id: u32, ends: bool, now: u64) {
+        if id > self.highest {
+            self.highest = id;
+            let mut window = Window { size: self.initial, shut: None };
+            window.add(0, now);
+            self.open.push(Stream { id, client_ended: ends, server_ended: false, answered: None, window });
+        } else if ends {
+            self.client_ends(id);
+        }
+    }
+
+    pub(super) fn client_ends(&mut self, id: u32) {
+        if let Some(stream) = self.find(id) {
+            stream.client_ended = true;
+            self.open.retain(|stream| !(stream.client_ended && stream.server_ended));
+        }
+    }
+
+    pub(super) fn server_sends_headers(&mut self, id: u32, ends: bool, now: u64) {
+        if let Some(stream) = self.find(id) {
+            stream.answered.get_or_insert(now);
+            stream.server_ended |= ends;
+            self.open.retain(|stream| !(stream.client_ended && stream.server_ended));
+        }
+    }
+
+    pub(super) fn server_sends_data(&mut self, id: u32, length: u32, ends: bool, now: u64) {
+        self.connection.add(-i64::from(length), now);
+        if let Some(stream) = self.find(id) {
+            stream.window.add(-i64::from(length), now);
+            stream.server_ended |= ends;
+            self.open.retain(|stream| !(stream.client_ended && stream.server_ended));
+        }
+    }
+
+    /// By whichever side.
+    pub(super) fn reset(&mut self, id: u32) {
+        self.open.retain(|stream| stream.id != id);
+    }
+
+    /// Stream 0 is the connection.
+    pub(super) fn window_opens(&mut self, id: u32, by: u32, now: u64) {
+        if id == 0 {
+            self.connection.add(by.into(), now);
+        } else if let Some(stream) = self.find(id) {
+            stream.window.add(by.into(), now);
+        }
+    }
+
+    pub(super) fn initial_window_becomes(&mut self, size: u32, now: u64) {
+        let by = i64::from(size) - self.initial;
+        self.initial = size.into();
+        for stream in &mut self.open {
+            stream.window.add(by, now);
+        }
+    }
+
+    /// Since when the first of the answers has not been let through.
+    pub(super) fn stalled_since(&self) -> Option<u64> {
+        self.open.iter().filter_map(|stream| self.stalls(stream)).min()
+    }
+
+    /// Takes out those whose answers have not been let through since `before`. `None`: no other stream is open.
+    pub(super) fn take_stalled(&mut self, before: u64) -> Option<Vec<u32>> {
+        let stalls = |stream: &Stream| self.stalls(stream).is_some_and(|since| since <= before);
+        let ids: Vec<_> = self.open.iter().filter(|stream| stalls(stream)).map(|stream| stream.id).collect();
+        if ids.len() == self.open.len() {
+            return None;
+        }
+        self.open.retain(|stream| !ids.contains(&stream.id));
+        Some(ids)
+    }
+
+    /// A window that is shut before there is anything to let through harms nobody.
+    fn stalls(&self, stream: &Stream) -> Option<u64> {
+        let shut = [stream.window.shut, self.connection.shut].into_iter().flatten().min()?;
+        stream.answered.filter(|_| !stream.server_ended).map(|answered| answered.max(shut))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_open_until_both_sides_have_ended_it_or_one_resets_it() {
+        let mut streams = Streams::new();
+        streams.client_sends_headers(1, true, 0);
+        streams.server_sends_headers(1, false, 0);
+        streams.server_sends_data(1, 10, false, 0);
+        assert!(streams.are_open());
+        streams.server_sends_data(1, 0, true, 0);
+        assert!(!streams.are_open());
+
+        streams.client_sends_headers(3, false, 0);
+        streams.server_sends_headers(3, true, 0);
+        assert!(streams.are_open(), "the client's body is to come");
+        streams.client_sends_headers(3, true, 0);
+        assert!(!streams.are_open(), "trailers end it");
+
+        streams.client_sends_headers(7, false, 0);
+        streams.reset(7);
+        streams.client_sends_headers(5, false, 0);
+        assert!(!streams.are_open(), "a stream below another begins no more");
+        assert_eq!(streams.highest(), 7);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_let_through_stalls_and_one_that_has_not_begun_does_not() {
+        let mut streams = Streams::new();
+        for id in [1, 3] {
+            streams.client_sends_headers(id, true, 5);
+        }
+        streams.initial_window_becomes(0, 10);
+        assert_eq!(streams.stalled_since(), None);
+        streams.server_sends_headers(1, false, 20);
+        assert_eq!(streams.stalled_since(), Some(20));
+        streams.window_opens(1, 8, 30);
+        assert_eq!(streams.stalled_since(), None);
+        streams.server_sends_data(1, 8, false, 40);
+        assert_eq!((streams.stalled_since(), streams.take_stalled(39)), (Some(40), Some(vec![])));
+        assert_eq!(streams.take_stalled(40), Some(vec![1]), "beside another");
+        streams.server_sends_headers(3, false, 50);
+        assert_eq!(streams.take_stalled(50), None, "it is the only one");
+    }
+
+    #[test]
+    fn the_connection_has_a_window_too() {
+        let mut streams = Streams::new();
+        streams.client_sends_headers(1, true, 0);
+        streams.initial_window_becomes(1_000_000, 0);
+        streams.server_sends_headers(1, false, 0);
+        streams.server_sends_data(1, 65_535, false, 7);
+        assert_eq!(streams.stalled_since(), Some(7));
+        streams.window_opens(0, 1, 8);
+        assert_eq!(streams.stalled_since(), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! The stream under hyper, for HTTP/2.
+//!
+//! Owns: that all bytes pass through the [`Link`], that frames of our own go out between those of h2, the goodbye, and the
+//! lingering close. Refuses: what the frames mean and when the connection ends (`http2`).
+
+use std::{
+    future::Future,
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use tokio::{
+    io::ReadBuf,
+    time::{Sleep, sleep},
+};
+
+use super::{Link, Parting};
+use crate::worker::{
+    connection::{Connection, departure::Stream, greeting::PREFACE},
+    shared::Open,
+};
+
+/// After the goodbye a client may be silent, and find the GOAWAY only with its next request: an RST in return would
+/// destroy it.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// So much is read at once, or as much as h2 asks for, but never less than `SCRATCH_MIN`.
+const SCRATCH: usize = 16_384;
+const SCRATCH_MIN: usize = 512;
+
+/// So much is written in one piece: to copy it costs less than what writev(2) costs more than send(2).
+const TOGETHER: usize = 1024;
+
+pub(in crate::worker::connection) struct Wire<T> {
+    stream: T,
+    link: Arc<Mutex<Link>>,
+    connection: Arc<Connection>,
+    /// Read before HTTP/2 was known to be spoken, and not passed through the link yet.
+    first: Vec<u8>,
+    /// What h2 has had no room for.
+    passed: Vec<u8>,
+    linger: Option<Pin<Box<Sleep>>>,
+    _open: Open,
+}
+
+impl<T: Stream> Wire<T> {
+    /// `first` was read from the stream already, and begins with the preface.
+    pub(in crate::worker::connection) fn new(
+        stream: T,
+        mut first: Vec<u8>,
+        link: Arc<Mutex<Link>>,
+        connection: Arc<Connection>,
+        open: Open,
+    ) -> Self {
+        let passed = first.drain(..PREFACE.len().min(first.len())).collect();
+        Self { stream, link, connection, first, passed, linger: None, _open: open }
+    }
+
+    /// Writes what is ours to say, if it is its turn.
+    fn poll_say(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(bytes) = link.ours() {
+            let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+            self.connection.activity.blocks(written.is_pending());
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => link.has_said(count),
+            }
+            if link.ours.is_empty() {
+                // Over TLS it may stay in memory; then whatever is written or flushed next takes it along.
+                let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once, and passes on what may pass. Ready with whether there was anything.
+    fn poll_hear(
+        &mut self,
+        link: &mut Link,
+        buf: &mut ReadBufCursor<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let mut scratch = [MaybeUninit::uninit(); SCRATCH];
+        let most = buf.remaining().clamp(SCRATCH_MIN, SCRATCH);
+        let mut new = ReadBuf::uninit(scratch.get_mut(..most).unwrap_or_default());
+        let first = std::mem::take(&mut self.first);
+        let bytes = if first.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut new))?;
+            new.filled()
+        } else {
+            first.as_slice()
+        };
+        let passed = &mut self.passed;
+        link.hear(bytes, &self.connection.activity, |bytes| {
+            let room = if passed.is_empty() { buf.remaining() } else { 0 };
+            let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
+            buf.put_slice(now);
+            passed.extend_from_slice(later);
+        });
+        Poll::Ready(Ok(!bytes.is_empty()))
+    }
+
+    /// What h2 writes: the goodbye ends it.
+    fn poll_pass(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+        write: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let link = Arc::clone(&self.link);
+        let mut link = lock(&link);
+        ready!(self.poll_say(&mut link, cx))?;
+        if link.parting == Parting::Done {
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        let written = write(Pin::new(&mut self.stream), cx);
+        self.connection.activity.blocks(written.is_pending());
+        let mut left = ready!(written)?;
+        let count = left;
+        for buf in bufs {
+            let bytes = buf.get(..left).unwrap_or(buf);
+            link.say(bytes, &self.connection.activity);
+            left -= bytes.len();
+        }
+        Poll::Ready(Ok(count))
+    }
+}
+
+pub(super) fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
+    link.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Stream> Read for Wire<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let link = Arc::clone(&this.link);
+        let mut link = lock(&link);
+        let room = buf.remaining();
+        loop {
+            let said = this.poll_say(&mut link, cx)?;
+            match link.parting {
+                Parting::No | Parting::Wanted => {}
+                // What comes now crosses the goodbye, and is above its last stream.
+                Parting::Begun => return said.map(Ok),
+                Parting::Done => return Poll::Ready(Ok(())),
+            }
+            if this.passed.is_empty() {
+                link.forge(|bytes| this.passed.extend_from_slice(bytes));
+            }
+            let count = this.passed.len().min(buf.remaining());
+            buf.put_slice(this.passed.get(..count).unwrap_or_default());
+            this.passed.drain(..count);
+            if this.passed.is_empty() {
+                this.passed = Vec::new();
+            }
+            if buf.remaining() < room || !ready!(this.poll_hear(&mut link, &mut buf, cx))? {
+                return Poll::Ready(Ok(()));
+            }
+            if buf.remaining() < room {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<T: Stream> Write for Wire<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_pass(cx, &[io::IoSlice::new(buf)], |stream, cx| stream.poll_write(cx, buf))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.connection.activity.blocks(flushed.is_pending());
+        flushed
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut together = [MaybeUninit::uninit(); TOGETHER];
+        let mut together = ReadBuf::uninit(&mut together);
+        if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= TOGETHER {
+            bufs.iter().for_each(|buf| together.put_slice(buf));
+            let together = together.filled();
+            self.poll_pass(cx, bufs, |stream, cx| stream.poll_write(cx, together))
+        } else {
+            self.poll_pass(cx, bufs, |stream, cx| stream.poll_write_vectored(cx, bufs))
+        }
+    }
+
+    /// Half-closes, and reads and discards to the client's end, or for `LINGER`.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.linger.is_none() {
+            lock(&this.link).parting = Parting::Done;
+            this.connection.activity.leaves();
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        // Its place is needed now.
+        if this.connection.activity.is_asked_to_leave() {
+            return Poll::Ready(Ok(()));
+        }
+        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let mut scrap = [MaybeUninit::uninit(); SCRATCH];
+        loop {
+            let mut scrap = ReadBuf::uninit(&mut scrap);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut scrap) {
+                Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return linger.as_mut().poll(cx).map(Ok),
+            }
+        }
+    }
+}

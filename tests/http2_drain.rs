@@ -1,0 +1,362 @@
+//! Promise: how a connection of HTTP/2 ends costs no request: a quiet one is told by one GOAWAY with its last stream, a busy
+//! one is warned first, and a client that is silent holds a drain no longer than one of HTTP/1.1.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+use crate::common::{Canary, Launch, PATIENCE, Signal, Supervisor, events, eventually, now};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+
+/// The flag of DATA and HEADERS, and the one of SETTINGS and PING.
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+const MAX: u32 = 0x7fff_ffff;
+const CANCEL: u32 = 8;
+
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    fn number(&self, at: usize) -> u32 {
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().expect("four bytes"))
+    }
+
+    fn ends(&self, stream: u32) -> bool {
+        matches!(self.kind, DATA | HEADERS) && self.stream == stream && self.flags & END_STREAM != 0
+    }
+}
+
+/// A client that says exactly what it is told to.
+struct Client {
+    stream: TcpStream,
+    /// Read since it was opened.
+    read: Vec<Frame>,
+}
+
+impl Client {
+    fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut client = Self { stream, read: Vec::new() };
+        client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("sent");
+        client.send(SETTINGS, 0, 0, &[]);
+        client.send(SETTINGS, ACK, 0, &[]);
+        // The last thing that the server says by itself.
+        client.wait(|frame| frame.kind == WINDOW_UPDATE && frame.stream == 0);
+        client
+    }
+
+    fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let [_, length @ ..] = (payload.len() as u32).to_be_bytes();
+        let frame = [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat();
+        self.stream.write_all(&frame).expect("sent");
+    }
+
+    /// Begins a request: of the static table, and literals of no index.
+    fn begin(&mut self, stream: u32, path: &str, with_body: bool) {
+        let method = if with_body { 0x83 } else { 0x82 };
+        let literal = |index: u8, value: &str| [&[index, value.len() as u8], value.as_bytes()].concat();
+        let block = [vec![method, 0x86], literal(4, path), literal(1, "localhost")].concat();
+        let flags = END_HEADERS | if with_body { 0 } else { END_STREAM };
+        self.send(HEADERS, flags, stream, &block);
+    }
+
+    fn widen(&mut self, stream: u32, by: u32) {
+        self.send(WINDOW_UPDATE, 0, stream, &by.to_be_bytes());
+    }
+
+    /// The next frame; none at the end of the stream.
+    fn next(&mut self) -> Option<&Frame> {
+        let mut head = [0; 9];
+        match self.stream.read_exact(&mut head) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
+            read => read.expect("a frame, or the end"),
+        }
+        let [a, b, c, kind, flags, stream @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        self.stream.read_exact(&mut payload).expect("a whole frame");
+        let frame = Frame { kind, flags, stream: u32::from_be_bytes(stream), payload };
+        self.read.push(frame);
+        self.read.last()
+    }
+
+    fn wait(&mut self, wanted: impl Fn(&Frame) -> bool) -> &Frame {
+        while !wanted(self.next().expect("the connection goes on")) {}
+        self.read.last().expect("read")
+    }
+
+    fn get(&mut self, stream: u32, path: &str) {
+        self.begin(stream, path, false);
+        self.wait(|frame| frame.ends(stream));
+    }
+
+    /// Reads to the end; gives the frames since `self.read` was that long, but for the acknowledged settings.
+    fn rest(&mut self, from: usize) -> Vec<(u8, u32)> {
+        while self.next().is_some() {}
+        let told = |frame: &Frame| if frame.kind == GOAWAY { frame.number(0) } else { frame.stream };
+        let frames = self.read[from..].iter().filter(|frame| !(frame.kind == SETTINGS && frame.flags == ACK));
+        frames.map(|frame| (frame.kind, told(frame))).collect()
+    }
+
+    fn body(&self, stream: u32) -> usize {
+        let data = self.read.iter().filter(|frame| frame.kind == DATA && frame.stream == stream);
+        data.map(|frame| frame.payload.len()).sum()
+    }
+}
+
+fn launch() -> Launch {
+    Launch::new().set("workers.count", "1").set("http.keep_alive", r#""1h""#)
+}
+
+fn in_flight(supervisor: &Supervisor, count: u64) {
+    eventually("so many requests are in flight", PATIENCE, || {
+        (supervisor.status()["workers"][0]["in_flight"] == count).then_some(())
+    });
+}
+
+/// Begins a drain, and waits until the worker has begun it.
+fn drain(supervisor: &Supervisor, signal: Signal) -> Instant {
+    supervisor.signal(signal);
+    supervisor.wait_log(events::DRAINING, 1, PATIENCE);
+    now()
+}
+
+#[test]
+fn a_drain_tells_a_quiet_connection_its_last_stream_and_ends_it() {
+    for (path, signal) in
+        [(Some("/health"), Signal::SIGHUP), (Some("/health"), Signal::SIGTERM), (None, Signal::SIGHUP)]
+    {
+        let supervisor = launch().serving(1);
+        let mut client = Client::open(supervisor.address());
+        if let Some(path) = path {
+            client.get(1, path);
+        }
+        let from = client.read.len();
+        let (canary, begun) = (Canary::start(), drain(&supervisor, signal));
+        assert_eq!(client.rest(from), [(GOAWAY, u32::from(path.is_some()))], "once, without a PING");
+        assert_eq!(client.read.last().map(|frame| frame.number(4)), Some(0), "NO_ERROR");
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(1) + canary.longest(), "{took:?}");
+    }
+}
+
+#[test]
+fn keep_alive_ends_as_a_drain_does() {
+    let supervisor = launch().set("http.keep_alive", r#""500ms""#).serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.get(1, "/debug/sleep/700");
+    client.get(3, "/health");
+    let from = client.read.len();
+    assert_eq!(client.rest(from), [(GOAWAY, 3)]);
+}
+
+#[test]
+fn a_busy_connection_is_warned_and_what_crosses_the_warning_is_served() {
+    let supervisor = launch().set("workers.drain_idle", r#""500ms""#).serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.begin(1, "/debug/sleep/3000", false);
+    in_flight(&supervisor, 1);
+    let begun = drain(&supervisor, Signal::SIGHUP);
+    // Until then it is not told: there might be a quiet moment.
+    assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), MAX);
+    assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
+    let ping = client.wait(|frame| frame.kind == PING).payload.clone();
+    client.send(PING, ACK, 0, &ping);
+    client.get(3, "/health");
+    assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), 3, "the last word");
+    // These are too late. h2 0.4.20 would take the third for an error of the connection.
+    client.begin(5, "/debug/echo", true);
+    client.send(DATA, 0, 5, b"half");
+    client.widen(5, 1_000);
+    client.widen(0, 1_000);
+    client.send(RST_STREAM, 0, 5, &CANCEL.to_be_bytes());
+    client.wait(|frame| frame.ends(1));
+    let from = client.read.len();
+    assert_eq!(client.rest(from), [], "no other word");
+    supervisor.wait_log(events::DRAINED, 1, PATIENCE);
+}
+
+#[test]
+fn a_connection_that_becomes_quiet_after_the_warning_is_ended_at_once() {
+    let supervisor = launch().set("workers.drain_idle", r#""500ms""#).serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.begin(1, "/debug/sleep/2000", false);
+    in_flight(&supervisor, 1);
+    drain(&supervisor, Signal::SIGHUP);
+    client.wait(|frame| frame.kind == PING);
+    // Its PING is never answered.
+    client.wait(|frame| frame.ends(1));
+    let (canary, ended, from) = (Canary::start(), now(), client.read.len());
+    assert_eq!(client.rest(from), [(GOAWAY, 1)]);
+    assert!(ended.elapsed() < Duration::from_secs(1) + canary.longest(), "{:?}", ended.elapsed());
+}
+
+#[test]
+fn a_connection_that_pauses_during_a_drain_is_not_warned() {
+    let supervisor = launch().serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.begin(1, "/debug/sleep/1500", false);
+    in_flight(&supervisor, 1);
+    drain(&supervisor, Signal::SIGHUP);
+    client.wait(|frame| frame.ends(1));
+    let from = client.read.len();
+    assert_eq!(client.rest(from), [(GOAWAY, 1)]);
+}
+
+/// The app has handed it over long since, and nothing shows that it waits but the windows.
+#[test]
+fn an_answer_that_waits_for_its_client_is_not_cut() {
+    let supervisor = launch().set("workers.drain_idle", r#""200ms""#).serving(1);
+    let mut client = Client::open(supervisor.address());
+    let body = vec![b'a'; 16_384];
+    client.begin(1, "/debug/echo", true);
+    for _ in 0..20 {
+        client.send(DATA, 0, 1, &body);
+    }
+    client.send(DATA, END_STREAM, 1, &[]);
+    in_flight(&supervisor, 0);
+    drain(&supervisor, Signal::SIGHUP);
+    let ping = client.wait(|frame| frame.kind == PING).payload.clone();
+    client.send(PING, ACK, 0, &ping);
+    client.wait(|frame| frame.kind == GOAWAY && frame.number(0) == 1);
+    assert!(client.body(1) <= 65_535);
+    client.widen(0, 1 << 20);
+    client.widen(1, 1 << 20);
+    client.wait(|frame| frame.ends(1));
+    assert_eq!(client.body(1), 20 * 16_384);
+}
+
+#[test]
+fn a_header_block_that_is_half_there_is_waited_for() {
+    let supervisor = launch().serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.get(1, "/health");
+    let literal = |index: u8, value: &str| [&[index, value.len() as u8], value.as_bytes()].concat();
+    let block = [vec![0x82, 0x86], literal(4, "/health"), literal(1, "localhost")].concat();
+    let (first, second) = block.split_at(5);
+    client.send(HEADERS, END_STREAM, 3, first);
+    crate::common::observe_for(Duration::from_millis(200));
+    drain(&supervisor, Signal::SIGHUP);
+    crate::common::observe_for(Duration::from_millis(500));
+    client.send(9, END_HEADERS, 3, second);
+    client.wait(|frame| frame.ends(3));
+    let from = client.read.len();
+    assert_eq!(client.rest(from), [(GOAWAY, 3)]);
+}
+
+#[test]
+fn a_header_block_that_never_ends_has_header_timeout() {
+    let supervisor = launch().set("http.header_timeout", r#""500ms""#).serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.get(1, "/health");
+    client.send(HEADERS, END_STREAM, 3, &[0x82]);
+    let from = client.read.len();
+    assert_eq!(client.rest(from), [(GOAWAY, 1)]);
+}
+
+/// They read nothing, and do not close.
+#[test]
+fn silent_clients_hold_a_reload_and_a_stop_for_seven_seconds_at_most() {
+    for signal in [Signal::SIGHUP, Signal::SIGTERM] {
+        let mut supervisor = launch().set("workers.graceful_timeout", r#""30s""#).serving(1);
+        let clients: Vec<_> = (0..100)
+            .map(|_| {
+                let mut client = Client::open(supervisor.address());
+                client.get(1, "/health");
+                client
+            })
+            .collect();
+        let (old, canary, begun) = (supervisor.serving_pids()[0], Canary::start(), now());
+        supervisor.signal(signal);
+        match signal {
+            Signal::SIGHUP => supervisor.wait_gone(old),
+            _ => assert_eq!(supervisor.wait_exit(PATIENCE), 0),
+        }
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(7) + canary.longest(), "{signal}: {took:?}");
+        drop(clients);
+    }
+}
+
+/// A client that finds the GOAWAY only with its next request must be able to read it.
+#[test]
+fn what_a_client_sends_after_the_end_does_not_destroy_the_goaway() {
+    let supervisor = launch().serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.get(1, "/health");
+    let from = client.read.len();
+    drain(&supervisor, Signal::SIGHUP);
+    crate::common::observe_for(Duration::from_millis(1_000));
+    client.begin(3, "/debug/echo", true);
+    client.send(DATA, END_STREAM, 3, &[b'a'; 10_000]);
+    crate::common::observe_for(Duration::from_millis(200));
+    assert_eq!(client.rest(from), [(GOAWAY, 1)]);
+    client.stream.shutdown(Shutdown::Both).expect("it is still there");
+    supervisor.wait_log(events::DRAINED, 1, Duration::from_secs(3));
+}
+
+#[test]
+fn a_stream_that_nobody_reads_is_cut_and_those_beside_it_go_on() {
+    let supervisor = Launch::misbehave()
+        .set("workers.count", "1")
+        .set("http.keep_alive", r#""1h""#)
+        .set("http.write_timeout", r#""700ms""#)
+        .serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.widen(0, 1 << 30);
+    client.begin(1, "/endless", false);
+    client.begin(3, "/endless", false);
+    in_flight(&supervisor, 2);
+    let mut cut = None;
+    for _ in 0..10_000 {
+        let frame = client.next().expect("the connection goes on");
+        let (kind, stream, length) = (frame.kind, frame.stream, frame.payload.len());
+        if kind == RST_STREAM {
+            cut = Some((stream, frame.number(0)));
+            break;
+        }
+        if kind == DATA && stream == 3 && length > 0 {
+            client.widen(3, length as u32);
+            crate::common::observe_for(Duration::from_millis(5));
+        }
+    }
+    assert_eq!(cut, Some((1, CANCEL)));
+    // The app is told, too.
+    in_flight(&supervisor, 1);
+    assert_eq!(supervisor.log().count("client_stalled"), 1);
+    client.widen(3, 100_000);
+    client.wait(|frame| frame.kind == DATA && frame.stream == 3);
+    client.begin(5, "/client", false);
+    client.wait(|frame| frame.ends(5));
+}
+
+#[test]
+fn a_full_worker_says_goodbye_to_an_idle_connection_and_does_not_linger() {
+    let supervisor = launch().set("http.worker_connections", "1").serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.get(1, "/health");
+    crate::common::observe_for(Duration::from_millis(1_100));
+    let from = client.read.len();
+    let (canary, begun) = (Canary::start(), now());
+    assert_eq!(crate::common::get(supervisor.address(), "/health").status, 200);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(500) + canary.longest(), "{took:?}");
+    assert_eq!(client.rest(from), [(GOAWAY, 1)]);
+}
