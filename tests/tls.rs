@@ -184,6 +184,13 @@ fn the_protocol_is_agreed_on_in_the_handshake() {
             assert_eq!(connection.stream().conn.alpn_protocol(), agreed.map(str::as_bytes), "{offered:?}");
         }
     }
+    // What was agreed on is spoken. Where nothing was, HTTP/2 may be known beforehand.
+    for (offered, spoken) in [(&[] as &[&str], &b"\0\0"[..]), (&["h2"], b"\0\0"), (&["http/1.1"], b"HTTP/1.1 505 ")] {
+        let config = Client { protocols: offered, ..PLAIN }.trusting(&authority);
+        let mut connection = connect(both.address(), &config);
+        connection.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("sent");
+        assert_eq!(connection.read(spoken.len()).expect("an answer"), spoken, "{offered:?}");
+    }
     let config = Client { protocols: &["gopher"], ..PLAIN }.trusting(&authority);
     let refused = try_connect(both.address(), &config).map(drop).expect_err("nobody speaks gopher");
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");

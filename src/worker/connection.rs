@@ -76,6 +76,8 @@ pub(super) struct Connection {
     client: Client,
     /// Of the client, where `tls.client_ca` asks for one.
     certificate: Option<ClientCertificate>,
+    /// The TLS handshake has chosen it: HTTP/2 by prior knowledge would break that word.
+    agreed_on_http1: bool,
     activity: Activity,
     /// The stream's descriptor, to ask the kernel about it. Used only while a request is handed over, and while the crowd
     /// knows the connection: hyper holds the stream then. Once the stream is closed the number may be another file's.
@@ -161,6 +163,7 @@ where
         peer,
         client: Client::of_peer(peer.remote),
         certificate: None,
+        agreed_on_http1: false,
         activity: Activity::new(),
         socket: stream.as_raw_fd(),
         seat: Seat::default(),
@@ -230,7 +233,7 @@ where
     let shared = connection.shared;
     let called = pin!(shared.called());
     let mut call = Call::new(called);
-    let greeting = if shared.http.http2 {
+    let greeting = if shared.http.http2 && !connection.agreed_on_http1 {
         greeting::read(&mut stream, &connection, timer, &mut call).await
     } else {
         Greeting::default()

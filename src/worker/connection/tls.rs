@@ -76,6 +76,7 @@ where
         Ok(Handshake::Done(stream)) => {
             connection.client.comes_by_tls();
             let (_, session) = stream.get_ref();
+            connection.agreed_on_http1 = session.alpn_protocol() == Some(b"http/1.1");
             let shown = session.peer_certificates().and_then(|chain| chain.first());
             connection.certificate = shown.map(ClientCertificate::of);
             Handshake::Done(stream)
