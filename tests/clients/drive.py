@@ -198,7 +198,7 @@ class Load:
         url = origin + (path or (GET if method == "GET" else POST))
         words = [*self.command, url, method, self.size, self.version, self.threads, seconds, pause, *([unix] if unix else [])]
         environment = os.environ | {"CA_FILE": str(certificate() / "ca.pem")} | dict(self.environment)
-        said = sh(*words, seconds=seconds + 60, env=environment)
+        said = sh(*words, seconds=seconds + pause + 120, env=environment)
         try:
             told = json.loads(said.splitlines()[-1])
             errors = collections.Counter()

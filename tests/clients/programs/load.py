@@ -10,7 +10,6 @@ _, URL, METHOD, SIZE, VERSION, THREADS, SECONDS, PAUSE, SOCKET, *_ = [*sys.argv,
 THREADS, SECONDS, PAUSE = int(THREADS), float(SECONDS), float(PAUSE)
 BODY = None if METHOD == "GET" else os.urandom(int(SIZE))
 CA, WANTED = os.environ.get("CA_FILE"), int(os.environ.get("WANTED", 200))
-END = time.monotonic() + SECONDS
 
 tried, errors, longest = 0, collections.Counter(), 0.0
 
@@ -37,10 +36,10 @@ def said():
 
 def threads(make):
     """`make()` gives what asks once: one for each thread."""
-    lock = threading.Lock()
+    lock, end = threading.Lock(), time.monotonic() + SECONDS
 
     def client(ask):
-        while time.monotonic() < END:
+        while time.monotonic() < end:
             began, error = time.monotonic(), None
             try:
                 judge(*ask())
@@ -55,9 +54,9 @@ def threads(make):
     for thread in running:
         thread.start()
     for thread in running:
-        thread.join(SECONDS + 30)
+        thread.join(max(0, end + PAUSE + 40 - time.monotonic()))
     if any(thread.is_alive() for thread in running):
-        count(END, TimeoutError("a request that never ended"))
+        count(end, TimeoutError("a request that never ended"))
     said()
 
 
@@ -65,8 +64,10 @@ async def tasks(ask):
     """The same with as many tasks, which share one client."""
     import asyncio
 
+    end = time.monotonic() + SECONDS
+
     async def client():
-        while time.monotonic() < END:
+        while time.monotonic() < end:
             began, error = time.monotonic(), None
             try:
                 judge(*await ask())
@@ -75,7 +76,7 @@ async def tasks(ask):
             count(began, error)
             await asyncio.sleep(PAUSE or 0.05 * bool(error))
 
-    _, waiting = await asyncio.wait([asyncio.create_task(client()) for _ in range(THREADS)], timeout=SECONDS + 30)
+    _, waiting = await asyncio.wait([asyncio.create_task(client()) for _ in range(THREADS)], timeout=SECONDS + PAUSE + 40)
     if waiting:
-        count(END, TimeoutError("a request that never ended"))
+        count(end, TimeoutError("a request that never ended"))
     said()
