@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, now};
+use crate::common::{Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, now, observe_for, request};
 
 /// One worker on which a connection may be idle for an hour, and the connections: silent, idle after an answer, and idle
 /// after one of the worker's own.
@@ -104,4 +104,24 @@ fn a_thousand_idle_connections_hold_a_reload_and_a_stop_for_seven_seconds_at_mos
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     let (took, stalled) = (begun.elapsed(), canary.longest());
     assert!(took <= MOST + stalled, "the stop took {took:?}, stalled {stalled:?}");
+}
+
+/// Its head was sent before the drain, so it could not say that the connection closes.
+#[test]
+fn an_answer_that_ends_in_the_drain_begins_the_time_anew() {
+    let supervisor = Launch::new().set("workers.count", "1").set("workers.drain_idle", r#""2s""#).serving(1);
+    let body = vec![b'a'; 16 << 20];
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    connection.send(&request("POST", "/debug/echo", &[], &body)).expect("sent");
+    assert_eq!(connection.read(12).expect("it has begun"), b"HTTP/1.1 200");
+    supervisor.signal(Signal::SIGHUP);
+    supervisor.wait_log(events::DRAINING, 1, PATIENCE);
+    observe_for(Duration::from_secs(1));
+    // Most of the answer has still to be written.
+    let begun = now();
+    let rest = connection.read(body.len()).expect("nearly all");
+    assert!(!String::from_utf8_lossy(&rest[..1_000]).to_ascii_lowercase().contains("connection: close"));
+    connection.read_to_end().expect("a clean end");
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(1_950), "the connection was closed after {took:?}");
 }

@@ -97,7 +97,13 @@ impl Activity {
         match (blocked, since) {
             (true, NEVER) => self.blocked_since.store(clock::coarse(), Relaxed),
             (false, NEVER) | (true, _) => {}
-            (false, _) => self.blocked_since.store(NEVER, Relaxed),
+            (false, _) => {
+                self.blocked_since.store(NEVER, Relaxed);
+                // Only now has the client taken the rest of its last answer.
+                if !self.busy() && self.idle_since.load(Relaxed) != NEVER {
+                    self.idle_since.store(clock::coarse(), Relaxed);
+                }
+            }
         }
     }
 
@@ -121,20 +127,21 @@ impl Activity {
         !self.busy() && self.head_since.load(Relaxed) == NEVER
     }
 
-    /// Since when a connection that was not told to end waits for a request: since its last answer, else its accept.
+    /// Since when a connection that was not told to end waits for a request: since its last answer was taken, else its
+    /// accept.
     fn idle_from(&self) -> Option<u64> {
-        let idles = self.unoccupied() && !self.leaves.load(Relaxed);
+        let idles = self.unoccupied() && !self.leaves.load(Relaxed) && self.blocked_since.load(Relaxed) == NEVER;
         idles.then(|| match self.idle_since.load(Relaxed) {
             NEVER => self.accepted,
             since => since,
         })
     }
 
-    /// Since when it has been idle, if it may be asked to leave: it has had an answer (with HTTP/2, it has begun) and taken
-    /// it, and was not asked yet.
+    /// Since when it has been idle, if it may be asked to leave: it has had an answer (with HTTP/2, it has begun), and was not
+    /// asked yet.
     pub(super) fn may_leave_since(&self) -> Option<u64> {
-        let has_read = self.idle_since.load(Relaxed) != NEVER && self.blocked_since.load(Relaxed) == NEVER;
-        self.idle_from().filter(|_| has_read && !self.is_asked_to_leave())
+        let has_answer = self.idle_since.load(Relaxed) != NEVER;
+        self.idle_from().filter(|_| has_answer && !self.is_asked_to_leave())
     }
 
     /// Its place is needed by another, unless it has been active since `idle_since`.
@@ -177,7 +184,7 @@ impl Activity {
             (true, _, _) => None,
             _ if self.leaves.load(Relaxed) => None,
             (false, NEVER, NEVER) => after(self.accepted, http.header_timeout, Overdue::Silent),
-            (false, NEVER, since) => after(since, http.keep_alive, Overdue::Idle),
+            (false, NEVER, _) => self.idle_from().and_then(|since| after(since, http.keep_alive, Overdue::Idle)),
             (false, since, _) => after(since, http.header_timeout, Overdue::Head),
         };
         let drained = self.idle_from().and_then(|since| shared.drain_closes(since)).map(|at| (at, Overdue::Idle));
