@@ -94,7 +94,8 @@ fn three_thousand_that_ask_once_and_stay_are_each_answered_within_100_ms() {
     }
     let stalled = canary.longest();
     eprintln!("slowest answer {slowest:?}, stalled {stalled:?}");
-    assert!(slowest < Duration::from_millis(100) + stalled, "{slowest:?}, stalled {stalled:?}");
+    // The client may have been stalled, and the worker.
+    assert!(slowest < Duration::from_millis(100) + 2 * stalled, "{slowest:?}, stalled {stalled:?}");
     let mut ended = Vec::new();
     for (number, connection) in all.iter_mut().enumerate() {
         if connection.is_over() {
