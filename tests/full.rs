@@ -1,7 +1,7 @@
 //! Promise: a worker that is full of idle connections closes its door to nobody: the connection that has been idle longest
 //! gives its place, told as in a drain. Whoever is at work, was active within a second, or has not spoken yet keeps his.
 
-use std::time::Duration;
+use std::{os::unix::net::UnixStream, time::Duration};
 
 use crate::common::{Canary, Connection, Launch, PATIENCE, Supervisor, now, observe_for, request};
 
@@ -106,4 +106,30 @@ fn three_thousand_that_ask_once_and_stay_are_each_answered_within_100_ms() {
     }
     assert!((1_000..1_100).contains(&ended.len()), "{} were closed for the 1000 newcomers", ended.len());
     assert!(ended.iter().all(|number| *number < 1_500), "those who came first left first: {ended:?}");
+}
+
+/// Both listeners share the places, and each knows when its queue holds somebody.
+#[test]
+fn a_unix_socket_and_a_port_take_places_from_each_other() {
+    let supervisor = launch("1", "2").set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(1);
+    let by_unix = || {
+        let stream = UnixStream::connect(supervisor.path("app.sock")).expect("the queue has room");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut connection = Connection::over(stream);
+        assert_eq!(connection.get("/health").expect("an answer").status, 200);
+        connection
+    };
+    let mut ports = vec![asks_once(&supervisor), asks_once(&supervisor)];
+    observe_for(LONG_IDLE);
+    let mut unix = vec![by_unix(), by_unix()];
+    for connection in &mut ports {
+        connection.wait_eof().expect("a clean end");
+    }
+    observe_for(LONG_IDLE);
+    ports = vec![asks_once(&supervisor), asks_once(&supervisor)];
+    for connection in &mut unix {
+        connection.wait_eof().expect("a clean end");
+    }
+    assert_eq!(supervisor.status()["workers"][0]["connections"], 2);
+    drop(ports);
 }
