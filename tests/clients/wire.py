@@ -22,10 +22,11 @@ class Wire:
     def __exit__(self, *_):
         async def closes():
             self.server.close()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            # Connections may be on their way in.
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                for task in others:
+                    task.cancel()
+                await asyncio.gather(*others, return_exceptions=True)
 
         # Python 3.11 tells of every connection that is cancelled.
         self.loop.set_exception_handler(lambda *_: None)
