@@ -220,6 +220,24 @@ fn a_connection_that_pauses_during_a_drain_is_not_warned() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
+/// A proxy under load pauses because its machine does, and then asks for all its clients at once.
+#[test]
+fn a_busy_connection_is_not_ended_at_its_first_short_pause() {
+    let supervisor = launch().serving(1);
+    let mut client = Client::open(supervisor.address());
+    client.begin(1, "/debug/sleep/1500", false);
+    in_flight(&supervisor, 1);
+    drain(&supervisor, Signal::SIGHUP);
+    (3..123).step_by(2).for_each(|stream| client.begin(stream, "/health", false));
+    client.wait(|frame| frame.ends(1));
+    (3..123).step_by(2).for_each(|stream| client.begin(stream + 120, "/health", false));
+    client.wait(|frame| frame.ends(241));
+    crate::common::observe_for(Duration::from_millis(200));
+    client.get(243, "/health");
+    let from = client.read.len();
+    assert_eq!(client.rest(from), [(GOAWAY, 243)]);
+}
+
 /// The app has handed it over long since, and nothing shows that it waits but the windows.
 #[test]
 fn an_answer_that_waits_for_its_client_is_not_cut() {

@@ -36,6 +36,8 @@ use crate::{sys::clock, worker::shared::Shared};
 
 /// In a drain, a connection without a stream for so long gets its goodbye. In milliseconds, as all of these.
 const QUIET: u64 = 50;
+/// … or for so long, if it was busy: a proxy under load pauses because its machine does, and then asks for all its clients.
+const QUIET_IF_BUSY: u64 = 500;
 /// After the warning there is no goodbye for so long: a client that heard it may have ended its streams for that …
 const WARNED_MIN: u64 = 500;
 /// … and so long the answer to h2's PING is held back …
@@ -297,7 +299,8 @@ impl Http2 {
     fn drain_deadline(&self, link: &Link, shared: &Shared, activity: &Activity) -> Option<(u64, Due)> {
         let ends = shared.ends();
         let after = |since: u64, time: u64| if ends { 0 } else { since + time };
-        let quiet = activity.idle_since().map(|since| after(since, QUIET));
+        let pause = if link.streams.are_busy() { QUIET_IF_BUSY } else { QUIET };
+        let quiet = activity.idle_since().map(|since| after(since, pause));
         match link.stage {
             Stage::Open if quiet.is_some() => quiet.map(|at| (at, Due::Part)),
             Stage::Open => (!self.left).then(|| (after(shared.drain_waits(), 0), Due::Leave)),

@@ -6,6 +6,10 @@
 /// What a window is until the client says otherwise.
 const WINDOW: i64 = 65_535;
 
+/// A client that begins so many streams within a second is busy. In milliseconds.
+const BUSY: u32 = 50;
+const SECOND: u64 = 1_000;
+
 #[derive(Debug)]
 pub(super) struct Streams {
     /// The highest that the client has opened.
@@ -14,6 +18,25 @@ pub(super) struct Streams {
     /// Of a stream that begins.
     initial: i64,
     connection: Window,
+    pace: Pace,
+}
+
+/// How many streams were begun in the second since `since`, and in the one before.
+#[derive(Debug, Default)]
+struct Pace {
+    since: u64,
+    begun: u32,
+    before: u32,
+}
+
+impl Pace {
+    fn begins(&mut self, now: u64) {
+        let passed = now.saturating_sub(self.since);
+        if passed >= SECOND {
+            *self = Self { since: now, begun: 0, before: if passed < 2 * SECOND { self.begun } else { 0 } };
+        }
+        self.begun += 1;
+    }
 }
 
 #[derive(Debug)]
@@ -44,7 +67,7 @@ impl Window {
 impl Streams {
     pub(super) fn new() -> Self {
         let connection = Window { size: WINDOW, shut: None };
-        Self { highest: 0, open: Vec::new(), initial: WINDOW, connection }
+        Self { highest: 0, open: Vec::new(), initial: WINDOW, connection, pace: Pace::default() }
     }
 
     pub(super) fn highest(&self) -> u32 {
@@ -55,6 +78,11 @@ impl Streams {
         !self.open.is_empty()
     }
 
+    /// Whether it was when the last stream began.
+    pub(super) fn are_busy(&self) -> bool {
+        self.pace.begun.max(self.pace.before) >= BUSY
+    }
+
     fn find(&mut self, id: u32) -> Option<&mut Stream> {
         self.open.iter_mut().find(|stream| stream.id == id)
     }
@@ -63,6 +91,7 @@ impl Streams {
     pub(super) fn client_sends_headers(&mut self, id: u32, ends: bool, now: u64) {
         if id > self.highest {
             self.highest = id;
+            self.pace.begins(now);
             let mut window = Window { size: self.initial, shut: None };
             window.add(0, now);
             self.open.push(Stream { id, client_ended: ends, server_ended: false, answered: None, window });
