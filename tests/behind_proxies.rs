@@ -181,12 +181,10 @@ fn nginx_with_our_own_files() {
     supervisor.stop();
 }
 
-#[test]
-fn nginx_with_keep_alive_to_the_workers() {
-    let mut supervisor = Launch::misbehave().serving(2);
+/// A proxy that tries again would hide a loss.
+fn nginx_that_keeps_connections(supervisor: &Supervisor) -> Proxy {
     let upstream = supervisor.address();
-    // A proxy that tries again would hide a loss.
-    let proxy = Proxy::start(&supervisor, &NGINX, |port| {
+    Proxy::start(supervisor, &NGINX, |port| {
         nginx_conf(&format!(
             "  keepalive_requests 1000000000;\n\
              upstream app {{ server {upstream}; keepalive {CLIENTS}; keepalive_requests 1000000000; }}\n\
@@ -198,11 +196,40 @@ fn nginx_with_keep_alive_to_the_workers() {
                proxy_set_header X-Forwarded-Port $server_port;\n\
              }} }}\n"
         ))
-    });
+    })
+}
+
+#[test]
+fn nginx_with_keep_alive_to_the_workers() {
+    let mut supervisor = Launch::misbehave().serving(2);
+    let proxy = nginx_that_keeps_connections(&supervisor);
     let seen = proxy.told("127.5.0.1");
     assert_eq!((seen["address"].as_str(), seen["scheme"].as_str()), (Some("127.5.0.1"), Some("https")), "{seen}");
     assert_eq!(seen["host"], format!("localhost:{}", proxy.address.port()));
     assert_ten_reloads_lose_nothing(&supervisor, &proxy);
+    supervisor.stop();
+}
+
+/// nginx takes a connection that ends without a word for one that goes on: 502 for the next request.
+#[test]
+fn nginx_keeps_its_connections_over_answers_that_come_before_the_body() {
+    let mut supervisor = Launch::misbehave().serving(2);
+    let proxy = nginx_that_keeps_connections(&supervisor);
+    let post = request("POST", "/early/401", &[], &[b'a'; 20_000]);
+    let times = crate::early::times() * 16 / CLIENTS as usize;
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let mut connection = Connection::open(proxy.address).expect("the proxy listens");
+                for time in 0..times {
+                    assert_eq!(connection.ask(&post).expect("an answer").status, 401, "time {time}");
+                }
+            });
+        }
+    });
+    let accepted = supervisor.status()["totals"]["connections"].as_u64().expect("a count");
+    // One by the test's own look whether the proxy listens.
+    assert!(accepted <= CLIENTS + 1, "{accepted} connections for {CLIENTS} clients");
     supervisor.stop();
 }
 

@@ -29,6 +29,7 @@ mod deploy;
 mod docs;
 mod drain;
 mod drain_idle;
+mod early;
 mod examples;
 mod exits;
 mod facts;

@@ -17,6 +17,7 @@ mod introduction;
 mod linger;
 mod refusal;
 mod tls;
+mod unread;
 mod wire;
 
 use std::{
@@ -85,6 +86,8 @@ pub(super) struct Connection {
     pub(super) seat: Seat,
     /// The client has ended its side, or the event loop could not see whether it has.
     ending: AtomicBool,
+    /// The client is in the middle of a body, as far as its bytes have been read. With HTTP/1.
+    in_body: AtomicBool,
     /// Why no more of its requests is answered: the last word of a connection of HTTP/1.
     refusal: OnceLock<Refusal>,
     /// It speaks what the app makes of it.
@@ -168,6 +171,7 @@ where
         socket: stream.as_raw_fd(),
         seat: Seat::default(),
         ending: AtomicBool::new(waited),
+        in_body: AtomicBool::new(false),
         refusal: OnceLock::new(),
         upgraded: AtomicBool::new(false),
         declined: Mutex::new(None),

@@ -178,6 +178,11 @@ impl Scanner {
         matches!(&self.stage, Stage::Head(head) if head.has_begun())
     }
 
+    /// Whether a body has begun and is not complete.
+    pub(crate) fn in_body(&self) -> bool {
+        matches!(self.stage, Stage::Length(_) | Stage::Chunked(_) | Stage::Refused { in_body: true, .. })
+    }
+
     /// How many bytes come next that are content and nothing else, of a body with `Content-Length` or of a chunk. They
     /// may be read past the scanner, if it is told by [`skip`](Self::skip).
     pub(crate) fn body_left(&self) -> Option<u64> {

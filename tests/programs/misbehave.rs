@@ -16,9 +16,9 @@ use axum::{
         header::{CONNECTION, UPGRADE},
     },
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{any, get, post},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use oxicorn::{Lifespan, WorkerContext};
 use serde::{Deserialize, Serialize};
@@ -98,8 +98,10 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
         )
         .route(
             "/sleep/{ms}",
-            get(async |axum::extract::Path(ms): axum::extract::Path<u64>| {
+            any(async |axum::extract::Path(ms): axum::extract::Path<u64>, request: Request| {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
+                // It holds the body until now, and does not read it.
+                drop(request);
                 "slept"
             }),
         )
@@ -110,6 +112,15 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             }),
         )
         .route("/request_id", get(async |headers: axum::http::HeaderMap| format!("{:?}", headers.get("x-request-id"))))
+        .route(
+            "/early/{status}",
+            any(async |axum::extract::Path(status): axum::extract::Path<u16>| {
+                StatusCode::from_u16(status).map_err(|_| StatusCode::BAD_REQUEST)
+            }),
+        )
+        .route("/echo", post(async |request: Request| request.into_body()))
+        .route("/exempt", get(async || "exempt"))
+        .route("/first_piece", post(first_piece))
         .route("/close", get(async || ([(CONNECTION, "close")], "the last")))
         .route(
             "/unknown_length",
@@ -122,7 +133,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             "/endless",
             get(async || Body::from_stream(stream::repeat_with(|| Ok::<_, Infallible>(vec![b'a'; 16_384])))),
         )
-        .route("/panic", get(panicking))
+        .route("/panic", any(panicking))
         .route("/exit/{code}", get(exiting));
     let goodbye = table.goodbye_file.clone();
     Ok(Lifespan::new(router).on_shutdown(async move {
@@ -184,6 +195,11 @@ fn drips() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>>
         tokio::time::sleep(Duration::from_millis(5)).await;
         Some((Ok("drip\n"), ()))
     })
+}
+
+/// Answers with what comes first of the body, and reads no more.
+async fn first_piece(request: Request) -> Body {
+    Body::from_stream(request.into_body().into_data_stream().take(1))
 }
 
 /// Who the client has shown to be.

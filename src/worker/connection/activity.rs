@@ -27,6 +27,8 @@ pub(super) struct Activity {
     leaves: AtomicBool,
     /// Since when it was idle when it was asked to give its place to another; `NEVER` before. A later request voids that.
     asked_to_leave: AtomicU64,
+    /// The rest of a request that is answered is still read.
+    reads_on: AtomicBool,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -59,6 +61,7 @@ impl Activity {
             blocked_since: AtomicU64::new(NEVER),
             leaves: AtomicBool::new(false),
             asked_to_leave: AtomicU64::new(NEVER),
+            reads_on: AtomicBool::new(false),
         }
     }
 
@@ -89,6 +92,17 @@ impl Activity {
     pub(super) fn idles(&self) {
         self.head_since.store(NEVER, Relaxed);
         self.idle_since.store(clock::coarse(), Relaxed);
+    }
+
+    /// The rest of a request that is answered is read from now on, or no more.
+    pub(super) fn reads_on(&self, reads_on: bool) {
+        self.reads_on.store(reads_on, Relaxed);
+        self.idle_since.store(clock::coarse(), Relaxed);
+    }
+
+    /// Since when nothing has been under way: while a rest is read, that is now.
+    fn quiet_since(&self) -> u64 {
+        if self.reads_on.load(Relaxed) { clock::coarse() } else { self.idle_since.load(Relaxed) }
     }
 
     /// Whether a write could not be done now.
@@ -131,7 +145,7 @@ impl Activity {
     /// accept.
     fn idle_from(&self) -> Option<u64> {
         let idles = self.unoccupied() && !self.leaves.load(Relaxed) && self.blocked_since.load(Relaxed) == NEVER;
-        idles.then(|| match self.idle_since.load(Relaxed) {
+        idles.then(|| match self.quiet_since() {
             NEVER => self.accepted,
             since => since,
         })
@@ -157,7 +171,7 @@ impl Activity {
 
     /// The time since its last answer; for ever if it has had none.
     pub(super) fn silence(&self) -> Duration {
-        let since = self.idle_since.load(Relaxed);
+        let since = self.quiet_since();
         if since == NEVER { Duration::MAX } else { Duration::from_millis(clock::coarse().saturating_sub(since)) }
     }
 

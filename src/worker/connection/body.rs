@@ -1,24 +1,28 @@
 //! A request's body on its way to the app.
 //!
-//! Owns: `http.body_timeout`, `http.limit_request_body` where the scanner does not count, and what a body that ended
-//! badly means for the answer. Refuses: framing (`scanner`, hyper).
+//! Owns: `http.body_timeout`, `http.limit_request_body` where the scanner does not count, and the faults of a body that ends
+//! badly. Refuses: framing (`scanner`, hyper), and what the app does not read (`unread`).
 
 use std::{
     error::Error,
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use http::{Request, header::EXPECT};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Connection, refusal};
+use super::{
+    Connection, refusal,
+    unread::{Fate, Unread},
+};
 use crate::worker::scanner::Refusal;
 
 /// A request's body as it arrives from the connection.
@@ -26,32 +30,27 @@ use crate::worker::scanner::Refusal;
 /// It ends with an error when it is longer than `http.limit_request_body`, when the client is silent for
 /// `http.body_timeout` while the app waits for more, when its framing is wrong, and when the client goes away.
 /// Whatever the app answers to one of the first three is replaced by 413, 408 or 400, unless its head is already sent.
+///
+/// An app need not read it. Dropping it before its end costs at most the connection: what is left is read and thrown away
+/// if that is little, else the answer says `Connection: close`.
 #[derive(Debug)]
-pub struct Body {
-    incoming: Incoming,
+pub struct Body(
     /// `None`: there is no body.
-    watch: Option<Watch>,
-}
+    Option<Watched>,
+);
 
 #[derive(Debug)]
-struct Watch {
+struct Watched {
+    incoming: Incoming,
     connection: Arc<Connection>,
-    fault: Arc<Fault>,
+    fate: Arc<Fate>,
+    /// See [`Unread`].
+    awaited: bool,
     left: u64,
     /// Made at the first wait, and not touched again before it fires.
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when the app waits.
     waits_since: Option<Instant>,
-}
-
-/// Why a body ended badly, for the exchange to answer.
-#[derive(Debug, Default)]
-pub(super) struct Fault(OnceLock<Refusal>);
-
-impl Fault {
-    pub(super) fn get(&self) -> Option<Refusal> {
-        self.0.get().copied()
-    }
 }
 
 /// Why the body of a request ended before its end.
@@ -73,27 +72,41 @@ pub enum BodyError {
 }
 
 impl Body {
-    pub(super) fn new(incoming: Incoming, connection: &Arc<Connection>) -> (Self, Option<Arc<Fault>>) {
+    /// The request as the app gets it, and its body's fate if it has one.
+    pub(super) fn of(request: Request<Incoming>, connection: &Arc<Connection>) -> (Request<Self>, Option<Arc<Fate>>) {
+        let (parts, incoming) = request.into_parts();
         if incoming.is_end_stream() {
-            return (Self { incoming, watch: None }, None);
+            return (Request::from_parts(parts, Self(None)), None);
         }
-        let fault = Arc::new(Fault::default());
+        let fate = Arc::new(Fate::default());
         let limit = connection.shared.http.limit_request_body;
-        let watch = Watch {
+        let watched = Watched {
+            incoming,
             connection: Arc::clone(connection),
-            fault: Arc::clone(&fault),
+            fate: Arc::clone(&fate),
+            awaited: parts.headers.contains_key(EXPECT),
             left: if limit == 0 { u64::MAX } else { limit },
             timer: None,
             waits_since: None,
         };
-        (Self { incoming, watch: Some(watch) }, Some(fault))
+        (Request::from_parts(parts, Self(Some(watched))), Some(fate))
     }
 }
 
-impl Watch {
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(Watched { incoming, connection, fate, awaited, .. }) = self.0.take()
+            && !incoming.is_end_stream()
+        {
+            fate.leave(Unread { incoming, awaited }, &connection);
+        }
+    }
+}
+
+impl Watched {
     fn fail(&self, refusal: Refusal) -> BodyError {
         let http = &self.connection.shared.http;
-        if self.fault.0.set(refusal).is_ok() {
+        if self.fate.set_fault(refusal) {
             self.connection.refused(refusal);
         }
         match refusal.status {
@@ -151,25 +164,25 @@ impl http_body::Body for Body {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
-        let Some(watch) = &mut this.watch else { return polled.map_err(BodyError::Cut) };
-        if let Some(refusal) = watch.fault.get() {
-            return Poll::Ready(Some(Err(watch.fail(refusal))));
+        let Some(watched) = &mut self.0 else { return Poll::Ready(None) };
+        let polled = Pin::new(&mut watched.incoming).poll_frame(cx);
+        if let Some(refusal) = watched.fate.fault() {
+            return Poll::Ready(Some(Err(watched.fail(refusal))));
         }
         let Poll::Ready(frame) = polled else {
-            ready!(watch.poll_silence(cx));
-            return Poll::Ready(Some(Err(watch.fail(refusal::BODY_LATE))));
+            ready!(watched.poll_silence(cx));
+            return Poll::Ready(Some(Err(watched.fail(refusal::BODY_LATE))));
         };
-        watch.waits_since = None;
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| watch.cut(error)).and_then(|frame| watch.count(frame))))
+        watched.awaited = false;
+        watched.waits_since = None;
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| watched.cut(error)).and_then(|frame| watched.count(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.0.as_ref().is_none_or(|watched| watched.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |watched| watched.incoming.size_hint())
     }
 }

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{Body, Connection, body::Fault, departure::ClientLeft, refusal};
+use super::{Body, Connection, departure::ClientLeft, refusal, unread::Fate};
 use crate::{
     channel::ToMaster,
     metrics,
@@ -110,16 +110,14 @@ where
     if let Some(response) = own {
         // It is whole at once: there is no time in which it would be under way.
         connection.activity.idles();
-        let (mut parts, mut reply) = response.into_parts();
-        let record = manner.put_on(&mut parts, &mut reply, false, &connection);
-        return Exchange::Own { response: Some(Box::new(Response::from_parts(parts, Recorded::new(reply, record)))) };
+        let (_, fate) = Body::of(request, &connection);
+        return Exchange::Own { own: Some(Box::new(Own { response, connection, fate, manner })) };
     }
     let ticket = Ticket::new(connection, begun, &request, &manner);
     let connects = request.method() == Method::CONNECT;
-    let (parts, incoming) = request.into_parts();
-    let (body, fault) = Body::new(incoming, &ticket.connection);
-    let asked = Asked::of(app, Request::from_parts(parts, body));
-    Exchange::App { asked, limit: None, under_way: Some(UnderWay { ticket, fault, connects, manner }) }
+    let (request, fate) = Body::of(request, &ticket.connection);
+    let asked = Asked::of(app, request);
+    Exchange::App { asked, limit: None, under_way: Some(UnderWay { ticket, fate, connects, manner }) }
 }
 
 pin_project_lite::pin_project! {
@@ -135,7 +133,7 @@ pin_project_lite::pin_project! {
             under_way: Option<UnderWay>,
         },
         Own {
-            response: Option<Box<Response<Recorded<Reply<B>>>>>,
+            own: Option<Box<Own<B>>>,
         },
         /// The client has left.
         Abandoned,
@@ -153,10 +151,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         const ENDED: &str = "a future is not polled after its end";
         Poll::Ready(Ok(match self.project() {
-            ExchangePart::Own { response } => *response.take().expect(ENDED),
+            ExchangePart::Own { own } => own.take().expect(ENDED).end(),
             ExchangePart::Abandoned => return Poll::Ready(Err(ClientLeft)),
-            ExchangePart::App { asked, limit, under_way } => {
-                let answered = match asked.poll(cx) {
+            ExchangePart::App { mut asked, limit, under_way } => {
+                let answered = match asked.as_mut().poll(cx) {
                     Poll::Ready(answered) => Some(answered),
                     Poll::Pending => {
                         let after = under_way.as_ref().expect(ENDED).ticket.connection.shared.http.request_timeout;
@@ -169,7 +167,12 @@ where
                         None
                     }
                 };
-                under_way.take().expect(ENDED).end(answered)
+                let under_way = under_way.take().expect(ENDED);
+                if under_way.fate.is_some() {
+                    // What the app still holds of the body goes with it.
+                    asked.set(Asked::Failed { error: None });
+                }
+                under_way.end(answered)
             }
         }))
     }
@@ -239,8 +242,8 @@ fn panicked() -> BoxError {
 /// A request the app has.
 struct UnderWay {
     ticket: Ticket,
-    /// What may be wrong with its body.
-    fault: Option<Arc<Fault>>,
+    /// `None`: it has no body.
+    fate: Option<Arc<Fate>>,
     connects: bool,
     manner: Manner,
 }
@@ -248,11 +251,10 @@ struct UnderWay {
 impl UnderWay {
     /// `None`: it took too long.
     fn end<B: http_body::Body>(self, answered: Option<Result<Response<B>, BoxError>>) -> Response<Recorded<Reply<B>>> {
-        let Self { ticket, fault, connects, manner } = self;
-        let (connection, http1) = (&*ticket.connection, manner.is_http1());
+        let Self { ticket, fate, connects, manner } = self;
+        let (connection, http1) = (&ticket.connection, manner.is_http1());
         let shared = connection.shared;
-        let fault = fault.and_then(|fault| fault.get());
-        let (mut parts, mut reply) = match (fault, answered) {
+        let (mut parts, mut reply) = match (fate.as_ref().and_then(|fate| fate.fault()), answered) {
             (Some(refusal), _) => refusal::response(refusal).into_parts(),
             (None, Some(Ok(response))) => {
                 let (parts, body) = response.into_parts();
@@ -281,8 +283,24 @@ impl UnderWay {
         if http1 && (parts.status == StatusCode::SWITCHING_PROTOCOLS || connects && parts.status.is_success()) {
             connection.upgraded.store(true, Relaxed);
         }
-        let record = manner.put_on(&mut parts, &mut reply, fault.is_some(), connection);
+        let record = manner.put_on(&mut parts, &mut reply, fate, connection);
         reply.hold(ticket);
+        Response::from_parts(parts, Recorded::new(reply, record))
+    }
+}
+
+/// A request that the worker answers by itself.
+struct Own<B> {
+    response: Response<Reply<B>>,
+    connection: Arc<Connection>,
+    fate: Option<Arc<Fate>>,
+    manner: Manner,
+}
+
+impl<B: http_body::Body> Own<B> {
+    fn end(self) -> Response<Recorded<Reply<B>>> {
+        let (mut parts, mut reply) = self.response.into_parts();
+        let record = self.manner.put_on(&mut parts, &mut reply, self.fate, &self.connection);
         Response::from_parts(parts, Recorded::new(reply, record))
     }
 }
@@ -302,26 +320,27 @@ impl Manner {
         self.version < Version::HTTP_2
     }
 
-    /// The record is the body's to complete. `last`: no request is served behind this one.
+    /// The record is the body's to complete. `fate`: of the request's body, if it has one.
     fn put_on<B: http_body::Body>(
         self,
         answer: &mut Parts,
         reply: &mut Reply<B>,
-        last: bool,
-        connection: &Connection,
+        fate: Option<Arc<Fate>>,
+        connection: &Arc<Connection>,
     ) -> Option<Box<Record>> {
+        let upgraded = connection.upgraded.load(Relaxed);
+        let ends = upgraded || !self.is_http1() || connection.shared.drains() || self.is_last_of_http_10(answer, reply);
+        let lasts = fate.map_or(!ends, |fate| fate.answer(!ends && !says_close(answer), connection));
         if !self.is_http1() {
             if self.is_head {
                 leave_out_body(answer, reply);
             }
-        } else if answer.status != StatusCode::SWITCHING_PROTOCOLS
-            && (last || connection.shared.drains() || self.is_last_of_http_10(answer, reply))
-        {
+        } else if !lasts && !upgraded {
             self.close_after(answer);
         }
         let Self { id, mut record, offer, .. } = self;
         if let Some(offer) = offer
-            && !connection.upgraded.load(Relaxed)
+            && !upgraded
         {
             *connection.declined.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer);
         }

@@ -189,6 +189,9 @@ impl<T: Stream> Read for Wire<T> {
                 if this.inner.inner().stream.is_ending() {
                     this.connection.ends();
                 }
+                if let Some(scanner) = &input.scanner {
+                    this.connection.in_body.store(scanner.in_body(), Relaxed);
+                }
                 return Poll::Ready(Ok(()));
             }
             let Some(scanner) = &mut input.scanner else { return Pin::new(&mut this.inner).poll_read(cx, buf) };
@@ -207,6 +210,7 @@ impl<T: Stream> Read for Wire<T> {
                 this.inner.inner_mut().read = 0;
                 ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
                 scanner.skip(this.inner.inner().read);
+                this.connection.in_body.store(scanner.in_body(), Relaxed);
                 return Poll::Ready(Ok(()));
             }
             let mut scratch = [MaybeUninit::uninit(); SCRATCH];

@@ -1,0 +1,125 @@
+//! What of a request's body nobody reads.
+//!
+//! Owns: whether it is read and thrown away, so that another request can follow, and within which bounds; what else of a
+//! body the answer must know. Refuses: the body as the app reads it (`body`), and the answer (`exchange`).
+//!
+//! hyper stops reading as soon as a body is dropped of which more is to come. If the answer's head is out by then, it does
+//! not say `Connection: close`, and the client's next request is lost. So what the app lets go of waits here until the
+//! answer is made.
+
+use std::{
+    mem,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::Ordering::Relaxed},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::{runtime::Handle, time::timeout};
+
+use super::Connection;
+use crate::worker::scanner::Refusal;
+
+/// So much is read for nothing; above that, a new connection is cheaper. Go's net/http draws the line here, too.
+const CHEAP: u64 = 256 * 1024;
+/// However fast it comes.
+const MOST: Duration = Duration::from_secs(30);
+
+/// What the body of a request means for its answer and for the connection.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    /// Why the body ended badly.
+    fault: OnceLock<Refusal>,
+    rest: Mutex<Rest>,
+}
+
+#[derive(Debug, Default)]
+enum Rest {
+    #[default]
+    WithApp,
+    /// The app has let go of it.
+    Left(Unread),
+    /// The answer is made. `lasts`: it did not say that it is the last.
+    Answered { lasts: bool },
+}
+
+impl Fate {
+    pub(super) fn fault(&self) -> Option<Refusal> {
+        self.fault.get().copied()
+    }
+
+    /// False if there is a fault already.
+    pub(super) fn set_fault(&self, refusal: Refusal) -> bool {
+        self.fault.set(refusal).is_ok()
+    }
+
+    /// The app has let go of the body.
+    pub(super) fn leave(&self, unread: Unread, connection: &Arc<Connection>) {
+        let mut rest = self.rest();
+        match *rest {
+            Rest::WithApp => *rest = Rest::Left(unread),
+            Rest::Answered { lasts: true } if self.fault().is_none() => _ = unread.read_on(connection),
+            Rest::Answered { .. } | Rest::Left(_) => {}
+        }
+    }
+
+    /// The answer is made. `lasts`: another request may follow, as far as the answer goes. Whether one may.
+    pub(super) fn answer(&self, lasts: bool, connection: &Arc<Connection>) -> bool {
+        let lasts = lasts && self.fault().is_none();
+        match mem::replace(&mut *self.rest(), Rest::Answered { lasts }) {
+            Rest::Left(unread) => lasts && unread.read_on(connection),
+            Rest::WithApp | Rest::Answered { .. } => lasts,
+        }
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) incoming: Incoming,
+    /// The client has asked for `100 Continue`, and nothing of the body has come.
+    pub(super) awaited: bool,
+}
+
+impl Unread {
+    /// Whether another request can follow: all has come, or so little is missing that it is read on.
+    fn read_on(mut self, connection: &Arc<Connection>) -> bool {
+        // Without a `100 Continue` the client may leave out the body: nobody knows what it sends next.
+        if self.awaited {
+            return false;
+        }
+        while !self.incoming.is_end_stream() {
+            match Pin::new(&mut self.incoming).poll_frame(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_))) => return false,
+                Poll::Ready(None) => return true,
+                Poll::Pending => return self.await_rest(connection),
+            }
+        }
+        true
+    }
+
+    fn await_rest(mut self, connection: &Arc<Connection>) -> bool {
+        let has_come = !connection.in_body.load(Relaxed);
+        let is_little = self.incoming.size_hint().exact().is_some_and(|left| left <= CHEAP);
+        let runtime = match Handle::try_current() {
+            Ok(runtime) if has_come || is_little => runtime,
+            _ => return false,
+        };
+        let connection = Arc::clone(connection);
+        let silence = Some(connection.shared.http.body_timeout).filter(|limit| !limit.is_zero()).unwrap_or(MOST);
+        connection.activity.reads_on(true);
+        runtime.spawn(async move {
+            let all = async { while let Ok(Some(Ok(_))) = timeout(silence, self.incoming.frame()).await {} };
+            let _ = timeout(MOST, all).await;
+            connection.activity.reads_on(false);
+        });
+        true
+    }
+}
