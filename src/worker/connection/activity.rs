@@ -1,8 +1,9 @@
 //! What a connection is doing, and how long it may.
 //!
 //! Owns: the state from which `http.header_timeout`, `http.keep_alive`, `http.write_timeout` and, in a drain,
-//! `workers.drain_idle` are told. Nothing here is a timer: a request only leaves stamps of the coarse clock, and the connection's one timer reads them when it fires.
-//! Refuses: what is done when a time is over (`connection`), and `http.body_timeout` (`body`).
+//! `workers.drain_idle` are told. Nothing here is a timer: a request only leaves stamps of the coarse clock, and the
+//! connection's one timer reads them when it fires. Refuses: what is done when a time is over (`connection`), and
+//! `http.body_timeout` (`body`).
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
