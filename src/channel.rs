@@ -44,6 +44,10 @@ pub(crate) enum ToMaster {
     Arrivals {
         stay: bool,
     },
+    /// A busy connection is sent away, and is to come back to this slot.
+    SentTo {
+        slot: u32,
+    },
     /// The worker of this slot, a sibling of who says it, has not beaten when it promised to.
     Silent {
         slot: u32,
@@ -115,11 +119,8 @@ impl ToMaster {
             Self::Quiet => fd::send(channel, b"q"),
             Self::RoomChanged => fd::send(channel, b"o"),
             Self::Arrivals { stay } => fd::send(channel, if *stay { b"N" } else { b"n" }),
-            Self::Silent { slot } => {
-                let mut bytes = vec![b's'];
-                bytes.extend(slot.to_le_bytes());
-                fd::send(channel, &bytes)
-            }
+            Self::SentTo { slot } => fd::send(channel, &[&b"t"[..], &slot.to_le_bytes()].concat()),
+            Self::Silent { slot } => fd::send(channel, &[&b"s"[..], &slot.to_le_bytes()].concat()),
             Self::BootFailed(reason) => {
                 let mut bytes = vec![b'f'];
                 bytes.extend(&reason.as_bytes()[..reason.floor_char_boundary(MESSAGE_MAX - 1)]);
@@ -138,6 +139,7 @@ impl ToMaster {
                 b'q' => Self::Quiet,
                 b'o' => Self::RoomChanged,
                 b'n' | b'N' => Self::Arrivals { stay: tag == b'N' },
+                b't' => Self::SentTo { slot: u32::from_le_bytes(rest.try_into().ok()?) },
                 b's' => Self::Silent { slot: u32::from_le_bytes(rest.try_into().ok()?) },
                 b'f' => Self::BootFailed(String::from_utf8_lossy(rest).into_owned()),
                 _ => return None,
@@ -190,6 +192,7 @@ mod tests {
             ToMaster::RoomChanged,
             ToMaster::Arrivals { stay: true },
             ToMaster::Arrivals { stay: false },
+            ToMaster::SentTo { slot: 7 },
         ];
         for message in up.into_iter().chain(told).chain([ToMaster::Silent { slot: 300 }]) {
             assert!(message.send(b.as_fd()).unwrap());

@@ -480,6 +480,10 @@ impl Shell {
                     self.balance(stay);
                     continue;
                 }
+                Ok(Heard::Message(ToMaster::SentTo { slot })) => {
+                    self.prefer(slot);
+                    continue;
+                }
                 Ok(Heard::Message(ToMaster::Silent { slot })) => Event::SlotSilent { slot: SlotId(slot) },
                 Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
                     let (slot, generation) = self.place(pid);

@@ -192,6 +192,7 @@ pub struct Http {
     #[serde(with = "duration")]
     pub request_timeout: Duration,
     pub http2: bool,
+    pub http2_rebalance: bool,
     pub forwarded_allow_ips: Vec<AllowIp>,
 }
 
@@ -344,6 +345,7 @@ impl Settings {
                 limit_request_body: 16 << 20,
                 request_timeout: Duration::ZERO,
                 http2: true,
+                http2_rebalance: false,
                 forwarded_allow_ips: vec![
                     AllowIp::Net { address: IpAddr::V4(Ipv4Addr::LOCALHOST), prefix: 32 },
                     AllowIp::Net { address: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 128 },

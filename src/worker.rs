@@ -6,6 +6,7 @@
 
 mod accept;
 mod access_log;
+mod balance;
 mod beat;
 mod connection;
 mod crowd;

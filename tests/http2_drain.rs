@@ -378,3 +378,40 @@ fn a_full_worker_says_goodbye_to_an_idle_connection_and_does_not_linger() {
     assert!(took < Duration::from_millis(500) + canary.longest(), "{took:?}");
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
+
+/// As a proxy does that has one connection, and takes another as soon as it is told that this one ends.
+#[test]
+fn with_rebalance_the_requests_of_one_connection_come_to_all_workers() {
+    let supervisor = Launch::new().set("workers.count", "4").set("http.http2_rebalance", "true").serving(4);
+    let (mut old, mut client, mut stream) = (Vec::new(), Client::open(supervisor.address()), 1);
+    let (begun, mut asked) = (now(), 0);
+    let requests = || -> Vec<u64> {
+        let status = supervisor.status();
+        let workers = status["workers"].as_array().expect("a list");
+        workers.iter().map(|worker| worker["requests"].as_u64().expect("a count")).collect()
+    };
+    loop {
+        client.begin(stream, "/debug/sleep/1", false);
+        let (mut goes_on, mut read) = (true, true);
+        while read && !client.wait(|frame| frame.kind == GOAWAY || frame.ends(stream)).ends(stream) {
+            // One that came after the last stream was not read, and may be asked again.
+            read = client.read.last().is_some_and(|frame| frame.number(0) >= stream);
+            goes_on = false;
+        }
+        asked += u64::from(read);
+        stream += 2;
+        if !goes_on {
+            old.push(std::mem::replace(&mut client, Client::open(supervisor.address())));
+            stream = 1;
+        }
+        if asked % 500 == 0 && begun.elapsed() > Duration::from_secs(3) {
+            let requests = requests();
+            let (most, sum) = (requests.iter().max().copied().unwrap_or(0), requests.iter().sum::<u64>());
+            assert_eq!(sum, asked, "each is served once");
+            if most * 4 * 2 <= sum * 3 {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{requests:?}");
+        }
+    }
+}

@@ -249,6 +249,13 @@ impl Shell {
         }
     }
 
+    /// Until somebody arrives, as if all other slots were crowded.
+    pub(super) fn prefer(&mut self, preferred: u32) {
+        if let Err(error) = self.listeners.balance(|slot| if slot == preferred { 0 } else { 100 }) {
+            say_refused(&error);
+        }
+    }
+
     fn answer_waiting(&mut self, caller: Caller, answer: Answer) {
         use protocol::Answer as Told;
         let told = match answer {

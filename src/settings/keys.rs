@@ -67,6 +67,7 @@ pub(super) const KEYS: &[Key] = &[
     key("http.limit_request_body", |s, v| put(&mut s.http.limit_request_body, v.size())),
     key("http.request_timeout", |s, v| put(&mut s.http.request_timeout, v.duration())),
     key("http.http2", |s, v| put(&mut s.http.http2, v.boolean())),
+    key("http.http2_rebalance", |s, v| put(&mut s.http.http2_rebalance, v.boolean())),
     key("http.forwarded_allow_ips", |s, v| put(&mut s.http.forwarded_allow_ips, v.allow_ips())),
     key("tls.certfile", |s, v| put(&mut s.tls.certfile, v.path())),
     key("tls.keyfile", |s, v| put(&mut s.tls.keyfile, v.path())),

@@ -4,6 +4,7 @@
 //! once, never freed: tasks hold plain references. Refuses: deciding when to drain (`worker`).
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
@@ -22,8 +23,8 @@ use tokio::{
 };
 
 use super::{
-    accept::Peer, access_log::AccessLog, crowd::Crowd, forwarded::Trust, request_id::RequestIds, scanner::Refusal,
-    throttle::Throttle,
+    accept::Peer, access_log::AccessLog, balance::Balance, crowd::Crowd, forwarded::Trust, request_id::RequestIds,
+    scanner::Refusal, throttle::Throttle,
 };
 use crate::{
     channel::ToMaster,
@@ -91,6 +92,7 @@ pub(super) struct Shared {
     arrivals_known: AtomicU64,
     emptied: Notify,
     pub(super) crowd: Crowd,
+    balance: Balance,
     /// Wakes who waits for a place when a connection ends.
     vacated: Notify,
     /// Wakes a beat that has found nothing to do.
@@ -145,6 +147,7 @@ impl Shared {
             arrivals_known: AtomicU64::new(row.accepted()),
             emptied: Notify::new(),
             crowd: Crowd::default(),
+            balance: Balance::default(),
             vacated: Notify::new(),
             traffic: Notify::new(),
             delays: AtomicU64::new(0),
@@ -367,6 +370,20 @@ impl Shared {
         let now = clock::coarse();
         // Our own is full.
         self.scoreboard.rows().any(|row| row.state() == State::Serving && !row.full() && row.due() >= now)
+    }
+
+    /// Whether a connection of HTTP/2 is to go to a sibling that has had less to do; then it has to.
+    pub(super) fn sends_away(&self) -> bool {
+        let now = clock::coarse();
+        let mut requests = BTreeMap::new();
+        for row in self.scoreboard.rows().filter(|row| row.state() == State::Serving && row.due() >= now) {
+            *requests.entry(row.slot()).or_insert(0) += row.requests();
+        }
+        let sends_to = self.balance.sends_to(self.row.slot(), &requests, now);
+        if let Some(slot) = sends_to.and_then(|slot| u32::try_from(slot).ok()) {
+            self.say(ToMaster::SentTo { slot });
+        }
+        sends_to.is_some()
     }
 
     /// Counts a request that reached no app, and a body that was cut short.

@@ -45,6 +45,12 @@ const WARNED: u64 = 1_000;
 /// … or, if it does not come, so long.
 const UNANSWERED: u64 = 5_000;
 
+/// With `http.http2_rebalance`: a connection is looked at after so long, and again each time …
+const WEIGH: u64 = 200;
+/// … once it has had so many streams. One that is sent away is waited for so long to become quiet.
+const STREAMS_MIN: u32 = 20;
+const AWAY: u64 = 150;
+
 /// A client that has said nothing for so long while a stream is open is asked whether it is there …
 const SILENT: u64 = 30_000;
 /// … and has so long to say something.
@@ -241,6 +247,10 @@ pub(super) struct Http2 {
     enrolled: bool,
     /// hyper was told to leave.
     left: bool,
+    /// When it was last looked at whether it should go to a sibling, and how many streams it had had.
+    weighed: (u64, u32),
+    /// Since when it has been on its way there.
+    sent_away: Option<u64>,
 }
 
 /// What is to be done.
@@ -258,6 +268,8 @@ enum Due {
     Conclude,
     Ask,
     Deaf,
+    /// It is to be seen whether it should go to a sibling.
+    Weigh,
 }
 
 impl Http2 {
@@ -265,7 +277,8 @@ impl Http2 {
         connection.activity.idles();
         let link = Arc::new(Mutex::new(Link::new()));
         let drain = Box::pin(connection.shared.drain.notified());
-        Self { link, drain, enrolled: false, left: false }
+        let weighed = (clock::coarse(), 0);
+        Self { link, drain, enrolled: false, left: false, weighed, sent_away: None }
     }
 
     pub(super) fn link(&self) -> Arc<Mutex<Link>> {
@@ -291,19 +304,28 @@ impl Http2 {
             Overdue::Silent | Overdue::Head | Overdue::Idle => (at, Due::Part),
             Overdue::Blocked => (at, Due::Blocked),
         });
-        let drain = shared.drains().then(|| self.drain_deadline(link, shared, activity)).flatten();
-        [blocked, stalled, silent, idle, drain].into_iter().flatten().min_by_key(|(at, _)| *at)
+        let leaves_by =
+            if shared.drains() { Some(shared.drain_waits()) } else { self.sent_away.map(|since| since + AWAY) };
+        let leave = leaves_by.and_then(|by| self.leave_deadline(by, link, shared, activity));
+        let weigh = (http.http2_rebalance && leaves_by.is_none() && self.has_streams_to_weigh(link))
+            .then_some((self.weighed.0 + WEIGH, Due::Weigh));
+        [blocked, stalled, silent, idle, leave, weigh].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// Once the grace is over, nothing is waited for.
-    fn drain_deadline(&self, link: &Link, shared: &Shared, activity: &Activity) -> Option<(u64, Due)> {
+    fn has_streams_to_weigh(&self, link: &Link) -> bool {
+        let streams = link.streams.highest() / 2;
+        streams >= STREAMS_MIN && streams > self.weighed.1
+    }
+
+    /// Of one that is to leave; if it does not become quiet, from `by` on. Once the grace is over, nothing is waited for.
+    fn leave_deadline(&self, by: u64, link: &Link, shared: &Shared, activity: &Activity) -> Option<(u64, Due)> {
         let ends = shared.ends();
         let after = |since: u64, time: u64| if ends { 0 } else { since + time };
         let pause = if link.streams.are_busy() { QUIET_IF_BUSY } else { QUIET };
         let quiet = activity.idle_since().map(|since| after(since, pause));
         match link.stage {
             Stage::Open if quiet.is_some() => quiet.map(|at| (at, Due::Part)),
-            Stage::Open => (!self.left).then(|| (after(shared.drain_waits(), 0), Due::Leave)),
+            Stage::Open => (!self.left).then(|| (after(by, 0), Due::Leave)),
             Stage::Warned { over: true, .. } | Stage::Ending { .. } => None,
             Stage::Warned { since, answered, .. } => {
                 let part = quiet.map(|at| (at.max(after(since, WARNED_MIN)), Due::Part));
@@ -339,6 +361,10 @@ impl Keeper for Http2 {
                 if let Stage::Warned { over, .. } = &mut link.stage {
                     *over = true;
                 }
+            }
+            Due::Weigh => {
+                self.weighed = (now, link.streams.highest() / 2);
+                self.sent_away = connection.shared.sends_away().then_some(now);
             }
             Due::Ask => {
                 link.asked = Some(now);

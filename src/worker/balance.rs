@@ -1,0 +1,117 @@
+//! What this worker has lately had to do beside its siblings, for `http.http2_rebalance`.
+//!
+//! Owns: the memory of the requests of all, and whether this worker is clearly ahead. Refuses: which connection goes
+//! elsewhere, and how (`connection`).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+/// A request counts less the longer ago it was: after so many milliseconds, a third.
+const MEMORY: u64 = 60_000;
+
+/// Of the mean, in percent: who has more is ahead …
+const AHEAD: u64 = 120;
+/// … if it is so many requests more.
+const AHEAD_MIN: u64 = 20;
+
+/// After one connection was sent away, so long no other is, in milliseconds: it shows only then what that has changed.
+const PAUSE: u64 = 200;
+
+/// Requests are counted in so many parts, or a small count would never fade.
+const PARTS: u64 = 1_024;
+
+#[derive(Debug, Default)]
+pub(super) struct Balance(Mutex<Memory>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    /// When it was last brought up to date.
+    at: u64,
+    sent: u64,
+    slots: BTreeMap<u64, Load>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    requests: u64,
+    lately: u64,
+}
+
+impl Balance {
+    /// The slot to which a connection of slot `own` is to be sent now, if one is; then it has to be. `serving`: the requests
+    /// so far of all that serve.
+    pub(super) fn sends_to(&self, own: u64, serving: &BTreeMap<u64, u64>, now: u64) -> Option<u64> {
+        let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.learn(serving, now);
+        let sends = memory.is_ahead(own) && now >= memory.sent + PAUSE;
+        let least = memory.slots.iter().min_by_key(|(_, load)| load.lately).filter(|_| sends).map(|(slot, _)| *slot);
+        if least.is_some() {
+            memory.sent = now;
+        }
+        least
+    }
+}
+
+impl Memory {
+    fn learn(&mut self, serving: &BTreeMap<u64, u64>, now: u64) {
+        let passed = now.saturating_sub(self.at).min(MEMORY);
+        let known = std::mem::take(&mut self.slots);
+        self.at = now;
+        self.slots = serving
+            .iter()
+            .map(|(slot, &requests)| {
+                let before = known.get(slot).copied().unwrap_or_default();
+                let faded = before.lately - before.lately * passed / MEMORY;
+                // A worker that has just replaced another counts from nothing.
+                let new = requests.saturating_sub(before.requests);
+                (*slot, Load { requests, lately: faded + new * PARTS })
+            })
+            .collect();
+    }
+
+    fn is_ahead(&self, own: u64) -> bool {
+        let sum: u64 = self.slots.values().map(|load| load.lately).sum();
+        let mean = sum / (self.slots.len() as u64).max(1);
+        let own = self.slots.get(&own).map_or(0, |load| load.lately);
+        own > mean * AHEAD / 100 && own > mean + AHEAD_MIN * PARTS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sends_to(balance: &Balance, requests: &[u64], now: u64) -> Option<u64> {
+        balance.sends_to(1, &(1..).zip(requests.iter().copied()).collect(), now)
+    }
+
+    #[test]
+    fn who_lately_had_clearly_more_than_the_mean_sends_to_who_had_least() {
+        let balance = Balance::default();
+        assert_eq!(sends_to(&balance, &[400, 20, 10, 30], 1_000), Some(3));
+        assert_eq!(sends_to(&balance, &[400, 500, 400, 400], 2_000), None);
+        assert_eq!(sends_to(&balance, &[510, 500, 500, 500], 3_000), None);
+        assert_eq!(sends_to(&balance, &[900, 500, 500, 450], 4_000), Some(4));
+        assert_eq!(sends_to(&Balance::default(), &[1_000], 1_000), None, "it is alone");
+        assert_eq!(sends_to(&Balance::default(), &[20, 0, 0, 0], 1_000), None, "too few to tell");
+    }
+
+    #[test]
+    fn one_is_sent_at_a_time() {
+        let balance = Balance::default();
+        assert!(sends_to(&balance, &[400, 0, 0, 0], 1_000).is_some());
+        assert!(sends_to(&balance, &[500, 0, 0, 0], 1_100).is_none());
+        assert!(sends_to(&balance, &[600, 0, 0, 0], 1_200).is_some());
+    }
+
+    #[test]
+    fn what_was_long_ago_counts_no_more() {
+        let balance = Balance::default();
+        assert!(sends_to(&balance, &[9_000, 0, 0, 0], 1_000).is_some());
+        assert!(sends_to(&balance, &[9_000, 100, 100, 100], 61_000).is_none());
+        // A new worker in the last slot.
+        assert!(sends_to(&balance, &[9_100, 200, 200, 0], 62_000).is_none());
+    }
+}
