@@ -1,7 +1,11 @@
 //! Promise: an answer that comes before the request's body costs nobody the next request. The body is read on where that is
 //! cheap; else the answer says `Connection: close`, and arrives whatever the client still sends.
 
-use std::{net::Ipv4Addr, thread, time::Duration};
+use std::{
+    net::{Ipv4Addr, TcpStream},
+    thread,
+    time::Duration,
+};
 
 use crate::common::{Connection, Launch, PATIENCE, Supervisor, eventually, now, observe_for, request};
 
@@ -189,6 +193,22 @@ fn a_client_that_keeps_the_rest_is_waited_for_as_long_as_for_any_body() {
     connection.wait_eof().expect("a clean end");
     let waited = answered.elapsed();
     assert!((Duration::from_millis(600)..PATIENCE).contains(&waited), "{waited:?}");
+}
+
+/// The kernel of a client that did not switch Nagle's algorithm off sends the next request once the rest is acknowledged.
+/// No answer does that, and a kernel that waits for one takes 40 ms. nginx is such a client.
+#[test]
+fn the_rest_is_acknowledged_at_once() {
+    let supervisor = Launch::misbehave().serving(2);
+    let mut connection = Connection::over(TcpStream::connect(supervisor.address()).expect("a connection"));
+    let begun = now();
+    for _ in 0..100 {
+        connection.send(b"POST /early/401 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").expect("sent");
+        assert_eq!(connection.answer().expect("an answer").status, 401);
+        connection.send(b"0123456789").expect("sent");
+        assert_eq!(connection.get("/pid").expect("the next answer").status, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 /// A client that sends is not idle.

@@ -165,6 +165,14 @@ fn tcp_info(socket: RawFd) -> Option<libc::tcp_info> {
     (done == 0).then_some(info)
 }
 
+/// Has the kernel acknowledge at once what a TCP socket has received. Without effect on any other.
+pub(crate) fn acknowledge(socket: RawFd) {
+    let on: libc::c_int = 1;
+    let len = size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes, the size of `on`, which outlives the call.
+    unsafe { libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, (&raw const on).cast(), len) };
+}
+
 /// What an error of accept(2) is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotAccepted {

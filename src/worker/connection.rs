@@ -26,7 +26,10 @@ use std::{
     io,
     os::fd::{AsRawFd, RawFd},
     pin::{Pin, pin},
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -50,10 +53,15 @@ use self::{
 use super::{
     accept::Peer,
     crowd::Seat,
-    scanner::Refusal,
+    scanner::{Refusal, Scanner},
     shared::{Call, Open, Shared},
 };
-use crate::{ClientCertificate, client::Client, settings::ProxyProtocol, sys::clock};
+use crate::{
+    ClientCertificate,
+    client::Client,
+    settings::ProxyProtocol,
+    sys::{clock, fd},
+};
 
 /// Between deciding that a connection may close and closing it the event loop turns once: what had already arrived is
 /// then served.
@@ -131,6 +139,15 @@ impl Connection {
             // A client that does not even read the last word is not waited for.
             let _ =
                 timeout(linger::SILENCE + linger::MOST, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
+        }
+    }
+
+    /// To be called with every piece that is read and scanned.
+    fn has_read(&self, scanner: &Scanner) {
+        self.in_body.store(scanner.in_body(), Relaxed);
+        if self.activity.is_reading_on() {
+            // No answer does it, and a client with Nagle's algorithm, such as nginx, keeps the next request until then.
+            fd::acknowledge(self.socket);
         }
     }
 

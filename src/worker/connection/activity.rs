@@ -28,8 +28,9 @@ pub(super) struct Activity {
     leaves: AtomicBool,
     /// Since when it was idle when it was asked to give its place to another; `NEVER` before. A later request voids that.
     asked_to_leave: AtomicU64,
-    /// The rest of a request that is answered is still read.
-    reads_on: AtomicBool,
+    /// Requests that are answered and of which a rest is still read: two where the next one comes before it is noticed that
+    /// the rest of the one before has come.
+    reads_on: AtomicU32,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -62,7 +63,7 @@ impl Activity {
             blocked_since: AtomicU64::new(NEVER),
             leaves: AtomicBool::new(false),
             asked_to_leave: AtomicU64::new(NEVER),
-            reads_on: AtomicBool::new(false),
+            reads_on: AtomicU32::new(0),
         }
     }
 
@@ -95,15 +96,23 @@ impl Activity {
         self.idle_since.store(clock::coarse(), Relaxed);
     }
 
-    /// The rest of a request that is answered is read from now on, or no more.
-    pub(super) fn reads_on(&self, reads_on: bool) {
-        self.reads_on.store(reads_on, Relaxed);
+    /// The rest of a request that is answered is read from now on.
+    pub(super) fn rest_begins(&self) {
+        add(&self.reads_on, 1);
+    }
+
+    pub(super) fn rest_ends(&self) {
+        add(&self.reads_on, -1);
         self.idle_since.store(clock::coarse(), Relaxed);
+    }
+
+    pub(super) fn is_reading_on(&self) -> bool {
+        self.reads_on.load(Relaxed) > 0
     }
 
     /// Since when nothing has been under way: while a rest is read, that is now.
     fn quiet_since(&self) -> u64 {
-        if self.reads_on.load(Relaxed) { clock::coarse() } else { self.idle_since.load(Relaxed) }
+        if self.is_reading_on() { clock::coarse() } else { self.idle_since.load(Relaxed) }
     }
 
     /// Whether a write could not be done now.

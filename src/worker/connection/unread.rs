@@ -114,11 +114,11 @@ impl Unread {
         };
         let connection = Arc::clone(connection);
         let silence = Some(connection.shared.http.body_timeout).filter(|limit| !limit.is_zero()).unwrap_or(MOST);
-        connection.activity.reads_on(true);
+        connection.activity.rest_begins();
         runtime.spawn(async move {
             let all = async { while let Ok(Some(Ok(_))) = timeout(silence, self.incoming.frame()).await {} };
             let _ = timeout(MOST, all).await;
-            connection.activity.reads_on(false);
+            connection.activity.rest_ends();
         });
         true
     }

@@ -190,7 +190,7 @@ impl<T: Stream> Read for Wire<T> {
                     this.connection.ends();
                 }
                 if let Some(scanner) = &input.scanner {
-                    this.connection.in_body.store(scanner.in_body(), Relaxed);
+                    this.connection.has_read(scanner);
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -210,7 +210,7 @@ impl<T: Stream> Read for Wire<T> {
                 this.inner.inner_mut().read = 0;
                 ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
                 scanner.skip(this.inner.inner().read);
-                this.connection.in_body.store(scanner.in_body(), Relaxed);
+                this.connection.has_read(scanner);
                 return Poll::Ready(Ok(()));
             }
             let mut scratch = [MaybeUninit::uninit(); SCRATCH];
