@@ -415,3 +415,21 @@ fn with_rebalance_the_requests_of_one_connection_come_to_all_workers() {
         }
     }
 }
+
+/// A client that reads nothing while it is idle must not be dropped for it; one that is gone must not keep its streams.
+#[test]
+fn a_silent_client_is_asked_by_a_ping_only_while_a_stream_is_open() {
+    let supervisor = launch().serving(1);
+    let (mut idle, mut busy) = (Client::open(supervisor.address()), Client::open(supervisor.address()));
+    idle.get(1, "/health");
+    busy.stream.set_read_timeout(Some(Duration::from_secs(45))).expect("a timeout");
+    busy.begin(1, "/debug/sleep/33000", false);
+    let begun = now();
+    let ping = busy.wait(|frame| frame.kind == PING).payload.clone();
+    assert!(begun.elapsed() > Duration::from_secs(29), "{:?}", begun.elapsed());
+    busy.send(PING, ACK, 0, &ping);
+    busy.wait(|frame| frame.ends(1));
+    let from = idle.read.len();
+    drain(&supervisor, Signal::SIGHUP);
+    assert_eq!(idle.rest(from), [(GOAWAY, 1)], "nothing was said meanwhile");
+}
