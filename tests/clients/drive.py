@@ -1,8 +1,9 @@
 """What every cell of the matrix stands on: an oxicorn of its own, the events that replace its workers, and a client program that counts.
 
 A client program is called with `URL METHOD SIZE VERSION THREADS SECONDS PAUSE [SOCKET]` and prints one line of JSON:
-`{"tried": n, "lost": n, "errors": {"text": n}, "longest_ms": x}`. It asks again and again until the seconds are over, never
-retries of itself, and counts as lost whatever is not the answer 200 with the body that was sent.
+`{"tried": n, "lost": n, "errors": {"text": n}, "longest_ms": x}`. After a random part of the pause, each thread
+asks again and again until the seconds are over, never retries of itself, and counts as lost whatever is not the answer 200 with the body that
+was sent.
 """
 import collections
 import concurrent.futures

@@ -24,6 +24,7 @@ def arguments():
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--list", action="store_true", help="only say the names of the rows")
     ask.add_argument("--short", action="store_true", help="the rows of `make clients`")
+    ask.add_argument("--direct", action="store_true", help="the rows without a proxy")
     ask.add_argument("--only", action="append", default=[], metavar="WORD", help="rows whose name has it; again: or that one")
     ask.add_argument("--event", action="append", choices=list(EVENTS), help="only these")
     ask.add_argument("--seconds", type=float, default=6, help="of each cell")
@@ -82,7 +83,7 @@ def versions():
 def main():
     ask = arguments()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, with all that it started, and not after the cells that wait
-    rows = [row for row in ROWS if (row.short or not ask.short) and (not ask.only or any(word in row.title for word in ask.only))]
+    rows = [row for row in (direct.ROWS if ask.direct else ROWS) if (row.short or not ask.short) and (not ask.only or any(word in row.title for word in ask.only))]
     if ask.list:
         return print(*(row.title for row in rows), sep="\n")
     certificate()  # before two cells make it at once

@@ -7,7 +7,7 @@ import threading
 class Wire:
     def __init__(self, to, delay):
         """To the port `to`; `delay` is seconds, each way."""
-        self.to, self.delay, self.loop = to, delay, asyncio.new_event_loop()
+        self.to, self.delay, self.loop, self.tasks = to, delay, asyncio.new_event_loop(), set()
 
     def __enter__(self):
         async def listens():
@@ -35,6 +35,8 @@ class Wire:
         self.thread.join(5)
 
     async def opened(self, reader, writer):
+        # asyncio itself holds no task: the collector would take one that waits.
+        self.tasks.add(asyncio.current_task())
         with contextlib.suppress(OSError):
             theirs, ours = await asyncio.open_connection("127.0.0.1", self.to)
             await asyncio.gather(self.carries(reader, ours), self.carries(theirs, writer), return_exceptions=True)

@@ -33,6 +33,14 @@ public class JavaClient {
         if (error != null) errors.merge(error.replaceAll("[\"\\\\\\p{Cntrl}]", " "), 1, Integer::sum);
     }
 
+    static void rests(double seconds) {
+        try {
+            Thread.sleep((long) (seconds * 1000));
+        } catch (InterruptedException over) {
+            throw new IllegalStateException(over);
+        }
+    }
+
     static SSLContext trusting() throws Exception {
         KeyStore store = KeyStore.getInstance(KeyStore.getDefaultType());
         store.load(null);
@@ -82,6 +90,7 @@ public class JavaClient {
         long end = System.nanoTime() + (long) (Double.parseDouble(words[5]) * 1e9);
 
         Runnable client = () -> {
+            rests(Math.random() * pause);
             while (System.nanoTime() < end) {
                 long began = System.nanoTime();
                 String error = null;
@@ -92,11 +101,7 @@ public class JavaClient {
                     error = lost.toString();
                 }
                 count(began, error);
-                try {
-                    Thread.sleep(pause > 0 ? (long) (pause * 1000) : error == null ? 0 : 50);
-                } catch (InterruptedException over) {
-                    return;
-                }
+                rests(pause > 0 ? pause : error == null ? 0 : 0.05);
             }
         };
         Thread[] running = new Thread[threads];

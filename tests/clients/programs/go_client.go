@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	mrand "math/rand"
 	"net"
 	"net/http"
 	"os"
@@ -90,6 +91,7 @@ func main() {
 		all.Add(1)
 		go func() {
 			defer all.Done()
+			time.Sleep(time.Duration(mrand.Float64() * pause * float64(time.Second)))
 			for time.Now().Before(end) {
 				began := time.Now()
 				err := once(client, method, url, body)

@@ -2,6 +2,7 @@
 import collections
 import json
 import os
+import random
 import sys
 import threading
 import time
@@ -39,6 +40,7 @@ def threads(make):
     lock, end = threading.Lock(), time.monotonic() + SECONDS
 
     def client(ask):
+        time.sleep(random.uniform(0, PAUSE))
         while time.monotonic() < end:
             began, error = time.monotonic(), None
             try:
@@ -67,6 +69,7 @@ async def tasks(ask):
     end = time.monotonic() + SECONDS
 
     async def client():
+        await asyncio.sleep(random.uniform(0, PAUSE))
         while time.monotonic() < end:
             began, error = time.monotonic(), None
             try:

@@ -63,6 +63,7 @@ const told = { tried: 0, lost: 0, errors: {}, longest_ms: 0 };
 const end = Date.now() + seconds * 1000;
 
 async function client() {
+  await sleep(Math.random() * pause * 1000);
   while (Date.now() < end) {
     const began = performance.now();
     let error;

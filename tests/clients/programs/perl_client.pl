@@ -30,6 +30,8 @@ sub asks {
 
 sub client {
     my ($ask, %told) = (asks(), tried => 0, lost => 0, errors => {}, longest_ms => 0);
+    srand($$);
+    sleep(rand() * $pause);
     while (time < $end) {
         my $began = time;
         my ($status, $said, $text) = eval { $ask->() };

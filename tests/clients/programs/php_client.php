@@ -15,6 +15,7 @@ function client(): array
         CURLOPT_HTTP_VERSION => $version === '2' ? CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE : CURL_HTTP_VERSION_1_1,
     ] + ($socket ? [CURLOPT_UNIX_SOCKET_PATH => $socket] : []) + ($body === null ? [] : [CURLOPT_POSTFIELDS => $body]));
     $told = ['tried' => 0, 'lost' => 0, 'errors' => [], 'longest_ms' => 0];
+    usleep((int) ($pause * 1e6 * lcg_value()));
     while (microtime(true) < $end) {
         $began = microtime(true);
         $said = curl_exec($handle);

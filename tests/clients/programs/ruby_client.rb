@@ -15,6 +15,7 @@ client = lambda do
   http.use_ssl, http.ca_file, http.read_timeout = url.scheme == 'https', ENV['CA_FILE'], 30
   # What would pause for longer than this would come anew without a look at the connection.
   http.keep_alive_timeout = 60
+  sleep(rand * pause)
   while now.call < finish
     began, error = now.call, nil
     begin
