@@ -37,6 +37,7 @@ def said():
 
 def threads(make):
     """`make()` gives what asks once: one for each thread."""
+    asks = [make() for _ in range(THREADS)]
     lock, end = threading.Lock(), time.monotonic() + SECONDS
 
     def client(ask):
@@ -52,7 +53,7 @@ def threads(make):
             # The refused connections of a stop are not to be a storm.
             time.sleep(PAUSE or 0.05 * bool(error))
 
-    running = [threading.Thread(target=client, args=[make()], daemon=True) for _ in range(THREADS)]
+    running = [threading.Thread(target=client, args=[ask], daemon=True) for ask in asks]
     for thread in running:
         thread.start()
     for thread in running:
