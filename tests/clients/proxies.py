@@ -219,7 +219,11 @@ REWINDS = Known("Go has written the body to a connection that was just told to g
 REFUSES = Known("mod_proxy_http2 answers 502 for a stream that crosses a GOAWAY, and repeats nothing", 0.01)
 DRAINS = ("reload", "recycle", "upgrade", "scale")
 GO = {f"{event} POST": REWINDS for event in DRAINS}
-KNOWN = {("Caddy 2.6", "h2c"): GO, ("Caddy 2.11", "h2c"): GO, ("Traefik, deploy/traefik", "h2c"): GO, ("Apache", "h2c"): dict.fromkeys(DRAINS, REFUSES)}
+CUTS = Known("hitch leaves its client as soon as the server behind has ended its own side, and resets what is on the way", 0.001)
+KNOWN = {
+    ("Caddy 2.6", "h2c"): GO, ("Caddy 2.11", "h2c"): GO, ("Traefik, deploy/traefik", "h2c"): GO,
+    ("Apache", "h2c"): dict.fromkeys(DRAINS, REFUSES), ("hitch", "PROXY v2, HTTP/2"): dict.fromkeys(DRAINS, CUTS),
+}  # fmt: skip
 SHORT = {("nginx", "HTTP/1.1"), ("HAProxy", "h2c"), ("Caddy 2.6", "unix")}
 
 
