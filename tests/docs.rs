@@ -160,6 +160,7 @@ fn no_page_names_a_key_that_is_not() {
         "docs/from-gunicorn.md",
         "docs/from-uvicorn.md",
         "docs/proxies.md",
+        "docs/clients.md",
     ] {
         let text = read(page);
         for word in quoted(&text.replace("```", "")) {
