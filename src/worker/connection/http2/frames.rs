@@ -142,8 +142,8 @@ impl Frames {
                 .map_or(Frame::Other, |payload| Frame::Ping { ack: head.has(ACK), payload: *payload }),
             SETTINGS => {
                 let (settings, _) = payload.as_chunks::<6>();
-                let sizes = settings.iter().filter(|[a, b, ..]| u16::from_be_bytes([*a, *b]) == INITIAL_WINDOW_SIZE);
-                sizes.last().map_or(Frame::Other, |[_, _, size @ ..]| Frame::InitialWindow { size: number(size) })
+                let size = settings.iter().rfind(|[a, b, ..]| u16::from_be_bytes([*a, *b]) == INITIAL_WINDOW_SIZE);
+                size.map_or(Frame::Other, |[_, _, size @ ..]| Frame::InitialWindow { size: number(size) })
             }
             _ => Frame::Other,
         }
