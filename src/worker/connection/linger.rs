@@ -55,12 +55,35 @@ impl Linger {
             match Pin::new(&mut *stream).poll_read(cx, &mut scrap) {
                 Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {
                     let Begun { silence, until } = self.begun(SILENCE);
-                    silence.as_mut().reset((Instant::now() + SILENCE).min(*until));
+                    let now = Instant::now();
+                    // The timer does not say so while a client sends without a pause: this task then has used up its
+                    // budget whenever it asks.
+                    if now >= *until {
+                        return Poll::Ready(());
+                    }
+                    silence.as_mut().reset((now + SILENCE).min(*until));
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending if !self.has_begun() && patience.is_zero() => return Poll::Ready(()),
                 Poll::Pending => return self.begun(patience).silence.as_mut().poll(cx),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{io::repeat, time::timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_sends_without_a_pause_is_not_waited_for_longer() {
+        let begun = Begun { silence: Box::pin(sleep(SILENCE)), until: Instant::now() + Duration::from_millis(50) };
+        let (mut linger, mut client) = (Linger(Some(begun)), repeat(7));
+        let ended = timeout(SILENCE * 5, poll_fn(|cx| linger.poll(&mut client, SILENCE, cx))).await;
+        ended.expect("it ends");
     }
 }

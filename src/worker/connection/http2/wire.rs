@@ -16,7 +16,7 @@ use std::{
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::{
     io::ReadBuf,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 
 use super::{Link, Parting};
@@ -216,7 +216,9 @@ impl<T: Stream> Write for Wire<T> {
         loop {
             let mut scrap = ReadBuf::uninit(&mut scrap);
             match Pin::new(&mut this.stream).poll_read(cx, &mut scrap) {
-                Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {}
+                // The timer does not say that its time is over while a client sends without a pause: this task then has
+                // used up its budget whenever it asks.
+                Poll::Ready(Ok(())) if !scrap.filled().is_empty() && Instant::now() < linger.deadline() => {}
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => return linger.as_mut().poll(cx).map(Ok),
             }
