@@ -29,13 +29,13 @@ pub(super) struct Activity {
     /// Since when it was idle when it was asked to give its place to another; `NEVER` before. A later request voids that.
     asked_to_leave: AtomicU64,
     /// Requests that are answered and of which a rest is still read: two where the next one comes before it is noticed that
-    /// the rest of the one before has come.
+    /// the rest of the one before has come. An app may drop a body on another thread: a true atomic counter.
     reads_on: AtomicU32,
 }
 
 const NEVER: u64 = u64::MAX;
 
-/// One thread: a load and a store do what `fetch_add` would, without the bus lock.
+/// Of what only the worker's thread counts: a load and a store do what `fetch_add` would, without the bus lock.
 fn add(count: &AtomicU32, by: i32) {
     count.store(count.load(Relaxed).wrapping_add_signed(by), Relaxed);
 }
@@ -98,11 +98,11 @@ impl Activity {
 
     /// The rest of a request that is answered is read from now on.
     pub(super) fn rest_begins(&self) {
-        add(&self.reads_on, 1);
+        self.reads_on.fetch_add(1, Relaxed);
     }
 
     pub(super) fn rest_ends(&self) {
-        add(&self.reads_on, -1);
+        self.reads_on.fetch_sub(1, Relaxed);
         self.idle_since.store(clock::coarse(), Relaxed);
     }
 
