@@ -44,7 +44,7 @@ pub(crate) enum ToMaster {
     Arrivals {
         stay: bool,
     },
-    /// A busy connection is sent away, and is to come back to this slot.
+    /// A busy connection of HTTP/2 is sent away; the client's next one should go to this slot.
     SentTo {
         slot: u32,
     },

@@ -1,8 +1,9 @@
 //! Promise: the files of deploy/ are taken by the programs they are for, and agree with each other and with the service.
 //!
 //! Needs systemd-analyze, logrotate and strace, and in target/ kubernetes-validate and check-jsonschema. nginx runs in
-//! `tests/behind_proxies.rs`, Prometheus' rules in `tests/metrics.rs`. Traefik runs in `tests/clients` and `tests/docker`,
-//! which are no part of this suite: here its files are read as YAML, and held against each other, no more.
+//! `tests/behind_proxies.rs`, Prometheus' rules in `tests/metrics.rs`. Traefik runs in `tests/clients` and
+//! `tests/docker`, which are no part of this suite: here its files are read as YAML, and held against each other, no
+//! more.
 
 use std::{
     collections::BTreeSet,

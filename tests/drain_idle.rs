@@ -1,12 +1,12 @@
-//! Promise: connections on which nothing happens hold a draining worker for `workers.drain_idle` and no longer, however long
-//! `http.keep_alive` is; and no shorter, so that a client between two requests is answered once more.
+//! Promise: connections on which nothing happens hold a draining worker for `workers.drain_idle` and no longer, however
+//! long `http.keep_alive` is; and no shorter, so that a client between two requests is answered once more.
 
 use std::time::{Duration, Instant};
 
 use crate::common::{Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, now, observe_for, request};
 
-/// One worker on which a connection may be idle for an hour, and the connections: silent, idle after an answer, and idle
-/// after one of the worker's own.
+/// One worker on which a connection may be idle for an hour, and the connections: silent, idle after an answer, and
+/// idle after one of the worker's own.
 fn with_idle_connections(launch: Launch) -> (Supervisor, Vec<Connection>) {
     let supervisor = ["keep_alive", "header_timeout"]
         .iter()

@@ -1,5 +1,5 @@
-//! Promise: an answer that comes before the request's body costs nobody the next request. The body is read on where that is
-//! cheap; else the answer says `Connection: close`, and arrives whatever the client still sends.
+//! Promise: an answer that comes before the request's body costs nobody the next request. The body is read on where
+//! that is cheap; else the answer says `Connection: close`, and arrives whatever the client still sends.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -195,8 +195,8 @@ fn a_client_that_keeps_the_rest_is_waited_for_as_long_as_for_any_body() {
     assert!((Duration::from_millis(600)..PATIENCE).contains(&waited), "{waited:?}");
 }
 
-/// The kernel of a client that did not switch Nagle's algorithm off sends the next request once the rest is acknowledged.
-/// No answer does that, and a kernel that waits for one takes 40 ms. nginx is such a client.
+/// The kernel of a client that did not switch Nagle's algorithm off sends the next request once the rest is
+/// acknowledged. No answer does that, and a kernel that waits for one takes 40 ms. nginx is such a client.
 #[test]
 fn the_rest_is_acknowledged_at_once() {
     let supervisor = Launch::misbehave().serving(2);

@@ -1,5 +1,5 @@
-//! Promise: a worker that runs out of file descriptors closes idle connections for new ones; without any it serves those it
-//! has, does not spin, is not killed, and goes on once there are some again.
+//! Promise: a worker that runs out of file descriptors closes idle connections for new ones; without any it serves
+//! those it has, does not spin, is not killed, and goes on once there are some again.
 
 use std::time::Duration;
 

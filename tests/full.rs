@@ -1,5 +1,6 @@
-//! Promise: a worker that is full of idle connections closes its door to nobody: the connection that has been idle longest
-//! gives its place, told as in a drain. Whoever is at work, was active within a second, or has not spoken yet keeps his.
+//! Promise: a worker that is full of idle connections closes its door to nobody: the connection that has been idle
+//! longest gives its place, told as in a drain. Whoever is at work, was active within a second, or has not spoken yet
+//! keeps his.
 
 use std::{os::unix::net::UnixStream, time::Duration};
 

@@ -176,8 +176,8 @@ fn an_answer_to_head_has_the_length_of_a_body_and_none() {
     lengths(Launch::of(build_example("plain")).serving(2), &[(200, "/10k")]);
 }
 
-/// RFC 9113, section 8.1: the answer is whole, and the client is asked without an error to send no more. Bodies end that
-/// wait for a window, too; what was sent of them takes nothing from the window of the connection.
+/// RFC 9113, section 8.1: the answer is whole, and the client is asked without an error to send no more. Bodies end
+/// that wait for a window, too; what was sent of them takes nothing from the window of the connection.
 #[test]
 fn an_early_answer_is_followed_by_a_reset_that_is_no_error() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);

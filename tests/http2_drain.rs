@@ -1,5 +1,5 @@
-//! Promise: how a connection of HTTP/2 ends costs no request: a quiet one is told by one GOAWAY with its last stream, a busy
-//! one is warned first, and a client that is silent holds a drain no longer than one of HTTP/1.1.
+//! Promise: how a connection of HTTP/2 ends costs no request: a quiet one is told by one GOAWAY with its last stream, a
+//! busy one is warned first, and a client that is silent holds a drain no longer than one of HTTP/1.1.
 
 use std::{
     io::{ErrorKind, Read, Write},

@@ -443,7 +443,8 @@ pub(crate) struct Worker {
     pub(crate) phase: Phase,
     pub(crate) recycle: Option<RecycleCause>,
     old_at: Option<Instant>,
-    /// Since when its generation has served its slot without a break: a worker that is replaced in time hands this on.
+    /// Since when its generation has served its slot without a break: a worker whose replacement serves before it
+    /// drains hands this on.
     serving_since: Instant,
     /// It has answered a request, so it can no longer die young.
     #[serde(default)]
@@ -1151,8 +1152,8 @@ impl Master {
     }
 
     /// The slots that may be given a worker now, backoff aside. Empty ones come first; of those whose worker still
-    /// serves, only `max(1, N/4)` are replaced at once, the oldest worker first: or a slot whose workers are recycled
-    /// all the time would take the turns of the others, and a reload would never end.
+    /// serves, only `max(1, N/4)` are replaced at once, the oldest worker first: otherwise a slot whose workers are
+    /// recycled all the time would take the turns of the others, and a reload would never end.
     fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
         let replacing = (0..self.target).map(SlotId).filter(|slot| {
             self.here(*slot).any(Worker::serving) && self.here(*slot).any(|w| w.wanted() && !w.serving())
@@ -1191,7 +1192,8 @@ impl Master {
         self.workers.iter().filter(move |w| w.slot == slot)
     }
 
-    /// Since when workers of this worker's generation have served its slot without a break; `None`: none serves it now.
+    /// Since when workers of this worker's generation have served its slot without a break; `None` if none serves it
+    /// now.
     fn slot_served_since(&self, pid: Pid) -> Option<Instant> {
         let new = self.workers.iter().find(|w| w.pid == Some(pid))?;
         let same = self.here(new.slot).filter(|w| w.generation == new.generation && w.serving());

@@ -249,7 +249,7 @@ impl Shell {
         }
     }
 
-    /// Until somebody arrives, as if all other slots were crowded.
+    /// Steers the next connection to this slot, as if all others were crowded; the next arrival ends that.
     pub(super) fn prefer(&mut self, preferred: u32) {
         if let Err(error) = self.listeners.balance(|slot| if slot == preferred { 0 } else { 100 }) {
             say_refused(&error);

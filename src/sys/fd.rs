@@ -124,7 +124,7 @@ pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
 /// request, within 4 ms.
 pub(crate) const GAVE_UP_AFTER: u32 = 500;
 
-/// Whether a connected stream socket holds bytes that nobody has read. `false` for a number that is not a socket.
+/// Whether a connected stream socket holds unread bytes. `false` for a number that is not a socket.
 pub(crate) fn has_unread(socket: RawFd) -> bool {
     socket::recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|len| len > 0)
 }
@@ -165,7 +165,7 @@ fn tcp_info(socket: RawFd) -> Option<libc::tcp_info> {
     (done == 0).then_some(info)
 }
 
-/// Has the kernel acknowledge at once what a TCP socket has received. Without effect on any other.
+/// Makes the kernel acknowledge at once what a TCP socket has received. No effect on other sockets.
 pub(crate) fn acknowledge(socket: RawFd) {
     let on: libc::c_int = 1;
     let len = size_of_val(&on) as libc::socklen_t;

@@ -103,7 +103,7 @@ where
                     let one_leaves = shared.make_place();
                     stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
-                    // Who leaves does so in this turn.
+                    // The connection that gives its place ends in this turn.
                     if one_leaves || taken == ACCEPTS_PER_TURN {
                         taken = 0;
                         yield_now().await;
@@ -173,8 +173,8 @@ where
 }
 
 impl Listener {
-    /// Ready if somebody has come and there is no place for him now, with how long it is until there may be one. To be asked
-    /// anew whenever one comes.
+    /// Ready if a client waits in the queue and there is no place for it now, with the time until there may be one. The
+    /// caller polls it again whenever a client comes.
     fn poll_crowded(&self, shared: &Shared) -> Poll<Duration> {
         if shared.room() > 0 {
             return Poll::Pending;

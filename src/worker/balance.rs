@@ -1,25 +1,25 @@
-//! What this worker has lately had to do beside its siblings, for `http.http2_rebalance`.
+//! How many requests this worker has lately had compared with its siblings, for `http.http2_rebalance`.
 //!
-//! Owns: the memory of the requests of all, and whether this worker is clearly ahead. Refuses: which connection goes
-//! elsewhere, and how (`connection`).
+//! Owns: the recent requests of all workers, and whether this worker has clearly more than the others. Refuses: which
+//! connection is sent away, and how (`connection`).
 
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
 };
 
-/// A request counts less the longer ago it was: after so many milliseconds, a third.
+/// A request counts less the longer ago it was: about a third after this time, in milliseconds.
 const MEMORY: u64 = 60_000;
 
-/// Of the mean, in percent: who has more is ahead …
+/// A worker is ahead if it has more than this share of the mean, in percent …
 const AHEAD: u64 = 120;
-/// … if it is so many requests more.
+/// … and at least this many requests more than the mean.
 const AHEAD_MIN: u64 = 20;
 
-/// After one connection was sent away, so long no other is, in milliseconds: it shows only then what that has changed.
+/// After a connection was sent away, no other is for this time, in milliseconds: the effect shows only then.
 const PAUSE: u64 = 200;
 
-/// Requests are counted in so many parts, or a small count would never fade.
+/// A request counts as this many parts: with whole requests, a small count would never fade.
 const PARTS: u64 = 1_024;
 
 #[derive(Debug, Default)]
@@ -40,8 +40,8 @@ struct Load {
 }
 
 impl Balance {
-    /// The slot to which a connection of slot `own` is to be sent now, if one is; then it has to be. `serving`: the requests
-    /// so far of all that serve.
+    /// The slot to which slot `own` should send a connection now; the caller must then send one. `serving`: for each
+    /// slot that serves, its requests so far.
     pub(super) fn sends_to(&self, own: u64, serving: &BTreeMap<u64, u64>, now: u64) -> Option<u64> {
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         memory.learn(serving, now);
@@ -64,7 +64,7 @@ impl Memory {
             .map(|(slot, &requests)| {
                 let before = known.get(slot).copied().unwrap_or_default();
                 let faded = before.lately - before.lately * passed / MEMORY;
-                // A worker that has just replaced another counts from nothing.
+                // A worker that has just replaced another begins at 0, below what was known of its slot.
                 let new = requests.saturating_sub(before.requests);
                 (*slot, Load { requests, lately: faded + new * PARTS })
             })
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn who_lately_had_clearly_more_than_the_mean_sends_to_who_had_least() {
+    fn a_worker_with_clearly_more_than_the_mean_sends_to_the_slot_with_least() {
         let balance = Balance::default();
         assert_eq!(sends_to(&balance, &[400, 20, 10, 30], 1_000), Some(3));
         assert_eq!(sends_to(&balance, &[400, 500, 400, 400], 2_000), None);

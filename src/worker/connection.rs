@@ -85,11 +85,12 @@ pub(super) struct Connection {
     client: Client,
     /// Of the client, where `tls.client_ca` asks for one.
     certificate: Option<ClientCertificate>,
-    /// The TLS handshake has chosen it: HTTP/2 by prior knowledge would break that word.
+    /// ALPN has chosen HTTP/1.1, so HTTP/2 by prior knowledge is refused.
     agreed_on_http1: bool,
     activity: Activity,
-    /// The stream's descriptor, to ask the kernel about it. Used only while a request is handed over, and while the crowd
-    /// knows the connection: hyper holds the stream then. Once the stream is closed the number may be another file's.
+    /// The stream's descriptor, to ask the kernel about it. It is used only while a request is handed over and while
+    /// the crowd knows the connection: hyper holds the stream then. After the stream is closed, the kernel may give the
+    /// number to another file.
     pub(super) socket: RawFd,
     pub(super) seat: Seat,
     /// The client has ended its side, or the event loop could not see whether it has.
@@ -146,7 +147,8 @@ impl Connection {
     fn has_read(&self, scanner: &Scanner) {
         self.in_body.store(scanner.in_body(), Relaxed);
         if self.activity.is_reading_on() {
-            // No answer does it, and a client with Nagle's algorithm, such as nginx, keeps the next request until then.
+            // No answer will carry the acknowledgement, and a client with Nagle's algorithm, such as nginx, holds its
+            // next request back until it has one.
             fd::acknowledge(self.socket);
         }
     }
@@ -156,7 +158,7 @@ impl Connection {
         self.activity.may_leave_since()
     }
 
-    /// Has it give its place to another at the next turn of its task, unless it has been active since `idle_since`.
+    /// Ends it at the next turn of its task, so that another takes its place, unless it was active after `idle_since`.
     pub(super) fn ask_to_leave(&self, idle_since: u64) {
         self.activity.ask_to_leave(idle_since);
     }
@@ -264,7 +266,7 @@ where
         service_fn(move |request| exchange::answer(request, app.clone(), Arc::clone(&connection)))
     };
     if greeting.is_http2 {
-        // In boxes: few connections are of its kind, and each would have room for it.
+        // In boxes: without them, each connection of HTTP/1 would be as large as one of HTTP/2.
         let mut keeper = Box::new(Http2::new(&connection));
         let wire = http2::Wire::new(stream, greeting.bytes, keeper.link(), Arc::clone(&connection), open);
         let mut serving = Box::pin(http2(shared).serve_connection(wire, service));
@@ -332,9 +334,9 @@ where
     }
 }
 
-/// What there is to do for a connection beside polling hyper: the times that are over, and its part in a drain.
+/// What a connection needs besides polling hyper: its time limits, and its part in a drain.
 trait Keeper {
-    /// The next thing; none is left when it is to wait, and the task is woken when there is.
+    /// The next thing to do. With `Wait` there is none now, and the task is woken when there is.
     fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> Step;
 }
 

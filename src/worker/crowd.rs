@@ -1,7 +1,7 @@
 //! The connections of a worker, and which of them gives its place to a newcomer.
 //!
-//! Owns: that only one leaves which has waited for a request for a second, and that it is the one which has waited longest.
-//! Refuses: when a place is needed (`accept`, `shared`), and how a connection leaves (`connection`).
+//! Owns: that only a connection leaves that has been idle for a second, and that it is the one that has been idle
+//! longest. Refuses: when a place is needed (`accept`, `shared`), and how a connection leaves (`connection`).
 
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use std::{
 use super::connection::Connection;
 use crate::sys::{clock, fd};
 
-/// Who asks again within this time is not made to connect anew. Also the answer is read by then.
+/// A client that asks again within this time keeps its connection. Also it has read its last answer by then.
 const IDLE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -24,8 +24,9 @@ pub(super) struct Crowd(Mutex<Members>);
 #[derive(Debug, Default)]
 struct Members {
     all: Vec<Arc<Connection>>,
-    /// Those that were idle when all were looked at, and since when, the longest last. They are still the longest, but for
-    /// those that were active since: so the next is found without looking at all of them.
+    /// The connections that were idle when all were last looked at, and since when, the longest last. Without those
+    /// that were active since, they are still the ones idle longest: so the next is found without looking at all
+    /// connections.
     idle: Vec<(u64, Weak<Connection>)>,
 }
 
@@ -56,13 +57,14 @@ impl Crowd {
         Member(connection)
     }
 
-    /// How long until there may be one that can leave, as things are: nothing if there is one.
+    /// How long until a connection may be idle long enough to leave; zero if one is.
     pub(super) fn next_leaves_in(&self) -> Duration {
-        // Who becomes idle now may leave after that time.
+        // A connection that becomes idle now may leave after `IDLE`.
         self.members().oldest().map_or(IDLE, |(since, _)| IDLE.saturating_sub(idle_for(since)))
     }
 
-    /// Asks the one that has been idle longest to leave, and wakes it. How long it was idle; `None`: there is none.
+    /// Asks the connection that has been idle longest to leave, and wakes it. How long it was idle; `None`: there is
+    /// none.
     pub(super) fn ask_to_leave(&self) -> Option<Duration> {
         let mut members = self.members();
         while let Some((since, connection)) = members.oldest() {
@@ -70,7 +72,7 @@ impl Crowd {
                 return None;
             }
             members.idle.pop();
-            // The loop may not have turned since its next request came.
+            // Its next request may have come since the event loop last turned.
             if !fd::has_unread(connection.socket) {
                 connection.ask_to_leave(since);
                 connection.seat.waker.get().inspect(|waker| waker.wake_by_ref());
@@ -82,7 +84,7 @@ impl Crowd {
 }
 
 impl Members {
-    /// Who has been idle longest, and since when; it is the last of `idle`.
+    /// The connection that has been idle longest, and since when; it is the last of `idle`.
     fn oldest(&mut self) -> Option<(u64, Arc<Connection>)> {
         self.last_idle().or_else(|| {
             let idle = self.all.iter().filter_map(|one| Some((one.may_leave_since()?, Arc::downgrade(one))));
@@ -92,7 +94,7 @@ impl Members {
         })
     }
 
-    /// The last that has not been active since; those behind it are dropped.
+    /// The last of `idle` that has not been active since; those behind it are removed.
     fn last_idle(&mut self) -> Option<(u64, Arc<Connection>)> {
         while let Some((since, connection)) = self.idle.last() {
             match connection.upgrade().filter(|connection| connection.may_leave_since() == Some(*since)) {

@@ -39,7 +39,7 @@ const ARRIVALS_EVERY: u64 = 10;
 /// … and how often where they do not stay, and there is nothing to be balanced.
 const PASSERS_BY_EVERY: u64 = 250;
 
-/// How often a full worker looks whether its siblings are full as well.
+/// How often a full worker checks whether its siblings are full, too.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 const NEVER: u64 = u64::MAX;
@@ -67,7 +67,7 @@ pub(super) struct Shared {
     drains: AtomicBool,
     /// When it was raised, on the coarse clock; `NEVER` before.
     pub(super) drain_began: AtomicU64,
-    /// Until when busy connections of HTTP/2 are waited for to become quiet.
+    /// Until when busy connections of HTTP/2 may become quiet, see [`drain_waits`](Self::drain_waits).
     drain_waits: AtomicU64,
     /// `workers.drain_idle`
     pub(super) drain_idle: Duration,
@@ -93,7 +93,7 @@ pub(super) struct Shared {
     emptied: Notify,
     pub(super) crowd: Crowd,
     balance: Balance,
-    /// Wakes who waits for a place when a connection ends.
+    /// Wakes the accepting tasks that wait for a place when a connection ends.
     vacated: Notify,
     /// Wakes a beat that has found nothing to do.
     pub(super) traffic: Notify,
@@ -188,8 +188,8 @@ impl Shared {
         self.row.told_drain() && !self.drains.load(Relaxed)
     }
 
-    /// When a connection that has been idle `since` is to be closed in this drain, on the coarse clock; `None` outside of
-    /// one, and with `workers.drain_idle = 0`.
+    /// When this drain closes a connection that has been idle since `since`, on the coarse clock. `None` outside of a
+    /// drain, and with `workers.drain_idle = 0`.
     pub(super) fn drain_closes(&self, since: u64) -> Option<u64> {
         let began = self.drain_began.load(Relaxed);
         if began == NEVER || self.drain_idle.is_zero() {
@@ -198,8 +198,8 @@ impl Shared {
         Some(began.max(since).saturating_add(self.drain_idle.as_millis() as u64))
     }
 
-    /// Until when a busy connection of HTTP/2 is waited for to become quiet, on the coarse clock. It is told to end while half of
-    /// the grace is left for its streams.
+    /// Until when a busy connection of HTTP/2 may become quiet, on the coarse clock. Then it is warned: at least half
+    /// of the grace is left for its streams.
     pub(super) fn drain_waits(&self) -> u64 {
         self.drain_waits.load(Relaxed)
     }
@@ -301,7 +301,7 @@ impl Shared {
                 event = "worker_full",
                 connections = self.row.connections(),
                 suppressed,
-                "http.worker_connections is reached; this worker closes an idle connection for each new one, or waits until one ends"
+                "http.worker_connections is reached; a new connection takes the place of an idle one, or waits"
             );
         }
     }
@@ -314,7 +314,7 @@ impl Shared {
         }
     }
 
-    /// How long until there may be a place for a newcomer, as things are: nothing if there is one, or one is to be had.
+    /// How long until there may be a place for a new connection; zero if there is one, or an idle connection can leave.
     pub(super) fn place_in(&self) -> Duration {
         if self.room() > 0 {
             Duration::ZERO
@@ -330,7 +330,7 @@ impl Shared {
         let _ = timeout(most, self.vacated.notified()).await;
     }
 
-    /// Before a newcomer is served: has as many idle connections leave as have to for it. Whether any has to.
+    /// Makes idle connections leave until a new connection fits. Whether there was no place before.
     pub(super) fn make_place(&self) -> bool {
         let limit = self.http.worker_connections;
         let over = if limit == 0 { 0 } else { (self.row.connections() + 1).saturating_sub(limit) };
@@ -340,7 +340,7 @@ impl Shared {
         over > 0
     }
 
-    /// Has a connection leave, if one may, and waits for that. Whether one may.
+    /// Makes an idle connection leave, and waits until it has. Whether there is one.
     pub(super) async fn free_descriptor(&self) -> bool {
         let one_leaves = self.evict("the worker runs out of file descriptors or memory");
         if one_leaves {
@@ -349,7 +349,7 @@ impl Shared {
         one_leaves
     }
 
-    /// Has the connection leave that has been idle longest. Whether there is one.
+    /// Makes the connection leave that has been idle longest. Whether there is one.
     fn evict(&self, reason: &str) -> bool {
         let Some(idle) = self.crowd.ask_to_leave() else { return false };
         self.row.connection_evicted();
@@ -365,14 +365,15 @@ impl Shared {
         true
     }
 
-    /// It takes what waits for this worker, if that is full.
+    /// A sibling with room takes the connections that wait for a full worker.
     fn a_sibling_has_room(&self) -> bool {
         let now = clock::coarse();
-        // Our own is full.
+        // The row of this worker says full.
         self.scoreboard.rows().any(|row| row.state() == State::Serving && !row.full() && row.due() >= now)
     }
 
-    /// Whether a connection of HTTP/2 is to go to a sibling that has had less to do; then it has to.
+    /// Whether a connection of HTTP/2 should go to a sibling that has had fewer requests; the caller must then send it
+    /// away.
     pub(super) fn sends_away(&self) -> bool {
         let now = clock::coarse();
         let mut requests = BTreeMap::new();
@@ -473,10 +474,10 @@ impl Drop for Open {
     }
 }
 
-/// How the worker wakes the task of a connection, each time that it calls all of them.
+/// Wakes the task of a connection each time that the worker calls all of them.
 pub(super) struct Call<'a> {
     notified: Pin<&'a mut Notified<'static>>,
-    /// So many calls had been when it was last listened for; `NEVER` before.
+    /// The number of calls when it last listened; `NEVER` before.
     known: u64,
 }
 
@@ -485,7 +486,7 @@ impl<'a> Call<'a> {
         Self { notified, known: NEVER }
     }
 
-    /// To be called at every turn of the task, whose waker never changes: costs next to nothing but for the first and
+    /// To be called at every turn of the task, whose waker never changes. Costs next to nothing, except at first and
     /// after a call.
     pub(super) fn listen(&mut self, shared: &'static Shared, cx: &mut Context<'_>) {
         let calls = shared.calls.load(Relaxed);

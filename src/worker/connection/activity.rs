@@ -24,18 +24,20 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     /// Since when the client has not taken what is written; `NEVER` while it does.
     blocked_since: AtomicU64,
-    /// HTTP/1 was told to end, and does so by itself.
+    /// hyper was told to end the connection, and needs nothing more.
     leaves: AtomicBool,
-    /// Since when it was idle when it was asked to give its place to another; `NEVER` before. A later request voids that.
+    /// The `idle_since` it had when it was asked to give its place to another; `NEVER` before. A later request makes
+    /// this void.
     asked_to_leave: AtomicU64,
-    /// Requests that are answered and of which a rest is still read: two where the next one comes before it is noticed that
-    /// the rest of the one before has come. An app may drop a body on another thread: a true atomic counter.
+    /// Requests that are answered and whose rest is still being read. There may be two: the next request can begin
+    /// before the task that reads the rest has seen its end. A true atomic counter, for an app may drop a body on
+    /// another thread.
     reads_on: AtomicU32,
 }
 
 const NEVER: u64 = u64::MAX;
 
-/// Of what only the worker's thread counts: a load and a store do what `fetch_add` would, without the bus lock.
+/// For what only the worker's thread counts: a load and a store do what `fetch_add` would, without the bus lock.
 fn add(count: &AtomicU32, by: i32) {
     count.store(count.load(Relaxed).wrapping_add_signed(by), Relaxed);
 }
@@ -96,7 +98,7 @@ impl Activity {
         self.idle_since.store(clock::coarse(), Relaxed);
     }
 
-    /// The rest of a request that is answered is read from now on.
+    /// From now on the rest of an answered request is read.
     pub(super) fn rest_begins(&self) {
         self.reads_on.fetch_add(1, Relaxed);
     }
@@ -110,7 +112,7 @@ impl Activity {
         self.reads_on.load(Relaxed) > 0
     }
 
-    /// Since when nothing has been under way: while a rest is read, that is now.
+    /// Since when nothing has been under way. While a rest is read, that is now.
     fn quiet_since(&self) -> u64 {
         if self.is_reading_on() { clock::coarse() } else { self.idle_since.load(Relaxed) }
     }
@@ -151,8 +153,8 @@ impl Activity {
         !self.busy() && self.head_since.load(Relaxed) == NEVER
     }
 
-    /// Since when a connection that was not told to end waits for a request: since its last answer was taken, else its
-    /// accept.
+    /// Since when it waits for a request: since its last answer was taken, or since its accept if it had none. `None`
+    /// if it does not wait, or was told to end.
     fn idle_from(&self) -> Option<u64> {
         let idles = self.unoccupied() && !self.leaves.load(Relaxed) && self.blocked_since.load(Relaxed) == NEVER;
         idles.then(|| match self.quiet_since() {
@@ -161,14 +163,14 @@ impl Activity {
         })
     }
 
-    /// Since when it has been idle, if it may be asked to leave: it has had an answer (with HTTP/2, it has begun), and was not
+    /// Since when it has been idle, if it may be asked to leave: it has had an answer (or speaks HTTP/2), and was not
     /// asked yet.
     pub(super) fn may_leave_since(&self) -> Option<u64> {
         let has_answer = self.idle_since.load(Relaxed) != NEVER;
         self.idle_from().filter(|_| has_answer && !self.is_asked_to_leave())
     }
 
-    /// Its place is needed by another, unless it has been active since `idle_since`.
+    /// Another needs its place. Void if it was active after `idle_since`.
     pub(super) fn ask_to_leave(&self, idle_since: u64) {
         self.asked_to_leave.store(idle_since, Relaxed);
     }
@@ -185,7 +187,7 @@ impl Activity {
         if since == NEVER { Duration::MAX } else { Duration::from_millis(clock::coarse().saturating_sub(since)) }
     }
 
-    /// Since when it has had nothing to do; none while it has, and before its first request.
+    /// Since when it has had nothing to do; `None` while it has, and before its first request.
     pub(super) fn idle_since(&self) -> Option<u64> {
         let since = self.idle_since.load(Relaxed);
         (self.unoccupied() && since != NEVER).then_some(since)

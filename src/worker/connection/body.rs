@@ -1,7 +1,7 @@
 //! A request's body on its way to the app.
 //!
-//! Owns: `http.body_timeout`, `http.limit_request_body` where the scanner does not count, and the faults of a body that ends
-//! badly. Refuses: framing (`scanner`, hyper), and what the app does not read (`unread`).
+//! Owns: `http.body_timeout`, `http.limit_request_body` where the scanner does not count, and the faults of a body that
+//! ends badly. Refuses: framing (`scanner`, hyper), and what the app does not read (`unread`).
 
 use std::{
     error::Error,
@@ -31,8 +31,8 @@ use crate::worker::scanner::Refusal;
 /// `http.body_timeout` while the app waits for more, when its framing is wrong, and when the client goes away.
 /// Whatever the app answers to one of the first three is replaced by 413, 408 or 400, unless its head is already sent.
 ///
-/// An app need not read it. Dropping it before its end costs at most the connection: what is left is read and thrown away
-/// if that is little, else the answer says `Connection: close`.
+/// An app need not read it. If the app drops it before its end, the worker reads the rest and throws it away if it is
+/// small; otherwise the answer says `Connection: close`.
 #[derive(Debug)]
 pub struct Body(
     /// `None`: there is no body.

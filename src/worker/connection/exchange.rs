@@ -169,7 +169,7 @@ where
                 };
                 let under_way = under_way.take().expect(ENDED);
                 if under_way.fate.is_some() {
-                    // What the app still holds of the body goes with it.
+                    // The app's future may still hold the body: it is dropped before the answer is made.
                     asked.set(Asked::Failed { error: None });
                 }
                 under_way.end(answered)

@@ -1,12 +1,13 @@
-//! HTTP/2: when and how a connection of it ends.
+//! When and how a connection of HTTP/2 ends.
 //!
-//! Owns: what the frames that pass mean for its end, the goodbye, the drain, streams that nobody reads, and clients that
-//! are gone. Refuses: bytes on their way (`wire`), frames (`frames`), windows (`streams`), and the protocol: h2 speaks it.
+//! Owns: what the frames that pass mean for the end, the goodbye, the drain, streams that the client does not read, and
+//! clients that are gone. Refuses: bytes on their way (`wire`), frames (`frames`), windows (`streams`), and the
+//! protocol itself: h2 speaks it.
 //!
-//! A GOAWAY names the last stream that is served. A stream that crosses it is lost to a client that cannot repeat its
-//! request, so it is said when none is likely to: when there has been no stream for a while (the *goodbye*). Where that
-//! does not come, GOAWAY(2^31-1) warns first, and h2 says the last one once its PING is answered; the answer is held back
-//! until the streams that cross have come.
+//! A GOAWAY names the last stream that is served. A client that cannot repeat its request loses a stream that crosses
+//! the GOAWAY. So we send one GOAWAY when no stream is likely to cross it: when there has been no stream for a while
+//! (the *goodbye*). If there is no such moment, h2 warns first with GOAWAY(2^31-1) and a PING, and sends the last
+//! GOAWAY when the PING is answered. We hold that answer back until the streams that cross the warning have come.
 
 mod frames;
 mod streams;
@@ -34,30 +35,34 @@ use super::{
 };
 use crate::{sys::clock, worker::shared::Shared};
 
-/// In a drain, a connection without a stream for so long gets its goodbye. In milliseconds, as all of these.
+// All times are in milliseconds.
+
+/// In a drain, a connection gets its goodbye after this time without a stream …
 const QUIET: u64 = 50;
-/// … or for so long, if it was busy: a proxy under load pauses because its machine does, and then asks for all its clients.
+/// … or after this time, if it was busy: a proxy under load may pause because its machine does, and then goes on for
+/// all its clients.
 const QUIET_IF_BUSY: u64 = 500;
-/// After the warning there is no goodbye for so long: a client that heard it may have ended its streams for that …
+/// There is no goodbye for this time after the warning: the client may have paused because of the warning.
 const WARNED_MIN: u64 = 500;
-/// … and so long the answer to h2's PING is held back …
+/// The answer to h2's PING is held back until this time after the warning.
 const WARNED: u64 = 1_000;
-/// … or, if it does not come, so long.
+/// If the client does not answer that PING within this time, we answer it in its place.
 const UNANSWERED: u64 = 5_000;
 
-/// With `http.http2_rebalance`: a connection is looked at after so long, and again each time …
+/// With `http.http2_rebalance`, a connection is weighed at most once in this time …
 const WEIGH: u64 = 200;
-/// … once it has had so many streams. One that is sent away is waited for so long to become quiet.
+/// … if it has had at least this many streams.
 const STREAMS_MIN: u32 = 20;
+/// How long a connection that is sent away may take to become quiet, before it is warned.
 const AWAY: u64 = 150;
 
-/// A client that has said nothing for so long while a stream is open is asked whether it is there …
+/// A client that sends nothing for this time while a stream is open gets a PING …
 const SILENT: u64 = 30_000;
-/// … and has so long to say something.
+/// … and is gone if it sends nothing for this time after it.
 const DEAF: u64 = 20_000;
 const OUR_PING: Payload = *b"oxicorn?";
 
-/// What the wire and its keeper know of the frames that have passed. Both belong to one task: the lock is always free.
+/// What the wire and its keeper know about the frames that have passed. One task owns both, so the lock is always free.
 pub(super) struct Link {
     inbound: Frames,
     outbound: Frames,
@@ -66,11 +71,11 @@ pub(super) struct Link {
     parting: Parting,
     /// Frames of ours for the client.
     ours: Vec<u8>,
-    /// Streams that h2 is to be told the client has reset.
+    /// Streams that we reset. h2 has yet to be told, as if the client had done it.
     cut: Vec<u32>,
-    /// When the client last said anything.
+    /// When the client last sent anything.
     heard: u64,
-    /// Since when our PING has been unanswered.
+    /// Since when our PING has been without an answer.
     asked: Option<u64>,
 }
 
@@ -85,7 +90,8 @@ enum Stage {
         answered: bool,
         over: bool,
     },
-    /// h2 has its answer. It says the last GOAWAY, ignores the streams above, and ends when the others have.
+    /// h2 has the answer to its PING. It sends the last GOAWAY, ignores the streams above, and ends when the others
+    /// have.
     Ending {
         last: u32,
     },
@@ -95,11 +101,11 @@ enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parting {
     No,
-    /// At the next end of a frame, if there is no stream then.
+    /// It is sent at the next end of a frame, if no stream is open then.
     Wanted,
-    /// It is on its way.
+    /// It is being written.
     Begun,
-    /// h2 is told that the client has ended, and what it still writes is thrown away.
+    /// It is written. h2 is told that the client has ended, and what h2 still writes is thrown away.
     Done,
 }
 
@@ -118,7 +124,7 @@ impl Link {
         }
     }
 
-    /// Takes what the client sends, and gives `pass` what h2 is to read.
+    /// Takes what the client sends, and gives `pass` what h2 should read.
     fn hear(&mut self, mut bytes: &[u8], activity: &Activity, mut pass: impl FnMut(&[u8])) {
         let (now, were_open) = (clock::coarse(), self.streams.are_open());
         (self.heard, self.asked) = (now, None);
@@ -136,7 +142,7 @@ impl Link {
         }
     }
 
-    /// Whether h2 is to see this frame.
+    /// Notes a frame of the client's. Whether h2 should see it.
     fn heard(&mut self, frame: Frame, now: u64) -> bool {
         let last = if let Stage::Ending { last } = self.stage { last } else { u32::MAX };
         match frame {
@@ -144,7 +150,7 @@ impl Link {
             Frame::Data { stream, ends: true, .. } => self.streams.client_ends(stream),
             Frame::Reset { stream } => self.streams.reset(stream),
             Frame::InitialWindow { size } => self.streams.initial_window_becomes(size, now),
-            // For h2 0.4.20 such a stream is idle, and this an error of the whole connection.
+            // h2 0.4.20 takes such a stream for an idle one, and ends the whole connection with an error.
             Frame::WindowUpdate { stream, .. } if stream > last => return false,
             Frame::WindowUpdate { stream, by } => self.streams.window_opens(stream, by, now),
             Frame::Ping { ack: true, payload } => return !self.is_answered(payload),
@@ -153,7 +159,7 @@ impl Link {
         true
     }
 
-    /// Whether it answers a PING of which h2 hears from us, or not at all.
+    /// Whether h2 should not see this answer to a PING: we pass it on later, or the PING was ours.
     fn is_answered(&mut self, payload: Payload) -> bool {
         match &mut self.stage {
             Stage::Warned { ping, answered, .. } if *ping == payload => *answered = true,
@@ -162,7 +168,8 @@ impl Link {
         true
     }
 
-    /// Between two frames of the client's: says to h2 in its name what it did not say, or not now.
+    /// Between two frames of the client's, gives h2 frames in the client's name: resets that it did not send, and the
+    /// answer to h2's PING that was held back.
     fn forge(&mut self, mut pass: impl FnMut(&[u8])) {
         if !self.inbound.is_between() {
             return;
@@ -186,7 +193,7 @@ impl Link {
                     self.streams.server_sends_data(stream, length, ends, now);
                 }
                 Some(Frame::Reset { stream }) => self.streams.reset(stream),
-                // h2 asks only once: after its first GOAWAY.
+                // h2 sends only one PING: after its first GOAWAY.
                 Some(Frame::Ping { ack: false, payload }) => {
                     self.stage = Stage::Warned { since: now, ping: payload, answered: false, over: false };
                 }
@@ -197,7 +204,7 @@ impl Link {
         self.tell(were_open, activity, now);
     }
 
-    /// What is ours to say now, if it is our turn.
+    /// Our frames that can be written now: only between two frames of h2's.
     fn ours(&mut self) -> Option<&[u8]> {
         if !self.outbound.is_between() {
             return None;
@@ -218,8 +225,8 @@ impl Link {
         }
     }
 
-    /// A connection is busy as long as a stream is open here: h2 may hold the end of an answer back long after the app has
-    /// handed it over.
+    /// A connection is busy as long as a stream is open on the wire: h2 may hold the end of an answer back long after
+    /// the app has handed it over.
     fn tell(&self, were_open: bool, activity: &Activity, now: u64) {
         match (were_open, self.streams.are_open()) {
             (false, true) => activity.request_begins(),
@@ -228,8 +235,8 @@ impl Link {
         }
     }
 
-    /// Resets the streams whose answers have not been let through since `before`, towards both sides; says how many.
-    /// `None`: there is no other stream.
+    /// Resets, towards both sides, the streams whose answers the client has not let through since `before`. How many
+    /// they were; `None` if there is no other stream, and nothing was reset.
     fn cut_stalled(&mut self, before: u64, activity: &Activity) -> Option<usize> {
         let stalled = self.streams.take_stalled(before)?;
         self.ours.extend(stalled.iter().copied().flat_map(cancel));
@@ -242,18 +249,18 @@ impl Link {
 /// Watches over one connection.
 pub(super) struct Http2 {
     link: Arc<Mutex<Link>>,
-    /// Polled for its waker alone; `drains` is what is asked.
+    /// It only wakes the task: whether the worker drains is read from `drains`.
     drain: Pin<Box<Notified<'static>>>,
     enrolled: bool,
     /// hyper was told to leave.
     left: bool,
-    /// When it was last looked at whether it should go to a sibling, and how many streams it had had.
+    /// When it was last weighed, and how many streams it had had by then.
     weighed: (u64, u32),
-    /// Since when it has been on its way there.
+    /// Since when it is to leave for a sibling.
     sent_away: Option<u64>,
 }
 
-/// What is to be done.
+/// What there is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
     /// The client reads nothing.
@@ -262,13 +269,15 @@ enum Due {
     Stalled,
     /// The goodbye.
     Part,
-    /// h2 is to begin its end.
+    /// h2 should warn the client: GOAWAY(2^31-1).
     Leave,
-    /// h2 is to say the last GOAWAY.
+    /// h2 should send the last GOAWAY.
     Conclude,
+    /// Our PING.
     Ask,
+    /// The client is gone.
     Deaf,
-    /// It is to be seen whether it should go to a sibling.
+    /// Whether the connection should go to a sibling.
     Weigh,
 }
 
@@ -317,7 +326,8 @@ impl Http2 {
         streams >= STREAMS_MIN && streams > self.weighed.1
     }
 
-    /// Of one that is to leave; if it does not become quiet, from `by` on. Once the grace is over, nothing is waited for.
+    /// When and how a connection that should leave does so. It waits for a quiet moment until `by`, then it is warned.
+    /// Once the grace is over, nothing is waited for.
     fn leave_deadline(&self, by: u64, link: &Link, shared: &Shared, activity: &Activity) -> Option<(u64, Due)> {
         let ends = shared.ends();
         let after = |since: u64, time: u64| if ends { 0 } else { since + time };
@@ -344,7 +354,7 @@ impl Keeper for Http2 {
         let link = Arc::clone(&self.link);
         let mut link = lock(&link);
         let deadline = self.deadline(&link, connection);
-        // Its place is needed now.
+        // Another needs its place now.
         let gives_way = link.parting == Parting::No && connection.activity.is_asked_to_leave();
         let due = if gives_way { Some(Due::Part) } else { timer.due(deadline, cx) };
         let Some(due) = due else { return Step::Wait };

@@ -1,8 +1,8 @@
 //! The lingering close.
 //!
-//! Owns: what a client still sends behind our last byte. It is read and thrown away, because a close with unread bytes
-//! would be an RST, and an RST destroys what the client has not read yet; some clients read only once they have sent all.
-//! Refuses: which clients are waited for (`wire`, `tls`).
+//! Owns: what a client still sends after our last byte. It is read and thrown away, because a close with unread bytes
+//! would send an RST, and an RST destroys what the client has not read yet; some clients begin to read only when they
+//! have sent all. Refuses: which clients are waited for (`wire`, `tls`).
 
 use std::{
     future::Future,
@@ -19,7 +19,7 @@ use tokio::{
 
 /// How long a client may be silent …
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
-/// … and how long one may go on that is not.
+/// … and how long a client may go on sending.
 pub(super) const MOST: Duration = Duration::from_secs(30);
 
 const SCRATCH: usize = 8192;
@@ -34,7 +34,7 @@ struct Begun {
 }
 
 impl Linger {
-    /// Whether the client was waited for, or has sent more.
+    /// Whether the client has been waited for, or has sent more.
     pub(super) fn has_begun(&self) -> bool {
         self.0.is_some()
     }
@@ -43,8 +43,8 @@ impl Linger {
         self.0.get_or_insert_with(|| Begun { silence: Box::pin(sleep(patience)), until: Instant::now() + MOST })
     }
 
-    /// Ready at the client's end, or when it was waited for long enough. `patience`: for a client that sends nothing; one
-    /// that does is believed to go on.
+    /// Ready when the client ends, or its time is over. `patience` is the time for a client that sends nothing; one
+    /// that sends may be silent for `SILENCE`, and has `MOST` in all.
     pub(super) fn poll<T>(&mut self, stream: &mut T, patience: Duration, cx: &mut Context<'_>) -> Poll<()>
     where
         T: AsyncRead + Unpin,

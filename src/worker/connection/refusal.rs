@@ -58,7 +58,7 @@ pub(super) fn response<B>(refusal: Refusal) -> Response<Reply<B>> {
     response
 }
 
-/// Whether what arrived of a head asks for an answer without a body.
+/// Whether what has arrived of a request is a HEAD request, whose answer has no body.
 pub(super) fn is_to_head(head: &[u8]) -> bool {
     head.strip_prefix(b"\r\n").unwrap_or(head).starts_with(b"HEAD ")
 }

@@ -1,11 +1,11 @@
-//! What of a request's body nobody reads.
+//! The part of a request's body that the app does not read.
 //!
-//! Owns: whether it is read and thrown away, so that another request can follow, and within which bounds; what else of a
-//! body the answer must know. Refuses: the body as the app reads it (`body`), and the answer (`exchange`).
+//! Owns: whether that part is read and thrown away, so that another request can follow, and its limits; and what else
+//! the answer must know about the body. Refuses: the body as the app reads it (`body`), and the answer (`exchange`).
 //!
-//! hyper stops reading as soon as a body is dropped of which more is to come. If the answer's head is out by then, it does
-//! not say `Connection: close`, and the client's next request is lost. So what the app lets go of waits here until the
-//! answer is made.
+//! hyper stops reading as soon as a body is dropped before its end. If the answer's head is already sent without
+//! `Connection: close`, the client's next request is lost. So a body that the app drops is kept here until the answer
+//! is made.
 
 use std::{
     mem,
@@ -23,9 +23,10 @@ use tokio::{runtime::Handle, time::timeout};
 use super::Connection;
 use crate::worker::scanner::Refusal;
 
-/// So much is read for nothing; above that, a new connection is cheaper. Go's net/http draws the line here, too.
+/// Up to this size a rest is read and thrown away; above it, a new connection is cheaper. Go's net/http has the same
+/// limit.
 const CHEAP: u64 = 256 * 1024;
-/// However fast it comes.
+/// How long that may take in all.
 const MOST: Duration = Duration::from_secs(30);
 
 /// What the body of a request means for its answer and for the connection.
@@ -40,7 +41,7 @@ pub(super) struct Fate {
 enum Rest {
     #[default]
     WithApp,
-    /// The app has let go of it.
+    /// The app has dropped it.
     Left(Unread),
     /// The answer is made. `lasts`: it did not say that it is the last.
     Answered { lasts: bool },
@@ -56,7 +57,7 @@ impl Fate {
         self.fault.set(refusal).is_ok()
     }
 
-    /// The app has let go of the body.
+    /// The app has dropped the body.
     pub(super) fn leave(&self, unread: Unread, connection: &Arc<Connection>) {
         let mut rest = self.rest();
         match *rest {
@@ -88,9 +89,9 @@ pub(super) struct Unread {
 }
 
 impl Unread {
-    /// Whether another request can follow: all has come, or so little is missing that it is read on.
+    /// Reads on if little is missing. Whether another request can follow.
     fn read_on(mut self, connection: &Arc<Connection>) -> bool {
-        // Without a `100 Continue` the client may leave out the body: nobody knows what it sends next.
+        // Without a `100 Continue` the client may leave out the body, so what it sends next may be either.
         if self.awaited {
             return false;
         }

@@ -1,7 +1,8 @@
 //! The stream under hyper.
 //!
-//! Owns: that of HTTP/1 nothing reaches hyper which the scanner has not verified, the last word to a client that was
-//! refused, and who is waited for when it closes. Refuses: what is verified (`scanner`), and when a connection ends (`connection`).
+//! Owns: that nothing of HTTP/1 reaches hyper before the scanner has verified it, the last word to a client that was
+//! refused, and how long a client is waited for at the close. Refuses: what is verified (`scanner`), and when a
+//! connection ends (`connection`).
 //!
 //! A connection that waits holds no memory here: what arrives is read to the stack, scanned, and copied to hyper; only a
 //! head in pieces is kept. The content of a large body goes straight into hyper's buffer.
@@ -31,13 +32,14 @@ use crate::worker::{
     shared::Open,
 };
 
-/// Off a linger the time since the last answer is taken, but so much is left: no RST destroys what the client has long read.
+/// The time since the last answer is subtracted from the linger, but this is left: a client that had its answer long
+/// ago has read it, and an RST destroys nothing.
 const SHORT_LINGER: Duration = Duration::from_millis(500);
 
 /// As much as hyper asks for at first.
 const SCRATCH: usize = 8192;
 
-/// So much is written in one piece: to copy it costs less than what writev(2) costs more than send(2).
+/// Up to this size, pieces are copied together and written by one send(2), which is cheaper than writev(2).
 const TOGETHER: usize = 1024;
 
 pub(super) struct Wire<T> {
@@ -99,7 +101,7 @@ impl<T: Stream> Wire<T> {
         ended && self.input.held.is_empty() && !self.connection.client.is_tls()
     }
 
-    /// How long the client is waited for that has not ended its side.
+    /// How long a client that has not ended its side is waited for.
     fn patience(&self) -> Duration {
         let Connection { refusal, activity, .. } = &*self.connection;
         if self.has_said_all() {
@@ -261,7 +263,7 @@ impl<T: Stream> Write for Wire<T> {
         self.wrote(written)
     }
 
-    /// Says why the last request was refused, if it was. Then half-closes, and lingers if the client may have sent more.
+    /// Says why the last request was refused, if it was. Then half-closes, and lingers if the client may still send.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.connection.upgraded.load(Relaxed) {
@@ -282,7 +284,7 @@ impl<T: Stream> Write for Wire<T> {
         if !this.linger.has_begun() {
             ready!(this.stream().poll_shutdown(cx))?;
         }
-        // Its place is needed now, and its client has had the answer for a while.
+        // Another needs its place now, and its client has had the answer for a while.
         if this.connection.activity.is_asked_to_leave() {
             return Poll::Ready(Ok(()));
         }

@@ -1,13 +1,14 @@
 //! The frames of HTTP/2 as they pass (RFC 9113, section 4).
 //!
-//! Owns: where frames begin and end in a flow of bytes, however it comes in pieces, what those mean that concern the end
-//! of a connection, and the frames that are our own. Refuses: IO, clocks, header blocks, and judging: that is h2's.
+//! Owns: where frames begin and end, whatever the pieces in which the bytes come; the meaning of those that concern the
+//! end of a connection; and the frames that we send. Refuses: IO, clocks, the content of header blocks, and judging
+//! frames: h2 does that.
 
 use std::borrow::Cow;
 
 const HEAD: usize = 9;
 
-/// The longest that h2 takes. A longer one is passed on unread, and h2 ends the connection for it.
+/// The longest frame that h2 accepts. A longer one is passed on unread, and h2 ends the connection with an error.
 const LENGTH_MAX: usize = 16_384;
 
 const DATA: u8 = 0;
@@ -42,7 +43,7 @@ pub(super) enum Frame {
     Other,
 }
 
-/// Some bytes, and the frame of which they are the last. Frames that may have to be kept from h2 come whole.
+/// Some bytes, and the frame that ends with them. A frame that h2 may not be allowed to see comes in one piece.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
     pub(super) bytes: Cow<'a, [u8]>,
@@ -64,7 +65,7 @@ impl Head {
         Some(Self { length, kind, flags, stream: number(&stream) & 0x7fff_ffff })
     }
 
-    /// Whether it is told of only with all its payload.
+    /// Whether the frame comes in one piece with all its payload.
     fn comes_whole(&self) -> bool {
         matches!(self.kind, RST_STREAM | SETTINGS | PING | WINDOW_UPDATE) && self.length <= LENGTH_MAX
     }
@@ -74,24 +75,25 @@ impl Head {
     }
 }
 
-/// The first four bytes as a number; what is too short is none.
+/// The first four bytes as a number; 0 if there are fewer.
 fn number(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
-/// Of one direction of one connection.
+/// Reads the frames of one direction of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// The beginning of a frame that comes whole, or of the head of any.
+    /// The beginning of a frame that comes in one piece, or of any frame's head.
     partial: Vec<u8>,
-    /// The frame that is passing, and how much of it is to come.
+    /// The frame that is passing, and how many of its bytes are missing.
     passing: Option<(Head, usize)>,
-    /// The stream whose header block is not whole, and whether that is its last word.
+    /// The stream whose header block is not complete, and whether the block ends the stream.
     block: Option<(u32, bool)>,
 }
 
 impl Frames {
-    /// Takes the next piece off the bytes; none when all are taken. What is partial is given with what makes it whole.
+    /// Takes the next piece off the bytes; `None` when all are taken. What was kept as partial comes with the bytes
+    /// that complete it.
     pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
         if let Some((head, left)) = self.passing {
             let now = take(bytes, left)?;
@@ -160,7 +162,7 @@ impl Frames {
     }
 }
 
-/// The first bytes, at most so many; none if there are none.
+/// The first bytes, `most` at most; `None` if there are none.
 fn take<'a>(bytes: &mut &'a [u8], most: usize) -> Option<&'a [u8]> {
     let (first, rest) = bytes.split_at_checked(most).unwrap_or((bytes, &[]));
     *bytes = rest;

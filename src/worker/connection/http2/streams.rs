@@ -1,13 +1,14 @@
 //! The streams of one connection, as the wire shows them (RFC 9113, sections 5.1 and 5.2).
 //!
-//! Owns: which are open, and which of them the client lets no byte through. Refuses: IO, clocks (it is told the time), and
-//! what is done about it.
+//! Owns: which streams are open, and on which of them the client's windows let no byte through. Refuses: IO, clocks
+//! (the caller says the time), and what is done about it.
 
 /// What a window is until the client says otherwise.
 const WINDOW: i64 = 65_535;
 
-/// A client that begins so many streams within a second is busy. In milliseconds.
+/// A client that begins this many streams within a second is busy.
 const BUSY: u32 = 50;
+/// In milliseconds.
 const SECOND: u64 = 1_000;
 
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub(super) struct Streams {
     /// The highest that the client has opened.
     highest: u32,
     open: Vec<Stream>,
-    /// Of a stream that begins.
+    /// The window of a stream that begins.
     initial: i64,
     connection: Window,
     pace: Pace,
@@ -44,12 +45,12 @@ struct Stream {
     id: u32,
     client_ended: bool,
     server_ended: bool,
-    /// Since when.
+    /// Since when its answer has begun.
     answered: Option<u64>,
     window: Window,
 }
 
-/// How much the client takes now.
+/// How many bytes the client takes now.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     size: i64,
@@ -78,7 +79,7 @@ impl Streams {
         !self.open.is_empty()
     }
 
-    /// Whether it was when the last stream began.
+    /// Whether the client was busy when the last stream began.
     pub(super) fn are_busy(&self) -> bool {
         self.pace.begun.max(self.pace.before) >= BUSY
     }
@@ -124,7 +125,7 @@ impl Streams {
         }
     }
 
-    /// By whichever side.
+    /// Either side has reset it.
     pub(super) fn reset(&mut self, id: u32) {
         self.open.retain(|stream| stream.id != id);
     }
@@ -146,12 +147,12 @@ impl Streams {
         }
     }
 
-    /// Since when the first of the answers has not been let through.
+    /// Since when the oldest of the stalled answers has not been let through.
     pub(super) fn stalled_since(&self) -> Option<u64> {
         self.open.iter().filter_map(|stream| self.stalls(stream)).min()
     }
 
-    /// Takes out those whose answers have not been let through since `before`. `None`: no other stream is open.
+    /// Removes the streams whose answers have not been let through since `before`. `None`: no other stream is open.
     pub(super) fn take_stalled(&mut self, before: u64) -> Option<Vec<u32>> {
         let stalls = |stream: &Stream| self.stalls(stream).is_some_and(|since| since <= before);
         let ids: Vec<_> = self.open.iter().filter(|stream| stalls(stream)).map(|stream| stream.id).collect();
@@ -162,7 +163,7 @@ impl Streams {
         Some(ids)
     }
 
-    /// A window that is shut before there is anything to let through harms nobody.
+    /// Since when its answer has not been let through. A window that is shut before the answer begins stalls nothing.
     fn stalls(&self, stream: &Stream) -> Option<u64> {
         let shut = [stream.window.shut, self.connection.shut].into_iter().flatten().min()?;
         stream.answered.filter(|_| !stream.server_ended).map(|answered| answered.max(shut))

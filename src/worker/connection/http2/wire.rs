@@ -1,6 +1,6 @@
 //! The stream under hyper, for HTTP/2.
 //!
-//! Owns: that all bytes pass through the [`Link`], that frames of our own go out between those of h2, the goodbye, and the
+//! Owns: that all bytes pass through the [`Link`], that our frames go out between those of h2, the goodbye, and the
 //! lingering close. Refuses: what the frames mean and when the connection ends (`http2`).
 
 use std::{
@@ -25,15 +25,15 @@ use crate::worker::{
     shared::Open,
 };
 
-/// After the goodbye a client may be silent, and find the GOAWAY only with its next request: an RST in return would
-/// destroy it.
+/// After the goodbye a client may be silent, and read the GOAWAY only when it sends its next request. If we had closed
+/// by then, that request would be answered by an RST, which destroys the GOAWAY.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// So much is read at once, or as much as h2 asks for, but never less than `SCRATCH_MIN`.
+/// How much is read at once: as much as h2 asks for, between `SCRATCH_MIN` and this.
 const SCRATCH: usize = 16_384;
 const SCRATCH_MIN: usize = 512;
 
-/// So much is written in one piece: to copy it costs less than what writev(2) costs more than send(2).
+/// Up to this size, pieces are copied together and written by one send(2), which is cheaper than writev(2).
 const TOGETHER: usize = 1024;
 
 pub(in crate::worker::connection) struct Wire<T> {
@@ -61,7 +61,7 @@ impl<T: Stream> Wire<T> {
         Self { stream, link, connection, first, passed, linger: None, _open: open }
     }
 
-    /// Writes what is ours to say, if it is its turn.
+    /// Writes our frames, if they can be written now.
     fn poll_say(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(bytes) = link.ours() {
             let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -71,14 +71,14 @@ impl<T: Stream> Wire<T> {
                 count => link.has_said(count),
             }
             if link.ours.is_empty() {
-                // Over TLS it may stay in memory; then whatever is written or flushed next takes it along.
+                // Over TLS the bytes may stay in memory; the next write or flush then sends them.
                 let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once, and passes on what may pass. Ready with whether there was anything.
+    /// Reads once, and passes on what h2 may see. Ready with whether there was anything to read.
     fn poll_hear(
         &mut self,
         link: &mut Link,
@@ -105,7 +105,7 @@ impl<T: Stream> Wire<T> {
         Poll::Ready(Ok(!bytes.is_empty()))
     }
 
-    /// What h2 writes: the goodbye ends it.
+    /// Writes what h2 gives. After the goodbye, throws it away.
     fn poll_pass(
         &mut self,
         cx: &mut Context<'_>,
@@ -145,7 +145,7 @@ impl<T: Stream> Read for Wire<T> {
             let said = this.poll_say(&mut link, cx)?;
             match link.parting {
                 Parting::No | Parting::Wanted => {}
-                // What comes now crosses the goodbye, and is above its last stream.
+                // What comes now has crossed the goodbye, and is of streams above its last.
                 Parting::Begun => return said.map(Ok),
                 Parting::Done => return Poll::Ready(Ok(())),
             }
@@ -199,7 +199,7 @@ impl<T: Stream> Write for Wire<T> {
         }
     }
 
-    /// Half-closes, and reads and discards to the client's end, or for `LINGER`.
+    /// Half-closes, then reads and discards until the client ends, for `LINGER` at most.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.linger.is_none() {
@@ -207,7 +207,7 @@ impl<T: Stream> Write for Wire<T> {
             this.connection.activity.leaves();
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
-        // Its place is needed now.
+        // Another needs its place now.
         if this.connection.activity.is_asked_to_leave() {
             return Poll::Ready(Ok(()));
         }
