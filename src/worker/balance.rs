@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(sends_to(&balance, &[400, 20, 10, 30], 1_000), Some(3));
         assert_eq!(sends_to(&balance, &[400, 500, 400, 400], 2_000), None);
         assert_eq!(sends_to(&balance, &[510, 500, 500, 500], 3_000), None);
-        assert_eq!(sends_to(&balance, &[900, 500, 500, 450], 4_000), Some(4));
+        assert_eq!(sends_to(&balance, &[900, 550, 550, 500], 4_000), Some(4));
         assert_eq!(sends_to(&Balance::default(), &[1_000], 1_000), None, "it is alone");
         assert_eq!(sends_to(&Balance::default(), &[20, 0, 0, 0], 1_000), None, "too few to tell");
     }
