@@ -101,28 +101,31 @@ impl Streams {
         }
     }
 
-    pub(super) fn client_ends(&mut self, id: u32) {
+    /// Changes a stream, which is open no more once both sides have ended it.
+    fn change(&mut self, id: u32, change: impl FnOnce(&mut Stream)) {
         if let Some(stream) = self.find(id) {
-            stream.client_ended = true;
+            change(stream);
             self.open.retain(|stream| !(stream.client_ended && stream.server_ended));
         }
     }
 
+    pub(super) fn client_ends(&mut self, id: u32) {
+        self.change(id, |stream| stream.client_ended = true);
+    }
+
     pub(super) fn server_sends_headers(&mut self, id: u32, ends: bool, now: u64) {
-        if let Some(stream) = self.find(id) {
+        self.change(id, |stream| {
             stream.answered.get_or_insert(now);
             stream.server_ended |= ends;
-            self.open.retain(|stream| !(stream.client_ended && stream.server_ended));
-        }
+        });
     }
 
     pub(super) fn server_sends_data(&mut self, id: u32, length: u32, ends: bool, now: u64) {
         self.connection.add(-i64::from(length), now);
-        if let Some(stream) = self.find(id) {
+        self.change(id, |stream| {
             stream.window.add(-i64::from(length), now);
             stream.server_ended |= ends;
-            self.open.retain(|stream| !(stream.client_ended && stream.server_ended));
-        }
+        });
     }
 
     /// Either side has reset it.
