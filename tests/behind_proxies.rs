@@ -228,7 +228,7 @@ fn nginx_keeps_its_connections_over_answers_that_come_before_the_body() {
         }
     });
     let accepted = supervisor.status()["totals"]["connections"].as_u64().expect("a count");
-    // One by the test's own look whether the proxy listens.
+    // One connection is the test's own, which looks whether the proxy listens.
     assert!(accepted <= CLIENTS + 1, "{accepted} connections for {CLIENTS} clients");
     supervisor.stop();
 }

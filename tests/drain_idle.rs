@@ -49,7 +49,7 @@ fn a_reload_and_a_stop_close_idle_connections_after_drain_idle_and_not_before() 
         supervisor.wait_log(events::DRAINING, 1, PATIENCE);
         let drains = begun.elapsed();
         all_end_between(&mut idle, begun, Duration::from_millis(1_990), drains + Duration::from_millis(2_500));
-        // They have had their answers long since: that the clients do not close is not waited for.
+        // They had their answers long ago, so the worker does not wait for the clients to close.
         let (canary, ended) = (Canary::start(), now());
         supervisor.wait_gone(old);
         let (took, stalled) = (ended.elapsed(), canary.longest());
@@ -58,7 +58,7 @@ fn a_reload_and_a_stop_close_idle_connections_after_drain_idle_and_not_before() 
 }
 
 #[test]
-fn who_speaks_before_drain_idle_is_over_is_answered_and_told() {
+fn a_client_that_asks_before_drain_idle_is_over_is_answered_and_told() {
     let (supervisor, mut idle) = with_idle_connections(Launch::new().set("workers.drain_idle", r#""30s""#));
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log(events::DRAINING, 1, PATIENCE);

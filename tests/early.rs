@@ -1,5 +1,5 @@
-//! Promise: an answer that comes before the request's body costs nobody the next request. The body is read on where
-//! that is cheap; else the answer says `Connection: close`, and arrives whatever the client still sends.
+//! Promise: after an answer that comes before the end of the request's body, the client's next request is not lost. A
+//! small rest is read; otherwise the answer says `Connection: close`, and arrives whatever the client still sends.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -9,10 +9,10 @@ use std::{
 
 use crate::common::{Connection, Launch, PATIENCE, Supervisor, eventually, now, observe_for, request};
 
-/// How a client sends its body, always behind the head and in packets of its own.
+/// How a client sends its body, always after the head and in packets of its own.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
-    /// 10 bytes, when the answer is long there.
+    /// 10 bytes, long after the answer has come.
     Late,
     Middling,
     Large,
@@ -54,7 +54,7 @@ impl Sent {
     }
 }
 
-/// So many of each kind and body: 100, or what `EARLY_ANSWERS` says.
+/// How many answers of each kind and body: 100, or what `EARLY_ANSWERS` says.
 pub(crate) fn times() -> usize {
     std::env::var("EARLY_ANSWERS").ok().and_then(|times| times.parse().ok()).unwrap_or(100)
 }
@@ -126,9 +126,9 @@ fn when_the_worker_answers_in_the_apps_place() {
     assert_no_next_request_is_lost(&supervisor, "POST", "/early/200", 503);
 }
 
-/// It answers while it reads, and stops to read once the answer has begun.
+/// It answers while it reads, and stops reading once the answer has begun.
 #[test]
-fn when_the_app_stops_to_read_after_its_answer_has_begun() {
+fn when_the_app_stops_reading_after_its_answer_has_begun() {
     let supervisor = Launch::misbehave().serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     for _ in 0..20 {
@@ -142,7 +142,7 @@ fn when_the_app_stops_to_read_after_its_answer_has_begun() {
 }
 
 #[test]
-fn what_would_be_much_or_may_be_is_not_read_on() {
+fn a_rest_that_is_large_or_of_unknown_size_is_not_read() {
     let supervisor = Launch::misbehave().serving(2);
     for (field, begun) in [("Content-Length: 300000", ""), ("Transfer-Encoding: chunked", "5\r\nhello\r\n")] {
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -153,7 +153,7 @@ fn what_would_be_much_or_may_be_is_not_read_on() {
     }
 }
 
-/// A body in chunks that has come needs no other to be read.
+/// Such a body has come already: nothing more has to be read from the client.
 #[test]
 fn a_small_body_in_chunks_costs_no_connection() {
     let supervisor = Launch::misbehave().serving(2);
@@ -166,9 +166,9 @@ fn a_small_body_in_chunks_costs_no_connection() {
     }
 }
 
-/// Nobody knows whether such a client sends its body behind an answer that is not `100 Continue`.
+/// Such a client may or may not send its body after an answer other than `100 Continue`.
 #[test]
-fn who_waits_for_a_continue_is_told_that_the_connection_ends() {
+fn a_client_that_waits_for_a_continue_is_told_that_the_connection_ends() {
     let supervisor = Launch::misbehave().serving(2);
     for path in ["/early/401", "/nowhere"] {
         for body in ["", "0123456789"] {
@@ -184,7 +184,7 @@ fn who_waits_for_a_continue_is_told_that_the_connection_ends() {
 
 /// What the client announced may never come.
 #[test]
-fn a_client_that_keeps_the_rest_is_waited_for_as_long_as_for_any_body() {
+fn a_client_that_does_not_send_the_rest_is_waited_for_as_long_as_for_any_body() {
     let supervisor = Launch::misbehave().set("http.body_timeout", r#""700ms""#).serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(b"POST /early/401 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234").expect("sent");
@@ -229,7 +229,7 @@ fn keep_alive_counts_from_the_end_of_the_rest() {
     assert!(idle.elapsed() > Duration::from_millis(600), "{:?}", idle.elapsed());
 }
 
-/// The reading on must not hold a drain: what was answered is answered.
+/// Reading a rest must not hold a drain longer: its request is answered.
 #[test]
 fn a_drain_ends_with_its_grace_whatever_is_still_to_be_read() {
     let supervisor = Launch::misbehave().set("workers.graceful_timeout", r#""2s""#).serving(2);

@@ -44,7 +44,7 @@ fn it_waits_says_so_once_a_second_and_recovers() {
 }
 
 #[test]
-fn idle_connections_give_their_descriptors_to_those_who_come() {
+fn idle_connections_give_their_descriptors_to_new_ones() {
     let supervisor = Launch::new()
         .through(&["prlimit", "--nofile=64:64"])
         .set("workers.count", "1")
@@ -52,7 +52,7 @@ fn idle_connections_give_their_descriptors_to_those_who_come() {
         .serving(1);
     let mut open = Vec::new();
     for _ in 0..3 {
-        // Fewer than it can hold, but more than the half.
+        // Fewer than it can hold, but more than half.
         for _ in 0..30 {
             let mut connection = Connection::open(supervisor.address()).expect("the queue has room");
             assert_eq!(connection.get("/health").expect("an answer").status, 200);

@@ -1,6 +1,6 @@
-//! Promise: a worker that is full of idle connections closes its door to nobody: the connection that has been idle
-//! longest gives its place, told as in a drain. Whoever is at work, was active within a second, or has not spoken yet
-//! keeps his.
+//! Promise: a worker that is full of idle connections still accepts: the connection that has been idle longest is
+//! closed, as in a drain, for each new one. A connection that has a request, was active within a second, or has had no
+//! answer yet keeps its place.
 
 use std::{os::unix::net::UnixStream, time::Duration};
 
@@ -41,7 +41,7 @@ fn the_one_that_was_idle_longest_gives_its_place_and_no_other() {
     let (took, stalled) = (begun.elapsed(), canary.longest());
     assert!(took < Duration::from_millis(100) + stalled, "{took:?}, stalled {stalled:?}");
     second.wait_eof().expect("a clean end");
-    assert_eq!(supervisor.status()["workers"][0]["connections"], 4, "that the client does not close is not waited for");
+    assert_eq!(supervisor.status()["workers"][0]["connections"], 4, "the worker does not wait for the client to close");
     for one in [&mut first, &mut silent, &mut third] {
         assert_eq!(one.get("/health").expect("it has kept its place").status, 200);
     }
@@ -50,7 +50,7 @@ fn the_one_that_was_idle_longest_gives_its_place_and_no_other() {
 }
 
 #[test]
-fn who_was_active_within_a_second_keeps_the_place_and_the_newcomer_waits_for_no_longer() {
+fn a_client_active_within_a_second_keeps_its_place_and_a_new_one_waits_no_longer() {
     let supervisor = launch("1", "2").serving(1);
     let (_first, begun) = (asks_once(&supervisor), now());
     let mut second = asks_once(&supervisor);
@@ -63,7 +63,7 @@ fn who_was_active_within_a_second_keeps_the_place_and_the_newcomer_waits_for_no_
 }
 
 #[test]
-fn a_full_worker_evicts_nobody_while_a_sibling_has_room() {
+fn a_full_worker_evicts_no_connection_while_a_sibling_has_room() {
     for reuse_port in ["true", "false"] {
         let supervisor = launch("2", "10").set("server.reuse_port", reuse_port).serving(2);
         let mut all: Vec<_> = (0..12).map(|_| asks_once(&supervisor)).collect();
@@ -109,7 +109,7 @@ fn three_thousand_that_ask_once_and_stay_are_each_answered_within_100_ms() {
     assert!(ended.iter().all(|number| *number < 1_500), "those who came first left first: {ended:?}");
 }
 
-/// Both listeners share the places, and each knows when its queue holds somebody.
+/// Both listeners share the places, and each knows when a client waits in its queue.
 #[test]
 fn a_unix_socket_and_a_port_take_places_from_each_other() {
     let supervisor = launch("1", "2").set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(1);

@@ -152,7 +152,7 @@ fn its_requests_are_refused_as_those_of_http1() {
     assert_eq!((total(&supervisor, "refused"), total(&supervisor, "requests")), (refusals, 2));
 }
 
-/// The client takes a body for a broken connection.
+/// A client that gets a body takes the connection for broken.
 #[test]
 fn an_answer_to_head_has_the_length_of_a_body_and_none() {
     let lengths = |supervisor: Supervisor, asked: &[(u16, &str)]| {

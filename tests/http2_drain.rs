@@ -43,7 +43,7 @@ impl Frame {
     }
 }
 
-/// A client that says exactly what it is told to.
+/// A client that sends exactly what the test tells it to.
 struct Client {
     stream: TcpStream,
     /// Read since it was opened.
@@ -58,7 +58,7 @@ impl Client {
         client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("sent");
         client.send(SETTINGS, 0, 0, &[]);
         client.send(SETTINGS, ACK, 0, &[]);
-        // The last thing that the server says by itself.
+        // The last frame that the server sends by itself.
         client.wait(|frame| frame.kind == WINDOW_UPDATE && frame.stream == 0);
         client
     }
@@ -82,7 +82,7 @@ impl Client {
         self.send(WINDOW_UPDATE, 0, stream, &by.to_be_bytes());
     }
 
-    /// The next frame; none at the end of the stream.
+    /// The next frame; `None` at the end of the connection.
     fn next(&mut self) -> Option<&Frame> {
         let mut head = [0; 9];
         match self.stream.read_exact(&mut head) {
@@ -174,7 +174,7 @@ fn a_busy_connection_is_warned_and_what_crosses_the_warning_is_served() {
     client.begin(1, "/debug/sleep/3000", false);
     in_flight(&supervisor, 1);
     let begun = drain(&supervisor, Signal::SIGHUP);
-    // Until then it is not told: there might be a quiet moment.
+    // Until then it is not warned: there might be a quiet moment.
     assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), MAX);
     assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
     let ping = client.wait(|frame| frame.kind == PING).payload.clone();
@@ -220,7 +220,7 @@ fn a_connection_that_pauses_during_a_drain_is_not_warned() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// A proxy under load pauses because its machine does, and then asks for all its clients at once.
+/// A proxy under load may pause because its machine does, and then sends the requests of all its clients at once.
 #[test]
 fn a_busy_connection_is_not_ended_at_its_first_short_pause() {
     let supervisor = launch().serving(1);
@@ -238,7 +238,7 @@ fn a_busy_connection_is_not_ended_at_its_first_short_pause() {
     assert_eq!(client.rest(from), [(GOAWAY, 243)]);
 }
 
-/// The app has handed it over long since, and nothing shows that it waits but the windows.
+/// The app has handed the answer over long ago; only the windows show that it still waits.
 #[test]
 fn an_answer_that_waits_for_its_client_is_not_cut() {
     let supervisor = launch().set("workers.drain_idle", r#""200ms""#).serving(1);
@@ -331,7 +331,7 @@ fn what_a_client_sends_after_the_end_does_not_destroy_the_goaway() {
 }
 
 #[test]
-fn a_stream_that_nobody_reads_is_cut_and_those_beside_it_go_on() {
+fn a_stream_that_the_client_does_not_read_is_reset_and_those_beside_it_go_on() {
     let supervisor = Launch::misbehave()
         .set("workers.count", "1")
         .set("http.keep_alive", r#""1h""#)
@@ -379,7 +379,7 @@ fn a_full_worker_says_goodbye_to_an_idle_connection_and_does_not_linger() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// As a proxy does that has one connection, and takes another as soon as it is told that this one ends.
+/// As a proxy does: it has one connection, and opens another as soon as it hears that this one ends.
 #[test]
 fn with_rebalance_the_requests_of_one_connection_come_to_all_workers() {
     let supervisor = Launch::new().set("workers.count", "4").set("http.http2_rebalance", "true").serving(4);
@@ -416,7 +416,7 @@ fn with_rebalance_the_requests_of_one_connection_come_to_all_workers() {
     }
 }
 
-/// A client that reads nothing while it is idle must not be dropped for it; one that is gone must not keep its streams.
+/// A client that reads nothing while it is idle must keep its connection; one that is gone must not keep its streams.
 #[test]
 fn a_silent_client_is_asked_by_a_ping_only_while_a_stream_is_open() {
     let supervisor = launch().serving(1);

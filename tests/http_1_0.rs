@@ -13,7 +13,7 @@ fn ask(connection: &mut Connection, path: &str) -> Response {
     connection.ask(request.as_bytes()).expect("an answer")
 }
 
-/// What all headers of this name say together.
+/// The words of all headers of this name.
 fn words<'a>(response: &'a Response, name: &str) -> Vec<&'a str> {
     let named = response.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
     named.map(|(_, value)| value.as_str()).collect()

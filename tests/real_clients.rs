@@ -124,7 +124,7 @@ fn httpx() {
     }
 }
 
-/// It reads nothing while it is idle, and takes any frame but a GOAWAY with the last stream for an error.
+/// httpx reads nothing while it is idle, and takes any frame except a GOAWAY with the last stream for an error.
 #[test]
 fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
     let supervisor = Launch::new().set("http.keep_alive", r#""300ms""#).serving(2);

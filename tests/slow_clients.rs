@@ -109,11 +109,11 @@ fn a_client_that_announced_its_last_request_is_not_waited_for_and_any_other_is()
 
 /// Many clients look for the answer only once they have written the whole body.
 #[test]
-fn a_client_that_reads_once_it_has_sent_all_finds_its_answer() {
+fn a_client_that_reads_only_when_it_has_sent_all_finds_its_answer() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n").expect("sent");
-    // Longer than a client that is silent is waited for.
+    // Longer than the worker waits for a silent client.
     for _ in 0..40 {
         crate::common::observe_for(Duration::from_millis(100));
         connection.send(&[b'a'; 250_000]).expect("the rest is taken");

@@ -184,7 +184,7 @@ fn the_protocol_is_agreed_on_in_the_handshake() {
             assert_eq!(connection.stream().conn.alpn_protocol(), agreed.map(str::as_bytes), "{offered:?}");
         }
     }
-    // What was agreed on is spoken. Where nothing was, HTTP/2 may be known beforehand.
+    // The protocol that ALPN chose is spoken. If ALPN chose none, the client may begin with HTTP/2.
     for (offered, spoken) in [(&[] as &[&str], &b"\0\0"[..]), (&["h2"], b"\0\0"), (&["http/1.1"], b"HTTP/1.1 505 ")] {
         let config = Client { protocols: offered, ..PLAIN }.trusting(&authority);
         let mut connection = connect(both.address(), &config);
