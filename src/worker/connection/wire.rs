@@ -40,7 +40,7 @@ const SHORT_LINGER: Duration = Duration::from_millis(500);
 const SCRATCH: usize = 8192;
 
 /// Up to this size, pieces are copied together and written by one send(2), which is cheaper than writev(2).
-const TOGETHER: usize = 1024;
+pub(super) const TOGETHER: usize = 1024;
 
 pub(super) struct Wire<T> {
     inner: TokioIo<Counted<T>>,

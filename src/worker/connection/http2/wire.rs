@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{Link, Parting};
 use crate::worker::{
-    connection::{Connection, departure::Stream, greeting::PREFACE},
+    connection::{Connection, departure::Stream, greeting::PREFACE, wire::TOGETHER},
     shared::Open,
 };
 
@@ -32,9 +32,6 @@ const LINGER: Duration = Duration::from_secs(5);
 /// How much is read at once: as much as h2 asks for, between `SCRATCH_MIN` and this.
 const SCRATCH: usize = 16_384;
 const SCRATCH_MIN: usize = 512;
-
-/// Up to this size, pieces are copied together and written by one send(2), which is cheaper than writev(2).
-const TOGETHER: usize = 1024;
 
 pub(in crate::worker::connection) struct Wire<T> {
     stream: T,
