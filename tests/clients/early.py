@@ -18,7 +18,7 @@ LOAD = dataclasses.replace(FRONT, size=SIZE, environment=(*FRONT.environment, ("
 
 
 def asked(proxy, transport, requests):
-    """Asks until there were so many requests."""
+    """Asks until this many requests are done."""
     result = Result()
     with Service(**(V2 if "v2" in transport else {})) as service, proxy.before(service, transport) as origin:
         while result.tried < requests:

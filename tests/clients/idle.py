@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Which side must keep idle connections longer, tried: each proxy before oxicorn over a wire of 20 ms, with its own idle time and
-with one that it is told. All clients ask at the same moment, then all wait for just about `http.keep_alive`, where a request
+with one that is set. All clients ask at the same moment, then all wait for just about `http.keep_alive`, where a request
 meets the FIN of a server that closes first. With a shorter idle time in the proxy nothing may be lost.
 
 `--keep-alive 75 --idle 60` is as it is deployed, and takes five minutes; the default shows the same in half of one. All proxies run

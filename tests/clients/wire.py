@@ -1,4 +1,4 @@
-"""A wire with a length: a relay to a port of this machine that delivers every byte, and every end, so many seconds later."""
+"""A wire with a length: a relay to a port of this machine that delivers every byte, and every end, after a delay."""
 import asyncio
 import contextlib
 import threading
