@@ -34,6 +34,8 @@
 //! - **abandoned**: a request whose client left before it was handed to the app, and that is not served.
 //! - **quiet**: at the final stop, all that waited in the listeners is accepted. **hush**: the time before it, in which no
 //!   new connection begins. **cut**: lost without an answer, and counted.
+//! - **idle**: a connection without a request under way; of HTTP/2, without an open stream. **evict**: close the connection
+//!   that has been idle longest, for a new one. **goodbye**: the one GOAWAY that ends an idle HTTP/2 connection.
 //! - **start folder**: the folder the service was started in, by the path the operator used; links in it are followed anew.
 //!
 //! # Invariants
