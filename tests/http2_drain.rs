@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::common::{Canary, Launch, PATIENCE, Signal, Supervisor, events, eventually, now};
+use crate::common::{Canary, Launch, PATIENCE, Signal, Supervisor, events, eventually, now, observe_for};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -232,10 +232,29 @@ fn a_busy_connection_is_not_ended_at_its_first_short_pause() {
     client.wait(|frame| frame.ends(1));
     (3..123).step_by(2).for_each(|stream| client.begin(stream + 120, "/health", false));
     client.wait(|frame| frame.ends(241));
-    crate::common::observe_for(Duration::from_millis(200));
+    observe_for(Duration::from_millis(200));
     client.get(243, "/health");
     let from = client.read.len();
     assert_eq!(client.rest(from), [(GOAWAY, 243)]);
+}
+
+/// Its requests are too short to be under way when the time for the warning comes, and its pauses too short for a goodbye.
+#[test]
+fn a_connection_with_short_requests_and_short_pauses_is_warned() {
+    let launch = launch().set("workers.drain_idle", r#""500ms""#).set("workers.graceful_timeout", r#""30s""#);
+    let supervisor = launch.serving(1);
+    let mut client = Client::open(supervisor.address());
+    supervisor.signal(Signal::SIGHUP);
+    let begun = now();
+    for stream in (1..).step_by(2) {
+        client.get(stream, "/health");
+        if let Some(goaway) = client.read.iter().find(|frame| frame.kind == GOAWAY) {
+            assert_eq!(goaway.number(0), MAX);
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "no GOAWAY long before the grace of 30 s ends");
+        observe_for(Duration::from_millis(8));
+    }
 }
 
 /// The app has handed the answer over long ago; only the windows show that it still waits.
@@ -270,9 +289,9 @@ fn a_header_block_that_is_half_there_is_waited_for() {
     let block = [vec![0x82, 0x86], literal(4, "/health"), literal(1, "localhost")].concat();
     let (first, second) = block.split_at(5);
     client.send(HEADERS, END_STREAM, 3, first);
-    crate::common::observe_for(Duration::from_millis(200));
+    observe_for(Duration::from_millis(200));
     drain(&supervisor, Signal::SIGHUP);
-    crate::common::observe_for(Duration::from_millis(500));
+    observe_for(Duration::from_millis(500));
     client.send(9, END_HEADERS, 3, second);
     client.wait(|frame| frame.ends(3));
     let from = client.read.len();
@@ -321,10 +340,10 @@ fn what_a_client_sends_after_the_end_does_not_destroy_the_goaway() {
     client.get(1, "/health");
     let from = client.read.len();
     drain(&supervisor, Signal::SIGHUP);
-    crate::common::observe_for(Duration::from_millis(1_000));
+    observe_for(Duration::from_millis(1_000));
     client.begin(3, "/debug/echo", true);
     client.send(DATA, END_STREAM, 3, &[b'a'; 10_000]);
-    crate::common::observe_for(Duration::from_millis(200));
+    observe_for(Duration::from_millis(200));
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
     client.stream.shutdown(Shutdown::Both).expect("it is still there");
     supervisor.wait_log(events::DRAINED, 1, Duration::from_secs(3));
@@ -352,7 +371,7 @@ fn a_stream_that_the_client_does_not_read_is_reset_and_those_beside_it_go_on() {
         }
         if kind == DATA && stream == 3 && length > 0 {
             client.widen(3, length as u32);
-            crate::common::observe_for(Duration::from_millis(5));
+            observe_for(Duration::from_millis(5));
         }
     }
     assert_eq!(cut, Some((1, CANCEL)));
@@ -370,7 +389,7 @@ fn a_full_worker_says_goodbye_to_an_idle_connection_and_does_not_linger() {
     let supervisor = launch().set("http.worker_connections", "1").serving(1);
     let mut client = Client::open(supervisor.address());
     client.get(1, "/health");
-    crate::common::observe_for(Duration::from_millis(1_100));
+    observe_for(Duration::from_millis(1_100));
     let from = client.read.len();
     let (canary, begun) = (Canary::start(), now());
     assert_eq!(crate::common::get(supervisor.address(), "/health").status, 200);

@@ -332,9 +332,13 @@ impl Http2 {
         let ends = shared.ends();
         let after = |since: u64, time: u64| if ends { 0 } else { since + time };
         let pause = if link.streams.are_busy() { QUIET_IF_BUSY } else { QUIET };
-        let quiet = activity.idle_since().map(|since| after(since, pause));
+        let idle_since = activity.idle_since();
+        let quiet = idle_since.map(|since| after(since, pause));
         match link.stage {
-            Stage::Open if quiet.is_some() => quiet.map(|at| (at, Due::Part)),
+            Stage::Open if idle_since.is_some_and(|since| since <= by || ends || self.left) => {
+                quiet.map(|at| (at, Due::Part))
+            }
+            // Also if it is idle now: it has been busy after `by`, with requests too short to be met under way.
             Stage::Open => (!self.left).then(|| (after(by, 0), Due::Leave)),
             Stage::Warned { over: true, .. } | Stage::Ending { .. } => None,
             Stage::Warned { since, answered, .. } => {
