@@ -204,6 +204,11 @@ impl Link {
         self.tell(were_open, activity, now);
     }
 
+    /// Whether the connection ends by a GOAWAY without an error.
+    fn ends_well(&self) -> bool {
+        self.parting != Parting::No || matches!(self.stage, Stage::Ending { .. })
+    }
+
     /// Our frames that can be written now: only between two frames of h2's.
     fn ours(&mut self) -> Option<&[u8]> {
         if !self.outbound.is_between() {

@@ -25,9 +25,13 @@ use crate::worker::{
     shared::Open,
 };
 
-/// After the goodbye a client may be silent, and read the GOAWAY only when it sends its next request. If we had closed
-/// by then, that request would be answered by an RST, which destroys the GOAWAY.
-const LINGER: Duration = Duration::from_secs(5);
+/// After the goodbye the client has so long to end first. Our FIN right behind the GOAWAY would fail a request that the
+/// client has begun meanwhile: Java's HttpClient reports the end of the stream, instead of asking anew elsewhere.
+const FIN_AFTER: Duration = Duration::from_millis(500);
+
+/// A client may be silent, and read the GOAWAY only when it sends its next request. If we had closed by then, that
+/// request would be answered by an RST, which destroys the GOAWAY.
+const LINGER: Duration = Duration::from_millis(4_500);
 
 /// How much is read at once: as much as h2 asks for, between `SCRATCH_MIN` and this.
 const SCRATCH: usize = 16_384;
@@ -41,8 +45,17 @@ pub(in crate::worker::connection) struct Wire<T> {
     first: Vec<u8>,
     /// What h2 has had no room for.
     passed: Vec<u8>,
-    linger: Option<Pin<Box<Sleep>>>,
+    end: End,
     _open: Open,
+}
+
+/// How far the connection is with its end.
+enum End {
+    No,
+    /// All is said; our FIN waits for the client's.
+    Said(Pin<Box<Sleep>>),
+    /// Our FIN is sent.
+    HalfClosed(Pin<Box<Sleep>>),
 }
 
 impl<T: Stream> Wire<T> {
@@ -55,7 +68,7 @@ impl<T: Stream> Wire<T> {
         open: Open,
     ) -> Self {
         let passed = first.drain(..PREFACE.len().min(first.len())).collect();
-        Self { stream, link, connection, first, passed, linger: None, _open: open }
+        Self { stream, link, connection, first, passed, end: End::No, _open: open }
     }
 
     /// Writes our frames, if they can be written now.
@@ -196,29 +209,45 @@ impl<T: Stream> Write for Wire<T> {
         }
     }
 
-    /// Half-closes, then reads and discards until the client ends, for `LINGER` at most.
+    /// Half-closes: after a goodbye once the client has, or `FIN_AFTER`. Then reads and discards until the client ends, for
+    /// `LINGER` at most.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.linger.is_none() {
-            lock(&this.link).parting = Parting::Done;
-            this.connection.activity.leaves();
-            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        }
-        // Another needs its place now.
-        if this.connection.activity.is_asked_to_leave() {
-            return Poll::Ready(Ok(()));
-        }
-        let linger = this.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        let mut scrap = [MaybeUninit::uninit(); SCRATCH];
         loop {
-            let mut scrap = ReadBuf::uninit(&mut scrap);
-            match Pin::new(&mut this.stream).poll_read(cx, &mut scrap) {
-                // The timer does not say that its time is over while a client sends without a pause: this task then has
-                // used up its budget whenever it asks.
-                Poll::Ready(Ok(())) if !scrap.filled().is_empty() && Instant::now() < linger.deadline() => {}
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => return linger.as_mut().poll(cx).map(Ok),
+            match &mut this.end {
+                End::No => {
+                    ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+                    let patience = if lock(&this.link).ends_well() { FIN_AFTER } else { Duration::ZERO };
+                    lock(&this.link).parting = Parting::Done;
+                    this.connection.activity.leaves();
+                    this.end = End::Said(Box::pin(sleep(patience)));
+                }
+                End::Said(wait) => {
+                    // Another may need its place now.
+                    if !this.connection.activity.is_asked_to_leave() {
+                        ready!(poll_discard(&mut this.stream, wait, cx));
+                    }
+                    ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+                    this.end = End::HalfClosed(Box::pin(sleep(LINGER)));
+                }
+                End::HalfClosed(_) if this.connection.activity.is_asked_to_leave() => return Poll::Ready(Ok(())),
+                End::HalfClosed(linger) => return poll_discard(&mut this.stream, linger, cx).map(Ok),
             }
+        }
+    }
+}
+
+/// Reads and discards until the client ends, or its time is over.
+fn poll_discard<T: Stream>(stream: &mut T, time: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
+    let mut scrap = [MaybeUninit::uninit(); SCRATCH];
+    loop {
+        let mut scrap = ReadBuf::uninit(&mut scrap);
+        match Pin::new(&mut *stream).poll_read(cx, &mut scrap) {
+            // The timer does not say that its time is over while a client sends without a pause: this task then has
+            // used up its budget whenever it asks.
+            Poll::Ready(Ok(())) if !scrap.filled().is_empty() && Instant::now() < time.deadline() => {}
+            Poll::Ready(_) => return Poll::Ready(()),
+            Poll::Pending => return time.as_mut().poll(cx),
         }
     }
 }
