@@ -81,6 +81,8 @@ where
     };
     Ok(tokio::spawn(async move {
         let mut taken = 0;
+        // Since the last accept an idle connection has given up its descriptor.
+        let mut freed = false;
         // When the queue was last known to be empty. A new worker knows nothing.
         let mut empty_at = 0;
         loop {
@@ -100,6 +102,7 @@ where
             }
             match accepted {
                 Ok(stream) => {
+                    freed = false;
                     let one_leaves = shared.make_place();
                     stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
@@ -112,8 +115,11 @@ where
                 Err(error) => match fd::why_not_accepted(&error) {
                     // Shut down at the final stop, by us or by a sibling.
                     NotAccepted::Closed => return,
-                    NotAccepted::Exhausted if shared.free_descriptor().await => {}
+                    // Where another process takes what is freed, not every idle connection has to go for it.
+                    NotAccepted::Exhausted
+                        if !std::mem::replace(&mut freed, true) && shared.free_descriptor().await => {}
                     NotAccepted::Exhausted => {
+                        freed = false;
                         if let Some(suppressed) = shared.exhausted.pass() {
                             tracing::warn!(
                                 event = "accept_exhausted",
