@@ -134,3 +134,37 @@ fn a_unix_socket_and_a_port_take_places_from_each_other() {
     assert_eq!(supervisor.status()["workers"][0]["connections"], 2);
     drop(ports);
 }
+
+/// The kernel gives both workers their share of the new connections, for both are full.
+#[test]
+fn a_worker_with_idle_connections_takes_what_waits_for_a_full_one_with_none() {
+    let supervisor = launch("2", "10").serving(2);
+    let (mut busy, mut idle) = (Vec::new(), Vec::new());
+    let mut first = None;
+    for _ in 0..20 {
+        let mut connection = Connection::open(supervisor.address()).expect("a connection");
+        let pid = connection.get("/debug/connections").expect("an answer").json()["pid"].as_u64();
+        if *first.get_or_insert(pid) == pid { busy.push(connection) } else { idle.push(connection) }
+    }
+    assert_eq!((busy.len(), idle.len()), (10, 10));
+    for connection in &mut busy {
+        connection.send(&request("GET", "/debug/sleep/6000", &[], b"")).expect("sent");
+    }
+    observe_for(LONG_IDLE);
+    let (canary, begun) = (Canary::start(), now());
+    let asked: Vec<_> = (0..8)
+        .map(|_| {
+            let mut connection = Connection::open(supervisor.address()).expect("a connection");
+            connection.send(&request("GET", "/health", &[], b"")).expect("sent");
+            connection
+        })
+        .collect();
+    for mut connection in asked {
+        assert_eq!(connection.answer().expect("an answer").status, 200);
+    }
+    let (took, stalled) = (begun.elapsed(), canary.longest());
+    assert!(took < Duration::from_secs(2) + stalled, "{took:?}, stalled {stalled:?}");
+    for mut connection in busy {
+        assert_eq!(connection.answer().expect("it was at work").status, 200);
+    }
+}

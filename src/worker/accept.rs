@@ -103,7 +103,7 @@ where
             match accepted {
                 Ok(stream) => {
                     freed = false;
-                    let one_leaves = shared.make_place();
+                    let one_leaves = shared.make_place(1);
                     stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
                     // The connection that gives its place ends in this turn.

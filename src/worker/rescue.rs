@@ -70,7 +70,7 @@ impl<S> Watch<S> {
         S: Serve<B>,
         B: Answer,
     {
-        if self.shared.drains() || self.shared.room() == 0 {
+        if self.shared.drains() || !self.shared.has_place() {
             return false;
         }
         let mut needy = self.look();
@@ -148,10 +148,16 @@ impl<S> Watch<S> {
     {
         let sockets = self.shared.listeners.of_slot(slot);
         sockets.fold(false, |more, socket| {
-            let most = PER_TURN.min(u32::try_from(self.shared.room()).unwrap_or(u32::MAX));
+            if !self.shared.has_place() {
+                return false;
+            }
+            // A full worker takes one at a time: an idle connection leaves for it.
+            let room = u32::try_from(self.shared.room()).unwrap_or(u32::MAX);
+            let most = room.clamp(1, PER_TURN);
             let taken = accept::take(socket, most, self.shared, &self.app);
+            self.shared.make_place(0);
             self.shared.row.rescued(taken);
-            more || taken == PER_TURN
+            more || taken == most
         })
     }
 }

@@ -325,15 +325,20 @@ impl Shared {
         }
     }
 
+    /// Whether a new connection can be taken now.
+    pub(super) fn has_place(&self) -> bool {
+        self.place_in().is_zero()
+    }
+
     /// Completes when a connection ends, or after `most`.
     pub(super) async fn vacated(&self, most: Duration) {
         let _ = timeout(most, self.vacated.notified()).await;
     }
 
-    /// Makes idle connections leave until a new connection fits. Whether there was no place before.
-    pub(super) fn make_place(&self) -> bool {
+    /// Makes idle connections leave until so many new ones fit. Whether there was no place before.
+    pub(super) fn make_place(&self, new: u64) -> bool {
         let limit = self.http.worker_connections;
-        let over = if limit == 0 { 0 } else { (self.row.connections() + 1).saturating_sub(limit) };
+        let over = if limit == 0 { 0 } else { (self.row.connections() + new).saturating_sub(limit) };
         for _ in 0..over {
             self.evict("http.worker_connections is reached");
         }
