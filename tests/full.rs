@@ -53,6 +53,8 @@ fn the_one_that_was_idle_longest_gives_its_place_and_no_other() {
 fn a_client_active_within_a_second_keeps_its_place_and_a_new_one_waits_no_longer() {
     let supervisor = launch("1", "2").serving(1);
     let (_first, begun) = (asks_once(&supervisor), now());
+    // So that the first has been idle longer, also on a clock of 10 ms.
+    observe_for(Duration::from_millis(30));
     let mut second = asks_once(&supervisor);
     let canary = Canary::start();
     let _third = asks_once(&supervisor);
