@@ -66,7 +66,7 @@ pub(super) struct Shared {
     /// The watch above, for the request path: no lock to read.
     drains: AtomicBool,
     /// When it was raised, on the coarse clock; `NEVER` before.
-    pub(super) drain_began: AtomicU64,
+    drain_began: AtomicU64,
     /// Until when busy connections of HTTP/2 may become quiet, see [`drain_waits`](Self::drain_waits).
     drain_waits: AtomicU64,
     /// `workers.drain_idle`
@@ -186,6 +186,10 @@ impl Shared {
     /// The master has said that this worker drains, and its message is not read yet: what comes now is for its successor.
     pub(super) fn is_about_to_drain(&self) -> bool {
         self.row.told_drain() && !self.drains.load(Relaxed)
+    }
+
+    pub(super) fn has_begun_drain(&self) -> bool {
+        self.drain_began.load(Relaxed) != NEVER
     }
 
     /// When this drain closes a connection that has been idle since `since`, on the coarse clock. `None` outside of a
