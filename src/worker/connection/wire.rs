@@ -40,7 +40,7 @@ const SHORT_LINGER: Duration = Duration::from_millis(500);
 const SCRATCH: usize = 8192;
 
 /// Up to this size, pieces are copied together and written by one send(2), which is cheaper than writev(2).
-pub(super) const TOGETHER: usize = 1024;
+const TOGETHER: usize = 1024;
 
 pub(super) struct Wire<T> {
     inner: TokioIo<Counted<T>>,
@@ -252,14 +252,7 @@ impl<T: Stream> Write for Wire<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut together = [MaybeUninit::uninit(); TOGETHER];
-        let mut together = ReadBuf::uninit(&mut together);
-        let written = if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= TOGETHER {
-            bufs.iter().for_each(|buf| together.put_slice(buf));
-            Pin::new(&mut self.inner).poll_write(cx, together.filled())
-        } else {
-            Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-        };
+        let written = poll_write_together(self.inner.inner_mut(), cx, bufs);
         self.wrote(written)
     }
 
@@ -290,6 +283,22 @@ impl<T: Stream> Write for Wire<T> {
         }
         let patience = this.patience();
         this.linger.poll(&mut this.inner.inner_mut().stream, patience, cx).map(Ok)
+    }
+}
+
+/// Writes small pieces as one.
+pub(super) fn poll_write_together<T: AsyncWrite + Unpin>(
+    stream: &mut T,
+    cx: &mut Context<'_>,
+    bufs: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let mut together = [MaybeUninit::uninit(); TOGETHER];
+    let mut together = ReadBuf::uninit(&mut together);
+    if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= TOGETHER {
+        bufs.iter().for_each(|buf| together.put_slice(buf));
+        Pin::new(stream).poll_write(cx, together.filled())
+    } else {
+        Pin::new(stream).poll_write_vectored(cx, bufs)
     }
 }
 

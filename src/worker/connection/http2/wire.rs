@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{Link, Parting};
 use crate::worker::{
-    connection::{Connection, departure::Stream, greeting::PREFACE, wire::TOGETHER},
+    connection::{Connection, departure::Stream, greeting::PREFACE, wire::poll_write_together},
     shared::Open,
 };
 
@@ -198,15 +198,7 @@ impl<T: Stream> Write for Wire<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut together = [MaybeUninit::uninit(); TOGETHER];
-        let mut together = ReadBuf::uninit(&mut together);
-        if bufs.iter().map(|buf| buf.len()).sum::<usize>() <= TOGETHER {
-            bufs.iter().for_each(|buf| together.put_slice(buf));
-            let together = together.filled();
-            self.poll_pass(cx, bufs, |stream, cx| stream.poll_write(cx, together))
-        } else {
-            self.poll_pass(cx, bufs, |stream, cx| stream.poll_write_vectored(cx, bufs))
-        }
+        self.poll_pass(cx, bufs, |mut stream, cx| poll_write_together(&mut stream, cx, bufs))
     }
 
     /// Half-closes: after a goodbye once the client has, or `FIN_AFTER`. Then reads and discards until the client ends, for
