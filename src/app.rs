@@ -294,13 +294,13 @@ impl App {
             return refuse(&error_chain(&error));
         }
         for found in inherited {
-            tracing::warn!(event = "inherited", "inherited from the program that started this one: {found}");
+            tracing::warn!(event = "inherited_state", "inherited from the program that started this one: {found}");
         }
         settings::say_warnings(&resolved.warnings);
         if let Err(error) = (self.prepare)(&Preparation { resolved: &resolved, running: None }) {
             let reason = error_chain(error.as_ref());
             tracing::error!(
-                event = "boot_gave_up",
+                event = "boot_failed",
                 reason,
                 "what workers need could not be prepared; the master gives up"
             );

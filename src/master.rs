@@ -353,7 +353,7 @@ impl Shell {
             Signal::Hup => self.request_reload(None),
             Signal::Usr2 => self.request_upgrade(None, None),
             Signal::Winch => tracing::warn!(
-                event = "ignored_signal",
+                event = "signal_ignored",
                 signal = signal.name(),
                 "{} does nothing; the master goes on as before",
                 signal.name()
@@ -367,7 +367,11 @@ impl Shell {
 
     fn serve(&mut self, caller: Caller, request: Request) {
         if let Some(refusal) = self.refusal(&request.meant) {
-            tracing::info!(event = "control", reason = refusal, "a command means another service; nothing was done");
+            tracing::info!(
+                event = "control_socket",
+                reason = refusal,
+                "a command means another service; nothing was done"
+            );
             return self.answer(caller, protocol::Answer::refused(refusal));
         }
         match request.command {
@@ -681,7 +685,7 @@ impl Shell {
             }
             ExitReason::NoWorkerReady => {
                 let reason = self.boot_failure.as_deref().unwrap_or("none could be forked");
-                tracing::error!(event = "boot_gave_up", reason, "no worker became ready; the master gives up");
+                tracing::error!(event = "boot_failed", reason, "no worker became ready; the master gives up");
                 Outcome::NoWorkerReady
             }
         }
@@ -735,7 +739,7 @@ fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners
     let needed = settings.http.worker_connections + listeners.all().count() as u64 + ALLOWANCE;
     match limit {
         Ok(limit) if limit < needed => tracing::warn!(
-            event = "few_files",
+            event = "nofile_limit_low",
             limit,
             needed,
             "RLIMIT_NOFILE is {limit}, but http.worker_connections and the listeners may need {needed}"

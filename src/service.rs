@@ -140,9 +140,9 @@ async fn warn_of_what_is_missing(store: Store) {
     loop {
         match store.missing().await {
             Ok(None) => return,
-            Ok(Some(missing)) => return tracing::warn!(event = "not_migrated", "{missing}"),
+            Ok(Some(missing)) => return tracing::warn!(event = "migration_needed", "{missing}"),
             Err(StoreError::Unfit { reason }) => {
-                return tracing::error!(event = "not_migrated", reason, "the database is of a newer program");
+                return tracing::error!(event = "migration_needed", reason, "the database is of a newer program");
             }
             Err(_) => tokio::time::sleep(Duration::from_secs(5)).await,
         }

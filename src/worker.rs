@@ -265,7 +265,7 @@ where
         && timeout(until.saturating_duration_since(Instant::now()).max(LAST_BYTES), hook).await.is_err()
     {
         tracing::warn!(
-            event = "hook_cut",
+            event = "shutdown_hook_timeout",
             slot,
             generation,
             "the shutdown hook did not end within the grace; it was cut"

@@ -20,7 +20,7 @@ use crate::common::{
 use crate::https::{Authority, PLAIN, WithTls, connect};
 
 /// After this long the impatient clients leave: twice what a client that gave up is known by.
-const GAVE_UP: Duration = Duration::from_millis(1_000);
+const SERVICE_BOOT_FAILED: Duration = Duration::from_millis(1_000);
 
 fn launch() -> Launch {
     Launch::new()
@@ -88,7 +88,7 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
         reset.send(&fact("reset")).expect("sent");
         waiting.send(&fact("waiting")).expect("sent");
         kept.send(&fact("gone from a kept connection")).expect("sent");
-        observe_for(GAVE_UP);
+        observe_for(SERVICE_BOOT_FAILED);
         SockRef::from(reset.stream()).set_linger(Some(Duration::ZERO)).expect("our own socket");
         drop((gone, gone_unix, reset, kept));
         (waiting, half, half_unix)
@@ -121,7 +121,7 @@ fn a_request_that_ends_workers_ends_none_after_its_client_has_left() {
             client
         });
         let clients: Vec<_> = clients.collect();
-        observe_for(GAVE_UP);
+        observe_for(SERVICE_BOOT_FAILED);
         drop(clients);
     });
     wait_abandoned(&supervisor, 6);
@@ -146,7 +146,7 @@ fn a_handler_that_blocks_makes_the_loop_ask_again() {
         half.send(&fact("half-closed")).expect("sent");
         half.finish_sending();
     });
-    observe_for(GAVE_UP);
+    observe_for(SERVICE_BOOT_FAILED);
     drop(gone);
     assert_eq!(half.answer().expect("a half-close is answered").status, 201);
     assert_eq!(blocking.answer().expect("late").status, 200);
@@ -163,7 +163,7 @@ fn it_is_the_same_over_tls() {
     assert_eq!(kept.get("/health").expect("an answer").status, 200);
     while_it_stands_still(&supervisor, |_| {
         kept.send(&fact("gone")).expect("sent");
-        observe_for(GAVE_UP);
+        observe_for(SERVICE_BOOT_FAILED);
         drop(kept);
     });
     wait_abandoned(&supervisor, 1);
@@ -184,7 +184,7 @@ fn it_is_the_same_behind_a_proxy_header() {
         half.send(&fact("half-closed")).expect("sent");
         half.finish_sending();
         gone.send(&fact("gone")).expect("sent");
-        observe_for(GAVE_UP);
+        observe_for(SERVICE_BOOT_FAILED);
         half
     });
     assert_eq!(half.answer().expect("a half-close is answered").status, 201);
@@ -206,7 +206,7 @@ fn streams_go_with_their_http2_connection() {
     while_it_stands_still(&supervisor, |address| {
         let mut gone = TcpStream::connect(address).expect("a connection");
         gone.write_all(&ask).expect("sent");
-        observe_for(GAVE_UP);
+        observe_for(SERVICE_BOOT_FAILED);
     });
     eventually("its connection is over", PATIENCE, || {
         let status = supervisor.status();

@@ -12,7 +12,7 @@ fn gave_up(mut supervisor: Supervisor) -> (String, Log) {
     assert_eq!(code, 3, "no worker became ready at first boot");
     assert_eq!(supervisor.leftovers(), [], "no orphan stays");
     assert!(!supervisor.path("app.pid").exists(), "the pidfile is removed");
-    let lines: Vec<_> = log.lines_of(events::GAVE_UP).map(str::to_owned).collect();
+    let lines: Vec<_> = log.lines_of(events::SERVICE_BOOT_FAILED).map(str::to_owned).collect();
     assert_eq!(lines.len(), 1, "one line says why");
     (lines[0].clone(), log)
 }

@@ -13,7 +13,7 @@ fn a_worker_that_could_not_ask_to_be_recycled_asks_again() {
         get(supervisor.address(), "/debug/connections");
     }
     supervisor.signal(Signal::SIGCONT);
-    supervisor.wait_log(events::RECYCLE_ASKED, 1, PATIENCE);
+    supervisor.wait_log(events::RECYCLE_REQUESTED, 1, PATIENCE);
     supervisor.stop();
 }
 

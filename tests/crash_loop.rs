@@ -18,7 +18,7 @@ fn a_crash_after_ready_is_not_a_spin() {
     // One of the two waits; the other is tried at the pace of the floor, 100 ms.
     assert!((5..=60).contains(&forks), "{forks} forks in five seconds");
     assert!(log.count(events::BACKOFF) >= 2, "each pause is in the log");
-    assert_eq!(log.count(events::GAVE_UP), 0, "it was ready once: the master never gives up");
+    assert_eq!(log.count(events::SERVICE_BOOT_FAILED), 0, "it was ready once: the master never gives up");
     assert!(supervisor.is_running());
 
     let started = now();
@@ -67,9 +67,9 @@ fn one_bad_request_again_and_again_leaves_every_slot_served() {
     }
     let log = supervisor.log();
     assert_eq!(log.count(events::BACKOFF), 0, "a worker that answered is replaced at once");
-    let named = log.lines_of(events::CULPRIT).last().expect("the request is named");
+    let named = log.lines_of(events::CRASH_SUSPECT).last().expect("the request is named");
     assert!(named.contains("GET /debug/abort was in flight in 8 of the last 8 deaths"), "{named}");
-    assert_eq!(log.count(events::CULPRIT), 6, "from the third death on");
+    assert_eq!(log.count(events::CRASH_SUSPECT), 6, "from the third death on");
     let table = supervisor.ctl(&["status"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("GET /debug/abort was in flight in 8 of the last 8 deaths"), "{table}");
@@ -124,7 +124,7 @@ fn in_quarantine_the_bad_request_is_answered_503_by_all_workers_and_nothing_else
         supervisor.wait_serving(2);
         crash(&supervisor, "/debug/abort?again");
     }
-    let line = supervisor.wait_log(events::QUARANTINE, 1, PATIENCE).swap_remove(0);
+    let line = supervisor.wait_log(events::QUARANTINE_STARTED, 1, PATIENCE).swap_remove(0);
     assert_eq!(field(&line, "request"), Some("GET /debug/abort"), "{line}");
     let workers = supervisor.wait_serving(2);
     for _ in 0..20 {
@@ -158,6 +158,6 @@ fn who_was_there_when_an_operator_killed_is_not_put_in_quarantine() {
         supervisor.wait_gone(victim);
     }
     let log = supervisor.log();
-    let named = log.lines_of(events::CULPRIT).count();
-    assert_eq!((named, log.count(events::QUARANTINE)), (2, 0));
+    let named = log.lines_of(events::CRASH_SUSPECT).count();
+    assert_eq!((named, log.count(events::QUARANTINE_STARTED)), (2, 0));
 }

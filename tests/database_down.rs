@@ -133,7 +133,7 @@ fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
     // A few requests fail and some succeed at the edges; what there is not is a line for each request.
     let lines = log.count("dependency_failed");
     assert!((1..=20).contains(&lines), "{lines} lines of one outage");
-    assert!(log.count("dependency_back") >= 1);
+    assert!(log.count("dependency_recovered") >= 1);
     supervisor.stop();
 }
 
@@ -166,12 +166,12 @@ fn a_full_disk_fails_writes_and_is_told_once() {
     });
     let log = supervisor.log();
     let failed: Vec<_> = log.lines_of("dependency_failed").collect();
-    assert_eq!((failed.len(), log.count("dependency_back")), (1, 0), "{failed:#?}");
+    assert_eq!((failed.len(), log.count("dependency_recovered")), (1, 0), "{failed:#?}");
     assert!(failed[0].contains("writing to the database fails") && failed[0].contains("full"), "{}", failed[0]);
 
     std::fs::remove_file(&seen).expect("our own file");
     wait_ready(&supervisor, 200);
-    supervisor.wait_log("dependency_back", 1, PATIENCE);
+    supervisor.wait_log("dependency_recovered", 1, PATIENCE);
     assert_eq!(write(address), 201);
     supervisor.stop();
 }

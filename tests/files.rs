@@ -327,7 +327,7 @@ fn the_file_of_a_unix_socket_is_made_again() {
         fs::remove_file(&path).expect("the socket's file");
         told(&supervisor.ctl(&["check"]), 0, &["settings are valid", "app.sock has lost its file and gets a new one"]);
         told(&ask(&supervisor, &[command]), 0, &["generation 2 serves"]);
-        assert_eq!(supervisor.log().count("socket_made_again"), 1);
+        assert_eq!(supervisor.log().count("socket_recreated"), 1);
         assert_eq!(fs::metadata(&path).expect("the socket's file").mode() & 0o777, 0o660);
         answers(&path);
         hears(&mut early, true);
@@ -445,12 +445,12 @@ fn a_pid_file_that_is_gone_is_written_again() {
     for (round, command) in ["reload", "upgrade"].into_iter().enumerate() {
         fs::remove_file(&pid).expect("the pid file");
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
-        assert_eq!((written(), supervisor.log().count("pidfile_made_again")), (ours.clone(), round * 3 + 1));
+        assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 1));
         // Replaced by a copy of no living master.
         fs::rename(&pid, supervisor.path("old")).expect("the pid file");
         write(&pid, "1\n");
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
-        assert_eq!((written(), supervisor.log().count("pidfile_made_again")), (ours.clone(), round * 3 + 2));
+        assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 2));
         // Its folder went: no reason to refuse new certificates.
         fs::rename(&run, supervisor.path("old-run")).expect("our own folder");
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
@@ -458,7 +458,7 @@ fn a_pid_file_that_is_gone_is_written_again() {
         fs::remove_dir_all(supervisor.path("old-run")).expect("our own folder");
         fs::create_dir(&run).expect("a folder in our own");
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
-        assert_eq!((written(), supervisor.log().count("pidfile_made_again")), (ours.clone(), round * 3 + 3));
+        assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 3));
     }
     supervisor.stop();
     assert!(!pid.exists());

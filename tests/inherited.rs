@@ -10,7 +10,7 @@ fn after(act: &str) -> Launch {
 }
 
 fn inherited(supervisor: &Supervisor) -> String {
-    supervisor.log().lines_of("inherited").collect::<Vec<_>>().join("\n")
+    supervisor.log().lines_of("inherited_state").collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn blocked_signals_are_unblocked() {
 fn signals_that_wait_behind_the_mask_do_not_end_the_start() {
     let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE))";
     let mut supervisor = after(&format!("{block}; kill $_, $$ for qw(HUP USR1 USR2 ALRM PIPE)")).serving(2);
-    assert_eq!(supervisor.log().count("reload"), 0);
+    assert_eq!(supervisor.log().count("reload_started"), 0);
     supervisor.stop();
 }
 

@@ -202,7 +202,7 @@ fn refused_and_shed_requests_do_not_age_a_worker() {
     for _ in 0..20 {
         refused(&supervisor, &long, 414, "uri_too_long", "limit_request_line");
     }
-    assert_eq!((supervisor.log().count("recycle_asked"), total(&supervisor, "recycled")), (0, 0));
+    assert_eq!((supervisor.log().count("recycle_requested"), total(&supervisor, "recycled")), (0, 0));
 }
 
 #[test]

@@ -64,14 +64,14 @@ fn counts_are_the_clients_own_after_recycles_and_a_kill() {
     for (round, mode) in [Mode::KeepAlive { think_ms: 1 }, Mode::PerRequest { think_ms: 1 }].into_iter().enumerate() {
         let load = Load::start(address, "/debug/connections", 4, mode);
         eventually("recycles under load", 2 * PATIENCE, || {
-            (supervisor.log().count(events::RECYCLE_ASKED) >= 4 * (round + 1)).then_some(())
+            (supervisor.log().count(events::RECYCLE_REQUESTED) >= 4 * (round + 1)).then_some(())
         });
         let tally = load.finish();
         tally.assert_nothing_lost();
         answered += tally.ok;
         eventually("every recycle is over", PATIENCE, || {
             let log = supervisor.log();
-            let begun = log.count(events::RECYCLE_ASKED) == log.count(events::DRAINING);
+            let begun = log.count(events::RECYCLE_REQUESTED) == log.count(events::DRAINING);
             (begun && supervisor.worker_pids().len() == 2).then_some(())
         });
         let victim = supervisor.wait_serving(2)[0];
@@ -162,7 +162,7 @@ fn it_is_answered_before_the_app_and_never_counted() {
     // To HEAD comes the length of a body, and no body: this client waits for one until the connection ends.
     head.answer().expect_err("no body");
 
-    assert_eq!(supervisor.log().count(events::RECYCLE_ASKED), 0);
+    assert_eq!(supervisor.log().count(events::RECYCLE_REQUESTED), 0);
     for (method, path, status) in [("POST", "/metrics", 404), ("GET", "/metrics/", 404), ("GET", "/Metrics", 404)] {
         let mut other = Connection::open(supervisor.address()).expect("a connection");
         assert_eq!(other.ask(&request(method, path, &[], b"")).expect("the app answers").status, status, "{path}");

@@ -122,17 +122,17 @@ fn a_worker_says_once_what_is_missing_and_serves() {
     let mongod = Mongod::start();
     let launch = || Launch::new().env("MONGODB_URI", &mongod.uri());
     let mut supervisor = launch().serving(2);
-    let said = supervisor.wait_log("not_migrated", 1, PATIENCE);
+    let said = supervisor.wait_log("migration_needed", 1, PATIENCE);
     assert!(said[0].contains("migrate") && said[0].contains("r3nd"), "{}", said[0]);
     assert_eq!(get(supervisor.address(), "/facts?tag=a").status, 200);
     supervisor.stop();
-    assert_eq!(supervisor.log().count("not_migrated"), 1, "one worker says it, once");
+    assert_eq!(supervisor.log().count("migration_needed"), 1, "one worker says it, once");
 
     assert_exit(&launch().run_with(&["migrate"]), 0);
     let mut supervisor = launch().serving(2);
     assert_eq!(get(supervisor.address(), "/ready").status, 200);
     supervisor.stop();
-    assert_eq!(supervisor.log().count("not_migrated"), 0);
+    assert_eq!(supervisor.log().count("migration_needed"), 0);
 }
 
 #[test]

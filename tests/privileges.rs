@@ -104,6 +104,6 @@ fn a_folder_that_was_there_keeps_its_owner() {
     assert_eq!(supervisor.wait_exit(PATIENCE), 3, "nobody cannot write there");
     assert_eq!(fs::metadata(supervisor.path("data")).expect("it is still there").uid(), 0);
     let log = supervisor.log();
-    let line = log.lines_of(events::GAVE_UP).next().expect("one line says why");
+    let line = log.lines_of(events::SERVICE_BOOT_FAILED).next().expect("one line says why");
     assert!(line.contains("facts.db"), "{line}");
 }

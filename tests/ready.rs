@@ -47,7 +47,7 @@ fn one_that_comes_back_is_believed_again() {
     assert_eq!(get(supervisor.address(), "/ready").json()["checks"]["late"], "unavailable");
     let _listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is still free");
     eventually("ready", PATIENCE, || (get(supervisor.address(), "/ready").status == 200).then_some(()));
-    supervisor.wait_log("dependency_back", 1, PATIENCE);
+    supervisor.wait_log("dependency_recovered", 1, PATIENCE);
     supervisor.stop();
 }
 

@@ -45,14 +45,17 @@ fn max_requests_under_load_loses_nothing() {
     let keep_alive = Load::start(address, "/debug/connections", 8, Mode::KeepAlive { think_ms: 20 });
     let new = Load::start(address, "/debug/connections", 4, Mode::PerRequest { think_ms: 10 });
     let silent = Load::start(address, "/debug/connections", 4, Mode::SlowFirstByte { up_to_ms: 900 });
-    eventually("twelve recycles", 3 * PATIENCE, || (supervisor.log().count(events::RECYCLE_ASKED) >= 12).then_some(()));
+    eventually("twelve recycles", 3 * PATIENCE, || {
+        (supervisor.log().count(events::RECYCLE_REQUESTED) >= 12).then_some(())
+    });
     for load in [keep_alive, new, silent] {
         load.finish().assert_nothing_lost();
     }
     let log = supervisor.log();
     assert_serving_stays_within(&log, 4);
     assert_eq!(log.count(events::KILLED), 0, "no drain had to be ended by force");
-    let limits: BTreeSet<_> = log.lines_of(events::RECYCLE_ASKED).flat_map(|line| numbers(line, 200..=320)).collect();
+    let limits: BTreeSet<_> =
+        log.lines_of(events::RECYCLE_REQUESTED).flat_map(|line| numbers(line, 200..=320)).collect();
     assert!(limits.len() > 2, "the jitter is drawn for each worker: {limits:?}");
     supervisor.stop();
 }
@@ -61,7 +64,7 @@ fn max_requests_under_load_loses_nothing() {
 fn every_worker_is_replaced_and_answers() {
     let supervisor = Launch::new().set("workers.max_requests", "50").serving(2);
     let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::KeepAlive { think_ms: 2 });
-    eventually("eight recycles", PATIENCE, || (supervisor.log().count(events::RECYCLE_ASKED) >= 8).then_some(()));
+    eventually("eight recycles", PATIENCE, || (supervisor.log().count(events::RECYCLE_REQUESTED) >= 8).then_some(()));
     let tally = load.finish();
     tally.assert_nothing_lost();
     assert!(tally.pids.len() >= 8, "{:?}", tally.pids);
@@ -103,7 +106,7 @@ fn max_rss_replaces_a_worker_that_grew() {
     let grown = connection.get("/debug/connections").expect("an answer").pid().expect("the route tells the pid");
     assert_eq!(connection.get("/debug/allocate/300").expect("an answer").status, 200);
     drop(connection);
-    let asked = supervisor.wait_log(events::RECYCLE_ASKED, 1, 2 * PATIENCE);
+    let asked = supervisor.wait_log(events::RECYCLE_REQUESTED, 1, 2 * PATIENCE);
     assert_eq!(field(&asked[0], "pid"), Some(grown.to_string().as_str()), "{}", asked[0]);
     assert!(asked[0].contains("max_rss"), "the key is named: {}", asked[0]);
     supervisor.wait_gone(grown);

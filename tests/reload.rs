@@ -206,7 +206,7 @@ fn a_stop_during_a_reload_is_honoured_at_once() {
     let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).serving(2);
     edit(&supervisor, r#"boot = "ok""#, r#"boot = "hang""#);
     supervisor.signal(Signal::SIGHUP);
-    supervisor.wait_log("trial", 1, PATIENCE);
+    supervisor.wait_log("trial_started", 1, PATIENCE);
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.wait_exit(Duration::from_secs(6)), 0, "boot_timeout is a minute");
     assert_eq!(supervisor.log().count(events::STOPPED), 1);

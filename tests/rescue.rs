@@ -108,7 +108,7 @@ fn a_handler_that_blocks_an_idle_worker_blocks_no_new_client() {
 /// The slots that new connections go to, as last told.
 fn steered(supervisor: &Supervisor) -> Option<String> {
     let log = supervisor.log();
-    let line = log.lines_of("steered").last()?;
+    let line = log.lines_of("steering_changed").last()?;
     field(line, "live").map(str::to_owned)
 }
 
@@ -127,7 +127,7 @@ fn a_silent_worker_gets_no_new_connections_until_it_beats_again() {
     observe_for(Duration::from_secs(1));
     supervisor.signal_worker(victim, Signal::SIGCONT);
     all();
-    supervisor.wait_log("worker_heard_again", 1, PATIENCE);
+    supervisor.wait_log("heartbeat_resumed", 1, PATIENCE);
     assert_eq!((supervisor.log().count(events::HUNG), supervisor.log().count(events::EXITED)), (0, 0));
 }
 
@@ -187,11 +187,11 @@ fn without_steering_scaling_loses_nothing() {
 fn without_steering_a_recycle_and_a_kill_lose_nothing_that_waited() {
     let supervisor = debugging(Launch::new()).without_steering().set("workers.max_requests", "100").serving(4);
     let load = Load::start(supervisor.address(), PATH, 6, Mode::PerRequest { think_ms: 5 });
-    supervisor.wait_log(events::RECYCLE_ASKED, 8, 2 * PATIENCE);
+    supervisor.wait_log(events::RECYCLE_REQUESTED, 8, 2 * PATIENCE);
     load.finish().assert_nothing_lost();
     eventually("who was to be replaced is gone", PATIENCE, || {
         let log = supervisor.log();
-        (log.count(events::EXITED) == log.count(events::RECYCLE_ASKED)).then_some(())
+        (log.count(events::EXITED) == log.count(events::RECYCLE_REQUESTED)).then_some(())
     });
     let victim = supervisor.serving_pids()[0];
     stop(&supervisor, victim);

@@ -11,7 +11,7 @@ fn winch_leaves_a_line_and_does_no_harm() {
     let mut supervisor = Launch::new().serving(2);
     let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::KeepAlive { think_ms: 5 });
     supervisor.signal(Signal::SIGWINCH);
-    let lines = supervisor.wait_log(events::IGNORED_SIGNAL, 1, PATIENCE);
+    let lines = supervisor.wait_log(events::SIGNAL_IGNORED, 1, PATIENCE);
     assert!(lines[0].contains("WINCH"), "{lines:?}");
     let answered = load.answered();
     eventually("the load goes on", PATIENCE, || (load.answered() >= answered + 50).then_some(()));

@@ -151,7 +151,7 @@ fn the_journal_gets_priorities_and_no_second_time() {
     let journal = r#"JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec "$0" "$@""#;
     let mut supervisor = Launch::new().through(&["sh", "-c", journal]).serving(2);
     supervisor.signal(Signal::SIGWINCH);
-    supervisor.wait_log("ignored_signal", 1, PATIENCE);
+    supervisor.wait_log("signal_ignored", 1, PATIENCE);
     supervisor.stop();
     let log = supervisor.log().0;
     assert!(log.lines().all(|line| line.starts_with("<6>INFO  ") || line.starts_with("<4>WARN  ")), "{log}");

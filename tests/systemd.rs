@@ -91,7 +91,7 @@ fn a_service_that_never_serves_is_never_ready() {
     supervisor.wait_listening();
     // A reload does not make it ready either.
     supervisor.signal(Signal::SIGHUP);
-    supervisor.wait_log("trial", 1, PATIENCE);
+    supervisor.wait_log("trial_started", 1, PATIENCE);
     supervisor.signal(Signal::SIGINT);
     supervisor.wait_exit(PATIENCE);
     assert_eq!((told.count("READY=1"), told.count("STOPPING=1")), (0, 1));

@@ -85,7 +85,7 @@ fn an_upgrade_under_load_is_seen_by_nobody_but_the_operator() {
     }
     supervisor.stop();
     assert!(!supervisor.path("pid").exists() && !supervisor.path("control.sock").exists());
-    assert_eq!(supervisor.log().count("overslept"), 0);
+    assert_eq!(supervisor.log().count("master_stalled"), 0);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_program_whose_worker_cannot_boot_is_refused() {
     edit(&supervisor, &before, r#"boot = "ok""#);
     edit(&supervisor, "bind = [", &format!("bind = [\"{}\", ", supervisor.address()));
     told(&ask(&supervisor, &["upgrade"]), 1, &["in use"]);
-    assert_eq!((supervisor.log().count(events::UPGRADE_REFUSED), supervisor.log().count("exec")), (7, 0));
+    assert_eq!((supervisor.log().count(events::UPGRADE_REFUSED), supervisor.log().count("upgrade_exec")), (7, 0));
     load.finish().assert_nothing_lost();
     supervisor.stop();
 }
@@ -192,7 +192,10 @@ fn a_program_that_fails_later_is_gone_back_from() {
         (pids == old).then_some(())
     });
     let log = supervisor.log();
-    assert_eq!((log.count("exec"), log.count("adopted"), log.count(events::UPGRADE_ROLLED_BACK)), (2, 1, 2));
+    assert_eq!(
+        (log.count("upgrade_exec"), log.count("workers_adopted"), log.count(events::UPGRADE_ROLLED_BACK)),
+        (2, 1, 2)
+    );
     eventually("the master has as many descriptors as before", PATIENCE, || {
         (supervisor.master().files() == files).then_some(())
     });
@@ -250,7 +253,7 @@ fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     edit(&supervisor, r#"boot = "ok""#, r#"boot = "hang""#);
     let mut caller = UnixStream::connect(supervisor.path("control.sock")).expect("the master takes connections");
     caller.write_all(b"{\"version\":1,\"command\":{\"upgrade\":{\"program\":null}}}\n").expect("a line");
-    let hears = supervisor.wait_log("upgrade", 1, PATIENCE);
+    let hears = supervisor.wait_log("upgrade_started", 1, PATIENCE);
     assert_eq!(supervisor.status()["state"], "upgrading", "{hears:?}");
     // A second one is answered, a signal waits for its turn.
     told(&ask(&supervisor, &["upgrade"]), 1, &["another upgrade is under way"]);
@@ -270,7 +273,7 @@ fn a_stop_during_an_upgrade_is_obeyed_at_once() {
 
     let mut supervisor = Launch::misbehave().serving(2);
     supervisor.signal(Signal::SIGUSR2);
-    supervisor.wait_log("trial", 1, PATIENCE);
+    supervisor.wait_log("trial_started", 1, PATIENCE);
     supervisor.stop();
 }
 

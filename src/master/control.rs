@@ -154,7 +154,7 @@ impl Site<'_> {
                 Ok(door) => {
                     if let Some(OpenError::Taken { path: other }) = taken {
                         tracing::info!(
-                            event = "control",
+                            event = "control_socket",
                             socket = %door.path.display(),
                             other = %other.display(),
                             "another service named {} runs; commands find this one from its folder, by -c, or by --socket",
@@ -194,12 +194,12 @@ impl Control {
         let (uid, _) = host::effective_ids();
         match site.open(uid)? {
             Ok(door) => {
-                tracing::debug!(event = "control", socket = %door.path.display(), "listening for oxicorn status and its like");
+                tracing::debug!(event = "control_socket", socket = %door.path.display(), "listening for oxicorn status and its like");
                 Some(Self::new(door, uid))
             }
             Err(error) => {
                 tracing::warn!(
-                    event = "control",
+                    event = "control_socket",
                     error = &error as &dyn std::error::Error,
                     "control.socket: there is none, so oxicorn status, scale and stop will not work; signals do"
                 );
@@ -218,7 +218,7 @@ impl Control {
     pub(super) fn open_late(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
         let door = site.open(uid)?.ok()?;
-        tracing::info!(event = "control", socket = %door.path.display(), "the control socket could not be made at the start; now it is there");
+        tracing::info!(event = "control_socket", socket = %door.path.display(), "the control socket could not be made at the start; now it is there");
         Some(Self::new(door, uid))
     }
 
@@ -231,7 +231,7 @@ impl Control {
             None => {}
             Some(Ok(door)) => {
                 tracing::info!(
-                    event = "control",
+                    event = "control_socket",
                     gone = %self.door.path.display(),
                     socket = %door.path.display(),
                     "the control socket's file was gone; the master has made it again"
@@ -241,7 +241,7 @@ impl Control {
             Some(Err(error)) if !self.lost => {
                 self.lost = true;
                 tracing::warn!(
-                    event = "control",
+                    event = "control_socket",
                     error = &error as &dyn std::error::Error,
                     "the control socket's file is gone and cannot be made again; the master tries again every ten \
                      seconds; signals work meanwhile"
@@ -300,7 +300,7 @@ impl Control {
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
                     _ => {
                         self.deaf_until = Some(now.after(DEAF_MS));
-                        tracing::warn!(event = "control", %error, "the control socket accepts nobody for a second");
+                        tracing::warn!(event = "control_socket", %error, "the control socket accepts nobody for a second");
                         return;
                     }
                 },
@@ -361,7 +361,7 @@ impl Control {
                 if !matches!(command, Command::Status | Command::Config { .. }) {
                     client.turn = Turn::Waiting;
                     let (pid, uid) = fd::peer(client.stream.as_fd()).unwrap_or_default();
-                    tracing::info!(event = "control", pid, uid, ?command, "asked over the control socket");
+                    tracing::info!(event = "control_socket", pid, uid, ?command, "asked over the control socket");
                     // It hears the next progress, also if others have heard it before.
                     self.progress.clear();
                 }
@@ -408,7 +408,7 @@ impl Control {
         if self.door.stands()
             && let Err(error) = fs::remove_file(&self.door.path)
         {
-            tracing::warn!(event = "control", path = %self.door.path.display(), %error, "the control socket stays behind");
+            tracing::warn!(event = "control_socket", path = %self.door.path.display(), %error, "the control socket stays behind");
         }
     }
 }

@@ -71,7 +71,7 @@ impl Shell {
         let Some(culprit) = self.deaths.culprit() else { return };
         let Some(note) = in_flight.iter().find(|note| note.request == culprit.request) else { return };
         let Culprit { request, deaths, of } = &culprit;
-        tracing::error!(event = "culprit", request, deaths, of, "{culprit}");
+        tracing::error!(event = "crash_suspect", request, deaths, of, "{culprit}");
         let http = &self.resolved.settings.http;
         let exempt = http.limit_exempt.iter().any(|path| request.ends_with(&format!(" {path}")));
         if !http.quarantine || foreign || exempt {
@@ -83,7 +83,7 @@ impl Shell {
         self.scoreboard.quarantine(key, now.after(QUARANTINE_MS).0);
         self.deaths.quarantine(request, now);
         tracing::warn!(
-            event = "quarantine",
+            event = "quarantine_started",
             request,
             for_ms = QUARANTINE_MS,
             "all workers answer {request} with 503 for a minute (http.quarantine)"

@@ -216,7 +216,7 @@ impl Shell {
     fn grow(&mut self, workers: u32) -> Performed {
         if let Err(error) = self.listeners.grow(&self.resolved.settings.server, workers) {
             tracing::error!(
-                event = "grow_failed",
+                event = "scale_failed",
                 workers,
                 reason = error_chain(&error),
                 "no listeners for so many workers"
@@ -232,7 +232,7 @@ impl Shell {
     fn steer(&mut self, live: &[SlotId]) {
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
         match self.listeners.steer(&live) {
-            Ok(()) => tracing::debug!(event = "steered", ?live, "new connections go to live slots"),
+            Ok(()) => tracing::debug!(event = "steering_changed", ?live, "new connections go to live slots"),
             Err(error) => say_refused(&error),
         }
     }
@@ -311,7 +311,7 @@ impl Shell {
                 let (requests, limit) =
                     self.child(pid).map_or((0, 0), |child| (child.row.requests(), child.row.recycle_at()));
                 tracing::info!(
-                    event = "recycle_asked", slot, pid = pid.0, generation, requests, limit, reason = %cause,
+                    event = "recycle_requested", slot, pid = pid.0, generation, requests, limit, reason = %cause,
                     "worker serves on until its replacement does"
                 );
             }
@@ -324,7 +324,7 @@ impl Shell {
                  at the latest"
             ),
             Note::NoRow { slot } => tracing::warn!(
-                event = "no_row",
+                event = "scoreboard_full",
                 slot = slot.0,
                 "too many workers still drain; a replacement waits until one of them ends"
             ),
@@ -342,7 +342,7 @@ impl Shell {
                 tracing::info!(event = "upgrade_queued", "an upgrade follows what is under way");
             }
             Note::TrialBegun { generation, target } => tracing::info!(
-                event = "trial",
+                event = "trial_started",
                 generation = generation.0,
                 target,
                 "generation {} is on trial; the workers of the one before serve on until it has proven itself",
@@ -362,14 +362,14 @@ impl Shell {
                 "stopping: {delay_ms} ms as before, then {grace_ms} ms to drain"
             ),
             Note::Overslept { by_ms } => tracing::warn!(
-                event = "overslept",
+                event = "master_stalled",
                 by_ms,
                 "the master itself stood still for {by_ms} ms; the workers' silence is forgiven once"
             ),
             Note::HeardAgain { pid, silent_ms } => {
                 let (slot, generation) = self.place(pid);
                 tracing::warn!(
-                    event = "worker_heard_again",
+                    event = "heartbeat_resumed",
                     slot,
                     pid = pid.0,
                     generation,

@@ -100,7 +100,7 @@ impl Pidfile {
             && read(&self.path) == Some(std::process::id())
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!(event = "pidfile_left", path = %self.path.display(), %error, "the pid file could not be removed; remove it by hand");
+            tracing::warn!(event = "pidfile_not_removed", path = %self.path.display(), %error, "the pid file could not be removed; remove it by hand");
         }
     }
 }

@@ -102,7 +102,7 @@ impl Shell {
             return Err(error_chain(&error));
         }
         settings::say_warnings(&new.warnings);
-        tracing::info!(event = "reload", changes, "settings read; the workers are replaced by new ones");
+        tracing::info!(event = "reload_started", changes, "settings read; the workers are replaced by new ones");
         say_made_again(&made_again);
         self.renew_pidfile();
         self.reloads.changes = changes;
@@ -141,7 +141,7 @@ impl Shell {
         let reason = self.why_rolled_back(slot, why);
         let generation = self.core.generation().0;
         tracing::error!(
-            event = "rolled_back",
+            event = "reload_rolled_back",
             slot = slot.0,
             generation = failed.0,
             reason,
@@ -168,7 +168,7 @@ impl Shell {
         match pidfile.renew() {
             Ok(false) => {}
             Ok(true) => tracing::warn!(
-                event = "pidfile_made_again",
+                event = "pidfile_recreated",
                 path = %pidfile.path().display(),
                 "the pid file was gone, or replaced by another; the master has written it again"
             ),
@@ -212,7 +212,7 @@ impl Shell {
 pub(super) fn say_made_again(addresses: &[String]) {
     for address in addresses {
         tracing::warn!(
-            event = "socket_made_again",
+            event = "socket_recreated",
             %address,
             "the file of {address} was gone, or replaced by another; a new socket is bound, and clients that wait on the \
              old one are still served"

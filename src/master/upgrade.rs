@@ -125,7 +125,7 @@ impl Shell {
             return Performed::Learned(Event::ExecFailed);
         }
         tracing::info!(
-            event = "exec",
+            event = "upgrade_exec",
             program = %preflight.path.display(),
             "the new program has passed; the master becomes it, its workers serve on"
         );
@@ -405,7 +405,7 @@ impl Shell {
         let (version, pid, workers) = (env!("CARGO_PKG_VERSION"), std::process::id(), self.children.len());
         match failed {
             None => tracing::info!(
-                event = "adopted",
+                event = "workers_adopted",
                 version,
                 before,
                 pid,

@@ -56,7 +56,7 @@ impl Condition {
         let mut outage = self.lock();
         if let Some(Outage { failures, .. }) = outage.take_if(|outage| outage.failed_at.elapsed() >= CALM) {
             let name = &self.name;
-            tracing::info!(event = "dependency_back", name, failures, "{name} works again");
+            tracing::info!(event = "dependency_recovered", name, failures, "{name} works again");
         }
     }
 

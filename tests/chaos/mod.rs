@@ -186,7 +186,7 @@ impl Report {
             vec![events::HUNG, events::KILLED, events::BOOT_FAILED, events::RELOAD_REFUSED, events::UPGRADE_REFUSED];
         if self.record.victims.is_empty() {
             // A generation does not survive that one of its workers is killed before it has proven itself.
-            never.extend([events::ROLLED_BACK, events::UPGRADE_ROLLED_BACK]);
+            never.extend([events::RELOAD_ROLLED_BACK, events::UPGRADE_ROLLED_BACK]);
         }
         for event in never {
             let count = self.logged(event);
@@ -219,7 +219,7 @@ impl Report {
     /// Every deed of the plan and the recycles, with how often they were done.
     pub fn deeds(&self) -> Vec<(&'static str, usize)> {
         let mut done: Vec<_> = self.plan.deck.iter().map(|&deed| (deed.name(), self.record.count(deed))).collect();
-        done.push(("recycle (max_requests)", self.logged(events::RECYCLE_ASKED)));
+        done.push(("recycle (max_requests)", self.logged(events::RECYCLE_REQUESTED)));
         done.push(("a new generation took over", self.logged(events::RELOADED)));
         done.push(("a new program took over", self.logged(events::UPGRADED)));
         done

@@ -50,7 +50,7 @@ impl Shell {
         match self.try_program(path) {
             Ok(preflight) => {
                 tracing::info!(
-                    event = "upgrade",
+                    event = "upgrade_started",
                     pid = preflight.pid.0,
                     program = %preflight.path.display(),
                     "the new program is tried beside this one: it reads state and settings and boots a worker"
