@@ -4,6 +4,7 @@
 //! run (`worker`), how they are kept alive (`master`).
 
 mod check;
+mod runtime;
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -22,6 +24,8 @@ use serde::de::DeserializeOwned;
 use tokio::{runtime::Builder, sync::watch};
 use tower_service::Service;
 
+pub(crate) use self::runtime::AppInfo;
+pub use self::runtime::{BootFailure, Runtime, UpgradeCommand};
 use crate::{
     cli::{Cli, Command, Format, Place},
     ctl, error_chain, log,
@@ -78,6 +82,7 @@ pub struct App {
     prepare: Box<Prepare>,
     migrate: Option<Box<Migrate>>,
     tables: Vec<TableSpec>,
+    info: AppInfo,
 }
 
 impl App {
@@ -102,6 +107,7 @@ impl App {
             prepare: Box::new(|_| Ok(())),
             migrate: None,
             tables: Vec::new(),
+            info: AppInfo::default(),
         }
     }
 
@@ -143,6 +149,12 @@ impl App {
             runtime.shutdown_background();
             done
         }));
+        self
+    }
+
+    /// Lets another runtime than Rust's own drive the workers: see [`Runtime`].
+    pub fn runtime(mut self, runtime: impl Runtime) -> Self {
+        self.info.runtime = Box::new(runtime);
         self
     }
 
@@ -318,7 +330,7 @@ impl App {
             Err(reason) => return handover.refuse(&reason),
         };
         if handover.is_preflight() {
-            return match handover.try_on(resolved) {
+            return match handover.try_on(resolved, Rc::new(self.info)) {
                 Ok(seed) => (self.work)(seed),
                 Err(reason) => handover.refuse(&reason),
             };
@@ -359,9 +371,10 @@ impl App {
     }
 
     fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> ExitCode {
-        let Self { work, prepare, tables, migrate: _ } = self;
+        let Self { work, prepare, tables, info, migrate: _ } = self;
         log::take_panics("a panic in the master: a bug in oxicorn; the master ends");
         let load = Load {
+            app: Rc::new(info),
             read: Box::new(move |running| {
                 let sources = Sources::after(running.file.is_some(), running.sources.texts());
                 let start = StartFolder::at(running.start.path());

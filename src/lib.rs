@@ -68,11 +68,11 @@ mod ctl;
 mod log;
 mod sys;
 
-pub use app::{App, IntoLifespan, Lifespan, Preparation, WorkerContext, main};
+pub use app::{App, BootFailure, IntoLifespan, Lifespan, Preparation, Runtime, UpgradeCommand, WorkerContext, main};
 pub use client::Client;
 pub use client_certificate::ClientCertificate;
 pub use settings::TableSpec;
-pub use worker::{Body, BodyError};
+pub use worker::{Body, BodyError, Driven, Driver, DriverWaker};
 
 /// An error and its causes, on one line.
 fn error_chain(error: &dyn std::error::Error) -> String {

@@ -10,6 +10,7 @@ mod balance;
 mod beat;
 mod connection;
 mod crowd;
+mod driver;
 mod forwarded;
 mod proxy_protocol;
 mod request_id;
@@ -25,6 +26,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     pin::pin,
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -39,15 +41,19 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-pub use self::connection::{Body, BodyError};
 use self::{
     access_log::AccessLog,
     connection::{Answer, BoxError, Serve},
     rescue::Watch,
     shared::Shared,
 };
+pub use self::{
+    connection::{Body, BodyError},
+    driver::{Driven, Driver, DriverWaker},
+};
 use crate::{
     IntoLifespan, Lifespan, WorkerContext,
+    app::AppInfo,
     channel::{Heard, ToMaster, ToWorker},
     error_chain,
     listener::Listeners,
@@ -98,6 +104,7 @@ pub(crate) struct WorkerSeed {
     pub(crate) blocked: Blocked,
     pub(crate) master: i32,
     pub(crate) resolved: Arc<Resolved>,
+    pub(crate) app: Rc<AppInfo>,
     pub(crate) listeners: Listeners,
 }
 
@@ -110,7 +117,8 @@ where
     E: Into<BoxError>,
     B: Answer,
 {
-    let WorkerSeed { slot, generation, row, scoreboard, channel, blocked, master, resolved, listeners } = seed;
+    let WorkerSeed { slot, generation, row, scoreboard, channel, blocked, master, resolved, app, listeners } = seed;
+    app.runtime.after_fork_in_worker();
     let channel = Arc::new(channel);
     row.begin(std::process::id());
     title::set(&format!("oxicorn: worker {slot} [{}] gen {generation}", resolved.settings.process.name));

@@ -8,13 +8,14 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::Path,
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
 use serde_json::json;
 
-use super::{App, Exit, Preparation, refuse};
+use super::{App, AppInfo, Exit, Preparation, refuse};
 use crate::{
     channel::{Heard, ToMaster, ToWorker},
     ctl::{self, Running},
@@ -113,7 +114,7 @@ impl App {
         rehearsal.probe(settings, running);
         rehearsal.note(Exit::Failure, settings.process.pidfile.as_deref().map_or(Ok(()), pidfile));
         if is_prepared {
-            match boot(self.work, resolved) {
+            match boot(self.work, resolved, Rc::new(self.info)) {
                 Side::Parent(booted) => rehearsal.note(Exit::NoWorkerReady, booted),
                 Side::Worker(end) => return Err(end),
             }
@@ -174,9 +175,9 @@ fn pidfile(path: &Path) -> Result<(), String> {
 }
 
 /// One worker, with a worker's rights, that is told to leave as soon as it is ready.
-fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Resolved) -> Side {
+fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Resolved, app: Rc<AppInfo>) -> Side {
     let patience = resolved.settings.workers.boot_timeout;
-    match fork_worker(resolved) {
+    match fork_worker(resolved, app) {
         Ok((Forked::Child, seed, _)) => Side::Worker(work(seed)),
         Ok((Forked::Parent { child }, seed, channel)) => {
             // Its end of the channel, and the signals.
@@ -187,7 +188,7 @@ fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Resolved) -> Si
     }
 }
 
-fn fork_worker(resolved: Resolved) -> io::Result<(Forked, WorkerSeed, OwnedFd)> {
+fn fork_worker(resolved: Resolved, app: Rc<AppInfo>) -> io::Result<(Forked, WorkerSeed, OwnedFd)> {
     let (ours, theirs) = fd::channel()?;
     // A scoreboard of its own: nothing that this worker does is counted for the service.
     let scoreboard = Scoreboard::create(1, 1)?;
@@ -200,6 +201,7 @@ fn fork_worker(resolved: Resolved) -> io::Result<(Forked, WorkerSeed, OwnedFd)> 
         channel: theirs,
         master: std::process::id().cast_signed(),
         resolved: Arc::new(resolved),
+        app,
         listeners: Listeners::none(),
         blocked: signals::block_all()?,
     };

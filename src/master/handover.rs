@@ -12,6 +12,7 @@ use std::{
     os::fd::{AsFd, OwnedFd, RawFd},
     path::PathBuf,
     process::ExitCode,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -26,6 +27,7 @@ use super::{
     notify::Standing,
 };
 use crate::{
+    app::AppInfo,
     channel::ToMaster,
     error_chain, listener,
     listener::Listeners,
@@ -269,7 +271,7 @@ impl Handover {
     ///
     /// # Errors
     /// The sentence to [`refuse`](Self::refuse) with.
-    pub(crate) fn try_on(&self, resolved: Resolved) -> Result<WorkerSeed, String> {
+    pub(crate) fn try_on(&self, resolved: Resolved, app: Rc<AppInfo>) -> Result<WorkerSeed, String> {
         let Purpose::Preflight { channel } = &self.purpose else { return Err("this is no preflight".to_owned()) };
         let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
         let listeners = Listeners::adopt(&self.state.listeners).map_err(failed("a listening socket was not passed"))?;
@@ -290,6 +292,7 @@ impl Handover {
             blocked: Blocked::over_exec(),
             master: process::parent_pid(),
             resolved: Arc::new(resolved),
+            app,
             listeners,
         })
     }

@@ -399,7 +399,7 @@ impl Shell {
     pub(super) fn into_worker_seed(self, birth: Birth) -> WorkerSeed {
         let Shell {
             core: _,
-            load: _,
+            load,
             resolved,
             reloads: _,
             // Its process is the master's to end.
@@ -438,6 +438,7 @@ impl Shell {
             blocked,
             master,
             resolved,
+            app: load.app,
             listeners,
         }
     }

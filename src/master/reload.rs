@@ -3,7 +3,7 @@
 //! Owns: the settings of the generation before while the new one is on trial, and how the last reload ended. Refuses:
 //! deciding when a trial is passed or failed (`core`).
 
-use std::{mem, sync::Arc};
+use std::{mem, rc::Rc, sync::Arc};
 
 use super::{
     ROWS_PER_SLOT, Shell,
@@ -11,6 +11,7 @@ use super::{
     now, policy, slim,
 };
 use crate::{
+    app::AppInfo,
     error_chain, log,
     protocol::LastReload,
     settings::{self, Changes, Resolved},
@@ -18,6 +19,7 @@ use crate::{
 
 /// How the settings are had again.
 pub(crate) struct Load {
+    pub(crate) app: Rc<AppInfo>,
     /// Reads and checks them, given the settings in effect.
     pub(crate) read: Box<Read>,
     /// Makes what their workers need, given the settings in effect as well.
