@@ -28,7 +28,7 @@ use crate::{
     cli::Format,
     protocol::{self, Answer, Command, Folder, Meant, Reply, Request, Service, Status},
     settings::{ControlSocket, Whereabouts},
-    sys::host,
+    sys::{file, host},
 };
 
 /// What a master may take to answer a status: it never has to wait for anything itself.
@@ -369,7 +369,7 @@ fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
 /// The sockets of services of this name in a folder that may be trusted.
 fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     let folder = match folder {
-        Folder::Private(path) if !is_private(path, uid) => return Vec::new(),
+        Folder::Private(path) if !file::is_private_folder(path, uid).unwrap_or(false) => return Vec::new(),
         Folder::Private(path) | Folder::Given(path) => path,
     };
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -418,8 +418,4 @@ fn entries(folder: &str) -> impl Iterator<Item = PathBuf> {
 
 fn is_socket_of_user(path: &Path, uid: u32) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket() && found.uid() == uid)
-}
-
-fn is_private(folder: &Path, uid: u32) -> bool {
-    fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0)
 }

@@ -9,7 +9,6 @@ mod closing;
 mod handover;
 mod holder;
 pub(crate) mod steering;
-mod unix;
 
 use std::{
     fmt, io,
@@ -27,8 +26,13 @@ use socket2::{Domain, SockRef, Type};
 pub(crate) use self::handover::Passed;
 use self::steering::Share;
 use crate::{
-    settings::{Bind, Server},
-    sys::{bpf, fd, file, host},
+    settings::{Bind, Owner, Server},
+    sys::{
+        bpf, fd,
+        file::FileId,
+        host,
+        socket_file::{self, Occupant, Rights},
+    },
 };
 
 /// As many workers as there can be slots for, twice over.
@@ -73,9 +77,9 @@ struct Group {
     /// One a slot, in the order of listen(), or the only one.
     sockets: Vec<Socket>,
     /// The file of a unix socket we made: by then it may be somebody else's.
-    file: Option<file::FileId>,
+    file: Option<FileId>,
     /// The owner and mode that this file was given last. Later changes by hand stay until the settings change.
-    given: Option<unix::Rights>,
+    given: Option<Rights>,
     standing: Standing,
 }
 
@@ -437,7 +441,7 @@ impl Listeners {
         for group in &self.groups {
             if let (Address::Unix(path), Some(ours)) = (&group.address, group.file) {
                 // A file that stays is taken over at the next start.
-                let _ = unix::remove(path, ours);
+                let _ = socket_file::remove(path, ours);
             }
         }
     }
@@ -473,10 +477,11 @@ impl Group {
                 })
             }
             Address::Unix(ref path) => {
-                if let Some(stale) = unix::stale(path)? {
-                    unix::remove(path, stale).map_err(|error| address.refused(error))?;
+                if let Some(stale) = address.stale(path)? {
+                    socket_file::remove(path, stale).map_err(|error| address.refused(error))?;
                 }
-                let (socket, file) = unix::bind(path, server.unix_mode).map_err(|error| address.refused(error))?;
+                let bound = socket_file::bind(path, server.unix_mode);
+                let (socket, file) = bound.map_err(|error| address.refused(error))?;
                 let sockets = vec![Socket::Unix(socket)];
                 let name = address.to_string();
                 let mut group = Self { asked: meant, name, address, sockets, file: Some(file), given: None, standing };
@@ -493,7 +498,7 @@ impl Group {
     /// Whether clients of the address still reach these sockets.
     fn stands(&self) -> bool {
         match (&self.address, self.file) {
-            (Address::Unix(path), Some(ours)) => file::id_at(path).is_ok_and(|found| found == ours),
+            (Address::Unix(path), Some(ours)) => socket_file::stands(path, ours),
             _ => true,
         }
     }
@@ -501,11 +506,12 @@ impl Group {
     /// Gives the file of a unix socket of ours its owner and mode, unless it was given the same ones before.
     fn hand_over(&mut self, server: &Server) -> Result<(), BindError> {
         let (Address::Unix(path), Some(ours)) = (&self.address, self.file) else { return Ok(()) };
-        let rights = unix::Rights::of(server);
+        let Server { unix_mode: mode, unix_owner: Owner { uid, gid, .. }, .. } = *server;
+        let rights = Rights { mode, uid, gid };
         if self.given == Some(rights) {
             return Ok(());
         }
-        unix::hand_over(path, ours, rights).map_err(|source| {
+        socket_file::set_rights(path, ours, rights).map_err(|source| {
             let owner = match &server.unix_owner.name {
                 unset if unset.is_empty() => String::new(),
                 name => format!(" to {name}"),
@@ -536,11 +542,26 @@ impl Address {
                 tcp(*address, *v6_only, false).map(drop).map_err(|error| self.refused(error))
             }
             Self::Unix(path) => {
-                unix::stale(path)?;
+                self.stale(path)?;
                 let folder = path.parent().unwrap_or(path);
                 host::writable_folder(folder).map_err(|error| self.refused(error))
             }
             Self::Tcp { .. } | Self::Adopted(_) => Ok(()),
+        }
+    }
+
+    /// The file of a socket at `path` whose process has ended; `None` if nothing is there.
+    ///
+    /// # Errors
+    /// A server listens there, or it is not a socket.
+    fn stale(&self, path: &Path) -> Result<Option<FileId>, BindError> {
+        match socket_file::occupant(path).map_err(|error| self.refused(error))? {
+            Occupant::Nothing => Ok(None),
+            Occupant::Stale(file) => Ok(Some(file)),
+            Occupant::Server(visitor) => {
+                Err(BindError::InUse { address: self.to_string(), holder: holder::of_peer(&visitor) })
+            }
+            Occupant::NotASocket => Err(BindError::NotASocket { path: path.to_owned() }),
         }
     }
 
@@ -660,10 +681,18 @@ fn adopt(number: i32) -> io::Result<(Socket, String)> {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Read, net::TcpStream, os::fd::AsRawFd};
+    use std::{
+        fs,
+        io::Read,
+        net::TcpStream,
+        os::{
+            fd::AsRawFd,
+            unix::{fs::MetadataExt, net::UnixStream},
+        },
+    };
 
     use super::*;
-    use crate::settings::{Owner, ProxyProtocol};
+    use crate::settings::ProxyProtocol;
 
     pub(super) fn server(bind: &[Bind]) -> Server {
         Server {
@@ -789,5 +818,35 @@ mod tests {
 
         let error = Listeners::bind(&server(&[Bind::Fd(client.as_raw_fd())]), 2).unwrap_err().to_string();
         assert!(error.starts_with("server.bind: fd://"), "{error}");
+    }
+
+    #[test]
+    fn a_unix_socket_takes_over_what_the_dead_left_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let server = server(&[Bind::Unix(path.clone())]);
+        drop(UnixListener::bind(&path).unwrap());
+
+        let listeners = Listeners::bind(&server, 2).unwrap();
+        assert_eq!(listeners.addresses(), [format!("unix:{}", path.display())]);
+        assert_eq!((fs::metadata(&path).unwrap().mode() & 0o7777), 0o660);
+        UnixStream::connect(&path).unwrap();
+        let error = Listeners::bind(&server, 2).unwrap_err().to_string();
+        assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
+
+        fs::remove_file(&path).unwrap();
+        let theirs = UnixListener::bind(&path).unwrap();
+        listeners.unlink();
+        UnixStream::connect(&path).unwrap();
+        drop(theirs);
+
+        let listeners = Listeners::bind(&server, 2).unwrap();
+        listeners.unlink();
+        assert!(!path.exists());
+
+        fs::write(&path, "precious").unwrap();
+        let error = Listeners::bind(&server, 2).unwrap_err();
+        assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 }

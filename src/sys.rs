@@ -17,6 +17,7 @@ pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod shm;
 pub(crate) mod signals;
+pub(crate) mod socket_file;
 pub(crate) mod title;
 pub(crate) mod wait;
 

@@ -182,7 +182,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("master::core", &[]),
     ("sys", &["sys"]),
     ("protocol", &[]),
-    ("ctl", &["ctl", "protocol", "settings", "cli", "sys::clock", "sys::host"]),
+    ("ctl", &["ctl", "protocol", "settings", "cli", "sys::clock", "sys::file", "sys::host"]),
     ("metrics", &["scoreboard", "listener", "sys"]),
     (
         "master",

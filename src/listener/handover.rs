@@ -13,10 +13,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, BindError, Group, Listeners, Server, Socket, Standing, Steering, resolve, unix::Rights};
+use super::{Address, BindError, Group, Listeners, Server, Socket, Standing, Steering, resolve};
 use crate::sys::{
     exec::{self, Crossing},
     file::FileId,
+    socket_file::Rights,
 };
 
 /// All of [`Listeners`], for another program to read.

@@ -6,12 +6,12 @@
 mod handover;
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::DirBuilder,
     io::{self, ErrorKind, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::{
-            fs::{DirBuilderExt, FileTypeExt, MetadataExt},
+            fs::DirBuilderExt,
             net::{UnixListener, UnixStream},
         },
     },
@@ -19,7 +19,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::SockRef;
 
 pub(super) use self::handover::Passed;
 use super::core::{Caller, Instant};
@@ -31,7 +31,7 @@ use crate::{
         file::{self, FileId},
         host,
         poll::Interest,
-        process,
+        socket_file::{self, Occupant},
     },
 };
 
@@ -172,10 +172,18 @@ impl Site<'_> {
 
 impl Door {
     fn at(path: PathBuf) -> Result<Self, OpenError> {
-        if is_stale(&path)? {
-            fs::remove_file(&path).map_err(|source| OpenError::Listen { path: path.clone(), source })?;
+        match socket_file::occupant(&path) {
+            Ok(Occupant::Nothing) => {}
+            Ok(Occupant::Stale(file)) => {
+                socket_file::remove(&path, file).map_err(|source| OpenError::Listen { path: path.clone(), source })?
+            }
+            Ok(Occupant::NotASocket) => return Err(OpenError::NotASocket { path }),
+            Ok(Occupant::Server(_)) => return Err(OpenError::Taken { path }),
+            Err(source) => return Err(OpenError::Look { path, source }),
         }
-        match bind(&path).and_then(|listener| Ok((listener, file::id_at(&path)?))) {
+        // Mode 0600: only this user may ask.
+        let bound = socket_file::bind(&path, 0o600);
+        match bound.and_then(|(listener, file)| SockRef::from(&listener).listen(128).map(|()| (listener, file))) {
             Ok((listener, file)) => Ok(Self { listener, path, file }),
             // Another master was faster.
             Err(error) if error.kind() == ErrorKind::AddrInUse => Err(OpenError::Taken { path }),
@@ -184,7 +192,7 @@ impl Door {
     }
 
     fn stands(&self) -> bool {
-        file::id_at(&self.path).is_ok_and(|found| found == self.file)
+        socket_file::stands(&self.path, self.file)
     }
 }
 
@@ -405,9 +413,7 @@ impl Control {
         for client in self.clients.iter_mut().filter(|client| client.turn == Turn::Waiting) {
             client.answer(last_words, now);
         }
-        if self.door.stands()
-            && let Err(error) = fs::remove_file(&self.door.path)
-        {
+        if let Err(error) = socket_file::remove(&self.door.path, self.door.file) {
             tracing::warn!(event = "control_socket", path = %self.door.path.display(), %error, "the control socket stays behind");
         }
     }
@@ -488,47 +494,16 @@ fn make_private(folder: &Path, uid: u32) -> Result<(), OpenError> {
         }
         Ok(()) | Err(_) => {}
     }
-    // Not through a link: whoever set it could set it anew.
-    let found = fs::symlink_metadata(folder).map_err(|source| OpenError::Look { path: path(), source })?;
-    let private = found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0;
-    if private { Ok(()) } else { Err(OpenError::Shared { path: path(), uid }) }
-}
-
-/// Whether a socket lies there that nobody answers.
-fn is_stale(path: &Path) -> Result<bool, OpenError> {
-    let look = |source| OpenError::Look { path: path.to_owned(), source };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(look(error)),
-        Ok(found) if !found.file_type().is_socket() => return Err(OpenError::NotASocket { path: path.to_owned() }),
-        Ok(_) => {}
+    match file::is_private_folder(folder, uid) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpenError::Shared { path: path(), uid }),
+        Err(source) => Err(OpenError::Look { path: path(), source }),
     }
-    // Non-blocking: where the other's queue is full, that is an answer too.
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).map_err(look)?;
-    let address = SockAddr::unix(path).map_err(look)?;
-    match socket.connect(&address) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(look(error)),
-        Ok(()) | Err(_) => Err(OpenError::Taken { path: path.to_owned() }),
-    }
-}
-
-/// Mode 0600 from its first moment.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    let address = SockAddr::unix(path)?;
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    let before = process::umask(0o177);
-    let bound = socket.bind(&address);
-    process::umask(before);
-    bound?;
-    socket.listen(128)?;
-    Ok(socket.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Shutdown, os::unix::fs::PermissionsExt, time::Duration};
+    use std::{fs, net::Shutdown, os::unix::fs::PermissionsExt, time::Duration};
 
     use super::*;
     use crate::{protocol::Scale, sys::poll::wait};
