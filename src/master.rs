@@ -31,7 +31,7 @@ use std::{
 use self::{
     control::{Control, Site},
     core::{
-        Action, Caller, Event, ExitReason, Instant, KillCause, Master, Phase, Pid, Policy, Scale, SlotId, Stage, Tally,
+        Action, Caller, Event, ExitReason, KillCause, Master, Millis, Phase, Pid, Policy, Scale, SlotId, Stage, Tally,
     },
     culprit::Deaths,
     exits::{ExitFacts, explain, is_foreign_kill},
@@ -113,7 +113,7 @@ struct Child {
     /// The core knows that it has answered a request.
     answered: bool,
     boot_failure: Option<String>,
-    started: Instant,
+    started: Millis,
 }
 
 impl Child {
@@ -139,11 +139,11 @@ struct Shell {
     control: Option<Control>,
     /// `None` where no service manager listens.
     notify: Option<Notify>,
-    started: Instant,
+    started: Millis,
     /// When the certificate is looked at again.
-    certificate_due: Instant,
+    certificate_due: Millis,
     /// When the control socket's file is looked at again.
-    control_due: Instant,
+    control_due: Millis,
     children: Vec<Child>,
     inbox: Vec<Event>,
     dice: Dice,
@@ -333,7 +333,7 @@ impl Shell {
         for child in &mut self.children {
             let due = child.row.due();
             if std::mem::replace(&mut child.due, due) != due {
-                self.inbox.push(Event::Beat { pid: child.pid, due: Instant(due) });
+                self.inbox.push(Event::Beat { pid: child.pid, due: Millis(due) });
             }
             self.inbox.extend(child.first_answer());
         }
@@ -705,8 +705,8 @@ fn requests_in_flight(row: Row) -> String {
     exits::in_flight(&row.requests_in_flight(), row.in_flight(), clock::now())
 }
 
-fn now() -> Instant {
-    Instant(clock::now())
+fn now() -> Millis {
+    Millis(clock::now())
 }
 
 /// Gives back the memory of the code that reads the command line and the settings: it is more than all other code that a

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
 pub(super) use self::handover::Passed;
-use super::core::{Caller, Instant};
+use super::core::{Caller, Millis};
 use crate::{
     protocol::{self, Answer, Command, Folder, Reply, Request},
     settings::ControlSocket,
@@ -53,7 +53,7 @@ pub(super) struct Control {
     uid: u32,
     clients: Vec<Client>,
     next: u64,
-    deaf_until: Option<Instant>,
+    deaf_until: Option<Millis>,
     progress: String,
     /// The file is gone and could not be made again, and the log says so.
     lost: bool,
@@ -91,12 +91,12 @@ struct Client {
 #[serde(rename_all = "snake_case")]
 enum Turn {
     Asking {
-        until: Instant,
+        until: Millis,
     },
     Waiting,
     /// The answer is in `output`; then the connection ends.
     Reading {
-        until: Instant,
+        until: Millis,
     },
     Gone,
 }
@@ -274,12 +274,12 @@ impl Control {
     }
 
     /// When to call [`turn`](Self::turn) at the latest.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Millis> {
         self.clients.iter().filter_map(Client::until).chain(self.deaf_until).min()
     }
 
     /// Does what can be done without waiting; what was asked meanwhile.
-    pub(super) fn turn(&mut self, ready: &[bool], now: Instant) -> Vec<(Caller, Request)> {
+    pub(super) fn turn(&mut self, ready: &[bool], now: Millis) -> Vec<(Caller, Request)> {
         let mut asked = Vec::new();
         self.deaf_until = self.deaf_until.filter(|until| *until > now);
         let (accepts, of_clients) = ready.split_first().map_or((false, ready), |(first, rest)| (*first, rest));
@@ -299,7 +299,7 @@ impl Control {
         asked
     }
 
-    fn accept(&mut self, now: Instant, asked: &mut Vec<(Caller, Request)>) {
+    fn accept(&mut self, now: Millis, asked: &mut Vec<(Caller, Request)>) {
         for _ in 0..ACCEPTS_MAX {
             let stream = match self.door.listener.accept() {
                 Ok((stream, _)) => stream,
@@ -341,7 +341,7 @@ impl Control {
     }
 
     /// One client's turn; what it asks for, if that is for the shell to answer.
-    fn attend(&mut self, at: usize, now: Instant) -> Option<(Caller, Request)> {
+    fn attend(&mut self, at: usize, now: Millis) -> Option<(Caller, Request)> {
         let waiting = self.clients.iter().filter(|client| client.turn == Turn::Waiting).count();
         let client = &mut self.clients[at];
         match client.turn {
@@ -382,7 +382,7 @@ impl Control {
     }
 
     /// The last word to a caller; nothing, if it left.
-    pub(super) fn answer(&mut self, caller: Caller, answer: &Answer, now: Instant) {
+    pub(super) fn answer(&mut self, caller: Caller, answer: &Answer, now: Millis) {
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == caller) {
             client.answer(answer, now);
             self.forget_gone();
@@ -409,7 +409,7 @@ impl Control {
     }
 
     /// The end: answers all who wait, and removes the socket if it is still ours.
-    pub(super) fn close(mut self, last_words: &Answer, now: Instant) {
+    pub(super) fn close(mut self, last_words: &Answer, now: Millis) {
         for client in self.clients.iter_mut().filter(|client| client.turn == Turn::Waiting) {
             client.answer(last_words, now);
         }
@@ -428,7 +428,7 @@ impl Client {
         }
     }
 
-    fn until(&self) -> Option<Instant> {
+    fn until(&self) -> Option<Millis> {
         match self.turn {
             Turn::Asking { until } | Turn::Reading { until } => Some(until),
             Turn::Waiting | Turn::Gone => None,
@@ -462,7 +462,7 @@ impl Client {
         Some(Err(format!("a request has at most {REQUEST_MAX} bytes")))
     }
 
-    fn answer(&mut self, answer: &Answer, now: Instant) {
+    fn answer(&mut self, answer: &Answer, now: Millis) {
         self.output.extend(protocol::line(answer));
         self.turn = Turn::Reading { until: now.after(PATIENCE_MS) };
         self.flush();
@@ -515,14 +515,14 @@ mod tests {
     /// A control socket, and a world in which time stands still.
     struct Stage {
         control: Control,
-        now: Instant,
+        now: Millis,
         dir: tempfile::TempDir,
     }
 
     impl Stage {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            Self { control: open(&dir.path().join("s")).unwrap(), now: Instant(1_000), dir }
+            Self { control: open(&dir.path().join("s")).unwrap(), now: Millis(1_000), dir }
         }
 
         fn client(&self) -> UnixStream {
@@ -570,7 +570,7 @@ mod tests {
         let control = open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(open(&path), Err(OpenError::Taken { .. })));
-        control.close(&Answer::done(""), Instant(0));
+        control.close(&Answer::done(""), Millis(0));
         assert!(!path.exists());
     }
 
@@ -582,7 +582,7 @@ mod tests {
         let control = open(&path).unwrap();
         fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
-        control.close(&Answer::done(""), Instant(0));
+        control.close(&Answer::done(""), Millis(0));
         assert!(path.exists(), "another's socket was removed");
         drop(other);
         fs::remove_file(&path).unwrap();
@@ -692,7 +692,7 @@ mod tests {
         assert_eq!(stage.turn(), []);
         let until = stage.control.deadline().unwrap();
         assert_eq!(until.since(stage.now), PATIENCE_MS);
-        stage.now = Instant(until.0 - 1);
+        stage.now = Millis(until.0 - 1);
         say(&half, b"\"command\":");
         assert_eq!(stage.turn(), []);
         assert_eq!(stage.control.deadline(), Some(until), "a byte buys no time");

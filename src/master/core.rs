@@ -27,9 +27,9 @@ use self::{
 
 /// Milliseconds on the monotonic clock. The shell supplies it; the core never reads one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub(crate) struct Instant(pub(crate) u64);
+pub(crate) struct Millis(pub(crate) u64);
 
-impl Instant {
+impl Millis {
     pub(crate) fn after(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
@@ -155,7 +155,7 @@ pub(crate) enum Event {
     /// The worker promised to beat again by `due`.
     Beat {
         pid: Pid,
-        due: Instant,
+        due: Millis,
     },
     /// The worker has answered its first request.
     Answered {
@@ -416,17 +416,17 @@ pub(crate) enum Note {
 pub(crate) enum Phase {
     Forking,
     Starting {
-        until: Instant,
+        until: Millis,
     },
     Serving {
-        silent_until: Instant,
+        silent_until: Millis,
     },
     /// SIGABRT sent to a hung worker.
     Aborting {
-        until: Instant,
+        until: Millis,
     },
     Draining {
-        until: Instant,
+        until: Millis,
     },
     /// SIGKILL sent: only its exit ends this.
     Killed {
@@ -442,17 +442,17 @@ pub(crate) struct Worker {
     pub(crate) pid: Option<Pid>,
     pub(crate) phase: Phase,
     pub(crate) recycle: Option<RecycleCause>,
-    old_at: Option<Instant>,
+    old_at: Option<Millis>,
     /// Since when its generation has served its slot without a break: a worker whose replacement serves before it
     /// drains hands this on.
-    serving_since: Instant,
+    serving_since: Millis,
     /// It has answered a request, so it can no longer die young.
     #[serde(default)]
     answered: bool,
     /// Given its whole time again, and silent since.
     forgiven: bool,
     /// When it beats next, as it promised.
-    due: Instant,
+    due: Millis,
     /// Its slot gets no new connections until it beats.
     pub(crate) silent: bool,
     /// Its slot gets no new connections until some of its own have ended.
@@ -467,10 +467,10 @@ pub(crate) enum Stage {
     Running,
     /// A stop was asked; everything is served as before until then (`workers.shutdown_delay`).
     Delaying {
-        until: Instant,
+        until: Millis,
     },
     Stopping {
-        until: Instant,
+        until: Millis,
         urgency: u8,
     },
     Done,
@@ -498,7 +498,7 @@ pub(crate) struct Master {
     workers: Vec<Worker>,
     backoff: Vec<Backoff>,
     /// When a wait was cut short last.
-    cut_short_at: Option<Instant>,
+    cut_short_at: Option<Millis>,
     /// Some worker was ready once: from here on the master never exits because of workers.
     proven: bool,
     reason: ExitReason,
@@ -512,25 +512,25 @@ pub(crate) struct Master {
     generation_failed: Option<Generation>,
     /// The settings on trial, or those that passed last, no longer name some addresses.
     removes: bool,
-    close_removed_at: Option<Instant>,
+    close_removed_at: Option<Millis>,
     /// At these addresses no new connection begins any more.
     removed_hushed: bool,
     /// When the last stop was asked for, and whether it was a graceful one.
-    stop_asked: Option<(Instant, bool)>,
+    stop_asked: Option<(Millis, bool)>,
     /// At the final stop, a worker has accepted all that waited in the listeners.
     quiet: bool,
     /// Workers forked during the final stop, only to poll the listeners to their end.
     holders: u32,
     steered: Vec<SlotId>,
-    measure_at: Instant,
-    look_at: Instant,
+    measure_at: Millis,
+    look_at: Millis,
     starved: bool,
     broken: bool,
     tally: Tally,
 }
 
 impl Master {
-    pub(crate) fn new(policy: Policy, now: Instant) -> (Self, Vec<Action>) {
+    pub(crate) fn new(policy: Policy, now: Millis) -> (Self, Vec<Action>) {
         let mut master = Self::empty(policy, now);
         // Whoever connects before the first worker is ready waits in a slot that will have one.
         master.steered = (0..master.target).map(SlotId).collect();
@@ -539,7 +539,7 @@ impl Master {
         (master, actions)
     }
 
-    fn empty(policy: Policy, now: Instant) -> Self {
+    fn empty(policy: Policy, now: Millis) -> Self {
         Self {
             target: policy.workers.clamp(1, policy.slots),
             generation: Generation(1),
@@ -572,7 +572,7 @@ impl Master {
 
     /// Records what happened, then makes the world match the wish. The only way in. All that the shell knows comes in
     /// one step: nobody is judged while his promise, or his death, is known but not yet told.
-    pub(crate) fn step(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
+    pub(crate) fn step(&mut self, now: Millis, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
         let due = self.deadline();
         for event in events {
@@ -586,7 +586,7 @@ impl Master {
 
     /// When to step if nothing happens before. It asks no clock: a duty overdue is a deadline in the
     /// past, never a deadline forgotten.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Millis> {
         let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
         let forks = self.slots_wanting().map(|slot| self.backoff[slot.0 as usize].ends());
         let early = self.called_early().map(|(_, at)| at);
@@ -645,7 +645,7 @@ impl Master {
     }
 
     /// When an empty slot gets its next worker, and after how many young deaths in a row; `None` for one that does not wait.
-    pub(crate) fn next_try(&self, slot: SlotId) -> Option<(Instant, u32)> {
+    pub(crate) fn next_try(&self, slot: SlotId) -> Option<(Millis, u32)> {
         let backoff = self.slots_wanting().find(|wanting| *wanting == slot).map(|_| &self.backoff[slot.0 as usize])?;
         let early = self.called_early().filter(|(early, _)| *early == slot).map(|(_, at)| at);
         self.backs_off(slot).then(|| (early.unwrap_or(backoff.ends()), backoff.failures()))
@@ -653,7 +653,7 @@ impl Master {
 
     // ---- facts -----------------------------------------------------------------------------------------------------
 
-    fn record(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
+    fn record(&mut self, now: Millis, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
             Event::ScaleRequested { scale, caller } => self.scale(scale, caller, actions),
@@ -819,7 +819,7 @@ impl Master {
     // ---- ends -----------------------------------------------------------------------------------------------------
 
     /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
-    fn begin_stop(&mut self, now: Instant, graceful: bool, actions: &mut Vec<Action>) {
+    fn begin_stop(&mut self, now: Millis, graceful: bool, actions: &mut Vec<Action>) {
         let more_urgent = |before: bool| before && !graceful;
         if self.stop_asked.is_some_and(|(at, before)| now.since(at) < SAME_STOP_MS && !more_urgent(before)) {
             return;
@@ -863,7 +863,7 @@ impl Master {
     }
 
     /// Whoever waits for the target is not left waiting for a worker that may never boot.
-    fn boot_failed(&mut self, now: Instant, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
+    fn boot_failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
         self.failed(now, w, why, actions);
         if w.slot.0 < self.target {
             self.answer_callers(Answer::BootFailed { slot: w.slot, target: self.target }, actions);
@@ -872,7 +872,7 @@ impl Master {
 
     /// This worker ended, or was given up, unasked. If that decides a trial it is the generation that failed, and not
     /// the slot: its older worker serves on.
-    fn failed(&mut self, now: Instant, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
+    fn failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
         let slot = w.slot;
         if self.fails_trial(now, slot, w.generation, why, actions) {
             return;
@@ -903,7 +903,7 @@ impl Master {
     ///
     /// Overslept is what was due before these events, and still is after them: an event may make a slot want a worker
     /// for which no backoff has held for hours.
-    fn forgive_oversleep(&mut self, now: Instant, due: Option<Instant>, actions: &mut Vec<Action>) {
+    fn forgive_oversleep(&mut self, now: Millis, due: Option<Millis>, actions: &mut Vec<Action>) {
         let by_ms = due.zip(self.deadline()).map_or(0, |(before, after)| now.since(before.max(after)));
         if by_ms < OVERSLEPT_MS {
             return;
@@ -923,7 +923,7 @@ impl Master {
     // ---- wishes ----------------------------------------------------------------------------------------------------
 
     /// The order is the specification: the overdue first, so that what they leave empty is filled in the same step.
-    fn reconcile(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn reconcile(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.end_overdue(now, actions);
         if let Stage::Delaying { until } = self.stage
             && until <= now
@@ -957,7 +957,7 @@ impl Master {
         }
     }
 
-    fn end_overdue(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn end_overdue(&mut self, now: Millis, actions: &mut Vec<Action>) {
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
             let (Some(pid), Some(deadline)) = (w.pid, self.phase_deadline(w)) else { continue };
@@ -990,7 +990,7 @@ impl Master {
         }
     }
 
-    fn ask_old(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn ask_old(&mut self, now: Millis, actions: &mut Vec<Action>) {
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
             if let (Phase::Serving { .. }, Some(pid), Some(old_at)) = (w.phase, w.pid, w.old_at)
@@ -1003,7 +1003,7 @@ impl Master {
 
     /// A worker leaves once a younger one serves its slot, or once its slot is gone; but nobody of an old generation
     /// while the new one is on trial.
-    fn retire_replaced(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn retire_replaced(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let until = now.after(self.policy.graceful_timeout_ms);
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
@@ -1028,7 +1028,7 @@ impl Master {
         }
     }
 
-    fn fill_slots(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn fill_slots(&mut self, now: Millis, actions: &mut Vec<Action>) {
         while let Some(slot) = self.slot_to_fill(now) {
             let backoff = &mut self.backoff[slot.0 as usize];
             if backoff.ends() > now {
@@ -1061,7 +1061,7 @@ impl Master {
         }
     }
 
-    fn measure(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn measure(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if !self.measures() || now < self.measure_at {
             return;
         }
@@ -1072,7 +1072,7 @@ impl Master {
 
     /// Spare slots are never live, those of the full only if all others are full or silent, those of the silent only if
     /// all are silent, and an empty set keeps the last program: then every slot waits alike.
-    fn steer(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn steer(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if self.looks() && self.look_at <= now {
             self.look_at = now.after(LOOK_MS);
         }
@@ -1098,7 +1098,7 @@ impl Master {
 
     /// Workers that drain already are told too that this is the final stop: one that still lives polls the listeners once
     /// more. While no worker serves, workers that start go on starting, and are told once they serve.
-    fn drain_all(&mut self, now: Instant, until: Instant, actions: &mut Vec<Action>) {
+    fn drain_all(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
         let starting_go_on = self.must_be_held() && !self.workers.iter().any(Worker::serving);
         for i in 0..self.workers.len() {
             let w = &mut self.workers[i];
@@ -1117,7 +1117,7 @@ impl Master {
         }
     }
 
-    fn drain(&mut self, i: usize, now: Instant, until: Instant, last: bool, cause: Cause, actions: &mut Vec<Action>) {
+    fn drain(&mut self, i: usize, now: Millis, until: Millis, last: bool, cause: Cause, actions: &mut Vec<Action>) {
         let w = &mut self.workers[i];
         let Some(pid) = w.pid else { return };
         w.phase = Phase::Draining { until };
@@ -1127,7 +1127,7 @@ impl Master {
 
     // ---- questions -------------------------------------------------------------------------------------------------
 
-    fn slot_to_fill(&self, now: Instant) -> Option<SlotId> {
+    fn slot_to_fill(&self, now: Millis) -> Option<SlotId> {
         let due = self.slots_wanting().find(|slot| self.backoff[slot.0 as usize].ends() <= now);
         due.or_else(|| self.called_early().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
     }
@@ -1135,7 +1135,7 @@ impl Master {
     /// The slot whose wait is cut short, and when. At most half of the slots wait, so that a service that can serve always
     /// has a worker that serves or starts; while one serves there is less haste. Before any worker was ever ready no wait
     /// is cut short.
-    fn called_early(&self) -> Option<(SlotId, Instant)> {
+    fn called_early(&self) -> Option<(SlotId, Millis)> {
         let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
         if !self.proven || waiting.len() <= self.slots() as usize / 2 {
             return None;
@@ -1194,7 +1194,7 @@ impl Master {
 
     /// Since when workers of this worker's generation have served its slot without a break; `None` if none serves it
     /// now.
-    fn slot_served_since(&self, pid: Pid) -> Option<Instant> {
+    fn slot_served_since(&self, pid: Pid) -> Option<Millis> {
         let new = self.workers.iter().find(|w| w.pid == Some(pid))?;
         let same = self.here(new.slot).filter(|w| w.generation == new.generation && w.serving());
         same.map(|w| w.serving_since).min()
@@ -1206,7 +1206,7 @@ impl Master {
     }
 
     /// When a phase is overdue. `workers.timeout = 0` and `workers.boot_timeout = 0` switch theirs off.
-    fn phase_deadline(&self, w: &Worker) -> Option<Instant> {
+    fn phase_deadline(&self, w: &Worker) -> Option<Millis> {
         match w.phase {
             Phase::Starting { until } => (self.policy.boot_timeout_ms > 0).then_some(until),
             Phase::Serving { silent_until } => (self.policy.timeout_ms > 0).then_some(silent_until),

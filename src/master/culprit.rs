@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Shell, core::Instant, now};
+use super::{Shell, core::Millis, now};
 use crate::{
     protocol::Culprit,
     scoreboard::{InFlight, QUARANTINE_MS},
@@ -26,7 +26,7 @@ pub(super) struct Deaths {
     /// The requests in flight at each death, the oldest death first.
     last: VecDeque<Vec<String>>,
     /// The requests in quarantine, each with the end of its quarantine.
-    pub(super) quarantined: Vec<(String, Instant)>,
+    pub(super) quarantined: Vec<(String, Millis)>,
 }
 
 impl Deaths {
@@ -58,7 +58,7 @@ impl Deaths {
         })
     }
 
-    fn quarantine(&mut self, request: &str, now: Instant) {
+    fn quarantine(&mut self, request: &str, now: Millis) {
         self.quarantined.retain(|(other, until)| other != request && *until > now);
         self.quarantined.push((request.to_owned(), now.after(QUARANTINE_MS)));
     }

@@ -121,9 +121,9 @@ fn span(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::core::Instant, *};
+    use super::{super::core::Millis, *};
 
-    const UNTIL: Instant = Instant(0);
+    const UNTIL: Millis = Millis(0);
     const SERVING: Phase = Phase::Serving { silent_until: UNTIL };
 
     fn signal(number: Number, core: bool) -> Exit {

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 use super::{
     control,
-    core::{Instant, Legacy, Pid},
+    core::{Legacy, Millis, Pid},
     culprit::Deaths,
     history::SlotHistory,
     notify::Standing,
@@ -78,7 +78,7 @@ pub(super) struct State {
     #[serde(default)]
     pub(super) deaths: Deaths,
     pub(super) boot_failure: Option<String>,
-    pub(super) started: Instant,
+    pub(super) started: Millis,
     /// Heard, and not yet obeyed.
     pub(super) signals: Vec<(String, u32)>,
     pub(super) last_reload: Option<LastReload>,
@@ -128,7 +128,7 @@ pub(super) struct PassedChild {
     pub(super) channel: Option<RawFd>,
     pub(super) due: u64,
     pub(super) boot_failure: Option<String>,
-    pub(super) started: Instant,
+    pub(super) started: Millis,
 }
 
 impl Program {

@@ -18,7 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::core::Instant;
+use super::core::Millis;
 use crate::sys::clock;
 
 /// After a datagram found systemd's queue full.
@@ -45,7 +45,7 @@ pub(super) struct Notify {
     /// States not sent yet, the oldest first. Statuses are not kept: the newest is the one that counts.
     unsent: VecDeque<String>,
     /// Set while something waits for room.
-    retry_at: Option<Instant>,
+    retry_at: Option<Millis>,
     watchdog: Option<Watchdog>,
     /// A failure was logged; until something is sent again, one line is enough.
     failed: bool,
@@ -54,12 +54,12 @@ pub(super) struct Notify {
 #[derive(Clone, Copy, Debug)]
 struct Watchdog {
     every_ms: u64,
-    due: Instant,
+    due: Millis,
 }
 
 impl Notify {
     /// `None` where nobody wants to be told, or cannot be; the log has the reason.
-    pub(super) fn open(now: Instant) -> Option<Self> {
+    pub(super) fn open(now: Millis) -> Option<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let every_ms =
             watchdog_ms(variable("WATCHDOG_USEC").as_deref(), variable("WATCHDOG_PID").as_deref(), std::process::id());
@@ -72,7 +72,7 @@ impl Notify {
         }
     }
 
-    fn to(place: &OsStr, every_ms: Option<u64>, now: Instant) -> io::Result<Self> {
+    fn to(place: &OsStr, every_ms: Option<u64>, now: Millis) -> io::Result<Self> {
         let to = match place.as_bytes() {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
             [b'/', ..] => SocketAddr::from_pathname(place)?,
@@ -106,12 +106,12 @@ impl Notify {
     }
 
     /// When to call [`turn`](Self::turn) at the latest.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Millis> {
         self.watchdog.map(|watchdog| watchdog.due).into_iter().chain(self.retry_at).min()
     }
 
     /// Tells what has changed, and gives the watchdog its sign of life when it is due.
-    pub(super) fn turn(&mut self, standing: Standing, status: &str, now: Instant) {
+    pub(super) fn turn(&mut self, standing: Standing, status: &str, now: Millis) {
         self.retry_at = None;
         // Never back: that no worker serves just now is in the status.
         if standing > self.standing {
@@ -136,7 +136,7 @@ impl Notify {
 
     /// A reload was asked for. To be said for each request, one that is refused and one more while one runs too:
     /// `systemctl reload` waits for this, and then for [`ready`](Self::ready).
-    pub(super) fn reloading(&mut self, now: Instant) {
+    pub(super) fn reloading(&mut self, now: Millis) {
         if self.standing == Standing::Serving {
             self.reloading = true;
             self.unsent.push_back(format!("RELOADING=1\nMONOTONIC_USEC={}", clock::nanoseconds() / 1_000));
@@ -145,14 +145,14 @@ impl Notify {
     }
 
     /// The reload is over, whatever came of it.
-    pub(super) fn ready(&mut self, now: Instant) {
+    pub(super) fn ready(&mut self, now: Millis) {
         if std::mem::take(&mut self.reloading) && self.standing == Standing::Serving {
             self.unsent.push_back("READY=1".to_owned());
             self.flush(now);
         }
     }
 
-    fn flush(&mut self, now: Instant) {
+    fn flush(&mut self, now: Millis) {
         while let Some(message) = self.unsent.pop_front() {
             if !self.send(&message, now) {
                 self.unsent.push_front(message);
@@ -162,7 +162,7 @@ impl Notify {
     }
 
     /// `false`: there is no room for it now. What fails otherwise is given up: it would fail again.
-    fn send(&mut self, message: &str, now: Instant) -> bool {
+    fn send(&mut self, message: &str, now: Millis) -> bool {
         match self.socket.send_to_addr(message.as_bytes(), &self.to) {
             Ok(_) => self.failed = false,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -209,35 +209,35 @@ mod tests {
         let path = folder.path().join("notify");
         let theirs = UnixDatagram::bind(&path).unwrap();
         theirs.set_nonblocking(true).unwrap();
-        (Notify::to(path.as_os_str(), every_ms, Instant(0)).unwrap(), theirs, folder)
+        (Notify::to(path.as_os_str(), every_ms, Millis(0)).unwrap(), theirs, folder)
     }
 
     #[test]
     fn each_change_is_told_once_and_none_backwards() {
         let (mut notify, theirs, _folder) = pair(None);
-        notify.turn(Standing::Starting, "0 of 1", Instant(0));
-        notify.reloading(Instant(0));
-        notify.ready(Instant(0));
+        notify.turn(Standing::Starting, "0 of 1", Millis(0));
+        notify.reloading(Millis(0));
+        notify.ready(Millis(0));
         assert_eq!(told(&theirs), ["STATUS=0 of 1"], "no READY before a worker serves, reload or not");
         for status in ["1 of 1", "1 of 1"] {
-            notify.turn(Standing::Serving, status, Instant(1));
+            notify.turn(Standing::Serving, status, Millis(1));
         }
         assert_eq!(told(&theirs), ["READY=1", "STATUS=1 of 1"]);
-        notify.turn(Standing::Starting, "0 of 1", Instant(2));
-        notify.turn(Standing::Serving, "1 of 1", Instant(3));
+        notify.turn(Standing::Starting, "0 of 1", Millis(2));
+        notify.turn(Standing::Serving, "1 of 1", Millis(3));
         assert_eq!(told(&theirs), ["STATUS=0 of 1", "STATUS=1 of 1"]);
-        notify.reloading(Instant(4));
-        notify.reloading(Instant(4));
-        notify.ready(Instant(5));
-        notify.ready(Instant(5));
+        notify.reloading(Millis(4));
+        notify.reloading(Millis(4));
+        notify.ready(Millis(5));
+        notify.ready(Millis(5));
         let reload = told(&theirs);
         assert_eq!(reload.len(), 3, "{reload:?}");
         assert!(reload[0].starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reload:?}");
         assert!(reload[1].starts_with("RELOADING=1\n") && reload[2] == "READY=1", "{reload:?}");
-        notify.reloading(Instant(6));
+        notify.reloading(Millis(6));
         told(&theirs);
-        notify.turn(Standing::Stopping, "1 of 1", Instant(7));
-        notify.ready(Instant(8));
+        notify.turn(Standing::Stopping, "1 of 1", Millis(7));
+        notify.ready(Millis(8));
         assert_eq!(told(&theirs), ["STOPPING=1"]);
         assert_eq!(notify.deadline(), None);
     }
@@ -245,12 +245,12 @@ mod tests {
     #[test]
     fn a_full_queue_blocks_nothing_and_loses_no_state() {
         let (mut notify, theirs, _folder) = pair(None);
-        while notify.send("STATUS=full", Instant(0)) {}
-        notify.turn(Standing::Serving, "1 of 1", Instant(1_000));
-        assert_eq!(notify.deadline(), Some(Instant(1_000 + RETRY_MS)));
-        notify.turn(Standing::Stopping, "draining", Instant(1_100));
+        while notify.send("STATUS=full", Millis(0)) {}
+        notify.turn(Standing::Serving, "1 of 1", Millis(1_000));
+        assert_eq!(notify.deadline(), Some(Millis(1_000 + RETRY_MS)));
+        notify.turn(Standing::Stopping, "draining", Millis(1_100));
         told(&theirs);
-        notify.turn(Standing::Stopping, "draining", Instant(1_250));
+        notify.turn(Standing::Stopping, "draining", Millis(1_250));
         assert_eq!(told(&theirs), ["READY=1", "STOPPING=1", "STATUS=draining"]);
         assert_eq!(notify.deadline(), None);
     }
@@ -259,14 +259,14 @@ mod tests {
     fn the_watchdog_hears_as_often_as_it_was_promised() {
         let (mut notify, theirs, _folder) = pair(Some(500));
         for now in [0, 499, 500, 501, 1_300, 1_799, 1_800] {
-            notify.turn(Standing::Starting, "", Instant(now));
+            notify.turn(Standing::Starting, "", Millis(now));
         }
         assert_eq!(told(&theirs), ["WATCHDOG=1"; 4]);
-        assert_eq!(notify.deadline(), Some(Instant(2_300)));
+        assert_eq!(notify.deadline(), Some(Millis(2_300)));
         // Nobody there: no spin.
         drop(theirs);
-        notify.turn(Standing::Starting, "", Instant(2_300));
-        assert_eq!(notify.deadline(), Some(Instant(2_800)));
+        notify.turn(Standing::Starting, "", Millis(2_300));
+        assert_eq!(notify.deadline(), Some(Millis(2_800)));
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn a_place_that_is_no_socket_address_is_refused() {
         for place in ["vsock:2:1234", "relative"] {
-            assert!(Notify::to(OsStr::new(place), None, Instant(0)).is_err(), "{place}");
+            assert!(Notify::to(OsStr::new(place), None, Millis(0)).is_err(), "{place}");
         }
     }
 }

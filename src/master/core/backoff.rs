@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Instant;
+use super::Millis;
 
 /// The least time between two forks of a slot, and between two forks that end a wait early while no slot serves: against
 /// spinning.
@@ -25,15 +25,15 @@ pub(super) struct Backoff {
     /// Young deaths in a row.
     failures: u32,
     /// The wait after the last of them.
-    until: Instant,
-    calm_at: Instant,
+    until: Millis,
+    calm_at: Millis,
     /// No fork before this, whatever happens.
     #[serde(default)]
-    floor: Instant,
+    floor: Millis,
 }
 
 impl Backoff {
-    pub(super) fn quiet(now: Instant) -> Self {
+    pub(super) fn quiet(now: Millis) -> Self {
         Self { failures: 0, until: now, calm_at: now, floor: now }
     }
 
@@ -42,7 +42,7 @@ impl Backoff {
     }
 
     /// A worker is forked: whatever was waited for is over.
-    pub(super) fn forks(&mut self, now: Instant) {
+    pub(super) fn forks(&mut self, now: Millis) {
         self.until = now;
         self.floor = now.after(FLOOR_MS);
         self.calm_at = self.calm_at.min(now.after(CALM_MS));
@@ -52,7 +52,7 @@ impl Backoff {
     ///
     /// Calm forgives, never a mere `Ready`: a worker that dies right after it would loop for ever. `forgives` is false
     /// during the first boot, or a slow boot_timeout would outlast the memory of its own failures.
-    pub(super) fn fails(&mut self, now: Instant, forgives: bool) -> u64 {
+    pub(super) fn fails(&mut self, now: Millis, forgives: bool) -> u64 {
         if forgives && now >= self.calm_at {
             self.failures = 0;
         }
@@ -67,12 +67,12 @@ impl Backoff {
     }
 
     /// A worker died that had answered requests: its slot is sound, and the next worker comes at once.
-    pub(super) fn recovers(&mut self, now: Instant) {
+    pub(super) fn recovers(&mut self, now: Millis) {
         *self = Self { floor: self.floor, ..Self::quiet(now) };
     }
 
     /// Nothing falls due in the past: a slot that wants a worker only now did not want one before.
-    pub(super) fn goes_on(&mut self, now: Instant) {
+    pub(super) fn goes_on(&mut self, now: Millis) {
         self.until = self.until.max(now);
         self.floor = self.floor.max(now);
     }
@@ -83,12 +83,12 @@ impl Backoff {
     }
 
     /// When the slot may have its next worker.
-    pub(super) fn ends(&self) -> Instant {
+    pub(super) fn ends(&self) -> Millis {
         self.until.max(self.floor)
     }
 
     /// When it may have one although it waits.
-    pub(super) fn floor(&self) -> Instant {
+    pub(super) fn floor(&self) -> Millis {
         self.floor
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Answer, Caller, Failure, Generation, HUSH_MS, Instant, Master, Note, Policy, QUIET_MS, SlotId, Stage,
+    Action, Answer, Caller, Failure, Generation, HUSH_MS, Master, Millis, Note, Policy, QUIET_MS, SlotId, Stage,
     TRIAL_LOOK_MS, TRIAL_MS, Worker, answer_all, backoff::Backoff,
 };
 
@@ -24,7 +24,7 @@ pub(super) enum Change {
     Preflight {
         callers: Vec<Caller>,
         /// When it has taken too long; `None` once that was said, and without a limit.
-        until: Option<Instant>,
+        until: Option<Millis>,
         passed: bool,
     },
     OnTrial(Trial),
@@ -46,7 +46,7 @@ pub(super) struct Trial {
     pub(super) target: Option<u32>,
     pub(super) callers: Vec<Caller>,
     /// When to look again at workers that have served long enough, but whose last promise is broken.
-    pub(super) look_at: Instant,
+    pub(super) look_at: Millis,
 }
 
 /// A reload or an upgrade that waits for its turn. Several of a kind are one.
@@ -115,7 +115,7 @@ impl Master {
     }
 
     /// What was asked meanwhile.
-    pub(super) fn begin_queued(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn begin_queued(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if !self.may_change() || self.stage != Stage::Running || self.queue.is_empty() {
             return;
         }
@@ -125,7 +125,7 @@ impl Master {
         }
     }
 
-    pub(super) fn begin_trial(&mut self, now: Instant, policy: Policy, count: Option<u32>, actions: &mut Vec<Action>) {
+    pub(super) fn begin_trial(&mut self, now: Millis, policy: Policy, count: Option<u32>, actions: &mut Vec<Action>) {
         let Change::Loading { callers } = self.take_change() else { return };
         let before = std::mem::replace(&mut self.policy, policy);
         self.try_generation(now, Some(before), count, callers, actions);
@@ -134,7 +134,7 @@ impl Master {
     /// By now the policy is the new one's.
     pub(super) fn try_generation(
         &mut self,
-        now: Instant,
+        now: Millis,
         before: Option<Policy>,
         count: Option<u32>,
         callers: Vec<Caller>,
@@ -153,7 +153,7 @@ impl Master {
     /// next look at the table.
     pub(super) fn fails_trial(
         &mut self,
-        now: Instant,
+        now: Millis,
         slot: SlotId,
         generation: Generation,
         why: Failure,
@@ -182,7 +182,7 @@ impl Master {
     }
 
     /// Proven are workers that have served for a while and whose last promise is not broken now.
-    pub(super) fn pass_trial(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn pass_trial(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let Some(at) = self.trial_deadline() else { return };
         if at > now {
             return;
@@ -214,13 +214,13 @@ impl Master {
     }
 
     /// When the trial may be passed; `None` while some slot has no new worker that serves, or there is no trial.
-    pub(super) fn trial_deadline(&self) -> Option<Instant> {
+    pub(super) fn trial_deadline(&self) -> Option<Millis> {
         let Change::OnTrial(trial) = &self.change else { return None };
         let proven = |slot: SlotId| {
             let new = self.here(slot).filter(|w| w.generation == self.generation && w.serving());
             new.map(|w: &Worker| w.serving_since.after(TRIAL_MS)).min()
         };
-        let all: Option<Vec<Instant>> = (0..self.slots()).map(SlotId).map(proven).collect();
+        let all: Option<Vec<Millis>> = (0..self.slots()).map(SlotId).map(proven).collect();
         all?.into_iter().chain([trial.look_at]).max()
     }
 
@@ -234,7 +234,7 @@ impl Master {
         answer_all(waiting.into_iter().chain(queued), Answer::Stopping, actions);
     }
 
-    pub(super) fn close_removed(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn close_removed(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if self.close_removed_at.is_none_or(|at| now < at) {
             return;
         }

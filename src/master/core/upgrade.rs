@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Answer, Caller, Generation, Instant, Master, Note, Phase, Policy, SlotId, Stage, Tally, Worker, answer_all,
+    Action, Answer, Caller, Generation, Master, Millis, Note, Phase, Policy, SlotId, Stage, Tally, Worker, answer_all,
     backoff::Backoff,
     reload::{Change, Queued},
 };
@@ -71,7 +71,7 @@ impl Master {
     }
 
     /// Goes on where another program stood. To be followed by a step, with what has happened meanwhile.
-    pub(crate) fn adopt(policy: Policy, now: Instant, legacy: Legacy, succession: Succession) -> (Self, Vec<Action>) {
+    pub(crate) fn adopt(policy: Policy, now: Millis, legacy: Legacy, succession: Succession) -> (Self, Vec<Action>) {
         let mut master = Self::empty(policy, now);
         let Legacy { target, generation, generation_last, generation_failed, workers, backoff, .. } = legacy;
         let Legacy { proven, steered, tally, callers, waiting, queue, .. } = legacy;
@@ -118,7 +118,7 @@ impl Master {
     /// A signal is one more upgrade; who can be told is told that there is one already.
     pub(super) fn begin_upgrade(
         &mut self,
-        now: Instant,
+        now: Millis,
         program: Option<PathBuf>,
         caller: Option<Caller>,
         actions: &mut Vec<Action>,
@@ -139,7 +139,7 @@ impl Master {
 
     pub(super) fn begin_preflight(
         &mut self,
-        now: Instant,
+        now: Millis,
         program: Option<PathBuf>,
         callers: Vec<Caller>,
         actions: &mut Vec<Action>,
@@ -149,14 +149,14 @@ impl Master {
         actions.push(Action::BeginPreflight { program });
     }
 
-    pub(super) fn preflight_deadline(&self) -> Option<Instant> {
+    pub(super) fn preflight_deadline(&self) -> Option<Millis> {
         match self.change {
             Change::Preflight { until, .. } => until,
             Change::None | Change::Loading { .. } | Change::OnTrial(_) | Change::Returning { .. } => None,
         }
     }
 
-    pub(super) fn end_preflight(&mut self, now: Instant, ended_well: bool, actions: &mut Vec<Action>) {
+    pub(super) fn end_preflight(&mut self, now: Millis, ended_well: bool, actions: &mut Vec<Action>) {
         let Change::Preflight { until, passed, .. } = &mut self.change else { return };
         if ended_well {
             (*until, *passed) = (None, true);
@@ -167,7 +167,7 @@ impl Master {
     }
 
     /// The exec failed, and we are who we were.
-    pub(super) fn stay(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn stay(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let answer = match self.change {
             Change::Preflight { .. } => Answer::UpgradeRefused,
             Change::Returning { .. } => Answer::UpgradeFailed,
@@ -178,7 +178,7 @@ impl Master {
     }
 
     /// Not while the shell still owes an answer: a fork that nobody knows of would be nobody's child.
-    pub(super) fn leave(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn leave(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let settled =
             !self.workers.iter().any(|w| w.phase == Phase::Forking) && !actions.iter().any(Action::is_answered);
         match &mut self.change {

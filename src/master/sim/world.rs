@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::core::{
-    Action, Answer, Caller, Cause, Event, ExitReason, Generation, Instant, KillCause, Legacy, Master, Note, Phase, Pid,
+    Action, Answer, Caller, Cause, Event, ExitReason, Generation, KillCause, Legacy, Master, Millis, Note, Phase, Pid,
     Policy, RecycleCause, Scale, SlotId, Stage, Succession, Worker,
 };
 
@@ -237,7 +237,7 @@ impl World {
     pub(super) fn new(seed: u64, nature: Nature, shape: impl FnOnce(&mut Dice) -> Policy) -> Self {
         let mut dice = Dice::new(seed);
         let policy = shape(&mut dice);
-        let (master, actions) = Master::new(policy.clone(), Instant(0));
+        let (master, actions) = Master::new(policy.clone(), Millis(0));
         let mut world = Self {
             now: 0,
             dice,
@@ -499,13 +499,13 @@ impl World {
             if p.due >= self.now {
                 self.silent.remove(&pid);
             }
-            Event::Beat { pid, due: Instant(p.due) }
+            Event::Beat { pid, due: Millis(p.due) }
         });
         let events: Vec<Event> = beats.chain(event).collect();
         if self.replayed {
             eprintln!("{:>6} {events:?}", self.now);
         }
-        let actions = self.master.step(Instant(self.now), events);
+        let actions = self.master.step(Millis(self.now), events);
         self.perform(actions);
         self.check();
     }
@@ -693,11 +693,11 @@ impl World {
         let legacy: Legacy = serde_json::from_str(&legacy).expect("and can be read again");
         let tally = self.master.tally();
         // The shell of each program knows what the machine has by now, and its own settings.
-        let (master, actions) = Master::adopt(self.policy.clone(), Instant(self.now), legacy, succession);
+        let (master, actions) = Master::adopt(self.policy.clone(), Millis(self.now), legacy, succession);
         assert_eq!(master.tally(), tally, "a count was lost");
         self.master = master;
         self.perform(actions);
-        let actions = self.master.step(Instant(self.now), []);
+        let actions = self.master.step(Millis(self.now), []);
         self.perform(actions);
     }
 
