@@ -257,7 +257,7 @@ impl Shell {
                 match self.perform(action) {
                     Performed::Done => {}
                     Performed::Learned(event) => self.inbox.push(event),
-                    Performed::Child(birth) => return Ok(Outcome::Worker(Box::new(self.into_worker_seed(*birth)))),
+                    Performed::Child(child) => return Ok(Outcome::Worker(Box::new(self.into_worker_seed(*child)))),
                     Performed::Exit(reason) => return Ok(self.end(reason)),
                 }
             }
@@ -539,7 +539,7 @@ impl Shell {
         let (slot, generation, phase) = (worker.slot.0, worker.generation.0, worker.phase);
         let now = clock::now();
         let (requests, in_flight) = (row.requests(), row.in_flight());
-        let toll = match &mut self.oom_kills {
+        let oom = match &mut self.oom_kills {
             Some(kills) if is_foreign_kill(exit, phase) => kills.account(now),
             Some(_) | None => None,
         };
@@ -553,11 +553,11 @@ impl Shell {
             exit,
             phase,
             boot_failure: child.boot_failure.as_deref(),
-            toll,
+            oom,
             overdue_ms,
             in_flight: &exits::in_flight(&notes, in_flight, now),
         });
-        let foreign = toll.is_some_and(|toll| toll.now <= toll.before);
+        let foreign = oom.is_some_and(|oom| oom.now <= oom.before);
         match phase {
             Phase::Draining { .. } if exit == Exit::Code(0) => {
                 tracing::info!(event = "worker_exited", slot, pid = pid.0, generation, requests, reason, "worker left")

@@ -19,7 +19,7 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::upgrade::{Legacy, Succession};
+pub(crate) use self::upgrade::{CoreSnapshot, Takeover};
 use self::{
     backoff::{Backoff, EARLY_MS, FLOOR_MS},
     reload::{Change, Queued},
@@ -237,7 +237,7 @@ pub(crate) enum Action {
     },
     /// It takes too long, or is not wanted any more.
     EndPreflight,
-    /// Replace our own program by the one that passed the preflight; it goes on from [`Master::legacy`].
+    /// Replace our own program by the one that passed the preflight; it goes on from [`Master::snapshot`].
     BecomeNew,
     /// The new program is proven: the old one is of no more use.
     KeepProgram,
@@ -434,7 +434,7 @@ pub(crate) enum Phase {
     },
 }
 
-/// One process, from the decision to fork it until it is reaped. Rows are in order of birth.
+/// One process, from the decision to fork it until it is reaped. Rows are in the order of their forks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) slot: SlotId,

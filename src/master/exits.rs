@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use super::{
     core::{KillCause, Phase},
-    oom::Toll,
+    oom::OomDelta,
 };
 use crate::{
     scoreboard::InFlight,
@@ -29,7 +29,7 @@ pub(super) struct ExitFacts<'a> {
     /// Its last words.
     pub(super) boot_failure: Option<&'a str>,
     /// Asked for where a SIGKILL is not the master's; `None` too where the cgroup does not tell.
-    pub(super) toll: Option<Toll>,
+    pub(super) oom: Option<OomDelta>,
     /// How long past the time it had promised to beat by, in milliseconds; 0: it beat to the end.
     pub(super) overdue_ms: u64,
     pub(super) in_flight: &'a str,
@@ -73,8 +73,8 @@ fn cause(facts: &ExitFacts<'_>) -> String {
         (Exit::Code(BOOT_FAILED), Some(reason)) => return format!("could not boot: {reason}"),
         (Exit::Code(PANICKED), _) => format!("{exit}: a panic left main"),
         _ if is_signal(exit, Number::SIGALRM) => format!("{exit}: the alarm a worker sets for a drain that hangs"),
-        _ if is_foreign_kill(exit, phase) => match facts.toll {
-            Some(Toll { file, before, now }) if now > before => {
+        _ if is_foreign_kill(exit, phase) => match facts.oom {
+            Some(OomDelta { file, before, now }) if now > before => {
                 format!("killed by the kernel's OOM killer ({file}: oom_kill {before} → {now})")
             }
             Some(_) => format!("{exit} from outside: the master did not send it, and the cgroup counted no OOM kill"),
@@ -130,9 +130,9 @@ mod tests {
         Exit::Signal { number: number as i32, core }
     }
 
-    fn said(exit: Exit, phase: Phase, toll: Option<(u64, u64)>) -> String {
-        let toll = toll.map(|(before, now)| Toll { file: "memory.events", before, now });
-        explain(&ExitFacts { exit, phase, boot_failure: None, toll, overdue_ms: 0, in_flight: "" })
+    fn said(exit: Exit, phase: Phase, oom: Option<(u64, u64)>) -> String {
+        let oom = oom.map(|(before, now)| OomDelta { file: "memory.events", before, now });
+        explain(&ExitFacts { exit, phase, boot_failure: None, oom, overdue_ms: 0, in_flight: "" })
     }
 
     #[test]
@@ -178,8 +178,8 @@ mod tests {
             (kill, SERVING, None, "killed by SIGKILL, not sent by the master"),
             (kill, aborting, None, "killed by SIGKILL, not sent by the master, after the master had given it up"),
         ];
-        for (exit, phase, toll, expected) in cases {
-            assert_eq!(said(exit, phase, toll), expected);
+        for (exit, phase, oom, expected) in cases {
+            assert_eq!(said(exit, phase, oom), expected);
         }
     }
 
@@ -189,7 +189,7 @@ mod tests {
             exit: Exit::Code(3),
             phase: Phase::Starting { until: UNTIL },
             boot_failure: Some("the factory failed: no store"),
-            toll: None,
+            oom: None,
             overdue_ms: 0,
             in_flight: "",
         };

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 use super::{
     control,
-    core::{Legacy, Millis, Pid},
+    core::{CoreSnapshot, Millis, Pid},
     culprit::Deaths,
     history::SlotHistory,
     notify::Standing,
@@ -60,7 +60,7 @@ pub(super) struct State {
     pub(super) failed: Option<String>,
     /// All descriptors that are named here.
     pub(super) fds: Vec<RawFd>,
-    pub(super) core: Legacy,
+    pub(super) core: CoreSnapshot,
     pub(super) children: Vec<PassedChild>,
     /// Its memory, and the most rows it can hold.
     pub(super) scoreboard: (RawFd, u32),

@@ -23,7 +23,7 @@ pub(super) struct OomKills {
 
 /// What the counter says at a death: more than before is a kill.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Toll {
+pub(super) struct OomDelta {
     pub(super) file: &'static str,
     pub(super) before: u64,
     pub(super) now: u64,
@@ -44,7 +44,7 @@ impl OomKills {
 
     /// At the death of a worker by a SIGKILL that the master did not send; each claims one kill, for several can have
     /// been counted before the first of their victims is reaped.
-    pub(super) fn account(&mut self, now: u64) -> Option<Toll> {
+    pub(super) fn account(&mut self, now: u64) -> Option<OomDelta> {
         if now.saturating_sub(self.seen_at) > CLAIM_MS {
             self.accounted = self.seen;
         }
@@ -52,9 +52,9 @@ impl OomKills {
         if count != self.seen {
             (self.seen, self.seen_at) = (count, now);
         }
-        let toll = Toll { file: self.file, before: self.accounted, now: count };
+        let oom = OomDelta { file: self.file, before: self.accounted, now: count };
         self.accounted = count.min(self.accounted + 1);
-        Some(toll)
+        Some(oom)
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
         let set = |kills: u64| fs::write(&path, format!("oom 9\noom_kill {kills}\noom_group_kill 0\n")).unwrap();
         set(3);
         let mut kills = OomKills::at(path.clone(), "memory.events").unwrap();
-        let mut told = |now: u64| kills.account(now).map(|toll| (toll.before, toll.now));
+        let mut told = |now: u64| kills.account(now).map(|oom| (oom.before, oom.now));
         assert_eq!(told(10_000), Some((3, 3)));
         set(5);
         assert_eq!(told(20_000), Some((3, 5)));

@@ -29,12 +29,12 @@ pub(super) enum Performed {
     Done,
     Learned(Event),
     /// The fork returned in the child.
-    Child(Box<Birth>),
+    Child(Box<ForkedChild>),
     Exit(ExitReason),
 }
 
 /// What only the child of one fork has.
-pub(super) struct Birth {
+pub(super) struct ForkedChild {
     slot: SlotId,
     generation: Generation,
     row: Row,
@@ -95,7 +95,7 @@ impl Shell {
         match forked {
             Ok((blocked, (_masters, channel), Forked::Child)) => {
                 let master = process::parent_pid();
-                Performed::Child(Box::new(Birth { slot, generation, row, channel, blocked, master }))
+                Performed::Child(Box::new(ForkedChild { slot, generation, row, channel, blocked, master }))
             }
             Ok((blocked, (channel, _workers), Forked::Parent { child })) => {
                 drop(blocked);
@@ -396,7 +396,7 @@ impl Shell {
     }
 
     /// What becomes of each thing the master owns, in the child. No `..`: a new field must answer.
-    pub(super) fn into_worker_seed(self, birth: Birth) -> WorkerSeed {
+    pub(super) fn into_worker_seed(self, child: ForkedChild) -> WorkerSeed {
         let Shell {
             core: _,
             load,
@@ -428,7 +428,7 @@ impl Shell {
         } = self;
         drop(children);
         signals.forget_in_child();
-        let Birth { slot, generation, row, channel, blocked, master } = birth;
+        let ForkedChild { slot, generation, row, channel, blocked, master } = child;
         WorkerSeed {
             slot: slot.0,
             generation: generation.0,

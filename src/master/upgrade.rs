@@ -19,7 +19,7 @@ use self::preflight::Preflight;
 use super::{
     CERTIFICATE_EVERY_MS, CONTROL_EVERY_MS, Child, Dice, Load, MasterError, ROWS_PER_SLOT, Shell,
     control::Control,
-    core::{Action, Event, Failure, Master, SlotId, Succession},
+    core::{Action, Event, Failure, Master, SlotId, Takeover},
     handover::{Handover, MARKER, PassedChild, Program, Purpose, State, VERSION},
     notify::Notify,
     now,
@@ -235,7 +235,7 @@ impl Shell {
             cwd: self.upgrades.cwd.clone(),
             failed,
             fds: Vec::new(),
-            core: self.core.legacy(),
+            core: self.core.snapshot(),
             children,
             scoreboard: (crossing.takes(memory), rows_max),
             listeners: self.listeners.hand_over(&mut crossing),
@@ -323,9 +323,9 @@ impl Shell {
         let children = children.collect::<Result<Vec<_>, String>>()?;
         let signals = MasterSignals::install().map_err(lost("a pipe for signals"))?;
         let returns = matches!(purpose, Purpose::Return);
-        let succession = if returns {
+        let takeover = if returns {
             listeners.own_again(&settings.server);
-            Succession::Back
+            Takeover::Back
         } else {
             let count = settings.workers.count;
             let count = (count != state.of.count).then_some(count);
@@ -335,7 +335,7 @@ impl Shell {
             let made_again = listeners.rebind(server, server, workers).map_err(|error| error_chain(&error))?;
             say_made_again(&made_again);
             super::warn_of_few_files(limit, settings, &listeners);
-            Succession::New { count, removes: listeners.removes() }
+            Takeover::New { count, removes: listeners.removes() }
         };
         let pidfile = state.pidfile.as_deref().map(|path| Pidfile::adopt(path, state.pidfile_lock));
         // Nothing can be refused any more: what came over is ours, under other numbers.
@@ -343,7 +343,7 @@ impl Shell {
         exec::survive(&state.listeners.originals(), false);
         let rows = listeners.slots() * ROWS_PER_SLOT;
         scoreboard.grow(rows);
-        let (core, mut todo) = Master::adopt(policy(settings, &listeners, rows), now(), state.core.clone(), succession);
+        let (core, mut todo) = Master::adopt(policy(settings, &listeners, rows), now(), state.core.clone(), takeover);
         let mut notify = Notify::open(now());
         if let (Some(notify), Some(told)) = (&mut notify, state.notify) {
             notify.resume(told);

@@ -15,7 +15,7 @@ use super::{
 
 /// What a master's mind leaves to the program that takes its place. All else follows from that one's settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Legacy {
+pub(crate) struct CoreSnapshot {
     target: u32,
     generation: Generation,
     generation_last: Generation,
@@ -33,7 +33,7 @@ pub(crate) struct Legacy {
 
 /// As what a program takes over.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Succession {
+pub(crate) enum Takeover {
     /// The new one: its workers are on trial. `count`: its settings ask for another number of workers than those before.
     /// `removes`: some addresses are no longer named.
     New { count: Option<u32>, removes: bool },
@@ -41,7 +41,7 @@ pub(crate) enum Succession {
     Back,
 }
 
-impl Legacy {
+impl CoreSnapshot {
     pub(crate) fn target(&self) -> u32 {
         self.target
     }
@@ -53,8 +53,8 @@ impl Legacy {
 
 impl Master {
     /// To be told when it becomes another program, and no sooner.
-    pub(crate) fn legacy(&self) -> Legacy {
-        Legacy {
+    pub(crate) fn snapshot(&self) -> CoreSnapshot {
+        CoreSnapshot {
             target: self.target,
             generation: self.generation,
             generation_last: self.generation_last,
@@ -71,10 +71,15 @@ impl Master {
     }
 
     /// Goes on where another program stood. To be followed by a step, with what has happened meanwhile.
-    pub(crate) fn adopt(policy: Policy, now: Millis, legacy: Legacy, succession: Succession) -> (Self, Vec<Action>) {
+    pub(crate) fn adopt(
+        policy: Policy,
+        now: Millis,
+        snapshot: CoreSnapshot,
+        takeover: Takeover,
+    ) -> (Self, Vec<Action>) {
         let mut master = Self::empty(policy, now);
-        let Legacy { target, generation, generation_last, generation_failed, workers, backoff, .. } = legacy;
-        let Legacy { proven, steered, tally, callers, waiting, queue, .. } = legacy;
+        let CoreSnapshot { target, generation, generation_last, generation_failed, workers, backoff, .. } = snapshot;
+        let CoreSnapshot { proven, steered, tally, callers, waiting, queue, .. } = snapshot;
         let slots = master.policy.slots;
         master.target = target.clamp(1, slots);
         (master.generation, master.generation_last) = (generation, generation_last);
@@ -88,12 +93,12 @@ impl Master {
         (master.proven, master.steered, master.tally) = (proven, steered, tally);
         (master.callers, master.queue) = (callers, queue);
         let mut actions = Vec::new();
-        match succession {
-            Succession::New { count, removes } => {
+        match takeover {
+            Takeover::New { count, removes } => {
                 master.removes = removes;
                 master.try_generation(now, None, count, waiting, &mut actions);
             }
-            Succession::Back => {
+            Takeover::Back => {
                 answer_all(waiting, Answer::UpgradeFailed, &mut actions);
                 master.begin_queued(now, &mut actions);
             }

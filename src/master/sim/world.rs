@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::core::{
-    Action, Answer, Caller, Cause, Event, ExitReason, Generation, KillCause, Legacy, Master, Millis, Note, Phase, Pid,
-    Policy, RecycleCause, Scale, SlotId, Stage, Succession, Worker,
+    Action, Answer, Caller, Cause, CoreSnapshot, Event, ExitReason, Generation, KillCause, Master, Millis, Note, Phase,
+    Pid, Policy, RecycleCause, Scale, SlotId, Stage, Takeover, Worker,
 };
 
 pub(super) const TIMEOUT: u64 = 3_000;
@@ -622,7 +622,7 @@ impl World {
                         .insert(self.master.workers().iter().map(|w| w.generation).max().unwrap_or(Generation(0)));
                     match self.dice.chance(self.nature.exec_fails) {
                         true => self.results.push_back(Event::ExecFailed),
-                        false => self.succeed(Succession::Back),
+                        false => self.take_over(Takeover::Back),
                     }
                 }
                 Action::HushRemoved => {
@@ -677,23 +677,23 @@ impl World {
             return self.results.push_back(Event::ExecFailed);
         }
         if self.dice.chance(self.nature.bad_take_over) {
-            return self.succeed(Succession::Back);
+            return self.take_over(Takeover::Back);
         }
         let count = self.dice.chance(30).then(|| 1 + self.dice.below(self.policy.slots.into()) as u32);
         let removes = self.dice.chance(50);
-        self.succeed(Succession::New { count, removes });
+        self.take_over(Takeover::New { count, removes });
     }
 
     /// Another program stands in the master's place; all it has of the one before is text.
-    fn succeed(&mut self, succession: Succession) {
+    fn take_over(&mut self, takeover: Takeover) {
         self.execs += 1;
         let forking = self.master.workers().iter().find(|w| w.phase == Phase::Forking);
         assert!(forking.is_none(), "a fork would be lost: {forking:?}");
-        let legacy = serde_json::to_string(&self.master.legacy()).expect("a legacy is plain values");
-        let legacy: Legacy = serde_json::from_str(&legacy).expect("and can be read again");
+        let snapshot = serde_json::to_string(&self.master.snapshot()).expect("a snapshot is plain values");
+        let snapshot: CoreSnapshot = serde_json::from_str(&snapshot).expect("and can be read again");
         let tally = self.master.tally();
         // The shell of each program knows what the machine has by now, and its own settings.
-        let (master, actions) = Master::adopt(self.policy.clone(), Millis(self.now), legacy, succession);
+        let (master, actions) = Master::adopt(self.policy.clone(), Millis(self.now), snapshot, takeover);
         assert_eq!(master.tally(), tally, "a count was lost");
         self.master = master;
         self.perform(actions);
