@@ -259,9 +259,9 @@ pub(crate) enum Action {
         live: Vec<SlotId>,
     },
     /// The one answer to a request to scale. Whoever asked for a stop is answered by `Exit`.
-    Answer {
+    Reply {
         caller: Caller,
-        answer: Answer,
+        reply: CommandReply,
     },
     Note(Note),
     Exit {
@@ -277,7 +277,7 @@ pub(crate) enum Scale {
 
 /// How a request to scale ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Answer {
+pub(crate) enum CommandReply {
     /// Every slot below the target is served, and the workers of all others were told to go.
     Serving {
         target: u32,
@@ -664,7 +664,7 @@ impl Master {
             }
             Event::SettingsRefused => {
                 if let Change::Loading { callers } = self.take_change() {
-                    answer_all(callers, Answer::Refused, actions);
+                    reply_to_all(callers, CommandReply::Refused, actions);
                 }
                 self.begin_queued(now, actions);
             }
@@ -675,7 +675,7 @@ impl Master {
                 (self.policy.slots, self.policy.rows) = (slots, rows);
                 self.backoff.resize(slots as usize, Backoff::quiet(now));
                 if self.target > slots {
-                    self.answer_callers(Answer::NoListeners { target: slots }, actions);
+                    self.reply_to_callers(CommandReply::NoListeners { target: slots }, actions);
                     actions.push(Action::Note(Note::Scaled { target: slots, asked: i64::from(self.target) }));
                     self.target = slots;
                 }
@@ -793,16 +793,16 @@ impl Master {
         let target = asked.clamp(1, i64::from(most)) as u32;
         if let Some(caller) = caller {
             let refused = match self.stage {
-                Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => Some(Answer::Stopping),
-                Stage::Running => (i64::from(target) != asked).then_some(Answer::OutOfRange { asked, most }),
+                Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => Some(CommandReply::Stopping),
+                Stage::Running => (i64::from(target) != asked).then_some(CommandReply::OutOfRange { asked, most }),
             };
-            if let Some(answer) = refused {
-                actions.push(Action::Answer { caller, answer });
+            if let Some(reply) = refused {
+                actions.push(Action::Reply { caller, reply });
                 return;
             }
         }
         if target != self.target {
-            self.answer_callers(Answer::Superseded { target }, actions);
+            self.reply_to_callers(CommandReply::Superseded { target }, actions);
         }
         self.target = target;
         self.callers.extend(caller);
@@ -812,8 +812,8 @@ impl Master {
         actions.push(Action::Note(Note::Scaled { target, asked }));
     }
 
-    fn answer_callers(&mut self, answer: Answer, actions: &mut Vec<Action>) {
-        answer_all(std::mem::take(&mut self.callers), answer, actions);
+    fn reply_to_callers(&mut self, reply: CommandReply, actions: &mut Vec<Action>) {
+        reply_to_all(std::mem::take(&mut self.callers), reply, actions);
     }
 
     // ---- ends -----------------------------------------------------------------------------------------------------
@@ -831,7 +831,7 @@ impl Master {
             Stage::Stopping { until, urgency } => (urgency.saturating_add(1), Some(until)),
             Stage::Done => return,
         };
-        self.answer_callers(Answer::Stopping, actions);
+        self.reply_to_callers(CommandReply::Stopping, actions);
         self.abandon_changes(actions);
         self.close_removed_at = None;
         if before.is_none() {
@@ -866,7 +866,7 @@ impl Master {
     fn boot_failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
         self.failed(now, w, why, actions);
         if w.slot.0 < self.target {
-            self.answer_callers(Answer::BootFailed { slot: w.slot, target: self.target }, actions);
+            self.reply_to_callers(CommandReply::BootFailed { slot: w.slot, target: self.target }, actions);
         }
     }
 
@@ -940,7 +940,7 @@ impl Master {
                 self.fill_slots(now, actions);
                 self.measure(now, actions);
                 self.steer(now, actions);
-                self.answer_served(actions);
+                self.reply_when_served(actions);
                 self.leave(now, actions);
             }
             Stage::Stopping { until, .. } => {
@@ -1089,10 +1089,10 @@ impl Master {
     }
 
     /// By now the surplus, if there was any, has been told to go; a trial keeps it until it is over.
-    fn answer_served(&mut self, actions: &mut Vec<Action>) {
+    fn reply_when_served(&mut self, actions: &mut Vec<Action>) {
         let undecided = matches!(self.change, Change::Loading { .. } | Change::OnTrial(_));
         if self.served() == self.target && !undecided {
-            self.answer_callers(Answer::Serving { target: self.target }, actions);
+            self.reply_to_callers(CommandReply::Serving { target: self.target }, actions);
         }
     }
 
@@ -1266,8 +1266,8 @@ impl Master {
     }
 }
 
-fn answer_all(callers: impl IntoIterator<Item = Caller>, answer: Answer, actions: &mut Vec<Action>) {
-    actions.extend(callers.into_iter().map(|caller| Action::Answer { caller, answer }));
+fn reply_to_all(callers: impl IntoIterator<Item = Caller>, reply: CommandReply, actions: &mut Vec<Action>) {
+    actions.extend(callers.into_iter().map(|caller| Action::Reply { caller, reply }));
 }
 
 impl Worker {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, os::fd::AsFd, time::Duration};
 
 use super::{
     Child, ROWS_PER_SLOT, Shell,
-    core::{Action, Answer, Caller, Cause, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
+    core::{Action, Caller, Cause, CommandReply, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
     now, requests_in_flight,
 };
 use crate::{
@@ -70,7 +70,7 @@ impl Shell {
             Action::CloseRemoved => self.close_removed(),
             Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
-            Action::Answer { caller, answer } => self.answer_waiting(caller, answer),
+            Action::Reply { caller, reply } => self.reply(caller, reply),
             Action::Note(note) => self.note(&note),
             Action::Exit { reason } => return Performed::Exit(reason),
         }
@@ -256,50 +256,50 @@ impl Shell {
         }
     }
 
-    fn answer_waiting(&mut self, caller: Caller, answer: Answer) {
+    fn reply(&mut self, caller: Caller, reply: CommandReply) {
         use protocol::Answer as Told;
-        let told = match answer {
-            Answer::Serving { target: 1 } => Told::done("1 worker serves"),
-            Answer::Serving { target } => Told::done(format!("{target} workers serve")),
-            Answer::OutOfRange { asked, most } => {
+        let told = match reply {
+            CommandReply::Serving { target: 1 } => Told::done("1 worker serves"),
+            CommandReply::Serving { target } => Told::done(format!("{target} workers serve")),
+            CommandReply::OutOfRange { asked, most } => {
                 Told::refused(format!("{asked} workers are not possible: 1 to {most} are; nothing was changed"))
             }
-            Answer::NoListeners { target } => Told::refused(format!(
+            CommandReply::NoListeners { target } => Told::refused(format!(
                 "no listeners could be made for so many; the target is now {target}, see the log"
             )),
-            Answer::Superseded { target } => {
+            CommandReply::Superseded { target } => {
                 Told::refused(format!("another request came before this one was done; the target is now {target}"))
             }
-            Answer::BootFailed { slot: SlotId(slot), target } => {
+            CommandReply::BootFailed { slot: SlotId(slot), target } => {
                 let reason = self.boot_failure.as_deref().unwrap_or("it ended, or stayed silent, before it was ready");
                 Told::refused(format!(
                     "the worker of slot {slot} could not boot: {reason}; the target stays {target}, and the slot is \
                      tried again"
                 ))
             }
-            Answer::Reloaded { generation } => Told::done(self.told_reloaded(generation)),
-            Answer::Refused => {
+            CommandReply::Reloaded { generation } => Told::done(self.told_reloaded(generation)),
+            CommandReply::Refused => {
                 let reason = self.reloads.last.as_ref().and_then(|last| last.reason.clone()).unwrap_or_default();
                 Told::refused(format!("refused, all goes on as before: {reason}"))
             }
-            Answer::RolledBack { slot, why } => {
+            CommandReply::RolledBack { slot, why } => {
                 let reason = self.why_rolled_back(slot, why);
                 Told::refused(format!("rolled back: {reason}; the old workers serve on with the old settings"))
             }
-            Answer::Upgraded { generation: Generation(generation) } => {
+            CommandReply::Upgraded { generation: Generation(generation) } => {
                 Told::done(format!("generation {generation} serves{}", self.upgrades.told()))
             }
-            Answer::UpgradeRefused => {
+            CommandReply::UpgradeRefused => {
                 Told::refused(format!("refused, all goes on as before: {}", self.upgrades.reason()))
             }
-            Answer::UpgradeFailed => Told::refused(format!(
+            CommandReply::UpgradeFailed => Told::refused(format!(
                 "rolled back: {}; the old workers serve on, of the old program",
                 self.upgrades.reason()
             )),
-            Answer::UpgradeUnderWay => {
+            CommandReply::UpgradeUnderWay => {
                 Told::refused("another upgrade is under way, or waits for its turn; nothing was changed")
             }
-            Answer::Stopping => Told::refused("the service is stopping"),
+            CommandReply::Stopping => Told::refused("the service is stopping"),
         };
         self.answer(caller, told);
     }

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use super::core::{Answer, Event, ExitReason, Generation, KillCause, Note, Phase, Pid, Policy, Scale, SlotId, Worker};
+use super::core::{
+    CommandReply, Event, ExitReason, Generation, KillCause, Note, Phase, Pid, Policy, Scale, SlotId, Worker,
+};
 
 mod world;
 
@@ -246,7 +248,7 @@ fn a_reload_replaces_every_worker_and_never_dips() {
         world.plan(0, asks);
         world.run_checking(20 * BOOT, |world| assert!(world.serving() >= target.min(world.master.target())));
         world.settle(GRACE);
-        assert_eq!(world.answers, [Answer::Reloaded { generation: Generation(2) }]);
+        assert_eq!(world.replies, [CommandReply::Reloaded { generation: Generation(2) }]);
         assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "one of before is still there");
     });
 }
@@ -263,7 +265,7 @@ fn a_reload_ends_although_its_workers_are_recycled_all_the_time() {
             world.plan(at, Ahead::RecycleAny);
         }
         world.run(end);
-        assert_eq!(world.answers, [Answer::Reloaded { generation: Generation(2) }]);
+        assert_eq!(world.replies, [CommandReply::Reloaded { generation: Generation(2) }]);
     });
 }
 
@@ -280,7 +282,7 @@ fn a_bad_generation_is_rolled_back_and_the_old_one_never_stops_serving() {
             assert!(old.iter().all(still), "a worker of the old generation was touched");
         });
         world.settle(GRACE);
-        assert!(matches!(world.answers[..], [Answer::RolledBack { .. }]), "{:?}", world.answers);
+        assert!(matches!(world.replies[..], [CommandReply::RolledBack { .. }]), "{:?}", world.replies);
         assert_eq!((world.master.generation(), world.master.target()), (Generation(1), target));
         world.nature.bad_generation = 0;
         world.plan_fact(0, Event::ReloadRequested { caller: None });
@@ -301,7 +303,7 @@ fn reloads_during_one_are_one_more() {
         }
         world.run(50);
         world.settle(2 * GRACE + 40 * BOOT);
-        assert_eq!(world.answers.len(), 3);
+        assert_eq!(world.replies.len(), 3);
         let begun = world.notes_of(|note| matches!(note, Note::TrialBegun { .. }));
         assert_eq!(begun, 2);
         assert_eq!(world.notes_of(|note| matches!(note, Note::ReloadQueued)), 1);
@@ -319,7 +321,7 @@ fn a_stop_during_a_reload_is_not_waited_for() {
         let stop_at = world.dice.below(2 * BOOT);
         world.plan_fact(stop_at, Event::StopRequested { graceful: true });
         world.run_to_exit(stop_at + GRACE + 1);
-        assert_eq!(world.answers.len(), 2);
+        assert_eq!(world.replies.len(), 2);
         assert_eq!(world.callers, BTreeSet::new());
     });
 }
@@ -335,7 +337,7 @@ fn an_upgrade_replaces_every_worker_and_never_dips() {
         world.plan(0, asks);
         world.run_checking(20 * BOOT, |world| assert!(world.serving() >= target.min(world.master.target())));
         world.settle(GRACE);
-        assert_eq!(world.answers, [Answer::Upgraded { generation: Generation(2) }]);
+        assert_eq!(world.replies, [CommandReply::Upgraded { generation: Generation(2) }]);
         assert_eq!((world.execs, world.master.tally().upgrades), (1, 1));
         assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "one of before is still there");
     });
@@ -361,17 +363,17 @@ fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
             assert!(old.iter().all(still), "a worker of the old program was touched");
         });
         world.settle(GRACE);
-        let answer = if seed % 5 < 3 { Answer::UpgradeRefused } else { Answer::UpgradeFailed };
-        assert_eq!(world.answers, [answer]);
+        let reply = if seed % 5 < 3 { CommandReply::UpgradeRefused } else { CommandReply::UpgradeFailed };
+        assert_eq!(world.replies, [reply]);
         assert_eq!((world.master.generation(), world.master.target()), (Generation(1), target));
         assert_eq!(world.execs, [0, 0, 0, 1, 2][seed as usize % 5]);
         world.nature = CALM;
-        world.answers.clear();
+        world.replies.clear();
         let asks = world.asks_to_upgrade();
         world.plan(0, asks);
         world.run(1);
         world.settle(GRACE + 20 * BOOT);
-        assert!(matches!(world.answers[..], [Answer::Upgraded { .. }]), "{:?}", world.answers);
+        assert!(matches!(world.replies[..], [CommandReply::Upgraded { .. }]), "{:?}", world.replies);
     });
 }
 
@@ -397,7 +399,7 @@ fn an_exec_waits_for_the_forks_under_way() {
         world.plan_fact(500, Event::PreflightEnded { passed: true });
         world.run(501);
         world.settle(GRACE + 20 * BOOT);
-        assert_eq!((world.execs, world.answers.len()), (1, 1));
+        assert_eq!((world.execs, world.replies.len()), (1, 1));
     });
 }
 
@@ -418,9 +420,9 @@ fn what_is_asked_during_an_upgrade_follows_it_or_is_answered_at_once() {
             world.plan_fact(within, Event::UpgradeRequested { program: None, caller: None });
         }
         world.run(within);
-        assert_eq!(world.answers, [Answer::UpgradeUnderWay]);
+        assert_eq!(world.replies, [CommandReply::UpgradeUnderWay]);
         world.settle(2 * GRACE + 80 * BOOT);
-        assert_eq!((world.answers.len(), world.callers.len()), (3, 0));
+        assert_eq!((world.replies.len(), world.callers.len()), (3, 0));
         assert_eq!(world.notes_of(|note| matches!(note, Note::TrialBegun { .. })), 3);
         assert_eq!(world.notes_of(|note| matches!(note, Note::UpgradeQueued)), 1);
     });
@@ -437,7 +439,7 @@ fn a_stop_during_an_upgrade_is_not_waited_for() {
         let stop_at = world.dice.below(3 * BOOT);
         world.plan_fact(stop_at, Event::StopRequested { graceful: true });
         world.run_to_exit(stop_at + GRACE + 1);
-        assert_eq!((world.answers.len(), world.callers.len()), (1, 0));
+        assert_eq!((world.replies.len(), world.callers.len()), (1, 0));
     });
 }
 
@@ -451,7 +453,7 @@ fn a_scale_during_a_preflight_does_not_wait_for_it() {
         let scale = world.asks(Scale::To(target));
         world.plan(1, scale);
         world.run(1 + BOOT);
-        assert_eq!(world.answers, [Answer::Serving { target }]);
+        assert_eq!(world.replies, [CommandReply::Serving { target }]);
     });
 }
 
@@ -462,16 +464,16 @@ fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, up_to(4));
         let (target, most) = (world.master.target(), world.policy.workers_max);
-        for (scale, answer) in [
-            (Scale::To(target), Answer::Serving { target }),
-            (Scale::To(0), Answer::OutOfRange { asked: 0, most }),
-            (Scale::By(-9), Answer::OutOfRange { asked: i64::from(target) - 9, most }),
-            (Scale::To(most + 1), Answer::OutOfRange { asked: i64::from(most) + 1, most }),
+        for (scale, reply) in [
+            (Scale::To(target), CommandReply::Serving { target }),
+            (Scale::To(0), CommandReply::OutOfRange { asked: 0, most }),
+            (Scale::By(-9), CommandReply::OutOfRange { asked: i64::from(target) - 9, most }),
+            (Scale::To(most + 1), CommandReply::OutOfRange { asked: i64::from(most) + 1, most }),
         ] {
             let asks = world.asks(scale);
             world.plan(0, asks);
             world.run(0);
-            assert_eq!(world.answers.pop(), Some(answer), "{scale:?}");
+            assert_eq!(world.replies.pop(), Some(reply), "{scale:?}");
             assert_eq!(world.master.target(), target);
         }
         let more = target + 1 + world.dice.below(u64::from(most - target)) as u32;
@@ -481,22 +483,22 @@ fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
             let asks = world.asks(Scale::By(-1));
             world.plan(1, asks);
             world.run(1);
-            assert_eq!(world.answers.remove(0), Answer::Superseded { target: more - 1 });
+            assert_eq!(world.replies.remove(0), CommandReply::Superseded { target: more - 1 });
             world.run(BOOT);
-            assert_eq!(world.answers, [Answer::Serving { target: more - 1 }]);
+            assert_eq!(world.replies, [CommandReply::Serving { target: more - 1 }]);
         } else if seed % 3 == 1 {
             world.nature = Nature { crash_at_boot: 100, spared: target, ..CALM };
             world.run(BOOT);
-            assert!(matches!(world.answers[..], [Answer::BootFailed { target, .. }] if target == more));
+            assert!(matches!(world.replies[..], [CommandReply::BootFailed { target, .. }] if target == more));
         } else {
             world.run(1);
             world.plan_fact(0, Event::StopRequested { graceful: true });
             world.run(0);
-            assert_eq!(world.answers, [Answer::Stopping]);
+            assert_eq!(world.replies, [CommandReply::Stopping]);
             let asks = world.asks(Scale::By(1));
             world.plan(0, asks);
             world.run(0);
-            assert_eq!(world.answers, [Answer::Stopping; 2]);
+            assert_eq!(world.replies, [CommandReply::Stopping; 2]);
         }
         assert_eq!(world.callers, BTreeSet::new());
     });

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Answer, Caller, Failure, Generation, HUSH_MS, Master, Millis, Note, Policy, QUIET_MS, SlotId, Stage,
-    TRIAL_LOOK_MS, TRIAL_MS, Worker, answer_all, backoff::Backoff,
+    Action, Caller, CommandReply, Failure, Generation, HUSH_MS, Master, Millis, Note, Policy, QUIET_MS, SlotId, Stage,
+    TRIAL_LOOK_MS, TRIAL_MS, Worker, backoff::Backoff, reply_to_all,
 };
 
 /// Where a reload or an upgrade is.
@@ -95,7 +95,7 @@ impl Master {
 
     pub(super) fn begin_reload(&mut self, caller: Option<Caller>, actions: &mut Vec<Action>) {
         if self.stage != Stage::Running {
-            answer_all(caller, Answer::Stopping, actions);
+            reply_to_all(caller, CommandReply::Stopping, actions);
         } else if self.may_change() {
             self.load(caller.into_iter().collect(), actions);
         } else if let Some(callers) = self.queue.iter_mut().find_map(|queued| match queued {
@@ -176,7 +176,7 @@ impl Master {
         self.policy = Policy { slots, rows, ..before };
         actions.push(Action::RestoreSettings { slot, failed: generation, why });
         self.retire_replaced(now, actions);
-        answer_all(callers, Answer::RolledBack { slot, why }, actions);
+        reply_to_all(callers, CommandReply::RolledBack { slot, why }, actions);
         self.begin_queued(now, actions);
         true
     }
@@ -198,18 +198,18 @@ impl Master {
         self.close_removed_at = self.removes.then(|| now.after(QUIET_MS - HUSH_MS));
         self.removed_hushed = false;
         let generation = self.generation;
-        let answer = if upgraded {
+        let reply = if upgraded {
             self.tally.upgrades += 1;
             actions.push(Action::KeepProgram);
-            Answer::Upgraded { generation }
+            CommandReply::Upgraded { generation }
         } else {
             self.tally.reloads += 1;
             actions.push(Action::KeepSettings);
-            Answer::Reloaded { generation }
+            CommandReply::Reloaded { generation }
         };
         // The old workers are told first: a connection that is made after the answer goes to a new worker.
         self.retire_replaced(now, actions);
-        answer_all(callers, answer, actions);
+        reply_to_all(callers, reply, actions);
         self.begin_queued(now, actions);
     }
 
@@ -231,7 +231,7 @@ impl Master {
         }
         let waiting = self.take_change().callers();
         let queued = std::mem::take(&mut self.queue).into_iter().flat_map(Queued::callers);
-        answer_all(waiting.into_iter().chain(queued), Answer::Stopping, actions);
+        reply_to_all(waiting.into_iter().chain(queued), CommandReply::Stopping, actions);
     }
 
     pub(super) fn close_removed(&mut self, now: Millis, actions: &mut Vec<Action>) {

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Answer, Caller, Generation, Master, Millis, Note, Phase, Policy, SlotId, Stage, Tally, Worker, answer_all,
+    Action, Caller, CommandReply, Generation, Master, Millis, Note, Phase, Policy, SlotId, Stage, Tally, Worker,
     backoff::Backoff,
     reload::{Change, Queued},
+    reply_to_all,
 };
 
 /// What a master's mind leaves to the program that takes its place. All else follows from that one's settings.
@@ -99,7 +100,7 @@ impl Master {
                 master.try_generation(now, None, count, waiting, &mut actions);
             }
             Takeover::Back => {
-                answer_all(waiting, Answer::UpgradeFailed, &mut actions);
+                reply_to_all(waiting, CommandReply::UpgradeFailed, &mut actions);
                 master.begin_queued(now, &mut actions);
             }
         }
@@ -131,11 +132,11 @@ impl Master {
         let queued = self.queue.iter().any(|queued| matches!(queued, Queued::Upgrade { .. }));
         let callers = caller.into_iter().collect();
         if self.stage != Stage::Running {
-            answer_all(caller, Answer::Stopping, actions);
+            reply_to_all(caller, CommandReply::Stopping, actions);
         } else if self.may_change() {
             self.begin_preflight(now, program, callers, actions);
         } else if caller.is_some() && (queued || self.upgrades()) {
-            answer_all(caller, Answer::UpgradeUnderWay, actions);
+            reply_to_all(caller, CommandReply::UpgradeUnderWay, actions);
         } else if !queued {
             self.queue.push(Queued::Upgrade { program, callers });
             actions.push(Action::Note(Note::UpgradeQueued));
@@ -167,18 +168,18 @@ impl Master {
             (*until, *passed) = (None, true);
             return;
         }
-        answer_all(self.take_change().callers(), Answer::UpgradeRefused, actions);
+        reply_to_all(self.take_change().callers(), CommandReply::UpgradeRefused, actions);
         self.begin_queued(now, actions);
     }
 
     /// The exec failed, and we are who we were.
     pub(super) fn stay(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        let answer = match self.change {
-            Change::Preflight { .. } => Answer::UpgradeRefused,
-            Change::Returning { .. } => Answer::UpgradeFailed,
+        let reply = match self.change {
+            Change::Preflight { .. } => CommandReply::UpgradeRefused,
+            Change::Returning { .. } => CommandReply::UpgradeFailed,
             Change::None | Change::Loading { .. } | Change::OnTrial(_) => return,
         };
-        answer_all(self.take_change().callers(), answer, actions);
+        reply_to_all(self.take_change().callers(), reply, actions);
         self.begin_queued(now, actions);
     }
 

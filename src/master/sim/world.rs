@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::core::{
-    Action, Answer, Caller, Cause, CoreSnapshot, Event, ExitReason, Generation, KillCause, Master, Millis, Note, Phase,
-    Pid, Policy, RecycleCause, Scale, SlotId, Stage, Takeover, Worker,
+    Action, Caller, Cause, CommandReply, CoreSnapshot, Event, ExitReason, Generation, KillCause, Master, Millis, Note,
+    Phase, Pid, Policy, RecycleCause, Scale, SlotId, Stage, Takeover, Worker,
 };
 
 pub(super) const TIMEOUT: u64 = 3_000;
@@ -207,7 +207,7 @@ pub(super) struct World {
     pub(super) failed: BTreeSet<Generation>,
     /// Who asked to scale or reload, and waits.
     pub(super) callers: BTreeSet<Caller>,
-    pub(super) answers: Vec<Answer>,
+    pub(super) replies: Vec<CommandReply>,
     pub(super) exited: Option<ExitReason>,
     pub(super) forks: Vec<(u64, SlotId)>,
     /// Ends that nobody asked for, and boots given up.
@@ -265,7 +265,7 @@ impl World {
             bad: BTreeSet::new(),
             failed: BTreeSet::new(),
             callers: BTreeSet::new(),
-            answers: Vec::new(),
+            replies: Vec::new(),
             exited: None,
             forks: Vec::new(),
             failures: Vec::new(),
@@ -633,15 +633,15 @@ impl World {
                     assert!(!self.on_trial, "closed what may still be wanted again");
                     assert!(std::mem::take(&mut self.hushed), "closed under those who were just let in");
                 }
-                Action::Answer { caller, answer } => {
+                Action::Reply { caller, reply } => {
                     assert!(self.callers.remove(&caller), "{caller:?} was answered twice, or never asked");
-                    if let Answer::Serving { target } = answer {
+                    if let CommandReply::Serving { target } = reply {
                         assert_eq!(self.live().len(), target as usize, "{caller:?} was told so too early");
                         let stays = |w: &&Worker| matches!(w.phase, Phase::Starting { .. } | Phase::Serving { .. });
                         let stay = self.master.workers().iter().filter(stays).find(|w| w.slot.0 >= target);
                         assert!(stay.is_none(), "{caller:?} was told so before {stay:?} was told to go");
                     }
-                    self.answers.push(answer);
+                    self.replies.push(reply);
                 }
                 Action::Steer { live } => {
                     assert!(!live.is_empty(), "steered to nobody");
