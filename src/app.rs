@@ -29,7 +29,7 @@ pub use self::runtime::{BootFailure, Runtime, UpgradeCommand};
 use crate::{
     cli::{Cli, Command, Format, Place},
     ctl, error_chain, log,
-    master::{self, Handover, Load, Origins, Outcome},
+    master::{self, Handover, Origins, Outcome, SettingsLoader},
     protocol,
     scoreboard::Row,
     settings::{
@@ -373,7 +373,7 @@ impl App {
     fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> ExitCode {
         let Self { work, prepare, tables, info, migrate: _ } = self;
         log::take_panics("a panic in the master: a bug in oxicorn; the master ends");
-        let load = Load {
+        let load = SettingsLoader {
             app: Rc::new(info),
             read: Box::new(move |running| {
                 let sources = Sources::after(running.file.is_some(), running.sources.texts());

@@ -29,9 +29,9 @@ use std::{
 };
 
 use self::{
-    control::{Control, Site},
+    control::{ControlServer, Site},
     core::{
-        Action, Caller, Event, ExitReason, KillCause, Master, Millis, Phase, Pid, Policy, Scale, SlotId, Stage, Tally,
+        Action, Caller, Event, ExitReason, KillCause, Master, Millis, Phase, Pid, Policy, Scaling, SlotId, Stage, Tally,
     },
     culprit::Deaths,
     exits::{ExitFacts, explain, is_foreign_kill},
@@ -43,7 +43,7 @@ use self::{
     reload::Reloads,
     upgrade::Upgrades,
 };
-pub(crate) use self::{handover::Handover, reload::Load};
+pub(crate) use self::{handover::Handover, reload::SettingsLoader};
 use crate::{
     channel::{Heard, ToMaster, ToWorker},
     listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
@@ -127,7 +127,7 @@ impl Child {
 
 struct Shell {
     core: Master,
-    load: Load,
+    load: SettingsLoader,
     resolved: Arc<Resolved>,
     reloads: Reloads,
     upgrades: Upgrades,
@@ -136,7 +136,7 @@ struct Shell {
     signals: MasterSignals,
     pidfile: Option<Pidfile>,
     /// `None` where it is off or could not be made: the service does not depend on it.
-    control: Option<Control>,
+    control: Option<ControlServer>,
     /// `None` where no service manager listens.
     notify: Option<Notify>,
     started: Millis,
@@ -166,7 +166,7 @@ pub(crate) enum Origins {
 }
 
 /// Binds, forks, supervises; returns when all is over, or in each child.
-pub(crate) fn run(resolved: Resolved, load: Load, origins: Origins) -> Result<Outcome, MasterError> {
+pub(crate) fn run(resolved: Resolved, load: SettingsLoader, origins: Origins) -> Result<Outcome, MasterError> {
     let (shell, actions) = match origins {
         Origins::Nothing => Shell::begin(resolved, load)?,
         Origins::Handover { handover, kept } => Shell::adopt(resolved, load, &kept, *handover)?,
@@ -176,7 +176,7 @@ pub(crate) fn run(resolved: Resolved, load: Load, origins: Origins) -> Result<Ou
 
 impl Shell {
     /// A first start.
-    fn begin(resolved: Resolved, load: Load) -> Result<(Self, Vec<Action>), MasterError> {
+    fn begin(resolved: Resolved, load: SettingsLoader) -> Result<(Self, Vec<Action>), MasterError> {
         let settings = &resolved.settings;
         let name = &settings.process.name;
         tracing::info!(
@@ -212,7 +212,7 @@ impl Shell {
             Scoreboard::create(rows, ROWS_PER_SLOT * slot_count(WORKERS_MAX)).map_err(MasterError::Scoreboard)?;
         let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
         let upgrades = Upgrades::new(resolved.start.path());
-        let control = Control::open(&Site { socket: &settings.control.socket, name, folder: upgrades.folder() });
+        let control = ControlServer::open(&Site { socket: &settings.control.socket, name, folder: upgrades.folder() });
         let signals = MasterSignals::install().map_err(MasterError::Signals)?;
         // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
         if let Err(error) = process::become_subreaper() {
@@ -279,7 +279,7 @@ impl Shell {
         let log_due = (!log::catch_up()).then(|| now().after(LINE_EVERY_MS));
         let deadlines = [
             self.core.deadline(),
-            self.control.as_ref().and_then(Control::deadline),
+            self.control.as_ref().and_then(ControlServer::deadline),
             self.notify.as_ref().and_then(Notify::deadline),
             Some(self.certificate_due),
             Some(self.control_due),
@@ -293,7 +293,7 @@ impl Shell {
         let waiting = self.children.iter().filter(|child| !child.unsaid.is_empty());
         fds.extend(waiting.filter_map(|child| child.channel.as_ref()).map(|fd| (fd.as_fd(), Interest::Write)));
         let ours = fds.len();
-        fds.extend(self.control.iter().flat_map(Control::watched));
+        fds.extend(self.control.iter().flat_map(ControlServer::watched));
         let ready = wait(&fds, timeout).map_err(MasterError::Wait)?;
         if self.certificate_due <= now() {
             self.certificate_due = now().after(CERTIFICATE_EVERY_MS);
@@ -362,7 +362,7 @@ impl Shell {
     }
 
     fn scale_by(&mut self, by: i32) {
-        self.inbox.push(Event::ScaleRequested { scale: Scale::By(by), caller: None });
+        self.inbox.push(Event::ScaleRequested { scale: Scaling::By(by), caller: None });
     }
 
     fn serve(&mut self, caller: Caller, request: Request) {
@@ -386,8 +386,8 @@ impl Shell {
             }
             protocol::Command::Scale(scale) => {
                 let scale = match scale {
-                    protocol::Scale::To(target) => Scale::To(target),
-                    protocol::Scale::By(by) => Scale::By(by),
+                    protocol::Scale::To(target) => Scaling::To(target),
+                    protocol::Scale::By(by) => Scaling::By(by),
                 };
                 self.inbox.push(Event::ScaleRequested { scale, caller: Some(caller) });
             }

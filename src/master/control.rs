@@ -3,7 +3,7 @@
 //! Owns: its file, its clients and their bounds: how many, how many bytes, how long. One request a connection. Refuses:
 //! what a request means (the shell), and to be a reason to wait or to fail: without a socket the service goes on.
 
-mod handover;
+mod passed;
 
 use std::{
     fs::DirBuilder,
@@ -21,7 +21,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 
-pub(super) use self::handover::Passed;
+pub(super) use self::passed::PassedControl;
 use super::core::{Caller, Millis};
 use crate::{
     protocol::{self, Answer, Command, Folder, Reply, Request},
@@ -48,10 +48,10 @@ const ACCEPTS_MAX: usize = 64;
 const DEAF_MS: u64 = 1_000;
 
 #[derive(Debug)]
-pub(super) struct Control {
-    door: Door,
+pub(super) struct ControlServer {
+    listener: ControlListener,
     uid: u32,
-    clients: Vec<Client>,
+    clients: Vec<ControlClient>,
     next: u64,
     deaf_until: Option<Millis>,
     progress: String,
@@ -71,25 +71,25 @@ pub(super) struct Site<'a> {
 
 /// The listening socket and its file.
 #[derive(Debug)]
-struct Door {
-    listener: UnixListener,
+struct ControlListener {
+    socket: UnixListener,
     path: PathBuf,
     /// Later another process may have put its own file at this path.
     file: FileId,
 }
 
 #[derive(Debug)]
-struct Client {
+struct ControlClient {
     id: Caller,
     stream: UnixStream,
-    turn: Turn,
+    stage: ClientStage,
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Turn {
+enum ClientStage {
     Asking {
         until: Millis,
     },
@@ -103,7 +103,7 @@ enum Turn {
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
-enum OpenError {
+enum ControlOpenError {
     #[error("{} is answered by another master; give this one a name of its own (process.name)", path.display())]
     Taken { path: PathBuf },
     #[error("{} exists and is not a socket", path.display())]
@@ -119,16 +119,16 @@ enum OpenError {
 }
 
 impl Site<'_> {
-    fn open(&self, uid: u32) -> Option<Result<Door, OpenError>> {
+    fn open(&self, uid: u32) -> Option<Result<ControlListener, ControlOpenError>> {
         match self.socket {
             ControlSocket::Off => None,
-            ControlSocket::Path(path) => Some(Door::at(path.clone())),
+            ControlSocket::Path(path) => Some(ControlListener::at(path.clone())),
             ControlSocket::Auto => Some(self.auto(uid)),
         }
     }
 
     /// Opens the socket in the first folder, and under the first name, that can be used.
-    fn auto(&self, uid: u32) -> Result<Door, OpenError> {
+    fn auto(&self, uid: u32) -> Result<ControlListener, ControlOpenError> {
         let mut refused = None;
         for folder in protocol::server_folders(uid, |name| std::env::var_os(name)) {
             let folder = match folder {
@@ -137,57 +137,58 @@ impl Site<'_> {
                 Folder::Private(path) => make_private(&path, uid).map(|()| path),
             };
             match folder.and_then(|folder| self.within(&folder)) {
-                Ok(door) => return Ok(door),
+                Ok(listener) => return Ok(listener),
                 // Report why the best place cannot be used: that is what the operator has to mend.
                 Err(error) => drop(refused.get_or_insert(error)),
             }
         }
-        Err(refused.unwrap_or_else(|| OpenError::Folder { path: PathBuf::new(), source: ErrorKind::NotFound.into() }))
+        Err(refused
+            .unwrap_or_else(|| ControlOpenError::Folder { path: PathBuf::new(), source: ErrorKind::NotFound.into() }))
     }
 
     /// Opens the socket in this folder, under the first name that no other service has.
-    fn within(&self, place: &Path) -> Result<Door, OpenError> {
+    fn within(&self, place: &Path) -> Result<ControlListener, ControlOpenError> {
         let mut taken = None;
         for name in protocol::socket_names(self.name, self.folder) {
-            match Door::at(place.join(name)) {
-                Err(OpenError::Taken { path }) => drop(taken.get_or_insert(OpenError::Taken { path })),
-                Ok(door) => {
-                    if let Some(OpenError::Taken { path: other }) = taken {
+            match ControlListener::at(place.join(name)) {
+                Err(ControlOpenError::Taken { path }) => drop(taken.get_or_insert(ControlOpenError::Taken { path })),
+                Ok(listener) => {
+                    if let Some(ControlOpenError::Taken { path: other }) = taken {
                         tracing::info!(
                             event = "control_socket",
-                            socket = %door.path.display(),
+                            socket = %listener.path.display(),
                             other = %other.display(),
                             "another service named {} runs; commands find this one from its folder, by -c, or by --socket",
                             self.name
                         );
                     }
-                    return Ok(door);
+                    return Ok(listener);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Err(taken.unwrap_or_else(|| OpenError::Folder { path: place.to_owned(), source: ErrorKind::NotFound.into() }))
+        Err(taken
+            .unwrap_or_else(|| ControlOpenError::Folder { path: place.to_owned(), source: ErrorKind::NotFound.into() }))
     }
 }
 
-impl Door {
-    fn at(path: PathBuf) -> Result<Self, OpenError> {
+impl ControlListener {
+    fn at(path: PathBuf) -> Result<Self, ControlOpenError> {
         match socket_file::occupant(&path) {
             Ok(Occupant::Nothing) => {}
-            Ok(Occupant::Stale(file)) => {
-                socket_file::remove(&path, file).map_err(|source| OpenError::Listen { path: path.clone(), source })?
-            }
-            Ok(Occupant::NotASocket) => return Err(OpenError::NotASocket { path }),
-            Ok(Occupant::Server(_)) => return Err(OpenError::Taken { path }),
-            Err(source) => return Err(OpenError::Look { path, source }),
+            Ok(Occupant::Stale(file)) => socket_file::remove(&path, file)
+                .map_err(|source| ControlOpenError::Listen { path: path.clone(), source })?,
+            Ok(Occupant::NotASocket) => return Err(ControlOpenError::NotASocket { path }),
+            Ok(Occupant::Server(_)) => return Err(ControlOpenError::Taken { path }),
+            Err(source) => return Err(ControlOpenError::Look { path, source }),
         }
         // Mode 0600: only this user may ask.
         let bound = socket_file::bind(&path, 0o600);
-        match bound.and_then(|(listener, file)| SockRef::from(&listener).listen(128).map(|()| (listener, file))) {
-            Ok((listener, file)) => Ok(Self { listener, path, file }),
+        match bound.and_then(|(socket, file)| SockRef::from(&socket).listen(128).map(|()| (socket, file))) {
+            Ok((socket, file)) => Ok(Self { socket, path, file }),
             // Another master was faster.
-            Err(error) if error.kind() == ErrorKind::AddrInUse => Err(OpenError::Taken { path }),
-            Err(source) => Err(OpenError::Listen { path, source }),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Err(ControlOpenError::Taken { path }),
+            Err(source) => Err(ControlOpenError::Listen { path, source }),
         }
     }
 
@@ -196,14 +197,14 @@ impl Door {
     }
 }
 
-impl Control {
+impl ControlServer {
     /// `None`, with a warning in the log, where it cannot be made.
     pub(super) fn open(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
         match site.open(uid)? {
-            Ok(door) => {
-                tracing::debug!(event = "control_socket", socket = %door.path.display(), "listening for oxicorn status and its like");
-                Some(Self::new(door, uid))
+            Ok(listener) => {
+                tracing::debug!(event = "control_socket", socket = %listener.path.display(), "listening for oxicorn status and its like");
+                Some(Self::new(listener, uid))
             }
             Err(error) => {
                 tracing::warn!(
@@ -216,35 +217,35 @@ impl Control {
         }
     }
 
-    fn new(door: Door, uid: u32) -> Self {
+    fn new(listener: ControlListener, uid: u32) -> Self {
         let (clients, progress) = (Vec::new(), String::new());
-        Self { door, uid, clients, next: 0, deaf_until: None, progress, lost: false }
+        Self { listener, uid, clients, next: 0, deaf_until: None, progress, lost: false }
     }
 
     /// Makes the socket that could not be made at the start: a folder that was missing may be there now. Logs nothing if it
     /// still cannot be made: the start has said why.
     pub(super) fn open_late(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
-        let door = site.open(uid)?.ok()?;
-        tracing::info!(event = "control_socket", socket = %door.path.display(), "the control socket could not be made at the start; now it is there");
-        Some(Self::new(door, uid))
+        let listener = site.open(uid)?.ok()?;
+        tracing::info!(event = "control_socket", socket = %listener.path.display(), "the control socket could not be made at the start; now it is there");
+        Some(Self::new(listener, uid))
     }
 
     /// Makes the file again if it is gone: `/tmp` may be cleaned, and a logout removes the login's folder. Connections stay.
     pub(super) fn look_after(&mut self, site: &Site<'_>) {
-        if self.door.stands() {
+        if self.listener.stands() {
             return;
         }
         match site.open(self.uid) {
             None => {}
-            Some(Ok(door)) => {
+            Some(Ok(listener)) => {
                 tracing::info!(
                     event = "control_socket",
-                    gone = %self.door.path.display(),
-                    socket = %door.path.display(),
+                    gone = %self.listener.path.display(),
+                    socket = %listener.path.display(),
                     "the control socket's file was gone; the master has made it again"
                 );
-                (self.door, self.lost) = (door, false);
+                (self.listener, self.lost) = (listener, false);
             }
             Some(Err(error)) if !self.lost => {
                 self.lost = true;
@@ -260,7 +261,7 @@ impl Control {
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.door.path
+        &self.listener.path
     }
 
     /// What the master's poll should wait for; [`turn`](Self::turn) wants the outcome in the same order.
@@ -270,12 +271,12 @@ impl Control {
             None => Interest::Read,
         };
         let clients = self.clients.iter().map(|client| (client.stream.as_fd(), client.interest()));
-        std::iter::once((self.door.listener.as_fd(), listener)).chain(clients)
+        std::iter::once((self.listener.socket.as_fd(), listener)).chain(clients)
     }
 
     /// When to call [`turn`](Self::turn) at the latest.
     pub(super) fn deadline(&self) -> Option<Millis> {
-        self.clients.iter().filter_map(Client::until).chain(self.deaf_until).min()
+        self.clients.iter().filter_map(ControlClient::until).chain(self.deaf_until).min()
     }
 
     /// Does what can be done without waiting; what was asked meanwhile.
@@ -289,7 +290,7 @@ impl Control {
             }
             let client = &mut self.clients[at];
             if client.until().is_some_and(|until| until <= now) {
-                client.turn = Turn::Gone;
+                client.stage = ClientStage::Gone;
             }
         }
         self.forget_gone();
@@ -301,7 +302,7 @@ impl Control {
 
     fn accept(&mut self, now: Millis, asked: &mut Vec<(Caller, Request)>) {
         for _ in 0..ACCEPTS_MAX {
-            let stream = match self.door.listener.accept() {
+            let stream = match self.listener.socket.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return,
@@ -323,8 +324,8 @@ impl Control {
                 let _ = (&stream).write(&protocol::line(&refused));
             } else if self.has_room() {
                 self.next += 1;
-                let (id, turn) = (Caller(self.next), Turn::Asking { until: now.after(PATIENCE_MS) });
-                self.clients.push(Client { id, stream, turn, input: Vec::new(), output: Vec::new() });
+                let (id, stage) = (Caller(self.next), ClientStage::Asking { until: now.after(PATIENCE_MS) });
+                self.clients.push(ControlClient { id, stream, stage, input: Vec::new(), output: Vec::new() });
                 // Most have asked by now, and cannot be sent away any more.
                 asked.extend(self.attend(self.clients.len() - 1, now));
                 self.forget_gone();
@@ -336,22 +337,22 @@ impl Control {
         if self.clients.len() < CLIENTS_MAX {
             return true;
         }
-        let idle = self.clients.iter().position(|client| matches!(client.turn, Turn::Asking { .. }));
+        let idle = self.clients.iter().position(|client| matches!(client.stage, ClientStage::Asking { .. }));
         idle.map(|at| self.clients.remove(at)).is_some()
     }
 
     /// One client's turn; what it asks for, if that is for the shell to answer.
     fn attend(&mut self, at: usize, now: Millis) -> Option<(Caller, Request)> {
-        let waiting = self.clients.iter().filter(|client| client.turn == Turn::Waiting).count();
+        let waiting = self.clients.iter().filter(|client| client.stage == ClientStage::Waiting).count();
         let client = &mut self.clients[at];
-        match client.turn {
-            Turn::Asking { .. } => {}
+        match client.stage {
+            ClientStage::Asking { .. } => {}
             // Neither has more to say: it left, or can take more of what it is told.
-            Turn::Waiting if client.output.is_empty() => client.turn = Turn::Gone,
-            Turn::Waiting | Turn::Reading { .. } => client.flush(),
-            Turn::Gone => {}
+            ClientStage::Waiting if client.output.is_empty() => client.stage = ClientStage::Gone,
+            ClientStage::Waiting | ClientStage::Reading { .. } => client.flush(),
+            ClientStage::Gone => {}
         }
-        if !matches!(client.turn, Turn::Asking { .. }) {
+        if !matches!(client.stage, ClientStage::Asking { .. }) {
             return None;
         }
         let line = client.read()?;
@@ -364,10 +365,10 @@ impl Control {
             }
             Ok(request) => {
                 // A status is answered before the next poll.
-                client.turn = Turn::Reading { until: now.after(PATIENCE_MS) };
+                client.stage = ClientStage::Reading { until: now.after(PATIENCE_MS) };
                 let command = &request.command;
                 if !matches!(command, Command::Status | Command::Config { .. }) {
-                    client.turn = Turn::Waiting;
+                    client.stage = ClientStage::Waiting;
                     let (pid, uid) = fd::peer(client.stream.as_fd()).unwrap_or_default();
                     tracing::info!(event = "control_socket", pid, uid, ?command, "asked over the control socket");
                     // It hears the next progress, also if others have heard it before.
@@ -390,7 +391,7 @@ impl Control {
     }
 
     fn forget_gone(&mut self) {
-        self.clients.retain(|client| client.turn != Turn::Gone);
+        self.clients.retain(|client| client.stage != ClientStage::Gone);
     }
 
     /// Tells all who wait, once each time it changes. Who does not read misses some.
@@ -400,7 +401,7 @@ impl Control {
         }
         progress.clone_into(&mut self.progress);
         let line = protocol::line(&Reply::Progress { progress: progress.to_owned() });
-        for client in self.clients.iter_mut().filter(|client| client.turn == Turn::Waiting) {
+        for client in self.clients.iter_mut().filter(|client| client.stage == ClientStage::Waiting) {
             if client.output.len() < REQUEST_MAX {
                 client.output.extend(&line);
                 client.flush();
@@ -410,28 +411,28 @@ impl Control {
 
     /// The end: answers all who wait, and removes the socket if it is still ours.
     pub(super) fn close(mut self, last_words: &Answer, now: Millis) {
-        for client in self.clients.iter_mut().filter(|client| client.turn == Turn::Waiting) {
+        for client in self.clients.iter_mut().filter(|client| client.stage == ClientStage::Waiting) {
             client.answer(last_words, now);
         }
-        if let Err(error) = socket_file::remove(&self.door.path, self.door.file) {
-            tracing::warn!(event = "control_socket", path = %self.door.path.display(), %error, "the control socket stays behind");
+        if let Err(error) = socket_file::remove(&self.listener.path, self.listener.file) {
+            tracing::warn!(event = "control_socket", path = %self.listener.path.display(), %error, "the control socket stays behind");
         }
     }
 }
 
-impl Client {
+impl ControlClient {
     fn interest(&self) -> Interest {
-        match self.turn {
-            Turn::Asking { .. } => Interest::Read,
-            Turn::Waiting if self.output.is_empty() => Interest::Hangup,
-            Turn::Waiting | Turn::Reading { .. } | Turn::Gone => Interest::Write,
+        match self.stage {
+            ClientStage::Asking { .. } => Interest::Read,
+            ClientStage::Waiting if self.output.is_empty() => Interest::Hangup,
+            ClientStage::Waiting | ClientStage::Reading { .. } | ClientStage::Gone => Interest::Write,
         }
     }
 
     fn until(&self) -> Option<Millis> {
-        match self.turn {
-            Turn::Asking { until } | Turn::Reading { until } => Some(until),
-            Turn::Waiting | Turn::Gone => None,
+        match self.stage {
+            ClientStage::Asking { until } | ClientStage::Reading { until } => Some(until),
+            ClientStage::Waiting | ClientStage::Gone => None,
         }
     }
 
@@ -441,7 +442,7 @@ impl Client {
         while self.input.len() <= REQUEST_MAX {
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
-                    self.turn = Turn::Gone;
+                    self.stage = ClientStage::Gone;
                     return None;
                 }
                 Ok(len) => {
@@ -454,7 +455,7 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.turn = Turn::Gone;
+                    self.stage = ClientStage::Gone;
                     return None;
                 }
             }
@@ -464,7 +465,7 @@ impl Client {
 
     fn answer(&mut self, answer: &Answer, now: Millis) {
         self.output.extend(protocol::line(answer));
-        self.turn = Turn::Reading { until: now.after(PATIENCE_MS) };
+        self.stage = ClientStage::Reading { until: now.after(PATIENCE_MS) };
         self.flush();
     }
 
@@ -475,29 +476,29 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.turn = Turn::Gone;
+                    self.stage = ClientStage::Gone;
                     return;
                 }
             }
         }
-        if matches!(self.turn, Turn::Reading { .. }) {
-            self.turn = Turn::Gone;
+        if matches!(self.stage, ClientStage::Reading { .. }) {
+            self.stage = ClientStage::Gone;
         }
     }
 }
 
-fn make_private(folder: &Path, uid: u32) -> Result<(), OpenError> {
+fn make_private(folder: &Path, uid: u32) -> Result<(), ControlOpenError> {
     let path = || folder.to_owned();
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(source) if source.kind() != ErrorKind::AlreadyExists => {
-            return Err(OpenError::Folder { path: path(), source });
+            return Err(ControlOpenError::Folder { path: path(), source });
         }
         Ok(()) | Err(_) => {}
     }
     match file::is_private_folder(folder, uid) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(OpenError::Shared { path: path(), uid }),
-        Err(source) => Err(OpenError::Look { path: path(), source }),
+        Ok(false) => Err(ControlOpenError::Shared { path: path(), uid }),
+        Err(source) => Err(ControlOpenError::Look { path: path(), source }),
     }
 }
 
@@ -508,13 +509,13 @@ mod tests {
     use super::*;
     use crate::{protocol::Scale, sys::poll::wait};
 
-    fn open(path: &Path) -> Result<Control, OpenError> {
-        Door::at(path.to_owned()).map(|door| Control::new(door, host::effective_ids().0))
+    fn open(path: &Path) -> Result<ControlServer, ControlOpenError> {
+        ControlListener::at(path.to_owned()).map(|listener| ControlServer::new(listener, host::effective_ids().0))
     }
 
     /// A control socket, and a world in which time stands still.
     struct Stage {
-        control: Control,
+        control: ControlServer,
         now: Millis,
         dir: tempfile::TempDir,
     }
@@ -569,7 +570,7 @@ mod tests {
         let path = dir.path().join("s");
         let control = open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(open(&path), Err(OpenError::Taken { .. })));
+        assert!(matches!(open(&path), Err(ControlOpenError::Taken { .. })));
         control.close(&Answer::done(""), Millis(0));
         assert!(!path.exists());
     }
@@ -587,8 +588,8 @@ mod tests {
         drop(other);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "a letter").unwrap();
-        assert!(matches!(open(&path), Err(OpenError::NotASocket { .. })));
-        assert!(matches!(open(Path::new("/proc/s")), Err(OpenError::Listen { .. })));
+        assert!(matches!(open(&path), Err(ControlOpenError::NotASocket { .. })));
+        assert!(matches!(open(Path::new("/proc/s")), Err(ControlOpenError::Listen { .. })));
     }
 
     #[test]
@@ -600,9 +601,9 @@ mod tests {
         assert_eq!(stage.turn().len(), 1);
         let socket = ControlSocket::Path(path.clone());
         let site = Site { socket: &socket, name: "a", folder: Path::new("/") };
-        let before = stage.control.door.file;
+        let before = stage.control.listener.file;
         stage.control.look_after(&site);
-        assert_eq!(stage.control.door.file, before, "it stood");
+        assert_eq!(stage.control.listener.file, before, "it stood");
         fs::remove_file(&path).unwrap();
         stage.control.look_after(&site);
         let second = stage.client();
@@ -627,10 +628,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let site = Site { socket: &ControlSocket::Auto, name: "a", folder: Path::new("/srv/b") };
         let names: Vec<_> = protocol::socket_names("a", site.folder).collect();
-        let doors: Vec<_> = names.iter().map(|_| site.within(dir.path()).unwrap()).collect();
-        assert_eq!(doors.iter().map(|door| dir.path().join(&names[0]) == door.path).filter(|first| *first).count(), 1);
-        assert_eq!(doors[1].path, dir.path().join(&names[1]));
-        assert!(matches!(site.within(dir.path()), Err(OpenError::Taken { .. })));
+        let listeners: Vec<_> = names.iter().map(|_| site.within(dir.path()).unwrap()).collect();
+        assert_eq!(
+            listeners.iter().map(|listener| dir.path().join(&names[0]) == listener.path).filter(|first| *first).count(),
+            1
+        );
+        assert_eq!(listeners[1].path, dir.path().join(&names[1]));
+        assert!(matches!(site.within(dir.path()), Err(ControlOpenError::Taken { .. })));
     }
 
     #[test]
@@ -640,12 +644,12 @@ mod tests {
         let folder = dir.path().join("a");
         make_private(&folder, uid).unwrap();
         make_private(&folder, uid).unwrap();
-        assert!(matches!(make_private(&folder, uid + 1), Err(OpenError::Shared { .. })));
+        assert!(matches!(make_private(&folder, uid + 1), Err(ControlOpenError::Shared { .. })));
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
-        assert!(matches!(make_private(&folder, uid), Err(OpenError::Shared { .. })));
+        assert!(matches!(make_private(&folder, uid), Err(ControlOpenError::Shared { .. })));
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(&folder, dir.path().join("b")).unwrap();
-        assert!(matches!(make_private(&dir.path().join("b"), uid), Err(OpenError::Shared { .. })));
+        assert!(matches!(make_private(&dir.path().join("b"), uid), Err(ControlOpenError::Shared { .. })));
     }
 
     #[test]

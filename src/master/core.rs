@@ -104,7 +104,7 @@ pub(crate) enum Event {
     },
     /// A signal has no `caller`: nobody hears of its end, and what is too much is cut to what is possible.
     ScaleRequested {
-        scale: Scale,
+        scale: Scaling,
         caller: Option<Caller>,
     },
     ReloadRequested {
@@ -270,7 +270,7 @@ pub(crate) enum Action {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Scale {
+pub(crate) enum Scaling {
     To(u32),
     By(i32),
 }
@@ -784,11 +784,11 @@ impl Master {
         }
     }
 
-    fn scale(&mut self, scale: Scale, caller: Option<Caller>, actions: &mut Vec<Action>) {
+    fn scale(&mut self, scaling: Scaling, caller: Option<Caller>, actions: &mut Vec<Action>) {
         let most = self.policy.workers_max;
-        let asked = match scale {
-            Scale::To(target) => i64::from(target),
-            Scale::By(by) => i64::from(self.target) + i64::from(by),
+        let asked = match scaling {
+            Scaling::To(target) => i64::from(target),
+            Scaling::By(by) => i64::from(self.target) + i64::from(by),
         };
         let target = asked.clamp(1, i64::from(most)) as u32;
         if let Some(caller) = caller {

@@ -49,7 +49,7 @@ const EXIT_REFUSED: u8 = 2;
 
 /// All there is to tell.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct State {
+pub(super) struct HandoverState {
     pub(super) version: u32,
     /// The program whose workers serve: the one that says this, or the one that is gone back to.
     pub(super) of: Program,
@@ -65,7 +65,7 @@ pub(super) struct State {
     /// Its memory, and the most rows it can hold.
     pub(super) scoreboard: (RawFd, u32),
     pub(super) listeners: listener::Passed,
-    pub(super) control: Option<control::Passed>,
+    pub(super) control: Option<control::PassedControl>,
     pub(super) pidfile: Option<PathBuf>,
     /// The open pid file, with the lock that says that its master lives.
     #[serde(default)]
@@ -164,7 +164,7 @@ pub(super) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct Handover {
     pub(super) purpose: Purpose,
-    pub(super) state: State,
+    pub(super) state: HandoverState,
     /// As it came, with what we do not know.
     pub(super) received: Map<String, Value>,
 }
@@ -298,7 +298,7 @@ impl Handover {
     }
 }
 
-fn read(received: &Map<String, Value>) -> Result<State, String> {
+fn read(received: &Map<String, Value>) -> Result<HandoverState, String> {
     let unread = |error: serde_json::Error| format!("the state of the running service cannot be read: {error}");
     match received.get("version").and_then(Value::as_u64) {
         Some(version) if version > u64::from(VERSION) => Err(format!(

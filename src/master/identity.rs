@@ -59,7 +59,7 @@ impl Shell {
         let site = Site { socket, name, folder: self.upgrades.folder() };
         match &mut self.control {
             Some(control) => control.look_after(&site),
-            none => *none = super::Control::open_late(&site),
+            none => *none = super::ControlServer::open_late(&site),
         }
     }
 }

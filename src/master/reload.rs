@@ -18,17 +18,17 @@ use crate::{
 };
 
 /// How the settings are had again.
-pub(crate) struct Load {
+pub(crate) struct SettingsLoader {
     pub(crate) app: Rc<AppInfo>,
     /// Reads and checks them, given the settings in effect.
-    pub(crate) read: Box<Read>,
+    pub(crate) read: Box<ReadSettings>,
     /// Makes what their workers need, given the settings in effect as well.
-    pub(crate) prepare: Box<Prepare>,
+    pub(crate) prepare: Box<PrepareWorkers>,
 }
 
 /// The error is a sentence.
-type Read = dyn Fn(&Resolved) -> Result<Resolved, String>;
-type Prepare = dyn Fn(&Resolved, &Resolved) -> Result<(), String>;
+type ReadSettings = dyn Fn(&Resolved) -> Result<Resolved, String>;
+type PrepareWorkers = dyn Fn(&Resolved, &Resolved) -> Result<(), String>;
 
 /// What the shell remembers of reloads.
 #[derive(Debug, Default)]

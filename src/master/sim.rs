@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::core::{
-    CommandReply, Event, ExitReason, Generation, KillCause, Note, Phase, Pid, Policy, Scale, SlotId, Worker,
+    CommandReply, Event, ExitReason, Generation, KillCause, Note, Phase, Pid, Policy, Scaling, SlotId, Worker,
 };
 
 mod world;
@@ -57,10 +57,10 @@ fn storm(seed: u64) {
         let at = world.dice.below(40_000);
         let to = world.dice.below(10) as u32;
         let ahead = match world.dice.below(12) {
-            0 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(1), caller: None }),
-            1 => Ahead::Fact(Event::ScaleRequested { scale: Scale::By(-1), caller: None }),
-            6 => world.asks(Scale::By(-1)),
-            7 => world.asks(Scale::To(to)),
+            0 => Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(1), caller: None }),
+            1 => Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(-1), caller: None }),
+            6 => world.asks(Scaling::By(-1)),
+            7 => world.asks(Scaling::To(to)),
             8 => Ahead::Fact(Event::ReloadRequested { caller: None }),
             9 => world.asks_to_reload(),
             10 => Ahead::Fact(Event::UpgradeRequested { program: None, caller: None }),
@@ -114,8 +114,8 @@ fn every_pair_of_operator_events_settles_or_stops() {
         [
             Ahead::Fact(Event::StopRequested { graceful: true }),
             Ahead::Fact(Event::StopRequested { graceful: false }),
-            Ahead::Fact(Event::ScaleRequested { scale: Scale::By(by), caller: None }),
-            Ahead::Fact(Event::ScaleRequested { scale: Scale::By(-by), caller: None }),
+            Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(by), caller: None }),
+            Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(-by), caller: None }),
             Ahead::RecycleAny,
             Ahead::TermAny,
             Ahead::Fact(Event::ReloadRequested { caller: None }),
@@ -450,7 +450,7 @@ fn a_scale_during_a_preflight_does_not_wait_for_it() {
         world.nature.hanging_program = 100;
         let (upgrade, target) = (world.asks_to_upgrade(), world.master.target() + 1);
         world.plan(0, upgrade);
-        let scale = world.asks(Scale::To(target));
+        let scale = world.asks(Scaling::To(target));
         world.plan(1, scale);
         world.run(1 + BOOT);
         assert_eq!(world.replies, [CommandReply::Serving { target }]);
@@ -465,10 +465,10 @@ fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
         let mut world = World::settled(seed, up_to(4));
         let (target, most) = (world.master.target(), world.policy.workers_max);
         for (scale, reply) in [
-            (Scale::To(target), CommandReply::Serving { target }),
-            (Scale::To(0), CommandReply::OutOfRange { asked: 0, most }),
-            (Scale::By(-9), CommandReply::OutOfRange { asked: i64::from(target) - 9, most }),
-            (Scale::To(most + 1), CommandReply::OutOfRange { asked: i64::from(most) + 1, most }),
+            (Scaling::To(target), CommandReply::Serving { target }),
+            (Scaling::To(0), CommandReply::OutOfRange { asked: 0, most }),
+            (Scaling::By(-9), CommandReply::OutOfRange { asked: i64::from(target) - 9, most }),
+            (Scaling::To(most + 1), CommandReply::OutOfRange { asked: i64::from(most) + 1, most }),
         ] {
             let asks = world.asks(scale);
             world.plan(0, asks);
@@ -477,10 +477,10 @@ fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
             assert_eq!(world.master.target(), target);
         }
         let more = target + 1 + world.dice.below(u64::from(most - target)) as u32;
-        let asks = world.asks(Scale::To(more));
+        let asks = world.asks(Scaling::To(more));
         world.plan(0, asks);
         if seed % 3 == 0 {
-            let asks = world.asks(Scale::By(-1));
+            let asks = world.asks(Scaling::By(-1));
             world.plan(1, asks);
             world.run(1);
             assert_eq!(world.replies.remove(0), CommandReply::Superseded { target: more - 1 });
@@ -495,7 +495,7 @@ fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
             world.plan_fact(0, Event::StopRequested { graceful: true });
             world.run(0);
             assert_eq!(world.replies, [CommandReply::Stopping]);
-            let asks = world.asks(Scale::By(1));
+            let asks = world.asks(Scaling::By(1));
             world.plan(0, asks);
             world.run(0);
             assert_eq!(world.replies, [CommandReply::Stopping; 2]);

@@ -17,10 +17,10 @@ use serde_json::{Map, Value};
 
 use self::preflight::Preflight;
 use super::{
-    CERTIFICATE_EVERY_MS, CONTROL_EVERY_MS, Child, Dice, Load, MasterError, ROWS_PER_SLOT, Shell,
-    control::Control,
+    CERTIFICATE_EVERY_MS, CONTROL_EVERY_MS, Child, Dice, MasterError, ROWS_PER_SLOT, SettingsLoader, Shell,
+    control::ControlServer,
     core::{Action, Event, Failure, Master, SlotId, Takeover},
-    handover::{Handover, MARKER, PassedChild, Program, Purpose, State, VERSION},
+    handover::{Handover, HandoverState, MARKER, PassedChild, Program, Purpose, VERSION},
     notify::Notify,
     now,
     oom::OomKills,
@@ -228,7 +228,7 @@ impl Shell {
         });
         let children = children.collect();
         let (memory, rows_max) = self.scoreboard.memory();
-        let mut state = State {
+        let mut state = HandoverState {
             version: VERSION,
             of,
             path: path.to_owned(),
@@ -276,7 +276,7 @@ impl Shell {
     /// Stands in the place of the program before. What cannot be, hands it back.
     pub(super) fn adopt(
         resolved: Resolved,
-        load: Load,
+        load: SettingsLoader,
         kept: &[&'static str],
         handover: Handover,
     ) -> Result<(Self, Vec<Action>), MasterError> {
@@ -291,7 +291,7 @@ impl Shell {
 
     fn try_adopt(
         resolved: Resolved,
-        load: Load,
+        load: SettingsLoader,
         kept: &[&'static str],
         handover: &Handover,
     ) -> Result<(Self, Vec<Action>), String> {
@@ -303,7 +303,8 @@ impl Shell {
         let (memory, rows_max) = state.scoreboard;
         let memory = exec::received(memory).map_err(lost("the scoreboard"))?;
         let scoreboard = Scoreboard::adopt(memory, rows_max).map_err(|error| error_chain(&error))?;
-        let control = state.control.as_ref().map(Control::adopt).transpose().map_err(lost("the control socket"))?;
+        let control =
+            state.control.as_ref().map(ControlServer::adopt).transpose().map_err(lost("the control socket"))?;
         let executable = exec::received(state.of.executable).map_err(lost("the program before"))?;
         let children = state.children.iter().map(|child| {
             let channel = child.channel.map(exec::received).transpose().map_err(lost("a worker's channel"))?;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::core::{
     Action, Caller, Cause, CommandReply, CoreSnapshot, Event, ExitReason, Generation, KillCause, Master, Millis, Note,
-    Phase, Pid, Policy, RecycleCause, Scale, SlotId, Stage, Takeover, Worker,
+    Phase, Pid, Policy, RecycleCause, Scaling, SlotId, Stage, Takeover, Worker,
 };
 
 pub(super) const TIMEOUT: u64 = 3_000;
@@ -298,7 +298,7 @@ impl World {
     }
 
     /// Somebody asks to scale, and waits.
-    pub(super) fn asks(&mut self, scale: Scale) -> Ahead {
+    pub(super) fn asks(&mut self, scale: Scaling) -> Ahead {
         self.planned += 1;
         Ahead::Fact(Event::ScaleRequested { scale, caller: Some(Caller(self.planned)) })
     }

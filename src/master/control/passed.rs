@@ -11,15 +11,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, Client, Control, Door, Turn};
+use super::{Caller, ClientStage, ControlClient, ControlListener, ControlServer};
 use crate::sys::{
     exec::{self, Crossing},
     file::FileId,
 };
 
-/// All of [`Control`], for another program to read.
+/// All of [`ControlServer`], for another program to read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in super::super) struct Passed {
+pub(in super::super) struct PassedControl {
     listener: RawFd,
     path: PathBuf,
     file: FileId,
@@ -32,25 +32,26 @@ pub(in super::super) struct Passed {
 struct PassedClient {
     id: Caller,
     stream: RawFd,
-    turn: Turn,
+    #[serde(rename = "turn")]
+    stage: ClientStage,
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
-impl Control {
-    pub(in super::super) fn hand_over(&self, crossing: &mut Crossing) -> Passed {
+impl ControlServer {
+    pub(in super::super) fn hand_over(&self, crossing: &mut Crossing) -> PassedControl {
         let clients = self.clients.iter().map(|client| PassedClient {
             id: client.id,
             stream: crossing.takes(client.stream.as_fd()),
-            turn: client.turn,
+            stage: client.stage,
             input: client.input.clone(),
             output: client.output.clone(),
         });
-        Passed {
+        PassedControl {
             clients: clients.collect(),
-            listener: crossing.takes(self.door.listener.as_fd()),
-            path: self.door.path.clone(),
-            file: self.door.file,
+            listener: crossing.takes(self.listener.socket.as_fd()),
+            path: self.listener.path.clone(),
+            file: self.listener.file,
             uid: self.uid,
             next: self.next,
         }
@@ -58,20 +59,20 @@ impl Control {
 
     /// # Errors
     /// A descriptor that was promised is not there.
-    pub(in super::super) fn adopt(passed: &Passed) -> io::Result<Self> {
+    pub(in super::super) fn adopt(passed: &PassedControl) -> io::Result<Self> {
         let clients = passed.clients.iter().map(|client| {
-            Ok(Client {
+            Ok(ControlClient {
                 id: client.id,
                 stream: UnixStream::from(exec::received(client.stream)?),
-                turn: client.turn,
+                stage: client.stage,
                 input: client.input.clone(),
                 output: client.output.clone(),
             })
         });
         Ok(Self {
             clients: clients.collect::<io::Result<_>>()?,
-            door: Door {
-                listener: UnixListener::from(exec::received(passed.listener)?),
+            listener: ControlListener {
+                socket: UnixListener::from(exec::received(passed.listener)?),
                 path: passed.path.clone(),
                 file: passed.file,
             },
