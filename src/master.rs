@@ -36,7 +36,7 @@ use self::{
     culprit::Deaths,
     exits::{ExitFacts, explain, is_foreign_kill},
     history::SlotHistory,
-    notify::{Notify, Standing},
+    notify::{Notify, ServiceState},
     oom::OomKills,
     perform::Performed,
     pidfile::{Pidfile, PidfileError},
@@ -632,14 +632,14 @@ impl Shell {
         if self.notify.is_none() {
             return;
         }
-        let standing = match self.core.stage() {
-            Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => Standing::Stopping,
-            Stage::Running if self.core.served() > 0 => Standing::Serving,
-            Stage::Running => Standing::Starting,
+        let state = match self.core.stage() {
+            Stage::Delaying { .. } | Stage::Stopping { .. } | Stage::Done => ServiceState::Stopping,
+            Stage::Running if self.core.served() > 0 => ServiceState::Serving,
+            Stage::Running => ServiceState::Starting,
         };
         let status = format!("{}, generation {}", self.progress(), self.core.generation().0);
         if let Some(notify) = &mut self.notify {
-            notify.turn(standing, &status, now());
+            notify.turn(state, &status, now());
             if !self.core.changes() {
                 notify.ready(now());
             }

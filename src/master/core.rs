@@ -12,17 +12,17 @@
 //! ```
 
 mod backoff;
-mod reload;
-mod upgrade;
+mod takeover;
+mod trial;
 
 use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::upgrade::{CoreSnapshot, Takeover};
+pub(crate) use self::takeover::{CoreSnapshot, Takeover};
 use self::{
     backoff::{Backoff, EARLY_MS, FLOOR_MS},
-    reload::{Change, Queued},
+    trial::{Change, Queued},
 };
 
 /// Milliseconds on the monotonic clock. The shell supplies it; the core never reads one.

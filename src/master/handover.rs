@@ -24,7 +24,7 @@ use super::{
     core::{CoreSnapshot, Millis, Pid},
     culprit::Deaths,
     history::SlotHistory,
-    notify::Standing,
+    notify::ServiceState,
 };
 use crate::{
     app::AppInfo,
@@ -73,7 +73,7 @@ pub(super) struct HandoverState {
     pub(super) log: Option<RawFd>,
     #[serde(default)]
     pub(super) access_log: Option<RawFd>,
-    pub(super) notify: Option<(Standing, bool)>,
+    pub(super) notify: Option<(ServiceState, bool)>,
     pub(super) history: Vec<SlotHistory>,
     #[serde(default)]
     pub(super) deaths: Deaths,

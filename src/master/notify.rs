@@ -27,7 +27,7 @@ const RETRY_MS: u64 = 250;
 /// As much of a service's life as systemd wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Standing {
+pub(super) enum ServiceState {
     /// No worker has served yet.
     Starting,
     Serving,
@@ -38,7 +38,7 @@ pub(super) enum Standing {
 pub(super) struct Notify {
     socket: UnixDatagram,
     to: SocketAddr,
-    standing: Standing,
+    state: ServiceState,
     reloading: bool,
     /// The status that was sent last.
     told: String,
@@ -85,7 +85,7 @@ impl Notify {
         Ok(Self {
             socket,
             to,
-            standing: Standing::Starting,
+            state: ServiceState::Starting,
             reloading: false,
             told: String::new(),
             unsent: VecDeque::new(),
@@ -96,13 +96,13 @@ impl Notify {
     }
 
     /// Goes on for the program before: what systemd was told by it is not said again.
-    pub(super) fn resume(&mut self, (standing, reloading): (Standing, bool)) {
-        (self.standing, self.reloading) = (standing, reloading);
+    pub(super) fn resume(&mut self, (state, reloading): (ServiceState, bool)) {
+        (self.state, self.reloading) = (state, reloading);
     }
 
     /// For the program that goes on.
-    pub(super) fn told(&self) -> (Standing, bool) {
-        (self.standing, self.reloading)
+    pub(super) fn told(&self) -> (ServiceState, bool) {
+        (self.state, self.reloading)
     }
 
     /// When to call [`turn`](Self::turn) at the latest.
@@ -111,15 +111,15 @@ impl Notify {
     }
 
     /// Tells what has changed, and gives the watchdog its sign of life when it is due.
-    pub(super) fn turn(&mut self, standing: Standing, status: &str, now: Millis) {
+    pub(super) fn turn(&mut self, state: ServiceState, status: &str, now: Millis) {
         self.retry_at = None;
         // Never back: that no worker serves just now is in the status.
-        if standing > self.standing {
-            self.standing = standing;
-            match standing {
-                Standing::Starting => {}
-                Standing::Serving => self.unsent.push_back("READY=1".to_owned()),
-                Standing::Stopping => self.unsent.push_back("STOPPING=1".to_owned()),
+        if state > self.state {
+            self.state = state;
+            match state {
+                ServiceState::Starting => {}
+                ServiceState::Serving => self.unsent.push_back("READY=1".to_owned()),
+                ServiceState::Stopping => self.unsent.push_back("STOPPING=1".to_owned()),
             }
         }
         self.flush(now);
@@ -137,7 +137,7 @@ impl Notify {
     /// A reload was asked for. To be said for each request, one that is refused and one more while one runs too:
     /// `systemctl reload` waits for this, and then for [`ready`](Self::ready).
     pub(super) fn reloading(&mut self, now: Millis) {
-        if self.standing == Standing::Serving {
+        if self.state == ServiceState::Serving {
             self.reloading = true;
             self.unsent.push_back(format!("RELOADING=1\nMONOTONIC_USEC={}", clock::nanoseconds() / 1_000));
             self.flush(now);
@@ -146,7 +146,7 @@ impl Notify {
 
     /// The reload is over, whatever came of it.
     pub(super) fn ready(&mut self, now: Millis) {
-        if std::mem::take(&mut self.reloading) && self.standing == Standing::Serving {
+        if std::mem::take(&mut self.reloading) && self.state == ServiceState::Serving {
             self.unsent.push_back("READY=1".to_owned());
             self.flush(now);
         }
@@ -215,16 +215,16 @@ mod tests {
     #[test]
     fn each_change_is_told_once_and_none_backwards() {
         let (mut notify, theirs, _folder) = pair(None);
-        notify.turn(Standing::Starting, "0 of 1", Millis(0));
+        notify.turn(ServiceState::Starting, "0 of 1", Millis(0));
         notify.reloading(Millis(0));
         notify.ready(Millis(0));
         assert_eq!(told(&theirs), ["STATUS=0 of 1"], "no READY before a worker serves, reload or not");
         for status in ["1 of 1", "1 of 1"] {
-            notify.turn(Standing::Serving, status, Millis(1));
+            notify.turn(ServiceState::Serving, status, Millis(1));
         }
         assert_eq!(told(&theirs), ["READY=1", "STATUS=1 of 1"]);
-        notify.turn(Standing::Starting, "0 of 1", Millis(2));
-        notify.turn(Standing::Serving, "1 of 1", Millis(3));
+        notify.turn(ServiceState::Starting, "0 of 1", Millis(2));
+        notify.turn(ServiceState::Serving, "1 of 1", Millis(3));
         assert_eq!(told(&theirs), ["STATUS=0 of 1", "STATUS=1 of 1"]);
         notify.reloading(Millis(4));
         notify.reloading(Millis(4));
@@ -236,7 +236,7 @@ mod tests {
         assert!(reload[1].starts_with("RELOADING=1\n") && reload[2] == "READY=1", "{reload:?}");
         notify.reloading(Millis(6));
         told(&theirs);
-        notify.turn(Standing::Stopping, "1 of 1", Millis(7));
+        notify.turn(ServiceState::Stopping, "1 of 1", Millis(7));
         notify.ready(Millis(8));
         assert_eq!(told(&theirs), ["STOPPING=1"]);
         assert_eq!(notify.deadline(), None);
@@ -246,11 +246,11 @@ mod tests {
     fn a_full_queue_blocks_nothing_and_loses_no_state() {
         let (mut notify, theirs, _folder) = pair(None);
         while notify.send("STATUS=full", Millis(0)) {}
-        notify.turn(Standing::Serving, "1 of 1", Millis(1_000));
+        notify.turn(ServiceState::Serving, "1 of 1", Millis(1_000));
         assert_eq!(notify.deadline(), Some(Millis(1_000 + RETRY_MS)));
-        notify.turn(Standing::Stopping, "draining", Millis(1_100));
+        notify.turn(ServiceState::Stopping, "draining", Millis(1_100));
         told(&theirs);
-        notify.turn(Standing::Stopping, "draining", Millis(1_250));
+        notify.turn(ServiceState::Stopping, "draining", Millis(1_250));
         assert_eq!(told(&theirs), ["READY=1", "STOPPING=1", "STATUS=draining"]);
         assert_eq!(notify.deadline(), None);
     }
@@ -259,13 +259,13 @@ mod tests {
     fn the_watchdog_hears_as_often_as_it_was_promised() {
         let (mut notify, theirs, _folder) = pair(Some(500));
         for now in [0, 499, 500, 501, 1_300, 1_799, 1_800] {
-            notify.turn(Standing::Starting, "", Millis(now));
+            notify.turn(ServiceState::Starting, "", Millis(now));
         }
         assert_eq!(told(&theirs), ["WATCHDOG=1"; 4]);
         assert_eq!(notify.deadline(), Some(Millis(2_300)));
         // Nobody there: no spin.
         drop(theirs);
-        notify.turn(Standing::Starting, "", Millis(2_300));
+        notify.turn(ServiceState::Starting, "", Millis(2_300));
         assert_eq!(notify.deadline(), Some(Millis(2_800)));
     }
 

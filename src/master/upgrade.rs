@@ -1,4 +1,4 @@
-//! An upgrade, as far as the core leaves it to the shell: becoming a program, standing in its place, going back.
+//! An upgrade, as far as the core leaves it to the shell: becoming a program, state in its place, going back.
 //!
 //! Owns: the program to go back to, and the exec. Refuses: to try a program (`preflight`).
 

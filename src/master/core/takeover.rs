@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Action, Caller, CommandReply, Generation, Master, Millis, Note, Phase, Policy, SlotId, Stage, Tally, Worker,
     backoff::Backoff,
-    reload::{Change, Queued},
     reply_to_all,
+    trial::{Change, Queued},
 };
 
 /// What a master's mind leaves to the program that takes its place. All else follows from that one's settings.

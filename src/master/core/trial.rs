@@ -1,7 +1,7 @@
 //! A new generation: asked for, loaded, on trial, proven or gone back on.
 //!
 //! Owns: what is under way, what waits for its end, and the trial, which a reload and an upgrade share. Refuses: how a
-//! new program comes to be ours (`upgrade`).
+//! new program comes to be ours (`takeover`).
 
 use std::path::PathBuf;
 
