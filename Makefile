@@ -42,10 +42,10 @@ release: ## the release build, which all that measures or packs it shares
 	cargo build --release
 
 release-checks: release ## what is promised of the release build: size of the master, time to start
-	$(ON_RELEASE) cargo test --test suite -- --nocapture boot::the_master_is_one_small_thread boot::it_answers_soon_after_its_start
+	$(ON_RELEASE) cargo test --test suite -- --nocapture boot::the_master_is_one_small_thread boot::the_first_answer_comes_soon_after_the_start
 
 schemathesis: target/schemathesis ## a little of whatever /openapi.json allows and forbids, asked of the reference service (SEED=1)
-	EXAMPLES=10 cargo test --test strangers -- --nocapture schemathesis_finds_nothing_behind_a_token
+	EXAMPLES=10 cargo test --test strangers -- --nocapture schemathesis_finds_no_fault_behind_a_token
 
 soak-schemathesis: target/schemathesis target/mongod ## much of it, on both stores, with and without a token
 	cargo test --test strangers -- --nocapture --test-threads 1 schemathesis

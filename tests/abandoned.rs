@@ -112,7 +112,7 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
 
 /// The next worker finds the same requests, and lives.
 #[test]
-fn a_request_that_ends_workers_ends_none_after_its_client_has_left() {
+fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
     let supervisor = launch().serving(1);
     while_it_stands_still(&supervisor, |address| {
         let clients = (0..6).map(|_| {
@@ -132,7 +132,7 @@ fn a_request_that_ends_workers_ends_none_after_its_client_has_left() {
 /// Both requests are learned of in one turn of the loop, and the first holds it up: what was learned of the second is old
 /// when its turn comes.
 #[test]
-fn a_handler_that_blocks_makes_the_loop_ask_again() {
+fn the_loop_checks_again_for_departed_clients_after_a_handler_blocked_it() {
     let supervisor = launch().serving(1);
     let open = || {
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -155,7 +155,7 @@ fn a_handler_that_blocks_makes_the_loop_ask_again() {
 }
 
 #[test]
-fn it_is_the_same_over_tls() {
+fn a_departed_client_is_noticed_over_tls() {
     let authority = Authority::new();
     let supervisor = launch().tls(&authority.issue(|_| {})).serving(1);
     let config = PLAIN.trusting(&authority);
@@ -172,7 +172,7 @@ fn it_is_the_same_over_tls() {
 }
 
 #[test]
-fn it_is_the_same_behind_a_proxy_header() {
+fn a_departed_client_is_noticed_behind_a_proxy_header() {
     let supervisor = launch().set("server.proxy_protocol", r#""v1""#).serving(1);
     let open = |address| {
         let mut client = Connection::open(address).expect("a connection");
@@ -196,7 +196,7 @@ fn it_is_the_same_behind_a_proxy_header() {
 
 /// When a connection of HTTP/2 has ended, none of its streams is begun: none could be answered.
 #[test]
-fn streams_go_with_their_http2_connection() {
+fn streams_end_with_their_http2_connection() {
     let supervisor = launch().serving(1);
     // The preface, empty SETTINGS, and the HEADERS of one request, all of it: fields 2 and 6 of the static table, then
     // fields 1 and 4 with values of their own.

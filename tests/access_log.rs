@@ -95,7 +95,7 @@ fn each_request_has_its_line_in_the_combined_format() {
 }
 
 #[test]
-fn json_goes_to_stdout_and_excluded_paths_nowhere() {
+fn json_lines_go_to_stdout_and_excluded_paths_have_no_line() {
     let supervisor = Launch::new()
         .args(&["--access-logfile", "-"])
         .set("log.access_format", r#""json""#)
@@ -125,7 +125,7 @@ fn json_goes_to_stdout_and_excluded_paths_nowhere() {
 }
 
 #[test]
-fn a_format_is_refused_by_the_atom_that_is_none() {
+fn an_unknown_atom_of_the_format_is_refused_by_name() {
     let output = launch("%(h)s %(S)s").arg("check").run();
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{told}");
@@ -136,7 +136,7 @@ fn a_format_is_refused_by_the_atom_that_is_none() {
 }
 
 #[test]
-fn an_id_is_taken_or_made_and_shown_to_all() {
+fn an_id_is_taken_or_made_and_the_app_the_client_and_the_log_see_it() {
     let format = "%({x-request-id}i)s %({x-request-id}o)s";
     let supervisor = Launch::misbehave()
         .set("log.access", r#""{dir}/access.log""#)
@@ -165,7 +165,7 @@ fn an_id_is_taken_or_made_and_shown_to_all() {
 }
 
 #[test]
-fn no_client_forges_a_line() {
+fn a_client_cannot_forge_a_line() {
     let supervisor = launch("\"%(r)s\" \"%(a)s\" \"%({x-a}i)s\"").serving(2);
     let mut connection = open(&supervisor);
     let head = b"GET /x HTTP/1.1\r\nHost: x\r\nUser-Agent: a\" \"b\\\r\nX-A: \xff\xc3\xa9\t\x80\"\r\n\r\n";
@@ -217,7 +217,7 @@ fn requests_that_were_cut_have_lines_too() {
 }
 
 #[test]
-fn a_line_is_there_within_a_second() {
+fn a_line_is_written_within_a_second() {
     let supervisor = launch("%(U)s").set("workers.count", "1").serving(1);
     // Parked: the longest way to the next beat.
     observe_for(Duration::from_millis(600));
@@ -240,7 +240,7 @@ fn canary_slack() -> Duration {
 
 /// A line that waits must not keep an idle worker awake, nor wake it.
 #[test]
-fn an_idle_worker_sleeps_as_long_as_without() {
+fn an_access_log_adds_no_wakeups_to_an_idle_worker() {
     let supervisor = launch("%(U)s").set("workers.count", "1").serving(1);
     get(supervisor.address(), "/health");
     lines(&supervisor, 1);
@@ -268,7 +268,7 @@ fn assert_each_once(files: &[&Path], answered: u64) {
 const WHOLE: &str = "%(h)s \"%(r)s\" %(s)s %({x-request-id}i)s end";
 
 #[test]
-fn four_workers_write_whole_lines_into_one_file_and_the_last_before_they_end() {
+fn four_workers_write_complete_lines_into_one_file_and_their_last_lines_before_they_end() {
     let mut supervisor = launch(WHOLE).set("workers.count", "4").serving(4);
     let address = supervisor.address();
     let loads = [Mode::KeepAlive { think_ms: 0 }, Mode::PerRequest { think_ms: 0 }]
@@ -315,7 +315,7 @@ fn rotation_under_load_loses_no_line() {
 
 /// Where only root may open the file.
 #[test]
-fn workers_without_rights_write_what_their_master_opened() {
+fn workers_without_rights_write_to_the_file_that_the_master_opened() {
     let launch = launch("%(U)s")
         .set("process.user", r#""nobody""#)
         .set("service.sqlite_path", r#""{dir}/data/facts.db""#)
@@ -338,7 +338,7 @@ fn workers_without_rights_write_what_their_master_opened() {
 }
 
 #[test]
-fn a_reload_changes_where_lines_go_and_how_they_read() {
+fn a_reload_changes_the_file_and_the_format_of_the_lines() {
     let supervisor = launch("old %(U)s").serving(2);
     get(supervisor.address(), "/health");
     lines(&supervisor, 1);

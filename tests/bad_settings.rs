@@ -28,7 +28,7 @@ fn good_settings_pass() {
 }
 
 #[test]
-fn each_kind_of_mistake_has_its_key_and_line() {
+fn each_kind_of_mistake_is_reported_with_its_key_and_line() {
     let cases: &[(&str, &[&str])] = &[
         ("[workers]\ncuont = 2", &["workers.cuont", "count", "supervisor.toml:2"]),
         ("[worker]\ncount = 2", &["worker", "workers", "supervisor.toml:1"]),
@@ -58,7 +58,7 @@ fn each_kind_of_mistake_has_its_key_and_line() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once() {
+fn all_mistakes_are_reported_at_once() {
     let toml = "[server]\nbind = [\"nonsense\"]\n[workers]\ncuont = 2\ntimeout = \"soon\"\n[log]\nlevel = \"loud\"\n";
     assert_refused(
         || Launch::new().raw(toml).env("OXICORN_HTTP__BACKLOGG", "1"),
@@ -108,7 +108,7 @@ fn a_mistake_on_the_command_line_is_refused() {
 }
 
 #[test]
-fn a_second_instance_is_refused_and_the_first_not_harmed() {
+fn a_second_instance_is_refused_and_the_first_keeps_serving() {
     let mut first = Launch::new().serving(2);
     let address = first.address();
     let output = Launch::new().set("server.bind", &format!("[\"{address}\"]")).run();
@@ -123,7 +123,7 @@ fn a_second_instance_is_refused_and_the_first_not_harmed() {
 
 /// Not one address is bound when another cannot be.
 #[test]
-fn addresses_are_bound_all_or_none() {
+fn either_all_addresses_are_bound_or_none() {
     let mut first = Launch::new().serving(2);
     let free = free_port();
     let bind = format!(r#"["127.0.0.1:{free}", "{}"]"#, first.address());
@@ -134,7 +134,7 @@ fn addresses_are_bound_all_or_none() {
 }
 
 #[test]
-fn a_file_where_the_socket_should_be_is_left_alone() {
+fn a_regular_file_in_the_place_of_the_socket_is_left_alone() {
     let launch = Launch::new().set("server.bind", r#"["unix:{dir}/precious"]"#);
     let precious = launch.path("precious");
     fs::write(&precious, "my thesis").expect("a file in our own folder");

@@ -41,7 +41,7 @@ fn fullest(workers: usize) -> f64 {
 
 /// By chance alone it would be 1.21 and 1.42.
 #[test]
-fn connections_that_stay_are_spread_evenly() {
+fn connections_that_stay_open_are_spread_evenly() {
     assert!(fullest(4) <= 1.15);
     assert!(fullest(8) <= 1.25);
 }

@@ -13,7 +13,7 @@ fn ask(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) 
         .unwrap_or_else(|failure| panic!("{method} {path}: {failure}"))
 }
 
-fn holds_the_door(address: SocketAddr, token: &str) {
+fn writes_need(address: SocketAddr, token: &str) {
     let right = format!("Bearer {token}");
     let made = ask(address, "POST", "/facts", &[("Authorization", &right)]);
     assert_eq!(made.status, 201, "{}", made.text());
@@ -44,7 +44,7 @@ fn holds_the_door(address: SocketAddr, token: &str) {
 fn writes_need_the_token_of_the_settings() {
     let token = "c29tZSB0b2tlbg==";
     let supervisor = Launch::new().env("OXICORN_SERVICE__BEARER_TOKEN", token).serving(2);
-    holds_the_door(supervisor.address(), token);
+    writes_need(supervisor.address(), token);
     let shown = supervisor.ctl_in(&["config"], &[("OXICORN_SERVICE__BEARER_TOKEN", token.as_ref())]);
     assert!(shown.status.success());
     for text in [supervisor.log().tail(1000), String::from_utf8_lossy(&shown.stdout).into_owned()] {
@@ -62,12 +62,12 @@ fn writes_need_the_token_of_the_file() {
     fs::write(launch.path("token"), "from-a-file\n").expect("a file in our own folder");
     fs::set_permissions(launch.path("token"), fs::Permissions::from_mode(0o600)).expect("our own file");
     let supervisor = launch.serving(2);
-    holds_the_door(supervisor.address(), "from-a-file");
+    writes_need(supervisor.address(), "from-a-file");
 
     fs::write(supervisor.path("token"), "another").expect("a file in our own folder");
     assert!(supervisor.ctl(&["reload"]).status.success());
     supervisor.wait_serving(2);
-    holds_the_door(supervisor.address(), "another");
+    writes_need(supervisor.address(), "another");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn the_document_asks_for_the_token_only_where_one_is_needed() {
 }
 
 #[test]
-fn a_token_that_cannot_be_used_closes_the_service_not_the_lock() {
+fn settings_with_an_unusable_token_or_origin_are_refused() {
     for (settings, sentence) in [
         ("bearer_token = \"a\"\nbearer_token_file = \"b\"", "bearer_token and bearer_token_file are both set"),
         ("bearer_token = \"no good\"", "bearer_token holds what no client can send"),

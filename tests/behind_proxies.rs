@@ -102,7 +102,7 @@ fn nginx_conf(http: &str) -> String {
 
 /// Only ports, the certificate's place and the upstream's address are the test's.
 #[test]
-fn nginx_with_our_own_files() {
+fn nginx_serves_with_the_files_of_deploy() {
     let authority = Authority::new();
     let pair = authority.issue(|_| {});
     let mut supervisor = Launch::misbehave().serving(2);
@@ -200,7 +200,7 @@ fn nginx_that_keeps_connections(supervisor: &Supervisor) -> Proxy {
 }
 
 #[test]
-fn nginx_with_keep_alive_to_the_workers() {
+fn nginx_with_keep_alive_to_the_workers_loses_nothing() {
     let mut supervisor = Launch::misbehave().serving(2);
     let proxy = nginx_that_keeps_connections(&supervisor);
     let seen = proxy.told("127.5.0.1");
@@ -212,7 +212,7 @@ fn nginx_with_keep_alive_to_the_workers() {
 
 /// nginx takes a connection that ends without a word for one that goes on: 502 for the next request.
 #[test]
-fn nginx_keeps_its_connections_over_answers_that_come_before_the_body() {
+fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
     let mut supervisor = Launch::misbehave().serving(2);
     let proxy = nginx_that_keeps_connections(&supervisor);
     let post = request("POST", "/early/401", &[], &[b'a'; 20_000]);
@@ -234,7 +234,7 @@ fn nginx_keeps_its_connections_over_answers_that_come_before_the_body() {
 }
 
 #[test]
-fn haproxy_with_the_proxy_protocol() {
+fn haproxy_with_the_proxy_protocol_loses_nothing() {
     let mut supervisor = Launch::misbehave().set("server.proxy_protocol", r#""v2""#).serving(2);
     let upstream = supervisor.address();
     // Its health checks speak for themselves (LOCAL); were they refused, the server would be down.

@@ -72,7 +72,7 @@ fn says(text: &'static str, stays: bool) -> impl Fn(&mut TcpStream) -> bool + Cl
 }
 
 #[test]
-fn each_end_has_its_class() {
+fn each_way_a_request_ends_has_its_class() {
     all_are("ok", says(ANSWER, true));
     all_are("ok", says("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", false));
     all_are("status 503", says("HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno", true));
@@ -87,7 +87,7 @@ fn each_end_has_its_class() {
 }
 
 #[test]
-fn a_port_without_a_listener_refuses() {
+fn a_port_without_a_listener_counts_as_refused() {
     let address = (std::net::Ipv4Addr::LOCALHOST, common::free_port()).into();
     let classes = ask(address).classes();
     assert!(classes["refused connect"] > 0 && classes["ok"] == 0, "{classes:?}");
@@ -95,7 +95,7 @@ fn a_port_without_a_listener_refuses() {
 }
 
 #[test]
-fn silence_is_a_timeout() {
+fn a_silent_server_counts_as_timeout() {
     all_are("timeout", says("", true));
 }
 
@@ -120,7 +120,7 @@ fn a_connection_that_closed_while_idle_is_no_failure() {
 }
 
 #[test]
-fn a_connection_for_each_request() {
+fn a_connection_per_request_loses_nothing() {
     let (address, seen) = server(says(ANSWER, false));
     let wire = Wire { per_request: true, ..Wire::default() };
     let tally = Load { wire, ..Load::saturating(address, 2, "/") }.run(Duration::from_millis(200));

@@ -77,7 +77,7 @@ fn attributes<'a>(page: &'a str, before: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_broken_promise_is_missed_and_a_kept_one_is_not() {
+fn a_broken_promise_is_shown_as_missed_and_a_kept_one_as_kept() {
     let text = report::text(&example());
     let line = |says: &str| text.lines().find(|line| line.ends_with(says)).unwrap_or_else(|| panic!("{says}: {text}"));
     assert!(line("a floor that holds").trim_start().starts_with("kept "), "{text}");
@@ -117,7 +117,7 @@ fn the_terminal_shows_every_row_and_every_figure_in_100_columns() {
 }
 
 #[test]
-fn nothing_from_the_record_steers_the_terminal_or_the_page() {
+fn text_from_the_record_cannot_inject_terminal_codes_or_html() {
     let mut record = example();
     record.rows[0].peer = "\u{1b}[31mred".into();
     assert!(!report::text(&record).contains('\u{1b}'));
@@ -129,7 +129,7 @@ fn nothing_from_the_record_steers_the_terminal_or_the_page() {
 }
 
 #[test]
-fn the_page_is_whole_and_needs_nothing_from_elsewhere() {
+fn the_page_is_complete_and_loads_nothing_from_elsewhere() {
     let (_, page) = written(&example());
     for elsewhere in ["http://", "https://", "src=", "url(", "@import", "<script", "<link"] {
         assert!(!page.contains(elsewhere), "{elsewhere}");
@@ -154,7 +154,7 @@ fn the_page_is_whole_and_needs_nothing_from_elsewhere() {
 }
 
 #[test]
-fn a_peer_looks_the_same_in_every_plot_and_no_two_look_alike() {
+fn a_peer_looks_the_same_in_every_plot_and_every_peer_looks_different() {
     let (_, page) = written(&example());
     let of = |before| attributes(&page, before);
     let looks = of("class=\"bar ");
@@ -164,7 +164,7 @@ fn a_peer_looks_the_same_in_every_plot_and_no_two_look_alike() {
 }
 
 #[test]
-fn a_bar_is_as_long_as_its_figure_and_latency_only_climbs() {
+fn a_bar_is_as_long_as_its_figure_and_the_latency_curve_never_falls() {
     let (_, page) = written(&example());
     let bars = page.split("class=\"bar ").skip(1).map(|bar| attributes(bar, "width=\"")[0].parse().expect("a number"));
     let bars: Vec<f64> = bars.collect();
@@ -182,7 +182,7 @@ fn a_bar_is_as_long_as_its_figure_and_latency_only_climbs() {
 }
 
 #[test]
-fn a_percentile_that_no_request_lies_beyond_is_not_told() {
+fn a_percentile_beyond_the_slowest_request_is_not_shown() {
     let mut few = example();
     few.rows.truncate(1);
     few.rows[0].turns.iter_mut().for_each(|turn| turn.classes = BTreeMap::from([("ok".into(), 900)]));
@@ -211,7 +211,7 @@ fn labels_beside_lines_do_not_overlap() {
 }
 
 #[test]
-fn one_run_beside_another_tells_noise_from_change() {
+fn the_comparison_of_two_runs_tells_noise_from_change() {
     let (mut old, mut new) = (example(), example());
     old.rows.push(row("quicker", 100.0));
     new.rows.push(row("quicker", 200.0));
@@ -234,7 +234,7 @@ fn one_run_beside_another_tells_noise_from_change() {
 }
 
 #[test]
-fn a_saved_record_reads_back_as_it_was() {
+fn a_saved_record_reads_back_unchanged() {
     let (json, _) = written(&example());
     let again: Record = serde_json::from_str(&json).expect("it reads");
     assert_eq!(serde_json::to_string_pretty(&again).expect("it writes"), json);

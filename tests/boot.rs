@@ -14,7 +14,7 @@ use crate::common::{
 };
 
 #[test]
-fn the_first_answers_are_right() {
+fn the_first_answers_are_correct() {
     let mut supervisor = Launch::new().serving(2);
     let health = get(supervisor.address(), "/health");
     assert_eq!((health.status, health.json()), (200, serde_json::json!({"status": "alive"})));
@@ -29,7 +29,7 @@ fn the_first_answers_are_right() {
 }
 
 #[test]
-fn ps_tells_master_and_workers_apart() {
+fn ps_distinguishes_master_and_workers() {
     let supervisor = Launch::new().set("workers.count", "3").serving(3);
     let master = supervisor.master().title();
     assert!(master.starts_with("oxicorn: master"), "{master:?}");
@@ -51,7 +51,7 @@ fn ps_shows_name_and_generation() {
 }
 
 #[test]
-fn the_count_comes_from_file_environment_and_flag() {
+fn the_worker_count_comes_from_file_environment_and_flag() {
     let cpus = std::thread::available_parallelism().expect("this machine counts its CPUs").get();
     let by_file = |count: &str| Launch::new().set("workers.count", count);
     let by_environment = |count: &str| Launch::new().unset("workers.count").env("WEB_CONCURRENCY", count);
@@ -115,7 +115,7 @@ fn several_addresses_are_served_by_every_worker() {
 }
 
 #[test]
-fn one_shared_listener_serves_as_well() {
+fn one_shared_listener_serves_all_workers() {
     let mut supervisor = Launch::new().arg("--no-reuse-port").serving(2);
     let load = Load::start(supervisor.address(), "/debug/connections", 6, Mode::PerRequest { think_ms: 0 });
     eventually("400 answers", PATIENCE, || (load.answered() >= 400).then_some(()));
@@ -131,7 +131,7 @@ fn one_shared_listener_serves_as_well() {
 }
 
 #[test]
-fn each_worker_gets_its_share() {
+fn each_worker_gets_its_share_of_requests() {
     let supervisor = Launch::new().serving(2);
     let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::PerRequest { think_ms: 0 });
     eventually("1000 answers", PATIENCE, || (load.answered() >= 1000).then_some(()));
@@ -149,7 +149,7 @@ fn each_worker_gets_its_share() {
 
 /// Five wake-ups a second for each process. The machine is not ours alone, so the best of a few windows counts.
 #[test]
-fn an_idle_service_hardly_wakes_up() {
+fn an_idle_service_wakes_up_rarely() {
     let supervisor = Launch::new().serving(2);
     assert_eq!(get(supervisor.address(), "/health").status, 200);
     let window = Duration::from_secs(4);
@@ -187,7 +187,7 @@ fn the_master_is_one_small_thread() {
 }
 
 #[test]
-fn it_answers_soon_after_its_start() {
+fn the_first_answer_comes_soon_after_the_start() {
     let launch = Launch::new();
     let began = crate::common::now();
     let mut supervisor = launch.start();
@@ -201,7 +201,7 @@ fn it_answers_soon_after_its_start() {
 }
 
 #[test]
-fn the_pidfile_lives_as_long_as_the_master() {
+fn the_pidfile_exists_as_long_as_the_master() {
     let mut supervisor = Launch::new().set("process.pidfile", r#""{dir}/app.pid""#).serving(2);
     let pidfile = supervisor.path("app.pid");
     let text = fs::read_to_string(&pidfile).expect("the pidfile is written before the workers serve");
@@ -212,7 +212,7 @@ fn the_pidfile_lives_as_long_as_the_master() {
 }
 
 #[test]
-fn a_fact_makes_the_round_trip() {
+fn a_fact_can_be_written_read_changed_and_deleted() {
     let supervisor = Launch::new().serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let mut ask = |method: &str, path: &str, body: &str| {

@@ -41,26 +41,26 @@ fn a_factory_that_fails_is_tried_three_times_in_each_slot() {
 }
 
 #[test]
-fn a_factory_that_panics_is_quoted() {
+fn a_panic_in_the_factory_is_quoted() {
     let (line, _) = gave_up(Launch::misbehave().set("misbehave.boot", r#""panic""#).start());
     assert!(line.contains("the moon fell into the sea"), "{line}");
 }
 
 #[test]
-fn a_factory_that_aborts_is_told_by_its_signal() {
+fn an_abort_in_the_factory_is_reported_by_its_signal() {
     let (line, _) = gave_up(Launch::misbehave().set("misbehave.boot", r#""abort""#).start());
     assert!(line.contains("SIGABRT"), "{line}");
 }
 
 #[test]
-fn a_factory_that_hangs_ends_at_the_boot_timeout() {
+fn a_factory_that_hangs_is_ended_at_the_boot_timeout() {
     let launch = Launch::misbehave().set("misbehave.boot", r#""hang""#).set("workers.boot_timeout", r#""500ms""#);
     let (line, _) = gave_up(launch.start());
     assert!(line.contains("boot_timeout"), "the key to turn is named: {line}");
 }
 
 #[test]
-fn a_stop_during_a_hanging_boot_is_not_waited_out() {
+fn a_stop_during_a_hanging_boot_does_not_wait_for_the_boot() {
     let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""hang""#).start();
     supervisor.wait_listening();
     supervisor.signal(Signal::SIGTERM);
@@ -70,7 +70,7 @@ fn a_stop_during_a_hanging_boot_is_not_waited_out() {
 
 /// After the first success the master never exits because of workers.
 #[test]
-fn a_boot_that_fails_later_is_tried_until_it_works() {
+fn a_boot_that_fails_later_is_retried_until_it_works() {
     let mut supervisor = Launch::misbehave().set("misbehave.fail_while", r#""{dir}/obstacle""#).serving(2);
     let obstacle = supervisor.path("obstacle");
     fs::write(&obstacle, "").expect("a file in our own folder");
@@ -88,7 +88,7 @@ fn a_boot_that_fails_later_is_tried_until_it_works() {
 }
 
 #[test]
-fn a_worker_that_cannot_be_forked_is_explained() {
+fn a_worker_that_cannot_be_forked_is_explained_in_the_log() {
     let launch = Launch::new().through(&["sh", "-c", r#"ulimit -n 20; exec "$@""#, "sh"]);
     let (line, _) = gave_up(launch.start());
     assert!(line.contains("could not be forked: ") && line.contains("Too many open files"), "{line}");

@@ -5,7 +5,7 @@ use crate::common::{Launch, PATIENCE, Signal, events, get};
 /// With one connection allowed each one that comes and goes makes the worker say twice whether it is full: more than the
 /// channel holds.
 #[test]
-fn a_worker_that_could_not_ask_to_be_recycled_asks_again() {
+fn a_worker_whose_recycle_request_found_the_channel_full_sends_it_again() {
     let launch = Launch::new().set("workers.count", "1").set("http.worker_connections", "1");
     let mut supervisor = launch.set("workers.max_requests", "400").serving(1);
     supervisor.signal(Signal::SIGSTOP);
@@ -19,7 +19,7 @@ fn a_worker_that_could_not_ask_to_be_recycled_asks_again() {
 
 /// Each reopened log file is one message more for a worker that does not read.
 #[test]
-fn a_worker_that_did_not_read_learns_of_the_stop_and_of_the_log() {
+fn a_worker_that_did_not_read_learns_later_of_the_stop_and_of_the_log() {
     let mut supervisor = Launch::new().set("workers.count", "1").log_to("app.log").serving(1);
     let worker = supervisor.worker_pids()[0];
     supervisor.signal_worker(worker, Signal::SIGSTOP);

@@ -21,7 +21,7 @@ fn assert_told(launch: &Launch, exit: i32, sentence: &str) {
 }
 
 #[test]
-fn a_sound_service_is_called_so_and_nothing_of_it_stays() {
+fn a_sound_service_passes_and_the_check_leaves_nothing_behind() {
     let port = free_port();
     let launch = Launch::new()
         .set("server.bind", &format!(r#"["127.0.0.1:{port}", "unix:{{dir}}/app.sock"]"#))
@@ -47,7 +47,7 @@ fn a_sound_service_is_called_so_and_nothing_of_it_stays() {
 
 /// The start itself is the witness for each code.
 #[test]
-fn it_ends_with_the_code_of_the_start() {
+fn the_check_ends_with_the_exit_code_of_the_start() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = taken.local_addr().map(|address| (address, &taken)).expect("it is bound");
     let in_the_way = |launch: Launch| {
@@ -72,7 +72,7 @@ fn it_ends_with_the_code_of_the_start() {
 }
 
 #[test]
-fn every_failure_is_told_and_the_first_decides() {
+fn every_failure_is_reported_and_the_first_decides_the_exit_code() {
     let launch = Launch::misbehave().set("misbehave.boot", r#""error""#).set("server.bind", r#"["192.0.2.1:8000"]"#);
     let (code, text) = deep(&launch);
     assert_eq!(code, Some(4), "{text}");
@@ -85,7 +85,7 @@ fn every_failure_is_told_and_the_first_decides() {
 }
 
 #[test]
-fn a_worker_that_hangs_at_its_boot_is_given_up() {
+fn a_worker_that_hangs_at_its_boot_is_ended() {
     let launch = Launch::misbehave().set("misbehave.boot", r#""hang""#).set("workers.boot_timeout", r#""500ms""#);
     assert_told(&launch, 3, "not ready within workers.boot_timeout (500ms)");
     let folder = launch.path("").canonicalize().expect("our own folder");
@@ -95,7 +95,7 @@ fn a_worker_that_hangs_at_its_boot_is_given_up() {
 }
 
 #[test]
-fn a_running_service_holds_its_addresses_and_does_not_notice() {
+fn a_running_service_keeps_its_addresses_and_is_not_disturbed() {
     let mut supervisor = Launch::new().set("process.pidfile", r#""{dir}/app.pid""#).serving(2);
     let address = supervisor.address();
     let bind = format!("OXICORN_SERVER__BIND={address}");
@@ -118,7 +118,7 @@ fn a_running_service_holds_its_addresses_and_does_not_notice() {
 
 /// As `process.user`, not as root: root could write everywhere.
 #[test]
-fn the_worker_has_the_rights_that_workers_have() {
+fn the_checked_worker_has_the_rights_of_a_real_worker() {
     assert!(Uid::effective().is_root(), "only root can give its rights away: run the tests as root");
     let launch =
         Launch::new().set("process.user", r#""nobody""#).set("service.sqlite_path", r#""{dir}/roots/facts.db""#);

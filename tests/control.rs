@@ -17,7 +17,7 @@ fn warning(supervisor: &Supervisor) -> String {
 }
 
 #[test]
-fn scale_answers_when_it_is_done() {
+fn scale_answers_when_the_workers_serve() {
     let mut supervisor = Launch::new().serving(2);
     for (change, expected) in [("4", 4), ("+2", 6), ("-5", 1), ("1", 1), ("3", 3)] {
         let workers =
@@ -56,7 +56,7 @@ fn a_scale_whose_workers_cannot_boot_says_why() {
 }
 
 #[test]
-fn stop_answers_when_it_is_over() {
+fn stop_answers_when_the_stop_is_over() {
     let mut supervisor = Launch::new().serving(2);
     assert_eq!(get(supervisor.address(), "/health").status, 200);
     let socket = supervisor.path("control.sock");
@@ -69,7 +69,7 @@ fn stop_answers_when_it_is_over() {
 }
 
 #[test]
-fn stop_now_is_quick() {
+fn stop_now_cuts_the_requests_in_flight() {
     let mut supervisor = Launch::new().set("workers.graceful_timeout", r#""30s""#).serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(&request("GET", "/debug/sleep/25000", &[], b"")).expect("a request is taken");
@@ -84,7 +84,7 @@ fn stop_now_is_quick() {
 }
 
 #[test]
-fn the_socket_is_never_taken_from_another() {
+fn a_master_never_takes_the_socket_of_another() {
     let mut first = Launch::new().serving(2);
     let socket = first.path("control.sock");
     let mut second = Launch::new().set("control.socket", &format!("{socket:?}")).serving(2);
@@ -109,7 +109,7 @@ fn a_dead_masters_socket_is_replaced() {
 }
 
 #[test]
-fn without_a_socket_it_serves_all_the_same() {
+fn without_a_control_socket_the_service_serves_all_the_same() {
     // Nobody can make a socket in /proc, not even root.
     let mut supervisor = Launch::new().set("control.socket", r#""/proc/oxicorn.sock""#).serving(2);
     assert!(warning(&supervisor).contains("cannot listen on /proc/oxicorn.sock"), "{}", warning(&supervisor));
@@ -172,7 +172,7 @@ fn hostile_clients_change_nothing_for_others() {
 }
 
 #[test]
-fn a_caller_who_leaves_does_not_hold_the_master() {
+fn a_caller_that_leaves_does_not_keep_the_master_busy() {
     let mut supervisor = Launch::new().serving(2);
     let mut client = UnixStream::connect(supervisor.path("control.sock")).expect("the master takes connections");
     client.write_all(b"{\"version\":1,\"command\":{\"scale\":{\"to\":4}}}\n").expect("a line");

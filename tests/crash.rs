@@ -31,7 +31,7 @@ fn a_killed_worker_costs_at_most_its_requests_in_flight() {
 }
 
 #[test]
-fn idle_kills_cost_nothing_at_all() {
+fn killing_an_idle_worker_costs_no_request() {
     let supervisor = Launch::new().serving(2);
     for round in 0..5 {
         let victim = supervisor.wait_serving(2)[round % 2];
@@ -52,7 +52,7 @@ fn idle_kills_cost_nothing_at_all() {
 }
 
 #[test]
-fn an_abort_is_named_in_the_log_and_replaced_in_its_slot() {
+fn an_abort_is_named_in_the_log_and_the_slot_is_filled_again() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);
     let victim = supervisor.worker_pids()[0];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");

@@ -8,7 +8,7 @@ use crate::common::{
 };
 
 #[test]
-fn a_crash_after_ready_is_not_a_spin() {
+fn crashes_after_ready_do_not_make_the_master_spin() {
     let mut supervisor = Launch::misbehave().set("workers.count", "2").set("misbehave.abort_after_ms", "50").start();
     supervisor.wait_listening();
     supervisor.wait_log(events::READY, 1, PATIENCE);
@@ -29,7 +29,7 @@ fn a_crash_after_ready_is_not_a_spin() {
 
 /// Eight deaths at one stroke are one misfortune: all slots are back at once.
 #[test]
-fn one_misfortune_is_not_a_crash_loop() {
+fn eight_deaths_at_one_moment_are_not_a_crash_loop() {
     let supervisor = Launch::new().set("workers.count", "4").serving(4);
     let first = supervisor.worker_pids();
     for pid in &first {
@@ -51,7 +51,7 @@ fn crash(supervisor: &Supervisor, request: &str) {
 
 /// One client repeats one bad request, and requests of others are answered in between.
 #[test]
-fn one_bad_request_again_and_again_leaves_every_slot_served() {
+fn one_bad_request_repeated_leaves_every_slot_served() {
     let supervisor = Launch::new().serving(2);
     for _ in 0..8 {
         let workers = supervisor.wait_serving(2);
@@ -83,7 +83,7 @@ fn one_bad_request_again_and_again_leaves_every_slot_served() {
 
 /// There are no other requests: each worker dies of its first one.
 #[test]
-fn however_young_they_die_half_of_the_slots_never_wait() {
+fn half_of_the_slots_never_wait_however_young_their_workers_die() {
     let supervisor = Launch::new().serving(2);
     let (code, table, status) = eventually("a slot waits", PATIENCE, || {
         supervisor.wait_serving_at_least(1);
@@ -106,7 +106,7 @@ fn however_young_they_die_half_of_the_slots_never_wait() {
 
 /// A single worker has no sibling that could serve while it waits.
 #[test]
-fn the_last_slot_is_tried_again_at_once() {
+fn the_last_slot_is_retried_at_once() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);
     for _ in 0..6 {
         supervisor.wait_serving(1);
@@ -118,7 +118,7 @@ fn the_last_slot_is_tried_again_at_once() {
 }
 
 #[test]
-fn in_quarantine_the_bad_request_is_answered_503_by_all_workers_and_nothing_else_is() {
+fn quarantine_answers_503_to_the_bad_request_on_all_workers_and_to_no_other() {
     let supervisor = Launch::new().set("http.quarantine", "true").serving(2);
     for _ in 0..3 {
         supervisor.wait_serving(2);
@@ -145,7 +145,7 @@ fn in_quarantine_the_bad_request_is_answered_503_by_all_workers_and_nothing_else
 
 /// No request is to blame for an operator's SIGKILL.
 #[test]
-fn who_was_there_when_an_operator_killed_is_not_put_in_quarantine() {
+fn a_request_in_flight_at_an_operators_sigkill_is_not_put_in_quarantine() {
     let supervisor = Launch::new().set("http.quarantine", "true").set("workers.count", "1").serving(1);
     for _ in 0..4 {
         let victim = supervisor.wait_serving(1)[0];

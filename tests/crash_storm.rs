@@ -7,7 +7,7 @@ const SECONDS: u64 = 8;
 
 /// One after the other: six servers at a time are enough for a small machine.
 #[test]
-fn a_crash_a_second_leaves_the_service_serving() {
+fn one_crash_a_second_leaves_the_service_serving() {
     for way in [Way::Abort, Way::Kill, Way::Oom] {
         for outcome in run(way, SECONDS) {
             eprintln!("{outcome}");

@@ -24,17 +24,17 @@ const RECOVERY: Duration = Duration::from_secs(3);
 const WORKERS: usize = 2;
 
 #[test]
-fn killed_and_started_again() {
+fn writes_recover_when_the_database_is_killed_and_started_again() {
     outage(|mongod| mongod.kill(), Mongod::start_again);
 }
 
 #[test]
-fn stopped_and_continued() {
+fn writes_recover_when_the_database_is_stopped_and_continued() {
     outage(|mongod| mongod.signal(Signal::SIGSTOP), |mongod| mongod.signal(Signal::SIGCONT));
 }
 
 #[test]
-fn absent_at_the_start() {
+fn the_service_starts_without_the_database_and_becomes_ready_with_it() {
     let mut mongod = Mongod::start();
     mongod.kill();
     let mut supervisor = launch(&mongod).serving(WORKERS);
@@ -139,7 +139,7 @@ fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
 
 /// A disk of its own in a mount namespace of its own, filled from outside.
 #[test]
-fn a_full_disk_fails_writes_and_is_told_once() {
+fn a_full_disk_fails_writes_and_is_reported_once() {
     let mount = "mkdir data && mount -t tmpfs -o size=2m tmpfs data && exec \"$0\" \"$@\"";
     let launch = Launch::new().unset("service.sqlite_path").set("workers.count", "1");
     let mut supervisor = launch.through(&["unshare", "-m", "sh", "-c", mount]).serving(1);

@@ -86,7 +86,7 @@ fn units() -> tempfile::TempDir {
 }
 
 #[test]
-fn systemd_takes_the_units_and_calls_the_service_locked_up() {
+fn systemd_accepts_the_units_and_rates_the_service_as_well_confined() {
     let folder = units();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (service, socket) = (path("oxicorn.service"), path("oxicorn.socket"));
@@ -103,7 +103,7 @@ fn systemd_takes_the_units_and_calls_the_service_locked_up() {
 }
 
 #[test]
-fn the_units_times_leave_room_for_the_services_own() {
+fn the_units_timeouts_leave_room_for_the_services_own() {
     let unit = read(SERVICE);
     let [graceful, delay, boot] =
         ["graceful_timeout", "shutdown_delay", "boot_timeout"].map(|key| default_seconds("workers", key));
@@ -163,7 +163,7 @@ fn members(group: &str) -> BTreeSet<String> {
 
 /// systemd does not run here, so its filter is held against what the program really asks the kernel for in its life.
 #[test]
-fn the_units_filter_of_system_calls_hinders_nothing() {
+fn the_units_system_call_filter_allows_what_the_program_does() {
     let unit = read(SERVICE);
     let mut allowed = BTreeSet::new();
     for line in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
@@ -235,7 +235,7 @@ fn the_kernel_knows_every_sysctl() {
 
 /// logrotate itself, with our file, on the log of a service that is asked all the while: not a line is lost.
 #[test]
-fn logrotate_takes_the_snippet_and_loses_no_line() {
+fn logrotate_accepts_the_snippet_and_loses_no_line() {
     let snippet = "deploy/systemd/oxicorn.logrotate";
     let launch = Launch::new().set("log.access", r#""{dir}/logs/access.log""#).log_to("logs/oxicorn.log");
     fs::create_dir(launch.path("logs")).expect("our own folder");
@@ -295,7 +295,7 @@ fn of_kind<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
 }
 
 #[test]
-fn the_published_schemas_of_kubernetes_take_every_file() {
+fn the_published_schemas_of_kubernetes_accept_every_file() {
     let mut listed: Vec<_> =
         fs::read_dir(root().join("deploy/kubernetes")).expect("our own folder").flatten().collect();
     listed.sort_by_key(fs::DirEntry::file_name);
@@ -348,7 +348,7 @@ fn the_manifests_agree_with_each_other() {
 }
 
 #[test]
-fn the_pods_hold_what_the_page_promises() {
+fn the_pods_have_what_the_page_promises() {
     let documents = yaml(&MANIFESTS);
     let pod = &of_kind(&documents, "Deployment")["spec"]["template"]["spec"];
     let settings = &of_kind(&documents, "ConfigMap")["data"]["supervisor.toml"].as_str().expect("a text");
@@ -449,7 +449,7 @@ fn traefiks_two_files_and_its_compose_file_agree() {
 }
 
 #[test]
-fn nginx_closes_idle_connections_to_the_workers_before_they_do() {
+fn nginx_closes_idle_connections_to_the_workers_before_the_workers_do() {
     for file in ["deploy/nginx/upstream.conf", "deploy/nginx/upstream.compose.conf"] {
         let text = read(file);
         let idle = text.split_once("keepalive_timeout ").and_then(|(_, rest)| rest.split_once(';'));
@@ -461,7 +461,7 @@ fn nginx_closes_idle_connections_to_the_workers_before_they_do() {
 // ---- CI ----------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn the_workflow_is_one_and_calls_what_there_is() {
+fn the_workflow_pins_its_actions_and_calls_targets_that_exist() {
     let name = ".github/workflows/ci.yml";
     let checked =
         python("check-jsonschema", &["-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", name]);

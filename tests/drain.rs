@@ -46,7 +46,7 @@ fn a_request_in_flight_is_answered() {
 /// A client that has read in the log that the worker drains finds its answers say so, however long the master's message
 /// is under way.
 #[test]
-fn from_its_line_in_the_log_on_every_answer_closes() {
+fn every_answer_says_close_once_the_log_shows_the_drain() {
     let supervisor = one_worker();
     let mut idle: Vec<_> = (0..20).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();
     for connection in &mut idle {
@@ -90,7 +90,7 @@ fn idle_connections_get_one_more_answer() {
 }
 
 #[test]
-fn silent_connections_are_served_when_they_speak() {
+fn silent_connections_are_served_when_they_send_a_request() {
     let supervisor = one_worker();
     let before = count_of(&supervisor, "connections");
     let mut silent: Vec<_> = (0..20).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();
@@ -130,7 +130,7 @@ fn queued_connections_are_served() {
 }
 
 #[test]
-fn a_body_half_sent_may_be_finished() {
+fn a_half_sent_body_may_be_finished() {
     let supervisor = one_worker();
     let before = count_of(&supervisor, "active_requests");
     let body = [b'x'; 64 * 1024];
@@ -147,7 +147,7 @@ fn a_body_half_sent_may_be_finished() {
 }
 
 #[test]
-fn a_head_half_sent_may_be_finished() {
+fn a_half_sent_head_may_be_finished() {
     let supervisor = one_worker();
     let before = count_of(&supervisor, "connections");
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -161,7 +161,7 @@ fn a_head_half_sent_may_be_finished() {
 
 /// HTTP lets the server end a pipeline early, if it says so and every answer it began arrives whole, without a reset.
 #[test]
-fn a_pipeline_ends_with_a_whole_answer() {
+fn a_pipeline_ends_with_a_complete_answer() {
     let supervisor = one_worker();
     let before = count_of(&supervisor, "active_requests");
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -204,7 +204,7 @@ fn clients_of_every_kind_lose_nothing_while_the_stop_begins() {
 }
 
 #[test]
-fn what_is_cut_at_the_graceful_timeout_is_counted() {
+fn requests_cut_at_the_graceful_timeout_are_counted() {
     let mut supervisor = Launch::new().set("workers.count", "1").set("workers.graceful_timeout", r#""2s""#).serving(1);
     let before = count_of(&supervisor, "active_requests");
     let mut connection = Connection::open(supervisor.address()).expect("a connection");

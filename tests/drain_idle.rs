@@ -58,7 +58,7 @@ fn a_reload_and_a_stop_close_idle_connections_after_drain_idle_and_not_before() 
 }
 
 #[test]
-fn a_client_that_asks_before_drain_idle_is_over_is_answered_and_told() {
+fn a_client_that_asks_before_drain_idle_is_over_is_answered_with_close() {
     let (supervisor, mut idle) = with_idle_connections(Launch::new().set("workers.drain_idle", r#""30s""#));
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log(events::DRAINING, 1, PATIENCE);
@@ -70,7 +70,7 @@ fn a_client_that_asks_before_drain_idle_is_over_is_answered_and_told() {
 }
 
 #[test]
-fn without_drain_idle_they_may_stay_until_the_grace_ends() {
+fn without_drain_idle_idle_connections_stay_until_the_grace_ends() {
     let launch = Launch::new().set("workers.drain_idle", "0").set("workers.graceful_timeout", r#""2s""#);
     let (mut supervisor, mut idle) = with_idle_connections(launch);
     let begun = now();
@@ -109,7 +109,7 @@ fn a_thousand_idle_connections_hold_a_reload_and_a_stop_for_seven_seconds_at_mos
 
 /// Its head was sent before the drain, so it could not say that the connection closes.
 #[test]
-fn an_answer_that_ends_in_the_drain_begins_the_time_anew() {
+fn an_answer_that_ends_during_the_drain_starts_drain_idle_anew() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.drain_idle", r#""2s""#).serving(1);
     let body = vec![b'a'; 16 << 20];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");

@@ -96,7 +96,7 @@ fn assert_no_next_request_is_lost(supervisor: &Supervisor, method: &str, path: &
 }
 
 #[test]
-fn whatever_the_app_answers() {
+fn an_early_answer_of_the_app_costs_no_next_request() {
     let supervisor = Launch::misbehave().serving(2);
     for status in [200, 401, 405, 413] {
         assert_no_next_request_is_lost(&supervisor, "POST", &format!("/early/{status}"), status);
@@ -105,14 +105,14 @@ fn whatever_the_app_answers() {
 }
 
 #[test]
-fn when_the_app_fails() {
+fn a_failing_app_costs_no_next_request() {
     let supervisor = Launch::misbehave().set("http.request_timeout", r#""100ms""#).serving(2);
     assert_no_next_request_is_lost(&supervisor, "POST", "/panic", 500);
     assert_no_next_request_is_lost(&supervisor, "POST", "/sleep/60000", 504);
 }
 
 #[test]
-fn when_the_worker_answers_in_the_apps_place() {
+fn an_early_answer_of_the_worker_costs_no_next_request() {
     let supervisor = Launch::misbehave()
         .set("workers.count", "1")
         .set("http.metrics_path", r#""/metrics""#)
@@ -128,7 +128,7 @@ fn when_the_worker_answers_in_the_apps_place() {
 
 /// It answers while it reads, and stops reading once the answer has begun.
 #[test]
-fn when_the_app_stops_reading_after_its_answer_has_begun() {
+fn an_app_that_stops_reading_after_its_answer_began_costs_no_next_request() {
     let supervisor = Launch::misbehave().serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     for _ in 0..20 {
@@ -142,7 +142,7 @@ fn when_the_app_stops_reading_after_its_answer_has_begun() {
 }
 
 #[test]
-fn a_rest_that_is_large_or_of_unknown_size_is_not_read() {
+fn a_large_or_unknown_rest_of_a_body_is_not_read() {
     let supervisor = Launch::misbehave().serving(2);
     for (field, begun) in [("Content-Length: 300000", ""), ("Transfer-Encoding: chunked", "5\r\nhello\r\n")] {
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -155,7 +155,7 @@ fn a_rest_that_is_large_or_of_unknown_size_is_not_read() {
 
 /// Such a body has come already: nothing more has to be read from the client.
 #[test]
-fn a_small_body_in_chunks_costs_no_connection() {
+fn a_small_chunked_body_costs_no_connection() {
     let supervisor = Launch::misbehave().serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let chunks = "3\r\nabc\r\n".repeat(20);
@@ -168,7 +168,7 @@ fn a_small_body_in_chunks_costs_no_connection() {
 
 /// Such a client may or may not send its body after an answer other than `100 Continue`.
 #[test]
-fn a_client_that_waits_for_a_continue_is_told_that_the_connection_ends() {
+fn a_client_that_expects_continue_is_told_that_the_connection_ends() {
     let supervisor = Launch::misbehave().serving(2);
     for path in ["/early/401", "/nowhere"] {
         for body in ["", "0123456789"] {
@@ -184,7 +184,7 @@ fn a_client_that_waits_for_a_continue_is_told_that_the_connection_ends() {
 
 /// What the client announced may never come.
 #[test]
-fn a_client_that_does_not_send_the_rest_is_waited_for_as_long_as_for_any_body() {
+fn a_client_that_does_not_send_the_rest_gets_the_time_of_any_body() {
     let supervisor = Launch::misbehave().set("http.body_timeout", r#""700ms""#).serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(b"POST /early/401 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234").expect("sent");
@@ -198,7 +198,7 @@ fn a_client_that_does_not_send_the_rest_is_waited_for_as_long_as_for_any_body() 
 /// The kernel of a client that did not switch Nagle's algorithm off sends the next request once the rest is
 /// acknowledged. No answer does that, and a kernel that waits for one takes 40 ms. nginx is such a client.
 #[test]
-fn the_rest_is_acknowledged_at_once() {
+fn the_rest_of_a_body_is_acknowledged_at_once() {
     let supervisor = Launch::misbehave().serving(2);
     let mut connection = Connection::over(TcpStream::connect(supervisor.address()).expect("a connection"));
     let begun = now();
@@ -231,7 +231,7 @@ fn keep_alive_counts_from_the_end_of_the_rest() {
 
 /// Reading a rest must not hold a drain longer: its request is answered.
 #[test]
-fn a_drain_ends_with_its_grace_whatever_is_still_to_be_read() {
+fn a_drain_ends_with_its_grace_whatever_is_still_unread() {
     let supervisor = Launch::misbehave().set("workers.graceful_timeout", r#""2s""#).serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(b"POST /early/401 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234").expect("sent");

@@ -12,7 +12,7 @@ use crate::common::{
 use serde_json::json;
 
 #[test]
-fn axum_mongodb_keeps_notes() {
+fn the_axum_mongodb_example_keeps_notes() {
     let mut mongod = Mongod::start();
     let launch = Launch::of(build_example("axum_mongodb")).env("MONGODB_URI", &mongod.uri());
     for _ in 0..2 {
@@ -68,7 +68,7 @@ impl WebSocket {
     }
 
     /// The opcode and payload of one frame.
-    fn hear(&mut self) -> (u8, Vec<u8>) {
+    fn recv(&mut self) -> (u8, Vec<u8>) {
         let mut head = [0; 2];
         self.0.read_exact(&mut head).expect("a frame");
         let mut payload = vec![0; usize::from(head[1])];
@@ -78,26 +78,26 @@ impl WebSocket {
 }
 
 #[test]
-fn websocket_echoes_until_its_worker_goes() {
+fn the_websocket_example_echoes_until_its_worker_drains() {
     let mut supervisor = Launch::of(build_example("websocket")).serving(2);
     let workers = supervisor.worker_pids();
     let mut sockets: Vec<_> = (0..8).map(|_| WebSocket::connect(&supervisor)).collect();
     for (number, socket) in sockets.iter_mut().enumerate() {
         for text in ["hello", &format!("number {number}")] {
             socket.send(text);
-            assert_eq!(socket.hear(), (1, text.as_bytes().to_vec()));
+            assert_eq!(socket.recv(), (1, text.as_bytes().to_vec()));
         }
     }
     supervisor.signal(Signal::SIGHUP);
     for socket in &mut sockets {
-        let (opcode, payload) = socket.hear();
+        let (opcode, payload) = socket.recv();
         assert_eq!((opcode, &payload[..2]), (8, &1001_u16.to_be_bytes()[..]), "going away");
     }
     workers.into_iter().for_each(|pid| supervisor.wait_gone(pid));
     let mut again = WebSocket::connect(&supervisor);
     again.send("still here");
-    assert_eq!(again.hear(), (1, b"still here".to_vec()));
+    assert_eq!(again.recv(), (1, b"still here".to_vec()));
     supervisor.signal(Signal::SIGTERM);
-    assert_eq!(again.hear().0, 8);
+    assert_eq!(again.recv().0, 8);
     assert_eq!(supervisor.wait_exit(PATIENCE + Duration::from_secs(1)), 0);
 }

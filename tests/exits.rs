@@ -40,7 +40,7 @@ fn segfault(pid: u32) {
 }
 
 #[test]
-fn a_crash_is_named_with_what_was_in_flight() {
+fn a_crash_is_reported_with_the_request_in_flight() {
     let supervisor = one_worker().serving(1);
     let victim = supervisor.serving_pids()[0];
     let id = [("X-Request-Id", "abc-1"), ("Authorization", "Bearer hush")];
@@ -54,7 +54,7 @@ fn a_crash_is_named_with_what_was_in_flight() {
 }
 
 #[test]
-fn what_was_answered_is_not_in_flight() {
+fn an_answered_request_is_not_reported_as_in_flight() {
     let supervisor = one_worker().serving(1);
     let victim = supervisor.serving_pids()[0];
     for _ in 0..20 {
@@ -69,7 +69,7 @@ fn what_was_answered_is_not_in_flight() {
 }
 
 #[test]
-fn an_operators_sigkill_is_not_the_masters() {
+fn an_operators_sigkill_is_not_reported_as_the_masters() {
     let supervisor = one_worker().serving(1);
     let victim = supervisor.serving_pids()[0];
     supervisor.signal_worker(victim, Signal::SIGKILL);
@@ -80,7 +80,7 @@ fn an_operators_sigkill_is_not_the_masters() {
 }
 
 #[test]
-fn a_hang_is_the_masters_doing_and_names_the_request() {
+fn a_hang_is_reported_as_the_masters_kill_with_the_request_in_flight() {
     let supervisor = one_worker().set("workers.timeout", r#""500ms""#).serving(1);
     let victim = supervisor.serving_pids()[0];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -94,7 +94,7 @@ fn a_hang_is_the_masters_doing_and_names_the_request() {
 }
 
 #[test]
-fn a_stopped_worker_ends_by_the_masters_sigkill() {
+fn a_stopped_worker_is_ended_by_the_masters_sigkill() {
     let supervisor = one_worker().set("workers.timeout", r#""500ms""#).serving(1);
     let victim = supervisor.serving_pids()[0];
     supervisor.signal_worker(victim, Signal::SIGSTOP);
@@ -103,7 +103,7 @@ fn a_stopped_worker_ends_by_the_masters_sigkill() {
 }
 
 #[test]
-fn a_drain_that_takes_too_long_ends_by_the_masters_sigkill() {
+fn a_drain_that_takes_too_long_is_ended_by_the_masters_sigkill() {
     let supervisor = one_worker().set("workers.graceful_timeout", r#""1s""#).serving(1);
     let victim = supervisor.serving_pids()[0];
     supervisor.signal_worker(victim, Signal::SIGSTOP);
@@ -113,7 +113,7 @@ fn a_drain_that_takes_too_long_ends_by_the_masters_sigkill() {
 }
 
 #[test]
-fn an_exit_code_is_told() {
+fn an_exit_code_is_reported() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);
     let victim = supervisor.serving_pids()[0];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -126,7 +126,7 @@ fn an_exit_code_is_told() {
 }
 
 #[test]
-fn a_worker_that_drains_just_leaves() {
+fn a_drained_worker_is_reported_as_drained() {
     let supervisor = one_worker().serving(1);
     let victim = supervisor.serving_pids()[0];
     supervisor.signal_worker(victim, Signal::SIGTERM);
@@ -134,7 +134,7 @@ fn a_worker_that_drains_just_leaves() {
 }
 
 #[test]
-fn the_kernels_oom_killer_is_named() {
+fn a_kill_by_the_kernels_oom_killer_is_reported_as_such() {
     let cgroup = Cgroup::make(128 << 20);
     let wrapper = cgroup.wrapper();
     let supervisor = one_worker().through(&wrapper.each_ref().map(String::as_str)).serving(1);

@@ -6,27 +6,27 @@ use crate::common::{Connection, Launch, Mongod, Response, Supervisor, json_reque
 use serde_json::{Value, json};
 
 #[test]
-fn on_sqlite() {
-    suite(Launch::new().serving(2));
+fn facts_on_sqlite_keep_every_promise() {
+    every_promise(Launch::new().serving(2));
 }
 
 #[test]
-fn on_mongodb() {
+fn facts_on_mongodb_keep_every_promise() {
     let mongod = Mongod::start();
     let launch = Launch::new().env("MONGODB_URI", &mongod.uri());
     let migrated = launch.run_with(&["migrate"]);
     assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
     let supervisor = launch.serving(2);
-    suite(supervisor);
+    every_promise(supervisor);
 }
 
-fn suite(mut supervisor: Supervisor) {
+fn every_promise(mut supervisor: Supervisor) {
     let service = Service(&supervisor);
     a_fact_is_created_read_replaced_and_deleted(&service);
-    everything_is_kept_as_it_was_sent(&service);
+    everything_is_stored_as_it_was_sent(&service);
     pages_do_not_shift_under_inserts_and_deletes(&service);
     the_tag_filter_follows_replaces_and_deletes(&service);
-    what_cannot_be_done_is_refused(&service);
+    impossible_requests_are_refused(&service);
     supervisor.stop();
 }
 
@@ -123,7 +123,7 @@ fn a_fact_is_created_read_replaced_and_deleted(service: &Service<'_>) {
     service.send("DELETE", &path(&fact), &Value::Null, 404);
 }
 
-fn everything_is_kept_as_it_was_sent(service: &Service<'_>) {
+fn everything_is_stored_as_it_was_sent(service: &Service<'_>) {
     let (long, tag) = ("é".repeat(2000), "ü".repeat(64));
     for text in [long.as_str(), "x", " padded ", "nul \u{0} inside", "🦀", "$where", "{\"$gt\": \"\"}"] {
         let fact = service.post(text, &[&tag, "nul\u{0}a", "nul\u{0}b", "$set", "a.b"]);
@@ -180,7 +180,7 @@ fn the_tag_filter_follows_replaces_and_deletes(service: &Service<'_>) {
     assert!(service.texts("tag=a").0.is_empty());
 }
 
-fn what_cannot_be_done_is_refused(service: &Service<'_>) {
+fn impossible_requests_are_refused(service: &Service<'_>) {
     let refused = |answer: Value, kind: &str| {
         assert_eq!(answer["type"], kind, "{answer}");
         assert!(answer["error"].as_str().is_some_and(|sentence| sentence.contains(' ')), "{answer}");

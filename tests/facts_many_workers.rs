@@ -12,7 +12,7 @@ const CLIENTS: usize = 32;
 const FACTS_EACH: usize = 25;
 
 #[test]
-fn every_201_is_there_exactly_once() {
+fn every_201_is_stored_exactly_once() {
     let mut supervisor = Launch::new()
         .set("workers.count", "8")
         .set("service.sqlite_path", r#""{dir}/made/at/boot/facts.db""#)

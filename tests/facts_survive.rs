@@ -17,12 +17,12 @@ const FACTS: usize = 10_000;
 const RELOADS: usize = 3;
 
 #[test]
-fn on_sqlite() {
+fn facts_on_sqlite_survive_reloads_and_a_kill() {
     survive(Launch::new());
 }
 
 #[test]
-fn on_mongodb() {
+fn facts_on_mongodb_survive_reloads_and_a_kill() {
     let mongod = Mongod::start();
     survive(Launch::new().env("MONGODB_URI", &mongod.uri()));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::{Connection, Launch, PATIENCE, Process, eventually, observe_for, request};
 
 #[test]
-fn it_waits_says_so_once_a_second_and_recovers() {
+fn a_worker_without_descriptors_waits_reports_it_once_a_second_and_recovers() {
     let supervisor = Launch::new()
         .through(&["prlimit", "--nofile=64:64"])
         .set("workers.count", "2")

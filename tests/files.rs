@@ -91,7 +91,7 @@ fn hears(stream: &mut UnixStream, ask: bool) {
 /// What the service was started with it does not lose in silence: that would open the door, move the port, and make an
 /// empty database.
 #[test]
-fn a_settings_file_that_is_gone_is_required() {
+fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
     let mut supervisor = Launch::new().set("service.bearer_token", r#""s3cret""#).serving(2);
     let (file, away) = (supervisor.path("supervisor.toml"), supervisor.path("away.toml"));
     assert_eq!(post(&supervisor), 401);
@@ -122,14 +122,14 @@ fn a_settings_file_that_is_gone_is_required() {
 }
 
 #[test]
-fn a_path_is_shown_whole_from_the_root_folder() {
+fn messages_name_a_file_by_its_absolute_path_in_the_root_folder_too() {
     let file = Launch::new().path("no.toml");
     let check = Command::new(env!("CARGO_BIN_EXE_oxicorn")).args(["check", "-c"]).arg(&file).current_dir("/").output();
     told(&check.expect("oxicorn can be run"), 2, &[&format!("the settings file {} cannot be read", file.display())]);
 }
 
 #[test]
-fn what_cannot_be_seen_is_no_choice_at_the_start() {
+fn settings_that_cannot_be_looked_at_refuse_the_start() {
     let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
     let cases = [
         ("rm {file}; ln -s nowhere {file}", false, "it is a link to nowhere, and nothing is there"),
@@ -159,7 +159,7 @@ fn what_cannot_be_seen_is_no_choice_at_the_start() {
 
 /// Files that the settings name are promises too.
 #[test]
-fn named_files_that_are_gone_or_emptied_refuse() {
+fn named_files_that_are_missing_or_empty_refuse_a_reload() {
     let launch = Launch::new()
         .set("process.env_file", r#""{dir}/app.env""#)
         .set("service.store", r#""sqlite""#)
@@ -196,7 +196,7 @@ fn named_files_that_are_gone_or_emptied_refuse() {
 
 /// Workers that start meanwhile get the certificate that the master has read.
 #[test]
-fn a_certificate_that_is_gone_is_served_on() {
+fn a_certificate_whose_file_disappears_is_still_served() {
     let authority = Authority::new();
     let mut supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
     let config = PLAIN.trusting(&authority);
@@ -241,7 +241,7 @@ fn deployed() -> (Supervisor, PathBuf) {
 
 /// One rule for reload and upgrade: the folder of the start by the path it was started by, followed anew each time.
 #[test]
-fn a_moved_link_is_followed_by_reload_and_upgrade_alike() {
+fn reload_and_upgrade_follow_a_moved_link() {
     for command in ["reload", "upgrade"] {
         let (supervisor, current) = deployed();
         // Ask the new workers: an old one may still take a last request after the command was answered.
@@ -280,7 +280,7 @@ fn a_moved_link_is_followed_by_reload_and_upgrade_alike() {
 }
 
 #[test]
-fn a_service_outlives_the_folder_it_was_started_in() {
+fn a_service_survives_the_removal_of_the_folder_it_was_started_in() {
     let launch = Launch::new().args(&["-c", "{dir}/supervisor.toml"]);
     fs::create_dir(launch.path("gone")).expect("a folder in our own");
     let gone = launch.path("gone");
@@ -318,7 +318,7 @@ fn a_service_outlives_the_folder_it_was_started_in() {
 
 /// A cleaner of temporary files took it: the next reload, or upgrade, mends it, and all else in it counts too.
 #[test]
-fn the_file_of_a_unix_socket_is_made_again() {
+fn a_reload_makes_the_file_of_a_unix_socket_again() {
     for command in ["reload", "upgrade"] {
         let mut supervisor = Launch::new().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(2);
         let path = supervisor.path("app.sock");
@@ -351,7 +351,7 @@ fn the_file_of_a_unix_socket_is_made_again() {
 }
 
 #[test]
-fn the_folder_of_a_unix_socket_is_required() {
+fn a_reload_without_the_folder_of_a_unix_socket_is_refused() {
     let launch = Launch::new().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/run/app.sock"]"#);
     fs::create_dir(launch.path("run")).expect("a folder in our own");
     let mut supervisor = launch.serving(2);
@@ -435,7 +435,7 @@ fn only_a_living_master_holds_a_pid_file() {
 }
 
 #[test]
-fn a_pid_file_that_is_gone_is_written_again() {
+fn a_pid_file_that_disappears_is_written_again() {
     let launch = Launch::new().set("process.pidfile", r#""{dir}/run/pid""#);
     fs::create_dir(launch.path("run")).expect("a folder in our own");
     let mut supervisor = launch.serving(2);
@@ -466,7 +466,7 @@ fn a_pid_file_that_is_gone_is_written_again() {
 
 /// The log goes on where it can, and says where it cannot.
 #[test]
-fn logs_bear_what_becomes_of_their_files() {
+fn a_service_goes_on_without_its_log_files() {
     let launch =
         Launch::new().log_to("logs/app.log").set("log.access", r#""{dir}/logs/access.log""#).set("workers.count", "1");
     fs::create_dir(launch.path("logs")).expect("a folder in our own");
@@ -544,7 +544,7 @@ fn full_and_read_only_disks_stop_no_service() {
 
 /// A volume that is not mounted, a folder that was moved: no empty database takes its place.
 #[test]
-fn a_database_that_is_gone_is_not_made_anew() {
+fn a_missing_database_is_not_created_again() {
     let launch = Launch::new().set("service.sqlite_path", r#""{dir}/data/facts.db""#);
     let mut supervisor = launch.serving(2);
     let (data, away) = (supervisor.path("data"), supervisor.path("away"));

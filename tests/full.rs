@@ -25,7 +25,7 @@ fn asks_once(supervisor: &Supervisor) -> Connection {
 }
 
 #[test]
-fn the_one_that_was_idle_longest_gives_its_place_and_no_other() {
+fn only_the_connection_idle_longest_is_closed_for_a_new_one() {
     let supervisor = launch("1", "4").serving(1);
     let mut busy = Connection::open(supervisor.address()).expect("a connection");
     busy.send(&request("GET", "/debug/sleep/3000", &[], b"")).expect("sent");
@@ -113,7 +113,7 @@ fn three_thousand_that_ask_once_and_stay_are_each_answered_within_100_ms() {
 
 /// Both listeners share the places, and each knows when a client waits in its queue.
 #[test]
-fn a_unix_socket_and_a_port_take_places_from_each_other() {
+fn a_unix_socket_and_a_port_share_the_places() {
     let supervisor = launch("1", "2").set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(1);
     let by_unix = || {
         let stream = UnixStream::connect(supervisor.path("app.sock")).expect("the queue has room");
@@ -139,7 +139,7 @@ fn a_unix_socket_and_a_port_take_places_from_each_other() {
 
 /// The kernel gives both workers their share of the new connections, for both are full.
 #[test]
-fn a_worker_with_idle_connections_takes_what_waits_for_a_full_one_with_none() {
+fn a_worker_with_idle_connections_takes_what_waits_for_a_full_one_without() {
     let supervisor = launch("2", "10").serving(2);
     let (mut busy, mut idle) = (Vec::new(), Vec::new());
     let mut first = None;

@@ -41,7 +41,7 @@ fn a_blocked_worker_is_replaced() {
 
 /// A stopped process does not see SIGABRT: SIGKILL follows two seconds later.
 #[test]
-fn a_stopped_worker_is_killed_and_nobody_else_notices() {
+fn a_stopped_worker_is_killed_and_no_client_waits_long() {
     let supervisor = two_workers();
     let victim = supervisor.serving_pids()[0];
     supervisor.signal_worker(victim, Signal::SIGSTOP);
@@ -64,7 +64,7 @@ fn a_stopped_worker_is_killed_and_nobody_else_notices() {
 
 /// With one worker there is no sibling: whoever queued is served by the replacement.
 #[test]
-fn the_queue_of_a_lone_hung_worker_is_served_later() {
+fn the_replacement_serves_the_queue_of_a_lone_hung_worker() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.timeout", r#""1s""#).serving(1);
     let victim = supervisor.serving_pids()[0];
     supervisor.signal_worker(victim, Signal::SIGSTOP);

@@ -16,7 +16,7 @@ fn rewrite(supervisor: &Supervisor, settings: &str) {
 }
 
 #[test]
-fn an_edit_of_the_file_is_no_illness_of_the_service() {
+fn an_edit_of_the_file_does_not_make_a_service_unhealthy() {
     let mut supervisor = Launch::new().serving(2);
     let port = free_port();
     for edited in [
@@ -39,7 +39,7 @@ fn an_edit_of_the_file_is_no_illness_of_the_service() {
 }
 
 #[test]
-fn every_kind_of_address_is_asked_as_it_is_bound() {
+fn every_kind_of_address_is_asked_as_it_was_bound() {
     for bind in [
         r#"["127.0.0.1:0"]"#,
         r#"["0.0.0.0:0"]"#,
@@ -60,7 +60,7 @@ fn every_kind_of_address_is_asked_as_it_is_bound() {
 }
 
 #[test]
-fn where_no_master_answers_the_settings_say_where_and_the_output_says_so() {
+fn health_takes_the_address_from_the_settings_when_no_master_answers_and_says_so() {
     let port = free_port();
     let settings = |socket: &str| format!("[control]\nsocket = {socket}\n[server]\nbind = [\"127.0.0.1:{port}\"]\n");
     let launch = Launch::new().raw(&format!("{}[service]\nsqlite_path = \"facts.db\"\n", settings("\"off\"")));

@@ -108,7 +108,7 @@ fn http2_can_be_turned_off() {
 }
 
 #[test]
-fn its_requests_are_refused_as_those_of_http1() {
+fn http2_requests_are_refused_like_those_of_http1() {
     let supervisor = Launch::new()
         .set("http.limit_request_body", "1000")
         .set("http.limit_request_line", "100")
@@ -154,7 +154,7 @@ fn its_requests_are_refused_as_those_of_http1() {
 
 /// A client that gets a body takes the connection for broken.
 #[test]
-fn an_answer_to_head_has_the_length_of_a_body_and_none() {
+fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
     let lengths = |supervisor: Supervisor, asked: &[(u16, &str)]| {
         let mut client = Client::open(supervisor.address());
         for &(status, path) in asked {
@@ -179,7 +179,7 @@ fn an_answer_to_head_has_the_length_of_a_body_and_none() {
 /// RFC 9113, section 8.1: the answer is whole, and the client is asked without an error to send no more. Bodies end
 /// that wait for a window, too; what was sent of them takes nothing from the window of the connection.
 #[test]
-fn an_early_answer_is_followed_by_a_reset_that_is_no_error() {
+fn an_early_answer_is_followed_by_a_reset_without_error() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);
     let mut client = Client::open(supervisor.address());
     for (path, status) in [("/early/200", 200), ("/early/413", 413), ("/nowhere", 404), ("/panic", 500)] {
@@ -228,7 +228,7 @@ fn an_idle_connection_is_ended_with_goaway() {
 }
 
 #[test]
-fn a_client_that_opens_no_window_is_dropped() {
+fn a_client_that_never_opens_its_window_is_dropped() {
     let supervisor = Launch::misbehave()
         .set("workers.count", "1")
         .set("http.keep_alive", r#""1h""#)
@@ -249,7 +249,7 @@ fn a_client_that_opens_no_window_is_dropped() {
 }
 
 #[test]
-fn no_stream_is_lost_by_a_drain() {
+fn a_drain_loses_no_stream() {
     let supervisor = Launch::new().serving(2);
     let mut client = Client::open(supervisor.address());
     let under_way: Vec<_> = (0..20).map(|_| client.begin(get("/debug/sleep/1500"), None)).collect();
@@ -276,7 +276,7 @@ fn no_stream_is_lost_by_a_drain() {
 /// sent elsewhere, any other loss is one.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the ban is the master's; each client is a thread")]
-fn nothing_is_lost_under_load_while_it_reloads() {
+fn reloads_under_load_lose_no_stream() {
     // They are never quiet.
     let supervisor = Launch::new().set("workers.drain_idle", r#""100ms""#).serving(2);
     let address = supervisor.address();

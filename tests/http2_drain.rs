@@ -139,7 +139,7 @@ fn drain(supervisor: &Supervisor, signal: Signal) -> Instant {
 }
 
 #[test]
-fn a_drain_tells_a_quiet_connection_its_last_stream_and_ends_it() {
+fn a_drain_tells_an_idle_connection_its_last_stream_and_ends_it() {
     for (path, signal) in
         [(Some("/health"), Signal::SIGHUP), (Some("/health"), Signal::SIGTERM), (None, Signal::SIGHUP)]
     {
@@ -158,7 +158,7 @@ fn a_drain_tells_a_quiet_connection_its_last_stream_and_ends_it() {
 }
 
 #[test]
-fn keep_alive_ends_as_a_drain_does() {
+fn the_end_of_keep_alive_ends_a_connection_as_a_drain_does() {
     let supervisor = launch().set("http.keep_alive", r#""500ms""#).serving(1);
     let mut client = Client::open(supervisor.address());
     client.get(1, "/debug/sleep/700");
@@ -168,7 +168,7 @@ fn keep_alive_ends_as_a_drain_does() {
 }
 
 #[test]
-fn a_busy_connection_is_warned_and_what_crosses_the_warning_is_served() {
+fn a_busy_connection_is_warned_and_requests_that_cross_the_warning_are_served() {
     let supervisor = launch().set("workers.drain_idle", r#""500ms""#).serving(1);
     let mut client = Client::open(supervisor.address());
     client.begin(1, "/debug/sleep/3000", false);
@@ -194,7 +194,7 @@ fn a_busy_connection_is_warned_and_what_crosses_the_warning_is_served() {
 }
 
 #[test]
-fn a_connection_that_becomes_quiet_after_the_warning_is_ended_at_once() {
+fn a_connection_that_becomes_idle_after_the_warning_is_ended_at_once() {
     let supervisor = launch().set("workers.drain_idle", r#""500ms""#).serving(1);
     let mut client = Client::open(supervisor.address());
     client.begin(1, "/debug/sleep/2000", false);
@@ -281,7 +281,7 @@ fn an_answer_that_waits_for_its_client_is_not_cut() {
 }
 
 #[test]
-fn a_header_block_that_is_half_there_is_waited_for() {
+fn a_drain_waits_for_the_rest_of_a_header_block() {
     let supervisor = launch().serving(1);
     let mut client = Client::open(supervisor.address());
     client.get(1, "/health");
@@ -299,7 +299,7 @@ fn a_header_block_that_is_half_there_is_waited_for() {
 }
 
 #[test]
-fn a_header_block_that_never_ends_has_header_timeout() {
+fn a_header_block_that_never_ends_is_cut_at_header_timeout() {
     let supervisor = launch().set("http.header_timeout", r#""500ms""#).serving(1);
     let mut client = Client::open(supervisor.address());
     client.get(1, "/health");
@@ -334,7 +334,7 @@ fn silent_clients_hold_a_reload_and_a_stop_for_seven_seconds_at_most() {
 
 /// A client that finds the GOAWAY only with its next request must be able to read it.
 #[test]
-fn what_a_client_sends_after_the_end_does_not_destroy_the_goaway() {
+fn bytes_that_a_client_sends_after_the_end_do_not_destroy_the_goaway() {
     let supervisor = launch().serving(1);
     let mut client = Client::open(supervisor.address());
     client.get(1, "/health");
@@ -350,7 +350,7 @@ fn what_a_client_sends_after_the_end_does_not_destroy_the_goaway() {
 }
 
 #[test]
-fn a_stream_that_the_client_does_not_read_is_reset_and_those_beside_it_go_on() {
+fn a_stream_that_the_client_does_not_read_is_reset_and_the_other_streams_go_on() {
     let supervisor = Launch::misbehave()
         .set("workers.count", "1")
         .set("http.keep_alive", r#""1h""#)
@@ -385,7 +385,7 @@ fn a_stream_that_the_client_does_not_read_is_reset_and_those_beside_it_go_on() {
 }
 
 #[test]
-fn a_full_worker_says_goodbye_to_an_idle_connection_and_does_not_linger() {
+fn a_full_worker_ends_an_idle_connection_with_goaway_and_does_not_linger() {
     let supervisor = launch().set("http.worker_connections", "1").serving(1);
     let mut client = Client::open(supervisor.address());
     client.get(1, "/health");
@@ -400,7 +400,7 @@ fn a_full_worker_says_goodbye_to_an_idle_connection_and_does_not_linger() {
 
 /// As a proxy does: it has one connection, and opens another as soon as it hears that this one ends.
 #[test]
-fn with_rebalance_the_requests_of_one_connection_come_to_all_workers() {
+fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
     let supervisor = Launch::new().set("workers.count", "4").set("http.http2_rebalance", "true").serving(4);
     let (mut old, mut client, mut stream) = (Vec::new(), Client::open(supervisor.address()), 1);
     let (begun, mut asked) = (now(), 0);
@@ -437,7 +437,7 @@ fn with_rebalance_the_requests_of_one_connection_come_to_all_workers() {
 
 /// A client that reads nothing while it is idle must keep its connection; one that is gone must not keep its streams.
 #[test]
-fn a_silent_client_is_asked_by_a_ping_only_while_a_stream_is_open() {
+fn a_silent_client_gets_a_ping_only_while_a_stream_is_open() {
     let supervisor = launch().serving(1);
     let (mut idle, mut busy) = (Client::open(supervisor.address()), Client::open(supervisor.address()));
     idle.get(1, "/health");

@@ -20,7 +20,7 @@ fn words<'a>(response: &'a Response, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_drain_says_close_and_nothing_else() {
+fn a_drain_says_close_and_no_other_connection_option() {
     let supervisor = Launch::new().serving(2);
     let mut connections: Vec<_> = (0..16).map(|_| open(&supervisor)).collect();
     for connection in &mut connections {
@@ -34,7 +34,7 @@ fn a_drain_says_close_and_nothing_else() {
 }
 
 #[test]
-fn an_answer_says_close_where_the_app_does_or_its_length_is_unknown() {
+fn an_answer_says_close_when_the_app_does_or_its_length_is_unknown() {
     let supervisor = Launch::misbehave().serving(2);
     for (path, body) in [("/close", "the last"), ("/unknown_length", "one two three ")] {
         let mut connection = open(&supervisor);

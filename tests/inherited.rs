@@ -34,7 +34,7 @@ fn blocked_signals_are_unblocked() {
 
 /// They were sent to the program before: unblocked, each of them would end the start.
 #[test]
-fn signals_that_wait_behind_the_mask_do_not_end_the_start() {
+fn signals_pending_behind_the_mask_do_not_end_the_start() {
     let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE))";
     let mut supervisor = after(&format!("{block}; kill $_, $$ for qw(HUP USR1 USR2 ALRM PIPE)")).serving(2);
     assert_eq!(supervisor.log().count("reload_started"), 0);
@@ -43,7 +43,7 @@ fn signals_that_wait_behind_the_mask_do_not_end_the_start() {
 
 /// As above, of a program that takes over: it inherits from a master that blocks signals for the exec.
 #[test]
-fn nothing_is_blocked_after_an_upgrade() {
+fn no_signal_is_blocked_after_an_upgrade() {
     let mut supervisor = after("use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM))").serving(2);
     supervisor.signal(Signal::SIGUSR2);
     supervisor.wait_log(events::UPGRADED, 1, 2 * PATIENCE);
@@ -53,7 +53,7 @@ fn nothing_is_blocked_after_an_upgrade() {
 }
 
 #[test]
-fn a_timer_ends_no_process() {
+fn an_inherited_alarm_ends_no_process() {
     let mut supervisor = after("alarm 2").serving(2);
     assert!(inherited(&supervisor).contains("SIGALRM"), "{}", inherited(&supervisor));
     observe_for(Duration::from_millis(2500));
@@ -77,7 +77,7 @@ fn no_socket_gets_the_number_of_a_closed_standard_stream() {
 
 /// They are reaped when they end, and no worker is missed for it.
 #[test]
-fn children_of_the_program_before_do_no_harm() {
+fn children_of_the_previous_program_do_no_harm() {
     let mut supervisor = after("for (1..3) { if (!fork) { sleep 1; exit 7 } }").serving(2);
     eventually("the strangers are reaped", PATIENCE, || (supervisor.master().children().len() == 2).then_some(()));
     let log = supervisor.log();
@@ -87,7 +87,7 @@ fn children_of_the_program_before_do_no_harm() {
 
 /// A log file cannot grow beyond the limit, and no process ends because of it.
 #[test]
-fn a_limit_of_file_sizes_costs_lines_and_no_worker() {
+fn a_file_size_limit_costs_lines_and_no_worker() {
     let launch = Launch::new().through(&["sh", "-c", r#"ulimit -f 8192; exec "$@""#, "sh"]);
     let mut supervisor = launch.set("log.access", r#""{dir}/access.log""#).set("workers.count", "1").serving(1);
     assert!(inherited(&supervisor).contains("RLIMIT_FSIZE"), "{}", inherited(&supervisor));

@@ -77,7 +77,7 @@ fn installed(prefix: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn it_is_installed_and_removed_again_and_settings_are_never_overwritten() {
+fn make_install_and_uninstall_are_complete_and_settings_are_never_overwritten() {
     let root = tempfile::tempdir().expect("a folder");
     let destination = format!("DESTDIR={}", root.path().display());
     let settings = root.path().join("etc/oxicorn/supervisor.toml");
@@ -100,7 +100,7 @@ fn it_is_installed_and_removed_again_and_settings_are_never_overwritten() {
 
 /// cargo-deb takes minutes to build, so this reads its list of files. `make deb` is run by hand.
 #[test]
-fn the_debian_package_holds_what_is_installed() {
+fn the_debian_package_holds_what_make_install_installs() {
     let manifest: toml::Table = read("Cargo.toml").parse().expect("TOML");
     let package = &manifest["package"]["metadata"]["deb"];
     let mut packed = BTreeSet::new();
@@ -399,7 +399,7 @@ fn offered(program: &Path, words: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn bash_completes_commands_and_flags_of_whatever_name_the_program_has() {
+fn bash_completes_commands_and_flags_under_any_name_of_the_program() {
     let folder = tempfile::tempdir().expect("a folder");
     let shop = folder.path().join("shop");
     symlink(env!("CARGO_BIN_EXE_oxicorn"), &shop).expect("our own folder");

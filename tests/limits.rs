@@ -21,7 +21,7 @@ fn refused(supervisor: &Supervisor, bytes: &[u8], status: u16, kind: &str, names
 }
 
 #[test]
-fn what_is_too_large_is_refused_before_the_app_sees_it() {
+fn a_request_that_is_too_large_is_refused_before_the_app_sees_it() {
     let supervisor = Launch::new()
         .set("http.limit_request_line", "200")
         .set("http.limit_request_fields", "10")
@@ -56,7 +56,7 @@ fn what_is_too_large_is_refused_before_the_app_sees_it() {
 }
 
 #[test]
-fn a_body_that_grows_too_long_or_breaks_is_answered_so_whatever_the_app_says() {
+fn a_body_that_grows_too_long_or_breaks_is_refused_whatever_the_app_answers() {
     let supervisor = Launch::new().set("http.limit_request_body", "1000").serving(2);
     let head = b"POST /debug/echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunk = [b"1f4\r\n".as_slice(), &[b'a'; 500], b"\r\n"].concat();
@@ -73,7 +73,7 @@ fn a_body_that_grows_too_long_or_breaks_is_answered_so_whatever_the_app_says() {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order_before_the_one_that_is_refused() {
+fn pipelined_requests_before_a_refused_one_are_answered_in_order() {
     let supervisor = Launch::new().serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let [first, second] = ["one", "two"].map(|body| request("POST", "/debug/echo", &[], body.as_bytes()));
@@ -87,7 +87,7 @@ fn pipelined_requests_are_answered_in_order_before_the_one_that_is_refused() {
 }
 
 #[test]
-fn a_refused_head_is_answered_without_a_body() {
+fn a_refused_head_request_gets_no_body() {
     let supervisor = Launch::new().set("http.limit_request_fields", "5").serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let fields: Vec<_> = (0..6).map(|_| ("X-Field", "1")).collect();
@@ -99,7 +99,7 @@ fn a_refused_head_is_answered_without_a_body() {
 }
 
 #[test]
-fn an_app_that_said_close_is_not_contradicted_by_a_refusal() {
+fn bytes_after_a_last_answer_get_no_refusal() {
     let supervisor = Launch::new().serving(2);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let last = request("GET", "/health", &[("Connection", "close")], b"");
@@ -110,7 +110,7 @@ fn an_app_that_said_close_is_not_contradicted_by_a_refusal() {
 }
 
 #[test]
-fn continue_is_said_only_when_the_app_reads() {
+fn continue_is_sent_only_when_the_app_reads() {
     let supervisor = Launch::new().serving(2);
     let expecting = |path: &str| {
         format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n").into_bytes()
@@ -138,7 +138,7 @@ fn a_client_that_sends_a_fin_after_its_request_gets_the_answer() {
 }
 
 #[test]
-fn above_limit_concurrency_requests_are_shed_at_once_but_for_the_exempt() {
+fn above_limit_concurrency_requests_are_shed_at_once_except_exempt_ones() {
     let supervisor = Launch::new()
         .set("workers.count", "1")
         .set("http.limit_concurrency", "2")
@@ -183,7 +183,7 @@ fn a_handler_that_takes_longer_than_request_timeout_is_dropped() {
 }
 
 #[test]
-fn a_panic_is_a_500_of_that_request_alone() {
+fn a_panic_is_a_500_of_that_request_only() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let response = connection.get("/panic").expect("an answer");
@@ -192,7 +192,7 @@ fn a_panic_is_a_500_of_that_request_alone() {
 }
 
 #[test]
-fn refused_and_shed_requests_do_not_age_a_worker() {
+fn refused_and_shed_requests_do_not_count_for_max_requests() {
     let supervisor = Launch::new()
         .set("workers.count", "1")
         .set("workers.max_requests", "5")
@@ -206,7 +206,7 @@ fn refused_and_shed_requests_do_not_age_a_worker() {
 }
 
 #[test]
-fn a_full_worker_stops_accepting_serves_those_it_has_and_goes_on_later() {
+fn a_full_worker_stops_accepting_serves_its_connections_and_accepts_again_later() {
     let supervisor = Launch::new()
         .set("workers.count", "1")
         .set("http.worker_connections", "4")
@@ -234,7 +234,7 @@ fn a_full_worker_stops_accepting_serves_those_it_has_and_goes_on_later() {
 }
 
 #[test]
-fn new_connections_go_past_the_full_worker_and_nobody_is_killed_for_being_full() {
+fn new_connections_avoid_the_full_worker_and_no_full_worker_is_killed() {
     let supervisor = Launch::new()
         .set("workers.count", "2")
         .set("workers.timeout", r#""1s""#)

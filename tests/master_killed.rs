@@ -5,7 +5,7 @@ use std::{net::TcpListener, time::Duration};
 use crate::common::{Connection, Launch, PATIENCE, Process, Signal, eventually, get, now, request};
 
 #[test]
-fn workers_follow_their_master() {
+fn workers_exit_after_their_master_is_killed() {
     let graceful = Duration::from_secs(6);
     let mut supervisor = Launch::new().set("workers.graceful_timeout", r#""6s""#).serving(2);
     let (address, workers) = (supervisor.address(), supervisor.worker_pids());

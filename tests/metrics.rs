@@ -57,7 +57,7 @@ impl Page {
 }
 
 #[test]
-fn counts_are_the_clients_own_after_recycles_and_a_kill() {
+fn counts_match_the_clients_own_after_recycles_and_a_kill() {
     let mut supervisor = launch().set("workers.max_requests", "100").serving(2);
     let address = supervisor.address();
     let mut answered = 0;
@@ -110,7 +110,7 @@ fn counts_are_the_clients_own_after_recycles_and_a_kill() {
 }
 
 #[test]
-fn counters_only_rise_through_a_storm() {
+fn counters_never_fall_during_a_storm() {
     let supervisor = launch().set("workers.count", "3").set("workers.max_requests", "60").serving(3);
     let load = Load::start(supervisor.address(), "/debug/connections", 6, Mode::PerRequest { think_ms: 2 });
     let mut highest = BTreeMap::new();
@@ -140,7 +140,7 @@ fn counters_only_rise_through_a_storm() {
 }
 
 #[test]
-fn it_is_answered_before_the_app_and_never_counted() {
+fn the_metrics_page_is_answered_before_the_app_and_never_counted() {
     let mut supervisor = launch()
         .set("workers.count", "1")
         .set("workers.max_requests", "5")
@@ -199,7 +199,7 @@ fn a_request_counts_in_the_bucket_of_its_duration() {
 }
 
 #[test]
-fn without_the_key_the_path_is_the_apps() {
+fn without_the_key_the_path_belongs_to_the_app() {
     let supervisor = Launch::new().serving(2);
     assert_eq!(get(supervisor.address(), "/metrics").status, 404);
 }
@@ -225,7 +225,7 @@ fn waiting_connections_show_as_the_queue_of_their_listener() {
 }
 
 #[test]
-fn prometheus_own_parser_reads_it() {
+fn prometheus_own_parser_reads_the_page() {
     const SCRIPT: &str = r#"
 import json, sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -295,7 +295,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn what_we_deploy_asks_for_what_there_is() {
+fn the_deployed_dashboards_and_rules_name_metrics_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     let supervisor = launch().serving(2);
@@ -314,7 +314,7 @@ fn what_we_deploy_asks_for_what_there_is() {
 }
 
 #[test]
-fn prometheus_accepts_the_rules_and_they_fire() {
+fn prometheus_accepts_the_rules_and_each_rule_fires() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let path = env::join_paths(
         std::iter::once(root.join("target/prometheus/usr/bin"))

@@ -15,7 +15,7 @@ fn assert_exit(output: &Output, code: i32) {
 }
 
 #[test]
-fn it_is_done_once_and_can_be_repeated() {
+fn a_migration_happens_once_and_can_be_repeated() {
     let mongod = Mongod::start();
     for launch in [Launch::new(), Launch::new().env("MONGODB_URI", &mongod.uri())] {
         let first = launch.run_with(&["migrate"]);
@@ -31,7 +31,7 @@ fn it_is_done_once_and_can_be_repeated() {
 }
 
 #[test]
-fn two_at_once_do_no_harm() {
+fn two_migrations_at_once_do_no_harm() {
     let mongod = Mongod::start();
     for round in 0..5 {
         let run = || {
@@ -49,7 +49,7 @@ fn two_at_once_do_no_harm() {
 }
 
 #[test]
-fn a_database_that_refuses_is_exit_5_and_one_sentence() {
+fn a_database_that_refuses_gives_exit_code_5_and_one_sentence() {
     let mongod = Mongod::start();
     let refused = format!("mongodb://me:hush-hush@127.0.0.1:{}", mongod.port());
     let unreachable = format!("mongodb://me:hush-hush@127.0.0.1:{}", free_port());
@@ -68,7 +68,7 @@ fn a_database_that_refuses_is_exit_5_and_one_sentence() {
 }
 
 #[test]
-fn settings_that_make_no_sense_are_exit_2() {
+fn wrong_settings_give_exit_code_2() {
     let nothing = Launch::of(build_example("hello")).run_with(&["migrate"]);
     assert_exit(&nothing, 2);
     assert!(text(&nothing).contains("App::migrate"), "{}", text(&nothing));
@@ -107,7 +107,7 @@ fn lists_by_tag_are_read_from_the_index() {
 
 /// What root makes, workers of another user could not write to.
 #[test]
-fn it_has_the_rights_of_a_worker() {
+fn a_migration_has_the_rights_of_a_worker() {
     assert!(Uid::effective().is_root(), "only root can give its rights away: run the tests as root");
     let nobody = User::from_name("nobody").expect("the user database can be read").expect("the user nobody");
     let launch =
@@ -118,7 +118,7 @@ fn it_has_the_rights_of_a_worker() {
 }
 
 #[test]
-fn a_worker_says_once_what_is_missing_and_serves() {
+fn a_worker_reports_a_missing_migration_once_and_serves() {
     let mongod = Mongod::start();
     let launch = || Launch::new().env("MONGODB_URI", &mongod.uri());
     let mut supervisor = launch().serving(2);
@@ -136,7 +136,7 @@ fn a_worker_says_once_what_is_missing_and_serves() {
 }
 
 #[test]
-fn a_password_is_shown_to_nobody() {
+fn a_password_is_never_shown() {
     let mongod = Mongod::start();
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     fs::write(file.path(), format!("mongodb://me:hush-hush@127.0.0.1:{}\n", mongod.port())).expect("written");

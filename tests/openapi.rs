@@ -66,7 +66,7 @@ const DEBUG: [&str; 5] = [
 ];
 
 #[test]
-fn every_route_is_in_the_document_and_the_document_is_whole() {
+fn the_document_has_every_route_and_every_reference_leads_somewhere() {
     let supervisor = Launch::new().serving(2);
     let debugging = document(supervisor.address());
     let supervisor = Launch::new().set("service.debug", "false").serving(2);
@@ -125,7 +125,7 @@ fn announced<'a>(document: &'a Value, template: &str, method: &str, answer: &Res
 }
 
 #[test]
-fn every_answer_is_announced() {
+fn the_document_announces_every_answer() {
     let supervisor = Launch::new().set("http.limit_request_body", "100").set("service.debug", "false").serving(2);
     let address = supervisor.address();
     let document = document(address);
@@ -215,7 +215,7 @@ fn docs_come_from_the_binary_under_a_strict_policy() {
 }
 
 #[test]
-fn without_docs_there_are_none() {
+fn without_the_docs_setting_there_are_no_docs() {
     let supervisor = Launch::new().set("service.docs", "false").serving(2);
     for path in ["/docs", "/docs/swagger-ui.css", "/openapi.json"] {
         let answer = get(supervisor.address(), path);
@@ -224,7 +224,7 @@ fn without_docs_there_are_none() {
 }
 
 #[test]
-fn every_answer_tells_browsers_to_be_careful() {
+fn every_answer_carries_the_security_headers() {
     let supervisor = Launch::new().serving(2);
     for path in ["/health", "/facts", "/facts/x", "/nowhere", "/docs", "/openapi.json"] {
         let answer = get(supervisor.address(), path);
@@ -241,7 +241,7 @@ fn every_answer_tells_browsers_to_be_careful() {
 
 /// The README lists what `type` may be; so does the document.
 #[test]
-fn the_readme_knows_every_type_of_error() {
+fn the_readme_lists_every_type_of_error() {
     let supervisor = Launch::new().serving(2);
     let document = document(supervisor.address());
     let types = document["components"]["schemas"]["ErrorType"]["enum"].as_array().expect("an enum");

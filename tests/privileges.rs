@@ -40,7 +40,7 @@ fn write_a_fact(supervisor: &Supervisor) {
 }
 
 #[test]
-fn workers_are_nobody_from_the_first_to_the_last() {
+fn workers_run_as_process_user_from_the_first_to_the_last() {
     let user = nobody();
     let mut supervisor = launch().serving(2);
     assert_eq!(supervisor.master().ids("Uid"), [0; 4], "the master keeps what it was started with");
@@ -60,7 +60,7 @@ fn workers_are_nobody_from_the_first_to_the_last() {
 }
 
 #[test]
-fn recycled_workers_are_nobody_too() {
+fn recycled_workers_run_as_process_user_too() {
     let user = nobody();
     let mut supervisor = launch().set("workers.max_requests", "30").serving(2);
     let first = supervisor.worker_pids();
@@ -78,7 +78,7 @@ fn recycled_workers_are_nobody_too() {
 
 /// Also where it is another program's master that forks them.
 #[test]
-fn workers_of_a_reload_and_of_an_upgrade_are_nobody_too() {
+fn workers_of_a_reload_and_of_an_upgrade_run_as_process_user_too() {
     let user = nobody();
     let mut supervisor = launch().serving(2);
     for (round, command) in [["reload"], ["upgrade"], ["upgrade"], ["reload"]].iter().enumerate() {
@@ -96,7 +96,7 @@ fn workers_of_a_reload_and_of_an_upgrade_are_nobody_too() {
 
 /// A folder that was there before is the operator's: its owner is not touched.
 #[test]
-fn a_folder_that_was_there_keeps_its_owner() {
+fn an_existing_folder_keeps_its_owner() {
     nobody();
     let launch = launch();
     fs::create_dir(launch.path("data")).expect("a folder in our own");

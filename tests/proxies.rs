@@ -17,7 +17,7 @@ const V2_SIX: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24\x20\x01\x0D\xB8\0\0\0
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// The test program with what is to be believed; one worker.
-fn believing(allowed: &str, proxy_protocol: &str) -> Launch {
+fn trusting(allowed: &str, proxy_protocol: &str) -> Launch {
     Launch::misbehave()
         .set("workers.count", "1")
         .set("http.forwarded_allow_ips", allowed)
@@ -66,7 +66,7 @@ const CHAIN: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_proxy_on_this_machine_is_believed_by_default() {
+fn a_proxy_on_this_machine_is_trusted_by_default() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);
     let seen = told(&supervisor, "127.0.0.1", b"", CHAIN);
     assert_client(&seen, "192.0.2.7", None);
@@ -84,8 +84,8 @@ fn a_proxy_on_this_machine_is_believed_by_default() {
 }
 
 #[test]
-fn a_stranger_is_not_believed() {
-    let supervisor = believing(r#"["10.0.0.0/8", "127.8.0.0/16"]"#, "off").serving(1);
+fn a_proxy_at_another_address_is_not_trusted() {
+    let supervisor = trusting(r#"["10.0.0.0/8", "127.8.0.0/16"]"#, "off").serving(1);
     for source in ["127.0.0.1", "127.9.0.1"] {
         let seen = told(&supervisor, source, b"", CHAIN);
         assert_eq!(seen["address"], source);
@@ -99,16 +99,16 @@ fn a_stranger_is_not_believed() {
 }
 
 #[test]
-fn everybody_can_be_believed_and_nobody() {
-    let everybody = believing(r#"["*"]"#, "off").serving(1);
+fn every_address_can_be_trusted_and_none() {
+    let everybody = trusting(r#"["*"]"#, "off").serving(1);
     assert_client(&told(&everybody, "127.3.0.1", b"", CHAIN), "203.0.113.5", None);
-    let nobody = believing("[]", "auto").serving(1);
+    let nobody = trusting("[]", "auto").serving(1);
     assert_eq!(told(&nobody, "127.0.0.1", b"", CHAIN)["address"], "127.0.0.1");
     assert_refused(&nobody, V1, "forwarded_allow_ips");
 }
 
 #[test]
-fn an_ipv4_proxy_on_a_socket_of_both_families() {
+fn an_ipv4_proxy_is_trusted_on_a_socket_of_both_families() {
     let supervisor = Launch::misbehave().set("workers.count", "1").set("server.bind", r#"["[::]:0"]"#).serving(1);
     let port = supervisor.address().port();
     for ip in ["127.0.0.1", "::1"] {
@@ -122,11 +122,11 @@ fn an_ipv4_proxy_on_a_socket_of_both_families() {
 }
 
 #[test]
-fn a_unix_socket_is_believed() {
+fn a_proxy_on_a_unix_socket_is_trusted() {
     for (mode, first, address) in
         [("off", &b""[..], "192.0.2.7"), ("v2", V2_LOCAL, "192.0.2.7"), ("auto", V1, "192.0.2.7")]
     {
-        let supervisor = believing("[]", mode).set("server.bind", r#"["unix:{dir}/http.sock"]"#).serving(1);
+        let supervisor = trusting("[]", mode).set("server.bind", r#"["unix:{dir}/http.sock"]"#).serving(1);
         let ask = |headers: &[(&str, &str)]| {
             let mut stream = UnixStream::connect(supervisor.path("http.sock")).expect("the socket is open");
             stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -150,7 +150,7 @@ fn a_unix_socket_is_believed() {
 fn a_proxy_header_of_each_version_names_the_client() {
     let usual = r#"["127.0.0.1"]"#;
     for (mode, headers) in [("v1", &[V1][..]), ("v2", &[V2, V2_SIX]), ("auto", &[V1, V2, V2_SIX])] {
-        let supervisor = believing(usual, mode).serving(1);
+        let supervisor = trusting(usual, mode).serving(1);
         for first in headers {
             let seen = told(&supervisor, "127.0.0.1", first, &[]);
             assert_client(&seen, if *first == V2_SIX { "2001:db8::7" } else { "192.0.2.7" }, Some(56324));
@@ -173,7 +173,7 @@ fn a_proxy_header_of_each_version_names_the_client() {
 
 #[test]
 fn a_proxy_may_speak_for_itself_and_for_other_proxies() {
-    let supervisor = believing(r#"["127.0.0.1", "192.0.2.0/24"]"#, "auto").serving(1);
+    let supervisor = trusting(r#"["127.0.0.1", "192.0.2.0/24"]"#, "auto").serving(1);
     for first in [V2_LOCAL, b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN ff:: :: 1 1\r\n"] {
         assert_eq!(told(&supervisor, "127.0.0.1", first, &[])["address"], "127.0.0.1");
         assert_client(
@@ -186,9 +186,9 @@ fn a_proxy_may_speak_for_itself_and_for_other_proxies() {
 }
 
 #[test]
-fn without_the_header_only_auto_serves() {
+fn without_a_proxy_header_only_auto_serves() {
     for mode in ["v1", "v2"] {
-        let supervisor = believing(r#"["127.0.0.1"]"#, mode).serving(1);
+        let supervisor = trusting(r#"["127.0.0.1"]"#, mode).serving(1);
         assert_refused(&supervisor, b"", "does not begin with");
         assert_refused(&supervisor, if mode == "v1" { V2 } else { V1 }, "does not begin with");
         let mut stranger =
@@ -200,7 +200,7 @@ fn without_the_header_only_auto_serves() {
         // Each refusal is the operator's to see.
         assert!(supervisor.log().count("request_refused") >= 1, "{}", supervisor.log().0);
     }
-    let supervisor = believing(r#"["127.0.0.1"]"#, "auto").serving(1);
+    let supervisor = trusting(r#"["127.0.0.1"]"#, "auto").serving(1);
     for source in ["127.0.0.1", "127.0.0.2"] {
         assert_eq!(told(&supervisor, source, b"", &[])["address"], source);
     }
@@ -209,8 +209,8 @@ fn without_the_header_only_auto_serves() {
 }
 
 #[test]
-fn a_bad_header_is_refused() {
-    let supervisor = believing(r#"["127.0.0.1"]"#, "auto").serving(1);
+fn a_bad_proxy_header_is_refused() {
+    let supervisor = trusting(r#"["127.0.0.1"]"#, "auto").serving(1);
     for (bytes, reason) in [
         (&b"PROXY TCP4 192.0.2.7 198.51.100.1 56324\r\n"[..], "TCP4 or TCP6"),
         (b"PROXY / HTTP/1.1\r\n", "TCP4 or TCP6"),
@@ -221,14 +221,14 @@ fn a_bad_header_is_refused() {
     ] {
         assert_refused(&supervisor, bytes, reason);
     }
-    let off = believing(r#"["127.0.0.1"]"#, "off").serving(1);
+    let off = trusting(r#"["127.0.0.1"]"#, "off").serving(1);
     let refused = Connection::open(off.address()).expect("open").ask(V1).expect("an answer");
     assert_eq!(refused.status, 400, "a line that is no request");
 }
 
 #[test]
-fn a_header_may_come_byte_by_byte_but_not_for_ever() {
-    let supervisor = believing(r#"["127.0.0.1"]"#, "auto").set("http.header_timeout", r#""1s""#).serving(1);
+fn a_proxy_header_may_come_byte_by_byte_but_must_end_in_time() {
+    let supervisor = trusting(r#"["127.0.0.1"]"#, "auto").set("http.header_timeout", r#""1s""#).serving(1);
     for first in [V1, V2, V2_LOCAL, b""] {
         let mut connection = Connection::open(supervisor.address()).expect("the port is open");
         for byte in [first, &request("GET", "/client", &[], b"")].concat() {
@@ -250,7 +250,7 @@ fn a_header_may_come_byte_by_byte_but_not_for_ever() {
 }
 
 #[test]
-fn oxicorn_health_knows_what_its_service_wants() {
+fn oxicorn_health_sends_a_proxy_header_where_its_service_needs_one() {
     for mode in ["v1", "v2", "auto"] {
         let port = crate::common::free_port();
         let supervisor = Launch::new()

@@ -41,7 +41,7 @@ fn each_dependency_is_shown_by_its_name() {
 }
 
 #[test]
-fn one_that_comes_back_is_believed_again() {
+fn a_dependency_that_comes_back_is_ready_again() {
     let port = free_port();
     let mut supervisor = serving(&format!(r#"[{{ name = "late", tcp = "127.0.0.1:{port}" }}]"#));
     assert_eq!(get(supervisor.address(), "/ready").json()["checks"]["late"], "unavailable");
@@ -52,7 +52,7 @@ fn one_that_comes_back_is_believed_again() {
 }
 
 #[test]
-fn those_who_do_not_answer_cost_one_second_together() {
+fn silent_dependencies_cost_one_second_together() {
     let (one, two) = (Dependency::start(None), Dependency::start(None));
     let checks = format!(r#"[{{ name = "one", http = "{}" }}, {{ name = "two", http = "{}" }}]"#, one.url(), two.url());
     let mut supervisor = serving(&checks);
@@ -65,7 +65,7 @@ fn those_who_do_not_answer_cost_one_second_together() {
 }
 
 #[test]
-fn many_probes_ask_once_a_second() {
+fn many_probes_ask_a_dependency_once_a_second() {
     let dependency = Dependency::start(Some("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
     let mut supervisor = serving(&format!(r#"[{{ name = "shy", http = "{}" }}]"#, dependency.url()));
     let began = now();
@@ -81,7 +81,7 @@ fn many_probes_ask_once_a_second() {
 }
 
 #[test]
-fn every_check_that_makes_no_sense_is_named() {
+fn every_invalid_check_is_named() {
     let launch = Launch::new().raw(
         "[service]\n[[service.check]]\nname = \"redis\"\ntcp = \"redis\"\n[[service.check]]\nname = \"redis\"\n\
          [[service.check]]\nname = \"typo\"\ntpc = \"a:1\"",

@@ -42,7 +42,7 @@ fn url(supervisor: &Supervisor, path: &str) -> String {
 }
 
 #[test]
-fn curl() {
+fn curl_gets_every_answer() {
     let supervisor = Launch::new().serving(2);
     // It says 1 for 1.0. With --http2 it offers the upgrade to h2c, which RFC 9113 took out: the answer comes over
     // HTTP/1.1. Debian's curl 7.88 breaks when it uses a connection of prior knowledge twice, whoever serves it.
@@ -76,7 +76,7 @@ fn curl() {
 }
 
 #[test]
-fn h2load() {
+fn h2load_gets_every_answer() {
     let supervisor = Launch::new().serving(2);
     for flags in [&["--h1"][..], &["-m", "10"]] {
         let asked = requests(&supervisor);
@@ -89,7 +89,7 @@ fn h2load() {
 }
 
 #[test]
-fn wrk() {
+fn wrk_gets_every_answer() {
     let supervisor = Launch::new().serving(2);
     let said = run("wrk", &["-t", "1", "-c", "16", "-d", "2s", &url(&supervisor, "/health")]);
     assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
@@ -100,7 +100,7 @@ fn wrk() {
 }
 
 #[test]
-fn ab() {
+fn ab_gets_every_answer() {
     let supervisor = Launch::new().serving(2);
     for flags in [&["-k"][..], &[]] {
         let asked = requests(&supervisor);
@@ -114,7 +114,7 @@ fn ab() {
 }
 
 #[test]
-fn httpx() {
+fn httpx_gets_every_answer() {
     let supervisor = Launch::new().serving(2);
     for version in ["1", "2"] {
         let asked = requests(&supervisor);
@@ -161,7 +161,7 @@ fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
 }
 
 #[test]
-fn websockets() {
+fn websockets_gets_every_message() {
     let supervisor = Launch::of(build_example("websocket")).serving(2);
     let said = run("python3", &["websockets_client.py", &format!("ws://{}/echo", supervisor.address())]);
     assert_eq!(said.trim(), (8 * 51).to_string());

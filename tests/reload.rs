@@ -114,7 +114,7 @@ fn a_generation_that_fails_its_trial_is_rolled_back() {
 }
 
 #[test]
-fn addresses_come_and_go_without_a_loss() {
+fn addresses_can_be_added_and_removed_without_a_loss() {
     let mut supervisor = Launch::new().serving(2);
     let (stays, comes) = (supervisor.address(), free_port());
     let load = Load::start(stays, "/health", 4, Mode::PerRequest { think_ms: 2 });
@@ -146,7 +146,7 @@ fn an_address_that_is_taken_refuses_the_reload() {
 }
 
 #[test]
-fn a_count_of_before_survives_unless_the_file_changes_it() {
+fn a_scaled_worker_count_survives_a_reload_unless_the_file_changes_it() {
     let mut supervisor = Launch::new().set("workers.count", "2").serving(2);
     supervisor.signal(Signal::SIGTTIN);
     supervisor.wait_serving(3);
@@ -159,7 +159,7 @@ fn a_count_of_before_survives_unless_the_file_changes_it() {
 }
 
 #[test]
-fn check_says_what_a_reload_would_change_and_the_reload_says_the_same() {
+fn check_reports_what_a_reload_would_change_and_the_reload_reports_the_same() {
     let checked = |supervisor: &Supervisor| {
         let output = supervisor.ctl(&["check"]);
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -191,7 +191,7 @@ fn check_says_what_a_reload_would_change_and_the_reload_says_the_same() {
 }
 
 #[test]
-fn what_needs_a_restart_is_said_and_stays() {
+fn a_key_that_needs_a_restart_is_reported_and_keeps_its_value() {
     let mut supervisor = Launch::new().set("process.name", r#""shop""#).serving(2);
     edit(&supervisor, r#""shop""#, r#""bakery""#);
     // The client reads the same file, and must find the old name's socket.
@@ -202,7 +202,7 @@ fn what_needs_a_restart_is_said_and_stays() {
 }
 
 #[test]
-fn a_stop_during_a_reload_is_honoured_at_once() {
+fn a_stop_during_a_reload_is_obeyed_at_once() {
     let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).serving(2);
     edit(&supervisor, r#"boot = "ok""#, r#"boot = "hang""#);
     supervisor.signal(Signal::SIGHUP);

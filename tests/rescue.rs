@@ -68,7 +68,7 @@ fn rescued(supervisor: &Supervisor) -> u64 {
 }
 
 #[test]
-fn nobody_waits_long_for_a_worker_that_stands_still() {
+fn no_client_waits_long_for_a_stopped_worker() {
     let supervisor = debugging(Launch::new()).serving(4);
     let address = supervisor.address();
     let busy = Load::start(address, PATH, 4, Mode::PerRequest { think_ms: 10 });
@@ -87,7 +87,7 @@ fn nobody_waits_long_for_a_worker_that_stands_still() {
 
 /// Its promise to beat again in 300 ms still stands while it does nothing.
 #[test]
-fn a_handler_that_blocks_an_idle_worker_blocks_no_new_client() {
+fn a_handler_that_blocks_an_idle_worker_delays_no_new_client() {
     let supervisor = debugging(Launch::new()).serving(4);
     let canary = Canary::start();
     let mut waits: Vec<_> = (0..5)
@@ -113,7 +113,7 @@ fn steered(supervisor: &Supervisor) -> Option<String> {
 }
 
 #[test]
-fn a_silent_worker_gets_no_new_connections_until_it_beats_again() {
+fn a_silent_worker_gets_no_new_connections_until_its_heartbeat_resumes() {
     let supervisor = debugging(Launch::new()).serving(4);
     let all = || eventually("all are steered to", PATIENCE, || (steered(&supervisor)? == "[0, 1, 2, 3]").then_some(()));
     all();
@@ -132,7 +132,7 @@ fn a_silent_worker_gets_no_new_connections_until_it_beats_again() {
 }
 
 #[test]
-fn all_may_be_silent_and_nobody_is_lost() {
+fn no_request_is_lost_when_all_workers_are_silent() {
     let supervisor = debugging(Launch::new()).serving(4);
     for victim in supervisor.serving_pids() {
         stop(&supervisor, victim);
@@ -149,7 +149,7 @@ fn all_may_be_silent_and_nobody_is_lost() {
 }
 
 #[test]
-fn without_steering_the_service_says_so_once_and_nobody_waits() {
+fn without_steering_the_service_reports_it_once_and_no_client_waits() {
     let supervisor = debugging(Launch::new()).without_steering().serving(4);
     assert_eq!(supervisor.log().count("steering_refused"), 1);
     let busy = Load::start(supervisor.address(), PATH, 4, Mode::PerRequest { think_ms: 10 });
@@ -184,7 +184,7 @@ fn without_steering_scaling_loses_nothing() {
 }
 
 #[test]
-fn without_steering_a_recycle_and_a_kill_lose_nothing_that_waited() {
+fn without_steering_a_recycle_and_a_kill_lose_no_waiting_connection() {
     let supervisor = debugging(Launch::new()).without_steering().set("workers.max_requests", "100").serving(4);
     let load = Load::start(supervisor.address(), PATH, 6, Mode::PerRequest { think_ms: 5 });
     supervisor.wait_log(events::RECYCLE_REQUESTED, 8, 2 * PATIENCE);

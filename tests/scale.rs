@@ -18,7 +18,7 @@ fn scale(supervisor: &Supervisor, signal: Signal, expected: usize) {
 }
 
 #[test]
-fn each_signal_is_one_worker() {
+fn each_signal_adds_or_removes_one_worker() {
     let mut supervisor = Launch::new().serving(2);
     // Past the eight slots that two workers start with.
     for expected in 3..=10 {
@@ -42,7 +42,7 @@ fn each_signal_is_one_worker() {
 }
 
 #[test]
-fn a_storm_under_load_loses_nothing() {
+fn many_scale_signals_under_load_lose_nothing() {
     let mut supervisor = Launch::new().serving(2);
     let address = supervisor.address();
     let loads = [

@@ -7,7 +7,7 @@ use crate::common::{
 };
 
 #[test]
-fn winch_leaves_a_line_and_does_no_harm() {
+fn winch_is_logged_and_does_no_harm() {
     let mut supervisor = Launch::new().serving(2);
     let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::KeepAlive { think_ms: 5 });
     supervisor.signal(Signal::SIGWINCH);
@@ -100,7 +100,7 @@ fn usr1_reopens_the_log() {
 
 /// A thousand a second of those that change something: nobody dies, nothing is lost, and TERM is not kept waiting.
 #[test]
-fn a_storm_of_signals_kills_nobody_and_a_term_ends_it() {
+fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     let mut supervisor = Launch::new().set("workers.graceful_timeout", r#""3s""#).log_to("app.log").serving(2);
     let load = Load::start(supervisor.address(), "/debug/connections", 4, Mode::PerRequest { think_ms: 2 });
     let storm = [Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
@@ -129,7 +129,7 @@ fn a_storm_of_signals_kills_nobody_and_a_term_ends_it() {
 
 /// The same letter twice is one signal; different ones are all heard.
 #[test]
-fn a_salvo_of_signals_is_not_lost() {
+fn different_signals_sent_together_are_all_handled() {
     let mut supervisor = Launch::new().serving(2);
     for signal in [Signal::SIGWINCH, Signal::SIGTTIN, Signal::SIGUSR1, Signal::SIGTERM] {
         supervisor.signal(signal);

@@ -33,7 +33,7 @@ fn ends_after(connection: &mut Connection, limit: Duration) -> Vec<u8> {
 }
 
 #[test]
-fn a_client_that_never_speaks_is_closed_silently() {
+fn a_client_that_never_sends_is_closed_without_an_answer() {
     for http2 in ["true", "false"] {
         let supervisor = launch("header_timeout", r#""500ms""#).set("http.http2", http2).serving(1);
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -56,7 +56,7 @@ fn a_head_that_does_not_end_is_answered_408() {
 }
 
 #[test]
-fn a_head_that_drips_has_no_more_time_than_one_that_stands_still() {
+fn a_head_that_drips_gets_no_more_time_than_one_that_stands_still() {
     let supervisor = launch("header_timeout", r#""1s""#).serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     // On a connection that was used, the time begins with the first byte.
@@ -90,7 +90,7 @@ fn an_idle_connection_is_closed_after_keep_alive_and_not_before() {
 /// A close with unread bytes would be an RST, which could destroy the answer: only who said that no more would come, and
 /// kept to it, gets the close at once.
 #[test]
-fn a_client_that_announced_its_last_request_is_not_waited_for_and_any_other_is() {
+fn the_worker_lingers_unless_a_client_announced_its_last_request_and_kept_to_it() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
     for (behind, later, waits) in [("", "", false), ("G", "", true), ("", "G", true)] {
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -109,7 +109,7 @@ fn a_client_that_announced_its_last_request_is_not_waited_for_and_any_other_is()
 
 /// Many clients look for the answer only once they have written the whole body.
 #[test]
-fn a_client_that_reads_only_when_it_has_sent_all_finds_its_answer() {
+fn a_client_that_reads_only_after_its_body_finds_its_answer() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n").expect("sent");
@@ -157,7 +157,7 @@ fn a_client_that_does_not_read_loses_its_connection() {
 }
 
 #[test]
-fn a_thousand_slow_clients_leave_the_others_alone() {
+fn a_thousand_slow_clients_do_not_disturb_other_clients() {
     let supervisor = launch("header_timeout", r#""2s""#).set("http.worker_connections", "2000").serving(1);
     let slow: Vec<_> = (0..1000)
         .map(|_| {

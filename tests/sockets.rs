@@ -78,7 +78,7 @@ fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
 
 /// The dead cannot object; the living are named.
 #[test]
-fn a_file_of_the_dead_is_taken_over_and_one_of_the_living_is_not() {
+fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     let mut first = Launch::new().set("server.bind", r#"["unix:{dir}/app.sock"]"#).start();
     first.wait_listening();
     first.wait_serving(2);
@@ -108,7 +108,7 @@ fn a_file_of_the_dead_is_taken_over_and_one_of_the_living_is_not() {
 }
 
 #[test]
-fn who_holds_a_port_is_named() {
+fn the_holder_of_a_taken_port_is_named() {
     let first = Launch::new().serving(2);
     let second = Launch::new().set("server.bind", &format!(r#"["{}"]"#, first.address())).run();
     assert_eq!(second.status.code(), Some(4), "{}", text(&second));

@@ -97,7 +97,7 @@ impl OnTerminal {
 }
 
 #[test]
-fn a_terminal_without_a_reader_stops_no_process() {
+fn a_terminal_without_a_reader_blocks_no_process() {
     let mut service = OnTerminal::start();
     service.ask(1_000);
     eventually("lines are dropped and counted", PATIENCE, || (service.dropped() > 0).then_some(()));
@@ -118,7 +118,7 @@ fn a_terminal_without_a_reader_stops_no_process() {
 }
 
 #[test]
-fn lines_are_whole_when_the_reader_comes_back() {
+fn lines_are_complete_when_the_reader_comes_back() {
     let mut service = OnTerminal::start();
     for _ in 0..3 {
         service.ask(700);
@@ -147,7 +147,7 @@ fn lines_are_whole_when_the_reader_comes_back() {
 }
 
 #[test]
-fn the_journal_gets_priorities_and_no_second_time() {
+fn the_journal_gets_priorities_and_no_second_time_stamp() {
     let journal = r#"JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec "$0" "$@""#;
     let mut supervisor = Launch::new().through(&["sh", "-c", journal]).serving(2);
     supervisor.signal(Signal::SIGWINCH);

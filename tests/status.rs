@@ -16,7 +16,7 @@ fn living(supervisor: &Supervisor) -> BTreeSet<u32> {
 }
 
 #[test]
-fn it_agrees_with_what_was_done_and_with_proc() {
+fn status_agrees_with_the_operators_actions_and_with_proc() {
     let mut supervisor = Launch::new().set("workers.max_requests", "1000000").serving(2);
     for _ in 0..10 {
         assert_eq!(get(supervisor.address(), "/health").status, 200);
@@ -65,7 +65,7 @@ fn rss_kib(worker: &Value) -> u64 {
 }
 
 #[test]
-fn it_answers_through_a_storm() {
+fn status_answers_during_a_storm() {
     let mut supervisor = Launch::new().serving(2);
     let mut killed = 0;
     for round in 0..40 {
@@ -117,7 +117,7 @@ fn a_slot_that_cannot_boot_is_shown() {
 }
 
 #[test]
-fn people_get_a_table() {
+fn status_prints_a_table_for_people() {
     let supervisor = Launch::new().serving(2);
     let output = supervisor.ctl(&["status"]);
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -137,7 +137,7 @@ fn broken_settings_do_not_hide_a_running_service() {
 }
 
 #[test]
-fn health_is_zero_or_one() {
+fn health_exits_with_zero_or_one() {
     let port = free_port();
     let mut supervisor = Launch::new().set("server.bind", &format!(r#"["0.0.0.0:{port}"]"#)).serving(2);
     let health = |supervisor: &Supervisor, url: &[&str]| {
@@ -156,7 +156,7 @@ fn health_is_zero_or_one() {
 }
 
 #[test]
-fn health_over_a_unix_socket() {
+fn health_works_over_a_unix_socket() {
     let supervisor = Launch::new().set("server.bind", r#"["unix:{dir}/web.sock", "127.0.0.1:0"]"#).serving(2);
     assert!(supervisor.ctl(&["health"]).status.success());
     let url = format!("unix:{}", supervisor.path("web.sock").display());
@@ -164,7 +164,7 @@ fn health_over_a_unix_socket() {
 }
 
 #[test]
-fn the_counts_are_there_for_prometheus_too() {
+fn status_prints_the_counts_for_prometheus_too() {
     let mut supervisor = Launch::new().serving(2);
     assert_eq!(get(supervisor.address(), "/health").status, 200);
     let output = supervisor.ctl(&["status", "--format", "openmetrics"]);

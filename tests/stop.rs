@@ -34,7 +34,7 @@ fn one_worker() -> Launch {
 }
 
 #[test]
-fn term_ends_an_idle_service_with_zero() {
+fn term_ends_an_idle_service_with_exit_code_zero() {
     let mut supervisor = Launch::new().serving(2);
     let started = now();
     supervisor.stop();
@@ -60,7 +60,7 @@ fn int_and_quit_are_quick() {
 }
 
 #[test]
-fn a_second_signal_hurries() {
+fn a_second_signal_shortens_a_stop() {
     side_by_side([Signal::SIGTERM, Signal::SIGINT], |second| {
         let mut supervisor = one_worker().set("workers.graceful_timeout", r#""30s""#).serving(1);
         let _request = busy(&supervisor, 25_000);
@@ -79,7 +79,7 @@ fn a_second_signal_hurries() {
 
 /// `timeout 5 oxicorn` signals its child and then its group; an init with a trap forwards what the group got already.
 #[test]
-fn a_signal_delivered_twice_is_one() {
+fn a_signal_delivered_twice_counts_once() {
     side_by_side([(Signal::SIGTERM, 3000), (Signal::SIGINT, 1200)], |(signal, millis)| {
         let mut supervisor = one_worker().set("workers.graceful_timeout", r#""30s""#).serving(1);
         let mut request = busy(&supervisor, millis);
@@ -100,33 +100,33 @@ fn assert_stops_reset_nobody(way: Way) {
 }
 
 #[test]
-fn stops_of_the_master_reset_nobody() {
+fn stops_of_the_master_reset_no_client() {
     assert_stops_reset_nobody(Way::Master);
 }
 
 #[test]
-fn stops_of_the_process_group_reset_nobody() {
+fn stops_of_the_process_group_reset_no_client() {
     assert_stops_reset_nobody(Way::Group);
 }
 
 #[test]
-fn stops_asked_for_twice_reset_nobody() {
+fn stops_signalled_twice_reset_no_client() {
     assert_stops_reset_nobody(Way::Twice);
 }
 
 #[test]
-fn stops_in_the_order_of_systemd_reset_nobody() {
+fn stops_in_the_order_of_systemd_reset_no_client() {
     assert_stops_reset_nobody(Way::MasterThenWorkers);
 }
 
 #[test]
-fn stops_that_reach_the_workers_first_reset_nobody() {
+fn stops_that_reach_the_workers_first_reset_no_client() {
     assert_stops_reset_nobody(Way::WorkersThenMaster);
 }
 
 /// The only worker cannot accept, and dies at the end of the grace: what waited for it is lost, and told.
 #[test]
-fn connections_that_nobody_accepted_are_counted() {
+fn connections_that_no_worker_accepted_are_counted() {
     let mut supervisor = one_worker().set("workers.graceful_timeout", r#""1s""#).serving(1);
     let worker = supervisor.worker_pids()[0];
     supervisor.signal_worker(worker, Signal::SIGSTOP);
@@ -156,7 +156,7 @@ fn requests_of_a_worker_that_is_killed_are_counted() {
 }
 
 #[test]
-fn a_second_signal_never_lengthens() {
+fn a_second_signal_never_lengthens_a_stop() {
     let mut supervisor = one_worker().set("workers.graceful_timeout", r#""30s""#).serving(1);
     let _request = busy(&supervisor, 25_000);
     let started = now();
@@ -169,7 +169,7 @@ fn a_second_signal_never_lengthens() {
 
 /// The balancer is told first, and whoever still comes is served.
 #[test]
-fn during_shutdown_delay_ready_says_no_and_all_else_works() {
+fn during_shutdown_delay_only_ready_fails() {
     let mut supervisor = Launch::new().set("workers.shutdown_delay", r#""2s""#).serving(2);
     let started = now();
     supervisor.signal(Signal::SIGTERM);

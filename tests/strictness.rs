@@ -128,16 +128,16 @@ fn send_all(cuts: &[Cut]) {
 }
 
 #[test]
-fn whole() {
+fn every_case_ends_right_when_sent_at_once() {
     send_all(&[Cut::Whole]);
 }
 
 #[test]
-fn byte_by_byte() {
+fn every_case_ends_right_when_sent_byte_by_byte() {
     send_all(&[Cut::Bytes]);
 }
 
 #[test]
-fn in_random_pieces() {
+fn every_case_ends_right_when_sent_in_random_pieces() {
     send_all(&[1, 2, 3].map(Cut::Random));
 }

@@ -67,7 +67,7 @@ impl Told {
 }
 
 #[test]
-fn ready_is_told_when_the_first_worker_serves_and_stopping_when_it_stops() {
+fn systemd_hears_ready_with_the_first_serving_worker_and_stopping_with_the_stop() {
     let (launch, mut told) = Told::at_path(Launch::new());
     let mut supervisor = launch.start();
     told.wait("READY=1", 1);
@@ -119,7 +119,7 @@ fn ready_waits_for_a_slow_boot() {
 
 /// `systemctl reload` of a `Type=notify-reload` unit waits for both, and believes the first by its time.
 #[test]
-fn a_reload_is_told_with_its_time_and_its_end() {
+fn a_reload_is_announced_with_its_time_and_its_end() {
     let (launch, mut told) = Told::at_path(Launch::new());
     let mut supervisor = launch.serving(2);
     told.wait("READY=1", 1);
@@ -146,7 +146,7 @@ fn a_reload_is_told_with_its_time_and_its_end() {
 }
 
 #[test]
-fn the_watchdog_hears_twice_a_period_and_not_from_workers() {
+fn the_watchdog_is_fed_twice_a_period_and_not_by_workers() {
     let name = format!("oxicorn-test-{}", std::process::id());
     let address = UnixAddress::from_abstract_name(&name).expect("a short name");
     let mut told = Told::of(UnixDatagram::bind_addr(&address).expect("a name of our own"));
@@ -169,7 +169,7 @@ fn the_watchdog_hears_twice_a_period_and_not_from_workers() {
 }
 
 #[test]
-fn a_watchdog_of_another_process_hears_nothing() {
+fn a_watchdog_of_another_process_is_not_fed() {
     let (launch, mut told) = Told::at_path(Launch::new().env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1"));
     let mut supervisor = launch.serving(2);
     told.wait("READY=1", 1);
@@ -178,7 +178,7 @@ fn a_watchdog_of_another_process_hears_nothing() {
 }
 
 #[test]
-fn nobody_there_to_be_told_is_said_once() {
+fn a_missing_notify_socket_is_reported_once() {
     let mut supervisor = Launch::new().env("NOTIFY_SOCKET", "{dir}/nobody").serving(2);
     supervisor.signal(Signal::SIGTTIN);
     supervisor.wait_serving(3);
@@ -205,7 +205,7 @@ fn systemds() -> (TcpListener, SocketAddr) {
 }
 
 #[test]
-fn a_passed_socket_replaces_bind_and_outlives_us() {
+fn a_passed_socket_replaces_bind_and_stays_open_after_the_service() {
     let (listener, address) = systemds();
     for round in 0..2 {
         // Whoever comes while nothing runs waits in the socket, and is answered by the next start.
@@ -225,7 +225,7 @@ fn a_passed_socket_replaces_bind_and_outlives_us() {
 
 /// The pid is the same, so the sockets are still for it, and the watchdog is still fed.
 #[test]
-fn an_upgrade_keeps_the_passed_socket_and_what_systemd_was_told() {
+fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     let (listener, address) = systemds();
     let (launch, mut told) = Told::at_path(Launch::new().env("WATCHDOG_USEC", "400000"));
     let mut supervisor = passing(launch, &listener).serving(2);
@@ -252,7 +252,7 @@ fn an_upgrade_keeps_the_passed_socket_and_what_systemd_was_told() {
 
 /// The real thing, from Debian's package systemd; it need not run.
 #[test]
-fn systemd_socket_activate_is_understood() {
+fn sockets_from_systemd_socket_activate_are_served() {
     let installed = Command::new("systemd-socket-activate").arg("--version").output();
     assert!(installed.is_ok(), "there is no systemd-socket-activate here: apt-get install systemd");
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -271,7 +271,7 @@ fn systemd_socket_activate_is_understood() {
 
 /// As with a socket unit: what passes the socket stays, and starts the service again whenever it has stopped.
 #[test]
-fn restarts_under_load_lose_nothing_while_the_socket_stays_with_systemd() {
+fn restarts_under_load_lose_nothing_while_systemd_keeps_the_socket() {
     const STARTS: usize = 4;
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let keeper = format!("for start in {{1..{STARTS}}}; do (LISTEN_PID=$BASHPID exec \"$0\" \"$@\"); done");
@@ -302,7 +302,7 @@ fn restarts_under_load_lose_nothing_while_the_socket_stays_with_systemd() {
 }
 
 #[test]
-fn a_passed_socket_is_shared_by_replacements() {
+fn replacements_share_a_passed_socket() {
     let (listener, address) = systemds();
     let mut supervisor = passing(Launch::new(), &listener).serving(2);
     for victim in supervisor.wait_serving(2) {
@@ -315,7 +315,7 @@ fn a_passed_socket_is_shared_by_replacements() {
 }
 
 #[test]
-fn a_descriptor_can_be_named_in_bind() {
+fn a_passed_descriptor_can_be_named_in_bind() {
     let (listener, address) = systemds();
     let launch = Launch::new().set("server.bind", r#"["fd://3", "127.0.0.1:0"]"#);
     let mut supervisor = after(&format!("exec 3<&{};", listener.as_raw_fd()), launch).serving(2);

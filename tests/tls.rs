@@ -60,7 +60,7 @@ fn https_is_served_to_the_last_byte() {
 }
 
 #[test]
-fn curl_is_content_and_a_stranger_to_the_authority_is_not() {
+fn a_client_that_trusts_the_ca_connects_and_others_do_not() {
     let authority = Authority::new();
     let supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
     write(&supervisor.path("authority.pem"), &authority.0.pem());
@@ -75,7 +75,7 @@ fn curl_is_content_and_a_stranger_to_the_authority_is_not() {
 
 /// PKCS#8 is what all others of these tests have.
 #[test]
-fn keys_of_every_kind_and_form_serve() {
+fn keys_of_every_kind_and_form_can_be_served() {
     let authority = Authority::new();
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
@@ -127,7 +127,7 @@ fn keys_of_every_kind_and_form_serve() {
 }
 
 #[test]
-fn nothing_old_and_nothing_weak_is_spoken() {
+fn old_versions_and_weak_ciphers_are_refused() {
     let authority = Authority::new();
     let supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
     let address = supervisor.address().to_string();
@@ -167,7 +167,7 @@ fn nothing_old_and_nothing_weak_is_spoken() {
 }
 
 #[test]
-fn the_protocol_is_agreed_on_in_the_handshake() {
+fn the_handshake_agrees_on_the_protocol() {
     let authority = Authority::new();
     let pair = authority.issue(|_| {});
     let both = Launch::new().tls(&pair).serving(2);
@@ -204,7 +204,7 @@ fn the_protocol_is_agreed_on_in_the_handshake() {
 }
 
 #[test]
-fn clients_show_a_certificate_where_one_is_asked_for() {
+fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     let authority = Authority::new();
     let launch = Launch::misbehave().tls(&authority.issue(|_| {})).client_ca(&authority);
     let mut supervisor = launch.serving(2);
@@ -245,7 +245,7 @@ fn clients_show_a_certificate_where_one_is_asked_for() {
 
 /// All workers of a generation have one ticket key; the next generation, whose `client_ca` may be another, has its own.
 #[test]
-fn a_session_is_resumed_by_any_worker_until_a_reload() {
+fn a_session_can_be_resumed_by_any_worker_until_a_reload() {
     let authority = Authority::new();
     let mut supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
     let ask = |config: &Arc<ClientConfig>| {
@@ -280,7 +280,7 @@ fn told(supervisor: &Supervisor, code: i32, fragments: &[&str]) {
 }
 
 #[test]
-fn a_new_certificate_at_the_same_path_is_served_after_a_reload_and_nothing_is_lost() {
+fn a_reload_serves_the_new_certificate_at_the_same_path_and_loses_nothing() {
     let authority = Authority::new();
     let config = PLAIN.trusting(&authority);
     let mut supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
@@ -417,7 +417,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
 
 /// The PROXY header comes before the handshake, and in the clear.
 #[test]
-fn a_proxy_header_stands_before_the_handshake() {
+fn a_proxy_header_comes_before_the_handshake() {
     let authority = Authority::new();
     let launch = Launch::misbehave().tls(&authority.issue(|_| {})).set("server.proxy_protocol", r#""v1""#);
     let mut supervisor = launch.serving(2);
@@ -431,7 +431,7 @@ fn a_proxy_header_stands_before_the_handshake() {
 }
 
 #[test]
-fn plain_http_is_told_what_is_spoken_here() {
+fn a_plain_http_request_is_told_that_the_port_speaks_tls() {
     let authority = Authority::new();
     let supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
     let answer = get(supervisor.address(), "/health");
@@ -490,7 +490,7 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
 
 /// The name in the certificate is another than that of the address, and its authority unknown to this machine.
 #[test]
-fn oxicorn_health_asks_over_tls_where_it_is_spoken() {
+fn oxicorn_health_asks_over_tls_when_the_service_speaks_it() {
     let authority = Authority::new();
     let port = free_port();
     for (bind, proxied) in [
@@ -526,7 +526,7 @@ fn oxicorn_health_asks_over_tls_where_it_is_spoken() {
 }
 
 #[test]
-fn a_certificate_near_its_end_is_warned_of_at_each_reading() {
+fn a_certificate_near_its_end_causes_a_warning_at_each_reading() {
     let authority = Authority::new();
     let end = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * 6);
     let end = end.to_zoned(jiff::tz::TimeZone::UTC).date();
@@ -556,7 +556,7 @@ fn a_certificate_near_its_end_is_warned_of_at_each_reading() {
 }
 
 #[test]
-fn a_stop_finishes_what_was_begun() {
+fn a_stop_finishes_a_request_over_tls() {
     let authority = Authority::new();
     let config = PLAIN.trusting(&authority);
     let mut supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);

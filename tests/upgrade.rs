@@ -50,7 +50,7 @@ fn counted(supervisor: &Supervisor) -> u64 {
 
 /// The same pid, sockets, pid file and counts; other workers, which answer by the new settings.
 #[test]
-fn an_upgrade_under_load_is_seen_by_nobody_but_the_operator() {
+fn an_upgrade_under_load_is_invisible_to_clients() {
     let mut supervisor = Launch::new()
         .set("http.metrics_path", r#""/metrics""#)
         .set("process.pidfile", r#""{dir}/pid""#)
@@ -112,7 +112,7 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
 
 /// Whatever is given for a program, the old one and its workers never stop.
 #[test]
-fn what_is_no_program_of_ours_is_refused() {
+fn a_file_that_is_no_oxicorn_program_is_refused() {
     let mut supervisor = Launch::new().set("workers.boot_timeout", r#""1s""#).serving(2);
     let old = supervisor.serving_pids();
     let load = Load::start(supervisor.address(), "/debug/connections", 8, Mode::KeepAlive { think_ms: 1 });
@@ -170,7 +170,7 @@ fn a_program_whose_worker_cannot_boot_is_refused() {
 
 /// It had passed its preflight, and is the master by then.
 #[test]
-fn a_program_that_fails_later_is_gone_back_from() {
+fn a_program_that_fails_later_is_rolled_back() {
     let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).log_to("app.log").serving(2);
     let old = supervisor.serving_pids();
     let load = Load::start(supervisor.address(), "/pid", 8, Mode::KeepAlive { think_ms: 1 });
@@ -214,7 +214,7 @@ fn a_program_that_fails_later_is_gone_back_from() {
 
 /// A release is a folder, the one in use a link.
 #[test]
-fn a_moved_link_is_followed() {
+fn an_upgrade_follows_a_moved_link() {
     let launch = Launch::misbehave();
     let releases = [launch.path("one"), launch.path("two")];
     for release in &releases {
@@ -278,7 +278,7 @@ fn a_stop_during_an_upgrade_is_obeyed_at_once() {
 }
 
 #[test]
-fn every_kind_of_socket_goes_along() {
+fn an_upgrade_keeps_every_kind_of_socket() {
     let bind = r#"["unix:{dir}/service.sock", "127.0.0.1:0", "[::1]:0"]"#;
     let mut supervisor = Launch::new().set("server.bind", bind).serving(2);
     let socket = supervisor.path("service.sock");

@@ -29,7 +29,7 @@ fn echoes(connection: &mut Connection, bytes: &[u8]) {
 }
 
 #[test]
-fn everything_passes_both_ways_and_no_clock_runs() {
+fn an_upgraded_connection_passes_all_bytes_and_has_no_time_limit() {
     let supervisor = launch()
         .set("http.keep_alive", r#""300ms""#)
         .set("http.header_timeout", r#""300ms""#)
@@ -54,7 +54,7 @@ fn everything_passes_both_ways_and_no_clock_runs() {
 }
 
 #[test]
-fn an_upgrade_that_is_not_granted_leaves_the_connection_as_it_was() {
+fn an_upgrade_that_the_app_does_not_grant_leaves_the_connection_as_it_was() {
     let supervisor = launch().serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let asks = "GET /pid HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
@@ -67,7 +67,7 @@ fn an_upgrade_that_is_not_granted_leaves_the_connection_as_it_was() {
 }
 
 #[test]
-fn a_drain_gives_notice_and_waits_for_the_client_to_go() {
+fn a_drain_informs_the_app_and_waits_for_the_client_to_close() {
     let mut supervisor = launch().serving(1);
     let mut connection = upgrade(&supervisor, &ASK.replace("/upgrade", "/upgrade/polite"));
     echoes(&mut connection, b"hello");
@@ -82,7 +82,7 @@ fn a_drain_gives_notice_and_waits_for_the_client_to_go() {
 }
 
 #[test]
-fn the_end_of_the_grace_cuts_it() {
+fn the_end_of_the_grace_cuts_an_upgraded_connection() {
     let mut supervisor = launch().serving(1);
     let mut connection = upgrade(&supervisor, ASK);
     supervisor.signal(Signal::SIGTERM);

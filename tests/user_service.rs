@@ -13,7 +13,7 @@ fn noted(supervisor: &Supervisor, name: &str) -> BTreeSet<u32> {
 }
 
 #[test]
-fn it_boots_drains_and_says_goodbye() {
+fn a_users_service_boots_drains_and_runs_its_shutdown() {
     let mut supervisor = Launch::misbehave().set("misbehave.goodbye_file", r#""{dir}/goodbye""#).serving(2);
     let workers: BTreeSet<_> = supervisor.worker_pids().into_iter().collect();
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -28,7 +28,7 @@ fn it_boots_drains_and_says_goodbye() {
 }
 
 #[test]
-fn it_is_recycled_without_loss_and_says_goodbye_each_time() {
+fn a_users_service_is_recycled_without_loss_and_runs_its_shutdown_each_time() {
     let mut supervisor = Launch::misbehave()
         .set("misbehave.goodbye_file", r#""{dir}/goodbye""#)
         .set("workers.max_requests", "100")
@@ -41,7 +41,7 @@ fn it_is_recycled_without_loss_and_says_goodbye_each_time() {
 }
 
 #[test]
-fn it_may_listen_to_signals_with_tokio() {
+fn a_users_service_may_listen_to_signals_with_tokio() {
     let mut supervisor = Launch::misbehave().set("misbehave.hup_file", r#""{dir}/hup""#).serving(2);
     let workers = supervisor.worker_pids();
     for worker in &workers {
@@ -67,7 +67,7 @@ fn a_panic_in_a_handler_costs_one_request() {
 }
 
 #[test]
-fn its_table_is_checked_like_ours() {
+fn a_users_table_is_checked_like_the_supervisors_own() {
     let text = |launch: Launch| {
         let output = launch.run();
         assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
@@ -86,14 +86,14 @@ fn its_table_is_checked_like_ours() {
 }
 
 #[test]
-fn its_table_can_be_set_from_the_environment() {
+fn a_users_table_can_be_set_from_the_environment() {
     let mut supervisor = Launch::misbehave().env("OXICORN_MISBEHAVE__BOOT", "error").start();
     assert_eq!(supervisor.wait_exit(PATIENCE), 3);
     assert!(supervisor.log().0.contains("the moon is in the wrong house"));
 }
 
 #[test]
-fn a_program_that_has_threads_already_is_refused() {
+fn a_program_with_threads_before_run_is_refused() {
     let output = Launch::misbehave().env("MISBEHAVE_THREAD", "1").run();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{text}");

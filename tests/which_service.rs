@@ -71,7 +71,7 @@ fn a_settings_file_that_cannot_be_read_is_an_error_of_every_command() {
 }
 
 #[test]
-fn a_mistake_in_the_file_changes_nothing_about_which_service_is_meant() {
+fn a_mistake_in_the_file_does_not_change_which_service_is_meant() {
     let mut victim = with_auto().serving(2);
     let place = victim.path("");
     let runtime = [("RUNTIME_DIRECTORY", place.as_path())];
@@ -111,7 +111,7 @@ socket = "control.sock"
 }
 
 #[test]
-fn a_command_that_means_another_file_does_nothing() {
+fn a_command_that_names_the_file_of_another_service_does_nothing() {
     let mut victim = with_auto().serving(2);
     let place = victim.path("");
     let runtime = [("RUNTIME_DIRECTORY", place.as_path())];
@@ -160,7 +160,7 @@ fn a_command_that_means_another_file_does_nothing() {
 }
 
 #[test]
-fn each_command_says_on_which_service_it_acted() {
+fn each_command_reports_the_service_it_acted_on() {
     let mut supervisor = Launch::new().serving(2);
     let who = format!(
         "oxicorn (pid {}, {}, {}): ",
@@ -175,7 +175,7 @@ fn each_command_says_on_which_service_it_acted() {
 }
 
 #[test]
-fn two_services_of_one_name_live_side_by_side() {
+fn two_services_with_one_name_run_side_by_side() {
     let place = folder();
     let runtime = [("RUNTIME_DIRECTORY", place.path())];
     let launch = || in_place(with_auto(), place.path());
@@ -228,7 +228,7 @@ fn without_a_file(place: &Path) -> Supervisor {
 }
 
 #[test]
-fn without_any_file_a_service_is_known_by_its_folder() {
+fn without_a_settings_file_a_service_is_known_by_its_folder() {
     let place = folder();
     let runtime = [("RUNTIME_DIRECTORY", place.path())];
     let (mut first, mut second) = (without_a_file(place.path()), without_a_file(place.path()));
@@ -249,7 +249,7 @@ fn without_any_file_a_service_is_known_by_its_folder() {
 }
 
 #[test]
-fn a_current_link_that_moves_leads_the_command_and_the_master_alike() {
+fn a_command_and_the_master_follow_a_moved_current_link_alike() {
     let place = folder();
     let runtime = [("RUNTIME_DIRECTORY", place.path())];
     let launch = in_place(Launch::new(), place.path()).through(&["sh", "-c", "cd current && exec \"$@\"", "sh"]);
@@ -275,7 +275,7 @@ fn a_current_link_that_moves_leads_the_command_and_the_master_alike() {
 }
 
 #[test]
-fn a_socket_that_disappears_is_made_again() {
+fn a_control_socket_that_disappears_is_made_again() {
     let launch = with_auto();
     let place = launch.path("run");
     fs::create_dir(&place).expect("a folder of our own");
@@ -299,7 +299,7 @@ fn a_socket_that_disappears_is_made_again() {
 }
 
 #[test]
-fn a_unit_is_found_whose_runtime_directory_is_called_otherwise() {
+fn a_unit_whose_runtime_directory_has_another_name_is_found() {
     let place = tempfile::Builder::new().prefix("oxicorn-unit-").tempdir_in("/run").expect("the tests run as root");
     let mut supervisor = in_place(with_auto(), place.path()).serving(2);
     let pid = format!("pid {}", supervisor.pid());

@@ -40,7 +40,7 @@ fn storm_over(bind: Bind, seconds: u64, seed: u64, launch: Launch) {
 }
 
 #[test]
-fn a_storm_over_one_listener_a_worker_loses_nothing() {
+fn a_storm_over_one_listener_per_worker_loses_nothing() {
     storm(Bind::Own, 5, 11);
 }
 
@@ -65,7 +65,7 @@ fn a_storm_without_steering_loses_nothing() {
 }
 
 #[test]
-fn kills_lose_only_what_the_killed_had_accepted() {
+fn kills_lose_only_what_the_killed_workers_had_accepted() {
     let _alone = alone();
     assert_kept(&Plan::with_kills(Bind::Own, Duration::from_secs(4), 15).run(Launch::new()));
 }
@@ -116,7 +116,7 @@ fn ten_reloads_under_a_connection_per_request_lose_nothing() {
 
 /// A client that cannot see a loss proves nothing.
 #[test]
-fn the_same_clients_see_what_a_reload_of_nginx_loses() {
+fn the_same_clients_see_the_losses_of_an_nginx_reload() {
     let _alone = alone();
     let witness = nginx::reloaded(8, Duration::from_millis(150), 16);
     eprintln!("{witness}");

@@ -92,17 +92,17 @@ fn besiege(mode: &[&str], path: &str) {
 }
 
 #[test]
-fn slow_heads_leave_the_others_alone() {
+fn slow_heads_do_not_disturb_other_clients() {
     besiege(&["-H", "-i", "5"], "/health");
 }
 
 #[test]
-fn slow_bodies_leave_the_others_alone() {
+fn slow_bodies_do_not_disturb_other_clients() {
     besiege(&["-B", "-t", "POST", "-s", "8192", "-i", "5", "-x", "10"], "/debug/echo");
 }
 
 #[test]
-fn slow_readers_leave_the_others_alone() {
+fn slow_readers_do_not_disturb_other_clients() {
     besiege(&["-X", "-w", "256", "-y", "512", "-n", "5", "-z", "32", "-k", "3"], "/docs/swagger-ui-bundle.js");
 }
 

@@ -43,19 +43,19 @@ fn schemathesis(supervisor: &Supervisor, more: &[&str]) {
 }
 
 #[test]
-fn schemathesis_finds_nothing() {
+fn schemathesis_finds_no_fault() {
     let supervisor = Launch::new().set("service.debug", "false").serving(2);
     schemathesis(&supervisor, &[]);
 }
 
 #[test]
-fn schemathesis_finds_nothing_behind_a_token() {
+fn schemathesis_finds_no_fault_behind_a_token() {
     let supervisor = Launch::new().set("service.debug", "false").set("service.bearer_token", r#""a-token""#).serving(2);
     schemathesis(&supervisor, &["-H", "Authorization: Bearer a-token"]);
 }
 
 #[test]
-fn schemathesis_finds_nothing_on_mongodb() {
+fn schemathesis_finds_no_fault_on_mongodb() {
     let mongod = Mongod::start();
     let uri = format!("{:?}", mongod.uri());
     let supervisor = Launch::new().set("service.debug", "false").set("service.mongodb_uri", &uri).serving(2);
