@@ -1,7 +1,8 @@
-//! Promise: a request whose client left before it was handed to the app is not served, wherever it waited and however
-//! long; a client that closes only its sending side, together with its request, is answered.
+//! Promise: a request whose client left before the app got the request is not served, wherever the request waited and
+//! however long. A client that closes only its sending side, together with its request, is answered.
 //!
-//! Otherwise the next worker would run what waits in the queue of a worker that hung or died, and no client would read it.
+//! Without this the next worker would run what waits in the queue of a worker that hung or died, although no client
+//! reads the answer.
 
 use std::{
     io::Write,
@@ -19,7 +20,7 @@ use crate::common::{
 };
 use crate::https::{Authority, PLAIN, WithTls, connect};
 
-/// After this long the impatient clients leave: twice what a client that gave up is known by.
+/// The impatient clients leave after this long: twice the time after which the worker knows that a client gave up.
 const SERVICE_BOOT_FAILED: Duration = Duration::from_millis(1_000);
 
 fn launch() -> Launch {
@@ -30,7 +31,7 @@ fn launch() -> Launch {
         .set("log.access_format", r#""%(m)s %(U)s %(s)s""#)
 }
 
-/// One worker that stands still while `clients` come.
+/// Runs `clients` while the only worker is stopped.
 fn while_it_stands_still<T>(supervisor: &Supervisor, clients: impl FnOnce(SocketAddr) -> T) -> T {
     let worker = supervisor.serving_pids()[0];
     supervisor.signal_worker(worker, Signal::SIGSTOP);
@@ -93,14 +94,14 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
         drop((gone, gone_unix, reset, kept));
         (waiting, half, half_unix)
     });
-    assert_eq!(waiting.answer().expect("who waits is answered").status, 201);
+    assert_eq!(waiting.answer().expect("a client that waits is answered").status, 201);
     assert_eq!(half.answer().expect("a half-close is answered").status, 201);
     assert_eq!(half_unix.answer().expect("also on a unix socket").status, 201);
     wait_abandoned(&supervisor, 4);
     assert_eq!(texts(&supervisor), ["half-closed", "half-closed on unix", "waiting"]);
     assert!(supervisor.log().count("request_abandoned") >= 1);
 
-    // Counted nowhere else: /health, the three that were answered, and the list.
+    // No other counter holds them. Served were /health, the three answered requests, and the list.
     assert_eq!((total(&supervisor, "requests"), total(&supervisor, "refused")), (5, 0));
     let log = supervisor.path("access.log");
     eventually("their lines say 499", PATIENCE, || {
@@ -110,7 +111,7 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
     supervisor.stop();
 }
 
-/// The next worker finds the same requests, and lives.
+/// The replacement finds the same requests in the queue and survives.
 #[test]
 fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
     let supervisor = launch().serving(1);
@@ -129,8 +130,8 @@ fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 }
 
-/// Both requests are learned of in one turn of the loop, and the first holds it up: what was learned of the second is old
-/// when its turn comes.
+/// The loop learns of both requests in one turn, and the first one blocks it. What the loop knows of the second is old
+/// by the time that its turn comes.
 #[test]
 fn the_loop_checks_again_for_departed_clients_after_a_handler_blocked_it() {
     let supervisor = launch().serving(1);
@@ -194,12 +195,12 @@ fn a_departed_client_is_noticed_behind_a_proxy_header() {
     assert_eq!(items.as_array().expect("a list").iter().map(text_of).collect::<Vec<_>>(), ["half-closed"]);
 }
 
-/// When a connection of HTTP/2 has ended, none of its streams is begun: none could be answered.
+/// When an HTTP/2 connection has ended, none of its streams is started, because none could be answered.
 #[test]
 fn streams_end_with_their_http2_connection() {
     let supervisor = launch().serving(1);
-    // The preface, empty SETTINGS, and the HEADERS of one request, all of it: fields 2 and 6 of the static table, then
-    // fields 1 and 4 with values of their own.
+    // The preface, an empty SETTINGS frame, and the complete HEADERS of one request: fields 2 and 6 of the static
+    // table, then fields 1 and 4 with values of their own.
     let fields = [b"\x82\x86\x01\x09localhost\x04\x0c/debug/abort".as_slice()].concat();
     let headers = [&[0, 0, u8::try_from(fields.len()).expect("it is short"), 1, 5, 0, 0, 0, 1], &fields[..]].concat();
     let ask = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".as_slice(), &headers].concat();
@@ -215,7 +216,7 @@ fn streams_end_with_their_http2_connection() {
     assert_eq!(get(supervisor.address(), "/health").status, 200);
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 
-    // The same to a worker that is awake reaches the app: the bytes are what they should be.
+    // The same bytes reach the app of a worker that is awake: the bytes are correct.
     let mut served = TcpStream::connect(supervisor.address()).expect("a connection");
     served.write_all(&ask).expect("sent");
     supervisor.wait_log(events::EXITED, 1, PATIENCE);

@@ -1,5 +1,5 @@
-//! Promise: each request has one line in the access log, whole, true and unforgeable; only lines that nobody takes are
-//! lost, and then they are counted. Each answer has an `X-Request-Id`, which the line may show.
+//! Promise: each request has one complete line in the access log, which a client cannot forge. A line is lost only when
+//! its reader does not take it, and lost lines are counted. Each answer has an `X-Request-Id`, which the line may show.
 //!
 //! Needs root, for the one test with `process.user`.
 
@@ -24,11 +24,11 @@ fn launch(format: &str) -> Launch {
 
 fn lines_in(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).unwrap_or_default();
-    assert!(text.is_empty() || text.ends_with('\n'), "the last line is not whole: {text:?}");
+    assert!(text.is_empty() || text.ends_with('\n'), "the last line is cut: {text:?}");
     text.lines().map(str::to_owned).collect()
 }
 
-/// The lines once there are so many; more are a failure too.
+/// Returns the lines once there are this many. More lines are a failure too.
 #[track_caller]
 fn lines(supervisor: &Supervisor, many: usize) -> Vec<String> {
     let path = supervisor.path("access.log");
@@ -44,7 +44,7 @@ fn open(supervisor: &Supervisor) -> Connection {
     Connection::open(supervisor.address()).expect("a connection")
 }
 
-/// The seconds of a line that has nothing else.
+/// Reads a line that holds nothing but seconds.
 fn seconds(line: &str) -> Duration {
     Duration::from_secs_f64(line.parse().unwrap_or_else(|_| panic!("not a number: {line}")))
 }
@@ -64,7 +64,7 @@ fn each_request_has_its_line_in_the_combined_format() {
     let echo = [("Content-Type", "text/plain")];
     assert_eq!(connection.ask(&request("POST", "/debug/echo", &echo, b"seven b")).expect("an answer").body, b"seven b");
     let missing = connection.get("/nowhere").expect("an answer").body.len();
-    // To HEAD comes the length of a body, and no body: this client waits for one until the connection ends.
+    // An answer to HEAD has the length of a body and no body. This client waits for the body until the connection ends.
     open(&supervisor).ask(&request("HEAD", "/health", &[("Connection", "close")], b"")).expect_err("no body");
     let page = get(supervisor.address(), "/metrics").body.len();
     let refuse = |request: &[u8]| {
@@ -78,7 +78,7 @@ fn each_request_has_its_line_in_the_combined_format() {
     let (heads, rests): (HashSet<_>, Vec<_>) =
         lines.iter().map(|line| (&line[..line.find('[').unwrap()], line.split_once("] ").unwrap().1)).unzip();
     assert_eq!(heads, HashSet::from(["127.0.0.1 - a ", "127.0.0.1 - - "]));
-    // Two workers write.
+    // Two workers write, in any order.
     let rests: HashSet<_> = rests.into_iter().map(str::to_owned).collect();
     let expected = [
         format!(r#""GET /health?a=b HTTP/1.1" 200 {length} "http://a/" "test/1""#),
@@ -174,7 +174,7 @@ fn a_client_cannot_forge_a_line() {
     assert_eq!(lines(&supervisor, 1), [line]);
 }
 
-/// Whoever leaves, or is cut, has a line with what it took and got.
+/// A client that leaves, or whose request is cut, has a line with its time and bytes.
 #[test]
 fn requests_that_were_cut_have_lines_too() {
     let format = "%(U)s %(s)s %(B)s %(L)s";
@@ -183,7 +183,7 @@ fn requests_that_were_cut_have_lines_too() {
         .set("log.access_format", &format!("'''{format}'''"))
         .set("workers.graceful_timeout", r#""2s""#)
         .serving(2);
-    // Whoever leaves before the answer may only have half-closed, and is answered.
+    // A client that leaves before the answer may only have half-closed, and is answered.
     let begun = now();
     let mut leaver = open(&supervisor);
     leaver.send(&request("GET", "/sleep/400", &[], b"")).expect("sent");
@@ -208,7 +208,7 @@ fn requests_that_were_cut_have_lines_too() {
 
     let mut late = open(&supervisor);
     late.send(&request("GET", "/sleep/30000", &[], b"")).expect("sent");
-    // Answered by the same loop, so the one before is under way; on both workers, whoever has it.
+    // The same loop answers these, so the request before them is under way on whichever of the two workers has it.
     (0..20).for_each(|_| drop(get(supervisor.address(), "/pid")));
     supervisor.stop();
     let lines = lines(&supervisor, 24);
@@ -219,7 +219,7 @@ fn requests_that_were_cut_have_lines_too() {
 #[test]
 fn a_line_is_written_within_a_second() {
     let supervisor = launch("%(U)s").set("workers.count", "1").serving(1);
-    // Parked: the longest way to the next beat.
+    // The worker is parked: the next heartbeat is as far away as it can be.
     observe_for(Duration::from_millis(600));
     let canary = Canary::start();
     for many in 1..=5 {
@@ -233,12 +233,12 @@ fn a_line_is_written_within_a_second() {
     assert!(stalled < Duration::from_secs(5), "the machine stood still for {stalled:?}");
 }
 
-/// What a busy machine adds to the reading of a file every few milliseconds.
+/// Allows for what a busy machine adds to reading a file every few milliseconds.
 fn canary_slack() -> Duration {
     Duration::from_millis(500)
 }
 
-/// A line that waits must not keep an idle worker awake, nor wake it.
+/// A line that waits must neither keep an idle worker awake nor wake it.
 #[test]
 fn an_access_log_adds_no_wakeups_to_an_idle_worker() {
     let supervisor = launch("%(U)s").set("workers.count", "1").serving(1);
@@ -249,10 +249,10 @@ fn an_access_log_adds_no_wakeups_to_an_idle_worker() {
     let before = worker.context_switches();
     observe_for(Duration::from_secs(3));
     let woken = worker.context_switches() - before;
-    assert!(woken <= 3 * 4 + 6, "woken {woken} times in 3 s; four times a second is the beat");
+    assert!(woken <= 3 * 4 + 6, "woken {woken} times in 3 s; the heartbeat comes four times a second");
 }
 
-/// The lines of all files together, each whole and of a request of its own.
+/// Checks the lines of all files together: each line is complete, and each belongs to a request of its own.
 #[track_caller]
 fn assert_each_once(files: &[&Path], answered: u64) {
     let lines: Vec<_> = files.iter().flat_map(|path| lines_in(path)).collect();
@@ -265,11 +265,11 @@ fn assert_each_once(files: &[&Path], answered: u64) {
     assert_eq!(ids.len() as u64, answered);
 }
 
-const WHOLE: &str = "%(h)s \"%(r)s\" %(s)s %({x-request-id}i)s end";
+const FORMAT: &str = "%(h)s \"%(r)s\" %(s)s %({x-request-id}i)s end";
 
 #[test]
 fn four_workers_write_complete_lines_into_one_file_and_their_last_lines_before_they_end() {
-    let mut supervisor = launch(WHOLE).set("workers.count", "4").serving(4);
+    let mut supervisor = launch(FORMAT).set("workers.count", "4").serving(4);
     let address = supervisor.address();
     let loads = [Mode::KeepAlive { think_ms: 0 }, Mode::PerRequest { think_ms: 0 }]
         .map(|mode| Load::start(address, "/debug/connections", 6, mode));
@@ -283,14 +283,14 @@ fn four_workers_write_complete_lines_into_one_file_and_their_last_lines_before_t
         assert!(tally.pids.len() >= 2, "one worker did it all");
         answered += tally.ok;
     }
-    // At once: what waits for the next beat is written at the drain.
+    // The stop comes at once: a line that waits for the next heartbeat is written at the drain.
     supervisor.stop();
     assert_each_once(&[&supervisor.path("access.log")], answered);
 }
 
 #[test]
 fn rotation_under_load_loses_no_line() {
-    let supervisor = launch(WHOLE).set("workers.max_requests", "400").serving(2);
+    let supervisor = launch(FORMAT).set("workers.max_requests", "400").serving(2);
     let load = Load::start(supervisor.address(), "/debug/connections", 8, Mode::KeepAlive { think_ms: 0 });
     let current = supervisor.path("access.log");
     let mut files = vec![current.clone()];
@@ -313,7 +313,7 @@ fn rotation_under_load_loses_no_line() {
     assert_each_once(&files.iter().map(|file| file.as_path()).collect::<Vec<_>>(), tally.ok);
 }
 
-/// Where only root may open the file.
+/// Only root may open the file.
 #[test]
 fn workers_without_rights_write_to_the_file_that_the_master_opened() {
     let launch = launch("%(U)s")
@@ -355,7 +355,7 @@ fn a_reload_changes_the_file_and_the_format_of_the_lines() {
     assert_eq!(lines(&supervisor, 1), ["old /health"]);
 }
 
-/// Asks with a long line each, until so many were dropped, and all are answered meanwhile.
+/// Asks with long lines until at least `most` lines were dropped. Every request is answered meanwhile.
 fn ask_until_dropped(supervisor: &Supervisor, most: u64) -> u64 {
     let mut connection = open(supervisor);
     let agent = "x".repeat(2_000);
@@ -379,7 +379,7 @@ fn counted(told: &[String]) -> u64 {
     told.iter().map(|line| field(line, "lines").and_then(|lines| lines.parse::<u64>().ok()).expect("a count")).sum()
 }
 
-/// With a metrics page, and lines for all else.
+/// Starts one worker with a metrics page, whose requests have no line; all other requests have one.
 fn single(access: &str) -> Launch {
     launch("%(a)s %(U)s")
         .set("log.access", &format!("{access:?}"))
@@ -401,7 +401,7 @@ fn a_stalled_reader_costs_lines_and_no_request() {
     eventually("the log says so", PATIENCE, || (counted(&told(&supervisor)) == lost).then_some(()));
     assert!(told(&supervisor)[0].contains("its reader is slow or stopped"), "{:?}", told(&supervisor));
 
-    // Nothing blocks any more: the reader reads on, and every line that was not counted as lost is there, whole.
+    // Nothing blocks any more: the reader goes on, and every line that was not counted as lost arrives complete.
     let mut text = Vec::new();
     let kept = asked - lost;
     eventually("all that was kept", PATIENCE, || {
@@ -413,7 +413,7 @@ fn a_stalled_reader_costs_lines_and_no_request() {
     });
     let text = String::from_utf8(text).expect("ASCII");
     let whole = format!("{} /health", "x".repeat(2_000));
-    assert!(text.lines().all(|line| line == whole), "a line is not whole");
+    assert!(text.lines().all(|line| line == whole), "a line is cut");
     assert_eq!((text.lines().count() as u64, dropped(&supervisor)), (kept, lost));
     supervisor.stop();
 }
@@ -432,6 +432,6 @@ fn a_full_disk_costs_lines_and_no_request() {
     assert!((2..=seconds).contains(&(lines.len() as u64)), "once a second: {lines:#?}");
     assert!(lines[0].contains("no storage space"), "{lines:?}");
     supervisor.stop();
-    // Those that waited for room are lost at the end.
+    // The lines that waited for room are lost at the end.
     assert_eq!(counted(&told(&supervisor)), asked);
 }

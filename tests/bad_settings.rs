@@ -1,10 +1,11 @@
-//! Promise: a mistake in the settings is refused before anything starts, all mistakes at once, each with its place.
+//! Promise: oxicorn refuses wrong settings before it starts anything. It reports all mistakes at once, each with its
+//! place.
 
 use std::fs;
 
 use crate::common::{Launch, free_port, get, text};
 
-/// Refused by `check` and by `run` alike, with exit code 2 and every fragment in the output.
+/// Asserts that `check` and `run` both exit with code 2 and that the output holds every fragment.
 #[track_caller]
 fn assert_refused(make: impl Fn() -> Launch, fragments: &[&str]) {
     for command in ["check", "run"] {
@@ -116,12 +117,12 @@ fn a_second_instance_is_refused_and_the_first_keeps_serving() {
     assert_eq!(output.status.code(), Some(4), "{text}");
     assert!(text.contains(&address.to_string()), "{text}");
     for _ in 0..50 {
-        assert_eq!(get(address, "/health").status, 200, "every connection still reaches the first");
+        assert_eq!(get(address, "/health").status, 200, "every connection still reaches the first instance");
     }
     first.stop();
 }
 
-/// Not one address is bound when another cannot be.
+/// No address is bound when one of them cannot be.
 #[test]
 fn either_all_addresses_are_bound_or_none() {
     let mut first = Launch::new().serving(2);

@@ -1,14 +1,14 @@
-//! Promise: connections that stay are spread evenly over the workers.
+//! Promise: connections that stay open are spread evenly over the workers.
 
 use std::{thread, time::Duration};
 
 use crate::common::{Connection, Launch, PATIENCE, eventually};
 
 const CONNECTIONS: usize = 100;
-/// They come one by one, 400 a second.
+/// The connections come one by one, 400 a second.
 const APART: Duration = Duration::from_micros(2_500);
 
-/// How many times the mean the fullest worker has, in the median of five services.
+/// Returns by how much the fullest worker exceeds the mean, as a factor: the median of five services.
 fn fullest(workers: usize) -> f64 {
     let mut fullest = [0.0; 5].map(|_: f64| {
         let mut supervisor = Launch::new().set("workers.count", &workers.to_string()).serving(workers);
@@ -39,7 +39,7 @@ fn fullest(workers: usize) -> f64 {
     fullest[2]
 }
 
-/// By chance alone it would be 1.21 and 1.42.
+/// With random assignment the factor would be 1.21 and 1.42.
 #[test]
 fn connections_that_stay_open_are_spread_evenly() {
     assert!(fullest(4) <= 1.15);

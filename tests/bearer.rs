@@ -1,4 +1,5 @@
-//! Promise: with a bearer token set, nobody writes without it and everybody reads; web pages of listed origins may call.
+//! Promise: with a bearer token set, every write needs the token and no read does. Web pages of listed origins may
+//! call.
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt};
 
@@ -34,8 +35,8 @@ fn writes_need(address: SocketAddr, token: &str) {
             assert!(!refused.text().contains(token));
         }
     }
-    assert_eq!(get(address, &fact).json(), made.json(), "nothing was done, and reads need no token");
-    assert_eq!(ask(address, "PATCH", "/facts", &[]).status, 405, "no write, whoever asks");
+    assert_eq!(get(address, &fact).json(), made.json(), "nothing was changed, and a read needs no token");
+    assert_eq!(ask(address, "PATCH", "/facts", &[]).status, 405, "a method without a route");
     assert_eq!(ask(address, "PUT", &fact, &[("Authorization", &right)]).status, 200);
     assert_eq!(ask(address, "DELETE", &fact, &[("Authorization", &right)]).status, 204);
 }
@@ -54,7 +55,7 @@ fn writes_need_the_token_of_the_settings() {
 
 #[test]
 fn writes_need_the_token_of_the_file() {
-    // The master reads it, so the user of the workers need not be able to.
+    // The master reads the file, so the user of the workers needs no right to read it.
     let launch = Launch::new()
         .set("process.user", r#""nobody""#)
         .set("service.sqlite_path", r#""{dir}/data/facts.db""#)

@@ -1,5 +1,5 @@
-//! Promise: behind nginx and haproxy as they come, the app sees the client, and reloads lose nothing; behind nginx with
-//! the very files of deploy/nginx, too.
+//! Promise: behind nginx and HAProxy the app sees the real client, and reloads lose no request. The same holds behind
+//! nginx with the files of deploy/nginx.
 
 use std::{
     fs,
@@ -22,14 +22,14 @@ use nix::{
 
 const CLIENTS: u64 = 8;
 
-/// A proxy in front; its settings lie in the supervisor's folder.
+/// A proxy in front of the supervisor; its settings lie in the supervisor's folder.
 struct Proxy {
     child: Child,
     address: SocketAddr,
 }
 
 impl Proxy {
-    /// `settings` is given the port to listen on.
+    /// Starts the proxy. `settings` gets the port to listen on.
     fn start(supervisor: &Supervisor, command: &[&str], settings: impl FnOnce(u16) -> String) -> Self {
         let port = free_port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -54,7 +54,7 @@ impl Proxy {
         proxy
     }
 
-    /// What the app is told of a client with this address that tries to look like another.
+    /// Returns what the app learns of a client with this address that claims to be another one.
     fn told(&self, source: &str) -> serde_json::Value {
         let source: IpAddr = source.parse().expect("an address");
         let mut connection = Connection::open_from(source, self.address).expect("the proxy listens");
@@ -65,13 +65,13 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Its workers are of the same group.
+        // Its workers are in the same process group.
         let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
         let _ = self.child.wait();
     }
 }
 
-/// Ten reloads under clients that leave no moment unused.
+/// Does ten reloads while clients ask without a pause.
 #[track_caller]
 fn assert_ten_reloads_lose_nothing(supervisor: &Supervisor, proxy: &Proxy) {
     let load = Load::start(proxy.address, "/client", CLIENTS, Mode::KeepAlive { think_ms: 0 });
@@ -90,7 +90,7 @@ fn assert_ten_reloads_lose_nothing(supervisor: &Supervisor, proxy: &Proxy) {
 
 const NGINX: [&str; 7] = ["nginx", "-p", ".", "-c", "proxy.conf", "-e", "proxy.log"];
 
-/// What stands around a site's own file: no daemon, and nothing outside of the test's folder.
+/// Surrounds a site's own file with the rest of a configuration: no daemon, and nothing outside of the test's folder.
 fn nginx_conf(http: &str) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: String = temporary.map(|kind| format!("  {kind}_temp_path {kind};\n")).concat();
@@ -100,7 +100,7 @@ fn nginx_conf(http: &str) -> String {
     )
 }
 
-/// Only ports, the certificate's place and the upstream's address are the test's.
+/// The test replaces only ports, the place of the certificate and the address of the upstream.
 #[test]
 fn nginx_serves_with_the_files_of_deploy() {
     let authority = Authority::new();
@@ -156,7 +156,7 @@ fn nginx_serves_with_the_files_of_deploy() {
     assert_eq!(seen["host"], format!("localhost:{}", proxy.address.port()), "{seen}");
     let over_http2 = Client { protocols: &["h2"], ..PLAIN }.trusting(&authority);
     assert_eq!(connect(proxy.address, &over_http2).stream().conn.alpn_protocol(), Some(&b"h2"[..]));
-    // The workers' numbers are not for the public.
+    // The public must not see the metrics of the workers.
     assert_eq!(connection.get("/metrics").expect("an answer").status, 404);
     let plain = SocketAddr::from(([127, 0, 0, 1], plain_port));
     let moved = Connection::open(plain).and_then(|mut one| one.get("/client?a=b")).expect("an answer");
@@ -181,7 +181,7 @@ fn nginx_serves_with_the_files_of_deploy() {
     supervisor.stop();
 }
 
-/// A proxy that tries again would hide a loss.
+/// A proxy that retries would hide a loss.
 fn nginx_that_keeps_connections(supervisor: &Supervisor) -> Proxy {
     let upstream = supervisor.address();
     Proxy::start(supervisor, &NGINX, |port| {
@@ -210,7 +210,8 @@ fn nginx_with_keep_alive_to_the_workers_loses_nothing() {
     supervisor.stop();
 }
 
-/// nginx takes a connection that ends without a word for one that goes on: 502 for the next request.
+/// nginx believes that a connection goes on when it ends without a `Connection: close`, and answers the next request
+/// with 502.
 #[test]
 fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
     let mut supervisor = Launch::misbehave().serving(2);
@@ -228,7 +229,7 @@ fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
         }
     });
     let accepted = supervisor.status()["totals"]["connections"].as_u64().expect("a count");
-    // One connection is the test's own, which looks whether the proxy listens.
+    // One connection is the test's own: it checks whether the proxy listens.
     assert!(accepted <= CLIENTS + 1, "{accepted} connections for {CLIENTS} clients");
     supervisor.stop();
 }
@@ -237,7 +238,7 @@ fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
 fn haproxy_with_the_proxy_protocol_loses_nothing() {
     let mut supervisor = Launch::misbehave().set("server.proxy_protocol", r#""v2""#).serving(2);
     let upstream = supervisor.address();
-    // Its health checks speak for themselves (LOCAL); were they refused, the server would be down.
+    // HAProxy's health checks send a LOCAL header. If they were refused, HAProxy would take the server for down.
     let proxy = Proxy::start(&supervisor, &["haproxy", "-db", "-f", "proxy.conf"], |port| {
         format!(
             "global\n  maxconn 1000\ndefaults\n  mode tcp\n  retries 0\n  timeout connect 10s\n  timeout client 60s\n\

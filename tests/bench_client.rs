@@ -1,5 +1,5 @@
-//! Promise to ourselves: the client of the benchmark puts each request into the one class it belongs to, never retries,
-//! and measures from when a request was due.
+//! Promise to ourselves: the client of the benchmark counts each request in exactly one class, never retries, and
+//! measures from the moment at which a request was due.
 
 #![allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may start threads")]
@@ -25,7 +25,7 @@ use socket2::SockRef;
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
-/// Answers every request as it is told, a thread for each connection, until the test ends.
+/// Starts a server that answers every request by `answer`, on one thread per connection, until the test ends.
 fn server(answer: impl Fn(&mut TcpStream) -> bool + Clone + Send + 'static) -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (address, seen) = (listener.local_addr().expect("bound"), Arc::new(AtomicU64::new(0)));
@@ -56,7 +56,7 @@ fn ask(address: SocketAddr) -> Tally {
     Load::saturating(address, 4, "/").run(Duration::from_millis(200))
 }
 
-/// All requests ended in this class, and the server saw each of them once.
+/// Asserts that all requests ended in this class and that the server saw each of them once.
 #[track_caller]
 fn all_are(class: &str, answer: impl Fn(&mut TcpStream) -> bool + Clone + Send + 'static) {
     let (address, seen) = server(answer);
@@ -64,7 +64,7 @@ fn all_are(class: &str, answer: impl Fn(&mut TcpStream) -> bool + Clone + Send +
     let of_it = classes.get(class).copied().unwrap_or(0);
     assert!(of_it > 0, "{classes:?}");
     assert_eq!(classes.values().sum::<u64>(), of_it, "{classes:?}");
-    assert_eq!(seen.load(Ordering::Relaxed), of_it, "none is asked twice, none goes uncounted");
+    assert_eq!(seen.load(Ordering::Relaxed), of_it, "no request is sent twice, and none is left uncounted");
 }
 
 fn says(text: &'static str, stays: bool) -> impl Fn(&mut TcpStream) -> bool + Clone + Send + 'static {
@@ -99,7 +99,8 @@ fn a_silent_server_counts_as_timeout() {
     all_are("timeout", says("", true));
 }
 
-/// Twenty answers a second on the one connection, a hundred requests due: they wait, and that is told.
+/// The server gives twenty answers a second on the one connection, and a hundred requests are due: requests wait, and
+/// the latency shows it.
 #[test]
 fn latency_counts_from_when_a_request_was_due() {
     let (address, _) = server(|stream| {
@@ -111,7 +112,8 @@ fn latency_counts_from_when_a_request_was_due() {
     assert!(tally.longest() > Duration::from_millis(400), "{:?}", tally.longest());
 }
 
-/// It says nothing and closes after every answer: whoever asks next has seen that, and no request is lost.
+/// The server closes after every answer without saying so. The client sees the close before its next request, and no
+/// request is lost.
 #[test]
 fn a_connection_that_closed_while_idle_is_no_failure() {
     let (address, _) = server(says(ANSWER, false));

@@ -1,5 +1,6 @@
-//! The report of `cargo bench --bench load` says what the record says: no promise, peer or figure is bent or lost on the way.
-#![allow(unreachable_pub, reason = "the benchmark's own modules, which nobody is outside of")]
+//! Promise to ourselves: the report of `cargo bench --bench load` shows the record as it is. No promise, peer or figure
+//! is changed or lost on the way.
+#![allow(unreachable_pub, reason = "the benchmark's own modules, which have no users outside")]
 
 #[path = "../benches/load/record.rs"]
 mod record;
@@ -12,7 +13,7 @@ use record::{Machine, Promise, Record, Row, Tick, Turn};
 
 const PARTS: [f64; 7] = [0.5, 0.75, 0.9, 0.99, 0.999, 0.9999, 1.0];
 
-/// Three rounds around `rate`, each a hundredth of it apart, in a scenario where a worker is killed.
+/// Returns three rounds around `rate`, one per cent apart, of a scenario in which a worker is killed.
 fn row(peer: &str, rate: f64) -> Row {
     let turn = |round: f64| Turn {
         figures: BTreeMap::from([
@@ -71,7 +72,7 @@ fn written(record: &Record) -> (String, String) {
     (read("load.json"), read("report.html"))
 }
 
-/// The attribute's values, in order.
+/// Returns the attribute's values, in order.
 fn attributes<'a>(page: &'a str, before: &str) -> Vec<&'a str> {
     page.split(before).skip(1).filter_map(|rest| rest.split('"').next()).collect()
 }
@@ -138,7 +139,7 @@ fn the_page_is_complete_and_loads_nothing_from_elsewhere() {
         assert!(!attributes(&page, " d=\"").iter().any(|path| path.contains(number)), "{number}");
     }
     let plots = page.matches("<svg role=\"img\"").count();
-    assert_eq!(plots, 1 + 1 + 3, "throughput, latency, a time line a peer");
+    assert_eq!(plots, 1 + 1 + 3, "throughput, latency, and one time line per peer");
     assert_eq!((page.matches("<title>").count(), page.matches("<desc>").count()), (plots + 1, plots));
     let open = |tag: &str| page.matches(&format!("<{tag}>")).count() + page.matches(&format!("<{tag} ")).count();
     for tag in
@@ -158,7 +159,7 @@ fn a_peer_looks_the_same_in_every_plot_and_every_peer_looks_different() {
     let (_, page) = written(&example());
     let of = |before| attributes(&page, before);
     let looks = of("class=\"bar ");
-    assert_eq!(looks, ["c0 v0", "c0 v1", "c1 v0"], "one word, one colour");
+    assert_eq!(looks, ["c0 v0", "c0 v1", "c1 v0"], "one colour for each family of peers");
     assert_eq!(of("class=\"line "), looks);
     assert_eq!(of("class=\"ok "), looks);
 }

@@ -1,4 +1,5 @@
-//! Promise: one command, and N workers serve; the log, `ps` and `/proc` show what was started, and idling is cheap.
+//! Promise: one command starts N serving workers. The log, `ps` and `/proc` show what was started, and an idle service
+//! costs little.
 
 use std::{
     fs,
@@ -73,7 +74,7 @@ fn the_worker_count_comes_from_file_environment_and_flag() {
     }
 }
 
-/// Only printed, never bound: the address is open to every network.
+/// This test only prints the address and never binds it, because the address is open to every network.
 #[test]
 fn port_is_taken_from_the_environment() {
     let launch = Launch::new().unset("server.bind").env("PORT", "8123").arg("config");
@@ -147,7 +148,8 @@ fn each_worker_gets_its_share_of_requests() {
     }
 }
 
-/// Five wake-ups a second for each process. The machine is not ours alone, so the best of a few windows counts.
+/// Allows five wake-ups a second for each process. Other programs share the machine, so the best of a few windows
+/// counts.
 #[test]
 fn an_idle_service_wakes_up_rarely() {
     let supervisor = Launch::new().serving(2);
@@ -181,7 +183,7 @@ fn the_master_is_one_small_thread() {
     let (threads, rss) = (supervisor.master().threads(), supervisor.master().rss_kib());
     assert_eq!(threads, 1);
     eprintln!("the master's resident size: {rss} KiB");
-    // Without letting go of the code of its start the unoptimized build has 19 MiB.
+    // The unoptimized build has 19 MiB unless it releases the memory of its start.
     let bound = if is_release() { 8 * 1024 } else { 16 * 1024 };
     assert!(rss < bound, "the master has {rss} KiB resident");
 }
@@ -195,7 +197,7 @@ fn the_first_answer_comes_soon_after_the_start() {
     assert_eq!(get(supervisor.address(), "/ready").status, 200);
     let took = began.elapsed();
     eprintln!("first answer after {took:?}");
-    // The machine may be busy; the release build alone needs some 20 ms.
+    // The machine may be busy; the release build alone needs about 20 ms.
     let bound = Duration::from_millis(if is_release() { 300 } else { 2_000 });
     assert!(took < bound, "the first answer came after {took:?}");
 }

@@ -1,10 +1,11 @@
-//! Promise: a service that cannot boot says why in one line, exits with 3, and leaves nothing behind.
+//! Promise: a service that cannot boot says why in one line, exits with code 3, and leaves no process and no file
+//! behind.
 
 use std::fs;
 
 use crate::common::{Launch, Log, PATIENCE, Signal, Supervisor, events, field, get};
 
-/// The line that ends a failed first boot, after checking all else that must be true of one.
+/// Returns the line that ends a failed first boot, after it has checked everything else that must hold.
 #[track_caller]
 fn gave_up(mut supervisor: Supervisor) -> (String, Log) {
     let code = supervisor.wait_exit(PATIENCE);
@@ -56,7 +57,7 @@ fn an_abort_in_the_factory_is_reported_by_its_signal() {
 fn a_factory_that_hangs_is_ended_at_the_boot_timeout() {
     let launch = Launch::misbehave().set("misbehave.boot", r#""hang""#).set("workers.boot_timeout", r#""500ms""#);
     let (line, _) = gave_up(launch.start());
-    assert!(line.contains("boot_timeout"), "the key to turn is named: {line}");
+    assert!(line.contains("boot_timeout"), "the message names the key to change: {line}");
 }
 
 #[test]
@@ -68,7 +69,7 @@ fn a_stop_during_a_hanging_boot_does_not_wait_for_the_boot() {
     assert_eq!(supervisor.leftovers(), []);
 }
 
-/// After the first success the master never exits because of workers.
+/// After the first success the master never exits because of its workers.
 #[test]
 fn a_boot_that_fails_later_is_retried_until_it_works() {
     let mut supervisor = Launch::misbehave().set("misbehave.fail_while", r#""{dir}/obstacle""#).serving(2);
@@ -77,7 +78,7 @@ fn a_boot_that_fails_later_is_retried_until_it_works() {
     for pid in supervisor.worker_pids() {
         supervisor.signal_worker(pid, Signal::SIGKILL);
     }
-    // Four in each slot: more than a first boot would forgive.
+    // Four failures in each slot: more than a first boot allows.
     supervisor.wait_log(events::BOOT_FAILED, 8, PATIENCE);
     assert!(supervisor.is_running());
     assert!(supervisor.log().count(events::BACKOFF) > 0, "the pause before the next try is in the log");

@@ -1,9 +1,9 @@
-//! Promise: what master and worker have to say to each other is not lost when one of them does not listen for a while.
+//! Promise: master and worker lose no message to each other when one of them does not read for a while.
 
 use crate::common::{Launch, PATIENCE, Signal, events, get};
 
-/// With one connection allowed each one that comes and goes makes the worker say twice whether it is full: more than the
-/// channel holds.
+/// With one connection allowed, each connection that comes and goes makes the worker report twice whether it is full:
+/// more messages than the channel holds.
 #[test]
 fn a_worker_whose_recycle_request_found_the_channel_full_sends_it_again() {
     let launch = Launch::new().set("workers.count", "1").set("http.worker_connections", "1");
@@ -17,7 +17,7 @@ fn a_worker_whose_recycle_request_found_the_channel_full_sends_it_again() {
     supervisor.stop();
 }
 
-/// Each reopened log file is one message more for a worker that does not read.
+/// Each reopening of the log files is one more message for a worker that does not read.
 #[test]
 fn a_worker_that_did_not_read_learns_later_of_the_stop_and_of_the_log() {
     let mut supervisor = Launch::new().set("workers.count", "1").log_to("app.log").serving(1);
@@ -30,7 +30,7 @@ fn a_worker_that_did_not_read_learns_later_of_the_stop_and_of_the_log() {
             break;
         }
     }
-    assert_eq!(supervisor.log().count("channel_full"), 1, "the channel is full, and that is said once");
+    assert_eq!(supervisor.log().count("channel_full"), 1, "the full channel is reported once");
     std::fs::rename(supervisor.path("app.log"), supervisor.path("app.log.1")).expect("our own file");
     supervisor.signal(Signal::SIGUSR1);
     supervisor.wait_log(events::LOGS_REOPENED, 1, PATIENCE);

@@ -1,4 +1,5 @@
-//! Promise: `check --deep` finds what a start would meet, ends with the exit code of that start, and disturbs no service.
+//! Promise: `check --deep` finds what a start would meet, ends with the exit code of that start, and disturbs no
+//! service.
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Output};
 
@@ -38,14 +39,14 @@ fn a_sound_service_passes_and_the_check_leaves_nothing_behind() {
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("one JSON object");
     assert_eq!(json["ok"], true, "{json}");
     assert_eq!(json["start"], serde_json::json!({"ok": true, "failures": [], "held": []}));
-    // Without the flag nothing is tried.
+    // Without the flag nothing is started.
     let shallow = launch.run_with(&["check", "--json"]);
     let shallow: serde_json::Value = serde_json::from_slice(&shallow.stdout).expect("one JSON object");
     assert_eq!((&shallow["ok"], &shallow["start"]), (&true.into(), &serde_json::Value::Null));
     launch.serving(2).stop();
 }
 
-/// The start itself is the witness for each code.
+/// The start itself confirms each code.
 #[test]
 fn the_check_ends_with_the_exit_code_of_the_start() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -91,7 +92,7 @@ fn a_worker_that_hangs_at_its_boot_is_ended() {
     let folder = launch.path("").canonicalize().expect("our own folder");
     let processes = fs::read_dir("/proc").expect("procfs").flatten();
     let here = processes.filter(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == folder));
-    assert_eq!(here.count(), 0, "its process was left behind");
+    assert_eq!(here.count(), 0, "its process still runs");
 }
 
 #[test]
@@ -116,7 +117,7 @@ fn a_running_service_keeps_its_addresses_and_is_not_disturbed() {
     supervisor.stop();
 }
 
-/// As `process.user`, not as root: root could write everywhere.
+/// The check runs as `process.user`, not as root: root could write everywhere.
 #[test]
 fn the_checked_worker_has_the_rights_of_a_real_worker() {
     assert!(Uid::effective().is_root(), "only root can give its rights away: run the tests as root");
@@ -128,7 +129,7 @@ fn the_checked_worker_has_the_rights_of_a_real_worker() {
     fs::set_permissions(launch.path("roots"), fs::Permissions::from_mode(0o777)).expect("our own folder");
     assert_told(&launch, 0, "would succeed");
 
-    // The user `nobody` is told what that user may not do.
+    // The output names what the user `nobody` may not do.
     let launch = Launch::new().set("process.pidfile", r#""{dir}/app.pid""#).set("log.file", r#""{dir}/app.log""#);
     let launch = launch.set("server.bind", r#"["unix:{dir}/app.sock"]"#);
     let launch = launch.through(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);

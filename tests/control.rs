@@ -1,4 +1,4 @@
-//! Promise: whoever may ask the master gets one answer, and nobody who asks can trouble the service.
+//! Promise: a caller with the right to ask the master gets one answer, and no caller can disturb the service.
 
 use std::{
     io::{Read, Write},
@@ -62,7 +62,7 @@ fn stop_answers_when_the_stop_is_over() {
     let socket = supervisor.path("control.sock");
     assert_eq!(socket.metadata().expect("the socket is there").permissions().mode() & 0o777, 0o600);
     assert_told(&supervisor.ctl(&["stop"]), 0, "stopped; of 1 requests in its life 0 were cut");
-    assert!(!socket.exists(), "the socket stayed behind");
+    assert!(!socket.exists(), "the socket was not removed");
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     assert_eq!(supervisor.leftovers(), []);
     assert_told(&supervisor.ctl(&["stop"]), 1, "no running service answers at");
@@ -95,7 +95,7 @@ fn a_master_never_takes_the_socket_of_another() {
     assert_eq!(first.status()["pid"].as_u64(), Some(first.pid().into()));
     assert_told(&second.ctl(&["status"]), 1, &format!("another service answers: oxicorn (pid {}", first.pid()));
     second.stop();
-    assert!(socket.exists(), "the second removed what is the first's");
+    assert!(socket.exists(), "the second master removed the first one's socket");
     first.stop();
     assert!(!socket.exists());
 }
@@ -110,7 +110,7 @@ fn a_dead_masters_socket_is_replaced() {
 
 #[test]
 fn without_a_control_socket_the_service_serves_all_the_same() {
-    // Nobody can make a socket in /proc, not even root.
+    // Not even root can make a socket in /proc.
     let mut supervisor = Launch::new().set("control.socket", r#""/proc/oxicorn.sock""#).serving(2);
     assert!(warning(&supervisor).contains("cannot listen on /proc/oxicorn.sock"), "{}", warning(&supervisor));
     assert_eq!(get(supervisor.address(), "/health").status, 200);
@@ -123,7 +123,7 @@ fn without_a_control_socket_the_service_serves_all_the_same() {
     supervisor.stop();
 }
 
-/// A thousand of each, at once and one after the other, and those who behave notice nothing.
+/// A thousand hostile clients of each kind come, at once and one after the other. Correct clients notice nothing.
 #[test]
 fn hostile_clients_change_nothing_for_others() {
     let mut supervisor = Launch::new().serving(2);
@@ -140,7 +140,7 @@ fn hostile_clients_change_nothing_for_others() {
             0 => client.write_all(b"\x00\xff{]\n").map(|()| kept.push(client)).unwrap_or_default(),
             1 => client.write_all(b"{\"version\":1,\"comm").map(|()| kept.push(client)).unwrap_or_default(),
             2 if round % 40 == 2 => {
-                // Refused on the way.
+                // The master may refuse it before it is complete.
                 let _ = client.write_all(&huge);
             }
             2 => client.write_all(&[b'x'; 5_000]).map(|()| kept.push(client)).unwrap_or_default(),
@@ -160,12 +160,12 @@ fn hostile_clients_change_nothing_for_others() {
     eprintln!("slowest status {slowest:?}, slowest health {:?}, machine {stall:?}", tally.max_wait());
     assert!(tally.max_wait() < Duration::from_secs(1) + 4 * stall, "{:?}, machine {stall:?}", tally.max_wait());
     assert!(slowest < Duration::from_secs(2) + 4 * stall, "{slowest:?}, machine {stall:?}");
-    // All but the last few are gone already; the rest go within their five seconds.
+    // The master has dropped all but the last few already; it drops the rest within their five seconds.
     for mut client in kept {
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
         let ended = client.read_to_end(&mut Vec::new());
         let late = ended.is_err_and(|error| matches!(error.kind(), std::io::ErrorKind::WouldBlock));
-        assert!(!late, "a hostile client is kept");
+        assert!(!late, "the master keeps a hostile client");
     }
     assert_eq!(supervisor.log().count(events::EXITED), 0);
     supervisor.stop();

@@ -1,4 +1,5 @@
-//! Promise: a crash costs what the worker had accepted and not answered, nothing that still queued, and is replaced at once.
+//! Promise: a crash costs what the worker had accepted and not answered, and nothing that still waited in a queue. The
+//! worker is replaced at once.
 
 use std::time::Duration;
 
@@ -36,12 +37,12 @@ fn killing_an_idle_worker_costs_no_request() {
     for round in 0..5 {
         let victim = supervisor.wait_serving(2)[round % 2];
         supervisor.signal_worker(victim, Signal::SIGKILL);
-        // No pause: these go to a slot whose owner may be dead, and must be answered by somebody.
+        // No pause: these connections go to a slot whose worker may be dead, and must be answered all the same.
         for _ in 0..20 {
             let mut connection = Connection::open(supervisor.address()).expect("a connection");
             match connection.get("/debug/connections") {
                 Ok(answer) => assert_eq!(answer.status, 200),
-                // SIGKILL is not instant: the victim may have accepted this one before it died.
+                // SIGKILL is not instant: the victim may have accepted this connection before it died.
                 Err(Failure::ResetBeforeFirstByte | Failure::EofBeforeResponse)
                     if supervisor.worker_pids().len() < 2 => {}
                 Err(failure) => panic!("round {round}: {failure}"),
@@ -56,7 +57,7 @@ fn an_abort_is_named_in_the_log_and_the_slot_is_filled_again() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);
     let victim = supervisor.worker_pids()[0];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
-    let failure = connection.get("/debug/abort").expect_err("nobody answers a crash");
+    let failure = connection.get("/debug/abort").expect_err("a crash gives no answer");
     assert!(matches!(failure, Failure::ResetBeforeFirstByte | Failure::EofBeforeResponse), "{failure}");
     let lines = supervisor.wait_log(events::EXITED, 1, PATIENCE);
     assert!(lines[0].contains("SIGABRT"), "{}", lines[0]);

@@ -1,5 +1,6 @@
-//! Promise: workers that die young are retried ever more slowly, but never in more than half of the slots; one that has
-//! answered is replaced at once. The master neither spins nor ends, and names the request that is in flight when they die.
+//! Promise: workers that die young are retried ever more slowly, but never in more than half of the slots; a worker
+//! that has answered is replaced at once. The master neither spins nor ends, and names the request that is in flight
+//! when the workers die.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ fn crashes_after_ready_do_not_make_the_master_spin() {
     observe_for(Duration::from_secs(5));
     let log = supervisor.log();
     let forks = log.count(events::FORKED);
-    // One of the two waits; the other is tried at the pace of the floor, 100 ms.
+    // One of the two slots waits; the other is retried no faster than once in 100 ms.
     assert!((5..=60).contains(&forks), "{forks} forks in five seconds");
     assert!(log.count(events::BACKOFF) >= 2, "each pause is in the log");
     assert_eq!(log.count(events::SERVICE_BOOT_FAILED), 0, "it was ready once: the master never gives up");
@@ -27,7 +28,7 @@ fn crashes_after_ready_do_not_make_the_master_spin() {
     assert!(started.elapsed() < Duration::from_secs(4), "a stop does not wait for a backoff: {:?}", started.elapsed());
 }
 
-/// Eight deaths at one stroke are one misfortune: all slots are back at once.
+/// Eight deaths at one moment are one accident: all slots are filled again at once.
 #[test]
 fn eight_deaths_at_one_moment_are_not_a_crash_loop() {
     let supervisor = Launch::new().set("workers.count", "4").serving(4);
@@ -45,11 +46,11 @@ fn eight_deaths_at_one_moment_are_not_a_crash_loop() {
 fn crash(supervisor: &Supervisor, request: &str) {
     let exits = supervisor.log().count(events::EXITED);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
-    connection.get(request).expect_err("nobody answers a crash");
+    connection.get(request).expect_err("a crash gives no answer");
     supervisor.wait_log(events::EXITED, exits + 1, PATIENCE);
 }
 
-/// One client repeats one bad request, and requests of others are answered in between.
+/// One client repeats one bad request; requests of other clients are answered in between.
 #[test]
 fn one_bad_request_repeated_leaves_every_slot_served() {
     let supervisor = Launch::new().serving(2);
@@ -69,7 +70,7 @@ fn one_bad_request_repeated_leaves_every_slot_served() {
     assert_eq!(log.count(events::BACKOFF), 0, "a worker that answered is replaced at once");
     let named = log.lines_of(events::CRASH_SUSPECT).last().expect("the request is named");
     assert!(named.contains("GET /debug/abort was in flight in 8 of the last 8 deaths"), "{named}");
-    assert_eq!(log.count(events::CRASH_SUSPECT), 6, "from the third death on");
+    assert_eq!(log.count(events::CRASH_SUSPECT), 6, "the suspect is named from the third death on");
     let table = supervisor.ctl(&["status"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("GET /debug/abort was in flight in 8 of the last 8 deaths"), "{table}");
@@ -104,7 +105,7 @@ fn half_of_the_slots_never_wait_however_young_their_workers_die() {
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
-/// A single worker has no sibling that could serve while it waits.
+/// A single worker has no sibling that could serve while its slot waits.
 #[test]
 fn the_last_slot_is_retried_at_once() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);
@@ -133,7 +134,7 @@ fn quarantine_answers_503_to_the_bad_request_on_all_workers_and_to_no_other() {
         assert_eq!(get(supervisor.address(), "/health").status, 200);
         assert_eq!(get(supervisor.address(), "/debug/connections").status, 200);
     }
-    assert_eq!(supervisor.wait_serving(2), workers, "none of them died");
+    assert_eq!(supervisor.wait_serving(2), workers, "no worker died");
     assert!(supervisor.log().count(events::REQUEST_QUARANTINED) >= 1);
     let status = supervisor.status();
     assert_eq!(status["totals"]["shed"], 20, "{status}");
@@ -143,7 +144,7 @@ fn quarantine_answers_503_to_the_bad_request_on_all_workers_and_to_no_other() {
     assert!(table.contains("GET /debug/abort is answered 503 for "), "{table}");
 }
 
-/// No request is to blame for an operator's SIGKILL.
+/// An operator's SIGKILL is not the fault of any request.
 #[test]
 fn a_request_in_flight_at_an_operators_sigkill_is_not_put_in_quarantine() {
     let supervisor = Launch::new().set("http.quarantine", "true").set("workers.count", "1").serving(1);

@@ -1,5 +1,6 @@
-//! Promise: a database that is gone for a while costs 503s and nothing else: liveness stays, no worker is restarted, no
-//! request hangs, and all is well again as soon as the database is. One that takes no writes is read on, and told apart.
+//! Promise: a database that is gone for a while costs 503s and nothing else: the service stays alive, no worker is
+//! restarted, no request hangs, and everything works again as soon as the database does. A database that takes no
+//! writes is still read, and is reported as such.
 //!
 //! Needs root, for a small disk of its own.
 
@@ -17,9 +18,9 @@ use crate::common::{
 };
 use serde_json::json;
 
-/// What README states: two seconds to find a server, three for its answer.
+/// README states this bound: two seconds to find a server, three for its answer.
 const BOUND: Duration = Duration::from_secs(5);
-/// Of server selection, and the second that a readiness is believed.
+/// Server selection takes this long, and a readiness answer is kept for a second.
 const RECOVERY: Duration = Duration::from_secs(3);
 const WORKERS: usize = 2;
 
@@ -63,7 +64,7 @@ fn write(address: SocketAddr) -> u16 {
     answer.status
 }
 
-/// From every worker: they are asked in turn, more or less.
+/// Asks until every worker has answered: connections reach the workers in turn, more or less.
 fn wait_ready(supervisor: &Supervisor, status: u16) {
     eventually(&format!("/ready answers {status} again and again"), PATIENCE, || {
         (0..8)
@@ -76,7 +77,7 @@ fn wait_ready(supervisor: &Supervisor, status: u16) {
     });
 }
 
-/// How writes went until told to stop: by status, and the longest.
+/// Writes until told to stop; returns the number of answers by status, and the longest wait.
 fn writes(address: SocketAddr, enough: &AtomicBool) -> (BTreeMap<u16, u32>, Duration) {
     let (mut statuses, mut longest) = (BTreeMap::new(), Duration::ZERO);
     while !enough.load(Ordering::Relaxed) {
@@ -102,7 +103,7 @@ fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
         let story = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             gone(&mut mongod);
             wait_ready(&supervisor, 503);
-            // Long enough for each writer to meet the time limit in full.
+            // Long enough for each writer to wait until the time limit.
             observe_for(BOUND + Duration::from_secs(1));
             assert_eq!(get(address, "/ready").status, 503);
             back(&mut mongod);
@@ -130,14 +131,14 @@ fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
     assert_eq!(supervisor.worker_pids(), workers, "no worker was restarted");
     let log = supervisor.log();
     assert_eq!(log.count(events::FORKED), WORKERS);
-    // A few requests fail and some succeed at the edges; what there is not is a line for each request.
+    // At the edges a few requests fail and some succeed; there must not be a line for each request.
     let lines = log.count("dependency_failed");
     assert!((1..=20).contains(&lines), "{lines} lines of one outage");
     assert!(log.count("dependency_recovered") >= 1);
     supervisor.stop();
 }
 
-/// A disk of its own in a mount namespace of its own, filled from outside.
+/// The disk is in a mount namespace of its own and is filled from outside.
 #[test]
 fn a_full_disk_fails_writes_and_is_reported_once() {
     let mount = "mkdir data && mount -t tmpfs -o size=2m tmpfs data && exec \"$0\" \"$@\"";

@@ -1,9 +1,9 @@
-//! Promise: the files of deploy/ are taken by the programs they are for, and agree with each other and with the service.
+//! Promise: the files of deploy/ are accepted by the programs they are for, and agree with each other and with the
+//! service.
 //!
 //! Needs systemd-analyze, logrotate and strace, and in target/ kubernetes-validate and check-jsonschema. nginx runs in
 //! `tests/behind_proxies.rs`, Prometheus' rules in `tests/metrics.rs`. Traefik runs in `tests/clients` and
-//! `tests/docker`, which are no part of this suite: here its files are read as YAML, and held against each other, no
-//! more.
+//! `tests/docker`, which are not part of this suite: here its files are only read as YAML and compared with each other.
 
 use std::{
     collections::BTreeSet,
@@ -24,13 +24,13 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// A program that `make needs` provides; the folder is that of the repository.
+/// Runs a program that `make needs` provides, in the folder of the repository.
 fn run(program: &str, arguments: &[&str]) -> Output {
     let output = Command::new(program).args(arguments).current_dir(root()).output();
     output.unwrap_or_else(|error| panic!("{program} (make needs): {error}"))
 }
 
-/// Python, with a package that `make needs` has put into target/.
+/// Runs Python with a package that `make needs` has put into target/.
 fn python(package: &str, arguments: &[&str]) -> Output {
     let packages = root().join("target").join(package);
     assert!(packages.is_dir(), "there is no {}: run `make needs`", packages.display());
@@ -38,7 +38,7 @@ fn python(package: &str, arguments: &[&str]) -> Output {
     output.unwrap_or_else(|error| panic!("python3: {error}"))
 }
 
-/// Every document of YAML files.
+/// Reads every document of YAML files.
 #[track_caller]
 fn yaml(files: &[&str]) -> Vec<Value> {
     const SCRIPT: &str = "import json, sys, yaml\n\
@@ -48,13 +48,13 @@ fn yaml(files: &[&str]) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }
 
-/// `45s`, `30`, of systemd and of supervisor.toml.
+/// Reads `45s` or `30`, as systemd and supervisor.toml write it.
 fn seconds(text: &str) -> u64 {
     let text = text.trim().trim_matches('"');
     text.trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{text} is no number of seconds"))
 }
 
-/// The default of a key, of a duration in seconds.
+/// Returns the default of a key that is a duration, in seconds.
 fn default_seconds(section: &str, key: &str) -> u64 {
     let settings: toml::Table = read("supervisor.toml").parse().expect("supervisor.toml is TOML");
     let value = &settings[section][key];
@@ -66,13 +66,13 @@ fn default_seconds(section: &str, key: &str) -> u64 {
 const SERVICE: &str = "deploy/systemd/oxicorn.service";
 const SOCKET: &str = "deploy/systemd/oxicorn.socket";
 
-/// The value that a unit gives a key, the last if there are several.
+/// Returns the value that a unit gives a key, the last one if there are several.
 fn unit_key(unit: &str, key: &str) -> String {
     let value = unit.lines().rev().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("the unit has no {key}=")).to_owned()
 }
 
-/// The units in a folder of their own, as they are but for the program, which is not installed here.
+/// Copies the units into a folder of their own and replaces the program, which is not installed here.
 fn units() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for name in [SERVICE, SOCKET] {
@@ -91,10 +91,10 @@ fn systemd_accepts_the_units_and_rates_the_service_as_well_confined() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (service, socket) = (path("oxicorn.service"), path("oxicorn.socket"));
     let verified = run("systemd-analyze", &["verify", "--man=no", &service, &socket]);
-    // What it does not know it only warns of.
+    // systemd only warns of what it does not know.
     assert_eq!((verified.status.code(), text(&verified).as_str()), (Some(0), ""));
 
-    // In tenths: 2.0, of 10.
+    // In tenths: 2.0 of 10.
     let judged = run("systemd-analyze", &["security", "--offline=true", "--threshold=20", "--no-pager", &service]);
     let judged_text = text(&judged);
     let last = judged_text.lines().rev().find(|line| line.contains("exposure")).unwrap_or_default();
@@ -109,15 +109,16 @@ fn the_units_timeouts_leave_room_for_the_services_own() {
         ["graceful_timeout", "shutdown_delay", "boot_timeout"].map(|key| default_seconds("workers", key));
     assert!(seconds(&unit_key(&unit, "TimeoutStopSec")) > graceful + delay);
     assert!(seconds(&unit_key(&unit, "TimeoutStartSec")) > boot);
-    // Failures that the next start would meet again. systemd looks at the main process only, so no command may come before.
+    // The next start would meet these failures again. systemd looks at the main process only, so no command may come
+    // before.
     assert_eq!(unit_key(&unit, "RestartPreventExitStatus"), "2 3 4");
-    assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre=")), "it would be tried again for ever");
+    assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre=")), "systemd would retry it for ever");
     assert_eq!(unit_key(&unit, "Type"), "notify", "systemd 252 knows no other that waits for READY");
     let backlog = read("supervisor.toml").parse::<toml::Table>().expect("TOML")["server"]["backlog"].to_string();
     assert_eq!(unit_key(&read(SOCKET), "Backlog"), backlog);
 }
 
-/// systemd's own tools take the files beside the units: a user is made, and folders of his.
+/// systemd's own tools read the files beside the units: they make a user and the folders of that user.
 #[test]
 fn sysusers_and_tmpfiles_make_the_units_user_and_folders() {
     let unit = read(SERVICE);
@@ -146,7 +147,7 @@ fn root_file(name: &str) -> String {
     root().join(name).display().to_string()
 }
 
-/// The names in a group of systemd's, with those of the groups in it.
+/// Returns the names in one of systemd's groups of system calls, including those of nested groups.
 fn members(group: &str) -> BTreeSet<String> {
     let listed = run("systemd-analyze", &["syscall-filter", "--no-pager", group]);
     assert!(listed.status.success(), "{}", text(&listed));
@@ -161,7 +162,7 @@ fn members(group: &str) -> BTreeSet<String> {
     names.into_iter().chain(groups.iter().flat_map(|group| members(group))).collect()
 }
 
-/// systemd does not run here, so its filter is held against what the program really asks the kernel for in its life.
+/// systemd does not run here, so the test compares its filter with the calls that the program makes during its life.
 #[test]
 fn the_units_system_call_filter_allows_what_the_program_does() {
     let unit = read(SERVICE);
@@ -181,7 +182,7 @@ fn the_units_system_call_filter_allows_what_the_program_does() {
 
     assert!(nix::unistd::Uid::effective().is_root(), "only root can become another user: run the tests as root");
     let launch = Launch::new().set("log.access", r#""{dir}/access.log""#);
-    // As the unit has it: a user of its own, who owns the folder. As root SQLite would see to the owners of its files.
+    // As the unit has it: a user of its own, which owns the folder. As root SQLite would change the owners of its files.
     let nobody = nix::unistd::Uid::from_raw(65534);
     nix::unistd::chown(&launch.path(""), Some(nobody), None).expect("our own folder");
     let trace = launch.path("trace").display().to_string();
@@ -211,7 +212,7 @@ fn the_units_system_call_filter_allows_what_the_program_does() {
     let sockets = trace.lines().filter_map(|line| line.split_once(" socket(")?.1.split(',').next());
     let asked: BTreeSet<_> = sockets.collect();
     assert!(asked.len() > 1, "{asked:?}");
-    // The C library asks the kernel for its addresses, and does without when it is refused.
+    // The C library asks the kernel for its addresses, and does without them when it is refused.
     let refused =
         asked.iter().filter(|family| !families.split(' ').any(|known| known == **family) && **family != "AF_NETLINK");
     assert_eq!(refused.collect::<Vec<_>>(), [&""; 0], "RestrictAddressFamilies refuses what the program needs");
@@ -233,7 +234,7 @@ fn the_kernel_knows_every_sysctl() {
     }
 }
 
-/// logrotate itself, with our file, on the log of a service that is asked all the while: not a line is lost.
+/// logrotate itself rotates the log of a service under load with our file: no line is lost.
 #[test]
 fn logrotate_accepts_the_snippet_and_loses_no_line() {
     let snippet = "deploy/systemd/oxicorn.logrotate";
@@ -300,11 +301,7 @@ fn the_published_schemas_of_kubernetes_accept_every_file() {
         fs::read_dir(root().join("deploy/kubernetes")).expect("our own folder").flatten().collect();
     listed.sort_by_key(fs::DirEntry::file_name);
     let listed: Vec<_> = listed.iter().map(|entry| entry.file_name().display().to_string()).collect();
-    assert_eq!(
-        listed,
-        MANIFESTS.map(|name| name.rsplit('/').next().unwrap_or_default()),
-        "a file that nobody looks at"
-    );
+    assert_eq!(listed, MANIFESTS.map(|name| name.rsplit('/').next().unwrap_or_default()), "a file that no check reads");
     let validated =
         python("kubernetes-validate", &[&["-m", "kubernetes_validate", "--strict"], &MANIFESTS[..]].concat());
     let told = text(&validated);
@@ -333,11 +330,11 @@ fn the_manifests_agree_with_each_other() {
     }
     let target = &scaler["spec"]["scaleTargetRef"];
     assert_eq!((&target["kind"], &target["name"]), (&deployment["kind"], &deployment["metadata"]["name"]));
-    // The autoscaler's number would be undone by each apply.
+    // Each apply would undo the number that the autoscaler chose.
     assert_eq!(deployment["spec"]["replicas"], Value::Null);
     let [least, kept] = [&scaler["spec"]["minReplicas"], &budget["spec"]["minAvailable"]]
         .map(|number| number.as_u64().expect("a number"));
-    assert!(least > kept && kept >= 1, "with {least} pods, of which {kept} have to stay, no node can be drained");
+    assert!(least > kept && kept >= 1, "with {least} pods, of which {kept} must stay, no node can be drained");
     let rolling = &deployment["spec"]["strategy"]["rollingUpdate"];
     assert_eq!((rolling["maxUnavailable"].as_u64(), rolling["maxSurge"].as_u64()), (Some(0), Some(1)));
     assert_eq!(service["spec"]["ports"][0]["targetPort"], "http");
@@ -358,7 +355,7 @@ fn the_pods_have_what_the_page_promises() {
     let [graceful, delay, hung] = ["graceful_timeout", "shutdown_delay", "timeout"]
         .map(|key| seconds(workers[key].as_str().expect("a duration")));
     assert!(pod["terminationGracePeriodSeconds"].as_u64() > Some(graceful + delay), "{graceful} + {delay}");
-    assert!(delay > 0, "endpoints are withdrawn while the pod serves");
+    assert!(delay > 0, "the pod serves while its endpoints are withdrawn");
 
     let [migrate, main] = [&pod["initContainers"][0], &pod["containers"][0]];
     assert_eq!(migrate["args"][0], "migrate");
@@ -385,7 +382,7 @@ fn the_pods_have_what_the_page_promises() {
     let [period, failures] = ["periodSeconds", "failureThreshold"].map(|key| live[key].as_u64().expect("a number"));
     assert!(hung < period * (failures - 1), "a hung worker is replaced before the pod is given up");
 
-    // The very settings, with what a test must have of its own.
+    // Uses the same settings, with the changes that a test needs.
     let own = settings.replace("0.0.0.0:8000", "127.0.0.1:0");
     let launch =
         Launch::new().raw(&own).env("OXICORN_CONTROL__SOCKET", "{dir}/control.sock").env("OXICORN_LOG__FORMAT", "text");
@@ -429,7 +426,7 @@ fn traefiks_two_files_and_its_compose_file_agree() {
     let balancer = &http["services"][router["service"].as_str().expect("a name")]["loadBalancer"];
     let transport = &http["serversTransports"][balancer["serversTransport"].as_str().expect("a name")];
     let idle = seconds(transport["forwardingTimeouts"]["idleConnTimeout"].as_str().expect("a duration"));
-    assert!(idle < default_seconds("http", "keep_alive"), "Traefik has to be the one who closes");
+    assert!(idle < default_seconds("http", "keep_alive"), "Traefik has to close first");
     assert_eq!(balancer["healthCheck"]["path"], "/ready");
     assert_eq!(balancer["servers"][0]["url"], "http://backend:8000");
 

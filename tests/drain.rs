@@ -1,4 +1,5 @@
-//! Promise: a graceful stop answers everything that had come, and says `Connection: close` instead of hanging up.
+//! Promise: a graceful stop answers everything that had arrived, and says `Connection: close` instead of cutting the
+//! connection.
 
 use std::{process::Command, time::Duration};
 
@@ -24,7 +25,7 @@ fn begin_stop(supervisor: &Supervisor) {
 fn assert_clean_end(mut supervisor: Supervisor) {
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     let log = supervisor.log();
-    assert_eq!(log.count(events::KILLED), 0, "nobody had to be killed");
+    assert_eq!(log.count(events::KILLED), 0, "no worker had to be killed");
     assert_eq!(log.count(events::DRAINED), 1);
 }
 
@@ -43,14 +44,14 @@ fn a_request_in_flight_is_answered() {
     assert_clean_end(supervisor);
 }
 
-/// A client that has read in the log that the worker drains finds its answers say so, however long the master's message
-/// is under way.
+/// A client that has read in the log that the worker drains finds `Connection: close` in its answers, however long the
+/// master's message takes.
 #[test]
 fn every_answer_says_close_once_the_log_shows_the_drain() {
     let supervisor = one_worker();
     let mut idle: Vec<_> = (0..20).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();
     for connection in &mut idle {
-        assert!(!connection.get("/health").expect("an answer").closes(), "nobody stops yet");
+        assert!(!connection.get("/health").expect("an answer").closes(), "the service does not stop yet");
     }
     // Half a second for each message from the master to the worker.
     let mut slow = Command::new("strace")
@@ -77,7 +78,7 @@ fn idle_connections_get_one_more_answer() {
     let mut idle: Vec<_> = (0..20).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();
     for connection in &mut idle {
         let answer = connection.get("/health").expect("an answer");
-        assert!(!answer.closes(), "nobody stops yet");
+        assert!(!answer.closes(), "the service does not stop yet");
     }
     begin_stop(&supervisor);
     for connection in &mut idle {
@@ -103,7 +104,7 @@ fn silent_connections_are_served_when_they_send_a_request() {
     assert_clean_end(supervisor);
 }
 
-/// The kernel has taken them, the worker has not: they came before the stop all the same.
+/// The kernel has accepted these connections and the worker has not: they too arrived before the stop.
 #[test]
 fn queued_connections_are_served() {
     let supervisor = one_worker();
@@ -159,7 +160,8 @@ fn a_half_sent_head_may_be_finished() {
     assert_clean_end(supervisor);
 }
 
-/// HTTP lets the server end a pipeline early, if it says so and every answer it began arrives whole, without a reset.
+/// HTTP lets the server end a pipeline early if it says so and if every answer that it began arrives complete, without
+/// a reset.
 #[test]
 fn a_pipeline_ends_with_a_complete_answer() {
     let supervisor = one_worker();
@@ -196,7 +198,7 @@ fn clients_of_every_kind_lose_nothing_while_the_stop_begins() {
     let mut supervisor = supervisor;
     supervisor.signal(Signal::SIGTERM);
     supervisor.wait_log(events::DRAINING, 2, PATIENCE);
-    // New connections are welcome for a second after the stop; these clients leave before it is over.
+    // New connections are accepted for a second after the stop; these clients leave before it is over.
     for load in loads {
         load.finish().assert_nothing_lost();
     }

@@ -1,12 +1,13 @@
-//! Promise: connections on which nothing happens hold a draining worker for `workers.drain_idle` and no longer, however
-//! long `http.keep_alive` is; and no shorter, so that a client between two requests is answered once more.
+//! Promise: an idle connection holds a draining worker for `workers.drain_idle` and no longer, however long
+//! `http.keep_alive` is. It holds the worker no shorter either, so that a client between two requests is answered once
+//! more.
 
 use std::time::{Duration, Instant};
 
 use crate::common::{Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, now, observe_for, request};
 
-/// One worker on which a connection may be idle for an hour, and the connections: silent, idle after an answer, and
-/// idle after one of the worker's own.
+/// Returns one worker on which a connection may be idle for an hour, and its connections: silent, idle after an answer
+/// of the app, and idle after one of the worker's own answers.
 fn with_idle_connections(launch: Launch) -> (Supervisor, Vec<Connection>) {
     let supervisor = ["keep_alive", "header_timeout"]
         .iter()
@@ -24,7 +25,7 @@ fn with_idle_connections(launch: Launch) -> (Supervisor, Vec<Connection>) {
     (supervisor, connections.into())
 }
 
-/// Wants the end of each between `from` and `to` after `begun`, stalls of the machine aside.
+/// Asserts that each connection ends between `from` and `to` after `begun`, apart from stalls of the machine.
 #[track_caller]
 fn all_end_between(connections: &mut [Connection], begun: Instant, from: Duration, to: Duration) {
     let canary = Canary::start();
@@ -49,7 +50,7 @@ fn a_reload_and_a_stop_close_idle_connections_after_drain_idle_and_not_before() 
         supervisor.wait_log(events::DRAINING, 1, PATIENCE);
         let drains = begun.elapsed();
         all_end_between(&mut idle, begun, Duration::from_millis(1_990), drains + Duration::from_millis(2_500));
-        // They had their answers long ago, so the worker does not wait for the clients to close.
+        // The clients had their answers long ago, so the worker does not wait for them to close.
         let (canary, ended) = (Canary::start(), now());
         supervisor.wait_gone(old);
         let (took, stalled) = (ended.elapsed(), canary.longest());
@@ -107,7 +108,7 @@ fn a_thousand_idle_connections_hold_a_reload_and_a_stop_for_seven_seconds_at_mos
     assert!(took <= MOST + stalled, "the stop took {took:?}, stalled {stalled:?}");
 }
 
-/// Its head was sent before the drain, so it could not say that the connection closes.
+/// The head of the answer was sent before the drain, so it could not say that the connection closes.
 #[test]
 fn an_answer_that_ends_during_the_drain_starts_drain_idle_anew() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.drain_idle", r#""2s""#).serving(1);
@@ -118,7 +119,7 @@ fn an_answer_that_ends_during_the_drain_starts_drain_idle_anew() {
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log(events::DRAINING, 1, PATIENCE);
     observe_for(Duration::from_secs(1));
-    // Most of the answer has still to be written.
+    // Most of the answer has not been written yet.
     let begun = now();
     let rest = connection.read(body.len()).expect("nearly all");
     assert!(!String::from_utf8_lossy(&rest[..1_000]).to_ascii_lowercase().contains("connection: close"));

@@ -1,5 +1,6 @@
-//! Promise: after an answer that comes before the end of the request's body, the client's next request is not lost. A
-//! small rest is read; otherwise the answer says `Connection: close`, and arrives whatever the client still sends.
+//! Promise: when an answer comes before the end of the request's body, the client's next request is not lost. The
+//! worker reads a small rest of the body. Otherwise the answer says `Connection: close`, and the client gets it
+//! whatever it still sends.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -9,14 +10,14 @@ use std::{
 
 use crate::common::{Connection, Launch, PATIENCE, Supervisor, eventually, now, observe_for, request};
 
-/// How a client sends its body, always after the head and in packets of its own.
+/// How a client sends its body, always after the head and in separate packets.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
     /// 10 bytes, long after the answer has come.
     Late,
     Middling,
     Large,
-    /// In two chunks, the second late.
+    /// In two chunks, the second one late.
     Chunked,
 }
 
@@ -54,14 +55,14 @@ impl Sent {
     }
 }
 
-/// How many answers of each kind and body: 100, or what `EARLY_ANSWERS` says.
+/// How many answers of each kind and body are tried: 100, or what `EARLY_ANSWERS` says.
 pub(crate) fn times() -> usize {
     std::env::var("EARLY_ANSWERS").ok().and_then(|times| times.parse().ok()).unwrap_or(100)
 }
 
 const CLIENTS: usize = 10;
 
-/// Each request has its early answer, and so has the next one on its connection.
+/// Asserts that each request gets its early answer and that the next request on its connection is answered too.
 #[track_caller]
 fn assert_no_next_request_is_lost(supervisor: &Supervisor, method: &str, path: &str, status: u16) {
     let (address, begun) = (supervisor.address(), now());
@@ -126,7 +127,7 @@ fn an_early_answer_of_the_worker_costs_no_next_request() {
     assert_no_next_request_is_lost(&supervisor, "POST", "/early/200", 503);
 }
 
-/// It answers while it reads, and stops reading once the answer has begun.
+/// The app answers while it reads, and stops reading once the answer has begun.
 #[test]
 fn an_app_that_stops_reading_after_its_answer_began_costs_no_next_request() {
     let supervisor = Launch::misbehave().serving(2);
@@ -153,7 +154,7 @@ fn a_large_or_unknown_rest_of_a_body_is_not_read() {
     }
 }
 
-/// Such a body has come already: nothing more has to be read from the client.
+/// The complete body has arrived already: the worker need not read more from the client.
 #[test]
 fn a_small_chunked_body_costs_no_connection() {
     let supervisor = Launch::misbehave().serving(2);
@@ -182,7 +183,7 @@ fn a_client_that_expects_continue_is_told_that_the_connection_ends() {
     }
 }
 
-/// What the client announced may never come.
+/// The announced body may never come.
 #[test]
 fn a_client_that_does_not_send_the_rest_gets_the_time_of_any_body() {
     let supervisor = Launch::misbehave().set("http.body_timeout", r#""700ms""#).serving(2);
@@ -195,8 +196,8 @@ fn a_client_that_does_not_send_the_rest_gets_the_time_of_any_body() {
     assert!((Duration::from_millis(600)..PATIENCE).contains(&waited), "{waited:?}");
 }
 
-/// The kernel of a client that did not switch Nagle's algorithm off sends the next request once the rest is
-/// acknowledged. No answer does that, and a kernel that waits for one takes 40 ms. nginx is such a client.
+/// A client whose kernel uses Nagle's algorithm sends the next request once the rest is acknowledged. No answer
+/// acknowledges it, and a kernel that waits for an answer takes 40 ms. nginx is such a client.
 #[test]
 fn the_rest_of_a_body_is_acknowledged_at_once() {
     let supervisor = Launch::misbehave().serving(2);
@@ -211,7 +212,7 @@ fn the_rest_of_a_body_is_acknowledged_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
-/// A client that sends is not idle.
+/// A client that still sends is not idle.
 #[test]
 fn keep_alive_counts_from_the_end_of_the_rest() {
     let supervisor = Launch::misbehave().set("http.keep_alive", r#""700ms""#).serving(2);
@@ -229,7 +230,7 @@ fn keep_alive_counts_from_the_end_of_the_rest() {
     assert!(idle.elapsed() > Duration::from_millis(600), "{:?}", idle.elapsed());
 }
 
-/// Reading a rest must not hold a drain longer: its request is answered.
+/// Reading the rest of a body must not hold a drain longer: the request is answered.
 #[test]
 fn a_drain_ends_with_its_grace_whatever_is_still_unread() {
     let supervisor = Launch::misbehave().set("workers.graceful_timeout", r#""2s""#).serving(2);

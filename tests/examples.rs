@@ -1,4 +1,4 @@
-//! Promise: the examples do what they say; a user may start from them.
+//! Promise: the examples do what they say, so that users can start from them.
 
 use std::{
     io::{Read, Write},
@@ -56,18 +56,18 @@ impl WebSocket {
         }
         let head = String::from_utf8(head).expect("ASCII").to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 "), "{head}");
-        // The answer to this very key, in section 1.3 of the RFC.
+        // The answer to this key, from section 1.3 of the RFC.
         assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
         Self(stream)
     }
 
-    /// One frame, masked with zeros.
+    /// Sends one frame, masked with zeros.
     fn send(&mut self, text: &str) {
         let length = u8::try_from(text.len()).expect("a short text");
         self.0.write_all(&[&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()).expect("sent");
     }
 
-    /// The opcode and payload of one frame.
+    /// Receives one frame: its opcode and payload.
     fn recv(&mut self) -> (u8, Vec<u8>) {
         let mut head = [0; 2];
         self.0.read_exact(&mut head).expect("a frame");
@@ -91,7 +91,7 @@ fn the_websocket_example_echoes_until_its_worker_drains() {
     supervisor.signal(Signal::SIGHUP);
     for socket in &mut sockets {
         let (opcode, payload) = socket.recv();
-        assert_eq!((opcode, &payload[..2]), (8, &1001_u16.to_be_bytes()[..]), "going away");
+        assert_eq!((opcode, &payload[..2]), (8, &1001_u16.to_be_bytes()[..]), "close code 1001, going away");
     }
     workers.into_iter().for_each(|pid| supervisor.wait_gone(pid));
     let mut again = WebSocket::connect(&supervisor);

@@ -1,4 +1,5 @@
-//! Promise: every end of a worker is named rightly: what killed it, who sent it, and what it was working on.
+//! Promise: the log names every end of a worker correctly: what killed it, who sent the signal, and which requests were
+//! in flight.
 
 use nix::{sys::signal::kill, unistd::Pid};
 
@@ -10,7 +11,8 @@ fn one_worker() -> Launch {
     Launch::new().set("workers.count", "1")
 }
 
-/// The reason in the log line of the first worker that ended; no end but the kernel's own is blamed on memory.
+/// Returns the reason in the log line of the first worker that ended. Only the kernel's own kill may be blamed on
+/// memory.
 #[track_caller]
 fn first_end(supervisor: &Supervisor, pid: u32) -> String {
     let line = supervisor.wait_log(events::EXITED, 1, PATIENCE).swap_remove(0);
@@ -31,8 +33,8 @@ fn begin(supervisor: &Supervisor, path: &str, headers: &[(&str, &str)]) -> Conne
     connection
 }
 
-/// Rust's handler, which looks for stack overflows, swallows the first that is sent and not caused: a true fault comes
-/// again by itself.
+/// Rust's handler, which looks for stack overflows, swallows the first SIGSEGV that was sent and not caused. A real
+/// fault comes again by itself.
 fn segfault(pid: u32) {
     eventually("the worker is gone", PATIENCE, || {
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSEGV).is_err().then_some(())
@@ -117,7 +119,7 @@ fn an_exit_code_is_reported() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);
     let victim = supervisor.serving_pids()[0];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
-    connection.get("/exit/7").expect_err("nobody answers");
+    connection.get("/exit/7").expect_err("no answer comes");
     let reason = first_end(&supervisor, victim);
     assert!(reason.starts_with("exited with code 7; in flight: GET /exit/7 for "), "{reason}");
     supervisor.wait_serving(1);
@@ -140,7 +142,7 @@ fn a_kill_by_the_kernels_oom_killer_is_reported_as_such() {
     let supervisor = one_worker().through(&wrapper.each_ref().map(String::as_str)).serving(1);
     let victim = supervisor.serving_pids()[0];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
-    connection.get("/debug/allocate/512").expect_err("nobody answers");
+    connection.get("/debug/allocate/512").expect_err("no answer comes");
     let line = supervisor.wait_log(events::EXITED, 1, PATIENCE).swap_remove(0);
     assert_eq!(field(&line, "pid"), Some(victim.to_string().as_str()), "{line}");
     let reason = field(&line, "reason").expect("a reason");

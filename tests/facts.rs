@@ -1,4 +1,4 @@
-//! Promise: `/facts` behaves the same whatever keeps the facts.
+//! Promise: `/facts` behaves the same with every store.
 
 use std::time::SystemTime;
 
@@ -52,7 +52,7 @@ impl Service<'_> {
         answer.json()
     }
 
-    /// Returns in the millisecond after the fact's: within one, ids of two workers have no order.
+    /// Returns in a later millisecond than the fact's: within one millisecond the ids of two workers have no order.
     #[track_caller]
     fn post(&self, text: &str, tags: &[&str]) -> Value {
         let fact = self.send("POST", "/facts", &json!({"text": text, "tags": tags}), 201);
@@ -75,12 +75,12 @@ fn path(fact: &Value) -> String {
     format!("/facts/{}", fact["id"].as_str().expect("an id"))
 }
 
-/// Milliseconds since 1970.
+/// Returns the milliseconds since 1970.
 fn now() -> i64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis() as i64
 }
 
-/// Of "2026-11-21T10:00:00.000Z", and nothing else.
+/// Reads "2026-11-21T10:00:00.000Z", and no other form.
 fn millis(time: &Value) -> i64 {
     let text = time.as_str().expect("a time is a string");
     assert!(text.len() == 24 && text.ends_with('Z'), "{text} has three decimals and is UTC");
@@ -104,7 +104,7 @@ fn a_fact_is_created_read_replaced_and_deleted(service: &Service<'_>) {
     assert_eq!(fact, wanted);
     assert_eq!(service.get(&path(&fact), 200), fact);
 
-    // The clock of updated_at has milliseconds: ask until one has passed.
+    // The clock of updated_at counts milliseconds, so the loop asks until one has passed.
     let replaced = loop {
         let replaced = service.send("PUT", &path(&fact), &json!({"text": "not wet"}), 200);
         if replaced["updated_at"] != fact["updated_at"] {
@@ -139,7 +139,7 @@ fn pages_do_not_shift_under_inserts_and_deletes(service: &Service<'_>) {
     let (page, cursor) = service.texts("limit=3");
     assert_eq!(page, ["fact 6", "fact 5", "fact 4"]);
     service.post("newcomer", &[]);
-    // The one the cursor stands on, and one of the next page.
+    // The fact that the cursor stands on, and one of the next page.
     for gone in [&facts[4], &facts[2]] {
         service.send("DELETE", &path(gone), &Value::Null, 204);
     }
@@ -160,7 +160,7 @@ fn pages_do_not_shift_under_inserts_and_deletes(service: &Service<'_>) {
     assert_eq!((page.len(), page[99].as_str()), (100, "many 0"), "the longest page there is");
     let (page, next) = service.texts(&format!("limit=100&cursor={}", next.expect("there are older ones")));
     assert_eq!((page.len(), page[0].as_str(), next), (6, "newcomer", None));
-    assert_eq!(service.texts("").0.len(), 20, "the length of a page that nobody chose");
+    assert_eq!(service.texts("").0.len(), 20, "the default length of a page");
 }
 
 fn the_tag_filter_follows_replaces_and_deletes(service: &Service<'_>) {

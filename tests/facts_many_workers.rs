@@ -1,4 +1,5 @@
-//! Promise: many workers share one SQLite file from the first moment on, and what was answered with 201 is there, once.
+//! Promise: many workers share one SQLite file from the first moment, and each fact that was answered with 201 is
+//! stored once.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! Promise: what was answered with 201 is in the store, once, whatever happens to the workers meanwhile.
+//! Promise: each fact that was answered with 201 is stored once, whatever happens to the workers meanwhile.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ fn facts_on_mongodb_survive_reloads_and_a_kill() {
     survive(Launch::new().env("MONGODB_URI", &mongod.uri()));
 }
 
-/// Facts by id, and requests that were not answered.
+/// The accepted facts by id, and the number of requests that were not answered.
 #[derive(Default)]
 struct Written {
     accepted: BTreeMap<String, String>,

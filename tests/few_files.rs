@@ -1,5 +1,5 @@
-//! Promise: a worker that runs out of file descriptors closes idle connections for new ones; without any it serves
-//! those it has, does not spin, is not killed, and goes on once there are some again.
+//! Promise: a worker that runs out of file descriptors closes idle connections for new ones. With no idle connection it
+//! serves the connections it has, does not spin, is not killed, and goes on once there are descriptors again.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn a_worker_without_descriptors_waits_reports_it_once_a_second_and_recovers() {
         .set("http.header_timeout", r#""1h""#)
         .serving(2);
     let pids = supervisor.serving_pids();
-    // More than both together can hold: the rest waits in the queues.
+    // More connections than both workers together can hold: the rest waits in the queues.
     let mut open: Vec<_> =
         (0..150).map(|_| Connection::open(supervisor.address()).expect("the queue has room")).collect();
     supervisor.wait_log("accept_exhausted", 1, PATIENCE);
@@ -40,7 +40,7 @@ fn a_worker_without_descriptors_waits_reports_it_once_a_second_and_recovers() {
         connection.patience(Duration::from_secs(1));
         (connection.get("/health").ok()?.status == 200).then_some(())
     });
-    assert_eq!(supervisor.serving_pids(), pids, "nobody was killed for it");
+    assert_eq!(supervisor.serving_pids(), pids, "no worker was killed for it");
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn idle_connections_give_their_descriptors_to_new_ones() {
         .serving(1);
     let mut open = Vec::new();
     for _ in 0..3 {
-        // Fewer than it can hold, but more than half.
+        // Fewer than the worker can hold, but more than half.
         for _ in 0..30 {
             let mut connection = Connection::open(supervisor.address()).expect("the queue has room");
             assert_eq!(connection.get("/health").expect("an answer").status, 200);
@@ -63,5 +63,5 @@ fn idle_connections_give_their_descriptors_to_new_ones() {
     supervisor.wait_log("connection_evicted", 1, PATIENCE);
     let kept = open.iter().filter(|connection| !connection.is_over()).count();
     assert!((30..64).contains(&kept), "{kept} of {} are open", open.len());
-    assert_eq!(supervisor.log().count("accept_exhausted"), 0, "nobody had to wait");
+    assert_eq!(supervisor.log().count("accept_exhausted"), 0, "no connection had to wait");
 }

@@ -1,5 +1,5 @@
-//! Promise: a file or a folder that goes away changes no setting in silence, and stops no service. Each row of the table
-//! "Files and folders" of docs/operations.md is here.
+//! Promise: a missing file or folder changes no setting silently, and stops no service. Each row of the table "Files
+//! and folders" of docs/operations.md is tested here.
 //!
 //! Needs root: to become a user without rights, and to mount a small disk.
 
@@ -30,13 +30,13 @@ fn told(output: &Output, code: i32, fragments: &[&str]) {
     }
 }
 
-/// At its socket, which is not where the settings say when they are gone.
+/// Asks by the socket, which is not where the settings say while they are missing.
 fn ask(supervisor: &Supervisor, words: &[&str]) -> Output {
     let socket = supervisor.path("control.sock");
     supervisor.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())
 }
 
-/// By signal and by command, reload and upgrade alike; nothing changes.
+/// Asserts that reload and upgrade, by signal and by command, are refused and change nothing.
 #[track_caller]
 fn refused(supervisor: &Supervisor, reason: &str) {
     let (log, before) = (supervisor.log(), ask(supervisor, &["status", "--json"]));
@@ -55,7 +55,7 @@ fn refused(supervisor: &Supervisor, reason: &str) {
     assert_eq!(generation(&after), generation(&before), "nothing has changed");
 }
 
-/// The status of a fact that is posted without a token.
+/// Returns the status of a fact that is posted without a token.
 fn post(supervisor: &Supervisor) -> u16 {
     let fact = json_request("POST", "/facts", &json!({ "text": "a fact" }));
     Connection::open(supervisor.address()).and_then(|mut connection| connection.ask(&fact)).expect("an answer").status
@@ -88,8 +88,8 @@ fn hears(stream: &mut UnixStream, ask: bool) {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
-/// What the service was started with it does not lose in silence: that would open the door, move the port, and make an
-/// empty database.
+/// Without the file the service would open its writes, move its port and make an empty database, so it refuses to lose
+/// the file silently.
 #[test]
 fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
     let mut supervisor = Launch::new().set("service.bearer_token", r#""s3cret""#).serving(2);
@@ -104,7 +104,7 @@ fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
         fs::create_dir(&file).expect("a folder in our own");
         refused(&supervisor, "supervisor.toml cannot be read: Is a directory");
         fs::remove_dir(&file).expect("our own folder");
-        // A disk that was full leaves this behind; `echo > FILE`; an editor.
+        // A full disk leaves this behind, and so do `echo > FILE` and some editors.
         for emptied in ["", "\n", " \n\t\r\n", "\u{feff}"] {
             write(&file, emptied);
             refused(&supervisor, "it is empty now");
@@ -112,7 +112,7 @@ fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
         fs::remove_file(&file).expect("our own file");
         assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo can be run").success());
         refused(&supervisor, "it is a pipe");
-        // Replaced by rename, as editors do.
+        // Replaced by a rename, as editors do.
         fs::rename(&away, &file).expect("our own file");
         assert_eq!(post(&supervisor), 401, "round {round}");
         // The next program requires the file too.
@@ -144,20 +144,20 @@ fn settings_that_cannot_be_looked_at_refuse_the_start() {
             let spoil = spoil.replace("{file}", &file.display().to_string());
             let spoil = spoil.replace("{dir}", &dir.display().to_string());
             let become_nobody = if as_nobody { nobody } else { "" };
-            // The settings are written when it is run: the wrapper spoils them after that.
+            // The settings are written when the command runs; the wrapper spoils them after that.
             let wrapper = format!("{spoil}; exec {become_nobody} \"$0\" \"$@\"");
             let output = launch.through(&["sh", "-c", &wrapper]).arg(command).run();
             assert_eq!(output.status.code(), Some(2), "{command}, {spoil}: {}", text(&output));
             assert!(text(&output).contains(reason), "{command}, {spoil}: {}", text(&output));
         }
     }
-    // There never was one.
+    // A file that never existed is no error.
     let nothing = Launch::new().raw("").arg("check");
     let remove = format!("rm {}; exec \"$0\" \"$@\"", nothing.path("supervisor.toml").display());
     told(&nothing.through(&["sh", "-c", &remove]).run(), 0, &["settings are valid"]);
 }
 
-/// Files that the settings name are promises too.
+/// Files that the settings name are required too.
 #[test]
 fn named_files_that_are_missing_or_empty_refuse_a_reload() {
     let launch = Launch::new()
@@ -220,7 +220,7 @@ fn a_certificate_whose_file_disappears_is_still_served() {
     supervisor.stop();
 }
 
-/// A service that is started in the folder `current`, a link to `one`; `two` has other settings.
+/// A service that was started in the folder `current`, a link to `one`; `two` has other settings.
 fn deployed() -> (Supervisor, PathBuf) {
     let launch = Launch::new().env("PWD", "{dir}/current").args(&["--workers", "2"]);
     for (release, docs) in [("one", true), ("two", false), ("three", true)] {
@@ -239,12 +239,13 @@ fn deployed() -> (Supervisor, PathBuf) {
     (launch.through(&["sh", "-c", &enter]).serving(2), current)
 }
 
-/// One rule for reload and upgrade: the folder of the start by the path it was started by, followed anew each time.
+/// Reload and upgrade have one rule: they use the path by which the service was started, and follow its links anew each
+/// time.
 #[test]
 fn reload_and_upgrade_follow_a_moved_link() {
     for command in ["reload", "upgrade"] {
         let (supervisor, current) = deployed();
-        // Ask the new workers: an old one may still take a last request after the command was answered.
+        // This asks the new workers: an old one may still take a last request after the command was answered.
         let docs = |status: u16| {
             eventually("the settings of that release serve", PATIENCE, || {
                 (get(supervisor.address(), "/docs").status == status).then_some(())
@@ -255,13 +256,13 @@ fn reload_and_upgrade_follow_a_moved_link() {
         assert_eq!(folder(), supervisor.path("one"));
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
         replace_link(&current, Path::new("two"));
-        // The old release goes at once, as deployments do.
+        // The old release is removed at once, as deployments do.
         fs::remove_dir_all(supervisor.path("one")).expect("our own folder");
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
         docs(404);
         assert_eq!(folder(), supervisor.path("two"), "{command}");
         answers(&current.join("app.sock"));
-        // And back with the other one.
+        // Moves back, and asks by the other command.
         replace_link(&current, Path::new("three"));
         let other = if command == "reload" { "upgrade" } else { "reload" };
         told(&ask(&supervisor, &[other]), 0, &["serves"]);
@@ -290,7 +291,7 @@ fn a_service_survives_the_removal_of_the_folder_it_was_started_in() {
     for command in ["upgrade", "reload", "upgrade"] {
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
     }
-    // A client in a folder that is gone.
+    // A client in a folder that was removed.
     let asks = |words: &str| {
         let place = supervisor.path("client");
         fs::create_dir(&place).expect("a folder in our own");
@@ -316,13 +317,14 @@ fn a_service_survives_the_removal_of_the_folder_it_was_started_in() {
     supervisor.stop();
 }
 
-/// A cleaner of temporary files took it: the next reload, or upgrade, mends it, and all else in it counts too.
+/// A cleaner of temporary files removed it. The next reload or upgrade makes it again and applies all other changes
+/// too.
 #[test]
 fn a_reload_makes_the_file_of_a_unix_socket_again() {
     for command in ["reload", "upgrade"] {
         let mut supervisor = Launch::new().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(2);
         let path = supervisor.path("app.sock");
-        // Connected before, asked after: what is queued on the old socket is served.
+        // A client that connected before and asks afterwards: the queue of the old socket is served.
         let mut early = UnixStream::connect(&path).expect("the unix socket accepts");
         fs::remove_file(&path).expect("the socket's file");
         told(&supervisor.ctl(&["check"]), 0, &["settings are valid", "app.sock has lost its file and gets a new one"]);
@@ -393,10 +395,10 @@ fn rights_given_by_hand_stay_until_the_settings_change() {
     supervisor.stop();
 }
 
-/// The number in a pid file says nothing: the process may be anything, and in a container it always lives.
+/// The number in a pid file proves nothing: it may belong to any process, and in a container it always lives.
 #[test]
 fn only_a_living_master_holds_a_pid_file() {
-    // The number of a thread of this process, not of its first.
+    // The id of a thread of this process that is not the first one.
     let canary = Canary::start();
     let threads = fs::read_dir("/proc/self/task").expect("our own threads");
     let threads: Vec<u32> = threads.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
@@ -421,17 +423,17 @@ fn only_a_living_master_holds_a_pid_file() {
         told(&output, 1, &["belongs to a master that runs", &format!("(pid {})", first.pid())]);
     };
     second();
-    // The lock goes along with an upgrade, and with a reload.
+    // Upgrades and reloads keep the lock.
     for command in ["upgrade", "reload", "upgrade"] {
         told(&ask(&first, &[command]), 0, &["serves"]);
         second();
     }
-    // Whatever is written into it.
+    // The lock does not depend on what the file holds.
     write(&pid, "1\n");
     let output = Launch::new().set("process.pidfile", &format!("{:?}", pid.display().to_string())).run();
     told(&output, 1, &["belongs to a master that runs"]);
     first.stop();
-    assert!(pid.exists(), "what another has written is not ours to remove");
+    assert!(pid.exists(), "a file that another program has written stays");
 }
 
 #[test]
@@ -446,12 +448,12 @@ fn a_pid_file_that_disappears_is_written_again() {
         fs::remove_file(&pid).expect("the pid file");
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
         assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 1));
-        // Replaced by a copy of no living master.
+        // Replaced by a copy that no living master holds.
         fs::rename(&pid, supervisor.path("old")).expect("the pid file");
         write(&pid, "1\n");
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
         assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 2));
-        // Its folder went: no reason to refuse new certificates.
+        // Its folder is gone: that is no reason to refuse new certificates.
         fs::rename(&run, supervisor.path("old-run")).expect("our own folder");
         told(&ask(&supervisor, &[command]), 0, &["serves"]);
         assert_eq!(supervisor.log().count("pidfile_lost"), round + 1);
@@ -464,7 +466,7 @@ fn a_pid_file_that_disappears_is_written_again() {
     assert!(!pid.exists());
 }
 
-/// The log goes on where it can, and says where it cannot.
+/// The logs go on where they can, and say where they cannot.
 #[test]
 fn a_service_goes_on_without_its_log_files() {
     let launch =
@@ -496,7 +498,8 @@ fn a_service_goes_on_without_its_log_files() {
     supervisor.stop();
 }
 
-/// Disks that take nothing more: requests are served, a settings file is only read, a pid file is whole or none.
+/// On disks that take no more, requests are served, a settings file is only read, and a pid file is complete or
+/// missing.
 #[test]
 fn full_and_read_only_disks_stop_no_service() {
     let mut full = Launch::new().set("log.access", r#""/dev/full""#).serving(2);
@@ -542,7 +545,7 @@ fn full_and_read_only_disks_stop_no_service() {
     supervisor.stop();
 }
 
-/// A volume that is not mounted, a folder that was moved: no empty database takes its place.
+/// A volume may not be mounted, or a folder may have moved: no empty database takes the place of the real one.
 #[test]
 fn a_missing_database_is_not_created_again() {
     let launch = Launch::new().set("service.sqlite_path", r#""{dir}/data/facts.db""#);
@@ -556,7 +559,7 @@ fn a_missing_database_is_not_created_again() {
         fs::rename(&away, &data).expect("our own folder");
         told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
     }
-    // Nor does a worker that comes for a crashed one make it, with or without the folder.
+    // A worker that replaces a crashed one does not make the database either, with or without the folder.
     for (round, makes_folder) in [false, true].into_iter().enumerate() {
         fs::rename(&data, &away).expect("our own folder");
         if makes_folder {
@@ -572,7 +575,7 @@ fn a_missing_database_is_not_created_again() {
         fs::rename(&away, &data).expect("our own folder");
         supervisor.wait_serving(2);
     }
-    // Emptied is as good as gone.
+    // An empty file is as good as a missing one.
     let (file, away) = (data.join("facts.db"), supervisor.path("away.db"));
     fs::rename(&file, &away).expect("our own file");
     write(&file, "");
@@ -587,7 +590,7 @@ fn a_missing_database_is_not_created_again() {
     assert!(!get(supervisor.address(), "/facts").text().contains("a fact"));
     supervisor.stop();
 
-    // A link that leads nowhere is no choice either; and what the master makes belongs to the workers.
+    // A link that leads nowhere is no choice either. What the master makes belongs to the workers.
     let launch = Launch::new().set("service.sqlite_path", r#""{dir}/facts.db""#);
     symlink("nowhere", launch.path("facts.db")).expect("a link in our own folder");
     assert_eq!(launch.start().wait_exit(PATIENCE), 3);

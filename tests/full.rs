@@ -1,12 +1,12 @@
-//! Promise: a worker that is full of idle connections still accepts: the connection that has been idle longest is
-//! closed, as in a drain, for each new one. A connection that has a request, was active within a second, or has had no
+//! Promise: a worker that is full of idle connections still accepts. For each new connection it closes the one that has
+//! been idle longest, as a drain does. A connection that has a request, was active within a second, or has had no
 //! answer yet keeps its place.
 
 use std::{os::unix::net::UnixStream, time::Duration};
 
 use crate::common::{Canary, Connection, Launch, PATIENCE, Supervisor, now, observe_for, request};
 
-/// Longer than a connection has to be idle before it may be closed.
+/// Longer than a connection must be idle before it may be closed.
 const LONG_IDLE: Duration = Duration::from_millis(1_100);
 
 fn launch(workers: &str, connections: &str) -> Launch {
@@ -17,7 +17,7 @@ fn launch(workers: &str, connections: &str) -> Launch {
         .set("http.header_timeout", r#""1h""#)
 }
 
-/// A client that asks once and stays.
+/// Opens a client that asks once and stays.
 fn asks_once(supervisor: &Supervisor) -> Connection {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
@@ -45,7 +45,7 @@ fn only_the_connection_idle_longest_is_closed_for_a_new_one() {
     for one in [&mut first, &mut silent, &mut third] {
         assert_eq!(one.get("/health").expect("it has kept its place").status, 200);
     }
-    assert_eq!(busy.answer().expect("it was at work").status, 200);
+    assert_eq!(busy.answer().expect("it had a request in flight").status, 200);
     assert_eq!(supervisor.log().count("connection_evicted"), 1);
 }
 
@@ -53,7 +53,7 @@ fn only_the_connection_idle_longest_is_closed_for_a_new_one() {
 fn a_client_active_within_a_second_keeps_its_place_and_a_new_one_waits_no_longer() {
     let supervisor = launch("1", "2").serving(1);
     let (_first, begun) = (asks_once(&supervisor), now());
-    // So that the first has been idle longer, also on a clock of 10 ms.
+    // The pause makes the first one idle longer, also on a clock of 10 ms.
     observe_for(Duration::from_millis(30));
     let mut second = asks_once(&supervisor);
     let canary = Canary::start();
@@ -81,7 +81,7 @@ fn a_full_worker_evicts_no_connection_while_a_sibling_has_room() {
     }
 }
 
-/// Half as many again as there are places.
+/// One and a half times as many clients as there are places.
 #[test]
 fn three_thousand_that_ask_once_and_stay_are_each_answered_within_100_ms() {
     let supervisor = launch("2", "1000").serving(2);
@@ -97,7 +97,7 @@ fn three_thousand_that_ask_once_and_stay_are_each_answered_within_100_ms() {
     }
     let stalled = canary.longest();
     eprintln!("slowest answer {slowest:?}, stalled {stalled:?}");
-    // The client may have been stalled, and the worker.
+    // The client may have been stalled, and the worker too.
     assert!(slowest < Duration::from_millis(100) + 2 * stalled, "{slowest:?}, stalled {stalled:?}");
     let mut ended = Vec::new();
     for (number, connection) in all.iter_mut().enumerate() {
@@ -108,7 +108,7 @@ fn three_thousand_that_ask_once_and_stay_are_each_answered_within_100_ms() {
         }
     }
     assert!((1_000..1_100).contains(&ended.len()), "{} were closed for the 1000 newcomers", ended.len());
-    assert!(ended.iter().all(|number| *number < 1_500), "those who came first left first: {ended:?}");
+    assert!(ended.iter().all(|number| *number < 1_500), "the connections that came first were closed first: {ended:?}");
 }
 
 /// Both listeners share the places, and each knows when a client waits in its queue.
@@ -137,7 +137,7 @@ fn a_unix_socket_and_a_port_share_the_places() {
     drop(ports);
 }
 
-/// The kernel gives both workers their share of the new connections, for both are full.
+/// The kernel gives both workers their share of the new connections, because both are full.
 #[test]
 fn a_worker_with_idle_connections_takes_what_waits_for_a_full_one_without() {
     let supervisor = launch("2", "10").serving(2);
@@ -167,6 +167,6 @@ fn a_worker_with_idle_connections_takes_what_waits_for_a_full_one_without() {
     let (took, stalled) = (begun.elapsed(), canary.longest());
     assert!(took < Duration::from_secs(2) + stalled, "{took:?}, stalled {stalled:?}");
     for mut connection in busy {
-        assert_eq!(connection.answer().expect("it was at work").status, 200);
+        assert_eq!(connection.answer().expect("it had a request in flight").status, 200);
     }
 }

@@ -1,4 +1,5 @@
-//! Promise: a worker that stops turning is found, told apart from a crash, killed and replaced, while the others serve.
+//! Promise: a worker whose loop stands still is found, told apart from a crash, killed and replaced, while the others
+//! serve.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ fn assert_told_as_a_hang(supervisor: &Supervisor, victim: u32) -> String {
     let lines: Vec<_> = log.lines_of(events::HUNG).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!(field(lines[0], "pid"), Some(victim.to_string().as_str()), "{}", lines[0]);
-    assert!(!log.0.to_lowercase().contains("out of memory"), "our own SIGKILL is not the kernel's");
+    assert!(!log.0.to_lowercase().contains("out of memory"), "the master's SIGKILL is not reported as the kernel's");
     lines[0].to_owned()
 }
 
@@ -29,17 +30,17 @@ fn a_blocked_worker_is_replaced() {
     connection.send(&request("GET", "/debug/block/60000", &[], b"")).expect("sent");
     supervisor.wait_log(events::HUNG, 1, PATIENCE);
     supervisor.wait_gone(victim);
-    connection.answer().expect_err("the request died with its worker");
+    connection.answer().expect_err("the request is lost with its worker");
     let replaced = supervisor.wait_serving(2);
     assert!(!replaced.contains(&victim));
     let line = assert_told_as_a_hang(&supervisor, victim);
-    assert!(line.contains("in_flight=1") || line.contains("/debug/block"), "what was in flight is told: {line}");
+    assert!(line.contains("in_flight=1") || line.contains("/debug/block"), "the request in flight is named: {line}");
     let log = supervisor.log();
     let exited = log.lines_of(events::EXITED).next().expect("the exit is in the log");
-    assert!(exited.contains("SIGABRT"), "it is given the chance to leave a core: {exited}");
+    assert!(exited.contains("SIGABRT"), "SIGABRT lets it leave a core: {exited}");
 }
 
-/// A stopped process does not see SIGABRT: SIGKILL follows two seconds later.
+/// A stopped process does not handle SIGABRT: SIGKILL follows two seconds later.
 #[test]
 fn a_stopped_worker_is_killed_and_no_client_waits_long() {
     let supervisor = two_workers();
@@ -62,7 +63,7 @@ fn a_stopped_worker_is_killed_and_no_client_waits_long() {
     assert!(exited[0].contains("SIGKILL"), "{}", exited[0]);
 }
 
-/// With one worker there is no sibling: whoever queued is served by the replacement.
+/// With one worker there is no sibling: the replacement serves the clients in the queue.
 #[test]
 fn the_replacement_serves_the_queue_of_a_lone_hung_worker() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.timeout", r#""1s""#).serving(1);

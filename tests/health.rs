@@ -1,5 +1,5 @@
-//! Promise: `oxicorn health` and `oxicorn config --running` tell of the service that runs; the settings file, which may
-//! have been edited since, tells only of itself.
+//! Promise: `oxicorn health` and `oxicorn config --running` tell about the service that runs. The settings file, which
+//! may have been edited since, only tells about itself.
 
 use std::{fs, net::TcpListener, os::fd::AsRawFd};
 

@@ -1,4 +1,4 @@
-//! Promise: HTTP/2 without TLS, by prior knowledge: counted, limited and drained as HTTP/1.1 is.
+//! Promise: HTTP/2 without TLS, by prior knowledge, is counted, limited and drained as HTTP/1.1 is.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ use tokio::{net::TcpStream as Tcp, runtime::Runtime, task::JoinHandle, time::tim
 struct Client {
     runtime: Runtime,
     send: SendRequest<Bytes>,
-    /// Ends with the connection.
+    /// Completes with the connection.
     end: JoinHandle<Result<(), h2::Error>>,
 }
 
@@ -30,7 +30,7 @@ impl Client {
         Self { runtime, send, end }
     }
 
-    /// Begins a request; the task ends with the status and the whole body.
+    /// Begins a request; the task ends with the status and the complete body.
     fn begin(&mut self, request: Request<()>, body: Option<Bytes>) -> JoinHandle<Result<Response<Vec<u8>>, h2::Error>> {
         let send = self.send.clone();
         let (response, mut stream) = self.runtime.block_on(async {
@@ -38,7 +38,7 @@ impl Client {
             send.send_request(request, body.is_none()).expect("a stream")
         });
         if let Some(body) = body {
-            // Not if the answer is there already.
+            // This fails when the answer is there already.
             let _ = stream.send_data(body, true);
         }
         self.runtime.spawn(async move {
@@ -148,11 +148,11 @@ fn http2_requests_are_refused_like_those_of_http1() {
         assert!(error["error"].is_string() && error["type"].is_string(), "{error}");
     }
     assert_eq!(client.get("/health").status(), 200, "the connection goes on");
-    // The body that grew too long was with the app already.
+    // The app had the body that grew too long already.
     assert_eq!((total(&supervisor, "refused"), total(&supervisor, "requests")), (refusals, 2));
 }
 
-/// A client that gets a body takes the connection for broken.
+/// A client that gets a body in answer to HEAD takes the connection for broken.
 #[test]
 fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
     let lengths = |supervisor: Supervisor, asked: &[(u16, &str)]| {
@@ -172,12 +172,12 @@ fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
     let long = format!("/{}", "a".repeat(100));
     let ours = Launch::new().set("http.metrics_path", r#""/metrics""#).set("http.limit_request_line", "90");
     lengths(ours.serving(2), &[(200, "/metrics"), (414, &long), (200, "/health"), (404, "/nowhere")]);
-    // Its app answers HEAD as it does GET.
+    // The app of this program answers HEAD as it does GET.
     lengths(Launch::of(build_example("plain")).serving(2), &[(200, "/10k")]);
 }
 
-/// RFC 9113, section 8.1: the answer is whole, and the client is asked without an error to send no more. Bodies end
-/// that wait for a window, too; what was sent of them takes nothing from the window of the connection.
+/// RFC 9113, section 8.1: the answer is complete, and a reset without an error asks the client to send no more. This
+/// holds for bodies that wait for a window too; what they sent takes nothing from the window of the connection.
 #[test]
 fn an_early_answer_is_followed_by_a_reset_without_error() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);
@@ -272,12 +272,12 @@ fn a_drain_loses_no_stream() {
     assert!(lines.iter().all(|line| line.contains("cut=0")), "{lines:?}");
 }
 
-/// Clients that ask and ask while the service reloads again and again: a request that a GOAWAY names as not begun may be
-/// sent elsewhere, any other loss is one.
+/// Clients ask without a pause while the service reloads again and again. A request that a GOAWAY names as not begun
+/// may be sent again; any other missing answer is a loss.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the ban is the master's; each client is a thread")]
 fn reloads_under_load_lose_no_stream() {
-    // They are never quiet.
+    // The clients are never idle.
     let supervisor = Launch::new().set("workers.drain_idle", r#""100ms""#).serving(2);
     let address = supervisor.address();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! Promise: how a connection of HTTP/2 ends costs no request: a quiet one is told by one GOAWAY with its last stream, a
-//! busy one is warned first, and a client that is silent holds a drain no longer than one of HTTP/1.1.
+//! Promise: the end of an HTTP/2 connection costs no request. An idle connection gets one GOAWAY with its last stream,
+//! a busy one is warned first, and a silent client holds a drain no longer than one of HTTP/1.1.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -17,7 +17,7 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
-/// The flag of DATA and HEADERS, and the one of SETTINGS and PING.
+/// END_STREAM is the flag of DATA and HEADERS, ACK the one of SETTINGS and PING.
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -43,10 +43,10 @@ impl Frame {
     }
 }
 
-/// A client that sends exactly what the test tells it to.
+/// A client that sends exactly what the test tells it to send.
 struct Client {
     stream: TcpStream,
-    /// Read since it was opened.
+    /// The frames since the connection was opened.
     read: Vec<Frame>,
 }
 
@@ -69,7 +69,7 @@ impl Client {
         self.stream.write_all(&frame).expect("sent");
     }
 
-    /// Begins a request: of the static table, and literals of no index.
+    /// Begins a request with fields of the static table and literals without an index.
     fn begin(&mut self, stream: u32, path: &str, with_body: bool) {
         let method = if with_body { 0x83 } else { 0x82 };
         let literal = |index: u8, value: &str| [&[index, value.len() as u8], value.as_bytes()].concat();
@@ -82,7 +82,7 @@ impl Client {
         self.send(WINDOW_UPDATE, 0, stream, &by.to_be_bytes());
     }
 
-    /// The next frame; `None` at the end of the connection.
+    /// Reads the next frame; `None` at the end of the connection.
     fn next(&mut self) -> Option<&Frame> {
         let mut head = [0; 9];
         match self.stream.read_exact(&mut head) {
@@ -91,7 +91,7 @@ impl Client {
         }
         let [a, b, c, kind, flags, stream @ ..] = head;
         let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        self.stream.read_exact(&mut payload).expect("a whole frame");
+        self.stream.read_exact(&mut payload).expect("a complete frame");
         let frame = Frame { kind, flags, stream: u32::from_be_bytes(stream), payload };
         self.read.push(frame);
         self.read.last()
@@ -107,7 +107,7 @@ impl Client {
         self.wait(|frame| frame.ends(stream));
     }
 
-    /// Reads to the end; gives the frames since `self.read` was that long, but for the acknowledged settings.
+    /// Reads to the end; returns the frames since `self.read` was that long, without the acknowledged settings.
     fn rest(&mut self, from: usize) -> Vec<(u8, u32)> {
         while self.next().is_some() {}
         let told = |frame: &Frame| if frame.kind == GOAWAY { frame.number(0) } else { frame.stream };
@@ -126,7 +126,7 @@ fn launch() -> Launch {
 }
 
 fn in_flight(supervisor: &Supervisor, count: u64) {
-    eventually("so many requests are in flight", PATIENCE, || {
+    eventually("the requests are in flight", PATIENCE, || {
         (supervisor.status()["workers"][0]["in_flight"] == count).then_some(())
     });
 }
@@ -174,14 +174,14 @@ fn a_busy_connection_is_warned_and_requests_that_cross_the_warning_are_served() 
     client.begin(1, "/debug/sleep/3000", false);
     in_flight(&supervisor, 1);
     let begun = drain(&supervisor, Signal::SIGHUP);
-    // Until then it is not warned: there might be a quiet moment.
+    // Until then it gets no warning, because it might become idle.
     assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), MAX);
     assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
     let ping = client.wait(|frame| frame.kind == PING).payload.clone();
     client.send(PING, ACK, 0, &ping);
     client.get(3, "/health");
-    assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), 3, "the last word");
-    // These are too late. h2 0.4.20 would take the third for an error of the connection.
+    assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), 3, "the final GOAWAY");
+    // These come too late. h2 0.4.20 would take the third one for an error of the connection.
     client.begin(5, "/debug/echo", true);
     client.send(DATA, 0, 5, b"half");
     client.widen(5, 1_000);
@@ -189,7 +189,7 @@ fn a_busy_connection_is_warned_and_requests_that_cross_the_warning_are_served() 
     client.send(RST_STREAM, 0, 5, &CANCEL.to_be_bytes());
     client.wait(|frame| frame.ends(1));
     let from = client.read.len();
-    assert_eq!(client.rest(from), [], "no other word");
+    assert_eq!(client.rest(from), [], "no other frame");
     supervisor.wait_log(events::DRAINED, 1, PATIENCE);
 }
 
@@ -220,7 +220,7 @@ fn a_connection_that_pauses_during_a_drain_is_not_warned() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// A proxy under load may pause because its machine does, and then sends the requests of all its clients at once.
+/// A proxy under load may pause because its machine does, and then send the requests of all its clients at once.
 #[test]
 fn a_busy_connection_is_not_ended_at_its_first_short_pause() {
     let supervisor = launch().serving(1);
@@ -238,7 +238,7 @@ fn a_busy_connection_is_not_ended_at_its_first_short_pause() {
     assert_eq!(client.rest(from), [(GOAWAY, 243)]);
 }
 
-/// Its requests are too short to be under way when the time for the warning comes, and its pauses too short for a goodbye.
+/// Its requests are too short to be in flight when the warning is due, and its pauses are too short for a GOAWAY.
 #[test]
 fn a_connection_with_short_requests_and_short_pauses_is_warned() {
     let launch = launch().set("workers.drain_idle", r#""500ms""#).set("workers.graceful_timeout", r#""30s""#);
@@ -308,7 +308,7 @@ fn a_header_block_that_never_ends_is_cut_at_header_timeout() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// They read nothing, and do not close.
+/// The clients read nothing and do not close.
 #[test]
 fn silent_clients_hold_a_reload_and_a_stop_for_seven_seconds_at_most() {
     for signal in [Signal::SIGHUP, Signal::SIGTERM] {
@@ -375,7 +375,7 @@ fn a_stream_that_the_client_does_not_read_is_reset_and_the_other_streams_go_on()
         }
     }
     assert_eq!(cut, Some((1, CANCEL)));
-    // The app is told, too.
+    // The app learns of it too.
     in_flight(&supervisor, 1);
     assert_eq!(supervisor.log().count("client_stalled"), 1);
     client.widen(3, 100_000);
@@ -398,7 +398,7 @@ fn a_full_worker_ends_an_idle_connection_with_goaway_and_does_not_linger() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// As a proxy does: it has one connection, and opens another as soon as it hears that this one ends.
+/// The client acts like a proxy: it has one connection, and opens another one as soon as it learns that the first ends.
 #[test]
 fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
     let supervisor = Launch::new().set("workers.count", "4").set("http.http2_rebalance", "true").serving(4);
@@ -413,7 +413,7 @@ fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
         client.begin(stream, "/debug/sleep/1", false);
         let (mut goes_on, mut read) = (true, true);
         while read && !client.wait(|frame| frame.kind == GOAWAY || frame.ends(stream)).ends(stream) {
-            // One that came after the last stream was not read, and may be asked again.
+            // A request that came after the last stream was not read, and may be sent again.
             read = client.read.last().is_some_and(|frame| frame.number(0) >= stream);
             goes_on = false;
         }
@@ -426,7 +426,7 @@ fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
         if asked % 500 == 0 && begun.elapsed() > Duration::from_secs(3) {
             let requests = requests();
             let (most, sum) = (requests.iter().max().copied().unwrap_or(0), requests.iter().sum::<u64>());
-            assert_eq!(sum, asked, "each is served once");
+            assert_eq!(sum, asked, "each request is served once");
             if most * 4 * 2 <= sum * 3 {
                 return;
             }
@@ -435,7 +435,8 @@ fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
     }
 }
 
-/// A client that reads nothing while it is idle must keep its connection; one that is gone must not keep its streams.
+/// A client that reads nothing while it is idle must keep its connection; a client that is gone must not keep its
+/// streams.
 #[test]
 fn a_silent_client_gets_a_ping_only_while_a_stream_is_open() {
     let supervisor = launch().serving(1);
@@ -450,5 +451,5 @@ fn a_silent_client_gets_a_ping_only_while_a_stream_is_open() {
     busy.wait(|frame| frame.ends(1));
     let from = idle.read.len();
     drain(&supervisor, Signal::SIGHUP);
-    assert_eq!(idle.rest(from), [(GOAWAY, 1)], "nothing was said meanwhile");
+    assert_eq!(idle.rest(from), [(GOAWAY, 1)], "no frame was sent meanwhile");
 }

@@ -1,10 +1,10 @@
-//! Promise: what the program before left behind, over its exec, does not harm the service.
+//! Promise: what a previous program left to this process over exec does not harm the service.
 
 use std::time::Duration;
 
 use crate::common::{Connection, Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get, observe_for};
 
-/// Through a program that does this, in Perl, and becomes oxicorn.
+/// Launches through Perl, which does this act and then becomes oxicorn.
 fn after(act: &str) -> Launch {
     Launch::new().through(&["perl", "-e", &format!("{act}; exec @ARGV or die $!")])
 }
@@ -32,7 +32,7 @@ fn blocked_signals_are_unblocked() {
     supervisor.stop();
 }
 
-/// They were sent to the program before: unblocked, each of them would end the start.
+/// The signals were sent to the previous program: once unblocked, each of them would end the start.
 #[test]
 fn signals_pending_behind_the_mask_do_not_end_the_start() {
     let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE))";
@@ -41,7 +41,7 @@ fn signals_pending_behind_the_mask_do_not_end_the_start() {
     supervisor.stop();
 }
 
-/// As above, of a program that takes over: it inherits from a master that blocks signals for the exec.
+/// A program that takes over inherits from a master that blocks signals for the exec.
 #[test]
 fn no_signal_is_blocked_after_an_upgrade() {
     let mut supervisor = after("use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM))").serving(2);
@@ -75,7 +75,7 @@ fn no_socket_gets_the_number_of_a_closed_standard_stream() {
     supervisor.stop();
 }
 
-/// They are reaped when they end, and no worker is missed for it.
+/// The master reaps these children when they end, and does not mistake them for workers.
 #[test]
 fn children_of_the_previous_program_do_no_harm() {
     let mut supervisor = after("for (1..3) { if (!fork) { sleep 1; exit 7 } }").serving(2);

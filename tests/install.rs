@@ -1,8 +1,8 @@
-//! Promise: `make install` and the commands of docs/operations.md make a service that runs, with exactly these files; the
-//! completions and the manual page know every command; the Debian package holds what `make install` puts there.
+//! Promise: `make install` and the commands of docs/operations.md make a service that runs, with exactly these files.
+//! The completions and the manual page know every command. The Debian package holds what `make install` installs.
 //!
-//! Plays systemd by hand, in namespaces of its own, with the words of the unit. Needs root, and systemd's own sysusers and
-//! tmpfiles.
+//! Plays systemd by hand, in namespaces of its own, with the unit's own commands. Needs root, and systemd's own
+//! sysusers and tmpfiles.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +38,7 @@ fn make(arguments: &[&str]) {
     assert!(made.status.success(), "make {arguments:?}: {}", text(&made));
 }
 
-/// Every file below, relative to `root`.
+/// Returns every file below `root`, relative to it.
 fn files(root: &Path) -> BTreeSet<String> {
     let (mut folders, mut files) = (vec![root.to_owned()], BTreeSet::new());
     while let Some(folder) = folders.pop() {
@@ -138,7 +138,7 @@ fn the_debian_package_holds_what_make_install_installs() {
 
 // ---- from the binary to a running service ------------------------------------------------------------------------------
 
-/// The commands of the page, as root types them.
+/// Returns the commands of the page, as root types them.
 fn documented() -> Vec<String> {
     let page = read("docs/operations.md");
     let (_, section) = page.split_once("### From the program to a running service\n").expect("the page has it");
@@ -155,7 +155,7 @@ struct Root {
 }
 
 impl Root {
-    /// The folders of a system with systemd, before the service is installed.
+    /// Makes the folders of a system with systemd, before the service is installed.
     fn new() -> Self {
         assert!(Uid::effective().is_root(), "only root can play systemd: run the tests as root");
         let folder = tempfile::Builder::new().prefix("oxicorn-root-").tempdir().expect("a folder");
@@ -177,7 +177,7 @@ impl Root {
         self.folder.path().join(name.trim_start_matches('/'))
     }
 
-    /// Runs the commands of the page. Those to systemd itself are left out: the test plays systemd.
+    /// Runs the commands of the page, except those to systemd itself: the test plays systemd.
     fn install(&mut self) {
         let destination = format!("DESTDIR={}", self.folder.path().display());
         for command in documented() {
@@ -190,7 +190,7 @@ impl Root {
                     assert!(done.status.success(), "{command}: {}", text(&done));
                 }
                 ["runuser", ..] | ["systemctl", ..] => {}
-                _ => panic!("the page has a command that nobody tries: {command}"),
+                _ => panic!("the page has a command that this test does not know: {command}"),
             }
         }
         let accounts = fs::read_to_string(self.path("etc/passwd")).expect("systemd-sysusers writes it");
@@ -204,7 +204,7 @@ impl Root {
         assert!(uid > 0 && gid > 0, "{account}");
     }
 
-    /// Makes the unit's folders as systemd does. Gives back the environment that names them.
+    /// Makes the unit's folders as systemd does. Returns the environment that names them.
     fn environment(&self) -> BTreeMap<String, String> {
         let mut environment = BTreeMap::from([
             ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".to_owned()),
@@ -225,7 +225,8 @@ impl Root {
         environment
     }
 
-    /// `ProtectSystem=strict`: all is read-only but the folders of the unit, in namespaces that end with the program.
+    /// Runs a command as under `ProtectSystem=strict`: everything is read-only except the folders of the unit, in
+    /// namespaces that end with the program.
     fn command(&self, command: &str, environment: &BTreeMap<String, String>) -> Command {
         const SCRIPT: &str = "set -e; root=$1 ids=$2; shift 2\n\
             ip link set lo up\n\
@@ -285,7 +286,7 @@ impl<'a> Unit<'a> {
         assert!(found, "it ended before:\n{}", self.journal());
     }
 
-    /// From within its network.
+    /// Asks from inside its network.
     fn ask(&self, bytes: Vec<u8>) -> Response {
         let network = fs::File::open(format!("/proc/{}/ns/net", self.child.id())).expect("it runs");
         let visit = || {
@@ -293,11 +294,11 @@ impl<'a> Unit<'a> {
             let address = SocketAddr::from(([127, 0, 0, 1], 8000));
             Connection::open(address).and_then(|mut connection| connection.ask(&bytes)).expect("an answer")
         };
-        // In a thread of its own: it cannot leave that namespace again.
+        // In a thread of its own, because it cannot leave that namespace again.
         thread::scope(|scope| scope.spawn(visit).join().expect("the visitor returns"))
     }
 
-    /// As root types it, beside the service.
+    /// Runs a command as root types it, beside the service.
     fn as_root(&self, command: &str) -> Output {
         let mut nsenter = Command::new("nsenter");
         nsenter.arg("--target").arg(self.child.id().to_string()).args(["--mount", "--net", "chroot"]);
@@ -330,7 +331,7 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let surplus: Vec<_> =
         added.difference(&expected).filter(|name| !name.starts_with("etc/.pwd") && !name.ends_with('-')).collect();
     assert_eq!(surplus, [""; 0], "no other file is needed");
-    // The programs that know passwords and old accounts are not in this root.
+    // This root has no programs that read passwords or old accounts.
     let environment = root.environment();
 
     // The check that the page names, run as that user before the start.
@@ -343,7 +344,7 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let check = check.replacen("oxicorn", "/usr/local/bin/oxicorn", 1);
     let sound = root.run(&check, &environment);
     assert!(sound.status.success() && text(&sound).contains("would succeed"), "{}", text(&sound));
-    // Without a folder for state it would not start, and a check of the settings alone does not notice.
+    // Without a folder for state the service would not start; a check of the settings alone does not notice that.
     let mut poorer = environment.clone();
     poorer.remove("STATE_DIRECTORY");
     let found = root.run(&check, &poorer);
@@ -364,7 +365,7 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let master = Process(unit.child.id());
     assert_eq!(master.ids("Uid"), [root.uid; 4]);
 
-    // Over its control socket in $RUNTIME_DIRECTORY, a variable that root's own environment does not have.
+    // Uses its control socket in $RUNTIME_DIRECTORY, a variable that root's own environment does not have.
     for reload in ["/usr/local/bin/oxicorn reload", &*root.unit["ExecReload"]] {
         let reloaded = unit.as_root(reload);
         assert!(reloaded.status.success(), "{reload}: {}{}", text(&reloaded), unit.journal());
@@ -385,7 +386,7 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
 
 // ---- completions and manual --------------------------------------------------------------------------------------------
 
-/// bash itself, with our script: what it offers behind these words.
+/// bash itself, with our script: returns what it offers after these words.
 fn offered(program: &Path, words: &[&str]) -> BTreeSet<String> {
     const SCRIPT: &str = "source <(\"$0\" completions bash)\n\
         COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); name=${0##*/}\n\

@@ -1,4 +1,4 @@
-//! Promise: what is too large, too many or too slow to answer is refused in HTTP's own words, and the app does not see it.
+//! Promise: what is too large, too many or too slow gets an HTTP error, and the app does not see it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ fn total(supervisor: &Supervisor, of: &str) -> u64 {
     supervisor.status()["totals"][of].as_u64().unwrap_or_else(|| panic!("totals.{of}"))
 }
 
-/// Sends the bytes on a connection of their own and wants this status, the contract's error body, and a clean end.
+/// Sends the bytes on a new connection and asserts this status, the documented error body, and a clean end.
 #[track_caller]
 fn refused(supervisor: &Supervisor, bytes: &[u8], status: u16, kind: &str, names: &str) {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -121,7 +121,7 @@ fn continue_is_sent_only_when_the_app_reads() {
     assert_eq!(connection.read(interim.len()).expect("an interim answer"), interim);
     connection.send(b"abc").expect("sent");
     assert_eq!(connection.answer().expect("an answer").text(), "abc");
-    // Nobody reads the body of a route that is not there.
+    // No handler reads the body of a route that does not exist.
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(&expecting("/nowhere")).expect("sent");
     assert_eq!(connection.read(12).expect("an answer"), b"HTTP/1.1 404");
@@ -212,7 +212,7 @@ fn a_full_worker_stops_accepting_serves_its_connections_and_accepts_again_later(
         .set("http.worker_connections", "4")
         .set("http.header_timeout", r#""60s""#)
         .serving(1);
-    // They have not spoken yet, so none of them can be asked to leave.
+    // These clients have not sent anything yet, so the worker cannot close any of them.
     let mut open: Vec<_> = (0..4).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();
     supervisor.wait_log("worker_full", 1, PATIENCE);
     let mut waiting = Connection::open(supervisor.address()).expect("the kernel's queue takes it");
@@ -242,7 +242,7 @@ fn new_connections_avoid_the_full_worker_and_no_full_worker_is_killed() {
         .set("http.keep_alive", r#""60s""#)
         .serving(2);
     let pids = supervisor.serving_pids();
-    // As many as both may have: whoever is full first, the rest finds the other.
+    // As many connections as both workers may have: whichever is full first, the rest finds the other.
     let mut open = Vec::new();
     for _ in 0..40 {
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -255,7 +255,7 @@ fn new_connections_avoid_the_full_worker_and_no_full_worker_is_killed() {
     for connection in &mut open {
         assert_eq!(connection.get("/health").expect("an answer").status, 200);
     }
-    assert_eq!(supervisor.serving_pids(), pids, "the full were left alone");
+    assert_eq!(supervisor.serving_pids(), pids, "the full workers were left alone");
     drop(open);
     assert_eq!(crate::common::get(supervisor.address(), "/health").status, 200);
 }

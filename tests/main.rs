@@ -1,7 +1,7 @@
 //! The suite: one program for all black-box tests, because fifty programs took minutes to compile and link.
 //!
-//! Owns: the list of promises, one module each. `cargo test --test suite drain::` runs those of one file. Refuses: anything of the
-//! crate's inside; a test sees the real binary from outside.
+//! Owns: the list of promises, one module each. `cargo test --test suite drain::` runs those of one file. Refuses:
+//! anything from inside the crate; a test sees the real binary from outside.
 
 mod chaos;
 mod common;

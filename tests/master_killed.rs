@@ -1,4 +1,4 @@
-//! Promise: workers without a master finish what they have and go; nothing keeps the port from the next start.
+//! Promise: workers without a master finish their requests and exit, and do not keep the port from the next start.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -24,9 +24,9 @@ fn workers_exit_after_their_master_is_killed() {
     assert_eq!(answer.status, 200);
     eventually("the port can be bound", Duration::from_secs(4), || TcpListener::bind(address).ok());
     eprintln!("the port was free after {:?}", started.elapsed());
-    assert!(Process(busy).is_alive(), "it still has a request to answer");
+    assert!(Process(busy).is_alive(), "the worker still has a request to answer");
 
-    // The next instance starts beside what still drains.
+    // The next instance starts while the old workers still drain.
     let mut next = Launch::new().set("server.bind", &format!("[\"{address}\"]")).serving(2);
     assert_eq!(get(address, "/health").status, 200);
     assert_eq!(connection.answer().expect("the request in flight is answered").status, 200);

@@ -1,5 +1,7 @@
 //! Promise: `http.metrics_path` tells the truth about the whole service, whichever worker answers, and costs the app
-//! nothing. Needs prometheus-client in target/python, and promtool in target/prometheus/usr/bin or the PATH.
+//! nothing.
+//!
+//! Needs prometheus-client in target/python, and promtool in target/prometheus/usr/bin or the PATH.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +22,7 @@ fn launch() -> Launch {
     Launch::new().set("http.metrics_path", r#""/metrics""#)
 }
 
-/// Samples as they stand in the page: name with labels, and value.
+/// The samples of the page: name with labels, and value.
 struct Page(BTreeMap<String, f64>);
 
 impl Page {
@@ -128,7 +130,7 @@ fn counters_never_fall_during_a_storm() {
         if ended >= 4 * (killed + 1)
             && let Some(victim) = supervisor.serving_pids().first()
         {
-            // One that is recycled at this moment is gone, or does not count as crashed.
+            // A worker that is recycled at this moment is gone, or does not count as crashed.
             killed += usize::from(kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).is_ok());
         }
         let crashed =
@@ -155,11 +157,11 @@ fn the_metrics_page_is_answered_before_the_app_and_never_counted() {
         assert_eq!(page.value(r#"oxicorn_requests_in_flight{slot="0"}"#), 0.0);
     }
     assert_eq!(Page::of(&scraper.get("/metrics?a=b").expect("a page")).value("oxicorn_generation"), 1.0);
-    scraper.wait_eof().expect("an idle scraper is let go after http.keep_alive, as anybody");
+    scraper.wait_eof().expect("an idle scraper is closed after http.keep_alive, like any client");
 
     let mut head = Connection::open(supervisor.address()).expect("a connection");
     head.send(&request("HEAD", "/metrics", &[("Connection", "close")], b"")).expect("sent");
-    // To HEAD comes the length of a body, and no body: this client waits for one until the connection ends.
+    // An answer to HEAD has the length of a body and no body. This client waits for the body until the connection ends.
     head.answer().expect_err("no body");
 
     assert_eq!(supervisor.log().count(events::RECYCLE_REQUESTED), 0);
@@ -214,7 +216,7 @@ fn waiting_connections_show_as_the_queue_of_their_listener() {
     for pid in supervisor.worker_pids().into_iter().filter(|pid| *pid != mine) {
         supervisor.signal_worker(pid, Signal::SIGSTOP);
     }
-    // The one that still runs is busy for long enough to connect, and then reads the page's request first or last.
+    // The worker that still runs is busy until all have connected, and then reads the page's request first or last.
     scraper.send(&request("GET", "/debug/block/300", &[], b"")).expect("sent");
     scraper.send(&request("GET", "/metrics", &[], b"")).expect("sent");
     let waiting: Vec<_> =
@@ -282,12 +284,12 @@ print(json.dumps({
 fn fed(command: &mut Command, input: &[u8]) -> Output {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // A program that ends early breaks the pipe, and its own words tell more.
+    // A program that ends early breaks the pipe; its own output tells more.
     let _ = child.stdin.take().expect("a pipe").write_all(input);
     child.wait_with_output().expect("our own child can be waited for")
 }
 
-/// The words of a text that begin with `oxicorn_`.
+/// Returns the words of a text that begin with `oxicorn_`.
 fn names(text: &str) -> BTreeSet<&str> {
     text.split(|sign: char| !(sign.is_ascii_alphanumeric() || sign == '_'))
         .filter(|word| word.starts_with("oxicorn_"))
@@ -307,7 +309,7 @@ fn the_deployed_dashboards_and_rules_name_metrics_that_exist() {
     let alerts = read("deploy/prometheus/alerts.yml");
     for (file, asked) in [("dashboard", names(&dashboard)), ("alerts", names(&alerts))] {
         let missing: Vec<_> = asked.difference(&told).collect();
-        assert!(missing.is_empty(), "the {file} ask for what there is not: {missing:?}");
+        assert!(missing.is_empty(), "the {file} name metrics that do not exist: {missing:?}");
     }
     let unseen: Vec<_> = told.iter().filter(|name| !names(&dashboard).contains(*name)).collect();
     assert!(unseen.is_empty(), "without a panel: {unseen:?}");

@@ -1,5 +1,5 @@
-//! Promise: the reference service describes itself: every route is in /openapi.json, every answer is one that the document
-//! announces, and /docs shows it from files in the binary.
+//! Promise: the reference service describes itself: every route is in /openapi.json, the document announces every
+//! answer, and /docs shows it with files from the binary.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -20,7 +20,7 @@ fn document(address: SocketAddr) -> Value {
     answer.json()
 }
 
-/// Every `GET /path` of the document.
+/// Returns every `GET /path` of the document.
 fn operations(document: &Value) -> BTreeSet<String> {
     let paths = document["paths"].as_object().expect("paths");
     let of = |(path, item): (&String, &Value)| {
@@ -30,7 +30,7 @@ fn operations(document: &Value) -> BTreeSet<String> {
     paths.iter().flat_map(of).collect()
 }
 
-/// Every value under a name, however deep.
+/// Collects every value with this name, at any depth.
 fn all<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
     match value {
         Value::Object(members) => {
@@ -102,7 +102,7 @@ fn the_document_has_every_route_and_every_reference_leads_somewhere() {
     }
 }
 
-/// What the document says about one operation's answer of this status; the schema of its body.
+/// Returns the schema that the document announces for the body of this answer, after a check of status and headers.
 #[track_caller]
 fn announced<'a>(document: &'a Value, template: &str, method: &str, answer: &Response) -> &'a Value {
     let operation = &document["paths"][template][method.to_lowercase()];
@@ -239,7 +239,7 @@ fn every_answer_carries_the_security_headers() {
     }
 }
 
-/// The README lists what `type` may be; so does the document.
+/// The README lists every value of `type`, and the document does too.
 #[test]
 fn the_readme_lists_every_type_of_error() {
     let supervisor = Launch::new().serving(2);

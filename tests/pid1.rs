@@ -1,6 +1,6 @@
-//! Promise: as PID 1 of a container oxicorn reaps every orphan and stops like anywhere else.
+//! Promise: as PID 1 of a container oxicorn reaps every orphan and stops as it does anywhere else.
 //!
-//! Needs the right to make a PID namespace, as root has it.
+//! Needs the right to make a PID namespace, which root has.
 
 use std::process::Command;
 

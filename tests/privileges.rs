@@ -76,7 +76,7 @@ fn recycled_workers_run_as_process_user_too() {
     supervisor.stop();
 }
 
-/// Also where it is another program's master that forks them.
+/// Workers that another program's master forks have no more rights.
 #[test]
 fn workers_of_a_reload_and_of_an_upgrade_run_as_process_user_too() {
     let user = nobody();
@@ -94,14 +94,14 @@ fn workers_of_a_reload_and_of_an_upgrade_run_as_process_user_too() {
     supervisor.stop();
 }
 
-/// A folder that was there before is the operator's: its owner is not touched.
+/// A folder that existed before belongs to the operator: its owner is not changed.
 #[test]
 fn an_existing_folder_keeps_its_owner() {
     nobody();
     let launch = launch();
     fs::create_dir(launch.path("data")).expect("a folder in our own");
     let mut supervisor = launch.start();
-    assert_eq!(supervisor.wait_exit(PATIENCE), 3, "nobody cannot write there");
+    assert_eq!(supervisor.wait_exit(PATIENCE), 3, "the user nobody cannot write there");
     assert_eq!(fs::metadata(supervisor.path("data")).expect("it is still there").uid(), 0);
     let log = supervisor.log();
     let line = log.lines_of(events::SERVICE_BOOT_FAILED).next().expect("one line says why");

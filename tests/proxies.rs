@@ -1,4 +1,4 @@
-//! Promise: the app learns its client from the proxies that are believed, and from nobody else.
+//! Promise: the app learns its client's address only from proxies that are trusted.
 
 use std::{
     io::{Read, Write},
@@ -16,7 +16,7 @@ const V2_SIX: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24\x20\x01\x0D\xB8\0\0\0
                        \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\xDC\x04\x01\xBB";
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
-/// The test program with what is to be believed; one worker.
+/// Launches the test program with one worker, and with these addresses trusted.
 fn trusting(allowed: &str, proxy_protocol: &str) -> Launch {
     Launch::misbehave()
         .set("workers.count", "1")
@@ -29,7 +29,7 @@ fn ask_on(mut connection: Connection, first: &[u8], headers: &[(&str, &str)]) ->
     connection.ask(&request("GET", "/client", headers, b""))
 }
 
-/// What the app is told of a client at this address with these headers.
+/// Returns what the app learns of a client at this address with these headers.
 #[track_caller]
 fn told(supervisor: &Supervisor, source: &str, first: &[u8], headers: &[(&str, &str)]) -> Value {
     let source: IpAddr = source.parse().expect("an address");
@@ -39,7 +39,7 @@ fn told(supervisor: &Supervisor, source: &str, first: &[u8], headers: &[(&str, &
     response.json()
 }
 
-/// That a connection is refused with 400, a reason, and a clean end.
+/// Asserts that a connection is refused with 400, a reason, and a clean end.
 #[track_caller]
 fn assert_refused(supervisor: &Supervisor, bytes: &[u8], reason: &str) {
     let mut connection = Connection::open(supervisor.address()).expect("the port is open");
@@ -73,7 +73,7 @@ fn a_proxy_on_this_machine_is_trusted_by_default() {
     assert_eq!((&seen["scheme"], &seen["host"]), (&json!("https"), &json!("example.org:8443")));
     assert!(seen["peer"].as_str().expect("a peer").starts_with("127.0.0.1:"), "{seen}");
     assert_eq!(seen["tls"], false);
-    assert_eq!(seen["forwarding"].as_array().map(Vec::len), Some(4), "what was not believed is removed: {seen}");
+    assert_eq!(seen["forwarding"].as_array().map(Vec::len), Some(4), "untrusted headers are removed: {seen}");
     let seen =
         told(&supervisor, "127.0.0.1", b"", &[("Forwarded", "for=\"[2001:db8::7]:81\";proto=https;host=a.example")]);
     assert_client(&seen, "2001:db8::7", Some(81));
@@ -94,17 +94,17 @@ fn a_proxy_at_another_address_is_not_trusted() {
         let peer: SocketAddr = seen["peer"].as_str().and_then(|peer| peer.parse().ok()).expect("a peer");
         assert_client(&seen, source, Some(peer.port()));
     }
-    // The network is believed, and 127.0.0.1, which forwarded to it, is the client.
+    // The network is trusted, and 127.0.0.1, which forwarded to it, is the client.
     assert_client(&told(&supervisor, "127.8.4.2", b"", CHAIN), "127.0.0.1", None);
 }
 
 #[test]
 fn every_address_can_be_trusted_and_none() {
-    let everybody = trusting(r#"["*"]"#, "off").serving(1);
-    assert_client(&told(&everybody, "127.3.0.1", b"", CHAIN), "203.0.113.5", None);
-    let nobody = trusting("[]", "auto").serving(1);
-    assert_eq!(told(&nobody, "127.0.0.1", b"", CHAIN)["address"], "127.0.0.1");
-    assert_refused(&nobody, V1, "forwarded_allow_ips");
+    let all = trusting(r#"["*"]"#, "off").serving(1);
+    assert_client(&told(&all, "127.3.0.1", b"", CHAIN), "203.0.113.5", None);
+    let none = trusting("[]", "auto").serving(1);
+    assert_eq!(told(&none, "127.0.0.1", b"", CHAIN)["address"], "127.0.0.1");
+    assert_refused(&none, V1, "forwarded_allow_ips");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_proxy_on_a_unix_socket_is_trusted() {
         };
         let seen = ask(&[("X-Forwarded-For", "203.0.113.5, 192.0.2.7"), ("X-Forwarded-Proto", "https")]);
         assert_eq!((&seen["address"], &seen["peer"]), (&json!(address), &Value::Null), "{mode}: {seen}");
-        // Behind a PROXY header it is its source that has to be believed.
+        // With a PROXY header, the source that the header names must be trusted.
         assert_eq!(seen["scheme"], if mode == "auto" { "http" } else { "https" }, "{mode}");
         let seen = ask(&[]);
         assert_eq!(seen["address"], if mode == "auto" { json!("192.0.2.7") } else { Value::Null }, "{mode}: {seen}");
@@ -155,14 +155,14 @@ fn a_proxy_header_of_each_version_names_the_client() {
             let seen = told(&supervisor, "127.0.0.1", first, &[]);
             assert_client(&seen, if *first == V2_SIX { "2001:db8::7" } else { "192.0.2.7" }, Some(56324));
             assert!(seen["peer"].as_str().expect("a peer").starts_with("127.0.0.1:"), "{seen}");
-            // It was the client who wrote these, through a proxy that looks at no request.
+            // The client wrote these headers, through a proxy that does not look at requests.
             assert_client(
                 &told(&supervisor, "127.0.0.1", first, CHAIN),
                 if *first == V2_SIX { "2001:db8::7" } else { "192.0.2.7" },
                 Some(56324),
             );
         }
-        // The whole connection is that client's.
+        // The complete connection belongs to that client.
         let mut connection = Connection::open(supervisor.address()).expect("the port is open");
         connection.send(headers[0]).expect("it listens");
         for _ in 0..3 {
@@ -197,7 +197,7 @@ fn without_a_proxy_header_only_auto_serves() {
         let mut stranger =
             Connection::open_from("127.0.0.2".parse().expect("an address"), supervisor.address()).expect("open");
         assert_eq!(stranger.ask(V1).expect("an answer").status, 400);
-        // Each refusal is the operator's to see.
+        // The operator sees each refusal in the log.
         assert!(supervisor.log().count("request_refused") >= 1, "{}", supervisor.log().0);
     }
     let supervisor = trusting(r#"["127.0.0.1"]"#, "auto").serving(1);

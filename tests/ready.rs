@@ -1,4 +1,5 @@
-//! Promise: `/ready` asks every dependency at once, for a second at most, and once a second at most.
+//! Promise: `/ready` asks every dependency at the same time, waits a second at most, and asks again after a second at
+//! the earliest.
 
 use std::{net::TcpListener, sync::atomic::Ordering, thread, time::Duration};
 

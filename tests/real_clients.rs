@@ -1,4 +1,4 @@
-//! Promise: the clients and load generators that people use get every answer, over every version they speak.
+//! Promise: the clients and load generators that people use get every answer, over every HTTP version they speak.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use crate::common::{Launch, PATIENCE, Supervisor, build_example, observe_for};
 
-/// The output of a program that must end well within a minute.
+/// Returns the output of a program that must end without error within a minute.
 #[track_caller]
 fn run(program: &str, arguments: &[&str]) -> String {
     let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
@@ -29,7 +29,7 @@ fn requests(supervisor: &Supervisor) -> u64 {
     supervisor.status()["totals"]["requests"].as_u64().expect("a count")
 }
 
-/// The number before these words.
+/// Returns the number before these words.
 #[track_caller]
 fn number_before(text: &str, words: &str) -> u64 {
     let (before, _) = text.split_once(words).unwrap_or_else(|| panic!("{words:?} is not in: {text}"));
@@ -44,8 +44,8 @@ fn url(supervisor: &Supervisor, path: &str) -> String {
 #[test]
 fn curl_gets_every_answer() {
     let supervisor = Launch::new().serving(2);
-    // It says 1 for 1.0. With --http2 it offers the upgrade to h2c, which RFC 9113 took out: the answer comes over
-    // HTTP/1.1. Debian's curl 7.88 breaks when it uses a connection of prior knowledge twice, whoever serves it.
+    // curl reports 1 for 1.0. With --http2 it offers the upgrade to h2c, which RFC 9113 removed: the answer comes over
+    // HTTP/1.1. Debian's curl 7.88 breaks when it uses a connection of prior knowledge twice, with any server.
     for (flag, version, each, times) in [
         ("--http1.0", "1", 50, 1),
         ("--http1.1", "1.1", 50, 1),
@@ -94,7 +94,7 @@ fn wrk_gets_every_answer() {
     let said = run("wrk", &["-t", "1", "-c", "16", "-d", "2s", &url(&supervisor, "/health")]);
     assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
     let (told, counted) = (number_before(&said, "requests in"), requests(&supervisor));
-    // It leaves each connection in the middle of a request.
+    // wrk leaves each connection in the middle of a request.
     assert!((told..=told + 16).contains(&counted), "wrk says {told}, oxicorn counted {counted}");
     assert!(told > 100, "{said}");
 }
@@ -108,7 +108,7 @@ fn ab_gets_every_answer() {
         let told = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
         assert_eq!((told("Complete requests:"), told("Failed requests:")), (Some(1000), Some(0)), "{said}");
         assert!(!said.contains("Non-2xx"), "{said}");
-        // It may open a connection more than it needs, and asks nothing on it.
+        // ab may open one connection more than it needs, and sends nothing on it.
         assert_eq!(requests(&supervisor) - asked, 1000, "{flags:?}");
     }
 }
@@ -152,7 +152,7 @@ fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
             drained += 2;
             supervisor.wait_log("worker_draining", drained, PATIENCE);
         }
-        // A drain's goodbye, or that of `http.keep_alive`, has come.
+        // The GOAWAY of a drain, or of `http.keep_alive`, has arrived.
         observe_for(Duration::from_millis(600));
         ask.write_all(b"\n").expect("told");
     }

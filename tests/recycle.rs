@@ -1,10 +1,10 @@
-//! Promise: planned replacement is free. The new worker serves before the old one drains, and no request is lost.
+//! Promise: planned replacement loses no request. The new worker serves before the old one drains.
 
 use std::collections::BTreeSet;
 
 use crate::common::{Connection, Launch, Load, Log, Mode, PATIENCE, events, eventually, field, get};
 
-/// Replays the log: how many workers served at each moment after the first `count` did.
+/// Replays the log: asserts how many workers served at each moment after the first `count` did.
 #[track_caller]
 fn assert_serving_stays_within(log: &Log, count: usize) {
     let most = count + (count / 4).max(1);
@@ -23,7 +23,7 @@ fn assert_serving_stays_within(log: &Log, count: usize) {
     assert!(complete, "all {count} workers served once");
 }
 
-/// Numbers in the part of a line that a person wrote, not in its names of slot, pid and time.
+/// Returns the numbers in the free text of a line, not those in its fields for slot, pid and time.
 fn numbers(line: &str, among: std::ops::RangeInclusive<u64>) -> Vec<u64> {
     line.split_whitespace()
         .skip(1)

@@ -1,4 +1,4 @@
-//! Promise: a reload replaces every worker behind a trial, loses nothing, and a bad one changes nothing.
+//! Promise: a reload replaces every worker after a trial and loses no request; a bad reload changes nothing.
 
 use std::{fs, time::Duration};
 
@@ -194,7 +194,7 @@ fn check_reports_what_a_reload_would_change_and_the_reload_reports_the_same() {
 fn a_key_that_needs_a_restart_is_reported_and_keeps_its_value() {
     let mut supervisor = Launch::new().set("process.name", r#""shop""#).serving(2);
     edit(&supervisor, r#""shop""#, r#""bakery""#);
-    // The client reads the same file, and must find the old name's socket.
+    // The client reads the same file, and must find the socket under the old name.
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log("reloaded", 1, PATIENCE);
     assert!(supervisor.master().title().contains("[shop] gen 2"), "{}", supervisor.master().title());

@@ -1,4 +1,4 @@
-//! Promise: who connects to a worker that stands still, or is not there, hardly waits: siblings take the connection.
+//! Promise: a client that connects to a stopped or missing worker hardly waits: a sibling accepts the connection.
 
 use std::{net::SocketAddr, thread, time::Duration};
 
@@ -8,7 +8,7 @@ use crate::common::{
 };
 
 const PATH: &str = "/debug/connections";
-/// Of a client, while siblings have traffic and from idle.
+/// How long a client may wait while siblings have traffic, and while they are idle.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
 const IDLE_WAIT: Duration = Duration::from_millis(400);
 
@@ -16,7 +16,7 @@ fn debugging(launch: Launch) -> Launch {
     launch.set("log.level", r#""debug""#).set("workers.count", "4")
 }
 
-/// Connections that come whether or not those before are answered; the longest wait, counted from connect().
+/// Connections come whether or not the ones before are answered; returns the longest wait, counted from connect().
 fn arrivals(address: SocketAddr, count: u32, every: Duration) -> Duration {
     let begin = now();
     let ask = |at: Duration| -> Result<Duration, Failure> {
@@ -38,8 +38,8 @@ fn stop(supervisor: &Supervisor, victim: u32) {
     eventually("the worker stands still", PATIENCE, || (Process(victim).state() == Some('T')).then_some(()));
 }
 
-/// One of the workers stands still for two seconds, five times; the median of the longest waits. The machine's own
-/// stalls are not the supervisor's.
+/// Stops one of the workers for two seconds, five times; returns the median of the longest waits, because a stall of
+/// the machine is not the supervisor's fault.
 fn median_wait(supervisor: &Supervisor, before: Duration, load: impl Fn() -> Duration) -> Duration {
     let mut waits: Vec<_> = (0..5)
         .map(|run| {
@@ -77,15 +77,15 @@ fn no_client_waits_long_for_a_stopped_worker() {
     assert!(wait < BUSY_WAIT, "a client waited {wait:?} under traffic");
     busy.finish().assert_nothing_lost();
     let before = rescued(&supervisor);
-    assert!(before > 0, "nobody was rescued: the test met no queue");
+    assert!(before > 0, "no connection was rescued: the test met no queue");
 
     let wait = median_wait(&supervisor, Duration::from_secs(1), || arrivals(address, 16, Duration::ZERO));
     assert!(wait < IDLE_WAIT, "a client waited {wait:?} from idle");
-    assert!(rescued(&supervisor) > before, "nobody was rescued from idle: the test met no queue");
+    assert!(rescued(&supervisor) > before, "no connection was rescued from idle: the test met no queue");
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 }
 
-/// Its promise to beat again in 300 ms still stands while it does nothing.
+/// The worker announced its next heartbeat for 300 ms later, and that still stands while the handler blocks it.
 #[test]
 fn a_handler_that_blocks_an_idle_worker_delays_no_new_client() {
     let supervisor = debugging(Launch::new()).serving(4);
@@ -105,7 +105,7 @@ fn a_handler_that_blocks_an_idle_worker_delays_no_new_client() {
     assert!(wait < IDLE_WAIT, "a client waited {wait:?}: {waits:?}");
 }
 
-/// The slots that new connections go to, as last told.
+/// Returns the slots that new connections go to, as last logged.
 fn steered(supervisor: &Supervisor) -> Option<String> {
     let log = supervisor.log();
     let line = log.lines_of("steering_changed").last()?;
@@ -143,7 +143,7 @@ fn no_request_is_lost_when_all_workers_are_silent() {
         for victim in supervisor.worker_pids() {
             supervisor.signal_worker(victim, Signal::SIGCONT);
         }
-        clients.join().expect("nobody is lost")
+        clients.join().expect("no request is lost")
     });
     assert!(queued > BUSY_WAIT, "they did not stand still");
 }
@@ -165,7 +165,7 @@ fn without_steering_the_service_reports_it_once_and_no_client_waits() {
 fn without_steering_scaling_loses_nothing() {
     let mut supervisor = debugging(Launch::new()).without_steering().serving(4);
     let scale = |workers: &str| supervisor.ctl(&["scale", workers]);
-    // Both were there before anybody of slot 4 to 7 was, and stay.
+    // The workers of slots 0 and 1 started before those of slots 4 to 7, and stay.
     for workers in ["1", "8", "2", "6", "2"] {
         let scaled = scale(workers);
         assert!(scaled.status.success(), "{}", String::from_utf8_lossy(&scaled.stderr));
@@ -177,8 +177,8 @@ fn without_steering_scaling_loses_nothing() {
         eprintln!("{workers} workers: {wait:?} from idle");
     }
     let scaled = scale("9");
-    assert!(!scaled.status.success(), "a slot that not all can rescue was made");
-    assert!(supervisor.log().0.contains("room for 8 workers"), "the reason is told");
+    assert!(!scaled.status.success(), "a slot was made that not every worker can rescue");
+    assert!(supervisor.log().0.contains("room for 8 workers"), "the message gives the reason");
     arrivals(supervisor.address(), 40, Duration::ZERO);
     supervisor.stop();
 }
@@ -189,7 +189,7 @@ fn without_steering_a_recycle_and_a_kill_lose_no_waiting_connection() {
     let load = Load::start(supervisor.address(), PATH, 6, Mode::PerRequest { think_ms: 5 });
     supervisor.wait_log(events::RECYCLE_REQUESTED, 8, 2 * PATIENCE);
     load.finish().assert_nothing_lost();
-    eventually("who was to be replaced is gone", PATIENCE, || {
+    eventually("the worker that was to be replaced is gone", PATIENCE, || {
         let log = supervisor.log();
         (log.count(events::EXITED) == log.count(events::RECYCLE_REQUESTED)).then_some(())
     });
@@ -198,6 +198,6 @@ fn without_steering_a_recycle_and_a_kill_lose_no_waiting_connection() {
     thread::scope(|scope| {
         let clients = scope.spawn(|| arrivals(supervisor.address(), 100, Duration::from_millis(2)));
         supervisor.signal_worker(victim, Signal::SIGKILL);
-        clients.join().expect("nobody is lost")
+        clients.join().expect("no request is lost")
     });
 }

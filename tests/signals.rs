@@ -1,4 +1,4 @@
-//! Promise: each signal does what the table says, in the master and in a worker, and a wrong one harms nobody.
+//! Promise: each signal does what the table says, in the master and in a worker, and a wrong signal does no harm.
 
 use std::{fs, time::Duration};
 
@@ -21,7 +21,7 @@ fn winch_is_logged_and_does_no_harm() {
     supervisor.stop();
 }
 
-/// A pending deadly signal would strike before the worker runs again, so one more answer proves that none was.
+/// A pending deadly signal would strike before the worker runs again, so one more answer proves that none was deadly.
 #[test]
 fn signals_sent_to_a_worker_by_mistake_do_not_kill_it() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);
@@ -87,7 +87,7 @@ fn usr1_reopens_the_log() {
     supervisor.wait_log(events::EXITED, 1, PATIENCE);
     assert_eq!(fs::read_to_string(&rotated).expect("the old file stays"), old, "nothing more is written there");
     supervisor.wait_gone(worker);
-    // Forked before the rotation, and it writes for itself.
+    // This worker was forked before the rotation and writes its own lines.
     let elder = supervisor.worker_pids().into_iter().min().expect("the other worker");
     supervisor.signal_worker(elder, Signal::SIGTERM);
     let drained = supervisor.wait_log(events::DRAINED, 1, PATIENCE);
@@ -98,7 +98,7 @@ fn usr1_reopens_the_log() {
     supervisor.stop();
 }
 
-/// A thousand a second of those that change something: nobody dies, nothing is lost, and TERM is not kept waiting.
+/// A thousand signals a second that change something: no worker dies, no request is lost, and TERM is obeyed at once.
 #[test]
 fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     let mut supervisor = Launch::new().set("workers.graceful_timeout", r#""3s""#).log_to("app.log").serving(2);
@@ -111,23 +111,23 @@ fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     }
     eprintln!("4,000 signals in {:?}", began.elapsed());
     assert!(supervisor.is_running());
-    // Still in the middle of one or the other.
+    // A reload or an upgrade is still under way.
     load.finish().assert_nothing_lost();
     let (canary, asked) = (Canary::start(), now());
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     let (took, stall) = (asked.elapsed(), canary.longest());
-    // The grace, a second of quiet before it ends, and what an exec takes.
+    // The grace, one second for the last accepts, and what an exec takes.
     assert!(took < Duration::from_secs(5) + 4 * stall, "{took:?}, machine {stall:?}");
     assert_eq!(supervisor.leftovers(), []);
     let log = supervisor.log();
-    assert!(log.count(events::UPGRADED) >= 1 && log.count(events::RELOADED) >= 1, "both get their turn");
+    assert!(log.count(events::UPGRADED) >= 1 && log.count(events::RELOADED) >= 1, "reload and upgrade both happen");
     for event in [events::HUNG, events::KILLED, events::UPGRADE_REFUSED, events::UPGRADE_ROLLED_BACK] {
         assert_eq!(log.count(event), 0, "{event}");
     }
 }
 
-/// The same letter twice is one signal; different ones are all heard.
+/// Two pending signals of a kind are one signal; different signals are all handled.
 #[test]
 fn different_signals_sent_together_are_all_handled() {
     let mut supervisor = Launch::new().serving(2);

@@ -1,4 +1,4 @@
-//! Promise: nobody holds a worker by being slow: each silence has its limit, and an answer where HTTP has one.
+//! Promise: no client holds a worker by being slow: each silence has its limit, and an answer where HTTP has one.
 
 use std::{thread::sleep, time::Duration};
 
@@ -12,7 +12,7 @@ fn connections(supervisor: &Supervisor) -> u64 {
     supervisor.status()["workers"][0]["connections"].as_u64().expect("a count")
 }
 
-/// One worker; `limit` for the key under test, an hour for all others.
+/// Launches one worker with `limit` for the key under test and an hour for all others.
 fn launch(key: &str, limit: &str) -> Launch {
     let hour = ["header_timeout", "keep_alive", "body_timeout", "write_timeout"]
         .iter()
@@ -20,7 +20,8 @@ fn launch(key: &str, limit: &str) -> Launch {
     hour.set(&format!("http.{key}"), limit)
 }
 
-/// Waits for the end of the connection and wants it between `limit` and a second after, stalls of the machine aside.
+/// Waits for the end of the connection and asserts that it comes between `limit` and a second later, apart from stalls
+/// of the machine.
 #[track_caller]
 fn ends_after(connection: &mut Connection, limit: Duration) -> Vec<u8> {
     let (canary, begun) = (Canary::start(), now());
@@ -59,13 +60,13 @@ fn a_head_that_does_not_end_is_answered_408() {
 fn a_head_that_drips_gets_no_more_time_than_one_that_stands_still() {
     let supervisor = launch("header_timeout", r#""1s""#).serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
-    // On a connection that was used, the time begins with the first byte.
+    // On a connection that was used before, the time begins with the first byte.
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
     connection.patience(Duration::from_millis(50));
     let begun = now();
     let head = format!("GET /health HTTP/1.1\r\nX: {}", "a".repeat(4_000));
     let answer = head.bytes().find_map(|byte| {
-        // A closed connection may refuse the byte; what it said before is still to be read.
+        // A closed connection may refuse the byte; the answer before the close can still be read.
         let _ = connection.send(&[byte]);
         match connection.read(12) {
             Err(Failure::Timeout) => None,
@@ -73,7 +74,7 @@ fn a_head_that_drips_gets_no_more_time_than_one_that_stands_still() {
         }
     });
     let took = begun.elapsed();
-    assert_eq!(answer.expect("an answer before the head ends").expect("whole"), b"HTTP/1.1 408");
+    assert_eq!(answer.expect("an answer before the head ends").expect("a complete answer"), b"HTTP/1.1 408");
     assert!(took >= Duration::from_millis(900), "{took:?}");
 }
 
@@ -87,8 +88,8 @@ fn an_idle_connection_is_closed_after_keep_alive_and_not_before() {
     assert_eq!(ends_after(&mut connection, Duration::from_millis(500)), b"");
 }
 
-/// A close with unread bytes would be an RST, which could destroy the answer: only who said that no more would come, and
-/// kept to it, gets the close at once.
+/// A close with unread bytes would send an RST, which could destroy the answer. Only a client that announced its last
+/// request, and sent no more, gets the close at once.
 #[test]
 fn the_worker_lingers_unless_a_client_announced_its_last_request_and_kept_to_it() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
@@ -107,7 +108,7 @@ fn the_worker_lingers_unless_a_client_announced_its_last_request_and_kept_to_it(
     }
 }
 
-/// Many clients look for the answer only once they have written the whole body.
+/// Many clients look for the answer only after they have written the complete body.
 #[test]
 fn a_client_that_reads_only_after_its_body_finds_its_answer() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
@@ -135,7 +136,7 @@ fn a_body_that_stops_is_answered_408_and_one_that_comes_slowly_is_not() {
     let mut slow = Connection::open(supervisor.address()).expect("a connection");
     slow.send(head).expect("sent");
     for byte in b"67890" {
-        // Shorter than the limit; together they are longer.
+        // Shorter than the limit; together the pauses are longer.
         crate::common::observe_for(Duration::from_millis(250));
         slow.send(&[*byte]).expect("sent");
     }
@@ -149,7 +150,7 @@ fn a_client_that_does_not_read_loses_its_connection() {
     let body = vec![b'a'; 12 << 20];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(&request("POST", "/debug/echo", &[], &body)).expect("sent");
-    // Not one byte of the answer is read.
+    // The client reads no byte of the answer.
     eventually("the connection is dropped", PATIENCE, || (connections(&supervisor) == 0).then_some(()));
     assert_eq!(supervisor.log().count("client_stalled"), 1);
     let mut reader = Connection::open(supervisor.address()).expect("a connection");

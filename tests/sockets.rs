@@ -1,5 +1,5 @@
-//! Promise: unix sockets belong to whom the settings say, both families of addresses are served side by side, and who
-//! holds an address that is taken is named.
+//! Promise: unix sockets have the owner that the settings name, both address families are served side by side, and the
+//! holder of a taken address is named.
 //!
 //! Needs root: to give sockets away, and for a network namespace of its own.
 
@@ -21,7 +21,7 @@ fn edit(supervisor: &Supervisor, from: &str, to: &str) {
     fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
 }
 
-/// Uid, gid and mode.
+/// Returns uid, gid and mode.
 fn rights(path: &Path) -> (u32, u32, u32) {
     let found = fs::metadata(path).expect("the socket's file");
     (found.uid(), found.gid(), found.mode() & 0o7777)
@@ -52,7 +52,7 @@ fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
     assert_eq!(rights(&path), (uid, gid, 0o600));
     let inode = fs::metadata(&path).expect("the socket's file").ino();
 
-    // Refused as a whole: nothing changes hands.
+    // The reload is refused completely: nothing changes its owner.
     edit(&supervisor, "nobody:daemon", "root:no-such-group");
     edit(&supervisor, "0600", "0666");
     let refused = supervisor.ctl(&["reload"]);
@@ -73,10 +73,10 @@ fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
     assert_eq!(fs::metadata(&path).expect("the socket's file").ino(), inode, "it is the same socket");
     answers(&path);
     supervisor.stop();
-    assert!(!path.exists(), "its file goes with it");
+    assert!(!path.exists(), "a stop removes its file");
 }
 
-/// The dead cannot object; the living are named.
+/// A living process that holds the file is named.
 #[test]
 fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     let mut first = Launch::new().set("server.bind", r#"["unix:{dir}/app.sock"]"#).start();
@@ -90,7 +90,8 @@ fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     assert!(text(&second).contains("is in use") && text(&second).contains(&named), "{}", text(&second));
     answers(&path);
 
-    // Stopped first, so that it mends nothing; its workers go before it, or they would tidy up.
+    // The master is stopped first, so that it repairs nothing. Its workers are killed before it, because they would
+    // remove the file.
     first.signal(Signal::SIGSTOP);
     for worker in first.worker_pids() {
         first.signal_worker(worker, Signal::SIGKILL);
@@ -99,7 +100,7 @@ fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     eventually("nothing of it is left", PATIENCE, || {
         (!first.is_running() && first.leftovers().is_empty()).then_some(())
     });
-    assert!(path.exists(), "nobody was left to remove it");
+    assert!(path.exists(), "no process was left to remove it");
     let mut heir = Launch::new().set("server.bind", &bind).start();
     heir.wait_listening();
     heir.wait_serving(2);
@@ -116,14 +117,14 @@ fn the_holder_of_a_taken_port_is_named() {
     assert!(text(&second).contains("is in use") && text(&second).contains(&named), "{}", text(&second));
 }
 
-/// In a network of its own: there the wildcard addresses are open to nobody else.
+/// In a network namespace of its own, the wildcard addresses are open to no other machine.
 #[test]
 fn both_families_are_served_on_one_port() {
     let namespace = ["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""];
     for (bind, reuse_port) in [
         (r#"["[::]:8000"]"#, "true"),
         (r#"["0.0.0.0:8000", "[::]:8000"]"#, "true"),
-        // Without SO_REUSEPORT the two exclude each other, unless the one is for IPv6 alone.
+        // Without SO_REUSEPORT the two exclude each other, unless one is for IPv6 only.
         (r#"["0.0.0.0:8000", "[::]:8000"]"#, "false"),
         (r#"["127.0.0.1:8000", "[::1]:8000"]"#, "true"),
     ] {

@@ -1,5 +1,5 @@
-//! Promise: whatever the log and the access log are, the service never waits for their reader, lines are whole,
-//! and the journal gets priorities instead of a second time.
+//! Promise: whatever the log and the access log are, the service never waits for their reader, lines are complete, and
+//! the journal gets priorities instead of a second time stamp.
 
 use std::{
     fs::{self, File},
@@ -17,14 +17,14 @@ use nix::{
 
 use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, request};
 
-/// How long a line is: a terminal without a reader is soon full.
+/// The length of a line: a terminal without a reader is soon full.
 const LONG: usize = 1_000;
 
 /// A service with both logs on a terminal.
 struct OnTerminal {
     supervisor: Supervisor,
     terminal: File,
-    /// Kept open by the test: otherwise the terminal would end with the service, and lose what was written.
+    /// The test keeps it open: otherwise the terminal would end with the service, and lose what was written.
     _slave: OwnedFd,
     address: std::net::SocketAddr,
     read: Vec<u8>,
@@ -80,9 +80,9 @@ impl OnTerminal {
         }
     }
 
-    /// All lines that came. The last one may lack its end, because the service ended.
+    /// Returns all lines that came. The last one may lack its end, because the service ended.
     #[track_caller]
-    fn assert_whole_lines(&self) -> Vec<String> {
+    fn assert_complete_lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.read).replace("\r\n", "\n");
         let (whole, _) = text.rsplit_once('\n').expect("a line");
         let lines: Vec<_> = whole.lines().map(str::to_owned).collect();
@@ -114,7 +114,7 @@ fn a_terminal_without_a_reader_blocks_no_process() {
     service.signal(Signal::SIGTERM);
     assert_eq!(service.supervisor.wait_exit(PATIENCE), 0);
     service.read();
-    service.assert_whole_lines();
+    service.assert_complete_lines();
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn lines_are_complete_when_the_reader_comes_back() {
     let mut service = OnTerminal::start();
     for _ in 0..3 {
         service.ask(700);
-        assert!(service.dropped() > 0, "the terminal took all: the test met no full one");
+        assert!(service.dropped() > 0, "the terminal took every line, so the test met no full terminal");
         for _ in 0..20 {
             service.ask(5);
             service.read();
@@ -142,7 +142,7 @@ fn lines_are_complete_when_the_reader_comes_back() {
         code
     });
     service.read();
-    let lines = service.assert_whole_lines();
+    let lines = service.assert_complete_lines();
     assert!(lines.last().expect("a line").contains("event=stopped"), "{:?}", lines.last());
 }
 

@@ -1,4 +1,4 @@
-//! Promise: `oxicorn status` says what is, at any time, and `oxicorn health` says whether it answers.
+//! Promise: `oxicorn status` shows the true state at any time, and `oxicorn health` says whether the service answers.
 
 use std::collections::BTreeSet;
 
@@ -73,14 +73,14 @@ fn status_answers_during_a_storm() {
             0 | 1 => supervisor.signal(if round < 20 { Signal::SIGTTIN } else { Signal::SIGTTOU }),
             _ => {
                 let pid = supervisor.serving_pids().first().map(|pid| Pid::from_raw(pid.cast_signed()));
-                // It may be gone by itself: a TTOU is on its way.
+                // The worker may have exited already: a TTOU is on its way.
                 killed += u64::from(pid.is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok()));
             }
         }
         let before = living(&supervisor);
         let status = supervisor.status();
         let after = living(&supervisor);
-        // Who lived before and after lived in between.
+        // A worker that lived before and after also lived in between.
         let lasting: BTreeSet<u32> = before.intersection(&after).copied().collect();
         assert!(lasting.is_subset(&pids(&status)), "{lasting:?} live, {status}");
     }
@@ -113,7 +113,11 @@ fn a_slot_that_cannot_boot_is_shown() {
     assert!(table.contains("0 of 1 workers serve"), "{table}");
     let code = |arguments: &[&str]| supervisor.ctl(arguments).status.code();
     assert_eq!((output.status.code(), code(&["status", "--json"])), (Some(1), Some(1)));
-    assert_eq!(code(&["status", "--format", "openmetrics"]), Some(0), "a page for a scraper is not a verdict");
+    assert_eq!(
+        code(&["status", "--format", "openmetrics"]),
+        Some(0),
+        "the page for a scraper has no verdict in its exit code"
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Promise: a stop ends in time with exit code 0, resets nobody however it was asked for, and its port is free long before
-//! the last request is done. `make soak-stop` is the long form.
+//! Promise: a stop ends in time with exit code 0, resets no client in whatever way it comes, and frees its port long
+//! before the last request is done. `make soak-stop` is the long form.
 
 use std::{net::TcpListener, thread, time::Duration};
 
@@ -8,7 +8,8 @@ use crate::common::{
 };
 use crate::stops::{Way, stop_many};
 
-/// A request that is being handled when this returns. One worker only, whose count of requests is watched.
+/// Returns a request that a handler already works on. The service must have one worker only, whose count of requests is
+/// watched.
 #[track_caller]
 fn busy(supervisor: &Supervisor, millis: u32) -> Connection {
     let active =
@@ -20,7 +21,7 @@ fn busy(supervisor: &Supervisor, millis: u32) -> Connection {
     connection
 }
 
-/// Such a test mostly waits.
+/// Runs the cases at the same time, because such a test mostly waits.
 fn side_by_side<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
     thread::scope(|scope| {
         for case in cases {
@@ -38,11 +39,15 @@ fn term_ends_an_idle_service_with_exit_code_zero() {
     let mut supervisor = Launch::new().serving(2);
     let started = now();
     supervisor.stop();
-    assert!(started.elapsed() < Duration::from_secs(5), "nothing was to be waited for: {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "a stop of an idle service has nothing to wait for: {:?}",
+        started.elapsed()
+    );
     let log = supervisor.log();
     assert_eq!((log.count(events::STOPPING), log.count(events::STOPPED)), (1, 1));
     assert_eq!((log.count(events::DRAINING), log.count(events::KILLED)), (2, 0));
-    Connection::open(supervisor.address()).err().expect("nobody listens any more");
+    Connection::open(supervisor.address()).err().expect("nothing listens any more");
 }
 
 #[test]
@@ -67,7 +72,7 @@ fn a_second_signal_shortens_a_stop() {
         supervisor.signal(Signal::SIGTERM);
         supervisor.wait_log(events::DRAINING, 1, PATIENCE);
         if second == Signal::SIGTERM {
-            // Sooner it would be the same one.
+            // An earlier signal would count as the same one.
             observe_for(Duration::from_millis(1100));
         }
         let started = now();
@@ -77,7 +82,8 @@ fn a_second_signal_shortens_a_stop() {
     });
 }
 
-/// `timeout 5 oxicorn` signals its child and then its group; an init with a trap forwards what the group got already.
+/// `timeout 5 oxicorn` signals its child and then its group; an init with a trap forwards a signal that the group has
+/// got already.
 #[test]
 fn a_signal_delivered_twice_counts_once() {
     side_by_side([(Signal::SIGTERM, 3000), (Signal::SIGINT, 1200)], |(signal, millis)| {
@@ -124,7 +130,8 @@ fn stops_that_reach_the_workers_first_reset_no_client() {
     assert_stops_reset_nobody(Way::WorkersThenMaster);
 }
 
-/// The only worker cannot accept, and dies at the end of the grace: what waited for it is lost, and told.
+/// The only worker cannot accept and is killed at the end of the grace: the connections that waited for it are lost,
+/// and the log counts them.
 #[test]
 fn connections_that_no_worker_accepted_are_counted() {
     let mut supervisor = one_worker().set("workers.graceful_timeout", r#""1s""#).serving(1);
@@ -141,7 +148,7 @@ fn connections_that_no_worker_accepted_are_counted() {
     assert_eq!(totals, Some("5"), "{}", log.tail(10));
 }
 
-/// Requests of a worker that dies in the stop are lost too.
+/// The requests of a worker that dies during the stop are lost too.
 #[test]
 fn requests_of_a_worker_that_is_killed_are_counted() {
     let mut supervisor = one_worker().serving(1);
@@ -167,7 +174,7 @@ fn a_second_signal_never_lengthens_a_stop() {
     assert!(started.elapsed() < Duration::from_millis(4500), "{:?}", started.elapsed());
 }
 
-/// The balancer is told first, and whoever still comes is served.
+/// The load balancer learns of the stop first, and clients that still come are served.
 #[test]
 fn during_shutdown_delay_only_ready_fails() {
     let mut supervisor = Launch::new().set("workers.shutdown_delay", r#""2s""#).serving(2);

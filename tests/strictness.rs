@@ -1,4 +1,5 @@
-//! Promise: what is no clean HTTP request never reaches the app, and what is one gets its answer, however it travels.
+//! Promise: bytes that are not a clean HTTP request never reach the app, and a clean request gets its answer, however
+//! the bytes are cut into packets.
 
 use std::{
     io::{Read, Write},
@@ -13,7 +14,7 @@ use crate::corpus::{Answer, Case};
 enum Cut {
     Whole,
     Bytes,
-    /// At random places, by a seed.
+    /// At random places, chosen by a seed.
     Random(u64),
 }
 
@@ -37,7 +38,8 @@ impl Cut {
     }
 }
 
-/// All that the server says to a case, to the end of the connection; and whether it ended it before the client did.
+/// Returns everything that the server sends for a case, up to the end of the connection, which a hostile case must not
+/// have to wait for.
 fn converse(address: SocketAddr, case: &Case, cut: Cut) -> Result<Vec<u8>, String> {
     let mut stream = TcpStream::connect(address).map_err(|error| format!("connect: {error}"))?;
     stream
@@ -47,7 +49,7 @@ fn converse(address: SocketAddr, case: &Case, cut: Cut) -> Result<Vec<u8>, Strin
     for piece in cut.pieces(&case.raw) {
         stream.write_all(piece).map_err(|error| format!("write: {error}"))?;
     }
-    // A hostile connection the server has to end by itself.
+    // The server itself must end a hostile connection.
     if !case.is_hostile() {
         stream.shutdown(Shutdown::Write).map_err(|error| format!("shutdown: {error}"))?;
     }
@@ -58,7 +60,7 @@ fn converse(address: SocketAddr, case: &Case, cut: Cut) -> Result<Vec<u8>, Strin
     Ok(said)
 }
 
-/// Takes one response from the front: status, headers in lower case, content. Interim ones are skipped.
+/// Takes one response from the front: status, headers in lower case, content. Interim responses are skipped.
 fn take_response(said: &mut &[u8]) -> Result<(u16, String, Vec<u8>), String> {
     loop {
         let strange = || format!("no response: {}", String::from_utf8_lossy(said));
@@ -100,7 +102,7 @@ fn check(address: SocketAddr, case: &Case, cut: Cut) -> Result<(), String> {
     if rest.is_empty() { Ok(()) } else { Err(format!("more answers: {}", String::from_utf8_lossy(rest))) }
 }
 
-/// Requests that the app got; the page itself is none.
+/// Returns the number of requests that the app got; the request for this page is not one.
 fn requests(address: SocketAddr) -> u64 {
     let page = get(address, "/metrics").text();
     let count = page.lines().find_map(|line| line.strip_prefix("oxicorn_requests_total "));

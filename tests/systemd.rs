@@ -1,4 +1,5 @@
-//! Promise: systemd is told the truth about the service, and sockets it passes are served and outlive us.
+//! Promise: systemd learns the truth about the service, and the sockets that it passes are served and stay open after
+//! the service.
 //!
 //! Plays systemd by hand: a datagram socket, and a listener as descriptor 3.
 
@@ -20,14 +21,14 @@ use crate::common::{
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-/// What systemd was told, in order.
+/// The messages to systemd, in order.
 struct Told {
     socket: UnixDatagram,
     messages: Vec<String>,
 }
 
 impl Told {
-    /// Listens where `launch` is then told to speak.
+    /// Listens at a path, which `launch` gets as its NOTIFY_SOCKET.
     fn at_path(launch: Launch) -> (Launch, Self) {
         let socket = UnixDatagram::bind(launch.path("notify")).expect("a socket in our own folder");
         (launch.env("NOTIFY_SOCKET", "{dir}/notify"), Self::of(socket))
@@ -117,7 +118,7 @@ fn ready_waits_for_a_slow_boot() {
     supervisor.stop();
 }
 
-/// `systemctl reload` of a `Type=notify-reload` unit waits for both, and believes the first by its time.
+/// `systemctl reload` of a `Type=notify-reload` unit waits for both messages, and checks the time of the first one.
 #[test]
 fn a_reload_is_announced_with_its_time_and_its_end() {
     let (launch, mut told) = Told::at_path(Launch::new());
@@ -134,7 +135,8 @@ fn a_reload_is_announced_with_its_time_and_its_end() {
     let at: i64 = reloading.and_then(|usec| usec.parse().ok()).expect("RELOADING with its time");
     assert!((before..=monotonic()).contains(&at), "{before} <= {at}");
 
-    // One that is refused has an end as well: else systemctl would wait for it, and systemd take the service for stuck.
+    // A refused reload is announced as ended too: otherwise systemctl would wait for it, and systemd take the service
+    // for stuck.
     std::fs::write(supervisor.path("supervisor.toml"), "no = = settings").expect("our own file");
     supervisor.signal(Signal::SIGHUP);
     told.wait("READY=1", 3);
@@ -158,7 +160,7 @@ fn the_watchdog_is_fed_twice_a_period_and_not_by_workers() {
     let heard = told.count("WATCHDOG=1") - before;
     let expected = started.elapsed().as_millis() as usize / 200;
     assert!(heard <= expected + 1, "{heard}, more than each 200 ms");
-    // The machine may be busy; a period without a word is what systemd would kill for.
+    // The machine may be busy; systemd would kill only after a full period without a message.
     assert!(heard * 2 >= expected, "{heard} of {expected}");
 
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDNAMES"] {
@@ -186,7 +188,7 @@ fn a_missing_notify_socket_is_reported_once() {
     assert_eq!(supervisor.log().count("notify_failed"), 1);
 }
 
-/// Starts by a shell that does this first, and then becomes the program.
+/// Starts by a shell that runs this script first, and then becomes the program.
 fn after(script: &str, launch: Launch) -> Launch {
     launch.through(&["bash", "-c", &format!("{script} exec \"$0\" \"$@\"")])
 }
@@ -196,7 +198,7 @@ fn passing(launch: Launch, listener: &impl AsRawFd) -> Launch {
     after(&format!("exec 3<&{}; LISTEN_PID=$$ LISTEN_FDS=1", listener.as_raw_fd()), launch)
 }
 
-/// A listener that programs started from here inherit.
+/// Returns a listener that programs started by the test inherit.
 fn systemds() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).expect("a socket of ours");
@@ -208,7 +210,7 @@ fn systemds() -> (TcpListener, SocketAddr) {
 fn a_passed_socket_replaces_bind_and_stays_open_after_the_service() {
     let (listener, address) = systemds();
     for round in 0..2 {
-        // Whoever comes while nothing runs waits in the socket, and is answered by the next start.
+        // Clients that come while no service runs wait in the socket, and the next start answers them.
         let mut early = Connection::open(address).expect("systemd listens");
         early.send(&request("GET", "/health", &[], b"")).expect("the kernel takes it");
         let mut supervisor = passing(Launch::new(), &listener).serving(2);
@@ -223,7 +225,7 @@ fn a_passed_socket_replaces_bind_and_stays_open_after_the_service() {
     Connection::open(address).expect("it still listens");
 }
 
-/// The pid is the same, so the sockets are still for it, and the watchdog is still fed.
+/// The pid stays the same, so the sockets still belong to it, and the watchdog is still fed.
 #[test]
 fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     let (listener, address) = systemds();
@@ -234,7 +236,7 @@ fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     for round in 1..=2 {
         supervisor.signal(Signal::SIGUSR2);
         supervisor.wait_log(events::UPGRADED, round, PATIENCE);
-        // As for a reload: announced, and ready again when it is over.
+        // The upgrade is announced like a reload, and followed by READY when it is over.
         told.wait("READY=1", 1 + round);
         let fed = told.count("WATCHDOG=1");
         told.wait("WATCHDOG=1", fed + 2);
@@ -250,7 +252,7 @@ fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     Connection::open(address).expect("it still listens");
 }
 
-/// The real thing, from Debian's package systemd; it need not run.
+/// The real program, from Debian's package systemd; systemd itself need not run.
 #[test]
 fn sockets_from_systemd_socket_activate_are_served() {
     let installed = Command::new("systemd-socket-activate").arg("--version").output();
@@ -258,7 +260,7 @@ fn sockets_from_systemd_socket_activate_are_served() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let activated = ["systemd-socket-activate", "--fdname=http", "--listen", &address.to_string()];
     let mut supervisor = Launch::new().through(&activated).start();
-    // It starts the program for the first visitor.
+    // systemd-socket-activate starts the program for the first client.
     let mut first = eventually("systemd listens", PATIENCE, || Connection::open(address).ok());
     assert_eq!(first.ask(&request("GET", "/health", &[], b"")).expect("an answer").status, 200);
     supervisor.wait_listening();
@@ -269,7 +271,8 @@ fn sockets_from_systemd_socket_activate_are_served() {
     supervisor.stop();
 }
 
-/// As with a socket unit: what passes the socket stays, and starts the service again whenever it has stopped.
+/// As with a socket unit: the process that passes the socket stays, and starts the service again whenever it has
+/// stopped.
 #[test]
 fn restarts_under_load_lose_nothing_while_systemd_keeps_the_socket() {
     const STARTS: usize = 4;

@@ -1,5 +1,5 @@
-//! Promise: with `[tls]` every address speaks TLS 1.2 and 1.3 and nothing older, certificates are changed by a reload
-//! without a lost request, and one that cannot be used is refused with a sentence before anything is changed.
+//! Promise: with `[tls]` every address speaks TLS 1.2 and 1.3 and nothing older. A reload changes the certificates
+//! without a lost request. A certificate that cannot be used is refused with a sentence before anything changes.
 //!
 //! Needs curl, openssl and sslscan.
 
@@ -33,7 +33,7 @@ fn replace(supervisor: &Supervisor, pair: &Pair) {
     write(&supervisor.path("key.pem"), &pair.key);
 }
 
-/// A program that `make needs` provides.
+/// Runs a program that `make needs` provides.
 fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program} (make needs): {error}"))
 }
@@ -73,7 +73,7 @@ fn a_client_that_trusts_the_ca_connects_and_others_do_not() {
     assert_eq!(refused.status.code(), Some(60), "{}", text(&refused));
 }
 
-/// PKCS#8 is what all others of these tests have.
+/// All other tests use PKCS#8.
 #[test]
 fn keys_of_every_kind_and_form_can_be_served() {
     let authority = Authority::new();
@@ -150,7 +150,7 @@ fn old_versions_and_weak_ciphers_are_refused() {
         .collect();
     assert!(ciphers.len() >= 6, "{scanned}");
     for cipher in ciphers {
-        // Forward secrecy and authenticated encryption, each.
+        // Each cipher has forward secrecy and authenticated encryption.
         let exchange = cipher.starts_with("TLS_") || cipher.starts_with("ECDHE-");
         let sealed = cipher.contains("GCM") || cipher.contains("POLY1305");
         assert!(exchange && sealed, "{cipher}:\n{scanned}");
@@ -158,7 +158,7 @@ fn old_versions_and_weak_ciphers_are_refused() {
     assert!(scanned.contains("renegotiation not supported"), "{scanned}");
     assert_eq!(scanned.matches("not vulnerable to heartbleed").count(), 2, "{scanned}");
 
-    // sslscan's own library may be built without the old versions; this one says what the server answers.
+    // sslscan's own library may be built without the old versions; this one shows what the server answers.
     for version in ["-tls1", "-tls1_1"] {
         let asked = run("openssl", &["s_client", "-connect", &address, version, "-cipher", "ALL:@SECLEVEL=0"]);
         let refused = ["Cipher is (NONE)", "SSL alert number"].iter().all(|words| text(&asked).contains(words));
@@ -192,7 +192,7 @@ fn the_handshake_agrees_on_the_protocol() {
         assert_eq!(connection.read(spoken.len()).expect("an answer"), spoken, "{offered:?}");
     }
     let config = Client { protocols: &["gopher"], ..PLAIN }.trusting(&authority);
-    let refused = try_connect(both.address(), &config).map(drop).expect_err("nobody speaks gopher");
+    let refused = try_connect(both.address(), &config).map(drop).expect_err("the server does not speak gopher");
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
 
     for (supervisor, version) in [(&both, "2"), (&one, "1.1")] {
@@ -217,7 +217,7 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     let der = CertificateDer::from_pem_slice(alice.chain.as_bytes()).expect("PEM");
     for versions in [ONLY_1_2, BOTH] {
         let config = Client { versions, shows: Some(alice.clone()), ..PLAIN }.trusting(&authority);
-        // The second is a resumption: nothing is shown again, and still known.
+        // The second connection resumes the session: the client shows nothing again, and is still known.
         for _ in 0..2 {
             let mut connection = connect(supervisor.address(), &config);
             let answer = connection.get("/certificate").expect("an answer");
@@ -235,7 +235,7 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     for shows in [None, Some(stranger), Some(expired)] {
         for versions in [ONLY_1_2, BOTH] {
             let config = Client { versions, shows: shows.clone(), ..PLAIN }.trusting(&authority);
-            // With TLS 1.3 a client is done before the server has seen its certificate.
+            // With TLS 1.3 the client's handshake ends before the server has seen its certificate.
             let asked = try_connect(supervisor.address(), &config).map(|mut connection| connection.get("/certificate"));
             assert!(!matches!(asked, Ok(Ok(_))), "{asked:?}", asked = asked.map(|answer| answer.map(|one| one.text())));
         }
@@ -243,7 +243,7 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     supervisor.stop();
 }
 
-/// All workers of a generation have one ticket key; the next generation, whose `client_ca` may be another, has its own.
+/// All workers of a generation have one ticket key; the next generation, whose `client_ca` may differ, has its own.
 #[test]
 fn a_session_can_be_resumed_by_any_worker_until_a_reload() {
     let authority = Authority::new();
@@ -254,7 +254,7 @@ fn a_session_can_be_resumed_by_any_worker_until_a_reload() {
         (connection.stream().conn.handshake_kind(), pid)
     };
     let config = PLAIN.trusting(&authority);
-    // A worker takes no ticket longer than the longest it has made, so each must have made one.
+    // A worker takes no ticket that is longer than the longest it has made, so each worker must have made one.
     eventually("both workers have made a ticket", PATIENCE, || {
         let pids: std::collections::BTreeSet<_> = (0..8).map(|_| ask(&PLAIN.trusting(&authority)).1).collect();
         (pids.len() == 2).then_some(())
@@ -290,7 +290,7 @@ fn a_reload_serves_the_new_certificate_at_the_same_path_and_loses_nothing() {
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> =
         (0..6).map(|index| Asking::start(address, &config, "/debug/connections", index % 2 == 0, &stop)).collect();
-    // One that is in the middle of a request while its worker is replaced.
+    // One client is in the middle of a request while its worker is replaced.
     let mut slow = connect(address, &config);
     slow.send(&request("GET", "/debug/sleep/1500", &[], b"")).expect("a request is sent");
 
@@ -298,13 +298,13 @@ fn a_reload_serves_the_new_certificate_at_the_same_path_and_loses_nothing() {
     for round in 2..=4 {
         replace(&supervisor, &authority.issue(|_| {}));
         told(&supervisor, 0, &[&format!("generation {round} serves; with the new workers: tls.certfile, tls.keyfile")]);
-        // Old workers drain meanwhile; who connects now comes to a new one.
+        // Old workers drain meanwhile; a client that connects now reaches a new one.
         shown.push(eventually("the new certificate is shown", PATIENCE, || {
             let now = certificate(&connect(address, &config));
             (!shown.contains(&now)).then_some(now)
         }));
     }
-    assert_eq!(slow.answer().expect("what was begun is finished").status, 200);
+    assert_eq!(slow.answer().expect("the request is finished").status, 200);
     eventually("every client has come to the last certificate", PATIENCE, || {
         clients.iter().all(|client| client.last_seen().as_ref() == shown.last()).then_some(())
     });
@@ -312,11 +312,11 @@ fn a_reload_serves_the_new_certificate_at_the_same_path_and_loses_nothing() {
     let mut served = 0;
     for client in clients {
         client.thread.join().expect("a client does not panic").unwrap_or_else(|loss| panic!("lost: {loss}"));
-        let mut seen = std::mem::take(&mut *client.seen.lock().expect("nobody panicked"));
+        let mut seen = std::mem::take(&mut *client.seen.lock().expect("no client panicked"));
         served += seen.len();
         seen.dedup();
         let order: Vec<_> = seen.iter().map(|one| shown.iter().position(|known| known == one)).collect();
-        assert!(order.iter().all(Option::is_some), "a certificate nobody made: {order:?}");
+        assert!(order.iter().all(Option::is_some), "a certificate that this test did not make: {order:?}");
         assert_eq!(order.first(), Some(&Some(0)), "{order:?}");
     }
     eprintln!("{served} requests over {} certificates", shown.len());
@@ -359,7 +359,7 @@ fn a_certificate_that_cannot_be_used_is_refused_with_a_sentence() {
         let wanted = sentence.replace("{dir}", running.path("").display().to_string().trim_end_matches('/'));
         told(&running, 1, &["refused, all goes on as before", &wanted]);
         serves(&running);
-        // Whoever asks after a service needs no certificate that could serve.
+        // A command that only asks a service needs no usable certificate.
         assert_eq!(running.status()["generation"].as_u64(), Some(1));
     }
     fs::remove_file(running.path("key.pem")).expect("it was there");
@@ -371,7 +371,7 @@ fn a_certificate_that_cannot_be_used_is_refused_with_a_sentence() {
     running.stop();
 }
 
-/// The files are the master's: a worker has no right to read them, and needs none.
+/// The files belong to the master: a worker has no right to read them, and needs none.
 #[test]
 fn workers_of_another_user_serve_with_a_key_they_may_not_read() {
     assert!(nix::unistd::Uid::effective().is_root(), "only root can give its rights away: run the tests as root");
@@ -407,7 +407,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
         let took = started.elapsed();
         assert!(took >= Duration::from_millis(500), "{took:?}");
     }
-    // Clients that are done with it are not hurried.
+    // Clients that have completed the handshake are not cut.
     assert_eq!(
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/debug/sleep/800").expect("an answer").status,
         200
@@ -415,7 +415,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
     supervisor.stop();
 }
 
-/// The PROXY header comes before the handshake, and in the clear.
+/// The PROXY header comes before the handshake, in plain text.
 #[test]
 fn a_proxy_header_comes_before_the_handshake() {
     let authority = Authority::new();
@@ -442,7 +442,7 @@ fn a_plain_http_request_is_told_that_the_port_speaks_tls() {
     assert_eq!(plain.ask(&long).expect("no reset destroys the answer").status, 400);
 }
 
-/// Of the metrics page.
+/// Reads the counter on the metrics page.
 fn handshakes_failed(supervisor: &Supervisor) -> u64 {
     let page = supervisor.ctl(&["status", "--format", "openmetrics"]);
     let page = String::from_utf8_lossy(&page.stdout).into_owned();
@@ -450,7 +450,8 @@ fn handshakes_failed(supervisor: &Supervisor) -> u64 {
     told.unwrap_or_else(|| panic!("no oxicorn_tls_handshakes_failed_total in {page}"))
 }
 
-/// Anybody can make handshakes fail: a line a second says so, with the number of those between; the metrics count each.
+/// Any client can make handshakes fail: one log line a second reports the number since the last line, and the metrics
+/// count each.
 #[test]
 fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     let authority = Authority::new();
@@ -471,13 +472,13 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     let lines = supervisor.wait_log("handshake_failed", 1, PATIENCE).len();
     let most = started.elapsed().as_secs() as usize + 2;
     assert!(lines <= most, "{lines} lines in {:?}", started.elapsed());
-    // Who only knocks, as balancers do, has not failed.
+    // A client that only connects, as load balancers do, has not failed.
     drop(TcpStream::connect(supervisor.address()).expect("a connection"));
     assert_eq!(
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/health").expect("an answer").status,
         200
     );
-    // Nor has who asks in plain HTTP: that is a refused request.
+    // Neither has a client that asks in plain HTTP: that is a refused request.
     assert_eq!(get(supervisor.address(), "/health").status, 400);
     assert_eq!(handshakes_failed(&supervisor), 200);
     // A client that does not know the authority says so, and the count outlives its worker.
@@ -488,7 +489,7 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     supervisor.stop();
 }
 
-/// The name in the certificate is another than that of the address, and its authority unknown to this machine.
+/// The certificate names another address, and this machine does not know its authority.
 #[test]
 fn oxicorn_health_asks_over_tls_when_the_service_speaks_it() {
     let authority = Authority::new();
@@ -511,7 +512,7 @@ fn oxicorn_health_asks_over_tls_when_the_service_speaks_it() {
         assert!(code == Some(1) && told.contains("answers 404"), "{told}");
         if proxied == "off" && !bind.starts_with("unix:") {
             assert!(told.contains(&format!("https://{bind}/nowhere")), "{told}");
-            // Whoever names an address of his own is not told that a stranger is healthy.
+            // A caller that names an address must not learn that another service there is healthy.
             assert_eq!(health(&[&format!("http://{bind}/health")]).0, Some(1));
             let (code, told) = health(&[&format!("https://{bind}/health")]);
             assert!(code == Some(1) && told.contains("is not http://"), "{told}");
@@ -562,7 +563,7 @@ fn a_stop_finishes_a_request_over_tls() {
     let mut supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
     let mut slow: Vec<_> = (0..4).map(|_| connect(supervisor.address(), &config)).collect();
     for connection in &mut slow {
-        connection.send(&request("GET", "/debug/sleep/1000", &[], b"")).expect("a request is sent");
+        connection.send(&request("GET", "/debug/sleep/1000", &[], b"")).expect("it is sent");
     }
     eventually("the app has them", PATIENCE, || {
         let status = supervisor.status();
@@ -572,7 +573,7 @@ fn a_stop_finishes_a_request_over_tls() {
     });
     supervisor.signal(Signal::SIGTERM);
     for connection in &mut slow {
-        let answer = connection.answer().expect("what was begun is finished");
+        let answer = connection.answer().expect("the request is finished");
         assert_eq!((answer.status, answer.closes()), (200, true));
         connection.wait_eof().expect("the server says that it is done");
     }

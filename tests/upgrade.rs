@@ -1,5 +1,4 @@
-//! Promise: an upgrade replaces the master's program in place and loses nothing; a program that is no good changes
-//! nothing.
+//! Promise: an upgrade replaces the master's program in place and loses nothing; a bad program changes nothing.
 
 use std::{
     fs,
@@ -21,7 +20,7 @@ fn edit(supervisor: &Supervisor, from: &str, to: &str) {
     fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
 }
 
-/// At its socket: while the settings are spoilt they do not say where that is.
+/// Asks by the socket: spoiled settings do not say where the socket is.
 fn ask(supervisor: &Supervisor, words: &[&str]) -> Output {
     let socket = supervisor.path("control.sock");
     supervisor.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())
@@ -41,14 +40,14 @@ fn told(output: &Output, code: i32, fragments: &[&str]) {
     }
 }
 
-/// The sum that `/metrics` tells.
+/// Returns the sum on the page of `/metrics`.
 fn counted(supervisor: &Supervisor) -> u64 {
     let page = get(supervisor.address(), "/metrics").text();
     let line = page.lines().find_map(|line| line.strip_prefix("oxicorn_requests_total "));
     line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no total in:\n{page}"))
 }
 
-/// The same pid, sockets, pid file and counts; other workers, which answer by the new settings.
+/// The pid, sockets, pid file and counts stay the same; the workers are new and answer by the new settings.
 #[test]
 fn an_upgrade_under_load_is_invisible_to_clients() {
     let mut supervisor = Launch::new()
@@ -95,7 +94,7 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
     let settled = || {
         eventually("the old workers are gone", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
         let worker = Process(supervisor.worker_pids()[0]);
-        // A worker has descriptors of connections too, which come and go.
+        // A worker also has descriptors of connections, which come and go.
         let least = (0..50).map(|_| (crate::common::observe_for(Duration::from_millis(2)), worker.files()).1).min();
         (supervisor.master().files(), least.expect("it was looked at"))
     };
@@ -110,7 +109,7 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
     supervisor.stop();
 }
 
-/// Whatever is given for a program, the old one and its workers never stop.
+/// Whatever file is given as the program, the old program and its workers never stop.
 #[test]
 fn a_file_that_is_no_oxicorn_program_is_refused() {
     let mut supervisor = Launch::new().set("workers.boot_timeout", r#""1s""#).serving(2);
@@ -126,7 +125,7 @@ fn a_file_that_is_no_oxicorn_program_is_refused() {
         (&*text, "cannot be executed: Exec format error"),
         ("/bin/false", "/bin/false exited with code 1 before it was ready"),
         ("/bin/ls", "/bin/ls exited with code 0 before it was ready; its last words: "),
-        // It says "y" for ever.
+        // This program prints "y" for ever.
         ("/usr/bin/yes", "/usr/bin/yes was not ready within workers.boot_timeout; its last words: "),
     ] {
         let output = supervisor.ctl(&["upgrade", "--program", program]);
@@ -135,7 +134,7 @@ fn a_file_that_is_no_oxicorn_program_is_refused() {
         assert!(last["reason"].as_str().is_some_and(|told| told.contains(reason)), "{last}");
     }
     assert_eq!((supervisor.serving_pids(), generation(&supervisor)), (old, 1));
-    assert_eq!(supervisor.master().children().len(), 2, "nothing of a preflight is left");
+    assert_eq!(supervisor.master().children().len(), 2, "no process of a preflight is left");
     load.finish().assert_nothing_lost();
     supervisor.stop();
 }
@@ -168,7 +167,7 @@ fn a_program_whose_worker_cannot_boot_is_refused() {
     supervisor.stop();
 }
 
-/// It had passed its preflight, and is the master by then.
+/// The program had passed its preflight, and is the master when it fails.
 #[test]
 fn a_program_that_fails_later_is_rolled_back() {
     let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).log_to("app.log").serving(2);
@@ -182,7 +181,7 @@ fn a_program_that_fails_later_is_rolled_back() {
         1,
         &["rolled back: the new worker of slot ", "SIGABRT", "the old workers serve"],
     );
-    // The settings can no longer be read, from when the program had passed its preflight.
+    // The settings become unreadable once the program has passed its preflight.
     let spoils = format!("spoils = {:?}", supervisor.path("supervisor.toml"));
     edit(&supervisor, "abort_after_ms = 300", &spoils);
     told(&ask(&supervisor, &["upgrade"]), 1, &["rolled back: ", "not valid TOML", "the old workers serve"]);
@@ -199,7 +198,7 @@ fn a_program_that_fails_later_is_rolled_back() {
     eventually("the master has as many descriptors as before", PATIENCE, || {
         (supervisor.master().files() == files).then_some(())
     });
-    // The old program has its old settings, though no file holds them any more, and goes on with them.
+    // The old program keeps its old settings, although no file holds them any more.
     supervisor.signal_worker(old[0], Signal::SIGKILL);
     supervisor.wait_gone(old[0]);
     eventually("the killed worker is replaced", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
@@ -212,7 +211,7 @@ fn a_program_that_fails_later_is_rolled_back() {
     supervisor.stop();
 }
 
-/// A release is a folder, the one in use a link.
+/// A release is a folder, and a link names the one in use.
 #[test]
 fn an_upgrade_follows_a_moved_link() {
     let launch = Launch::misbehave();
@@ -236,7 +235,7 @@ fn an_upgrade_follows_a_moved_link() {
     let upgrade = |program: &[&str]| supervisor.ctl_of(&releases[1].join("service"), &[&["upgrade"], program].concat());
     told(&upgrade(&[]), 0, &["serves with ", "current/service"]);
     assert_eq!(running(), releases[1].join("service"));
-    // A program that is named is the one from then on.
+    // A program that was named once is the program from then on.
     let other = supervisor.path("other");
     fs::copy(releases[1].join("service"), &other).expect("a copy of the program");
     told(&upgrade(&["--program", "other"]), 0, &["other"]);
@@ -245,7 +244,7 @@ fn an_upgrade_follows_a_moved_link() {
     supervisor.stop();
 }
 
-/// A TERM is not kept waiting by a program that hangs in its preflight, nor by one on trial.
+/// Neither a program that hangs in its preflight nor one on trial delays a TERM.
 #[test]
 fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     let mut supervisor =
@@ -255,7 +254,7 @@ fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     caller.write_all(b"{\"version\":1,\"command\":{\"upgrade\":{\"program\":null}}}\n").expect("a line");
     let hears = supervisor.wait_log("upgrade_started", 1, PATIENCE);
     assert_eq!(supervisor.status()["state"], "upgrading", "{hears:?}");
-    // A second one is answered, a signal waits for its turn.
+    // A second upgrade command is answered; a signal waits for its turn.
     told(&ask(&supervisor, &["upgrade"]), 1, &["another upgrade is under way"]);
     supervisor.signal(Signal::SIGUSR2);
     supervisor.wait_log("upgrade_queued", 1, PATIENCE);
@@ -264,7 +263,7 @@ fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     let (took, stall) = (asked.elapsed(), canary.longest());
-    // A second of it is the quiet of a stop.
+    // One second of it is the time for the last accepts.
     assert!(took < Duration::from_secs(4) + 4 * stall, "{took:?}, machine {stall:?}");
     assert_eq!(supervisor.leftovers(), [], "the preflight is gone too");
     let mut answer = String::new();
@@ -289,7 +288,7 @@ fn an_upgrade_keeps_every_kind_of_socket() {
         .map(|address| Load::start(*address, "/debug/connections", 4, Mode::PerRequest { think_ms: 1 }))
         .collect();
     for round in 2..5 {
-        // Whoever comes meanwhile waits in the queue.
+        // A client that comes meanwhile waits in the queue.
         let mut early = UnixStream::connect(&socket).expect("it listens");
         told(&ask(&supervisor, &["upgrade"]), 0, &[&format!("generation {round} serves")]);
         early.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");

@@ -1,4 +1,4 @@
-//! Promise: a connection that was upgraded is the app's until it ends or the drain's grace does.
+//! Promise: an upgraded connection belongs to the app until it ends or the grace of a drain ends.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn an_upgraded_connection_passes_all_bytes_and_has_no_time_limit() {
         .set("http.header_timeout", r#""300ms""#)
         .set("http.limit_request_body", "100")
         .serving(1);
-    // What the client sends with its request belongs to the new protocol, whatever it looks like.
+    // Bytes that the client sends together with its request belong to the new protocol, whatever they look like.
     let mut connection = upgrade(&supervisor, &format!("{ASK}GET / HTTP/9.9\n\0"));
     assert_eq!(connection.read(16).expect("echoed"), b"GET / HTTP/9.9\n\0");
     echoes(&mut connection, b"\r\n\0not HTTP at all");
@@ -58,7 +58,7 @@ fn an_upgrade_that_the_app_does_not_grant_leaves_the_connection_as_it_was() {
     let supervisor = launch().serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let asks = "GET /pid HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
-    // The second waits behind the first until it is known what it is.
+    // The second request waits behind the first until it is known whether the connection is upgraded.
     connection.send(format!("{asks}{asks}").as_bytes()).expect("sent");
     for _ in 0..2 {
         assert_eq!(connection.answer().expect("an answer").status, 200);
@@ -87,7 +87,7 @@ fn the_end_of_the_grace_cuts_an_upgraded_connection() {
     let mut connection = upgrade(&supervisor, ASK);
     supervisor.signal(Signal::SIGTERM);
     supervisor.wait_log("stopping", 1, PATIENCE);
-    // It is served until then.
+    // The connection is served until then.
     echoes(&mut connection, b"still here");
     assert_eq!(supervisor.wait_exit(PATIENCE), 0, "graceful_timeout ends it");
     assert!(connection.read(1).is_err(), "the stream is cut");

@@ -1,5 +1,5 @@
-//! Promise: an upgrade to another version, and back, loses no request and no count; a scoreboard that the new program
-//! cannot read refuses it.
+//! Promise: an upgrade to another version and back loses no request and no count. A program that cannot read the
+//! scoreboard is refused.
 //!
 //! The other version is this one with a few lines changed in a copy of the tree, built beside it: one more counter.
 
@@ -14,7 +14,7 @@ use crate::common::{Launch, Load, Mode, Supervisor, get};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const NEXT: &str = "0.0.1-next";
 
-/// What makes the next version: in which file, what stands there, what shall.
+/// The changes that make the next version: the file, the old text, the new text.
 const CHANGES: [(&str, &str, &str); 7] = [
     ("Cargo.toml", concat!("version = \"", env!("CARGO_PKG_VERSION"), "\""), "version = \"0.0.1-next\""),
     ("Cargo.toml", "[[bin]]\nname = \"oxicorn\"", "[[bin]]\nname = \"oxicorn-next\""),
@@ -30,7 +30,7 @@ const CHANGES: [(&str, &str, &str); 7] = [
         "    pub(crate) fn responded(&self, status: http::StatusCode) {\n",
         "    pub(crate) fn responded(&self, status: http::StatusCode) {\n        self.add(word::NEXT, 1);\n",
     ),
-    // On demand it takes the running service's layout for one that it does not know.
+    // On demand the next version treats the running service's layout as unknown.
     (
         "src/scoreboard.rs",
         "match u64::from_ne_bytes(first) {\n",
@@ -77,7 +77,7 @@ fn build_next() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_oxicorn")).with_file_name("oxicorn-next")
 }
 
-/// Of the metrics page.
+/// Reads a counter on the metrics page.
 fn counter(supervisor: &Supervisor, name: &str) -> Option<u64> {
     let page = get(supervisor.address(), "/metrics").text();
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())

@@ -1,4 +1,4 @@
-//! Promise: a service of the user's own gets the same supervisor: boot, drain, recycle, its own table, its own farewell.
+//! Promise: a user's own service gets the same supervisor: boot, drain, recycle, its own table, its own end of life.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -100,7 +100,7 @@ fn a_program_with_threads_before_run_is_refused() {
     assert!(text.contains("thread"), "{text}");
 }
 
-/// What a user starts from must start.
+/// Users start from the examples, so each of them must start.
 #[test]
 fn every_example_boots_answers_and_stops() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");

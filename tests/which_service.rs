@@ -1,4 +1,4 @@
-//! Promise: a command acts on the service that is meant, or on none; and it says on which it acted.
+//! Promise: a command acts on the intended service or on none, and says on which one it acted.
 
 use std::{
     fs,
@@ -24,11 +24,11 @@ const COMMANDS: &[&[&str]] = &[
     &["migrate"],
     &["run"],
 ];
-/// Those that must not reach a service that is not meant.
+/// The commands that must not reach a service that is not meant.
 const ACTS: &[&[&str]] =
     &[&["scale", "3"], &["reload"], &["upgrade"], &["stop"], &["status"], &["config", "--running"]];
 
-/// A service whose control socket is where `auto` puts it.
+/// Launches a service whose control socket is where `auto` puts it.
 fn with_auto() -> Launch {
     Launch::new().unset("control.socket")
 }
@@ -98,7 +98,7 @@ socket = "control.sock"
     assert_told(&own.ctl_in(&["stop"], &by_name), 1, "no running service named another serves by");
     assert_told(&own.ctl_in(&["stop", "--name", "another"], &runtime), 1, "no running service named another answers");
 
-    // Its own service is gone: there is none to be stopped.
+    // Its own service is gone, so the command has nothing to stop.
     own.stop();
     for broken in [format!("{socket}[workers]\ncount = = 4\n"), "[workers]\ncount = = 4\n".to_owned()] {
         fs::write(own.path("supervisor.toml"), &broken).expect("our own file");
@@ -134,7 +134,7 @@ fn a_command_that_names_the_file_of_another_service_does_nothing() {
         let flag = ["-c", theirs.to_str().expect("UTF-8")];
         assert_told(&victim.ctl_elsewhere(Path::new("/"), &[command, &flag[..]].concat(), &runtime), 1, &told);
     }
-    // The master refuses by itself what a client sends straight to its socket.
+    // The master itself refuses a request of another file's client on its socket.
     fs::write(&theirs, format!("[control]\nsocket = {socket:?}\n")).expect("our own file");
     let refused = victim.ctl_elsewhere(elsewhere.path(), &["stop"], &runtime);
     assert_told(
@@ -147,7 +147,7 @@ fn a_command_that_names_the_file_of_another_service_does_nothing() {
     assert!(checked.status.success() && !text(&checked).contains("reload"), "{}", text(&checked));
     assert_untouched(&mut victim);
 
-    // What is named on purpose counts: the socket, the name, the file. A folder without a file excludes no service.
+    // An explicit choice counts: the socket, the name, the file. A folder without a file excludes no service.
     let flag = ["--socket", socket.to_str().expect("UTF-8")];
     let pid = format!("pid {}", victim.pid());
     assert_told(&victim.ctl_elsewhere(elsewhere.path(), &["status", flag[0], flag[1]], &[]), 0, &pid);
@@ -194,7 +194,7 @@ fn two_services_with_one_name_run_side_by_side() {
             assert_told(&output, 2, &format!("({pid}, {}, ", supervisor.address()));
         }
     }
-    // Two ways to one service are no question.
+    // Two ways to one service are no ambiguity.
     let link = first.path("link");
     symlink(place.path(), &link).expect("a link in our own folder");
     let twice = [("RUNTIME_DIRECTORY", place.path()), ("XDG_RUNTIME_DIR", link.as_path())];
@@ -207,10 +207,10 @@ fn two_services_with_one_name_run_side_by_side() {
     let mut third = launch().serving(2);
     assert_told(&first.ctl_in(&["stop"], &runtime), 0, &format!("(pid {}", first.pid()));
     assert_eq!(first.wait_exit(PATIENCE), 0);
-    // Only one is left, so its socket's name does not matter.
+    // Only one service is left, so the name of its socket does not matter.
     assert_told(&third.ctl_elsewhere(Path::new("/"), &["status"], &runtime), 0, &format!("pid {}", third.pid()));
     third.stop();
-    assert_eq!(fs::read_dir(place.path()).expect("our own folder").count(), 0, "a socket stayed behind");
+    assert_eq!(fs::read_dir(place.path()).expect("our own folder").count(), 0, "a socket was not removed");
 }
 
 #[track_caller]
@@ -220,7 +220,7 @@ fn assert_untouched_in(supervisor: &mut Supervisor, environment: &[(&str, &Path)
     assert_told(&status, 0, "running  2 of 2 workers serve");
 }
 
-/// In a folder of its own and without any settings file, as one tries a program out.
+/// Starts without any settings file in a folder of its own, as a user tries a program out.
 fn without_a_file(place: &Path) -> Supervisor {
     let launch = in_place(Launch::new(), place).through(&["sh", "-c", "cd sub && exec \"$@\"", "sh"]);
     fs::create_dir(launch.path("sub")).expect("a folder of our own");
@@ -240,7 +240,7 @@ fn without_a_settings_file_a_service_is_known_by_its_folder() {
     let stopped = in_folder(&second, &["stop"]);
     assert_told(&stopped, 0, &format!("oxicorn (pid {pid}, {}, in {}): stopped", second.address(), sub.display()));
     assert_eq!(second.wait_exit(PATIENCE), 0);
-    // A file that comes to its folder later is its own; one of another folder is not.
+    // A file that is put into its folder later belongs to the service; a file of another folder does not.
     fs::write(first.path("sub/supervisor.toml"), "").expect("our own file");
     assert_told(&in_folder(&first, &["status"]), 0, &format!("pid {}", first.pid()));
     fs::write(sub.join("supervisor.toml"), "").expect("our own file");
@@ -286,7 +286,7 @@ fn a_control_socket_that_disappears_is_made_again() {
     fs::remove_dir_all(&place).expect("our own folder");
     assert!(!asked(&supervisor));
     fs::create_dir(&place).expect("a folder of our own");
-    // By itself after a while, and at once with a reload.
+    // The master makes it again by itself after a while, and at once with a reload.
     eventually("the socket is made again", PATIENCE, || asked(&supervisor).then_some(()));
     fs::remove_file(place.join("oxicorn.sock")).expect("it was made again");
     supervisor.signal(Signal::SIGHUP);
@@ -295,7 +295,7 @@ fn a_control_socket_that_disappears_is_made_again() {
     assert_eq!(log.0.lines().filter(|line| line.contains("socket's file was gone")).count(), 2, "{}", log.tail(20));
     supervisor.wait_log("reloaded", 1, PATIENCE);
     supervisor.stop();
-    assert!(!place.join("oxicorn.sock").exists(), "the socket stayed behind");
+    assert!(!place.join("oxicorn.sock").exists(), "the socket was not removed");
 }
 
 #[test]
@@ -307,13 +307,13 @@ fn a_unit_whose_runtime_directory_has_another_name_is_found() {
     let file = supervisor.path("supervisor.toml");
     let by_file = ["status", "-c", file.to_str().expect("UTF-8")];
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 0, &pid);
-    // In a folder that others can write to, a socket may be another user's.
+    // In a folder that others can write to, a socket may belong to another user.
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).expect("our own folder");
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 1, "no running service");
     supervisor.stop();
 }
 
-/// A service that was started from a login is asked by cron, sudo or a hook, without the login's variables; and the login's
+/// Cron, sudo or a hook asks a service that was started from a login, without the login's variables; and the login's
 /// folder is removed at the logout.
 #[test]
 fn a_users_service_is_found_without_the_login_and_by_root() {
@@ -321,7 +321,7 @@ fn a_users_service_is_found_without_the_login_and_by_root() {
     let launch = with_auto();
     let login = launch.path("login");
     fs::create_dir(&login).expect("a folder of our own");
-    fs::copy(env!("CARGO_BIN_EXE_oxicorn"), launch.path("oxicorn")).expect("a program that everybody may run");
+    fs::copy(env!("CARGO_BIN_EXE_oxicorn"), launch.path("oxicorn")).expect("a program that any user may run");
     for path in [launch.path(""), login.clone()] {
         chown(path, Some(UID), Some(UID)).expect("the tests run as root");
     }
@@ -343,7 +343,8 @@ fn a_users_service_is_found_without_the_login_and_by_root() {
         &pid,
     );
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &["status", "--name", "lonely"], &[]), 0, &pid);
-    // A folder that is not its user's alone is not looked into. The master must not notice: it would look for another.
+    // A folder that does not belong to its user alone is not searched. The master is stopped, because it would look for
+    // another folder.
     supervisor.signal(Signal::SIGSTOP);
     for (mode, owner) in [(0o777, UID), (0o750, UID), (0o700, UID + 1)] {
         fs::set_permissions(&private, fs::Permissions::from_mode(mode)).expect("we are root");
@@ -354,13 +355,13 @@ fn a_users_service_is_found_without_the_login_and_by_root() {
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).expect("we are root");
     chown(&private, Some(UID), Some(UID)).expect("we are root");
     supervisor.signal(Signal::SIGCONT);
-    // The cleaner of /tmp takes folder and file; the master makes both again.
+    // The cleaner of /tmp removes folder and file; the master makes both again.
     fs::remove_dir_all(&private).expect("we are root");
     eventually("the folder is made again", PATIENCE, || {
         supervisor.ctl_elsewhere(&here, &["status"], &[]).status.success().then_some(())
     });
     assert_eq!(get(supervisor.address(), "/health").status, 200);
     supervisor.stop();
-    // Only if it is empty, and ours alone.
+    // This removes the folder only if it is empty and belongs to this test.
     let _ = fs::remove_dir(&private);
 }

@@ -1,4 +1,4 @@
-//! Promise: nothing an operator does, and no hang, costs a request; a SIGKILL costs only what its victim had accepted.
+//! Promise: no action of an operator and no hang costs a request; a SIGKILL costs only what its victim had accepted.
 //! The long form of this proof is `make chaos`.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 use crate::chaos::{Bind, Manner, Plan, Report, Swarm, Target, change_visibly, nginx};
 use crate::common::{Launch, PATIENCE, Signal, events, eventually, get, now, observe_for};
 
-/// These measure waits: one at a time.
+/// These tests measure waits, so they run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static MACHINE: Mutex<()> = Mutex::new(());
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -21,7 +21,7 @@ fn assert_kept(report: &Report) {
     let broken = report.broken();
     assert!(broken.is_empty(), "{}\n{}", broken.join("\n"), report.leads());
     for (name, times) in report.deeds() {
-        // Signals of a kind that come while one is under way are one more.
+        // Signals of a kind that arrive while one is under way count as one more.
         let least = if name.ends_with("took over") { 1 } else { 2 };
         assert!(times >= least, "{name} was done {times} times");
     }
@@ -70,7 +70,7 @@ fn kills_lose_only_what_the_killed_workers_had_accepted() {
     assert_kept(&Plan::with_kills(Bind::Own, Duration::from_secs(4), 15).run(Launch::new()));
 }
 
-/// Ten reloads, one a second, before clients that leave no moment unused.
+/// Ten reloads, one a second, while clients ask without a pause.
 fn ten_reloads(manner: Manner) {
     let _alone = alone();
     let mut supervisor = Launch::new().set("http.metrics_path", r#""/metrics-0""#).serving(2);

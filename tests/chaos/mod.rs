@@ -1,4 +1,4 @@
-//! The proof of zero loss: clients that never retry, a storm over the service they use, and what came of it.
+//! The proof of zero loss: clients that never retry, a storm over the service they use, and the result.
 //!
 //! Owns: one run from start to verdict. `tests/zero_loss.rs` runs short ones, `make chaos` long ones.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each program that proves something uses a part")]
@@ -21,10 +21,10 @@ pub use swarm::{Manner, Outcome, Swarm, Target};
 
 use crate::common::{Canary, Failure, Launch, PATIENCE, Supervisor, events, now};
 
-/// The sockets that are stormed.
+/// The sockets of the service under the storm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bind {
-    /// A SO_REUSEPORT listener for each worker.
+    /// One SO_REUSEPORT listener for each worker.
     Own,
     /// One TCP listener that all workers share.
     Shared,
@@ -64,23 +64,23 @@ impl Bind {
     }
 }
 
-/// One run.
+/// The plan of one run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub bind: Bind,
     pub deck: Vec<Deed>,
     pub manners: Vec<Manner>,
     pub workers: usize,
-    /// Each worker is recycled after about so many requests.
+    /// Each worker is recycled after about this many requests.
     pub max_requests: u64,
     pub length: Duration,
-    /// One deed in so long.
+    /// The mean time from one deed to the next.
     pub pace: Duration,
     pub seed: u64,
 }
 
 impl Plan {
-    /// Every deed that must not cost a request, before every manner of client.
+    /// Plans every deed that must not cost a request, with every kind of client.
     pub fn without_kills(bind: Bind, length: Duration, seed: u64) -> Self {
         Self {
             bind,
@@ -106,7 +106,7 @@ impl Plan {
         plan
     }
 
-    /// Runs it from the first fork to the last exit.
+    /// Runs the plan from the first fork to the last exit.
     pub fn run(&self, launch: Launch) -> Report {
         let launch = self.bind.launch(launch);
         let mut supervisor = launch
@@ -120,7 +120,8 @@ impl Plan {
         let swarm = Swarm::start(self.bind.target(&supervisor), "/debug/connections", &self.manners, self.seed);
         let storm = Storm::new(&supervisor, &swarm, self.workers, self.seed);
         let record = storm.rage(&self.deck, self.length, self.pace);
-        // A busy machine comes late to what it was asked: the load goes on until it has. Kills undo it, again and again.
+        // On a busy machine the service comes late to what it was asked to do, so the load goes on until it has done
+        // it. Kills undo that work again and again.
         if !self.deck.contains(&Deed::Kill) {
             for event in [events::RELOADED, events::UPGRADED] {
                 supervisor.wait_log(event, 1, PATIENCE);
@@ -134,7 +135,7 @@ impl Plan {
     }
 }
 
-/// What a run showed.
+/// The result of one run.
 #[derive(Debug)]
 pub struct Report {
     plan: Plan,
@@ -152,7 +153,7 @@ impl Report {
         self.outcome.requests()
     }
 
-    /// Each promise that was broken, in a sentence; none when all held.
+    /// Returns one sentence for each broken promise; no sentence when all held.
     pub fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let losses = self.outcome.losses();
@@ -163,7 +164,10 @@ impl Report {
         } else {
             let accepted: u64 = self.record.victims.iter().map(|victim| victim.connections).sum();
             if losses.len() as u64 > accepted {
-                broken.push(format!("{} requests were lost, the killed held {accepted} connections", losses.len()));
+                broken.push(format!(
+                    "{} requests were lost, the killed workers held {accepted} connections",
+                    losses.len()
+                ));
             }
             let inexcusable = losses.iter().filter(|loss| !self.died_with_its_worker(loss)).count();
             if inexcusable > 0 {
@@ -185,7 +189,7 @@ impl Report {
         let mut never =
             vec![events::HUNG, events::KILLED, events::BOOT_FAILED, events::RELOAD_REFUSED, events::UPGRADE_REFUSED];
         if self.record.victims.is_empty() {
-            // A generation does not survive that one of its workers is killed before it has proven itself.
+            // A generation on trial fails when one of its workers is killed.
             never.extend([events::RELOAD_ROLLED_BACK, events::UPGRADE_ROLLED_BACK]);
         }
         for event in never {
@@ -205,7 +209,7 @@ impl Report {
         how && loss.pid.is_none_or(|pid| self.record.victims.iter().any(|victim| victim.pid == pid))
     }
 
-    /// A hung worker's own requests wait as long as it hangs.
+    /// A hung worker's own requests wait as long as the worker hangs.
     fn is_excused(&self, slow: &Slow) -> bool {
         let hangs = self.record.hangs.iter().chain(&self.outcome.blocks);
         let mut own = hangs.filter(|hang| Some(hang.pid) == slow.pid);
@@ -216,7 +220,7 @@ impl Report {
         crate::common::Log(self.log.clone()).count(event)
     }
 
-    /// Every deed of the plan and the recycles, with how often they were done.
+    /// Returns every deed of the plan and the recycles, with how often each was done.
     pub fn deeds(&self) -> Vec<(&'static str, usize)> {
         let mut done: Vec<_> = self.plan.deck.iter().map(|&deed| (deed.name(), self.record.count(deed))).collect();
         done.push(("recycle (max_requests)", self.logged(events::RECYCLE_REQUESTED)));
@@ -229,7 +233,7 @@ impl Report {
         &self.log
     }
 
-    /// The deeds before the first losses: where to look.
+    /// Lists the deeds before the first losses: a reader starts to search there.
     pub fn leads(&self) -> String {
         let mut text = String::new();
         for loss in self.outcome.losses().iter().take(5) {
@@ -284,7 +288,7 @@ impl Outcome {
     }
 }
 
-/// One line for each manner: how many requests, what was lost and how, how long they waited.
+/// One line for each kind of client: how many requests, what was lost and how, how long they waited.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const CLASSES: [&str; 6] = ["refused", "reset", "no answer", "cut", "status", "timeout"];

@@ -1,6 +1,6 @@
-//! The witness: nginx, whose reload is known to lose requests, before the same clients.
+//! The control: nginx, whose reload is known to lose requests, with the same clients.
 //!
-//! Owns: starting, reloading and ending it. A client that sees no loss here would see none anywhere.
+//! Owns: starting, reloading and ending nginx. A client that sees no loss here would see none anywhere.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::common::{PATIENCE, eventually, free_port, observe_for};
 
 const PROGRAM: &str = "nginx";
 
-/// Reloads it so many times under load, one every `pace`.
+/// Reloads nginx `times` times under load, once every `pace`.
 pub fn reloaded(times: u32, pace: Duration, seed: u64) -> Outcome {
     let nginx = Nginx::start();
     let manners = [
@@ -68,7 +68,7 @@ impl Nginx {
             .stderr(Stdio::null())
             .process_group(0)
             .spawn()
-            .unwrap_or_else(|error| panic!("the witness cannot be started ({error}): apt-get install nginx-light"));
+            .unwrap_or_else(|error| panic!("nginx cannot be started ({error}): apt-get install nginx-light"));
         let mut nginx = Self { child, address, _dir: dir };
         eventually("nginx listens", PATIENCE, || {
             if let Ok(Some(status)) = nginx.child.try_wait() {
@@ -86,7 +86,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its workers are of the same group.
+        // Its workers are in the same process group.
         let _ = killpg(self.master(), Signal::SIGKILL);
         let _ = self.child.wait();
     }

@@ -1,6 +1,6 @@
-//! What an operator, a tired application and bad luck do to a service, in an order that a seed names.
+//! What operators, faulty apps and accidents do to a service, in an order that a seed chooses.
 //!
-//! Owns: the deeds, their pace, and the record of whom they hit. Refuses: judging what came of it.
+//! Owns: the deeds, their pace, and the record of their victims. Refuses: judging the result.
 
 use std::{
     fs,
@@ -12,12 +12,12 @@ use nix::{sys::signal::kill, unistd::Pid};
 use super::swarm::{Dice, Hang, Swarm};
 use crate::common::{PATIENCE, Process, Signal, Supervisor, eventually, now, observe_for};
 
-/// One thing done to the service.
+/// One deed: one thing done to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
     /// HUP, with a setting changed.
     Reload,
-    /// USR2: the same program in the place of itself.
+    /// USR2: the same program replaces itself.
     Upgrade,
     /// TTIN.
     More,
@@ -48,10 +48,10 @@ impl Deed {
     }
 }
 
-/// A hang lasts so long, in milliseconds; `workers.timeout` must be far above.
+/// How long a hang lasts, in milliseconds; `workers.timeout` must be far longer.
 const HANG_MS: std::ops::RangeInclusive<u64> = 100..=700;
 
-/// A worker that was killed, and what it held when it was.
+/// A worker that was killed, and what it held at that moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Victim {
     pub pid: u32,
@@ -60,13 +60,13 @@ pub struct Victim {
     pub in_flight: u64,
 }
 
-/// What was done.
+/// The deeds that were done.
 #[derive(Debug, Default)]
 pub struct Record {
     pub deeds: Vec<(Instant, Deed, Option<u32>)>,
     pub hangs: Vec<Hang>,
     pub victims: Vec<Victim>,
-    /// Workers that the signals add up to.
+    /// The number of workers that the signals add up to.
     pub target: usize,
 }
 
@@ -83,7 +83,7 @@ pub struct Storm<'a> {
     dice: Dice,
     record: Record,
     frozen: Option<u32>,
-    /// One worker hangs at a time, or there would be moments in which nobody can answer.
+    /// Only one worker hangs at a time; otherwise there would be moments in which no worker can answer.
     hangs_until: Instant,
 }
 
@@ -93,7 +93,8 @@ impl<'a> Storm<'a> {
         Self { supervisor, swarm, dice: Dice::new(seed), record, frozen: None, hangs_until: now() }
     }
 
-    /// Does deeds for `length`, one every `pace` on average; longer where the machine is so busy that one was done once only.
+    /// Does deeds for `length`, one every `pace` on average; longer when the machine is so busy that a deed was done
+    /// only once.
     pub fn rage(mut self, deck: &[Deed], length: Duration, pace: Duration) -> Record {
         let until = now() + length;
         let most = u64::try_from(2 * pace.as_millis()).expect("a pace in milliseconds");
@@ -125,7 +126,7 @@ impl<'a> Storm<'a> {
         deck
     }
 
-    /// Lets time pass, and ends a hang on the way.
+    /// Waits until the time, and ends a hang on the way.
     fn wait(&mut self, until: Instant) {
         if self.frozen.is_some() && self.hangs_until <= until {
             observe_for(self.hangs_until.saturating_duration_since(now()));
@@ -177,7 +178,7 @@ impl<'a> Storm<'a> {
         Duration::from_millis(HANG_MS.start() + self.dice.up_to(HANG_MS.end() - HANG_MS.start()))
     }
 
-    /// Signals a serving worker; none when it was gone already.
+    /// Signals a serving worker; returns `None` when it had already exited.
     fn hit(&mut self, signal: Signal) -> Option<u32> {
         let serving = self.supervisor.serving_pids();
         let choice = self.dice.up_to((serving.len() as u64).checked_sub(1)?);
@@ -185,7 +186,7 @@ impl<'a> Storm<'a> {
         send(pid, signal).then_some(pid)
     }
 
-    /// It is stopped first: what it had accepted can then be counted, and nobody can add to it.
+    /// Stops the worker before the kill: its accepted connections can then be counted, and it accepts no more.
     fn kill(&mut self) -> Option<u32> {
         let pid = self.hit(Signal::SIGSTOP)?;
         let from = now();
@@ -221,7 +222,8 @@ impl Drop for Storm<'_> {
     }
 }
 
-/// Settings that answer at another path than before. Put in place at one stroke: a reload that was queued may read now.
+/// Writes settings that answer at another path than before. One rename puts them in place, because a queued reload may
+/// read the file at this moment.
 pub fn change_visibly(supervisor: &Supervisor, round: usize) -> String {
     let file = supervisor.path("supervisor.toml");
     let text = fs::read_to_string(&file).expect("the settings the service was started with");
@@ -236,7 +238,7 @@ pub fn change_visibly(supervisor: &Supervisor, round: usize) -> String {
     path
 }
 
-/// Whether there was such a process.
+/// Sends a signal; returns whether there was such a process.
 fn send(pid: u32, signal: Signal) -> bool {
     kill(Pid::from_raw(pid.cast_signed()), signal).is_ok()
 }

@@ -1,7 +1,7 @@
-//! Many clients in one thread, none of which ever retries: each request ends in exactly one class.
+//! Many clients in one thread that never retry: each request ends in exactly one class.
 //!
-//! Owns: how clients behave, what became of their requests, and the stalls of their own thread. Refuses: judging a
-//! loss or a wait; that is the report's.
+//! Owns: how clients behave, what became of their requests, and the stalls of their own thread. Refuses: judging a loss
+//! or a wait; the report does that.
 
 use std::{
     io,
@@ -30,26 +30,26 @@ use crate::common::{Failure, Tally, now};
 /// A request that takes longer has failed.
 const TOO_LONG: Duration = Duration::from_secs(15);
 
-/// Waits above this are kept one by one, to be explained.
+/// Longer waits are kept one by one, so that the report can explain them.
 pub const LONG_WAIT: Duration = Duration::from_millis(500);
 
-/// Where the clients go.
+/// The addresses that the clients connect to.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// Taken in turn.
+    /// TCP addresses, taken in turn.
     Tcp(Vec<SocketAddr>),
     Unix(PathBuf),
 }
 
-/// How some clients behave.
+/// How some of the clients behave.
 #[derive(Clone, Copy, Debug)]
 pub enum Manner {
-    /// A connection each, used until the server says `Connection: close` or has closed it before the next request;
-    /// `think_ms` is the most they think between two requests, 0: they saturate.
+    /// One connection each, used until the server says `Connection: close` or has closed it before the next request.
+    /// `think_ms` is the longest pause between two requests; with 0 the clients saturate the service.
     KeepAlive { clients: u64, think_ms: u64 },
-    /// A connection for each request, and the next as soon as the last is answered.
+    /// One connection for each request, and the next request as soon as the last one is answered.
     PerRequest { clients: u64 },
-    /// Open loop: connections come by the clock, whether or not the last was answered; each is silent for up to
+    /// Open loop: connections come by the clock, whether or not the last was answered. Each is silent for up to
     /// `silent_ms` before its first byte.
     Arrivals { per_second: u64, silent_ms: u64 },
 }
@@ -80,12 +80,12 @@ pub struct Loss {
 pub struct Slow {
     pub from: Instant,
     pub to: Instant,
-    /// Of that the client's own silence.
+    /// The part of the wait in which the client itself was silent.
     pub silent: Duration,
     pub pid: Option<u32>,
 }
 
-/// What became of the requests of one manner.
+/// What became of the requests of one kind of client.
 #[derive(Debug, Default)]
 pub struct Score {
     pub tally: Tally,
@@ -93,7 +93,7 @@ pub struct Score {
     pub slow: Vec<Slow>,
 }
 
-/// A time in which a worker stood still at our wish.
+/// A time in which a worker stood still because the test made it.
 #[derive(Clone, Copy, Debug)]
 pub struct Hang {
     pub pid: u32,
@@ -110,7 +110,7 @@ struct Shared {
 
 type Block = tokio::task::JoinHandle<Result<Option<Hang>, Loss>>;
 
-/// The clients at work.
+/// The running clients.
 #[derive(Debug)]
 pub struct Swarm {
     target: Target,
@@ -119,15 +119,15 @@ pub struct Swarm {
     thread: Option<JoinHandle<Outcome>>,
 }
 
-/// Scores in the order of the manners, and what else is needed to judge them.
+/// The scores in the order of the manners, and what else is needed to judge them.
 #[derive(Debug)]
 pub struct Outcome {
     pub scores: Vec<(Manner, Score)>,
-    /// Hangs that [`Swarm::block_a_worker`] brought about.
+    /// The hangs that [`Swarm::block_a_worker`] caused.
     pub blocks: Vec<Hang>,
-    /// Requests of its own that were lost, which a worker was blocked by.
+    /// The swarm's own blocking requests that were lost.
     pub block_losses: Vec<Loss>,
-    /// The longest time for which the clients' own thread did not turn.
+    /// The longest time for which the clients' own thread stood still.
     pub stall: Duration,
 }
 
@@ -142,19 +142,19 @@ impl Swarm {
         Self { target, shared, handle, thread: Some(thread) }
     }
 
-    /// Requests answered with 200 until now.
+    /// Returns the number of requests answered with 200 so far.
     pub fn answered(&self) -> u64 {
         self.shared.answered.load(Relaxed)
     }
 
-    /// Blocks the thread of whichever worker takes the connection. The pid of that worker is asked for first, on the
-    /// same connection; one that then closes it is not blocked.
+    /// Blocks the thread of the worker that takes the connection. The same connection asks for that worker's pid first;
+    /// a worker that then closes the connection is not blocked.
     pub fn block_a_worker(&self, ms: u64) {
         let block = self.handle.spawn(block(self.target.clone(), ms));
         lock(&self.shared.blocks).push(block);
     }
 
-    /// Lets each client finish the request it is in.
+    /// Lets each client finish its present request.
     pub fn finish(mut self) -> Outcome {
         self.shared.finishing.store(true, Relaxed);
         let thread = self.thread.take().expect("finished once");
@@ -218,7 +218,7 @@ async fn block(target: Target, ms: u64) -> Result<Option<Hang>, Loss> {
     Ok(Some(Hang { pid, from, to: now() }))
 }
 
-/// Every wait holds the stalls of the clients' own thread too: measure them.
+/// Measures the stalls of the clients' own thread, because every measured wait contains them.
 async fn watch_stalls(shared: Arc<Shared>) -> Duration {
     const NAP: Duration = Duration::from_millis(5);
     let mut longest = Duration::ZERO;
@@ -310,7 +310,7 @@ impl Client {
         self.note(from, silent, None, asked).await;
     }
 
-    /// Puts one request into its class. Gives the connection back and whether it must close.
+    /// Counts one request in its class. Returns the connection, and whether it must close.
     async fn note(
         &self,
         from: Instant,
@@ -344,7 +344,7 @@ impl Client {
                     *score.tally.failures.entry(failure).or_default() += 1;
                     score.losses.push(Loss { failure, at, pid });
                 }
-                // A refused client would otherwise spin.
+                // Without this pause a refused client would spin.
                 sleep(Duration::from_millis(5)).await;
                 None
             }
@@ -353,7 +353,7 @@ impl Client {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no client panics with a score in its hand")
+    mutex.lock().expect("no client panics while it holds a score")
 }
 
 fn get(path: &str, close: bool) -> Vec<u8> {
@@ -365,7 +365,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// One connection. Nothing is ever sent twice.
+/// One connection. It sends nothing twice.
 struct Wire {
     stream: Box<dyn Stream>,
     unread: Vec<u8>,
@@ -396,7 +396,7 @@ impl Wire {
         Ok(Self { stream, unread: Vec::new(), pid: None })
     }
 
-    /// Whether the server has closed already: what an honest client looks for before it writes.
+    /// Whether the server has closed the connection already. A correct client checks this before it writes.
     fn is_over(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
@@ -451,7 +451,7 @@ impl Wire {
     }
 }
 
-/// The number behind `"pid":`, without parsing the rest a hundred thousand times.
+/// Returns the number behind `"pid":` without parsing the rest a hundred thousand times.
 fn pid(body: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(body).ok()?;
     let (_, rest) = text.split_once("\"pid\":")?;
@@ -461,7 +461,7 @@ fn pid(body: &[u8]) -> Option<u32> {
 fn classify(error: &io::Error, begun: bool) -> Failure {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Failure::Refused,
-        // What a unix socket says when its queue is full.
+        // A unix socket says this when its queue is full.
         io::ErrorKind::WouldBlock => Failure::Refused,
         io::ErrorKind::TimedOut => Failure::Timeout,
         _ if begun => Failure::CutInResponse,
@@ -486,7 +486,7 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// 0 to `most`, both included.
+    /// Returns a number from 0 to `most`, both included.
     pub fn up_to(&mut self, most: u64) -> u64 {
         self.roll() % (most + 1)
     }

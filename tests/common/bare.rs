@@ -1,4 +1,4 @@
-//! The service of `tests/programs/plain.rs` on bare hyper: what oxicorn is compared with.
+//! Runs the service of `tests/programs/plain.rs` on bare hyper, for comparison with oxicorn.
 
 use std::{
     io::{BufRead, BufReader},

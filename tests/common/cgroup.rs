@@ -8,11 +8,11 @@ use std::{
 
 use super::harness::{PATIENCE, eventually};
 
-/// Below our own, removed at the end.
+/// A child of the test's own cgroup, removed at the end.
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// With this limit, in bytes.
+    /// Makes a cgroup with this limit, in bytes.
     pub fn make(limit: u64) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let membership = fs::read_to_string("/proc/self/cgroup").expect("/proc/self/cgroup");
@@ -30,13 +30,13 @@ impl Cgroup {
         fs::create_dir(&made.0).unwrap_or_else(|error| panic!("{}: {error}; {needs}", made.0.display()));
         let limited = fs::write(made.0.join(file), limit.to_string());
         limited.unwrap_or_else(|error| panic!("{}/{file}: {error}; {needs}", made.0.display()));
-        // Without it the kernel swaps for seconds before it kills; where there is no such file there is no swap.
+        // Without this the kernel swaps for seconds before it kills. If there is no such file, there is no swap.
         let _ =
             fs::write(made.0.join(swap), if swap == "memory.swap.max" { "0".to_owned() } else { limit.to_string() });
         made
     }
 
-    /// The program that starts another one in it.
+    /// Returns the program that starts another one in this cgroup.
     pub fn wrapper(&self) -> [String; 3] {
         let enter = format!("echo $$ > '{}/cgroup.procs' && \"$0\" \"$@\"; exit $?", self.0.display());
         ["sh".to_owned(), "-c".to_owned(), enter]

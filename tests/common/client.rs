@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client that never retries: what is lost shows as lost. Written by hand, because libraries retry.
+//! An HTTP/1.1 client that never retries, so that every loss is seen. Written by hand, because libraries retry.
 
 use std::{
     collections::BTreeMap,
@@ -20,11 +20,11 @@ use super::harness::PATIENCE;
 /// The one way in which a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
-    /// Nobody listens there, or there is no such machine.
+    /// Nothing listens there, or there is no such machine.
     Refused,
     ResetBeforeFirstByte,
     EofBeforeResponse,
-    /// Reset, or closed, in the middle of a response.
+    /// The connection was reset or closed in the middle of a response.
     CutInResponse,
     BadStatus(u16),
     Timeout,
@@ -57,7 +57,7 @@ impl Response {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Whether the server said that this was the connection's last answer.
+    /// Whether the server said that this is the connection's last answer.
     pub fn closes(&self) -> bool {
         self.header("connection").is_some_and(|value| value.to_ascii_lowercase().contains("close"))
     }
@@ -70,14 +70,14 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
     }
 
-    /// The worker that answered, where the route tells.
+    /// The pid of the worker that answered, if the route tells it.
     pub fn pid(&self) -> Option<u32> {
         let value: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
         u32::try_from(value.get("pid")?.as_u64()?).ok()
     }
 }
 
-/// A request as bytes; keep-alive unless `headers` say otherwise.
+/// Returns a request as bytes; keep-alive unless `headers` say otherwise.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
@@ -89,20 +89,20 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) 
     [head.as_bytes(), b"\r\n", body].concat()
 }
 
-/// As [`request`], with a JSON body and the connection's end after it.
+/// Like [`request`], with a JSON body and `Connection: close`.
 pub fn json_request(method: &str, path: &str, body: &serde_json::Value) -> Vec<u8> {
     let headers = [("Content-Type", "application/json"), ("Connection", "close")];
     request(method, path, &headers, body.to_string().as_bytes())
 }
 
-/// One request on a connection of its own; panics when it is lost.
+/// Sends one request on a new connection; panics when it is lost.
 pub fn get(address: SocketAddr, path: &str) -> Response {
     Connection::open(address)
         .and_then(|mut connection| connection.ask(&request("GET", path, &[("Connection", "close")], b"")))
         .unwrap_or_else(|failure| panic!("GET {path}: {failure}"))
 }
 
-/// One connection, over TCP if nothing else is said. Reads have a deadline; nothing is ever sent twice.
+/// One connection, over TCP by default. Reads have a deadline; nothing is sent twice.
 pub struct Connection<S = TcpStream> {
     stream: S,
     unread: Vec<u8>,
@@ -117,7 +117,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// As `open`, from this address: all of 127.0.0.0/8 is ours.
+    /// Like `open`, from this source address: all of 127.0.0.0/8 belongs to the machine.
     pub fn open_from(source: IpAddr, address: SocketAddr) -> Result<Self, Failure> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this machine");
@@ -128,17 +128,17 @@ impl Connection {
         Ok(connection)
     }
 
-    /// How long one read may take before the request counts as timed out.
+    /// Sets how long one read may take before the request counts as timed out.
     pub fn patience(&self, within: Duration) {
         self.stream.set_read_timeout(Some(within)).expect("a timeout that is not zero");
     }
 
-    /// Sends a FIN, and can still read.
+    /// Sends a FIN; the connection can still read.
     pub fn finish_sending(&mut self) {
         self.stream.shutdown(std::net::Shutdown::Write).expect("a connected socket");
     }
 
-    /// Whether the server has closed already: what an honest client looks for before it writes.
+    /// Whether the server has closed the connection already. A correct client checks this before it writes.
     pub fn is_over(&self) -> bool {
         let mut byte = [0];
         self.stream.set_nonblocking(true).expect("a socket of ours");
@@ -149,7 +149,7 @@ impl Connection {
 }
 
 impl<S: Read + Write> Connection<S> {
-    /// Over a stream that is open already.
+    /// Uses a stream that is open already.
     pub fn over(stream: S) -> Self {
         Self { stream, unread: Vec::new() }
     }
@@ -194,7 +194,7 @@ impl<S: Read + Write> Connection<S> {
         Err(if self.unread.is_empty() { Failure::EofBeforeResponse } else { Failure::CutInResponse })
     }
 
-    /// Takes bytes up to and with the mark.
+    /// Takes the bytes up to the mark, and the mark.
     fn take_until(&mut self, mark: &[u8]) -> Result<Vec<u8>, Failure> {
         loop {
             if let Some(at) = self.unread.windows(mark.len()).position(|window| window == mark) {
@@ -213,7 +213,7 @@ impl<S: Read + Write> Connection<S> {
         Ok(self.unread.drain(..count).collect())
     }
 
-    /// The next response, whole.
+    /// Reads the next response, complete.
     pub fn answer(&mut self) -> Result<Response, Failure> {
         loop {
             let head = self.take_until(b"\r\n\r\n")?;
@@ -259,18 +259,18 @@ impl<S: Read + Write> Connection<S> {
         Ok(std::mem::take(&mut self.unread))
     }
 
-    /// So many bytes, as they come.
+    /// Reads this many bytes, without parsing them.
     pub fn read(&mut self, count: usize) -> Result<Vec<u8>, Failure> {
         self.take(count)
     }
 
-    /// All that still comes, to the clean end of the connection.
+    /// Reads everything up to the clean end of the connection.
     pub fn read_to_end(&mut self) -> Result<Vec<u8>, Failure> {
         while self.fill()? {}
         Ok(std::mem::take(&mut self.unread))
     }
 
-    /// Waits for the server's clean end of the connection.
+    /// Waits for the clean end of the connection, and asserts that no more bytes come.
     pub fn wait_eof(&mut self) -> Result<(), Failure> {
         while self.fill()? {}
         assert_eq!(String::from_utf8_lossy(&self.unread), "", "nothing comes after the last answer");
@@ -294,7 +294,7 @@ pub enum Mode {
 pub struct Tally {
     pub ok: u64,
     pub failures: BTreeMap<Failure, u64>,
-    /// How often each worker answered.
+    /// The number of answers of each worker, by pid.
     pub pids: BTreeMap<u32, u64>,
     pub waits: Vec<Duration>,
 }
@@ -342,7 +342,7 @@ impl Tally {
     }
 }
 
-/// Clients that ask until they are told to finish.
+/// Clients that send requests until they are told to finish.
 pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -362,12 +362,12 @@ impl Load {
         Self { stop, answered, clients }
     }
 
-    /// Requests answered with 200 until now.
+    /// Returns the number of requests answered with 200 so far.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Lets each client finish the request it is in, and adds up.
+    /// Lets each client finish its present request, and adds the results up.
     pub fn finish(mut self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let mut tally = Tally::default();
@@ -430,7 +430,7 @@ fn run_client(
             Ok((_, response)) => *tally.failures.entry(Failure::BadStatus(response.status)).or_default() += 1,
             Err(failure) => {
                 *tally.failures.entry(failure).or_default() += 1;
-                // A refused client would otherwise spin.
+                // Without this pause a refused client would spin.
                 thread::sleep(Duration::from_millis(5));
             }
         }
@@ -451,7 +451,7 @@ impl Dice {
     }
 }
 
-/// Sleeps a millisecond again and again: what it oversleeps is the machine's stall, not the supervisor's.
+/// Sleeps a millisecond again and again: what it oversleeps is a stall of the machine, not of the supervisor.
 pub struct Canary {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Duration>>,
@@ -473,7 +473,7 @@ impl Canary {
         Self { stop, thread: Some(thread) }
     }
 
-    /// The longest stall since the start.
+    /// Returns the longest stall since the start.
     pub fn longest(mut self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().expect("asked once").join().expect("the canary does not panic")

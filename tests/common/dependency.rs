@@ -1,4 +1,4 @@
-//! What a service may depend on beside its database, played by a thread of the test.
+//! A dependency of a service beside its database, played by a thread of the test.
 
 use std::{
     io::{Read, Write},
@@ -10,14 +10,14 @@ use std::{
     thread,
 };
 
-/// A dependency that counts who asks, and answers each with these bytes after having read something.
+/// A dependency that counts the requests, reads something, and then answers with these bytes.
 pub struct Dependency {
     pub address: SocketAddr,
     pub asked: Arc<AtomicU32>,
 }
 
 impl Dependency {
-    /// Without an answer it keeps the connection open and silent.
+    /// Starts it. Without an answer it keeps the connection open and stays silent.
     pub fn start(answer: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let (address, asked) = (listener.local_addr().expect("bound"), Arc::new(AtomicU32::new(0)));

@@ -1,11 +1,11 @@
-//! What clients were told of their facts, against what the service holds.
+//! Compares the facts that were confirmed to clients with the facts that the service holds.
 
 use std::collections::BTreeMap;
 
 use super::{client::Connection, harness::Supervisor};
 
-/// Every fact that was answered with 201 is stored, once; what is stored beside was written for one of the `lost`
-/// requests, which got no answer. `accepted`: texts by id, no text twice.
+/// Asserts that every fact that was answered with 201 is stored, once, and that any other stored fact belongs to one of
+/// the `lost` requests, which got no answer. `accepted` holds texts by id; no text occurs twice.
 #[track_caller]
 pub fn assert_each_stored_once(supervisor: &Supervisor, accepted: &BTreeMap<String, String>, lost: usize) {
     let stored = everything(supervisor);
@@ -19,7 +19,7 @@ pub fn assert_each_stored_once(supervisor: &Supervisor, accepted: &BTreeMap<Stri
     assert_eq!(texts.len(), stored.len(), "no text is stored twice");
 }
 
-/// Page by page.
+/// Reads all facts, page by page.
 fn everything(supervisor: &Supervisor) -> BTreeMap<String, String> {
     let mut stored = BTreeMap::new();
     let mut connection = Connection::open(supervisor.address()).expect("a connection");

@@ -19,10 +19,10 @@ use tempfile::TempDir;
 
 use super::proc::Process;
 
-/// How long a condition may take that should hold "soon": far above any honest value, for a busy machine.
+/// How long a condition may take that should hold "soon". Far above any honest value, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The names of the log's events and fields, in one place.
+/// The names of the log's events and fields.
 pub mod events {
     pub const LISTENING: &str = "listening";
     pub const FORKED: &str = "worker_forked";
@@ -54,15 +54,15 @@ pub mod events {
     pub const LOGS_REOPENED: &str = "logs_reopened";
     pub const ACCESS_LINES_DROPPED: &str = "access_lines_dropped";
 
-    /// Of `listening`: the address as bound.
+    /// Of `listening`: the address as it was bound.
     pub const ADDRESS_FIELD: &str = "address";
-    /// Of `worker_drained`: requests or connections cut at the end of the graceful timeout.
+    /// Of `worker_drained`: requests or connections that were cut at the end of the graceful timeout.
     pub const CUT_FIELD: &str = "cut";
-    /// Of `scaled`: the number of workers wanted from now on.
+    /// Of `scaled`: the number of workers that is wanted now.
     pub const TARGET_FIELD: &str = "target";
 }
 
-/// Polls until the probe finds something; panics with `what` when it does not within the time.
+/// Polls until the probe returns something; panics with `what` when it does not within the time.
 pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + within;
     loop {
@@ -74,12 +74,12 @@ pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Op
     }
 }
 
-/// A port nobody listens on now; for tests that must name it beforehand.
+/// Returns a port on which nothing listens now, for tests that must name it before they start.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port").port()
 }
 
-/// The value of `name=value` or `name="value"` in a line of the log.
+/// Returns the value of `name=value` or `name="value"` in a line of the log.
 pub fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = line;
     loop {
@@ -98,7 +98,7 @@ pub fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     }
 }
 
-/// The log as it stands.
+/// The log as it is now.
 pub struct Log(pub String);
 
 impl Log {
@@ -110,7 +110,7 @@ impl Log {
         self.lines_of(event).count()
     }
 
-    /// Pids that an event named, in the order of the log.
+    /// Returns the pids that an event named, in the order of the log.
     pub fn pids(&self, event: &str) -> Vec<u32> {
         self.lines_of(event).filter_map(|line| field(line, "pid")?.parse().ok()).collect()
     }
@@ -121,7 +121,8 @@ impl Log {
     }
 }
 
-/// The binary under test: what `OXICORN_TEST_BINARY` names (the Makefile gives it the release build), or cargo's own of this profile.
+/// Returns the binary under test: the one that `OXICORN_TEST_BINARY` names (the Makefile gives the release build), or
+/// cargo's own of this profile.
 pub fn binary() -> PathBuf {
     given_binary().unwrap_or_else(|| env!("CARGO_BIN_EXE_oxicorn").into())
 }
@@ -135,12 +136,12 @@ fn given_binary() -> Option<PathBuf> {
     std::env::var_os("OXICORN_TEST_BINARY").map(PathBuf::from)
 }
 
-/// Builds an example (a program that embeds the library) in the profile of the tests, and says where it lies.
+/// Builds an example (a program that embeds the library) in the profile of the tests, and returns its path.
 pub fn build_example(name: &str) -> PathBuf {
     build(name, if cfg!(debug_assertions) { "dev" } else { "release" })
 }
 
-/// The same as users run it: where time or memory is measured.
+/// Builds it as users run it, for tests that measure time or memory.
 pub fn build_release_example(name: &str) -> PathBuf {
     build(name, "release")
 }
@@ -151,8 +152,9 @@ fn build(name: &str, profile: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--profile", profile, "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
     cargo.env("CARGO_TARGET_DIR", target);
-    // What cargo tells the package under test is no business of the next cargo: build scripts that ask for it, such as
-    // ring's, would run anew, and all that depends on them be compiled anew, in every test run.
+    // The variables that cargo sets for the package under test must not reach the next cargo. Build scripts that read
+    // them, such as ring's, would run again, and everything that depends on them would be compiled again, in every test
+    // run.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR" {
@@ -164,7 +166,7 @@ fn build(name: &str, profile: &str) -> PathBuf {
     target.join(if profile == "dev" { "debug" } else { profile }).join("examples").join(name)
 }
 
-/// A supervisor to be started: its program, settings, flags and environment.
+/// A supervisor that is to be started: its program, settings, flags and environment.
 pub struct Launch {
     program: PathBuf,
     wrapper: Vec<String>,
@@ -182,7 +184,7 @@ impl Launch {
         Self::of(binary()).set("service.sqlite_path", r#""{dir}/facts.db""#).set("service.debug", "true")
     }
 
-    /// The test program of `tests/programs/misbehave.rs`, a user's own service.
+    /// The test program of `tests/programs/misbehave.rs`, a service of the user's own.
     pub fn misbehave() -> Self {
         Self::of(build_example("misbehave"))
     }
@@ -190,7 +192,7 @@ impl Launch {
     /// Any program that embeds the library.
     pub fn of(program: PathBuf) -> Self {
         let dir = tempfile::Builder::new().prefix("oxicorn-test-").tempdir().expect("a temporary folder");
-        // Workers of another user must be able to pass through it.
+        // Workers of another user must be able to pass through the folder.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod of our own folder");
         let launch = Self {
             program,
@@ -212,7 +214,7 @@ impl Launch {
             .env("RUNTIME_DIRECTORY", "{dir}")
     }
 
-    /// One key as `section.key` and its value as TOML; `{dir}` is the temporary folder.
+    /// Sets one key, given as `section.key` and its value as TOML; `{dir}` is the temporary folder.
     pub fn set(mut self, key: &str, toml: &str) -> Self {
         self.settings.insert(key.to_owned(), toml.to_owned());
         self
@@ -224,7 +226,7 @@ impl Launch {
         self
     }
 
-    /// The whole settings file as it is, instead of keys.
+    /// Sets the complete settings file, instead of single keys.
     pub fn raw(mut self, toml: &str) -> Self {
         self.raw_settings = Some(toml.to_owned());
         self
@@ -244,13 +246,14 @@ impl Launch {
         self
     }
 
-    /// Starts the program through another, such as `unshare`.
+    /// Starts the program through another one, such as `unshare`.
     pub fn through(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    /// Where the kernel lets nobody steer. The wrapper replaces itself, so that it is the master and not its parent.
+    /// Starts it as on a kernel that refuses to steer. The wrapper replaces itself, so that it is the master and not
+    /// the master's parent.
     pub fn without_steering(self) -> Self {
         let wrapper = build_example("no_steering");
         self.through(&[wrapper.to_str().expect("a path in UTF-8")])
@@ -318,7 +321,7 @@ impl Launch {
         }
     }
 
-    /// Starts it, and waits until as many workers serve as are named here.
+    /// Starts it, and waits until this many workers serve.
     pub fn serving(self, workers: usize) -> Supervisor {
         let mut supervisor = self.start();
         supervisor.wait_listening();
@@ -326,12 +329,12 @@ impl Launch {
         supervisor
     }
 
-    /// For commands that should end by themselves: exit code and both outputs.
+    /// Runs a command that should end by itself; returns exit code and both outputs.
     pub fn run(&self) -> Output {
         self.run_with(&[])
     }
 
-    /// [`run`](Self::run), with these arguments as well.
+    /// Like [`run`](Self::run), with these additional arguments.
     pub fn run_with(&self, arguments: &[&str]) -> Output {
         let arguments: Vec<_> =
             self.arguments.iter().cloned().chain(arguments.iter().map(|&argument| argument.to_owned())).collect();
@@ -360,7 +363,7 @@ impl Launch {
     }
 }
 
-/// A running supervisor. Dropping it ends its whole process group; a failing test prints the tail of its log.
+/// A running supervisor. Dropping it ends its whole process group; a failing test prints the end of its log.
 pub struct Supervisor {
     program: PathBuf,
     child: Child,
@@ -376,7 +379,7 @@ impl Supervisor {
         self.dir.path().join(name)
     }
 
-    /// The master. Behind a wrapper it is the wrapper's child, or what the wrapper became.
+    /// Returns the master. With a wrapper it is the wrapper's child, or what the wrapper became.
     pub fn master(&self) -> Process {
         Process(self.master.expect("the master's pid is known once wait_listening has returned"))
     }
@@ -389,12 +392,12 @@ impl Supervisor {
         Log(fs::read_to_string(&self.log).unwrap_or_default())
     }
 
-    /// Every bound address, in the order of the log.
+    /// Returns every bound address, in the order of the log.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
     }
 
-    /// The first TCP address.
+    /// Returns the first TCP address.
     pub fn address(&self) -> SocketAddr {
         self.addresses
             .iter()
@@ -427,12 +430,12 @@ impl Supervisor {
         }
     }
 
-    /// Living workers, draining ones too.
+    /// Returns the living workers, including those that drain.
     pub fn worker_pids(&self) -> Vec<u32> {
         self.master().children().into_iter().filter(|child| child.is_alive()).map(|child| child.0).collect()
     }
 
-    /// Workers that live, serve, and were not asked to drain.
+    /// Returns the workers that live, serve, and were not asked to drain.
     pub fn serving_pids(&self) -> Vec<u32> {
         let log = self.log();
         let (serving, draining) = (log.pids(events::SERVING), log.pids(events::DRAINING));
@@ -447,14 +450,14 @@ impl Supervisor {
         })
     }
 
-    /// Waits until so many workers serve, as replacements under way may for a moment make it more.
+    /// Waits until at least this many workers serve: replacements under way may make it more for a moment.
     pub fn wait_serving_at_least(&self, workers: usize) {
         eventually(&format!("at least {workers} workers serve"), PATIENCE, || {
             (self.serving_pids().len() >= workers).then_some(())
         });
     }
 
-    /// Waits until the log holds `times` lines of an event; gives them back.
+    /// Waits until the log holds `times` lines of an event, and returns them.
     pub fn wait_log(&self, event: &str, times: usize, within: Duration) -> Vec<String> {
         eventually(&format!("{times} log lines of event={event}"), within, || {
             let log = self.log();
@@ -463,7 +466,7 @@ impl Supervisor {
         })
     }
 
-    /// Waits until this worker is no more, reaped by its master.
+    /// Waits until the master has reaped this worker.
     pub fn wait_gone(&self, pid: u32) {
         eventually(&format!("process {pid} is gone"), PATIENCE, || Process(pid).state().is_none().then_some(()));
     }
@@ -472,7 +475,7 @@ impl Supervisor {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("the master can be signalled");
     }
 
-    /// The program that started the master, if the test did not start it itself.
+    /// Signals the program that started the master, if the test did not start the master itself.
     pub fn signal_group_leader(&self, signal: Signal) {
         kill(Pid::from_raw(self.group.cast_signed()), signal).expect("the leader can be signalled");
     }
@@ -485,7 +488,7 @@ impl Supervisor {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Waits until the master has exited; gives its exit code.
+    /// Waits until the master has exited; returns its exit code.
     pub fn wait_exit(&mut self, within: Duration) -> i32 {
         let status = eventually("the supervisor exits", within, || {
             self.child.try_wait().expect("our own child can be waited for")
@@ -493,7 +496,8 @@ impl Supervisor {
         status.code().unwrap_or_else(|| panic!("the master died: {status}"))
     }
 
-    /// Runs a command of its own program beside this service, with its settings; 124 is a command that did not end.
+    /// Runs a command of its own program beside this service, with the service's settings. Exit code 124 means that the
+    /// command did not end.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
         self.ctl_in(arguments, &[])
     }
@@ -502,7 +506,7 @@ impl Supervisor {
         self.run_ctl(&self.program, arguments, environment)
     }
 
-    /// As [`ctl`](Self::ctl), of another program: that of this service may be gone.
+    /// Like [`ctl`](Self::ctl), with another program, because the service's own program may be gone.
     pub fn ctl_of(&self, program: &Path, arguments: &[&str]) -> Output {
         self.run_ctl(program, arguments, &[])
     }
@@ -526,13 +530,13 @@ impl Supervisor {
         command
     }
 
-    /// A command of its own program in another folder, with this environment and no other.
+    /// Runs a command of its own program in another folder, with this environment and no other.
     pub fn ctl_elsewhere(&self, folder: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
         let mut command = self.ctl_command(&self.program, arguments, environment);
         command.current_dir(folder).output().expect("timeout(1) can be run")
     }
 
-    /// `status --json`, which must never fail; its code 1 says that not all workers serve.
+    /// Returns `status --json`, which must never fail; its exit code 1 means that not all workers serve.
     #[track_caller]
     pub fn status(&self) -> serde_json::Value {
         let output = self.ctl(&["status", "--json"]);
@@ -541,14 +545,14 @@ impl Supervisor {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("no JSON object: {error}; {told}"))
     }
 
-    /// Asks for a graceful stop and wants exit code 0.
+    /// Asks for a graceful stop and asserts exit code 0.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
         assert_eq!(self.wait_exit(PATIENCE), 0, "a stop that was asked for exits with 0");
         assert_eq!(self.leftovers(), [], "no process outlives a stop");
     }
 
-    /// Living processes of the supervisor's process group.
+    /// Returns the living processes of the supervisor's process group.
     pub fn leftovers(&self) -> Vec<Process> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
         entries
@@ -578,7 +582,7 @@ impl Drop for Supervisor {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        // Stopped workers and orphans of a killed master get this too; an empty group answers ESRCH.
+        // Stopped workers and orphans of a killed master get this signal too; an empty group answers ESRCH.
         let _ = killpg(group, Signal::SIGKILL);
         let _ = self.child.wait();
     }

@@ -1,6 +1,7 @@
 //! What every black-box test shares: the supervisor as a child process, a client that never retries, and `/proc`.
 //!
-//! Owns: starting, watching and ending the real binary, and the database beside it. Refuses: anything of the crate's inside; no test imports `oxicorn`.
+//! Owns: starting, watching and ending the real binary, and the database beside it. Refuses: anything from inside the
+//! crate; no test imports `oxicorn`.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "the programs of the tests use a part each")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
@@ -35,7 +36,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Lets time pass where the passing of time is itself what is measured; never to wait for something to happen.
+/// Lets time pass, for tests that measure a stretch of time. Never use it to wait for something to happen.
 pub fn observe_for(window: std::time::Duration) {
     std::thread::sleep(window);
 }

@@ -1,4 +1,4 @@
-//! A real MongoDB server of one test: on a free port, in a temporary folder, gone with the test.
+//! A real MongoDB server for one test: on a free port, in a temporary folder, ended with the test.
 
 use std::{
     fs,
@@ -48,7 +48,7 @@ impl Mongod {
         self.child.wait().expect("our own child can be waited for");
     }
 
-    /// After a [`kill`](Self::kill): the same port, the same data.
+    /// Starts it again after a [`kill`](Self::kill), on the same port and with the same data.
     pub fn start_again(&mut self) {
         self.child = spawn(self.port, self.dir.path());
         self.wait_listening();

@@ -1,4 +1,4 @@
-//! What a command said, on stdout and then on stderr.
+//! Returns the output of a command: stdout, then stderr.
 
 use std::process::Output;
 
@@ -6,7 +6,7 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Whether it ended with this code, and said this.
+/// Asserts that the command ended with this code, and that its output holds this text.
 #[track_caller]
 pub fn assert_told(output: &Output, code: i32, told: &str) {
     let text = text(output);

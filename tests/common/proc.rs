@@ -13,7 +13,7 @@ impl Process {
         Some(rest.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// `R`, `S`, `T`, `Z` …; none when the process is gone.
+    /// `R`, `S`, `T`, `Z` …; `None` when the process is gone.
     pub fn state(self) -> Option<char> {
         self.stat()?.first()?.chars().next()
     }
@@ -26,12 +26,12 @@ impl Process {
         self.stat()?.get(2)?.parse().ok()
     }
 
-    /// A zombie is not alive: it only waits for its parent.
+    /// Whether the process lives. A zombie does not: it only waits for its parent to reap it.
     pub fn is_alive(self) -> bool {
         self.state().is_some_and(|state| !matches!(state, 'Z' | 'X'))
     }
 
-    /// Every child, zombies too.
+    /// Every child, including zombies.
     pub fn children(self) -> Vec<Process> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
         let mut children: Vec<_> = entries
@@ -82,12 +82,12 @@ impl Process {
         self.number("VmRSS")
     }
 
-    /// Times the process was switched away from, of its own will or not: each is a wake-up.
+    /// How often the process was switched away from, by its own will or not: each switch is one wake-up.
     pub fn context_switches(self) -> u64 {
         self.number("voluntary_ctxt_switches") + self.number("nonvoluntary_ctxt_switches")
     }
 
-    /// On a CPU, in user space and in the kernel, of all threads that live.
+    /// CPU time in user space and in the kernel, of all threads that live.
     pub fn cpu_time(self) -> Duration {
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.0)) else { return Duration::ZERO };
         let of = |thread: fs::DirEntry| -> Option<u64> {
@@ -96,7 +96,7 @@ impl Process {
         Duration::from_nanos(threads.flatten().filter_map(of).sum())
     }
 
-    /// Proportional set size: shared pages count by how many share them.
+    /// Proportional set size: a shared page counts by the number of processes that share it.
     pub fn pss_kib(self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0)).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));

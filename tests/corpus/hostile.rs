@@ -1,4 +1,4 @@
-//! What must not reach the app: the known ways of smuggling, and what is no HTTP.
+//! Requests that must not reach the app: the known ways of smuggling, and what is not HTTP.
 
 use super::{Answer, Case, case, chunks, echo, line, post};
 
@@ -124,7 +124,7 @@ fn raw_heads() -> Vec<(&'static str, &'static [u8])> {
         ("SMTP", b"EHLO example.com\r\n"),
         ("nothing but zeros", b"\0\0\0\0\0\0\0\0"),
         (
-            "PROXY header that nobody asked for",
+            "PROXY header although none is configured",
             b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
         ),
         ("no Host", b"GET /debug/connections HTTP/1.1\r\n\r\n"),
@@ -315,7 +315,7 @@ fn expectations() -> Vec<Case> {
         .collect()
 }
 
-/// Chunked bodies: the app has the head, and never the body's end.
+/// Chunked bodies: the app gets the head, and never the end of the body.
 fn bodies() -> Vec<(&'static str, &'static [u8])> {
     vec![
         ("no chunk size", b"\r\nabc\r\n0\r\n\r\n"),
@@ -397,7 +397,7 @@ fn limits() -> Vec<Case> {
         refused(
             431,
             "head too long",
-            // Not by much: the server does not wait for a client that goes on for seconds, byte by byte.
+            // Too long by little: the server does not wait for a client that goes on for seconds, byte by byte.
             post((0..33).map(|_| format!("X: {}", "y".repeat(8187))).collect::<Vec<_>>().join("\r\n"), ""),
         ),
         refused(413, "length beyond the limit", post("Content-Length: 16777217", "abc")),
@@ -417,7 +417,7 @@ fn limits() -> Vec<Case> {
     ]
 }
 
-/// Those in front are answered.
+/// The requests in front are answered.
 fn behind_others() -> Vec<Case> {
     let good = "POST /debug/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
     let behind = |name, rest: &str, status| case(name, [good, rest].concat(), &[echo("abc"), Answer::Refused(status)]);

@@ -1,4 +1,4 @@
-//! What must be answered, however odd it looks.
+//! Requests that must be answered, however odd they look.
 
 use super::{Answer, Case, case, chunks, echo, line, post};
 
@@ -106,7 +106,7 @@ fn fields() -> Vec<Case> {
     ]
 }
 
-/// What clients really send.
+/// What real clients send.
 fn clients() -> Vec<Case> {
     let ok = |name, text: &str| case(name, text.replace('\n', "\r\n"), &[Answer::Status(200)]);
     vec![
@@ -264,7 +264,7 @@ fn connections() -> Vec<Case> {
     ]
 }
 
-/// Requests for another protocol, of an app that speaks none.
+/// Requests for another protocol, to an app that speaks none.
 fn upgrades() -> Vec<Case> {
     let abc = post("Content-Length: 3", "abc");
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

@@ -1,13 +1,13 @@
 //! Raw requests, hostile and legal, and what must become of them.
 //!
-//! Owns: the cases, for the scanner's own tests and for those of the whole server alike (`tests/strictness.rs`). Limits
-//! are those of the defaults. Refuses: how the bytes travel.
+//! Owns: the cases, for the scanner's own tests, for those of the server (`tests/strictness.rs`) and for the fuzzer
+//! (`fuzz/`). The limits are the defaults. Refuses: how the bytes travel.
 #![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "each user takes a part")]
 
 mod hostile;
 mod legal;
 
-/// What is sent on one connection, and the answers in their order. After the last the connection ends.
+/// The bytes that one connection sends, and the answers in their order. The connection ends after the last one.
 pub struct Case {
     pub name: &'static str,
     pub raw: Vec<u8>,
@@ -19,11 +19,11 @@ pub struct Case {
 pub enum Answer {
     /// 200, and the content of the request.
     Echo(Vec<u8>),
-    /// The app's own answer of this status.
+    /// The app's own answer with this status.
     Status(u16),
-    /// Refused with this status; the app never heard of it.
+    /// Refused with this status; the app did not see the request.
     Refused(u16),
-    /// Refused with this status in the midst of its body: the app saw a request whose body ended in an error.
+    /// Refused with this status in the middle of its body: the app saw a request whose body ended in an error.
     Broken(u16),
 }
 
@@ -32,7 +32,7 @@ impl Answer {
         !matches!(self, Self::Refused(_))
     }
 
-    /// The status of a refusal.
+    /// Returns the status of a refusal.
     pub fn refusal(&self) -> Option<u16> {
         match self {
             Self::Refused(status) | Self::Broken(status) => Some(*status),
@@ -47,7 +47,7 @@ impl Case {
     }
 }
 
-/// All cases, hostile and legal.
+/// Returns all cases, hostile and legal.
 pub fn cases() -> Vec<Case> {
     let mut cases = hostile::cases();
     cases.extend(legal::cases());
@@ -58,17 +58,17 @@ fn case(name: &'static str, raw: impl AsRef<[u8]>, answers: &[Answer]) -> Case {
     Case { name, raw: raw.as_ref().to_vec(), answers: answers.to_vec() }
 }
 
-/// A POST to the route that echoes, with these field lines (CRLF between them) and all that follows its head.
+/// Returns a POST to the route that echoes, with these field lines (CRLF between them) and with what follows the head.
 fn post(fields: impl AsRef<[u8]>, rest: impl AsRef<[u8]>) -> Vec<u8> {
     [b"POST /debug/echo HTTP/1.1\r\nHost: a\r\n", fields.as_ref(), b"\r\n\r\n", rest.as_ref()].concat()
 }
 
-/// A request of this request line, with a Host.
+/// Returns a request with this request line and a Host.
 fn line(line: impl AsRef<[u8]>) -> Vec<u8> {
     [line.as_ref(), b"\r\nHost: a\r\n\r\n"].concat()
 }
 
-/// A POST with a chunked body, which follows as it is.
+/// Returns a POST with this chunked body, which is sent as it is.
 fn chunks(body: impl AsRef<[u8]>) -> Vec<u8> {
     post("Transfer-Encoding: chunked", body)
 }

@@ -1,6 +1,6 @@
-//! Clients that speak TLS, and the certificates of who they speak to.
+//! Clients that speak TLS, and the certificates of the servers they speak to.
 //!
-//! Owns: an authority of the test's own, what it signs, a client that never retries. Refuses: what is tested by them
+//! Owns: the test's own authority, what it signs, and a client that never retries. Refuses: what is tested with them
 //! (`tests/tls.rs`, `tests/behind_proxies.rs`).
 #![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "each user takes a part")]
 
@@ -26,7 +26,7 @@ use rustls::{
 
 use crate::common::{Connection, Launch, PATIENCE, request};
 
-/// Who signs; made anew by each test.
+/// A certificate authority; each test makes its own.
 pub struct Authority(pub CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, as PEM.
@@ -62,14 +62,14 @@ impl Authority {
 pub const ONLY_1_2: &[&SupportedProtocolVersion] = &[&TLS12];
 pub const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
 
-/// A client that trusts one authority alone.
+/// A client that trusts one authority only.
 pub struct Client {
     pub versions: &'static [&'static SupportedProtocolVersion],
     pub protocols: &'static [&'static str],
     pub shows: Option<Pair>,
 }
 
-/// It offers both versions, no protocol, and shows nothing.
+/// Offers both versions and no protocol, and shows no certificate.
 pub const PLAIN: Client = Client { versions: BOTH, protocols: &[], shows: None };
 
 impl Client {
@@ -95,7 +95,7 @@ impl Client {
 
 pub type Https = Connection<StreamOwned<ClientConnection, TcpStream>>;
 
-/// Shakes hands to the end.
+/// Connects and completes the handshake.
 pub fn try_connect(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<Https> {
     let tcp = TcpStream::connect(address)?;
     tcp.set_nodelay(true)?;
@@ -144,7 +144,7 @@ impl WithTls for Launch {
     }
 }
 
-/// A client that asks until told to finish; any failure is a loss.
+/// A client that asks until it is told to finish; any failure is a loss.
 pub struct Asking {
     /// The certificate of each request's connection.
     pub seen: Arc<Mutex<Vec<Vec<u8>>>>,
@@ -175,7 +175,7 @@ impl Asking {
                 if answer.status != 200 {
                     return Err(format!("status {}", answer.status));
                 }
-                told.lock().expect("nobody panicked").push(certificate(&connection));
+                told.lock().expect("no client panicked").push(certificate(&connection));
                 if keep_alive && !answer.closes() {
                     kept = Some(connection);
                 } else {
@@ -187,12 +187,12 @@ impl Asking {
         Self { seen, thread }
     }
 
-    /// Requests answered until now.
+    /// Returns the number of requests answered so far.
     pub fn asked(&self) -> usize {
-        self.seen.lock().expect("nobody panicked").len()
+        self.seen.lock().expect("no client panicked").len()
     }
 
     pub fn last_seen(&self) -> Option<Vec<u8>> {
-        self.seen.lock().expect("nobody panicked").last().cloned()
+        self.seen.lock().expect("no client panicked").last().cloned()
     }
 }

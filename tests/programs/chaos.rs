@@ -20,16 +20,16 @@ struct Arguments {
     /// Length of the run without kills; the one with kills takes half of it.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Names the order of what is done to the service.
+    /// The seed of the order of deeds.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The sockets: own (a listener for each worker), shared, unix, dual ([::]).
     #[arg(long, default_value = "own", value_parser = bind)]
     bind: Bind,
-    /// On a kernel that refuses to steer.
+    /// Behave as on a kernel that refuses to steer.
     #[arg(long)]
     no_steering: bool,
-    /// Writes the supervisor's logs here.
+    /// Write the supervisor's logs to this folder.
     #[arg(long)]
     log: Option<PathBuf>,
 }
@@ -44,7 +44,7 @@ fn bind(word: &str) -> Result<Bind, &'static str> {
     }
 }
 
-/// A minute must bring at least so much, or it proves little.
+/// A minute must bring at least this many requests and deeds, or it proves little.
 const REQUESTS_A_MINUTE: u64 = 200_000;
 const DEEDS_A_MINUTE: usize = 20;
 

@@ -1,6 +1,6 @@
 //! A user's own service for the tests: its table chooses how it boots, lives and ends.
 //!
-//! Owns: every fault a factory or an app may show. Refuses: being an example to start from (see `examples/`).
+//! Owns: every fault that a factory or an app may show. Refuses: being an example to start from (see `examples/`).
 
 use std::{
     convert::Infallible, error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc,
@@ -33,15 +33,15 @@ use tokio::{
 struct Table {
     /// How the factory ends: `""` well, `error`, `panic`, `hang` (never ready), `abort`.
     boot: String,
-    /// The factory appends a line to this file that no settings can have.
+    /// The factory appends a line to this file that is invalid in any settings file.
     spoils: String,
-    /// The factory fails while a file lies here.
+    /// The factory fails while this file exists.
     fail_while: String,
-    /// The worker aborts so long after the factory returned; 0 = never.
+    /// The worker aborts this long after the factory returned; 0 = never.
     abort_after_ms: u64,
     /// Each worker that was shut down adds a line with its pid.
     goodbye_file: String,
-    /// Each SIGHUP the app heard itself, through tokio, adds a line with its pid.
+    /// Each SIGHUP that the app itself receives, through tokio, adds a line with its pid.
     hup_file: String,
 }
 
@@ -76,7 +76,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
     }
     if !table.hup_file.is_empty() {
         let mut hangups = signal(SignalKind::hangup())?;
-        // Listening for TERM must not take the drain away from the supervisor.
+        // An app that listens for TERM must not take the drain away from the supervisor.
         let mut terms = signal(SignalKind::terminate())?;
         let path = table.hup_file.clone();
         tokio::spawn(async move {
@@ -100,7 +100,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             "/sleep/{ms}",
             any(async |axum::extract::Path(ms): axum::extract::Path<u64>, request: Request| {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
-                // It holds the body until now, and does not read it.
+                // The handler holds the body until now, and does not read it.
                 drop(request);
                 "slept"
             }),
@@ -143,7 +143,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
     }))
 }
 
-/// What the app is told of its client, and which forwarding headers reached it.
+/// Answers with what the app learns of its client, and with the forwarding headers that reached it.
 async fn who(request: Request) -> Result<Json<serde_json::Value>, &'static str> {
     let client = request.extensions().get::<oxicorn::Client>().ok_or("no client")?;
     let names = request.headers().keys().map(ToString::to_string);
@@ -160,7 +160,7 @@ async fn who(request: Request) -> Result<Json<serde_json::Value>, &'static str> 
     })))
 }
 
-/// Switches to a protocol in which everything comes back, and which says so once when `goodbye` completes.
+/// Switches to a protocol that echoes everything, and that sends one message when `goodbye` completes.
 async fn upgraded(mut request: Request, goodbye: impl Future<Output = ()> + Send + 'static) -> Response {
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -197,12 +197,12 @@ fn drips() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>>
     })
 }
 
-/// Answers with what comes first of the body, and reads no more.
+/// Answers with the first piece of the body, and reads no more.
 async fn first_piece(request: Request) -> Body {
     Body::from_stream(request.into_body().into_data_stream().take(1))
 }
 
-/// Who the client has shown to be.
+/// Answers with the certificate that the client has shown.
 async fn certificate(request: axum::extract::Request) -> String {
     let shown = request.extensions().get::<oxicorn::ClientCertificate>();
     shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{} {}", shown.subject(), shown.der().len()))
@@ -212,12 +212,12 @@ async fn panicking() -> &'static str {
     panic!("a bug in one route")
 }
 
-#[expect(clippy::disallowed_methods, reason = "to end without a word is the fault to be shown")]
+#[expect(clippy::disallowed_methods, reason = "a silent exit is the fault to show")]
 async fn exiting(axum::extract::Path(code): axum::extract::Path<i32>) {
     std::process::exit(code)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a second thread before the fork is the fault to be shown")]
+#[expect(clippy::disallowed_methods, reason = "a second thread before the fork is the fault to show")]
 fn main() -> ExitCode {
     if std::env::var_os("MISBEHAVE_THREAD").is_some() {
         std::thread::spawn(|| {

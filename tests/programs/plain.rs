@@ -1,7 +1,7 @@
-//! The smallest service there is, twice: under the supervisor, or, with `BARE=ADDRESS` set, on hyper and a loop that accepts.
-//! What the second takes of CPU and memory is hyper's; what the first takes more is oxicorn's.
+//! The smallest service there is, twice: under the supervisor, or, with `BARE=ADDRESS` set, on hyper and a loop that
+//! accepts. The CPU time and memory of the second belong to hyper; what the first needs beyond that belongs to oxicorn.
 //!
-//! Owns: the service, and the loop a reader would write after hyper's own example. Refuses: to be measured by itself.
+//! Owns: the service, and the loop that a reader would write after hyper's own example. Refuses: measuring itself.
 //!
 //! `BARE_HTTP2` set: HTTP/2 alone; `BARE_TLS=CERTFILE,KEYFILE`: over TLS. Several processes may listen on one address.
 
@@ -35,12 +35,12 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
-/// As in the binary: what is measured is not glibc's.
+/// The same allocator as in the binary, so that a measurement does not include glibc's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
-/// What `/slow` waits for nothing.
+/// How long `/slow` waits.
 const SLOW: Duration = Duration::from_millis(20);
 
 #[derive(Clone)]
@@ -61,7 +61,7 @@ where
 {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    // What is asked most is answered without a box.
+    // The most frequent answer needs no box.
     type Future = Either<Ready<Answer>, Pin<Box<dyn Future<Output = Answer> + Send>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says its address on the first line of its output, and serves until it is killed.
+/// Prints its address on the first line of its output, and serves until it is killed.
 #[tokio::main(flavor = "current_thread")]
 async fn bare(address: SocketAddr) -> io::Result<()> {
     let socket = TcpSocket::new_v4()?;
@@ -117,7 +117,7 @@ async fn bare(address: SocketAddr) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        // A future of its own for each: one that could be all of them would be as large as the largest.
+        // One future for each kind: a future that could be all of them would be as large as the largest.
         match (tls.clone(), http2) {
             (None, false) => drop(tokio::spawn(serve_http1(stream))),
             (None, true) => drop(tokio::spawn(serve_http2(stream))),

@@ -1,6 +1,7 @@
-//! Promise: a thousand clients that are slow on purpose, or ten thousand that say nothing, leave the others alone.
+//! Promise: a thousand clients that are slow on purpose, or ten thousand that send nothing, do not disturb the others.
 //!
-//! `make siege` runs one round of two attacks, `make soak-siege` all of it, which takes minutes; both install slowhttptest.
+//! `make siege` runs one round of two attacks, `make soak-siege` all of it, which takes minutes; both install
+//! slowhttptest.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -23,7 +24,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 struct Attack(Child);
 
 impl Attack {
-    /// Gives back control once the workers hold (nearly) all of its connections.
+    /// Starts the attack; returns once the workers hold (nearly) all of its connections.
     fn begin(supervisor: &Supervisor, mode: &[&str], path: &str) -> Self {
         let url = format!("http://{}{path}", supervisor.address());
         let child = Command::new("slowhttptest")
@@ -72,7 +73,8 @@ fn rounds() -> usize {
     std::env::var("ROUNDS").map_or(3, |rounds| rounds.parse().expect("ROUNDS is a number"))
 }
 
-/// Alternates quiet and besieged rounds: no failure at all, and the p99 within three times the quiet one.
+/// Alternates quiet rounds and rounds under attack: no request fails, and the p99 stays within three times the quiet
+/// one.
 fn besiege(mode: &[&str], path: &str) {
     let supervisor = Launch::new().serving(2);
     let (mut quiet, mut besieged) = (Vec::new(), Vec::new());
@@ -82,7 +84,7 @@ fn besiege(mode: &[&str], path: &str) {
         let attack = Attack::begin(&supervisor, mode, path);
         besieged.push(well_behaved(supervisor.address()).p99());
         let held = connections(&supervisor);
-        assert!(held >= SLOW / 2, "only {held} slow connections were left at the end: that is no siege");
+        assert!(held >= SLOW / 2, "only {held} slow connections were left at the end: the attack was too weak");
         drop(attack);
     }
     let (quiet, besieged) = (median(quiet), median(besieged));
@@ -108,7 +110,7 @@ fn slow_readers_do_not_disturb_other_clients() {
 
 const IDLE: usize = 10_000;
 
-/// Opens them from several addresses, asks once on each, and keeps them.
+/// Opens the connections from several addresses, asks once on each, and keeps them.
 fn idle(address: SocketAddr) -> Vec<Connection> {
     let open = |n: usize| {
         let source = Ipv4Addr::new(127, 0, 0, u8::try_from(2 + n % 8).expect("few"));
@@ -123,7 +125,7 @@ fn pss(processes: &[Process]) -> u64 {
     processes.iter().map(|process| process.pss_kib()).sum()
 }
 
-/// KiB for each of the idle connections; all are served again at the end.
+/// Returns the KiB for each idle connection; all are served again at the end.
 fn memory_of_idle(address: SocketAddr, processes: &[Process]) -> f64 {
     for _ in 0..100 {
         assert_eq!(common::get(address, "/").status, 200);

@@ -1,7 +1,7 @@
 //! The storm for everyone: `make soak-storm`, or `cargo test --release --test storm -- --seconds 60`.
 //!
-//! A crash a second by abort, SIGKILL and want of memory, each on 1, 2 and 4 workers, beside Gunicorn. Prints a table;
-//! the last line is the verdict. Exit code 1 when a promise was broken.
+//! Crashes a worker every second by abort, SIGKILL and lack of memory, each with 1, 2 and 4 workers, beside Gunicorn.
+//! Prints a table; the last line is the verdict. Exit code 1 when a promise was broken.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,6 +1,6 @@
 //! The reference service before programs of others: Schemathesis, which asks whatever its document allows and forbids,
-//! and Chromium, which shows /docs. `make schemathesis` and `make browser` install them; too long to stand among the tests.
-//! `SEED=n` chooses what Schemathesis asks, `EXAMPLES=n` how much (100).
+//! and Chromium, which shows /docs. `make schemathesis` and `make browser` install them; they take too long for the
+//! suite. `SEED=n` chooses what Schemathesis asks, `EXAMPLES=n` how much (100).
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -16,7 +16,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs a Python program with the packages of a folder under `target`; the whole of its output is ours.
+/// Runs a Python program with the packages of a folder under `target`; its output goes to the test's own.
 fn python(packages: &str, arguments: &[&str]) {
     let packages: PathBuf = root().join("target").join(packages);
     assert!(packages.is_dir(), "{} is missing; the Makefile makes it", packages.display());

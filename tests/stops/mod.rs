@@ -1,6 +1,7 @@
 //! Stops under load, in the ways in which stops really come: what the clients lose, and whether all of it is counted.
 //!
-//! Owns: the ways, the clients, and the verdict. `tests/stop.rs` does ten stops of each way, `make soak-stop` two hundred.
+//! Owns: the ways, the clients, and the verdict. `tests/stop.rs` does ten stops of each way, `make soak-stop` two
+//! hundred.
 #![allow(dead_code, unreachable_pub, reason = "each program that stops services uses a part")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
@@ -29,26 +30,26 @@ use crate::common::{Connection, Failure, Launch, PATIENCE, Supervisor, binary, e
 /// Clients of one service: half of them on keep-alive connections, half with a connection for each request.
 const CLIENTS: usize = 16;
 
-/// Services that run and are stopped at the same time: a stop mostly waits.
+/// Services that run and are stopped at the same time, because a stop mostly waits.
 const SIDE_BY_SIDE: u64 = 10;
 
-/// A request that outlasts what a quick stop leaves.
+/// A request that takes longer than a quick stop leaves.
 const LONG: &str = "/debug/sleep/2500";
 
-/// What [`pack_image`] makes.
+/// The image that [`pack_image`] makes.
 const IMAGE: &str = "oxicorn-test/stops";
 
-/// Who gets the SIGTERM.
+/// The receivers of the SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Master,
-    /// The process group, as `kill -- -PGID` and many an init does.
+    /// The process group, as `kill -- -PGID` and many inits do.
     Group,
     /// The master twice within a moment; a request in flight needs longer than a quick stop leaves.
     Twice,
     /// The master, then each worker: systemd's order.
     MasterThenWorkers,
-    /// Each worker, then the master: the order of those that go by cgroup.procs, the master not first.
+    /// Each worker, then the master: the order of programs that follow cgroup.procs when the master is not first there.
     WorkersThenMaster,
     /// Through dumb-init, which signals its child's session.
     DumbInit,
@@ -61,7 +62,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// Those that need nothing installed.
+    /// The ways that need no installed program.
     pub const PLAIN: [Self; 5] =
         [Self::Master, Self::Group, Self::Twice, Self::MasterThenWorkers, Self::WorkersThenMaster];
     pub const THROUGH: [Self; 4] = [Self::DumbInit, Self::Supervisord, Self::Docker, Self::DockerInit];
@@ -79,7 +80,8 @@ impl Way {
         }
         let supervisor = self.launch().start();
         supervisor.wait_log(events::SERVING, 2, 4 * PATIENCE);
-        // The address inside the bridge: behind a published port stands a proxy, which accepts what nobody serves any more.
+        // The address inside the bridge. Behind a published port stands a proxy, which accepts connections that no
+        // server takes.
         let ip = docker(&["inspect", "--format", "{{.NetworkSettings.IPAddress}}", &container(&supervisor)]);
         (supervisor, format!("{ip}:8000").parse().expect("docker tells an address"))
     }
@@ -114,7 +116,7 @@ impl Way {
 
     fn stop(self, supervisor: &Supervisor) {
         let pid = |pid: u32| Pid::from_raw(pid.cast_signed());
-        // Of those who may be gone: that is no failure here.
+        // A process that is already gone is no failure here.
         let term = |to: u32| {
             let _ = kill(pid(to), Signal::SIGTERM);
         };
@@ -144,14 +146,14 @@ impl Way {
     }
 }
 
-/// In a service's folder: the container that it runs in.
+/// The file in a service's folder with the id of the container that it runs in.
 const CONTAINER: &str = "container";
 
 fn container(supervisor: &Supervisor) -> String {
     fs::read_to_string(supervisor.path(CONTAINER)).expect("docker run wrote it")
 }
 
-/// What docker answers.
+/// Returns what docker answers.
 fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().expect("docker can be run");
     assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -165,12 +167,12 @@ pub fn pack_image() {
     assert!(status.success(), "there is no image to stop");
 }
 
-/// What came of some stops.
+/// The result of some stops.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub stops: u64,
     pub answered: u64,
-    /// Connections that were established and got no whole answer.
+    /// Connections that were established and got no complete answer.
     pub lost: BTreeMap<Failure, u64>,
     /// Stops in which the service counted fewer losses than its clients had.
     pub uncounted: u64,
@@ -208,13 +210,13 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Stops so many services in this way, several at a time.
+/// Stops this many services in this way, several at a time.
 pub fn stop_many(way: Way, stops: u64) -> Outcome {
     let begun = AtomicU64::new(0);
     let one_after_another = &|nth| {
         let mut outcome = Outcome::default();
         while begun.fetch_add(1, Relaxed) < stops {
-            // Not all at the same point of their life.
+            // The stops come at different points of a service's life.
             outcome.add(stop_one(way, Duration::from_millis(3 * nth)));
         }
         outcome
@@ -263,16 +265,17 @@ fn stop_one(way: Way, wait: Duration) -> Outcome {
     outcome
 }
 
-/// A connection that its client ends with a reset: of hundreds of thousands nothing stays in the kernel. Each that ends in
-/// order is kept for two minutes, and a machine with docker drops packets when its table of them is full.
+/// Opens a connection that its client ends with a reset, so that nothing of hundreds of thousands stays in the kernel.
+/// A connection that ends in order is kept for two minutes, and a machine with docker drops packets when its table of
+/// connections is full.
 fn open(address: SocketAddr) -> Result<Connection, Failure> {
     let connection = Connection::open(address)?;
     SockRef::from(connection.stream()).set_linger(Some(Duration::ZERO)).expect("a socket of ours");
     Ok(connection)
 }
 
-/// Asks until nobody listens any more, or the container is gone. What was lost: a connection that was refused was never
-/// established.
+/// Asks until nothing listens any more, or the container is gone. Returns the losses; a refused connection is not one,
+/// because it was never established.
 fn start_client(address: SocketAddr, keeps: bool, answered: &Arc<AtomicU64>) -> JoinHandle<Vec<Failure>> {
     let answered = Arc::clone(answered);
     let ask = match keeps {

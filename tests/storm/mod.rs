@@ -1,7 +1,8 @@
-//! A crash a second, as one client with one bad request causes it, while health checks go on: oxicorn beside Gunicorn.
+//! One crash a second, as a client with one bad request causes it, while health checks go on: oxicorn beside Gunicorn.
 //!
-//! Owns: the two servers, the crashes, the client that checks and never retries, and how long no slot served. Refuses: a
-//! verdict on one of them alone: what else the machine does falls on both, so they storm at the same time.
+//! Owns: the two servers, the crashes, the client that checks and never retries, and how long no slot served. Refuses:
+//! a verdict on one server alone. Both run under the same storm at the same time, because other load of the machine
+//! must disturb both.
 #![allow(dead_code, unreachable_pub, reason = "the tests use a part, the program another")]
 
 use std::{
@@ -28,17 +29,18 @@ use crate::common::{
 
 const CRASH_EVERY: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_millis(50);
-/// The crashes come between two checks: measured is the time afterwards, not which check was under way in that moment.
+/// The crashes come between two checks: the storm measures the time afterwards, not which check was under way at that
+/// moment.
 const BETWEEN: Duration = Duration::from_millis(25);
 /// How long the client with the bad request waits for its answer.
-const CULPRIT_PATIENCE: Duration = Duration::from_millis(500);
-/// Between two forks of a slot.
+const CRASH_PATIENCE: Duration = Duration::from_millis(500);
+/// The least time between two forks of a slot.
 const FLOOR: Duration = Duration::from_millis(100);
-/// For a machine that does other things too.
+/// Allows for other load of the machine.
 const SLACK: Duration = Duration::from_millis(100);
-/// With siblings no longer than this without a slot that serves.
+/// The longest time without a serving slot, for a worker that has siblings.
 const MOST: Duration = Duration::from_millis(250);
-/// Enough for master and four workers, too little for what one request allocates.
+/// Enough for the master and four workers, too little for what one request allocates.
 const MEMORY: u64 = 128 << 20;
 
 /// How a worker dies.
@@ -49,10 +51,10 @@ pub enum Way {
     Oom,
 }
 
-/// Workers of the servers, side by side.
+/// The numbers of workers; the servers run side by side.
 const WORKERS: [usize; 3] = [1, 2, 4];
 
-/// From and to.
+/// Start and end.
 type Span = (Instant, Instant);
 
 /// What the client of one server saw.
@@ -64,15 +66,15 @@ struct Seen {
 }
 
 impl Seen {
-    /// The checks that failed although they were not under way beside the request that crashed: a worker that dies takes
-    /// along what it had accepted, and nothing else.
+    /// Returns the number of checks that failed although they were not under way beside the request that crashed: a
+    /// worker that dies loses what it had accepted, and nothing else.
     fn beyond(&self) -> usize {
         let beside = |&(from, to): &Span| self.crashes.iter().any(|crash| crash.0 <= to && from <= crash.1);
         self.failures.iter().filter(|(span, _)| !beside(span)).count()
     }
 }
 
-/// Both servers, with this number of workers.
+/// The result of both servers with this number of workers.
 #[derive(Debug)]
 pub struct Outcome {
     way: Way,
@@ -80,13 +82,13 @@ pub struct Outcome {
     ours: Seen,
     theirs: Seen,
     crashes: usize,
-    /// Without a slot that serves, the longest.
+    /// The longest time without a serving slot.
     gap: Duration,
     most: Duration,
     seconds: u64,
 }
 
-/// All numbers of workers at the same time.
+/// Runs all numbers of workers at the same time.
 pub fn run(way: Way, seconds: u64) -> Vec<Outcome> {
     thread::scope(|threads| {
         let runs = WORKERS.map(|workers| threads.spawn(move || run_one(way, workers, seconds)));
@@ -137,17 +139,17 @@ fn run_one(way: Way, workers: usize, seconds: u64) -> Outcome {
     }
 }
 
-/// Waits until the `nth` moment of a beat; none once the window is over.
-fn beat(begun: Instant, every: Duration, nth: u32, window: Duration) -> Option<()> {
+/// Waits until the `nth` tick; `None` once the window is over.
+fn tick(begun: Instant, every: Duration, nth: u32, window: Duration) -> Option<()> {
     let at = every * nth;
     (at < window).then(|| thread::sleep((begun + at).saturating_duration_since(now())))
 }
 
-/// One check after the other, each on a connection of its own; what comes late lets the next ones fall out.
+/// Sends one check after the other, each on a new connection; a late check lets the next ones fall out.
 fn check(address: SocketAddr, begun: Instant, window: Duration) -> Seen {
     let mut seen = Seen::default();
     let mut nth = 0;
-    while beat(begun, CHECK_EVERY, nth, window).is_some() {
+    while tick(begun, CHECK_EVERY, nth, window).is_some() {
         let from = now();
         let asked = Connection::open(address).and_then(|mut connection| {
             connection.patience(Duration::from_secs(5));
@@ -167,7 +169,7 @@ fn check(address: SocketAddr, begun: Instant, window: Duration) -> Seen {
     seen
 }
 
-/// When each crash was under way.
+/// Crashes workers; returns when each crash was under way.
 fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window: Duration) -> Vec<Span> {
     let mut crashes = Vec::new();
     let path = match way {
@@ -176,17 +178,17 @@ fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window:
         Way::Kill => "",
     };
     let mut nth = 1;
-    while beat(begun + BETWEEN, CRASH_EVERY, nth, window).is_some() {
+    while tick(begun + BETWEEN, CRASH_EVERY, nth, window).is_some() {
         nth += 1;
         let from = now();
         if way == Way::Kill {
-            // Another one each time, as far as they live.
+            // Another worker each time, if it lives.
             let workers = master.children();
             if let Some(victim) = workers.get(nth as usize % workers.len().max(1)) {
                 let _ = kill(Pid::from_raw(victim.0.cast_signed()), Signal::SIGKILL);
             }
         } else if let Ok(mut connection) = Connection::open(address) {
-            connection.patience(CULPRIT_PATIENCE);
+            connection.patience(CRASH_PATIENCE);
             // A request that crashes its worker gets no answer.
             let _ = connection.get(path);
         }
@@ -195,7 +197,7 @@ fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window:
     crashes
 }
 
-/// The longest time in which no worker served, and the longest boot, by the log.
+/// Returns the longest time in which no worker served, and the longest boot, from the log.
 fn longest_gap(log: &Log) -> (Duration, Duration) {
     let mut forked: BTreeMap<&str, u64> = BTreeMap::new();
     let mut serving: Vec<&str> = Vec::new();
@@ -224,7 +226,7 @@ fn longest_gap(log: &Log) -> (Duration, Duration) {
     (Duration::from_millis(gap), Duration::from_millis(boot))
 }
 
-/// Of the day: `2026-11-22T03:38:23.448Z …`.
+/// Returns the milliseconds of the day: `2026-11-22T03:38:23.448Z …`.
 fn milliseconds(line: &str) -> Option<u64> {
     let time = line.split_once('T')?.1.split_once('Z')?.0;
     let [hours, minutes, rest] = time.split(':').collect::<Vec<_>>().try_into().ok()?;
@@ -234,7 +236,7 @@ fn milliseconds(line: &str) -> Option<u64> {
 }
 
 impl Outcome {
-    /// The promises that were broken, in words; empty when none was.
+    /// Returns the broken promises in words; empty when all were kept.
     pub fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let mut must = |holds: bool, what: String| {
@@ -252,7 +254,7 @@ impl Outcome {
     }
 }
 
-/// A row of the table.
+/// Prints a row of the table.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |seen: &Seen| format!("{} ({}) of {}", seen.failures.len(), seen.beyond(), seen.checks);
@@ -270,11 +272,11 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Over the rows.
+/// Stands over the rows.
 pub const HEAD: &str = "crash  workers  crashes  oxicorn failed* Gunicorn failed*  longest without a serving slot\n\
                         * in brackets: not beside the request that crashed";
 
-/// Gunicorn as it comes, with its default worker.
+/// Gunicorn with its default settings and its default worker.
 struct Gunicorn {
     child: Child,
     wrapped: bool,
@@ -308,7 +310,7 @@ impl Gunicorn {
         gunicorn
     }
 
-    /// Behind the wrapper it is its child.
+    /// Returns the master: behind the wrapper it is the wrapper's child.
     fn master(&self) -> Process {
         let first = Process(self.child.id());
         let child = || first.children().first().copied();
