@@ -28,7 +28,7 @@ use crate::{
     cli::Format,
     protocol::{self, Answer, Command, Folder, Meant, Reply, Request, Service, Status},
     settings::{ControlSocket, Whereabouts},
-    sys::{file, host},
+    sys::host,
 };
 
 /// What a master may take to answer a status: it never has to wait for anything itself.
@@ -369,7 +369,7 @@ fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
 /// The sockets of services of this name in a folder that may be trusted.
 fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     let folder = match folder {
-        Folder::Private(path) if !file::is_private_folder(path, uid).unwrap_or(false) => return Vec::new(),
+        Folder::Private(path) if !crate::sys::file::is_private_folder(path, uid).unwrap_or(false) => return Vec::new(),
         Folder::Private(path) | Folder::Given(path) => path,
     };
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -26,7 +26,7 @@ use socket2::{Domain, SockRef, Type};
 pub(crate) use self::handover::Passed;
 use self::steering::Share;
 use crate::{
-    settings::{Bind, Owner, Server},
+    settings::{Bind, Owner, Server, WORKERS_MAX},
     sys::{
         bpf, fd,
         file::FileId,
@@ -34,9 +34,6 @@ use crate::{
         socket_file::{self, Occupant, Rights},
     },
 };
-
-/// As many workers as there can be slots for, twice over.
-pub(crate) const WORKERS_MAX: u32 = 256;
 
 /// How many slots a service of `workers` gets: room to grow without binding again.
 pub(crate) fn slot_count(workers: u32) -> u32 {

@@ -46,11 +46,11 @@ use self::{
 pub(crate) use self::{handover::Handover, reload::SettingsLoader};
 use crate::{
     channel::{Heard, ToMaster, ToWorker},
-    listener::{BindError, Listeners, Steering, WORKERS_MAX, slot_count},
+    listener::{BindError, Listeners, Steering, slot_count},
     log, metrics,
     protocol::{self, Request},
     scoreboard::{Overview, Row, Scoreboard, State},
-    settings::{self, LISTEN_FDS, Origin, Resolved, Settings},
+    settings::{self, LISTEN_FDS, Origin, Resolved, Settings, WORKERS_MAX},
     sys::{
         clock, fd, memory,
         poll::{Interest, wait},

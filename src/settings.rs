@@ -44,6 +44,7 @@ pub use self::{
 pub(crate) use self::{
     access_format::{Form, Part, headers},
     changes::Changes,
+    cpus::WORKERS_MAX,
     file::DEFAULT_FILE,
     passed::{LISTEN_FDS, LISTEN_PID},
     problem::{Origin, Problem, Problems},
@@ -318,7 +319,7 @@ impl Settings {
                 unix_owner: Owner::default(),
             },
             workers: Workers {
-                count: cpus.min(cpus::MOST),
+                count: cpus.min(cpus::WORKERS_MAX),
                 max_requests: 0,
                 max_requests_jitter: 0,
                 max_age: Duration::ZERO,

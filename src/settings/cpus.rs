@@ -4,15 +4,15 @@
 
 use std::fs;
 
-use super::value::Reading;
+use super::problem::Reading;
 use crate::sys::host;
 
-/// Slots are twice the workers and at most 512.
-pub(super) const MOST: u32 = 256;
+/// The most workers a service may have. A slot costs sockets and rows of the scoreboard, and there are twice as many slots.
+pub(crate) const WORKERS_MAX: u32 = 256;
 
 /// The CPUs of `auto`: the affinity mask or the tightest CPU quota, rounded up, whichever is less; at least 1.
 pub(super) fn available() -> u32 {
-    let affinity = host::affinity().unwrap_or(MOST);
+    let affinity = host::affinity().unwrap_or(WORKERS_MAX);
     let quota = quota(|path| fs::read_to_string(path).ok()).unwrap_or(u32::MAX);
     affinity.min(quota).max(1)
 }
@@ -65,7 +65,7 @@ fn whole_cpus(quota: &str, period: &str) -> Option<u32> {
 /// stays within the limit; what somebody wrote and cannot have is an error.
 pub(super) fn count(text: &str, cpus: u32) -> Reading<u32> {
     if text == "auto" {
-        return Ok(cpus.clamp(1, MOST));
+        return Ok(cpus.clamp(1, WORKERS_MAX));
     }
     let (count, formula) = match text.parse::<u64>() {
         Ok(number) => (number, false),
@@ -73,9 +73,9 @@ pub(super) fn count(text: &str, cpus: u32) -> Reading<u32> {
     };
     match u32::try_from(count) {
         Ok(0) => Err("0 workers serve nothing; the least is 1".to_owned()),
-        Ok(count) if count <= MOST => Ok(count),
-        _ if formula => Err(format!("\"{text}\" gives {count} on {cpus} CPUs; the limit is {MOST}")),
-        _ => Err(format!("{count} workers are too many; the limit is {MOST}")),
+        Ok(count) if count <= WORKERS_MAX => Ok(count),
+        _ if formula => Err(format!("\"{text}\" gives {count} on {cpus} CPUs; the limit is {WORKERS_MAX}")),
+        _ => Err(format!("{count} workers are too many; the limit is {WORKERS_MAX}")),
     }
 }
 

@@ -2,10 +2,7 @@
 //!
 //! Owns: which key takes what, and its range. Refuses: defaults (`Settings::default`), units and words (`value`).
 
-use super::{
-    AccessFormat, LogFormat, ProxyProtocol, Settings,
-    value::{Input, Reading},
-};
+use super::{AccessFormat, LogFormat, ProxyProtocol, Settings, problem::Reading, value::Input};
 
 pub(super) struct Key {
     /// `section.key`

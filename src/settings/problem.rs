@@ -6,6 +6,9 @@ use std::{fmt, path::PathBuf};
 
 use serde::Serialize;
 
+/// The meaning of a value, or the sentence that refuses it.
+pub(super) type Reading<T> = Result<T, String>;
+
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {

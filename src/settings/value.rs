@@ -12,10 +12,7 @@ use std::{
 
 use toml::Value;
 
-use super::{AllowIp, Bases, Bind, ControlSocket, Level, LogTarget, cpus, start::Base};
-
-/// What a reading gives, or the sentence that refuses it.
-pub(super) type Reading<T> = Result<T, String>;
+use super::{AllowIp, Bases, Bind, ControlSocket, Level, LogTarget, cpus, problem::Reading, start::Base};
 
 /// A value as somebody wrote it.
 pub(super) struct Input<'a> {
