@@ -18,7 +18,7 @@ use crate::common::{
 };
 use serde_json::json;
 
-/// README states this bound: two seconds to find a server, three for its answer.
+/// docs/reference/reference-service.md states this bound: two seconds to find a server, three for its answer.
 const BOUND: Duration = Duration::from_secs(5);
 /// Server selection takes this long, and a readiness answer is kept for a second.
 const RECOVERY: Duration = Duration::from_secs(3);

@@ -16,6 +16,28 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// Every page that users read: the front page, the files beside it, and the book.
+fn pages() -> Vec<String> {
+    let mut pages: Vec<_> = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "findings/README.md"]
+        .map(str::to_owned)
+        .into_iter()
+        .filter(|page| root().join(page).exists())
+        .collect();
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(&folder).expect("our own folder").flatten().map(|entry| entry.path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                let page = path.strip_prefix(root()).expect("below the root");
+                pages.push(page.to_string_lossy().into_owned());
+            }
+        }
+    }
+    pages.sort();
+    pages
+}
+
 /// What stands from this heading to the next.
 fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
@@ -79,22 +101,21 @@ fn assert_same(said: &BTreeSet<String>, told: &BTreeSet<String>, page: &str) {
 }
 
 #[test]
-fn every_key_stands_in_the_readme() {
-    let readme = read("README.md");
-    let told: BTreeSet<_> = rows(section(&readme, "Settings"))
+fn every_key_stands_in_the_reference() {
+    let page = read("docs/reference/settings.md");
+    let told: BTreeSet<_> = rows(&page)
         .filter(|cells| cells.len() == 3)
         .filter_map(|cells| quoted(cells[0]).first().map(|key| (*key).to_owned()))
         .filter(|key| key.contains('.'))
         .collect();
-    assert_same(&keys(), &told, "README.md");
+    assert_same(&keys(), &told, "docs/reference/settings.md");
 }
 
 #[test]
-fn every_event_of_the_log_stands_in_the_operations_page() {
-    let page = read("docs/operations.md");
-    let table: BTreeSet<_> =
-        rows(section(&page, "Log events")).filter_map(|cells| Some((*quoted(cells[0]).first()?).to_owned())).collect();
-    assert_same(&events(), &table, "docs/operations.md");
+fn every_event_of_the_log_stands_in_the_reference() {
+    let page = read("docs/reference/log-events.md");
+    let table: BTreeSet<_> = rows(&page).filter_map(|cells| Some((*quoted(cells[0]).first()?).to_owned())).collect();
+    assert_same(&events(), &table, "docs/reference/log-events.md");
 }
 
 /// A rename must reach the examples, and the tests, which would else wait for what never comes.
@@ -112,8 +133,8 @@ fn no_page_and_no_test_speaks_of_an_event_that_is_never_said() {
         .collect();
     assert!(named.len() > 20, "{named:?}");
     assert_eq!(named.difference(&events).collect::<Vec<_>>(), [""; 0], "tests/common/harness.rs");
-    for page in ["README.md", "docs/operations.md", "docs/from-gunicorn.md", "deploy/prometheus/alerts.yml"] {
-        let text = read(page);
+    for page in pages().into_iter().chain(["deploy/prometheus/alerts.yml".to_owned()]) {
+        let text = read(&page);
         for word in text.split("event=").skip(1).filter_map(|rest| rest.split([' ', '`', '\n']).next()) {
             assert!(events.contains(word), "{page}: event={word}");
         }
@@ -121,7 +142,7 @@ fn no_page_and_no_test_speaks_of_an_event_that_is_never_said() {
 }
 
 #[test]
-fn every_exit_code_stands_in_the_operations_page_and_in_the_readme() {
+fn every_exit_code_and_every_end_of_a_worker_stands_in_the_reference() {
     let app = read("src/app.rs");
     let (_, exit) = app.split_once("\nenum Exit {\n").expect("src/app.rs has the exit codes");
     let codes = exit.split('}').next().unwrap_or_default().lines();
@@ -129,21 +150,20 @@ fn every_exit_code_stands_in_the_operations_page_and_in_the_readme() {
         codes.filter_map(|line| Some(line.split_once(" = ")?.1.trim_end_matches(',').to_owned())).collect();
     assert!(codes.len() >= 5, "{codes:?}");
     codes.insert("0".to_owned());
-    let page = read("docs/operations.md");
-    let section_of_codes = section(&page, "Exit codes");
-    let (masters, workers) = section_of_codes.split_once("Of a worker").expect("the page tells of both");
-    let told: BTreeSet<_> = rows(masters).map(|cells| cells[0].to_owned()).collect();
-    assert_same(&codes, &told, "docs/operations.md");
-    let readme = read("README.md");
-    let told = quoted(section(&readme, "Exit codes")).into_iter().filter(|word| word.parse::<u8>().is_ok());
-    assert_same(&codes, &told.map(str::to_owned).collect(), "README.md");
+    let page = read("docs/reference/exit-codes.md");
+    let told: BTreeSet<_> = rows(section(&page, "Of the master")).map(|cells| cells[0].to_owned()).collect();
+    assert_same(&codes, &told, "docs/reference/exit-codes.md");
     // The reasons of a worker's end, as the tests of src/master/exits.rs show them.
     let exits = read("src/master/exits.rs");
+    let workers = read("docs/reference/worker-exit-reasons.md");
     for words in
         ["drained and left", "could not boot: ", "a panic left main", "not sent by the master", " from outside"]
     {
         assert!(exits.contains(words), "src/master/exits.rs does not say {words:?} any more");
-        assert!(workers.contains(words.trim_end_matches([' '])), "docs/operations.md does not explain {words:?}");
+        assert!(
+            workers.contains(words.trim_end_matches([' '])),
+            "docs/reference/worker-exit-reasons.md does not explain {words:?}"
+        );
     }
 }
 
@@ -152,17 +172,8 @@ fn every_exit_code_stands_in_the_operations_page_and_in_the_readme() {
 fn no_page_names_a_key_that_is_not() {
     let keys = keys();
     let sections: BTreeSet<_> = keys.iter().filter_map(|key| key.split('.').next()).collect();
-    for page in [
-        "README.md",
-        "SECURITY.md",
-        "docs/operations.md",
-        "docs/kubernetes.md",
-        "docs/from-gunicorn.md",
-        "docs/from-uvicorn.md",
-        "docs/proxies.md",
-        "docs/clients.md",
-    ] {
-        let text = read(page);
+    for page in pages() {
+        let text = read(&page);
         for word in quoted(&text.replace("```", "")) {
             let key = word.split([' ', '=']).next().unwrap_or_default();
             let Some((section, name)) = key.split_once('.').filter(|(section, _)| sections.contains(section)) else {
@@ -194,8 +205,8 @@ fn named(page: &str) -> BTreeSet<String> {
 fn every_setting_of_gunicorn_has_its_line() {
     let settings = python("import gunicorn.config as c; print(*(s.name for s in c.KNOWN_SETTINGS))");
     assert!(settings.len() >= 120, "{} settings", settings.len());
-    let page = read("docs/from-gunicorn.md");
-    assert_same(&settings, &named(section(&page, "Settings")), "docs/from-gunicorn.md");
+    let page = read("docs/guides/from-gunicorn.md");
+    assert_same(&settings, &named(section(&page, "Settings")), "docs/guides/from-gunicorn.md");
     let version = python("import gunicorn; print(gunicorn.__version__)").pop_first().unwrap_or_default();
     let major = version.split('.').next().unwrap_or_default();
     assert!(page.contains(&format!("Every setting of Gunicorn {major},")), "the page is not of Gunicorn {version}");
@@ -210,9 +221,9 @@ fn every_option_of_uvicorn_has_its_line() {
     assert!(options.len() >= 50, "{} options", options.len());
     // What every program has.
     options.retain(|option| !["--version", "--help"].contains(&option.as_str()));
-    let page = read("docs/from-uvicorn.md");
+    let page = read("docs/guides/from-uvicorn.md");
     let told = named(&page).into_iter().filter(|name| name.starts_with("--"));
-    assert_same(&options, &told.collect(), "docs/from-uvicorn.md");
+    assert_same(&options, &told.collect(), "docs/guides/from-uvicorn.md");
     let version = python("import uvicorn; print(uvicorn.__version__)").pop_first().unwrap_or_default();
     let minor = version.rsplit_once('.').map_or("", |(minor, _)| minor);
     assert!(page.contains(&format!("Every option of Uvicorn {minor},")), "the page is not of Uvicorn {version}");

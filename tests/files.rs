@@ -1,5 +1,5 @@
-//! Promise: a missing file or folder changes no setting silently, and stops no service. Each row of the table "Files
-//! and folders" of docs/operations.md is tested here.
+//! Promise: a missing file or folder changes no setting silently, and stops no service. Each row of the table in
+//! docs/operations/files-and-folders.md is tested here.
 //!
 //! Needs root: to become a user without rights, and to mount a small disk.
 

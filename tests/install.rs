@@ -1,5 +1,5 @@
-//! Promise: `make install` and the commands of docs/operations.md make a service that runs, with exactly these files.
-//! The completions and the manual page know every command. The Debian package holds what `make install` installs.
+//! Promise: `make install` and the commands of docs/guides/systemd.md make a service that runs, with exactly these
+//! files. The completions and the manual page know every command. The Debian package holds what `make install` installs.
 //!
 //! Plays systemd by hand, in namespaces of its own, with the unit's own commands. Needs root, and systemd's own
 //! sysusers and tmpfiles.
@@ -140,8 +140,8 @@ fn the_debian_package_holds_what_make_install_installs() {
 
 /// Returns the commands of the page, as root types them.
 fn documented() -> Vec<String> {
-    let page = read("docs/operations.md");
-    let (_, section) = page.split_once("### From the program to a running service\n").expect("the page has it");
+    let page = read("docs/guides/systemd.md");
+    let (_, section) = page.split_once("## From the program to a running service\n").expect("the page has it");
     let block = section.split("```").nth(1).expect("commands");
     block.lines().filter_map(|line| line.strip_prefix("# ").map(str::to_owned)).collect()
 }

@@ -239,16 +239,17 @@ fn every_answer_carries_the_security_headers() {
     }
 }
 
-/// The README lists every value of `type`, and the document does too.
+/// The reference lists every value of `type`, and the document does too.
 #[test]
-fn the_readme_lists_every_type_of_error() {
+fn the_reference_lists_every_type_of_error() {
     let supervisor = Launch::new().serving(2);
     let document = document(supervisor.address());
     let types = document["components"]["schemas"]["ErrorType"]["enum"].as_array().expect("an enum");
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("README.md");
-    let rows: BTreeSet<_> = readme.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/reference-service.md");
+    let page = std::fs::read_to_string(page).expect("the page of the reference service");
+    let rows: BTreeSet<_> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     assert!(types.len() > 5);
     for name in types {
-        assert!(rows.contains(name.as_str().expect("a name")), "{name} is in no table of the README");
+        assert!(rows.contains(name.as_str().expect("a name")), "{name} is in no table of the page");
     }
 }

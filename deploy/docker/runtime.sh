@@ -1,7 +1,7 @@
 #!/bin/sh
 # runtime.sh BINARY FOLDER
 # Makes the folder that becomes the image: what the binary needs and nothing else, which is glibc's own files, certificates of the
-# public authorities, a user, two folders. glibc and not musl: see README, "In a container".
+# public authorities, a user, two folders. glibc and not musl: see docs/guides/containers.md.
 set -eu
 binary=$1 root=$2
 here=$(dirname "$0")

@@ -1,7 +1,7 @@
 //! What the program before left to this process over its exec, as far as it would harm a supervisor.
 //!
-//! Owns: putting it right, once, before anything else. The rest is kept on purpose: docs/operations.md has the table.
-//! Refuses: to log it; the caller does.
+//! Owns: putting it right, once, before anything else. The rest is kept on purpose: the table is in
+//! docs/operations/what-a-start-inherits.md. Refuses: to log it; the caller does.
 
 use nix::sys::{
     resource::{Resource, getrlimit},
