@@ -5,46 +5,40 @@
 //! after them).
 
 mod accept;
+mod acceptors;
 mod access_log;
 mod balance;
-mod beat;
 mod connection;
-mod crowd;
+mod connection_list;
 mod driver;
 mod forwarded;
+mod heartbeat;
+mod master_link;
 mod proxy_protocol;
 mod request_id;
 mod rescue;
 mod scanner;
+mod serve;
 mod shared;
 mod throttle;
 
 use std::{
-    any::Any,
-    future::{Future, pending},
-    io,
-    os::fd::{AsFd, OwnedFd},
-    pin::pin,
-    process::ExitCode,
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
+    any::Any, future::Future, io, os::fd::OwnedFd, pin::pin, process::ExitCode, rc::Rc, sync::Arc, time::Duration,
 };
 
 use tokio::{
-    io::Interest,
-    net::UnixDatagram,
     runtime::{Builder, Runtime},
     select,
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinHandle,
+    signal::unix::{SignalKind, signal},
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use self::{
+    acceptors::Acceptors,
     access_log::AccessLog,
-    connection::{Answer, BoxError, Serve},
-    rescue::Watch,
+    master_link::{MasterLink, Order},
+    rescue::SiblingWatch,
+    serve::{AppBody, BoxError, Serve},
     shared::Shared,
 };
 pub use self::{
@@ -54,7 +48,7 @@ pub use self::{
 use crate::{
     IntoLifespan, Lifespan, WorkerContext,
     app::AppInfo,
-    channel::{Heard, ToMaster, ToWorker},
+    channel::ToMaster,
     error_chain,
     listener::Listeners,
     log,
@@ -66,16 +60,6 @@ use crate::{
         title,
     },
 };
-
-/// At the final stop the listeners are polled this long before they close: handshakes under way are still completed,
-/// one lost SYN-ACK included (its first retransmission comes after a second).
-const QUIET: Duration = Duration::from_secs(1);
-
-/// The last part of [`QUIET`], in which no new handshake begins. Handshakes between continents take less time.
-const HUSH: Duration = Duration::from_millis(250);
-
-/// The same for a grace that ends before the quiet second does.
-const SHORT_HUSH: Duration = Duration::from_millis(20);
 
 /// What half-closed connections get to read their end once the grace is over.
 const LAST_BYTES: Duration = Duration::from_millis(250);
@@ -115,7 +99,7 @@ where
     Fut: Future<Output = Result<L, E>> + Send + 'static,
     L: IntoLifespan<Service: Serve<B>>,
     E: Into<BoxError>,
-    B: Answer,
+    B: AppBody,
 {
     let WorkerSeed { slot, generation, row, scoreboard, channel, blocked, master, resolved, app, listeners } = seed;
     app.runtime.after_fork_in_worker();
@@ -133,12 +117,12 @@ where
         // Only now: a SIGTERM before this waited, and finds somebody who listens.
         drop(blocked);
         let grace = resolved.settings.workers.graceful_timeout;
-        let orders = Orders::new(&channel, term, master, grace, shared)
+        let master_link = MasterLink::new(&channel, term, master, grace, shared)
             .map_err(|source| BootError::Act { act: "listen to the master", source })?;
         drop(entered);
         let context =
             WorkerContext { slot, generation, resolved, row, stopping: shared.stopping(), draining: shared.draining() };
-        let ended = runtime.block_on(live(context, factory, shared, orders, epoch));
+        let ended = runtime.block_on(run_app(context, factory, shared, master_link, epoch));
         // A blocking call of the app's must not keep a worker alive whose last answer is given.
         runtime.shutdown_background();
         // Only now: requests that were cut have their lines too.
@@ -150,7 +134,7 @@ where
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            shared.say(ToMaster::BootFailed(error_chain(&error)));
+            shared.send(ToMaster::BootFailed(error_chain(&error)));
             ExitCode::from(EXIT_BOOT_FAILED)
         }
     }
@@ -198,11 +182,11 @@ pub(crate) fn take_rights(settings: &settings::Process) -> io::Result<()> {
     Ok(())
 }
 
-async fn live<F, Fut, L, E, B>(
+async fn run_app<F, Fut, L, E, B>(
     context: WorkerContext,
     factory: F,
     shared: &'static Shared,
-    mut orders: Orders,
+    mut master_link: MasterLink,
     epoch: Instant,
 ) -> Result<(), BootError>
 where
@@ -210,7 +194,7 @@ where
     Fut: Future<Output = Result<L, E>> + Send + 'static,
     L: IntoLifespan<Service: Serve<B>>,
     E: Into<BoxError>,
-    B: Answer,
+    B: AppBody,
 {
     let (slot, generation) = (context.slot, context.generation);
     // A task of its own: its panic is caught, and the master is heard meanwhile.
@@ -223,12 +207,12 @@ where
                 Ok(built) => break built?,
                 Err(panicked) => return Err(BootError::Panicked(panic_message(panicked.into_panic().as_ref()))),
             },
-            order = orders.next() => if leaves_early(&order, shared) { return Ok(()) },
+            order = master_link.next() => if leaves_early(&order, shared) { return Ok(()) },
         }
     };
-    shared.say(ToMaster::Ready);
+    shared.send(ToMaster::Ready);
     loop {
-        match orders.next().await {
+        match master_link.next().await {
             Order::Go => break,
             order => {
                 if leaves_early(&order, shared) {
@@ -239,19 +223,19 @@ where
     }
 
     let Lifespan { service, shutdown } = lifespan;
-    let mut door = Door { slot, shared, service, polls: Vec::new(), closing: Closing::Done };
-    door.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
-    beat::start(shared, epoch, Watch::new(slot, shared, door.service.clone()));
+    let mut acceptors = Acceptors::new(slot, shared, service.clone());
+    acceptors.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
+    heartbeat::start(shared, epoch, SiblingWatch::new(slot, shared, service));
     shared.row.serving();
     // Said before the master knows, so that its log shows the replacement before the end of the replaced.
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");
-    shared.say(ToMaster::Accepting);
+    shared.send(ToMaster::Accepting);
 
     let (grace, last) = loop {
-        match orders.next().await {
+        match master_link.next().await {
             Order::Drain { grace, last } => break (grace, Some(last)),
             Order::Term => {
-                shared.say(ToMaster::DrainBegun);
+                shared.send(ToMaster::DrainBegun);
                 tracing::info!(
                     event = "worker_draining",
                     slot,
@@ -259,16 +243,16 @@ where
                     generation,
                     reason = "SIGTERM to this worker",
                     "worker drains, within {:?}",
-                    orders.grace
+                    master_link.grace
                 );
-                break (orders.grace, None);
+                break (master_link.grace, None);
             }
             Order::AnnounceStop => shared.begin_stop(),
             Order::Go => {}
         }
     };
     let began = Instant::now();
-    let until = drain(&mut door, &mut orders, grace, last).await;
+    let until = drain(&mut acceptors, &mut master_link, grace, last).await;
     if let Some(hook) = shutdown
         && timeout(until.saturating_duration_since(Instant::now()).max(LAST_BYTES), hook).await.is_err()
     {
@@ -315,7 +299,7 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
             false
         }
         Order::Term => {
-            shared.say(ToMaster::DrainBegun);
+            shared.send(ToMaster::DrainBegun);
             true
         }
         Order::Drain { .. } => true,
@@ -325,40 +309,40 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
 /// Waits for the connections to end by themselves, at most until the grace does. Returns when the hook must be done.
 /// `last`: whether the master said that this is the final stop; `None`: a signal asked for the drain, and the master has
 /// not said so or otherwise yet.
-async fn drain<S: Serve<B>, B: Answer>(
-    door: &mut Door<S>,
-    orders: &mut Orders,
+async fn drain<S: Serve<B>, B: AppBody>(
+    acceptors: &mut Acceptors<S>,
+    master_link: &mut MasterLink,
     grace: Duration,
     mut last: Option<bool>,
 ) -> Instant {
-    let shared = door.shared;
+    let shared = acceptors.shared;
     shared.begin_drain(grace);
     let mut until = Instant::now() + grace;
     let mut idle = pin!(sleep(shared.drain_idle));
     let mut waits = !shared.drain_idle.is_zero();
     match last {
-        Some(true) => door.open_all(),
-        Some(false) => door.close(),
-        None => door.hold(),
+        Some(true) => acceptors.open_all(),
+        Some(false) => acceptors.close(),
+        None => acceptors.hold(),
     }
     loop {
         let cut_at = until - RESERVE.min(grace / 4);
-        let closing = door.closing.at();
+        let closing = acceptors.next_step_at();
         select! {
             () = shared.emptied(), if closing.is_none() => return until,
-            () = sleep_until(closing.unwrap_or(cut_at)), if closing.is_some() => door.close_further(),
+            () = sleep_until(closing.unwrap_or(cut_at)), if closing.is_some() => acceptors.close_further(),
             () = idle.as_mut(), if waits => {
                 waits = false;
-                shared.call_all();
+                shared.wake_all();
             }
             () = sleep_until(cut_at) => break,
-            order = orders.next() => match order {
+            order = master_link.next() => match order {
                 Order::Drain { grace, last: ends } => {
                     until = until.min(Instant::now() + grace);
                     // Once the last drain, always the last. A drain that a signal began is decided by this order.
                     match (ends, last.replace(ends || last == Some(true))) {
-                        (true, None | Some(false)) => door.open_all(),
-                        (false, None) => door.close(),
+                        (true, None | Some(false)) => acceptors.open_all(),
+                        (false, None) => acceptors.close(),
                         (true, Some(true)) | (false, Some(_)) => {}
                     }
                 }
@@ -367,206 +351,10 @@ async fn drain<S: Serve<B>, B: Answer>(
             },
         }
     }
-    door.close_now().await;
+    acceptors.close_now().await;
     shared.begin_end();
     let _ = timeout(LAST_BYTES, shared.emptied()).await;
     until
-}
-
-/// The listeners a worker polls.
-struct Door<S> {
-    slot: u32,
-    shared: &'static Shared,
-    service: S,
-    polls: Vec<JoinHandle<()>>,
-    closing: Closing,
-}
-
-/// How far a draining worker is with its listeners, and until when.
-#[derive(Clone, Copy)]
-enum Closing {
-    /// The worker polls its own listeners until the master has had time to say whether this is the final stop: the sender
-    /// of the signal may have sent it to all, and then no next worker polls them.
-    Held(Instant),
-    /// At the final stop: the worker polls all listeners.
-    Open(Instant),
-    /// The worker polls all listeners, and no new connection begins.
-    Hushed(Instant),
-    Done,
-}
-
-impl Closing {
-    fn at(self) -> Option<Instant> {
-        match self {
-            Self::Held(at) | Self::Open(at) | Self::Hushed(at) => Some(at),
-            Self::Done => None,
-        }
-    }
-}
-
-impl<S> Door<S> {
-    fn open<B>(&mut self, all: bool) -> io::Result<()>
-    where
-        S: Serve<B>,
-        B: Answer,
-    {
-        let listeners = &self.shared.listeners;
-        let sockets: Vec<_> = if all { listeners.all().collect() } else { listeners.for_slot(self.slot).collect() };
-        for socket in sockets {
-            self.polls.push(accept::poll(socket, self.shared, self.service.clone())?);
-        }
-        Ok(())
-    }
-
-    /// At the final stop a worker also accepts what waits for siblings that are gone or hang.
-    fn open_all<B>(&mut self)
-    where
-        S: Serve<B>,
-        B: Answer,
-    {
-        self.close();
-        if let Err(error) = self.open(true) {
-            tracing::warn!(event = "listener_not_polled", %error, "not every listener can be polled for the last time");
-        }
-        self.closing = Closing::Open(Instant::now() + QUIET - HUSH);
-    }
-
-    fn hold(&mut self) {
-        self.closing = Closing::Held(Instant::now() + QUIET);
-    }
-
-    /// Stops polling: the next worker of the slot polls the same listeners.
-    fn close(&mut self) {
-        for poll in self.polls.drain(..) {
-            poll.abort();
-        }
-        self.closing = Closing::Done;
-    }
-
-    /// Does the next step, which is due now.
-    fn close_further<B>(&mut self)
-    where
-        S: Serve<B>,
-        B: Answer,
-    {
-        match self.closing {
-            Closing::Held(_) => self.close(),
-            Closing::Open(_) => self.hush(HUSH),
-            Closing::Hushed(_) => self.shut_down(),
-            Closing::Done => {}
-        }
-    }
-
-    /// Does all the steps at once: the grace is over.
-    async fn close_now<B>(&mut self)
-    where
-        S: Serve<B>,
-        B: Answer,
-    {
-        if let Closing::Open(_) = self.closing {
-            self.hush(SHORT_HUSH);
-            sleep(SHORT_HUSH).await;
-        }
-        self.close_further();
-    }
-
-    fn hush(&mut self, length: Duration) {
-        self.shared.listeners.refuse_newcomers();
-        self.closing = Closing::Hushed(Instant::now() + length);
-    }
-
-    fn shut_down<B>(&mut self)
-    where
-        S: Serve<B>,
-        B: Answer,
-    {
-        self.close();
-        for socket in self.shared.listeners.all() {
-            accept::sweep(socket, self.shared, &self.service);
-        }
-        self.shared.row.cut(self.shared.listeners.shut_down());
-        self.shared.say(ToMaster::Quiet);
-    }
-}
-
-#[derive(Debug)]
-enum Order {
-    Go,
-    AnnounceStop,
-    Drain {
-        grace: Duration,
-        last: bool,
-    },
-    /// A SIGTERM to this worker alone.
-    Term,
-}
-
-/// What the master says, and what its silence means.
-struct Orders {
-    /// A datagram socket to tokio; ours keeps its messages apart just so, and knows when the other end is gone.
-    channel: Option<UnixDatagram>,
-    term: Signal,
-    master: i32,
-    grace: Duration,
-    shared: &'static Shared,
-}
-
-impl Orders {
-    fn new(channel: &OwnedFd, term: Signal, master: i32, grace: Duration, shared: &'static Shared) -> io::Result<Self> {
-        let channel = UnixDatagram::from_std(channel.try_clone()?.into())?;
-        Ok(Self { channel: Some(channel), term, master, grace, shared })
-    }
-
-    async fn next(&mut self) -> Order {
-        loop {
-            let heard = select! {
-                biased;
-                heard = hear(self.channel.as_ref()) => heard,
-                _ = self.term.recv() => {
-                    if process::parent_pid() == self.master {
-                        return Order::Term;
-                    }
-                    Heard::Closed
-                }
-            };
-            return match heard {
-                Heard::Message(ToWorker::Go) => Order::Go,
-                Heard::Message(ToWorker::AnnounceStop) => Order::AnnounceStop,
-                Heard::Message(ToWorker::Drain { grace_ms, last }) => {
-                    Order::Drain { grace: Duration::from_millis(grace_ms), last }
-                }
-                Heard::Message(ToWorker::TakeLog(file)) => {
-                    log::adopt(file);
-                    continue;
-                }
-                Heard::Message(ToWorker::TakeAccessLog(file)) => {
-                    if let Some(access) = &self.shared.access {
-                        access.adopt(file);
-                    }
-                    continue;
-                }
-                Heard::Nothing => continue,
-                Heard::Closed => {
-                    self.channel = None;
-                    tracing::error!(
-                        event = "master_gone",
-                        pid = std::process::id(),
-                        "the master is gone; the worker drains and ends"
-                    );
-                    Order::Drain { grace: self.grace, last: true }
-                }
-            };
-        }
-    }
-}
-
-async fn hear(channel: Option<&UnixDatagram>) -> Heard<ToWorker> {
-    let Some(channel) = channel else { return pending().await };
-    let heard = channel.async_io(Interest::READABLE, || match ToWorker::hear(channel.as_fd()) {
-        Ok(Heard::Nothing) => Err(io::ErrorKind::WouldBlock.into()),
-        heard => heard,
-    });
-    heard.await.unwrap_or(Heard::Closed)
 }
 
 fn panic_message(payload: &(dyn Any + Send)) -> String {

@@ -1,8 +1,8 @@
 //! What the files of `[tls]` hold, read with the rights of whoever starts us.
 //!
 //! Owns: PEM, whether certificate, key and CA fit and are in force, and the one rustls configuration that every worker
-//! of a generation inherits by its fork. Refuses: connections (`worker::tls`), and any choice of ciphers: rustls' safe
-//! defaults are the only ones.
+//! of a generation inherits by its fork. Refuses: connections (`worker::connection::handshake`), and any choice of
+//! ciphers: rustls' safe defaults are the only ones.
 
 use std::{
     error::Error,

@@ -4,7 +4,6 @@
 //! client may have given up in the queue. Refuses: what happens on a connection (`connection`).
 
 use std::{
-    fmt,
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
@@ -22,7 +21,8 @@ use tokio::{
 };
 
 use super::{
-    connection::{self, Answer, Serve},
+    connection,
+    serve::{AppBody, Peer, Serve},
     shared::Shared,
 };
 use crate::{
@@ -44,40 +44,25 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// A sweep ends even if clients arrive faster than it accepts.
 const SWEEP_MAX: u32 = 4096;
 
-enum Listener {
+enum TokioListener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
-enum Stream {
+enum AcceptedStream {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
-}
-
-/// Who is at the other end, as the kernel says it. Of a unix socket nothing.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
-    pub(super) remote: Option<SocketAddr>,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.remote {
-            Some(remote) => remote.fmt(f),
-            None => f.write_str("unix"),
-        }
-    }
 }
 
 /// Polls a socket of the master's until the task is aborted or the socket is shut down.
 pub(super) fn poll<S, B>(socket: &Socket, shared: &'static Shared, app: S) -> io::Result<JoinHandle<()>>
 where
     S: Serve<B>,
-    B: Answer,
+    B: AppBody,
 {
     let listener = match socket {
-        Socket::Tcp(socket) => Listener::Tcp(TcpListener::from_std(socket.try_clone()?)?),
-        Socket::Unix(socket) => Listener::Unix(UnixListener::from_std(socket.try_clone()?)?),
+        Socket::Tcp(socket) => TokioListener::Tcp(TcpListener::from_std(socket.try_clone()?)?),
+        Socket::Unix(socket) => TokioListener::Unix(UnixListener::from_std(socket.try_clone()?)?),
     };
     Ok(tokio::spawn(async move {
         let mut taken = 0;
@@ -143,7 +128,7 @@ where
 pub(super) fn sweep<S, B>(socket: &Socket, shared: &'static Shared, app: &S)
 where
     S: Serve<B>,
-    B: Answer,
+    B: AppBody,
 {
     take(socket, SWEEP_MAX, shared, app);
 }
@@ -152,18 +137,18 @@ where
 pub(super) fn take<S, B>(socket: &Socket, most: u32, shared: &'static Shared, app: &S) -> u32
 where
     S: Serve<B>,
-    B: Answer,
+    B: AppBody,
 {
     let mut taken = 0;
     for _ in 0..most {
         let stream = match socket {
             Socket::Tcp(socket) => socket.accept().and_then(|(stream, remote)| {
                 stream.set_nonblocking(true)?;
-                TcpStream::from_std(stream).map(|stream| Stream::Tcp(stream, remote))
+                TcpStream::from_std(stream).map(|stream| AcceptedStream::Tcp(stream, remote))
             }),
             Socket::Unix(socket) => socket.accept().and_then(|(stream, _)| {
                 stream.set_nonblocking(true)?;
-                UnixStream::from_std(stream).map(Stream::Unix)
+                UnixStream::from_std(stream).map(AcceptedStream::Unix)
             }),
         };
         match stream {
@@ -178,7 +163,7 @@ where
     taken
 }
 
-impl Listener {
+impl TokioListener {
     /// Ready if a client waits in the queue and there is no place for it now, with the time until there may be one. The
     /// caller polls it again whenever a client comes.
     fn poll_crowded(&self, shared: &Shared) -> Poll<Duration> {
@@ -196,17 +181,19 @@ impl Listener {
 
     /// Sets `was_empty` if the queue was empty at first. Pending for good once the master has said that this worker drains:
     /// the order to drain, which is on its way, ends the task.
-    async fn accept(&self, is_about_to_drain: impl Fn() -> bool, was_empty: &mut bool) -> io::Result<Stream> {
+    async fn accept(&self, is_about_to_drain: impl Fn() -> bool, was_empty: &mut bool) -> io::Result<AcceptedStream> {
         let mut accept = pin!(async {
             match self {
-                Self::Tcp(listener) => listener.accept().await.map(|(stream, remote)| Stream::Tcp(stream, remote)),
+                Self::Tcp(listener) => {
+                    listener.accept().await.map(|(stream, remote)| AcceptedStream::Tcp(stream, remote))
+                }
                 // For a unix listener that was shut down accept(2) says EAGAIN and epoll says ready, for ever: `accept`
                 // would never return, and keep the thread. `poll_accept` yields to its budget, and then the socket is
                 // asked.
                 Self::Unix(listener) => {
                     poll_fn(|cx| match listener.poll_accept(cx) {
                         Poll::Pending if fd::hung_up(listener.as_fd()) => Poll::Ready(Err(fd::closed())),
-                        accepted => accepted.map_ok(|(stream, _)| Stream::Unix(stream)),
+                        accepted => accepted.map_ok(|(stream, _)| AcceptedStream::Unix(stream)),
                     })
                     .await
                 }
@@ -224,13 +211,13 @@ impl Listener {
     }
 }
 
-impl Stream {
+impl AcceptedStream {
     /// `waited`: the connection may have waited so long that its client gave up, and the event loop does not know yet. A
     /// connection that tokio accepts is read before the loop looks at it; a connection made of a std socket is not.
     fn serve<S, B>(self, shared: &'static Shared, app: S, waited: bool)
     where
         S: Serve<B>,
-        B: Answer,
+        B: AppBody,
     {
         // Counted before its task first runs: a drain that begins in between must wait for it.
         let open = shared.connection_opened();
@@ -267,11 +254,11 @@ mod tests {
             let listener = match &socket {
                 Socket::Unix(unix) => {
                     unix.set_nonblocking(true).unwrap();
-                    Listener::Unix(UnixListener::from_std(unix.try_clone().unwrap()).unwrap())
+                    TokioListener::Unix(UnixListener::from_std(unix.try_clone().unwrap()).unwrap())
                 }
                 Socket::Tcp(tcp) => {
                     tcp.set_nonblocking(true).unwrap();
-                    Listener::Tcp(TcpListener::from_std(tcp.try_clone().unwrap()).unwrap())
+                    TokioListener::Tcp(TcpListener::from_std(tcp.try_clone().unwrap()).unwrap())
                 }
             };
             let mut was_empty = false;

@@ -1,11 +1,11 @@
 //! The access log of one worker: a line for each request it answered or refused.
 //!
 //! Owns: the lines that are not yet written, and when they are: some KiB at once, on each beat, at the end. Refuses: how
-//! a line reads (`line`), opening files (the master), and to wait for a reader or a disk while it serves: what they do
+//! a line reads (`format`), opening files (the master), and to wait for a reader or a disk while it serves: what they do
 //! not take in time is dropped and counted.
 
-mod line;
-mod record;
+mod entry;
+mod format;
 
 use std::{
     fs::File,
@@ -20,8 +20,8 @@ use std::{
 use http::{HeaderName, Request, StatusCode};
 use jiff::Timestamp;
 
-use self::line::{Calendar, Facts};
-pub(super) use self::record::{Record, Recorded};
+pub(super) use self::entry::{AccessEntry, LoggedBody};
+use self::format::{AccessFacts, TimestampCache};
 use crate::{
     log::{self, Sink},
     scoreboard::Row,
@@ -51,17 +51,17 @@ pub(super) struct AccessLog {
     response_headers: Vec<HeaderName>,
     row: Row,
     pid: u32,
-    writer: Mutex<Writer>,
+    writer: Mutex<LineWriter>,
 }
 
 #[derive(Debug)]
-struct Writer {
+struct LineWriter {
     sink: Sink,
     /// Whole lines.
     buffer: Vec<u8>,
     /// Why the last write took less than all.
     stalled: Option<io::ErrorKind>,
-    calendar: Calendar,
+    timestamps: TimestampCache,
     dropped: u64,
     told: u64,
     told_at: u64,
@@ -75,14 +75,14 @@ impl AccessLog {
         }
         let form = settings.access_format.form.clone();
         let (request_headers, response_headers) = match &form {
-            Form::Json => (line::json_headers(), Vec::new()),
+            Form::Json => (format::json_headers(), Vec::new()),
             Form::Text(parts) => settings::headers(parts),
         };
-        let writer = Writer {
+        let writer = LineWriter {
             sink,
             buffer: Vec::new(),
             stalled: None,
-            calendar: Calendar::default(),
+            timestamps: TimestampCache::default(),
             dropped: 0,
             told: 0,
             told_at: 0,
@@ -91,42 +91,42 @@ impl AccessLog {
         Some(Self { form, exclude, request_headers, response_headers, row, pid, writer: Mutex::new(writer) })
     }
 
-    /// The record of a request whose head was read at `begun`, nanoseconds of the monotonic clock; its line is written
-    /// when the record is dropped. `None` for the paths of `log.access_exclude`.
+    /// The entry of a request whose head was read at `begun`, nanoseconds of the monotonic clock; its line is written
+    /// when the entry is dropped. `None` for the paths of `log.access_exclude`.
     pub(super) fn begin<B>(
         &'static self,
         begun: u64,
         client: Option<IpAddr>,
         request: &Request<B>,
-    ) -> Option<Box<Record>> {
+    ) -> Option<Box<AccessEntry>> {
         if self.excludes(request.uri().path()) {
             return None;
         }
-        let facts = Facts {
+        let facts = AccessFacts {
             client,
             request: Some((request.method().clone(), request.uri().clone(), request.version())),
-            request_headers: line::keep(&self.request_headers, request.headers()),
-            ..Facts::default()
+            request_headers: format::keep(&self.request_headers, request.headers()),
+            ..AccessFacts::default()
         };
-        Some(Box::new(Record::new(self, begun, facts)))
+        Some(Box::new(AccessEntry::new(self, begun, facts)))
     }
 
     /// Writes the line of a request that was refused before anybody saw it: with so many bytes of a body, so long after
     /// it began. `head` is what arrived of it; a whole and sane request line is shown.
     pub(super) fn refused(&self, client: Option<IpAddr>, head: &[u8], status: StatusCode, bytes: u64, took: Duration) {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let request = line::request_line(head);
+        let request = format::request_line(head);
         if request.as_ref().is_some_and(|(_, uri, _)| self.excludes(uri.path())) {
             return;
         }
-        self.write(&Facts { client, request, status: Some(status), bytes, took_ns, ..Facts::default() });
+        self.write(&AccessFacts { client, request, status: Some(status), bytes, took_ns, ..AccessFacts::default() });
     }
 
     fn excludes(&self, path: &str) -> bool {
         self.exclude.iter().any(|excluded| excluded == path)
     }
 
-    fn write(&self, facts: &Facts) {
+    fn write(&self, facts: &AccessFacts) {
         let mut writer = self.lock();
         if writer.buffer.len() >= MOST {
             self.count_dropped(&mut writer, 1);
@@ -180,34 +180,34 @@ impl AccessLog {
         }
     }
 
-    fn count_dropped(&self, writer: &mut Writer, lines: u64) {
+    fn count_dropped(&self, writer: &mut LineWriter, lines: u64) {
         writer.dropped += lines;
         self.row.access_lines_dropped(lines);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Writer> {
+    fn lock(&self) -> MutexGuard<'_, LineWriter> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Writer {
-    fn put(&mut self, form: &Form, facts: &Facts, pid: u32) {
-        self.calendar.turn_to(Timestamp::now());
-        let (buffer, calendar) = (&mut self.buffer, &self.calendar);
+impl LineWriter {
+    fn put(&mut self, form: &Form, facts: &AccessFacts, pid: u32) {
+        self.timestamps.update(Timestamp::now());
+        let (buffer, timestamps) = (&mut self.buffer, &self.timestamps);
         let begin = buffer.len();
         match form {
             Form::Text(parts) => {
-                line::text(buffer, parts, facts, calendar, pid);
+                format::text(buffer, parts, facts, timestamps, pid);
                 if let Some(cut) = self.sink.cut(&buffer[begin..]) {
                     buffer.splice(begin.., cut);
                 }
             }
             Form::Json => {
-                line::json(buffer, facts, calendar, pid, usize::MAX);
+                format::json(buffer, facts, timestamps, pid, usize::MAX);
                 if self.sink.cut(&buffer[begin..]).is_some() {
                     // An object that is cut is none.
                     buffer.truncate(begin);
-                    line::json(buffer, facts, calendar, pid, line::SHORT);
+                    format::json(buffer, facts, timestamps, pid, format::SHORT);
                 }
             }
         }

@@ -30,11 +30,11 @@ struct Memory {
     /// When it was last brought up to date.
     at: u64,
     sent: u64,
-    slots: BTreeMap<u64, Load>,
+    slots: BTreeMap<u64, SlotLoad>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Load {
+struct SlotLoad {
     requests: u64,
     lately: u64,
 }
@@ -66,7 +66,7 @@ impl Memory {
                 let faded = before.lately - before.lately * passed / MEMORY;
                 // A worker that has just replaced another begins at 0, below what was known of its slot.
                 let new = requests.saturating_sub(before.requests);
-                (*slot, Load { requests, lately: faded + new * PARTS })
+                (*slot, SlotLoad { requests, lately: faded + new * PARTS })
             })
             .collect();
     }

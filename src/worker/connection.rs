@@ -1,71 +1,77 @@
 //! One connection, from accept to its last byte.
 //!
-//! Owns: the order of its life (PROXY header, TLS handshake, HTTP, end), its one timer, and its part in a drain. Refuses:
-//! bytes (`wire`), requests (`exchange`), parsing (`scanner`, hyper), and deciding when to drain.
+//! Owns: the order of a connection's life (PROXY header, TLS handshake, HTTP, end) and its part in a drain. Refuses: bytes
+//! (`http1`, `http2`), requests (`exchange`), parsing (`scanner`, hyper), and deciding when to drain (`worker`).
 //!
-//! Why an answer and not a FIN ends a connection: a request that crosses our FIN can be read but never answered, so the
-//! only loss-free way out is to be the one who says `Connection: close` (RFC 9112, section 9.6); or GOAWAY, twice (RFC
+//! The life of a request:
+//!
+//! ```text
+//! accept     accept.rs            takes the connection from a listener, counts it, spawns its task
+//! prepare    proxy_header.rs      reads the PROXY header, if the settings ask for one
+//!            handshake.rs         the TLS handshake, with TLS
+//! detect     protocol_detect.rs   the first bytes tell HTTP/1 from HTTP/2
+//! scan       http1.rs, ../scanner verifies each byte before hyper parses it (HTTP/2: http2/wire.rs watches the frames)
+//! exchange   exchange.rs          request id, client (../forwarded.rs), limits; begins the entry of the access log
+//! app call   exchange.rs          AppCall polls the service; body.rs and unread.rs are the request's body
+//! response   exchange.rs          ResponseExtras adds the id and `Connection: close`
+//! body       reply.rs             ResponseBody; the InFlightGuard in it ends the request
+//! access log ../access_log        LoggedBody counts the bytes; AccessEntry writes the line when it is dropped
+//! ```
+//!
+//! Why a response and not a FIN ends a connection: a request that crosses our FIN can be read but never answered. So the
+//! only way to end without loss is to send `Connection: close` first (RFC 9112, section 9.6), or GOAWAY, twice (RFC
 //! 9113, section 6.8).
 
 mod activity;
 mod body;
-mod departure;
+mod client_left;
+mod delegate_write;
 mod exchange;
-mod greeting;
+mod handshake;
+mod http1;
 mod http2;
-mod introduction;
 mod linger;
-mod refusal;
-mod tls;
+mod protocol_detect;
+mod proxy_header;
+mod refusal_response;
+mod reply;
+mod state;
 mod unread;
-mod wire;
 
 use std::{
     error::Error,
     future::{Future, poll_fn},
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::AsRawFd,
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     task::{Context, Poll},
     time::Duration,
 };
 
-use hyper::{rt::Write, server::conn, service::service_fn, upgrade::OnUpgrade};
+use hyper::{rt::Write, server::conn, service::service_fn};
 use hyper_util::rt::TokioExecutor;
 use rustls::ServerConfig;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::sleep;
 
 pub use self::body::{Body, BodyError};
-pub(crate) use self::exchange::{Answer, BoxError, Serve};
 use self::{
     activity::{Activity, Overdue},
-    departure::Stream,
-    greeting::Greeting,
-    http2::Http2,
-    introduction::{Introduction, Prefixed, introduce},
-    tls::{Handshake, shake_hands},
-    wire::Wire,
+    client_left::ClientStream,
+    handshake::{Handshake, shake_hands},
+    http1::Http1Wire,
+    http2::{Http2Lifecycle, Http2Wire},
+    protocol_detect::ProtocolDetect,
+    proxy_header::{Prefixed, ProxyHeader, read_proxy_header},
+    state::{Connection, Timer},
 };
 use super::{
-    accept::Peer,
-    crowd::Seat,
-    scanner::{Refusal, Scanner},
-    shared::{Call, Open, Shared},
+    connection_list::ListPosition,
+    scanner::Refusal,
+    serve::{AppBody, BoxError, Peer, Serve},
+    shared::{OpenGuard, Shared, WakeListener},
 };
-use crate::{
-    ClientCertificate,
-    client::Client,
-    settings::ProxyProtocol,
-    sys::{clock, fd},
-};
-
-/// Between deciding that a connection may close and closing it the event loop turns once: what had already arrived is
-/// then served.
-const LAST_CALL_MS: u64 = 2;
+use crate::{client::Client, settings::ProxyProtocol};
 
 /// The headers that hyper reads without memory of their own.
 const FIELDS_ON_THE_STACK: usize = 100;
@@ -76,109 +82,19 @@ const FIELDS_MAX: usize = 16_384;
 const HTTP2_HEAD_MAX: usize = 64 * 1024;
 const HTTP2_STREAMS: u32 = 100;
 
-/// What the parts of one connection know of it.
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) shared: &'static Shared,
-    peer: Peer,
-    /// As far as the connection itself and its PROXY header tell.
-    client: Client,
-    /// Of the client, where `tls.client_ca` asks for one.
-    certificate: Option<ClientCertificate>,
-    /// ALPN has chosen HTTP/1.1, so HTTP/2 by prior knowledge is refused.
-    agreed_on_http1: bool,
-    activity: Activity,
-    /// The stream's descriptor, to ask the kernel about it. It is used only while a request is handed over and while
-    /// the crowd knows the connection: hyper holds the stream then. After the stream is closed, the kernel may give the
-    /// number to another file.
-    pub(super) socket: RawFd,
-    pub(super) seat: Seat,
-    /// The client has ended its side, or the event loop could not see whether it has.
-    ending: AtomicBool,
-    /// The client is in the middle of a body, as far as its bytes have been read. With HTTP/1.
-    in_body: AtomicBool,
-    /// Why no more of its requests is answered: the last word of a connection of HTTP/1.
-    refusal: OnceLock<Refusal>,
-    /// It speaks what the app makes of it.
-    upgraded: AtomicBool,
-    /// The last upgrade that a client asked for and did not get.
-    declined: Mutex<Option<OnUpgrade>>,
-}
-
-impl Connection {
-    /// Counts a refusal, and tells of it.
-    fn refused(&self, refusal: Refusal) {
-        self.shared.refused(refusal, self.peer);
-    }
-
-    /// The wire says so before it closes.
-    fn refuse(&self, refusal: Refusal) {
-        if self.refusal.set(refusal).is_ok() {
-            self.refused(refusal);
-        }
-    }
-
-    /// Tells of a client that does not read.
-    fn stalled(&self, end: &str) {
-        if let Some(suppressed) = self.shared.stalls.pass() {
-            tracing::info!(
-                event = "client_stalled",
-                client = %self.peer,
-                suppressed,
-                "a client did not read its answer for http.write_timeout; {end}"
-            );
-        }
-    }
-
-    /// Once an upgrade was asked for, hyper keeps it pending to the connection's end, and then grants it instead of
-    /// closing. So the last word and the lingering close are left to us.
-    async fn close_if_declined(&self) {
-        let declined = self.declined.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(declined) = declined
-            && let Ok(mut stream) = declined.await
-        {
-            // A client that does not even read the last word is not waited for.
-            let _ =
-                timeout(linger::SILENCE + linger::MOST, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
-        }
-    }
-
-    /// To be called with every piece that is read and scanned.
-    fn has_read(&self, scanner: &Scanner) {
-        self.in_body.store(scanner.in_body(), Relaxed);
-        if self.activity.is_reading_on() {
-            // No answer will carry the acknowledgement, and a client with Nagle's algorithm, such as nginx, holds its
-            // next request back until it has one.
-            fd::acknowledge(self.socket);
-        }
-    }
-
-    /// Since when it has been idle, if it may be asked to leave.
-    pub(super) fn may_leave_since(&self) -> Option<u64> {
-        self.activity.may_leave_since()
-    }
-
-    /// Ends it at the next turn of its task, so that another takes its place, unless it was active after `idle_since`.
-    pub(super) fn ask_to_leave(&self, idle_since: u64) {
-        self.activity.ask_to_leave(idle_since);
-    }
-
-    /// Gives a request that was refused before there was an exchange its line in the access log. `head` is what arrived.
-    fn log_refused(&self, refusal: Refusal, head: &[u8]) {
-        if let Some(access) = &self.shared.access {
-            let bytes = if refusal::is_to_head(head) { 0 } else { refusal::body(refusal).len() as u64 };
-            access.refused(self.client.address(), head, refusal::status(refusal), bytes, self.activity.head_took());
-        }
-    }
-}
-
 /// Serves one connection to its end; it counts as open as long as `open` lives. `waited`: its client may have left
 /// before the connection was accepted, and the event loop may not know.
-pub(super) async fn serve<T, S, B>(stream: T, peer: Peer, waited: bool, open: Open, shared: &'static Shared, app: S)
-where
-    T: Stream + AsRawFd + Send + 'static,
+pub(super) async fn serve<T, S, B>(
+    stream: T,
+    peer: Peer,
+    waited: bool,
+    open: OpenGuard,
+    shared: &'static Shared,
+    app: S,
+) where
+    T: ClientStream + AsRawFd + Send + 'static,
     S: Serve<B>,
-    B: Answer,
+    B: AppBody,
 {
     let connection = Arc::new(Connection {
         shared,
@@ -188,7 +104,7 @@ where
         agreed_on_http1: false,
         activity: Activity::new(),
         socket: stream.as_raw_fd(),
-        seat: Seat::default(),
+        position: ListPosition::default(),
         ending: AtomicBool::new(waited),
         in_body: AtomicBool::new(false),
         refusal: OnceLock::new(),
@@ -210,17 +126,17 @@ async fn introduced<T, S, B>(
     tls: Option<&Arc<ServerConfig>>,
     mut connection: Arc<Connection>,
     timer: &mut Timer<'_>,
-    open: Open,
+    open: OpenGuard,
     app: S,
 ) where
-    T: Stream + Send + 'static,
+    T: ClientStream + Send + 'static,
     S: Serve<B>,
-    B: Answer,
+    B: AppBody,
 {
-    let stream = match introduce(stream, alone(&mut connection), timer).await {
-        Introduction::Done(stream) => stream,
-        Introduction::Refused(stream, refusal) => return dismiss(stream, refusal, connection, open).await,
-        Introduction::Over => return,
+    let stream = match read_proxy_header(stream, alone(&mut connection), timer).await {
+        ProxyHeader::Done(stream) => stream,
+        ProxyHeader::Refused(stream, refusal) => return dismiss(stream, refusal, connection, open).await,
+        ProxyHeader::Over => return,
     };
     let Some(tls) = tls else { return Box::pin(http(stream, connection, timer, open, app)).await };
     match shake_hands(stream, tls, alone(&mut connection), timer).await {
@@ -236,30 +152,30 @@ fn alone(connection: &mut Arc<Connection>) -> &mut Connection {
 }
 
 /// Says why, instead of HTTP.
-async fn dismiss<T>(stream: T, refusal: Refusal, connection: Arc<Connection>, open: Open)
+async fn dismiss<T>(stream: T, refusal: Refusal, connection: Arc<Connection>, open: OpenGuard)
 where
-    T: Stream,
+    T: ClientStream,
 {
     connection.refuse(refusal);
-    let mut wire = Wire::http1(stream, Vec::new(), connection, open);
+    let mut wire = Http1Wire::new(stream, Vec::new(), connection, open);
     // Nobody is left to be told of an error.
     let _ = poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
 }
 
-/// Speaks HTTP on a stream to its end.
-async fn http<T, S, B>(mut stream: T, connection: Arc<Connection>, timer: &mut Timer<'_>, open: Open, app: S)
+/// HttpConnection HTTP on a stream to its end.
+async fn http<T, S, B>(mut stream: T, connection: Arc<Connection>, timer: &mut Timer<'_>, open: OpenGuard, app: S)
 where
-    T: Stream + Send + 'static,
+    T: ClientStream + Send + 'static,
     S: Serve<B>,
-    B: Answer,
+    B: AppBody,
 {
     let shared = connection.shared;
-    let called = pin!(shared.called());
-    let mut call = Call::new(called);
+    let called = pin!(shared.wake_signal());
+    let mut call = WakeListener::new(called);
     let greeting = if shared.http.http2 && !connection.agreed_on_http1 {
-        greeting::read(&mut stream, &connection, timer, &mut call).await
+        protocol_detect::read(&mut stream, &connection, timer, &mut call).await
     } else {
-        Greeting::default()
+        ProtocolDetect::default()
     };
     let service = {
         let connection = Arc::clone(&connection);
@@ -267,14 +183,14 @@ where
     };
     if greeting.is_http2 {
         // In boxes: without them, each connection of HTTP/1 would be as large as one of HTTP/2.
-        let mut keeper = Box::new(Http2::new(&connection));
-        let wire = http2::Wire::new(stream, greeting.bytes, keeper.link(), Arc::clone(&connection), open);
+        let mut lifecycle = Box::new(Http2Lifecycle::new(&connection));
+        let wire = Http2Wire::new(stream, greeting.bytes, lifecycle.state(), Arc::clone(&connection), open);
         let mut serving = Box::pin(http2(shared).serve_connection(wire, service));
-        live(serving.as_mut(), &connection, timer, call, &mut *keeper).await;
+        drive(serving.as_mut(), &connection, timer, call, &mut *lifecycle).await;
     } else {
-        let wire = Wire::http1(stream, greeting.bytes, Arc::clone(&connection), open);
+        let wire = Http1Wire::new(stream, greeting.bytes, Arc::clone(&connection), open);
         let serving = pin!(http1(shared).serve_connection(wire, service).with_upgrades());
-        live(serving, &connection, timer, call, &mut Http1::default()).await;
+        drive(serving, &connection, timer, call, &mut Http1Lifecycle::default()).await;
         connection.close_if_declined().await;
     }
 }
@@ -300,47 +216,47 @@ fn http2(shared: &Shared) -> conn::http2::Builder<TokioExecutor> {
 }
 
 /// Either of hyper's connections.
-trait Speaks: Future<Output = hyper::Result<()>> {
+trait HttpConnection: Future<Output = hyper::Result<()>> {
     /// Ends once what was begun is answered.
-    fn leave(self: Pin<&mut Self>);
+    fn begin_shutdown(self: Pin<&mut Self>);
 }
 
-impl<T, S, B> Speaks for conn::http1::UpgradeableConnection<Wire<T>, S>
+impl<T, S, B> HttpConnection for conn::http1::UpgradeableConnection<Http1Wire<T>, S>
 where
     Self: Future<Output = hyper::Result<()>>,
-    T: Stream + Send + 'static,
+    T: ClientStream + Send + 'static,
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
     S::Error: Into<BoxError>,
     B: http_body::Body + 'static,
     B::Error: Into<BoxError>,
 {
-    fn leave(self: Pin<&mut Self>) {
+    fn begin_shutdown(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
-impl<T, S, B, E> Speaks for conn::http2::Connection<http2::Wire<T>, S, E>
+impl<T, S, B, E> HttpConnection for conn::http2::Connection<Http2Wire<T>, S, E>
 where
     Self: Future<Output = hyper::Result<()>>,
-    T: Stream + Send + 'static,
+    T: ClientStream + Send + 'static,
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = B>,
     S::Error: Into<BoxError>,
     B: http_body::Body + 'static,
     B::Error: Into<BoxError>,
     E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
 {
-    fn leave(self: Pin<&mut Self>) {
+    fn begin_shutdown(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
 /// What a connection needs besides polling hyper: its time limits, and its part in a drain.
-trait Keeper {
+trait Lifecycle {
     /// The next thing to do. With `Wait` there is none now, and the task is woken when there is.
-    fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> Step;
+    fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> NextStep;
 }
 
-enum Step {
+enum NextStep {
     Wait,
     /// The stream under hyper has something to do.
     Poll,
@@ -351,34 +267,34 @@ enum Step {
 
 /// Of HTTP/1, which learns of a drain with its next answer.
 #[derive(Default)]
-struct Http1 {
+struct Http1Lifecycle {
     leaving: bool,
 }
 
-impl Keeper for Http1 {
-    fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> Step {
+impl Lifecycle for Http1Lifecycle {
+    fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> NextStep {
         let Connection { shared, activity, .. } = connection;
         let told = shared.ends() && activity.unoccupied();
         match timer.overdue(connection, cx) {
-            Some(Overdue::Blocked) => return Step::End(Ended::Blocked),
-            Some(Overdue::Head) => connection.refuse(refusal::HEAD_LATE),
+            Some(Overdue::Blocked) => return NextStep::End(Ended::Blocked),
+            Some(Overdue::Head) => connection.refuse(refusal_response::HEAD_LATE),
             Some(Overdue::Silent | Overdue::Idle) => {}
             None if (told || activity.is_asked_to_leave()) && !self.leaving => {}
-            None => return Step::Wait,
+            None => return NextStep::Wait,
         }
         self.leaving = true;
         activity.leaves();
-        Step::Leave
+        NextStep::Leave
     }
 }
 
 /// Polls hyper until the connection is over, and tells it when to leave.
-async fn live<C: Speaks>(
+async fn drive<C: HttpConnection>(
     mut serving: Pin<&mut C>,
     connection: &Arc<Connection>,
     timer: &mut Timer<'_>,
-    mut call: Call<'_>,
-    keeper: &mut impl Keeper,
+    mut call: WakeListener<'_>,
+    lifecycle: &mut impl Lifecycle,
 ) {
     let mut member = None;
     let served = poll_fn(|cx| {
@@ -387,12 +303,12 @@ async fn live<C: Speaks>(
                 return Poll::Ready(result.map_err(Ended::Error));
             }
             call.listen(connection.shared, cx);
-            member.get_or_insert_with(|| connection.shared.crowd.enter(connection, cx.waker()));
-            match keeper.step(connection, timer, cx) {
-                Step::Wait => return Poll::Pending,
-                Step::Poll => {}
-                Step::Leave => serving.as_mut().leave(),
-                Step::End(ended) => return Poll::Ready(Err(ended)),
+            member.get_or_insert_with(|| connection.shared.connections.enter(connection, cx.waker()));
+            match lifecycle.step(connection, timer, cx) {
+                NextStep::Wait => return Poll::Pending,
+                NextStep::Poll => {}
+                NextStep::Leave => serving.as_mut().begin_shutdown(),
+                NextStep::End(ended) => return Poll::Ready(Err(ended)),
             }
         }
     })
@@ -400,12 +316,14 @@ async fn live<C: Speaks>(
     match served {
         Ok(()) => {}
         Err(Ended::Blocked) => connection.stalled("its connection was dropped"),
-        Err(Ended::Error(error)) => say_error(&error),
-        Err(Ended::Deaf) => say_error(&io::Error::new(io::ErrorKind::TimedOut, "the client does not answer a PING")),
+        Err(Ended::Error(error)) => log_error(&error),
+        Err(Ended::Unresponsive) => {
+            log_error(&io::Error::new(io::ErrorKind::TimedOut, "the client does not answer a PING"))
+        }
     }
 }
 
-fn say_error(error: &(dyn Error + 'static)) {
+fn log_error(error: &(dyn Error + 'static)) {
     tracing::debug!(event = "connection_error", error, "a connection ended with an error");
 }
 
@@ -413,44 +331,6 @@ enum Ended {
     /// The client did not read.
     Blocked,
     /// The client is gone.
-    Deaf,
+    Unresponsive,
     Error(hyper::Error),
-}
-
-/// The one timer of a connection. Only an earlier deadline moves it: a later one is found when it fires.
-struct Timer<'a> {
-    sleep: Pin<&'a mut Sleep>,
-    /// When it fires, on the coarse clock.
-    at: u64,
-    last_call: bool,
-}
-
-impl<'a> Timer<'a> {
-    fn new(sleep: Pin<&'a mut Sleep>) -> Self {
-        Self { sleep, at: u64::MAX, last_call: false }
-    }
-
-    /// What has lasted too long, if anything; otherwise the task is woken when something has.
-    fn overdue(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Option<Overdue> {
-        self.due(connection.activity.deadline(connection.shared), cx)
-    }
-
-    /// What is to be done now, if its time has come; otherwise the task is woken when it has.
-    fn due<D>(&mut self, next: Option<(u64, D)>, cx: &mut Context<'_>) -> Option<D> {
-        let (deadline, what) = next?;
-        if deadline >= self.at && !self.sleep.is_elapsed() {
-            return None;
-        }
-        let now = clock::coarse();
-        let due = deadline <= now;
-        if std::mem::replace(&mut self.last_call, due) && due {
-            return Some(what);
-        }
-        self.at = if due { now + LAST_CALL_MS } else { deadline };
-        self.sleep.as_mut().reset(Instant::now() + Duration::from_millis(self.at - now));
-        if self.sleep.as_mut().poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
-        None
-    }
 }

@@ -27,15 +27,15 @@ static PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 /// `http.forwarded_allow_ips`, ready to be asked.
 #[derive(Debug)]
-pub(super) struct Trust(Vec<IpNet>);
+pub(super) struct TrustedProxies(Vec<IpNet>);
 
-impl Trust {
+impl TrustedProxies {
     pub(super) fn new(allowed: &[AllowIp]) -> Self {
         Self(allowed.iter().flat_map(nets).collect())
     }
 
     /// Without an address it is the peer of a unix socket: who may open that is decided by its mode, as in Gunicorn.
-    pub(super) fn believes(&self, address: Option<IpAddr>) -> bool {
+    pub(super) fn trusts(&self, address: Option<IpAddr>) -> bool {
         address.is_none_or(|address| {
             let address = address.to_canonical();
             self.0.iter().any(|net| net.contains(&address))
@@ -61,7 +61,7 @@ fn nets(allowed: &AllowIp) -> Vec<IpNet> {
 
 /// Who sent this request over a connection of that client's. The request keeps the forwarding headers that were
 /// believed, and no other.
-pub(super) fn client<B>(request: &mut Request<B>, connection: &Client, trust: &Trust) -> Client {
+pub(super) fn client<B>(request: &mut Request<B>, connection: &Client, trust: &TrustedProxies) -> Client {
     let mut client = connection.clone();
     // In absolute form and in HTTP/2 it stands in the target, which counts (RFC 9112, section 3.2.2).
     client.host = match (request.uri().authority(), request.headers().get(HOST)) {
@@ -71,7 +71,7 @@ pub(super) fn client<B>(request: &mut Request<B>, connection: &Client, trust: &T
     };
     let headers = request.headers_mut();
     if headers.keys().any(forwards) {
-        if trust.believes(connection.address) {
+        if trust.trusts(connection.address) {
             believe(headers, &mut client, trust);
         } else {
             let names: Vec<_> = headers.keys().filter(|name| forwards(name)).cloned().collect();
@@ -89,7 +89,7 @@ fn forwards(name: &HeaderName) -> bool {
 }
 
 /// Nearly every proxy writes `X-Forwarded-*` and passes a client's own `Forwarded` on: so that counts only alone.
-fn believe(headers: &mut HeaderMap, client: &mut Client, trust: &Trust) {
+fn believe(headers: &mut HeaderMap, client: &mut Client, trust: &TrustedProxies) {
     if [&FOR, &PROTO, &HOST_SAID, &PORT].iter().any(|name| headers.contains_key(*name)) {
         headers.remove(FORWARDED);
         follow(
@@ -127,13 +127,17 @@ struct Hop<'a> {
 }
 
 /// Goes from proxy to proxy, away from us, as far as they are believed; returns the last hop that one of them told.
-fn follow<'a>(hops: impl Iterator<Item = Option<Hop<'a>>>, client: &mut Client, trust: &Trust) -> Option<Hop<'a>> {
+fn follow<'a>(
+    hops: impl Iterator<Item = Option<Hop<'a>>>,
+    client: &mut Client,
+    trust: &TrustedProxies,
+) -> Option<Hop<'a>> {
     let mut last = None;
     for hop in hops.map_while(|hop| hop) {
         last = Some(hop);
         let Some((address, port)) = hop.node else { break };
         (client.address, client.port) = (Some(address), port);
-        if !trust.believes(Some(address)) {
+        if !trust.trusts(Some(address)) {
             break;
         }
     }
@@ -236,7 +240,7 @@ mod tests {
     use super::*;
     use crate::settings::Settings;
 
-    fn trust(list: &[&str]) -> Trust {
+    fn trust(list: &[&str]) -> TrustedProxies {
         let net = |text: &&str| match text.split_once('/') {
             _ if *text == "*" => AllowIp::Any,
             Some((address, prefix)) => {
@@ -247,11 +251,11 @@ mod tests {
                 AllowIp::Net { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
             }
         };
-        Trust::new(&list.iter().map(net).collect::<Vec<_>>())
+        TrustedProxies::new(&list.iter().map(net).collect::<Vec<_>>())
     }
 
     /// What a request of the peer becomes: `address port scheme host`, and the names of the headers left.
-    fn seen(peer: &str, trust: &Trust, headers: &[(&'static str, &str)]) -> (String, Vec<String>) {
+    fn seen(peer: &str, trust: &TrustedProxies, headers: &[(&'static str, &str)]) -> (String, Vec<String>) {
         let mut request = Request::new(());
         for (name, value) in headers {
             request.headers_mut().append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
@@ -276,7 +280,7 @@ mod tests {
 
     #[test]
     fn who_is_believed() {
-        let usual = Trust::new(&Settings::default().http.forwarded_allow_ips);
+        let usual = TrustedProxies::new(&Settings::default().http.forwarded_allow_ips);
         for (trust, believed, not) in [
             (usual, "127.0.0.1 ::1 ::ffff:127.0.0.1", "127.0.0.2 ::2 10.0.0.1"),
             (trust(&["10.1.2.3/8"]), "10.0.0.0 10.255.255.255 ::ffff:10.9.9.9", "11.0.0.0 9.255.255.255 ::a00:1"),
@@ -287,12 +291,12 @@ mod tests {
             (trust(&["*"]), "1.2.3.4 2001:db8::1 ::ffff:1.2.3.4", ""),
             (trust(&[]), "", "127.0.0.1 ::1"),
         ] {
-            let believes = |list: &str| {
-                list.split_whitespace().map(|ip| trust.believes(Some(ip.parse().unwrap()))).collect::<Vec<_>>()
+            let trusts = |list: &str| {
+                list.split_whitespace().map(|ip| trust.trusts(Some(ip.parse().unwrap()))).collect::<Vec<_>>()
             };
-            assert!(believes(believed).into_iter().all(|it| it), "{trust:?}: {believed}");
-            assert!(!believes(not).into_iter().any(|it| it), "{trust:?}: {not}");
-            assert!(trust.believes(None), "a unix socket has a mode of its own");
+            assert!(trusts(believed).into_iter().all(|it| it), "{trust:?}: {believed}");
+            assert!(!trusts(not).into_iter().any(|it| it), "{trust:?}: {not}");
+            assert!(trust.trusts(None), "a unix socket has a mode of its own");
         }
     }
 

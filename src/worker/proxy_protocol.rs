@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: who the client of a proxy is, said in the first bytes of a connection.
 //!
 //! Owns: the grammar (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2) and its bounds. Refuses: reading
-//! (`connection::introduction`), whose header is believed (`forwarded`), and what stands behind the addresses (TLVs are skipped).
+//! (`connection::proxy_header`), whose header is believed (`forwarded`), and what stands behind the addresses (TLVs are skipped).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,7 +20,7 @@ const V2_REST_MAX: usize = 4096;
 /// What the first bytes of a connection are. For every split of the same bytes: `More` until the answer is known, and
 /// then always that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parsed {
+pub(super) enum ParsedHeader {
     /// Nobody can tell yet.
     More,
     /// No header of the accepted versions begins here.
@@ -32,7 +32,7 @@ pub(super) enum Parsed {
     Bad(&'static str),
 }
 
-pub(super) fn parse(accepted: ProxyProtocol, bytes: &[u8]) -> Parsed {
+pub(super) fn parse(accepted: ProxyProtocol, bytes: &[u8]) -> ParsedHeader {
     let (v1, v2) = match accepted {
         ProxyProtocol::Off => (false, false),
         ProxyProtocol::V1 => (true, false),
@@ -44,33 +44,33 @@ pub(super) fn parse(accepted: ProxyProtocol, bytes: &[u8]) -> Parsed {
     } else if v2 && bytes.starts_with(V2) {
         parse_v2(bytes)
     } else if (v1 && V1.starts_with(bytes)) || (v2 && V2.starts_with(bytes)) {
-        Parsed::More
+        ParsedHeader::More
     } else {
-        Parsed::Absent
+        ParsedHeader::Absent
     }
 }
 
-fn parse_v1(bytes: &[u8]) -> Parsed {
+fn parse_v1(bytes: &[u8]) -> ParsedHeader {
     let window = &bytes[..bytes.len().min(V1_MAX)];
     let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
         return if window.len() < V1_MAX {
-            Parsed::More
+            ParsedHeader::More
         } else {
-            Parsed::Bad("The PROXY header is longer than the 107 bytes of version 1")
+            ParsedHeader::Bad("The PROXY header is longer than the 107 bytes of version 1")
         };
     };
     let line = window[..end].strip_suffix(b"\r").and_then(|line| str::from_utf8(line).ok());
     let Some(words) = line.and_then(|line| line.strip_prefix("PROXY ")) else {
-        return Parsed::Bad("The PROXY header does not end with CRLF, or is not text");
+        return ParsedHeader::Bad("The PROXY header does not end with CRLF, or is not text");
     };
     let length = end + 1;
     // What follows UNKNOWN means nothing, whatever it is.
     if words == "UNKNOWN" || words.starts_with("UNKNOWN ") {
-        return Parsed::Header { length, source: None };
+        return ParsedHeader::Header { length, source: None };
     }
     match v1_source(words) {
-        Some(source) => Parsed::Header { length, source: Some(source) },
-        None => Parsed::Bad("The PROXY header is not PROXY TCP4 or TCP6, source, destination, port, port"),
+        Some(source) => ParsedHeader::Header { length, source: Some(source) },
+        None => ParsedHeader::Bad("The PROXY header is not PROXY TCP4 or TCP6, source, destination, port, port"),
     }
 }
 
@@ -92,38 +92,38 @@ fn v1_port(word: &str) -> Option<u16> {
     word.parse().ok().filter(|_| decimal)
 }
 
-fn parse_v2(bytes: &[u8]) -> Parsed {
-    let Some(fixed) = bytes.first_chunk::<V2_FIXED>() else { return Parsed::More };
+fn parse_v2(bytes: &[u8]) -> ParsedHeader {
+    let Some(fixed) = bytes.first_chunk::<V2_FIXED>() else { return ParsedHeader::More };
     let [.., command, family, high, low] = *fixed;
     let rest = usize::from(u16::from_be_bytes([high, low]));
     let length = V2_FIXED + rest;
     let local = match command {
         0x20 => true,
         0x21 => false,
-        _ => return Parsed::Bad("The PROXY header is not of version 2, or its command neither LOCAL nor PROXY"),
+        _ => return ParsedHeader::Bad("The PROXY header is not of version 2, or its command neither LOCAL nor PROXY"),
     };
     if rest > V2_REST_MAX {
-        return Parsed::Bad("The PROXY header is longer than 4096 bytes");
+        return ParsedHeader::Bad("The PROXY header is longer than 4096 bytes");
     }
-    let Some(rest) = bytes.get(V2_FIXED..length) else { return Parsed::More };
+    let Some(rest) = bytes.get(V2_FIXED..length) else { return ParsedHeader::More };
     if local {
-        return Parsed::Header { length, source: None };
+        return ParsedHeader::Header { length, source: None };
     }
     let source = match family {
         // Unspecified, and a unix stream: valid, and no address that means anything here.
-        0x00 | 0x31 => return Parsed::Header { length, source: None },
+        0x00 | 0x31 => return ParsedHeader::Header { length, source: None },
         // TCP over IPv4, over IPv6.
         0x11 => v2_source::<4>(rest),
         0x21 => v2_source::<16>(rest),
         _ => {
-            return Parsed::Bad(
+            return ParsedHeader::Bad(
                 "The PROXY header is neither of TCP over IPv4 or IPv6, nor of a unix stream, nor unspecified",
             );
         }
     };
     match source {
-        Some(_) => Parsed::Header { length, source },
-        None => Parsed::Bad("The PROXY header is shorter than its addresses"),
+        Some(_) => ParsedHeader::Header { length, source },
+        None => ParsedHeader::Bad("The PROXY header is shorter than its addresses"),
     }
 }
 
@@ -150,8 +150,8 @@ mod tests {
         [V2, &[command, family], &length, rest].concat()
     }
 
-    fn header(length: usize, source: &str) -> Parsed {
-        Parsed::Header { length, source: (!source.is_empty()).then(|| source.parse().unwrap()) }
+    fn header(length: usize, source: &str) -> ParsedHeader {
+        ParsedHeader::Header { length, source: (!source.is_empty()).then(|| source.parse().unwrap()) }
     }
 
     #[test]
@@ -168,8 +168,8 @@ mod tests {
             let told = [bytes, b"GET / HTTP/1.1\r\n"].concat();
             assert_eq!(parse(ProxyProtocol::V1, &told), header(bytes.len(), source), "{}", bytes.escape_ascii());
             assert_eq!(parse(ProxyProtocol::Auto, &told), header(bytes.len(), source), "{}", bytes.escape_ascii());
-            assert_eq!(parse(ProxyProtocol::V2, &told), Parsed::Absent);
-            assert_eq!(parse(ProxyProtocol::Off, &told), Parsed::Absent);
+            assert_eq!(parse(ProxyProtocol::V2, &told), ParsedHeader::Absent);
+            assert_eq!(parse(ProxyProtocol::Off, &told), ParsedHeader::Absent);
         }
         for bytes in [
             &b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\n"[..],
@@ -193,7 +193,7 @@ mod tests {
             b"PROXY TCP4 \xff.0.2.7 198.51.100.1 1 2\r\n",
         ] {
             let parsed = parse(ProxyProtocol::V1, bytes);
-            assert!(matches!(parsed, Parsed::Bad(_)), "{}: {parsed:?}", bytes.escape_ascii());
+            assert!(matches!(parsed, ParsedHeader::Bad(_)), "{}: {parsed:?}", bytes.escape_ascii());
         }
     }
 
@@ -201,9 +201,9 @@ mod tests {
     fn version_1_has_an_end() {
         let line = |length: usize| [b"PROXY UNKNOWN ", "x".repeat(length - 16).as_bytes(), b"\r\n"].concat();
         assert_eq!(parse(ProxyProtocol::V1, &line(107)), header(107, ""));
-        assert_eq!(parse(ProxyProtocol::V1, &line(108)[..106]), Parsed::More);
-        assert!(matches!(parse(ProxyProtocol::V1, &line(108)), Parsed::Bad(_)));
-        assert!(matches!(parse(ProxyProtocol::V1, &line(108)[..107]), Parsed::Bad(_)));
+        assert_eq!(parse(ProxyProtocol::V1, &line(108)[..106]), ParsedHeader::More);
+        assert!(matches!(parse(ProxyProtocol::V1, &line(108)), ParsedHeader::Bad(_)));
+        assert!(matches!(parse(ProxyProtocol::V1, &line(108)[..107]), ParsedHeader::Bad(_)));
     }
 
     #[test]
@@ -226,8 +226,8 @@ mod tests {
             let told = [&bytes[..], b"GET / HTTP/1.1\r\n"].concat();
             assert_eq!(parse(ProxyProtocol::V2, &told), header(bytes.len(), source), "{}", bytes.escape_ascii());
             assert_eq!(parse(ProxyProtocol::Auto, &told), header(bytes.len(), source), "{}", bytes.escape_ascii());
-            assert_eq!(parse(ProxyProtocol::V1, &told), Parsed::Absent);
-            assert_eq!(parse(ProxyProtocol::Off, &told), Parsed::Absent);
+            assert_eq!(parse(ProxyProtocol::V1, &told), ParsedHeader::Absent);
+            assert_eq!(parse(ProxyProtocol::Off, &told), ParsedHeader::Absent);
         }
         for bytes in [
             v2(0x11, 0x11, &four),
@@ -242,25 +242,25 @@ mod tests {
             v2(0x20, 0x00, &[0; V2_REST_MAX + 1]),
         ] {
             let parsed = parse(ProxyProtocol::V2, &bytes);
-            assert!(matches!(parsed, Parsed::Bad(_)), "{}: {parsed:?}", bytes.escape_ascii());
+            assert!(matches!(parsed, ParsedHeader::Bad(_)), "{}: {parsed:?}", bytes.escape_ascii());
         }
     }
 
     #[test]
     fn what_could_still_become_a_header_waits() {
         for (mode, bytes, expected) in [
-            (ProxyProtocol::Auto, &b""[..], Parsed::More),
-            (ProxyProtocol::Auto, b"P", Parsed::More),
-            (ProxyProtocol::Auto, b"PR", Parsed::More),
-            (ProxyProtocol::Auto, b"PO", Parsed::Absent),
-            (ProxyProtocol::Auto, b"\r\n", Parsed::More),
-            (ProxyProtocol::Auto, b"\r\nG", Parsed::Absent),
-            (ProxyProtocol::Auto, b"GET", Parsed::Absent),
-            (ProxyProtocol::Auto, b"\x16\x03\x01", Parsed::Absent),
-            (ProxyProtocol::Auto, b"PRI * HTTP/2.0", Parsed::Absent),
-            (ProxyProtocol::V2, b"P", Parsed::Absent),
-            (ProxyProtocol::V1, b"\r", Parsed::Absent),
-            (ProxyProtocol::Off, b"", Parsed::Absent),
+            (ProxyProtocol::Auto, &b""[..], ParsedHeader::More),
+            (ProxyProtocol::Auto, b"P", ParsedHeader::More),
+            (ProxyProtocol::Auto, b"PR", ParsedHeader::More),
+            (ProxyProtocol::Auto, b"PO", ParsedHeader::Absent),
+            (ProxyProtocol::Auto, b"\r\n", ParsedHeader::More),
+            (ProxyProtocol::Auto, b"\r\nG", ParsedHeader::Absent),
+            (ProxyProtocol::Auto, b"GET", ParsedHeader::Absent),
+            (ProxyProtocol::Auto, b"\x16\x03\x01", ParsedHeader::Absent),
+            (ProxyProtocol::Auto, b"PRI * HTTP/2.0", ParsedHeader::Absent),
+            (ProxyProtocol::V2, b"P", ParsedHeader::Absent),
+            (ProxyProtocol::V1, b"\r", ParsedHeader::Absent),
+            (ProxyProtocol::Off, b"", ParsedHeader::Absent),
         ] {
             assert_eq!(parse(mode, bytes), expected, "{mode:?} {}", bytes.escape_ascii());
         }
@@ -295,9 +295,9 @@ mod tests {
             let mut known = false;
             for end in 0..=bytes.len() {
                 let parsed = parse(mode, &bytes[..end]);
-                prop_assert!(parsed == whole || (parsed == Parsed::More && !known), "{end}: {parsed:?}, {whole:?}");
-                known = parsed != Parsed::More;
-                if let Parsed::Header { length, .. } = parsed {
+                prop_assert!(parsed == whole || (parsed == ParsedHeader::More && !known), "{end}: {parsed:?}, {whole:?}");
+                known = parsed != ParsedHeader::More;
+                if let ParsedHeader::Header { length, .. } = parsed {
                     prop_assert!(length <= end && length <= V2_FIXED + V2_REST_MAX);
                 }
             }

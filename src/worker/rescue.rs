@@ -1,7 +1,7 @@
 //! Looking after the siblings: who cannot accept what waits in his slot, and taking it for him.
 //!
 //! Owns: telling from the scoreboard and the queues who needs it, and telling the master who is silent. Refuses: how
-//! often (`beat`), what is done about a silent worker (the master), and anything while this worker drains.
+//! often (`heartbeat`), what is done about a silent worker (the master), and anything while this worker drains.
 
 use std::{os::fd::AsFd, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::task::yield_now;
 
 use super::{
     accept,
-    connection::{Answer, Serve},
+    serve::{AppBody, Serve},
     shared::Shared,
 };
 use crate::{
@@ -31,7 +31,7 @@ const TURNS: u32 = 8;
 const LOOKS_UNTIL_TOLD: u32 = 2;
 
 /// What one worker sees of the others.
-pub(super) struct Watch<S> {
+pub(super) struct SiblingWatch<S> {
     slot: u32,
     shared: &'static Shared,
     app: S,
@@ -41,7 +41,7 @@ pub(super) struct Watch<S> {
 
 #[derive(Clone, Copy, Default)]
 struct Sibling {
-    sign: Option<Sign>,
+    sign: Option<Observation>,
     /// At the last look its queue held something, and it had done nothing since the look before.
     suspect: bool,
     /// Looks in a row that found it late.
@@ -50,7 +50,7 @@ struct Sibling {
 
 /// What the worker of a slot shows of itself.
 #[derive(Clone, Copy)]
-struct Sign {
+struct Observation {
     due: u64,
     /// The same twice, and it did nothing between: its beats go on also if it does not accept.
     activity: u64,
@@ -58,17 +58,17 @@ struct Sign {
     full: bool,
 }
 
-impl<S> Watch<S> {
+impl<S> SiblingWatch<S> {
     pub(super) fn new(slot: u32, shared: &'static Shared, app: S) -> Self {
         let siblings = vec![Sibling::default(); shared.listeners.room() as usize];
         Self { slot, shared, app, siblings }
     }
 
-    /// Rescues from whoever needs it, with a `beat` after each turn of the loop. Whether the next look should come soon.
-    pub(super) async fn turn<B>(&mut self, beat: impl Fn()) -> bool
+    /// Rescues from whoever needs it, with a `heartbeat` after each turn of the loop. Whether the next look should come soon.
+    pub(super) async fn turn<B>(&mut self, heartbeat: impl Fn()) -> bool
     where
         S: Serve<B>,
-        B: Answer,
+        B: AppBody,
     {
         if self.shared.drains() || !self.shared.has_place() {
             return false;
@@ -80,7 +80,7 @@ impl<S> Watch<S> {
                 break;
             }
             yield_now().await;
-            beat();
+            heartbeat();
             if self.shared.drains() {
                 return false;
             }
@@ -103,7 +103,7 @@ impl<S> Watch<S> {
             let late = sign.is_some_and(|sign| sign.due < now);
             sibling.late = if late { sibling.late.saturating_add(1) } else { 0 };
             if sibling.late == LOOKS_UNTIL_TOLD {
-                self.shared.say(ToMaster::Silent { slot });
+                self.shared.send(ToMaster::Silent { slot });
             }
             let alone = late || sign.is_none_or(|sign| sign.full);
             if alone || idle {
@@ -127,12 +127,12 @@ impl<S> Watch<S> {
     }
 
     /// Of each slot's worker; of several, that which promised the most: a slot is well as long as one is.
-    fn signs(&self) -> Vec<Option<Sign>> {
+    fn signs(&self) -> Vec<Option<Observation>> {
         let mut signs = vec![None; self.siblings.len()];
         for row in self.shared.scoreboard.rows().filter(|row| row.state() == State::Serving) {
-            let sign = Sign { due: row.due(), activity: row.activity(), full: row.full() };
+            let sign = Observation { due: row.due(), activity: row.activity(), full: row.full() };
             if let Some(known) = signs.get_mut(row.slot() as usize)
-                && known.is_none_or(|known: Sign| known.due < sign.due)
+                && known.is_none_or(|known: Observation| known.due < sign.due)
             {
                 *known = Some(sign);
             }
@@ -144,7 +144,7 @@ impl<S> Watch<S> {
     fn rescue<B>(&self, slot: u32) -> bool
     where
         S: Serve<B>,
-        B: Answer,
+        B: AppBody,
     {
         let sockets = self.shared.listeners.of_slot(slot);
         sockets.fold(false, |more, socket| {

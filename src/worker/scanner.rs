@@ -10,19 +10,20 @@
 
 mod chunked;
 mod class;
-mod head;
-mod line;
+mod http2;
+mod lines;
 mod refusal;
+mod request_head;
 mod target;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::refusal::Refusal;
 use self::{
-    chunked::Chunked,
-    head::{Body, Head, Then},
+    chunked::ChunkedBody,
+    request_head::{AfterBody, BodyFraming, RequestHead},
 };
+pub(crate) use self::{http2::http2_fault, refusal::Refusal};
 
 /// The longest line there is, limits or not: `http::Uri` and `http::HeaderName` hold no more.
 const LINE_MAX: usize = 65_534;
@@ -84,11 +85,11 @@ pub(crate) enum Verdict {
 ///                                           └──► Ended
 /// ```
 #[derive(Debug)]
-enum Stage {
-    Head(Head),
+enum ScanState {
+    Head(RequestHead),
     /// So many bytes of a body with `Content-Length` are still to come.
     Length(u64),
-    Chunked(Chunked),
+    Chunked(ChunkedBody),
     /// The answer decides whether what follows is another request or another protocol.
     Held,
     Ended,
@@ -103,14 +104,14 @@ enum Stage {
 #[derive(Debug)]
 pub(crate) struct Scanner {
     limits: Limits,
-    stage: Stage,
+    state: ScanState,
     /// What follows the body under way.
-    then: Then,
+    then: AfterBody,
 }
 
 impl Scanner {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits: limits.in_force(), stage: Stage::Head(Head::default()), then: Then::default() }
+        Self { limits: limits.in_force(), state: ScanState::Head(RequestHead::default()), then: AfterBody::default() }
     }
 
     /// Judges what was not passed before and what is new behind it. Whatever the pieces, the same bytes get the same
@@ -127,8 +128,9 @@ impl Scanner {
                     }
                 }
                 Err(refusal) => {
-                    let in_body = matches!(self.stage, Stage::Chunked(_) | Stage::Refused { in_body: true, .. });
-                    self.stage = Stage::Refused { refusal, in_body };
+                    let in_body =
+                        matches!(self.state, ScanState::Chunked(_) | ScanState::Refused { in_body: true, .. });
+                    self.state = ScanState::Refused { refusal, in_body };
                     return Scan { pass, verdict: Verdict::Refuse(refusal) };
                 }
             }
@@ -137,72 +139,72 @@ impl Scanner {
 
     /// Verifies the next head, or the next piece of a body; 0 when it needs more.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
-        match &mut self.stage {
-            Stage::Head(head) => {
-                let Some((length, frame)) = head.scan(bytes, &self.limits)? else { return Ok(0) };
-                self.then = frame.then;
-                match frame.body {
-                    Body::Length(0) => self.body_ended(),
-                    Body::Length(left) => self.stage = Stage::Length(left),
-                    Body::Chunked { fields } => self.stage = Stage::Chunked(Chunked::new(fields)),
+        match &mut self.state {
+            ScanState::Head(head) => {
+                let Some((length, framing)) = head.scan(bytes, &self.limits)? else { return Ok(0) };
+                self.then = framing.then;
+                match framing.body {
+                    BodyFraming::Length(0) => self.body_ended(),
+                    BodyFraming::Length(left) => self.state = ScanState::Length(left),
+                    BodyFraming::Chunked { fields } => self.state = ScanState::Chunked(ChunkedBody::new(fields)),
                 }
                 Ok(length)
             }
-            Stage::Length(left) => {
+            ScanState::Length(left) => {
                 let verified = (*left).min(bytes.len() as u64);
                 self.skip(verified);
                 Ok(verified as usize)
             }
-            Stage::Chunked(body) => {
+            ScanState::Chunked(body) => {
                 let (verified, ended) = body.scan(bytes, &self.limits)?;
                 if ended {
                     self.body_ended();
                 }
                 Ok(verified)
             }
-            Stage::Held | Stage::Ended => Ok(0),
-            Stage::Refused { refusal, .. } => Err(*refusal),
+            ScanState::Held | ScanState::Ended => Ok(0),
+            ScanState::Refused { refusal, .. } => Err(*refusal),
         }
     }
 
     fn body_ended(&mut self) {
-        self.stage = match self.then {
-            Then::Next => Stage::Head(Head::default()),
-            Then::End => Stage::Ended,
-            Then::Hold { .. } => Stage::Held,
+        self.state = match self.then {
+            AfterBody::Next => ScanState::Head(RequestHead::default()),
+            AfterBody::End => ScanState::Ended,
+            AfterBody::Hold { .. } => ScanState::Held,
         };
     }
 
     /// Whether a head has begun and is not complete. An empty line before it is not its beginning.
     pub(crate) fn in_head(&self) -> bool {
-        matches!(&self.stage, Stage::Head(head) if head.has_begun())
+        matches!(&self.state, ScanState::Head(head) if head.has_begun())
     }
 
     /// Whether a body has begun and is not complete.
     pub(crate) fn in_body(&self) -> bool {
-        matches!(self.stage, Stage::Length(_) | Stage::Chunked(_) | Stage::Refused { in_body: true, .. })
+        matches!(self.state, ScanState::Length(_) | ScanState::Chunked(_) | ScanState::Refused { in_body: true, .. })
     }
 
     /// How many bytes come next that are content and nothing else, of a body with `Content-Length` or of a chunk. They
     /// may be read past the scanner, if it is told by [`skip`](Self::skip).
     pub(crate) fn body_left(&self) -> Option<u64> {
-        match &self.stage {
-            Stage::Length(left) => Some(*left),
-            Stage::Chunked(body) => body.chunk_left(),
+        match &self.state {
+            ScanState::Length(left) => Some(*left),
+            ScanState::Chunked(body) => body.chunk_left(),
             _ => None,
         }
     }
 
     /// So many bytes of [`body_left`](Self::body_left) were read past the scanner.
     pub(crate) fn skip(&mut self, bytes: u64) {
-        match &mut self.stage {
-            Stage::Length(left) => {
+        match &mut self.state {
+            ScanState::Length(left) => {
                 *left = left.saturating_sub(bytes);
                 if *left == 0 {
                     self.body_ended();
                 }
             }
-            Stage::Chunked(body) => body.skip(bytes),
+            ScanState::Chunked(body) => body.skip(bytes),
             _ => {}
         }
     }
@@ -210,23 +212,23 @@ impl Scanner {
     /// Whether the request asked for another protocol and its body is over: what the client sends now is kept until
     /// [`resume`](Self::resume) is told, or belongs to that protocol and is no longer scanned.
     pub(crate) fn is_held(&self) -> bool {
-        matches!(self.stage, Stage::Held)
+        matches!(self.state, ScanState::Held)
     }
 
     /// Whether the last request of the connection is over: what the client sends now is no request, and thrown away.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.stage, Stage::Ended)
+        matches!(self.state, ScanState::Ended)
     }
 
     /// Whether what was refused is the body of a request whose head was passed.
     pub(crate) fn refused_in_body(&self) -> bool {
-        matches!(self.stage, Stage::Refused { in_body: true, .. })
+        matches!(self.state, ScanState::Refused { in_body: true, .. })
     }
 
     /// The request that asked for another protocol was answered as any other. Without effect on any other request.
     pub(crate) fn resume(&mut self) {
-        if let Then::Hold { last } = self.then {
-            self.then = if last { Then::End } else { Then::Next };
+        if let AfterBody::Hold { last } = self.then {
+            self.then = if last { AfterBody::End } else { AfterBody::Next };
             if self.is_held() {
                 self.body_ended();
             }

@@ -23,8 +23,8 @@ use tokio::{
 };
 
 use super::{
-    accept::Peer, access_log::AccessLog, balance::Balance, crowd::Crowd, forwarded::Trust, request_id::RequestIds,
-    scanner::Refusal, throttle::Throttle,
+    access_log::AccessLog, balance::Balance, connection_list::ConnectionList, forwarded::TrustedProxies,
+    request_id::RequestIds, scanner::Refusal, serve::Peer, throttle::Throttle,
 };
 use crate::{
     channel::ToMaster,
@@ -55,12 +55,12 @@ pub(super) struct Shared {
     pub(super) access: Option<AccessLog>,
     pub(super) request_ids: RequestIds,
     pub(super) proxy_protocol: ProxyProtocol,
-    pub(super) trust: Trust,
+    pub(super) trust: TrustedProxies,
     /// `None` without TLS.
     pub(super) tls: Option<Arc<ServerConfig>>,
     channel: Arc<OwnedFd>,
     /// Messages that did not fit into the channel, in their order.
-    unsaid: Mutex<Vec<ToMaster>>,
+    unsent: Mutex<Vec<ToMaster>>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
     /// The watch above, for the request path: no lock to read.
@@ -74,9 +74,9 @@ pub(super) struct Shared {
     ends: AtomicBool,
     /// Wakes every connection of HTTP/2 when `drains` is raised.
     pub(super) drain: Notify,
-    /// Wakes every connection, see [`Call`].
-    call: Notify,
-    calls: AtomicU64,
+    /// Wakes every connection, see [`WakeListener`].
+    wake: Notify,
+    wakes: AtomicU64,
     pub(super) exhausted: Throttle,
     fullness: Throttle,
     evictions: Throttle,
@@ -91,7 +91,7 @@ pub(super) struct Shared {
     arrivals_told: AtomicU64,
     arrivals_known: AtomicU64,
     emptied: Notify,
-    pub(super) crowd: Crowd,
+    pub(super) connections: ConnectionList,
     balance: Balance,
     /// Wakes the accepting tasks that wait for a place when a connection ends.
     vacated: Notify,
@@ -117,12 +117,12 @@ impl Shared {
             listeners,
             http: settings.http.clone(),
             proxy_protocol: settings.server.proxy_protocol,
-            trust: Trust::new(&settings.http.forwarded_allow_ips),
+            trust: TrustedProxies::new(&settings.http.forwarded_allow_ips),
             access,
             request_ids: RequestIds::new(),
             tls: settings.tls.material.as_ref().map(|material| Arc::clone(&material.config)),
             channel,
-            unsaid: Mutex::new(Vec::new()),
+            unsent: Mutex::new(Vec::new()),
             stopping: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             drains: AtomicBool::new(false),
@@ -131,8 +131,8 @@ impl Shared {
             drain_idle: settings.workers.drain_idle,
             ends: AtomicBool::new(false),
             drain: Notify::new(),
-            call: Notify::new(),
-            calls: AtomicU64::new(0),
+            wake: Notify::new(),
+            wakes: AtomicU64::new(0),
             exhausted: Throttle::default(),
             fullness: Throttle::default(),
             evictions: Throttle::default(),
@@ -146,7 +146,7 @@ impl Shared {
             arrivals_told: AtomicU64::new(0),
             arrivals_known: AtomicU64::new(row.accepted()),
             emptied: Notify::new(),
-            crowd: Crowd::default(),
+            connections: ConnectionList::default(),
             balance: Balance::default(),
             vacated: Notify::new(),
             traffic: Notify::new(),
@@ -211,18 +211,18 @@ impl Shared {
     /// The grace is over: connections without a request half-close now.
     pub(super) fn begin_end(&self) {
         self.ends.store(true, Relaxed);
-        self.call_all();
+        self.wake_all();
     }
 
     /// Has every connection look at its deadline, and at [`ends`](Self::ends).
-    pub(super) fn call_all(&self) {
-        self.calls.store(self.calls.load(Relaxed) + 1, Relaxed);
-        self.call.notify_waiters();
+    pub(super) fn wake_all(&self) {
+        self.wakes.store(self.wakes.load(Relaxed) + 1, Relaxed);
+        self.wake.notify_waiters();
     }
 
-    /// To be pinned for a [`Call`].
-    pub(super) fn called(&self) -> Notified<'_> {
-        self.call.notified()
+    /// To be pinned for a [`WakeListener`].
+    pub(super) fn wake_signal(&self) -> Notified<'_> {
+        self.wake.notified()
     }
 
     pub(super) fn ends(&self) -> bool {
@@ -230,41 +230,41 @@ impl Shared {
     }
 
     /// Tells the master. A message that does not fit into the channel now is sent by a later
-    /// [`say_unsaid`](Self::say_unsaid), once and in its order.
-    pub(super) fn say(&self, message: ToMaster) {
-        let mut unsaid = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
-        if unsaid.is_empty() && self.is_said(&message) {
+    /// [`send_unsent`](Self::send_unsent), once and in its order.
+    pub(super) fn send(&self, message: ToMaster) {
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsent.is_empty() && self.is_sent(&message) {
             return;
         }
         // Arrivals are told again and again, and the latest says all.
-        if !matches!(message, ToMaster::Arrivals { .. }) && !unsaid.contains(&message) {
-            unsaid.push(message);
+        if !matches!(message, ToMaster::Arrivals { .. }) && !unsent.contains(&message) {
+            unsent.push(message);
         }
     }
 
     /// Sends what did not fit before. To be called now and then: a master that stood still reads again.
-    pub(super) fn say_unsaid(&self) {
-        let mut unsaid = self.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = unsaid.iter().take_while(|message| self.is_said(message)).count();
-        unsaid.drain(..said);
+    pub(super) fn send_unsent(&self) {
+        let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = unsent.iter().take_while(|message| self.is_sent(message)).count();
+        unsent.drain(..sent);
     }
 
     /// Whether nothing more is to be done: the message is sent, or the master is gone.
-    fn is_said(&self, message: &ToMaster) -> bool {
+    fn is_sent(&self, message: &ToMaster) -> bool {
         message.send(self.channel.as_fd()).unwrap_or_else(|error| {
             tracing::debug!(event = "channel_closed", %error, "the master cannot be told");
             true
         })
     }
 
-    pub(super) fn connection_opened(&'static self) -> Open {
+    pub(super) fn connection_opened(&'static self) -> OpenGuard {
         self.row.connection_opened();
         self.traffic.notify_waiters();
         self.tell_arrivals();
         if self.room() == 0 {
             self.tell_full(true);
         }
-        Open(self)
+        OpenGuard(self)
     }
 
     fn connection_closed(&self) {
@@ -289,7 +289,7 @@ impl Shared {
         if now.saturating_sub(self.arrivals_told.load(Relaxed)) >= every {
             self.arrivals_told.store(now, Relaxed);
             self.arrivals_known.store(known, Relaxed);
-            self.say(ToMaster::Arrivals { stay });
+            self.send(ToMaster::Arrivals { stay });
         }
     }
 
@@ -299,7 +299,7 @@ impl Shared {
             return;
         }
         self.row.set_full(full);
-        self.say(ToMaster::RoomChanged);
+        self.send(ToMaster::RoomChanged);
         if let (true, Some(suppressed)) = (full, self.fullness.pass()) {
             tracing::warn!(
                 event = "worker_full",
@@ -325,7 +325,7 @@ impl Shared {
         } else if self.a_sibling_has_room() {
             LOOK_AGAIN
         } else {
-            self.crowd.next_leaves_in()
+            self.connections.next_leaves_in()
         }
     }
 
@@ -360,7 +360,7 @@ impl Shared {
 
     /// Makes the connection leave that has been idle longest. Whether there is one.
     fn evict(&self, reason: &str) -> bool {
-        let Some(idle) = self.crowd.ask_to_leave() else { return false };
+        let Some(idle) = self.connections.ask_to_leave() else { return false };
         self.row.connection_evicted();
         if let Some(suppressed) = self.evictions.pass() {
             tracing::info!(
@@ -391,7 +391,7 @@ impl Shared {
         }
         let sends_to = self.balance.sends_to(self.row.slot(), &requests, now);
         if let Some(slot) = sends_to.and_then(|slot| u32::try_from(slot).ok()) {
-            self.say(ToMaster::SentTo { slot });
+            self.send(ToMaster::SentTo { slot });
         }
         sends_to.is_some()
     }
@@ -475,22 +475,22 @@ impl Shared {
 
 /// A connection is open as long as this lives.
 #[derive(Debug)]
-pub(super) struct Open(&'static Shared);
+pub(super) struct OpenGuard(&'static Shared);
 
-impl Drop for Open {
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.connection_closed();
     }
 }
 
 /// Wakes the task of a connection each time that the worker calls all of them.
-pub(super) struct Call<'a> {
+pub(super) struct WakeListener<'a> {
     notified: Pin<&'a mut Notified<'static>>,
     /// The number of calls when it last listened; `NEVER` before.
     known: u64,
 }
 
-impl<'a> Call<'a> {
+impl<'a> WakeListener<'a> {
     pub(super) fn new(notified: Pin<&'a mut Notified<'static>>) -> Self {
         Self { notified, known: NEVER }
     }
@@ -498,9 +498,9 @@ impl<'a> Call<'a> {
     /// To be called at every turn of the task, whose waker never changes. Costs next to nothing, except at first and
     /// after a call.
     pub(super) fn listen(&mut self, shared: &'static Shared, cx: &mut Context<'_>) {
-        let calls = shared.calls.load(Relaxed);
-        if std::mem::replace(&mut self.known, calls) != calls {
-            self.notified.set(shared.called());
+        let wakes = shared.wakes.load(Relaxed);
+        if std::mem::replace(&mut self.known, wakes) != wakes {
+            self.notified.set(shared.wake_signal());
             let _ = self.notified.as_mut().poll(cx);
         }
     }

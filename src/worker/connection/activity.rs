@@ -113,7 +113,7 @@ impl Activity {
     }
 
     /// Since when nothing has been under way. While a rest is read, that is now.
-    fn quiet_since(&self) -> u64 {
+    fn idle_stamp(&self) -> u64 {
         if self.is_reading_on() { clock::coarse() } else { self.idle_since.load(Relaxed) }
     }
 
@@ -155,9 +155,9 @@ impl Activity {
 
     /// Since when it waits for a request: since its last answer was taken, or since its accept if it had none. `None`
     /// if it does not wait, or was told to end.
-    fn idle_from(&self) -> Option<u64> {
+    fn idle_since(&self) -> Option<u64> {
         let idles = self.unoccupied() && !self.leaves.load(Relaxed) && self.blocked_since.load(Relaxed) == NEVER;
-        idles.then(|| match self.quiet_since() {
+        idles.then(|| match self.idle_stamp() {
             NEVER => self.accepted,
             since => since,
         })
@@ -165,9 +165,9 @@ impl Activity {
 
     /// Since when it has been idle, if it may be asked to leave: it has had an answer (or speaks HTTP/2), and was not
     /// asked yet.
-    pub(super) fn may_leave_since(&self) -> Option<u64> {
+    pub(super) fn evictable_since(&self) -> Option<u64> {
         let has_answer = self.idle_since.load(Relaxed) != NEVER;
-        self.idle_from().filter(|_| has_answer && !self.is_asked_to_leave())
+        self.idle_since().filter(|_| has_answer && !self.is_asked_to_leave())
     }
 
     /// Another needs its place. Void if it was active after `idle_since`.
@@ -182,13 +182,13 @@ impl Activity {
     }
 
     /// The time since its last answer; for ever if it has had none.
-    pub(super) fn silence(&self) -> Duration {
-        let since = self.quiet_since();
+    pub(super) fn idle_for(&self) -> Duration {
+        let since = self.idle_stamp();
         if since == NEVER { Duration::MAX } else { Duration::from_millis(clock::coarse().saturating_sub(since)) }
     }
 
     /// Since when it has had nothing to do; `None` while it has, and before its first request.
-    pub(super) fn idle_since(&self) -> Option<u64> {
+    pub(super) fn unoccupied_since(&self) -> Option<u64> {
         let since = self.idle_since.load(Relaxed);
         (self.unoccupied() && since != NEVER).then_some(since)
     }
@@ -210,18 +210,18 @@ impl Activity {
             (true, _, _) => None,
             _ if self.leaves.load(Relaxed) => None,
             (false, NEVER, NEVER) => after(self.accepted, http.header_timeout, Overdue::Silent),
-            (false, NEVER, _) => self.idle_from().and_then(|since| after(since, http.keep_alive, Overdue::Idle)),
+            (false, NEVER, _) => self.idle_since().and_then(|since| after(since, http.keep_alive, Overdue::Idle)),
             (false, since, _) => after(since, http.header_timeout, Overdue::Head),
         };
         if !shared.has_begun_drain() {
             return waiting;
         }
-        let drained = self.idle_from().and_then(|since| shared.drain_closes(since)).map(|at| (at, Overdue::Idle));
+        let drained = self.idle_since().and_then(|since| shared.drain_closes(since)).map(|at| (at, Overdue::Idle));
         sooner(waiting, drained)
     }
 }
 
-/// Asked at each turn of a connection's task: an iterator over both would cost a request 100 instructions.
+/// AppCall at each turn of a connection's task: an iterator over both would cost a request 100 instructions.
 fn sooner(one: Option<(u64, Overdue)>, other: Option<(u64, Overdue)>) -> Option<(u64, Overdue)> {
     match (one, other) {
         (Some(one), Some(other)) => Some(if other.0 < one.0 { other } else { one }),

@@ -20,8 +20,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
-    Connection, refusal,
-    unread::{Fate, Unread},
+    Connection, refusal_response,
+    unread::{BodyOutcome, Unread},
 };
 use crate::worker::scanner::Refusal;
 
@@ -43,7 +43,7 @@ pub struct Body(
 struct Watched {
     incoming: Incoming,
     connection: Arc<Connection>,
-    fate: Arc<Fate>,
+    outcome: Arc<BodyOutcome>,
     /// See [`Unread`].
     awaited: bool,
     left: u64,
@@ -72,33 +72,36 @@ pub enum BodyError {
 }
 
 impl Body {
-    /// The request as the app gets it, and its body's fate if it has one.
-    pub(super) fn of(request: Request<Incoming>, connection: &Arc<Connection>) -> (Request<Self>, Option<Arc<Fate>>) {
+    /// The request as the app gets it, and its body's outcome if it has one.
+    pub(super) fn of(
+        request: Request<Incoming>,
+        connection: &Arc<Connection>,
+    ) -> (Request<Self>, Option<Arc<BodyOutcome>>) {
         let (parts, incoming) = request.into_parts();
         if incoming.is_end_stream() {
             return (Request::from_parts(parts, Self(None)), None);
         }
-        let fate = Arc::new(Fate::default());
+        let outcome = Arc::new(BodyOutcome::default());
         let limit = connection.shared.http.limit_request_body;
         let watched = Watched {
             incoming,
             connection: Arc::clone(connection),
-            fate: Arc::clone(&fate),
+            outcome: Arc::clone(&outcome),
             awaited: parts.headers.contains_key(EXPECT),
             left: if limit == 0 { u64::MAX } else { limit },
             timer: None,
             waits_since: None,
         };
-        (Request::from_parts(parts, Self(Some(watched))), Some(fate))
+        (Request::from_parts(parts, Self(Some(watched))), Some(outcome))
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let Some(Watched { incoming, connection, fate, awaited, .. }) = self.0.take()
+        if let Some(Watched { incoming, connection, outcome, awaited, .. }) = self.0.take()
             && !incoming.is_end_stream()
         {
-            fate.leave(Unread { incoming, awaited }, &connection);
+            outcome.leave(Unread { incoming, awaited }, &connection);
         }
     }
 }
@@ -106,7 +109,7 @@ impl Drop for Body {
 impl Watched {
     fn fail(&self, refusal: Refusal) -> BodyError {
         let http = &self.connection.shared.http;
-        if self.fate.set_fault(refusal) {
+        if self.outcome.set_fault(refusal) {
             self.connection.refused(refusal);
         }
         match refusal.status {
@@ -166,12 +169,12 @@ impl http_body::Body for Body {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(watched) = &mut self.0 else { return Poll::Ready(None) };
         let polled = Pin::new(&mut watched.incoming).poll_frame(cx);
-        if let Some(refusal) = watched.fate.fault() {
+        if let Some(refusal) = watched.outcome.fault() {
             return Poll::Ready(Some(Err(watched.fail(refusal))));
         }
         let Poll::Ready(frame) = polled else {
             ready!(watched.poll_silence(cx));
-            return Poll::Ready(Some(Err(watched.fail(refusal::BODY_LATE))));
+            return Poll::Ready(Some(Err(watched.fail(refusal_response::BODY_LATE))));
         };
         watched.awaited = false;
         watched.waits_since = None;

@@ -23,14 +23,14 @@ use std::{
 
 use tokio::sync::futures::Notified;
 
-pub(super) use self::wire::Wire;
+pub(super) use self::wire::Http2Wire;
 use self::{
-    frames::{Frame, Frames, Payload, cancel, goaway, ping},
+    frames::{FrameReader, H2Frame, Payload, cancel, goaway, ping},
     streams::Streams,
     wire::lock,
 };
 use super::{
-    Connection, Ended, Keeper, Step, Timer,
+    Connection, Ended, Lifecycle, NextStep, Timer,
     activity::{Activity, Overdue},
 };
 use crate::{sys::clock, worker::shared::Shared};
@@ -38,10 +38,10 @@ use crate::{sys::clock, worker::shared::Shared};
 // All times are in milliseconds.
 
 /// In a drain, a connection gets its goodbye after this time without a stream …
-const QUIET: u64 = 50;
+const PAUSE: u64 = 50;
 /// … or after this time, if it was busy: a proxy under load may pause because its machine does, and then goes on for
 /// all its clients.
-const QUIET_IF_BUSY: u64 = 500;
+const PAUSE_IF_BUSY: u64 = 500;
 /// There is no goodbye for this time after the warning: the client may have paused because of the warning.
 const WARNED_MIN: u64 = 500;
 /// The answer to h2's PING is held back until this time after the warning.
@@ -57,31 +57,31 @@ const STREAMS_MIN: u32 = 20;
 const AWAY: u64 = 150;
 
 /// A client that sends nothing for this time while a stream is open gets a PING …
-const SILENT: u64 = 30_000;
+const PING_AFTER: u64 = 30_000;
 /// … and is gone if it sends nothing for this time after it.
-const DEAF: u64 = 20_000;
+const UNRESPONSIVE: u64 = 20_000;
 const OUR_PING: Payload = *b"oxicorn?";
 
 /// What the wire and its keeper know about the frames that have passed. One task owns both, so the lock is always free.
-pub(super) struct Link {
-    inbound: Frames,
-    outbound: Frames,
+pub(super) struct Http2State {
+    inbound: FrameReader,
+    outbound: FrameReader,
     streams: Streams,
-    stage: Stage,
-    parting: Parting,
-    /// Frames of ours for the client.
+    stage: DrainStage,
+    goodbye: Goodbye,
+    /// FrameReader of ours for the client.
     ours: Vec<u8>,
     /// Streams that we reset. h2 has yet to be told, as if the client had done it.
     cut: Vec<u32>,
     /// When the client last sent anything.
-    heard: u64,
+    last_received: u64,
     /// Since when our PING has been without an answer.
     asked: Option<u64>,
 }
 
 /// How far h2 is with its GOAWAYs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum DrainStage {
     Open,
     /// h2 has said GOAWAY(2^31-1), and this PING behind it.
     Warned {
@@ -99,7 +99,7 @@ enum Stage {
 
 /// How far we are with the goodbye.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parting {
+enum Goodbye {
     No,
     /// It is sent at the next end of a frame, if no stream is open then.
     Wanted,
@@ -109,32 +109,32 @@ enum Parting {
     Done,
 }
 
-impl Link {
+impl Http2State {
     fn new() -> Self {
         Self {
-            inbound: Frames::default(),
-            outbound: Frames::default(),
+            inbound: FrameReader::default(),
+            outbound: FrameReader::default(),
             streams: Streams::new(),
-            stage: Stage::Open,
-            parting: Parting::No,
+            stage: DrainStage::Open,
+            goodbye: Goodbye::No,
             ours: Vec::new(),
             cut: Vec::new(),
-            heard: clock::coarse(),
+            last_received: clock::coarse(),
             asked: None,
         }
     }
 
     /// Takes what the client sends, and gives `pass` what h2 should read.
-    fn hear(&mut self, mut bytes: &[u8], activity: &Activity, mut pass: impl FnMut(&[u8])) {
+    fn received(&mut self, mut bytes: &[u8], activity: &Activity, mut pass: impl FnMut(&[u8])) {
         let (now, were_open) = (clock::coarse(), self.streams.are_open());
-        (self.heard, self.asked) = (now, None);
+        (self.last_received, self.asked) = (now, None);
         while let Some(piece) = self.inbound.next(&mut bytes) {
-            if piece.frame.is_none_or(|frame| self.heard(frame, now)) {
+            if piece.frame.is_none_or(|frame| self.passes_on(frame, now)) {
                 pass(&piece.bytes);
             }
-            self.forge(&mut pass);
+            self.inject(&mut pass);
         }
-        self.tell(were_open, activity, now);
+        self.update_activity(were_open, activity, now);
         if self.inbound.is_between() {
             activity.head_ends();
         } else {
@@ -143,18 +143,18 @@ impl Link {
     }
 
     /// Notes a frame of the client's. Whether h2 should see it.
-    fn heard(&mut self, frame: Frame, now: u64) -> bool {
-        let last = if let Stage::Ending { last } = self.stage { last } else { u32::MAX };
+    fn passes_on(&mut self, frame: H2Frame, now: u64) -> bool {
+        let last = if let DrainStage::Ending { last } = self.stage { last } else { u32::MAX };
         match frame {
-            Frame::Headers { stream, ends } if stream <= last => self.streams.client_sends_headers(stream, ends, now),
-            Frame::Data { stream, ends: true, .. } => self.streams.client_ends(stream),
-            Frame::Reset { stream } => self.streams.reset(stream),
-            Frame::InitialWindow { size } => self.streams.initial_window_becomes(size, now),
+            H2Frame::Headers { stream, ends } if stream <= last => self.streams.client_sends_headers(stream, ends, now),
+            H2Frame::Data { stream, ends: true, .. } => self.streams.client_ends(stream),
+            H2Frame::Reset { stream } => self.streams.reset(stream),
+            H2Frame::InitialWindow { size } => self.streams.initial_window_becomes(size, now),
             // h2 0.4.20 takes such a stream for an idle one, and ends the whole connection with an error.
-            Frame::WindowUpdate { stream, .. } if stream > last => return false,
-            Frame::WindowUpdate { stream, by } => self.streams.window_opens(stream, by, now),
-            Frame::Ping { ack: true, payload } => return !self.is_answered(payload),
-            Frame::Headers { .. } | Frame::Data { .. } | Frame::Ping { .. } | Frame::Other => {}
+            H2Frame::WindowUpdate { stream, .. } if stream > last => return false,
+            H2Frame::WindowUpdate { stream, by } => self.streams.window_opens(stream, by, now),
+            H2Frame::Ping { ack: true, payload } => return !self.is_answered(payload),
+            H2Frame::Headers { .. } | H2Frame::Data { .. } | H2Frame::Ping { .. } | H2Frame::Other => {}
         }
         true
     }
@@ -162,51 +162,56 @@ impl Link {
     /// Whether h2 should not see this answer to a PING: we pass it on later, or the PING was ours.
     fn is_answered(&mut self, payload: Payload) -> bool {
         match &mut self.stage {
-            Stage::Warned { ping, answered, .. } if *ping == payload => *answered = true,
-            Stage::Open | Stage::Warned { .. } | Stage::Ending { .. } => return payload == OUR_PING,
+            DrainStage::Warned { ping, answered, .. } if *ping == payload => *answered = true,
+            DrainStage::Open | DrainStage::Warned { .. } | DrainStage::Ending { .. } => return payload == OUR_PING,
         }
         true
     }
 
     /// Between two frames of the client's, gives h2 frames in the client's name: resets that it did not send, and the
     /// answer to h2's PING that was held back.
-    fn forge(&mut self, mut pass: impl FnMut(&[u8])) {
+    fn inject(&mut self, mut pass: impl FnMut(&[u8])) {
         if !self.inbound.is_between() {
             return;
         }
         for stream in self.cut.drain(..) {
             pass(&cancel(stream));
         }
-        if let Stage::Warned { over: true, ping: payload, .. } = self.stage {
-            self.stage = Stage::Ending { last: self.streams.highest() };
+        if let DrainStage::Warned { over: true, ping: payload, .. } = self.stage {
+            self.stage = DrainStage::Ending { last: self.streams.highest() };
             pass(&ping(true, payload));
         }
     }
 
     /// Takes what h2 has sent.
-    fn say(&mut self, mut bytes: &[u8], activity: &Activity) {
+    fn sent(&mut self, mut bytes: &[u8], activity: &Activity) {
         let (now, were_open) = (clock::coarse(), self.streams.are_open());
         while let Some(piece) = self.outbound.next(&mut bytes) {
             match piece.frame {
-                Some(Frame::Headers { stream, ends }) => self.streams.server_sends_headers(stream, ends, now),
-                Some(Frame::Data { stream, length, ends }) => {
+                Some(H2Frame::Headers { stream, ends }) => self.streams.server_sends_headers(stream, ends, now),
+                Some(H2Frame::Data { stream, length, ends }) => {
                     self.streams.server_sends_data(stream, length, ends, now);
                 }
-                Some(Frame::Reset { stream }) => self.streams.reset(stream),
+                Some(H2Frame::Reset { stream }) => self.streams.reset(stream),
                 // h2 sends only one PING: after its first GOAWAY.
-                Some(Frame::Ping { ack: false, payload }) => {
-                    self.stage = Stage::Warned { since: now, ping: payload, answered: false, over: false };
+                Some(H2Frame::Ping { ack: false, payload }) => {
+                    self.stage = DrainStage::Warned { since: now, ping: payload, answered: false, over: false };
                 }
-                Some(Frame::Ping { .. } | Frame::InitialWindow { .. } | Frame::WindowUpdate { .. } | Frame::Other)
+                Some(
+                    H2Frame::Ping { .. }
+                    | H2Frame::InitialWindow { .. }
+                    | H2Frame::WindowUpdate { .. }
+                    | H2Frame::Other,
+                )
                 | None => {}
             }
         }
-        self.tell(were_open, activity, now);
+        self.update_activity(were_open, activity, now);
     }
 
     /// Whether the connection ends by a GOAWAY without an error.
     fn ends_well(&self) -> bool {
-        self.parting != Parting::No || matches!(self.stage, Stage::Ending { .. })
+        self.goodbye != Goodbye::No || matches!(self.stage, DrainStage::Ending { .. })
     }
 
     /// Our frames that can be written now: only between two frames of h2's.
@@ -214,25 +219,25 @@ impl Link {
         if !self.outbound.is_between() {
             return None;
         }
-        if self.parting == Parting::Wanted {
-            self.parting = if self.streams.are_open() { Parting::No } else { Parting::Begun };
-            if self.parting == Parting::Begun {
+        if self.goodbye == Goodbye::Wanted {
+            self.goodbye = if self.streams.are_open() { Goodbye::No } else { Goodbye::Begun };
+            if self.goodbye == Goodbye::Begun {
                 self.ours.extend(goaway(self.streams.highest()));
             }
         }
         (!self.ours.is_empty()).then_some(&self.ours)
     }
 
-    fn has_said(&mut self, count: usize) {
+    fn has_written_ours(&mut self, count: usize) {
         self.ours.drain(..count);
-        if self.ours.is_empty() && self.parting == Parting::Begun {
-            self.parting = Parting::Done;
+        if self.ours.is_empty() && self.goodbye == Goodbye::Begun {
+            self.goodbye = Goodbye::Done;
         }
     }
 
     /// A connection is busy as long as a stream is open on the wire: h2 may hold the end of an answer back long after
     /// the app has handed it over.
-    fn tell(&self, were_open: bool, activity: &Activity, now: u64) {
+    fn update_activity(&self, were_open: bool, activity: &Activity, now: u64) {
         match (were_open, self.streams.are_open()) {
             (false, true) => activity.request_begins(),
             (true, false) => activity.request_ends(now),
@@ -246,14 +251,14 @@ impl Link {
         let stalled = self.streams.take_stalled(before)?;
         self.ours.extend(stalled.iter().copied().flat_map(cancel));
         self.cut.extend(&stalled);
-        self.tell(true, activity, clock::coarse());
+        self.update_activity(true, activity, clock::coarse());
         Some(stalled.len())
     }
 }
 
 /// Watches over one connection.
-pub(super) struct Http2 {
-    link: Arc<Mutex<Link>>,
+pub(super) struct Http2Lifecycle {
+    state: Arc<Mutex<Http2State>>,
     /// It only wakes the task: whether the worker drains is read from `drains`.
     drain: Pin<Box<Notified<'static>>>,
     enrolled: bool,
@@ -273,7 +278,7 @@ enum Due {
     /// The client does not read some of its answers.
     Stalled,
     /// The goodbye.
-    Part,
+    Goodbye,
     /// h2 should warn the client: GOAWAY(2^31-1).
     Leave,
     /// h2 should send the last GOAWAY.
@@ -281,73 +286,73 @@ enum Due {
     /// Our PING.
     Ask,
     /// The client is gone.
-    Deaf,
+    Unresponsive,
     /// Whether the connection should go to a sibling.
     Weigh,
 }
 
-impl Http2 {
+impl Http2Lifecycle {
     pub(super) fn new(connection: &Connection) -> Self {
         connection.activity.idles();
-        let link = Arc::new(Mutex::new(Link::new()));
+        let state = Arc::new(Mutex::new(Http2State::new()));
         let drain = Box::pin(connection.shared.drain.notified());
         let weighed = (clock::coarse(), 0);
-        Self { link, drain, enrolled: false, left: false, weighed, sent_away: None }
+        Self { state, drain, enrolled: false, left: false, weighed, sent_away: None }
     }
 
-    pub(super) fn link(&self) -> Arc<Mutex<Link>> {
-        Arc::clone(&self.link)
+    pub(super) fn state(&self) -> Arc<Mutex<Http2State>> {
+        Arc::clone(&self.state)
     }
 
     /// When the next thing is to be done, on the coarse clock.
-    fn deadline(&self, link: &Link, connection: &Connection) -> Option<(u64, Due)> {
+    fn deadline(&self, state: &Http2State, connection: &Connection) -> Option<(u64, Due)> {
         let Connection { shared, activity, .. } = connection;
-        let (http, busy) = (&shared.http, link.streams.are_open());
+        let (http, busy) = (&shared.http, state.streams.are_open());
         let blocked = activity.blocked(http).map(|(at, _)| (at, Due::Blocked));
-        if link.parting != Parting::No {
+        if state.goodbye != Goodbye::No {
             return blocked;
         }
         let limit = millis(http.write_timeout);
-        let stalled = link.streams.stalled_since().filter(|_| limit > 0).map(|since| (since + limit, Due::Stalled));
-        let silent = busy.then(|| match link.asked {
-            None => (link.heard + SILENT, Due::Ask),
-            Some(since) => (since + DEAF, Due::Deaf),
+        let stalled = state.streams.stalled_since().filter(|_| limit > 0).map(|since| (since + limit, Due::Stalled));
+        let silent = busy.then(|| match state.asked {
+            None => (state.last_received + PING_AFTER, Due::Ask),
+            Some(since) => (since + UNRESPONSIVE, Due::Unresponsive),
         });
-        let idle = activity.waiting(shared).filter(|_| !matches!(link.stage, Stage::Ending { .. }));
+        let idle = activity.waiting(shared).filter(|_| !matches!(state.stage, DrainStage::Ending { .. }));
         let idle = idle.map(|(at, overdue)| match overdue {
-            Overdue::Silent | Overdue::Head | Overdue::Idle => (at, Due::Part),
+            Overdue::Silent | Overdue::Head | Overdue::Idle => (at, Due::Goodbye),
             Overdue::Blocked => (at, Due::Blocked),
         });
         let leaves_by =
             if shared.drains() { Some(shared.drain_waits()) } else { self.sent_away.map(|since| since + AWAY) };
-        let leave = leaves_by.and_then(|by| self.leave_deadline(by, link, shared, activity));
-        let weigh = (http.http2_rebalance && leaves_by.is_none() && self.has_streams_to_weigh(link))
+        let leave = leaves_by.and_then(|by| self.leave_deadline(by, state, shared, activity));
+        let weigh = (http.http2_rebalance && leaves_by.is_none() && self.has_streams_to_weigh(state))
             .then_some((self.weighed.0 + WEIGH, Due::Weigh));
         [blocked, stalled, silent, idle, leave, weigh].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    fn has_streams_to_weigh(&self, link: &Link) -> bool {
-        let streams = link.streams.highest() / 2;
+    fn has_streams_to_weigh(&self, state: &Http2State) -> bool {
+        let streams = state.streams.highest() / 2;
         streams >= STREAMS_MIN && streams > self.weighed.1
     }
 
     /// When and how a connection that should leave does so. It waits for a quiet moment until `by`, then it is warned.
     /// Once the grace is over, nothing is waited for.
-    fn leave_deadline(&self, by: u64, link: &Link, shared: &Shared, activity: &Activity) -> Option<(u64, Due)> {
+    fn leave_deadline(&self, by: u64, state: &Http2State, shared: &Shared, activity: &Activity) -> Option<(u64, Due)> {
         let ends = shared.ends();
         let after = |since: u64, time: u64| if ends { 0 } else { since + time };
-        let pause = if link.streams.are_busy() { QUIET_IF_BUSY } else { QUIET };
-        let idle_since = activity.idle_since();
-        let quiet = idle_since.map(|since| after(since, pause));
-        match link.stage {
-            Stage::Open if idle_since.is_some_and(|since| since <= by || ends || self.left) => {
-                quiet.map(|at| (at, Due::Part))
+        let pause = if state.streams.are_busy() { PAUSE_IF_BUSY } else { PAUSE };
+        let unoccupied_since = activity.unoccupied_since();
+        let goodbye_at = unoccupied_since.map(|since| after(since, pause));
+        match state.stage {
+            DrainStage::Open if unoccupied_since.is_some_and(|since| since <= by || ends || self.left) => {
+                goodbye_at.map(|at| (at, Due::Goodbye))
             }
             // Also if it is idle now: it has been busy after `by`, with requests too short to be met under way.
-            Stage::Open => (!self.left).then(|| (after(by, 0), Due::Leave)),
-            Stage::Warned { over: true, .. } | Stage::Ending { .. } => None,
-            Stage::Warned { since, answered, .. } => {
-                let part = quiet.map(|at| (at.max(after(since, WARNED_MIN)), Due::Part));
+            DrainStage::Open => (!self.left).then(|| (after(by, 0), Due::Leave)),
+            DrainStage::Warned { over: true, .. } | DrainStage::Ending { .. } => None,
+            DrainStage::Warned { since, answered, .. } => {
+                let part = goodbye_at.map(|at| (at.max(after(since, WARNED_MIN)), Due::Goodbye));
                 let conclude = (after(since, if answered { WARNED } else { UNANSWERED }), Due::Conclude);
                 [part, Some(conclude)].into_iter().flatten().min_by_key(|(at, _)| *at)
             }
@@ -355,49 +360,49 @@ impl Http2 {
     }
 }
 
-impl Keeper for Http2 {
-    fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> Step {
+impl Lifecycle for Http2Lifecycle {
+    fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> NextStep {
         if !std::mem::replace(&mut self.enrolled, true) {
             let _ = self.drain.as_mut().poll(cx);
         }
-        let link = Arc::clone(&self.link);
-        let mut link = lock(&link);
-        let deadline = self.deadline(&link, connection);
+        let state = Arc::clone(&self.state);
+        let mut state = lock(&state);
+        let deadline = self.deadline(&state, connection);
         // Another needs its place now.
-        let gives_way = link.parting == Parting::No && connection.activity.is_asked_to_leave();
-        let due = if gives_way { Some(Due::Part) } else { timer.due(deadline, cx) };
-        let Some(due) = due else { return Step::Wait };
+        let gives_way = state.goodbye == Goodbye::No && connection.activity.is_asked_to_leave();
+        let due = if gives_way { Some(Due::Goodbye) } else { timer.due(deadline, cx) };
+        let Some(due) = due else { return NextStep::Wait };
         let now = clock::coarse();
         match due {
-            Due::Blocked => return Step::End(Ended::Blocked),
-            Due::Deaf => return Step::End(Ended::Deaf),
+            Due::Blocked => return NextStep::End(Ended::Blocked),
+            Due::Unresponsive => return NextStep::End(Ended::Unresponsive),
             Due::Leave => {
                 self.left = true;
-                return Step::Leave;
+                return NextStep::Leave;
             }
-            Due::Part => link.parting = Parting::Wanted,
+            Due::Goodbye => state.goodbye = Goodbye::Wanted,
             Due::Conclude => {
-                if let Stage::Warned { over, .. } = &mut link.stage {
+                if let DrainStage::Warned { over, .. } = &mut state.stage {
                     *over = true;
                 }
             }
             Due::Weigh => {
-                self.weighed = (now, link.streams.highest() / 2);
+                self.weighed = (now, state.streams.highest() / 2);
                 self.sent_away = connection.shared.sends_away().then_some(now);
             }
             Due::Ask => {
-                link.asked = Some(now);
-                link.ours.extend(ping(false, OUR_PING));
+                state.asked = Some(now);
+                state.ours.extend(ping(false, OUR_PING));
             }
             Due::Stalled => {
                 let limit = millis(connection.shared.http.write_timeout);
-                match link.cut_stalled(now.saturating_sub(limit), &connection.activity) {
-                    None => return Step::End(Ended::Blocked),
+                match state.cut_stalled(now.saturating_sub(limit), &connection.activity) {
+                    None => return NextStep::End(Ended::Blocked),
                     Some(count) => (0..count).for_each(|_| connection.stalled("its stream was reset")),
                 }
             }
         }
-        Step::Poll
+        NextStep::Poll
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! Owns: what a client still sends after our last byte. It is read and thrown away, because a close with unread bytes
 //! would send an RST, and an RST destroys what the client has not read yet; some clients begin to read only when they
-//! have sent all. Refuses: which clients are waited for (`wire`, `tls`).
+//! have sent all. Refuses: which clients are waited for (`http1`, `handshake`).
 
 use std::{
     future::Future,
     mem::MaybeUninit,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -25,10 +25,10 @@ pub(super) const MOST: Duration = Duration::from_secs(30);
 const SCRATCH: usize = 8192;
 
 #[derive(Debug, Default)]
-pub(super) struct Linger(Option<Begun>);
+pub(super) struct Linger(Option<Deadlines>);
 
 #[derive(Debug)]
-struct Begun {
+struct Deadlines {
     silence: Pin<Box<Sleep>>,
     until: Instant,
 }
@@ -39,8 +39,8 @@ impl Linger {
         self.0.is_some()
     }
 
-    fn begun(&mut self, patience: Duration) -> &mut Begun {
-        self.0.get_or_insert_with(|| Begun { silence: Box::pin(sleep(patience)), until: Instant::now() + MOST })
+    fn deadlines(&mut self, patience: Duration) -> &mut Deadlines {
+        self.0.get_or_insert_with(|| Deadlines { silence: Box::pin(sleep(patience)), until: Instant::now() + MOST })
     }
 
     /// Ready when the client ends, or its time is over. `patience` is the time for a client that sends nothing; one
@@ -49,24 +49,36 @@ impl Linger {
     where
         T: AsyncRead + Unpin,
     {
-        let mut scrap = [MaybeUninit::uninit(); SCRATCH];
-        loop {
-            let mut scrap = ReadBuf::uninit(&mut scrap);
-            match Pin::new(&mut *stream).poll_read(cx, &mut scrap) {
-                Poll::Ready(Ok(())) if !scrap.filled().is_empty() => {
-                    let Begun { silence, until } = self.begun(SILENCE);
-                    let now = Instant::now();
-                    // The timer does not say so while a client sends without a pause: this task then has used up its
-                    // budget whenever it asks.
-                    if now >= *until {
-                        return Poll::Ready(());
-                    }
-                    silence.as_mut().reset((now + SILENCE).min(*until));
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if !self.has_begun() && patience.is_zero() => return Poll::Ready(()),
-                Poll::Pending => return self.begun(patience).silence.as_mut().poll(cx),
+        let discarded = poll_discard(stream, cx, || {
+            let Deadlines { silence, until } = self.deadlines(SILENCE);
+            let now = Instant::now();
+            if now >= *until {
+                return false;
             }
+            silence.as_mut().reset((now + SILENCE).min(*until));
+            true
+        });
+        match discarded {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending if !self.has_begun() && patience.is_zero() => Poll::Ready(()),
+            Poll::Pending => self.deadlines(patience).silence.as_mut().poll(cx),
+        }
+    }
+}
+
+/// Reads and discards what the client sends. Ready when the client has ended its side, or when `goes_on`, which is asked
+/// after each piece, says no. A timer alone would not stop a client that sends without a pause: this task has then used
+/// up its budget whenever it asks the timer.
+pub(super) fn poll_discard<T>(stream: &mut T, cx: &mut Context<'_>, mut goes_on: impl FnMut() -> bool) -> Poll<()>
+where
+    T: AsyncRead + Unpin,
+{
+    let mut scratch = [MaybeUninit::uninit(); SCRATCH];
+    loop {
+        let mut discarded = ReadBuf::uninit(&mut scratch);
+        match ready!(Pin::new(&mut *stream).poll_read(cx, &mut discarded)) {
+            Ok(()) if !discarded.filled().is_empty() && goes_on() => {}
+            _ => return Poll::Ready(()),
         }
     }
 }
@@ -81,7 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_sends_without_a_pause_is_not_waited_for_longer() {
-        let begun = Begun { silence: Box::pin(sleep(SILENCE)), until: Instant::now() + Duration::from_millis(50) };
+        let begun = Deadlines { silence: Box::pin(sleep(SILENCE)), until: Instant::now() + Duration::from_millis(50) };
         let (mut linger, mut client) = (Linger(Some(begun)), repeat(7));
         let ended = timeout(SILENCE * 5, poll_fn(|cx| linger.poll(&mut client, SILENCE, cx))).await;
         ended.expect("it ends");

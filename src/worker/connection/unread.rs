@@ -31,7 +31,7 @@ const MOST: Duration = Duration::from_secs(30);
 
 /// What the body of a request means for its answer and for the connection.
 #[derive(Debug, Default)]
-pub(super) struct Fate {
+pub(super) struct BodyOutcome {
     /// Why the body ended badly.
     fault: OnceLock<Refusal>,
     rest: Mutex<Rest>,
@@ -47,7 +47,7 @@ enum Rest {
     Answered { lasts: bool },
 }
 
-impl Fate {
+impl BodyOutcome {
     pub(super) fn fault(&self) -> Option<Refusal> {
         self.fault.get().copied()
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns: the framing of RFC 9112, section 7.1, its extensions and its trailer. Refuses: the content.
 
-use super::{Limits, Refusal, class, head::split_field, line::Line};
+use super::{Limits, Refusal, class, lines::LineScanner, request_head::split_field};
 
 /// The most bytes of extensions in one body; hyper stops at 16 KiB.
 const EXTENSIONS_MAX: usize = 16 * 1024 - 1;
@@ -43,9 +43,9 @@ const NOT_IN_TRAILERS: [&str; 27] = [
 
 /// A chunked body of which some may have been read.
 #[derive(Debug)]
-pub(super) struct Chunked {
-    part: Part,
-    line: Line,
+pub(super) struct ChunkedBody {
+    part: ChunkPart,
+    line: LineScanner,
     /// The sizes of all chunks so far.
     content: u64,
     /// The bytes of all extensions so far.
@@ -55,7 +55,7 @@ pub(super) struct Chunked {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Part {
+enum ChunkPart {
     Size,
     /// So many bytes of it are still to come.
     Data(u64),
@@ -63,36 +63,36 @@ enum Part {
     Trailer,
 }
 
-impl Chunked {
+impl ChunkedBody {
     pub(super) fn new(fields: u32) -> Self {
-        Self { part: Part::Size, line: Line::default(), content: 0, extensions: 0, fields }
+        Self { part: ChunkPart::Size, line: LineScanner::default(), content: 0, extensions: 0, fields }
     }
 
     /// How many bytes come next that are nothing but content.
     pub(super) fn chunk_left(&self) -> Option<u64> {
         match self.part {
-            Part::Data(left) => Some(left),
-            Part::Size | Part::DataEnd | Part::Trailer => None,
+            ChunkPart::Data(left) => Some(left),
+            ChunkPart::Size | ChunkPart::DataEnd | ChunkPart::Trailer => None,
         }
     }
 
     pub(super) fn skip(&mut self, bytes: u64) {
-        if let Part::Data(left) = self.part {
-            self.part = if bytes < left { Part::Data(left - bytes) } else { Part::DataEnd };
+        if let ChunkPart::Data(left) = self.part {
+            self.part = if bytes < left { ChunkPart::Data(left - bytes) } else { ChunkPart::DataEnd };
         }
     }
 
     /// Verifies the next line or piece of data, 0 bytes when it needs more; and whether the body has ended with it.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, bool), Refusal> {
         let (limit, too_long) = match self.part {
-            Part::Data(left) => {
+            ChunkPart::Data(left) => {
                 let verified = left.min(bytes.len() as u64);
                 self.skip(verified);
                 return Ok((verified as usize, false));
             }
-            Part::Size => (DIGITS_MAX + EXTENSIONS_MAX - self.extensions, Refusal::CHUNK_EXTENSIONS_LONG),
-            Part::DataEnd => (0, Refusal::CHUNK_END),
-            Part::Trailer => {
+            ChunkPart::Size => (DIGITS_MAX + EXTENSIONS_MAX - self.extensions, Refusal::CHUNK_EXTENSIONS_LONG),
+            ChunkPart::DataEnd => (0, Refusal::CHUNK_END),
+            ChunkPart::Trailer => {
                 let is_field = bytes.first().is_some_and(|&first| first != b'\r');
                 if is_field && self.fields as usize >= limits.fields {
                     return Err(Refusal::FIELDS_MANY);
@@ -106,10 +106,10 @@ impl Chunked {
         let verified = std::mem::take(&mut self.line).begin();
         let line = &bytes[line];
         match self.part {
-            Part::Size => self.read_size(line, limits)?,
-            Part::Trailer if line.is_empty() => return Ok((verified, true)),
-            Part::Trailer => self.read_trailer(line)?,
-            Part::DataEnd | Part::Data(_) => self.part = Part::Size,
+            ChunkPart::Size => self.read_size(line, limits)?,
+            ChunkPart::Trailer if line.is_empty() => return Ok((verified, true)),
+            ChunkPart::Trailer => self.read_trailer(line)?,
+            ChunkPart::DataEnd | ChunkPart::Data(_) => self.part = ChunkPart::Size,
         }
         Ok((verified, false))
     }
@@ -131,7 +131,7 @@ impl Chunked {
         if self.content > limits.body {
             return Err(Refusal::BODY_LONG);
         }
-        self.part = if size == 0 { Part::Trailer } else { Part::Data(size) };
+        self.part = if size == 0 { ChunkPart::Trailer } else { ChunkPart::Data(size) };
         Ok(())
     }
 

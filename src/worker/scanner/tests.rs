@@ -56,7 +56,7 @@ fn cut(input: &[u8], seed: u64) -> Vec<&[u8]> {
 fn heads(input: &[u8]) -> (usize, Option<Refusal>) {
     let (mut scanner, mut rest, mut heads) = (Scanner::new(LIMITS), input, 0);
     loop {
-        let head = matches!(scanner.stage, Stage::Head(_));
+        let head = matches!(scanner.state, ScanState::Head(_));
         match scanner.step(rest) {
             Ok(0) if scanner.is_held() => scanner.resume(),
             Ok(0) => return (heads, None),

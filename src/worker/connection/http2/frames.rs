@@ -33,7 +33,7 @@ pub(super) type Payload = [u8; 8];
 
 /// What has passed. A header block counts when it is whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(super) enum H2Frame {
     Headers { stream: u32, ends: bool },
     Data { stream: u32, length: u32, ends: bool },
     Reset { stream: u32 },
@@ -47,18 +47,18 @@ pub(super) enum Frame {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
     pub(super) bytes: Cow<'a, [u8]>,
-    pub(super) frame: Option<Frame>,
+    pub(super) frame: Option<H2Frame>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Head {
+struct H2FrameHeader {
     length: usize,
     kind: u8,
     flags: u8,
     stream: u32,
 }
 
-impl Head {
+impl H2FrameHeader {
     fn of(bytes: &[u8]) -> Option<Self> {
         let [a, b, c, kind, flags, stream @ ..] = *bytes.first_chunk::<HEAD>()?;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -82,16 +82,16 @@ fn number(bytes: &[u8]) -> u32 {
 
 /// Reads the frames of one direction of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub(super) struct FrameReader {
     /// The beginning of a frame that comes in one piece, or of any frame's head.
     partial: Vec<u8>,
     /// The frame that is passing, and how many of its bytes are missing.
-    passing: Option<(Head, usize)>,
+    passing: Option<(H2FrameHeader, usize)>,
     /// The stream whose header block is not complete, and whether the block ends the stream.
     block: Option<(u32, bool)>,
 }
 
-impl Frames {
+impl FrameReader {
     /// Takes the next piece off the bytes; `None` when all are taken. What was kept as partial comes with the bytes
     /// that complete it.
     pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
@@ -104,8 +104,8 @@ impl Frames {
         }
         loop {
             let seen = if self.partial.is_empty() { *bytes } else { &self.partial };
-            let head = Head::of(seen);
-            let size = HEAD + head.filter(Head::comes_whole).map_or(0, |head| head.length);
+            let head = H2FrameHeader::of(seen);
+            let size = HEAD + head.filter(H2FrameHeader::comes_whole).map_or(0, |head| head.length);
             if let Some(head) = head
                 && seen.len() >= size
             {
@@ -128,36 +128,36 @@ impl Frames {
         self.partial.is_empty() && self.passing.is_none() && self.block.is_none()
     }
 
-    fn ended(&mut self, head: Head, payload: &[u8]) -> Frame {
-        let Head { stream, length, .. } = head;
+    fn ended(&mut self, head: H2FrameHeader, payload: &[u8]) -> H2Frame {
+        let H2FrameHeader { stream, length, .. } = head;
         match head.kind {
-            DATA => Frame::Data { stream, length: length as u32, ends: head.has(END_STREAM) },
+            DATA => H2Frame::Data { stream, length: length as u32, ends: head.has(END_STREAM) },
             HEADERS => self.block_goes_on(head, (stream, head.has(END_STREAM))),
             CONTINUATION => match self.block {
                 Some(begun) => self.block_goes_on(head, begun),
-                None => Frame::Other,
+                None => H2Frame::Other,
             },
-            RST_STREAM if length == 4 => Frame::Reset { stream },
-            WINDOW_UPDATE if length == 4 => Frame::WindowUpdate { stream, by: number(payload) & 0x7fff_ffff },
+            RST_STREAM if length == 4 => H2Frame::Reset { stream },
+            WINDOW_UPDATE if length == 4 => H2Frame::WindowUpdate { stream, by: number(payload) & 0x7fff_ffff },
             PING => payload
                 .first_chunk()
-                .map_or(Frame::Other, |payload| Frame::Ping { ack: head.has(ACK), payload: *payload }),
+                .map_or(H2Frame::Other, |payload| H2Frame::Ping { ack: head.has(ACK), payload: *payload }),
             SETTINGS => {
                 let (settings, _) = payload.as_chunks::<6>();
                 let size = settings.iter().rfind(|[a, b, ..]| u16::from_be_bytes([*a, *b]) == INITIAL_WINDOW_SIZE);
-                size.map_or(Frame::Other, |[_, _, size @ ..]| Frame::InitialWindow { size: number(size) })
+                size.map_or(H2Frame::Other, |[_, _, size @ ..]| H2Frame::InitialWindow { size: number(size) })
             }
-            _ => Frame::Other,
+            _ => H2Frame::Other,
         }
     }
 
-    fn block_goes_on(&mut self, head: Head, (stream, ends): (u32, bool)) -> Frame {
+    fn block_goes_on(&mut self, head: H2FrameHeader, (stream, ends): (u32, bool)) -> H2Frame {
         if head.has(END_HEADERS) {
             self.block = None;
-            Frame::Headers { stream, ends }
+            H2Frame::Headers { stream, ends }
         } else {
             self.block = Some((stream, ends));
-            Frame::Other
+            H2Frame::Other
         }
     }
 }
@@ -193,8 +193,8 @@ mod tests {
     use super::*;
 
     /// Feeds the bytes in pieces of a size, and wants them to come out as they went in.
-    fn read(bytes: &[u8], size: usize) -> (Vec<Frame>, Frames) {
-        let (mut frames, mut seen, mut passed) = (Frames::default(), Vec::new(), Vec::new());
+    fn read(bytes: &[u8], size: usize) -> (Vec<H2Frame>, FrameReader) {
+        let (mut frames, mut seen, mut passed) = (FrameReader::default(), Vec::new(), Vec::new());
         for mut chunk in bytes.chunks(size) {
             while let Some(piece) = frames.next(&mut chunk) {
                 passed.extend_from_slice(&piece.bytes);
@@ -225,19 +225,19 @@ mod tests {
         ]
         .concat();
         let expected = [
-            Frame::InitialWindow { size: 65_536 },
-            Frame::Other,
-            Frame::Other,
-            Frame::Other,
-            Frame::Headers { stream: 1, ends: true },
-            Frame::Headers { stream: 3, ends: false },
-            Frame::Data { stream: 3, length: 300, ends: false },
-            Frame::Data { stream: 3, length: 0, ends: true },
-            Frame::WindowUpdate { stream: 5, by: 70_000 },
-            Frame::Reset { stream: 5 },
-            Frame::Ping { ack: true, payload: *b"payloads" },
-            Frame::Other,
-            Frame::Other,
+            H2Frame::InitialWindow { size: 65_536 },
+            H2Frame::Other,
+            H2Frame::Other,
+            H2Frame::Other,
+            H2Frame::Headers { stream: 1, ends: true },
+            H2Frame::Headers { stream: 3, ends: false },
+            H2Frame::Data { stream: 3, length: 300, ends: false },
+            H2Frame::Data { stream: 3, length: 0, ends: true },
+            H2Frame::WindowUpdate { stream: 5, by: 70_000 },
+            H2Frame::Reset { stream: 5 },
+            H2Frame::Ping { ack: true, payload: *b"payloads" },
+            H2Frame::Other,
+            H2Frame::Other,
         ];
         for size in 1..=bytes.len() {
             let (seen, frames) = read(&bytes, size);
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn a_frame_that_may_be_kept_back_is_given_whole() {
         let bytes = ping(false, *b"12345678");
-        let mut frames = Frames::default();
+        let mut frames = FrameReader::default();
         let (mut first, mut second) = bytes.split_at(12);
         assert_eq!(frames.next(&mut first), None);
         let piece = frames.next(&mut second).expect("whole");
@@ -275,6 +275,6 @@ mod tests {
             frame(SETTINGS, 0, 0, &vec![0; LENGTH_MAX + 6]),
         ]
         .concat();
-        assert_eq!(read(&bytes, 4_000).0, [Frame::Other; 5]);
+        assert_eq!(read(&bytes, 4_000).0, [H2Frame::Other; 5]);
     }
 }

@@ -15,7 +15,7 @@ const SECOND: u64 = 1_000;
 pub(super) struct Streams {
     /// The highest that the client has opened.
     highest: u32,
-    open: Vec<Stream>,
+    open: Vec<OpenStream>,
     /// The window of a stream that begins.
     initial: i64,
     connection: Window,
@@ -41,7 +41,7 @@ impl Pace {
 }
 
 #[derive(Debug)]
-struct Stream {
+struct OpenStream {
     id: u32,
     client_ended: bool,
     server_ended: bool,
@@ -84,7 +84,7 @@ impl Streams {
         self.pace.begun.max(self.pace.before) >= BUSY
     }
 
-    fn find(&mut self, id: u32) -> Option<&mut Stream> {
+    fn find(&mut self, id: u32) -> Option<&mut OpenStream> {
         self.open.iter_mut().find(|stream| stream.id == id)
     }
 
@@ -95,14 +95,14 @@ impl Streams {
             self.pace.begins(now);
             let mut window = Window { size: self.initial, shut: None };
             window.add(0, now);
-            self.open.push(Stream { id, client_ended: ends, server_ended: false, answered: None, window });
+            self.open.push(OpenStream { id, client_ended: ends, server_ended: false, answered: None, window });
         } else if ends {
             self.client_ends(id);
         }
     }
 
     /// Changes a stream, which is open no more once both sides have ended it.
-    fn change(&mut self, id: u32, change: impl FnOnce(&mut Stream)) {
+    fn change(&mut self, id: u32, change: impl FnOnce(&mut OpenStream)) {
         if let Some(stream) = self.find(id) {
             change(stream);
             self.open.retain(|stream| !(stream.client_ended && stream.server_ended));
@@ -133,7 +133,7 @@ impl Streams {
         self.open.retain(|stream| stream.id != id);
     }
 
-    /// Stream 0 is the connection.
+    /// OpenStream 0 is the connection.
     pub(super) fn window_opens(&mut self, id: u32, by: u32, now: u64) {
         if id == 0 {
             self.connection.add(by.into(), now);
@@ -157,7 +157,7 @@ impl Streams {
 
     /// Removes the streams whose answers have not been let through since `before`. `None`: no other stream is open.
     pub(super) fn take_stalled(&mut self, before: u64) -> Option<Vec<u32>> {
-        let stalls = |stream: &Stream| self.stalls(stream).is_some_and(|since| since <= before);
+        let stalls = |stream: &OpenStream| self.stalls(stream).is_some_and(|since| since <= before);
         let ids: Vec<_> = self.open.iter().filter(|stream| stalls(stream)).map(|stream| stream.id).collect();
         if ids.len() == self.open.len() {
             return None;
@@ -167,7 +167,7 @@ impl Streams {
     }
 
     /// Since when its answer has not been let through. A window that is shut before the answer begins stalls nothing.
-    fn stalls(&self, stream: &Stream) -> Option<u64> {
+    fn stalls(&self, stream: &OpenStream) -> Option<u64> {
         let shut = [stream.window.shut, self.connection.shut].into_iter().flatten().min()?;
         stream.answered.filter(|_| !stream.server_ended).map(|answered| answered.max(shut))
     }

@@ -1,6 +1,6 @@
 //! The stream under hyper, for HTTP/2.
 //!
-//! Owns: that all bytes pass through the [`Link`], that our frames go out between those of h2, the goodbye, and the
+//! Owns: that all bytes pass through the [`Http2State`], that our frames go out between those of h2, the goodbye, and the
 //! lingering close. Refuses: what the frames mean and when the connection ends (`http2`).
 
 use std::{
@@ -19,10 +19,13 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{Link, Parting};
+use super::{Goodbye, Http2State};
 use crate::worker::{
-    connection::{Connection, departure::Stream, greeting::PREFACE, wire::poll_write_together},
-    shared::Open,
+    connection::{
+        Connection, client_left::ClientStream, http1::poll_write_together, linger::poll_discard,
+        protocol_detect::PREFACE,
+    },
+    shared::OpenGuard,
 };
 
 /// After the goodbye the client has so long to end first. Our FIN right behind the GOAWAY would fail a request that the
@@ -37,16 +40,16 @@ const LINGER: Duration = Duration::from_millis(4_500);
 const SCRATCH: usize = 16_384;
 const SCRATCH_MIN: usize = 512;
 
-pub(in crate::worker::connection) struct Wire<T> {
+pub(in crate::worker::connection) struct Http2Wire<T> {
     stream: T,
-    link: Arc<Mutex<Link>>,
+    state: Arc<Mutex<Http2State>>,
     connection: Arc<Connection>,
-    /// Read before HTTP/2 was known to be spoken, and not passed through the link yet.
+    /// Read before HTTP/2 was known to be spoken, and not passed through the state yet.
     first: Vec<u8>,
     /// What h2 has had no room for.
     passed: Vec<u8>,
     end: End,
-    _open: Open,
+    _open: OpenGuard,
 }
 
 /// How far the connection is with its end.
@@ -58,29 +61,29 @@ enum End {
     HalfClosed(Pin<Box<Sleep>>),
 }
 
-impl<T: Stream> Wire<T> {
+impl<T: ClientStream> Http2Wire<T> {
     /// `first` was read from the stream already, and begins with the preface.
     pub(in crate::worker::connection) fn new(
         stream: T,
         mut first: Vec<u8>,
-        link: Arc<Mutex<Link>>,
+        state: Arc<Mutex<Http2State>>,
         connection: Arc<Connection>,
-        open: Open,
+        open: OpenGuard,
     ) -> Self {
         let passed = first.drain(..PREFACE.len().min(first.len())).collect();
-        Self { stream, link, connection, first, passed, end: End::No, _open: open }
+        Self { stream, state, connection, first, passed, end: End::No, _open: open }
     }
 
     /// Writes our frames, if they can be written now.
-    fn poll_say(&mut self, link: &mut Link, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(bytes) = link.ours() {
+    fn poll_write_ours(&mut self, state: &mut Http2State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(bytes) = state.ours() {
             let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
             self.connection.activity.blocks(written.is_pending());
             match ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => link.has_said(count),
+                count => state.has_written_ours(count),
             }
-            if link.ours.is_empty() {
+            if state.ours.is_empty() {
                 // Over TLS the bytes may stay in memory; the next write or flush then sends them.
                 let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
             }
@@ -89,9 +92,9 @@ impl<T: Stream> Wire<T> {
     }
 
     /// Reads once, and passes on what h2 may see. Ready with whether there was anything to read.
-    fn poll_hear(
+    fn poll_receive(
         &mut self,
-        link: &mut Link,
+        state: &mut Http2State,
         buf: &mut ReadBufCursor<'_>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<bool>> {
@@ -106,7 +109,7 @@ impl<T: Stream> Wire<T> {
             first.as_slice()
         };
         let passed = &mut self.passed;
-        link.hear(bytes, &self.connection.activity, |bytes| {
+        state.received(bytes, &self.connection.activity, |bytes| {
             let room = if passed.is_empty() { buf.remaining() } else { 0 };
             let (now, later) = bytes.split_at_checked(room).unwrap_or((bytes, &[]));
             buf.put_slice(now);
@@ -116,16 +119,16 @@ impl<T: Stream> Wire<T> {
     }
 
     /// Writes what h2 gives. After the goodbye, throws it away.
-    fn poll_pass(
+    fn poll_write_frames(
         &mut self,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
         write: impl FnOnce(Pin<&mut T>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        let link = Arc::clone(&self.link);
-        let mut link = lock(&link);
-        ready!(self.poll_say(&mut link, cx))?;
-        if link.parting == Parting::Done {
+        let state = Arc::clone(&self.state);
+        let mut state = lock(&state);
+        ready!(self.poll_write_ours(&mut state, cx))?;
+        if state.goodbye == Goodbye::Done {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
         let written = write(Pin::new(&mut self.stream), cx);
@@ -134,33 +137,33 @@ impl<T: Stream> Wire<T> {
         let count = left;
         for buf in bufs {
             let bytes = buf.get(..left).unwrap_or(buf);
-            link.say(bytes, &self.connection.activity);
+            state.sent(bytes, &self.connection.activity);
             left -= bytes.len();
         }
         Poll::Ready(Ok(count))
     }
 }
 
-pub(super) fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
-    link.lock().unwrap_or_else(PoisonError::into_inner)
+pub(super) fn lock(state: &Mutex<Http2State>) -> MutexGuard<'_, Http2State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T: Stream> Read for Wire<T> {
+impl<T: ClientStream> Read for Http2Wire<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let link = Arc::clone(&this.link);
-        let mut link = lock(&link);
+        let state = Arc::clone(&this.state);
+        let mut state = lock(&state);
         let room = buf.remaining();
         loop {
-            let said = this.poll_say(&mut link, cx)?;
-            match link.parting {
-                Parting::No | Parting::Wanted => {}
+            let said = this.poll_write_ours(&mut state, cx)?;
+            match state.goodbye {
+                Goodbye::No | Goodbye::Wanted => {}
                 // What comes now has crossed the goodbye, and is of streams above its last.
-                Parting::Begun => return said.map(Ok),
-                Parting::Done => return Poll::Ready(Ok(())),
+                Goodbye::Begun => return said.map(Ok),
+                Goodbye::Done => return Poll::Ready(Ok(())),
             }
             if this.passed.is_empty() {
-                link.forge(|bytes| this.passed.extend_from_slice(bytes));
+                state.inject(|bytes| this.passed.extend_from_slice(bytes));
             }
             let count = this.passed.len().min(buf.remaining());
             buf.put_slice(this.passed.get(..count).unwrap_or_default());
@@ -168,7 +171,7 @@ impl<T: Stream> Read for Wire<T> {
             if this.passed.is_empty() {
                 this.passed = Vec::new();
             }
-            if buf.remaining() < room || !ready!(this.poll_hear(&mut link, &mut buf, cx))? {
+            if buf.remaining() < room || !ready!(this.poll_receive(&mut state, &mut buf, cx))? {
                 return Poll::Ready(Ok(()));
             }
             if buf.remaining() < room {
@@ -178,9 +181,9 @@ impl<T: Stream> Read for Wire<T> {
     }
 }
 
-impl<T: Stream> Write for Wire<T> {
+impl<T: ClientStream> Write for Http2Wire<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_pass(cx, &[io::IoSlice::new(buf)], |stream, cx| stream.poll_write(cx, buf))
+        self.poll_write_frames(cx, &[io::IoSlice::new(buf)], |stream, cx| stream.poll_write(cx, buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -198,7 +201,7 @@ impl<T: Stream> Write for Wire<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_pass(cx, bufs, |mut stream, cx| poll_write_together(&mut stream, cx, bufs))
+        self.poll_write_frames(cx, bufs, |mut stream, cx| poll_write_together(&mut stream, cx, bufs))
     }
 
     /// Half-closes: after a goodbye once the client has, or `FIN_AFTER`. Then reads and discards until the client ends, for
@@ -209,37 +212,30 @@ impl<T: Stream> Write for Wire<T> {
             match &mut this.end {
                 End::No => {
                     ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
-                    let patience = if lock(&this.link).ends_well() { FIN_AFTER } else { Duration::ZERO };
-                    lock(&this.link).parting = Parting::Done;
+                    let patience = if lock(&this.state).ends_well() { FIN_AFTER } else { Duration::ZERO };
+                    lock(&this.state).goodbye = Goodbye::Done;
                     this.connection.activity.leaves();
                     this.end = End::Said(Box::pin(sleep(patience)));
                 }
                 End::Said(wait) => {
                     // Another may need its place now.
                     if !this.connection.activity.is_asked_to_leave() {
-                        ready!(poll_discard(&mut this.stream, wait, cx));
+                        ready!(poll_discard_until(&mut this.stream, wait, cx));
                     }
                     ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
                     this.end = End::HalfClosed(Box::pin(sleep(LINGER)));
                 }
                 End::HalfClosed(_) if this.connection.activity.is_asked_to_leave() => return Poll::Ready(Ok(())),
-                End::HalfClosed(linger) => return poll_discard(&mut this.stream, linger, cx).map(Ok),
+                End::HalfClosed(linger) => return poll_discard_until(&mut this.stream, linger, cx).map(Ok),
             }
         }
     }
 }
 
 /// Reads and discards until the client ends, or its time is over.
-fn poll_discard<T: Stream>(stream: &mut T, time: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
-    let mut scrap = [MaybeUninit::uninit(); SCRATCH];
-    loop {
-        let mut scrap = ReadBuf::uninit(&mut scrap);
-        match Pin::new(&mut *stream).poll_read(cx, &mut scrap) {
-            // The timer does not say that its time is over while a client sends without a pause: this task then has
-            // used up its budget whenever it asks.
-            Poll::Ready(Ok(())) if !scrap.filled().is_empty() && Instant::now() < time.deadline() => {}
-            Poll::Ready(_) => return Poll::Ready(()),
-            Poll::Pending => return time.as_mut().poll(cx),
-        }
+fn poll_discard_until<T: ClientStream>(stream: &mut T, time: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
+    match poll_discard(stream, cx, || Instant::now() < time.deadline()) {
+        Poll::Ready(()) => Poll::Ready(()),
+        Poll::Pending => time.as_mut().poll(cx),
     }
 }

@@ -152,7 +152,7 @@ fn limits() -> impl Strategy<Value = Limits> {
 fn as_scanned(input: &[u8]) -> (Vec<u8>, Vec<Seen>) {
     let (mut scanner, mut seen, mut rest) = (Scanner::new(LIMITS), Vec::<Seen>::new(), input);
     loop {
-        let head = matches!(scanner.stage, Stage::Head(_));
+        let head = matches!(scanner.state, ScanState::Head(_));
         let content = scanner.body_left().is_some();
         let passed = match scanner.step(rest) {
             Ok(0) if scanner.is_held() => {
@@ -174,7 +174,7 @@ fn as_scanned(input: &[u8]) -> (Vec<u8>, Vec<Seen>) {
             if content {
                 request.content += &bytes.escape_ascii().to_string();
             }
-            request.ended = !matches!(scanner.stage, Stage::Length(_) | Stage::Chunked(_));
+            request.ended = !matches!(scanner.state, ScanState::Length(_) | ScanState::Chunked(_));
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
 /// What a line tells.
 #[derive(Debug, Default)]
-pub(super) struct Facts {
+pub(super) struct AccessFacts {
     pub(super) client: Option<IpAddr>,
     /// `None` for one that could not be read.
     pub(super) request: Option<(Method, Uri, Version)>,
@@ -81,7 +81,7 @@ fn user(headers: &Headers) -> Option<Vec<u8>> {
     (!pair.is_empty()).then_some(pair)
 }
 
-impl Facts {
+impl AccessFacts {
     fn status(&self) -> u16 {
         self.status.map_or(NOT_ANSWERED, |status| status.as_u16())
     }
@@ -99,14 +99,14 @@ impl Facts {
 }
 
 /// Adds a line of these parts, with its newline.
-pub(super) fn text(to: &mut Vec<u8>, parts: &[Part], facts: &Facts, calendar: &Calendar, pid: u32) {
+pub(super) fn text(to: &mut Vec<u8>, parts: &[Part], facts: &AccessFacts, timestamps: &TimestampCache, pid: u32) {
     for part in parts {
-        atom(to, part, facts, calendar, pid);
+        atom(to, part, facts, timestamps, pid);
     }
     to.push(b'\n');
 }
 
-fn atom(to: &mut Vec<u8>, part: &Part, facts: &Facts, calendar: &Calendar, pid: u32) {
+fn atom(to: &mut Vec<u8>, part: &Part, facts: &AccessFacts, timestamps: &TimestampCache, pid: u32) {
     let micros = facts.took_ns / 1_000;
     let request = facts.request.as_ref();
     let _infallible = match part {
@@ -116,7 +116,7 @@ fn atom(to: &mut Vec<u8>, part: &Part, facts: &Facts, calendar: &Calendar, pid: 
             None => to.write_all(b"-"),
         },
         Part::User => escaped(to, user(&facts.request_headers).as_deref()),
-        Part::Time => to.write_all(calendar.local.as_bytes()),
+        Part::Time => to.write_all(timestamps.local.as_bytes()),
         Part::RequestLine => match request {
             Some((method, _, version)) => {
                 let mut escape = Escape(to);
@@ -190,10 +190,10 @@ pub(super) fn json_headers() -> Vec<HeaderName> {
 }
 
 /// Adds an object and a newline. What was missing is null; each value is cut to `most` bytes or a few more.
-pub(super) fn json(to: &mut Vec<u8>, facts: &Facts, calendar: &Calendar, pid: u32, most: usize) {
+pub(super) fn json(to: &mut Vec<u8>, facts: &AccessFacts, timestamps: &TimestampCache, pid: u32, most: usize) {
     let mut object = Object { to, most };
     let request = facts.request.as_ref();
-    object.number("{\"timestamp", format_args!("\"{}.{:03}Z\"", calendar.utc, calendar.milliseconds));
+    object.number("{\"timestamp", format_args!("\"{}.{:03}Z\"", timestamps.utc, timestamps.milliseconds));
     match facts.client {
         Some(address) => object.number(",\"client", format_args!("\"{address}\"")),
         None => object.text(",\"client", None),
@@ -267,7 +267,7 @@ impl Object<'_> {
 
 /// The time of day as text, made anew once a second.
 #[derive(Debug, Default)]
-pub(super) struct Calendar {
+pub(super) struct TimestampCache {
     second: i64,
     milliseconds: i32,
     /// Common Log Format, in brackets.
@@ -278,8 +278,8 @@ pub(super) struct Calendar {
     zone: Option<TimeZone>,
 }
 
-impl Calendar {
-    pub(super) fn turn_to(&mut self, now: Timestamp) {
+impl TimestampCache {
+    pub(super) fn update(&mut self, now: Timestamp) {
         self.milliseconds = now.subsec_millisecond();
         if self.zone.is_some() && self.second == now.as_second() {
             return;

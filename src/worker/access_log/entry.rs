@@ -1,7 +1,7 @@
 //! One request as the access log will tell of it, from its head to the last byte of its answer.
 //!
-//! Owns: the moment the line is written: when the record is dropped, however the request ended. Refuses: the line itself
-//! (`line`).
+//! Owns: the moment the line is written: when the entry is dropped, however the request ended. Refuses: the line itself
+//! (`format`).
 
 use std::{
     pin::Pin,
@@ -14,31 +14,31 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{
     AccessLog,
-    line::{self, Facts},
+    format::{self, AccessFacts},
 };
 use crate::sys::clock;
 
 #[derive(Debug)]
-pub(in crate::worker) struct Record {
+pub(in crate::worker) struct AccessEntry {
     log: &'static AccessLog,
     /// In nanoseconds of the monotonic clock.
     begun: u64,
-    facts: Facts,
+    facts: AccessFacts,
 }
 
-impl Record {
-    pub(super) fn new(log: &'static AccessLog, begun: u64, facts: Facts) -> Self {
+impl AccessEntry {
+    pub(super) fn new(log: &'static AccessLog, begun: u64, facts: AccessFacts) -> Self {
         Self { log, begun, facts }
     }
 
     /// Notes the answer's head.
     pub(in crate::worker) fn answered(&mut self, answer: &Parts) {
         self.facts.status = Some(answer.status);
-        self.facts.response_headers = line::keep(&self.log.response_headers, &answer.headers);
+        self.facts.response_headers = format::keep(&self.log.response_headers, &answer.headers);
     }
 }
 
-impl Drop for Record {
+impl Drop for AccessEntry {
     fn drop(&mut self) {
         self.facts.took_ns = clock::nanoseconds().saturating_sub(self.begun);
         self.log.write(&self.facts);
@@ -46,32 +46,32 @@ impl Drop for Record {
 }
 
 pin_project_lite::pin_project! {
-    /// A body that counts its bytes, and ends its record when it ends itself.
-    pub(in crate::worker) struct Recorded<B> {
+    /// A body that counts its bytes, and ends its entry when it ends itself.
+    pub(in crate::worker) struct LoggedBody<B> {
         #[pin]
         body: B,
-        record: Option<Box<Record>>,
+        entry: Option<Box<AccessEntry>>,
     }
 }
 
-impl<B> Recorded<B> {
-    pub(in crate::worker) fn new(body: B, record: Option<Box<Record>>) -> Self {
-        Self { body, record }
+impl<B> LoggedBody<B> {
+    pub(in crate::worker) fn new(body: B, entry: Option<Box<AccessEntry>>) -> Self {
+        Self { body, entry }
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for Recorded<B> {
+impl<B: Body<Data = Bytes>> Body for LoggedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         let polled = this.body.poll_frame(cx);
-        if let Some(record) = this.record
+        if let Some(entry) = this.entry
             && let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
-            record.facts.bytes += data.remaining() as u64;
+            entry.facts.bytes += data.remaining() as u64;
         }
         polled
     }

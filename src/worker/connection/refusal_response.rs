@@ -1,12 +1,12 @@
 //! What the worker answers in the app's place.
 //!
 //! Owns: the sentences that are not the scanner's, and the shape of the answer: the contract's error body. Refuses: when
-//! (`wire`, `exchange`).
+//! (`http1`, `exchange`).
 
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};
 
-use super::exchange::Reply;
+use super::reply::ResponseBody;
 use crate::{scoreboard::QUARANTINE_MS, worker::scanner::Refusal};
 
 /// RFC 9110, section 15.5.9.
@@ -47,8 +47,8 @@ pub(super) fn status(refusal: Refusal) -> StatusCode {
 }
 
 /// For hyper to send.
-pub(super) fn response<B>(refusal: Refusal) -> Response<Reply<B>> {
-    let mut response = Response::new(Reply::own(body(refusal)));
+pub(super) fn response<B>(refusal: Refusal) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(ResponseBody::own(body(refusal)));
     *response.status_mut() = status(refusal);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if refusal.status == 503 {

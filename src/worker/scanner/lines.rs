@@ -8,7 +8,7 @@ use super::{Refusal, class};
 
 /// A place in bytes that are offered again and again, each time with more behind them.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct LineScanner {
     /// Where the line under way begins.
     begin: u32,
     /// Up to here nothing controls it.
@@ -35,7 +35,7 @@ impl LineError {
     }
 }
 
-impl Line {
+impl LineScanner {
     /// The next line without its CRLF, or `None` while it is incomplete. One of more than `limit` bytes is too long, as
     /// soon as that is certain.
     #[inline(always)] // It is most of what a head costs, and with two callers it would be a call.

@@ -12,24 +12,24 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{Connection, Timer, departure::Stream};
+use super::{Connection, Timer, client_left::ClientStream, delegate_write::delegate_write};
 use crate::{
     settings::ProxyProtocol,
     worker::{
-        proxy_protocol::{Parsed, parse},
+        proxy_protocol::{ParsedHeader, parse},
         scanner::Refusal,
-        shared::Call,
+        shared::WakeListener,
     },
 };
 
-const NOT_BELIEVED: Refusal =
+const NOT_TRUSTED: Refusal =
     Refusal { status: 400, reason: "A PROXY header is believed only from the proxies in forwarded_allow_ips" };
 const MISSING: Refusal =
     Refusal { status: 400, reason: "The connection does not begin with the PROXY header that proxy_protocol asks for" };
 
-pub(super) enum Introduction<T> {
+pub(super) enum ProxyHeader<T> {
     /// The stream behind the header.
     Done(Prefixed<T>),
     /// The peer broke the rules, and is to be told.
@@ -39,22 +39,26 @@ pub(super) enum Introduction<T> {
 }
 
 /// Reads the PROXY header, where there is to be one, and learns from it who the client is.
-pub(super) async fn introduce<T>(stream: T, connection: &mut Connection, timer: &mut Timer<'_>) -> Introduction<T>
+pub(super) async fn read_proxy_header<T>(
+    stream: T,
+    connection: &mut Connection,
+    timer: &mut Timer<'_>,
+) -> ProxyHeader<T>
 where
     T: AsyncRead + Unpin,
 {
     let mut stream = Prefixed::from(stream);
     if connection.shared.proxy_protocol == ProxyProtocol::Off {
-        return Introduction::Done(stream);
+        return ProxyHeader::Done(stream);
     }
-    let believed = connection.shared.trust.believes(connection.client.address());
+    let believed = connection.shared.trust.trusts(connection.client.address());
     match read(&mut stream, believed, connection, timer).await {
         Some(Ok(source)) => {
             connection.client.comes_from(source);
-            Introduction::Done(stream)
+            ProxyHeader::Done(stream)
         }
-        Some(Err(refusal)) => Introduction::Refused(stream, refusal),
-        None => Introduction::Over,
+        Some(Err(refusal)) => ProxyHeader::Refused(stream, refusal),
+        None => ProxyHeader::Over,
     }
 }
 
@@ -69,8 +73,8 @@ where
     T: AsyncRead + Unpin,
 {
     let shared = connection.shared;
-    let called = pin!(shared.called());
-    let mut call = Call::new(called);
+    let called = pin!(shared.wake_signal());
+    let mut call = WakeListener::new(called);
     poll_fn(|cx| {
         call.listen(shared, cx);
         loop {
@@ -96,12 +100,12 @@ where
 fn judge(accepted: ProxyProtocol, believed: bool, bytes: &mut Vec<u8>) -> Option<Result<Option<SocketAddr>, Refusal>> {
     let required = accepted != ProxyProtocol::Auto;
     Some(match parse(accepted, bytes) {
-        Parsed::Absent if !required => Ok(None),
-        Parsed::More if believed || !required => return None,
-        _ if !believed => Err(NOT_BELIEVED),
-        Parsed::More | Parsed::Absent => Err(MISSING),
-        Parsed::Bad(reason) => Err(Refusal { status: 400, reason }),
-        Parsed::Header { length, source } => {
+        ParsedHeader::Absent if !required => Ok(None),
+        ParsedHeader::More if believed || !required => return None,
+        _ if !believed => Err(NOT_TRUSTED),
+        ParsedHeader::More | ParsedHeader::Absent => Err(MISSING),
+        ParsedHeader::Bad(reason) => Err(Refusal { status: 400, reason }),
+        ParsedHeader::Header { length, source } => {
             bytes.drain(..length);
             Ok(source)
         }
@@ -121,7 +125,7 @@ impl<T> From<T> for Prefixed<T> {
     }
 }
 
-impl<T: Stream> Stream for Prefixed<T> {
+impl<T: ClientStream> ClientStream for Prefixed<T> {
     fn is_ending(&self) -> bool {
         self.stream.is_ending()
     }
@@ -139,28 +143,4 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-}
+delegate_write!(Prefixed, stream);

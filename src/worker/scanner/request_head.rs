@@ -2,17 +2,17 @@
 //!
 //! Owns: the request line, the fields, and what they say of the body and of the connection. Refuses: the body.
 
-use super::{HEAD_MAX, Limits, Refusal, class, line::Line, target};
+use super::{HEAD_MAX, Limits, Refusal, class, lines::LineScanner, target};
 
 /// What a verified head says of what follows it.
 #[derive(Debug)]
-pub(super) struct Frame {
-    pub(super) body: Body,
-    pub(super) then: Then,
+pub(super) struct MessageFraming {
+    pub(super) body: BodyFraming,
+    pub(super) then: AfterBody,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum BodyFraming {
     /// 0 without a body.
     Length(u64),
     /// The trailer's fields count on from those of the head.
@@ -21,7 +21,7 @@ pub(super) enum Body {
 
 /// What follows the body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Then {
+pub(super) enum AfterBody {
     #[default]
     Next,
     /// Nothing: it was the last request.
@@ -32,9 +32,9 @@ pub(super) enum Then {
 
 /// A head of which some lines may have been read.
 #[derive(Debug, Default)]
-pub(super) struct Head {
-    line: Line,
-    begun: Begun,
+pub(super) struct RequestHead {
+    line: LineScanner,
+    begun: HeadProgress,
     fields: u32,
     /// Where the target's authority stands.
     authority: Option<(u32, u32)>,
@@ -49,7 +49,7 @@ pub(super) struct Head {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-enum Begun {
+enum HeadProgress {
     #[default]
     No,
     /// With an empty line.
@@ -58,24 +58,24 @@ enum Begun {
     Yes,
 }
 
-impl Head {
+impl RequestHead {
     /// Reads on; the head's length and what it says once it is complete.
-    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Frame)>, Refusal> {
+    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<(usize, MessageFraming)>, Refusal> {
         let (bytes, cut) = match bytes.get(..HEAD_MAX) {
             Some(most) => (most, bytes.len() > HEAD_MAX),
             None => (bytes, false),
         };
         let incomplete = || if cut { Err(Refusal::HEAD_LONG) } else { Ok(None) };
-        while self.begun != Begun::Yes {
+        while self.begun != HeadProgress::Yes {
             let line = self.line.next(bytes, limits.request_line).map_err(|error| error.refusal(Refusal::LINE_LONG))?;
             let Some(line) = line else { return incomplete() };
             match (&self.begun, &bytes[line.clone()]) {
                 // RFC 9112, section 2.2.
-                (Begun::No, []) => self.begun = Begun::Empty,
-                (Begun::Empty, []) => return Err(Refusal::EMPTY_LINES),
+                (HeadProgress::No, []) => self.begun = HeadProgress::Empty,
+                (HeadProgress::Empty, []) => return Err(Refusal::EMPTY_LINES),
                 (_, request_line) => {
                     self.read_request_line(request_line, line.start)?;
-                    self.begun = Begun::Yes;
+                    self.begun = HeadProgress::Yes;
                 }
             }
         }
@@ -88,14 +88,14 @@ impl Head {
             let line = self.line.next(bytes, limits.field_size).map_err(|error| error.refusal(Refusal::FIELD_LONG))?;
             let Some(line) = line else { return incomplete() };
             if line.is_empty() {
-                return self.frame().map(|frame| Some((self.line.begin(), frame)));
+                return self.framing().map(|framing| Some((self.line.begin(), framing)));
             }
             self.read_field(&bytes[line], bytes, limits)?;
         }
     }
 
     pub(super) fn has_begun(&self) -> bool {
-        self.begun == Begun::Yes || self.line.has_begun()
+        self.begun == HeadProgress::Yes || self.line.has_begun()
     }
 
     /// RFC 9112, section 3: a method, a target and a version, one space between them and none around.
@@ -208,7 +208,7 @@ impl Head {
     }
 
     /// What the whole head says.
-    fn frame(&self) -> Result<Frame, Refusal> {
+    fn framing(&self) -> Result<MessageFraming, Refusal> {
         if self.http_11 && !self.host {
             return Err(Refusal::NO_HOST);
         }
@@ -217,15 +217,16 @@ impl Head {
         if self.connect && (self.chunked || length > 0) {
             return Err(Refusal::CONNECT_BODY);
         }
-        let body = if self.chunked { Body::Chunked { fields: self.fields } } else { Body::Length(length) };
+        let body =
+            if self.chunked { BodyFraming::Chunked { fields: self.fields } } else { BodyFraming::Length(length) };
         // RFC 9112, section 9.3.
         let last = self.close || !self.http_11 && !self.keep_alive;
         let then = match (self.upgrade || self.connect, last) {
-            (true, last) => Then::Hold { last },
-            (false, true) => Then::End,
-            (false, false) => Then::Next,
+            (true, last) => AfterBody::Hold { last },
+            (false, true) => AfterBody::End,
+            (false, false) => AfterBody::Next,
         };
-        Ok(Frame { body, then })
+        Ok(MessageFraming { body, then })
     }
 }
 

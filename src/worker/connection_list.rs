@@ -4,6 +4,8 @@
 //! longest. Refuses: when a place is needed (`accept`, `shared`), and how a connection leaves (`connection`).
 
 use std::{
+    fmt::Debug,
+    os::fd::RawFd,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -12,27 +14,41 @@ use std::{
     time::Duration,
 };
 
-use super::connection::Connection;
 use crate::sys::{clock, fd};
 
 /// A client that asks again within this time keeps its connection. Also it has read its last answer by then.
 const IDLE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub(super) struct Crowd(Mutex<Members>);
+pub(super) struct ConnectionList(Mutex<Connections>);
 
 #[derive(Debug, Default)]
-struct Members {
-    all: Vec<Arc<Connection>>,
+struct Connections {
+    all: Vec<Arc<dyn Listed>>,
     /// The connections that were idle when all were last looked at, and since when, the longest last. Without those
     /// that were active since, they are still the ones idle longest: so the next is found without looking at all
     /// connections.
-    idle: Vec<(u64, Weak<Connection>)>,
+    idle: Vec<(u64, Weak<dyn Listed>)>,
 }
 
-/// What a connection keeps for the crowd.
+/// A connection, as the list sees it.
+pub(super) trait Listed: Debug + Send + Sync + 'static {
+    /// What the connection keeps for the list.
+    fn position(&self) -> &ListPosition;
+
+    /// The descriptor of its stream.
+    fn socket(&self) -> RawFd;
+
+    /// Since when it has been idle, if it may be asked to leave.
+    fn evictable_since(&self) -> Option<u64>;
+
+    /// Ends it at the next turn of its task, so that another takes its place, unless it was active after `idle_since`.
+    fn ask_to_leave(&self, idle_since: u64);
+}
+
+/// What a connection keeps for the list.
 #[derive(Debug, Default)]
-pub(super) struct Seat {
+pub(super) struct ListPosition {
     /// Its index among all.
     at: AtomicUsize,
     /// Of its task.
@@ -41,41 +57,45 @@ pub(super) struct Seat {
 
 /// A connection is known to the crowd as long as this lives.
 #[derive(Debug)]
-pub(super) struct Member<'a>(&'a Connection);
+pub(super) struct ListMembership<'a> {
+    list: &'a ConnectionList,
+    connection: &'a dyn Listed,
+}
 
-impl Crowd {
-    fn members(&self) -> MutexGuard<'_, Members> {
+impl ConnectionList {
+    fn lock(&self) -> MutexGuard<'_, Connections> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `waker`: of the connection's task.
-    pub(super) fn enter<'a>(&self, connection: &'a Arc<Connection>, waker: &Waker) -> Member<'a> {
-        let mut members = self.members();
-        connection.seat.at.store(members.all.len(), Relaxed);
-        connection.seat.waker.get_or_init(|| waker.clone());
-        members.all.push(Arc::clone(connection));
-        Member(connection)
+    pub(super) fn enter<'a, C: Listed>(&'a self, connection: &'a Arc<C>, waker: &Waker) -> ListMembership<'a> {
+        let mut list = self.lock();
+        connection.position().at.store(list.all.len(), Relaxed);
+        connection.position().waker.get_or_init(|| waker.clone());
+        let shared: Arc<dyn Listed> = Arc::<C>::clone(connection);
+        list.all.push(shared);
+        ListMembership { list: self, connection: &**connection }
     }
 
     /// How long until a connection may be idle long enough to leave; zero if one is.
     pub(super) fn next_leaves_in(&self) -> Duration {
         // A connection that becomes idle now may leave after `IDLE`.
-        self.members().oldest().map_or(IDLE, |(since, _)| IDLE.saturating_sub(idle_for(since)))
+        self.lock().oldest().map_or(IDLE, |(since, _)| IDLE.saturating_sub(idle_for(since)))
     }
 
     /// Asks the connection that has been idle longest to leave, and wakes it. How long it was idle; `None`: there is
     /// none.
     pub(super) fn ask_to_leave(&self) -> Option<Duration> {
-        let mut members = self.members();
-        while let Some((since, connection)) = members.oldest() {
+        let mut list = self.lock();
+        while let Some((since, connection)) = list.oldest() {
             if idle_for(since) < IDLE {
                 return None;
             }
-            members.idle.pop();
+            list.idle.pop();
             // Its next request may have come since the event loop last turned.
-            if !fd::has_unread(connection.socket) {
+            if !fd::has_unread(connection.socket()) {
                 connection.ask_to_leave(since);
-                connection.seat.waker.get().inspect(|waker| waker.wake_by_ref());
+                connection.position().waker.get().inspect(|waker| waker.wake_by_ref());
                 return Some(idle_for(since));
             }
         }
@@ -83,11 +103,11 @@ impl Crowd {
     }
 }
 
-impl Members {
+impl Connections {
     /// The connection that has been idle longest, and since when; it is the last of `idle`.
-    fn oldest(&mut self) -> Option<(u64, Arc<Connection>)> {
+    fn oldest(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         self.last_idle().or_else(|| {
-            let idle = self.all.iter().filter_map(|one| Some((one.may_leave_since()?, Arc::downgrade(one))));
+            let idle = self.all.iter().filter_map(|one| Some((one.evictable_since()?, Arc::downgrade(one))));
             self.idle = idle.collect();
             self.idle.sort_unstable_by_key(|(since, _)| std::cmp::Reverse(*since));
             self.last_idle()
@@ -95,9 +115,9 @@ impl Members {
     }
 
     /// The last of `idle` that has not been active since; those behind it are removed.
-    fn last_idle(&mut self) -> Option<(u64, Arc<Connection>)> {
+    fn last_idle(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         while let Some((since, connection)) = self.idle.last() {
-            match connection.upgrade().filter(|connection| connection.may_leave_since() == Some(*since)) {
+            match connection.upgrade().filter(|connection| connection.evictable_since() == Some(*since)) {
                 Some(connection) => return Some((*since, connection)),
                 None => _ = self.idle.pop(),
             }
@@ -106,13 +126,13 @@ impl Members {
     }
 }
 
-impl Drop for Member<'_> {
+impl Drop for ListMembership<'_> {
     fn drop(&mut self) {
-        let mut members = self.0.shared.crowd.members();
-        let at = self.0.seat.at.load(Relaxed);
-        members.all.swap_remove(at);
-        if let Some(moved) = members.all.get(at) {
-            moved.seat.at.store(at, Relaxed);
+        let mut list = self.list.lock();
+        let at = self.connection.position().at.load(Relaxed);
+        list.all.swap_remove(at);
+        if let Some(moved) = list.all.get(at) {
+            moved.position().at.store(at, Relaxed);
         }
     }
 }

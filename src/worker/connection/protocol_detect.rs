@@ -8,12 +8,12 @@ use std::{future::poll_fn, mem::MaybeUninit, pin::Pin, task::Poll};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{Connection, Timer};
-use crate::worker::shared::Call;
+use crate::worker::shared::WakeListener;
 
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[derive(Debug, Default)]
-pub(super) struct Greeting {
+pub(super) struct ProtocolDetect {
     pub(super) is_http2: bool,
     /// All that was read.
     pub(super) bytes: Vec<u8>,
@@ -24,8 +24,8 @@ pub(super) async fn read<T>(
     stream: &mut T,
     connection: &Connection,
     timer: &mut Timer<'_>,
-    call: &mut Call<'_>,
-) -> Greeting
+    call: &mut WakeListener<'_>,
+) -> ProtocolDetect
 where
     T: AsyncRead + Unpin,
 {
@@ -52,5 +52,5 @@ where
         }
     })
     .await;
-    Greeting { is_http2: bytes.starts_with(PREFACE), bytes }
+    ProtocolDetect { is_http2: bytes.starts_with(PREFACE), bytes }
 }

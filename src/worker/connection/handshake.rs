@@ -22,11 +22,11 @@ use tokio_rustls::server::{StartHandshake, TlsStream};
 use super::{
     Connection, Timer,
     linger::{self, Linger},
-    refusal,
+    refusal_response,
 };
 use crate::{
     ClientCertificate,
-    worker::{scanner::Refusal, shared::Call},
+    worker::{scanner::Refusal, shared::WakeListener},
 };
 
 /// Read at once of a ClientHello; rustls takes 4 KiB and more at a time.
@@ -54,8 +54,8 @@ where
     let shared = connection.shared;
     let negotiated = {
         let mut negotiating = pin!(negotiate(stream, Arc::clone(config)));
-        let called = pin!(shared.called());
-        let mut call = Call::new(called);
+        let called = pin!(shared.wake_signal());
+        let mut call = WakeListener::new(called);
         poll_fn(|cx| {
             call.listen(shared, cx);
             match negotiating.as_mut().poll(cx) {
@@ -83,7 +83,7 @@ where
         }
         Ok(other) => other,
         Err((error, stream)) => {
-            say_failed(connection, &error);
+            log_failed(connection, &error);
             if let Some(mut stream) = stream
                 && stream.shutdown().await.is_ok()
             {
@@ -105,7 +105,7 @@ where
             let accept = StartHandshake::from_parts(*accepted, stream).into_stream(config).into_fallible();
             accept.await.map(Handshake::Done).map_err(|(error, stream)| (error, Some(stream)))
         }
-        Ok(Hello::Plain) => Ok(Handshake::Refused(stream, refusal::PLAIN_HTTP)),
+        Ok(Hello::Plain) => Ok(Handshake::Refused(stream, refusal_response::PLAIN_HTTP)),
         Ok(Hello::Silence) => Ok(Handshake::Over),
         Err(error) => Err((error, Some(stream))),
     }
@@ -114,7 +114,7 @@ where
 /// The first message.
 enum Hello {
     Accepted(Box<Accepted>),
-    /// No TLS record begins like this, and an alert would be rubbish to who sent it.
+    /// No TLS entry begins like this, and an alert would be rubbish to who sent it.
     Plain,
     /// The client left without a word, as the probes of balancers do.
     Silence,
@@ -148,7 +148,7 @@ async fn hello<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) -> io::Result<
 }
 
 /// Counts it, and logs it at level debug, one a second at level info: anybody can make them fail, and they must not fill a disk.
-fn say_failed(connection: &Connection, error: &io::Error) {
+fn log_failed(connection: &Connection, error: &io::Error) {
     let Connection { shared, peer, .. } = connection;
     shared.row.handshake_failed();
     let error = error as &dyn Error;

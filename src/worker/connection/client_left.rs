@@ -19,13 +19,13 @@ use super::Connection;
 use crate::sys::fd;
 
 /// A stream that knows whether its other end has ended.
-pub(in crate::worker) trait Stream: AsyncRead + AsyncWrite + Unpin {
+pub(in crate::worker) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
     /// Whether the event loop has seen the other end's FIN or RST. Costs no system call, and may be as old as the last
     /// turn of the loop.
     fn is_ending(&self) -> bool;
 }
 
-impl Stream for TcpStream {
+impl ClientStream for TcpStream {
     fn is_ending(&self) -> bool {
         // tokio registers no stream for urgent data. So this interest is ready only once epoll has seen the end of the
         // stream, and stays ready.
@@ -33,13 +33,13 @@ impl Stream for TcpStream {
     }
 }
 
-impl Stream for UnixStream {
+impl ClientStream for UnixStream {
     fn is_ending(&self) -> bool {
         self.try_io(Interest::PRIORITY, || Ok(())).is_ok()
     }
 }
 
-impl<T: Stream> Stream for TlsStream<T> {
+impl<T: ClientStream> ClientStream for TlsStream<T> {
     fn is_ending(&self) -> bool {
         self.get_ref().0.is_ending()
     }

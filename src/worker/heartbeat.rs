@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
-    connection::{Answer, Serve},
-    rescue::Watch,
+    rescue::SiblingWatch,
+    serve::{AppBody, Serve},
     shared::Shared,
 };
 use crate::{log, sys::clock};
@@ -25,39 +25,39 @@ const IDLE_TICK_MS: u64 = 256;
 const IDLE_PROMISE_MS: u64 = 300;
 
 /// Busy ticks without traffic after which a worker is idle.
-const QUIET_TICKS: u32 = 10;
+const IDLE_TICKS: u32 = 10;
 
 /// Makes the first promise now: siblings take a worker that serves and has promised nothing for a silent one. The rest
 /// runs as long as the worker does: a loop that no longer turns no longer beats. `epoch` is when the runtime began,
 /// which its timers count from.
-pub(super) fn start<S, B>(shared: &'static Shared, epoch: Instant, watch: Watch<S>)
+pub(super) fn start<S, B>(shared: &'static Shared, epoch: Instant, watch: SiblingWatch<S>)
 where
     S: Serve<B>,
-    B: Answer,
+    B: AppBody,
 {
     promise(shared, BUSY_PROMISE_MS);
-    tokio::spawn(beat(shared, epoch, watch));
+    tokio::spawn(heartbeat(shared, epoch, watch));
 }
 
-async fn beat<S, B>(shared: &'static Shared, epoch: Instant, mut watch: Watch<S>)
+async fn heartbeat<S, B>(shared: &'static Shared, epoch: Instant, mut watch: SiblingWatch<S>)
 where
     S: Serve<B>,
-    B: Answer,
+    B: AppBody,
 {
     let row = shared.row;
     let mut seen = row.activity();
-    let mut quiet = QUIET_TICKS;
+    let mut idle_ticks = IDLE_TICKS;
     loop {
         if let Some(access) = &shared.access {
             access.flush();
         }
         log::catch_up();
-        shared.say_unsaid();
+        shared.send_unsent();
         let wary = watch.turn(|| promise(shared, BUSY_PROMISE_MS)).await;
         let activity = row.activity();
-        quiet = if activity == seen { quiet.saturating_add(1) } else { 0 };
+        idle_ticks = if activity == seen { idle_ticks.saturating_add(1) } else { 0 };
         seen = activity;
-        if wary || quiet < QUIET_TICKS {
+        if wary || idle_ticks < IDLE_TICKS {
             promise(shared, BUSY_PROMISE_MS);
             sleep(BUSY_TICK).await;
         } else {

@@ -6,10 +6,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::settings::{AccessFormat, Form};
 
-fn calendar() -> Calendar {
-    let mut calendar = Calendar { zone: Some(jiff::tz::Offset::constant(2).to_time_zone()), ..Calendar::default() };
-    calendar.turn_to("2026-11-22T05:13:51.042Z".parse().unwrap());
-    calendar
+fn timestamps() -> TimestampCache {
+    let mut timestamps =
+        TimestampCache { zone: Some(jiff::tz::Offset::constant(2).to_time_zone()), ..TimestampCache::default() };
+    timestamps.update("2026-11-22T05:13:51.042Z".parse().unwrap());
+    timestamps
 }
 
 fn parts(format: &str) -> Vec<Part> {
@@ -20,10 +21,10 @@ fn parts(format: &str) -> Vec<Part> {
 }
 
 /// The line of a request that was answered 201 with 17 bytes after 3.0456789 seconds.
-fn facts(request: &Request<()>) -> Facts {
+fn facts(request: &Request<()>) -> AccessFacts {
     let mut answer = HeaderMap::new();
     answer.insert("x-answer", HeaderValue::from_static("42"));
-    Facts {
+    AccessFacts {
         client: Some("192.0.2.7".parse().unwrap()),
         request: Some((request.method().clone(), request.uri().clone(), request.version())),
         request_headers: request.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
@@ -34,16 +35,16 @@ fn facts(request: &Request<()>) -> Facts {
     }
 }
 
-fn render(format: &str, facts: &Facts) -> String {
+fn render(format: &str, facts: &AccessFacts) -> String {
     let mut line = Vec::new();
-    text(&mut line, &parts(format), facts, &calendar(), 4711);
+    text(&mut line, &parts(format), facts, &timestamps(), 4711);
     let line = String::from_utf8(line).unwrap();
     line.strip_suffix('\n').unwrap().to_owned()
 }
 
-fn object(facts: &Facts, most: usize) -> (String, serde_json::Value) {
+fn object(facts: &AccessFacts, most: usize) -> (String, serde_json::Value) {
     let mut line = Vec::new();
-    json(&mut line, facts, &calendar(), 4711, most);
+    json(&mut line, facts, &timestamps(), 4711, most);
     let line = String::from_utf8(line).unwrap();
     (line.clone(), serde_json::from_str(&line).unwrap())
 }
@@ -109,10 +110,10 @@ fn each_atom_is_gunicorns() {
 #[test]
 fn what_is_not_known_is_a_dash() {
     let every = "%(h)s %(u)s %(r)s %(m)s %(U)s %(q)s %(H)s %(s)s %(B)s %(b)s %(f)s %(a)s %({RAW_URI}e)s";
-    let refused = Facts { status: Some(StatusCode::BAD_REQUEST), ..Facts::default() };
+    let refused = AccessFacts { status: Some(StatusCode::BAD_REQUEST), ..AccessFacts::default() };
     assert_eq!(render(every, &refused), "- - - - - - - 400 0 0 - - -");
     // Left before the answer.
-    assert_eq!(render("%(s)s %(B)s %(b)s", &Facts::default()), "499 0 -");
+    assert_eq!(render("%(s)s %(B)s %(b)s", &AccessFacts::default()), "499 0 -");
     // No query is an empty one, as in WSGI.
     assert_eq!(render("[%(q)s]", &facts(&Request::new(()))), "[]");
 }
@@ -174,7 +175,7 @@ fn json_has_a_field_for_everything() {
             "request_id": "abc", "pid": 4711,
         })
     );
-    let (_, read) = object(&Facts::default(), usize::MAX);
+    let (_, read) = object(&AccessFacts::default(), usize::MAX);
     assert_eq!((&read["client"], &read["path"], &read["status"]), (&().into(), &().into(), &499.into()));
 }
 
@@ -202,7 +203,7 @@ fn the_longest_object_fits_into_what_a_pipe_takes() {
 #[test]
 fn a_refused_request_shows_its_line_if_it_has_one() {
     let shown = |head: &[u8]| {
-        let facts = Facts { request: request_line(head), ..Facts::default() };
+        let facts = AccessFacts { request: request_line(head), ..AccessFacts::default() };
         render("%(r)s", &facts)
     };
     assert_eq!(shown(b"\r\nGET /a?b HTTP/1.1\r\nHost : x"), "GET /a?b HTTP/1.1");
@@ -213,12 +214,12 @@ fn a_refused_request_shows_its_line_if_it_has_one() {
 
 #[test]
 fn the_time_turns_with_the_second() {
-    let mut calendar = calendar();
-    calendar.turn_to("2026-11-22T05:13:51.999Z".parse().unwrap());
-    assert_eq!((calendar.utc.as_str(), calendar.milliseconds), ("2026-11-22T05:13:51", 999));
-    calendar.turn_to("2026-11-22T05:13:52.000Z".parse().unwrap());
+    let mut timestamps = timestamps();
+    timestamps.update("2026-11-22T05:13:51.999Z".parse().unwrap());
+    assert_eq!((timestamps.utc.as_str(), timestamps.milliseconds), ("2026-11-22T05:13:51", 999));
+    timestamps.update("2026-11-22T05:13:52.000Z".parse().unwrap());
     assert_eq!(
-        (calendar.utc.as_str(), calendar.local.as_str()),
+        (timestamps.utc.as_str(), timestamps.local.as_str()),
         ("2026-11-22T05:13:52", "[22/Nov/2026:07:13:52 +0200]")
     );
 }

@@ -23,13 +23,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     Connection,
-    departure::Stream,
+    client_left::ClientStream,
+    delegate_write::delegate_write,
     linger::{self, Linger},
-    refusal,
+    refusal_response,
 };
 use crate::worker::{
     scanner::{Limits, Refusal, Scanner, Verdict},
-    shared::Open,
+    shared::OpenGuard,
 };
 
 /// The time since the last answer is subtracted from the linger, but this is left: a client that had its answer long
@@ -42,19 +43,19 @@ const SCRATCH: usize = 8192;
 /// Up to this size, pieces are copied together and written by one send(2), which is cheaper than writev(2).
 const TOGETHER: usize = 1024;
 
-pub(super) struct Wire<T> {
+pub(super) struct Http1Wire<T> {
     inner: TokioIo<Counted<T>>,
     connection: Arc<Connection>,
-    input: Input,
+    input: InputBuffer,
     /// What is left of the answer to a request that was refused; `Some` once it has begun.
     farewell: Option<io::Cursor<Vec<u8>>>,
     linger: Linger,
     /// An upgraded stream outlives the connection's task.
-    _open: Open,
+    _open: OpenGuard,
 }
 
 /// What has arrived and hyper has not got.
-struct Input {
+struct InputBuffer {
     /// `None`: everything passes. What a connection was upgraded to is none of the scanner's business.
     scanner: Option<Scanner>,
     held: Vec<u8>,
@@ -65,9 +66,9 @@ struct Input {
     refusal: Option<Refusal>,
 }
 
-impl<T: Stream> Wire<T> {
+impl<T: ClientStream> Http1Wire<T> {
     /// `first` was read from the stream already.
-    pub(super) fn http1(stream: T, first: Vec<u8>, connection: Arc<Connection>, open: Open) -> Self {
+    pub(super) fn new(stream: T, first: Vec<u8>, connection: Arc<Connection>, open: OpenGuard) -> Self {
         let http = &connection.shared.http;
         let scanner = Scanner::new(Limits {
             request_line: http.limit_request_line,
@@ -75,11 +76,7 @@ impl<T: Stream> Wire<T> {
             field_size: http.limit_request_field_size,
             body: http.limit_request_body,
         });
-        let input = Input::new(Some(scanner), first);
-        Self::new(stream, input, connection, open)
-    }
-
-    fn new(stream: T, input: Input, connection: Arc<Connection>, open: Open) -> Self {
+        let input = InputBuffer::new(Some(scanner), first);
         let inner = TokioIo::new(Counted { stream, read: 0 });
         Self { inner, connection, input, farewell: None, linger: Linger::default(), _open: open }
     }
@@ -107,7 +104,7 @@ impl<T: Stream> Wire<T> {
         if self.has_said_all() {
             return Duration::ZERO;
         }
-        let silence = if refusal.get().is_some() { Duration::ZERO } else { activity.silence() };
+        let silence = if refusal.get().is_some() { Duration::ZERO } else { activity.idle_for() };
         linger::SILENCE.saturating_sub(silence).max(SHORT_LINGER)
     }
 
@@ -122,7 +119,7 @@ impl<T: Stream> Wire<T> {
     }
 }
 
-impl Input {
+impl InputBuffer {
     fn new(scanner: Option<Scanner>, first: Vec<u8>) -> Self {
         let verified = if scanner.is_none() { first.len() } else { 0 };
         Self { scanner, unscanned: verified < first.len(), held: first, verified, refusal: None }
@@ -176,7 +173,7 @@ impl Input {
     }
 }
 
-impl<T: Stream> Read for Wire<T> {
+impl<T: ClientStream> Read for Http1Wire<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.input.learn(&this.connection);
@@ -232,7 +229,7 @@ impl<T: Stream> Read for Wire<T> {
     }
 }
 
-impl<T: Stream> Write for Wire<T> {
+impl<T: ClientStream> Write for Http1Wire<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.wrote(written)
@@ -266,7 +263,7 @@ impl<T: Stream> Write for Wire<T> {
             let (connection, input) = (&this.connection, &this.input);
             let farewell = this.farewell.get_or_insert_with(|| {
                 connection.log_refused(*refusal, &input.held);
-                io::Cursor::new(refusal::message(*refusal, &input.held))
+                io::Cursor::new(refusal_response::message(*refusal, &input.held))
             });
             while farewell.has_remaining() {
                 let written = Pin::new(&mut this.inner).poll_write(cx, farewell.chunk());
@@ -317,28 +314,4 @@ impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
+delegate_write!(Counted, stream);

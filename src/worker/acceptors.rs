@@ -1,0 +1,153 @@
+//! The listeners that a worker polls, and the steps in which a draining worker leaves them.
+//!
+//! Owns: which sockets are polled, and how the final stop settles the connections that still wait in them. Refuses: one
+//! accept (`accept`), and deciding when to drain (`worker`).
+
+use std::{io, time::Duration};
+
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use super::{
+    accept,
+    serve::{AppBody, Serve},
+    shared::Shared,
+};
+use crate::channel::ToMaster;
+
+/// At the final stop the listeners are polled this long before they close: handshakes under way are still completed,
+/// one lost SYN-ACK included (its first retransmission comes after a second).
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// The last part of [`SETTLE`], in which no new handshake begins. Handshakes between continents take less time.
+const REFUSE_NEW: Duration = Duration::from_millis(250);
+
+/// The same for a grace that ends before the quiet second does.
+const REFUSE_NEW_SHORT: Duration = Duration::from_millis(20);
+
+/// The listeners a worker polls.
+pub(super) struct Acceptors<S> {
+    slot: u32,
+    pub(super) shared: &'static Shared,
+    service: S,
+    polls: Vec<JoinHandle<()>>,
+    closing: ClosingStage,
+}
+
+/// How far a draining worker is with its listeners, and until when.
+#[derive(Clone, Copy)]
+enum ClosingStage {
+    /// The worker polls its own listeners until the master has had time to say whether this is the final stop: the sender
+    /// of the signal may have sent it to all, and then no next worker polls them.
+    Held(Instant),
+    /// At the final stop: the worker polls all listeners.
+    PollsAll(Instant),
+    /// The worker polls all listeners, and no new connection begins.
+    RefusesNew(Instant),
+    Done,
+}
+
+impl ClosingStage {
+    fn due_at(self) -> Option<Instant> {
+        match self {
+            Self::Held(at) | Self::PollsAll(at) | Self::RefusesNew(at) => Some(at),
+            Self::Done => None,
+        }
+    }
+}
+
+impl<S> Acceptors<S> {
+    pub(super) fn new(slot: u32, shared: &'static Shared, service: S) -> Self {
+        Self { slot, shared, service, polls: Vec::new(), closing: ClosingStage::Done }
+    }
+
+    pub(super) fn open<B>(&mut self, all: bool) -> io::Result<()>
+    where
+        S: Serve<B>,
+        B: AppBody,
+    {
+        let listeners = &self.shared.listeners;
+        let sockets: Vec<_> = if all { listeners.all().collect() } else { listeners.for_slot(self.slot).collect() };
+        for socket in sockets {
+            self.polls.push(accept::poll(socket, self.shared, self.service.clone())?);
+        }
+        Ok(())
+    }
+
+    /// At the final stop a worker also accepts what waits for siblings that are gone or hang.
+    pub(super) fn open_all<B>(&mut self)
+    where
+        S: Serve<B>,
+        B: AppBody,
+    {
+        self.close();
+        if let Err(error) = self.open(true) {
+            tracing::warn!(event = "listener_not_polled", %error, "not every listener can be polled for the last time");
+        }
+        self.closing = ClosingStage::PollsAll(Instant::now() + SETTLE - REFUSE_NEW);
+    }
+
+    /// When the next step is due.
+    pub(super) fn next_step_at(&self) -> Option<Instant> {
+        self.closing.due_at()
+    }
+
+    pub(super) fn hold(&mut self) {
+        self.closing = ClosingStage::Held(Instant::now() + SETTLE);
+    }
+
+    /// Stops polling: the next worker of the slot polls the same listeners.
+    pub(super) fn close(&mut self) {
+        for poll in self.polls.drain(..) {
+            poll.abort();
+        }
+        self.closing = ClosingStage::Done;
+    }
+
+    /// Does the next step, which is due now.
+    pub(super) fn close_further<B>(&mut self)
+    where
+        S: Serve<B>,
+        B: AppBody,
+    {
+        match self.closing {
+            ClosingStage::Held(_) => self.close(),
+            ClosingStage::PollsAll(_) => self.refuse_new(REFUSE_NEW),
+            ClosingStage::RefusesNew(_) => self.shut_down(),
+            ClosingStage::Done => {}
+        }
+    }
+
+    /// Does all the steps at once: the grace is over.
+    pub(super) async fn close_now<B>(&mut self)
+    where
+        S: Serve<B>,
+        B: AppBody,
+    {
+        if let ClosingStage::PollsAll(_) = self.closing {
+            self.refuse_new(REFUSE_NEW_SHORT);
+            sleep(REFUSE_NEW_SHORT).await;
+        }
+        self.close_further();
+    }
+
+    fn refuse_new(&mut self, length: Duration) {
+        self.shared.listeners.refuse_newcomers();
+        self.closing = ClosingStage::RefusesNew(Instant::now() + length);
+    }
+
+    fn shut_down<B>(&mut self)
+    where
+        S: Serve<B>,
+        B: AppBody,
+    {
+        self.close();
+        for socket in self.shared.listeners.all() {
+            accept::sweep(socket, self.shared, &self.service);
+        }
+        self.shared.row.cut(self.shared.listeners.shut_down());
+        self.shared.send(ToMaster::Quiet);
+    }
+}

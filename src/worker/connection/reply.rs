@@ -1,0 +1,122 @@
+//! The body of a response on its way to hyper, and what lives as long as it does.
+//!
+//! Owns: the guard that counts a request as in flight until the last byte of its response is handed to the connection, and
+//! the one type of body that hyper gets. Refuses: what the response says (`exchange`), and its line in the access log
+//! (`access_log`).
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderValue, Request};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::Connection;
+use crate::{channel::ToMaster, scoreboard::Place, sys::clock};
+
+/// A request is in flight as long as this lives: until its answer's last byte is handed to the connection.
+pub(super) struct InFlightGuard {
+    pub(super) connection: Arc<Connection>,
+    http1: bool,
+    /// In nanoseconds of the monotonic clock.
+    begun: u64,
+    note: Option<Place>,
+}
+
+impl InFlightGuard {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        begun: u64,
+        request: &Request<Incoming>,
+        id: &HeaderValue,
+        http1: bool,
+    ) -> Self {
+        let shared = connection.shared;
+        if http1 {
+            connection.activity.request_begins();
+        }
+        if shared.row.request_begun() == shared.row.recycle_at() {
+            shared.send(ToMaster::RecycleRequested);
+        }
+        let note = shared.notepad.begin(begun / 1_000_000, request, id);
+        Self { connection, http1, begun, note }
+    }
+}
+
+impl Drop for InFlightGuard {
+    fn drop(&mut self) {
+        let Connection { shared, activity, .. } = &*self.connection;
+        let now = clock::nanoseconds();
+        shared.row.took(now.saturating_sub(self.begun));
+        if let Some(place) = &self.note {
+            shared.notepad.end(place);
+        }
+        shared.row.request_ended();
+        // Of HTTP/2 the wire sees it: h2 may hold the end of an answer back for long.
+        if self.http1 {
+            activity.request_ends(now / 1_000_000);
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The app's body, or what the worker itself answers. A guard only while a request of the app's is under way.
+    #[project = ResponseBodyPart]
+    pub(super) enum ResponseBody<B> {
+        App {
+            #[pin]
+            body: B,
+            guard: Option<InFlightGuard>,
+        },
+        Own {
+            bytes: Option<Bytes>,
+            guard: Option<InFlightGuard>,
+        },
+    }
+}
+
+impl<B> ResponseBody<B> {
+    pub(super) fn own(text: String) -> Self {
+        Self::Own { bytes: Some(text.into()), guard: None }
+    }
+
+    pub(super) fn hold(&mut self, held: InFlightGuard) {
+        match self {
+            Self::App { guard, .. } | Self::Own { guard, .. } => *guard = Some(held),
+        }
+    }
+}
+
+impl<B: http_body::Body> http_body::Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.project() {
+            ResponseBodyPart::App { body, .. } => {
+                // Copies nothing where the app's data are `Bytes`, which they nearly always are.
+                let whole = |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+                body.poll_frame(cx).map_ok(whole)
+            }
+            ResponseBodyPart::Own { bytes, .. } => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::App { body, .. } => body.is_end_stream(),
+            Self::Own { bytes, .. } => bytes.is_none(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::App { body, .. } => body.size_hint(),
+            Self::Own { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
+    }
+}

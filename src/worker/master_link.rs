@@ -1,0 +1,106 @@
+//! The worker's end of the channel to the master.
+//!
+//! Owns: what the master's messages and its silence mean for this worker, and SIGTERM to this worker. Refuses: sending
+//! (`shared`), and what is done about an order (`worker`).
+
+use std::{
+    future::pending,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use tokio::{io::Interest, net::UnixDatagram, select, signal::unix::Signal};
+
+use super::shared::Shared;
+use crate::{
+    channel::{Heard, ToWorker},
+    log,
+    sys::process,
+};
+
+#[derive(Debug)]
+pub(super) enum Order {
+    Go,
+    AnnounceStop,
+    Drain {
+        grace: Duration,
+        last: bool,
+    },
+    /// A SIGTERM to this worker alone.
+    Term,
+}
+
+/// What the master says, and what its silence means.
+pub(super) struct MasterLink {
+    /// A datagram socket to tokio; ours keeps its messages apart just so, and knows when the other end is gone.
+    channel: Option<UnixDatagram>,
+    term: Signal,
+    master: i32,
+    pub(super) grace: Duration,
+    shared: &'static Shared,
+}
+
+impl MasterLink {
+    pub(super) fn new(
+        channel: &OwnedFd,
+        term: Signal,
+        master: i32,
+        grace: Duration,
+        shared: &'static Shared,
+    ) -> io::Result<Self> {
+        let channel = UnixDatagram::from_std(channel.try_clone()?.into())?;
+        Ok(Self { channel: Some(channel), term, master, grace, shared })
+    }
+
+    pub(super) async fn next(&mut self) -> Order {
+        loop {
+            let received = select! {
+                biased;
+                received = recv(self.channel.as_ref()) => received,
+                _ = self.term.recv() => {
+                    if process::parent_pid() == self.master {
+                        return Order::Term;
+                    }
+                    Heard::Closed
+                }
+            };
+            return match received {
+                Heard::Message(ToWorker::Go) => Order::Go,
+                Heard::Message(ToWorker::AnnounceStop) => Order::AnnounceStop,
+                Heard::Message(ToWorker::Drain { grace_ms, last }) => {
+                    Order::Drain { grace: Duration::from_millis(grace_ms), last }
+                }
+                Heard::Message(ToWorker::TakeLog(file)) => {
+                    log::adopt(file);
+                    continue;
+                }
+                Heard::Message(ToWorker::TakeAccessLog(file)) => {
+                    if let Some(access) = &self.shared.access {
+                        access.adopt(file);
+                    }
+                    continue;
+                }
+                Heard::Nothing => continue,
+                Heard::Closed => {
+                    self.channel = None;
+                    tracing::error!(
+                        event = "master_gone",
+                        pid = std::process::id(),
+                        "the master is gone; the worker drains and ends"
+                    );
+                    Order::Drain { grace: self.grace, last: true }
+                }
+            };
+        }
+    }
+}
+
+async fn recv(channel: Option<&UnixDatagram>) -> Heard<ToWorker> {
+    let Some(channel) = channel else { return pending().await };
+    let received = channel.async_io(Interest::READABLE, || match ToWorker::hear(channel.as_fd()) {
+        Ok(Heard::Nothing) => Err(io::ErrorKind::WouldBlock.into()),
+        received => received,
+    });
+    received.await.unwrap_or(Heard::Closed)
+}

@@ -1,0 +1,46 @@
+//! What the worker asks of the app's service and of its bodies, and what it knows of a peer.
+//!
+//! Owns: the bounds, once for the whole worker. Refuses: calling the service (`connection::exchange`).
+
+use std::{error::Error, fmt, net::SocketAddr};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use super::Body;
+
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A service as the worker needs it.
+pub(crate) trait Serve<B>:
+    Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static
+{
+}
+
+impl<B, S> Serve<B> for S where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// A body as the worker needs it.
+pub(crate) trait AppBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
+
+impl<B> AppBody for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
+
+/// Who is at the other end, as the kernel says it. Of a unix socket nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) remote: Option<SocketAddr>,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.remote {
+            Some(remote) => remote.fmt(f),
+            None => f.write_str("unix"),
+        }
+    }
+}
