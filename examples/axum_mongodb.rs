@@ -14,7 +14,7 @@ use std::{process::ExitCode, time::Duration};
 use axum::{Json, Router, extract::State, http::StatusCode, routing::get};
 use futures_util::TryStreamExt;
 use mongodb::{Client, Collection, IndexModel, bson::doc, error::Error, options::ClientOptions};
-use oxicorn::{App, Lifespan, Preparation, TableSpec, WorkerContext};
+use oxicorn::{App, Lifespan, SetupContext, TableSpec, WorkerContext};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -49,8 +49,8 @@ async fn factory(worker: WorkerContext) -> Result<Lifespan<Router>, Error> {
 }
 
 /// What the command `migrate` does; the lines are printed.
-async fn migrate(preparation: &Preparation<'_>) -> Result<Vec<String>, Error> {
-    let notes = open(&preparation.table()).await?;
+async fn migrate(setup: &SetupContext<'_>) -> Result<Vec<String>, Error> {
+    let notes = open(&setup.table()).await?;
     let index = notes.create_index(IndexModel::builder().keys(doc! {"text": 1}).build()).await?;
     Ok(vec![format!("the index {} is there", index.index_name)])
 }

@@ -68,7 +68,9 @@ mod ctl;
 mod log;
 mod sys;
 
-pub use app::{App, BootFailure, IntoLifespan, Lifespan, Preparation, Runtime, UpgradeCommand, WorkerContext, main};
+pub use app::{
+    App, BootFailure, FactoryOutput, IntoLifespan, Lifespan, Runtime, SetupContext, UpgradeCommand, WorkerContext, main,
+};
 pub use client::Client;
 pub use client_certificate::ClientCertificate;
 pub use settings::TableSpec;

@@ -38,7 +38,7 @@ pub use settings::{Check, Probe, Secret, Settings, StoreKind};
 pub use store::StoreError;
 
 use self::{auth::Token, error::ApiError, store::Store};
-use crate::{Lifespan, Preparation, TableSpec, WorkerContext};
+use crate::{Lifespan, SetupContext, TableSpec, WorkerContext};
 
 /// Why the service could not be built; the worker that met it is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -90,37 +90,35 @@ pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError
 ///
 /// # Errors
 /// That database is gone, or emptied; the file system's, with the name.
-pub fn prepare(preparation: &Preparation<'_>) -> Result<(), BuildError> {
-    let Some(path) = sqlite_path(preparation) else { return Ok(()) };
-    let served = preparation.running().and_then(|running| sqlite_path(&running));
+pub fn prepare(setup: &SetupContext<'_>) -> Result<(), BuildError> {
+    let Some(path) = sqlite_path(setup) else { return Ok(()) };
+    let served = setup.running().and_then(|running| sqlite_path(&running));
     if served.as_ref() == Some(&path) {
         return if has_content(&path) { Ok(()) } else { Err(BuildError::StoreGone { path }) };
     }
     if let Some(folder) = path.parent() {
-        preparation
-            .make_folder(folder)
-            .map_err(|source| BuildError::MakeFolder { folder: folder.to_owned(), source })?;
+        setup.make_folder(folder).map_err(|source| BuildError::MakeFolder { folder: folder.to_owned(), source })?;
     }
-    preparation.make_file(&path).map_err(|source| BuildError::MakeStore { path, source })
+    setup.make_file(&path).map_err(|source| BuildError::MakeStore { path, source })
 }
 
 fn has_content(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.len() > 0)
 }
 
-fn sqlite_path(preparation: &Preparation<'_>) -> Option<PathBuf> {
-    let settings = preparation.table::<Settings>();
-    settings.wants_sqlite().then(|| preparation.state_path(&settings.sqlite_path))
+fn sqlite_path(setup: &SetupContext<'_>) -> Option<PathBuf> {
+    let settings = setup.table::<Settings>();
+    settings.wants_sqlite().then(|| setup.state_path(&settings.sqlite_path))
 }
 
 /// Makes the database ready: tables or indexes, and the version of its schema. A line for each thing that was done.
 ///
 /// # Errors
 /// When the database refuses, cannot be reached, or is of a newer program.
-pub async fn migrate(preparation: &Preparation<'_>) -> Result<Vec<String>, StoreError> {
-    let settings = preparation.table::<Settings>();
-    let path = preparation.state_path(&settings.sqlite_path);
-    store::migrate(&settings, path, &preparation.settings().process.name).await
+pub async fn migrate(setup: &SetupContext<'_>) -> Result<Vec<String>, StoreError> {
+    let settings = setup.table::<Settings>();
+    let path = setup.state_path(&settings.sqlite_path);
+    store::migrate(&settings, path, &setup.settings().process.name).await
 }
 
 async fn open(worker: &WorkerContext, settings: &Settings) -> Result<Store, BuildError> {

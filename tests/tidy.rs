@@ -231,7 +231,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "error_chain",
             "settings::Tables",
             "app",
-            "Preparation",
+            "SetupContext",
             "TableSpec",
             "WorkerContext",
             "Body",

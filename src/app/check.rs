@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{App, AppInfo, Exit, Preparation, refuse};
+use super::{App, AppInfo, Exit, SetupContext, run::refuse};
 use crate::{
     channel::{Heard, ToMaster, ToWorker},
     ctl::{self, Running},
@@ -108,7 +108,7 @@ impl App {
         // What the app logs goes to the terminal, not to the service's own log.
         let apart = settings::Log { file: LogTarget::Standard, access: LogTarget::Off, ..settings.log.clone() };
         rehearsal.note(Exit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
-        let prepared = (self.prepare)(&Preparation { resolved: &resolved, running: None });
+        let prepared = (self.prepare)(&SetupContext { resolved: &resolved, running: None });
         let is_prepared = prepared.is_ok();
         rehearsal.note(Exit::NoWorkerReady, prepared.map_err(|error| error_chain(error.as_ref())));
         rehearsal.probe(settings, running);

@@ -1,0 +1,131 @@
+//! What a factory gives back.
+//!
+//! Owns: the service with its farewell, and the bounds of a factory, written once. Refuses: to call it (`worker`).
+
+use std::{fmt, future::Future, pin::Pin};
+
+use tower_service::Service;
+
+use crate::worker::Body;
+
+type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A service and what to do after the last request: close pools, flush, say goodbye.
+pub struct Lifespan<S> {
+    pub(crate) service: S,
+    pub(crate) shutdown: Option<Shutdown>,
+}
+
+impl<S> Lifespan<S> {
+    pub fn new(service: S) -> Self {
+        Self { service, shutdown: None }
+    }
+
+    /// Runs in the worker after its drain, within what is left of `workers.graceful_timeout`.
+    #[must_use]
+    pub fn on_shutdown(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.shutdown = Some(Box::pin(hook));
+        self
+    }
+}
+
+impl<S> fmt::Debug for Lifespan<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lifespan").field("shutdown", &self.shutdown.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// What a factory may return: a bare service, or a [`Lifespan`] around one. Sealed: it has these two kinds and no more.
+pub trait IntoLifespan: sealed::Lifespan {
+    /// The service that answers requests.
+    type Service;
+
+    /// The service and what to do after its last request.
+    fn into_lifespan(self) -> Lifespan<Self::Service>;
+}
+
+impl<S> IntoLifespan for Lifespan<S> {
+    type Service = S;
+
+    fn into_lifespan(self) -> Self {
+        self
+    }
+}
+
+impl<S: Service<http::Request<Body>>> IntoLifespan for S {
+    type Service = S;
+
+    fn into_lifespan(self) -> Lifespan<S> {
+        Lifespan::new(self)
+    }
+}
+
+/// What the future of a factory gives: a `Result` of a service, or of a [`Lifespan`] around one. Sealed.
+///
+/// The service is a tower `Service` from `http::Request<Body>` to `http::Response` of any body, `Clone` and `Send`, with
+/// futures that are `Send`. Its errors, the body's and the factory's are any error, or what converts into one. An axum
+/// `Router` is such a service.
+///
+/// A worker has one thread, so it could do without `Send`; it is asked for because most services have it, axum's among
+/// them, and it leaves the way open to workers of several threads.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not what a factory of oxicorn returns",
+    note = "it returns `Result<S, E>` or `Result<oxicorn::Lifespan<S>, E>`; `S` is a `tower_service::Service` of \
+            `http::Request<oxicorn::Body>`, `Clone` and `Send`"
+)]
+pub trait FactoryOutput: sealed::Work {}
+
+impl<R: sealed::Work> FactoryOutput for R {}
+
+/// What only this crate can implement and call.
+pub(super) mod sealed {
+    use std::{future::Future, process::ExitCode};
+
+    use http::{Request, Response};
+    use tower_service::Service;
+
+    use super::{super::BoxError, IntoLifespan};
+    use crate::{
+        WorkerContext,
+        worker::{self, Body, WorkerSeed},
+    };
+
+    pub trait Lifespan {}
+
+    impl<S> Lifespan for super::Lifespan<S> {}
+
+    impl<S: Service<Request<Body>>> Lifespan for S {}
+
+    /// A name for a private type, so that a public trait may speak of it.
+    #[derive(Debug)]
+    pub struct Seed(pub(crate) WorkerSeed);
+
+    pub trait Work: Sized {
+        /// Runs a worker that serves what the factory makes.
+        fn work<F, Fut>(seed: Seed, factory: F) -> ExitCode
+        where
+            F: FnOnce(WorkerContext) -> Fut + Send + 'static,
+            Fut: Future<Output = Self> + Send + 'static;
+    }
+
+    /// The bounds of a factory, for all who ask.
+    impl<L, E, S, B> Work for Result<L, E>
+    where
+        L: IntoLifespan<Service = S> + 'static,
+        S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: http_body::Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+        E: Into<BoxError>,
+    {
+        fn work<F, Fut>(seed: Seed, factory: F) -> ExitCode
+        where
+            F: FnOnce(WorkerContext) -> Fut + Send + 'static,
+            Fut: Future<Output = Self> + Send + 'static,
+        {
+            worker::run(seed.0, factory)
+        }
+    }
+}

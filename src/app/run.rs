@@ -1,0 +1,328 @@
+//! The command line of a supervised program, done: a command, an exit code.
+//!
+//! Owns: what each command runs, in which order, and what it ends with. Refuses: the commands to a running service (`ctl`),
+//! a rehearsal of a start (`check`), the master's life (`master`).
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    rc::Rc,
+};
+
+use clap::Parser;
+
+use super::{App, Exit, SetupContext};
+use crate::{
+    cli::{Cli, Command, Format, Place},
+    ctl, error_chain, log,
+    master::{self, Handover, Origins, Outcome, SettingsLoader},
+    protocol,
+    settings::{
+        self, Flags, Origin, Problem, Problems, Purpose, Resolved, Sources, StartFolder, TableSpec, Whereabouts,
+    },
+    sys::{fork, inherited, title},
+    worker,
+};
+
+impl App {
+    /// Reads the command line and does what it says. In the master this returns when all is over; in a worker, when
+    /// that worker is. Return the exit code from `main`, and start no thread (no `#[tokio::main]`) before.
+    pub fn run(self) -> ExitCode {
+        title::prepare();
+        match fork::thread_count() {
+            Ok(0 | 1) | Err(_) => {}
+            Ok(threads) => {
+                return refuse(&format!(
+                    "the process already has {threads} threads, and what is forked from it could wait for their locks \
+                     for ever; call App::run from a plain main, not from #[tokio::main]"
+                ));
+            }
+        }
+        let handover = match Handover::receive() {
+            Some(Ok(handover)) => Some(handover),
+            Some(Err(exit)) => return exit,
+            None => None,
+        };
+        // The program that hands over to us has blocked signals on purpose.
+        let inherited = if handover.is_none() { inherited::reset() } else { Vec::new() };
+        let cli = match Cli::try_parse() {
+            Ok(cli) => cli,
+            Err(wrong) if handover.is_some() => {
+                let wrong = wrong.to_string();
+                let sentence = wrong.lines().next().unwrap_or_default();
+                return handover.map_or(ExitCode::SUCCESS, |handover| handover.refuse(sentence));
+            }
+            Err(help) => {
+                // Nobody to tell when the terminal is gone.
+                let _ = help.print();
+                return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(Exit::Usage as u8));
+            }
+        };
+        let (command, flags) = cli.split();
+        if let Some(handover) = handover {
+            return self.succeed(handover, flags);
+        }
+        self.obey(command, flags, &inherited)
+    }
+
+    /// Does what one command says, `run` among them.
+    fn obey(self, command: Command, flags: Flags, inherited: &[String]) -> ExitCode {
+        if let Some(page) = command.page() {
+            // An error means that the reader, such as head, has seen enough.
+            let _ = page.and_then(|page| io::stdout().write_all(&page));
+            return ExitCode::SUCCESS;
+        }
+        let start = StartFolder::here();
+        let environment = settings::environment();
+        let resolve = |tables: &[TableSpec], purpose| settings::resolve(&flags, &environment, &start, tables, purpose);
+        let control = |socket, act: &dyn Fn(&ctl::Place) -> Result<(), ctl::Failed>| match place(
+            socket,
+            &flags,
+            &environment,
+            &start,
+        ) {
+            Ok(place) => end(act(&place)),
+            Err(problems) => refuse(&problems.to_string()),
+        };
+        let ask = |at: Place, command: &protocol::Command, json| {
+            control(at.socket, &|place| ctl::ask(place, command.clone(), json))
+        };
+        match command {
+            Command::Run(_) => match resolve(&self.tables, Purpose::Serve) {
+                Ok(resolved) => self.supervise(resolved, flags, inherited),
+                Err(problems) => refuse(&problems.to_string()),
+            },
+            Command::Check { deep, json, .. } => {
+                let resolved = resolve(&self.tables, Purpose::Serve);
+                let place = resolved.is_ok().then(|| place(None, &flags, &environment, &start).ok()).flatten();
+                self.check(resolved, place.as_ref(), deep, json)
+            }
+            Command::Config { running: true, socket, json, .. } => {
+                control(socket, &|place| ctl::print_running(place, json))
+            }
+            Command::Config { socket, json, .. } => {
+                let is_named = socket.is_some();
+                let place = place(socket, &flags, &environment, &start);
+                match (resolve(&self.tables, Purpose::Ask), place) {
+                    (Ok(_), Err(problems)) if is_named => refuse(&problems.to_string()),
+                    (Ok(resolved), place) => {
+                        let differs = place.ok().and_then(|place| ctl::differs(&place, &resolved.to_map()));
+                        print_settings(&resolved, differs, json)
+                    }
+                    (Err(problems), _) => refuse(&problems.to_string()),
+                }
+            }
+            Command::Status { place, json, format, watch } => {
+                let format = if json { Format::Json } else { format };
+                control(place.socket, &|place| ctl::status(place, format, watch))
+            }
+            Command::Scale { place, workers, json } => ask(place, &protocol::Command::Scale(workers), json),
+            Command::Reload { place, json } => ask(place, &protocol::Command::Reload, json),
+            Command::Upgrade { place, program, json } => {
+                match program.map(|program| start.join(Path::new(&program))).transpose() {
+                    Ok(program) => {
+                        let program = program.map(|program| program.to_string_lossy().into_owned());
+                        ask(place, &protocol::Command::Upgrade { program }, json)
+                    }
+                    Err(sentence) => refuse(&sentence),
+                }
+            }
+            Command::Stop { place, now, json } => ask(place, &protocol::Command::Stop { now }, json),
+            Command::Migrate { json, .. } => match resolve(&self.tables, Purpose::Ask) {
+                Ok(resolved) => self.migrate_once(&resolved, json),
+                Err(problems) => refuse(&problems.to_string()),
+            },
+            Command::Health { place, url } => {
+                let read = || resolve(&self.tables, Purpose::Ask).ok().map(|resolved| resolved.settings);
+                control(place.socket, &|place| ctl::health(url.as_deref(), place, &read))
+            }
+            // Printed before anything was read.
+            Command::Completions { .. } | Command::Man => ExitCode::SUCCESS,
+        }
+    }
+
+    fn migrate_once(self, resolved: &Resolved, json: bool) -> ExitCode {
+        let Some(migrate) = self.migrate else {
+            return refuse("there is nothing to migrate: this program has no App::migrate hook");
+        };
+        if let Err(error) = log::configure(&resolved.settings.log) {
+            return refuse(&error_chain(&error));
+        }
+        let setup = SetupContext { resolved, running: None };
+        let done = (self.prepare)(&setup)
+            .and_then(|()| worker::take_rights(&resolved.settings.process).map_err(Into::into))
+            .and_then(|()| migrate(&setup));
+        match done {
+            Ok(lines) if json => println!("{}", serde_json::json!({ "ok": true, "done": lines })),
+            Ok(lines) if lines.is_empty() => println!("nothing to do"),
+            Ok(lines) => println!("{}", lines.join("\n")),
+            Err(error) => {
+                let reason = error_chain(error.as_ref());
+                if json {
+                    println!("{}", serde_json::json!({ "ok": false, "reason": reason }));
+                }
+                refuse(&reason);
+                return Exit::Refused.into();
+            }
+        }
+        ExitCode::SUCCESS
+    }
+
+    fn supervise(self, resolved: Resolved, flags: Flags, inherited: &[String]) -> ExitCode {
+        if let Err(error) = log::configure(&resolved.settings.log) {
+            return refuse(&error_chain(&error));
+        }
+        for found in inherited {
+            tracing::warn!(event = "inherited_state", "inherited from the program that started this one: {found}");
+        }
+        settings::say_warnings(&resolved.warnings);
+        if let Err(error) = (self.prepare)(&SetupContext { resolved: &resolved, running: None }) {
+            let reason = error_chain(error.as_ref());
+            tracing::error!(
+                event = "boot_failed",
+                reason,
+                "what workers need could not be prepared; the master gives up"
+            );
+            return Exit::NoWorkerReady.into();
+        }
+        self.master(resolved, flags, Origins::Nothing)
+    }
+
+    /// In the place of another program, or to show that it could be.
+    fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
+        let start = handover.start_folder();
+        start.enter();
+        let (resolved, kept) = match self.resolve_as(&handover, &flags, &start) {
+            Ok(resolved) => resolved,
+            Err(reason) => return handover.refuse(&reason),
+        };
+        if handover.is_preflight() {
+            return match handover.try_on(resolved, Rc::new(self.info)) {
+                Ok(seed) => (self.work)(seed),
+                Err(reason) => handover.refuse(&reason),
+            };
+        }
+        if let Err(error) = log::go_on(&resolved.settings.log, handover.log(), handover.access_log()) {
+            return handover.refuse(&error_chain(&error));
+        }
+        // The old program said its own when it started.
+        if !handover.is_return() {
+            settings::say_warnings(&resolved.warnings);
+        }
+        self.master(resolved, flags, Origins::Handover { handover: Box::new(handover), kept })
+    }
+
+    fn resolve_as(
+        &self,
+        handover: &Handover,
+        flags: &Flags,
+        start: &StartFolder,
+    ) -> Result<(Resolved, Vec<&'static str>), String> {
+        let environment = handover.environment();
+        let mut resolved =
+            settings::resolve_from(handover.sources(), flags, &environment, start, &self.tables, Purpose::Serve)
+                .map_err(|problems| problems.to_string().replace('\n', "; "))?;
+        let kept = handover.fix(&mut resolved);
+        if handover.is_return() {
+            // The old program prepared when it started.
+            resolved = handover.pinned(resolved);
+        } else {
+            let (sources, before) = handover.running();
+            let running = settings::resolve_from(sources, flags, &environment, &before, &self.tables, Purpose::Serve);
+            // This program may not understand the old settings; then there is nothing to compare with.
+            let running = running.ok().map(|running| handover.pinned(running));
+            let setup = SetupContext { resolved: &resolved, running: running.as_ref() };
+            (self.prepare)(&setup).map_err(|error| error_chain(error.as_ref()))?;
+        }
+        Ok((resolved, kept))
+    }
+
+    fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> ExitCode {
+        let Self { work, prepare, tables, info, migrate: _ } = self;
+        log::take_panics("a panic in the master: a bug in oxicorn; the master ends");
+        let load = SettingsLoader {
+            app: Rc::new(info),
+            read: Box::new(move |running| {
+                let sources = Sources::after(running.file.is_some(), running.sources.texts());
+                let start = StartFolder::at(running.start.path());
+                settings::resolve_from(sources, &flags, &settings::environment(), &start, &tables, Purpose::Serve)
+                    .map_err(|problems| problems.to_string().replace('\n', "; "))
+            }),
+            prepare: Box::new(move |resolved, running| {
+                let setup = SetupContext { resolved, running: Some(running) };
+                prepare(&setup).map_err(|error| error_chain(error.as_ref()))
+            }),
+        };
+        match master::run(resolved, load, origins) {
+            Ok(Outcome::Stopped) => ExitCode::SUCCESS,
+            Ok(Outcome::NoWorkerReady) => Exit::NoWorkerReady.into(),
+            Ok(Outcome::Worker(seed)) => work(*seed),
+            Err(error) => {
+                tracing::error!(event = "master_failed", reason = error_chain(&error), "the master cannot go on");
+                match error {
+                    master::MasterError::Bind(_) => Exit::Bind.into(),
+                    _ => Exit::Failure.into(),
+                }
+            }
+        }
+    }
+}
+
+/// How a command to a running service ended.
+fn end(done: Result<(), ctl::Failed>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // The status was printed, and says so.
+        Err(ctl::Failed::NotAllServe) => Exit::Failure.into(),
+        Err(failed) => {
+            let exit = match failed {
+                ctl::Failed::Refused(_) | ctl::Failed::NotAllServe => Exit::Failure,
+                ctl::Failed::Ambiguous(_) => Exit::Usage,
+            };
+            refuse(&failed.to_string());
+            exit.into()
+        }
+    }
+}
+
+/// Where to ask the service that these flags, this environment and this folder mean.
+fn place(
+    socket: Option<PathBuf>,
+    flags: &Flags,
+    environment: &BTreeMap<String, String>,
+    start: &StartFolder,
+) -> Result<ctl::Place, Problems> {
+    let is_named = socket.is_some();
+    let socket = socket.map(|socket| start.join(&socket)).transpose();
+    let socket =
+        socket.map_err(|message| Problems(vec![Problem::at(Origin::Flag("--socket"), "control.socket", message)]))?;
+    let whereabouts = Whereabouts::find(flags, environment, start, is_named)?;
+    Ok(ctl::Place::of(socket, whereabouts))
+}
+
+fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool) -> ExitCode {
+    match (differs, json) {
+        (None, true) => print!("{}", resolved.to_json()),
+        (None, false) => print!("{}", resolved.to_toml()),
+        (Some(ctl::Differs { service, keys }), true) => {
+            let mut map = resolved.to_object();
+            map.insert("running".to_owned(), serde_json::json!({ "service": service, "differs": keys }));
+            print!("{:#}", serde_json::Value::Object(map));
+        }
+        (Some(ctl::Differs { service, keys }), false) => {
+            let keys = keys.join(", ");
+            println!("# {service} runs with other values of {keys}: see oxicorn config --running\n");
+            print!("{}", resolved.to_toml());
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+pub(super) fn refuse(sentence: &str) -> ExitCode {
+    for line in sentence.lines() {
+        eprintln!("oxicorn: error: {line}");
+    }
+    Exit::Usage.into()
+}
