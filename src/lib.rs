@@ -48,8 +48,8 @@
 
 mod app;
 mod cli;
-mod client;
 mod client_certificate;
+mod client_info;
 pub mod settings;
 
 mod channel;
@@ -71,8 +71,8 @@ mod sys;
 pub use app::{
     App, BootFailure, FactoryOutput, IntoLifespan, Lifespan, Runtime, SetupContext, UpgradeCommand, WorkerContext, main,
 };
-pub use client::Client;
 pub use client_certificate::ClientCertificate;
+pub use client_info::ClientInfo;
 pub use settings::TableSpec;
 pub use worker::{Body, BodyError, Driven, Driver, DriverWaker};
 

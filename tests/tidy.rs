@@ -206,7 +206,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "worker",
             "channel",
-            "client",
+            "client_info",
             "error_chain",
             "metrics",
             "scoreboard",

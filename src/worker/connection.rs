@@ -71,7 +71,7 @@ use super::{
     serve::{AppBody, BoxError, Peer, Serve},
     shared::{OpenGuard, Shared, WakeListener},
 };
-use crate::{client::Client, settings::ProxyProtocol};
+use crate::{client_info::ClientInfo, settings::ProxyProtocol};
 
 /// The headers that hyper reads without memory of their own.
 const FIELDS_ON_THE_STACK: usize = 100;
@@ -99,7 +99,7 @@ pub(super) async fn serve<T, S, B>(
     let connection = Arc::new(Connection {
         shared,
         peer,
-        client: Client::of_peer(peer.remote),
+        client: ClientInfo::of_peer(peer.remote),
         certificate: None,
         agreed_on_http1: false,
         activity: Activity::new(),

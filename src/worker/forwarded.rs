@@ -16,7 +16,7 @@ use http::{
 use ipnet::IpNet;
 
 use crate::{
-    client::{Client, Host},
+    client_info::{ClientInfo, Host},
     settings::AllowIp,
 };
 
@@ -61,7 +61,7 @@ fn nets(allowed: &AllowIp) -> Vec<IpNet> {
 
 /// Who sent this request over a connection of that client's. The request keeps the forwarding headers that were
 /// believed, and no other.
-pub(super) fn client<B>(request: &mut Request<B>, connection: &Client, trust: &TrustedProxies) -> Client {
+pub(super) fn client<B>(request: &mut Request<B>, connection: &ClientInfo, trust: &TrustedProxies) -> ClientInfo {
     let mut client = connection.clone();
     // In absolute form and in HTTP/2 it stands in the target, which counts (RFC 9112, section 3.2.2).
     client.host = match (request.uri().authority(), request.headers().get(HOST)) {
@@ -89,7 +89,7 @@ fn forwards(name: &HeaderName) -> bool {
 }
 
 /// Nearly every proxy writes `X-Forwarded-*` and passes a client's own `Forwarded` on: so that counts only alone.
-fn believe(headers: &mut HeaderMap, client: &mut Client, trust: &TrustedProxies) {
+fn believe(headers: &mut HeaderMap, client: &mut ClientInfo, trust: &TrustedProxies) {
     if [&FOR, &PROTO, &HOST_SAID, &PORT].iter().any(|name| headers.contains_key(*name)) {
         headers.remove(FORWARDED);
         follow(
@@ -129,7 +129,7 @@ struct Hop<'a> {
 /// Goes from proxy to proxy, away from us, as far as they are believed; returns the last hop that one of them told.
 fn follow<'a>(
     hops: impl Iterator<Item = Option<Hop<'a>>>,
-    client: &mut Client,
+    client: &mut ClientInfo,
     trust: &TrustedProxies,
 ) -> Option<Hop<'a>> {
     let mut last = None;
@@ -226,7 +226,7 @@ fn authority(host: &str) -> Option<Authority> {
 }
 
 /// The client's host with the port it asked at, for proxies that forward the one without the other.
-fn with_port(client: &Client, port: &str) -> Option<Authority> {
+fn with_port(client: &ClientInfo, port: &str) -> Option<Authority> {
     let port: u16 = port.parse().ok()?;
     let host = authority(client.host()?).filter(|host| host.port().is_none())?;
     let usual = if client.https { 443 } else { 80 };
@@ -260,7 +260,7 @@ mod tests {
         for (name, value) in headers {
             request.headers_mut().append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        let client = client(&mut request, &Client::of_peer(peer.parse().ok()), trust);
+        let client = client(&mut request, &ClientInfo::of_peer(peer.parse().ok()), trust);
         let word = |word: Option<String>| word.unwrap_or("-".to_owned());
         let said = [
             word(client.address().map(|address| address.to_string())),
@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn a_target_with_a_host_counts_before_the_header() {
         let mut request = Request::builder().uri("http://a.example:81/x").header("host", "b.example").body(()).unwrap();
-        assert_eq!(client(&mut request, &Client::default(), &trust(&[])).host(), Some("a.example:81"));
+        assert_eq!(client(&mut request, &ClientInfo::default(), &trust(&[])).host(), Some("a.example:81"));
     }
 
     proptest! {
@@ -447,7 +447,7 @@ mod tests {
             for line in &lines {
                 request.headers_mut().append(name, HeaderValue::from_bytes(line.as_bytes()).unwrap());
             }
-            let client = client(&mut request, &Client::of_peer(PROXY.parse().ok()), &trust(&["10.0.0.0/8"]));
+            let client = client(&mut request, &ClientInfo::of_peer(PROXY.parse().ok()), &trust(&["10.0.0.0/8"]));
             prop_assert_eq!(client.address(), Some("192.0.2.7".parse().unwrap()), "{:?}", lines);
         }
     }

@@ -145,7 +145,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
 
 /// Answers with what the app learns of its client, and with the forwarding headers that reached it.
 async fn who(request: Request) -> Result<Json<serde_json::Value>, &'static str> {
-    let client = request.extensions().get::<oxicorn::Client>().ok_or("no client")?;
+    let client = request.extensions().get::<oxicorn::ClientInfo>().ok_or("no client")?;
     let names = request.headers().keys().map(ToString::to_string);
     let forwarding: Vec<_> = names.filter(|name| name.contains("forwarded")).collect();
     Ok(Json(serde_json::json!({

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     ClientCertificate,
-    client::Client,
+    client_info::ClientInfo,
     sys::{clock, fd},
     worker::{
         connection_list::{ListPosition, Listed},
@@ -44,7 +44,7 @@ pub(super) struct Connection {
     pub(super) shared: &'static Shared,
     pub(super) peer: Peer,
     /// As far as the connection itself and its PROXY header tell.
-    pub(super) client: Client,
+    pub(super) client: ClientInfo,
     /// Of the client, where `tls.client_ca` asks for one.
     pub(super) certificate: Option<ClientCertificate>,
     /// ALPN has chosen HTTP/1.1, so HTTP/2 by prior knowledge is refused.

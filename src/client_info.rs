@@ -1,6 +1,6 @@
 //! Who sent a request, as the app may know it.
 //!
-//! Owns: the answer of every request's [`Client`] extension. Refuses: whom to believe (`worker::forwarded`).
+//! Owns: the answer of every request's [`ClientInfo`] extension. Refuses: whom to believe (`worker::forwarded`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,8 +13,8 @@ use http::{HeaderValue, uri::Authority};
 ///
 /// ```
 /// async fn hello(request: axum::extract::Request) -> String {
-///     let client = request.extensions().get::<oxicorn::Client>();
-///     match client.and_then(oxicorn::Client::address) {
+///     let client = request.extensions().get::<oxicorn::ClientInfo>();
+///     match client.and_then(oxicorn::ClientInfo::address) {
 ///         Some(address) => format!("hello {address}\n"),
 ///         None => "hello, whoever came by the unix socket\n".to_owned(),
 ///     }
@@ -24,7 +24,7 @@ use http::{HeaderValue, uri::Authority};
 ///
 /// The default is a client of whom nothing is known, for tests of services.
 #[derive(Clone, Debug, Default)]
-pub struct Client {
+pub struct ClientInfo {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) address: Option<IpAddr>,
     pub(crate) port: Option<u16>,
@@ -42,7 +42,7 @@ pub(crate) enum Host {
     Authority(Authority),
 }
 
-impl Client {
+impl ClientInfo {
     pub(crate) fn of_peer(peer: Option<SocketAddr>) -> Self {
         let mut client = Self { peer, ..Self::default() };
         client.comes_from(peer);
