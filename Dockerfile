@@ -14,18 +14,21 @@ FROM $RUST AS build
 WORKDIR /build
 
 # The dependencies, in a layer that a change of the sources leaves alone. Targets that are not the binary are not needed,
-# and cargo would ask for their files.
+# and cargo would ask for their files; testkit is for tests only, and stays empty.
 COPY Cargo.toml Cargo.lock ./
+COPY service/Cargo.toml service/
+COPY testkit/Cargo.toml testkit/
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
-    sed -i '/^\[\[\(example\|test\|bench\)\]\]/,/^$/d' Cargo.toml \
-    && mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
+    sed -i '/^\[\[\(example\|test\|bench\)\]\]/,/^$/d' service/Cargo.toml \
+    && mkdir src service/src testkit/src && touch src/lib.rs testkit/src/lib.rs && echo 'fn main() {}' > service/src/main.rs \
     && cargo build --release --locked --bin oxicorn \
-    && rm -r src
+    && rm -r src service/src
 
 COPY src src
+COPY service/src service/src
 # Cargo goes by the time of change, and COPY keeps that of the checkout.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
-    find src -exec touch {} + \
+    find src service/src -exec touch {} + \
     && cargo build --release --locked --bin oxicorn
 
 COPY deploy/docker deploy/docker

@@ -6,16 +6,12 @@
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a benchmark reads clocks and starts threads")]
 #![allow(unreachable_pub, reason = "a program: nobody is outside")]
 
-#[path = "load/client.rs"]
-mod client;
 #[path = "../tests/common/mod.rs"]
 mod common;
 #[path = "load/peers.rs"]
 mod peers;
 #[path = "load/promises.rs"]
 mod promises;
-#[path = "load/record.rs"]
-mod record;
 #[path = "load/report.rs"]
 mod report;
 #[path = "load/rounds.rs"]
@@ -35,9 +31,11 @@ use std::{
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use oxicorn_testkit::record::{self, Machine, Record};
+
 use self::{
+    common::root,
     peers::Peer,
-    record::{Machine, Record},
     scenarios::{Bench, Scenario},
 };
 
@@ -113,7 +111,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     rounds::run(&bench, &scenarios, &present, arguments.rounds, &mut record);
     record.promises = promises::of(&record);
 
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    let dir = root().join("target/bench");
     report::print(&record);
     report::write(&record, &dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     if let Some(file) = &arguments.save {

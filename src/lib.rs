@@ -61,8 +61,6 @@ mod scoreboard;
 
 mod worker;
 
-pub mod service;
-
 mod ctl;
 
 mod log;

@@ -5,7 +5,6 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr, TcpStream},
     os::unix::process::CommandExt,
-    path::Path,
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -13,7 +12,7 @@ use std::{
     },
 };
 
-use crate::common::{Connection, Launch, Load, Mode, PATIENCE, Supervisor, eventually, free_port, request};
+use crate::common::{Connection, Launch, Load, Mode, PATIENCE, Supervisor, eventually, free_port, request, root};
 use crate::https::{Asking, Authority, Client, PLAIN, connect};
 use nix::{
     sys::signal::{Signal, killpg},
@@ -110,7 +109,7 @@ fn nginx_serves_with_the_files_of_deploy() {
     crate::https::write(&supervisor.path("privkey.pem"), &pair.key);
     let plain_port = free_port();
     let ours = |name: &str, changes: &[(&str, String)]| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/nginx").join(name);
+        let path = root().join("deploy/nginx").join(name);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
         changes.iter().fold(text, |text, (from, to)| {
             assert!(text.contains(from), "{name} does not hold {from:?} any more");

@@ -4,11 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may start threads")]
 
-#[path = "../benches/load/client.rs"]
-mod client;
 mod common;
-#[path = "../benches/load/record.rs"]
-mod record;
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -20,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use client::{Load, Tally, Wire};
+use oxicorn_testkit::load::{Load, Tally, Wire};
 use socket2::SockRef;
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";

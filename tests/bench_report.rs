@@ -2,14 +2,12 @@
 //! is changed or lost on the way.
 #![allow(unreachable_pub, reason = "the benchmark's own modules, which have no users outside")]
 
-#[path = "../benches/load/record.rs"]
-mod record;
 #[path = "../benches/load/report.rs"]
 mod report;
 
 use std::{collections::BTreeMap, fs};
 
-use record::{Machine, Promise, Record, Row, Tick, Turn};
+use oxicorn_testkit::record::{Machine, Promise, Record, Row, Tick, Turn};
 
 const PARTS: [f64; 7] = [0.5, 0.75, 0.9, 0.99, 0.999, 0.9999, 1.0];
 

@@ -13,12 +13,8 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::common::{Launch, Load, Mode, PATIENCE, Signal, events, eventually, get, text};
+use crate::common::{Launch, Load, Mode, PATIENCE, Signal, events, eventually, get, root, text};
 use serde_json::Value;
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -493,5 +489,5 @@ fn the_workflow_pins_its_actions_and_calls_targets_that_exist() {
         assert!(makefile.lines().any(|line| line.starts_with(&format!("{target}:"))), "there is no `make {target}`");
     }
     let manifest: toml::Table = read("Cargo.toml").parse().expect("TOML");
-    assert_eq!(workflow["env"]["RUSTUP_TOOLCHAIN"].as_str(), manifest["package"]["rust-version"].as_str());
+    assert_eq!(workflow["env"]["RUSTUP_TOOLCHAIN"].as_str(), manifest["workspace"]["package"]["rust-version"].as_str());
 }

@@ -1,16 +1,9 @@
 //! Promise: the pages name all there is, and nothing that is not: keys, events, exit codes, metrics; and of Gunicorn and
 //! Uvicorn every setting, as their own programs tell them. Needs both in target/peers-settings.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::common::root;
 
 fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -61,7 +54,7 @@ fn quoted(text: &str) -> Vec<&str> {
 }
 
 fn sources() -> Vec<(PathBuf, String)> {
-    let (mut folders, mut sources) = (vec![root().join("src")], Vec::new());
+    let (mut folders, mut sources) = (vec![root().join("src"), root().join("service/src")], Vec::new());
     while let Some(folder) = folders.pop() {
         for path in fs::read_dir(&folder).expect("our own folder").flatten().map(|entry| entry.path()) {
             if path.is_dir() {

@@ -18,23 +18,21 @@ use std::{
     thread,
 };
 
-use crate::common::{Connection, Launch, PATIENCE, Process, Response, Signal, eventually, json_request, request, text};
+use crate::common::{
+    Connection, Launch, PATIENCE, Process, Response, Signal, eventually, json_request, request, root, text,
+};
 use nix::{
     sched::{CloneFlags, setns},
     unistd::Uid,
 };
 use tempfile::TempDir;
 
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 fn read(name: &str) -> String {
-    fs::read_to_string(repository().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn make(arguments: &[&str]) {
-    let made = Command::new("make").args(arguments).current_dir(repository()).output().expect("make can be run");
+    let made = Command::new("make").args(arguments).current_dir(root()).output().expect("make can be run");
     assert!(made.status.success(), "make {arguments:?}: {}", text(&made));
 }
 
@@ -101,14 +99,14 @@ fn make_install_and_uninstall_are_complete_and_settings_are_never_overwritten() 
 /// cargo-deb takes minutes to build, so this reads its list of files. `make deb` is run by hand.
 #[test]
 fn the_debian_package_holds_what_make_install_installs() {
-    let manifest: toml::Table = read("Cargo.toml").parse().expect("TOML");
+    let manifest: toml::Table = read("service/Cargo.toml").parse().expect("TOML");
     let package = &manifest["package"]["metadata"]["deb"];
     let mut packed = BTreeSet::new();
     let assets = package["assets"].as_array().expect("a list");
     for asset in assets {
         let [source, place, mode] = [0, 1, 2].map(|at| asset[at].as_str().expect("a text"));
         let folder = source
-            .strip_prefix("target/deb/")
+            .strip_prefix("../target/deb/")
             .and_then(|source| source.strip_suffix('*'))
             .expect("a folder of `make deb`");
         let expected = if folder == "usr/bin/" { "755" } else { "644" };
@@ -127,7 +125,7 @@ fn the_debian_package_holds_what_make_install_installs() {
         let name = name.as_str().and_then(|name| name.strip_prefix('/')).expect("an absolute path");
         assert!(packed.contains(name), "{name} is no file of the package");
     }
-    let scripts = repository().join(package["maintainer-scripts"].as_str().expect("a folder"));
+    let scripts = root().join("service").join(package["maintainer-scripts"].as_str().expect("a folder"));
     for name in ["postinst", "prerm", "postrm"] {
         let script = scripts.join(name);
         let parsed = Command::new("sh").arg("-n").arg(&script).output().expect("sh can be run");

@@ -8,13 +8,14 @@ use std::{
     env, fs,
     io::Write,
     net::SocketAddr,
-    path::Path,
     process::{Command, Output, Stdio},
 };
 
 use nix::{sys::signal::kill, unistd::Pid};
 
-use crate::common::{Connection, Launch, Load, Mode, PATIENCE, Response, Signal, events, eventually, get, request};
+use crate::common::{
+    Connection, Launch, Load, Mode, PATIENCE, Response, Signal, events, eventually, get, request, root,
+};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -241,7 +242,7 @@ print(json.dumps({
     let supervisor = launch().serving(2);
     get(supervisor.address(), "/health");
     let response = get(supervisor.address(), "/metrics");
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python");
+    let target = root().join("target/python");
     let mut python = Command::new("python3");
     let output = fed(python.args(["-c", SCRIPT]).env("PYTHONPATH", target), &response.body);
     let told = String::from_utf8_lossy(&output.stderr);
@@ -298,7 +299,7 @@ fn names(text: &str) -> BTreeSet<&str> {
 
 #[test]
 fn the_deployed_dashboards_and_rules_name_metrics_that_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let read = |name: &str| fs::read_to_string(root.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     let supervisor = launch().serving(2);
     let page = get(supervisor.address(), "/metrics").text();
@@ -317,7 +318,7 @@ fn the_deployed_dashboards_and_rules_name_metrics_that_exist() {
 
 #[test]
 fn prometheus_accepts_the_rules_and_each_rule_fires() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let path = env::join_paths(
         std::iter::once(root.join("target/prometheus/usr/bin"))
             .chain(env::split_paths(&env::var_os("PATH").unwrap_or_default())),

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use crate::common::{Connection, Launch, Response, get, request};
+use crate::common::{Connection, Launch, Response, get, request, root};
 use serde_json::{Value, json};
 
 fn ask(address: SocketAddr, method: &str, path: &str, kind: &str, body: &str) -> Response {
@@ -245,7 +245,7 @@ fn the_reference_lists_every_type_of_error() {
     let supervisor = Launch::new().serving(2);
     let document = document(supervisor.address());
     let types = document["components"]["schemas"]["ErrorType"]["enum"].as_array().expect("an enum");
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/reference-service.md");
+    let page = root().join("docs/reference/reference-service.md");
     let page = std::fs::read_to_string(page).expect("the page of the reference service");
     let rows: BTreeSet<_> = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     assert!(types.len() > 5);

@@ -2,22 +2,21 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 
-use crate::common::{Launch, PATIENCE, Supervisor, build_example, observe_for};
+use crate::common::{Launch, PATIENCE, Supervisor, build_example, observe_for, root};
 
 /// Returns the output of a program that must end without error within a minute.
 #[track_caller]
 fn run(program: &str, arguments: &[&str]) -> String {
-    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
+    let packages = root().join("target/clients");
     let output = Command::new("timeout")
         .args(["60", program])
         .args(arguments)
         .env("PYTHONPATH", packages)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients"))
+        .current_dir(root().join("tests/clients"))
         .output()
         .expect("timeout(1) can be run");
     let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -128,11 +127,11 @@ fn httpx_gets_every_answer() {
 #[test]
 fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
     let supervisor = Launch::new().set("http.keep_alive", r#""300ms""#).serving(2);
-    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
+    let packages = root().join("target/clients");
     let mut client = Command::new("timeout")
         .args(["60", "python3", "httpx_over_drains.py", &url(&supervisor, ""), "8"])
         .env("PYTHONPATH", packages)
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients"))
+        .current_dir(root().join("tests/clients"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use crate::common::{Launch, Load, Mode, Supervisor, get};
+use crate::common::{Launch, Load, Mode, Supervisor, get, root};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const NEXT: &str = "0.0.1-next";
@@ -17,7 +17,7 @@ const NEXT: &str = "0.0.1-next";
 /// The changes that make the next version: the file, the old text, the new text.
 const CHANGES: [(&str, &str, &str); 7] = [
     ("Cargo.toml", concat!("version = \"", env!("CARGO_PKG_VERSION"), "\""), "version = \"0.0.1-next\""),
-    ("Cargo.toml", "[[bin]]\nname = \"oxicorn\"", "[[bin]]\nname = \"oxicorn-next\""),
+    ("service/Cargo.toml", "[[bin]]\nname = \"oxicorn\"", "[[bin]]\nname = \"oxicorn-next\""),
     ("src/scoreboard.rs", "mod word {\n", "mod word {\n    pub(super) const NEXT: usize = super::ROW_WORDS - 1;\n"),
     (
         "src/scoreboard.rs",
@@ -47,11 +47,12 @@ const CHANGES: [(&str, &str, &str); 7] = [
 fn build_next() -> PathBuf {
     let target = Path::new(env!("CARGO_BIN_EXE_oxicorn")).ancestors().nth(2).expect("target/<profile>/oxicorn");
     let tree = target.join("upgrade-version");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let _ = fs::remove_dir_all(&tree);
     fs::create_dir_all(&tree).expect("a folder below target");
     let copied = Command::new("cp")
-        .args(["-R", "Cargo.toml", "Cargo.lock", "src", "tests", "benches", "examples", "supervisor.toml", "README.md"])
+        .args(["-R", "Cargo.toml", "Cargo.lock", "src", "service", "testkit", "tests", "benches", "examples"])
+        .args(["supervisor.toml", "README.md"])
         .arg(&tree)
         .current_dir(root)
         .status()

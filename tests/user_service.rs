@@ -1,10 +1,10 @@
 //! Promise: a user's own service gets the same supervisor: boot, drain, recycle, its own table, its own end of life.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs};
 
 use crate::common::{
     Connection, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, build_example, events, eventually, get,
-    request,
+    request, root,
 };
 
 fn noted(supervisor: &Supervisor, name: &str) -> BTreeSet<u32> {
@@ -103,7 +103,7 @@ fn a_program_with_threads_before_run_is_refused() {
 /// Users start from the examples, so each of them must start.
 #[test]
 fn every_example_boots_answers_and_stops() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let folder = root().join("examples");
     let mut names: Vec<_> = fs::read_dir(&folder)
         .expect("there are examples")
         .flatten()

@@ -10,7 +10,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::common::build_release_example;
+use crate::common::{build_release_example, root};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
@@ -316,7 +316,7 @@ fn nginx_of(port: u16, setup: &Setup, dir: &Path, reuseport: bool) -> Command {
 fn python_of(module: &str) -> Command {
     let (program, _) = python().as_ref().expect("asked for only when it is there");
     let mut command = Command::new(program);
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/load");
+    let own = root().join("benches/load");
     let path = std::env::join_paths([packages(), own]).expect("paths without colons");
     command.args(["-m", module]).env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
     command
@@ -392,7 +392,7 @@ fn gunicorn(peer: Peer, port: u16, setup: &Setup, dir: &Path) -> Command {
 }
 
 fn packages() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench-peers")
+    root().join("target/bench-peers")
 }
 
 /// The interpreter itself, not what finds it, and its version.

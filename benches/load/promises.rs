@@ -2,7 +2,7 @@
 //!
 //! Owns: the bounds. Refuses: to judge what was not run, and to take a mean: a ratio is the median of the rounds' ratios.
 
-use crate::record::{Promise, Record, Row, Spread};
+use oxicorn_testkit::record::{Promise, Record, Row, Spread};
 
 /// What of the ASGI servers is compared with oxicorn's plain service …
 const PLAIN_PYTHON: [&str; 3] = ["Granian", "Uvicorn", "Gunicorn"];

@@ -19,7 +19,7 @@ use std::{
     path::Path,
 };
 
-use super::record::Record;
+use oxicorn_testkit::record::Record;
 
 pub use compare::compare;
 pub use text::text;

@@ -4,9 +4,10 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use oxicorn_testkit::record::{Record, Row, Turn};
+
 use crate::{
     peers::{Peer, Setup},
-    record::{Record, Row, Turn},
     scenarios::{Bench, Kind, Scenario, Side},
     server::Server,
 };

@@ -9,12 +9,7 @@ mod rest;
 #[path = "scenarios/throughput.rs"]
 mod throughput;
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, sync::Arc};
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio_rustls::{
@@ -22,10 +17,11 @@ use tokio_rustls::{
     rustls::{ClientConfig, RootCertStore},
 };
 
+use oxicorn_testkit::record::Turn;
+
 use crate::{
-    client::Tally,
+    common::root,
     peers::{Deed, Peer, Setup},
-    record::Turn,
     server::Server,
 };
 
@@ -69,23 +65,6 @@ pub struct Bench {
 impl Bench {
     pub fn new(seconds: f64) -> Self {
         Self { seconds, connector: connector() }
-    }
-}
-
-impl Turn {
-    /// Classes, latencies and timeline; the figures are the caller's.
-    fn of(tally: Tally) -> Self {
-        let mut turn =
-            Self { classes: tally.classes(), latency: tally.latency(), timeline: tally.timeline, ..Self::default() };
-        turn.figures.insert(
-            "failed".to_owned(),
-            turn.classes.iter().filter(|(name, _)| *name != "ok").map(|(_, count)| *count as f64).sum(),
-        );
-        turn
-    }
-
-    fn set(&mut self, figure: &str, value: f64) {
-        self.figures.insert(figure.to_owned(), value);
     }
 }
 
@@ -230,7 +209,7 @@ pub fn all() -> Vec<Scenario> {
 }
 
 fn pem_files() -> (PathBuf, PathBuf) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    let dir = root().join("target/bench");
     (dir.join("certificate.pem"), dir.join("key.pem"))
 }
 

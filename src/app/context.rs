@@ -194,10 +194,15 @@ async fn raised(mut flag: watch::Receiver<bool>) {
     let _ = flag.wait_for(|up| *up).await;
 }
 
-#[cfg(test)]
+/// For unit tests of a service.
+#[cfg(feature = "test-util")]
 impl WorkerContext {
-    /// A worker of slot 0 with default settings, for tests of services.
-    pub(crate) fn for_test(tables: crate::settings::Tables, stopping: watch::Receiver<bool>) -> Self {
+    /// A worker of slot 0 with default settings and no table, which is never told to stop or to drain.
+    ///
+    /// # Panics
+    /// When the kernel has no memory for a scoreboard of one row.
+    #[must_use]
+    pub fn for_test() -> Self {
         use crate::{
             scoreboard::Scoreboard,
             settings::{self, Flags, Purpose, StartFolder},
@@ -205,10 +210,25 @@ impl WorkerContext {
 
         let environment = std::collections::BTreeMap::new();
         let root = StartFolder::at("/");
-        let nothing_given = settings::resolve(&Flags::default(), &environment, &root, &[], Purpose::Ask);
-        let resolved = Resolved { tables, ..nothing_given.unwrap() };
-        let row = Scoreboard::create(1, 1).unwrap().claim(0, 1, 0, 0).unwrap();
-        let draining = watch::channel(false).1;
+        let resolved = settings::resolve(&Flags::default(), &environment, &root, &[], Purpose::Ask)
+            .expect("the defaults are valid settings");
+        let row = Scoreboard::create(1, 1).expect("memory for one row").claim(0, 1, 0, 0).expect("the row is free");
+        let (stopping, draining) = (watch::channel(false).1, watch::channel(false).1);
         Self { slot: 0, generation: 1, resolved: Arc::new(resolved), row, stopping, draining }
+    }
+
+    /// The same worker with this value as the table of its type.
+    #[must_use]
+    pub fn with_table<T: Send + Sync + 'static>(mut self, table: T) -> Self {
+        let resolved = Arc::make_mut(&mut self.resolved);
+        resolved.tables.0.insert(std::any::TypeId::of::<T>(), Arc::new(table));
+        self
+    }
+
+    /// The same worker, told to stop when the channel holds `true`.
+    #[must_use]
+    pub fn with_stopping(mut self, stopping: watch::Receiver<bool>) -> Self {
+        self.stopping = stopping;
+        self
     }
 }

@@ -29,6 +29,17 @@ impl<S> Lifespan<S> {
     }
 }
 
+/// For unit tests of a service.
+#[cfg(feature = "test-util")]
+impl<S> Lifespan<S> {
+    /// Runs the shutdown hook, as the worker does after its drain.
+    pub async fn shut_down(self) {
+        if let Some(hook) = self.shutdown {
+            hook.await;
+        }
+    }
+}
+
 impl<S> fmt::Debug for Lifespan<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lifespan").field("shutdown", &self.shutdown.is_some()).finish_non_exhaustive()

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use super::harness::{PATIENCE, eventually};
+use super::{PATIENCE, harness::eventually};
 
 /// A child of the test's own cgroup, removed at the end.
 pub struct Cgroup(PathBuf);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{client::Connection, harness::Supervisor};
+use super::{Connection, harness::Supervisor};
 
 /// Asserts that every fact that was answered with 201 is stored, once, and that any other stored fact belongs to one of
 /// the `lost` requests, which got no answer. `accepted` holds texts by id; no text occurs twice.

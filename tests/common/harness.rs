@@ -17,10 +17,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::proc::Process;
-
-/// How long a condition may take that should hold "soon". Far above any honest value, because the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+use super::{PATIENCE, proc::Process};
 
 /// The names of the log's events and fields.
 pub mod events {
@@ -121,6 +118,11 @@ impl Log {
     }
 }
 
+/// The top of the repository. The tests' own package is a folder in it.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the repository")
+}
+
 /// Returns the binary under test: the one that `OXICORN_TEST_BINARY` names (the Makefile gives the release build), or
 /// cargo's own of this profile.
 pub fn binary() -> PathBuf {
@@ -150,7 +152,7 @@ fn build(name: &str, profile: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_BIN_EXE_oxicorn")).parent().expect("the binary lies in a folder");
     let target = folder.parent().expect("the profile's folder lies in target/");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--profile", profile, "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args(["build", "--quiet", "--profile", profile, "--example", name]).current_dir(root());
     cargo.env("CARGO_TARGET_DIR", target);
     // The variables that cargo sets for the package under test must not reach the next cargo. Build scripts that read
     // them, such as ring's, would run again, and everything that depends on them would be compiled again, in every test

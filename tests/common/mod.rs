@@ -7,7 +7,6 @@
 
 mod bare;
 mod cgroup;
-mod client;
 mod dependency;
 mod facts;
 mod harness;
@@ -17,24 +16,21 @@ mod proc;
 
 pub use bare::Bare;
 pub use cgroup::Cgroup;
-pub use client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, json_request, request};
 pub use dependency::Dependency;
 pub use facts::assert_each_stored_once;
 pub use harness::{
-    Launch, Log, PATIENCE, Supervisor, binary, build_example, build_release_example, events, eventually, field,
-    free_port, is_release,
+    Launch, Log, Supervisor, binary, build_example, build_release_example, events, eventually, field, free_port,
+    is_release, root,
 };
 pub use mongod::Mongod;
 pub use nix::sys::signal::Signal;
 pub use output::{assert_told, text};
+pub use oxicorn_testkit::{
+    PATIENCE,
+    client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, json_request, request},
+    now,
+};
 pub use proc::Process;
-
-use std::time::Instant;
-
-/// The clock of the tests.
-pub fn now() -> Instant {
-    Instant::now()
-}
 
 /// Lets time pass, for tests that measure a stretch of time. Never use it to wait for something to happen.
 pub fn observe_for(window: std::time::Duration) {

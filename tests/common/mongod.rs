@@ -13,7 +13,10 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::harness::{PATIENCE, eventually, free_port};
+use super::{
+    PATIENCE,
+    harness::{eventually, free_port, root},
+};
 
 pub struct Mongod {
     child: Child,
@@ -66,7 +69,7 @@ impl Mongod {
 }
 
 fn spawn(port: u16, dir: &Path) -> Child {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/mongod/fiftyone/db/bin/mongod");
+    let program = root().join("target/mongod/fiftyone/db/bin/mongod");
     assert!(program.is_file(), "there is no {}: run `make needs`", program.display());
     // It must not outlive a test that is killed.
     Command::new("setpriv")

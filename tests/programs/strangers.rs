@@ -10,11 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{Launch, Mongod, Supervisor};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use common::{Launch, Mongod, Supervisor, root};
 
 /// Runs a Python program with the packages of a folder under `target`; its output goes to the test's own.
 fn python(packages: &str, arguments: &[&str]) {

@@ -9,7 +9,6 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
@@ -25,7 +24,9 @@ use nix::{
 };
 use socket2::SockRef;
 
-use crate::common::{Connection, Failure, Launch, PATIENCE, Supervisor, binary, events, eventually, field, request};
+use crate::common::{
+    Connection, Failure, Launch, PATIENCE, Supervisor, binary, events, eventually, field, request, root,
+};
 
 /// Clients of one service: half of them on keep-alive connections, half with a connection for each request.
 const CLIENTS: usize = 16;
@@ -98,7 +99,7 @@ impl Way {
         match self {
             Self::DumbInit => launch.through(&["dumb-init"]),
             Self::Supervisord => {
-                let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/stops/supervisord.sh");
+                let script = root().join("tests/stops/supervisord.sh");
                 launch.through(&["sh", script.to_str().expect("a path in UTF-8")]).log_to("app.log")
             }
             Self::Docker | Self::DockerInit => {
@@ -162,7 +163,7 @@ fn docker(arguments: &[&str]) -> String {
 
 /// Makes the image of the binary under test.
 pub fn pack_image() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stops/image.sh");
+    let script = root().join("tests/stops/image.sh");
     let status = Command::new(script).arg(binary()).arg(IMAGE).status().expect("it can be run");
     assert!(status.success(), "there is no image to stop");
 }

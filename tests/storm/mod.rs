@@ -11,7 +11,6 @@ use std::{
     fs::File,
     net::SocketAddr,
     os::unix::process::CommandExt,
-    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -24,7 +23,7 @@ use nix::{
 use tempfile::TempDir;
 
 use crate::common::{
-    Cgroup, Connection, Failure, Launch, Log, PATIENCE, Process, events, eventually, field, free_port, now,
+    Cgroup, Connection, Failure, Launch, Log, PATIENCE, Process, events, eventually, field, free_port, now, root,
 };
 
 const CRASH_EVERY: Duration = Duration::from_secs(1);
@@ -286,7 +285,7 @@ struct Gunicorn {
 
 impl Gunicorn {
     fn start(workers: usize, wrapper: Option<[String; 3]>) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = root();
         let packages = root.join("target/peers-settings");
         assert!(packages.join("gunicorn").is_dir(), "{} is missing: make needs", packages.display());
         let dir = tempfile::Builder::new().prefix("oxicorn-gunicorn-").tempdir().expect("a temporary folder");

@@ -2,8 +2,9 @@
 //!
 //! Owns: what is said of the difference. Refuses: to call it better or worse.
 
+use oxicorn_testkit::record::{Record, Row, Spread};
+
 use super::{
-    super::record::{Record, Row, Spread},
     figures::{Column, number, scenarios},
     text::{fold, plain, table},
 };

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::record::{Record, Row, Spread, Turn};
+use oxicorn_testkit::record::{Record, Row, Spread, Turn};
 
 /// The rows of one scenario, peers in the record's order; apart those that have nothing to measure here.
 pub struct Scenario<'a> {

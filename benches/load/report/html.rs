@@ -2,8 +2,9 @@
 //!
 //! Owns: what stands where on the page. Refuses: scripts, and text from the record that is not escaped.
 
+use oxicorn_testkit::record::{Record, Row};
+
 use super::{
-    super::record::{Record, Row},
     figures::{
         Column, Peer, Scenario, failed_line, longest, more_is_better, number, peers, percentile, percentiles,
         scenarios, time, worst,

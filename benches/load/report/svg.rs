@@ -4,10 +4,9 @@
 
 use std::fmt::Write;
 
-use super::{
-    super::record::{Spread, Tick},
-    figures::{Column, Peer, number, percentile, time},
-};
+use oxicorn_testkit::record::{Spread, Tick};
+
+use super::figures::{Column, Peer, number, percentile, time};
 
 /// What the axis of latencies names.
 const NAMED: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];

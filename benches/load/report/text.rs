@@ -2,10 +2,9 @@
 //!
 //! Owns: lines of at most 100 columns. Refuses: colour and control characters.
 
-use super::{
-    super::record::{Promise, Record},
-    figures::{Column, failed_line, number, scenarios},
-};
+use oxicorn_testkit::record::{Promise, Record};
+
+use super::figures::{Column, failed_line, number, scenarios};
 
 const WIDTH: usize = 100;
 

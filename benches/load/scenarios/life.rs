@@ -16,12 +16,15 @@ use nix::{
     unistd::Pid,
 };
 
+use oxicorn_testkit::{
+    load::{Load, Mark, Running, Tally, Wire},
+    record::{Spread, Turn},
+};
+
 use super::{Bench, Side};
 use crate::{
-    client::{Load, Mark, Running, Tally, Wire},
     common::{Canary, Process, now},
     peers::Deed,
-    record::{Spread, Turn},
     server::{Server, ask},
 };
 

@@ -15,11 +15,11 @@ use nix::{
     unistd::Pid,
 };
 
+use oxicorn_testkit::{load::Load, record::Turn};
+
 use super::{Bench, Side};
 use crate::{
-    client::Load,
     common::{Connection, Process, now},
-    record::Turn,
     server::{Server, ask},
 };
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::{Bench, Kind};
-use crate::{
-    client::{Load, Wire},
+use oxicorn_testkit::{
+    load::{Load, Wire},
     record::Turn,
-    server::Server,
 };
+
+use super::{Bench, Kind};
+use crate::server::Server;
 
 const CONNECTIONS: usize = 64;
 const RATE: f64 = 1000.0;

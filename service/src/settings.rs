@@ -9,36 +9,36 @@ use http::Uri;
 use mongodb::options::ConnectionString;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{auth, cors::Origin};
+use crate::{cors::Origin, token};
 
 /// The reference service's own table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Where facts are kept. Default `auto`: MongoDB when `mongodb_uri` is set, else SQLite.
-    pub store: StoreKind,
+    pub(crate) store: StoreKind,
     /// The SQLite file, a path of state; its folder is made when absent. Default `data/facts.db`.
-    pub sqlite_path: PathBuf,
+    pub(crate) sqlite_path: PathBuf,
     /// Also `MONGODB_URI`. Default empty: none.
     #[serde(deserialize_with = "connection_string")]
-    pub mongodb_uri: Secret,
+    pub(crate) mongodb_uri: Secret,
     /// A file that holds `mongodb_uri`; also `MONGODB_URI_FILE`. Default empty: none.
-    pub mongodb_uri_file: PathBuf,
+    pub(crate) mongodb_uri_file: PathBuf,
     /// Also `MONGODB_DATABASE`. Default `r3nd`.
-    pub mongodb_database: String,
+    pub(crate) mongodb_database: String,
     /// Serve `/docs` and `/openapi.json`. Default true.
-    pub docs: bool,
+    pub(crate) docs: bool,
     /// Serve the `/debug/*` routes that make a worker hang, crash or leak. Default false.
-    pub debug: bool,
+    pub(crate) debug: bool,
     /// When set, writes need `Authorization: Bearer …`. Default empty: open to all.
-    pub bearer_token: Secret,
+    pub(crate) bearer_token: Secret,
     /// A file that holds `bearer_token`. Default empty: none.
-    pub bearer_token_file: PathBuf,
+    pub(crate) bearer_token_file: PathBuf,
     /// Origins of web pages that may call; `*` is every one. Default none.
-    pub cors_origins: Vec<Origin>,
+    pub(crate) cors_origins: Vec<Origin>,
     /// Further dependencies that `/ready` asks. Default none.
     #[serde(deserialize_with = "checks")]
-    pub check: Vec<Check>,
+    pub(crate) check: Vec<Check>,
 }
 
 impl Default for Settings {
@@ -71,8 +71,8 @@ impl<'de> Deserialize<'de> for Settings {
         if settings.bearer_token.is_empty() {
             return Ok(settings);
         }
-        if !auth::is_sendable(settings.bearer_token.expose()) {
-            return Err(D::Error::custom(format!("bearer_token {}", auth::UNSENDABLE)));
+        if !token::is_sendable(settings.bearer_token.expose()) {
+            return Err(D::Error::custom(format!("bearer_token {}", token::UNSENDABLE)));
         }
         Ok(settings)
     }
@@ -81,7 +81,7 @@ impl<'de> Deserialize<'de> for Settings {
 /// `service.store`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum StoreKind {
+pub(crate) enum StoreKind {
     Auto,
     Sqlite,
     Mongodb,
@@ -105,15 +105,15 @@ fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::E
 
 /// One `[[service.check]]`: a further dependency that `/ready` asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub(crate) struct Check {
     /// Unique, and not `database`: that is the store.
-    pub name: String,
-    pub probe: Probe,
+    pub(crate) name: String,
+    pub(crate) probe: Probe,
 }
 
 /// How a dependency is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
+pub(crate) enum Probe {
     /// `host:port` accepts a connection.
     Tcp(String),
     /// A GET of this `http://…` is answered with a status below 400.
@@ -166,18 +166,16 @@ fn probe(tcp: Option<String>, http: Option<String>) -> Result<Probe, String> {
 /// A string that never shows up in a log by way of `Debug`.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub struct Secret(String);
+pub(crate) struct Secret(String);
 
 impl Secret {
     /// Whether it was left unset.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The plain text.
-    #[must_use]
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -195,7 +193,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Settings {
-    pub(super) fn wants_sqlite(&self) -> bool {
+    pub(crate) fn wants_sqlite(&self) -> bool {
         match self.store {
             StoreKind::Sqlite => true,
             StoreKind::Mongodb => false,

@@ -60,7 +60,7 @@ const TAGGED_FACTS: &str = "
 
 /// Two connections a worker: one writes, one reads, so that a read never waits behind a write that waits for the lock.
 #[derive(Clone, Debug)]
-pub(in crate::service) struct Sqlite {
+pub(super) struct Sqlite {
     writer: Handle,
     reader: Handle,
 }
@@ -308,7 +308,7 @@ mod tests {
     use std::{fs::File, future::Future, process::Command, task::Context};
 
     use super::*;
-    use crate::service::store::{Health, Store};
+    use crate::store::{Health, Store};
 
     fn draft(text: &str) -> Draft {
         Draft { text: text.into(), source: None, tags: vec!["tag".into()] }
@@ -361,7 +361,7 @@ mod tests {
             File::create_new(&path).unwrap();
             let start = || {
                 Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "service::store::sqlite::tests::eight_processes_make_the_tables_at_one_stroke"])
+                    .args(["--exact", "store::sqlite::tests::eight_processes_make_the_tables_at_one_stroke"])
                     .env(DATABASE, &path)
                     .stdout(std::process::Stdio::null())
                     .spawn()

@@ -4,6 +4,7 @@
 //! many requests meet it meanwhile. Refuses: asking (`store`, `health`).
 
 use std::{
+    error::Error,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 /// How long a dependency may take to tell how it is, before it counts as unavailable.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long no request may fail before the dependency counts as working again: a nearly full disk takes some writes and
 /// refuses others.
@@ -19,7 +20,7 @@ const CALM: Duration = Duration::from_secs(1);
 
 /// How much the reason of a failure tells, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Telling {
+pub(crate) enum Telling {
     /// No answer in time.
     Nothing,
     /// It could not be reached.
@@ -30,7 +31,7 @@ pub(super) enum Telling {
 
 /// The condition of one dependency, or of one thing that it does, as one worker sees it.
 #[derive(Debug)]
-pub(super) struct Condition {
+pub(crate) struct DependencyHealth {
     name: String,
     outage: Mutex<Option<Outage>>,
 }
@@ -43,16 +44,16 @@ struct Outage {
     told: Telling,
 }
 
-impl Condition {
-    pub(super) fn new(name: &str) -> Self {
+impl DependencyHealth {
+    pub(crate) fn new(name: &str) -> Self {
         Self { name: name.to_owned(), outage: Mutex::default() }
     }
 
-    pub(super) fn fails(&self) -> bool {
+    pub(crate) fn fails(&self) -> bool {
         self.lock().is_some()
     }
 
-    pub(super) fn works(&self) {
+    pub(crate) fn works(&self) {
         let mut outage = self.lock();
         if let Some(Outage { failures, .. }) = outage.take_if(|outage| outage.failed_at.elapsed() >= CALM) {
             let name = &self.name;
@@ -60,8 +61,9 @@ impl Condition {
         }
     }
 
-    pub(super) fn failed(&self, telling: Telling, reason: &str) {
+    pub(crate) fn failed(&self, telling: Telling, error: &dyn Error) {
         let (name, now) = (&self.name, Instant::now());
+        let reason = || error_chain(error);
         let mut outage = self.lock();
         match &mut *outage {
             None => {
@@ -69,7 +71,7 @@ impl Condition {
                 tracing::warn!(
                     event = "dependency_failed",
                     name,
-                    reason,
+                    reason = reason(),
                     "{name} fails; what needs it is answered 503 until it works again"
                 );
             }
@@ -81,7 +83,7 @@ impl Condition {
                     tracing::warn!(
                         event = "dependency_failed",
                         name,
-                        reason,
+                        reason = reason(),
                         "{name} still fails, and now the reason is known"
                     );
                 }
@@ -92,4 +94,16 @@ impl Condition {
     fn lock(&self) -> MutexGuard<'_, Option<Outage>> {
         self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An error and its causes, on one line.
+pub(crate) fn error_chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
 }

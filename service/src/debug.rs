@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::error::{ApiError, Detail, TooLarge, documented};
-use crate::WorkerContext;
+use crate::error::{ApiError, Detail, TooLarge, documented};
+use oxicorn::WorkerContext;
 
 /// What `/debug/allocate` holds on to.
 type Leak = Arc<Mutex<Vec<Vec<u8>>>>;
@@ -39,7 +39,7 @@ struct Connections {
     connections: u64,
 }
 
-pub(super) fn routes(worker: WorkerContext, misbehave: bool) -> OpenApiRouter {
+pub(crate) fn routes(worker: WorkerContext, misbehave: bool) -> OpenApiRouter {
     let routes = OpenApiRouter::new().routes(routes!(connections)).with_state(worker);
     if !misbehave {
         return routes;

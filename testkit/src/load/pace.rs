@@ -13,7 +13,7 @@ use nix::sys::{
 };
 use tokio::{io::unix::AsyncFd, sync::Semaphore};
 
-use crate::common::now;
+use crate::now;
 
 pub(super) struct Queue {
     due: RefCell<VecDeque<Instant>>,

@@ -26,7 +26,7 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::Config;
 
-use super::{auth::Token, error::ApiError};
+use crate::{auth::Token, error::ApiError};
 
 /// The page of `/docs` may load what lies beside it and ask this service; nothing else, and nothing inline.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -61,7 +61,7 @@ const PAGE: &str = r#"<!doctype html>
         (name = "debug", description = "A worker seen from inside"),
         (name = "docs", description = "This document"),
     ),
-    components(schemas(super::error::ErrorBody)),
+    components(schemas(crate::error::ErrorBody)),
     modifiers(&BearerScheme),
 )]
 struct Frame;
@@ -76,12 +76,12 @@ impl Modify for BearerScheme {
 }
 
 /// What the document says before any route is added.
-pub(super) fn frame() -> Document {
+pub(crate) fn frame() -> Document {
     Frame::openapi()
 }
 
 /// `/openapi.json` and `/docs`; `document` knows every other route.
-pub(super) fn routes(document: Document, token: &Token) -> Router {
+pub(crate) fn routes(document: Document, token: &Token) -> Router {
     let (router, mut document) =
         OpenApiRouter::with_openapi(document).routes(routes!(openapi)).routes(routes!(page)).split_for_parts();
     if !token.is_needed() {

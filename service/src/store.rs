@@ -20,32 +20,31 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use self::{mongo::Mongo, sqlite::Sqlite};
-use super::{
-    condition::{Condition, PATIENCE, Telling},
+use crate::{
+    dependency::{DependencyHealth, PATIENCE, Telling},
     settings::Settings,
 };
-use crate::error_chain;
 
 /// A fact as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(super) struct Fact {
+pub(crate) struct Fact {
     /// A version 7 UUID: its order is the order of creation, within one worker exactly, else to the millisecond.
     #[schema(format = Uuid, example = "01a20155-6968-7621-88be-ae16c701f5b1")]
-    pub(super) id: String,
+    pub(crate) id: String,
     #[schema(example = "Otters hold hands")]
-    pub(super) text: String,
+    pub(crate) text: String,
     #[schema(required, example = "a zoo keeper")]
-    pub(super) source: Option<String>,
+    pub(crate) source: Option<String>,
     #[schema(example = json!(["otter"]))]
-    pub(super) tags: Vec<String>,
-    pub(super) created_at: Millis,
-    pub(super) updated_at: Millis,
+    pub(crate) tags: Vec<String>,
+    pub(crate) created_at: Millis,
+    pub(crate) updated_at: Millis,
 }
 
 /// A point in time, in milliseconds since 1970 UTC; written as RFC 3339 with three decimals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ToSchema)]
 #[schema(value_type = String, format = DateTime, example = "2026-11-22T03:38:24.488Z")]
-pub(super) struct Millis(i64);
+pub(crate) struct Millis(i64);
 
 impl Millis {
     fn now() -> Self {
@@ -67,32 +66,31 @@ impl Serialize for Millis {
 
 /// What a client decides about a fact; valid.
 #[derive(Debug, PartialEq)]
-pub(super) struct Draft {
-    pub(super) text: String,
-    pub(super) source: Option<String>,
-    pub(super) tags: Vec<String>,
+pub(crate) struct Draft {
+    pub(crate) text: String,
+    pub(crate) source: Option<String>,
+    pub(crate) tags: Vec<String>,
 }
 
 /// Which facts to list: those with `tag`, older than the one with the id `before`, newest first, at most `limit`.
 #[derive(Debug)]
-pub(super) struct Page {
-    pub(super) limit: u32,
-    pub(super) before: String,
-    pub(super) tag: Option<String>,
+pub(crate) struct Page {
+    pub(crate) limit: u32,
+    pub(crate) before: String,
+    pub(crate) tag: Option<String>,
 }
 
 /// `next_cursor` is the id of the last item: inserts come before it and deletes leave it valid, so pages never shift.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Listing {
-    pub(super) items: Vec<Fact>,
+pub(crate) struct Listing {
+    pub(crate) items: Vec<Fact>,
     #[schema(required, format = Uuid)]
-    pub(super) next_cursor: Option<String>,
+    pub(crate) next_cursor: Option<String>,
 }
 
 /// Why the store did not do as asked.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
+pub(crate) enum StoreError {
     #[error("the store is no use as it is: {reason}")]
     Unfit { reason: String },
     #[error("the store could not {act}")]
@@ -110,15 +108,15 @@ pub enum StoreError {
 
 /// Cheap to clone; every clone is the same store.
 #[derive(Clone, Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
     database: Database,
-    reading: Arc<Condition>,
-    writing: Arc<Condition>,
+    reading: Arc<DependencyHealth>,
+    writing: Arc<DependencyHealth>,
 }
 
 /// What the store does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Health {
+pub(crate) enum Health {
     Well,
     /// It can be read and not written: its disk is full, or its primary is gone.
     ReadOnly,
@@ -133,23 +131,23 @@ enum Database {
 }
 
 impl Store {
-    pub(super) async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) async fn open_sqlite(path: &Path) -> Result<Self, StoreError> {
         Sqlite::open(path.to_owned()).await.map(Database::Sqlite).map(Self::of)
     }
 
     /// Asks nothing of the database: that may well be down while we start.
-    pub(super) fn open_mongo(settings: &Settings, process: &str) -> Result<Self, StoreError> {
+    pub(crate) fn open_mongo(settings: &Settings, process: &str) -> Result<Self, StoreError> {
         Mongo::new(settings.mongodb_uri.expose(), &settings.mongodb_database, process)
             .map(Database::Mongo)
             .map(Self::of)
     }
 
     fn of(database: Database) -> Self {
-        let condition = |name| Arc::new(Condition::new(name));
+        let condition = |name| Arc::new(DependencyHealth::new(name));
         Self { database, reading: condition("database"), writing: condition("writing to the database") }
     }
 
-    pub(super) async fn insert(&self, draft: Draft) -> Result<Fact, StoreError> {
+    pub(crate) async fn insert(&self, draft: Draft) -> Result<Fact, StoreError> {
         let id = Uuid::now_v7();
         let now = Millis::of(id);
         let Draft { text, source, tags } = draft;
@@ -161,7 +159,7 @@ impl Store {
         noted(&self.writing, done, |_| true)
     }
 
-    pub(super) async fn get(&self, id: String) -> Result<Option<Fact>, StoreError> {
+    pub(crate) async fn get(&self, id: String) -> Result<Option<Fact>, StoreError> {
         let done = match &self.database {
             Database::Sqlite(database) => database.get(id).await,
             Database::Mongo(database) => database.get(id).await,
@@ -169,7 +167,7 @@ impl Store {
         noted(&self.reading, done, |_| true)
     }
 
-    pub(super) async fn list(&self, page: Page) -> Result<Listing, StoreError> {
+    pub(crate) async fn list(&self, page: Page) -> Result<Listing, StoreError> {
         let limit = page.limit as usize;
         let page = Page { limit: page.limit + 1, ..page };
         let done = match &self.database {
@@ -184,7 +182,7 @@ impl Store {
     }
 
     /// The fact as it now is; none when there is no such id.
-    pub(super) async fn replace(&self, id: String, draft: Draft) -> Result<Option<Fact>, StoreError> {
+    pub(crate) async fn replace(&self, id: String, draft: Draft) -> Result<Option<Fact>, StoreError> {
         let done = match &self.database {
             Database::Sqlite(database) => database.replace(id, draft, Millis::now()).await,
             Database::Mongo(database) => database.replace(id, draft, Millis::now()).await,
@@ -193,7 +191,7 @@ impl Store {
     }
 
     /// Whether there was such a fact.
-    pub(super) async fn delete(&self, id: String) -> Result<bool, StoreError> {
+    pub(crate) async fn delete(&self, id: String) -> Result<bool, StoreError> {
         let done = match &self.database {
             Database::Sqlite(database) => database.delete(id).await,
             Database::Mongo(database) => database.delete(id).await,
@@ -203,7 +201,7 @@ impl Store {
 
     /// Pings the database. While writes fail it also tries one: a balancer that sends no more requests would never learn
     /// that writes succeed again.
-    pub(super) async fn ping(&self) -> Health {
+    pub(crate) async fn ping(&self) -> Health {
         let (reads, writes) = join(self.ping_reading(), self.ping_writing()).await;
         match (reads, writes) {
             (Err(_), _) => Health::Unavailable,
@@ -236,7 +234,7 @@ impl Store {
     }
 
     /// What `migrate` would do, as a sentence; none when all is done. A SQLite file was seen to when it was opened.
-    pub(super) async fn missing(&self) -> Result<Option<String>, StoreError> {
+    pub(crate) async fn missing(&self) -> Result<Option<String>, StoreError> {
         match &self.database {
             Database::Sqlite(_) => Ok(None),
             Database::Mongo(database) => database.missing().await,
@@ -244,7 +242,7 @@ impl Store {
     }
 
     /// Waits for what is under way, then lets go of the database. Later calls fail with [`StoreError::Closed`].
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         match &self.database {
             Database::Sqlite(database) => database.close().await,
             Database::Mongo(database) => database.close().await,
@@ -261,14 +259,14 @@ async fn in_time<T>(
 
 /// `shows`: whether this success proves that the database works. A write that found nothing to change proves nothing.
 fn noted<T>(
-    condition: &Condition,
+    condition: &DependencyHealth,
     result: Result<T, StoreError>,
     shows: impl FnOnce(&T) -> bool,
 ) -> Result<T, StoreError> {
     match &result {
         Ok(done) if shows(done) => condition.works(),
         Ok(_) => {}
-        Err(error) => condition.failed(error.telling(), &error_chain(error)),
+        Err(error) => condition.failed(error.telling(), error),
     }
     result
 }
@@ -288,7 +286,7 @@ impl StoreError {
 ///
 /// # Errors
 /// The database's.
-pub(super) async fn migrate(settings: &Settings, path: PathBuf, process: &str) -> Result<Vec<String>, StoreError> {
+pub(crate) async fn migrate(settings: &Settings, path: PathBuf, process: &str) -> Result<Vec<String>, StoreError> {
     if settings.wants_sqlite() {
         return Sqlite::migrate(path).await;
     }

@@ -20,12 +20,11 @@ use utoipa::{
     openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, Response as Documented, ResponseBuilder},
 };
 
-use super::store::StoreError;
-use crate::error_chain;
+use crate::{dependency::error_chain, store::StoreError};
 
 /// A request that was not answered as asked.
 #[derive(Debug, PartialEq)]
-pub(super) struct ApiError {
+pub(crate) struct ApiError {
     status: StatusCode,
     sentence: String,
     details: Vec<Detail>,
@@ -35,7 +34,7 @@ pub(super) struct ApiError {
 
 /// What is wrong with one field, query parameter or path segment; or with the `body` or the `query` as a whole.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
-pub(super) struct Detail {
+pub(crate) struct Detail {
     #[schema(example = "tags[1]")]
     field: String,
     #[schema(example = "must have 1 to 64 characters")]
@@ -45,7 +44,7 @@ pub(super) struct Detail {
 /// The body of every error.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Error)]
-pub(super) struct ErrorBody<'a> {
+pub(crate) struct ErrorBody<'a> {
     /// What went wrong, for a human.
     error: &'a str,
     r#type: ErrorType,
@@ -56,7 +55,7 @@ pub(super) struct ErrorBody<'a> {
 /// What went wrong, for a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum ErrorType {
+pub(crate) enum ErrorType {
     BadRequest,
     Unauthorized,
     NotFound,
@@ -69,7 +68,7 @@ pub(super) enum ErrorType {
 }
 
 impl Detail {
-    pub(super) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), message: message.into() }
     }
 }
@@ -79,28 +78,28 @@ impl ApiError {
         Self { status, sentence: sentence.into(), details: Vec::new(), challenge: None }
     }
 
-    pub(super) fn bad_request(field: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(field: &str, message: impl Into<String>) -> Self {
         let details = vec![Detail::new(field, message)];
         Self { details, ..Self::new(StatusCode::BAD_REQUEST, "the request cannot be understood") }
     }
 
-    pub(super) fn unauthorized(sentence: &str, challenge: &'static str) -> Self {
+    pub(crate) fn unauthorized(sentence: &str, challenge: &'static str) -> Self {
         Self { challenge: Some(challenge), ..Self::new(StatusCode::UNAUTHORIZED, sentence) }
     }
 
-    pub(super) fn not_found(sentence: &str) -> Self {
+    pub(crate) fn not_found(sentence: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, sentence)
     }
 
-    pub(super) fn method_not_allowed() -> Self {
+    pub(crate) fn method_not_allowed() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "this route does not answer that method; see the Allow header")
     }
 
-    pub(super) fn unsupported_media_type() -> Self {
+    pub(crate) fn unsupported_media_type() -> Self {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON, with Content-Type: application/json")
     }
 
-    pub(super) fn invalid(details: Vec<Detail>) -> Self {
+    pub(crate) fn invalid(details: Vec<Detail>) -> Self {
         Self { details, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "the request is not valid; see details") }
     }
 
@@ -169,7 +168,7 @@ impl IntoResponse for ApiError {
 }
 
 /// Shows each error as a response of the OpenAPI document, with itself as the example.
-pub(super) fn responses(errors: impl IntoIterator<Item = ApiError>) -> BTreeMap<String, RefOr<Documented>> {
+pub(crate) fn responses(errors: impl IntoIterator<Item = ApiError>) -> BTreeMap<String, RefOr<Documented>> {
     let response = |error: ApiError| {
         let content = ContentBuilder::new()
             .schema(Some(Ref::from_schema_name(ErrorBody::name())))
@@ -191,16 +190,16 @@ pub(super) fn responses(errors: impl IntoIterator<Item = ApiError>) -> BTreeMap<
 macro_rules! documented {
     ($(#[$says:meta])* $name:ident, $errors:expr) => {
         $(#[$says])*
-        pub(super) struct $name;
+        pub(crate) struct $name;
 
         impl utoipa::IntoResponses for $name {
             fn responses() -> std::collections::BTreeMap<String, utoipa::openapi::RefOr<utoipa::openapi::Response>> {
-                $crate::service::error::responses($errors)
+                $crate::error::responses($errors)
             }
         }
     };
 }
-pub(super) use documented;
+pub(crate) use documented;
 
 documented!(
     /// How a route that asks the store may fail.

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{AFTER_REFUSAL, ANSWER_TIMEOUT, End, Outcome, Stream, Thread};
-use crate::common::now;
+use crate::now;
 
 /// Of answers; a larger one is read in pieces that are not kept.
 const BUFFER: usize = 64 << 10;

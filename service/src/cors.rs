@@ -30,14 +30,14 @@ const EXPOSED: HeaderValue = HeaderValue::from_static("location, retry-after, ww
 
 /// An origin exactly as browsers send it, `https://app.example.com`; or `*`, which is every one.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Origin(HeaderValue);
+pub(crate) struct Origin(HeaderValue);
 
 /// Why a text is no origin.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error(
     "\"{0}\" is not an origin as browsers send it, such as \"https://app.example.com\" or \"http://localhost:5173\": lower case, without path, without the scheme's own port; or \"*\""
 )]
-pub struct BadOrigin(String);
+pub(crate) struct BadOrigin(String);
 
 impl FromStr for Origin {
     type Err = BadOrigin;
@@ -70,7 +70,7 @@ impl fmt::Debug for Origin {
 }
 
 /// Answers a listed origin's preflight, and lets its pages read every other answer.
-pub(super) async fn cors(State(origins): State<Arc<[Origin]>>, request: Request, next: Next) -> Response {
+pub(crate) async fn cors(State(origins): State<Arc<[Origin]>>, request: Request, next: Next) -> Response {
     let allowed = allowed(&origins, request.headers());
     let is_preflight =
         request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);

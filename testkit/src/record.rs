@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::load::Tally;
+
 /// One run, whole: what `--save` writes and `--compare` reads.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Record {
@@ -59,6 +61,23 @@ pub struct Turn {
     pub latency: Vec<(f64, f64)>,
     /// What clients saw over time; only where something happens to the server meanwhile.
     pub timeline: Vec<Tick>,
+}
+
+impl Turn {
+    /// Classes, latencies and timeline; the figures are the caller's.
+    pub fn of(tally: Tally) -> Self {
+        let mut turn =
+            Self { classes: tally.classes(), latency: tally.latency(), timeline: tally.timeline, ..Self::default() };
+        turn.figures.insert(
+            "failed".to_owned(),
+            turn.classes.iter().filter(|(name, _)| *name != "ok").map(|(_, count)| *count as f64).sum(),
+        );
+        turn
+    }
+
+    pub fn set(&mut self, figure: &str, value: f64) {
+        self.figures.insert(figure.to_owned(), value);
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

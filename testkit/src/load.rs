@@ -6,15 +6,10 @@
 //! *Saturation* asks on each connection as soon as the last answer is there. *Paced* asks at a rate that no answer can
 //! slow down: a request is due at its time, its latency counts from then, also when every connection was still waiting.
 
-#[path = "client/end.rs"]
 mod end;
-#[path = "client/http1.rs"]
 mod http1;
-#[path = "client/http2.rs"]
 mod http2;
-#[path = "client/pace.rs"]
 mod pace;
-#[path = "client/tally.rs"]
 mod tally;
 
 use std::{
@@ -41,7 +36,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
 
 pub use self::{end::End, tally::Tally};
-use crate::common::now;
+use crate::now;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Long enough for every answer that will ever come, short enough for a turn.

@@ -7,40 +7,42 @@ use std::{fmt, sync::Arc};
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use subtle::ConstantTimeEq;
 
-use super::{
-    BuildError, Settings,
+use crate::{
     error::{ApiError, documented},
+    settings::Settings,
 };
-
-pub(super) const UNSENDABLE: &str =
-    "holds what no client can send: a token has letters, digits and -._~+/ only, and may end in =";
 
 const MISSING: &str = r#"Bearer realm="oxicorn""#;
 const WRONG: &str = r#"Bearer realm="oxicorn", error="invalid_token""#;
 
+/// The table was declared without its files, so nothing has read the token's.
+#[derive(Debug, thiserror::Error)]
+#[error("service.bearer_token_file was not read: declare the table as factory::table() has it")]
+pub(crate) struct TokenUnread;
+
 /// The token that writes need, if any. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Token(Option<Arc<str>>);
+pub(crate) struct Token(Option<Arc<str>>);
 
 impl Token {
     /// # Errors
     /// When a file is named and nobody read it: the door does not stand open for that.
-    pub(super) fn of(settings: &Settings) -> Result<Self, BuildError> {
+    pub(crate) fn of(settings: &Settings) -> Result<Self, TokenUnread> {
         match settings.bearer_token.expose() {
             "" if settings.bearer_token_file.as_os_str().is_empty() => Ok(Self::default()),
-            "" => Err(BuildError::TokenUnread),
+            "" => Err(TokenUnread),
             token => Ok(Self(Some(token.into()))),
         }
     }
 
-    pub(super) fn is_needed(&self) -> bool {
+    pub(crate) fn is_needed(&self) -> bool {
         self.0.is_some()
     }
 
     /// # Errors
     /// 401 when a token is needed and these headers do not carry it. How long the comparison takes tells its length and
     /// nothing else.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(token) = &self.0 else { return Ok(()) };
         let shown = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
         match shown.map(|shown| shown.ct_eq(token.as_bytes()).into()) {
@@ -67,12 +69,6 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// Whether a text is a `b64token` (RFC 6750, 2.1).
-pub(super) fn is_sendable(token: &str) -> bool {
-    let core = token.trim_end_matches('=');
-    !core.is_empty() && core.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))
-}
-
 documented!(
     /// The 401 of the OpenAPI document.
     Unauthorized,
@@ -82,16 +78,6 @@ documented!(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_token_is_what_a_header_can_carry() {
-        for good in ["x", "abc.DEF-123_~+/", "bGV0IG1lIGlu=="] {
-            assert!(is_sendable(good), "{good}");
-        }
-        for bad in ["", "=", "two words", "=x", "ü", "a\n", "\"quoted\""] {
-            assert!(!is_sendable(bad), "{bad:?}");
-        }
-    }
 
     #[test]
     fn only_the_right_token_is_admitted() {

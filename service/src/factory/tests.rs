@@ -1,7 +1,5 @@
 //! Every route of the contract, asked the way hyper would ask.
 
-use std::{any::TypeId, collections::HashMap, sync::Arc};
-
 use axum::{
     Router,
     body::Body,
@@ -14,7 +12,7 @@ use tokio::sync::watch;
 use tower_service::Service;
 
 use super::*;
-use crate::settings::Tables;
+use crate::settings::StoreKind;
 
 struct App {
     router: Router,
@@ -45,10 +43,9 @@ impl App {
         let settings = Settings { sqlite_path: folder.path().join("facts.db"), ..settings };
         fs::File::create_new(&settings.sqlite_path).unwrap();
         let (stop, stopping) = watch::channel(false);
-        let store =
-            open(&WorkerContext::for_test(Tables::default(), watch::channel(false).1), &settings).await.unwrap();
+        let store = open(&WorkerContext::for_test(), &settings).await.unwrap();
         let router =
-            routes(&WorkerContext::for_test(Tables::default(), stopping), &settings, Token::default(), store.clone());
+            routes(&WorkerContext::for_test().with_stopping(stopping), &settings, Token::default(), store.clone());
         Self { router, store, stop, _folder: folder }
     }
 
@@ -405,8 +402,7 @@ async fn build_says_which_key_is_to_blame() {
         mongodb_uri: "mongodb://db".into(),
         ..Settings::default()
     };
-    let tables = Tables(HashMap::from([(TypeId::of::<Settings>(), Arc::new(impossible) as _)]));
-    let error = build(WorkerContext::for_test(tables, watch::channel(false).1)).await.unwrap_err();
+    let error = build(WorkerContext::for_test().with_table(impossible)).await.unwrap_err();
     assert!(error.to_string().contains("service.sqlite_path is gone: /proc/nowhere/facts.db"), "{error}");
 }
 
@@ -416,10 +412,9 @@ async fn the_lifespan_closes_the_store() {
     let path = folder.path().join("facts.db");
     fs::File::create_new(&path).unwrap();
     let settings = Settings { sqlite_path: path.clone(), ..Settings::default() };
-    let tables = Tables(HashMap::from([(TypeId::of::<Settings>(), Arc::new(settings) as _)]));
-    let lifespan = build(WorkerContext::for_test(tables, watch::channel(false).1)).await.unwrap();
+    let lifespan = build(WorkerContext::for_test().with_table(settings)).await.unwrap();
     let log = folder.path().join("facts.db-wal");
     assert!(log.exists());
-    lifespan.shutdown.unwrap().await;
+    lifespan.shut_down().await;
     assert!(path.exists() && !log.exists());
 }

@@ -14,6 +14,7 @@ use http::{
 use http_body_util::Empty;
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use oxicorn::WorkerContext;
 use serde::Serialize;
 use tokio::{
     net::TcpStream,
@@ -23,17 +24,16 @@ use tokio::{
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    condition::{Condition, PATIENCE, Telling},
+use crate::{
+    dependency::{DependencyHealth, PATIENCE, Telling},
     settings::{Check, Probe},
     store::{Health, Store},
 };
-use crate::{WorkerContext, error_chain};
 
 struct Readiness {
     worker: WorkerContext,
     store: Store,
-    checks: Vec<(Check, Condition)>,
+    checks: Vec<(Check, DependencyHealth)>,
     /// When all were last asked, and what came of it; believed for as long as one may take to answer. Locked while
     /// asking, so that many probes ask once.
     last: Mutex<Option<(Instant, Checked)>>,
@@ -59,8 +59,8 @@ struct Report {
     checks: Option<BTreeMap<String, &'static str>>,
 }
 
-pub(super) fn routes(worker: WorkerContext, store: Store, checks: &[Check]) -> OpenApiRouter {
-    let checks = checks.iter().map(|check| (check.clone(), Condition::new(&check.name))).collect();
+pub(crate) fn routes(worker: WorkerContext, store: Store, checks: &[Check]) -> OpenApiRouter {
+    let checks = checks.iter().map(|check| (check.clone(), DependencyHealth::new(&check.name))).collect();
     let readiness = Readiness { worker, store, checks, last: Mutex::default() };
     OpenApiRouter::new()
         .routes(routes!(health))
@@ -141,7 +141,7 @@ impl Readiness {
     }
 }
 
-async fn ask(check: &Check, condition: &Condition) -> Health {
+async fn ask(check: &Check, condition: &DependencyHealth) -> Health {
     let asked = async {
         match &check.probe {
             Probe::Tcp(address) => connect(address).await.map(drop),
@@ -162,7 +162,7 @@ async fn ask(check: &Check, condition: &Condition) -> Health {
                 Refused::Connect { .. } | Refused::Http(_) => Telling::Unreached,
                 Refused::Status(_) | Refused::Request(_) => Telling::Cause,
             };
-            condition.failed(telling, &error_chain(&refused));
+            condition.failed(telling, &refused);
             Health::Unavailable
         }
     }

@@ -35,7 +35,7 @@ const INDEX: &str = "tags_newest_first";
 /// The driver's client is made at the first use: the name of a `mongodb+srv://` must be looked up, which may fail
 /// for a while like everything else.
 #[derive(Clone)]
-pub(in crate::service) struct Mongo {
+pub(super) struct Mongo {
     uri: Arc<ConnectionString>,
     name: Arc<str>,
     database: Arc<OnceCell<Database>>,

@@ -9,7 +9,7 @@ use http::Request;
 use tokio::time::{sleep, timeout};
 
 use super::{AFTER_REFUSAL, ANSWER_TIMEOUT, End, Outcome, Thread};
-use crate::common::now;
+use crate::now;
 
 pub(super) async fn connection(thread: Rc<Thread>) {
     let streams = thread.load.wire.streams.unwrap_or(1);

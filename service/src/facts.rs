@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{
+use crate::{
     auth::{Token, Unauthorized},
     error::{ApiError, BadBody, Detail, StoreFailure, documented},
     store::{Draft, Fact, Listing, Page, Store},
@@ -37,7 +37,7 @@ struct Facts {
     token: Token,
 }
 
-pub(super) fn routes(store: Store, token: Token) -> OpenApiRouter {
+pub(crate) fn routes(store: Store, token: Token) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(read, replace, delete))

@@ -15,7 +15,7 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 
-use super::harness::PATIENCE;
+use crate::PATIENCE;
 
 /// The one way in which a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,17 +3,6 @@
 //! Owns: putting routes, settings and the store together in a worker. Refuses: anything a user's own service could not
 //! do. It sees the supervisor only through `WorkerContext` and `Lifespan`, like every other app.
 
-mod auth;
-mod condition;
-mod cors;
-mod debug;
-mod docs;
-mod error;
-mod facts;
-mod health;
-mod settings;
-mod store;
-
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -30,20 +19,22 @@ use axum::{
     middleware,
     response::Response,
 };
+use oxicorn::{Lifespan, SetupContext, TableSpec, WorkerContext};
 use tower::util::MapResponseLayer;
 use utoipa_axum::router::OpenApiRouter;
 
-pub use cors::{BadOrigin, Origin};
-pub use settings::{Check, Probe, Secret, Settings, StoreKind};
-pub use store::StoreError;
-
-use self::{auth::Token, error::ApiError, store::Store};
-use crate::{Lifespan, SetupContext, TableSpec, WorkerContext};
+use crate::{
+    auth::{Token, TokenUnread},
+    cors, debug, docs,
+    error::ApiError,
+    facts, health,
+    settings::Settings,
+    store::{self, Store, StoreError},
+};
 
 /// Why the service could not be built; the worker that met it is not ready.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
+pub(crate) enum BuildError {
     #[error("cannot make the folder {} of service.sqlite_path", folder.display())]
     MakeFolder { folder: PathBuf, source: io::Error },
     #[error("cannot make the store at service.sqlite_path = {}", path.display())]
@@ -54,13 +45,13 @@ pub enum BuildError {
     OpenStore { path: PathBuf, source: StoreError },
     #[error("cannot use service.mongodb_uri")]
     UseMongo { source: StoreError },
-    #[error("service.bearer_token_file was not read: declare the table as service::table() has it")]
-    TokenUnread,
+    #[error(transparent)]
+    TokenUnread(#[from] TokenUnread),
 }
 
 /// The table `[service]`, with the files and the environment names that its keys may come from.
 #[must_use]
-pub fn table() -> TableSpec {
+pub(crate) fn table() -> TableSpec {
     TableSpec::new::<Settings>("service")
         .file("mongodb_uri_file", "mongodb_uri")
         .file_instead("bearer_token_file", "bearer_token")
@@ -69,12 +60,11 @@ pub fn table() -> TableSpec {
         .env("MONGODB_DATABASE", "mongodb_database")
 }
 
-/// The factory of the reference service:
-/// `oxicorn::App::new(service::build).table_spec(service::table()).prepare(service::prepare)`.
+/// The factory of the reference service.
 ///
 /// # Errors
 /// When the SQLite file is not there or cannot be opened. A MongoDB that cannot be reached is no error: it may come back.
-pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError> {
+pub(crate) async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError> {
     let settings = worker.table::<Settings>();
     let token = Token::of(&settings)?;
     let store = open(&worker, &settings).await?;
@@ -90,7 +80,7 @@ pub async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError
 ///
 /// # Errors
 /// That database is gone, or emptied; the file system's, with the name.
-pub fn prepare(setup: &SetupContext<'_>) -> Result<(), BuildError> {
+pub(crate) fn prepare(setup: &SetupContext<'_>) -> Result<(), BuildError> {
     let Some(path) = sqlite_path(setup) else { return Ok(()) };
     let served = setup.running().and_then(|running| sqlite_path(&running));
     if served.as_ref() == Some(&path) {
@@ -115,7 +105,7 @@ fn sqlite_path(setup: &SetupContext<'_>) -> Option<PathBuf> {
 ///
 /// # Errors
 /// When the database refuses, cannot be reached, or is of a newer program.
-pub async fn migrate(setup: &SetupContext<'_>) -> Result<Vec<String>, StoreError> {
+pub(crate) async fn migrate(setup: &SetupContext<'_>) -> Result<Vec<String>, StoreError> {
     let settings = setup.table::<Settings>();
     let path = setup.state_path(&settings.sqlite_path);
     store::migrate(&settings, path, &setup.settings().process.name).await
