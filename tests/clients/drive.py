@@ -1,9 +1,9 @@
-"""What every cell of the matrix stands on: an oxicorn of its own, the events that replace its workers, and a client program that counts.
+"""The parts of every cell of the matrix: its own oxicorn, the events that replace workers, and a client program.
 
 A client program is called with `URL METHOD SIZE VERSION THREADS SECONDS PAUSE [SOCKET]` and prints one line of JSON:
-`{"tried": n, "lost": n, "errors": {"text": n}, "longest_ms": x}`. After a random part of the pause, each thread
-asks again and again until the seconds are over, never retries of itself, and counts as lost whatever is not the answer 200 with the body that
-was sent.
+`{"tried": n, "lost": n, "errors": {"text": n}, "longest_ms": x}`. After a random part of the pause, each thread asks
+again and again until the seconds are over. It never retries by itself, and counts as lost every answer but 200 with the
+body that was sent.
 """
 import collections
 import concurrent.futures
@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,7 +28,7 @@ GET, POST = "/health", "/debug/echo"
 
 
 class Broken(Exception):
-    """The matrix itself cannot go on: a tool is missing, a program did not start. Never the loss of a request."""
+    """The matrix itself cannot go on: a tool is missing, or a program did not start. Never the loss of a request."""
 
 
 @dataclasses.dataclass
@@ -64,7 +65,7 @@ def accepts(port):
 
 
 def sh(*command, seconds=60, **options):
-    """What a command says on stdout; it must end well, and in time."""
+    """Returns the stdout of a command, which must end in time and with code 0."""
     command = [str(word) for word in command]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, **options)
@@ -76,7 +77,7 @@ def sh(*command, seconds=60, **options):
 
 
 def certificate():
-    """The folder of an authority (ca.pem) and of the certificate it gave to localhost and 127.0.0.1 (cert.pem, key.pem)."""
+    """Returns the folder of an authority (ca.pem) and its certificate for localhost and 127.0.0.1 (cert.pem, key.pem)."""
     folder = TARGET / "clients-tls"
     if not (folder / "cert.pem").exists():
         made = pathlib.Path(tempfile.mkdtemp(dir=TARGET))
@@ -89,11 +90,58 @@ def certificate():
     return folder
 
 
+class Guard:
+    """Ends the programs that this one has started, in whatever way this one ends, SIGKILL included.
+
+    Proxies have a session of their own, so no signal to this program's group reaches them. A process of its own therefore
+    waits for the end of its standard input, which comes when this program is gone.
+    """
+
+    SCRIPT = """
+import os, signal, sys, time
+groups = set()
+for line in sys.stdin:
+    (groups.discard if line[0] == "-" else groups.add)(int(line[1:]))
+for way in (signal.SIGTERM, signal.SIGKILL) if groups else ():
+    for group in groups:
+        try:
+            os.killpg(group, way)
+        except ProcessLookupError:
+            pass
+    time.sleep(5)
+"""
+
+    def __init__(self):
+        self.lock, self.process = threading.Lock(), None
+
+    def tell(self, sign, process):
+        with self.lock:
+            if not self.process:
+                command = [sys.executable, "-c", self.SCRIPT]
+                self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
+            print(f"{sign}{process.pid}", file=self.process.stdin, flush=True)
+
+    def start(self, command, **options):
+        """Starts a program as the leader of a session; `forget` it once it has been waited for."""
+        process = subprocess.Popen(command, start_new_session=True, **options)
+        self.tell("+", process)
+        return process
+
+    def forget(self, process):
+        self.tell("-", process)
+
+
+GUARD = Guard()
+
+
 class Service:
-    """oxicorn with its reference service, in a folder of its own, over TCP and a unix socket. Removed when all went well."""
+    """oxicorn with its reference service, in a folder of its own, over TCP and a unix socket.
+
+    The folder is removed unless there was an error.
+    """
 
     def __init__(self, tls=False, binary=OXICORN, **settings):
-        """`settings`: section__key = value as TOML has it, strings in quotes: `workers__max_requests=200`."""
+        """`settings`: section__key = value in TOML's form, strings in quotes: `workers__max_requests=200`."""
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="oxicorn-clients-"))
         self.folder.chmod(0o755)  # a proxy that runs as another user connects to the socket
         self.port, self.socket, self.binary = free_port(), self.folder / "http.sock", binary
@@ -114,24 +162,28 @@ class Service:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OXICORN_")}
         run, how = [self.binary, "run", "-c", self.settings], {"env": environment, "stdout": self.log, "stderr": self.log}
         try:
-            self.master = subprocess.Popen(run, cwd=self.folder, **how)
+            self.master = GUARD.start(run, cwd=self.folder, **how)
         except OSError as error:
             raise Broken(f"{self.binary}: {error}") from None
         try:
             eventually(lambda: self.status()["state"] == "running", 20, f"oxicorn serves (see {self.folder}/log)")
         except BaseException:
             self.master.kill()
+            self.master.wait()
+            GUARD.forget(self.master)
             raise
         return self
 
     def __exit__(self, error, *_):
-        if self.master.poll() is None:
+        try:
             self.master.terminate()
-            try:
-                self.master.wait(40)
-            except subprocess.TimeoutExpired:
-                self.master.kill()
-                raise Broken(f"oxicorn does not stop (see {self.folder}/log)") from None
+            self.master.wait(40)
+        except subprocess.TimeoutExpired:
+            self.master.kill()
+            self.master.wait()
+            raise Broken(f"oxicorn does not stop (see {self.folder}/log)") from None
+        finally:
+            GUARD.forget(self.master)
         self.log.close()
         if error is None:
             shutil.rmtree(self.folder)
@@ -153,7 +205,7 @@ class Service:
 
 
 class Event:
-    """What happens to the service while its clients ask: `fire` once a second, or `settings` that make it happen by itself."""
+    """Happens to the service while its clients ask: by `fire` once a second, or by `settings` that cause it."""
 
     def __init__(self, name, fire=None, pause=0.0, **settings):
         self.name, self.fire, self.pause, self.settings = name, fire, pause, settings
@@ -178,7 +230,8 @@ EVENTS = {
         Event("upgrade", lambda service, _: service.ctl("upgrade")),
         Event("scale", scales, workers__count=3),
         Event("stop", log__access='"access.log"', log__access_format="""'"%(r)s" %(s)s'"""),  # see `stopped`
-        # The pause is far enough from keep_alive: who asks in the very moment of the close loses to the wire, not to oxicorn.
+        # The pause is far enough from keep_alive: a request at the moment of the close is lost on the wire, not by
+        # oxicorn.
         Event("expiry", pause=1.5, http__keep_alive='"1s"'),
     ]
 }
@@ -186,7 +239,7 @@ EVENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """A client program and how it is called; `command` stands before the arguments that all programs have."""
+    """A client program and its arguments; `command` comes before the arguments that all programs have."""
 
     command: tuple
     version: str = "1.1"
@@ -195,7 +248,7 @@ class Load:
     environment: tuple = ()
 
     def ask(self, origin, method, seconds, pause=0.0, unix=None, path=None):
-        """Runs it to its end, a Result."""
+        """Runs it to its end; returns a Result."""
         url = origin + (path or (GET if method == "GET" else POST))
         words = [*self.command, url, method, self.size, self.version, self.threads, seconds, pause, *([unix] if unix else [])]
         environment = os.environ | {"CA_FILE": str(certificate() / "ca.pem")} | dict(self.environment)
@@ -211,13 +264,13 @@ class Load:
 
 
 def methods(ask, names):
-    """Calls `ask` for each method at the same time: {method: Result}."""
+    """Calls `ask` for each method at the same time; returns {method: Result}."""
     with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
         return dict(zip(names, pool.map(ask, names)))
 
 
 def happening(service, event, ask, names):
-    """Lets the event happen while each method is asked: {method: Result}."""
+    """Lets the event happen while each method is asked; returns {method: Result}."""
     over = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         firing = pool.submit(event.happens, service, over)
@@ -230,8 +283,11 @@ def happening(service, event, ask, names):
 
 
 def stopped(service, ask, names):
-    """Stops the service when all have asked for a second. After that connections are refused, rightly: tried is what oxicorn answered
-    200, by its access log, and lost is what of it the clients have not seen."""
+    """Stops the service when all clients have asked for a second.
+
+    Connections that come later are refused, as they should be. So `tried` is what oxicorn answered with 200, by its
+    access log, and `lost` is the part of it that the clients have not seen.
+    """
 
     def answered(method):
         return sum(f'"{method} ' in line and line.endswith('" 200') for line in service.access.read_text().splitlines())
@@ -256,7 +312,7 @@ def stopped(service, ask, names):
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A loss that is the client's own fault: why, and the largest share of its requests that is still explained by it."""
+    """A loss that is the client's own fault: the reason, and the largest share of its requests that it explains."""
 
     why: str
     share: float = 1.0
@@ -269,8 +325,10 @@ def direct(service, unix):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of the matrix: a client, over a transport, perhaps through a proxy. `front(service, unix)` is a context that gives the
-    origin and the socket (or None) where the client asks."""
+    """A row of the matrix: a client, over a transport, perhaps through a proxy.
+
+    `front(service, unix)` is a context that gives the origin and the socket (or None) that the client asks.
+    """
 
     name: str
     transport: str
@@ -292,7 +350,7 @@ class Row:
         return self.known.get(f"{event} {method}") or self.known.get(event) or self.known.get("*")
 
     def run(self, event, seconds):
-        """{method: Result}, and what oxicorn has counted."""
+        """Returns {method: Result}, and what oxicorn has counted."""
         with Service(self.tls, **(self.settings | event.settings)) as service:
             with self.front(service, self.unix) as (origin, unix):
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""Answers that oxicorn gives before it has read the body, through every proxy: POSTs of 20 kB to a path that is not there, on connections
-that stay. Each has to be answered 404, and nothing else: a proxy whose connection was closed under it says 502.
+"""Answers that oxicorn gives before it has read the body, through every proxy.
+
+POSTs of 20 kB go to a path that does not exist, on connections that stay open. Each must be answered with 404 and
+nothing else: a proxy whose connection to oxicorn was closed too early answers 502.
 """
 import argparse
 import dataclasses
@@ -10,7 +12,8 @@ from drive import Result, Service
 from proxies import FRONT, PROXIES, V2
 
 SIZE, SECONDS = 20_000, 10
-# These answer and close their client's connection without saying so, before nginx as before oxicorn: share of the POSTs that follow.
+# These answer and close their client's connection without `Connection: close`, before nginx as before oxicorn. The
+# number is the share of the POSTs that follow.
 OWN_FAULT = {("HAProxy", "h2c"): 0.1, ("HAProxy", "PROXY v2, h2c"): 0.1, ("Squid", "HTTP/1.1"): 0.1} | {
     ("nghttpx", transport): 0.1 for transport in ("HTTP/1.1", "unix", "h2c")
 }
@@ -28,8 +31,8 @@ def asked(proxy, transport, requests):
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--requests", type=int, default=2000, help="of each at least")
-    ask.add_argument("--only", default="", help="proxies whose name has it")
+    ask.add_argument("--requests", type=int, default=2000, help="at least this many of each proxy and transport")
+    ask.add_argument("--only", default="", help="only proxies whose name holds this text")
     ask, bad, all_of_them = ask.parse_args(), 0, 0
     for proxy in PROXIES:
         for transport in proxy.upstreams if ask.only in proxy.name else ():

@@ -1,4 +1,4 @@
-"""httpx over HTTP/1.1 or HTTP/2: argument 1 the URL, argument 2 the version. Prints how many answers were as expected."""
+"""Asks with httpx over HTTP/1.1 or HTTP/2: arguments are the URL and the version. Prints the number of right answers."""
 
 import asyncio
 import sys
@@ -29,8 +29,8 @@ async def main() -> None:
         big = b"0123456789abcdef" * 65536
         for _ in range(5):
             judge(await client.post("/debug/echo", content=big), big)
-            whole = b"".join([chunk async for chunk in chunks()])
-            judge(await client.post("/debug/echo", content=chunks()), whole)
+            complete = b"".join([chunk async for chunk in chunks()])
+            judge(await client.post("/debug/echo", content=chunks()), complete)
         print(right)
 
 

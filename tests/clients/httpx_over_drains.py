@@ -1,7 +1,7 @@
 """Asks over one client of httpx, and waits for a line on its standard input before each request.
 
-The arguments: the base URL and the number of requests. GET and POST in turns. Prints `ready` before each wait, and at the
-end how many of the requests failed, with the last failure.
+The arguments are the base URL and the number of requests. GET and POST take turns. Prints `ready` before each wait, and
+at the end how many of the requests failed, with the last failure.
 """
 
 import sys

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Which side must keep idle connections longer, tried: each proxy before oxicorn over a wire of 20 ms, with its own idle time and
-with one that is set. All clients ask at the same moment, then all wait for just about `http.keep_alive`, where a request
-meets the FIN of a server that closes first. With a shorter idle time in the proxy nothing may be lost.
+"""Shows which side must keep idle connections longer.
 
-`--keep-alive 75 --idle 60` is as it is deployed, and takes five minutes; the default shows the same in half of one. All proxies run
-side by side, mostly asleep.
+Each proxy stands before oxicorn over a wire of 20 ms, with its own idle time and with a set one. All clients ask at the
+same moment, then all wait for about `http.keep_alive`, when a request meets the FIN of a server that closes first. With
+a shorter idle time in the proxy nothing may be lost.
+
+`--keep-alive 75 --idle 60` is what is deployed, and takes five minutes; the default shows the same in half a minute.
+All proxies run side by side, mostly asleep.
 """
 import argparse
 import concurrent.futures
@@ -29,7 +31,7 @@ TLS = ssl.create_default_context(cafile=certificate() / "ca.pem")
 
 
 def client(origin, method, pauses, together, lost):
-    """Asks once before the first pause and after each; what fails is counted, and told."""
+    """Asks once before the first pause and after each pause; adds each failure to `lost`."""
     url = urllib.parse.urlsplit(origin)
     more = {"context": TLS} if url.scheme == "https" else {}
     connection = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[url.scheme](url.hostname, url.port, timeout=30, **more)
@@ -48,7 +50,7 @@ def client(origin, method, pauses, together, lost):
 
 
 def tried(proxy, transport, keep_alive, idle):
-    """{method: what failed} of so many requests."""
+    """Returns {method: what failed} of the requests of all clients."""
     lost = {"GET": [], "POST": []}
     settings = {"http__keep_alive": f'"{keep_alive}s"', "log__access_exclude": '["/ready"]'}
     with Service(**settings) as service, Wire(service.port, WIRE_S) as wire:
@@ -72,9 +74,9 @@ def told(lost):
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    ask.add_argument("--keep-alive", type=int, default=5, help="oxicorn's, in seconds")
-    ask.add_argument("--idle", type=int, default=4, help="what the proxies are told, in seconds")
-    ask.add_argument("--only", default="", help="proxies whose name has it")
+    ask.add_argument("--keep-alive", type=int, default=5, help="http.keep_alive of oxicorn, in seconds")
+    ask.add_argument("--idle", type=int, default=4, help="the idle time that is set in the proxies, in seconds")
+    ask.add_argument("--only", default="", help="only proxies whose name holds this text")
     ask = ask.parse_args()
     proxies, bad = [proxy for proxy in PROXIES if ask.only in proxy.name and "HTTP/1.1" in proxy.upstreams], 0
     print(f"Failed of {CLIENTS * len(OFFSETS_S)} requests after an idle time; http.keep_alive = {ask.keep_alive} s\n")
@@ -84,7 +86,7 @@ def main():
         for proxy in proxies:
             for idle in (None, ask.idle) if proxy.idle else (None,):
                 running[proxy.name, idle] = pool.submit(tried, proxy, "HTTP/1.1", ask.keep_alive, idle)
-                time.sleep(0.5)  # not all start at once
+                time.sleep(0.5)  # so that not all start at once
         for proxy in proxies:
             own = running[proxy.name, None].result()
             shorter = running[proxy.name, ask.idle].result() if proxy.idle else own

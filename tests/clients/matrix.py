@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Real clients and real proxies through the events of oxicorn's life: `make clients` (short) and `make soak-clients`.
 
-It prints the versions, then the matrix row by row: what was tried and what was lost. It fails when a cell has lost requests that
-`known` does not explain, and when a tool is missing: a cell that cannot be tried is an error.
+Prints the versions, then the matrix row by row: what was tried and what was lost. Fails when a cell has lost requests
+that `known` does not explain, and when a tool is missing: a cell that cannot be tried is an error.
 """
 import argparse
 import collections
@@ -22,18 +22,18 @@ ROWS = [*direct.ROWS, *proxies.ROWS]
 
 def arguments():
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ask.add_argument("--list", action="store_true", help="only say the names of the rows")
+    ask.add_argument("--list", action="store_true", help="only print the names of the rows")
     ask.add_argument("--short", action="store_true", help="the rows of `make clients`")
     ask.add_argument("--direct", action="store_true", help="the rows without a proxy")
-    ask.add_argument("--only", action="append", default=[], metavar="WORD", help="rows whose name has it; again: or that one")
-    ask.add_argument("--event", action="append", choices=list(EVENTS), help="only these")
-    ask.add_argument("--seconds", type=float, default=6, help="of each cell")
+    ask.add_argument("--only", action="append", default=[], metavar="WORD", help="only rows whose name holds this; may be given several times")
+    ask.add_argument("--event", action="append", choices=list(EVENTS), help="only these events")
+    ask.add_argument("--seconds", type=float, default=6, help="the time of each cell")
     ask.add_argument("--jobs", type=int, default=2, help="cells side by side")
     return ask.parse_args()
 
 
 def cell(row, event, seconds):
-    """({method: Result}, what oxicorn counted), or the sentence why there is neither."""
+    """Returns ({method: Result}, what oxicorn counted), or a sentence that says why there is neither."""
     try:
         return row.run(EVENTS[event], seconds)
     except Broken as error:
@@ -41,7 +41,7 @@ def cell(row, event, seconds):
 
 
 def wrong(row, event, outcome):
-    """What is not as it has to be, a sentence each."""
+    """Yields one sentence for each fault."""
     if isinstance(outcome, str):
         yield f"{row.title}, {event}: {outcome}"
         return
@@ -58,7 +58,8 @@ def wrong(row, event, outcome):
     if counted["crashed"] or counted["hung"]:
         yield f"{row.title}, {event}: {counted}"
     tried, left = sum(result.tried for result in results.values()), row.load.threads * len(results)
-    if counted["requests"] > tried + left:  # a load generator leaves in the middle of a request on each connection
+    # A load generator leaves each connection in the middle of a request.
+    if counted["requests"] > tried + left:
         print(f"   repeated: {row.title}, {event}: {counted['requests']} requests executed of {tried} tried", file=sys.stderr)
 
 
@@ -69,14 +70,14 @@ def figures(outcome):
 
 
 def versions():
-    """Of everything that is there: pip's packages by their folders, programs by what they say of themselves."""
+    """Yields the versions of what is installed: pip's packages by their folders, programs by their own output."""
     for info in sorted(TARGET.glob("clients-*/*.dist-info")):
         yield " ".join(info.stem.rsplit("-", 1))
     for name, command in (direct.VERSIONS | proxies.VERSIONS).items():
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
         except OSError:
-            continue  # the cell says it
+            continue  # the cell reports it
         yield f"{name} {found[0]}" if (found := re.search(r"\d+(\.\d+)+", done.stdout)) else name
 
 
@@ -86,7 +87,7 @@ def main():
     rows = [row for row in (direct.ROWS if ask.direct else ROWS) if (row.short or not ask.short) and (not ask.only or any(word in row.title for word in ask.only))]
     if ask.list:
         return print(*(row.title for row in rows), sep="\n")
-    certificate()  # before two cells make it at once
+    certificate()  # made here, before two cells make it at the same time
     events, faults, good, began = ask.event or list(EVENTS), [], 0, time.monotonic()
     everything, happened = Result(), collections.Counter()
     print(*versions(), sep=", ")

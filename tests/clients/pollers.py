@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Clients that ask once in a while, over wires of some length, with the defaults on both sides: nothing may be lost.
+"""Clients that ask once in a while, over wires with delay, with the defaults on both sides: nothing may be lost.
 
-With `--reloads 100` they go through so many reloads of oxicorn, and others through as many of an nginx in front of one that is left alone.
-A request that is sent while the end of its idle connection is on the wire is lost by HTTP/1.1 itself, so these losses are only
-told, side by side. All run beside each other, mostly asleep: six minutes without reloads, a quarter of an hour with a hundred.
+With `--reloads 100` some clients go through this many reloads of oxicorn, and others through as many reloads of an
+nginx in front of an oxicorn that does not reload. HTTP/1.1 itself loses a request that is sent while the end of its
+idle connection is on the wire, so these losses are only printed, side by side. All run at the same time, mostly asleep:
+six minutes without reloads, a quarter of an hour with a hundred.
 """
 import argparse
 import concurrent.futures
@@ -12,13 +13,12 @@ import dataclasses
 import pathlib
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 
 from direct import HTTP1
-from drive import Broken, Result, Service, accepts, certificate, eventually, free_port
+from drive import GUARD, Broken, Result, Service, accepts, certificate, eventually, free_port
 from wire import Wire
 
 CLIENTS = {
@@ -28,7 +28,8 @@ CLIENTS = {
 ROWS = [row for row in HTTP1 if row.name in CLIENTS and row.transport == "HTTP/1.1"]
 METHODS = ("GET", "POST")
 WIRES_S = (0.001, 0.02, 0.1)
-# Through the reloads: more apart than any poll, or those who close at once would close long before the next one.
+# The reloads are further apart than any two polls; otherwise a client that closes at once would close long before its
+# next poll.
 INTERVALS, APART_S, LANES = (10, 30), (32, 48), 5
 NGINX = """
 daemon off; worker_processes 2; pid nginx.pid; error_log said;
@@ -41,7 +42,7 @@ http {
 
 
 def polls(asked, at_once):
-    """Runs {key: (row, threads, origin, method, seconds, pause)}, the longest first: {key: Result or Broken}."""
+    """Runs {key: (row, threads, origin, method, seconds, pause)}, longest first; returns {key: Result or Broken}."""
 
     def one(row, threads, origin, method, seconds, pause):
         try:
@@ -56,7 +57,7 @@ def polls(asked, at_once):
 
 
 def table(results, columns):
-    """`results` is {(client, column, …): Result}: a line for each client, and the sentences of what is lost."""
+    """Prints a line for each client and yields a sentence for each loss; `results` is {(client, column, …): Result}."""
     print(f"| client | {' | '.join(map(str, columns))} |\n|{'---|' * (len(columns) + 1)}")
     for row in ROWS:
         line = []
@@ -74,7 +75,7 @@ def table(results, columns):
 
 
 def quiet(intervals):
-    """Without any event: {(client, interval, method, wire): Result}."""
+    """Polls without any event; returns {(client, interval, method, wire): Result}."""
     with Service() as service, contextlib.ExitStack() as stack:
         wires = {delay: stack.enter_context(Wire(service.port, delay)) for delay in WIRES_S}
         asked = {
@@ -88,21 +89,22 @@ def quiet(intervals):
 
 @contextlib.contextmanager
 def nginx(service):
-    """In front of the service, with its own defaults: its port, and what reloads it."""
+    """Runs nginx in front of the service, with nginx's defaults; gives its port, and a function that reloads it."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         (pathlib.Path(folder) / "nginx.conf").write_text(NGINX % (port, service.port))
-        process = subprocess.Popen(["nginx", "-p", folder, "-c", "nginx.conf", "-e", "said"])
+        process = GUARD.start(["nginx", "-p", folder, "-c", "nginx.conf", "-e", "said"])
         try:
             eventually(lambda: accepts(port), 10, "nginx serves")
             yield port, lambda: process.send_signal(signal.SIGHUP)
         finally:
             process.terminate()
             process.wait(40)
+            GUARD.forget(process)
 
 
 def lane(number, reloads, threads):
-    """An oxicorn and an nginx that reload, and a part of the clients: {(client, "10 s, oxicorn", method): Result}."""
+    """Reloads an oxicorn and an nginx under some clients; returns {(client, "10 s, oxicorn", method): Result}."""
     with contextlib.ExitStack() as stack:
         service, behind = stack.enter_context(Service()), stack.enter_context(Service())
         port, reload_nginx = stack.enter_context(nginx(behind))

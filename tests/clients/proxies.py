@@ -1,8 +1,8 @@
-"""The rows of proxies before oxicorn: what starts each, over which transports it can reach us, and what each loses by its own fault.
+"""The rows of proxies before oxicorn: how each starts, over which transports it reaches oxicorn, and its own losses.
 
-A proxy has a file in proxies/ where `@port@` (in front), `@dir@` (its folder), `@upstream@`, `@idle@` and the like are filled in.
-What it repeats, pools and waits for is as it comes; only its limits towards its own clients are long, so that a loss is never
-theirs. The client in front is Python's http.client, which repeats nothing.
+A proxy has a file in proxies/ in which `@port@` (in front), `@dir@` (its folder), `@upstream@`, `@idle@` and the like
+are filled in. Its retries, pools and time limits towards oxicorn are its defaults. Only its limits towards its own
+clients are long, so that they cause no loss. The client in front is Python's http.client, which retries nothing.
 """
 import contextlib
 import dataclasses
@@ -18,17 +18,17 @@ import subprocess
 import tempfile
 
 from direct import python
-from drive import GET, ROOT, TARGET, Broken, Known, Row, certificate, eventually, free_port
+from drive import GET, GUARD, ROOT, TARGET, Broken, Known, Row, certificate, eventually, free_port
 
 HERE = ROOT / "tests/clients/proxies"
 WHEELS = TARGET / "clients-proxies"
 FRONT = python("http_client", threads=8)
-# hitch passes on what its clients speak, and the end of an idle connection, which http.client does not look for.
+# hitch passes on its clients' protocol, and the end of an idle connection, which http.client does not look for.
 THROUGH = {"PROXY v2, HTTP/2": python("pycurl", version="2", threads=8)}
 
 
 def fill(text, values):
-    """Values may hold such places as well; what has no value is left out."""
+    """Fills the places in; values may hold places too, and a place without a value becomes empty."""
     while "@" in text and (filled := re.sub(r"@(\w+)@", lambda place: values.get(place[1], ""), text)) != text:
         text = filled
     return text
@@ -36,12 +36,15 @@ def fill(text, values):
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-    """`upstreams`: for each transport what fills the files, a text for `@upstream@` alone; @to@ is oxicorn's port, @socket@ its socket."""
+    """A proxy. `upstreams` has for each transport the values of its file, or a text for `@upstream@` alone.
+
+    `@to@` is oxicorn's port, `@socket@` its socket.
+    """
 
     name: str
     command: tuple
     upstreams: dict
-    idle: str = ""  # how it is told the idle time towards oxicorn, in @seconds@
+    idle: str = ""  # the setting of the idle time towards oxicorn, in @seconds@
     file: str = ""
     tls: bool = False
     environment: tuple = ()
@@ -49,10 +52,10 @@ class Proxy:
 
     @contextlib.contextmanager
     def before(self, service, transport, idle=None):
-        """Runs it before the service: the origin where clients ask."""
+        """Runs it before the service; gives the origin that clients ask."""
         program = pathlib.Path(self.command[0]).name
         folder, port = pathlib.Path(tempfile.mkdtemp(prefix=f"oxicorn-{program}-")), free_port()
-        folder.chmod(0o777)  # some write as users of their own
+        folder.chmod(0o777)  # some proxies write as users of their own
         upstream = self.upstreams[transport]
         values = {"upstream": upstream} if isinstance(upstream, str) else dict(upstream)
         values |= {"port": str(port), "dir": str(folder), "to": str(service.port), "socket": str(service.socket)}
@@ -65,8 +68,8 @@ class Proxy:
         environment = os.environ | {"HOME": str(folder)} | {name: fill(value, values) for name, value in self.environment}
         with (folder / "said").open("w") as said:
             try:
-                process = subprocess.Popen(
-                    command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+                process = GUARD.start(
+                    command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
                 )
             except OSError as error:
                 raise Broken(f"{command[0]}: {error}") from None
@@ -86,31 +89,32 @@ class Proxy:
         else:
             connection = http.client.HTTPConnection("localhost", port, timeout=2)
         with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
-            connection.request("HEAD", GET)  # neither of the methods that are counted
+            connection.request("HEAD", GET)  # HEAD, because GET and POST are counted
             return connection.getresponse().status == 200
         return False
 
 
 def ends(process):
-    """Its children too: they are of its session."""
+    """Ends the process and its children, which are in its session."""
     for way in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, way)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
+    GUARD.forget(process)
 
 
 def key_and_chain(folder, _):
-    """hitch wants both in one file."""
+    """Writes key and chain into one file, as hitch needs them."""
     pem = "".join((certificate() / name).read_text() for name in ("key.pem", "cert.pem"))
     (folder / "both.pem").write_text(pem)
 
 
-# What of the shipped files has to be another thing here: ports, places, the name; and nobody is asked for a certificate.
+# What must differ from the shipped files: ports, places, the name. No server may be asked for a certificate.
 SHIPPED = {
     "traefik.yml": {
         r'":80"': '"127.0.0.1:@plain@"', r'":443"': '"127.0.0.1:@port@"', "/etc/traefik/": "@dir@/", "/acme/": "@dir@/",
-        "tlsChallenge: {}": "tlsChallenge: {}\n      caServer: https://127.0.0.1:9/nobody",
+        "tlsChallenge: {}": "tlsChallenge: {}\n      caServer: https://127.0.0.1:9/none",
     },
     "dynamic.yml": {r"example\.org": "localhost", "http://backend:8000": "@upstream@", r"idleConnTimeout: \d+s": "@idle@"},
 }  # fmt: skip
@@ -118,7 +122,7 @@ OUR_CERTIFICATE = "\ntls: {stores: {default: {defaultCertificate: {certFile: @tl
 
 
 def shipped(folder, values):
-    """deploy/traefik, with the changes above."""
+    """Writes the files of deploy/traefik with the changes above."""
     values = {"plain": str(free_port()), "tls": str(certificate()), **values}
     for name, changes in SHIPPED.items():
         text = (ROOT / "deploy/traefik" / name).read_text()
@@ -215,11 +219,11 @@ VERSIONS = {
     "hitch": ["hitch", "--version"],
 }  # fmt: skip
 V2 = {"server__proxy_protocol": '"v2"'}
-REWINDS = Known("Go has written the body to a connection that was just told to go, and cannot write it twice", 0.01)
-REFUSES = Known("mod_proxy_http2 answers 502 for a stream that crosses a GOAWAY, and repeats nothing", 0.01)
+REWINDS = Known("Go has written the body to a connection that has just got a GOAWAY, and cannot write it twice", 0.01)
+REFUSES = Known("mod_proxy_http2 answers 502 for a stream that crosses a GOAWAY, and retries nothing", 0.01)
 DRAINS = ("reload", "recycle", "upgrade", "scale")
 GO = {f"{event} POST": REWINDS for event in DRAINS}
-CUTS = Known("hitch leaves its client as soon as the server behind has ended its own side, and resets what is on the way", 0.001)
+CUTS = Known("hitch closes its client as soon as the server has ended its own side, and resets bytes on the way", 0.001)
 KNOWN = {
     ("Caddy 2.6", "h2c"): GO, ("Caddy 2.11", "h2c"): GO, ("Traefik, deploy/traefik", "h2c"): GO,
     ("Apache", "h2c"): dict.fromkeys(DRAINS, REFUSES), ("hitch", "PROXY v2, HTTP/2"): dict.fromkeys(DRAINS, CUTS),

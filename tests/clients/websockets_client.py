@@ -1,4 +1,4 @@
-"""websockets against examples/websocket.rs: argument 1 the URL. Prints how many messages came back as they were sent."""
+"""Uses websockets against examples/websocket.rs: the argument is the URL. Prints how many messages came back."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""A wire with a length: a relay to a port of this machine that delivers every byte, and every end, after a delay."""
+"""A wire with a delay: a relay to a port of this machine that delivers every byte and every close after a delay."""
 import asyncio
 import contextlib
 import threading
@@ -6,7 +6,7 @@ import threading
 
 class Wire:
     def __init__(self, to, delay):
-        """To the port `to`; `delay` is seconds, each way."""
+        """Relays to the port `to`; `delay` is in seconds, each way."""
         self.to, self.delay, self.loop, self.tasks = to, delay, asyncio.new_event_loop(), set()
 
     def __enter__(self):
@@ -22,20 +22,20 @@ class Wire:
     def __exit__(self, *_):
         async def closes():
             self.server.close()
-            # Connections may be on their way in.
+            # Connections may still arrive.
             while others := asyncio.all_tasks() - {asyncio.current_task()}:
                 for task in others:
                     task.cancel()
                 await asyncio.gather(*others, return_exceptions=True)
 
-        # Python 3.11 tells of every connection that is cancelled.
+        # Python 3.11 reports every connection that is cancelled.
         self.loop.set_exception_handler(lambda *_: None)
         asyncio.run_coroutine_threadsafe(closes(), self.loop).result(5)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
 
     async def opened(self, reader, writer):
-        # asyncio itself holds no task: the collector would take one that waits.
+        # asyncio itself keeps no reference to a task: the garbage collector would remove one that waits.
         self.tasks.add(asyncio.current_task())
         with contextlib.suppress(OSError):
             theirs, ours = await asyncio.open_connection("127.0.0.1", self.to)

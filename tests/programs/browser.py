@@ -1,6 +1,6 @@
-"""Opens /docs in a headless Chromium, shows the token, and makes a fact with "Try it out".
+"""Opens /docs in a headless Chromium, enters the token, and makes a fact with "Try it out".
 
-usage: browser.py http://host:port TOKEN; exit code 1 when the page complains or asks another host for anything.
+Usage: browser.py http://host:port TOKEN. Exit code 1 when the page logs an error or asks another host for anything.
 """
 
 import sys
@@ -12,7 +12,7 @@ base, token = sys.argv[1:]
 asked, complaints = [], []
 
 with sync_playwright() as playwright:
-    # Whatever the browser itself would like to ask, it finds no other host.
+    # The browser itself finds no other host, whatever it wants to ask.
     offline = f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {urllib.parse.urlsplit(base).hostname}"
     browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", offline])
     page = browser.new_page()

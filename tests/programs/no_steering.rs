@@ -27,8 +27,8 @@ fn refuse_steering() -> io::Result<()> {
         instruction(give, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: without privileges to gain, which the first call gives up, the second reads `program` and the instructions
-    // it points at, copies them, and keeps no reference.
+    // SAFETY: without privileges to gain, which the first call gives up, the second reads `program` and the
+    // instructions it points at, copies them, and keeps no reference.
     let done = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0

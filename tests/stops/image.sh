@@ -1,12 +1,12 @@
 #!/bin/sh
 # image.sh BINARY IMAGE
-# Makes an image of the binary and what it needs, without Dockerfile and without building anything.
+# Makes an image of the binary and what it needs, without a Dockerfile and without a build.
 set -eu
 binary=$1 image=$2
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-# Those that a failed run left.
+# Removes the containers that a failed run left.
 docker ps --quiet --filter "ancestor=$image" | xargs --no-run-if-empty docker rm --force >/dev/null
 "$(dirname "$0")/../../deploy/docker/runtime.sh" "$binary" "$folder"
 docker image rm --force "$image" >/dev/null 2>&1 || true

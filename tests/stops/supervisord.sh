@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs a program under supervisord, in this folder, as its users configure it: a stop signals the whole process group.
+# Runs a program under supervisord, in this folder, as its users configure it: a stop signals the complete process
+# group.
 cat >supervisord.conf <<CONF
 [supervisord]
 nodaemon=true

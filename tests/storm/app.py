@@ -1,4 +1,4 @@
-"""The service that Gunicorn serves in a storm: the routes that oxicorn's reference service has."""
+"""The service that Gunicorn serves in a storm, with the same routes as oxicorn's reference service."""
 import os
 
 KEPT = []

@@ -1,4 +1,4 @@
-// Go's net/http, one client for all goroutines. STYLE=streamed: bodies that cannot be sent twice.
+// Go's net/http with one client for all goroutines. STYLE=streamed: bodies that cannot be sent twice.
 package main
 
 import (

@@ -1,4 +1,5 @@
-// node's clients: STYLE=agent http.Agent with keepAlive, fetch, or http2 with one session, which is made anew after a GOAWAY.
+// node's clients: STYLE=agent uses http.Agent with keepAlive, STYLE=fetch fetch, and STYLE=http2 one session, which is
+// replaced after a GOAWAY.
 import { readFileSync } from "node:fs";
 import http from "node:http";
 import http2 from "node:http2";

@@ -1,5 +1,6 @@
 #!/usr/bin/env perl
-# Perl's clients: STYLE=lwp LWP::UserAgent with keep_alive, else HTTP::Tiny. A process for each thread: its line goes to the first.
+# Perl's clients: STYLE=lwp uses LWP::UserAgent with keep_alive, otherwise HTTP::Tiny. One process stands for each
+# thread and sends its line to the first process.
 use strict;
 use warnings;
 use HTTP::Tiny;

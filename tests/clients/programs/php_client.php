@@ -1,5 +1,6 @@
 <?php
-// PHP's curl, a handle for each process: a process for each thread, its line goes to the first.
+// PHP's curl with a handle for each process. One process stands for each thread and sends its line to the first
+// process.
 
 [, $url, $method, $size, $version, $threads, $seconds, $pause] = $argv;
 $socket = $argv[8] ?? null;

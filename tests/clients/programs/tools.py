@@ -1,4 +1,4 @@
-"""Load generators under the protocol of the client programs: `tools.py wrk|ab|hey|h2load URL METHOD …`. ab is with -k, which is HTTP/1.0."""
+"""Runs load generators as client programs: `tools.py wrk|ab|hey|h2load URL METHOD …`. ab runs with -k (HTTP/1.0)."""
 import json
 import math
 import os
@@ -8,13 +8,13 @@ import sys
 import tempfile
 
 _, TOOL, URL, METHOD, SIZE, VERSION, THREADS, SECONDS, PAUSE, *_ = sys.argv
-SECONDS = str(math.ceil(float(SECONDS)))  # wrk and h2load know no parts of one
+SECONDS = str(math.ceil(float(SECONDS)))  # wrk and h2load take complete seconds only
 # Text, because wrk's script quotes it.
 BODY = "" if METHOD == "GET" else "x" * int(SIZE)
 
 
 def run(*words):
-    # Who finds no listener any more may end badly: what was asked until then is in what it says.
+    # A tool that finds no listener any more may end with an error; its output still tells what it asked before.
     return subprocess.run([*words, URL], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=float(SECONDS) + 60).stdout
 
 
@@ -35,7 +35,8 @@ def wrk(file):
 
 def ab(file):
     body = ["-p", file, "-T", "text/plain"] if BODY else []
-    # -t sets -n to 50,000. Without -r it ends at the first connection that is refused or reset: -r counts such a one several times.
+    # -t sets -n to 50,000. Without -r, ab ends at the first connection that is refused or reset; -r counts such a
+    # connection several times.
     said = run("ab", "-k", "-q", "-s", "30", "-c", THREADS, "-t", SECONDS, "-n", "9999999", *body)
     done = number(r"Complete requests: +(\d+)", said) or number(r"Total of (\d+) requests completed", said)
     errors = {"failed": number(r"Failed requests: +(\d+)", said), "status": number(r"Non-2xx responses: +(\d+)", said)}
@@ -45,7 +46,8 @@ def ab(file):
 def hey(file):
     body = ["-D", file] if BODY else []
     rate = ["-q", f"{1 / float(PAUSE)}"] if float(PAUSE) else []
-    # The name of the server is the Host header to it, and with a port in it that is none: TLS ends with "illegal parameter".
+    # hey takes the Host header for the name of the server. A name with a port is invalid: TLS ends with "illegal
+    # parameter".
     version = ["-h2", "-host", "localhost"] if VERSION == "2" else []
     said = run("hey", *version, "-c", THREADS, "-z", f"{SECONDS}s", "-t", "30", "-m", METHOD, *body, *rate)
     errors = {text: int(n) for n, text in re.findall(r"^  \[(\d+)\]\s+(\S+ \".*)", said, re.MULTILINE)}

@@ -1,4 +1,4 @@
-"""aiohttp, one session for all tasks."""
+"""aiohttp with one session for all tasks."""
 import asyncio
 import ssl
 

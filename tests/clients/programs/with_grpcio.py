@@ -1,12 +1,15 @@
-"""grpcio, one channel for all threads, unary calls of bytes. /debug/echo is no gRPC service, its answer ends without trailers: gRPC says
-UNKNOWN of it, but only when its last frame came, and that is what is asked for."""
+"""grpcio with one channel for all threads, and unary calls of bytes.
+
+/debug/echo is not a gRPC service, and its answer ends without trailers: gRPC reports UNKNOWN, but only when the last
+frame has come, and that is what this program checks.
+"""
 import urllib.parse
 
 import grpc
 import load
 
 url = urllib.parse.urlsplit(load.URL)
-# What it makes of a socket's path by itself, `%2Ftmp%2F…`, is no authority to the h2 crate: PROTOCOL_ERROR.
+# The authority that grpcio makes of a socket's path, `%2Ftmp%2F…`, is invalid for the h2 crate: PROTOCOL_ERROR.
 options = [("grpc.max_receive_message_length", -1), ("grpc.default_authority", "localhost")]
 channel = grpc.insecure_channel(f"unix:{load.SOCKET}" if load.SOCKET else url.netloc, options=options)
 call = channel.unary_unary(url.path)

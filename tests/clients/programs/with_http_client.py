@@ -1,4 +1,4 @@
-"""Python's own http.client: a connection that stays for each thread, nothing that pools, repeats or hides."""
+"""Python's own http.client: one kept connection for each thread, without pool, retries or hidden errors."""
 import contextlib
 import http.client
 import socket
@@ -28,7 +28,7 @@ def make():
 
     def ask():
         try:
-            # A proxy may answer and leave before it has all of the body.
+            # A proxy may answer and close before it has the complete body.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(load.METHOD, path, load.BODY)
             answer = connection.getresponse()

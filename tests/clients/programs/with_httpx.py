@@ -1,4 +1,4 @@
-"""httpx, a client for each thread; STYLE=shared one client for all of them, STYLE=async an AsyncClient for as many tasks."""
+"""httpx with a client for each thread; STYLE=shared: one client for all, STYLE=async: an AsyncClient and tasks."""
 import asyncio
 import os
 import ssl

@@ -1,4 +1,7 @@
-"""niquests, a session for each thread; STYLE=async an AsyncSession for as many tasks. Over plain TCP HTTP/2 is by prior knowledge."""
+"""niquests with a session for each thread; STYLE=async: an AsyncSession and tasks.
+
+Over plain TCP, HTTP/2 is by prior knowledge.
+"""
 import asyncio
 import os
 

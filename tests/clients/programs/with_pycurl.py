@@ -1,4 +1,4 @@
-"""pycurl, a handle for each thread."""
+"""pycurl with a handle for each thread."""
 import io
 
 import load

@@ -1,4 +1,4 @@
-"""requests, a session for each thread."""
+"""requests with a session for each thread."""
 import load
 import requests
 

@@ -1,4 +1,4 @@
-"""urllib3, one pool for all threads."""
+"""urllib3 with one pool for all threads."""
 import load
 import urllib3
 
