@@ -11,6 +11,7 @@ mod exits;
 mod handover;
 mod history;
 mod identity;
+mod limits;
 mod notify;
 mod oom;
 mod perform;
@@ -36,6 +37,7 @@ use self::{
     culprit::Deaths,
     exits::{ExitFacts, explain, is_foreign_kill},
     history::SlotHistory,
+    limits::Jitter,
     notify::{Notify, ServiceState},
     oom::OomKills,
     perform::Performed,
@@ -146,7 +148,7 @@ struct Shell {
     control_due: Millis,
     children: Vec<Child>,
     inbox: Vec<Event>,
-    dice: Dice,
+    jitter: Jitter,
     /// One to a slot that a worker has ended in.
     history: Vec<SlotHistory>,
     deaths: Deaths,
@@ -237,7 +239,7 @@ impl Shell {
             control_due: started.after(CONTROL_EVERY_MS),
             children: Vec::new(),
             inbox: Vec::new(),
-            dice: Dice::new(),
+            jitter: Jitter::new(),
             history: Vec::new(),
             deaths: Deaths::default(),
             oom_kills: OomKills::find(),
@@ -748,25 +750,5 @@ fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners
         Err(error) => {
             tracing::warn!(event = "nofile_refused", %error, "RLIMIT_NOFILE could not be raised; the master goes on with what it has")
         }
-    }
-}
-
-/// Draws the jitter of each worker's limits. Nobody's security depends on it: splitmix64, seeded from pid and clock.
-#[derive(Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        Self(u64::from(std::process::id()) << 32 ^ clock::now())
-    }
-
-    /// Uniform in `0..=max`.
-    fn up_to(&mut self, max: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        let z = z ^ (z >> 31);
-        ((u128::from(z) * (u128::from(max) + 1)) >> 64) as u64
     }
 }

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, os::fd::AsFd, time::Duration};
 use super::{
     Child, ROWS_PER_SLOT, Shell,
     core::{Action, Caller, Cause, CommandReply, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
+    limits::Limits,
     now, requests_in_flight,
 };
 use crate::{
@@ -78,12 +79,7 @@ impl Shell {
     }
 
     fn fork(&mut self, slot: SlotId, generation: Generation) -> Performed {
-        let workers = &self.resolved.settings.workers;
-        let max_requests = match workers.max_requests {
-            0 => 0,
-            least => least + self.dice.up_to(workers.max_requests_jitter),
-        };
-        let max_age_ms = self.max_age_ms();
+        let Limits { max_requests, max_age_ms } = Limits::draw(&self.resolved.settings.workers, &mut self.jitter);
         let started = now();
         let Some(row) = self.scoreboard.claim(slot.0, generation.0, max_requests, started.0) else {
             return self.fork_failed(slot, generation, "the scoreboard has no free row");
@@ -130,17 +126,6 @@ impl Shell {
         );
         self.boot_failure = Some(format!("a worker could not be forked: {reason}"));
         Performed::Learned(Event::ForkFailed { slot })
-    }
-
-    /// `max_age` with the same relative jitter as `max_requests` has.
-    fn max_age_ms(&mut self) -> u64 {
-        let workers = &self.resolved.settings.workers;
-        let age = workers.max_age.as_millis() as u64;
-        if workers.max_requests == 0 {
-            return age;
-        }
-        let jitter = u128::from(age) * u128::from(workers.max_requests_jitter) / u128::from(workers.max_requests);
-        age + self.dice.up_to(u64::try_from(jitter).unwrap_or(age))
     }
 
     fn tell(&mut self, pid: Pid, message: ToWorker) {
@@ -420,7 +405,7 @@ impl Shell {
             // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
             children,
             inbox: _,
-            dice: _,
+            jitter: _,
             history: _,
             deaths: _,
             oom_kills: _,

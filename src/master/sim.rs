@@ -12,7 +12,8 @@ use super::core::{
 mod world;
 
 use world::{
-    Ahead, BOOT, BOOT_TIMEOUT, CALM, Dice, FLOOR, GRACE, MOMENT, Nature, PROMISE, STORM, TIMEOUT, World, given, policy,
+    Ahead, BOOT, BOOT_TIMEOUT, CALM, FLOOR, GRACE, MOMENT, Nature, PROMISE, Random, STORM, TIMEOUT, World, given,
+    policy,
 };
 
 /// Names the seed when a world falls apart.
@@ -37,26 +38,26 @@ fn worlds(count: u64, test: impl Fn(u64)) {
     }
 }
 
-fn up_to(most: u64) -> impl FnOnce(&mut Dice) -> Policy {
-    move |dice| policy(1 + dice.below(most) as u32)
+fn up_to(most: u64) -> impl FnOnce(&mut Random) -> Policy {
+    move |random| policy(1 + random.below(most) as u32)
 }
 
 // ---- storms ----------------------------------------------------------------------------------------------------------
 
 fn storm(seed: u64) {
-    let mut world = World::new(seed, STORM, |dice| {
-        let mut policy = up_to(6)(dice);
+    let mut world = World::new(seed, STORM, |random| {
+        let mut policy = up_to(6)(random);
         policy.slots = policy.workers + 2;
         // A trial needs room for two workers to a slot; there are always four rows.
-        policy.rows = 2 * policy.slots + 1 + dice.below(20) as u32;
-        policy.shutdown_delay_ms = dice.below(3) * 1_000;
+        policy.rows = 2 * policy.slots + 1 + random.below(20) as u32;
+        policy.shutdown_delay_ms = random.below(3) * 1_000;
         policy
     });
-    world.nature.max_age = world.dice.below(3) * 15_000;
+    world.nature.max_age = world.random.below(3) * 15_000;
     for _ in 0..10 {
-        let at = world.dice.below(40_000);
-        let to = world.dice.below(10) as u32;
-        let ahead = match world.dice.below(12) {
+        let at = world.random.below(40_000);
+        let to = world.random.below(10) as u32;
+        let ahead = match world.random.below(12) {
             0 => Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(1), caller: None }),
             1 => Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(-1), caller: None }),
             6 => world.asks(Scaling::By(-1)),
@@ -67,7 +68,7 @@ fn storm(seed: u64) {
             11 => world.asks_to_upgrade(),
             2 | 3 => Ahead::RecycleAny,
             4 => Ahead::TermAny,
-            _ => Ahead::Freeze(world.dice.below(300_000)),
+            _ => Ahead::Freeze(world.random.below(300_000)),
         };
         world.plan(at, ahead);
     }
@@ -80,7 +81,7 @@ fn storm(seed: u64) {
         return assert!(!world.ever_ready, "gave up although a worker was ready once");
     }
     // A first boot that has not succeeded yet may still be given up.
-    if world.dice.chance(50) && world.ever_ready {
+    if world.random.chance(50) && world.ever_ready {
         world.nature = CALM;
         world.settle(200_000);
         assert_eq!(world.callers, BTreeSet::new(), "left waiting for what is done");
@@ -109,8 +110,8 @@ fn seed_17_forgiving_an_oversleep_shortens_no_promise() {
 #[test]
 fn every_pair_of_operator_events_settles_or_stops() {
     const STOPS: usize = 2;
-    let events = |dice: &mut Dice| {
-        let by = 1 + dice.below(3) as i32;
+    let events = |random: &mut Random| {
+        let by = 1 + random.below(3) as i32;
         [
             Ahead::Fact(Event::StopRequested { graceful: true }),
             Ahead::Fact(Event::StopRequested { graceful: false }),
@@ -127,7 +128,7 @@ fn every_pair_of_operator_events_settles_or_stops() {
             for gap in [0, 1, 100, 700, 3_000] {
                 let mut world = World::settled(seed, up_to(4));
                 for (at, which) in [(0, first), (gap, second)] {
-                    let ahead = events(&mut world.dice).into_iter().nth(which).expect("one of eight");
+                    let ahead = events(&mut world.random).into_iter().nth(which).expect("one of eight");
                     world.plan(at, ahead);
                 }
                 if first < STOPS || second < STOPS {
@@ -164,7 +165,7 @@ fn a_recycle_replaces_every_worker_and_never_dips() {
         world.run(5_000);
         let old = world.pids();
         for &pid in &old {
-            let at = world.dice.below(1_000);
+            let at = world.random.below(1_000);
             world.plan_fact(at, Event::RecycleRequested { pid });
         }
         world.run_checking(1_000 + old.len() as u64 * BOOT + GRACE + 1, assert_gentle);
@@ -198,7 +199,7 @@ fn every_worker_is_replaced_at_its_age_and_none_before() {
 #[test]
 fn a_worker_that_grew_too_large_is_replaced() {
     worlds(100, |seed| {
-        let mut world = World::settled(seed, |dice| Policy { max_rss: 200, ..up_to(6)(dice) });
+        let mut world = World::settled(seed, |random| Policy { max_rss: 200, ..up_to(6)(random) });
         world.run_checking(40_000, |world| {
             assert_gentle(world);
             for (pid, p) in &world.processes {
@@ -213,8 +214,8 @@ fn a_worker_that_grew_too_large_is_replaced() {
 #[test]
 fn without_a_free_row_a_replacement_waits_and_says_so_once() {
     worlds(200, |seed| {
-        let mut world = World::settled(seed, |dice| {
-            let workers = 2 + dice.below(4) as u32;
+        let mut world = World::settled(seed, |random| {
+            let workers = 2 + random.below(4) as u32;
             Policy { rows: workers + 1, slots: workers, ..policy(workers) }
         });
         world.nature.never_drains = 100;
@@ -318,7 +319,7 @@ fn a_stop_during_a_reload_is_not_waited_for() {
             let asks = world.asks_to_reload();
             world.plan(0, asks);
         }
-        let stop_at = world.dice.below(2 * BOOT);
+        let stop_at = world.random.below(2 * BOOT);
         world.plan_fact(stop_at, Event::StopRequested { graceful: true });
         world.run_to_exit(stop_at + GRACE + 1);
         assert_eq!(world.replies.len(), 2);
@@ -381,7 +382,7 @@ fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
 #[test]
 fn an_exec_waits_for_the_forks_under_way() {
     worlds(100, |seed| {
-        let mut world = World::settled(seed, |dice| policy(2 + dice.below(4) as u32));
+        let mut world = World::settled(seed, |random| policy(2 + random.below(4) as u32));
         world.nature.hanging_program = 100;
         let all_die = |world: &mut World| {
             for pid in world.pids() {
@@ -412,7 +413,7 @@ fn what_is_asked_during_an_upgrade_follows_it_or_is_answered_at_once() {
         let first = world.asks_to_upgrade();
         world.plan(0, first);
         // Sooner than any preflight is over.
-        let within = 1 + world.dice.below(49);
+        let within = 1 + world.random.below(49);
         let (second, reload) = (world.asks_to_upgrade(), world.asks_to_reload());
         world.plan(within, second);
         world.plan(within, reload);
@@ -436,7 +437,7 @@ fn a_stop_during_an_upgrade_is_not_waited_for() {
         let asks = world.asks_to_upgrade();
         world.plan(0, asks);
         world.plan_fact(0, Event::UpgradeRequested { program: None, caller: None });
-        let stop_at = world.dice.below(3 * BOOT);
+        let stop_at = world.random.below(3 * BOOT);
         world.plan_fact(stop_at, Event::StopRequested { graceful: true });
         world.run_to_exit(stop_at + GRACE + 1);
         assert_eq!((world.replies.len(), world.callers.len()), (1, 0));
@@ -476,7 +477,7 @@ fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
             assert_eq!(world.replies.pop(), Some(reply), "{scale:?}");
             assert_eq!(world.master.target(), target);
         }
-        let more = target + 1 + world.dice.below(u64::from(most - target)) as u32;
+        let more = target + 1 + world.random.below(u64::from(most - target)) as u32;
         let asks = world.asks(Scaling::To(more));
         world.plan(0, asks);
         if seed % 3 == 0 {
@@ -546,11 +547,11 @@ fn whatever_dies_young_again_and_again_is_tried_ever_more_slowly_in_its_slot() {
 fn a_storm_of_crashes_never_leaves_the_service_without_a_slot() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, up_to(6));
-        let (answers, crash_at_boot) = (world.dice.below(101), world.dice.below(60));
-        let crash = world.dice.below(101);
+        let (answers, crash_at_boot) = (world.random.below(101), world.random.below(60));
+        let crash = world.random.below(101);
         world.nature = Nature { answers, crash, crash_at_boot, ..CALM };
         for _ in 0..200 {
-            let after = world.dice.below(600);
+            let after = world.random.below(600);
             world.run(after);
             if let Some(pid) = world.any() {
                 world.plan_fact(0, Event::Exited { pid });
@@ -659,7 +660,7 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
         let pid = world.any().expect("all serve");
         world.alive(pid).hung = true;
         let thaw = |world: &mut World| {
-            let long = 60_000 + world.dice.below(600_000);
+            let long = 60_000 + world.random.below(600_000);
             world.freeze(long);
             world.now
         };
@@ -670,7 +671,7 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
             world.run(1);
             assert_eq!(world.aborts, [(thawed + TIMEOUT, pid)]);
         } else {
-            let between = MOMENT + world.dice.below(TIMEOUT - MOMENT);
+            let between = MOMENT + world.random.below(TIMEOUT - MOMENT);
             world.run(between);
             assert_eq!(world.aborts, []);
             let thawed = thaw(&mut world);
@@ -692,7 +693,7 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
 #[test]
 fn the_silent_are_steered_around_and_get_their_share_back() {
     worlds(200, |seed| {
-        let mut world = World::settled(seed, |dice| policy(1 + dice.below(6) as u32));
+        let mut world = World::settled(seed, |random| policy(1 + random.below(6) as u32));
         world.nature.nap = 100;
         let all = world.live();
         let mut around: BTreeSet<SlotId> = BTreeSet::new();
@@ -716,7 +717,7 @@ fn the_full_are_steered_around_unless_all_are_and_nobody_is_killed_for_it() {
         let all = world.live();
         let mut around: BTreeSet<SlotId> = BTreeSet::new();
         for _ in 0..300 {
-            let at = world.dice.below(50);
+            let at = world.random.below(50);
             world.plan(at, Ahead::CrowdAny);
             world.run(50);
             around.extend(all.iter().filter(|slot| !world.steered.contains(slot)));
@@ -732,7 +733,7 @@ fn a_storm_among_the_full_and_the_silent_settles() {
     worlds(200, |seed| {
         let mut world = World::new(seed, STORM, up_to(6));
         for _ in 0..100 {
-            let at = world.dice.below(40_000);
+            let at = world.random.below(40_000);
             world.plan(at, Ahead::CrowdAny);
         }
         world.run(40_000);
@@ -771,7 +772,7 @@ fn a_first_boot_that_fails_thrice_in_every_slot_is_given_up() {
         };
         // So slow a boot outlasts any calm.
         let boot_timeout_ms = if seed % 2 == 0 { BOOT_TIMEOUT } else { 60_000 };
-        let mut world = World::new(seed, nature, |dice| Policy { boot_timeout_ms, ..up_to(4)(dice) });
+        let mut world = World::new(seed, nature, |random| Policy { boot_timeout_ms, ..up_to(4)(random) });
         world.run(4 * boot_timeout_ms);
         assert_eq!(world.exited, Some(ExitReason::NoWorkerReady));
         let given_up = world.notes.iter().find(|(_, note)| matches!(note, Note::BootGivenUp { .. }));
@@ -795,7 +796,7 @@ fn a_first_boot_that_fails_thrice_in_every_slot_is_given_up() {
 fn one_slot_that_can_serve_keeps_the_service_alive() {
     worlds(50, |seed| {
         let nature = Nature { crash_at_boot: 100, spared: 1, ..CALM };
-        let mut world = World::new(seed, nature, |dice| policy(2 + dice.below(3) as u32));
+        let mut world = World::new(seed, nature, |random| policy(2 + random.below(3) as u32));
         world.run(600_000);
         assert_eq!(world.exited, None);
         assert_eq!(world.live(), [SlotId(0)]);
@@ -811,12 +812,12 @@ fn one_slot_that_can_serve_keeps_the_service_alive() {
 #[test]
 fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
     worlds(500, |seed| {
-        let mut world = World::settled(seed, |dice| {
-            let shutdown_delay_ms = dice.below(3) * 2_000;
-            Policy { shutdown_delay_ms, ..up_to(4)(dice) }
+        let mut world = World::settled(seed, |random| {
+            let shutdown_delay_ms = random.below(3) * 2_000;
+            Policy { shutdown_delay_ms, ..up_to(4)(random) }
         });
         world.nature = Nature { never_drains: 100, refuses_abort: 100, ..CALM };
-        if world.dice.chance(50) {
+        if world.random.chance(50) {
             world.run(100);
             let hung = world.any().expect("all serve");
             world.alive(hung).hung = true;
@@ -824,12 +825,12 @@ fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
             world.run(aborted_in);
         }
         let patience = [world.policy.shutdown_delay_ms + GRACE, 2_000, 0, 0];
-        let first_is_quick = usize::from(world.dice.chance(50));
+        let first_is_quick = usize::from(world.random.chance(50));
         let mut patience = patience[first_is_quick..].iter();
         let (mut at, mut end) = (0, u64::MAX);
         let mut before: Option<(u64, bool)> = None;
         loop {
-            let graceful = if before.is_none() { first_is_quick == 0 } else { world.dice.chance(50) };
+            let graceful = if before.is_none() { first_is_quick == 0 } else { world.random.chance(50) };
             world.plan_fact(at, Event::StopRequested { graceful });
             let same = |(then, was_graceful): (u64, bool)| at < then + 1_000 && (graceful || !was_graceful);
             if !before.is_some_and(same) {
@@ -837,9 +838,9 @@ fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
                 let Some(patience) = patience.next() else { break };
                 end = end.min(at + patience);
             }
-            let most = if world.dice.chance(50) { 1_500 } else { GRACE };
-            at += world.dice.below(most);
-            if at > end || world.dice.chance(20) {
+            let most = if world.random.chance(50) { 1_500 } else { GRACE };
+            at += world.random.below(most);
+            if at > end || world.random.chance(20) {
                 break;
             }
         }
@@ -852,16 +853,16 @@ fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
 #[test]
 fn a_stop_that_reaches_the_workers_too_leaves_nobody_in_the_queues() {
     worlds(500, |seed| {
-        let mut world = World::settled(seed, |dice| {
-            let shutdown_delay_ms = dice.below(2) * 2_000;
-            Policy { shutdown_delay_ms, ..up_to(4)(dice) }
+        let mut world = World::settled(seed, |random| {
+            let shutdown_delay_ms = random.below(2) * 2_000;
+            Policy { shutdown_delay_ms, ..up_to(4)(random) }
         });
         world.nature = Nature { dies_draining: 50, crash_at_boot: 10, ..CALM };
         let workers = world.pids().len() as u64;
-        let stop_at = world.dice.below(600);
+        let stop_at = world.random.below(600);
         world.plan_fact(stop_at, Event::StopRequested { graceful: true });
-        for _ in 0..=world.dice.below(workers) {
-            let at = world.dice.below(2 * stop_at + 1);
+        for _ in 0..=world.random.below(workers) {
+            let at = world.random.below(2 * stop_at + 1);
             world.plan(at, Ahead::TermAny);
         }
         world.run_to_exit(stop_at + world.policy.shutdown_delay_ms + GRACE + 1);
@@ -882,13 +883,13 @@ fn a_stop_before_any_worker_was_ready_waits_for_none() {
 fn a_shutdown_delay_serves_as_before_but_tells_every_worker_at_once() {
     const DELAY: u64 = 5_000;
     worlds(200, |seed| {
-        let mut world = World::settled(seed, |dice| Policy { shutdown_delay_ms: DELAY, ..up_to(4)(dice) });
+        let mut world = World::settled(seed, |random| Policy { shutdown_delay_ms: DELAY, ..up_to(4)(random) });
         let all = world.pids().len() as u32;
         world.plan_fact(0, Event::StopRequested { graceful: true });
         world.run(0);
         assert!(world.processes.values().all(|p| p.announced), "{:?}", world.processes);
         let crashed = world.any().expect("all serve");
-        let crash_in = world.dice.below(DELAY - BOOT);
+        let crash_in = world.random.below(DELAY - BOOT);
         world.plan_fact(crash_in, Event::Exited { pid: crashed });
         world.run_checking(DELAY - 1, |world| assert!(world.serving() >= all - 1));
         assert_eq!(world.serving(), all, "the crash was not mended");

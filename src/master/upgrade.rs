@@ -17,10 +17,11 @@ use serde_json::{Map, Value};
 
 use self::preflight::Preflight;
 use super::{
-    CERTIFICATE_EVERY_MS, CONTROL_EVERY_MS, Child, Dice, MasterError, ROWS_PER_SLOT, SettingsLoader, Shell,
+    CERTIFICATE_EVERY_MS, CONTROL_EVERY_MS, Child, MasterError, ROWS_PER_SLOT, SettingsLoader, Shell,
     control::ControlServer,
     core::{Action, Event, Failure, Master, SlotId, Takeover},
     handover::{Handover, HandoverState, MARKER, PassedChild, Program, Purpose, VERSION},
+    limits::Jitter,
     notify::Notify,
     now,
     oom::OomKills,
@@ -380,7 +381,7 @@ impl Shell {
             control_due: now().after(CONTROL_EVERY_MS),
             children,
             inbox: Vec::new(),
-            dice: Dice::new(),
+            jitter: Jitter::new(),
             history: state.history.clone(),
             deaths: state.deaths.clone(),
             oom_kills: OomKills::find(),

@@ -27,9 +27,9 @@ const QUIET: u64 = 1_000;
 /// From the fork to `Accepting`, at most.
 pub(super) const BOOT: u64 = 520;
 
-pub(super) struct Dice(u64);
+pub(super) struct Random(u64);
 
-impl Dice {
+impl Random {
     fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
@@ -172,7 +172,7 @@ pub(super) enum Ahead {
 
 pub(super) struct World {
     pub(super) now: u64,
-    pub(super) dice: Dice,
+    pub(super) random: Random,
     pub(super) nature: Nature,
     pub(super) policy: Policy,
     pub(super) master: Master,
@@ -234,13 +234,13 @@ pub(super) fn policy(workers: u32) -> Policy {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, nature: Nature, shape: impl FnOnce(&mut Dice) -> Policy) -> Self {
-        let mut dice = Dice::new(seed);
-        let policy = shape(&mut dice);
+    pub(super) fn new(seed: u64, nature: Nature, shape: impl FnOnce(&mut Random) -> Policy) -> Self {
+        let mut random = Random::new(seed);
+        let policy = shape(&mut random);
         let (master, actions) = Master::new(policy.clone(), Millis(0));
         let mut world = Self {
             now: 0,
-            dice,
+            random,
             nature,
             policy,
             master,
@@ -279,7 +279,7 @@ impl World {
     }
 
     /// A world that booted without trouble.
-    pub(super) fn settled(seed: u64, shape: impl FnOnce(&mut Dice) -> Policy) -> Self {
+    pub(super) fn settled(seed: u64, shape: impl FnOnce(&mut Random) -> Policy) -> Self {
         let mut world = Self::new(seed, CALM, shape);
         world.settle(BOOT);
         world
@@ -333,7 +333,7 @@ impl World {
         let fact = self.ahead.first_key_value().map(|(&key, _)| key).filter(|key| key.0 <= self.now);
         match fact {
             // At one instant either may come first.
-            Some(key) if !overdue || self.dice.chance(50) => {
+            Some(key) if !overdue || self.random.chance(50) => {
                 let ahead = self.ahead.remove(&key).expect("it was seen a line ago");
                 if let Some(event) = self.come_true(ahead) {
                     self.step(Some(event));
@@ -380,12 +380,12 @@ impl World {
                 let slot = p.slot;
                 // Sooner than a trial can be over.
                 if self.bad.contains(&p.generation) {
-                    let delay = self.dice.below(490);
+                    let delay = self.random.below(490);
                     self.plan_fact(delay, Event::Exited { pid });
                 }
                 self.plan(50, Ahead::Beat(pid));
-                if self.dice.chance(self.nature_of(slot).answers) {
-                    let delay = self.dice.below(1_000);
+                if self.random.chance(self.nature_of(slot).answers) {
+                    let delay = self.random.below(1_000);
                     self.plan_fact(delay, Event::Answered { pid });
                 }
                 self.maybe_crash(pid);
@@ -432,14 +432,14 @@ impl World {
 
     fn beat(&mut self, pid: Pid) {
         let Some(slot) = self.processes.get(&pid).map(|p| p.slot) else { return };
-        let hangs = self.dice.chance(self.nature_of(slot).hang);
-        let nap = if self.dice.chance(self.nature_of(slot).nap) { self.dice.below(TIMEOUT) } else { 0 };
+        let hangs = self.random.chance(self.nature_of(slot).hang);
+        let nap = if self.random.chance(self.nature_of(slot).nap) { self.random.below(TIMEOUT) } else { 0 };
         let due = self.now + PROMISE;
         let Some(p) = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung) else { return };
         p.due = due;
         p.hung = hangs;
         self.plan(PROMISE + nap, Ahead::Beat(pid));
-        let told = PROMISE + 1 + self.dice.below(100);
+        let told = PROMISE + 1 + self.random.below(100);
         self.plan_fact(told, Event::SlotSilent { slot });
         self.maybe_crash(pid);
     }
@@ -470,8 +470,8 @@ impl World {
 
     fn maybe_crash(&mut self, pid: Pid) {
         let nature = self.nature_of(self.processes[&pid].slot);
-        if self.dice.chance(nature.crash) {
-            let delay = self.dice.below(3_000);
+        if self.random.chance(nature.crash) {
+            let delay = self.random.below(3_000);
             self.plan_fact(delay, Event::Exited { pid });
         }
     }
@@ -480,7 +480,7 @@ impl World {
     pub(super) fn any(&mut self) -> Option<Pid> {
         let able = |p: &Process| !p.hung && !p.doomed && p.drained_by.is_none();
         let pids: Vec<Pid> = self.processes.iter().filter(|(_, p)| able(p)).map(|(&pid, _)| pid).collect();
-        let nth = self.dice.below(pids.len().max(1) as u64);
+        let nth = self.random.below(pids.len().max(1) as u64);
         pids.get(nth as usize).copied()
     }
 
@@ -521,7 +521,7 @@ impl World {
                     let p = self.alive(pid);
                     assert_eq!(p.state, State::AwaitingGo, "Go to {pid:?}");
                     p.state = State::Going;
-                    let delay = 1 + self.dice.below(20);
+                    let delay = 1 + self.random.below(20);
                     self.plan_fact(delay, Event::Accepting { pid });
                 }
                 Action::AnnounceStop { pid } => self.alive(pid).announced = true,
@@ -551,14 +551,14 @@ impl World {
                     p.doomed = true;
                     let slot = p.slot;
                     self.failures.push((self.now, slot));
-                    if !self.dice.chance(self.nature_of(slot).refuses_abort) {
-                        let delay = self.dice.below(2_000);
+                    if !self.random.chance(self.nature_of(slot).refuses_abort) {
+                        let delay = self.random.below(2_000);
                         self.plan_fact(delay, Event::Exited { pid });
                     }
                 }
                 Action::Kill { pid, cause } => self.kill(pid, cause),
                 Action::Measure { pid } => {
-                    let (now, limit, more) = (self.now, self.policy.max_rss, self.dice.below(30));
+                    let (now, limit, more) = (self.now, self.policy.max_rss, self.random.below(30));
                     let p = self.alive(pid);
                     p.rss += more;
                     if p.rss > limit {
@@ -568,7 +568,7 @@ impl World {
                     self.results.push_back(Event::Measured { pid, rss });
                 }
                 Action::Grow { workers } => {
-                    let (slots, rows) = match self.dice.chance(self.nature.grow_fails) {
+                    let (slots, rows) = match self.random.chance(self.nature.grow_fails) {
                         true => (self.policy.slots, self.policy.rows),
                         false => (workers, self.policy.rows + 4 * (workers - self.policy.slots)),
                     };
@@ -576,11 +576,12 @@ impl World {
                     self.results.push_back(Event::Grown { slots, rows });
                 }
                 Action::LoadSettings => {
-                    let event = if self.dice.chance(self.nature.refused_settings) {
+                    let event = if self.random.chance(self.nature.refused_settings) {
                         Event::SettingsRefused
                     } else {
-                        let count = self.dice.chance(30).then(|| 1 + self.dice.below(self.policy.slots.into()) as u32);
-                        Event::SettingsLoaded { policy: self.policy.clone(), count, removes: self.dice.chance(50) }
+                        let count =
+                            self.random.chance(30).then(|| 1 + self.random.below(self.policy.slots.into()) as u32);
+                        Event::SettingsLoaded { policy: self.policy.clone(), count, removes: self.random.chance(50) }
                     };
                     self.results.push_back(event);
                 }
@@ -602,9 +603,9 @@ impl World {
                     let until = Some(self.now + self.policy.boot_timeout_ms);
                     assert!(self.preflight.replace(until).is_none(), "two programs are tried at once");
                     assert!(!self.on_trial, "tried while another generation is on trial");
-                    let passed = !self.dice.chance(self.nature.refused_program);
-                    let boot = 50 + self.dice.below(450);
-                    if !self.dice.chance(self.nature.hanging_program) {
+                    let passed = !self.random.chance(self.nature.refused_program);
+                    let boot = 50 + self.random.below(450);
+                    if !self.random.chance(self.nature.hanging_program) {
                         self.plan_fact(boot, Event::PreflightEnded { passed });
                     }
                 }
@@ -620,7 +621,7 @@ impl World {
                     self.on_trial = false;
                     self.failed
                         .insert(self.master.workers().iter().map(|w| w.generation).max().unwrap_or(Generation(0)));
-                    match self.dice.chance(self.nature.exec_fails) {
+                    match self.random.chance(self.nature.exec_fails) {
                         true => self.results.push_back(Event::ExecFailed),
                         false => self.take_over(Takeover::Back),
                     }
@@ -650,7 +651,7 @@ impl World {
                 Action::Note(note) => {
                     if let Note::TrialBegun { generation, .. } = note {
                         self.on_trial = true;
-                        if self.dice.chance(self.nature.bad_generation) {
+                        if self.random.chance(self.nature.bad_generation) {
                             self.bad.insert(generation);
                         }
                     }
@@ -673,14 +674,14 @@ impl World {
             "left with something unanswered: {:?}",
             self.results
         );
-        if self.dice.chance(self.nature.exec_fails) {
+        if self.random.chance(self.nature.exec_fails) {
             return self.results.push_back(Event::ExecFailed);
         }
-        if self.dice.chance(self.nature.bad_take_over) {
+        if self.random.chance(self.nature.bad_take_over) {
             return self.take_over(Takeover::Back);
         }
-        let count = self.dice.chance(30).then(|| 1 + self.dice.below(self.policy.slots.into()) as u32);
-        let removes = self.dice.chance(50);
+        let count = self.random.chance(30).then(|| 1 + self.random.below(self.policy.slots.into()) as u32);
+        let removes = self.random.chance(50);
         self.take_over(Takeover::New { count, removes });
     }
 
@@ -704,7 +705,7 @@ impl World {
     fn fork(&mut self, slot: SlotId, generation: Generation) {
         self.forks.push((self.now, slot));
         let nature = self.nature_of(slot);
-        if self.dice.chance(nature.fork_fails) {
+        if self.random.chance(nature.fork_fails) {
             self.failures.push((self.now, slot));
             return self.results.push_back(Event::ForkFailed { slot });
         }
@@ -713,7 +714,7 @@ impl World {
         self.next_pid += 1;
         let max_age_ms = match nature.max_age {
             0 => 0,
-            age => age + self.dice.below(age / 10),
+            age => age + self.random.below(age / 10),
         };
         let process = Process {
             slot,
@@ -732,10 +733,10 @@ impl World {
         };
         self.processes.insert(pid, process);
         self.results.push_back(Event::Forked { slot, pid, max_age_ms });
-        let boot = 50 + self.dice.below(450);
-        if self.dice.chance(nature.crash_at_boot) || (self.bad.contains(&generation) && self.dice.chance(50)) {
+        let boot = 50 + self.random.below(450);
+        if self.random.chance(nature.crash_at_boot) || (self.bad.contains(&generation) && self.random.chance(50)) {
             self.plan_fact(boot, Event::Exited { pid });
-        } else if !self.dice.chance(nature.never_ready) {
+        } else if !self.random.chance(nature.never_ready) {
             self.plan_fact(boot, Event::Ready { pid });
         }
     }
@@ -744,14 +745,14 @@ impl World {
     fn drain(&mut self, pid: Pid, grace: u64, last: bool) {
         let slot = self.alive(pid).slot;
         let (now, nature) = (self.now, self.nature_of(slot));
-        let delay = if self.dice.chance(nature.dies_draining) {
+        let delay = if self.random.chance(nature.dies_draining) {
             0
-        } else if self.dice.chance(nature.slow_drain) {
-            GRACE / 2 + self.dice.below(GRACE)
+        } else if self.random.chance(nature.slow_drain) {
+            GRACE / 2 + self.random.below(GRACE)
         } else {
-            self.dice.below(2_000)
+            self.random.below(2_000)
         };
-        let never = self.dice.chance(nature.never_drains);
+        let never = self.random.chance(nature.never_drains);
         let p = self.alive(pid);
         let news = last && !std::mem::replace(&mut p.told_last, last);
         let shorter = p.drained_by.is_none_or(|before| now + grace < before || (news && now + grace == before));
