@@ -21,6 +21,7 @@ mod reload;
 mod sim;
 mod status;
 mod upgrade;
+mod wording;
 
 use std::{
     collections::VecDeque,
