@@ -365,7 +365,7 @@ impl Shell {
     }
 
     fn scale_by(&mut self, by: i32) {
-        self.inbox.push(Event::ScaleRequested { scale: Scaling::By(by), caller: None });
+        self.inbox.push(Event::ScaleRequested { scaling: Scaling::By(by), caller: None });
     }
 
     fn serve(&mut self, caller: Caller, request: Request) {
@@ -392,7 +392,7 @@ impl Shell {
                     protocol::Scale::To(target) => Scaling::To(target),
                     protocol::Scale::By(by) => Scaling::By(by),
                 };
-                self.inbox.push(Event::ScaleRequested { scale, caller: Some(caller) });
+                self.inbox.push(Event::ScaleRequested { scaling: scale, caller: Some(caller) });
             }
             protocol::Command::Reload => self.request_reload(Some(caller)),
             protocol::Command::Changes => {

@@ -12,6 +12,10 @@
 //! ```
 
 mod backoff;
+mod recycle;
+mod slots;
+mod steer;
+mod stop;
 mod takeover;
 mod trial;
 mod vocabulary;
@@ -19,7 +23,7 @@ mod vocabulary;
 use serde::{Deserialize, Serialize};
 
 use self::{
-    backoff::{Backoff, EARLY_MS, FLOOR_MS},
+    backoff::Backoff,
     trial::{Change, Queued},
 };
 pub(crate) use self::{
@@ -32,15 +36,6 @@ pub(crate) use self::{
 
 /// Between SIGABRT, which leaves a core file, and SIGKILL, which cannot be refused.
 const ABORT_MS: u64 = 2_000;
-/// What a quick stop leaves the workers.
-const QUICK_MS: u64 = 2_000;
-/// A request to stop that comes this soon after the last one, and is not more urgent, is the same request, delivered
-/// twice: by the sender of the signal, and by the program that started the master. A person takes longer to lose patience.
-const SAME_STOP_MS: u64 = 1_000;
-/// Failures in each slot, with none ready ever, after which a first boot gives up.
-const BOOT_FAILURES: u32 = 3;
-/// How often resident size is looked at while `workers.max_rss` is set.
-const MEASURE_MS: u64 = 1_000;
 /// A new generation is proven once the worker of every slot has served and beaten for this long.
 const TRIAL_MS: u64 = 500;
 /// While a worker of a new generation is late, how soon it is looked at again.
@@ -49,12 +44,6 @@ const TRIAL_LOOK_MS: u64 = 100;
 const QUIET_MS: u64 = 1_000;
 /// The last part of [`QUIET_MS`], in which no new connection begins there.
 const HUSH_MS: u64 = 250;
-/// A stop goes on without a worker that polls the listeners once this many that were forked for it have died.
-const HOLDERS_MAX: u32 = 3;
-/// How often the beats of the silent are looked at: one that beats again gets its share back within this.
-const LOOK_MS: u64 = 100;
-/// A silence this long is told once it is over; shorter ones are what blocking handlers do all day.
-const TOLD_MS: u64 = 1_000;
 /// A master that wakes this much after its deadline was itself stopped (a suspended machine, a frozen cgroup).
 const OVERSLEPT_MS: u64 = 1_000;
 
@@ -137,12 +126,12 @@ impl Master {
     }
 
     fn empty(policy: Policy, now: Millis) -> Self {
-        Self {
+        let mut master = Self {
             target: policy.workers.clamp(1, policy.slots),
             generation: Generation(1),
             stage: Stage::Running,
             workers: Vec::new(),
-            backoff: vec![Backoff::quiet(now); policy.slots as usize],
+            backoff: Vec::new(),
             cut_short_at: None,
             proven: false,
             reason: ExitReason::Asked,
@@ -164,7 +153,9 @@ impl Master {
             broken: false,
             tally: Tally::default(),
             policy,
-        }
+        };
+        master.make_backoffs(now);
+        master
     }
 
     /// Records what happened, then makes the world match the wish. The only way in. All that the shell knows comes in
@@ -241,106 +232,34 @@ impl Master {
         (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(Worker::serving)).count() as u32
     }
 
-    /// When an empty slot gets its next worker, and after how many young deaths in a row; `None` for one that does not wait.
-    pub(crate) fn next_try(&self, slot: SlotId) -> Option<(Millis, u32)> {
-        let backoff = self.slots_wanting().find(|wanting| *wanting == slot).map(|_| &self.backoff[slot.0 as usize])?;
-        let early = self.called_early().filter(|(early, _)| *early == slot).map(|(_, at)| at);
-        self.backs_off(slot).then(|| (early.unwrap_or(backoff.ends()), backoff.failures()))
-    }
-
     // ---- facts -----------------------------------------------------------------------------------------------------
 
+    /// One function for each event that takes more than five lines, next to what it changes.
     fn record(&mut self, now: Millis, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
-            Event::ScaleRequested { scale, caller } => self.scale(scale, caller, actions),
+            Event::ScaleRequested { scaling, caller } => self.on_scale_requested(scaling, caller, actions),
             Event::ReloadRequested { caller } => self.begin_reload(caller, actions),
             Event::SettingsLoaded { policy, count, removes } => {
                 self.begin_trial(now, policy, count, actions);
                 self.removes = removes;
             }
-            Event::SettingsRefused => {
-                if let Change::Loading { callers } = self.take_change() {
-                    reply_to_all(callers, CommandReply::Refused, actions);
-                }
-                self.begin_queued(now, actions);
-            }
+            Event::SettingsRefused => self.on_settings_refused(now, actions),
             Event::UpgradeRequested { program, caller } => self.begin_upgrade(now, program, caller, actions),
-            Event::PreflightEnded { passed } => self.end_preflight(now, passed, actions),
-            Event::ExecFailed => self.stay(now, actions),
-            Event::Grown { slots, rows } => {
-                (self.policy.slots, self.policy.rows) = (slots, rows);
-                self.backoff.resize(slots as usize, Backoff::quiet(now));
-                if self.target > slots {
-                    self.reply_to_callers(CommandReply::NoListeners { target: slots }, actions);
-                    actions.push(Action::Note(Note::Scaled { target: slots, asked: i64::from(self.target) }));
-                    self.target = slots;
-                }
-            }
-            Event::Forked { slot, pid, max_age_ms } => {
-                let until = now.after(self.policy.boot_timeout_ms);
-                let Some(w) = self.forking(slot) else { return };
-                w.pid = Some(pid);
-                w.phase = Phase::Starting { until };
-                w.old_at = (max_age_ms > 0).then(|| now.after(max_age_ms));
-            }
-            Event::ForkFailed { slot } => {
-                let Some(at) = self.workers.iter().position(|w| w.slot == slot && w.phase == Phase::Forking) else {
-                    return;
-                };
-                let w = self.workers.remove(at);
-                self.boot_failed(now, &w, Failure::NotForked, actions);
-            }
-            Event::Ready { pid } => {
-                let stopping = matches!(self.stage, Stage::Delaying { .. } | Stage::Stopping { .. });
-                let Some(Worker { phase: Phase::Starting { .. }, .. }) = self.by_pid(pid) else { return };
-                self.proven = true;
-                if stopping {
-                    actions.push(Action::AnnounceStop { pid });
-                }
-                actions.push(Action::Go { pid });
-            }
-            Event::Accepting { pid } => {
-                let silent_until = now.after(self.policy.timeout_ms);
-                let serving_since = self.slot_served_since(pid).unwrap_or(now);
-                if let Some(w) = self.by_pid(pid)
-                    && matches!(w.phase, Phase::Starting { .. })
-                {
-                    w.phase = Phase::Serving { silent_until };
-                    w.serving_since = serving_since;
-                    w.due = now;
-                    w.forgiven = false;
-                }
-            }
-            Event::Beat { pid, due } => {
-                let next = due.after(self.policy.timeout_ms);
-                let Some(w) = self.by_pid(pid) else { return };
-                let Phase::Serving { silent_until } = &mut w.phase else { return };
-                *silent_until = next;
-                let silent_ms = now.since(std::mem::replace(&mut w.due, due));
-                w.forgiven = false;
-                // A promise that is broken when it is read ends no silence.
-                if w.silent && due >= now {
-                    w.silent = false;
-                    if silent_ms >= TOLD_MS {
-                        actions.push(Action::Note(Note::HeardAgain { pid, silent_ms }));
-                    }
-                }
-            }
+            Event::PreflightEnded { passed } => self.on_preflight_ended(now, passed, actions),
+            Event::ExecFailed => self.on_exec_failed(now, actions),
+            Event::Grown { slots, rows } => self.on_grown(now, slots, rows, actions),
+            Event::Forked { slot, pid, max_age_ms } => self.on_forked(now, slot, pid, max_age_ms),
+            Event::ForkFailed { slot } => self.on_fork_failed(now, slot, actions),
+            Event::Ready { pid } => self.on_ready(pid, actions),
+            Event::Accepting { pid } => self.on_accepting(now, pid),
+            Event::Beat { pid, due } => self.on_heartbeat(now, pid, due, actions),
             Event::Answered { pid } => {
                 if let Some(w) = self.by_pid(pid) {
                     w.answered = true;
                 }
             }
-            Event::SlotSilent { slot } => {
-                if !self.looks() {
-                    self.look_at = now.after(LOOK_MS);
-                }
-                // It may have beaten since it was said.
-                for w in self.workers.iter_mut().filter(|w| w.slot == slot && w.serving() && w.due < now) {
-                    w.silent = true;
-                }
-            }
+            Event::SlotSilent { slot } => self.on_slot_silent(now, slot),
             Event::RoomChanged { pid, full } => {
                 if let Some(w) = self.by_pid(pid) {
                     w.full = full;
@@ -352,36 +271,13 @@ impl Master {
                     self.recycle(pid, RecycleCause::MaxRss, actions);
                 }
             }
-            Event::DrainBegun { pid } => {
-                let until = now.after(self.policy.graceful_timeout_ms);
-                if let Some(w) = self.by_pid(pid)
-                    && w.wanted()
-                {
-                    w.phase = Phase::Draining { until };
-                }
-            }
+            Event::DrainBegun { pid } => self.on_drain_begun(now, pid),
             Event::Quiet { pid } => self.quiet |= self.worker(pid).is_some(),
-            Event::Exited { pid } => {
-                let Some(at) = self.workers.iter().position(|w| w.pid == Some(pid)) else { return };
-                self.starved = false;
-                let w = self.workers.remove(at);
-                match w.phase {
-                    Phase::Serving { .. } => {
-                        self.tally.crashed += 1;
-                        self.failed(now, &w, Failure::Ended, actions);
-                    }
-                    Phase::Starting { .. } => {
-                        self.tally.boot_failed += 1;
-                        self.boot_failed(now, &w, Failure::Ended, actions);
-                    }
-                    // Its end was asked for, or its failure was noted when it was given up.
-                    Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => {}
-                }
-            }
+            Event::Exited { pid } => self.on_exited(now, pid, actions),
         }
     }
 
-    fn scale(&mut self, scaling: Scaling, caller: Option<Caller>, actions: &mut Vec<Action>) {
+    fn on_scale_requested(&mut self, scaling: Scaling, caller: Option<Caller>, actions: &mut Vec<Action>) {
         let most = self.policy.workers_max;
         let asked = match scaling {
             Scaling::To(target) => i64::from(target),
@@ -409,91 +305,87 @@ impl Master {
         actions.push(Action::Note(Note::Scaled { target, asked }));
     }
 
+    fn on_grown(&mut self, now: Millis, slots: u32, rows: u32, actions: &mut Vec<Action>) {
+        (self.policy.slots, self.policy.rows) = (slots, rows);
+        self.make_backoffs(now);
+        if self.target > slots {
+            self.reply_to_callers(CommandReply::NoListeners { target: slots }, actions);
+            actions.push(Action::Note(Note::Scaled { target: slots, asked: i64::from(self.target) }));
+            self.target = slots;
+        }
+    }
+
+    fn on_forked(&mut self, now: Millis, slot: SlotId, pid: Pid, max_age_ms: u64) {
+        let until = now.after(self.policy.boot_timeout_ms);
+        let Some(w) = self.forking(slot) else { return };
+        w.pid = Some(pid);
+        w.phase = Phase::Starting { until };
+        w.old_at = (max_age_ms > 0).then(|| now.after(max_age_ms));
+    }
+
+    fn on_fork_failed(&mut self, now: Millis, slot: SlotId, actions: &mut Vec<Action>) {
+        let Some(at) = self.workers.iter().position(|w| w.slot == slot && w.phase == Phase::Forking) else {
+            return;
+        };
+        let w = self.workers.remove(at);
+        self.boot_failed(now, &w, Failure::NotForked, actions);
+    }
+
+    fn on_ready(&mut self, pid: Pid, actions: &mut Vec<Action>) {
+        let stopping = matches!(self.stage, Stage::Delaying { .. } | Stage::Stopping { .. });
+        let Some(Worker { phase: Phase::Starting { .. }, .. }) = self.by_pid(pid) else { return };
+        self.proven = true;
+        if stopping {
+            actions.push(Action::AnnounceStop { pid });
+        }
+        actions.push(Action::Go { pid });
+    }
+
+    fn on_accepting(&mut self, now: Millis, pid: Pid) {
+        let silent_until = now.after(self.policy.timeout_ms);
+        let serving_since = self.slot_served_since(pid).unwrap_or(now);
+        if let Some(w) = self.by_pid(pid)
+            && matches!(w.phase, Phase::Starting { .. })
+        {
+            w.phase = Phase::Serving { silent_until };
+            w.serving_since = serving_since;
+            w.due = now;
+            w.forgiven = false;
+        }
+    }
+
+    fn on_drain_begun(&mut self, now: Millis, pid: Pid) {
+        let until = now.after(self.policy.graceful_timeout_ms);
+        if let Some(w) = self.by_pid(pid)
+            && w.wanted()
+        {
+            w.phase = Phase::Draining { until };
+        }
+    }
+
+    fn on_exited(&mut self, now: Millis, pid: Pid, actions: &mut Vec<Action>) {
+        let Some(at) = self.workers.iter().position(|w| w.pid == Some(pid)) else { return };
+        self.starved = false;
+        let w = self.workers.remove(at);
+        match w.phase {
+            Phase::Serving { .. } => {
+                self.tally.crashed += 1;
+                self.failed(now, &w, Failure::Ended, actions);
+            }
+            Phase::Starting { .. } => {
+                self.tally.boot_failed += 1;
+                self.boot_failed(now, &w, Failure::Ended, actions);
+            }
+            // Its end was asked for, or its failure was noted when it was given up.
+            Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => {}
+        }
+    }
+
     fn reply_to_callers(&mut self, reply: CommandReply, actions: &mut Vec<Action>) {
         reply_to_all(std::mem::take(&mut self.callers), reply, actions);
     }
 
     // ---- ends -----------------------------------------------------------------------------------------------------
-
-    /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
-    fn begin_stop(&mut self, now: Millis, graceful: bool, actions: &mut Vec<Action>) {
-        let more_urgent = |before: bool| before && !graceful;
-        if self.stop_asked.is_some_and(|(at, before)| now.since(at) < SAME_STOP_MS && !more_urgent(before)) {
-            return;
-        }
-        self.stop_asked = Some((now, graceful));
-        let (urgency, before) = match self.stage {
-            Stage::Running => (u8::from(!graceful), None),
-            Stage::Delaying { until } => (1, Some(until.after(self.policy.graceful_timeout_ms))),
-            Stage::Stopping { until, urgency } => (urgency.saturating_add(1), Some(until)),
-            Stage::Done => return,
-        };
-        self.reply_to_callers(CommandReply::Stopping, actions);
-        self.abandon_changes(actions);
-        self.close_removed_at = None;
-        if before.is_none() {
-            let told = self.workers.iter().filter_map(|w| w.pid);
-            actions.extend(told.map(|pid| Action::AnnounceStop { pid }));
-        }
-        let delay_ms = if urgency == 0 { self.policy.shutdown_delay_ms } else { 0 };
-        let grace_ms = match urgency {
-            0 => self.policy.graceful_timeout_ms,
-            1 => QUICK_MS,
-            2.. => 0,
-        };
-        let until = before.map_or(now.after(grace_ms), |before| before.min(now.after(grace_ms)));
-        self.stage = match delay_ms {
-            0 => Stage::Stopping { until, urgency },
-            1.. => Stage::Delaying { until: now.after(delay_ms) },
-        };
-        actions.push(Action::Note(Note::Stopping { graceful: urgency == 0, delay_ms, grace_ms: until.since(now) }));
-    }
-
-    fn recycle(&mut self, pid: Pid, cause: RecycleCause, actions: &mut Vec<Action>) {
-        if let Some(w) = self.by_pid(pid)
-            && w.wanted()
-            && w.recycle.is_none()
-        {
-            w.recycle = Some(cause);
-            actions.push(Action::Note(Note::RecycleAsked { pid, cause }));
-        }
-    }
-
-    /// Whoever waits for the target is not left waiting for a worker that may never boot.
-    fn boot_failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
-        self.failed(now, w, why, actions);
-        if w.slot.0 < self.target {
-            self.reply_to_callers(CommandReply::BootFailed { slot: w.slot, target: self.target }, actions);
-        }
-    }
-
-    /// This worker ended, or was given up, unasked. If that decides a trial it is the generation that failed, and not
-    /// the slot: its older worker serves on.
-    fn failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
-        let slot = w.slot;
-        if self.fails_trial(now, slot, w.generation, why, actions) {
-            return;
-        }
-        let proven = self.proven;
-        let Some(backoff) = self.backoff.get_mut(slot.0 as usize) else { return };
-        if w.answered {
-            return backoff.recovers(now);
-        }
-        let wait_ms = backoff.fails(now, proven);
-        let failures = backoff.failures();
-        if self.stage != Stage::Running {
-            return;
-        }
-        let each = &self.backoff[..self.slots() as usize];
-        if !proven && each.iter().all(|b| b.failures() >= BOOT_FAILURES) {
-            self.reason = ExitReason::NoWorkerReady;
-            self.stage = Stage::Stopping { until: now, urgency: 2 };
-            actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(Backoff::failures).sum() }));
-            self.abandon_changes(actions);
-        } else if wait_ms > 0 && slot.0 < self.slots() && self.called_early().is_none_or(|(early, _)| early != slot) {
-            actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
-        }
-    }
 
     /// If the master itself was stopped past its deadline, the workers' silence may be the machine's: give each its
     /// whole time again, once. Who has not beaten since is not suspended but hung, and its deadline holds.
@@ -519,15 +411,22 @@ impl Master {
 
     // ---- wishes ----------------------------------------------------------------------------------------------------
 
-    /// The order is the specification: the overdue first, so that what they leave empty is filled in the same step.
+    /// Makes the workers match what is wanted. The order of the duties is part of the specification:
+    ///
+    /// 1. End what is overdue: slots that this empties are filled in the same step.
+    /// 2. Begin the stop once the shutdown delay is over: none of the duties below may start something new after it.
+    /// 3. Mark workers that reached their age: duties 6 and 7 replace them.
+    /// 4. Pass the trial: from here on workers of the old generation may leave.
+    /// 5. Close removed addresses: the trial that was passed sets their time.
+    /// 6. Retire workers that are replaced: a slot beyond the target loses its worker before slots are filled.
+    /// 7. Fill slots: everything that empties a slot has been done.
+    /// 8. Ask for the memory of the workers: the answers come in a later step.
+    /// 9. Steer: everything that changes which workers serve has been done.
+    /// 10. Reply to callers who wait for the target: surplus workers have been told to leave.
+    /// 11. Become another program: last, because it waits until this step has asked for no fork and no answer.
     fn reconcile(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.end_overdue(now, actions);
-        if let Stage::Delaying { until } = self.stage
-            && until <= now
-        {
-            let until = now.after(self.policy.graceful_timeout_ms);
-            self.stage = Stage::Stopping { until, urgency: 0 };
-        }
+        self.end_delay(now);
         match self.stage {
             Stage::Running | Stage::Delaying { .. } => {
                 self.ask_old(now, actions);
@@ -540,16 +439,7 @@ impl Master {
                 self.reply_when_served(actions);
                 self.leave(now, actions);
             }
-            Stage::Stopping { until, .. } => {
-                self.quiet |= until <= now;
-                self.drain_all(now, until, actions);
-                self.end_overdue(now, actions);
-                self.fill_slots(now, actions);
-                if self.workers.is_empty() && !self.must_be_held() {
-                    self.stage = Stage::Done;
-                    actions.push(Action::Exit { reason: self.reason });
-                }
-            }
+            Stage::Stopping { until, .. } => self.reconcile_stop(now, until, actions),
             Stage::Done => {}
         }
     }
@@ -587,17 +477,6 @@ impl Master {
         }
     }
 
-    fn ask_old(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        for i in 0..self.workers.len() {
-            let w = &self.workers[i];
-            if let (Phase::Serving { .. }, Some(pid), Some(old_at)) = (w.phase, w.pid, w.old_at)
-                && old_at <= now
-            {
-                self.recycle(pid, RecycleCause::MaxAge, actions);
-            }
-        }
-    }
-
     /// A worker leaves once a younger one serves its slot, or once its slot is gone; but nobody of an old generation
     /// while the new one is on trial.
     fn retire_replaced(&mut self, now: Millis, actions: &mut Vec<Action>) {
@@ -625,92 +504,11 @@ impl Master {
         }
     }
 
-    fn fill_slots(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        while let Some(slot) = self.slot_to_fill(now) {
-            let backoff = &mut self.backoff[slot.0 as usize];
-            if backoff.ends() > now {
-                self.cut_short_at = Some(now);
-            }
-            backoff.forks(now);
-            self.holders += u32::from(matches!(self.stage, Stage::Stopping { .. }));
-            self.workers.push(Worker {
-                slot,
-                generation: self.generation,
-                pid: None,
-                phase: Phase::Forking,
-                recycle: None,
-                old_at: None,
-                serving_since: now,
-                answered: false,
-                forgiven: false,
-                due: now,
-                silent: false,
-                full: false,
-                told_last: false,
-            });
-            actions.push(Action::Fork { slot, generation: self.generation });
-        }
-        let waits = self.slots_lacking().next().filter(|_| self.rows_taken());
-        if let Some(slot) = waits
-            && !std::mem::replace(&mut self.starved, true)
-        {
-            actions.push(Action::Note(Note::NoRow { slot }));
-        }
-    }
-
-    fn measure(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        if !self.measures() || now < self.measure_at {
-            return;
-        }
-        self.measure_at = now.after(MEASURE_MS);
-        let serving = self.workers.iter().filter(|w| w.serving() && w.recycle.is_none());
-        actions.extend(serving.filter_map(|w| w.pid).map(|pid| Action::Measure { pid }));
-    }
-
-    /// Spare slots are never live, those of the full only if all others are full or silent, those of the silent only if
-    /// all are silent, and an empty set keeps the last program: then every slot waits alike.
-    fn steer(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        if self.looks() && self.look_at <= now {
-            self.look_at = now.after(LOOK_MS);
-        }
-        let slots_of = |able: fn(&Worker) -> bool| -> Vec<SlotId> {
-            (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(able)).collect()
-        };
-        let by_choice: [fn(&Worker) -> bool; 3] =
-            [|w| w.serving() && !w.silent && !w.full, |w| w.serving() && !w.silent, Worker::serving];
-        let live = by_choice.into_iter().map(slots_of).find(|live| !live.is_empty()).unwrap_or_default();
-        if !live.is_empty() && live != self.steered {
-            self.steered.clone_from(&live);
-            actions.push(Action::Steer { live });
-        }
-    }
-
     /// By now the surplus, if there was any, has been told to go; a trial keeps it until it is over.
     fn reply_when_served(&mut self, actions: &mut Vec<Action>) {
         let undecided = matches!(self.change, Change::Loading { .. } | Change::OnTrial(_));
         if self.served() == self.target && !undecided {
             self.reply_to_callers(CommandReply::Serving { target: self.target }, actions);
-        }
-    }
-
-    /// Workers that drain already are told too that this is the final stop: one that still lives polls the listeners once
-    /// more. While no worker serves, workers that start go on starting, and are told once they serve.
-    fn drain_all(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
-        let starting_go_on = self.must_be_held() && !self.workers.iter().any(Worker::serving);
-        for i in 0..self.workers.len() {
-            let w = &mut self.workers[i];
-            let until = match &mut w.phase {
-                Phase::Draining { until: before } if *before <= until && w.told_last => continue,
-                Phase::Forking | Phase::Starting { .. } if starting_go_on => continue,
-                Phase::Aborting { until: before } => {
-                    *before = until.min(*before);
-                    continue;
-                }
-                Phase::Killed { .. } => continue,
-                Phase::Draining { until: before } => until.min(*before),
-                Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. } => until,
-            };
-            self.drain(i, now, until, true, Cause::Stop, actions);
         }
     }
 
@@ -723,58 +521,6 @@ impl Master {
     }
 
     // ---- questions -------------------------------------------------------------------------------------------------
-
-    fn slot_to_fill(&self, now: Millis) -> Option<SlotId> {
-        let due = self.slots_wanting().find(|slot| self.backoff[slot.0 as usize].ends() <= now);
-        due.or_else(|| self.called_early().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
-    }
-
-    /// The slot whose wait is cut short, and when. At most half of the slots wait, so that a service that can serve always
-    /// has a worker that serves or starts; while one serves there is less haste. Before any worker was ever ready no wait
-    /// is cut short.
-    fn called_early(&self) -> Option<(SlotId, Millis)> {
-        let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
-        if !self.proven || waiting.len() <= self.slots() as usize / 2 {
-            return None;
-        }
-        let soonest = waiting.into_iter().min_by_key(|slot| self.backoff[slot.0 as usize].ends())?;
-        let some_serve = self.workers.iter().any(|w| w.slot.0 < self.slots() && w.serving() && !w.silent);
-        let pace_ms = if some_serve { EARLY_MS } else { FLOOR_MS };
-        let paced = self.cut_short_at.map(|cut| cut.after(pace_ms));
-        Some((soonest, self.backoff[soonest.0 as usize].floor().max(paced.unwrap_or_default())))
-    }
-
-    fn backs_off(&self, slot: SlotId) -> bool {
-        self.backoff[slot.0 as usize].waits() && !self.here(slot).any(Worker::serving)
-    }
-
-    /// The slots that may be given a worker now, backoff aside. Empty ones come first; of those whose worker still
-    /// serves, only `max(1, N/4)` are replaced at once, the oldest worker first: otherwise a slot whose workers are
-    /// recycled all the time would take the turns of the others, and a reload would never end.
-    fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
-        let replacing = (0..self.target).map(SlotId).filter(|slot| {
-            self.here(*slot).any(Worker::serving) && self.here(*slot).any(|w| w.wanted() && !w.serving())
-        });
-        let room = (self.target as usize / 4).max(1).saturating_sub(replacing.count());
-        let (mut serving, empty): (Vec<_>, Vec<_>) =
-            self.slots_lacking().partition(|slot| self.here(*slot).any(Worker::serving));
-        serving.sort_by_key(|slot| self.workers.iter().rposition(|w| w.slot == *slot && w.serving()));
-        let wanting = empty.into_iter().chain(serving.into_iter().take(room));
-        wanting.take(if self.rows_taken() { 0 } else { usize::MAX })
-    }
-
-    fn slots_lacking(&self) -> impl Iterator<Item = SlotId> {
-        let slots = match self.stage {
-            // A crash is still mended while the shutdown delay lasts.
-            Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
-            // The other workers ended before they could accept what waits: fork one more, which does.
-            Stage::Stopping { .. } if self.must_be_held() && !self.workers.iter().any(Worker::may_hold) => {
-                0..self.slots()
-            }
-            Stage::Stopping { .. } | Stage::Done => 0..0,
-        };
-        slots.map(SlotId).filter(|slot| !self.here(*slot).any(|w| self.current(w)))
-    }
 
     /// The slots that should have a worker: as many as wanted, of those there are.
     fn slots(&self) -> u32 {
@@ -810,23 +556,6 @@ impl Master {
             Phase::Aborting { until } | Phase::Draining { until } => Some(until),
             Phase::Forking | Phase::Killed { .. } => None,
         }
-    }
-
-    /// Whether the stop must wait until a worker has accepted all that waits in the listeners, which would be reset
-    /// otherwise. Not if the stop is hurried, nor if no worker was ever ready, nor if each worker forked for this died.
-    fn must_be_held(&self) -> bool {
-        let hopeless = self.holders >= HOLDERS_MAX && !self.workers.iter().any(Worker::may_hold);
-        matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.quiet && !hopeless
-    }
-
-    fn measures(&self) -> bool {
-        self.policy.max_rss > 0 && self.stage == Stage::Running
-    }
-
-    /// Whether somebody's beat is waited for; nothing but a look tells the master of it.
-    fn looks(&self) -> bool {
-        let steers = matches!(self.stage, Stage::Running | Stage::Delaying { .. });
-        steers && self.workers.iter().any(|w| w.silent && w.serving())
     }
 
     fn by_pid(&mut self, pid: Pid) -> Option<&mut Worker> {

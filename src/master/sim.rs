@@ -58,8 +58,8 @@ fn storm(seed: u64) {
         let at = world.random.below(40_000);
         let to = world.random.below(10) as u32;
         let ahead = match world.random.below(12) {
-            0 => Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(1), caller: None }),
-            1 => Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(-1), caller: None }),
+            0 => Ahead::Fact(Event::ScaleRequested { scaling: Scaling::By(1), caller: None }),
+            1 => Ahead::Fact(Event::ScaleRequested { scaling: Scaling::By(-1), caller: None }),
             6 => world.asks(Scaling::By(-1)),
             7 => world.asks(Scaling::To(to)),
             8 => Ahead::Fact(Event::ReloadRequested { caller: None }),
@@ -115,8 +115,8 @@ fn every_pair_of_operator_events_settles_or_stops() {
         [
             Ahead::Fact(Event::StopRequested { graceful: true }),
             Ahead::Fact(Event::StopRequested { graceful: false }),
-            Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(by), caller: None }),
-            Ahead::Fact(Event::ScaleRequested { scale: Scaling::By(-by), caller: None }),
+            Ahead::Fact(Event::ScaleRequested { scaling: Scaling::By(by), caller: None }),
+            Ahead::Fact(Event::ScaleRequested { scaling: Scaling::By(-by), caller: None }),
             Ahead::RecycleAny,
             Ahead::TermAny,
             Ahead::Fact(Event::ReloadRequested { caller: None }),

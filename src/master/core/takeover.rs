@@ -90,7 +90,7 @@ impl Master {
         for backoff in &mut master.backoff {
             backoff.goes_on(now);
         }
-        master.backoff.resize(slots as usize, Backoff::quiet(now));
+        master.make_backoffs(now);
         (master.proven, master.steered, master.tally) = (proven, steered, tally);
         (master.callers, master.queue) = (callers, queue);
         let mut actions = Vec::new();
@@ -162,7 +162,7 @@ impl Master {
         }
     }
 
-    pub(super) fn end_preflight(&mut self, now: Millis, ended_well: bool, actions: &mut Vec<Action>) {
+    pub(super) fn on_preflight_ended(&mut self, now: Millis, ended_well: bool, actions: &mut Vec<Action>) {
         let Change::Preflight { until, passed, .. } = &mut self.change else { return };
         if ended_well {
             (*until, *passed) = (None, true);
@@ -173,7 +173,7 @@ impl Master {
     }
 
     /// The exec failed, and we are who we were.
-    pub(super) fn stay(&mut self, now: Millis, actions: &mut Vec<Action>) {
+    pub(super) fn on_exec_failed(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let reply = match self.change {
             Change::Preflight { .. } => CommandReply::UpgradeRefused,
             Change::Returning { .. } => CommandReply::UpgradeFailed,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Caller, CommandReply, Failure, Generation, HUSH_MS, Master, Millis, Note, Policy, QUIET_MS, SlotId, Stage,
-    TRIAL_LOOK_MS, TRIAL_MS, Worker, backoff::Backoff, reply_to_all,
+    TRIAL_LOOK_MS, TRIAL_MS, Worker, reply_to_all,
 };
 
 /// Where a reload or an upgrade is.
@@ -125,6 +125,13 @@ impl Master {
         }
     }
 
+    pub(super) fn on_settings_refused(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if let Change::Loading { callers } = self.take_change() {
+            reply_to_all(callers, CommandReply::Refused, actions);
+        }
+        self.begin_queued(now, actions);
+    }
+
     pub(super) fn begin_trial(&mut self, now: Millis, policy: Policy, count: Option<u32>, actions: &mut Vec<Action>) {
         let Change::Loading { callers } = self.take_change() else { return };
         let before = std::mem::replace(&mut self.policy, policy);
@@ -143,7 +150,7 @@ impl Master {
         self.generation_last = Generation(self.generation_last.0 + 1);
         let fallback = std::mem::replace(&mut self.generation, self.generation_last);
         let target = count.map(|count| std::mem::replace(&mut self.target, count));
-        self.backoff.resize(self.policy.slots as usize, Backoff::quiet(now));
+        self.make_backoffs(now);
         self.target = self.target.clamp(1, self.policy.slots);
         self.change = Change::OnTrial(Trial { fallback, policy: before, target, callers, look_at: now });
         actions.push(Action::Note(Note::TrialBegun { generation: self.generation, target: self.target }));

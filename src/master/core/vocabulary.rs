@@ -58,7 +58,7 @@ pub(crate) enum Event {
     },
     /// A signal has no `caller`: nobody hears of its end, and what is too much is cut to what is possible.
     ScaleRequested {
-        scale: Scaling,
+        scaling: Scaling,
         caller: Option<Caller>,
     },
     ReloadRequested {

@@ -300,7 +300,7 @@ impl World {
     /// Somebody asks to scale, and waits.
     pub(super) fn asks(&mut self, scale: Scaling) -> Ahead {
         self.planned += 1;
-        Ahead::Fact(Event::ScaleRequested { scale, caller: Some(Caller(self.planned)) })
+        Ahead::Fact(Event::ScaleRequested { scaling: scale, caller: Some(Caller(self.planned)) })
     }
 
     // ---- what will happen ------------------------------------------------------------------------------------------

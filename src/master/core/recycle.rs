@@ -1,0 +1,45 @@
+//! The planned replacement of one worker that has reached a limit.
+//!
+//! Owns: marking the worker, once; the age, and how often memory is measured. Refuses: when the worker may leave: its
+//! replacement serves first (`core`).
+
+use super::{Action, Master, Millis, Note, Phase, Pid, RecycleCause, Stage};
+
+/// How often resident size is looked at while `workers.max_rss` is set.
+const MEASURE_MS: u64 = 1_000;
+
+impl Master {
+    pub(super) fn recycle(&mut self, pid: Pid, cause: RecycleCause, actions: &mut Vec<Action>) {
+        if let Some(w) = self.by_pid(pid)
+            && w.wanted()
+            && w.recycle.is_none()
+        {
+            w.recycle = Some(cause);
+            actions.push(Action::Note(Note::RecycleAsked { pid, cause }));
+        }
+    }
+
+    pub(super) fn ask_old(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        for i in 0..self.workers.len() {
+            let w = &self.workers[i];
+            if let (Phase::Serving { .. }, Some(pid), Some(old_at)) = (w.phase, w.pid, w.old_at)
+                && old_at <= now
+            {
+                self.recycle(pid, RecycleCause::MaxAge, actions);
+            }
+        }
+    }
+
+    pub(super) fn measure(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if !self.measures() || now < self.measure_at {
+            return;
+        }
+        self.measure_at = now.after(MEASURE_MS);
+        let serving = self.workers.iter().filter(|w| w.serving() && w.recycle.is_none());
+        actions.extend(serving.filter_map(|w| w.pid).map(|pid| Action::Measure { pid }));
+    }
+
+    pub(super) fn measures(&self) -> bool {
+        self.policy.max_rss > 0 && self.stage == Stage::Running
+    }
+}

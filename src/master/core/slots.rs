@@ -1,0 +1,147 @@
+//! Which slots get a worker, and when.
+//!
+//! Owns: filling slots, the order in which they are filled, and what a failed worker costs its slot. Refuses: how long one
+//! slot waits (`backoff`).
+
+use super::{
+    Action, CommandReply, ExitReason, Failure, Master, Millis, Note, Phase, SlotId, Stage, Worker,
+    backoff::{Backoff, EARLY_MS, FLOOR_MS},
+};
+
+/// Failures in each slot, with none ready ever, after which a first boot gives up.
+const BOOT_FAILURES: u32 = 3;
+
+impl Master {
+    /// When an empty slot gets its next worker, and after how many young deaths in a row; `None` for one that does not wait.
+    pub(crate) fn next_try(&self, slot: SlotId) -> Option<(Millis, u32)> {
+        let backoff = self.slots_wanting().find(|wanting| *wanting == slot).map(|_| &self.backoff[slot.0 as usize])?;
+        let early = self.called_early().filter(|(early, _)| *early == slot).map(|(_, at)| at);
+        self.backs_off(slot).then(|| (early.unwrap_or(backoff.ends()), backoff.failures()))
+    }
+
+    /// Gives each slot that has none its backoff.
+    pub(super) fn make_backoffs(&mut self, now: Millis) {
+        self.backoff.resize(self.policy.slots as usize, Backoff::quiet(now));
+    }
+
+    /// Whoever waits for the target is not left waiting for a worker that may never boot.
+    pub(super) fn boot_failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
+        self.failed(now, w, why, actions);
+        if w.slot.0 < self.target {
+            self.reply_to_callers(CommandReply::BootFailed { slot: w.slot, target: self.target }, actions);
+        }
+    }
+
+    /// This worker ended, or was given up, unasked. If that decides a trial it is the generation that failed, and not
+    /// the slot: its older worker serves on.
+    pub(super) fn failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
+        let slot = w.slot;
+        if self.fails_trial(now, slot, w.generation, why, actions) {
+            return;
+        }
+        let proven = self.proven;
+        let Some(backoff) = self.backoff.get_mut(slot.0 as usize) else { return };
+        if w.answered {
+            return backoff.recovers(now);
+        }
+        let wait_ms = backoff.fails(now, proven);
+        let failures = backoff.failures();
+        if self.stage != Stage::Running {
+            return;
+        }
+        let each = &self.backoff[..self.slots() as usize];
+        if !proven && each.iter().all(|b| b.failures() >= BOOT_FAILURES) {
+            self.reason = ExitReason::NoWorkerReady;
+            self.stage = Stage::Stopping { until: now, urgency: 2 };
+            actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(Backoff::failures).sum() }));
+            self.abandon_changes(actions);
+        } else if wait_ms > 0 && slot.0 < self.slots() && self.called_early().is_none_or(|(early, _)| early != slot) {
+            actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
+        }
+    }
+
+    pub(super) fn fill_slots(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        while let Some(slot) = self.slot_to_fill(now) {
+            let backoff = &mut self.backoff[slot.0 as usize];
+            if backoff.ends() > now {
+                self.cut_short_at = Some(now);
+            }
+            backoff.forks(now);
+            self.holders += u32::from(matches!(self.stage, Stage::Stopping { .. }));
+            self.workers.push(Worker {
+                slot,
+                generation: self.generation,
+                pid: None,
+                phase: Phase::Forking,
+                recycle: None,
+                old_at: None,
+                serving_since: now,
+                answered: false,
+                forgiven: false,
+                due: now,
+                silent: false,
+                full: false,
+                told_last: false,
+            });
+            actions.push(Action::Fork { slot, generation: self.generation });
+        }
+        let waits = self.slots_lacking().next().filter(|_| self.rows_taken());
+        if let Some(slot) = waits
+            && !std::mem::replace(&mut self.starved, true)
+        {
+            actions.push(Action::Note(Note::NoRow { slot }));
+        }
+    }
+
+    fn slot_to_fill(&self, now: Millis) -> Option<SlotId> {
+        let due = self.slots_wanting().find(|slot| self.backoff[slot.0 as usize].ends() <= now);
+        due.or_else(|| self.called_early().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
+    }
+
+    /// The slot whose wait is cut short, and when. At most half of the slots wait, so that a service that can serve always
+    /// has a worker that serves or starts; while one serves there is less haste. Before any worker was ever ready no wait
+    /// is cut short.
+    pub(super) fn called_early(&self) -> Option<(SlotId, Millis)> {
+        let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
+        if !self.proven || waiting.len() <= self.slots() as usize / 2 {
+            return None;
+        }
+        let soonest = waiting.into_iter().min_by_key(|slot| self.backoff[slot.0 as usize].ends())?;
+        let some_serve = self.workers.iter().any(|w| w.slot.0 < self.slots() && w.serving() && !w.silent);
+        let pace_ms = if some_serve { EARLY_MS } else { FLOOR_MS };
+        let paced = self.cut_short_at.map(|cut| cut.after(pace_ms));
+        Some((soonest, self.backoff[soonest.0 as usize].floor().max(paced.unwrap_or_default())))
+    }
+
+    fn backs_off(&self, slot: SlotId) -> bool {
+        self.backoff[slot.0 as usize].waits() && !self.here(slot).any(Worker::serving)
+    }
+
+    /// The slots that may be given a worker now, backoff aside. Empty ones come first; of those whose worker still
+    /// serves, only `max(1, N/4)` are replaced at once, the oldest worker first: otherwise a slot whose workers are
+    /// recycled all the time would take the turns of the others, and a reload would never end.
+    pub(super) fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
+        let replacing = (0..self.target).map(SlotId).filter(|slot| {
+            self.here(*slot).any(Worker::serving) && self.here(*slot).any(|w| w.wanted() && !w.serving())
+        });
+        let room = (self.target as usize / 4).max(1).saturating_sub(replacing.count());
+        let (mut serving, empty): (Vec<_>, Vec<_>) =
+            self.slots_lacking().partition(|slot| self.here(*slot).any(Worker::serving));
+        serving.sort_by_key(|slot| self.workers.iter().rposition(|w| w.slot == *slot && w.serving()));
+        let wanting = empty.into_iter().chain(serving.into_iter().take(room));
+        wanting.take(if self.rows_taken() { 0 } else { usize::MAX })
+    }
+
+    fn slots_lacking(&self) -> impl Iterator<Item = SlotId> {
+        let slots = match self.stage {
+            // A crash is still mended while the shutdown delay lasts.
+            Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
+            // The other workers ended before they could accept what waits: fork one more, which does.
+            Stage::Stopping { .. } if self.must_be_held() && !self.workers.iter().any(Worker::may_hold) => {
+                0..self.slots()
+            }
+            Stage::Stopping { .. } | Stage::Done => 0..0,
+        };
+        slots.map(SlotId).filter(|slot| !self.here(*slot).any(|w| self.current(w)))
+    }
+}

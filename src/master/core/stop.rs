@@ -1,0 +1,105 @@
+//! The end of the service: how long it may take, and what the last workers have to do.
+//!
+//! Owns: the deadline of a stop, which only ever gets shorter, and the wait until the listeners are empty. Refuses: ending
+//! one worker that is late (`core`).
+
+use super::{Action, Cause, CommandReply, Master, Millis, Note, Phase, Stage, Worker};
+
+/// What a quick stop leaves the workers.
+const QUICK_MS: u64 = 2_000;
+/// A request to stop that comes this soon after the last one, and is not more urgent, is the same request, delivered
+/// twice: by the sender of the signal, and by the program that started the master. A person takes longer to lose patience.
+const SAME_STOP_MS: u64 = 1_000;
+/// A stop goes on without a worker that polls the listeners once this many that were forked for it have died.
+const HOLDERS_MAX: u32 = 3;
+
+impl Master {
+    /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
+    pub(super) fn begin_stop(&mut self, now: Millis, graceful: bool, actions: &mut Vec<Action>) {
+        let more_urgent = |before: bool| before && !graceful;
+        if self.stop_asked.is_some_and(|(at, before)| now.since(at) < SAME_STOP_MS && !more_urgent(before)) {
+            return;
+        }
+        self.stop_asked = Some((now, graceful));
+        let (urgency, before) = match self.stage {
+            Stage::Running => (u8::from(!graceful), None),
+            Stage::Delaying { until } => (1, Some(until.after(self.policy.graceful_timeout_ms))),
+            Stage::Stopping { until, urgency } => (urgency.saturating_add(1), Some(until)),
+            Stage::Done => return,
+        };
+        self.reply_to_callers(CommandReply::Stopping, actions);
+        self.abandon_changes(actions);
+        self.close_removed_at = None;
+        if before.is_none() {
+            let told = self.workers.iter().filter_map(|w| w.pid);
+            actions.extend(told.map(|pid| Action::AnnounceStop { pid }));
+        }
+        let delay_ms = if urgency == 0 { self.policy.shutdown_delay_ms } else { 0 };
+        let grace_ms = match urgency {
+            0 => self.policy.graceful_timeout_ms,
+            1 => QUICK_MS,
+            2.. => 0,
+        };
+        let until = before.map_or(now.after(grace_ms), |before| before.min(now.after(grace_ms)));
+        self.stage = match delay_ms {
+            0 => Stage::Stopping { until, urgency },
+            1.. => Stage::Delaying { until: now.after(delay_ms) },
+        };
+        actions.push(Action::Note(Note::Stopping { graceful: urgency == 0, delay_ms, grace_ms: until.since(now) }));
+    }
+
+    pub(super) fn end_delay(&mut self, now: Millis) {
+        if let Stage::Delaying { until } = self.stage
+            && until <= now
+        {
+            let until = now.after(self.policy.graceful_timeout_ms);
+            self.stage = Stage::Stopping { until, urgency: 0 };
+        }
+    }
+
+    /// The duties of a stop, in this order:
+    ///
+    /// 1. After the deadline, no longer wait for what is left in the listeners.
+    /// 2. Drain every worker.
+    /// 3. End what is overdue, once more: a drain without any time left is overdue at once.
+    /// 4. Fill a slot, if no worker is left that can accept what waits in the listeners.
+    /// 5. Exit, once there is neither a worker nor a connection to accept.
+    pub(super) fn reconcile_stop(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
+        self.quiet |= until <= now;
+        self.drain_all(now, until, actions);
+        self.end_overdue(now, actions);
+        self.fill_slots(now, actions);
+        if self.workers.is_empty() && !self.must_be_held() {
+            self.stage = Stage::Done;
+            actions.push(Action::Exit { reason: self.reason });
+        }
+    }
+
+    /// Workers that drain already are told too that this is the final stop: one that still lives polls the listeners once
+    /// more. While no worker serves, workers that start go on starting, and are told once they serve.
+    fn drain_all(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
+        let starting_go_on = self.must_be_held() && !self.workers.iter().any(Worker::serving);
+        for i in 0..self.workers.len() {
+            let w = &mut self.workers[i];
+            let until = match &mut w.phase {
+                Phase::Draining { until: before } if *before <= until && w.told_last => continue,
+                Phase::Forking | Phase::Starting { .. } if starting_go_on => continue,
+                Phase::Aborting { until: before } => {
+                    *before = until.min(*before);
+                    continue;
+                }
+                Phase::Killed { .. } => continue,
+                Phase::Draining { until: before } => until.min(*before),
+                Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. } => until,
+            };
+            self.drain(i, now, until, true, Cause::Stop, actions);
+        }
+    }
+
+    /// Whether the stop must wait until a worker has accepted all that waits in the listeners, which would be reset
+    /// otherwise. Not if the stop is hurried, nor if no worker was ever ready, nor if each worker forked for this died.
+    pub(super) fn must_be_held(&self) -> bool {
+        let hopeless = self.holders >= HOLDERS_MAX && !self.workers.iter().any(Worker::may_hold);
+        matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.quiet && !hopeless
+    }
+}
