@@ -23,7 +23,8 @@ mod shared;
 mod throttle;
 
 use std::{
-    any::Any, future::Future, io, os::fd::OwnedFd, pin::pin, process::ExitCode, rc::Rc, sync::Arc, time::Duration,
+    any::Any, cell::Cell, future::Future, io, os::fd::OwnedFd, pin::pin, process::ExitCode, rc::Rc, sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -43,7 +44,7 @@ use self::{
 };
 pub use self::{
     connection::{Body, BodyError},
-    driver::{Driven, Driver, DriverWaker},
+    driver::{DriveError, Driven, Driver, DriverWaker},
 };
 use crate::{
     IntoLifespan, Lifespan, WorkerContext,
@@ -52,7 +53,7 @@ use crate::{
     error_chain,
     listener::Listeners,
     log,
-    scoreboard::{Row, Scoreboard},
+    scoreboard::{Row, Scoreboard, State},
     settings::{self, Resolved},
     sys::{
         process,
@@ -122,17 +123,37 @@ where
         drop(entered);
         let context =
             WorkerContext { slot, generation, resolved, row, stopping: shared.stopping(), draining: shared.draining() };
-        let ended = runtime.block_on(run_app(context, factory, shared, master_link, epoch));
-        // A blocking call of the app's must not keep a worker alive whose last answer is given.
-        runtime.shutdown_background();
+        let outcome = Rc::new(Cell::new(None));
+        let (driver, life) = Driver::new(runtime, {
+            let outcome = Rc::clone(&outcome);
+            async move { outcome.set(Some(run_app(context, factory, shared, master_link, epoch).await)) }
+        });
+        let driven = app.runtime.drive(driver);
+        life.end();
         // Only now: requests that were cut have their lines too.
         if let Some(access) = &shared.access {
             access.finish();
         }
-        ended
+        match (outcome.take(), driven) {
+            (Some(Ok(())) | None, Err(error)) => Err(BootError::OuterLoop(error)),
+            (Some(ended), _) => ended,
+            (None, Ok(())) => Err(BootError::OuterLoop("it returned before the driver was done".into())),
+        }
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error @ BootError::OuterLoop(_)) if row.state() != State::Starting => {
+            let reason = error_chain(&error);
+            tracing::error!(
+                event = "outer_loop_failed",
+                slot,
+                pid = std::process::id(),
+                generation,
+                reason,
+                "the worker ends"
+            );
+            ExitCode::FAILURE
+        }
         Err(error) => {
             shared.send(ToMaster::BootFailed(error_chain(&error)));
             ExitCode::from(EXIT_BOOT_FAILED)
@@ -150,6 +171,8 @@ enum BootError {
     Panicked(String),
     #[error("the master is gone")]
     Orphaned,
+    #[error("the outer loop of the worker failed")]
+    OuterLoop(#[source] BoxError),
 }
 
 /// Rights first, then the death signal (a change of uid clears it), then the check that it did not come too late.

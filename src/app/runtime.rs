@@ -37,8 +37,8 @@ use crate::worker::Driver;
 ///         vec![("workers.boot_timeout", "2m".to_owned())]
 ///     }
 ///
-///     fn drive(&self, mut driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
-///         while driver.drive(Some(Duration::from_millis(100))) == Driven::Pending {
+///     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
+///         while driver.drive(Some(Duration::from_millis(100)))? == Driven::Pending {
 ///             // The interpreter's own timers and callbacks have their turn here.
 ///         }
 ///         Ok(())
@@ -79,8 +79,7 @@ pub trait Runtime: 'static {
     /// Why the loop cannot go on. The worker then ends as a failure, with this error in the log; so does a worker whose
     /// loop returns `Ok` before the driver is done.
     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
-        driver.run_to_end();
-        Ok(())
+        Ok(driver.run_to_end()?)
     }
 
     /// A signal that the master sends to a worker that hangs, so that the worker writes what it does (for Python,

@@ -1,23 +1,41 @@
 //! The worker, driven a step at a time by an outer loop that is not tokio's.
 //!
-//! Owns: the worker's tokio runtime and the future that is the worker's life. Refuses: what that life is.
+//! Owns: the worker's tokio runtime, and the future that is the worker's life. Refuses: what that life is (`worker`), and
+//! what the outer loop does between two steps.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    future::{Future, pending, ready},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
-    runtime::Runtime,
+    runtime::{Handle, Runtime},
     select,
     sync::Notify,
     task::yield_now,
     time::{Instant, sleep_until},
 };
 
-/// The worker's whole life, for the outer loop of a [`Runtime`](crate::Runtime): nothing in the worker runs but inside
-/// [`drive`](Self::drive). It stays on the thread that the worker began on.
-pub struct Driver {
-    runtime: Runtime,
+/// The worker's whole life, for the outer loop of a [`Runtime`](crate::Runtime): nothing of the worker runs but inside
+/// [`drive`](Self::drive), neither the factory nor a request, nor the heartbeat by which the master tells a worker that
+/// hangs. An outer loop that stays away for longer than `workers.timeout` is a worker that hangs.
+///
+/// It stays on the thread that the worker began on. Once [`Runtime::drive`](crate::Runtime::drive) has returned, it is
+/// done, also if something still holds it.
+pub struct Driver(Rc<Life>);
+
+/// The life, for the worker to end it however long the [`Driver`] is held.
+pub(super) struct Life {
     /// `None` once it has ended.
-    life: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    future: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
+    /// `None` once it is shut down.
+    runtime: RefCell<Option<Runtime>>,
+    driven: Cell<bool>,
     wake: Arc<Notify>,
 }
 
@@ -30,61 +48,135 @@ pub enum Driven {
     Done,
 }
 
+/// Why a [`Driver::drive`] did nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriveError {
+    /// The worker is being driven: the call comes from code that the worker runs, such as the factory or a handler.
+    #[error("Driver::drive was called from inside a drive; only the outer loop may call it")]
+    Nested,
+    /// The call comes from inside another tokio runtime, which would stand still meanwhile.
+    #[error("Driver::drive was called from inside another tokio runtime; the outer loop must run outside of tokio")]
+    InsideRuntime,
+}
+
 /// Ends a [`Driver::drive`] early, from any thread.
 #[derive(Clone, Debug)]
 pub struct DriverWaker(Arc<Notify>);
 
 impl Driver {
-    #[allow(dead_code, reason = "the worker is to be driven by it")]
-    pub(crate) fn new(runtime: Runtime, life: impl Future<Output = ()> + 'static) -> Self {
-        Self { runtime, life: Some(Box::pin(life)), wake: Arc::default() }
+    pub(super) fn new(runtime: Runtime, life: impl Future<Output = ()> + 'static) -> (Self, Rc<Life>) {
+        let life = Rc::new(Life {
+            future: RefCell::new(Some(Box::pin(life))),
+            runtime: RefCell::new(Some(runtime)),
+            driven: Cell::new(false),
+            wake: Arc::default(),
+        });
+        (Self(Rc::clone(&life)), life)
     }
 
-    /// Runs the worker until `timeout` is over, a [`DriverWaker`] is woken or the worker ends. Without a timeout it may
-    /// run for as long as the worker lives; with one of zero it does what can be done at once.
-    pub fn drive(&mut self, timeout: Option<Duration>) -> Driven {
-        let Self { runtime, life, wake } = self;
-        let Some(future) = life else { return Driven::Done };
-        let driven = runtime.block_on(async {
+    /// Runs the worker until `timeout` is over, a [`DriverWaker`] is woken or the worker ends. Each call gives every task
+    /// that is ready a turn, also if the driver was woken before. Without a timeout it may run for as long as the worker
+    /// lives; with one of zero it does what can be done at once. Timers have a resolution of a millisecond.
+    ///
+    /// # Errors
+    /// [`DriveError::Nested`] and [`DriveError::InsideRuntime`] if the call does not come from the outer loop. The worker
+    /// goes on as if it had not been made.
+    pub fn drive(&self, timeout: Option<Duration>) -> Result<Driven, DriveError> {
+        let wake = &self.0.wake;
+        self.0.run(async |life| {
             let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-            let over = async {
-                // Every task that is ready has its turn, however short the timeout is.
+            let pause = async {
+                // Without this a loop that is woken before each drive would never run a task.
                 yield_now().await;
-                match until {
-                    Some(until) => sleep_until(until).await,
-                    None => std::future::pending().await,
+                if timeout == Some(Duration::ZERO) {
+                    // The first turn has asked the kernel what is ready. This turn is for the tasks that wait for it.
+                    yield_now().await;
+                    select! {
+                        biased;
+                        () = wake.notified() => {}
+                        () = ready(()) => {}
+                    }
+                    return;
+                }
+                let end = async {
+                    match until {
+                        Some(until) => sleep_until(until).await,
+                        None => pending().await,
+                    }
+                };
+                select! {
+                    () = wake.notified() => {}
+                    () = end => {}
                 }
             };
             select! {
                 biased;
-                () = future.as_mut() => Driven::Done,
-                () = wake.notified() => Driven::Pending,
-                () = over => Driven::Pending,
+                () = life => Driven::Done,
+                () = pause => Driven::Pending,
             }
-        });
-        if driven == Driven::Done {
-            *life = None;
-        }
-        driven
+        })
     }
 
     /// Runs the worker to its end.
-    pub fn run_to_end(mut self) {
-        if let Some(life) = self.life.take() {
-            self.runtime.block_on(life);
-        }
+    ///
+    /// # Errors
+    /// As for [`drive`](Self::drive).
+    pub fn run_to_end(self) -> Result<(), DriveError> {
+        let driven = self.0.run(async |life| {
+            life.await;
+            Driven::Done
+        });
+        driven.map(|_| ())
     }
 
     /// Ends the present or the next [`drive`](Self::drive) early.
     #[must_use]
     pub fn waker(&self) -> DriverWaker {
-        DriverWaker(Arc::clone(&self.wake))
+        DriverWaker(Arc::clone(&self.0.wake))
+    }
+}
+
+impl Life {
+    fn run(&self, turn: impl AsyncFnOnce(Pin<&mut dyn Future<Output = ()>>) -> Driven) -> Result<Driven, DriveError> {
+        /// Also after a panic the driver is not being driven.
+        struct Finally<'a>(&'a Cell<bool>);
+        impl Drop for Finally<'_> {
+            fn drop(&mut self) {
+                self.0.set(false);
+            }
+        }
+
+        if self.driven.get() {
+            return Err(DriveError::Nested);
+        }
+        if Handle::try_current().is_ok() {
+            return Err(DriveError::InsideRuntime);
+        }
+        let (mut future, runtime) = (self.future.borrow_mut(), self.runtime.borrow());
+        let (Some(life), Some(runtime)) = (future.as_mut(), runtime.as_ref()) else { return Ok(Driven::Done) };
+        self.driven.set(true);
+        let _finally = Finally(&self.driven);
+        let driven = runtime.block_on(turn(life.as_mut()));
+        if driven == Driven::Done {
+            *future = None;
+        }
+        Ok(driven)
+    }
+
+    /// Ends what still runs: tasks, and what a task waits for on another thread.
+    pub(super) fn end(&self) {
+        *self.future.borrow_mut() = None;
+        if let Some(runtime) = self.runtime.borrow_mut().take() {
+            // A blocking call of the app's must not keep a worker alive whose last answer is given.
+            runtime.shutdown_background();
+        }
     }
 }
 
 impl DriverWaker {
-    /// Makes the present [`Driver::drive`], or else the next, return [`Driven::Pending`] at once. Calls before it returns
-    /// count as one.
+    /// Makes the present [`Driver::drive`], or else the next, return [`Driven::Pending`] once every task that is ready has
+    /// had its turn. Calls before it returns count as one.
     pub fn wake(&self) {
         self.0.notify_one();
     }
@@ -92,7 +184,7 @@ impl DriverWaker {
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("done", &self.life.is_none()).finish_non_exhaustive()
+        f.debug_struct("Driver").field("driven", &self.0.driven.get()).finish_non_exhaustive()
     }
 }
 
@@ -102,31 +194,76 @@ mod tests {
 
     use super::*;
 
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
     #[test]
     fn a_worker_is_driven_a_step_at_a_time_until_it_ends() {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let (end, ended) = oneshot::channel::<()>();
         let (step, mut stepped) = oneshot::channel::<()>();
-        let mut driver = Driver::new(runtime, async {
+        let (driver, _life) = Driver::new(runtime(), async {
             tokio::spawn(async { step.send(()) });
             let _ = ended.await;
             sleep(Duration::from_millis(1)).await;
         });
-        assert_eq!(driver.drive(Some(Duration::ZERO)), Driven::Pending);
+        assert_eq!(driver.drive(Some(Duration::ZERO)), Ok(Driven::Pending));
         assert_eq!(stepped.try_recv(), Ok(()), "a task of the worker's has run");
 
         let waker = driver.waker();
         waker.wake();
-        assert_eq!(driver.drive(None), Driven::Pending, "the next drive ends early");
+        assert_eq!(driver.drive(None), Ok(Driven::Pending), "the next drive ends early");
         let other = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(20));
             waker.wake();
         });
-        assert_eq!(driver.drive(None), Driven::Pending, "and the present one");
+        assert_eq!(driver.drive(None), Ok(Driven::Pending), "and the present one");
         other.join().unwrap();
 
         end.send(()).unwrap();
-        assert_eq!(driver.drive(Some(Duration::from_secs(10))), Driven::Done);
-        assert_eq!(driver.drive(None), Driven::Done);
+        assert_eq!(driver.drive(Some(Duration::from_secs(10))), Ok(Driven::Done));
+        assert_eq!(driver.drive(None), Ok(Driven::Done));
+    }
+
+    #[test]
+    fn tasks_have_their_turn_although_the_driver_is_always_woken() {
+        let (driver, _life) = Driver::new(runtime(), async {
+            let (mut ours, mut theirs) = tokio::io::duplex(1);
+            tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut theirs, b"0123456789").await });
+            let mut bytes = [0; 10];
+            tokio::io::AsyncReadExt::read_exact(&mut ours, &mut bytes).await.unwrap();
+            sleep(Duration::from_millis(5)).await;
+        });
+        let waker = driver.waker();
+        let begun = std::time::Instant::now();
+        loop {
+            waker.wake();
+            if driver.drive(None) == Ok(Driven::Done) {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(5), "no task has its turn");
+        }
+    }
+
+    #[test]
+    fn a_drive_inside_a_drive_or_another_runtime_is_an_error() {
+        let kept: Rc<RefCell<Option<Driver>>> = Rc::default();
+        let within = Rc::clone(&kept);
+        let seen: Rc<Cell<Option<Result<Driven, DriveError>>>> = Rc::default();
+        let said = Rc::clone(&seen);
+        let (driver, life) = Driver::new(runtime(), async move {
+            said.set(within.borrow().as_ref().map(|driver| driver.drive(None)));
+            pending().await
+        });
+        *kept.borrow_mut() = Some(driver);
+        let driver = kept.borrow();
+        let driver = driver.as_ref().unwrap();
+        assert_eq!(driver.drive(Some(Duration::ZERO)), Ok(Driven::Pending));
+        assert_eq!(seen.get(), Some(Err(DriveError::Nested)));
+        let inside = runtime().block_on(async { driver.drive(Some(Duration::ZERO)) });
+        assert_eq!(inside, Err(DriveError::InsideRuntime));
+        assert_eq!(driver.drive(Some(Duration::from_millis(1))), Ok(Driven::Pending), "it can still be driven");
+        life.end();
+        assert_eq!(driver.drive(None), Ok(Driven::Done), "the worker has ended, and the driver is still held");
     }
 }
