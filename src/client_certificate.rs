@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(feature = "tls")]
 use x509_parser::{
     objects::{oid_registry, oid2abbrev},
     parse_x509_certificate,
@@ -14,7 +15,7 @@ use x509_parser::{
 };
 
 /// The certificate a client has shown: an extension of every request where `tls.client_ca` is set. It was signed by that
-/// CA, was in force when the connection began, and the client has its key.
+/// CA, was in force when the connection began, and the client has its key. Without the feature `tls` there is never one.
 ///
 /// ```
 /// async fn hello(request: axum::extract::Request) -> String {
@@ -34,6 +35,7 @@ struct Shown {
 }
 
 impl ClientCertificate {
+    #[cfg(feature = "tls")]
     pub(crate) fn of(der: impl AsRef<[u8]>) -> Self {
         let der = der.as_ref().to_vec();
         let parsed = parse_x509_certificate(&der);
@@ -62,6 +64,7 @@ impl fmt::Debug for ClientCertificate {
 }
 
 /// RFC 4514, section 2.
+#[cfg(feature = "tls")]
 fn name(name: &X509Name<'_>) -> String {
     let mut parts: Vec<_> = name
         .iter_rdn()

@@ -46,6 +46,8 @@
 //! - The master has one thread for life. Nothing that needs a runtime exists before the fork.
 //! - `unsafe` is in `sys` alone.
 
+#![cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what only TLS uses is not taken out piece by piece"))]
+
 mod app;
 mod cli;
 mod client_certificate;

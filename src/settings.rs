@@ -50,6 +50,7 @@ pub(crate) use self::{
     problem::{Origin, Problem, Problems},
     sources::Sources,
     start::{StartFolder, is_same},
+    tls::ServerConfig,
 };
 
 /// Everything the supervisor is tuned by. A zero duration or count that the key's comment calls a limit is "off".

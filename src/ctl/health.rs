@@ -5,20 +5,16 @@
 //! and to verify a certificate: this asks the service on its own machine whether it is alive, and not who it is. So it
 //! takes no https URL.
 
+#[cfg(feature = "tls")]
+mod any_certificate;
+
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error as TlsError, SignatureScheme, StreamOwned,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::ring,
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Failed, Place, ask_status};
@@ -208,11 +204,13 @@ fn ask(socket: Socket, address: &Address, probe: &Probe, until: u64) -> io::Resu
     };
     let mut stream = Hurried { socket, until };
     stream.write_all(probe.proxy_header)?;
-    if probe.tls {
-        status_of(StreamOwned::new(session()?, stream), &host, &probe.path)
-    } else {
-        status_of(stream, &host, &probe.path)
+    if !probe.tls {
+        return status_of(stream, &host, &probe.path);
     }
+    #[cfg(feature = "tls")]
+    return status_of(any_certificate::over_tls(stream)?, &host, &probe.path);
+    #[cfg(not(feature = "tls"))]
+    Err(io::Error::new(ErrorKind::Unsupported, "TLS is spoken there, and this program was built without it"))
 }
 
 fn connect_tcp(host: &str, port: u16, until: u64) -> io::Result<Socket> {
@@ -236,57 +234,6 @@ fn connect_unix(path: &Path) -> io::Result<Socket> {
     })?;
     socket.set_nonblocking(false)?;
     Ok(socket)
-}
-
-/// No ALPN is offered: that is HTTP/1.1.
-fn session() -> io::Result<ClientConnection> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Whoever))
-        .with_no_client_auth();
-    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-    ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)
-}
-
-/// Takes every certificate: whoever answers at the address that we are bound to is asked.
-#[derive(Debug)]
-struct Whoever;
-
-impl ServerCertVerifier for Whoever {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// A socket whose every read and write ends by `until`.

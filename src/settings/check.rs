@@ -111,7 +111,13 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
     }
 
     let tls = &settings.tls;
+    let files = [("tls.certfile", &tls.certfile), ("tls.keyfile", &tls.keyfile), ("tls.client_ca", &tls.client_ca)];
     match (&tls.certfile, &tls.keyfile) {
+        _ if !cfg!(feature = "tls") => {
+            for (key, _) in files.iter().filter(|(_, path)| path.is_some()) {
+                refuse(key, "this program was built without TLS: the feature `tls` of oxicorn is off".to_owned());
+            }
+        }
         _ if failed.iter().any(|key| key.starts_with("tls.")) => {}
         (Some(_), None) => refuse("tls.certfile", "a certificate needs its key: set tls.keyfile as well".to_owned()),
         (None, Some(_)) => refuse("tls.keyfile", "a key needs its certificate: set tls.certfile as well".to_owned()),
@@ -123,9 +129,7 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
         }
         (None, None) | (Some(_), Some(_)) => {}
     }
-    for (key, path) in
-        [("tls.certfile", &tls.certfile), ("tls.keyfile", &tls.keyfile), ("tls.client_ca", &tls.client_ca)]
-    {
+    for (key, path) in files {
         let Some(path) = path else { continue };
         match fs::metadata(path) {
             Ok(found) if found.is_file() => {}

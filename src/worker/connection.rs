@@ -27,6 +27,7 @@ mod body;
 mod client_left;
 mod delegate_write;
 mod exchange;
+#[cfg(feature = "tls")]
 mod handshake;
 mod http1;
 mod http2;
@@ -51,14 +52,14 @@ use std::{
 
 use hyper::{rt::Write, server::conn, service::service_fn};
 use hyper_util::rt::TokioExecutor;
-use rustls::ServerConfig;
 use tokio::time::sleep;
 
 pub use self::body::{Body, BodyError};
+#[cfg(feature = "tls")]
+use self::handshake::{Handshake, shake_hands};
 use self::{
     activity::{Activity, Overdue},
     client_left::ClientStream,
-    handshake::{Handshake, shake_hands},
     http1::Http1Wire,
     http2::{Http2Lifecycle, Http2Wire},
     protocol_detect::ProtocolDetect,
@@ -71,7 +72,10 @@ use super::{
     serve::{AppBody, BoxError, Peer, Serve},
     shared::{OpenGuard, Shared, WakeListener},
 };
-use crate::{client_info::ClientInfo, settings::ProxyProtocol};
+use crate::{
+    client_info::ClientInfo,
+    settings::{ProxyProtocol, ServerConfig},
+};
 
 /// The headers that hyper reads without memory of their own.
 const FIELDS_ON_THE_STACK: usize = 100;
@@ -139,6 +143,9 @@ async fn introduced<T, S, B>(
         ProxyHeader::Over => return,
     };
     let Some(tls) = tls else { return Box::pin(http(stream, connection, timer, open, app)).await };
+    #[cfg(not(feature = "tls"))]
+    match **tls {}
+    #[cfg(feature = "tls")]
     match shake_hands(stream, tls, alone(&mut connection), timer).await {
         Handshake::Done(stream) => Box::pin(http(stream, connection, timer, open, app)).await,
         Handshake::Refused(stream, refusal) => dismiss(stream, refusal, connection, open).await,

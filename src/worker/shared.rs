@@ -16,7 +16,6 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use tokio::{
     sync::{Notify, futures::Notified, watch},
     time::timeout,
@@ -30,7 +29,7 @@ use crate::{
     channel::ToMaster,
     listener::Listeners,
     scoreboard::{Notepad, Row, Scoreboard, State},
-    settings::{Http, ProxyProtocol, Settings},
+    settings::{Http, ProxyProtocol, ServerConfig, Settings},
     sys::clock,
 };
 
@@ -120,7 +119,7 @@ impl Shared {
             trust: TrustedProxies::new(&settings.http.forwarded_allow_ips),
             access,
             request_ids: RequestIds::new(),
-            tls: settings.tls.material.as_ref().map(|material| Arc::clone(&material.config)),
+            tls: settings.tls.material.as_ref().map(|material| material.config()),
             channel,
             unsent: Mutex::new(Vec::new()),
             stopping: watch::Sender::new(false),

@@ -13,7 +13,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest},
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::server::TlsStream;
 
 use super::Connection;
 use crate::sys::fd;
@@ -39,7 +38,8 @@ impl ClientStream for UnixStream {
     }
 }
 
-impl<T: ClientStream> ClientStream for TlsStream<T> {
+#[cfg(feature = "tls")]
+impl<T: ClientStream> ClientStream for tokio_rustls::server::TlsStream<T> {
     fn is_ending(&self) -> bool {
         self.get_ref().0.is_ending()
     }

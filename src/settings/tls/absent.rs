@@ -1,0 +1,34 @@
+//! What stands for the files of `[tls]` in a build without the feature `tls`.
+//!
+//! Owns: types without a value, so that no code for TLS is ever reached. Refuses: the keys themselves; `check` does.
+
+use std::sync::Arc;
+
+use super::{Findings, Tls};
+use crate::settings::{Problem, Sources};
+
+/// There is none.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Material {}
+
+/// There is none.
+#[derive(Debug)]
+pub(crate) enum ServerConfig {}
+
+impl Material {
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        match *self {}
+    }
+
+    pub(super) fn is_rewritten(&self, _: &Self, _: &str) -> bool {
+        match *self {}
+    }
+}
+
+pub(in crate::settings) fn read(_: &Tls, _: bool, _: &mut Sources, _: &mut Findings) -> Option<Material> {
+    None
+}
+
+pub(in crate::settings) fn aged(_: &Tls) -> Vec<Problem> {
+    Vec::new()
+}
