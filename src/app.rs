@@ -25,6 +25,7 @@ use crate::{settings::TableSpec, worker::WorkerSeed};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 type Prepare = dyn Fn(&SetupContext<'_>) -> Result<(), BoxError>;
+type Check = dyn Fn(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 type Migrate = dyn FnOnce(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 
 /// How a program ends: its exit code.
@@ -64,7 +65,11 @@ pub struct App {
     work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>,
     prepare: Box<Prepare>,
     migrate: Option<Box<Migrate>>,
+    check: Option<Box<Check>>,
     tables: Vec<TableSpec>,
+    /// By key, as the environment would have it.
+    default_settings: Vec<(&'static str, String)>,
+    is_named: bool,
     info: AppInfo,
 }
 
@@ -81,9 +86,80 @@ impl App {
             work: Box::new(move |seed| Fut::Output::work(Seed(seed), factory)),
             prepare: Box::new(|_| Ok(())),
             migrate: None,
+            check: None,
             tables: Vec::new(),
+            default_settings: Vec::new(),
+            is_named: false,
             info: AppInfo::default(),
         }
+    }
+
+    /// Sets the name of the program, in lower case and without blanks: `--version`, error messages and the titles that `ps`
+    /// shows begin with it, and it is the default of `process.name`. Without it, the program calls itself `oxicorn`.
+    ///
+    /// ```no_run
+    /// # use std::{convert::Infallible, process::ExitCode};
+    /// # use axum::Router;
+    /// # async fn factory(_: oxicorn::WorkerContext) -> Result<Router, Infallible> { Ok(Router::new()) }
+    /// fn main() -> ExitCode {
+    ///     oxicorn::App::new(factory)
+    ///         .name(env!("CARGO_PKG_NAME"))
+    ///         .version(env!("CARGO_PKG_VERSION"))
+    ///         .default_setting("server.bind", ":9000")
+    ///         .run()
+    /// }
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.info.program.name = name.into();
+        self.is_named = true;
+        self
+    }
+
+    /// Sets the version that `--version` prints. Without it, it is oxicorn's own.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.info.program.version = version.into();
+        self
+    }
+
+    /// Sets a default of a setting in code: above the built-in one, below the settings file, the environment and the
+    /// command line. The value has the form that the environment has: `"2m"`, `"true"`, `":9000"`; a relative path
+    /// begins in the folder of the settings file. `config` shows it as `default (<name of the program>)`. Of two for
+    /// one key the later counts. A key that does not exist, or a value that is refused, is an error of the settings: exit
+    /// code 2.
+    pub fn default_setting(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.default_settings.push((key, value.into()));
+        self
+    }
+
+    /// Declares an argument of the program's own, after its name: `program NAME`, `program run NAME`; the commands
+    /// `check`, `config` and `migrate` take it too. `name` stands in the help, usually in capitals. An argument may be
+    /// left out; those that were given are read by [`SetupContext::arguments`] and [`WorkerContext::arguments`], and stay
+    /// the same over reloads and upgrades.
+    ///
+    /// ```no_run
+    /// # use std::{convert::Infallible, process::ExitCode};
+    /// # use axum::Router;
+    /// use oxicorn::{App, SetupContext, WorkerContext};
+    ///
+    /// fn main() -> ExitCode {
+    ///     App::new(factory)
+    ///         .positional("FOLDER", "The folder whose files are served")
+    ///         .prepare(|setup: &SetupContext<'_>| match setup.arguments() {
+    ///             [_folder] => Ok(()),
+    ///             _ => Err("the folder is missing: give it as the first argument"),
+    ///         })
+    ///         .run()
+    /// }
+    ///
+    /// async fn factory(worker: WorkerContext) -> Result<Router, Infallible> {
+    ///     let folder = worker.path(worker.arguments()[0].as_ref());
+    ///     # let _ = folder;
+    ///     Ok(Router::new())
+    /// }
+    /// ```
+    pub fn positional(mut self, name: &'static str, help: &'static str) -> Self {
+        self.info.program.positionals.push((name, help));
+        self
     }
 
     /// Declares a table of the settings file as the app's own. It is checked, overridable and shown like the
@@ -107,6 +183,17 @@ impl App {
     /// does must bear being repeated while the service runs.
     pub fn prepare<E: Into<BoxError>>(mut self, hook: impl Fn(&SetupContext<'_>) -> Result<(), E> + 'static) -> Self {
         self.prepare = Box::new(move |setup| hook(setup).map_err(Into::into));
+        self
+    }
+
+    /// Adds a hook to the command `check`: what the program can verify without a worker, beside the settings, which are
+    /// valid then. The lines it returns are printed; its error makes the command end with exit code 2. It runs in the
+    /// process of the command, with the rights of the operator, and should change nothing.
+    pub fn check<E: Into<BoxError>>(
+        mut self,
+        hook: impl Fn(&SetupContext<'_>) -> Result<Vec<String>, E> + 'static,
+    ) -> Self {
+        self.check = Some(Box::new(move |setup| hook(setup).map_err(Into::into)));
         self
     }
 

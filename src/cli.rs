@@ -4,9 +4,9 @@
 
 mod page;
 
-use std::{io, path::PathBuf};
+use std::{ffi::OsString, io, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::{
     protocol::Scale,
@@ -18,10 +18,68 @@ Every key of supervisor.toml can also be set as OXICORN_<SECTION>__<KEY> (OXICOR
 Lowest first: default, file, PORT and its like, OXICORN_*, command line.
 DUR is 30s, 500ms, 2m or a number of seconds; 0 switches a limit off.";
 
+/// What a program calls itself, and which arguments of its own it takes.
+#[derive(Clone, Debug)]
+pub(crate) struct ProgramSpec {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// The name and the help of each argument, in their order.
+    pub(crate) positionals: Vec<(&'static str, &'static str)>,
+}
+
+/// A command line that was understood.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) command: Command,
+    pub(crate) flags: Flags,
+    /// The program's own arguments, in the order of their declaration.
+    pub(crate) arguments: Vec<String>,
+}
+
+/// The commands that read the settings, and so take the program's own arguments too.
+const WITH_SETTINGS: [&str; 4] = ["run", "check", "config", "migrate"];
+
+impl ProgramSpec {
+    /// Reads a command line, whose first item is the name that the program was called by.
+    ///
+    /// # Errors
+    /// clap's: what is wrong with it, or the help or version that it asks for.
+    pub(crate) fn parse(&self, line: &[OsString]) -> Result<Parsed, clap::Error> {
+        let matches = self.command().try_get_matches_from(line)?;
+        let below = matches.subcommand().filter(|(name, _)| WITH_SETTINGS.contains(name)).map(|(_, below)| below);
+        let all = [Some(&matches), below].into_iter().flatten();
+        let own = |matches: &ArgMatches| {
+            let values = self.positionals.iter().filter_map(|(name, _)| matches.get_one::<String>(name).cloned());
+            values.collect::<Vec<_>>()
+        };
+        let arguments = all.flat_map(own).collect();
+        let (command, flags) = Cli::from_arg_matches(&matches)?.split();
+        Ok(Parsed { command, flags, arguments })
+    }
+
+    /// The definition of the command line, which the help is made from.
+    fn command(&self) -> clap::Command {
+        // clap keeps names for the life of the process, which parses one command line.
+        let leaked = |text: &str| -> &'static str { text.to_owned().leak() };
+        let command = Cli::command().name(leaked(&self.name)).version(leaked(&self.version));
+        WITH_SETTINGS.iter().fold(self.with_positionals(command), |command, name| {
+            command.mut_subcommand(name, |below| self.with_positionals(below))
+        })
+    }
+
+    fn with_positionals(&self, command: clap::Command) -> clap::Command {
+        // What follows `--` stays the last.
+        let command = command.mut_arg("program", |program| program.index(self.positionals.len() + 1));
+        self.positionals.iter().enumerate().fold(command, |command, (index, (name, help))| {
+            command.arg(clap::Arg::new(*name).help(*help).index(index + 1))
+        })
+    }
+}
+
 #[derive(Debug, Parser)]
-#[command(name = "oxicorn", version, about, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(max_term_width = 100, after_help = AFTER_HELP)]
 #[command(about = "Serves HTTP from pre-forked workers, and keeps them serving")]
-pub(crate) struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 
@@ -73,12 +131,12 @@ pub(crate) enum Command {
     /// Show a running service: its workers, its listeners, what it counted
     Status {
         #[command(flatten)]
-        place: Place,
+        service: ServiceArgs,
         /// The same as --format json
         #[arg(long, conflicts_with = "format")]
         json: bool,
-        #[arg(long, value_enum, default_value_t = Format::Table)]
-        format: Format,
+        #[arg(long, value_enum, default_value_t = StatusFormat::Table)]
+        format: StatusFormat,
         /// Again every second
         #[arg(long)]
         watch: bool,
@@ -86,7 +144,7 @@ pub(crate) enum Command {
     /// Change the number of workers, and wait until they serve
     Scale {
         #[command(flatten)]
-        place: Place,
+        service: ServiceArgs,
         /// 4, or +1, or -1
         #[arg(value_name = "N|+N|-N", value_parser = scale, allow_hyphen_values = true)]
         workers: Scale,
@@ -97,7 +155,7 @@ pub(crate) enum Command {
     /// Read the settings again and replace the workers, as SIGHUP does; exit 0 only when the new ones serve
     Reload {
         #[command(flatten)]
-        place: Place,
+        service: ServiceArgs,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -106,7 +164,7 @@ pub(crate) enum Command {
     /// they serve
     Upgrade {
         #[command(flatten)]
-        place: Place,
+        service: ServiceArgs,
         /// The new program; the path it was started by if not given
         #[arg(long, value_name = "PATH")]
         program: Option<String>,
@@ -117,7 +175,7 @@ pub(crate) enum Command {
     /// Stop the service as SIGTERM does, and wait for its end; run it again, a second later, to hurry
     Stop {
         #[command(flatten)]
-        place: Place,
+        service: ServiceArgs,
         /// As SIGINT: workers get two seconds
         #[arg(long)]
         now: bool,
@@ -137,7 +195,7 @@ pub(crate) enum Command {
     /// containers; it asks its own machine, and takes any certificate
     Health {
         #[command(flatten)]
-        place: Place,
+        service: ServiceArgs,
         /// http://host:port/path, unix:/path, or a path: then the running master says where it listens. /health if not
         /// given
         url: Option<String>,
@@ -155,10 +213,10 @@ impl Command {
     ///
     /// # Errors
     /// None in practice: it is written to memory.
-    pub(crate) fn page(&self) -> Option<io::Result<Vec<u8>>> {
+    pub(crate) fn page(&self, program: &ProgramSpec) -> Option<io::Result<Vec<u8>>> {
         match self {
-            Self::Completions { shell } => Some(Ok(page::completions(*shell))),
-            Self::Man => Some(page::manual()),
+            Self::Completions { shell } => Some(Ok(page::completions(program, *shell))),
+            Self::Man => Some(page::manual(program)),
             _ => None,
         }
     }
@@ -166,7 +224,7 @@ impl Command {
 
 /// How a status is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum StatusFormat {
     /// For people
     #[default]
     Table,
@@ -178,7 +236,7 @@ pub(crate) enum Format {
 
 /// Which running service is meant, where the settings do not say.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Place {
+pub(crate) struct ServiceArgs {
     /// Its control socket: whatever service answers there
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
@@ -277,7 +335,7 @@ pub(crate) struct Options {
 
 impl Cli {
     /// What to do, and what was given for the settings. Flags before and after the command count alike; after wins.
-    pub(crate) fn split(self) -> (Command, Flags) {
+    fn split(self) -> (Command, Flags) {
         let mut flags = Flags { config: self.config, ..Flags::default() };
         self.options.add_to(&mut flags);
         let mut command = self.command.unwrap_or_else(|| match () {
@@ -294,13 +352,13 @@ impl Cli {
             | Command::Migrate { options, .. } => {
                 std::mem::take(options).add_to(&mut flags);
             }
-            Command::Status { place, .. }
-            | Command::Scale { place, .. }
-            | Command::Reload { place, .. }
-            | Command::Upgrade { place, .. }
-            | Command::Stop { place, .. }
-            | Command::Health { place, .. } => {
-                let name = place.name.take();
+            Command::Status { service, .. }
+            | Command::Scale { service, .. }
+            | Command::Reload { service, .. }
+            | Command::Upgrade { service, .. }
+            | Command::Stop { service, .. }
+            | Command::Health { service, .. } => {
+                let name = service.name.take();
                 flags.given.extend(name.map(|text| Given { key: "process.name", flag: "--name", text }));
             }
             Command::Completions { .. } | Command::Man => {}
@@ -364,7 +422,7 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory, error::ErrorKind};
+    use clap::error::ErrorKind;
 
     use super::*;
 

@@ -25,7 +25,7 @@ pub(crate) use self::{
     health::health,
 };
 use crate::{
-    cli::Format,
+    cli::StatusFormat,
     protocol::{self, Answer, Command, Folder, Meant, Reply, Request, Service, Status},
     settings::{ControlSocket, Whereabouts},
     sys::host,
@@ -217,7 +217,7 @@ fn listed(found: &[Found]) -> String {
 }
 
 /// Prints the status, once or until the service is gone. Fails when not all workers serve, but not for a scraper's page.
-pub(crate) fn status(place: &Place, format: Format, watch: bool) -> Result<(), Failed> {
+pub(crate) fn status(place: &Place, format: StatusFormat, watch: bool) -> Result<(), Failed> {
     let mut stdout = io::stdout();
     let terminal = stdout.is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
@@ -225,13 +225,15 @@ pub(crate) fn status(place: &Place, format: Format, watch: bool) -> Result<(), F
         let reached = place.connect(PATIENCE)?;
         let width = || host::terminal_width().unwrap_or(usize::MAX);
         let told = match format {
-            Format::Json => ask_status(&reached, PATIENCE).map(|status| (protocol::line(&status), status.all_serve())),
-            Format::Table => ask_status(&reached, PATIENCE)
+            StatusFormat::Json => {
+                ask_status(&reached, PATIENCE).map(|status| (protocol::line(&status), status.all_serve()))
+            }
+            StatusFormat::Table => ask_status(&reached, PATIENCE)
                 .map(|status| (draw::draw(&status, width(), colour).into_bytes(), status.all_serve())),
-            Format::Openmetrics => ask_text(&reached, Command::Metrics).map(|page| (page.into_bytes(), true)),
+            StatusFormat::Openmetrics => ask_text(&reached, Command::Metrics).map(|page| (page.into_bytes(), true)),
         };
         let (text, all_serve) = told.map_err(Failed::Refused)?;
-        let text = if watch && terminal && format == Format::Table {
+        let text = if watch && terminal && format == StatusFormat::Table {
             [b"\x1b[H\x1b[2J", text.as_slice()].concat()
         } else {
             text

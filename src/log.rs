@@ -6,6 +6,7 @@
 //! stays. A forked worker goes on with the same settings and file.
 
 mod sink;
+pub(crate) mod terminal;
 
 use std::{
     error::Error,
@@ -149,10 +150,10 @@ pub(crate) fn take_panics(message: &'static str) {
     }));
 }
 
-/// One line on stderr, for a master that ends before it has settings, or without them.
-pub(crate) fn last_words(line: &str) {
+/// Writes an error as one line on stderr, for a master that ends before it has settings, or without them.
+pub(crate) fn last_words(sentence: &str) {
     if let Ok(mut sink) = Sink::open("log.file", &settings::LogTarget::Standard, io::stderr()) {
-        sink.put(&format!("{line}\n"));
+        sink.put(&format!("{}: error: {sentence}\n", terminal::name()));
     }
 }
 

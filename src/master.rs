@@ -184,7 +184,7 @@ impl Shell {
         let name = &settings.process.name;
         tracing::info!(
             event = "starting",
-            version = env!("CARGO_PKG_VERSION"),
+            version = load.app.program.version,
             pid = std::process::id(),
             workers = settings.workers.count,
             "{name} starts"
@@ -273,7 +273,8 @@ impl Shell {
 
     fn show_title(&self) {
         let name = &self.resolved.settings.process.name;
-        title::set(&format!("oxicorn: master [{name}] gen {}", self.core.generation().0));
+        let program = &self.load.app.program.name;
+        title::set(&format!("{program}: master [{name}] gen {}", self.core.generation().0));
     }
 
     /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.

@@ -106,7 +106,8 @@ where
     app.runtime.after_fork_in_worker();
     let channel = Arc::new(channel);
     row.begin(std::process::id());
-    title::set(&format!("oxicorn: worker {slot} [{}] gen {generation}", resolved.settings.process.name));
+    let (program, name) = (&app.program.name, &resolved.settings.process.name);
+    title::set(&format!("{program}: worker {slot} [{name}] gen {generation}"));
     log::take_panics("a panic in the app");
 
     let access = AccessLog::new(log::take_access(), &resolved.settings.log, row);
@@ -121,8 +122,15 @@ where
         let master_link = MasterLink::new(&channel, term, master, grace, shared)
             .map_err(|source| BootError::Act { act: "listen to the master", source })?;
         drop(entered);
-        let context =
-            WorkerContext { slot, generation, resolved, row, stopping: shared.stopping(), draining: shared.draining() };
+        let context = WorkerContext {
+            slot,
+            generation,
+            resolved,
+            arguments: Arc::clone(&app.arguments),
+            row,
+            stopping: shared.stopping(),
+            draining: shared.draining(),
+        };
         let outcome = Rc::new(Cell::new(None));
         let (driver, life) = Driver::new(runtime, {
             let outcome = Rc::clone(&outcome);

@@ -15,13 +15,13 @@ use std::{
 
 use serde_json::json;
 
-use super::{App, AppInfo, Exit, SetupContext, run::refuse};
+use super::{App, AppInfo, Exit, run::refuse};
 use crate::{
     channel::{Heard, ToMaster, ToWorker},
     ctl::{self, Running},
     error_chain,
     listener::Listeners,
-    log,
+    log::{self, terminal},
     scoreboard::Scoreboard,
     settings::{self, LogTarget, Problems, Resolved, Settings, duration},
     sys::{
@@ -58,8 +58,8 @@ enum Side {
 
 impl App {
     /// `place`: where to ask the service of these settings, if it runs.
-    pub(super) fn check(
-        self,
+    pub(super) fn check_settings(
+        mut self,
         resolved: Result<Resolved, Problems>,
         place: Option<&ctl::Place>,
         deep: bool,
@@ -75,23 +75,39 @@ impl App {
         };
         let warnings = resolved.warnings.clone();
         let change = place.and_then(ctl::would_change);
-        let rehearsal = match deep.then(|| self.rehearse(resolved, place.and_then(ctl::running))) {
+        let hook = self.check.take();
+        let info = Rc::new(std::mem::take(&mut self.info));
+        let resolved = Arc::new(resolved);
+        let rehearsal = match deep.then(|| self.rehearse(&resolved, &info, place.and_then(ctl::running))) {
             None => None,
             Some(Ok(rehearsal)) => Some(rehearsal),
             Some(Err(end_of_worker)) => return end_of_worker,
         };
-        let exit = rehearsal.as_ref().and_then(Rehearsal::exit);
+        // After the rehearsal's fork: the hook may start threads, which must not be there then.
+        let app = hook.map(|hook| hook(&info.setup(&resolved, None)).map_err(|error| error_chain(error.as_ref())));
+        let refused = app.as_ref().is_some_and(Result::is_err).then_some(Exit::Usage);
+        let exit = refused.or_else(|| rehearsal.as_ref().and_then(Rehearsal::exit));
         if json {
             let start = rehearsal.as_ref().map(Rehearsal::to_json);
-            let told = json!({ "ok": exit.is_none(), "problems": [], "warnings": warnings, "running": change, "start": start });
+            let mut told = json!({ "ok": exit.is_none(), "problems": [], "warnings": warnings, "running": change, "start": start });
+            match &app {
+                Some(Ok(lines)) => told["app"] = json!({ "ok": true, "lines": lines }),
+                Some(Err(reason)) => told["app"] = json!({ "ok": false, "reason": reason }),
+                None => {}
+            }
             println!("{told}");
         } else {
             for warning in &warnings {
-                eprintln!("oxicorn: warning: {warning}");
+                terminal::warning(warning);
             }
             println!("settings are valid");
             for line in change.into_iter().chain(rehearsal.iter().flat_map(Rehearsal::lines)) {
                 println!("{line}");
+            }
+            match app {
+                Some(Ok(lines)) => lines.iter().for_each(|line| println!("{line}")),
+                Some(Err(reason)) => drop(refuse(&reason)),
+                None => {}
             }
             for (exit, reason) in rehearsal.iter().flat_map(|rehearsal| &rehearsal.failures) {
                 refuse(&format!("a start would end with exit code {}: {reason}", *exit as u8));
@@ -101,20 +117,25 @@ impl App {
     }
 
     /// An error is how the worker ends: then this process is the worker.
-    fn rehearse(self, resolved: Resolved, running: Option<Running>) -> Result<Rehearsal, ExitCode> {
+    fn rehearse(
+        self,
+        resolved: &Arc<Resolved>,
+        info: &Rc<AppInfo>,
+        running: Option<Running>,
+    ) -> Result<Rehearsal, ExitCode> {
         let settings = &resolved.settings;
         let mut rehearsal = Rehearsal::default();
         rehearsal.note(Exit::Usage, logs(&settings.log));
         // What the app logs goes to the terminal, not to the service's own log.
         let apart = settings::Log { file: LogTarget::Standard, access: LogTarget::Off, ..settings.log.clone() };
         rehearsal.note(Exit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
-        let prepared = (self.prepare)(&SetupContext { resolved: &resolved, running: None });
+        let prepared = (self.prepare)(&info.setup(resolved, None));
         let is_prepared = prepared.is_ok();
         rehearsal.note(Exit::NoWorkerReady, prepared.map_err(|error| error_chain(error.as_ref())));
         rehearsal.probe(settings, running);
         rehearsal.note(Exit::Failure, settings.process.pidfile.as_deref().map_or(Ok(()), pidfile));
         if is_prepared {
-            match boot(self.work, resolved, Rc::new(self.info)) {
+            match boot(self.work, Arc::clone(resolved), Rc::clone(info)) {
                 Side::Parent(booted) => rehearsal.note(Exit::NoWorkerReady, booted),
                 Side::Worker(end) => return Err(end),
             }
@@ -175,7 +196,7 @@ fn pidfile(path: &Path) -> Result<(), String> {
 }
 
 /// One worker, with a worker's rights, that is told to leave as soon as it is ready.
-fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Resolved, app: Rc<AppInfo>) -> Side {
+fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, app: Rc<AppInfo>) -> Side {
     let patience = resolved.settings.workers.boot_timeout;
     match fork_worker(resolved, app) {
         Ok((Forked::Child, seed, _)) => Side::Worker(work(seed)),
@@ -188,7 +209,7 @@ fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Resolved, app: 
     }
 }
 
-fn fork_worker(resolved: Resolved, app: Rc<AppInfo>) -> io::Result<(Forked, WorkerSeed, OwnedFd)> {
+fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked, WorkerSeed, OwnedFd)> {
     let (ours, theirs) = fd::channel()?;
     // A scoreboard of its own: nothing that this worker does is counted for the service.
     let scoreboard = Scoreboard::create(1, 1)?;
@@ -200,7 +221,7 @@ fn fork_worker(resolved: Resolved, app: Rc<AppInfo>) -> io::Result<(Forked, Work
         scoreboard,
         channel: theirs,
         master: std::process::id().cast_signed(),
-        resolved: Arc::new(resolved),
+        resolved,
         app,
         listeners: Listeners::none(),
         blocked: signals::block_all()?,

@@ -23,6 +23,7 @@ use crate::{
 pub struct SetupContext<'a> {
     pub(super) resolved: &'a Resolved,
     pub(super) running: Option<&'a Resolved>,
+    pub(super) arguments: &'a [String],
 }
 
 impl SetupContext<'_> {
@@ -41,6 +42,18 @@ impl SetupContext<'_> {
         table(self.resolved)
     }
 
+    /// As [`table`](Self::table), for code that does not know whether the table was declared.
+    #[must_use]
+    pub fn try_table<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.resolved.tables.get()
+    }
+
+    /// As [`WorkerContext::arguments`].
+    #[must_use]
+    pub fn arguments(&self) -> &[String] {
+        self.arguments
+    }
+
     /// As [`WorkerContext::path`].
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
@@ -56,7 +69,8 @@ impl SetupContext<'_> {
     /// The settings in effect, which these are to replace at a reload or an upgrade. `None` at a start, and in `migrate`.
     #[must_use]
     pub fn running(&self) -> Option<SetupContext<'_>> {
-        self.running.map(|resolved| SetupContext { resolved, running: None })
+        let arguments = self.arguments;
+        self.running.map(|resolved| SetupContext { resolved, running: None, arguments })
     }
 
     /// Makes a folder and those above it, mode 0750, and gives what it made to `process.user` and `process.group`.
@@ -100,6 +114,7 @@ pub struct WorkerContext {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
     pub(crate) resolved: Arc<Resolved>,
+    pub(crate) arguments: Arc<[String]>,
     pub(crate) row: Row,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) draining: watch::Receiver<bool>,
@@ -137,6 +152,19 @@ impl WorkerContext {
     #[must_use]
     pub fn table<T: Send + Sync + 'static>(&self) -> Arc<T> {
         table(&self.resolved)
+    }
+
+    /// As [`table`](Self::table), for code that does not know whether the table was declared.
+    #[must_use]
+    pub fn try_table<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.resolved.tables.get()
+    }
+
+    /// The program's own arguments, declared with [`App::positional`](crate::App::positional): those that were given, in
+    /// the order of their declaration.
+    #[must_use]
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
     }
 
     /// The path of a file that the app reads, from a table of its own: relative to the folder of the settings file, or to
@@ -214,7 +242,7 @@ impl WorkerContext {
             .expect("the defaults are valid settings");
         let row = Scoreboard::create(1, 1).expect("memory for one row").claim(0, 1, 0, 0).expect("the row is free");
         let (stopping, draining) = (watch::channel(false).1, watch::channel(false).1);
-        Self { slot: 0, generation: 1, resolved: Arc::new(resolved), row, stopping, draining }
+        Self { slot: 0, generation: 1, resolved: Arc::new(resolved), arguments: Arc::new([]), row, stopping, draining }
     }
 
     /// The same worker with this value as the table of its type.

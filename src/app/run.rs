@@ -5,18 +5,18 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
 };
 
-use clap::Parser;
-
-use super::{App, Exit, SetupContext};
+use super::{App, Exit};
 use crate::{
-    cli::{Cli, Command, Format, Place},
-    ctl, error_chain, log,
+    cli::{Command, Parsed, ServiceArgs, StatusFormat},
+    ctl, error_chain,
+    log::{self, terminal},
     master::{self, Handover, Origins, Outcome, SettingsLoader},
     protocol,
     settings::{
@@ -27,10 +27,20 @@ use crate::{
 };
 
 impl App {
-    /// Reads the command line and does what it says. In the master this returns when all is over; in a worker, when
-    /// that worker is. Return the exit code from `main`, and start no thread (no `#[tokio::main]`) before.
+    /// Reads the command line of the process and does what it says, as [`run_from`](Self::run_from) does.
     pub fn run(self) -> ExitCode {
+        self.run_from(std::env::args_os())
+    }
+
+    /// Does what a command line says; its first item is the name of the program. It returns in the master when the
+    /// service has stopped, and in each worker when that worker ends. Return the exit code from `main`, and start no
+    /// thread (no `#[tokio::main]`) before.
+    ///
+    /// An upgrade executes the new program with the arguments of the process, not with these.
+    pub fn run_from(mut self, command_line: impl IntoIterator<Item: Into<OsString>>) -> ExitCode {
         title::prepare();
+        terminal::set_name(&self.info.program.name);
+        let command_line: Vec<OsString> = command_line.into_iter().map(Into::into).collect();
         match fork::thread_count() {
             Ok(0 | 1) | Err(_) => {}
             Ok(threads) => {
@@ -47,8 +57,8 @@ impl App {
         };
         // The program that hands over to us has blocked signals on purpose.
         let inherited = if handover.is_none() { inherited::reset() } else { Vec::new() };
-        let cli = match Cli::try_parse() {
-            Ok(cli) => cli,
+        let parsed = match self.info.program.parse(&command_line) {
+            Ok(parsed) => parsed,
             Err(wrong) if handover.is_some() => {
                 let wrong = wrong.to_string();
                 let sentence = wrong.lines().next().unwrap_or_default();
@@ -60,7 +70,9 @@ impl App {
                 return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(Exit::Usage as u8));
             }
         };
-        let (command, flags) = cli.split();
+        let Parsed { command, flags, arguments } = parsed;
+        self.info.arguments = arguments.into();
+        self.info.command_line = command_line;
         if let Some(handover) = handover {
             return self.succeed(handover, flags);
         }
@@ -69,7 +81,7 @@ impl App {
 
     /// Does what one command says, `run` among them.
     fn obey(self, command: Command, flags: Flags, inherited: &[String]) -> ExitCode {
-        if let Some(page) = command.page() {
+        if let Some(page) = command.page(&self.info.program) {
             // An error means that the reader, such as head, has seen enough.
             let _ = page.and_then(|page| io::stdout().write_all(&page));
             return ExitCode::SUCCESS;
@@ -86,7 +98,7 @@ impl App {
             Ok(place) => end(act(&place)),
             Err(problems) => refuse(&problems.to_string()),
         };
-        let ask = |at: Place, command: &protocol::Command, json| {
+        let ask = |at: ServiceArgs, command: &protocol::Command, json| {
             control(at.socket, &|place| ctl::ask(place, command.clone(), json))
         };
         match command {
@@ -97,7 +109,7 @@ impl App {
             Command::Check { deep, json, .. } => {
                 let resolved = resolve(&self.tables, Purpose::Serve);
                 let place = resolved.is_ok().then(|| place(None, &flags, &environment, &start).ok()).flatten();
-                self.check(resolved, place.as_ref(), deep, json)
+                self.check_settings(resolved, place.as_ref(), deep, json)
             }
             Command::Config { running: true, socket, json, .. } => {
                 control(socket, &|place| ctl::print_running(place, json))
@@ -114,29 +126,29 @@ impl App {
                     (Err(problems), _) => refuse(&problems.to_string()),
                 }
             }
-            Command::Status { place, json, format, watch } => {
-                let format = if json { Format::Json } else { format };
-                control(place.socket, &|place| ctl::status(place, format, watch))
+            Command::Status { service, json, format, watch } => {
+                let format = if json { StatusFormat::Json } else { format };
+                control(service.socket, &|place| ctl::status(place, format, watch))
             }
-            Command::Scale { place, workers, json } => ask(place, &protocol::Command::Scale(workers), json),
-            Command::Reload { place, json } => ask(place, &protocol::Command::Reload, json),
-            Command::Upgrade { place, program, json } => {
+            Command::Scale { service, workers, json } => ask(service, &protocol::Command::Scale(workers), json),
+            Command::Reload { service, json } => ask(service, &protocol::Command::Reload, json),
+            Command::Upgrade { service, program, json } => {
                 match program.map(|program| start.join(Path::new(&program))).transpose() {
                     Ok(program) => {
                         let program = program.map(|program| program.to_string_lossy().into_owned());
-                        ask(place, &protocol::Command::Upgrade { program }, json)
+                        ask(service, &protocol::Command::Upgrade { program }, json)
                     }
                     Err(sentence) => refuse(&sentence),
                 }
             }
-            Command::Stop { place, now, json } => ask(place, &protocol::Command::Stop { now }, json),
+            Command::Stop { service, now, json } => ask(service, &protocol::Command::Stop { now }, json),
             Command::Migrate { json, .. } => match resolve(&self.tables, Purpose::Ask) {
                 Ok(resolved) => self.migrate_once(&resolved, json),
                 Err(problems) => refuse(&problems.to_string()),
             },
-            Command::Health { place, url } => {
+            Command::Health { service, url } => {
                 let read = || resolve(&self.tables, Purpose::Ask).ok().map(|resolved| resolved.settings);
-                control(place.socket, &|place| ctl::health(url.as_deref(), place, &read))
+                control(service.socket, &|place| ctl::health(url.as_deref(), place, &read))
             }
             // Printed before anything was read.
             Command::Completions { .. } | Command::Man => ExitCode::SUCCESS,
@@ -150,7 +162,7 @@ impl App {
         if let Err(error) = log::configure(&resolved.settings.log) {
             return refuse(&error_chain(&error));
         }
-        let setup = SetupContext { resolved, running: None };
+        let setup = self.info.setup(resolved, None);
         let done = (self.prepare)(&setup)
             .and_then(|()| worker::take_rights(&resolved.settings.process).map_err(Into::into))
             .and_then(|()| migrate(&setup));
@@ -178,7 +190,7 @@ impl App {
             tracing::warn!(event = "inherited_state", "inherited from the program that started this one: {found}");
         }
         settings::say_warnings(&resolved.warnings);
-        if let Err(error) = (self.prepare)(&SetupContext { resolved: &resolved, running: None }) {
+        if let Err(error) = (self.prepare)(&self.info.setup(&resolved, None)) {
             let reason = error_chain(error.as_ref());
             tracing::error!(
                 event = "boot_failed",
@@ -233,17 +245,19 @@ impl App {
             let running = settings::resolve_from(sources, flags, &environment, &before, &self.tables, Purpose::Serve);
             // This program may not understand the old settings; then there is nothing to compare with.
             let running = running.ok().map(|running| handover.pinned(running));
-            let setup = SetupContext { resolved: &resolved, running: running.as_ref() };
+            let setup = self.info.setup(&resolved, running.as_ref());
             (self.prepare)(&setup).map_err(|error| error_chain(error.as_ref()))?;
         }
         Ok((resolved, kept))
     }
 
     fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> ExitCode {
-        let Self { work, prepare, tables, info, migrate: _ } = self;
+        let Self { work, prepare, tables, info, migrate: _, check: _, default_settings: _, is_named: _ } = self;
+        let info = Rc::new(info);
+        let app = Rc::clone(&info);
         log::take_panics("a panic in the master: a bug in oxicorn; the master ends");
         let load = SettingsLoader {
-            app: Rc::new(info),
+            app: info,
             read: Box::new(move |running| {
                 let sources = Sources::after(running.file.is_some(), running.sources.texts());
                 let start = StartFolder::at(running.start.path());
@@ -251,7 +265,7 @@ impl App {
                     .map_err(|problems| problems.to_string().replace('\n', "; "))
             }),
             prepare: Box::new(move |resolved, running| {
-                let setup = SetupContext { resolved, running: Some(running) };
+                let setup = app.setup(resolved, Some(running));
                 prepare(&setup).map_err(|error| error_chain(error.as_ref()))
             }),
         };
@@ -313,7 +327,7 @@ fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool
         }
         (Some(ctl::Differs { service, keys }), false) => {
             let keys = keys.join(", ");
-            println!("# {service} runs with other values of {keys}: see oxicorn config --running\n");
+            println!("# {service} runs with other values of {keys}: see {} config --running\n", terminal::name());
             print!("{}", resolved.to_toml());
         }
     }
@@ -321,8 +335,6 @@ fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool
 }
 
 pub(super) fn refuse(sentence: &str) -> ExitCode {
-    for line in sentence.lines() {
-        eprintln!("oxicorn: error: {line}");
-    }
+    terminal::error(sentence);
     Exit::Usage.into()
 }

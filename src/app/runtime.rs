@@ -8,9 +8,11 @@ use std::{
     ffi::OsString,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use crate::worker::Driver;
+use super::SetupContext;
+use crate::{cli::ProgramSpec, log::terminal, settings::Resolved, worker::Driver};
 
 /// A runtime of another language inside the worker, such as an interpreter: the hooks it needs at each fork, the loop
 /// that drives the worker, and the defaults of its settings.
@@ -180,17 +182,33 @@ impl Error for BootFailure {}
 
 /// What master and worker know of the program they are part of.
 pub(crate) struct AppInfo {
+    pub(crate) program: ProgramSpec,
     pub(crate) runtime: Box<dyn Runtime>,
+    /// The values of the program's own positional arguments.
+    pub(crate) arguments: Arc<[String]>,
+    /// The command line as it was given to the program; the first item is the program's name.
+    pub(crate) command_line: Vec<OsString>,
 }
 
 impl Default for AppInfo {
     fn default() -> Self {
-        Self { runtime: Box::new(Tokio) }
+        let (name, version) = (terminal::DEFAULT_NAME.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        let program = ProgramSpec { name, version, positionals: Vec::new() };
+        Self { program, runtime: Box::new(Tokio), arguments: Arc::new([]), command_line: Vec::new() }
+    }
+}
+
+impl AppInfo {
+    pub(super) fn setup<'a>(&'a self, resolved: &'a Resolved, running: Option<&'a Resolved>) -> SetupContext<'a> {
+        SetupContext { resolved, running, arguments: &self.arguments }
     }
 }
 
 impl fmt::Debug for AppInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AppInfo").field("runtime", &self.runtime.name()).finish()
+        let Self { program, runtime, arguments, command_line: _ } = self;
+        let mut info = f.debug_struct("AppInfo");
+        info.field("program", program).field("runtime", &runtime.name()).field("arguments", arguments);
+        info.finish_non_exhaustive()
     }
 }

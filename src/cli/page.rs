@@ -5,25 +5,25 @@
 
 use std::{ffi::OsStr, io, path::Path};
 
-use clap::{Arg, Command, CommandFactory};
+use clap::{Arg, Command};
 use clap_complete::Shell;
 use clap_mangen::{
     Man,
     roff::{Inline, Roff, bold, roman},
 };
 
-use super::Cli;
+use super::ProgramSpec;
 
-pub(super) fn completions(shell: Shell) -> Vec<u8> {
-    let (name, mut command) = own();
+pub(super) fn completions(program: &ProgramSpec, shell: Shell) -> Vec<u8> {
+    let (name, mut command) = own(program);
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
     script
 }
 
 /// One page for all commands: an operator looks for an option and not for the page that has it.
-pub(super) fn manual() -> io::Result<Vec<u8>> {
-    let (_, command) = own();
+pub(super) fn manual(program: &ProgramSpec) -> io::Result<Vec<u8>> {
+    let (_, command) = own(program);
     let mut command = command.disable_help_subcommand(true);
     command.build();
     let page = Man::new(command.clone());
@@ -64,10 +64,10 @@ fn commands(program: &Command) -> Roff {
 }
 
 /// The name that this program was called by, and the command line under that name.
-fn own() -> (&'static str, Command) {
+fn own(program: &ProgramSpec) -> (&'static str, Command) {
     let called = std::env::args_os().next().unwrap_or_default();
-    let name = Path::new(&called).file_name().and_then(OsStr::to_str).unwrap_or("oxicorn");
+    let name = Path::new(&called).file_name().and_then(OsStr::to_str).unwrap_or(&program.name);
     // clap keeps names for the life of the process, which prints one page and ends.
     let name: &'static str = name.to_owned().leak();
-    (name, Cli::command().name(name))
+    (name, program.command().name(name))
 }

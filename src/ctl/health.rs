@@ -19,6 +19,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Failed, Place, ask_status};
 use crate::{
+    log::terminal,
     protocol::{Status, WorkerState},
     settings::{Bind, Settings},
     sys::clock,
@@ -62,10 +63,11 @@ pub(crate) fn health(url: Option<&str>, place: &Place, settings: &dyn Fn() -> Op
         Err(unknown) => {
             // The reason may list several services.
             let unknown = unknown.to_string().replace('\n', " ");
-            eprintln!(
-                "oxicorn: note: the running service was not asked where it listens, so the settings say: {unknown}"
-            );
-            let settings = settings().ok_or("the settings are not valid (oxicorn check says why); give a whole URL");
+            terminal::note(&format!(
+                "the running service was not asked where it listens, so the settings say: {unknown}"
+            ));
+            let settings =
+                settings().ok_or("the settings are not valid (the command check says why); give a whole URL");
             settings.map_err(str::to_owned).and_then(|settings| ask_all(&of_settings(&settings, url)?, until))
         }
     }
@@ -132,7 +134,7 @@ fn of_workers(status: &Status) -> Result<(), String> {
     if serving == 0 {
         return Err(told);
     }
-    eprintln!("oxicorn: note: {told}");
+    terminal::note(&told);
     Ok(())
 }
 

@@ -329,13 +329,11 @@ fn refuse(purpose: &Purpose, mut received: Map<String, Value>, reason: &str) -> 
                     exec::replace(program.as_fd(), MARKER, &format!("return {number}"))
                 });
             let error = error.unwrap_or_else(|error| error);
-            log::last_words(&format!(
-                "oxicorn: error: {reason}; and the program before cannot be gone back to: {error}"
-            ));
+            log::last_words(&format!("{reason}; and the program before cannot be gone back to: {error}"));
             ExitCode::from(EXIT_FAILURE)
         }
         Purpose::Return => {
-            log::last_words(&format!("oxicorn: error: the program before cannot go on either: {reason}"));
+            log::last_words(&format!("the program before cannot go on either: {reason}"));
             ExitCode::from(EXIT_FAILURE)
         }
     }
