@@ -337,7 +337,7 @@ impl Shell {
         for child in &mut self.children {
             let due = child.row.due();
             if std::mem::replace(&mut child.due, due) != due {
-                self.inbox.push(Event::Beat { pid: child.pid, due: Millis(due) });
+                self.inbox.push(Event::Heartbeat { pid: child.pid, due: Millis(due) });
             }
             self.inbox.extend(child.first_answer());
         }
@@ -480,7 +480,7 @@ impl Shell {
                 Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
                 Ok(Heard::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
                 Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
-                Ok(Heard::Message(ToMaster::Quiet)) => Event::Quiet { pid },
+                Ok(Heard::Message(ToMaster::Quiet)) => Event::AllAccepted { pid },
                 Ok(Heard::Message(ToMaster::RoomChanged)) => {
                     Event::RoomChanged { pid, full: self.children[at].row.full() }
                 }

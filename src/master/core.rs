@@ -41,11 +41,11 @@ const TRIAL_MS: u64 = 500;
 /// While a worker of a new generation is late, how soon it is looked at again.
 const TRIAL_LOOK_MS: u64 = 100;
 /// Removed addresses are still polled this long: handshakes under way are completed, one lost SYN-ACK included.
-const QUIET_MS: u64 = 1_000;
-/// The last part of [`QUIET_MS`], in which no new connection begins there.
-const HUSH_MS: u64 = 250;
+const REMOVED_POLL_MS: u64 = 1_000;
+/// The last part of [`REMOVED_POLL_MS`], in which no new connection begins there.
+const REMOVED_REFUSE_MS: u64 = 250;
 /// A master that wakes this much after its deadline was itself stopped (a suspended machine, a frozen cgroup).
-const OVERSLEPT_MS: u64 = 1_000;
+const STALLED_MS: u64 = 1_000;
 
 /// One process, from the decision to fork it until it is reaped. Rows are in the order of their forks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,17 +100,17 @@ pub(crate) struct Master {
     removes: bool,
     close_removed_at: Option<Millis>,
     /// At these addresses no new connection begins any more.
-    removed_hushed: bool,
+    removed_refuse: bool,
     /// When the last stop was asked for, and whether it was a graceful one.
     stop_asked: Option<(Millis, bool)>,
     /// At the final stop, a worker has accepted all that waited in the listeners.
-    quiet: bool,
+    all_accepted: bool,
     /// Workers forked during the final stop, only to poll the listeners to their end.
-    holders: u32,
+    last_forks: u32,
     steered: Vec<SlotId>,
     measure_at: Millis,
     look_at: Millis,
-    starved: bool,
+    waits_for_row: bool,
     broken: bool,
     tally: Tally,
 }
@@ -142,14 +142,14 @@ impl Master {
             generation_failed: None,
             removes: false,
             close_removed_at: None,
-            removed_hushed: false,
+            removed_refuse: false,
             stop_asked: None,
-            quiet: false,
-            holders: 0,
+            all_accepted: false,
+            last_forks: 0,
             steered: Vec::new(),
             measure_at: now,
             look_at: now,
-            starved: false,
+            waits_for_row: false,
             broken: false,
             tally: Tally::default(),
             policy,
@@ -166,7 +166,7 @@ impl Master {
         for event in events {
             self.record(now, event, &mut actions);
         }
-        self.forgive_oversleep(now, due, &mut actions);
+        self.forgive_stall(now, due, &mut actions);
         self.reconcile(now, &mut actions);
         self.assert_invariants(&mut actions);
         actions
@@ -177,7 +177,7 @@ impl Master {
     pub(crate) fn deadline(&self) -> Option<Millis> {
         let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
         let forks = self.slots_wanting().map(|slot| self.backoff[slot.0 as usize].ends());
-        let early = self.called_early().map(|(_, at)| at);
+        let early = self.early_fork().map(|(_, at)| at);
         let ages = self.workers.iter().filter(|w| w.recycle.is_none()).filter_map(|w| match w.phase {
             Phase::Serving { .. } => w.old_at,
             Phase::Forking
@@ -187,10 +187,10 @@ impl Master {
             | Phase::Killed { .. } => None,
         });
         let measure = self.measures().then_some(self.measure_at);
-        let look = self.looks().then_some(self.look_at);
+        let look = self.watches_silent().then_some(self.look_at);
         let delay = match self.stage {
             Stage::Delaying { until } => Some(until),
-            Stage::Stopping { until, .. } => self.must_be_held().then_some(until),
+            Stage::Stopping { until, .. } => self.must_accept_rest().then_some(until),
             Stage::Running | Stage::Done => None,
         };
         let changes = [self.trial_deadline(), self.close_removed_at, self.preflight_deadline()];
@@ -229,7 +229,7 @@ impl Master {
 
     /// How many slots below the target are served.
     pub(crate) fn served(&self) -> u32 {
-        (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(Worker::serving)).count() as u32
+        (0..self.target).map(SlotId).filter(|slot| self.in_slot(*slot).any(Worker::serving)).count() as u32
     }
 
     // ---- facts -----------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ impl Master {
             Event::ForkFailed { slot } => self.on_fork_failed(now, slot, actions),
             Event::Ready { pid } => self.on_ready(pid, actions),
             Event::Accepting { pid } => self.on_accepting(now, pid),
-            Event::Beat { pid, due } => self.on_heartbeat(now, pid, due, actions),
+            Event::Heartbeat { pid, due } => self.on_heartbeat(now, pid, due, actions),
             Event::Answered { pid } => {
                 if let Some(w) = self.by_pid(pid) {
                     w.answered = true;
@@ -272,7 +272,7 @@ impl Master {
                 }
             }
             Event::DrainBegun { pid } => self.on_drain_begun(now, pid),
-            Event::Quiet { pid } => self.quiet |= self.worker(pid).is_some(),
+            Event::AllAccepted { pid } => self.all_accepted |= self.worker(pid).is_some(),
             Event::Exited { pid } => self.on_exited(now, pid, actions),
         }
     }
@@ -365,7 +365,7 @@ impl Master {
 
     fn on_exited(&mut self, now: Millis, pid: Pid, actions: &mut Vec<Action>) {
         let Some(at) = self.workers.iter().position(|w| w.pid == Some(pid)) else { return };
-        self.starved = false;
+        self.waits_for_row = false;
         let w = self.workers.remove(at);
         match w.phase {
             Phase::Serving { .. } => {
@@ -390,11 +390,11 @@ impl Master {
     /// If the master itself was stopped past its deadline, the workers' silence may be the machine's: give each its
     /// whole time again, once. Who has not beaten since is not suspended but hung, and its deadline holds.
     ///
-    /// Overslept is what was due before these events, and still is after them: an event may make a slot want a worker
+    /// Stalled is what was due before these events, and still is after them: an event may make a slot want a worker
     /// for which no backoff has held for hours.
-    fn forgive_oversleep(&mut self, now: Millis, due: Option<Millis>, actions: &mut Vec<Action>) {
+    fn forgive_stall(&mut self, now: Millis, due: Option<Millis>, actions: &mut Vec<Action>) {
         let by_ms = due.zip(self.deadline()).map_or(0, |(before, after)| now.since(before.max(after)));
-        if by_ms < OVERSLEPT_MS {
+        if by_ms < STALLED_MS {
             return;
         }
         for w in self.workers.iter_mut().filter(|w| !w.forgiven) {
@@ -406,7 +406,7 @@ impl Master {
             w.forgiven = *until < now.after(whole_ms);
             *until = (*until).max(now.after(whole_ms));
         }
-        actions.push(Action::Note(Note::Overslept { by_ms }));
+        actions.push(Action::Note(Note::Stalled { by_ms }));
     }
 
     // ---- wishes ----------------------------------------------------------------------------------------------------
@@ -429,7 +429,7 @@ impl Master {
         self.end_delay(now);
         match self.stage {
             Stage::Running | Stage::Delaying { .. } => {
-                self.ask_old(now, actions);
+                self.recycle_old(now, actions);
                 self.pass_trial(now, actions);
                 self.close_removed(now, actions);
                 self.retire_replaced(now, actions);
@@ -437,7 +437,7 @@ impl Master {
                 self.measure(now, actions);
                 self.steer(now, actions);
                 self.reply_when_served(actions);
-                self.leave(now, actions);
+                self.exec_when_settled(now, actions);
             }
             Stage::Stopping { until, .. } => self.reconcile_stop(now, until, actions),
             Stage::Done => {}
@@ -531,7 +531,7 @@ impl Master {
         self.workers.len() >= self.policy.rows as usize
     }
 
-    fn here(&self, slot: SlotId) -> impl Iterator<Item = &Worker> {
+    fn in_slot(&self, slot: SlotId) -> impl Iterator<Item = &Worker> {
         self.workers.iter().filter(move |w| w.slot == slot)
     }
 
@@ -539,7 +539,7 @@ impl Master {
     /// now.
     fn slot_served_since(&self, pid: Pid) -> Option<Millis> {
         let new = self.workers.iter().find(|w| w.pid == Some(pid))?;
-        let same = self.here(new.slot).filter(|w| w.generation == new.generation && w.serving());
+        let same = self.in_slot(new.slot).filter(|w| w.generation == new.generation && w.serving());
         same.map(|w| w.serving_since).min()
     }
 
@@ -602,7 +602,7 @@ impl Worker {
     }
 
     /// At the final stop: it polls the listeners, or still can.
-    fn may_hold(&self) -> bool {
+    fn can_accept(&self) -> bool {
         !matches!(self.phase, Phase::Aborting { .. } | Phase::Killed { .. })
     }
 

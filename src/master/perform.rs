@@ -67,7 +67,7 @@ impl Shell {
             Action::BecomeNew => return self.become_new(),
             Action::KeepProgram => self.keep_program(),
             Action::BecomeOld { slot, why } => return self.become_old(slot, why),
-            Action::HushRemoved => self.listeners.refuse_newcomers_of_removed(),
+            Action::RefuseAtRemoved => self.listeners.refuse_newcomers_of_removed(),
             Action::CloseRemoved => self.close_removed(),
             Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
@@ -308,7 +308,7 @@ impl Shell {
                 "{failures} workers of this slot in a row died before they answered a request; the next starts in {wait_ms} ms \
                  at the latest"
             ),
-            Note::NoRow { slot } => tracing::warn!(
+            Note::ScoreboardFull { slot } => tracing::warn!(
                 event = "scoreboard_full",
                 slot = slot.0,
                 "too many workers still drain; a replacement waits until one of them ends"
@@ -346,12 +346,12 @@ impl Shell {
                 grace_ms,
                 "stopping: {delay_ms} ms as before, then {grace_ms} ms to drain"
             ),
-            Note::Overslept { by_ms } => tracing::warn!(
+            Note::Stalled { by_ms } => tracing::warn!(
                 event = "master_stalled",
                 by_ms,
                 "the master itself stood still for {by_ms} ms; the workers' silence is forgiven once"
             ),
-            Note::HeardAgain { pid, silent_ms } => {
+            Note::HeartbeatResumed { pid, silent_ms } => {
                 let (slot, generation) = self.place(pid);
                 tracing::warn!(
                     event = "heartbeat_resumed",

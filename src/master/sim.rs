@@ -171,7 +171,7 @@ fn a_recycle_replaces_every_worker_and_never_dips() {
         world.run_checking(1_000 + old.len() as u64 * BOOT + GRACE + 1, assert_gentle);
         assert!(world.is_settled(), "{:?}", world.master);
         assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old one lives");
-        let told = world.notes_of(|note| matches!(note, Note::Overslept { .. }));
+        let told = world.notes_of(|note| matches!(note, Note::Stalled { .. }));
         assert_eq!(told, 0, "a wish is not a duty that was slept through");
     });
 }
@@ -224,7 +224,7 @@ fn without_a_free_row_a_replacement_waits_and_says_so_once() {
             world.plan(0, Ahead::TermAny);
         }
         world.run(GRACE - 1);
-        let no_row = |world: &World| world.notes_of(|note| matches!(note, Note::NoRow { .. }));
+        let no_row = |world: &World| world.notes_of(|note| matches!(note, Note::ScoreboardFull { .. }));
         assert_eq!(no_row(&world), 1);
         assert_eq!(world.processes.len(), world.policy.rows as usize);
         world.settle(2 + 2 * BOOT);
@@ -683,7 +683,7 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
         world.run(20_000);
         assert_eq!(world.aborts.len(), 1, "a worker that beats was aborted");
         // After the last one the workers may all have beaten before the master woke.
-        let told = world.notes_of(|note| matches!(note, Note::Overslept { .. }));
+        let told = world.notes_of(|note| matches!(note, Note::Stalled { .. }));
         assert!((1..=2).contains(&(told - usize::from(seed % 2 == 1))), "told {told} times");
     });
 }

@@ -33,7 +33,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn quiet(now: Millis) -> Self {
+    pub(super) fn new(now: Millis) -> Self {
         Self { failures: 0, until: now, calm_at: now, floor: now }
     }
 
@@ -68,7 +68,7 @@ impl Backoff {
 
     /// A worker died that had answered requests: its slot is sound, and the next worker comes at once.
     pub(super) fn recovers(&mut self, now: Millis) {
-        *self = Self { floor: self.floor, ..Self::quiet(now) };
+        *self = Self { floor: self.floor, ..Self::new(now) };
     }
 
     /// Nothing falls due in the past: a slot that wants a worker only now did not want one before.

@@ -19,7 +19,7 @@ impl Master {
         }
     }
 
-    pub(super) fn ask_old(&mut self, now: Millis, actions: &mut Vec<Action>) {
+    pub(super) fn recycle_old(&mut self, now: Millis, actions: &mut Vec<Action>) {
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
             if let (Phase::Serving { .. }, Some(pid), Some(old_at)) = (w.phase, w.pid, w.old_at)

@@ -15,13 +15,13 @@ impl Master {
     /// When an empty slot gets its next worker, and after how many young deaths in a row; `None` for one that does not wait.
     pub(crate) fn next_try(&self, slot: SlotId) -> Option<(Millis, u32)> {
         let backoff = self.slots_wanting().find(|wanting| *wanting == slot).map(|_| &self.backoff[slot.0 as usize])?;
-        let early = self.called_early().filter(|(early, _)| *early == slot).map(|(_, at)| at);
+        let early = self.early_fork().filter(|(early, _)| *early == slot).map(|(_, at)| at);
         self.backs_off(slot).then(|| (early.unwrap_or(backoff.ends()), backoff.failures()))
     }
 
     /// Gives each slot that has none its backoff.
     pub(super) fn make_backoffs(&mut self, now: Millis) {
-        self.backoff.resize(self.policy.slots as usize, Backoff::quiet(now));
+        self.backoff.resize(self.policy.slots as usize, Backoff::new(now));
     }
 
     /// Whoever waits for the target is not left waiting for a worker that may never boot.
@@ -55,7 +55,7 @@ impl Master {
             self.stage = Stage::Stopping { until: now, urgency: 2 };
             actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(Backoff::failures).sum() }));
             self.abandon_changes(actions);
-        } else if wait_ms > 0 && slot.0 < self.slots() && self.called_early().is_none_or(|(early, _)| early != slot) {
+        } else if wait_ms > 0 && slot.0 < self.slots() && self.early_fork().is_none_or(|(early, _)| early != slot) {
             actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
         }
     }
@@ -67,7 +67,7 @@ impl Master {
                 self.cut_short_at = Some(now);
             }
             backoff.forks(now);
-            self.holders += u32::from(matches!(self.stage, Stage::Stopping { .. }));
+            self.last_forks += u32::from(matches!(self.stage, Stage::Stopping { .. }));
             self.workers.push(Worker {
                 slot,
                 generation: self.generation,
@@ -87,21 +87,21 @@ impl Master {
         }
         let waits = self.slots_lacking().next().filter(|_| self.rows_taken());
         if let Some(slot) = waits
-            && !std::mem::replace(&mut self.starved, true)
+            && !std::mem::replace(&mut self.waits_for_row, true)
         {
-            actions.push(Action::Note(Note::NoRow { slot }));
+            actions.push(Action::Note(Note::ScoreboardFull { slot }));
         }
     }
 
     fn slot_to_fill(&self, now: Millis) -> Option<SlotId> {
         let due = self.slots_wanting().find(|slot| self.backoff[slot.0 as usize].ends() <= now);
-        due.or_else(|| self.called_early().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
+        due.or_else(|| self.early_fork().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
     }
 
     /// The slot whose wait is cut short, and when. At most half of the slots wait, so that a service that can serve always
     /// has a worker that serves or starts; while one serves there is less haste. Before any worker was ever ready no wait
     /// is cut short.
-    pub(super) fn called_early(&self) -> Option<(SlotId, Millis)> {
+    pub(super) fn early_fork(&self) -> Option<(SlotId, Millis)> {
         let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
         if !self.proven || waiting.len() <= self.slots() as usize / 2 {
             return None;
@@ -114,7 +114,7 @@ impl Master {
     }
 
     fn backs_off(&self, slot: SlotId) -> bool {
-        self.backoff[slot.0 as usize].waits() && !self.here(slot).any(Worker::serving)
+        self.backoff[slot.0 as usize].waits() && !self.in_slot(slot).any(Worker::serving)
     }
 
     /// The slots that may be given a worker now, backoff aside. Empty ones come first; of those whose worker still
@@ -122,11 +122,11 @@ impl Master {
     /// recycled all the time would take the turns of the others, and a reload would never end.
     pub(super) fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
         let replacing = (0..self.target).map(SlotId).filter(|slot| {
-            self.here(*slot).any(Worker::serving) && self.here(*slot).any(|w| w.wanted() && !w.serving())
+            self.in_slot(*slot).any(Worker::serving) && self.in_slot(*slot).any(|w| w.wanted() && !w.serving())
         });
         let room = (self.target as usize / 4).max(1).saturating_sub(replacing.count());
         let (mut serving, empty): (Vec<_>, Vec<_>) =
-            self.slots_lacking().partition(|slot| self.here(*slot).any(Worker::serving));
+            self.slots_lacking().partition(|slot| self.in_slot(*slot).any(Worker::serving));
         serving.sort_by_key(|slot| self.workers.iter().rposition(|w| w.slot == *slot && w.serving()));
         let wanting = empty.into_iter().chain(serving.into_iter().take(room));
         wanting.take(if self.rows_taken() { 0 } else { usize::MAX })
@@ -137,11 +137,11 @@ impl Master {
             // A crash is still mended while the shutdown delay lasts.
             Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
             // The other workers ended before they could accept what waits: fork one more, which does.
-            Stage::Stopping { .. } if self.must_be_held() && !self.workers.iter().any(Worker::may_hold) => {
+            Stage::Stopping { .. } if self.must_accept_rest() && !self.workers.iter().any(Worker::can_accept) => {
                 0..self.slots()
             }
             Stage::Stopping { .. } | Stage::Done => 0..0,
         };
-        slots.map(SlotId).filter(|slot| !self.here(*slot).any(|w| self.current(w)))
+        slots.map(SlotId).filter(|slot| !self.in_slot(*slot).any(|w| self.current(w)))
     }
 }

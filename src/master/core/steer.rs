@@ -6,9 +6,9 @@
 use super::{Action, Master, Millis, Note, Phase, Pid, SlotId, Stage, Worker};
 
 /// How often the beats of the silent are looked at: one that beats again gets its share back within this.
-const LOOK_MS: u64 = 100;
+const SILENT_LOOK_MS: u64 = 100;
 /// A silence this long is told once it is over; shorter ones are what blocking handlers do all day.
-const TOLD_MS: u64 = 1_000;
+const LOGGED_SILENCE_MS: u64 = 1_000;
 
 impl Master {
     pub(super) fn on_heartbeat(&mut self, now: Millis, pid: Pid, due: Millis, actions: &mut Vec<Action>) {
@@ -21,15 +21,15 @@ impl Master {
         // A promise that is broken when it is read ends no silence.
         if w.silent && due >= now {
             w.silent = false;
-            if silent_ms >= TOLD_MS {
-                actions.push(Action::Note(Note::HeardAgain { pid, silent_ms }));
+            if silent_ms >= LOGGED_SILENCE_MS {
+                actions.push(Action::Note(Note::HeartbeatResumed { pid, silent_ms }));
             }
         }
     }
 
     pub(super) fn on_slot_silent(&mut self, now: Millis, slot: SlotId) {
-        if !self.looks() {
-            self.look_at = now.after(LOOK_MS);
+        if !self.watches_silent() {
+            self.look_at = now.after(SILENT_LOOK_MS);
         }
         // It may have beaten since it was said.
         for w in self.workers.iter_mut().filter(|w| w.slot == slot && w.serving() && w.due < now) {
@@ -40,11 +40,11 @@ impl Master {
     /// Spare slots are never live, those of the full only if all others are full or silent, those of the silent only if
     /// all are silent, and an empty set keeps the last program: then every slot waits alike.
     pub(super) fn steer(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        if self.looks() && self.look_at <= now {
-            self.look_at = now.after(LOOK_MS);
+        if self.watches_silent() && self.look_at <= now {
+            self.look_at = now.after(SILENT_LOOK_MS);
         }
         let slots_of = |able: fn(&Worker) -> bool| -> Vec<SlotId> {
-            (0..self.target).map(SlotId).filter(|slot| self.here(*slot).any(able)).collect()
+            (0..self.target).map(SlotId).filter(|slot| self.in_slot(*slot).any(able)).collect()
         };
         let by_choice: [fn(&Worker) -> bool; 3] =
             [|w| w.serving() && !w.silent && !w.full, |w| w.serving() && !w.silent, Worker::serving];
@@ -56,7 +56,7 @@ impl Master {
     }
 
     /// Whether somebody's beat is waited for; nothing but a look tells the master of it.
-    pub(super) fn looks(&self) -> bool {
+    pub(super) fn watches_silent(&self) -> bool {
         let steers = matches!(self.stage, Stage::Running | Stage::Delaying { .. });
         steers && self.workers.iter().any(|w| w.silent && w.serving())
     }

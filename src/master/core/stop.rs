@@ -11,7 +11,7 @@ const QUICK_MS: u64 = 2_000;
 /// twice: by the sender of the signal, and by the program that started the master. A person takes longer to lose patience.
 const SAME_STOP_MS: u64 = 1_000;
 /// A stop goes on without a worker that polls the listeners once this many that were forked for it have died.
-const HOLDERS_MAX: u32 = 3;
+const LAST_FORKS_MAX: u32 = 3;
 
 impl Master {
     /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
@@ -65,11 +65,11 @@ impl Master {
     /// 4. Fill a slot, if no worker is left that can accept what waits in the listeners.
     /// 5. Exit, once there is neither a worker nor a connection to accept.
     pub(super) fn reconcile_stop(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
-        self.quiet |= until <= now;
+        self.all_accepted |= until <= now;
         self.drain_all(now, until, actions);
         self.end_overdue(now, actions);
         self.fill_slots(now, actions);
-        if self.workers.is_empty() && !self.must_be_held() {
+        if self.workers.is_empty() && !self.must_accept_rest() {
             self.stage = Stage::Done;
             actions.push(Action::Exit { reason: self.reason });
         }
@@ -78,7 +78,7 @@ impl Master {
     /// Workers that drain already are told too that this is the final stop: one that still lives polls the listeners once
     /// more. While no worker serves, workers that start go on starting, and are told once they serve.
     fn drain_all(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
-        let starting_go_on = self.must_be_held() && !self.workers.iter().any(Worker::serving);
+        let starting_go_on = self.must_accept_rest() && !self.workers.iter().any(Worker::serving);
         for i in 0..self.workers.len() {
             let w = &mut self.workers[i];
             let until = match &mut w.phase {
@@ -98,8 +98,8 @@ impl Master {
 
     /// Whether the stop must wait until a worker has accepted all that waits in the listeners, which would be reset
     /// otherwise. Not if the stop is hurried, nor if no worker was ever ready, nor if each worker forked for this died.
-    pub(super) fn must_be_held(&self) -> bool {
-        let hopeless = self.holders >= HOLDERS_MAX && !self.workers.iter().any(Worker::may_hold);
-        matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.quiet && !hopeless
+    pub(super) fn must_accept_rest(&self) -> bool {
+        let hopeless = self.last_forks >= LAST_FORKS_MAX && !self.workers.iter().any(Worker::can_accept);
+        matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.all_accepted && !hopeless
     }
 }

@@ -184,9 +184,9 @@ impl Master {
     }
 
     /// Not while the shell still owes an answer: a fork that nobody knows of would be nobody's child.
-    pub(super) fn leave(&mut self, now: Millis, actions: &mut Vec<Action>) {
+    pub(super) fn exec_when_settled(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let settled =
-            !self.workers.iter().any(|w| w.phase == Phase::Forking) && !actions.iter().any(Action::is_answered);
+            !self.workers.iter().any(|w| w.phase == Phase::Forking) && !actions.iter().any(Action::awaits_event);
         match &mut self.change {
             Change::Preflight { passed: true, .. } if settled => actions.push(Action::BecomeNew),
             Change::Preflight { until, passed: false, .. } if until.is_some_and(|until| until <= now) => {
@@ -207,7 +207,7 @@ impl Master {
 
 impl Action {
     /// The shell answers it with an event before it waits again.
-    fn is_answered(&self) -> bool {
+    fn awaits_event(&self) -> bool {
         matches!(self, Self::Fork { .. } | Self::Measure { .. } | Self::LoadSettings | Self::Grow { .. })
     }
 }

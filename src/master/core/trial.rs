@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Caller, CommandReply, Failure, Generation, HUSH_MS, Master, Millis, Note, Policy, QUIET_MS, SlotId, Stage,
-    TRIAL_LOOK_MS, TRIAL_MS, Worker, reply_to_all,
+    Action, Caller, CommandReply, Failure, Generation, Master, Millis, Note, Policy, REMOVED_POLL_MS,
+    REMOVED_REFUSE_MS, SlotId, Stage, TRIAL_LOOK_MS, TRIAL_MS, Worker, reply_to_all,
 };
 
 /// Where a reload or an upgrade is.
@@ -202,8 +202,8 @@ impl Master {
         }
         let upgraded = trial.policy.is_none();
         let callers = self.take_change().callers();
-        self.close_removed_at = self.removes.then(|| now.after(QUIET_MS - HUSH_MS));
-        self.removed_hushed = false;
+        self.close_removed_at = self.removes.then(|| now.after(REMOVED_POLL_MS - REMOVED_REFUSE_MS));
+        self.removed_refuse = false;
         let generation = self.generation;
         let reply = if upgraded {
             self.tally.upgrades += 1;
@@ -224,7 +224,7 @@ impl Master {
     pub(super) fn trial_deadline(&self) -> Option<Millis> {
         let Change::OnTrial(trial) = &self.change else { return None };
         let proven = |slot: SlotId| {
-            let new = self.here(slot).filter(|w| w.generation == self.generation && w.serving());
+            let new = self.in_slot(slot).filter(|w| w.generation == self.generation && w.serving());
             new.map(|w: &Worker| w.serving_since.after(TRIAL_MS)).min()
         };
         let all: Option<Vec<Millis>> = (0..self.slots()).map(SlotId).map(proven).collect();
@@ -245,9 +245,9 @@ impl Master {
         if self.close_removed_at.is_none_or(|at| now < at) {
             return;
         }
-        if !std::mem::replace(&mut self.removed_hushed, true) {
-            self.close_removed_at = Some(now.after(HUSH_MS));
-            actions.push(Action::HushRemoved);
+        if !std::mem::replace(&mut self.removed_refuse, true) {
+            self.close_removed_at = Some(now.after(REMOVED_REFUSE_MS));
+            actions.push(Action::RefuseAtRemoved);
         } else {
             self.close_removed_at = None;
             actions.push(Action::CloseRemoved);

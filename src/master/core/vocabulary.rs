@@ -107,7 +107,7 @@ pub(crate) enum Event {
         pid: Pid,
     },
     /// The worker promised to beat again by `due`.
-    Beat {
+    Heartbeat {
         pid: Pid,
         due: Millis,
     },
@@ -132,7 +132,7 @@ pub(crate) enum Event {
         pid: Pid,
     },
     /// At the final stop this worker has accepted all that waited in the listeners, and has shut them down.
-    Quiet {
+    AllAccepted {
         pid: Pid,
     },
     Measured {
@@ -201,7 +201,7 @@ pub(crate) enum Action {
         why: Failure,
     },
     /// Addresses that were removed will be closed soon. No new connection may begin there.
-    HushRemoved,
+    RefuseAtRemoved,
     /// Addresses that were removed have been quiet for long enough.
     CloseRemoved,
     /// Make slots for so many workers.
@@ -331,7 +331,7 @@ pub(crate) enum Note {
         wait_ms: u64,
     },
     /// Every row of the scoreboard is taken by a draining worker; the slot waits for one to end.
-    NoRow {
+    ScoreboardFull {
         slot: SlotId,
     },
     BootGivenUp {
@@ -354,11 +354,11 @@ pub(crate) enum Note {
         delay_ms: u64,
         grace_ms: u64,
     },
-    Overslept {
+    Stalled {
         by_ms: u64,
     },
     /// A worker that was steered around beats again.
-    HeardAgain {
+    HeartbeatResumed {
         pid: Pid,
         silent_ms: u64,
     },

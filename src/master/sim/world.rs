@@ -23,7 +23,7 @@ pub(super) const FLOOR: u64 = 100;
 /// Between two that cut a wait short while some serve.
 const EARLY: u64 = 1_000;
 /// How long the last workers poll the listeners.
-const QUIET: u64 = 1_000;
+const ACCEPT_REST: u64 = 1_000;
 /// From the fork to `Accepting`, at most.
 pub(super) const BOOT: u64 = 520;
 
@@ -159,7 +159,7 @@ pub(super) struct Process {
 #[derive(Debug)]
 pub(super) enum Ahead {
     Fact(Event),
-    Beat(Pid),
+    Heartbeat(Pid),
     /// Some worker asks to be recycled.
     RecycleAny,
     /// Somebody sends SIGTERM to some worker.
@@ -194,7 +194,7 @@ pub(super) struct World {
     steady_at: u64,
     pub(super) ever_ready: bool,
     /// At a stop, a worker has polled the listeners to their end.
-    quiet: bool,
+    all_accepted: bool,
     asked_to_recycle: BTreeSet<Pid>,
     pub(super) on_trial: bool,
     /// How often another program took over, the old one again included.
@@ -202,7 +202,7 @@ pub(super) struct World {
     /// A program is being tried, and has not ended; when it has to be told to, unless it was.
     preflight: Option<Option<u64>>,
     /// No new connection begins at the addresses that are to be closed.
-    hushed: bool,
+    refuses_at_removed: bool,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
     /// Who asked to scale or reload, and waits.
@@ -256,12 +256,12 @@ impl World {
             thawed: false,
             steady_at: 0,
             ever_ready: false,
-            quiet: false,
+            all_accepted: false,
             asked_to_recycle: BTreeSet::new(),
             on_trial: false,
             execs: 0,
             preflight: None,
-            hushed: false,
+            refuses_at_removed: false,
             bad: BTreeSet::new(),
             failed: BTreeSet::new(),
             callers: BTreeSet::new(),
@@ -347,7 +347,7 @@ impl World {
     fn come_true(&mut self, ahead: Ahead) -> Option<Event> {
         let event = match ahead {
             Ahead::Fact(event) => event,
-            Ahead::Beat(pid) => {
+            Ahead::Heartbeat(pid) => {
                 self.beat(pid);
                 return None;
             }
@@ -383,7 +383,7 @@ impl World {
                     let delay = self.random.below(490);
                     self.plan_fact(delay, Event::Exited { pid });
                 }
-                self.plan(50, Ahead::Beat(pid));
+                self.plan(50, Ahead::Heartbeat(pid));
                 if self.random.chance(self.nature_of(slot).answers) {
                     let delay = self.random.below(1_000);
                     self.plan_fact(delay, Event::Answered { pid });
@@ -394,9 +394,9 @@ impl World {
                 self.processes.get(&pid).filter(|p| p.state == State::Serving && !p.hung)?;
             }
             Event::DrainBegun { pid } => self.drain(pid, GRACE, false),
-            Event::Quiet { pid } => {
+            Event::AllAccepted { pid } => {
                 self.processes.get(&pid).filter(|p| p.state == State::Draining && !p.hung)?;
-                self.quiet = true;
+                self.all_accepted = true;
             }
             Event::RecycleRequested { pid } => {
                 self.asked_to_recycle.insert(pid);
@@ -416,7 +416,7 @@ impl World {
                 self.silent.extend(self.processes.iter().filter(|(_, p)| late(p)).map(|(&pid, _)| pid));
             }
             Event::RoomChanged { pid, full } => _ = if full { self.full.insert(pid) } else { self.full.remove(&pid) },
-            Event::Beat { .. }
+            Event::Heartbeat { .. }
             | Event::StopRequested { .. }
             | Event::Grown { .. }
             | Event::SettingsLoaded { .. }
@@ -438,7 +438,7 @@ impl World {
         let Some(p) = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung) else { return };
         p.due = due;
         p.hung = hangs;
-        self.plan(PROMISE + nap, Ahead::Beat(pid));
+        self.plan(PROMISE + nap, Ahead::Heartbeat(pid));
         let told = PROMISE + 1 + self.random.below(100);
         self.plan_fact(told, Event::SlotSilent { slot });
         self.maybe_crash(pid);
@@ -499,7 +499,7 @@ impl World {
             if p.due >= self.now {
                 self.silent.remove(&pid);
             }
-            Event::Beat { pid, due: Millis(p.due) }
+            Event::Heartbeat { pid, due: Millis(p.due) }
         });
         let events: Vec<Event> = beats.chain(event).collect();
         if self.replayed {
@@ -626,13 +626,13 @@ impl World {
                         false => self.take_over(Takeover::Back),
                     }
                 }
-                Action::HushRemoved => {
+                Action::RefuseAtRemoved => {
                     assert!(!self.on_trial, "closes what may still be wanted again");
-                    self.hushed = true;
+                    self.refuses_at_removed = true;
                 }
                 Action::CloseRemoved => {
                     assert!(!self.on_trial, "closed what may still be wanted again");
-                    assert!(std::mem::take(&mut self.hushed), "closed under those who were just let in");
+                    assert!(std::mem::take(&mut self.refuses_at_removed), "closed under those who were just let in");
                 }
                 Action::Reply { caller, reply } => {
                     assert!(self.callers.remove(&caller), "{caller:?} was answered twice, or never asked");
@@ -661,7 +661,7 @@ impl World {
                 Action::Exit { reason } => {
                     assert!(self.processes.is_empty(), "left behind: {:?}", self.processes);
                     assert_eq!(self.preflight.flatten(), None, "left behind: a program that is tried");
-                    self.assert_held();
+                    self.assert_all_accepted();
                     self.exited = Some(reason);
                 }
             }
@@ -764,10 +764,10 @@ impl World {
         let serves = std::mem::replace(&mut p.state, State::Draining) == State::Serving;
         let dies = delay == 0;
         if holds {
-            self.plan_fact(QUIET.min(grace), Event::Quiet { pid });
+            self.plan_fact(ACCEPT_REST.min(grace), Event::AllAccepted { pid });
         }
         if !self.alive(pid).hung && !never {
-            let least = if holds && serves && !dies { QUIET + 1 } else { 0 };
+            let least = if holds && serves && !dies { ACCEPT_REST + 1 } else { 0 };
             self.plan_fact(delay.max(least), Event::Exited { pid });
         }
     }
@@ -838,7 +838,7 @@ impl World {
 
     /// Clients that wait in a queue are served before the exit, unless the stop was hurried, its time is over, or three
     /// workers that were forked for this have died.
-    fn assert_held(&self) {
+    fn assert_all_accepted(&self) {
         let stops = self.notes.iter().filter_map(|(at, note)| match note {
             Note::Stopping { graceful, delay_ms, grace_ms } => {
                 Some((*graceful, at + delay_ms, at + delay_ms + grace_ms))
@@ -848,8 +848,11 @@ impl World {
         let stops: Vec<_> = stops.collect();
         let excused = stops.iter().any(|(graceful, _, until)| !graceful || *until <= self.now);
         let begun = stops.first().map_or(self.now, |(_, begun, _)| *begun);
-        let holders = self.forks.iter().filter(|(at, _)| *at >= begun).count();
-        assert!(self.quiet || excused || holders >= 3 || !self.ever_ready, "left before the listeners were quiet");
+        let last_forks = self.forks.iter().filter(|(at, _)| *at >= begun).count();
+        assert!(
+            self.all_accepted || excused || last_forks >= 3 || !self.ever_ready,
+            "left before the listeners were quiet"
+        );
     }
 
     fn steers(&self) -> bool {
