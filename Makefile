@@ -2,7 +2,7 @@
 # root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
 
 .DEFAULT_GOAL := help
-.PHONY: help install uninstall deb run test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege clients test-docker \
+.PHONY: help install uninstall deb run docs test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege clients test-docker \
 	soak-schemathesis soak-siege soak-clients soak-docker soak-stop soak-storm clients-needs docker-needs chaos cost bench bench-peers bench-facts
 
 # The release build is made once. The tests are built as ever, and run it instead of their own.
@@ -13,6 +13,9 @@ help:
 
 run: ## build it and serve the reference service on http://127.0.0.1:8000, facts in ./data
 	cargo run --release
+
+docs: ## write the generated pages of docs/reference anew: settings and command line
+	REWRITE=1 cargo test --test suite -- docs::generated::
 
 lint: ## formatting and clippy
 	cargo fmt --check

@@ -1,0 +1,363 @@
+//! Promise: the generated parts of the reference are what the program says of itself. `make docs` writes them anew: it
+//! sets `REWRITE`, and the comparison becomes a rewrite.
+//!
+//! Settings come from supervisor.toml; their flags, variables and what a change needs, from the running program. The
+//! command line comes from `--help` of every command.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{keys, read, root};
+use crate::{
+    common::{Launch, binary},
+    https::Authority,
+};
+
+const SETTINGS: &str = "docs/reference/settings.md";
+const COMMAND_LINE: &str = "docs/reference/command-line.md";
+
+/// Variables beside `OXICORN_<SECTION>__<KEY>` that set a key, each with a value that is valid.
+const VARIABLES: [(&str, &str); 8] = [
+    ("PORT", "9001"),
+    ("WEB_CONCURRENCY", "3"),
+    ("FORWARDED_ALLOW_IPS", "*"),
+    ("LOG_LEVEL", "debug"),
+    ("DEBUG", "true"),
+    ("MONGODB_URI", "mongodb://127.0.0.1"),
+    ("MONGODB_URI_FILE", "uri"),
+    ("MONGODB_DATABASE", "other"),
+];
+
+/// Every key with a value that is not its default, in the files that they need; a new key needs a line here.
+const CHANGED: &str = include_str!("changed.toml");
+
+// ---- settings --------------------------------------------------------------------------------------------------------
+
+/// One key as supervisor.toml shows it.
+struct Key {
+    /// As the file writes it.
+    default: String,
+    /// Its comment, on its own line or above it.
+    comment: String,
+}
+
+/// Returns each section of supervisor.toml with its keys, in the order of the file.
+fn sections() -> Vec<(String, Vec<(String, Key)>)> {
+    let mut sections: Vec<(String, Vec<(String, Key)>)> = Vec::new();
+    let mut above = Vec::new();
+    for line in read("supervisor.toml").lines() {
+        if let Some(rest) = line.strip_prefix('[') {
+            let name = rest.split(']').next().unwrap_or_default();
+            sections.push((name.to_owned(), Vec::new()));
+            above.clear();
+        } else if let Some(comment) = line.strip_prefix('#') {
+            above.push(comment.trim().to_owned());
+        } else if let Some((name, rest)) = line.split_once('=') {
+            let (default, comment) = value_and_comment(rest);
+            let comments = above.drain(..).chain(comment.map(str::to_owned)).collect::<Vec<_>>();
+            let key = Key { default: default.to_owned(), comment: comments.join(" ") };
+            let section = sections.last_mut().expect("a key has a section");
+            section.1.push((format!("{}.{}", section.0, name.trim()), key));
+        } else {
+            above.clear();
+        }
+    }
+    sections
+}
+
+/// Parts `"value"  # comment`; a `#` inside of quotes belongs to the value.
+fn value_and_comment(text: &str) -> (&str, Option<&str>) {
+    let mut quoted = false;
+    for (at, sign) in text.char_indices() {
+        match sign {
+            '"' => quoted = !quoted,
+            '#' if !quoted => return (text[..at].trim(), Some(text[at + 1..].trim())),
+            _ => {}
+        }
+    }
+    (text.trim(), None)
+}
+
+/// A comment as a cell of a table: `<` would begin a tag, and `|` another cell.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('<', "&lt;").replace('*', "\\*")
+}
+
+fn run_in(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(binary());
+    command.args(arguments).current_dir(folder).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    // The width of `--help`.
+    command.env("COLUMNS", "100").envs(environment.iter().copied());
+    command.output().expect("the program can be run")
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+/// Returns the keys that have this origin when the program reads its settings so.
+fn set_by(origin: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
+    let folder = folder_with_files();
+    let arguments = [&["config", "--json"], arguments].concat();
+    let output = run_in(folder.path(), &arguments, environment);
+    let settings: BTreeMap<String, Value> = serde_json::from_str(&stdout(&output)).expect("JSON");
+    let set = settings.into_iter().filter(|(_, value)| value["origin"].as_str() == Some(origin));
+    set.map(|(key, _)| key).collect()
+}
+
+/// Returns a folder with the files that the values name.
+fn folder_with_files() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("oxicorn-docs-").tempdir().expect("a temporary folder");
+    let authority = Authority::new();
+    let pair = authority.issue(|_| {});
+    let files = [
+        ("chain.pem", pair.chain.as_str()),
+        ("key.pem", &pair.key),
+        ("ca.pem", &authority.0.pem()),
+        ("env", "A=1\n"),
+        ("uri", "mongodb://127.0.0.1\n"),
+        ("token", "secret\n"),
+    ];
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).expect("our own folder");
+    }
+    folder
+}
+
+/// A flag of the program.
+struct Flag {
+    /// `-w`, if it has one.
+    short: Option<String>,
+    long: String,
+    /// `N`, `DUR`, …; a switch has none.
+    value: Option<String>,
+}
+
+impl Flag {
+    fn shown(&self) -> String {
+        let names = self.short.iter().chain([&self.long]).cloned().collect::<Vec<_>>().join(", ");
+        let value = self.value.as_deref().map(|value| format!(" {value}")).unwrap_or_default();
+        format!("`{names}{value}`")
+    }
+
+    /// A value that the flag takes.
+    fn example(&self) -> Option<&'static str> {
+        Some(match (self.long.as_str(), self.value.as_deref()?) {
+            ("--certfile", _) => "chain.pem",
+            ("--keyfile", _) => "key.pem",
+            ("--env-file", _) => "env",
+            (_, "ADDR") => "127.0.0.1:9001",
+            (_, "N") => "4",
+            (_, "DUR") => "7s",
+            (_, "LIST") => "*",
+            (_, "LEVEL") => "debug",
+            (_, "FORMAT") => "json",
+            (_, "USER" | "GROUP") => "root",
+            (_, "MASK") => "027",
+            (_, "FILE" | "NAME") => "other",
+            (flag, value) => panic!("the test has no value for {flag} {value}"),
+        })
+    }
+}
+
+/// Returns the flags of the command `run`, in the order of its help.
+fn flags() -> Vec<Flag> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let help = stdout(&run_in(folder.path(), &["run", "--help"], &[]));
+    let flags = help.lines().filter(|line| line.trim_start().starts_with('-')).map(|line| {
+        let mut words = line.split_whitespace().map(|word| word.trim_end_matches(',')).peekable();
+        let short = words.next_if(|word| !word.starts_with("--")).map(str::to_owned);
+        let long = words.next().expect("a long name").to_owned();
+        let value = words.next().and_then(|word| word.strip_prefix('<')?.strip_suffix('>')).map(str::to_owned);
+        Flag { short, long, value }
+    });
+    let flags: Vec<_> = flags.filter(|flag| !["--help", "--config"].contains(&flag.long.as_str())).collect();
+    assert!(flags.len() > 20, "{}", flags.len());
+    flags
+}
+
+/// Returns for each flag the key that it sets.
+fn keys_of_flags() -> Vec<(Flag, String)> {
+    let keyed = flags().into_iter().map(|flag| {
+        let mut arguments = vec![flag.long.as_str()];
+        arguments.extend(flag.example());
+        // A certificate is nothing without its key.
+        match flag.long.as_str() {
+            "--certfile" => arguments.extend(["--keyfile", "key.pem"]),
+            "--keyfile" => arguments.extend(["--certfile", "chain.pem"]),
+            _ => {}
+        }
+        let keys = set_by(&flag.long, &arguments, &[]);
+        let [key] = &keys[..] else { panic!("{} sets {keys:?}", flag.long) };
+        let key = key.clone();
+        (flag, key)
+    });
+    keyed.collect()
+}
+
+/// Returns for each key the variables that set it, beside its own.
+fn variables_of_keys() -> BTreeMap<String, Vec<&'static str>> {
+    let mut variables: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
+    for (name, value) in VARIABLES {
+        let mut keys = set_by(&format!("env {name}"), &[], &[(name, value)]);
+        // The variable of a file also sets the key whose value the file holds.
+        let all = keys.clone();
+        keys.retain(|key| !all.contains(&format!("{key}_file")));
+        assert_eq!(keys.len(), 1, "{name} sets {keys:?}");
+        variables.entry(keys[0].clone()).or_default().push(name);
+    }
+    variables
+}
+
+/// Asks a running service what a change of each key needs: `at once`, `new workers` or `restart`.
+fn changes() -> BTreeMap<String, &'static str> {
+    let launch = Launch::of(binary()).set("workers.count", "1").set("control.socket", r#""control.sock""#);
+    let supervisor = launch.serving(1);
+    let files = folder_with_files();
+    for entry in fs::read_dir(files.path()).expect("our own folder").flatten() {
+        fs::copy(entry.path(), supervisor.path(&entry.file_name().to_string_lossy())).expect("our own folder");
+    }
+    let mut changes = BTreeMap::new();
+    // These two say where the master is asked, so `check` would not find it; and one of each pair excludes the other.
+    let apart = ["process.name", "control.socket"];
+    let [all, secrets] = [
+        |key: &str| !key.ends_with("_file") || key == "process.env_file",
+        |key: &str| !["service.mongodb_uri", "service.bearer_token"].contains(&key),
+    ]
+    .map(|wanted| {
+        let mut file: toml::Table = CHANGED.parse().expect("changed.toml is TOML");
+        for (section, keys) in &mut file {
+            let keys = keys.as_table_mut().expect("a section");
+            keys.retain(|key, _| wanted(&format!("{section}.{key}")) && !apart.contains(&&*format!("{section}.{key}")));
+        }
+        file.entry("control")
+            .or_insert_with(|| toml::Table::new().into())
+            .as_table_mut()
+            .expect("a section")
+            .insert("socket".to_owned(), "control.sock".into());
+        file.to_string()
+    });
+    for settings in [all, secrets] {
+        let file = supervisor.path("supervisor.toml");
+        fs::write(&file, settings).expect("our own folder");
+        let output = run_in(file.parent().expect("a folder"), &["check", "--json"], &[]);
+        let checked: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let sentence = checked["running"].as_str().unwrap_or_else(|| panic!("check found no service: {checked}"));
+        for (words, class) in [
+            ("applies at once: ", "at once"),
+            ("with the new workers: ", "new workers"),
+            ("as before until a restart: ", "restart"),
+        ] {
+            let (_, keys) = sentence.split_once(words).unwrap_or_else(|| panic!("no {words:?} in {sentence}"));
+            let keys = keys.split(';').next().unwrap_or_default();
+            changes.extend(keys.split(", ").map(|key| (key.to_owned(), class)));
+        }
+    }
+    changes.extend(apart.map(|key| (key.to_owned(), "restart")));
+    changes
+}
+
+#[test]
+fn the_settings_page_is_what_the_program_says() {
+    let changed: toml::Table = CHANGED.parse().expect("changed.toml is TOML");
+    let changed = changed.iter().flat_map(|(section, keys)| {
+        keys.as_table().expect("a section").keys().map(move |key| format!("{section}.{key}"))
+    });
+    assert_eq!(changed.collect::<BTreeSet<_>>(), keys(), "tests/docs/changed.toml has every key and no other");
+
+    let (changes, flags, variables) = (changes(), keys_of_flags(), variables_of_keys());
+    let mut text = String::new();
+    for (section, keys) in sections() {
+        writeln!(text, "\n### [{section}]\n").expect("a string");
+        writeln!(text, "| key | default | what it is | flag | also set by | a change needs |").expect("a string");
+        writeln!(text, "|---|---|---|---|---|---|").expect("a string");
+        for (key, Key { default, comment }) in keys {
+            let flags = flags.iter().filter(|(_, of)| *of == key).map(|(flag, _)| flag.shown());
+            let flags = flags.collect::<Vec<_>>().join(", ");
+            let variable = format!("`OXICORN_{}`", key.replace('.', "__").to_ascii_uppercase());
+            let short = variables.get(&key).into_iter().flatten().map(|name| format!("`{name}`"));
+            let variables = [variable].into_iter().chain(short).collect::<Vec<_>>().join(", ");
+            let change = changes.get(&key).unwrap_or_else(|| panic!("check says nothing of {key}"));
+            writeln!(text, "| `{key}` | `{default}` | {} | {flags} | {variables} | {change} |", cell(&comment))
+                .expect("a string");
+        }
+    }
+    generated(SETTINGS, "settings", &text);
+}
+
+// ---- the command line ------------------------------------------------------------------------------------------------
+
+/// Returns the commands that the program names in its help.
+pub(super) fn commands() -> Vec<String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let help = stdout(&run_in(folder.path(), &["--help"], &[]));
+    let (_, list) = help.split_once("\nCommands:\n").expect("the help names the commands");
+    let list = list.split("\n\n").next().unwrap_or_default();
+    let names = list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let mut names: Vec<_> = names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    names.retain(|name| name != "help");
+    // These two are not listed: a service manager or a packager runs them, once.
+    names.extend(["completions", "man"].map(str::to_owned));
+    names.sort();
+    names.dedup();
+    assert!(names.len() > 10, "{names:?}");
+    names
+}
+
+#[test]
+fn the_command_line_page_is_what_the_program_says() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let help = |command: &[&str]| {
+        let text = stdout(&run_in(folder.path(), &[command, &["--help"]].concat(), &[]));
+        text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    };
+    let mut text = "\n### Flags and their keys\n\n| flag | key |\n|---|---|\n".to_owned();
+    for (flag, key) in keys_of_flags() {
+        writeln!(text, "| {} | `{key}` |", flag.shown()).expect("a string");
+    }
+    // The flags of `run` are those of several commands, and stand once.
+    let run = help(&["run"]);
+    let (_, shared) = run.split_once("\n\nSockets:").expect("run has flags");
+    writeln!(text, "\n### oxicorn\n\n```text\n{}\n```", help(&[])).expect("a string");
+    for command in commands() {
+        let help = help(&[&command]);
+        let help = match help.split_once("\n\nSockets:") {
+            Some((own, rest)) if rest == shared => {
+                format!("{own}\n\n… and the flags above: Sockets, Workers, HTTP, Logs, Process")
+            }
+            _ => help,
+        };
+        writeln!(text, "\n### oxicorn {command}\n\n```text\n{help}\n```").expect("a string");
+    }
+    generated(COMMAND_LINE, "command line", &text);
+}
+
+// ---- pages -----------------------------------------------------------------------------------------------------------
+
+/// Compares the generated part of a page with `text`; with `REWRITE` in the environment, replaces it.
+#[track_caller]
+fn generated(page: &str, name: &str, text: &str) {
+    let (begin, end) = (format!("<!-- {name}: written by make docs -->\n"), format!("<!-- end of {name} -->\n"));
+    let whole = read(page);
+    let (before, rest) = whole.split_once(&begin).unwrap_or_else(|| panic!("{page} has no line {begin}"));
+    let (found, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{page} has no line {end}"));
+    let wanted = format!("{text}\n");
+    if std::env::var_os("REWRITE").is_some() {
+        let whole = [before, &begin, &wanted, &end, after].concat();
+        fs::write(root().join(page), whole).expect("our own page");
+        return;
+    }
+    for (found, wanted) in found.lines().zip(wanted.lines()) {
+        assert_eq!(found, wanted, "{page} is older than the program: run `make docs`");
+    }
+    assert_eq!(found, wanted, "{page} is older than the program: run `make docs`");
+}
