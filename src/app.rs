@@ -21,7 +21,10 @@ pub use self::{
     lifespan::{FactoryOutput, IntoLifespan, Lifespan},
     runtime::{BootFailure, Runtime, UpgradeCommand},
 };
-use crate::{settings::TableSpec, worker::WorkerSeed};
+use crate::{
+    settings::{Declared, TableSpec},
+    worker::WorkerSeed,
+};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 type Prepare = dyn Fn(&SetupContext<'_>) -> Result<(), BoxError>;
@@ -66,7 +69,7 @@ pub struct App {
     prepare: Box<Prepare>,
     migrate: Option<Box<Migrate>>,
     check: Option<Box<Check>>,
-    tables: Vec<TableSpec>,
+    declared: Declared,
     /// By key, as the environment would have it.
     default_settings: Vec<(&'static str, String)>,
     is_named: bool,
@@ -87,7 +90,7 @@ impl App {
             prepare: Box::new(|_| Ok(())),
             migrate: None,
             check: None,
-            tables: Vec::new(),
+            declared: Declared::default(),
             default_settings: Vec::new(),
             is_named: false,
             info: AppInfo::default(),
@@ -174,7 +177,7 @@ impl App {
 
     /// [`table`](Self::table), for one that also listens to environment variables of other names.
     pub fn table_spec(mut self, spec: TableSpec) -> Self {
-        self.tables.push(spec);
+        self.declared.tables.push(spec);
         self
     }
 
@@ -232,6 +235,6 @@ where
 
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("App").field("tables", &self.tables).finish_non_exhaustive()
+        f.debug_struct("App").field("tables", &self.declared.tables).finish_non_exhaustive()
     }
 }

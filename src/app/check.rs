@@ -61,7 +61,7 @@ impl App {
     pub(super) fn check_settings(
         mut self,
         resolved: Result<Resolved, Problems>,
-        place: Option<&ctl::Place>,
+        place: Option<&ctl::ControlEndpoint>,
         deep: bool,
         json: bool,
     ) -> ExitCode {

@@ -233,12 +233,12 @@ impl WorkerContext {
     pub fn for_test() -> Self {
         use crate::{
             scoreboard::Scoreboard,
-            settings::{self, Flags, Purpose, StartFolder},
+            settings::{self, Declared, Flags, Purpose, StartFolder},
         };
 
         let environment = std::collections::BTreeMap::new();
         let root = StartFolder::at("/");
-        let resolved = settings::resolve(&Flags::default(), &environment, &root, &[], Purpose::Ask)
+        let resolved = settings::resolve(&Flags::default(), &environment, &root, &Declared::default(), Purpose::Ask)
             .expect("the defaults are valid settings");
         let row = Scoreboard::create(1, 1).expect("memory for one row").claim(0, 1, 0, 0).expect("the row is free");
         let (stopping, draining) = (watch::channel(false).1, watch::channel(false).1);

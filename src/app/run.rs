@@ -4,7 +4,6 @@
 //! a rehearsal of a start (`check`), the master's life (`master`).
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -19,9 +18,7 @@ use crate::{
     log::{self, terminal},
     master::{self, Handover, Origins, Outcome, SettingsLoader},
     protocol,
-    settings::{
-        self, Flags, Origin, Problem, Problems, Purpose, Resolved, Sources, StartFolder, TableSpec, Whereabouts,
-    },
+    settings::{self, Flags, Purpose, Resolved, Sources, StartFolder},
     sys::{fork, inherited, title},
     worker,
 };
@@ -88,13 +85,12 @@ impl App {
         }
         let start = StartFolder::here();
         let environment = settings::environment();
-        let resolve = |tables: &[TableSpec], purpose| settings::resolve(&flags, &environment, &start, tables, purpose);
-        let control = |socket, act: &dyn Fn(&ctl::Place) -> Result<(), ctl::Failed>| match place(
-            socket,
-            &flags,
-            &environment,
-            &start,
-        ) {
+        let declared = self.declared.clone();
+        let resolve = |purpose| settings::resolve(&flags, &environment, &start, &declared, purpose);
+        let find = |socket: Option<PathBuf>| {
+            ctl::ControlEndpoint::find(socket.as_deref(), &flags, &environment, &start, &declared)
+        };
+        let control = |socket, act: &dyn Fn(&ctl::ControlEndpoint) -> Result<(), ctl::Failed>| match find(socket) {
             Ok(place) => end(act(&place)),
             Err(problems) => refuse(&problems.to_string()),
         };
@@ -102,13 +98,13 @@ impl App {
             control(at.socket, &|place| ctl::ask(place, command.clone(), json))
         };
         match command {
-            Command::Run(_) => match resolve(&self.tables, Purpose::Serve) {
+            Command::Run(_) => match resolve(Purpose::Serve) {
                 Ok(resolved) => self.supervise(resolved, flags, inherited),
                 Err(problems) => refuse(&problems.to_string()),
             },
             Command::Check { deep, json, .. } => {
-                let resolved = resolve(&self.tables, Purpose::Serve);
-                let place = resolved.is_ok().then(|| place(None, &flags, &environment, &start).ok()).flatten();
+                let resolved = resolve(Purpose::Serve);
+                let place = resolved.is_ok().then(|| find(None).ok()).flatten();
                 self.check_settings(resolved, place.as_ref(), deep, json)
             }
             Command::Config { running: true, socket, json, .. } => {
@@ -116,8 +112,8 @@ impl App {
             }
             Command::Config { socket, json, .. } => {
                 let is_named = socket.is_some();
-                let place = place(socket, &flags, &environment, &start);
-                match (resolve(&self.tables, Purpose::Ask), place) {
+                let place = find(socket);
+                match (resolve(Purpose::Ask), place) {
                     (Ok(_), Err(problems)) if is_named => refuse(&problems.to_string()),
                     (Ok(resolved), place) => {
                         let differs = place.ok().and_then(|place| ctl::differs(&place, &resolved.to_map()));
@@ -142,12 +138,12 @@ impl App {
                 }
             }
             Command::Stop { service, now, json } => ask(service, &protocol::Command::Stop { now }, json),
-            Command::Migrate { json, .. } => match resolve(&self.tables, Purpose::Ask) {
+            Command::Migrate { json, .. } => match resolve(Purpose::Ask) {
                 Ok(resolved) => self.migrate_once(&resolved, json),
                 Err(problems) => refuse(&problems.to_string()),
             },
             Command::Health { service, url } => {
-                let read = || resolve(&self.tables, Purpose::Ask).ok().map(|resolved| resolved.settings);
+                let read = || resolve(Purpose::Ask).ok().map(|resolved| resolved.settings);
                 control(service.socket, &|place| ctl::health(url.as_deref(), place, &read))
             }
             // Printed before anything was read.
@@ -234,7 +230,7 @@ impl App {
     ) -> Result<(Resolved, Vec<&'static str>), String> {
         let environment = handover.environment();
         let mut resolved =
-            settings::resolve_from(handover.sources(), flags, &environment, start, &self.tables, Purpose::Serve)
+            settings::resolve_from(handover.sources(), flags, &environment, start, &self.declared, Purpose::Serve)
                 .map_err(|problems| problems.to_string().replace('\n', "; "))?;
         let kept = handover.fix(&mut resolved);
         if handover.is_return() {
@@ -242,7 +238,7 @@ impl App {
             resolved = handover.pinned(resolved);
         } else {
             let (sources, before) = handover.running();
-            let running = settings::resolve_from(sources, flags, &environment, &before, &self.tables, Purpose::Serve);
+            let running = settings::resolve_from(sources, flags, &environment, &before, &self.declared, Purpose::Serve);
             // This program may not understand the old settings; then there is nothing to compare with.
             let running = running.ok().map(|running| handover.pinned(running));
             let setup = self.info.setup(&resolved, running.as_ref());
@@ -252,7 +248,7 @@ impl App {
     }
 
     fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> ExitCode {
-        let Self { work, prepare, tables, info, migrate: _, check: _, default_settings: _, is_named: _ } = self;
+        let Self { work, prepare, declared, info, migrate: _, check: _, default_settings: _, is_named: _ } = self;
         let info = Rc::new(info);
         let app = Rc::clone(&info);
         log::take_panics("a panic in the master: a bug in oxicorn; the master ends");
@@ -261,7 +257,7 @@ impl App {
             read: Box::new(move |running| {
                 let sources = Sources::after(running.file.is_some(), running.sources.texts());
                 let start = StartFolder::at(running.start.path());
-                settings::resolve_from(sources, &flags, &settings::environment(), &start, &tables, Purpose::Serve)
+                settings::resolve_from(sources, &flags, &settings::environment(), &start, &declared, Purpose::Serve)
                     .map_err(|problems| problems.to_string().replace('\n', "; "))
             }),
             prepare: Box::new(move |resolved, running| {
@@ -299,21 +295,6 @@ fn end(done: Result<(), ctl::Failed>) -> ExitCode {
             exit.into()
         }
     }
-}
-
-/// Where to ask the service that these flags, this environment and this folder mean.
-fn place(
-    socket: Option<PathBuf>,
-    flags: &Flags,
-    environment: &BTreeMap<String, String>,
-    start: &StartFolder,
-) -> Result<ctl::Place, Problems> {
-    let is_named = socket.is_some();
-    let socket = socket.map(|socket| start.join(&socket)).transpose();
-    let socket =
-        socket.map_err(|message| Problems(vec![Problem::at(Origin::Flag("--socket"), "control.socket", message)]))?;
-    let whereabouts = Whereabouts::find(flags, environment, start, is_named)?;
-    Ok(ctl::Place::of(socket, whereabouts))
 }
 
 fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool) -> ExitCode {

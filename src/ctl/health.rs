@@ -17,7 +17,10 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Failed, Place, ask_status};
+use super::{
+    ControlEndpoint,
+    conversation::{Failed, ask_status},
+};
 use crate::{
     log::terminal,
     protocol::{Status, WorkerState},
@@ -50,13 +53,17 @@ enum Address {
 }
 
 /// Exit 0 if the answer's status is 2xx. `settings` are used if no master answers; `None`: they are not valid.
-pub(crate) fn health(url: Option<&str>, place: &Place, settings: &dyn Fn() -> Option<Settings>) -> Result<(), Failed> {
+pub(crate) fn health(
+    url: Option<&str>,
+    endpoint: &ControlEndpoint,
+    settings: &dyn Fn() -> Option<Settings>,
+) -> Result<(), Failed> {
     let until = clock::now() + PATIENCE_MS;
     let url = url.unwrap_or("/health");
     if !url.starts_with('/') {
         return ask_all(&of_url(url).map_err(Failed::Refused)?, until).map_err(Failed::Refused);
     }
-    let running = place.connect(MASTER).and_then(|reached| ask_status(&reached, MASTER).map_err(Failed::Refused));
+    let running = endpoint.connect(MASTER).and_then(|reached| ask_status(&reached, MASTER).map_err(Failed::Refused));
     match running {
         Ok(status) if status.speaks.client_ca => of_workers(&status),
         Ok(status) => ask_all(&of_master(&status, url), until),

@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Entry, Flags, Origin, Problem, Problems, Sources, StartFolder, TableSpec, keys, start::Base};
+use super::{Entry, Flags, Origin, Problem, Problems, Sources, StartFolder, TableSpec, folders::Base, keys};
 
 /// A settings file somebody named, or the one that lies here.
 pub(super) struct Found {

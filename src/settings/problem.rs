@@ -12,6 +12,7 @@ pub(super) type Reading<T> = Result<T, String>;
 /// Where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
+    /// The built-in default.
     Default,
     /// `path` as an operator would type it: relative to where we were started if it is below. No line: the whole file.
     File {

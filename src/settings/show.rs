@@ -9,8 +9,8 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use super::{
-    AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, ProxyProtocol, Resolved, STATE_DIRECTORY,
-    Settings, User, keys,
+    AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, ProxyProtocol, Resolved, Settings, User,
+    folders::STATE_DIRECTORY, keys,
 };
 
 /// Our keys by path.

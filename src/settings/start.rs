@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::folders::Base;
 use crate::sys::file::id_behind;
 
 #[derive(Clone, Debug)]
@@ -58,7 +59,7 @@ impl StartFolder {
     }
 
     pub(super) fn base(&self) -> Base {
-        Base { path: self.path.clone(), gone: self.is_gone() }
+        Base::new(self.path.clone(), self.is_gone())
     }
 
     /// # Errors
@@ -73,34 +74,6 @@ impl StartFolder {
             // It may have gone since; what needs it says so.
             let _ = env::set_current_dir(real);
         }
-    }
-}
-
-/// The folder in which a relative path begins.
-#[derive(Clone, Debug)]
-pub(super) struct Base {
-    path: PathBuf,
-    gone: bool,
-}
-
-impl Base {
-    /// The folder of a file that was read.
-    pub(super) fn of_file(folder: &Path) -> Self {
-        Self { path: folder.to_owned(), gone: false }
-    }
-
-    /// # Errors
-    /// As for [`StartFolder::join`].
-    pub(super) fn join(&self, path: impl AsRef<Path>) -> Result<PathBuf, String> {
-        let path = path.as_ref();
-        if self.gone && path.is_relative() {
-            return Err(format!(
-                "{} is a relative path, and the folder it begins in is gone: {}; give an absolute path",
-                path.display(),
-                self.path.display()
-            ));
-        }
-        Ok(self.path.join(path))
     }
 }
 

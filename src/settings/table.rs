@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Entry, Origin, Problem, Sources, file::File, keys, show, start::Base};
+use super::{Entry, Origin, Problem, Sources, file::File, folders::Base, keys, show};
 
 type Parsed = Arc<dyn Any + Send + Sync>;
 
@@ -46,6 +46,22 @@ impl fmt::Debug for TableSpec {
 pub(super) struct Alias {
     pub name: &'static str,
     pub key: &'static str,
+}
+
+/// The tables an app declared with [`App::table`](crate::App::table), parsed and typed.
+#[derive(Clone, Default)]
+pub struct Tables(pub(crate) HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+
+impl Tables {
+    pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.0.get(&TypeId::of::<T>()).cloned().and_then(|value| value.downcast().ok())
+    }
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tables({})", self.0.len())
+    }
 }
 
 /// What serde found wrong, and the way to it within the table.

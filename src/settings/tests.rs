@@ -1,6 +1,12 @@
 //! Every kind of mistake with the words it earns, and who wins when sources disagree.
 
-use std::fs;
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -83,11 +89,18 @@ fn specs() -> Vec<TableSpec> {
     ]
 }
 
+fn declared(tables: Vec<TableSpec>) -> Declared {
+    let mut declared = Declared::default();
+    declared.tables = tables;
+    declared
+}
+
 /// A folder to start from, an environment and a command line.
 struct World {
     folder: TempDir,
     env: BTreeMap<String, String>,
     flags: Flags,
+    declared: Declared,
 }
 
 fn world(settings: &str) -> World {
@@ -97,7 +110,12 @@ fn world(settings: &str) -> World {
 }
 
 fn bare() -> World {
-    World { folder: tempfile::tempdir().unwrap(), env: BTreeMap::new(), flags: Flags::default() }
+    World {
+        folder: tempfile::tempdir().unwrap(),
+        env: BTreeMap::new(),
+        flags: Flags::default(),
+        declared: declared(specs()),
+    }
 }
 
 impl World {
@@ -120,7 +138,7 @@ impl World {
     }
 
     fn resolve(&self) -> Result<Resolved, Problems> {
-        resolve(&self.flags, &self.env, &StartFolder::at(self.folder.path()), &specs(), Purpose::Serve)
+        resolve(&self.flags, &self.env, &StartFolder::at(self.folder.path()), &self.declared, Purpose::Serve)
     }
 
     #[track_caller]
@@ -474,10 +492,10 @@ fn a_required_key_of_an_absent_table_is_missed() {
         #[expect(dead_code, reason = "only its absence matters")]
         key: String,
     }
-    let specs = [TableSpec::new::<Strict>("strict")];
+    let declared = declared(vec![TableSpec::new::<Strict>("strict")]);
     let world = bare();
-    let problems =
-        resolve(&world.flags, &world.env, &StartFolder::at(world.folder.path()), &specs, Purpose::Serve).unwrap_err();
+    let problems = resolve(&world.flags, &world.env, &StartFolder::at(world.folder.path()), &declared, Purpose::Serve)
+        .unwrap_err();
     assert_eq!(problems.to_string(), "strict: missing field `key`");
 }
 
@@ -788,8 +806,8 @@ fn the_owner_of_a_socket_is_looked_up() {
 fn whoever_asks_needs_no_key() {
     let world = world("[tls]\ncertfile = 'supervisor.toml'\nkeyfile = 'supervisor.toml'");
     assert!(world.bad().contains("tls.keyfile: there is no private key in"), "{}", world.bad());
-    let asked =
-        resolve(&world.flags, &world.env, &StartFolder::at(world.folder.path()), &specs(), Purpose::Ask).unwrap();
+    let asked = resolve(&world.flags, &world.env, &StartFolder::at(world.folder.path()), &world.declared, Purpose::Ask)
+        .unwrap();
     assert_eq!((asked.settings.tls.material, asked.warnings), (None, vec![]));
 }
 
@@ -854,64 +872,4 @@ fn the_effective_settings_with_their_origins() {
     // What is shown can be used as a settings file, and means the same.
     let again = self::world(&shown.replace("\"***\"", "\"\"")).good();
     assert_eq!(show::flat(&again.settings), show::flat(&resolved.settings));
-}
-
-/// Wherever the mistake is, a command must not take another service for the one that this file is of.
-#[test]
-fn a_file_with_mistakes_still_says_where_its_service_is_asked() {
-    const SOCKET: &str = "[control]\nsocket = \"c.sock\"\n";
-    let dir = tempfile::tempdir().unwrap();
-    let found = |text: &str, flags: &Flags, env: &[(&str, &str)]| {
-        fs::write(dir.path().join("supervisor.toml"), text).unwrap();
-        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Whereabouts::find(flags, &env, &StartFolder::at(dir.path()), false).unwrap()
-    };
-    for text in [
-        SOCKET.to_owned(),
-        format!("{SOCKET}[workers]\ncount = = 4\n"),
-        format!("[workers]\ncount = \"\n{SOCKET}"),
-        format!("[workers]\ncount = 4\ncount = 4\n{SOCKET}"),
-        format!("[workers\ncount = 4\n{SOCKET}"),
-        format!("workers\n{SOCKET}"),
-        format!("= 1\n]]\n{{\n\"\n{SOCKET}"),
-        format!("{SOCKET}[[[\nx = \"\"\"\n"),
-        format!("{SOCKET}[control]\nsocket = \"d.sock\"\n"),
-        "[control]\nsocket = \"c.sock\nname\n".to_owned(),
-    ] {
-        let whereabouts = found(&text, &Flags::default(), &[]);
-        assert_eq!(whereabouts.socket, ControlSocket::Path(dir.path().join("c.sock")), "{text}");
-        assert_eq!(whereabouts.file, Some(fs::canonicalize(dir.path()).unwrap().join("supervisor.toml")));
-    }
-    let broken = "[process]\nname = \"a\"\n[control]\nsocket = 4\n[[";
-    let flag = Given { key: "process.name", flag: "--name", text: "c".to_owned() };
-    let named = Flags { given: vec![flag], ..Flags::default() };
-    let env = [("OXICORN_PROCESS__NAME", "b"), ("OXICORN_CONTROL__SOCKET", "/run/x.sock")];
-    for (flags, env, name, socket) in [
-        (&Flags::default(), &env[..0], "a", ControlSocket::Auto),
-        (&Flags::default(), &env, "b", ControlSocket::Path("/run/x.sock".into())),
-        (&named, &env, "c", ControlSocket::Path("/run/x.sock".into())),
-    ] {
-        let whereabouts = found(broken, flags, env);
-        assert_eq!((whereabouts.name.as_str(), whereabouts.socket), (name, socket));
-    }
-    let env_file = dir.path().join("a.env");
-    fs::write(&env_file, "OXICORN_CONTROL__SOCKET=/run/y.sock\n").unwrap();
-    let text = "[process]\nenv_file = \"a.env\"\n[server]\nbind = [[";
-    assert_eq!(found(text, &Flags::default(), &[]).socket, ControlSocket::Path("/run/y.sock".into()));
-}
-
-#[test]
-fn a_file_that_only_lies_here_does_not_matter_to_a_command_that_names_its_service() {
-    let dir = tempfile::tempdir().unwrap();
-    // It is found, and cannot be read.
-    fs::create_dir(dir.path().join("supervisor.toml")).unwrap();
-    let start = StartFolder::at(dir.path());
-    let find = |flags: &Flags, by_socket| Whereabouts::find(flags, &BTreeMap::new(), &start, by_socket);
-    let named = Given { key: "process.name", flag: "--name", text: "c".to_owned() };
-    let (plain, named) = (Flags::default(), Flags { given: vec![named], ..Flags::default() });
-    assert!(find(&plain, false).is_err());
-    assert_eq!(find(&named, false).unwrap().name, "c");
-    assert_eq!(find(&plain, true).unwrap().file, None);
-    let config = Flags { config: Some("supervisor.toml".into()), ..named };
-    assert!(find(&config, true).is_err(), "a file that is named has to be read");
 }

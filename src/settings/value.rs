@@ -12,7 +12,11 @@ use std::{
 
 use toml::Value;
 
-use super::{AllowIp, Bases, Bind, ControlSocket, Level, LogTarget, cpus, problem::Reading, start::Base};
+use super::{
+    AllowIp, Bind, ControlSocket, Level, LogTarget, cpus,
+    folders::{Base, Bases},
+    problem::Reading,
+};
 
 /// A value as somebody wrote it.
 pub(super) struct Input<'a> {

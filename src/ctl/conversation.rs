@@ -1,0 +1,124 @@
+//! One connection to a master: connecting, one request, its progress, its answer.
+//!
+//! Owns: every wait for a master, and the words for what went wrong. Refuses: which master (`endpoint`), and what an answer
+//! is for.
+
+use std::{
+    fmt,
+    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::protocol::{self, Answer, Command, Meant, Reply, Request, Status};
+
+/// What a master may take to answer a status: it never has to wait for anything itself.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than any answer.
+const ANSWER_MAX: u64 = 16 << 20;
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    Refused(String),
+    /// More than one service answers.
+    Ambiguous(String),
+    /// The status that was printed says so.
+    NotAllServe,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(sentence) | Self::Ambiguous(sentence) => f.write_str(sentence),
+            Self::NotAllServe => f.write_str("not all workers serve"),
+        }
+    }
+}
+
+impl Failed {
+    pub(super) fn off() -> Self {
+        Self::Refused("control.socket is off, so a running service cannot be asked; signals work".to_owned())
+    }
+}
+
+/// A connection to the master that is meant.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) stream: UnixStream,
+    meant: Meant,
+}
+
+impl Reached {
+    pub(super) fn at(path: &Path, meant: &Meant, patience: Duration) -> Result<Self, Failed> {
+        let refused = |error| Failed::Refused(format!("no running service answers at {}: {error}", path.display()));
+        Ok(Self { stream: connect(path, patience).map_err(refused)?, meant: meant.clone() })
+    }
+}
+
+pub(super) fn ask_status(reached: &Reached, patience: Duration) -> Result<Status, String> {
+    let answer = converse(reached, Command::Status, Some(patience), &mut |_| {})?;
+    answer.status.map(|status| *status).ok_or(answer.reason)
+}
+
+pub(super) fn ask_text(reached: &Reached, command: Command) -> Result<String, String> {
+    let answer = converse(reached, command, Some(PATIENCE), &mut |_| {})?;
+    if answer.ok { Ok(answer.reason) } else { Err(answer.reason) }
+}
+
+/// One request, its progress, its answer. `patience`: for each line; none waits as long as it takes.
+pub(super) fn converse(
+    Reached { stream, meant }: &Reached,
+    command: Command,
+    patience: Option<Duration>,
+    show: &mut dyn FnMut(&str),
+) -> Result<Answer, String> {
+    let broken = |error: io::Error| match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            format!("the master is there but did not answer within {:?}", patience.unwrap_or(PATIENCE))
+        }
+        _ => format!("the connection to the master broke: {error}"),
+    };
+    stream.set_write_timeout(Some(PATIENCE)).and_then(|()| stream.set_read_timeout(patience)).map_err(broken)?;
+    let sent = (&*stream).write_all(&protocol::line(&Request::new(command, meant.clone())));
+    let mut lines = BufReader::new(stream.take(ANSWER_MAX));
+    loop {
+        let mut line = String::new();
+        lines.read_line(&mut line).map_err(broken)?;
+        if line.is_empty() {
+            return Err(match &sent {
+                Ok(()) => "the master ended before it answered; its log says why".to_owned(),
+                Err(error) => format!("the master did not take the request: {error}"),
+            });
+        }
+        match serde_json::from_str(&line) {
+            Ok(Reply::Progress { progress }) => show(&progress),
+            Ok(Reply::Answer(answer)) => return Ok(answer),
+            Err(_) => {
+                return Err("the master's answer cannot be read; use the oxicorn program that it runs".to_owned());
+            }
+        }
+    }
+}
+
+/// A full queue is a busy master: tried again, but not for ever, as a blocking connect would.
+fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    const TRIES: u32 = 100;
+    let address = SockAddr::unix(path)?;
+    for _ in 0..TRIES {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&address) {
+            Ok(()) => {
+                socket.set_nonblocking(false)?;
+                return Ok(socket.into());
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(patience / TRIES),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(ErrorKind::TimedOut, "it takes no connection"))
+}

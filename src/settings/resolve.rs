@@ -1,0 +1,317 @@
+//! The one precedence of all sources.
+//!
+//! Owns: default < file < well-known environment name < `OXICORN_*` < command line < sockets passed to us. Refuses: the
+//! syntax of files (`file`), how a value is read (`value`), and decisions that need two keys at once (`check`).
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use toml::Value;
+
+use super::{
+    ControlSocket, Entry, Origin, Problem, Problems, Resolved, Settings, Sources, StartFolder, TableSpec, Tables,
+    check, cpus, file,
+    folders::{Base, Bases, STATE_DIRECTORY, given_folder},
+    keys, passed,
+    problem::Reading,
+    tls, value,
+};
+
+/// What the command line gave, uninterpreted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flags {
+    /// `-c`
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) given: Vec<Given>,
+    /// What followed `--`.
+    pub(crate) program: Vec<String>,
+}
+
+/// One flag that sets a key.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
+    /// `section.key`
+    pub(crate) key: &'static str,
+    /// As typed: `--timeout`.
+    pub(crate) flag: &'static str,
+    pub(crate) text: String,
+}
+
+/// The environment of this process. Names and values that are not UTF-8 cannot be meant for us.
+pub(crate) fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// What the settings are resolved for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Serve,
+    /// To look at them, or to find a service that runs. Whoever asks may not have the right to read its key, and a
+    /// certificate that has expired since its start does not hide it.
+    Ask,
+}
+
+/// What a program brings along: its tables.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Declared {
+    pub(crate) tables: Vec<TableSpec>,
+}
+
+/// Reads every source and settles each key. Nothing is remembered between calls: a reload calls it again.
+///
+/// # Errors
+/// Every problem there is, from all sources and in all tables.
+pub(crate) fn resolve(
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    start: &StartFolder,
+    declared: &Declared,
+    purpose: Purpose,
+) -> Result<Resolved, Problems> {
+    resolve_from(Sources::default(), flags, env, start, declared, purpose)
+}
+
+/// As [`resolve`], of a service that has read settings before. Texts that were recorded are not read again. What they meant
+/// then was sound: only a file system that has changed since could say otherwise, and it is not asked.
+///
+/// # Errors
+/// As for [`resolve`].
+pub(crate) fn resolve_from(
+    mut sources: Sources,
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    start: &StartFolder,
+    declared: &Declared,
+    purpose: Purpose,
+) -> Result<Resolved, Problems> {
+    let Declared { tables, .. } = declared;
+    let mut problems = Vec::new();
+    if !flags.program.is_empty() {
+        problems.push(Problem::at(Origin::Flag("--"), "", keys::PROGRAM_REFUSED));
+    }
+    let read = file::find(flags, env, start, &sources)
+        .and_then(|found| found.map(|found| found.read(start, &mut sources)).transpose());
+    let file = read.map_err(|mut more| problems.append(&mut more)).ok().flatten();
+    let written = file.as_ref().map(|file| file.entries(tables, &mut problems)).unwrap_or_default();
+    let file_path = file.as_ref().map(|file| file.path.as_path());
+    let Gathered { given, env_file, bases } =
+        gather(written, file_path, flags, env, start, declared, &mut sources, &mut problems);
+    let mut warnings = env_file.warnings();
+    let mut given = given;
+    given.extend(passed::sockets(env, std::process::id(), &mut problems, &mut warnings));
+
+    problems.extend(tables.iter().flat_map(|spec| spec.set_twice(&given)));
+
+    let cpus = cpus::available();
+    let folder = file_path.and_then(Path::parent).unwrap_or_else(|| start.path());
+    let mut settings = Settings::defaults(cpus, std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned()));
+    settings.state_folder = given_folder(env, STATE_DIRECTORY).unwrap_or_else(|| settings.folder.clone());
+    let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut failed: HashSet<String> = HashSet::new();
+    for (path, entry) in given {
+        match tables.iter().find_map(|spec| spec.held(&path, &entry, &bases.of_file.read, &mut sources)) {
+            Some((key, Ok(held))) => drop(entries.insert(key, held)),
+            Some((_, Err(message))) => problems.push(Problem::at(entry.origin.clone(), &path, message)),
+            None => {}
+        }
+        if let Some(Err(message)) = bases.set(&mut settings, &path, &entry, cpus) {
+            problems.push(Problem::at(entry.origin, &path, message));
+            failed.insert(path);
+            continue;
+        }
+        entries.insert(path, entry);
+    }
+    settings.process.env = env_file.pairs();
+
+    let mut parsed = Tables::default();
+    for spec in tables {
+        if let Some(value) = spec.read(&entries, file.as_ref(), &mut problems) {
+            parsed.0.insert(spec.type_id(), value);
+        }
+    }
+
+    let placed = |problem: Problem| match entries.get(&problem.key) {
+        Some(entry) => Problem { place: entry.origin.clone(), ..problem },
+        None => problem,
+    };
+    let mut crossed = check::accounts(&mut settings, &entries);
+    if purpose == Purpose::Serve {
+        let mut findings = tls::Findings::default();
+        let material = tls::read(&settings.tls, settings.http.http2, &mut sources, &mut findings);
+        settings.tls.material = material.map(Arc::new);
+        // A certificate that has expired since it was read is still better than none.
+        if !sources.is_recorded() {
+            crossed.extend(findings.problems);
+            warnings.extend(findings.warnings.into_iter().map(|warning| placed(warning).to_string()));
+        }
+    }
+    if !sources.is_recorded() {
+        crossed.extend(check::problems(&settings, &failed, sources.is_again()));
+    }
+    problems.extend(crossed.into_iter().map(placed));
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    let file = file.map(|file| file.path);
+    let start = start.clone();
+    let mut resolved = Resolved { settings, tables: parsed, file, start, warnings, entries, sources };
+    resolved.warnings.extend(check::warnings(&resolved));
+    Ok(resolved)
+}
+
+/// The settings that say which service is meant, as far as they can be read.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    pub(crate) socket: ControlSocket,
+    pub(crate) name: String,
+    /// The settings file, links followed.
+    pub(crate) file: Option<PathBuf>,
+    /// `-c` or `OXICORN_CONFIG` named the file; else it was found in the start folder.
+    pub(crate) file_is_named: bool,
+}
+
+/// Reads `control.socket` and `process.name` by the same precedence as [`resolve`], also from a settings file with mistakes:
+/// a command must not lose the service that it means, nor take another one for it. A mistake is not reported here;
+/// [`resolve`] does that. A value that is refused leaves the one of the source below.
+///
+/// The problem beside the settings is a file that cannot be read: then they are those of the other sources.
+pub(crate) fn resolve_partly(
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    start: &StartFolder,
+    declared: &Declared,
+) -> (Partial, Option<Problems>) {
+    const WANTED: [&str; 3] = ["control.socket", "process.name", "process.env_file"];
+    let read = file::find(flags, env, start, &Sources::default())
+        .map_err(Problems)
+        .and_then(|found| found.map(|found| Ok((file::salvaged(&found.text(start)?, &WANTED), found))).transpose());
+    let (read, problems) = match read {
+        Ok(read) => (read, None),
+        Err(problems) => (None, Some(problems)),
+    };
+    let (written, found) = read.unzip();
+    let path = found.as_ref().map(|found| found.path.as_path());
+    let mut sources = Sources::default();
+    let Gathered { given, bases, .. } =
+        gather(written.unwrap_or_default(), path, flags, env, start, declared, &mut sources, &mut Vec::new());
+    let mut settings = Settings::defaults(1, PathBuf::new());
+    for (path, entry) in given.iter().filter(|(path, _)| WANTED.contains(&path.as_str())) {
+        let _ = bases.set(&mut settings, path, entry, 1);
+    }
+    let partial = Partial {
+        socket: settings.control.socket,
+        name: settings.process.name,
+        file: path.map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())),
+        file_is_named: found.is_some_and(|found| found.is_named()),
+    };
+    (partial, problems)
+}
+
+/// Every value that was given, the weaker source first.
+struct Gathered {
+    given: Vec<(String, Entry)>,
+    env_file: file::EnvFile,
+    bases: BasesBySource,
+}
+
+/// Where relative paths begin, by where they are written.
+struct BasesBySource {
+    of_file: Bases,
+    of_text: Bases,
+}
+
+impl BasesBySource {
+    /// Puts one value in its place. `None` if the key is not one of the supervisor's.
+    fn set(&self, settings: &mut Settings, path: &str, entry: &Entry, cpus: u32) -> Option<Reading<()>> {
+        let (text, bases) = match entry.origin {
+            Origin::File { .. } => (false, &self.of_file),
+            Origin::Default | Origin::Env(_) | Origin::EnvFile { .. } | Origin::Flag(_) => (true, &self.of_text),
+        };
+        keys::find(path).map(|key| (key.set)(settings, &value::Input { value: &entry.value, text, bases, cpus }))
+    }
+}
+
+/// Adds to what is `written` in the settings file what stands below it and above it: the one precedence.
+#[expect(clippy::too_many_arguments, reason = "they are the sources")]
+fn gather(
+    written: Vec<(String, Entry)>,
+    file: Option<&Path>,
+    flags: &Flags,
+    env: &BTreeMap<String, String>,
+    start: &StartFolder,
+    declared: &Declared,
+    sources: &mut Sources,
+    problems: &mut Vec<Problem>,
+) -> Gathered {
+    let base = file.and_then(Path::parent).map_or_else(|| start.base(), Base::of_file);
+    let mut given = written;
+    let env_file =
+        file::env_file(flags, env, &given, &base, start).map(|path| file::EnvFile::read(&path, start, sources));
+    let env_file =
+        env_file.and_then(|read| read.map_err(|mut more| problems.append(&mut more)).ok()).unwrap_or_default();
+    given.extend(environment_entries(&env_file.beneath(env), &declared.tables, problems));
+    given.extend(flags.given.iter().map(|flag| {
+        (flag.key.to_owned(), Entry { value: Value::String(flag.text.clone()), origin: Origin::Flag(flag.flag) })
+    }));
+    let bases = BasesBySource { of_file: Bases::of_file(base, env), of_text: Bases::of_text(&start.base()) };
+    Gathered { given, env_file, bases }
+}
+
+/// Well-known names first, then `OXICORN_<SECTION>__<KEY>`: later entries win.
+fn environment_entries(
+    env: &BTreeMap<String, (String, Origin)>,
+    tables: &[TableSpec],
+    problems: &mut Vec<Problem>,
+) -> Vec<(String, Entry)> {
+    let mut entries = Vec::new();
+    let mut give = |path: String, text: String, origin: &Origin| {
+        entries.push((path, Entry { value: Value::String(text), origin: origin.clone() }));
+    };
+    let known = |name: &str| env.get(name).filter(|(text, _)| !text.is_empty());
+    if let Some((port, origin)) = known("PORT") {
+        give("server.bind".to_owned(), format!("0.0.0.0:{port}"), origin);
+    }
+    if let Some((_, origin)) = known("DEBUG").filter(|(text, _)| text.eq_ignore_ascii_case("true")) {
+        give("log.level".to_owned(), "debug".to_owned(), origin);
+    }
+    for (name, key) in [
+        ("WEB_CONCURRENCY", "workers.count"),
+        ("LOG_LEVEL", "log.level"),
+        ("FORWARDED_ALLOW_IPS", "http.forwarded_allow_ips"),
+    ] {
+        if let Some((text, origin)) = known(name) {
+            give(key.to_owned(), text.clone(), origin);
+        }
+    }
+    for spec in tables {
+        for alias in &spec.aliases {
+            if let Some((text, origin)) = known(alias.name) {
+                give(format!("{}.{}", spec.name, alias.key), text.clone(), origin);
+            }
+        }
+    }
+    for (name, (text, origin)) in env {
+        let Some((section, key)) = name.strip_prefix("OXICORN_").and_then(|name| name.split_once("__")) else {
+            continue;
+        };
+        let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
+        let path = match tables.iter().find(|spec| spec.name.to_ascii_lowercase().replace('-', "_") == section) {
+            Some(spec) => format!("{}.{key}", spec.name),
+            None => format!("{section}.{key}"),
+        };
+        if keys::find(&path).is_some() || tables.iter().any(|spec| path.split('.').next() == Some(spec.name)) {
+            give(path, text.clone(), origin);
+        } else if section == keys::PROGRAM {
+            problems.push(Problem::at(origin.clone(), "", keys::PROGRAM_REFUSED));
+        } else {
+            let hint = keys::nearest(&path).map(|path| keys::variable(&path));
+            problems.push(Problem { hint, ..Problem::at(origin.clone(), "", "unknown key") });
+        }
+    }
+    entries
+}

@@ -1,0 +1,119 @@
+//! The outcome of reading every source: the settings, and for each key where its value comes from.
+//!
+//! Owns: the origin of each value, and which keys only a restart can change. Refuses: to read anything.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::Value;
+
+use super::{ControlSocket, Group, Origin, Problem, Settings, Sources, StartFolder, Tables, User, keys, show, tls};
+
+/// A value as somebody wrote it, and where.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) value: Value,
+    pub(crate) origin: Origin,
+}
+
+impl fmt::Debug for Entry {
+    /// Without the value: it may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "from {}", self.origin)
+    }
+}
+
+/// The outcome of [`resolve`].
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) settings: Settings,
+    pub(crate) tables: Tables,
+    /// Absolute.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) start: StartFolder,
+    /// One sentence each, ready for the log.
+    pub(crate) warnings: Vec<String>,
+    /// By key path, the value that won. A key that is not here has its default.
+    pub(crate) entries: BTreeMap<String, Entry>,
+    /// What all this was read from.
+    pub(crate) sources: Sources,
+}
+
+/// What only a restart can change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fixed {
+    reuse_port: bool,
+    user: Option<User>,
+    group: Option<Group>,
+    pidfile: Option<PathBuf>,
+    name: String,
+    control: ControlSocket,
+}
+
+impl Resolved {
+    pub(crate) fn origin(&self, key: &str) -> Origin {
+        self.entries.get(key).map_or(Origin::Default, |entry| entry.origin.clone())
+    }
+
+    /// Every key with its effective value: all of the supervisor's, and those given in an app's tables.
+    pub(super) fn flat(&self) -> BTreeMap<String, Value> {
+        let ours = show::flat(&self.settings);
+        let theirs = self.entries.iter().filter(|(path, _)| keys::find(path).is_none());
+        ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
+    }
+
+    /// As it is after `scale`, TTIN and TTOU.
+    pub(crate) fn with_count(&self, count: u32) -> Self {
+        let mut resolved = self.clone();
+        if resolved.settings.workers.count != count {
+            resolved.settings.workers.count = count;
+            let entry = Entry { value: Value::Integer(count.into()), origin: Origin::Flag("scale, TTIN or TTOU") };
+            resolved.entries.insert("workers.count".to_owned(), entry);
+        }
+        resolved
+    }
+
+    pub(crate) fn fixed(&self) -> Fixed {
+        let Settings { server, process, control, .. } = &self.settings;
+        Fixed {
+            reuse_port: server.reuse_port,
+            user: process.user.clone(),
+            group: process.group.clone(),
+            pidfile: process.pidfile.clone(),
+            name: process.name.clone(),
+            control: control.socket.clone(),
+        }
+    }
+
+    /// What is to be said today of the certificate that is served.
+    pub(crate) fn certificate_warnings(&self) -> Vec<String> {
+        let placed = |problem: Problem| Problem { place: self.origin(&problem.key), ..problem };
+        tls::aged(&self.settings.tls).into_iter().map(|problem| placed(problem).to_string()).collect()
+    }
+
+    /// Takes over what only a restart can change; the keys that would have.
+    pub(crate) fn keep_until_restart(&mut self, running: &Fixed) -> Vec<&'static str> {
+        let wanted = self.fixed();
+        let Settings { server, process, control, .. } = &mut self.settings;
+        let Fixed { reuse_port, user, group, pidfile, name, control: socket } = running.clone();
+        let differs = [
+            ("server.reuse_port", wanted.reuse_port != reuse_port),
+            ("process.user", wanted.user != user),
+            ("process.group", wanted.group != group),
+            ("process.pidfile", wanted.pidfile != pidfile),
+            ("process.name", wanted.name != name),
+            ("control.socket", wanted.control != socket),
+        ];
+        server.reuse_port = reuse_port;
+        (process.user, process.group, process.pidfile, process.name) = (user, group, pidfile, name);
+        control.socket = socket;
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+}
+
+/// Tells the log of warnings that somebody has to do something about.
+pub(crate) fn say_warnings(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!(event = "settings_warning", "{warning}");
+    }
+}
