@@ -220,7 +220,7 @@ pub(super) fn env_file(
     let start = &start.base();
     let flag = flags.given.iter().rev().find(|given| given.key == KEY).map(|given| (start, given.text.as_str()));
     let named = || env.get(&keys::variable(KEY)).map(|text| (start, text.as_str()));
-    let written = || file.iter().find(|(path, _)| path == KEY).and_then(|(_, e)| Some((folder, e.value.as_str()?)));
+    let written = || file.iter().rfind(|(path, _)| path == KEY).and_then(|(_, e)| Some((folder, e.value.as_str()?)));
     let (base, path) = flag.or_else(named).or_else(written)?;
     if path.is_empty() { None } else { base.join(path).ok() }
 }

@@ -14,6 +14,8 @@ pub(super) type Reading<T> = Result<T, String>;
 pub(crate) enum Origin {
     /// The built-in default.
     Default,
+    /// A default of the program that runs, by the name it goes by: `App::default_setting`, or the runtime's.
+    Program(String),
     /// `path` as an operator would type it: relative to where we were started if it is below. No line: the whole file.
     File {
         path: PathBuf,
@@ -33,6 +35,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Program(label) => write!(f, "default ({label})"),
             Self::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
             Self::File { path, line: None } => write!(f, "{}", path.display()),
             Self::Env(name) => write!(f, "env {name}"),

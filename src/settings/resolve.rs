@@ -56,10 +56,20 @@ pub(crate) enum Purpose {
     Ask,
 }
 
-/// What a program brings along: its tables.
+/// What a program brings along: its tables, and its own defaults of the supervisor's keys.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Declared {
     pub(crate) tables: Vec<TableSpec>,
+    /// Of two for one key, the later counts.
+    pub(super) defaults: Vec<DefaultSetting>,
+}
+
+/// A default that stands above the built-in one and below the settings file.
+#[derive(Clone, Debug)]
+pub(super) struct DefaultSetting {
+    label: String,
+    key: String,
+    text: String,
 }
 
 /// Reads every source and settles each key. Nothing is remembered between calls: a reload calls it again.
@@ -230,6 +240,7 @@ impl BasesBySource {
     fn set(&self, settings: &mut Settings, path: &str, entry: &Entry, cpus: u32) -> Option<Reading<()>> {
         let (text, bases) = match entry.origin {
             Origin::File { .. } => (false, &self.of_file),
+            Origin::Program(_) => (true, &self.of_file),
             Origin::Default | Origin::Env(_) | Origin::EnvFile { .. } | Origin::Flag(_) => (true, &self.of_text),
         };
         keys::find(path).map(|key| (key.set)(settings, &value::Input { value: &entry.value, text, bases, cpus }))
@@ -249,7 +260,8 @@ fn gather(
     problems: &mut Vec<Problem>,
 ) -> Gathered {
     let base = file.and_then(Path::parent).map_or_else(|| start.base(), Base::of_file);
-    let mut given = written;
+    let mut given = declared.defaults(problems);
+    given.extend(written);
     let env_file =
         file::env_file(flags, env, &given, &base, start).map(|path| file::EnvFile::read(&path, start, sources));
     let env_file =
@@ -260,6 +272,34 @@ fn gather(
     }));
     let bases = BasesBySource { of_file: Bases::of_file(base, env), of_text: Bases::of_text(&start.base()) };
     Gathered { given, env_file, bases }
+}
+
+impl Declared {
+    /// Adds a default for `key` (`section.key`), which a problem and `oxicorn config` call `default (label)`. `text` has the
+    /// form that the environment would have it in: `"2m"`, `"true"`, `":9000"`. A relative path begins where one in the
+    /// settings file does.
+    #[allow(dead_code, reason = "App is to call it")]
+    pub(crate) fn add_default(&mut self, label: &str, key: &str, text: impl Into<String>) {
+        let (label, key, text) = (label.to_owned(), key.to_owned(), text.into());
+        self.defaults.push(DefaultSetting { label, key, text });
+    }
+
+    /// The program's defaults as entries; a key that does not exist becomes a problem.
+    fn defaults(&self, problems: &mut Vec<Problem>) -> Vec<(String, Entry)> {
+        let mut entries = Vec::new();
+        for DefaultSetting { label, key, text } in &self.defaults {
+            let origin = Origin::Program(label.clone());
+            let section = key.split('.').next();
+            if keys::find(key).is_some()
+                || self.tables.iter().any(|spec| key != spec.name && section == Some(spec.name))
+            {
+                entries.push((key.clone(), Entry { value: Value::String(text.clone()), origin }));
+            } else {
+                problems.push(Problem { hint: keys::nearest(key), ..Problem::at(origin, key, "unknown key") });
+            }
+        }
+        entries
+    }
 }
 
 /// Well-known names first, then `OXICORN_<SECTION>__<KEY>`: later entries win.

@@ -90,9 +90,7 @@ fn specs() -> Vec<TableSpec> {
 }
 
 fn declared(tables: Vec<TableSpec>) -> Declared {
-    let mut declared = Declared::default();
-    declared.tables = tables;
-    declared
+    Declared { tables, ..Declared::default() }
 }
 
 /// A folder to start from, an environment and a command line.
@@ -872,4 +870,62 @@ fn the_effective_settings_with_their_origins() {
     // What is shown can be used as a settings file, and means the same.
     let again = self::world(&shown.replace("\"***\"", "\"\"")).good();
     assert_eq!(show::flat(&again.settings), show::flat(&resolved.settings));
+}
+
+#[test]
+fn a_programs_defaults_stand_between_the_built_in_ones_and_the_file() {
+    let mut world = world("[workers]\ncount = 3\n").env("OXICORN_HTTP__KEEP_ALIVE", "9s");
+    for (label, key, text) in [
+        ("python", "workers.count", "2"),
+        ("python", "workers.timeout", "2m"),
+        ("shop", "workers.timeout", "3m"),
+        ("shop", "http.keep_alive", "4s"),
+        ("shop", "process.name", "shop"),
+        ("shop", "process.pidfile", "shop.pid"),
+        ("shop", "service.cache", "1MiB"),
+    ] {
+        world.declared.add_default(label, key, text);
+    }
+    let resolved = world.good();
+    let Settings { workers, http, process, .. } = &resolved.settings;
+    assert_eq!((workers.count, workers.timeout.as_secs(), http.keep_alive.as_secs()), (3, 180, 9));
+    assert_eq!((process.name.as_str(), process.pidfile.as_ref()), ("shop", Some(&world.path("shop.pid"))));
+    assert_eq!(app(&resolved).cache, 1 << 20);
+    let shown = resolved.to_toml();
+    for line in [
+        "count = 3  # from supervisor.toml:2",
+        "timeout = \"3m\"  # from default (shop)",
+        "boot_timeout = \"1m\"  # from default",
+        "name = \"shop\"  # from default (shop)",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+    }
+    let start = StartFolder::at(world.folder.path());
+    let (partial, problems) = resolve_partly(&world.flags, &world.env, &start, &world.declared);
+    assert_eq!((partial.name.as_str(), problems), ("shop", None));
+
+    let mut bad = bare();
+    for (label, key, text) in
+        [("python", "workers.timeout", "soon"), ("shop", "workers.tiemout", "3"), ("shop", "x", "")]
+    {
+        bad.declared.add_default(label, key, text);
+    }
+    assert_eq!(
+        bad.bad(),
+        "default (shop): workers.tiemout: unknown key; did you mean workers.timeout?\n\
+         default (shop): x: unknown key\n\
+         default (python): workers.timeout: \"soon\" is not a duration such as \"30s\", \"500ms\", \"2m\" or a number of \
+         seconds"
+    );
+}
+
+#[test]
+fn the_env_file_of_a_program_is_a_default() {
+    let mut world = world("[process]\nenv_file = 'b.env'\n");
+    world.write("a.env", "A=1");
+    world.write("b.env", "A=2");
+    world.declared.add_default("shop", "process.env_file", "a.env");
+    assert_eq!(world.good().settings.process.env, [("A".to_owned(), "2".to_owned())]);
+    world.write("supervisor.toml", "");
+    assert_eq!(world.good().settings.process.env, [("A".to_owned(), "1".to_owned())]);
 }
