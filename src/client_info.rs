@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderValue, uri::Authority};
 
+use crate::client_gone::{ClientGone, RequestLink};
+
 /// Who sent a request, and what for: an extension of every request.
 ///
 /// Behind proxies in `http.forwarded_allow_ips` it is what they say: in a PROXY header, then in `X-Forwarded-For`,
@@ -31,6 +33,7 @@ pub struct ClientInfo {
     pub(crate) tls: bool,
     pub(crate) https: bool,
     pub(crate) host: Host,
+    pub(crate) request: RequestLink,
 }
 
 /// Where the client's own words for the host stand; both forms share the request's memory.
@@ -94,6 +97,12 @@ impl ClientInfo {
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Completes when nobody waits for the response any more: see [`ClientGone`].
+    #[must_use]
+    pub fn gone(&self) -> ClientGone {
+        self.request.gone()
     }
 
     /// Whether this connection is TLS.

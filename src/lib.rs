@@ -51,6 +51,7 @@
 mod app;
 mod cli;
 mod client_certificate;
+mod client_gone;
 mod client_info;
 pub mod settings;
 
@@ -72,6 +73,7 @@ pub use app::{
     App, BootFailure, FactoryOutput, IntoLifespan, Lifespan, Runtime, SetupContext, UpgradeCommand, WorkerContext, main,
 };
 pub use client_certificate::ClientCertificate;
+pub use client_gone::ClientGone;
 pub use client_info::ClientInfo;
 pub use settings::TableSpec;
 pub use worker::{Body, BodyError, DriveError, Driven, Driver, DriverWaker};

@@ -165,6 +165,21 @@ fn tcp_info(socket: RawFd) -> Option<libc::tcp_info> {
     (done == 0).then_some(info)
 }
 
+/// A second descriptor for what `socket` is open on, close-on-exec. The first must be known to be still open: the kernel
+/// may have given the number of a closed one to another file.
+///
+/// # Errors
+/// EMFILE when this process has too many. EBADF when there is none.
+pub(crate) fn duplicate(socket: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl with this command copies the descriptor and touches no memory; a number that is not open is EBADF.
+    let copy = unsafe { libc::fcntl(socket, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
 /// Makes the kernel acknowledge at once what a TCP socket has received. No effect on other sockets.
 pub(crate) fn acknowledge(socket: RawFd) {
     let on: libc::c_int = 1;

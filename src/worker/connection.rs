@@ -26,6 +26,7 @@ mod activity;
 mod body;
 mod client_left;
 mod delegate_write;
+mod end_watch;
 mod exchange;
 #[cfg(feature = "tls")]
 mod handshake;
@@ -60,6 +61,7 @@ use self::handshake::{Handshake, shake_hands};
 use self::{
     activity::{Activity, Overdue},
     client_left::ClientStream,
+    end_watch::EndWatch,
     http1::Http1Wire,
     http2::{Http2Lifecycle, Http2Wire},
     protocol_detect::ProtocolDetect,
@@ -107,6 +109,7 @@ pub(super) async fn serve<T, S, B>(
         certificate: None,
         agreed_on_http1: false,
         activity: Activity::new(),
+        request_ends: Arc::default(),
         socket: stream.as_raw_fd(),
         position: ListPosition::default(),
         ending: AtomicBool::new(waited),
@@ -259,6 +262,11 @@ where
 
 /// What a connection needs besides polling hyper: its time limits, and its part in a drain.
 trait Lifecycle {
+    /// Whether nothing is read while the app answers, so that the client's end must be watched for.
+    fn watches_client(&self) -> bool {
+        false
+    }
+
     /// The next thing to do. With `Wait` there is none now, and the task is woken when there is.
     fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> NextStep;
 }
@@ -279,6 +287,10 @@ struct Http1Lifecycle {
 }
 
 impl Lifecycle for Http1Lifecycle {
+    fn watches_client(&self) -> bool {
+        true
+    }
+
     fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> NextStep {
         let Connection { shared, activity, .. } = connection;
         let told = shared.ends() && activity.unoccupied();
@@ -303,14 +315,21 @@ async fn drive<C: HttpConnection>(
     mut call: WakeListener<'_>,
     lifecycle: &mut impl Lifecycle,
 ) {
-    let mut member = None;
+    let mut membership = None;
+    let mut end_watch = EndWatch::default();
     let served = poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = serving.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(Ended::Error));
             }
             call.listen(connection.shared, cx);
-            member.get_or_insert_with(|| connection.shared.connections.enter(connection, cx.waker()));
+            membership.get_or_insert_with(|| {
+                connection.request_ends.watched_by(cx.waker());
+                connection.shared.connections.enter(connection, cx.waker())
+            });
+            if lifecycle.watches_client() && connection.request_ends.is_asked() {
+                end_watch.poll(connection, cx);
+            }
             match lifecycle.step(connection, timer, cx) {
                 NextStep::Wait => return Poll::Pending,
                 NextStep::Poll => {}

@@ -34,6 +34,7 @@ use super::{
     unread::BodyOutcome,
 };
 use crate::{
+    client_gone::RequestLink,
     metrics,
     scoreboard::X_REQUEST_ID,
     sys::clock,
@@ -63,7 +64,7 @@ where
     let http1 = request.version() < Version::HTTP_2;
     let offer = request.extensions().get::<OnUpgrade>().filter(|_| http1).cloned();
     let id = shared.request_ids.settle(request.headers_mut());
-    let client = forwarded::client(&mut request, &connection.client, &shared.trust);
+    let mut client = forwarded::client(&mut request, &connection.client, &shared.trust);
     let entry = shared.access.as_ref().and_then(|log| log.begin(begun, client.address(), &request));
     if connection.client_has_left(begun / 1_000_000) {
         shared.abandoned(connection.peer);
@@ -72,6 +73,7 @@ where
     }
     let is_head = *request.method() == Method::HEAD;
     let extras = ResponseExtras { version: request.version(), is_head, id, entry, offer };
+    client.request = RequestLink::new(&connection.request_ends, begun);
     request.extensions_mut().insert(client);
     if let Some(certificate) = &connection.certificate {
         request.extensions_mut().insert(certificate.clone());

@@ -42,6 +42,7 @@ impl InFlightGuard {
         if shared.row.request_begun() == shared.row.recycle_at() {
             shared.send(ToMaster::RecycleRequested);
         }
+        connection.request_ends.begins(begun, http1);
         let note = shared.notepad.begin(begun / 1_000_000, request, id);
         Self { connection, http1, begun, note }
     }
@@ -49,13 +50,14 @@ impl InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        let Connection { shared, activity, .. } = &*self.connection;
+        let Connection { shared, activity, request_ends, .. } = &*self.connection;
         let now = clock::nanoseconds();
         shared.row.took(now.saturating_sub(self.begun));
         if let Some(place) = &self.note {
             shared.notepad.end(place);
         }
         shared.row.request_ended();
+        request_ends.ends(self.begun, self.http1);
         // Of HTTP/2 the wire sees it: h2 may hold the end of an answer back for long.
         if self.http1 {
             activity.request_ends(now / 1_000_000);

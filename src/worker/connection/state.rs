@@ -8,7 +8,7 @@ use std::{
     os::fd::RawFd,
     pin::Pin,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::Context,
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     ClientCertificate,
+    client_gone::RequestEnds,
     client_info::ClientInfo,
     sys::{clock, fd},
     worker::{
@@ -50,6 +51,8 @@ pub(super) struct Connection {
     /// ALPN has chosen HTTP/1.1, so HTTP/2 by prior knowledge is refused.
     pub(super) agreed_on_http1: bool,
     pub(super) activity: Activity,
+    /// Its app requests under way, and who waits for their end.
+    pub(super) request_ends: Arc<RequestEnds>,
     /// The stream's descriptor, to ask the kernel about it. It is used only while a request is handed over and while
     /// the crowd knows the connection: hyper holds the stream then. After the stream is closed, the kernel may give the
     /// number to another file.

@@ -1,0 +1,257 @@
+//! Learning during a request that its client is gone.
+//!
+//! Owns: which requests of a connection are under way, who waits for their end, and the future that an app gets. Refuses:
+//! watching the socket (`worker::connection::end_watch`), and what is done about it: a request goes on without its client
+//! unless the app ends it.
+//!
+//! Nothing here costs a request that does not ask but a few stores: a request is known by the time it began.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Waker},
+};
+
+/// Completes when nobody waits for the response any more. [`ClientInfo::gone`](crate::ClientInfo::gone) makes it.
+///
+/// While the request is under way, that is when the client ends its side of the connection (FIN), resets it (RST), or
+/// resets the stream of the request (HTTP/2). It also completes when the request is over: when the last byte of the
+/// response is handed to the connection. So a task that waits for it always ends.
+///
+/// A client of HTTP/1 may end its side and still wait for the response, as `nc -N` does. The worker still sends the
+/// response then; the app decides whether it goes on. HTTP/2 has no such state.
+///
+/// With HTTP/2 the worker drops the handler's future when the client resets the stream. Wait in a task of your own if
+/// something must be done then.
+///
+/// ```
+/// # use std::time::Duration;
+/// async fn report(request: axum::extract::Request) -> &'static str {
+///     let gone = request.extensions().get::<oxicorn::ClientInfo>().map(oxicorn::ClientInfo::gone);
+///     tokio::select! {
+///         () = async { tokio::time::sleep(Duration::from_secs(10)).await } => "the long report\n",
+///         () = gone.expect("every request has it") => "nobody reads this\n",
+///     }
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(report));
+/// ```
+#[derive(Clone)]
+pub struct ClientGone(
+    /// `None`: it never completes, because there is no connection.
+    Option<Arc<Signal>>,
+);
+
+#[derive(Default)]
+struct Signal(Mutex<Raised>);
+
+#[derive(Default)]
+struct Raised {
+    raised: bool,
+    wakers: Vec<Waker>,
+}
+
+impl Signal {
+    fn raised() -> Self {
+        Self(Mutex::new(Raised { raised: true, wakers: Vec::new() }))
+    }
+
+    fn raise(&self) {
+        let wakers = {
+            let mut state = lock(&self.0);
+            state.raised = true;
+            std::mem::take(&mut state.wakers)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Future for ClientGone {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(signal) = &self.0 else { return Poll::Pending };
+        let mut state = lock(&signal.0);
+        if state.raised {
+            return Poll::Ready(());
+        }
+        if !state.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            state.wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for ClientGone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gone = self.0.as_ref().is_some_and(|signal| lock(&signal.0).raised);
+        f.debug_struct("ClientGone").field("gone", &gone).finish()
+    }
+}
+
+/// The requests of one connection, as far as their end matters to somebody.
+#[derive(Default)]
+pub(crate) struct RequestEnds {
+    /// HTTP/1: the time the request under way began; 0 while none is.
+    current: AtomicU64,
+    /// An app has asked on this connection.
+    asked: AtomicBool,
+    /// Of the connection's task, which watches the socket once an app has asked.
+    task: OnceLock<Waker>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// HTTP/2: the times the requests under way began.
+    streams: Vec<u64>,
+    waiting: Vec<(u64, Arc<Signal>)>,
+    /// The client has ended its side or reset the connection.
+    client_ended: bool,
+}
+
+impl RequestEnds {
+    /// A request of the app begins. `begun`: nanoseconds of the monotonic clock, which no two requests of a thread share.
+    pub(crate) fn begins(&self, begun: u64, http1: bool) {
+        if http1 {
+            self.current.store(begun, SeqCst);
+        } else {
+            lock(&self.inner).streams.push(begun);
+        }
+    }
+
+    pub(crate) fn ends(&self, begun: u64, http1: bool) {
+        if http1 {
+            // Either this sees that an app has asked, or the app, on whatever thread, sees that the request is over.
+            self.current.swap(0, SeqCst);
+            if !self.asked.load(SeqCst) {
+                return;
+            }
+        }
+        let mut inner = lock(&self.inner);
+        inner.streams.retain(|one| *one != begun);
+        let ended: Vec<_> = inner.waiting.extract_if(.., |(one, _)| *one == begun).collect();
+        drop(inner);
+        ended.iter().for_each(|(_, signal)| signal.raise());
+    }
+
+    /// The client has ended its side of the connection, or reset it.
+    pub(crate) fn client_ends(&self) {
+        let waiting = {
+            let mut inner = lock(&self.inner);
+            inner.client_ended = true;
+            std::mem::take(&mut inner.waiting)
+        };
+        waiting.iter().for_each(|(_, signal)| signal.raise());
+    }
+
+    /// Whether the socket is to be watched.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.load(SeqCst)
+    }
+
+    /// `waker`: of the connection's task.
+    pub(crate) fn watched_by(&self, waker: &Waker) {
+        self.task.get_or_init(|| waker.clone());
+    }
+
+    fn gone(&self, begun: u64) -> ClientGone {
+        let is_first = !self.asked.swap(true, SeqCst);
+        let mut inner = lock(&self.inner);
+        let under_way = self.current.load(SeqCst) == begun || inner.streams.contains(&begun);
+        if !under_way || inner.client_ended {
+            return ClientGone(Some(Arc::new(Signal::raised())));
+        }
+        let known = inner.waiting.iter().find(|(one, _)| *one == begun).map(|(_, signal)| Arc::clone(signal));
+        let signal = known.unwrap_or_else(|| {
+            let signal = Arc::<Signal>::default();
+            inner.waiting.push((begun, Arc::clone(&signal)));
+            signal
+        });
+        drop(inner);
+        if is_first && let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
+        ClientGone(Some(signal))
+    }
+}
+
+impl fmt::Debug for RequestEnds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestEnds").field("asked", &self.asked).finish_non_exhaustive()
+    }
+}
+
+/// Which request of which connection, for its client's [`ClientInfo`](crate::ClientInfo). The default is none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RequestLink(Option<(Arc<RequestEnds>, u64)>);
+
+impl RequestLink {
+    pub(crate) fn new(ends: &Arc<RequestEnds>, begun: u64) -> Self {
+        Self(Some((Arc::clone(ends), begun)))
+    }
+
+    pub(crate) fn gone(&self) -> ClientGone {
+        self.0.as_ref().map_or(ClientGone(None), |(ends, begun)| ends.gone(*begun))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_gone(gone: &ClientGone) -> bool {
+        Pin::new(&mut gone.clone()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_request_is_over_for_those_who_asked_during_it_and_for_those_who_ask_late() {
+        for http1 in [true, false] {
+            let ends = Arc::<RequestEnds>::default();
+            let (first, second) = (RequestLink::new(&ends, 10), RequestLink::new(&ends, 20));
+            ends.begins(10, http1);
+            let early = first.gone();
+            assert!(!is_gone(&early) && !is_gone(&first.gone()));
+            ends.ends(10, http1);
+            ends.begins(20, http1);
+            assert!(is_gone(&early) && is_gone(&first.gone()), "HTTP/1: {http1}");
+            assert!(!is_gone(&second.gone()), "the next request has an end of its own");
+            ends.ends(20, http1);
+        }
+    }
+
+    #[test]
+    fn streams_end_one_by_one() {
+        let ends = Arc::<RequestEnds>::default();
+        [10, 20].into_iter().for_each(|begun| ends.begins(begun, false));
+        let (first, second) = (RequestLink::new(&ends, 10).gone(), RequestLink::new(&ends, 20).gone());
+        ends.ends(20, false);
+        assert!(!is_gone(&first) && is_gone(&second));
+    }
+
+    #[test]
+    fn a_client_that_has_ended_its_side_is_gone_for_later_requests_too() {
+        let ends = Arc::<RequestEnds>::default();
+        ends.begins(10, true);
+        let gone = RequestLink::new(&ends, 10).gone();
+        assert!(ends.is_asked());
+        ends.client_ends();
+        assert!(is_gone(&gone));
+        ends.ends(10, true);
+        ends.begins(20, true);
+        assert!(is_gone(&RequestLink::new(&ends, 20).gone()));
+    }
+
+    #[test]
+    fn a_client_of_no_connection_is_never_gone() {
+        assert!(!is_gone(&RequestLink::default().gone()));
+    }
+}
