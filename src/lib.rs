@@ -76,7 +76,7 @@ pub use client_certificate::ClientCertificate;
 pub use client_gone::ClientGone;
 pub use client_info::ClientInfo;
 pub use settings::TableSpec;
-pub use worker::{Body, BodyError, DriveError, Driven, Driver, DriverWaker};
+pub use worker::{BackgroundWork, Body, BodyError, DriveError, Driven, Driver, DriverWaker};
 
 /// An error and its causes, on one line.
 fn error_chain(error: &dyn std::error::Error) -> String {

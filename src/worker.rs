@@ -7,6 +7,7 @@
 mod accept;
 mod acceptors;
 mod access_log;
+mod background_work;
 mod balance;
 mod connection;
 mod connection_list;
@@ -34,6 +35,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+pub(crate) use self::background_work::BackgroundCount;
 use self::{
     acceptors::Acceptors,
     access_log::AccessLog,
@@ -43,6 +45,7 @@ use self::{
     shared::Shared,
 };
 pub use self::{
+    background_work::BackgroundWork,
     connection::{Body, BodyError},
     driver::{DriveError, Driven, Driver, DriverWaker},
 };
@@ -133,6 +136,7 @@ where
         };
         let outcome = Rc::new(Cell::new(None));
         let (driver, life) = Driver::new(runtime, {
+            background: shared.background.clone(),
             let outcome = Rc::clone(&outcome);
             async move { outcome.set(Some(run_app(context, factory, shared, master_link, epoch).await)) }
         });
@@ -295,9 +299,9 @@ where
         );
     }
     let took_ms = began.elapsed().as_millis() as u64;
-    let cut = shared.row.in_flight();
+    let (cut, background_cut) = (shared.row.in_flight(), shared.background.running());
     shared.row.cut(cut);
-    if cut > 0 {
+    if cut + background_cut > 0 {
         tracing::warn!(
             event = "worker_drained",
             slot,
@@ -305,7 +309,7 @@ where
             generation,
             cut,
             took_ms,
-            "worker drained, but {cut} requests were cut at the end of the grace"
+            "worker drained, but {cut} requests and {background_cut} background tasks were cut at the end of the grace"
         );
     } else {
         tracing::info!(
@@ -322,6 +326,7 @@ where
 }
 
 /// Before the first accept there is nothing to drain.
+            background_cut,
 fn leaves_early(order: &Order, shared: &Shared) -> bool {
     match order {
         Order::Go => false,
@@ -332,6 +337,7 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
         Order::Term => {
             shared.send(ToMaster::DrainBegun);
             true
+            background_cut,
         }
         Order::Drain { .. } => true,
     }
@@ -360,7 +366,7 @@ async fn drain<S: Serve<B>, B: AppBody>(
         let cut_at = until - RESERVE.min(grace / 4);
         let closing = acceptors.next_step_at();
         select! {
-            () = shared.emptied(), if closing.is_none() => return until,
+            () = shared.finished(), if closing.is_none() => return until,
             () = sleep_until(closing.unwrap_or(cut_at)), if closing.is_some() => acceptors.close_further(),
             () = idle.as_mut(), if waits => {
                 waits = false;

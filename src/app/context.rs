@@ -16,6 +16,7 @@ use crate::{
     scoreboard::Row,
     settings::{Resolved, Settings},
     sys::process,
+    worker::{BackgroundCount, BackgroundWork},
 };
 
 /// What [`App::prepare`] may know and do.
@@ -118,6 +119,7 @@ pub struct WorkerContext {
     pub(crate) row: Row,
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) draining: watch::Receiver<bool>,
+    pub(crate) background: BackgroundCount,
 }
 
 impl WorkerContext {
@@ -204,6 +206,22 @@ impl WorkerContext {
         *self.draining.borrow() || self.row.told_drain()
     }
 
+    /// Counts work that outlives its response, until the guard is dropped: a drain waits for it within the grace.
+    ///
+    /// ```
+    /// # async fn send_mail() {}
+    /// # fn handler(worker: &oxicorn::WorkerContext) {
+    /// let work = worker.background_work();
+    /// tokio::spawn(async move {
+    ///     send_mail().await;
+    ///     drop(work);
+    /// });
+    /// # }
+    /// ```
+    pub fn background_work(&self) -> BackgroundWork {
+        self.background.begin()
+    }
+
     /// Requests this worker has begun and not yet answered.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
@@ -242,7 +260,16 @@ impl WorkerContext {
             .expect("the defaults are valid settings");
         let row = Scoreboard::create(1, 1).expect("memory for one row").claim(0, 1, 0, 0).expect("the row is free");
         let (stopping, draining) = (watch::channel(false).1, watch::channel(false).1);
-        Self { slot: 0, generation: 1, resolved: Arc::new(resolved), arguments: Arc::new([]), row, stopping, draining }
+        Self {
+            slot: 0,
+            generation: 1,
+            resolved: Arc::new(resolved),
+            arguments: Arc::new([]),
+            row,
+            stopping,
+            draining,
+            background: BackgroundCount::default(),
+        }
     }
 
     /// The same worker with this value as the table of its type.

@@ -22,8 +22,8 @@ use tokio::{
 };
 
 use super::{
-    access_log::AccessLog, balance::Balance, connection_list::ConnectionList, forwarded::TrustedProxies,
-    request_id::RequestIds, scanner::Refusal, serve::Peer, throttle::Throttle,
+    access_log::AccessLog, background_work::BackgroundCount, balance::Balance, connection_list::ConnectionList,
+    forwarded::TrustedProxies, request_id::RequestIds, scanner::Refusal, serve::Peer, throttle::Throttle,
 };
 use crate::{
     channel::ToMaster,
@@ -90,6 +90,7 @@ pub(super) struct Shared {
     arrivals_told: AtomicU64,
     arrivals_known: AtomicU64,
     emptied: Notify,
+    pub(super) background: BackgroundCount,
     pub(super) connections: ConnectionList,
     balance: Balance,
     /// Wakes the accepting tasks that wait for a place when a connection ends.
@@ -145,6 +146,7 @@ impl Shared {
             arrivals_told: AtomicU64::new(0),
             arrivals_known: AtomicU64::new(row.accepted()),
             emptied: Notify::new(),
+            background: BackgroundCount::default(),
             connections: ConnectionList::default(),
             balance: Balance::default(),
             vacated: Notify::new(),
@@ -468,6 +470,14 @@ impl Shared {
     pub(super) async fn emptied(&self) {
         while self.row.connections() > 0 {
             self.emptied.notified().await;
+        }
+    }
+
+    /// Completes when the last connection is gone and the app has no background work.
+    pub(super) async fn finished(&self) {
+        while self.row.connections() + self.background.running() > 0 {
+            self.emptied().await;
+            self.background.ended().await;
         }
     }
 }
