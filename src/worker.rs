@@ -51,7 +51,7 @@ pub use self::{
 };
 use crate::{
     IntoLifespan, Lifespan, WorkerContext,
-    app::AppInfo,
+    app::{AppInfo, BootFailure},
     channel::ToMaster,
     error_chain,
     listener::Listeners,
@@ -70,6 +70,9 @@ const LAST_BYTES: Duration = Duration::from_millis(250);
 
 /// Of the grace, what is kept for the end itself: at most this, at most a quarter.
 const RESERVE: Duration = Duration::from_millis(500);
+
+/// The most lines of a [`BootFailure`] that are logged.
+const DETAILS_MAX: usize = 500;
 
 /// After a SIGTERM, what a worker whose loop hangs gets beyond the grace before SIGALRM ends it.
 const ALARM_SLACK: Duration = Duration::from_secs(5);
@@ -167,9 +170,24 @@ where
             ExitCode::FAILURE
         }
         Err(error) => {
+            if let Some(details) = BootFailure::of(&error).and_then(BootFailure::details) {
+                log_boot_failure(slot, details);
+            }
             shared.send(ToMaster::BootFailed(error_chain(&error)));
             ExitCode::from(EXIT_BOOT_FAILED)
         }
+    }
+}
+
+/// Logs a long text line by line. The master hears only the sentence: its channel takes no more, and a traceback on one line
+/// is hard to read.
+fn log_boot_failure(slot: u32, details: &str) {
+    let (lines, pid) = (details.lines().count(), std::process::id());
+    for line in details.lines().take(DETAILS_MAX) {
+        tracing::error!(event = "boot_failure_details", slot, pid, "{line}");
+    }
+    if lines > DETAILS_MAX {
+        tracing::error!(event = "boot_failure_details", slot, pid, "… and {} lines more", lines - DETAILS_MAX);
     }
 }
 

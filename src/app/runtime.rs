@@ -166,7 +166,6 @@ impl BootFailure {
     }
 
     /// The failure in an error or its causes.
-    #[allow(dead_code, reason = "the worker is to ask for it")]
     pub(crate) fn of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
     }
