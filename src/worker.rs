@@ -136,10 +136,10 @@ where
             row,
             stopping: shared.stopping(),
             draining: shared.draining(),
+            background: shared.background.clone(),
         };
         let outcome = Rc::new(Cell::new(None));
         let (driver, life) = Driver::new(runtime, {
-            background: shared.background.clone(),
             let outcome = Rc::clone(&outcome);
             async move { outcome.set(Some(run_app(context, factory, shared, master_link, epoch).await)) }
         });
@@ -275,7 +275,7 @@ where
         }
     }
 
-    let Lifespan { service, shutdown } = lifespan;
+    let Lifespan { service, shutdown, shutdown_grace } = lifespan;
     let mut acceptors = Acceptors::new(slot, shared, service.clone());
     acceptors.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
     heartbeat::start(shared, epoch, SiblingWatch::new(slot, shared, service));
@@ -305,7 +305,7 @@ where
         }
     };
     let began = Instant::now();
-    let until = drain(&mut acceptors, &mut master_link, grace, last).await;
+    let until = drain(&mut acceptors, &mut master_link, grace, shutdown_grace, last).await;
     if let Some(hook) = shutdown
         && timeout(until.saturating_duration_since(Instant::now()).max(LAST_BYTES), hook).await.is_err()
     {
@@ -326,6 +326,7 @@ where
             pid = std::process::id(),
             generation,
             cut,
+            background_cut,
             took_ms,
             "worker drained, but {cut} requests and {background_cut} background tasks were cut at the end of the grace"
         );
@@ -336,6 +337,7 @@ where
             pid = std::process::id(),
             generation,
             cut,
+            background_cut,
             took_ms,
             "worker drained"
         );
@@ -344,7 +346,6 @@ where
 }
 
 /// Before the first accept there is nothing to drain.
-            background_cut,
 fn leaves_early(order: &Order, shared: &Shared) -> bool {
     match order {
         Order::Go => false,
@@ -355,7 +356,6 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
         Order::Term => {
             shared.send(ToMaster::DrainBegun);
             true
-            background_cut,
         }
         Order::Drain { .. } => true,
     }
@@ -367,12 +367,14 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
 async fn drain<S: Serve<B>, B: AppBody>(
     acceptors: &mut Acceptors<S>,
     master_link: &mut MasterLink,
-    grace: Duration,
+    mut grace: Duration,
+    shutdown_grace: Duration,
     mut last: Option<bool>,
 ) -> Instant {
     let shared = acceptors.shared;
     shared.begin_drain(grace);
     let mut until = Instant::now() + grace;
+    let least = RESERVE.min(grace / 4);
     let mut idle = pin!(sleep(shared.drain_idle));
     let mut waits = !shared.drain_idle.is_zero();
     match last {
@@ -381,7 +383,8 @@ async fn drain<S: Serve<B>, B: AppBody>(
         None => acceptors.hold(),
     }
     loop {
-        let cut_at = until - RESERVE.min(grace / 4);
+        let hook = if shutdown_grace.is_zero() { Duration::ZERO } else { shutdown_grace.saturating_add(LAST_BYTES) };
+        let cut_at = until - least.max(hook.min(grace / 2));
         let closing = acceptors.next_step_at();
         select! {
             () = shared.finished(), if closing.is_none() => return until,
@@ -392,8 +395,9 @@ async fn drain<S: Serve<B>, B: AppBody>(
             }
             () = sleep_until(cut_at) => break,
             order = master_link.next() => match order {
-                Order::Drain { grace, last: ends } => {
-                    until = until.min(Instant::now() + grace);
+                Order::Drain { grace: other, last: ends } => {
+                    grace = grace.min(other);
+                    until = until.min(Instant::now() + other);
                     // Once the last drain, always the last. A drain that a signal began is decided by this order.
                     match (ends, last.replace(ends || last == Some(true))) {
                         (true, None | Some(false)) => acceptors.open_all(),
@@ -408,7 +412,9 @@ async fn drain<S: Serve<B>, B: AppBody>(
     }
     acceptors.close_now().await;
     shared.begin_end();
-    let _ = timeout(LAST_BYTES, shared.emptied()).await;
+    // The master kills at the end of the grace. A short grace is shared with the hook.
+    let left = until.saturating_duration_since(Instant::now());
+    let _ = timeout(LAST_BYTES.min(left / 2), shared.emptied()).await;
     until
 }
 

@@ -59,6 +59,7 @@ mod recycle;
 mod reload;
 mod rescue;
 mod scale;
+mod seams_worker;
 mod signals;
 mod slow_clients;
 mod sockets;

@@ -2,7 +2,7 @@
 //!
 //! Owns: the service with its farewell, and the bounds of a factory, written once. Refuses: to call it (`worker`).
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, time::Duration};
 
 use tower_service::Service;
 
@@ -14,17 +14,27 @@ type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub struct Lifespan<S> {
     pub(crate) service: S,
     pub(crate) shutdown: Option<Shutdown>,
+    pub(crate) shutdown_grace: Duration,
 }
 
 impl<S> Lifespan<S> {
     pub fn new(service: S) -> Self {
-        Self { service, shutdown: None }
+        Self { service, shutdown: None, shutdown_grace: Duration::ZERO }
     }
 
     /// Runs in the worker after its drain, within what is left of `workers.graceful_timeout`.
     #[must_use]
     pub fn on_shutdown(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Some(Box::pin(hook));
+        self
+    }
+
+    /// Keeps this much of the grace for the shutdown hook: a drain waits for requests and background work until this long
+    /// before the end of `workers.graceful_timeout`, and cuts what is left then. At most half of the grace is kept. Without
+    /// it the hook has what the requests leave, and half a second at least.
+    #[must_use]
+    pub fn shutdown_grace(mut self, time: Duration) -> Self {
+        self.shutdown_grace = time;
         self
     }
 }

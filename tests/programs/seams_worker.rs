@@ -1,0 +1,240 @@
+//! A service that uses what the worker offers to other runtimes; started by `tests/seams_worker.rs` only.
+//!
+//! Owns: an outer loop of its own with a queue of callbacks, handlers that wait for the end of their client, background
+//! work, a slow shutdown hook, and a boot that fails with a long text. Refuses: being an example to start from (see
+//! `examples/`).
+//!
+//! `SEAMS_LOOP`: `own` (the outer loop below), `returns` (an outer loop that returns at once), otherwise none.
+#![allow(clippy::disallowed_methods, reason = "the bans are the master's: this outer loop sleeps and has threads")]
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    error::Error,
+    fmt,
+    fs::OpenOptions,
+    io::Write,
+    process::ExitCode,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{Path, Request},
+    routing::{any, get},
+};
+use oxicorn::{BootFailure, ClientInfo, Driven, Driver, DriverWaker, Lifespan, Runtime, WorkerContext};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// The table `[seams]`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+struct Table {
+    /// The factory fails, and the details have this many lines.
+    details: usize,
+    /// The shutdown hook takes this long.
+    hook_ms: u64,
+    /// What `Lifespan::shutdown_grace` is given.
+    shutdown_grace_ms: u64,
+    /// Each thing that ends adds a line here.
+    notes: String,
+}
+
+/// An error of the runtime's own, as an interpreter would have one.
+#[derive(Debug)]
+struct Wrapped(BootFailure);
+
+impl fmt::Display for Wrapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the app cannot be imported")
+    }
+}
+
+impl Error for Wrapped {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+type Callback = Box<dyn FnOnce() + Send>;
+
+/// Callbacks for the outer loop, from any thread.
+static CALLBACKS: Mutex<VecDeque<Callback>> = Mutex::new(VecDeque::new());
+static DRIVES: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// The world of the outer loop: what only its own thread can reach.
+    static DRIVER: RefCell<Option<Rc<Driver>>> = const { RefCell::new(None) };
+    static WAKER: RefCell<Option<DriverWaker>> = const { RefCell::new(None) };
+    static RETURNS: Cell<bool> = const { Cell::new(false) };
+}
+
+struct OuterLoop {
+    returns: bool,
+}
+
+impl Runtime for OuterLoop {
+    fn name(&self) -> &'static str {
+        "seams"
+    }
+
+    fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
+        if self.returns {
+            return Ok(());
+        }
+        let driver = Rc::new(driver);
+        WAKER.set(Some(driver.waker()));
+        // Kept until the process ends, as an interpreter may keep it.
+        DRIVER.set(Some(Rc::clone(&driver)));
+        while !RETURNS.get() {
+            DRIVES.fetch_add(1, Relaxed);
+            if driver.drive(Some(Duration::from_secs(10)))? == Driven::Done {
+                return Ok(());
+            }
+            while let Some(callback) = next_callback() {
+                callback();
+            }
+        }
+        Err("the app's loop has ended".into())
+    }
+}
+
+fn next_callback() -> Option<Callback> {
+    CALLBACKS.lock().expect("no callback panicked").pop_front()
+}
+
+fn waker() -> DriverWaker {
+    WAKER.with_borrow(Clone::clone).expect("the outer loop runs")
+}
+
+/// Runs a callback in the outer loop, between two drives; returns what it returns.
+async fn in_outer_loop(waker: DriverWaker, callback: impl FnOnce() -> String + Send + 'static) -> String {
+    let (reply, replied) = oneshot::channel();
+    CALLBACKS.lock().expect("no callback panicked").push_back(Box::new(move || {
+        let _ = reply.send(callback());
+    }));
+    waker.wake();
+    replied.await.unwrap_or_default()
+}
+
+fn note(path: &str, line: &str) {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    if let Err(error) = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes())) {
+        eprintln!("seams_worker: cannot write to {path}: {error}");
+    }
+}
+
+async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Error + Send + Sync>> {
+    let table: Arc<Table> = context.table::<Table>();
+    if table.details > 0 {
+        let text: String = (1..=table.details).map(|line| format!("  frame {line} of the traceback\n")).collect();
+        let failure = BootFailure::new("app.py, line 3: no such name").with_details(text);
+        return Err(Box::new(Wrapped(failure)));
+    }
+    let notes = table.notes.clone();
+    let watched = notes.clone();
+    let worker = context.clone();
+    let router = Router::new()
+        .route("/pid", get(move || async move { Json(serde_json::json!({ "pid": context.pid() })) }))
+        .route(
+            "/sleep/{ms}",
+            get(async |Path(ms): Path<u64>| {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                "slept"
+            }),
+        )
+        .route(
+            "/watch/{name}/{ms}",
+            any(async move |Path((name, ms)): Path<(String, u64)>, request: Request| {
+                let client = request.extensions().get::<ClientInfo>().cloned().expect("each request has it");
+                let (gone, path, who) = (client.gone(), watched.clone(), name.clone());
+                tokio::spawn(async move {
+                    gone.await;
+                    note(&path, &format!("{who} gone"));
+                });
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                note(&watched, &format!("{name} answered"));
+                name
+            }),
+        )
+        .route(
+            "/background/{ms}",
+            get(async move |Path(ms): Path<u64>| {
+                let work = worker.background_work();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(ms)).await;
+                    note(&notes, &format!("background {ms}"));
+                    drop(work);
+                });
+                "begun"
+            }),
+        )
+        .route("/drives", get(async || DRIVES.load(Relaxed).to_string()))
+        .route("/outer", get(async || in_outer_loop(waker(), || "from the outer loop".to_owned()).await))
+        .route(
+            "/outer/thread",
+            get(async || {
+                let (waker, (reply, replied)) = (waker(), oneshot::channel());
+                thread::spawn(move || {
+                    thread::sleep(Duration::from_millis(100));
+                    CALLBACKS.lock().expect("no callback panicked").push_back(Box::new(move || {
+                        let _ = reply.send("from a thread");
+                    }));
+                    waker.wake();
+                });
+                replied.await.unwrap_or_default()
+            }),
+        )
+        .route(
+            "/outer/hang",
+            get(async || {
+                in_outer_loop(waker(), || {
+                    loop {
+                        thread::sleep(Duration::from_secs(60));
+                    }
+                })
+                .await
+            }),
+        )
+        .route(
+            "/outer/return",
+            get(async || {
+                in_outer_loop(waker(), || {
+                    RETURNS.set(true);
+                    "it returns".to_owned()
+                })
+                .await
+            }),
+        )
+        .route(
+            "/nested",
+            get(async || {
+                let driver = DRIVER.with_borrow(Clone::clone).map(|driver| driver.drive(None));
+                driver.map_or_else(String::new, |driven| format!("{driven:?}"))
+            }),
+        );
+    let (hook, path) = (Duration::from_millis(table.hook_ms), table.notes.clone());
+    let lifespan = Lifespan::new(router).on_shutdown(async move {
+        tokio::time::sleep(hook).await;
+        if !path.is_empty() {
+            note(&path, "hook ended");
+        }
+    });
+    Ok(lifespan.shutdown_grace(Duration::from_millis(table.shutdown_grace_ms)))
+}
+
+fn main() -> ExitCode {
+    let app = oxicorn::App::new(factory).table::<Table>("seams");
+    match std::env::var("SEAMS_LOOP").as_deref() {
+        Ok("own") => app.runtime(OuterLoop { returns: false }).run(),
+        Ok("returns") => app.runtime(OuterLoop { returns: true }).run(),
+        _ => app.run(),
+    }
+}

@@ -1,0 +1,253 @@
+//! Promise: a runtime other than Rust's own gets from the worker what it needs: its own outer loop, word of clients that
+//! leave, work that outlives its response, a boot failure with a long text, and a shutdown hook with time of its own.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use crate::common::{
+    Connection, Launch, PATIENCE, Signal, Supervisor, build_example, events, eventually, field, get, observe_for,
+    request, text,
+};
+use crate::https::{Authority, PLAIN, WithTls, try_connect};
+
+fn seams() -> Launch {
+    Launch::of(build_example("seams_worker")).set("seams.notes", r#""{dir}/notes""#)
+}
+
+fn with_outer_loop() -> Launch {
+    seams().env("SEAMS_LOOP", "own")
+}
+
+/// Returns what has ended so far, in its order.
+fn notes(supervisor: &Supervisor) -> Vec<String> {
+    fs::read_to_string(supervisor.path("notes")).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+fn wait_note(supervisor: &Supervisor, line: &str) -> Vec<String> {
+    eventually(line, PATIENCE, || {
+        let notes = notes(supervisor);
+        notes.iter().any(|note| note == line).then_some(notes)
+    })
+}
+
+/// Asserts that the client was found gone while its handler still worked, or after it.
+#[track_caller]
+fn assert_order(notes: &[String], name: &str, expected: &[&str]) {
+    let prefix = format!("{name} ");
+    let seen: Vec<_> = notes.iter().filter_map(|note| note.strip_prefix(&prefix)).collect();
+    assert_eq!(seen, expected, "{name}: {notes:?}");
+}
+
+#[test]
+fn an_outer_loop_serves_requests_does_not_spin_and_ends_with_the_drain() {
+    let mut supervisor = with_outer_loop().set("workers.count", "1").serving(1);
+    let drives = || get(supervisor.address(), "/drives").text().parse::<u64>().expect("a number");
+    let before = drives();
+    observe_for(Duration::from_secs(2));
+    let idle = drives() - before;
+    assert!(idle <= 1, "{idle} drives in two idle seconds");
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    connection.send(&request("GET", "/sleep/700", &[], b"")).expect("sent");
+    supervisor.signal(Signal::SIGTERM);
+    assert_eq!(connection.answer().expect("the request in flight is answered").status, 200);
+    assert_eq!(supervisor.wait_exit(PATIENCE), 0);
+    assert_eq!(notes(&supervisor), ["hook ended"]);
+}
+
+#[test]
+fn a_handler_and_a_thread_reach_the_outer_loop_at_once() {
+    let supervisor = with_outer_loop().set("workers.count", "1").serving(1);
+    let begun = Instant::now();
+    for (path, expected) in [("/outer", "from the outer loop"), ("/outer/thread", "from a thread")] {
+        assert_eq!(get(supervisor.address(), path).text(), expected);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "a drive ends when it is woken, not after its ten seconds");
+    assert_eq!(get(supervisor.address(), "/nested").text(), "Err(Nested)", "a drive within a drive is an error");
+    assert_eq!(get(supervisor.address(), "/pid").status, 200);
+}
+
+#[test]
+fn an_outer_loop_that_hangs_is_a_worker_that_hangs() {
+    let supervisor = with_outer_loop().set("workers.count", "1").set("workers.timeout", r#""1s""#).serving(1);
+    let worker = supervisor.worker_pids()[0];
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    connection.send(&request("GET", "/outer/hang", &[], b"")).expect("sent");
+    let hung = supervisor.wait_log(events::HUNG, 1, PATIENCE);
+    assert_eq!(field(&hung[0], "pid"), Some(worker.to_string().as_str()));
+    supervisor.wait_gone(worker);
+    assert_ne!(supervisor.wait_serving(1), [worker]);
+}
+
+#[test]
+fn an_outer_loop_that_returns_early_is_a_failure_with_a_reason() {
+    let supervisor = with_outer_loop().set("workers.count", "1").serving(1);
+    let worker = supervisor.worker_pids()[0];
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    connection.send(&request("GET", "/outer/return", &[], b"")).expect("sent");
+    let failed = supervisor.wait_log("outer_loop_failed", 1, PATIENCE);
+    assert!(failed[0].contains("the app's loop has ended"), "{}", failed[0]);
+    supervisor.wait_gone(worker);
+    let exited = supervisor.wait_log(events::EXITED, 1, PATIENCE);
+    assert!(exited[0].contains("code 1") || exited[0].contains("code=1"), "{}", exited[0]);
+    supervisor.wait_serving(1);
+
+    let output = seams().env("SEAMS_LOOP", "returns").run();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(text(&output).contains("it returned before the driver was done"), "{}", text(&output));
+}
+
+/// Sends a request and lets the client end in one way.
+fn leave(address: SocketAddr, name: &str, end: impl FnOnce(&TcpStream)) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.write_all(&request("GET", &format!("/watch/{name}/1500"), &[], b"")).expect("sent");
+    // The request is with the app before the client leaves.
+    observe_for(Duration::from_millis(300));
+    end(&stream);
+    stream
+}
+
+#[test]
+fn an_app_learns_of_a_client_that_leaves_during_its_request() {
+    let supervisor = seams().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/socket"]"#).serving(2);
+    let address = supervisor.address();
+
+    let mut half = leave(address, "half", |stream| stream.shutdown(Shutdown::Write).expect("an open socket"));
+    drop(leave(address, "closed", |_| {}));
+    drop(leave(address, "reset", |stream| {
+        socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("an open socket");
+    }));
+    drop(leave(address, "pipelined", |mut stream| {
+        // What waits behind is not read while the app works, and does not hide the end.
+        stream.write_all(&request("GET", "/pid", &[], b"")).expect("sent");
+    }));
+    let mut unix = UnixStream::connect(supervisor.path("socket")).expect("a connection");
+    unix.write_all(&request("GET", "/watch/unix/1500", &[], b"")).expect("sent");
+    observe_for(Duration::from_millis(300));
+    drop(unix);
+
+    for name in ["half", "closed", "reset", "pipelined", "unix"] {
+        assert_order(&wait_note(&supervisor, &format!("{name} answered")), name, &["gone", "answered"]);
+    }
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).expect("a client that has only ended its side gets its response");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("half"), "{answer}");
+}
+
+#[test]
+fn a_request_that_is_over_ends_the_wait_for_its_client() {
+    let supervisor = seams().set("workers.count", "1").serving(1);
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    for name in ["first", "second"] {
+        let answer = connection.ask(&request("POST", &format!("/watch/{name}/50"), &[], b"a body")).expect("an answer");
+        assert_eq!(answer.status, 200);
+        assert_order(&wait_note(&supervisor, &format!("{name} gone")), name, &["answered", "gone"]);
+    }
+}
+
+#[test]
+fn an_app_learns_of_a_tls_client_that_leaves() {
+    let authority = Authority::new();
+    let pair = authority.issue(|_| {});
+    let supervisor = seams().tls(&pair).set("workers.count", "1").serving(1);
+    let config = PLAIN.trusting(&authority);
+    let mut connection = try_connect(supervisor.address(), &config).expect("a handshake");
+    connection.send(&request("GET", "/watch/tls/1500", &[], b"")).expect("sent");
+    observe_for(Duration::from_millis(300));
+    drop(connection);
+    assert_order(&wait_note(&supervisor, "tls answered"), "tls", &["gone", "answered"]);
+}
+
+#[test]
+fn an_app_learns_of_an_http2_stream_that_is_reset_and_of_a_connection_that_ends() {
+    let supervisor = seams().set("workers.count", "1").serving(1);
+    let address = supervisor.address();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio");
+    runtime.block_on(async {
+        let tcp = tokio::net::TcpStream::connect(address).await.expect("a connection");
+        let (send, connection) = h2::client::handshake(tcp).await.expect("a handshake");
+        let connection = tokio::spawn(connection);
+        let begin = async |name: &str| {
+            let request =
+                http::Request::get(format!("http://localhost/watch/{name}/1500")).body(()).expect("a request");
+            let mut send = send.clone().ready().await.expect("room for a stream");
+            send.send_request(request, true).expect("a stream").1
+        };
+        let (mut reset, _ended) = (begin("reset").await, begin("ended").await);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        reset.send_reset(h2::Reason::CANCEL);
+        tokio::task::spawn_blocking({
+            let path = supervisor.path("notes");
+            move || {
+                eventually("the reset is seen", PATIENCE, || {
+                    fs::read_to_string(&path).is_ok_and(|notes| notes.contains("reset gone")).then_some(())
+                });
+            }
+        })
+        .await
+        .expect("no panic");
+        assert_order(&notes(&supervisor), "ended", &[]);
+        connection.abort();
+        let _ = connection.await;
+    });
+    // hyper drops the handlers, so neither has answered.
+    let notes = wait_note(&supervisor, "ended gone");
+    assert_order(&notes, "reset", &["gone"]);
+    assert_order(&notes, "ended", &["gone"]);
+}
+
+#[test]
+fn a_drain_waits_for_background_work_and_counts_what_it_cuts() {
+    let mut supervisor = seams().set("workers.count", "1").serving(1);
+    assert_eq!(get(supervisor.address(), "/background/1500").text(), "begun");
+    supervisor.stop();
+    assert_eq!(notes(&supervisor), ["background 1500", "hook ended"]);
+    let drained = supervisor.log().lines_of(events::DRAINED).next().map(str::to_owned).expect("one drain");
+    assert_eq!(field(&drained, "background_cut"), Some("0"), "{drained}");
+
+    let mut supervisor = seams().set("workers.count", "1").set("workers.graceful_timeout", r#""1s""#).serving(1);
+    assert_eq!(get(supervisor.address(), "/background/60000").text(), "begun");
+    supervisor.stop();
+    let drained = supervisor.log().lines_of(events::DRAINED).next().map(str::to_owned).expect("one drain");
+    let cut = [events::CUT_FIELD, "background_cut"].map(|name| field(&drained, name));
+    assert_eq!(cut, [Some("0"), Some("1")], "{drained}");
+}
+
+#[test]
+fn a_long_boot_failure_is_a_sentence_for_the_master_and_lines_for_the_log() {
+    let output = seams().set("seams.details", "600").run();
+    let told = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    let boot_failed: Vec<_> = told.lines().filter(|line| line.contains("event=boot_failed")).collect();
+    assert!(boot_failed.len() == 1 && boot_failed[0].contains("app.py, line 3: no such name"), "{boot_failed:?}");
+    assert!(!boot_failed[0].contains("frame"), "{}", boot_failed[0]);
+    let first = told.lines().find(|line| line.contains("event=boot_failure_details")).unwrap_or_default();
+    assert!(first.contains("  frame 1 of the traceback"), "{first}");
+    assert!(told.contains("frame 500 of the traceback") && !told.contains("frame 501"), "the text is bounded");
+    assert!(told.contains("and 100 lines more"));
+
+    let checked = seams().set("seams.details", "2").args(&["check", "--deep"]).run();
+    let told = text(&checked);
+    assert_eq!(checked.status.code(), Some(3), "{told}");
+    for fragment in ["app.py, line 3: no such name", "frame 2 of the traceback"] {
+        assert!(told.contains(fragment), "{told}");
+    }
+}
+
+#[test]
+fn a_shutdown_hook_has_the_time_that_is_kept_for_it() {
+    let launch = || seams().set("workers.count", "1").set("workers.graceful_timeout", r#""4s""#);
+    for (grace, ends) in [("0", false), ("1500", true)] {
+        let mut supervisor = launch().set("seams.hook_ms", "1200").set("seams.shutdown_grace_ms", grace).serving(1);
+        let mut connection = Connection::open(supervisor.address()).expect("a connection");
+        connection.send(&request("GET", "/sleep/60000", &[], b"")).expect("sent");
+        eventually("it is in flight", PATIENCE, || (supervisor.status()["workers"][0]["in_flight"] == 1).then_some(()));
+        supervisor.stop();
+        assert_eq!(notes(&supervisor) == ["hook ended"], ends, "shutdown_grace = {grace} ms");
+        assert_eq!(supervisor.log().count("shutdown_hook_timeout"), usize::from(!ends));
+    }
+}
