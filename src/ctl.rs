@@ -23,7 +23,7 @@ pub(crate) use self::{
 };
 use crate::{
     cli::StatusFormat,
-    protocol::{self, Command},
+    protocol::{self, ControlCommand},
     sys::host,
 };
 
@@ -43,7 +43,9 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
             }
             StatusFormat::Table => ask_status(&reached, PATIENCE)
                 .map(|status| (draw::draw(&status, width(), colour).into_bytes(), status.all_serve())),
-            StatusFormat::Openmetrics => ask_text(&reached, Command::Metrics).map(|page| (page.into_bytes(), true)),
+            StatusFormat::Openmetrics => {
+                ask_text(&reached, ControlCommand::Metrics).map(|page| (page.into_bytes(), true))
+            }
         };
         let (text, all_serve) = told.map_err(Failed::Refused)?;
         let text = if watch && terminal && format == StatusFormat::Table {
@@ -60,8 +62,8 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
 }
 
 /// Asks for something that takes its time, shows how it goes, and prints how it ended.
-pub(crate) fn ask(endpoint: &ControlEndpoint, command: Command, json: bool) -> Result<(), Failed> {
-    let ends = matches!(command, Command::Stop { .. });
+pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: bool) -> Result<(), Failed> {
+    let ends = matches!(command, ControlCommand::Stop { .. });
     let reached = endpoint.connect(PATIENCE)?;
     let mut stderr = io::stderr();
     let terminal = stderr.is_terminal();
@@ -99,7 +101,7 @@ pub(crate) fn would_change(endpoint: &ControlEndpoint) -> Option<String> {
     let reached = endpoint.connect(PATIENCE).ok()?;
     ask_status(&reached, PATIENCE).ok()?;
     let reached = endpoint.connect(PATIENCE).ok()?;
-    converse(&reached, Command::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
+    converse(&reached, ControlCommand::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
 }
 
 /// The running service, as far as it matters to a start of the same settings.

@@ -52,7 +52,7 @@ use crate::{
     listener::{BindError, Listeners, Steering, slot_count},
     log, metrics,
     protocol::{self, Request},
-    scoreboard::{Overview, Row, Scoreboard, State},
+    scoreboard::{Overview, Row, RowState, Scoreboard},
     settings::{self, LISTEN_FDS, Origin, Resolved, Settings, WORKERS_MAX},
     sys::{
         clock, fd, memory,
@@ -376,48 +376,50 @@ impl Shell {
                 reason = refusal,
                 "a command means another service; nothing was done"
             );
-            return self.answer(caller, protocol::Answer::refused(refusal));
+            return self.answer(caller, protocol::ControlResponse::refused(refusal));
         }
         match request.command {
-            protocol::Command::Status => {
+            protocol::ControlCommand::Status => {
                 let status = Some(Box::new(self.status()));
-                let answer = protocol::Answer { status, ..protocol::Answer::done("") };
+                let answer = protocol::ControlResponse { status, ..protocol::ControlResponse::done("") };
                 self.answer(caller, answer);
             }
-            protocol::Command::Metrics => {
+            protocol::ControlCommand::Metrics => {
                 let page = metrics::render(&self.scoreboard, &self.listeners);
-                self.answer(caller, protocol::Answer::done(page));
+                self.answer(caller, protocol::ControlResponse::done(page));
             }
-            protocol::Command::Scale(scale) => {
+            protocol::ControlCommand::Scale(scale) => {
                 let scale = match scale {
                     protocol::Scale::To(target) => Scaling::To(target),
                     protocol::Scale::By(by) => Scaling::By(by),
                 };
                 self.inbox.push(Event::ScaleRequested { scaling: scale, caller: Some(caller) });
             }
-            protocol::Command::Reload => self.request_reload(Some(caller)),
-            protocol::Command::Changes => {
+            protocol::ControlCommand::Reload => self.request_reload(Some(caller)),
+            protocol::ControlCommand::Changes => {
                 let answer = match self.would_change() {
-                    Ok(changes) => protocol::Answer::done(changes),
-                    Err(reason) => protocol::Answer::refused(format!(
+                    Ok(changes) => protocol::ControlResponse::done(changes),
+                    Err(reason) => protocol::ControlResponse::refused(format!(
                         "a reload of the running service (pid {}) would be refused: {reason}",
                         std::process::id()
                     )),
                 };
                 self.answer(caller, answer);
             }
-            protocol::Command::Config { json } => {
+            protocol::ControlCommand::Config { json } => {
                 let settings = self.in_effect();
                 let text = if json { settings.to_json() } else { settings.to_toml() };
-                self.answer(caller, protocol::Answer::done(text));
+                self.answer(caller, protocol::ControlResponse::done(text));
             }
-            protocol::Command::Upgrade { program } => self.request_upgrade(program.map(Into::into), Some(caller)),
-            protocol::Command::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
+            protocol::ControlCommand::Upgrade { program } => {
+                self.request_upgrade(program.map(Into::into), Some(caller))
+            }
+            protocol::ControlCommand::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }
     }
 
-    fn answer(&mut self, caller: Caller, answer: protocol::Answer) {
-        let answer = protocol::Answer { service: Some(self.service()), ..answer };
+    fn answer(&mut self, caller: Caller, answer: protocol::ControlResponse) {
+        let answer = protocol::ControlResponse { service: Some(self.service()), ..answer };
         if let Some(control) = &mut self.control {
             control.answer(caller, &answer, now());
         }
@@ -549,8 +551,8 @@ impl Shell {
         };
         // Before it serves a worker owes no beat.
         let overdue_ms = match row.state() {
-            State::Serving | State::Draining => now.saturating_sub(row.due()),
-            State::Starting | State::Free => 0,
+            RowState::Serving | RowState::Draining => now.saturating_sub(row.due()),
+            RowState::Starting | RowState::Free => 0,
         };
         let notes = row.requests_in_flight();
         let reason = explain(&ExitFacts {
@@ -677,7 +679,7 @@ impl Shell {
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();
         }
-        let last_words = protocol::Answer { service: Some(self.service()), ..self.last_words(reason) };
+        let last_words = protocol::ControlResponse { service: Some(self.service()), ..self.last_words(reason) };
         // Last of all: whoever is told that it is over may start the next.
         if let Some(control) = self.control.take() {
             control.close(&last_words, now());

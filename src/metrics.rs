@@ -13,15 +13,15 @@ use std::{
 
 use crate::{
     listener::Listeners,
-    scoreboard::{DURATION_BOUNDS, Overview, Scoreboard, State, Totals},
+    scoreboard::{DURATION_BOUNDS, Overview, RowState, Scoreboard, Totals},
     sys::process,
 };
 
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-const STATES: [(State, &str); 3] =
-    [(State::Starting, "starting"), (State::Serving, "serving"), (State::Draining, "draining")];
+const STATES: [(RowState, &str); 3] =
+    [(RowState::Starting, "starting"), (RowState::Serving, "serving"), (RowState::Draining, "draining")];
 
 /// The whole page. Reads `/proc` once for each worker and asks the kernel once for each listener: some tens of
 /// microseconds with a handful of workers.

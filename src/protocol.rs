@@ -19,7 +19,7 @@ pub(crate) const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Request {
     version: u32,
-    pub(crate) command: Command,
+    pub(crate) command: ControlCommand,
     /// A request without it means any service that it reaches.
     #[serde(default, skip_serializing_if = "Meant::is_anyone")]
     pub(crate) meant: Meant,
@@ -68,7 +68,7 @@ impl fmt::Display for Service {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Command {
+pub(crate) enum ControlCommand {
     Status,
     /// The same counts as OpenMetrics.
     Metrics,
@@ -102,12 +102,12 @@ pub(crate) enum Scale {
 #[serde(untagged)]
 pub(crate) enum Reply {
     Progress { progress: String },
-    Answer(Answer),
+    Answer(ControlResponse),
 }
 
 /// The last line of a connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Answer {
+pub(crate) struct ControlResponse {
     pub(crate) ok: bool,
     /// A sentence: what happened, or why nothing did.
     pub(crate) reason: String,
@@ -127,7 +127,7 @@ pub(crate) struct Status {
     pub(crate) generation: u32,
     pub(crate) uptime_s: f64,
     pub(crate) target_workers: u32,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) listeners: Vec<ListenerStatus>,
     #[serde(default)]
     pub(crate) speaks: Speaks,
     #[serde(default)]
@@ -135,11 +135,11 @@ pub(crate) struct Status {
     /// Where it was started.
     #[serde(default)]
     pub(crate) folder: String,
-    pub(crate) workers: Vec<Worker>,
+    pub(crate) workers: Vec<WorkerStatus>,
     /// Slots below the target without any process: their last worker failed, and the next has to wait.
     #[serde(default)]
     pub(crate) empty_slots: Vec<EmptySlot>,
-    pub(crate) totals: Totals,
+    pub(crate) totals: StatusTotals,
     #[serde(default)]
     pub(crate) culprit: Option<Culprit>,
     /// The requests that all workers answer with 503, because of `http.quarantine`.
@@ -161,7 +161,7 @@ pub(crate) enum MasterState {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Listener {
+pub(crate) struct ListenerStatus {
     pub(crate) address: String,
     /// Connections that wait to be accepted; 0 for unix sockets, of which the kernel does not tell.
     pub(crate) queued: u64,
@@ -178,7 +178,7 @@ pub(crate) struct Speaks {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Worker {
+pub(crate) struct WorkerStatus {
     pub(crate) slot: u32,
     pub(crate) pid: u32,
     pub(crate) generation: u32,
@@ -246,7 +246,7 @@ pub(crate) struct Quarantined {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Totals {
+pub(crate) struct StatusTotals {
     pub(crate) requests: u64,
     pub(crate) connections: u64,
     pub(crate) responses: Responses,
@@ -304,7 +304,7 @@ impl Status {
 }
 
 impl Request {
-    pub(crate) fn new(command: Command, meant: Meant) -> Self {
+    pub(crate) fn new(command: ControlCommand, meant: Meant) -> Self {
         Self { version: VERSION, command, meant }
     }
 
@@ -327,7 +327,7 @@ impl Request {
     }
 }
 
-impl Answer {
+impl ControlResponse {
     pub(crate) fn done(reason: impl Into<String>) -> Self {
         Self { ok: true, reason: reason.into(), status: None, service: None }
     }
@@ -425,11 +425,11 @@ mod tests {
     #[test]
     fn requests_look_like_this_and_are_read_back() {
         for (command, text) in [
-            (Command::Status, r#"{"version":1,"command":"status"}"#),
-            (Command::Scale(Scale::To(4)), r#"{"version":1,"command":{"scale":{"to":4}}}"#),
-            (Command::Scale(Scale::By(-1)), r#"{"version":1,"command":{"scale":{"by":-1}}}"#),
-            (Command::Upgrade { program: None }, r#"{"version":1,"command":{"upgrade":{"program":null}}}"#),
-            (Command::Stop { now: true }, r#"{"version":1,"command":{"stop":{"now":true}}}"#),
+            (ControlCommand::Status, r#"{"version":1,"command":"status"}"#),
+            (ControlCommand::Scale(Scale::To(4)), r#"{"version":1,"command":{"scale":{"to":4}}}"#),
+            (ControlCommand::Scale(Scale::By(-1)), r#"{"version":1,"command":{"scale":{"by":-1}}}"#),
+            (ControlCommand::Upgrade { program: None }, r#"{"version":1,"command":{"upgrade":{"program":null}}}"#),
+            (ControlCommand::Stop { now: true }, r#"{"version":1,"command":{"stop":{"now":true}}}"#),
         ] {
             let request = Request::new(command, Meant::default());
             assert_eq!(line(&request), format!("{text}\n").as_bytes());
@@ -437,10 +437,10 @@ mod tests {
         }
         let meant = Meant { file: Some("/a/supervisor.toml".to_owned()), name: None };
         let text = r#"{"version":1,"command":"reload","meant":{"file":"/a/supervisor.toml"}}"#;
-        assert_eq!(line(&Request::new(Command::Reload, meant.clone())), format!("{text}\n").as_bytes());
+        assert_eq!(line(&Request::new(ControlCommand::Reload, meant.clone())), format!("{text}\n").as_bytes());
         assert_eq!(Request::read(text.as_bytes()).unwrap().meant, meant);
         let newer = r#"{"version":1,"command":"reload","meant":{"moon":"full"},"more":1}"#;
-        assert_eq!(Request::read(newer.as_bytes()), Ok(Request::new(Command::Reload, Meant::default())));
+        assert_eq!(Request::read(newer.as_bytes()), Ok(Request::new(ControlCommand::Reload, Meant::default())));
     }
 
     #[test]
@@ -464,7 +464,7 @@ mod tests {
     #[test]
     fn replies_are_told_apart() {
         let progress = Reply::Progress { progress: "1 of 2 workers serve".to_owned() };
-        let answer = Reply::Answer(Answer::done("2 workers serve"));
+        let answer = Reply::Answer(ControlResponse::done("2 workers serve"));
         for (reply, text) in [
             (progress, r#"{"progress":"1 of 2 workers serve"}"#),
             (answer, r#"{"ok":true,"reason":"2 workers serve"}"#),

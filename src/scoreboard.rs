@@ -8,7 +8,7 @@
 //! Counters of a row only ever go up, also when the row is given to the next worker, which remembers where it began.
 //! So a total is the plain sum over all rows, survives every death, and is never lower than before.
 
-mod inflight;
+mod in_flight_table;
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-pub(crate) use self::inflight::{InFlight, Notepad, Place, X_REQUEST_ID};
+pub(crate) use self::in_flight_table::{Entry, InFlightRequest, InFlightTable, X_REQUEST_ID};
 use crate::sys::{clock, shm::Mapping};
 
 /// Fields are only ever appended, in words that were zero until then: that needs no new number, and who does not know a
@@ -121,7 +121,7 @@ mod told {
 /// What a worker says it is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
-pub(crate) enum State {
+pub(crate) enum RowState {
     Free = 0,
     Starting = 1,
     Serving = 2,
@@ -234,14 +234,14 @@ impl Scoreboard {
         let (words, rest) = self.words[ROW_WORDS..].split_at(self.rows_max * ROW_WORDS);
         let (durations, notes) = rest.split_at(self.rows_max * DURATION_WORDS);
         let durations = durations.chunks_exact(DURATION_WORDS);
-        let notes = notes.chunks_exact(inflight::WORDS);
+        let notes = notes.chunks_exact(in_flight_table::WORDS);
         let rows = words.chunks_exact(ROW_WORDS).zip(durations).zip(notes).take(rows);
         rows.map(|((words, durations), notes)| Row { words, durations, notes })
     }
 
     /// Master only, before a fork: a row for the coming worker.
     pub(crate) fn claim(&self, slot: u32, generation: u32, max_requests: u64, now: u64) -> Option<Row> {
-        let row = self.rows().find(|row| row.state() == State::Free)?;
+        let row = self.rows().find(|row| row.state() == RowState::Free)?;
         let requests = row.get(word::REQUESTS);
         row.set(word::SLOT, u64::from(slot));
         row.set(word::GENERATION, u64::from(generation));
@@ -250,7 +250,7 @@ impl Scoreboard {
         row.set(word::RECYCLE_AT, max_requests);
         row.set(word::REQUESTS_BASE, requests);
         row.set(word::TOLD, 0);
-        row.set_state(State::Starting);
+        row.set_state(RowState::Starting);
         Some(row)
     }
 
@@ -259,8 +259,8 @@ impl Scoreboard {
         for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS, word::FULL] {
             row.set(gauge, 0);
         }
-        inflight::clear(row.notes);
-        row.set_state(State::Free);
+        in_flight_table::clear(row.notes);
+        row.set_state(RowState::Free);
     }
 
     /// Master only: counts requests that were lost with a worker that died, and connections that no worker accepted.
@@ -307,7 +307,7 @@ impl Scoreboard {
     /// Whether this request is in quarantine. Costs one load while none is.
     pub(crate) fn quarantined(&self, now: u64, method: &str, path: &str) -> bool {
         self.get(header::QUARANTINED_UNTIL) > now
-            && inflight::key(method.as_bytes(), path.as_bytes()).is_some_and(|key| {
+            && in_flight_table::key(method.as_bytes(), path.as_bytes()).is_some_and(|key| {
                 header::QUARANTINE.step_by(2).any(|at| self.get(at) == key && self.get(at + 1) > now)
             })
     }
@@ -355,7 +355,7 @@ impl Scoreboard {
 }
 
 fn words_of(rows_max: usize) -> usize {
-    ROW_WORDS + rows_max * (ROW_WORDS + DURATION_WORDS + inflight::WORDS)
+    ROW_WORDS + rows_max * (ROW_WORDS + DURATION_WORDS + in_flight_table::WORDS)
 }
 
 /// One worker's part of the scoreboard.
@@ -380,7 +380,7 @@ impl Row {
         self.set(word, self.get(word).wrapping_add(by));
     }
 
-    fn set_state(&self, state: State) {
+    fn set_state(&self, state: RowState) {
         self.set(word::STATE, state as u64);
     }
 
@@ -403,16 +403,16 @@ impl Row {
     }
 
     /// Where this worker notes its requests; made once.
-    pub(crate) fn notepad(&self) -> Notepad {
-        Notepad::new(self.notes)
+    pub(crate) fn in_flight_table(&self) -> InFlightTable {
+        InFlightTable::new(self.notes)
     }
 
     pub(crate) fn serving(&self) {
-        self.set_state(State::Serving);
+        self.set_state(RowState::Serving);
     }
 
     pub(crate) fn draining(&self) {
-        self.set_state(State::Draining);
+        self.set_state(RowState::Draining);
     }
 
     /// Promises to beat again by `due`, in milliseconds of the monotonic clock.
@@ -493,14 +493,14 @@ impl Row {
 
     // ---- for all to read -------------------------------------------------------------------------------------------
 
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> RowState {
         match self.get(word::STATE) {
-            1 => State::Starting,
+            1 => RowState::Starting,
             // The worker has not read the message yet, but its answers say so already.
-            2 if self.told_drain() => State::Draining,
-            2 => State::Serving,
-            3 => State::Draining,
-            _ => State::Free,
+            2 if self.told_drain() => RowState::Draining,
+            2 => RowState::Serving,
+            3 => RowState::Draining,
+            _ => RowState::Free,
         }
     }
 
@@ -545,8 +545,8 @@ impl Row {
     }
 
     /// Up to eight of the requests in flight, the oldest first.
-    pub(crate) fn requests_in_flight(&self) -> Vec<InFlight> {
-        inflight::read(self.notes)
+    pub(crate) fn requests_in_flight(&self) -> Vec<InFlightRequest> {
+        in_flight_table::read(self.notes)
     }
 
     pub(crate) fn connections(&self) -> u64 {
@@ -583,7 +583,7 @@ mod tests {
         first.responded(http::StatusCode::NOT_FOUND);
         first.request_ended();
         let id = http::HeaderValue::from_static("7");
-        first.notepad().begin(7, &http::Request::get("/").body(()).unwrap(), &id).unwrap();
+        first.in_flight_table().begin(7, &http::Request::get("/").body(()).unwrap(), &id).unwrap();
         assert_eq!(first.requests_in_flight().len(), 1);
         board.release(first);
         let next = board.claim(3, 2, 0, 9).unwrap();
@@ -643,7 +643,7 @@ mod tests {
     fn a_request_is_in_quarantine_until_its_end_and_the_fifth_takes_the_place_of_the_first() {
         let board = Scoreboard::create(1, 1).unwrap();
         let row = board.claim(0, 1, 0, 0).unwrap();
-        let pad = row.notepad();
+        let pad = row.in_flight_table();
         let key = |path: &str| {
             let place = pad.begin(1, &http::Request::get(path).body(()).unwrap(), &http::HeaderValue::from_static("i"));
             let key = row.requests_in_flight()[0].key;
@@ -684,7 +684,7 @@ mod tests {
         row.tell_drain();
         assert!(!row.told_stopping() && row.told_drain());
         row.serving();
-        assert_eq!(row.state(), State::Draining);
+        assert_eq!(row.state(), RowState::Draining);
         row.tell_stopping();
         assert!(row.told_stopping() && row.told_drain());
         board.release(row);

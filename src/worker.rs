@@ -56,7 +56,7 @@ use crate::{
     error_chain,
     listener::Listeners,
     log,
-    scoreboard::{Row, Scoreboard, State},
+    scoreboard::{Row, RowState, Scoreboard},
     settings::{self, Resolved},
     sys::{
         process,
@@ -157,7 +157,7 @@ where
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ BootError::OuterLoop(_)) if row.state() != State::Starting => {
+        Err(error @ BootError::OuterLoop(_)) if row.state() != RowState::Starting => {
             let reason = error_chain(&error);
             tracing::error!(
                 event = "outer_loop_failed",

@@ -94,7 +94,7 @@ impl App {
             Ok(place) => end(act(&place)),
             Err(problems) => refuse(&problems.to_string()),
         };
-        let ask = |at: ServiceArgs, command: &protocol::Command, json| {
+        let ask = |at: ServiceArgs, command: &protocol::ControlCommand, json| {
             control(at.socket, &|place| ctl::ask(place, command.clone(), json))
         };
         match command {
@@ -126,18 +126,18 @@ impl App {
                 let format = if json { StatusFormat::Json } else { format };
                 control(service.socket, &|place| ctl::status(place, format, watch))
             }
-            Command::Scale { service, workers, json } => ask(service, &protocol::Command::Scale(workers), json),
-            Command::Reload { service, json } => ask(service, &protocol::Command::Reload, json),
+            Command::Scale { service, workers, json } => ask(service, &protocol::ControlCommand::Scale(workers), json),
+            Command::Reload { service, json } => ask(service, &protocol::ControlCommand::Reload, json),
             Command::Upgrade { service, program, json } => {
                 match program.map(|program| start.join(Path::new(&program))).transpose() {
                     Ok(program) => {
                         let program = program.map(|program| program.to_string_lossy().into_owned());
-                        ask(service, &protocol::Command::Upgrade { program }, json)
+                        ask(service, &protocol::ControlCommand::Upgrade { program }, json)
                     }
                     Err(sentence) => refuse(&sentence),
                 }
             }
-            Command::Stop { service, now, json } => ask(service, &protocol::Command::Stop { now }, json),
+            Command::Stop { service, now, json } => ask(service, &protocol::ControlCommand::Stop { now }, json),
             Command::Migrate { json, .. } => match resolve(Purpose::Ask) {
                 Ok(resolved) => self.migrate_once(&resolved, json),
                 Err(problems) => refuse(&problems.to_string()),

@@ -10,7 +10,7 @@ use super::{
     ControlEndpoint,
     conversation::{Failed, PATIENCE, ask_text, converse},
 };
-use crate::protocol::{Command, Service};
+use crate::protocol::{ControlCommand, Service};
 
 /// A running service that has other values than the settings file, the environment and the flags.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct Differs {
 
 /// Prints what is in effect in the service that runs.
 pub(crate) fn print_running(endpoint: &ControlEndpoint, json: bool) -> Result<(), Failed> {
-    let text = ask_text(&endpoint.connect(PATIENCE)?, Command::Config { json }).map_err(Failed::Refused)?;
+    let text = ask_text(&endpoint.connect(PATIENCE)?, ControlCommand::Config { json }).map_err(Failed::Refused)?;
     // An error here is a reader who has seen enough, such as head.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(())
@@ -31,7 +31,7 @@ pub(crate) fn print_running(endpoint: &ControlEndpoint, json: bool) -> Result<()
 /// `settings`: as `config --json` prints them. `None` where nothing differs, or no service runs.
 pub(crate) fn differs(endpoint: &ControlEndpoint, settings: &Map<String, Value>) -> Option<Differs> {
     let reached = endpoint.connect(PATIENCE).ok()?;
-    let answer = converse(&reached, Command::Config { json: true }, Some(PATIENCE), &mut |_| {}).ok()?;
+    let answer = converse(&reached, ControlCommand::Config { json: true }, Some(PATIENCE), &mut |_| {}).ok()?;
     let (service, running) = (answer.service.filter(|_| answer.ok)?, serde_json::from_str(&answer.reason).ok()?);
     let keys = different(settings, &running);
     (!keys.is_empty()).then_some(Differs { service, keys })

@@ -13,7 +13,7 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::protocol::{self, Answer, Command, Meant, Reply, Request, Status};
+use crate::protocol::{self, ControlCommand, ControlResponse, Meant, Reply, Request, Status};
 
 /// What a master may take to answer a status: it never has to wait for anything itself.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -60,11 +60,11 @@ impl Reached {
 }
 
 pub(super) fn ask_status(reached: &Reached, patience: Duration) -> Result<Status, String> {
-    let answer = converse(reached, Command::Status, Some(patience), &mut |_| {})?;
+    let answer = converse(reached, ControlCommand::Status, Some(patience), &mut |_| {})?;
     answer.status.map(|status| *status).ok_or(answer.reason)
 }
 
-pub(super) fn ask_text(reached: &Reached, command: Command) -> Result<String, String> {
+pub(super) fn ask_text(reached: &Reached, command: ControlCommand) -> Result<String, String> {
     let answer = converse(reached, command, Some(PATIENCE), &mut |_| {})?;
     if answer.ok { Ok(answer.reason) } else { Err(answer.reason) }
 }
@@ -72,10 +72,10 @@ pub(super) fn ask_text(reached: &Reached, command: Command) -> Result<String, St
 /// One request, its progress, its answer. `patience`: for each line; none waits as long as it takes.
 pub(super) fn converse(
     Reached { stream, meant }: &Reached,
-    command: Command,
+    command: ControlCommand,
     patience: Option<Duration>,
     show: &mut dyn FnMut(&str),
-) -> Result<Answer, String> {
+) -> Result<ControlResponse, String> {
     let broken = |error: io::Error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             format!("the master is there but did not answer within {:?}", patience.unwrap_or(PATIENCE))

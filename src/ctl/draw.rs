@@ -2,7 +2,7 @@
 //!
 //! Owns: the table, what is left out first when it is narrow, and colours. Pure: nothing is printed here.
 
-use crate::protocol::{MasterState, Status, Worker, WorkerState};
+use crate::protocol::{MasterState, Status, WorkerState, WorkerStatus};
 
 const BOLD: &str = "1";
 const GREEN: &str = "32";
@@ -14,7 +14,7 @@ struct Column {
     title: &'static str,
     spare: u8,
     left: bool,
-    cell: fn(&Worker) -> String,
+    cell: fn(&WorkerStatus) -> String,
 }
 
 const COLUMNS: &[Column] = &[
@@ -230,10 +230,12 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Culprit, EmptySlot, LastReload, Listener, Quarantined, Responses, Speaks, Totals};
+    use crate::protocol::{
+        Culprit, EmptySlot, LastReload, ListenerStatus, Quarantined, Responses, Speaks, StatusTotals,
+    };
 
     fn status() -> Status {
-        let worker = Worker {
+        let worker = WorkerStatus {
             slot: 0,
             pid: 123,
             generation: 3,
@@ -248,7 +250,8 @@ mod tests {
             restarts: 1,
             last_exit: Some("killed by SIGKILL".to_owned()),
         };
-        let draining = Worker { slot: 2, pid: 124, state: WorkerState::Draining, last_exit: None, ..worker.clone() };
+        let draining =
+            WorkerStatus { slot: 2, pid: 124, state: WorkerState::Draining, last_exit: None, ..worker.clone() };
         Status {
             version: "0.1.0".to_owned(),
             pid: 1,
@@ -256,7 +259,7 @@ mod tests {
             generation: 3,
             uptime_s: 7500.0,
             target_workers: 2,
-            listeners: vec![Listener { address: "127.0.0.1:8000".to_owned(), queued: 5 }],
+            listeners: vec![ListenerStatus { address: "127.0.0.1:8000".to_owned(), queued: 5 }],
             speaks: Speaks::default(),
             settings_file: None,
             folder: String::new(),
@@ -270,10 +273,10 @@ mod tests {
             }],
             culprit: Some(Culprit { request: "GET /bad\x1b[2J".to_owned(), deaths: 7, of: 8 }),
             quarantined: vec![Quarantined { request: "GET /bad".to_owned(), ends_in_s: 41.6 }],
-            totals: Totals {
+            totals: StatusTotals {
                 requests: 90210,
                 responses: Responses { ok: 90000, ..Responses::default() },
-                ..Totals::default()
+                ..StatusTotals::default()
             },
             last_reload: Some(LastReload { ok: false, reason: Some("no".to_owned()), at: "2026-11-21".to_owned() }),
             last_upgrade: Some(LastReload { ok: true, reason: None, at: "2026-11-22".to_owned() }),

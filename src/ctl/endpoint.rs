@@ -16,7 +16,7 @@ use super::{
     draw,
 };
 use crate::{
-    protocol::{self, Answer, Command, Folder, Meant, Service},
+    protocol::{self, ControlCommand, ControlResponse, Folder, Meant, Service},
     settings::{self, ControlSocket, Declared, Flags, Origin, Partial, Problem, Problems, StartFolder},
     sys::host,
 };
@@ -136,15 +136,15 @@ impl Search {
         let mut silent = Vec::new();
         for path in sockets {
             let Ok(reached) = Reached::at(path, &self.meant, patience) else { continue };
-            match converse(&reached, Command::Status, Some(patience), &mut |_| {}) {
-                Ok(Answer { ok, service: Some(service), .. }) => {
+            match converse(&reached, ControlCommand::Status, Some(patience), &mut |_| {}) {
+                Ok(ControlResponse { ok, service: Some(service), .. }) => {
                     let list = if ok { &mut found } else { &mut *others };
                     // Two paths may lead to one socket.
                     if !list.iter().any(|known| known.service.pid == service.pid) {
                         list.push(FoundService { path: path.clone(), service });
                     }
                 }
-                Ok(Answer { service: None, .. }) | Err(_) => silent.push(path.clone()),
+                Ok(ControlResponse { service: None, .. }) | Err(_) => silent.push(path.clone()),
             }
         }
         if found.len() > 1 && found.iter().filter(|found| self.is_here(&found.service)).count() == 1 {

@@ -37,9 +37,9 @@ const LINE_MAX: usize = 1024;
 
 /// The addresses to ask, and what to speak there.
 #[derive(Debug, PartialEq)]
-struct Probe {
+struct HealthProbe {
     /// If one takes no connection, the next one is asked.
-    addresses: Vec<Address>,
+    addresses: Vec<HealthAddress>,
     path: String,
     /// Said first, in the clear.
     proxy_header: &'static [u8],
@@ -47,7 +47,7 @@ struct Probe {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Address {
+enum HealthAddress {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
 }
@@ -82,14 +82,14 @@ pub(crate) fn health(
 }
 
 /// Asks the first address that takes a connection.
-fn ask_all(probe: &Probe, until: u64) -> Result<(), String> {
+fn ask_all(probe: &HealthProbe, until: u64) -> Result<(), String> {
     let mut refused = Vec::new();
     for address in &probe.addresses {
         let place = match address {
-            Address::Tcp { host, port } => {
+            HealthAddress::Tcp { host, port } => {
                 format!("{}://{host}:{port}{}", if probe.tls { "https" } else { "http" }, probe.path)
             }
-            Address::Unix(path) => format!("unix:{} {}", path.display(), probe.path),
+            HealthAddress::Unix(path) => format!("unix:{} {}", path.display(), probe.path),
         };
         match connect(address, until) {
             Ok(socket) => {
@@ -105,27 +105,27 @@ fn ask_all(probe: &Probe, until: u64) -> Result<(), String> {
     Err(if refused.is_empty() { "there is no address to ask; give a URL".to_owned() } else { refused.join("; ") })
 }
 
-fn of_url(url: &str) -> Result<Probe, String> {
-    let plain = |address, path| Probe { addresses: vec![address], path, proxy_header: b"", tls: false };
+fn of_url(url: &str) -> Result<HealthProbe, String> {
+    let plain = |address, path| HealthProbe { addresses: vec![address], path, proxy_header: b"", tls: false };
     if let Some(path) = url.strip_prefix("unix:") {
-        return Ok(plain(Address::Unix(path.into()), "/health".to_owned()));
+        return Ok(plain(HealthAddress::Unix(path.into()), "/health".to_owned()));
     }
     let refused = || format!("\"{url}\" is not http://host:port/path, unix:/path or a path");
     let uri: http::Uri = url.parse().map_err(|_| refused())?;
     let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(refused)?;
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let address = Address::Tcp { host: host.to_owned(), port: uri.port_u16().unwrap_or(80) };
+    let address = HealthAddress::Tcp { host: host.to_owned(), port: uri.port_u16().unwrap_or(80) };
     Ok(plain(address, path.to_owned()))
 }
 
 /// By what the running master says. An address that cannot be connected to is left out.
-fn of_master(status: &Status, path: &str) -> Probe {
+fn of_master(status: &Status, path: &str) -> HealthProbe {
     let addresses = status.listeners.iter().flat_map(|listener| match listener.address.strip_prefix("unix:") {
-        Some(socket) if socket.starts_with('/') => vec![Address::Unix(socket.into())],
+        Some(socket) if socket.starts_with('/') => vec![HealthAddress::Unix(socket.into())],
         Some(_) => Vec::new(),
         None => listener.address.parse::<SocketAddr>().map_or_else(|_| Vec::new(), |tcp| reachable(&tcp)),
     });
-    Probe {
+    HealthProbe {
         addresses: addresses.collect(),
         path: path.to_owned(),
         proxy_header: proxy_header(&status.speaks.proxy_protocol),
@@ -145,7 +145,7 @@ fn of_workers(status: &Status) -> Result<(), String> {
     Ok(())
 }
 
-fn of_settings(settings: &Settings, path: &str) -> Result<Probe, String> {
+fn of_settings(settings: &Settings, path: &str) -> Result<HealthProbe, String> {
     if settings.tls.client_ca.is_some() {
         return Err("tls.client_ca makes clients show a certificate, and health has none".to_owned());
     }
@@ -155,10 +155,10 @@ fn of_settings(settings: &Settings, path: &str) -> Result<Probe, String> {
             match bare.parse::<IpAddr>() {
                 Ok(ip) => reachable(&SocketAddr::new(ip, *port)),
                 Err(_) if *port == 0 => Vec::new(),
-                Err(_) => vec![Address::Tcp { host: bare.to_owned(), port: *port }],
+                Err(_) => vec![HealthAddress::Tcp { host: bare.to_owned(), port: *port }],
             }
         }
-        Bind::Unix(path) => vec![Address::Unix(path.clone())],
+        Bind::Unix(path) => vec![HealthAddress::Unix(path.clone())],
         Bind::Fd(_) => Vec::new(),
     });
     let addresses: Vec<_> = addresses.collect();
@@ -167,7 +167,7 @@ fn of_settings(settings: &Settings, path: &str) -> Result<Probe, String> {
             "server.bind names no address to ask: the kernel, or another program, chose it; give a URL".to_owned()
         );
     }
-    Ok(Probe {
+    Ok(HealthProbe {
         addresses,
         path: path.to_owned(),
         proxy_header: proxy_header(&settings.server.proxy_protocol.to_string()),
@@ -177,8 +177,8 @@ fn of_settings(settings: &Settings, path: &str) -> Result<Probe, String> {
 
 /// Where to connect for an address that is bound: a wildcard stands for the loopback addresses. `[::]` takes IPv4 too, and
 /// `::1` may be missing on this machine.
-fn reachable(bound: &SocketAddr) -> Vec<Address> {
-    let at = |ip: IpAddr| Address::Tcp {
+fn reachable(bound: &SocketAddr) -> Vec<HealthAddress> {
+    let at = |ip: IpAddr| HealthAddress::Tcp {
         host: SocketAddr::new(ip, 0).to_string().trim_end_matches(":0").to_owned(),
         port: bound.port(),
     };
@@ -199,17 +199,17 @@ fn proxy_header(required: &str) -> &'static [u8] {
     }
 }
 
-fn connect(address: &Address, until: u64) -> io::Result<Socket> {
+fn connect(address: &HealthAddress, until: u64) -> io::Result<Socket> {
     match address {
-        Address::Tcp { host, port } => connect_tcp(host, *port, until),
-        Address::Unix(path) => connect_unix(path),
+        HealthAddress::Tcp { host, port } => connect_tcp(host, *port, until),
+        HealthAddress::Unix(path) => connect_unix(path),
     }
 }
 
-fn ask(socket: Socket, address: &Address, probe: &Probe, until: u64) -> io::Result<u16> {
+fn ask(socket: Socket, address: &HealthAddress, probe: &HealthProbe, until: u64) -> io::Result<u16> {
     let host = match address {
-        Address::Tcp { host, port } => format!("{host}:{port}"),
-        Address::Unix(_) => "localhost".to_owned(),
+        HealthAddress::Tcp { host, port } => format!("{host}:{port}"),
+        HealthAddress::Unix(_) => "localhost".to_owned(),
     };
     let mut stream = Hurried { socket, until };
     stream.write_all(probe.proxy_header)?;
@@ -311,19 +311,19 @@ mod tests {
 
     use super::*;
 
-    fn plain(address: Address) -> Probe {
-        Probe { addresses: vec![address], path: "/health".to_owned(), proxy_header: b"", tls: false }
+    fn plain(address: HealthAddress) -> HealthProbe {
+        HealthProbe { addresses: vec![address], path: "/health".to_owned(), proxy_header: b"", tls: false }
     }
 
-    fn asked(probe: &Probe) -> io::Result<u16> {
+    fn asked(probe: &HealthProbe) -> io::Result<u16> {
         let until = clock::now() + PATIENCE_MS;
         ask(connect(&probe.addresses[0], until)?, &probe.addresses[0], probe, until)
     }
 
-    fn shown(probe: Probe) -> String {
-        let address = |address: &Address| match address {
-            Address::Tcp { host, port } => format!("{host}:{port}"),
-            Address::Unix(socket) => socket.display().to_string(),
+    fn shown(probe: HealthProbe) -> String {
+        let address = |address: &HealthAddress| match address {
+            HealthAddress::Tcp { host, port } => format!("{host}:{port}"),
+            HealthAddress::Unix(socket) => socket.display().to_string(),
         };
         let addresses: Vec<_> = probe.addresses.iter().map(address).collect();
         format!("{} {}", addresses.join(","), probe.path)
@@ -373,7 +373,7 @@ mod tests {
         let line = |address: &str| serde_json::json!({ "address": address, "queued": 0 });
         let listeners: Vec<_> =
             ["0.0.0.0:81", "[::]:82", "10.0.0.1:83", "unix:/run/a", "unix:(unnamed)"].map(line).to_vec();
-        let totals = serde_json::to_value(crate::protocol::Totals::default()).unwrap();
+        let totals = serde_json::to_value(crate::protocol::StatusTotals::default()).unwrap();
         let status = serde_json::json!({
             "version": "", "pid": 1, "state": "running", "generation": 1, "uptime_s": 0.0, "target_workers": 1,
             "listeners": listeners, "workers": [], "totals": totals, "last_reload": null,
@@ -393,8 +393,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let open = Address::Tcp { host: "127.0.0.1".to_owned(), port };
-        let probe = Probe { addresses: vec![Address::Unix(folder.path().join("none")), open.clone()], ..plain(open) };
+        let open = HealthAddress::Tcp { host: "127.0.0.1".to_owned(), port };
+        let probe = HealthProbe {
+            addresses: vec![HealthAddress::Unix(folder.path().join("none")), open.clone()],
+            ..plain(open)
+        };
         std::thread::scope(|scope| {
             scope.spawn(|| listener.accept().unwrap().0.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap());
             assert_eq!(ask_all(&probe, clock::now() + PATIENCE_MS), Ok(()));
@@ -416,7 +419,7 @@ mod tests {
                 stream.write_all(answer).unwrap();
                 lines
             });
-            let address = Address::Tcp { host: "127.0.0.1".to_owned(), port };
+            let address = HealthAddress::Tcp { host: "127.0.0.1".to_owned(), port };
             (asked(&plain(address)), server.join().unwrap())
         })
     }
@@ -440,18 +443,18 @@ mod tests {
         listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         listener.listen(0).unwrap();
         let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        let refused = asked(&plain(Address::Unix(path))).unwrap_err().to_string();
+        let refused = asked(&plain(HealthAddress::Unix(path))).unwrap_err().to_string();
         assert!(refused.contains("its queue is full"), "{refused}");
     }
 
     #[test]
     fn silence_has_an_end() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = Address::Tcp { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
+        let address = HealthAddress::Tcp { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let before = clock::now();
         std::thread::scope(|scope| {
             for tls in [false, true] {
-                let probe = Probe { tls, ..plain(address.clone()) };
+                let probe = HealthProbe { tls, ..plain(address.clone()) };
                 scope.spawn(move || assert_eq!(asked(&probe).unwrap_err().kind(), ErrorKind::TimedOut, "{tls}"));
             }
         });

@@ -24,7 +24,7 @@ use socket2::SockRef;
 pub(super) use self::passed::PassedControl;
 use super::core::{Caller, Millis};
 use crate::{
-    protocol::{self, Answer, Command, Folder, Reply, Request},
+    protocol::{self, ControlCommand, ControlResponse, Folder, Reply, Request},
     settings::ControlSocket,
     sys::{
         fd,
@@ -320,7 +320,7 @@ impl ControlServer {
             let known = fd::peer(stream.as_fd()).is_ok_and(|(_, uid)| uid == 0 || uid == self.uid);
             if !known {
                 // A stranger who does not hear it is no loss.
-                let refused = Answer::refused(format!("only root and uid {} may ask this master", self.uid));
+                let refused = ControlResponse::refused(format!("only root and uid {} may ask this master", self.uid));
                 let _ = (&stream).write(&protocol::line(&refused));
             } else if self.has_room() {
                 self.next += 1;
@@ -358,7 +358,11 @@ impl ControlServer {
         let line = client.read()?;
         let refused = match line.and_then(|line| Request::read(&line)) {
             Ok(Request {
-                command: Command::Scale(_) | Command::Reload | Command::Upgrade { .. } | Command::Stop { .. },
+                command:
+                    ControlCommand::Scale(_)
+                    | ControlCommand::Reload
+                    | ControlCommand::Upgrade { .. }
+                    | ControlCommand::Stop { .. },
                 ..
             }) if waiting >= WAITING_MAX => {
                 format!("{WAITING_MAX} others wait already; nothing was changed")
@@ -367,7 +371,7 @@ impl ControlServer {
                 // A status is answered before the next poll.
                 client.stage = ClientStage::Reading { until: now.after(PATIENCE_MS) };
                 let command = &request.command;
-                if !matches!(command, Command::Status | Command::Config { .. }) {
+                if !matches!(command, ControlCommand::Status | ControlCommand::Config { .. }) {
                     client.stage = ClientStage::Waiting;
                     let (pid, uid) = fd::peer(client.stream.as_fd()).unwrap_or_default();
                     tracing::info!(event = "control_socket", pid, uid, ?command, "asked over the control socket");
@@ -378,12 +382,12 @@ impl ControlServer {
             }
             Err(refused) => refused,
         };
-        client.answer(&Answer::refused(refused), now);
+        client.answer(&ControlResponse::refused(refused), now);
         None
     }
 
     /// The last word to a caller; nothing, if it left.
-    pub(super) fn answer(&mut self, caller: Caller, answer: &Answer, now: Millis) {
+    pub(super) fn answer(&mut self, caller: Caller, answer: &ControlResponse, now: Millis) {
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == caller) {
             client.answer(answer, now);
             self.forget_gone();
@@ -410,7 +414,7 @@ impl ControlServer {
     }
 
     /// The end: answers all who wait, and removes the socket if it is still ours.
-    pub(super) fn close(mut self, last_words: &Answer, now: Millis) {
+    pub(super) fn close(mut self, last_words: &ControlResponse, now: Millis) {
         for client in self.clients.iter_mut().filter(|client| client.stage == ClientStage::Waiting) {
             client.answer(last_words, now);
         }
@@ -463,7 +467,7 @@ impl ControlClient {
         Some(Err(format!("a request has at most {REQUEST_MAX} bytes")))
     }
 
-    fn answer(&mut self, answer: &Answer, now: Millis) {
+    fn answer(&mut self, answer: &ControlResponse, now: Millis) {
         self.output.extend(protocol::line(answer));
         self.stage = ClientStage::Reading { until: now.after(PATIENCE_MS) };
         self.flush();
@@ -532,7 +536,7 @@ mod tests {
             client
         }
 
-        fn turn(&mut self) -> Vec<(Caller, Command)> {
+        fn turn(&mut self) -> Vec<(Caller, ControlCommand)> {
             let fds: Vec<_> = self.control.watched().collect();
             let ready = wait(&fds, Some(Duration::ZERO)).unwrap();
             self.control.turn(&ready, self.now).into_iter().map(|(caller, request)| (caller, request.command)).collect()
@@ -541,7 +545,7 @@ mod tests {
         /// As the shell does with a status.
         fn serve(&mut self) {
             for (caller, _) in self.turn() {
-                self.control.answer(caller, &Answer::done("served"), self.now);
+                self.control.answer(caller, &ControlResponse::done("served"), self.now);
             }
         }
     }
@@ -560,7 +564,7 @@ mod tests {
         (String::from_utf8(bytes).unwrap(), end)
     }
 
-    fn request(command: Command) -> Vec<u8> {
+    fn request(command: ControlCommand) -> Vec<u8> {
         protocol::line(&Request::new(command, protocol::Meant::default()))
     }
 
@@ -571,7 +575,7 @@ mod tests {
         let control = open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(open(&path), Err(ControlOpenError::Taken { .. })));
-        control.close(&Answer::done(""), Millis(0));
+        control.close(&ControlResponse::done(""), Millis(0));
         assert!(!path.exists());
     }
 
@@ -583,7 +587,7 @@ mod tests {
         let control = open(&path).unwrap();
         fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
-        control.close(&Answer::done(""), Millis(0));
+        control.close(&ControlResponse::done(""), Millis(0));
         assert!(path.exists(), "another's socket was removed");
         drop(other);
         fs::remove_file(&path).unwrap();
@@ -597,7 +601,7 @@ mod tests {
         let mut stage = Stage::new();
         let path = stage.dir.path().join("s");
         let client = stage.client();
-        say(&client, &request(Command::Scale(Scale::By(1))));
+        say(&client, &request(ControlCommand::Scale(Scale::By(1))));
         assert_eq!(stage.turn().len(), 1);
         let socket = ControlSocket::Path(path.clone());
         let site = Site { socket: &socket, name: "a", folder: Path::new("/") };
@@ -607,7 +611,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         stage.control.look_after(&site);
         let second = stage.client();
-        say(&second, &request(Command::Status));
+        say(&second, &request(ControlCommand::Status));
         stage.serve();
         assert!(heard(&second).0.contains("served"));
         stage.control.tell("1 of 2");
@@ -656,14 +660,14 @@ mod tests {
     fn one_request_one_answer_and_the_end() {
         let mut stage = Stage::new();
         let client = stage.client();
-        say(&client, &request(Command::Status));
-        say(&client, &request(Command::Stop { now: true }));
+        say(&client, &request(ControlCommand::Status));
+        say(&client, &request(ControlCommand::Stop { now: true }));
         let asked = stage.turn();
-        let [(caller, Command::Status)] = asked[..] else { panic!("{asked:?}") };
-        stage.control.answer(caller, &Answer::done("fine"), stage.now);
+        let [(caller, ControlCommand::Status)] = asked[..] else { panic!("{asked:?}") };
+        stage.control.answer(caller, &ControlResponse::done("fine"), stage.now);
         assert_eq!(heard(&client), (r#"{"ok":true,"reason":"fine"}"#.to_owned() + "\n", true));
         assert_eq!(stage.control.clients.len(), 0);
-        stage.control.answer(caller, &Answer::done("again"), stage.now);
+        stage.control.answer(caller, &ControlResponse::done("again"), stage.now);
     }
 
     #[test]
@@ -671,7 +675,7 @@ mod tests {
         let mut stage = Stage::new();
         let (patient, hasty) = (stage.client(), stage.client());
         for client in [&patient, &hasty] {
-            say(client, &request(Command::Scale(Scale::By(1))));
+            say(client, &request(ControlCommand::Scale(Scale::By(1))));
         }
         assert_eq!(stage.turn().len(), 2);
         for progress in ["1 of 2", "1 of 2", "2 of 2"] {
@@ -684,7 +688,7 @@ mod tests {
         assert_eq!(stage.control.deadline(), None, "who waits has all the time");
         patient.shutdown(Shutdown::Write).unwrap();
         assert_eq!(stage.turn(), []);
-        stage.control.close(&Answer::done("over"), stage.now);
+        stage.control.close(&ControlResponse::done("over"), stage.now);
         assert_eq!(heard(&patient), ("{\"ok\":true,\"reason\":\"over\"}\n".to_owned(), true));
     }
 
@@ -720,9 +724,9 @@ mod tests {
     fn a_reader_that_does_not_read_has_five_seconds() {
         let mut stage = Stage::new();
         let client = stage.client();
-        say(&client, &request(Command::Status));
+        say(&client, &request(ControlCommand::Status));
         let [(caller, _)] = stage.turn()[..] else { panic!() };
-        stage.control.answer(caller, &Answer::done("x".repeat(4 << 20)), stage.now);
+        stage.control.answer(caller, &ControlResponse::done("x".repeat(4 << 20)), stage.now);
         assert_eq!(stage.control.clients.len(), 1);
         stage.now = stage.control.deadline().unwrap();
         assert_eq!(stage.turn(), []);
@@ -735,7 +739,7 @@ mod tests {
         let waiting: Vec<_> = (0..=WAITING_MAX)
             .map(|_| {
                 let client = stage.client();
-                say(&client, &request(Command::Stop { now: false }));
+                say(&client, &request(ControlCommand::Stop { now: false }));
                 assert!(stage.turn().len() <= 1);
                 client
             })
@@ -744,7 +748,7 @@ mod tests {
         assert!(told.contains("16 others wait") && end, "{told}");
         let silent: Vec<_> = (0..100).map(|_| stage.client()).collect();
         let client = stage.client();
-        say(&client, &request(Command::Status));
+        say(&client, &request(ControlCommand::Status));
         for _ in 0..2 {
             stage.serve();
             assert!(stage.control.clients.len() <= CLIENTS_MAX);
@@ -766,7 +770,7 @@ mod tests {
         };
         let mut stage = Stage::new();
         for round in 0..2_000 {
-            let mut bytes = request(Command::Scale(Scale::To(4)));
+            let mut bytes = request(ControlCommand::Scale(Scale::To(4)));
             for _ in 0..below(4) {
                 let at = below(bytes.len());
                 if bytes.is_empty() {
@@ -787,7 +791,7 @@ mod tests {
             asked.extend(stage.turn());
             let (told, end) = heard(&client);
             match (&asked[..], told.as_str(), end) {
-                ([_], "", false) => stage.control.answer(asked[0].0, &Answer::done(""), stage.now),
+                ([_], "", false) => stage.control.answer(asked[0].0, &ControlResponse::done(""), stage.now),
                 ([], "", false) => assert!(!bytes.contains(&b'\n'), "round {round}: no word to a whole line"),
                 ([], told, true) => assert!(told.starts_with("{\"ok\":false"), "round {round}: {told}"),
                 other => panic!("round {round}: {other:?} to {}", String::from_utf8_lossy(&bytes)),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Shell, core::Millis, now};
 use crate::{
     protocol::Culprit,
-    scoreboard::{InFlight, QUARANTINE_MS},
+    scoreboard::{InFlightRequest, QUARANTINE_MS},
 };
 
 /// How many deaths are remembered.
@@ -66,7 +66,7 @@ impl Deaths {
 
 impl Shell {
     /// Notes that a worker died unasked. `foreign`: another process killed it, so no request is to blame.
-    pub(super) fn record_death(&mut self, in_flight: &[InFlight], foreign: bool) {
+    pub(super) fn record_death(&mut self, in_flight: &[InFlightRequest], foreign: bool) {
         self.deaths.record(in_flight.iter().map(|note| note.request.clone()).collect());
         let Some(culprit) = self.deaths.culprit() else { return };
         let Some(note) = in_flight.iter().find(|note| note.request == culprit.request) else { return };

@@ -11,7 +11,7 @@ use super::{
     oom::OomDelta,
 };
 use crate::{
-    scoreboard::InFlight,
+    scoreboard::InFlightRequest,
     sys::{signals::Number, wait::Exit},
     worker::EXIT_BOOT_FAILED,
 };
@@ -97,7 +97,7 @@ fn is_signal(exit: Exit, signal: Number) -> bool {
 }
 
 /// The requests noted, of `count` that were in flight: empty, or `GET /facts for 2.1 s [id abc], 3 more`.
-pub(super) fn in_flight(notes: &[InFlight], count: u64, now: u64) -> String {
+pub(super) fn in_flight(notes: &[InFlightRequest], count: u64, now: u64) -> String {
     let mut parts: Vec<String> = notes
         .iter()
         .map(|note| {
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn requests_in_flight_are_listed_and_the_unnoted_counted() {
-        let note = |started, request: &str, id: Option<&str>| InFlight {
+        let note = |started, request: &str, id: Option<&str>| InFlightRequest {
             started,
             request: request.to_owned(),
             key: None,

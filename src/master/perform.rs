@@ -15,7 +15,7 @@ use crate::{
     error_chain,
     listener::SteerError,
     protocol,
-    scoreboard::{Row, State},
+    scoreboard::{Row, RowState},
     sys::{
         fd::{self},
         fork::{Forked, fork},
@@ -226,7 +226,7 @@ impl Shell {
     /// they have. Where connections do not `stay`, what they have now says nothing, and all get the same.
     pub(super) fn balance(&mut self, stay: bool) {
         let mut connections = BTreeMap::new();
-        for row in self.scoreboard.rows().filter(|row| stay && row.state() == State::Serving) {
+        for row in self.scoreboard.rows().filter(|row| stay && row.state() == RowState::Serving) {
             *connections.entry(row.slot()).or_insert(0) += row.connections();
         }
         if let Err(error) = self.listeners.balance(|slot| connections.get(&u64::from(slot)).copied().unwrap_or(0)) {
@@ -242,7 +242,7 @@ impl Shell {
     }
 
     fn reply(&mut self, caller: Caller, reply: CommandReply) {
-        use protocol::Answer as Told;
+        use protocol::ControlResponse as Told;
         let told = match reply {
             CommandReply::Serving { target: 1 } => Told::done("1 worker serves"),
             CommandReply::Serving { target } => Told::done(format!("{target} workers serve")),

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        Answer, EmptySlot, Listener, MasterState, Quarantined, Responses, Speaks, Status, Totals, Worker, WorkerState,
+        ControlResponse, EmptySlot, ListenerStatus, MasterState, Quarantined, Responses, Speaks, Status, StatusTotals,
+        WorkerState, WorkerStatus,
     },
     settings::Settings,
     sys::process,
@@ -45,7 +46,7 @@ impl Shell {
             generation: self.core.generation().0,
             uptime_s: seconds(now().since(self.started)),
             target_workers: target,
-            listeners: self.listeners.queued().map(|(address, queued)| Listener { address, queued }).collect(),
+            listeners: self.listeners.queued().map(|(address, queued)| ListenerStatus { address, queued }).collect(),
             speaks: self.speaks(),
             settings_file: self.resolved.file.as_ref().map(|file| file.to_string_lossy().into_owned()),
             folder: self.upgrades.folder().to_string_lossy().into_owned(),
@@ -69,10 +70,10 @@ impl Shell {
     }
 
     /// `None` for one that is decided on and not yet forked.
-    fn worker_status(&self, worker: &core::Worker) -> Option<Worker> {
+    fn worker_status(&self, worker: &core::Worker) -> Option<WorkerStatus> {
         let child = self.children.iter().find(|child| Some(child.pid) == worker.pid)?;
         let (restarts, last_exit) = self.past(worker.slot.0);
-        Some(Worker {
+        Some(WorkerStatus {
             slot: worker.slot.0,
             pid: child.pid.0.unsigned_abs(),
             generation: worker.generation.0,
@@ -108,10 +109,10 @@ impl Shell {
             .collect()
     }
 
-    fn totals(&self) -> Totals {
+    fn totals(&self) -> StatusTotals {
         let (counted, tally) = (self.scoreboard.totals(), self.core.tally());
         let [informational, ok, redirects, client_errors, server_errors] = counted.responses;
-        Totals {
+        StatusTotals {
             requests: counted.requests,
             connections: counted.connections,
             responses: Responses { informational, ok, redirects, client_errors, server_errors },
@@ -143,13 +144,14 @@ impl Shell {
     }
 
     /// For whoever waits when the master ends.
-    pub(super) fn last_words(&self, reason: ExitReason) -> Answer {
+    pub(super) fn last_words(&self, reason: ExitReason) -> ControlResponse {
         let totals = self.scoreboard.totals();
         match reason {
-            ExitReason::Asked => {
-                Answer::done(format!("stopped; of {} requests in its life {} were cut", totals.requests, totals.cut))
-            }
-            ExitReason::NoWorkerReady => Answer::refused("no worker became ready; the master gave up"),
+            ExitReason::Asked => ControlResponse::done(format!(
+                "stopped; of {} requests in its life {} were cut",
+                totals.requests, totals.cut
+            )),
+            ExitReason::NoWorkerReady => ControlResponse::refused("no worker became ready; the master gave up"),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     channel::ToMaster,
-    scoreboard::State,
+    scoreboard::RowState,
     sys::{
         clock,
         poll::{Interest, wait},
@@ -129,7 +129,7 @@ impl<S> SiblingWatch<S> {
     /// Of each slot's worker; of several, that which promised the most: a slot is well as long as one is.
     fn signs(&self) -> Vec<Option<Observation>> {
         let mut signs = vec![None; self.siblings.len()];
-        for row in self.shared.scoreboard.rows().filter(|row| row.state() == State::Serving) {
+        for row in self.shared.scoreboard.rows().filter(|row| row.state() == RowState::Serving) {
             let sign = Observation { due: row.due(), activity: row.activity(), full: row.full() };
             if let Some(known) = signs.get_mut(row.slot() as usize)
                 && known.is_none_or(|known: Observation| known.due < sign.due)

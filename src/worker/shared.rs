@@ -28,7 +28,7 @@ use super::{
 use crate::{
     channel::ToMaster,
     listener::Listeners,
-    scoreboard::{Notepad, Row, Scoreboard, State},
+    scoreboard::{InFlightTable, Row, RowState, Scoreboard},
     settings::{Http, ProxyProtocol, ServerConfig, Settings},
     sys::clock,
 };
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub(super) row: Row,
     pub(super) scoreboard: Scoreboard,
     pub(super) listeners: Listeners,
-    pub(super) notepad: Notepad,
+    pub(super) in_flight_table: InFlightTable,
     pub(super) http: Http,
     /// `None` where it is off.
     pub(super) access: Option<AccessLog>,
@@ -112,7 +112,7 @@ impl Shared {
     ) -> &'static Self {
         Box::leak(Box::new(Self {
             row,
-            notepad: row.notepad(),
+            in_flight_table: row.in_flight_table(),
             scoreboard,
             listeners,
             http: settings.http.clone(),
@@ -379,7 +379,7 @@ impl Shared {
     fn a_sibling_has_room(&self) -> bool {
         let now = clock::coarse();
         // The row of this worker says full.
-        self.scoreboard.rows().any(|row| row.state() == State::Serving && !row.full() && row.due() >= now)
+        self.scoreboard.rows().any(|row| row.state() == RowState::Serving && !row.full() && row.due() >= now)
     }
 
     /// Whether a connection of HTTP/2 should go to a sibling that has had fewer requests; the caller must then send it
@@ -387,7 +387,7 @@ impl Shared {
     pub(super) fn sends_away(&self) -> bool {
         let now = clock::coarse();
         let mut requests = BTreeMap::new();
-        for row in self.scoreboard.rows().filter(|row| row.state() == State::Serving && row.due() >= now) {
+        for row in self.scoreboard.rows().filter(|row| row.state() == RowState::Serving && row.due() >= now) {
             *requests.entry(row.slot()).or_insert(0) += row.requests();
         }
         let sends_to = self.balance.sends_to(self.row.slot(), &requests, now);

@@ -16,7 +16,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::Connection;
-use crate::{channel::ToMaster, scoreboard::Place, sys::clock};
+use crate::{channel::ToMaster, scoreboard::Entry, sys::clock};
 
 /// A request is in flight as long as this lives: until its answer's last byte is handed to the connection.
 pub(super) struct InFlightGuard {
@@ -24,7 +24,7 @@ pub(super) struct InFlightGuard {
     http1: bool,
     /// In nanoseconds of the monotonic clock.
     begun: u64,
-    note: Option<Place>,
+    note: Option<Entry>,
 }
 
 impl InFlightGuard {
@@ -43,7 +43,7 @@ impl InFlightGuard {
             shared.send(ToMaster::RecycleRequested);
         }
         connection.request_ends.begins(begun, http1);
-        let note = shared.notepad.begin(begun / 1_000_000, request, id);
+        let note = shared.in_flight_table.begin(begun / 1_000_000, request, id);
         Self { connection, http1, begun, note }
     }
 }
@@ -54,7 +54,7 @@ impl Drop for InFlightGuard {
         let now = clock::nanoseconds();
         shared.row.took(now.saturating_sub(self.begun));
         if let Some(place) = &self.note {
-            shared.notepad.end(place);
+            shared.in_flight_table.end(place);
         }
         shared.row.request_ended();
         request_ends.ends(self.begun, self.http1);

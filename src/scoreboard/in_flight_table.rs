@@ -16,7 +16,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Request};
 
-/// Notes of a row, one bit of [`Notepad::taken`] each.
+/// Notes of a row, one bit of [`InFlightTable::taken`] each.
 const NOTES: usize = 8;
 
 /// Words of a note. No start: it is free.
@@ -34,18 +34,18 @@ pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-
 
 /// The writing end.
 #[derive(Debug)]
-pub(crate) struct Notepad {
+pub(crate) struct InFlightTable {
     words: &'static [AtomicU64],
     taken: AtomicU8,
 }
 
 /// The place of a note, to be given back.
 #[derive(Debug)]
-pub(crate) struct Place(u8);
+pub(crate) struct Entry(u8);
 
 /// A request as noted, in printable ASCII whatever was sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct InFlight {
+pub(crate) struct InFlightRequest {
     /// Milliseconds of the monotonic clock, some 4 ms early at most.
     pub(crate) started: u64,
     /// Method and path.
@@ -55,13 +55,13 @@ pub(crate) struct InFlight {
     pub(crate) id: Option<String>,
 }
 
-impl Notepad {
+impl InFlightTable {
     pub(super) fn new(words: &'static [AtomicU64]) -> Self {
         Self { words, taken: AtomicU8::new(0) }
     }
 
     /// `None` when all places are taken.
-    pub(crate) fn begin<B>(&self, now: u64, request: &Request<B>, id: &HeaderValue) -> Option<Place> {
+    pub(crate) fn begin<B>(&self, now: u64, request: &Request<B>, id: &HeaderValue) -> Option<Entry> {
         // One writer: a load and a store will do.
         let taken = self.taken.load(Relaxed);
         let place = taken.trailing_ones() as usize;
@@ -71,10 +71,10 @@ impl Notepad {
         let path = put(&note[PATH], request.uri().path().as_bytes());
         note[LENGTHS].store(method | path << 16 | put(&note[ID], id.as_bytes()) << 32, Relaxed);
         note[STARTED].store(now.max(1), Release);
-        Some(Place(place as u8))
+        Some(Entry(place as u8))
     }
 
-    pub(crate) fn end(&self, place: &Place) {
+    pub(crate) fn end(&self, place: &Entry) {
         self.words[usize::from(place.0) * NOTE_WORDS + STARTED].store(0, Relaxed);
         self.taken.store(self.taken.load(Relaxed) & !(1 << place.0), Relaxed);
     }
@@ -93,13 +93,13 @@ fn put(words: &[AtomicU64], bytes: &[u8]) -> u64 {
 }
 
 /// What is noted, the oldest first.
-pub(super) fn read(words: &[AtomicU64]) -> Vec<InFlight> {
+pub(super) fn read(words: &[AtomicU64]) -> Vec<InFlightRequest> {
     let mut notes: Vec<_> = words.chunks_exact(NOTE_WORDS).filter_map(read_note).collect();
     notes.sort_by_key(|note| note.started);
     notes
 }
 
-fn read_note(note: &[AtomicU64]) -> Option<InFlight> {
+fn read_note(note: &[AtomicU64]) -> Option<InFlightRequest> {
     let started = note[STARTED].load(Acquire);
     if started == 0 {
         return None;
@@ -107,7 +107,7 @@ fn read_note(note: &[AtomicU64]) -> Option<InFlight> {
     let lengths = note[LENGTHS].load(Relaxed);
     let [method, path, id] = [0, 16, 32].map(|shift| usize::from((lengths >> shift) as u16));
     let whole = method <= METHOD.len() * 8 && path <= PATH.len() * 8;
-    Some(InFlight {
+    Some(InFlightRequest {
         started,
         request: format!("{} {}", text(&note[METHOD], method), text(&note[PATH], path)),
         key: whole.then(|| key(&bytes(&note[METHOD], method), &bytes(&note[PATH], path))).flatten(),
@@ -153,30 +153,31 @@ mod tests {
         Box::leak((0..WORDS).map(|_| AtomicU64::new(0)).collect())
     }
 
-    fn note(pad: &Notepad, now: u64, path: &str, id: &[u8]) -> Option<Place> {
+    fn note(pad: &InFlightTable, now: u64, path: &str, id: &[u8]) -> Option<Entry> {
         pad.begin(now, &Request::get(path).body(()).unwrap(), &HeaderValue::from_bytes(id).unwrap())
     }
 
     #[test]
     fn a_note_tells_method_path_and_id_and_no_query() {
         let words = words();
-        let pad = Notepad::new(words);
+        let pad = InFlightTable::new(words);
         let place = note(&pad, 17, "/facts/1?token=secret", b"abc-1").unwrap();
         let key = key(b"GET", b"/facts/1");
-        let expected = InFlight { started: 17, request: "GET /facts/1".to_owned(), key, id: Some("abc-1".to_owned()) };
+        let expected =
+            InFlightRequest { started: 17, request: "GET /facts/1".to_owned(), key, id: Some("abc-1".to_owned()) };
         assert_eq!(read(words), [expected]);
         pad.end(&place);
         assert_eq!(read(words), []);
         // A shorter one after a longer one shows nothing of it.
         note(&pad, 0, "/", b"").unwrap();
         let key = super::key(b"GET", b"/");
-        assert_eq!(read(words), [InFlight { started: 1, request: "GET /".to_owned(), key, id: None }]);
+        assert_eq!(read(words), [InFlightRequest { started: 1, request: "GET /".to_owned(), key, id: None }]);
     }
 
     #[test]
     fn what_does_not_fit_is_cut_and_marked_and_nothing_reaches_a_terminal() {
         let words = words();
-        let pad = Notepad::new(words);
+        let pad = InFlightTable::new(words);
         note(&pad, 1, &format!("/{}", "x".repeat(100)), b"a\t\xff\"").unwrap();
         let read = &read(words)[0];
         assert_eq!(read.request, format!("GET /{}...", "x".repeat(95)));
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn the_ninth_is_not_kept_and_a_place_given_back_is_taken_again() {
         let words = words();
-        let pad = Notepad::new(words);
+        let pad = InFlightTable::new(words);
         let mut places: Vec<_> = (1..=8).map(|at| note(&pad, at, "/", b"").unwrap()).collect();
         assert!(note(&pad, 9, "/", b"").is_none());
         pad.end(&places.remove(3));
