@@ -56,15 +56,11 @@ fn text_of(fact: &Value) -> &str {
     fact["text"].as_str().expect("a fact has a text")
 }
 
-fn total(supervisor: &Supervisor, of: &str) -> u64 {
-    supervisor.status()["totals"][of].as_u64().unwrap_or_else(|| panic!("totals.{of}"))
-}
-
 fn wait_abandoned(supervisor: &Supervisor, many: u64) {
     eventually(&format!("{many} requests are abandoned"), PATIENCE, || {
-        (total(supervisor, "abandoned") >= many).then_some(())
+        (supervisor.total("abandoned") >= many).then_some(())
     });
-    assert_eq!(total(supervisor, "abandoned"), many);
+    assert_eq!(supervisor.total("abandoned"), many);
 }
 
 #[test]
@@ -102,7 +98,7 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
     assert!(supervisor.log().count("request_abandoned") >= 1);
 
     // No other counter holds them. Served were /health, the three answered requests, and the list.
-    assert_eq!((total(&supervisor, "requests"), total(&supervisor, "refused")), (5, 0));
+    assert_eq!((supervisor.total("requests"), supervisor.total("refused")), (5, 0));
     let log = supervisor.path("access.log");
     eventually("their lines say 499", PATIENCE, || {
         let lines = std::fs::read_to_string(&log).unwrap_or_default();

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::common::{
-    Canary, Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field, get, now,
+    Canary, Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field, get, metric, now,
     observe_for, request,
 };
 use nix::{sys::stat::Mode as Permissions, unistd::mkfifo};
@@ -50,9 +50,7 @@ fn seconds(line: &str) -> Duration {
 }
 
 fn dropped(supervisor: &Supervisor) -> u64 {
-    let page = get(supervisor.address(), "/metrics").text();
-    let value = page.lines().find_map(|line| line.strip_prefix("oxicorn_access_lines_dropped_total "));
-    value.expect("the counter").parse().expect("a number")
+    metric(&get(supervisor.address(), "/metrics").text(), "oxicorn_access_lines_dropped_total").expect("the counter")
 }
 
 #[test]

@@ -5,11 +5,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt, symlink},
-        net::UnixStream,
-    },
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -17,32 +13,18 @@ use std::{
 use serde_json::json;
 
 use crate::common::{
-    Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, eventually, get, json_request, request, text,
+    Canary, Connection, Launch, PATIENCE, Signal, Supervisor, assert_serves_unix, assert_told_all, events, eventually,
+    get, json_request, text,
 };
 use crate::https::{Authority, PLAIN, WithTls, certificate, connect};
-
-#[track_caller]
-fn told(output: &Output, code: i32, fragments: &[&str]) {
-    let text = text(output);
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    for fragment in fragments {
-        assert!(text.contains(fragment), "{fragment:?} is not in {text:?}");
-    }
-}
-
-/// Asks by the socket, which is not where the settings say while they are missing.
-fn ask(supervisor: &Supervisor, words: &[&str]) -> Output {
-    let socket = supervisor.path("control.sock");
-    supervisor.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())
-}
 
 /// Asserts that reload and upgrade, by signal and by command, are refused and change nothing.
 #[track_caller]
 fn refused(supervisor: &Supervisor, reason: &str) {
-    let (log, before) = (supervisor.log(), ask(supervisor, &["status", "--json"]));
+    let (log, before) = (supervisor.log(), supervisor.ctl_by_socket(&["status", "--json"]));
     let lines = (log.count(events::RELOAD_REFUSED), log.count(events::UPGRADE_REFUSED));
-    told(&ask(supervisor, &["reload"]), 1, &["refused", reason]);
-    told(&ask(supervisor, &["upgrade"]), 1, &["refused", reason]);
+    assert_told_all(&supervisor.ctl_by_socket(&["reload"]), 1, &["refused", reason]);
+    assert_told_all(&supervisor.ctl_by_socket(&["upgrade"]), 1, &["refused", reason]);
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log(events::RELOAD_REFUSED, lines.0 + 2, PATIENCE);
     supervisor.signal(Signal::SIGUSR2);
@@ -51,7 +33,7 @@ fn refused(supervisor: &Supervisor, reason: &str) {
         let status: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
         (status["generation"].clone(), status["listeners"][0]["address"].clone())
     };
-    let after = ask(supervisor, &["status", "--json"]);
+    let after = supervisor.ctl_by_socket(&["status", "--json"]);
     assert_eq!(generation(&after), generation(&before), "nothing has changed");
 }
 
@@ -69,23 +51,6 @@ fn replace_link(link: &Path, to: &Path) {
     let draft = link.with_extension("draft");
     symlink(to, &draft).expect("a link in our own folder");
     fs::rename(&draft, link).expect("our own link");
-}
-
-#[track_caller]
-fn answers(path: &Path) {
-    let mut stream = UnixStream::connect(path).expect("the unix socket accepts");
-    hears(&mut stream, true);
-}
-
-#[track_caller]
-fn hears(stream: &mut UnixStream, ask: bool) {
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    if ask {
-        stream.write_all(&request("GET", "/health", &[("Connection", "close")], b"")).expect("it takes a request");
-    }
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 /// Without the file the service would open its writes, move its port and make an empty database, so it refuses to lose
@@ -116,7 +81,7 @@ fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
         fs::rename(&away, &file).expect("our own file");
         assert_eq!(post(&supervisor), 401, "round {round}");
         // The next program requires the file too.
-        told(&ask(&supervisor, &[if round == 0 { "upgrade" } else { "reload" }]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[if round == 0 { "upgrade" } else { "reload" }]), 0, &["serves"]);
     }
     supervisor.stop();
 }
@@ -125,7 +90,11 @@ fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
 fn messages_name_a_file_by_its_absolute_path_in_the_root_folder_too() {
     let file = Launch::new().path("no.toml");
     let check = Command::new(env!("CARGO_BIN_EXE_oxicorn")).args(["check", "-c"]).arg(&file).current_dir("/").output();
-    told(&check.expect("oxicorn can be run"), 2, &[&format!("the settings file {} cannot be read", file.display())]);
+    assert_told_all(
+        &check.expect("oxicorn can be run"),
+        2,
+        &[&format!("the settings file {} cannot be read", file.display())],
+    );
 }
 
 #[test]
@@ -154,7 +123,7 @@ fn settings_that_cannot_be_looked_at_refuse_the_start() {
     // A file that never existed is no error.
     let nothing = Launch::new().raw("").arg("check");
     let remove = format!("rm {}; exec \"$0\" \"$@\"", nothing.path("supervisor.toml").display());
-    told(&nothing.through(&["sh", "-c", &remove]).run(), 0, &["settings are valid"]);
+    assert_told_all(&nothing.through(&["sh", "-c", &remove]).run(), 0, &["settings are valid"]);
 }
 
 /// Files that the settings name are required too.
@@ -180,16 +149,16 @@ fn named_files_that_are_missing_or_empty_refuse_a_reload() {
         refused(&supervisor, "empty");
         fs::rename(&away, &file).expect("our own file");
     }
-    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    assert_told_all(&supervisor.ctl_by_socket(&["reload"]), 0, &["serves"]);
     assert_eq!(post(&supervisor), 401);
     supervisor.stop();
 
     for key in ["service.bearer_token_file", "service.mongodb_uri_file"] {
         for command in ["check", "run"] {
             let launch = Launch::new().set(key, r#""{dir}/held""#).arg(command);
-            told(&launch.run(), 2, &[key, "No such file"]);
+            assert_told_all(&launch.run(), 2, &[key, "No such file"]);
             write(&launch.path("held"), "\n");
-            told(&launch.run(), 2, &[key, "is empty"]);
+            assert_told_all(&launch.run(), 2, &[key, "is empty"]);
         }
     }
 }
@@ -216,7 +185,7 @@ fn a_certificate_whose_file_disappears_is_still_served() {
         assert_eq!(served(), before);
         fs::rename(&away, &file).expect("our own file");
     }
-    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    assert_told_all(&supervisor.ctl_by_socket(&["reload"]), 0, &["serves"]);
     supervisor.stop();
 }
 
@@ -254,18 +223,18 @@ fn reload_and_upgrade_follow_a_moved_link() {
         let folder = || fs::read_link(format!("/proc/{}/cwd", supervisor.pid())).expect("the master's folder");
         docs(200);
         assert_eq!(folder(), supervisor.path("one"));
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         replace_link(&current, Path::new("two"));
         // The old release is removed at once, as deployments do.
         fs::remove_dir_all(supervisor.path("one")).expect("our own folder");
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         docs(404);
         assert_eq!(folder(), supervisor.path("two"), "{command}");
-        answers(&current.join("app.sock"));
+        assert_serves_unix(&current.join("app.sock"));
         // Moves back, and asks by the other command.
         replace_link(&current, Path::new("three"));
         let other = if command == "reload" { "upgrade" } else { "reload" };
-        told(&ask(&supervisor, &[other]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[other]), 0, &["serves"]);
         docs(200);
         assert_eq!(folder(), supervisor.path("three"), "{other}");
         // A release without settings.
@@ -289,7 +258,7 @@ fn a_service_survives_the_removal_of_the_folder_it_was_started_in() {
     let mut supervisor = launch.through(&["sh", "-c", &enter]).serving(2);
     fs::remove_dir(&gone).expect("our own folder");
     for command in ["upgrade", "reload", "upgrade"] {
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
     }
     // A client in a folder that was removed.
     let asks = |words: &str| {
@@ -299,20 +268,20 @@ fn a_service_survives_the_removal_of_the_folder_it_was_started_in() {
         Command::new("sh").args(["-c", &script]).output().expect("sh can be run")
     };
     let (socket, file) = (supervisor.path("control.sock"), supervisor.path("supervisor.toml"));
-    told(&asks(&format!("status --socket {}", socket.display())), 0, &["2 of 2 workers serve"]);
-    told(&asks(&format!("status -c {}", file.display())), 0, &["2 of 2 workers serve"]);
-    told(&asks(&format!("check -c {}", file.display())), 0, &["settings are valid"]);
-    told(&asks(&format!("reload -c {}", file.display())), 0, &["serves"]);
-    told(&asks("check -c supervisor.toml"), 2, &["supervisor.toml is a relative path", "gone", "absolute"]);
-    told(&asks("run -c supervisor.toml"), 2, &["supervisor.toml is a relative path"]);
-    told(&asks("run"), 2, &["the folder that the service was started in is gone"]);
+    assert_told_all(&asks(&format!("status --socket {}", socket.display())), 0, &["2 of 2 workers serve"]);
+    assert_told_all(&asks(&format!("status -c {}", file.display())), 0, &["2 of 2 workers serve"]);
+    assert_told_all(&asks(&format!("check -c {}", file.display())), 0, &["settings are valid"]);
+    assert_told_all(&asks(&format!("reload -c {}", file.display())), 0, &["serves"]);
+    assert_told_all(&asks("check -c supervisor.toml"), 2, &["supervisor.toml is a relative path", "gone", "absolute"]);
+    assert_told_all(&asks("run -c supervisor.toml"), 2, &["supervisor.toml is a relative path"]);
+    assert_told_all(&asks("run"), 2, &["the folder that the service was started in is gone"]);
     let relative = format!("check -c {} --pid run.pid", file.display());
-    told(&asks(&relative), 2, &["process.pidfile", "run.pid is a relative path"]);
+    assert_told_all(&asks(&relative), 2, &["process.pidfile", "run.pid is a relative path"]);
     let relative = format!("upgrade --socket {} --program new", socket.display());
-    told(&asks(&relative), 2, &["new is a relative path"]);
+    assert_told_all(&asks(&relative), 2, &["new is a relative path"]);
     for words in ["status", "reload", "stop", "upgrade", "scale 1", "health", "config", "config --running"] {
         let relative = format!("{words} -c {} --socket c.sock", file.display());
-        told(&asks(&relative), 2, &["--socket", "c.sock is a relative path", "absolute"]);
+        assert_told_all(&asks(&relative), 2, &["--socket", "c.sock is a relative path", "absolute"]);
     }
     supervisor.stop();
 }
@@ -325,25 +294,29 @@ fn a_reload_makes_the_file_of_a_unix_socket_again() {
         let mut supervisor = Launch::new().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(2);
         let path = supervisor.path("app.sock");
         // A client that connected before and asks afterwards: the queue of the old socket is served.
-        let mut early = UnixStream::connect(&path).expect("the unix socket accepts");
+        let mut early = Connection::open_unix(&path).expect("the unix socket accepts");
         fs::remove_file(&path).expect("the socket's file");
-        told(&supervisor.ctl(&["check"]), 0, &["settings are valid", "app.sock has lost its file and gets a new one"]);
-        told(&ask(&supervisor, &[command]), 0, &["generation 2 serves"]);
+        assert_told_all(
+            &supervisor.ctl(&["check"]),
+            0,
+            &["settings are valid", "app.sock has lost its file and gets a new one"],
+        );
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["generation 2 serves"]);
         assert_eq!(supervisor.log().count("socket_recreated"), 1);
         assert_eq!(fs::metadata(&path).expect("the socket's file").mode() & 0o777, 0o660);
-        answers(&path);
-        hears(&mut early, true);
+        assert_serves_unix(&path);
+        assert_eq!(early.get("/health").expect("an answer").status, 200);
         // A file of another program is left alone, and the reload is refused.
         fs::remove_file(&path).expect("the socket's file");
         write(&path, "precious");
-        told(&ask(&supervisor, &[command]), 1, &["refused", "app.sock exists and is not a socket"]);
-        told(&supervisor.ctl(&["check"]), 0, &["would be refused", "app.sock exists and is not a socket"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 1, &["refused", "app.sock exists and is not a socket"]);
+        assert_told_all(&supervisor.ctl(&["check"]), 0, &["would be refused", "app.sock exists and is not a socket"]);
         fs::remove_file(&path).expect("our own file");
         let theirs = std::os::unix::net::UnixListener::bind(&path).expect("a socket in our own folder");
-        told(&ask(&supervisor, &[command]), 1, &["refused", "app.sock is in use"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 1, &["refused", "app.sock is in use"]);
         drop(theirs);
-        told(&ask(&supervisor, &[command]), 0, &["generation 3 serves"]);
-        answers(&path);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["generation 3 serves"]);
+        assert_serves_unix(&path);
         eventually("one socket is left", PATIENCE, || {
             (supervisor.status()["listeners"].as_array().map(Vec::len) == Some(2)).then_some(())
         });
@@ -364,8 +337,8 @@ fn a_reload_without_the_folder_of_a_unix_socket_is_refused() {
         assert_eq!(get(supervisor.address(), "/health").status, 200);
         assert!(!run.exists());
         fs::create_dir(&run).expect("a folder in our own");
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
-        answers(&path);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
+        assert_serves_unix(&path);
     }
     supervisor.stop();
 }
@@ -382,14 +355,14 @@ fn rights_given_by_hand_stay_until_the_settings_change() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).expect("our own socket");
     std::os::unix::fs::chown(&path, Some(65534), Some(65534)).expect("our own socket");
     for command in ["reload", "upgrade", "reload"] {
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!(rights(), (65534, 65534, 0o666), "{command}");
     }
     let file = supervisor.path("supervisor.toml");
     let settings = fs::read_to_string(&file).expect("the settings file");
     for (mode, command) in [("0600", "reload"), ("0640", "upgrade")] {
         write(&file, &settings.replacen("[server]", &format!("[server]\nunix_mode = \"{mode}\""), 1));
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!(rights().2, u32::from_str_radix(mode, 8).expect("octal"), "{command}");
     }
     supervisor.stop();
@@ -420,18 +393,18 @@ fn only_a_living_master_holds_a_pid_file() {
     let pid = first.path("pid");
     let second = || {
         let output = Launch::new().set("process.pidfile", &format!("{:?}", pid.display().to_string())).run();
-        told(&output, 1, &["belongs to a master that runs", &format!("(pid {})", first.pid())]);
+        assert_told_all(&output, 1, &["belongs to a master that runs", &format!("(pid {})", first.pid())]);
     };
     second();
     // Upgrades and reloads keep the lock.
     for command in ["upgrade", "reload", "upgrade"] {
-        told(&ask(&first, &[command]), 0, &["serves"]);
+        assert_told_all(&first.ctl_by_socket(&[command]), 0, &["serves"]);
         second();
     }
     // The lock does not depend on what the file holds.
     write(&pid, "1\n");
     let output = Launch::new().set("process.pidfile", &format!("{:?}", pid.display().to_string())).run();
-    told(&output, 1, &["belongs to a master that runs"]);
+    assert_told_all(&output, 1, &["belongs to a master that runs"]);
     first.stop();
     assert!(pid.exists(), "a file that another program has written stays");
 }
@@ -446,20 +419,20 @@ fn a_pid_file_that_disappears_is_written_again() {
     let ours = Some(format!("{}\n", supervisor.pid()));
     for (round, command) in ["reload", "upgrade"].into_iter().enumerate() {
         fs::remove_file(&pid).expect("the pid file");
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 1));
         // Replaced by a copy that no living master holds.
         fs::rename(&pid, supervisor.path("old")).expect("the pid file");
         write(&pid, "1\n");
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 2));
         // Its folder is gone: that is no reason to refuse new certificates.
         fs::rename(&run, supervisor.path("old-run")).expect("our own folder");
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!(supervisor.log().count("pidfile_lost"), round + 1);
         fs::remove_dir_all(supervisor.path("old-run")).expect("our own folder");
         fs::create_dir(&run).expect("a folder in our own");
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 3));
     }
     supervisor.stop();
@@ -490,10 +463,14 @@ fn a_service_goes_on_without_its_log_files() {
     eventually("neither log can be reopened", PATIENCE, || (log().count("logs_reopen_failed") == 2).then_some(()));
     seen(&old.join("access.log"));
     for command in ["reload", "upgrade"] {
-        told(&ask(&supervisor, &[command]), 1, &["refused", "log.file: there is no folder", "log.access: there is"]);
+        assert_told_all(
+            &supervisor.ctl_by_socket(&[command]),
+            1,
+            &["refused", "log.file: there is no folder", "log.access: there is"],
+        );
     }
     fs::create_dir(&logs).expect("a folder in our own");
-    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    assert_told_all(&supervisor.ctl_by_socket(&["reload"]), 0, &["serves"]);
     seen(&logs.join("access.log"));
     supervisor.stop();
 }
@@ -504,7 +481,7 @@ fn a_service_goes_on_without_its_log_files() {
 fn full_and_read_only_disks_stop_no_service() {
     let mut full = Launch::new().set("log.access", r#""/dev/full""#).serving(2);
     assert_eq!(get(full.address(), "/health").status, 200);
-    told(&ask(&full, &["reload"]), 0, &["serves"]);
+    assert_told_all(&full.ctl_by_socket(&["reload"]), 0, &["serves"]);
     full.wait_log(events::ACCESS_LINES_DROPPED, 1, PATIENCE);
     full.stop();
 
@@ -516,7 +493,7 @@ fn full_and_read_only_disks_stop_no_service() {
     let fill = format!("mount -t tmpfs -o size=4k tmpfs {disk} && head -c 4096 /dev/zero > {disk}/filling");
     let script = format!("{fill}; \"$0\" \"$@\"; code=$?; ls -A {disk}; exit $code");
     let output = launch.through(&["unshare", "--mount", "sh", "-c", &script]).run();
-    told(&output, 1, &["process.pidfile", "No space left on device"]);
+    assert_told_all(&output, 1, &["process.pidfile", "No space left on device"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "filling", "{}", text(&output));
 
     let launch = Launch::new().args(&["-c", "{dir}/etc/supervisor.toml"]).set("process.pidfile", r#""{dir}/run/pid""#);
@@ -532,14 +509,14 @@ fn full_and_read_only_disks_stop_no_service() {
     let mut supervisor = launch.through(&["unshare", "--mount", "sh", "-c", &script]).serving(2);
     let inside = PathBuf::from(format!("/proc/{}/root{dir}/run/pid", supervisor.pid()));
     for command in ["reload", "upgrade"] {
-        told(&ask(&supervisor, &[command]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
     }
     fs::rename(&inside, inside.with_extension("old")).expect("the pid file");
     let remount = format!("mount -o remount,ro {dir}/run");
     let pid = supervisor.pid().to_string();
     let entered = Command::new("nsenter").args(["--mount", "--target", &pid, "sh", "-c", &remount]).status();
     assert!(entered.expect("nsenter can be run").success());
-    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    assert_told_all(&supervisor.ctl_by_socket(&["reload"]), 0, &["serves"]);
     let lost = supervisor.wait_log("pidfile_lost", 1, PATIENCE);
     assert!(lost[0].contains("Read-only file system"), "{lost:?}");
     supervisor.stop();
@@ -557,7 +534,7 @@ fn a_missing_database_is_not_created_again() {
         refused(&supervisor, "data/facts.db; put it back");
         assert!(!data.exists());
         fs::rename(&away, &data).expect("our own folder");
-        told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
+        assert_told_all(&supervisor.ctl_by_socket(&["upgrade"]), 0, &["serves"]);
     }
     // A worker that replaces a crashed one does not make the database either, with or without the folder.
     for (round, makes_folder) in [false, true].into_iter().enumerate() {
@@ -586,7 +563,7 @@ fn a_missing_database_is_not_created_again() {
     let file = supervisor.path("supervisor.toml");
     let settings = fs::read_to_string(&file).expect("the settings file");
     write(&file, &settings.replace("data/facts.db", "new/facts.db"));
-    told(&ask(&supervisor, &["reload"]), 0, &["serves"]);
+    assert_told_all(&supervisor.ctl_by_socket(&["reload"]), 0, &["serves"]);
     assert!(!get(supervisor.address(), "/facts").text().contains("a fact"));
     supervisor.stop();
 

@@ -75,10 +75,6 @@ fn post(path: &str) -> Request<()> {
     Request::post(format!("http://localhost{path}")).body(()).expect("a request")
 }
 
-fn total(supervisor: &Supervisor, of: &str) -> u64 {
-    supervisor.status()["totals"][of].as_u64().unwrap_or_else(|| panic!("totals.{of}"))
-}
-
 #[test]
 fn many_streams_are_served_at_once_and_each_counts_as_a_request() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);
@@ -94,7 +90,7 @@ fn many_streams_are_served_at_once_and_each_counts_as_a_request() {
     let body = Bytes::from(vec![b'a'; 1 << 20]);
     let echoed = client.ask(post("/debug/echo"), Some(body.clone())).expect("an answer");
     assert_eq!(echoed.body(), &body);
-    assert_eq!(total(&supervisor, "requests"), 51);
+    assert_eq!(supervisor.total("requests"), 51);
 }
 
 #[test]
@@ -149,7 +145,7 @@ fn http2_requests_are_refused_like_those_of_http1() {
     }
     assert_eq!(client.get("/health").status(), 200, "the connection goes on");
     // The app had the body that grew too long already.
-    assert_eq!((total(&supervisor, "refused"), total(&supervisor, "requests")), (refusals, 2));
+    assert_eq!((supervisor.total("refused"), supervisor.total("requests")), (refusals, 2));
 }
 
 /// A client that gets a body in answer to HEAD takes the connection for broken.

@@ -4,10 +4,6 @@ use std::time::Duration;
 
 use crate::common::{Connection, Failure, Launch, PATIENCE, Process, Supervisor, eventually, request};
 
-fn total(supervisor: &Supervisor, of: &str) -> u64 {
-    supervisor.status()["totals"][of].as_u64().unwrap_or_else(|| panic!("totals.{of}"))
-}
-
 /// Sends the bytes on a new connection and asserts this status, the documented error body, and a clean end.
 #[track_caller]
 fn refused(supervisor: &Supervisor, bytes: &[u8], status: u16, kind: &str, names: &str) {
@@ -28,7 +24,7 @@ fn a_request_that_is_too_large_is_refused_before_the_app_sees_it() {
         .set("http.limit_request_field_size", "300")
         .set("http.limit_request_body", "1000")
         .serving(2);
-    let asked = total(&supervisor, "requests");
+    let asked = supervisor.total("requests");
 
     let long_line = request("GET", &format!("/{}", "a".repeat(200)), &[], b"");
     refused(&supervisor, &long_line, 414, "uri_too_long", "limit_request_line");
@@ -47,7 +43,7 @@ fn a_request_that_is_too_large_is_refused_before_the_app_sees_it() {
         b"POST /debug/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     refused(&supervisor, smuggles, 400, "bad_request", "Transfer-Encoding");
 
-    assert_eq!((total(&supervisor, "requests"), total(&supervisor, "refused")), (asked, 7));
+    assert_eq!((supervisor.total("requests"), supervisor.total("refused")), (asked, 7));
     let lines = supervisor.log().count("request_refused") as u64;
     assert!((1..7).contains(&lines), "{lines} lines for 7 refusals in a moment");
     let ok = request("POST", "/debug/echo", &[], &[b'a'; 1000]);
@@ -69,7 +65,7 @@ fn a_body_that_grows_too_long_or_breaks_is_refused_whatever_the_app_answers() {
     assert_eq!(connection.ask(&whole).expect("an answer").body, [b'a'; 1000]);
     // The same connection goes on.
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
-    assert_eq!(total(&supervisor, "refused"), 2);
+    assert_eq!(supervisor.total("refused"), 2);
 }
 
 #[test]
@@ -106,7 +102,7 @@ fn bytes_after_a_last_answer_get_no_refusal() {
     connection.send(&[&last, b"rubbish\0\r\n\r\n".as_slice()].concat()).expect("sent");
     assert_eq!(connection.answer().expect("an answer").status, 200);
     connection.wait_eof().expect("nothing follows");
-    assert_eq!(total(&supervisor, "refused"), 0);
+    assert_eq!(supervisor.total("refused"), 0);
 }
 
 #[test]
@@ -154,7 +150,7 @@ fn above_limit_concurrency_requests_are_shed_at_once_except_exempt_ones() {
     eventually("two requests are in flight", PATIENCE, || {
         (supervisor.status()["workers"][0]["in_flight"] == 2).then_some(())
     });
-    let asked = total(&supervisor, "requests");
+    let asked = supervisor.total("requests");
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     for _ in 0..3 {
         let shed = connection.get("/ready").expect("an answer");
@@ -163,7 +159,7 @@ fn above_limit_concurrency_requests_are_shed_at_once_except_exempt_ones() {
         assert!(!shed.closes(), "the connection may be used again");
     }
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
-    assert_eq!((total(&supervisor, "shed"), total(&supervisor, "requests")), (3, asked + 1));
+    assert_eq!((supervisor.total("shed"), supervisor.total("requests")), (3, asked + 1));
     for connection in &mut busy {
         assert_eq!(connection.answer().expect("an answer").status, 200);
     }
@@ -202,7 +198,7 @@ fn refused_and_shed_requests_do_not_count_for_max_requests() {
     for _ in 0..20 {
         refused(&supervisor, &long, 414, "uri_too_long", "limit_request_line");
     }
-    assert_eq!((supervisor.log().count("recycle_requested"), total(&supervisor, "recycled")), (0, 0));
+    assert_eq!((supervisor.log().count("recycle_requested"), supervisor.total("recycled")), (0, 0));
 }
 
 #[test]

@@ -4,27 +4,6 @@ use std::{fs, time::Duration};
 
 use crate::common::{Connection, Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, free_port, get};
 
-fn edit(supervisor: &Supervisor, from: &str, to: &str) {
-    let path = supervisor.path("supervisor.toml");
-    let text = fs::read_to_string(&path).expect("the settings file");
-    assert!(text.contains(from), "{from:?} is not in:\n{text}");
-    fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
-}
-
-fn generation(supervisor: &Supervisor) -> u64 {
-    supervisor.status()["generation"].as_u64().expect("a number")
-}
-
-#[track_caller]
-fn told(supervisor: &Supervisor, code: i32, fragments: &[&str]) {
-    let output = supervisor.ctl(&["reload"]);
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    for fragment in fragments {
-        assert!(text.contains(fragment), "{fragment:?} is not in {text:?}");
-    }
-}
-
 fn sleeps(supervisor: &Supervisor) -> u16 {
     get(supervisor.address(), "/debug/sleep/1").status
 }
@@ -34,8 +13,8 @@ fn a_reload_answers_when_the_new_settings_serve() {
     let mut supervisor = Launch::new().set("service.debug", "true").set("workers.count", "2").serving(2);
     let old = supervisor.serving_pids();
     assert_eq!(sleeps(&supervisor), 200);
-    edit(&supervisor, "debug = true", "debug = false");
-    told(&supervisor, 0, &["generation 2 serves; with the new workers: service.debug"]);
+    supervisor.edit_settings("debug = true", "debug = false");
+    supervisor.assert_reload(0, &["generation 2 serves; with the new workers: service.debug"]);
     eventually("the old workers are gone", PATIENCE, || {
         (!supervisor.worker_pids().iter().any(|pid| old.contains(pid))).then_some(())
     });
@@ -59,7 +38,7 @@ fn ten_reloads_under_load_lose_nothing() {
         let serving = supervisor.serving_pids();
         assert!(serving.iter().any(|pid| !old.contains(pid)));
     }
-    assert_eq!(generation(&supervisor), 11);
+    assert_eq!(supervisor.generation(), 11);
     for load in [keep_alive, new, silent] {
         load.finish().assert_nothing_lost();
     }
@@ -70,13 +49,13 @@ fn ten_reloads_under_load_lose_nothing() {
 fn bad_settings_are_refused_and_nothing_changes() {
     let mut supervisor = Launch::new().serving(2);
     let old = supervisor.serving_pids();
-    edit(&supervisor, "[workers]", "[workers]\ncuont = 4");
-    told(&supervisor, 1, &["refused", "workers.cuont", "did you mean workers.count?"]);
+    supervisor.edit_settings("[workers]", "[workers]\ncuont = 4");
+    supervisor.assert_reload(1, &["refused", "workers.cuont", "did you mean workers.count?"]);
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log("reload_refused", 2, PATIENCE);
-    assert_eq!((supervisor.serving_pids(), generation(&supervisor)), (old.clone(), 1));
-    edit(&supervisor, "cuont = 4\n", "");
-    told(&supervisor, 0, &["generation 2 serves"]);
+    assert_eq!((supervisor.serving_pids(), supervisor.generation()), (old.clone(), 1));
+    supervisor.edit_settings("cuont = 4\n", "");
+    supervisor.assert_reload(0, &["generation 2 serves"]);
     let status = supervisor.status();
     assert_eq!(status["last_reload"]["ok"].as_bool(), Some(true));
     supervisor.stop();
@@ -97,9 +76,9 @@ fn a_generation_that_fails_its_trial_is_rolled_back() {
         (r#"boot = "hang""#, "boot_timeout"),
         ("boot = \"ok\"\nabort_after_ms = 200", "SIGABRT"),
     ] {
-        edit(&supervisor, &before, now);
-        told(&supervisor, 1, &["rolled back", reason, "the old workers serve on"]);
-        assert_eq!(generation(&supervisor), 1);
+        supervisor.edit_settings(&before, now);
+        supervisor.assert_reload(1, &["rolled back", reason, "the old workers serve on"]);
+        assert_eq!(supervisor.generation(), 1);
         before = now.to_owned();
     }
     eventually("only the old workers are left", PATIENCE, || {
@@ -108,8 +87,8 @@ fn a_generation_that_fails_its_trial_is_rolled_back() {
         (pids == old).then_some(())
     });
     load.finish().assert_nothing_lost();
-    edit(&supervisor, &before, r#"boot = "ok""#);
-    told(&supervisor, 0, &["serves"]);
+    supervisor.edit_settings(&before, r#"boot = "ok""#);
+    supervisor.assert_reload(0, &["serves"]);
     supervisor.stop();
 }
 
@@ -123,11 +102,11 @@ fn addresses_can_be_added_and_removed_without_a_loss() {
     let with = |extra: &str| text.replacen("bind = [", &format!("bind = [{extra}"), 1);
     assert_ne!(with("x"), text, "{text}");
     fs::write(&path, with(&format!("\"127.0.0.1:{comes}\", "))).expect("our own file");
-    told(&supervisor, 0, &["generation 2 serves", "server.bind"]);
+    supervisor.assert_reload(0, &["generation 2 serves", "server.bind"]);
     let added = format!("127.0.0.1:{comes}").parse().expect("an address");
     assert_eq!(get(added, "/health").status, 200);
     fs::write(&path, &text).expect("our own file");
-    told(&supervisor, 0, &["generation 3 serves"]);
+    supervisor.assert_reload(0, &["generation 3 serves"]);
     supervisor.wait_log("address_closed", 1, PATIENCE);
     assert!(Connection::open(added).is_err(), "the removed address still answers");
     load.finish().assert_nothing_lost();
@@ -139,9 +118,9 @@ fn an_address_that_is_taken_refuses_the_reload() {
     let mut supervisor = Launch::new().serving(2);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = taken.local_addr().expect("its address");
-    edit(&supervisor, "bind = [", &format!("bind = [\"{taken}\", "));
-    told(&supervisor, 1, &["refused", &taken.to_string()]);
-    assert_eq!((generation(&supervisor), get(supervisor.address(), "/health").status), (1, 200));
+    supervisor.edit_settings("bind = [", &format!("bind = [\"{taken}\", "));
+    supervisor.assert_reload(1, &["refused", &taken.to_string()]);
+    assert_eq!((supervisor.generation(), get(supervisor.address(), "/health").status), (1, 200));
     supervisor.stop();
 }
 
@@ -150,10 +129,10 @@ fn a_scaled_worker_count_survives_a_reload_unless_the_file_changes_it() {
     let mut supervisor = Launch::new().set("workers.count", "2").serving(2);
     supervisor.signal(Signal::SIGTTIN);
     supervisor.wait_serving(3);
-    told(&supervisor, 0, &["no setting has changed"]);
+    supervisor.assert_reload(0, &["no setting has changed"]);
     assert_eq!(supervisor.status()["target_workers"].as_u64(), Some(3));
-    edit(&supervisor, "count = 2", "count = 1");
-    told(&supervisor, 0, &["workers.count"]);
+    supervisor.edit_settings("count = 2", "count = 1");
+    supervisor.assert_reload(0, &["workers.count"]);
     assert_eq!(supervisor.status()["target_workers"].as_u64(), Some(1));
     supervisor.stop();
 }
@@ -173,16 +152,16 @@ fn check_reports_what_a_reload_would_change_and_the_reload_reports_the_same() {
     let pid = format!("(pid {}, ", supervisor.status()["pid"]);
     let said = checked(&supervisor);
     assert!(said.contains(&pid) && said.contains(": no setting has changed"), "{said}");
-    edit(&supervisor, "count = 2", "count = 3");
-    edit(&supervisor, "debug = true", "debug = false");
-    edit(&supervisor, "reuse_port = true", "reuse_port = false");
+    supervisor.edit_settings("count = 2", "count = 3");
+    supervisor.edit_settings("debug = true", "debug = false");
+    supervisor.edit_settings("reuse_port = true", "reuse_port = false");
     let changes = "applies at once: workers.count; with the new workers: service.debug; \
                    as before until a restart: server.reuse_port";
     let said = checked(&supervisor);
     assert!(said.contains(changes), "{said}");
-    assert_eq!((generation(&supervisor), supervisor.serving_pids().len()), (1, 2), "nothing was done");
-    told(&supervisor, 0, &[&format!("generation 2 serves; {changes}")]);
-    edit(&supervisor, "count = 3", "cuont = 3");
+    assert_eq!((supervisor.generation(), supervisor.serving_pids().len()), (1, 2), "nothing was done");
+    supervisor.assert_reload(0, &[&format!("generation 2 serves; {changes}")]);
+    supervisor.edit_settings("count = 3", "cuont = 3");
     let output = supervisor.ctl(&["check"]);
     assert_eq!((output.status.code(), output.stdout), (Some(2), Vec::new()));
     supervisor.stop();
@@ -193,7 +172,7 @@ fn check_reports_what_a_reload_would_change_and_the_reload_reports_the_same() {
 #[test]
 fn a_key_that_needs_a_restart_is_reported_and_keeps_its_value() {
     let mut supervisor = Launch::new().set("process.name", r#""shop""#).serving(2);
-    edit(&supervisor, r#""shop""#, r#""bakery""#);
+    supervisor.edit_settings(r#""shop""#, r#""bakery""#);
     // The client reads the same file, and must find the socket under the old name.
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log("reloaded", 1, PATIENCE);
@@ -204,7 +183,7 @@ fn a_key_that_needs_a_restart_is_reported_and_keeps_its_value() {
 #[test]
 fn a_stop_during_a_reload_is_obeyed_at_once() {
     let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).serving(2);
-    edit(&supervisor, r#"boot = "ok""#, r#"boot = "hang""#);
+    supervisor.edit_settings(r#"boot = "ok""#, r#"boot = "hang""#);
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log("trial_started", 1, PATIENCE);
     supervisor.signal(Signal::SIGTERM);

@@ -4,10 +4,6 @@ use std::{thread::sleep, time::Duration};
 
 use crate::common::{Canary, Connection, Failure, Launch, PATIENCE, Supervisor, eventually, now, request};
 
-fn total(supervisor: &Supervisor, of: &str) -> u64 {
-    supervisor.status()["totals"][of].as_u64().unwrap_or_else(|| panic!("totals.{of}"))
-}
-
 fn connections(supervisor: &Supervisor) -> u64 {
     supervisor.status()["workers"][0]["connections"].as_u64().expect("a count")
 }
@@ -39,7 +35,7 @@ fn a_client_that_never_sends_is_closed_without_an_answer() {
         let supervisor = launch("header_timeout", r#""500ms""#).set("http.http2", http2).serving(1);
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
         assert_eq!(ends_after(&mut connection, Duration::from_millis(500)), b"");
-        assert_eq!(total(&supervisor, "refused"), 0);
+        assert_eq!(supervisor.total("refused"), 0);
     }
 }
 
@@ -52,7 +48,7 @@ fn a_head_that_does_not_end_is_answered_408() {
         let last = String::from_utf8(ends_after(&mut connection, Duration::from_millis(500))).expect("text");
         assert!(last.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{begun:?}: {last}");
         assert!(last.contains("\r\nConnection: close\r\n") && last.contains("header_timeout"), "{last}");
-        assert_eq!((total(&supervisor, "refused"), total(&supervisor, "requests")), (1, 0));
+        assert_eq!((supervisor.total("refused"), supervisor.total("requests")), (1, 0));
     }
 }
 
@@ -131,7 +127,7 @@ fn a_body_that_stops_is_answered_408_and_one_that_comes_slowly_is_not() {
     stops.send(head).expect("sent");
     let last = String::from_utf8(ends_after(&mut stops, Duration::from_millis(700))).expect("text");
     assert!(last.starts_with("HTTP/1.1 408 ") && last.contains("body_timeout"), "{last}");
-    assert_eq!(total(&supervisor, "refused"), 1);
+    assert_eq!(supervisor.total("refused"), 1);
 
     let mut slow = Connection::open(supervisor.address()).expect("a connection");
     slow.send(head).expect("sent");
@@ -175,7 +171,7 @@ fn a_thousand_slow_clients_do_not_disturb_other_clients() {
     for mut connection in slow {
         assert!(connection.read_to_end().expect("an end").starts_with(b"HTTP/1.1 408 "));
     }
-    assert_eq!(total(&supervisor, "refused"), 1000);
+    assert_eq!(supervisor.total("refused"), 1000);
     let lines = supervisor.log().count("request_refused");
     assert!(lines <= 10, "{lines} lines");
 }

@@ -3,38 +3,15 @@
 //!
 //! Needs root: to give sockets away, and for a network namespace of its own.
 
-use std::{
-    fs,
-    io::{Read, Write},
-    os::unix::{fs::MetadataExt, net::UnixStream},
-    path::Path,
-    process::Command,
-};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
-use crate::common::{Launch, PATIENCE, Signal, Supervisor, eventually, get, request, text};
+use crate::common::{Launch, PATIENCE, Signal, assert_serves_unix, eventually, get, text};
 use nix::unistd::{Group, Uid, User};
-
-fn edit(supervisor: &Supervisor, from: &str, to: &str) {
-    let path = supervisor.path("supervisor.toml");
-    let text = fs::read_to_string(&path).expect("the settings file");
-    assert!(text.contains(from), "{from:?} is not in:\n{text}");
-    fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
-}
 
 /// Returns uid, gid and mode.
 fn rights(path: &Path) -> (u32, u32, u32) {
     let found = fs::metadata(path).expect("the socket's file");
     (found.uid(), found.gid(), found.mode() & 0o7777)
-}
-
-#[track_caller]
-fn answers(path: &Path) {
-    let mut stream = UnixStream::connect(path).expect("the unix socket accepts");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.write_all(&request("GET", "/health", &[("Connection", "close")], b"")).expect("it takes a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[test]
@@ -53,8 +30,8 @@ fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
     let inode = fs::metadata(&path).expect("the socket's file").ino();
 
     // The reload is refused completely: nothing changes its owner.
-    edit(&supervisor, "nobody:daemon", "root:no-such-group");
-    edit(&supervisor, "0600", "0666");
+    supervisor.edit_settings("nobody:daemon", "root:no-such-group");
+    supervisor.edit_settings("0600", "0666");
     let refused = supervisor.ctl(&["reload"]);
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused));
     assert!(
@@ -65,13 +42,13 @@ fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
     let taken = get(supervisor.address(), "/health");
     assert_eq!((taken.status, rights(&path)), (200, (uid, gid, 0o600)));
 
-    edit(&supervisor, "root:no-such-group", "root:0");
+    supervisor.edit_settings("root:no-such-group", "root:0");
     let reloaded = supervisor.ctl(&["reload"]);
     assert_eq!(reloaded.status.code(), Some(0), "{}", text(&reloaded));
     assert!(text(&reloaded).contains("applies at once: server.unix_mode, server.unix_owner"), "{}", text(&reloaded));
     assert_eq!(rights(&path), (0, 0, 0o666));
     assert_eq!(fs::metadata(&path).expect("the socket's file").ino(), inode, "it is the same socket");
-    answers(&path);
+    assert_serves_unix(&path);
     supervisor.stop();
     assert!(!path.exists(), "a stop removes its file");
 }
@@ -88,7 +65,7 @@ fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     assert_eq!(second.status.code(), Some(4), "{}", text(&second));
     let named = format!("(pid {})", first.pid());
     assert!(text(&second).contains("is in use") && text(&second).contains(&named), "{}", text(&second));
-    answers(&path);
+    assert_serves_unix(&path);
 
     // The master is stopped first, so that it repairs nothing. Its workers are killed before it, because they would
     // remove the file.
@@ -104,7 +81,7 @@ fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     let mut heir = Launch::new().set("server.bind", &bind).start();
     heir.wait_listening();
     heir.wait_serving(2);
-    answers(&path);
+    assert_serves_unix(&path);
     heir.stop();
 }
 

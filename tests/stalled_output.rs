@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, request};
+use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, metric, request};
 
 /// The length of a line: a terminal without a reader is soon full.
 const LONG: usize = 1_000;
@@ -62,9 +62,7 @@ impl OnTerminal {
     }
 
     fn dropped(&self) -> u64 {
-        let page = get(self.address, "/metrics").text();
-        let value = page.lines().find_map(|line| line.strip_prefix("oxicorn_access_lines_dropped_total "));
-        value.expect("the counter").parse().expect("a number")
+        metric(&get(self.address, "/metrics").text(), "oxicorn_access_lines_dropped_total").expect("the counter")
     }
 
     fn signal(&self, signal: Signal) {

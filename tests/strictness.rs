@@ -6,7 +6,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
 };
 
-use crate::common::{Launch, PATIENCE, get};
+use crate::common::{Launch, PATIENCE, Random, get, metric};
 use crate::corpus::{Answer, Case};
 
 /// How the bytes of a case are cut.
@@ -23,14 +23,11 @@ impl Cut {
         let Self::Random(seed) = self else {
             return raw.chunks(if matches!(self, Self::Bytes) { 1 } else { raw.len() }).collect();
         };
-        let (mut pieces, mut rest, mut dice) = (Vec::new(), raw, seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let (mut pieces, mut rest, mut random) = (Vec::new(), raw, Random::new(seed));
         while !rest.is_empty() {
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
             // As many short pieces as long ones.
-            let most = if dice & 1 == 0 { 4 } else { 1 + raw.len() };
-            let (piece, behind) = rest.split_at(rest.len().min(1 + (dice >> 8) as usize % most));
+            let most = if random.chance(50) { 4 } else { 1 + raw.len() as u64 };
+            let (piece, behind) = rest.split_at(rest.len().min(1 + random.below(most) as usize));
             pieces.push(piece);
             rest = behind;
         }
@@ -105,8 +102,7 @@ fn check(address: SocketAddr, case: &Case, cut: Cut) -> Result<(), String> {
 /// Returns the number of requests that the app got; the request for this page is not one.
 fn requests(address: SocketAddr) -> u64 {
     let page = get(address, "/metrics").text();
-    let count = page.lines().find_map(|line| line.strip_prefix("oxicorn_requests_total "));
-    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no such line: {page}"))
+    metric(&page, "oxicorn_requests_total").unwrap_or_else(|| panic!("no such line: {page}"))
 }
 
 /// Sends the whole corpus, and compares what the app got with what it may get.

@@ -15,7 +15,9 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, now, request, text};
+use crate::common::{
+    Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, metric, now, request, text,
+};
 use crate::https::{
     Asking, Authority, BOTH, Client, ONLY_1_2, PLAIN, Pair, WithTls, certificate, connect, shake_hands, try_connect,
     write,
@@ -118,7 +120,7 @@ fn keys_of_every_kind_and_form_can_be_served() {
     let mut supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
     for pair in pairs {
         replace(&supervisor, &pair);
-        told(&supervisor, 0, &["tls.certfile", "tls.keyfile"]);
+        supervisor.assert_reload(0, &["tls.certfile", "tls.keyfile"]);
         let port = supervisor.address().port();
         let answered = run("curl", &["-sSk", "--noproxy", "*", &format!("https://127.0.0.1:{port}/health")]);
         assert!(answered.status.success(), "{}", text(&answered));
@@ -264,19 +266,10 @@ fn a_session_can_be_resumed_by_any_worker_until_a_reload() {
     assert!(resumed.iter().all(|(kind, _)| *kind == Some(HandshakeKind::Resumed)), "{resumed:?}");
     let pids: std::collections::BTreeSet<_> = resumed.iter().map(|(_, pid)| pid).collect();
     assert_eq!(pids.len(), 2, "{resumed:?}");
-    told(&supervisor, 0, &["generation 2 serves"]);
+    supervisor.assert_reload(0, &["generation 2 serves"]);
     eventually("only new workers serve", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
     assert_eq!(ask(&config).0, Some(HandshakeKind::Full));
     supervisor.stop();
-}
-
-#[track_caller]
-fn told(supervisor: &Supervisor, code: i32, fragments: &[&str]) {
-    let output = supervisor.ctl(&["reload"]);
-    assert_eq!(output.status.code(), Some(code), "{}", text(&output));
-    for fragment in fragments {
-        assert!(text(&output).contains(fragment), "{fragment:?} is not in {}", text(&output));
-    }
 }
 
 #[test]
@@ -297,7 +290,10 @@ fn a_reload_serves_the_new_certificate_at_the_same_path_and_loses_nothing() {
     let mut shown = vec![first];
     for round in 2..=4 {
         replace(&supervisor, &authority.issue(|_| {}));
-        told(&supervisor, 0, &[&format!("generation {round} serves; with the new workers: tls.certfile, tls.keyfile")]);
+        supervisor.assert_reload(
+            0,
+            &[&format!("generation {round} serves; with the new workers: tls.certfile, tls.keyfile")],
+        );
         // Old workers drain meanwhile; a client that connects now reaches a new one.
         shown.push(eventually("the new certificate is shown", PATIENCE, || {
             let now = certificate(&connect(address, &config));
@@ -357,16 +353,16 @@ fn a_certificate_that_cannot_be_used_is_refused_with_a_sentence() {
         }
         replace(&running, pair);
         let wanted = sentence.replace("{dir}", running.path("").display().to_string().trim_end_matches('/'));
-        told(&running, 1, &["refused, all goes on as before", &wanted]);
+        running.assert_reload(1, &["refused, all goes on as before", &wanted]);
         serves(&running);
         // A command that only asks a service needs no usable certificate.
         assert_eq!(running.status()["generation"].as_u64(), Some(1));
     }
     fs::remove_file(running.path("key.pem")).expect("it was there");
-    told(&running, 1, &["tls.keyfile: there is no file"]);
+    running.assert_reload(1, &["tls.keyfile: there is no file"]);
     serves(&running);
     replace(&running, &good);
-    told(&running, 0, &["generation 2 serves"]);
+    running.assert_reload(0, &["generation 2 serves"]);
     serves(&running);
     running.stop();
 }
@@ -387,7 +383,7 @@ fn workers_of_another_user_serve_with_a_key_they_may_not_read() {
     supervisor.wait_serving(2);
     assert_eq!(certificate(&connect(supervisor.address(), &config)), first);
     replace(&supervisor, &authority.issue(|_| {}));
-    told(&supervisor, 0, &["with the new workers: tls.certfile, tls.keyfile"]);
+    supervisor.assert_reload(0, &["with the new workers: tls.certfile, tls.keyfile"]);
     assert_ne!(certificate(&connect(supervisor.address(), &config)), first);
     supervisor.stop();
 }
@@ -446,8 +442,7 @@ fn a_plain_http_request_is_told_that_the_port_speaks_tls() {
 fn handshakes_failed(supervisor: &Supervisor) -> u64 {
     let page = supervisor.ctl(&["status", "--format", "openmetrics"]);
     let page = String::from_utf8_lossy(&page.stdout).into_owned();
-    let told = page.lines().find_map(|line| line.strip_prefix("oxicorn_tls_handshakes_failed_total ")?.parse().ok());
-    told.unwrap_or_else(|| panic!("no oxicorn_tls_handshakes_failed_total in {page}"))
+    metric(&page, "oxicorn_tls_handshakes_failed_total").unwrap_or_else(|| panic!("the counter is not in {page}"))
 }
 
 /// Any client can make handshakes fail: one log line a second reports the number since the last line, and the metrics
@@ -484,7 +479,7 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     // A client that does not know the authority says so, and the count outlives its worker.
     try_connect(supervisor.address(), &PLAIN.trusting(&Authority::new())).map(drop).expect_err("an unknown authority");
     eventually("it is counted", PATIENCE, || (handshakes_failed(&supervisor) == 201).then_some(()));
-    told(&supervisor, 0, &["generation 2 serves"]);
+    supervisor.assert_reload(0, &["generation 2 serves"]);
     assert_eq!(handshakes_failed(&supervisor), 201);
     supervisor.stop();
 }
@@ -545,13 +540,13 @@ fn a_certificate_near_its_end_causes_a_warning_at_each_reading() {
     warned(1);
     let checked = supervisor.ctl(&["check"]);
     assert!(checked.status.success() && text(&checked).contains(&sentence), "{}", text(&checked));
-    told(&supervisor, 0, &["generation 2 serves"]);
+    supervisor.assert_reload(0, &["generation 2 serves"]);
     warned(2);
     let upgraded = supervisor.ctl(&["upgrade"]);
     assert!(upgraded.status.success(), "{}", text(&upgraded));
     warned(3);
     replace(&supervisor, &authority.issue(|_| {}));
-    told(&supervisor, 0, &["generation 4 serves"]);
+    supervisor.assert_reload(0, &["generation 4 serves"]);
     warned(3);
     supervisor.stop();
 }

@@ -10,41 +10,21 @@ use std::{
 };
 
 use crate::common::{
-    Canary, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, build_example, events, eventually, get, now,
+    Canary, Launch, Load, Mode, PATIENCE, Process, Signal, Supervisor, assert_told_all, build_example, events,
+    eventually, get, metric, now, text,
 };
 
-fn edit(supervisor: &Supervisor, from: &str, to: &str) {
-    let path = supervisor.path("supervisor.toml");
-    let text = fs::read_to_string(&path).expect("the settings file");
-    assert!(text.contains(from), "{from:?} is not in:\n{text}");
-    fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
-}
-
-/// Asks by the socket: spoiled settings do not say where the socket is.
-fn ask(supervisor: &Supervisor, words: &[&str]) -> Output {
-    let socket = supervisor.path("control.sock");
-    supervisor.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())
-}
-
-fn generation(supervisor: &Supervisor) -> u64 {
-    supervisor.status()["generation"].as_u64().expect("a number")
-}
-
 #[track_caller]
-fn told(output: &Output, code: i32, fragments: &[&str]) {
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{text}");
+fn assert_one_sentence(output: &Output, code: i32, fragments: &[&str]) {
+    let text = text(output);
     assert_eq!(text.trim_end().lines().count(), 1, "one sentence: {text}");
-    for fragment in fragments {
-        assert!(text.contains(fragment), "{fragment:?} is not in {text:?}");
-    }
+    assert_told_all(output, code, fragments);
 }
 
-/// Returns the sum on the page of `/metrics`.
+/// Returns the number of requests on the page of `/metrics`.
 fn counted(supervisor: &Supervisor) -> u64 {
     let page = get(supervisor.address(), "/metrics").text();
-    let line = page.lines().find_map(|line| line.strip_prefix("oxicorn_requests_total "));
-    line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no total in:\n{page}"))
+    metric(&page, "oxicorn_requests_total").unwrap_or_else(|| panic!("no total in:\n{page}"))
 }
 
 /// The pid, sockets, pid file and counts stay the same; the workers are new and answer by the new settings.
@@ -62,8 +42,8 @@ fn an_upgrade_under_load_is_invisible_to_clients() {
     let metrics = Load::start(address, "/metrics", 1, Mode::PerRequest { think_ms: 10 });
     eventually("the load runs", PATIENCE, || (keep_alive.answered() >= 50 && new.answered() >= 50).then_some(()));
     let before = (supervisor.status(), counted(&supervisor));
-    edit(&supervisor, "debug = true", "debug = true\ndocs = false");
-    told(&ask(&supervisor, &["upgrade"]), 0, &["generation 2 serves with /"]);
+    supervisor.edit_settings("debug = true", "debug = true\ndocs = false");
+    assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 0, &["generation 2 serves with /"]);
     eventually("the old workers are gone", PATIENCE, || {
         (!supervisor.worker_pids().iter().any(|pid| old.contains(pid))).then_some(())
     });
@@ -98,13 +78,13 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
         let least = (0..50).map(|_| (crate::common::observe_for(Duration::from_millis(2)), worker.files()).1).min();
         (supervisor.master().files(), least.expect("it was looked at"))
     };
-    told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
+    assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 0, &["serves"]);
     let first = settled();
     for _ in 0..19 {
-        told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
+        assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 0, &["serves"]);
     }
     assert_eq!(settled(), first, "descriptors of the master, and of a worker");
-    assert_eq!((generation(&supervisor), supervisor.log().count(events::UPGRADED)), (21, 20));
+    assert_eq!((supervisor.generation(), supervisor.log().count(events::UPGRADED)), (21, 20));
     load.finish().assert_nothing_lost();
     supervisor.stop();
 }
@@ -129,11 +109,11 @@ fn a_file_that_is_no_oxicorn_program_is_refused() {
         ("/usr/bin/yes", "/usr/bin/yes was not ready within workers.boot_timeout; its last words: "),
     ] {
         let output = supervisor.ctl(&["upgrade", "--program", program]);
-        told(&output, 1, &["refused, all goes on as before: ", reason]);
+        assert_one_sentence(&output, 1, &["refused, all goes on as before: ", reason]);
         let last = &supervisor.status()["last_upgrade"];
         assert!(last["reason"].as_str().is_some_and(|told| told.contains(reason)), "{last}");
     }
-    assert_eq!((supervisor.serving_pids(), generation(&supervisor)), (old, 1));
+    assert_eq!((supervisor.serving_pids(), supervisor.generation()), (old, 1));
     assert_eq!(supervisor.master().children().len(), 2, "no process of a preflight is left");
     load.finish().assert_nothing_lost();
     supervisor.stop();
@@ -154,14 +134,14 @@ fn a_program_whose_worker_cannot_boot_is_refused() {
         ("boot = \"ok\"\nbot = 1", "misbehave.bot: unknown key; did you mean misbehave.boot?"),
         ("boot = = \"ok\"", "not valid TOML"),
     ] {
-        edit(&supervisor, &before, now);
-        told(&ask(&supervisor, &["upgrade"]), 1, &["refused, all goes on as before: ", reason]);
+        supervisor.edit_settings(&before, now);
+        assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 1, &["refused, all goes on as before: ", reason]);
         assert_eq!(supervisor.serving_pids(), old);
         before = now.to_owned();
     }
-    edit(&supervisor, &before, r#"boot = "ok""#);
-    edit(&supervisor, "bind = [", &format!("bind = [\"{}\", ", supervisor.address()));
-    told(&ask(&supervisor, &["upgrade"]), 1, &["in use"]);
+    supervisor.edit_settings(&before, r#"boot = "ok""#);
+    supervisor.edit_settings("bind = [", &format!("bind = [\"{}\", ", supervisor.address()));
+    assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 1, &["in use"]);
     assert_eq!((supervisor.log().count(events::UPGRADE_REFUSED), supervisor.log().count("upgrade_exec")), (7, 0));
     load.finish().assert_nothing_lost();
     supervisor.stop();
@@ -175,16 +155,20 @@ fn a_program_that_fails_later_is_rolled_back() {
     let load = Load::start(supervisor.address(), "/pid", 8, Mode::KeepAlive { think_ms: 1 });
     let files = supervisor.master().files();
     // Its workers die after a while.
-    edit(&supervisor, r#"boot = "ok""#, "boot = \"ok\"\nabort_after_ms = 300");
-    told(
+    supervisor.edit_settings(r#"boot = "ok""#, "boot = \"ok\"\nabort_after_ms = 300");
+    assert_one_sentence(
         &supervisor.ctl(&["upgrade"]),
         1,
         &["rolled back: the new worker of slot ", "SIGABRT", "the old workers serve"],
     );
     // The settings become unreadable once the program has passed its preflight.
     let spoils = format!("spoils = {:?}", supervisor.path("supervisor.toml"));
-    edit(&supervisor, "abort_after_ms = 300", &spoils);
-    told(&ask(&supervisor, &["upgrade"]), 1, &["rolled back: ", "not valid TOML", "the old workers serve"]);
+    supervisor.edit_settings("abort_after_ms = 300", &spoils);
+    assert_one_sentence(
+        &supervisor.ctl_by_socket(&["upgrade"]),
+        1,
+        &["rolled back: ", "not valid TOML", "the old workers serve"],
+    );
     eventually("only the old workers are left", PATIENCE, || {
         let mut pids = supervisor.worker_pids();
         pids.sort_unstable();
@@ -203,11 +187,11 @@ fn a_program_that_fails_later_is_rolled_back() {
     supervisor.wait_gone(old[0]);
     eventually("the killed worker is replaced", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
     load.finish();
-    told(&ask(&supervisor, &["reload"]), 1, &["not valid TOML"]);
+    assert_one_sentence(&supervisor.ctl_by_socket(&["reload"]), 1, &["not valid TOML"]);
     let text = fs::read_to_string(supervisor.path("supervisor.toml")).expect("the settings file");
     let text = text.replace("no = = settings\n", "").replace(&spoils, "");
     fs::write(supervisor.path("supervisor.toml"), text).expect("our own file");
-    told(&ask(&supervisor, &["upgrade"]), 0, &["serves"]);
+    assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 0, &["serves"]);
     supervisor.stop();
 }
 
@@ -233,14 +217,14 @@ fn an_upgrade_follows_a_moved_link() {
     link(&releases[1]);
     fs::remove_dir_all(&releases[0]).expect("the old release goes");
     let upgrade = |program: &[&str]| supervisor.ctl_of(&releases[1].join("service"), &[&["upgrade"], program].concat());
-    told(&upgrade(&[]), 0, &["serves with ", "current/service"]);
+    assert_one_sentence(&upgrade(&[]), 0, &["serves with ", "current/service"]);
     assert_eq!(running(), releases[1].join("service"));
     // A program that was named once is the program from then on.
     let other = supervisor.path("other");
     fs::copy(releases[1].join("service"), &other).expect("a copy of the program");
-    told(&upgrade(&["--program", "other"]), 0, &["other"]);
+    assert_one_sentence(&upgrade(&["--program", "other"]), 0, &["other"]);
     assert_eq!(running(), other);
-    told(&upgrade(&[]), 0, &["other"]);
+    assert_one_sentence(&upgrade(&[]), 0, &["other"]);
     supervisor.stop();
 }
 
@@ -249,16 +233,16 @@ fn an_upgrade_follows_a_moved_link() {
 fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     let mut supervisor =
         Launch::misbehave().set("misbehave.boot", r#""ok""#).set("workers.boot_timeout", r#""60s""#).serving(2);
-    edit(&supervisor, r#"boot = "ok""#, r#"boot = "hang""#);
+    supervisor.edit_settings(r#"boot = "ok""#, r#"boot = "hang""#);
     let mut caller = UnixStream::connect(supervisor.path("control.sock")).expect("the master takes connections");
     caller.write_all(b"{\"version\":1,\"command\":{\"upgrade\":{\"program\":null}}}\n").expect("a line");
     let hears = supervisor.wait_log("upgrade_started", 1, PATIENCE);
     assert_eq!(supervisor.status()["state"], "upgrading", "{hears:?}");
     // A second upgrade command is answered; a signal waits for its turn.
-    told(&ask(&supervisor, &["upgrade"]), 1, &["another upgrade is under way"]);
+    assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 1, &["another upgrade is under way"]);
     supervisor.signal(Signal::SIGUSR2);
     supervisor.wait_log("upgrade_queued", 1, PATIENCE);
-    told(&supervisor.ctl(&["scale", "3"]), 0, &["3 workers serve"]);
+    assert_one_sentence(&supervisor.ctl(&["scale", "3"]), 0, &["3 workers serve"]);
     let (canary, asked) = (Canary::start(), now());
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
@@ -290,7 +274,7 @@ fn an_upgrade_keeps_every_kind_of_socket() {
     for round in 2..5 {
         // A client that comes meanwhile waits in the queue.
         let mut early = UnixStream::connect(&socket).expect("it listens");
-        told(&ask(&supervisor, &["upgrade"]), 0, &[&format!("generation {round} serves")]);
+        assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 0, &[&format!("generation {round} serves")]);
         early.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");
         let mut answer = String::new();
         early.read_to_string(&mut answer).expect("an answer");

@@ -9,7 +9,7 @@ use std::{
     process::Command,
 };
 
-use crate::common::{Launch, Load, Mode, Supervisor, get, root};
+use crate::common::{Launch, Load, Mode, Supervisor, get, metric, root};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const NEXT: &str = "0.0.1-next";
@@ -80,8 +80,7 @@ fn build_next() -> PathBuf {
 
 /// Reads a counter on the metrics page.
 fn counter(supervisor: &Supervisor, name: &str) -> Option<u64> {
-    let page = get(supervisor.address(), "/metrics").text();
-    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    metric(&get(supervisor.address(), "/metrics").text(), name)
 }
 
 #[track_caller]

@@ -68,6 +68,7 @@ pub(super) fn program(shares: &[Share]) -> Vec<Instruction> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oxicorn_testkit::random::Random;
 
     /// What the kernel would return, were `random` drawn.
     fn run(program: &[Instruction], random: u32) -> u32 {
@@ -126,13 +127,8 @@ mod tests {
     /// What `by_room` promises, replayed with a fixed seed: by chance alone it would be 1.21 and 1.42.
     #[test]
     fn connections_that_come_a_few_at_a_time_are_spread_evenly() {
-        let mut dice = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut draw = |below: u32| {
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
-            (dice % u64::from(below)) as usize
-        };
+        let mut random = Random::new(1);
+        let mut draw = |below: u32| random.below(below.into()) as usize;
         for (slots, bound) in [(4, 1.15), (8, 1.25)] {
             let live: Vec<u32> = (0..slots).collect();
             let mut sum = 0.0;

@@ -512,6 +512,7 @@ mod tests {
 
     use super::*;
     use crate::{protocol::Scale, sys::poll::wait};
+    use oxicorn_testkit::random::Random;
 
     fn open(path: &Path) -> Result<ControlServer, ControlOpenError> {
         ControlListener::at(path.to_owned()).map(|listener| ControlServer::new(listener, host::effective_ids().0))
@@ -761,13 +762,8 @@ mod tests {
     /// Any bytes, cut anywhere: the answer is a request's, or one refusal and the end, or nothing yet.
     #[test]
     fn any_bytes_end_well() {
-        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut below = |most: usize| {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            (seed % most.max(1) as u64) as usize
-        };
+        let mut random = Random::new(1);
+        let mut below = |most: usize| random.below(most.max(1) as u64) as usize;
         let mut stage = Stage::new();
         for round in 0..2_000 {
             let mut bytes = request(ControlCommand::Scale(Scale::To(4)));

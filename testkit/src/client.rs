@@ -5,6 +5,8 @@ use std::{
     fmt,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,7 +17,7 @@ use std::{
 
 use socket2::{Domain, Socket, Type};
 
-use crate::PATIENCE;
+use crate::{PATIENCE, random::Random};
 
 /// The one way in which a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,6 +147,14 @@ impl Connection {
         let over = matches!(self.stream.peek(&mut byte), Ok(0));
         self.stream.set_nonblocking(false).expect("a socket of ours");
         over
+    }
+}
+
+impl Connection<UnixStream> {
+    pub fn open_unix(path: &Path) -> Result<Self, Failure> {
+        let stream = UnixStream::connect(path).map_err(|error| classify(&error, false))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout that is not zero");
+        Ok(Self::over(stream))
     }
 }
 
@@ -393,7 +403,7 @@ fn run_client(
     answered: &AtomicU64,
 ) -> Tally {
     let mut tally = Tally::default();
-    let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut random = Random::new(seed);
     let mut kept: Option<Connection> = None;
     let (bytes, think_ms) = match mode {
         Mode::KeepAlive { think_ms } => (request("GET", path, &[], b""), think_ms),
@@ -409,7 +419,7 @@ fn run_client(
         };
         let outcome = connection.and_then(|mut connection| {
             if let Mode::SlowFirstByte { up_to_ms } = mode {
-                silent = dice.millis(up_to_ms);
+                silent = random.millis(up_to_ms);
                 thread::sleep(silent);
             }
             let response = connection.ask(&bytes)?;
@@ -434,21 +444,9 @@ fn run_client(
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        thread::sleep(dice.millis(think_ms));
+        thread::sleep(random.millis(think_ms));
     }
     tally
-}
-
-/// A small generator (xorshift), so that a run can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn millis(&mut self, up_to: u64) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_millis(self.0 % (up_to + 1))
-    }
 }
 
 /// Sleeps a millisecond again and again: what it oversleeps is a stall of the machine, not of the supervisor.

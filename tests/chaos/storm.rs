@@ -9,8 +9,8 @@ use std::{
 
 use nix::{sys::signal::kill, unistd::Pid};
 
-use super::swarm::{Dice, Hang, Swarm};
-use crate::common::{PATIENCE, Process, Signal, Supervisor, eventually, now, observe_for};
+use super::swarm::{Hang, Swarm};
+use crate::common::{PATIENCE, Process, Random, Signal, Supervisor, eventually, now, observe_for};
 
 /// One deed: one thing done to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Record {
 pub struct Storm<'a> {
     supervisor: &'a Supervisor,
     swarm: &'a Swarm,
-    dice: Dice,
+    random: Random,
     record: Record,
     frozen: Option<u32>,
     /// Only one worker hangs at a time; otherwise there would be moments in which no worker can answer.
@@ -90,7 +90,7 @@ pub struct Storm<'a> {
 impl<'a> Storm<'a> {
     pub fn new(supervisor: &'a Supervisor, swarm: &'a Swarm, workers: usize, seed: u64) -> Self {
         let record = Record { target: workers, ..Record::default() };
-        Self { supervisor, swarm, dice: Dice::new(seed), record, frozen: None, hangs_until: now() }
+        Self { supervisor, swarm, random: Random::new(seed), record, frozen: None, hangs_until: now() }
     }
 
     /// Does deeds for `length`, one every `pace` on average; longer when the machine is so busy that a deed was done
@@ -100,7 +100,7 @@ impl<'a> Storm<'a> {
         let most = u64::try_from(2 * pace.as_millis()).expect("a pace in milliseconds");
         let mut left: Vec<Deed> = Vec::new();
         while now() < until || deck.iter().any(|deed| self.record.count(*deed) < 2) {
-            let pause = self.dice.millis(most);
+            let pause = self.random.millis(most);
             self.wait(now() + pause);
             if left.is_empty() {
                 left = self.shuffled(deck);
@@ -120,7 +120,7 @@ impl<'a> Storm<'a> {
     fn shuffled(&mut self, deck: &[Deed]) -> Vec<Deed> {
         let mut deck = deck.to_vec();
         for last in (1..deck.len()).rev() {
-            let other = self.dice.up_to(last as u64);
+            let other = self.random.up_to(last as u64);
             deck.swap(last, usize::try_from(other).expect("an index"));
         }
         deck
@@ -175,13 +175,13 @@ impl<'a> Storm<'a> {
     }
 
     fn hang_length(&mut self) -> Duration {
-        Duration::from_millis(HANG_MS.start() + self.dice.up_to(HANG_MS.end() - HANG_MS.start()))
+        Duration::from_millis(HANG_MS.start() + self.random.up_to(HANG_MS.end() - HANG_MS.start()))
     }
 
     /// Signals a serving worker; returns `None` when it had already exited.
     fn hit(&mut self, signal: Signal) -> Option<u32> {
         let serving = self.supervisor.serving_pids();
-        let choice = self.dice.up_to((serving.len() as u64).checked_sub(1)?);
+        let choice = self.random.up_to((serving.len() as u64).checked_sub(1)?);
         let pid = serving[usize::try_from(choice).expect("an index")];
         send(pid, signal).then_some(pid)
     }

@@ -25,7 +25,7 @@ use tokio::{
     time::{sleep, sleep_until, timeout},
 };
 
-use crate::common::{Failure, Tally, now};
+use crate::common::{Failure, Random, Tally, now};
 
 /// A request that takes longer has failed.
 const TOO_LONG: Duration = Duration::from_secs(15);
@@ -170,25 +170,25 @@ impl Drop for Swarm {
 
 async fn swarm(target: Target, path: &'static str, manners: Vec<Manner>, seed: u64, shared: Arc<Shared>) -> Outcome {
     let mut clients = JoinSet::new();
-    let mut dice = Dice::new(seed);
+    let mut random = Random::new(seed);
     let stall = tokio::spawn(watch_stalls(Arc::clone(&shared)));
     let scores: Vec<_> = manners.iter().map(|_| Arc::new(Mutex::new(Score::default()))).collect();
     for (&manner, score) in manners.iter().zip(&scores) {
         let client =
-            |dice| Client { target: target.clone(), shared: Arc::clone(&shared), score: Arc::clone(score), dice };
+            |random| Client { target: target.clone(), shared: Arc::clone(&shared), score: Arc::clone(score), random };
         match manner {
             Manner::KeepAlive { clients: count, think_ms } => {
                 for _ in 0..count {
-                    clients.spawn(client(dice.fork()).keep_alive(path, think_ms));
+                    clients.spawn(client(random.fork()).keep_alive(path, think_ms));
                 }
             }
             Manner::PerRequest { clients: count } => {
                 for _ in 0..count {
-                    clients.spawn(client(dice.fork()).per_request(path));
+                    clients.spawn(client(random.fork()).per_request(path));
                 }
             }
             Manner::Arrivals { per_second, silent_ms } => {
-                clients.spawn(client(dice.fork()).arrivals(path, per_second, silent_ms));
+                clients.spawn(client(random.fork()).arrivals(path, per_second, silent_ms));
             }
         }
     }
@@ -234,7 +234,7 @@ struct Client {
     target: Target,
     shared: Arc<Shared>,
     score: Arc<Mutex<Score>>,
-    dice: Dice,
+    random: Random,
 }
 
 impl Client {
@@ -246,7 +246,7 @@ impl Client {
         let bytes = get(path, false);
         let mut kept: Option<Wire> = None;
         if think_ms > 0 {
-            sleep(self.dice.millis(think_ms)).await;
+            sleep(self.random.millis(think_ms)).await;
         }
         while self.goes_on() {
             let from = now();
@@ -255,7 +255,7 @@ impl Client {
             let asked = timeout(TOO_LONG, async {
                 let mut wire = match wire {
                     Some(wire) => wire,
-                    None => Wire::open(&self.target, self.dice.roll()).await?,
+                    None => Wire::open(&self.target, self.random.number()).await?,
                 };
                 let answer = wire.ask(&bytes).await?;
                 Ok((wire, answer))
@@ -265,7 +265,7 @@ impl Client {
                 kept = Some(wire);
             }
             if think_ms > 0 {
-                sleep(self.dice.millis(think_ms)).await;
+                sleep(self.random.millis(think_ms)).await;
             }
         }
     }
@@ -285,10 +285,10 @@ impl Client {
         while self.goes_on() {
             sleep_until(due).await;
             due += gap;
-            let silent = self.dice.millis(silent_ms);
-            let dice = self.dice.fork();
+            let silent = self.random.millis(silent_ms);
+            let random = self.random.fork();
             let Self { target, shared, score, .. } = &self;
-            let mut one = Self { target: target.clone(), shared: Arc::clone(shared), score: Arc::clone(score), dice };
+            let mut one = Self { target: target.clone(), shared: Arc::clone(shared), score: Arc::clone(score), random };
             let bytes = Arc::clone(&bytes);
             open.spawn(async move { one.one(&bytes, silent).await });
             while open.try_join_next().is_some() {}
@@ -297,7 +297,7 @@ impl Client {
     }
 
     async fn one(&mut self, bytes: &[u8], silent: Duration) {
-        let (from, port) = (now(), self.dice.roll());
+        let (from, port) = (now(), self.random.number());
         let asked = timeout(TOO_LONG + silent, async {
             let mut wire = Wire::open(&self.target, port).await?;
             if !silent.is_zero() {
@@ -466,36 +466,5 @@ fn classify(error: &io::Error, begun: bool) -> Failure {
         io::ErrorKind::TimedOut => Failure::Timeout,
         _ if begun => Failure::CutInResponse,
         _ => Failure::ResetBeforeFirstByte,
-    }
-}
-
-/// A small generator (splitmix), so that a seed names the same choices.
-#[derive(Clone, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Returns a number from 0 to `most`, both included.
-    pub fn up_to(&mut self, most: u64) -> u64 {
-        self.roll() % (most + 1)
-    }
-
-    pub fn millis(&mut self, most: u64) -> Duration {
-        Duration::from_millis(self.up_to(most))
-    }
-
-    fn fork(&mut self) -> Self {
-        Self(self.roll())
     }
 }

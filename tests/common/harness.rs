@@ -17,7 +17,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use super::{PATIENCE, proc::Process};
+use super::{Connection, PATIENCE, assert_told_all, proc::Process};
 
 /// The names of the log's events and fields.
 pub mod events {
@@ -93,6 +93,18 @@ pub fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
             _ => rest = after,
         }
     }
+}
+
+/// Returns the value of a metric without labels on a page of metrics.
+pub fn metric(page: &str, name: &str) -> Option<u64> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+/// Asserts that a service answers on this unix socket.
+#[track_caller]
+pub fn assert_serves_unix(path: &Path) {
+    let mut connection = Connection::open_unix(path).expect("the unix socket accepts");
+    assert_eq!(connection.get("/health").expect("an answer").status, 200);
 }
 
 /// The log as it is now.
@@ -545,6 +557,38 @@ impl Supervisor {
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(matches!(output.status.code(), Some(0 | 1)), "{told}");
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("no JSON object: {error}; {told}"))
+    }
+
+    #[track_caller]
+    pub fn generation(&self) -> u64 {
+        self.status()["generation"].as_u64().expect("a number")
+    }
+
+    /// Returns one of the counts since the service's start, such as `requests` or `refused`.
+    #[track_caller]
+    pub fn total(&self, name: &str) -> u64 {
+        self.status()["totals"][name].as_u64().unwrap_or_else(|| panic!("totals.{name}"))
+    }
+
+    /// Replaces a text of the settings file that must be there.
+    #[track_caller]
+    pub fn edit_settings(&self, from: &str, to: &str) {
+        let path = self.path("supervisor.toml");
+        let text = fs::read_to_string(&path).expect("the settings file");
+        assert!(text.contains(from), "{from:?} is not in:\n{text}");
+        fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
+    }
+
+    /// Runs a command by the control socket, for tests whose settings file does not say where that is.
+    pub fn ctl_by_socket(&self, words: &[&str]) -> Output {
+        let socket = self.path("control.sock");
+        self.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())
+    }
+
+    /// Runs `reload`; asserts its exit code and that its output holds every fragment.
+    #[track_caller]
+    pub fn assert_reload(&self, code: i32, fragments: &[&str]) {
+        assert_told_all(&self.ctl(&["reload"]), code, fragments);
     }
 
     /// Asks for a graceful stop and asserts exit code 0.

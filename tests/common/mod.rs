@@ -19,16 +19,17 @@ pub use cgroup::Cgroup;
 pub use dependency::Dependency;
 pub use facts::assert_each_stored_once;
 pub use harness::{
-    Launch, Log, Supervisor, binary, build_example, build_release_example, events, eventually, field, free_port,
-    is_release, root,
+    Launch, Log, Supervisor, assert_serves_unix, binary, build_example, build_release_example, events, eventually,
+    field, free_port, is_release, metric, root,
 };
 pub use mongod::Mongod;
 pub use nix::sys::signal::Signal;
-pub use output::{assert_told, text};
+pub use output::{assert_told, assert_told_all, text};
 pub use oxicorn_testkit::{
     PATIENCE,
     client::{Canary, Connection, Failure, Load, Mode, Response, Tally, get, json_request, request},
     now,
+    random::Random,
 };
 pub use proc::Process;
 

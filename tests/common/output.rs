@@ -9,6 +9,15 @@ pub fn text(output: &Output) -> String {
 /// Asserts that the command ended with this code, and that its output holds this text.
 #[track_caller]
 pub fn assert_told(output: &Output, code: i32, told: &str) {
+    assert_told_all(output, code, &[told]);
+}
+
+/// Asserts that the command ended with this code, and that its output holds every fragment.
+#[track_caller]
+pub fn assert_told_all(output: &Output, code: i32, fragments: &[&str]) {
     let text = text(output);
-    assert!(output.status.code() == Some(code) && text.contains(told), "not {code} {told}: {} {text}", output.status);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for fragment in fragments {
+        assert!(text.contains(fragment), "{fragment:?} is not in {text:?}");
+    }
 }

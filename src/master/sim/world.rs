@@ -27,6 +27,7 @@ const ACCEPT_REST: u64 = 1_000;
 /// From the fork to `Accepting`, at most.
 pub(super) const BOOT: u64 = 520;
 
+/// The generator of the testkit, once more: tests/mutants builds the core and this simulator without any crate of ours.
 pub(super) struct Random(u64);
 
 impl Random {

@@ -2,6 +2,7 @@
 
 use super::*;
 use corpus::{Answer, Case};
+use oxicorn_testkit::random::Random;
 
 #[path = "../../../tests/corpus/mod.rs"]
 mod corpus;
@@ -40,12 +41,9 @@ fn feed<'a>(limits: Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outco
 
 /// Cuts an input at random places, by a seed.
 fn cut(input: &[u8], seed: u64) -> Vec<&[u8]> {
-    let (mut pieces, mut rest, mut dice) = (Vec::new(), input, seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let (mut pieces, mut rest, mut random) = (Vec::new(), input, Random::new(seed));
     while !rest.is_empty() {
-        dice ^= dice << 13;
-        dice ^= dice >> 7;
-        dice ^= dice << 17;
-        let (piece, behind) = rest.split_at(rest.len().min(1 + dice as usize % 40));
+        let (piece, behind) = rest.split_at(rest.len().min(1 + random.below(40) as usize));
         pieces.push(piece);
         rest = behind;
     }
