@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Point reads and inserts a second: the reference service beside FastAPI and Uvicorn doing the same work, `make bench-facts`.
+"""Measures point reads and inserts a second: the reference service beside FastAPI and Uvicorn with the same work.
 
-Both with two workers, on the same mongod and on SQLite, the same wrk, interleaved rounds; median and range. Inserts on SQLite are
-as durable on both sides (WAL, synchronous=NORMAL). All share the machine with the client and the database: compare within a run.
+`make bench-facts` runs it. Both servers have two workers, the same mongod or SQLite, the same wrk, and interleaved rounds;
+the output is median and range. Inserts on SQLite are equally durable on both sides (WAL, synchronous=NORMAL). Servers,
+client and database share the machine, so compare figures of one run only.
 """
 import argparse
 import json
@@ -18,7 +19,7 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 INSERT = 'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = \'{"text":"Otters sleep holding hands"}\'\n'
-# A worker ends wrk's count of answers that are not 2xx or 3xx.
+# Prints wrk's counts at the end of a run, with the answers that are neither 2xx nor 3xx.
 REPORT = 'done = function(s, l) io.write(string.format("%d %d %d %d\\n", s.requests, s.duration, s.errors.status, s.errors.connect + s.errors.read + s.errors.write + s.errors.timeout)) end\n'
 
 
@@ -55,7 +56,7 @@ def wrk(port, path, script, seconds, folder):
     command = ["wrk", "-t", "1", "-c", "32", "-d", f"{seconds}s", "-s", str(lua), f"http://127.0.0.1:{port}{path}"]
     requests, micros, refused, broken = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")[-2].split())
     if refused or broken:
-        sys.exit(f"{path}: {refused} answers were no success, {broken} connections broke; a rate of failures is no rate")
+        sys.exit(f"{path}: {refused} answers failed, {broken} connections broke; the rate of failures says nothing")
     return requests / (micros / 1e6)
 
 

@@ -1,6 +1,6 @@
-"""The reference service's facts as FastAPI users write them: pymongo's async client, or sqlite3 in a thread; uvicorn in front.
+"""The reference service's facts as FastAPI users write them: pymongo's async client, or sqlite3 in a thread.
 
-A peer of `make bench-facts`, started by `benches/facts.py`.
+A peer of `make bench-facts`; `benches/facts.py` starts it under uvicorn.
 """
 import asyncio
 import os
@@ -44,7 +44,7 @@ class Mongo:
 
 
 class Sqlite:
-    """WAL, synchronous=NORMAL, a connection to a thread: the same durability as the reference service's."""
+    """A connection per thread, with WAL and synchronous=NORMAL: as durable as the reference service."""
 
     def __init__(self, path: str):
         self.path, self.local = path, threading.local()

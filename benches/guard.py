@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Instructions a request takes in a worker of the release binary, beside those that were recorded: `make bench-guard`.
+"""Compares the instructions of a request in a worker of the release binary with the recorded ones: `make bench-guard`.
 
-Owns: counting by valgrind's callgrind, which hardly depends on the machine or on what else it does, and the verdict: more
+Owns: counting with valgrind's callgrind, which depends little on the machine and its other load, and the verdict: more
 than 3 % above benches/instructions.json is a failure. Refuses: time (`cargo bench --bench load`), and the kernel's part.
 
-A run is started twice, with few requests and with many: the difference is what requests cost, without start and end.
-`--record` writes the figures anew, for a change that is worth its price or a new compiler.
+A run is started twice, with few requests and with many: the difference is the cost of requests, without start and end.
+`--record` writes new figures, for a change that is worth its price or for a new compiler.
 """
 import argparse
 import http.client
@@ -26,7 +26,7 @@ RECORD = ROOT / "benches/instructions.json"
 FEW, MANY = 500, 5_500
 MORE = 0.03
 
-# As they come, but for one worker that is given time: under valgrind everything takes fifty times as long.
+# The defaults, with one worker that gets more time: under valgrind everything takes fifty times as long.
 SETTINGS = """
 [server]
 bind = ["127.0.0.1:{port}"]
@@ -69,13 +69,13 @@ def answers(port):
 
 
 def instructions(access, times):
-    """Of the worker, from its fork to its end."""
+    """Returns the instructions of the worker, from its fork to its end."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         settings = pathlib.Path(folder, "supervisor.toml")
         settings.write_text(SETTINGS.format(port=port, folder=folder, access=access.format(folder=folder)))
         command = ["valgrind", "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={folder}/out.%p"]
-        # Without the caller's settings, which would count as well.
+        # Without the caller's environment, whose settings would count as well.
         environment = {"PATH": os.environ["PATH"]}
         with open(f"{folder}/log", "w+") as log:
             master = subprocess.Popen([*command, BINARY, "--config", settings], env=environment, cwd=folder, stdout=log, stderr=log)
@@ -84,7 +84,7 @@ def instructions(access, times):
                 while not answers(port):
                     if time.monotonic() > end or master.poll() is not None:
                         log.seek(0)
-                        sys.exit(f"FAILED: it does not serve\n{log.read()}")
+                        sys.exit(f"FAILED: the service does not serve\n{log.read()}")
                     time.sleep(0.1)
                 ask(port, times)
             finally:
@@ -95,12 +95,12 @@ def instructions(access, times):
             total = re.search(r"^(?:summary|totals): (\d+)", out.read_text(errors="replace"), re.MULTILINE)
             if total and int(out.suffix[1:]) != master.pid:
                 counts.append(int(total[1]))
-        # Besides the worker only short-lived helpers are children of the master.
+        # The other children of the master are only short-lived helpers.
         return max(counts)
 
 
 def main():
-    arguments = argparse.ArgumentParser(description="Compares instructions a request with the recorded ones.")
+    arguments = argparse.ArgumentParser(description="Compares the instructions of a request with the recorded ones.")
     arguments.add_argument("--record", action="store_true", help="write the figures instead of comparing them")
     record = arguments.parse_args().record
     compiler = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.strip()
@@ -117,11 +117,11 @@ def main():
     for way, count in counted.items():
         known = before["instructions"][way]
         change = count / known - 1
-        print(f"{way:<28} {count:>7,} instructions a request, recorded {known:,}: {change:+.1%}")
+        print(f"{way:<28} {count:>7,} instructions per request, recorded {known:,}: {change:+.1%}")
         if change > MORE:
             worse.append(way)
     if worse:
-        sys.exit(f"FAILED: more than {MORE:.0%} above what is recorded: {', '.join(worse)}")
+        sys.exit(f"FAILED: more than {MORE:.0%} above the recorded figure: {', '.join(worse)}")
 
 
 main()

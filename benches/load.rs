@@ -1,10 +1,11 @@
-//! oxicorn beside what one would otherwise choose, on this machine, in one run: `make bench`, `cargo bench --bench load`.
+//! Measures oxicorn beside the servers that its users would otherwise choose, on this machine, in one run: `make
+//! bench`, `cargo bench --bench load`.
 //!
-//! Every peer answers the same client in the same rounds, so that what else the machine does falls on all of them: in a
-//! round each takes its turn, in an order that rotates, after a warm-up of its own. What counts are medians, and of two
-//! peers the median of the rounds' ratios. Exit code 1 when a promise is broken.
+//! Every peer answers the same client in the same rounds, so that other load of the machine disturbs all of them. In
+//! each round every peer takes its turn, after a warm-up of its own, and the order rotates. Results are medians; two
+//! peers are compared by the median of the rounds' ratios. Exit code 1 when a promise is broken.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a benchmark reads clocks and starts threads")]
-#![allow(unreachable_pub, reason = "a program: nobody is outside")]
+#![allow(unreachable_pub, reason = "a program has no users outside")]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -42,28 +43,28 @@ use self::{
 /// Measures oxicorn beside its peers.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to measure; several, or `all`. Without it: what the promises are about.
+    /// What to measure: several names, or `all`. Without it: the scenarios of the promises.
     #[arg(long, num_args = 1..)]
     scenario: Vec<String>,
-    /// Whom to measure; several. Without it: everyone.
+    /// Which peers to measure: several names. Without it: all.
     #[arg(long, num_args = 1..)]
     peer: Vec<String>,
-    /// How often each takes its turn.
+    /// How many turns each peer takes.
     #[arg(long, default_value_t = 8)]
     rounds: usize,
-    /// Of one turn.
+    /// The seconds of one turn.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Writes the record to this file as well.
+    /// Write the record to this file as well.
     #[arg(long)]
     save: Option<PathBuf>,
-    /// Says what has changed since the run whose record this is.
+    /// Show what has changed since the run with this record.
     #[arg(long)]
     compare: Option<PathBuf>,
-    /// Names scenarios and peers, and ends.
+    /// Print the scenarios and peers, and end.
     #[arg(long)]
     list: bool,
-    /// Of cargo; without a meaning here.
+    /// Given by cargo; without a meaning here.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all promises that were measured are kept.
+/// Returns whether all measured promises are kept.
 fn run(arguments: &Arguments) -> Result<bool, String> {
     let known = scenarios::all();
     if arguments.list {
@@ -121,7 +122,7 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
     if let Some(before) = &before {
         print!("{}", report::compare(before, &record));
     }
-    println!("whole record and charts: {}", dir.display());
+    println!("complete record and charts: {}", dir.display());
     Ok(record.promises.iter().all(record::Promise::kept))
 }
 
@@ -137,7 +138,7 @@ fn list(scenarios: &[Scenario]) {
 }
 
 fn chosen_scenarios(known: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, String> {
-    // `steady` is steady-8, steady-64 and so on.
+    // `steady` stands for steady-8, steady-64 and so on.
     let fits = |scenario: &Scenario, name: &str| {
         name == "all"
             || scenario.name == name

@@ -40,7 +40,7 @@ fn promise(says: &str, reached: f64, bound: f64, at_least: bool) -> Promise {
 }
 
 fn example() -> Record {
-    let cannot = Row { turns: Vec::new(), not_applicable: "nobody watches over it".into(), ..row("bare", 1.0) };
+    let cannot = Row { turns: Vec::new(), not_applicable: "no master watches it".into(), ..row("bare", 1.0) };
     Record {
         machine: Machine {
             cpu: "A <fast> one".into(),
@@ -100,7 +100,7 @@ fn the_terminal_shows_every_row_and_every_figure_in_100_columns() {
         "60,000 (59,400–60,600)",
         "worker PSS (KiB)",
         "oxicorn failed: 3 reset <before> answer of 120,003 requests",
-        "bare: nobody watches over it",
+        "bare: no master watches it",
         "absent: not <installed>",
     ] {
         assert!(text.contains(said), "{said} is not in\n{text}");

@@ -1,4 +1,4 @@
-"""The service of tests/programs/plain.rs as an ASGI app without a framework, and the same on FastAPI: `asgi:app`, `asgi:fastapi`."""
+"""The service of tests/programs/plain.rs in Python: `asgi:app` without a framework, `asgi:fastapi` with FastAPI."""
 import asyncio
 import os
 

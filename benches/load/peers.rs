@@ -1,6 +1,7 @@
-//! Who is measured: oxicorn, and what its users would otherwise choose, each as it comes unless a scenario sets it otherwise.
+//! The peers: oxicorn, and what its users would otherwise choose, each with its defaults unless a scenario sets it
+//! otherwise.
 //!
-//! Owns: the names, versions and commands of the peers, and what each cannot do. Refuses: to tune one of them alone.
+//! Owns: the names, versions and commands of the peers, and what each cannot do. Refuses: tuning one of them alone.
 
 use std::{
     fmt::Write as _,
@@ -33,27 +34,27 @@ pub enum Peer {
 pub struct Setup {
     pub workers: usize,
     pub access_log: bool,
-    /// Every limit and clock of oxicorn that is off by default.
+    /// Switches on every limit and clock of oxicorn that is off by default.
     pub everything: bool,
     /// Certificate and key.
     pub tls: Option<(PathBuf, PathBuf)>,
     pub http2: bool,
-    /// After so many requests a worker is replaced.
+    /// A worker is replaced after this many requests.
     pub max_requests: Option<u32>,
-    /// Seconds of silence after which a worker is taken for hung.
+    /// Seconds of silence after which a worker counts as hung.
     pub hung_after: Option<u32>,
-    /// Room for this many connections, and time to be idle.
+    /// Allows this many connections, and lets them be idle.
     pub idle_connections: Option<usize>,
 }
 
 /// How to start a server: its processes, each with the same address.
 pub struct Recipe {
     pub commands: Vec<Command>,
-    /// It has a master, so that its workers are other processes.
+    /// The server has a master, so its workers are other processes.
     pub has_master: bool,
 }
 
-const NO_MASTER: &str = "nobody watches over its processes";
+const NO_MASTER: &str = "no master watches its processes";
 const SAME_SUPERVISOR: &str = "the same supervisor as without a framework";
 
 impl Peer {
@@ -91,7 +92,7 @@ impl Peer {
 
     pub fn about(self) -> &'static str {
         match self {
-            Self::Bare => "the service on hyper, a process for each worker, with nobody above them",
+            Self::Bare => "the service on hyper, a process for each worker, without a master",
             Self::Oxicorn => "the same service under oxicorn, its settings at their defaults",
             Self::Reference => "oxicorn's reference service (axum, SQLite), /health",
             Self::Nginx => "return 200, one listener",
@@ -124,7 +125,7 @@ impl Peer {
         if self == Self::Reference { "/health" } else { "/" }
     }
 
-    /// Why it cannot be asked at all on this machine.
+    /// Why it cannot be asked on this machine.
     pub fn missing(self) -> Option<String> {
         if let Some(module) = self.module() {
             let lacks = !packages().join(module).is_dir() || python().is_none();
@@ -154,7 +155,7 @@ impl Peer {
         }
     }
 
-    /// What it cannot do whatever one sets, and why.
+    /// Why it cannot do this, whatever the settings.
     pub fn cannot(self, deed: Deed) -> Option<&'static str> {
         let is_nginx = matches!(self, Self::Nginx | Self::NginxReuseport);
         match deed {
@@ -184,7 +185,7 @@ impl Peer {
             Deed::Stop if is_nginx => Some("it answers at once, so that nothing is in flight"),
             Deed::Reload | Deed::Recycle | Deed::Replace | Deed::NoticeHang | Deed::Stop => None,
             Deed::Beside if matches!(self, Self::Bare | Self::Oxicorn) => None,
-            Deed::Beside => Some("told of oxicorn beside bare hyper alone"),
+            Deed::Beside => Some("shown only for oxicorn and bare hyper"),
         }
     }
 
@@ -209,7 +210,7 @@ impl Peer {
     }
 }
 
-/// What a scenario asks for beyond an answer.
+/// What a scenario needs beyond an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
     Answer,
@@ -222,7 +223,7 @@ pub enum Deed {
     Replace,
     NoticeHang,
     Stop,
-    /// Only told of oxicorn beside bare hyper.
+    /// Shown only for oxicorn and bare hyper.
     Beside,
 }
 
@@ -295,7 +296,7 @@ fn nginx_of(port: u16, setup: &Setup, dir: &Path, reuseport: bool) -> Command {
         .iter()
         .map(|name| format!("  {name}_temp_path {shown}/{name};\n"))
         .collect();
-    // It would close connections after 1,000 requests, as the others do not.
+    // By default nginx closes connections after 1,000 requests; the others do not.
     let text = format!(
         "daemon off;\nuser root;\nworker_processes {};\npid {shown}/nginx.pid;\nerror_log stderr;\n\
          events {{ worker_connections {}; }}\n\
@@ -395,7 +396,7 @@ fn packages() -> PathBuf {
     root().join("target/bench-peers")
 }
 
-/// The interpreter itself, not what finds it, and its version.
+/// The interpreter itself, not the program that finds it, and its version.
 fn python() -> &'static Option<(PathBuf, String)> {
     static FOUND: OnceLock<Option<(PathBuf, String)>> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -407,7 +408,7 @@ fn python() -> &'static Option<(PathBuf, String)> {
     })
 }
 
-/// Debian puts it where only root looks.
+/// Debian installs it where only root's PATH looks.
 fn nginx() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
@@ -430,7 +431,7 @@ fn locked(name: &str) -> String {
     after.and_then(|after| after.split('"').next()).unwrap_or("?").to_owned()
 }
 
-/// `nginx version: nginx/1.22.1`, on whichever output.
+/// `nginx version: nginx/1.22.1`, on stdout or stderr.
 fn version_of_nginx() -> String {
     let asked = nginx().and_then(|program| Command::new(program).arg("-v").output().ok());
     let said = asked.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();

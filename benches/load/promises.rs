@@ -1,10 +1,10 @@
-//! What oxicorn promises of its speed, size and steadiness, held against the rows that were measured.
+//! What oxicorn promises of its speed, size and steadiness, compared with the measured rows.
 //!
-//! Owns: the bounds. Refuses: to judge what was not run, and to take a mean: a ratio is the median of the rounds' ratios.
+//! Owns: the bounds. Refuses: judging what was not run, and means: a ratio is the median of the rounds' ratios.
 
 use oxicorn_testkit::record::{Promise, Record, Row, Spread};
 
-/// What of the ASGI servers is compared with oxicorn's plain service …
+/// The ASGI servers that are compared with oxicorn's plain service …
 const PLAIN_PYTHON: [&str; 3] = ["Granian", "Uvicorn", "Gunicorn"];
 /// … and with its reference service.
 const FASTAPI: [&str; 4] =
@@ -38,7 +38,7 @@ impl Seen<'_> {
         Some(self.row(scenario, peer)?.spread(figure)?.max)
     }
 
-    /// The figure of one over that of the best of others, round by round.
+    /// Returns the figure of one peer divided by the best figure of others, round by round.
     fn ratio(&self, scenario: &str, figure: &str, one: &str, others: &[&str]) -> Option<f64> {
         let turns = &self.row(scenario, one)?.turns;
         let others: Vec<_> = others.iter().filter_map(|other| self.row(scenario, other)).collect();
@@ -50,31 +50,70 @@ impl Seen<'_> {
         Some(Spread::of(ratios)?.median)
     }
 
-    /// What is left of a request's worth of CPU time: 0.95 when one takes 1/0.95 of the other.
+    /// Returns the part of a request's CPU time that is left: 0.95 when one peer takes 1/0.95 of the other.
     fn left(&self, scenario: &str, one: &str, other: &str) -> Option<f64> {
         self.ratio(scenario, "cpu_us_per_request", other, &[one])
     }
 
     fn speed(&self) -> Vec<Promise> {
         let (on, logging) = ("oxicorn, everything on", "oxicorn, everything on, access log");
-        // For the same CPU time: where the client takes one of few cores, the quicker wait for it and the slower do not.
+        // Compared by CPU time: where the client takes one of few cores, the quicker peer waits for the client and the
+        // slower ones do not.
         let times = |one, others: &[&str]| {
             others.iter().filter_map(|other| self.left("steady-64", one, other)).min_by(f64::total_cmp)
         };
         let calls = self.ratio("syscalls", "syscalls_per_request", "oxicorn", &["bare hyper"]);
         let recycling = self.ratio("recycle", "requests_per_second", "oxicorn", &["oxicorn without recycling"]);
+        let (hyper, reference) = ("bare hyper", "oxicorn reference");
         [
-            at_least(0.95, self.left("steady-64", "oxicorn", "bare hyper"), "keep-alive, of bare hyper's requests for the same CPU time"),
-            at_least(0.80, self.left("steady-64", "oxicorn reference", "bare hyper"), "keep-alive, the reference service's /health, of bare hyper's for the same CPU time"),
-            at_least(0.88, self.left("access-log", "oxicorn", "oxicorn without log"), "with the access log in a file, of itself without for the same CPU time"),
-            at_least(0.90, self.left("cost", on, "bare hyper"), "every limit and clock on, of bare hyper's for the same CPU time"),
-            at_least(0.85, self.left("cost", logging, on), "every limit and clock and the access log on, of the same without log"),
-            at_least(0.92, self.left("new-connections", "oxicorn", "bare hyper"), "a connection for each request, of bare hyper's for the same CPU time"),
-            at_most(1.05, calls, "system calls of a keep-alive request, of bare hyper's"),
-            at_least(0.95, calls, "system calls of a keep-alive request, of bare hyper's"),
-            at_least(2.4, times("oxicorn", &PLAIN_PYTHON), "requests for the same CPU time, plain service, of the best of Granian, Uvicorn and Gunicorn without a framework"),
-            at_least(8.0, times("oxicorn reference", &FASTAPI), "requests for the same CPU time, reference service's /health, of the best of Granian, Uvicorn and Gunicorn on FastAPI"),
-            at_least(0.9, recycling, "requests a second when workers are replaced after 1,000 requests, of those when they are not"),
+            at_least(
+                0.95,
+                self.left("steady-64", "oxicorn", hyper),
+                "keep-alive: requests per CPU time, as a share of bare hyper's",
+            ),
+            at_least(
+                0.80,
+                self.left("steady-64", reference, hyper),
+                "keep-alive, the reference service's /health: requests per CPU time, as a share of bare hyper's",
+            ),
+            at_least(
+                0.88,
+                self.left("access-log", "oxicorn", "oxicorn without log"),
+                "access log in a file: requests per CPU time, as a share of those without it",
+            ),
+            at_least(
+                0.90,
+                self.left("cost", on, hyper),
+                "every limit and clock on: requests per CPU time, as a share of bare hyper's",
+            ),
+            at_least(
+                0.85,
+                self.left("cost", logging, on),
+                "every limit, clock and the access log on: requests per CPU time, as a share of those without the log",
+            ),
+            at_least(
+                0.92,
+                self.left("new-connections", "oxicorn", hyper),
+                "a connection for each request: requests per CPU time, as a share of bare hyper's",
+            ),
+            at_most(1.05, calls, "system calls of a keep-alive request, as a share of bare hyper's"),
+            at_least(0.95, calls, "system calls of a keep-alive request, as a share of bare hyper's"),
+            at_least(
+                2.4,
+                times("oxicorn", &PLAIN_PYTHON),
+                "plain service: requests per CPU time, times the best of Granian, Uvicorn and Gunicorn without a framework",
+            ),
+            at_least(
+                8.0,
+                times(reference, &FASTAPI),
+                "reference service's /health: requests per CPU time, times the best of Granian, Uvicorn and Gunicorn \
+                 on FastAPI",
+            ),
+            at_least(
+                0.9,
+                recycling,
+                "requests a second with workers replaced after 1,000 requests, as a share of those without",
+            ),
         ]
         .into_iter()
         .flatten()
@@ -98,29 +137,29 @@ impl Seen<'_> {
             at_most(
                 10.0,
                 self.median("crash", oxicorn, "replacement_ms"),
-                "milliseconds from the crash of a worker to the first answer of its successor",
+                "milliseconds from the crash of a worker to the first answer of its replacement",
             ),
             at_most(
                 100.0,
                 self.worst("crash", oxicorn, "longest_less_stalls_ms"),
-                "milliseconds that the others waited longest in a crash, less the machine's own stalls",
+                "milliseconds of the longest wait of other requests in a crash, less the machine's own stalls",
             ),
             self.worst("storm", "Gunicorn", "failed").and_then(|theirs| {
                 at_most(
                     theirs,
                     self.worst("storm", oxicorn, "failed"),
-                    "health checks failed by a crash a second, of at most Gunicorn's",
+                    "health checks failed with one crash a second, beside Gunicorn's",
                 )
             }),
             at_most(
                 1.15,
                 self.median("balance-4", oxicorn, "max_over_mean"),
-                "connections of the fullest of 4 workers, of the mean",
+                "connections of the fullest of 4 workers, times the mean",
             ),
             at_most(
                 1.25,
                 self.median("balance-8", oxicorn, "max_over_mean"),
-                "connections of the fullest of 8 workers, of the mean",
+                "connections of the fullest of 8 workers, times the mean",
             ),
         ]
         .into_iter()
@@ -141,9 +180,13 @@ impl Seen<'_> {
             at_most(8.0, mib(reference, "master_rss_kib"), "MiB of the master (VmRSS)"),
             at_most(5.0, mib(reference, "worker_pss_kib"), "MiB of an idle worker with SQLite (PSS)"),
             at_most(8.0, mib(reference, "worker_pss_loaded_kib"), "MiB of a worker with SQLite after load (PSS)"),
-            at_most(1.3, a_connection, "memory of an idle connection, of bare hyper's"),
+            at_most(1.3, a_connection, "memory of an idle connection, times bare hyper's"),
             at_most(4.0, self.median("idle", oxicorn, "wakeups_per_second"), "wake-ups a second of an idle process"),
-            at_most(0.1, self.median("idle", oxicorn, "cpu_percent"), "percent of a CPU that idling takes in total"),
+            at_most(
+                0.1,
+                self.median("idle", oxicorn, "cpu_percent"),
+                "percent of a CPU that an idle service takes in total",
+            ),
         ]
         .into_iter()
         .flatten()

@@ -1,6 +1,7 @@
-//! The report of a run: tables on the terminal, `load.json` and `report.html` in a folder, and one run held against another.
+//! The report of a run: tables on the terminal, `load.json` and `report.html` in a folder, and a comparison of two
+//! runs.
 //!
-//! Owns: how a record looks. Refuses: to measure, and to change what the record says.
+//! Owns: the look of a record. Refuses: measuring, and changing what the record says.
 
 #[path = "report/compare.rs"]
 mod compare;
@@ -24,13 +25,13 @@ use oxicorn_testkit::record::Record;
 pub use compare::compare;
 pub use text::text;
 
-/// For the terminal, or whatever stands in its place.
+/// Prints to stdout, which may be a pipe.
 pub fn print(record: &Record) {
-    // A reader that left early, as `head` does, takes nothing from the run.
+    // A reader that closes early, as `head` does, must not end the run.
     let _ = io::stdout().write_all(text(record).as_bytes());
 }
 
-/// `load.json`, the record whole, and `report.html`, which needs no other file.
+/// Writes `load.json`, the complete record, and `report.html`, which needs no other file.
 pub fn write(record: &Record, dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::write(dir.join("load.json"), serde_json::to_vec_pretty(record)?)?;

@@ -1,6 +1,7 @@
-//! The rounds: in each, every side of a scenario takes its turn, in an order that rotates.
+//! The rounds: in each, every side of a scenario takes its turn, and the order rotates.
 //!
-//! Owns: who is running when, and the progress that is shown. Refuses: to end a run because one peer fails; that is told.
+//! Owns: which server runs when, and the progress that is shown. Refuses: ending a run because one peer fails; the
+//! report shows the failure.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -12,7 +13,7 @@ use crate::{
     server::Server,
 };
 
-/// Servers that live on from one scenario to the next when both want the same.
+/// Servers that go on from one scenario to the next when both need the same.
 #[derive(Default)]
 struct Kept(Vec<(Peer, Setup, Server)>);
 
@@ -44,7 +45,7 @@ pub fn run(bench: &Bench, scenarios: &[Scenario], present: &[Peer], rounds: usiz
     bar.set_style(style.expect("a sound template"));
     let mut kept = Kept::default();
     for scenario in scenarios {
-        // A log shows no bar.
+        // A log shows no progress bar.
         if bar.is_hidden() {
             eprintln!("load: {}", scenario.name);
         }
@@ -76,7 +77,7 @@ fn measure(
     kept: &mut Kept,
     bar: &ProgressBar,
 ) {
-    // A turn that went wrong takes its peer out of the scenario: ratios are of turns of the same round.
+    // A failed turn takes its peer out of the scenario, because ratios need the turns of one round.
     let fail = |row: &mut Row, why: String| {
         bar.suspend(|| eprintln!("load: {}, {}: {why}", row.scenario, row.peer));
         row.turns.clear();

@@ -1,6 +1,6 @@
-//! What is measured: each scenario with its sides, in the order they run.
+//! The scenarios, each with its sides, in the order in which they run.
 //!
-//! Owns: the list. Refuses: to measure (that is in the files below), and to leave out a peer without saying why.
+//! Owns: the list. Refuses: measuring (the files below do), and leaving out a peer without a reason.
 
 #[path = "scenarios/life.rs"]
 mod life;
@@ -30,13 +30,13 @@ pub struct Scenario {
     pub about: &'static str,
     /// Run when no scenario is named.
     pub default: bool,
-    /// At most so many rounds: what takes long is not said better by more of it.
+    /// The largest number of rounds: for a slow scenario more rounds add little.
     pub rounds: usize,
     pub sides: Vec<Side>,
     pub kind: Kind,
 }
 
-/// One peer of a scenario, set as the scenario wants it.
+/// One peer of a scenario, set up as the scenario needs it.
 pub struct Side {
     pub label: String,
     pub peer: Peer,
@@ -48,11 +48,11 @@ pub struct Side {
 type Kept = dyn Fn(&Bench, &Side, &Server) -> Result<Turn, String>;
 
 pub enum Kind {
-    /// The servers live through all rounds.
+    /// The servers run through all rounds.
     Kept(Box<Kept>),
-    /// A turn starts a server of its own.
+    /// Each turn starts a new server.
     Fresh(fn(&Bench, &Side) -> Result<Turn, String>),
-    /// All at once, in the same window: nobody is asked anything.
+    /// All servers in the same window; no server is asked anything.
     Together(fn(&[&Server]) -> Vec<Turn>),
 }
 
@@ -68,14 +68,14 @@ impl Bench {
     }
 }
 
-/// Of the servers, unless a scenario says otherwise.
+/// The number of workers, unless a scenario says otherwise.
 const WORKERS: usize = 2;
 
 fn two_workers() -> Setup {
     Setup { workers: WORKERS, ..Setup::default() }
 }
 
-/// Every peer, and of those that cannot why.
+/// Every peer, and the reason for those that cannot.
 fn everyone(deed: Deed, setup: &Setup, path: Option<&'static str>) -> Vec<Side> {
     let side = |peer: Peer| Side {
         label: peer.name().to_owned(),
@@ -155,7 +155,7 @@ pub fn all() -> Vec<Scenario> {
     for (name, workers) in [("scaling-1", 1), ("scaling-2", 2), ("scaling-4", 4), ("scaling-8", 8), ("scaling-16", 16)]
     {
         let sides = everyone(Deed::Beside, &Setup { workers, ..usual.clone() }, None);
-        add(name, "as steady-64, with so many workers", false, any, sides, throughput::saturate(64));
+        add(name, "as steady-64, with this many workers", false, any, sides, throughput::saturate(64));
     }
 
     let recycling = Setup { max_requests: Some(1000), ..usual.clone() };
@@ -173,7 +173,7 @@ pub fn all() -> Vec<Scenario> {
     let about = "SIGKILL for one of two workers a second, five times; 50 health checks a second that never retry";
     add("storm", about, true, 2, everyone(Deed::Replace, &usual, None), Kind::Fresh(life::storm));
     let watching = Setup { hung_after: Some(2), ..usual.clone() };
-    let about = "SIGSTOP for one of two workers; who is silent for 2 s counts as hung";
+    let about = "SIGSTOP for one of two workers; a worker that is silent for 2 s counts as hung";
     add("hang", about, false, 3, everyone(Deed::NoticeHang, &watching, who), Kind::Fresh(life::hang));
     let sides = everyone(Deed::Stop, &usual, Some("/slow"));
     add("stop", "SIGTERM with 32 requests in flight", false, 4, sides, Kind::Fresh(life::stop));
@@ -185,7 +185,7 @@ pub fn all() -> Vec<Scenario> {
     let room = Setup { idle_connections: Some(8000), ..usual.clone() };
     let about = "PSS for each of 10,000 idle keep-alive connections";
     add("idle-connections", about, true, 2, everyone(Deed::Answer, &room, None), Kind::Fresh(rest::idle_connections));
-    let about = "wake-ups and CPU time of servers that nobody asks, for 10 s";
+    let about = "wake-ups and CPU time of servers without requests, for 10 s";
     add("idle", about, true, 2, everyone(Deed::Answer, &usual, None), Kind::Together(rest::idle));
     let about = "system calls for each request of one keep-alive connection, one worker (strace)";
     add("syscalls", about, true, 3, everyone(Deed::Answer, &one, None), Kind::Kept(Box::new(rest::syscalls)));
@@ -213,7 +213,7 @@ fn pem_files() -> (PathBuf, PathBuf) {
     (dir.join("certificate.pem"), dir.join("key.pem"))
 }
 
-/// Makes the certificate of all servers, and who trusts it.
+/// Makes the certificate of all servers, and the client's trust in it.
 fn connector() -> TlsConnector {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
@@ -229,7 +229,7 @@ fn connector() -> TlsConnector {
 }
 
 impl Bench {
-    /// For a client that speaks this protocol.
+    /// Returns the settings of a client that speaks this protocol.
     fn tls(&self, http2: bool) -> TlsConnector {
         let mut config = ClientConfig::clone(self.connector.config());
         config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];

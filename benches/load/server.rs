@@ -1,6 +1,7 @@
-//! A peer at work: its processes, what the kernel says of them, and what is done to them.
+//! A running peer: its processes, what the kernel says about them, and what is done to them.
 //!
-//! Owns: starting and ending them. Refuses: to end by name; all are children of ours, in process groups of their own.
+//! Owns: starting and ending them. Refuses: ending processes by name; all are its children, in process groups of their
+//! own.
 
 use std::{
     collections::BTreeMap,
@@ -50,7 +51,7 @@ impl Server {
                 let path = dir.path().join(name);
                 File::options().append(true).create(true).open(path).expect("a file in our own folder")
             };
-            // Outputs of two kinds: what is logged for each request is no error.
+            // Output of two kinds, because a line for each request is not an error.
             command.current_dir(dir.path()).stdin(Stdio::null()).stdout(log("stdout.log")).stderr(log("stderr.log"));
             command.process_group(0).spawn().unwrap_or_else(|error| panic!("{}: {error}", peer.name()))
         };
@@ -59,7 +60,7 @@ impl Server {
         Self { address, begun, children, has_master: recipe.has_master, workers: setup.workers, dir }
     }
 
-    /// Starts it, and waits until it has all its workers, answers, and has nothing left to do.
+    /// Starts it, and waits until it has all its workers, answers, and is idle.
     pub fn start(peer: Peer, setup: &Setup) -> Result<Self, String> {
         let mut server = Self::spawn(peer, setup);
         server.settle()?;
@@ -86,12 +87,12 @@ impl Server {
                     self.last_words()
                 ));
             }
-            // Long enough that a worker which still imports is seen to.
+            // Long enough to notice a worker that still imports.
             sleep(Duration::from_millis(50));
         }
     }
 
-    /// How the first process ended, once it has.
+    /// How the first process ended; `None` while it runs.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.children[0].try_wait().ok().flatten()
     }
@@ -110,7 +111,7 @@ impl Server {
         self.has_master.then(|| Process(self.children[0].id()))
     }
 
-    /// Everyone who lives: those started here, and whomever they started.
+    /// Every living process: those started here, and their descendants.
     pub fn processes(&self) -> Vec<Process> {
         let groups: Vec<_> = self.children.iter().map(Child::id).collect();
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -118,7 +119,7 @@ impl Server {
         processes.filter(|one| one.group().is_some_and(|group| groups.contains(&group)) && one.is_alive()).collect()
     }
 
-    /// Those that serve; Python's multiprocessing has helpers beside them.
+    /// The processes that serve; Python's multiprocessing has helpers beside them.
     pub fn workers(&self) -> Vec<Process> {
         let serves =
             |process: &Process| Some(*process) != self.master() && !process.title().contains("resource_tracker");
@@ -135,12 +136,12 @@ impl Server {
         }
     }
 
-    /// Of their own will or not, of all threads.
+    /// Context switches of all threads, voluntary or not.
     pub fn switches(&self) -> BTreeMap<u32, u64> {
         self.processes().into_iter().map(|process| (process.0, switches_of(process))).collect()
     }
 
-    /// As nginx calls it.
+    /// Reloads, as nginx calls it.
     pub fn reload(&self) {
         self.signal(Signal::SIGHUP);
     }
@@ -170,7 +171,7 @@ pub fn switches_of(process: Process) -> u64 {
     threads.map(of).sum()
 }
 
-/// One request on a connection of its own, without a runtime: status and body.
+/// Sends one request on a new connection, without a runtime; returns status and body.
 pub fn ask(address: SocketAddr, path: &str, patience: Duration) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
     stream.set_read_timeout(Some(patience)).ok()?;

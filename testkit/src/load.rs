@@ -1,10 +1,12 @@
-//! The one client that asks every peer: how many connections, at which pace, what they ask for, and how each request ended.
+//! The one client that asks every peer: how many connections, at which pace, what they ask for, and how each request
+//! ended.
 //!
-//! Owns: the threads, the pace, the clock that a request is measured by. Refuses: to retry, and to count a request twice
-//! or not at all.
+//! Owns: the threads, the pace, the clock that measures a request. Refuses: retrying, and counting a request twice or
+//! not at all.
 //!
 //! *Saturation* asks on each connection as soon as the last answer is there. *Paced* asks at a rate that no answer can
-//! slow down: a request is due at its time, its latency counts from then, also when every connection was still waiting.
+//! slow down: a request is due at its time, and its latency counts from then, even when every connection was still
+//! waiting.
 
 mod end;
 mod http1;
@@ -41,41 +43,41 @@ use crate::now;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Long enough for every answer that will ever come, short enough for a turn.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// After a connection could not be made; without it, a refusing server would be asked as fast as it refuses.
+/// The pause after a failed connection attempt; without it a refusing server would be asked as fast as it refuses.
 const AFTER_REFUSAL: Duration = Duration::from_millis(5);
 
 #[derive(Clone)]
 pub struct Load {
     pub address: SocketAddr,
     pub connections: usize,
-    /// Requests a second; none: saturation.
+    /// Requests a second; `None`: saturation.
     pub rate: Option<f64>,
     pub wire: Wire,
     pub path: &'static str,
-    /// Bytes of the request's body; 0 is a GET.
+    /// Bytes of the request's body; 0 means GET.
     pub body: usize,
-    /// Every n-th request asks for this path instead, and counts in the classes but not in the latencies.
+    /// Every n-th request asks for this path instead; it counts in the classes but not in the latencies.
     pub slow: Option<(u64, &'static str)>,
-    /// The answers' bodies are pids of who answered.
+    /// The answers' bodies are the pids of the workers that answered.
     pub who: bool,
     pub mark: Arc<Mark>,
 }
 
 #[derive(Clone, Default)]
 pub struct Wire {
-    /// A connection for each request.
+    /// A new connection for each request.
     pub per_request: bool,
     pub tls: Option<TlsConnector>,
-    /// HTTP/2, with so many streams at once on each connection.
+    /// HTTP/2, with this many streams at once on each connection.
     pub streams: Option<usize>,
 }
 
-/// The moment something is done to the server: requests are told apart by whether they were sent before or after it.
+/// The moment of a deed: requests are classed by whether they were sent before or after it.
 pub struct Mark {
     epoch: Instant,
-    /// Nanoseconds since the epoch; `u64::MAX` while nothing was done.
+    /// Nanoseconds since the epoch; `u64::MAX` before any deed.
     at: AtomicU64,
-    /// Whom it is done to; 0: the whole service.
+    /// The pid of the victim; 0: the complete service.
     victim: AtomicU32,
 }
 
@@ -118,7 +120,7 @@ impl Load {
     }
 
     pub fn start(self) -> Running {
-        // On two cores the server needs one; more client threads would only take turns with it.
+        // On two cores the server needs one; more client threads would only compete with it.
         let cores = available_parallelism().map_or(1, usize::from);
         let threads = (cores / 2).clamp(1, self.connections);
         let (begun, stop) = (now(), Arc::new(AtomicBool::new(false)));
@@ -156,7 +158,7 @@ impl Load {
     }
 }
 
-/// A load under way.
+/// A running load.
 pub struct Running {
     begun: Instant,
     stop: Arc<AtomicBool>,
@@ -164,7 +166,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Lets every request that was begun end.
+    /// Lets every started request end.
     pub fn finish(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let time = self.begun.elapsed();
@@ -217,7 +219,7 @@ struct Outcome {
     sent: Instant,
     end: End,
     slow: bool,
-    /// Who answered, or who answered last on this connection.
+    /// The worker that answered, or that answered last on this connection.
     server: Option<u32>,
 }
 
@@ -226,7 +228,7 @@ impl Thread {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// When the next request is due, once it is; none when the load is over.
+    /// Waits until the next request is due; `None` when the load is over.
     async fn next(&self) -> Option<Instant> {
         match &self.queue {
             Some(queue) => queue.next().await,

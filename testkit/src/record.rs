@@ -1,6 +1,6 @@
 //! What a run of the benchmark has seen: the one shape that is measured into, saved, compared and drawn.
 //!
-//! Owns: the record and the medians of it. Refuses: to measure, and to judge.
+//! Owns: the record and its medians. Refuses: measuring, and judging.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::Tally;
 
-/// One run, whole: what `--save` writes and `--compare` reads.
+/// One complete run: what `--save` writes and `--compare` reads.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Record {
     pub machine: Machine,
     /// When it began, RFC 3339 in UTC.
     pub began: String,
-    /// The command that gives it again.
+    /// The command that repeats it.
     pub command: String,
     pub rounds: usize,
-    /// Of one turn.
+    /// Seconds of one turn.
     pub seconds: f64,
     pub rows: Vec<Row>,
-    /// Peers that could not be asked, each with why.
+    /// Peers that could not be asked, each with the reason.
     pub missing: BTreeMap<String, String>,
     pub promises: Vec<Promise>,
 }
@@ -31,40 +31,41 @@ pub struct Machine {
     pub cores: usize,
     pub memory_gib: f64,
     pub kernel: String,
-    /// Program → its version, of every peer that took part.
+    /// Program → version, of every peer that took part.
     pub versions: BTreeMap<String, String>,
 }
 
-/// One scenario under one peer.
+/// One scenario with one peer.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     pub scenario: String,
     pub peer: String,
-    /// One of each round, in order.
+    /// One turn for each round, in order.
     pub turns: Vec<Turn>,
-    /// Why this peer cannot do this scenario; empty where it can. There are no turns then.
+    /// Why this peer cannot do this scenario; empty if it can. There are no turns then.
     #[serde(default)]
     pub not_applicable: String,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Turn {
-    /// What was measured, by name and unit. Loads: `requests_per_second`, `cpu_us_per_request`, `failed`; paced ones `p50_us`, `p99_us`, `p99_9_us`. What happens to
-    /// a server under load: `failed`, `in_flight`, `lost` (of those in flight), `beyond` (others that failed), `longest_ms`, `stall_ms`, `longest_less_stalls_ms`,
-    /// `replacement_ms`, `reload_ms`, `exit_ms`. At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`,
-    /// `master_pss_kib`, `master_rss_kib`, `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`,
-    /// `max_over_mean`. A figure that a peer does not have is not there.
+    /// What was measured, by name and unit. Loads: `requests_per_second`, `cpu_us_per_request`, `failed`; paced ones
+    /// `p50_us`, `p99_us`, `p99_9_us`. Events under load: `failed`, `in_flight`, `lost` (of those in flight), `beyond`
+    /// (others that failed), `longest_ms`, `stall_ms`, `longest_less_stalls_ms`, `replacement_ms`, `reload_ms`,
+    /// `exit_ms`. At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`, `master_pss_kib`, `master_rss_kib`,
+    /// `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`, `max_over_mean`. A
+    /// figure that a peer does not have is missing.
     pub figures: BTreeMap<String, f64>,
     /// How every request ended: `ok`, and each way to fail by name. A request is in exactly one class.
     pub classes: BTreeMap<String, u64>,
-    /// (part of the requests, microseconds), ascending; empty where no latency is measured.
+    /// (part of the requests, microseconds), ascending; empty if no latency is measured.
     pub latency: Vec<(f64, f64)>,
-    /// What clients saw over time; only where something happens to the server meanwhile.
+    /// What clients saw over time; only for scenarios with events.
     pub timeline: Vec<Tick>,
 }
 
 impl Turn {
-    /// Classes, latencies and timeline; the figures are the caller's.
+    /// Classes, latencies and timeline; the caller adds the figures.
     pub fn of(tally: Tally) -> Self {
         let mut turn =
             Self { classes: tally.classes(), latency: tally.latency(), timeline: tally.timeline, ..Self::default() };
@@ -109,7 +110,7 @@ impl Promise {
     }
 }
 
-/// The middle one, the smallest and the largest.
+/// The median, the smallest and the largest.
 #[derive(Debug, Clone, Copy)]
 pub struct Spread {
     pub median: f64,

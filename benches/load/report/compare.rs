@@ -1,6 +1,6 @@
-//! One run held against another, figure by figure.
+//! Compares two runs, figure by figure.
 //!
-//! Owns: what is said of the difference. Refuses: to call it better or worse.
+//! Owns: the words for a difference. Refuses: calling it better or worse.
 
 use oxicorn_testkit::record::{Record, Row, Spread};
 
@@ -9,7 +9,7 @@ use super::{
     text::{fold, plain, table},
 };
 
-/// A table a scenario, for rows in both; what is in one only is named.
+/// One table for each scenario with the rows of both runs; a row of only one run is named.
 #[must_use]
 pub fn compare(old: &Record, new: &Record) -> String {
     let mut out = String::new();

@@ -1,12 +1,12 @@
-//! What a figure's name says: its label, its unit, which way is better; and numbers as people read them.
+//! The names of figures (label, unit, which direction is better), and numbers as people read them.
 //!
-//! Owns: names and numbers. Refuses: to know which figures exist.
+//! Owns: names and numbers. Refuses: knowing which figures exist.
 
 use std::collections::BTreeMap;
 
 use oxicorn_testkit::record::{Record, Row, Spread, Turn};
 
-/// The rows of one scenario, peers in the record's order; apart those that have nothing to measure here.
+/// The rows of one scenario, peers in the record's order; rows without measurements are kept apart.
 pub struct Scenario<'a> {
     pub name: &'a str,
     pub rows: Vec<&'a Row>,
@@ -25,14 +25,15 @@ pub fn scenarios(record: &Record) -> Vec<Scenario<'_>> {
 /// A peer with its look, which is the same in every plot.
 pub type Peer<'a> = (&'a str, Look);
 
-/// Which colour, and which variant of it.
+/// The colour, and the variant of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     pub hue: usize,
     pub variant: usize,
 }
 
-/// Peers whose names begin with the same word share a colour and differ in the variant: a dozen colours nobody tells apart.
+/// Peers whose names begin with the same word share a colour and differ in the variant, because readers cannot tell a
+/// dozen colours apart.
 pub fn peers(record: &Record) -> Vec<Peer<'_>> {
     let names = distinct(record.rows.iter().map(|row| row.peer.as_str()));
     let family = |name: &'_ str| name.split(|sign: char| !sign.is_alphanumeric()).next().unwrap_or("").to_lowercase();
@@ -59,7 +60,7 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 impl<'a> Scenario<'a> {
-    /// Who has nothing to measure here, and why.
+    /// The peers without measurements here, and why.
     pub fn excused(&self) -> Vec<(String, &'a str)> {
         let whys = distinct(self.not_applicable.iter().map(|row| row.not_applicable.as_str()));
         let who = |why: &str| {
@@ -69,7 +70,7 @@ impl<'a> Scenario<'a> {
         whys.into_iter().map(|why| (who(why), why)).collect()
     }
 
-    /// What was measured here, in reading order: throughput, what failed, times, memory, costs.
+    /// What was measured here, in reading order: throughput, failures, times, memory, costs.
     pub fn columns(&self) -> Vec<Column<'a>> {
         let turns = self.rows.iter().flat_map(|row| &row.turns);
         let mut names = distinct(turns.flat_map(|turn| turn.figures.keys().map(String::as_str)));
@@ -89,7 +90,7 @@ impl<'a> Scenario<'a> {
     }
 }
 
-/// A figure with the one unit that all of its values share.
+/// A figure with one unit for all its values.
 pub struct Column<'a> {
     pub figure: &'a str,
     pub label: String,
@@ -100,7 +101,7 @@ pub struct Column<'a> {
 impl<'a> Column<'a> {
     pub fn of(figure: &'a str, rows: &[&Row]) -> Self {
         let largest = rows.iter().filter_map(|row| row.spread(figure)).map(|spread| spread.median).fold(0.0, f64::max);
-        // Ten times finer than alone, for the small beside the large.
+        // Ten times finer than alone, so that a small value beside a large one keeps its digits.
         let (unit, divisor) = scale(figure, largest / 10.0);
         Self { figure, label: label(figure), unit, divisor }
     }
@@ -113,7 +114,7 @@ impl<'a> Column<'a> {
         number(value / self.divisor)
     }
 
-    /// The lowest and the highest, where they differ.
+    /// The lowest and the highest, if they differ.
     pub fn range(&self, spread: Spread) -> Option<String> {
         let (min, max) = (self.number(spread.min), self.number(spread.max));
         (min != max).then(|| format!("{min}–{max}"))
@@ -162,7 +163,7 @@ pub fn label(figure: &str) -> String {
     label
 }
 
-/// Three digits that count, thousands apart.
+/// Three significant digits, thousands separated.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return "–".into();
@@ -192,7 +193,7 @@ pub fn time(us: f64) -> String {
     format!("{} {unit}", number(us / divisor))
 }
 
-/// What ended otherwise than well, over all turns: by name, how many; and how many requests there were.
+/// Requests that did not end well, over all turns: the number of each class, and the number of all requests.
 pub fn failures(row: &Row) -> (BTreeMap<&str, u64>, u64) {
     let (mut failed, mut all) = (BTreeMap::new(), 0);
     for (class, &count) in row.turns.iter().flat_map(|turn| &turn.classes) {
@@ -204,7 +205,7 @@ pub fn failures(row: &Row) -> (BTreeMap<&str, u64>, u64) {
     (failed, all)
 }
 
-/// `12 reset, 3 timeout of 45,678 requests`; nothing where all went well.
+/// `12 reset, 3 timeout of 45,678 requests`; nothing when all went well.
 pub fn failed_line(row: &Row) -> Option<String> {
     let (failed, all) = failures(row);
     let named: Vec<_> = failed.iter().map(|(class, &count)| format!("{} {class}", number(count as f64))).collect();
@@ -216,7 +217,7 @@ pub fn percentile(part: f64) -> String {
     ((part * 1e6).round() / 1e4).to_string()
 }
 
-/// Of each percentile the median of the rounds; none that fewer than one request of a round lies beyond.
+/// The median of the rounds for each percentile; none when fewer than one request of a round lies beyond it.
 pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
     let reach = |turn: &Turn, part: f64| {
         let all: u64 = turn.classes.values().sum();
@@ -230,7 +231,7 @@ pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
     parts.iter().filter_map(|&part| median(part)).collect()
 }
 
-/// The turn that clients suffered most in, and its place among the rounds.
+/// The turn in which clients suffered most, and its place among the rounds.
 pub fn worst(row: &Row) -> Option<(usize, &Turn)> {
     let timed = row.turns.iter().enumerate().filter(|(_, turn)| !turn.timeline.is_empty());
     let pain = |turn: &Turn| (turn.timeline.iter().map(|tick| tick.failed).sum::<u64>(), longest(turn));

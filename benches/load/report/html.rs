@@ -1,6 +1,6 @@
-//! A record as one page that needs nothing from elsewhere: words, tables and plots.
+//! A record as one page that loads nothing from elsewhere: words, tables and plots.
 //!
-//! Owns: what stands where on the page. Refuses: scripts, and text from the record that is not escaped.
+//! Owns: the layout of the page. Refuses: scripts, and unescaped text from the record.
 
 use oxicorn_testkit::record::{Record, Row};
 
@@ -13,7 +13,7 @@ use super::{
     text::{bound, reached, verdict},
 };
 
-/// Latency is drawn between these parts of the requests.
+/// The parts of the requests between which latency is drawn.
 const PARTS: std::ops::RangeInclusive<f64> = 0.5..=0.9999;
 
 pub fn page(record: &Record) -> String {
@@ -50,7 +50,8 @@ fn head(record: &Record) -> String {
     let facts = facts.map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>", escape(&value))).concat();
     format!(
         "<h1>oxicorn under load</h1>\n<dl>{facts}<dt>again with</dt><dd><code>{}</code></dd></dl>\n\
-         <p class=\"soft\">A bar is the median of the rounds, its whisker spans the lowest and the highest; the tables say the same. \
+         <p class=\"soft\">A bar is the median of the rounds, its whisker spans the lowest and the highest. \
+         The tables say the same. \
          Client and servers share the machine: compare within a run.</p>\n",
         escape(&record.command)
     )
@@ -143,7 +144,7 @@ fn section(at: usize, scenario: &Scenario, peers: &[Peer]) -> String {
     out + &latency(scenario, &rows) + &timelines(scenario, &rows)
 }
 
-/// Not drawn: counts, and what the time lines show whole.
+/// Not drawn: counts, and what the time lines show completely.
 fn drawn(column: &Column, rows: &[(Peer, &Row)]) -> bool {
     let eventful = rows.iter().any(|(_, row)| worst(row).is_some());
     let telling = ["syscalls_per_request", "max_over_mean"].contains(&column.figure);
@@ -210,12 +211,12 @@ fn row<T>(peer: Peer, columns: &[T], cell: impl Fn(&T) -> Option<String>) -> Vec
     [name(peer)].into_iter().chain(cells).collect()
 }
 
-/// None over the peers.
+/// The table's head, empty over the peers.
 fn heads(names: impl Iterator<Item = String>) -> Vec<String> {
     [String::new()].into_iter().chain(names).collect()
 }
 
-/// Heads and cells are HTML already. The first cell of a row is its head.
+/// Head and cells are HTML already. The first cell of a row is its head.
 fn table<H: AsRef<str>>(caption: &str, head: &[H], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let caption = if caption.is_empty() { String::new() } else { format!("<caption>{caption}</caption>") };
     let head: String = head.iter().map(|cell| format!("<th scope=\"col\">{}</th>", cell.as_ref())).collect();

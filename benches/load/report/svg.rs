@@ -1,6 +1,6 @@
 //! Plots: numbers in, the text of an SVG element out.
 //!
-//! Owns: where each mark stands. Refuses: colours of its own; those are `page.css`.
+//! Owns: where each mark stands. Refuses: colours; `page.css` has them.
 
 use std::fmt::Write;
 
@@ -8,10 +8,10 @@ use oxicorn_testkit::record::{Spread, Tick};
 
 use super::figures::{Column, Peer, number, percentile, time};
 
-/// What the axis of latencies names.
+/// The latencies that the axis names.
 const NAMED: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];
 
-/// Every character that could end text or an attribute.
+/// Escapes every character that could end text or an attribute.
 pub fn escape(text: &str) -> String {
     let mut out = String::new();
     for character in text.chars() {
@@ -49,7 +49,7 @@ fn line(class: &str, x1: f64, y1: f64, x2: f64, y2: f64) -> String {
     format!(r#"<path class="{class}" d="M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}"/>"#)
 }
 
-/// A name that fits into so many characters.
+/// A name shortened to this many characters.
 pub fn short(name: &str, room: usize) -> String {
     if name.chars().count() <= room {
         return name.into();
@@ -57,7 +57,7 @@ pub fn short(name: &str, room: usize) -> String {
     name.chars().take(room - 1).chain(['…']).collect()
 }
 
-/// A bar as long as the median, from zero; a whisker from the lowest to the highest.
+/// A bar as long as the median, from zero, with a whisker from the lowest to the highest.
 pub fn bars(title: &str, column: &Column, rows: &[(Peer, Option<Spread>)]) -> String {
     let room = widest(rows.iter().map(|row| row.0));
     let (width, left, right, step) = (520.0, room as f64 * 7.0 + 14.0, 444.0, 25.0);
@@ -86,7 +86,8 @@ pub fn bars(title: &str, column: &Column, rows: &[(Peer, Option<Spread>)]) -> St
     svg(width, height, title, &format!("Median, {}: {}.", column.head(), said.join("; ")), &body)
 }
 
-/// 1, 2 and 5 of every decade that the values need, or the decades alone where those are too many; the outermost hold all values.
+/// Returns 1, 2 and 5 of every decade that the values need, or only the decades if those are too many; the outermost
+/// marks enclose all values.
 pub fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     let (low, high) = (low.max(1e-3), high.max(low).max(1e-3));
     let decades = (low.log10().floor() as i32..=high.log10().ceil() as i32 + 1).map(|power| 10f64.powi(power));
@@ -100,7 +101,7 @@ pub fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     if ticks.len() > 8 { hold(&fine.into_iter().step_by(3).collect::<Vec<_>>()) } else { ticks }
 }
 
-/// Heights moved down, then up, until each has its gap.
+/// Moves heights down, then up, until each has its gap.
 pub fn apart(mut wanted: Vec<f64>, gap: f64, bottom: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|&a, &b| wanted[a].total_cmp(&wanted[b]));
@@ -115,7 +116,7 @@ pub fn apart(mut wanted: Vec<f64>, gap: f64, bottom: f64) -> Vec<f64> {
     wanted
 }
 
-/// A line a peer, microseconds on a log scale over percentiles that stand as far apart as they have nines.
+/// One line per peer: microseconds on a log scale, over percentiles that stand as far apart as they have nines.
 pub fn percentiles(title: &str, lines: &[(Peer, Vec<(f64, f64)>)]) -> String {
     let room = widest(lines.iter().map(|line| line.0));
     let (width, left, right, top) = (1080.0, 62.0, 1058.0 - room as f64 * 7.0, 10.0);
@@ -155,7 +156,7 @@ pub fn percentiles(title: &str, lines: &[(Peer, Vec<(f64, f64)>)]) -> String {
     svg(width, height, title, &format!("The last percentile of each. {}.", said.join("; ")), &body)
 }
 
-/// What all time lines of a scenario share, so that peers compare; each has its own time.
+/// What all time lines of a scenario share, so that peers can be compared; each has its own time.
 pub struct Scale {
     failed: f64,
     /// Microseconds.
@@ -170,12 +171,12 @@ impl Scale {
     }
 }
 
-/// How long a tick is.
+/// The length of a tick.
 pub fn step(ticks: &[Tick]) -> f64 {
     ticks.windows(2).map(|pair| pair[1].second - pair[0].second).fold(f64::INFINITY, f64::min).clamp(1e-3, 1.0)
 }
 
-/// Where each deed is named, in which row; not again where the same name still stands.
+/// Where each deed is named, and in which row; a repeated name is left out while the first one still stands there.
 fn deed_names<'a>(deeds: &[(f64, &'a str)]) -> Vec<(f64, usize, &'a str)> {
     let (mut ends, mut names): (Vec<(f64, &str)>, Vec<_>) = (Vec::new(), Vec::new());
     for &(x, deed) in deeds {
@@ -250,9 +251,6 @@ pub fn timeline(title: &str, peer: Peer, ticks: &[Tick], scale: &Scale) -> Strin
     }
     let longest = ticks.iter().map(|tick| tick.longest_us).fold(0.0, f64::max);
     let (ok, failed, count) = (number(ok as f64), number(failed as f64), deeds.len());
-    let desc = format!(
-        "{ok} requests ok, {failed} failed, the longest wait {}; {count} times something was done.",
-        time(longest)
-    );
+    let desc = format!("{ok} requests ok, {failed} failed, the longest wait {}; {count} deeds.", time(longest));
     svg(width, bottom + 22.0, title, &desc, &body)
 }

@@ -8,7 +8,7 @@ use super::figures::{Column, failed_line, number, scenarios};
 
 const WIDTH: usize = 100;
 
-/// One table a scenario, then who is missing, then the promises.
+/// One table for each scenario, then the missing peers, then the promises.
 pub fn text(record: &Record) -> String {
     let machine = &record.machine;
     let mut out = format!(
@@ -68,7 +68,7 @@ pub fn bound(promise: &Promise) -> String {
     format!("at {} {}", if promise.at_least { "least" } else { "most" }, number(promise.bound))
 }
 
-/// Exact where rounding would hide what was missed.
+/// Exact where rounding would hide a miss.
 pub fn reached(promise: &Promise) -> String {
     let rounded = number(promise.reached);
     if !promise.kept() && rounded == number(promise.bound) { promise.reached.to_string() } else { rounded }
@@ -78,7 +78,7 @@ fn against(promise: &Promise) -> String {
     format!("{}, {}", reached(promise), bound(promise))
 }
 
-/// A name from outside cannot steer the terminal.
+/// Removes what could steer the terminal, because names come from outside.
 pub fn plain(name: &str) -> String {
     name.replace(char::is_control, "?")
 }
@@ -112,7 +112,7 @@ pub fn table(lines: &[Vec<String>]) -> String {
     out
 }
 
-/// Words after a lead, broken at the width, the next lines below the first word.
+/// Words after a lead, broken at the width; the next lines begin below the first word.
 pub fn fold(lead: &str, words: &str) -> String {
     let indent = lead.chars().count();
     let (mut out, mut column) = (lead.to_string(), indent);

@@ -33,7 +33,7 @@ const RELOADS_WITHIN: Duration = Duration::from_secs(25);
 const RELOAD_PATIENCE: Duration = Duration::from_secs(20);
 const CRASHES: usize = 5;
 const CRASH_EVERY: Duration = Duration::from_secs(1);
-/// Nothing happens: at the beginning and at the end.
+/// Nothing happens in this time, at the beginning and at the end.
 const QUIET: Duration = Duration::from_millis(300);
 
 pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
@@ -68,7 +68,7 @@ pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
     Ok(turn)
 }
 
-/// Quick requests on connections that know who answers them, and slow ones, so that something is in flight.
+/// Quick requests on connections that know which worker answers them, and slow ones, so that some are in flight.
 fn quick_and_slow(address: SocketAddr, side: &Side, mark: &Arc<Mark>, quick: f64, slow: f64) -> Vec<Running> {
     let of = |load: Load| Load { who: true, mark: Arc::clone(mark), ..load }.start();
     let mut loads = vec![of(Load::paced(address, 64, side.path, quick))];
@@ -127,7 +127,7 @@ pub(super) fn hang(_: &Bench, side: &Side) -> Result<Turn, String> {
     Ok(turn)
 }
 
-/// A crash a second, as one client with one bad request causes it. The checks are on connections of their own.
+/// Crashes a worker every second, as one client with one bad request does. The checks use connections of their own.
 pub(super) fn storm(_: &Bench, side: &Side) -> Result<Turn, String> {
     let server = Server::start(side.peer, &side.setup)?;
     let wire = Wire { per_request: true, ..Wire::default() };
@@ -137,7 +137,7 @@ pub(super) fn storm(_: &Bench, side: &Side) -> Result<Turn, String> {
         sleep(CRASH_EVERY);
         let victim = server.workers().first().map(|worker| Pid::from_raw(worker.0.cast_signed()));
         deeds.push(now());
-        // None may live: then this second has its crash already.
+        // No worker may live: then this second has had its crash already.
         let _ = victim.map(|victim| kill(victim, Signal::SIGKILL));
     }
     sleep(CRASH_EVERY);
@@ -166,7 +166,7 @@ pub(super) fn stop(_: &Bench, side: &Side) -> Result<Turn, String> {
     tally.deed(at, "stop");
     let (survived, lost) = (tally.survived, tally.lost);
     let mut turn = Turn::of(tally);
-    // Whoever asks afterwards is refused, as they should be.
+    // Clients that ask later are refused, as they should be.
     turn.figures.remove("failed");
     turn.set("in_flight", (survived + lost) as f64);
     turn.set("lost", lost as f64);
@@ -182,7 +182,8 @@ fn strike(mark: &Mark, workers: &[Process], signal: Signal) -> Result<Instant, S
     Ok(at)
 }
 
-/// When somebody new first answered, asked on new connections, each with a thread of its own: a worker that hangs keeps one waiting.
+/// Returns when a new worker first answered. Each probe has a new connection and a thread of its own, because a hung
+/// worker keeps its probe waiting.
 fn successor(address: SocketAddr, old: &[Process], at: Instant, within: Duration) -> Option<Instant> {
     let old: BTreeSet<u32> = old.iter().map(|process| process.0).collect();
     let found = AtomicBool::new(false);
@@ -203,7 +204,7 @@ fn successor(address: SocketAddr, old: &[Process], at: Instant, within: Duration
     })
 }
 
-/// The load may have met the new worker before the probes.
+/// The load may have met the new worker before the probes did.
 fn earliest(tally: &Tally, old: &[Process], probed: Option<Instant>) -> Option<Instant> {
     let new = tally.servers.iter().filter(|(pid, _)| !old.iter().any(|old| old.0 == **pid));
     new.map(|(_, since)| *since).chain(probed).min()

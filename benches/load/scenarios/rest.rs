@@ -1,4 +1,4 @@
-//! What a server takes when it is started, when nobody asks, and for each connection and request.
+//! What a server costs at its start, while it is idle, and for each connection and request.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,7 @@ pub(super) fn start_up(_: &Bench, side: &Side) -> Result<Turn, String> {
         sleep(Duration::from_micros(300));
     }
     let took = server.begun.elapsed();
-    // Its workers are there when it is ended.
+    // The workers exist when the server is ended.
     server.settle()?;
     let mut turn = Turn::default();
     turn.set("startup_ms", took.as_secs_f64() * 1000.0);
@@ -53,7 +53,7 @@ pub(super) fn memory(bench: &Bench, side: &Side) -> Result<Turn, String> {
     }
     turn.set("worker_pss_kib", largest());
     Load::saturating(server.address, 64, side.path).run(Duration::from_secs_f64(bench.seconds));
-    // The connections are closed, and what was freed is given back if it ever will be.
+    // The connections are closed, and freed memory is returned if it ever will be.
     sleep(Duration::from_millis(500));
     turn.set("worker_pss_loaded_kib", largest());
     turn.set("pss_loaded_kib", pss(&server));
@@ -70,7 +70,7 @@ pub(super) fn idle_connections(_: &Bench, side: &Side) -> Result<Turn, String> {
     let server = Server::start(side.peer, &side.setup)?;
     let mut connections = Vec::with_capacity(IDLE);
     let mut open = |number: usize| {
-        // From several addresses: one has not ports enough for all turns of a run.
+        // From several addresses: one has too few ports for all turns of a run.
         let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2 + (number % 8) as u8));
         let failure = |error| format!("connection {number}: {error:?}");
         let mut connection = Connection::open_from(source, server.address).map_err(failure)?;
@@ -92,7 +92,7 @@ pub(super) fn idle_connections(_: &Bench, side: &Side) -> Result<Turn, String> {
 const WINDOW: Duration = Duration::from_secs(10);
 
 pub(super) fn idle(servers: &[&Server]) -> Vec<Turn> {
-    // What the last load left behind, such as connections to be closed, is over.
+    // The remains of the last load, such as connections to be closed, are gone.
     sleep(Duration::from_secs(1));
     let look = |server: &&Server| (server.switches(), server.cpu_time());
     let (begun, before): (_, Vec<_>) = (now(), servers.iter().map(look).collect());
@@ -110,7 +110,7 @@ pub(super) fn idle(servers: &[&Server]) -> Vec<Turn> {
     before.iter().map(|(switched, spent)| (switched, spent)).zip(&after).map(turn_of).collect()
 }
 
-/// strace, once it is attached; ended when dropped.
+/// strace, attached; ended when dropped.
 struct Strace(Child);
 
 impl Strace {
@@ -125,7 +125,7 @@ impl Strace {
         if said.contains("attached") { Ok(strace) } else { Err(format!("strace: {said}")) }
     }
 
-    /// Lets go, and has written what it saw.
+    /// Detaches; strace has then written its counts.
     fn detach(&mut self) {
         let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT);
         let _ = self.0.wait();
@@ -150,7 +150,7 @@ pub(super) fn syscalls(bench: &Bench, side: &Side, server: &Server) -> Result<Tu
         let total = text.lines().find(|line| line.ends_with(" total"));
         let calls: Option<f64> = total.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
         let calls = calls.ok_or_else(|| format!("strace saw nothing: {text}"))?;
-        // It may say that it is attached, and see nothing all the same: no server answers without a system call.
+        // strace may say that it is attached and see nothing all the same; no server answers without a system call.
         if tally.ok > 0 && calls >= tally.ok as f64 {
             let mut turn = Turn::default();
             turn.set("syscalls_per_request", calls / tally.ok as f64);

@@ -1,4 +1,4 @@
-//! Loads that nothing happens to: how much is answered, what it costs, how long it takes.
+//! Loads without events: how much is answered, what it costs, how long it takes.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::server::Server;
 const CONNECTIONS: usize = 64;
 const RATE: f64 = 1000.0;
 
-/// A turn: the warm-up, then the load, and the CPU time of the server meanwhile.
+/// One turn: the warm-up, then the load, with the CPU time of the server meanwhile.
 fn turn(bench: &Bench, server: &Server, load: Load) -> Result<Turn, String> {
     load.clone().run(Duration::from_secs_f64((bench.seconds / 4.0).min(0.5)));
     let before = server.cpu_time();
@@ -36,7 +36,7 @@ pub(super) fn saturate(connections: usize) -> Kind {
     }))
 }
 
-/// Processes that end take their CPU time with them: it is not told.
+/// Processes that end take their CPU time with them, so it is not reported.
 pub(super) fn recycling() -> Kind {
     Kind::Kept(Box::new(|bench, side, server| {
         let mut turn = turn(bench, server, Load::saturating(server.address, CONNECTIONS, side.path))?;
@@ -45,7 +45,7 @@ pub(super) fn recycling() -> Kind {
     }))
 }
 
-/// Where the pace is given, the figures are how long one waits.
+/// With a given pace the figures are waiting times.
 fn paced(bench: &Bench, server: &Server, load: Load) -> Result<Turn, String> {
     let mut turn = turn(bench, server, load)?;
     turn.figures.remove("requests_per_second");

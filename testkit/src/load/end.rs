@@ -9,17 +9,17 @@ pub enum End {
     ConnectTimeout,
     /// Neither refused nor silent: the client's own limits, for example.
     NoConnection,
-    /// A connection, and no TLS on it.
+    /// A connection without TLS on it.
     NoTls,
-    /// Reset before a byte of the answer.
+    /// Reset before the first byte of the answer.
     Reset,
-    /// Closed before a byte of the answer.
+    /// Closed before the first byte of the answer.
     Closed,
-    /// Some of the answer came, the rest did not.
+    /// A part of the answer came, the rest did not.
     Cut,
     Status(u16),
     Timeout,
-    /// Not HTTP, or longer than it said.
+    /// Not HTTP, or longer than announced.
     Malformed,
 }
 
@@ -40,7 +40,7 @@ impl End {
         })
     }
 
-    /// Of an error on a connection, with or without a part of the answer in hand.
+    /// Classifies an error on a connection, with or without a part of the answer read.
     pub fn of_error(error: &io::Error, some_came: bool) -> Self {
         let closed = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero);
         match (some_came, closed) {

@@ -1,4 +1,4 @@
-//! HTTP/1: requests made beforehand, answers read with httparse.
+//! HTTP/1: requests built beforehand, answers read with httparse.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::{AFTER_REFUSAL, ANSWER_TIMEOUT, End, Outcome, Stream, Thread};
 use crate::now;
 
-/// Of answers; a larger one is read in pieces that are not kept.
+/// The buffer for an answer; a larger body is read in pieces that are not kept.
 const BUFFER: usize = 64 << 10;
 
 struct Connection {
@@ -19,7 +19,7 @@ struct Connection {
     server: Option<u32>,
 }
 
-/// One connection at a time, until the load is over.
+/// Uses one connection at a time, until the load is over.
 pub(super) async fn connection(thread: Rc<Thread>) {
     let load = &thread.load;
     let usual = load.request(load.path);
@@ -30,7 +30,7 @@ pub(super) async fn connection(thread: Rc<Thread>) {
         let slow = slow.as_ref().filter(|_| thread.is_slow());
         let request = slow.unwrap_or(&usual);
         let sent = now();
-        // Whoever was told goodbye while nothing was asked for opens another; that is no failure.
+        // A client whose idle connection was closed opens another; that is no failure.
         let mut connection = match kept.take().and_then(Connection::unless_closed) {
             Some(connection) => Ok(connection),
             None => thread.connect().await.map(|stream| Connection { stream, server: None }),
@@ -46,7 +46,7 @@ pub(super) async fn connection(thread: Rc<Thread>) {
         thread.note(&Outcome { due, sent, end, slow: slow.is_some(), server });
         match (connection, answered) {
             (Ok(mut connection), Ok(_)) if load.wire.per_request => {
-                // The server closes; a client that did so first would have its ports in TIME_WAIT.
+                // The server closes; a client that closed first would have its ports in TIME_WAIT.
                 let _ = timeout(AFTER_REFUSAL, connection.stream.read(&mut buffer)).await;
             }
             (Ok(connection), Ok(Answer { goodbye: false, .. })) => kept = Some(connection),
@@ -58,13 +58,13 @@ pub(super) async fn connection(thread: Rc<Thread>) {
 
 struct Answer {
     end: End,
-    /// It said `Connection: close`.
+    /// The head said `Connection: close`.
     goodbye: bool,
 }
 
 /// What a head says.
 struct Head {
-    /// Of itself.
+    /// The length of the head itself.
     length: usize,
     status: u16,
     body: usize,
@@ -111,7 +111,8 @@ impl Connection {
     }
 }
 
-/// None while it is not whole. Every peer says how long its answer is: one that does not cannot be told from a cut one.
+/// Returns `None` while the head is incomplete. Every peer must announce the length of its answer; otherwise a complete
+/// answer looks like a cut one.
 fn head(buffer: &[u8]) -> Result<Option<Head>, End> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);

@@ -1,4 +1,4 @@
-//! HTTP/2: some connections, some streams at once on each, always saturating.
+//! HTTP/2: some connections, some streams at once on each, always at saturation.
 
 use std::rc::Rc;
 
@@ -37,7 +37,7 @@ pub(super) async fn connection(thread: Rc<Thread>) {
 async fn stream(thread: &Thread, sender: SendRequest<Bytes>) {
     let uri = format!("http://{}{}", thread.load.address, thread.load.path);
     while let Some(due) = thread.next().await {
-        // A goodbye before anything is asked is no failure.
+        // A GOAWAY before a request is sent is no failure.
         let Ok(mut ready) = sender.clone().ready().await else { return };
         let sent = now();
         let request = Request::get(&uri).body(()).expect("a request");

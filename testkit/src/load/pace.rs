@@ -1,4 +1,4 @@
-//! The pace: requests fall due at their times, whoever is free takes the next.
+//! The pace: requests fall due at their times, and any free connection takes the next one.
 
 use std::{
     cell::RefCell,
@@ -36,7 +36,8 @@ impl AsRawFd for Timer {
 }
 
 impl Queue {
-    /// Lets them fall due until it is over. The kernel's timer: tokio's own are late by up to a millisecond.
+    /// Lets requests fall due until the load is over. Uses the kernel's timer, because tokio's is late by up to a
+    /// millisecond.
     pub(super) async fn fill(&self, begun: Instant, rate: f64, is_over: impl Fn() -> bool) {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).expect("a timer");
         #[expect(deprecated, reason = "its successor is unsafe; this descriptor is owned by what waits for it")]

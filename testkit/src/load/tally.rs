@@ -1,4 +1,4 @@
-//! What a load has seen, added up.
+//! The counts and times of a load.
 
 use std::{
     collections::BTreeMap,
@@ -11,29 +11,30 @@ use super::{End, Outcome};
 use crate::record::Tick;
 
 const TICK: Duration = Duration::from_millis(100);
-/// The longest wait that still counts as one caused by what was done.
+/// The longest wait that still counts as an effect of the deed.
 const AFTERMATH: Duration = Duration::from_secs(1);
-/// Parts of the requests that latency is told for.
+/// The parts of the requests for which latency is reported.
 const PARTS: [f64; 9] = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0];
 
 pub struct Tally {
     begun: Instant,
-    /// From the start to the wish to stop.
+    /// From the start to the request to stop.
     pub time: Duration,
     pub ok: u64,
     failures: BTreeMap<String, u64>,
-    /// Microseconds from the time a request was due; of those that went well, and without the slow ones.
+    /// Microseconds from the time a request was due, of successful requests without the slow ones.
     latency: Histogram<u64>,
     pub timeline: Vec<Tick>,
     /// Sent before the mark, answered well after it; by the victim, if there is one.
     pub survived: u64,
-    /// Lost on what was struck: a victim's connections, until their end is seen; else what was sent before the mark.
+    /// Lost on the victim's connections, until their end is seen; without a victim, lost of what was sent before the
+    /// mark.
     pub lost: u64,
     /// Failed all the same: on connections of others, or on new ones.
     pub beyond: u64,
-    /// Of those that ended soon after the mark and went well.
+    /// The waits of successful requests that ended soon after the mark.
     pub longest_after: Duration,
-    /// Who answered, since when.
+    /// The workers that answered, and since when.
     pub servers: BTreeMap<u32, Instant>,
 }
 
@@ -94,7 +95,7 @@ impl Tally {
         &mut self.timeline[index]
     }
 
-    /// Writes into the timeline what was done to the server.
+    /// Writes the deed into the timeline.
     pub fn deed(&mut self, at: Instant, what: &str) {
         let index = (at - self.begun).as_millis() as usize / TICK.as_millis() as usize;
         self.tick(index).deed = what.to_owned();
