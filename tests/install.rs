@@ -1,5 +1,6 @@
 //! Promise: `make install` and the commands of docs/guides/systemd.md make a service that runs, with exactly these
-//! files. The completions and the manual page know every command. The Debian package holds what `make install` installs.
+//! files. The completions and the manual page know every command. The Debian package holds what `make install`
+//! installs.
 //!
 //! Plays systemd by hand, in namespaces of its own, with the unit's own commands. Needs root, and systemd's own
 //! sysusers and tmpfiles.

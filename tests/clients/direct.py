@@ -1,4 +1,4 @@
-"""The rows of clients that ask oxicorn directly: one for each library and transport, and the losses of its own fault."""
+"""The rows of clients that ask oxicorn directly: one for each library and transport, and the losses of its own."""
 import sys
 
 from drive import ROOT, TARGET, Known, Load, Row

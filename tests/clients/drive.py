@@ -77,7 +77,7 @@ def sh(*command, seconds=60, **options):
 
 
 def certificate():
-    """Returns the folder of an authority (ca.pem) and its certificate for localhost and 127.0.0.1 (cert.pem, key.pem)."""
+    """Returns the folder of an authority (ca.pem) and its certificate for localhost, 127.0.0.1 (cert.pem, key.pem)."""
     folder = TARGET / "clients-tls"
     if not (folder / "cert.pem").exists():
         made = pathlib.Path(tempfile.mkdtemp(dir=TARGET))

@@ -1,4 +1,4 @@
-"""Asks with httpx over HTTP/1.1 or HTTP/2: arguments are the URL and the version. Prints the number of right answers."""
+"""Asks with httpx over HTTP/1.1 or HTTP/2: arguments are the URL and the version. Prints how many answers were right."""
 
 import asyncio
 import sys
