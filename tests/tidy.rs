@@ -1,4 +1,4 @@
-//! Promise to ourselves: the walls inside the crates stand, because nothing else holds them. Between the crates cargo does.
+//! Promise to ourselves: the walls inside the crates stand. Nothing else holds them; between the crates cargo does.
 
 use std::{
     collections::BTreeSet,
@@ -8,10 +8,14 @@ use std::{
 
 use crate::common::root;
 
-/// A source file without its comments, strings and tests.
+mod modules;
+
+/// A source file without its comments and strings.
 struct Source {
     /// `master::core` for src/master/core.rs, `service::facts` for service/src/facts.rs.
     module: String,
+    text: String,
+    /// The text without its tests.
     code: String,
 }
 
@@ -25,7 +29,8 @@ fn sources() -> Vec<Source> {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-                sources.push(Source { module: module_of(&path), code: without_tests(&bare(&text)) });
+                let text = bare(&text);
+                sources.push(Source { module: module_of(&path), code: without_tests(&text), text });
             }
         }
     }
@@ -87,7 +92,7 @@ fn raw_string(rest: &str) -> Option<usize> {
     after[hashes..].starts_with('"').then_some(hashes)
 }
 
-/// The length of a character literal that begins here; a lifetime is none.
+/// The length of a character literal that begins here; a lifetime is not one.
 fn character(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
     if let Some(escaped) = inside.strip_prefix('\\') {
@@ -98,10 +103,13 @@ fn character(rest: &str) -> Option<usize> {
     inside[first.len_utf8()..].starts_with('\'').then_some(first.len_utf8() + 2)
 }
 
-/// Cuts each item that stands under `#[cfg(test)]`, with its braces or up to its semicolon.
+/// The conditions under which an item is no part of the program.
+const TESTS: [&str; 3] = ["#[cfg(test)]", "#[cfg(fuzzing)]", "#[cfg(any(test, fuzzing))]"];
+
+/// Cuts each item that stands under one of these conditions, with its braces or up to its semicolon.
 fn without_tests(code: &str) -> String {
     let (mut kept, mut rest) = (String::new(), code);
-    while let Some(at) = rest.find("#[cfg(test)]") {
+    while let Some(at) = TESTS.iter().filter_map(|mark| rest.find(mark)).min() {
         kept += &rest[..at];
         let (mut depth, mut end) = (0, rest.len());
         for (place, sign) in rest[at..].char_indices() {
@@ -138,8 +146,8 @@ fn imports(code: &str) -> BTreeSet<String> {
 
 /// The leading path of a text: `settings::service` of `settings::service::Store;`, at most two names long.
 fn path(text: &str) -> Option<String> {
-    let whole: String = text.chars().take_while(|sign| sign.is_alphanumeric() || matches!(sign, '_' | ':')).collect();
-    let names: Vec<_> = whole.split("::").filter(|name| !name.is_empty()).take(2).collect();
+    let leading: String = text.chars().take_while(|sign| sign.is_alphanumeric() || matches!(sign, '_' | ':')).collect();
+    let names: Vec<_> = leading.split("::").filter(|name| !name.is_empty()).take(2).collect();
     (!names.is_empty()).then(|| names.join("::"))
 }
 
@@ -176,7 +184,7 @@ fn uses(code: &str, name: &str) -> bool {
     })
 }
 
-/// Who may import whom: the first rule whose module fits holds; modules not listed are free.
+/// What a module may import: the first rule whose module fits holds; modules not listed are free.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("master::core", &[]),
     ("sys", &["sys"]),
@@ -258,7 +266,7 @@ fn never_faults(module: &str, code: &str) -> Vec<String> {
 }
 
 #[test]
-fn nobody_imports_whom_it_may_not() {
+fn modules_import_only_what_their_rules_allow() {
     let faults: Vec<_> = sources()
         .iter()
         .flat_map(|source| [import_faults(&source.module, &source.code), never_faults(&source.module, &source.code)])
@@ -268,7 +276,7 @@ fn nobody_imports_whom_it_may_not() {
 }
 
 #[test]
-fn unsafe_lives_in_sys_only() {
+fn unsafe_code_is_in_sys_only() {
     for source in sources().iter().filter(|source| !is_in(&source.module, "sys")) {
         let words = source.code.split(|sign: char| !(sign.is_alphanumeric() || sign == '_'));
         assert!(!words.into_iter().any(|word| word == "unsafe"), "{}", source.module);
@@ -276,7 +284,7 @@ fn unsafe_lives_in_sys_only() {
 }
 
 #[test]
-fn the_core_names_every_case() {
+fn every_match_of_the_core_names_every_case() {
     let sources = sources();
     let core: Vec<_> = sources.iter().filter(|source| is_in(&source.module, "master::core")).collect();
     assert!(core.len() > 1, "src/master/core.rs and what is below it");
@@ -289,7 +297,7 @@ fn the_core_names_every_case() {
 }
 
 #[test]
-fn every_file_says_what_it_owns() {
+fn every_file_opens_with_a_module_comment() {
     let mut folders: Vec<_> = ["src", "service/src", "testkit/src", "tests"].map(|name| root().join(name)).into();
     while let Some(folder) = folders.pop() {
         for path in fs::read_dir(&folder).expect("our own folder").flatten().map(|entry| entry.path()) {
@@ -303,7 +311,7 @@ fn every_file_says_what_it_owns() {
     }
 }
 
-/// Which mirror serves is a setting of the machine: apt's sources, cargo's and pip's own files.
+/// The choice of a mirror is a setting of the machine: apt's sources, and the files of cargo and pip.
 #[test]
 fn no_file_names_the_host_of_a_package_registry() {
     let mut folders = vec![root().to_owned()];
@@ -322,9 +330,9 @@ fn no_file_names_the_host_of_a_package_registry() {
     }
 }
 
-/// The scanner itself, shown the sins it must see and the innocence it must spare.
+/// Shows the reader code that breaks a rule, and code that only looks as if it did.
 #[test]
-fn the_scanner_sees() {
+fn the_reader_sees_each_kind_of_fault() {
     let seen = |module: &str, text: &str| {
         let code = without_tests(&bare(text));
         [import_faults(module, &code), never_faults(module, &code)].concat()
