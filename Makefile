@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help install uninstall deb run docs test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege clients test-docker \
-	soak-schemathesis soak-siege soak-clients soak-docker soak-stop soak-storm clients-needs docker-needs chaos cost bench bench-peers bench-facts
+	soak-schemathesis soak-siege soak-clients soak-docker soak-fuzz soak-stop soak-storm clients-needs docker-needs chaos cost bench bench-peers bench-facts
 
 # The release build is made once. The tests are built as ever, and run it instead of their own.
 ON_RELEASE = OXICORN_TEST_BINARY=$(CURDIR)/target/release/oxicorn
@@ -148,6 +148,9 @@ deb: target/cargo-deb ## a package for Debian, in target/debian: what install pu
 target/cargo-deb:
 	cargo install --quiet --locked --no-default-features --root $@.new cargo-deb@3.8.0
 	mv $@.new $@
+
+soak-fuzz: ## a fuzzer on the request scanner, beside hyper, and on the PROXY header (SECONDS=60); the last line is the verdict
+	fuzz/run $(or $(SECONDS),60)
 
 soak-stop: release target/soak-stop ## hundreds of stops under load in every way a stop comes, docker too (STOPS=200 THROUGH=30); the last line is the verdict
 	$(ON_RELEASE) cargo test --test stops -- --stops $(or $(STOPS),200) --through $(or $(THROUGH),30)

@@ -23,6 +23,19 @@ mod serve;
 mod shared;
 mod throttle;
 
+/// What the fuzzer checks.
+#[cfg(fuzzing)]
+pub(crate) mod fuzzed {
+    pub(crate) use super::{
+        proxy_protocol::assert_any_split_parses_alike,
+        scanner::{
+            Limits,
+            checks::{LIMITS, assert_hyper_sees_what_passes, assert_pieces_make_no_difference},
+        },
+    };
+    pub(crate) use crate::settings::ProxyProtocol;
+}
+
 use std::{
     any::Any, cell::Cell, future::Future, io, os::fd::OwnedFd, pin::pin, process::ExitCode, rc::Rc, sync::Arc,
     time::Duration,

@@ -16,6 +16,8 @@ mod refusal;
 mod request_head;
 mod target;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod checks;
 #[cfg(test)]
 mod tests;
 

@@ -1,43 +1,15 @@
 //! The scanner, told of bytes and asked for its verdict.
 
-use super::*;
+use super::{
+    checks::{LIMITS, feed},
+    *,
+};
 use corpus::{Answer, Case};
 use oxicorn_testkit::random::Random;
 
 #[path = "../../../tests/corpus/mod.rs"]
 mod corpus;
 mod properties;
-
-/// Those of the defaults.
-const LIMITS: Limits = Limits { request_line: 8190, fields: 100, field_size: 8190, body: 16 << 20 };
-
-/// What the scanner made of an input.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Outcome {
-    passed: Vec<u8>,
-    refusal: Option<Refusal>,
-}
-
-/// Offers an input in these pieces, as the wire does; each request for another protocol is answered as any other.
-fn feed<'a>(limits: Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
-    let (mut scanner, mut outcome, mut kept) = (Scanner::new(limits), Outcome::default(), Vec::new());
-    for piece in pieces {
-        kept.extend_from_slice(piece);
-        loop {
-            let scan = scanner.scan(&kept);
-            outcome.passed.extend(kept.drain(..scan.pass));
-            if let Verdict::Refuse(refusal) = scan.verdict {
-                assert_eq!(scanner.scan(&kept), Scan { pass: 0, verdict: scan.verdict }, "a refusal is for ever");
-                return Outcome { refusal: Some(refusal), ..outcome };
-            }
-            if !scanner.is_held() {
-                break;
-            }
-            scanner.resume();
-        }
-    }
-    outcome
-}
 
 /// Cuts an input at random places, by a seed.
 fn cut(input: &[u8], seed: u64) -> Vec<&[u8]> {

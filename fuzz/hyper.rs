@@ -1,0 +1,12 @@
+//! Fuzz target: hyper reads the bytes that the request scanner passes as the same requests.
+//!
+//! Owns: the entry point for libFuzzer. Refuses: the property (`oxicorn::fuzzing`).
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| oxicorn::fuzzing::hyper(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    eprintln!("fuzz/run builds and runs this program");
+}

@@ -1,0 +1,12 @@
+//! Fuzz target: the request scanner gives any bytes one verdict, in whatever pieces they come.
+//!
+//! Owns: the entry point for libFuzzer. Refuses: the property (`oxicorn::fuzzing`).
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| oxicorn::fuzzing::scanner(data));
+
+#[cfg(not(fuzzing))]
+fn main() {
+    eprintln!("fuzz/run builds and runs this program");
+}

@@ -1,0 +1,42 @@
+//! The doors of the fuzzer: only a build with `--cfg fuzzing` has them.
+//!
+//! Owns: what the bytes of the fuzzer mean. Refuses: the properties (`worker::scanner::checks`, `worker::proxy_protocol`).
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::worker::fuzzed::{
+    LIMITS, Limits, ProxyProtocol, assert_any_split_parses_alike, assert_hyper_sees_what_passes,
+    assert_pieces_make_no_difference,
+};
+
+thread_local! {
+    static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+}
+
+/// The first byte chooses the length of the pieces, the second the limits; the rest is the input of the scanner.
+pub fn scanner(data: &[u8]) {
+    let Some((&[pieces, limits], input)) = data.split_first_chunk() else { return };
+    let small = |bits: u8, step: usize| usize::from(limits >> bits & 3) * step;
+    let chosen = match limits {
+        0 => LIMITS,
+        _ => Limits {
+            request_line: small(0, 25),
+            fields: small(2, 2),
+            field_size: small(4, 25),
+            body: small(6, 10) as u64,
+        },
+    };
+    assert_pieces_make_no_difference(chosen, input, input.chunks(1 + usize::from(pieces % 40)));
+}
+
+/// All bytes are the input of the scanner, and what passes is that of hyper.
+pub fn hyper(data: &[u8]) {
+    RUNTIME.with(|runtime| assert_hyper_sees_what_passes(runtime, data));
+}
+
+/// The first byte chooses the accepted versions; the rest begins a connection.
+pub fn proxy_header(data: &[u8]) {
+    let Some((accepted, bytes)) = data.split_first() else { return };
+    let modes = [ProxyProtocol::Off, ProxyProtocol::V1, ProxyProtocol::V2, ProxyProtocol::Auto];
+    assert_any_split_parses_alike(modes[usize::from(accepted % 4)], bytes);
+}

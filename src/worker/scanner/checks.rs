@@ -1,0 +1,149 @@
+//! What must be true of the scanner for any bytes.
+//!
+//! Owns: the properties, for the proptests (`tests`) and the fuzzer (`fuzz/`) alike. Refuses: choosing the bytes.
+
+use std::{
+    convert::Infallible,
+    io::Write as _,
+    net::Shutdown,
+    os::unix::net::UnixStream,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::runtime::Runtime;
+
+use super::{Limits, Refusal, Scan, ScanState, Scanner, Verdict};
+
+/// The default limits.
+pub(crate) const LIMITS: Limits = Limits { request_line: 8190, fields: 100, field_size: 8190, body: 16 << 20 };
+
+/// What the scanner made of an input.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) passed: Vec<u8>,
+    pub(super) refusal: Option<Refusal>,
+}
+
+/// Offers an input in these pieces, as the wire does; each request for another protocol is answered like any other.
+pub(super) fn feed<'a>(limits: Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+    let (mut scanner, mut outcome, mut kept) = (Scanner::new(limits), Outcome::default(), Vec::new());
+    for piece in pieces {
+        kept.extend_from_slice(piece);
+        loop {
+            let scan = scanner.scan(&kept);
+            outcome.passed.extend(kept.drain(..scan.pass));
+            if let Verdict::Refuse(refusal) = scan.verdict {
+                assert_eq!(scanner.scan(&kept), Scan { pass: 0, verdict: scan.verdict }, "a refusal is final");
+                return Outcome { refusal: Some(refusal), ..outcome };
+            }
+            if !scanner.is_held() {
+                break;
+            }
+            scanner.resume();
+        }
+    }
+    outcome
+}
+
+/// Asserts that these pieces of an input get the verdict of the input as one piece, and that what passes is its front.
+pub(crate) fn assert_pieces_make_no_difference<'a>(
+    limits: Limits,
+    input: &[u8],
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) {
+    let at_once = feed(limits, [input]);
+    assert!(input.starts_with(&at_once.passed), "what passes is not the front of the input");
+    assert_eq!(feed(limits, pieces), at_once);
+}
+
+/// A request as one reader sees it.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    method: String,
+    target: String,
+    /// Escaped.
+    content: String,
+    /// Whether its end was seen.
+    ended: bool,
+}
+
+/// Asserts that hyper reads the bytes that pass as the requests that the scanner sees, with the same content, and refuses
+/// none of them. The input must fit the buffer of a socket.
+pub(crate) fn assert_hyper_sees_what_passes(runtime: &Runtime, input: &[u8]) {
+    let (passed, expected) = as_scanned(input);
+    assert_eq!(runtime.block_on(as_served(passed)), expected);
+}
+
+/// Returns what passes, and the requests that the scanner sees in it.
+fn as_scanned(input: &[u8]) -> (Vec<u8>, Vec<Seen>) {
+    let (mut scanner, mut seen, mut rest) = (Scanner::new(LIMITS), Vec::<Seen>::new(), input);
+    loop {
+        let head = matches!(scanner.state, ScanState::Head(_));
+        let content = scanner.body_left().is_some();
+        let passed = match scanner.step(rest) {
+            Ok(0) if scanner.is_held() => {
+                scanner.resume();
+                continue;
+            }
+            Ok(0) | Err(_) => return (input[..input.len() - rest.len()].to_vec(), seen),
+            Ok(passed) => passed,
+        };
+        let (bytes, behind) = rest.split_at(passed);
+        rest = behind;
+        if head {
+            let line = bytes.trim_ascii_start().split(|&sign| sign == b'\r').next().unwrap_or_default();
+            let mut words = str::from_utf8(line).expect("verified as UTF-8").split(' ');
+            let mut word = || words.next().expect("verified as three words").to_owned();
+            seen.push(Seen { method: word(), target: normalized(&word()), content: String::new(), ended: false });
+        }
+        if let Some(request) = seen.last_mut() {
+            if content {
+                request.content += &bytes.escape_ascii().to_string();
+            }
+            request.ended = !matches!(scanner.state, ScanState::Length(_) | ScanState::Chunked(_));
+        }
+    }
+}
+
+/// Returns the requests that hyper sees in the same bytes.
+async fn as_served(input: Vec<u8>) -> Vec<Seen> {
+    let (mut client, server) = UnixStream::pair().expect("a pair of sockets");
+    client.write_all(&input).expect("it fits the buffer");
+    client.shutdown(Shutdown::Write).expect("an open socket");
+    server.set_nonblocking(true).expect("an open socket");
+    let server = tokio::net::UnixStream::from_std(server).expect("a socket that does not block");
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let service = service_fn(|request: Request<Incoming>| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let (head, mut body) = request.into_parts();
+            let (method, target) = (head.method.to_string(), head.uri.to_string());
+            let (mut content, mut ended) = (String::new(), true);
+            while let Some(frame) = body.frame().await {
+                match frame.map(|frame| frame.into_data()) {
+                    Ok(Ok(data)) => content += &data.escape_ascii().to_string(),
+                    Ok(Err(_trailers)) => {}
+                    Err(_) => ended = false,
+                }
+            }
+            seen.lock().expect("no handler panics").push(Seen { method, target, content, ended });
+            // A 2xx would begin the tunnel that CONNECT asks for.
+            let mut response = Response::new(Empty::<Bytes>::new());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let served = http1::Builder::new().half_close(true).serve_connection(TokioIo::new(server), service);
+    let _ = tokio::time::timeout(Duration::from_secs(10), served).await.expect("hyper comes to an end");
+    std::mem::take(&mut seen.lock().expect("no handler panics"))
+}
+
+/// Returns a target as `http::Uri` writes it.
+fn normalized(target: &str) -> String {
+    target.parse::<http::Uri>().unwrap_or_else(|error| panic!("{target:?} passed: {error}")).to_string()
+}
