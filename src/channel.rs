@@ -37,7 +37,7 @@ pub(crate) enum ToMaster {
     /// Told to go by a signal of its own.
     DrainBegun,
     /// The worker has accepted all that waited in the listeners, and has shut them down.
-    Quiet,
+    AllAccepted,
     /// Its row says whether it is full.
     RoomChanged,
     /// Connections have come; `stay`: at least as many are open as came since this was last said.
@@ -73,7 +73,7 @@ impl ToWorker {
 
 /// One end's turn to listen.
 #[derive(Debug)]
-pub(crate) enum Heard<M> {
+pub(crate) enum Received<M> {
     Message(M),
     Nothing,
     /// The other end is gone.
@@ -95,14 +95,14 @@ impl ToWorker {
         }
     }
 
-    pub(crate) fn hear(channel: BorrowedFd<'_>) -> io::Result<Heard<Self>> {
-        hear(channel, |tag, rest, gift| {
+    pub(crate) fn recv(channel: BorrowedFd<'_>) -> io::Result<Received<Self>> {
+        recv(channel, |tag, rest, passed| {
             Some(match tag {
                 b'g' => Self::Go,
                 b's' => Self::AnnounceStop,
                 b'd' | b'D' => Self::Drain { grace_ms: u64::from_le_bytes(rest.try_into().ok()?), last: tag == b'D' },
-                b'l' => Self::TakeLog(gift?),
-                b'L' => Self::TakeAccessLog(gift?),
+                b'l' => Self::TakeLog(passed?),
+                b'L' => Self::TakeAccessLog(passed?),
                 _ => return None,
             })
         })
@@ -116,7 +116,7 @@ impl ToMaster {
             Self::Accepting => fd::send(channel, b"a"),
             Self::RecycleRequested => fd::send(channel, b"c"),
             Self::DrainBegun => fd::send(channel, b"d"),
-            Self::Quiet => fd::send(channel, b"q"),
+            Self::AllAccepted => fd::send(channel, b"q"),
             Self::RoomChanged => fd::send(channel, b"o"),
             Self::Arrivals { stay } => fd::send(channel, if *stay { b"N" } else { b"n" }),
             Self::SentTo { slot } => fd::send(channel, &[&b"t"[..], &slot.to_le_bytes()].concat()),
@@ -129,14 +129,14 @@ impl ToMaster {
         }
     }
 
-    pub(crate) fn hear(channel: BorrowedFd<'_>) -> io::Result<Heard<Self>> {
-        hear(channel, |tag, rest, _| {
+    pub(crate) fn recv(channel: BorrowedFd<'_>) -> io::Result<Received<Self>> {
+        recv(channel, |tag, rest, _| {
             Some(match tag {
                 b'r' => Self::Ready,
                 b'a' => Self::Accepting,
                 b'c' => Self::RecycleRequested,
                 b'd' => Self::DrainBegun,
-                b'q' => Self::Quiet,
+                b'q' => Self::AllAccepted,
                 b'o' => Self::RoomChanged,
                 b'n' | b'N' => Self::Arrivals { stay: tag == b'N' },
                 b't' => Self::SentTo { slot: u32::from_le_bytes(rest.try_into().ok()?) },
@@ -148,17 +148,17 @@ impl ToMaster {
     }
 }
 
-fn hear<M>(channel: BorrowedFd<'_>, read: impl Fn(u8, &[u8], Option<OwnedFd>) -> Option<M>) -> io::Result<Heard<M>> {
+fn recv<M>(channel: BorrowedFd<'_>, read: impl Fn(u8, &[u8], Option<OwnedFd>) -> Option<M>) -> io::Result<Received<M>> {
     let mut buffer = [0; MESSAGE_MAX];
     loop {
         match fd::recv(channel, &mut buffer)? {
-            Recv::Empty => return Ok(Heard::Nothing),
-            Recv::Closed => return Ok(Heard::Closed),
-            Recv::Message(len, gift) => {
+            Recv::Empty => return Ok(Received::Nothing),
+            Recv::Closed => return Ok(Received::Closed),
+            Recv::Message(len, passed) => {
                 if let Some((tag, rest)) = buffer[..len].split_first()
-                    && let Some(message) = read(*tag, rest, gift)
+                    && let Some(message) = read(*tag, rest, passed)
                 {
-                    return Ok(Heard::Message(message));
+                    return Ok(Received::Message(message));
                 }
             }
         }
@@ -173,7 +173,7 @@ mod tests {
 
     /// Both kinds print whole, so what they print is what they are.
     #[track_caller]
-    fn same<M: std::fmt::Debug>(heard: io::Result<Heard<M>>, said: &M) {
+    fn same<M: std::fmt::Debug>(heard: io::Result<Received<M>>, said: &M) {
         assert_eq!(format!("{:?}", heard.unwrap()), format!("Message({said:?})"));
     }
 
@@ -183,12 +183,12 @@ mod tests {
         let down = [ToWorker::Go, ToWorker::AnnounceStop, ToWorker::Drain { grace_ms: 30_000, last: true }];
         for message in down.into_iter().chain([ToWorker::Drain { grace_ms: 0, last: false }]) {
             assert!(message.send(a.as_fd()).unwrap());
-            same(ToWorker::hear(b.as_fd()), &message);
+            same(ToWorker::recv(b.as_fd()), &message);
         }
         let long = "é".repeat(MESSAGE_MAX);
         let up = [ToMaster::Ready, ToMaster::Accepting, ToMaster::RecycleRequested, ToMaster::DrainBegun];
         let told = [
-            ToMaster::Quiet,
+            ToMaster::AllAccepted,
             ToMaster::RoomChanged,
             ToMaster::Arrivals { stay: true },
             ToMaster::Arrivals { stay: false },
@@ -196,15 +196,15 @@ mod tests {
         ];
         for message in up.into_iter().chain(told).chain([ToMaster::Silent { slot: 300 }]) {
             assert!(message.send(b.as_fd()).unwrap());
-            same(ToMaster::hear(a.as_fd()), &message);
+            same(ToMaster::recv(a.as_fd()), &message);
         }
         assert!(ToMaster::BootFailed(long.clone()).send(b.as_fd()).unwrap());
-        let Heard::Message(ToMaster::BootFailed(heard)) = ToMaster::hear(a.as_fd()).unwrap() else { panic!() };
+        let Received::Message(ToMaster::BootFailed(heard)) = ToMaster::recv(a.as_fd()).unwrap() else { panic!() };
         assert!(long.starts_with(&heard) && heard.len() > MESSAGE_MAX - 4);
         assert!(fd::send(a.as_fd(), b"?from a later version").unwrap());
-        assert!(matches!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Nothing));
+        assert!(matches!(ToWorker::recv(b.as_fd()).unwrap(), Received::Nothing));
         drop(a);
-        assert!(matches!(ToWorker::hear(b.as_fd()).unwrap(), Heard::Closed));
+        assert!(matches!(ToWorker::recv(b.as_fd()).unwrap(), Received::Closed));
     }
 
     #[test]
@@ -226,13 +226,13 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         assert!(ToWorker::TakeLog(file.try_clone().unwrap().into()).send(a.as_fd()).unwrap());
         assert!(ToWorker::TakeAccessLog(file.try_clone().unwrap().into()).send(a.as_fd()).unwrap());
-        let Heard::Message(ToWorker::TakeLog(gift)) = ToWorker::hear(b.as_fd()).unwrap() else { panic!() };
-        std::fs::File::from(gift).write_all(b"through the gift").unwrap();
-        let Heard::Message(ToWorker::TakeAccessLog(gift)) = ToWorker::hear(b.as_fd()).unwrap() else { panic!() };
-        std::fs::File::from(gift).write_all(b", both").unwrap();
+        let Received::Message(ToWorker::TakeLog(passed)) = ToWorker::recv(b.as_fd()).unwrap() else { panic!() };
+        std::fs::File::from(passed).write_all(b"through the passed fd").unwrap();
+        let Received::Message(ToWorker::TakeAccessLog(passed)) = ToWorker::recv(b.as_fd()).unwrap() else { panic!() };
+        std::fs::File::from(passed).write_all(b", both").unwrap();
         let mut text = String::new();
         std::io::Seek::rewind(&mut file).unwrap();
         file.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "through the gift, both");
+        assert_eq!(text, "through the passed fd, both");
     }
 }

@@ -48,7 +48,7 @@ use self::{
 };
 pub(crate) use self::{handover::Handover, reload::SettingsLoader};
 use crate::{
-    channel::{Heard, ToMaster, ToWorker},
+    channel::{Received, ToMaster, ToWorker},
     listener::{BindError, Listeners, Steering, slot_count},
     log, metrics,
     protocol::{self, Request},
@@ -467,8 +467,8 @@ impl Shell {
     fn hear(&mut self, at: usize) {
         let pid = self.children[at].pid;
         while let Some(channel) = &self.children[at].channel {
-            let event = match ToMaster::hear(channel.as_fd()) {
-                Ok(Heard::Message(ToMaster::Ready)) => {
+            let event = match ToMaster::recv(channel.as_fd()) {
+                Ok(Received::Message(ToMaster::Ready)) => {
                     let (slot, generation) = self.place(pid);
                     tracing::info!(
                         event = "worker_ready",
@@ -479,23 +479,23 @@ impl Shell {
                     );
                     Event::Ready { pid }
                 }
-                Ok(Heard::Message(ToMaster::Accepting)) => Event::Accepting { pid },
-                Ok(Heard::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
-                Ok(Heard::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
-                Ok(Heard::Message(ToMaster::Quiet)) => Event::AllAccepted { pid },
-                Ok(Heard::Message(ToMaster::RoomChanged)) => {
+                Ok(Received::Message(ToMaster::Accepting)) => Event::Accepting { pid },
+                Ok(Received::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
+                Ok(Received::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
+                Ok(Received::Message(ToMaster::AllAccepted)) => Event::AllAccepted { pid },
+                Ok(Received::Message(ToMaster::RoomChanged)) => {
                     Event::RoomChanged { pid, full: self.children[at].row.full() }
                 }
-                Ok(Heard::Message(ToMaster::Arrivals { stay })) => {
+                Ok(Received::Message(ToMaster::Arrivals { stay })) => {
                     self.balance(stay);
                     continue;
                 }
-                Ok(Heard::Message(ToMaster::SentTo { slot })) => {
+                Ok(Received::Message(ToMaster::SentTo { slot })) => {
                     self.prefer(slot);
                     continue;
                 }
-                Ok(Heard::Message(ToMaster::Silent { slot })) => Event::SlotSilent { slot: SlotId(slot) },
-                Ok(Heard::Message(ToMaster::BootFailed(reason))) => {
+                Ok(Received::Message(ToMaster::Silent { slot })) => Event::SlotSilent { slot: SlotId(slot) },
+                Ok(Received::Message(ToMaster::BootFailed(reason))) => {
                     let (slot, generation) = self.place(pid);
                     tracing::error!(
                         event = "worker_boot_failed",
@@ -508,8 +508,8 @@ impl Shell {
                     self.children[at].boot_failure = Some(reason);
                     continue;
                 }
-                Ok(Heard::Nothing) => return,
-                Ok(Heard::Closed) | Err(_) => {
+                Ok(Received::Nothing) => return,
+                Ok(Received::Closed) | Err(_) => {
                     // Its exit follows; a closed channel would wake every poll until then.
                     self.children[at].channel = None;
                     return;

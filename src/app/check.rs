@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{App, AppInfo, Exit, run::refuse};
 use crate::{
-    channel::{Heard, ToMaster, ToWorker},
+    channel::{Received, ToMaster, ToWorker},
     ctl::{self, Running},
     error_chain,
     listener::Listeners,
@@ -239,12 +239,12 @@ fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked,
 fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> {
     let deadline = (!patience.is_zero()).then(|| clock::now() + patience.as_millis() as u64);
     let word = loop {
-        match ToMaster::hear(channel.as_fd()) {
-            Ok(Heard::Message(ToMaster::Ready)) => break Some(Ok(())),
-            Ok(Heard::Message(ToMaster::BootFailed(reason))) => break Some(Err(reason)),
-            Ok(Heard::Message(_)) => {}
-            Ok(Heard::Closed) | Err(_) => break None,
-            Ok(Heard::Nothing) => {
+        match ToMaster::recv(channel.as_fd()) {
+            Ok(Received::Message(ToMaster::Ready)) => break Some(Ok(())),
+            Ok(Received::Message(ToMaster::BootFailed(reason))) => break Some(Err(reason)),
+            Ok(Received::Message(_)) => {}
+            Ok(Received::Closed) | Err(_) => break None,
+            Ok(Received::Nothing) => {
                 let left = deadline.map(|deadline| Duration::from_millis(deadline.saturating_sub(clock::now())));
                 if left.is_some_and(|left| left.is_zero()) {
                     let after = duration::display(patience);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Address, BindError, Group, Listeners, Server, Socket, Standing, Steering, resolve};
 use crate::sys::{
-    exec::{self, Crossing},
+    exec::{self, FdTransfer},
     file::FileId,
     socket_file::Rights,
 };
@@ -43,12 +43,12 @@ struct PassedGroup {
 
 impl Listeners {
     /// To be asked for while no reload is on trial.
-    pub(crate) fn hand_over(&self, crossing: &mut Crossing) -> Passed {
+    pub(crate) fn hand_over(&self, transfer: &mut FdTransfer) -> Passed {
         let groups = self.groups.iter().map(|group| PassedGroup {
             asked: group.asked.clone(),
             address: group.address.clone(),
             name: group.name.clone(),
-            sockets: group.sockets.iter().map(|socket| crossing.takes(socket.as_fd())).collect(),
+            sockets: group.sockets.iter().map(|socket| transfer.add(socket.as_fd())).collect(),
             file: group.file,
             given: group.given,
         });

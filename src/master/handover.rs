@@ -323,9 +323,9 @@ fn refuse(purpose: &Purpose, mut received: Map<String, Value>, reason: &str) -> 
                 .ok_or_else(|| std::io::ErrorKind::NotFound.into())
                 .and_then(|program| Ok((program, exec::memory(&serde_json::to_vec(&received)?)?)))
                 .map(|(program, memory)| {
-                    let mut crossing = exec::Crossing::default();
-                    let number = crossing.takes(memory.as_fd());
-                    exec::survive(crossing.numbers(), true);
+                    let mut transfer = exec::FdTransfer::default();
+                    let number = transfer.add(memory.as_fd());
+                    exec::clear_cloexec(transfer.numbers());
                     exec::replace(program.as_fd(), MARKER, &format!("return {number}"))
                 });
             let error = error.unwrap_or_else(|error| error);

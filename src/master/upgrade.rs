@@ -38,7 +38,7 @@ use crate::{
     scoreboard::Scoreboard,
     settings::{Resolved, is_same},
     sys::{
-        exec::{self, Crossing},
+        exec::{self, FdTransfer},
         fd,
         signals::{self, Blocked, MasterSignals, Signal},
     },
@@ -181,11 +181,11 @@ impl Shell {
         let heard = self.signals.take();
         let told = heard.iter().map(|(signal, times)| (signal.name().to_owned(), *times)).collect();
         let error = match self.write_state(path, told, failed) {
-            Ok((memory, mut crossing)) => {
-                let marker = format!("{purpose} {}", crossing.takes(memory.as_fd()));
-                exec::survive(crossing.numbers(), true);
+            Ok((memory, mut transfer)) => {
+                let marker = format!("{purpose} {}", transfer.add(memory.as_fd()));
+                exec::clear_cloexec(transfer.numbers());
                 let error = exec::replace(program, MARKER, &marker);
-                exec::survive(crossing.numbers(), false);
+                exec::set_cloexec(transfer.numbers());
                 error.to_string()
             }
             Err(error) => error,
@@ -203,17 +203,17 @@ impl Shell {
         path: &Path,
         signals: Vec<(String, u32)>,
         failed: Option<String>,
-    ) -> Result<(File, Crossing), String> {
-        let mut crossing = Crossing::default();
+    ) -> Result<(File, FdTransfer), String> {
+        let mut transfer = FdTransfer::default();
         let (of, mut received) = match (&self.upgrades.previous, &failed) {
             (Some(previous), Some(_)) => {
-                let executable = crossing.takes(previous.executable.as_fd());
+                let executable = transfer.add(previous.executable.as_fd());
                 (Program { executable, ..previous.program.clone() }, previous.received.clone())
             }
             _ => {
                 let own =
                     self.upgrades.executable.as_ref().ok_or("the running program cannot be held open: no /proc")?;
-                let executable = crossing.takes(own.as_fd());
+                let executable = transfer.add(own.as_fd());
                 (Program::own(executable, self.upgrades.path.clone(), &self.resolved), Map::new())
             }
         };
@@ -221,7 +221,7 @@ impl Shell {
             Some(PassedChild {
                 pid: child.pid,
                 row: self.scoreboard.place_of(child.row)?,
-                channel: child.channel.as_ref().map(|channel| crossing.takes(channel.as_fd())),
+                channel: child.channel.as_ref().map(|channel| transfer.add(channel.as_fd())),
                 due: child.due,
                 boot_failure: child.boot_failure.clone(),
                 started: child.started,
@@ -238,13 +238,13 @@ impl Shell {
             fds: Vec::new(),
             core: self.core.snapshot(),
             children,
-            scoreboard: (crossing.takes(memory), rows_max),
-            listeners: self.listeners.hand_over(&mut crossing),
-            control: self.control.as_ref().map(|control| control.hand_over(&mut crossing)),
+            scoreboard: (transfer.add(memory), rows_max),
+            listeners: self.listeners.hand_over(&mut transfer),
+            control: self.control.as_ref().map(|control| control.hand_over(&mut transfer)),
             pidfile: self.pidfile.as_ref().map(|pidfile| pidfile.path().to_owned()),
-            pidfile_lock: self.pidfile.as_ref().and_then(Pidfile::file).map(|file| crossing.takes(file)),
-            log: log::file().map(|log| crossing.takes_whole(log)),
-            access_log: log::access_file().map(|log| crossing.takes_whole(log)),
+            pidfile_lock: self.pidfile.as_ref().and_then(Pidfile::file).map(|file| transfer.add(file)),
+            log: log::file().map(|log| transfer.add_owned(log)),
+            access_log: log::access_file().map(|log| transfer.add_owned(log)),
             notify: self.notify.as_ref().map(Notify::told),
             history: self.history.clone(),
             deaths: self.deaths.clone(),
@@ -254,7 +254,7 @@ impl Shell {
             last_reload: self.reloads.last.clone(),
             last_upgrade: self.upgrades.last.clone(),
         };
-        state.fds = crossing.numbers().to_vec();
+        state.fds = transfer.numbers().to_vec();
         let unwritten = |error: &dyn std::error::Error| format!("the state cannot be written: {error}");
         let Ok(Value::Object(fields)) = serde_json::to_value(&state) else {
             return Err("the state cannot be written: a path is not UTF-8".to_owned());
@@ -265,9 +265,9 @@ impl Shell {
         let content = serde_json::to_vec(&received).map_err(|error| unwritten(&error))?;
         let memory = exec::memory(&content).map_err(|error| unwritten(&error))?;
         for original in state.listeners.originals() {
-            crossing.takes_number(original);
+            transfer.add_number(original);
         }
-        Ok((memory, crossing))
+        Ok((memory, transfer))
     }
 }
 
@@ -342,7 +342,7 @@ impl Shell {
         let pidfile = state.pidfile.as_deref().map(|path| Pidfile::adopt(path, state.pidfile_lock));
         // Nothing can be refused any more: what came over is ours, under other numbers.
         exec::close(&state.fds);
-        exec::survive(&state.listeners.originals(), false);
+        exec::set_cloexec(&state.listeners.originals());
         let rows = listeners.slots() * ROWS_PER_SLOT;
         scoreboard.grow(rows);
         let (core, mut todo) = Master::adopt(policy(settings, &listeners, rows), now(), state.core.clone(), takeover);

@@ -54,11 +54,20 @@ pub(crate) fn replace(program: BorrowedFd<'_>, name: &str, value: &str) -> io::E
     }
 }
 
-/// Lets descriptors outlive an exec, or no longer. Numbers that are not open are passed over.
-pub(crate) fn survive(numbers: &[RawFd], survive: bool) {
+/// Lets descriptors outlive an exec. Numbers that are not open are passed over.
+pub(crate) fn clear_cloexec(numbers: &[RawFd]) {
+    set_flags(numbers, 0);
+}
+
+/// Makes descriptors end at an exec again. Numbers that are not open are passed over.
+pub(crate) fn set_cloexec(numbers: &[RawFd]) {
+    set_flags(numbers, libc::FD_CLOEXEC);
+}
+
+fn set_flags(numbers: &[RawFd], flags: i32) {
     for number in numbers {
         // SAFETY: F_SETFD changes a flag of the descriptor and touches no memory; a number that is not open is EBADF.
-        unsafe { libc::fcntl(*number, libc::F_SETFD, if survive { 0 } else { libc::FD_CLOEXEC }) };
+        unsafe { libc::fcntl(*number, libc::F_SETFD, flags) };
     }
 }
 
@@ -143,25 +152,25 @@ pub(crate) fn end_child() -> ! {
 
 /// The descriptors that shall cross an exec.
 #[derive(Debug, Default)]
-pub(crate) struct Crossing {
+pub(crate) struct FdTransfer {
     numbers: Vec<RawFd>,
     kept: Vec<OwnedFd>,
 }
 
-impl Crossing {
+impl FdTransfer {
     /// Whoever owns it keeps it until the exec.
-    pub(crate) fn takes(&mut self, fd: BorrowedFd<'_>) -> RawFd {
-        self.takes_number(fd.as_raw_fd())
+    pub(crate) fn add(&mut self, fd: BorrowedFd<'_>) -> RawFd {
+        self.add_number(fd.as_raw_fd())
     }
 
     /// One that nobody else keeps.
-    pub(crate) fn takes_whole(&mut self, fd: OwnedFd) -> RawFd {
-        let number = self.takes(fd.as_fd());
+    pub(crate) fn add_owned(&mut self, fd: OwnedFd) -> RawFd {
+        let number = self.add(fd.as_fd());
         self.kept.push(fd);
         number
     }
 
-    pub(crate) fn takes_number(&mut self, number: RawFd) -> RawFd {
+    pub(crate) fn add_number(&mut self, number: RawFd) -> RawFd {
         self.numbers.push(number);
         number
     }
@@ -178,19 +187,19 @@ mod tests {
     #[test]
     fn only_what_may_survives_and_copies_are_our_own() {
         let file = memory(b"over the exec").unwrap();
-        let mut crossing = Crossing::default();
-        let number = crossing.takes(file.as_fd());
+        let mut transfer = FdTransfer::default();
+        let number = transfer.add(file.as_fd());
         let lives = |number: RawFd| {
             let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
             let flags = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim().to_owned();
             u32::from_str_radix(&flags, 8).unwrap() & libc::O_CLOEXEC.cast_unsigned() == 0
         };
         assert!(!lives(number));
-        survive(crossing.numbers(), true);
+        clear_cloexec(transfer.numbers());
         assert!(lives(number));
         let copy = received(number).unwrap();
         assert!(!lives(copy.as_raw_fd()));
-        survive(crossing.numbers(), false);
+        set_cloexec(transfer.numbers());
         assert!(!lives(number));
         assert_eq!(content(&mut File::from(copy)).unwrap(), b"over the exec");
         assert!(received(i32::MAX).is_err());

@@ -51,11 +51,11 @@ pub(crate) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<bool> {
 ///
 /// # Errors
 /// As for [`send`].
-pub(crate) fn send_with(fd: BorrowedFd<'_>, message: &[u8], gift: BorrowedFd<'_>) -> io::Result<bool> {
+pub(crate) fn send_with(fd: BorrowedFd<'_>, message: &[u8], passed: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let gift = [gift.as_raw_fd()];
-    let gift = [ControlMessage::ScmRights(&gift)];
-    match socket::sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(message)], &gift, flags, None) {
+    let passed = [passed.as_raw_fd()];
+    let passed = [ControlMessage::ScmRights(&passed)];
+    match socket::sendmsg::<()>(fd.as_raw_fd(), &[IoSlice::new(message)], &passed, flags, None) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN) => Ok(false),
         Err(error) => Err(error.into()),
@@ -82,17 +82,17 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recv> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC | MsgFlags::MSG_CMSG_CLOEXEC;
     match socket::recvmsg::<()>(fd.as_raw_fd(), &mut parts, Some(&mut rights), flags) {
         Ok(message) => {
-            let mut gift = None;
+            let mut passed = None;
             for part in message.cmsgs()? {
                 if let ControlMessageOwned::ScmRights(fds) = part {
                     // SAFETY: the kernel has just made these descriptors for us; nobody else knows their numbers.
-                    gift = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next();
+                    passed = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next();
                 }
             }
             match message.bytes {
                 0 => Ok(Recv::Closed),
                 len if len > size => Err(io::ErrorKind::InvalidData.into()),
-                len => Ok(Recv::Message(len, gift)),
+                len => Ok(Recv::Message(len, passed)),
             }
         }
         // The other end died with messages of ours unread.

@@ -148,6 +148,6 @@ impl<S> Acceptors<S> {
             accept::sweep(socket, self.shared, &self.service);
         }
         self.shared.row.cut(self.shared.listeners.shut_down());
-        self.shared.send(ToMaster::Quiet);
+        self.shared.send(ToMaster::AllAccepted);
     }
 }

@@ -14,7 +14,7 @@ use tokio::{io::Interest, net::UnixDatagram, select, signal::unix::Signal};
 
 use super::shared::Shared;
 use crate::{
-    channel::{Heard, ToWorker},
+    channel::{Received, ToWorker},
     log,
     sys::process,
 };
@@ -62,27 +62,27 @@ impl MasterLink {
                     if process::parent_pid() == self.master {
                         return Order::Term;
                     }
-                    Heard::Closed
+                    Received::Closed
                 }
             };
             return match received {
-                Heard::Message(ToWorker::Go) => Order::Go,
-                Heard::Message(ToWorker::AnnounceStop) => Order::AnnounceStop,
-                Heard::Message(ToWorker::Drain { grace_ms, last }) => {
+                Received::Message(ToWorker::Go) => Order::Go,
+                Received::Message(ToWorker::AnnounceStop) => Order::AnnounceStop,
+                Received::Message(ToWorker::Drain { grace_ms, last }) => {
                     Order::Drain { grace: Duration::from_millis(grace_ms), last }
                 }
-                Heard::Message(ToWorker::TakeLog(file)) => {
+                Received::Message(ToWorker::TakeLog(file)) => {
                     log::adopt(file);
                     continue;
                 }
-                Heard::Message(ToWorker::TakeAccessLog(file)) => {
+                Received::Message(ToWorker::TakeAccessLog(file)) => {
                     if let Some(access) = &self.shared.access {
                         access.adopt(file);
                     }
                     continue;
                 }
-                Heard::Nothing => continue,
-                Heard::Closed => {
+                Received::Nothing => continue,
+                Received::Closed => {
                     self.channel = None;
                     tracing::error!(
                         event = "master_gone",
@@ -96,11 +96,11 @@ impl MasterLink {
     }
 }
 
-async fn recv(channel: Option<&UnixDatagram>) -> Heard<ToWorker> {
+async fn recv(channel: Option<&UnixDatagram>) -> Received<ToWorker> {
     let Some(channel) = channel else { return pending().await };
-    let received = channel.async_io(Interest::READABLE, || match ToWorker::hear(channel.as_fd()) {
-        Ok(Heard::Nothing) => Err(io::ErrorKind::WouldBlock.into()),
+    let received = channel.async_io(Interest::READABLE, || match ToWorker::recv(channel.as_fd()) {
+        Ok(Received::Nothing) => Err(io::ErrorKind::WouldBlock.into()),
         received => received,
     });
-    received.await.unwrap_or(Heard::Closed)
+    received.await.unwrap_or(Received::Closed)
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Caller, ClientStage, ControlClient, ControlListener, ControlServer};
 use crate::sys::{
-    exec::{self, Crossing},
+    exec::{self, FdTransfer},
     file::FileId,
 };
 
@@ -39,17 +39,17 @@ struct PassedClient {
 }
 
 impl ControlServer {
-    pub(in super::super) fn hand_over(&self, crossing: &mut Crossing) -> PassedControl {
+    pub(in super::super) fn hand_over(&self, transfer: &mut FdTransfer) -> PassedControl {
         let clients = self.clients.iter().map(|client| PassedClient {
             id: client.id,
-            stream: crossing.takes(client.stream.as_fd()),
+            stream: transfer.add(client.stream.as_fd()),
             stage: client.stage,
             input: client.input.clone(),
             output: client.output.clone(),
         });
         PassedControl {
             clients: clients.collect(),
-            listener: crossing.takes(self.listener.socket.as_fd()),
+            listener: transfer.add(self.listener.socket.as_fd()),
             path: self.listener.path.clone(),
             file: self.listener.file,
             uid: self.uid,

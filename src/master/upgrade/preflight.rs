@@ -15,7 +15,7 @@ use super::super::{
     perform::Performed,
 };
 use crate::{
-    channel::{Heard, ToMaster, ToWorker},
+    channel::{Received, ToMaster, ToWorker},
     sys::{
         exec, fd,
         fork::{Forked, fork},
@@ -70,12 +70,12 @@ impl Shell {
         let program = exec::open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
         let (channel, theirs) = fd::channel().map_err(failed("no channel to the new program"))?;
         let (words, speaks) = exec::words().map_err(failed("no pipe for its words"))?;
-        let (memory, mut crossing) = self.write_state(&path, Vec::new(), None)?;
-        let marker = format!("preflight {} {}", crossing.takes(memory.as_fd()), crossing.takes(theirs.as_fd()));
+        let (memory, mut transfer) = self.write_state(&path, Vec::new(), None)?;
+        let marker = format!("preflight {} {}", transfer.add(memory.as_fd()), transfer.add(theirs.as_fd()));
         let blocked = signals::block_all().map_err(failed("signals cannot be blocked"))?;
         match fork().map_err(failed("it could not be forked"))? {
             Forked::Child => {
-                exec::survive(crossing.numbers(), true);
+                exec::clear_cloexec(transfer.numbers());
                 let error = match exec::stand_apart(speaks.as_fd()) {
                     Ok(()) => exec::replace(program.as_fd(), MARKER, &marker),
                     Err(error) => error,
@@ -100,16 +100,16 @@ impl Shell {
         let Some(preflight) = &mut self.upgrades.preflight else { return };
         preflight.read_words();
         while let Some(channel) = &preflight.channel {
-            match ToMaster::hear(channel.as_fd()) {
-                Ok(Heard::Message(ToMaster::Ready)) => {
+            match ToMaster::recv(channel.as_fd()) {
+                Ok(Received::Message(ToMaster::Ready)) => {
                     preflight.passed = true;
                     // It has nothing to drain; who does not read it is ended by `EndPreflight`.
                     let _ = ToWorker::Drain { grace_ms: 0, last: false }.send(channel.as_fd());
                 }
-                Ok(Heard::Message(ToMaster::BootFailed(reason))) => preflight.failure = Some(reason),
-                Ok(Heard::Message(_)) => {}
-                Ok(Heard::Nothing) => return,
-                Ok(Heard::Closed) | Err(_) => preflight.channel = None,
+                Ok(Received::Message(ToMaster::BootFailed(reason))) => preflight.failure = Some(reason),
+                Ok(Received::Message(_)) => {}
+                Ok(Received::Nothing) => return,
+                Ok(Received::Closed) | Err(_) => preflight.channel = None,
             }
         }
     }
