@@ -4,9 +4,10 @@
 //! about workers (`core`), and anything that blocks, allocates a thread or needs a runtime: what it forks must find
 //! one thread and no locks held.
 
+mod children;
 mod control;
 mod core;
-mod culprit;
+mod crash_suspect;
 mod exits;
 mod handover;
 mod history;
@@ -23,21 +24,14 @@ mod status;
 mod upgrade;
 mod wording;
 
-use std::{
-    collections::VecDeque,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, os::fd::AsFd, sync::Arc, time::Duration};
 
 use self::{
+    children::Child,
     control::{ControlServer, Site},
-    core::{
-        Action, Caller, Event, ExitReason, KillCause, Master, Millis, Phase, Pid, Policy, Scaling, SlotId, Stage, Tally,
-    },
-    culprit::Deaths,
-    exits::{ExitFacts, explain, is_foreign_kill},
-    history::SlotHistory,
+    core::{Action, Caller, Event, ExitReason, Master, Millis, Policy, Scaling, Stage, Tally},
+    crash_suspect::Deaths,
+    history::History,
     limits::Jitter,
     notify::{Notify, ServiceState},
     oom::OomKills,
@@ -48,11 +42,11 @@ use self::{
 };
 pub(crate) use self::{handover::Handover, reload::SettingsLoader};
 use crate::{
-    channel::{Received, ToMaster, ToWorker},
+    channel::ToWorker,
     listener::{BindError, Listeners, Steering, slot_count},
     log, metrics,
     protocol::{self, Request},
-    scoreboard::{Overview, Row, RowState, Scoreboard},
+    scoreboard::{Overview, Row, Scoreboard},
     settings::{self, LISTEN_FDS, Origin, Resolved, Settings, WORKERS_MAX},
     sys::{
         clock, fd, memory,
@@ -60,13 +54,9 @@ use crate::{
         process,
         signals::{MasterSignals, Signal},
         title,
-        wait::{Exit, reap},
     },
     worker::WorkerSeed,
 };
-
-/// Rows of the scoreboard to a slot: one worker current, the rest draining.
-const ROWS_PER_SLOT: u32 = 4;
 
 /// Between two looks at the certificate: a service may run for months without a reload, and certificates do not.
 const CERTIFICATE_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -103,34 +93,9 @@ pub(crate) enum MasterError {
     Wait(#[source] std::io::Error),
 }
 
-/// What the master knows of a process beyond what the core decides by.
-#[derive(Debug)]
-struct Child {
-    pid: Pid,
-    row: Row,
-    /// `None` once the worker's end is closed.
-    channel: Option<OwnedFd>,
-    /// Messages to the worker that did not fit into its channel.
-    unsaid: Vec<ToWorker>,
-    due: u64,
-    /// The core knows that it has answered a request.
-    answered: bool,
-    boot_failure: Option<String>,
-    started: Millis,
-}
-
-impl Child {
-    /// Tells the core, once, that the worker has answered a request.
-    fn first_answer(&mut self) -> Option<Event> {
-        let first = !self.answered && self.row.answered();
-        self.answered |= first;
-        first.then_some(Event::Answered { pid: self.pid })
-    }
-}
-
 struct Shell {
     core: Master,
-    load: SettingsLoader,
+    loader: SettingsLoader,
     resolved: Arc<Resolved>,
     reloads: Reloads,
     upgrades: Upgrades,
@@ -150,8 +115,7 @@ struct Shell {
     children: Vec<Child>,
     inbox: Vec<Event>,
     jitter: Jitter,
-    /// One to a slot that a worker has ended in.
-    history: Vec<SlotHistory>,
+    history: History,
     deaths: Deaths,
     oom_kills: Option<OomKills>,
     /// Why the last worker that failed to boot did.
@@ -169,22 +133,22 @@ pub(crate) enum Origins {
 }
 
 /// Binds, forks, supervises; returns when all is over, or in each child.
-pub(crate) fn run(resolved: Resolved, load: SettingsLoader, origins: Origins) -> Result<Outcome, MasterError> {
+pub(crate) fn run(resolved: Resolved, loader: SettingsLoader, origins: Origins) -> Result<Outcome, MasterError> {
     let (shell, actions) = match origins {
-        Origins::Nothing => Shell::begin(resolved, load)?,
-        Origins::Handover { handover, kept } => Shell::adopt(resolved, load, &kept, *handover)?,
+        Origins::Nothing => Shell::begin(resolved, loader)?,
+        Origins::Handover { handover, kept } => upgrade::adopt(resolved, loader, &kept, *handover)?,
     };
     shell.supervise(actions)
 }
 
 impl Shell {
     /// A first start.
-    fn begin(resolved: Resolved, load: SettingsLoader) -> Result<(Self, Vec<Action>), MasterError> {
+    fn begin(resolved: Resolved, loader: SettingsLoader) -> Result<(Self, Vec<Action>), MasterError> {
         let settings = &resolved.settings;
         let name = &settings.process.name;
         tracing::info!(
             event = "starting",
-            version = load.app.program.version,
+            version = loader.app.program.version,
             pid = std::process::id(),
             workers = settings.workers.count,
             "{name} starts"
@@ -210,9 +174,9 @@ impl Shell {
                 "the kernel refused the steering program; connections to a slot without a worker wait until a sibling looks"
             );
         }
-        let rows = listeners.slots() * ROWS_PER_SLOT;
-        let scoreboard =
-            Scoreboard::create(rows, ROWS_PER_SLOT * slot_count(WORKERS_MAX)).map_err(MasterError::Scoreboard)?;
+        let room = Room::of(&listeners);
+        let scoreboard = Scoreboard::create(room.rows, Room::ROWS_PER_SLOT * slot_count(WORKERS_MAX))
+            .map_err(MasterError::Scoreboard)?;
         let pidfile = settings.process.pidfile.as_deref().map(Pidfile::create).transpose()?;
         let upgrades = Upgrades::new(resolved.start.path());
         let control = ControlServer::open(&Site { socket: &settings.control.socket, name, folder: upgrades.folder() });
@@ -221,19 +185,35 @@ impl Shell {
         if let Err(error) = process::become_subreaper() {
             tracing::warn!(event = "subreaper_refused", %error, "orphans of workers will go to init");
         }
+        let (core, actions) = Master::new(policy(settings, room), now());
+        let mut shell = Self::assemble(core, loader, resolved, upgrades, listeners, scoreboard, signals);
+        (shell.pidfile, shell.control) = (pidfile, control);
+        shell.show_title();
+        Ok((shell, actions))
+    }
+
+    /// A shell at its start; a program that goes on for another sets what was passed to it.
+    fn assemble(
+        core: Master,
+        loader: SettingsLoader,
+        resolved: Resolved,
+        upgrades: Upgrades,
+        listeners: Listeners,
+        scoreboard: Scoreboard,
+        signals: MasterSignals,
+    ) -> Self {
         let started = now();
-        let (core, actions) = Master::new(policy(settings, &listeners, rows), started);
-        let shell = Self {
+        Self {
             core,
-            load,
+            loader,
             resolved: Arc::new(resolved),
             reloads: Reloads::default(),
             upgrades,
             listeners,
             scoreboard,
             signals,
-            pidfile,
-            control,
+            pidfile: None,
+            control: None,
             notify: Notify::open(started),
             started,
             certificate_due: started.after(CERTIFICATE_EVERY_MS),
@@ -241,18 +221,16 @@ impl Shell {
             children: Vec::new(),
             inbox: Vec::new(),
             jitter: Jitter::new(),
-            history: Vec::new(),
+            history: History::default(),
             deaths: Deaths::default(),
             oom_kills: OomKills::find(),
             boot_failure: None,
-        };
-        shell.show_title();
-        Ok((shell, actions))
+        }
     }
 
     fn supervise(mut self, actions: Vec<Action>) -> Result<Outcome, MasterError> {
         let mut todo = VecDeque::from(actions);
-        slim();
+        release_boot_code();
         loop {
             self.publish();
             self.notify();
@@ -261,11 +239,11 @@ impl Shell {
                     Performed::Done => {}
                     Performed::Learned(event) => self.inbox.push(event),
                     Performed::Child(child) => return Ok(Outcome::Worker(Box::new(self.into_worker_seed(*child)))),
-                    Performed::Exit(reason) => return Ok(self.end(reason)),
+                    Performed::Exit(reason) => return Ok(self.finish(reason)),
                 }
             }
             if self.inbox.is_empty() {
-                self.listen()?;
+                self.wait_for_events()?;
             }
             todo.extend(self.core.step(now(), std::mem::take(&mut self.inbox)));
         }
@@ -273,13 +251,13 @@ impl Shell {
 
     fn show_title(&self) {
         let name = &self.resolved.settings.process.name;
-        let program = &self.load.app.program.name;
+        let program = &self.loader.app.program.name;
         title::set(&format!("{program}: master [{name}] gen {}", self.core.generation().0));
     }
 
     /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
-    fn listen(&mut self) -> Result<(), MasterError> {
-        self.tell_progress();
+    fn wait_for_events(&mut self) -> Result<(), MasterError> {
+        self.send_progress();
         let log_due = (!log::catch_up()).then(|| now().after(LINE_EVERY_MS));
         let deadlines = [
             self.core.deadline(),
@@ -294,7 +272,7 @@ impl Shell {
         let channels = channels.chain(self.upgrades.watched());
         let mut fds: Vec<_> =
             std::iter::once(self.signals.as_fd()).chain(channels).map(|fd| (fd, Interest::Read)).collect();
-        let waiting = self.children.iter().filter(|child| !child.unsaid.is_empty());
+        let waiting = self.children.iter().filter(|child| !child.unsent.is_empty());
         fds.extend(waiting.filter_map(|child| child.channel.as_ref()).map(|fd| (fd.as_fd(), Interest::Write)));
         let ours = fds.len();
         fds.extend(self.control.iter().flat_map(ControlServer::watched));
@@ -303,16 +281,16 @@ impl Shell {
             self.certificate_due = now().after(CERTIFICATE_EVERY_MS);
             settings::say_warnings(&self.resolved.certificate_warnings());
         }
-        self.say_unsaid();
-        self.hear_all();
-        self.hear_preflight();
+        self.children.iter_mut().for_each(Child::send_unsent);
+        children::recv_all(self);
+        upgrade::preflight::recv(self);
         for (signal, times) in self.signals.take() {
-            self.obey(signal, times);
+            self.handle_signal(signal, times);
         }
         // After the dead are reaped, so that a status does not show them alive.
         let requests = self.control.as_mut().map(|control| control.turn(&ready[ours..], now())).unwrap_or_default();
         for (caller, request) in requests {
-            self.serve(caller, request);
+            self.handle_request(caller, request);
         }
         // After the sockets were told the outcome of the poll: this may replace one of them.
         if self.control_due <= now() {
@@ -322,40 +300,16 @@ impl Shell {
         Ok(())
     }
 
-    /// Sends the messages that did not fit into a channel before.
-    fn say_unsaid(&mut self) {
-        for child in &mut self.children {
-            let unsaid = std::mem::take(&mut child.unsaid);
-            for message in unsaid {
-                child.tell(message);
-            }
-        }
-    }
-
-    /// What the workers beat and say.
-    fn hear_all(&mut self) {
-        for child in &mut self.children {
-            let due = child.row.due();
-            if std::mem::replace(&mut child.due, due) != due {
-                self.inbox.push(Event::Heartbeat { pid: child.pid, due: Millis(due) });
-            }
-            self.inbox.extend(child.first_answer());
-        }
-        for i in 0..self.children.len() {
-            self.hear(i);
-        }
-    }
-
-    fn obey(&mut self, signal: Signal, times: u32) {
+    fn handle_signal(&mut self, signal: Signal, times: u32) {
         match signal {
             Signal::Term => self.inbox.push(Event::StopRequested { graceful: true }),
             Signal::Int | Signal::Quit => self.inbox.push(Event::StopRequested { graceful: false }),
             Signal::Ttin => self.scale_by(times.cast_signed()),
             Signal::Ttou => self.scale_by(-times.cast_signed()),
             Signal::Usr1 => self.reopen_logs(),
-            Signal::Chld => self.reap_all(),
-            Signal::Hup => self.request_reload(None),
-            Signal::Usr2 => self.request_upgrade(None, None),
+            Signal::Chld => children::reap_all(self),
+            Signal::Hup => reload::request(self, None),
+            Signal::Usr2 => upgrade::request(self, None, None),
             Signal::Winch => tracing::warn!(
                 event = "signal_ignored",
                 signal = signal.name(),
@@ -369,8 +323,19 @@ impl Shell {
         self.inbox.push(Event::ScaleRequested { scaling: Scaling::By(by), caller: None });
     }
 
-    fn serve(&mut self, caller: Caller, request: Request) {
-        if let Some(refusal) = self.refusal(&request.meant) {
+    /// Makes the control socket again if its file is gone, or makes it if it could not be made before.
+    fn look_after_control(&mut self) {
+        let settings = &self.resolved.settings;
+        let (socket, name) = (&settings.control.socket, &settings.process.name);
+        let site = Site { socket, name, folder: self.upgrades.folder() };
+        match &mut self.control {
+            Some(control) => control.look_after(&site),
+            none => *none = ControlServer::open_late(&site),
+        }
+    }
+
+    fn handle_request(&mut self, caller: Caller, request: Request) {
+        if let Some(refusal) = identity::refusal(self, &request.meant) {
             tracing::info!(
                 event = "control_socket",
                 reason = refusal,
@@ -380,7 +345,7 @@ impl Shell {
         }
         match request.command {
             protocol::ControlCommand::Status => {
-                let status = Some(Box::new(self.status()));
+                let status = Some(Box::new(status::report(self)));
                 let answer = protocol::ControlResponse { status, ..protocol::ControlResponse::done("") };
                 self.answer(caller, answer);
             }
@@ -395,9 +360,9 @@ impl Shell {
                 };
                 self.inbox.push(Event::ScaleRequested { scaling: scale, caller: Some(caller) });
             }
-            protocol::ControlCommand::Reload => self.request_reload(Some(caller)),
+            protocol::ControlCommand::Reload => reload::request(self, Some(caller)),
             protocol::ControlCommand::Changes => {
-                let answer = match self.would_change() {
+                let answer = match reload::preview(self) {
                     Ok(changes) => protocol::ControlResponse::done(changes),
                     Err(reason) => protocol::ControlResponse::refused(format!(
                         "a reload of the running service (pid {}) would be refused: {reason}",
@@ -407,115 +372,28 @@ impl Shell {
                 self.answer(caller, answer);
             }
             protocol::ControlCommand::Config { json } => {
-                let settings = self.in_effect();
+                let settings = reload::in_effect(self);
                 let text = if json { settings.to_json() } else { settings.to_toml() };
                 self.answer(caller, protocol::ControlResponse::done(text));
             }
             protocol::ControlCommand::Upgrade { program } => {
-                self.request_upgrade(program.map(Into::into), Some(caller))
+                upgrade::request(self, program.map(Into::into), Some(caller))
             }
             protocol::ControlCommand::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }
     }
 
     fn answer(&mut self, caller: Caller, answer: protocol::ControlResponse) {
-        let answer = protocol::ControlResponse { service: Some(self.service()), ..answer };
+        let answer = protocol::ControlResponse { service: Some(identity::service(self)), ..answer };
         if let Some(control) = &mut self.control {
             control.answer(caller, &answer, now());
         }
     }
 
-    fn tell_progress(&mut self) {
-        let progress = self.progress();
+    fn send_progress(&mut self) {
+        let progress = status::progress(self);
         if let Some(control) = &mut self.control {
             control.tell(&progress);
-        }
-    }
-
-    /// Ten deaths can be one SIGCHLD.
-    fn reap_all(&mut self) {
-        loop {
-            match reap() {
-                Ok(Some((pid, exit))) => self.bury(Pid(pid), exit),
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(event = "reap_failed", %error, "waitpid failed; the next SIGCHLD tries again");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn bury(&mut self, pid: Pid, exit: Exit) {
-        if self.is_preflight(pid) {
-            return self.bury_preflight(exit);
-        }
-        let Some(at) = self.children.iter().position(|child| child.pid == pid) else {
-            tracing::debug!(event = "orphan_reaped", pid = pid.0, reason = %exit, "reaped a process that is no worker");
-            return;
-        };
-        // Its last words may still be in the channel.
-        self.hear(at);
-        let mut child = self.children.remove(at);
-        self.inbox.extend(child.first_answer());
-        self.say_exited(&child, exit);
-        self.count_lost(&child, exit);
-        self.scoreboard.release(child.row);
-        self.inbox.push(Event::Exited { pid });
-    }
-
-    fn hear(&mut self, at: usize) {
-        let pid = self.children[at].pid;
-        while let Some(channel) = &self.children[at].channel {
-            let event = match ToMaster::recv(channel.as_fd()) {
-                Ok(Received::Message(ToMaster::Ready)) => {
-                    let (slot, generation) = self.place(pid);
-                    tracing::info!(
-                        event = "worker_ready",
-                        slot,
-                        pid = pid.0,
-                        generation,
-                        "worker is ready: its app is built"
-                    );
-                    Event::Ready { pid }
-                }
-                Ok(Received::Message(ToMaster::Accepting)) => Event::Accepting { pid },
-                Ok(Received::Message(ToMaster::RecycleRequested)) => Event::RecycleRequested { pid },
-                Ok(Received::Message(ToMaster::DrainBegun)) => Event::DrainBegun { pid },
-                Ok(Received::Message(ToMaster::AllAccepted)) => Event::AllAccepted { pid },
-                Ok(Received::Message(ToMaster::RoomChanged)) => {
-                    Event::RoomChanged { pid, full: self.children[at].row.full() }
-                }
-                Ok(Received::Message(ToMaster::Arrivals { stay })) => {
-                    self.balance(stay);
-                    continue;
-                }
-                Ok(Received::Message(ToMaster::SentTo { slot })) => {
-                    self.prefer(slot);
-                    continue;
-                }
-                Ok(Received::Message(ToMaster::Silent { slot })) => Event::SlotSilent { slot: SlotId(slot) },
-                Ok(Received::Message(ToMaster::BootFailed(reason))) => {
-                    let (slot, generation) = self.place(pid);
-                    tracing::error!(
-                        event = "worker_boot_failed",
-                        slot,
-                        pid = pid.0,
-                        generation,
-                        reason,
-                        "worker could not boot"
-                    );
-                    self.children[at].boot_failure = Some(reason);
-                    continue;
-                }
-                Ok(Received::Nothing) => return,
-                Ok(Received::Closed) | Err(_) => {
-                    // Its exit follows; a closed channel would wake every poll until then.
-                    self.children[at].channel = None;
-                    return;
-                }
-            };
-            self.inbox.push(event);
         }
     }
 
@@ -524,7 +402,7 @@ impl Shell {
         // Workers may not have the right to open them, and need not know their names.
         for child in &mut self.children {
             let files = [log::file().map(ToWorker::TakeLog), log::access_file().map(ToWorker::TakeAccessLog)];
-            files.into_iter().flatten().for_each(|file| child.tell(file));
+            files.into_iter().flatten().for_each(|file| child.send(file));
         }
         if failed.is_empty() {
             tracing::info!(event = "logs_reopened", "log files are reopened");
@@ -536,95 +414,7 @@ impl Shell {
                 "a log file could not be reopened; the old one is written to as before"
             );
         }
-        self.say_totals();
-    }
-
-    fn say_exited(&mut self, child: &Child, exit: Exit) {
-        let Child { pid, row, .. } = *child;
-        let Some(worker) = self.core.worker(pid) else { return };
-        let (slot, generation, phase) = (worker.slot.0, worker.generation.0, worker.phase);
-        let now = clock::now();
-        let (requests, in_flight) = (row.requests(), row.in_flight());
-        let oom = match &mut self.oom_kills {
-            Some(kills) if is_foreign_kill(exit, phase) => kills.account(now),
-            Some(_) | None => None,
-        };
-        // Before it serves a worker owes no beat.
-        let overdue_ms = match row.state() {
-            RowState::Serving | RowState::Draining => now.saturating_sub(row.due()),
-            RowState::Starting | RowState::Free => 0,
-        };
-        let notes = row.requests_in_flight();
-        let reason = explain(&ExitFacts {
-            exit,
-            phase,
-            boot_failure: child.boot_failure.as_deref(),
-            oom,
-            overdue_ms,
-            in_flight: &exits::in_flight(&notes, in_flight, now),
-        });
-        let foreign = oom.is_some_and(|oom| oom.now <= oom.before);
-        match phase {
-            Phase::Draining { .. } if exit == Exit::Code(0) => {
-                tracing::info!(event = "worker_exited", slot, pid = pid.0, generation, requests, reason, "worker left")
-            }
-            Phase::Forking | Phase::Starting { .. } => tracing::error!(
-                event = "worker_exited",
-                slot,
-                pid = pid.0,
-                generation,
-                reason,
-                "worker ended before it served; its slot gets another"
-            ),
-            Phase::Serving { .. } => tracing::error!(
-                event = "worker_exited",
-                slot,
-                pid = pid.0,
-                generation,
-                requests,
-                in_flight,
-                overdue_ms,
-                reason,
-                "worker died; its slot gets another"
-            ),
-            Phase::Draining { .. } => tracing::error!(
-                event = "worker_exited",
-                slot,
-                pid = pid.0,
-                generation,
-                requests,
-                in_flight,
-                overdue_ms,
-                reason,
-                "worker died while it drained"
-            ),
-            Phase::Aborting { .. } | Phase::Killed { .. } => tracing::warn!(
-                event = "worker_exited",
-                slot,
-                pid = pid.0,
-                generation,
-                requests,
-                in_flight,
-                overdue_ms,
-                reason,
-                "worker that was given up is gone"
-            ),
-        }
-        if is_death(phase, exit) {
-            self.record_death(&notes, foreign);
-        }
-        if matches!(phase, Phase::Starting { .. } | Phase::Killed { cause: KillCause::BootTimeout }) {
-            self.boot_failure = Some(reason.clone());
-        }
-        self.record(SlotId(slot), reason);
-    }
-
-    /// Counts the requests that were lost with this worker. A worker that drained in order has counted them itself.
-    fn count_lost(&self, child: &Child, exit: Exit) {
-        let drained = self.core.worker(child.pid).is_some_and(|worker| matches!(worker.phase, Phase::Draining { .. }));
-        if !(drained && exit == Exit::Code(0)) {
-            self.scoreboard.cut(child.row.in_flight());
-        }
+        self.log_totals();
     }
 
     /// Six stores cost less than asking what has changed.
@@ -643,7 +433,7 @@ impl Shell {
             Stage::Running if self.core.served() > 0 => ServiceState::Serving,
             Stage::Running => ServiceState::Starting,
         };
-        let status = format!("{}, generation {}", self.progress(), self.core.generation().0);
+        let status = format!("{}, generation {}", status::progress(self), self.core.generation().0);
         if let Some(notify) = &mut self.notify {
             notify.turn(state, &status, now());
             if !self.core.changes() {
@@ -652,7 +442,7 @@ impl Shell {
         }
     }
 
-    fn say_totals(&self) {
+    fn log_totals(&self) {
         let totals = self.scoreboard.totals();
         let tally = self.core.tally();
         let [_, ok, redirects, client_errors, server_errors] = totals.responses;
@@ -672,14 +462,15 @@ impl Shell {
         );
     }
 
-    fn end(mut self, reason: ExitReason) -> Outcome {
+    fn finish(mut self, reason: ExitReason) -> Outcome {
         self.scoreboard.cut(self.listeners.shut_down());
-        self.say_totals();
+        self.log_totals();
         self.listeners.unlink();
         if let Some(pidfile) = self.pidfile.take() {
             pidfile.remove();
         }
-        let last_words = protocol::ControlResponse { service: Some(self.service()), ..self.last_words(reason) };
+        let last_words =
+            protocol::ControlResponse { service: Some(identity::service(&self)), ..status::last_words(&self, reason) };
         // Last of all: whoever is told that it is over may start the next.
         if let Some(control) = self.control.take() {
             control.close(&last_words, now());
@@ -698,15 +489,6 @@ impl Shell {
     }
 }
 
-/// Whether a request may have caused this end: the worker was not told to end, or it hung.
-fn is_death(phase: Phase, exit: Exit) -> bool {
-    match phase {
-        Phase::Serving { .. } | Phase::Aborting { .. } | Phase::Killed { cause: KillCause::Hung } => true,
-        Phase::Draining { .. } => exit != Exit::Code(0),
-        Phase::Forking | Phase::Starting { .. } | Phase::Killed { .. } => false,
-    }
-}
-
 fn requests_in_flight(row: Row) -> String {
     exits::in_flight(&row.requests_in_flight(), row.in_flight(), clock::now())
 }
@@ -717,20 +499,46 @@ fn now() -> Millis {
 
 /// Gives back the memory of the code that reads the command line and the settings: it is more than all other code that a
 /// master runs.
-fn slim() {
+fn release_boot_code() {
     if let Err(error) = memory::let_go_of_code() {
         tracing::debug!(event = "memory_not_released", %error, "the master keeps the code of its start in memory");
     }
 }
 
-fn policy(settings: &Settings, listeners: &Listeners, rows: u32) -> Policy {
+/// How many workers there is room for.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    /// Places with listeners.
+    slots: u32,
+    /// Rows of the scoreboard.
+    rows: u32,
+}
+
+impl Room {
+    /// Rows of the scoreboard to a slot: one worker serves, the others drain.
+    const ROWS_PER_SLOT: u32 = 4;
+
+    fn of(listeners: &Listeners) -> Self {
+        let slots = listeners.slots();
+        Self { slots, rows: slots * Self::ROWS_PER_SLOT }
+    }
+
+    /// Gives the scoreboard the rows that these listeners need.
+    fn make(listeners: &Listeners, scoreboard: &Scoreboard) -> Self {
+        let room = Self::of(listeners);
+        scoreboard.grow(room.rows);
+        room
+    }
+}
+
+fn policy(settings: &Settings, room: Room) -> Policy {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let workers = &settings.workers;
     Policy {
         workers: workers.count,
         workers_max: WORKERS_MAX,
-        slots: listeners.slots(),
-        rows,
+        slots: room.slots,
+        rows: room.rows,
         timeout_ms: ms(workers.timeout),
         boot_timeout_ms: ms(workers.boot_timeout),
         graceful_timeout_ms: ms(workers.graceful_timeout),

@@ -7,12 +7,13 @@
 use std::fmt::Write;
 
 use super::{
-    core::{KillCause, Phase},
+    children::Child,
+    core::{Generation, KillCause, Phase, SlotId},
     oom::OomDelta,
 };
 use crate::{
-    scoreboard::InFlightRequest,
-    sys::{signals::Number, wait::Exit},
+    scoreboard::{InFlightRequest, RowState},
+    sys::{clock, signals::Number, wait::Exit},
     worker::EXIT_BOOT_FAILED,
 };
 
@@ -40,7 +41,72 @@ pub(super) fn is_foreign_kill(exit: Exit, phase: Phase) -> bool {
     is_signal(exit, Number::SIGKILL) && !matches!(phase, Phase::Killed { .. })
 }
 
-pub(super) fn explain(facts: &ExitFacts<'_>) -> String {
+/// Whether a request may have caused this end: the worker was not told to end, or it hung.
+pub(super) fn may_be_caused_by_a_request(phase: Phase, exit: Exit) -> bool {
+    match phase {
+        Phase::Serving { .. } | Phase::Aborting { .. } | Phase::Killed { cause: KillCause::Hung } => true,
+        Phase::Draining { .. } => exit != Exit::Code(0),
+        Phase::Forking | Phase::Starting { .. } | Phase::Killed { .. } => false,
+    }
+}
+
+/// Logs the end of a worker, and gives back the reason in one sentence.
+pub(super) fn log(
+    child: &Child,
+    slot: SlotId,
+    generation: Generation,
+    phase: Phase,
+    exit: Exit,
+    oom: Option<OomDelta>,
+    notes: &[InFlightRequest],
+) -> String {
+    let Child { pid, row, .. } = *child;
+    let now = clock::now();
+    let in_flight_count = row.in_flight();
+    // Before it serves a worker owes no heartbeat.
+    let overdue_ms = match row.state() {
+        RowState::Serving | RowState::Draining => now.saturating_sub(row.due()),
+        RowState::Starting | RowState::Free => 0,
+    };
+    let reason = explain(&ExitFacts {
+        exit,
+        phase,
+        boot_failure: child.boot_failure.as_deref(),
+        oom,
+        overdue_ms,
+        in_flight: &in_flight(notes, in_flight_count, now),
+    });
+    let left_in_order = matches!(phase, Phase::Draining { .. }) && exit == Exit::Code(0);
+    let served = !matches!(phase, Phase::Forking | Phase::Starting { .. });
+    let unfinished = served && !left_in_order;
+    macro_rules! log_exit {
+        ($level:ident, $message:literal) => {
+            tracing::$level!(
+                event = "worker_exited",
+                slot = slot.0,
+                pid = pid.0,
+                generation = generation.0,
+                requests = served.then(|| row.requests()),
+                in_flight = unfinished.then_some(in_flight_count),
+                overdue_ms = unfinished.then_some(overdue_ms),
+                reason,
+                $message
+            )
+        };
+    }
+    match phase {
+        Phase::Draining { .. } if left_in_order => log_exit!(info, "worker left"),
+        Phase::Forking | Phase::Starting { .. } => {
+            log_exit!(error, "worker ended before it served; its slot gets another")
+        }
+        Phase::Serving { .. } => log_exit!(error, "worker died; its slot gets another"),
+        Phase::Draining { .. } => log_exit!(error, "worker died while it drained"),
+        Phase::Aborting { .. } | Phase::Killed { .. } => log_exit!(warn, "worker that was given up is gone"),
+    }
+    reason
+}
+
+fn explain(facts: &ExitFacts<'_>) -> String {
     let mut sentence = cause(facts);
     if facts.overdue_ms > 0 {
         let _ = write!(sentence, "; its beat was {} overdue", span(facts.overdue_ms));

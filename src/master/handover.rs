@@ -22,8 +22,8 @@ use serde_json::{Map, Value};
 use super::{
     control,
     core::{CoreSnapshot, Millis, Pid},
-    culprit::Deaths,
-    history::SlotHistory,
+    crash_suspect::Deaths,
+    history::History,
     notify::ServiceState,
 };
 use crate::{
@@ -74,7 +74,7 @@ pub(super) struct HandoverState {
     #[serde(default)]
     pub(super) access_log: Option<RawFd>,
     pub(super) notify: Option<(ServiceState, bool)>,
-    pub(super) history: Vec<SlotHistory>,
+    pub(super) history: History,
     #[serde(default)]
     pub(super) deaths: Deaths,
     pub(super) boot_failure: Option<String>,

@@ -1,13 +1,16 @@
-//! What each slot has been through, for those who ask later.
+//! What each slot has been through, for commands that ask later.
 //!
 //! Owns: how many workers of a slot have ended, and why the last one did. Refuses: deciding by it (`core` has its own
 //! memory of failures).
 
 use serde::{Deserialize, Serialize};
 
-use super::{Shell, core::SlotId};
+use super::core::SlotId;
 
-/// One to a slot.
+/// One entry for each slot that a worker has ended in.
+#[derive(Clone, Default, Debug, Serialize, Deserialize)]
+pub(super) struct History(Vec<SlotHistory>);
+
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(super) struct SlotHistory {
     /// Workers of this slot that ended, for whatever reason.
@@ -15,17 +18,18 @@ pub(super) struct SlotHistory {
     pub(super) last_exit: Option<String>,
 }
 
-impl Shell {
-    pub(super) fn record(&mut self, slot: SlotId, sentence: String) {
+impl History {
+    /// Notes that a worker of this slot has ended, and why.
+    pub(super) fn record(&mut self, slot: SlotId, reason: String) {
         let at = slot.0 as usize;
-        if self.history.len() <= at {
-            self.history.resize_with(at + 1, SlotHistory::default);
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, SlotHistory::default);
         }
-        self.history[at].restarts += 1;
-        self.history[at].last_exit = Some(sentence);
+        self.0[at].restarts += 1;
+        self.0[at].last_exit = Some(reason);
     }
 
-    pub(super) fn restarts(&self, slot: SlotId) -> u32 {
-        self.history.get(slot.0 as usize).map_or(0, |history| history.restarts)
+    pub(super) fn of(&self, slot: SlotId) -> SlotHistory {
+        self.0.get(slot.0 as usize).cloned().unwrap_or_default()
     }
 }

@@ -1,7 +1,6 @@
 //! Which service this is, and whether a command means it.
 //!
-//! Owns: the name, settings file and folder of this service as a command names them, and the control socket by which
-//! commands find it. Two paths of a settings file are compared with all links followed as they lead now, so a `current`
+//! Owns: the name, settings file and folder of this service as a command names them. Two paths of a settings file are compared with all links followed as they lead now, so a `current`
 //! link that has moved leads the command and the master to the same file. Refuses: to act on the command (the shell).
 
 use std::{
@@ -9,59 +8,46 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Shell, control::Site};
+use super::Shell;
 use crate::{
     protocol::{Meant, Service},
     settings::DEFAULT_FILE,
 };
 
-impl Shell {
-    pub(super) fn service(&self) -> Service {
-        Service {
-            name: self.resolved.settings.process.name.clone(),
-            pid: std::process::id(),
-            addresses: self.listeners.addresses(),
-            file: self.resolved.file.as_deref().map(shown),
-            folder: shown(self.upgrades.folder()),
-        }
+pub(super) fn service(shell: &Shell) -> Service {
+    Service {
+        name: shell.resolved.settings.process.name.clone(),
+        pid: std::process::id(),
+        addresses: shell.listeners.addresses(),
+        file: shell.resolved.file.as_deref().map(shown),
+        folder: shown(shell.upgrades.folder()),
     }
+}
 
-    /// Why a command is refused: it means another service. `None`: it means this one.
-    pub(super) fn refusal(&self, meant: &Meant) -> Option<String> {
-        let name = &self.resolved.settings.process.name;
-        let wanted = match meant {
-            Meant { name: Some(other), .. } if other != name => format!("the service named {other}"),
-            Meant { file: Some(file), .. } if !self.is_own_file(file) => format!("the service of {file}"),
-            Meant { .. } => return None,
-        };
-        let socket = self.control.as_ref().map_or_else(String::new, |control| control.path().display().to_string());
-        Some(format!(
-            "the command means {wanted}, and another service answers: {}; nothing was done. Use --socket {socket} if you \
-             mean the other service",
-            self.service()
-        ))
-    }
+/// Why a command is refused: it means another service. `None`: it means this one.
+pub(super) fn refusal(shell: &Shell, meant: &Meant) -> Option<String> {
+    let name = &shell.resolved.settings.process.name;
+    let wanted = match meant {
+        Meant { name: Some(other), .. } if other != name => format!("the service named {other}"),
+        Meant { file: Some(file), .. } if !is_own_file(shell, file) => format!("the service of {file}"),
+        Meant { .. } => return None,
+    };
+    let socket = shell.control.as_ref().map_or_else(String::new, |control| control.path().display().to_string());
+    Some(format!(
+        "the command means {wanted}, and another service answers: {}; nothing was done. Use --socket {socket} if you \
+         mean the other service",
+        service(shell)
+    ))
+}
 
-    fn is_own_file(&self, file: &str) -> bool {
-        let folder = self.upgrades.folder();
-        // A service without a file would, at a reload, take this one if it is there by then.
-        let own = self.resolved.file.clone().unwrap_or_else(|| folder.join(DEFAULT_FILE));
-        // A service that was started through a link: the next program follows that link again.
-        let here = std::env::current_dir().unwrap_or_default();
-        let named = own.strip_prefix(here).map(|rest| folder.join(rest));
-        is_one_of(file, [Some(own.clone()), named.ok()].into_iter().flatten())
-    }
-
-    /// Makes the control socket again if it is gone, or makes it if it could not be made before.
-    pub(super) fn look_after_control(&mut self) {
-        let settings = &self.resolved.settings;
-        let (socket, name) = (&settings.control.socket, &settings.process.name);
-        let site = Site { socket, name, folder: self.upgrades.folder() };
-        match &mut self.control {
-            Some(control) => control.look_after(&site),
-            none => *none = super::ControlServer::open_late(&site),
-        }
-    }
+fn is_own_file(shell: &Shell, file: &str) -> bool {
+    let folder = shell.upgrades.folder();
+    // A service without a file would, at a reload, take this one if it is there by then.
+    let own = shell.resolved.file.clone().unwrap_or_else(|| folder.join(DEFAULT_FILE));
+    // A service that was started through a link: the next program follows that link again.
+    let here = std::env::current_dir().unwrap_or_default();
+    let named = own.strip_prefix(here).map(|rest| folder.join(rest));
+    is_one_of(file, [Some(own.clone()), named.ok()].into_iter().flatten())
 }
 
 fn is_one_of(file: &str, mut own: impl Iterator<Item = PathBuf>) -> bool {

@@ -2,13 +2,14 @@
 //!
 //! Owns: forking, the words to workers, signals, steering, and the sentences of the log. Refuses: choosing.
 
-use std::{collections::BTreeMap, os::fd::AsFd, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Child, ROWS_PER_SLOT, Shell,
+    Room, Shell,
+    children::Child,
     core::{Action, Caller, Cause, CommandReply, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
     limits::Limits,
-    now, requests_in_flight,
+    now, reload, requests_in_flight, upgrade,
 };
 use crate::{
     channel::ToWorker,
@@ -48,27 +49,27 @@ impl Shell {
     pub(super) fn perform(&mut self, action: Action) -> Performed {
         match action {
             Action::Fork { slot, generation } => return self.fork(slot, generation),
-            Action::Go { pid } => self.tell(pid, ToWorker::Go),
+            Action::Go { pid } => self.send(pid, ToWorker::Go),
             Action::AnnounceStop { pid } => {
                 if let Some(child) = self.child(pid) {
                     child.row.tell_stopping();
                 }
-                self.tell(pid, ToWorker::AnnounceStop);
+                self.send(pid, ToWorker::AnnounceStop);
             }
             Action::Drain { pid, grace_ms, last, cause } => self.drain(pid, grace_ms, last, cause),
             Action::Abort { pid, silent_ms } => self.abort(pid, silent_ms),
             Action::Kill { pid, cause } => self.kill(pid, cause),
             Action::Measure { pid } => return self.measure(pid),
-            Action::LoadSettings => return Performed::Learned(self.load_settings()),
-            Action::KeepSettings => self.keep_settings(),
-            Action::RestoreSettings { slot, failed, why } => self.restore_settings(slot, failed, why),
-            Action::BeginPreflight { program } => return self.begin_preflight(program),
-            Action::EndPreflight => self.end_preflight(),
-            Action::BecomeNew => return self.become_new(),
-            Action::KeepProgram => self.keep_program(),
-            Action::BecomeOld { slot, why } => return self.become_old(slot, why),
+            Action::LoadSettings => return Performed::Learned(reload::load(self)),
+            Action::KeepSettings => reload::keep(self),
+            Action::RestoreSettings { slot, failed, why } => reload::restore(self, slot, failed, why),
+            Action::BeginPreflight { program } => return upgrade::preflight::begin(self, program),
+            Action::EndPreflight => upgrade::preflight::end(self),
+            Action::BecomeNew => return upgrade::become_new(self),
+            Action::KeepProgram => upgrade::keep(self),
+            Action::BecomeOld { slot, why } => return upgrade::become_old(self, slot, why),
             Action::RefuseAtRemoved => self.listeners.refuse_newcomers_of_removed(),
-            Action::CloseRemoved => self.close_removed(),
+            Action::CloseRemoved => reload::close_removed(self),
             Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
             Action::Reply { caller, reply } => self.reply(caller, reply),
@@ -101,12 +102,12 @@ impl Shell {
                     slot = slot.0,
                     pid = child,
                     generation = generation.0,
-                    restarts = self.restarts(slot),
+                    restarts = self.history.of(slot).restarts,
                     "worker starts"
                 );
                 let (channel, boot_failure) = (Some(channel), None);
-                let (due, unsaid) = (started.0, Vec::new());
-                self.children.push(Child { pid, row, channel, unsaid, due, answered: false, boot_failure, started });
+                let (due, unsent) = (started.0, Vec::new());
+                self.children.push(Child { pid, row, channel, unsent, due, answered: false, boot_failure, started });
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
             Err(error) => {
@@ -128,9 +129,9 @@ impl Shell {
         Performed::Learned(Event::ForkFailed { slot })
     }
 
-    fn tell(&mut self, pid: Pid, message: ToWorker) {
+    fn send(&mut self, pid: Pid, message: ToWorker) {
         if let Some(child) = self.children.iter_mut().find(|child| child.pid == pid) {
-            child.tell(message);
+            child.send(message);
         }
     }
 
@@ -144,7 +145,7 @@ impl Shell {
         tracing::info!(
             event = "worker_draining", slot, pid = pid.0, generation, reason = %cause, "worker drains, within {grace:?}"
         );
-        self.tell(pid, ToWorker::Drain { grace_ms, last });
+        self.send(pid, ToWorker::Drain { grace_ms, last });
     }
 
     fn abort(&self, pid: Pid, silent_ms: u64) {
@@ -207,9 +208,7 @@ impl Shell {
                 "no listeners for so many workers"
             );
         }
-        let slots = self.listeners.slots();
-        let rows = slots * ROWS_PER_SLOT;
-        self.scoreboard.grow(rows);
+        let Room { slots, rows } = Room::make(&self.listeners, &self.scoreboard);
         Performed::Learned(Event::Grown { slots, rows })
     }
 
@@ -218,7 +217,7 @@ impl Shell {
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
         match self.listeners.steer(&live) {
             Ok(()) => tracing::debug!(event = "steering_changed", ?live, "new connections go to live slots"),
-            Err(error) => say_refused(&error),
+            Err(error) => log_steering_refused(&error),
         }
     }
 
@@ -230,14 +229,14 @@ impl Shell {
             *connections.entry(row.slot()).or_insert(0) += row.connections();
         }
         if let Err(error) = self.listeners.balance(|slot| connections.get(&u64::from(slot)).copied().unwrap_or(0)) {
-            say_refused(&error);
+            log_steering_refused(&error);
         }
     }
 
     /// Steers the next connection to this slot, as if all others were crowded; the next arrival ends that.
     pub(super) fn prefer(&mut self, preferred: u32) {
         if let Err(error) = self.listeners.balance(|slot| if slot == preferred { 0 } else { 100 }) {
-            say_refused(&error);
+            log_steering_refused(&error);
         }
     }
 
@@ -262,17 +261,17 @@ impl Shell {
                      tried again"
                 ))
             }
-            CommandReply::Reloaded { generation } => Told::done(self.told_reloaded(generation)),
+            CommandReply::Reloaded { generation } => Told::done(reload::summary(self, generation)),
             CommandReply::Refused => {
                 let reason = self.reloads.last.as_ref().and_then(|last| last.reason.clone()).unwrap_or_default();
                 Told::refused(format!("refused, all goes on as before: {reason}"))
             }
             CommandReply::RolledBack { slot, why } => {
-                let reason = self.why_rolled_back(slot, why);
+                let reason = reload::why_rolled_back(self, slot, why);
                 Told::refused(format!("rolled back: {reason}; the old workers serve on with the old settings"))
             }
             CommandReply::Upgraded { generation: Generation(generation) } => {
-                Told::done(format!("generation {generation} serves{}", self.upgrades.told()))
+                Told::done(format!("generation {generation} serves{}", self.upgrades.summary()))
             }
             CommandReply::UpgradeRefused => {
                 Told::refused(format!("refused, all goes on as before: {}", self.upgrades.reason()))
@@ -384,7 +383,7 @@ impl Shell {
     pub(super) fn into_worker_seed(self, child: ForkedChild) -> WorkerSeed {
         let Shell {
             core: _,
-            load,
+            loader,
             resolved,
             reloads: _,
             // Its process is the master's to end.
@@ -423,38 +422,13 @@ impl Shell {
             blocked,
             master,
             resolved,
-            app: load.app,
+            app: loader.app,
             listeners,
         }
     }
 }
 
-impl Child {
-    /// Tells the worker. A message that does not fit into its channel is kept until it does.
-    pub(super) fn tell(&mut self, message: ToWorker) {
-        // A worker without a channel is about to end.
-        let Some(channel) = &self.channel else { return };
-        let sent = if self.unsaid.is_empty() { message.send(channel.as_fd()) } else { Ok(false) };
-        match sent {
-            Ok(true) => {}
-            Ok(false) => {
-                if self.unsaid.is_empty() {
-                    tracing::warn!(
-                        event = "channel_full",
-                        pid = self.pid.0,
-                        "a worker does not read what the master tells it; the message is kept until it does"
-                    );
-                }
-                ToWorker::queue(&mut self.unsaid, message);
-            }
-            Err(error) => {
-                tracing::debug!(event = "channel_closed", pid = self.pid.0, %error, "a worker left before it could be told");
-            }
-        }
-    }
-}
-
-fn say_refused(error: &SteerError) {
+fn log_steering_refused(error: &SteerError) {
     tracing::warn!(
         event = "steering_refused",
         error = error as &dyn std::error::Error,

@@ -6,15 +6,15 @@
 use std::{mem, rc::Rc, sync::Arc};
 
 use super::{
-    ROWS_PER_SLOT, Shell,
+    Room, Shell,
     core::{Caller, Event, Failure, Generation, SlotId},
-    now, policy, slim,
+    now, policy, release_boot_code,
 };
 use crate::{
     app::AppInfo,
     error_chain, log,
     protocol::LastReload,
-    settings::{self, Changes, Resolved},
+    settings::{self, Changes, Resolved, Settings},
 };
 
 /// How the settings are had again.
@@ -47,171 +47,172 @@ impl Reloads {
     }
 }
 
-impl Shell {
-    pub(super) fn request_reload(&mut self, caller: Option<Caller>) {
-        // `systemctl reload` waits to be told of this one, also if it is refused or one more.
-        if let Some(notify) = &mut self.notify {
-            notify.reloading(now());
-        }
-        self.look_after_control();
-        self.inbox.push(Event::ReloadRequested { caller });
+pub(super) fn request(shell: &mut Shell, caller: Option<Caller>) {
+    // `systemctl reload` waits to be told of this one, also if it is refused or one more.
+    if let Some(notify) = &mut shell.notify {
+        notify.reloading(now());
     }
+    shell.look_after_control();
+    shell.inbox.push(Event::ReloadRequested { caller });
+}
 
-    /// What a reload would do now, without doing it.
-    pub(super) fn would_change(&self) -> Result<String, String> {
-        let new = (self.load.read)(&self.resolved);
-        slim();
-        let mut new = new?;
-        let changes = self.changes(&new);
-        new.keep_until_restart(&self.resolved.fixed());
-        self.listeners.probe(&new.settings.server).map_err(|error| error_chain(&error))?;
-        let file = new.file.as_ref().map_or_else(|| "no settings file".to_owned(), |file| file.display().to_string());
-        Ok(format!("a reload of the running service (pid {}, {file}): {changes}", std::process::id()))
-    }
+/// What a reload would do now, without doing it.
+pub(super) fn preview(shell: &Shell) -> Result<String, String> {
+    let new = (shell.loader.read)(&shell.resolved);
+    release_boot_code();
+    let mut new = new?;
+    let changes = changes(shell, &new);
+    new.keep_until_restart(&shell.resolved.fixed());
+    shell.listeners.probe(&new.settings.server).map_err(|error| error_chain(&error))?;
+    let file = new.file.as_ref().map_or_else(|| "no settings file".to_owned(), |file| file.display().to_string());
+    Ok(format!("a reload of the running service (pid {}, {file}): {changes}", std::process::id()))
+}
 
-    /// The settings as they are now: `workers.count` may be another since.
-    pub(super) fn in_effect(&self) -> Resolved {
-        self.resolved.with_count(self.core.target())
-    }
+/// The settings as they are now: `workers.count` may be another since.
+pub(super) fn in_effect(shell: &Shell) -> Resolved {
+    shell.resolved.with_count(shell.core.target())
+}
 
-    /// Nothing of the old is touched until all of the new is known to be possible.
-    pub(super) fn load_settings(&mut self) -> Event {
-        let loaded = self.try_load();
-        slim();
-        match loaded {
-            Ok(event) => event,
-            Err(reason) => {
-                tracing::error!(event = "reload_refused", reason, "the settings are refused; all goes on as before");
-                self.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
-                Event::SettingsRefused
-            }
-        }
-    }
-
-    fn try_load(&mut self) -> Result<Event, String> {
-        let mut new = (self.load.read)(&self.resolved)?;
-        (self.load.prepare)(&new, &self.resolved)?;
-        let changes = self.changes(&new);
-        new.keep_until_restart(&self.resolved.fixed());
-        let old_count = self.resolved.settings.workers.count;
-        let count = (new.settings.workers.count != old_count).then_some(new.settings.workers.count);
-        let workers = count.unwrap_or(0).max(self.core.target());
-        let before = &self.resolved.settings.server;
-        let made_again =
-            self.listeners.rebind(&new.settings.server, before, workers).map_err(|error| error_chain(&error))?;
-        if let Err(error) = log::configure(&new.settings.log) {
-            self.listeners.unbind_added(before);
-            return Err(error_chain(&error));
-        }
-        settings::say_warnings(&new.warnings);
-        tracing::info!(event = "reload_started", changes, "settings read; the workers are replaced by new ones");
-        say_made_again(&made_again);
-        self.renew_pidfile();
-        self.reloads.changes = changes;
-        new.start.enter();
-        let rows = self.listeners.slots() * ROWS_PER_SLOT;
-        self.scoreboard.grow(rows);
-        let policy = policy(&new.settings, &self.listeners, rows);
-        self.reloads.before = Some(mem::replace(&mut self.resolved, Arc::new(new)));
-        Ok(Event::SettingsLoaded { policy, count, removes: self.listeners.removes() })
-    }
-
-    /// What a reload to these settings changes, in words.
-    fn changes(&self, new: &Resolved) -> String {
-        let mut told = Changes::between(&self.resolved, new).to_string();
-        if new.settings.folder != self.resolved.settings.folder {
-            told += &format!("; relative paths begin in {} now", new.settings.folder.display());
-        }
-        for address in self.listeners.lost(&new.settings.server) {
-            told += &format!("; {address} has lost its file and gets a new one");
-        }
-        told
-    }
-
-    /// The new generation is proven.
-    pub(super) fn keep_settings(&mut self) {
-        self.reloads.before = None;
-        self.listeners.keep_added();
-        self.reloads.last = Some(LastReload { ok: true, reason: None, at: timestamp() });
-        let generation = self.core.generation().0;
-        self.show_title();
-        tracing::info!(event = "reloaded", generation, "generation {generation} serves; the old workers drain");
-    }
-
-    /// The workers of the old generation never stopped serving.
-    pub(super) fn restore_settings(&mut self, slot: SlotId, failed: Generation, why: Failure) {
-        let reason = self.why_rolled_back(slot, why);
-        let generation = self.core.generation().0;
-        tracing::error!(
-            event = "reload_rolled_back",
-            slot = slot.0,
-            generation = failed.0,
-            reason,
-            "generation {} failed its trial; generation {generation} serves on with its settings",
-            failed.0
-        );
-        self.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
-        let Some(before) = self.reloads.before.take() else { return };
-        self.listeners.unbind_added(&before.settings.server);
-        before.start.enter();
-        if let Err(error) = log::configure(&before.settings.log) {
-            tracing::error!(
-                event = "logs_reopen_failed",
-                reason = error_chain(&error),
-                "the log of the old settings could not be opened again; the new one is written to"
-            );
-        }
-        self.resolved = before;
-    }
-
-    /// Writes the pid file again if it is gone. A failure does not refuse the reload.
-    pub(super) fn renew_pidfile(&mut self) {
-        let Some(pidfile) = &mut self.pidfile else { return };
-        match pidfile.renew() {
-            Ok(false) => {}
-            Ok(true) => tracing::warn!(
-                event = "pidfile_recreated",
-                path = %pidfile.path().display(),
-                "the pid file was gone, or replaced by another; the master has written it again"
-            ),
-            Err(error) => tracing::warn!(
-                event = "pidfile_lost",
-                error = &error as &dyn std::error::Error,
-                "the pid file is gone and cannot be written again; the service goes on without it"
-            ),
-        }
-    }
-
-    pub(super) fn why_rolled_back(&self, slot: SlotId, why: Failure) -> String {
-        let slot_number = slot.0;
-        match why {
-            Failure::Ended => {
-                let exit = self.history.get(slot_number as usize).and_then(|history| history.last_exit.as_deref());
-                format!("the new worker of slot {slot_number} {}", exit.unwrap_or("ended"))
-            }
-            Failure::Hung => format!("the new worker of slot {slot_number} hung: no beat within workers.timeout"),
-            Failure::BootTimeout => {
-                format!("the new worker of slot {slot_number} was not ready within workers.boot_timeout")
-            }
-            Failure::NotForked => format!("the new worker of slot {slot_number} could not be forked"),
-        }
-    }
-
-    /// What a caller is told of a reload that passed.
-    pub(super) fn told_reloaded(&self, generation: Generation) -> String {
-        format!("generation {} serves; {}", generation.0, self.reloads.changes)
-    }
-
-    pub(super) fn close_removed(&mut self) {
-        let (addresses, reset) = self.listeners.close_removed();
-        self.scoreboard.cut(reset);
-        for address in addresses {
-            tracing::info!(event = "address_closed", %address, "no longer listening on {address}");
+/// Nothing of the old is touched until all of the new is known to be possible.
+pub(super) fn load(shell: &mut Shell) -> Event {
+    let loaded = try_load(shell);
+    release_boot_code();
+    match loaded {
+        Ok(event) => event,
+        Err(reason) => {
+            tracing::error!(event = "reload_refused", reason, "the settings are refused; all goes on as before");
+            shell.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
+            Event::SettingsRefused
         }
     }
 }
 
-pub(super) fn say_made_again(addresses: &[String]) {
+fn try_load(shell: &mut Shell) -> Result<Event, String> {
+    let mut new = (shell.loader.read)(&shell.resolved)?;
+    (shell.loader.prepare)(&new, &shell.resolved)?;
+    let changes = changes(shell, &new);
+    new.keep_until_restart(&shell.resolved.fixed());
+    let count = changed_count(&new.settings, shell.resolved.settings.workers.count);
+    let workers = count.unwrap_or(0).max(shell.core.target());
+    let before = &shell.resolved.settings.server;
+    let made_again =
+        shell.listeners.rebind(&new.settings.server, before, workers).map_err(|error| error_chain(&error))?;
+    if let Err(error) = log::configure(&new.settings.log) {
+        shell.listeners.unbind_added(before);
+        return Err(error_chain(&error));
+    }
+    settings::say_warnings(&new.warnings);
+    tracing::info!(event = "reload_started", changes, "settings read; the workers are replaced by new ones");
+    log_recreated(&made_again);
+    renew_pidfile(shell);
+    shell.reloads.changes = changes;
+    new.start.enter();
+    let policy = policy(&new.settings, Room::make(&shell.listeners, &shell.scoreboard));
+    shell.reloads.before = Some(mem::replace(&mut shell.resolved, Arc::new(new)));
+    Ok(Event::SettingsLoaded { policy, count, removes: shell.listeners.removes() })
+}
+
+/// What a reload to these settings changes, in words.
+fn changes(shell: &Shell, new: &Resolved) -> String {
+    let mut told = Changes::between(&shell.resolved, new).to_string();
+    if new.settings.folder != shell.resolved.settings.folder {
+        told += &format!("; relative paths begin in {} now", new.settings.folder.display());
+    }
+    for address in shell.listeners.lost(&new.settings.server) {
+        told += &format!("; {address} has lost its file and gets a new one");
+    }
+    told
+}
+
+/// The new generation is proven.
+pub(super) fn keep(shell: &mut Shell) {
+    shell.reloads.before = None;
+    shell.listeners.keep_added();
+    shell.reloads.last = Some(LastReload { ok: true, reason: None, at: timestamp() });
+    let generation = shell.core.generation().0;
+    shell.show_title();
+    tracing::info!(event = "reloaded", generation, "generation {generation} serves; the old workers drain");
+}
+
+/// The workers of the old generation never stopped serving.
+pub(super) fn restore(shell: &mut Shell, slot: SlotId, failed: Generation, why: Failure) {
+    let reason = why_rolled_back(shell, slot, why);
+    let generation = shell.core.generation().0;
+    tracing::error!(
+        event = "reload_rolled_back",
+        slot = slot.0,
+        generation = failed.0,
+        reason,
+        "generation {} failed its trial; generation {generation} serves on with its settings",
+        failed.0
+    );
+    shell.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
+    let Some(before) = shell.reloads.before.take() else { return };
+    shell.listeners.unbind_added(&before.settings.server);
+    before.start.enter();
+    if let Err(error) = log::configure(&before.settings.log) {
+        tracing::error!(
+            event = "logs_reopen_failed",
+            reason = error_chain(&error),
+            "the log of the old settings could not be opened again; the new one is written to"
+        );
+    }
+    shell.resolved = before;
+}
+
+/// Writes the pid file again if it is gone. A failure does not refuse the reload.
+pub(super) fn renew_pidfile(shell: &mut Shell) {
+    let Some(pidfile) = &mut shell.pidfile else { return };
+    match pidfile.renew() {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!(
+            event = "pidfile_recreated",
+            path = %pidfile.path().display(),
+            "the pid file was gone, or replaced by another; the master has written it again"
+        ),
+        Err(error) => tracing::warn!(
+            event = "pidfile_lost",
+            error = &error as &dyn std::error::Error,
+            "the pid file is gone and cannot be written again; the service goes on without it"
+        ),
+    }
+}
+
+pub(super) fn why_rolled_back(shell: &Shell, slot: SlotId, why: Failure) -> String {
+    let slot_number = slot.0;
+    match why {
+        Failure::Ended => {
+            let exit = shell.history.of(slot).last_exit;
+            format!("the new worker of slot {slot_number} {}", exit.as_deref().unwrap_or("ended"))
+        }
+        Failure::Hung => format!("the new worker of slot {slot_number} hung: no beat within workers.timeout"),
+        Failure::BootTimeout => {
+            format!("the new worker of slot {slot_number} was not ready within workers.boot_timeout")
+        }
+        Failure::NotForked => format!("the new worker of slot {slot_number} could not be forked"),
+    }
+}
+
+/// What a caller is told of a reload that passed.
+pub(super) fn summary(shell: &Shell, generation: Generation) -> String {
+    format!("generation {} serves; {}", generation.0, shell.reloads.changes)
+}
+
+pub(super) fn close_removed(shell: &mut Shell) {
+    let (addresses, reset) = shell.listeners.close_removed();
+    shell.scoreboard.cut(reset);
+    for address in addresses {
+        tracing::info!(event = "address_closed", %address, "no longer listening on {address}");
+    }
+}
+
+/// The number of workers that these settings ask for, if it is another than `before`.
+pub(super) fn changed_count(settings: &Settings, before: u32) -> Option<u32> {
+    let count = settings.workers.count;
+    (count != before).then_some(count)
+}
+
+pub(super) fn log_recreated(addresses: &[String]) {
     for address in addresses {
         tracing::warn!(
             event = "socket_recreated",
@@ -222,7 +223,7 @@ pub(super) fn say_made_again(addresses: &[String]) {
     }
 }
 
-pub(super) fn told_kept(kept: &[&str]) -> String {
+pub(super) fn kept_until_restart(kept: &[&str]) -> String {
     match kept {
         [] => String::new(),
         kept => format!("; as before until a restart: {}", kept.join(", ")),

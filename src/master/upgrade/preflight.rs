@@ -8,11 +8,14 @@ use std::{
     path::PathBuf,
 };
 
-use super::super::{
-    Shell,
-    core::{Event, Pid},
-    handover::MARKER,
-    perform::Performed,
+use super::{
+    super::{
+        Shell,
+        core::{Event, Pid},
+        handover::MARKER,
+        perform::Performed,
+    },
+    refuse, write_state,
 };
 use crate::{
     channel::{Received, ToMaster, ToWorker},
@@ -44,103 +47,97 @@ pub(super) struct Preflight {
     failure: Option<String>,
 }
 
-impl Shell {
-    pub(in super::super) fn begin_preflight(&mut self, program: Option<PathBuf>) -> Performed {
-        let path = program.unwrap_or_else(|| self.upgrades.path.clone());
-        match self.try_program(path) {
-            Ok(preflight) => {
-                tracing::info!(
-                    event = "upgrade_started",
-                    pid = preflight.pid.0,
-                    program = %preflight.path.display(),
-                    "the new program is tried beside this one: it reads state and settings and boots a worker"
-                );
-                self.upgrades.preflight = Some(preflight);
-                Performed::Done
-            }
-            Err(reason) => {
-                self.refuse_upgrade(reason);
-                Performed::Learned(Event::PreflightEnded { passed: false })
-            }
+pub(in super::super) fn begin(shell: &mut Shell, program: Option<PathBuf>) -> Performed {
+    let path = program.unwrap_or_else(|| shell.upgrades.path.clone());
+    match try_program(shell, path) {
+        Ok(preflight) => {
+            tracing::info!(
+                event = "upgrade_started",
+                pid = preflight.pid.0,
+                program = %preflight.path.display(),
+                "the new program is tried beside this one: it reads state and settings and boots a worker"
+            );
+            shell.upgrades.preflight = Some(preflight);
+            Performed::Done
+        }
+        Err(reason) => {
+            refuse(shell, reason);
+            Performed::Learned(Event::PreflightEnded { passed: false })
         }
     }
+}
 
-    fn try_program(&mut self, path: PathBuf) -> Result<Preflight, String> {
-        let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-        let program = exec::open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
-        let (channel, theirs) = fd::channel().map_err(failed("no channel to the new program"))?;
-        let (words, speaks) = exec::words().map_err(failed("no pipe for its words"))?;
-        let (memory, mut transfer) = self.write_state(&path, Vec::new(), None)?;
-        let marker = format!("preflight {} {}", transfer.add(memory.as_fd()), transfer.add(theirs.as_fd()));
-        let blocked = signals::block_all().map_err(failed("signals cannot be blocked"))?;
-        match fork().map_err(failed("it could not be forked"))? {
-            Forked::Child => {
-                exec::clear_cloexec(transfer.numbers());
-                let error = match exec::stand_apart(speaks.as_fd()) {
-                    Ok(()) => exec::replace(program.as_fd(), MARKER, &marker),
-                    Err(error) => error,
-                };
-                let reason = format!("{} cannot be executed: {error}", path.display());
-                let _ = ToMaster::BootFailed(reason).send(theirs.as_fd());
-                exec::end_child()
-            }
-            Forked::Parent { child } => {
-                drop(blocked);
-                // Fails where the child was faster: then it leads already.
-                let _ = exec::lead_group(child);
-                let (pid, channel) = (Pid(child), Some(channel));
-                let (words, said) = (Some(words), Vec::new());
-                let (passed, overdue, failure) = (false, false, None);
-                Ok(Preflight { pid, path, program, channel, words, said, passed, overdue, failure })
-            }
+fn try_program(shell: &mut Shell, path: PathBuf) -> Result<Preflight, String> {
+    let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
+    let program = exec::open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
+    let (channel, theirs) = fd::channel().map_err(failed("no channel to the new program"))?;
+    let (words, speaks) = exec::words().map_err(failed("no pipe for its words"))?;
+    let (memory, mut transfer) = write_state(shell, &path, Vec::new(), None)?;
+    let marker = format!("preflight {} {}", transfer.add(memory.as_fd()), transfer.add(theirs.as_fd()));
+    let blocked = signals::block_all().map_err(failed("signals cannot be blocked"))?;
+    match fork().map_err(failed("it could not be forked"))? {
+        Forked::Child => {
+            exec::clear_cloexec(transfer.numbers());
+            let error = match exec::stand_apart(speaks.as_fd()) {
+                Ok(()) => exec::replace(program.as_fd(), MARKER, &marker),
+                Err(error) => error,
+            };
+            let reason = format!("{} cannot be executed: {error}", path.display());
+            let _ = ToMaster::BootFailed(reason).send(theirs.as_fd());
+            exec::end_child()
+        }
+        Forked::Parent { child } => {
+            drop(blocked);
+            // Fails where the child was faster: then it leads already.
+            let _ = exec::lead_group(child);
+            let (pid, channel) = (Pid(child), Some(channel));
+            let (words, said) = (Some(words), Vec::new());
+            let (passed, overdue, failure) = (false, false, None);
+            Ok(Preflight { pid, path, program, channel, words, said, passed, overdue, failure })
         }
     }
+}
 
-    pub(in super::super) fn hear_preflight(&mut self) {
-        let Some(preflight) = &mut self.upgrades.preflight else { return };
-        preflight.read_words();
-        while let Some(channel) = &preflight.channel {
-            match ToMaster::recv(channel.as_fd()) {
-                Ok(Received::Message(ToMaster::Ready)) => {
-                    preflight.passed = true;
-                    // It has nothing to drain; who does not read it is ended by `EndPreflight`.
-                    let _ = ToWorker::Drain { grace_ms: 0, last: false }.send(channel.as_fd());
-                }
-                Ok(Received::Message(ToMaster::BootFailed(reason))) => preflight.failure = Some(reason),
-                Ok(Received::Message(_)) => {}
-                Ok(Received::Nothing) => return,
-                Ok(Received::Closed) | Err(_) => preflight.channel = None,
+pub(in super::super) fn recv(shell: &mut Shell) {
+    let Some(preflight) = &mut shell.upgrades.preflight else { return };
+    preflight.read_words();
+    while let Some(channel) = &preflight.channel {
+        match ToMaster::recv(channel.as_fd()) {
+            Ok(Received::Message(ToMaster::Ready)) => {
+                preflight.passed = true;
+                // It has nothing to drain; who does not read it is ended by `EndPreflight`.
+                let _ = ToWorker::Drain { grace_ms: 0, last: false }.send(channel.as_fd());
             }
+            Ok(Received::Message(ToMaster::BootFailed(reason))) => preflight.failure = Some(reason),
+            Ok(Received::Message(_)) => {}
+            Ok(Received::Nothing) => return,
+            Ok(Received::Closed) | Err(_) => preflight.channel = None,
         }
     }
+}
 
-    pub(in super::super) fn is_preflight(&self, pid: Pid) -> bool {
-        self.upgrades.preflight.as_ref().is_some_and(|preflight| preflight.pid == pid)
-    }
-
-    pub(in super::super) fn end_preflight(&mut self) {
-        if let Some(preflight) = &mut self.upgrades.preflight {
-            preflight.overdue = true;
-            signals::kill_group(preflight.pid.0);
-        }
-    }
-
-    /// Its process is reaped.
-    pub(in super::super) fn bury_preflight(&mut self, exit: Exit) {
-        self.hear_preflight();
-        let Some(preflight) = &mut self.upgrades.preflight else { return };
-        // Whatever it started goes with it.
+pub(in super::super) fn end(shell: &mut Shell) {
+    if let Some(preflight) = &mut shell.upgrades.preflight {
+        preflight.overdue = true;
         signals::kill_group(preflight.pid.0);
-        let passed = preflight.passed;
-        if !passed {
-            let reason = preflight.why_refused(exit);
-            self.upgrades.preflight = None;
-            if self.core.in_preflight() {
-                self.refuse_upgrade(reason);
-            }
-        }
-        self.inbox.push(Event::PreflightEnded { passed });
     }
+}
+
+/// Its process is reaped.
+pub(in super::super) fn reap(shell: &mut Shell, exit: Exit) {
+    recv(shell);
+    let Some(preflight) = &mut shell.upgrades.preflight else { return };
+    // Whatever it started goes with it.
+    signals::kill_group(preflight.pid.0);
+    let passed = preflight.passed;
+    if !passed {
+        let reason = preflight.why_refused(exit);
+        shell.upgrades.preflight = None;
+        if shell.core.in_preflight() {
+            refuse(shell, reason);
+        }
+    }
+    shell.inbox.push(Event::PreflightEnded { passed });
 }
 
 impl Preflight {

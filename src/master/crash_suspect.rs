@@ -64,31 +64,29 @@ impl Deaths {
     }
 }
 
-impl Shell {
-    /// Notes that a worker died unasked. `foreign`: another process killed it, so no request is to blame.
-    pub(super) fn record_death(&mut self, in_flight: &[InFlightRequest], foreign: bool) {
-        self.deaths.record(in_flight.iter().map(|note| note.request.clone()).collect());
-        let Some(culprit) = self.deaths.culprit() else { return };
-        let Some(note) = in_flight.iter().find(|note| note.request == culprit.request) else { return };
-        let Culprit { request, deaths, of } = &culprit;
-        tracing::error!(event = "crash_suspect", request, deaths, of, "{culprit}");
-        let http = &self.resolved.settings.http;
-        let exempt = http.limit_exempt.iter().any(|path| request.ends_with(&format!(" {path}")));
-        if !http.quarantine || foreign || exempt {
-            return;
-        }
-        // A request that is too long to be noted whole cannot be told from others.
-        let Some(key) = note.key else { return };
-        let now = now();
-        self.scoreboard.quarantine(key, now.after(QUARANTINE_MS).0);
-        self.deaths.quarantine(request, now);
-        tracing::warn!(
-            event = "quarantine_started",
-            request,
-            for_ms = QUARANTINE_MS,
-            "all workers answer {request} with 503 for a minute (http.quarantine)"
-        );
+/// Notes that a worker died unasked. `foreign`: another process killed it, so no request is to blame.
+pub(super) fn record_death(shell: &mut Shell, in_flight: &[InFlightRequest], foreign: bool) {
+    shell.deaths.record(in_flight.iter().map(|note| note.request.clone()).collect());
+    let Some(culprit) = shell.deaths.culprit() else { return };
+    let Some(note) = in_flight.iter().find(|note| note.request == culprit.request) else { return };
+    let Culprit { request, deaths, of } = &culprit;
+    tracing::error!(event = "crash_suspect", request, deaths, of, "{culprit}");
+    let http = &shell.resolved.settings.http;
+    let exempt = http.limit_exempt.iter().any(|path| request.ends_with(&format!(" {path}")));
+    if !http.quarantine || foreign || exempt {
+        return;
     }
+    // A request that is too long to be noted whole cannot be told from others.
+    let Some(key) = note.key else { return };
+    let now = now();
+    shell.scoreboard.quarantine(key, now.after(QUARANTINE_MS).0);
+    shell.deaths.quarantine(request, now);
+    tracing::warn!(
+        event = "quarantine_started",
+        request,
+        for_ms = QUARANTINE_MS,
+        "all workers answer {request} with 503 for a minute (http.quarantine)"
+    );
 }
 
 #[cfg(test)]

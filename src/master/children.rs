@@ -1,0 +1,202 @@
+//! The worker processes: what the master sends them, what it receives from them, and their end.
+//!
+//! Owns: the process table beside the core's (row, channel, messages not sent yet), receiving, and reaping. Refuses: what
+//! follows from an event (`core`), and why a worker ended (`exits`).
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::{
+    Shell,
+    core::{Event, KillCause, Millis, Phase, Pid, SlotId},
+    crash_suspect, exits, upgrade,
+};
+use crate::{
+    channel::{Received, ToMaster, ToWorker},
+    scoreboard::Row,
+    sys::wait::{Exit, reap},
+};
+
+/// What the master knows of a worker process beyond what the core decides by.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) pid: Pid,
+    pub(super) row: Row,
+    /// `None` once the worker's end is closed.
+    pub(super) channel: Option<OwnedFd>,
+    /// Messages to the worker that did not fit into its channel.
+    pub(super) unsent: Vec<ToWorker>,
+    pub(super) due: u64,
+    /// The core knows that the worker has answered a request.
+    pub(super) answered: bool,
+    pub(super) boot_failure: Option<String>,
+    pub(super) started: Millis,
+}
+
+impl Child {
+    /// Reports, once, that the worker has answered a request.
+    fn first_answer(&mut self) -> Option<Event> {
+        let first = !self.answered && self.row.answered();
+        self.answered |= first;
+        first.then_some(Event::Answered { pid: self.pid })
+    }
+
+    /// Sends a message to the worker. A message that does not fit into the channel is kept until it does.
+    pub(super) fn send(&mut self, message: ToWorker) {
+        // A worker without a channel is about to end.
+        let Some(channel) = &self.channel else { return };
+        let sent = if self.unsent.is_empty() { message.send(channel.as_fd()) } else { Ok(false) };
+        match sent {
+            Ok(true) => {}
+            Ok(false) => {
+                if self.unsent.is_empty() {
+                    tracing::warn!(
+                        event = "channel_full",
+                        pid = self.pid.0,
+                        "a worker does not read what the master tells it; the message is kept until it does"
+                    );
+                }
+                ToWorker::queue(&mut self.unsent, message);
+            }
+            Err(error) => {
+                tracing::debug!(event = "channel_closed", pid = self.pid.0, %error, "a worker left before it could be told");
+            }
+        }
+    }
+
+    /// Sends the messages that did not fit into the channel before.
+    pub(super) fn send_unsent(&mut self) {
+        for message in std::mem::take(&mut self.unsent) {
+            self.send(message);
+        }
+    }
+}
+
+/// Reads what all workers have written since the last turn: heartbeats in their rows, messages in their channels.
+pub(super) fn recv_all(shell: &mut Shell) {
+    for child in &mut shell.children {
+        let due = child.row.due();
+        if std::mem::replace(&mut child.due, due) != due {
+            shell.inbox.push(Event::Heartbeat { pid: child.pid, due: Millis(due) });
+        }
+        shell.inbox.extend(child.first_answer());
+    }
+    for at in 0..shell.children.len() {
+        recv(shell, at);
+    }
+}
+
+fn recv(shell: &mut Shell, at: usize) {
+    let pid = shell.children[at].pid;
+    while let Some(channel) = &shell.children[at].channel {
+        let message = match ToMaster::recv(channel.as_fd()) {
+            Ok(Received::Message(message)) => message,
+            Ok(Received::Nothing) => return,
+            Ok(Received::Closed) | Err(_) => {
+                // Its exit follows; a closed channel would wake every poll until then.
+                shell.children[at].channel = None;
+                return;
+            }
+        };
+        let event = match message {
+            ToMaster::Ready => {
+                let (slot, generation) = shell.place(pid);
+                tracing::info!(
+                    event = "worker_ready",
+                    slot,
+                    pid = pid.0,
+                    generation,
+                    "worker is ready: its app is built"
+                );
+                Event::Ready { pid }
+            }
+            ToMaster::Accepting => Event::Accepting { pid },
+            ToMaster::RecycleRequested => Event::RecycleRequested { pid },
+            ToMaster::DrainBegun => Event::DrainBegun { pid },
+            ToMaster::AllAccepted => Event::AllAccepted { pid },
+            ToMaster::RoomChanged => Event::RoomChanged { pid, full: shell.children[at].row.full() },
+            ToMaster::Silent { slot } => Event::SlotSilent { slot: SlotId(slot) },
+            ToMaster::Arrivals { stay } => {
+                shell.balance(stay);
+                continue;
+            }
+            ToMaster::SentTo { slot } => {
+                shell.prefer(slot);
+                continue;
+            }
+            ToMaster::BootFailed(reason) => {
+                let (slot, generation) = shell.place(pid);
+                tracing::error!(
+                    event = "worker_boot_failed",
+                    slot,
+                    pid = pid.0,
+                    generation,
+                    reason,
+                    "worker could not boot"
+                );
+                shell.children[at].boot_failure = Some(reason);
+                continue;
+            }
+        };
+        shell.inbox.push(event);
+    }
+}
+
+/// Reaps every child that has ended: ten ends can be one SIGCHLD.
+pub(super) fn reap_all(shell: &mut Shell) {
+    loop {
+        match reap() {
+            Ok(Some((pid, exit))) => reap_one(shell, Pid(pid), exit),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(event = "reap_failed", %error, "waitpid failed; the next SIGCHLD tries again");
+                return;
+            }
+        }
+    }
+}
+
+fn reap_one(shell: &mut Shell, pid: Pid, exit: Exit) {
+    if shell.upgrades.is_preflight(pid) {
+        return upgrade::preflight::reap(shell, exit);
+    }
+    let Some(at) = shell.children.iter().position(|child| child.pid == pid) else {
+        tracing::debug!(event = "orphan_reaped", pid = pid.0, reason = %exit, "reaped a process that is no worker");
+        return;
+    };
+    // Its last messages may still be in the channel.
+    recv(shell, at);
+    let mut child = shell.children.remove(at);
+    shell.inbox.extend(child.first_answer());
+    record_exit(shell, &child, exit);
+    count_lost(shell, &child, exit);
+    shell.scoreboard.release(child.row);
+    shell.inbox.push(Event::Exited { pid });
+}
+
+/// Logs why the worker ended, and keeps it for those who ask later.
+fn record_exit(shell: &mut Shell, child: &Child, exit: Exit) {
+    let Some(worker) = shell.core.worker(child.pid) else { return };
+    let (slot, generation, phase) = (worker.slot, worker.generation, worker.phase);
+    let oom = match &mut shell.oom_kills {
+        Some(kills) if exits::is_foreign_kill(exit, phase) => kills.account(crate::sys::clock::now()),
+        Some(_) | None => None,
+    };
+    let in_flight = child.row.requests_in_flight();
+    let reason = exits::log(child, slot, generation, phase, exit, oom, &in_flight);
+    if exits::may_be_caused_by_a_request(phase, exit) {
+        let foreign = oom.is_some_and(|oom| oom.now <= oom.before);
+        crash_suspect::record_death(shell, &in_flight, foreign);
+    }
+    if matches!(phase, Phase::Starting { .. } | Phase::Killed { cause: KillCause::BootTimeout }) {
+        shell.boot_failure = Some(reason.clone());
+    }
+    shell.history.record(slot, reason);
+}
+
+/// Counts the requests that were lost with this worker. A worker that drained in order has counted them itself.
+fn count_lost(shell: &Shell, child: &Child, exit: Exit) {
+    let drained = shell.core.worker(child.pid).is_some_and(|worker| matches!(worker.phase, Phase::Draining { .. }));
+    if !(drained && exit == Exit::Code(0)) {
+        shell.scoreboard.cut(child.row.in_flight());
+    }
+}
