@@ -72,7 +72,6 @@ pub struct App {
     declared: Declared,
     /// By key, as the environment would have it.
     default_settings: Vec<(&'static str, String)>,
-    is_named: bool,
     info: AppInfo,
 }
 
@@ -92,7 +91,6 @@ impl App {
             check: None,
             declared: Declared::default(),
             default_settings: Vec::new(),
-            is_named: false,
             info: AppInfo::default(),
         }
     }
@@ -114,7 +112,6 @@ impl App {
     /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.info.program.name = name.into();
-        self.is_named = true;
         self
     }
 
@@ -170,13 +167,21 @@ impl App {
     /// reads it by [`WorkerContext::table`].
     ///
     /// # Panics
-    /// When the name is one of the supervisor's own.
+    /// When the name is one of the supervisor's own, or when another table has the same name or the same type: a mistake in
+    /// the program.
     pub fn table<T: DeserializeOwned + Send + Sync + 'static>(self, name: &'static str) -> Self {
         self.table_spec(TableSpec::new::<T>(name))
     }
 
-    /// [`table`](Self::table), for one that also listens to environment variables of other names.
+    /// As [`table`](Self::table), for a table that is more than its name and its type: one with environment variables of
+    /// other names, or with keys that name files.
+    ///
+    /// # Panics
+    /// As for [`table`](Self::table).
     pub fn table_spec(mut self, spec: TableSpec) -> Self {
+        for other in &self.declared.tables {
+            spec.assert_differs(other);
+        }
         self.declared.tables.push(spec);
         self
     }

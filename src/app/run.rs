@@ -70,10 +70,25 @@ impl App {
         let Parsed { command, flags, arguments } = parsed;
         self.info.arguments = arguments.into();
         self.info.command_line = command_line;
+        self.declare_defaults();
         if let Some(handover) = handover {
             return self.succeed(handover, flags);
         }
         self.obey(command, flags, &inherited)
+    }
+
+    /// The weakest first: those of the runtime, the program's name, and those that were set in code.
+    fn declare_defaults(&mut self) {
+        let (name, runtime) = (&self.info.program.name, &self.info.runtime);
+        for (key, text) in runtime.defaults() {
+            self.declared.add_default(runtime.name(), key, text);
+        }
+        if name != terminal::DEFAULT_NAME {
+            self.declared.add_default(name, "process.name", name);
+        }
+        for (key, text) in std::mem::take(&mut self.default_settings) {
+            self.declared.add_default(name, key, text);
+        }
     }
 
     /// Does what one command says, `run` among them.
@@ -248,7 +263,7 @@ impl App {
     }
 
     fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> ExitCode {
-        let Self { work, prepare, declared, info, migrate: _, check: _, default_settings: _, is_named: _ } = self;
+        let Self { work, prepare, declared, info, migrate: _, check: _, default_settings: _ } = self;
         let info = Rc::new(info);
         let app = Rc::clone(&info);
         log::take_panics("a panic in the master: a bug in oxicorn; the master ends");

@@ -278,7 +278,6 @@ impl Declared {
     /// Adds a default for `key` (`section.key`), which a problem and `oxicorn config` call `default (label)`. `text` has the
     /// form that the environment would have it in: `"2m"`, `"true"`, `":9000"`. A relative path begins where one in the
     /// settings file does.
-    #[allow(dead_code, reason = "App is to call it")]
     pub(crate) fn add_default(&mut self, label: &str, key: &str, text: impl Into<String>) {
         let (label, key, text) = (label.to_owned(), key.to_owned(), text.into());
         self.defaults.push(DefaultSetting { label, key, text });

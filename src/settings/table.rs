@@ -22,6 +22,7 @@ type Parsed = Arc<dyn Any + Send + Sync>;
 pub struct TableSpec {
     pub(super) name: &'static str,
     type_id: TypeId,
+    type_name: &'static str,
     parse: fn(Value) -> Result<Parsed, Mistake>,
     pub(super) aliases: Vec<Alias>,
     files: Vec<Holder>,
@@ -89,7 +90,30 @@ impl TableSpec {
             !keys::SECTIONS.contains(&name) && name != keys::PROGRAM && !name.contains('.'),
             "the app's table [{name}] needs another name: this one belongs to the supervisor"
         );
-        Self { name, type_id: TypeId::of::<T>(), parse: parse::<T>, aliases: Vec::new(), files: Vec::new() }
+        Self {
+            name,
+            type_id: TypeId::of::<T>(),
+            type_name: std::any::type_name::<T>(),
+            parse: parse::<T>,
+            aliases: Vec::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// # Panics
+    /// When another table has the same type or the same name: a value is found by its type, and a table by its name.
+    pub(crate) fn assert_differs(&self, other: &Self) {
+        let (name, type_name) = (self.name, self.type_name);
+        assert!(
+            self.type_id != other.type_id,
+            "the tables [{}] and [{name}] have the same type, {type_name}: each table needs a type of its own",
+            other.name
+        );
+        assert!(
+            name != other.name,
+            "the table [{name}] is declared twice, with the types {} and {type_name}",
+            other.type_name
+        );
     }
 
     /// A well-known environment name for `key`; it stands above the file and below `OXICORN_*`. Empty is unset.
