@@ -79,6 +79,7 @@ pub use app::{
 pub use client_certificate::ClientCertificate;
 pub use client_gone::ClientGone;
 pub use client_info::ClientInfo;
+pub use log::log_layer;
 pub use settings::TableSpec;
 pub use worker::{BackgroundWork, Body, BodyError, DriveError, Driven, Driver, DriverWaker};
 

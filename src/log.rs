@@ -1,57 +1,44 @@
-//! The log: every `tracing` event becomes one line, written at once by the process that says it.
+//! The log: every `tracing` event becomes one line, written at once by the process that it happens in.
 //!
-//! Owns the format, text or JSON, and the level; and the open file of the access log, until a worker takes it. Refuses
-//! threads and queues, which a fork would break and a crash would lose, and spans, whose context costs more than a
-//! supervisor needs: a program that wants them installs a subscriber of its own before it runs the app, and that one
-//! stays. A forked worker goes on with the same settings and file.
+//! Owns: the open files of the log and of the access log, until a worker takes the latter; what is dropped. Refuses: threads
+//! and queues, which a fork would break and a crash would lose; and spans (`subscriber` says why). A forked worker goes on
+//! with the same settings and file.
 
+mod event_line;
 mod sink;
+mod subscriber;
 pub(crate) mod terminal;
 
 use std::{
-    error::Error,
-    fmt::{self, Write},
     io,
     os::fd::OwnedFd,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use jiff::Timestamp;
-use tracing::{
-    Event, Metadata, Subscriber,
-    field::{Field, Visit},
-    level_filters::LevelFilter,
-    span,
-};
+use tracing::{Event, level_filters::LevelFilter};
 
 pub(crate) use self::sink::{OpenError, Sink};
+pub use self::subscriber::log_layer;
+use self::{
+    event_line::{EventLine, LineFormat},
+    subscriber::Levels,
+};
 use crate::settings::{self, Level, LogFormat};
 
-static LOG: Mutex<Option<Log>> = Mutex::new(None);
-
-/// The level in force, as the discriminant of [`Level`]: asked for without the lock.
-static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
+static LOG: Mutex<Option<LogOutput>> = Mutex::new(None);
 
 /// Lines that were dropped, and those of them that a line in this log has told of.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static TOLD: AtomicU64 = AtomicU64::new(0);
 
-struct Log {
+struct LogOutput {
     sink: Sink,
-    format: Format,
+    format: LineFormat,
     access: Sink,
-}
-
-/// How a line looks.
-#[derive(Clone, Copy, Debug)]
-enum Format {
-    Text,
-    /// Text for systemd's journal: without the time, which the journal adds, and with the priority that it reads.
-    Journal,
-    Json,
 }
 
 /// Logs as `settings` say from now on; called again after a reload.
@@ -63,15 +50,15 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     let access = Sink::open("log.access", &settings.access, io::stdout())?;
     let journal = std::env::var("JOURNAL_STREAM").is_ok_and(|stream| sink.is_journal(&stream));
     let format = match settings.format {
-        LogFormat::Text if journal => Format::Journal,
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
+        LogFormat::Text if journal => LineFormat::Journal,
+        LogFormat::Text => LineFormat::Text,
+        LogFormat::Json => LineFormat::Json,
     };
-    *lock() = Some(Log { sink, format, access });
-    LEVEL.store(settings.level as u8, Ordering::Relaxed);
-    // Refused when it stands already, or when the program has its own: that one stays.
-    let _ = tracing::subscriber::set_global_default(Lines);
-    tracing::callsite::rebuild_interest_cache();
+    *lock() = Some(LogOutput { sink, format, access });
+    let level = |level: Option<Level>| level.map_or(LevelFilter::OFF, filter);
+    let targets = settings.targets.iter().map(|of| (of.target.clone(), level(of.level)));
+    subscriber::set_levels(Levels { level: filter(settings.level), targets: targets.collect() });
+    subscriber::come_first();
     Ok(())
 }
 
@@ -146,7 +133,8 @@ pub(crate) fn take_panics(message: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let reason = panic.payload_as_str().unwrap_or("of no known kind");
-        tracing::error!(event = "panic", place, reason, "{message}");
+        let say = || tracing::error!(event = "panic", place, reason, "{message}");
+        if subscriber::writes_here() { say() } else { subscriber::alone(say) }
     }));
 }
 
@@ -172,12 +160,12 @@ pub(crate) fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-fn lock() -> std::sync::MutexGuard<'static, Option<Log>> {
+fn lock() -> std::sync::MutexGuard<'static, Option<LogOutput>> {
     // A panic while a line was written is no reason to fall silent.
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Log {
+impl LogOutput {
     fn write(&mut self, line: &str) {
         self.tell_dropped();
         if !self.sink.put(line) {
@@ -190,7 +178,7 @@ impl Log {
         let dropped = dropped();
         let untold = dropped - TOLD.load(Ordering::Relaxed);
         if untold > 0 {
-            let mut notice = Line::new(self.format, Timestamp::now(), tracing::Level::WARN);
+            let mut notice = EventLine::new(self.format, Timestamp::now(), tracing::Level::WARN);
             notice.message(format_args!("{untold} lines dropped: the log's reader was slow or gone, or the disk full"));
             notice.put("dropped", &untold.to_string(), true);
             if !self.sink.put(&notice.finish()) {
@@ -202,191 +190,48 @@ impl Log {
     }
 }
 
-struct Lines;
-
-impl Subscriber for Lines {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= filter()
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(filter())
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        let Some(format) = lock().as_ref().map(|log| log.format) else { return };
-        let metadata = event.metadata();
-        let mut line = Line::new(format, Timestamp::now(), *metadata.level());
-        // Not under the lock: a value may panic while it is formatted, and the panic is logged too.
-        event.record(&mut line);
-        if !metadata.target().starts_with("oxicorn") {
-            line.put("target", metadata.target(), false);
-        }
-        if let Some(log) = lock().as_mut() {
-            log.write(&line.finish());
-        }
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
-
-fn filter() -> LevelFilter {
-    const LEVELS: [LevelFilter; 5] =
-        [LevelFilter::ERROR, LevelFilter::WARN, LevelFilter::INFO, LevelFilter::DEBUG, LevelFilter::TRACE];
-    LEVELS[usize::from(LEVEL.load(Ordering::Relaxed))]
-}
-
-/// One line as it grows: the message, and behind it the fields in their order.
-struct Line {
-    format: Format,
-    text: String,
-    fields: String,
-}
-
-impl Line {
-    fn new(format: Format, now: Timestamp, level: tracing::Level) -> Self {
-        let mut text = String::with_capacity(256);
-        let written = match format {
-            Format::Text => write!(text, "{now:.3} {:<5} ", level.as_str()),
-            Format::Journal => write!(text, "<{}>{:<5} ", priority(level), level.as_str()),
-            Format::Json => write!(text, "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\""),
-        };
-        written.expect("a String takes all");
-        Self { format, text, fields: String::new() }
-    }
-
-    fn message(&mut self, message: impl fmt::Display) {
-        let message = message.to_string();
-        match self.format {
-            Format::Text | Format::Journal => escape(&mut self.text, &message, &[]),
-            Format::Json => {
-                self.text.push_str(",\"message\":");
-                quote_json(&mut self.text, &message);
-            }
-        }
-    }
-
-    /// Adds a field. A `bare` value is a number or a truth value and needs no quotes in JSON.
-    fn put(&mut self, name: &str, value: &str, bare: bool) {
-        // The field of a keyword such as `type` is written `r#type` in the source.
-        let name = name.strip_prefix("r#").unwrap_or(name);
-        let fields = &mut self.fields;
-        match self.format {
-            Format::Text | Format::Journal => {
-                fields.push(' ');
-                fields.push_str(name);
-                fields.push('=');
-                let plain = |c: char| !c.is_whitespace() && !is_unsafe(c) && !matches!(c, '"' | '=' | '\\');
-                if !value.is_empty() && value.chars().all(plain) {
-                    fields.push_str(value);
-                } else {
-                    fields.push('"');
-                    escape(fields, value, &['"', '\\']);
-                    fields.push('"');
-                }
-            }
-            Format::Json => {
-                fields.push(',');
-                quote_json(fields, name);
-                fields.push(':');
-                if bare { fields.push_str(value) } else { quote_json(fields, value) }
-            }
-        }
-    }
-
-    fn finish(mut self) -> String {
-        self.text.push_str(&self.fields);
-        self.text.push_str(match self.format {
-            Format::Text | Format::Journal => "\n",
-            Format::Json => "}\n",
+/// The app has been built: from here on its own subscriber takes the events of this worker, if it has one.
+pub(crate) fn give_way() {
+    if !subscriber::give_way() {
+        subscriber::alone(|| {
+            tracing::warn!(
+                event = "log_layer_missing",
+                pid = std::process::id(),
+                "the app's subscriber has no oxicorn::log_layer(): it gets the events of this worker, and this log does not"
+            );
         });
-        self.text
     }
 }
 
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        match field.name() {
-            "message" => self.message(format_args!("{value:?}")),
-            name => self.put(name, &format!("{value:?}"), false),
-        }
+/// Writes an event as one line.
+fn write(event: &Event<'_>) {
+    let Some(format) = lock().as_ref().map(|log| log.format) else { return };
+    let metadata = event.metadata();
+    let mut line = EventLine::new(format, Timestamp::now(), *metadata.level());
+    // Not under the lock: a value may panic while it is formatted, and the panic is logged too.
+    event.record(&mut line);
+    let target = metadata.target();
+    if target != "oxicorn" && !target.starts_with("oxicorn::") {
+        line.put("target", target, false);
     }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            "message" => self.message(value),
-            name => self.put(name, value, false),
-        }
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field.name(), &value.to_string(), true);
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field.name(), &value.to_string(), true);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field.name(), &value.to_string(), true);
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for infinity.
-        self.put(field.name(), &value.to_string(), value.is_finite());
-    }
-
-    /// With all its causes.
-    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        let causes = std::iter::successors(Some(value), |&error| error.source());
-        self.put(field.name(), &causes.map(ToString::to_string).collect::<Vec<_>>().join(": "), false);
+    if let Some(log) = lock().as_mut() {
+        log.write(&line.finish());
     }
 }
 
-/// As syslog(3) numbers it.
-fn priority(level: tracing::Level) -> u8 {
+fn filter(level: Level) -> LevelFilter {
     match level {
-        tracing::Level::ERROR => 3,
-        tracing::Level::WARN => 4,
-        tracing::Level::INFO => 6,
-        tracing::Level::DEBUG | tracing::Level::TRACE => 7,
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
     }
-}
-
-/// What would start a new line, or change what a terminal shows of this one.
-fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
-}
-
-fn escape(to: &mut String, text: &str, also: &[char]) {
-    for c in text.chars() {
-        if is_unsafe(c) || also.contains(&c) {
-            to.extend(c.escape_default());
-        } else {
-            to.push(c);
-        }
-    }
-}
-
-fn quote_json(to: &mut String, text: &str) {
-    to.push_str(&serde_json::Value::from(text).to_string());
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
-    use tracing::subscriber::with_default;
+    use std::{error::Error, fmt, path::Path};
 
     use super::*;
     use crate::settings::LogTarget;
@@ -398,18 +243,18 @@ mod tests {
     }
 
     /// What `say` leaves in a file.
-    fn lines(format: Format, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
+    fn lines(format: LineFormat, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
         let _turn = turn();
-        LEVEL.store(level as u8, Ordering::Relaxed);
+        subscriber::set_levels(Levels { level: filter(level), targets: Vec::new() });
         *lock() = Some(log(format, path));
-        with_default(Lines, say);
+        subscriber::alone(say);
         *lock() = None;
         std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
     }
 
-    fn log(format: Format, path: &Path) -> Log {
+    fn log(format: LineFormat, path: &Path) -> LogOutput {
         let sink = Sink::open("log.file", &LogTarget::File(path.to_owned()), io::stderr()).unwrap();
-        Log { sink, format, access: Sink::off("log.access") }
+        LogOutput { sink, format, access: Sink::off("log.access") }
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -430,7 +275,7 @@ mod tests {
     #[test]
     fn text_is_one_line_an_event_and_cannot_be_forged() {
         let folder = tempfile::tempdir().unwrap();
-        let lines = lines(Format::Text, Level::Info, &folder.path().join("log"), say);
+        let lines = lines(LineFormat::Text, Level::Info, &folder.path().join("log"), say);
         let (time, rest): (Vec<_>, Vec<_>) = lines.iter().map(|line| line.split_at(24)).unzip();
         assert!(time.iter().all(|time| time.parse::<Timestamp>().is_ok() && time.ends_with('Z')), "{time:?}");
         assert_eq!(
@@ -447,7 +292,7 @@ mod tests {
     #[test]
     fn the_journal_gets_a_priority_and_no_second_time() {
         let folder = tempfile::tempdir().unwrap();
-        let lines = lines(Format::Journal, Level::Debug, &folder.path().join("log"), say);
+        let lines = lines(LineFormat::Journal, Level::Debug, &folder.path().join("log"), say);
         let begin = |line: &String| line.split(' ').next().unwrap().to_owned();
         assert_eq!(lines.iter().map(begin).collect::<Vec<_>>(), ["<6>INFO", "<4>WARN", "<3>ERROR", "<7>DEBUG"]);
         assert_eq!(lines[0], "<6>INFO  worker ready event=worker_ready slot=0 up=true ratio=inf");
@@ -456,7 +301,7 @@ mod tests {
     #[test]
     fn json_is_one_object_a_line() {
         let folder = tempfile::tempdir().unwrap();
-        let lines = lines(Format::Json, Level::Debug, &folder.path().join("log"), say);
+        let lines = lines(LineFormat::Json, Level::Debug, &folder.path().join("log"), say);
         let objects: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(objects.len(), 4);
         assert_eq!(objects[0]["level"], "INFO");
@@ -478,7 +323,7 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // Both ends: a FIFO without a reader cannot be opened.
         let mut reader = std::fs::File::options().read(true).write(true).open(&path).unwrap();
-        let mut log = log(Format::Text, &path);
+        let mut log = log(LineFormat::Text, &path);
 
         let before = dropped();
         let long = "é".repeat(5_000) + "\n";

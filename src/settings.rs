@@ -29,7 +29,7 @@ pub use self::{
     access_format::AccessFormat,
     model::{
         AllowIp, Bind, Control, ControlSocket, Group, Http, Level, Log, LogFormat, LogTarget, Owner, Process,
-        ProxyProtocol, Server, Settings, User, Workers,
+        ProxyProtocol, Server, Settings, TargetLevel, User, Workers,
     },
     table::{TableSpec, Tables},
     tls::Tls,

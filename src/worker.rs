@@ -276,6 +276,7 @@ where
             order = master_link.next() => if leaves_early(&order, shared) { return Ok(()) },
         }
     };
+    log::give_way();
     shared.send(ToMaster::Ready);
     loop {
         match master_link.next().await {

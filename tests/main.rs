@@ -73,6 +73,7 @@ mod tls;
 mod upgrade;
 mod upgrade_connections;
 mod upgrade_version;
+mod user_program;
 mod user_service;
 mod which_service;
 mod zero_loss;

@@ -70,6 +70,7 @@ pub(super) const KEYS: &[Key] = &[
     key("tls.keyfile", |s, v| put(&mut s.tls.keyfile, v.path())),
     key("tls.client_ca", |s, v| put(&mut s.tls.client_ca, v.path())),
     key("log.level", |s, v| put(&mut s.log.level, v.level())),
+    key("log.targets", |s, v| put(&mut s.log.targets, v.target_levels())),
     key("log.format", |s, v| put(&mut s.log.format, v.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]))),
     key("log.file", |s, v| put(&mut s.log.file, v.log_target())),
     key("log.access", |s, v| put(&mut s.log.access, v.log_target())),

@@ -135,6 +135,8 @@ pub enum AllowIp {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Log {
     pub level: Level,
+    /// For a target and all below it, in place of `level`.
+    pub targets: Vec<TargetLevel>,
     pub format: LogFormat,
     pub file: LogTarget,
     pub access: LogTarget,
@@ -150,6 +152,16 @@ pub enum Level {
     Info,
     Debug,
     Trace,
+}
+
+/// One entry of `log.targets`: `sqlx=warn`. A target is a module path, or what an event names instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TargetLevel {
+    /// The target; the level is also for those below it, as `sqlx::query` is below `sqlx`.
+    pub target: String,
+    /// `None`: no event is logged.
+    pub level: Option<Level>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -283,6 +295,7 @@ impl Settings {
             tls: Tls { certfile: None, keyfile: None, client_ca: None, material: None },
             log: Log {
                 level: Level::Info,
+                targets: Vec::new(),
                 format: LogFormat::Text,
                 file: LogTarget::Standard,
                 access: LogTarget::Off,

@@ -9,8 +9,8 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use super::{
-    AllowIp, Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, ProxyProtocol, Resolved, Settings, User,
-    folders::STATE_DIRECTORY, keys,
+    AllowIp, Bind, ControlSocket, Entry, Group, Level, LogTarget, Origin, Owner, ProxyProtocol, Resolved, Settings,
+    TargetLevel, User, folders::STATE_DIRECTORY, keys,
 };
 
 /// Our keys by path.
@@ -213,6 +213,20 @@ impl fmt::Display for AllowIp {
 impl Serialize for AllowIp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl Serialize for TargetLevel {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let level = match self.level {
+            None => "off",
+            Some(Level::Error) => "error",
+            Some(Level::Warn) => "warn",
+            Some(Level::Info) => "info",
+            Some(Level::Debug) => "debug",
+            Some(Level::Trace) => "trace",
+        };
+        serializer.collect_str(&format_args!("{}={level}", self.target))
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use toml::Value;
 
 use super::{
-    AllowIp, Bind, ControlSocket, Level, LogTarget, cpus,
+    AllowIp, Bind, ControlSocket, Level, LogTarget, TargetLevel, cpus,
     folders::{Base, Bases},
     problem::Reading,
 };
@@ -173,6 +173,26 @@ impl Input<'_> {
                 ("trace", Level::Trace),
             ]),
         }
+    }
+
+    /// Entries such as `sqlx=warn`.
+    pub(super) fn target_levels(&self) -> Reading<Vec<TargetLevel>> {
+        let read = |entry: String| {
+            let refused =
+                || format!("\"{entry}\" is not a target and its level, such as \"sqlx=warn\" or \"sqlx=off\"");
+            let (target, level) = entry.split_once('=').ok_or_else(refused)?;
+            let (target, level) = (target.trim(), level.trim());
+            if target.is_empty() {
+                return Err(refused());
+            }
+            let value = &Value::String(level.to_owned());
+            let level = match level {
+                "off" => None,
+                _ => Some(Input { value, ..*self }.level().map_err(|_| refused())?),
+            };
+            Ok(TargetLevel { target: target.to_owned(), level })
+        };
+        self.list()?.into_iter().map(read).collect()
     }
 
     /// Permission bits. A string, because TOML has no `0660` and a bare `660` would be decimal.

@@ -1,0 +1,157 @@
+//! How an event looks as one line of the log.
+//!
+//! Owns: the format, text or JSON, and that no event can forge a second line. Refuses: which events are written, and where
+//! to.
+
+use std::{
+    error::Error,
+    fmt::{self, Write},
+};
+
+use jiff::Timestamp;
+use tracing::field::{Field, Visit};
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LineFormat {
+    Text,
+    /// Text for systemd's journal: without the time, which the journal adds, and with the priority that it reads.
+    Journal,
+    Json,
+}
+
+/// One line as it grows: the message, and behind it the fields in their order.
+pub(super) struct EventLine {
+    format: LineFormat,
+    text: String,
+    fields: String,
+}
+
+impl EventLine {
+    pub(super) fn new(format: LineFormat, now: Timestamp, level: tracing::Level) -> Self {
+        let mut text = String::with_capacity(256);
+        let written = match format {
+            LineFormat::Text => write!(text, "{now:.3} {:<5} ", level.as_str()),
+            LineFormat::Journal => write!(text, "<{}>{:<5} ", priority(level), level.as_str()),
+            LineFormat::Json => write!(text, "{{\"timestamp\":\"{now:.3}\",\"level\":\"{level}\""),
+        };
+        written.expect("a String takes all");
+        Self { format, text, fields: String::new() }
+    }
+
+    pub(super) fn message(&mut self, message: impl fmt::Display) {
+        let message = message.to_string();
+        match self.format {
+            LineFormat::Text | LineFormat::Journal => escape(&mut self.text, &message, &[]),
+            LineFormat::Json => {
+                self.text.push_str(",\"message\":");
+                quote_json(&mut self.text, &message);
+            }
+        }
+    }
+
+    /// Adds a field. A `bare` value is a number or a truth value and needs no quotes in JSON.
+    pub(super) fn put(&mut self, name: &str, value: &str, bare: bool) {
+        // The field of a keyword such as `type` is written `r#type` in the source.
+        let name = name.strip_prefix("r#").unwrap_or(name);
+        let fields = &mut self.fields;
+        match self.format {
+            LineFormat::Text | LineFormat::Journal => {
+                fields.push(' ');
+                fields.push_str(name);
+                fields.push('=');
+                let plain = |c: char| !c.is_whitespace() && !is_unsafe(c) && !matches!(c, '"' | '=' | '\\');
+                if !value.is_empty() && value.chars().all(plain) {
+                    fields.push_str(value);
+                } else {
+                    fields.push('"');
+                    escape(fields, value, &['"', '\\']);
+                    fields.push('"');
+                }
+            }
+            LineFormat::Json => {
+                fields.push(',');
+                quote_json(fields, name);
+                fields.push(':');
+                if bare { fields.push_str(value) } else { quote_json(fields, value) }
+            }
+        }
+    }
+
+    pub(super) fn finish(mut self) -> String {
+        self.text.push_str(&self.fields);
+        self.text.push_str(match self.format {
+            LineFormat::Text | LineFormat::Journal => "\n",
+            LineFormat::Json => "}\n",
+        });
+        self.text
+    }
+}
+
+impl Visit for EventLine {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => self.message(format_args!("{value:?}")),
+            name => self.put(name, &format!("{value:?}"), false),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.message(value),
+            name => self.put(name, value, false),
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field.name(), &value.to_string(), true);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field.name(), &value.to_string(), true);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field.name(), &value.to_string(), true);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no word for infinity.
+        self.put(field.name(), &value.to_string(), value.is_finite());
+    }
+
+    /// With all its causes.
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        let causes = std::iter::successors(Some(value), |&error| error.source());
+        self.put(field.name(), &causes.map(ToString::to_string).collect::<Vec<_>>().join(": "), false);
+    }
+}
+
+/// As syslog(3) numbers it.
+fn priority(level: tracing::Level) -> u8 {
+    match level {
+        tracing::Level::ERROR => 3,
+        tracing::Level::WARN => 4,
+        tracing::Level::INFO => 6,
+        tracing::Level::DEBUG | tracing::Level::TRACE => 7,
+    }
+}
+
+/// What would start a new line, or change what a terminal shows of this one.
+fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+fn escape(to: &mut String, text: &str, also: &[char]) {
+    for c in text.chars() {
+        if is_unsafe(c) || also.contains(&c) {
+            to.extend(c.escape_default());
+        } else {
+            to.push(c);
+        }
+    }
+}
+
+fn quote_json(to: &mut String, text: &str) {
+    to.push_str(&serde_json::Value::from(text).to_string());
+}

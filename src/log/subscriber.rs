@@ -1,0 +1,174 @@
+//! The log as a subscriber of `tracing`: alone, or as a layer beside those of the app.
+//!
+//! Owns: which events are written, by level and target; and which subscriber is in force, in the master, in a worker that
+//! boots and in a worker that serves. Refuses spans: a line shows none, so they are kept for the app's layers only.
+
+use std::{
+    cell::RefCell,
+    sync::{PoisonError, RwLock},
+};
+
+use tracing::{
+    Dispatch, Event, Metadata, Subscriber, dispatcher,
+    level_filters::LevelFilter,
+    span,
+    subscriber::{self, DefaultGuard, Interest},
+};
+use tracing_subscriber::{
+    layer::{Context, Filter, Layer},
+    registry::LookupSpan,
+};
+
+/// The levels in force.
+static LEVELS: RwLock<Levels> = RwLock::new(Levels { level: LevelFilter::INFO, targets: Vec::new() });
+
+thread_local! {
+    /// While it is there, events of this thread go to [`Lines`], whatever subscriber the app has for the process.
+    static FIRST: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
+}
+
+/// Which events are written.
+#[derive(Clone, Debug)]
+pub(super) struct Levels {
+    pub(super) level: LevelFilter,
+    /// Above `level`, for a target and all below it: `sqlx` is also for `sqlx::query`.
+    pub(super) targets: Vec<(String, LevelFilter)>,
+}
+
+impl Levels {
+    /// The level of a target: that of the longest name that it begins with.
+    fn of(&self, target: &str) -> LevelFilter {
+        let fits = |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
+        let fitting = self.targets.iter().filter(|(name, _)| fits(name));
+        fitting.max_by_key(|(name, _)| name.len()).map_or(self.level, |(_, level)| *level)
+    }
+
+    fn writes(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= self.of(metadata.target())
+    }
+
+    fn most(&self) -> LevelFilter {
+        self.targets.iter().map(|(_, level)| *level).fold(self.level, LevelFilter::max)
+    }
+}
+
+pub(super) fn set_levels(levels: Levels) {
+    *LEVELS.write().unwrap_or_else(PoisonError::into_inner) = levels;
+    tracing::callsite::rebuild_interest_cache();
+}
+
+fn with_levels<T>(ask: impl FnOnce(&Levels) -> T) -> T {
+    ask(&LEVELS.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Sends the events of this thread to the log, before any subscriber that the app has for the process.
+pub(super) fn come_first() {
+    FIRST.with_borrow_mut(|first| {
+        first.get_or_insert_with(|| dispatcher::set_default(&Dispatch::new(Lines)));
+    });
+}
+
+/// Gives way to a subscriber of the app's. If it has none, the log takes the events of all threads. `false`: the app's
+/// subscriber lacks [`log_layer`], so it takes the events of oxicorn too.
+pub(super) fn give_way() -> bool {
+    let is_alone = subscriber::set_global_default(Lines).is_ok();
+    // The factory may have set a subscriber for its thread, which the end of our guard would take away.
+    if dispatcher::get_default(|current| current.is::<Lines>()) {
+        FIRST.take();
+    }
+    is_alone || writes_here()
+}
+
+/// Whether events of this thread reach the log.
+pub(super) fn writes_here() -> bool {
+    dispatcher::get_default(|current| current.is::<Lines>() || current.is::<LogLayer>())
+}
+
+/// Does `say` with the log as the subscriber of this thread.
+pub(super) fn alone<T>(say: impl FnOnce() -> T) -> T {
+    subscriber::with_default(Lines, say)
+}
+
+/// The log alone. A registry of spans would cost each request, and nobody would read it.
+pub(super) struct Lines;
+
+impl Subscriber for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        with_levels(|levels| levels.writes(metadata))
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(with_levels(Levels::most))
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        super::write(event);
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// The log of oxicorn, as a layer beside layers of the app: those for OpenTelemetry, Sentry or the console of tokio. Install
+/// them in the factory, where threads may be started:
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use axum::{Router, routing::get};
+/// use tracing_subscriber::{Registry, layer::SubscriberExt, util::SubscriberInitExt};
+/// # use tracing_subscriber::layer::Identity as MyLayer;
+///
+/// async fn factory(_worker: oxicorn::WorkerContext) -> Result<Router, Infallible> {
+///     # let my_layer = MyLayer::new();
+///     Registry::default().with(oxicorn::log_layer()).with(my_layer).init();
+///     Ok(Router::new().route("/", get(async || "hello\n")))
+/// }
+/// ```
+///
+/// The layer writes the events that `log.level` and `log.targets` let through, as lines of `log.file`, and shows no span;
+/// spans and all events reach the other layers. It never waits for a reader of the log.
+///
+/// Without a subscriber of its own, an app's events go to the log as they are. A subscriber without this layer takes the
+/// events of oxicorn in the worker as well, once the factory is done; the warning `log_layer_missing` says so. The master
+/// always writes to its log, whatever subscriber `main` has installed.
+pub fn log_layer<S>() -> impl Layer<S> + Send + Sync + 'static
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    LogLayer.with_filter(Leveled)
+}
+
+struct LogLayer;
+
+impl<S: Subscriber> Layer<S> for LogLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        super::write(event);
+    }
+}
+
+/// What the log does not write costs the app nothing: `tracing` asks once for each place in the code.
+struct Leveled;
+
+impl<S> Filter<S> for Leveled {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        with_levels(|levels| levels.writes(metadata))
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if with_levels(|levels| levels.writes(metadata)) { Interest::always() } else { Interest::never() }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(with_levels(Levels::most))
+    }
+}
