@@ -14,10 +14,11 @@ FROM $RUST AS build
 WORKDIR /build
 
 # The dependencies, in a layer that a change of the sources leaves alone. Targets that are not the binary are not needed,
-# and cargo would ask for their files; testkit is for tests only, and stays empty.
+# and cargo would ask for their files; testkit and fuzz are for tests only, and stay empty.
 COPY Cargo.toml Cargo.lock ./
 COPY service/Cargo.toml service/
 COPY testkit/Cargo.toml testkit/
+COPY fuzz/Cargo.toml fuzz/
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     sed -i '/^\[\[\(example\|test\|bench\)\]\]/,/^$/d' service/Cargo.toml \
     && mkdir src service/src testkit/src && touch src/lib.rs testkit/src/lib.rs && echo 'fn main() {}' > service/src/main.rs \
