@@ -19,7 +19,7 @@ use std::{
 
 use socket2::SockRef;
 
-use super::{Group, Listeners, Socket, Standing};
+use super::{AddressChange, Listeners, Socket, SocketGroup};
 use crate::sys::fd;
 
 /// No interface has this number: the kernel counts them from 1.
@@ -29,12 +29,15 @@ impl Listeners {
     /// From now on no new connection begins; those that have begun still arrive in the queues. This cannot be undone, and
     /// is so for all processes that have these sockets.
     pub(crate) fn refuse_newcomers(&self) {
-        self.groups.iter().for_each(Group::refuse_newcomers);
+        self.groups.iter().for_each(SocketGroup::refuse_newcomers);
     }
 
     /// As [`refuse_newcomers`](Self::refuse_newcomers), for the addresses that the settings no longer name.
     pub(crate) fn refuse_newcomers_of_removed(&self) {
-        self.groups.iter().filter(|group| group.standing == Standing::Removed).for_each(Group::refuse_newcomers);
+        self.groups
+            .iter()
+            .filter(|group| group.change == AddressChange::Removed)
+            .for_each(SocketGroup::refuse_newcomers);
     }
 
     /// Ends listening for every process that has these sockets, and resets what waits in their queues: for the final
@@ -43,7 +46,7 @@ impl Listeners {
     #[must_use = "what is lost is counted"]
     pub(crate) fn shut_down(&self) -> u64 {
         let mut reset = 0;
-        for socket in self.groups.iter().flat_map(Group::own) {
+        for socket in self.groups.iter().flat_map(SocketGroup::own) {
             reset += fd::accept_queue(socket.as_fd()).map_or(0, |(queued, _)| u64::from(queued));
             // Fails where another process was first.
             let _ = SockRef::from(socket).shutdown(Shutdown::Both);
@@ -59,7 +62,7 @@ impl Listeners {
     }
 }
 
-impl Group {
+impl SocketGroup {
     fn refuse_newcomers(&self) {
         for socket in self.own() {
             match socket {

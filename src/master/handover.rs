@@ -64,7 +64,7 @@ pub(super) struct HandoverState {
     pub(super) children: Vec<PassedChild>,
     /// Its memory, and the most rows it can hold.
     pub(super) scoreboard: (RawFd, u32),
-    pub(super) listeners: listener::Passed,
+    pub(super) listeners: listener::PassedListeners,
     pub(super) control: Option<control::PassedControl>,
     pub(super) pidfile: Option<PathBuf>,
     /// The open pid file, with the lock that says that its master lives.

@@ -39,7 +39,7 @@ struct PassedClient {
 }
 
 impl ControlServer {
-    pub(in super::super) fn hand_over(&self, transfer: &mut FdTransfer) -> PassedControl {
+    pub(in super::super) fn pass_on(&self, transfer: &mut FdTransfer) -> PassedControl {
         let clients = self.clients.iter().map(|client| PassedClient {
             id: client.id,
             stream: transfer.add(client.stream.as_fd()),

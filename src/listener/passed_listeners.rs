@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Address, BindError, Group, Listeners, Server, Socket, Standing, Steering, resolve};
+use super::{Address, AddressChange, BindError, Listeners, Server, Socket, SocketGroup, Steering, resolve};
 use crate::sys::{
     exec::{self, FdTransfer},
     file::FileId,
@@ -22,7 +22,7 @@ use crate::sys::{
 
 /// All of [`Listeners`], for another program to read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Passed {
+pub(crate) struct PassedListeners {
     groups: Vec<PassedGroup>,
     slots: u32,
     live: Vec<u32>,
@@ -43,7 +43,7 @@ struct PassedGroup {
 
 impl Listeners {
     /// To be asked for while no reload is on trial.
-    pub(crate) fn hand_over(&self, transfer: &mut FdTransfer) -> Passed {
+    pub(crate) fn pass_on(&self, transfer: &mut FdTransfer) -> PassedListeners {
         let groups = self.groups.iter().map(|group| PassedGroup {
             asked: group.asked.clone(),
             address: group.address.clone(),
@@ -52,25 +52,30 @@ impl Listeners {
             file: group.file,
             given: group.given,
         });
-        Passed { groups: groups.collect(), slots: self.slots, live: self.live.clone(), steering: self.steering.clone() }
+        PassedListeners {
+            groups: groups.collect(),
+            slots: self.slots,
+            live: self.live.clone(),
+            steering: self.steering.clone(),
+        }
     }
 
     /// # Errors
     /// A descriptor that was promised is not there.
-    pub(crate) fn adopt(passed: &Passed) -> io::Result<Self> {
+    pub(crate) fn adopt(passed: &PassedListeners) -> io::Result<Self> {
         let groups = passed.groups.iter().map(|group| {
             let socket = |number: &RawFd| Ok(Socket::of(&group.address, exec::received(*number)?));
-            Ok(Group {
+            Ok(SocketGroup {
                 asked: group.asked.clone(),
                 address: group.address.clone(),
                 name: group.name.clone(),
                 sockets: group.sockets.iter().map(socket).collect::<io::Result<_>>()?,
                 file: group.file,
                 given: group.given,
-                standing: Standing::Kept,
+                change: AddressChange::Kept,
             })
         });
-        let Passed { slots, live, steering, .. } = passed.clone();
+        let PassedListeners { slots, live, steering, .. } = passed.clone();
         Ok(Self { groups: groups.collect::<io::Result<_>>()?, slots, steering, live, shares: Vec::new() })
     }
 
@@ -84,7 +89,7 @@ impl Listeners {
     }
 }
 
-impl Passed {
+impl PassedListeners {
     /// Descriptors of whoever started us: they keep their numbers, for the settings may name them.
     pub(crate) fn originals(&self) -> Vec<RawFd> {
         let original = |group: &PassedGroup| match group.asked {
