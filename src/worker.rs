@@ -1,8 +1,8 @@
 //! A worker: from the fork to its last connection.
 //!
-//! Owns: the order of a worker's life. Deaf to the master's handlers (the seed is), then rights, then signals, then the
-//! runtime, then the app, `Ready`, and only at `Go` the first accept. Refuses: anything about other workers (`rescue` looks
-//! after them).
+//! Owns: the order of a worker's life. The seed leaves the master's signal handlers behind. Then come privileges,
+//! signals, the runtime, the app and `Ready`; the first accept comes only after `Go`. Refuses: anything about other
+//! workers (`rescue` watches them).
 
 mod accept;
 mod acceptors;
@@ -78,26 +78,27 @@ use crate::{
     },
 };
 
-/// What half-closed connections get to read their end once the grace is over.
+/// How long half-closed connections may take to read the end of the stream once the grace is over.
 const LAST_BYTES: Duration = Duration::from_millis(250);
 
-/// Of the grace, what is kept for the end itself: at most this, at most a quarter.
+/// How much of the grace is kept for the end of the drain: at most this, and at most a quarter of the grace.
 const RESERVE: Duration = Duration::from_millis(500);
 
 /// The most lines of a [`BootFailure`] that are logged.
 const DETAILS_MAX: usize = 500;
 
-/// After a SIGTERM, what a worker whose loop hangs gets beyond the grace before SIGALRM ends it.
+/// After a SIGTERM, how long beyond the grace a worker whose loop hangs may live before SIGALRM ends it.
 const ALARM_SLACK: Duration = Duration::from_secs(5);
 
-/// What a service manager said to the master. A worker, or a library of the app's, would take it for itself.
+/// Variables by which a service manager speaks to the master. A worker, or a library of the app, would take them for
+/// its own.
 const FOR_THE_MASTER: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
-/// Of a worker that told the master why it could not boot.
+/// The exit code of a worker that has told the master why it could not boot.
 pub(crate) const EXIT_BOOT_FAILED: u8 = 3;
 
-/// What a worker is made of: all that the master hands to its child.
+/// What a worker is made of: everything that the master passes to its child.
 #[derive(Debug)]
 pub(crate) struct WorkerSeed {
     pub(crate) slot: u32,
@@ -112,7 +113,7 @@ pub(crate) struct WorkerSeed {
     pub(crate) listeners: Listeners,
 }
 
-/// Serves until told to go; the process ends with what this returns.
+/// Serves until the worker is told to end. The process ends with the returned code.
 pub(crate) fn run<F, Fut, L, E, B>(seed: WorkerSeed, factory: F) -> ExitCode
 where
     F: FnOnce(WorkerContext) -> Fut + Send + 'static,
@@ -135,7 +136,7 @@ where
         let entered = runtime.enter();
         let term =
             signal(SignalKind::terminate()).map_err(|source| BootError::Act { act: "listen to SIGTERM", source })?;
-        // Only now: a SIGTERM before this waited, and finds somebody who listens.
+        // Only now are signals unblocked: a SIGTERM that came earlier was pending, and now has a listener.
         drop(blocked);
         let grace = resolved.settings.workers.graceful_timeout;
         let master_link = MasterLink::new(&channel, term, master, grace, shared)
@@ -158,7 +159,7 @@ where
         });
         let driven = app.runtime.drive(driver);
         life.end();
-        // Only now: requests that were cut have their lines too.
+        // Only now are the tasks dropped, so requests that were cut have their lines too.
         if let Some(access) = &shared.access {
             access.finish();
         }
@@ -192,8 +193,8 @@ where
     }
 }
 
-/// Logs a long text line by line. The master hears only the sentence: its channel takes no more, and a traceback on one line
-/// is hard to read.
+/// Logs a long text line by line. The master receives only the sentence: its channel takes no more, and a traceback on
+/// one line is hard to read.
 fn log_boot_failure(slot: u32, details: &str) {
     let (lines, pid) = (details.lines().count(), std::process::id());
     for line in details.lines().take(DETAILS_MAX) {
@@ -218,7 +219,8 @@ enum BootError {
     OuterLoop(#[source] BoxError),
 }
 
-/// Rights first, then the death signal (a change of uid clears it), then the check that it did not come too late.
+/// Drops privileges, then asks for the death signal (a change of uid clears it), then checks that the master was still
+/// alive when it asked.
 fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant), BootError> {
     let failed = |act| move |source| BootError::Act { act, source };
     let settings = &resolved.settings;
@@ -235,7 +237,7 @@ fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant),
     Ok((runtime, epoch))
 }
 
-/// Of a worker and no more: its umask, user and group; with them the variables of `process.env_file`.
+/// Takes what a worker alone has: its umask, user and group, and the variables of `process.env_file`.
 pub(crate) fn take_rights(settings: &settings::Process) -> io::Result<()> {
     if let Some(umask) = settings.umask {
         process::umask(umask);
@@ -263,7 +265,7 @@ where
     B: AppBody,
 {
     let (slot, generation) = (context.slot, context.generation);
-    // A task of its own: its panic is caught, and the master is heard meanwhile.
+    // The factory runs in a task of its own, so that its panic is caught and messages of the master are read meanwhile.
     let mut built = tokio::spawn(async move {
         factory(context).await.map(IntoLifespan::into_lifespan).map_err(|error| BootError::Factory(error.into()))
     });
@@ -294,7 +296,7 @@ where
     acceptors.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
     heartbeat::start(shared, epoch, SiblingWatch::new(slot, shared, service));
     shared.row.serving();
-    // Said before the master knows, so that its log shows the replacement before the end of the replaced.
+    // Logged before the master is told, so that the log shows the replacement before the end of the worker it replaces.
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");
     shared.send(ToMaster::Accepting);
 
@@ -359,7 +361,7 @@ where
     Ok(())
 }
 
-/// Before the first accept there is nothing to drain.
+/// Whether the worker ends at once on this order: before the first accept there is nothing to drain.
 fn leaves_early(order: &Order, shared: &Shared) -> bool {
     match order {
         Order::Go => false,
@@ -375,9 +377,11 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
     }
 }
 
-/// Waits for the connections to end by themselves, at most until the grace does. Returns when the hook must be done.
-/// `last`: whether the master said that this is the final stop; `None`: a signal asked for the drain, and the master has
-/// not said so or otherwise yet.
+/// Waits until the connections end by themselves, at most until the end of the grace. Returns when the shutdown hook
+/// must be done.
+///
+/// `last`: whether the master said that this is the final stop. `None`: a signal asked for the drain, and the master
+/// has not said yet.
 async fn drain<S: Serve<B>, B: AppBody>(
     acceptors: &mut Acceptors<S>,
     master_link: &mut MasterLink,
@@ -412,7 +416,7 @@ async fn drain<S: Serve<B>, B: AppBody>(
                 Order::Drain { grace: other, last: ends } => {
                     grace = grace.min(other);
                     until = until.min(Instant::now() + other);
-                    // Once the last drain, always the last. A drain that a signal began is decided by this order.
+                    // A drain that was once the last stays the last. If a signal began the drain, this order decides.
                     match (ends, last.replace(ends || last == Some(true))) {
                         (true, None | Some(false)) => acceptors.open_all(),
                         (false, None) => acceptors.close(),

@@ -1,7 +1,7 @@
-//! Taking connections from the listeners a worker inherited.
+//! Taking connections from the listeners that a worker inherited.
 //!
-//! Owns: how many at a turn, how many at all (`http.worker_connections`), what an error of accept means, and whether a
-//! client may have given up in the queue. Refuses: what happens on a connection (`connection`).
+//! Owns: how many it takes in a turn, how many in all (`http.worker_connections`), what an error of accept means, and
+//! whether a client may have given up in the queue. Refuses: what happens on a connection (`connection`).
 
 use std::{
     future::{Future, poll_fn},
@@ -34,14 +34,14 @@ use crate::{
     },
 };
 
-/// What was accepted but not yet answered is lost if the worker crashes, what is still queued is not: so take few,
+/// A crash loses connections that were accepted but not yet answered. It does not lose those in the queue. So take few,
 /// and serve them before the next.
 const ACCEPTS_PER_TURN: u32 = 4;
 
-/// Out of file descriptors or memory: the queue keeps what waits while others end.
+/// Out of file descriptors or memory: new connections wait in the queue while others end.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// A sweep ends even if clients arrive faster than it accepts.
+/// Ends a sweep even if clients arrive faster than it accepts.
 const SWEEP_MAX: u32 = 4096;
 
 enum TokioListener {
@@ -54,7 +54,7 @@ enum AcceptedStream {
     Unix(UnixStream),
 }
 
-/// Polls a socket of the master's until the task is aborted or the socket is shut down.
+/// Polls a socket of the master until the task is aborted or the socket is shut down.
 pub(super) fn poll<S, B>(socket: &Socket, shared: &'static Shared, app: S) -> io::Result<JoinHandle<()>>
 where
     S: Serve<B>,
@@ -66,9 +66,9 @@ where
     };
     Ok(tokio::spawn(async move {
         let mut taken = 0;
-        // Since the last accept an idle connection has given up its descriptor.
+        // Whether an idle connection has given up its descriptor since the last accept.
         let mut freed = false;
-        // When the queue was last known to be empty. A new worker knows nothing.
+        // When the queue was last known to be empty; 0 in a new worker, which does not know.
         let mut empty_at = 0;
         loop {
             let (mut was_empty, delays) = (false, shared.delays(clock::coarse()));
@@ -81,7 +81,7 @@ where
                 accepted = listener.accept(|| shared.is_about_to_drain(), &mut was_empty) => accepted,
             };
             let now = clock::coarse();
-            // A loop that was held up meanwhile may have heard late of a connection.
+            // If the loop was held up meanwhile, it may have noticed a connection late.
             if was_empty && shared.delays(now) == delays {
                 empty_at = now;
             }
@@ -91,16 +91,17 @@ where
                     let one_leaves = shared.make_place(1);
                     stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
-                    // The connection that gives its place ends in this turn.
+                    // The connection that gives up its place ends in this turn.
                     if one_leaves || taken == ACCEPTS_PER_TURN {
                         taken = 0;
                         yield_now().await;
                     }
                 }
                 Err(error) => match fd::why_not_accepted(&error) {
-                    // Shut down at the final stop, by us or by a sibling.
+                    // Shut down at the final stop, by this worker or by a sibling.
                     NotAccepted::Closed => return,
-                    // Where another process takes what is freed, not every idle connection has to go for it.
+                    // If another process takes each descriptor that is freed, the idle connections must not all be
+                    // closed for it.
                     NotAccepted::Exhausted
                         if !std::mem::replace(&mut freed, true) && shared.free_descriptor().await => {}
                     NotAccepted::Exhausted => {
@@ -124,7 +125,7 @@ where
     }))
 }
 
-/// Takes what is queued at this moment, however many: nobody comes after.
+/// Takes everything that is queued at this moment. No worker will accept it later.
 pub(super) fn sweep<S, B>(socket: &Socket, shared: &'static Shared, app: &S)
 where
     S: Serve<B>,
@@ -133,7 +134,7 @@ where
     take(socket, SWEEP_MAX, shared, app);
 }
 
-/// Takes what is queued at this moment, `most` connections at most. How many it were.
+/// Takes what is queued at this moment, `most` connections at most. Returns how many it took.
 pub(super) fn take<S, B>(socket: &Socket, most: u32, shared: &'static Shared, app: &S) -> u32
 where
     S: Serve<B>,
@@ -164,8 +165,8 @@ where
 }
 
 impl TokioListener {
-    /// Ready if a client waits in the queue and there is no place for it now, with the time until there may be one. The
-    /// caller polls it again whenever a client comes.
+    /// Ready if a client waits in the queue and the worker has no place for it, with the time until there may be one.
+    /// The caller polls it again whenever a client arrives.
     fn poll_crowded(&self, shared: &Shared) -> Poll<Duration> {
         if shared.room() > 0 {
             return Poll::Pending;
@@ -179,17 +180,17 @@ impl TokioListener {
         if place_in.is_zero() { Poll::Pending } else { Poll::Ready(place_in) }
     }
 
-    /// Sets `was_empty` if the queue was empty at first. Pending for good once the master has said that this worker drains:
-    /// the order to drain, which is on its way, ends the task.
+    /// Sets `was_empty` if the queue was empty at first. Stays pending once the master has said that this worker
+    /// drains: the order to drain follows, and ends the task.
     async fn accept(&self, is_about_to_drain: impl Fn() -> bool, was_empty: &mut bool) -> io::Result<AcceptedStream> {
         let mut accept = pin!(async {
             match self {
                 Self::Tcp(listener) => {
                     listener.accept().await.map(|(stream, remote)| AcceptedStream::Tcp(stream, remote))
                 }
-                // For a unix listener that was shut down accept(2) says EAGAIN and epoll says ready, for ever: `accept`
-                // would never return, and keep the thread. `poll_accept` yields to its budget, and then the socket is
-                // asked.
+                // After a unix listener was shut down, accept(2) returns EAGAIN and epoll reports it ready, always.
+                // `accept` would never return, and would block the thread. `poll_accept` yields when its budget is used
+                // up; then the socket is checked.
                 Self::Unix(listener) => {
                     poll_fn(|cx| match listener.poll_accept(cx) {
                         Poll::Pending if fd::hung_up(listener.as_fd()) => Poll::Ready(Err(fd::closed())),
@@ -212,19 +213,19 @@ impl TokioListener {
 }
 
 impl AcceptedStream {
-    /// `waited`: the connection may have waited so long that its client gave up, and the event loop does not know yet. A
-    /// connection that tokio accepts is read before the loop looks at it; a connection made of a std socket is not.
+    /// `waited`: the connection may have waited so long that its client gave up, and the event loop does not know it
+    /// yet. A connection that tokio accepts is read before the loop looks at it; one made of a std socket is not.
     fn serve<S, B>(self, shared: &'static Shared, app: S, waited: bool)
     where
         S: Serve<B>,
         B: AppBody,
     {
-        // Counted before its task first runs: a drain that begins in between must wait for it.
+        // Counted before its task first runs, because a drain that begins in between must wait for it.
         let open = shared.connection_opened();
         match self {
             Self::Tcp(stream, remote) => {
                 let peer = Peer { remote: Some(remote) };
-                // Fails only for a connection that is already gone, and serving it says so.
+                // This fails only if the connection is already gone; serving it then finds that out.
                 let _ = stream.set_nodelay(true);
                 tokio::spawn(connection::serve(stream, peer, waited, open, shared, app));
             }
@@ -244,7 +245,7 @@ mod tests {
 
     use super::*;
 
-    /// A sibling, or the master on a reload, shuts the shared socket down while this worker waits on it.
+    /// A sibling, or the master on a reload, shuts the shared socket down while this worker waits for a connection.
     #[tokio::test]
     async fn a_listener_that_is_shut_down_ends_its_wait() {
         let folder = tempfile::tempdir().unwrap();

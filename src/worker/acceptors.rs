@@ -1,7 +1,7 @@
 //! The listeners that a worker polls, and the steps in which a draining worker leaves them.
 //!
-//! Owns: which sockets are polled, and how the final stop settles the connections that still wait in them. Refuses: one
-//! accept (`accept`), and deciding when to drain (`worker`).
+//! Owns: which sockets are polled, and how the final stop settles the connections that still wait in them. Refuses: a
+//! single accept (`accept`), and deciding when to drain (`worker`).
 
 use std::{io, time::Duration};
 
@@ -17,17 +17,17 @@ use super::{
 };
 use crate::channel::ToMaster;
 
-/// At the final stop the listeners are polled this long before they close: handshakes under way are still completed,
-/// one lost SYN-ACK included (its first retransmission comes after a second).
+/// How long the listeners are polled at the final stop before they close. Handshakes under way can complete, even with
+/// one lost SYN-ACK (it is first sent again after a second).
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// The last part of [`SETTLE`], in which no new handshake begins. Handshakes between continents take less time.
 const REFUSE_NEW: Duration = Duration::from_millis(250);
 
-/// The same for a grace that ends before the quiet second does.
+/// The same, if the grace ends before [`SETTLE`] does.
 const REFUSE_NEW_SHORT: Duration = Duration::from_millis(20);
 
-/// The listeners a worker polls.
+/// The listeners that a worker polls.
 pub(super) struct Acceptors<S> {
     slot: u32,
     pub(super) shared: &'static Shared,
@@ -39,12 +39,12 @@ pub(super) struct Acceptors<S> {
 /// How far a draining worker is with its listeners, and until when.
 #[derive(Clone, Copy)]
 enum ClosingStage {
-    /// The worker polls its own listeners until the master has had time to say whether this is the final stop: the sender
-    /// of the signal may have sent it to all, and then no next worker polls them.
+    /// The worker polls its own listeners until the master has had time to say whether this is the final stop. The
+    /// sender of the signal may have sent it to all workers; then no next worker polls them.
     Held(Instant),
-    /// At the final stop: the worker polls all listeners.
+    /// The worker polls all listeners, at the final stop.
     PollsAll(Instant),
-    /// The worker polls all listeners, and no new connection begins.
+    /// The worker polls all listeners, and the kernel begins no new connection.
     RefusesNew(Instant),
     Done,
 }
@@ -76,7 +76,7 @@ impl<S> Acceptors<S> {
         Ok(())
     }
 
-    /// At the final stop a worker also accepts what waits for siblings that are gone or hang.
+    /// Polls all listeners: at the final stop a worker also accepts what waits for siblings that are gone or hang.
     pub(super) fn open_all<B>(&mut self)
     where
         S: Serve<B>,
@@ -98,7 +98,7 @@ impl<S> Acceptors<S> {
         self.closing = ClosingStage::Held(Instant::now() + SETTLE);
     }
 
-    /// Stops polling: the next worker of the slot polls the same listeners.
+    /// Stops polling. The next worker of the slot polls the same listeners.
     pub(super) fn close(&mut self) {
         for poll in self.polls.drain(..) {
             poll.abort();
@@ -120,7 +120,7 @@ impl<S> Acceptors<S> {
         }
     }
 
-    /// Does all the steps at once: the grace is over.
+    /// Does all remaining steps at once, because the grace is over.
     pub(super) async fn close_now<B>(&mut self)
     where
         S: Serve<B>,

@@ -1,8 +1,8 @@
-//! The access log of one worker: a line for each request it answered or refused.
+//! The access log of one worker: a line for each request that it answered or refused.
 //!
-//! Owns: the lines that are not yet written, and when they are: some KiB at once, on each beat, at the end. Refuses: how
-//! a line reads (`format`), opening files (the master), and to wait for a reader or a disk while it serves: what they do
-//! not take in time is dropped and counted.
+//! Owns: the lines that are not yet written, and when they are written: some KiB at once, at each heartbeat, and at the
+//! end. Refuses: how a line looks (`format`), opening files (the master), and waiting for a reader or a disk while the
+//! worker serves: what they do not take in time is dropped and counted.
 
 mod entry;
 mod format;
@@ -29,17 +29,17 @@ use crate::{
     sys::clock,
 };
 
-/// So many bytes of lines are written without waiting for the beat.
+/// From this many bytes on, lines are written without waiting for the heartbeat.
 const FULL: usize = 16 * 1024;
 
-/// So many wait for a reader that does not read or a disk that is full; further lines are dropped.
+/// At most this many bytes wait for a reader that does not read or a disk that is full. Further lines are dropped.
 const MOST: usize = 64 * 1024;
 
-/// At the end of a worker: how long the end of a line that its reader has begun may take, and how often it is tried.
+/// At the end of a worker: how long it tries to write the rest of a line that is written in part, and how often.
 const LAST_LINE: Duration = Duration::from_millis(100);
 const LAST_LINE_TRY: Duration = Duration::from_millis(2);
 
-/// How often the log is told of dropped lines, in milliseconds.
+/// How often the log reports dropped lines, in milliseconds.
 const TELL_EVERY: u64 = 1_000;
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ struct LineWriter {
     sink: Sink,
     /// Whole lines.
     buffer: Vec<u8>,
-    /// Why the last write took less than all.
+    /// Why the last write took less than everything.
     stalled: Option<io::ErrorKind>,
     timestamps: TimestampCache,
     dropped: u64,
@@ -68,7 +68,7 @@ struct LineWriter {
 }
 
 impl AccessLog {
-    /// `None` where `log.access` is off.
+    /// Returns `None` if `log.access` is off.
     pub(super) fn new(sink: Sink, settings: &settings::Log, row: Row) -> Option<Self> {
         if sink.is_off() {
             return None;
@@ -91,8 +91,8 @@ impl AccessLog {
         Some(Self { form, exclude, request_headers, response_headers, row, pid, writer: Mutex::new(writer) })
     }
 
-    /// The entry of a request whose head was read at `begun`, nanoseconds of the monotonic clock; its line is written
-    /// when the entry is dropped. `None` for the paths of `log.access_exclude`.
+    /// Begins the entry of a request whose head was read at `begun`, in nanoseconds of the monotonic clock. Its line is
+    /// written when the entry is dropped. Returns `None` for the paths of `log.access_exclude`.
     pub(super) fn begin<B>(
         &'static self,
         begun: u64,
@@ -111,8 +111,9 @@ impl AccessLog {
         Some(Box::new(AccessEntry::new(self, begun, facts)))
     }
 
-    /// Writes the line of a request that was refused before anybody saw it: with so many bytes of a body, so long after
-    /// it began. `head` is what arrived of it; a whole and sane request line is shown.
+    /// Writes the line of a request that was refused before it was parsed. `bytes` is the size of the response's body,
+    /// `took` the time since the request began. `head` is what has arrived of the request; a whole and valid request
+    /// line is shown.
     pub(super) fn refused(&self, client: Option<IpAddr>, head: &[u8], status: StatusCode, bytes: u64, took: Duration) {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let request = format::request_line(head);
@@ -133,13 +134,13 @@ impl AccessLog {
             return;
         }
         writer.put(&self.form, facts, self.pid);
-        // On each line while nothing is taken would be too often; the beat tries again.
+        // While nothing is taken, a try for each line would be too often; the heartbeat tries again.
         if writer.buffer.len() >= FULL && writer.stalled.is_none() {
             writer.flush();
         }
     }
 
-    /// On each beat: what is whole goes out, and the log hears of what was lost.
+    /// Writes whole lines, and reports lost ones in the log. Each heartbeat calls it.
     pub(super) fn flush(&self) {
         let mut writer = self.lock();
         if !writer.buffer.is_empty() || writer.sink.is_torn() {
@@ -152,7 +153,8 @@ impl AccessLog {
         }
     }
 
-    /// Lines go to this file from now on: the master opened it again. What was begun before goes to the old one.
+    /// Writes lines to this file from now on, because the master has opened it again. Lines that were begun before go
+    /// to the old one.
     pub(super) fn adopt(&self, file: OwnedFd) {
         let mut writer = self.lock();
         writer.flush();
@@ -162,11 +164,11 @@ impl AccessLog {
         writer.stalled = None;
     }
 
-    /// At the worker's end: what cannot be written now is lost.
+    /// Writes what can be written now, at the worker's end. The rest is lost.
     pub(super) fn finish(&self) {
         let mut writer = self.lock();
         writer.flush();
-        // Nothing is served any more, so a reader that reads gets the end of the line that it has begun.
+        // The worker serves no more, so it can wait for a reader that has part of a line.
         let began = clock::now();
         while !writer.sink.finish() && clock::now() - began < LAST_LINE.as_millis() as u64 {
             thread::sleep(LAST_LINE_TRY);
@@ -205,7 +207,7 @@ impl LineWriter {
             Form::Json => {
                 format::json(buffer, facts, timestamps, pid, usize::MAX);
                 if self.sink.cut(&buffer[begin..]).is_some() {
-                    // An object that is cut is none.
+                    // An object that is cut is not valid JSON.
                     buffer.truncate(begin);
                     format::json(buffer, facts, timestamps, pid, format::SHORT);
                 }
@@ -234,7 +236,7 @@ impl LineWriter {
             reason,
             "{lines} lines of the access log are lost; requests are served on"
         );
-        // The log may have the same reader.
+        // The log may have the same reader, and may have lost this line too.
         if log::dropped() == lost {
             self.told = self.dropped;
         }
@@ -308,7 +310,7 @@ mod tests {
         log.flush();
         assert_eq!(board.totals().access_lines_dropped, 2);
 
-        // Room again, in another file.
+        // There is room again, in another file.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         log.adopt(fs::File::create(&path).unwrap().into());
@@ -327,7 +329,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        // Both ends: a FIFO without a reader cannot be opened.
+        // Both ends, because a FIFO without a reader cannot be opened for writing.
         let mut reader = fs::File::options().read(true).write(true).open(&path).unwrap();
         let (board, log) = to(&path);
         let long = format!("/{}", "x".repeat(9_000));

@@ -1,4 +1,4 @@
-//! How many requests this worker has lately had compared with its siblings, for `http.http2_rebalance`.
+//! How many requests this worker has had recently compared with its siblings, for `http.http2_rebalance`.
 //!
 //! Owns: the recent requests of all workers, and whether this worker has clearly more than the others. Refuses: which
 //! connection is sent away, and how (`connection`).
@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// A request counts less the longer ago it was: about a third after this time, in milliseconds.
+/// The older a request, the less it counts: about a third after this time, in milliseconds.
 const MEMORY: u64 = 60_000;
 
 /// A worker is ahead if it has more than this share of the mean, in percent …
@@ -16,10 +16,11 @@ const AHEAD: u64 = 120;
 /// … and at least this many requests more than the mean.
 const AHEAD_MIN: u64 = 20;
 
-/// After a connection was sent away, no other is for this time, in milliseconds: the effect shows only then.
+/// After a connection was sent away, no other one is sent for this time, in milliseconds: only then is the effect
+/// visible.
 const PAUSE: u64 = 200;
 
-/// A request counts as this many parts: with whole requests, a small count would never fade.
+/// A request counts as this many parts. With whole requests, a small count would never fade.
 const PARTS: u64 = 1_024;
 
 #[derive(Debug, Default)]
@@ -40,8 +41,8 @@ struct SlotLoad {
 }
 
 impl Balance {
-    /// The slot to which slot `own` should send a connection now; the caller must then send one. `serving`: for each
-    /// slot that serves, its requests so far.
+    /// Returns the slot to which slot `own` should send a connection now; the caller must then send one. `serving`: for
+    /// each slot that serves, its requests so far.
     pub(super) fn sends_to(&self, own: u64, serving: &BTreeMap<u64, u64>, now: u64) -> Option<u64> {
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         memory.learn(serving, now);
@@ -64,7 +65,7 @@ impl Memory {
             .map(|(slot, &requests)| {
                 let before = known.get(slot).copied().unwrap_or_default();
                 let faded = before.lately - before.lately * passed / MEMORY;
-                // A worker that has just replaced another begins at 0, below what was known of its slot.
+                // A worker that has just replaced another begins at 0, below the last count of its slot.
                 let new = requests.saturating_sub(before.requests);
                 (*slot, SlotLoad { requests, lately: faded + new * PARTS })
             })
@@ -111,7 +112,7 @@ mod tests {
         let balance = Balance::default();
         assert!(sends_to(&balance, &[9_000, 0, 0, 0], 1_000).is_some());
         assert!(sends_to(&balance, &[9_000, 100, 100, 100], 61_000).is_none());
-        // A new worker in the last slot.
+        // The last slot has a new worker.
         assert!(sends_to(&balance, &[9_100, 200, 200, 0], 62_000).is_none());
     }
 }

@@ -79,16 +79,16 @@ use crate::{
     settings::{ProxyProtocol, ServerConfig},
 };
 
-/// The headers that hyper reads without memory of their own.
+/// The number of headers that hyper reads without allocating memory.
 const FIELDS_ON_THE_STACK: usize = 100;
-/// The most headers, limits or not: twice as many do not fit into a `HeaderMap`.
+/// The most headers, even without a limit: twice as many do not fit into a `HeaderMap`.
 const FIELDS_MAX: usize = 16_384;
 
-/// Of HTTP/2, each stream may hold a head in memory: less than HTTP/1 grants one.
+/// With HTTP/2, each stream may hold a head in memory, so one head may be smaller than with HTTP/1.
 const HTTP2_HEAD_MAX: usize = 64 * 1024;
 const HTTP2_STREAMS: u32 = 100;
 
-/// Serves one connection to its end; it counts as open as long as `open` lives. `waited`: its client may have left
+/// Serves one connection to its end; it counts as open until `open` is dropped. `waited`: its client may have left
 /// before the connection was accepted, and the event loop may not know.
 pub(super) async fn serve<T, S, B>(
     stream: T,
@@ -122,12 +122,12 @@ pub(super) async fn serve<T, S, B>(
     let mut timer = Timer::new(sleep.as_mut());
     match (shared.proxy_protocol, &shared.tls) {
         (ProxyProtocol::Off, None) => http(Prefixed::from(stream), connection, &mut timer, open, app).await,
-        // In a box, or the connections that do without would have to be as large as those with it.
+        // In a box: otherwise the connections without them would be as large as those with them.
         (_, tls) => Box::pin(introduced(stream, tls.as_ref(), connection, &mut timer, open, app)).await,
     }
 }
 
-/// The PROXY header and the TLS handshake, then HTTP.
+/// Reads the PROXY header and does the TLS handshake, then serves HTTP.
 async fn introduced<T, S, B>(
     stream: T,
     tls: Option<&Arc<ServerConfig>>,
@@ -156,23 +156,23 @@ async fn introduced<T, S, B>(
     }
 }
 
-/// Before HTTP begins nobody else knows of the connection.
+/// Before HTTP begins no other part has the connection.
 fn alone(connection: &mut Arc<Connection>) -> &mut Connection {
     Arc::get_mut(connection).expect("it is not shared yet")
 }
 
-/// Says why, instead of HTTP.
+/// Sends the reason instead of HTTP.
 async fn dismiss<T>(stream: T, refusal: Refusal, connection: Arc<Connection>, open: OpenGuard)
 where
     T: ClientStream,
 {
     connection.refuse(refusal);
     let mut wire = Http1Wire::new(stream, Vec::new(), connection, open);
-    // Nobody is left to be told of an error.
+    // The client cannot be told of an error here.
     let _ = poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
 }
 
-/// HttpConnection HTTP on a stream to its end.
+/// Serves HTTP on a stream to its end.
 async fn http<T, S, B>(mut stream: T, connection: Arc<Connection>, timer: &mut Timer<'_>, open: OpenGuard, app: S)
 where
     T: ClientStream + Send + 'static,
@@ -192,7 +192,7 @@ where
         service_fn(move |request| exchange::answer(request, app.clone(), Arc::clone(&connection)))
     };
     if greeting.is_http2 {
-        // In boxes: without them, each connection of HTTP/1 would be as large as one of HTTP/2.
+        // In boxes: otherwise each connection of HTTP/1 would be as large as one of HTTP/2.
         let mut lifecycle = Box::new(Http2Lifecycle::new(&connection));
         let wire = Http2Wire::new(stream, greeting.bytes, lifecycle.state(), Arc::clone(&connection), open);
         let mut serving = Box::pin(http2(shared).serve_connection(wire, service));
@@ -207,7 +207,7 @@ where
 
 fn http1(shared: &Shared) -> conn::http1::Builder {
     let mut builder = conn::http1::Builder::new();
-    // Who sends a FIN after the request still gets the answer.
+    // A client that sends a FIN after its request still gets the response.
     builder.half_close(true);
     let fields = shared.http.limit_request_fields;
     if !(1..=FIELDS_ON_THE_STACK).contains(&fields) {
@@ -227,7 +227,7 @@ fn http2(shared: &Shared) -> conn::http2::Builder<TokioExecutor> {
 
 /// Either of hyper's connections.
 trait HttpConnection: Future<Output = hyper::Result<()>> {
-    /// Ends once what was begun is answered.
+    /// Ends once the requests under way are answered.
     fn begin_shutdown(self: Pin<&mut Self>);
 }
 
@@ -267,7 +267,7 @@ trait Lifecycle {
         false
     }
 
-    /// The next thing to do. With `Wait` there is none now, and the task is woken when there is.
+    /// Returns the next thing to do. `Wait`: there is none now, and the task is woken when there is.
     fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> NextStep;
 }
 
@@ -280,7 +280,7 @@ enum NextStep {
     End(Ended),
 }
 
-/// Of HTTP/1, which learns of a drain with its next answer.
+/// For HTTP/1, whose client learns of a drain with its next response.
 #[derive(Default)]
 struct Http1Lifecycle {
     leaving: bool,
@@ -307,7 +307,7 @@ impl Lifecycle for Http1Lifecycle {
     }
 }
 
-/// Polls hyper until the connection is over, and tells it when to leave.
+/// Polls hyper until the connection is over, and tells it when to end.
 async fn drive<C: HttpConnection>(
     mut serving: Pin<&mut C>,
     connection: &Arc<Connection>,

@@ -1,7 +1,7 @@
-//! The connections of a worker, and which of them gives its place to a newcomer.
+//! The connections of a worker, and which of them gives up its place for a new one.
 //!
-//! Owns: that only a connection leaves that has been idle for a second, and that it is the one that has been idle
-//! longest. Refuses: when a place is needed (`accept`, `shared`), and how a connection leaves (`connection`).
+//! Owns: the rule that only a connection leaves that has been idle for a second, and the longest of all. Refuses: when
+//! a place is needed (`accept`, `shared`), and how a connection leaves (`connection`).
 
 use std::{
     fmt::Debug,
@@ -16,7 +16,8 @@ use std::{
 
 use crate::sys::{clock, fd};
 
-/// A client that asks again within this time keeps its connection. Also it has read its last answer by then.
+/// A client that sends its next request within this time keeps its connection. By then it has also read its last
+/// response.
 const IDLE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -25,9 +26,9 @@ pub(super) struct ConnectionList(Mutex<Connections>);
 #[derive(Debug, Default)]
 struct Connections {
     all: Vec<Arc<dyn Listed>>,
-    /// The connections that were idle when all were last looked at, and since when, the longest last. Without those
-    /// that were active since, they are still the ones idle longest: so the next is found without looking at all
-    /// connections.
+    /// The connections that were idle when all were last looked at, and since when; the longest idle is the last. Those
+    /// of them that were not active since are still the longest idle ones, so the next one is found without looking at
+    /// all connections.
     idle: Vec<(u64, Weak<dyn Listed>)>,
 }
 
@@ -42,7 +43,8 @@ pub(super) trait Listed: Debug + Send + Sync + 'static {
     /// Since when it has been idle, if it may be asked to leave.
     fn evictable_since(&self) -> Option<u64>;
 
-    /// Ends it at the next turn of its task, so that another takes its place, unless it was active after `idle_since`.
+    /// Ends the connection at the next turn of its task, so that another takes its place, unless it was active after
+    /// `idle_since`.
     fn ask_to_leave(&self, idle_since: u64);
 }
 
@@ -51,11 +53,11 @@ pub(super) trait Listed: Debug + Send + Sync + 'static {
 pub(super) struct ListPosition {
     /// Its index among all.
     at: AtomicUsize,
-    /// Of its task.
+    /// The waker of its task.
     waker: OnceLock<Waker>,
 }
 
-/// A connection is known to the crowd as long as this lives.
+/// Keeps a connection in the list until it is dropped.
 #[derive(Debug)]
 pub(super) struct ListMembership<'a> {
     list: &'a ConnectionList,
@@ -67,7 +69,7 @@ impl ConnectionList {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `waker`: of the connection's task.
+    /// Adds a connection. `waker` is that of the connection's task.
     pub(super) fn enter<'a, C: Listed>(&'a self, connection: &'a Arc<C>, waker: &Waker) -> ListMembership<'a> {
         let mut list = self.lock();
         connection.position().at.store(list.all.len(), Relaxed);
@@ -77,14 +79,14 @@ impl ConnectionList {
         ListMembership { list: self, connection: &**connection }
     }
 
-    /// How long until a connection may be idle long enough to leave; zero if one is.
+    /// Returns how long until a connection may have been idle long enough to leave; zero if one has.
     pub(super) fn next_leaves_in(&self) -> Duration {
         // A connection that becomes idle now may leave after `IDLE`.
         self.lock().oldest().map_or(IDLE, |(since, _)| IDLE.saturating_sub(idle_for(since)))
     }
 
-    /// Asks the connection that has been idle longest to leave, and wakes it. How long it was idle; `None`: there is
-    /// none.
+    /// Asks the connection that has been idle longest to leave, and wakes it. Returns how long it was idle, or `None`
+    /// if there is none.
     pub(super) fn ask_to_leave(&self) -> Option<Duration> {
         let mut list = self.lock();
         while let Some((since, connection)) = list.oldest() {
@@ -92,7 +94,7 @@ impl ConnectionList {
                 return None;
             }
             list.idle.pop();
-            // Its next request may have come since the event loop last turned.
+            // Its next request may have arrived since the event loop last turned.
             if !fd::has_unread(connection.socket()) {
                 connection.ask_to_leave(since);
                 connection.position().waker.get().inspect(|waker| waker.wake_by_ref());
@@ -104,7 +106,7 @@ impl ConnectionList {
 }
 
 impl Connections {
-    /// The connection that has been idle longest, and since when; it is the last of `idle`.
+    /// Returns the connection that has been idle longest, and since when. It is the last of `idle`.
     fn oldest(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         self.last_idle().or_else(|| {
             let idle = self.all.iter().filter_map(|one| Some((one.evictable_since()?, Arc::downgrade(one))));
@@ -114,7 +116,7 @@ impl Connections {
         })
     }
 
-    /// The last of `idle` that has not been active since; those behind it are removed.
+    /// Returns the last of `idle` that has not been active since. Removes those behind it.
     fn last_idle(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         while let Some((since, connection)) = self.idle.last() {
             match connection.upgrade().filter(|connection| connection.evictable_since() == Some(*since)) {

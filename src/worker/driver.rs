@@ -21,15 +21,15 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The worker's whole life, for the outer loop of a [`Runtime`](crate::Runtime): nothing of the worker runs but inside
-/// [`drive`](Self::drive), neither the factory nor a request, nor the heartbeat by which the master tells a worker that
-/// hangs. An outer loop that stays away for longer than `workers.timeout` is a worker that hangs.
+/// The worker's whole life, for the outer loop of a [`Runtime`](crate::Runtime). Nothing of the worker runs outside of
+/// [`drive`](Self::drive): not the factory, not a request, and not the heartbeat by which the master knows a worker
+/// that hangs. An outer loop that does not drive for longer than `workers.timeout` is a worker that hangs.
 ///
-/// It stays on the thread that the worker began on. Once [`Runtime::drive`](crate::Runtime::drive) has returned, it is
-/// done, also if something still holds it.
+/// It stays on the thread that the worker began on. Once [`Runtime::drive`](crate::Runtime::drive) has returned, the
+/// worker ends, even if something still holds the driver.
 pub struct Driver(Rc<Life>);
 
-/// The life, for the worker to end it however long the [`Driver`] is held.
+/// The worker's life. The worker ends it, however long the [`Driver`] is held.
 pub(super) struct Life {
     /// `None` once it has ended.
     future: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
@@ -39,12 +39,12 @@ pub(super) struct Life {
     wake: Arc<Notify>,
 }
 
-/// What came of a [`Driver::drive`].
+/// How a [`Driver::drive`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driven {
     /// The worker lives on: drive it again.
     Pending,
-    /// The worker's life is over: the outer loop returns.
+    /// The worker has ended: the outer loop returns.
     Done,
 }
 
@@ -139,7 +139,7 @@ impl Driver {
 
 impl Life {
     fn run(&self, turn: impl AsyncFnOnce(Pin<&mut dyn Future<Output = ()>>) -> Driven) -> Result<Driven, DriveError> {
-        /// Also after a panic the driver is not being driven.
+        /// After a panic, too, the driver is no longer being driven.
         struct Finally<'a>(&'a Cell<bool>);
         impl Drop for Finally<'_> {
             fn drop(&mut self) {
@@ -164,11 +164,11 @@ impl Life {
         Ok(driven)
     }
 
-    /// Ends what still runs: tasks, and what a task waits for on another thread.
+    /// Ends what still runs: tasks, and calls that a task waits for on another thread.
     pub(super) fn end(&self) {
         *self.future.borrow_mut() = None;
         if let Some(runtime) = self.runtime.borrow_mut().take() {
-            // A blocking call of the app's must not keep a worker alive whose last answer is given.
+            // A blocking call of the app must not keep a worker alive that has sent its last response.
             runtime.shutdown_background();
         }
     }

@@ -1,7 +1,7 @@
-//! What proxies say about the client of a request, and who of them is believed.
+//! What proxies say about the client of a request, and which proxies are trusted.
 //!
-//! Owns: `http.forwarded_allow_ips`, the reading of `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and of `Forwarded`
-//! (RFC 7239), and the removal of what nobody believed. Refuses: the PROXY header (`proxy_protocol`).
+//! Owns: `http.forwarded_allow_ips`, reading `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `Forwarded` (RFC 7239),
+//! and removing these headers if they come from an untrusted peer. Refuses: the PROXY header (`proxy_protocol`).
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -25,7 +25,7 @@ static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static HOST_SAID: HeaderName = HeaderName::from_static("x-forwarded-host");
 static PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// `http.forwarded_allow_ips`, ready to be asked.
+/// `http.forwarded_allow_ips`, prepared for look-ups.
 #[derive(Debug)]
 pub(super) struct TrustedProxies(Vec<IpNet>);
 
@@ -34,7 +34,8 @@ impl TrustedProxies {
         Self(allowed.iter().flat_map(nets).collect())
     }
 
-    /// Without an address it is the peer of a unix socket: who may open that is decided by its mode, as in Gunicorn.
+    /// Whether to trust a peer. Without an address it is the peer of a unix socket: the mode of the socket decides who
+    /// may open it, as in Gunicorn.
     pub(super) fn trusts(&self, address: Option<IpAddr>) -> bool {
         address.is_none_or(|address| {
             let address = address.to_canonical();
@@ -59,11 +60,11 @@ fn nets(allowed: &AllowIp) -> Vec<IpNet> {
     .collect()
 }
 
-/// Who sent this request over a connection of that client's. The request keeps the forwarding headers that were
-/// believed, and no other.
+/// Returns who sent this request over a connection of the given client. The request keeps its forwarding headers only
+/// if they are trusted.
 pub(super) fn client<B>(request: &mut Request<B>, connection: &ClientInfo, trust: &TrustedProxies) -> ClientInfo {
     let mut client = connection.clone();
-    // In absolute form and in HTTP/2 it stands in the target, which counts (RFC 9112, section 3.2.2).
+    // In absolute form and in HTTP/2 the target names the host, and the target decides (RFC 9112, section 3.2.2).
     client.host = match (request.uri().authority(), request.headers().get(HOST)) {
         (Some(authority), _) => Host::Authority(authority.clone()),
         (None, Some(value)) => Host::Header(value.clone()),
@@ -88,7 +89,8 @@ fn forwards(name: &HeaderName) -> bool {
     name.starts_with("x-forwarded-") || name == "forwarded"
 }
 
-/// Nearly every proxy writes `X-Forwarded-*` and passes a client's own `Forwarded` on: so that counts only alone.
+/// Reads the headers of a trusted peer. Nearly every proxy writes `X-Forwarded-*` and passes on the client's own
+/// `Forwarded`. So `Forwarded` counts only if there is no other.
 fn believe(headers: &mut HeaderMap, client: &mut ClientInfo, trust: &TrustedProxies) {
     if [&FOR, &PROTO, &HOST_SAID, &PORT].iter().any(|name| headers.contains_key(*name)) {
         headers.remove(FORWARDED);
@@ -97,7 +99,7 @@ fn believe(headers: &mut HeaderMap, client: &mut ClientInfo, trust: &TrustedProx
             client,
             trust,
         );
-        // Of a list the last entry is that of the nearest proxy; those before it may be the client's.
+        // The last entry of a list comes from the nearest proxy. The entries before it may come from the client.
         let last = |name| entries(headers, name, false).next();
         if let Some(https) = last(&PROTO).and_then(is_https) {
             client.https = https;
@@ -126,7 +128,8 @@ struct Hop<'a> {
     host: Option<&'a str>,
 }
 
-/// Goes from proxy to proxy, away from us, as far as they are believed; returns the last hop that one of them told.
+/// Goes from proxy to proxy, away from this server, as long as they are trusted. Returns the last hop that a trusted
+/// one named.
 fn follow<'a>(
     hops: impl Iterator<Item = Option<Hop<'a>>>,
     client: &mut ClientInfo,
@@ -144,12 +147,12 @@ fn follow<'a>(
     last
 }
 
-/// The entries of a list from the last to the first, of several fields as of one. Always from the end: what a client
-/// wrote before, an open quote or bytes that are no text, cannot spoil what a proxy appended.
+/// Returns the entries of a list from the last to the first; several fields count as one list. Reading from the end
+/// protects what a proxy appended: a client may have written an open quote, or bytes that are not text, before it.
 fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName, quotes: bool) -> impl Iterator<Item = &'a str> {
     let fields = headers.get_all(name).iter().rev().map(HeaderValue::as_bytes);
     let split = move |field: &'a [u8]| field.rsplit(unquoted(b',', quotes));
-    // What is no text is no address either.
+    // An entry that is not text is not an address either.
     fields
         .flat_map(split)
         .map(<[u8]>::trim_ascii)
@@ -166,7 +169,8 @@ fn unquoted(mark: u8, quotes: bool) -> impl FnMut(&u8) -> bool {
     }
 }
 
-/// A forwarded-element (RFC 7239, section 4). Escapes in quoted strings occur in no value that is read here.
+/// Parses a forwarded-element (RFC 7239, section 4). The values that are read here never need escapes in quoted
+/// strings.
 fn hop(element: &str) -> Option<Hop<'_>> {
     let (mut said_for, mut proto, mut host) = (None, None, None);
     for pair in element.as_bytes().split(unquoted(b';', true)) {
@@ -189,8 +193,8 @@ fn hop(element: &str) -> Option<Hop<'_>> {
     Some(Hop { node: said_for.and_then(node), proto, host })
 }
 
-/// `192.0.2.7`, `192.0.2.7:80`, `2001:db8::7`, `[2001:db8::7]`, `[2001:db8::7]:80`. Obfuscated ports are left out;
-/// obfuscated and unknown addresses are none.
+/// Parses `192.0.2.7`, `192.0.2.7:80`, `2001:db8::7`, `[2001:db8::7]` or `[2001:db8::7]:80`. An obfuscated port is left
+/// out. Obfuscated and unknown addresses give `None`.
 fn node(text: &str) -> Option<(IpAddr, Option<u16>)> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some((address.to_canonical(), None));
@@ -225,7 +229,7 @@ fn authority(host: &str) -> Option<Authority> {
     (!authority.as_str().contains('@') && !authority.host().is_empty()).then_some(authority)
 }
 
-/// The client's host with the port it asked at, for proxies that forward the one without the other.
+/// Returns the client's host with this port, for proxies that forward the two apart.
 fn with_port(client: &ClientInfo, port: &str) -> Option<Authority> {
     let port: u16 = port.parse().ok()?;
     let host = authority(client.host()?).filter(|host| host.port().is_none())?;
@@ -254,7 +258,7 @@ mod tests {
         TrustedProxies::new(&list.iter().map(net).collect::<Vec<_>>())
     }
 
-    /// What a request of the peer becomes: `address port scheme host`, and the names of the headers left.
+    /// Returns what a request of the peer becomes: `address port scheme host`, and the names of the headers left.
     fn seen(peer: &str, trust: &TrustedProxies, headers: &[(&'static str, &str)]) -> (String, Vec<String>) {
         let mut request = Request::new(());
         for (name, value) in headers {
@@ -397,7 +401,7 @@ mod tests {
             (&["for=\", for=192.0.2.7;proto=https"], "192.0.2.7 - https -"),
             (&["\u{e9}\\\", for=192.0.2.7"], "192.0.2.7 - http -"),
             (&["for=1.1.1.1;x=\"a,b\", for=192.0.2.7;x=\",;\""], "192.0.2.7 - http -"),
-            // The nearest proxy hides the hop before it: nothing further is known.
+            // The nearest proxy hides the hop before it, so nothing further is known.
             (&["for=1.1.1.1, for=unknown;proto=https"], "10.0.0.1 999 https -"),
             (&["for=1.1.1.1, for=_hidden, for=10.0.0.2"], "10.0.0.2 - http -"),
             (&["for=1.1.1.1, proto=https"], "10.0.0.1 999 https -"),
@@ -428,8 +432,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a believed proxy passes on, and whatever a client wrote before it: nothing panics, and an address
-        /// that the client invented is never believed.
+        /// Whatever a trusted proxy passes on, and whatever a client wrote before it: nothing panics, and an address
+        /// that the client invented never counts.
         #[test]
         fn what_a_client_wrote_first_never_counts(
             lines in vec(vec(select(vec![

@@ -1,9 +1,9 @@
-//! The heartbeat: a promise of when the next one comes, made by the loop that serves.
+//! The heartbeat: the serving loop's promise of when the next heartbeat comes.
 //!
-//! Owns: its rhythm, and that of looking after the siblings. A loop that turns under traffic promises 50 ms; one that has
-//! nothing to do promises 300 ms and wakes four times a second. Each turn also writes the lines of the access log that
-//! wait, the rest of a line that the log took in part, and the messages to the master that did not fit into the channel:
-//! an idle worker wakes for no other timer. Refuses: judging lateness (`rescue`, the master).
+//! Owns: the rhythm of heartbeats, and of looking at the siblings. A loop that has traffic promises 50 ms; an idle one
+//! promises 300 ms and wakes four times a second. Each turn also writes the waiting lines of the access log, the rest
+//! of a log line that was written in part, and the messages to the master that did not fit into the channel: an idle
+//! worker wakes for no other timer. Refuses: judging late heartbeats (`rescue`, the master).
 
 use std::time::Duration;
 
@@ -20,16 +20,16 @@ const BUSY_TICK: Duration = Duration::from_millis(25);
 const BUSY_PROMISE_MS: u64 = 50;
 
 /// A multiple of 64: above its first level tokio's timer wheel has slots of 64 ms, and a deadline between two of them
-/// wakes the thread twice, once to sort it in and once to fire it.
+/// wakes the thread twice, once to move the timer and once to fire it.
 const IDLE_TICK_MS: u64 = 256;
 const IDLE_PROMISE_MS: u64 = 300;
 
-/// Busy ticks without traffic after which a worker is idle.
+/// A worker is idle after this many busy ticks without traffic.
 const IDLE_TICKS: u32 = 10;
 
-/// Makes the first promise now: siblings take a worker that serves and has promised nothing for a silent one. The rest
-/// runs as long as the worker does: a loop that no longer turns no longer beats. `epoch` is when the runtime began,
-/// which its timers count from.
+/// Makes the first promise now, because siblings take a serving worker without a promise for a silent one. The task
+/// runs for as long as the worker: if the loop stops, so do the heartbeats. `epoch` is when the runtime began; its
+/// timers count from there.
 pub(super) fn start<S, B>(shared: &'static Shared, epoch: Instant, watch: SiblingWatch<S>)
 where
     S: Serve<B>,
@@ -63,7 +63,7 @@ where
         } else {
             promise(shared, IDLE_PROMISE_MS);
             let ticks = epoch.elapsed().as_millis() as u64 / IDLE_TICK_MS + 1;
-            // Who connects after a quiet time finds every worker he meets awake.
+            // Traffic wakes the worker early, so the first connection after an idle period does not wait for the timer.
             let _ = timeout_at(epoch + Duration::from_millis(ticks * IDLE_TICK_MS), shared.traffic.notified()).await;
         }
     }

@@ -1,7 +1,7 @@
 //! The worker's end of the channel to the master.
 //!
-//! Owns: what the master's messages and its silence mean for this worker, and SIGTERM to this worker. Refuses: sending
-//! (`shared`), and what is done about an order (`worker`).
+//! Owns: what the master's messages and its end mean for this worker, and SIGTERM to this worker. Refuses: sending
+//! (`shared`), and carrying out an order (`worker`).
 
 use std::{
     future::pending,
@@ -27,13 +27,14 @@ pub(super) enum Order {
         grace: Duration,
         last: bool,
     },
-    /// A SIGTERM to this worker alone.
+    /// SIGTERM came to this worker alone.
     Term,
 }
 
-/// What the master says, and what its silence means.
+/// What the master sends, and its end.
 pub(super) struct MasterLink {
-    /// A datagram socket to tokio; ours keeps its messages apart just so, and knows when the other end is gone.
+    /// For tokio it is a datagram socket. This socket also keeps messages apart, and reports when the other end is
+    /// gone.
     channel: Option<UnixDatagram>,
     term: Signal,
     master: i32,

@@ -1,7 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: who the client of a proxy is, said in the first bytes of a connection.
+//! The PROXY protocol, versions 1 and 2: the first bytes of a connection say who the proxy's client is.
 //!
 //! Owns: the grammar (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2) and its bounds. Refuses: reading
-//! (`connection::proxy_header`), whose header is believed (`forwarded`), and what stands behind the addresses (TLVs are skipped).
+//! (`connection::proxy_header`), deciding whose header is trusted (`forwarded`), and what follows the addresses (TLVs
+//! are skipped).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,21 +15,21 @@ const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const V1_MAX: usize = 107;
 /// Signature, version and command, family, length.
 const V2_FIXED: usize = 16;
-/// Addresses and TLVs. The field could say 65,535; what proxies send is some hundred bytes.
+/// Addresses and TLVs. The field could say 65,535; proxies send some hundred bytes.
 const V2_REST_MAX: usize = 4096;
 
-/// What the first bytes of a connection are. For every split of the same bytes: `More` until the answer is known, and
-/// then always that.
+/// What the first bytes of a connection are. If the same bytes come in pieces, it is `More` until the result is known,
+/// and that result does not change afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ParsedHeader {
-    /// Nobody can tell yet.
+    /// More bytes are needed.
     More,
     /// No header of the accepted versions begins here.
     Absent,
-    /// The header ends after `length` bytes. Without a source (a health check of the proxy's own, a unix socket) the
-    /// addresses of the connection itself hold.
+    /// The header ends after `length` bytes. It may have no source (a health check of the proxy itself, a unix socket):
+    /// then the addresses of the connection itself count.
     Header { length: usize, source: Option<SocketAddr> },
-    /// It begins as a header, and is none: a sentence for the peer.
+    /// It begins as a header and is not valid: a sentence for the peer.
     Bad(&'static str),
 }
 
@@ -64,13 +65,13 @@ fn parse_v1(bytes: &[u8]) -> ParsedHeader {
         return ParsedHeader::Bad("The PROXY header does not end with CRLF, or is not text");
     };
     let length = end + 1;
-    // What follows UNKNOWN means nothing, whatever it is.
+    // Whatever follows UNKNOWN has no meaning.
     if words == "UNKNOWN" || words.starts_with("UNKNOWN ") {
         return ParsedHeader::Header { length, source: None };
     }
     match v1_source(words) {
         Some(source) => ParsedHeader::Header { length, source: Some(source) },
-        None => ParsedHeader::Bad("The PROXY header is not PROXY TCP4 or TCP6, source, destination, port, port"),
+        None => ParsedHeader::Bad("The PROXY header must be PROXY, TCP4 or TCP6, source, destination, port, port"),
     }
 }
 
@@ -86,7 +87,7 @@ fn v1_source(words: &str) -> Option<SocketAddr> {
     words.next().is_none().then_some(SocketAddr::new(source, port))
 }
 
-/// Decimal, without sign or leading zeros.
+/// Parses a decimal number without sign or leading zeros.
 fn v1_port(word: &str) -> Option<u16> {
     let decimal = word.bytes().all(|byte| byte.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
     word.parse().ok().filter(|_| decimal)
@@ -100,7 +101,7 @@ fn parse_v2(bytes: &[u8]) -> ParsedHeader {
     let local = match command {
         0x20 => true,
         0x21 => false,
-        _ => return ParsedHeader::Bad("The PROXY header is not of version 2, or its command neither LOCAL nor PROXY"),
+        _ => return ParsedHeader::Bad("The PROXY header is not version 2, or its command is neither LOCAL nor PROXY"),
     };
     if rest > V2_REST_MAX {
         return ParsedHeader::Bad("The PROXY header is longer than 4096 bytes");
@@ -110,14 +111,14 @@ fn parse_v2(bytes: &[u8]) -> ParsedHeader {
         return ParsedHeader::Header { length, source: None };
     }
     let source = match family {
-        // Unspecified, and a unix stream: valid, and no address that means anything here.
+        // Unspecified, or a unix stream: valid, without an address that is useful here.
         0x00 | 0x31 => return ParsedHeader::Header { length, source: None },
         // TCP over IPv4, over IPv6.
         0x11 => v2_source::<4>(rest),
         0x21 => v2_source::<16>(rest),
         _ => {
             return ParsedHeader::Bad(
-                "The PROXY header is neither of TCP over IPv4 or IPv6, nor of a unix stream, nor unspecified",
+                "The family of the PROXY header must be TCP over IPv4 or IPv6, a unix stream, or unspecified",
             );
         }
     };
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1() {
+    fn version_1_is_read_as_its_grammar_says() {
         let longest = b"PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n";
         for (bytes, source) in [
             (&b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n"[..], "192.0.2.7:56324"),
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_has_an_end() {
+    fn a_line_of_version_1_has_at_most_107_bytes() {
         let line = |length: usize| [b"PROXY UNKNOWN ", "x".repeat(length - 16).as_bytes(), b"\r\n"].concat();
         assert_eq!(parse(ProxyProtocol::V1, &line(107)), header(107, ""));
         assert_eq!(parse(ProxyProtocol::V1, &line(108)[..106]), ParsedHeader::More);
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2() {
+    fn version_2_is_read_as_its_grammar_says() {
         let four = [192, 0, 2, 7, 198, 51, 100, 1, 0xDC, 0x04, 0x01, 0xBB];
         let six = [&[0x20, 1, 0xd, 0xb8][..], &[0; 11], &[7], &[0; 15], &[1], &[0, 1, 0, 2]].concat();
         let tlv = [4, 0, 3, 1, 2, 3];
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_still_become_a_header_waits() {
+    fn bytes_that_may_become_a_header_wait_for_more() {
         for (mode, bytes, expected) in [
             (ProxyProtocol::Auto, &b""[..], ParsedHeader::More),
             (ProxyProtocol::Auto, b"P", ParsedHeader::More),
@@ -281,8 +282,8 @@ mod tests {
         }
     }
 
-    /// Bytes that get past the first look: near-headers, and anything at all.
-    fn nearly() -> impl Strategy<Value = Vec<u8>> {
+    /// Returns bytes that look like a header at first, and any bytes at all.
+    fn near_headers() -> impl Strategy<Value = Vec<u8>> {
         let anything = vec(any::<u8>(), 0..200);
         let words = select(vec!["TCP4", "TCP6", "UNKNOWN", "1.2.3.4", "::1", "80", "0", " ", "\r\n", "\n", "\r", "\0"]);
         let line = vec(words, 0..9).prop_map(|words| format!("PROXY {}\r\n", words.join(" ")).into_bytes());
@@ -304,7 +305,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_split_parses_alike(bytes in nearly(), mode in select(MODES.to_vec())) {
+        fn however_the_bytes_are_split_the_result_is_the_same(bytes in near_headers(), mode in select(MODES.to_vec())) {
             assert_any_split_parses_alike(mode, &bytes);
         }
     }

@@ -1,6 +1,6 @@
-//! `X-Request-Id`: one for each request, the client's or made here.
+//! `X-Request-Id`: one for each request, taken from the client or made here.
 //!
-//! Owns: which of the client's are believed, and how others are made. Refuses: where they are shown (`exchange`, the
+//! Owns: which ids of clients are accepted, and how others are made. Refuses: where they are shown (`exchange`, the
 //! access log).
 
 use std::{
@@ -17,14 +17,14 @@ const LONGEST: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct RequestIds {
-    /// Random digits, so that ids of two workers, of today or tomorrow, do not meet.
+    /// Random digits, so that ids of two workers never collide, even at different times.
     prefix: [u8; 16],
     made: AtomicU64,
 }
 
 impl RequestIds {
     pub(super) fn new() -> Self {
-        // Forked workers share the keys of the hash with their master; pid and time they do not share.
+        // Forked workers inherit the keys of the hash from the master. Their pid and the time differ.
         Self::with(RandomState::new().hash_one((std::process::id(), clock::nanoseconds())))
     }
 
@@ -32,9 +32,10 @@ impl RequestIds {
         Self { prefix: digits(prefix), made: AtomicU64::new(0) }
     }
 
-    /// The id of a request, which is its only one from here on. One that is long or odd, or one of two, is replaced.
+    /// Returns the id of a request, and makes it the only one in its headers. An id that is too long, has unusual
+    /// characters, or is not the only one is replaced.
     pub(super) fn settle(&self, headers: &mut HeaderMap) -> HeaderValue {
-        // To look at each of a handful of headers costs less than to hash the name, and so does `append` than `insert`.
+        // Looking at a handful of headers costs less than hashing the name, and `append` costs less than `insert`.
         let mut given = headers.iter().filter(|(name, _)| **name == X_REQUEST_ID);
         match (given.next(), given.next()) {
             (Some((_, id)), None) if is_sane(id.as_bytes()) => return id.clone(),
@@ -46,25 +47,25 @@ impl RequestIds {
         id
     }
 
-    /// 24 hexadecimal digits.
+    /// Makes an id of 24 hexadecimal digits.
     fn make(&self) -> HeaderValue {
-        // One loop counts: a load and a store will do.
+        // Only one loop counts, so a load and a store are enough.
         let made = self.made.load(Relaxed).wrapping_add(1);
         self.made.store(made, Relaxed);
         let mut id = [0; 24];
         id[..16].copy_from_slice(&self.prefix);
         id[16..].copy_from_slice(&digits::<8>(made));
-        // One piece of memory for request, answer and log.
+        // Request, response and log share one piece of memory.
         HeaderValue::from_maybe_shared(Bytes::from_owner(id)).expect("hexadecimal digits are a value")
     }
 }
 
-/// The last `N` hexadecimal digits of a number.
+/// Returns the last `N` hexadecimal digits of a number.
 fn digits<const N: usize>(number: u64) -> [u8; N] {
     std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * (N - 1 - at)) & 0xf) as usize])
 }
 
-/// Nothing that means anything to a shell, a log, or the syntax of lists.
+/// Whether no character has a meaning to a shell, a log, or the syntax of lists.
 fn is_sane(id: &[u8]) -> bool {
     let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte);
     (1..=LONGEST).contains(&id.len()) && id.iter().all(harmless)

@@ -1,6 +1,6 @@
-//! Looking after the siblings: who cannot accept what waits in his slot, and taking it for him.
+//! Watching the siblings: finding workers that cannot accept what waits in their slot, and accepting it for them.
 //!
-//! Owns: telling from the scoreboard and the queues who needs it, and telling the master who is silent. Refuses: how
+//! Owns: finding such workers from the scoreboard and the queues, and reporting silent ones to the master. Refuses: how
 //! often (`heartbeat`), what is done about a silent worker (the master), and anything while this worker drains.
 
 use std::{os::fd::AsFd, time::Duration};
@@ -21,13 +21,15 @@ use crate::{
     },
 };
 
-/// From each slot in a turn of the loop: what was accepted and not answered is lost if this worker crashes.
+/// The most connections taken from each slot in a turn of the loop: a crash of this worker loses what it has accepted
+/// and not answered.
 const PER_TURN: u32 = 8;
 
-/// After so many turns the siblings, which look as well, get theirs.
+/// After this many turns the other siblings, which look as well, take their share.
 const TURNS: u32 = 8;
 
-/// At the first look after the machine stood still everybody is late; at the second nobody who is well.
+/// After a suspend of the machine every worker looks late once, so a sibling is reported only after two late looks in a
+/// row.
 const LOOKS_UNTIL_TOLD: u32 = 2;
 
 /// What one worker sees of the others.
@@ -35,16 +37,16 @@ pub(super) struct SiblingWatch<S> {
     slot: u32,
     shared: &'static Shared,
     app: S,
-    /// One to each slot this worker has sockets of.
+    /// One for each slot that this worker has sockets of.
     siblings: Vec<Sibling>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Sibling {
     sign: Option<Observation>,
-    /// At the last look its queue held something, and it had done nothing since the look before.
+    /// At the last look its queue was not empty, and it had done nothing since the look before.
     suspect: bool,
-    /// Looks in a row that found it late.
+    /// The number of looks in a row that found it late.
     late: u32,
 }
 
@@ -52,7 +54,7 @@ struct Sibling {
 #[derive(Clone, Copy)]
 struct Observation {
     due: u64,
-    /// The same twice, and it did nothing between: its beats go on also if it does not accept.
+    /// If it is the same twice, the worker did nothing in between: its heartbeats go on even if it does not accept.
     activity: u64,
     /// It does not accept, and is well.
     full: bool,
@@ -64,7 +66,8 @@ impl<S> SiblingWatch<S> {
         Self { slot, shared, app, siblings }
     }
 
-    /// Rescues from whoever needs it, with a `heartbeat` after each turn of the loop. Whether the next look should come soon.
+    /// Takes connections for each sibling that needs it, with a `heartbeat` after each turn of the loop. Returns
+    /// whether the next look should come soon.
     pub(super) async fn turn<B>(&mut self, heartbeat: impl Fn()) -> bool
     where
         S: Serve<B>,
@@ -88,7 +91,7 @@ impl<S> SiblingWatch<S> {
         self.siblings.iter().any(|sibling| sibling.suspect || (1..LOOKS_UNTIL_TOLD).contains(&sibling.late))
     }
 
-    /// The slots whose queue holds something that their worker will not take now.
+    /// Returns the slots whose queue holds something that their worker will not take now.
     fn look(&mut self) -> Vec<u32> {
         let now = clock::now();
         let signs = self.signs();
@@ -112,7 +115,7 @@ impl<S> SiblingWatch<S> {
             }
         }
         let asked: Vec<_> = watched.iter().map(|(_, _, socket)| (*socket, Interest::Read)).collect();
-        // One call for all. Where it fails, for want of memory, the next look asks again.
+        // One call for all. If it fails for lack of memory, the next look asks again.
         let full = wait(&asked, Some(Duration::ZERO)).unwrap_or_default();
         let mut needy = Vec::new();
         for ((slot, helpless, _), _) in watched.iter().zip(full).filter(|(_, full)| *full) {
@@ -126,7 +129,8 @@ impl<S> SiblingWatch<S> {
         needy
     }
 
-    /// Of each slot's worker; of several, that which promised the most: a slot is well as long as one is.
+    /// Returns the observation of each slot's worker. If a slot has several, it is the one with the latest promise: a
+    /// slot is well if one of its workers is.
     fn signs(&self) -> Vec<Option<Observation>> {
         let mut signs = vec![None; self.siblings.len()];
         for row in self.shared.scoreboard.rows().filter(|row| row.state() == RowState::Serving) {
@@ -140,7 +144,7 @@ impl<S> SiblingWatch<S> {
         signs
     }
 
-    /// Whether there may be more.
+    /// Takes connections of this slot. Returns whether more may wait.
     fn rescue<B>(&self, slot: u32) -> bool
     where
         S: Serve<B>,
@@ -151,7 +155,7 @@ impl<S> SiblingWatch<S> {
             if !self.shared.has_place() {
                 return false;
             }
-            // A full worker takes one at a time: an idle connection leaves for it.
+            // A full worker takes one at a time, and an idle connection leaves for it.
             let room = u32::try_from(self.shared.room()).unwrap_or(u32::MAX);
             let most = room.clamp(1, PER_TURN);
             let taken = accept::take(socket, most, self.shared, &self.app);

@@ -1,12 +1,13 @@
 //! Judges every byte of an HTTP/1 connection before hyper sees it.
 //!
 //! Owns: the grammar of a request and where its body ends, from one request to the next (RFC 9112); the limits on its
-//! size. Pure: bytes in, verdict out. Refuses: IO, clocks and the answer to what it refuses (`connection`), and HTTP/2.
+//! size. Pure: bytes in, verdict out. Refuses: IO, clocks, the response to what it refuses (`connection`), and HTTP/2
+//! except for the checks in `http2`.
 //!
-//! hyper reads what it is given with some indulgence: it takes a bare LF for the end of a line, forgets a
-//! `Content-Length` beside a `Transfer-Encoding`, cuts a fragment off a target. A proxy in front that reads such a
-//! request otherwise would disagree with us about where the next one begins. So what two readers can read differently
-//! is refused, and of a refused head not one byte is passed on.
+//! hyper is lenient: it takes a bare LF for the end of a line, ignores a `Content-Length` beside a `Transfer-Encoding`,
+//! and cuts a fragment off a target. A proxy in front that reads such a request otherwise would disagree with us about
+//! where the next one begins. So the scanner refuses everything that two readers can read differently, and passes on no
+//! byte of a refused head.
 
 mod chunked;
 mod class;
@@ -27,14 +28,14 @@ use self::{
 };
 pub(crate) use self::{http2::http2_fault, refusal::Refusal};
 
-/// The longest line there is, limits or not: `http::Uri` and `http::HeaderName` hold no more.
+/// The longest line, even without a limit: `http::Uri` and `http::HeaderName` hold no more.
 const LINE_MAX: usize = 65_534;
 
-/// The most bytes a head has, limits or not: they wait in memory until the last of them is judged. hyper itself stops
-/// at 408 KiB.
+/// The most bytes of a head, even without a limit: they wait in memory until the last of them is judged. hyper itself
+/// stops at 408 KiB.
 const HEAD_MAX: usize = 256 * 1024;
 
-/// What a request may be at most; 0 = no limit but the scanner's own.
+/// The limits of a request. 0 means no limit except the scanner's own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     /// Bytes of the request line without its CRLF; `http.limit_request_line`. At most 65,534.
@@ -48,7 +49,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Without the zeros: each limit is then one comparison.
+    /// Replaces the zeros, so that each limit is one comparison.
     fn in_force(self) -> Self {
         let or = |limit, most| if limit == 0 { most } else { limit };
         Self {
@@ -63,7 +64,7 @@ impl Limits {
 /// What became of the bytes that were offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scan {
-    /// So many bytes from the front are verified and may go on.
+    /// How many bytes from the front are verified and may go on.
     pub(crate) pass: usize,
     pub(crate) verdict: Verdict,
 }
@@ -73,7 +74,7 @@ pub(crate) struct Scan {
 pub(crate) enum Verdict {
     /// The rest, if any, is offered again, in front of what arrives next.
     More,
-    /// The rest is never to be passed, nor anything that follows it.
+    /// The rest is never passed, nor anything that follows it.
     Refuse(Refusal),
 }
 
@@ -89,10 +90,10 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 enum ScanState {
     Head(RequestHead),
-    /// So many bytes of a body with `Content-Length` are still to come.
+    /// How many bytes of a body with `Content-Length` are still to come.
     Length(u64),
     Chunked(ChunkedBody),
-    /// The answer decides whether what follows is another request or another protocol.
+    /// The response decides whether another request follows, or another protocol.
     Held,
     Ended,
     Refused {
@@ -107,7 +108,7 @@ enum ScanState {
 pub(crate) struct Scanner {
     limits: Limits,
     state: ScanState,
-    /// What follows the body under way.
+    /// What follows the present body.
     then: AfterBody,
 }
 
@@ -116,8 +117,8 @@ impl Scanner {
         Self { limits: limits.in_force(), state: ScanState::Head(RequestHead::default()), then: AfterBody::default() }
     }
 
-    /// Judges what was not passed before and what is new behind it. Whatever the pieces, the same bytes get the same
-    /// verdict, and each is looked at once.
+    /// Judges what was not passed before and what is new behind it. However the bytes are split, the same bytes get the
+    /// same verdict, and each is looked at once.
     pub(crate) fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut pass = 0;
         loop {
@@ -139,7 +140,7 @@ impl Scanner {
         }
     }
 
-    /// Verifies the next head, or the next piece of a body; 0 when it needs more.
+    /// Verifies the next head, or the next piece of a body. Returns 0 if it needs more.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         match &mut self.state {
             ScanState::Head(head) => {
@@ -177,7 +178,7 @@ impl Scanner {
         };
     }
 
-    /// Whether a head has begun and is not complete. An empty line before it is not its beginning.
+    /// Whether a head has begun and is not complete. An empty line before it does not begin it.
     pub(crate) fn in_head(&self) -> bool {
         matches!(&self.state, ScanState::Head(head) if head.has_begun())
     }
@@ -187,8 +188,8 @@ impl Scanner {
         matches!(self.state, ScanState::Length(_) | ScanState::Chunked(_) | ScanState::Refused { in_body: true, .. })
     }
 
-    /// How many bytes come next that are content and nothing else, of a body with `Content-Length` or of a chunk. They
-    /// may be read past the scanner, if it is told by [`skip`](Self::skip).
+    /// Returns how many bytes come next that are only content, of a body with `Content-Length` or of a chunk. They may
+    /// be read past the scanner; then call [`skip`](Self::skip).
     pub(crate) fn body_left(&self) -> Option<u64> {
         match &self.state {
             ScanState::Length(left) => Some(*left),
@@ -197,7 +198,7 @@ impl Scanner {
         }
     }
 
-    /// So many bytes of [`body_left`](Self::body_left) were read past the scanner.
+    /// Notes that this many bytes of [`body_left`](Self::body_left) were read past the scanner.
     pub(crate) fn skip(&mut self, bytes: u64) {
         match &mut self.state {
             ScanState::Length(left) => {
@@ -211,23 +212,25 @@ impl Scanner {
         }
     }
 
-    /// Whether the request asked for another protocol and its body is over: what the client sends now is kept until
-    /// [`resume`](Self::resume) is told, or belongs to that protocol and is no longer scanned.
+    /// Whether the request asked for another protocol and its body is over. What the client sends now is kept until
+    /// [`resume`](Self::resume) is called, or it belongs to that protocol and is no longer scanned.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.state, ScanState::Held)
     }
 
-    /// Whether the last request of the connection is over: what the client sends now is no request, and thrown away.
+    /// Whether the last request of the connection is over: what the client sends now is not a request, and is
+    /// discarded.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.state, ScanState::Ended)
     }
 
-    /// Whether what was refused is the body of a request whose head was passed.
+    /// Whether the refused bytes are in the body of a request whose head was passed.
     pub(crate) fn refused_in_body(&self) -> bool {
         matches!(self.state, ScanState::Refused { in_body: true, .. })
     }
 
-    /// The request that asked for another protocol was answered as any other. Without effect on any other request.
+    /// Notes that the request that asked for another protocol was answered as any other. It has no effect after any
+    /// other request.
     pub(crate) fn resume(&mut self) {
         if let AfterBody::Hold { last } = self.then {
             self.then = if last { AfterBody::End } else { AfterBody::Next };

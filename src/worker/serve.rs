@@ -11,7 +11,7 @@ use super::Body;
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A service as the worker needs it.
+/// A service with everything that the worker needs.
 pub(crate) trait Serve<B>:
     Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static
 {
@@ -25,12 +25,12 @@ impl<B, S> Serve<B> for S where
 {
 }
 
-/// A body as the worker needs it.
+/// A body with everything that the worker needs.
 pub(crate) trait AppBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
 impl<B> AppBody for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
-/// Who is at the other end, as the kernel says it. Of a unix socket nothing.
+/// The other end of a connection, as the kernel knows it. `None` for a unix socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
     pub(super) remote: Option<SocketAddr>,

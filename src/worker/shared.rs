@@ -1,7 +1,8 @@
-//! What the tasks of one worker have in common.
+//! What the tasks of one worker share.
 //!
-//! Owns: the flags of a drain, the row the worker counts in, the listeners, and the channel's sending end. One to a process, made
-//! once, never freed: tasks hold plain references. Refuses: deciding when to drain (`worker`).
+//! Owns: the flags of a drain, the row the worker counts in, the listeners, and the sending end of the channel. Each
+//! process has one. It is made once and never freed, so tasks hold plain references. Refuses: deciding when to drain
+//! (`worker`).
 
 use std::{
     collections::BTreeMap,
@@ -33,12 +34,12 @@ use crate::{
     sys::clock,
 };
 
-/// How often the master is told that connections came, in milliseconds; each time it may have a program compiled …
+/// How often the master is told of new connections, in milliseconds. Each time it may have a program compiled …
 const ARRIVALS_EVERY: u64 = 10;
-/// … and how often where they do not stay, and there is nothing to be balanced.
+/// … and how often if connections do not stay: then there is nothing to balance.
 const PASSERS_BY_EVERY: u64 = 250;
 
-/// How often a full worker checks whether its siblings are full, too.
+/// How often a full worker checks whether its siblings are full too.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 const NEVER: u64 = u64::MAX;
@@ -50,7 +51,7 @@ pub(super) struct Shared {
     pub(super) listeners: Listeners,
     pub(super) in_flight_table: InFlightTable,
     pub(super) http: Http,
-    /// `None` where it is off.
+    /// `None` if it is off.
     pub(super) access: Option<AccessLog>,
     pub(super) request_ids: RequestIds,
     pub(super) proxy_protocol: ProxyProtocol,
@@ -62,11 +63,11 @@ pub(super) struct Shared {
     unsent: Mutex<Vec<ToMaster>>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
-    /// The watch above, for the request path: no lock to read.
+    /// The same as `draining`, for the request path: it is read without a lock.
     drains: AtomicBool,
     /// When it was raised, on the coarse clock; `NEVER` before.
     drain_began: AtomicU64,
-    /// Until when busy connections of HTTP/2 may become quiet, see [`drain_waits`](Self::drain_waits).
+    /// Until when busy connections of HTTP/2 may become idle, see [`drain_waits`](Self::drain_waits).
     drain_waits: AtomicU64,
     /// `workers.drain_idle`
     pub(super) drain_idle: Duration,
@@ -86,18 +87,18 @@ pub(super) struct Shared {
     pub(super) stalls: Throttle,
     pub(super) timeouts: Throttle,
     pub(super) handshakes: Throttle,
-    /// When the master was last told of arrivals, on the coarse clock, and how many there had been.
+    /// When the master was last told of new connections, on the coarse clock, and how many there had been.
     arrivals_told: AtomicU64,
     arrivals_known: AtomicU64,
     emptied: Notify,
     pub(super) background: BackgroundCount,
     pub(super) connections: ConnectionList,
     balance: Balance,
-    /// Wakes the accepting tasks that wait for a place when a connection ends.
+    /// Wakes the accept loops that wait for a place when a connection ends.
     vacated: Notify,
-    /// Wakes a beat that has found nothing to do.
+    /// Wakes an idle heartbeat.
     pub(super) traffic: Notify,
-    /// How often a heartbeat came late: the loop was held up.
+    /// How often a heartbeat came late, because the loop was held up.
     delays: AtomicU64,
 }
 
@@ -167,7 +168,7 @@ impl Shared {
         self.stopping.send_replace(true);
     }
 
-    /// From now on every answer says `Connection: close`.
+    /// Makes every response say `Connection: close` from now on.
     pub(super) fn begin_drain(&self, grace: Duration) {
         self.row.draining();
         let (now, most) = (clock::coarse(), grace / 2);
@@ -179,12 +180,13 @@ impl Shared {
         self.drain.notify_waiters();
     }
 
-    /// True from the moment the master says so in the worker's row, before its message is read.
+    /// True from the moment that the master says so in the worker's row, before its message is read.
     pub(super) fn drains(&self) -> bool {
         self.drains.load(Relaxed) || self.row.told_drain()
     }
 
-    /// The master has said that this worker drains, and its message is not read yet: what comes now is for its successor.
+    /// Whether the master has said that this worker drains, and its message is not read yet. Connections that come now
+    /// are for the next worker.
     pub(super) fn is_about_to_drain(&self) -> bool {
         self.row.told_drain() && !self.drains.load(Relaxed)
     }
@@ -193,8 +195,8 @@ impl Shared {
         self.drain_began.load(Relaxed) != NEVER
     }
 
-    /// When this drain closes a connection that has been idle since `since`, on the coarse clock. `None` outside of a
-    /// drain, and with `workers.drain_idle = 0`.
+    /// Returns when this drain closes a connection that has been idle since `since`, on the coarse clock. `None`
+    /// outside of a drain, and with `workers.drain_idle = 0`.
     pub(super) fn drain_closes(&self, since: u64) -> Option<u64> {
         let began = self.drain_began.load(Relaxed);
         if began == NEVER || self.drain_idle.is_zero() {
@@ -203,25 +205,25 @@ impl Shared {
         Some(began.max(since).saturating_add(self.drain_idle.as_millis() as u64))
     }
 
-    /// Until when a busy connection of HTTP/2 may become quiet, on the coarse clock. Then it is warned: at least half
-    /// of the grace is left for its streams.
+    /// Until when a busy connection of HTTP/2 may become idle, on the coarse clock. Then it is warned: at least half of
+    /// the grace is left for its streams.
     pub(super) fn drain_waits(&self) -> u64 {
         self.drain_waits.load(Relaxed)
     }
 
-    /// The grace is over: connections without a request half-close now.
+    /// Ends the grace: connections without a request half-close now.
     pub(super) fn begin_end(&self) {
         self.ends.store(true, Relaxed);
         self.wake_all();
     }
 
-    /// Has every connection look at its deadline, and at [`ends`](Self::ends).
+    /// Lets every connection check its deadline and [`ends`](Self::ends).
     pub(super) fn wake_all(&self) {
         self.wakes.store(self.wakes.load(Relaxed) + 1, Relaxed);
         self.wake.notify_waiters();
     }
 
-    /// To be pinned for a [`WakeListener`].
+    /// Returns what is to be pinned for a [`WakeListener`].
     pub(super) fn wake_signal(&self) -> Notified<'_> {
         self.wake.notified()
     }
@@ -230,30 +232,30 @@ impl Shared {
         self.ends.load(Relaxed)
     }
 
-    /// Tells the master. A message that does not fit into the channel now is sent by a later
-    /// [`send_unsent`](Self::send_unsent), once and in its order.
+    /// Sends a message to the master. If it does not fit into the channel now, a later
+    /// [`send_unsent`](Self::send_unsent) sends it, once and in its order.
     pub(super) fn send(&self, message: ToMaster) {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         if unsent.is_empty() && self.is_sent(&message) {
             return;
         }
-        // Arrivals are told again and again, and the latest says all.
+        // The next message of new connections replaces this one, so it is not kept.
         if !matches!(message, ToMaster::Arrivals { .. }) && !unsent.contains(&message) {
             unsent.push(message);
         }
     }
 
-    /// Sends what did not fit before. To be called now and then: a master that stood still reads again.
+    /// Sends what did not fit before. Call it now and then: a master that stood still reads again later.
     pub(super) fn send_unsent(&self) {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = unsent.iter().take_while(|message| self.is_sent(message)).count();
         unsent.drain(..sent);
     }
 
-    /// Whether nothing more is to be done: the message is sent, or the master is gone.
+    /// Whether the message is done with: it is sent, or the master is gone.
     fn is_sent(&self, message: &ToMaster) -> bool {
         message.send(self.channel.as_fd()).unwrap_or_else(|error| {
-            tracing::debug!(event = "channel_closed", %error, "the master cannot be told");
+            tracing::debug!(event = "channel_closed", %error, "cannot send to the master");
             true
         })
     }
@@ -275,13 +277,13 @@ impl Shared {
             self.emptied.notify_one();
         }
         self.vacated.notify_waiters();
-        // Not at the first that ends: the kernel is not to be told twice for every connection.
+        // Not at the first connection that ends, or the kernel would be told twice for every connection.
         if self.row.full() && self.room() > self.http.worker_connections / 10 {
             self.tell_full(false);
         }
     }
 
-    /// So that the emptier slots get more of those to come.
+    /// Tells the master of new connections, so that the emptier slots get more of the next ones.
     fn tell_arrivals(&self) {
         let (now, known) = (clock::coarse(), self.row.accepted());
         let came = known - self.arrivals_known.load(Relaxed);
@@ -294,7 +296,8 @@ impl Shared {
         }
     }
 
-    /// New connections go to others from now on, or here again.
+    /// Tells the master that this worker is full or has room again, so that new connections go to other workers or come
+    /// here.
     fn tell_full(&self, full: bool) {
         if self.row.full() == full {
             return;
@@ -311,7 +314,7 @@ impl Shared {
         }
     }
 
-    /// How many more connections `http.worker_connections` allows.
+    /// Returns how many more connections `http.worker_connections` allows.
     pub(super) fn room(&self) -> u64 {
         match self.http.worker_connections {
             0 => u64::MAX,
@@ -319,7 +322,8 @@ impl Shared {
         }
     }
 
-    /// How long until there may be a place for a new connection; zero if there is one, or an idle connection can leave.
+    /// Returns how long until there may be a place for a new connection; zero if there is one, or if an idle connection
+    /// can leave.
     pub(super) fn place_in(&self) -> Duration {
         if self.room() > 0 {
             Duration::ZERO
@@ -340,7 +344,7 @@ impl Shared {
         let _ = timeout(most, self.vacated.notified()).await;
     }
 
-    /// Makes idle connections leave until so many new ones fit. Whether there was no place before.
+    /// Makes idle connections leave until this many new ones fit. Returns whether there was no place before.
     pub(super) fn make_place(&self, new: u64) -> bool {
         let limit = self.http.worker_connections;
         let over = if limit == 0 { 0 } else { (self.row.connections() + new).saturating_sub(limit) };
@@ -350,7 +354,7 @@ impl Shared {
         over > 0
     }
 
-    /// Makes an idle connection leave, and waits until it has. Whether there is one.
+    /// Makes an idle connection leave, and waits until it has left. Returns whether there is one.
     pub(super) async fn free_descriptor(&self) -> bool {
         let one_leaves = self.evict("the worker runs out of file descriptors or memory");
         if one_leaves {
@@ -359,7 +363,7 @@ impl Shared {
         one_leaves
     }
 
-    /// Makes the connection leave that has been idle longest. Whether there is one.
+    /// Makes the connection leave that has been idle longest. Returns whether there is one.
     fn evict(&self, reason: &str) -> bool {
         let Some(idle) = self.connections.ask_to_leave() else { return false };
         self.row.connection_evicted();
@@ -375,14 +379,14 @@ impl Shared {
         true
     }
 
-    /// A sibling with room takes the connections that wait for a full worker.
+    /// Whether a sibling has room: it then takes the connections that wait for a full worker.
     fn a_sibling_has_room(&self) -> bool {
         let now = clock::coarse();
-        // The row of this worker says full.
+        // The row of this worker says that it is full.
         self.scoreboard.rows().any(|row| row.state() == RowState::Serving && !row.full() && row.due() >= now)
     }
 
-    /// Whether a connection of HTTP/2 should go to a sibling that has had fewer requests; the caller must then send it
+    /// Whether a connection of HTTP/2 should go to a sibling that has had fewer requests. The caller must then send it
     /// away.
     pub(super) fn sends_away(&self) -> bool {
         let now = clock::coarse();
@@ -397,7 +401,7 @@ impl Shared {
         sends_to.is_some()
     }
 
-    /// Counts a request that reached no app, and a body that was cut short.
+    /// Counts a request that did not reach the app, or a body that was cut short.
     pub(super) fn refused(&self, refusal: Refusal, peer: Peer) {
         self.row.refused();
         if let Some(suppressed) = self.refusals.pass() {
@@ -425,7 +429,7 @@ impl Shared {
         }
     }
 
-    /// Counts a request that was refused because of too many others.
+    /// Counts a request that was refused because too many others are in flight.
     pub(super) fn shed(&self) {
         self.row.shed();
         if let Some(suppressed) = self.sheds.pass() {
@@ -442,7 +446,7 @@ impl Shared {
         self.delays.store(self.delays.load(Relaxed) + 1, Relaxed);
     }
 
-    /// How often the loop was held up until `now`, which is in milliseconds of the monotonic clock.
+    /// Returns how often the loop was held up until `now`, which is in milliseconds of the monotonic clock.
     pub(super) fn delays(&self, now: u64) -> u64 {
         self.delays.load(Relaxed) + u64::from(self.is_held_up(now))
     }
@@ -482,7 +486,7 @@ impl Shared {
     }
 }
 
-/// A connection is open as long as this lives.
+/// Counts a connection as open until it is dropped.
 #[derive(Debug)]
 pub(super) struct OpenGuard(&'static Shared);
 
@@ -492,10 +496,10 @@ impl Drop for OpenGuard {
     }
 }
 
-/// Wakes the task of a connection each time that the worker calls all of them.
+/// Wakes the task of a connection each time that the worker wakes all of them.
 pub(super) struct WakeListener<'a> {
     notified: Pin<&'a mut Notified<'static>>,
-    /// The number of calls when it last listened; `NEVER` before.
+    /// The number of such wakes when it last listened; `NEVER` before.
     known: u64,
 }
 
@@ -504,8 +508,8 @@ impl<'a> WakeListener<'a> {
         Self { notified, known: NEVER }
     }
 
-    /// To be called at every turn of the task, whose waker never changes. Costs next to nothing, except at first and
-    /// after a call.
+    /// Listens for the next wake. Call it at every turn of the task, whose waker never changes. It costs almost
+    /// nothing, except at first and after a wake.
     pub(super) fn listen(&mut self, shared: &'static Shared, cx: &mut Context<'_>) {
         let wakes = shared.wakes.load(Relaxed);
         if std::mem::replace(&mut self.known, wakes) != wakes {

@@ -1,6 +1,6 @@
 //! Log lines that any client can cause: at most one a second.
 //!
-//! Owns: when the next may be written, and how many were not. Refuses: the lines.
+//! Owns: when the next line may be written, and how many were suppressed. Refuses: the lines.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -16,7 +16,7 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// Whether a line may be written now; if so, how many were suppressed since the last.
+    /// Returns how many lines were suppressed since the last one if a line may be written now, and `None` if not.
     pub(super) fn pass(&self) -> Option<u64> {
         self.pass_at(clock::coarse())
     }

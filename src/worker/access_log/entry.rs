@@ -1,7 +1,7 @@
-//! One request as the access log will tell of it, from its head to the last byte of its answer.
+//! One request as the access log will show it, from its head to the last byte of its response.
 //!
-//! Owns: the moment the line is written: when the entry is dropped, however the request ended. Refuses: the line itself
-//! (`format`).
+//! Owns: the moment at which the line is written: when the entry is dropped, however the request ended. Refuses: the
+//! line itself (`format`).
 
 use std::{
     pin::Pin,
@@ -31,7 +31,7 @@ impl AccessEntry {
         Self { log, begun, facts }
     }
 
-    /// Notes the answer's head.
+    /// Notes the head of the response.
     pub(in crate::worker) fn answered(&mut self, answer: &Parts) {
         self.facts.status = Some(answer.status);
         self.facts.response_headers = format::keep(&self.log.response_headers, &answer.headers);
@@ -46,7 +46,7 @@ impl Drop for AccessEntry {
 }
 
 pin_project_lite::pin_project! {
-    /// A body that counts its bytes, and ends its entry when it ends itself.
+    /// A body that counts its bytes, and drops its entry when it is dropped itself.
     pub(in crate::worker) struct LoggedBody<B> {
         #[pin]
         body: B,

@@ -1,7 +1,7 @@
-//! How a line of the access log reads.
+//! How a line of the access log looks.
 //!
-//! Owns: Gunicorn's atoms, the JSON object, the escapes that keep a client from forging or breaking a line, and the time
-//! of day as text. Refuses: when a line is written (`access_log`).
+//! Owns: Gunicorn's atoms, the JSON object, the escapes that stop a client from forging or breaking a line, and the
+//! time of day as text. Refuses: when a line is written (`access_log`).
 
 #[cfg(test)]
 mod tests;
@@ -21,32 +21,32 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{scoreboard::X_REQUEST_ID, settings::Part};
 
-/// Of an object that is too long for its reader, each value is cut to so many bytes: all of them together then fit into
-/// the 4096 that a pipe takes in one piece.
+/// If an object is too long for its reader, each of its values is cut to this many bytes. All of them together then fit
+/// into the 4096 bytes that a pipe takes in one piece.
 pub(super) const SHORT: usize = 480;
 
-/// What the connection ended before: nothing was answered. The number is nginx's.
+/// The status of a request whose connection ended before the response. nginx uses this number.
 const NOT_ANSWERED: u16 = 499;
 
 /// The headers that are shown, with their values.
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
-/// What a line tells.
+/// The facts that a line can show.
 #[derive(Debug, Default)]
 pub(super) struct AccessFacts {
     pub(super) client: Option<IpAddr>,
-    /// `None` for one that could not be read.
+    /// `None` if the request line could not be read.
     pub(super) request: Option<(Method, Uri, Version)>,
     pub(super) request_headers: Headers,
     pub(super) response_headers: Headers,
-    /// `None` without an answer.
+    /// `None` without a response.
     pub(super) status: Option<StatusCode>,
-    /// Of the body, as handed to the connection.
+    /// The bytes of the body that were handed to the connection.
     pub(super) bytes: u64,
     pub(super) took_ns: u64,
 }
 
-/// Of `all`, those that lines show; of several of one name the first.
+/// Returns the headers of `all` that lines show; the first one if a name occurs several times.
 pub(super) fn keep(names: &[HeaderName], all: &HeaderMap) -> Headers {
     names.iter().filter_map(|name| Some((name.clone(), all.get(name)?.clone()))).collect()
 }
@@ -55,7 +55,7 @@ fn value<'a>(headers: &'a Headers, name: &HeaderName) -> Option<&'a [u8]> {
     headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes())
 }
 
-/// What a request line says that nobody else has read.
+/// Reads a request line that no other parser has read.
 pub(super) fn request_line(head: &[u8]) -> Option<(Method, Uri, Version)> {
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     let line = &head[..head.iter().position(|byte| matches!(byte, b'\r' | b'\n'))?];
@@ -70,7 +70,7 @@ pub(super) fn request_line(head: &[u8]) -> Option<(Method, Uri, Version)> {
     Some((Method::from_bytes(method).ok()?, Uri::try_from(target).ok()?, version))
 }
 
-/// The user of HTTP's Basic scheme (RFC 7617), whatever became of the password.
+/// Returns the user of HTTP's Basic scheme (RFC 7617), whether or not the password was right.
 fn user(headers: &Headers) -> Option<Vec<u8>> {
     let (scheme, credentials) = value(headers, &AUTHORIZATION)?.split_at_checked(6)?;
     let mut pair = scheme
@@ -86,7 +86,8 @@ impl AccessFacts {
         self.status.map_or(NOT_ANSWERED, |status| status.as_u16())
     }
 
-    /// The target as it was sent, as far as it can be told: of HTTP/2, which sends it in pieces, path and query.
+    /// Writes the target as the client sent it, as far as that is known. HTTP/2 sends it in pieces: then path and
+    /// query.
     fn target(&self, to: &mut impl fmt::Write) -> fmt::Result {
         match &self.request {
             None => to.write_char('-'),
@@ -149,13 +150,13 @@ fn atom(to: &mut Vec<u8>, part: &Part, facts: &AccessFacts, timestamps: &Timesta
     };
 }
 
-/// What was missing is a dash.
+/// Writes a dash if there is no value.
 fn escaped(to: &mut Vec<u8>, bytes: Option<&[u8]>) -> std::io::Result<()> {
     Escape(to).bytes(bytes.unwrap_or(b"-"));
     Ok(())
 }
 
-/// Lets through what is printable ASCII; a quote and a backslash get a backslash, all else becomes `\xHH`.
+/// Writes printable ASCII as it is, a backslash before a quote or backslash, and `\xHH` for any other byte.
 struct Escape<'a>(&'a mut Vec<u8>);
 
 impl Escape<'_> {
@@ -179,17 +180,17 @@ impl fmt::Write for Escape<'_> {
     }
 }
 
-/// Printable ASCII that means nothing inside of quotes.
+/// Whether the byte is printable ASCII without a meaning inside quotes.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
-/// The headers that [`json`] shows.
+/// Returns the headers that [`json`] shows.
 pub(super) fn json_headers() -> Vec<HeaderName> {
     vec![AUTHORIZATION, HOST, REFERER, USER_AGENT, X_REQUEST_ID.clone()]
 }
 
-/// Adds an object and a newline. What was missing is null; each value is cut to `most` bytes or a few more.
+/// Adds an object and a newline. A missing value is null. Each value is cut to `most` bytes, or a few more.
 pub(super) fn json(to: &mut Vec<u8>, facts: &AccessFacts, timestamps: &TimestampCache, pid: u32, most: usize) {
     let mut object = Object { to, most };
     let request = facts.request.as_ref();
@@ -225,7 +226,7 @@ struct Object<'a> {
 }
 
 impl Object<'_> {
-    /// Of what needs no escapes. A key comes with all that stands before its closing quote.
+    /// Adds a value that needs no escapes. A key comes with everything that stands before its closing quote.
     fn number(&mut self, key: &str, value: impl fmt::Display) {
         let _infallible = write!(self.to, "{key}\":{value}");
     }
@@ -255,7 +256,7 @@ impl Object<'_> {
             }
             let _infallible = match sign {
                 '"' | '\\' => write!(self.to, "\\{sign}"),
-                // The last two end a line for some.
+                // Some readers take the last two for the end of a line.
                 sign if sign.is_control() || matches!(sign, '\u{2028}' | '\u{2029}') => {
                     write!(self.to, "\\u{:04x}", u32::from(sign))
                 }
@@ -265,16 +266,16 @@ impl Object<'_> {
     }
 }
 
-/// The time of day as text, made anew once a second.
+/// The time of day as text, formatted once a second.
 #[derive(Debug, Default)]
 pub(super) struct TimestampCache {
     second: i64,
     milliseconds: i32,
-    /// Common Log Format, in brackets.
+    /// In Common Log Format, in brackets.
     local: String,
     /// RFC 3339 up to the seconds.
     utc: String,
-    /// Of the machine, or `TZ`; looked up by the first line.
+    /// The zone of the machine, or of `TZ`; the first line looks it up.
     zone: Option<TimeZone>,
 }
 

@@ -1,8 +1,8 @@
-//! What a connection is doing, and how long it may.
+//! What a connection is doing, and how long it may take.
 //!
 //! Owns: the state from which `http.header_timeout`, `http.keep_alive`, `http.write_timeout` and, in a drain,
-//! `workers.drain_idle` are told. Nothing here is a timer: a request only leaves stamps of the coarse clock, and the
-//! connection's one timer reads them when it fires. Refuses: what is done when a time is over (`connection`), and
+//! `workers.drain_idle` are derived. There are no timers here: a request only leaves stamps of the coarse clock, and
+//! the connection's one timer reads them when it fires. Refuses: what is done when a time is over (`connection`), and
 //! `http.body_timeout` (`body`).
 
 use std::{
@@ -16,7 +16,7 @@ use crate::{settings::Http, sys::clock, worker::shared::Shared};
 #[derive(Debug)]
 pub(super) struct Activity {
     accepted: u64,
-    /// Requests with the app, and answers under way. Of HTTP/2 it is one while any stream is open on the wire.
+    /// Requests with the app, and responses under way. With HTTP/2 it is one while any stream is open on the wire.
     busy: AtomicU32,
     /// Since when a head, or what may become one, has been arriving; `NEVER` while none is.
     head_since: AtomicU64,
@@ -26,18 +26,18 @@ pub(super) struct Activity {
     blocked_since: AtomicU64,
     /// hyper was told to end the connection, and needs nothing more.
     leaves: AtomicBool,
-    /// The `idle_since` it had when it was asked to give its place to another; `NEVER` before. A later request makes
-    /// this void.
+    /// The `idle_since` it had when it was asked to give up its place; `NEVER` before. A later request cancels this.
     asked_to_leave: AtomicU64,
     /// Requests that are answered and whose rest is still being read. There may be two: the next request can begin
-    /// before the task that reads the rest has seen its end. A true atomic counter, for an app may drop a body on
-    /// another thread.
+    /// before the task that reads the rest has seen its end. This is a true atomic counter, because an app may drop a
+    /// body on another thread.
     reads_on: AtomicU32,
 }
 
 const NEVER: u64 = u64::MAX;
 
-/// For what only the worker's thread counts: a load and a store do what `fetch_add` would, without the bus lock.
+/// Adds to a counter that only the worker's thread changes: a load and a store do what `fetch_add` would do, without
+/// the bus lock.
 fn add(count: &AtomicU32, by: i32) {
     count.store(count.load(Relaxed).wrapping_add_signed(by), Relaxed);
 }
@@ -47,7 +47,7 @@ fn add(count: &AtomicU32, by: i32) {
 pub(super) enum Overdue {
     /// Nothing has come since the connection was accepted.
     Silent,
-    /// A head has begun and not ended.
+    /// A head has begun and has not ended.
     Head,
     /// Keep-alive.
     Idle,
@@ -69,7 +69,7 @@ impl Activity {
         }
     }
 
-    /// A part of a head has arrived. That of the first has been awaited since the connection was accepted.
+    /// Notes that a part of a head has arrived. The first head has been awaited since the connection was accepted.
     pub(super) fn head_begins(&self) {
         if self.busy.load(Relaxed) == 0 && self.head_since.load(Relaxed) == NEVER {
             let fresh = self.idle_since.load(Relaxed) == NEVER;
@@ -77,7 +77,7 @@ impl Activity {
         }
     }
 
-    /// The head is whole, and no request of the app's comes of it: a frame of HTTP/2.
+    /// Notes that the head is complete and begins no request of the app: a frame of HTTP/2.
     pub(super) fn head_ends(&self) {
         self.head_since.store(NEVER, Relaxed);
     }
@@ -92,13 +92,13 @@ impl Activity {
         self.idle_since.store(now, Relaxed);
     }
 
-    /// The worker answered by itself, at once; or it is an HTTP/2 connection that begins.
+    /// Notes that the worker answered by itself, at once; or that an HTTP/2 connection begins.
     pub(super) fn idles(&self) {
         self.head_since.store(NEVER, Relaxed);
         self.idle_since.store(clock::coarse(), Relaxed);
     }
 
-    /// From now on the rest of an answered request is read.
+    /// Notes that the rest of an answered request is read from now on.
     pub(super) fn rest_begins(&self) {
         self.reads_on.fetch_add(1, Relaxed);
     }
@@ -117,7 +117,7 @@ impl Activity {
         if self.is_reading_on() { clock::coarse() } else { self.idle_since.load(Relaxed) }
     }
 
-    /// Whether a write could not be done now.
+    /// Notes whether a write had to wait.
     pub(super) fn blocks(&self, blocked: bool) {
         let since = self.blocked_since.load(Relaxed);
         match (blocked, since) {
@@ -125,7 +125,7 @@ impl Activity {
             (false, NEVER) | (true, _) => {}
             (false, _) => {
                 self.blocked_since.store(NEVER, Relaxed);
-                // Only now has the client taken the rest of its last answer.
+                // Only now has the client taken the rest of its last response.
                 if !self.busy() && self.idle_since.load(Relaxed) != NEVER {
                     self.idle_since.store(clock::coarse(), Relaxed);
                 }
@@ -137,23 +137,23 @@ impl Activity {
         self.leaves.store(true, Relaxed);
     }
 
-    /// How long the head that is arriving has been; zero for one that came at once.
+    /// Returns how long the present head has been arriving; zero if it came at once.
     pub(super) fn head_took(&self) -> Duration {
         let since = self.head_since.load(Relaxed);
         Duration::from_millis(clock::coarse().saturating_sub(since))
     }
 
-    /// A request is with the app, or an answer under way.
+    /// Whether a request is with the app, or a response under way.
     pub(super) fn busy(&self) -> bool {
         self.busy.load(Relaxed) > 0
     }
 
-    /// No request has begun on it.
+    /// Whether no request is under way, and none has begun to arrive.
     pub(super) fn unoccupied(&self) -> bool {
         !self.busy() && self.head_since.load(Relaxed) == NEVER
     }
 
-    /// Since when it waits for a request: since its last answer was taken, or since its accept if it had none. `None`
+    /// Since when it waits for a request: since its last response was taken, or since its accept if it had none. `None`
     /// if it does not wait, or was told to end.
     fn idle_since(&self) -> Option<u64> {
         let idles = self.unoccupied() && !self.leaves.load(Relaxed) && self.blocked_since.load(Relaxed) == NEVER;
@@ -163,25 +163,25 @@ impl Activity {
         })
     }
 
-    /// Since when it has been idle, if it may be asked to leave: it has had an answer (or speaks HTTP/2), and was not
+    /// Since when it has been idle, if it may be asked to leave: it has had a response (or speaks HTTP/2), and was not
     /// asked yet.
     pub(super) fn evictable_since(&self) -> Option<u64> {
         let has_answer = self.idle_since.load(Relaxed) != NEVER;
         self.idle_since().filter(|_| has_answer && !self.is_asked_to_leave())
     }
 
-    /// Another needs its place. Void if it was active after `idle_since`.
+    /// Asks it to leave, because another connection needs its place. Void if it was active after `idle_since`.
     pub(super) fn ask_to_leave(&self, idle_since: u64) {
         self.asked_to_leave.store(idle_since, Relaxed);
     }
 
-    /// It was asked to leave, and has been idle since.
+    /// Whether it was asked to leave, and has been idle since.
     pub(super) fn is_asked_to_leave(&self) -> bool {
         let asked = self.asked_to_leave.load(Relaxed);
         asked != NEVER && asked == self.idle_since.load(Relaxed) && self.unoccupied()
     }
 
-    /// The time since its last answer; for ever if it has had none.
+    /// Returns the time since its last response; `Duration::MAX` if it has had none.
     pub(super) fn idle_for(&self) -> Duration {
         let since = self.idle_stamp();
         if since == NEVER { Duration::MAX } else { Duration::from_millis(clock::coarse().saturating_sub(since)) }
@@ -203,7 +203,7 @@ impl Activity {
         after(self.blocked_since.load(Relaxed), http.write_timeout, Overdue::Blocked)
     }
 
-    /// When the client has been waited for too long.
+    /// When the client has sent nothing for too long.
     pub(super) fn waiting(&self, shared: &Shared) -> Option<(u64, Overdue)> {
         let http = &shared.http;
         let waiting = match (self.busy(), self.head_since.load(Relaxed), self.idle_since.load(Relaxed)) {
@@ -221,7 +221,7 @@ impl Activity {
     }
 }
 
-/// AppCall at each turn of a connection's task: an iterator over both would cost a request 100 instructions.
+/// Called at each turn of a connection's task: an iterator over both would cost a request 100 instructions.
 fn sooner(one: Option<(u64, Overdue)>, other: Option<(u64, Overdue)>) -> Option<(u64, Overdue)> {
     match (one, other) {
         (Some(one), Some(other)) => Some(if other.0 < one.0 { other } else { one }),

@@ -27,12 +27,12 @@ use crate::worker::scanner::Refusal;
 
 /// A request's body as it arrives from the connection.
 ///
-/// It ends with an error when it is longer than `http.limit_request_body`, when the client is silent for
-/// `http.body_timeout` while the app waits for more, when its framing is wrong, and when the client goes away.
-/// Whatever the app answers to one of the first three is replaced by 413, 408 or 400, unless its head is already sent.
+/// It ends with an error if it is longer than `http.limit_request_body`, if the client is silent for
+/// `http.body_timeout` while the app waits for more, if its framing is wrong, or if the client goes away. In the first
+/// three cases the worker replaces the app's response by 413, 408 or 400, unless its head is already sent.
 ///
-/// An app need not read it. If the app drops it before its end, the worker reads the rest and throws it away if it is
-/// small; otherwise the answer says `Connection: close`.
+/// An app need not read the body. If the app drops it before its end, the worker reads and discards the rest if that is
+/// small; otherwise the response says `Connection: close`.
 #[derive(Debug)]
 pub struct Body(
     /// `None`: there is no body.
@@ -47,7 +47,7 @@ struct Watched {
     /// See [`Unread`].
     awaited: bool,
     left: u64,
-    /// Made at the first wait, and not touched again before it fires.
+    /// Made at the first wait, and not changed again before it fires.
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when the app waits.
     waits_since: Option<Instant>,
@@ -57,13 +57,13 @@ struct Watched {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
-    /// It is longer than `http.limit_request_body`: so many bytes.
+    /// It is longer than `http.limit_request_body`, in bytes.
     #[error("the body is longer than http.limit_request_body allows, {limit} bytes")]
     TooLarge { limit: u64 },
     /// The client was silent for `http.body_timeout` while the app waited.
     #[error("the body stopped for longer than http.body_timeout, {after:?}")]
     TimedOut { after: Duration },
-    /// What the client sent is no body.
+    /// The client's bytes are not a valid body.
     #[error("the body cannot be understood: {reason}")]
     Malformed { reason: &'static str },
     /// The client went away, or reset the stream.
@@ -72,7 +72,7 @@ pub enum BodyError {
 }
 
 impl Body {
-    /// The request as the app gets it, and its body's outcome if it has one.
+    /// Returns the request as the app gets it, and the outcome of its body if it has one.
     pub(super) fn of(
         request: Request<Incoming>,
         connection: &Arc<Connection>,
@@ -119,7 +119,7 @@ impl Watched {
         }
     }
 
-    /// The bytes may have been refused on the way: then hyper passes on what the wire said.
+    /// The bytes may have been refused before hyper saw them: then hyper passes on the wire's error.
     fn cut(&self, error: hyper::Error) -> BodyError {
         let mut cause = error.source();
         while let Some(inner) = cause {

@@ -1,6 +1,6 @@
 //! Writing to the stream that another one wraps.
 //!
-//! Owns: the forwarding of every method of `AsyncWrite`, also of those with a default: without `is_write_vectored` a wrapped
+//! Owns: forwarding every method of `AsyncWrite`, also those with a default: without `is_write_vectored` a wrapped
 //! stream would be written in small pieces. Refuses: reading, where each wrapper does its work.
 
 /// Implements `AsyncWrite` for a wrapper by that of the stream in its field.

@@ -1,9 +1,9 @@
-//! One request and its answer.
+//! One request and its response.
 //!
-//! Owns: the counting of requests, their ids, what becomes of a request whose client has left, `http.metrics_path`,
-//! `http.quarantine`, `http.limit_concurrency`, `http.request_timeout`, the app's panics, the limits of an HTTP/2 request,
-//! and `Connection: close` while the worker drains. Refuses: when a connection ends (`connection`), whether a client has
-//! left (`client_left`), bytes (`http1`), and the body's faults (`body`) but for answering them.
+//! Owns: counting requests, their ids, what happens to a request whose client has left, `http.metrics_path`,
+//! `http.quarantine`, `http.limit_concurrency`, `http.request_timeout`, the app's panics, the limits of an HTTP/2
+//! request, and `Connection: close` while the worker drains. Refuses: when a connection ends (`connection`), whether a
+//! client has left (`client_left`), bytes (`http1`), and the faults of a body (`body`) except answering them.
 
 use std::{
     error::Error,
@@ -47,8 +47,8 @@ use crate::{
     },
 };
 
-/// Answers one request: by the app, or by the worker itself. That is decided, its guard made and the app called here and
-/// now and not when the future is first polled: the connection must count as busy from its head on, and a request is too
+/// Answers one request, by the app or by the worker itself. The choice is made, the guard created and the app called
+/// here, not when the future is first polled: the connection must count as busy from the head on, and a request is too
 /// large to be kept for later.
 pub(super) fn answer<S, B>(
     mut request: Request<Incoming>,
@@ -93,7 +93,7 @@ where
         None
     };
     if let Some(response) = own {
-        // It is whole at once: there is no time in which it would be under way.
+        // The response is complete at once, so the request is never under way.
         connection.activity.idles();
         let (_, outcome) = Body::of(request, &connection);
         return Exchange::Own { own: Some(Box::new(Own { response, connection, outcome, extras })) };
@@ -106,7 +106,7 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The way of one request to its answer.
+    /// One request, until its response.
     #[project = ExchangePart]
     pub(super) enum Exchange<F, B> {
         App {
@@ -147,14 +147,15 @@ where
                             return Poll::Pending;
                         }
                         let limit = limit.get_or_insert_with(|| Box::pin(sleep(after)));
-                        // Also of an app that leaves this task no budget.
+                        // Polled without a budget, so that it fires even if the app has used up the budget of this
+                        // task.
                         ready!(pin!(unconstrained(limit.as_mut())).poll(cx));
                         None
                     }
                 };
                 let in_flight = in_flight.take().expect(ENDED);
                 if in_flight.outcome.is_some() {
-                    // The app's future may still hold the body: it is dropped before the answer is made.
+                    // The app's future may still hold the body. It is dropped before the response is made.
                     call.set(AppCall::Failed { error: None });
                 }
                 in_flight.end(answered)
@@ -164,14 +165,14 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The app with a request. A panic of it becomes an error of this one request; the connection and the worker go on.
+    /// The app with a request. If it panics, that is an error of this one request; the connection and the worker go on.
     #[project = AppCallPart]
     enum AppCall<F, B> {
         Called {
             #[pin]
             future: F,
         },
-        /// It was not ready to be called.
+        /// The service was not ready to be called.
         Waits {
             future: Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>,
         },
@@ -188,7 +189,7 @@ impl<F, B> AppCall<F, B> {
         F: Future<Output = Result<Response<B>, S::Error>>,
         B: AppBody,
     {
-        // Unwind safe, here and below: what has panicked is dropped with its request, and nobody looks into it again.
+        // Unwind safe, here and below: whatever panicked is dropped with its request, and is not used again.
         catch_unwind(AssertUnwindSafe(|| match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Called { future: app.call(request) },
             Poll::Ready(Err(error)) => Self::Failed { error: Some(error.into()) },
@@ -224,17 +225,17 @@ fn panicked() -> BoxError {
     "it panicked".into()
 }
 
-/// A request the app has.
+/// A request that the app has.
 struct InFlight {
     guard: InFlightGuard,
-    /// `None`: it has no body.
+    /// `None`: the request has no body.
     outcome: Option<Arc<BodyOutcome>>,
     connects: bool,
     extras: ResponseExtras,
 }
 
 impl InFlight {
-    /// `None`: it took too long.
+    /// Makes the response. `answered` is `None` if the app took too long.
     fn end<B: http_body::Body>(
         self,
         answered: Option<Result<Response<B>, BoxError>>,
@@ -293,13 +294,13 @@ impl<B: http_body::Body> Own<B> {
     }
 }
 
-/// What every answer gets, whoever made it.
+/// What every response gets, whether it is the app's or the worker's.
 struct ResponseExtras {
     version: Version,
     is_head: bool,
     id: HeaderValue,
     entry: Option<Box<AccessEntry>>,
-    /// Of a client that would rather speak another protocol.
+    /// The offer of a client that would rather speak another protocol.
     offer: Option<OnUpgrade>,
 }
 
@@ -308,7 +309,8 @@ impl ResponseExtras {
         self.version < Version::HTTP_2
     }
 
-    /// The entry is the body's to complete. `fate`: of the request's body, if it has one.
+    /// Returns the entry of the access log, for the body to complete. `outcome` is that of the request's body, if it
+    /// has one.
     fn add_to<B: http_body::Body>(
         self,
         answer: &mut Parts,
@@ -341,8 +343,8 @@ impl ResponseExtras {
         entry
     }
 
-    /// Whether the connection ends with this answer of HTTP/1.0: the app says so, or only that end tells where the body
-    /// ends.
+    /// Whether the connection ends with this response of HTTP/1.0: the app says so, or only the end of the connection
+    /// marks the end of the body.
     fn is_last_of_http_10<B: http_body::Body>(&self, answer: &Parts, reply: &ResponseBody<B>) -> bool {
         let ends_by_itself =
             || self.is_head || reply.size_hint().exact().is_some() || answer.headers.contains_key(CONTENT_LENGTH);
@@ -352,7 +354,7 @@ impl ResponseExtras {
     fn close_after(&self, answer: &mut Parts) {
         answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         if self.version == Version::HTTP_10 {
-            // To an answer of another version hyper would add `keep-alive`, if the client has asked for that.
+            // If the response had another version, hyper would add `keep-alive` for a client that has asked for it.
             answer.version = Version::HTTP_10;
         }
     }
@@ -364,7 +366,7 @@ fn says_close(answer: &Parts) -> bool {
     words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
-/// hyper sends none over HTTP/1. `Content-Length` says what it would be.
+/// hyper sends no body over HTTP/1. `Content-Length` says what it would be.
 fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut ResponseBody<B>) {
     if reply.is_end_stream() {
         return;
@@ -375,7 +377,7 @@ fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut ResponseBo
     *reply = ResponseBody::Own { bytes: None, guard: None };
 }
 
-/// Every request a worker answers by itself is not one of the app's: neither counted nor limited.
+/// A request that the worker answers by itself does not belong to the app: it is neither counted nor limited.
 fn asks_for_metrics(request: &Request<Incoming>, shared: &Shared) -> bool {
     !shared.http.metrics_path.is_empty()
         && request.uri().path() == shared.http.metrics_path

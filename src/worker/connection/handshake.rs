@@ -1,7 +1,7 @@
 //! The TLS handshake, before all HTTP on a connection.
 //!
-//! Owns: its deadline, the words for one that fails, and plain HTTP sent to a TLS port. Refuses: certificates and keys
-//! (`settings::tls` read them, and made the configuration), and HTTP.
+//! Owns: its deadline, the log of one that fails, and plain HTTP sent to a TLS port. Refuses: certificates and keys
+//! (`settings::tls` reads them, and makes the configuration), and HTTP.
 
 use std::{
     error::Error,
@@ -29,19 +29,19 @@ use crate::{
     worker::{scanner::Refusal, shared::WakeListener},
 };
 
-/// Read at once of a ClientHello; rustls takes 4 KiB and more at a time.
+/// How much of a ClientHello is read at once; rustls takes 4 KiB and more at a time.
 const CHUNK: usize = 2048;
 
 #[expect(clippy::large_enum_variant, reason = "one at a time, taken apart where it is made")]
 pub(super) enum Handshake<T> {
     Done(TlsStream<T>),
-    /// It is not TLS that came, and the client is to be told.
+    /// The client did not send TLS, and is to be told.
     Refused(T, Refusal),
     /// Nothing more is to be done.
     Over,
 }
 
-/// Shakes hands, and learns who the client has shown to be.
+/// Does the handshake, and learns the client's certificate.
 pub(super) async fn shake_hands<T>(
     stream: T,
     config: &Arc<ServerConfig>,
@@ -114,9 +114,9 @@ where
 /// The first message.
 enum Hello {
     Accepted(Box<Accepted>),
-    /// No TLS entry begins like this, and an alert would be rubbish to who sent it.
+    /// No TLS record begins like this. The sender would not understand an alert.
     Plain,
-    /// The client left without a word, as the probes of balancers do.
+    /// The client left without sending anything, as the probes of load balancers do.
     Silence,
 }
 
@@ -147,7 +147,8 @@ async fn hello<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) -> io::Result<
     }
 }
 
-/// Counts it, and logs it at level debug, one a second at level info: anybody can make them fail, and they must not fill a disk.
+/// Counts a failed handshake. Logs one a second at level info, and the others at level debug: any client can cause
+/// them, and they must not fill a disk.
 fn log_failed(connection: &Connection, error: &io::Error) {
     let Connection { shared, peer, .. } = connection;
     shared.row.handshake_failed();

@@ -1,11 +1,11 @@
-//! The stream under hyper.
+//! The stream under hyper, for HTTP/1.
 //!
-//! Owns: that nothing of HTTP/1 reaches hyper before the scanner has verified it, the last word to a client that was
-//! refused, and how long a client is waited for at the close. Refuses: what is verified (`scanner`), and when a
-//! connection ends (`connection`).
+//! Owns: the rule that hyper gets only what the scanner has verified, the response to a client that was refused, and
+//! how long to wait for a client at the close. Refuses: what is verified (`scanner`), and when a connection ends
+//! (`connection`).
 //!
-//! A connection that waits holds no memory here: what arrives is read to the stack, scanned, and copied to hyper; only a
-//! head in pieces is kept. The content of a large body goes straight into hyper's buffer.
+//! A connection that waits holds no memory here: what arrives is read to the stack, scanned, and copied to hyper. Only
+//! a head in pieces is kept. The content of a large body goes straight into hyper's buffer.
 
 use std::{
     io,
@@ -33,8 +33,8 @@ use crate::worker::{
     shared::OpenGuard,
 };
 
-/// The time since the last answer is subtracted from the linger, but this is left: a client that had its answer long
-/// ago has read it, and an RST destroys nothing.
+/// The time since the last response is subtracted from the linger, but this much is left: a client that had its
+/// response long ago has read it, so an RST destroys nothing.
 const SHORT_LINGER: Duration = Duration::from_millis(500);
 
 /// As much as hyper asks for at first.
@@ -47,7 +47,7 @@ pub(super) struct Http1Wire<T> {
     inner: TokioIo<Counted<T>>,
     connection: Arc<Connection>,
     input: InputBuffer,
-    /// What is left of the answer to a request that was refused; `Some` once it has begun.
+    /// What is left of the response to a request that was refused; `Some` once it has begun.
     farewell: Option<io::Cursor<Vec<u8>>>,
     linger: Linger,
     /// An upgraded stream outlives the connection's task.
@@ -56,12 +56,12 @@ pub(super) struct Http1Wire<T> {
 
 /// What has arrived and hyper has not got.
 struct InputBuffer {
-    /// `None`: everything passes. What a connection was upgraded to is none of the scanner's business.
+    /// `None`: everything passes. After an upgrade the bytes are not HTTP.
     scanner: Option<Scanner>,
     held: Vec<u8>,
-    /// So many of the held bytes may pass.
+    /// How many of the held bytes may pass.
     verified: usize,
-    /// The held bytes behind those were not yet scanned, or would be judged otherwise now.
+    /// The held bytes behind those were not scanned yet, or would be judged otherwise now.
     unscanned: bool,
     refusal: Option<Refusal>,
 }
@@ -91,14 +91,14 @@ impl<T: ClientStream> Http1Wire<T> {
         written
     }
 
-    /// The client announced its last request (RFC 9112, section 9.6), and nothing has come behind that. Over TLS its
-    /// close_notify does.
+    /// Whether the client announced its last request (RFC 9112, section 9.6) and has sent nothing behind it. Over TLS
+    /// its close_notify follows.
     fn has_said_all(&self) -> bool {
         let ended = self.input.scanner.as_ref().is_some_and(Scanner::has_ended);
         ended && self.input.held.is_empty() && !self.connection.client.is_tls()
     }
 
-    /// How long a client that has not ended its side is waited for.
+    /// How long to wait for a client that has not ended its side.
     fn patience(&self) -> Duration {
         let Connection { refusal, activity, .. } = &*self.connection;
         if self.has_said_all() {
@@ -108,8 +108,8 @@ impl<T: ClientStream> Http1Wire<T> {
         linger::SILENCE.saturating_sub(silence).max(SHORT_LINGER)
     }
 
-    /// Hyper has answered all that came before and asks for more: there is no more. It closes, and the refusal is the
-    /// last word. In a body it is an error that the request's own answer tells of.
+    /// Ends the input. hyper has answered everything that came before and asks for more, so it closes, and the response
+    /// to the refusal is the last one. In a body it is an error, which the request's own response reports.
     fn refuse(&self, refusal: Refusal, in_body: bool) -> Poll<io::Result<()>> {
         if in_body {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
@@ -160,7 +160,7 @@ impl InputBuffer {
         }
     }
 
-    /// The answer to a request that asked for another protocol decides what the bytes behind it are.
+    /// Decides what the bytes behind a request are that asked for another protocol. The response to it decides.
     fn learn(&mut self, connection: &Connection) {
         let Some(scanner) = &mut self.scanner else { return };
         if connection.upgraded.load(Relaxed) {
@@ -253,7 +253,7 @@ impl<T: ClientStream> Write for Http1Wire<T> {
         self.wrote(written)
     }
 
-    /// Says why the last request was refused, if it was. Then half-closes, and lingers if the client may still send.
+    /// Sends the reason if the last request was refused. Then half-closes, and lingers if the client may still send.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.connection.upgraded.load(Relaxed) {
@@ -274,7 +274,7 @@ impl<T: ClientStream> Write for Http1Wire<T> {
         if !this.linger.has_begun() {
             ready!(this.stream().poll_shutdown(cx))?;
         }
-        // Another needs its place now, and its client has had the answer for a while.
+        // Another connection needs this place now, and the client has had its response for a while.
         if this.connection.activity.is_asked_to_leave() {
             return Poll::Ready(Ok(()));
         }
@@ -299,7 +299,7 @@ pub(super) fn poll_write_together<T: AsyncWrite + Unpin>(
     }
 }
 
-/// Knows how much was read: hyper's own buffer does not tell.
+/// Counts the bytes read, because hyper's own buffer does not show them.
 struct Counted<T> {
     stream: T,
     read: u64,

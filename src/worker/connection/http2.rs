@@ -1,8 +1,8 @@
 //! When and how a connection of HTTP/2 ends.
 //!
 //! Owns: what the frames that pass mean for the end, the goodbye, the drain, streams that the client does not read, and
-//! clients that are gone. Refuses: bytes on their way (`wire`), frames (`frames`), windows (`streams`), and the
-//! protocol itself: h2 speaks it.
+//! clients that are gone. Refuses: moving bytes (`wire`), parsing frames (`frames`), windows (`streams`), and the
+//! protocol itself, which h2 speaks.
 //!
 //! A GOAWAY names the last stream that is served. A client that cannot repeat its request loses a stream that crosses
 //! the GOAWAY. So we send one GOAWAY when no stream is likely to cross it: when there has been no stream for a while
@@ -39,8 +39,8 @@ use crate::{sys::clock, worker::shared::Shared};
 
 /// In a drain, a connection gets its goodbye after this time without a stream …
 const PAUSE: u64 = 50;
-/// … or after this time, if it was busy: a proxy under load may pause because its machine does, and then goes on for
-/// all its clients.
+/// … or after this time, if it was busy: a proxy under load may pause because its machine does, and then go on for all
+/// its clients.
 const PAUSE_IF_BUSY: u64 = 500;
 /// There is no goodbye for this time after the warning: the client may have paused because of the warning.
 const WARNED_MIN: u64 = 500;
@@ -53,7 +53,7 @@ const UNANSWERED: u64 = 5_000;
 const WEIGH: u64 = 200;
 /// … if it has had at least this many streams.
 const STREAMS_MIN: u32 = 20;
-/// How long a connection that is sent away may take to become quiet, before it is warned.
+/// How long a connection that is sent away may take to become idle, before it is warned.
 const AWAY: u64 = 150;
 
 /// A client that sends nothing for this time while a stream is open gets a PING …
@@ -62,14 +62,15 @@ const PING_AFTER: u64 = 30_000;
 const UNRESPONSIVE: u64 = 20_000;
 const OUR_PING: Payload = *b"oxicorn?";
 
-/// What the wire and its keeper know about the frames that have passed. One task owns both, so the lock is always free.
+/// What the wire and its lifecycle know about the frames that have passed. One task owns both, so the lock is always
+/// free.
 pub(super) struct Http2State {
     inbound: FrameReader,
     outbound: FrameReader,
     streams: Streams,
     stage: DrainStage,
     goodbye: Goodbye,
-    /// FrameReader of ours for the client.
+    /// Our frames for the client.
     ours: Vec<u8>,
     /// Streams that we reset. h2 has yet to be told, as if the client had done it.
     cut: Vec<u32>,
@@ -83,7 +84,7 @@ pub(super) struct Http2State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DrainStage {
     Open,
-    /// h2 has said GOAWAY(2^31-1), and this PING behind it.
+    /// h2 has sent GOAWAY(2^31-1), and this PING behind it.
     Warned {
         since: u64,
         ping: Payload,
@@ -91,7 +92,7 @@ enum DrainStage {
         over: bool,
     },
     /// h2 has the answer to its PING. It sends the last GOAWAY, ignores the streams above, and ends when the others
-    /// have.
+    /// have ended.
     Ending {
         last: u32,
     },
@@ -105,7 +106,7 @@ enum Goodbye {
     Wanted,
     /// It is being written.
     Begun,
-    /// It is written. h2 is told that the client has ended, and what h2 still writes is thrown away.
+    /// It is written. h2 is told that the client has ended, and what h2 still writes is discarded.
     Done,
 }
 
@@ -142,7 +143,7 @@ impl Http2State {
         }
     }
 
-    /// Notes a frame of the client's. Whether h2 should see it.
+    /// Notes a frame of the client. Returns whether h2 should see it.
     fn passes_on(&mut self, frame: H2Frame, now: u64) -> bool {
         let last = if let DrainStage::Ending { last } = self.stage { last } else { u32::MAX };
         match frame {
@@ -168,7 +169,7 @@ impl Http2State {
         true
     }
 
-    /// Between two frames of the client's, gives h2 frames in the client's name: resets that it did not send, and the
+    /// Between two frames of the client, gives h2 frames in the client's name: resets that it did not send, and the
     /// answer to h2's PING that was held back.
     fn inject(&mut self, mut pass: impl FnMut(&[u8])) {
         if !self.inbound.is_between() {
@@ -214,7 +215,7 @@ impl Http2State {
         self.goodbye != Goodbye::No || matches!(self.stage, DrainStage::Ending { .. })
     }
 
-    /// Our frames that can be written now: only between two frames of h2's.
+    /// Returns our frames that can be written now: only between two frames of h2.
     fn ours(&mut self) -> Option<&[u8]> {
         if !self.outbound.is_between() {
             return None;
@@ -235,8 +236,8 @@ impl Http2State {
         }
     }
 
-    /// A connection is busy as long as a stream is open on the wire: h2 may hold the end of an answer back long after
-    /// the app has handed it over.
+    /// Updates the activity. A connection is busy while a stream is open on the wire: h2 may hold the end of a response
+    /// back long after the app has handed it over.
     fn update_activity(&self, were_open: bool, activity: &Activity, now: u64) {
         match (were_open, self.streams.are_open()) {
             (false, true) => activity.request_begins(),
@@ -245,8 +246,8 @@ impl Http2State {
         }
     }
 
-    /// Resets, towards both sides, the streams whose answers the client has not let through since `before`. How many
-    /// they were; `None` if there is no other stream, and nothing was reset.
+    /// Resets, towards both sides, the streams whose responses have been blocked by the client since `before`. Returns
+    /// how many; `None` if there is no other stream, and nothing was reset.
     fn cut_stalled(&mut self, before: u64, activity: &Activity) -> Option<usize> {
         let stalled = self.streams.take_stalled(before)?;
         self.ours.extend(stalled.iter().copied().flat_map(cancel));
@@ -256,13 +257,13 @@ impl Http2State {
     }
 }
 
-/// Watches over one connection.
+/// The time limits of one connection, and its part in a drain.
 pub(super) struct Http2Lifecycle {
     state: Arc<Mutex<Http2State>>,
-    /// It only wakes the task: whether the worker drains is read from `drains`.
+    /// It only wakes the task; `drains` says whether the worker drains.
     drain: Pin<Box<Notified<'static>>>,
     enrolled: bool,
-    /// hyper was told to leave.
+    /// hyper was told to end.
     left: bool,
     /// When it was last weighed, and how many streams it had had by then.
     weighed: (u64, u32),
@@ -270,12 +271,12 @@ pub(super) struct Http2Lifecycle {
     sent_away: Option<u64>,
 }
 
-/// What there is to do.
+/// The next thing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
     /// The client reads nothing.
     Blocked,
-    /// The client does not read some of its answers.
+    /// The client does not read some of its responses.
     Stalled,
     /// The goodbye.
     Goodbye,
@@ -287,7 +288,7 @@ enum Due {
     Ask,
     /// The client is gone.
     Unresponsive,
-    /// Whether the connection should go to a sibling.
+    /// Check whether the connection should go to a sibling.
     Weigh,
 }
 
@@ -304,7 +305,7 @@ impl Http2Lifecycle {
         Arc::clone(&self.state)
     }
 
-    /// When the next thing is to be done, on the coarse clock.
+    /// Returns when the next thing is to be done, on the coarse clock.
     fn deadline(&self, state: &Http2State, connection: &Connection) -> Option<(u64, Due)> {
         let Connection { shared, activity, .. } = connection;
         let (http, busy) = (&shared.http, state.streams.are_open());
@@ -336,8 +337,8 @@ impl Http2Lifecycle {
         streams >= STREAMS_MIN && streams > self.weighed.1
     }
 
-    /// When and how a connection that should leave does so. It waits for a quiet moment until `by`, then it is warned.
-    /// Once the grace is over, nothing is waited for.
+    /// Returns when and how a connection that should leave does so. It waits until `by` for a moment without streams,
+    /// then it is warned. Once the grace is over, nothing is waited for.
     fn leave_deadline(&self, by: u64, state: &Http2State, shared: &Shared, activity: &Activity) -> Option<(u64, Due)> {
         let ends = shared.ends();
         let after = |since: u64, time: u64| if ends { 0 } else { since + time };
@@ -348,7 +349,7 @@ impl Http2Lifecycle {
             DrainStage::Open if unoccupied_since.is_some_and(|since| since <= by || ends || self.left) => {
                 goodbye_at.map(|at| (at, Due::Goodbye))
             }
-            // Also if it is idle now: it has been busy after `by`, with requests too short to be met under way.
+            // Also if it is idle now: it has been busy after `by`, with requests too short to be seen under way.
             DrainStage::Open => (!self.left).then(|| (after(by, 0), Due::Leave)),
             DrainStage::Warned { over: true, .. } | DrainStage::Ending { .. } => None,
             DrainStage::Warned { since, answered, .. } => {
@@ -368,7 +369,7 @@ impl Lifecycle for Http2Lifecycle {
         let state = Arc::clone(&self.state);
         let mut state = lock(&state);
         let deadline = self.deadline(&state, connection);
-        // Another needs its place now.
+        // Another connection needs this place now.
         let gives_way = state.goodbye == Goodbye::No && connection.activity.is_asked_to_leave();
         let due = if gives_way { Some(Due::Goodbye) } else { timer.due(deadline, cx) };
         let Some(due) = due else { return NextStep::Wait };

@@ -1,8 +1,8 @@
 //! The lingering close.
 //!
-//! Owns: what a client still sends after our last byte. It is read and thrown away, because a close with unread bytes
-//! would send an RST, and an RST destroys what the client has not read yet; some clients begin to read only when they
-//! have sent all. Refuses: which clients are waited for (`http1`, `handshake`).
+//! Owns: what a client still sends after our last byte. It is read and discarded. A close with unread bytes would send
+//! an RST, and an RST destroys what the client has not read yet; some clients begin to read only when they have sent
+//! everything. Refuses: for which clients to linger (`http1`, `handshake`).
 
 use std::{
     future::Future,
@@ -34,7 +34,7 @@ struct Deadlines {
 }
 
 impl Linger {
-    /// Whether the client has been waited for, or has sent more.
+    /// Whether the linger has begun: the client was waited for, or has sent more.
     pub(super) fn has_begun(&self) -> bool {
         self.0.is_some()
     }
@@ -43,8 +43,8 @@ impl Linger {
         self.0.get_or_insert_with(|| Deadlines { silence: Box::pin(sleep(patience)), until: Instant::now() + MOST })
     }
 
-    /// Ready when the client ends, or its time is over. `patience` is the time for a client that sends nothing; one
-    /// that sends may be silent for `SILENCE`, and has `MOST` in all.
+    /// Ready when the client ends its side, or when its time is over. `patience` is the time for a client that sends
+    /// nothing. A client that sends may be silent for `SILENCE`, and has `MOST` in all.
     pub(super) fn poll<T>(&mut self, stream: &mut T, patience: Duration, cx: &mut Context<'_>) -> Poll<()>
     where
         T: AsyncRead + Unpin,
@@ -66,9 +66,9 @@ impl Linger {
     }
 }
 
-/// Reads and discards what the client sends. Ready when the client has ended its side, or when `goes_on`, which is asked
-/// after each piece, says no. A timer alone would not stop a client that sends without a pause: this task has then used
-/// up its budget whenever it asks the timer.
+/// Reads and discards what the client sends. Ready when the client has ended its side, or when `goes_on`, which is
+/// called after each piece, returns false. A timer alone would not stop a client that sends without a pause, because
+/// this task has then used up its budget each time it polls the timer.
 pub(super) fn poll_discard<T>(stream: &mut T, cx: &mut Context<'_>, mut goes_on: impl FnMut() -> bool) -> Poll<()>
 where
     T: AsyncRead + Unpin,

@@ -1,7 +1,7 @@
-//! The first bytes of a connection, which tell HTTP/1 from HTTP/2.
+//! The first bytes of a connection, which distinguish HTTP/1 from HTTP/2.
 //!
-//! Owns: the wait for them, and for the rest of the preface where it has begun (RFC 9113, section 3.4). Refuses:
-//! answering; a connection whose time is over before it has spoken is left to HTTP/1.
+//! Owns: waiting for them, and for the rest of the preface if it has begun (RFC 9113, section 3.4). Refuses: responses.
+//! If the time is over before the client has sent anything, HTTP/1 handles the connection.
 
 use std::{future::poll_fn, mem::MaybeUninit, pin::Pin, task::Poll};
 
@@ -15,11 +15,11 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 #[derive(Debug, Default)]
 pub(super) struct ProtocolDetect {
     pub(super) is_http2: bool,
-    /// All that was read.
+    /// Everything that was read.
     pub(super) bytes: Vec<u8>,
 }
 
-/// Reads until it is known which protocol the client speaks, or nothing more is to be waited for: `call` wakes.
+/// Reads until the client's protocol is known, or nothing more is to be waited for. `call` wakes it.
 pub(super) async fn read<T>(
     stream: &mut T,
     connection: &Connection,
@@ -36,7 +36,7 @@ where
             let mut new = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut *stream).poll_read(cx, &mut new) {
                 Poll::Ready(Ok(())) if !new.filled().is_empty() => {}
-                // The end of the stream, or an error: reading on will say it again.
+                // The end of the stream, or an error: the next read reports it again.
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => {
                     call.listen(connection.shared, cx);

@@ -1,4 +1,4 @@
-//! The PROXY header before all else on a connection.
+//! The PROXY header, before everything else on a connection.
 //!
 //! Owns: whether one must, may or must not come, from whom, and by when. Refuses: its grammar (`proxy_protocol`), and
 //! what requests say of their client (`forwarded`).
@@ -38,7 +38,7 @@ pub(super) enum ProxyHeader<T> {
     Over,
 }
 
-/// Reads the PROXY header, where there is to be one, and learns from it who the client is.
+/// Reads the PROXY header, if there is to be one, and learns from it who the client is.
 pub(super) async fn read_proxy_header<T>(
     stream: T,
     connection: &mut Connection,
@@ -62,7 +62,7 @@ where
     }
 }
 
-/// The source that the header names, if it does; none once there is nothing more to be waited for.
+/// Returns the source that the header names, if it names one. `None` if there is nothing more to wait for.
 async fn read<T>(
     stream: &mut Prefixed<T>,
     believed: bool,
@@ -96,7 +96,7 @@ where
     .await
 }
 
-/// What the first bytes say, once they say it: a header is taken off them.
+/// Returns what the first bytes say, once that is known, and takes a header off them.
 fn judge(accepted: ProxyProtocol, believed: bool, bytes: &mut Vec<u8>) -> Option<Result<Option<SocketAddr>, Refusal>> {
     let required = accepted != ProxyProtocol::Auto;
     Some(match parse(accepted, bytes) {

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use super::Connection;
 use crate::{channel::ToMaster, scoreboard::Entry, sys::clock};
 
-/// A request is in flight as long as this lives: until its answer's last byte is handed to the connection.
+/// Counts a request as in flight until it is dropped: when the last byte of its response is handed to the connection.
 pub(super) struct InFlightGuard {
     pub(super) connection: Arc<Connection>,
     http1: bool,
@@ -58,7 +58,7 @@ impl Drop for InFlightGuard {
         }
         shared.row.request_ended();
         request_ends.ends(self.begun, self.http1);
-        // Of HTTP/2 the wire sees it: h2 may hold the end of an answer back for long.
+        // With HTTP/2 the wire does it, because h2 may hold the end of a response back for long.
         if self.http1 {
             activity.request_ends(now / 1_000_000);
         }
@@ -66,7 +66,7 @@ impl Drop for InFlightGuard {
 }
 
 pin_project_lite::pin_project! {
-    /// The app's body, or what the worker itself answers. A guard only while a request of the app's is under way.
+    /// The app's body, or the worker's own response. It holds a guard only while a request of the app is under way.
     #[project = ResponseBodyPart]
     pub(super) enum ResponseBody<B> {
         App {
@@ -100,7 +100,7 @@ impl<B: http_body::Body> http_body::Body for ResponseBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project() {
             ResponseBodyPart::App { body, .. } => {
-                // Copies nothing where the app's data are `Bytes`, which they nearly always are.
+                // Copies nothing if the app's data are `Bytes`, which they nearly always are.
                 let whole = |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
                 body.poll_frame(cx).map_ok(whole)
             }

@@ -1,10 +1,11 @@
 //! The part of a request's body that the app does not read.
 //!
-//! Owns: whether that part is read and thrown away, so that another request can follow, and its limits; and what else
-//! the answer must know about the body. Refuses: the body as the app reads it (`body`), and the answer (`exchange`).
+//! Owns: whether that part is read and discarded, so that another request can follow, and the limits of that; and what
+//! else the response must know about the body. Refuses: the body as the app reads it (`body`), and the response
+//! (`exchange`).
 //!
-//! hyper stops reading as soon as a body is dropped before its end. If the answer's head is already sent without
-//! `Connection: close`, the client's next request is lost. So a body that the app drops is kept here until the answer
+//! hyper stops reading as soon as a body is dropped before its end. If the head of the response is already sent without
+//! `Connection: close`, the client's next request is lost. So a body that the app drops is kept here until the response
 //! is made.
 
 use std::{
@@ -23,13 +24,13 @@ use tokio::{runtime::Handle, time::timeout};
 use super::Connection;
 use crate::worker::scanner::Refusal;
 
-/// Up to this size a rest is read and thrown away; above it, a new connection is cheaper. Go's net/http has the same
+/// Up to this size a rest is read and discarded. Above it, a new connection is cheaper. Go's net/http has the same
 /// limit.
 const CHEAP: u64 = 256 * 1024;
 /// How long that may take in all.
 const MOST: Duration = Duration::from_secs(30);
 
-/// What the body of a request means for its answer and for the connection.
+/// What the body of a request means for its response and for the connection.
 #[derive(Debug, Default)]
 pub(super) struct BodyOutcome {
     /// Why the body ended badly.
@@ -43,7 +44,7 @@ enum Rest {
     WithApp,
     /// The app has dropped it.
     Left(Unread),
-    /// The answer is made. `lasts`: it did not say that it is the last.
+    /// The response is made. `lasts`: it did not say that it is the last.
     Answered { lasts: bool },
 }
 
@@ -52,12 +53,12 @@ impl BodyOutcome {
         self.fault.get().copied()
     }
 
-    /// False if there is a fault already.
+    /// Returns false if there is a fault already.
     pub(super) fn set_fault(&self, refusal: Refusal) -> bool {
         self.fault.set(refusal).is_ok()
     }
 
-    /// The app has dropped the body.
+    /// Notes that the app has dropped the body.
     pub(super) fn leave(&self, unread: Unread, connection: &Arc<Connection>) {
         let mut rest = self.rest();
         match *rest {
@@ -67,7 +68,8 @@ impl BodyOutcome {
         }
     }
 
-    /// The answer is made. `lasts`: another request may follow, as far as the answer goes. Whether one may.
+    /// Notes that the response is made. `lasts`: another request may follow, as far as the response says. Returns
+    /// whether one may.
     pub(super) fn answer(&self, lasts: bool, connection: &Arc<Connection>) -> bool {
         let lasts = lasts && self.fault().is_none();
         match mem::replace(&mut *self.rest(), Rest::Answered { lasts }) {
@@ -89,9 +91,10 @@ pub(super) struct Unread {
 }
 
 impl Unread {
-    /// Reads on if little is missing. Whether another request can follow.
+    /// Reads the rest if little is missing. Returns whether another request can follow.
     fn read_on(mut self, connection: &Arc<Connection>) -> bool {
-        // Without a `100 Continue` the client may leave out the body, so what it sends next may be either.
+        // Without a `100 Continue` the client may leave out the body, so what it sends next may be the body or a
+        // request.
         if self.awaited {
             return false;
         }

@@ -7,10 +7,10 @@ use super::{Limits, Refusal, class, lines::LineScanner, request_head::split_fiel
 /// The most bytes of extensions in one body; hyper stops at 16 KiB.
 const EXTENSIONS_MAX: usize = 16 * 1024 - 1;
 
-/// Of a chunk's size: so many fit 64 bits.
+/// The most digits of a chunk's size: this many fit 64 bits.
 const DIGITS_MAX: usize = 16;
 
-/// What frames, routes, authenticates or describes a message must not come after it (RFC 9110, section 6.5.1).
+/// Fields that frame, route, authenticate or describe a message must not come after it (RFC 9110, section 6.5.1).
 const NOT_IN_TRAILERS: [&str; 27] = [
     "age",
     "authorization",
@@ -41,7 +41,7 @@ const NOT_IN_TRAILERS: [&str; 27] = [
     "transfer-encoding",
 ];
 
-/// A chunked body of which some may have been read.
+/// A chunked body of which a part may have been read.
 #[derive(Debug)]
 pub(super) struct ChunkedBody {
     part: ChunkPart,
@@ -57,7 +57,7 @@ pub(super) struct ChunkedBody {
 #[derive(Clone, Copy, Debug)]
 enum ChunkPart {
     Size,
-    /// So many bytes of it are still to come.
+    /// How many bytes of it are still to come.
     Data(u64),
     DataEnd,
     Trailer,
@@ -68,7 +68,7 @@ impl ChunkedBody {
         Self { part: ChunkPart::Size, line: LineScanner::default(), content: 0, extensions: 0, fields }
     }
 
-    /// How many bytes come next that are nothing but content.
+    /// Returns how many bytes come next that are only content.
     pub(super) fn chunk_left(&self) -> Option<u64> {
         match self.part {
             ChunkPart::Data(left) => Some(left),
@@ -82,7 +82,8 @@ impl ChunkedBody {
         }
     }
 
-    /// Verifies the next line or piece of data, 0 bytes when it needs more; and whether the body has ended with it.
+    /// Verifies the next line or piece of data. Returns its length, 0 if it needs more bytes, and whether the body has
+    /// ended with it.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, bool), Refusal> {
         let (limit, too_long) = match self.part {
             ChunkPart::Data(left) => {
@@ -102,7 +103,7 @@ impl ChunkedBody {
         };
         let line = self.line.next(bytes, limit).map_err(|error| error.refusal(too_long))?;
         let Some(line) = line else { return Ok((0, false)) };
-        // Each line passes by itself: the next is the first of what is offered.
+        // Each line passes by itself, so the next one is the first of what is offered.
         let verified = std::mem::take(&mut self.line).begin();
         let line = &bytes[line];
         match self.part {
@@ -158,13 +159,13 @@ fn check_extensions(mut rest: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What follows a token.
+/// Returns what follows a token.
 fn word(bytes: &[u8]) -> Option<&[u8]> {
     let length = class::run(bytes, class::TOKEN);
     (length > 0).then(|| &bytes[length..])
 }
 
-/// What follows a quoted string (RFC 9110, section 5.6.4).
+/// Returns what follows a quoted string (RFC 9110, section 5.6.4).
 fn quoted(bytes: &[u8]) -> Option<&[u8]> {
     let mut rest = bytes.strip_prefix(b"\"")?;
     loop {

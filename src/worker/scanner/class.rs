@@ -5,15 +5,16 @@
 /// A character of a method or a field name: `tchar` of RFC 9110, section 5.6.2.
 pub(super) const TOKEN: u8 = 1;
 
-/// A character of a target's path. Beyond RFC 3986 what `http::Uri` takes, because browsers and curl send it unescaped:
-/// `"` `[` `\` `]` `^` `{` `|` `}` and bytes above 0x7F, which must be UTF-8. No `#`: a fragment is not sent (RFC 9112, 3.2).
+/// A character of a target's path. Besides RFC 3986 it holds what `http::Uri` takes, because browsers and curl send it
+/// unescaped: `"`, `[`, `\`, `]`, `^`, `{`, `|`, `}` and bytes above 0x7F, which must be UTF-8. It does not hold `#`: a
+/// fragment is not sent (RFC 9112, 3.2).
 pub(super) const PATH: u8 = 2;
 
-/// A character of a target's query, as browsers send it: a backtick stands here, a `"` does not.
+/// A character of a target's query, as browsers send it: a backtick is allowed here, a `"` is not.
 pub(super) const QUERY: u8 = 4;
 
-/// A character of a name or an IPv4 address: `unreserved` and `sub-delims` of RFC 3986, section 3.2.2. No percent sign:
-/// `http::Uri` takes none, and no name in use has one.
+/// A character of a name or an IPv4 address: `unreserved` and `sub-delims` of RFC 3986, section 3.2.2. No percent sign,
+/// because `http::Uri` does not take it, and no name in use has one.
 pub(super) const HOST: u8 = 8;
 
 const CLASSES: [u8; 256] = {
@@ -43,7 +44,7 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// How many bytes from the front are of the class.
+/// Returns how many bytes from the front are of the class.
 pub(super) fn run(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(|&byte| CLASSES[usize::from(byte)] & class == 0).unwrap_or(bytes.len())
 }
@@ -52,7 +53,7 @@ pub(super) fn all(bytes: &[u8], class: u8) -> bool {
     run(bytes, class) == bytes.len()
 }
 
-/// Without the optional whitespace around it (RFC 9110, section 5.6.3).
+/// Removes the optional whitespace around the bytes (RFC 9110, section 5.6.3).
 pub(super) fn trim(bytes: &[u8]) -> &[u8] {
     let mut bytes = trim_start(bytes);
     while let [rest @ .., b' ' | b'\t'] = bytes {
@@ -68,10 +69,10 @@ pub(super) fn trim_start(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Where the first byte stands that is neither visible, nor a space or a tab, nor above 0x7F.
+/// Returns the index of the first byte that is not visible, not a space or a tab, and not above 0x7F.
 ///
-/// Eight bytes at a time: of a word minus 0x20 (or, for 0x7F, of a word with those bytes zeroed, minus 1) the lowest
-/// byte that borrows is the first one sought; only bytes above it may be taken for one by mistake.
+/// It looks at eight bytes at a time. Of a word minus 0x20 (or, for 0x7F, of a word with those bytes zeroed, minus 1)
+/// the lowest byte that borrows is the first one sought; only bytes above it may be mistaken for one.
 pub(super) fn first_control(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
@@ -81,7 +82,7 @@ pub(super) fn first_control(bytes: &[u8]) -> Option<usize> {
         let deleted = word ^ (ONES * 0x7F);
         let found = (word.wrapping_sub(ONES * 0x20) & !word | deleted.wrapping_sub(ONES) & !deleted) & HIGH;
         if found != 0 {
-            // Above a tab, which is none, there may be one.
+            // This byte is a tab, which is allowed. Another one may stand above it.
             let from = number * 8 + (found.trailing_zeros() / 8) as usize;
             return Some(from).filter(|&at| bytes[at] != b'\t').or_else(|| after(bytes, from + 1));
         }

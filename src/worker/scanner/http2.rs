@@ -1,7 +1,7 @@
-//! What the scanner looks for in HTTP/1, looked for in a request of HTTP/2.
+//! The scanner's checks for a request of HTTP/2.
 //!
 //! Owns: the faults that h2 lets pass: limits, `Host` beside `:authority`, `Expect`. Pure. Refuses: frames and header
-//! blocks, which h2 judges, and answering (`connection::exchange`).
+//! blocks, which h2 judges, and responses (`connection::exchange`).
 
 use http::{
     Request,
@@ -11,7 +11,7 @@ use http::{
 use super::Refusal;
 use crate::settings::Http;
 
-/// What is wrong with the request, if anything. h2 does not look for these faults itself.
+/// Returns what is wrong with the request, if anything. h2 does not look for these faults itself.
 pub(crate) fn http2_fault<B>(request: &Request<B>, http: &Http) -> Option<Refusal> {
     let headers = request.headers();
     let over = |size: usize, limit: usize| limit > 0 && size > limit;

@@ -1,6 +1,6 @@
 //! Lines that arrive in pieces.
 //!
-//! Owns: where a line ends, and that nothing but its CRLF controls it. Refuses: what it says.
+//! Owns: where a line ends, and that it holds no control character but its CRLF. Refuses: what it says.
 
 use std::ops::Range;
 
@@ -9,9 +9,9 @@ use super::{Refusal, class};
 /// A place in bytes that are offered again and again, each time with more behind them.
 #[derive(Debug, Default)]
 pub(super) struct LineScanner {
-    /// Where the line under way begins.
+    /// Where the present line begins.
     begin: u32,
-    /// Up to here nothing controls it.
+    /// Up to here it holds no control character.
     seen: u32,
 }
 
@@ -36,12 +36,12 @@ impl LineError {
 }
 
 impl LineScanner {
-    /// The next line without its CRLF, or `None` while it is incomplete. One of more than `limit` bytes is too long, as
-    /// soon as that is certain.
+    /// Returns the next line without its CRLF, or `None` while it is incomplete. A line of more than `limit` bytes is
+    /// too long, as soon as that is certain.
     #[inline(always)] // It is most of what a head costs, and with two callers it would be a call.
     pub(super) fn next(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, LineError> {
         let (begin, seen) = (self.begin as usize, self.seen as usize);
-        // Here its CR must stand at the latest.
+        // The CR must stand here at the latest.
         let last = begin + limit;
         let visible = bytes.get(seen..bytes.len().min(last + 1)).unwrap_or_default();
         let Some(found) = class::first_control(visible) else {
@@ -65,7 +65,7 @@ impl LineScanner {
         }
     }
 
-    /// Where the line under way begins: behind all that were returned.
+    /// Where the present line begins: behind all that were returned.
     pub(super) fn begin(&self) -> usize {
         self.begin as usize
     }

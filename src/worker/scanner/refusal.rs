@@ -1,4 +1,4 @@
-//! What the scanner refuses, in the words the client reads.
+//! What the scanner refuses, in the words that the client reads.
 //!
 //! Owns: the status and the sentence of each refusal. Refuses: how it is sent and logged (`connection`).
 
@@ -25,14 +25,14 @@ const fn refusal(status: u16, reason: &'static str) -> Refusal {
 }
 
 impl Refusal {
-    /// RFC 9112, section 2.2: a recipient may take a bare LF for a line's end; those that do not are misled by it.
+    /// RFC 9112, section 2.2: a recipient may take a bare LF for a line's end; one that does not would be misled.
     pub(super) const BARE_LF: Self = refusal(400, "A line must end with CRLF, not with LF alone");
     /// RFC 9112, section 2.2.
     pub(super) const BARE_CR: Self = refusal(400, "CR may only stand before LF");
     /// RFC 9110, section 5.5.
     pub(super) const CONTROL: Self =
         refusal(400, "A control character stands in the request head or the body's framing");
-    /// RFC 9112, section 2.2: at least one is to be ignored.
+    /// RFC 9112, section 2.2: a server should ignore at least one.
     pub(super) const EMPTY_LINES: Self = refusal(400, "More than one empty line stands before the request line");
 
     /// RFC 9112, section 3.
@@ -64,7 +64,7 @@ impl Refusal {
     pub(crate) const NO_HOST: Self = refusal(400, "The Host header is missing");
     pub(crate) const HOST_REPEATED: Self = refusal(400, "The Host header stands more than once");
     pub(super) const HOST: Self = refusal(400, "The Host header must be a host with an optional port");
-    /// RFC 9112, section 3.2.2: the target is the one to believe; who believes the other is misled.
+    /// RFC 9112, section 3.2.2: the target counts; a reader that trusts the header would be misled.
     pub(crate) const HOST_DIFFERS: Self = refusal(400, "The Host header differs from the host of the request target");
 
     /// RFC 9110, section 8.6.
@@ -73,7 +73,7 @@ impl Refusal {
     /// RFC 9112, section 6.1.
     pub(super) const LENGTH_AND_CODING: Self =
         refusal(400, "Content-Length and Transfer-Encoding must not stand in one request");
-    /// RFC 9112, section 6.3: without a final `chunked` nobody knows where the body ends.
+    /// RFC 9112, section 6.3: without a final `chunked` the end of the body is unknown.
     pub(super) const CODING: Self = refusal(400, "The Transfer-Encoding header must be \"chunked\" and nothing else");
     pub(super) const CODING_REPEATED: Self = refusal(400, "The Transfer-Encoding header stands more than once");
     /// RFC 9112, section 6.1.

@@ -15,7 +15,7 @@ pub(super) struct MessageFraming {
 pub(super) enum BodyFraming {
     /// 0 without a body.
     Length(u64),
-    /// The trailer's fields count on from those of the head.
+    /// The trailer's fields are counted together with those of the head.
     Chunked { fields: u32 },
 }
 
@@ -26,7 +26,7 @@ pub(super) enum AfterBody {
     Next,
     /// Nothing: it was the last request.
     End,
-    /// The answer decides; `last`: without another protocol, the end.
+    /// The response decides. `last`: if it stays HTTP, the connection ends.
     Hold { last: bool },
 }
 
@@ -52,14 +52,14 @@ pub(super) struct RequestHead {
 enum HeadProgress {
     #[default]
     No,
-    /// With an empty line.
+    /// It has begun with an empty line.
     Empty,
-    /// With its request line.
+    /// It has begun with its request line.
     Yes,
 }
 
 impl RequestHead {
-    /// Reads on; the head's length and what it says once it is complete.
+    /// Reads on. Returns the head's length and what it says, once it is complete.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<(usize, MessageFraming)>, Refusal> {
         let (bytes, cut) = match bytes.get(..HEAD_MAX) {
             Some(most) => (most, bytes.len() > HEAD_MAX),
@@ -80,7 +80,7 @@ impl RequestHead {
             }
         }
         loop {
-            // A field too many is one as soon as it begins.
+            // A field above the limit is refused as soon as it begins.
             let is_field = bytes.get(self.line.begin()).is_some_and(|&first| first != b'\r');
             if is_field && self.fields as usize >= limits.fields {
                 return Err(Refusal::FIELDS_MANY);
@@ -98,7 +98,7 @@ impl RequestHead {
         self.begun == HeadProgress::Yes || self.line.has_begun()
     }
 
-    /// RFC 9112, section 3: a method, a target and a version, one space between them and none around.
+    /// RFC 9112, section 3: a method, a target and a version, with one space between them and none around.
     fn read_request_line(&mut self, line: &[u8], begin: usize) -> Result<(), Refusal> {
         let (method, rest) = line.split_at(class::run(line, class::TOKEN));
         let [b' ', rest @ ..] = rest else { return Err(not_a_method(line)) };
@@ -146,7 +146,7 @@ impl RequestHead {
                 self.upgrade |= self.http_11;
                 Ok(())
             }
-            // Also on HTTP/1.0, where hyper ignores the one that is known, as RFC 9110, section 10.1.1, will have it.
+            // Also on HTTP/1.0, where hyper ignores `100-continue`, as RFC 9110, section 10.1.1, demands.
             (6, b'e') if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
                 Err(Refusal::EXPECT)
             }
@@ -154,7 +154,7 @@ impl RequestHead {
         }
     }
 
-    /// RFC 9112, section 3.2: once, valid, and what the target says.
+    /// RFC 9112, section 3.2: once, valid, and equal to the target's host.
     fn read_host(&mut self, value: &[u8], head: &[u8]) -> Result<(), Refusal> {
         if std::mem::replace(&mut self.host, true) {
             return Err(Refusal::HOST_REPEATED);
@@ -162,7 +162,7 @@ impl RequestHead {
         target::split_authority(value).ok_or(Refusal::HOST)?;
         let Some((from, to)) = self.authority else { return Ok(()) };
         let authority = head.get(from as usize..to as usize).unwrap_or_default();
-        // With CONNECT the port belongs to the target, and `Host` may be without (RFC 9110, section 9.3.6).
+        // With CONNECT the port belongs to the target, and `Host` may be without it (RFC 9110, section 9.3.6).
         let host = target::split_authority(authority).map(|(host, _)| host).filter(|_| self.connect);
         if value.eq_ignore_ascii_case(authority) || host.is_some_and(|host| value.eq_ignore_ascii_case(host)) {
             Ok(())
@@ -171,7 +171,7 @@ impl RequestHead {
         }
     }
 
-    /// RFC 9110, section 8.6; a list of equal lengths may be refused, and is. What exceeds 63 bits no program holds.
+    /// RFC 9110, section 8.6; a list of equal lengths may be refused, and is. No program holds more than 63 bits.
     fn read_length(&mut self, value: &[u8], limits: &Limits) -> Result<(), Refusal> {
         if self.chunked {
             return Err(Refusal::LENGTH_AND_CODING);
@@ -207,7 +207,7 @@ impl RequestHead {
         if value.eq_ignore_ascii_case(b"chunked") { Ok(()) } else { Err(Refusal::CODING) }
     }
 
-    /// What the whole head says.
+    /// Returns what the whole head says.
     fn framing(&self) -> Result<MessageFraming, Refusal> {
         if self.http_11 && !self.host {
             return Err(Refusal::NO_HOST);
@@ -230,7 +230,7 @@ impl RequestHead {
     }
 }
 
-/// Of a line that does not begin with a method and a space.
+/// Returns the refusal of a line that does not begin with a method and a space.
 fn not_a_method(line: &[u8]) -> Refusal {
     if line.iter().filter(|sign| **sign == b' ').count() == 2 { Refusal::METHOD } else { Refusal::REQUEST_LINE }
 }

@@ -1,18 +1,19 @@
-//! Whom a request is for.
+//! The target of a request.
 //!
-//! Owns: the four forms of a target (RFC 9112, section 3.2) and the syntax of `host[:port]`. Refuses: what stands there.
+//! Owns: the four forms of a target (RFC 9112, section 3.2) and the syntax of `host[:port]`. Refuses: what the target
+//! names.
 
 use std::{net::Ipv6Addr, ops::Range};
 
 use super::{Refusal, class};
 
-/// Checks a target's form; where in it its authority stands, if it has one.
+/// Checks a target's form. Returns where its authority stands, if it has one.
 pub(super) fn check(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>, Refusal> {
     // Origin-form, section 3.2.1.
     if target.first() == Some(&b'/') && method != b"CONNECT" {
         return check_path(target).map(|()| None);
     }
-    // Authority-form, section 3.2.3: with CONNECT and nothing else, and never without a port.
+    // Authority-form, section 3.2.3: only with CONNECT, and never without a port.
     if method == b"CONNECT" {
         return match split_authority(target) {
             Some((_, Some(port))) if !port.is_empty() => Ok(Some(0..target.len())),
@@ -23,7 +24,7 @@ pub(super) fn check(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>
     if target == b"*" && method == b"OPTIONS" {
         return Ok(None);
     }
-    // Absolute-form, section 3.2.2. Without a user (RFC 9110, section 4.2.4), which `split_authority` sees to.
+    // Absolute-form, section 3.2.2. It has no user (RFC 9110, section 4.2.4); `split_authority` refuses one.
     let begin = ["http://", "https://"]
         .into_iter()
         .find(|scheme| target.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme.as_bytes())))
@@ -43,12 +44,13 @@ fn check_path(path: &[u8]) -> Result<(), Refusal> {
         [b'?', query @ ..] => class::all(query, class::QUERY),
         _ => false,
     };
-    // What is not ASCII should be percent-encoded (RFC 3986), and often is not: nginx takes it, and `http::Uri` too if
-    // it is UTF-8.
+    // Bytes above ASCII should be percent-encoded (RFC 3986), and often are not: nginx takes them, and so does
+    // `http::Uri` if they are UTF-8.
     if whole && (path.is_ascii() || str::from_utf8(path).is_ok()) { Ok(()) } else { Err(Refusal::TARGET_CHARACTER) }
 }
 
-/// Splits `host[:port]` (RFC 3986, section 3.2); `None` if it is none. A host is never empty (RFC 9110, section 4.2.1).
+/// Splits `host[:port]` (RFC 3986, section 3.2); `None` if it is not valid. A host is never empty (RFC 9110, section
+/// 4.2.1).
 pub(super) fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let end = match authority {
         [b'[', rest @ ..] => {
@@ -62,7 +64,7 @@ pub(super) fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<&[u8]>)
     let (host, rest) = authority.split_at(end);
     let port = match rest {
         [] => None,
-        // An empty port is one (RFC 3986, section 3.2.3).
+        // An empty port is valid (RFC 3986, section 3.2.3).
         [b':', port @ ..] if port.len() <= 5 && port.iter().all(u8::is_ascii_digit) => Some(port),
         _ => return None,
     };

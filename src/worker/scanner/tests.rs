@@ -1,4 +1,4 @@
-//! The scanner, told of bytes and asked for its verdict.
+//! The scanner gets bytes and returns its verdict.
 
 use super::{
     checks::{LIMITS, feed},
@@ -22,7 +22,7 @@ fn cut(input: &[u8], seed: u64) -> Vec<&[u8]> {
     pieces
 }
 
-/// How many heads pass, and what is refused.
+/// Returns how many heads pass, and what is refused.
 fn heads(input: &[u8]) -> (usize, Option<Refusal>) {
     let (mut scanner, mut rest, mut heads) = (Scanner::new(LIMITS), input, 0);
     loop {
@@ -40,7 +40,7 @@ fn heads(input: &[u8]) -> (usize, Option<Refusal>) {
 }
 
 #[test]
-fn the_corpus_is_large_and_its_names_are_names() {
+fn the_corpus_is_large_and_its_names_are_unique() {
     let cases = corpus::cases();
     let (hostile, legal): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.is_hostile());
     assert!(hostile.len() >= 80 && legal.len() >= 40, "{} hostile, {} legal", hostile.len(), legal.len());
@@ -49,7 +49,7 @@ fn the_corpus_is_large_and_its_names_are_names() {
 }
 
 #[test]
-fn hostile_is_refused_and_legal_passes() {
+fn hostile_requests_are_refused_and_legal_ones_pass() {
     let wrong: Vec<_> = corpus::cases()
         .iter()
         .filter_map(|Case { name, raw, answers }| {
@@ -66,7 +66,7 @@ fn hostile_is_refused_and_legal_passes() {
 }
 
 #[test]
-fn pieces_make_no_difference() {
+fn however_the_corpus_is_split_the_verdict_is_the_same() {
     for Case { name, raw, .. } in corpus::cases() {
         let whole = feed(LIMITS, [&raw[..]]);
         assert_eq!(feed(LIMITS, raw.chunks(1)), whole, "{name}, byte by byte");
@@ -77,13 +77,13 @@ fn pieces_make_no_difference() {
 }
 
 #[test]
-fn it_is_small() {
+fn a_scanner_takes_at_most_96_bytes() {
     assert!(size_of::<Scanner>() <= 96, "{}", size_of::<Scanner>());
 }
 
-/// Bodies are read past it, and it knows where they end.
+/// Bodies are read past the scanner, and it knows where they end.
 #[test]
-fn content_need_not_be_shown() {
+fn content_can_be_read_past_the_scanner() {
     let mut scanner = Scanner::new(LIMITS);
     assert_eq!(scanner.body_left(), None);
     let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
@@ -103,7 +103,7 @@ fn content_need_not_be_shown() {
 }
 
 #[test]
-fn it_says_when_a_head_has_begun() {
+fn the_scanner_knows_when_a_head_has_begun() {
     let mut scanner = Scanner::new(LIMITS);
     for (bytes, begun) in
         [("", false), ("\r", false), ("\r\n", false), ("\r\nG", true), ("\r\nGET / HTTP/1.1\r\n", true)]
@@ -117,7 +117,7 @@ fn it_says_when_a_head_has_begun() {
 }
 
 #[test]
-fn what_follows_a_request_for_another_protocol_is_kept() {
+fn bytes_behind_a_request_for_another_protocol_are_kept() {
     let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
     let kept = Scan { pass: 0, verdict: Verdict::More };
     for connect in [false, true] {
@@ -130,7 +130,7 @@ fn what_follows_a_request_for_another_protocol_is_kept() {
         assert!(matches!(scanner.scan(b"\0\0"), Scan { pass: 0, verdict: Verdict::Refuse(_) }));
         assert!(!scanner.refused_in_body());
     }
-    // The answer may be known before the body has ended.
+    // The response may be known before the body has ended.
     let mut scanner = Scanner::new(LIMITS);
     let head = upgrade.replace("\r\n\r\n", "\r\nContent-Length: 3\r\n\r\n");
     assert_eq!(scanner.scan(head.as_bytes()).pass, head.len());
@@ -140,7 +140,7 @@ fn what_follows_a_request_for_another_protocol_is_kept() {
 }
 
 #[test]
-fn nothing_follows_the_last_request() {
+fn no_byte_passes_after_the_last_request() {
     let mut scanner = Scanner::new(LIMITS);
     let last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     assert!(!scanner.has_ended());
@@ -148,7 +148,7 @@ fn nothing_follows_the_last_request() {
     assert!(scanner.has_ended() && !scanner.in_head());
 }
 
-/// Off is not endless: hyper's types, and the memory of the worker, have their own ends.
+/// A limit of 0 is not endless: hyper's types and the worker's memory have limits of their own.
 #[test]
 fn limits_that_are_off_leave_the_scanners_own() {
     let off = Limits { request_line: 0, fields: 0, field_size: 0, body: 0 };

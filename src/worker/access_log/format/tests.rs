@@ -1,4 +1,4 @@
-//! Every atom against Gunicorn's meaning, and no client that can leave its quotes.
+//! Every atom has Gunicorn's meaning, and no client can break out of its quotes.
 
 use http::Request;
 use proptest::prelude::*;
@@ -112,9 +112,9 @@ fn what_is_not_known_is_a_dash() {
     let every = "%(h)s %(u)s %(r)s %(m)s %(U)s %(q)s %(H)s %(s)s %(B)s %(b)s %(f)s %(a)s %({RAW_URI}e)s";
     let refused = AccessFacts { status: Some(StatusCode::BAD_REQUEST), ..AccessFacts::default() };
     assert_eq!(render(every, &refused), "- - - - - - - 400 0 0 - - -");
-    // Left before the answer.
+    // The client left before the response.
     assert_eq!(render("%(s)s %(B)s %(b)s", &AccessFacts::default()), "499 0 -");
-    // No query is an empty one, as in WSGI.
+    // A missing query is shown as an empty one, as in WSGI.
     assert_eq!(render("[%(q)s]", &facts(&Request::new(()))), "[]");
 }
 
@@ -141,7 +141,7 @@ fn only_a_basic_user_with_a_name_is_shown() {
         ("Bearer YTo=", "-"),
         ("Basic", "-"),
         ("é", "-"),
-        // a LF b, a quote and 0xff.
+        // The bytes are: a LF b, a quote, and 0xff.
         ("Basic YQpi", "-"),
         ("Basic YQpiIv86eA==", r#"a\x0ab\"\xff"#),
     ] {

@@ -1,8 +1,8 @@
 //! The frames of HTTP/2 as they pass (RFC 9113, section 4).
 //!
-//! Owns: where frames begin and end, whatever the pieces in which the bytes come; the meaning of those that concern the
-//! end of a connection; and the frames that we send. Refuses: IO, clocks, the content of header blocks, and judging
-//! frames: h2 does that.
+//! Owns: where frames begin and end, however the bytes are split; the meaning of frames that concern the end of a
+//! connection; and the frames that we send. Refuses: IO, clocks, the content of header blocks, and judging frames,
+//! which h2 does.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ const CANCEL: u32 = 8;
 
 pub(super) type Payload = [u8; 8];
 
-/// What has passed. A header block counts when it is whole.
+/// What has passed. A header block counts when it is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum H2Frame {
     Headers { stream: u32, ends: bool },
@@ -43,7 +43,7 @@ pub(super) enum H2Frame {
     Other,
 }
 
-/// Some bytes, and the frame that ends with them. A frame that h2 may not be allowed to see comes in one piece.
+/// Some bytes, and the frame that ends with them. A frame that may be withheld from h2 comes in one piece.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
     pub(super) bytes: Cow<'a, [u8]>,
@@ -75,7 +75,7 @@ impl H2FrameHeader {
     }
 }
 
-/// The first four bytes as a number; 0 if there are fewer.
+/// Returns the first four bytes as a number; 0 if there are fewer.
 fn number(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
@@ -92,8 +92,8 @@ pub(super) struct FrameReader {
 }
 
 impl FrameReader {
-    /// Takes the next piece off the bytes; `None` when all are taken. What was kept as partial comes with the bytes
-    /// that complete it.
+    /// Takes the next piece off the bytes; `None` if all are taken. What was kept as partial comes with the bytes that
+    /// complete it.
     pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
         if let Some((head, left)) = self.passing {
             let now = take(bytes, left)?;
@@ -123,7 +123,7 @@ impl FrameReader {
         }
     }
 
-    /// Between two frames, and in no header block: another may be put in here.
+    /// Whether another frame may be put in here: between two frames, and in no header block.
     pub(super) fn is_between(&self) -> bool {
         self.partial.is_empty() && self.passing.is_none() && self.block.is_none()
     }
@@ -162,7 +162,7 @@ impl FrameReader {
     }
 }
 
-/// The first bytes, `most` at most; `None` if there are none.
+/// Takes the first bytes, `most` at most; `None` if there are none.
 fn take<'a>(bytes: &mut &'a [u8], most: usize) -> Option<&'a [u8]> {
     let (first, rest) = bytes.split_at_checked(most).unwrap_or((bytes, &[]));
     *bytes = rest;
@@ -192,7 +192,7 @@ pub(super) fn cancel(stream: u32) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Feeds the bytes in pieces of a size, and wants them to come out as they went in.
+    /// Feeds the bytes in pieces of a size, and asserts that they come out as they went in.
     fn read(bytes: &[u8], size: usize) -> (Vec<H2Frame>, FrameReader) {
         let (mut frames, mut seen, mut passed) = (FrameReader::default(), Vec::new(), Vec::new());
         for mut chunk in bytes.chunks(size) {

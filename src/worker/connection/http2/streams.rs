@@ -1,9 +1,9 @@
 //! The streams of one connection, as the wire shows them (RFC 9113, sections 5.1 and 5.2).
 //!
 //! Owns: which streams are open, and on which of them the client's windows let no byte through. Refuses: IO, clocks
-//! (the caller says the time), and what is done about it.
+//! (the caller passes the time), and what is done about it.
 
-/// What a window is until the client says otherwise.
+/// The size of a window until the client changes it.
 const WINDOW: i64 = 65_535;
 
 /// A client that begins this many streams within a second is busy.
@@ -13,7 +13,7 @@ const SECOND: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Streams {
-    /// The highest that the client has opened.
+    /// The highest stream that the client has opened.
     highest: u32,
     open: Vec<OpenStream>,
     /// The window of a stream that begins.
@@ -45,7 +45,7 @@ struct OpenStream {
     id: u32,
     client_ended: bool,
     server_ended: bool,
-    /// Since when its answer has begun.
+    /// Since when its response has begun.
     answered: Option<u64>,
     window: Window,
 }
@@ -88,7 +88,7 @@ impl Streams {
         self.open.iter_mut().find(|stream| stream.id == id)
     }
 
-    /// A request's head, or its trailers.
+    /// Notes a request's head, or its trailers.
     pub(super) fn client_sends_headers(&mut self, id: u32, ends: bool, now: u64) {
         if id > self.highest {
             self.highest = id;
@@ -101,7 +101,7 @@ impl Streams {
         }
     }
 
-    /// Changes a stream, which is open no more once both sides have ended it.
+    /// Changes a stream, and removes it once both sides have ended it.
     fn change(&mut self, id: u32, change: impl FnOnce(&mut OpenStream)) {
         if let Some(stream) = self.find(id) {
             change(stream);
@@ -128,12 +128,12 @@ impl Streams {
         });
     }
 
-    /// Either side has reset it.
+    /// Notes that either side has reset it.
     pub(super) fn reset(&mut self, id: u32) {
         self.open.retain(|stream| stream.id != id);
     }
 
-    /// OpenStream 0 is the connection.
+    /// Opens a window; stream 0 is the connection.
     pub(super) fn window_opens(&mut self, id: u32, by: u32, now: u64) {
         if id == 0 {
             self.connection.add(by.into(), now);
@@ -150,12 +150,13 @@ impl Streams {
         }
     }
 
-    /// Since when the oldest of the stalled answers has not been let through.
+    /// Since when the oldest stalled response has been blocked by its windows.
     pub(super) fn stalled_since(&self) -> Option<u64> {
         self.open.iter().filter_map(|stream| self.stalls(stream)).min()
     }
 
-    /// Removes the streams whose answers have not been let through since `before`. `None`: no other stream is open.
+    /// Removes the streams whose responses have been blocked by their windows since `before`. `None`: no other stream
+    /// is open.
     pub(super) fn take_stalled(&mut self, before: u64) -> Option<Vec<u32>> {
         let stalls = |stream: &OpenStream| self.stalls(stream).is_some_and(|since| since <= before);
         let ids: Vec<_> = self.open.iter().filter(|stream| stalls(stream)).map(|stream| stream.id).collect();
@@ -166,7 +167,8 @@ impl Streams {
         Some(ids)
     }
 
-    /// Since when its answer has not been let through. A window that is shut before the answer begins stalls nothing.
+    /// Since when its response has been blocked by its windows. A window that is shut before the response begins stalls
+    /// nothing.
     fn stalls(&self, stream: &OpenStream) -> Option<u64> {
         let shut = [stream.window.shut, self.connection.shut].into_iter().flatten().min()?;
         stream.answered.filter(|_| !stream.server_ended).map(|answered| answered.max(shut))

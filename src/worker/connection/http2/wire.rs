@@ -1,6 +1,6 @@
 //! The stream under hyper, for HTTP/2.
 //!
-//! Owns: that all bytes pass through the [`Http2State`], that our frames go out between those of h2, the goodbye, and the
+//! Owns: passing all bytes through the [`Http2State`], sending our frames between those of h2, the goodbye, and the
 //! lingering close. Refuses: what the frames mean and when the connection ends (`http2`).
 
 use std::{
@@ -28,12 +28,13 @@ use crate::worker::{
     shared::OpenGuard,
 };
 
-/// After the goodbye the client has so long to end first. Our FIN right behind the GOAWAY would fail a request that the
-/// client has begun meanwhile: Java's HttpClient reports the end of the stream, instead of asking anew elsewhere.
+/// After the goodbye the client has this long to end first. A FIN right behind the GOAWAY would fail a request that the
+/// client has begun meanwhile: Java's HttpClient reports the end of the stream, instead of sending the request
+/// elsewhere.
 const FIN_AFTER: Duration = Duration::from_millis(500);
 
-/// A client may be silent, and read the GOAWAY only when it sends its next request. If we had closed by then, that
-/// request would be answered by an RST, which destroys the GOAWAY.
+/// A client may be silent, and read the GOAWAY only when it sends its next request. If the connection were closed by
+/// then, an RST would answer that request and destroy the GOAWAY.
 const LINGER: Duration = Duration::from_millis(4_500);
 
 /// How much is read at once: as much as h2 asks for, between `SCRATCH_MIN` and this.
@@ -44,7 +45,7 @@ pub(in crate::worker::connection) struct Http2Wire<T> {
     stream: T,
     state: Arc<Mutex<Http2State>>,
     connection: Arc<Connection>,
-    /// Read before HTTP/2 was known to be spoken, and not passed through the state yet.
+    /// Read before HTTP/2 was detected, and not passed through the state yet.
     first: Vec<u8>,
     /// What h2 has had no room for.
     passed: Vec<u8>,
@@ -55,7 +56,7 @@ pub(in crate::worker::connection) struct Http2Wire<T> {
 /// How far the connection is with its end.
 enum End {
     No,
-    /// All is said; our FIN waits for the client's.
+    /// Everything is sent. Our FIN waits for the client's.
     Said(Pin<Box<Sleep>>),
     /// Our FIN is sent.
     HalfClosed(Pin<Box<Sleep>>),
@@ -118,7 +119,7 @@ impl<T: ClientStream> Http2Wire<T> {
         Poll::Ready(Ok(!bytes.is_empty()))
     }
 
-    /// Writes what h2 gives. After the goodbye, throws it away.
+    /// Writes what h2 gives. After the goodbye, discards it.
     fn poll_write_frames(
         &mut self,
         cx: &mut Context<'_>,
@@ -158,7 +159,7 @@ impl<T: ClientStream> Read for Http2Wire<T> {
             let said = this.poll_write_ours(&mut state, cx)?;
             match state.goodbye {
                 Goodbye::No | Goodbye::Wanted => {}
-                // What comes now has crossed the goodbye, and is of streams above its last.
+                // What comes now has crossed the goodbye, and belongs to streams above its last.
                 Goodbye::Begun => return said.map(Ok),
                 Goodbye::Done => return Poll::Ready(Ok(())),
             }
@@ -204,8 +205,8 @@ impl<T: ClientStream> Write for Http2Wire<T> {
         self.poll_write_frames(cx, bufs, |mut stream, cx| poll_write_together(&mut stream, cx, bufs))
     }
 
-    /// Half-closes: after a goodbye once the client has, or `FIN_AFTER`. Then reads and discards until the client ends, for
-    /// `LINGER` at most.
+    /// Half-closes: after a goodbye once the client has, or after `FIN_AFTER`. Then reads and discards until the client
+    /// ends, for `LINGER` at most.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
@@ -218,7 +219,7 @@ impl<T: ClientStream> Write for Http2Wire<T> {
                     this.end = End::Said(Box::pin(sleep(patience)));
                 }
                 End::Said(wait) => {
-                    // Another may need its place now.
+                    // Another connection may need this place now.
                     if !this.connection.activity.is_asked_to_leave() {
                         ready!(poll_discard_until(&mut this.stream, wait, cx));
                     }

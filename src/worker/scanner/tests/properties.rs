@@ -1,6 +1,6 @@
-//! The scanner under bytes that nobody thought of: cases of the corpus, damaged and joined, and plain noise.
+//! The scanner with unexpected bytes: cases of the corpus, damaged and joined, and random bytes.
 //!
-//! `PROPTEST_CASES=100000` looks longer.
+//! `PROPTEST_CASES=100000` runs longer.
 
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -10,7 +10,7 @@ use super::{
     *,
 };
 
-/// What separates, frames or confuses.
+/// Bytes that separate, frame or confuse.
 const NASTY: &[&[u8]] = &[
     b"\r\n",
     b"\n",
@@ -83,7 +83,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn damaged(case: Index, damages: Vec<Damage>) -> Vec<u8> {
-    // The long ones are about limits, and would only take time.
+    // The long cases are about limits, and would only take time.
     let cases: Vec<_> = corpus::cases().into_iter().map(|case| case.raw).filter(|raw| raw.len() < 2000).collect();
     let mut bytes = case.get(&cases).clone();
     for damage in damages {
@@ -111,7 +111,7 @@ fn damaged(case: Index, damages: Vec<Damage>) -> Vec<u8> {
     bytes
 }
 
-/// As `Bytes`, which show themselves as text.
+/// As `Bytes`, whose debug output is text.
 fn input() -> impl Strategy<Value = Bytes> {
     let bytes = prop_oneof![
         8 => (any::<Index>(), vec(damage(), 0..8)).prop_map(|(case, damages)| damaged(case, damages)),
@@ -121,7 +121,7 @@ fn input() -> impl Strategy<Value = Bytes> {
     bytes.prop_map(Bytes::from)
 }
 
-/// Small enough to be met.
+/// Small enough to be reached.
 fn limits() -> impl Strategy<Value = Limits> {
     let line = || prop_oneof![Just(0), 10..80usize];
     (line(), prop_oneof![Just(0), 1..8usize], line(), prop_oneof![Just(0), 1..30u64])
@@ -137,7 +137,7 @@ proptest! {
     #![proptest_config(config(2000))]
 
     #[test]
-    fn any_pieces_of_any_input_are_judged_alike(input in input(), limits in limits(), seed: u64) {
+    fn however_an_input_is_split_the_verdict_is_the_same(input in input(), limits in limits(), seed: u64) {
         assert_pieces_make_no_difference(limits, &input, input.chunks(1));
         assert_pieces_make_no_difference(limits, &input, cut(&input, seed));
     }
@@ -146,7 +146,7 @@ proptest! {
 proptest! {
     #![proptest_config(config(1000))]
 
-    /// The same requests with the same content; of those that pass, hyper refuses none.
+    /// hyper sees the same requests with the same content, and refuses no request that passes.
     #[test]
     fn hyper_sees_what_the_scanner_passed(input in input()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
