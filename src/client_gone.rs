@@ -1,10 +1,10 @@
 //! Learning during a request that its client is gone.
 //!
-//! Owns: which requests of a connection are under way, who waits for their end, and the future that an app gets. Refuses:
-//! watching the socket (`worker::connection::end_watch`), and what is done about it: a request goes on without its client
+//! Owns: which requests of a connection are under way, what waits for their end, and the future that an app gets.
+//! Refuses: watching the socket (`worker::connection::end_watch`), and what is done about it: a request goes on without its client
 //! unless the app ends it.
 //!
-//! Nothing here costs a request that does not ask but a few stores: a request is known by the time it began.
+//! A request whose app does not ask costs a few stores, no more. The time at which it began identifies a request.
 
 use std::{
     fmt,
@@ -17,7 +17,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Completes when nobody waits for the response any more. [`ClientInfo::gone`](crate::ClientInfo::gone) makes it.
+/// Completes when the client no longer waits for the response. [`ClientInfo::gone`](crate::ClientInfo::gone) makes it.
 ///
 /// While the request is under way, that is when the client ends its side of the connection (FIN), resets it (RST), or
 /// resets the stream of the request (HTTP/2). It also completes when the request is over: when the last byte of the
@@ -35,7 +35,7 @@ use std::{
 ///     let gone = request.extensions().get::<oxicorn::ClientInfo>().map(oxicorn::ClientInfo::gone);
 ///     tokio::select! {
 ///         () = async { tokio::time::sleep(Duration::from_secs(10)).await } => "the long report\n",
-///         () = gone.expect("every request has it") => "nobody reads this\n",
+///         () = gone.expect("every request has it") => "the client does not read this\n",
 ///     }
 /// }
 /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(report));
@@ -93,14 +93,14 @@ impl fmt::Debug for ClientGone {
     }
 }
 
-/// The requests of one connection, as far as their end matters to somebody.
+/// The requests of one connection, and the futures that wait for their end.
 #[derive(Default)]
 pub(crate) struct RequestEnds {
     /// HTTP/1: the time the request under way began; 0 while none is.
     current: AtomicU64,
     /// An app has asked on this connection.
     asked: AtomicBool,
-    /// Of the connection's task, which watches the socket once an app has asked.
+    /// The waker of the connection's task, which watches the socket once an app has asked.
     task: OnceLock<Waker>,
     inner: Mutex<Inner>,
 }
@@ -115,7 +115,7 @@ struct Inner {
 }
 
 impl RequestEnds {
-    /// A request of the app begins. `begun`: nanoseconds of the monotonic clock, which no two requests of a thread share.
+    /// Notes that a request of the app begins. `begun`: nanoseconds of the monotonic clock, which no two requests of a thread share.
     pub(crate) fn begins(&self, begun: u64, http1: bool) {
         if http1 {
             self.current.store(begun, SeqCst);
@@ -139,7 +139,7 @@ impl RequestEnds {
         ended.iter().for_each(|(_, signal)| signal.raise());
     }
 
-    /// The client has ended its side of the connection, or reset it.
+    /// Notes that the client has ended its side of the connection, or reset it.
     pub(crate) fn client_ends(&self) {
         let waiting = {
             let mut inner = lock(&self.inner);

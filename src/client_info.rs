@@ -99,7 +99,7 @@ impl ClientInfo {
         self.peer
     }
 
-    /// Completes when nobody waits for the response any more: see [`ClientGone`].
+    /// Completes when the client no longer waits for the response: see [`ClientGone`].
     #[must_use]
     pub fn gone(&self) -> ClientGone {
         self.request.gone()

@@ -230,7 +230,7 @@ fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant),
         return Err(BootError::Orphaned);
     }
     let alarm = settings.workers.graceful_timeout + ALARM_SLACK;
-    signals::term_arms_alarm(u32::try_from(alarm.as_secs()).unwrap_or(u32::MAX)).map_err(failed("arm its alarm"))?;
+    signals::term_arms_alarm(u32::try_from(alarm.as_secs()).unwrap_or(u32::MAX)).map_err(failed("set its alarm"))?;
     process::remove_from_environment(&FOR_THE_MASTER);
     let epoch = Instant::now();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed("build its runtime"))?;
@@ -311,7 +311,7 @@ where
                     pid = std::process::id(),
                     generation,
                     reason = "SIGTERM to this worker",
-                    "worker drains, within {:?}",
+                    "worker drains within {:?}",
                     master_link.grace
                 );
                 break (master_link.grace, None);

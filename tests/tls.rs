@@ -432,7 +432,7 @@ fn a_plain_http_request_is_told_that_the_port_speaks_tls() {
     let supervisor = Launch::new().tls(&authority.issue(|_| {})).serving(2);
     let answer = get(supervisor.address(), "/health");
     assert_eq!((answer.status, answer.closes()), (400, true));
-    assert_eq!(answer.json()["error"], "This port speaks TLS, and was asked in plain HTTP");
+    assert_eq!(answer.json()["error"], "This port speaks TLS, but the request is plain HTTP");
     let mut plain = Connection::open(supervisor.address()).expect("a connection");
     let long = request("POST", "/facts", &[], &vec![b'x'; 200_000]);
     assert_eq!(plain.ask(&long).expect("no reset destroys the answer").status, 400);

@@ -143,7 +143,7 @@ impl Shell {
             child.row.tell_drain();
         }
         tracing::info!(
-            event = "worker_draining", slot, pid = pid.0, generation, reason = %cause, "worker drains, within {grace:?}"
+            event = "worker_draining", slot, pid = pid.0, generation, reason = %cause, "worker drains within {grace:?}"
         );
         self.send(pid, ToWorker::Drain { grace_ms, last });
     }

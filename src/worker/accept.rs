@@ -247,7 +247,7 @@ mod tests {
 
     /// A sibling, or the master on a reload, shuts the shared socket down while this worker waits for a connection.
     #[tokio::test]
-    async fn a_listener_that_is_shut_down_ends_its_wait() {
+    async fn a_shutdown_of_a_listener_ends_the_wait_for_a_connection() {
         let folder = tempfile::tempdir().unwrap();
         let unix = Std::bind(folder.path().join("socket")).unwrap();
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -264,10 +264,10 @@ mod tests {
             };
             let mut was_empty = false;
             let mut wait = Box::pin(listener.accept(|| false, &mut was_empty));
-            assert!(timeout(Duration::from_millis(20), &mut wait).await.is_err(), "nobody is there to be accepted");
+            assert!(timeout(Duration::from_millis(20), &mut wait).await.is_err(), "no connection waits");
             socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Both).unwrap();
-            let ended = timeout(Duration::from_secs(5), wait).await.expect("it waits for ever");
-            let error = ended.err().expect("nobody came");
+            let ended = timeout(Duration::from_secs(5), wait).await.expect("the wait ends");
+            let error = ended.err().expect("no connection came");
             assert_eq!(fd::why_not_accepted(&error), NotAccepted::Closed, "{socket:?}");
         }
     }

@@ -84,7 +84,7 @@ impl<S> Acceptors<S> {
     {
         self.close();
         if let Err(error) = self.open(true) {
-            tracing::warn!(event = "listener_not_polled", %error, "not every listener can be polled for the last time");
+            tracing::warn!(event = "listener_not_polled", %error, "cannot poll every listener at the final stop");
         }
         self.closing = ClosingStage::PollsAll(Instant::now() + SETTLE - REFUSE_NEW);
     }

@@ -234,7 +234,7 @@ impl LineWriter {
             pid = std::process::id(),
             lines,
             reason,
-            "{lines} lines of the access log are lost; requests are served on"
+            "{lines} lines of the access log are lost; requests are still served"
         );
         // The log may have the same reader, and may have lost this line too.
         if log::dropped() == lost {
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_wait_for_the_beat_or_for_many_of_them() {
+    fn lines_wait_for_the_heartbeat_or_until_there_are_many() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let (_board, log) = to(&path);
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_begun_before_a_rotation_is_in_the_old_file() {
+    fn lines_begun_before_a_rotation_go_to_the_old_file() {
         let folder = tempfile::tempdir().unwrap();
         let (old, new) = (folder.path().join("old"), folder.path().join("new"));
         let (board, log) = to(&old);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_keeps_some_and_loses_the_rest_by_count() {
+    fn a_full_disk_keeps_some_lines_and_counts_the_lost_ones() {
         let (board, log) = to(Path::new("/dev/full"));
         let kept = (0..).take_while(|_| (ask(log, "/123456789"), board.totals().access_lines_dropped == 0).1).count();
         assert_eq!(kept, MOST / 11 + 1);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_is_read_again_gets_what_was_kept() {
+    fn a_pipe_that_is_read_again_gets_the_lines_that_were_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();

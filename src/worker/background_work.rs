@@ -9,7 +9,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Work that outlives its response, such as a mail that is sent after the answer: a draining worker waits for it, within
+/// Work that outlives its response, such as a mail that is sent after the response: a draining worker waits for it, within
 /// `workers.graceful_timeout`, as for a request. [`WorkerContext::background_work`](crate::WorkerContext::background_work)
 /// makes it; the work has ended when it is dropped.
 ///

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn one_is_sent_at_a_time() {
+    fn one_connection_is_sent_at_a_time() {
         let balance = Balance::default();
         assert!(sends_to(&balance, &[400, 0, 0, 0], 1_000).is_some());
         assert!(sends_to(&balance, &[500, 0, 0, 0], 1_100).is_none());
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_long_ago_counts_no_more() {
+    fn old_requests_do_not_count() {
         let balance = Balance::default();
         assert!(sends_to(&balance, &[9_000, 0, 0, 0], 1_000).is_some());
         assert!(sends_to(&balance, &[9_000, 100, 100, 100], 61_000).is_none());

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_have_their_turn_although_the_driver_is_always_woken() {
+    fn tasks_run_even_if_the_driver_is_woken_before_each_drive() {
         let (driver, _life) = Driver::new(runtime(), async {
             let (mut ours, mut theirs) = tokio::io::duplex(1);
             tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut theirs, b"0123456789").await });

@@ -73,7 +73,7 @@ pub(super) fn client<B>(request: &mut Request<B>, connection: &ClientInfo, trust
     let headers = request.headers_mut();
     if headers.keys().any(forwards) {
         if trust.trusts(connection.address) {
-            believe(headers, &mut client, trust);
+            apply_trusted(headers, &mut client, trust);
         } else {
             let names: Vec<_> = headers.keys().filter(|name| forwards(name)).cloned().collect();
             for name in names {
@@ -91,7 +91,7 @@ fn forwards(name: &HeaderName) -> bool {
 
 /// Reads the headers of a trusted peer. Nearly every proxy writes `X-Forwarded-*` and passes on the client's own
 /// `Forwarded`. So `Forwarded` counts only if there is no other.
-fn believe(headers: &mut HeaderMap, client: &mut ClientInfo, trust: &TrustedProxies) {
+fn apply_trusted(headers: &mut HeaderMap, client: &mut ClientInfo, trust: &TrustedProxies) {
     if [&FOR, &PROTO, &HOST_SAID, &PORT].iter().any(|name| headers.contains_key(*name)) {
         headers.remove(FORWARDED);
         follow(
@@ -283,9 +283,9 @@ mod tests {
     }
 
     #[test]
-    fn who_is_believed() {
+    fn peers_in_the_list_are_trusted_and_others_are_not() {
         let usual = TrustedProxies::new(&Settings::default().http.forwarded_allow_ips);
-        for (trust, believed, not) in [
+        for (trust, trusted, not) in [
             (usual, "127.0.0.1 ::1 ::ffff:127.0.0.1", "127.0.0.2 ::2 10.0.0.1"),
             (trust(&["10.1.2.3/8"]), "10.0.0.0 10.255.255.255 ::ffff:10.9.9.9", "11.0.0.0 9.255.255.255 ::a00:1"),
             (trust(&["10.0.0.128/25"]), "10.0.0.128 10.0.0.255", "10.0.0.127 10.0.1.128"),
@@ -298,14 +298,14 @@ mod tests {
             let trusts = |list: &str| {
                 list.split_whitespace().map(|ip| trust.trusts(Some(ip.parse().unwrap()))).collect::<Vec<_>>()
             };
-            assert!(trusts(believed).into_iter().all(|it| it), "{trust:?}: {believed}");
+            assert!(trusts(trusted).into_iter().all(|it| it), "{trust:?}: {trusted}");
             assert!(!trusts(not).into_iter().any(|it| it), "{trust:?}: {not}");
             assert!(trust.trusts(None), "a unix socket has a mode of its own");
         }
     }
 
     #[test]
-    fn a_stranger_is_not_believed_and_nothing_of_it_is_left() {
+    fn forwarding_headers_of_an_untrusted_peer_are_removed() {
         let headers = [
             ("host", "example.org"),
             ("x-forwarded-for", "1.1.1.1"),
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_hop_that_is_no_proxy_is_the_client() {
+    fn the_nearest_untrusted_hop_is_the_client() {
         for (said_for, expected) in [
             (&["192.0.2.7"][..], "192.0.2.7"),
             (&["1.1.1.1, 192.0.2.7"], "192.0.2.7"),
@@ -348,11 +348,11 @@ mod tests {
         let (said, left) = seen("192.0.2.1:1", &trust(&["*"]), &[("x-forwarded-for", "1.1.1.1, 2.2.2.2")]);
         assert_eq!((said.as_str(), left), ("1.1.1.1 - http -", vec!["x-forwarded-for".to_owned()]));
         let (said, _) = seen("", &trust(&[]), &[("x-forwarded-for", "1.1.1.1, 2.2.2.2")]);
-        assert_eq!(said, "2.2.2.2 - http -", "a unix socket's peer is believed");
+        assert_eq!(said, "2.2.2.2 - http -", "the peer of a unix socket is trusted");
     }
 
     #[test]
-    fn ports_schemes_and_hosts() {
+    fn port_scheme_and_host_are_read() {
         let client = ("x-forwarded-for", "192.0.2.7");
         let host = ("host", "inner");
         for (headers, expected) in [
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_as_rfc_7239_has_it() {
+    fn forwarded_is_read_as_in_rfc_7239() {
         for (fields, expected) in [
             (&["for=192.0.2.7"][..], "192.0.2.7 - http -"),
             (
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_counts_only_where_no_other_header_speaks() {
+    fn forwarded_counts_only_without_other_forwarding_headers() {
         let trust = trust(&["10.0.0.0/8"]);
         let both = [("forwarded", "for=1.1.1.1;proto=https;host=evil"), ("x-forwarded-for", "192.0.2.7")];
         let (said, left) = seen(PROXY, &trust, &both);
@@ -435,7 +435,7 @@ mod tests {
         /// Whatever a trusted proxy passes on, and whatever a client wrote before it: nothing panics, and an address
         /// that the client invented never counts.
         #[test]
-        fn what_a_client_wrote_first_never_counts(
+        fn what_a_client_wrote_before_the_proxy_never_counts(
             lines in vec(vec(select(vec![
                 "for=", "1.1.1.1", "unknown", "\"", "\\", ",", ";", "=", "proto=https", "host=x", "[::1]:1", " ", "_", "\u{e9}", "\0",
             ]), 0..12), 0..3),

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sane_one_is_kept_and_any_other_replaced() {
+    fn a_valid_id_is_kept_and_any_other_replaced() {
         let long = [b'x'; LONGEST + 1];
         for sane in [&b"a"[..], b"7f9c-_.:=+/@Z", &long[..LONGEST]] {
             assert_eq!(settled(&[sane]).1.as_bytes(), sane);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn none_is_made_twice() {
+    fn no_id_is_made_twice() {
         let ids = [RequestIds::new(), RequestIds::new()];
         let made: std::collections::HashSet<_> =
             (0..2_000).map(|at| ids[at % 2].make().to_str().unwrap().to_owned()).collect();

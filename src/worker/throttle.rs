@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_second_and_the_next_tells_how_many_were_not_written() {
+    fn one_line_a_second_is_written_and_the_next_counts_the_suppressed_ones() {
         let throttle = Throttle::default();
         let passed = [5_000, 5_001, 5_999, 6_000, 6_001, 9_000].map(|now| throttle.pass_at(now));
         assert_eq!(passed, [Some(0), None, None, Some(2), None, Some(1)]);

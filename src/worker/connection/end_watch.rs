@@ -40,7 +40,7 @@ impl EndWatch {
             *self = match watch(connection) {
                 Ok(end) => Self::Watches(end),
                 Err(error) => {
-                    tracing::debug!(event = "client_not_watched", %error, "a client that leaves is not noticed");
+                    tracing::debug!(event = "client_not_watched", %error, "cannot watch for the end of a client");
                     Self::Over
                 }
             };

@@ -32,7 +32,7 @@ use crate::{
 /// How much of a ClientHello is read at once; rustls takes 4 KiB and more at a time.
 const CHUNK: usize = 2048;
 
-#[expect(clippy::large_enum_variant, reason = "one at a time, taken apart where it is made")]
+#[expect(clippy::large_enum_variant, reason = "only one exists at a time, and it is taken apart at once")]
 pub(super) enum Handshake<T> {
     Done(TlsStream<T>),
     /// The client did not send TLS, and is to be told.
@@ -63,7 +63,7 @@ where
                 Poll::Pending if timer.overdue(connection, cx).is_some() => {
                     let late = io::Error::new(
                         io::ErrorKind::TimedOut,
-                        "not done within http.header_timeout, or workers.drain_idle in a drain",
+                        "it did not end within http.header_timeout, or workers.drain_idle in a drain",
                     );
                     Poll::Ready(Err((late, None)))
                 }

@@ -92,10 +92,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_client_that_sends_without_a_pause_is_not_waited_for_longer() {
+    async fn a_client_that_sends_without_a_pause_does_not_prolong_the_linger() {
         let begun = Deadlines { silence: Box::pin(sleep(SILENCE)), until: Instant::now() + Duration::from_millis(50) };
         let (mut linger, mut client) = (Linger(Some(begun)), repeat(7));
         let ended = timeout(SILENCE * 5, poll_fn(|cx| linger.poll(&mut client, SILENCE, cx))).await;
-        ended.expect("it ends");
+        ended.expect("the linger ends");
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 const NOT_TRUSTED: Refusal =
-    Refusal { status: 400, reason: "A PROXY header is believed only from the proxies in forwarded_allow_ips" };
+    Refusal { status: 400, reason: "A PROXY header is accepted only from the proxies in forwarded_allow_ips" };
 const MISSING: Refusal =
     Refusal { status: 400, reason: "The connection does not begin with the PROXY header that proxy_protocol asks for" };
 
@@ -51,8 +51,8 @@ where
     if connection.shared.proxy_protocol == ProxyProtocol::Off {
         return ProxyHeader::Done(stream);
     }
-    let believed = connection.shared.trust.trusts(connection.client.address());
-    match read(&mut stream, believed, connection, timer).await {
+    let trusted = connection.shared.trust.trusts(connection.client.address());
+    match read(&mut stream, trusted, connection, timer).await {
         Some(Ok(source)) => {
             connection.client.comes_from(source);
             ProxyHeader::Done(stream)
@@ -65,7 +65,7 @@ where
 /// Returns the source that the header names, if it names one. `None` if there is nothing more to wait for.
 async fn read<T>(
     stream: &mut Prefixed<T>,
-    believed: bool,
+    trusted: bool,
     connection: &Connection,
     timer: &mut Timer<'_>,
 ) -> Option<Result<Option<SocketAddr>, Refusal>>
@@ -78,7 +78,7 @@ where
     poll_fn(|cx| {
         call.listen(shared, cx);
         loop {
-            if let Some(known) = judge(shared.proxy_protocol, believed, &mut stream.prefix) {
+            if let Some(known) = judge(shared.proxy_protocol, trusted, &mut stream.prefix) {
                 return Poll::Ready(Some(known));
             }
             let mut scratch = [MaybeUninit::uninit(); 512];
@@ -97,12 +97,12 @@ where
 }
 
 /// Returns what the first bytes say, once that is known, and takes a header off them.
-fn judge(accepted: ProxyProtocol, believed: bool, bytes: &mut Vec<u8>) -> Option<Result<Option<SocketAddr>, Refusal>> {
+fn judge(accepted: ProxyProtocol, trusted: bool, bytes: &mut Vec<u8>) -> Option<Result<Option<SocketAddr>, Refusal>> {
     let required = accepted != ProxyProtocol::Auto;
     Some(match parse(accepted, bytes) {
         ParsedHeader::Absent if !required => Ok(None),
-        ParsedHeader::More if believed || !required => return None,
-        _ if !believed => Err(NOT_TRUSTED),
+        ParsedHeader::More if trusted || !required => return None,
+        _ if !trusted => Err(NOT_TRUSTED),
         ParsedHeader::More | ParsedHeader::Absent => Err(MISSING),
         ParsedHeader::Bad(reason) => Err(Refusal { status: 400, reason }),
         ParsedHeader::Header { length, source } => {

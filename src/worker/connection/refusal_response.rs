@@ -16,7 +16,7 @@ pub(super) const BODY_LATE: Refusal =
     Refusal { status: 408, reason: "The request body stopped for longer than body_timeout" };
 /// The cause is mostly a person with a browser, or a proxy set up for http.
 pub(super) const PLAIN_HTTP: Refusal =
-    Refusal { status: 400, reason: "This port speaks TLS, and was asked in plain HTTP" };
+    Refusal { status: 400, reason: "This port speaks TLS, but the request is plain HTTP" };
 pub(super) const OVERLOADED: Refusal =
     Refusal { status: 503, reason: "The server has as many requests in flight as limit_concurrency allows" };
 pub(super) const QUARANTINED: Refusal =

@@ -90,7 +90,7 @@ impl Connection {
                 event = "client_stalled",
                 client = %self.peer,
                 suppressed,
-                "a client did not read its answer for http.write_timeout; {end}"
+                "a client did not read its response for http.write_timeout; {end}"
             );
         }
     }

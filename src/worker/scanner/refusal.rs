@@ -28,12 +28,12 @@ impl Refusal {
     /// RFC 9112, section 2.2: a recipient may take a bare LF for a line's end; one that does not would be misled.
     pub(super) const BARE_LF: Self = refusal(400, "A line must end with CRLF, not with LF alone");
     /// RFC 9112, section 2.2.
-    pub(super) const BARE_CR: Self = refusal(400, "CR may only stand before LF");
+    pub(super) const BARE_CR: Self = refusal(400, "CR is allowed only before LF");
     /// RFC 9110, section 5.5.
     pub(super) const CONTROL: Self =
-        refusal(400, "A control character stands in the request head or the body's framing");
+        refusal(400, "The request head or the body's framing contains a control character");
     /// RFC 9112, section 2.2: a server should ignore at least one.
-    pub(super) const EMPTY_LINES: Self = refusal(400, "More than one empty line stands before the request line");
+    pub(super) const EMPTY_LINES: Self = refusal(400, "More than one empty line comes before the request line");
 
     /// RFC 9112, section 3.
     pub(super) const REQUEST_LINE: Self =
@@ -44,7 +44,7 @@ impl Refusal {
     pub(super) const TARGET: Self =
         refusal(400, "The request target must be a path, an http or https URL, or * with OPTIONS");
     pub(super) const TARGET_CHARACTER: Self =
-        refusal(400, "The request target holds a character that must be percent-encoded");
+        refusal(400, "The request target contains a character that must be percent-encoded");
     /// RFC 9112, section 3.2.3; RFC 9110, section 9.3.6.
     pub(super) const CONNECT_TARGET: Self = refusal(400, "The target of CONNECT must be host:port");
     pub(super) const CONNECT_BODY: Self = refusal(400, "A CONNECT request has no body");
@@ -55,27 +55,27 @@ impl Refusal {
     pub(super) const FOLDED: Self = refusal(400, "A header field must not be folded or indented");
     /// RFC 9112, section 5.1.
     pub(super) const SPACE_BEFORE_COLON: Self =
-        refusal(400, "No space may stand between a header's name and its colon");
+        refusal(400, "There must be no space between a header's name and its colon");
     /// RFC 9110, section 5.1.
     pub(super) const FIELD_NAME: Self =
         refusal(400, "A header field must be a name that is a token, a colon and a value");
 
     /// RFC 9112, section 3.2.
     pub(crate) const NO_HOST: Self = refusal(400, "The Host header is missing");
-    pub(crate) const HOST_REPEATED: Self = refusal(400, "The Host header stands more than once");
+    pub(crate) const HOST_REPEATED: Self = refusal(400, "The Host header occurs more than once");
     pub(super) const HOST: Self = refusal(400, "The Host header must be a host with an optional port");
     /// RFC 9112, section 3.2.2: the target counts; a reader that trusts the header would be misled.
     pub(crate) const HOST_DIFFERS: Self = refusal(400, "The Host header differs from the host of the request target");
 
     /// RFC 9110, section 8.6.
     pub(super) const LENGTH: Self = refusal(400, "The Content-Length header must be one decimal number");
-    pub(super) const LENGTH_REPEATED: Self = refusal(400, "The Content-Length header stands more than once");
+    pub(super) const LENGTH_REPEATED: Self = refusal(400, "The Content-Length header occurs more than once");
     /// RFC 9112, section 6.1.
     pub(super) const LENGTH_AND_CODING: Self =
-        refusal(400, "Content-Length and Transfer-Encoding must not stand in one request");
+        refusal(400, "Content-Length and Transfer-Encoding must not occur in one request");
     /// RFC 9112, section 6.3: without a final `chunked` the end of the body is unknown.
     pub(super) const CODING: Self = refusal(400, "The Transfer-Encoding header must be \"chunked\" and nothing else");
-    pub(super) const CODING_REPEATED: Self = refusal(400, "The Transfer-Encoding header stands more than once");
+    pub(super) const CODING_REPEATED: Self = refusal(400, "The Transfer-Encoding header occurs more than once");
     /// RFC 9112, section 6.1.
     pub(super) const CODING_VERSION: Self = refusal(400, "HTTP/1.0 has no Transfer-Encoding");
     /// RFC 9110, section 10.1.1.
@@ -89,7 +89,7 @@ impl Refusal {
     pub(super) const CHUNK_END: Self =
         refusal(400, "The data of a chunk must be as long as its size and end with CRLF");
     /// RFC 9110, section 6.5.1.
-    pub(super) const TRAILER: Self = refusal(400, "A header field that must not be a trailer stands after the body");
+    pub(super) const TRAILER: Self = refusal(400, "A header field that must not be a trailer comes after the body");
 
     /// RFC 9110, section 15.5.15; RFC 9112, section 3.
     pub(crate) const LINE_LONG: Self = refusal(414, "The request line is longer than limit_request_line");

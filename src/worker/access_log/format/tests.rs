@@ -62,7 +62,7 @@ fn full() -> Request<()> {
 }
 
 #[test]
-fn each_atom_is_gunicorns() {
+fn each_atom_has_gunicorns_meaning() {
     let facts = facts(&full());
     for (atom, shown) in [
         ("h", "192.0.2.7"),
@@ -108,7 +108,7 @@ fn each_atom_is_gunicorns() {
 }
 
 #[test]
-fn what_is_not_known_is_a_dash() {
+fn a_missing_value_is_a_dash() {
     let every = "%(h)s %(u)s %(r)s %(m)s %(U)s %(q)s %(H)s %(s)s %(B)s %(b)s %(f)s %(a)s %({RAW_URI}e)s";
     let refused = AccessFacts { status: Some(StatusCode::BAD_REQUEST), ..AccessFacts::default() };
     assert_eq!(render(every, &refused), "- - - - - - - 400 0 0 - - -");
@@ -151,7 +151,7 @@ fn only_a_basic_user_with_a_name_is_shown() {
 }
 
 #[test]
-fn nothing_a_client_sends_leaves_its_quotes() {
+fn no_client_can_break_out_of_its_quotes() {
     let odd = HeaderValue::from_bytes(b"\\\" 200 \t\xe2\x80\xa8\xff").unwrap();
     let request = Request::get("/\"{é}").header("User-Agent", odd).body(()).unwrap();
     let facts = facts(&request);
@@ -164,7 +164,7 @@ fn nothing_a_client_sends_leaves_its_quotes() {
 }
 
 #[test]
-fn json_has_a_field_for_everything() {
+fn the_json_object_has_every_field() {
     let (_, read) = object(&facts(&full()), usize::MAX);
     assert_eq!(
         read,
@@ -213,7 +213,7 @@ fn a_refused_request_shows_its_line_if_it_has_one() {
 }
 
 #[test]
-fn the_time_turns_with_the_second() {
+fn the_time_is_formatted_once_a_second() {
     let mut timestamps = timestamps();
     timestamps.update("2026-11-22T05:13:51.999Z".parse().unwrap());
     assert_eq!((timestamps.utc.as_str(), timestamps.milliseconds), ("2026-11-22T05:13:51", 999));
@@ -226,7 +226,7 @@ fn the_time_turns_with_the_second() {
 
 proptest! {
     #[test]
-    fn a_line_is_one_line_whatever_was_sent(
+    fn any_request_is_logged_as_exactly_one_line(
         target in "/[!-~é\u{85}\u{2028}]{0,40}",
         values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 5),
         basic in prop::collection::vec(any::<u8>(), 0..40),

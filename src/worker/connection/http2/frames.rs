@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_mean_the_same_however_they_come_in_pieces() {
+    fn however_the_bytes_are_split_the_frames_are_the_same() {
         let settings = [[0, 3, 0, 0, 0, 100], [0, 4, 0, 1, 0, 0]].concat();
         let bytes = [
             frame(SETTINGS, 0, 0, &settings),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_can_be_put_into_a_frame_or_a_header_block() {
+    fn no_frame_can_be_put_into_another_or_into_a_header_block() {
         let whole = [frame(HEADERS, 0, 1, b"half"), frame(CONTINUATION, END_HEADERS, 1, b"half")].concat();
         for length in 0..=whole.len() {
             let (_, frames) = read(&whole[..length], 5);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_may_be_kept_back_is_given_whole() {
+    fn a_frame_that_may_be_withheld_comes_in_one_piece() {
         let bytes = ping(false, *b"12345678");
         let mut frames = FrameReader::default();
         let (mut first, mut second) = bytes.split_at(12);
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_a_wrong_length_mean_nothing() {
+    fn frames_of_a_wrong_length_have_no_effect() {
         let bytes = [
             frame(PING, 0, 0, b"short"),
             frame(RST_STREAM, 0, 1, b"toolong"),

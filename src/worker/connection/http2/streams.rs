@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_not_let_through_stalls_and_one_that_has_not_begun_does_not() {
+    fn a_response_stalls_if_its_window_is_shut_and_it_has_begun() {
         let mut streams = Streams::new();
         for id in [1, 3] {
             streams.client_sends_headers(id, true, 5);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_has_a_window_too() {
+    fn the_window_of_the_connection_stalls_responses_too() {
         let mut streams = Streams::new();
         streams.client_sends_headers(1, true, 0);
         streams.initial_window_becomes(1_000_000, 0);
