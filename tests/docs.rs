@@ -6,7 +6,9 @@ mod links;
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
-use crate::common::root;
+use serde_json::Value;
+
+use crate::common::{Launch, root};
 
 fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -161,6 +163,73 @@ fn every_exit_code_and_every_end_of_a_worker_stands_in_the_reference() {
             "docs/reference/worker-exit-reasons.md does not explain {words:?}"
         );
     }
+}
+
+#[test]
+fn every_metric_stands_in_the_reference() {
+    let supervisor = Launch::new().serving(2);
+    let output = supervisor.ctl(&["status", "--format", "openmetrics"]);
+    let page = String::from_utf8_lossy(&output.stdout).into_owned();
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    let names: BTreeSet<_> = samples
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .map(|name| ["_bucket", "_count", "_sum"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name))
+        .map(str::to_owned)
+        .collect();
+    assert!(names.len() > 15, "{names:?}");
+    assert_same(&names, &named(&read("docs/reference/metrics.md")), "docs/reference/metrics.md");
+}
+
+#[test]
+fn every_field_of_the_status_stands_in_the_reference() {
+    let supervisor = Launch::new().serving(2);
+    let status = supervisor.status();
+    let fields = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<BTreeSet<_>>();
+    let page = read("docs/reference/status-json.md");
+    let (whole, worker) = page.split_once("\nEach of `workers`").expect("two tables");
+    assert_same(&fields(&status), &named(whole), "docs/reference/status-json.md");
+    assert_same(&fields(&status["workers"][0]), &named(worker), "docs/reference/status-json.md, workers");
+    let (_, totals) = page.split_once("\n`totals` has ").expect("the totals");
+    let totals: BTreeSet<_> = quoted(totals.split("\n\n").next().unwrap_or_default())
+        .into_iter()
+        .filter(|word| !word.ends_with("xx"))
+        .map(str::to_owned)
+        .collect();
+    assert_same(&fields(&status["totals"]), &totals, "docs/reference/status-json.md, totals");
+}
+
+/// What the pages name of the library: `App::table`, `WorkerContext::stopping()`.
+#[test]
+fn every_function_of_the_library_that_a_page_names_exists() {
+    let sources = sources().into_iter().map(|(_, text)| text).collect::<String>();
+    let types = [
+        "App",
+        "WorkerContext",
+        "SetupContext",
+        "ClientInfo",
+        "ClientCertificate",
+        "Lifespan",
+        "TableSpec",
+        "BootFailure",
+        "Runtime",
+        "Driver",
+        "Body",
+    ];
+    let mut checked = 0;
+    for page in pages() {
+        let text = read(&page);
+        for code in quoted(&text.replace("```", "")) {
+            let name = code.split("::").skip_while(|part| !types.contains(part)).nth(1);
+            let Some(name) =
+                name.and_then(|name| name.split(|sign: char| !sign.is_alphanumeric() && sign != '_').next())
+            else {
+                continue;
+            };
+            assert!(sources.contains(&format!("fn {name}")), "{page} names `{code}`, and there is no fn {name}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 20, "{checked}");
 }
 
 /// Keys, wherever a page names one with its section.

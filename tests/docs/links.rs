@@ -97,6 +97,20 @@ fn every_command_of_a_page_exists() {
     assert!(checked > 100, "{checked} commands");
 }
 
+/// `make help` names a target by the comment behind it.
+#[test]
+fn every_target_of_make_help_stands_on_a_page() {
+    let makefile = read("Makefile");
+    let helped = makefile.lines().filter(|line| line.contains(" ## ") || line.contains(":## "));
+    let helped: BTreeSet<_> = helped.filter_map(|line| line.split(':').next()).collect();
+    assert!(helped.len() > 20, "{helped:?}");
+    let shown: Vec<_> = pages().iter().flat_map(|page| shown(&read(page))).collect();
+    let shown: BTreeSet<_> =
+        shown.iter().flat_map(|code| pairs(code)).filter(|(program, _)| *program == "make").collect();
+    let shown: BTreeSet<_> = shown.into_iter().map(|(_, target)| target).collect();
+    assert_eq!(helped.difference(&shown).collect::<Vec<_>>(), [&""; 0], "no page shows these targets");
+}
+
 /// Returns what a page shows as commands: code between backticks, and the lines of console blocks behind a prompt.
 fn shown(page: &str) -> Vec<String> {
     let mut commands = Vec::new();
