@@ -1,20 +1,20 @@
-# The reference service, or the pattern for a service of your own: replace the binary's name.
+# The image of the reference service. For a service of your own, replace the name of the binary.
 #   docker build -t oxicorn:0.1.0 .
 #   docker run -p 8000:8000 -v facts:/data --stop-timeout 45 oxicorn:0.1.0
-# --stop-timeout has to be above workers.graceful_timeout (30 s), or Docker kills what is still draining after ten seconds.
-# It also runs with --read-only --tmpfs /tmp --tmpfs /data:uid=1000 --cap-drop=ALL --security-opt=no-new-privileges.
+# --stop-timeout must be longer than workers.graceful_timeout (30 s). Docker's default kills after 10 s.
+# The image also runs with --read-only --tmpfs /tmp --tmpfs /data:uid=1000 --cap-drop=ALL --security-opt=no-new-privileges.
 
-# --build-arg RUST=… names a mirror's, or a toolchain of your own.
+# --build-arg RUST=… selects another image with a Rust toolchain, such as one of a mirror.
 ARG RUST=rust:1.91-slim-bookworm
-# --build-arg RUNTIME=… names an image with a folder /runtime that deploy/docker/runtime.sh made: then nothing is compiled here.
+# --build-arg RUNTIME=… selects an image with a folder /runtime that deploy/docker/runtime.sh made. Then nothing is compiled.
 ARG RUNTIME=build
 
 FROM $RUST AS build
-# Its gcc and libc6-dev are all that SQLite, mimalloc and ring want, and its ca-certificates go into the image.
+# SQLite, mimalloc and ring need only gcc and libc6-dev, which this image has. Its ca-certificates go into the final image.
 WORKDIR /build
 
-# The dependencies, in a layer that a change of the sources leaves alone. Targets that are not the binary are not needed,
-# and cargo would ask for their files; testkit and fuzz are for tests only, and stay empty.
+# The dependencies, in a layer that a change of the sources does not rebuild. The other targets are taken out, because cargo
+# would need their files. testkit and fuzz are for tests only, so their manifests are enough, with an empty library.
 COPY Cargo.toml Cargo.lock ./
 COPY service/Cargo.toml service/
 COPY testkit/Cargo.toml testkit/
@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 
 COPY src src
 COPY service/src service/src
-# Cargo goes by the time of change, and COPY keeps that of the checkout.
+# Cargo compares times of change, and COPY keeps those of the checkout.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     find src service/src -exec touch {} + \
     && cargo build --release --locked --bin oxicorn
@@ -44,7 +44,7 @@ LABEL org.opencontainers.image.title="oxicorn" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=runtime /runtime/ /
 USER 1000:1000
-# ./supervisor.toml is read from here: mount your own over it.
+# supervisor.toml is read from here. Mount your own file over it.
 WORKDIR /etc/oxicorn
 VOLUME /data
 EXPOSE 8000

@@ -96,7 +96,7 @@ fn the_document_asks_for_the_token_only_where_one_is_needed() {
 fn settings_with_an_unusable_token_or_origin_are_refused() {
     for (settings, sentence) in [
         ("bearer_token = \"a\"\nbearer_token_file = \"b\"", "bearer_token and bearer_token_file are both set"),
-        ("bearer_token = \"no good\"", "bearer_token holds what no client can send"),
+        ("bearer_token = \"no good\"", "bearer_token cannot be sent by a client"),
         ("cors_origins = [\"https://a.example\", \"https://b.example/\"]", "\"https://b.example/\" is not an origin"),
     ] {
         let output = Launch::new().raw(&format!("[service]\n{settings}\n")).arg("check").run();
@@ -108,7 +108,7 @@ fn settings_with_an_unusable_token_or_origin_are_refused() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("service.cors_origins[1]: \"null\" is not an origin"), "{said}");
     for (content, sentence) in
-        [(None, "No such file"), (Some("\n"), "is empty"), (Some("two\nlines"), "no client can send")]
+        [(None, "No such file"), (Some("\n"), "is empty"), (Some("two\nlines"), "cannot be sent by a client")]
     {
         let launch = Launch::new().set("service.bearer_token_file", r#""token""#);
         if let Some(content) = content {

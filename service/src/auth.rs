@@ -1,6 +1,6 @@
-//! Who may write: everybody, or who shows the bearer token (RFC 6750).
+//! Decides whether a client may write: always, or only with the bearer token (RFC 6750).
 //!
-//! Owns: the token, its comparison, and the 401. Refuses: to say which routes are writes; those ask for it.
+//! Owns: the token, its comparison, and the 401. Refuses: to know which routes are writes. Those routes ask it.
 
 use std::{fmt, sync::Arc};
 
@@ -15,18 +15,18 @@ use crate::{
 const MISSING: &str = r#"Bearer realm="oxicorn""#;
 const WRONG: &str = r#"Bearer realm="oxicorn", error="invalid_token""#;
 
-/// The table was declared without its files, so nothing has read the token's.
+/// The table was declared without its files, so the file of the token was not read.
 #[derive(Debug, thiserror::Error)]
 #[error("service.bearer_token_file was not read: declare the table as factory::table() has it")]
 pub(crate) struct TokenUnread;
 
-/// The token that writes need, if any. Cheap to clone.
+/// The token that a write needs, if it needs one. Cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Token(Option<Arc<str>>);
 
 impl Token {
     /// # Errors
-    /// When a file is named and nobody read it: the door does not stand open for that.
+    /// [`TokenUnread`] when a file is named and was not read. The service must not be open to all because of that.
     pub(crate) fn of(settings: &Settings) -> Result<Self, TokenUnread> {
         match settings.bearer_token.expose() {
             "" if settings.bearer_token_file.as_os_str().is_empty() => Ok(Self::default()),
@@ -40,8 +40,8 @@ impl Token {
     }
 
     /// # Errors
-    /// 401 when a token is needed and these headers do not carry it. How long the comparison takes tells its length and
-    /// nothing else.
+    /// 401 when a token is needed and these headers do not carry it. The time of the comparison shows the length of the
+    /// token and nothing else.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(token) = &self.0 else { return Ok(()) };
         let shown = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
@@ -63,7 +63,7 @@ fn missing() -> ApiError {
     ApiError::unauthorized("this needs the header Authorization: Bearer and a token", MISSING)
 }
 
-/// The token of `Bearer TOKEN`; the scheme's case does not matter (RFC 9110, 11.1).
+/// Returns the token of `Bearer TOKEN`. The case of the scheme does not matter (RFC 9110, 11.1).
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())

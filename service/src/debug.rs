@@ -1,7 +1,7 @@
-//! Routes that show a worker from inside, and routes that make it hang, crash or leak so that its supervisor can be
-//! watched at work.
+//! Routes that show the state of a worker, and routes that make it hang, crash or leak, so that one can watch what the
+//! supervisor does then.
 //!
-//! Owns: `/debug/*`. Refuses: everything but `/debug/connections` unless `service.debug` says so.
+//! Owns: `/debug/*`. Refuses: all of them but `/debug/connections`, unless `service.debug` is on.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,10 +26,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::error::{ApiError, Detail, TooLarge, documented};
 use oxicorn::WorkerContext;
 
-/// What `/debug/allocate` holds on to.
+/// The memory that `/debug/allocate` keeps.
 type Leak = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// This worker, now
+/// The worker that answers, now
 #[derive(Serialize, ToSchema)]
 struct Connections {
     pid: u32,
@@ -54,7 +54,7 @@ pub(crate) fn routes(worker: WorkerContext, misbehave: bool) -> OpenApiRouter {
 
 documented!(BadNumber, [bad_number("ms")]);
 
-/// Who answers, and how busy it is
+/// Show the worker that answers, and how busy it is
 #[utoipa::path(get, path = "/debug/connections", tag = "debug", responses(
     (status = 200, description = "This worker, now", body = Connections),
 ))]
@@ -68,7 +68,7 @@ async fn connections(State(worker): State<WorkerContext>) -> Json<Connections> {
     })
 }
 
-/// Answer late, blocking nobody
+/// Answer late, without blocking the worker
 #[utoipa::path(get, path = "/debug/sleep/{ms}", tag = "debug", params(("ms" = u32, Path, example = 5)), responses(
     (status = 200, description = "After that time", body = Object, example = json!({"slept_ms": 5})),
     BadNumber,
@@ -98,9 +98,9 @@ async fn abort() -> Json<Value> {
     std::process::abort()
 }
 
-/// Keep that much more memory: a leak
+/// Keep this much more memory: a leak
 #[utoipa::path(get, path = "/debug/allocate/{mib}", tag = "debug", params(("mib" = u32, Path, example = 1)), responses(
-    (status = 200, description = "What it keeps by now", body = Object, example = json!({"kept_mib": 1})),
+    (status = 200, description = "The memory it keeps now", body = Object, example = json!({"kept_mib": 1})),
     BadNumber,
 ))]
 async fn allocate(State(leak): State<Leak>, mib: Result<Path<u32>, PathRejection>) -> Result<Json<Value>, ApiError> {
@@ -109,7 +109,7 @@ async fn allocate(State(leak): State<Leak>, mib: Result<Path<u32>, PathRejection
     let bytes = usize::try_from(u64::from(mib) << 20).map_err(|_| too_much())?;
     let mut block = Vec::new();
     block.try_reserve_exact(bytes).map_err(|_| too_much())?;
-    // Not zero: a page counts as resident only once it was written to.
+    // Not zero: a page counts as resident only after a write to it.
     block.resize(bytes, 1);
     let mut leak = leak.lock().unwrap_or_else(PoisonError::into_inner);
     leak.push(block);
@@ -119,7 +119,7 @@ async fn allocate(State(leak): State<Leak>, mib: Result<Path<u32>, PathRejection
 
 /// Return the body
 #[utoipa::path(post, path = "/debug/echo", tag = "debug", request_body(content = String, content_type = "*/*"), responses(
-    (status = 200, description = "The body, under the type it came with", body = String, content_type = "*/*"),
+    (status = 200, description = "The body, with the content type of the request", body = String, content_type = "*/*"),
     TooLarge,
 ))]
 async fn echo(headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Response, ApiError> {

@@ -1,7 +1,7 @@
-//! Whether a dependency does as asked, and telling the log when that changes.
+//! The health of a dependency, and the log lines about its changes.
 //!
-//! Owns: one line when it begins to fail, one more when a later reason tells more, and one when it works again, however
-//! many requests meet it meanwhile. Refuses: asking (`store`, `health`).
+//! Owns: one line when it begins to fail, one more when a later error tells more, and one when it works again, however
+//! many requests fail in between. Refuses: to ask the dependency (`store`, `health`).
 
 use std::{
     error::Error,
@@ -11,25 +11,25 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How long a dependency may take to tell how it is, before it counts as unavailable.
+/// How long a dependency may take to answer. After that it counts as unavailable.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long no request may fail before the dependency counts as working again: a nearly full disk takes some writes and
+/// How long no request may fail before the dependency counts as working again. A nearly full disk takes some writes and
 /// refuses others.
 const CALM: Duration = Duration::from_secs(1);
 
-/// How much the reason of a failure tells, the least first.
+/// How much an error says about the cause, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Telling {
     /// No answer in time.
     Nothing,
     /// It could not be reached.
     Unreached,
-    /// It said, or showed, why.
+    /// It gave, or showed, the cause.
     Cause,
 }
 
-/// The condition of one dependency, or of one thing that it does, as one worker sees it.
+/// The health of one dependency, or of one of its functions, as one worker sees it.
 #[derive(Debug)]
 pub(crate) struct DependencyHealth {
     name: String,
@@ -40,7 +40,7 @@ pub(crate) struct DependencyHealth {
 struct Outage {
     failures: u64,
     failed_at: Instant,
-    /// The best reason so far, which the log has.
+    /// How much the best reason in the log tells so far.
     told: Telling,
 }
 
@@ -72,7 +72,7 @@ impl DependencyHealth {
                     event = "dependency_failed",
                     name,
                     reason = reason(),
-                    "{name} fails; what needs it is answered 503 until it works again"
+                    "{name} fails; requests that need it are answered 503 until it works again"
                 );
             }
             Some(known) => {
@@ -96,7 +96,7 @@ impl DependencyHealth {
     }
 }
 
-/// An error and its causes, on one line.
+/// Returns an error and its causes as one line.
 pub(crate) fn error_chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

@@ -1,7 +1,7 @@
-//! The OpenAPI document of the service, and Swagger UI to read and try it.
+//! The OpenAPI document of the service, and Swagger UI to read it and try it out.
 //!
-//! Owns: what the document says beside the routes (which the handlers say), `/openapi.json`, `/docs` and its files.
-//! Refuses: to fetch anything from elsewhere; the files are in the binary.
+//! Owns: what the document says apart from the routes (the handlers describe those), `/openapi.json`, `/docs` and its
+//! files. Refuses: to load anything from another place. The files are in the binary.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use utoipa_swagger_ui::Config;
 
 use crate::{auth::Token, error::ApiError};
 
-/// The page of `/docs` may load what lies beside it and ask this service; nothing else, and nothing inline.
+/// The page of `/docs` may load the files beside it and call this service, and nothing else. Nothing inline may run.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -58,7 +58,7 @@ const PAGE: &str = r#"<!doctype html>
     tags(
         (name = "facts", description = "A small collection with every verb, pages and a filter"),
         (name = "health", description = "For probes and load balancers"),
-        (name = "debug", description = "A worker seen from inside"),
+        (name = "debug", description = "The state of a worker"),
         (name = "docs", description = "This document"),
     ),
     components(schemas(crate::error::ErrorBody)),
@@ -75,12 +75,12 @@ impl Modify for BearerScheme {
     }
 }
 
-/// What the document says before any route is added.
+/// Returns the document before any route is added.
 pub(crate) fn frame() -> Document {
     Frame::openapi()
 }
 
-/// `/openapi.json` and `/docs`; `document` knows every other route.
+/// Returns the routes `/openapi.json` and `/docs`. `document` holds every other route already.
 pub(crate) fn routes(document: Document, token: &Token) -> Router {
     let (router, mut document) =
         OpenApiRouter::with_openapi(document).routes(routes!(openapi)).routes(routes!(page)).split_for_parts();
@@ -91,7 +91,7 @@ pub(crate) fn routes(document: Document, token: &Token) -> Router {
     router.with_state(Arc::new(document)).merge(Router::new().route("/docs/{file}", get(file)).with_state(config))
 }
 
-/// Without a token nobody is asked for one, and the document does not say otherwise.
+/// Removes the token from the document when the service has none.
 fn open_to_all(document: &mut Document) {
     for path in document.paths.paths.values_mut() {
         for operation in [&mut path.post, &mut path.put, &mut path.delete].into_iter().flatten() {
@@ -109,7 +109,7 @@ async fn openapi(State(document): State<Arc<Document>>) -> Response {
     Json(document.as_ref()).into_response()
 }
 
-/// This document, to be read and tried in a browser
+/// This document, to read and try out in a browser
 #[utoipa::path(get, path = "/docs", tag = "docs", responses(
     (status = 200, description = "Swagger UI", body = str, content_type = "text/html"),
 ))]
@@ -123,7 +123,7 @@ async fn file(
 ) -> Result<Response, ApiError> {
     let absent = || ApiError::not_found("Swagger UI has no such file");
     let Path(name) = name.map_err(|_| absent())?;
-    // Its own pages would stand under the policy of all answers, and stay blank.
+    // Swagger UI's own pages would get the policy of all other answers, and stay blank.
     if name.ends_with(".html") {
         return Err(absent());
     }

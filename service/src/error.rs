@@ -1,7 +1,7 @@
-//! The one shape of every error body: `{"error", "type", "details": [{"field", "message"}]}`.
+//! Every error body has one shape: `{"error", "type", "details": [{"field", "message"}]}`.
 //!
-//! Owns: which status a refusal has, how it is written, and how the OpenAPI document shows it. Refuses: telling a client
-//! what only the log should know.
+//! Owns: the status of a refusal, its body, and its part of the OpenAPI document. Refuses: to give a client what only the
+//! log may hold.
 
 use std::collections::BTreeMap;
 
@@ -22,17 +22,17 @@ use utoipa::{
 
 use crate::{dependency::error_chain, store::StoreError};
 
-/// A request that was not answered as asked.
+/// A request that the service did not fulfil.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ApiError {
     status: StatusCode,
     sentence: String,
     details: Vec<Detail>,
-    /// Of a 401: what `WWW-Authenticate` asks for.
+    /// The value of `WWW-Authenticate`, for a 401.
     challenge: Option<&'static str>,
 }
 
-/// What is wrong with one field, query parameter or path segment; or with the `body` or the `query` as a whole.
+/// One mistake in a field, a query parameter or a path segment, or in the whole `body` or `query`.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Detail {
     #[schema(example = "tags[1]")]
@@ -48,7 +48,7 @@ pub(crate) struct ErrorBody<'a> {
     /// What went wrong, for a human.
     error: &'a str,
     r#type: ErrorType,
-    /// Each mistake by name; empty when the request as a whole is to blame, or not to blame.
+    /// Each mistake by name. Empty when the whole request is wrong, or when the request is not the cause.
     details: &'a [Detail],
 }
 
@@ -139,7 +139,7 @@ impl From<StoreError> for ApiError {
             StoreError::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        // The store says once that it fails; under load this line would come a thousand times.
+        // The store logs once that it fails. Under load this line would come a thousand times.
         tracing::debug!(reason = error_chain(&error), "a client was answered {}", status.as_u16());
         Self::of_the_store(status)
     }
@@ -167,7 +167,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Shows each error as a response of the OpenAPI document, with itself as the example.
+/// Makes each error a response of the OpenAPI document, with the error itself as the example.
 pub(crate) fn responses(errors: impl IntoIterator<Item = ApiError>) -> BTreeMap<String, RefOr<Documented>> {
     let response = |error: ApiError| {
         let content = ContentBuilder::new()
@@ -186,7 +186,7 @@ pub(crate) fn responses(errors: impl IntoIterator<Item = ApiError>) -> BTreeMap<
     errors.into_iter().map(response).collect()
 }
 
-/// A name for some errors, to stand in the `responses(…)` of a route.
+/// Gives some errors one name, for the `responses(…)` of a route.
 macro_rules! documented {
     ($(#[$says:meta])* $name:ident, $errors:expr) => {
         $(#[$says])*
@@ -202,17 +202,17 @@ macro_rules! documented {
 pub(crate) use documented;
 
 documented!(
-    /// How a route that asks the store may fail.
+    /// The errors of a route that asks the store.
     StoreFailure,
     [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::SERVICE_UNAVAILABLE].map(ApiError::of_the_store)
 );
 documented!(
-    /// How any body may be refused.
+    /// The errors of a route that takes a body.
     TooLarge,
     [ApiError::payload_too_large()]
 );
 documented!(
-    /// How a body that is to be JSON may be refused, apart from what it says.
+    /// The errors of a route that takes JSON, apart from those of its values.
     BadBody,
     [
         ApiError::bad_request("body", "is not JSON: EOF while parsing an object at line 1 column 1"),

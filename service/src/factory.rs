@@ -1,7 +1,7 @@
-//! The reference service: small facts over JSON, health, and a few ways to misbehave on purpose.
+//! The reference service: small facts over JSON, health, and routes that misbehave on purpose.
 //!
-//! Owns: putting routes, settings and the store together in a worker. Refuses: anything a user's own service could not
-//! do. It sees the supervisor only through `WorkerContext` and `Lifespan`, like every other app.
+//! Owns: the assembly of routes, settings and store in a worker. Refuses: anything that a user's own service could not do.
+//! It sees the supervisor only through `WorkerContext`, `SetupContext` and `Lifespan`, like every other app.
 
 use std::{
     fs, io,
@@ -32,7 +32,7 @@ use crate::{
     store::{self, Store, StoreError},
 };
 
-/// Why the service could not be built; the worker that met it is not ready.
+/// The service could not be built. The worker that meets this error does not become ready.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BuildError {
     #[error("cannot make the folder {} of service.sqlite_path", folder.display())]
@@ -49,7 +49,7 @@ pub(crate) enum BuildError {
     TokenUnread(#[from] TokenUnread),
 }
 
-/// The table `[service]`, with the files and the environment names that its keys may come from.
+/// Declares the table `[service]`, with the files and the environment variables that its keys may come from.
 #[must_use]
 pub(crate) fn table() -> TableSpec {
     TableSpec::new::<Settings>("service")
@@ -63,7 +63,8 @@ pub(crate) fn table() -> TableSpec {
 /// The factory of the reference service.
 ///
 /// # Errors
-/// When the SQLite file is not there or cannot be opened. A MongoDB that cannot be reached is no error: it may come back.
+/// The SQLite file does not exist or cannot be opened. A MongoDB that cannot be reached is not an error, because it may
+/// come back.
 pub(crate) async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError> {
     let settings = worker.table::<Settings>();
     let token = Token::of(&settings)?;
@@ -75,11 +76,11 @@ pub(crate) async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, Bui
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
 }
 
-/// Makes the database's folder and an empty file with the master's rights, and gives them to the user the workers will be.
-/// Workers make no file, and the database that a service runs with is never made anew: it would be an empty one.
+/// Makes the folder of the database and an empty file with the master's rights, and gives them to the user of the workers.
+/// Workers make no file. The database of a running service is never made again, because it would be empty.
 ///
 /// # Errors
-/// That database is gone, or emptied; the file system's, with the name.
+/// The database of the running service is gone or was emptied, or the file system refuses; with the path.
 pub(crate) fn prepare(setup: &SetupContext<'_>) -> Result<(), BuildError> {
     let Some(path) = sqlite_path(setup) else { return Ok(()) };
     let served = setup.running().and_then(|running| sqlite_path(&running));
@@ -101,10 +102,10 @@ fn sqlite_path(setup: &SetupContext<'_>) -> Option<PathBuf> {
     settings.wants_sqlite().then(|| setup.state_path(&settings.sqlite_path))
 }
 
-/// Makes the database ready: tables or indexes, and the version of its schema. A line for each thing that was done.
+/// Makes the database ready: tables or indexes, and the version of its schema. Returns a line for each step that was done.
 ///
 /// # Errors
-/// When the database refuses, cannot be reached, or is of a newer program.
+/// The database refuses, cannot be reached, or has the schema of a newer program.
 pub(crate) async fn migrate(setup: &SetupContext<'_>) -> Result<Vec<String>, StoreError> {
     let settings = setup.table::<Settings>();
     let path = setup.state_path(&settings.sqlite_path);
@@ -123,14 +124,18 @@ async fn open(worker: &WorkerContext, settings: &Settings) -> Result<Store, Buil
     }
 }
 
-/// Once, as soon as the database answers; a worker serves without.
+/// Warns once, as soon as the database answers. The worker serves meanwhile.
 async fn warn_of_what_is_missing(store: Store) {
     loop {
         match store.missing().await {
             Ok(None) => return,
             Ok(Some(missing)) => return tracing::warn!(event = "migration_needed", "{missing}"),
             Err(StoreError::Unfit { reason }) => {
-                return tracing::error!(event = "migration_needed", reason, "the database is of a newer program");
+                return tracing::error!(
+                    event = "migration_needed",
+                    reason,
+                    "the database has the schema of a newer program"
+                );
             }
             Err(_) => tokio::time::sleep(Duration::from_secs(5)).await,
         }
@@ -156,7 +161,7 @@ fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Stor
     router = router
         .fallback(async || ApiError::not_found("there is no such route"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed());
-    // At once, the outermost first: each call of `layer` costs every request a box.
+    // In one call, the outermost first: each call of `layer` costs every request a box.
     let security = MapResponseLayer::new(secured);
     if settings.cors_origins.is_empty() {
         return router.layer(security);
@@ -165,7 +170,7 @@ fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Stor
     router.layer((security, cors))
 }
 
-/// What browsers are told with every answer: take it for what it says it is, load nothing for it, show it in no frame.
+/// What every answer tells a browser: trust the content type, send no referrer, load nothing, show it in no frame.
 const SECURITY: [(HeaderName, HeaderValue); 4] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
@@ -175,10 +180,10 @@ const SECURITY: [(HeaderName, HeaderValue); 4] = [
 
 fn secured(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    // And one for `X-Request-Id`.
+    // One more for `X-Request-Id`.
     headers.reserve(SECURITY.len() + 1);
     for (name, value) in SECURITY {
-        // To look at each of a handful of headers costs less than to hash the name.
+        // A look at each of a few headers costs less than the hash of a name.
         if !headers.keys().any(|known| *known == name) {
             headers.append(name, value);
         }

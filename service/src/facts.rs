@@ -1,6 +1,6 @@
 //! `/facts`: a small collection with every verb, pages and a filter.
 //!
-//! Owns: what a client may send and how it is refused. Refuses: how facts are kept (`store`), who may write (`auth`).
+//! Owns: what a client may send, and the answers to what it may not. Refuses: storage (`store`), and who may write (`auth`).
 
 use axum::{
     Json,
@@ -55,7 +55,7 @@ pub(crate) fn routes(store: Store, token: Token) -> OpenApiRouter {
     responses(
         (
             status = 201,
-            description = "The fact, and where it is from now on",
+            description = "The fact, and its address in `location`",
             body = Fact,
             headers(("location" = String, description = "/facts/ and the id")),
             links(
@@ -83,7 +83,7 @@ async fn create(_: Writer, State(facts): State<Facts>, draft: Draft) -> Result<R
     operation_id = "listFacts",
     tag = "facts",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many; 20 if not said"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "How many; 20 by default"),
         ("cursor" = Option<String>, Query, format = Uuid, description = "`next_cursor` of the page before"),
         ("tag" = Option<String>, Query, min_length = 1, max_length = 64, description = "Only facts with this tag"),
     ),
@@ -117,7 +117,7 @@ async fn read(State(facts): State<Facts>, FactId(id): FactId) -> Result<Json<Fac
     facts.store.get(id).await?.map(Json).ok_or_else(no_such_fact)
 }
 
-/// Replace what a fact says; its id and the time of its creation stay
+/// Replace the content of a fact; its id and the time of its creation stay
 #[utoipa::path(
     put,
     path = "/facts/{id}",
@@ -166,7 +166,7 @@ documented!(NoSuchFact, [no_such_fact()]);
 documented!(BadPage, [bad_cursor(), bad_limit()]);
 documented!(BadFact, validate(Input { text: None, source: None, tags: Some(vec![Tag(String::new())]) }).err());
 
-/// A client that may write. It stands before the body, which is not read for others.
+/// A client that may write. As an extractor it comes before the body, so the body of any other client is not read.
 struct Writer;
 
 impl FromRequestParts<Facts> for Writer {
@@ -177,7 +177,7 @@ impl FromRequestParts<Facts> for Writer {
     }
 }
 
-/// The `{id}` of a path. One that cannot be an id is simply an id that nothing has.
+/// The `{id}` of a path. A text that is not a UUID is treated as an id that no fact has.
 struct FactId(String);
 
 impl<S: Send + Sync> FromRequestParts<S> for FactId {
@@ -246,8 +246,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// The body of POST and PUT before anything is known about it. All optional: what is missing is named by `validate`,
-/// together with everything else that is wrong.
+/// The body of POST and PUT, not checked yet. All fields are optional here, so that `validate` can name a missing field
+/// together with every other mistake.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewFact, description = "What a client decides about a fact")]
 #[serde(deny_unknown_fields)]
@@ -255,21 +255,21 @@ struct Input {
     /// Not blank
     #[schema(required, value_type = String, min_length = 1, max_length = 2000, pattern = r"[^ \t\n\f\r]", example = "Otters hold hands")]
     text: Option<String>,
-    /// Who says so
+    /// The source of the fact
     #[schema(max_length = 2000, example = "a zoo keeper")]
     source: Option<String>,
     #[schema(max_items = 16, example = json!(["otter"]))]
     tags: Option<Vec<Tag>>,
 }
 
-// A type of its own so that the document can say how long one may be.
+// Its own type, so that the document can give the maximum length.
 #[derive(Deserialize, ToSchema)]
 #[schema(min_length = 1, max_length = 64)]
 struct Tag(String);
 
 fn parse(body: &[u8]) -> Result<Draft, ApiError> {
     let not_json = |error: &serde_json::Error| ApiError::bad_request("body", format!("is not JSON: {error}"));
-    // Without this serde would take `["some text"]` for an object without names.
+    // Without this check serde would accept `["some text"]` as an object without names.
     if body.trim_ascii_start().first() != Some(&b'{') {
         serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|error| not_json(&error))?;
         return Err(ApiError::invalid(vec![Detail::new("body", "must be an object")]));
@@ -294,7 +294,7 @@ fn validate(input: Input) -> Result<Draft, ApiError> {
         refuse("text", "is required".into());
         "-".into()
     });
-    // As the document's pattern says; every dialect of regular expressions has its own idea of white space.
+    // The same characters as in the document's pattern. Dialects of regular expressions differ on what white space is.
     if text.chars().all(|sign| sign.is_ascii_whitespace()) {
         refuse("text", "must not be blank".into());
     } else if longer_than(&text, TEXT_MAX) {

@@ -1,7 +1,7 @@
-//! Liveness and readiness, as probes ask for them.
+//! Liveness and readiness, for probes.
 //!
-//! Owns: the four health routes, and asking the dependencies of `[[service.check]]`. Refuses: asking a dependency about
-//! liveness; a dead database is no reason to restart.
+//! Owns: the four health routes, and the requests to the dependencies of `[[service.check]]`. Refuses: to ask a dependency
+//! for liveness. A dead database is not a reason to restart.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -34,12 +34,12 @@ struct Readiness {
     worker: WorkerContext,
     store: Store,
     checks: Vec<(Check, DependencyHealth)>,
-    /// When all were last asked, and what came of it; believed for as long as one may take to answer. Locked while
-    /// asking, so that many probes ask once.
+    /// When all were last asked, and the results. They hold for as long as one dependency may take to answer. Locked during
+    /// the requests, so that many probes at once ask only once.
     last: Mutex<Option<(Instant, Checked)>>,
 }
 
-/// Each dependency by its name.
+/// The dependencies by name.
 type Checked = Arc<[(String, Health)]>;
 
 #[derive(Serialize, ToSchema)]
@@ -48,8 +48,8 @@ struct Liveness {
     status: &'static str,
 }
 
-/// `ready`, `degraded` or `draining`; and how each dependency is, unless draining: `ok`, `unavailable`, or, of a database
-/// that answers and takes no writes, `read-only`
+/// `ready`, `degraded` or `draining`; and, unless draining, the state of each dependency: `ok`, `unavailable`, or
+/// `read-only` for a database that answers and takes no writes
 #[derive(Serialize, ToSchema)]
 struct Report {
     #[schema(example = "ready")]
@@ -89,7 +89,7 @@ async fn health_live() -> Json<Liveness> {
 /// Should it be sent requests?
 #[utoipa::path(get, path = "/ready", tag = "health", responses(
     (status = 200, description = "Yes", body = Report),
-    (status = 503, description = "Not now: a dependency does not answer, or a stop was asked", body = Report,
+    (status = 503, description = "Not now: a dependency does not answer, or the service stops", body = Report,
      example = json!({"status": "degraded", "checks": {"database": "unavailable"}})),
 ))]
 async fn ready(State(readiness): State<Arc<Readiness>>) -> (StatusCode, Json<Report>) {
@@ -132,7 +132,7 @@ impl Readiness {
         }
     }
 
-    /// All at once: a probe waits for the slowest only.
+    /// Asks all at once, so that a probe waits for the slowest only.
     async fn ask(&self) -> Checked {
         let further = self.checks.iter().map(|(check, condition)| ask(check, condition));
         let (pinged, further) = join(self.store.ping(), join_all(further)).await;
@@ -174,11 +174,11 @@ enum Refused {
     Late,
     #[error("cannot connect to {address}")]
     Connect { address: String, source: io::Error },
-    #[error("what answers is not HTTP, or ended early")]
+    #[error("the answer is not HTTP, or ended early")]
     Http(#[from] hyper::Error),
     #[error("answered {0}")]
     Status(StatusCode),
-    #[error("no request can be made of its URL")]
+    #[error("its URL makes no valid request")]
     Request(#[from] http::Error),
 }
 
@@ -186,7 +186,7 @@ async fn connect(address: &str) -> Result<TcpStream, Refused> {
     TcpStream::connect(address).await.map_err(|source| Refused::Connect { address: address.to_owned(), source })
 }
 
-/// Of one GET on a connection of its own, which ends with it.
+/// Returns the status of one GET on a connection of its own, which ends with it.
 async fn get_status(uri: &Uri) -> Result<StatusCode, Refused> {
     let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
     let stream = TokioIo::new(connect(&format!("{host}:{port}")).await?);
@@ -194,7 +194,7 @@ async fn get_status(uri: &Uri) -> Result<StatusCode, Refused> {
     let authority = uri.authority().map_or(host, |authority| authority.as_str());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path).header(HOST, authority).header(CONNECTION, "close").body(Empty::<Bytes>::new())?;
-    // The body is dropped unread, and the sender with it: both end the connection.
+    // The body is dropped unread, and the sender is dropped too. Both end the connection.
     let status = async move { Ok(sender.send_request(request).await?.status()) };
     join(status, connection).await.0
 }

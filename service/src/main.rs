@@ -1,7 +1,7 @@
-//! The `oxicorn` program: the reference service, supervised. The library's first user, with no privilege over others.
+//! The program `oxicorn`: the reference service under the supervisor.
 //!
-//! Owns: the command `oxicorn`, its allocator, and the list of the service's modules. Refuses: anything that a user's own
-//! program could not do; it sees the library's public API only.
+//! Owns: the command, the allocator, and the list of the service's modules. Refuses: anything that a user's own program
+//! could not do. It sees only the public API of the library.
 
 mod auth;
 mod cors;
@@ -20,7 +20,6 @@ use std::process::ExitCode;
 
 use oxicorn::App;
 
-// Huge pages would double the resident size of the master and of each worker: see the feature `no_thp` in Cargo.toml.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

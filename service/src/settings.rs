@@ -1,7 +1,7 @@
 //! The `[service]` table of supervisor.toml.
 //!
-//! Owns: the keys, their defaults, and what they mean together. Refuses: reading files or the environment (the
-//! supervisor hands the table over, checked).
+//! Owns: the keys, their defaults, and the rules between them. Refuses: to read files or the environment. The supervisor
+//! does that, and hands over the table.
 
 use std::{collections::HashSet, fmt, path::PathBuf};
 
@@ -15,16 +15,16 @@ use crate::{cors::Origin, token};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
 pub(crate) struct Settings {
-    /// Where facts are kept. Default `auto`: MongoDB when `mongodb_uri` is set, else SQLite.
+    /// Which database keeps the facts. Default `auto`: MongoDB when `mongodb_uri` is set, else SQLite.
     pub(crate) store: StoreKind,
-    /// The SQLite file, a path of state; its folder is made when absent. Default `data/facts.db`.
+    /// The path of the SQLite file, relative to the state folder. A missing folder is made. Default `data/facts.db`.
     pub(crate) sqlite_path: PathBuf,
-    /// Also `MONGODB_URI`. Default empty: none.
+    /// The connection string; also `MONGODB_URI`. Default empty: no MongoDB.
     #[serde(deserialize_with = "connection_string")]
     pub(crate) mongodb_uri: Secret,
-    /// A file that holds `mongodb_uri`; also `MONGODB_URI_FILE`. Default empty: none.
+    /// A file that holds `mongodb_uri`; also `MONGODB_URI_FILE`. Default empty: no file.
     pub(crate) mongodb_uri_file: PathBuf,
-    /// Also `MONGODB_DATABASE`. Default `r3nd`.
+    /// The name of the database; also `MONGODB_DATABASE`. Default `r3nd`.
     pub(crate) mongodb_database: String,
     /// Serve `/docs` and `/openapi.json`. Default true.
     pub(crate) docs: bool,
@@ -32,11 +32,11 @@ pub(crate) struct Settings {
     pub(crate) debug: bool,
     /// When set, writes need `Authorization: Bearer …`. Default empty: open to all.
     pub(crate) bearer_token: Secret,
-    /// A file that holds `bearer_token`. Default empty: none.
+    /// A file that holds `bearer_token`. Default empty: no file.
     pub(crate) bearer_token_file: PathBuf,
-    /// Origins of web pages that may call; `*` is every one. Default none.
+    /// The origins whose web pages may call; `*` means every origin. Default: none.
     pub(crate) cors_origins: Vec<Origin>,
-    /// Further dependencies that `/ready` asks. Default none.
+    /// Further dependencies that `/ready` asks. Default: none.
     #[serde(deserialize_with = "checks")]
     pub(crate) check: Vec<Check>,
 }
@@ -61,11 +61,11 @@ impl Default for Settings {
 
 impl<'de> Deserialize<'de> for Settings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Derived, as an inherent function: this is what `remote = "Self"` is for.
+        // The derived function: `remote = "Self"` makes it an inherent one.
         let settings = Self::deserialize(deserializer)?;
         if settings.store == StoreKind::Mongodb && settings.mongodb_uri.is_empty() {
             return Err(D::Error::custom(
-                "store is \"mongodb\", and nothing says where that is: set mongodb_uri, or MONGODB_URI",
+                "store is \"mongodb\", but its address is not set: set mongodb_uri, or MONGODB_URI",
             ));
         }
         if settings.bearer_token.is_empty() {
@@ -87,7 +87,8 @@ pub(crate) enum StoreKind {
     Mongodb,
 }
 
-/// The driver's own words may quote what it takes for a host or an option, and that can be half of a password.
+/// Parses a connection string. The driver's error may quote what it takes for a host or an option, which can be half of a
+/// password, so it is shown only for a string without an `@`.
 fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::Error> {
     let uri = Secret::deserialize(value)?;
     if uri.is_empty() {
@@ -95,9 +96,9 @@ fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::E
     }
     match ConnectionString::parse(&uri.0) {
         Ok(_) => Ok(uri),
-        Err(error) if !uri.0.contains('@') => Err(D::Error::custom(format!("no connection string: {}", error.kind))),
+        Err(error) if !uri.0.contains('@') => Err(D::Error::custom(format!("not a connection string: {}", error.kind))),
         Err(_) => Err(D::Error::custom(
-            "no connection string such as mongodb://user:password@host:27017/?option=value; percent-encode what user \
+            "not a connection string such as mongodb://user:password@host:27017/?option=value; percent-encode what user \
              and password have of : / ? # [ ] @ %",
         )),
     }
@@ -106,7 +107,7 @@ fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::E
 /// One `[[service.check]]`: a further dependency that `/ready` asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Check {
-    /// Unique, and not `database`: that is the store.
+    /// Unique, and not `database`, which is the name of the store.
     pub(crate) name: String,
     pub(crate) probe: Probe,
 }
@@ -120,7 +121,7 @@ pub(crate) enum Probe {
     Http(Uri),
 }
 
-/// As written. Every entry that makes no sense is named.
+/// Reads the list. The error names every entry that is wrong.
 fn checks<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Check>, D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -163,18 +164,18 @@ fn probe(tcp: Option<String>, http: Option<String>) -> Result<Probe, String> {
     }
 }
 
-/// A string that never shows up in a log by way of `Debug`.
+/// A string that `Debug` does not show, so that it stays out of logs.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Secret(String);
 
 impl Secret {
-    /// Whether it was left unset.
+    /// Whether it is unset.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The plain text.
+    /// Returns the plain text.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
@@ -258,7 +259,7 @@ mod tests {
     #[test]
     fn a_token_can_be_sent() {
         for (table, sentence) in [
-            ("bearer_token = \"two words\"", "no client can send"),
+            ("bearer_token = \"two words\"", "cannot be sent by a client"),
             ("cors_origins = [\"https://a.example/\"]", "\"https://a.example/\" is not an origin"),
         ] {
             let error = toml::from_str::<Settings>(table).unwrap_err().to_string();

@@ -1,6 +1,6 @@
-//! Where facts are kept.
+//! The storage of facts.
 //!
-//! Owns: what a fact is, its id and times, and the choice of a database. Refuses: HTTP, and anything about processes.
+//! Owns: what a fact is, its id and times, and the choice of a database. Refuses: HTTP, and everything about processes.
 
 mod mongo;
 mod sqlite;
@@ -28,7 +28,7 @@ use crate::{
 /// A fact as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Fact {
-    /// A version 7 UUID: its order is the order of creation, within one worker exactly, else to the millisecond.
+    /// A version 7 UUID. Ids sort by time of creation: exactly within one worker, to the millisecond between workers.
     #[schema(format = Uuid, example = "01a20155-6968-7621-88be-ae16c701f5b1")]
     pub(crate) id: String,
     #[schema(example = "Otters hold hands")]
@@ -51,7 +51,7 @@ impl Millis {
         Self(Timestamp::now().as_millisecond())
     }
 
-    /// When a version 7 UUID was made: its first 48 bits. So `created_at` and the order of ids never disagree.
+    /// Returns the time in the first 48 bits of a version 7 UUID, so that `created_at` always agrees with the order of ids.
     fn of(id: Uuid) -> Self {
         Self((id.as_u128() >> 80) as i64)
     }
@@ -64,7 +64,7 @@ impl Serialize for Millis {
     }
 }
 
-/// What a client decides about a fact; valid.
+/// The part of a fact that a client decides, checked.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Draft {
     pub(crate) text: String,
@@ -72,7 +72,7 @@ pub(crate) struct Draft {
     pub(crate) tags: Vec<String>,
 }
 
-/// Which facts to list: those with `tag`, older than the one with the id `before`, newest first, at most `limit`.
+/// Selects facts to list: those with `tag`, older than the fact with the id `before`, newest first, at most `limit`.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) limit: u32,
@@ -80,7 +80,8 @@ pub(crate) struct Page {
     pub(crate) tag: Option<String>,
 }
 
-/// `next_cursor` is the id of the last item: inserts come before it and deletes leave it valid, so pages never shift.
+/// One page. `next_cursor` is the id of the last item. Inserts come before it and deletes leave it valid, so pages never
+/// shift.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Listing {
     pub(crate) items: Vec<Fact>,
@@ -88,14 +89,14 @@ pub(crate) struct Listing {
     pub(crate) next_cursor: Option<String>,
 }
 
-/// Why the store did not do as asked.
+/// The store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    #[error("the store is no use as it is: {reason}")]
+    #[error("the store cannot be used: {reason}")]
     Unfit { reason: String },
     #[error("the store could not {act}")]
     Sqlite { act: &'static str, source: rusqlite::Error },
-    /// The kind alone: the driver's whole error quotes what the server said, documents included.
+    /// The kind only: the driver's full error quotes the server's answer, with documents.
     #[error("the store could not {act}")]
     Mongo { act: &'static str, source: Box<mongodb::error::ErrorKind> },
     #[error("the store did not {act} within {within:?}")]
@@ -114,16 +115,16 @@ pub(crate) struct Store {
     writing: Arc<DependencyHealth>,
 }
 
-/// What the store does now.
+/// What the store can do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
     Well,
-    /// It can be read and not written: its disk is full, or its primary is gone.
+    /// It can be read but not written: its disk is full, or its primary is gone.
     ReadOnly,
     Unavailable,
 }
 
-/// The databases to choose from.
+/// The database in use.
 #[derive(Clone, Debug)]
 enum Database {
     Sqlite(Sqlite),
@@ -135,7 +136,7 @@ impl Store {
         Sqlite::open(path.to_owned()).await.map(Database::Sqlite).map(Self::of)
     }
 
-    /// Asks nothing of the database: that may well be down while we start.
+    /// Does not ask the database, which may be down at a start.
     pub(crate) fn open_mongo(settings: &Settings, process: &str) -> Result<Self, StoreError> {
         Mongo::new(settings.mongodb_uri.expose(), &settings.mongodb_database, process)
             .map(Database::Mongo)
@@ -181,7 +182,7 @@ impl Store {
         Ok(Listing { items, next_cursor })
     }
 
-    /// The fact as it now is; none when there is no such id.
+    /// Returns the new fact; `None` when the id does not exist.
     pub(crate) async fn replace(&self, id: String, draft: Draft) -> Result<Option<Fact>, StoreError> {
         let done = match &self.database {
             Database::Sqlite(database) => database.replace(id, draft, Millis::now()).await,
@@ -190,7 +191,7 @@ impl Store {
         noted(&self.writing, done, Option::is_some)
     }
 
-    /// Whether there was such a fact.
+    /// Returns whether the fact existed.
     pub(crate) async fn delete(&self, id: String) -> Result<bool, StoreError> {
         let done = match &self.database {
             Database::Sqlite(database) => database.delete(id).await,
@@ -199,8 +200,8 @@ impl Store {
         noted(&self.writing, done, |deleted| *deleted)
     }
 
-    /// Pings the database. While writes fail it also tries one: a balancer that sends no more requests would never learn
-    /// that writes succeed again.
+    /// Pings the database. While writes fail, it also tries one. A balancer that sends no requests would otherwise never
+    /// learn that writes work again.
     pub(crate) async fn ping(&self) -> Health {
         let (reads, writes) = join(self.ping_reading(), self.ping_writing()).await;
         match (reads, writes) {
@@ -233,7 +234,7 @@ impl Store {
         noted(&self.writing, tried.await, |()| true)
     }
 
-    /// What `migrate` would do, as a sentence; none when all is done. A SQLite file was seen to when it was opened.
+    /// Says in a sentence what `migrate` would do; `None` when it is all done. Opening a SQLite file does this already.
     pub(crate) async fn missing(&self) -> Result<Option<String>, StoreError> {
         match &self.database {
             Database::Sqlite(_) => Ok(None),
@@ -241,7 +242,7 @@ impl Store {
         }
     }
 
-    /// Waits for what is under way, then lets go of the database. Later calls fail with [`StoreError::Closed`].
+    /// Waits for operations under way, then closes the database. Later calls fail with [`StoreError::Closed`].
     pub(crate) async fn close(&self) {
         match &self.database {
             Database::Sqlite(database) => database.close().await,
@@ -257,7 +258,7 @@ async fn in_time<T>(
     timeout(PATIENCE, operation).await.unwrap_or(Err(StoreError::Late { act, within: PATIENCE }))
 }
 
-/// `shows`: whether this success proves that the database works. A write that found nothing to change proves nothing.
+/// Notes the result. `shows` says whether a success proves that the database works. A write that changed nothing does not.
 fn noted<T>(
     condition: &DependencyHealth,
     result: Result<T, StoreError>,
@@ -282,10 +283,11 @@ impl StoreError {
     }
 }
 
-/// Makes the database ready for workers; a line for each thing that was done. May run in several places at once.
+/// Makes the database ready for workers. Returns a line for each step that was done. It may run in several processes at
+/// once.
 ///
 /// # Errors
-/// The database's.
+/// The database refuses, cannot be reached, or has the schema of a newer program.
 pub(crate) async fn migrate(settings: &Settings, path: PathBuf, process: &str) -> Result<Vec<String>, StoreError> {
     if settings.wants_sqlite() {
         return Sqlite::migrate(path).await;

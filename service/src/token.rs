@@ -1,11 +1,11 @@
-//! What a bearer token may hold.
+//! The grammar of a bearer token.
 //!
-//! Owns: the grammar (RFC 6750, 2.1), for the settings and for the comparison. Refuses: to know any token (`auth`).
+//! Owns: which texts a client can send as a token (RFC 6750, 2.1). Refuses: to hold a token (`auth`).
 
 pub(crate) const UNSENDABLE: &str =
-    "holds what no client can send: a token has letters, digits and -._~+/ only, and may end in =";
+    "cannot be sent by a client: a token has only letters, digits and -._~+/, and may end in =";
 
-/// Whether a text is a `b64token` (RFC 6750, 2.1).
+/// Returns whether a text is a `b64token` (RFC 6750, 2.1).
 pub(crate) fn is_sendable(token: &str) -> bool {
     let core = token.trim_end_matches('=');
     !core.is_empty() && core.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte))

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # base-images.sh rust mongo nginx traefik
-# Makes the images that tests/docker/run.py builds and runs upon, on a machine that may reach no registry: Debian by debootstrap, Rust by
-# adding this machine's own toolchain, MongoDB by adding a mongod, nginx from Debian's packages, Traefik of a wheel's program. All are called oxicorn-test/…, never by
-# an official name, so that nobody takes one for the official image; images that are there are left alone.
+# Makes the base images of tests/docker/run.py, for a machine that may not reach a registry of images: Debian by debootstrap,
+# Rust by this machine's own toolchain, MongoDB by a mongod, nginx from Debian's packages, Traefik by the program of a wheel.
+# All are named oxicorn-test/… and never as the official images, so that they are not mistaken for those. Existing images
+# are kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=target/docker
@@ -10,7 +11,7 @@ mkdir -p "$work"
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 
-# Its Dockerfile is what comes in, its files are what lies in $context.
+# The Dockerfile comes on stdin, the files lie in $context.
 build() {
     docker build --quiet --tag "oxicorn-test/$1" --file - "$context" >/dev/null
     find "$context" -mindepth 1 -delete
@@ -27,7 +28,7 @@ debian() {
     tar -C "$work/$1" -c . | docker import - "oxicorn-test/$1" >/dev/null
 }
 
-# What compiles and what serves beside it. From trixie: `http2 on` is nginx 1.25's, and bookworm has 1.22.
+# bookworm compiles, trixie serves. nginx is from trixie, because `http2 on` needs nginx 1.25 and bookworm has 1.22.
 bookworm() { debian bookworm ca-certificates,gcc,libc6-dev; }
 trixie() { debian trixie libcurl4t64,libssl3t64,nginx,passwd; }
 
@@ -38,7 +39,7 @@ rust() {
     mkdir "$context/bin"
     cp -a "$toolchain"/bin/{cargo,rustc} "$context/bin/"
     cp -a "$toolchain/lib" "$context/"
-    # A proxy with an authority of its own may stand between this machine and the registry.
+    # A proxy with its own certificate authority may stand between this machine and the registry of crates.
     cp -L /etc/ssl/certs/ca-certificates.crt "$context/"
     build rust <<'DOCKERFILE'
 FROM oxicorn-test/bookworm

@@ -1,7 +1,7 @@
 #!/bin/sh
-# The address of Debian's archive, as this machine's own sources name it.
+# Prints the address of Debian's archive that this machine's own sources name.
 set -eu
 . /etc/os-release
 mirror=$(apt-get update --print-uris | sed -n "s,^'\(.*\)/dists/$VERSION_CODENAME/main/.*,\1,p" | head -n 1)
-[ -n "$mirror" ] || { echo "apt's sources name no archive of Debian $VERSION_CODENAME" >&2; exit 1; }
+[ -n "$mirror" ] || { echo "the sources of apt name no archive of Debian $VERSION_CODENAME" >&2; exit 1; }
 echo "$mirror"

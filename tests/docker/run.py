@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The image and the compose files, really built and really run: `make soak-docker`.
+"""Builds and runs the image and the compose files: `make soak-docker`.
 
-`run.py BINARY`, which is `make test-docker`, puts a binary that is there into the image and compiles nothing.
-Every check says its sentence; the first that fails ends the run. Images it makes are called oxicorn-test/… and stay, containers, volumes
-and networks are called oxicorn-test… and go. It asks no registry: what the images stand on is made by base-images.sh.
+`run.py BINARY`, which is `make test-docker`, puts an existing binary into the image and compiles nothing. Every check prints
+a sentence, and the first that fails ends the run. Images are named oxicorn-test/… and stay. Containers, volumes and networks
+are named oxicorn-test… and are removed. The base images are made by base-images.sh, so no registry of images is asked.
 """
 import concurrent.futures
 import contextlib
@@ -25,7 +25,7 @@ WORK = ROOT / "target/docker"
 BINARY = sys.argv[1] if len(sys.argv) > 1 else None
 # The arguments of the Dockerfile, which tests/docker/compose.yml passes on as well.
 ARGUMENTS = {"RUST": "oxicorn-test/rust", "RUNTIME": "oxicorn-test/runtime" if BINARY else "build"}
-# Where the Makefile lays the plugins buildx and compose.
+# The Makefile puts the plugins buildx and compose there.
 os.environ |= {"DOCKER_CONFIG": str(ROOT / "target/docker-client"), "DOCKER_BUILDKIT": "1"} | ARGUMENTS
 NAME = "oxicorn-test"
 IMAGE = "oxicorn-test/oxicorn"
@@ -42,7 +42,7 @@ def fail(sentence):
 def expect(fact, sentence):
     if not fact:
         for name in docker("ps", "--all", "--filter", f"name={NAME}", "--format", "{{.Names}}").splitlines():
-            print(f"{name} said:", *logs(name)[-40:], sep="\n", file=sys.stderr)
+            print(f"the log of {name}:", *logs(name)[-40:], sep="\n", file=sys.stderr)
         fail(sentence)
     print(f"ok: {sentence}", flush=True)
 
@@ -91,7 +91,7 @@ def makes_a_fact(address, text):
 
 
 class Load:
-    """Clients that never retry: a request that was sent and not answered 200 is lost. Who finds no listener any more has lost nothing."""
+    """Clients that never retry. A request that was sent and not answered with 200 is lost. A client that cannot connect has lost nothing."""
 
     def __init__(self, address, path, clients):
         self.address, self.path = address, path
@@ -142,7 +142,7 @@ class Load:
 
 def needs():
     if not shutil.which("docker"):
-        fail("docker is missing; apt-get install docker.io")
+        fail("docker is missing: apt-get install docker.io")
     for ask in (["version"], ["buildx", "version"], ["compose", "version"]):
         done = sh("docker", *ask, check=False)
         if done.returncode:
@@ -153,7 +153,7 @@ def tags_are_pinned():
     files = [ROOT / "Dockerfile", *ROOT.glob("docker-compose*.yml")]
     images = [image for file in files for image in re.findall(r"^(?:ARG RUST=| *image: )([^\s*&]+)", file.read_text(), re.MULTILINE)]
     loose = [image for image in images if not re.search(r":v?\d+\.\d+", image)]
-    expect(len(images) == 4 and not loose, f"what it stands on has a version of two numbers at least: {images}")
+    expect(len(images) == 4 and not loose, f"every base image has a version of at least two numbers: {images}")
 
 
 def packs_the_binary():
@@ -180,7 +180,7 @@ def build():
 
 
 def a_changed_source_compiles_oxicorn_alone():
-    # The change does not compile: what cargo set out to compile is said all the same, and minutes of linking are spared.
+    # The change does not compile. cargo still names what it compiles, and the minutes of linking are saved.
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(ROOT, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("target", ".git"))
         with open(f"{copy}/src/lib.rs", "a") as source:
@@ -192,7 +192,7 @@ def a_changed_source_compiles_oxicorn_alone():
 
 
 def run(*options):
-    """Its address inside the bridge: behind a published port stands Docker's proxy, which accepts what nobody serves any more."""
+    """Returns the address inside the bridge. A published port leads to Docker's proxy, which accepts connections even when nothing serves."""
     remove()
     docker("run", "--detach", "--name", NAME, "--publish", "127.0.0.1::8000", "--stop-timeout", str(GRACE), *options, IMAGE)
     published = docker("port", NAME, "8000").splitlines()[0]
@@ -205,7 +205,7 @@ def remove():
 
 
 def processes():
-    """Of each its pid as it is outside, its uid, its title."""
+    """Returns the pid outside the container, the uid and the title of each process."""
     return [line.split(None, 2) for line in docker("top", NAME, "-eo", "pid,uid,args").splitlines()[1:]]
 
 
@@ -216,11 +216,11 @@ def reloads_and_upgrades(address):
         docker("kill", "--signal", name, NAME)
         expect(eventually(lambda: any(f"event={word} " in line for line in logs(NAME)), 60), f"docker kill -s {name}: {word}")
     load.end()
-    load.none_lost("through both")
-    expect(inspect(".State.Running") == "true" and inspect(".State.Pid") == pid, "the container lives on, with the same PID 1")
+    load.none_lost("a reload and an upgrade")
+    expect(inspect(".State.Running") == "true" and inspect(".State.Pid") == pid, "the container runs on, with the same PID 1")
 
 
-def as_it_comes():
+def as_it_is():
     address = run("--env", "OXICORN_SERVICE__DEBUG=true")
     expect(eventually(lambda: inspect(".State.Health.Status") == "healthy", 30), "docker inspect: healthy")
     uids = {uid for _, uid, _ in processes()}
@@ -259,13 +259,13 @@ def locked_down():
         "--env", "OXICORN_SERVICE__DEBUG=true", "--read-only", "--tmpfs", "/tmp", "--tmpfs", "/data:uid=1000",
         "--cap-drop=ALL", "--security-opt=no-new-privileges",
     )  # fmt: skip
-    expect(makes_a_fact(address, "read-only"), "read-only and without capabilities: a fact is written")
+    expect(makes_a_fact(address, "read-only"), "read-only and without capabilities, a fact is written")
     reloads_and_upgrades(address)
     remove()
 
 
 def compose(*files):
-    """The command, for docker-compose.yml and the overlays."""
+    """Returns the command for these compose files."""
     return ["docker", "compose", "--project-directory", ".", "--project-name", NAME, *(part for file in files for part in ("--file", file))]
 
 
@@ -310,7 +310,7 @@ def composed():
 
 
 def behind(command, proxy, *trust):
-    """The overlay that puts the proxy in front."""
+    """Checks the overlay with this proxy in front."""
     sh(*command, *UP)
     https, plain = (port(command, proxy, inside).rpartition(":")[2] for inside in (443, 80))
 
@@ -324,11 +324,11 @@ def behind(command, proxy, *trust):
     answer = eventually(lambda: curl(https, "https://example.org/health", " HTTP/%{http_version}") == wanted, 20)
     expect(answer, f"through {proxy}, over TLS: {wanted}")
     answer = curl(https, "https://example.org/metrics", " %{http_code}")
-    expect(answer.endswith(" 404"), f"through {proxy} nobody sees the numbers: {answer.splitlines()[-1]}")
+    expect(answer.endswith(" 404"), f"through {proxy} the metrics are not served: {answer.splitlines()[-1]}")
     answer = curl(plain, "http://example.org/a", r"\n%{redirect_url}").splitlines()[-1]
-    expect(answer == "https://example.org/a", f"plain HTTP is sent to {answer}")
+    expect(answer == "https://example.org/a", f"plain HTTP is redirected to {answer}")
     seen = eventually(lambda: [line.split()[0] for line in logs(f"{NAME}-backend-1") if "GET /health" in line and "curl" in line], 10)
-    expect(set(seen) == {"172.30.0.1"}, f"the backend knows {proxy}'s client, not {proxy}: {seen}")
+    expect(set(seen) == {"172.30.0.1"}, f"the backend sees the client of {proxy}, not {proxy}: {seen}")
     sh(*command, "down", "--volumes")
 
 
@@ -339,20 +339,20 @@ def clean():
 
 
 def belongings():
-    """Volumes without a name too: whose they are nobody can say afterwards."""
+    """Returns containers, networks and all volumes. A volume without a name cannot be told apart later, so all count."""
     named = [["ps", "--all"], ["network", "ls"]]
     theirs = [docker(*ask, "--quiet", "--filter", f"name={NAME}") for ask in named]
     return set(" ".join([docker("volume", "ls", "--quiet"), *theirs]).split())
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED: somebody ended it"))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED: ended by SIGTERM"))
 needs()
 WORK.mkdir(parents=True, exist_ok=True)
 clean()
 before, began = belongings(), time.monotonic()
 try:
     tags_are_pinned()
-    # Beside the compiler, which leaves the network and the disk alone.
+    # While the compiler runs, which does not need the network or the disk.
     with concurrent.futures.ThreadPoolExecutor(1) as others:
         made = others.submit(sh, "tests/docker/base-images.sh", "mongo", "nginx", "traefik")
         if not BINARY:
@@ -360,10 +360,10 @@ try:
         build()
         made.result()
     print(f"ok: all images, {time.monotonic() - began:.0f} s", flush=True)
-    as_it_comes()
+    as_it_is()
     locked_down()
     composed()
 finally:
     clean()
 expect(belongings() <= before, f"nothing is left behind {belongings() - before}")
-print(f"docker: all as promised, {time.monotonic() - began:.0f} s")
+print(f"docker: all checks passed, {time.monotonic() - began:.0f} s")

@@ -1,4 +1,4 @@
-//! Every route of the contract, asked the way hyper would ask.
+//! Asks every route of the service, as hyper would ask it.
 
 use axum::{
     Router,
@@ -116,7 +116,7 @@ async fn a_fact_is_created_read_replaced_and_deleted() {
     let head = app.ask("HEAD", &path, "", Body::empty()).await;
     assert_eq!((head.status, head.bytes.len()), (StatusCode::OK, 0));
 
-    // The clock of updated_at has milliseconds: ask until one has passed.
+    // `updated_at` has milliseconds, so ask until one has passed.
     let replaced = loop {
         let replaced = app.send("PUT", &path, json!({"text": "water is not wet"})).await;
         assert_eq!(replaced.status, StatusCode::OK);
@@ -268,7 +268,7 @@ async fn pages_do_not_shift_under_inserts_and_deletes() {
     let mut cursor = cursor.unwrap();
 
     app.post("newcomer", &[]).await;
-    // The one the cursor stands on, and one of the next page.
+    // The fact of the cursor, and one of the next page.
     for gone in [&facts[4], &facts[2]] {
         let path = format!("/facts/{}", gone["id"].as_str().unwrap());
         assert_eq!(app.ask("DELETE", &path, "", Body::empty()).await.status, StatusCode::NO_CONTENT);

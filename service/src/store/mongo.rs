@@ -1,7 +1,7 @@
 //! Facts in a MongoDB collection.
 //!
-//! Owns: the client of one worker, the shape of a document, indexes, and a bound on every operation. Refuses: retries of
-//! its own (the driver's, as the connection string says), and words of the driver that could hold a secret or a document.
+//! Owns: the client of one worker, the shape of a document, indexes, and a time limit on every operation. Refuses: its own
+//! retries (the driver has them, as the connection string says), and driver messages that could hold a secret or a document.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -16,23 +16,23 @@ use tokio::{sync::OnceCell, time::timeout};
 
 use super::{Draft, Fact, Millis, Page, StoreError};
 
-/// What holds where the connection string is silent. A worker serves from one thread: a few connections keep it busy, and
-/// a request should not wait long for a server that is not there.
+/// The values for what the connection string does not set. A worker has one thread, so a few connections keep it busy. A
+/// request should not wait long for a server that does not exist.
 const MAX_POOL_SIZE: u32 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Once a server is selected; `socketTimeoutMS` of the connection string, which the driver itself does not know.
+/// The time limit after a server is selected. It is `socketTimeoutMS` of the connection string, which the driver ignores.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 const SCHEMA_VERSION: i32 = 1;
 
 const FACTS: &str = "facts";
 
-/// Lists by tag; without a tag `_id` is enough.
+/// The index for a list by tag. Without a tag the index of `_id` is enough.
 const INDEX: &str = "tags_newest_first";
 
-/// The driver's client is made at the first use: the name of a `mongodb+srv://` must be looked up, which may fail
+/// The driver's client is made at the first use, because the name of a `mongodb+srv://` must be looked up, which may fail
 /// for a while like everything else.
 #[derive(Clone)]
 pub(super) struct Mongo {
@@ -43,7 +43,7 @@ pub(super) struct Mongo {
 }
 
 impl fmt::Debug for Mongo {
-    /// Without the connection string.
+    /// Without the connection string, which holds a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mongo").field("name", &self.name).finish_non_exhaustive()
     }
@@ -87,14 +87,14 @@ impl From<DateTime> for Millis {
 }
 
 impl Mongo {
-    /// `process` is told to the server as `appName`, unless the connection string names another.
+    /// The server sees `process` as `appName`, unless the connection string has another name.
     pub(super) fn new(uri: &str, database: &str, process: &str) -> Result<Self, StoreError> {
         let mut uri = ConnectionString::parse(uri).map_err(|error| failure("use its connection string", error))?;
         uri.app_name.get_or_insert_with(|| process.to_owned());
         uri.max_pool_size.get_or_insert(MAX_POOL_SIZE);
         uri.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
         let selection = *uri.server_selection_timeout.get_or_insert(SERVER_SELECTION_TIMEOUT);
-        #[expect(deprecated, reason = "the driver refuses to keep it, so it is kept here")]
+        #[expect(deprecated, reason = "the driver does not apply it, so this module does")]
         let answer = uri.socket_timeout.take().filter(|limit| !limit.is_zero()).unwrap_or(ANSWER_TIMEOUT);
         let within = selection.saturating_add(answer);
         Ok(Self { uri: Arc::new(uri), name: database.into(), database: Arc::default(), within })
@@ -118,7 +118,7 @@ impl Mongo {
         }
         self.bounded("list facts", async {
             let facts = self.facts().await?;
-            // The server gives up as well: without the index this reads the whole collection.
+            // The server gives up too: without the index this reads the whole collection.
             let found = facts.find(filter).sort(doc! {"_id": -1}).limit(page.limit.into()).max_time(self.within);
             let mut cursor = found.await?;
             let mut facts = Vec::new();
@@ -146,12 +146,12 @@ impl Mongo {
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        // Names the collection: the command "ping" needs no rights.
+        // A read of the collection, because the command "ping" works without any rights.
         let id = doc! {"_id": ""};
         self.bounded("answer a ping", async { self.facts().await?.find_one(id).await }).await.map(drop)
     }
 
-    /// Asks the primary to delete what is not there.
+    /// Asks the primary to delete a fact that does not exist.
     pub(super) async fn try_write(&self) -> Result<(), StoreError> {
         let id = doc! {"_id": ""};
         let tried =
@@ -170,7 +170,7 @@ impl Mongo {
         }))
     }
 
-    /// Each step is idempotent, so two at once do no harm.
+    /// Each step is idempotent, so two runs at once do no harm.
     pub(super) async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         self.version().await?;
         let mut done = Vec::new();
@@ -178,7 +178,7 @@ impl Mongo {
             "createIndexes": FACTS,
             "indexes": [{"name": INDEX, "key": {"tags": 1, "_id": -1}}],
         };
-        // Not bounded: a large collection takes the time it takes.
+        // Without a time limit: a large collection may take long.
         let told = async { self.database().await?.run_command(index).await };
         let told = told.await.map_err(|error| failure("create an index", error))?;
         if told.get("numIndexesBefore") != told.get("numIndexesAfter") {
@@ -195,13 +195,13 @@ impl Mongo {
         Ok(done)
     }
 
-    /// Of what is in the database, 0 when `migrate` never ran there.
+    /// Returns the version of the schema in the database; 0 when `migrate` never ran there.
     async fn version(&self) -> Result<i32, StoreError> {
         let found =
             self.bounded("read its schema version", async { self.schema().await?.find_one(doc! {"_id": FACTS}).await });
         match found.await?.and_then(|schema| schema.get_i32("version").ok()).unwrap_or(0) {
             newer if newer > SCHEMA_VERSION => Err(StoreError::Unfit {
-                reason: format!("its schema has version {newer}, and this program knows version {SCHEMA_VERSION} only"),
+                reason: format!("its schema has version {newer}, and this program knows only version {SCHEMA_VERSION}"),
             }),
             version => Ok(version),
         }
@@ -209,7 +209,7 @@ impl Mongo {
 
     pub(super) async fn close(&self) {
         if let Some(database) = self.database.get() {
-            // Those who still wait for an answer were told to go; without this they would be waited for.
+            // Without this, the shutdown would wait for operations that have no answer yet. Their requests were cut already.
             database.client().clone().shutdown().immediate(true).await;
         }
     }
@@ -230,8 +230,8 @@ impl Mongo {
         Ok(self.database().await?.collection("schema"))
     }
 
-    /// The driver itself waits for an answer as long as the connection lives. An operation that is dropped takes its
-    /// connection with it.
+    /// Limits the time of an operation. The driver itself waits for an answer as long as the connection lives. An operation
+    /// that is dropped closes its connection.
     async fn bounded<T>(
         &self,
         act: &'static str,
@@ -251,7 +251,7 @@ fn failure(act: &'static str, error: Error) -> StoreError {
     }
 }
 
-/// No server was found, or the connection to it broke.
+/// Whether no server was found, or the connection to it broke.
 pub(super) fn is_out_of_reach(kind: &ErrorKind) -> bool {
     matches!(
         kind,

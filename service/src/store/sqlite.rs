@@ -1,7 +1,8 @@
 //! Facts in a SQLite file that all workers of the machine share.
 //!
-//! Owns: the schema, the statements, and keeping SQLite off the worker's event loop. Refuses: to make the file, and
-//! transactions that span calls. Every write is one statement, so a client that goes away, or a kill at any instant, leaves all of it or none.
+//! Owns: the schema, the statements, and the threads that keep SQLite off the worker's event loop. Refuses: to make the
+//! file, and transactions over several calls. Every write is one statement, so it is done completely or not at all, even
+//! when the client leaves or the worker is killed at any moment.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use super::{Draft, Fact, Millis, Page, StoreError};
 /// How long a statement waits for the locks of other workers.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long opening goes on trying while other workers create or recover the same file.
+/// How long opening is tried again while other workers create or recover the same file.
 const OPEN_PATIENCE: Duration = Duration::from_secs(15);
 
 const SCHEMA_VERSION: i64 = 1;
@@ -58,14 +59,15 @@ const TAGGED_FACTS: &str = "
     WHERE tag = ?1 AND fact_id < ?2 ORDER BY fact_id DESC LIMIT ?3
 ";
 
-/// Two connections a worker: one writes, one reads, so that a read never waits behind a write that waits for the lock.
+/// Two connections for each worker, one to write and one to read, so that a read never waits behind a write that waits
+/// for the lock.
 #[derive(Clone, Debug)]
 pub(super) struct Sqlite {
     writer: Handle,
     reader: Handle,
 }
 
-/// A connection, or none once closed.
+/// A connection; `None` after it was closed.
 type Handle = Arc<Mutex<Option<Connection>>>;
 
 impl Sqlite {
@@ -82,7 +84,7 @@ impl Sqlite {
         Ok(Self { writer: handle(writer), reader: handle(reader) })
     }
 
-    /// What [`open`](Self::open) does as well; a line if there was something to do.
+    /// Creates the tables, as [`open`](Self::open) does too. Returns a line if there was something to do.
     pub(super) async fn migrate(path: PathBuf) -> Result<Vec<String>, StoreError> {
         spawn_blocking(move || {
             let (_, created) = open_ready(&path)?;
@@ -130,7 +132,7 @@ impl Sqlite {
 
     pub(super) async fn replace(&self, id: String, draft: Draft, now: Millis) -> Result<Option<Fact>, StoreError> {
         run(&self.writer, "replace a fact", move |connection| {
-            // query_one steps to the end: a commit that fails after the row was returned is still an error.
+            // `query_one` steps to the end, so a commit that fails after the row was returned is still an error.
             connection
                 .prepare_cached(
                     "UPDATE facts SET text = :text, source = :source, tags = :tags, updated_at = :now
@@ -159,14 +161,14 @@ impl Sqlite {
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        // Names a table: a bare SELECT 1 would not touch the file.
+        // With a table, because a bare SELECT 1 does not touch the file.
         run(&self.reader, "answer a ping", |connection| {
             connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM facts)")?.query_one([], |_| Ok(()))
         })
         .await
     }
 
-    /// Writes what a small fact takes, and leaves nothing.
+    /// Writes as much as a small fact takes, and leaves nothing behind.
     pub(super) async fn try_write(&self) -> Result<(), StoreError> {
         run(&self.writer, "take a write that changes nothing", |connection| {
             let trial = connection.unchecked_transaction()?;
@@ -178,19 +180,22 @@ impl Sqlite {
         .await
     }
 
-    /// The last worker that closes folds the write-ahead log into the file, as SQLite does of itself.
+    /// Closes both connections. SQLite itself moves the write-ahead log into the file when the last worker closes.
     pub(super) async fn close(&self) {
         let connections = [self.reader.lock().await.take(), self.writer.lock().await.take()];
         let closed = spawn_blocking(|| {
             for connection in connections.into_iter().flatten() {
                 if let Err((_, error)) = connection.close() {
                     let reason = error.to_string();
-                    tracing::warn!(reason, "the store did not close cleanly; the next to open it recovers its log");
+                    tracing::warn!(
+                        reason,
+                        "the store did not close cleanly; the next worker that opens it recovers its log"
+                    );
                 }
             }
         });
         if closed.await.is_err() {
-            tracing::warn!("the store did not close cleanly; the next to open it recovers its log");
+            tracing::warn!("the store did not close cleanly; the next worker that opens it recovers its log");
         }
     }
 }
@@ -199,8 +204,8 @@ fn handle(connection: Connection) -> Handle {
     Arc::new(Mutex::new(Some(connection)))
 }
 
-/// Runs `job` on a blocking thread, one at a time for each connection. A caller that goes away while it waits takes its
-/// job with it; one that goes away later does not: the guard moves into the job, which runs to its end.
+/// Runs `job` on a blocking thread, one at a time for each connection. When the caller is dropped while it waits, the job
+/// does not run. When it is dropped later, the job runs to its end, because the job holds the guard.
 async fn run<T: Send + 'static>(
     connection: &Handle,
     act: &'static str,
@@ -215,12 +220,12 @@ async fn run<T: Send + 'static>(
     .unwrap_or(Err(StoreError::Panicked))
 }
 
-/// Without `SQLITE_OPEN_CREATE`: a file that is gone is no reason to begin with an empty one.
+/// Opens the file without `SQLITE_OPEN_CREATE`: a missing file must not be replaced by an empty one.
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
-    // SQLite's own handler sleeps up to 100 ms between tries: unfair when several workers write. It counts from 0 for
-    // each lock it waits for.
+    // SQLite's own handler sleeps up to 100 ms between tries, which is unfair when several workers write. The count
+    // starts at 0 for each lock.
     let mut since = Instant::now();
     connection.busy_handler(Some(move |tries| {
         if tries == 0 {
@@ -232,15 +237,15 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// The connection that writes, and whether the tables are new.
+/// Returns the connection that writes, and whether the tables are new.
 fn open_ready(path: &Path) -> Result<(Connection, bool), StoreError> {
     let mut writer = connect(path).map_err(|source| StoreError::Sqlite { act: "open the file", source })?;
     let created = prepare_patiently(&mut writer)?;
     Ok((writer, created))
 }
 
-/// Workers start together: one enters WAL and creates the tables, the others meet locks that SQLite reports at once,
-/// whatever the busy handler says.
+/// Workers start together. One enters WAL and creates the tables. The others meet locks that SQLite reports at once,
+/// without a call of the busy handler.
 fn prepare_patiently(connection: &mut Connection) -> Result<bool, StoreError> {
     let deadline = Instant::now() + OPEN_PATIENCE;
     loop {
@@ -253,16 +258,16 @@ fn prepare_patiently(connection: &mut Connection) -> Result<bool, StoreError> {
     }
 }
 
-/// Whether there was anything to create.
+/// Returns whether there was anything to create.
 fn prepare(connection: &mut Connection) -> Result<bool, StoreError> {
     let enter_wal = |source| StoreError::Sqlite { act: "enter write-ahead logging", source };
     let mode: String =
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0)).map_err(enter_wal)?;
     if mode != "wal" {
-        let reason = format!("its journal mode stays \"{mode}\", and workers can share it only in \"wal\"");
+        let reason = format!("its journal mode stays \"{mode}\", but workers can share it only in \"wal\"");
         return Err(StoreError::Unfit { reason });
     }
-    // In WAL, NORMAL survives the death of any process; only a power cut may take back the last commits.
+    // In WAL mode, NORMAL loses nothing when a process dies. Only a power cut may undo the last commits.
     connection.pragma_update(None, "synchronous", "normal").map_err(enter_wal)?;
     let create = |source| StoreError::Sqlite { act: "create its tables", source };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(create)?;
@@ -271,13 +276,13 @@ fn prepare(connection: &mut Connection) -> Result<bool, StoreError> {
         SCHEMA_VERSION => Ok(false),
         version => {
             let reason =
-                format!("its schema has version {version}, and this program knows version {SCHEMA_VERSION} only");
+                format!("its schema has version {version}, and this program knows only version {SCHEMA_VERSION}");
             Err(StoreError::Unfit { reason })
         }
     }
 }
 
-/// Another process holds the lock.
+/// Whether another process holds the lock.
 pub(super) fn is_contention(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -318,7 +323,7 @@ mod tests {
         Page { limit, before: "g".into(), tag: None }
     }
 
-    /// As the master begins: with an empty file.
+    /// Makes an empty file, as the master does at a start.
     async fn begin(path: &Path) -> Store {
         File::create_new(path).unwrap();
         Store::open_sqlite(path).await.unwrap()
@@ -342,7 +347,7 @@ mod tests {
         assert_eq!(store.get(fact.id.clone()).await.unwrap(), Some(fact));
     }
 
-    /// Runs itself as eight processes: within one, SQLite's locks would not be the kernel's.
+    /// Runs itself as eight processes. Within one process SQLite would not use the kernel's locks.
     #[tokio::test]
     async fn eight_processes_make_the_tables_at_one_stroke() {
         const DATABASE: &str = "OXICORN_TEST_DATABASE";
@@ -406,12 +411,12 @@ mod tests {
         other.execute_batch("COMMIT").unwrap();
         store.insert(draft("after")).await.unwrap();
         other.execute_batch("BEGIN IMMEDIATE; COMMIT").unwrap();
-        // The first had begun and ran to its end; the two that waited behind it went with their callers.
+        // The first had begun and ran to its end. The two that waited behind it were dropped with their callers.
         let texts: Vec<String> = store.list(page(10)).await.unwrap().items.into_iter().map(|fact| fact.text).collect();
         assert_eq!(texts, ["after", "abandoned"]);
     }
 
-    /// Starts a future; whether it is still under way.
+    /// Polls a future once, and returns whether it is still pending.
     fn poll_once(future: std::pin::Pin<&mut impl Future>) -> bool {
         future.poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending()
     }
