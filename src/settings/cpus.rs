@@ -11,6 +11,9 @@ use crate::sys::host;
 pub(crate) const WORKERS_MAX: u32 = 256;
 
 /// The CPUs of `auto`: the affinity mask or the tightest CPU quota, rounded up, whichever is less; at least 1.
+///
+/// `std::thread::available_parallelism` reads the same sources, but rounds a quota down: 1.5 CPUs would be one worker. A
+/// worker has one thread, so one worker can never use the other half. Two workers use all of it.
 pub(super) fn available() -> u32 {
     let affinity = host::affinity().unwrap_or(WORKERS_MAX);
     let quota = quota(|path| fs::read_to_string(path).ok()).unwrap_or(u32::MAX);
