@@ -45,6 +45,7 @@ mod http2_drain;
 mod http_1_0;
 mod inherited;
 mod install;
+mod library;
 mod limits;
 mod master_killed;
 mod metrics;

@@ -1,0 +1,80 @@
+//! Promise: the library can be built on. It brings few crates, and it resolves beside the databases that services use.
+//!
+//! Owns: what cargo finds out without compiling. Refuses: what such a service does (`user_service`, `examples`). Needs the
+//! crates' registry, as `cargo build` in a fresh clone does.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::{Command, Output},
+};
+
+use crate::common::{root, text};
+
+/// What the library may bring when nothing is asked for. The program with its reference service brings more than twice that.
+const CRATES_MAX: usize = 150;
+
+/// Cargo, as a user calls it: without the variables that the cargo of this test has set.
+fn cargo(arguments: &[&str], folder: &std::path::Path) -> Output {
+    let mut cargo = Command::new(env!("CARGO"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_") && name != "CARGO_HOME") {
+        cargo.env_remove(name);
+    }
+    cargo.args(arguments).current_dir(folder).output().expect("cargo can be run")
+}
+
+/// The crates that are compiled for a user of the library.
+fn crates(features: &[&str]) -> usize {
+    let tree = ["tree", "--package", "oxicorn", "--edges", "normal", "--prefix", "none"];
+    let output = cargo(&[&tree, features].concat(), root());
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8_lossy(&output.stdout).lines().collect::<BTreeSet<_>>().len()
+}
+
+#[test]
+fn the_library_brings_few_crates() {
+    let alone = crates(&["--no-default-features"]);
+    println!("crates of the library alone: {alone}");
+    for feature in ["tls", "test-util"] {
+        println!("with {feature}: {}", crates(&["--no-default-features", "--features", feature]));
+    }
+    let usual = crates(&[]);
+    println!("with the default features: {usual}");
+    println!("with all features: {}", crates(&["--all-features"]));
+    assert!(alone <= CRATES_MAX && usual <= CRATES_MAX, "{alone} alone and {usual} with the default features");
+}
+
+/// Lets cargo choose the versions of everything that a package with the library and these dependencies needs.
+fn resolve(dependencies: &str) -> Output {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let library = root().display();
+    let manifest = format!(
+        "[package]\nname = \"embedder\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
+         oxicorn = {{ path = \"{library}\" }}\n{dependencies}\n"
+    );
+    fs::write(folder.path().join("Cargo.toml"), manifest).expect("our own file");
+    fs::create_dir(folder.path().join("src")).expect("our own folder");
+    fs::write(folder.path().join("src/main.rs"), "fn main() {}\n").expect("our own file");
+    cargo(&["generate-lockfile"], folder.path())
+}
+
+/// Cargo lets one package only link a library of C. Before the reference service had a package of its own, its SQLite was
+/// that one.
+#[test]
+fn the_library_resolves_beside_other_databases() {
+    for dependencies in [
+        r#"sqlx = { version = "0.8", features = ["postgres", "runtime-tokio", "sqlite"] }"#,
+        r#"sqlx = { version = "0.9", features = ["postgres", "runtime-tokio", "sqlite"] }"#,
+        r#"sea-orm = { version = "1", features = ["runtime-tokio-rustls", "sqlx-postgres", "sqlx-sqlite"] }"#,
+        r#"diesel = { version = "2", features = ["sqlite"] }"#,
+    ] {
+        let output = resolve(dependencies);
+        assert!(output.status.success(), "{dependencies}\n{}", text(&output));
+    }
+    let output = resolve("diesel = { version = \"2\", features = [\"sqlite\"] }\nrusqlite = \"0.41\"");
+    assert!(
+        text(&output).contains("links to the native library `sqlite3`"),
+        "the test sees a clash: {}",
+        text(&output)
+    );
+}
