@@ -13,15 +13,14 @@ FROM $RUST AS build
 # SQLite, mimalloc and ring need only gcc and libc6-dev, which this image has. Its ca-certificates go into the final image.
 WORKDIR /build
 
-# The dependencies, in a layer that a change of the sources does not rebuild. The other targets are taken out, because cargo
-# would need their files. testkit and fuzz are for tests only, so their manifests are enough, with an empty library.
+# The dependencies, in a layer that a change of the sources does not rebuild. testkit and fuzz are for tests only, so their
+# manifests are enough, with an empty library.
 COPY Cargo.toml Cargo.lock ./
 COPY service/Cargo.toml service/
 COPY testkit/Cargo.toml testkit/
 COPY fuzz/Cargo.toml fuzz/
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
-    sed -i '/^\[\[\(example\|test\|bench\)\]\]/,/^$/d' service/Cargo.toml \
-    && mkdir src service/src testkit/src && touch src/lib.rs testkit/src/lib.rs && echo 'fn main() {}' > service/src/main.rs \
+    mkdir src service/src testkit/src && touch src/lib.rs testkit/src/lib.rs && echo 'fn main() {}' > service/src/main.rs \
     && cargo build --release --locked --bin oxicorn \
     && rm -r src service/src
 
