@@ -1,38 +1,32 @@
-//! Which web pages may call from a browser (the CORS protocol of the Fetch standard).
+//! Which web pages may call the service from a browser (the CORS protocol of the Fetch standard).
 //!
-//! Owns: what an origin looks like, the answer to a preflight, the headers of the other answers. Refuses: cookies; who
-//! may write is the token's business.
+//! Owns: the form of an origin, what a listed origin may do, and who answers OPTIONS. Refuses: cookies; the token decides
+//! who may write.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
     http::{
-        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
+        HeaderValue, Method, StatusCode, Uri,
         header::{
-            ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-            ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, ORIGIN, VARY,
+            ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, LOCATION, ORIGIN, RETRY_AFTER, VARY,
+            WWW_AUTHENTICATE,
         },
     },
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use serde::{Deserialize, Deserializer, de};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_layer::Layer;
+use tower_service::Service;
 
-const PREFLIGHT: [(HeaderName, HeaderValue); 3] = [
-    (ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE")),
-    (ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization, content-type")),
-    (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")),
-];
-
-/// What a page may read beyond the headers that browsers always show.
-const EXPOSED: HeaderValue = HeaderValue::from_static("location, retry-after, www-authenticate");
-
-/// An origin exactly as browsers send it, `https://app.example.com`; or `*`, which is every one.
+/// An origin exactly as browsers send it, `https://app.example.com`; or `*`, which means every origin.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Origin(HeaderValue);
 
-/// Why a text is no origin.
+/// The text is not an origin.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error(
     "\"{0}\" is not an origin as browsers send it, such as \"https://app.example.com\" or \"http://localhost:5173\": lower case, without path, without the scheme's own port; or \"*\""
@@ -57,6 +51,12 @@ impl FromStr for Origin {
     }
 }
 
+impl Origin {
+    fn is_every(&self) -> bool {
+        self.0 == "*"
+    }
+}
+
 impl<'de> Deserialize<'de> for Origin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
@@ -69,35 +69,71 @@ impl fmt::Debug for Origin {
     }
 }
 
-/// Answers a listed origin's preflight, and lets its pages read every other answer.
-pub(crate) async fn cors(State(origins): State<Arc<[Origin]>>, request: Request, next: Next) -> Response {
-    let allowed = allowed(&origins, request.headers());
-    let is_preflight =
-        request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = if is_preflight && allowed.is_some() {
-        (StatusCode::NO_CONTENT, PREFLIGHT).into_response()
-    } else {
-        next.run(request).await
-    };
-    let headers = response.headers_mut();
-    // Also where nothing is allowed: a cache must not show one origin's answer to another.
-    headers.append(VARY, HeaderValue::from_name(ORIGIN));
-    if let Some(origin) = allowed {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
-    }
-    response
+/// The origins of `service.cors_origins`, and tower-http's layer for them. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Cors {
+    origins: Arc<[Origin]>,
+    layer: CorsLayer,
 }
 
-fn allowed(origins: &[Origin], headers: &HeaderMap) -> Option<HeaderValue> {
-    let sent = headers.get(ORIGIN)?;
-    origins.iter().map(|origin| &origin.0).find(|origin| *origin == "*" || *origin == sent).cloned()
+impl Cors {
+    pub(crate) fn of(origins: &[Origin]) -> Self {
+        let allowed = if origins.iter().any(Origin::is_every) {
+            AllowOrigin::any()
+        } else {
+            AllowOrigin::list(origins.iter().map(|origin| origin.0.clone()))
+        };
+        let layer = CorsLayer::new()
+            .allow_origin(allowed)
+            .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
+            .allow_headers([AUTHORIZATION, CONTENT_TYPE])
+            // Browsers always show a page some other headers.
+            .expose_headers([LOCATION, RETRY_AFTER, WWW_AUTHENTICATE])
+            .max_age(Duration::from_secs(600))
+            // Also for origins that are not listed: a cache must not show one origin's answer to another.
+            .vary([ORIGIN]);
+        Self { origins: origins.into(), layer }
+    }
+
+    fn is_preflight_of_listed(&self, request: &Request) -> bool {
+        let headers = request.headers();
+        let is_listed = |sent: &HeaderValue| self.origins.iter().any(|origin| origin.is_every() || origin.0 == *sent);
+        headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) && headers.get(ORIGIN).is_some_and(is_listed)
+    }
+}
+
+/// Applies the layer. Alone, it would answer every OPTIONS with 200: also where no origin is listed, and where no browser
+/// asks. These are for the router, which answers 405. A preflight that is allowed has no body, so it is 204.
+pub(crate) async fn cors(State(cors): State<Cors>, request: Request, next: Next) -> Response {
+    if *request.method() != Method::OPTIONS {
+        let Ok(response) = cors.layer.layer(next).call(request).await;
+        return response;
+    }
+    if cors.is_preflight_of_listed(&request) {
+        let Ok(mut response) = cors.layer.layer(next).call(request).await;
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return response;
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().append(VARY, HeaderValue::from_name(ORIGIN));
+    response
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::{Router, body::Body, middleware, routing::get};
-    use tower_service::Service;
+    use axum::{
+        Router,
+        body::Body,
+        http::{
+            HeaderName,
+            header::{
+                ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+                ACCESS_CONTROL_EXPOSE_HEADERS,
+            },
+        },
+        middleware,
+        routing::get,
+    };
 
     use super::*;
 
@@ -127,10 +163,10 @@ mod tests {
     }
 
     async fn ask(origins: &[&str], method: Method, headers: &[(HeaderName, &str)]) -> Response {
-        let origins: Arc<[Origin]> = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+        let origins: Vec<Origin> = origins.iter().map(|origin| origin.parse().unwrap()).collect();
         let mut router = Router::new()
             .route("/", get(async || "read"))
-            .layer(middleware::from_fn_with_state(origins, cors))
+            .layer(middleware::from_fn_with_state(Cors::of(&origins), cors))
             .with_state(());
         let mut request = Request::new(Body::empty());
         *request.method_mut() = method;

@@ -25,7 +25,8 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     auth::{Token, TokenUnread},
-    cors, debug, docs,
+    cors::{self, Cors},
+    debug, docs,
     error::ApiError,
     facts, health,
     settings::Settings,
@@ -166,7 +167,7 @@ fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Stor
     if settings.cors_origins.is_empty() {
         return router.layer(security);
     }
-    let cors = middleware::from_fn_with_state(settings.cors_origins.clone().into(), cors::cors);
+    let cors = middleware::from_fn_with_state(Cors::of(&settings.cors_origins), cors::cors);
     router.layer((security, cors))
 }
 
@@ -178,6 +179,8 @@ const SECURITY: [(HeaderName, HeaderValue); 4] = [
     (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
 ];
 
+/// Adds these headers where an answer does not have them. One function and not four layers of tower-http's
+/// `SetResponseHeader`: these take 3,081 instructions for an answer with two headers, and this takes 3,043 (callgrind).
 fn secured(mut response: Response) -> Response {
     let headers = response.headers_mut();
     // One more for `X-Request-Id`.
