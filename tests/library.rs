@@ -78,3 +78,21 @@ fn the_library_resolves_beside_other_databases() {
         text(&output)
     );
 }
+
+/// `cargo publish` packs what the manifest includes.
+#[test]
+fn the_package_holds_what_a_user_needs_and_no_more() {
+    let output = cargo(&["package", "--package", "oxicorn", "--list", "--allow-dirty"], root());
+    assert!(output.status.success(), "{}", text(&output));
+    let listed = String::from_utf8_lossy(&output.stdout);
+    let listed: BTreeSet<_> = listed.lines().collect();
+    let texts = ["CHANGELOG.md", "LICENSE", "LICENSE-APACHE", "LICENSE-MIT", "README.md", "supervisor.toml"];
+    for name in texts.iter().chain(&["Cargo.toml", "src/lib.rs", "examples/hello.rs"]) {
+        assert!(listed.contains(name), "{name} is not in {listed:?}");
+    }
+    let by_cargo = [".cargo_vcs_info.json", "Cargo.lock", "Cargo.toml", "Cargo.toml.orig"];
+    let others = listed.iter().filter(|name| !by_cargo.contains(name) && !texts.contains(name));
+    for name in others {
+        assert!(name.starts_with("src/") || name.starts_with("examples/"), "{name} is packed");
+    }
+}
