@@ -2,19 +2,22 @@
 #   docker build -t oxicorn:0.1.0 .
 #   docker run -p 8000:8000 -v facts:/data --stop-timeout 45 oxicorn:0.1.0
 # --stop-timeout must be longer than workers.graceful_timeout (30 s). Docker's default kills after 10 s.
-# The image also runs with --read-only --tmpfs /tmp --tmpfs /data:uid=1000 --cap-drop=ALL --security-opt=no-new-privileges.
+# The image also runs with --read-only --tmpfs /tmp --tmpfs /data:uid=1000 --cap-drop=ALL
+# --security-opt=no-new-privileges.
 
 # --build-arg RUST=… selects another image with a Rust toolchain, such as one of a mirror.
 ARG RUST=rust:1.91-slim-bookworm
-# --build-arg RUNTIME=… selects an image with a folder /runtime that deploy/docker/runtime.sh made. Then nothing is compiled.
+# --build-arg RUNTIME=… selects an image with a folder /runtime that deploy/docker/runtime.sh made. Then nothing is
+# compiled.
 ARG RUNTIME=build
 
 FROM $RUST AS build
-# SQLite, mimalloc and ring need only gcc and libc6-dev, which this image has. Its ca-certificates go into the final image.
+# SQLite, mimalloc and ring need only gcc and libc6-dev, which this image has. Its ca-certificates go into the final
+# image.
 WORKDIR /build
 
-# The dependencies, in a layer that a change of the sources does not rebuild. testkit and fuzz are for tests only, so their
-# manifests are enough, with an empty library.
+# The dependencies, in a layer that a change of the sources does not rebuild. testkit and fuzz are for tests only, so
+# their manifests are enough, with an empty library.
 COPY Cargo.toml Cargo.lock ./
 COPY service/Cargo.toml service/
 COPY testkit/Cargo.toml testkit/

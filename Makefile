@@ -1,9 +1,12 @@
-# The tasks of this project. All need cargo and a C compiler. `make test` also needs Debian's apt-get, python3 and root (or
-# the right to make namespaces and cgroups). When something is missing, a test fails and says so. No test is skipped.
+# The tasks of this project. All need cargo and a C compiler. `make test` also needs Debian's apt-get, python3 and root
+# (or the right to make namespaces and cgroups). When something is missing, a test fails and says so. No test is
+# skipped.
 
 .DEFAULT_GOAL := help
-.PHONY: help install uninstall deb run docs test test-full lint compile suite suite-alone needs release mutants release-checks bench-guard schemathesis browser siege clients test-docker \
-	soak-schemathesis soak-siege soak-clients soak-docker soak-fuzz soak-stop soak-storm clients-needs docker-needs chaos cost bench bench-peers bench-facts
+.PHONY: help install uninstall deb run docs test test-full lint compile suite suite-alone needs release \
+	mutants release-checks bench-guard schemathesis browser siege clients test-docker soak-schemathesis \
+	soak-siege soak-clients soak-docker soak-fuzz soak-stop soak-storm clients-needs docker-needs chaos cost \
+	bench bench-peers bench-facts
 
 # The release build is made once. The tests are debug builds, but they start that binary instead of their own.
 ON_RELEASE = OXICORN_TEST_BINARY=$(CURDIR)/target/release/oxicorn
@@ -145,7 +148,7 @@ deb: target/cargo-deb ## make a Debian package of what install installs, in targ
 	cargo build --release
 	rm -rf target/deb
 	$(MAKE) install DESTDIR=target/deb PREFIX=/usr BIN=target/release/oxicorn
-	target/cargo-deb/bin/cargo-deb --no-build --no-strip
+	target/cargo-deb/bin/cargo-deb --package oxicorn-service --no-build --no-strip
 
 target/cargo-deb:
 	cargo install --quiet --locked --no-default-features --root $@.new cargo-deb@3.8.0
@@ -164,8 +167,9 @@ target/soak-stop:
 soak-storm: release needs ## a crash per second by abort, SIGKILL and lack of memory, compared with Gunicorn; three minutes (SECONDS=60)
 	$(ON_RELEASE) cargo test --test storm -- --seconds $(or $(SECONDS),60)
 
-# Prometheus' parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs, schemas
-# for tests/deploy.rs, and Gunicorn and Uvicorn for tests/docs.rs, which asks them for their settings. The names show the rest.
+# Prometheus' parser and promtool for tests/metrics.rs, MongoDB's server, Python clients for tests/real_clients.rs,
+# schemas for tests/deploy.rs, and Gunicorn and Uvicorn for tests/docs.rs, which asks them for their settings. The names
+# show the rest.
 needs: target/python target/clients target/prometheus target/mongod target/kubernetes-validate target/check-jsonschema target/peers-settings
 	@for program in ab curl h2load haproxy ip logrotate nginx openssl patch sslscan strace systemd-analyze systemd-socket-activate wrk; do \
 		command -v $$program >/dev/null || missing=yes; \

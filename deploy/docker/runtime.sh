@@ -1,7 +1,7 @@
 #!/bin/sh
 # runtime.sh BINARY FOLDER
-# Makes the folder that becomes the image. It holds only what the binary needs: the files of glibc, the certificates of the
-# public authorities, a user and two folders. For the choice of glibc and not musl see docs/guides/containers.md.
+# Makes the folder that becomes the image. It holds only what the binary needs: the files of glibc, the certificates of
+# the public authorities, a user and two folders. For the choice of glibc and not musl see docs/guides/containers.md.
 set -eu
 binary=$1 root=$2
 here=$(dirname "$0")

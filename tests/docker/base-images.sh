@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # base-images.sh rust mongo nginx traefik
-# Makes the base images of tests/docker/run.py, for a machine that may not reach a registry of images: Debian by debootstrap,
-# Rust by this machine's own toolchain, MongoDB by a mongod, nginx from Debian's packages, Traefik by the program of a wheel.
-# All are named oxicorn-test/… and never as the official images, so that they are not mistaken for those. Existing images
-# are kept.
+# Makes the base images of tests/docker/run.py, for a machine that may not reach a registry of images: Debian by
+# debootstrap, Rust by this machine's own toolchain, MongoDB by a mongod, nginx from Debian's packages, Traefik by the
+# program of a wheel. All are named oxicorn-test/… and never as the official images, so that they are not mistaken for
+# those. Existing images are kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=target/docker
