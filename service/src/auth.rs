@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 
 use crate::{
     error::{ApiError, documented},
-    settings::Settings,
+    settings::ServiceSettings,
 };
 
 const MISSING: &str = r#"Bearer realm="oxicorn""#;
@@ -27,7 +27,7 @@ pub(crate) struct Token(Option<Arc<str>>);
 impl Token {
     /// # Errors
     /// [`TokenUnread`] when a file is named and was not read. The service must not be open to all because of that.
-    pub(crate) fn of(settings: &Settings) -> Result<Self, TokenUnread> {
+    pub(crate) fn of(settings: &ServiceSettings) -> Result<Self, TokenUnread> {
         match settings.bearer_token.expose() {
             "" if settings.bearer_token_file.as_os_str().is_empty() => Ok(Self::default()),
             "" => Err(TokenUnread),

@@ -1,7 +1,7 @@
 //! Which web pages may call the service from a browser (the CORS protocol of the Fetch standard).
 //!
-//! Owns: the form of an origin, what a listed origin may do, and who answers OPTIONS. Refuses: cookies; the token decides
-//! who may write.
+//! Owns: the form of an origin, what a listed origin may do, and who answers OPTIONS. Refuses: cookies; the token
+//! decides who may write.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use tower_service::Service;
 
 /// An origin exactly as browsers send it, `https://app.example.com`; or `*`, which means every origin.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Origin(HeaderValue);
+pub(crate) struct WebOrigin(HeaderValue);
 
 /// The text is not an origin.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -33,7 +33,7 @@ pub(crate) struct Origin(HeaderValue);
 )]
 pub(crate) struct BadOrigin(String);
 
-impl FromStr for Origin {
+impl FromStr for WebOrigin {
     type Err = BadOrigin;
 
     fn from_str(text: &str) -> Result<Self, BadOrigin> {
@@ -51,19 +51,19 @@ impl FromStr for Origin {
     }
 }
 
-impl Origin {
+impl WebOrigin {
     fn is_every(&self) -> bool {
         self.0 == "*"
     }
 }
 
-impl<'de> Deserialize<'de> for Origin {
+impl<'de> Deserialize<'de> for WebOrigin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
-impl fmt::Debug for Origin {
+impl fmt::Debug for WebOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -72,13 +72,13 @@ impl fmt::Debug for Origin {
 /// The origins of `service.cors_origins`, and tower-http's layer for them. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Cors {
-    origins: Arc<[Origin]>,
+    origins: Arc<[WebOrigin]>,
     layer: CorsLayer,
 }
 
 impl Cors {
-    pub(crate) fn of(origins: &[Origin]) -> Self {
-        let allowed = if origins.iter().any(Origin::is_every) {
+    pub(crate) fn of(origins: &[WebOrigin]) -> Self {
+        let allowed = if origins.iter().any(WebOrigin::is_every) {
             AllowOrigin::any()
         } else {
             AllowOrigin::list(origins.iter().map(|origin| origin.0.clone()))
@@ -102,8 +102,8 @@ impl Cors {
     }
 }
 
-/// Applies the layer. Alone, it would answer every OPTIONS with 200: also where no origin is listed, and where no browser
-/// asks. These are for the router, which answers 405. A preflight that is allowed has no body, so it is 204.
+/// Applies the layer. Alone, it would answer every OPTIONS with 200: also where no origin is listed, and where no
+/// browser asks. These are for the router, which answers 405. A preflight that is allowed has no body, so it is 204.
 pub(crate) async fn cors(State(cors): State<Cors>, request: Request, next: Next) -> Response {
     if *request.method() != Method::OPTIONS {
         let Ok(response) = cors.layer.layer(next).call(request).await;
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn an_origin_is_what_browsers_send() {
         for good in ["https://app.example.com", "http://localhost:5173", "http://127.0.0.1", "http://[::1]:8000", "*"] {
-            assert!(good.parse::<Origin>().is_ok(), "{good}");
+            assert!(good.parse::<WebOrigin>().is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -158,12 +158,12 @@ mod tests {
             "https://example.com?x",
             "https://a.example, https://b.example",
         ] {
-            assert!(bad.parse::<Origin>().is_err(), "{bad}");
+            assert!(bad.parse::<WebOrigin>().is_err(), "{bad}");
         }
     }
 
     async fn ask(origins: &[&str], method: Method, headers: &[(HeaderName, &str)]) -> Response {
-        let origins: Vec<Origin> = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+        let origins: Vec<WebOrigin> = origins.iter().map(|origin| origin.parse().unwrap()).collect();
         let mut router = Router::new()
             .route("/", get(async || "read"))
             .layer(middleware::from_fn_with_state(Cors::of(&origins), cors))

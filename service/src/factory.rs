@@ -1,7 +1,7 @@
 //! The reference service: small facts over JSON, health, and routes that misbehave on purpose.
 //!
-//! Owns: the assembly of routes, settings and store in a worker. Refuses: anything that a user's own service could not do.
-//! It sees the supervisor only through `WorkerContext`, `SetupContext` and `Lifespan`, like every other app.
+//! Owns: the assembly of routes, settings and store in a worker. Refuses: anything that a user's own service could not
+//! do. It sees the supervisor only through `WorkerContext`, `SetupContext` and `Lifespan`, like every other app.
 
 use std::{
     fs, io,
@@ -29,7 +29,7 @@ use crate::{
     debug, docs,
     error::ApiError,
     facts, health,
-    settings::Settings,
+    settings::ServiceSettings,
     store::{self, Store, StoreError},
 };
 
@@ -53,7 +53,7 @@ pub(crate) enum BuildError {
 /// Declares the table `[service]`, with the files and the environment variables that its keys may come from.
 #[must_use]
 pub(crate) fn table() -> TableSpec {
-    TableSpec::new::<Settings>("service")
+    TableSpec::new::<ServiceSettings>("service")
         .file("mongodb_uri_file", "mongodb_uri")
         .file_instead("bearer_token_file", "bearer_token")
         .env("MONGODB_URI_FILE", "mongodb_uri_file")
@@ -67,7 +67,7 @@ pub(crate) fn table() -> TableSpec {
 /// The SQLite file does not exist or cannot be opened. A MongoDB that cannot be reached is not an error, because it may
 /// come back.
 pub(crate) async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, BuildError> {
-    let settings = worker.table::<Settings>();
+    let settings = worker.table::<ServiceSettings>();
     let token = Token::of(&settings)?;
     let store = open(&worker, &settings).await?;
     if worker.slot() == 0 {
@@ -77,8 +77,8 @@ pub(crate) async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, Bui
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
 }
 
-/// Makes the folder of the database and an empty file with the master's rights, and gives them to the user of the workers.
-/// Workers make no file. The database of a running service is never made again, because it would be empty.
+/// Makes the folder of the database and an empty file with the master's rights, and gives them to the user of the
+/// workers. Workers make no file. The database of a running service is never made again, because it would be empty.
 ///
 /// # Errors
 /// The database of the running service is gone or was emptied, or the file system refuses; with the path.
@@ -99,21 +99,22 @@ fn has_content(path: &Path) -> bool {
 }
 
 fn sqlite_path(setup: &SetupContext<'_>) -> Option<PathBuf> {
-    let settings = setup.table::<Settings>();
+    let settings = setup.table::<ServiceSettings>();
     settings.wants_sqlite().then(|| setup.state_path(&settings.sqlite_path))
 }
 
-/// Makes the database ready: tables or indexes, and the version of its schema. Returns a line for each step that was done.
+/// Makes the database ready: tables or indexes, and the version of its schema. Returns a line for each step that was
+/// done.
 ///
 /// # Errors
 /// The database refuses, cannot be reached, or has the schema of a newer program.
 pub(crate) async fn migrate(setup: &SetupContext<'_>) -> Result<Vec<String>, StoreError> {
-    let settings = setup.table::<Settings>();
+    let settings = setup.table::<ServiceSettings>();
     let path = setup.state_path(&settings.sqlite_path);
     store::migrate(&settings, path, &setup.settings().process.name).await
 }
 
-async fn open(worker: &WorkerContext, settings: &Settings) -> Result<Store, BuildError> {
+async fn open(worker: &WorkerContext, settings: &ServiceSettings) -> Result<Store, BuildError> {
     if !settings.wants_sqlite() {
         let process = &worker.settings().process.name;
         return Store::open_mongo(settings, process).map_err(|source| BuildError::UseMongo { source });
@@ -143,7 +144,7 @@ async fn warn_of_what_is_missing(store: Store) {
     }
 }
 
-fn routes(worker: &WorkerContext, settings: &Settings, token: Token, store: Store) -> Router {
+fn routes(worker: &WorkerContext, settings: &ServiceSettings, token: Token, store: Store) -> Router {
     let body_limit = match usize::try_from(worker.settings().http.limit_request_body) {
         Ok(0) | Err(_) => DefaultBodyLimit::disable(),
         Ok(limit) => DefaultBodyLimit::max(limit),

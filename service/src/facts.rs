@@ -1,6 +1,7 @@
 //! `/facts`: a small collection with every verb, pages and a filter.
 //!
-//! Owns: what a client may send, and the answers to what it may not. Refuses: storage (`store`), and who may write (`auth`).
+//! Owns: what a client may send, and the answers to what it may not. Refuses: storage (`store`), and who may write
+//! (`auth`).
 
 use axum::{
     Json,
@@ -50,7 +51,7 @@ pub(crate) fn routes(store: Store, token: Token) -> OpenApiRouter {
     path = "/facts",
     operation_id = "createFact",
     tag = "facts",
-    request_body = Input,
+    request_body = FactInput,
     security(("bearer" = [])),
     responses(
         (
@@ -124,7 +125,7 @@ async fn read(State(facts): State<Facts>, FactId(id): FactId) -> Result<Json<Fac
     operation_id = "replaceFact",
     tag = "facts",
     params(("id" = String, Path, format = Uuid)),
-    request_body = Input,
+    request_body = FactInput,
     security(("bearer" = [])),
     responses(
         (status = 200, description = "The fact as it now is", body = Fact),
@@ -164,7 +165,7 @@ fn no_such_fact() -> ApiError {
 
 documented!(NoSuchFact, [no_such_fact()]);
 documented!(BadPage, [bad_cursor(), bad_limit()]);
-documented!(BadFact, validate(Input { text: None, source: None, tags: Some(vec![Tag(String::new())]) }).err());
+documented!(BadFact, validate(FactInput { text: None, source: None, tags: Some(vec![Tag(String::new())]) }).err());
 
 /// A client that may write. As an extractor it comes before the body, so the body of any other client is not read.
 struct Writer;
@@ -251,7 +252,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewFact, description = "What a client decides about a fact")]
 #[serde(deny_unknown_fields)]
-struct Input {
+struct FactInput {
     /// Not blank
     #[schema(required, value_type = String, min_length = 1, max_length = 2000, pattern = r"[^ \t\n\f\r]", example = "Otters hold hands")]
     text: Option<String>,
@@ -275,7 +276,7 @@ fn parse(body: &[u8]) -> Result<Draft, ApiError> {
         return Err(ApiError::invalid(vec![Detail::new("body", "must be an object")]));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let input: Input = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+    let input: FactInput = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         if error.inner().is_data() {
             ApiError::invalid(vec![Detail::new(error.path().to_string(), error.inner().to_string())])
         } else {
@@ -286,7 +287,7 @@ fn parse(body: &[u8]) -> Result<Draft, ApiError> {
     validate(input)
 }
 
-fn validate(input: Input) -> Result<Draft, ApiError> {
+fn validate(input: FactInput) -> Result<Draft, ApiError> {
     let mut details = Vec::new();
     let mut refuse = |field: &str, message: String| details.push(Detail::new(field, message));
 

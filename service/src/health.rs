@@ -1,7 +1,7 @@
 //! Liveness and readiness, for probes.
 //!
-//! Owns: the four health routes, and the requests to the dependencies of `[[service.check]]`. Refuses: to ask a dependency
-//! for liveness. A dead database is not a reason to restart.
+//! Owns: the four health routes, and the requests to the dependencies of `[[service.check]]`. Refuses: to ask a
+//! dependency for liveness. A dead database is not a reason to restart.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -26,16 +26,16 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     dependency::{DependencyHealth, PATIENCE, Telling},
-    settings::{Check, Probe},
+    settings::{DependencyCheck, ProbeTarget},
     store::{Health, Store},
 };
 
 struct Readiness {
     worker: WorkerContext,
     store: Store,
-    checks: Vec<(Check, DependencyHealth)>,
-    /// When all were last asked, and the results. They hold for as long as one dependency may take to answer. Locked during
-    /// the requests, so that many probes at once ask only once.
+    checks: Vec<(DependencyCheck, DependencyHealth)>,
+    /// When all were last asked, and the results. They hold for as long as one dependency may take to answer. Locked
+    /// during the requests, so that many probes at once ask only once.
     last: Mutex<Option<(Instant, Checked)>>,
 }
 
@@ -59,7 +59,7 @@ struct Report {
     checks: Option<BTreeMap<String, &'static str>>,
 }
 
-pub(crate) fn routes(worker: WorkerContext, store: Store, checks: &[Check]) -> OpenApiRouter {
+pub(crate) fn routes(worker: WorkerContext, store: Store, checks: &[DependencyCheck]) -> OpenApiRouter {
     let checks = checks.iter().map(|check| (check.clone(), DependencyHealth::new(&check.name))).collect();
     let readiness = Readiness { worker, store, checks, last: Mutex::default() };
     OpenApiRouter::new()
@@ -141,11 +141,11 @@ impl Readiness {
     }
 }
 
-async fn ask(check: &Check, condition: &DependencyHealth) -> Health {
+async fn ask(check: &DependencyCheck, condition: &DependencyHealth) -> Health {
     let asked = async {
         match &check.probe {
-            Probe::Tcp(address) => connect(address).await.map(drop),
-            Probe::Http(uri) => get_status(uri).await.and_then(|status| match status.as_u16() {
+            ProbeTarget::Tcp(address) => connect(address).await.map(drop),
+            ProbeTarget::Http(uri) => get_status(uri).await.and_then(|status| match status.as_u16() {
                 ..400 => Ok(()),
                 _ => Err(Refused::Status(status)),
             }),

@@ -1,7 +1,7 @@
 //! The `[service]` table of supervisor.toml.
 //!
-//! Owns: the keys, their defaults, and the rules between them. Refuses: to read files or the environment. The supervisor
-//! does that, and hands over the table.
+//! Owns: the keys, their defaults, and the rules between them. Refuses: to read files or the environment. The
+//! supervisor does that, and hands over the table.
 
 use std::{collections::HashSet, fmt, path::PathBuf};
 
@@ -9,12 +9,12 @@ use http::Uri;
 use mongodb::options::ConnectionString;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::{cors::Origin, token};
+use crate::{cors::WebOrigin, token};
 
 /// The reference service's own table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
-pub(crate) struct Settings {
+pub(crate) struct ServiceSettings {
     /// Which database keeps the facts. Default `auto`: MongoDB when `mongodb_uri` is set, else SQLite.
     pub(crate) store: StoreKind,
     /// The path of the SQLite file, relative to the state folder. A missing folder is made. Default `data/facts.db`.
@@ -35,13 +35,13 @@ pub(crate) struct Settings {
     /// A file that holds `bearer_token`. Default empty: no file.
     pub(crate) bearer_token_file: PathBuf,
     /// The origins whose web pages may call; `*` means every origin. Default: none.
-    pub(crate) cors_origins: Vec<Origin>,
+    pub(crate) cors_origins: Vec<WebOrigin>,
     /// Further dependencies that `/ready` asks. Default: none.
     #[serde(deserialize_with = "checks")]
-    pub(crate) check: Vec<Check>,
+    pub(crate) check: Vec<DependencyCheck>,
 }
 
-impl Default for Settings {
+impl Default for ServiceSettings {
     fn default() -> Self {
         Self {
             store: StoreKind::Auto,
@@ -59,7 +59,7 @@ impl Default for Settings {
     }
 }
 
-impl<'de> Deserialize<'de> for Settings {
+impl<'de> Deserialize<'de> for ServiceSettings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // The derived function: `remote = "Self"` makes it an inherent one.
         let settings = Self::deserialize(deserializer)?;
@@ -87,8 +87,8 @@ pub(crate) enum StoreKind {
     Mongodb,
 }
 
-/// Parses a connection string. The driver's error may quote what it takes for a host or an option, which can be half of a
-/// password, so it is shown only for a string without an `@`.
+/// Parses a connection string. The driver's error may quote what it takes for a host or an option, which can be half of
+/// a password, so it is shown only for a string without an `@`.
 fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::Error> {
     let uri = Secret::deserialize(value)?;
     if uri.is_empty() {
@@ -106,15 +106,15 @@ fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::E
 
 /// One `[[service.check]]`: a further dependency that `/ready` asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Check {
+pub(crate) struct DependencyCheck {
     /// Unique, and not `database`, which is the name of the store.
     pub(crate) name: String,
-    pub(crate) probe: Probe,
+    pub(crate) probe: ProbeTarget,
 }
 
 /// How a dependency is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Probe {
+pub(crate) enum ProbeTarget {
     /// `host:port` accepts a connection.
     Tcp(String),
     /// A GET of this `http://…` is answered with a status below 400.
@@ -122,7 +122,7 @@ pub(crate) enum Probe {
 }
 
 /// Reads the list. The error names every entry that is wrong.
-fn checks<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Check>, D::Error> {
+fn checks<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<DependencyCheck>, D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Written {
@@ -140,23 +140,23 @@ fn checks<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<Check>, D::Error> {
             wrong.push(format!("the name \"{name}\" is taken already"));
         }
         match probe(tcp, http) {
-            Ok(probe) => checks.push(Check { name, probe }),
+            Ok(probe) => checks.push(DependencyCheck { name, probe }),
             Err(reason) => wrong.push(format!("\"{name}\" {reason}")),
         }
     }
     if wrong.is_empty() { Ok(checks) } else { Err(D::Error::custom(wrong.join("; "))) }
 }
 
-fn probe(tcp: Option<String>, http: Option<String>) -> Result<Probe, String> {
+fn probe(tcp: Option<String>, http: Option<String>) -> Result<ProbeTarget, String> {
     match (tcp, http) {
         (Some(address), None) => match address.rsplit_once(':') {
             Some((host, port)) if !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0) => {
-                Ok(Probe::Tcp(address))
+                Ok(ProbeTarget::Tcp(address))
             }
             _ => Err(format!("wants tcp = \"host:port\", not \"{address}\"")),
         },
         (None, Some(url)) => match url.parse::<Uri>() {
-            Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() => Ok(Probe::Http(uri)),
+            Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() => Ok(ProbeTarget::Http(uri)),
             _ => Err(format!("wants http = \"http://host/path\", not \"{url}\"; TLS is not spoken")),
         },
         (Some(_), Some(_)) => Err("has both tcp and http; one of them is wanted".to_owned()),
@@ -193,7 +193,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Settings {
+impl ServiceSettings {
     pub(crate) fn wants_sqlite(&self) -> bool {
         match self.store {
             StoreKind::Sqlite => true,
@@ -209,13 +209,13 @@ mod tests {
 
     #[test]
     fn an_empty_table_is_the_default() {
-        let settings: Settings = toml::from_str("").unwrap();
-        assert_eq!(settings, Settings::default());
+        let settings: ServiceSettings = toml::from_str("").unwrap();
+        assert_eq!(settings, ServiceSettings::default());
     }
 
     #[test]
     fn every_key_is_read() {
-        let settings: Settings = toml::from_str(
+        let settings: ServiceSettings = toml::from_str(
             r#"
             store = "sqlite"
             sqlite_path = "/var/lib/facts.db"
@@ -235,12 +235,12 @@ mod tests {
             "#,
         )
         .unwrap();
-        let redis = Check { name: "redis".into(), probe: Probe::Tcp("redis:6379".into()) };
+        let redis = DependencyCheck { name: "redis".into(), probe: ProbeTarget::Tcp("redis:6379".into()) };
         let url = "http://search:9200/_cluster/health?local=true".parse().unwrap();
-        let search = Check { name: "search".into(), probe: Probe::Http(url) };
+        let search = DependencyCheck { name: "search".into(), probe: ProbeTarget::Http(url) };
         assert_eq!(
             settings,
-            Settings {
+            ServiceSettings {
                 store: StoreKind::Sqlite,
                 sqlite_path: "/var/lib/facts.db".into(),
                 mongodb_uri: "mongodb://u:pw@db".into(),
@@ -262,20 +262,20 @@ mod tests {
             ("bearer_token = \"two words\"", "cannot be sent by a client"),
             ("cors_origins = [\"https://a.example/\"]", "\"https://a.example/\" is not an origin"),
         ] {
-            let error = toml::from_str::<Settings>(table).unwrap_err().to_string();
+            let error = toml::from_str::<ServiceSettings>(table).unwrap_err().to_string();
             assert!(error.contains(sentence) && !error.contains("two words\" is"), "{error}");
         }
-        assert!(toml::from_str::<Settings>("bearer_token = \"hunter2\"").is_ok());
+        assert!(toml::from_str::<ServiceSettings>("bearer_token = \"hunter2\"").is_ok());
     }
 
     #[test]
     fn an_unknown_key_is_an_error() {
-        let error = toml::from_str::<Settings>("sqlite_pth = \"x\"").unwrap_err();
+        let error = toml::from_str::<ServiceSettings>("sqlite_pth = \"x\"").unwrap_err();
         assert!(error.to_string().contains("sqlite_pth"), "{error}");
     }
 
     fn refusal(text: &str) -> String {
-        toml::from_str::<Settings>(text).unwrap_err().message().to_owned()
+        toml::from_str::<ServiceSettings>(text).unwrap_err().message().to_owned()
     }
 
     #[test]
@@ -320,8 +320,11 @@ mod tests {
 
     #[test]
     fn secrets_stay_out_of_debug_output() {
-        let settings =
-            Settings { bearer_token: "hunter2".into(), mongodb_uri: "mongodb://u:pw@db".into(), ..Settings::default() };
+        let settings = ServiceSettings {
+            bearer_token: "hunter2".into(),
+            mongodb_uri: "mongodb://u:pw@db".into(),
+            ..ServiceSettings::default()
+        };
         let shown = format!("{settings:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("pw@"), "{shown}");
     }

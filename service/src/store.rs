@@ -22,7 +22,7 @@ use uuid::Uuid;
 use self::{mongo::Mongo, sqlite::Sqlite};
 use crate::{
     dependency::{DependencyHealth, PATIENCE, Telling},
-    settings::Settings,
+    settings::ServiceSettings,
 };
 
 /// A fact as clients see it.
@@ -51,7 +51,8 @@ impl Millis {
         Self(Timestamp::now().as_millisecond())
     }
 
-    /// Returns the time in the first 48 bits of a version 7 UUID, so that `created_at` always agrees with the order of ids.
+    /// Returns the time in the first 48 bits of a version 7 UUID, so that `created_at` always agrees with the order of
+    /// ids.
     fn of(id: Uuid) -> Self {
         Self((id.as_u128() >> 80) as i64)
     }
@@ -80,8 +81,8 @@ pub(crate) struct Page {
     pub(crate) tag: Option<String>,
 }
 
-/// One page. `next_cursor` is the id of the last item. Inserts come before it and deletes leave it valid, so pages never
-/// shift.
+/// One page. `next_cursor` is the id of the last item. Inserts come before it and deletes leave it valid, so pages
+/// never shift.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Listing {
     pub(crate) items: Vec<Fact>,
@@ -137,7 +138,7 @@ impl Store {
     }
 
     /// Does not ask the database, which may be down at a start.
-    pub(crate) fn open_mongo(settings: &Settings, process: &str) -> Result<Self, StoreError> {
+    pub(crate) fn open_mongo(settings: &ServiceSettings, process: &str) -> Result<Self, StoreError> {
         Mongo::new(settings.mongodb_uri.expose(), &settings.mongodb_database, process)
             .map(Database::Mongo)
             .map(Self::of)
@@ -200,8 +201,8 @@ impl Store {
         noted(&self.writing, done, |deleted| *deleted)
     }
 
-    /// Pings the database. While writes fail, it also tries one. A balancer that sends no requests would otherwise never
-    /// learn that writes work again.
+    /// Pings the database. While writes fail, it also tries one. A balancer that sends no requests would otherwise
+    /// never learn that writes work again.
     pub(crate) async fn ping(&self) -> Health {
         let (reads, writes) = join(self.ping_reading(), self.ping_writing()).await;
         match (reads, writes) {
@@ -258,7 +259,8 @@ async fn in_time<T>(
     timeout(PATIENCE, operation).await.unwrap_or(Err(StoreError::Late { act, within: PATIENCE }))
 }
 
-/// Notes the result. `shows` says whether a success proves that the database works. A write that changed nothing does not.
+/// Notes the result. `shows` says whether a success proves that the database works. A write that changed nothing does
+/// not.
 fn noted<T>(
     condition: &DependencyHealth,
     result: Result<T, StoreError>,
@@ -288,7 +290,11 @@ impl StoreError {
 ///
 /// # Errors
 /// The database refuses, cannot be reached, or has the schema of a newer program.
-pub(crate) async fn migrate(settings: &Settings, path: PathBuf, process: &str) -> Result<Vec<String>, StoreError> {
+pub(crate) async fn migrate(
+    settings: &ServiceSettings,
+    path: PathBuf,
+    process: &str,
+) -> Result<Vec<String>, StoreError> {
     if settings.wants_sqlite() {
         return Sqlite::migrate(path).await;
     }

@@ -38,9 +38,9 @@ impl Answer {
 }
 
 impl App {
-    async fn start(settings: Settings) -> Self {
+    async fn start(settings: ServiceSettings) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { sqlite_path: folder.path().join("facts.db"), ..settings };
+        let settings = ServiceSettings { sqlite_path: folder.path().join("facts.db"), ..settings };
         fs::File::create_new(&settings.sqlite_path).unwrap();
         let (stop, stopping) = watch::channel(false);
         let store = open(&WorkerContext::for_test(), &settings).await.unwrap();
@@ -50,7 +50,7 @@ impl App {
     }
 
     async fn new() -> Self {
-        Self::start(Settings::default()).await
+        Self::start(ServiceSettings::default()).await
     }
 
     async fn ask(&self, method: &str, path: &str, content_type: &str, body: impl Into<Body>) -> Answer {
@@ -151,7 +151,7 @@ async fn text_is_counted_in_characters_and_kept_as_sent() {
 
 #[tokio::test]
 async fn each_mistake_has_its_status_and_names_its_field() {
-    let app = App::start(Settings { debug: true, ..Settings::default() }).await;
+    let app = App::start(ServiceSettings { debug: true, ..ServiceSettings::default() }).await;
     let json_type = "application/json";
     let long = |n| format!("{{\"text\": \"{}\"}}", "é".repeat(n));
     let tags = |tags: Value| json!({"text": "x", "tags": tags}).to_string();
@@ -239,7 +239,7 @@ async fn json_under_another_name_is_json() {
 
 #[tokio::test]
 async fn a_wrong_method_is_told_the_right_ones() {
-    let app = App::start(Settings { debug: true, ..Settings::default() }).await;
+    let app = App::start(ServiceSettings { debug: true, ..ServiceSettings::default() }).await;
     for (method, path, allow) in [
         ("PATCH", "/facts", "GET,HEAD,POST"),
         ("POST", "/facts/x", "GET,HEAD,PUT,DELETE"),
@@ -377,7 +377,7 @@ async fn misbehaviour_must_be_switched_on() {
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{method} {path}");
         }
     }
-    let app = App::start(Settings { debug: true, ..Settings::default() }).await;
+    let app = App::start(ServiceSettings { debug: true, ..ServiceSettings::default() }).await;
     assert_eq!(app.get("/debug/sleep/1").await.json(), json!({"slept_ms": 1}));
     assert_eq!(app.get("/debug/block/1").await.json(), json!({"blocked_ms": 1}));
     assert_eq!(app.get("/debug/allocate/2").await.json(), json!({"kept_mib": 2}));
@@ -386,7 +386,7 @@ async fn misbehaviour_must_be_switched_on() {
 
 #[tokio::test]
 async fn echo_returns_a_body_larger_than_axum_would_take() {
-    let app = App::start(Settings { debug: true, ..Settings::default() }).await;
+    let app = App::start(ServiceSettings { debug: true, ..ServiceSettings::default() }).await;
     let body: Vec<u8> = (0..3 << 20).map(|i| (i % 251) as u8).collect();
     let answer = app.ask("POST", "/debug/echo", "image/x-noise", body.clone()).await;
     assert_eq!(answer.status, StatusCode::OK);
@@ -396,11 +396,11 @@ async fn echo_returns_a_body_larger_than_axum_would_take() {
 
 #[tokio::test]
 async fn build_says_which_key_is_to_blame() {
-    let impossible = Settings {
+    let impossible = ServiceSettings {
         store: StoreKind::Sqlite,
         sqlite_path: "/proc/nowhere/facts.db".into(),
         mongodb_uri: "mongodb://db".into(),
-        ..Settings::default()
+        ..ServiceSettings::default()
     };
     let error = build(WorkerContext::for_test().with_table(impossible)).await.unwrap_err();
     assert!(error.to_string().contains("service.sqlite_path is gone: /proc/nowhere/facts.db"), "{error}");
@@ -411,7 +411,7 @@ async fn the_lifespan_closes_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("facts.db");
     fs::File::create_new(&path).unwrap();
-    let settings = Settings { sqlite_path: path.clone(), ..Settings::default() };
+    let settings = ServiceSettings { sqlite_path: path.clone(), ..ServiceSettings::default() };
     let lifespan = build(WorkerContext::for_test().with_table(settings)).await.unwrap();
     let log = folder.path().join("facts.db-wal");
     assert!(log.exists());

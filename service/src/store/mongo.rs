@@ -1,7 +1,8 @@
 //! Facts in a MongoDB collection.
 //!
-//! Owns: the client of one worker, the shape of a document, indexes, and a time limit on every operation. Refuses: its own
-//! retries (the driver has them, as the connection string says), and driver messages that could hold a secret or a document.
+//! Owns: the client of one worker, the shape of a document, indexes, and a time limit on every operation. Refuses: its
+//! own retries (the driver has them, as the connection string says), and driver messages that could hold a secret or a
+//! document.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -16,13 +17,14 @@ use tokio::{sync::OnceCell, time::timeout};
 
 use super::{Draft, Fact, Millis, Page, StoreError};
 
-/// The values for what the connection string does not set. A worker has one thread, so a few connections keep it busy. A
-/// request should not wait long for a server that does not exist.
+/// The values for what the connection string does not set. A worker has one thread, so a few connections keep it busy.
+/// A request should not wait long for a server that does not exist.
 const MAX_POOL_SIZE: u32 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The time limit after a server is selected. It is `socketTimeoutMS` of the connection string, which the driver ignores.
+/// The time limit after a server is selected. It is `socketTimeoutMS` of the connection string, which the driver
+/// ignores.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 const SCHEMA_VERSION: i32 = 1;
@@ -32,8 +34,8 @@ const FACTS: &str = "facts";
 /// The index for a list by tag. Without a tag the index of `_id` is enough.
 const INDEX: &str = "tags_newest_first";
 
-/// The driver's client is made at the first use, because the name of a `mongodb+srv://` must be looked up, which may fail
-/// for a while like everything else.
+/// The driver's client is made at the first use, because the name of a `mongodb+srv://` must be looked up, which may
+/// fail for a while like everything else.
 #[derive(Clone)]
 pub(super) struct Mongo {
     uri: Arc<ConnectionString>,
@@ -209,7 +211,8 @@ impl Mongo {
 
     pub(super) async fn close(&self) {
         if let Some(database) = self.database.get() {
-            // Without this, the shutdown would wait for operations that have no answer yet. Their requests were cut already.
+            // Without this, the shutdown would wait for operations that have no answer yet. Their requests were cut
+            // already.
             database.client().clone().shutdown().immediate(true).await;
         }
     }
@@ -230,8 +233,8 @@ impl Mongo {
         Ok(self.database().await?.collection("schema"))
     }
 
-    /// Limits the time of an operation. The driver itself waits for an answer as long as the connection lives. An operation
-    /// that is dropped closes its connection.
+    /// Limits the time of an operation. The driver itself waits for an answer as long as the connection lives. An
+    /// operation that is dropped closes its connection.
     async fn bounded<T>(
         &self,
         act: &'static str,

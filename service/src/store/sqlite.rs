@@ -1,8 +1,8 @@
 //! Facts in a SQLite file that all workers of the machine share.
 //!
 //! Owns: the schema, the statements, and the threads that keep SQLite off the worker's event loop. Refuses: to make the
-//! file, and transactions over several calls. Every write is one statement, so it is done completely or not at all, even
-//! when the client leaves or the worker is killed at any moment.
+//! file, and transactions over several calls. Every write is one statement, so it is done completely or not at all,
+//! even when the client leaves or the worker is killed at any moment.
 
 use std::{
     path::{Path, PathBuf},
@@ -204,8 +204,8 @@ fn handle(connection: Connection) -> Handle {
     Arc::new(Mutex::new(Some(connection)))
 }
 
-/// Runs `job` on a blocking thread, one at a time for each connection. When the caller is dropped while it waits, the job
-/// does not run. When it is dropped later, the job runs to its end, because the job holds the guard.
+/// Runs `job` on a blocking thread, one at a time for each connection. When the caller is dropped while it waits, the
+/// job does not run. When it is dropped later, the job runs to its end, because the job holds the guard.
 async fn run<T: Send + 'static>(
     connection: &Handle,
     act: &'static str,
