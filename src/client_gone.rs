@@ -43,11 +43,11 @@ use std::{
 #[derive(Clone)]
 pub struct ClientGone(
     /// `None`: it never completes, because there is no connection.
-    Option<Arc<Signal>>,
+    Option<Arc<GoneFlag>>,
 );
 
 #[derive(Default)]
-struct Signal(Mutex<Raised>);
+struct GoneFlag(Mutex<Raised>);
 
 #[derive(Default)]
 struct Raised {
@@ -55,7 +55,7 @@ struct Raised {
     wakers: Vec<Waker>,
 }
 
-impl Signal {
+impl GoneFlag {
     fn raised() -> Self {
         Self(Mutex::new(Raised { raised: true, wakers: Vec::new() }))
     }
@@ -109,7 +109,7 @@ pub(crate) struct RequestEnds {
 struct Inner {
     /// HTTP/2: the times the requests under way began.
     streams: Vec<u64>,
-    waiting: Vec<(u64, Arc<Signal>)>,
+    waiting: Vec<(u64, Arc<GoneFlag>)>,
     /// The client has ended its side or reset the connection.
     client_ended: bool,
 }
@@ -164,11 +164,11 @@ impl RequestEnds {
         let mut inner = lock(&self.inner);
         let under_way = self.current.load(SeqCst) == begun || inner.streams.contains(&begun);
         if !under_way || inner.client_ended {
-            return ClientGone(Some(Arc::new(Signal::raised())));
+            return ClientGone(Some(Arc::new(GoneFlag::raised())));
         }
         let known = inner.waiting.iter().find(|(one, _)| *one == begun).map(|(_, signal)| Arc::clone(signal));
         let signal = known.unwrap_or_else(|| {
-            let signal = Arc::<Signal>::default();
+            let signal = Arc::<GoneFlag>::default();
             inner.waiting.push((begun, Arc::clone(&signal)));
             signal
         });

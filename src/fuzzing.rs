@@ -5,7 +5,7 @@
 use tokio::runtime::{Builder, Runtime};
 
 use crate::worker::fuzzed::{
-    LIMITS, Limits, ProxyProtocol, assert_any_split_parses_alike, assert_hyper_sees_what_passes,
+    LIMITS, ProxyProtocol, SizeLimits, assert_any_split_parses_alike, assert_hyper_sees_what_passes,
     assert_pieces_make_no_difference,
 };
 
@@ -19,7 +19,7 @@ pub fn scanner(data: &[u8]) {
     let small = |bits: u8, step: usize| usize::from(limits >> bits & 3) * step;
     let chosen = match limits {
         0 => LIMITS,
-        _ => Limits {
+        _ => SizeLimits {
             request_line: small(0, 25),
             fields: small(2, 2),
             field_size: small(4, 25),

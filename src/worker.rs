@@ -29,7 +29,7 @@ pub(crate) mod fuzzed {
     pub(crate) use super::{
         proxy_protocol::assert_any_split_parses_alike,
         scanner::{
-            Limits,
+            SizeLimits,
             checks::{LIMITS, assert_hyper_sees_what_passes, assert_pieces_make_no_difference},
         },
     };

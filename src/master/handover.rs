@@ -151,7 +151,7 @@ impl Program {
 
 /// What this program was started for.
 #[derive(Debug)]
-pub(super) enum Purpose {
+pub(super) enum HandoverKind {
     /// To show that it could take over, to the master at the other end.
     Preflight { channel: OwnedFd },
     /// To take over.
@@ -163,7 +163,7 @@ pub(super) enum Purpose {
 /// A place to take over, and the way back from it.
 #[derive(Debug)]
 pub(crate) struct Handover {
-    pub(super) purpose: Purpose,
+    pub(super) purpose: HandoverKind,
     pub(super) state: HandoverState,
     /// As it came, with what we do not know.
     pub(super) received: Map<String, Value>,
@@ -179,9 +179,9 @@ impl Handover {
         let mut number = || words.next().and_then(|word| word.parse::<RawFd>().ok());
         let memory = number()?;
         let purpose = match purpose {
-            Some("preflight") => Purpose::Preflight { channel: exec::received(number()?).ok()? },
-            Some("takeover") => Purpose::TakeOver,
-            Some("return") => Purpose::Return,
+            Some("preflight") => HandoverKind::Preflight { channel: exec::received(number()?).ok()? },
+            Some("takeover") => HandoverKind::TakeOver,
+            Some("return") => HandoverKind::Return,
             Some(_) | None => return None,
         };
         let content = exec::received(memory).and_then(|memory| exec::content(&mut File::from(memory)));
@@ -194,12 +194,12 @@ impl Handover {
     }
 
     pub(crate) fn is_preflight(&self) -> bool {
-        matches!(self.purpose, Purpose::Preflight { .. })
+        matches!(self.purpose, HandoverKind::Preflight { .. })
     }
 
     /// The old program's place is taken again by itself.
     pub(crate) fn is_return(&self) -> bool {
-        matches!(self.purpose, Purpose::Return)
+        matches!(self.purpose, HandoverKind::Return)
     }
 
     /// Where the settings are to be looked for: a new program follows the links of the first start's folder, the old one
@@ -228,8 +228,8 @@ impl Handover {
 
     pub(crate) fn sources(&self) -> Sources {
         match self.purpose {
-            Purpose::Return => self.running().0,
-            Purpose::Preflight { .. } | Purpose::TakeOver => {
+            HandoverKind::Return => self.running().0,
+            HandoverKind::Preflight { .. } | HandoverKind::TakeOver => {
                 Sources::after(self.state.of.has_file, &self.state.of.sources.0)
             }
         }
@@ -272,7 +272,7 @@ impl Handover {
     /// # Errors
     /// The sentence to [`refuse`](Self::refuse) with.
     pub(crate) fn try_on(&self, resolved: Resolved, app: Rc<AppInfo>) -> Result<WorkerSeed, String> {
-        let Purpose::Preflight { channel } = &self.purpose else { return Err("this is no preflight".to_owned()) };
+        let HandoverKind::Preflight { channel } = &self.purpose else { return Err("this is no preflight".to_owned()) };
         let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
         let listeners = Listeners::adopt(&self.state.listeners).map_err(failed("a listening socket was not passed"))?;
         listeners.probe(&resolved.settings.server).map_err(|error| error_chain(&error))?;
@@ -308,14 +308,14 @@ fn read(received: &Map<String, Value>) -> Result<HandoverState, String> {
     }
 }
 
-fn refuse(purpose: &Purpose, mut received: Map<String, Value>, reason: &str) -> ExitCode {
+fn refuse(purpose: &HandoverKind, mut received: Map<String, Value>, reason: &str) -> ExitCode {
     match purpose {
-        Purpose::Preflight { channel } => {
+        HandoverKind::Preflight { channel } => {
             // Nobody there to hear it is a master that has stopped meanwhile.
             let _ = ToMaster::BootFailed(reason.to_owned()).send(channel.as_fd());
             ExitCode::from(EXIT_REFUSED)
         }
-        Purpose::TakeOver => {
+        HandoverKind::TakeOver => {
             received.insert("failed".to_owned(), reason.into());
             let executable = received.get("of").and_then(|of| of.get("executable")?.as_i64());
             let error = executable
@@ -332,7 +332,7 @@ fn refuse(purpose: &Purpose, mut received: Map<String, Value>, reason: &str) -> 
             log::last_words(&format!("{reason}; and the program before cannot be gone back to: {error}"));
             ExitCode::from(EXIT_FAILURE)
         }
-        Purpose::Return => {
+        HandoverKind::Return => {
             log::last_words(&format!("the program before cannot go on either: {reason}"));
             ExitCode::from(EXIT_FAILURE)
         }

@@ -20,12 +20,12 @@ pub(crate) struct Sources {
     texts: BTreeMap<PathBuf, String>,
     /// Nothing is read any more.
     recorded: bool,
-    before: Option<Previous>,
+    before: Option<FilesInEffect>,
 }
 
 /// What the settings in effect were read from.
 #[derive(Clone, Debug)]
-struct Previous {
+struct FilesInEffect {
     /// There was a settings file.
     file: bool,
     /// The files that held something.
@@ -49,7 +49,7 @@ impl Sources {
     /// file among them.
     pub(crate) fn after(file: bool, texts: &BTreeMap<PathBuf, String>) -> Self {
         let filled = texts.iter().filter(|(_, text)| !is_blank(text)).map(|(path, _)| path.clone()).collect();
-        Self { before: Some(Previous { file, filled }), ..Self::default() }
+        Self { before: Some(FilesInEffect { file, filled }), ..Self::default() }
     }
 
     pub(crate) fn texts(&self) -> &BTreeMap<PathBuf, String> {

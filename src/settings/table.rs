@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 use super::{Entry, Origin, Problem, Sources, file::File, folders::Base, keys, show};
 
-type Parsed = Arc<dyn Any + Send + Sync>;
+type TableValue = Arc<dyn Any + Send + Sync>;
 
 /// A table of `supervisor.toml` that belongs to the app: its name, its type, its well-known environment names.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub struct TableSpec {
     pub(super) name: &'static str,
     type_id: TypeId,
     type_name: &'static str,
-    parse: fn(Value) -> Result<Parsed, Mistake>,
+    parse: fn(Value) -> Result<TableValue, Mistake>,
     pub(super) aliases: Vec<Alias>,
     files: Vec<Holder>,
 }
@@ -183,7 +183,7 @@ impl TableSpec {
         entries: &BTreeMap<String, Entry>,
         file: Option<&File>,
         problems: &mut Vec<Problem>,
-    ) -> Option<Parsed> {
+    ) -> Option<TableValue> {
         let mine = |path: &str| path.strip_prefix(self.name)?.strip_prefix('.').map(str::to_owned);
         let origins: HashMap<String, &Origin> =
             entries.iter().filter_map(|(path, entry)| Some((mine(path)?, &entry.origin))).collect();
@@ -289,7 +289,7 @@ impl TableSpec {
     }
 }
 
-fn parse<T: DeserializeOwned + Send + Sync + 'static>(value: Value) -> Result<Parsed, Mistake> {
+fn parse<T: DeserializeOwned + Send + Sync + 'static>(value: Value) -> Result<TableValue, Mistake> {
     match serde_path_to_error::deserialize::<_, T>(value) {
         Ok(parsed) => Ok(Arc::new(parsed)),
         Err(error) => {

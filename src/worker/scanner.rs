@@ -37,7 +37,7 @@ const HEAD_MAX: usize = 256 * 1024;
 
 /// The limits of a request. 0 means no limit except the scanner's own.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct SizeLimits {
     /// Bytes of the request line without its CRLF; `http.limit_request_line`. At most 65,534.
     pub(crate) request_line: usize,
     /// Fields of the head and the trailer together; `http.limit_request_fields`.
@@ -48,7 +48,7 @@ pub(crate) struct Limits {
     pub(crate) body: u64,
 }
 
-impl Limits {
+impl SizeLimits {
     /// Replaces the zeros, so that each limit is one comparison.
     fn in_force(self) -> Self {
         let or = |limit, most| if limit == 0 { most } else { limit };
@@ -106,14 +106,14 @@ enum ScanState {
 /// The scanner of one connection.
 #[derive(Debug)]
 pub(crate) struct Scanner {
-    limits: Limits,
+    limits: SizeLimits,
     state: ScanState,
     /// What follows the present body.
     then: AfterBody,
 }
 
 impl Scanner {
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: SizeLimits) -> Self {
         Self { limits: limits.in_force(), state: ScanState::Head(RequestHead::default()), then: AfterBody::default() }
     }
 

@@ -15,11 +15,6 @@ const TWICE: &[(&str, &str)] = &[
     ("BoxError", "not yet one type or two names"),
     ("Entry", "not yet one type or two names"),
     ("Exit", "not yet one type or two names"),
-    ("Limits", "not yet one type or two names"),
-    ("Parsed", "not yet one type or two names"),
-    ("Previous", "not yet one type or two names"),
-    ("Purpose", "not yet one type or two names"),
-    ("Signal", "not yet one type or two names"),
 ];
 
 /// Modules among which a circle is allowed, each group with its reason; `a::` stands for all that is below `a`.

@@ -11,7 +11,7 @@ use super::{
         children::{self, Child},
         control::ControlServer,
         core::{Action, Master, Takeover},
-        handover::{Handover, PassedChild, Purpose},
+        handover::{Handover, HandoverKind, PassedChild},
         now,
         pidfile::Pidfile,
         policy,
@@ -65,7 +65,7 @@ fn try_adopt(
     let executable = exec::received(state.of.executable).map_err(lost("the program before"))?;
     let children = adopt_children(&state.children, &scoreboard)?;
     let signals = MasterSignals::install().map_err(lost("a pipe for signals"))?;
-    let returns = matches!(purpose, Purpose::Return);
+    let returns = matches!(purpose, HandoverKind::Return);
     let takeover = if returns {
         listeners.own_again(&settings.server);
         Takeover::Back

@@ -29,7 +29,7 @@ use super::{
     refusal_response,
 };
 use crate::worker::{
-    scanner::{Limits, Refusal, Scanner, Verdict},
+    scanner::{Refusal, Scanner, SizeLimits, Verdict},
     shared::OpenGuard,
 };
 
@@ -70,7 +70,7 @@ impl<T: ClientStream> Http1Wire<T> {
     /// `first` was read from the stream already.
     pub(super) fn new(stream: T, first: Vec<u8>, connection: Arc<Connection>, open: OpenGuard) -> Self {
         let http = &connection.shared.http;
-        let scanner = Scanner::new(Limits {
+        let scanner = Scanner::new(SizeLimits {
             request_line: http.limit_request_line,
             fields: http.limit_request_fields,
             field_size: http.limit_request_field_size,

@@ -17,10 +17,10 @@ use hyper::{Request, Response, StatusCode, body::Incoming, server::conn::http1, 
 use hyper_util::rt::TokioIo;
 use tokio::runtime::Runtime;
 
-use super::{Limits, Refusal, Scan, ScanState, Scanner, Verdict};
+use super::{Refusal, Scan, ScanState, Scanner, SizeLimits, Verdict};
 
 /// The default limits.
-pub(crate) const LIMITS: Limits = Limits { request_line: 8190, fields: 100, field_size: 8190, body: 16 << 20 };
+pub(crate) const LIMITS: SizeLimits = SizeLimits { request_line: 8190, fields: 100, field_size: 8190, body: 16 << 20 };
 
 /// What the scanner made of an input.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) struct Outcome {
 }
 
 /// Offers an input in these pieces, as the wire does; each request for another protocol is answered like any other.
-pub(super) fn feed<'a>(limits: Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
+pub(super) fn feed<'a>(limits: SizeLimits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let (mut scanner, mut outcome, mut kept) = (Scanner::new(limits), Outcome::default(), Vec::new());
     for piece in pieces {
         kept.extend_from_slice(piece);
@@ -52,7 +52,7 @@ pub(super) fn feed<'a>(limits: Limits, pieces: impl IntoIterator<Item = &'a [u8]
 
 /// Asserts that these pieces of an input get the verdict of the input as one piece, and that what passes is its front.
 pub(crate) fn assert_pieces_make_no_difference<'a>(
-    limits: Limits,
+    limits: SizeLimits,
     input: &[u8],
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) {

@@ -2,7 +2,7 @@
 //!
 //! Owns: the framing of RFC 9112, section 7.1, its extensions and its trailer. Refuses: the content.
 
-use super::{Limits, Refusal, class, lines::LineScanner, request_head::split_field};
+use super::{Refusal, SizeLimits, class, lines::LineScanner, request_head::split_field};
 
 /// The most bytes of extensions in one body; hyper stops at 16 KiB.
 const EXTENSIONS_MAX: usize = 16 * 1024 - 1;
@@ -84,7 +84,7 @@ impl ChunkedBody {
 
     /// Verifies the next line or piece of data. Returns its length, 0 if it needs more bytes, and whether the body has
     /// ended with it.
-    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<(usize, bool), Refusal> {
+    pub(super) fn scan(&mut self, bytes: &[u8], limits: &SizeLimits) -> Result<(usize, bool), Refusal> {
         let (limit, too_long) = match self.part {
             ChunkPart::Data(left) => {
                 let verified = left.min(bytes.len() as u64);
@@ -115,7 +115,7 @@ impl ChunkedBody {
         Ok((verified, false))
     }
 
-    fn read_size(&mut self, line: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    fn read_size(&mut self, line: &[u8], limits: &SizeLimits) -> Result<(), Refusal> {
         let end = line.iter().position(|sign| !sign.is_ascii_hexdigit()).unwrap_or(line.len());
         let (digits, extensions) = line.split_at(end);
         if !(1..=DIGITS_MAX).contains(&digits.len()) {

@@ -2,7 +2,7 @@
 //!
 //! Owns: the request line, the fields, and what they say of the body and of the connection. Refuses: the body.
 
-use super::{HEAD_MAX, Limits, Refusal, class, lines::LineScanner, target};
+use super::{HEAD_MAX, Refusal, SizeLimits, class, lines::LineScanner, target};
 
 /// What a verified head says of what follows it.
 #[derive(Debug)]
@@ -60,7 +60,11 @@ enum HeadProgress {
 
 impl RequestHead {
     /// Reads on. Returns the head's length and what it says, once it is complete.
-    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<(usize, MessageFraming)>, Refusal> {
+    pub(super) fn scan(
+        &mut self,
+        bytes: &[u8],
+        limits: &SizeLimits,
+    ) -> Result<Option<(usize, MessageFraming)>, Refusal> {
         let (bytes, cut) = match bytes.get(..HEAD_MAX) {
             Some(most) => (most, bytes.len() > HEAD_MAX),
             None => (bytes, false),
@@ -126,7 +130,7 @@ impl RequestHead {
         Ok(())
     }
 
-    fn read_field(&mut self, line: &[u8], head: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    fn read_field(&mut self, line: &[u8], head: &[u8], limits: &SizeLimits) -> Result<(), Refusal> {
         self.fields += 1;
         let (name, value) = split_field(line)?;
         match (name.len(), name[0] | 0x20) {
@@ -172,7 +176,7 @@ impl RequestHead {
     }
 
     /// RFC 9110, section 8.6; a list of equal lengths may be refused, and is. No program holds more than 63 bits.
-    fn read_length(&mut self, value: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    fn read_length(&mut self, value: &[u8], limits: &SizeLimits) -> Result<(), Refusal> {
         if self.chunked {
             return Err(Refusal::LENGTH_AND_CODING);
         }

@@ -151,7 +151,7 @@ fn no_byte_passes_after_the_last_request() {
 /// A limit of 0 is not endless: hyper's types and the worker's memory have limits of their own.
 #[test]
 fn limits_that_are_off_leave_the_scanners_own() {
-    let off = Limits { request_line: 0, fields: 0, field_size: 0, body: 0 };
+    let off = SizeLimits { request_line: 0, fields: 0, field_size: 0, body: 0 };
     let refusal = |input: String| feed(off, [input.as_bytes()]).refusal;
     let begin = "POST / HTTP/1.1\r\nHost: a\r\n";
     assert_eq!(refusal(format!("{begin}{}\r\n", "X: y\r\n".repeat(2000))), None);

@@ -122,10 +122,10 @@ fn input() -> impl Strategy<Value = Bytes> {
 }
 
 /// Small enough to be reached.
-fn limits() -> impl Strategy<Value = Limits> {
+fn limits() -> impl Strategy<Value = SizeLimits> {
     let line = || prop_oneof![Just(0), 10..80usize];
     (line(), prop_oneof![Just(0), 1..8usize], line(), prop_oneof![Just(0), 1..30u64])
-        .prop_map(|(request_line, fields, field_size, body)| Limits { request_line, fields, field_size, body })
+        .prop_map(|(request_line, fields, field_size, body)| SizeLimits { request_line, fields, field_size, body })
 }
 
 fn config(cases: u32) -> ProptestConfig {
