@@ -8,6 +8,8 @@ mod context;
 mod lifespan;
 mod run;
 mod runtime;
+#[cfg(feature = "test-util")]
+mod test_util;
 
 use std::{error::Error, fmt, future::Future, process::ExitCode};
 
@@ -16,6 +18,8 @@ use tokio::runtime::Builder;
 
 use self::lifespan::sealed::{Seed, Work};
 pub(crate) use self::runtime::AppInfo;
+#[cfg(feature = "test-util")]
+pub use self::test_util::{WorkerContextBuilder, WorkerSignals};
 pub use self::{
     context::{SetupContext, WorkerContext},
     lifespan::{FactoryOutput, IntoLifespan, Lifespan},

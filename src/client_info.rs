@@ -111,3 +111,71 @@ impl ClientInfo {
         self.tls
     }
 }
+
+/// Builds a [`ClientInfo`] for unit tests of a handler, from [`ClientInfo::builder`]. It needs the feature `test-util`.
+///
+/// ```
+/// let client = oxicorn::ClientInfo::builder().address("203.0.113.7".parse().unwrap()).https().host("example.org").build();
+/// assert_eq!((client.scheme(), client.host()), ("https", Some("example.org")));
+/// ```
+#[cfg(feature = "test-util")]
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct ClientInfoBuilder(ClientInfo);
+
+#[cfg(feature = "test-util")]
+impl ClientInfo {
+    /// Begins a client of which nothing is known, for a unit test. It needs the feature `test-util`.
+    pub fn builder() -> ClientInfoBuilder {
+        ClientInfoBuilder::default()
+    }
+}
+
+#[cfg(feature = "test-util")]
+impl ClientInfoBuilder {
+    /// Sets the other end of the connection; also the client's address and port, as of a client without a proxy.
+    pub fn peer(mut self, peer: SocketAddr) -> Self {
+        self.0.peer = Some(peer);
+        self.0.comes_from(Some(peer));
+        self
+    }
+
+    /// Sets the client's address, as a trusted proxy has told it.
+    pub fn address(mut self, address: IpAddr) -> Self {
+        self.0.address = Some(address);
+        self
+    }
+
+    /// Sets the client's port, as a trusted proxy has told it.
+    pub fn port(mut self, port: u16) -> Self {
+        self.0.port = Some(port);
+        self
+    }
+
+    /// Makes the connection one of TLS.
+    pub fn tls(mut self) -> Self {
+        self.0.comes_by_tls();
+        self
+    }
+
+    /// Makes the scheme `https`, as a trusted proxy has told it.
+    pub fn https(mut self) -> Self {
+        self.0.https = true;
+        self
+    }
+
+    /// Sets the host that the client asked for, with its port if it named one.
+    ///
+    /// # Panics
+    /// When it is not an authority of a URI, such as `example.org:8443`.
+    pub fn host(mut self, host: &str) -> Self {
+        self.0.host = Host::Authority(host.parse().expect("the host is an authority, such as example.org:8443"));
+        self
+    }
+
+    /// Builds the client.
+    #[must_use]
+    pub fn build(self) -> ClientInfo {
+        self.0
+    }
+}

@@ -76,9 +76,13 @@ pub mod fuzzing;
 pub use app::{
     App, BootFailure, FactoryOutput, IntoLifespan, Lifespan, Runtime, SetupContext, UpgradeCommand, WorkerContext, main,
 };
+#[cfg(feature = "test-util")]
+pub use app::{WorkerContextBuilder, WorkerSignals};
 pub use client_certificate::ClientCertificate;
 pub use client_gone::ClientGone;
 pub use client_info::ClientInfo;
+#[cfg(feature = "test-util")]
+pub use client_info::ClientInfoBuilder;
 pub use log::log_layer;
 pub use settings::TableSpec;
 pub use worker::{BackgroundWork, Body, BodyError, DriveError, Driven, Driver, DriverWaker};

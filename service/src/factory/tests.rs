@@ -6,9 +6,9 @@ use axum::{
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
 use http_body_util::BodyExt;
+use oxicorn::WorkerSignals;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::watch;
 use tower_service::Service;
 
 use super::*;
@@ -17,7 +17,7 @@ use crate::settings::StoreKind;
 struct App {
     router: Router,
     store: Store,
-    stop: watch::Sender<bool>,
+    signals: WorkerSignals,
     _folder: TempDir,
 }
 
@@ -42,11 +42,10 @@ impl App {
         let folder = tempfile::tempdir().unwrap();
         let settings = ServiceSettings { sqlite_path: folder.path().join("facts.db"), ..settings };
         fs::File::create_new(&settings.sqlite_path).unwrap();
-        let (stop, stopping) = watch::channel(false);
-        let store = open(&WorkerContext::for_test(), &settings).await.unwrap();
-        let router =
-            routes(&WorkerContext::for_test().with_stopping(stopping), &settings, Token::default(), store.clone());
-        Self { router, store, stop, _folder: folder }
+        let (worker, signals) = WorkerContext::builder().build_with_signals();
+        let store = open(&worker, &settings).await.unwrap();
+        let router = routes(&worker, &settings, Token::default(), store.clone());
+        Self { router, store, signals, _folder: folder }
     }
 
     async fn new() -> Self {
@@ -334,7 +333,7 @@ async fn ready_follows_the_store_and_the_stop() {
         let answer = app.get(path).await;
         assert_eq!(answer.status, StatusCode::OK);
         assert_eq!(answer.json(), json!({"status": "ready", "checks": {"database": "ok"}}));
-        app.stop.send(true).unwrap();
+        app.signals.stop();
         let answer = app.get(path).await;
         assert_eq!((answer.status, answer.json()), (StatusCode::SERVICE_UNAVAILABLE, json!({"status": "draining"})));
         assert_eq!(app.get("/health").await.status, StatusCode::OK);
@@ -402,7 +401,7 @@ async fn build_says_which_key_is_to_blame() {
         mongodb_uri: "mongodb://db".into(),
         ..ServiceSettings::default()
     };
-    let error = build(WorkerContext::for_test().with_table(impossible)).await.unwrap_err();
+    let error = build(WorkerContext::builder().table(impossible).build()).await.unwrap_err();
     assert!(error.to_string().contains("service.sqlite_path is gone: /proc/nowhere/facts.db"), "{error}");
 }
 
@@ -412,7 +411,7 @@ async fn the_lifespan_closes_the_store() {
     let path = folder.path().join("facts.db");
     fs::File::create_new(&path).unwrap();
     let settings = ServiceSettings { sqlite_path: path.clone(), ..ServiceSettings::default() };
-    let lifespan = build(WorkerContext::for_test().with_table(settings)).await.unwrap();
+    let lifespan = build(WorkerContext::builder().table(settings).build()).await.unwrap();
     let log = folder.path().join("facts.db-wal");
     assert!(log.exists());
     lifespan.shut_down().await;

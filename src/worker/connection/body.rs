@@ -6,7 +6,7 @@
 use std::{
     error::Error,
     future::Future,
-    io,
+    io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -23,7 +23,7 @@ use super::{
     Connection, refusal_response,
     unread::{BodyOutcome, Unread},
 };
-use crate::worker::scanner::Refusal;
+use crate::worker::{scanner::Refusal, serve::BoxError};
 
 /// A request's body as it arrives from the connection.
 ///
@@ -33,14 +33,22 @@ use crate::worker::scanner::Refusal;
 ///
 /// An app need not read the body. If the app drops it before its end, the worker reads and discards the rest if that is
 /// small; otherwise the response says `Connection: close`.
+///
+/// For unit tests of a service, the feature `test-util` makes a body `From` bytes or text.
 #[derive(Debug)]
-pub struct Body(
-    /// `None`: there is no body.
-    Option<Watched>,
-);
+pub struct Body(Content);
 
 #[derive(Debug)]
-struct Watched {
+enum Content {
+    /// There is no body, or it was taken.
+    None,
+    Received(Received),
+    #[cfg(feature = "test-util")]
+    Given(Bytes),
+}
+
+#[derive(Debug)]
+struct Received {
     incoming: Incoming,
     connection: Arc<Connection>,
     outcome: Arc<BodyOutcome>,
@@ -57,18 +65,27 @@ struct Watched {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
-    /// It is longer than `http.limit_request_body`, in bytes.
+    /// It is longer than `http.limit_request_body`.
     #[error("the body is longer than http.limit_request_body allows, {limit} bytes")]
-    TooLarge { limit: u64 },
+    TooLarge {
+        /// The value of `http.limit_request_body`, in bytes.
+        limit: u64,
+    },
     /// The client was silent for `http.body_timeout` while the app waited.
     #[error("the body stopped for longer than http.body_timeout, {after:?}")]
-    TimedOut { after: Duration },
+    TimedOut {
+        /// The value of `http.body_timeout`.
+        after: Duration,
+    },
     /// The client's bytes are not a valid body.
     #[error("the body cannot be understood: {reason}")]
-    Malformed { reason: &'static str },
+    Malformed {
+        /// What is wrong with it, as the log has it.
+        reason: &'static str,
+    },
     /// The client went away, or reset the stream.
     #[error("the body was cut off")]
-    Cut(#[source] hyper::Error),
+    Cut(#[source] BoxError),
 }
 
 impl Body {
@@ -79,11 +96,11 @@ impl Body {
     ) -> (Request<Self>, Option<Arc<BodyOutcome>>) {
         let (parts, incoming) = request.into_parts();
         if incoming.is_end_stream() {
-            return (Request::from_parts(parts, Self(None)), None);
+            return (Request::from_parts(parts, Self(Content::None)), None);
         }
         let outcome = Arc::new(BodyOutcome::default());
         let limit = connection.shared.http.limit_request_body;
-        let watched = Watched {
+        let received = Received {
             incoming,
             connection: Arc::clone(connection),
             outcome: Arc::clone(&outcome),
@@ -92,13 +109,14 @@ impl Body {
             timer: None,
             waits_since: None,
         };
-        (Request::from_parts(parts, Self(Some(watched))), Some(outcome))
+        (Request::from_parts(parts, Self(Content::Received(received))), Some(outcome))
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let Some(Watched { incoming, connection, outcome, awaited, .. }) = self.0.take()
+        if let Content::Received(Received { incoming, connection, outcome, awaited, .. }) =
+            mem::replace(&mut self.0, Content::None)
             && !incoming.is_end_stream()
         {
             outcome.leave(Unread { incoming, awaited }, &connection);
@@ -106,7 +124,7 @@ impl Drop for Body {
     }
 }
 
-impl Watched {
+impl Received {
     fn fail(&self, refusal: Refusal) -> BodyError {
         let http = &self.connection.shared.http;
         if self.outcome.set_fault(refusal) {
@@ -130,7 +148,7 @@ impl Watched {
             }
             cause = inner.source();
         }
-        BodyError::Cut(error)
+        BodyError::Cut(error.into())
     }
 
     fn count(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
@@ -167,25 +185,72 @@ impl http_body::Body for Body {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(watched) = &mut self.0 else { return Poll::Ready(None) };
-        let polled = Pin::new(&mut watched.incoming).poll_frame(cx);
-        if let Some(refusal) = watched.outcome.fault() {
-            return Poll::Ready(Some(Err(watched.fail(refusal))));
+        let received = match &mut self.0 {
+            Content::None => return Poll::Ready(None),
+            Content::Received(received) => received,
+            #[cfg(feature = "test-util")]
+            Content::Given(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            #[cfg(feature = "test-util")]
+            Content::Given(bytes) => return Poll::Ready(Some(Ok(Frame::data(mem::take(bytes))))),
+        };
+        let polled = Pin::new(&mut received.incoming).poll_frame(cx);
+        if let Some(refusal) = received.outcome.fault() {
+            return Poll::Ready(Some(Err(received.fail(refusal))));
         }
         let Poll::Ready(frame) = polled else {
-            ready!(watched.poll_silence(cx));
-            return Poll::Ready(Some(Err(watched.fail(refusal_response::BODY_LATE))));
+            ready!(received.poll_silence(cx));
+            return Poll::Ready(Some(Err(received.fail(refusal_response::BODY_LATE))));
         };
-        watched.awaited = false;
-        watched.waits_since = None;
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| watched.cut(error)).and_then(|frame| watched.count(frame))))
+        received.awaited = false;
+        received.waits_since = None;
+        Poll::Ready(
+            frame.map(|frame| frame.map_err(|error| received.cut(error)).and_then(|frame| received.count(frame))),
+        )
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|watched| watched.incoming.is_end_stream())
+        match &self.0 {
+            Content::None => true,
+            Content::Received(received) => received.incoming.is_end_stream(),
+            #[cfg(feature = "test-util")]
+            Content::Given(bytes) => bytes.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |watched| watched.incoming.size_hint())
+        match &self.0 {
+            Content::None => SizeHint::with_exact(0),
+            Content::Received(received) => received.incoming.size_hint(),
+            #[cfg(feature = "test-util")]
+            Content::Given(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
+
+#[cfg(feature = "test-util")]
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self(Content::Given(bytes))
+    }
+}
+
+#[cfg(feature = "test-util")]
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+#[cfg(feature = "test-util")]
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+#[cfg(feature = "test-util")]
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Bytes::from_static(text.as_bytes()).into()
     }
 }
