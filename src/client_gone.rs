@@ -1,8 +1,8 @@
 //! Learning during a request that its client is gone.
 //!
 //! Owns: which requests of a connection are under way, what waits for their end, and the future that an app gets.
-//! Refuses: watching the socket (`worker::connection::end_watch`), and what is done about it: a request goes on without its client
-//! unless the app ends it.
+//! Refuses: watching the socket (`worker::connection::end_watch`), and what is done about it: a request goes on without
+//! its client unless the app ends it.
 //!
 //! A request whose app does not ask costs a few stores, no more. The time at which it began identifies a request.
 
@@ -115,7 +115,8 @@ struct Inner {
 }
 
 impl RequestEnds {
-    /// Notes that a request of the app begins. `begun`: nanoseconds of the monotonic clock, which no two requests of a thread share.
+    /// Notes that a request of the app begins. `begun`: nanoseconds of the monotonic clock, which no two requests of a
+    /// thread share.
     pub(crate) fn begins(&self, begun: u64, http1: bool) {
         if http1 {
             self.current.store(begun, SeqCst);

@@ -145,6 +145,11 @@ pub(crate) fn last_words(sentence: &str) {
     }
 }
 
+/// Whether lines go anywhere: false in a process that has not configured its log.
+pub(crate) fn is_open() -> bool {
+    lock().is_some()
+}
+
 /// Lines go to this file from now on: the master opened it again.
 pub(crate) fn adopt(file: OwnedFd) {
     if let Some(log) = lock().as_mut()

@@ -37,8 +37,8 @@ pub(crate) mod fuzzed {
 }
 
 use std::{
-    any::Any, cell::Cell, future::Future, io, os::fd::OwnedFd, pin::pin, process::ExitCode, rc::Rc, sync::Arc,
-    time::Duration,
+    any::Any, cell::Cell, future::Future, io, io::Write, os::fd::OwnedFd, pin::pin, process::ExitCode, rc::Rc,
+    sync::Arc, time::Duration,
 };
 
 use tokio::{
@@ -196,12 +196,15 @@ where
 /// Logs a long text line by line. The master receives only the sentence: its channel takes no more, and a traceback on
 /// one line is hard to read.
 fn log_boot_failure(slot: u32, details: &str) {
-    let (lines, pid) = (details.lines().count(), std::process::id());
-    for line in details.lines().take(DETAILS_MAX) {
-        tracing::error!(event = "boot_failure_details", slot, pid, "{line}");
-    }
-    if lines > DETAILS_MAX {
-        tracing::error!(event = "boot_failure_details", slot, pid, "… and {} lines more", lines - DETAILS_MAX);
+    let (more, pid) = (details.lines().count().saturating_sub(DETAILS_MAX), std::process::id());
+    let more = (more > 0).then(|| format!("… and {more} lines more"));
+    for line in details.lines().take(DETAILS_MAX).chain(more.as_deref()) {
+        if log::is_open() {
+            tracing::error!(event = "boot_failure_details", slot, pid, "{line}");
+        } else {
+            // The preflight of an upgrade: the master that runs it logs what it writes.
+            let _ = writeln!(io::stderr(), "{line}");
+        }
     }
 }
 

@@ -239,6 +239,21 @@ fn a_long_boot_failure_is_a_sentence_for_the_master_and_lines_for_the_log() {
 }
 
 #[test]
+fn a_preflight_that_fails_has_the_long_text_in_the_log() {
+    let mut supervisor = seams().set("workers.count", "1").serving(1);
+    let path = supervisor.path("supervisor.toml");
+    let settings = fs::read_to_string(&path).expect("the settings file");
+    fs::write(&path, settings.replace("[seams]", "[seams]\ndetails = 3")).expect("our own file");
+    assert_ne!(supervisor.ctl(&["upgrade"]).status.code(), Some(0));
+    let refused = supervisor.wait_log("upgrade_refused", 1, PATIENCE);
+    assert!(refused[0].contains("app.py, line 3: no such name"), "{}", refused[0]);
+    let output = supervisor.wait_log("preflight_output", 3, PATIENCE);
+    assert!(output[2].contains("  frame 3 of the traceback"), "{output:?}");
+    assert_eq!(get(supervisor.address(), "/pid").status, 200);
+    supervisor.stop();
+}
+
+#[test]
 fn a_shutdown_hook_has_the_time_that_is_kept_for_it() {
     let launch = || seams().set("workers.count", "1").set("workers.graceful_timeout", r#""4s""#);
     for (grace, ends) in [("0", false), ("1500", true)] {

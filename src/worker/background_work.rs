@@ -9,9 +9,10 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Work that outlives its response, such as a mail that is sent after the response: a draining worker waits for it, within
-/// `workers.graceful_timeout`, as for a request. [`WorkerContext::background_work`](crate::WorkerContext::background_work)
-/// makes it; the work has ended when it is dropped.
+/// Work that outlives its response, such as a mail that is sent after the response: a draining worker waits for it,
+/// within `workers.graceful_timeout`, as for a request.
+/// [`WorkerContext::background_work`](crate::WorkerContext::background_work) makes it; the work has ended when it is
+/// dropped.
 ///
 /// What is left at the end of the grace is cut, and counted as `background_cut` in the log event `worker_drained`. A
 /// worker that crashes loses it, as everything in memory.

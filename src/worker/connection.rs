@@ -1,7 +1,7 @@
 //! One connection, from accept to its last byte.
 //!
-//! Owns: the order of a connection's life (PROXY header, TLS handshake, HTTP, end) and its part in a drain. Refuses: bytes
-//! (`http1`, `http2`), requests (`exchange`), parsing (`scanner`, hyper), and deciding when to drain (`worker`).
+//! Owns: the order of a connection's life (PROXY header, TLS handshake, HTTP, end) and its part in a drain. Refuses:
+//! bytes (`http1`, `http2`), requests (`exchange`), parsing (`scanner`, hyper), and deciding when to drain (`worker`).
 //!
 //! The life of a request:
 //!
@@ -18,8 +18,8 @@
 //! access log ../access_log        LoggedBody counts the bytes; AccessEntry writes the line when it is dropped
 //! ```
 //!
-//! Why a response and not a FIN ends a connection: a request that crosses our FIN can be read but never answered. So the
-//! only way to end without loss is to send `Connection: close` first (RFC 9112, section 9.6), or GOAWAY, twice (RFC
+//! Why a response and not a FIN ends a connection: a request that crosses our FIN can be read but never answered. So
+//! the only way to end without loss is to send `Connection: close` first (RFC 9112, section 9.6), or GOAWAY, twice (RFC
 //! 9113, section 6.8).
 
 mod activity;

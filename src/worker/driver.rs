@@ -1,7 +1,7 @@
 //! The worker, driven a step at a time by an outer loop that is not tokio's.
 //!
-//! Owns: the worker's tokio runtime, and the future that is the worker's life. Refuses: what that life is (`worker`), and
-//! what the outer loop does between two steps.
+//! Owns: the worker's tokio runtime, and the future that is the worker's life. Refuses: what that life is (`worker`),
+//! and what the outer loop does between two steps.
 
 use std::{
     cell::{Cell, RefCell},
@@ -75,13 +75,13 @@ impl Driver {
         (Self(Rc::clone(&life)), life)
     }
 
-    /// Runs the worker until `timeout` is over, a [`DriverWaker`] is woken or the worker ends. Each call gives every task
-    /// that is ready a turn, also if the driver was woken before. Without a timeout it may run for as long as the worker
-    /// lives; with one of zero it does what can be done at once. Timers have a resolution of a millisecond.
+    /// Runs the worker until `timeout` is over, a [`DriverWaker`] is woken or the worker ends. Each call gives every
+    /// task that is ready a turn, also if the driver was woken before. Without a timeout it may run for as long as the
+    /// worker lives; with one of zero it does what can be done at once. Timers have a resolution of a millisecond.
     ///
     /// # Errors
-    /// [`DriveError::Nested`] and [`DriveError::InsideRuntime`] if the call does not come from the outer loop. The worker
-    /// goes on as if it had not been made.
+    /// [`DriveError::Nested`] and [`DriveError::InsideRuntime`] if the call does not come from the outer loop. The
+    /// worker goes on as if it had not been made.
     pub fn drive(&self, timeout: Option<Duration>) -> Result<Driven, DriveError> {
         let wake = &self.0.wake;
         self.0.run(async |life| {
@@ -175,8 +175,8 @@ impl Life {
 }
 
 impl DriverWaker {
-    /// Makes the present [`Driver::drive`], or else the next, return [`Driven::Pending`] once every task that is ready has
-    /// had its turn. Calls before it returns count as one.
+    /// Makes the present [`Driver::drive`], or else the next, return [`Driven::Pending`] once every task that is ready
+    /// has had its turn. Calls before it returns count as one.
     pub fn wake(&self) {
         self.0.notify_one();
     }

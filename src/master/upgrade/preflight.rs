@@ -131,10 +131,14 @@ pub(in super::super) fn reap(shell: &mut Shell, exit: Exit) {
     signals::kill_group(preflight.pid.0);
     let passed = preflight.passed;
     if !passed {
-        let reason = preflight.why_refused(exit);
+        let (reason, said) = (preflight.why_refused(exit), std::mem::take(&mut preflight.said));
         shell.upgrades.preflight = None;
         if shell.core.in_preflight() {
             refuse(shell, reason);
+            // The reason is a sentence; what the program wrote may say more, such as a traceback.
+            for line in String::from_utf8_lossy(&said).lines().filter(|line| !line.trim().is_empty()) {
+                tracing::error!(event = "preflight_output", "{line}");
+            }
         }
     }
     shell.inbox.push(Event::PreflightEnded { passed });

@@ -1,8 +1,8 @@
 //! The body of a response on its way to hyper, and what lives as long as it does.
 //!
-//! Owns: the guard that counts a request as in flight until the last byte of its response is handed to the connection, and
-//! the one type of body that hyper gets. Refuses: what the response says (`exchange`), and its line in the access log
-//! (`access_log`).
+//! Owns: the guard that counts a request as in flight until the last byte of its response is handed to the connection,
+//! and the one type of body that hyper gets. Refuses: what the response says (`exchange`), and its line in the access
+//! log (`access_log`).
 
 use std::{
     pin::Pin,

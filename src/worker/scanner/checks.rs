@@ -72,8 +72,8 @@ struct Seen {
     ended: bool,
 }
 
-/// Asserts that hyper reads the bytes that pass as the requests that the scanner sees, with the same content, and refuses
-/// none of them. The input must fit the buffer of a socket.
+/// Asserts that hyper reads the bytes that pass as the requests that the scanner sees, with the same content, and
+/// refuses none of them. The input must fit the buffer of a socket.
 pub(crate) fn assert_hyper_sees_what_passes(runtime: &Runtime, input: &[u8]) {
     let (passed, expected) = as_scanned(input);
     assert_eq!(runtime.block_on(as_served(passed)), expected);
