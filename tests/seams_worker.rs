@@ -6,11 +6,11 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::common::{
-    Connection, Launch, PATIENCE, Signal, Supervisor, build_example, events, eventually, field, get, observe_for,
+    Connection, Launch, PATIENCE, Signal, Supervisor, build_example, events, eventually, field, get, now, observe_for,
     request, text,
 };
 use crate::https::{Authority, PLAIN, WithTls, try_connect};
@@ -62,7 +62,7 @@ fn an_outer_loop_serves_requests_does_not_spin_and_ends_with_the_drain() {
 #[test]
 fn a_handler_and_a_thread_reach_the_outer_loop_at_once() {
     let supervisor = with_outer_loop().set("workers.count", "1").serving(1);
-    let begun = Instant::now();
+    let begun = now();
     for (path, expected) in [("/outer", "from the outer loop"), ("/outer/thread", "from a thread")] {
         assert_eq!(get(supervisor.address(), path).text(), expected);
     }

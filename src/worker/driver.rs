@@ -199,6 +199,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a thread of an outer loop wakes the driver")]
     fn a_worker_is_driven_a_step_at_a_time_until_it_ends() {
         let (end, ended) = oneshot::channel::<()>();
         let (step, mut stepped) = oneshot::channel::<()>();
@@ -226,6 +227,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may read the clock")]
     fn tasks_run_even_if_the_driver_is_woken_before_each_drive() {
         let (driver, _life) = Driver::new(runtime(), async {
             let (mut ours, mut theirs) = tokio::io::duplex(1);

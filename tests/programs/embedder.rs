@@ -67,6 +67,7 @@ async fn span() {
     tracing::info_span!("a_span", number = 5).in_scope(|| tracing::info!("inside the span"));
 }
 
+#[expect(clippy::disallowed_methods, reason = "an app may start threads in its workers")]
 async fn log_in_a_thread() {
     let logged = thread::spawn(|| tracing::info!("from a thread of the app")).join();
     logged.expect("the thread does not panic");
