@@ -213,6 +213,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "worker",
             "channel",
+            "client_gone",
             "client_info",
             "error_chain",
             "metrics",

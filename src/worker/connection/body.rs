@@ -42,13 +42,13 @@ pub struct Body(Content);
 enum Content {
     /// There is no body, or it was taken.
     None,
-    Received(Received),
+    Received(ReceivedBody),
     #[cfg(feature = "test-util")]
     Given(Bytes),
 }
 
 #[derive(Debug)]
-struct Received {
+struct ReceivedBody {
     incoming: Incoming,
     connection: Arc<Connection>,
     outcome: Arc<BodyOutcome>,
@@ -100,7 +100,7 @@ impl Body {
         }
         let outcome = Arc::new(BodyOutcome::default());
         let limit = connection.shared.http.limit_request_body;
-        let received = Received {
+        let received = ReceivedBody {
             incoming,
             connection: Arc::clone(connection),
             outcome: Arc::clone(&outcome),
@@ -115,7 +115,7 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let Content::Received(Received { incoming, connection, outcome, awaited, .. }) =
+        if let Content::Received(ReceivedBody { incoming, connection, outcome, awaited, .. }) =
             mem::replace(&mut self.0, Content::None)
             && !incoming.is_end_stream()
         {
@@ -124,7 +124,7 @@ impl Drop for Body {
     }
 }
 
-impl Received {
+impl ReceivedBody {
     fn fail(&self, refusal: Refusal) -> BodyError {
         let http = &self.connection.shared.http;
         if self.outcome.set_fault(refusal) {
