@@ -14,7 +14,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Every page that users read: the front page, the files beside it, and the book.
+/// Returns every page that users read: the front page, the files beside it, and the book.
 fn pages() -> Vec<String> {
     let mut pages: Vec<_> = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "findings/README.md"]
         .map(str::to_owned)
@@ -36,13 +36,13 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// What stands from this heading to the next.
+/// Returns the text from this heading to the next.
 fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
     section.split("\n## ").next().unwrap_or_default()
 }
 
-/// The cells of each row of a page's tables, without those of their heads.
+/// Returns the cells of each row of a page's tables, without their heads.
 fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     let lines: Vec<_> = text.lines().collect();
     let heads: BTreeSet<_> =
@@ -53,7 +53,7 @@ fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     rows.map(|(_, line)| line.trim_matches('|').split(" | ").map(str::trim).collect())
 }
 
-/// What stands between backticks.
+/// Returns what stands between backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
@@ -73,7 +73,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     sources
 }
 
-/// The keys of supervisor.toml, as `section.key`.
+/// Returns the keys of supervisor.toml, as `section.key`.
 fn keys() -> BTreeSet<String> {
     let settings: toml::Table = read("supervisor.toml").parse().expect("supervisor.toml is TOML");
     let keys = settings.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?)));
@@ -94,8 +94,8 @@ fn events() -> BTreeSet<String> {
 
 #[track_caller]
 fn assert_same(said: &BTreeSet<String>, told: &BTreeSet<String>, page: &str) {
-    assert_eq!(said.difference(told).collect::<Vec<_>>(), [""; 0], "there is, and {page} does not name it");
-    assert_eq!(told.difference(said).collect::<Vec<_>>(), [""; 0], "{page} names it, and there is none");
+    assert_eq!(said.difference(told).collect::<Vec<_>>(), [""; 0], "{page} does not name these");
+    assert_eq!(told.difference(said).collect::<Vec<_>>(), [""; 0], "{page} names these, and they do not exist");
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn every_event_of_the_log_stands_in_the_reference() {
     assert_same(&events(), &table, "docs/reference/log-events.md");
 }
 
-/// A rename must reach the examples, and the tests, which would else wait for what never comes.
+/// A rename must reach the examples and the tests, because a test would wait for an event that never comes.
 #[test]
 fn no_page_and_no_test_speaks_of_an_event_that_is_never_said() {
     let events = events();
@@ -198,7 +198,7 @@ fn every_field_of_the_status_stands_in_the_reference() {
     assert_same(&fields(&status["totals"]), &totals, "docs/reference/status-json.md, totals");
 }
 
-/// What the pages name of the library: `App::table`, `WorkerContext::stopping()`.
+/// Pages name functions of the library as `App::table` or `WorkerContext::stopping()`.
 #[test]
 fn every_function_of_the_library_that_a_page_names_exists() {
     let sources = sources().into_iter().map(|(_, text)| text).collect::<String>();
@@ -232,7 +232,7 @@ fn every_function_of_the_library_that_a_page_names_exists() {
     assert!(checked > 20, "{checked}");
 }
 
-/// Keys, wherever a page names one with its section.
+/// Finds keys wherever a page names one with its section.
 #[test]
 fn no_page_names_a_key_that_is_not() {
     let keys = keys();
@@ -261,7 +261,7 @@ fn python(script: &str) -> BTreeSet<String> {
     String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
 }
 
-/// What the first cells of a page's tables name.
+/// Returns what the first cells of a page's tables name.
 fn named(page: &str) -> BTreeSet<String> {
     rows(page).flat_map(|cells| quoted(cells[0])).map(str::to_owned).collect()
 }
@@ -284,7 +284,7 @@ fn every_option_of_uvicorn_has_its_line() {
                   print(*(o for p in m.params if p.param_type_name == 'option' for o in p.opts + p.secondary_opts))";
     let mut options = python(script);
     assert!(options.len() >= 50, "{} options", options.len());
-    // What every program has.
+    // Every program has these.
     options.retain(|option| !["--version", "--help"].contains(&option.as_str()));
     let page = read("docs/guides/from-uvicorn.md");
     let told = named(&page).into_iter().filter(|name| name.starts_with("--"));

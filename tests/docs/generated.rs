@@ -73,7 +73,7 @@ fn sections() -> Vec<(String, Vec<(String, Key)>)> {
     sections
 }
 
-/// Parts `"value"  # comment`; a `#` inside of quotes belongs to the value.
+/// Splits `"value"  # comment`; a `#` inside of quotes belongs to the value.
 fn value_and_comment(text: &str) -> (&str, Option<&str>) {
     let mut quoted = false;
     for (at, sign) in text.char_indices() {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use super::{generated::commands, pages, quoted, read, root};
 
-/// A README longer than this is a manual, and nobody reads it to the end.
+/// A longer README is a manual, and readers stop before its end.
 const README_LINES: usize = 180;
 const COLUMNS: usize = 120;
 
@@ -135,7 +135,7 @@ fn pairs(command: &str) -> Vec<(&str, &str)> {
     pairs.filter(|(_, word)| is_word(word) && !word.starts_with('-')).collect()
 }
 
-/// Returns where the links of a page lead; what stands in code blocks is no link.
+/// Returns where the links of a page lead; code blocks have none.
 fn links(page: &str) -> Vec<String> {
     let text = prose(&read(page));
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
