@@ -97,6 +97,21 @@ fn every_command_of_a_page_exists() {
     assert!(checked > 100, "{checked} commands");
 }
 
+#[test]
+fn every_file_of_the_sources_that_a_page_names_exists() {
+    let mut checked = 0;
+    for page in pages() {
+        for code in quoted(&prose(&read(&page))) {
+            let folders =
+                ["src/", "service/", "testkit/", "tests/", "benches/", "examples/", "deploy/", "docs/", "fuzz/"];
+            let is_path = folders.iter().any(|folder| code.starts_with(folder)) && !code.contains([' ', '*', '\n']);
+            assert!(!is_path || root().join(code).exists(), "{page} names `{code}`, and there is no such file");
+            checked += usize::from(is_path);
+        }
+    }
+    assert!(checked > 20, "{checked} files");
+}
+
 /// `make help` names a target by the comment behind it.
 #[test]
 fn every_target_of_make_help_stands_on_a_page() {
