@@ -1,7 +1,7 @@
 //! Which web pages may call the service from a browser (the CORS protocol of the Fetch standard).
 //!
-//! Owns: the form of an origin, what a listed origin may do, and who answers OPTIONS. Refuses: cookies; the token
-//! decides who may write.
+//! Owns: the form of an origin, what a listed origin may do, and which part answers OPTIONS. Refuses: cookies, and the
+//! right to write, which the token gives.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 

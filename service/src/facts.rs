@@ -1,6 +1,6 @@
 //! `/facts`: a small collection with every verb, pages and a filter.
 //!
-//! Owns: what a client may send, and the answers to what it may not. Refuses: storage (`store`), and who may write
+//! Owns: what a client may send, and the answers to what it may not. Refuses: storage (`store`), and the right to write
 //! (`auth`).
 
 use axum::{

@@ -134,14 +134,14 @@ impl Readiness {
 
     /// Asks all at once, so that a probe waits for the slowest only.
     async fn ask(&self) -> Checked {
-        let further = self.checks.iter().map(|(check, condition)| ask(check, condition));
+        let further = self.checks.iter().map(|(check, health)| ask(check, health));
         let (pinged, further) = join(self.store.ping(), join_all(further)).await;
         let names = self.checks.iter().map(|(check, _)| check.name.clone());
         [("database".to_owned(), pinged)].into_iter().chain(names.zip(further)).collect()
     }
 }
 
-async fn ask(check: &DependencyCheck, condition: &DependencyHealth) -> Health {
+async fn ask(check: &DependencyCheck, health: &DependencyHealth) -> Health {
     let asked = async {
         match &check.probe {
             ProbeTarget::Tcp(address) => connect(address).await.map(drop),
@@ -153,7 +153,7 @@ async fn ask(check: &DependencyCheck, condition: &DependencyHealth) -> Health {
     };
     match timeout(PATIENCE, asked).await.unwrap_or(Err(Refused::Late)) {
         Ok(()) => {
-            condition.works();
+            health.works();
             Health::Well
         }
         Err(refused) => {
@@ -162,7 +162,7 @@ async fn ask(check: &DependencyCheck, condition: &DependencyHealth) -> Health {
                 Refused::Connect { .. } | Refused::Http(_) => Telling::Unreached,
                 Refused::Status(_) | Refused::Request(_) => Telling::Cause,
             };
-            condition.failed(telling, &refused);
+            health.failed(telling, &refused);
             Health::Unavailable
         }
     }

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn every_check_that_makes_no_sense_is_named() {
+    fn every_wrong_check_is_named() {
         let said = refusal(
             r#"
             check = [

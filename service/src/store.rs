@@ -145,8 +145,8 @@ impl Store {
     }
 
     fn of(database: Database) -> Self {
-        let condition = |name| Arc::new(DependencyHealth::new(name));
-        Self { database, reading: condition("database"), writing: condition("writing to the database") }
+        let health = |name| Arc::new(DependencyHealth::new(name));
+        Self { database, reading: health("database"), writing: health("writing to the database") }
     }
 
     pub(crate) async fn insert(&self, draft: Draft) -> Result<Fact, StoreError> {
@@ -262,14 +262,14 @@ async fn in_time<T>(
 /// Notes the result. `shows` says whether a success proves that the database works. A write that changed nothing does
 /// not.
 fn noted<T>(
-    condition: &DependencyHealth,
+    health: &DependencyHealth,
     result: Result<T, StoreError>,
     shows: impl FnOnce(&T) -> bool,
 ) -> Result<T, StoreError> {
     match &result {
-        Ok(done) if shows(done) => condition.works(),
+        Ok(done) if shows(done) => health.works(),
         Ok(_) => {}
-        Err(error) => condition.failed(error.telling(), error),
+        Err(error) => health.failed(error.telling(), error),
     }
     result
 }

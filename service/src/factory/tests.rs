@@ -218,7 +218,7 @@ async fn each_mistake_has_its_status_and_names_its_field() {
 }
 
 #[tokio::test]
-async fn all_that_is_wrong_is_said_at_once() {
+async fn every_mistake_is_named_at_once() {
     let app = App::new().await;
     let sent = json!({"source": "x".repeat(2001), "tags": ["", "ok", "y".repeat(65)]});
     let answer = app.send("POST", "/facts", sent).await.json();
@@ -228,7 +228,7 @@ async fn all_that_is_wrong_is_said_at_once() {
 }
 
 #[tokio::test]
-async fn json_under_another_name_is_json() {
+async fn other_content_types_of_json_are_accepted() {
     let app = App::new().await;
     for kind in ["application/json; charset=utf-8", "Application/JSON", "application/vnd.fact+json"] {
         let answer = app.ask("POST", "/facts", kind, "{\"text\": \"x\"}").await;
@@ -237,7 +237,7 @@ async fn json_under_another_name_is_json() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_the_right_ones() {
+async fn a_wrong_method_is_answered_with_the_allowed_ones() {
     let app = App::start(ServiceSettings { debug: true, ..ServiceSettings::default() }).await;
     for (method, path, allow) in [
         ("PATCH", "/facts", "GET,HEAD,POST"),
@@ -285,7 +285,7 @@ async fn pages_do_not_shift_under_inserts_and_deletes() {
 }
 
 #[tokio::test]
-async fn a_full_last_page_promises_no_further_one() {
+async fn a_full_last_page_has_no_cursor() {
     let app = App::new().await;
     for i in 0..25 {
         app.post(&format!("fact {i}"), &[]).await;
@@ -359,7 +359,7 @@ async fn a_store_that_fails_is_a_503_that_may_be_retried() {
 }
 
 #[tokio::test]
-async fn connections_speaks_of_this_worker() {
+async fn connections_shows_this_worker() {
     let app = App::new().await;
     let answer = app.get("/debug/connections").await.json();
     assert_eq!(answer["pid"], std::process::id());
@@ -368,7 +368,7 @@ async fn connections_speaks_of_this_worker() {
 }
 
 #[tokio::test]
-async fn misbehaviour_must_be_switched_on() {
+async fn debug_routes_are_off_by_default() {
     let app = App::new().await;
     for path in ["sleep/1", "block/1", "abort", "allocate/1", "echo"] {
         for method in ["GET", "POST"] {
@@ -384,7 +384,7 @@ async fn misbehaviour_must_be_switched_on() {
 }
 
 #[tokio::test]
-async fn echo_returns_a_body_larger_than_axum_would_take() {
+async fn echo_returns_a_body_above_axums_default_limit() {
     let app = App::start(ServiceSettings { debug: true, ..ServiceSettings::default() }).await;
     let body: Vec<u8> = (0..3 << 20).map(|i| (i % 251) as u8).collect();
     let answer = app.ask("POST", "/debug/echo", "image/x-noise", body.clone()).await;
@@ -394,7 +394,7 @@ async fn echo_returns_a_body_larger_than_axum_would_take() {
 }
 
 #[tokio::test]
-async fn build_says_which_key_is_to_blame() {
+async fn a_failed_build_names_the_key() {
     let impossible = ServiceSettings {
         store: StoreKind::Sqlite,
         sqlite_path: "/proc/nowhere/facts.db".into(),

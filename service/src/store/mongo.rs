@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_connection_string_leaves_out_suits_a_worker() {
+    fn defaults_of_the_connection_string_suit_a_worker() {
         let mongo = Mongo::new("mongodb://db", "facts", "shop").unwrap();
         assert_eq!(mongo.uri.app_name.as_deref(), Some("shop"));
         assert_eq!(mongo.uri.max_pool_size, Some(10));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_it_says_holds() {
+    async fn what_the_connection_string_sets_is_kept() {
         let uri = "mongodb://me:hush@db/?appName=x&maxPoolSize=50&minPoolSize=1&connectTimeoutMS=100&w=majority&\
                    serverSelectionTimeoutMS=500&socketTimeoutMS=700&retryWrites=false&tls=true&replicaSet=rs";
         let mongo = Mongo::new(uri, "facts", "shop").unwrap();

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn facts_outlive_the_store_and_a_file_that_is_gone_is_not_made() {
+    async fn facts_outlive_the_store_and_a_missing_file_is_not_made() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("facts.db");
         assert!(refusal(&path).await.contains("could not open the file") && !path.exists());
@@ -349,7 +349,7 @@ mod tests {
 
     /// Runs itself as eight processes. Within one process SQLite would not use the kernel's locks.
     #[tokio::test]
-    async fn eight_processes_make_the_tables_at_one_stroke() {
+    async fn eight_processes_create_the_tables_at_once() {
         const DATABASE: &str = "OXICORN_TEST_DATABASE";
         const EACH: usize = 20;
         if let Some(path) = std::env::var_os(DATABASE) {
@@ -366,7 +366,7 @@ mod tests {
             File::create_new(&path).unwrap();
             let start = || {
                 Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "store::sqlite::tests::eight_processes_make_the_tables_at_one_stroke"])
+                    .args(["--exact", "store::sqlite::tests::eight_processes_create_the_tables_at_once"])
                     .env(DATABASE, &path)
                     .stdout(std::process::Stdio::null())
                     .spawn()
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_goes_away_leaves_nothing_open() {
+    async fn a_caller_that_is_dropped_leaves_nothing_open() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("facts.db");
         let store = begin(&path).await;
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_takes_no_writes_is_read_on_and_a_trial_leaves_nothing() {
+    async fn a_file_that_takes_no_writes_is_still_read_and_a_trial_write_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("facts.db");
         let store = begin(&path).await;
