@@ -40,7 +40,7 @@ use self::{
     reload::Reloads,
     upgrade::Upgrades,
 };
-pub(crate) use self::{handover::Handover, reload::SettingsLoader};
+pub(crate) use self::{children::fork_worker, handover::Handover, reload::SettingsLoader};
 use crate::{
     channel::ToWorker,
     listener::{BindError, Listeners, Steering, slot_count},
@@ -66,6 +66,9 @@ const LINE_EVERY_MS: u64 = 250;
 
 /// Between two looks at the control socket's file: a cleaner of `/tmp` may take it.
 const CONTROL_EVERY_MS: u64 = 10_000;
+
+/// How long a hung worker has to write what it does.
+const DUMP_MS: u64 = 1_000;
 
 /// How a run of the master ends: `fork` returns twice, and so does this loop.
 #[derive(Debug)]
@@ -185,7 +188,7 @@ impl Shell {
         if let Err(error) = process::become_subreaper() {
             tracing::warn!(event = "subreaper_refused", %error, "orphans of workers will go to init");
         }
-        let (core, actions) = Master::new(policy(settings, room), now());
+        let (core, actions) = Master::new(policy(settings, &loader, room), now());
         let mut shell = Self::assemble(core, loader, resolved, upgrades, listeners, scoreboard, signals);
         (shell.pidfile, shell.control) = (pidfile, control);
         shell.show_title();
@@ -531,7 +534,7 @@ impl Room {
     }
 }
 
-fn policy(settings: &Settings, room: Room) -> Policy {
+fn policy(settings: &Settings, loader: &SettingsLoader, room: Room) -> Policy {
     let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let workers = &settings.workers;
     Policy {
@@ -544,6 +547,7 @@ fn policy(settings: &Settings, room: Room) -> Policy {
         graceful_timeout_ms: ms(workers.graceful_timeout),
         shutdown_delay_ms: ms(workers.shutdown_delay),
         max_rss: workers.max_rss,
+        dump_ms: if loader.dump_signal().is_some() { DUMP_MS } else { 0 },
     }
 }
 

@@ -22,11 +22,12 @@ use crate::{
     error_chain,
     listener::Listeners,
     log::{self, terminal},
+    master,
     scoreboard::Scoreboard,
     settings::{self, LogTarget, Problems, Resolved, Settings, duration},
     sys::{
         clock, exec, fd,
-        fork::{Forked, fork},
+        fork::Forked,
         host,
         poll::{Interest, wait},
         signals,
@@ -226,7 +227,7 @@ fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked,
         listeners: Listeners::none(),
         blocked: signals::block_all()?,
     };
-    let forked = fork()?;
+    let forked = master::fork_worker(&*seed.app.runtime)?;
     match forked {
         // A group of its own, so that its children can be killed with it.
         Forked::Child => exec::lead_group(0)?,

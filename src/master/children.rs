@@ -3,7 +3,10 @@
 //! Owns: the process table beside the core's (row, channel, messages not sent yet), receiving, and reaping. Refuses: what
 //! follows from an event (`core`), and why a worker ended (`exits`).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use super::{
     Shell,
@@ -11,9 +14,14 @@ use super::{
     crash_suspect, exits, upgrade,
 };
 use crate::{
+    app::Runtime,
     channel::{Received, ToMaster, ToWorker},
     scoreboard::Row,
-    sys::wait::{Exit, reap},
+    sys::{
+        clock,
+        fork::{Forked, fork},
+        wait::{Exit, reap},
+    },
 };
 
 /// What the master knows of a worker process beyond what the core decides by.
@@ -69,6 +77,20 @@ impl Child {
             self.send(message);
         }
     }
+}
+
+/// Forks a worker, with the runtime's hooks around the fork. Block signals around it.
+///
+/// # Errors
+/// As for [`fork`]; the hook in the master runs then too.
+pub(crate) fn fork_worker(runtime: &dyn Runtime) -> io::Result<Forked> {
+    runtime.before_fork();
+    let forked = fork();
+    match forked {
+        Ok(Forked::Child) => runtime.after_fork_in_worker(),
+        Ok(Forked::Parent { .. }) | Err(_) => runtime.after_fork_in_master(),
+    }
+    forked
 }
 
 /// Reads what all workers have written since the last turn: heartbeats in their rows, messages in their channels.
@@ -178,7 +200,7 @@ fn record_exit(shell: &mut Shell, child: &Child, exit: Exit) {
     let Some(worker) = shell.core.worker(child.pid) else { return };
     let (slot, generation, phase) = (worker.slot, worker.generation, worker.phase);
     let oom = match &mut shell.oom_kills {
-        Some(kills) if exits::is_foreign_kill(exit, phase) => kills.account(crate::sys::clock::now()),
+        Some(kills) if exits::is_foreign_kill(exit, phase) => kills.account(clock::now()),
         Some(_) | None => None,
     };
     let in_flight = child.row.requests_in_flight();

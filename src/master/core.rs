@@ -10,6 +10,8 @@
 //!                      ▼          ▼                       ▼                   ▼
 //!                   (failed)    Killed               Aborting ──── 2 s ───► Killed ───► (reaped)
 //! ```
+//!
+//! With a runtime that has a signal for it, a hung worker is `Dumping` for at most a second before it is `Aborting`.
 
 mod backoff;
 mod recycle;
@@ -182,6 +184,7 @@ impl Master {
             Phase::Serving { .. } => w.old_at,
             Phase::Forking
             | Phase::Starting { .. }
+            | Phase::Dumping { .. }
             | Phase::Aborting { .. }
             | Phase::Draining { .. }
             | Phase::Killed { .. } => None,
@@ -377,7 +380,11 @@ impl Master {
                 self.boot_failed(now, &w, Failure::Ended, actions);
             }
             // Its end was asked for, or its failure was noted when it was given up.
-            Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => {}
+            Phase::Forking
+            | Phase::Dumping { .. }
+            | Phase::Aborting { .. }
+            | Phase::Draining { .. }
+            | Phase::Killed { .. } => {}
         }
     }
 
@@ -401,7 +408,11 @@ impl Master {
             let (until, whole_ms) = match &mut w.phase {
                 Phase::Starting { until } => (until, self.policy.boot_timeout_ms),
                 Phase::Serving { silent_until } => (silent_until, self.policy.timeout_ms),
-                Phase::Forking | Phase::Aborting { .. } | Phase::Draining { .. } | Phase::Killed { .. } => continue,
+                Phase::Forking
+                | Phase::Dumping { .. }
+                | Phase::Aborting { .. }
+                | Phase::Draining { .. }
+                | Phase::Killed { .. } => continue,
             };
             w.forgiven = *until < now.after(whole_ms);
             *until = (*until).max(now.after(whole_ms));
@@ -454,12 +465,22 @@ impl Master {
             let w = &mut self.workers[i];
             let cause = match w.phase {
                 Phase::Serving { silent_until } => {
-                    w.phase = Phase::Aborting { until: now.after(ABORT_MS) };
                     let silent_ms = self.policy.timeout_ms + now.since(silent_until);
-                    actions.push(Action::Abort { pid, silent_ms });
+                    if self.policy.dump_ms > 0 {
+                        w.phase = Phase::Dumping { until: now.after(self.policy.dump_ms) };
+                        actions.push(Action::Dump { pid, silent_ms });
+                    } else {
+                        w.phase = Phase::Aborting { until: now.after(ABORT_MS) };
+                        actions.push(Action::Abort { pid, silent_ms: Some(silent_ms) });
+                    }
                     self.tally.hung += 1;
                     let hung = w.clone();
                     self.failed(now, &hung, Failure::Hung, actions);
+                    continue;
+                }
+                Phase::Dumping { .. } => {
+                    w.phase = Phase::Aborting { until: now.after(ABORT_MS) };
+                    actions.push(Action::Abort { pid, silent_ms: None });
                     continue;
                 }
                 Phase::Starting { .. } => KillCause::BootTimeout,
@@ -553,7 +574,7 @@ impl Master {
         match w.phase {
             Phase::Starting { until } => (self.policy.boot_timeout_ms > 0).then_some(until),
             Phase::Serving { silent_until } => (self.policy.timeout_ms > 0).then_some(silent_until),
-            Phase::Aborting { until } | Phase::Draining { until } => Some(until),
+            Phase::Dumping { until } | Phase::Aborting { until } | Phase::Draining { until } => Some(until),
             Phase::Forking | Phase::Killed { .. } => None,
         }
     }
@@ -603,7 +624,7 @@ impl Worker {
 
     /// At the final stop: it polls the listeners, or still can.
     fn can_accept(&self) -> bool {
-        !matches!(self.phase, Phase::Aborting { .. } | Phase::Killed { .. })
+        !matches!(self.phase, Phase::Dumping { .. } | Phase::Aborting { .. } | Phase::Killed { .. })
     }
 
     /// It has not been told to go.

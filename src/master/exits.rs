@@ -44,7 +44,10 @@ pub(super) fn is_foreign_kill(exit: Exit, phase: Phase) -> bool {
 /// Whether a request may have caused this end: the worker was not told to end, or it hung.
 pub(super) fn may_be_caused_by_a_request(phase: Phase, exit: Exit) -> bool {
     match phase {
-        Phase::Serving { .. } | Phase::Aborting { .. } | Phase::Killed { cause: KillCause::Hung } => true,
+        Phase::Serving { .. }
+        | Phase::Dumping { .. }
+        | Phase::Aborting { .. }
+        | Phase::Killed { cause: KillCause::Hung } => true,
         Phase::Draining { .. } => exit != Exit::Code(0),
         Phase::Forking | Phase::Starting { .. } | Phase::Killed { .. } => false,
     }
@@ -101,7 +104,9 @@ pub(super) fn log(
         }
         Phase::Serving { .. } => log_exit!(error, "worker died; its slot gets another"),
         Phase::Draining { .. } => log_exit!(error, "worker died while it drained"),
-        Phase::Aborting { .. } | Phase::Killed { .. } => log_exit!(warn, "worker that was given up is gone"),
+        Phase::Dumping { .. } | Phase::Aborting { .. } | Phase::Killed { .. } => {
+            log_exit!(warn, "worker that was given up is gone")
+        }
     }
     reason
 }
@@ -127,6 +132,7 @@ fn cause(facts: &ExitFacts<'_>) -> String {
         Phase::Forking
         | Phase::Starting { .. }
         | Phase::Serving { .. }
+        | Phase::Dumping { .. }
         | Phase::Aborting { .. }
         | Phase::Draining { .. }
         | Phase::Killed { .. } => None,
@@ -151,6 +157,7 @@ fn cause(facts: &ExitFacts<'_>) -> String {
     let when = match phase {
         Phase::Forking | Phase::Starting { .. } => ", before it served",
         Phase::Draining { .. } => ", while it drained",
+        Phase::Dumping { .. } => ", after the master had asked it to write what it did",
         Phase::Aborting { .. } | Phase::Killed { .. } => ", after the master had given it up",
         Phase::Serving { .. } if exit == Exit::Code(0) => ", though nobody had asked it to",
         Phase::Serving { .. } => "",

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Room, Shell,
-    children::Child,
+    children::{Child, fork_worker},
     core::{Action, Caller, Cause, CommandReply, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
     limits::Limits,
     now, reload, requests_in_flight, upgrade,
@@ -19,7 +19,7 @@ use crate::{
     scoreboard::{Row, RowState},
     sys::{
         fd::{self},
-        fork::{Forked, fork},
+        fork::Forked,
         process,
         signals::{self, Blocked, Number},
     },
@@ -57,6 +57,7 @@ impl Shell {
                 self.send(pid, ToWorker::AnnounceStop);
             }
             Action::Drain { pid, grace_ms, last, cause } => self.drain(pid, grace_ms, last, cause),
+            Action::Dump { pid, silent_ms } => self.dump(pid, silent_ms),
             Action::Abort { pid, silent_ms } => self.abort(pid, silent_ms),
             Action::Kill { pid, cause } => self.kill(pid, cause),
             Action::Measure { pid } => return self.measure(pid),
@@ -88,7 +89,7 @@ impl Shell {
         // Blocked until the child has made itself deaf to the master's handlers; in the master only for the fork.
         let forked = signals::block_all()
             .and_then(|blocked| Ok((blocked, fd::channel()?)))
-            .and_then(|(blocked, ends)| Ok((blocked, ends, fork()?)));
+            .and_then(|(blocked, ends)| Ok((blocked, ends, fork_worker(&*self.loader.app.runtime)?)));
         match forked {
             Ok((blocked, (_masters, channel), Forked::Child)) => {
                 let master = process::parent_pid();
@@ -148,7 +149,21 @@ impl Shell {
         self.send(pid, ToWorker::Drain { grace_ms, last });
     }
 
-    fn abort(&self, pid: Pid, silent_ms: u64) {
+    /// Asks a hung worker to write what it does.
+    fn dump(&self, pid: Pid, silent_ms: u64) {
+        let Some(signal) = self.loader.dump_signal() else { return };
+        self.log_hung(pid, silent_ms, &format!("{signal} now so that it writes what it does, SIGABRT in a second"));
+        self.signal(pid, signal);
+    }
+
+    fn abort(&self, pid: Pid, silent_ms: Option<u64>) {
+        if let Some(silent_ms) = silent_ms {
+            self.log_hung(pid, silent_ms, "SIGABRT now");
+        }
+        self.signal(pid, Number::SIGABRT);
+    }
+
+    fn log_hung(&self, pid: Pid, silent_ms: u64, first: &str) {
         let (slot, generation) = self.place(pid);
         let Some(row) = self.child(pid).map(|child| child.row) else { return };
         tracing::error!(
@@ -159,10 +174,10 @@ impl Shell {
             in_flight = row.in_flight(),
             connections = row.connections(),
             requests_in_flight = requests_in_flight(row),
-            reason = "no beat within workers.timeout",
-            "worker hung, silent for {silent_ms} ms; it gets SIGABRT now, SIGKILL in two seconds, and its slot a new worker"
+            reason = "no heartbeat within workers.timeout",
+            "worker hung: no heartbeat for {silent_ms} ms; it gets {first}, SIGKILL two seconds later; its slot gets a new \
+             worker now"
         );
-        self.signal(pid, Number::SIGABRT);
     }
 
     fn kill(&self, pid: Pid, cause: KillCause) {

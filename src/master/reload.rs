@@ -15,6 +15,7 @@ use crate::{
     error_chain, log,
     protocol::LastReload,
     settings::{self, Changes, Resolved, Settings},
+    sys::signals::Number,
 };
 
 /// How the settings are had again.
@@ -24,6 +25,13 @@ pub(crate) struct SettingsLoader {
     pub(crate) read: Box<ReadSettings>,
     /// Makes what their workers need, given the settings in effect as well.
     pub(crate) prepare: Box<PrepareWorkers>,
+}
+
+impl SettingsLoader {
+    /// The signal that makes a hung worker write what it does, if the runtime has one.
+    pub(super) fn dump_signal(&self) -> Option<Number> {
+        self.app.runtime.hang_signal().and_then(|number| Number::try_from(number).ok())
+    }
 }
 
 /// The error is a sentence.
@@ -107,7 +115,7 @@ fn try_load(shell: &mut Shell) -> Result<Event, String> {
     renew_pidfile(shell);
     shell.reloads.changes = changes;
     new.start.enter();
-    let policy = policy(&new.settings, Room::make(&shell.listeners, &shell.scoreboard));
+    let policy = policy(&new.settings, &shell.loader, Room::make(&shell.listeners, &shell.scoreboard));
     shell.reloads.before = Some(mem::replace(&mut shell.resolved, Arc::new(new)));
     Ok(Event::SettingsLoaded { policy, count, removes: shell.listeners.removes() })
 }

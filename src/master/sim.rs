@@ -51,6 +51,7 @@ fn storm(seed: u64) {
         // A trial needs room for two workers to a slot; there are always four rows.
         policy.rows = 2 * policy.slots + 1 + random.below(20) as u32;
         policy.shutdown_delay_ms = random.below(3) * 1_000;
+        policy.dump_ms = random.below(2) * 1_000;
         policy
     });
     world.nature.max_age = world.random.below(3) * 15_000;
@@ -649,6 +650,52 @@ fn a_hung_worker_is_aborted_then_killed_and_its_slot_never_waits_for_it() {
         assert_eq!(world.kills, [(aborted_at + 2_000, pid, KillCause::Hung)]);
         world.settle(1);
         assert_eq!(world.aborts.len(), 1, "others were aborted too");
+    });
+}
+
+#[test]
+fn a_hung_worker_writes_what_it_does_before_it_is_aborted_and_its_slot_does_not_wait() {
+    const DUMP: u64 = 1_000;
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, |random| Policy { dump_ms: DUMP, ..up_to(6)(random) });
+        world.nature.refuses_abort = 100;
+        world.run(100);
+        let pid = world.any().expect("all serve");
+        let hung = world.alive(pid);
+        hung.hung = true;
+        let (slot, dumped_at) = (hung.slot, hung.due + TIMEOUT);
+        world.run(dumped_at - world.now);
+        assert_eq!((&world.dumps[..], &world.aborts[..]), (&[(dumped_at, pid)][..], &[][..]));
+        assert_eq!(world.forks.last(), Some(&(dumped_at, slot)), "its slot waits");
+        world.run(DUMP - 1);
+        assert_eq!(world.aborts, []);
+        world.run(1);
+        if !world.processes.contains_key(&pid) {
+            return assert_eq!(world.aborts, [], "the signal has ended it, and it is aborted");
+        }
+        assert_eq!(world.aborts, [(dumped_at + DUMP, pid)]);
+        world.run(2_000);
+        assert_eq!(world.kills, [(dumped_at + DUMP + 2_000, pid, KillCause::Hung)]);
+        world.settle(1);
+    });
+}
+
+/// A stop shortens all that is under way: the hung worker is aborted at once.
+#[test]
+fn a_stop_does_not_wait_for_what_a_hung_worker_writes() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, |random| Policy { dump_ms: 1_000, ..up_to(4)(random) });
+        world.nature.refuses_abort = 100;
+        let pid = world.any().expect("all serve");
+        world.alive(pid).hung = true;
+        let (after, graceful) = (world.random.below(900), world.random.chance(50));
+        let stop_at = world.processes[&pid].due + TIMEOUT + after;
+        world.run(stop_at - world.now);
+        let ended = !world.processes.contains_key(&pid);
+        world.plan_fact(0, Event::StopRequested { graceful });
+        world.run_to_exit(GRACE + 1);
+        let aborted: Vec<u64> = world.aborts.iter().map(|&(at, _)| at).collect();
+        assert!(aborted == [stop_at] || (ended && aborted.is_empty()), "{aborted:?}, not {stop_at}");
     });
 }
 

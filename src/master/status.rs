@@ -81,7 +81,7 @@ fn worker_status(shell: &Shell, worker: &core::Worker) -> Option<WorkerStatus> {
             Phase::Forking | Phase::Starting { .. } => WorkerState::Starting,
             Phase::Serving { .. } => WorkerState::Serving,
             Phase::Draining { .. } => WorkerState::Draining,
-            Phase::Aborting { .. } | Phase::Killed { .. } => WorkerState::Killed,
+            Phase::Dumping { .. } | Phase::Aborting { .. } | Phase::Killed { .. } => WorkerState::Killed,
         },
         age_s: seconds(now().since(child.started)),
         heartbeat_age_ms: now().0.saturating_sub(child.row.due()),

@@ -3,7 +3,7 @@
 //! Owns: the deadline of a stop, which only ever gets shorter, and the wait until the listeners are empty. Refuses: ending
 //! one worker that is late (`core`).
 
-use super::{Action, Cause, CommandReply, Master, Millis, Note, Phase, Stage, Worker};
+use super::{ABORT_MS, Action, Cause, CommandReply, Master, Millis, Note, Phase, Stage, Worker};
 
 /// What a quick stop leaves the workers.
 const QUICK_MS: u64 = 2_000;
@@ -86,6 +86,12 @@ impl Master {
                 Phase::Forking | Phase::Starting { .. } if starting_go_on => continue,
                 Phase::Aborting { until: before } => {
                     *before = until.min(*before);
+                    continue;
+                }
+                Phase::Dumping { .. } => {
+                    // A stop does not wait for what a hung worker writes.
+                    w.phase = Phase::Aborting { until: until.min(now.after(ABORT_MS)) };
+                    actions.extend(w.pid.map(|pid| Action::Abort { pid, silent_ms: None }));
                     continue;
                 }
                 Phase::Killed { .. } => continue,

@@ -49,6 +49,8 @@ pub(crate) struct Policy {
     pub(crate) graceful_timeout_ms: u64,
     pub(crate) shutdown_delay_ms: u64,
     pub(crate) max_rss: u64,
+    /// How long a hung worker has to write what it does, before it is ended; 0: it is not asked to.
+    pub(crate) dump_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -165,9 +167,15 @@ pub(crate) enum Action {
         last: bool,
         cause: Cause,
     },
-    Abort {
+    /// Send the runtime's signal to a hung worker, so that it writes what it does. `Abort` follows.
+    Dump {
         pid: Pid,
         silent_ms: u64,
+    },
+    /// End a hung worker. `silent_ms` is `None` if `Dump` came before: then the hang is logged already.
+    Abort {
+        pid: Pid,
+        silent_ms: Option<u64>,
     },
     Kill {
         pid: Pid,
@@ -374,6 +382,10 @@ pub(crate) enum Phase {
     },
     Serving {
         silent_until: Millis,
+    },
+    /// A hung worker was asked to write what it does.
+    Dumping {
+        until: Millis,
     },
     /// SIGABRT sent to a hung worker.
     Aborting {

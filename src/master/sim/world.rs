@@ -213,6 +213,7 @@ pub(super) struct World {
     pub(super) forks: Vec<(u64, SlotId)>,
     /// Ends that nobody asked for, and boots given up.
     pub(super) failures: Vec<(u64, SlotId)>,
+    pub(super) dumps: Vec<(u64, Pid)>,
     pub(super) aborts: Vec<(u64, Pid)>,
     pub(super) kills: Vec<(u64, Pid, KillCause)>,
     pub(super) drains: Vec<(u64, Pid)>,
@@ -231,6 +232,7 @@ pub(super) fn policy(workers: u32) -> Policy {
         graceful_timeout_ms: GRACE,
         shutdown_delay_ms: 0,
         max_rss: 0,
+        dump_ms: 0,
     }
 }
 
@@ -270,6 +272,7 @@ impl World {
             exited: None,
             forks: Vec::new(),
             failures: Vec::new(),
+            dumps: Vec::new(),
             aborts: Vec::new(),
             kills: Vec::new(),
             drains: Vec::new(),
@@ -545,13 +548,30 @@ impl World {
                     }
                     self.drain(pid, grace_ms, last);
                 }
-                Action::Abort { pid, silent_ms: _ } => {
+                Action::Dump { pid, silent_ms: _ } => {
+                    assert!(self.policy.dump_ms > 0, "{pid:?} has nothing to write");
+                    self.dumps.push((self.now, pid));
+                    self.give_up_hung(pid);
+                    if self.random.chance(10) {
+                        let delay = self.random.below(self.policy.dump_ms);
+                        self.plan_fact(delay, Event::Exited { pid });
+                    }
+                }
+                Action::Abort { pid, silent_ms } => {
                     self.aborts.push((self.now, pid));
-                    let p = self.alive(pid);
-                    assert!(p.hung, "{pid:?} still beats and is aborted");
-                    p.doomed = true;
-                    let slot = p.slot;
-                    self.failures.push((self.now, slot));
+                    match self.dumps.iter().find(|(_, dumped)| *dumped == pid) {
+                        Some(&(at, _)) => {
+                            assert_eq!(silent_ms, None, "the hang of {pid:?} is told twice");
+                            let due = at + self.policy.dump_ms;
+                            let stops = matches!(self.master.stage(), Stage::Stopping { .. });
+                            assert!(self.now == due || (stops && self.now < due), "{pid:?} is aborted at {}", self.now);
+                        }
+                        None => {
+                            assert_eq!(self.policy.dump_ms, 0, "{pid:?} had no chance to write what it does");
+                            self.give_up_hung(pid);
+                        }
+                    }
+                    let slot = self.alive(pid).slot;
                     if !self.random.chance(self.nature_of(slot).refuses_abort) {
                         let delay = self.random.below(2_000);
                         self.plan_fact(delay, Event::Exited { pid });
@@ -773,6 +793,14 @@ impl World {
         }
     }
 
+    fn give_up_hung(&mut self, pid: Pid) {
+        let p = self.alive(pid);
+        assert!(p.hung, "{pid:?} still beats and is given up");
+        p.doomed = true;
+        let slot = p.slot;
+        self.failures.push((self.now, slot));
+    }
+
     fn kill(&mut self, pid: Pid, cause: KillCause) {
         let now = self.now;
         let aborted = self.aborts.iter().any(|&(_, aborted)| aborted == pid);
@@ -802,7 +830,10 @@ impl World {
     fn assert_woken_in_time(&self) {
         for w in self.master.workers() {
             let until = match w.phase {
-                Phase::Starting { until } | Phase::Aborting { until } | Phase::Draining { until } => until,
+                Phase::Starting { until }
+                | Phase::Dumping { until }
+                | Phase::Aborting { until }
+                | Phase::Draining { until } => until,
                 Phase::Serving { silent_until } => silent_until,
                 Phase::Forking | Phase::Killed { .. } => continue,
             };

@@ -84,7 +84,7 @@ fn try_adopt(
     exec::close(&state.fds);
     exec::set_cloexec(&state.listeners.originals());
     let room = Room::make(&listeners, &scoreboard);
-    let (core, mut todo) = Master::adopt(policy(settings, room), now(), state.core.clone(), takeover);
+    let (core, mut todo) = Master::adopt(policy(settings, &loader, room), now(), state.core.clone(), takeover);
     let previous = (!returns).then(|| Previous { program: state.of.clone(), executable, received: received.clone() });
     let failed = state.failed.clone();
     let last_upgrade = failed.clone().map(|reason| LastReload { ok: false, reason: Some(reason), at: timestamp() });
