@@ -60,6 +60,7 @@ mod recycle;
 mod reload;
 mod rescue;
 mod scale;
+mod seams_master;
 mod seams_worker;
 mod signals;
 mod slow_clients;

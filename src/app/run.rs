@@ -33,7 +33,8 @@ impl App {
     /// service has stopped, and in each worker when that worker ends. Return the exit code from `main`, and start no
     /// thread (no `#[tokio::main]`) before.
     ///
-    /// An upgrade executes the new program with the arguments of the process, not with these.
+    /// An upgrade executes the new program with the arguments of the process, not with these; only after the arguments of an
+    /// [`UpgradeCommand`](crate::UpgradeCommand) it puts these.
     pub fn run_from(mut self, command_line: impl IntoIterator<Item: Into<OsString>>) -> ExitCode {
         title::prepare();
         terminal::set_name(&self.info.program.name);

@@ -85,7 +85,8 @@ pub trait Runtime: 'static {
     }
 
     /// A signal that the master sends to a worker that hangs, so that the worker writes what it does (for Python,
-    /// `faulthandler.register`). The worker is ended as ever at most a second later. `None`: no signal is sent.
+    /// `faulthandler.register`). The worker is ended as ever at most a second later. `None`, or a number that is not one of
+    /// Linux's standard signals: no signal is sent.
     fn hang_signal(&self) -> Option<i32> {
         None
     }

@@ -222,3 +222,44 @@ fn count_lost(shell: &Shell, child: &Child, exit: Exit) {
         shell.scoreboard.cut(child.row.in_flight());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Notes(RefCell<Vec<&'static str>>);
+
+    impl Runtime for Notes {
+        fn name(&self) -> &'static str {
+            "notes"
+        }
+
+        fn before_fork(&self) {
+            self.0.borrow_mut().push("before");
+        }
+
+        fn after_fork_in_master(&self) {
+            self.0.borrow_mut().push("after in master");
+        }
+
+        fn after_fork_in_worker(&self) {
+            self.0.borrow_mut().push("after in worker");
+        }
+    }
+
+    #[test]
+    fn the_hook_in_the_master_runs_after_a_fork_that_failed_too() {
+        let notes = Notes::default();
+        // A process with a second thread, which this one makes sure of, is not forked.
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || ended.recv().unwrap_err());
+            fork_worker(&notes).unwrap_err();
+            drop(end);
+        });
+        assert_eq!(notes.0.take(), ["before", "after in master"]);
+    }
+}

@@ -8,6 +8,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs::File,
     os::fd::{AsFd, OwnedFd, RawFd},
     path::PathBuf,
@@ -92,6 +93,9 @@ pub(super) struct Program {
     pub(super) build: String,
     pub(super) executable: RawFd,
     pub(super) path: PathBuf,
+    /// The arguments it runs with, its own name first. Empty if the reader runs with the same, or if they are not UTF-8.
+    #[serde(default)]
+    pub(super) arguments: Vec<String>,
     /// The folder it was started in, by the path that the operator used.
     pub(super) folder: PathBuf,
     /// The folder that this path led to.
@@ -107,6 +111,19 @@ pub(super) struct Program {
     pub(super) fixed: Fixed,
     /// `workers.count`.
     pub(super) count: u32,
+}
+
+/// The arguments of this process, or none if they are not UTF-8.
+fn own_arguments() -> Vec<String> {
+    std::env::args_os().map(OsString::into_string).collect::<Result<_, _>>().unwrap_or_default()
+}
+
+/// The arguments for the way back; without a record, those of this process.
+fn arguments_or_own(recorded: Vec<String>) -> Vec<OsString> {
+    match recorded.is_empty() {
+        true => std::env::args_os().collect(),
+        false => recorded.into_iter().map(Into::into).collect(),
+    }
 }
 
 /// What the settings were read from.
@@ -138,6 +155,7 @@ impl Program {
             build: env!("CARGO_PKG_VERSION").to_owned(),
             executable,
             path,
+            arguments: own_arguments(),
             folder: resolved.start.path().to_owned(),
             real_folder: resolved.start.real().map(Into::into),
             workers_folder: Some(resolved.settings.folder.clone()),
@@ -146,6 +164,11 @@ impl Program {
             fixed: resolved.fixed(),
             count: resolved.settings.workers.count,
         }
+    }
+
+    /// What to execute it with again.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        arguments_or_own(self.arguments.clone())
     }
 }
 
@@ -317,7 +340,10 @@ fn refuse(purpose: &HandoverKind, mut received: Map<String, Value>, reason: &str
         }
         HandoverKind::TakeOver => {
             received.insert("failed".to_owned(), reason.into());
-            let executable = received.get("of").and_then(|of| of.get("executable")?.as_i64());
+            let of = received.get("of");
+            let executable = of.and_then(|of| of.get("executable")?.as_i64());
+            let recorded = of.and_then(|of| serde_json::from_value(of.get("arguments")?.clone()).ok());
+            let arguments = arguments_or_own(recorded.unwrap_or_default());
             let error = executable
                 .and_then(|number| exec::received(i32::try_from(number).ok()?).ok())
                 .ok_or_else(|| std::io::ErrorKind::NotFound.into())
@@ -326,7 +352,7 @@ fn refuse(purpose: &HandoverKind, mut received: Map<String, Value>, reason: &str
                     let mut transfer = exec::FdTransfer::default();
                     let number = transfer.add(memory.as_fd());
                     exec::clear_cloexec(transfer.numbers());
-                    exec::replace(program.as_fd(), MARKER, &format!("return {number}"))
+                    exec::replace(program.as_fd(), &arguments, MARKER, &format!("return {number}"))
                 });
             let error = error.unwrap_or_else(|error| error);
             log::last_words(&format!("{reason}; and the program before cannot be gone back to: {error}"));

@@ -7,6 +7,7 @@ pub(super) mod preflight;
 
 use std::{
     env,
+    ffi::OsString,
     fs::{self, File},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
@@ -27,6 +28,7 @@ use super::{
     reload::{self, timestamp},
 };
 use crate::{
+    app::UpgradeCommand,
     log,
     protocol::LastReload,
     settings::is_same,
@@ -51,6 +53,30 @@ pub(super) struct Upgrades {
     /// What a caller is told of an upgrade that passed.
     summary: String,
     pub(super) last: Option<LastReload>,
+}
+
+/// A program to execute, and the arguments it gets, its own name first.
+struct Target {
+    path: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Target {
+    /// `asked`: the path that the operator gave. The runtime may know better which program runs the service: an
+    /// interpreter, with arguments of its own before those of the service.
+    fn of(shell: &Shell, asked: Option<PathBuf>) -> Self {
+        let Upgrades { cwd, path, .. } = &shell.upgrades;
+        let app = &shell.loader.app;
+        match app.runtime.upgrade_command(asked.as_deref()) {
+            Some(UpgradeCommand { program, arguments }) => {
+                let path = cwd.join(program);
+                let own = app.command_line.iter().skip(1).cloned();
+                let arguments = std::iter::once(path.clone().into()).chain(arguments).chain(own).collect();
+                Self { path, arguments }
+            }
+            None => Self { path: asked.unwrap_or_else(|| path.clone()), arguments: env::args_os().collect() },
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -123,7 +149,8 @@ pub(super) fn become_new(shell: &mut Shell) -> Performed {
         program = %preflight.path.display(),
         "the new program has passed; the master becomes it, its workers serve on"
     );
-    let error = become_program(shell, preflight.program.as_fd(), "takeover", &preflight.path, None);
+    let program = (preflight.program.as_fd(), &preflight.arguments[..]);
+    let error = become_program(shell, program, "takeover", &preflight.path, None);
     refuse(shell, format!("{} could not take over: {error}", preflight.path.display()));
     Performed::Learned(Event::ExecFailed)
 }
@@ -142,7 +169,10 @@ pub(super) fn become_old(shell: &mut Shell, slot: SlotId, why: Failure) -> Perfo
         );
         let executable = previous.executable.try_clone();
         let error = match executable {
-            Ok(executable) => become_program(shell, executable.as_fd(), "return", &path, Some(reason.clone())),
+            Ok(executable) => {
+                let arguments = previous.program.arguments();
+                become_program(shell, (executable.as_fd(), &arguments), "return", &path, Some(reason.clone()))
+            }
             Err(error) => error.to_string(),
         };
         reason = format!("{reason}; and the old program could not take over again: {error}");
@@ -156,7 +186,7 @@ pub(super) fn become_old(shell: &mut Shell, slot: SlotId, why: Failure) -> Perfo
 /// Returns only if it fails; why.
 fn become_program(
     shell: &mut Shell,
-    program: BorrowedFd<'_>,
+    (program, arguments): (BorrowedFd<'_>, &[OsString]),
     purpose: &str,
     path: &Path,
     failed: Option<String>,
@@ -172,7 +202,7 @@ fn become_program(
         Ok((memory, mut transfer)) => {
             let marker = format!("{purpose} {}", transfer.add(memory.as_fd()));
             exec::clear_cloexec(transfer.numbers());
-            let error = exec::replace(program, MARKER, &marker);
+            let error = exec::replace(program, arguments, MARKER, &marker);
             exec::set_cloexec(transfer.numbers());
             error.to_string()
         }

@@ -3,7 +3,7 @@
 //! Owns: which descriptors cross an exec; all others are close-on-exec. Refuses: to know what is handed over.
 
 use std::{
-    ffi::{CString, OsStr},
+    ffi::{CString, OsStr, OsString},
     fs::{File, OpenOptions},
     io::{self, PipeReader, PipeWriter, Read, Seek, SeekFrom, Write},
     os::{
@@ -36,12 +36,12 @@ pub(crate) fn own_program() -> io::Result<OwnedFd> {
     open(Path::new("/proc/self/exe"))
 }
 
-/// Replaces this process's program by an [open](open) one, with the same arguments, and the same environment with
-/// `name` set to `value`. Returns only if that fails. Block signals around it; they stay blocked in the new program.
-pub(crate) fn replace(program: BorrowedFd<'_>, name: &str, value: &str) -> io::Error {
+/// Replaces this process's program by an [open](open) one, with these arguments, and the same environment with `name`
+/// set to `value`. Returns only if that fails. Block signals around it; they stay blocked in the new program.
+pub(crate) fn replace(program: BorrowedFd<'_>, arguments: &[OsString], name: &str, value: &str) -> io::Error {
     let c_string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
     let pair = |name: &OsStr, value: &OsStr| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat());
-    let arguments: Vec<_> = std::env::args_os().map(|argument| c_string(argument.as_bytes())).collect();
+    let arguments: Vec<_> = arguments.iter().map(|argument| c_string(argument.as_bytes())).collect();
     let environment: Vec<_> = std::env::vars_os()
         .filter(|(other, _)| other != name)
         .map(|(name, value)| pair(&name, &value))
@@ -210,7 +210,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text");
         std::fs::write(&path, "no program").unwrap();
-        let error = replace(open(&path).unwrap().as_fd(), "NAME", "value");
+        let error = replace(open(&path).unwrap().as_fd(), &["text".into()], "NAME", "value");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
         assert!(open(&folder.path().join("missing")).is_err());
     }

@@ -3,6 +3,7 @@
 //! Owns: its process and what it says. Refuses: to wait; it is one more thing that the master's poll hears of.
 
 use std::{
+    ffi::OsString,
     io::{self, PipeReader, Read},
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
@@ -15,7 +16,7 @@ use super::{
         handover::MARKER,
         perform::Performed,
     },
-    refuse, write_state,
+    Target, refuse, write_state,
 };
 use crate::{
     channel::{Received, ToMaster, ToWorker},
@@ -37,6 +38,7 @@ const WORDS_MAX: usize = 500;
 pub(super) struct Preflight {
     pub(super) pid: Pid,
     pub(super) path: PathBuf,
+    pub(super) arguments: Vec<OsString>,
     pub(super) program: OwnedFd,
     pub(super) channel: Option<OwnedFd>,
     /// What it says to stdout and stderr, and the end of what it has said. `None` once all is read.
@@ -48,8 +50,7 @@ pub(super) struct Preflight {
 }
 
 pub(in super::super) fn begin(shell: &mut Shell, program: Option<PathBuf>) -> Performed {
-    let path = program.unwrap_or_else(|| shell.upgrades.path.clone());
-    match try_program(shell, path) {
+    match try_program(shell, Target::of(shell, program)) {
         Ok(preflight) => {
             tracing::info!(
                 event = "upgrade_started",
@@ -67,7 +68,8 @@ pub(in super::super) fn begin(shell: &mut Shell, program: Option<PathBuf>) -> Pe
     }
 }
 
-fn try_program(shell: &mut Shell, path: PathBuf) -> Result<Preflight, String> {
+fn try_program(shell: &mut Shell, target: Target) -> Result<Preflight, String> {
+    let Target { path, arguments } = target;
     let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let program = exec::open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
     let (channel, theirs) = fd::channel().map_err(failed("no channel to the new program"))?;
@@ -79,7 +81,7 @@ fn try_program(shell: &mut Shell, path: PathBuf) -> Result<Preflight, String> {
         Forked::Child => {
             exec::clear_cloexec(transfer.numbers());
             let error = match exec::stand_apart(speaks.as_fd()) {
-                Ok(()) => exec::replace(program.as_fd(), MARKER, &marker),
+                Ok(()) => exec::replace(program.as_fd(), &arguments, MARKER, &marker),
                 Err(error) => error,
             };
             let reason = format!("{} cannot be executed: {error}", path.display());
@@ -93,7 +95,7 @@ fn try_program(shell: &mut Shell, path: PathBuf) -> Result<Preflight, String> {
             let (pid, channel) = (Pid(child), Some(channel));
             let (words, said) = (Some(words), Vec::new());
             let (passed, overdue, failure) = (false, false, None);
-            Ok(Preflight { pid, path, program, channel, words, said, passed, overdue, failure })
+            Ok(Preflight { pid, path, arguments, program, channel, words, said, passed, overdue, failure })
         }
     }
 }
