@@ -84,7 +84,7 @@ pub use client_info::ClientInfo;
 #[cfg(feature = "test-util")]
 pub use client_info::ClientInfoBuilder;
 pub use log::log_layer;
-pub use settings::TableSpec;
+pub use settings::table::TableSpec;
 pub use worker::{BackgroundWork, Body, BodyError, DriveError, Driven, Driver, DriverWaker};
 
 /// An error and its causes, on one line.

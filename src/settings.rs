@@ -19,7 +19,7 @@ mod resolved;
 mod show;
 mod sources;
 mod start;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -31,9 +31,11 @@ pub use self::{
         AllowIp, Bind, Control, ControlSocket, Group, Http, Level, Log, LogFormat, LogTarget, Owner, Process,
         ProxyProtocol, Server, Settings, TargetLevel, User, Workers,
     },
-    table::{TableSpec, Tables},
     tls::Tls,
-    value::{duration, size},
+    value::{
+        duration::{self, ParseDurationError},
+        size::{self, ParseSizeError},
+    },
 };
 pub(crate) use self::{
     access_format::{Form, Part, headers},
@@ -46,6 +48,7 @@ pub(crate) use self::{
     resolved::{Entry, Fixed, Resolved, say_warnings},
     sources::Sources,
     start::{StartFolder, is_same},
+    table::{TableSpec, Tables},
     tls::ServerConfig,
 };
 

@@ -16,7 +16,7 @@ use super::keys;
 /// Apache's combined format, which is also Gunicorn's default.
 const COMBINED: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
-/// A format that was read and understood.
+/// A format of the access log that was read and understood: see `log.access_format`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessFormat {
     written: String,

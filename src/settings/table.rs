@@ -51,10 +51,10 @@ pub(super) struct Alias {
 
 /// The tables an app declared with [`App::table`](crate::App::table), parsed and typed.
 #[derive(Clone, Default)]
-pub struct Tables(pub(crate) HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+pub(crate) struct Tables(pub(crate) HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
 impl Tables {
-    pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+    pub(crate) fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.0.get(&TypeId::of::<T>()).cloned().and_then(|value| value.downcast().ok())
     }
 }

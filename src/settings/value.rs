@@ -90,20 +90,22 @@ impl Input<'_> {
     }
 
     pub(super) fn duration(&self) -> Reading<Duration> {
-        match self.value {
+        let read = match self.value {
             Value::Integer(seconds) => duration::parse(&seconds.to_string()),
             Value::Float(seconds) => duration::parse(&seconds.to_string()),
             Value::String(text) => duration::parse(text),
-            _ => Err(self.is_not(duration::WANTED)),
-        }
+            _ => return Err(self.is_not(duration::WANTED)),
+        };
+        read.map_err(|error| error.to_string())
     }
 
     pub(super) fn size(&self) -> Reading<u64> {
-        match self.value {
+        let read = match self.value {
             Value::Integer(bytes) => size::parse(&bytes.to_string()),
             Value::String(text) => size::parse(text),
-            _ => Err(self.is_not(size::WANTED)),
-        }
+            _ => return Err(self.is_not(size::WANTED)),
+        };
+        read.map_err(|error| error.to_string())
     }
 
     pub(super) fn count(&self) -> Reading<u32> {
@@ -281,8 +283,19 @@ fn allow_ip(text: &str) -> Reading<AllowIp> {
     Ok(AllowIp::Net { address, prefix })
 }
 
-/// `#[serde(with = "oxicorn::settings::duration")]`: `"30s"`, `"500ms"`, `"2m"`, `"1h"`, `"1d"`; a bare number is
-/// seconds. Negative ones, and those above `u32::MAX` seconds, are errors.
+/// Durations as the settings have them: `"500ms"`, `"30s"`, `"2m"`, `"1h"`, `"1d"`; a bare number is seconds.
+///
+/// A negative duration is an error, and so is one above `u32::MAX` seconds. For a field of an app's own table:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// #[derive(serde::Deserialize)]
+/// struct Shop {
+///     #[serde(with = "oxicorn::settings::duration")]
+///     patience: Duration,
+/// }
+/// ```
 pub mod duration {
     use std::{fmt, time::Duration};
 
@@ -290,9 +303,36 @@ pub mod duration {
 
     pub(super) const WANTED: &str = "a duration such as \"30s\", \"500ms\", \"2m\" or a number of seconds";
 
+    /// Why a text is not a duration. Each message quotes the text.
+    #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+    #[non_exhaustive]
+    pub enum ParseDurationError {
+        /// It is not a number with one of the units.
+        #[error("\"{text}\" is not {WANTED}")]
+        Malformed {
+            /// As it was given.
+            text: String,
+        },
+        /// It is below 0.
+        #[error("\"{text}\" is negative; the least is 0")]
+        Negative {
+            /// As it was given.
+            text: String,
+        },
+        /// It is above `u32::MAX` seconds.
+        #[error("\"{text}\" is longer than {} seconds", u32::MAX)]
+        TooLong {
+            /// As it was given.
+            text: String,
+        },
+    }
+
+    /// Reads a duration.
+    ///
     /// # Errors
-    /// A sentence that quotes `text` and says what is wanted.
-    pub fn parse(text: &str) -> Result<Duration, String> {
+    /// See [`ParseDurationError`].
+    pub fn parse(text: &str) -> Result<Duration, ParseDurationError> {
+        let malformed = || ParseDurationError::Malformed { text: text.to_owned() };
         let trimmed = text.trim();
         let (number, unit) = trimmed.split_at(trimmed.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(trimmed.len()));
         let seconds = match unit {
@@ -301,20 +341,20 @@ pub mod duration {
             "m" => 60.0,
             "h" => 3_600.0,
             "d" => 86_400.0,
-            _ => return Err(format!("\"{text}\" is not {WANTED}")),
+            _ => return Err(malformed()),
         };
-        let number: f64 = number.trim().parse().map_err(|_| format!("\"{text}\" is not {WANTED}"))?;
+        let number: f64 = number.trim().parse().map_err(|_| malformed())?;
         if number < 0.0 {
-            return Err(format!("\"{text}\" is negative; the least is 0"));
+            return Err(ParseDurationError::Negative { text: text.to_owned() });
         }
         let total = number * seconds;
         if total > f64::from(u32::MAX) {
-            return Err(format!("\"{text}\" is longer than {} seconds", u32::MAX));
+            return Err(ParseDurationError::TooLong { text: text.to_owned() });
         }
-        Duration::try_from_secs_f64(total).map_err(|_| format!("\"{text}\" is not {WANTED}"))
+        Duration::try_from_secs_f64(total).map_err(|_| malformed())
     }
 
-    /// The shortest way to write it that `parse` reads back.
+    /// Returns the shortest text that [`parse`] reads back as this duration.
     #[must_use]
     pub fn display(duration: Duration) -> String {
         let millis = duration.as_millis();
@@ -328,14 +368,18 @@ pub mod duration {
         }
     }
 
+    /// Writes a duration as [`display`] does.
+    ///
     /// # Errors
-    /// The serializer's.
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&display(*duration))
     }
 
+    /// Reads a duration from a string or a number of seconds.
+    ///
     /// # Errors
-    /// What [`parse`] says, for strings and numbers alike.
+    /// As for [`parse`]; and any other type of value.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         struct Visitor;
         impl de::Visitor<'_> for Visitor {
@@ -360,8 +404,17 @@ pub mod duration {
     }
 }
 
-/// `#[serde(with = "oxicorn::settings::size")]`: bytes. `"512MiB"` and `"64k"` count in 1024s, `"16MB"` in 1000s; a bare
-/// number is bytes. Negative ones, and those above `i64::MAX`, are errors.
+/// Sizes in bytes as the settings have them: `"512MiB"` and `"64k"` count in 1024s, `"16MB"` in 1000s; a bare number is bytes.
+///
+/// A negative size is an error, and so is one above `i64::MAX` bytes. For a field of an app's own table:
+///
+/// ```
+/// #[derive(serde::Deserialize)]
+/// struct Shop {
+///     #[serde(with = "oxicorn::settings::size")]
+///     cache: u64,
+/// }
+/// ```
 pub mod size {
     use std::fmt;
 
@@ -369,12 +422,39 @@ pub mod size {
 
     pub(super) const WANTED: &str = "a size such as \"512MiB\", \"16MB\", \"64k\" or a number of bytes";
 
+    /// Why a text is not a size. Each message quotes the text.
+    #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+    #[non_exhaustive]
+    pub enum ParseSizeError {
+        /// It is not a whole number with one of the units.
+        #[error("\"{text}\" is not {WANTED}")]
+        Malformed {
+            /// As it was given.
+            text: String,
+        },
+        /// It is below 0.
+        #[error("\"{text}\" is negative; the least is 0")]
+        Negative {
+            /// As it was given.
+            text: String,
+        },
+        /// It is above `i64::MAX` bytes.
+        #[error("\"{text}\" is too large")]
+        TooLarge {
+            /// As it was given.
+            text: String,
+        },
+    }
+
+    /// Reads a size in bytes.
+    ///
     /// # Errors
-    /// A sentence that quotes `text` and says what is wanted.
-    pub fn parse(text: &str) -> Result<u64, String> {
+    /// See [`ParseSizeError`].
+    pub fn parse(text: &str) -> Result<u64, ParseSizeError> {
+        let malformed = || ParseSizeError::Malformed { text: text.to_owned() };
         let trimmed = text.trim();
         if trimmed.starts_with('-') {
-            return Err(format!("\"{text}\" is negative; the least is 0"));
+            return Err(ParseSizeError::Negative { text: text.to_owned() });
         }
         let (number, unit) = trimmed.split_at(trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len()));
         let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
@@ -387,17 +467,20 @@ pub mod size {
             "mb" => 1_000_000,
             "gb" => 1_000_000_000,
             "tb" => 1_000_000_000_000,
-            _ => return Err(format!("\"{text}\" is not {WANTED}")),
+            _ => return Err(malformed()),
         };
         if number.is_empty() {
-            return Err(format!("\"{text}\" is not {WANTED}"));
+            return Err(malformed());
         }
         let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-        bytes.filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(|| format!("\"{text}\" is too large"))
+        let fits = bytes.filter(|bytes| i64::try_from(*bytes).is_ok());
+        fits.ok_or_else(|| ParseSizeError::TooLarge { text: text.to_owned() })
     }
 
+    /// Writes a size with the largest unit that divides it.
+    ///
     /// # Errors
-    /// The serializer's.
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
         match unit.iter().find(|(shift, _)| *bytes > 0 && bytes.trailing_zeros() >= *shift) {
@@ -406,8 +489,10 @@ pub mod size {
         }
     }
 
+    /// Reads a size from a string or a number of bytes.
+    ///
     /// # Errors
-    /// What [`parse`] says, for strings and numbers alike.
+    /// As for [`parse`]; and any other type of value.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         struct Visitor;
         impl de::Visitor<'_> for Visitor {
