@@ -8,6 +8,8 @@ mod access_format;
 mod changes;
 mod check;
 mod cpus;
+#[cfg(test)]
+mod field_docs;
 mod file;
 mod folders;
 mod keys;

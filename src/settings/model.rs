@@ -14,143 +14,256 @@ use serde::{Deserialize, Serialize};
 
 use super::{AccessFormat, Tls, cpus, duration, show, size};
 
-/// Everything the supervisor is tuned by. A zero duration or count that the key's comment calls a limit is "off".
+/// The settings of the supervisor: one field for each section of `supervisor.toml`, one for each key in that.
+///
+/// A duration or a number of 0 switches a limit off where the field says so. An empty string in the file is `None` where the
+/// field is an `Option`. [`Settings::default`] has the defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Settings {
+    /// `[server]`
     pub server: Server,
+    /// `[workers]`
     pub workers: Workers,
+    /// `[http]`
     pub http: Http,
+    /// `[tls]`
     pub tls: Tls,
+    /// `[log]`
     pub log: Log,
+    /// `[control]`
     pub control: Control,
+    /// `[process]`
     pub process: Process,
     /// The folder in which relative paths begin: that of the settings file, else the one that the service was started in.
+    ///
     /// Links are followed once: the workers of a generation stay in one folder, wherever a link leads later.
     #[serde(skip)]
     pub folder: PathBuf,
-    /// The folder in which the relative paths of state begin, such as a database's: `$STATE_DIRECTORY` if a service manager
-    /// sets it (of several folders the first), else [`folder`](Self::folder).
+    /// The folder in which relative paths of state begin, such as that of a database.
+    ///
+    /// It is `$STATE_DIRECTORY` if a service manager sets it (the first of several folders), else [`folder`](Self::folder).
     #[serde(skip)]
     pub state_folder: PathBuf,
 }
 
+/// The listening sockets: `[server]`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Server {
+    /// Addresses to listen on: `"host:port"`, `":port"` (every IPv4 address), `"[::]:port"`, `"unix:/path"` or
+    /// `"fd://3"` (a socket that was passed to the process). The variable PORT replaces them by that port of every IPv4
+    /// address. Sockets that systemd passes (`LISTEN_FDS`) replace them all.
     pub bind: Vec<Bind>,
+    /// Connections that may wait to be accepted, for each listening socket. At least 1; the kernel lowers it to
+    /// `net.core.somaxconn`.
     pub backlog: u32,
+    /// true: each worker listens on a socket of its own (`SO_REUSEPORT`). false: all workers share one socket for each
+    /// address.
     pub reuse_port: bool,
+    /// The PROXY protocol that each connection must begin with: `"off"`, `"v1"`, `"v2"` or `"auto"` (either version).
+    /// Only a peer in `http.forwarded_allow_ips`, or on a unix socket, may send the header; any other connection is
+    /// refused.
     pub proxy_protocol: ProxyProtocol,
+    /// Permission bits of the files of unix sockets, in octal. With `"0660"` the owner and the group can connect.
     #[serde(serialize_with = "show::octal")]
     pub unix_mode: u32,
+    /// Owner of the files of unix sockets: `"user:group"`, `"user"` or `":group"`. Empty: the user and group of the
+    /// master.
     pub unix_owner: Owner,
 }
 
-/// Who a unix socket belongs to, looked up when the settings were resolved; `None` is whoever makes it.
+/// The owner of a unix socket, looked up when the settings were resolved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Owner {
-    /// As written: `user:group`, `user`, `:group`.
+    /// As written: `user:group`, `user` or `:group`; empty if it is not set.
     pub name: String,
+    /// `None`: the user of the master.
     pub uid: Option<u32>,
+    /// `None`: the group of the master.
     pub gid: Option<u32>,
 }
 
 /// One entry of `server.bind`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Bind {
-    /// `host:port`, `[::]:port`; a name binds every address it resolves to.
+    /// `host:port` or `[::]:port`.
     Tcp {
+        /// An address without brackets, or a name, which binds every address that it resolves to.
         host: String,
+        /// 0: the kernel chooses a free port.
         port: u16,
     },
+    /// `unix:/path`, absolute.
     Unix(PathBuf),
-    /// `fd://3`: a listening socket inherited from whoever started us.
+    /// `fd://3`: the number of a listening socket that was passed to the process.
     Fd(i32),
 }
 
+/// The PROXY protocol that connections begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ProxyProtocol {
+    /// No header.
     Off,
+    /// The text form of version 1.
     V1,
+    /// The binary form of version 2.
     V2,
+    /// Version 1 or 2, as each connection begins.
     Auto,
 }
 
+/// The worker processes: `[workers]`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Workers {
-    /// Already evaluated: `auto` and formulas are numbers by now; at least 1.
+    /// Number of workers, 1 to 256: a number, `"auto"` (the CPUs that this process may use, by affinity and cgroup
+    /// quota, rounded up) or a formula such as `"2n+1"`, where n is `"auto"`. The variable `WEB_CONCURRENCY` sets it
+    /// too.
+    ///
+    /// `auto` and formulas are evaluated: this is the number.
     pub count: u32,
+    /// Replaces a worker after this many requests, which limits a slow memory leak. 0: no limit.
     pub max_requests: u64,
+    /// Adds a random number of requests from 0 to this to `max_requests`, drawn for each worker, so that workers are
+    /// not all replaced at once.
     pub max_requests_jitter: u64,
+    /// Replaces a worker after this time, with the same relative jitter as `max_requests`. 0: no limit.
     #[serde(with = "duration")]
     pub max_age: Duration,
+    /// Replaces a worker whose resident memory is larger than this size in bytes. It is measured once a second. 0: no
+    /// limit.
     #[serde(with = "size")]
     pub max_rss: u64,
+    /// Kills and replaces a worker that sends no heartbeat for this long. 0: a worker that hangs is not noticed.
     #[serde(with = "duration")]
     pub timeout: Duration,
+    /// Kills a new worker that is not ready within this time. 0: no limit.
     #[serde(with = "duration")]
     pub boot_timeout: Duration,
+    /// Time that a draining worker has to finish its requests before it is killed, at a stop, reload, upgrade, recycle
+    /// or scale. It cannot be 0.
     #[serde(with = "duration")]
     pub graceful_timeout: Duration,
+    /// A draining worker closes a connection that has been idle for this long. 0: an idle connection stays until
+    /// `http.keep_alive` or the end of `graceful_timeout`.
     #[serde(with = "duration")]
     pub drain_idle: Duration,
+    /// After SIGTERM, continues to serve for this long while `/ready` answers 503, so that load balancers stop sending
+    /// traffic first. 0: the drain begins at once.
     #[serde(with = "duration")]
     pub shutdown_delay: Duration,
 }
 
+/// HTTP and its limits: `[http]`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Http {
+    /// Closes a connection that has been idle for this long. A proxy in front must close its connections sooner (nginx:
+    /// 60s). 0: no limit.
     #[serde(with = "duration")]
     pub keep_alive: Duration,
+    /// Time within which the whole head of a request must arrive; else 408. 0: no limit.
     #[serde(with = "duration")]
     pub header_timeout: Duration,
+    /// The longest pause while the body of a request is read; else 408. 0: no limit.
     #[serde(with = "duration")]
     pub body_timeout: Duration,
+    /// The longest time for which a client may read nothing of its response; then the connection is closed, or over
+    /// HTTP/2 the stream. 0: no limit.
     #[serde(with = "duration")]
     pub write_timeout: Duration,
+    /// Open connections of each worker. At the limit, a new connection replaces the one that has been idle longest; if
+    /// none is idle, it waits. 0: no limit.
     pub worker_connections: u64,
+    /// Requests in progress in each worker. Above the limit a request gets 503 with Retry-After. 0: no limit.
     pub limit_concurrency: u64,
+    /// Paths whose requests are served above `limit_concurrency` too. Each must be the whole path of a request.
     pub limit_exempt: Vec<String>,
+    /// Answers a request with 503 for one minute if the same request was in progress in most of the last crashes of
+    /// workers.
     pub quarantine: bool,
+    /// Path at which every worker answers with the metrics of the whole service as OpenMetrics, before the app and
+    /// without counting the request. Empty: no metrics.
     pub metrics_path: String,
+    /// The longest request line, in bytes, up to 65534; a longer one gets 414. 0: the maximum.
     pub limit_request_line: usize,
+    /// The most header fields of a request, trailers included; more get 431. 0: no limit.
     pub limit_request_fields: usize,
+    /// The longest header field, in bytes, up to 65534; a longer one gets 431. 0: the maximum.
     pub limit_request_field_size: usize,
+    /// The largest body of a request, in bytes; a larger one gets 413. 0: no limit.
     #[serde(with = "size")]
     pub limit_request_body: u64,
+    /// Drops a handler that takes longer than this and answers 504. 0: no limit.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
+    /// Speaks HTTP/2 as well as HTTP/1.1.
     pub http2: bool,
+    /// A worker that has clearly more requests than the others closes HTTP/2 connections, so that their clients connect
+    /// to another worker.
     pub http2_rebalance: bool,
+    /// Peers whose `X-Forwarded-*` and Forwarded headers are trusted: IP addresses, networks such as `"10.0.0.0/8"`, or
+    /// `"*"` for every peer. The variable `FORWARDED_ALLOW_IPS` sets it too.
     pub forwarded_allow_ips: Vec<AllowIp>,
 }
 
 /// One entry of `http.forwarded_allow_ips`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AllowIp {
+    /// `*`
     Any,
-    Net { address: IpAddr, prefix: u8 },
+    /// A network, or one address.
+    Net {
+        /// An address of the network.
+        address: IpAddr,
+        /// The bits of the address that count: 32 or 128 for one address.
+        prefix: u8,
+    },
 }
 
+/// The log and the access log: `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Log {
+    /// The least severe level that is logged: `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`. The variables
+    /// `LOG_LEVEL` and `DEBUG=true` set it too.
     pub level: Level,
-    /// For a target and all below it, in place of `level`.
+    /// Levels for single targets and all below them, such as `"sqlx=warn"`, `"my_app=debug"` or `"noisy=off"`. Events
+    /// of all other targets have the level of `log.level`.
     pub targets: Vec<TargetLevel>,
+    /// Format of the log: `"text"` or `"json"` (one object a line).
     pub format: LogFormat,
+    /// File of the log. `"-"`: stderr. SIGUSR1 opens the file again after a rotation.
     pub file: LogTarget,
+    /// File of the access log. `"off"`: no access log. `"-"`: stdout.
     pub access: LogTarget,
+    /// Paths whose requests are not written to the access log, such as `"/health"`.
     pub access_exclude: Vec<String>,
+    /// Format of the access log: `"combined"`, `"json"` or a format string as Gunicorn has it, such as `"%(h)s %(m)s
+    /// %(U)s %(s)s"`.
     pub access_format: AccessFormat,
 }
 
+/// A level of the log; the most severe is the smallest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Level {
+    /// Something failed.
     Error,
+    /// Something needs attention.
     Warn,
+    /// What an operator wants to know of a service that is well.
     Info,
+    /// For those who look for a fault.
     Debug,
+    /// Every step.
     Trace,
 }
 
@@ -164,48 +277,77 @@ pub struct TargetLevel {
     pub level: Option<Level>,
 }
 
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum LogFormat {
+    /// One line an event.
     Text,
+    /// One JSON object a line.
     Json,
 }
 
-/// Where lines go. `-` is stderr for `log.file` and stdout for `log.access`.
+/// Where the lines of a log go.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LogTarget {
+    /// `off`: nowhere.
     Off,
+    /// `-`: stderr for `log.file`, stdout for `log.access`.
     Standard,
+    /// A file, by its absolute path.
     File(PathBuf),
 }
 
+/// The control socket: `[control]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Control {
+    /// Path of the socket that `oxicorn status` and the other commands use; its mode is 0600. `"off"`: no socket.
+    /// `"auto"`: `<name>.sock` in `$RUNTIME_DIRECTORY`, else in `/run/oxicorn-0` (root) or `/tmp/oxicorn-<uid>`, else
+    /// in `$XDG_RUNTIME_DIR`.
     pub socket: ControlSocket,
 }
 
+/// Where the control socket is.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
+#[non_exhaustive]
 pub enum ControlSocket {
+    /// In the first usual folder that can be used.
     Auto,
+    /// There is none.
     Off,
+    /// At this absolute path.
     Path(PathBuf),
 }
 
+/// The processes and their rights: `[process]`.
 #[derive(Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Process {
+    /// Name of the service. ps shows `"oxicorn: master"` and `"oxicorn: worker 2"`; the control socket is called after
+    /// it.
     pub name: String,
+    /// User that the workers run as, by name or number. The master keeps the user that it was started as. Empty: no
+    /// change.
     #[serde(serialize_with = "show::name")]
     pub user: Option<User>,
+    /// Group that the workers run with, by name or number. Empty: the group of the user.
     #[serde(serialize_with = "show::name")]
     pub group: Option<Group>,
+    /// Permission bits that new files do not get, in octal, such as `"027"`. Empty: as inherited.
     #[serde(serialize_with = "show::umask")]
     pub umask: Option<u32>,
+    /// File to which the master writes its pid. Empty: no file.
     #[serde(serialize_with = "show::path")]
     pub pidfile: Option<PathBuf>,
+    /// File with lines `KEY=VALUE` for the environment of the workers. A variable of the real environment counts more.
+    /// A reload reads the file again. Empty: no file.
     #[serde(serialize_with = "show::path")]
     pub env_file: Option<PathBuf>,
-    /// What `env_file` holds, in order; applied in the worker, below the real environment.
+    /// The variables of `env_file`, in their order. The worker adds those that its environment does not have.
     #[serde(skip)]
     pub env: Vec<(String, String)>,
 }
@@ -225,22 +367,30 @@ impl fmt::Debug for Process {
     }
 }
 
-/// A name or number of `process.user`, looked up when the settings were resolved.
+/// The user of `process.user`, looked up when the settings were resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct User {
+    /// The name; the number as written if it has no account.
     pub name: String,
+    /// The user's number.
     pub uid: u32,
+    /// The number of the user's primary group.
     pub gid: u32,
 }
 
+/// The group of `process.group`, looked up when the settings were resolved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Group {
+    /// The name; the number as written if there is no group of this number.
     pub name: String,
+    /// The group's number.
     pub gid: u32,
 }
 
 impl Default for Settings {
-    /// The defaults as seen from here: `workers.count` is what `auto` gives on this machine now.
+    /// Returns the defaults. `workers.count` is the number that `auto` gives on this machine now.
     fn default() -> Self {
         Self::defaults(cpus::available(), PathBuf::from("."))
     }

@@ -169,8 +169,10 @@ fn the_reference_file_is_the_defaults() {
     for key in keys::KEYS {
         assert!(written.contains(&key.path), "{} is missing from supervisor.toml", key.path);
     }
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| line.contains(" = ") && !line.starts_with('#')) {
-        assert!(line.split_once("# ").is_some_and(|(_, why)| !why.is_empty()), "line {} says no why", number + 1);
+    let lines: Vec<_> = text.lines().collect();
+    for (number, pair) in lines.windows(2).enumerate() {
+        let is_key = pair[1].contains(" = ") && !pair[1].starts_with('#');
+        assert!(!is_key || pair[0].starts_with("# "), "line {} has no comment above it", number + 2);
     }
 }
 

@@ -18,12 +18,18 @@ use super::{Origin, Problem, show};
 pub(crate) use material::{Material, ServerConfig};
 pub(super) use material::{aged, read};
 
+/// TLS and its files: `[tls]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Tls {
+    /// File with the certificate chain, in PEM. Empty: no TLS.
     #[serde(serialize_with = "show::path")]
     pub certfile: Option<PathBuf>,
+    /// File with the private key of the certificate, in PEM. The master reads it; the workers need no right to read it.
     #[serde(serialize_with = "show::path")]
     pub keyfile: Option<PathBuf>,
+    /// File with the certificates of authorities, in PEM: each client must show a certificate that one of them issued.
+    /// Empty: clients need no certificate.
     #[serde(serialize_with = "show::path")]
     pub client_ca: Option<PathBuf>,
     /// What the files held when the settings were resolved; `None` without TLS.
