@@ -97,6 +97,16 @@ fn every_command_of_a_page_exists() {
     assert!(checked > 100, "{checked} commands");
 }
 
+/// The example is built by the tests, so the pages show code that compiles.
+#[test]
+fn the_pages_show_the_smallest_service_as_it_stands_in_the_examples() {
+    let example = read("examples/hello.rs");
+    let (_, code) = example.split_once("\n\n").expect("code follows the module comment");
+    for page in ["README.md", "docs/guides/your-own-service.md"] {
+        assert!(read(page).contains(&format!("```rust\n{code}```\n")), "{page} does not show examples/hello.rs");
+    }
+}
+
 #[test]
 fn every_file_of_the_sources_that_a_page_names_exists() {
     let mut checked = 0;
