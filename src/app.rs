@@ -52,18 +52,23 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// A supervised program: a factory of services, and what it wants to be tuned by.
+/// A supervised program: a factory that builds the service in each worker, and what the program brings beside it.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
 ///
 /// use axum::{Router, routing::get};
+/// use oxicorn::{App, WorkerContext};
 ///
 /// fn main() -> ExitCode {
-///     oxicorn::App::new(factory).run()
+///     App::new(factory)
+///         .name(env!("CARGO_PKG_NAME"))
+///         .version(env!("CARGO_PKG_VERSION"))
+///         .default_setting("server.bind", ":9000")
+///         .run()
 /// }
 ///
-/// async fn factory(_: oxicorn::WorkerContext) -> Result<Router, std::io::Error> {
+/// async fn factory(_worker: WorkerContext) -> Result<Router, std::io::Error> {
 ///     Ok(Router::new().route("/", get(async || "hello\n")))
 /// }
 /// ```
@@ -80,9 +85,9 @@ pub struct App {
 }
 
 impl App {
-    /// `factory` is called once in every worker, after the fork and inside the worker's runtime. It returns a service
-    /// (an axum `Router`, or any cloneable tower service), or a [`Lifespan`] around one. Its error or panic is a boot
-    /// failure, with its message in the log.
+    /// Makes a program of a factory. Each worker calls the factory once, after the fork and inside the runtime of the worker.
+    /// The factory returns a service (an axum `Router`, or any cloneable tower service), or a [`Lifespan`] around one:
+    /// [`FactoryOutput`] has the bounds. Its error or panic is a boot failure, with its message in the log.
     pub fn new<F, Fut>(factory: F) -> Self
     where
         F: FnOnce(WorkerContext) -> Fut + Send + 'static,
@@ -99,21 +104,8 @@ impl App {
         }
     }
 
-    /// Sets the name of the program, in lower case and without blanks: `--version`, error messages and the titles that `ps`
+    /// Sets the name of the program, in lower case and without blanks. `--version`, error messages and the titles that `ps`
     /// shows begin with it, and it is the default of `process.name`. Without it, the program calls itself `oxicorn`.
-    ///
-    /// ```no_run
-    /// # use std::{convert::Infallible, process::ExitCode};
-    /// # use axum::Router;
-    /// # async fn factory(_: oxicorn::WorkerContext) -> Result<Router, Infallible> { Ok(Router::new()) }
-    /// fn main() -> ExitCode {
-    ///     oxicorn::App::new(factory)
-    ///         .name(env!("CARGO_PKG_NAME"))
-    ///         .version(env!("CARGO_PKG_VERSION"))
-    ///         .default_setting("server.bind", ":9000")
-    ///         .run()
-    /// }
-    /// ```
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.info.program.name = name.into();
         self
@@ -125,20 +117,20 @@ impl App {
         self
     }
 
-    /// Sets a default of a setting in code: above the built-in one, below the settings file, the environment and the
-    /// command line. The value has the form that the environment has: `"2m"`, `"true"`, `":9000"`; a relative path
-    /// begins in the folder of the settings file. `config` shows it as `default (<name of the program>)`. Of two for
-    /// one key the later counts. A key that does not exist, or a value that is refused, is an error of the settings: exit
-    /// code 2.
+    /// Sets the default of a setting, `section.key`, in code: above the built-in default, below the settings file, the
+    /// environment and the command line. The value has the form that it has in the environment: `"2m"`, `"true"`,
+    /// `":9000"`. A relative path begins in the folder of the settings file. The command `config` shows the value as
+    /// `default (<name of the program>)`. Of two values for one key the later counts. A key that does not exist, or a value
+    /// that is refused, is an error of the settings: exit code 2.
     pub fn default_setting(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.default_settings.push((key, value.into()));
         self
     }
 
-    /// Declares an argument of the program's own, after its name: `program NAME`, `program run NAME`; the commands
-    /// `check`, `config` and `migrate` take it too. `name` stands in the help, usually in capitals. An argument may be
-    /// left out; those that were given are read by [`SetupContext::arguments`] and [`WorkerContext::arguments`], and stay
-    /// the same over reloads and upgrades.
+    /// Declares an argument of the program's own, after its name: `program NAME` and `program run NAME`. The commands
+    /// `check`, `config` and `migrate` take it too. The help shows `name`, usually in capitals. The operator may leave an
+    /// argument out. [`SetupContext::arguments`] and [`WorkerContext::arguments`] have those that were given; they stay the
+    /// same over reloads and upgrades.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};
@@ -166,19 +158,46 @@ impl App {
         self
     }
 
-    /// Declares a table of the settings file as the app's own. It is checked, overridable and shown like the
-    /// supervisor's: unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` overrides. The factory
-    /// reads it by [`WorkerContext::table`].
+    /// Declares a table of the settings file as the app's own. It is checked and shown like the supervisor's tables:
+    /// unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` in the environment stands above the file.
+    /// Without the table in the file, `T` is read from an empty one. The factory has it by [`WorkerContext::table`].
+    ///
+    /// ```no_run
+    /// # use std::{convert::Infallible, process::ExitCode};
+    /// # use axum::{Router, routing::get};
+    /// # use oxicorn::{App, WorkerContext};
+    /// /// The table `[greeter]` of supervisor.toml.
+    /// #[derive(serde::Deserialize)]
+    /// #[serde(deny_unknown_fields, default)]
+    /// struct Greeter {
+    ///     greeting: String,
+    /// }
+    ///
+    /// impl Default for Greeter {
+    ///     fn default() -> Self {
+    ///         Self { greeting: "hello".into() }
+    ///     }
+    /// }
+    ///
+    /// fn main() -> ExitCode {
+    ///     App::new(factory).table::<Greeter>("greeter").run()
+    /// }
+    ///
+    /// async fn factory(worker: WorkerContext) -> Result<Router, Infallible> {
+    ///     let greeter = worker.table::<Greeter>();
+    ///     Ok(Router::new().route("/", get(async move || greeter.greeting.clone())))
+    /// }
+    /// ```
     ///
     /// # Panics
-    /// When the name is one of the supervisor's own, or when another table has the same name or the same type: a mistake in
-    /// the program.
+    /// When `name` is one of the supervisor's own tables, or when another table has the same name or the same type: a mistake
+    /// in the program.
     pub fn table<T: DeserializeOwned + Send + Sync + 'static>(self, name: &'static str) -> Self {
         self.table_spec(TableSpec::new::<T>(name))
     }
 
-    /// As [`table`](Self::table), for a table that is more than its name and its type: one with environment variables of
-    /// other names, or with keys that name files.
+    /// Declares a table as [`table`](Self::table) does, with what a [`TableSpec`] adds: environment variables of other
+    /// names, and keys that name a file with a value.
     ///
     /// # Panics
     /// As for [`table`](Self::table).
@@ -190,16 +209,32 @@ impl App {
         self
     }
 
-    /// What needs the rights of the master, which workers may not have: done before the first of them, and again before
-    /// those of each reload and upgrade, which an error refuses. At the start an error ends it with exit code 3. What it
-    /// does must bear being repeated while the service runs.
+    /// Adds a hook that runs in the master, with the master's rights: before the first worker is forked, and again before the
+    /// new workers of each reload and each upgrade. An error at the start ends the program with exit code 3; an error at a
+    /// reload or an upgrade refuses that, and all goes on as before. The hook must be safe to repeat while the service runs,
+    /// must start no thread, and must not block the master for long.
+    ///
+    /// ```no_run
+    /// # use std::{convert::Infallible, io, path::Path, process::ExitCode};
+    /// # use axum::Router;
+    /// # use oxicorn::{App, SetupContext, WorkerContext};
+    /// # async fn factory(_: WorkerContext) -> Result<Router, Infallible> { Ok(Router::new()) }
+    /// fn main() -> ExitCode {
+    ///     App::new(factory).prepare(prepare).run()
+    /// }
+    ///
+    /// /// The workers, which have the rights of `process.user`, could not make this folder.
+    /// fn prepare(setup: &SetupContext<'_>) -> io::Result<()> {
+    ///     setup.make_folder(&setup.state_path(Path::new("uploads")))
+    /// }
+    /// ```
     pub fn prepare<E: Into<BoxError>>(mut self, hook: impl Fn(&SetupContext<'_>) -> Result<(), E> + 'static) -> Self {
         self.prepare = Box::new(move |setup| hook(setup).map_err(Into::into));
         self
     }
 
-    /// Adds a hook to the command `check`: what the program can verify without a worker, beside the settings, which are
-    /// valid then. The lines it returns are printed; its error makes the command end with exit code 2. It runs in the
+    /// Adds a hook to the command `check`, for what the program can verify without a worker. The settings are valid when it
+    /// is called. The command prints the lines that it returns, and ends with exit code 2 at an error. The hook runs in the
     /// process of the command, with the rights of the operator, and should change nothing.
     pub fn check<E: Into<BoxError>>(
         mut self,
@@ -209,10 +244,26 @@ impl App {
         self
     }
 
-    /// What the command `migrate` does, before a release and beside a service that runs: make a database ready for the
-    /// workers. It returns a line for each thing it did. It runs in a tokio runtime of its own, after
+    /// Adds the hook of the command `migrate`, which makes a database ready for the workers, before a release and beside a
+    /// service that runs. It returns a line for each thing it did. It runs in a tokio runtime of its own, after
     /// [`prepare`](Self::prepare) and with the rights of a worker, without master or sockets. An error ends the command
-    /// with exit code 5. As deployments start it in several places at once, it should be idempotent.
+    /// with exit code 5. Deployments start the command in several places at once, so it should be idempotent.
+    ///
+    /// ```no_run
+    /// # use std::{convert::Infallible, io, process::ExitCode};
+    /// # use axum::Router;
+    /// # use oxicorn::{App, SetupContext, WorkerContext};
+    /// # async fn factory(_: WorkerContext) -> Result<Router, Infallible> { Ok(Router::new()) }
+    /// # async fn create_the_index() -> io::Result<()> { Ok(()) }
+    /// fn main() -> ExitCode {
+    ///     App::new(factory).migrate(migrate).run()
+    /// }
+    ///
+    /// async fn migrate(_setup: &SetupContext<'_>) -> io::Result<Vec<String>> {
+    ///     create_the_index().await?;
+    ///     Ok(vec!["the index is there".to_owned()])
+    /// }
+    /// ```
     pub fn migrate<E: Into<BoxError>>(
         mut self,
         hook: impl AsyncFnOnce(&SetupContext<'_>) -> Result<Vec<String>, E> + 'static,
@@ -233,7 +284,7 @@ impl App {
     }
 }
 
-/// [`App::new`] and [`App::run`] in one, for an app without a table.
+/// Makes an [`App`] of a factory and runs it, for a program that brings nothing else.
 pub fn main<F, Fut>(factory: F) -> ExitCode
 where
     F: FnOnce(WorkerContext) -> Fut + Send + 'static,

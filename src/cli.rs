@@ -14,8 +14,8 @@ use crate::{
 };
 
 const AFTER_HELP: &str = "\
-Every key of supervisor.toml can also be set as OXICORN_<SECTION>__<KEY> (OXICORN_WORKERS__COUNT=4).
-Lowest first: default, file, PORT and its like, OXICORN_*, command line.
+OXICORN_<SECTION>__<KEY> in the environment sets any key of supervisor.toml (OXICORN_WORKERS__COUNT=4).
+Of two values the later source counts: default, file, PORT and similar, OXICORN_*, command line.
 DUR is 30s, 500ms, 2m or a number of seconds; 0 switches a limit off.";
 
 /// What a program calls itself, and which arguments of its own it takes.
@@ -78,70 +78,71 @@ impl ProgramSpec {
 
 #[derive(Debug, Parser)]
 #[command(max_term_width = 100, after_help = AFTER_HELP)]
-#[command(about = "Serves HTTP from pre-forked workers, and keeps them serving")]
+#[command(about = "Serve HTTP from pre-forked workers, and keep them serving")]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// Settings file; ./supervisor.toml if it exists [env: OXICORN_CONFIG]
+    /// Settings file; without it ./supervisor.toml, if that exists [env: OXICORN_CONFIG]
     #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 
     #[command(flatten)]
     options: Options,
 
-    /// The same as the command "check"
+    /// Do the same as the command "check"
     #[arg(long, conflicts_with = "print_config")]
     check_config: bool,
 
-    /// The same as the command "config"
+    /// Do the same as the command "config"
     #[arg(long)]
     print_config: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve (what happens without a command)
+    /// Serve; the default command
     Run(Options),
-    /// Read and check the settings, print every problem, exit 0 or 2
+    /// Read and check the settings and print every problem; exit code 0 or 2
     Check {
         #[command(flatten)]
         options: Options,
-        /// Also do what a start does, up to a worker that is ready and never accepts; exit as a start would
+        /// Also do what a start does, up to one worker that is ready and never accepts; exit code as of a start
         #[arg(long)]
         deep: bool,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Print the settings as the files, the environment and the flags have them now, each with where it came from
+    /// Print the settings that the files, the environment and the flags give now, each with its source
     Config {
         #[command(flatten)]
         options: Options,
-        /// Print what is in effect in the running service
+        /// Print the settings that are in effect in the running service
         #[arg(long)]
         running: bool,
-        /// The control socket of that service
+        /// Control socket of that service
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Show a running service: its workers, its listeners, what it counted
+    /// Show a running service: its workers, its listeners, its counters
     Status {
         #[command(flatten)]
         service: ServiceArgs,
-        /// The same as --format json
+        /// Do the same as --format json
         #[arg(long, conflicts_with = "format")]
         json: bool,
+        /// How to print it
         #[arg(long, value_enum, default_value_t = StatusFormat::Table)]
         format: StatusFormat,
-        /// Again every second
+        /// Print it again every second
         #[arg(long)]
         watch: bool,
     },
-    /// Change the number of workers, and wait until they serve
+    /// Change the number of workers and wait until they serve
     Scale {
         #[command(flatten)]
         service: ServiceArgs,
@@ -152,7 +153,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Read the settings again and replace the workers, as SIGHUP does; exit 0 only when the new ones serve
+    /// Read the settings again and replace the workers, as SIGHUP does; exit code 0 only if the new workers serve
     Reload {
         #[command(flatten)]
         service: ServiceArgs,
@@ -160,30 +161,30 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Replace the program of a running service, as SIGUSR2 does: same pid, same sockets, new workers; exit 0 only when
-    /// they serve
+    /// Replace the program of a running service, as SIGUSR2 does: same pid, same sockets, new workers; exit code 0 only if
+    /// the new workers serve
     Upgrade {
         #[command(flatten)]
         service: ServiceArgs,
-        /// The new program; the path it was started by if not given
+        /// Path of the new program; without it, the path that the service was started by
         #[arg(long, value_name = "PATH")]
         program: Option<String>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Stop the service as SIGTERM does, and wait for its end; run it again, a second later, to hurry
+    /// Stop the service as SIGTERM does and wait for its end; run it again, a second later, to stop faster
     Stop {
         #[command(flatten)]
         service: ServiceArgs,
-        /// As SIGINT: workers get two seconds
+        /// Stop as SIGINT does: workers get two seconds
         #[arg(long)]
         now: bool,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Make the database ready for this program: tables, indexes. Exit 0, or 5 when the database refuses
+    /// Make the database ready for this program (tables, indexes); exit code 0, or 5 if the database refuses
     Migrate {
         #[command(flatten)]
         options: Options,
@@ -191,13 +192,13 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Ask over HTTP, or HTTPS where that is spoken, whether the service is alive: exit 0 or 1. For health checks of
-    /// containers; it asks its own machine, and takes any certificate
+    /// Ask the service over HTTP, or HTTPS if it uses that, whether it is alive; exit code 0 or 1. For health checks of
+    /// containers: it asks a service on the same machine, and accepts any certificate
     Health {
         #[command(flatten)]
         service: ServiceArgs,
-        /// http://host:port/path, unix:/path, or a path: then the running master says where it listens. /health if not
-        /// given
+        /// http://host:port/path, unix:/path, or a path; for a path, the running master says where it listens. Without it,
+        /// /health
         url: Option<String>,
     },
     /// Print completions for a shell
@@ -209,10 +210,10 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The page that this command prints, if it is `completions` or `man`: nothing else is read or done for these.
+    /// Returns the page that this command prints, if it is `completions` or `man`: nothing else is read or done for these.
     ///
     /// # Errors
-    /// None in practice: it is written to memory.
+    /// Those of a writer, which memory never has.
     pub(crate) fn page(&self, program: &ProgramSpec) -> Option<io::Result<Vec<u8>>> {
         match self {
             Self::Completions { shell } => Some(Ok(page::completions(program, *shell))),
@@ -225,33 +226,33 @@ impl Command {
 /// How a status is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StatusFormat {
-    /// For people
+    /// A table to read
     #[default]
     Table,
-    /// One object a line
+    /// One JSON object on one line
     Json,
-    /// What http.metrics_path answers, for Prometheus
+    /// The page of http.metrics_path, for Prometheus
     Openmetrics,
 }
 
-/// Which running service is meant, where the settings do not say.
+/// Which running service a command means, if the settings do not say it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ServiceArgs {
-    /// Its control socket: whatever service answers there
+    /// Control socket of the service, whatever its name is
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Its name (process.name)
+    /// Name of the service (process.name)
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
 }
 
-/// Flags that set a key. All are kept as typed: file, environment and flags are read by the same code.
+/// Flags that set a key. All are kept as typed, because the same code reads file, environment and flags.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Options {
-    /// host:port, :port, [::1]:port, unix:/path or fd://3; may be repeated [env: PORT]
+    /// host:port, :port, [::1]:port, unix:/path or fd://3; may be given several times [env: PORT]
     #[arg(short, long, value_name = "ADDR", help_heading = "Sockets")]
     bind: Vec<String>,
-    /// Connections that may wait to be accepted
+    /// Connections that may wait to be accepted, per listener
     #[arg(long, value_name = "N", help_heading = "Sockets")]
     backlog: Option<String>,
     /// One listener per worker (the default)
@@ -261,45 +262,45 @@ pub(crate) struct Options {
     #[arg(long, overrides_with = "reuse_port", help_heading = "Sockets")]
     no_reuse_port: bool,
 
-    /// A number, "auto" (the CPUs we may use) or a formula such as 2n+1 [env: WEB_CONCURRENCY]
+    /// A number, "auto" (the CPUs that the process may use) or a formula such as 2n+1 [env: WEB_CONCURRENCY]
     #[arg(short, long, value_name = "N", help_heading = "Workers")]
     workers: Option<String>,
     /// Replace a worker after this many requests
     #[arg(long, value_name = "N", help_heading = "Workers")]
     max_requests: Option<String>,
-    /// Plus a random number up to this, drawn per worker
+    /// Add a random number up to this, drawn for each worker
     #[arg(long, value_name = "N", help_heading = "Workers")]
     max_requests_jitter: Option<String>,
     /// Kill and replace a worker that hangs for this long
     #[arg(short, long, value_name = "DUR", help_heading = "Workers")]
     timeout: Option<String>,
-    /// A worker must be ready within this
+    /// Time within which a worker must be ready
     #[arg(long, value_name = "DUR", help_heading = "Workers")]
     boot_timeout: Option<String>,
-    /// What a draining worker gets before it is killed
+    /// Time that a draining worker has before it is killed
     #[arg(long, value_name = "DUR", help_heading = "Workers")]
     graceful_timeout: Option<String>,
 
-    /// Idle connections are closed after this
+    /// Close connections that are idle for this long
     #[arg(long, value_name = "DUR", help_heading = "HTTP")]
     keep_alive: Option<String>,
     /// Open connections per worker
     #[arg(long, value_name = "N", help_heading = "HTTP")]
     worker_connections: Option<String>,
-    /// Requests in flight per worker; above it 503
+    /// Requests in flight per worker; further ones are answered 503
     #[arg(long, value_name = "N", help_heading = "HTTP")]
     limit_concurrency: Option<String>,
-    /// Peers whose X-Forwarded-* are believed; comma-separated, CIDR, * for all [env: FORWARDED_ALLOW_IPS]
+    /// Peers whose X-Forwarded-* are trusted: addresses or networks with commas, * for all [env: FORWARDED_ALLOW_IPS]
     #[arg(long, value_name = "LIST", help_heading = "HTTP")]
     forwarded_allow_ips: Option<String>,
-    /// PEM chain; switches TLS on
+    /// Certificate chain in PEM; switches TLS on
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "HTTP")]
     certfile: Option<String>,
-    /// PEM key of the chain
+    /// Private key of the chain in PEM
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "HTTP")]
     keyfile: Option<String>,
 
-    /// A path, - for stdout, or off
+    /// Access log: a path, - for stdout, or off
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Logs")]
     access_logfile: Option<String>,
     /// error, warn, info, debug or trace [env: LOG_LEVEL, DEBUG=true]
@@ -309,22 +310,22 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FORMAT", help_heading = "Logs")]
     log_format: Option<String>,
 
-    /// Where to write the master's pid
+    /// File for the master's pid
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Process")]
     pid: Option<String>,
-    /// Workers run as this user (name or number)
+    /// User that the workers run as (name or number)
     #[arg(short, long, value_name = "USER", value_hint = ValueHint::Username, help_heading = "Process")]
     user: Option<String>,
-    /// Workers run with this group (name or number)
+    /// Group that the workers run with (name or number)
     #[arg(short, long, value_name = "GROUP", help_heading = "Process")]
     group: Option<String>,
-    /// Permission bits to withhold from new files, such as 027
+    /// Permission bits that new files do not get, such as 027
     #[arg(short = 'm', long, value_name = "MASK", help_heading = "Process")]
     umask: Option<String>,
-    /// Shown in ps
+    /// Name of the service, shown by ps
     #[arg(short, long, value_name = "NAME", help_heading = "Process")]
     name: Option<String>,
-    /// KEY=VALUE lines, below the real environment
+    /// File of KEY=VALUE lines; the real environment stands above it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Process")]
     env_file: Option<String>,
 
@@ -334,7 +335,8 @@ pub(crate) struct Options {
 }
 
 impl Cli {
-    /// What to do, and what was given for the settings. Flags before and after the command count alike; after wins.
+    /// Returns the command, and what was given for the settings. Flags before and after the command count alike; of two the
+    /// later one wins.
     fn split(self) -> (Command, Flags) {
         let mut flags = Flags { config: self.config, ..Flags::default() };
         self.options.add_to(&mut flags);

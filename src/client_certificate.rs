@@ -1,6 +1,6 @@
-//! Who a client has shown to be, as the app may know it.
+//! The certificate of a client, as the app may know it.
 //!
-//! Owns: the subject's text. Refuses: to verify; only what `tls.client_ca` has signed ever comes here.
+//! Owns: the subject's text. Refuses: to verify; only certificates that `tls.client_ca` has signed come here.
 
 use std::{
     fmt::{self, Write},
@@ -14,17 +14,20 @@ use x509_parser::{
     x509::X509Name,
 };
 
-/// The certificate a client has shown: an extension of every request where `tls.client_ca` is set. It was signed by that
-/// CA, was in force when the connection began, and the client has its key. Without the feature `tls` there is never one.
+/// The certificate that a client has shown: an extension of every request if `tls.client_ca` is set. That CA has signed it,
+/// it was valid when the connection began, and the client has its key. Without the feature `tls` no request has one.
 ///
 /// ```
-/// async fn hello(request: axum::extract::Request) -> String {
-///     match request.extensions().get::<oxicorn::ClientCertificate>() {
-///         Some(certificate) => format!("hello {}\n", certificate.subject()),
-///         None => "hello stranger\n".to_owned(),
+/// use axum::{Extension, Router, routing::get};
+/// use oxicorn::ClientCertificate;
+///
+/// async fn hello(certificate: Option<Extension<ClientCertificate>>) -> String {
+///     match certificate {
+///         Some(Extension(certificate)) => format!("hello {}\n", certificate.subject()),
+///         None => "hello, client without a certificate\n".to_owned(),
 ///     }
 /// }
-/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(hello));
+/// # let _: Router = Router::new().route("/", get(hello));
 /// ```
 #[derive(Clone)]
 pub struct ClientCertificate(Arc<Shown>);
@@ -43,14 +46,14 @@ impl ClientCertificate {
         Self(Arc::new(Shown { der, subject }))
     }
 
-    /// The subject's distinguished name after RFC 4514, most special part first: `CN=alice,O=Example`. Commas and the
-    /// like within a value are escaped, so that no name can look like another; compare it as a whole.
+    /// Returns the subject's distinguished name as RFC 4514 writes it, the most specific part first: `CN=alice,O=Example`.
+    /// Commas and other separators in a value are escaped, so that no name can look like another. Compare it as a whole.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.0.subject
     }
 
-    /// The certificate itself, in DER, for a parser of your own.
+    /// Returns the certificate itself, in DER, for a parser of your own.
     #[must_use]
     pub fn der(&self) -> &[u8] {
         &self.0.der
@@ -63,7 +66,7 @@ impl fmt::Debug for ClientCertificate {
     }
 }
 
-/// RFC 4514, section 2.
+/// Writes a name as RFC 4514, section 2 does.
 #[cfg(feature = "tls")]
 fn name(name: &X509Name<'_>) -> String {
     let mut parts: Vec<_> = name
@@ -84,7 +87,8 @@ fn name(name: &X509Name<'_>) -> String {
     parts.join(",")
 }
 
-/// RFC 4514, section 2.4. Control characters too, which it allows: the text may end in a log.
+/// Escapes a value as RFC 4514, section 2.4 does; and control characters, which it allows, because the text may end in a
+/// log.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let last = text.chars().count().saturating_sub(1);

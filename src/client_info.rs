@@ -1,6 +1,6 @@
-//! Who sent a request, as the app may know it.
+//! The client of a request, as the app may know it.
 //!
-//! Owns: the answer of every request's [`ClientInfo`] extension. Refuses: whom to believe (`worker::forwarded`).
+//! Owns: what every request's extension [`ClientInfo`] says. Refuses: which headers are trusted (`worker::forwarded`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,23 +8,25 @@ use http::{HeaderValue, uri::Authority};
 
 use crate::client_gone::{ClientGone, RequestLink};
 
-/// Who sent a request, and what for: an extension of every request.
+/// The client of a request, and what it asked for: an extension of every request.
 ///
 /// Behind proxies in `http.forwarded_allow_ips` it is what they say: in a PROXY header, then in `X-Forwarded-For`,
-/// `-Proto`, `-Host` and `-Port`, or else in `Forwarded` (RFC 7239). Nobody else is believed.
+/// `-Proto`, `-Host` and `-Port`, or else in `Forwarded` (RFC 7239). No other peer is trusted.
 ///
 /// ```
-/// async fn hello(request: axum::extract::Request) -> String {
-///     let client = request.extensions().get::<oxicorn::ClientInfo>();
-///     match client.and_then(oxicorn::ClientInfo::address) {
+/// use axum::{Extension, Router, routing::get};
+/// use oxicorn::ClientInfo;
+///
+/// async fn hello(Extension(client): Extension<ClientInfo>) -> String {
+///     match client.address() {
 ///         Some(address) => format!("hello {address}\n"),
-///         None => "hello, whoever came by the unix socket\n".to_owned(),
+///         None => "hello, client of the unix socket\n".to_owned(),
 ///     }
 /// }
-/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(hello));
+/// # let _: Router = Router::new().route("/", get(hello));
 /// ```
 ///
-/// The default is a client of whom nothing is known, for tests of services.
+/// The default is a client of which nothing is known, for tests of services.
 #[derive(Clone, Debug, Default)]
 pub struct ClientInfo {
     pub(crate) peer: Option<SocketAddr>,
@@ -36,7 +38,7 @@ pub struct ClientInfo {
     pub(crate) request: RequestLink,
 }
 
-/// Where the client's own words for the host stand; both forms share the request's memory.
+/// Where the request names the host. Both forms share the request's memory.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Host {
     #[default]
@@ -62,28 +64,28 @@ impl ClientInfo {
         (self.tls, self.https) = (true, true);
     }
 
-    /// The client's address: of the hops that led here, the nearest one that is not a believed proxy; when all are,
-    /// the first of them. An IPv4 address is one, also on a socket of both families. None of a client on a unix socket
-    /// that nobody says more about.
+    /// Returns the client's address: of the hops that led here, the nearest one that is not a trusted proxy; if all are, the
+    /// first of them. An IPv4 address is one, also on a socket of both families. `None` for a client of a unix socket when
+    /// no trusted proxy names it.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.address
     }
 
-    /// The client's port, where it is known: proxies that forward requests seldom tell it.
+    /// Returns the client's port, if it is known: proxies that forward requests seldom name it.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// `"https"` or `"http"`: how the client asked, whoever ended its TLS.
+    /// Returns `"https"` or `"http"`: how the client asked, also if a proxy ended its TLS.
     #[must_use]
     pub fn scheme(&self) -> &'static str {
         if self.https { "https" } else { "http" }
     }
 
-    /// The host the client asked for, with its port if it named one: `example.org`, `[2001:db8::7]:8443`. It is the
-    /// client's word; compare it with the hosts you serve before you build links from it.
+    /// Returns the host that the client asked for, with its port if it named one: `example.org`, `[2001:db8::7]:8443`. The
+    /// client may write anything here: compare it with the hosts you serve before you build links from it.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         match &self.host {
@@ -93,7 +95,7 @@ impl ClientInfo {
         }
     }
 
-    /// The other end of this connection: the client itself, or the last proxy. None on a unix socket.
+    /// Returns the other end of this connection: the client itself, or the last proxy. `None` for a unix socket.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
@@ -105,7 +107,7 @@ impl ClientInfo {
         self.request.gone()
     }
 
-    /// Whether this connection is TLS.
+    /// Returns whether this connection is TLS.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.tls

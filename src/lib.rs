@@ -1,50 +1,66 @@
-//! oxicorn: a master that only decides and forks; workers that only serve.
+//! oxicorn turns your program into a pre-fork supervisor for an HTTP service, as Gunicorn is one for Python: a master process
+//! that forks, watches and replaces workers, and workers that serve with tokio and hyper.
 //!
-//! ```text
-//!            supervisor.toml  env  flags
-//!                     │ settings
-//!                     ▼
-//!   master (one thread, no runtime):  poll ─► events ─► core.step(now, event) ─► actions ─► perform
-//!     owns every listening socket (slots, never closed), the scoreboard, the steering program, the table of workers
-//!        │ fork               │ fork                 ▲ ready, please-recycle, exit
-//!        ▼ slot 0             ▼ slot 1 …             │ (a socketpair to each worker, and SIGCHLD)
-//!   worker: tokio and hyper on its own SO_REUSEPORT listener; beats and counts in its own row of the scoreboard;
-//!           the app was built in the worker, after the fork
+//! # Quick start
+//!
+//! ```toml
+//! [dependencies]
+//! axum = { version = "0.8", default-features = false }
+//! oxicorn = "0.1"
 //! ```
 //!
-//! A program that embeds it is three lines: see [`App`].
+//! ```no_run
+//! use std::{convert::Infallible, process::ExitCode};
+//!
+//! use axum::{Router, extract::Path, routing::get};
+//!
+//! fn main() -> ExitCode {
+//!     oxicorn::main(factory)
+//! }
+//!
+//! /// Runs in each worker after the fork: open pools and start tasks here, not in `main`.
+//! async fn factory(worker: oxicorn::WorkerContext) -> Result<Router, Infallible> {
+//!     let hello = async move |Path(name): Path<String>| format!("hello {name}, from worker {}\n", worker.slot());
+//!     Ok(Router::new().route("/hello/{name}", get(hello)))
+//! }
+//! ```
+//!
+//! `cargo run -- --workers 4` serves on `http://127.0.0.1:8000`. The program *is* the supervisor: `--help` shows its commands
+//! (`status`, `reload`, `upgrade`, `check` and more), and it reads `./supervisor.toml`. Start no thread and no runtime before:
+//! `main` is a plain `main`, without `#[tokio::main]`.
+//!
+//! # What there is
+//!
+//! | for | see |
+//! |---|---|
+//! | a name, settings, hooks and arguments of your own | [`App`] |
+//! | what a worker knows of itself, and when it has to go | [`WorkerContext`] |
+//! | work after the last request | [`Lifespan`] |
+//! | what needs the rights of the master, or a database to migrate | [`App::prepare`], [`App::migrate`], [`SetupContext`] |
+//! | a table of your own in supervisor.toml | [`App::table`], [`TableSpec`] |
+//! | the client of a request, also behind proxies | [`ClientInfo`], [`ClientCertificate`], [`ClientGone`] |
+//! | your own layers of `tracing` | [`log_layer`] |
+//! | unit tests of a factory or a handler | the feature `test-util`: `WorkerContext::builder()`, `ClientInfo::builder()` |
+//! | an interpreter in the worker | [`Runtime`], [`Driver`] |
+//!
+//! # Features
+//!
+//! - `tls` (on by default): HTTPS by rustls. Without it a settings file with the table `[tls]` is refused.
+//! - `test-util`: builders for unit tests; it belongs to `[dev-dependencies]`.
 //!
 //! # Words
 //!
-//! One word, one thing; in code, log and README alike.
+//! - The **master** is the first process. It owns the listening sockets, serves nothing and has one thread. A **worker** is a
+//!   forked process that serves; it has one thread and a tokio runtime of its own.
+//! - A **slot** is a place 0..N for a worker. It outlives its workers: a replacement has the same slot.
+//! - A **generation** is one set of settings and program. A **reload** starts the next generation of the same program, an
+//!   **upgrade** that of a new program; each is on trial until its workers serve.
+//! - A worker **drains** when it finishes what it has begun and accepts nothing new. It is **recycled** when it is replaced as
+//!   planned, after a number of requests or a time.
+//! - The **peer** is the other end of a connection; the **client** is the program that sent the request, also from behind
+//!   proxies.
 //!
-//! - **master**: the first process. It serves nothing. **worker**: a process that serves; forked, never exec'ed.
-//! - **slot**: a place 0..N with its listeners; outlives its workers. At most one *current* worker, any number draining.
-//! - **listener**: a listening socket; one to a slot and address (SO_REUSEPORT), or one that all workers share.
-//! - **generation**: one set of settings and program.
-//! - **ready**: the app is built. **beat**: the promise, in shared memory, of when the serving loop beats next.
-//! - **drain**: finish what was begun, take nothing new. **recycle**: planned replacement of one worker.
-//! - **reload**: a new generation of the same program. **upgrade**: a new program. **stop**: the end of all.
-//! - **peer**: the other end of a connection. **client**: who sent the request, also from behind proxies.
-//! - **kill**: SIGKILL, nothing else. **steer**: send new connections to live slots only, the emptier first.
-//! - **rescue**: accept from a sibling's slot. **scoreboard**: the shared memory that workers count in.
-//! - **die young**: die at boot, or before the first answer. **back off**: wait with the next fork of a slot whose workers
-//!   die young.
-//! - **culprit**: the request in flight at most of the last deaths. **quarantine**: answering it 503 for a minute.
-//! - **abandoned**: a request whose client left before it was handed to the app, and that is not served.
-//! - **quiet**: at the final stop, all that waited in the listeners is accepted. **hush**: the time before it, in which no
-//!   new connection begins. **cut**: lost without an answer, and counted.
-//! - **idle**: a connection without a request under way; of HTTP/2, without an open stream. **evict**: close the connection
-//!   that has been idle longest, for a new one. **goodbye**: the one GOAWAY that ends an idle HTTP/2 connection.
-//! - **start folder**: the folder the service was started in, by the path the operator used; links in it are followed anew.
-//!
-//! # Invariants
-//!
-//! - The core decides, the shell performs; no syscall, clock or log in the one, no choice in the other.
-//! - A listener is never closed while the master lives, and shut down only at the final stop: index of the slot and
-//!   index in the kernel's group stay equal, and what is queued for a dead worker is served by the next.
-//! - The master has one thread for life. Nothing that needs a runtime exists before the fork.
-//! - `unsafe` is in `sys` alone.
+//! The guide, the reference of all settings and the internals are in the folder `docs` of the repository.
 
 #![cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what only TLS uses is not taken out piece by piece"))]
 
@@ -87,7 +103,7 @@ pub use log::log_layer;
 pub use settings::table::TableSpec;
 pub use worker::{BackgroundWork, Body, BodyError, DriveError, Driven, Driver, DriverWaker};
 
-/// An error and its causes, on one line.
+/// Joins an error and its causes on one line.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

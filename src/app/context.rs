@@ -1,7 +1,6 @@
-//! What the hooks and the factory of an app are told.
+//! What the supervisor tells the hooks and the factory of an app.
 //!
-//! Owns: the contexts that a user's code gets, and what it may ask of them. Refuses: to make the facts (`settings`,
-//! `scoreboard`).
+//! Owns: the contexts that an app's code gets. Refuses: the facts in them (`settings`, `scoreboard`).
 
 use std::{
     future::Future,
@@ -19,7 +18,23 @@ use crate::{
     worker::{BackgroundCount, BackgroundWork},
 };
 
-/// What [`App::prepare`] may know and do.
+/// What the hooks [`App::prepare`](crate::App::prepare), [`App::migrate`](crate::App::migrate) and
+/// [`App::check`](crate::App::check) may know and do.
+///
+/// ```
+/// use std::{io, path::Path};
+///
+/// use oxicorn::SetupContext;
+///
+/// fn prepare(setup: &SetupContext<'_>) -> io::Result<()> {
+///     if let Some(running) = setup.running() {
+///         // A reload or an upgrade: the service runs, with the settings of `running`.
+///         assert_eq!(running.settings().process.name, setup.settings().process.name);
+///     }
+///     setup.make_folder(&setup.state_path(Path::new("uploads")))
+/// }
+/// # let _ = oxicorn::App::new(async |_| Ok::<_, io::Error>(axum::Router::new())).prepare(prepare);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct SetupContext<'a> {
     pub(super) resolved: &'a Resolved,
@@ -28,73 +43,74 @@ pub struct SetupContext<'a> {
 }
 
 impl SetupContext<'_> {
-    /// The supervisor's effective settings.
+    /// Returns the supervisor's settings: at a reload or an upgrade, those that the new workers get.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.resolved.settings
     }
 
-    /// As [`WorkerContext::table`].
+    /// Returns the app's own table, as [`WorkerContext::table`] does.
     ///
     /// # Panics
-    /// When no table of this type was declared.
+    /// When no table of this type was declared: a mistake in the program.
     #[must_use]
     pub fn table<T: Send + Sync + 'static>(&self) -> Arc<T> {
         table(self.resolved)
     }
 
-    /// As [`table`](Self::table), for code that does not know whether the table was declared.
+    /// Returns the table of this type, `None` if none was declared.
     #[must_use]
     pub fn try_table<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.resolved.tables.get()
     }
 
-    /// As [`WorkerContext::arguments`].
+    /// Returns the program's own arguments, as [`WorkerContext::arguments`] does.
     #[must_use]
     pub fn arguments(&self) -> &[String] {
         self.arguments
     }
 
-    /// As [`WorkerContext::path`].
+    /// Returns the path of a file that the app reads, as [`WorkerContext::path`] does.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.folder.join(path)
     }
 
-    /// The path of a file that the app writes, as [`WorkerContext::state_path`] has it.
+    /// Returns the path of a file that the app writes, as [`WorkerContext::state_path`] does.
     #[must_use]
     pub fn state_path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.state_folder.join(path)
     }
 
-    /// The settings in effect, which these are to replace at a reload or an upgrade. `None` at a start, and in `migrate`.
+    /// Returns what is in effect now, and is to be replaced by a reload or an upgrade. `None` at a start, in `migrate` and in
+    /// `check`.
     #[must_use]
     pub fn running(&self) -> Option<SetupContext<'_>> {
         let arguments = self.arguments;
         self.running.map(|resolved| SetupContext { resolved, running: None, arguments })
     }
 
-    /// Makes a folder and those above it, mode 0750, and gives what it made to `process.user` and `process.group`.
-    /// What exists is left as it is.
+    /// Makes a folder and those above it, with mode 0750, and gives those that it made to `process.user` and
+    /// `process.group`. It leaves a folder that exists as it is.
     ///
     /// # Errors
-    /// The file system's.
+    /// Those of `mkdir(2)` and `chown(2)`: no right, no space, a file with that name.
     pub fn make_folder(&self, folder: &Path) -> io::Result<()> {
         let (uid, gid) = self.owner();
         process::make_folder(folder, 0o750, uid, gid)
     }
 
-    /// Makes an empty file, mode 0644 less the umask, and gives it to `process.user` and `process.group`. What exists is
-    /// left as it is.
+    /// Makes an empty file, with mode 0644 less the umask, and gives it to `process.user` and `process.group`. It leaves a
+    /// file that exists as it is.
     ///
     /// # Errors
-    /// The file system's.
+    /// Those of `open(2)` and `chown(2)`: no right, no space, no such folder.
     pub fn make_file(&self, path: &Path) -> io::Result<()> {
         let (uid, gid) = self.owner();
         process::make_file(path, uid, gid)
     }
 
-    /// Of the workers, where that is not us.
+    /// Returns the user and the group of the workers, where they are not the master's own.
     fn owner(&self) -> (Option<u32>, Option<u32>) {
         let process = &self.settings().process;
         let uid = process.user.as_ref().map(|user| user.uid);
@@ -109,7 +125,31 @@ fn table<T: Send + Sync + 'static>(resolved: &Resolved) -> Arc<T> {
     })
 }
 
-/// What the supervisor tells the factory about the worker it runs in. Cheap to clone; keep one in your state.
+/// What the supervisor tells the factory about the worker that it runs in. It is cheap to clone: keep one in your state.
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use axum::{Router, extract::State, http::StatusCode, routing::get};
+/// use oxicorn::WorkerContext;
+///
+/// async fn factory(worker: WorkerContext) -> Result<Router, Infallible> {
+///     tokio::spawn({
+///         let draining = worker.draining();
+///         async move {
+///             draining.await;
+///             // Long-lived connections say goodbye now.
+///         }
+///     });
+///     Ok(Router::new().route("/ready", get(ready)).with_state(worker))
+/// }
+///
+/// /// 503 once the whole service was asked to stop, so that load balancers send their requests elsewhere.
+/// async fn ready(State(worker): State<WorkerContext>) -> StatusCode {
+///     if worker.is_stopping() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+/// }
+/// # let _ = oxicorn::App::new(factory);
+/// ```
 #[derive(Clone, Debug)]
 pub struct WorkerContext {
     pub(crate) slot: u32,
@@ -123,31 +163,32 @@ pub struct WorkerContext {
 }
 
 impl WorkerContext {
-    /// The worker's place, 0..N. It outlives the worker: a replacement has the same slot.
+    /// Returns the worker's place, 0..N. It outlives the worker: a replacement has the same slot.
     #[must_use]
     pub fn slot(&self) -> u32 {
         self.slot
     }
 
-    /// Which set of settings and program this worker belongs to; a reload makes the next.
+    /// Returns the number of the set of settings and program that this worker belongs to. It begins at 1, and each reload
+    /// and upgrade makes the next.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// This process.
+    /// Returns the pid of this process.
     #[must_use]
     pub fn pid(&self) -> u32 {
         std::process::id()
     }
 
-    /// The supervisor's effective settings in this generation.
+    /// Returns the supervisor's settings in this generation.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.resolved.settings
     }
 
-    /// The app's own table, declared with [`App::table`](crate::App::table).
+    /// Returns the app's own table, declared with [`App::table`](crate::App::table).
     ///
     /// # Panics
     /// When no table of this type was declared: a mistake in the program, reported as a boot failure.
@@ -156,51 +197,52 @@ impl WorkerContext {
         table(&self.resolved)
     }
 
-    /// As [`table`](Self::table), for code that does not know whether the table was declared.
+    /// Returns the table of this type, `None` if none was declared.
     #[must_use]
     pub fn try_table<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.resolved.tables.get()
     }
 
-    /// The program's own arguments, declared with [`App::positional`](crate::App::positional): those that were given, in
-    /// the order of their declaration.
+    /// Returns the program's own arguments, declared with [`App::positional`](crate::App::positional): those that were
+    /// given, in the order of their declaration.
     #[must_use]
     pub fn arguments(&self) -> &[String] {
         &self.arguments
     }
 
-    /// The path of a file that the app reads, from a table of its own: relative to the folder of the settings file, or to
-    /// where the program was started if there is none.
+    /// Returns the path of a file that the app reads, from a path in a table of its own. A relative path begins in the folder
+    /// of the settings file, or where the program was started if there is no such file.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.folder.join(path)
     }
 
-    /// The path of a file that the app writes, such as a database: relative to `$STATE_DIRECTORY` where a service manager
-    /// sets it (systemd does for `StateDirectory=`; of several folders the first counts), else as [`path`](Self::path).
+    /// Returns the path of a file that the app writes, such as a database. A relative path begins in `$STATE_DIRECTORY` if a
+    /// service manager sets it (systemd does for `StateDirectory=`; of several folders the first counts), else as for
+    /// [`path`](Self::path).
     #[must_use]
     pub fn state_path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.state_folder.join(path)
     }
 
-    /// Completes when the whole service was asked to stop, before `workers.shutdown_delay` begins. `/ready` should
-    /// answer 503 from here on. A worker that drains for a recycle, a reload or a scale-down does not see it.
+    /// Completes when the whole service was asked to stop, before `workers.shutdown_delay` begins. `/ready` should answer 503
+    /// from then on. A worker that drains for a recycle, a reload or a scale-down does not see it.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         raised(self.stopping.clone())
     }
 
-    /// Completes when this worker was asked to drain, whatever the reason. Long-lived connections should say goodbye.
+    /// Completes when this worker was asked to drain, for any reason. Long-lived connections should say goodbye then.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
         raised(self.draining.clone())
     }
 
-    /// Whether [`stopping`](Self::stopping) has completed.
+    /// Returns whether [`stopping`](Self::stopping) has completed.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         *self.stopping.borrow() || self.row.told_stopping()
     }
 
-    /// Whether [`draining`](Self::draining) has completed.
+    /// Returns whether [`draining`](Self::draining) has completed.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow() || self.row.told_drain()
@@ -222,13 +264,13 @@ impl WorkerContext {
         self.background.begin()
     }
 
-    /// Requests this worker has begun and not yet answered.
+    /// Returns the number of requests that this worker has begun and not yet answered.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.row.in_flight()
     }
 
-    /// Connections this worker holds open.
+    /// Returns the number of connections that this worker holds open.
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.row.connections()
@@ -236,6 +278,6 @@ impl WorkerContext {
 }
 
 async fn raised(mut flag: watch::Receiver<bool>) {
-    // An error means the worker is past its end: whoever still waits should go too.
+    // An error means that the worker is past its end: a task that still waits should go too.
     let _ = flag.wait_for(|up| *up).await;
 }

@@ -1,6 +1,7 @@
-//! What a factory gives back.
+//! What a factory returns.
 //!
-//! Owns: the service with its farewell, and the bounds of a factory, written once. Refuses: to call it (`worker`).
+//! Owns: the service with its shutdown hook, and the bounds of a factory, written once. Refuses: to call a factory
+//! (`worker`).
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
@@ -10,7 +11,26 @@ use crate::worker::Body;
 
 type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A service and what to do after the last request: close pools, flush, say goodbye.
+/// A service, and what to do after its last request: close pools, flush buffers.
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use axum::{Router, routing::get};
+/// use oxicorn::{Lifespan, WorkerContext};
+///
+/// # struct Pool;
+/// # impl Pool {
+/// #     fn open() -> Self { Self }
+/// #     async fn close(self) {}
+/// # }
+/// async fn factory(_worker: WorkerContext) -> Result<Lifespan<Router>, Infallible> {
+///     let pool = Pool::open();
+///     let service = Router::new().route("/", get(async || "hello\n"));
+///     Ok(Lifespan::new(service).on_shutdown(async move { pool.close().await }))
+/// }
+/// # let _ = oxicorn::App::new(factory);
+/// ```
 pub struct Lifespan<S> {
     pub(crate) service: S,
     pub(crate) shutdown: Option<Shutdown>,
@@ -18,11 +38,13 @@ pub struct Lifespan<S> {
 }
 
 impl<S> Lifespan<S> {
+    /// Wraps a service that has nothing to do after its last request.
     pub fn new(service: S) -> Self {
         Self { service, shutdown: None, shutdown_grace: Duration::ZERO }
     }
 
-    /// Runs in the worker after its drain, within what is left of `workers.graceful_timeout`.
+    /// Adds the shutdown hook. It runs in the worker after its drain, within what is left of `workers.graceful_timeout`, and
+    /// is dropped at the end of that time.
     #[must_use]
     pub fn on_shutdown(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Some(Box::pin(hook));
@@ -39,7 +61,7 @@ impl<S> Lifespan<S> {
     }
 }
 
-/// For unit tests of a service.
+/// For unit tests of a service, with the feature `test-util`.
 #[cfg(feature = "test-util")]
 impl<S> Lifespan<S> {
     /// Runs the shutdown hook, as the worker does after its drain.

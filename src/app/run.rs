@@ -24,17 +24,17 @@ use crate::{
 };
 
 impl App {
-    /// Reads the command line of the process and does what it says, as [`run_from`](Self::run_from) does.
+    /// Does what the command line of the process says, as [`run_from`](Self::run_from) does.
     pub fn run(self) -> ExitCode {
         self.run_from(std::env::args_os())
     }
 
-    /// Does what a command line says; its first item is the name of the program. It returns in the master when the
-    /// service has stopped, and in each worker when that worker ends. Return the exit code from `main`, and start no
-    /// thread (no `#[tokio::main]`) before.
+    /// Does what a command line says. Its first item is the name that the program was called by. It returns in the master when
+    /// the service has stopped, and in each worker when that worker has ended. Return the exit code from `main`, and start
+    /// no thread before: no `#[tokio::main]`, no logger with a thread.
     ///
-    /// An upgrade executes the new program with the arguments of the process, not with these; only after the arguments of an
-    /// [`UpgradeCommand`](crate::UpgradeCommand) it puts these.
+    /// An upgrade executes the new program with the arguments of the process, and the `main` of that program calls this
+    /// method again. Only an [`UpgradeCommand`](crate::UpgradeCommand) is executed with these arguments, after its own.
     pub fn run_from(mut self, command_line: impl IntoIterator<Item: Into<OsString>>) -> ExitCode {
         title::prepare();
         terminal::set_name(&self.info.program.name);

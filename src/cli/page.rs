@@ -1,7 +1,7 @@
 //! The command line as shells and man(1) read it.
 //!
-//! Owns: completions and the manual page, made from the definition that the help is made from, under the name that this
-//! program was called by. Refuses: text of its own.
+//! Owns: completions and the manual page, made from the same definition as the help, under the name that the program was
+//! called by. Refuses: text of its own.
 
 use std::{ffi::OsStr, io, path::Path};
 
@@ -21,7 +21,7 @@ pub(super) fn completions(program: &ProgramSpec, shell: Shell) -> Vec<u8> {
     script
 }
 
-/// One page for all commands: an operator looks for an option and not for the page that has it.
+/// Makes one page for all commands: an operator looks for an option, not for the page that has it.
 pub(super) fn manual(program: &ProgramSpec) -> io::Result<Vec<u8>> {
     let (_, command) = own(program);
     let mut command = command.disable_help_subcommand(true);
@@ -37,7 +37,7 @@ pub(super) fn manual(program: &ProgramSpec) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Each with the options that only it has.
+/// Lists each command with the options that only it has.
 fn commands(program: &Command) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["COMMANDS"]);
@@ -63,7 +63,7 @@ fn commands(program: &Command) -> Roff {
     roff
 }
 
-/// The name that this program was called by, and the command line under that name.
+/// Returns the name that the program was called by, and the command line under that name.
 fn own(program: &ProgramSpec) -> (&'static str, Command) {
     let called = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&called).file_name().and_then(OsStr::to_str).unwrap_or(&program.name);
