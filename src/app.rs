@@ -11,7 +11,7 @@ mod runtime;
 #[cfg(feature = "test-util")]
 mod test_util;
 
-use std::{error::Error, fmt, future::Future, process::ExitCode};
+use std::{fmt, future::Future, process::ExitCode};
 
 use serde::de::DeserializeOwned;
 use tokio::runtime::Builder;
@@ -26,11 +26,11 @@ pub use self::{
     runtime::{BootFailure, Runtime, UpgradeCommand},
 };
 use crate::{
+    BoxError,
     settings::{Declared, TableSpec},
     worker::WorkerSeed,
 };
 
-type BoxError = Box<dyn Error + Send + Sync>;
 type Prepare = dyn Fn(&SetupContext<'_>) -> Result<(), BoxError>;
 type Check = dyn Fn(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 type Migrate = dyn FnOnce(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;

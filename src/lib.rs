@@ -103,6 +103,9 @@ pub use log::log_layer;
 pub use settings::table::TableSpec;
 pub use worker::{BackgroundWork, Body, BodyError, DriveError, Driven, Driver, DriverWaker};
 
+/// Any error of an app.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Joins an error and its causes on one line.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();

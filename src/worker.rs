@@ -15,6 +15,7 @@ mod driver;
 mod forwarded;
 mod heartbeat;
 mod master_link;
+mod peer;
 mod proxy_protocol;
 mod request_id;
 mod rescue;

@@ -189,7 +189,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("master::core", &[]),
     ("sys", &["sys"]),
     ("protocol", &[]),
-    ("ctl", &["ctl", "protocol", "settings", "cli", "sys::clock", "sys::file", "sys::host"]),
+    ("ctl", &["ctl", "log::terminal", "protocol", "settings", "cli", "sys::clock", "sys::file", "sys::host"]),
     ("metrics", &["scoreboard", "listener", "sys"]),
     (
         "master",
@@ -215,6 +215,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "channel",
             "client_gone",
             "client_info",
+            "BoxError",
             "error_chain",
             "metrics",
             "scoreboard",
