@@ -130,7 +130,7 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
         (None, None) | (Some(_), Some(_)) => {}
     }
     for (key, path) in files {
-        let Some(path) = path else { continue };
+        let Some(path) = path.as_ref().filter(|_| cfg!(feature = "tls")) else { continue };
         match fs::metadata(path) {
             Ok(found) if found.is_file() => {}
             Ok(_) => refuse(key, format!("{} is not a file", path.display())),
