@@ -1,7 +1,7 @@
-//! The words master and worker say to each other over the socketpair each worker is born with.
+//! The messages between master and worker, over the socketpair that each worker gets at its fork.
 //!
-//! Owns: the messages and their bytes. Both ends are the same program (or one that speaks an older set: an unknown tag
-//! is passed over). Refuses: waiting; what does not fit the socket now is told to the caller.
+//! Owns: the messages and their bytes. Both ends are the same program, or one that knows an older set of messages: an
+//! unknown tag is ignored. Refuses: waiting. A message that does not fit into the socket now is reported to the caller.
 
 use std::{
     io,
@@ -17,9 +17,9 @@ const MESSAGE_MAX: usize = 2048;
 pub(crate) enum ToWorker {
     /// Begin to accept.
     Go,
-    /// The whole service will stop: readiness off, keep serving.
+    /// The whole service will stop: report "not ready", and continue to serve.
     AnnounceStop,
-    /// End within `grace_ms`. `last`: nobody comes after; close the listeners too.
+    /// Drain within `grace_ms`. `last`: no worker follows, so close the listeners too.
     Drain { grace_ms: u64, last: bool },
     /// Write the log to this file from now on.
     TakeLog(OwnedFd),
@@ -34,21 +34,21 @@ pub(crate) enum ToMaster {
     /// The slot is being polled.
     Accepting,
     RecycleRequested,
-    /// Told to go by a signal of its own.
+    /// The worker got a signal of its own that ends it.
     DrainBegun,
     /// The worker has accepted all that waited in the listeners, and has shut them down.
     AllAccepted,
     /// Its row says whether it is full.
     RoomChanged,
-    /// Connections have come; `stay`: at least as many are open as came since this was last said.
+    /// Connections have come. `stay`: at least as many are open as have come since the last such message.
     Arrivals {
         stay: bool,
     },
-    /// A busy connection of HTTP/2 is sent away; the client's next one should go to this slot.
+    /// A busy HTTP/2 connection is sent away. The next connection of its client should go to this slot.
     SentTo {
         slot: u32,
     },
-    /// The worker of this slot, a sibling of who says it, has not beaten when it promised to.
+    /// The worker of this slot, a sibling of the sender, is late with its heartbeat.
     Silent {
         slot: u32,
     },
@@ -56,10 +56,10 @@ pub(crate) enum ToMaster {
 }
 
 impl ToWorker {
-    /// Keeps a message for a worker that does not read now. `later` replaces a message of its kind.
+    /// Keeps a message for a worker that does not read now. `later` replaces an earlier message of its kind.
     pub(crate) fn queue(unsaid: &mut Vec<Self>, later: Self) {
         let later = match later {
-            // A drain that was announced as the last one stays the last one.
+            // A drain that was sent as the last one stays the last one.
             Self::Drain { grace_ms, last } => {
                 let was_last = unsaid.iter().any(|message| matches!(message, Self::Drain { last: true, .. }));
                 Self::Drain { grace_ms, last: last || was_last }
@@ -71,12 +71,12 @@ impl ToWorker {
     }
 }
 
-/// One end's turn to listen.
+/// The outcome of one receive.
 #[derive(Debug)]
 pub(crate) enum Received<M> {
     Message(M),
     Nothing,
-    /// The other end is gone.
+    /// The other end is closed.
     Closed,
 }
 
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// Both kinds print whole, so what they print is what they are.
+    /// The debug output of both kinds is complete, so equal output means equal messages.
     #[track_caller]
     fn same<M: std::fmt::Debug>(heard: io::Result<Received<M>>, said: &M) {
         assert_eq!(format!("{:?}", heard.unwrap()), format!("Message({said:?})"));

@@ -1,7 +1,8 @@
-//! The other end of the control socket: `oxicorn status`, `scale`, `stop`; and `health`, which asks a worker.
+//! The commands that ask a running service over its control socket: `oxicorn status`, `scale`, `stop` and others; and
+//! `health`, which asks a worker.
 //!
-//! Owns: finding the running service that is meant, waiting for its answer, showing it. Refuses: to guess which of two
-//! services is meant, and to wait for a master that does not answer.
+//! Owns: finding the service, waiting for its answer, showing it. Refuses: to guess which of two services is meant, and
+//! to wait for a master that does not answer.
 
 mod config;
 mod conversation;
@@ -29,7 +30,8 @@ use crate::{
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Prints the status, once or until the service is gone. Fails when not all workers serve, but not for a scraper's page.
+/// Prints the status, once or until the service is gone. Fails if not all workers serve; a page of metrics never fails
+/// for that.
 pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bool) -> Result<(), Failed> {
     let mut stdout = io::stdout();
     let terminal = stdout.is_terminal();
@@ -53,7 +55,7 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
         } else {
             text
         };
-        // An error here is a reader who has seen enough, such as head.
+        // An error means that the reader, such as head, has closed the pipe.
         if stdout.write_all(&text).and_then(|()| stdout.flush()).is_err() || !watch {
             return if all_serve { Ok(()) } else { Err(Failed::NotAllServe) };
         }
@@ -61,7 +63,7 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
     }
 }
 
-/// Asks for something that takes its time, shows how it goes, and prints how it ended.
+/// Asks for something that takes time, shows its progress, and prints how it ended.
 pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: bool) -> Result<(), Failed> {
     let ends = matches!(command, ControlCommand::Stop { .. });
     let reached = endpoint.connect(PATIENCE)?;
@@ -69,7 +71,7 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     let terminal = stderr.is_terminal();
     let mut show = |text: &str| {
         if terminal {
-            // A terminal that is gone is nobody to show it to.
+            // If the terminal is gone, there is nothing to show.
             let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
         }
     };
@@ -77,12 +79,12 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     show("");
     let answer = answer.map_err(Failed::Refused)?;
     if ends && answer.ok {
-        // The answer is the master's last word; its end is the end of the connection.
+        // The master sends this answer last. The connection ends when the master does.
         let stream = &reached.stream;
         let _ = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| (&*stream).read(&mut [0]));
     }
     if json {
-        // As above, nobody may be there to read it.
+        // As above: the reader may be gone.
         let _ = io::stdout().write_all(&protocol::line(&answer));
     }
     match (answer.ok, json) {
@@ -96,7 +98,8 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     }
 }
 
-/// What a reload would change in the service of these settings; `None` where it does not run, or another service answers.
+/// Returns what a reload would change in the service of these settings; `None` if it does not run or another service
+/// answers.
 pub(crate) fn would_change(endpoint: &ControlEndpoint) -> Option<String> {
     let reached = endpoint.connect(PATIENCE).ok()?;
     ask_status(&reached, PATIENCE).ok()?;
@@ -104,15 +107,15 @@ pub(crate) fn would_change(endpoint: &ControlEndpoint) -> Option<String> {
     converse(&reached, ControlCommand::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
 }
 
-/// The running service, as far as it matters to a start of the same settings.
+/// The running service, as far as it matters to a start with the same settings.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     pub(crate) pid: u32,
-    /// Where it listens, as its log names it.
+    /// The addresses that it listens at, as its log names them.
     pub(crate) addresses: Vec<String>,
 }
 
-/// `None` where none answers.
+/// Returns the running service; `None` if no service answers.
 pub(crate) fn running(endpoint: &ControlEndpoint) -> Option<Running> {
     let status = ask_status(&endpoint.connect(PATIENCE).ok()?, PATIENCE).ok()?;
     let addresses = status.listeners.into_iter().map(|listener| listener.address).collect();

@@ -1,4 +1,10 @@
-//! The listening sockets of a master: bound once, kept for its whole life, inherited by every worker it forks.
+//! The listening sockets of a master: bound once, kept for its whole life, inherited by every worker that it forks.
+//!
+//! Owns: binding, adopting and the one final shutdown. Each TCP address is a group of SO_REUSEPORT sockets, one for
+//! each slot, or one socket that all workers share; unix and adopted sockets are always shared. Refuses: to accept (the
+//! worker does that), and to close the socket of a single slot. The kernel numbers the sockets of a group in the order
+//! of listen() and moves the last one into a gap. As long as no socket is closed, the index of a socket in its group is
+//! its slot, and [`steering`] relies on that.
 //!
 //! Owns binding, adopting and the one final shutdown. Each TCP address is a group of SO_REUSEPORT sockets, one a slot,
 //! or one socket that all share; unix and adopted sockets are always shared. Refuses to accept (that is the worker's)
@@ -38,20 +44,20 @@ use crate::{
     },
 };
 
-/// How many slots a service of `workers` gets: room to grow without binding again.
+/// Returns the number of slots for `workers`: there is room to grow without binding again.
 pub(crate) fn slot_count(workers: u32) -> u32 {
     workers.saturating_mul(2).clamp(8, 2 * WORKERS_MAX)
 }
 
-/// Every listening socket of a master. A forked worker has its own copy, with the same sockets.
+/// Every listening socket of a master. A forked worker has its own copy of this, with the same sockets.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     groups: Vec<SocketGroup>,
     slots: u32,
     steering: Steering,
-    /// What was steered to last, for addresses that come later.
+    /// The slots that were steered to last, for addresses that are added later.
     live: Vec<u32>,
-    /// How the kernel was told to share connections out among them; empty where another program told it.
+    /// The shares that the kernel was given last; empty if another program gave them.
     shares: Vec<Share>,
 }
 
@@ -60,36 +66,36 @@ pub(crate) struct Listeners {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Steering {
     Active,
-    /// The kernel refused, with this reason: exactly as many slots listen as there are workers.
+    /// The kernel refused, for this reason. Exactly as many slots listen as there are workers.
     Refused(String),
-    /// Nothing to steer: all sockets are shared.
+    /// There is nothing to steer: all sockets are shared.
     Unneeded,
 }
 
 /// The sockets of one address.
 #[derive(Debug)]
 struct SocketGroup {
-    /// As `server.bind` means it.
+    /// As `server.bind` names it.
     asked: Address,
     address: Address,
-    /// Where it really listens: a port of 0 has become one, a descriptor has an address.
+    /// The address that it listens at: a port of 0 has become a real one, and a descriptor has an address.
     name: String,
-    /// One a slot, in the order of listen(), or the only one.
+    /// One for each slot, in the order of listen(); or the only one.
     sockets: Vec<Socket>,
-    /// The file of a unix socket we made: by then it may be somebody else's.
+    /// The file of a unix socket that this service made. Another process may have replaced it since.
     file: Option<FileId>,
-    /// The owner and mode that this file was given last. Later changes by hand stay until the settings change.
+    /// The owner and mode that the file was given last. Later changes by hand stay until the settings change.
     given: Option<Rights>,
     change: AddressChange,
 }
 
-/// Where an address stands while a reload is on trial.
+/// What a reload on trial does to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressChange {
     Kept,
-    /// By the reload; goes again if it fails.
+    /// Added by the reload; removed if the reload fails.
     Added,
-    /// The reload does not name it; stays if it fails.
+    /// Not named by the reload; kept if the reload fails.
     Removed,
 }
 
@@ -108,7 +114,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Steering failed on this address; its connections still go where they went before.
+/// Steering failed on this address. Its connections go where they went before.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot steer the connections to {address}")]
 pub(crate) struct SteerError {
@@ -120,7 +126,7 @@ impl Listeners {
     /// Binds every address of `server.bind`, or none: all are probed first.
     ///
     /// # Errors
-    /// See [`BindError`]. What was bound by then is closed again.
+    /// See [`BindError`]. The sockets that were bound are closed again.
     pub(crate) fn bind(server: &Server, workers: u32) -> Result<Self, BindError> {
         let addresses = resolve(server)?;
         for address in &addresses {
@@ -134,12 +140,13 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// No listeners at all, for a worker that never accepts.
+    /// Returns no listeners, for a worker that never accepts.
     pub(crate) fn none() -> Self {
         Self { groups: Vec::new(), slots: 0, steering: Steering::Unneeded, live: vec![0], shares: Vec::new() }
     }
 
-    /// The addresses of `server.bind` that are among the `held` ones, and why others could not be bound. Binds nothing.
+    /// Returns the addresses of `server.bind` that are among the `held` ones, and why others could not be bound. Binds
+    /// nothing.
     pub(crate) fn try_addresses(server: &Server, held: &[String]) -> (Vec<String>, Vec<BindError>) {
         let addresses = match resolve(server) {
             Ok(addresses) => addresses,
@@ -151,19 +158,21 @@ impl Listeners {
         (held.iter().map(Address::to_string).collect(), refused)
     }
 
-    /// Makes room for `workers` and applies `server.backlog`. Slots are only ever added, behind those there are; workers
-    /// forked earlier do not have the new ones. Refused steering, there is never more than the first room: the kernel
-    /// sends to every slot that listens, and one that a scale-down leaves behind is served by siblings that have it.
+    /// Makes room for `workers` and applies `server.backlog`. Slots are only added, behind those that exist; workers
+    /// forked earlier do not have the new ones.
+    ///
+    /// If steering is refused, there is never more room than at first. The kernel then sends connections to every slot
+    /// that listens, so the slot of a worker that a scale-down removed must be served by siblings that have it.
     ///
     /// # Errors
-    /// See [`BindError`]; the slots are what they were.
+    /// See [`BindError`]. The slots are then what they were.
     pub(crate) fn grow(&mut self, server: &Server, workers: u32) -> Result<(), BindError> {
         let refused = matches!(self.steering, Steering::Refused(_));
         let room = if refused && self.slots > 0 { self.room() } else { slot_count(workers).max(self.slots) };
         if workers > room {
             return Err(BindError::Room { room });
         }
-        // Nothing could keep connections away from a spare slot, unless it does not listen yet.
+        // Without steering, only a slot that does not listen gets no connections.
         let slots = if refused { workers.max(self.slots) } else { room };
         let grown = self.groups.iter_mut().try_for_each(|group| group.fill(room as usize));
         if let Err(error) = grown {
@@ -172,7 +181,7 @@ impl Listeners {
             }
             return Err(error);
         }
-        // All are bound by now. A socket that listens already takes the new backlog and keeps its index.
+        // All sockets are bound by now. A socket that listens already takes the new backlog and keeps its index.
         for group in self.groups.iter().filter(|group| !group.adopted()) {
             for socket in group.sockets.iter().take(slots as usize) {
                 let backlog = i32::try_from(server.backlog).unwrap_or(i32::MAX);
@@ -183,13 +192,15 @@ impl Listeners {
         Ok(())
     }
 
-    /// Binds what `server.bind` names now and did not before, and marks what it no longer names; addresses that stay
-    /// keep their sockets and their queues, and a unix socket's file gets its owner and mode if they are new. A unix
-    /// socket whose file is gone is bound again, and what waits on the old one is served as for an address that is
-    /// removed; the names of these are returned. Makes room for `workers`. All or nothing.
+    /// Binds the addresses that `server.bind` names now and did not before, and marks those that it no longer names.
+    /// Addresses that stay keep their sockets and their queues; the file of a unix socket gets its owner and mode if
+    /// they are new. A unix socket whose file is gone is bound again, and connections that wait on the old socket are
+    /// served as for a removed address. Makes room for `workers`. All of this happens, or none of it.
+    ///
+    /// Returns the unix sockets that were bound again.
     ///
     /// # Errors
-    /// See [`BindError`]; everything is as `before`.
+    /// See [`BindError`]. Everything is then as `before`.
     pub(crate) fn rebind(&mut self, server: &Server, before: &Server, workers: u32) -> Result<Vec<String>, BindError> {
         let wanted = resolve(server)?;
         let lost = self.lost(server);
@@ -222,13 +233,13 @@ impl Listeners {
         kept.map(|(group, _)| group).try_for_each(|group| group.give_rights(server))
     }
 
-    /// The `wanted` addresses that are not bound, or whose unix socket has lost its file.
+    /// Returns the `wanted` addresses that are not bound, or whose unix socket has lost its file.
     fn missing<'a>(&self, wanted: &'a [Address]) -> Vec<&'a Address> {
         let served = |address: &Address| self.groups.iter().any(|group| group.asked == *address && group.stands());
         wanted.iter().filter(|address| !served(address)).collect()
     }
 
-    /// The unix sockets of `server` that are bound, and whose file is gone or was replaced by another.
+    /// Returns the bound unix sockets of `server` whose file is gone or was replaced by another.
     pub(crate) fn lost(&self, server: &Server) -> Vec<String> {
         let named = server.bind.iter().filter_map(|bind| match bind {
             Bind::Unix(path) => Some(Address::Unix(path.clone())),
@@ -242,13 +253,14 @@ impl Listeners {
             .collect()
     }
 
-    /// The reload failed: what it added goes again, what it removed stays, and all belongs to whom it did `before`.
+    /// Undoes a reload that failed: removes what it added, keeps what it would have removed, and restores the owners
+    /// and modes of `before`.
     pub(crate) fn unbind_added(&mut self, before: &Server) {
         self.close_added();
         self.own_again(before);
     }
 
-    /// The first half of [`unbind_added`](Self::unbind_added), for a program that does not know what was before.
+    /// The first half of [`unbind_added`](Self::unbind_added), for a program that does not know the settings of before.
     pub(crate) fn close_added(&mut self) {
         self.close_all(AddressChange::Added);
         for group in &mut self.groups {
@@ -256,34 +268,36 @@ impl Listeners {
         }
     }
 
-    /// The second half, for the program that does.
+    /// The second half of [`unbind_added`](Self::unbind_added), for a program that knows them.
     pub(crate) fn own_again(&mut self, before: &Server) {
         for group in &mut self.groups {
-            // What was possible then is possible now, unless somebody took the file away; then it is not ours to mend.
+            // This was possible before, so it fails only if another process took the file away. Then nothing is left to
+            // restore.
             let _ = group.give_rights(before);
         }
     }
 
-    /// Closes the addresses that a reload removed, after they were polled for long enough. Gives back their names, and how
-    /// many connections were reset.
+    /// Closes the addresses that a reload removed. Call it after the workers have accepted what waits there. Returns
+    /// the names of the addresses, and how many connections were reset.
     pub(crate) fn close_removed(&mut self) -> (Vec<String>, u64) {
         self.close_all(AddressChange::Removed)
     }
 
-    /// The reload holds: what it added is as good as the rest.
+    /// Makes the addresses that a reload added permanent.
     pub(crate) fn keep_added(&mut self) {
         for group in self.groups.iter_mut().filter(|group| group.change == AddressChange::Added) {
             group.change = AddressChange::Kept;
         }
     }
 
-    /// Whether the last [`rebind`](Self::rebind) no longer named some address.
+    /// Whether the last [`rebind`](Self::rebind) removes an address.
     pub(crate) fn removes(&self) -> bool {
         self.groups.iter().any(|group| group.change == AddressChange::Removed)
     }
 
-    /// Whole groups only, so that in those that stay a socket's index is its slot. Workers hold the sockets too: it is
-    /// the shutdown that ends them. Adopted ones belong to somebody else, and are let go without.
+    /// Closes whole groups only, so that in the others the index of a socket is its slot. The workers hold these
+    /// sockets too, so only a shutdown ends them. Adopted sockets belong to another process and are closed without a
+    /// shutdown.
     fn close_all(&mut self, change: AddressChange) -> (Vec<String>, u64) {
         let (closed, stay) = std::mem::take(&mut self.groups).into_iter().partition(|group| group.change == change);
         self.groups = stay;
@@ -299,12 +313,13 @@ impl Listeners {
         (closed.addresses(), reset)
     }
 
-    /// Where we listen, as really bound: "127.0.0.1:8000", "unix:/run/app.sock".
+    /// Returns the addresses as they are bound: "127.0.0.1:8000", "unix:/run/app.sock".
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.groups.iter().map(|group| group.name.clone()).collect()
     }
 
-    /// Each address and how many connections wait there to be accepted; 0 for unix sockets, which do not tell.
+    /// Returns each address and how many connections wait there to be accepted. For unix sockets it is 0: the kernel
+    /// does not tell.
     pub(crate) fn queued(&self) -> impl Iterator<Item = (String, u64)> {
         self.groups.iter().map(|group| {
             let queued = group.sockets.iter().filter_map(|socket| fd::accept_queue(socket.as_fd()));
@@ -312,12 +327,12 @@ impl Listeners {
         })
     }
 
-    /// Slots 0..this listen.
+    /// The number of slots that listen: slots 0 to this, exclusive.
     pub(crate) fn slots(&self) -> u32 {
         self.slots
     }
 
-    /// Slots 0..this may have sockets one day that this process has already.
+    /// The number of slots that this process has sockets for, those that do not listen yet included.
     pub(crate) fn room(&self) -> u32 {
         self.groups.iter().filter(|group| group.per_slot()).map(|group| group.sockets.len() as u32).max().unwrap_or(0)
     }
@@ -326,27 +341,27 @@ impl Listeners {
         &self.steering
     }
 
-    /// What the worker of `slot` accepts on: the slot's own sockets and the shared ones.
+    /// Returns the sockets that the worker of `slot` accepts on: those of the slot and the shared ones.
     pub(crate) fn for_slot(&self, slot: u32) -> impl Iterator<Item = &Socket> {
         self.of_slot(slot).chain(self.shared())
     }
 
-    /// The sockets that nobody but the worker of `slot` accepts on, unless it is rescued.
+    /// Returns the sockets that only the worker of `slot` accepts on, unless a sibling rescues it.
     pub(crate) fn of_slot(&self, slot: u32) -> impl Iterator<Item = &Socket> {
         self.groups.iter().filter(|group| group.per_slot()).filter_map(move |group| group.sockets.get(slot as usize))
     }
 
-    /// The sockets that all workers accept on.
+    /// Returns the sockets that all workers accept on.
     pub(crate) fn shared(&self) -> impl Iterator<Item = &Socket> {
         self.groups.iter().filter(|group| !group.per_slot()).flat_map(|group| &group.sockets)
     }
 
-    /// Every socket of every slot.
+    /// Returns every socket of every slot.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Socket> {
         self.groups.iter().flat_map(|group| &group.sockets)
     }
 
-    /// The first address with a socket for each slot tells whether the kernel steers.
+    /// Finds out whether the kernel steers, at the first address with a socket for each slot.
     fn probe_steering(&mut self) {
         if self.steering == Steering::Unneeded
             && let Some(group) = self.groups.iter().find(|group| group.per_slot())
@@ -357,21 +372,22 @@ impl Listeners {
                 Err(error) => Steering::Refused(error.to_string()),
             };
         }
-        // Before they listen: spare slots of a new address must not get a single connection.
+        // Steer before they listen: the spare slots of a new address must not get a single connection.
         if self.steering == Steering::Active {
             let program = steering::program(&steering::equal(&self.live));
             for group in self.groups.iter().filter(|group| group.change == AddressChange::Added && group.per_slot()) {
-                // What the kernel took a moment ago it takes again; if not, the next steering says so.
+                // The kernel accepted this program a moment ago. If it refuses now, the next steering reports it.
                 let _ = bpf::attach_reuseport(group.sockets[0].as_fd(), &program);
             }
         }
     }
 
-    /// Sends new connections to the `live` slots only, from now on. With none live, or without steering, nothing
-    /// changes: a connection that waits for a worker beats one that is refused.
+    /// Sends new connections to the `live` slots only, from now on. If no slot is live, or the kernel does not steer,
+    /// nothing changes: a connection that waits for a worker is better than one that is refused.
     ///
     /// # Errors
-    /// The kernel refused what it accepted at the start; that address keeps its last program, and nobody asks again.
+    /// The kernel refused what it accepted at the start. That address keeps its last program, and steering is not tried
+    /// again.
     pub(crate) fn steer(&mut self, live: &[u32]) -> Result<(), SteerError> {
         if live.is_empty() {
             return Ok(());
@@ -380,10 +396,10 @@ impl Listeners {
         self.share(steering::equal(live))
     }
 
-    /// Among those that are live, prefers the slots with fewer connections, until the next [`steer`](Self::steer).
+    /// Prefers the live slots with fewer connections, until the next [`steer`](Self::steer).
     ///
     /// # Errors
-    /// As that.
+    /// As for [`steer`](Self::steer).
     pub(crate) fn balance(&mut self, connections: impl Fn(u32) -> u64) -> Result<(), SteerError> {
         let shares = steering::by_room(&self.live, connections);
         if shares == self.shares { Ok(()) } else { self.share(shares) }
@@ -408,7 +424,7 @@ impl Listeners {
     pub(crate) fn unlink(&self) {
         for group in &self.groups {
             if let (Address::Unix(path), Some(ours)) = (&group.address, group.file) {
-                // A file that stays is taken over at the next start.
+                // The next start takes over a file that stays.
                 let _ = socket_file::remove(path, ours);
             }
         }
@@ -424,7 +440,8 @@ impl SocketGroup {
         matches!(self.address, Address::Adopted(_))
     }
 
-    /// Binds the first socket. From here on a TCP port of 0 is the one the kernel picked, for the other slots to follow.
+    /// Binds the first socket. A TCP port of 0 becomes the port that the kernel chose, and the other slots use that
+    /// one.
     fn bind(address: Address, server: &Server) -> Result<Self, BindError> {
         let meant = address.clone();
         let change = AddressChange::Kept;
@@ -463,7 +480,7 @@ impl SocketGroup {
         }
     }
 
-    /// Gives the file of a unix socket of ours its owner and mode, unless it was given the same ones before.
+    /// Gives the file of a unix socket its owner and mode, unless it was given the same ones before.
     fn give_rights(&mut self, server: &Server) -> Result<(), BindError> {
         let (Address::Unix(path), Some(ours)) = (&self.address, self.file) else { return Ok(()) };
         let Server { unix_mode: mode, unix_owner: Owner { uid, gid, .. }, .. } = *server;
@@ -493,7 +510,7 @@ impl SocketGroup {
     }
 }
 
-/// A copy of an inherited socket, checked before it is believed, and where it listens.
+/// Returns a checked copy of an inherited socket, and the address that it listens at.
 fn adopt(number: i32) -> io::Result<(Socket, String)> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
     let socket = socket2::Socket::from(fd::inherited(number)?);
@@ -614,7 +631,7 @@ mod tests {
 
     #[test]
     fn an_address_of_another_machine_says_so() {
-        // 192.0.2.0/24 is for documentation: nobody has it, and bind() asks nobody.
+        // 192.0.2.0/24 is reserved for documentation: no machine has it, and bind() sends nothing.
         let error = Listeners::bind(&server(&[Bind::Tcp { host: "192.0.2.1".to_owned(), port: 80 }]), 1).unwrap_err();
         let told = "server.bind: cannot listen on 192.0.2.1:80: no interface of this machine has that address";
         assert_eq!(error.to_string(), told);

@@ -1,10 +1,11 @@
-//! The scoreboard as OpenMetrics text, for whoever watches.
+//! The scoreboard as OpenMetrics text.
 //!
-//! Owns: the names, and what each of them means. Every process that has the scoreboard renders the same page, so any
-//! worker answers for all. Refuses: counting, and whom to answer (`worker::connection`, the control socket).
+//! Owns: the names of the metrics and their meaning. Every process that has the scoreboard renders the same page, so
+//! any worker answers for all. Refuses: counting, and choosing who is answered (`worker::connection`, the control
+//! socket).
 //!
-//! Per-worker values are told by slot, draining workers included: a pid as a label would be a new series with every
-//! recycle. Counters never fall while the master lives, whatever becomes of workers.
+//! Values of a worker are labelled by its slot, draining workers included: a pid as a label would be a new series with
+//! every recycle. Counters never fall while the master lives, whatever happens to workers.
 
 use std::{
     collections::BTreeMap,
@@ -23,13 +24,13 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const STATES: [(RowState, &str); 3] =
     [(RowState::Starting, "starting"), (RowState::Serving, "serving"), (RowState::Draining, "draining")];
 
-/// The whole page. Reads `/proc` once for each worker and asks the kernel once for each listener: some tens of
-/// microseconds with a handful of workers.
+/// Renders the whole page. It reads `/proc` once for each worker and asks the kernel once for each listener: some tens
+/// of microseconds with a handful of workers.
 pub(crate) fn render(scoreboard: &Scoreboard, listeners: &Listeners) -> String {
     Snapshot::take(scoreboard, listeners).to_string()
 }
 
-/// All that is told, at one moment.
+/// All values of the page, at one moment.
 #[derive(Debug)]
 struct Snapshot {
     totals: Totals,
@@ -47,7 +48,7 @@ struct Snapshot {
 struct Slot {
     in_flight: u64,
     connections: u64,
-    /// 0 when `/proc` does not tell.
+    /// 0 if `/proc` cannot be read.
     rss: u64,
 }
 
@@ -71,7 +72,7 @@ impl Snapshot {
             master_rss: rss(scoreboard.master_pid()),
             workers,
             slots,
-            // Unix sockets do not tell, and 0 would be a claim.
+            // The kernel does not tell it for unix sockets, and 0 would be wrong.
             queued: listeners.queued().filter(|(address, _)| !address.starts_with("unix:")).collect(),
         }
     }
@@ -180,7 +181,8 @@ fn counter(f: &mut Formatter<'_>, name: &str, help: &str, value: u64) -> fmt::Re
     writeln!(f, "{name}_total {value}")
 }
 
-/// One sample to a value of one label. None of these values needs escaping: they are words, numbers and TCP addresses.
+/// Writes one sample for each value of one label. None of these values needs escaping: they are words, numbers and TCP
+/// addresses.
 fn labelled(
     f: &mut Formatter<'_>,
     name: &str,

@@ -1,8 +1,8 @@
-//! What an operator's command and the master say to each other, and where they meet.
+//! The messages between a command of the operator and the master, and the places where the control socket can be.
 //!
-//! Owns: requests, answers and the status as JSON, one object a line, with a version; the paths of the control socket.
-//! A connection carries one request, any number of progress lines, one answer. Refuses: io; sending and waiting are
-//! `master::control`'s and `ctl`'s.
+//! Owns: requests, answers and the status as JSON, one object on a line, with a version; the paths of the control
+//! socket. A connection carries one request, any number of progress lines and one answer. Refuses: I/O.
+//! `master::control` and `ctl` send and wait.
 
 use std::{
     ffi::OsString,
@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Of requests. A master answers its own version only; the status may grow fields without a new one.
+/// The version of requests. A master answers only its own version; the status may get new fields without a new version.
 pub(crate) const VERSION: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub(crate) struct Request {
 /// The service that a command line names. A master refuses a command that means another one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meant {
-    /// Its settings file: absolute, links followed.
+    /// Its settings file: an absolute path, links followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<String>,
     /// Its `process.name`.
@@ -42,7 +42,7 @@ impl Meant {
     }
 }
 
-/// Which service answers, as people tell services apart.
+/// The service that answers, as people tell services apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Service {
     pub(crate) name: String,
@@ -74,17 +74,17 @@ pub(crate) enum ControlCommand {
     Metrics,
     Scale(Scale),
     Reload,
-    /// What a reload would change; nothing is done.
+    /// Asks what a reload would change; does nothing.
     Changes,
     /// The settings in effect, as `oxicorn config` prints them.
     Config {
         json: bool,
     },
-    /// `program`: an absolute path, if not the one the service was started by.
+    /// `program` is an absolute path; `None` is the path that the service was started by.
     Upgrade {
         program: Option<String>,
     },
-    /// `now`: as SIGINT, not as SIGTERM.
+    /// `now` acts as SIGINT does, else as SIGTERM does.
     Stop {
         now: bool,
     },
@@ -97,7 +97,7 @@ pub(crate) enum Scale {
     By(i32),
 }
 
-/// A line from the master.
+/// One line from the master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Reply {
@@ -109,7 +109,7 @@ pub(crate) enum Reply {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ControlResponse {
     pub(crate) ok: bool,
-    /// A sentence: what happened, or why nothing did.
+    /// One sentence: what happened, or why nothing happened.
     pub(crate) reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<Box<Status>>,
@@ -118,7 +118,7 @@ pub(crate) struct ControlResponse {
     pub(crate) service: Option<Service>,
 }
 
-/// What `oxicorn status --json` prints. Fields may be added, not renamed.
+/// What `oxicorn status --json` prints. Fields may be added, but not renamed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) version: String,
@@ -136,13 +136,13 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) folder: String,
     pub(crate) workers: Vec<WorkerStatus>,
-    /// Slots below the target without any process: their last worker failed, and the next has to wait.
+    /// Slots below the target without a process: their last worker failed, and the next one has to wait.
     #[serde(default)]
     pub(crate) empty_slots: Vec<EmptySlot>,
     pub(crate) totals: StatusTotals,
     #[serde(default)]
     pub(crate) culprit: Option<Culprit>,
-    /// The requests that all workers answer with 503, because of `http.quarantine`.
+    /// The requests that all workers answer with 503 because of `http.quarantine`.
     #[serde(default)]
     pub(crate) quarantined: Vec<Quarantined>,
     pub(crate) last_reload: Option<LastReload>,
@@ -163,11 +163,11 @@ pub(crate) enum MasterState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ListenerStatus {
     pub(crate) address: String,
-    /// Connections that wait to be accepted; 0 for unix sockets, of which the kernel does not tell.
+    /// Connections that wait to be accepted; 0 for unix sockets, because the kernel does not tell.
     pub(crate) queued: u64,
 }
 
-/// What clients have to speak at the listeners.
+/// The protocols that clients must speak at the listeners.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Speaks {
     pub(crate) tls: bool,
@@ -184,13 +184,13 @@ pub(crate) struct WorkerStatus {
     pub(crate) generation: u32,
     pub(crate) state: WorkerState,
     pub(crate) age_s: f64,
-    /// How long the beat it promised is overdue; 0 while it keeps its promises.
+    /// How long its heartbeat is overdue, in milliseconds; 0 if it is not.
     pub(crate) heartbeat_age_ms: u64,
     pub(crate) requests: u64,
     pub(crate) in_flight: u64,
     pub(crate) connections: u64,
     pub(crate) rss_bytes: u64,
-    /// The count of requests at which it is recycled; 0 is never.
+    /// The number of requests at which it is recycled; 0 is never.
     pub(crate) recycle_at: u64,
     /// Workers of this slot that ended before this one.
     pub(crate) restarts: u32,
@@ -221,14 +221,14 @@ pub(crate) struct EmptySlot {
     pub(crate) next_try_s: Option<f64>,
 }
 
-/// A request that was in flight in most of the last deaths of workers.
+/// The request that was in flight in most of the last deaths of workers: the crash suspect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Culprit {
     /// Method and path.
     pub(crate) request: String,
-    /// The deaths that it was in flight at.
+    /// The number of deaths at which it was in flight.
     pub(crate) deaths: u64,
-    /// The deaths that were looked at.
+    /// The number of deaths that were compared.
     pub(crate) of: u64,
 }
 
@@ -251,13 +251,13 @@ pub(crate) struct StatusTotals {
     pub(crate) connections: u64,
     pub(crate) responses: Responses,
     pub(crate) shed: u64,
-    /// Requests that were not what they must be, or too large or too slow.
+    /// Requests that were malformed, too large or too slow.
     #[serde(default)]
     pub(crate) refused: u64,
     /// Requests whose client left before they were handed to the app.
     #[serde(default)]
     pub(crate) abandoned: u64,
-    /// Connections accepted by another worker than that of their slot.
+    /// Connections that were accepted by another worker than that of their slot.
     #[serde(default)]
     pub(crate) rescued: u64,
     pub(crate) recycled: u64,
@@ -292,7 +292,7 @@ pub(crate) struct LastReload {
 }
 
 impl Status {
-    /// How many of the slots that should serve do.
+    /// Returns how many of the slots that should serve do.
     pub(crate) fn served(&self) -> u32 {
         let serves = |slot: &u32| self.workers.iter().any(|w| w.slot == *slot && w.state == WorkerState::Serving);
         (0..self.target_workers).filter(serves).count() as u32
@@ -308,9 +308,9 @@ impl Request {
         Self { version: VERSION, command, meant }
     }
 
-    /// What a line asks for, or the sentence that refuses it.
+    /// Reads a request, or returns the sentence that refuses it.
     pub(crate) fn read(line: &[u8]) -> Result<Self, String> {
-        // The version alone first: what another version's command looks like is not ours to know.
+        // Read the version alone first: the command of another version may have any form.
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -337,7 +337,7 @@ impl ControlResponse {
     }
 }
 
-/// One message as it goes over the socket.
+/// Writes one message as it is sent over the socket.
 pub(crate) fn line(message: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(message).expect("messages are plain structs, which JSON can hold");
     line.push(b'\n');
@@ -349,22 +349,24 @@ pub(crate) fn line(message: &impl Serialize) -> Vec<u8> {
 pub(crate) enum Folder {
     /// Made by another program, such as systemd.
     Given(PathBuf),
-    /// Made by the master, with mode 0700. In `/tmp` any user can make a folder of this name first, so its owner and its
-    /// mode are checked.
+    /// Made by the master, with mode 0700. In `/tmp` any user can make a folder of this name first, so its owner and
+    /// its mode are checked.
     Private(PathBuf),
 }
 
-/// The folders for a master's socket, the best one first. The folder of a login is removed at the logout, so it comes last.
+/// Returns the folders for a master's socket, the best one first. The folder of a login is removed at the logout, so it
+/// comes last.
 pub(crate) fn server_folders(uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
     let service = runtime_directories(&env).into_iter().next().map(Folder::Given);
     let private = private_folders(uid).into_iter().map(Folder::Private);
     service.into_iter().chain(private).chain(login_folder(&env).map(Folder::Given)).collect()
 }
 
-/// Where the commands of user `uid` look for a service: all that [`server_folders`] may name, in any environment.
+/// Returns the folders where the commands of user `uid` look for a service: all that [`server_folders`] may name, in
+/// any environment.
 pub(crate) fn client_folders(name: &str, uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
     let login = login_folder(&env).into_iter().chain([PathBuf::from(format!("/run/user/{uid}"))]);
-    // A unit's RuntimeDirectory= is most often called as the service is.
+    // The RuntimeDirectory= of a unit usually has the name of the service.
     let of_units = |folder: &Path| (!name.contains('/')).then(|| folder.join(name));
     let login = login.flat_map(|folder| [of_units(&folder), Some(folder)]).flatten();
     let given =
@@ -378,7 +380,7 @@ pub(crate) fn client_folders(name: &str, uid: u32, env: impl Fn(&str) -> Option<
     folders
 }
 
-/// systemd gives a list where a unit has several folders.
+/// If a unit has several folders, systemd gives a list.
 fn runtime_directories(env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let list = env("RUNTIME_DIRECTORY").and_then(|list| list.into_string().ok()).unwrap_or_default();
     list.split(':').map(PathBuf::from).filter(|folder| folder.is_absolute()).collect()
@@ -393,11 +395,11 @@ fn private_folders(uid: u32) -> Vec<PathBuf> {
     system.into_iter().chain([PathBuf::from(format!("/tmp/oxicorn-{uid}"))]).collect()
 }
 
-/// The names of the socket, of which a master takes the first that is free. A second service of one name has the hash of
-/// its start folder in it, and a second one of that folder a number too.
+/// Returns the names that the socket may have; a master takes the first one that is free. The name of a second service
+/// of one name has the hash of its start folder in it, and a second one of that folder also a number.
 pub(crate) fn socket_names(name: &str, folder: &Path) -> impl Iterator<Item = String> {
     let name = name.replace('/', "_");
-    // FNV-1a, because it is the same in every build. It need not be hard to guess.
+    // FNV-1a is the same in every build. It need not be hard to guess.
     let hash = folder
         .as_os_str()
         .as_bytes()
@@ -407,7 +409,7 @@ pub(crate) fn socket_names(name: &str, folder: &Path) -> impl Iterator<Item = St
     first.into_iter().chain((2..10).map(move |number| format!("{name}-{hash:08x}-{number}.sock")))
 }
 
-/// Whether `file` is one of the [`socket_names`] of `name`, of any folder.
+/// Whether `file` is one of the [`socket_names`] of `name` for any folder.
 pub(crate) fn is_socket_of(name: &str, file: &str) -> bool {
     let Some(rest) = file.strip_prefix(&name.replace('/', "_")).and_then(|rest| rest.strip_suffix(".sock")) else {
         return false;

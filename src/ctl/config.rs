@@ -1,6 +1,6 @@
-//! `oxicorn config` for a running service: what is in effect, and where it differs from the files.
+//! `oxicorn config` for a running service: the values in effect, and which of them differ from the files.
 //!
-//! Owns: asking for it and comparing. Refuses: reading settings (`settings`).
+//! Owns: asking for the values and comparing them. Refuses: reading settings (`settings`).
 
 use std::io::{self, Write};
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::protocol::{ControlCommand, Service};
 
-/// A running service that has other values than the settings file, the environment and the flags.
+/// A running service whose values differ from those of the settings file, the environment and the flags.
 #[derive(Debug)]
 pub(crate) struct Differs {
     pub(crate) service: Service,
@@ -20,15 +20,16 @@ pub(crate) struct Differs {
     pub(crate) keys: Vec<String>,
 }
 
-/// Prints what is in effect in the service that runs.
+/// Prints the settings that are in effect in the running service.
 pub(crate) fn print_running(endpoint: &ControlEndpoint, json: bool) -> Result<(), Failed> {
     let text = ask_text(&endpoint.connect(PATIENCE)?, ControlCommand::Config { json }).map_err(Failed::Refused)?;
-    // An error here is a reader who has seen enough, such as head.
+    // An error means that the reader, such as head, has closed the pipe.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 
-/// `settings`: as `config --json` prints them. `None` where nothing differs, or no service runs.
+/// Compares `settings`, as `config --json` prints them, with those of the running service. `None` if nothing differs or
+/// no service runs.
 pub(crate) fn differs(endpoint: &ControlEndpoint, settings: &Map<String, Value>) -> Option<Differs> {
     let reached = endpoint.connect(PATIENCE).ok()?;
     let answer = converse(&reached, ControlCommand::Config { json: true }, Some(PATIENCE), &mut |_| {}).ok()?;
@@ -42,7 +43,8 @@ fn different(one: &Map<String, Value>, other: &Map<String, Value>) -> Vec<String
     let mut keys: Vec<_> = one.keys().chain(other.keys()).cloned().collect();
     keys.sort();
     keys.dedup();
-    // What has no section, such as `state_folder`, is no setting: it follows the environment of the process that prints it.
+    // An entry without a section, such as `state_folder`, is not a setting: it follows the environment of the process
+    // that prints it.
     keys.retain(|key| key.contains('.') && value(one, key) != value(other, key));
     keys
 }

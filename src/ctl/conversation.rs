@@ -1,7 +1,7 @@
 //! One connection to a master: connecting, one request, its progress, its answer.
 //!
-//! Owns: every wait for a master, and the words for what went wrong. Refuses: which master (`endpoint`), and what an answer
-//! is for.
+//! Owns: each wait for a master, and the messages for what went wrong. Refuses: to choose the master (`endpoint`) and
+//! to interpret an answer.
 
 use std::{
     fmt,
@@ -15,18 +15,18 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::protocol::{self, ControlCommand, ControlResponse, Meant, Reply, Request, Status};
 
-/// What a master may take to answer a status: it never has to wait for anything itself.
+/// The time that a master has to answer a status. A master never waits for anything before it answers one.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// Longer than any answer.
+/// More bytes than any answer has.
 const ANSWER_MAX: u64 = 16 << 20;
 
-/// Why a command did not do what it should.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
     Refused(String),
     /// More than one service answers.
     Ambiguous(String),
-    /// The status that was printed says so.
+    /// Not all workers serve; the status that was printed shows it.
     NotAllServe,
 }
 
@@ -45,7 +45,7 @@ impl Failed {
     }
 }
 
-/// A connection to the master that is meant.
+/// A connection to the master of the service that is meant.
 #[derive(Debug)]
 pub(super) struct Reached {
     pub(super) stream: UnixStream,
@@ -69,7 +69,8 @@ pub(super) fn ask_text(reached: &Reached, command: ControlCommand) -> Result<Str
     if answer.ok { Ok(answer.reason) } else { Err(answer.reason) }
 }
 
-/// One request, its progress, its answer. `patience`: for each line; none waits as long as it takes.
+/// Sends one request, shows its progress and returns its answer. `patience` is the longest wait for each line; `None`
+/// waits without a limit.
 pub(super) fn converse(
     Reached { stream, meant }: &Reached,
     command: ControlCommand,
@@ -104,7 +105,8 @@ pub(super) fn converse(
     }
 }
 
-/// A full queue is a busy master: tried again, but not for ever, as a blocking connect would.
+/// Connects without blocking. A full queue means a busy master, so it tries again for a limited time; a blocking
+/// connect would wait without a limit.
 fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     const TRIES: u32 = 100;
     let address = SockAddr::unix(path)?;

@@ -1,6 +1,6 @@
-//! The status as a person reads it.
+//! The status as a table for people.
 //!
-//! Owns: the table, what is left out first when it is narrow, and colours. Pure: nothing is printed here.
+//! Owns: the table, its colours, and which columns are left out first when it is narrow. Refuses: to print; it is pure.
 
 use crate::protocol::{MasterState, Status, WorkerState, WorkerStatus};
 
@@ -9,7 +9,7 @@ const GREEN: &str = "32";
 const YELLOW: &str = "33";
 const RED: &str = "31";
 
-/// One column; of those that do not fit, the highest `spare` goes first.
+/// One column. If the columns do not fit, the one with the highest `spare` is left out first.
 struct Column {
     title: &'static str,
     spare: u8,
@@ -31,10 +31,10 @@ const COLUMNS: &[Column] = &[
 ];
 const STATE: &str = "STATE";
 const LAST_EXIT: &str = "LAST EXIT";
-/// Narrower than this the reason of the last exit says nothing.
+/// Below this width the reason of the last exit is not readable.
 const LAST_EXIT_MIN: usize = 12;
 
-/// The whole status, in lines of at most `width` columns where a line can be broken at all.
+/// Draws the whole status in lines of at most `width` columns, as far as a line can be broken.
 pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     let paint = |code: &str, text: &str| match colour {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
@@ -97,7 +97,7 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     lines.join("\n")
 }
 
-/// The slots that back off, the request that may be to blame, the requests in quarantine.
+/// Draws the slots that back off, the crash suspect and the requests in quarantine.
 fn troubles(status: &Status, paint: &dyn Fn(&str, &str) -> String, lines: &mut Vec<String>) {
     let before = lines.len();
     for slot in &status.empty_slots {
@@ -178,7 +178,7 @@ fn state(state: WorkerState) -> (&'static str, &'static str) {
     }
 }
 
-/// Items with two blanks between them, broken where the width ends.
+/// Draws items with two blanks between them and breaks the line at the width.
 fn wrap(items: &[String], width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for item in items {
@@ -201,13 +201,13 @@ fn cut(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Without what a terminal would obey: reasons hold what a worker said.
+/// Removes the characters that a terminal would obey: a reason may hold text of a worker.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|sign| if sign.is_control() { ' ' } else { sign }).collect()
 }
 
 fn age(seconds: f64) -> String {
-    // Negative or absurd values become an end of the range.
+    // A value outside of the range becomes an end of the range.
     let seconds = seconds as u64;
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     match () {

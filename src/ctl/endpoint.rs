@@ -1,7 +1,7 @@
-//! Where the running service that a command means can be asked.
+//! The place where the running service that a command means can be asked.
 //!
-//! Owns: what the settings say of it, and the search in the usual folders. Refuses: to guess which of two services is meant,
-//! and to trust a folder that another user can write to.
+//! Owns: what the settings say about it, and the search in the usual folders. Refuses: to guess which of two services
+//! is meant, and to trust a folder that another user can write to.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use crate::{
     sys::host,
 };
 
-/// Where the service that is meant may answer.
+/// Where the service that is meant can be asked.
 #[derive(Debug)]
 pub(crate) enum ControlEndpoint {
     Socket(PathBuf, Meant),
@@ -29,18 +29,18 @@ pub(crate) enum ControlEndpoint {
     Off,
 }
 
-/// Which of the services that answer is meant.
+/// What identifies the service among those that answer.
 #[derive(Debug)]
 pub(crate) struct Search {
     name: String,
-    /// The one that the settings name; tried beside the usual places.
+    /// The socket that the settings name; it is tried before the usual places.
     socket: Option<PathBuf>,
     meant: Meant,
-    /// Where the command was given: of several services, the one that was started here is meant.
+    /// The folder of the command. If several services answer, the one that was started here is meant.
     folder: PathBuf,
 }
 
-/// A service that answers, and at which socket.
+/// A service that answers, and its socket.
 #[derive(Debug)]
 struct FoundService {
     path: PathBuf,
@@ -48,8 +48,8 @@ struct FoundService {
 }
 
 impl ControlEndpoint {
-    /// Finds out where to ask the service that these flags, this environment and this folder mean. It also reads a settings
-    /// file with mistakes: a command must not lose the service, nor take another one for it. `socket`: the value of
+    /// Finds out where to ask the service that these flags, this environment and this folder mean. It reads a settings
+    /// file with mistakes too: the command must not lose the service, nor ask another one. `socket` is the value of
     /// `--socket`, which means any service that answers there.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl ControlEndpoint {
         let is_told = socket.is_some() || name_flag.is_some();
         let (partial, unreadable) = settings::resolve_partly(flags, env, start, declared);
         match unreadable {
-            // A file that only lies here does not matter to a command that says which service it means.
+            // A file that was only found here does not matter to a command that names its service.
             Some(Problems(why)) if is_told && why.iter().all(|problem| problem.place == Origin::Default) => {}
             Some(problems) => return Err(problems),
             None => {}
@@ -84,7 +84,7 @@ impl ControlEndpoint {
     fn of(partial: Partial, name_flag: Option<String>, folder: PathBuf) -> Self {
         let Partial { socket, name, file, file_is_named } = partial;
         let name = name_flag.clone().unwrap_or(name);
-        // `--name` is given on purpose; a file that only lies in the folder may be another service's.
+        // The operator gave `--name`. A file that was only found in the folder may belong to another service.
         let file = file.filter(|_| file_is_named || name_flag.is_none());
         let file = file.map(|file| file.to_string_lossy().into_owned());
         let meant = Meant { file, name: name_flag };
@@ -97,7 +97,8 @@ impl ControlEndpoint {
         }
     }
 
-    /// A connection to the one service that is meant. `patience`: for each master that is asked which service it is.
+    /// Connects to the one service that is meant. `patience` is the time that each master has to say which service it
+    /// is.
     pub(super) fn connect(&self, patience: Duration) -> Result<Reached, Failed> {
         match self {
             Self::Off => Err(Failed::off()),
@@ -115,7 +116,7 @@ impl Search {
         sockets.extend(folders.iter().flat_map(|folder| sockets_in(folder, &self.name, uid)));
         let mut others = Vec::new();
         let mut found = self.meant_among(&sockets, patience, &mut others)?;
-        // The usual places come first: no other user's service must stand in for what is found there.
+        // The usual places come first, so that no other user's service takes the place of one that is there.
         if found.is_none() {
             found = self.meant_among(&sockets_elsewhere(&self.name, uid), patience, &mut others)?;
         }
@@ -125,7 +126,7 @@ impl Search {
         }
     }
 
-    /// The socket of the service that is meant, if it is among these. Adds the other services to `others`.
+    /// Returns the socket of the service that is meant, if it is among these, and adds the other services to `others`.
     fn meant_among(
         &self,
         sockets: &[PathBuf],
@@ -151,7 +152,7 @@ impl Search {
             found.retain(|found| self.is_here(&found.service));
         }
         match (found.as_slice(), silent.as_slice()) {
-            // Only one, and it does not answer: the command itself will say what is wrong with it.
+            // There is only one, and it does not answer. The command itself will report what is wrong with it.
             ([], [path]) if others.is_empty() => Ok(Some(path.clone())),
             ([], _) => Ok(None),
             ([found], _) => Ok(Some(found.path.clone())),
@@ -193,7 +194,7 @@ fn listed(found: &[FoundService]) -> String {
     found.iter().map(line).collect()
 }
 
-/// The sockets of services of this name in a folder that may be trusted.
+/// Returns the sockets of services of this name in a folder, if the folder can be trusted.
 fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     let folder = match folder {
         Folder::Private(path) if !crate::sys::file::is_private_folder(path, uid).unwrap_or(false) => return Vec::new(),
@@ -207,8 +208,9 @@ fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     sockets
 }
 
-/// The sockets of units whose `RuntimeDirectory=` has another name than the service; and for root, who may ask every
-/// service, those of all users. Only sockets that their folder's owner made, in folders that only the owner can write to.
+/// Returns the sockets of units whose `RuntimeDirectory=` has another name than the service, and for root those of all
+/// users, because root may ask every service. It takes only sockets that the owner of their folder made, in folders
+/// that only the owner can write to.
 fn sockets_elsewhere(name: &str, uid: u32) -> Vec<PathBuf> {
     let mut folders: Vec<_> = entries("/run").collect();
     if uid == 0 {
@@ -228,7 +230,7 @@ fn sockets_elsewhere(name: &str, uid: u32) -> Vec<PathBuf> {
     sockets
 }
 
-/// In `/tmp` any user can make a folder, also one with another user's number.
+/// In `/tmp` any user can make a folder, also one with the number of another user.
 fn is_owners_alone(folder: &Path, found: &fs::Metadata) -> bool {
     let owner = found.uid();
     let (named, others) = match () {
@@ -261,7 +263,7 @@ mod tests {
         ControlEndpoint::find(socket.map(Path::new), flags, env, &StartFolder::at(folder), &Declared::default())
     }
 
-    /// Wherever the mistake is, a command must not take another service for the one that this file is of.
+    /// Wherever the mistake is, a command must not ask another service than the one of this file.
     #[test]
     fn a_file_with_mistakes_still_says_where_its_service_is_asked() {
         const SOCKET: &str = "[control]\nsocket = \"c.sock\"\n";
@@ -312,7 +314,7 @@ mod tests {
     #[test]
     fn a_file_that_only_lies_here_does_not_matter_to_a_command_that_names_its_service() {
         let dir = tempfile::tempdir().unwrap();
-        // It is found, and cannot be read.
+        // The file is found, and cannot be read.
         fs::create_dir(dir.path().join("supervisor.toml")).unwrap();
         let find = |flags: &Flags, socket: Option<&str>| find(socket, flags, &BTreeMap::new(), dir.path());
         let named = Given { key: "process.name", flag: "--name", text: "c".to_owned() };

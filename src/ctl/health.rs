@@ -1,9 +1,9 @@
-//! `oxicorn health`: one GET, for containers that have no curl; over TLS where the service speaks it.
+//! `oxicorn health`: one GET, for containers that have no curl; over TLS if the service speaks it.
 //!
-//! Owns: which address is meant, one short deadline. The running master says where it listens and what is spoken there;
-//! the settings file may have been edited since, and is read only where no master answers. Refuses: redirects, bodies,
-//! and to verify a certificate: this asks the service on its own machine whether it is alive, and not who it is. So it
-//! takes no https URL.
+//! Owns: which address is asked, and one short deadline. The running master says where it listens and what it speaks
+//! there; the settings file may have been edited since, and is read only if no master answers. Refuses: redirects,
+//! bodies, and to verify a certificate. This asks the service on its own machine whether it is alive, not who it is. So
+//! it takes no https URL.
 
 #[cfg(feature = "tls")]
 mod any_certificate;
@@ -28,20 +28,20 @@ use crate::{
     sys::clock,
 };
 
-/// For all of it: asking the master, connecting, asking a worker and the answer's first line.
+/// The time for everything: asking the master, connecting, asking a worker, and the first line of the answer.
 const PATIENCE_MS: u64 = 3_000;
-/// The master's part of it. A status takes a master a millisecond.
+/// The part of it for the master. A master answers a status in about a millisecond.
 const MASTER: Duration = Duration::from_secs(1);
-/// A status line is far shorter.
+/// More bytes than a status line has.
 const LINE_MAX: usize = 1024;
 
-/// The addresses to ask, and what to speak there.
+/// The addresses to ask, and the protocols to speak there.
 #[derive(Debug, PartialEq)]
 struct HealthProbe {
-    /// If one takes no connection, the next one is asked.
+    /// If one accepts no connection, the next one is asked.
     addresses: Vec<HealthAddress>,
     path: String,
-    /// Said first, in the clear.
+    /// Sent first, without TLS.
     proxy_header: &'static [u8],
     tls: bool,
 }
@@ -52,7 +52,8 @@ enum HealthAddress {
     Unix(PathBuf),
 }
 
-/// Exit 0 if the answer's status is 2xx. `settings` are used if no master answers; `None`: they are not valid.
+/// Succeeds if the status of the answer is 2xx. `settings` are used if no master answers; `None` means that they are
+/// not valid.
 pub(crate) fn health(
     url: Option<&str>,
     endpoint: &ControlEndpoint,
@@ -81,7 +82,7 @@ pub(crate) fn health(
     .map_err(Failed::Refused)
 }
 
-/// Asks the first address that takes a connection.
+/// Asks the first address that accepts a connection.
 fn ask_all(probe: &HealthProbe, until: u64) -> Result<(), String> {
     let mut refused = Vec::new();
     for address in &probe.addresses {
@@ -118,7 +119,7 @@ fn of_url(url: &str) -> Result<HealthProbe, String> {
     Ok(plain(address, path.to_owned()))
 }
 
-/// By what the running master says. An address that cannot be connected to is left out.
+/// Builds a probe from what the running master says. An address that cannot be connected to is left out.
 fn of_master(status: &Status, path: &str) -> HealthProbe {
     let addresses = status.listeners.iter().flat_map(|listener| match listener.address.strip_prefix("unix:") {
         Some(socket) if socket.starts_with('/') => vec![HealthAddress::Unix(socket.into())],
@@ -133,7 +134,7 @@ fn of_master(status: &Status, path: &str) -> HealthProbe {
     }
 }
 
-/// Clients have to show a certificate, and `health` has none: it believes the master.
+/// Decides by what the master says: clients must show a certificate, and `health` has none.
 fn of_workers(status: &Status) -> Result<(), String> {
     let serving = status.workers.iter().filter(|worker| worker.state == WorkerState::Serving).count();
     let told =
@@ -175,8 +176,8 @@ fn of_settings(settings: &Settings, path: &str) -> Result<HealthProbe, String> {
     })
 }
 
-/// Where to connect for an address that is bound: a wildcard stands for the loopback addresses. `[::]` takes IPv4 too, and
-/// `::1` may be missing on this machine.
+/// Returns the addresses to connect to for a bound address. A wildcard stands for the loopback addresses; `[::]` takes
+/// IPv4 too, and `::1` may be missing on this machine.
 fn reachable(bound: &SocketAddr) -> Vec<HealthAddress> {
     let at = |ip: IpAddr| HealthAddress::Tcp {
         host: SocketAddr::new(ip, 0).to_string().trim_end_matches(":0").to_owned(),
@@ -190,7 +191,8 @@ fn reachable(bound: &SocketAddr) -> Vec<HealthAddress> {
     }
 }
 
-/// The PROXY header, if one is required, for a connection that no proxy passes on: `UNKNOWN` in version 1, `LOCAL` in 2.
+/// Returns the PROXY header, if one is required, for a connection that no proxy passes on: `UNKNOWN` in version 1,
+/// `LOCAL` in version 2.
 fn proxy_header(required: &str) -> &'static [u8] {
     match required {
         "v1" => b"PROXY UNKNOWN\r\n",
@@ -233,7 +235,7 @@ fn connect_tcp(host: &str, port: u16, until: u64) -> io::Result<Socket> {
     Err(last)
 }
 
-/// A unix socket takes a connection at once or has no room: to wait for that would know no end.
+/// Connects without waiting. A unix socket accepts at once or has no room, and a wait for room has no end.
 fn connect_unix(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -245,7 +247,7 @@ fn connect_unix(path: &Path) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket whose every read and write ends by `until`.
+/// A socket whose reads and writes end by `until`.
 struct Hurried {
     socket: Socket,
     until: u64,
@@ -269,7 +271,7 @@ impl Write for Hurried {
     }
 }
 
-/// The status of one GET.
+/// Sends one GET and returns the status of the answer.
 fn status_of<S: Read + Write>(mut stream: S, host: &str, path: &str) -> io::Result<u16> {
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: oxicorn-health\r\nConnection: close\r\n\r\n");
@@ -296,7 +298,7 @@ fn left(until: u64) -> io::Result<Duration> {
     }
 }
 
-/// A socket's timeout shows as EAGAIN.
+/// The timeout of a socket is reported as EAGAIN.
 fn in_time(error: io::Error) -> io::Error {
     if error.kind() == ErrorKind::WouldBlock { late() } else { error }
 }
@@ -404,7 +406,7 @@ mod tests {
         });
     }
 
-    /// A server of one answer, and what it was asked.
+    /// A server that gives one answer; returns the request that it got.
     fn asked_of(answer: &'static [u8]) -> (io::Result<u16>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

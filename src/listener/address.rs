@@ -1,4 +1,7 @@
-//! What one entry of `server.bind` means: which addresses it names, and whether each can be bound.
+//! The meaning of an entry of `server.bind`: the addresses that it names, and whether each can be bound.
+//!
+//! Owns: resolving names, probing without listening, binding a TCP socket, and the messages for an address that cannot
+//! be bound. Refuses: to keep a socket.
 //!
 //! Owns: resolving names, probing without listening, binding a TCP socket, and the words for why an address cannot be had.
 //! Refuses: to keep a socket.
@@ -31,11 +34,11 @@ pub(super) enum Address {
         per_slot: bool,
     },
     Unix(PathBuf),
-    /// Made by whoever started us, who left this descriptor open.
+    /// Made by the process that started this one, which left this descriptor open.
     Adopted(i32),
 }
 
-/// Why `server.bind` cannot be served. Each names the address and what to do.
+/// Why an address of `server.bind` cannot be served. Each message names the address and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BindError {
     #[error("server.bind: the name {host:?} does not resolve to an address")]
@@ -55,8 +58,8 @@ pub(crate) enum BindError {
 }
 
 impl Address {
-    /// Whether it can be bound, asked without listening: a socket that is closed again has reset nobody. Only
-    /// SO_REUSEADDR, because SO_REUSEPORT would join the group of another oxicorn and take half of its connections.
+    /// Finds out whether the address can be bound, without listening: closing such a socket resets no connection. It
+    /// sets only SO_REUSEADDR. SO_REUSEPORT would join the group of another oxicorn and take half of its connections.
     pub(super) fn probe(&self) -> Result<(), BindError> {
         match self {
             Self::Tcp { address, v6_only, .. } if address.port() != 0 => {
@@ -71,7 +74,7 @@ impl Address {
         }
     }
 
-    /// The file of a socket at `path` whose process has ended; `None` if nothing is there.
+    /// Returns the file of a socket at `path` whose process has ended; `None` if nothing is there.
     ///
     /// # Errors
     /// A server listens there, or it is not a socket.
@@ -115,7 +118,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The addresses that `server.bind` means, each once.
+/// Returns the addresses that `server.bind` names, each once.
 pub(super) fn resolve(server: &Server) -> Result<Vec<Address>, BindError> {
     let mut tcp = Vec::new();
     for bind in &server.bind {
@@ -145,8 +148,8 @@ pub(super) fn resolve(server: &Server) -> Result<Vec<Address>, BindError> {
     Ok(addresses)
 }
 
-/// All addresses of a host. `localhost` is ::1 too, even where IPv6 is off: of several, those this machine lacks are
-/// left out as long as one is there.
+/// Returns all addresses of a host. `localhost` is ::1 too, even where IPv6 is off, so addresses that this machine does
+/// not have are left out as long as one remains.
 fn of_name(host: &str, port: u16) -> Result<Vec<SocketAddr>, BindError> {
     let unresolved = |source| BindError::Resolve { host: host.to_owned(), source };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -160,12 +163,13 @@ fn of_name(host: &str, port: u16) -> Result<Vec<SocketAddr>, BindError> {
     }
 }
 
-/// `[::]` takes IPv4 too, unless an IPv4 address on its port is bound beside it: those would exclude each other.
+/// Whether the socket takes IPv6 only. `[::]` takes IPv4 too, unless an IPv4 address with the same port is bound beside
+/// it: the two would exclude each other.
 fn v6_only(address: SocketAddr, all: &[SocketAddr]) -> bool {
     address.ip() == IpAddr::from([0; 16]) && all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
 }
 
-/// A bound socket that does not listen yet.
+/// Binds a socket that does not listen yet.
 pub(super) fn tcp(address: SocketAddr, v6_only: bool, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     if address.is_ipv6() {
@@ -175,7 +179,7 @@ pub(super) fn tcp(address: SocketAddr, v6_only: bool, reuse_port: bool) -> io::R
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
-    // Accepted connections have it from their listener: a system call less for each.
+    // Accepted connections inherit it from their listener, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())

@@ -1,14 +1,14 @@
-//! How listeners are closed without a reset: first no new connection begins, then the workers accept what waits, then
-//! the listeners are shut down.
+//! Closes listeners without a reset: first no new connection begins, then the workers accept what waits, then the
+//! listeners are shut down.
 //!
 //! A TCP listener that is shut down resets each connection in its queue, also one that was established since the last
-//! accept. So it is first bound to a network interface that does not exist: new clients find no listener and are refused,
-//! handshakes under way are completed, and after a moment the queue stays empty. Unlike a socket filter this needs no
-//! capability, and workers in a container have none. A unix socket that is shut down refuses new clients, and what is in
-//! its queue can still be accepted.
+//! accept. So it is first bound to a network interface that does not exist. New clients then find no listener and are
+//! refused, handshakes in progress are completed, and after a moment the queue stays empty. Unlike a socket filter this
+//! needs no capability, and workers in a container have none. A unix socket that is shut down refuses new clients, and
+//! the connections in its queue can still be accepted.
 //!
-//! Owns: refusing, shutting down, and counting what is reset. Refuses: to accept, and to touch an adopted socket, with
-//! which other processes may go on.
+//! Owns: refusing, shutting down, and counting what is reset. Refuses: to accept, and to touch an adopted socket, which
+//! other processes may continue to use.
 
 use std::{
     io,
@@ -26,29 +26,26 @@ use crate::sys::fd;
 const NO_INTERFACE: NonZeroU32 = NonZeroU32::new(i32::MAX as u32).expect("not zero");
 
 impl Listeners {
-    /// From now on no new connection begins; those that have begun still arrive in the queues. This cannot be undone, and
-    /// is so for all processes that have these sockets.
-    pub(crate) fn refuse_newcomers(&self) {
-        self.groups.iter().for_each(SocketGroup::refuse_newcomers);
+    /// Refuses new connections from now on; those that have begun still arrive in the queues. This cannot be undone,
+    /// and applies to all processes that have these sockets.
+    pub(crate) fn refuse_new(&self) {
+        self.groups.iter().for_each(SocketGroup::refuse_new);
     }
 
-    /// As [`refuse_newcomers`](Self::refuse_newcomers), for the addresses that the settings no longer name.
-    pub(crate) fn refuse_newcomers_of_removed(&self) {
-        self.groups
-            .iter()
-            .filter(|group| group.change == AddressChange::Removed)
-            .for_each(SocketGroup::refuse_newcomers);
+    /// As [`refuse_new`](Self::refuse_new), for the addresses that the settings no longer name.
+    pub(crate) fn refuse_new_on_removed(&self) {
+        self.groups.iter().filter(|group| group.change == AddressChange::Removed).for_each(SocketGroup::refuse_new);
     }
 
-    /// Ends listening for every process that has these sockets, and resets what waits in their queues: for the final
-    /// stop, and for addresses that are removed. Gives back how many connections were reset, and logs it. Those of a unix
-    /// socket cannot be counted.
+    /// Ends listening for every process that has these sockets, and resets the connections that wait in their queues:
+    /// for the final stop, and for addresses that are removed. Returns how many connections were reset, and logs it.
+    /// Connections to a unix socket cannot be counted.
     #[must_use = "what is lost is counted"]
     pub(crate) fn shut_down(&self) -> u64 {
         let mut reset = 0;
         for socket in self.groups.iter().flat_map(SocketGroup::own) {
             reset += fd::accept_queue(socket.as_fd()).map_or(0, |(queued, _)| u64::from(queued));
-            // Fails where another process was first.
+            // Fails if another process was first.
             let _ = SockRef::from(socket).shutdown(Shutdown::Both);
         }
         if reset > 0 {
@@ -63,11 +60,11 @@ impl Listeners {
 }
 
 impl SocketGroup {
-    fn refuse_newcomers(&self) {
+    fn refuse_new(&self) {
         for socket in self.own() {
             match socket {
-                // Fails if another process was first; before Linux 5.7 also without CAP_NET_RAW: then a connection that
-                // comes in the very last moment may be reset, and is counted.
+                // Fails if another process was first, and before Linux 5.7 without CAP_NET_RAW. Then a connection that
+                // comes in the last moment may be reset, and is counted.
                 Socket::Tcp(listener) => drop(bind_to_no_interface(listener)),
                 Socket::Unix(listener) => drop(SockRef::from(listener).shutdown(Shutdown::Both)),
             }
@@ -79,7 +76,7 @@ impl SocketGroup {
     }
 }
 
-/// One option of the kernel's, for both families.
+/// One option of the kernel serves both address families.
 fn bind_to_no_interface(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).bind_device_by_index_v4(Some(NO_INTERFACE))
 }

@@ -1,5 +1,6 @@
-//! Who listens where we cannot: for one line of an error message. Refuses to fail: what it may not see it calls
-//! "another process".
+//! The process that listens at an address that is in use, for one line of an error message.
+//!
+//! Owns: finding its name and pid. Refuses: to fail. A process that this user may not see is called "another process".
 
 use std::{fs, os::fd::AsFd};
 
@@ -7,7 +8,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 const UNKNOWN: &str = "another process (or another oxicorn)";
 
-/// Who listens on TCP `port`, such as "nginx (pid 7)".
+/// Returns the process that listens on TCP `port`, such as "nginx (pid 7)".
 pub(super) fn of_port(port: u16) -> String {
     let suffix = format!(":{port:04X}");
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
@@ -19,7 +20,7 @@ pub(super) fn of_port(port: u16) -> String {
     inode.and_then(holder_of).map_or_else(|| UNKNOWN.to_owned(), describe)
 }
 
-/// Who listens on the unix socket that `visitor` is connected to.
+/// Returns the process that listens on the unix socket that `visitor` is connected to.
 pub(super) fn of_peer(visitor: &impl AsFd) -> String {
     match getsockopt(visitor, PeerCredentials) {
         Ok(peer) if peer.pid() > 0 => describe(peer.pid().unsigned_abs()),
@@ -27,7 +28,7 @@ pub(super) fn of_peer(visitor: &impl AsFd) -> String {
     }
 }
 
-/// The process with the lowest pid that has this socket open: of a pre-fork server, the master.
+/// Returns the process with the lowest pid that has this socket open: in a pre-fork server that is the master.
 fn holder_of(inode: &str) -> Option<u32> {
     let socket = format!("socket:[{inode}]");
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());

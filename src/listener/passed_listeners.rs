@@ -1,6 +1,7 @@
-//! The listeners as one program hands them to the next that takes its place: the same sockets, in the same order.
+//! The listeners as one program passes them to the next: the same sockets, in the same order.
 //!
-//! Refuses to bind: what the new settings name beyond these comes after, by [`rebind`](Listeners::rebind).
+//! Owns: what the next program must know of each socket. Refuses: to bind. [`rebind`](Listeners::rebind) binds the new
+//! addresses of the settings afterwards.
 
 use std::{
     io,
@@ -20,7 +21,7 @@ use crate::sys::{
     socket_file::Rights,
 };
 
-/// All of [`Listeners`], for another program to read.
+/// All of [`Listeners`], in a form that another program can read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PassedListeners {
     groups: Vec<PassedGroup>,
@@ -34,7 +35,7 @@ struct PassedGroup {
     asked: Address,
     address: Address,
     name: String,
-    /// In the order of listen(): a socket's place here is its slot.
+    /// In the order of listen(): the index of a socket is its slot.
     sockets: Vec<RawFd>,
     file: Option<FileId>,
     #[serde(default)]
@@ -42,7 +43,7 @@ struct PassedGroup {
 }
 
 impl Listeners {
-    /// To be asked for while no reload is on trial.
+    /// Describes the listeners for the next program. Call it only while no reload is on trial.
     pub(crate) fn pass_on(&self, transfer: &mut FdTransfer) -> PassedListeners {
         let groups = self.groups.iter().map(|group| PassedGroup {
             asked: group.asked.clone(),
@@ -61,7 +62,7 @@ impl Listeners {
     }
 
     /// # Errors
-    /// A descriptor that was promised is not there.
+    /// A descriptor that the state names was not passed.
     pub(crate) fn adopt(passed: &PassedListeners) -> io::Result<Self> {
         let groups = passed.groups.iter().map(|group| {
             let socket = |number: &RawFd| Ok(Socket::of(&group.address, exec::received(*number)?));
@@ -79,7 +80,8 @@ impl Listeners {
         Ok(Self { groups: groups.collect::<io::Result<_>>()?, slots, steering, live, shares: Vec::new() })
     }
 
-    /// Whether what `server.bind` names beyond what is bound, or has lost, could be bound, without binding it.
+    /// Finds out whether the addresses of `server.bind` that are not bound, or have lost their file, could be bound.
+    /// Binds nothing.
     ///
     /// # Errors
     /// See [`BindError`].
@@ -90,7 +92,8 @@ impl Listeners {
 }
 
 impl PassedListeners {
-    /// Descriptors of whoever started us: they keep their numbers, for the settings may name them.
+    /// Returns the descriptors that the process that started the service passed. They keep their numbers, because the
+    /// settings may name them.
     pub(crate) fn originals(&self) -> Vec<RawFd> {
         let original = |group: &PassedGroup| match group.asked {
             Address::Adopted(number) => Some(number),

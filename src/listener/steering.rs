@@ -1,7 +1,10 @@
-//! The classic BPF program that sends each new connection to a random live slot, the emptier ones first. Refuses to
-//! attach it (`sys::bpf`) and to know who is live and how full (the master does).
+//! The classic BPF program that sends each new connection to a random live slot, and to emptier slots more often.
 //!
-//! Random, because a classic program keeps no state between two connections: it cannot take turns, nor count.
+//! Owns: the program and the chances of each slot. Refuses: to attach it (`sys::bpf`), and to know which slots are live
+//! and how full they are (the master does).
+//!
+//! It is random because a classic BPF program keeps no state between two connections: it can neither take turns nor
+//! count.
 
 use crate::sys::bpf::Instruction;
 
@@ -10,29 +13,29 @@ const MODULO: u16 = (libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K) as u16;
 const JUMP_FROM: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 const RETURN_A: u16 = (libc::BPF_RET | BPF_A) as u16;
-/// `linux/filter.h`: return what is in the accumulator. libc lacks it.
+/// `linux/filter.h`: return the value of the accumulator. libc lacks it.
 const BPF_A: u32 = 0x10;
 /// Loading from here loads a random number instead of a packet's bytes.
 const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).cast_unsigned();
 
-/// A slot, and how many of all tickets it has in the draw.
+/// A slot and its number of tickets in the draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) slot: u32,
     pub(super) tickets: u32,
 }
 
-/// Each slot with the same chance.
+/// Gives each slot the same chance.
 pub(super) fn equal(live: &[u32]) -> Vec<Share> {
     live.iter().map(|&slot| Share { slot, tickets: 1 }).collect()
 }
 
-/// The more chances the fewer connections a slot has.
+/// Gives a slot more chances the fewer connections it has.
 ///
-/// As many tickets as it lacks to the fullest, and a quarter of the mean besides: where these counts are old and many
-/// connections come at once, that keeps them from all going to the slot that was emptiest. Of 100 connections that come
-/// one by one to 8 slots the fullest then has 1.17 times the mean, and not 1.42 as by chance alone; of 64 that come at
-/// once, 1.15 and not 1.19.
+/// A slot gets one ticket for each connection that it has less than the fullest slot, and as many as a quarter of the
+/// mean besides. The counts may be old when many connections come at once; the second part keeps them from all going to
+/// the slot that was emptiest. If 100 connections come one by one to 8 slots, the fullest slot has 1.17 times the mean,
+/// and 1.42 times by chance alone. If 64 come at once it has 1.15 times, and 1.19 by chance.
 pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Share> {
     let counts: Vec<u64> = live.iter().map(|&slot| connections(slot)).collect();
     let (most, sum) = (counts.iter().max().copied().unwrap_or(0), counts.iter().sum::<u64>());
@@ -41,12 +44,12 @@ pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Sha
     live.iter().zip(&counts).map(|(&slot, count)| Share { slot, tickets: tickets(count) }).collect()
 }
 
-/// A program that draws a ticket and returns its slot; for no slots no program, which the kernel refuses.
-/// A slot without a socket would send its share to any slot, dead ones too.
+/// Returns the program that draws a ticket and returns its slot. Without slots the program is empty, and the kernel
+/// refuses it. A slot without a socket would send its share to any slot, also to one without a worker.
 pub(super) fn program(shares: &[Share]) -> Vec<Instruction> {
     let instruction = |code, jf, k| Instruction { code, jt: 0, jf, k };
     let Some((last, others)) = shares.split_last() else { return Vec::new() };
-    // Slots are 512 at most, a quarter of what the kernel's limit of 4096 instructions would hold.
+    // There are at most 512 slots: the program needs a quarter of the kernel's limit of 4096 instructions.
     let tickets = shares.iter().map(|share| share.tickets).sum();
     let mut program = vec![instruction(LOAD, 0, RANDOM), instruction(MODULO, 0, tickets)];
     if (0..).zip(shares).all(|(drawn, share)| *share == Share { slot: drawn, tickets: 1 }) {
@@ -56,8 +59,8 @@ pub(super) fn program(shares: &[Share]) -> Vec<Instruction> {
     let mut end = 0;
     for share in others {
         end += share.tickets;
-        // From here on it is not this one: over the return, to the next comparison. One ladder of jumps to the end would
-        // be too far, a jump reaches 255 instructions.
+        // A number from here on belongs to a later slot: jump over the return to the next comparison. One ladder of
+        // jumps to the end is not possible, because a jump reaches 255 instructions.
         program.push(Instruction { code: JUMP_FROM, jt: 1, jf: 0, k: end });
         program.push(instruction(RETURN, 0, share.slot));
     }
@@ -70,7 +73,7 @@ mod tests {
     use super::*;
     use oxicorn_testkit::random::Random;
 
-    /// What the kernel would return, were `random` drawn.
+    /// Returns what the kernel would return if `random` were drawn.
     fn run(program: &[Instruction], random: u32) -> u32 {
         let (mut at, mut accumulator) = (0, None);
         loop {
@@ -124,7 +127,7 @@ mod tests {
         assert!(far.iter().map(|share| u64::from(share.tickets)).sum::<u64>() <= u64::from(u32::MAX));
     }
 
-    /// What `by_room` promises, replayed with a fixed seed: by chance alone it would be 1.21 and 1.42.
+    /// Replays what `by_room` promises with a fixed seed; by chance alone it would be 1.21 and 1.42.
     #[test]
     fn connections_that_come_a_few_at_a_time_are_spread_evenly() {
         let mut random = Random::new(1);

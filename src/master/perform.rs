@@ -69,7 +69,7 @@ impl Shell {
             Action::BecomeNew => return upgrade::become_new(self),
             Action::KeepProgram => upgrade::keep(self),
             Action::BecomeOld { slot, why } => return upgrade::become_old(self, slot, why),
-            Action::RefuseAtRemoved => self.listeners.refuse_newcomers_of_removed(),
+            Action::RefuseAtRemoved => self.listeners.refuse_new_on_removed(),
             Action::CloseRemoved => reload::close_removed(self),
             Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),

@@ -134,7 +134,7 @@ impl<S> Acceptors<S> {
     }
 
     fn refuse_new(&mut self, length: Duration) {
-        self.shared.listeners.refuse_newcomers();
+        self.shared.listeners.refuse_new();
         self.closing = ClosingStage::RefusesNew(Instant::now() + length);
     }
 

@@ -1,6 +1,6 @@
-//! A TLS session with whatever server answers.
+//! A TLS session with any server that answers.
 //!
-//! Owns: the client's side, which takes every certificate. Refuses: to verify; see `health` for why.
+//! Owns: the client side, which accepts every certificate. Refuses: to verify; `health` says why.
 
 use std::{
     io::{self, Read, Write},
@@ -13,7 +13,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-/// No ALPN is offered: that is HTTP/1.1.
+/// It offers no ALPN, so the server speaks HTTP/1.1.
 pub(super) fn over_tls<S: Read + Write>(stream: S) -> io::Result<StreamOwned<ClientConnection, S>> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -26,7 +26,7 @@ pub(super) fn over_tls<S: Read + Write>(stream: S) -> io::Result<StreamOwned<Cli
     Ok(StreamOwned::new(session, stream))
 }
 
-/// Takes every certificate: whoever answers at the address that we are bound to is asked.
+/// Accepts every certificate: the server at the address that the service is bound to is asked, whichever it is.
 #[derive(Debug)]
 struct Whoever;
 
