@@ -1,12 +1,13 @@
-//! What workers tell about themselves, in memory that master and workers share.
+//! The state and the counts of every worker, in memory that the master and all workers share.
 //!
-//! Owns: the layout and its atomics. A header the master writes; then rows, one to a process: the master fills in who
-//! it is before the fork, from then on only that worker writes; then, in the order of the rows, how long their requests
-//! took, and notes of those under way. No locks: a process killed in the middle of a write leaves a number, never a
-//! broken one. Refuses: policy (what is late, what is too much is the core's business).
+//! Owns: the layout and its atomics. First comes a header, which the master writes. Then come rows, one for each
+//! process: the master writes the identity before the fork, and from then on only that worker writes. Then come, in the
+//! order of the rows, the durations of requests and notes of those in progress. There are no locks: a process that is
+//! killed in the middle of a write leaves the old number or the new one, never a broken one. Refuses: policy. The core
+//! decides what is late or too much.
 //!
-//! Counters of a row only ever go up, also when the row is given to the next worker, which remembers where it began.
-//! So a total is the plain sum over all rows, survives every death, and is never lower than before.
+//! Counters of a row only increase, also when the row is given to the next worker, which remembers where it began. So a
+//! total is the plain sum over all rows, survives every death, and is never lower than before.
 
 mod in_flight_table;
 
@@ -23,12 +24,13 @@ use std::{
 pub(crate) use self::in_flight_table::{Entry, InFlightRequest, InFlightTable, X_REQUEST_ID};
 use crate::sys::{clock, shm::Mapping};
 
-/// Fields are only ever appended, in words that were zero until then: that needs no new number, and who does not know a
-/// field leaves it alone. A program with another number cannot read this one's scoreboard, nor upgrade it.
+/// The version of the layout. Fields are only appended, in words that were zero before. That needs no new number: a
+/// program that does not know a field does not touch it. A program with another number can neither read this scoreboard
+/// nor upgrade its program.
 const LAYOUT_VERSION: u64 = 1;
 const ROW_WORDS: usize = 32;
 
-/// Upper bounds of the durations' buckets, in nanoseconds; one bucket more takes what is longer than the last.
+/// Upper bounds of the buckets of durations, in nanoseconds. One more bucket counts what is longer than the last.
 pub(crate) const DURATION_BOUNDS: [u64; 14] = [
     500_000,
     1_000_000,
@@ -46,10 +48,10 @@ pub(crate) const DURATION_BOUNDS: [u64; 14] = [
     10_000_000_000,
 ];
 const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
-/// A row's durations: the buckets, not cumulated, and behind them the sum in nanoseconds. Two cache lines.
+/// The durations of a row: the buckets, not cumulated, and behind them the sum in nanoseconds. Two cache lines.
 const DURATION_WORDS: usize = BUCKETS + 1;
 
-/// How long a request stays in quarantine after a death that it was in flight at. The answer names it: Retry-After.
+/// How long a request stays in quarantine after a death at which it was in flight. The answer names it in Retry-After.
 pub(crate) const QUARANTINE_MS: u64 = 60_000;
 
 /// Words of the header.
@@ -63,9 +65,9 @@ mod header {
     pub(super) const GENERATION: usize = 6;
     pub(super) const TARGET: usize = 7;
     pub(super) const MASTER_PID: usize = 8;
-    /// In milliseconds of CLOCK_BOOTTIME: the wall clock may still be set after us.
+    /// In milliseconds of CLOCK_BOOTTIME, because the wall clock may be set later.
     pub(super) const STARTED: usize = 9;
-    /// When the last quarantine ends, in milliseconds of the monotonic clock; 0: there was none.
+    /// When the last quarantine ends, in milliseconds of the monotonic clock; 0 if there was none.
     pub(super) const QUARANTINED_UNTIL: usize = 10;
     /// Two words each: the key of a request, and the end of its quarantine.
     pub(super) const QUARANTINE: std::ops::Range<usize> = 11..19;
@@ -84,21 +86,21 @@ mod word {
     pub(super) const RECYCLE_AT: usize = 6;
     pub(super) const IN_FLIGHT: usize = 7;
     pub(super) const CONNECTIONS: usize = 8;
-    // From here on counters, which outlive the worker.
+    // Counters begin here; they outlive the worker.
     pub(super) const REQUESTS: usize = 9;
     pub(super) const ACCEPTED: usize = 10;
     /// 1xx to 5xx.
     pub(super) const RESPONSES: usize = 11;
     pub(super) const CUT: usize = 16;
-    // Where the counters stood when this worker began.
+    // The values of the counters when this worker began.
     pub(super) const REQUESTS_BASE: usize = 17;
     /// A counter, as those above.
     pub(super) const SHED: usize = 18;
     /// A counter: connections accepted from the slots of siblings.
     pub(super) const RESCUED: usize = 19;
-    /// A counter: requests that were refused, the app not asked or its answer replaced.
+    /// A counter: requests that were refused before the app was asked, or whose answer was replaced.
     pub(super) const REFUSED: usize = 20;
-    /// 1 while the worker has as many connections as it may.
+    /// 1 while the worker has as many connections as it may have.
     pub(super) const FULL: usize = 21;
     /// A counter: lines of the access log.
     pub(super) const ACCESS_LINES_DROPPED: usize = 22;
@@ -106,7 +108,7 @@ mod word {
     pub(super) const HANDSHAKES_FAILED: usize = 23;
     /// A counter: requests whose client left before they were handed to the app.
     pub(super) const ABANDONED: usize = 24;
-    /// What the master has told the worker: bits of `told`, which are never taken back. The master writes this word.
+    /// What the master has told the worker: bits of `told`, which are never cleared. The master writes this word.
     pub(super) const TOLD: usize = 25;
     /// A counter: idle connections that were closed for new ones.
     pub(super) const EVICTED: usize = 26;
@@ -118,7 +120,7 @@ mod told {
     pub(super) const DRAIN: u64 = 2;
 }
 
-/// What a worker says it is doing.
+/// The state that a worker reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub(crate) enum RowState {
@@ -128,7 +130,7 @@ pub(crate) enum RowState {
     Draining = 3,
 }
 
-/// Everything ever counted, by workers living and dead.
+/// All counts since the start, of living and dead workers.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Totals {
     pub(crate) requests: u64,
@@ -139,23 +141,23 @@ pub(crate) struct Totals {
     pub(crate) refused: u64,
     /// Requests whose client left before they were handed to the app.
     pub(crate) abandoned: u64,
-    /// Connections accepted from the slot of a sibling that could not.
+    /// Connections accepted from the slot of a sibling that could not accept them.
     pub(crate) rescued: u64,
     pub(crate) access_lines_dropped: u64,
     /// Of TLS.
     pub(crate) handshakes_failed: u64,
     pub(crate) evicted: u64,
-    /// Requests that ended, by how long they took: see [`DURATION_BOUNDS`].
+    /// Requests that ended, by duration: see [`DURATION_BOUNDS`].
     pub(crate) durations: [u64; BUCKETS],
-    /// What they took together.
+    /// The sum of their durations.
     pub(crate) duration_ns: u64,
 }
 
-/// What only the master knows, and tells all. The four counts are of workers and only go up.
+/// What only the master knows and publishes for all. The four counts are of workers and only increase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Overview {
     pub(crate) generation: u64,
-    /// How many workers there should be.
+    /// The number of workers that should run.
     pub(crate) target: u64,
     pub(crate) recycled: u64,
     pub(crate) crashed: u64,
@@ -170,7 +172,7 @@ pub(crate) struct Scoreboard {
     rows_max: usize,
 }
 
-/// Why the scoreboard of the program before cannot be gone on with.
+/// Why the scoreboard of the previous program cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdoptError {
     #[error("its scoreboard has layout {found}, and this program reads {LAYOUT_VERSION} only")]
@@ -180,7 +182,7 @@ pub(crate) enum AdoptError {
 }
 
 impl Scoreboard {
-    /// Master only, before the first fork. The uptime counts from here.
+    /// Makes an empty scoreboard. Master only, before the first fork; the uptime counts from here.
     pub(crate) fn create(rows: u32, rows_max: u32) -> io::Result<Self> {
         let scoreboard = Self::on(Mapping::create(words_of(rows_max as usize))?, rows_max as usize);
         let words = scoreboard.words;
@@ -191,10 +193,10 @@ impl Scoreboard {
         Ok(scoreboard)
     }
 
-    /// Goes on with the scoreboard of the program before: what was counted, and since when, stays.
+    /// Continues the scoreboard of the previous program: its counts and its start time stay.
     ///
     /// # Errors
-    /// It is laid out in another way than this program's.
+    /// Its layout is not the one of this program.
     pub(crate) fn adopt(memory: OwnedFd, rows_max: u32) -> Result<Self, AdoptError> {
         let rows_max = rows_max as usize;
         let mut first = [0; size_of::<u64>()];
@@ -207,24 +209,24 @@ impl Scoreboard {
         Ok(Self::on(Mapping::of(memory.into(), words_of(rows_max)).map_err(AdoptError::Map)?, rows_max))
     }
 
-    /// Mapped once, for the life of the process: the rows are handed out as plain references. Rows that are not yet in
-    /// use cost no memory: nobody touches their pages.
+    /// Mapped once, for the life of the process, so rows are plain references. Rows that are not in use yet cost no
+    /// memory, because their pages are never touched.
     fn on(mapping: Mapping, rows_max: usize) -> Self {
         let mapping: &'static Mapping = Box::leak(Box::new(mapping));
         Self { mapping, words: &mapping.words()[..words_of(rows_max)], rows_max }
     }
 
-    /// For who goes on with it: the memory, and the most rows it can hold.
+    /// Returns what the next program needs: the memory, and the largest number of rows.
     pub(crate) fn memory(&self) -> (BorrowedFd<'static>, u32) {
         (self.mapping.as_fd(), self.rows_max as u32)
     }
 
-    /// Where a row stands, which is the same in every program that maps it.
+    /// Returns the index of a row, which is the same in every program that maps it.
     pub(crate) fn place_of(&self, row: Row) -> Option<usize> {
         self.rows().position(|other| std::ptr::eq(other.words, row.words))
     }
 
-    /// Master only. Rows are only ever added.
+    /// Adds rows. Master only; rows are never removed.
     pub(crate) fn grow(&self, rows: u32) {
         self.set(header::ROWS, u64::from(rows));
     }
@@ -239,7 +241,7 @@ impl Scoreboard {
         rows.map(|((words, durations), notes)| Row { words, durations, notes })
     }
 
-    /// Master only, before a fork: a row for the coming worker.
+    /// Gives a row to the next worker. Master only, before its fork.
     pub(crate) fn claim(&self, slot: u32, generation: u32, max_requests: u64, now: u64) -> Option<Row> {
         let row = self.rows().find(|row| row.state() == RowState::Free)?;
         let requests = row.get(word::REQUESTS);
@@ -254,7 +256,7 @@ impl Scoreboard {
         Some(row)
     }
 
-    /// Master only, once the worker is reaped (or was never born).
+    /// Takes the row back. Master only, once the worker is reaped or its fork failed.
     pub(crate) fn release(&self, row: Row) {
         for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS, word::FULL] {
             row.set(gauge, 0);
@@ -263,12 +265,12 @@ impl Scoreboard {
         row.set_state(RowState::Free);
     }
 
-    /// Master only: counts requests that were lost with a worker that died, and connections that no worker accepted.
+    /// Counts requests that were lost with a worker that died, and connections that no worker accepted. Master only.
     pub(crate) fn cut(&self, lost: u64) {
         self.set(header::CUT, self.get(header::CUT) + lost);
     }
 
-    /// Master only: for all to read.
+    /// Publishes these values for all processes. Master only.
     pub(crate) fn publish(&self, overview: &Overview) {
         let Overview { generation, target, recycled, crashed, hung, boot_failed } = *overview;
         self.set(header::GENERATION, generation);
@@ -279,7 +281,7 @@ impl Scoreboard {
         self.set(header::BOOT_FAILED, boot_failed);
     }
 
-    /// What the master published last.
+    /// Returns the values that the master published last.
     pub(crate) fn overview(&self) -> Overview {
         Overview {
             generation: self.get(header::GENERATION),
@@ -291,20 +293,20 @@ impl Scoreboard {
         }
     }
 
-    /// Master only: with `http.quarantine`, all workers answer the request of this key with 503 until then. There is room
-    /// for four requests: a fifth replaces the one whose quarantine ends first.
+    /// Puts the request of this key in quarantine: all workers answer it with 503 until then. Master only. There is
+    /// room for four requests; a fifth replaces the one whose quarantine ends first.
     pub(crate) fn quarantine(&self, key: u64, until: u64) {
         let entries = || header::QUARANTINE.step_by(2);
         let entry = entries().find(|at| self.get(*at) == key).or_else(|| entries().min_by_key(|at| self.get(at + 1)));
         let Some(at) = entry else { return };
-        // First 0, so that no worker reads the old key with the new end.
+        // Write 0 first, so that no worker reads the old key with the new end.
         self.set(at + 1, 0);
         self.set(at, key);
         self.set(at + 1, until);
         self.set(header::QUARANTINED_UNTIL, until.max(self.get(header::QUARANTINED_UNTIL)));
     }
 
-    /// Whether this request is in quarantine. Costs one load while none is.
+    /// Whether this request is in quarantine. It costs one load while none is.
     pub(crate) fn quarantined(&self, now: u64, method: &str, path: &str) -> bool {
         self.get(header::QUARANTINED_UNTIL) > now
             && in_flight_table::key(method.as_bytes(), path.as_bytes()).is_some_and(|key| {
@@ -316,7 +318,7 @@ impl Scoreboard {
         self.get(header::MASTER_PID)
     }
 
-    /// Milliseconds since the master started, those of a suspended machine included.
+    /// Returns the milliseconds since the master started, including the time in which the machine was suspended.
     pub(crate) fn uptime_ms(&self) -> u64 {
         clock::boottime().saturating_sub(self.get(header::STARTED))
     }
@@ -358,7 +360,7 @@ fn words_of(rows_max: usize) -> usize {
     ROW_WORDS + rows_max * (ROW_WORDS + DURATION_WORDS + in_flight_table::WORDS)
 }
 
-/// One worker's part of the scoreboard.
+/// The part of one worker.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     words: &'static [AtomicU64],
@@ -375,7 +377,7 @@ impl Row {
         self.words[word].store(value, Relaxed);
     }
 
-    /// One writer: a load and a store do what `fetch_add` would, without the bus lock.
+    /// There is one writer, so a load and a store do what `fetch_add` would, without the bus lock.
     fn add(&self, word: usize, by: u64) {
         self.set(word, self.get(word).wrapping_add(by));
     }
@@ -386,12 +388,13 @@ impl Row {
 
     // ---- the master's word ---------------------------------------------------------------------------------------
 
-    /// Takes effect at once, before the worker reads the message: from here on its answers say that the service stops.
+    /// Tells the worker that the service stops. It takes effect at once, before the worker reads the message: its
+    /// answers say so from here on.
     pub(crate) fn tell_stopping(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::STOPPING);
     }
 
-    /// As [`tell_stopping`](Self::tell_stopping), that this worker drains.
+    /// As [`tell_stopping`](Self::tell_stopping), for a worker that drains.
     pub(crate) fn tell_drain(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::DRAIN);
     }
@@ -402,7 +405,7 @@ impl Row {
         self.set(word::PID, u64::from(pid));
     }
 
-    /// Where this worker notes its requests; made once.
+    /// Returns the table in which this worker notes its requests. Call it once.
     pub(crate) fn in_flight_table(&self) -> InFlightTable {
         InFlightTable::new(self.notes)
     }
@@ -415,7 +418,7 @@ impl Row {
         self.set_state(RowState::Draining);
     }
 
-    /// Promises to beat again by `due`, in milliseconds of the monotonic clock.
+    /// Promises the next heartbeat by `due`, in milliseconds of the monotonic clock.
     pub(crate) fn beat(&self, due: u64) {
         self.set(word::DUE, due);
     }
@@ -445,7 +448,7 @@ impl Row {
         self.add(word::SHED, 1);
     }
 
-    /// Says whether there is room for another connection.
+    /// Reports whether there is room for another connection.
     pub(crate) fn set_full(&self, full: bool) {
         self.set(word::FULL, u64::from(full));
     }
@@ -462,7 +465,7 @@ impl Row {
         self.add(word::HANDSHAKES_FAILED, 1);
     }
 
-    /// Counts a request handed to the app; answers how many this worker was handed.
+    /// Counts a request that is handed to the app; returns the number of requests that this worker was handed.
     pub(crate) fn request_begun(&self) -> u64 {
         self.add(word::REQUESTS, 1);
         self.add(word::IN_FLIGHT, 1);
@@ -478,7 +481,7 @@ impl Row {
         self.add(word::IN_FLIGHT, 1_u64.wrapping_neg());
     }
 
-    /// How long a request took that was begun, answered or not.
+    /// Records how long a request took that was begun, whether it was answered or not.
     pub(crate) fn took(&self, ns: u64) {
         let bucket = DURATION_BOUNDS.iter().position(|bound| ns <= *bound).unwrap_or(BUCKETS - 1);
         for (word, by) in [(bucket, 1), (BUCKETS, ns)] {
@@ -496,7 +499,7 @@ impl Row {
     pub(crate) fn state(&self) -> RowState {
         match self.get(word::STATE) {
             1 => RowState::Starting,
-            // The worker has not read the message yet, but its answers say so already.
+            // The worker may not have read the message yet, but its answers say so already.
             2 if self.told_drain() => RowState::Draining,
             2 => RowState::Serving,
             3 => RowState::Draining,
@@ -516,7 +519,7 @@ impl Row {
         self.get(word::TOLD) & told::DRAIN != 0
     }
 
-    /// 0 until the worker has begun.
+    /// Returns when the next heartbeat is due; 0 until the worker has begun.
     pub(crate) fn pid(&self) -> u64 {
         self.get(word::PID)
     }
@@ -525,12 +528,12 @@ impl Row {
         self.get(word::DUE)
     }
 
-    /// Requests this worker was handed, of the row's all.
+    /// Returns the requests that this worker was handed, without those of earlier workers of the row.
     pub(crate) fn requests(&self) -> u64 {
         self.get(word::REQUESTS).wrapping_sub(self.get(word::REQUESTS_BASE))
     }
 
-    /// The count of requests at which this worker asks to be recycled; 0 is never.
+    /// Returns the number of requests at which this worker asks to be recycled; 0 is never.
     pub(crate) fn recycle_at(&self) -> u64 {
         self.get(word::RECYCLE_AT)
     }
@@ -544,7 +547,7 @@ impl Row {
         self.get(word::IN_FLIGHT)
     }
 
-    /// Up to eight of the requests in flight, the oldest first.
+    /// Returns up to eight of the requests in flight, the oldest first.
     pub(crate) fn requests_in_flight(&self) -> Vec<InFlightRequest> {
         in_flight_table::read(self.notes)
     }
@@ -553,17 +556,17 @@ impl Row {
         self.get(word::CONNECTIONS)
     }
 
-    /// Connections ever accepted, by this worker and those before it in the row.
+    /// Returns the connections that were accepted by this worker and those before it in the row.
     pub(crate) fn accepted(&self) -> u64 {
         self.get(word::ACCEPTED)
     }
 
-    /// Whether the worker takes no connection until one of its own ends.
+    /// Whether the worker accepts no connection until one of its own ends.
     pub(crate) fn full(&self) -> bool {
         self.get(word::FULL) != 0
     }
 
-    /// Grows with whatever the worker does: connections accepted and requests begun.
+    /// Returns a number that grows with all that the worker does: connections accepted and requests begun.
     pub(crate) fn activity(&self) -> u64 {
         self.get(word::ACCEPTED).wrapping_add(self.get(word::REQUESTS))
     }

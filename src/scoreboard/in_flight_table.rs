@@ -1,9 +1,10 @@
-//! What a worker is working on, noted where its master can still read it after the worker's death.
+//! The requests that a worker has in flight, where the master can read them after the worker's death.
 //!
-//! Owns: the notes, eight to a row: since when, method, path and `X-Request-Id`, each cut to what fits. Only the
-//! worker's own loop writes them, a handful of stores a request; more than eight at a time are counted (`in_flight`)
-//! and not noted. A reader may see a note half written: it then reads a mixture, and nothing worse. Refuses: the query
-//! of a URI and every other header, which may hold secrets.
+//! Owns: the entries, eight for each row: start, method, path and `X-Request-Id`, each cut to what fits. Only the
+//! worker's own loop writes them, with a handful of stores for each request. If more than eight requests are in flight,
+//! the others are counted (`in_flight`) but have no entry. A reader may see a half-written entry and then reads a
+//! mixture of two requests. Refuses: the query of a URI and every header but `X-Request-Id`, because they may hold
+//! secrets.
 
 use std::{
     hash::{DefaultHasher, Hasher},
@@ -16,10 +17,10 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Request};
 
-/// Notes of a row, one bit of [`InFlightTable::taken`] each.
+/// Entries of a row, one bit of [`InFlightTable::taken`] for each.
 const NOTES: usize = 8;
 
-/// Words of a note. No start: it is free.
+/// Words of an entry. Without a start it is free.
 const STARTED: usize = 0;
 const LENGTHS: usize = 1;
 const METHOD: Range<usize> = 2..3;
@@ -27,26 +28,26 @@ const PATH: Range<usize> = 3..15;
 const ID: Range<usize> = 15..20;
 const NOTE_WORDS: usize = 20;
 
-/// Words of all notes of a row.
+/// Words of all entries of a row.
 pub(super) const WORDS: usize = NOTES * NOTE_WORDS;
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The writing end.
+/// The table, as the worker writes it.
 #[derive(Debug)]
 pub(crate) struct InFlightTable {
     words: &'static [AtomicU64],
     taken: AtomicU8,
 }
 
-/// The place of a note, to be given back.
+/// The index of an entry, to be given back to [`InFlightTable::end`].
 #[derive(Debug)]
 pub(crate) struct Entry(u8);
 
-/// A request as noted, in printable ASCII whatever was sent.
+/// A request as it was noted, in printable ASCII whatever the client sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct InFlightRequest {
-    /// Milliseconds of the monotonic clock, some 4 ms early at most.
+    /// Milliseconds of the monotonic clock, up to 4 ms too early.
     pub(crate) started: u64,
     /// Method and path.
     pub(crate) request: String,
@@ -60,9 +61,9 @@ impl InFlightTable {
         Self { words, taken: AtomicU8::new(0) }
     }
 
-    /// `None` when all places are taken.
+    /// Notes a request. `None` if all entries are taken.
     pub(crate) fn begin<B>(&self, now: u64, request: &Request<B>, id: &HeaderValue) -> Option<Entry> {
-        // One writer: a load and a store will do.
+        // There is one writer: a load and a store are enough.
         let taken = self.taken.load(Relaxed);
         let place = taken.trailing_ones() as usize;
         let note = self.words.chunks_exact(NOTE_WORDS).nth(place)?;
@@ -80,7 +81,7 @@ impl InFlightTable {
     }
 }
 
-/// The length before the cut, as far as it fits into 16 bits.
+/// Stores the bytes that fit, and returns the length before the cut, as far as it fits into 16 bits.
 fn put(words: &[AtomicU64], bytes: &[u8]) -> u64 {
     let (whole, rest) = bytes.as_chunks::<8>();
     for (word, bytes) in words.iter().zip(whole) {
@@ -92,7 +93,7 @@ fn put(words: &[AtomicU64], bytes: &[u8]) -> u64 {
     bytes.len().min(usize::from(u16::MAX)) as u64
 }
 
-/// What is noted, the oldest first.
+/// Returns the noted requests, the oldest first.
 pub(super) fn read(words: &[AtomicU64]) -> Vec<InFlightRequest> {
     let mut notes: Vec<_> = words.chunks_exact(NOTE_WORDS).filter_map(read_note).collect();
     notes.sort_by_key(|note| note.started);
@@ -115,8 +116,8 @@ fn read_note(note: &[AtomicU64]) -> Option<InFlightRequest> {
     })
 }
 
-/// A hash of method and path; `None` if they do not fit into a note. The hasher has a fixed key, so it is the same in
-/// master and workers.
+/// Returns a hash of method and path; `None` if they do not fit into an entry. The hasher has a fixed key, so the hash
+/// is the same in master and workers.
 pub(super) fn key(method: &[u8], path: &[u8]) -> Option<u64> {
     if method.len() > METHOD.len() * 8 || path.len() > PATH.len() * 8 {
         return None;
@@ -138,7 +139,7 @@ fn text(words: &[AtomicU64], len: usize) -> String {
     format!("{}{cut}", bytes.escape_ascii())
 }
 
-/// Master only, once the worker is gone.
+/// Clears the entries. Master only, once the worker is gone.
 pub(super) fn clear(words: &[AtomicU64]) {
     for note in words.chunks_exact(NOTE_WORDS) {
         note[STARTED].store(0, Relaxed);
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(read(words), [expected]);
         pad.end(&place);
         assert_eq!(read(words), []);
-        // A shorter one after a longer one shows nothing of it.
+        // A short entry after a long one shows nothing of the long one.
         note(&pad, 0, "/", b"").unwrap();
         let key = super::key(b"GET", b"/");
         assert_eq!(read(words), [InFlightRequest { started: 1, request: "GET /".to_owned(), key, id: None }]);

@@ -1,6 +1,6 @@
-//! `log.access_format`, read once: what a line of the access log is made of.
+//! `log.access_format`, read once: the parts of a line of the access log.
 //!
-//! Owns: Gunicorn's format strings, the two named formats, and the words in which one is refused. Refuses: making lines
+//! Owns: Gunicorn's format strings, the two named formats, and the messages that refuse one. Refuses: to write lines
 //! (`worker::access_log`).
 
 use std::str::FromStr;
@@ -48,13 +48,13 @@ pub(crate) enum Part {
     Target,
     /// `U`: the path as it was sent.
     Path,
-    /// `q`: what follows the `?`; empty without one.
+    /// `q`: the text after the `?`; empty without one.
     Query,
     /// `H`: `HTTP/1.1`
     Protocol,
     /// `s`
     Status,
-    /// `B` and `b`: bytes of the body; `b` is `-` where there was no answer, `B` is 0.
+    /// `B` and `b`: bytes of the body. Without an answer `b` is `-` and `B` is 0.
     Bytes {
         dash: bool,
     },
@@ -78,7 +78,7 @@ pub(crate) enum Part {
 const ATOMS: [&str; 19] =
     ["h", "l", "u", "t", "r", "m", "U", "q", "H", "s", "B", "b", "f", "a", "T", "D", "M", "L", "p"];
 
-/// What WSGI calls the parts of a request (PEP 3333), for `{NAME}e`; headers are `HTTP_<NAME>`.
+/// The names of WSGI for the parts of a request (PEP 3333), for `{NAME}e`. Headers are `HTTP_<NAME>`.
 const VARIABLES: [(&str, Part); 8] = [
     ("REQUEST_METHOD", Part::Method),
     ("RAW_URI", Part::Target),
@@ -96,7 +96,7 @@ impl AccessFormat {
     }
 
     /// # Errors
-    /// A sentence that quotes what is not understood, and says what was probably meant.
+    /// A sentence that quotes the part that is not understood, and says what was probably meant.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let form = match text {
             "json" => Form::Json,
@@ -113,7 +113,7 @@ impl Serialize for AccessFormat {
     }
 }
 
-/// The headers whose values a line needs: the request's, and the response's.
+/// Returns the headers whose values a line needs: those of the request and those of the response.
 pub(crate) fn headers(parts: &[Part]) -> (Vec<HeaderName>, Vec<HeaderName>) {
     let (mut request, mut response) = (Vec::new(), Vec::new());
     for part in parts {

@@ -1,4 +1,4 @@
-//! What differs between the settings that are in effect and new ones, and what each difference takes.
+//! The differences between the settings in effect and new ones, and what each difference needs.
 //!
 //! Owns: which keys apply at once and which only a restart changes. Refuses: applying anything.
 
@@ -6,11 +6,11 @@ use std::fmt;
 
 use super::Resolved;
 
-/// Of the master alone, or of its sockets.
+/// Keys of the master alone or of its sockets.
 const AT_ONCE: &[&str] =
     &["log.level", "server.backlog", "server.bind", "server.unix_mode", "server.unix_owner", "workers.count"];
 
-/// The keys whose effective values differ, sorted, by what they need.
+/// The keys whose effective values differ, sorted, by what each needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
     pub(crate) at_once: Vec<String>,
@@ -28,7 +28,7 @@ impl Changes {
         differs.dedup();
         differs.retain(|key| {
             old_keys.get(key) != new_keys.get(key)
-                // Named by its path, changed by its contents.
+                // The key holds a path; here the contents of the file have changed.
                 || (key == "process.env_file" && running.settings.process.env != new.settings.process.env)
                 || new.settings.tls.is_rewritten(&running.settings.tls, key)
         });

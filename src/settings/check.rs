@@ -1,6 +1,6 @@
-//! What two keys mean together, and what this machine makes of one: accounts, folders, rights.
+//! Checks that need two keys at once, or this machine: accounts, folders, rights.
 //!
-//! Owns: cross-field sense and warnings. Refuses: the reading of a single value.
+//! Owns: problems and warnings across keys. Refuses: to read a single value.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,7 +12,7 @@ use std::{
 use super::{Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, Problem, Resolved, Settings, User};
 use crate::sys::host;
 
-/// Looks up `process.user`, `process.group` and `server.unix_owner` and puts them in place.
+/// Looks up `process.user`, `process.group` and `server.unix_owner`, and sets what it finds.
 pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry>) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
@@ -29,7 +29,7 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry
         }
     }
     if let Some(name) = written("process.user") {
-        // Containers run under numbers without an account; then only the operator knows the group.
+        // Containers often run under numbers without an account. Then only the operator knows the group.
         let group = settings.process.group.as_ref().map(|group| group.gid);
         match find_user(name).map(|(name, id, login)| (name, id, login.or(group))) {
             Ok((_, _, None)) => refuse(
@@ -66,7 +66,7 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry
     problems
 }
 
-/// Name, uid and primary gid; of a number without an account the gid is unknown.
+/// Returns name, uid and primary gid. The gid of a number without an account is unknown.
 fn find_user(name: &str) -> Result<(String, u32, Option<u32>), String> {
     let found = match name.parse() {
         Ok(id) => host::user_by_id(id)
@@ -93,8 +93,8 @@ fn find_group(name: &str) -> Result<Group, String> {
     }
 }
 
-/// `failed` are the keys whose value could not be read: what they would have been paired with is not to blame. `again`:
-/// this is a reload or an upgrade, so keys that only a restart changes are not checked.
+/// Returns the problems across keys. `failed` are the keys whose value could not be read: a key that belongs to one of
+/// them is not reported. `again`: this is a reload or an upgrade, so keys that only a restart changes are not checked.
 pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
@@ -137,7 +137,8 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 refuse(key, format!("there is no file {}", path.display()));
             }
-            // The user of this command may see less than the master, which reports this when it reads the file.
+            // The user of this command may have fewer rights than the master, which reports this when it reads the
+            // file.
             Err(_) => {}
         }
     }

@@ -1,6 +1,6 @@
-//! How many CPUs this process may really use, and `workers.count` as a number.
+//! The number of CPUs that this process may use, and `workers.count` as a number.
 //!
-//! Owns: affinity against cgroup quotas (v1, v2, every ancestor), the formulas. Refuses: what a worker is.
+//! Owns: affinity and cgroup quotas (v1, v2, every ancestor), and the formulas. Refuses: to know what a worker is.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::sys::host;
 /// The most workers a service may have. A slot costs sockets and rows of the scoreboard, and there are twice as many slots.
 pub(crate) const WORKERS_MAX: u32 = 256;
 
-/// The CPUs of `auto`: the affinity mask or the tightest CPU quota, rounded up, whichever is less; at least 1.
+/// Returns the CPUs of `auto`: the smaller one of the affinity mask and the tightest CPU quota, rounded up; at least 1.
 ///
 /// `std::thread::available_parallelism` reads the same sources, but rounds a quota down: 1.5 CPUs would be one worker. A
 /// worker has one thread, so one worker can never use the other half. Two workers use all of it.
@@ -20,8 +20,8 @@ pub(super) fn available() -> u32 {
     affinity.min(quota).max(1)
 }
 
-/// The tightest quota over this process's cgroup and all above it, in whole CPUs, rounded up.
-/// A path that only exists outside our cgroup namespace is simply absent here; its visible ancestors still count.
+/// Returns the tightest quota of this process's cgroup and all above it, in whole CPUs, rounded up. A path that exists
+/// only outside of our cgroup namespace is absent here; its visible ancestors still count.
 fn quota(read: impl Fn(&str) -> Option<String>) -> Option<u32> {
     let membership = read("/proc/self/cgroup")?;
     let mut tightest: Option<u32> = None;
@@ -64,8 +64,8 @@ fn whole_cpus(quota: &str, period: &str) -> Option<u32> {
     u32::try_from(cpus.max(1)).ok()
 }
 
-/// `workers.count`: a number, `auto`, or `[a][*]n[+b|-b]` with n = `cpus`. A formula never falls below 1, and `auto`
-/// stays within the limit; what somebody wrote and cannot have is an error.
+/// Reads `workers.count`: a number, `auto`, or `[a][*]n[+b|-b]` with n = `cpus`. A formula never gives less than 1, and
+/// `auto` stays within the limit. An explicit number above the limit is an error.
 pub(super) fn count(text: &str, cpus: u32) -> Reading<u32> {
     if text == "auto" {
         return Ok(cpus.clamp(1, WORKERS_MAX));
@@ -103,7 +103,7 @@ fn evaluate(formula: &str, cpus: u32) -> Option<u64> {
     u64::try_from(sum.max(1)).ok()
 }
 
-/// `str::parse` would let a sign pass: "2n+-1".
+/// Reads digits only: `str::parse` would accept a sign, as in "2n+-1".
 fn digits(text: &str) -> Option<i64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

@@ -1,6 +1,6 @@
 //! The two files of a run: `supervisor.toml` and `process.env_file`, as keys and values with their lines.
 //!
-//! Owns: finding them, their syntax, line numbers, unknown tables and keys. Refuses: what a value means (`value`).
+//! Owns: finding them, their syntax, line numbers, unknown tables and keys. Refuses: the meaning of a value (`value`).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,20 +14,21 @@ use toml::{
 
 use super::{Entry, Flags, Origin, Problem, Problems, Sources, StartFolder, TableSpec, folders::Base, keys};
 
-/// A settings file somebody named, or the one that lies here.
+/// A settings file: one that was named, or the one of the start folder.
 pub(super) struct Found {
     pub(super) path: PathBuf,
-    /// Who named it.
+    /// The source that named it.
     named_by: Origin,
 }
 
-/// In the folder where the program is started.
+/// Its name in the start folder.
 pub(crate) const DEFAULT_FILE: &str = "supervisor.toml";
 
-/// `-c`, else `OXICORN_CONFIG`, else `./supervisor.toml` if it exists. `None`: there never was one.
+/// Finds the settings file: `-c`, else `OXICORN_CONFIG`, else `./supervisor.toml` if it exists. `None` if there never
+/// was one.
 ///
 /// # Errors
-/// It is gone, or whether it is there cannot be seen.
+/// The file is gone, or it cannot be seen whether it is there.
 pub(super) fn find(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -69,7 +70,7 @@ impl Found {
         self.named_by != Origin::Default
     }
 
-    /// The text of a file that may have mistakes.
+    /// Returns the text of a file that may have mistakes.
     pub(super) fn text(&self, start: &StartFolder) -> Result<String, Problems> {
         Sources::default().read(&self.path).map_err(|error| Problems(vec![self.unreadable(start, &error)]))
     }
@@ -88,7 +89,7 @@ impl Found {
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
             vec![Problem::at(Origin::File { path: shown.clone(), line }, "", format!("not valid TOML: {message}"))]
         };
-        // Once for the values and once for the lines they stand on.
+        // Parse once for the values and once for their lines.
         let table: Table = text.parse().map_err(malformed)?;
         let mut lines = HashMap::new();
         for (name, value) in DeTable::parse(&text).map_err(malformed)?.get_ref() {
@@ -103,7 +104,7 @@ pub(super) struct File {
     pub path: PathBuf,
     shown: PathBuf,
     table: Table,
-    /// Of each key path, also nested ones: `service.check[0].name`.
+    /// The line of each key path, also of nested ones: `service.check[0].name`.
     lines: HashMap<String, usize>,
 }
 
@@ -112,8 +113,8 @@ impl File {
         Origin::File { path: self.shown.clone(), line: self.lines.get(path).copied() }
     }
 
-    /// Every `section.key`; tables and keys that nobody knows become problems. What is within an app's table is
-    /// for its type to judge.
+    /// Returns every `section.key`. Unknown tables and keys become problems. The type of an app's table checks what is
+    /// in it.
     pub(super) fn entries(&self, tables: &[TableSpec], problems: &mut Vec<Problem>) -> Vec<(String, Entry)> {
         let mut entries = Vec::new();
         for (name, value) in &self.table {
@@ -151,7 +152,7 @@ impl File {
     }
 }
 
-/// The values of these keys that can be read from a file with mistakes, if they are strings.
+/// Returns the values of these keys that can be read from a file with mistakes, if they are strings.
 pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, Entry)> {
     let sound = without_faulty_lines(text);
     let tables = [text, &sound].map(|text| DeTable::parse_recoverable(text).0);
@@ -166,7 +167,7 @@ pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, Entry)> {
     keys.iter().filter_map(|path| Some(((*path).to_owned(), entry(written(path)?)))).collect()
 }
 
-/// The parser's own recovery may lose the table after a mistake: here each line with a mistake is left out instead.
+/// Leaves out each line with a mistake. The parser's own recovery may lose the table that follows one.
 fn without_faulty_lines(text: &str) -> String {
     const MISTAKES_MAX: usize = 32;
     let mut lines: Vec<&str> = text.lines().collect();
@@ -203,12 +204,12 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 fn shown(path: &Path, start: &StartFolder) -> PathBuf {
-    // Below `/` is every path: there a cron job would read `etc/shop.toml`.
+    // Every path is below `/`: a cron job, which starts there, would show `etc/shop.toml`.
     path.strip_prefix(start.path()).ok().filter(|_| start.path().parent().is_some()).unwrap_or(path).to_owned()
 }
 
-/// The path of `process.env_file`, which must be known before the environment is complete. A relative path in a folder that
-/// is gone is refused when its key is read.
+/// Returns the path of `process.env_file`, which must be known before the environment is complete. A relative path in a
+/// folder that is gone is refused later, when its key is read.
 pub(super) fn env_file(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -225,7 +226,7 @@ pub(super) fn env_file(
     if path.is_empty() { None } else { base.join(path).ok() }
 }
 
-/// `KEY=VALUE` lines; `export`, quotes and comments as a shell has them, without expansion.
+/// Lines `KEY=VALUE`, with `export`, quotes and comments as in a shell, but without expansion.
 #[derive(Default)]
 pub(super) struct EnvFile {
     shown: PathBuf,
@@ -254,7 +255,8 @@ impl EnvFile {
         if problems.is_empty() { Ok(Self { shown, variables }) } else { Err(problems) }
     }
 
-    /// The environment with this file below it. An empty variable hides nothing, save ours, which may mean "none".
+    /// Returns the environment with this file below it. An empty variable does not hide one of the file, except
+    /// `OXICORN_*`, where empty may mean "none".
     pub(super) fn beneath(&self, real: &BTreeMap<String, String>) -> BTreeMap<String, (String, Origin)> {
         let mut merged: BTreeMap<String, (String, Origin)> = BTreeMap::new();
         for (line, name, value) in &self.variables {
@@ -266,7 +268,7 @@ impl EnvFile {
                 merged.insert(name.clone(), (value.clone(), Origin::Env(name.clone())));
             }
         }
-        // It chose this file, or lost to what did; it cannot choose another.
+        // These variables choose the files, which are chosen by now.
         merged.retain(|name, (_, origin)| !(Self::too_late(name) && matches!(origin, Origin::EnvFile { .. })));
         merged
     }
@@ -288,7 +290,7 @@ impl EnvFile {
     }
 }
 
-/// Never quotes the line: it may hold a secret.
+/// Reads one line. Its errors never quote the line, which may hold a secret.
 fn variable(line: &str) -> Result<Option<(String, String)>, String> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
@@ -313,7 +315,7 @@ fn variable(line: &str) -> Result<Option<(String, String)>, String> {
             }
             value
         }
-        // As a shell has it: a "#" begins a comment only after a blank.
+        // As in a shell, a "#" begins a comment only after a blank.
         _ if rest.starts_with('#') => String::new(),
         _ => rest.find(" #").or_else(|| rest.find("\t#")).map_or(rest, |cut| &rest[..cut]).trim_end().to_owned(),
     };
@@ -323,7 +325,8 @@ fn variable(line: &str) -> Result<Option<(String, String)>, String> {
     Ok(Some((name.to_owned(), value)))
 }
 
-/// The text up to the closing quote, and what follows. Within double quotes `\n`, `\t`, `\r` and `\x` for any other x.
+/// Returns the text up to the closing quote, and the rest. Within double quotes it reads `\n`, `\t`, `\r`, and `\x` as
+/// x for any other x.
 fn unquote(text: &str, quote: char) -> Result<(String, &str), String> {
     let mut value = String::new();
     let mut chars = text.char_indices();

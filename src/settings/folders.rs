@@ -9,14 +9,14 @@ use std::{
 
 /// The folders in which the relative paths of one source begin, by what the file is for.
 pub(super) struct Bases {
-    /// Files that are read; and sockets, which commands have to find by the same settings.
+    /// Files that are read; and sockets, which commands must find by the same settings.
     pub(super) read: Base,
     pub(super) logs: Base,
     pub(super) run: Base,
 }
 
 impl Bases {
-    /// For paths in the settings file. A service manager names the folders that it made for the service to write to.
+    /// For paths in the settings file. A service manager names the folders that it made for the service.
     pub(super) fn of_file(read: Base, env: &BTreeMap<String, String>) -> Self {
         let given = |variable| given_folder(env, variable).map(|folder| Base::of_file(&folder));
         let logs = given(LOGS_DIRECTORY).unwrap_or_else(|| read.clone());
@@ -34,8 +34,8 @@ pub(super) const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 const LOGS_DIRECTORY: &str = "LOGS_DIRECTORY";
 const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
 
-/// The folder that a service manager made, of several the first. A service manager gives absolute paths; others do not
-/// count.
+/// Returns the folder that a service manager made, the first of several. A service manager gives absolute paths; others
+/// are ignored.
 pub(super) fn given_folder(env: &BTreeMap<String, String>, variable: &str) -> Option<PathBuf> {
     let first = env.get(variable)?.split(':').next().map(PathBuf::from)?;
     first.is_absolute().then_some(first)

@@ -1,6 +1,7 @@
-//! Every key of the supervisor: its path and how it is read. The one list that file, environment and flags go through.
+//! Every key of the supervisor: its path and how it is read. File, environment and flags all use this one list.
 //!
-//! Owns: which key takes what, and its range. Refuses: defaults (`Settings::default`), units and words (`value`).
+//! Owns: the kind of value of each key, and its range. Refuses: defaults (`Settings::default`), units and words
+//! (`value`).
 
 use super::{AccessFormat, LogFormat, ProxyProtocol, Settings, problem::Reading, value::Input};
 
@@ -21,7 +22,7 @@ fn put<T>(field: &mut T, read: Reading<T>) -> Reading<()> {
 
 const I32: i64 = i32::MAX as i64;
 
-/// Accounts and the env file are looked up once, for the value that wins: `check::accounts`, `resolve`.
+/// Accounts and the env file are looked up once, for the final value: `check::accounts`, `resolve`.
 pub(super) const KEYS: &[Key] = &[
     key("server.bind", |s, v| put(&mut s.server.bind, v.binds())),
     key("server.backlog", |s, v| put(&mut s.server.backlog, v.whole(1..=I32))),
@@ -40,7 +41,7 @@ pub(super) const KEYS: &[Key] = &[
     key("workers.timeout", |s, v| put(&mut s.workers.timeout, v.duration())),
     key("workers.boot_timeout", |s, v| put(&mut s.workers.boot_timeout, v.duration())),
     key("workers.graceful_timeout", |s, v| match v.duration()? {
-        // "Off" would let one stuck request hold a stop for ever.
+        // Without a limit, one stuck request would hold a stop for ever.
         none if none.is_zero() => Err("0 leaves a draining worker no time; give it some, such as \"1s\"".to_owned()),
         some => put(&mut s.workers.graceful_timeout, Ok(some)),
     }),
@@ -78,7 +79,7 @@ pub(super) const KEYS: &[Key] = &[
     key("log.access_format", |s, v| put(&mut s.log.access_format, AccessFormat::parse(&v.string()?))),
     key("control.socket", |s, v| put(&mut s.control.socket, v.control_socket())),
     key("process.name", |s, v| match v.string()? {
-        // The name is also that of the control socket's file.
+        // The file of the control socket is named after it.
         name if name.is_empty() || name.contains(['/', '\0']) => {
             Err(format!("{name:?} cannot be a file name: it is empty or has a \"/\""))
         }
@@ -93,12 +94,12 @@ pub(super) const KEYS: &[Key] = &[
 
 pub(super) const SECTIONS: &[&str] = &["server", "workers", "http", "tls", "log", "control", "process"];
 
-/// Reserved for serving programs of any language.
+/// Reserved for programs in other languages.
 pub(super) const PROGRAM: &str = "program";
 pub(super) const PROGRAM_REFUSED: &str =
     "running another program is not supported yet; serve a Rust service with oxicorn::App";
 
-/// The environment's name for a key.
+/// Returns the variable of a key.
 pub(super) fn variable(path: &str) -> String {
     format!("OXICORN_{}", path.replace('.', "__").to_ascii_uppercase())
 }
@@ -107,7 +108,8 @@ pub(super) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
-/// The known key that was probably meant: the same name in another section, else the fewest mistyped letters.
+/// Returns the known key that was probably meant: the same name in another section, else the one with the fewest typing
+/// errors.
 pub(super) fn nearest(path: &str) -> Option<String> {
     let name = path.rsplit('.').next().unwrap_or(path);
     let known = || KEYS.iter().map(|key| key.path);
@@ -122,7 +124,7 @@ pub(super) fn nearest(path: &str) -> Option<String> {
     })
 }
 
-/// Of `known`, what is within a few keystrokes of `word`.
+/// Returns the `known` word that is within a few keystrokes of `word`.
 pub(super) fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let last = word.rsplit('.').next().unwrap_or(word);
     known

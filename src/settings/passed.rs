@@ -1,7 +1,7 @@
-//! Listening sockets passed by whoever starts us, by the protocol of sd_listen_fds(3): 3, 4, … up to `LISTEN_FDS` of
-//! them, meant for the process `LISTEN_PID`.
+//! Listening sockets that the process that starts the service passes, by the protocol of sd_listen_fds(3): the
+//! descriptors 3, 4, … up to `LISTEN_FDS` of them, for the process `LISTEN_PID`.
 //!
-//! Owns: what these variables mean as a value of `server.bind`. Refuses: to touch the sockets (`listener`).
+//! Owns: the meaning of these variables as a value of `server.bind`. Refuses: to touch the sockets (`listener`).
 
 use std::{collections::BTreeMap, iter};
 
@@ -13,8 +13,8 @@ pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 const FIRST: u32 = 3;
 
-/// The sockets as an entry of `server.bind`. Those meant for another process earn a warning: most often a shell stands
-/// between it and us.
+/// Returns the sockets as an entry of `server.bind`. If they are for another process, that is a warning: usually a
+/// shell stands between that process and this one.
 pub(super) fn sockets(
     env: &BTreeMap<String, String>,
     pid: u32,

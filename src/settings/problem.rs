@@ -1,6 +1,6 @@
-//! What is wrong with the settings, and where: one line for each, all at once.
+//! What is wrong with the settings, and where: one line for each problem, all at once.
 //!
-//! Owns: places and their words. Refuses: what makes a value wrong (`value`, `check`, an app's own types).
+//! Owns: the origin of a value and its text. Refuses: to judge a value (`value`, `check`, an app's own types).
 
 use std::{fmt, path::PathBuf};
 
@@ -16,7 +16,8 @@ pub(crate) enum Origin {
     Default,
     /// A default of the program that runs, by the name it goes by: `App::default_setting`, or the runtime's.
     Program(String),
-    /// `path` as an operator would type it: relative to where we were started if it is below. No line: the whole file.
+    /// `path` as an operator would type it: relative to the start folder if it is below that. Without a line it is the
+    /// whole file.
     File {
         path: PathBuf,
         line: Option<usize>,
@@ -51,10 +52,10 @@ impl Serialize for Origin {
     }
 }
 
-/// One thing to mend.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Problem {
-    /// `section.key`; empty when no key is to blame.
+    /// `section.key`; empty if the problem is not of one key.
     pub(crate) key: String,
     pub(crate) place: Origin,
     pub(crate) message: String,
@@ -84,7 +85,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All there is to mend; one line each.
+/// All problems; one line for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 pub(crate) struct Problems(pub(crate) Vec<Problem>);
 

@@ -1,4 +1,4 @@
-//! The one precedence of all sources.
+//! Reads all sources, by their one precedence.
 //!
 //! Owns: default < file < well-known environment name < `OXICORN_*` < command line < sockets passed to us. Refuses: the
 //! syntax of files (`file`), how a value is read (`value`), and decisions that need two keys at once (`check`).
@@ -20,13 +20,13 @@ use super::{
     tls, value,
 };
 
-/// What the command line gave, uninterpreted.
+/// What the command line gave, not interpreted yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
     /// `-c`
     pub(crate) config: Option<PathBuf>,
     pub(crate) given: Vec<Given>,
-    /// What followed `--`.
+    /// The words after `--`.
     pub(crate) program: Vec<String>,
 }
 
@@ -40,19 +40,19 @@ pub(crate) struct Given {
     pub(crate) text: String,
 }
 
-/// The environment of this process. Names and values that are not UTF-8 cannot be meant for us.
+/// Returns the environment of this process, without names and values that are not UTF-8: no setting can be.
 pub(crate) fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
-/// What the settings are resolved for.
+/// The use of the resolved settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Serve,
-    /// To look at them, or to find a service that runs. Whoever asks may not have the right to read its key, and a
-    /// certificate that has expired since its start does not hide it.
+    /// To show them, or to find a running service. The user of the command may have no right to read the private key,
+    /// and a certificate that has expired since the start must not hide the service.
     Ask,
 }
 
@@ -60,7 +60,7 @@ pub(crate) enum Purpose {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Declared {
     pub(crate) tables: Vec<TableSpec>,
-    /// Of two for one key, the later counts.
+    /// If two are for one key, the later one counts.
     pub(super) defaults: Vec<DefaultSetting>,
 }
 
@@ -72,10 +72,11 @@ pub(super) struct DefaultSetting {
     text: String,
 }
 
-/// Reads every source and settles each key. Nothing is remembered between calls: a reload calls it again.
+/// Reads every source and determines the value of each key. Nothing is remembered between calls: a reload calls it
+/// again.
 ///
 /// # Errors
-/// Every problem there is, from all sources and in all tables.
+/// Every problem, from all sources and in all tables.
 pub(crate) fn resolve(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -86,8 +87,8 @@ pub(crate) fn resolve(
     resolve_from(Sources::default(), flags, env, start, declared, purpose)
 }
 
-/// As [`resolve`], of a service that has read settings before. Texts that were recorded are not read again. What they meant
-/// then was sound: only a file system that has changed since could say otherwise, and it is not asked.
+/// As [`resolve`], for a service that has read settings before. Texts that were recorded are not read again. They were
+/// valid then; only a file system that has changed since could make them invalid, and it is not checked.
 ///
 /// # Errors
 /// As for [`resolve`].
@@ -154,7 +155,7 @@ pub(crate) fn resolve_from(
         let mut findings = tls::Findings::default();
         let material = tls::read(&settings.tls, settings.http.http2, &mut sources, &mut findings);
         settings.tls.material = material.map(Arc::new);
-        // A certificate that has expired since it was read is still better than none.
+        // An expired certificate is still better than none.
         if !sources.is_recorded() {
             crossed.extend(findings.problems);
             warnings.extend(findings.warnings.into_iter().map(|warning| placed(warning).to_string()));
@@ -174,7 +175,7 @@ pub(crate) fn resolve_from(
     Ok(resolved)
 }
 
-/// The settings that say which service is meant, as far as they can be read.
+/// The settings that identify the service, as far as they can be read.
 #[derive(Debug)]
 pub(crate) struct Partial {
     pub(crate) socket: ControlSocket,
@@ -189,7 +190,7 @@ pub(crate) struct Partial {
 /// a command must not lose the service that it means, nor take another one for it. A mistake is not reported here;
 /// [`resolve`] does that. A value that is refused leaves the one of the source below.
 ///
-/// The problem beside the settings is a file that cannot be read: then they are those of the other sources.
+/// The problems are those of a file that cannot be read. The settings beside them then come from the other sources.
 pub(crate) fn resolve_partly(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -236,7 +237,7 @@ struct BasesBySource {
 }
 
 impl BasesBySource {
-    /// Puts one value in its place. `None` if the key is not one of the supervisor's.
+    /// Sets one value. `None` if the key is not one of the supervisor's.
     fn set(&self, settings: &mut Settings, path: &str, entry: &Entry, cpus: u32) -> Option<Reading<()>> {
         let (text, bases) = match entry.origin {
             Origin::File { .. } => (false, &self.of_file),
@@ -247,7 +248,7 @@ impl BasesBySource {
     }
 }
 
-/// Adds to what is `written` in the settings file what stands below it and above it: the one precedence.
+/// Adds the values of all other sources to those that are `written` in the settings file: this is the one precedence.
 #[expect(clippy::too_many_arguments, reason = "they are the sources")]
 fn gather(
     written: Vec<(String, Entry)>,
@@ -283,7 +284,7 @@ impl Declared {
         self.defaults.push(DefaultSetting { label, key, text });
     }
 
-    /// The program's defaults as entries; a key that does not exist becomes a problem.
+    /// Returns the program's defaults as entries. A key that does not exist becomes a problem.
     fn defaults(&self, problems: &mut Vec<Problem>) -> Vec<(String, Entry)> {
         let mut entries = Vec::new();
         for DefaultSetting { label, key, text } in &self.defaults {
@@ -301,7 +302,8 @@ impl Declared {
     }
 }
 
-/// Well-known names first, then `OXICORN_<SECTION>__<KEY>`: later entries win.
+/// Returns the entries of the environment: well-known names first, then `OXICORN_<SECTION>__<KEY>`. Later entries count
+/// more.
 fn environment_entries(
     env: &BTreeMap<String, (String, Origin)>,
     tables: &[TableSpec],

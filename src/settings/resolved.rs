@@ -1,4 +1,4 @@
-//! The outcome of reading every source: the settings, and for each key where its value comes from.
+//! The outcome of reading every source: the settings, and the origin of each value.
 //!
 //! Owns: the origin of each value, and which keys only a restart can change. Refuses: to read anything.
 
@@ -9,7 +9,7 @@ use toml::Value;
 
 use super::{ControlSocket, Group, Origin, Problem, Settings, Sources, StartFolder, Tables, User, keys, show, tls};
 
-/// A value as somebody wrote it, and where.
+/// A value as it was written, and where.
 #[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) value: Value,
@@ -31,15 +31,15 @@ pub(crate) struct Resolved {
     /// Absolute.
     pub(crate) file: Option<PathBuf>,
     pub(crate) start: StartFolder,
-    /// One sentence each, ready for the log.
+    /// One sentence for each, ready for the log.
     pub(crate) warnings: Vec<String>,
-    /// By key path, the value that won. A key that is not here has its default.
+    /// The value that counts, by key path. A key that is not here has its default.
     pub(crate) entries: BTreeMap<String, Entry>,
-    /// What all this was read from.
+    /// The files that all this was read from.
     pub(crate) sources: Sources,
 }
 
-/// What only a restart can change.
+/// The values that only a restart can change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fixed {
     reuse_port: bool,
@@ -55,14 +55,14 @@ impl Resolved {
         self.entries.get(key).map_or(Origin::Default, |entry| entry.origin.clone())
     }
 
-    /// Every key with its effective value: all of the supervisor's, and those given in an app's tables.
+    /// Returns every key with its effective value: all keys of the supervisor, and those given in an app's tables.
     pub(super) fn flat(&self) -> BTreeMap<String, Value> {
         let ours = show::flat(&self.settings);
         let theirs = self.entries.iter().filter(|(path, _)| keys::find(path).is_none());
         ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
     }
 
-    /// As it is after `scale`, TTIN and TTOU.
+    /// Returns the settings with another number of workers, as after `scale`, TTIN and TTOU.
     pub(crate) fn with_count(&self, count: u32) -> Self {
         let mut resolved = self.clone();
         if resolved.settings.workers.count != count {
@@ -85,13 +85,13 @@ impl Resolved {
         }
     }
 
-    /// What is to be said today of the certificate that is served.
+    /// Returns the warnings about the certificate that is served, as of today.
     pub(crate) fn certificate_warnings(&self) -> Vec<String> {
         let placed = |problem: Problem| Problem { place: self.origin(&problem.key), ..problem };
         tls::aged(&self.settings.tls).into_iter().map(|problem| placed(problem).to_string()).collect()
     }
 
-    /// Takes over what only a restart can change; the keys that would have.
+    /// Keeps the values that only a restart can change. Returns the keys that would have changed.
     pub(crate) fn keep_until_restart(&mut self, running: &Fixed) -> Vec<&'static str> {
         let wanted = self.fixed();
         let Settings { server, process, control, .. } = &mut self.settings;
@@ -111,7 +111,7 @@ impl Resolved {
     }
 }
 
-/// Tells the log of warnings that somebody has to do something about.
+/// Logs warnings that an operator has to act on.
 pub(crate) fn say_warnings(warnings: &[String]) {
     for warning in warnings {
         tracing::warn!(event = "settings_warning", "{warning}");

@@ -1,4 +1,4 @@
-//! Settings as text: each effective value, and where it came from.
+//! Settings as text: each effective value and its origin.
 //!
 //! Owns: `oxicorn config` in TOML and JSON, and what must not be shown. Refuses: reading anything back.
 
@@ -13,9 +13,9 @@ use super::{
     TargetLevel, User, folders::STATE_DIRECTORY, keys,
 };
 
-/// Our keys by path.
+/// Returns the supervisor's keys by path.
 pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
-    // Only numbers within i64 and text ever come here: the readers see to it.
+    // Only text and numbers within i64 come here: the readers make sure of it.
     let table = Table::try_from(settings).expect("settings are plain values");
     let mut flat = BTreeMap::new();
     for (section, value) in table {
@@ -27,7 +27,8 @@ pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
 }
 
 impl Resolved {
-    /// A settings file that would give the same, each key with its origin beside it. Secrets are masked.
+    /// Returns a settings file that would give the same settings, each key with its origin beside it. Secrets are
+    /// masked.
     pub(crate) fn to_toml(&self) -> String {
         let (folder, origin) = self.state_folder();
         let mut text = format!("# Relative paths of state are relative to {folder}, from {origin}.\n\n");
@@ -87,7 +88,7 @@ impl Resolved {
     }
 }
 
-/// In the order of the reference file, then the app's tables.
+/// Returns the values in the order of supervisor.toml, then those of the app's tables.
 fn shown(resolved: &Resolved) -> Vec<(String, Value)> {
     let mut flat = resolved.flat();
     let ours: Vec<(String, Value)> = keys::KEYS.iter().filter_map(|key| flat.remove_entry(key.path)).collect();
@@ -106,7 +107,8 @@ fn quoted(key: &str) -> Cow<'_, str> {
     if bare { Cow::Borrowed(key) } else { Cow::Owned(Value::String(key.to_owned()).to_string()) }
 }
 
-/// By its name. A key that ends in `_file` holds a path, and whoever debugs a mount needs it.
+/// Whether a key holds a secret, by its name. A key that ends in `_file` holds a path, which an operator needs to see
+/// to debug a mount.
 pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let telling = ["token", "secret", "password", "passwd", "passphrase", "private_key", "api_key", "key_material"];
@@ -132,9 +134,9 @@ fn redacted(key: &str, value: Value) -> Value {
     }
 }
 
-/// `scheme://user:password@host` becomes `scheme://***@host`, wherever it stands. It errs on hiding: a password with an
-/// unescaped `/` in it is hidden as well. So are options behind a `?` that sound like a secret: database drivers take a
-/// key's password or a session token there.
+/// Masks `scheme://user:password@host` as `scheme://***@host`, wherever it is. It hides too much rather than too
+/// little: a password with an unescaped `/` in it is hidden as well, and so are options after a `?` whose name suggests
+/// a secret. Database drivers take the password of a key or a session token there.
 pub(super) fn without_userinfo(text: &str) -> String {
     let mut masked = String::new();
     let mut rest = text;
@@ -250,7 +252,7 @@ impl Serialize for ControlSocket {
     }
 }
 
-/// As it is serialized.
+/// Reads the form in which it is serialized.
 impl From<String> for ControlSocket {
     fn from(text: String) -> Self {
         match text.as_str() {
@@ -274,7 +276,7 @@ pub(super) fn umask<S: Serializer>(mask: &Option<u32>, serializer: S) -> Result<
 
 pub(super) fn path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     match path {
-        // A working directory may be no UTF-8; what is shown need not be exact.
+        // A path may not be UTF-8; what is shown need not be exact.
         Some(path) => serializer.collect_str(&path.display()),
         None => serializer.serialize_str(""),
     }

@@ -1,8 +1,8 @@
-//! The texts that settings are made of: read, and remembered.
+//! The texts that settings are read from, and their record.
 //!
-//! Owns: reading whole files, and what their absence means. A file that never existed is a choice; a file that is gone or
-//! empty now, or that cannot be seen, is an error. Remembered texts give the same settings again, whatever became of the
-//! files: a failed upgrade goes back to them. Refuses: what they mean.
+//! Owns: reading whole files, and the meaning of a missing one. A file that never existed is a choice; a file that is
+//! gone or empty now, or that cannot be seen, is an error. Recorded texts give the same settings again, whatever has
+//! happened to the files: a failed upgrade returns to them. Refuses: to interpret the texts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,17 +18,17 @@ use crate::sys::fd;
 #[derive(Clone, Default)]
 pub(crate) struct Sources {
     texts: BTreeMap<PathBuf, String>,
-    /// Nothing is read any more.
+    /// Only the recorded texts count; no file is read.
     recorded: bool,
     before: Option<FilesInEffect>,
 }
 
-/// What the settings in effect were read from.
+/// The files that the settings in effect were read from.
 #[derive(Clone, Debug)]
 struct FilesInEffect {
     /// There was a settings file.
     file: bool,
-    /// The files that held something.
+    /// The files that were not empty.
     filled: BTreeSet<PathBuf>,
 }
 
@@ -40,13 +40,13 @@ impl fmt::Debug for Sources {
 }
 
 impl Sources {
-    /// These texts, and no others.
+    /// Returns sources with these texts and no others.
     pub(crate) fn recorded(texts: BTreeMap<PathBuf, String>) -> Self {
         Self { texts, recorded: true, before: None }
     }
 
-    /// For a service that runs with these texts already: a file that is lost now is an error. `file`: there is a settings
-    /// file among them.
+    /// Returns sources for a service that runs with these texts: a file that is lost now is an error. `file`: one of
+    /// them is the settings file.
     pub(crate) fn after(file: bool, texts: &BTreeMap<PathBuf, String>) -> Self {
         let filled = texts.iter().filter(|(_, text)| !is_blank(text)).map(|(path, _)| path.clone()).collect();
         Self { before: Some(FilesInEffect { file, filled }), ..Self::default() }
@@ -70,10 +70,10 @@ impl Sources {
         self.before.as_ref().is_some_and(|before| before.file)
     }
 
-    /// Whether something lies at a path, even if it is a link that leads nowhere.
+    /// Whether a file is at a path, also a link that leads nowhere.
     ///
     /// # Errors
-    /// It cannot be seen, or it is a pipe: a start would wait for a writer.
+    /// The path cannot be seen, or it is a pipe, for whose writer a start would wait.
     pub(super) fn exists(&self, path: &Path) -> io::Result<bool> {
         if self.recorded {
             return Ok(self.texts.contains_key(path));
@@ -91,7 +91,7 @@ impl Sources {
     /// As [`read`](Self::read), for a file that may be empty and then sets nothing.
     ///
     /// # Errors
-    /// As for [`read`](Self::read); and for a running service, a file that was emptied.
+    /// As for [`read`](Self::read). For a running service, also a file that was emptied.
     pub(super) fn read_filled(&mut self, path: &Path) -> io::Result<String> {
         let text = self.read(path)?;
         if is_blank(&text) && self.before.as_ref().is_some_and(|before| before.filled.contains(path)) {
@@ -103,7 +103,7 @@ impl Sources {
     }
 
     /// # Errors
-    /// The file system's; and for a running service, a pipe.
+    /// Those of the file system. For a running service, also a pipe.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<String> {
         if self.recorded {
             return self.texts.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into());
@@ -117,7 +117,7 @@ impl Sources {
         if self.before.is_none() {
             return fs::read_to_string(path);
         }
-        // A master that serves must not wait for a writer.
+        // A master of a running service must not wait for a writer.
         let mut file = fd::open_at_once(path)?;
         if file.metadata()?.file_type().is_fifo() {
             return Err(io::Error::other("it is a pipe, which can be read only once, at the start"));
@@ -128,7 +128,7 @@ impl Sources {
     }
 }
 
-/// Says what the kernel's "not found" means for a link that leads nowhere: the operator sees the link.
+/// Explains the kernel's "not found" for a link that leads nowhere: the operator sees the link.
 fn explained(path: &Path, error: io::Error) -> io::Error {
     match fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => {
@@ -138,7 +138,7 @@ fn explained(path: &Path, error: io::Error) -> io::Error {
     }
 }
 
-/// Nothing is in it that a person would have written: `echo > FILE` leaves a line's end, an editor a byte order mark.
+/// Whether the text is empty but for blanks: `echo > FILE` leaves a line end, an editor a byte order mark.
 fn is_blank(text: &str) -> bool {
     text.trim_start_matches('\u{feff}').trim().is_empty()
 }

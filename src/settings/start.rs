@@ -1,7 +1,7 @@
-//! The folder that the service was started in: relative paths of the command line and the environment begin there.
+//! The start folder: relative paths of the command line and the environment begin there.
 //!
-//! Owns: its path as the operator wrote it, and where that path leads now. Each reload and each upgrade follows the links
-//! in it anew. Refuses: a relative path when the folder is gone.
+//! Owns: its path as the operator wrote it, and where that path leads now. Each reload and each upgrade follows the
+//! links in it again. Refuses: a relative path if the folder is gone.
 
 use std::{
     env, fs,
@@ -15,13 +15,13 @@ use crate::sys::file::id_behind;
 #[derive(Clone, Debug)]
 pub(crate) struct StartFolder {
     path: PathBuf,
-    /// Where the path led when it was looked at, without links. `None`: nothing is there.
+    /// The folder that the path led to when it was read, without links. `None`: there was none.
     real: Option<PathBuf>,
 }
 
 impl StartFolder {
-    /// The current folder of this process: the path in `$PWD` if that leads here, else the kernel's. A shell keeps in `$PWD`
-    /// the links that the operator went through.
+    /// Returns the current folder of this process: the path in `$PWD` if that leads here, else the kernel's. A shell
+    /// keeps in `$PWD` the links that the operator used.
     pub(crate) fn here() -> Self {
         match env::current_dir() {
             Ok(real) => {
@@ -33,19 +33,19 @@ impl StartFolder {
         }
     }
 
-    /// The folder at `path`, whatever lies there now.
+    /// Returns the folder at `path` as it is now.
     pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let real = fs::canonicalize(&path).ok().filter(|real| real.is_dir());
         Self { path, real }
     }
 
-    /// The folder that was at `path` when it led to `real`.
+    /// Returns the folder that was at `path` when that led to `real`.
     pub(crate) fn known(path: PathBuf, real: Option<PathBuf>) -> Self {
         if real.is_some() { Self { path, real } } else { Self::at(path) }
     }
 
-    /// As the operator wrote it.
+    /// Returns the path as the operator wrote it.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -63,21 +63,21 @@ impl StartFolder {
     }
 
     /// # Errors
-    /// A sentence: the path is relative, and the folder is gone.
+    /// A sentence: the path is relative and the folder is gone.
     pub(crate) fn join(&self, path: &Path) -> Result<PathBuf, String> {
         self.base().join(path)
     }
 
-    /// Makes it the folder of this process. A folder that is gone leaves the process where it is.
+    /// Makes it the current folder of this process. If it is gone, the process stays where it is.
     pub(crate) fn enter(&self) {
         if let Some(real) = &self.real {
-            // It may have gone since; what needs it says so.
+            // It may be gone by now. The code that needs it reports that.
             let _ = env::set_current_dir(real);
         }
     }
 }
 
-/// The former path of this process's folder, which was removed. The kernel puts a mark behind it.
+/// Returns the former path of this process's folder, which was removed. The kernel appends a mark to it.
 fn removed_folder() -> PathBuf {
     let marked = fs::read_link("/proc/self/cwd").unwrap_or_else(|_| PathBuf::from("."));
     let name = marked.as_os_str().as_bytes();

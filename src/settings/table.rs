@@ -1,6 +1,6 @@
-//! The tables of an app: named, typed, checked and overridable like ours.
+//! The tables of an app: named, typed, checked, and set from the same sources as the supervisor's.
 //!
-//! Owns: parsing any `T` so that every mistake in it is found, with key, place and hint. Refuses: what is in a `T`.
+//! Owns: parsing any `T` so that every mistake in it is found, with key, place and hint. Refuses: to know a `T`.
 
 use std::{
     any::{Any, TypeId},
@@ -17,7 +17,7 @@ use super::{Entry, Origin, Problem, Sources, file::File, folders::Base, keys, sh
 
 type TableValue = Arc<dyn Any + Send + Sync>;
 
-/// A table of `supervisor.toml` that belongs to the app: its name, its type, its well-known environment names.
+/// A table of `supervisor.toml` that belongs to the app: its name, its type and its well-known environment variables.
 #[derive(Clone)]
 pub struct TableSpec {
     pub(super) name: &'static str,
@@ -28,7 +28,7 @@ pub struct TableSpec {
     files: Vec<Holder>,
 }
 
-/// A key that names the file with another key's value in it.
+/// A key that names a file with the value of another key.
 #[derive(Clone)]
 struct Holder {
     name: &'static str,
@@ -49,7 +49,7 @@ pub(super) struct Alias {
     pub key: &'static str,
 }
 
-/// The tables an app declared with [`App::table`](crate::App::table), parsed and typed.
+/// The tables that an app declared with [`App::table`](crate::App::table), parsed and typed.
 #[derive(Clone, Default)]
 pub(crate) struct Tables(pub(crate) HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
@@ -65,7 +65,7 @@ impl fmt::Debug for Tables {
     }
 }
 
-/// What serde found wrong, and the way to it within the table.
+/// A mistake that serde found, and its place within the table.
 struct Mistake {
     path: String,
     steps: Vec<Step>,
@@ -79,11 +79,11 @@ enum Step {
 }
 
 impl TableSpec {
-    /// `T` should be `#[serde(deny_unknown_fields)]`: then a mistyped key is an error that names the nearest. When the
-    /// table is absent, `T` is read from an empty one.
+    /// Declares the table `name`, which is read as a `T`. `T` should be `#[serde(deny_unknown_fields)]`: then a
+    /// mistyped key is an error that names the nearest key. If the table is absent, `T` is read from an empty one.
     ///
     /// # Panics
-    /// When `name` is one of the supervisor's own tables: a mistake in the program.
+    /// If `name` is one of the supervisor's own tables: that is a mistake in the program.
     #[must_use]
     pub fn new<T: DeserializeOwned + Send + Sync + 'static>(name: &'static str) -> Self {
         assert!(
@@ -101,7 +101,7 @@ impl TableSpec {
     }
 
     /// # Panics
-    /// When another table has the same type or the same name: a value is found by its type, and a table by its name.
+    /// If another table has the same type or the same name: a value is found by its type, and a table by its name.
     pub(crate) fn assert_differs(&self, other: &Self) {
         let (name, type_name) = (self.name, self.type_name);
         assert!(
@@ -116,30 +116,31 @@ impl TableSpec {
         );
     }
 
-    /// A well-known environment name for `key`; it stands above the file and below `OXICORN_*`. Empty is unset.
+    /// Declares a well-known environment variable for `key`. It counts more than the file and less than `OXICORN_*`. If
+    /// it is empty, it is ignored.
     #[must_use]
     pub fn env(mut self, variable: &'static str, key: &'static str) -> Self {
         self.aliases.push(Alias { name: variable, key });
         self
     }
 
-    /// The key `holder` names a file with the value of `key` in it, as secrets are mounted; blanks around it are cut. It
-    /// is read by the master, with the master's rights, and counts as if `key` had been set where `holder` was. Both are
-    /// keys of `T`.
+    /// Declares that `holder` is a path to a file whose trimmed content becomes the value of `key`, for mounted
+    /// secrets. The master reads it, with its rights. The value counts as if `key` had been set where `holder` was.
+    /// Both are keys of `T`.
     #[must_use]
     pub fn file(mut self, holder: &'static str, key: &'static str) -> Self {
         self.files.push(Holder { name: holder, key, instead: false });
         self
     }
 
-    /// As [`file`](Self::file), and it is a mistake to set both keys, wherever that is done.
+    /// As [`file`](Self::file), but to set both keys is a mistake, wherever they are set.
     #[must_use]
     pub fn file_instead(mut self, holder: &'static str, key: &'static str) -> Self {
         self.files.push(Holder { name: holder, key, instead: true });
         self
     }
 
-    /// The mistakes of [`file_instead`](Self::file_instead).
+    /// Returns the mistakes of [`file_instead`](Self::file_instead).
     pub(super) fn set_twice(&self, given: &[(String, Entry)]) -> Vec<Problem> {
         let set = |key: &str| {
             let path = join(self.name, key);
@@ -153,7 +154,7 @@ impl TableSpec {
         self.files.iter().filter_map(twice).collect()
     }
 
-    /// When `path` is the key of a file that holds another's value: that other key, and the value.
+    /// If `path` is the key of a file that holds another key's value: returns that other key and the value.
     pub(super) fn held(
         &self,
         path: &str,
@@ -165,7 +166,7 @@ impl TableSpec {
         let key = self.files.iter().find(|known| known.name == holder)?.key;
         let file = entry.value.as_str().filter(|file| !file.is_empty())?;
         let read = base.join(file).and_then(|path| match sources.read(&path) {
-            // An empty value would mean "not set", and a file that is named is a promise of one.
+            // An empty value would mean "not set", but the file was named on purpose.
             Ok(text) if text.trim().is_empty() => Err(format!("{file} is empty")),
             Ok(text) => Ok(Entry { value: Value::String(text.trim().to_owned()), origin: entry.origin.clone() }),
             Err(error) => Err(format!("{file} cannot be read: {error}")),
@@ -177,7 +178,7 @@ impl TableSpec {
         self.type_id
     }
 
-    /// Parses the table. What is wrong is put aside and the rest tried again, so that each mistake is found.
+    /// Parses the table. A part with a mistake is removed and the rest is parsed again, so that each mistake is found.
     pub(super) fn read(
         &self,
         entries: &BTreeMap<String, Entry>,
@@ -188,7 +189,7 @@ impl TableSpec {
         let origins: HashMap<String, &Origin> =
             entries.iter().filter_map(|(path, entry)| Some((mine(path)?, &entry.origin))).collect();
         let mut table = Table::new();
-        // What a text could mean, best guess last: the type wanted decides.
+        // The possible values of a text, the best guess last. The type of the field decides.
         let mut guesses: HashMap<String, Vec<Value>> = HashMap::new();
         for (path, entry) in entries {
             let Some(key) = mine(path) else { continue };
@@ -216,7 +217,7 @@ impl TableSpec {
                 Some(Step::Item(_)) | None => String::new(),
             };
             let first = first_message.remove(&top);
-            // A mistake further in means that the guess was of the right kind.
+            // A mistake deeper inside means that the guess had the right kind.
             let message = first.filter(|_| mistake.steps.len() == 1).unwrap_or_else(|| mistake.message.clone());
             if let Some(next) = guesses.get_mut(&top).and_then(Vec::pop) {
                 table.insert(top.clone(), next);
@@ -225,12 +226,12 @@ impl TableSpec {
             }
             sound = false;
             let missing = missing_field(&mistake.message).map(|field| join(&mistake.path, field));
-            // Nor can the whole be judged while a part of it is put aside.
+            // The whole cannot be checked either while a part is removed.
             let of_the_whole = mistake.steps.is_empty() && !removed.is_empty();
             if !missing.is_some_and(|missing| removed.contains(&missing)) && !of_the_whole {
                 problems.push(self.problem(&mistake.path, &top, &message, &origins, file));
             }
-            // Without a key to put aside nothing more can be found.
+            // Without a key to remove, no further mistake can be found.
             removed.insert(mistake.path.clone());
             if !remove(&mut table, &mistake.steps) {
                 return None;
@@ -308,7 +309,8 @@ fn parse<T: DeserializeOwned + Send + Sync + 'static>(value: Value) -> Result<Ta
     }
 }
 
-/// A text of the environment as a list of strings, as a string, and first of all as TOML, if it is that.
+/// Returns the possible values of a text of the environment: a list of strings, a string, and the TOML value that it
+/// is, if it is one.
 fn meanings(text: &str) -> Vec<Value> {
     let list = text.split(',').map(|item| Value::String(item.trim().to_owned())).collect();
     let mut meanings = vec![Value::Array(list), Value::String(text.to_owned())];
@@ -325,7 +327,7 @@ fn join(parent: &str, key: &str) -> String {
     }
 }
 
-/// Takes out the innermost key on the way; an item of a list cannot go alone without moving its neighbours.
+/// Removes the innermost key of the path. An item of a list cannot be removed alone without moving its neighbours.
 fn remove(table: &mut Table, steps: &[Step]) -> bool {
     let Some((Step::Key(key), rest)) = steps.split_first() else { return false };
     let last_key = steps.iter().rposition(|step| matches!(step, Step::Key(_)));
@@ -346,7 +348,7 @@ fn remove(table: &mut Table, steps: &[Step]) -> bool {
     false
 }
 
-/// serde's own words, the same for every format: "unknown field `a`, expected one of `b`, `c`".
+/// Reads serde's message, which is the same for every format: "unknown field `a`, expected one of `b`, `c`".
 fn unknown(message: &str) -> Option<(&str, impl Iterator<Item = &str> + Clone)> {
     let kind =
         message.strip_prefix("unknown ")?.split(' ').next().filter(|kind| matches!(*kind, "field" | "variant"))?;

@@ -1,4 +1,4 @@
-//! Every kind of mistake with the words it earns, and who wins when sources disagree.
+//! Each kind of mistake with its message, and the precedence of the sources.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Stands in for an app's own table.
+/// An app's own table.
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 struct App {

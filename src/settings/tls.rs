@@ -1,7 +1,7 @@
 //! The table `[tls]`.
 //!
-//! Owns: its keys, and what is found wrong with their files. Refuses: certificates (`material`), which the feature `tls`
-//! brings; without it every key is refused (`check`).
+//! Owns: its keys, and the problems of their files. Refuses: certificates (`material`), which the feature `tls` brings;
+//! without that feature every key is refused (`check`).
 
 #[cfg(feature = "tls")]
 mod material;
@@ -32,7 +32,7 @@ pub struct Tls {
     /// Empty: clients need no certificate.
     #[serde(serialize_with = "show::path")]
     pub client_ca: Option<PathBuf>,
-    /// What the files held when the settings were resolved; `None` without TLS.
+    /// The contents of the files when the settings were resolved; `None` without TLS.
     #[serde(skip)]
     pub(crate) material: Option<Arc<Material>>,
 }

@@ -1,7 +1,7 @@
 //! One written value and the ways to read it.
 //!
-//! Owns: units, lists, addresses, names of choices, and the words in which a value is refused. Refuses: which key
-//! wants which (`keys`), and what two keys mean together (`check`).
+//! Owns: units, lists, addresses, names of choices, and the messages that refuse a value. Refuses: the choice of a
+//! reader for a key (`keys`), and checks that need two keys (`check`).
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -18,12 +18,12 @@ use super::{
     problem::Reading,
 };
 
-/// A value as somebody wrote it.
+/// A value as it was written.
 pub(super) struct Input<'a> {
     pub value: &'a Value,
     /// From the environment or the command line, where everything is a string.
     pub text: bool,
-    /// What a relative path is relative to.
+    /// The folders in which relative paths begin.
     pub bases: &'a Bases,
     /// The CPUs of `auto`.
     pub cpus: u32,
@@ -116,12 +116,12 @@ impl Input<'_> {
         }
     }
 
-    /// An empty string is "none".
+    /// Reads a path; an empty string is `None`.
     pub(super) fn path(&self) -> Reading<Option<PathBuf>> {
         self.path_in(&self.bases.read)
     }
 
-    /// As [`path`](Self::path), of a file that lives as long as the process.
+    /// As [`path`](Self::path), for a file that exists only while the process runs.
     pub(super) fn run_path(&self) -> Reading<Option<PathBuf>> {
         self.path_in(&self.bases.run)
     }
@@ -162,7 +162,7 @@ impl Input<'_> {
         })
     }
 
-    /// Gunicorn's `warning` and `critical` are understood too.
+    /// Reads a level; Gunicorn's `warning` and `critical` are accepted too.
     pub(super) fn level(&self) -> Reading<Level> {
         match self.value.as_str().map(str::to_ascii_lowercase).as_deref() {
             Some("warning") => Ok(Level::Warn),
@@ -197,7 +197,7 @@ impl Input<'_> {
         self.list()?.into_iter().map(read).collect()
     }
 
-    /// Permission bits. A string, because TOML has no `0660` and a bare `660` would be decimal.
+    /// Reads permission bits. They are a string, because TOML has no `0660`, and a bare `660` would be decimal.
     pub(super) fn octal(&self) -> Reading<u32> {
         let refused = || self.is_not("permission bits in quotes, such as \"0660\"");
         let text = self.value.as_str().ok_or_else(refused)?;
@@ -225,7 +225,8 @@ impl Input<'_> {
     }
 }
 
-/// A port alone (`:8000`) is every IPv4 address. A host alone, which Gunicorn would give port 8000, is more often a typo.
+/// Reads one entry of `server.bind`. A port alone (`:8000`) means every IPv4 address. A host alone, which Gunicorn
+/// would give port 8000, is refused: it is usually a typing error.
 fn bind(text: &str, base: &Base) -> Reading<Bind> {
     if let Some(path) = text.strip_prefix("unix:") {
         let name = path.strip_prefix("//").unwrap_or(path);
@@ -404,7 +405,8 @@ pub mod duration {
     }
 }
 
-/// Sizes in bytes as the settings have them: `"512MiB"` and `"64k"` count in 1024s, `"16MB"` in 1000s; a bare number is bytes.
+/// Sizes in bytes as the settings have them: `"512MiB"` and `"64k"` count in 1024s, `"16MB"` in 1000s; a bare number is
+/// bytes.
 ///
 /// A negative size is an error, and so is one above `i64::MAX` bytes. For a field of an app's own table:
 ///

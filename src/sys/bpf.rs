@@ -1,4 +1,6 @@
-//! Attaching a classic BPF program that chooses the listener of a SO_REUSEPORT group. Refuses to write the program.
+//! Attaches a classic BPF program that chooses the listener of a SO_REUSEPORT group.
+//!
+//! Owns: the system call. Refuses: to write the program (`listener::steering`).
 
 use std::{
     io,
@@ -11,8 +13,8 @@ pub(crate) use libc::sock_filter as Instruction;
 /// `linux/socket.h`; libc has it for Android only.
 const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
 
-/// Attaches `program` to the SO_REUSEPORT group `fd` belongs to, in place of the one before, atomically: no connection
-/// made after this returns is steered by the old one. Needs no privilege.
+/// Attaches `program` to the SO_REUSEPORT group of `fd`, in place of the previous one, atomically: no connection that
+/// is made after this returns is steered by the old one. It needs no privilege.
 ///
 /// # Errors
 /// EINVAL: not a SO_REUSEPORT socket, or the kernel's verifier refused the program (also: `% 0`).

@@ -1,5 +1,6 @@
-//! The clocks that master and workers share: milliseconds, or nanoseconds, since the machine booted.
-//! Refuses the wall clock, which jumps.
+//! The clocks that master and workers share: milliseconds or nanoseconds since the machine booted.
+//!
+//! Owns: reading them. Refuses: the wall clock, which jumps.
 
 use nix::{
     sys::time::TimeSpec,
@@ -11,18 +12,19 @@ pub(crate) fn now() -> u64 {
     milliseconds(ClockId::CLOCK_MONOTONIC)
 }
 
-/// As [`now`], in nanoseconds: for what is shorter.
+/// Nanoseconds of the same clock, for short durations.
 pub(crate) fn nanoseconds() -> u64 {
     let time = read(ClockId::CLOCK_MONOTONIC);
     time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs()
 }
 
-/// As [`now`], some 4 ms old and several times cheaper: for what is read on every turn of a loop.
+/// As [`now`], up to 4 ms old and several times cheaper, for loops that read it in every turn.
 pub(crate) fn coarse() -> u64 {
     milliseconds(ClockId::CLOCK_MONOTONIC_COARSE)
 }
 
-/// Milliseconds of CLOCK_BOOTTIME, which counts suspends: when it gains on [`now`], the machine has slept.
+/// Milliseconds of CLOCK_BOOTTIME, which counts the time of suspends: if it gains on [`now`], the machine was
+/// suspended.
 pub(crate) fn boottime() -> u64 {
     milliseconds(ClockId::CLOCK_BOOTTIME)
 }

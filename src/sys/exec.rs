@@ -1,6 +1,7 @@
-//! Becoming another program, in place or in a child: programs held open, descriptors that outlive an exec, text in memory.
+//! Executes another program, in place or in a child: programs held open, descriptors that outlive an exec, text in
+//! memory.
 //!
-//! Owns: which descriptors cross an exec; all others are close-on-exec. Refuses: to know what is handed over.
+//! Owns: which descriptors cross an exec; all others are close-on-exec. Refuses: to know what the descriptors mean.
 
 use std::{
     ffi::{CString, OsStr, OsString},
@@ -20,7 +21,7 @@ use nix::{
     unistd,
 };
 
-/// A program held open: it stays what it is, whatever becomes of its path.
+/// Opens a program. The descriptor stays that program, whatever happens to its path.
 ///
 /// # Errors
 /// The file system's.
@@ -28,7 +29,7 @@ pub(crate) fn open(program: &Path) -> io::Result<OwnedFd> {
     Ok(OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(program)?.into())
 }
 
-/// The program that runs now, also where its file was replaced or removed since.
+/// Opens the program that runs now, also if its file was replaced or removed since.
 ///
 /// # Errors
 /// Without `/proc`.
@@ -71,7 +72,7 @@ fn set_flags(numbers: &[RawFd], flags: i32) {
     }
 }
 
-/// A copy of a descriptor that came over an exec; close-on-exec. The number itself stays as it is.
+/// Returns a copy of a descriptor that came over an exec; the copy is close-on-exec. The number itself stays as it is.
 ///
 /// # Errors
 /// EBADF when there is none, EMFILE.
@@ -85,7 +86,7 @@ pub(crate) fn received(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Closes numbers that came over an exec, once all that is wanted of them was [`received`].
+/// Closes numbers that came over an exec, once all that is needed of them was [`received`].
 pub(crate) fn close(numbers: &[RawFd]) {
     for number in numbers {
         // SAFETY: the numbers are of descriptors that the program before handed over and nobody here has taken.
@@ -93,7 +94,7 @@ pub(crate) fn close(numbers: &[RawFd]) {
     }
 }
 
-/// A file in memory; close-on-exec.
+/// Makes a file in memory; it is close-on-exec.
 ///
 /// # Errors
 /// The kernel's: EMFILE, ENFILE, ENOMEM.
@@ -103,7 +104,7 @@ pub(crate) fn memory(content: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// All of a [`memory`] file, wherever its position is.
+/// Returns all of a [`memory`] file, whatever its position is.
 ///
 /// # Errors
 /// The kernel's.
@@ -114,7 +115,7 @@ pub(crate) fn content(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// A pipe for what a child says; the reading end does not block.
+/// Makes a pipe for the output of a child. The reading end does not block.
 ///
 /// # Errors
 /// The kernel's: EMFILE, ENFILE.
@@ -124,7 +125,7 @@ pub(crate) fn words() -> io::Result<(PipeReader, PipeWriter)> {
     Ok((reader, writer))
 }
 
-/// In a child: it leads a process group of its own, and what it says to stdout and stderr goes to `words`.
+/// In a child: makes it the leader of a process group of its own, and sends its stdout and stderr to `words`.
 ///
 /// # Errors
 /// The kernel's.
@@ -135,7 +136,8 @@ pub(crate) fn stand_apart(words: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a child (0: this process) the leader of a group of its own. Done on both sides of a fork it is done in time.
+/// Makes a child (0: this process) the leader of a process group of its own. If both sides of a fork do it, it is done
+/// before either continues.
 ///
 /// # Errors
 /// EACCES: the child has become another program already.
@@ -144,13 +146,13 @@ pub(crate) fn lead_group(child: i32) -> io::Result<()> {
     Ok(unistd::setpgid(child, child)?)
 }
 
-/// Ends a child that could not become another program: nothing of its parent's is flushed, dropped or removed.
+/// Ends a child that could not execute another program. It runs no destructor and flushes nothing of its parent.
 pub(crate) fn end_child() -> ! {
     // SAFETY: _exit(2) runs no code of this process.
     unsafe { libc::_exit(127) }
 }
 
-/// The descriptors that shall cross an exec.
+/// The descriptors that are to cross an exec.
 #[derive(Debug, Default)]
 pub(crate) struct FdTransfer {
     numbers: Vec<RawFd>,
@@ -158,12 +160,12 @@ pub(crate) struct FdTransfer {
 }
 
 impl FdTransfer {
-    /// Whoever owns it keeps it until the exec.
+    /// Adds a descriptor that its owner keeps until the exec.
     pub(crate) fn add(&mut self, fd: BorrowedFd<'_>) -> RawFd {
         self.add_number(fd.as_raw_fd())
     }
 
-    /// One that nobody else keeps.
+    /// Adds a descriptor that only this transfer keeps.
     pub(crate) fn add_owned(&mut self, fd: OwnedFd) -> RawFd {
         let number = self.add(fd.as_fd());
         self.kept.push(fd);

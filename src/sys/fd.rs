@@ -1,5 +1,6 @@
-//! File descriptors: the channel between master and worker, looking into sockets without taking, borrowing what others
-//! opened. Refuses to block: each call here returns at once.
+//! File descriptors: the channel between master and worker, the state of sockets, and descriptors that others opened.
+//!
+//! Owns: the system calls on them. Refuses: to block. Each call returns at once.
 
 use std::{
     fs::{File, OpenOptions},
@@ -24,7 +25,8 @@ use nix::{
     },
 };
 
-/// A pair of connected sockets that keep messages apart (AF_UNIX, SOCK_SEQPACKET), non-blocking and close-on-exec.
+/// Makes a pair of connected sockets that keep messages apart (AF_UNIX, SOCK_SEQPACKET), non-blocking and
+/// close-on-exec.
 ///
 /// # Errors
 /// The kernel's: EMFILE, ENFILE, ENOMEM.
@@ -33,8 +35,8 @@ pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
-/// Sends one whole message on a socket, without blocking and without SIGPIPE; `false` when there is no room for it now.
-/// An empty one would read as a closed channel at the other end: send none.
+/// Sends one whole message on a socket, without blocking and without SIGPIPE. Returns `false` if there is no room for
+/// it now. Do not send an empty message: the other end would read it as a closed channel.
 ///
 /// # Errors
 /// The kernel's: EPIPE when the other end is gone. WriteZero when a stream socket took a part of it.
@@ -47,7 +49,7 @@ pub(crate) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// As [`send`], with a descriptor for the other end to have too.
+/// As [`send`], and passes a descriptor to the other end.
 ///
 /// # Errors
 /// As for [`send`].
@@ -62,7 +64,7 @@ pub(crate) fn send_with(fd: BorrowedFd<'_>, message: &[u8], passed: BorrowedFd<'
     }
 }
 
-/// What [`recv`] found.
+/// The outcome of [`recv`].
 #[derive(Debug)]
 pub(crate) enum Recv {
     /// A message of this many bytes, and a descriptor if one came with it.
@@ -95,24 +97,25 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recv> {
                 len => Ok(Recv::Message(len, passed)),
             }
         }
-        // The other end died with messages of ours unread.
+        // The other end died before it read our messages.
         Err(Errno::ECONNRESET) => Ok(Recv::Closed),
         Err(Errno::EAGAIN) => Ok(Recv::Empty),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Who is at the other end of a unix socket, as the kernel knows: `(pid, uid)` at the time it connected.
+/// Returns the process at the other end of a unix socket, as the kernel knows it: `(pid, uid)` at the time of its
+/// connect.
 ///
 /// # Errors
-/// ENOTSOCK and its like.
+/// ENOTSOCK and similar errors.
 pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<(i32, u32)> {
     let peer = socket::getsockopt(&fd, PeerCredentials)?;
     Ok((peer.pid(), peer.uid()))
 }
 
-/// Connections a listening TCP socket holds completed but not accepted, and how many it may hold: `(queued, max)`.
-/// `None` for any other socket: only TCP tells.
+/// Returns the connections that wait at a listening TCP socket to be accepted, and the most that may wait: `(queued,
+/// max)`. `None` for any other socket: the kernel tells it for TCP only.
 pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     const TCP_LISTEN: u8 = 10;
     // On a listening socket these two fields are the queue (tcp_get_info in net/ipv4/tcp.c).
@@ -120,8 +123,8 @@ pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     Some((info.tcpi_unacked, info.tcpi_sacked))
 }
 
-/// A FIN that comes this many milliseconds after the last byte is from a client that gave up. A half-close comes with the
-/// request, within 4 ms.
+/// A FIN that comes this many milliseconds after the last byte means that the client gave up. The FIN of a half-close
+/// comes with the request, within 4 ms.
 pub(crate) const GAVE_UP_AFTER: u32 = 500;
 
 /// Whether a connected stream socket holds unread bytes. `false` for a number that is not a socket.
@@ -129,9 +132,9 @@ pub(crate) fn has_unread(socket: RawFd) -> bool {
     socket::recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|len| len > 0)
 }
 
-/// Whether the client of a connected stream socket has left before an answer was begun. A TCP client has if it reset the
-/// connection, or ended its side [`GAVE_UP_AFTER`] its last byte; a client on a unix socket if it closed the socket, and
-/// not only its sending side. `false` for a number that is not a socket.
+/// Whether the client of a connected stream socket has left before an answer began. A TCP client has left if it reset
+/// the connection, or ended its side [`GAVE_UP_AFTER`] its last byte. A client on a unix socket has left if it closed
+/// the socket and not only its sending side. `false` for a number that is not a socket.
 pub(crate) fn has_left(socket: RawFd) -> bool {
     match tcp_info(socket) {
         Some(info) => has_left_tcp(&info),
@@ -144,8 +147,8 @@ pub(crate) fn has_left(socket: RawFd) -> bool {
     }
 }
 
-/// The kernel does not tell when a FIN came. It tells when data came last, and when an acknowledgment did: a FIN carries
-/// one.
+/// The kernel does not tell when a FIN came. It tells when the last data came and when the last acknowledgment came,
+/// and a FIN carries one.
 fn has_left_tcp(info: &libc::tcp_info) -> bool {
     const TCP_CLOSE: u8 = 7;
     const TCP_CLOSE_WAIT: u8 = 8;
@@ -165,8 +168,8 @@ fn tcp_info(socket: RawFd) -> Option<libc::tcp_info> {
     (done == 0).then_some(info)
 }
 
-/// A second descriptor for what `socket` is open on, close-on-exec. The first must be known to be still open: the kernel
-/// may have given the number of a closed one to another file.
+/// Returns a second descriptor for the open file of `socket`, close-on-exec. Make sure that the first is still open:
+/// the kernel may have given the number of a closed one to another file.
 ///
 /// # Errors
 /// EMFILE when this process has too many. EBADF when there is none.
@@ -180,7 +183,7 @@ pub(crate) fn duplicate(socket: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Makes the kernel acknowledge at once what a TCP socket has received. No effect on other sockets.
+/// Makes the kernel acknowledge at once what a TCP socket has received. It has no effect on other sockets.
 pub(crate) fn acknowledge(socket: RawFd) {
     let on: libc::c_int = 1;
     let len = size_of_val(&on) as libc::socklen_t;
@@ -188,14 +191,14 @@ pub(crate) fn acknowledge(socket: RawFd) {
     unsafe { libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, (&raw const on).cast(), len) };
 }
 
-/// What an error of accept(2) is about.
+/// The meaning of an error of accept(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotAccepted {
     /// The socket was shut down: it will never accept again.
     Closed,
-    /// Out of descriptors or memory: the connection stays in the queue.
+    /// There are no descriptors or no memory left: the connection stays in the queue.
     Exhausted,
-    /// One client's misfortune (it left before it was accepted), not the listener's.
+    /// An error of one client, such as one that left before it was accepted. The listener is well.
     Client,
 }
 
@@ -207,7 +210,7 @@ pub(crate) fn why_not_accepted(error: &io::Error) -> NotAccepted {
     }
 }
 
-/// Raises the soft limit of open files to the hard one; the limit in effect.
+/// Raises the soft limit of open files to the hard one. Returns the limit that is in effect.
 ///
 /// # Errors
 /// None in practice: a process may always raise it that far.
@@ -219,7 +222,8 @@ pub(crate) fn raise_nofile() -> io::Result<u64> {
     Ok(hard)
 }
 
-/// A copy of descriptor `number`, which whoever started us left open. Both are close-on-exec from here on.
+/// Returns a copy of descriptor `number`, which the process that started this one left open. Both are close-on-exec
+/// from here on.
 ///
 /// # Errors
 /// EBADF when there is none.
@@ -239,8 +243,8 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Opens the pipe, FIFO or terminal behind `fd` a second time for writing, non-blocking. O_NONBLOCK on `fd` itself would also
-/// change it for every process that shares it, such as the shell that started us.
+/// Opens the pipe, FIFO or terminal behind `fd` a second time for writing, non-blocking. O_NONBLOCK on `fd` itself
+/// would change it for every process that shares it, such as the shell that started the service.
 ///
 /// # Errors
 /// EACCES once privileges are dropped, ENXIO when nobody reads, ENOENT without `/proc`.
@@ -257,7 +261,7 @@ pub(crate) fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     match options.open(path) {
-        // A FIFO without a reader: with a reading end of our own it opens, and keeps what fits.
+        // A FIFO without a reader: if this process has a reading end itself, it opens, and keeps what fits.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) => options.read(true).open(path),
         opened => opened,
     }
@@ -267,7 +271,7 @@ fn is_fifo(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| found.file_type().is_fifo())
 }
 
-/// Sends as much as a socket takes now, without blocking and without SIGPIPE.
+/// Sends as much as a socket accepts now, without blocking and without SIGPIPE.
 ///
 /// # Errors
 /// WouldBlock: nothing now. The kernel's: EPIPE when the other end is gone.
@@ -275,8 +279,8 @@ pub(crate) fn send_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(socket::send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
 }
 
-/// Writes to a terminal, also from its background with `stty tostop`. Without this the kernel would stop the process, or
-/// send a SIGTTOU that is caught for ever.
+/// Writes to a terminal, also from a background process with `stty tostop`. Otherwise the kernel would stop the
+/// process, or send SIGTTOU again and again if it is caught.
 ///
 /// # Errors
 /// The kernel's: EIO once the terminal is gone.
@@ -309,7 +313,7 @@ pub(crate) fn hung_up(fd: BorrowedFd<'_>) -> bool {
     poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].any().unwrap_or(false)
 }
 
-/// What accept(2) says of a TCP listener that was shut down.
+/// Returns what accept(2) reports for a TCP listener that was shut down.
 pub(crate) fn closed() -> io::Error {
     Errno::EINVAL.into()
 }

@@ -1,18 +1,21 @@
-//! Forking a process that has one thread. Refuses a process with more: in the child only the caller's thread lives on,
-//! and a lock some other thread held stays locked for ever.
+//! Forks a process that has one thread.
+//!
+//! Owns: the system call, and counting threads. Refuses: a process with more threads. Only the thread that forks exists
+//! in the child, and a lock that another thread held would stay locked.
 
 use std::{fs, io};
 
 use nix::unistd::{self, ForkResult};
 
-/// Which side of the fork this is.
+/// The side of the fork that this process is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Forked {
     Parent { child: i32 },
     Child,
 }
 
-/// Forks. Block signals around it ([`block_all`](super::signals::block_all)), so that the child wakes up deaf.
+/// Forks. Block signals around it ([`block_all`](super::signals::block_all)), so that the child handles none before it
+/// is ready to.
 ///
 /// # Errors
 /// The kernel's (EAGAIN: no more processes allowed), or "called with N threads".
@@ -29,10 +32,10 @@ pub(crate) fn fork() -> io::Result<Forked> {
     })
 }
 
-/// Threads of this process.
+/// Returns the number of threads of this process.
 ///
 /// # Errors
-/// When `/proc` is not mounted.
+/// `/proc` is not mounted.
 pub(crate) fn thread_count() -> io::Result<usize> {
     Ok(fs::read_dir("/proc/self/task")?.count())
 }

@@ -1,6 +1,6 @@
-//! What this machine says of itself: the CPUs we may run on, who we are, its accounts, its terminal.
+//! What this machine tells about itself: the CPUs, the user, its accounts, its terminal.
 //!
-//! Owns: the questions. Refuses: what follows from an answer (`settings`).
+//! Owns: asking the system. Refuses: to decide what follows from an answer (`settings`).
 
 use std::{io, path::Path};
 
@@ -9,7 +9,7 @@ use nix::{
     unistd::{AccessFlags, Gid, Group, Pid, Uid, User, eaccess, getegid, geteuid},
 };
 
-/// Columns of the terminal that is stdout; `None` when it is no terminal or does not know.
+/// Returns the columns of the terminal that is stdout; `None` if it is not a terminal or does not know its width.
 pub(crate) fn terminal_width() -> Option<usize> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ writes one winsize, which `size` is and which outlives the call.
@@ -17,19 +17,19 @@ pub(crate) fn terminal_width() -> Option<usize> {
     (told == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
-/// CPUs this process may be scheduled on; `None` when the kernel's mask is wider than `CpuSet` (1024).
+/// Returns the number of CPUs that this process may run on; `None` if the kernel's mask is wider than `CpuSet` (1024).
 pub(crate) fn affinity() -> Option<u32> {
     let set = sched_getaffinity(Pid::from_raw(0)).ok()?;
     let allowed = (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).count();
     u32::try_from(allowed).ok()
 }
 
-/// The effective user and group of this process.
+/// Returns the effective user and group of this process.
 pub(crate) fn effective_ids() -> (u32, u32) {
     (geteuid().as_raw(), getegid().as_raw())
 }
 
-/// Whether we may write to the file `path`, or make it where there is none.
+/// Finds out whether this process may write to the file `path`, or make it if it does not exist.
 ///
 /// # Errors
 /// EACCES, EROFS, ENOENT.
@@ -40,7 +40,7 @@ pub(crate) fn writable(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether we may make files in this folder.
+/// Finds out whether this process may make files in this folder.
 ///
 /// # Errors
 /// As for [`writable`].

@@ -1,14 +1,14 @@
-//! What the program before left to this process over its exec, as far as it would harm a supervisor.
+//! What this process inherited over its exec that would harm a supervisor.
 //!
-//! Owns: putting it right, once, before anything else. The rest is kept on purpose: the table is in
-//! docs/operations/what-a-start-inherits.md. Refuses: to log it; the caller does.
+//! Owns: resetting it, once, before anything else. All else is kept on purpose:
+//! docs/operations/what-a-start-inherits.md has the table. Refuses: to log it; the caller does.
 
 use nix::sys::{
     resource::{Resource, getrlimit},
     signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
 };
 
-/// The timers that an exec leaves running, and the signals they end a process with.
+/// The timers that an exec leaves running, and the signals with which they end a process.
 const TIMERS: [(libc::c_int, &str); 3] = [
     (libc::ITIMER_REAL, "a timer (alarm) that would have ended it with SIGALRM was cancelled"),
     (libc::ITIMER_VIRTUAL, "a timer that would have ended it with SIGVTALRM was cancelled"),
@@ -16,8 +16,8 @@ const TIMERS: [(libc::c_int, &str); 3] = [
 ];
 
 /// Unblocks every signal, cancels the timers, and lets a write beyond RLIMIT_FSIZE fail instead of ending the process.
-/// Gives back what was found, in sentences for an operator. Not for a program that takes over in an upgrade: the program
-/// before it has blocked signals on purpose.
+/// Returns what it found, in sentences for an operator. Do not call it in a program that takes over in an upgrade: the
+/// previous program has blocked signals on purpose.
 pub(crate) fn reset() -> Vec<String> {
     let mut found = Vec::new();
     if let Ok(blocked) = SigSet::thread_get_mask()
@@ -25,11 +25,12 @@ pub(crate) fn reset() -> Vec<String> {
     {
         let names: Vec<_> = blocked.iter().map(Signal::as_str).collect();
         found.push(format!("{} blocked: unblocked", are(&names)));
-        // They were sent to the program before, and would end this one at once. A request to stop is obeyed even so.
+        // These signals were sent to the previous program, and would end this one at once. A request to stop is still
+        // obeyed.
         let meant_for_another =
             |signal: &Signal| !matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGCHLD);
         blocked.iter().filter(meant_for_another).for_each(drop_pending);
-        // Fails for a bad `how` only.
+        // It fails only for an invalid `how`.
         let _ = SigSet::empty().thread_set_mask();
     }
     for (timer, sentence) in TIMERS {
@@ -63,7 +64,7 @@ pub(crate) fn reset() -> Vec<String> {
     found
 }
 
-/// The kernel drops a pending signal at the moment in which the process begins to ignore it (signal(7)).
+/// The kernel drops a pending signal when the process begins to ignore it (signal(7)).
 fn drop_pending(signal: Signal) {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: to ignore a signal runs no code of ours.

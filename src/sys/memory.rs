@@ -1,11 +1,11 @@
-//! Giving back memory that this process does not need now.
+//! Gives back memory that this process does not need now.
 //!
-//! Owns: which pages can go without a loss. Refuses: to know when.
+//! Owns: which pages can be given back without a loss. Refuses: to decide when.
 
 use std::{fs, io, ops::Range};
 
-/// Gives back the pages of code and constants of the program and its libraries that were never written: most of them are
-/// used only at a start. A page that is needed again comes from the page cache, where the workers keep it.
+/// Gives back the pages of code and constants of the program and its libraries that were never written: most of them
+/// are used only at a start. A page that is needed again comes from the page cache, where the workers keep it.
 ///
 /// # Errors
 /// Without `/proc`; then nothing happens.
@@ -19,7 +19,7 @@ pub(crate) fn let_go_of_code() -> io::Result<()> {
     Ok(())
 }
 
-/// The private mappings of files that cannot be written and never were.
+/// Returns the private mappings of files that cannot be written and never were.
 fn unwritten(smaps: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut candidate = None;
@@ -33,7 +33,7 @@ fn unwritten(smaps: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// `Some` for the line that a mapping begins with; in it the range, if the mapping is private, of a file, and not writable.
+/// `Some` for the first line of a mapping. It holds the range if the mapping is private, of a file, and not writable.
 fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
@@ -41,7 +41,7 @@ fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let range = address(start)?..address(end)?;
     let rights = words.next()?;
     let is_code = rights.starts_with("r-") && rights.ends_with('p');
-    // The path stands behind offset, device and inode.
+    // The path follows offset, device and inode.
     let is_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
     Some((is_code && is_file).then_some(range))
 }

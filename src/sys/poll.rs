@@ -1,4 +1,6 @@
-//! The one place where the master waits; workers, which wait in tokio, only glance. Refuses to know what it is about.
+//! The only place where the master waits. Workers wait in tokio and only look here.
+//!
+//! Owns: poll(2). Refuses: to know what the descriptors are for.
 
 use std::{io, os::fd::BorrowedFd, time::Duration};
 
@@ -8,7 +10,7 @@ use nix::{
     sys::time::TimeSpec,
 };
 
-/// What to wait for on a descriptor, beside its hanging up and its errors.
+/// What to wait for on a descriptor, besides a hangup and an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
     Read,
@@ -16,8 +18,9 @@ pub(crate) enum Interest {
     Hangup,
 }
 
-/// Waits until one of `fds` is as its interest wants it, hung up or in error, or `timeout` is over (`None`: for ever).
-/// Which of them are, in order; none after a timeout or a signal. Never returns before `timeout` without a cause.
+/// Waits until one of `fds` is ready, hung up or in error, or `timeout` is over (`None`: without a limit). Returns for
+/// each, in order, whether it is ready; none is after a timeout or a signal. It never returns before `timeout` without
+/// a cause.
 ///
 /// # Errors
 /// The kernel's, such as ENOMEM.

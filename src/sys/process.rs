@@ -1,4 +1,7 @@
-//! What a process is to others: whose child, whose rights, how large. Refuses to look up names: the settings did.
+//! The relations of a process to others: its parent, its rights, its size.
+//!
+//! Owns: changing user and group, the environment, files for another user. Refuses: to look up names; the settings did
+//! that.
 
 use std::{
     ffi::CString,
@@ -18,7 +21,7 @@ use nix::{
     unistd::{self, Gid, Pid, SysconfVar, Uid},
 };
 
-/// Orphans below this process become its children, as if it were PID 1.
+/// Makes orphans below this process its children, as if it were PID 1.
 ///
 /// # Errors
 /// None since Linux 3.4.
@@ -26,8 +29,8 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(prctl::set_child_subreaper(true)?)
 }
 
-/// In a child: SIGTERM when the parent dies. Dropping privileges clears it, so it comes after; and a parent may die
-/// before it, so compare [`parent_pid`] with what it was before the fork.
+/// Lets the kernel send SIGTERM to this process when its parent dies. Dropping privileges clears it, so call it after
+/// that. A parent may die before the call, so compare [`parent_pid`] with its value before the fork.
 ///
 /// # Errors
 /// None in practice.
@@ -39,11 +42,12 @@ pub(crate) fn parent_pid() -> i32 {
     unistd::getppid().as_raw()
 }
 
-/// Becomes another user for good: the groups of `user` by its name (a name nobody has belongs to none) and `gid`, then
-/// `gid`, then the uid. Without a user, the group alone. Nothing happens where an unprivileged process already is that.
+/// Becomes another user for good: first the groups that the name of `user` belongs to (a name without an account
+/// belongs to none) and `gid`, then `gid`, then the uid. Without a user it changes the group alone. Nothing happens if
+/// an unprivileged process already has them.
 ///
 /// # Errors
-/// EPERM without the right to; "kept …" when the kernel says yes and does not.
+/// EPERM without the right to do it; "kept …" if the kernel reports success and changed nothing.
 pub(crate) fn drop_privileges(user: Option<(&str, u32)>, gid: u32) -> io::Result<()> {
     let gid = Gid::from_raw(gid);
     let uid = user.map_or_else(unistd::geteuid, |(_, uid)| Uid::from_raw(uid));
@@ -108,7 +112,7 @@ pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Optio
         make_folder(above, mode, uid, gid)?;
     }
     match DirBuilder::new().mode(mode).create(folder) {
-        // Somebody was faster: then it is theirs.
+        // Another process made it first, so it belongs to that process.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         Err(error) => Err(error),
         Ok(()) if uid.is_some() || gid.is_some() => chown(folder, uid, gid),
@@ -116,7 +120,8 @@ pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Optio
     }
 }
 
-/// Makes an empty file for that user, mode 0644 less the umask. What is there stays, a link that leads nowhere too.
+/// Makes an empty file for that user, mode 0644 less the umask. A file that exists stays as it is, also a link that
+/// leads nowhere.
 ///
 /// # Errors
 /// The file system's.
@@ -129,18 +134,18 @@ pub(crate) fn make_file(path: &Path, uid: Option<u32>, gid: Option<u32>) -> io::
     }
 }
 
-/// Sets the bits that new files lack; the mask before.
+/// Sets the permission bits that new files do not get. Returns the previous mask.
 pub(crate) fn umask(mask: u32) -> u32 {
     stat::umask(Mode::from_bits_truncate(mask)).bits()
 }
 
-/// Whether there is a process with this id, dead and not yet reaped ones included.
+/// Whether a process with this id exists, a dead one that was not reaped yet included.
 pub(crate) fn exists(pid: u64) -> bool {
     let pid = i32::try_from(pid).unwrap_or(i32::MAX);
     kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
-/// Resident bytes of a process; `None` when it is gone.
+/// Returns the resident bytes of a process; `None` if it is gone.
 pub(crate) fn rss_bytes(pid: i32) -> Option<u64> {
     let page = u64::try_from(unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;

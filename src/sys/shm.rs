@@ -1,5 +1,7 @@
 //! Memory that the master and all its workers share: a sealed memfd, mapped once before the first fork and never
-//! unmapped; a program that takes the master's place maps it again. Refuses meaning: it is words, and the scoreboard says what stands in them.
+//! unmapped. A program that takes the master's place maps it again.
+//!
+//! Owns: the mapping. Refuses: meaning. It is words; the scoreboard knows what they hold.
 
 use std::{
     fs::File,
@@ -17,7 +19,7 @@ use nix::{
     },
 };
 
-/// Zeroed shared words. Every process forked after [`create`](Self::create) sees the same ones.
+/// Shared words, zero at first. Every process that is forked after [`create`](Self::create) sees the same ones.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     fd: OwnedFd,
@@ -25,8 +27,8 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `len` words (of eight bytes). They live as long as the process: there is one scoreboard, and rows of it
-    /// are handed about freely.
+    /// Maps `len` words of eight bytes. They live as long as the process: there is one scoreboard, and its rows are
+    /// passed around freely.
     ///
     /// # Errors
     /// The kernel's (ENOMEM, EMFILE), and EINVAL for no words.
@@ -36,7 +38,7 @@ impl Mapping {
         let fd = memfd_create(c"oxicorn-scoreboard", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let file = File::from(fd);
         file.set_len(bytes.get() as u64)?;
-        // Nobody who holds the fd can shrink the file under us: touching the lost pages would be SIGBUS.
+        // The seal keeps every holder of the descriptor from shrinking the file: touching a lost page would be SIGBUS.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         Self::map(file, bytes)
@@ -45,7 +47,7 @@ impl Mapping {
     /// Maps what another program made by [`create`](Self::create), for as long as the process lives.
     ///
     /// # Errors
-    /// InvalidData: it is no sealed file of `len` words. The kernel's.
+    /// InvalidData: it is not a sealed file of `len` words. The kernel's errors.
     pub(crate) fn of(fd: OwnedFd, len: usize) -> io::Result<Self> {
         let file = File::from(fd);
         let sealed = fcntl(&file, FcntlArg::F_GET_SEALS)? & SealFlag::F_SEAL_SHRINK.bits() != 0;
@@ -73,7 +75,7 @@ impl Mapping {
     }
 }
 
-/// The memfd, close-on-exec: for whoever hands the scoreboard on.
+/// The memfd, close-on-exec, for passing the scoreboard on.
 impl AsFd for Mapping {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

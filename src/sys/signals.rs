@@ -1,8 +1,8 @@
-//! Signals: how they reach the master's one wait, how they are kept from a child, how they are sent.
+//! Signals: receiving them in the master's poll, keeping them from a child, sending them.
 //!
-//! Owns the master's actions in signal-hook's registry, which tokio shares: in a forked child the actions are taken out
-//! and the registry's handlers stay. Refuses SIG_DFL on any of them: tokio would never hear that signal again, and a
-//! HUP sent to a worker by mistake would kill it. What a signal means is not known here.
+//! Owns: the master's actions in signal-hook's registry, which tokio shares. In a forked child the actions are removed
+//! and the registry's handlers stay. Refuses: SIG_DFL on any of them, because tokio would never receive that signal
+//! again, and a HUP that is sent to a worker by mistake would kill it. It does not know what a signal means.
 
 use std::{
     io::{self, PipeReader, PipeWriter, Read},
@@ -18,10 +18,11 @@ use nix::{
 };
 use signal_hook::{SigId, low_level};
 
-/// What the master sends to workers, for [`send`].
+/// The signals that the master sends to workers, for [`send`].
 pub(crate) use nix::sys::signal::Signal as Number;
 
-/// What the master listens to, in the order it is taken: the ends first, the deaths last.
+/// The signals that the master handles, in the order in which it takes them: first those that end something, last the
+/// deaths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     Term,
@@ -60,20 +61,21 @@ const HEARD: [(Signal, i32); 10] = [
     (Signal::Chld, libc::SIGCHLD),
 ];
 
-/// How often each came since it was last taken, in the order of [`HEARD`]. Static: a handler may look at it whenever.
+/// How often each came since it was last taken, in the order of [`HEARD`]. It is static because a handler may read it
+/// at any time.
 static COUNTS: [AtomicU32; HEARD.len()] = [const { AtomicU32::new(0) }; HEARD.len()];
 
-/// The master's ear. Readable ([`AsFd`]) when [`take`](Self::take) has something.
+/// The signals that have come. Readable ([`AsFd`]) if [`take`](Self::take) has something.
 #[derive(Debug)]
 pub(crate) struct MasterSignals {
     ids: Vec<SigId>,
     reader: PipeReader,
-    /// The handlers write to it by number: it closes after they are unregistered, never before.
+    /// The handlers write to it by number, so it is closed only after they are unregistered.
     _writer: PipeWriter,
 }
 
 impl MasterSignals {
-    /// Registers all ten. One ear a process: the counts are shared.
+    /// Registers all ten. Call it once in a process: the counts are shared.
     ///
     /// # Errors
     /// The kernel's: EMFILE, ENFILE.
@@ -86,9 +88,7 @@ impl MasterSignals {
         for (count, (_, number)) in COUNTS.iter().zip(HEARD) {
             let heard = move || {
                 count.fetch_add(1, Ordering::Release);
-                // A full pipe is as good as a byte: it is readable.
-                // SAFETY: write(2) of one byte of static memory is async-signal-safe, errno is kept by the registry,
-                // and `wake` stays open as long as this action is registered: Drop unregisters before it closes.
+                // A full pipe needs no further byte: it is readable.
                 unsafe { libc::write(wake, c"".as_ptr().cast(), 1) };
             };
             // SAFETY: the action is async-signal-safe: an atomic and a write(2); it neither locks nor allocates.
@@ -97,18 +97,19 @@ impl MasterSignals {
         Ok(signals)
     }
 
-    /// What came since the last call, and how many times each, in the order of [`Signal`]. The kernel folds equal
-    /// signals that wait together: a count of one for `Chld` may be many deaths.
+    /// Returns what came since the last call, and how many times, in the order of [`Signal`]. The kernel merges equal
+    /// signals that wait together, so a count of one for `Chld` may stand for many deaths.
     pub(crate) fn take(&mut self) -> Vec<(Signal, u32)> {
-        // Emptied before the counts are read: a signal in between leaves a byte too many, never one too few.
+        // Empty the pipe before the counts are read: a signal in between then leaves one byte too many, never one too
+        // few.
         let mut buffer = [0; 64];
         while matches!(self.reader.read(&mut buffer), Ok(1..)) {}
         let counts = COUNTS.iter().map(|count| count.swap(0, Ordering::Acquire));
         HEARD.iter().zip(counts).filter(|(_, times)| *times > 0).map(|((signal, _), times)| (*signal, times)).collect()
     }
 
-    /// In a child, signals still blocked: from here on none reaches the master's pipe. They are ignored until somebody
-    /// else, tokio for one, registers for them.
+    /// In a child, with signals still blocked: removes the master's actions, so that no signal reaches the master's
+    /// pipe. The signals are ignored until other code, such as tokio, registers for them.
     pub(crate) fn forget_in_child(self) {
         drop(self);
     }
@@ -128,19 +129,20 @@ impl Drop for MasterSignals {
     }
 }
 
-/// Signals are blocked while this lives; dropping it restores what was before.
+/// Signals are blocked while this lives; dropping it restores the previous mask.
 #[derive(Debug)]
 #[must_use = "dropping it unblocks at once"]
 pub(crate) struct Blocked(SigSet);
 
 impl Blocked {
-    /// What the program before blocked when it became this one; what was before that is forgotten, and none is blocked.
+    /// The signals that the previous program blocked before its exec. The mask of before that is not known, so dropping
+    /// it unblocks all.
     pub(crate) fn over_exec() -> Self {
         Self(SigSet::empty())
     }
 }
 
-/// Blocks every signal of this thread that can be.
+/// Blocks every signal of this thread that can be blocked.
 ///
 /// # Errors
 /// None in practice.
@@ -150,15 +152,15 @@ pub(crate) fn block_all() -> io::Result<Blocked> {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // Fails for a bad `how` only.
+        // It fails only for an invalid `how`.
         let _ = self.0.thread_set_mask();
     }
 }
 
-/// Sends `signal` to one process; `false` when there is none of that pid.
+/// Sends `signal` to one process; `false` if no process has that pid.
 ///
 /// # Errors
-/// EPERM, and EINVAL for a pid below 1: that would be a process group, or everybody.
+/// EPERM; and EINVAL for a pid below 1, which would mean a process group or all processes.
 pub(crate) fn send(pid: i32, signal: Number) -> io::Result<bool> {
     if pid < 1 {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -170,10 +172,10 @@ pub(crate) fn send(pid: i32, signal: Number) -> io::Result<bool> {
     }
 }
 
-/// Kills a process group, whoever is left of it. `leader`: a child of ours, living or reaped a moment ago.
+/// Kills all that is left of a process group. `leader` is a child of this process, alive or reaped a moment ago.
 pub(crate) fn kill_group(leader: i32) {
     if leader > 1 {
-        // It may be empty by now.
+        // The group may be empty by now.
         let _ = killpg(Pid::from_raw(leader), Number::SIGKILL);
     }
 }
@@ -183,8 +185,8 @@ pub(crate) fn name(signal: i32) -> Option<&'static str> {
     Number::try_from(signal).ok().map(Number::as_str)
 }
 
-/// In a worker: SIGTERM also starts a timer that ends the process by SIGALRM after `seconds` (0: none), should its loop
-/// hang and its master be gone. A second SIGTERM never lengthens it.
+/// In a worker: lets SIGTERM also start a timer that ends the process by SIGALRM after `seconds` (0: no timer), for a
+/// worker whose loop hangs and whose master is gone. A second SIGTERM never lengthens it.
 ///
 /// # Errors
 /// None in practice.
@@ -213,7 +215,7 @@ mod tests {
         *,
     };
 
-    /// Forks from a test, whose harness has a second thread: the child may only do what needs no lock of it.
+    /// Forks from a test, whose harness has a second thread: the child may do only what needs no lock of that thread.
     fn child(body: impl FnOnce()) -> wait::Exit {
         // SAFETY: the harness's other thread waits for this test and holds no lock.
         let child = unsafe { libc::fork() };
@@ -252,7 +254,7 @@ mod tests {
                 }
             });
             assert_eq!(exit, wait::Exit::Code(7));
-            // One byte of the SIGCHLD at most: what the child heard would stand here too.
+            // At most the byte of SIGCHLD is there: a signal that the child received would be there too.
             let read = (&pipe).read(&mut [0; 64]).unwrap_or(0);
             assert!(read <= 1, "{read} bytes");
         });

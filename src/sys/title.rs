@@ -1,7 +1,7 @@
-//! The name `ps` and `top` show. Linux has no call for the first: a process writes over its own arguments.
+//! The name that `ps` and `top` show. Linux has no call for the command line: a process writes over its own arguments.
 //!
-//! Owns the area where the kernel laid arguments and environment, after copies took their place. Refuses to guess: where
-//! the layout is not what the kernel says it is, only the short name is set.
+//! Owns: the memory in which the kernel placed arguments and environment, after copies replaced them. Refuses: to
+//! guess. If the layout is not what the kernel reports, only the short name is set.
 
 use std::{
     ffi::{CString, c_char},
@@ -21,27 +21,27 @@ unsafe extern "C" {
 #[derive(Clone, Copy, Debug)]
 struct Area {
     start: usize,
-    /// Where the arguments ended: the kernel looks at the byte before it.
+    /// The end of the arguments: the kernel looks at the byte before it.
     arguments_end: usize,
     end: usize,
 }
 
 static AREA: OnceLock<Area> = OnceLock::new();
 
-/// Copies arguments and environment elsewhere, so that [`set`] may write where they were; `std::env` goes on working.
-/// Early, before anybody keeps a pointer into them, and with one thread; otherwise it does nothing.
+/// Copies arguments and environment elsewhere, so that [`set`] may write over the originals; `std::env` continues to
+/// work. Call it early, before other code keeps a pointer into them, and with one thread; otherwise it does nothing.
 pub(crate) fn prepare() {
     if AREA.get().is_none()
         && fork::thread_count().is_ok_and(|threads| threads == 1)
         && let Some(area) = evacuate()
     {
-        // Cannot be set by now: there is one thread, and it looked.
+        // It cannot be set yet: there is one thread, and it has just looked.
         let _ = AREA.set(area);
     }
 }
 
-/// Shows `title` as the command line of this process (as much as fits where arguments and environment were) and its
-/// first 15 bytes as the thread's name. In a child it changes the child's alone.
+/// Shows `title` as the command line of this process, as much as fits where arguments and environment were, and its
+/// first 15 bytes as the name of the thread. A child changes only its own.
 pub(crate) fn set(title: &str) {
     let bytes: Vec<u8> = title.bytes().filter(|byte| *byte != 0).collect();
     if let Some(area) = AREA.get() {
@@ -51,7 +51,7 @@ pub(crate) fn set(title: &str) {
         let shown = bytes.len().min(memory.len() - 1);
         memory.fill(0);
         memory[..shown].copy_from_slice(&bytes[..shown]);
-        // With a NUL there the kernel shows the whole length of the old arguments, padding and all; with anything else
+        // If that byte is a NUL, the kernel shows the whole length of the old arguments with their padding. Otherwise
         // it takes this for a title and stops at its end.
         let mark = area.arguments_end - area.start - 1;
         if shown < mark {
@@ -59,7 +59,7 @@ pub(crate) fn set(title: &str) {
         }
     }
     if let Ok(name) = CString::new(bytes) {
-        // A name `top` does not show is no reason to fail.
+        // A missing name in `top` is not a reason to fail.
         let _ = prctl::set_name(&name);
     }
 }
@@ -98,7 +98,7 @@ fn evacuate() -> Option<Area> {
     (copied(arguments, area) && copied(variables, area)).then_some(area)
 }
 
-/// Replaces each string that lies in `area` by a copy that is never freed; `false` when memory ran out.
+/// Replaces each string in `area` by a copy that is never freed; `false` if there is no memory left.
 fn copied(strings: &mut [*mut c_char], area: Area) -> bool {
     strings.iter_mut().filter(|string| (area.start..area.end).contains(&string.addr())).all(|string| {
         // SAFETY: a pointer into the area, from argv or environ, is a string that ends with a NUL.
@@ -120,14 +120,14 @@ mod tests {
     fn ps_shows_the_title_and_env_still_works() {
         alone::run("sys::title::tests::ps_shows_the_title_and_env_still_works", || {
             let (arguments, variables) = (std::env::args_os(), std::env::vars_os().collect::<Vec<_>>());
-            // Not `prepare`: the test harness has threads of its own, which keep still.
+            // Not `prepare`: the test harness has threads of its own, which do nothing meanwhile.
             AREA.set(evacuate().unwrap()).unwrap();
             let long = "oxicorn: ".to_owned() + &"long ".repeat(10_000);
             for title in ["oxicorn: worker 2", &long, "oxicorn: master", ""] {
                 set(title);
                 let shown = fs::read("/proc/self/cmdline").unwrap();
                 let shown = shown.strip_suffix(b"\0").unwrap_or(&shown);
-                // The kernel shows a page of a title at most.
+                // The kernel shows at most one page of a title.
                 assert!(shown == title.as_bytes() || shown.len() > 500 && long.as_bytes().starts_with(shown));
                 let name = fs::read_to_string("/proc/thread-self/comm").unwrap();
                 assert_eq!(name.trim_end_matches('\n'), &title[..title.len().min(15)]);

@@ -1,5 +1,7 @@
-//! How children end. One `waitpid` a call: the caller loops until there is none left. Refuses to choose whom to wait
-//! for: a master that is PID 1 also reaps orphans it never forked.
+//! Reaps children, one `waitpid` in each call; the caller repeats it until none is left.
+//!
+//! Owns: how a child ended. Refuses: to choose the child. A master that is PID 1 also reaps orphans that it never
+//! forked.
 
 use std::{fmt, io};
 
@@ -27,15 +29,16 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Reaps one child that has ended: its pid and how it ended; `None` when no child has, or there is no child.
+/// Reaps one child that has ended. Returns its pid and how it ended; `None` if no child has ended, or there is no
+/// child.
 ///
 /// # Errors
 /// None in practice: EINTR is retried and ECHILD is `None`.
 pub(crate) fn reap() -> io::Result<Option<(i32, Exit)>> {
     loop {
         let mut status = 0;
-        // Not nix's waitpid: it errs on a real-time signal after it has reaped, and the death would be lost.
-        // SAFETY: `status` is a live integer for the length of the call.
+        // nix's waitpid is not used: it returns an error for a real-time signal after it has reaped, and the death
+        // would be lost.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
         match pid {
             0 => return Ok(None),
