@@ -1,4 +1,4 @@
-//! A service of one's own on MongoDB: settings in a table of its own, state, a migration, a farewell.
+//! A service on MongoDB: settings in a table of its own, state, a migration, a shutdown hook.
 //!
 //! ```toml
 //! [notes]
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     App::new(factory).table_spec(table).migrate(migrate).run()
 }
 
-/// In each worker, after the fork: a client has sockets and tasks of its own.
+/// Runs in each worker after the fork: a client of MongoDB has sockets and tasks of its own.
 async fn factory(worker: WorkerContext) -> Result<Lifespan<Router>, Error> {
     let notes = open(&worker.table()).await?;
     let client = notes.client().clone();
@@ -48,7 +48,7 @@ async fn factory(worker: WorkerContext) -> Result<Lifespan<Router>, Error> {
     Ok(Lifespan::new(service).on_shutdown(async { client.shutdown().await }))
 }
 
-/// What the command `migrate` does; the lines are printed.
+/// Runs for the command `migrate`, which prints the lines.
 async fn migrate(setup: &SetupContext<'_>) -> Result<Vec<String>, Error> {
     let notes = open(&setup.table()).await?;
     let index = notes.create_index(IndexModel::builder().keys(doc! {"text": 1}).build()).await?;

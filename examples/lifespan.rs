@@ -1,6 +1,6 @@
-//! A service with settings of its own, a task beside its requests, and something to do before it goes.
+//! A service with settings of its own, a task beside its requests, and a shutdown hook.
 //!
-//! Its table stands in the same supervisor.toml as everything else, and is checked and overridable like the rest:
+//! Its table is in the same supervisor.toml as all other settings, and is checked and overridden like them:
 //!
 //! ```toml
 //! [greeter]
@@ -29,7 +29,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[serde(deny_unknown_fields, default)]
 struct Greeter {
     greeting: String,
-    /// Each worker appends a line here when it ends. Empty: it does not.
+    /// The file that each worker appends a line to when it ends; empty for none.
     goodbye_file: PathBuf,
 }
 
@@ -51,13 +51,17 @@ fn main() -> ExitCode {
 async fn factory(worker: WorkerContext) -> Result<Lifespan<Router>, io::Error> {
     let desk = Arc::new(Desk { settings: worker.table(), greeted: AtomicU64::new(0) });
 
-    // A worker's signals are the service's to use too: this one is told of a drain, and still drains.
+    // The service may listen to the worker's signals too. The worker still drains at a SIGTERM.
     let mut term = signal(SignalKind::terminate())?;
     tokio::spawn({
         let desk = Arc::clone(&desk);
         async move {
             term.recv().await;
-            eprintln!("worker {}: asked to go after {} greetings", worker.slot(), desk.greeted.load(Ordering::Relaxed));
+            eprintln!(
+                "worker {}: asked to drain after {} greetings",
+                worker.slot(),
+                desk.greeted.load(Ordering::Relaxed)
+            );
         }
     });
 

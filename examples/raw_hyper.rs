@@ -1,4 +1,4 @@
-//! A service without a framework: anything cloneable that is a tower `Service` from requests to responses will do.
+//! A service without a framework: any tower `Service` from requests to responses that can be cloned.
 //!
 //! `cargo run --example raw_hyper`, then `curl --data hello http://127.0.0.1:8000/`.
 

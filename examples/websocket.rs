@@ -1,4 +1,4 @@
-//! Web sockets: an echo for each client, and a goodbye to all when the worker goes.
+//! Web sockets: an echo for each client, and a close frame to all clients when the worker drains.
 //!
 //! `cargo run --example websocket`, then `websocat ws://127.0.0.1:8000/echo`. A reload, a recycle or a stop closes it with
 //! code 1001; a client that connects again reaches the next worker.
@@ -33,13 +33,13 @@ async fn echo(mut socket: WebSocket, worker: WorkerContext) {
     let mut draining = pin!(worker.draining());
     loop {
         let answer = select! {
-            heard = socket.recv() => match heard {
+            received = socket.recv() => match received {
                 Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => message,
                 Some(Ok(_)) => continue, // pings are answered already
                 Some(Err(_)) | None => return,
             },
             () = &mut draining => {
-                let frame = CloseFrame { code: close_code::AWAY, reason: "this worker goes; connect again".into() };
+                let frame = CloseFrame { code: close_code::AWAY, reason: "this worker ends; connect again".into() };
                 Message::Close(Some(frame))
             }
         };

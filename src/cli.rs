@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_and_gunicorns_names_for_them() {
+    fn commands_have_the_names_that_gunicorn_has_too() {
         assert!(matches!(parse("oxicorn").0, Command::Run(_)));
         assert!(matches!(parse("oxicorn run").0, Command::Run(_)));
         assert!(matches!(parse("oxicorn check").0, Command::Check { json: false, .. }));
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn scale_is_told_a_number_or_a_change() {
+    fn scale_takes_a_number_or_a_change() {
         let scale = |line: &str| match parse(line).0 {
             Command::Scale { workers, .. } => workers,
             other => panic!("{other:?}"),
@@ -511,13 +511,13 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_kept_apart() {
+    fn the_words_after_two_dashes_are_the_program() {
         assert_eq!(parse("oxicorn -w 2 -- uvicorn --fd 3").1.program, ["uvicorn", "--fd", "3"]);
         assert_eq!(parse("oxicorn run -- uvicorn").1.program, ["uvicorn"]);
     }
 
     #[test]
-    fn unknown_flags_are_claps_to_refuse() {
+    fn clap_refuses_unknown_flags_and_names_the_nearest() {
         let error = Cli::try_parse_from(["oxicorn", "--wrokers", "2"]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnknownArgument);
         assert!(error.to_string().contains("'--workers'"), "{error}");

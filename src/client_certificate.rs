@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_value_can_look_like_more_than_one() {
+    fn a_value_cannot_look_like_two() {
         for (text, wanted) in [
             ("alice", "alice"),
             ("a,CN=root", r"a\,CN=root"),

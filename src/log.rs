@@ -1,8 +1,8 @@
 //! The log: every `tracing` event becomes one line, written at once by the process that it happens in.
 //!
-//! Owns: the open files of the log and of the access log, until a worker takes the latter; what is dropped. Refuses: threads
-//! and queues, which a fork would break and a crash would lose; and spans (`subscriber` says why). A forked worker goes on
-//! with the same settings and file.
+//! Owns: the open files of the log and of the access log, until a worker takes the latter; the count of dropped lines.
+//! Refuses: threads and queues, which a fork would break and a crash would lose; and spans (`subscriber` says why). A forked
+//! worker writes on with the same settings, to the same file.
 
 mod event_line;
 mod sink;
@@ -31,9 +31,9 @@ use crate::settings::{self, Level, LogFormat};
 
 static LOG: Mutex<Option<LogOutput>> = Mutex::new(None);
 
-/// Lines that were dropped, and those of them that a line in this log has told of.
+/// The number of dropped lines, and how many of them a line in this log has reported.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
-static TOLD: AtomicU64 = AtomicU64::new(0);
+static REPORTED: AtomicU64 = AtomicU64::new(0);
 
 struct LogOutput {
     sink: Sink,
@@ -41,10 +41,10 @@ struct LogOutput {
     access: Sink,
 }
 
-/// Logs as `settings` say from now on; called again after a reload.
+/// Logs as `settings` say from now on. A reload calls it again.
 ///
 /// # Errors
-/// The file cannot be opened; the log goes on as it was.
+/// A file cannot be opened; the log stays as it was.
 pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     let sink = Sink::open("log.file", &settings.file, io::stderr())?;
     let access = Sink::open("log.access", &settings.access, io::stdout())?;
@@ -62,11 +62,11 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// As [`configure`], for a program that takes another's place: where a file cannot be opened, lines go where that one's
-/// went.
+/// Logs as [`configure`] does, for a program that takes the place of another one: if a file cannot be opened, lines go where
+/// those of the other program went.
 ///
 /// # Errors
-/// As for [`configure`], where there is no such place.
+/// As for [`configure`], if the other program has passed no file.
 pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Option<OwnedFd>) -> Result<(), OpenError> {
     use settings::LogTarget::{Off, Standard};
     let Err(error) = configure(settings) else { return Ok(()) };
@@ -91,26 +91,26 @@ pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Opt
     Ok(())
 }
 
-/// Opens the files of both logs again, after they were moved away; standard streams stay as they are. Gives back an error
-/// for each file that cannot be opened: its lines still go to the old one.
+/// Opens the files of both logs again, after they were moved away; standard streams stay as they are. Returns an error for
+/// each file that cannot be opened: its lines still go to the old one.
 pub(crate) fn reopen() -> Vec<OpenError> {
     let mut log = lock();
     let sinks = log.as_mut().map(|log| [&mut log.sink, &mut log.access]);
     sinks.into_iter().flatten().filter_map(|sink| sink.reopen().err()).collect()
 }
 
-/// The log's file, for a worker that may not open it itself; `None` where the log is no file.
+/// Returns the log's file, for a worker that may not open it itself; `None` if the log is not a file.
 pub(crate) fn file() -> Option<OwnedFd> {
     lock().as_ref()?.sink.file()?.try_clone().ok().map(OwnedFd::from)
 }
 
-/// As [`file`], of the access log.
+/// Returns the file of the access log, as [`file`] does for the log.
 pub(crate) fn access_file() -> Option<OwnedFd> {
     lock().as_ref()?.access.file()?.try_clone().ok().map(OwnedFd::from)
 }
 
-/// Where the access log goes, for the worker to keep; only workers write it. A line that the master has begun is the
-/// master's to end.
+/// Takes the output of the access log, for the worker to keep: only workers write it. If the master has begun a line, the
+/// master ends it.
 pub(crate) fn take_access() -> Sink {
     let off = Sink::off("log.access");
     match lock().as_mut() {
@@ -122,13 +122,13 @@ pub(crate) fn take_access() -> Sink {
     }
 }
 
-/// Writes what is overdue: the end of a line that was taken in part, and how many lines were dropped. `false`: some of it
-/// still waits.
+/// Writes what is overdue: the end of a line that was taken in part, and how many lines were dropped. Returns `false` if some
+/// of it still waits.
 pub(crate) fn catch_up() -> bool {
-    lock().as_mut().is_none_or(|log| log.sink.finish() && log.tell_dropped())
+    lock().as_mut().is_none_or(|log| log.sink.finish() && log.report_dropped())
 }
 
-/// From now on a panic becomes a line of the log, with `message`: on stderr it could wait for a reader for ever.
+/// Makes every panic from now on a line of the log, with `message`: a write to stderr could wait for its reader for ever.
 pub(crate) fn take_panics(message: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -145,12 +145,12 @@ pub(crate) fn last_words(sentence: &str) {
     }
 }
 
-/// Whether lines go anywhere: false in a process that has not configured its log.
+/// Returns whether lines are written at all: false in a process that has not configured its log.
 pub(crate) fn is_open() -> bool {
     lock().is_some()
 }
 
-/// Lines go to this file from now on: the master opened it again.
+/// Writes lines to this file from now on: the master has opened it again.
 pub(crate) fn adopt(file: OwnedFd) {
     if let Some(log) = lock().as_mut()
         && !log.sink.adopt(file.into())
@@ -159,43 +159,45 @@ pub(crate) fn adopt(file: OwnedFd) {
     }
 }
 
-/// Lines this process could not write, because the reader was slow or gone, or the disk full. A forked worker counts on
-/// from what its master had.
+/// Returns the number of lines that this process could not write, because the reader was slow or gone, or the disk full. A
+/// forked worker begins with the number of its master.
 pub(crate) fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<LogOutput>> {
-    // A panic while a line was written is no reason to fall silent.
+    // The log goes on after a panic in the middle of a line.
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl LogOutput {
     fn write(&mut self, line: &str) {
-        self.tell_dropped();
+        self.report_dropped();
         if !self.sink.put(line) {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Logs how many lines were dropped; `false`: that line does not fit either.
-    fn tell_dropped(&mut self) -> bool {
+    /// Logs how many lines were dropped. Returns `false` if that line cannot be written either.
+    fn report_dropped(&mut self) -> bool {
         let dropped = dropped();
-        let untold = dropped - TOLD.load(Ordering::Relaxed);
-        if untold > 0 {
+        let unreported = dropped - REPORTED.load(Ordering::Relaxed);
+        if unreported > 0 {
             let mut notice = EventLine::new(self.format, Timestamp::now(), tracing::Level::WARN);
-            notice.message(format_args!("{untold} lines dropped: the log's reader was slow or gone, or the disk full"));
-            notice.put("dropped", &untold.to_string(), true);
+            notice.message(format_args!(
+                "{unreported} lines dropped: the log's reader was slow or gone, or the disk full"
+            ));
+            notice.put("dropped", &unreported.to_string(), true);
             if !self.sink.put(&notice.finish()) {
                 return false;
             }
-            TOLD.store(dropped, Ordering::Relaxed);
+            REPORTED.store(dropped, Ordering::Relaxed);
         }
         true
     }
 }
 
-/// The app has been built: from here on its own subscriber takes the events of this worker, if it has one.
+/// Lets the app's own subscriber take the events of this worker from now on, if it has one: the app has been built.
 pub(crate) fn give_way() {
     if !subscriber::give_way() {
         subscriber::alone(|| {
@@ -241,13 +243,13 @@ mod tests {
     use super::*;
     use crate::settings::LogTarget;
 
-    /// Tests of what a process has once, its log and its count of dropped lines, take turns.
+    /// Lets tests take turns: a process has one log and one count of dropped lines.
     fn turn() -> std::sync::MutexGuard<'static, ()> {
         static TURN: Mutex<()> = Mutex::new(());
         TURN.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What `say` leaves in a file.
+    /// Returns the lines that `say` leaves in a file.
     fn lines(format: LineFormat, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
         let _turn = turn();
         subscriber::set_levels(Levels { level: filter(level), targets: Vec::new() });
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_one_line_an_event_and_cannot_be_forged() {
+    fn an_event_is_one_line_of_text_that_no_value_can_break() {
         let folder = tempfile::tempdir().unwrap();
         let lines = lines(LineFormat::Text, Level::Info, &folder.path().join("log"), say);
         let (time, rest): (Vec<_>, Vec<_>) = lines.iter().map(|line| line.split_at(24)).unzip();
@@ -295,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_journal_gets_a_priority_and_no_second_time() {
+    fn the_journal_gets_a_priority_and_no_timestamp() {
         let folder = tempfile::tempdir().unwrap();
         let lines = lines(LineFormat::Journal, Level::Debug, &folder.path().join("log"), say);
         let begin = |line: &String| line.split(' ').next().unwrap().to_owned();
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_one_object_a_line() {
+    fn an_event_is_one_json_object_on_a_line() {
         let folder = tempfile::tempdir().unwrap();
         let lines = lines(LineFormat::Json, Level::Debug, &folder.path().join("log"), say);
         let objects: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -321,12 +323,12 @@ mod tests {
     }
 
     #[test]
-    fn a_stalled_pipe_costs_lines_never_time_and_says_so_later() {
+    fn a_stalled_pipe_loses_lines_without_waiting_and_reports_them_later() {
         let _turn = turn();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        // Both ends: a FIFO without a reader cannot be opened.
+        // Opens both ends: a FIFO without a reader cannot be opened.
         let mut reader = std::fs::File::options().read(true).write(true).open(&path).unwrap();
         let mut log = log(LineFormat::Text, &path);
 
@@ -336,7 +338,7 @@ mod tests {
         log.write("lost\n");
         assert_eq!(dropped(), before + 2);
 
-        // Cut between two characters of two bytes each: a byte less than a pipe would take.
+        // The line is cut between two characters of two bytes each: one byte less than a pipe would take.
         let mut read = vec![0; 4095 * written];
         std::io::Read::read_exact(&mut reader, &mut read).unwrap();
         let read = String::from_utf8(read).unwrap();

@@ -1,6 +1,6 @@
-//! `oxicorn check`, and with `--deep` a start, up to the first worker that is ready.
+//! The command `check`: the settings, and with `--deep` a rehearsal of a start up to the first worker that is ready.
 //!
-//! Owns: the steps of a start in their order, with their exit codes; the one worker, which never accepts. Refuses: to hold an
+//! Owns: the steps of a start in their order, with their exit codes; the one worker, which never accepts. Refuses: to keep an
 //! address, and to write to the service's own logs.
 
 use std::{
@@ -36,29 +36,29 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// Between two looks whether a worker has ended.
+/// The time between two looks whether the worker has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// A worker that was told to leave before it served has nothing to finish.
-const FAREWELL_MS: u64 = 2_000;
+/// How long the worker has to end: one that was asked to drain before it served has nothing to finish.
+const END_WITHIN_MS: u64 = 2_000;
 
-/// What a start would meet: a rehearsal of it.
+/// What a start would meet.
 #[derive(Debug, Default)]
 struct Rehearsal {
     /// Addresses that the running service holds.
     held: Vec<String>,
-    /// In the order of a start; a start ends at the first.
+    /// In the order of a start, which ends at the first failure.
     failures: Vec<(Exit, String)>,
 }
 
-/// `fork` returns twice, and so does what calls it.
+/// A `fork` returns twice, and so does what calls it.
 enum Side {
     Parent(Result<(), String>),
-    /// The worker, and what it ends with.
+    /// In the worker: its exit code.
     Worker(ExitCode),
 }
 
 impl App {
-    /// `place`: where to ask the service of these settings, if it runs.
+    /// Checks the settings; `place` is the control socket of the service that has them, if it runs.
     pub(super) fn check_settings(
         mut self,
         resolved: Result<Resolved, Problems>,
@@ -84,7 +84,7 @@ impl App {
             Some(Ok(rehearsal)) => Some(rehearsal),
             Some(Err(end_of_worker)) => return end_of_worker,
         };
-        // After the rehearsal's fork: the hook may start threads, which must not be there then.
+        // After the rehearsal's fork: the hook may start threads, and a process with threads must not fork.
         let app = hook.map(|hook| hook(&info.setup(&resolved, None)).map_err(|error| error_chain(error.as_ref())));
         let refused = app.as_ref().is_some_and(Result::is_err).then_some(Exit::Usage);
         let exit = refused.or_else(|| rehearsal.as_ref().and_then(Rehearsal::exit));
@@ -117,7 +117,7 @@ impl App {
         exit.map_or(ExitCode::SUCCESS, ExitCode::from)
     }
 
-    /// An error is how the worker ends: then this process is the worker.
+    /// Rehearses a start. An error is the exit code of the worker: then this process is the worker.
     fn rehearse(
         self,
         resolved: &Arc<Resolved>,
@@ -150,7 +150,7 @@ impl Rehearsal {
         self.failures.extend(result.err().map(|reason| (exit, reason)));
     }
 
-    /// Tries the addresses. Those that the running service holds are not tried: a start after its end would get them.
+    /// Tries the addresses, but not those that the running service holds: a start after its end would get them.
     fn probe(&mut self, settings: &Settings, running: Option<Running>) {
         let Running { pid, addresses } = running.unwrap_or_default();
         let (held, refused) = Listeners::try_addresses(&settings.server, &addresses);
@@ -180,7 +180,7 @@ impl Rehearsal {
     }
 }
 
-/// Whether the log files can be opened. They are not opened: a running service may be writing to them.
+/// Checks whether the log files can be opened, without opening them: a running service may be writing to them.
 fn logs(settings: &settings::Log) -> Result<(), String> {
     for (key, target) in [("log.file", &settings.file), ("log.access", &settings.access)] {
         if let LogTarget::File(path) = target {
@@ -190,19 +190,19 @@ fn logs(settings: &settings::Log) -> Result<(), String> {
     Ok(())
 }
 
-/// The pid file is written beside and renamed, so its folder has to be writable.
+/// Checks whether the pid file can be made. It is written under another name and renamed, so its folder must be writable.
 fn pidfile(path: &Path) -> Result<(), String> {
     let folder = path.parent().unwrap_or(path);
     host::writable_folder(folder).map_err(|error| format!("process.pidfile {} cannot be made: {error}", path.display()))
 }
 
-/// One worker, with a worker's rights, that is told to leave as soon as it is ready.
+/// Forks one worker, with a worker's rights, and asks it to drain as soon as it is ready.
 fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, app: Rc<AppInfo>) -> Side {
     let patience = resolved.settings.workers.boot_timeout;
     match fork_worker(resolved, app) {
         Ok((Forked::Child, seed, _)) => Side::Worker(work(seed)),
         Ok((Forked::Parent { child }, seed, channel)) => {
-            // Its end of the channel, and the signals.
+            // Closes the worker's end of the channel and unblocks the signals.
             drop(seed);
             Side::Parent(watch(child, &channel, patience))
         }
@@ -212,7 +212,7 @@ fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, 
 
 fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked, WorkerSeed, OwnedFd)> {
     let (ours, theirs) = fd::channel()?;
-    // A scoreboard of its own: nothing that this worker does is counted for the service.
+    // The worker has a scoreboard of its own: it counts nothing for the service.
     let scoreboard = Scoreboard::create(1, 1)?;
     let row = scoreboard.claim(0, 1, 0, clock::now()).ok_or(io::ErrorKind::OutOfMemory)?;
     let seed = WorkerSeed {
@@ -229,7 +229,7 @@ fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked,
     };
     let forked = master::fork_worker(&*seed.app.runtime)?;
     match forked {
-        // A group of its own, so that its children can be killed with it.
+        // The worker leads a process group, so that its children can be killed with it.
         Forked::Child => exec::lead_group(0)?,
         Forked::Parent { child } => drop(exec::lead_group(child)),
     }
@@ -251,7 +251,7 @@ fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> 
                     let after = duration::display(patience);
                     break Some(Err(format!("the worker was not ready within workers.boot_timeout ({after})")));
                 }
-                // Fails for want of memory only; then the next turn asks again.
+                // This fails only without memory; then the next turn asks again.
                 let _ = wait(&[(channel.as_fd(), Interest::Read)], left);
             }
         }
@@ -265,9 +265,9 @@ fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> 
     word.unwrap_or_else(|| Err(format!("the worker {ended} before it was ready")))
 }
 
-/// Reaps the worker, and kills what it started.
+/// Reaps the worker, and kills the processes that it started.
 fn end_of(pid: i32) -> Ended {
-    let deadline = clock::now() + FAREWELL_MS;
+    let deadline = clock::now() + END_WITHIN_MS;
     loop {
         match reap() {
             Ok(Some((ended, exit))) if ended == pid => {

@@ -1,7 +1,7 @@
-//! The command line of a supervised program, done: a command, an exit code.
+//! What a supervised program does with its command line: one command, which ends with an exit code.
 //!
-//! Owns: what each command runs, in which order, and what it ends with. Refuses: the commands to a running service (`ctl`),
-//! a rehearsal of a start (`check`), the master's life (`master`).
+//! Owns: what each command runs, in which order, and its exit code. Refuses: the commands to a running service (`ctl`), the
+//! rehearsal of a start (`check`), the master's life (`master`).
 
 use std::{
     ffi::OsString,
@@ -43,8 +43,8 @@ impl App {
             Ok(0 | 1) | Err(_) => {}
             Ok(threads) => {
                 return refuse(&format!(
-                    "the process already has {threads} threads, and what is forked from it could wait for their locks \
-                     for ever; call App::run from a plain main, not from #[tokio::main]"
+                    "the process already has {threads} threads, and a worker that is forked from it could wait for their \
+                     locks for ever; call App::run from a plain main, not from #[tokio::main]"
                 ));
             }
         }
@@ -53,7 +53,7 @@ impl App {
             Some(Err(exit)) => return exit,
             None => None,
         };
-        // The program that hands over to us has blocked signals on purpose.
+        // The old program of an upgrade has blocked signals on purpose.
         let inherited = if handover.is_none() { inherited::reset() } else { Vec::new() };
         let parsed = match self.info.program.parse(&command_line) {
             Ok(parsed) => parsed,
@@ -63,7 +63,7 @@ impl App {
                 return handover.map_or(ExitCode::SUCCESS, |handover| handover.refuse(sentence));
             }
             Err(help) => {
-                // Nobody to tell when the terminal is gone.
+                // An error means that the terminal is gone.
                 let _ = help.print();
                 return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(Exit::Usage as u8));
             }
@@ -78,7 +78,7 @@ impl App {
         self.obey(command, flags, &inherited)
     }
 
-    /// The weakest first: those of the runtime, the program's name, and those that were set in code.
+    /// Declares the program's own defaults, the weakest first: those of the runtime, its name, and those set in code.
     fn declare_defaults(&mut self) {
         let (name, runtime) = (&self.info.program.name, &self.info.runtime);
         for (key, text) in runtime.defaults() {
@@ -162,7 +162,7 @@ impl App {
                 let read = || resolve(Purpose::Ask).ok().map(|resolved| resolved.settings);
                 control(service.socket, &|place| ctl::health(url.as_deref(), place, &read))
             }
-            // Printed before anything was read.
+            // Their page was printed before the settings were read.
             Command::Completions { .. } | Command::Man => ExitCode::SUCCESS,
         }
     }
@@ -207,14 +207,14 @@ impl App {
             tracing::error!(
                 event = "boot_failed",
                 reason,
-                "what workers need could not be prepared; the master gives up"
+                "App::prepare failed: the workers lack what it prepares; the master ends"
             );
             return Exit::NoWorkerReady.into();
         }
         self.master(resolved, flags, Origins::Nothing)
     }
 
-    /// In the place of another program, or to show that it could be.
+    /// Takes the place of another program in an upgrade, or shows that it could.
     fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
         let start = handover.start_folder();
         start.enter();
@@ -231,7 +231,7 @@ impl App {
         if let Err(error) = log::go_on(&resolved.settings.log, handover.log(), handover.access_log()) {
             return handover.refuse(&error_chain(&error));
         }
-        // The old program said its own when it started.
+        // A return to the old program needs no warnings: it logged them when it started.
         if !handover.is_return() {
             settings::say_warnings(&resolved.warnings);
         }
@@ -296,11 +296,11 @@ impl App {
     }
 }
 
-/// How a command to a running service ended.
+/// Returns the exit code of a command to a running service, and prints its error.
 fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // The status was printed, and says so.
+        // The status that was printed says it.
         Err(ctl::Failed::NotAllServe) => Exit::Failure.into(),
         Err(failed) => {
             let exit = match failed {

@@ -1,6 +1,6 @@
 //! What a runtime other than Rust's own asks of the supervisor.
 //!
-//! Owns: the trait [`Runtime`], the command of an upgrade, the boot failure with a long text. Refuses: to call the hooks
+//! Owns: the trait [`Runtime`], the command of an upgrade, the boot failure with a long text. Refuses: to call the methods
 //! (`master` calls those around a fork, `worker` the outer loop).
 
 use std::{
@@ -54,11 +54,11 @@ use crate::{cli::ProgramSpec, log::terminal, settings::Resolved, worker::Driver}
 /// }
 /// ```
 pub trait Runtime: 'static {
-    /// A short name for messages, in lower case: `config` shows `default (python)` beside a value of
+    /// Returns a short name for messages, in lower case: `config` shows `default (python)` beside a value of
     /// [`defaults`](Self::defaults).
     fn name(&self) -> &'static str;
 
-    /// Defaults of settings, by `section.key`, each in the form that the environment has it (`"2m"`, `"true"`,
+    /// Returns defaults of settings, by `section.key`, each in the form that it has in the environment (`"2m"`, `"true"`,
     /// `":9000"`). They stand above the built-in defaults and below
     /// [`App::default_setting`](crate::App::default_setting), the settings file, the environment and the command line.
     fn defaults(&self) -> Vec<(&'static str, String)> {
@@ -74,8 +74,8 @@ pub trait Runtime: 'static {
     /// Runs first in each new worker, before it drops its privileges.
     fn after_fork_in_worker(&self) {}
 
-    /// The outer loop of the worker. It returns when [`Driver::drive`] has returned
-    /// [`Driven::Done`](crate::Driven::Done); the default does nothing but drive.
+    /// Runs the outer loop of the worker. It returns when [`Driver::drive`] has returned
+    /// [`Driven::Done`](crate::Driven::Done). The default does nothing but drive.
     ///
     /// # Errors
     /// Why the loop cannot go on. The worker then ends as a failure, with this error in the log; so does a worker whose
@@ -84,14 +84,14 @@ pub trait Runtime: 'static {
         Ok(driver.run_to_end()?)
     }
 
-    /// A signal that the master sends to a worker that hangs, so that the worker writes what it does (for Python,
-    /// `faulthandler.register`). The worker is ended as ever at most a second later. `None`, or a number that is not one of
+    /// Returns a signal that the master sends to a worker that hangs, so that the worker writes what it does (for Python,
+    /// `faulthandler.register`). The master ends the worker as always, at most a second later. `None`, or a number that is not one of
     /// Linux's standard signals: no signal is sent.
     fn hang_signal(&self) -> Option<i32> {
         None
     }
 
-    /// Which program an upgrade executes. `asked` is the path of `upgrade --program`, `None` if the operator gave none.
+    /// Returns the program that an upgrade executes. `asked` is the path of `upgrade --program`, `None` if the operator gave none.
     /// `None`, the default: the program at that path, or at the path the running one was started by, with the arguments
     /// that the running one was started with.
     fn upgrade_command(&self, asked: Option<&Path>) -> Option<UpgradeCommand> {
@@ -109,7 +109,7 @@ pub struct UpgradeCommand {
 }
 
 impl UpgradeCommand {
-    /// `program` is a path, relative to the folder the service was started in; `$PATH` is not searched.
+    /// Names the program by its path, relative to the folder that the service was started in; `$PATH` is not searched.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self { program: program.into(), arguments: Vec::new() }
@@ -123,7 +123,7 @@ impl UpgradeCommand {
     }
 }
 
-/// What runs a service in Rust: tokio alone.
+/// The runtime of a service in Rust: tokio alone.
 struct Tokio;
 
 impl Runtime for Tokio {
@@ -133,7 +133,7 @@ impl Runtime for Tokio {
 }
 
 /// Why a worker cannot boot: one sentence for the master, its log and the command that waits; and a long text, such as an
-/// interpreter's traceback, for the worker's log. A factory may return it, or wrap it in an error of its own.
+/// interpreter's traceback, for the worker's log. A factory may return it as its error, or as a cause of its error.
 ///
 /// ```
 /// let failure = oxicorn::BootFailure::new("app.py, line 3: NameError: name 'router' is not defined")
@@ -147,7 +147,7 @@ pub struct BootFailure {
 }
 
 impl BootFailure {
-    /// A failure with this reason, on one line.
+    /// Makes a failure with this reason, on one line.
     #[must_use]
     pub fn new(sentence: impl Into<String>) -> Self {
         Self { sentence: sentence.into(), details: None }
@@ -160,13 +160,13 @@ impl BootFailure {
         self
     }
 
-    /// The long text.
+    /// Returns the long text.
     #[must_use]
     pub fn details(&self) -> Option<&str> {
         self.details.as_deref()
     }
 
-    /// The failure in an error or its causes.
+    /// Finds the failure in an error or its causes.
     pub(crate) fn of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
     }
@@ -180,7 +180,7 @@ impl fmt::Display for BootFailure {
 
 impl Error for BootFailure {}
 
-/// What master and worker know of the program they are part of.
+/// What master and worker know of the program that they are part of.
 pub(crate) struct AppInfo {
     pub(crate) program: ProgramSpec,
     pub(crate) runtime: Box<dyn Runtime>,

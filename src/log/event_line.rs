@@ -1,7 +1,7 @@
 //! How an event looks as one line of the log.
 //!
-//! Owns: the format, text or JSON, and that no event can forge a second line. Refuses: which events are written, and where
-//! to.
+//! Owns: the format, text or JSON, and that no event can forge a second line. Refuses: which events are written, and to which
+//! output.
 
 use std::{
     error::Error,
@@ -20,7 +20,7 @@ pub(super) enum LineFormat {
     Json,
 }
 
-/// One line as it grows: the message, and behind it the fields in their order.
+/// A line as it grows: the message, then the fields in their order.
 pub(super) struct EventLine {
     format: LineFormat,
     text: String,
@@ -50,7 +50,7 @@ impl EventLine {
         }
     }
 
-    /// Adds a field. A `bare` value is a number or a truth value and needs no quotes in JSON.
+    /// Adds a field. A `bare` value is a number or a boolean and needs no quotes in JSON.
     pub(super) fn put(&mut self, name: &str, value: &str, bare: bool) {
         // The field of a keyword such as `type` is written `r#type` in the source.
         let name = name.strip_prefix("r#").unwrap_or(name);
@@ -120,14 +120,14 @@ impl Visit for EventLine {
         self.put(field.name(), &value.to_string(), value.is_finite());
     }
 
-    /// With all its causes.
+    /// Writes the error with all its causes.
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
         let causes = std::iter::successors(Some(value), |&error| error.source());
         self.put(field.name(), &causes.map(ToString::to_string).collect::<Vec<_>>().join(": "), false);
     }
 }
 
-/// As syslog(3) numbers it.
+/// Returns the priority of a level, as syslog(3) numbers it.
 fn priority(level: tracing::Level) -> u8 {
     match level {
         tracing::Level::ERROR => 3,
@@ -137,7 +137,7 @@ fn priority(level: tracing::Level) -> u8 {
     }
 }
 
-/// What would start a new line, or change what a terminal shows of this one.
+/// Returns whether a character would start a new line, or change what a terminal shows of this line.
 fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }

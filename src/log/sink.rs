@@ -1,8 +1,8 @@
-//! Where lines go: a file, a pipe, a socket, a terminal.
+//! The output of lines: a file, a pipe, a socket, a terminal.
 //!
-//! Owns: that no write waits for a reader, and that lines stay whole: of a line that was taken in part, the rest goes
-//! before all else, and no other process of the service writes in between. Refuses to keep lines: what is not taken is
-//! the caller's to drop and count. The descriptor is shared by the master and its workers.
+//! Owns: that no write waits for a reader, and that lines stay whole. If a line was taken in part, its rest is written before
+//! all else, and no other process of the service writes in between. Refuses: to keep lines; the caller drops and counts those
+//! that were not taken. The master and its workers share the descriptor.
 
 mod turn;
 
@@ -21,7 +21,7 @@ use socket2::{Domain, SockRef, Type};
 use self::turn::Turn;
 use crate::{settings::LogTarget, sys::fd};
 
-/// PIPE_BUF: what a pipe takes in one piece, however many write to it.
+/// PIPE_BUF, pipe(7): what a pipe takes in one piece, however many processes write to it.
 const ATOMIC: usize = 4096;
 const CUT: &str = "…[cut]\n";
 
@@ -40,11 +40,11 @@ pub(crate) struct OpenError {
 
 #[derive(Debug)]
 pub(crate) struct Sink {
-    /// The setting that says where.
+    /// The key of the setting.
     key: &'static str,
-    /// `None` where it is off.
+    /// `None` if the log is off.
     output: Option<Output>,
-    /// What [`reopen`](Sink::reopen) opens.
+    /// The path that [`reopen`](Sink::reopen) opens.
     path: Option<PathBuf>,
     /// The end of a line that was taken in part.
     rest: Vec<u8>,
@@ -61,20 +61,20 @@ struct Output {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A file, or a device: it takes all at once, or on a full disk a part.
+    /// A file or a device: it takes all at once; on a full disk, a part.
     File,
     Pipe,
     Terminal,
     /// A stream to a program on this machine, such as the journal: it takes a page whole or not at all.
     LocalSocket,
-    /// A stream to another machine, which takes any part of what is sent.
+    /// A stream to another machine, which may take any part of the bytes.
     Stream,
-    /// Datagrams and their like, each of them a line.
+    /// A socket with messages, such as datagrams; each message is a line.
     Messages,
 }
 
 impl Sink {
-    /// `standard` is what `-` means.
+    /// Opens the output of a target; `-` means `standard`.
     ///
     /// # Errors
     /// The file cannot be opened or made.
@@ -92,7 +92,7 @@ impl Sink {
         Ok(Self { key, output: output.map_err(failed)?, path, rest: Vec::new() })
     }
 
-    /// Takes lines, and throws them away.
+    /// Makes an output that discards its lines.
     pub(super) fn off(key: &'static str) -> Self {
         Self { key, output: None, path: None, rest: Vec::new() }
     }
@@ -101,7 +101,7 @@ impl Sink {
         self.output.is_none()
     }
 
-    /// Whether it is the stream that a service manager describes as "device:inode" in JOURNAL_STREAM.
+    /// Returns whether it is the stream that a service manager describes as "device:inode" in JOURNAL_STREAM.
     pub(super) fn is_journal(&self, stream: &str) -> bool {
         let found = self.output.as_ref().and_then(|output| output.file.metadata().ok());
         found.is_some_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
@@ -120,13 +120,14 @@ impl Sink {
         Ok(())
     }
 
-    /// The file that lines go to, for another process; `None` where the output is not a file of its own.
+    /// Returns the file that lines go to, for another process; `None` if the output is not a file that was opened here.
     pub(super) fn file(&self) -> Option<&File> {
         let output = self.output.as_ref().filter(|output| output.kind == Kind::File && self.path.is_some())?;
         Some(&output.file)
     }
 
-    /// Writes to a file that another process opened from now on; `false`: a line has lost its end with the old one.
+    /// Writes from now on to a file that another process has opened. Returns `false` if a line has lost its end with the old
+    /// file.
     pub(crate) fn adopt(&mut self, file: File) -> bool {
         let turn = Turn::of(&file, self.key);
         self.turn_to(Output { file, kind: Kind::File, blocks: false, turn })
@@ -139,29 +140,29 @@ impl Sink {
         finished
     }
 
-    /// Writes the end of a line that was taken in part; whether all is whole now.
+    /// Writes the end of a line that was taken in part. Returns whether every line is whole now.
     pub(crate) fn finish(&mut self) -> bool {
         self.rest.is_empty() || self.put_all(b"").1.is_none()
     }
 
-    /// Whether a line was taken in part and its end still waits.
+    /// Returns whether a line was taken in part and its end still waits.
     pub(crate) fn is_torn(&self) -> bool {
         !self.rest.is_empty()
     }
 
-    /// Gives up the end of a line, for ever.
+    /// Gives up the end of a line that was taken in part.
     pub(crate) fn abandon_rest(&mut self) {
         self.rest.clear();
     }
 
-    /// Writes one line, which ends with its only newline, or says `false`.
+    /// Writes one line, which ends with its only newline. Returns `false` if it is not taken.
     pub(super) fn put(&mut self, line: &str) -> bool {
         let cut = self.cut(line.as_bytes());
         let line = cut.as_deref().unwrap_or(line.as_bytes());
         self.put_all(line).0 == line.len()
     }
 
-    /// A line that is longer than what its reader takes in one piece, cut and marked.
+    /// Cuts and marks a line that is longer than what its reader takes in one piece.
     pub(crate) fn cut(&self, line: &[u8]) -> Option<Vec<u8>> {
         match self.output.as_ref()?.kind {
             Kind::Pipe | Kind::Messages => cut(line),
@@ -169,8 +170,9 @@ impl Sink {
         }
     }
 
-    /// Writes lines, none of which needs a [`cut`](Self::cut), as many as go in now: the bytes of those that are taken, and
-    /// why no more. A line of which only a part went in counts as taken: its rest goes first the next time.
+    /// Writes as many lines as can be written now; none of them needs a [`cut`](Self::cut). Returns the number of bytes of the
+    /// lines that were taken, and why there are no more. A line that was taken in part counts as taken: its rest is written
+    /// first the next time.
     pub(crate) fn put_all(&mut self, lines: &[u8]) -> (usize, Option<io::ErrorKind>) {
         let Some(output) = &mut self.output else { return (lines.len(), None) };
         let whole = output.is_whole();
@@ -178,7 +180,7 @@ impl Sink {
             match output.turn.take(output.kind != Kind::File, !self.rest.is_empty()) {
                 None => return (0, Some(io::ErrorKind::WouldBlock)),
                 Some(turn::Before::Whole) => {}
-                // The end of the line before will never come: begin a new line.
+                // The process that had begun the line before is gone, so its end never comes: begin a new line.
                 Some(turn::Before::Torn) => self.rest.insert(0, b'\n'),
             }
         }
@@ -198,7 +200,7 @@ impl Sink {
                     self.rest = next[written..end].to_vec();
                     taken += end;
                 }
-                // A signal came first.
+                // A signal interrupted the write.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => break Some(error.kind()),
             }
@@ -211,8 +213,8 @@ impl Sink {
 }
 
 impl Output {
-    /// For an open file that other programs have too: it is opened a second time, non-blocking. If that fails, it stays as
-    /// it is, because O_NONBLOCK would change it for the shell that started us as well.
+    /// Takes an open file that other programs have too. It is opened a second time, non-blocking. If that fails, the open file
+    /// is used as it is, because O_NONBLOCK would change it for the shell that started the program as well.
     fn shared(standard: impl AsFd, key: &'static str) -> io::Result<Self> {
         let file = File::from(standard.as_fd().try_clone_to_owned()?);
         let kind = Kind::of(&file)?;
@@ -226,7 +228,7 @@ impl Output {
         Ok(Self { turn: Turn::of(&file, key), file, kind, blocks })
     }
 
-    /// Whether it always takes lines whole.
+    /// Returns whether it always takes lines whole.
     fn is_whole(&self) -> bool {
         match self.kind {
             Kind::LocalSocket | Kind::Messages => true,
@@ -235,7 +237,7 @@ impl Output {
         }
     }
 
-    /// The lines to write in one piece: the first one in any case.
+    /// Returns the lines to write in one piece: at least the first one.
     fn page<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
         match self.kind {
             Kind::File => lines,
@@ -289,12 +291,12 @@ fn open(path: &Path, key: &'static str) -> io::Result<Output> {
     }
 }
 
-/// Where the first line ends, with its newline.
+/// Returns the length of the first line with its newline.
 fn end_of_line(lines: &[u8]) -> usize {
     lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |end| end + 1)
 }
 
-/// Of some lines, the first that are together at most [`ATOMIC`] bytes; the first of all in any case.
+/// Returns the first lines that are together at most [`ATOMIC`] bytes, and at least the first line.
 fn page(lines: &[u8]) -> &[u8] {
     let end = lines.len().min(ATOMIC);
     let ends = |lines: &[u8]| lines.iter().rposition(|byte| *byte == b'\n');
@@ -302,9 +304,9 @@ fn page(lines: &[u8]) -> &[u8] {
     last.map_or(lines, |last| &lines[..=last])
 }
 
-/// Of a line longer than [`ATOMIC`], as many bytes with a mark at their end.
+/// Cuts a line that is longer than [`ATOMIC`] to that many bytes, a mark at their end included.
 fn cut(line: &[u8]) -> Option<Vec<u8>> {
-    // Where a character of UTF-8 begins.
+    // A line is cut only where a character of UTF-8 begins.
     let begins = |at: &usize| line[*at] & 0b1100_0000 != 0b1000_0000;
     (line.len() > ATOMIC).then(|| {
         let end = (0..=ATOMIC - CUT.len()).rev().find(begins).unwrap_or(0);
@@ -333,7 +335,7 @@ mod tests {
     use crate::sys::clock;
 
     #[test]
-    fn a_file_is_reopened_and_a_bad_path_changes_nothing() {
+    fn a_file_is_reopened_and_a_path_that_cannot_be_opened_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (path, moved) = (folder.path().join("log"), folder.path().join("log.1"));
         let mut sink = Sink::open("log.file", &LogTarget::File(path.clone()), io::stderr()).unwrap();
@@ -361,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_and_pipes_that_cannot_be_reopened_do_not_block_either() {
+    fn sockets_and_pipes_that_cannot_be_reopened_do_not_block() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let (_reader, pipe) = io::pipe().unwrap();
         let (messages, _reads) = UnixDatagram::pair().unwrap();
@@ -371,14 +373,14 @@ mod tests {
         let pipe = Output { turn: Turn::of(&file, "log.file"), file, kind: Kind::Pipe, blocks: true };
         for output in [shared(&ours), pipe, shared(&messages)] {
             let mut sink = sink(output);
-            let written = (0..100_000).take_while(|_| sink.put("a line that nobody reads\n")).count();
+            let written = (0..100_000).take_while(|_| sink.put("a line without a reader\n")).count();
             assert!((1..100_000).contains(&written), "{written}");
         }
     }
 
-    /// What a pipe takes in one piece is whole lines, so that other writers' lines come between and never inside.
+    /// A pipe takes whole lines in one piece, so the lines of other writers come between them and never inside.
     #[test]
-    fn many_lines_go_a_page_at_a_time_and_no_further_than_there_is_room() {
+    fn many_lines_are_written_a_page_at_a_time_while_there_is_room() {
         let (mut reader, pipe) = io::pipe().unwrap();
         let mut sink = sink(shared(&pipe));
         let lines = (0..10_000).map(|number| format!("line {number}\n")).collect::<String>().into_bytes();
@@ -407,11 +409,11 @@ mod tests {
         assert!(sink.cut(&[b'x'; ATOMIC + 1]).is_some());
     }
 
-    /// A stream and a terminal take a part of a line. Two writers and a reader that comes late: every line is whole.
+    /// A stream and a terminal may take a part of a line. With two writers and a late reader every line stays whole.
     #[test]
-    fn of_a_line_that_is_taken_in_part_the_rest_comes_first() {
+    fn the_rest_of_a_line_that_was_taken_in_part_comes_first() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Left alone, the kernel lets both buffers grow until all lines fit in.
+        // Without a limit the kernel lets both buffers grow until all lines fit in.
         SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         SockRef::from(&tcp).set_send_buffer_size(64 << 10).unwrap();
@@ -437,7 +439,7 @@ mod tests {
         for number in 0..LINES {
             let line = format!("<{number} {}>\n", "x".repeat(number % 3_000));
             taken += usize::from(sinks[number % 2].put(&line));
-            // Nothing until it is full, then a little at a time.
+            // The reader reads nothing until the output is full, then a little at a time.
             if number > LINES / 10
                 && let Ok(count) = reader.read(&mut chunk)
             {
@@ -463,7 +465,7 @@ mod tests {
         );
     }
 
-    /// Newlines stay what they are.
+    /// Makes the terminal leave newlines as they are.
     fn raw(terminal: &OwnedFd) {
         let mut modes = tcgetattr(terminal).unwrap();
         cfmakeraw(&mut modes);
@@ -471,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_as_such() {
+    fn a_full_disk_is_reported_as_full() {
         let full = File::options().append(true).open("/dev/full").unwrap();
         let mut sink = sink(shared(&full));
         assert_eq!(sink.put_all(b"a\n"), (0, Some(io::ErrorKind::StorageFull)));
@@ -479,16 +481,16 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_that_nobody_reads_yet_is_opened_and_keeps_what_fits() {
+    fn a_fifo_without_a_reader_is_opened_and_keeps_the_lines_that_fit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut sink = Sink::open("log.file", &LogTarget::File(path.clone()), io::stderr()).unwrap();
-        let kept = (0..100_000).take_while(|_| sink.put("a line that nobody reads\n")).count();
+        let kept = (0..100_000).take_while(|_| sink.put("a line without a reader\n")).count();
         assert!((1..100_000).contains(&kept), "{kept}");
-        let mut read = [0; 25];
+        let mut read = [0; 24];
         File::open(&path).unwrap().read_exact(&mut read).unwrap();
-        assert_eq!(&read, b"a line that nobody reads\n");
+        assert_eq!(&read, b"a line without a reader\n");
     }
 
     #[test]

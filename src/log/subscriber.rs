@@ -1,7 +1,7 @@
 //! The log as a subscriber of `tracing`: alone, or as a layer beside those of the app.
 //!
-//! Owns: which events are written, by level and target; and which subscriber is in force, in the master, in a worker that
-//! boots and in a worker that serves. Refuses spans: a line shows none, so they are kept for the app's layers only.
+//! Owns: which events are written, by level and target; and which subscriber is in force: in the master, in a worker that
+//! boots, and in a worker that serves. Refuses: spans; a line shows none, so only the app's layers see them.
 
 use std::{
     cell::RefCell,
@@ -23,7 +23,7 @@ use tracing_subscriber::{
 static LEVELS: RwLock<Levels> = RwLock::new(Levels { level: LevelFilter::INFO, targets: Vec::new() });
 
 thread_local! {
-    /// While it is there, events of this thread go to [`Lines`], whatever subscriber the app has for the process.
+    /// While the guard exists, events of this thread go to [`Lines`], whatever subscriber the app has for the process.
     static FIRST: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
 }
 
@@ -31,12 +31,12 @@ thread_local! {
 #[derive(Clone, Debug)]
 pub(super) struct Levels {
     pub(super) level: LevelFilter,
-    /// Above `level`, for a target and all below it: `sqlx` is also for `sqlx::query`.
+    /// The levels of single targets, in place of `level`: that of `sqlx` is also for `sqlx::query`.
     pub(super) targets: Vec<(String, LevelFilter)>,
 }
 
 impl Levels {
-    /// The level of a target: that of the longest name that it begins with.
+    /// Returns the level of a target: that of the longest name that it begins with.
     fn of(&self, target: &str) -> LevelFilter {
         let fits = |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
         let fitting = self.targets.iter().filter(|(name, _)| fits(name));
@@ -68,28 +68,28 @@ pub(super) fn come_first() {
     });
 }
 
-/// Gives way to a subscriber of the app's. If it has none, the log takes the events of all threads. `false`: the app's
-/// subscriber lacks [`log_layer`], so it takes the events of oxicorn too.
+/// Gives way to a subscriber of the app's. If the app has none, the log takes the events of all threads. Returns `false` if
+/// the app's subscriber lacks [`log_layer`] and so takes the events of oxicorn too.
 pub(super) fn give_way() -> bool {
     let is_alone = subscriber::set_global_default(Lines).is_ok();
-    // The factory may have set a subscriber for its thread, which the end of our guard would take away.
+    // The factory may have set a subscriber for this thread. The end of our guard would take that away.
     if dispatcher::get_default(|current| current.is::<Lines>()) {
         FIRST.take();
     }
     is_alone || writes_here()
 }
 
-/// Whether events of this thread reach the log.
+/// Returns whether events of this thread reach the log.
 pub(super) fn writes_here() -> bool {
     dispatcher::get_default(|current| current.is::<Lines>() || current.is::<LogLayer>())
 }
 
-/// Does `say` with the log as the subscriber of this thread.
+/// Calls `say` with the log as the subscriber of this thread.
 pub(super) fn alone<T>(say: impl FnOnce() -> T) -> T {
     subscriber::with_default(Lines, say)
 }
 
-/// The log alone. A registry of spans would cost each request, and nobody would read it.
+/// The log alone. A registry of spans would cost instructions in each request, and no layer would read it.
 pub(super) struct Lines;
 
 impl Subscriber for Lines {
@@ -156,7 +156,7 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     }
 }
 
-/// What the log does not write costs the app nothing: `tracing` asks once for each place in the code.
+/// The filter of the layer. An event that is not written costs nothing: `tracing` asks once for each place in the code.
 struct Leveled;
 
 impl<S> Filter<S> for Leveled {

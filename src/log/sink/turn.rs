@@ -1,7 +1,7 @@
 //! Taking turns at an output that may take half a line.
 //!
-//! Owns: one word of shared memory for each file, which says whose line is half written. Refuses: to wait. A process that
-//! has begun a line and cannot end it now keeps the turn until it can, or dies.
+//! Owns: one word of shared memory for each file, which names the process whose line is half written. Refuses: to wait. A
+//! process that has begun a line and cannot end it now keeps the turn until it can, or until it dies.
 
 use std::{
     fs::File,
@@ -15,32 +15,33 @@ use std::{
 
 use crate::sys::{process, shm::Mapping};
 
-/// More than a service has log files: two files with one word would only wait for each other.
+/// More words than a service has log files. Two files that share a word only wait for each other.
 const WORDS: usize = 61;
 
-/// Set in a word: its process has begun a line that it could not end.
+/// The bit of a word that says: its process has begun a line that it could not end.
 const TORN: u64 = 1 << 63;
 
-/// How often to look again while another process writes. Its write does not block, so it takes a few milliseconds.
+/// How many times a process looks again while another one writes. That write does not block, so it ends within a few
+/// milliseconds.
 const TRIES: u32 = 2_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
-    /// `None` without shared memory: each is alone then.
+    /// `None` without shared memory: then processes do not take turns.
     word: Option<&'static AtomicU64>,
-    /// Which of a process's two logs it is.
+    /// Which of the two logs of a process it is.
     log: u64,
 }
 
-/// How the file ends now.
+/// How the file ends before a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Before {
     Whole,
-    /// Perhaps with half a line of a process that has died.
+    /// It may end with half a line of a process that has died.
     Torn,
 }
 
-/// Made by the master before the first fork; a program that takes its place makes its own.
+/// The master makes it before the first fork. A program that takes the master's place makes its own.
 static SHARED: OnceLock<Option<Mapping>> = OnceLock::new();
 
 impl Turn {
@@ -51,14 +52,14 @@ impl Turn {
         Self { word, log: u64::from(key == "log.access") }
     }
 
-    /// Computed each time: a fork changes it.
+    /// Returns this process and log as a word; computed each time, because a fork changes it.
     fn me(&self) -> u64 {
         u64::from(std::process::id()) << 1 | self.log
     }
 
-    /// Takes the turn; `None`: another process has it. `hold`: no other process gets it until it is given back. Without
-    /// `hold` it is only looked at, for files: there half a line is rare, and a slow disk would delay every writer.
-    /// `resumes`: the rest of our own line comes next.
+    /// Takes the turn, and returns how the file ends; `None` if another process has the turn. With `hold` no other process gets
+    /// it until it is given back. Without `hold` the word is only looked at, for files: there half a line is rare, and a slow
+    /// disk would delay every writer. `resumes` says that the rest of our own line comes next.
     pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
         let (Some(word), me) = (self.word, self.me()) else { return Some(Before::Whole) };
         for _ in 0..TRIES {
@@ -86,7 +87,7 @@ impl Turn {
         None
     }
 
-    /// Gives the turn back, unless `torn`: the line that was begun is not whole yet.
+    /// Gives the turn back, or keeps it if `torn`: the line that was begun is not whole yet.
     pub(super) fn give_back(&self, torn: bool) {
         let (Some(word), me) = (self.word, self.me()) else { return };
         let found = word.load(Ordering::Relaxed);
@@ -107,7 +108,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let (first, second) = (Turn::of(&file, "log.file"), Turn::of(&file, "log.access"));
         assert_eq!(first.take(true, false), Some(Before::Whole));
-        assert_eq!(second.take(true, false), None, "it is held");
+        assert_eq!(second.take(true, false), None, "another log holds the turn");
         first.give_back(true);
         assert_eq!(
             (second.take(false, false), first.take(true, true)),
