@@ -38,7 +38,7 @@ type Migrate = dyn FnOnce(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 /// How a program ends: its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Exit {
+enum ProgramExit {
     Failure = 1,
     Usage = 2,
     NoWorkerReady = 3,
@@ -46,8 +46,8 @@ enum Exit {
     Refused = 5,
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
+impl From<ProgramExit> for ExitCode {
+    fn from(exit: ProgramExit) -> Self {
         Self::from(exit as u8)
     }
 }

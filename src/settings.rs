@@ -47,7 +47,7 @@ pub(crate) use self::{
     passed::{LISTEN_FDS, LISTEN_PID},
     problem::{Origin, Problem, Problems},
     resolve::{Declared, Flags, Given, Partial, Purpose, environment, resolve, resolve_from, resolve_partly},
-    resolved::{Entry, Fixed, Resolved, say_warnings},
+    resolved::{Fixed, GivenValue, Resolved, say_warnings},
     sources::Sources,
     start::{StartFolder, is_same},
     table::{TableSpec, Tables},

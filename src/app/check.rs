@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::json;
 
-use super::{App, AppInfo, Exit, run::refuse};
+use super::{App, AppInfo, ProgramExit, run::refuse};
 use crate::{
     channel::{Received, ToMaster, ToWorker},
     ctl::{self, Running},
@@ -47,7 +47,7 @@ struct Rehearsal {
     /// Addresses that the running service holds.
     held: Vec<String>,
     /// In the order of a start, which ends at the first failure.
-    failures: Vec<(Exit, String)>,
+    failures: Vec<(ProgramExit, String)>,
 }
 
 /// A `fork` returns twice, and so does what calls it.
@@ -70,7 +70,7 @@ impl App {
             Ok(resolved) => resolved,
             Err(Problems(problems)) if json => {
                 println!("{}", json!({ "ok": false, "problems": problems, "warnings": [], "running": null }));
-                return Exit::Usage.into();
+                return ProgramExit::Usage.into();
             }
             Err(problems) => return refuse(&problems.to_string()),
         };
@@ -86,7 +86,7 @@ impl App {
         };
         // After the rehearsal's fork: the hook may start threads, and a process with threads must not fork.
         let app = hook.map(|hook| hook(&info.setup(&resolved, None)).map_err(|error| error_chain(error.as_ref())));
-        let refused = app.as_ref().is_some_and(Result::is_err).then_some(Exit::Usage);
+        let refused = app.as_ref().is_some_and(Result::is_err).then_some(ProgramExit::Usage);
         let exit = refused.or_else(|| rehearsal.as_ref().and_then(Rehearsal::exit));
         if json {
             let start = rehearsal.as_ref().map(Rehearsal::to_json);
@@ -126,18 +126,18 @@ impl App {
     ) -> Result<Rehearsal, ExitCode> {
         let settings = &resolved.settings;
         let mut rehearsal = Rehearsal::default();
-        rehearsal.note(Exit::Usage, logs(&settings.log));
+        rehearsal.note(ProgramExit::Usage, logs(&settings.log));
         // What the app logs goes to the terminal, not to the service's own log.
         let apart = settings::Log { file: LogTarget::Standard, access: LogTarget::Off, ..settings.log.clone() };
-        rehearsal.note(Exit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
+        rehearsal.note(ProgramExit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
         let prepared = (self.prepare)(&info.setup(resolved, None));
         let is_prepared = prepared.is_ok();
-        rehearsal.note(Exit::NoWorkerReady, prepared.map_err(|error| error_chain(error.as_ref())));
+        rehearsal.note(ProgramExit::NoWorkerReady, prepared.map_err(|error| error_chain(error.as_ref())));
         rehearsal.probe(settings, running);
-        rehearsal.note(Exit::Failure, settings.process.pidfile.as_deref().map_or(Ok(()), pidfile));
+        rehearsal.note(ProgramExit::Failure, settings.process.pidfile.as_deref().map_or(Ok(()), pidfile));
         if is_prepared {
             match boot(self.work, Arc::clone(resolved), Rc::clone(info)) {
-                Side::Parent(booted) => rehearsal.note(Exit::NoWorkerReady, booted),
+                Side::Parent(booted) => rehearsal.note(ProgramExit::NoWorkerReady, booted),
                 Side::Worker(end) => return Err(end),
             }
         }
@@ -146,7 +146,7 @@ impl App {
 }
 
 impl Rehearsal {
-    fn note(&mut self, exit: Exit, result: Result<(), String>) {
+    fn note(&mut self, exit: ProgramExit, result: Result<(), String>) {
         self.failures.extend(result.err().map(|reason| (exit, reason)));
     }
 
@@ -157,10 +157,10 @@ impl Rehearsal {
         self.held.extend(held.into_iter().map(|address| {
             format!("{address} is held by the running service (pid {pid}), as it should be; it was not tried")
         }));
-        self.failures.extend(refused.iter().map(|error| (Exit::Bind, error_chain(error))));
+        self.failures.extend(refused.iter().map(|error| (ProgramExit::Bind, error_chain(error))));
     }
 
-    fn exit(&self) -> Option<Exit> {
+    fn exit(&self) -> Option<ProgramExit> {
         self.failures.first().map(|(exit, _)| *exit)
     }
 

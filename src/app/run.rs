@@ -11,7 +11,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{App, Exit};
+use super::{App, ProgramExit};
 use crate::{
     cli::{Command, Parsed, ServiceArgs, StatusFormat},
     ctl, error_chain,
@@ -65,7 +65,7 @@ impl App {
             Err(help) => {
                 // An error means that the terminal is gone.
                 let _ = help.print();
-                return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(Exit::Usage as u8));
+                return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(ProgramExit::Usage as u8));
             }
         };
         let Parsed { command, flags, arguments } = parsed;
@@ -188,7 +188,7 @@ impl App {
                     println!("{}", serde_json::json!({ "ok": false, "reason": reason }));
                 }
                 refuse(&reason);
-                return Exit::Refused.into();
+                return ProgramExit::Refused.into();
             }
         }
         ExitCode::SUCCESS
@@ -209,7 +209,7 @@ impl App {
                 reason,
                 "App::prepare failed: the workers lack what it prepares; the master ends"
             );
-            return Exit::NoWorkerReady.into();
+            return ProgramExit::NoWorkerReady.into();
         }
         self.master(resolved, flags, Origins::Nothing)
     }
@@ -283,13 +283,13 @@ impl App {
         };
         match master::run(resolved, load, origins) {
             Ok(Outcome::Stopped) => ExitCode::SUCCESS,
-            Ok(Outcome::NoWorkerReady) => Exit::NoWorkerReady.into(),
+            Ok(Outcome::NoWorkerReady) => ProgramExit::NoWorkerReady.into(),
             Ok(Outcome::Worker(seed)) => work(*seed),
             Err(error) => {
                 tracing::error!(event = "master_failed", reason = error_chain(&error), "the master cannot go on");
                 match error {
-                    master::MasterError::Bind(_) => Exit::Bind.into(),
-                    _ => Exit::Failure.into(),
+                    master::MasterError::Bind(_) => ProgramExit::Bind.into(),
+                    _ => ProgramExit::Failure.into(),
                 }
             }
         }
@@ -301,11 +301,11 @@ fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         // The status that was printed says it.
-        Err(ctl::Failed::NotAllServe) => Exit::Failure.into(),
+        Err(ctl::Failed::NotAllServe) => ProgramExit::Failure.into(),
         Err(failed) => {
             let exit = match failed {
-                ctl::Failed::Refused(_) | ctl::Failed::NotAllServe => Exit::Failure,
-                ctl::Failed::Ambiguous(_) => Exit::Usage,
+                ctl::Failed::Refused(_) | ctl::Failed::NotAllServe => ProgramExit::Failure,
+                ctl::Failed::Ambiguous(_) => ProgramExit::Usage,
             };
             refuse(&failed.to_string());
             exit.into()
@@ -333,5 +333,5 @@ fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool
 
 pub(super) fn refuse(sentence: &str) -> ExitCode {
     terminal::error(sentence);
-    Exit::Usage.into()
+    ProgramExit::Usage.into()
 }

@@ -9,11 +9,11 @@ use std::{
     path::Path,
 };
 
-use super::{Bind, ControlSocket, Entry, Group, LogTarget, Origin, Owner, Problem, Resolved, Settings, User};
+use super::{Bind, ControlSocket, GivenValue, Group, LogTarget, Origin, Owner, Problem, Resolved, Settings, User};
 use crate::sys::host;
 
 /// Looks up `process.user`, `process.group` and `server.unix_owner`, and sets what it finds.
-pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Entry>) -> Vec<Problem> {
+pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, GivenValue>) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
     let written = |key: &str| entries.get(key).and_then(|entry| entry.value.as_str()).filter(|name| !name.is_empty());

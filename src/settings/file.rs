@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Entry, Flags, Origin, Problem, Problems, Sources, StartFolder, TableSpec, folders::Base, keys};
+use super::{Flags, GivenValue, Origin, Problem, Problems, Sources, StartFolder, TableSpec, folders::Base, keys};
 
 /// A settings file: one that was named, or the one of the start folder.
 pub(super) struct Found {
@@ -115,7 +115,7 @@ impl File {
 
     /// Returns every `section.key`. Unknown tables and keys become problems. The type of an app's table checks what is
     /// in it.
-    pub(super) fn entries(&self, tables: &[TableSpec], problems: &mut Vec<Problem>) -> Vec<(String, Entry)> {
+    pub(super) fn entries(&self, tables: &[TableSpec], problems: &mut Vec<Problem>) -> Vec<(String, GivenValue)> {
         let mut entries = Vec::new();
         for (name, value) in &self.table {
             let theirs = tables.iter().any(|spec| spec.name == name);
@@ -141,7 +141,7 @@ impl File {
                 let path = format!("{name}.{key}");
                 let origin = self.origin(&path);
                 if theirs || keys::find(&path).is_some() {
-                    entries.push((path, Entry { value: value.clone(), origin }));
+                    entries.push((path, GivenValue { value: value.clone(), origin }));
                 } else {
                     let hint = keys::nearest(&path);
                     problems.push(Problem { hint, ..Problem::at(origin, &path, "unknown key") });
@@ -153,7 +153,7 @@ impl File {
 }
 
 /// Returns the values of these keys that can be read from a file with mistakes, if they are strings.
-pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, Entry)> {
+pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, GivenValue)> {
     let sound = without_faulty_lines(text);
     let tables = [text, &sound].map(|text| DeTable::parse_recoverable(text).0);
     let written = |path: &str| {
@@ -163,7 +163,7 @@ pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, Entry)> {
             Some(Value::String(section.get(key)?.get_ref().as_str()?.to_owned()))
         })
     };
-    let entry = |value| Entry { value, origin: Origin::File { path: PathBuf::new(), line: None } };
+    let entry = |value| GivenValue { value, origin: Origin::File { path: PathBuf::new(), line: None } };
     keys.iter().filter_map(|path| Some(((*path).to_owned(), entry(written(path)?)))).collect()
 }
 
@@ -213,7 +213,7 @@ fn shown(path: &Path, start: &StartFolder) -> PathBuf {
 pub(super) fn env_file(
     flags: &Flags,
     env: &BTreeMap<String, String>,
-    file: &[(String, Entry)],
+    file: &[(String, GivenValue)],
     folder: &Base,
     start: &StartFolder,
 ) -> Option<PathBuf> {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, iter};
 
 use toml::Value;
 
-use super::{Entry, Origin, Problem};
+use super::{GivenValue, Origin, Problem};
 
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
@@ -20,7 +20,7 @@ pub(super) fn sockets(
     pid: u32,
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<String>,
-) -> Option<(String, Entry)> {
+) -> Option<(String, GivenValue)> {
     let count = env.get(LISTEN_FDS).filter(|count| !matches!(count.as_str(), "" | "0"))?;
     let origin = Origin::Env(LISTEN_FDS.to_owned());
     let meant_for = env.get(LISTEN_PID).map_or("", String::as_str);
@@ -35,5 +35,5 @@ pub(super) fn sockets(
     };
     let sockets = iter::successors(Some(FIRST), |number| Some(number + 1)).take(count.into());
     let value = Value::Array(sockets.map(|number| Value::String(format!("fd://{number}"))).collect());
-    Some(("server.bind".to_owned(), Entry { value, origin }))
+    Some(("server.bind".to_owned(), GivenValue { value, origin }))
 }

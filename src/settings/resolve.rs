@@ -12,7 +12,7 @@ use std::{
 use toml::Value;
 
 use super::{
-    ControlSocket, Entry, Origin, Problem, Problems, Resolved, Settings, Sources, StartFolder, TableSpec, Tables,
+    ControlSocket, GivenValue, Origin, Problem, Problems, Resolved, Settings, Sources, StartFolder, TableSpec, Tables,
     check, cpus, file,
     folders::{Base, Bases, STATE_DIRECTORY, given_folder},
     keys, passed,
@@ -122,7 +122,7 @@ pub(crate) fn resolve_from(
     let folder = file_path.and_then(Path::parent).unwrap_or_else(|| start.path());
     let mut settings = Settings::defaults(cpus, std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned()));
     settings.state_folder = given_folder(env, STATE_DIRECTORY).unwrap_or_else(|| settings.folder.clone());
-    let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut entries: BTreeMap<String, GivenValue> = BTreeMap::new();
     let mut failed: HashSet<String> = HashSet::new();
     for (path, entry) in given {
         match tables.iter().find_map(|spec| spec.held(&path, &entry, &bases.of_file.read, &mut sources)) {
@@ -225,7 +225,7 @@ pub(crate) fn resolve_partly(
 
 /// Every value that was given, the weaker source first.
 struct Gathered {
-    given: Vec<(String, Entry)>,
+    given: Vec<(String, GivenValue)>,
     env_file: file::EnvFile,
     bases: BasesBySource,
 }
@@ -238,7 +238,7 @@ struct BasesBySource {
 
 impl BasesBySource {
     /// Sets one value. `None` if the key is not one of the supervisor's.
-    fn set(&self, settings: &mut Settings, path: &str, entry: &Entry, cpus: u32) -> Option<Reading<()>> {
+    fn set(&self, settings: &mut Settings, path: &str, entry: &GivenValue, cpus: u32) -> Option<Reading<()>> {
         let (text, bases) = match entry.origin {
             Origin::File { .. } => (false, &self.of_file),
             Origin::Program(_) => (true, &self.of_file),
@@ -251,7 +251,7 @@ impl BasesBySource {
 /// Adds the values of all other sources to those that are `written` in the settings file: this is the one precedence.
 #[expect(clippy::too_many_arguments, reason = "they are the sources")]
 fn gather(
-    written: Vec<(String, Entry)>,
+    written: Vec<(String, GivenValue)>,
     file: Option<&Path>,
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -269,7 +269,7 @@ fn gather(
         env_file.and_then(|read| read.map_err(|mut more| problems.append(&mut more)).ok()).unwrap_or_default();
     given.extend(environment_entries(&env_file.beneath(env), &declared.tables, problems));
     given.extend(flags.given.iter().map(|flag| {
-        (flag.key.to_owned(), Entry { value: Value::String(flag.text.clone()), origin: Origin::Flag(flag.flag) })
+        (flag.key.to_owned(), GivenValue { value: Value::String(flag.text.clone()), origin: Origin::Flag(flag.flag) })
     }));
     let bases = BasesBySource { of_file: Bases::of_file(base, env), of_text: Bases::of_text(&start.base()) };
     Gathered { given, env_file, bases }
@@ -285,7 +285,7 @@ impl Declared {
     }
 
     /// Returns the program's defaults as entries. A key that does not exist becomes a problem.
-    fn defaults(&self, problems: &mut Vec<Problem>) -> Vec<(String, Entry)> {
+    fn defaults(&self, problems: &mut Vec<Problem>) -> Vec<(String, GivenValue)> {
         let mut entries = Vec::new();
         for DefaultSetting { label, key, text } in &self.defaults {
             let origin = Origin::Program(label.clone());
@@ -293,7 +293,7 @@ impl Declared {
             if keys::find(key).is_some()
                 || self.tables.iter().any(|spec| key != spec.name && section == Some(spec.name))
             {
-                entries.push((key.clone(), Entry { value: Value::String(text.clone()), origin }));
+                entries.push((key.clone(), GivenValue { value: Value::String(text.clone()), origin }));
             } else {
                 problems.push(Problem { hint: keys::nearest(key), ..Problem::at(origin, key, "unknown key") });
             }
@@ -308,10 +308,10 @@ fn environment_entries(
     env: &BTreeMap<String, (String, Origin)>,
     tables: &[TableSpec],
     problems: &mut Vec<Problem>,
-) -> Vec<(String, Entry)> {
+) -> Vec<(String, GivenValue)> {
     let mut entries = Vec::new();
     let mut give = |path: String, text: String, origin: &Origin| {
-        entries.push((path, Entry { value: Value::String(text), origin: origin.clone() }));
+        entries.push((path, GivenValue { value: Value::String(text), origin: origin.clone() }));
     };
     let known = |name: &str| env.get(name).filter(|(text, _)| !text.is_empty());
     if let Some((port, origin)) = known("PORT") {

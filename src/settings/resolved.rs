@@ -11,12 +11,12 @@ use super::{ControlSocket, Group, Origin, Problem, Settings, Sources, StartFolde
 
 /// A value as it was written, and where.
 #[derive(Clone)]
-pub(crate) struct Entry {
+pub(crate) struct GivenValue {
     pub(crate) value: Value,
     pub(crate) origin: Origin,
 }
 
-impl fmt::Debug for Entry {
+impl fmt::Debug for GivenValue {
     /// Without the value: it may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "from {}", self.origin)
@@ -34,7 +34,7 @@ pub(crate) struct Resolved {
     /// One sentence for each, ready for the log.
     pub(crate) warnings: Vec<String>,
     /// The value that counts, by key path. A key that is not here has its default.
-    pub(crate) entries: BTreeMap<String, Entry>,
+    pub(crate) entries: BTreeMap<String, GivenValue>,
     /// The files that all this was read from.
     pub(crate) sources: Sources,
 }
@@ -67,7 +67,7 @@ impl Resolved {
         let mut resolved = self.clone();
         if resolved.settings.workers.count != count {
             resolved.settings.workers.count = count;
-            let entry = Entry { value: Value::Integer(count.into()), origin: Origin::Flag("scale, TTIN or TTOU") };
+            let entry = GivenValue { value: Value::Integer(count.into()), origin: Origin::Flag("scale, TTIN or TTOU") };
             resolved.entries.insert("workers.count".to_owned(), entry);
         }
         resolved

@@ -9,8 +9,8 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use super::{
-    AllowIp, Bind, ControlSocket, Entry, Group, Level, LogTarget, Origin, Owner, ProxyProtocol, Resolved, Settings,
-    TargetLevel, User, folders::STATE_DIRECTORY, keys,
+    AllowIp, Bind, ControlSocket, GivenValue, Group, Level, LogTarget, Origin, Owner, ProxyProtocol, Resolved,
+    Settings, TargetLevel, User, folders::STATE_DIRECTORY, keys,
 };
 
 /// Returns the supervisor's keys by path.
@@ -45,7 +45,7 @@ impl Resolved {
             }
             let origin = self.origin(path);
             let written = match self.entries.get(path) {
-                Some(Entry { value: Value::String(text), .. })
+                Some(GivenValue { value: Value::String(text), .. })
                     if path == "workers.count" && *text != value.to_string() =>
                 {
                     format!(" ({text})")

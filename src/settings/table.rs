@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{Entry, Origin, Problem, Sources, file::File, folders::Base, keys, show};
+use super::{GivenValue, Origin, Problem, Sources, file::File, folders::Base, keys, show};
 
 type TableValue = Arc<dyn Any + Send + Sync>;
 
@@ -141,7 +141,7 @@ impl TableSpec {
     }
 
     /// Returns the mistakes of [`file_instead`](Self::file_instead).
-    pub(super) fn set_twice(&self, given: &[(String, Entry)]) -> Vec<Problem> {
+    pub(super) fn set_twice(&self, given: &[(String, GivenValue)]) -> Vec<Problem> {
         let set = |key: &str| {
             let path = join(self.name, key);
             given.iter().rev().find(|(given, _)| *given == path).filter(|(_, entry)| entry.value.as_str() != Some(""))
@@ -158,17 +158,17 @@ impl TableSpec {
     pub(super) fn held(
         &self,
         path: &str,
-        entry: &Entry,
+        entry: &GivenValue,
         base: &Base,
         sources: &mut Sources,
-    ) -> Option<(String, Result<Entry, String>)> {
+    ) -> Option<(String, Result<GivenValue, String>)> {
         let holder = path.strip_prefix(self.name)?.strip_prefix('.')?;
         let key = self.files.iter().find(|known| known.name == holder)?.key;
         let file = entry.value.as_str().filter(|file| !file.is_empty())?;
         let read = base.join(file).and_then(|path| match sources.read(&path) {
             // An empty value would mean "not set", but the file was named on purpose.
             Ok(text) if text.trim().is_empty() => Err(format!("{file} is empty")),
-            Ok(text) => Ok(Entry { value: Value::String(text.trim().to_owned()), origin: entry.origin.clone() }),
+            Ok(text) => Ok(GivenValue { value: Value::String(text.trim().to_owned()), origin: entry.origin.clone() }),
             Err(error) => Err(format!("{file} cannot be read: {error}")),
         });
         Some((format!("{}.{key}", self.name), read))
@@ -181,7 +181,7 @@ impl TableSpec {
     /// Parses the table. A part with a mistake is removed and the rest is parsed again, so that each mistake is found.
     pub(super) fn read(
         &self,
-        entries: &BTreeMap<String, Entry>,
+        entries: &BTreeMap<String, GivenValue>,
         file: Option<&File>,
         problems: &mut Vec<Problem>,
     ) -> Option<TableValue> {

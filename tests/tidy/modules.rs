@@ -10,11 +10,7 @@ use std::{
 use super::{TESTS, is_in, sources};
 
 /// Type names that stand in two modules, each with its reason.
-const TWICE: &[(&str, &str)] = &[
-    ("Material", "with the feature `tls`, and without it"),
-    ("Entry", "not yet one type or two names"),
-    ("Exit", "not yet one type or two names"),
-];
+const TWICE: &[(&str, &str)] = &[("Material", "with the feature `tls`, and without it")];
 
 /// Modules among which a circle is allowed, each group with its reason; `a::` stands for all that is below `a`.
 const CIRCLES: &[(&[&str], &str)] = &[
