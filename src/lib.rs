@@ -62,6 +62,7 @@
 //!
 //! The guide, the reference of all settings and the internals are in the folder `docs` of the repository.
 
+#![warn(missing_docs)]
 #![cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what only TLS uses is not taken out piece by piece"))]
 
 mod app;
