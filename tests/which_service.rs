@@ -95,7 +95,7 @@ socket = "control.sock"
     let by_variable = [runtime[0], ("OXICORN_CONTROL__SOCKET", named.as_path())];
     assert_told(&own.ctl_in(&["status"], &by_variable), 0, &format!("pid {}", own.pid()));
     let by_name = [runtime[0], ("OXICORN_PROCESS__NAME", name.as_path())];
-    assert_told(&own.ctl_in(&["stop"], &by_name), 1, "no running service named another serves by");
+    assert_told(&own.ctl_in(&["stop"], &by_name), 1, "no running service named another uses");
     assert_told(&own.ctl_in(&["stop", "--name", "another"], &runtime), 1, "no running service named another answers");
 
     // Its own service is gone, so the command has nothing to stop.

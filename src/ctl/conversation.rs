@@ -79,9 +79,9 @@ pub(super) fn converse(
 ) -> Result<ControlResponse, String> {
     let broken = |error: io::Error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            format!("the master is there but did not answer within {:?}", patience.unwrap_or(PATIENCE))
+            format!("the master runs but did not answer within {:?}", patience.unwrap_or(PATIENCE))
         }
-        _ => format!("the connection to the master broke: {error}"),
+        _ => format!("the connection to the master failed: {error}"),
     };
     stream.set_write_timeout(Some(PATIENCE)).and_then(|()| stream.set_read_timeout(patience)).map_err(broken)?;
     let sent = (&*stream).write_all(&protocol::line(&Request::new(command, meant.clone())));
@@ -92,7 +92,7 @@ pub(super) fn converse(
         if line.is_empty() {
             return Err(match &sent {
                 Ok(()) => "the master ended before it answered; its log says why".to_owned(),
-                Err(error) => format!("the master did not take the request: {error}"),
+                Err(error) => format!("the master did not accept the request: {error}"),
             });
         }
         match serde_json::from_str(&line) {
@@ -122,5 +122,5 @@ fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(ErrorKind::TimedOut, "it takes no connection"))
+    Err(io::Error::new(ErrorKind::TimedOut, "it accepts no connection"))
 }

@@ -157,7 +157,7 @@ impl Search {
             ([], _) => Ok(None),
             ([found], _) => Ok(Some(found.path.clone())),
             (several, _) => Err(Failed::Ambiguous(format!(
-                "{} services named {} run; say which by --socket, or give the command in its folder:{}",
+                "{} services named {} run; name one by --socket, or run the command in its folder:{}",
                 several.len(),
                 self.name,
                 listed(several)
@@ -177,7 +177,7 @@ impl Search {
         });
         let tried = tried.collect::<Vec<_>>().join(", ");
         let wanted = match &meant.file {
-            Some(file) => format!("no running service named {name} serves by {file}"),
+            Some(file) => format!("no running service named {name} uses {file}"),
             None => format!("no running service named {name} answers"),
         };
         match others {

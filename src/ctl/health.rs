@@ -137,8 +137,9 @@ fn of_master(status: &Status, path: &str) -> HealthProbe {
 /// Decides by what the master says: clients must show a certificate, and `health` has none.
 fn of_workers(status: &Status) -> Result<(), String> {
     let serving = status.workers.iter().filter(|worker| worker.state == WorkerState::Serving).count();
-    let told =
-        format!("tls.client_ca wants a certificate of each client; the master says that {serving} workers serve");
+    let told = format!(
+        "each client needs a certificate (tls.client_ca), so the master was asked: it says that {serving} workers serve"
+    );
     if serving == 0 {
         return Err(told);
     }

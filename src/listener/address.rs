@@ -49,7 +49,7 @@ pub(crate) enum BindError {
     Listen { address: String, advice: &'static str, source: io::Error },
     #[error("server.bind: {} exists and is not a socket; remove it or bind another path", path.display())]
     NotASocket { path: PathBuf },
-    #[error("server.bind: fd://{number} is not a listening TCP or unix socket; did the one who starts us pass it?")]
+    #[error("server.bind: fd://{number} is not a listening TCP or unix socket; was it passed to this process?")]
     Adopt { number: i32, source: io::Error },
     #[error("the kernel refuses steering, and without it there is room for {room} workers until the next start")]
     Room { room: u32 },

@@ -23,7 +23,10 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Given
         match find_group(name) {
             Ok(group) if uid == 0 || group.gid == gid => settings.process.group = Some(group),
             Ok(Group { name, .. }) => {
-                refuse("process.group", format!("only root may change to the group {name}; we run as uid {uid}"));
+                refuse(
+                    "process.group",
+                    format!("only root may change to the group {name}; this process runs as uid {uid}"),
+                );
             }
             Err(message) => refuse("process.group", message),
         }
@@ -41,7 +44,7 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Given
             }
             Ok((name, id, _)) => refuse(
                 "process.user",
-                format!("only root may change to another user ({name}, uid {id}); we run as uid {uid}"),
+                format!("only root may change to another user ({name}, uid {id}); this process runs as uid {uid}"),
             ),
             Err(message) => refuse("process.user", message),
         }
@@ -53,7 +56,7 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Given
         match (user, group) {
             (Ok(Some(owner)), _) if uid != 0 && owner != uid => refuse(
                 "server.unix_owner",
-                format!("only root may give a socket to another user ({name}); we run as uid {uid}"),
+                format!("only root may give a socket to another user ({name}); this process runs as uid {uid}"),
             ),
             (Ok(uid), Ok(gid)) => settings.server.unix_owner = Owner { name: name.to_owned(), uid, gid },
             (user, group) => {

@@ -7,13 +7,14 @@ use std::fs;
 use super::problem::Reading;
 use crate::sys::host;
 
-/// The most workers a service may have. A slot costs sockets and rows of the scoreboard, and there are twice as many slots.
+/// The most workers that a service may have. Each slot costs sockets and rows of the scoreboard, and there are twice as
+/// many slots as workers.
 pub(crate) const WORKERS_MAX: u32 = 256;
 
 /// Returns the CPUs of `auto`: the smaller one of the affinity mask and the tightest CPU quota, rounded up; at least 1.
 ///
-/// `std::thread::available_parallelism` reads the same sources, but rounds a quota down: 1.5 CPUs would be one worker. A
-/// worker has one thread, so one worker can never use the other half. Two workers use all of it.
+/// `std::thread::available_parallelism` reads the same sources, but rounds a quota down: 1.5 CPUs would be one worker.
+/// A worker has one thread, so one worker can never use the other half. Two workers use all of it.
 pub(super) fn available() -> u32 {
     let affinity = host::affinity().unwrap_or(WORKERS_MAX);
     let quota = quota(|path| fs::read_to_string(path).ok()).unwrap_or(u32::MAX);

@@ -186,9 +186,9 @@ pub(crate) struct Partial {
     pub(crate) file_is_named: bool,
 }
 
-/// Reads `control.socket` and `process.name` by the same precedence as [`resolve`], also from a settings file with mistakes:
-/// a command must not lose the service that it means, nor take another one for it. A mistake is not reported here;
-/// [`resolve`] does that. A value that is refused leaves the one of the source below.
+/// Reads `control.socket` and `process.name` by the same precedence as [`resolve`], also from a settings file with
+/// mistakes: a command must not lose the service that it means, nor ask another one. It does not report mistakes;
+/// [`resolve`] does. If a value is refused, the value of the source below counts.
 ///
 /// The problems are those of a file that cannot be read. The settings beside them then come from the other sources.
 pub(crate) fn resolve_partly(
@@ -276,9 +276,9 @@ fn gather(
 }
 
 impl Declared {
-    /// Adds a default for `key` (`section.key`), which a problem and `oxicorn config` call `default (label)`. `text` has the
-    /// form that the environment would have it in: `"2m"`, `"true"`, `":9000"`. A relative path begins where one in the
-    /// settings file does.
+    /// Adds a default for `key` (`section.key`), which a problem and `oxicorn config` call `default (label)`. `text`
+    /// has the form that the environment would have it in: `"2m"`, `"true"`, `":9000"`. A relative path begins where
+    /// one in the settings file does.
     pub(crate) fn add_default(&mut self, label: &str, key: &str, text: impl Into<String>) {
         let (label, key, text) = (label.to_owned(), key.to_owned(), text.into());
         self.defaults.push(DefaultSetting { label, key, text });

@@ -148,7 +148,7 @@ impl TableSpec {
         };
         let twice = |holder: &Holder| {
             let (path, entry) = set(holder.name).filter(|_| holder.instead && set(holder.key).is_some())?;
-            let message = format!("{} and {} are both set: which one is it?", holder.key, holder.name);
+            let message = format!("{} and {} are both set; set only one of them", holder.key, holder.name);
             Some(Problem::at(entry.origin.clone(), path, message))
         };
         self.files.iter().filter_map(twice).collect()

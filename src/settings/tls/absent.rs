@@ -1,6 +1,6 @@
-//! What stands for the files of `[tls]` in a build without the feature `tls`.
+//! The files of `[tls]` in a build without the feature `tls`.
 //!
-//! Owns: types without a value, so that no code for TLS is ever reached. Refuses: the keys themselves; `check` does.
+//! Owns: types without a value, so that code for TLS is never reached. Refuses: to refuse the keys; `check` does that.
 
 use std::sync::Arc;
 

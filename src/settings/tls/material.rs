@@ -1,8 +1,8 @@
-//! What the files of `[tls]` hold, read with the rights of whoever starts us.
+//! The contents of the files of `[tls]`, read with the rights of the master.
 //!
-//! Owns: PEM, whether certificate, key and CA fit and are in force, and the one rustls configuration that every worker
-//! of a generation inherits by its fork. Refuses: connections (`worker::connection::handshake`), and any choice of
-//! ciphers: rustls' safe defaults are the only ones.
+//! Owns: PEM, whether certificate, key and CA belong together and are valid now, and the one rustls configuration that
+//! every worker of a generation inherits by its fork. Refuses: connections (`worker::connection::handshake`), and any
+//! choice of ciphers: rustls' safe defaults are the only ones.
 
 use std::{error::Error, fmt, fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
@@ -22,8 +22,8 @@ use x509_parser::parse_x509_certificate;
 use super::{Findings, Tls};
 use crate::settings::{Problem, Sources};
 
-/// A certificate that ends sooner earns a warning: ACME clients renew thirty days before the end, so by then something
-/// has failed twice.
+/// A certificate that ends sooner gives a warning. ACME clients renew thirty days before the end, so by then two
+/// renewals have failed.
 const EXPIRES_SOON_DAYS: i64 = 14;
 
 const DAY: i64 = 86_400;
@@ -33,8 +33,8 @@ pub(crate) struct Material {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     client_ca: Vec<CertificateDer<'static>>,
-    /// With the key of the session tickets: all workers of a generation resume each other's sessions, and none those of
-    /// the generation before, whose `client_ca` may have been another.
+    /// It has the key of the session tickets: all workers of a generation resume each other's sessions. They never
+    /// resume those of an earlier generation, whose `client_ca` may have been another.
     config: Arc<ServerConfig>,
 }
 
@@ -71,7 +71,7 @@ impl fmt::Debug for Material {
 
 type Authorities = (Vec<CertificateDer<'static>>, Arc<dyn ClientCertVerifier>);
 
-/// Reads the files of a pair of certificate and key. That a file is missing, `check` says.
+/// Reads the files of a pair of certificate and key. `check` reports a file that is missing.
 pub(in crate::settings) fn read(
     tls: &Tls,
     http2: bool,
@@ -85,7 +85,8 @@ pub(in crate::settings) fn read(
     }
     if let Some(mode) = fs::metadata(keyfile).ok().map(|found| found.mode() & 0o777).filter(|mode| mode & 0o007 != 0) {
         let name = keyfile.display();
-        findings.warn("tls.keyfile", format!("{name} is open to every user of this machine: its mode is {mode:04o}"));
+        findings
+            .warn("tls.keyfile", format!("{name} can be read by every user of this machine: its mode is {mode:04o}"));
     }
     let key = findings.take("tls.keyfile", private_key(keyfile, sources));
     let client_ca = findings.take("tls.client_ca", authorities(tls.client_ca.as_deref(), sources));
@@ -103,7 +104,7 @@ pub(in crate::settings) fn read(
     None
 }
 
-/// The certificates of a PEM file, at least one; whatever else is in it is passed over.
+/// Returns the certificates of a PEM file, at least one. It ignores all else in the file.
 fn certificates(path: &Path, sources: &mut Sources) -> Result<Vec<CertificateDer<'static>>, String> {
     let name = path.display();
     let pem = contents(path, sources)?;
@@ -119,7 +120,7 @@ fn certificates(path: &Path, sources: &mut Sources) -> Result<Vec<CertificateDer
     }
 }
 
-/// The first private key of a PEM file: PKCS#8, PKCS#1 or SEC1.
+/// Returns the first private key of a PEM file: PKCS#8, PKCS#1 or SEC1.
 fn private_key(path: &Path, sources: &mut Sources) -> Result<PrivateKeyDer<'static>, String> {
     let name = path.display();
     let pem = contents(path, sources)?;
@@ -148,7 +149,8 @@ fn contents(path: &Path, sources: &mut Sources) -> Result<String, String> {
     sources.read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
 
-/// Refuses a certificate of ours that no client accepts now; of the others in the chain, clients may know better ones.
+/// Refuses a certificate of the service that no client accepts now. Clients may know better ones in place of the others
+/// in the chain.
 fn in_force(chain: &[CertificateDer<'_>], path: &Path, findings: &mut Findings) {
     let now = Timestamp::now().as_second();
     for (index, certificate) in chain.iter().enumerate() {
@@ -175,7 +177,7 @@ fn in_force(chain: &[CertificateDer<'_>], path: &Path, findings: &mut Findings) 
     }
 }
 
-/// What is to be said today of the certificates that were read, whatever their file holds by now.
+/// Returns the warnings about the certificates that were read, as of today, whatever their file holds now.
 pub(in crate::settings) fn aged(tls: &Tls) -> Vec<Problem> {
     let mut findings = Findings::default();
     if let (Some(material), Some(path)) = (&tls.material, &tls.certfile) {
@@ -188,7 +190,8 @@ fn date(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_| format!("second {seconds}"), |date| date.to_string())
 }
 
-/// The certificates that clients' must be signed by, and who sees to it. Without a file no client is asked who it is.
+/// Returns the authorities that must have signed the certificates of clients, and their verifier. Without a file no
+/// client is asked for a certificate.
 fn authorities(path: Option<&Path>, sources: &mut Sources) -> Result<Authorities, String> {
     let Some(path) = path else { return Ok((Vec::new(), WebPkiClientVerifier::no_client_auth())) };
     let unusable = |error: &dyn Error| format!("{} cannot be used: {error}", path.display());
@@ -230,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    /// The files of `[tls]`, in a folder of their own.
+    /// The files of `[tls]`, in a folder for one test.
     struct Files {
         folder: TempDir,
         tls: Tls,
@@ -258,7 +261,7 @@ mod tests {
             self
         }
 
-        /// Problems and warnings, with the folder's name cut out.
+        /// Problems and warnings, without the name of the folder.
         fn read(&self) -> (Option<Material>, Vec<String>, Vec<String>) {
             let mut findings = Findings::default();
             let material = read(&self.tls, true, &mut Sources::default(), &mut findings);
@@ -347,7 +350,7 @@ mod tests {
         files(&chain, &other)
             .refused("tls.keyfile: the key in key.pem does not belong to the first certificate in chain.pem");
 
-        // Each file has its own say.
+        // Each file has its own problem.
         let (_, problems, _) = files("", "").client_ca("").read();
         assert_eq!(problems.len(), 3, "{problems:?}");
     }
@@ -367,14 +370,14 @@ mod tests {
         let (chain, key) = from_to(days_from_now(-80), days_from_now(16));
         files(&chain, &key).accepted(&[]);
 
-        // Clients may know a better way than by this one, and some chains carry an old root on purpose.
+        // Clients may know a better chain than this one, and some chains carry an old root on purpose.
         let (old, _) = from_to(days_from_now(-90), days_from_now(-1));
         let warned =
             format!("tls.certfile: certificate 2 of chain.pem expired on {}T00:00:00Z; renew it", days_from_now(-1));
         files(&format!("{chain}{old}"), &key).accepted(&[warned]);
     }
 
-    /// Read while it was in force, it ends in a master that runs on; its file may be gone by then.
+    /// A certificate that was valid when it was read ends in a master that still runs; its file may be gone by then.
     #[test]
     fn a_certificate_that_is_served_grows_old() {
         let aged = |days| {
@@ -398,7 +401,8 @@ mod tests {
         let (chain, key) = certified(|_| {});
         let files = files(&chain, &key);
         fs::set_permissions(files.folder.path().join("key.pem"), PermissionsExt::from_mode(0o644)).unwrap();
-        files.accepted(&["tls.keyfile: key.pem is open to every user of this machine: its mode is 0644".to_owned()]);
+        files
+            .accepted(&["tls.keyfile: key.pem can be read by every user of this machine: its mode is 0644".to_owned()]);
     }
 
     #[test]
