@@ -500,8 +500,8 @@ fn now() -> Millis {
     Millis(clock::now())
 }
 
-/// Gives back the memory of the code that reads the command line and the settings: it is more than all other code that a
-/// master runs.
+/// Gives back the memory of the code that reads the command line and the settings: it is more than all other code that
+/// a master runs.
 fn release_boot_code() {
     if let Err(error) = memory::let_go_of_code() {
         tracing::debug!(event = "memory_not_released", %error, "the master keeps the code of its start in memory");

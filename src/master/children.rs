@@ -1,7 +1,7 @@
 //! The worker processes: what the master sends them, what it receives from them, and their end.
 //!
-//! Owns: the process table beside the core's (row, channel, messages not sent yet), receiving, and reaping. Refuses: what
-//! follows from an event (`core`), and why a worker ended (`exits`).
+//! Owns: the process table beside the core's (row, channel, messages not sent yet), receiving, and reaping. Refuses:
+//! what follows from an event (`core`), and why a worker ended (`exits`).
 
 use std::{
     io,

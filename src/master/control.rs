@@ -222,8 +222,8 @@ impl ControlServer {
         Self { listener, uid, clients, next: 0, deaf_until: None, progress, lost: false }
     }
 
-    /// Makes the socket that could not be made at the start: a folder that was missing may be there now. Logs nothing if it
-    /// still cannot be made: the start has said why.
+    /// Makes the socket that could not be made at the start: a folder that was missing may be there now. Logs nothing
+    /// if it still cannot be made: the start has said why.
     pub(super) fn open_late(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
         let listener = site.open(uid)?.ok()?;
@@ -231,7 +231,8 @@ impl ControlServer {
         Some(Self::new(listener, uid))
     }
 
-    /// Makes the file again if it is gone: `/tmp` may be cleaned, and a logout removes the login's folder. Connections stay.
+    /// Makes the file again if it is gone: `/tmp` may be cleaned, and a logout removes the login's folder. Connections
+    /// stay.
     pub(super) fn look_after(&mut self, site: &Site<'_>) {
         if self.listener.stands() {
             return;

@@ -1,7 +1,7 @@
-//! The master's mind: facts in, actions out.
+//! The decisions of the master: events in, actions out.
 //!
-//! Owns: the table of workers and every decision about them. Refuses: syscalls, the clock, logging, randomness; the
-//! shell (`master`) brings facts and time, performs what is answered, and says aloud what is noted.
+//! Owns: the table of workers and every decision about them. Refuses: syscalls, the clock, logging, randomness. The
+//! shell (`master`) brings events and the time, performs the actions and logs the notes.
 //!
 //! ```text
 //!            Fork            Ready → Go, then Accepting            Drain
@@ -36,17 +36,17 @@ pub(crate) use self::{
     },
 };
 
-/// Between SIGABRT, which leaves a core file, and SIGKILL, which cannot be refused.
+/// The time between SIGABRT, which leaves a core file, and SIGKILL, which a process cannot block.
 const ABORT_MS: u64 = 2_000;
-/// A new generation is proven once the worker of every slot has served and beaten for this long.
+/// A new generation passes its trial once every slot has been served by it, with heartbeats, for this long.
 const TRIAL_MS: u64 = 500;
-/// While a worker of a new generation is late, how soon it is looked at again.
+/// How soon a trial is looked at again while a worker of the new generation is late with its heartbeat.
 const TRIAL_LOOK_MS: u64 = 100;
-/// Removed addresses are still polled this long: handshakes under way are completed, one lost SYN-ACK included.
+/// How long removed addresses are still accepted from: time for handshakes under way, even if one SYN-ACK is lost.
 const REMOVED_POLL_MS: u64 = 1_000;
-/// The last part of [`REMOVED_POLL_MS`], in which no new connection begins there.
+/// The last part of [`REMOVED_POLL_MS`], in which new connections are refused there.
 const REMOVED_REFUSE_MS: u64 = 250;
-/// A master that wakes this much after its deadline was itself stopped (a suspended machine, a frozen cgroup).
+/// A master that wakes this long after its deadline was itself stopped (a suspended machine, a frozen cgroup).
 const STALLED_MS: u64 = 1_000;
 
 /// One process, from the decision to fork it until it is reaped. Rows are in the order of their forks.
@@ -58,21 +58,21 @@ pub(crate) struct Worker {
     pub(crate) phase: Phase,
     pub(crate) recycle: Option<RecycleCause>,
     old_at: Option<Millis>,
-    /// Since when its generation has served its slot without a break: a worker whose replacement serves before it
-    /// drains hands this on.
+    /// Since when workers of this generation have served the slot without a break. A replacement that serves before
+    /// this worker drains inherits the time.
     serving_since: Millis,
-    /// It has answered a request, so it can no longer die young.
+    /// The worker has answered a request, so its end no longer counts as dying young.
     #[serde(default)]
     answered: bool,
-    /// Given its whole time again, and silent since.
+    /// The worker got its whole time again after a stall, and has sent no heartbeat since.
     forgiven: bool,
-    /// When it beats next, as it promised.
+    /// The time by which the worker promised its next heartbeat.
     due: Millis,
-    /// Its slot gets no new connections until it beats.
+    /// The slot gets no new connections until the worker sends a heartbeat.
     pub(crate) silent: bool,
-    /// Its slot gets no new connections until some of its own have ended.
+    /// The slot gets no new connections until some connections of the worker have ended.
     full: bool,
-    /// It was told that this is the final stop, so no next worker polls its listeners.
+    /// The worker was told that this is the final stop, so no next worker accepts from its listeners.
     #[serde(default)]
     told_last: bool,
 }
@@ -85,29 +85,29 @@ pub(crate) struct Master {
     stage: Stage,
     workers: Vec<Worker>,
     backoff: Vec<Backoff>,
-    /// When a wait was cut short last.
+    /// When a backoff was last cut short.
     cut_short_at: Option<Millis>,
-    /// Some worker was ready once: from here on the master never exits because of workers.
+    /// Some worker was ready once. From then on the master never exits because of workers.
     proven: bool,
     reason: ExitReason,
-    /// Who asked for this target and has not been answered.
+    /// Callers that asked for this target and have no reply yet.
     callers: Vec<Caller>,
     change: Change,
-    /// What was asked while something was under way, in that order; one of a kind.
+    /// Changes that were requested while another was under way, in this order; at most one of each kind.
     queue: Vec<Queued>,
     generation_last: Generation,
-    /// The last generation that failed its trial: whoever of it is still born goes at once.
+    /// The last generation that failed its trial. A worker of it whose fork completes later is drained at once.
     generation_failed: Option<Generation>,
-    /// The settings on trial, or those that passed last, no longer name some addresses.
+    /// The settings on trial, or those that passed last, no longer name some of the addresses.
     removes: bool,
     close_removed_at: Option<Millis>,
-    /// At these addresses no new connection begins any more.
+    /// New connections are refused at the removed addresses.
     removed_refuse: bool,
-    /// When the last stop was asked for, and whether it was a graceful one.
+    /// When the last stop was requested, and whether it was graceful.
     stop_asked: Option<(Millis, bool)>,
-    /// At the final stop, a worker has accepted all that waited in the listeners.
+    /// At the final stop, a worker has accepted every connection that waited in the listeners.
     all_accepted: bool,
-    /// Workers forked during the final stop, only to poll the listeners to their end.
+    /// Workers forked during the final stop, only to accept what waits in the listeners.
     last_forks: u32,
     steered: Vec<SlotId>,
     measure_at: Millis,
@@ -120,7 +120,7 @@ pub(crate) struct Master {
 impl Master {
     pub(crate) fn new(policy: Policy, now: Millis) -> (Self, Vec<Action>) {
         let mut master = Self::empty(policy, now);
-        // Whoever connects before the first worker is ready waits in a slot that will have one.
+        // A client that connects before the first worker is ready waits in a slot that will have one.
         master.steered = (0..master.target).map(SlotId).collect();
         let mut actions = vec![Action::Steer { live: master.steered.clone() }];
         master.reconcile(now, &mut actions);
@@ -160,8 +160,9 @@ impl Master {
         master
     }
 
-    /// Records what happened, then makes the world match the wish. The only way in. All that the shell knows comes in
-    /// one step: nobody is judged while his promise, or his death, is known but not yet told.
+    /// Records what happened, then decides what to do. This is the only entry. The shell passes all pending events in
+    /// one step, and they are applied before any deadline is checked: a worker is never killed while its heartbeat or
+    /// its exit is already queued.
     pub(crate) fn step(&mut self, now: Millis, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
         let due = self.deadline();
@@ -174,8 +175,8 @@ impl Master {
         actions
     }
 
-    /// When to step if nothing happens before. It asks no clock: a duty overdue is a deadline in the
-    /// past, never a deadline forgotten.
+    /// When to step if nothing happens before. It takes no clock: an overdue duty gives a deadline in the past, so no
+    /// duty is forgotten.
     pub(crate) fn deadline(&self) -> Option<Millis> {
         let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
         let forks = self.slots_wanting().map(|slot| self.backoff[slot.0 as usize].ends());
@@ -230,12 +231,12 @@ impl Master {
         self.proven
     }
 
-    /// How many slots below the target are served.
+    /// Counts the slots below the target that are served.
     pub(crate) fn served(&self) -> u32 {
         (0..self.target).map(SlotId).filter(|slot| self.in_slot(*slot).any(Worker::serving)).count() as u32
     }
 
-    // ---- facts -----------------------------------------------------------------------------------------------------
+    // ---- events ----------------------------------------------------------------------------------------------------
 
     /// One function for each event that takes more than five lines, next to what it changes.
     fn record(&mut self, now: Millis, event: Event, actions: &mut Vec<Action>) {
@@ -379,7 +380,7 @@ impl Master {
                 self.tally.boot_failed += 1;
                 self.boot_failed(now, &w, Failure::Ended, actions);
             }
-            // Its end was asked for, or its failure was noted when it was given up.
+            // The master asked for this end, or counted the failure when it gave the worker up.
             Phase::Forking
             | Phase::Dumping { .. }
             | Phase::Aborting { .. }
@@ -392,13 +393,11 @@ impl Master {
         reply_to_all(std::mem::take(&mut self.callers), reply, actions);
     }
 
-    // ---- ends -----------------------------------------------------------------------------------------------------
-
-    /// If the master itself was stopped past its deadline, the workers' silence may be the machine's: give each its
-    /// whole time again, once. Who has not beaten since is not suspended but hung, and its deadline holds.
+    /// Extends every deadline once if the master was suspended past its own: then the workers were suspended too. A
+    /// worker that still sends no heartbeat afterwards hangs, and its deadline holds.
     ///
-    /// Stalled is what was due before these events, and still is after them: an event may make a slot want a worker
-    /// for which no backoff has held for hours.
+    /// A stall is what was due before these events and still is after them: an event may make a slot want a worker
+    /// whose backoff ended hours ago.
     fn forgive_stall(&mut self, now: Millis, due: Option<Millis>, actions: &mut Vec<Action>) {
         let by_ms = due.zip(self.deadline()).map_or(0, |(before, after)| now.since(before.max(after)));
         if by_ms < STALLED_MS {
@@ -420,7 +419,7 @@ impl Master {
         actions.push(Action::Note(Note::Stalled { by_ms }));
     }
 
-    // ---- wishes ----------------------------------------------------------------------------------------------------
+    // ---- duties ----------------------------------------------------------------------------------------------------
 
     /// Makes the workers match what is wanted. The order of the duties is part of the specification:
     ///
@@ -498,14 +497,14 @@ impl Master {
         }
     }
 
-    /// A worker leaves once a younger one serves its slot, or once its slot is gone; but nobody of an old generation
-    /// while the new one is on trial.
+    /// Drains each worker whose slot is served by a younger one, or whose slot is gone. Workers of an old generation
+    /// stay while the new one is on trial.
     fn retire_replaced(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let until = now.after(self.policy.graceful_timeout_ms);
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
             let old = w.generation != self.generation && Some(w.generation) != self.generation_failed;
-            // A stop ends a trial undecided: then both serve until the delay is over.
+            // A stop ends a trial without a decision: then both generations serve until the delay is over.
             let kept = old && (matches!(self.change, Change::OnTrial(_)) || self.stage != Stage::Running);
             if !w.wanted() || kept {
                 continue;
@@ -525,7 +524,8 @@ impl Master {
         }
     }
 
-    /// By now the surplus, if there was any, has been told to go; a trial keeps it until it is over.
+    /// Tells callers that the target is reached. Surplus workers have been told to drain by now; a trial keeps them, so
+    /// the reply waits until it is over.
     fn reply_when_served(&mut self, actions: &mut Vec<Action>) {
         let undecided = matches!(self.change, Change::Loading { .. } | Change::OnTrial(_));
         if self.served() == self.target && !undecided {
@@ -543,7 +543,7 @@ impl Master {
 
     // ---- questions -------------------------------------------------------------------------------------------------
 
-    /// The slots that should have a worker: as many as wanted, of those there are.
+    /// The number of slots that should have a worker: the target, or as many as exist.
     fn slots(&self) -> u32 {
         self.target.min(self.policy.slots)
     }
@@ -556,20 +556,20 @@ impl Master {
         self.workers.iter().filter(move |w| w.slot == slot)
     }
 
-    /// Since when workers of this worker's generation have served its slot without a break; `None` if none serves it
-    /// now.
+    /// Since when workers of this worker's generation have served its slot without a break; `None` if no such worker
+    /// serves it now.
     fn slot_served_since(&self, pid: Pid) -> Option<Millis> {
         let new = self.workers.iter().find(|w| w.pid == Some(pid))?;
         let same = self.in_slot(new.slot).filter(|w| w.generation == new.generation && w.serving());
         same.map(|w| w.serving_since).min()
     }
 
-    /// The worker a slot should have; at most one.
+    /// Whether this is the worker that its slot should have. A slot has at most one.
     fn current(&self, w: &Worker) -> bool {
         w.wanted() && w.recycle.is_none() && w.generation == self.generation
     }
 
-    /// When a phase is overdue. `workers.timeout = 0` and `workers.boot_timeout = 0` switch theirs off.
+    /// When the phase of a worker is overdue. `workers.timeout = 0` and `workers.boot_timeout = 0` switch off theirs.
     fn phase_deadline(&self, w: &Worker) -> Option<Millis> {
         match w.phase {
             Phase::Starting { until } => (self.policy.boot_timeout_ms > 0).then_some(until),
@@ -622,12 +622,12 @@ impl Worker {
         matches!(self.phase, Phase::Serving { .. })
     }
 
-    /// At the final stop: it polls the listeners, or still can.
+    /// At the final stop: the worker accepts from the listeners, or still can.
     fn can_accept(&self) -> bool {
         !matches!(self.phase, Phase::Dumping { .. } | Phase::Aborting { .. } | Phase::Killed { .. })
     }
 
-    /// It has not been told to go.
+    /// The worker has not been told to drain.
     fn wanted(&self) -> bool {
         matches!(self.phase, Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. })
     }

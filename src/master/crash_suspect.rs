@@ -1,8 +1,8 @@
 //! Which request is in flight when workers die.
 //!
 //! Owns: the requests in flight at the last deaths, the one request that was in most of them, and the requests in
-//! quarantine. Refuses: to name a request after fewer than three deaths, because innocent requests are in flight too; and
-//! to answer requests (the workers do, by the scoreboard).
+//! quarantine. Refuses: to name a request after fewer than three deaths, because innocent requests are in flight too;
+//! and to answer requests (the workers do, by the scoreboard).
 
 use std::collections::VecDeque;
 
@@ -39,8 +39,8 @@ impl Deaths {
         self.last.push_back(in_flight);
     }
 
-    /// The request that was in flight in most of the last deaths. Looks at as many deaths as possible, and at fewer when
-    /// other deaths came before a storm.
+    /// The request that was in flight in most of the last deaths. Looks at as many deaths as possible, and at fewer
+    /// when other deaths came before a storm.
     pub(super) fn culprit(&self) -> Option<Culprit> {
         (ENOUGH..=self.last.len()).rev().find_map(|of| {
             let last = || self.last.iter().rev().take(of);

@@ -1,7 +1,7 @@
 //! What one program tells the next that takes its place over an exec: JSON in memory, and the descriptors it names.
 //!
-//! Owns: the format, finding it at the start, and the way back as long as the new program does not stand on its own feet.
-//! Nothing that came over is closed or taken before that: a refusal hands it all back as it is. Refuses: deciding
+//! Owns: the format, finding it at the start, and the way back as long as the new program does not stand on its own
+//! feet. Nothing that came over is closed or taken before that: a refusal hands it all back as it is. Refuses: deciding
 //! whether to go back (`core`, and whoever cannot go on).
 //!
 //! A new field has a default, an unknown one is ignored and handed back. Going back keeps the version that came.
@@ -93,7 +93,8 @@ pub(super) struct Program {
     pub(super) build: String,
     pub(super) executable: RawFd,
     pub(super) path: PathBuf,
-    /// The arguments it runs with, its own name first. Empty if the reader runs with the same, or if they are not UTF-8.
+    /// The arguments it runs with, its own name first. Empty if the reader runs with the same, or if they are not
+    /// UTF-8.
     #[serde(default)]
     pub(super) arguments: Vec<String>,
     /// The folder it was started in, by the path that the operator used.
@@ -225,8 +226,8 @@ impl Handover {
         matches!(self.purpose, HandoverKind::Return)
     }
 
-    /// Where the settings are to be looked for: a new program follows the links of the first start's folder, the old one
-    /// goes back to where it was.
+    /// Where the settings are to be looked for: a new program follows the links of the first start's folder, the old
+    /// one goes back to where it was.
     pub(crate) fn start_folder(&self) -> StartFolder {
         if self.is_return() { self.running().1 } else { StartFolder::at(&self.state.cwd) }
     }

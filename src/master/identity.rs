@@ -1,7 +1,8 @@
 //! Which service this is, and whether a command means it.
 //!
-//! Owns: the name, settings file and folder of this service as a command names them. Two paths of a settings file are compared with all links followed as they lead now, so a `current`
-//! link that has moved leads the command and the master to the same file. Refuses: to act on the command (the shell).
+//! Owns: the name, settings file and folder of this service as a command names them. Two paths of a settings file are
+//! compared with all links followed as they lead now, so a `current` link that has moved leads the command and the
+//! master to the same file. Refuses: to act on the command (the shell).
 
 use std::{
     fs,

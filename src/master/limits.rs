@@ -2,8 +2,8 @@
 //!
 //! The three are one idea, measured in three places:
 //!
-//! - `max_requests`: [`Limits::draw`] → the worker's row of the scoreboard. The worker counts its requests, asks for its
-//!   own replacement, and the core hears of it as `Event::RecycleRequested`.
+//! - `max_requests`: [`Limits::draw`] → the worker's row of the scoreboard. The worker counts its requests, asks for
+//!   its own replacement, and the core hears of it as `Event::RecycleRequested`.
 //! - `max_age`: [`Limits::draw`] → `Event::Forked`. The core compares it with the time since the fork.
 //! - `max_rss`: `Policy`, the same for all workers. The core asks for the resident size once a second
 //!   (`Action::Measure`) and compares what it is told (`Event::Measured`).

@@ -1,4 +1,5 @@
-//! What systemd is told of the service, by the protocol of sd_notify(3): `Type=notify`, `notify-reload`, `WatchdogSec=`.
+//! What systemd is told of the service, by the protocol of sd_notify(3): `Type=notify`, `notify-reload`,
+//! `WatchdogSec=`.
 //!
 //! Owns: the datagrams to `$NOTIFY_SOCKET`, and when the watchdog's next one is due. Refuses: to block, and to judge:
 //! whether the service serves is the core's to say. What systemd does not take now, the next turns offer again.

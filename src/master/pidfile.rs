@@ -69,7 +69,8 @@ impl Pidfile {
         Self { path: path.to_owned(), file }
     }
 
-    /// Writes the file again if it is gone, or was replaced by one that no living master holds. Gives back whether it did.
+    /// Writes the file again if it is gone, or was replaced by one that no living master holds. Gives back whether it
+    /// did.
     ///
     /// # Errors
     /// As for [`create`](Self::create); the file that lies there stays.

@@ -42,7 +42,7 @@ fn up_to(most: u64) -> impl FnOnce(&mut Random) -> Policy {
     move |random| policy(1 + random.below(most) as u32)
 }
 
-// ---- storms ----------------------------------------------------------------------------------------------------------
+// ---- storms ---------------------------------------------------------------------------------------------------------
 
 fn storm(seed: u64) {
     let mut world = World::new(seed, STORM, |random| {
@@ -143,7 +143,7 @@ fn every_pair_of_operator_events_settles_or_stops() {
     });
 }
 
-// ---- replacing -------------------------------------------------------------------------------------------------------
+// ---- replacing ------------------------------------------------------------------------------------------------------
 
 /// The slots whose worker serves while its successor starts.
 fn replacing(world: &World) -> usize {
@@ -239,7 +239,7 @@ fn without_a_free_row_a_replacement_waits_and_says_so_once() {
     });
 }
 
-// ---- reloading -------------------------------------------------------------------------------------------------------
+// ---- reloading ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_reload_replaces_every_worker_and_never_dips() {
@@ -328,7 +328,7 @@ fn a_stop_during_a_reload_is_not_waited_for() {
     });
 }
 
-// ---- upgrading -------------------------------------------------------------------------------------------------------
+// ---- upgrading ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn an_upgrade_replaces_every_worker_and_never_dips() {
@@ -459,7 +459,7 @@ fn a_scale_during_a_preflight_does_not_wait_for_it() {
     });
 }
 
-// ---- answering -------------------------------------------------------------------------------------------------------
+// ---- answering ------------------------------------------------------------------------------------------------------
 
 #[test]
 fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
@@ -506,7 +506,7 @@ fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
     });
 }
 
-// ---- dying -----------------------------------------------------------------------------------------------------------
+// ---- dying ----------------------------------------------------------------------------------------------------------
 
 /// What the n-th death in a row of one slot costs.
 fn waits() -> impl Iterator<Item = u64> {
@@ -735,7 +735,7 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
     });
 }
 
-// ---- silence ---------------------------------------------------------------------------------------------------------
+// ---- silence --------------------------------------------------------------------------------------------------------
 
 #[test]
 fn the_silent_are_steered_around_and_get_their_share_back() {
@@ -807,7 +807,7 @@ fn a_master_whose_workers_are_well_sleeps_until_one_is_not() {
     });
 }
 
-// ---- booting ---------------------------------------------------------------------------------------------------------
+// ---- booting --------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_first_boot_that_fails_thrice_in_every_slot_is_given_up() {
@@ -854,7 +854,7 @@ fn one_slot_that_can_serve_keeps_the_service_alive() {
     });
 }
 
-// ---- stopping --------------------------------------------------------------------------------------------------------
+// ---- stopping -------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
@@ -895,8 +895,8 @@ fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
     });
 }
 
-/// A TERM to the whole process group, or to a part of it, may reach the workers before the master or after it. Half of the
-/// workers that drain die of it.
+/// A TERM to the whole process group, or to a part of it, may reach the workers before the master or after it. Half of
+/// the workers that drain die of it.
 #[test]
 fn a_stop_that_reaches_the_workers_too_leaves_nobody_in_the_queues() {
     worlds(500, |seed| {

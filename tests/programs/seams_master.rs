@@ -1,10 +1,10 @@
 //! A service that uses what the master offers to other runtimes; started by `tests/seams_master.rs` only.
 //!
-//! Owns: hooks around each fork, a signal for workers that hang, and a command for upgrades with an argument of its own.
-//! Refuses: being an example to start from (see `examples/`).
+//! Owns: hooks around each fork, a signal for workers that hang, and a command for upgrades with an argument of its
+//! own. Refuses: being an example to start from (see `examples/`).
 //!
-//! `SEAMS_NOTES`: the file to which each hook adds a line. `SEAMS_FAIL`: while this file is there, the workers of a program
-//! that an upgrade started (`--interpreted`) die as soon as they serve.
+//! `SEAMS_NOTES`: the file to which each hook adds a line. `SEAMS_FAIL`: while this file is there, the workers of a
+//! program that an upgrade started (`--interpreted`) die as soon as they serve.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this service has a thread, and hangs")]
 
 use std::{

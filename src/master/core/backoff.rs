@@ -1,25 +1,25 @@
 //! How soon a slot gets its next worker.
 //!
-//! Owns: the floor between two forks of a slot, and the wait of a slot whose workers die young: at boot, or before they
-//! answered a request. Refuses: which slots want a worker, and how many may wait at a time (`core`).
+//! Owns: the least time between two forks of a slot, and the wait of a slot whose workers die young: at boot, or before
+//! they answered a request. Refuses: which slots want a worker, and how many may wait at the same time (`slots`).
 
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
 
-/// The least time between two forks of a slot, and between two forks that end a wait early while no slot serves: against
-/// spinning.
+/// The least time between two forks of a slot, and between two forks that end a wait early while no slot serves. It
+/// keeps the master from spinning.
 pub(super) const FLOOR_MS: u64 = 100;
 /// The least time between two forks that end a wait early while some slot serves.
 pub(super) const EARLY_MS: u64 = 1_000;
-/// The second young death in a row waits this long, each further one twice as long …
+/// The wait after the second young death in a row. Each further one doubles it …
 const MIN_MS: u64 = 500;
 /// … up to this.
 const MAX_MS: u64 = 30_000;
-/// A young death this long after the end of the last wait is counted as the first in a row.
+/// A young death this long after the end of the last wait counts as the first in a row again.
 const CALM_MS: u64 = 30_000;
 
-/// What a slot remembers of its dead.
+/// What a slot remembers of its workers that died.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Backoff {
     /// Young deaths in a row.
@@ -27,7 +27,7 @@ pub(super) struct Backoff {
     /// The wait after the last of them.
     until: Millis,
     calm_at: Millis,
-    /// No fork before this, whatever happens.
+    /// The slot gets no fork before this time, whatever happens.
     #[serde(default)]
     floor: Millis,
 }
@@ -41,17 +41,19 @@ impl Backoff {
         self.failures
     }
 
-    /// A worker is forked: whatever was waited for is over.
+    /// Notes a fork: the wait is over.
     pub(super) fn forks(&mut self, now: Millis) {
         self.until = now;
         self.floor = now.after(FLOOR_MS);
         self.calm_at = self.calm_at.min(now.after(CALM_MS));
     }
 
-    /// A worker died young. Answers how long the slot waits, in milliseconds; the first death in a row costs nothing.
+    /// Notes that a worker died young, and returns how long the slot waits, in milliseconds. The first death in a row
+    /// costs nothing.
     ///
-    /// Calm forgives, never a mere `Ready`: a worker that dies right after it would loop for ever. `forgives` is false
-    /// during the first boot, or a slow boot_timeout would outlast the memory of its own failures.
+    /// Only calm time resets the count, never `Ready` alone: a worker that dies right after `Ready` would be forked in
+    /// a loop without end. `forgives` is false during the first boot: a boot_timeout longer than the calm time would
+    /// otherwise reset the count of its own failures.
     pub(super) fn fails(&mut self, now: Millis, forgives: bool) -> u64 {
         if forgives && now >= self.calm_at {
             self.failures = 0;
@@ -66,18 +68,19 @@ impl Backoff {
         wait_ms
     }
 
-    /// A worker died that had answered requests: its slot is sound, and the next worker comes at once.
+    /// Notes the death of a worker that had answered requests: the slot works, and its next worker is forked at once.
     pub(super) fn recovers(&mut self, now: Millis) {
         *self = Self { floor: self.floor, ..Self::new(now) };
     }
 
-    /// Nothing falls due in the past: a slot that wants a worker only now did not want one before.
+    /// Moves times that are past to `now`, after an upgrade: a slot that wants a worker only now did not want one
+    /// before.
     pub(super) fn goes_on(&mut self, now: Millis) {
         self.until = self.until.max(now);
         self.floor = self.floor.max(now);
     }
 
-    /// Whether there is more to wait for than the floor.
+    /// Whether the slot waits longer than the floor.
     pub(super) fn waits(&self) -> bool {
         self.until > self.floor
     }
@@ -87,7 +90,7 @@ impl Backoff {
         self.until.max(self.floor)
     }
 
-    /// When it may have one although it waits.
+    /// When the slot may have a worker although it waits.
     pub(super) fn floor(&self) -> Millis {
         self.floor
     }

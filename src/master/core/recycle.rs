@@ -1,11 +1,11 @@
 //! The planned replacement of one worker that has reached a limit.
 //!
-//! Owns: marking the worker, once; the age, and how often memory is measured. Refuses: when the worker may leave: its
-//! replacement serves first (`core`).
+//! Owns: marking the worker once, the age of workers, and how often memory is measured. Refuses: when the worker may
+//! leave: its replacement serves first (`core`).
 
 use super::{Action, Master, Millis, Note, Phase, Pid, RecycleCause, Stage};
 
-/// How often resident size is looked at while `workers.max_rss` is set.
+/// How often the resident size is measured while `workers.max_rss` is set.
 const MEASURE_MS: u64 = 1_000;
 
 impl Master {

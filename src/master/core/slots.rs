@@ -1,18 +1,19 @@
 //! Which slots get a worker, and when.
 //!
-//! Owns: filling slots, the order in which they are filled, and what a failed worker costs its slot. Refuses: how long one
-//! slot waits (`backoff`).
+//! Owns: filling slots, the order in which they are filled, and what a failed worker costs its slot. Refuses: how long
+//! one slot waits (`backoff`).
 
 use super::{
     Action, CommandReply, ExitReason, Failure, Master, Millis, Note, Phase, SlotId, Stage, Worker,
     backoff::{Backoff, EARLY_MS, FLOOR_MS},
 };
 
-/// Failures in each slot, with none ready ever, after which a first boot gives up.
+/// The first boot gives up after this many failures in each slot, if no worker was ever ready.
 const BOOT_FAILURES: u32 = 3;
 
 impl Master {
-    /// When an empty slot gets its next worker, and after how many young deaths in a row; `None` for one that does not wait.
+    /// When an empty slot gets its next worker, and how many workers in a row have died young; `None` if it does not
+    /// wait.
     pub(crate) fn next_try(&self, slot: SlotId) -> Option<(Millis, u32)> {
         let backoff = self.slots_wanting().find(|wanting| *wanting == slot).map(|_| &self.backoff[slot.0 as usize])?;
         let early = self.early_fork().filter(|(early, _)| *early == slot).map(|(_, at)| at);
@@ -24,7 +25,7 @@ impl Master {
         self.backoff.resize(self.policy.slots as usize, Backoff::new(now));
     }
 
-    /// Whoever waits for the target is not left waiting for a worker that may never boot.
+    /// Notes that a worker could not boot. Callers that wait for the target get a reply: the worker may never boot.
     pub(super) fn boot_failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
         self.failed(now, w, why, actions);
         if w.slot.0 < self.target {
@@ -32,8 +33,8 @@ impl Master {
         }
     }
 
-    /// This worker ended, or was given up, unasked. If that decides a trial it is the generation that failed, and not
-    /// the slot: its older worker serves on.
+    /// Notes that a worker ended unasked, or was given up. If this decides a trial, the generation has failed and not
+    /// the slot, whose older worker serves on.
     pub(super) fn failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
         let slot = w.slot;
         if self.fails_trial(now, slot, w.generation, why, actions) {
@@ -98,9 +99,9 @@ impl Master {
         due.or_else(|| self.early_fork().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
     }
 
-    /// The slot whose wait is cut short, and when. At most half of the slots wait, so that a service that can serve always
-    /// has a worker that serves or starts; while one serves there is less haste. Before any worker was ever ready no wait
-    /// is cut short.
+    /// The slot whose wait is cut short, and when. At most half of the slots may wait, so that a service that can serve
+    /// always has a worker that serves or starts. While one serves, waits are cut short less often. Before any worker
+    /// was ever ready, no wait is cut short.
     pub(super) fn early_fork(&self) -> Option<(SlotId, Millis)> {
         let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
         if !self.proven || waiting.len() <= self.slots() as usize / 2 {
@@ -117,9 +118,9 @@ impl Master {
         self.backoff[slot.0 as usize].waits() && !self.in_slot(slot).any(Worker::serving)
     }
 
-    /// The slots that may be given a worker now, backoff aside. Empty ones come first; of those whose worker still
-    /// serves, only `max(1, N/4)` are replaced at once, the oldest worker first: otherwise a slot whose workers are
-    /// recycled all the time would take the turns of the others, and a reload would never end.
+    /// The slots that may get a worker now, without regard to backoff. Empty slots come first. Of the slots whose
+    /// worker still serves, at most `max(1, N/4)` are replaced at the same time, the oldest worker first: otherwise a
+    /// slot whose workers are recycled all the time would take the turns of the others, and a reload would never end.
     pub(super) fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
         let replacing = (0..self.target).map(SlotId).filter(|slot| {
             self.in_slot(*slot).any(Worker::serving) && self.in_slot(*slot).any(|w| w.wanted() && !w.serving())
@@ -134,9 +135,9 @@ impl Master {
 
     fn slots_lacking(&self) -> impl Iterator<Item = SlotId> {
         let slots = match self.stage {
-            // A crash is still mended while the shutdown delay lasts.
+            // A worker that crashes during the shutdown delay is still replaced.
             Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
-            // The other workers ended before they could accept what waits: fork one more, which does.
+            // The other workers ended before they could accept what waits in the listeners: fork one more that does.
             Stage::Stopping { .. } if self.must_accept_rest() && !self.workers.iter().any(Worker::can_accept) => {
                 0..self.slots()
             }

@@ -1,13 +1,14 @@
-//! To which slots new connections go.
+//! Which slots get new connections.
 //!
-//! Owns: which workers are silent or full, and the set of slots that is steered to. Refuses: how much each of them gets
-//! (the shell's balance), and ending a silent worker (`core`).
+//! Owns: which workers are silent or full, and the set of slots that new connections go to. Refuses: the weights
+//! between these slots (the shell's balance), and ending a silent worker (`core`).
 
 use super::{Action, Master, Millis, Note, Phase, Pid, SlotId, Stage, Worker};
 
-/// How often the beats of the silent are looked at: one that beats again gets its share back within this.
+/// How often the heartbeats of silent workers are looked at. A worker that sends heartbeats again gets new connections
+/// again within this time.
 const SILENT_LOOK_MS: u64 = 100;
-/// A silence this long is told once it is over; shorter ones are what blocking handlers do all day.
+/// A silence this long is logged once it is over. Shorter ones are common: handlers that block cause them.
 const LOGGED_SILENCE_MS: u64 = 1_000;
 
 impl Master {
@@ -18,7 +19,7 @@ impl Master {
         *silent_until = next;
         let silent_ms = now.since(std::mem::replace(&mut w.due, due));
         w.forgiven = false;
-        // A promise that is broken when it is read ends no silence.
+        // A heartbeat whose own promise is already broken does not end a silence.
         if w.silent && due >= now {
             w.silent = false;
             if silent_ms >= LOGGED_SILENCE_MS {
@@ -31,14 +32,15 @@ impl Master {
         if !self.watches_silent() {
             self.look_at = now.after(SILENT_LOOK_MS);
         }
-        // It may have beaten since it was said.
+        // The worker may have sent a heartbeat since the report.
         for w in self.workers.iter_mut().filter(|w| w.slot == slot && w.serving() && w.due < now) {
             w.silent = true;
         }
     }
 
-    /// Spare slots are never live, those of the full only if all others are full or silent, those of the silent only if
-    /// all are silent, and an empty set keeps the last program: then every slot waits alike.
+    /// Chooses the slots that get new connections: those of workers that are neither silent nor full; if there are
+    /// none, those of workers that are not silent; if there are none, all that serve. Slots above the target get none.
+    /// If no worker serves, the last choice stays: then connections wait in every slot alike.
     pub(super) fn steer(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if self.watches_silent() && self.look_at <= now {
             self.look_at = now.after(SILENT_LOOK_MS);
@@ -55,7 +57,7 @@ impl Master {
         }
     }
 
-    /// Whether somebody's beat is waited for; nothing but a look tells the master of it.
+    /// Whether a silent worker exists: then the master must poll its heartbeat, because no event announces one.
     pub(super) fn watches_silent(&self) -> bool {
         let steers = matches!(self.stage, Stage::Running | Stage::Delaying { .. });
         steers && self.workers.iter().any(|w| w.silent && w.serving())

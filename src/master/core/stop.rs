@@ -1,20 +1,22 @@
 //! The end of the service: how long it may take, and what the last workers have to do.
 //!
-//! Owns: the deadline of a stop, which only ever gets shorter, and the wait until the listeners are empty. Refuses: ending
-//! one worker that is late (`core`).
+//! Owns: the deadline of a stop, which is only ever moved forward, and the wait until the listeners are empty. Refuses:
+//! ending one worker that is late (`core`).
 
 use super::{ABORT_MS, Action, Cause, CommandReply, Master, Millis, Note, Phase, Stage, Worker};
 
-/// What a quick stop leaves the workers.
+/// How long a quick stop gives the workers to drain.
 const QUICK_MS: u64 = 2_000;
-/// A request to stop that comes this soon after the last one, and is not more urgent, is the same request, delivered
-/// twice: by the sender of the signal, and by the program that started the master. A person takes longer to lose patience.
+/// A request to stop that comes this soon after the last one, and is not more urgent, is the same request delivered
+/// twice: by the sender of the signal and by the program that started the master. A person waits longer before the
+/// next.
 const SAME_STOP_MS: u64 = 1_000;
-/// A stop goes on without a worker that polls the listeners once this many that were forked for it have died.
+/// A stop no longer waits for what is in the listeners once this many workers that were forked for it have died.
 const LAST_FORKS_MAX: u32 = 3;
 
 impl Master {
-    /// TERM is patient, INT and QUIT are quick; a further signal of either kind hurries, and nothing ever lengthens.
+    /// Begins a stop, or makes it faster: TERM is graceful, INT and QUIT are quick. A further signal of either kind
+    /// makes the stop faster, and nothing makes it slower.
     pub(super) fn begin_stop(&mut self, now: Millis, graceful: bool, actions: &mut Vec<Action>) {
         let more_urgent = |before: bool| before && !graceful;
         if self.stop_asked.is_some_and(|(at, before)| now.since(at) < SAME_STOP_MS && !more_urgent(before)) {
@@ -75,8 +77,9 @@ impl Master {
         }
     }
 
-    /// Workers that drain already are told too that this is the final stop: one that still lives polls the listeners once
-    /// more. While no worker serves, workers that start go on starting, and are told once they serve.
+    /// Drains every worker. Workers that drain already are told too that this is the final stop: one that still lives
+    /// accepts from the listeners once more. While no worker serves, starting workers continue, and are told once they
+    /// serve.
     fn drain_all(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
         let starting_go_on = self.must_accept_rest() && !self.workers.iter().any(Worker::serving);
         for i in 0..self.workers.len() {
@@ -102,8 +105,9 @@ impl Master {
         }
     }
 
-    /// Whether the stop must wait until a worker has accepted all that waits in the listeners, which would be reset
-    /// otherwise. Not if the stop is hurried, nor if no worker was ever ready, nor if each worker forked for this died.
+    /// Whether the stop must wait until a worker has accepted what waits in the listeners, because those connections
+    /// would be reset otherwise. False if the stop is a quick one, if no worker was ever ready, or if every worker
+    /// forked for this has died.
     pub(super) fn must_accept_rest(&self) -> bool {
         let hopeless = self.last_forks >= LAST_FORKS_MAX && !self.workers.iter().any(Worker::can_accept);
         matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.all_accepted && !hopeless

@@ -1,7 +1,7 @@
-//! Becoming another program: tried beside us, then in our place, and what it is told of us.
+//! An upgrade: another program is tested beside this one and then takes its place.
 //!
-//! Owns: the preflight, the moment of the exec, and the mind as plain values that outlive it. Refuses: the trial of the
-//! new program's workers, which is a reload's.
+//! Owns: the preflight, the moment of the exec, and the state of the core as plain values that outlive it. Refuses: the
+//! trial of the new program's workers (`trial`).
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use super::{
     trial::{Change, Queued},
 };
 
-/// What a master's mind leaves to the program that takes its place. All else follows from that one's settings.
+/// What the core passes to the program that takes its place. Everything else follows from that program's settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CoreSnapshot {
     target: u32,
@@ -26,19 +26,20 @@ pub(crate) struct CoreSnapshot {
     proven: bool,
     steered: Vec<SlotId>,
     tally: Tally,
-    /// Who waits for the target, and for this upgrade.
+    /// The callers that wait for the target …
     callers: Vec<Caller>,
+    /// … and for this upgrade.
     waiting: Vec<Caller>,
     queue: Vec<Queued>,
 }
 
-/// As what a program takes over.
+/// The role in which a program takes over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Takeover {
-    /// The new one: its workers are on trial. `count`: its settings ask for another number of workers than those before.
-    /// `removes`: some addresses are no longer named.
+    /// The new program: its workers are on trial. `count`: its settings ask for another number of workers than before.
+    /// `removes`: its settings no longer name some addresses.
     New { count: Option<u32>, removes: bool },
-    /// The old one: the new one failed.
+    /// The old program, because the new one failed.
     Back,
 }
 
@@ -53,7 +54,7 @@ impl CoreSnapshot {
 }
 
 impl Master {
-    /// To be told when it becomes another program, and no sooner.
+    /// The state to pass to another program, taken at the moment of the exec.
     pub(crate) fn snapshot(&self) -> CoreSnapshot {
         CoreSnapshot {
             target: self.target,
@@ -71,7 +72,7 @@ impl Master {
         }
     }
 
-    /// Goes on where another program stood. To be followed by a step, with what has happened meanwhile.
+    /// Continues from the state of another program. The shell must then call `step` with what has happened meanwhile.
     pub(crate) fn adopt(
         policy: Policy,
         now: Millis,
@@ -107,7 +108,7 @@ impl Master {
         (master, actions)
     }
 
-    /// An upgrade, as opposed to a reload, is under way.
+    /// Whether an upgrade, and not a reload, is under way.
     pub(crate) fn upgrades(&self) -> bool {
         match &self.change {
             Change::Preflight { .. } | Change::Returning { .. } => true,
@@ -116,12 +117,12 @@ impl Master {
         }
     }
 
-    /// The new program is being tried, and has not taken over.
+    /// Whether the new program is in its preflight and has not taken over.
     pub(crate) fn in_preflight(&self) -> bool {
         matches!(self.change, Change::Preflight { .. })
     }
 
-    /// A signal is one more upgrade; who can be told is told that there is one already.
+    /// Begins an upgrade, or queues it if it came as a signal. A caller is told that an upgrade is under way already.
     pub(super) fn begin_upgrade(
         &mut self,
         now: Millis,
@@ -172,7 +173,7 @@ impl Master {
         self.begin_queued(now, actions);
     }
 
-    /// The exec failed, and we are who we were.
+    /// The exec failed, and this program continues.
     pub(super) fn on_exec_failed(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let reply = match self.change {
             Change::Preflight { .. } => CommandReply::UpgradeRefused,
@@ -183,7 +184,8 @@ impl Master {
         self.begin_queued(now, actions);
     }
 
-    /// Not while the shell still owes an answer: a fork that nobody knows of would be nobody's child.
+    /// Replaces the program, or ends a preflight that takes too long. It waits while the shell still owes an event: the
+    /// next program would not know of a fork that is under way.
     pub(super) fn exec_when_settled(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let settled =
             !self.workers.iter().any(|w| w.phase == Phase::Forking) && !actions.iter().any(Action::awaits_event);
@@ -206,7 +208,7 @@ impl Master {
 }
 
 impl Action {
-    /// The shell answers it with an event before it waits again.
+    /// Whether the shell reports the result as an event before it waits again.
     fn awaits_event(&self) -> bool {
         matches!(self, Self::Fork { .. } | Self::Measure { .. } | Self::LoadSettings | Self::Grow { .. })
     }

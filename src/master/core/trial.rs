@@ -1,7 +1,7 @@
-//! A new generation: asked for, loaded, on trial, proven or gone back on.
+//! A new generation: requested, loaded, on trial, then kept or rolled back.
 //!
-//! Owns: what is under way, what waits for its end, and the trial, which a reload and an upgrade share. Refuses: how a
-//! new program comes to be ours (`takeover`).
+//! Owns: the change that is under way, the changes that wait for it, and the trial, which a reload and an upgrade
+//! share. Refuses: how a new program takes over (`takeover`).
 
 use std::path::PathBuf;
 
@@ -12,23 +12,23 @@ use super::{
     REMOVED_REFUSE_MS, SlotId, Stage, TRIAL_LOOK_MS, TRIAL_MS, Worker, reply_to_all,
 };
 
-/// Where a reload or an upgrade is.
+/// The state of a reload or an upgrade.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     None,
-    /// The shell reads the settings; its answer is the next event.
+    /// The shell reads the settings; the result is its next event.
     Loading {
         callers: Vec<Caller>,
     },
-    /// A worker of the new program boots beside us.
+    /// A worker of the new program boots beside this one.
     Preflight {
         callers: Vec<Caller>,
-        /// When it has taken too long; `None` once that was said, and without a limit.
+        /// When it has taken too long; `None` once it was told to end, and without a limit.
         until: Option<Millis>,
         passed: bool,
     },
     OnTrial(Trial),
-    /// The new program, which is us, has failed; the one before takes over as soon as no fork is under way.
+    /// This program is the new one and has failed. The program before it takes over as soon as no fork is under way.
     Returning {
         callers: Vec<Caller>,
         slot: SlotId,
@@ -36,20 +36,20 @@ pub(super) enum Change {
     },
 }
 
-/// A generation that is not yet proven, and what to go back to. The workers of the old one serve on until it ends.
+/// A generation on trial, and what to go back to. The workers of the old generation serve on until the trial ends.
 #[derive(Clone, Debug)]
 pub(super) struct Trial {
     pub(super) fallback: Generation,
-    /// `None` after an upgrade: then it is the program before that is gone back to, and it knows its own.
+    /// The old policy. `None` after an upgrade: then the way back leads to the old program, which knows its own policy.
     pub(super) policy: Option<Policy>,
-    /// Of before, if the new settings changed it.
+    /// The old target, if the new settings changed it.
     pub(super) target: Option<u32>,
     pub(super) callers: Vec<Caller>,
-    /// When to look again at workers that have served long enough, but whose last promise is broken.
+    /// When to look again at workers that have served long enough but are late with a heartbeat.
     pub(super) look_at: Millis,
 }
 
-/// A reload or an upgrade that waits for its turn. Several of a kind are one.
+/// A reload or an upgrade that waits for its turn. Several of one kind become one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Queued {
@@ -66,7 +66,7 @@ impl Queued {
 }
 
 impl Change {
-    /// Who waits for its end.
+    /// The callers that wait for its end.
     pub(super) fn callers(self) -> Vec<Caller> {
         match self {
             Self::None => Vec::new(),
@@ -79,7 +79,7 @@ impl Change {
 }
 
 impl Master {
-    /// A reload or an upgrade is under way, or waits.
+    /// Whether a reload or an upgrade is under way or waits.
     pub(crate) fn changes(&self) -> bool {
         !matches!(self.change, Change::None) || !self.queue.is_empty()
     }
@@ -88,7 +88,8 @@ impl Master {
         std::mem::replace(&mut self.change, Change::None)
     }
 
-    /// Nothing is under way, also no address that still has to be closed: the next settings could name it again.
+    /// Whether a change may begin: none is under way, and no removed address still has to be closed, because the next
+    /// settings could name it again.
     pub(super) fn may_change(&self) -> bool {
         matches!(self.change, Change::None) && self.close_removed_at.is_none()
     }
@@ -114,7 +115,7 @@ impl Master {
         actions.push(Action::LoadSettings);
     }
 
-    /// What was asked meanwhile.
+    /// Begins the change that was requested first while another was under way.
     pub(super) fn begin_queued(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if !self.may_change() || self.stage != Stage::Running || self.queue.is_empty() {
             return;
@@ -138,7 +139,7 @@ impl Master {
         self.try_generation(now, Some(before), count, callers, actions);
     }
 
-    /// By now the policy is the new one's.
+    /// Begins the trial of the next generation. The policy is already the new one.
     pub(super) fn try_generation(
         &mut self,
         now: Millis,
@@ -156,8 +157,8 @@ impl Master {
         actions.push(Action::Note(Note::TrialBegun { generation: self.generation, target: self.target }));
     }
 
-    /// Whether this failure of a new worker ended a trial. The old settings hold again; its workers are retired with the
-    /// next look at the table.
+    /// Ends the trial if this failure of a worker decides it, and returns whether it did. The old settings are used
+    /// again; the workers of the failed generation are drained.
     pub(super) fn fails_trial(
         &mut self,
         now: Millis,
@@ -178,7 +179,7 @@ impl Master {
             self.change = Change::Returning { callers, slot, why };
             return true;
         };
-        // Slots and rows are only ever added.
+        // Slots and rows are only ever added, never removed.
         let Policy { slots, rows, .. } = self.policy;
         self.policy = Policy { slots, rows, ..before };
         actions.push(Action::RestoreSettings { slot, failed: generation, why });
@@ -188,7 +189,7 @@ impl Master {
         true
     }
 
-    /// Proven are workers that have served for a while and whose last promise is not broken now.
+    /// Passes the trial once the new workers have served long enough and no worker is late with its heartbeat.
     pub(super) fn pass_trial(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let Some(at) = self.trial_deadline() else { return };
         if at > now {
@@ -214,13 +215,13 @@ impl Master {
             actions.push(Action::KeepSettings);
             CommandReply::Reloaded { generation }
         };
-        // The old workers are told first: a connection that is made after the answer goes to a new worker.
+        // The old workers are told first: a connection that begins after the reply goes to a new worker.
         self.retire_replaced(now, actions);
         reply_to_all(callers, reply, actions);
         self.begin_queued(now, actions);
     }
 
-    /// When the trial may be passed; `None` while some slot has no new worker that serves, or there is no trial.
+    /// When the trial may be passed; `None` without a trial, and while some slot has no new worker that serves.
     pub(super) fn trial_deadline(&self) -> Option<Millis> {
         let Change::OnTrial(trial) = &self.change else { return None };
         let proven = |slot: SlotId| {
@@ -231,7 +232,7 @@ impl Master {
         all?.into_iter().chain([trial.look_at]).max()
     }
 
-    /// Nothing new comes any more.
+    /// Ends all changes, because the service stops.
     pub(super) fn abandon_changes(&mut self, actions: &mut Vec<Action>) {
         if matches!(self.change, Change::Preflight { .. }) {
             actions.push(Action::EndPreflight);

@@ -1,7 +1,7 @@
 //! The words between the core and the shell: facts that the shell reports, actions that the core asks for.
 //!
-//! Owns: the identifiers, the limits that decisions need, events, actions, replies and notes. Refuses: state, decisions and
-//! sentences (`core` decides, the shell words what it logs).
+//! Owns: the identifiers, the limits that decisions need, events, actions, replies and notes. Refuses: state, decisions
+//! and sentences (`core` decides, the shell words what it logs).
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ pub(crate) struct SlotId(pub(crate) u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Generation(pub(crate) u32);
 
-/// Somebody who waits to hear how it went.
+/// A client of the control socket that waits for a reply.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Caller(pub(crate) u64);
 
@@ -38,9 +38,9 @@ pub(crate) struct Caller(pub(crate) u64);
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) workers: u32,
-    /// Workers that may be asked for.
+    /// The most workers that a command may ask for.
     pub(crate) workers_max: u32,
-    /// Places that have listeners; `Grow` makes more.
+    /// Slots that have listeners; `Grow` makes more.
     pub(crate) slots: u32,
     /// Rows of the scoreboard: processes that can live at once.
     pub(crate) rows: u32,
@@ -58,7 +58,7 @@ pub(crate) enum Event {
     StopRequested {
         graceful: bool,
     },
-    /// A signal has no `caller`: nobody hears of its end, and what is too much is cut to what is possible.
+    /// A signal has no `caller`: it gets no reply, and a number out of range becomes the nearest possible one.
     ScaleRequested {
         scaling: Scaling,
         caller: Option<Caller>,
@@ -66,32 +66,32 @@ pub(crate) enum Event {
     ReloadRequested {
         caller: Option<Caller>,
     },
-    /// Read, checked, and its addresses bound. `count`: the file asks for another number of workers than it did.
-    /// `removes`: some addresses are no longer named.
+    /// The settings are read and checked, and their addresses are bound. `count`: the file asks for another number of
+    /// workers than before. `removes`: the file no longer names some addresses.
     SettingsLoaded {
         policy: Policy,
         count: Option<u32>,
         removes: bool,
     },
-    /// Nothing was changed.
+    /// The settings could not be loaded; nothing was changed.
     SettingsRefused,
-    /// `program`: another than the one that runs was started by.
+    /// `program`: the path of another program; `None` means the path that the running one was started by.
     UpgradeRequested {
         program: Option<PathBuf>,
         caller: Option<Caller>,
     },
-    /// The preflight is over and its process gone.
+    /// The preflight is over, and its process has been reaped.
     PreflightEnded {
         passed: bool,
     },
-    /// Neither `BecomeNew` nor `BecomeOld` returns, unless it fails: all is as before.
+    /// `BecomeNew` or `BecomeOld` failed. They return only then, and nothing has changed.
     ExecFailed,
-    /// What came of `Grow`: the slots and rows there are now.
+    /// The result of `Grow`: how many slots and rows exist now.
     Grown {
         slots: u32,
         rows: u32,
     },
-    /// `max_age_ms`: this worker's own limit, jitter drawn; 0 is none.
+    /// `max_age_ms`: the limit of this worker, jitter included; 0 means no limit.
     Forked {
         slot: SlotId,
         pid: Pid,
@@ -100,15 +100,15 @@ pub(crate) enum Event {
     ForkFailed {
         slot: SlotId,
     },
-    /// The app is built; the worker waits for `Go`.
+    /// The app is built, and the worker waits for `Go`.
     Ready {
         pid: Pid,
     },
-    /// The worker polls its slot.
+    /// The worker accepts connections of its slot.
     Accepting {
         pid: Pid,
     },
-    /// The worker promised to beat again by `due`.
+    /// The worker has sent a heartbeat and promised the next one by `due`.
     Heartbeat {
         pid: Pid,
         due: Millis,
@@ -117,11 +117,11 @@ pub(crate) enum Event {
     Answered {
         pid: Pid,
     },
-    /// A sibling finds that the worker of this slot has not beaten when it promised to.
+    /// A sibling reports that the worker of this slot has missed its promised heartbeat.
     SlotSilent {
         slot: SlotId,
     },
-    /// The worker has as many connections as it may, or room again.
+    /// The worker has reached its limit of connections (`full`), or has room again.
     RoomChanged {
         pid: Pid,
         full: bool,
@@ -129,11 +129,12 @@ pub(crate) enum Event {
     RecycleRequested {
         pid: Pid,
     },
-    /// The worker was told to go by somebody else (a SIGTERM of its own).
+    /// The worker drains because it got a SIGTERM of its own, not from the master.
     DrainBegun {
         pid: Pid,
     },
-    /// At the final stop this worker has accepted all that waited in the listeners, and has shut them down.
+    /// At the final stop this worker has accepted every connection that waited in the listeners, and has shut them
+    /// down.
     AllAccepted {
         pid: Pid,
     },
@@ -156,11 +157,11 @@ pub(crate) enum Action {
     Go {
         pid: Pid,
     },
-    /// Tell the worker that the whole service will stop: readiness off, keep serving.
+    /// Tell the worker that the whole service will stop: `/ready` answers 503 from now on, and the worker serves on.
     AnnounceStop {
         pid: Pid,
     },
-    /// `last`: nobody comes after; the worker closes the listeners behind itself.
+    /// `last`: no other worker follows; the worker closes the listeners after itself.
     Drain {
         pid: Pid,
         grace_ms: u64,
@@ -185,42 +186,42 @@ pub(crate) enum Action {
         pid: Pid,
     },
     LoadSettings,
-    /// The new generation is proven: the old settings are of no more use.
+    /// The new generation has passed its trial: forget the old settings.
     KeepSettings,
-    /// The new generation failed its trial: the old settings hold again.
+    /// The new generation failed its trial: use the old settings again.
     RestoreSettings {
         slot: SlotId,
         failed: Generation,
         why: Failure,
     },
-    /// Try the new program beside us: it boots one worker that will never serve.
+    /// Start the new program beside this one, to test it: it boots one worker, which never serves.
     BeginPreflight {
         program: Option<PathBuf>,
     },
-    /// It takes too long, or is not wanted any more.
+    /// End the preflight: it takes too long, or the service stops.
     EndPreflight,
-    /// Replace our own program by the one that passed the preflight; it goes on from [`Master::snapshot`].
+    /// Replace this program with the one that passed the preflight. It continues from [`Master::snapshot`].
     BecomeNew,
-    /// The new program is proven: the old one is of no more use.
+    /// The new program has passed its trial: forget the old one.
     KeepProgram,
-    /// Our workers failed their trial: the program before takes over again.
+    /// The workers of this program failed their trial: replace it with the program before it.
     BecomeOld {
         slot: SlotId,
         why: Failure,
     },
-    /// Addresses that were removed will be closed soon. No new connection may begin there.
+    /// Refuse new connections at the removed addresses, which will be closed soon.
     RefuseAtRemoved,
-    /// Addresses that were removed have been quiet for long enough.
+    /// Close the removed addresses: no connection waits there any more.
     CloseRemoved,
-    /// Make slots for so many workers.
+    /// Make slots for this many workers.
     Grow {
         workers: u32,
     },
-    /// New connections go to these slots only.
+    /// Send new connections to these slots only.
     Steer {
         live: Vec<SlotId>,
     },
-    /// The one answer to a request to scale. Whoever asked for a stop is answered by `Exit`.
+    /// Send the one reply to a caller. A caller that asked for a stop gets it at `Exit`.
     Reply {
         caller: Caller,
         reply: CommandReply,
@@ -237,32 +238,32 @@ pub(crate) enum Scaling {
     By(i32),
 }
 
-/// How a request to scale ended.
+/// How a request of a caller ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CommandReply {
-    /// Every slot below the target is served, and the workers of all others were told to go.
+    /// Every slot below the target is served, and the workers of all other slots were told to drain.
     Serving {
         target: u32,
     },
-    /// Nothing was changed.
+    /// The number of workers is not possible; nothing was changed.
     OutOfRange {
         asked: i64,
         most: u32,
     },
-    /// The listeners for more could not be made; the target is what there are slots for.
+    /// Listeners for more workers could not be made; the target is the number of slots.
     NoListeners {
         target: u32,
     },
-    /// Another request came before this one was done.
+    /// Another request to scale came before this one was done.
     Superseded {
         target: u32,
     },
     Reloaded {
         generation: Generation,
     },
-    /// The settings were not loaded; whoever refused them knows why.
+    /// The settings were not loaded; the shell knows the reason.
     Refused,
-    /// A worker of the new generation ended, hung or could not boot; the old ones never stopped serving.
+    /// A worker of the new generation ended, hung or could not boot. The old workers never stopped serving.
     RolledBack {
         slot: SlotId,
         why: Failure,
@@ -270,13 +271,13 @@ pub(crate) enum CommandReply {
     Upgraded {
         generation: Generation,
     },
-    /// The new program did not pass its preflight, or could not be executed; nothing was changed.
+    /// The new program did not pass its preflight or could not be executed; nothing was changed.
     UpgradeRefused,
-    /// The workers of the new program failed their trial, or it could not go on.
+    /// The workers of the new program failed their trial, or it could not take over.
     UpgradeFailed,
-    /// Another upgrade runs or waits; nothing was changed.
+    /// Another upgrade is under way or waits; nothing was changed.
     UpgradeUnderWay,
-    /// The target stays; the slot is tried again.
+    /// A worker could not boot. The target stays, and the slot is tried again.
     BootFailed {
         slot: SlotId,
         target: u32,
@@ -293,12 +294,12 @@ pub(crate) enum Failure {
     NotForked,
 }
 
-/// Why a worker is told to drain.
+/// Why the master tells a worker to drain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cause {
     Recycle(RecycleCause),
     Reload,
-    /// Its generation failed its trial.
+    /// The generation of the worker failed its trial.
     RollBack,
     ScaleDown,
     Stop,
@@ -315,7 +316,7 @@ pub(crate) enum RecycleCause {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum KillCause {
     BootTimeout,
-    /// SIGABRT did not end it.
+    /// The worker hung, and SIGABRT did not end it.
     Hung,
     DrainTimeout,
 }
@@ -326,7 +327,7 @@ pub(crate) enum ExitReason {
     NoWorkerReady,
 }
 
-/// What an operator should read, and nothing else follows from.
+/// Something that an operator should read; the shell only logs it.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Note {
     RecycleAsked {
@@ -338,16 +339,16 @@ pub(crate) enum Note {
         failures: u32,
         wait_ms: u64,
     },
-    /// Every row of the scoreboard is taken by a draining worker; the slot waits for one to end.
+    /// Every row of the scoreboard is taken. The slot waits until a draining worker ends.
     ScoreboardFull {
         slot: SlotId,
     },
     BootGivenUp {
         failures: u32,
     },
-    /// Another reload is under way; this one follows.
+    /// Another reload or upgrade is under way; this reload follows it.
     ReloadQueued,
-    /// As above, of an upgrade.
+    /// Another reload or upgrade is under way; this upgrade follows it.
     UpgradeQueued,
     TrialBegun {
         generation: Generation,
@@ -365,12 +366,12 @@ pub(crate) enum Note {
     Stalled {
         by_ms: u64,
     },
-    /// A worker that was steered around beats again.
+    /// A silent worker sends heartbeats again, so its slot gets new connections again.
     HeartbeatResumed {
         pid: Pid,
         silent_ms: u64,
     },
-    /// A bug of ours, said once; debug builds panic instead.
+    /// A bug in oxicorn, logged once; debug builds panic instead.
     InvariantBroken(&'static str),
 }
 
@@ -387,14 +388,14 @@ pub(crate) enum Phase {
     Dumping {
         until: Millis,
     },
-    /// SIGABRT sent to a hung worker.
+    /// SIGABRT was sent to a hung worker.
     Aborting {
         until: Millis,
     },
     Draining {
         until: Millis,
     },
-    /// SIGKILL sent: only its exit ends this.
+    /// SIGKILL was sent; only the exit of the process ends this phase.
     Killed {
         cause: KillCause,
     },
@@ -403,7 +404,7 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Stage {
     Running,
-    /// A stop was asked; everything is served as before until then (`workers.shutdown_delay`).
+    /// A stop was requested. Until then everything is served as before (`workers.shutdown_delay`).
     Delaying {
         until: Millis,
     },
@@ -414,7 +415,7 @@ pub(crate) enum Stage {
     Done,
 }
 
-/// Counts for the operator; they only go up.
+/// Counters for the operator; they only increase.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Tally {
@@ -422,7 +423,7 @@ pub(crate) struct Tally {
     pub(crate) crashed: u64,
     pub(crate) hung: u64,
     pub(crate) boot_failed: u64,
-    /// Generations proven: of the same program, and of a new one.
+    /// Generations that passed their trial: `reloads` of the same program, `upgrades` of a new one.
     pub(crate) reloads: u64,
     pub(crate) upgrades: u64,
 }

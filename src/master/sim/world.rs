@@ -67,8 +67,8 @@ pub(super) struct Nature {
     pub(super) refused_settings: u64,
     /// A generation whose workers die before they have proven themselves.
     pub(super) bad_generation: u64,
-    /// A new program that does not pass its preflight; one that is never ready in it, nor gone; one that the kernel refuses
-    /// to execute after all; one that finds, once it has taken over, that it cannot.
+    /// A new program that does not pass its preflight; one that is never ready in it, nor gone; one that the kernel
+    /// refuses to execute after all; one that finds, once it has taken over, that it cannot.
     pub(super) refused_program: u64,
     pub(super) hanging_program: u64,
     pub(super) exec_fails: u64,
@@ -453,7 +453,8 @@ impl World {
         self.processes.values().any(|p| p.state == State::Serving && !p.hung && p.due < self.now)
     }
 
-    /// The machine stands still, and never wakes within the second after a deadline: that is not taken for an oversleep.
+    /// The machine stands still, and never wakes within the second after a deadline: that is not taken for an
+    /// oversleep.
     pub(super) fn freeze(&mut self, ms: u64) {
         let silences = self.processes.values().map(|p| p.due + TIMEOUT);
         let mut deadlines: Vec<u64> = silences.chain(self.master.deadline().map(|deadline| deadline.0)).collect();
