@@ -124,7 +124,6 @@ where
     B: AppBody,
 {
     let WorkerSeed { slot, generation, row, scoreboard, channel, blocked, master, resolved, app, listeners } = seed;
-    app.runtime.after_fork_in_worker();
     let channel = Arc::new(channel);
     row.begin(std::process::id());
     let (program, name) = (&app.program.name, &resolved.settings.process.name);
