@@ -1,8 +1,8 @@
 //! The shell of the master: wait, read, `core.step`, perform.
 //!
-//! Owns: every file descriptor of the master (listeners, channels, signals) and the children's pids. Refuses: decisions
-//! about workers (`core`), and anything that blocks, allocates a thread or needs a runtime: what it forks must find
-//! one thread and no locks held.
+//! Owns: every file descriptor of the master (listeners, channels, signals) and the pids of the children. Refuses:
+//! decisions about workers (`core`), and everything that blocks, starts a thread or needs a runtime: a process that
+//! forks must have one thread and hold no lock.
 
 mod children;
 mod control;
@@ -58,25 +58,26 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// Between two looks at the certificate: a service may run for months without a reload, and certificates do not.
+/// How often the certificate is checked. A service may run for months without a reload, longer than a certificate is
+/// valid.
 const CERTIFICATE_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
-/// How often to try again while a line of the log waits for room.
+/// How often the master tries again to write a line of the log that found no room.
 const LINE_EVERY_MS: u64 = 250;
 
-/// Between two looks at the control socket's file: a cleaner of `/tmp` may take it.
+/// How often the file of the control socket is checked: a cleaner of `/tmp` may remove it.
 const CONTROL_EVERY_MS: u64 = 10_000;
 
 /// How long a hung worker has to write what it does.
 const DUMP_MS: u64 = 1_000;
 
-/// How a run of the master ends: `fork` returns twice, and so does this loop.
+/// How a run of the master ends. `fork` returns twice, and so does the loop of the master.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Stopped,
-    /// No worker became ready at the first boot; the last of them said why.
+    /// No worker became ready at the first boot; the log has the reason of the last one.
     NoWorkerReady,
-    /// This is the child.
+    /// This process is a new worker.
     Worker(Box<WorkerSeed>),
 }
 
@@ -90,7 +91,7 @@ pub(crate) enum MasterError {
     Scoreboard(#[source] std::io::Error),
     #[error("the signals could not be taken over")]
     Signals(#[source] std::io::Error),
-    #[error("the place of the program before could not be taken: {0}")]
+    #[error("could not take over from the old program: {0}")]
     TakeOver(String),
     #[error("waiting for events failed")]
     Wait(#[source] std::io::Error),
@@ -106,14 +107,14 @@ struct Shell {
     scoreboard: Scoreboard,
     signals: MasterSignals,
     pidfile: Option<Pidfile>,
-    /// `None` where it is off or could not be made: the service does not depend on it.
+    /// `None` if it is off or could not be made: the service works without it.
     control: Option<ControlServer>,
-    /// `None` where no service manager listens.
+    /// `None` if no service manager listens.
     notify: Option<Notify>,
     started: Millis,
-    /// When the certificate is looked at again.
+    /// When the certificate is checked again.
     certificate_due: Millis,
-    /// When the control socket's file is looked at again.
+    /// When the file of the control socket is checked again.
     control_due: Millis,
     children: Vec<Child>,
     inbox: Vec<Event>,
@@ -121,21 +122,21 @@ struct Shell {
     history: History,
     deaths: Deaths,
     oom_kills: Option<OomKills>,
-    /// Why the last worker that failed to boot did.
+    /// Why the last worker that could not boot failed.
     boot_failure: Option<String>,
 }
 
-/// Where a master comes from.
+/// How a master starts.
 pub(crate) enum Origins {
     Nothing,
-    /// Another program stood here. `kept`: the settings that stay as they were until a restart.
+    /// It takes over from another program. `kept`: the settings that only a restart changes.
     Handover {
         handover: Box<Handover>,
         kept: Vec<&'static str>,
     },
 }
 
-/// Binds, forks, supervises; returns when all is over, or in each child.
+/// Binds, forks and supervises. Returns when the service has ended, and in each new worker.
 pub(crate) fn run(resolved: Resolved, loader: SettingsLoader, origins: Origins) -> Result<Outcome, MasterError> {
     let (shell, actions) = match origins {
         Origins::Nothing => Shell::begin(resolved, loader)?,
@@ -145,7 +146,7 @@ pub(crate) fn run(resolved: Resolved, loader: SettingsLoader, origins: Origins) 
 }
 
 impl Shell {
-    /// A first start.
+    /// Starts the service for the first time.
     fn begin(resolved: Resolved, loader: SettingsLoader) -> Result<(Self, Vec<Action>), MasterError> {
         let settings = &resolved.settings;
         let name = &settings.process.name;
@@ -163,7 +164,8 @@ impl Shell {
                 event = "sockets_passed",
                 sockets = settings.server.bind.len(),
                 names = std::env::var("LISTEN_FDNAMES").unwrap_or_default(),
-                "the sockets of LISTEN_FDS replace server.bind; they are shared by all workers, and outlive us"
+                "using the sockets of LISTEN_FDS instead of server.bind; all workers share them, and they stay open \
+                 after a stop"
             );
         }
         for address in listeners.addresses() {
@@ -174,7 +176,8 @@ impl Shell {
             tracing::warn!(
                 event = "steering_refused",
                 reason,
-                "the kernel refused the steering program; connections to a slot without a worker wait until a sibling looks"
+                "the kernel refused the steering program; a connection to a slot without a worker waits until another \
+                 worker accepts it"
             );
         }
         let room = Room::of(&listeners);
@@ -184,9 +187,13 @@ impl Shell {
         let upgrades = Upgrades::new(resolved.start.path());
         let control = ControlServer::open(&Site { socket: &settings.control.socket, name, folder: upgrades.folder() });
         let signals = MasterSignals::install().map_err(MasterError::Signals)?;
-        // As PID 1 orphans come to us anyway; otherwise ask for those of our workers, so that none is left behind.
+        // PID 1 gets orphans anyway. Otherwise ask for the orphans of the workers, so that no process is left behind.
         if let Err(error) = process::become_subreaper() {
-            tracing::warn!(event = "subreaper_refused", %error, "orphans of workers will go to init");
+            tracing::warn!(
+                event = "subreaper_refused",
+                %error,
+                "could not become a subreaper: processes that workers leave behind go to init"
+            );
         }
         let (core, actions) = Master::new(policy(settings, &loader, room), now());
         let mut shell = Self::assemble(core, loader, resolved, upgrades, listeners, scoreboard, signals);
@@ -195,7 +202,7 @@ impl Shell {
         Ok((shell, actions))
     }
 
-    /// A shell at its start; a program that goes on for another sets what was passed to it.
+    /// Makes a shell as it is at a first start. A program that takes over then sets what it got from the old one.
     fn assemble(
         core: Master,
         loader: SettingsLoader,
@@ -258,7 +265,7 @@ impl Shell {
         title::set(&format!("{program}: master [{name}] gen {}", self.core.generation().0));
     }
 
-    /// Waits for something to happen or the core's deadline, and leaves in the inbox all that is new.
+    /// Waits for an event or for the core's deadline, and puts everything new into the inbox.
     fn wait_for_events(&mut self) -> Result<(), MasterError> {
         self.send_progress();
         let log_due = (!log::catch_up()).then(|| now().after(LINE_EVERY_MS));
@@ -290,12 +297,12 @@ impl Shell {
         for (signal, times) in self.signals.take() {
             self.handle_signal(signal, times);
         }
-        // After the dead are reaped, so that a status does not show them alive.
+        // After children are reaped, so that a status does not show a dead worker as alive.
         let requests = self.control.as_mut().map(|control| control.turn(&ready[ours..], now())).unwrap_or_default();
         for (caller, request) in requests {
             self.handle_request(caller, request);
         }
-        // After the sockets were told the outcome of the poll: this may replace one of them.
+        // After the sockets got the result of the poll: this may replace one of them.
         if self.control_due <= now() {
             self.control_due = now().after(CONTROL_EVERY_MS);
             self.look_after_control();
@@ -316,7 +323,7 @@ impl Shell {
             Signal::Winch => tracing::warn!(
                 event = "signal_ignored",
                 signal = signal.name(),
-                "{} does nothing; the master goes on as before",
+                "ignored {}, which has no meaning for the master",
                 signal.name()
             ),
         }
@@ -326,7 +333,7 @@ impl Shell {
         self.inbox.push(Event::ScaleRequested { scaling: Scaling::By(by), caller: None });
     }
 
-    /// Makes the control socket again if its file is gone, or makes it if it could not be made before.
+    /// Makes the control socket again if its file is gone, or for the first time if it could not be made before.
     fn look_after_control(&mut self) {
         let settings = &self.resolved.settings;
         let (socket, name) = (&settings.control.socket, &settings.process.name);
@@ -342,7 +349,7 @@ impl Shell {
             tracing::info!(
                 event = "control_socket",
                 reason = refusal,
-                "a command means another service; nothing was done"
+                "refused a command that is meant for another service; nothing was done"
             );
             return self.answer(caller, protocol::ControlResponse::refused(refusal));
         }
@@ -396,31 +403,31 @@ impl Shell {
     fn send_progress(&mut self) {
         let progress = status::progress(self);
         if let Some(control) = &mut self.control {
-            control.tell(&progress);
+            control.send_progress(&progress);
         }
     }
 
     fn reopen_logs(&mut self) {
         let failed = log::reopen();
-        // Workers may not have the right to open them, and need not know their names.
+        // The master opens the files for the workers: they may lack the right to, and need not know the names.
         for child in &mut self.children {
             let files = [log::file().map(ToWorker::TakeLog), log::access_file().map(ToWorker::TakeAccessLog)];
             files.into_iter().flatten().for_each(|file| child.send(file));
         }
         if failed.is_empty() {
-            tracing::info!(event = "logs_reopened", "log files are reopened");
+            tracing::info!(event = "logs_reopened", "reopened the log files");
         }
         for error in failed {
             tracing::error!(
                 event = "logs_reopen_failed",
                 error = &error as &dyn std::error::Error,
-                "a log file could not be reopened; the old one is written to as before"
+                "could not reopen a log file; the old file is still written to"
             );
         }
         self.log_totals();
     }
 
-    /// Six stores cost less than asking what has changed.
+    /// Copies counters of the core to the scoreboard. Six stores cost less than finding out what has changed.
     fn publish(&self) {
         let Tally { recycled, crashed, hung, boot_failed, reloads: _, upgrades: _ } = self.core.tally();
         let (generation, target) = (self.core.generation().0.into(), self.core.target().into());
@@ -474,7 +481,7 @@ impl Shell {
         }
         let last_words =
             protocol::ControlResponse { service: Some(identity::service(&self)), ..status::last_words(&self, reason) };
-        // Last of all: whoever is told that it is over may start the next.
+        // Last of all: a caller that is told that the service has stopped may start the next one.
         if let Some(control) = self.control.take() {
             control.close(&last_words, now());
         }
@@ -484,7 +491,7 @@ impl Shell {
                 Outcome::Stopped
             }
             ExitReason::NoWorkerReady => {
-                let reason = self.boot_failure.as_deref().unwrap_or("none could be forked");
+                let reason = self.boot_failure.as_deref().unwrap_or("no worker could be forked");
                 tracing::error!(event = "boot_failed", reason, "no worker became ready; the master gives up");
                 Outcome::NoWorkerReady
             }
@@ -500,25 +507,29 @@ fn now() -> Millis {
     Millis(clock::now())
 }
 
-/// Gives back the memory of the code that reads the command line and the settings: it is more than all other code that
-/// a master runs.
+/// Gives back the memory of the code that reads the command line and the settings. It is larger than all other code
+/// that the master runs.
 fn release_boot_code() {
     if let Err(error) = memory::let_go_of_code() {
-        tracing::debug!(event = "memory_not_released", %error, "the master keeps the code of its start in memory");
+        tracing::debug!(
+            event = "memory_not_released",
+            %error,
+            "could not release the memory of the start-up code; the master is larger than it needs to be"
+        );
     }
 }
 
-/// How many workers there is room for.
+/// Room for workers.
 #[derive(Clone, Copy, Debug)]
 struct Room {
-    /// Places with listeners.
+    /// Slots that have listeners.
     slots: u32,
     /// Rows of the scoreboard.
     rows: u32,
 }
 
 impl Room {
-    /// Rows of the scoreboard to a slot: one worker serves, the others drain.
+    /// Rows of the scoreboard for one slot: one worker serves, the others drain.
     const ROWS_PER_SLOT: u32 = 4;
 
     fn of(listeners: &Listeners) -> Self {
@@ -552,7 +563,7 @@ fn policy(settings: &Settings, loader: &SettingsLoader, room: Room) -> Policy {
 }
 
 fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners: &Listeners) {
-    // Beside connections and listeners a worker holds logs, its channel, epoll, and what the app opens.
+    // Beside connections and listeners, a worker holds logs, its channel, epoll and what the app opens.
     const ALLOWANCE: u64 = 64;
     let needed = settings.http.worker_connections + listeners.all().count() as u64 + ALLOWANCE;
     match limit {
@@ -560,11 +571,12 @@ fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners
             event = "nofile_limit_low",
             limit,
             needed,
-            "RLIMIT_NOFILE is {limit}, but http.worker_connections and the listeners may need {needed}"
+            "the limit of open files (RLIMIT_NOFILE) is {limit}, but http.worker_connections and the listeners may \
+             need {needed}; raise the limit or lower http.worker_connections"
         ),
         Ok(_) => {}
         Err(error) => {
-            tracing::warn!(event = "nofile_refused", %error, "RLIMIT_NOFILE could not be raised; the master goes on with what it has")
+            tracing::warn!(event = "nofile_refused", %error, "could not raise the limit of open files (RLIMIT_NOFILE)")
         }
     }
 }

@@ -88,7 +88,7 @@ fn a_master_never_takes_the_socket_of_another() {
     let mut first = Launch::new().serving(2);
     let socket = first.path("control.sock");
     let mut second = Launch::new().set("control.socket", &format!("{socket:?}")).serving(2);
-    assert!(warning(&second).contains("is answered by another master"), "{}", warning(&second));
+    assert!(warning(&second).contains("another master answers on"), "{}", warning(&second));
     for supervisor in [&first, &second] {
         assert_eq!(get(supervisor.address(), "/health").status, 200);
     }

@@ -155,7 +155,7 @@ fn every_exit_code_and_every_end_of_a_worker_stands_in_the_reference() {
     let exits = read("src/master/exits.rs");
     let workers = read("docs/reference/worker-exit-reasons.md");
     for words in
-        ["drained and left", "could not boot: ", "a panic left main", "not sent by the master", " from outside"]
+        ["drained and ended", "could not boot: ", "a panic left main", "not sent by the master", " from outside"]
     {
         assert!(exits.contains(words), "src/master/exits.rs does not say {words:?} any more");
         assert!(

@@ -92,7 +92,7 @@ fn a_hang_is_reported_as_the_masters_kill_with_the_request_in_flight() {
     let reason = first_end(&supervisor, victim);
     assert!(reason.starts_with("killed by SIGABRT"), "{reason}");
     assert!(reason.contains(", sent by the master: hung"), "{reason}");
-    assert!(reason.contains("its beat was ") && reason.contains("in flight: GET /debug/block/60000"), "{reason}");
+    assert!(reason.contains("its heartbeat was ") && reason.contains("in flight: GET /debug/block/60000"), "{reason}");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_drained_worker_is_reported_as_drained() {
     let supervisor = one_worker().serving(1);
     let victim = supervisor.serving_pids()[0];
     supervisor.signal_worker(victim, Signal::SIGTERM);
-    assert_eq!(first_end(&supervisor, victim), "drained and left");
+    assert_eq!(first_end(&supervisor, victim), "drained and ended");
 }
 
 #[test]

@@ -353,7 +353,7 @@ fn a_certificate_that_cannot_be_used_is_refused_with_a_sentence() {
         }
         replace(&running, pair);
         let wanted = sentence.replace("{dir}", running.path("").display().to_string().trim_end_matches('/'));
-        running.assert_reload(1, &["refused, all goes on as before", &wanted]);
+        running.assert_reload(1, &["refused, nothing was changed", &wanted]);
         serves(&running);
         // A command that only asks a service needs no usable certificate.
         assert_eq!(running.status()["generation"].as_u64(), Some(1));

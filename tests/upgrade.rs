@@ -109,7 +109,7 @@ fn a_file_that_is_no_oxicorn_program_is_refused() {
         ("/usr/bin/yes", "/usr/bin/yes was not ready within workers.boot_timeout; its last words: "),
     ] {
         let output = supervisor.ctl(&["upgrade", "--program", program]);
-        assert_one_sentence(&output, 1, &["refused, all goes on as before: ", reason]);
+        assert_one_sentence(&output, 1, &["refused, nothing was changed: ", reason]);
         let last = &supervisor.status()["last_upgrade"];
         assert!(last["reason"].as_str().is_some_and(|told| told.contains(reason)), "{last}");
     }
@@ -135,7 +135,7 @@ fn a_program_whose_worker_cannot_boot_is_refused() {
         ("boot = = \"ok\"", "not valid TOML"),
     ] {
         supervisor.edit_settings(&before, now);
-        assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 1, &["refused, all goes on as before: ", reason]);
+        assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 1, &["refused, nothing was changed: ", reason]);
         assert_eq!(supervisor.serving_pids(), old);
         before = now.to_owned();
     }

@@ -292,7 +292,12 @@ fn a_control_socket_that_disappears_is_made_again() {
     supervisor.signal(Signal::SIGHUP);
     eventually("the socket is made again", PATIENCE, || place.join("oxicorn.sock").exists().then_some(()));
     let log = supervisor.log();
-    assert_eq!(log.0.lines().filter(|line| line.contains("socket's file was gone")).count(), 2, "{}", log.tail(20));
+    assert_eq!(
+        log.0.lines().filter(|line| line.contains("the file of the control socket was gone")).count(),
+        2,
+        "{}",
+        log.tail(20)
+    );
     supervisor.wait_log("reloaded", 1, PATIENCE);
     supervisor.stop();
     assert!(!place.join("oxicorn.sock").exists(), "the socket was not removed");

@@ -60,13 +60,18 @@ impl Child {
                     tracing::warn!(
                         event = "channel_full",
                         pid = self.pid.0,
-                        "a worker does not read what the master tells it; the message is kept until it does"
+                        "the worker does not read the messages of the master; they are kept until it does"
                     );
                 }
                 ToWorker::queue(&mut self.unsent, message);
             }
             Err(error) => {
-                tracing::debug!(event = "channel_closed", pid = self.pid.0, %error, "a worker left before it could be told");
+                tracing::debug!(
+                    event = "channel_closed",
+                    pid = self.pid.0,
+                    %error,
+                    "the worker ended before a message could be sent to it"
+                );
             }
         }
     }
@@ -127,7 +132,7 @@ fn recv(shell: &mut Shell, at: usize) {
                     slot,
                     pid = pid.0,
                     generation,
-                    "worker is ready: its app is built"
+                    "the worker is ready: its app is built"
                 );
                 Event::Ready { pid }
             }
@@ -153,7 +158,7 @@ fn recv(shell: &mut Shell, at: usize) {
                     pid = pid.0,
                     generation,
                     reason,
-                    "worker could not boot"
+                    "the worker could not boot"
                 );
                 shell.children[at].boot_failure = Some(reason);
                 continue;
@@ -170,7 +175,11 @@ pub(super) fn reap_all(shell: &mut Shell) {
             Ok(Some((pid, exit))) => reap_one(shell, Pid(pid), exit),
             Ok(None) => return,
             Err(error) => {
-                tracing::error!(event = "reap_failed", %error, "waitpid failed; the next SIGCHLD tries again");
+                tracing::error!(
+                    event = "reap_failed",
+                    %error,
+                    "waitpid failed; the master tries again at the next SIGCHLD"
+                );
                 return;
             }
         }
@@ -182,7 +191,7 @@ fn reap_one(shell: &mut Shell, pid: Pid, exit: Exit) {
         return upgrade::preflight::reap(shell, exit);
     }
     let Some(at) = shell.children.iter().position(|child| child.pid == pid) else {
-        tracing::debug!(event = "orphan_reaped", pid = pid.0, reason = %exit, "reaped a process that is no worker");
+        tracing::debug!(event = "orphan_reaped", pid = pid.0, reason = %exit, "reaped a process that is not a worker");
         return;
     };
     // Its last messages may still be in the channel.

@@ -1,7 +1,8 @@
 //! The control socket, inside the master's one poll.
 //!
-//! Owns: its file, its clients and their bounds: how many, how many bytes, how long. One request a connection. Refuses:
-//! what a request means (the shell), and to be a reason to wait or to fail: without a socket the service goes on.
+//! Owns: its file, its clients and their limits: how many clients, how many bytes, how long. A connection has one
+//! request. Refuses: what a request means (the shell), and to make the master wait or fail: the service works without a
+//! socket.
 
 mod passed;
 
@@ -35,16 +36,17 @@ use crate::{
     },
 };
 
-/// At the limit whoever has not asked anything yet makes room for the next, the oldest first.
+/// At this limit, the oldest client that has not sent its request makes room for the next.
 const CLIENTS_MAX: usize = 32;
-/// Callers who wait for something to be done: they are never sent away, and must not crowd out a status.
+/// The limit of clients that wait for a reply. They are never sent away, and must not use up the room for a status.
 const WAITING_MAX: usize = 16;
 const REQUEST_MAX: usize = 64 * 1024;
-/// What a client may take to send a whole request, and again to read the whole answer.
+/// How long a client may take to send its request, and again to read the response.
 const PATIENCE_MS: u64 = 5_000;
-/// Taken from the queue in one turn; signals and workers come in between.
+/// How many clients are accepted in one turn; signals and workers come in between.
 const ACCEPTS_MAX: usize = 64;
-/// After a failed accept (no descriptors left): a listener that stays readable would make every poll return at once.
+/// How long the socket is not polled after a failed accept (no descriptors left): the listener stays readable, and
+/// every poll would return at once.
 const DEAF_MS: u64 = 1_000;
 
 #[derive(Debug)]
@@ -55,11 +57,11 @@ pub(super) struct ControlServer {
     next: u64,
     deaf_until: Option<Millis>,
     progress: String,
-    /// The file is gone and could not be made again, and the log says so.
+    /// The file is gone and could not be made again, and this is logged.
     lost: bool,
 }
 
-/// Decides where the socket is put.
+/// Decides where the socket is.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub(super) socket: &'a ControlSocket,
@@ -74,7 +76,7 @@ pub(super) struct Site<'a> {
 struct ControlListener {
     socket: UnixListener,
     path: PathBuf,
-    /// Later another process may have put its own file at this path.
+    /// Identifies the file: another process may have put its own at this path since.
     file: FileId,
 }
 
@@ -94,7 +96,7 @@ enum ClientStage {
         until: Millis,
     },
     Waiting,
-    /// The answer is in `output`; then the connection ends.
+    /// The response is in `output`; after it the connection ends.
     Reading {
         until: Millis,
     },
@@ -104,15 +106,15 @@ enum ClientStage {
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 enum ControlOpenError {
-    #[error("{} is answered by another master; give this one a name of its own (process.name)", path.display())]
+    #[error("another master answers on {}; give this service another name (process.name)", path.display())]
     Taken { path: PathBuf },
     #[error("{} exists and is not a socket", path.display())]
     NotASocket { path: PathBuf },
-    #[error("the folder {} is not only ours: it must belong to uid {uid} and have mode 0700", path.display())]
+    #[error("the folder {} can be used by others: it must belong to uid {uid} and have mode 0700", path.display())]
     Shared { path: PathBuf, uid: u32 },
-    #[error("the folder {} could not be made", path.display())]
+    #[error("the folder {} could not be created", path.display())]
     Folder { path: PathBuf, source: io::Error },
-    #[error("{} could not be looked at", path.display())]
+    #[error("{} could not be read", path.display())]
     Look { path: PathBuf, source: io::Error },
     #[error("cannot listen on {}", path.display())]
     Listen { path: PathBuf, source: io::Error },
@@ -138,7 +140,7 @@ impl Site<'_> {
             };
             match folder.and_then(|folder| self.within(&folder)) {
                 Ok(listener) => return Ok(listener),
-                // Report why the best place cannot be used: that is what the operator has to mend.
+                // Report why the best folder cannot be used: this is what the operator has to correct.
                 Err(error) => drop(refused.get_or_insert(error)),
             }
         }
@@ -158,7 +160,8 @@ impl Site<'_> {
                             event = "control_socket",
                             socket = %listener.path.display(),
                             other = %other.display(),
-                            "another service named {} runs; commands find this one from its folder, by -c, or by --socket",
+                            "another service named {} runs; commands find this one from its folder, by -c, or by \
+                             --socket",
                             self.name
                         );
                     }
@@ -203,14 +206,19 @@ impl ControlServer {
         let (uid, _) = host::effective_ids();
         match site.open(uid)? {
             Ok(listener) => {
-                tracing::debug!(event = "control_socket", socket = %listener.path.display(), "listening for oxicorn status and its like");
+                tracing::debug!(
+                    event = "control_socket",
+                    socket = %listener.path.display(),
+                    "listening for oxicorn status and its like"
+                );
                 Some(Self::new(listener, uid))
             }
             Err(error) => {
                 tracing::warn!(
                     event = "control_socket",
                     error = &error as &dyn std::error::Error,
-                    "control.socket: there is none, so oxicorn status, scale and stop will not work; signals do"
+                    "control.socket: could not open it; status, scale, stop and the other commands will not work, \
+                     signals will"
                 );
                 None
             }
@@ -227,7 +235,11 @@ impl ControlServer {
     pub(super) fn open_late(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
         let listener = site.open(uid)?.ok()?;
-        tracing::info!(event = "control_socket", socket = %listener.path.display(), "the control socket could not be made at the start; now it is there");
+        tracing::info!(
+            event = "control_socket",
+            socket = %listener.path.display(),
+            "opened the control socket, which could not be opened at the start"
+        );
         Some(Self::new(listener, uid))
     }
 
@@ -244,7 +256,7 @@ impl ControlServer {
                     event = "control_socket",
                     gone = %self.listener.path.display(),
                     socket = %listener.path.display(),
-                    "the control socket's file was gone; the master has made it again"
+                    "the file of the control socket was gone; the master has made it again"
                 );
                 (self.listener, self.lost) = (listener, false);
             }
@@ -253,8 +265,8 @@ impl ControlServer {
                 tracing::warn!(
                     event = "control_socket",
                     error = &error as &dyn std::error::Error,
-                    "the control socket's file is gone and cannot be made again; the master tries again every ten \
-                     seconds; signals work meanwhile"
+                    "the file of the control socket is gone and cannot be made again; the master tries again every ten \
+                     seconds, and signals work meanwhile"
                 );
             }
             Some(Err(_)) => {}
@@ -265,7 +277,7 @@ impl ControlServer {
         &self.listener.path
     }
 
-    /// What the master's poll should wait for; [`turn`](Self::turn) wants the outcome in the same order.
+    /// What the master's poll should wait for. [`turn`](Self::turn) takes the results in the same order.
     pub(super) fn watched(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Interest)> {
         let listener = match self.deaf_until {
             Some(_) => Interest::Hangup,
@@ -280,7 +292,7 @@ impl ControlServer {
         self.clients.iter().filter_map(ControlClient::until).chain(self.deaf_until).min()
     }
 
-    /// Does what can be done without waiting; what was asked meanwhile.
+    /// Does everything that is possible without waiting, and returns the new requests.
     pub(super) fn turn(&mut self, ready: &[bool], now: Millis) -> Vec<(Caller, Request)> {
         let mut asked = Vec::new();
         self.deaf_until = self.deaf_until.filter(|until| *until > now);
@@ -310,7 +322,11 @@ impl ControlServer {
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
                     _ => {
                         self.deaf_until = Some(now.after(DEAF_MS));
-                        tracing::warn!(event = "control_socket", %error, "the control socket accepts nobody for a second");
+                        tracing::warn!(
+                            event = "control_socket",
+                            %error,
+                            "could not accept on the control socket; it accepts no client for a second"
+                        );
                         return;
                     }
                 },
@@ -320,14 +336,14 @@ impl ControlServer {
             }
             let known = fd::peer(stream.as_fd()).is_ok_and(|(_, uid)| uid == 0 || uid == self.uid);
             if !known {
-                // A stranger who does not hear it is no loss.
+                // It does not matter if this client cannot read the refusal.
                 let refused = ControlResponse::refused(format!("only root and uid {} may ask this master", self.uid));
                 let _ = (&stream).write(&protocol::line(&refused));
             } else if self.has_room() {
                 self.next += 1;
                 let (id, stage) = (Caller(self.next), ClientStage::Asking { until: now.after(PATIENCE_MS) });
                 self.clients.push(ControlClient { id, stream, stage, input: Vec::new(), output: Vec::new() });
-                // Most have asked by now, and cannot be sent away any more.
+                // Most clients have sent their request by now, and then they can no longer be sent away.
                 asked.extend(self.attend(self.clients.len() - 1, now));
                 self.forget_gone();
             }
@@ -342,13 +358,13 @@ impl ControlServer {
         idle.map(|at| self.clients.remove(at)).is_some()
     }
 
-    /// One client's turn; what it asks for, if that is for the shell to answer.
+    /// Reads from or writes to one client. Returns its request if the shell has to answer it.
     fn attend(&mut self, at: usize, now: Millis) -> Option<(Caller, Request)> {
         let waiting = self.clients.iter().filter(|client| client.stage == ClientStage::Waiting).count();
         let client = &mut self.clients[at];
         match client.stage {
             ClientStage::Asking { .. } => {}
-            // Neither has more to say: it left, or can take more of what it is told.
+            // Neither sends more: the client has left, or can read more of its output.
             ClientStage::Waiting if client.output.is_empty() => client.stage = ClientStage::Gone,
             ClientStage::Waiting | ClientStage::Reading { .. } => client.flush(),
             ClientStage::Gone => {}
@@ -366,17 +382,23 @@ impl ControlServer {
                     | ControlCommand::Stop { .. },
                 ..
             }) if waiting >= WAITING_MAX => {
-                format!("{WAITING_MAX} others wait already; nothing was changed")
+                format!("{WAITING_MAX} other commands wait already; nothing was changed")
             }
             Ok(request) => {
-                // A status is answered before the next poll.
+                // The shell answers a status before the next poll.
                 client.stage = ClientStage::Reading { until: now.after(PATIENCE_MS) };
                 let command = &request.command;
                 if !matches!(command, ControlCommand::Status | ControlCommand::Config { .. }) {
                     client.stage = ClientStage::Waiting;
                     let (pid, uid) = fd::peer(client.stream.as_fd()).unwrap_or_default();
-                    tracing::info!(event = "control_socket", pid, uid, ?command, "asked over the control socket");
-                    // It hears the next progress, also if others have heard it before.
+                    tracing::info!(
+                        event = "control_socket",
+                        pid,
+                        uid,
+                        ?command,
+                        "got a command over the control socket"
+                    );
+                    // The client gets the next progress, even if it is the same as before.
                     self.progress.clear();
                 }
                 return Some((client.id, request));
@@ -387,7 +409,7 @@ impl ControlServer {
         None
     }
 
-    /// The last word to a caller; nothing, if it left.
+    /// Sends the response to a caller, unless it has left.
     pub(super) fn answer(&mut self, caller: Caller, answer: &ControlResponse, now: Millis) {
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == caller) {
             client.answer(answer, now);
@@ -399,8 +421,8 @@ impl ControlServer {
         self.clients.retain(|client| client.stage != ClientStage::Gone);
     }
 
-    /// Tells all who wait, once each time it changes. Who does not read misses some.
-    pub(super) fn tell(&mut self, progress: &str) {
+    /// Sends the progress to all clients that wait, each time it changes. A client that does not read misses some.
+    pub(super) fn send_progress(&mut self, progress: &str) {
         if self.progress == progress {
             return;
         }
@@ -414,13 +436,18 @@ impl ControlServer {
         }
     }
 
-    /// The end: answers all who wait, and removes the socket if it is still ours.
+    /// Responds to all clients that wait, and removes the file of the socket if it is still this master's.
     pub(super) fn close(mut self, last_words: &ControlResponse, now: Millis) {
         for client in self.clients.iter_mut().filter(|client| client.stage == ClientStage::Waiting) {
             client.answer(last_words, now);
         }
         if let Err(error) = socket_file::remove(&self.listener.path, self.listener.file) {
-            tracing::warn!(event = "control_socket", path = %self.listener.path.display(), %error, "the control socket stays behind");
+            tracing::warn!(
+                event = "control_socket",
+                path = %self.listener.path.display(),
+                %error,
+                "could not remove the control socket; remove it by hand"
+            );
         }
     }
 }
@@ -441,7 +468,7 @@ impl ControlClient {
         }
     }
 
-    /// The request's line, once it is whole; or why there will be none.
+    /// The line of the request once it is complete, or why there will be none.
     fn read(&mut self) -> Option<Result<Vec<u8>, String>> {
         let mut chunk = [0; 4096];
         while self.input.len() <= REQUEST_MAX {
@@ -519,7 +546,7 @@ mod tests {
         ControlListener::at(path.to_owned()).map(|listener| ControlServer::new(listener, host::effective_ids().0))
     }
 
-    /// A control socket, and a world in which time stands still.
+    /// A control socket, and a clock that only the test moves.
     struct Stage {
         control: ControlServer,
         now: Millis,
@@ -544,7 +571,7 @@ mod tests {
             self.control.turn(&ready, self.now).into_iter().map(|(caller, request)| (caller, request.command)).collect()
         }
 
-        /// As the shell does with a status.
+        /// Responds as the shell does to a status.
         fn serve(&mut self) {
             for (caller, _) in self.turn() {
                 self.control.answer(caller, &ControlResponse::done("served"), self.now);
@@ -556,7 +583,7 @@ mod tests {
         client.write_all(bytes).unwrap();
     }
 
-    /// All there is to read now, and whether it was the end.
+    /// Everything there is to read now, and whether the connection has ended.
     fn heard(mut client: &UnixStream) -> (String, bool) {
         let mut bytes = Vec::new();
         let end = match client.read_to_end(&mut bytes) {
@@ -571,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_ours_alone_and_goes_with_us() {
+    fn the_socket_has_mode_0600_and_is_removed_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let control = open(&path).unwrap();
@@ -582,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_socket_is_replaced_and_a_strangers_left_alone() {
+    fn a_stale_socket_is_replaced_and_the_file_of_another_process_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
@@ -590,7 +617,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let other = UnixListener::bind(&path).unwrap();
         control.close(&ControlResponse::done(""), Millis(0));
-        assert!(path.exists(), "another's socket was removed");
+        assert!(path.exists(), "the socket of another process was removed");
         drop(other);
         fs::remove_file(&path).unwrap();
         fs::write(&path, "a letter").unwrap();
@@ -599,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_is_made_again_and_those_who_wait_notice_nothing() {
+    fn a_missing_socket_file_is_made_again_and_waiting_clients_stay_connected() {
         let mut stage = Stage::new();
         let path = stage.dir.path().join("s");
         let client = stage.client();
@@ -616,7 +643,7 @@ mod tests {
         say(&second, &request(ControlCommand::Status));
         stage.serve();
         assert!(heard(&second).0.contains("served"));
-        stage.control.tell("1 of 2");
+        stage.control.send_progress("1 of 2");
         assert!(heard(&client).0.contains("1 of 2"));
 
         fs::remove_file(&path).unwrap();
@@ -630,7 +657,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_service_of_one_name_takes_the_next() {
+    fn a_second_service_with_the_same_name_uses_the_next_socket_name() {
         let dir = tempfile::tempdir().unwrap();
         let site = Site { socket: &ControlSocket::Auto, name: "a", folder: Path::new("/srv/b") };
         let names: Vec<_> = protocol::socket_names("a", site.folder).collect();
@@ -644,7 +671,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_folder_is_no_link_and_nobody_elses() {
+    fn a_private_folder_belongs_to_this_user_and_is_not_a_link() {
         let dir = tempfile::tempdir().unwrap();
         let (uid, _) = host::effective_ids();
         let folder = dir.path().join("a");
@@ -659,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_one_answer_and_the_end() {
+    fn a_connection_has_one_request_and_one_response() {
         let mut stage = Stage::new();
         let client = stage.client();
         say(&client, &request(ControlCommand::Status));
@@ -673,7 +700,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_hears_each_progress_once_and_leaves_unheard() {
+    fn a_waiting_client_gets_each_progress_once_and_may_leave() {
         let mut stage = Stage::new();
         let (patient, hasty) = (stage.client(), stage.client());
         for client in [&patient, &hasty] {
@@ -681,13 +708,13 @@ mod tests {
         }
         assert_eq!(stage.turn().len(), 2);
         for progress in ["1 of 2", "1 of 2", "2 of 2"] {
-            stage.control.tell(progress);
+            stage.control.send_progress(progress);
         }
         assert_eq!(heard(&patient), ("{\"progress\":\"1 of 2\"}\n{\"progress\":\"2 of 2\"}\n".to_owned(), false));
         drop(hasty);
         assert_eq!(stage.turn(), []);
         assert_eq!(stage.control.clients.len(), 1);
-        assert_eq!(stage.control.deadline(), None, "who waits has all the time");
+        assert_eq!(stage.control.deadline(), None, "a waiting client has no time limit");
         patient.shutdown(Shutdown::Write).unwrap();
         assert_eq!(stage.turn(), []);
         stage.control.close(&ControlResponse::done("over"), stage.now);
@@ -695,7 +722,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_has_five_seconds_and_silence_too() {
+    fn a_client_has_five_seconds_for_its_whole_request() {
         let mut stage = Stage::new();
         let (half, silent) = (stage.client(), stage.client());
         say(&half, b"{\"version\":1,");
@@ -713,7 +740,7 @@ mod tests {
     }
 
     #[test]
-    fn too_long_a_request_is_told_so() {
+    fn a_request_that_is_too_long_is_refused() {
         let mut stage = Stage::new();
         let client = stage.client();
         say(&client, &[b'x'; REQUEST_MAX + 1]);
@@ -723,7 +750,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_does_not_read_has_five_seconds() {
+    fn a_client_has_five_seconds_to_read_the_response() {
         let mut stage = Stage::new();
         let client = stage.client();
         say(&client, &request(ControlCommand::Status));
@@ -736,7 +763,7 @@ mod tests {
     }
 
     #[test]
-    fn the_silent_make_room_and_those_who_wait_stay() {
+    fn clients_without_a_request_make_room_and_waiting_clients_stay() {
         let mut stage = Stage::new();
         let waiting: Vec<_> = (0..=WAITING_MAX)
             .map(|_| {
@@ -747,7 +774,7 @@ mod tests {
             })
             .collect();
         let (told, end) = heard(&waiting[WAITING_MAX]);
-        assert!(told.contains("16 others wait") && end, "{told}");
+        assert!(told.contains("16 other commands wait") && end, "{told}");
         let silent: Vec<_> = (0..100).map(|_| stage.client()).collect();
         let client = stage.client();
         say(&client, &request(ControlCommand::Status));
@@ -760,9 +787,9 @@ mod tests {
         assert!(waiting[..WAITING_MAX].iter().all(|client| !heard(client).1));
     }
 
-    /// Any bytes, cut anywhere: the answer is a request's, or one refusal and the end, or nothing yet.
+    /// Any bytes, cut anywhere, get the response to a request, or a refusal and the end, or nothing yet.
     #[test]
-    fn any_bytes_end_well() {
+    fn any_bytes_get_a_response_or_a_refusal() {
         let mut random = Random::new(1);
         let mut below = |most: usize| random.below(most.max(1) as u64) as usize;
         let mut stage = Stage::new();
@@ -783,7 +810,7 @@ mod tests {
             let (first, rest) = bytes.split_at(below(bytes.len()));
             say(&client, first);
             let mut asked = stage.turn();
-            // The master may have had enough of it.
+            // The master may have closed the connection already.
             let _ = (&client).write(rest);
             asked.extend(stage.turn());
             let (told, end) = heard(&client);

@@ -1,4 +1,4 @@
-//! Which request is in flight when workers die.
+//! Which request was in flight when workers died.
 //!
 //! Owns: the requests in flight at the last deaths, the one request that was in most of them, and the requests in
 //! quarantine. Refuses: to name a request after fewer than three deaths, because innocent requests are in flight too;
@@ -39,13 +39,13 @@ impl Deaths {
         self.last.push_back(in_flight);
     }
 
-    /// The request that was in flight in most of the last deaths. Looks at as many deaths as possible, and at fewer
-    /// when other deaths came before a storm.
+    /// The request that was in flight in most of the last deaths. It looks at as many deaths as possible, and at fewer
+    /// if other deaths came before a series.
     pub(super) fn culprit(&self) -> Option<Culprit> {
         (ENOUGH..=self.last.len()).rev().find_map(|of| {
             let last = || self.last.iter().rev().take(of);
             let deaths = |request: &String| last().filter(|death| death.contains(request)).count();
-            // Of two that are equal, the one with fewer other requests beside it.
+            // Of two requests with as many deaths, the one with fewer other requests in flight beside it.
             let company =
                 |request: &String| last().filter(|death| death.contains(request)).map(Vec::len).sum::<usize>();
             let suspect = last().flatten().max_by_key(|one| (deaths(one), std::cmp::Reverse(company(one))))?;
@@ -64,7 +64,7 @@ impl Deaths {
     }
 }
 
-/// Notes that a worker died unasked. `foreign`: another process killed it, so no request is to blame.
+/// Notes that a worker died unasked. `foreign`: another process killed it, so no request can be the cause.
 pub(super) fn record_death(shell: &mut Shell, in_flight: &[InFlightRequest], foreign: bool) {
     shell.deaths.record(in_flight.iter().map(|note| note.request.clone()).collect());
     let Some(culprit) = shell.deaths.culprit() else { return };
@@ -76,7 +76,7 @@ pub(super) fn record_death(shell: &mut Shell, in_flight: &[InFlightRequest], for
     if !http.quarantine || foreign || exempt {
         return;
     }
-    // A request that is too long to be noted whole cannot be told from others.
+    // A request that is too long to be noted completely cannot be distinguished from others.
     let Some(key) = note.key else { return };
     let now = now();
     shell.scoreboard.quarantine(key, now.after(QUARANTINE_MS).0);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_of_most_deaths_is_named_from_three_on() {
+    fn the_request_of_most_deaths_is_named_after_three_deaths() {
         let (bad, good) = ("GET /bad", "GET /good");
         let says = |deaths, of| Some((bad.to_owned(), deaths, of));
         assert_eq!(named(&[]), None);
@@ -110,12 +110,12 @@ mod tests {
         assert_eq!(named(&[&[bad], &[bad], &[bad]]), says(3, 3));
         assert_eq!(named(&[&[bad], &[], &[good, bad], &[bad]]), says(3, 4));
         assert_eq!(named(&[&["a"], &["b"], &["c"], &["d"]]), None);
-        // Twice in one death is once.
+        // A request that is in flight twice at one death counts once.
         assert_eq!(named(&[&[bad, bad, bad], &[], &[]]), None);
     }
 
     #[test]
-    fn the_innocent_are_not_named_though_they_are_often_there() {
+    fn a_request_that_is_often_in_flight_is_not_named_for_that() {
         let (bad, good) = ("GET /bad", "GET /good");
         let deaths: [&[&str]; 4] = [&[good, bad], &[bad, good], &[bad], &[good, bad, "GET /other"]];
         assert_eq!(named(&deaths), Some((bad.to_owned(), 4, 4)));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happened_before_a_storm_does_not_hide_it_and_is_forgotten() {
+    fn earlier_deaths_do_not_hide_a_series_and_are_forgotten() {
         let mut deaths: Vec<&[&str]> = vec![&[]; 20];
         deaths.extend([["GET /bad"].as_slice(); 3]);
         assert_eq!(named(&deaths), Some(("GET /bad".to_owned(), 3, 5)));

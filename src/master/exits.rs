@@ -1,8 +1,7 @@
 //! Why a worker ended, in one sentence that claims nothing that is not known.
 //!
-//! Owns: the words for an exit status, for who sent a SIGKILL, and for what was in flight. Pure: the shell brings the
-//! facts. Refuses to guess: a SIGKILL is the kernel's only if the cgroup counted an OOM kill, the master's only if the
-//! core ordered it.
+//! Owns: the words for an exit status, for the sender of a SIGKILL, and for the requests in flight. Refuses: to guess.
+//! A SIGKILL is the kernel's only if the cgroup counted an OOM kill, and the master's only if the core ordered it.
 
 use std::fmt::Write;
 
@@ -18,25 +17,25 @@ use crate::{
 };
 
 const BOOT_FAILED: i32 = EXIT_BOOT_FAILED as i32;
-/// The code Rust gives a panic that leaves `main`.
+/// The exit code of a Rust program whose `main` panics.
 const PANICKED: i32 = 101;
 
-/// All that is known of an end.
+/// Everything that is known of the end of a worker.
 #[derive(Debug)]
 pub(super) struct ExitFacts<'a> {
     pub(super) exit: Exit,
-    /// What the core held it to be doing.
+    /// The phase that the core had the worker in.
     pub(super) phase: Phase,
-    /// Its last words.
+    /// The reason that the worker sent before it ended.
     pub(super) boot_failure: Option<&'a str>,
-    /// Asked for where a SIGKILL is not the master's; `None` too where the cgroup does not tell.
+    /// Read if a SIGKILL did not come from the master; `None` also if the cgroup has no counter.
     pub(super) oom: Option<OomDelta>,
-    /// How long past the time it had promised to beat by, in milliseconds; 0: it beat to the end.
+    /// How late the next heartbeat was, in milliseconds; 0: the worker kept its promise to the end.
     pub(super) overdue_ms: u64,
     pub(super) in_flight: &'a str,
 }
 
-/// Whether this end is a SIGKILL by somebody else.
+/// Whether this end is a SIGKILL that the master did not send.
 pub(super) fn is_foreign_kill(exit: Exit, phase: Phase) -> bool {
     is_signal(exit, Number::SIGKILL) && !matches!(phase, Phase::Killed { .. })
 }
@@ -66,7 +65,7 @@ pub(super) fn log(
     let Child { pid, row, .. } = *child;
     let now = clock::now();
     let in_flight_count = row.in_flight();
-    // Before it serves a worker owes no heartbeat.
+    // A worker owes no heartbeat before it serves.
     let overdue_ms = match row.state() {
         RowState::Serving | RowState::Draining => now.saturating_sub(row.due()),
         RowState::Starting | RowState::Free => 0,
@@ -98,14 +97,14 @@ pub(super) fn log(
         };
     }
     match phase {
-        Phase::Draining { .. } if left_in_order => log_exit!(info, "worker left"),
+        Phase::Draining { .. } if left_in_order => log_exit!(info, "the worker drained and ended"),
         Phase::Forking | Phase::Starting { .. } => {
-            log_exit!(error, "worker ended before it served; its slot gets another")
+            log_exit!(error, "the worker ended before it served; its slot gets another one")
         }
-        Phase::Serving { .. } => log_exit!(error, "worker died; its slot gets another"),
-        Phase::Draining { .. } => log_exit!(error, "worker died while it drained"),
+        Phase::Serving { .. } => log_exit!(error, "the worker died; its slot gets another one"),
+        Phase::Draining { .. } => log_exit!(error, "the worker died while it drained"),
         Phase::Dumping { .. } | Phase::Aborting { .. } | Phase::Killed { .. } => {
-            log_exit!(warn, "worker that was given up is gone")
+            log_exit!(warn, "the worker is gone: the master had ended it because it hung or was too late")
         }
     }
     reason
@@ -114,7 +113,7 @@ pub(super) fn log(
 fn explain(facts: &ExitFacts<'_>) -> String {
     let mut sentence = cause(facts);
     if facts.overdue_ms > 0 {
-        let _ = write!(sentence, "; its beat was {} overdue", span(facts.overdue_ms));
+        let _ = write!(sentence, "; its heartbeat was {} overdue", span(facts.overdue_ms));
     }
     if !facts.in_flight.is_empty() {
         let _ = write!(sentence, "; in flight: {}", facts.in_flight);
@@ -127,7 +126,7 @@ fn cause(facts: &ExitFacts<'_>) -> String {
     let by_master = match phase {
         Phase::Killed { cause } if is_signal(exit, Number::SIGKILL) => Some(cause.to_string()),
         Phase::Aborting { .. } | Phase::Killed { cause: KillCause::Hung } if is_signal(exit, Number::SIGABRT) => {
-            Some("hung, no beat within workers.timeout".to_owned())
+            Some("hung, no heartbeat within workers.timeout".to_owned())
         }
         Phase::Forking
         | Phase::Starting { .. }
@@ -141,7 +140,7 @@ fn cause(facts: &ExitFacts<'_>) -> String {
         return format!("{exit}, sent by the master: {why}");
     }
     let how = match (exit, facts.boot_failure) {
-        (Exit::Code(0), _) if matches!(phase, Phase::Draining { .. }) => return "drained and left".to_owned(),
+        (Exit::Code(0), _) if matches!(phase, Phase::Draining { .. }) => return "drained and ended".to_owned(),
         (Exit::Code(BOOT_FAILED), Some(reason)) => return format!("could not boot: {reason}"),
         (Exit::Code(PANICKED), _) => format!("{exit}: a panic left main"),
         _ if is_signal(exit, Number::SIGALRM) => format!("{exit}: the alarm a worker sets for a drain that hangs"),
@@ -159,7 +158,7 @@ fn cause(facts: &ExitFacts<'_>) -> String {
         Phase::Draining { .. } => ", while it drained",
         Phase::Dumping { .. } => ", after the master had asked it to write what it did",
         Phase::Aborting { .. } | Phase::Killed { .. } => ", after the master had given it up",
-        Phase::Serving { .. } if exit == Exit::Code(0) => ", though nobody had asked it to",
+        Phase::Serving { .. } if exit == Exit::Code(0) => ", although it was not told to",
         Phase::Serving { .. } => "",
     };
     how + when
@@ -169,7 +168,7 @@ fn is_signal(exit: Exit, signal: Number) -> bool {
     matches!(exit, Exit::Signal { number, .. } if number == signal as i32)
 }
 
-/// The requests noted, of `count` that were in flight: empty, or `GET /facts for 2.1 s [id abc], 3 more`.
+/// Lists the requests that are noted of the `count` in flight: empty, or `GET /facts for 2.1 s [id abc], 3 more`.
 pub(super) fn in_flight(notes: &[InFlightRequest], count: u64, now: u64) -> String {
     let mut parts: Vec<String> = notes
         .iter()
@@ -209,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn each_end_is_named_rightly() {
+    fn each_end_has_its_sentence() {
         let kill = signal(Number::SIGKILL, false);
         let (draining, aborting) = (Phase::Draining { until: UNTIL }, Phase::Aborting { until: UNTIL });
         let killed = |cause| Phase::Killed { cause };
         let cases = [
             (Exit::Code(7), SERVING, None, "exited with code 7"),
-            (Exit::Code(0), draining, None, "drained and left"),
-            (Exit::Code(0), SERVING, None, "exited with code 0, though nobody had asked it to"),
+            (Exit::Code(0), draining, None, "drained and ended"),
+            (Exit::Code(0), SERVING, None, "exited with code 0, although it was not told to"),
             (Exit::Code(101), SERVING, None, "exited with code 101: a panic left main"),
             (Exit::Code(3), Phase::Starting { until: UNTIL }, None, "exited with code 3, before it served"),
             (signal(Number::SIGSEGV, true), SERVING, None, "killed by SIGSEGV (core dumped)"),
@@ -225,7 +224,7 @@ mod tests {
                 signal(Number::SIGABRT, false),
                 aborting,
                 None,
-                "killed by SIGABRT, sent by the master: hung, no beat within workers.timeout",
+                "killed by SIGABRT, sent by the master: hung, no heartbeat within workers.timeout",
             ),
             (signal(Number::SIGABRT, false), SERVING, None, "killed by SIGABRT"),
             (
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_failure_is_quoted_and_beat_and_requests_are_told() {
+    fn a_boot_failure_is_quoted_and_a_late_heartbeat_and_requests_are_told() {
         let mut facts = ExitFacts {
             exit: Exit::Code(3),
             phase: Phase::Starting { until: UNTIL },
@@ -269,11 +268,11 @@ mod tests {
         assert_eq!(explain(&facts), "could not boot: the factory failed: no store");
         facts =
             ExitFacts { exit: Exit::Code(7), phase: SERVING, overdue_ms: 1_250, in_flight: "GET / for 3 ms", ..facts };
-        assert_eq!(explain(&facts), "exited with code 7; its beat was 1.2 s overdue; in flight: GET / for 3 ms");
+        assert_eq!(explain(&facts), "exited with code 7; its heartbeat was 1.2 s overdue; in flight: GET / for 3 ms");
     }
 
     #[test]
-    fn requests_in_flight_are_listed_and_the_unnoted_counted() {
+    fn requests_in_flight_are_listed_and_those_not_noted_are_counted() {
         let note = |started, request: &str, id: Option<&str>| InFlightRequest {
             started,
             request: request.to_owned(),

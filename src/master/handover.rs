@@ -1,4 +1,4 @@
-//! What one program tells the next that takes its place over an exec: JSON in memory, and the descriptors it names.
+//! The state that one program passes to the next over an exec: JSON in memory, and the descriptors that it names.
 //!
 //! Owns: the format, finding it at the start, and the way back as long as the new program does not stand on its own
 //! feet. Nothing that came over is closed or taken before that: a refusal hands it all back as it is. Refuses: deciding
@@ -40,35 +40,35 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// The environment variable that says what this program is started for, and which descriptors tell it more.
+/// The environment variable that says what this program was executed for, and which descriptors have the state.
 pub(super) const MARKER: &str = "OXICORN_UPGRADE";
-/// Of the format. Fields may be added without a new one.
+/// The version of the format. New fields do not need a new version.
 pub(super) const VERSION: u32 = 1;
-/// Of a program that could not take over, nor be refused.
+/// The exit code of a program that could neither take over nor go back.
 const EXIT_FAILURE: u8 = 1;
 const EXIT_REFUSED: u8 = 2;
 
-/// All there is to tell.
+/// Everything that is passed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct HandoverState {
     pub(super) version: u32,
-    /// The program whose workers serve: the one that says this, or the one that is gone back to.
+    /// The program whose workers serve: the writer of this state, or the one to go back to.
     pub(super) of: Program,
-    /// By which the reader is found the next time, and the folder it was first started in, links unresolved.
+    /// The path of the reader for the next upgrade, and the folder of the first start, both with their links.
     pub(super) path: PathBuf,
     pub(super) cwd: PathBuf,
-    /// Why the new program has failed; the reader is the old one.
+    /// Why the new program has failed, if the reader is the old one.
     pub(super) failed: Option<String>,
-    /// All descriptors that are named here.
+    /// All descriptors that this state names.
     pub(super) fds: Vec<RawFd>,
     pub(super) core: CoreSnapshot,
     pub(super) children: Vec<PassedChild>,
-    /// Its memory, and the most rows it can hold.
+    /// The descriptor of its memory, and its largest number of rows.
     pub(super) scoreboard: (RawFd, u32),
     pub(super) listeners: listener::PassedListeners,
     pub(super) control: Option<control::PassedControl>,
     pub(super) pidfile: Option<PathBuf>,
-    /// The open pid file, with the lock that says that its master lives.
+    /// The open pid file, with the lock that shows that its master lives.
     #[serde(default)]
     pub(super) pidfile_lock: Option<RawFd>,
     pub(super) log: Option<RawFd>,
@@ -80,16 +80,16 @@ pub(super) struct HandoverState {
     pub(super) deaths: Deaths,
     pub(super) boot_failure: Option<String>,
     pub(super) started: Millis,
-    /// Heard, and not yet obeyed.
+    /// Signals that came and are not handled yet.
     pub(super) signals: Vec<(String, u32)>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) last_upgrade: Option<LastReload>,
 }
 
-/// All that is needed to run a program again as it ran, whatever became of its files.
+/// Everything that is needed to run a program again as it ran, even if its files have changed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Program {
-    /// Of oxicorn.
+    /// The version of oxicorn.
     pub(super) build: String,
     pub(super) executable: RawFd,
     pub(super) path: PathBuf,
@@ -132,7 +132,7 @@ fn arguments_or_own(recorded: Vec<String>) -> Vec<OsString> {
 pub(super) struct Texts(BTreeMap<PathBuf, String>);
 
 impl std::fmt::Debug for Texts {
-    /// Without the texts: they hold secrets.
+    /// Leaves out the texts: they contain secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
@@ -141,7 +141,7 @@ impl std::fmt::Debug for Texts {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct PassedChild {
     pub(super) pid: Pid,
-    /// The place of its row.
+    /// The index of its row.
     pub(super) row: usize,
     pub(super) channel: Option<RawFd>,
     pub(super) due: u64,
@@ -150,7 +150,7 @@ pub(super) struct PassedChild {
 }
 
 impl Program {
-    /// This one, as it runs now.
+    /// The running program, as it runs now.
     pub(super) fn own(executable: RawFd, path: PathBuf, resolved: &Resolved) -> Self {
         Self {
             build: env!("CARGO_PKG_VERSION").to_owned(),
@@ -173,28 +173,28 @@ impl Program {
     }
 }
 
-/// What this program was started for.
+/// What this program was executed for.
 #[derive(Debug)]
 pub(super) enum HandoverKind {
-    /// To show that it could take over, to the master at the other end.
+    /// To show the master at the other end that it could take over.
     Preflight { channel: OwnedFd },
     /// To take over.
     TakeOver,
-    /// To take over again: the program it had made room for has failed.
+    /// To take over again, because the new program has failed.
     Return,
 }
 
-/// A place to take over, and the way back from it.
+/// A service to take over, and the way back from it.
 #[derive(Debug)]
 pub(crate) struct Handover {
     pub(super) purpose: HandoverKind,
     pub(super) state: HandoverState,
-    /// As it came, with what we do not know.
+    /// The state as it came, with fields that this version does not know.
     pub(super) received: Map<String, Value>,
 }
 
 impl Handover {
-    /// `None`: this is a start like any other. An exit code: there is something to take over that cannot be read.
+    /// `None`: this is an ordinary start. An exit code: the state to take over cannot be read.
     pub(crate) fn receive() -> Option<Result<Self, ExitCode>> {
         let marker = std::env::var(MARKER).ok()?;
         process::remove_from_environment(&[MARKER]);
@@ -221,13 +221,13 @@ impl Handover {
         matches!(self.purpose, HandoverKind::Preflight { .. })
     }
 
-    /// The old program's place is taken again by itself.
+    /// Whether the old program takes over again.
     pub(crate) fn is_return(&self) -> bool {
         matches!(self.purpose, HandoverKind::Return)
     }
 
-    /// Where the settings are to be looked for: a new program follows the links of the first start's folder, the old
-    /// one goes back to where it was.
+    /// The folder in which settings are looked for: a new program follows the links of the folder of the first start,
+    /// the old one uses the folder it had.
     pub(crate) fn start_folder(&self) -> StartFolder {
         if self.is_return() { self.running().1 } else { StartFolder::at(&self.state.cwd) }
     }
@@ -259,7 +259,7 @@ impl Handover {
         }
     }
 
-    /// A preflight has another pid than the master to be, for which sockets may have been passed.
+    /// The environment. A preflight has another pid than the later master, for which sockets may have been passed.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
         let mut environment = settings::environment();
         if self.is_preflight()
@@ -271,39 +271,42 @@ impl Handover {
         environment
     }
 
-    /// What only a restart changes stays as it is; the keys that would have changed.
+    /// Keeps the settings that only a restart changes, and returns the keys that would have changed.
     pub(crate) fn fix(&self, resolved: &mut Resolved) -> Vec<&'static str> {
         resolved.keep_until_restart(&self.state.of.fixed)
     }
 
-    /// Where the log went, for a program that cannot open its own.
+    /// The open log of the old program, for a program that cannot open its own.
     pub(crate) fn log(&self) -> Option<OwnedFd> {
         exec::received(self.state.log?).ok()
     }
 
-    /// As [`log`](Self::log), of the access log.
+    /// As [`log`](Self::log), for the access log.
     pub(crate) fn access_log(&self) -> Option<OwnedFd> {
         exec::received(self.state.access_log?).ok()
     }
 
-    /// Goes back to the program before, or tells the master that tries us; returns only where neither is possible.
+    /// Goes back to the old program, or tells the master of the preflight the reason. Returns only if neither is
+    /// possible.
     pub(crate) fn refuse(self, reason: &str) -> ExitCode {
         refuse(&self.purpose, self.received, reason)
     }
 
-    /// What the worker of a preflight is made of: all is looked at that a take-over needs, and nothing changed.
+    /// Makes the worker of a preflight. It checks everything that taking over needs, and changes nothing.
     ///
     /// # Errors
     /// The sentence to [`refuse`](Self::refuse) with.
     pub(crate) fn try_on(&self, resolved: Resolved, app: Rc<AppInfo>) -> Result<WorkerSeed, String> {
-        let HandoverKind::Preflight { channel } = &self.purpose else { return Err("this is no preflight".to_owned()) };
+        let HandoverKind::Preflight { channel } = &self.purpose else {
+            return Err("this is not a preflight".to_owned());
+        };
         let failed = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
         let listeners = Listeners::adopt(&self.state.listeners).map_err(failed("a listening socket was not passed"))?;
         listeners.probe(&resolved.settings.server).map_err(|error| error_chain(&error))?;
         let (memory, rows_max) = self.state.scoreboard;
         let memory = exec::received(memory).map_err(failed("the scoreboard was not passed"))?;
         Scoreboard::adopt(memory, rows_max).map_err(|error| error_chain(&error))?;
-        // It counts for itself: what it does is not the service's.
+        // It has a scoreboard of its own: its counts do not belong to the service.
         let scoreboard = Scoreboard::create(1, 1).map_err(failed("no memory for a scoreboard"))?;
         let generation = self.state.core.next_generation().0;
         let row = scoreboard.claim(0, generation, 0, clock::now()).ok_or("a new scoreboard has no row")?;
@@ -335,7 +338,7 @@ fn read(received: &Map<String, Value>) -> Result<HandoverState, String> {
 fn refuse(purpose: &HandoverKind, mut received: Map<String, Value>, reason: &str) -> ExitCode {
     match purpose {
         HandoverKind::Preflight { channel } => {
-            // Nobody there to hear it is a master that has stopped meanwhile.
+            // If this cannot be sent, the master has stopped meanwhile.
             let _ = ToMaster::BootFailed(reason.to_owned()).send(channel.as_fd());
             ExitCode::from(EXIT_REFUSED)
         }
@@ -356,11 +359,11 @@ fn refuse(purpose: &HandoverKind, mut received: Map<String, Value>, reason: &str
                     exec::replace(program.as_fd(), &arguments, MARKER, &format!("return {number}"))
                 });
             let error = error.unwrap_or_else(|error| error);
-            log::last_words(&format!("{reason}; and the program before cannot be gone back to: {error}"));
+            log::last_words(&format!("{reason}; and the old program cannot be executed again: {error}"));
             ExitCode::from(EXIT_FAILURE)
         }
         HandoverKind::Return => {
-            log::last_words(&format!("the program before cannot go on either: {reason}"));
+            log::last_words(&format!("the old program cannot continue either: {reason}"));
             ExitCode::from(EXIT_FAILURE)
         }
     }

@@ -25,7 +25,7 @@ pub(super) fn service(shell: &Shell) -> Service {
     }
 }
 
-/// Why a command is refused: it means another service. `None`: it means this one.
+/// Why a command is refused: it is meant for another service. `None`: it is meant for this one.
 pub(super) fn refusal(shell: &Shell, meant: &Meant) -> Option<String> {
     let name = &shell.resolved.settings.process.name;
     let wanted = match meant {
@@ -43,9 +43,9 @@ pub(super) fn refusal(shell: &Shell, meant: &Meant) -> Option<String> {
 
 fn is_own_file(shell: &Shell, file: &str) -> bool {
     let folder = shell.upgrades.folder();
-    // A service without a file would, at a reload, take this one if it is there by then.
+    // A service without a settings file takes this one at a reload, if it exists by then.
     let own = shell.resolved.file.clone().unwrap_or_else(|| folder.join(DEFAULT_FILE));
-    // A service that was started through a link: the next program follows that link again.
+    // If the service was started through a link, the next program follows this link again.
     let here = std::env::current_dir().unwrap_or_default();
     let named = own.strip_prefix(here).map(|rest| folder.join(rest));
     is_one_of(file, [Some(own.clone()), named.ok()].into_iter().flatten())
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_the_same_by_whatever_links() {
+    fn a_settings_file_is_recognized_through_links() {
         let dir = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(dir.path()).unwrap();
         for release in ["1", "2"] {
@@ -83,6 +83,6 @@ mod tests {
         assert!(is("2/a.toml", "current/a.toml"));
         assert!(!is("2/a.toml", "1/a.toml"));
         fs::remove_file(root.join("2/a.toml")).unwrap();
-        assert!(is("2/a.toml", "2/a.toml"), "one that is gone for the moment is still the same");
+        assert!(is("2/a.toml", "2/a.toml"), "a file that is gone for the moment is still the same");
     }
 }

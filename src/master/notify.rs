@@ -1,4 +1,4 @@
-//! What systemd is told of the service, by the protocol of sd_notify(3): `Type=notify`, `notify-reload`,
+//! Notifications to systemd about the service, by the protocol of sd_notify(3): `Type=notify`, `notify-reload`,
 //! `WatchdogSec=`.
 //!
 //! Owns: the datagrams to `$NOTIFY_SOCKET`, and when the watchdog's next one is due. Refuses: to block, and to judge:
@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 use super::core::Millis;
 use crate::sys::clock;
 
-/// After a datagram found systemd's queue full.
+/// When to send again after the queue of systemd was full.
 const RETRY_MS: u64 = 250;
 
-/// As much of a service's life as systemd wants to know.
+/// The states of a service that systemd knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ServiceState {
@@ -43,12 +43,12 @@ pub(super) struct Notify {
     reloading: bool,
     /// The status that was sent last.
     told: String,
-    /// States not sent yet, the oldest first. Statuses are not kept: the newest is the one that counts.
+    /// States not sent yet, the oldest first. Statuses are not kept: only the newest matters.
     unsent: VecDeque<String>,
     /// Set while something waits for room.
     retry_at: Option<Millis>,
     watchdog: Option<Watchdog>,
-    /// A failure was logged; until something is sent again, one line is enough.
+    /// A failure was logged. No other is logged until a notification is sent again.
     failed: bool,
 }
 
@@ -59,7 +59,7 @@ struct Watchdog {
 }
 
 impl Notify {
-    /// `None` where nobody wants to be told, or cannot be; the log has the reason.
+    /// `None` if no service manager listens, or if it cannot be reached; the log has the reason.
     pub(super) fn open(now: Millis) -> Option<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let every_ms =
@@ -96,12 +96,12 @@ impl Notify {
         })
     }
 
-    /// Goes on for the program before: what systemd was told by it is not said again.
+    /// Continues for the old program: what it has sent to systemd is not sent again.
     pub(super) fn resume(&mut self, (state, reloading): (ServiceState, bool)) {
         (self.state, self.reloading) = (state, reloading);
     }
 
-    /// For the program that goes on.
+    /// What to pass to the next program.
     pub(super) fn told(&self) -> (ServiceState, bool) {
         (self.state, self.reloading)
     }
@@ -111,10 +111,10 @@ impl Notify {
         self.watchdog.map(|watchdog| watchdog.due).into_iter().chain(self.retry_at).min()
     }
 
-    /// Tells what has changed, and gives the watchdog its sign of life when it is due.
+    /// Sends what has changed, and the watchdog's signal when it is due.
     pub(super) fn turn(&mut self, state: ServiceState, status: &str, now: Millis) {
         self.retry_at = None;
-        // Never back: that no worker serves just now is in the status.
+        // The state never goes back: the status says if no worker serves at the moment.
         if state > self.state {
             self.state = state;
             match state {
@@ -135,8 +135,8 @@ impl Notify {
         }
     }
 
-    /// A reload was asked for. To be said for each request, one that is refused and one more while one runs too:
-    /// `systemctl reload` waits for this, and then for [`ready`](Self::ready).
+    /// Notifies that a reload was requested: for each request, also one that is refused or queued. `systemctl reload`
+    /// waits for this, and then for [`ready`](Self::ready).
     pub(super) fn reloading(&mut self, now: Millis) {
         if self.state == ServiceState::Serving {
             self.reloading = true;
@@ -145,7 +145,7 @@ impl Notify {
         }
     }
 
-    /// The reload is over, whatever came of it.
+    /// Notifies that the reload is over, with or without success.
     pub(super) fn ready(&mut self, now: Millis) {
         if std::mem::take(&mut self.reloading) && self.state == ServiceState::Serving {
             self.unsent.push_back("READY=1".to_owned());
@@ -162,7 +162,8 @@ impl Notify {
         }
     }
 
-    /// `false`: there is no room for it now. What fails otherwise is given up: it would fail again.
+    /// Returns `false` if there is no room now. A message that fails for another reason is given up: it would fail
+    /// again.
     fn send(&mut self, message: &str, now: Millis) -> bool {
         match self.socket.send_to_addr(message.as_bytes(), &self.to) {
             Ok(_) => self.failed = false,
@@ -184,11 +185,11 @@ fn say_failed(error: &io::Error) {
     tracing::warn!(
         event = "notify_failed",
         %error,
-        "systemd cannot be told how the service is (NOTIFY_SOCKET); it may take it for not started, or for hung"
+        "could not notify systemd (NOTIFY_SOCKET); it may take the service for not started, or for hung"
     );
 }
 
-/// Half of what the service manager allows between two signs of life, if it watches the process `pid`.
+/// Half of the time that the service manager allows between two signals, if it watches the process `pid`.
 fn watchdog_ms(usec: Option<&OsStr>, watched: Option<&OsStr>, pid: u32) -> Option<u64> {
     let ours = watched.is_none_or(|watched| watched.to_str() == Some(&pid.to_string()));
     let usec: u64 = usec?.to_str()?.parse().ok().filter(|usec| *usec > 0)?;
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn each_change_is_told_once_and_none_backwards() {
+    fn each_change_is_sent_once_and_the_state_never_goes_back() {
         let (mut notify, theirs, _folder) = pair(None);
         notify.turn(ServiceState::Starting, "0 of 1", Millis(0));
         notify.reloading(Millis(0));
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_blocks_nothing_and_loses_no_state() {
+    fn a_full_queue_does_not_block_and_loses_no_state() {
         let (mut notify, theirs, _folder) = pair(None);
         while notify.send("STATUS=full", Millis(0)) {}
         notify.turn(ServiceState::Serving, "1 of 1", Millis(1_000));
@@ -257,21 +258,21 @@ mod tests {
     }
 
     #[test]
-    fn the_watchdog_hears_as_often_as_it_was_promised() {
+    fn the_watchdog_gets_its_signal_in_time() {
         let (mut notify, theirs, _folder) = pair(Some(500));
         for now in [0, 499, 500, 501, 1_300, 1_799, 1_800] {
             notify.turn(ServiceState::Starting, "", Millis(now));
         }
         assert_eq!(told(&theirs), ["WATCHDOG=1"; 4]);
         assert_eq!(notify.deadline(), Some(Millis(2_300)));
-        // Nobody there: no spin.
+        // No receiver: the master does not spin.
         drop(theirs);
         notify.turn(ServiceState::Starting, "", Millis(2_300));
         assert_eq!(notify.deadline(), Some(Millis(2_800)));
     }
 
     #[test]
-    fn only_the_watched_process_is_watched() {
+    fn the_watchdog_is_served_only_by_the_process_that_systemd_watches() {
         let ms = |usec: &str, pid: Option<&str>| watchdog_ms(Some(OsStr::new(usec)), pid.map(OsStr::new), 42);
         assert_eq!(ms("30000000", Some("42")), Some(15_000));
         assert_eq!(ms("30000000", None), Some(15_000));
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_no_socket_address_is_refused() {
+    fn a_notify_socket_that_is_no_unix_address_is_refused() {
         for place in ["vsock:2:1234", "relative"] {
             assert!(Notify::to(OsStr::new(place), None, Millis(0)).is_err(), "{place}");
         }

@@ -1,15 +1,17 @@
-//! Whether the kernel killed for want of memory: the count of OOM kills of the cgroup that master and workers share.
+//! Whether the kernel killed a worker because memory ran out: the count of OOM kills of the cgroup that master and
+//! workers share.
 //!
-//! Owns: finding the counter (cgroup v1 or v2) and which of its kills are accounted for by a worker's death. Refuses to
-//! be needed: where the kernel does not tell, nothing is said. The counter does not name its victims: the death, within
-//! seconds, of another process of the cgroup can be taken for a worker's that was killed from outside.
+//! Owns: finding the counter (cgroup v1 or v2), and which of its kills belong to the death of a worker. Refuses: to be
+//! needed. Without a counter nothing is reported. The counter does not name the killed process: an OOM kill of another
+//! process in the cgroup can be mistaken for that of a worker which was killed from outside within seconds.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// A kill that no worker's death claimed this long after it was seen was somebody else's: a child of the app, a shell.
+/// An OOM kill that no death of a worker claimed within this time belongs to another process: a child of the app, a
+/// shell.
 const CLAIM_MS: u64 = 5_000;
 
 #[derive(Debug)]
@@ -21,7 +23,7 @@ pub(super) struct OomKills {
     seen_at: u64,
 }
 
-/// What the counter says at a death: more than before is a kill.
+/// The counter at the death of a worker: an increase is a kill.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct OomDelta {
     pub(super) file: &'static str,
@@ -30,7 +32,7 @@ pub(super) struct OomDelta {
 }
 
 impl OomKills {
-    /// `None` where there is no such counter: outside a cgroup, in the root of v2, before Linux 4.13.
+    /// `None` if there is no such counter: outside a cgroup, in the root of v2, before Linux 4.13.
     pub(super) fn find() -> Option<Self> {
         let read = |path: &str| fs::read_to_string(path).ok();
         let (folder, file) = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
@@ -42,8 +44,8 @@ impl OomKills {
         Some(Self { path, file, accounted: seen, seen, seen_at: 0 })
     }
 
-    /// At the death of a worker by a SIGKILL that the master did not send; each claims one kill, for several can have
-    /// been counted before the first of their victims is reaped.
+    /// Reads the counter at the death of a worker by a SIGKILL that the master did not send. Each death claims one
+    /// kill, because several can be counted before the first of the killed processes is reaped.
     pub(super) fn account(&mut self, now: u64) -> Option<OomDelta> {
         if now.saturating_sub(self.seen_at) > CLAIM_MS {
             self.accounted = self.seen;
@@ -63,7 +65,7 @@ fn count(path: &Path) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
-/// The folder of this process's memory cgroup and the file in it: v1 where it has the memory controller, else v2.
+/// The folder of this process's memory cgroup, and the file in it: v1 if v1 has the memory controller, else v2.
 fn locate(membership: &str, mounts: &str) -> Option<(PathBuf, &'static str)> {
     let groups = || membership.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
     let v1 = groups().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_counter_is_found_in_every_arrangement() {
+    fn the_counter_is_found_in_each_layout_of_cgroups() {
         let v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                   35 31 0:32 /docker/a /sys/fs/cgroup/memory ro,relatime master:9 - cgroup cgroup rw,memory\n\
                   41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn each_death_claims_one_kill_and_old_ones_are_nobodys() {
+    fn each_death_claims_one_kill_and_old_kills_are_not_claimed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("memory.events");
         let set = |kills: u64| fs::write(&path, format!("oom 9\noom_kill {kills}\noom_group_kill 0\n")).unwrap();
@@ -125,7 +127,11 @@ mod tests {
         assert_eq!(told(20_200), Some((5, 5)));
         set(7);
         assert_eq!(told(30_000), Some((5, 7)));
-        assert_eq!(told(36_000), Some((7, 7)), "an operator's SIGKILL, six seconds after another's OOM kill");
+        assert_eq!(
+            told(36_000),
+            Some((7, 7)),
+            "a SIGKILL of an operator, six seconds after an OOM kill of another process"
+        );
         fs::remove_file(&path).unwrap();
         assert_eq!(told(40_000), None);
     }

@@ -1,6 +1,6 @@
-//! What the core decided, done: one function per action.
+//! Performs what the core decided: one function for each action.
 //!
-//! Owns: forking, the words to workers, signals, steering, and the sentences of the log. Refuses: choosing.
+//! Owns: forking, messages to workers, signals, steering, and the sentences of the log. Refuses: decisions.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,16 +26,16 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// What came of an action.
+/// The result of an action.
 pub(super) enum Performed {
     Done,
     Learned(Event),
-    /// The fork returned in the child.
+    /// This process is the child of a fork.
     Child(Box<ForkedChild>),
     Exit(ExitReason),
 }
 
-/// What only the child of one fork has.
+/// What only the child of a fork has.
 pub(super) struct ForkedChild {
     slot: SlotId,
     generation: Generation,
@@ -86,7 +86,8 @@ impl Shell {
         let Some(row) = self.scoreboard.claim(slot.0, generation.0, max_requests, started.0) else {
             return self.fork_failed(slot, generation, "the scoreboard has no free row");
         };
-        // Blocked until the child has made itself deaf to the master's handlers; in the master only for the fork.
+        // Signals stay blocked in the child until it has removed the master's handlers, in the master only for the
+        // fork.
         let forked = signals::block_all()
             .and_then(|blocked| Ok((blocked, fd::channel()?)))
             .and_then(|(blocked, ends)| Ok((blocked, ends, fork_worker(&*self.loader.app.runtime)?)));
@@ -104,7 +105,7 @@ impl Shell {
                     pid = child,
                     generation = generation.0,
                     restarts = self.history.of(slot).restarts,
-                    "worker starts"
+                    "started a worker"
                 );
                 let (channel, boot_failure) = (Some(channel), None);
                 let (due, unsent) = (started.0, Vec::new());
@@ -124,7 +125,7 @@ impl Shell {
             slot = slot.0,
             generation = generation.0,
             reason,
-            "a worker could not be forked; the slot tries again after a pause"
+            "could not fork a worker; the master tries again after a pause"
         );
         self.boot_failure = Some(format!("a worker could not be forked: {reason}"));
         Performed::Learned(Event::ForkFailed { slot })
@@ -136,7 +137,7 @@ impl Shell {
         }
     }
 
-    /// Writes the worker's row before the log: an operator who reads that the worker drains sees it in its answers too.
+    /// Writes the worker's row before the log: an operator who reads that the worker drains sees it in the status too.
     fn drain(&mut self, pid: Pid, grace_ms: u64, last: bool, cause: Cause) {
         let (slot, generation) = self.place(pid);
         let grace = Duration::from_millis(grace_ms);
@@ -144,7 +145,8 @@ impl Shell {
             child.row.tell_drain();
         }
         tracing::info!(
-            event = "worker_draining", slot, pid = pid.0, generation, reason = %cause, "worker drains within {grace:?}"
+            event = "worker_draining", slot, pid = pid.0, generation, reason = %cause,
+            "told the worker to finish its requests and to end within {grace:?}"
         );
         self.send(pid, ToWorker::Drain { grace_ms, last });
     }
@@ -175,8 +177,8 @@ impl Shell {
             connections = row.connections(),
             requests_in_flight = requests_in_flight(row),
             reason = "no heartbeat within workers.timeout",
-            "worker hung: no heartbeat for {silent_ms} ms; it gets {first}, SIGKILL two seconds later; its slot gets a new \
-             worker now"
+            "worker hung: no heartbeat for {silent_ms} ms; it gets {first}, SIGKILL two seconds later; its slot gets a \
+             new worker now"
         );
     }
 
@@ -191,18 +193,23 @@ impl Shell {
             in_flight = row.in_flight(),
             requests_in_flight = requests_in_flight(row),
             reason = %cause,
-            "worker gets SIGKILL from the master"
+            "killed the worker with SIGKILL"
         );
         self.signal(pid, Number::SIGKILL);
     }
 
     fn signal(&self, pid: Pid, signal: Number) {
-        // A pid that is reaped may be somebody else's by now.
+        // A pid that was reaped may belong to another process by now.
         if self.child(pid).is_none() {
             return;
         }
         if let Err(error) = signals::send(pid.0, signal) {
-            tracing::error!(event = "signal_failed", pid = pid.0, %error, "a worker could not be signalled; its exit is waited for");
+            tracing::error!(
+                event = "signal_failed",
+                pid = pid.0,
+                %error,
+                "cannot signal the worker; waiting for it to exit"
+            );
         }
     }
 
@@ -213,31 +220,31 @@ impl Shell {
         }
     }
 
-    /// Workers forked so far do not have the new listeners: they cannot rescue there, those forked from now on can.
+    /// Workers that run already do not have the new listeners, so they cannot rescue connections there; later ones can.
     fn grow(&mut self, workers: u32) -> Performed {
         if let Err(error) = self.listeners.grow(&self.resolved.settings.server, workers) {
             tracing::error!(
                 event = "scale_failed",
                 workers,
                 reason = error_chain(&error),
-                "no listeners for so many workers"
+                "could not make listeners for {workers} workers; there will be fewer"
             );
         }
         let Room { slots, rows } = Room::make(&self.listeners, &self.scoreboard);
         Performed::Learned(Event::Grown { slots, rows })
     }
 
-    /// Without steering nothing is lost: what the kernel sends to an empty slot is rescued by siblings.
+    /// Without steering nothing is lost: other workers rescue what the kernel sends to an empty slot.
     fn steer(&mut self, live: &[SlotId]) {
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
         match self.listeners.steer(&live) {
-            Ok(()) => tracing::debug!(event = "steering_changed", ?live, "new connections go to live slots"),
+            Ok(()) => tracing::debug!(event = "steering_changed", ?live, "new connections go to these slots"),
             Err(error) => log_steering_refused(&error),
         }
     }
 
-    /// Who is live is the core's to decide, and who of them gets more connections is no decision: it follows from what
-    /// they have. Where connections do not `stay`, what they have now says nothing, and all get the same.
+    /// The core decides which slots get connections; the weights between them follow from the connection counts. Where
+    /// connections do not `stay`, the counts say nothing, and all slots get the same.
     pub(super) fn balance(&mut self, stay: bool) {
         let mut connections = BTreeMap::new();
         for row in self.scoreboard.rows().filter(|row| stay && row.state() == RowState::Serving) {
@@ -248,7 +255,7 @@ impl Shell {
         }
     }
 
-    /// Steers the next connection to this slot, as if all others were crowded; the next arrival ends that.
+    /// Steers the next connection to this slot, as if all others were crowded. The next arrival ends that.
     pub(super) fn prefer(&mut self, preferred: u32) {
         if let Err(error) = self.listeners.balance(|slot| if slot == preferred { 0 } else { 100 }) {
             log_steering_refused(&error);
@@ -261,16 +268,16 @@ impl Shell {
             CommandReply::Serving { target: 1 } => Told::done("1 worker serves"),
             CommandReply::Serving { target } => Told::done(format!("{target} workers serve")),
             CommandReply::OutOfRange { asked, most } => {
-                Told::refused(format!("{asked} workers are not possible: 1 to {most} are; nothing was changed"))
+                Told::refused(format!("{asked} workers are not possible, only 1 to {most}; nothing was changed"))
             }
             CommandReply::NoListeners { target } => Told::refused(format!(
-                "no listeners could be made for so many; the target is now {target}, see the log"
+                "listeners for more workers could not be made; the target is now {target}, see the log"
             )),
             CommandReply::Superseded { target } => {
                 Told::refused(format!("another request came before this one was done; the target is now {target}"))
             }
             CommandReply::BootFailed { slot: SlotId(slot), target } => {
-                let reason = self.boot_failure.as_deref().unwrap_or("it ended, or stayed silent, before it was ready");
+                let reason = self.boot_failure.as_deref().unwrap_or("it ended or hung before it was ready");
                 Told::refused(format!(
                     "the worker of slot {slot} could not boot: {reason}; the target stays {target}, and the slot is \
                      tried again"
@@ -279,7 +286,7 @@ impl Shell {
             CommandReply::Reloaded { generation } => Told::done(reload::summary(self, generation)),
             CommandReply::Refused => {
                 let reason = self.reloads.last.as_ref().and_then(|last| last.reason.clone()).unwrap_or_default();
-                Told::refused(format!("refused, all goes on as before: {reason}"))
+                Told::refused(format!("refused, nothing was changed: {reason}"))
             }
             CommandReply::RolledBack { slot, why } => {
                 let reason = reload::why_rolled_back(self, slot, why);
@@ -289,14 +296,14 @@ impl Shell {
                 Told::done(format!("generation {generation} serves{}", self.upgrades.summary()))
             }
             CommandReply::UpgradeRefused => {
-                Told::refused(format!("refused, all goes on as before: {}", self.upgrades.reason()))
+                Told::refused(format!("refused, nothing was changed: {}", self.upgrades.reason()))
             }
             CommandReply::UpgradeFailed => Told::refused(format!(
-                "rolled back: {}; the old workers serve on, of the old program",
+                "rolled back: {}; the old workers serve on with the old program",
                 self.upgrades.reason()
             )),
             CommandReply::UpgradeUnderWay => {
-                Told::refused("another upgrade is under way, or waits for its turn; nothing was changed")
+                Told::refused("another upgrade is under way or waits for its turn; nothing was changed")
             }
             CommandReply::Stopping => Told::refused("the service is stopping"),
         };
@@ -311,7 +318,7 @@ impl Shell {
                     self.child(pid).map_or((0, 0), |child| (child.row.requests(), child.row.recycle_at()));
                 tracing::info!(
                     event = "recycle_requested", slot, pid = pid.0, generation, requests, limit, reason = %cause,
-                    "worker serves on until its replacement does"
+                    "the worker is to be replaced; it serves until its replacement does"
                 );
             }
             Note::BackedOff { slot, failures, wait_ms } => tracing::warn!(
@@ -319,51 +326,62 @@ impl Shell {
                 slot = slot.0,
                 failures,
                 wait_ms,
-                "{failures} workers of this slot in a row died before they answered a request; the next starts in {wait_ms} ms \
-                 at the latest"
+                "{failures} workers of this slot in a row died before they answered a request; the master starts the \
+                 next one in {wait_ms} ms at the latest"
             ),
             Note::ScoreboardFull { slot } => tracing::warn!(
                 event = "scoreboard_full",
                 slot = slot.0,
-                "too many workers still drain; a replacement waits until one of them ends"
+                "too many workers still drain; the slot gets its next worker when one of them ends"
             ),
             Note::BootGivenUp { failures } => {
                 tracing::error!(
                     event = "boot_failing",
                     failures,
-                    "no worker became ready in {failures} tries; the master ends those that are left"
+                    "no worker became ready in {failures} tries; the master ends the workers that are left and exits"
                 );
             }
             Note::ReloadQueued => {
-                tracing::info!(event = "reload_queued", "one more reload follows the one that is under way");
+                tracing::info!(
+                    event = "reload_queued",
+                    "another reload or upgrade is under way; this reload follows it"
+                );
             }
             Note::UpgradeQueued => {
-                tracing::info!(event = "upgrade_queued", "an upgrade follows what is under way");
+                tracing::info!(
+                    event = "upgrade_queued",
+                    "another reload or upgrade is under way; this upgrade follows it"
+                );
             }
             Note::TrialBegun { generation, target } => tracing::info!(
                 event = "trial_started",
                 generation = generation.0,
                 target,
-                "generation {} is on trial; the workers of the one before serve on until it has proven itself",
+                "generation {} is on trial; the workers of the generation before serve on until it has passed",
                 generation.0
             ),
             Note::Scaled { target, asked } if i64::from(target) == asked => {
                 tracing::info!(event = "scaled", target, "scaled to {target} workers");
             }
             Note::Scaled { target, asked } => {
-                tracing::warn!(event = "scaled", target, asked, "asked for {asked} workers; there will be {target}")
+                tracing::warn!(
+                    event = "scaled",
+                    target,
+                    asked,
+                    "{asked} workers were requested and are not possible; there will be {target}"
+                )
             }
             Note::Stopping { graceful, delay_ms, grace_ms } => tracing::info!(
                 event = "stopping",
                 graceful,
                 delay_ms,
                 grace_ms,
-                "stopping: {delay_ms} ms as before, then {grace_ms} ms to drain"
+                "stopping: the workers serve as before for {delay_ms} ms, then have {grace_ms} ms to finish"
             ),
             Note::Stalled { by_ms } => tracing::warn!(
                 event = "master_stalled",
                 by_ms,
-                "the master itself stood still for {by_ms} ms; the workers' silence is forgiven once"
+                "the master itself was suspended for {by_ms} ms; missed heartbeats of workers are forgiven once"
             ),
             Note::HeartbeatResumed { pid, silent_ms } => {
                 let (slot, generation) = self.place(pid);
@@ -373,14 +391,15 @@ impl Shell {
                     pid = pid.0,
                     generation,
                     silent_ms,
-                    "worker was silent for {silent_ms} ms; new connections go to it again"
+                    "the worker sent no heartbeat for {silent_ms} ms and sends them again; it gets new connections \
+                     again"
                 );
             }
             Note::InvariantBroken(broken) => {
                 tracing::error!(
                     event = "invariant_broken",
                     broken,
-                    "a bug in oxicorn: please report it; the master goes on"
+                    "found a bug in oxicorn, please report it; the master continues"
                 );
             }
         }
@@ -394,29 +413,30 @@ impl Shell {
         self.core.worker(pid).map_or((0, 0), |worker| (worker.slot.0, worker.generation.0))
     }
 
-    /// What becomes of each thing the master owns, in the child. No `..`: a new field must answer.
+    /// Decides for each thing that the master owns what becomes of it in the child. No `..`: a new field needs a
+    /// decision.
     pub(super) fn into_worker_seed(self, child: ForkedChild) -> WorkerSeed {
         let Shell {
             core: _,
             loader,
             resolved,
             reloads: _,
-            // Its process is the master's to end.
+            // The master ends the preflight's process.
             upgrades: _,
-            // All of them, not only its own slot's: it rescues what waits for its siblings.
+            // The listeners of all slots: the worker rescues connections that wait for other workers.
             listeners,
             scoreboard,
             signals,
-            // Not the child's to remove.
+            // The child must not remove the file.
             pidfile: _,
-            // Closed, not removed: the master still listens there.
+            // Closed, not removed: the master still listens on it.
             control: _,
-            // The master's voice: a worker does not speak for the service.
+            // Only the master reports to the service manager.
             notify: _,
             started: _,
             certificate_due: _,
             control_due: _,
-            // Their other ends must close when the master's do, or a worker would not notice that the master is gone.
+            // A copy here would keep the channels open: the other workers would not notice when the master is gone.
             children,
             inbox: _,
             jitter: _,
@@ -447,6 +467,6 @@ fn log_steering_refused(error: &SteerError) {
     tracing::warn!(
         event = "steering_refused",
         error = error as &dyn std::error::Error,
-        "connections to a slot without a worker wait until a sibling looks"
+        "steering failed; a connection to a slot without a worker waits until another worker accepts it"
     );
 }

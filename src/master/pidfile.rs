@@ -1,7 +1,7 @@
-//! The pid file: written whole, locked as long as its master lives, removed only while it is still ours.
+//! The pid file: written completely or not at all, locked while its master lives, removed only if it is this master's.
 //!
-//! Owns: its path, and the lock that says that its master lives. The number in it proves nothing: another process, or a
-//! thread, may have it by now. Refuses: to replace the file of a master that lives.
+//! Owns: its path, and the lock that shows that its master lives. The number in the file proves nothing: another
+//! process or a thread may have it by now. Refuses: to replace the file of a master that lives.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -15,44 +15,48 @@ use crate::sys::{
     file::{id, id_behind},
 };
 
-/// Another master may make or remove the file while we look at it, but not this often in a row.
+/// How often to try again when another master makes or removes the file at the same time.
 const TRIES: u32 = 100;
 
 #[derive(Debug)]
 pub(crate) struct Pidfile {
     path: PathBuf,
-    /// Locked, if the file system has locks. `None`: the program before this one had lost it.
+    /// Locked, if the file system has locks. `None`: the old program had lost the file.
     file: Option<File>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PidfileError {
-    #[error("process.pidfile {} belongs to a master that runs{pid}; stop that master, or give this service a pid file of its own", .path.display())]
+    #[error(
+        "process.pidfile {} belongs to a master that runs{pid}; stop that master, or give this service a pid file of \
+         its own",
+        .path.display()
+    )]
     Taken { path: PathBuf, pid: String },
     #[error("process.pidfile {} could not be written", .path.display())]
     Write { path: PathBuf, source: io::Error },
 }
 
 impl Pidfile {
-    /// Writes beside and renames, so that no reader ever sees half a number.
+    /// Writes a file beside the path and renames it, so that no reader sees half a number.
     ///
     /// # Errors
-    /// Another master that lives holds the file; the file system's.
+    /// A running master holds the file, or the file cannot be written.
     pub(crate) fn create(path: &Path) -> Result<Self, PidfileError> {
         let failed = |source| PidfileError::Write { path: path.to_owned(), source };
-        // Held until ours is in its place: of two masters that start at once one is refused.
+        // The lock is held until the new file is in place: of two masters that start at once, one is refused.
         let stale = claim(path)?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let written = fs::write(&beside, format!("{}\n", std::process::id())).and_then(|()| {
-            // Open for reading only: a file that is open for writing keeps its disk from being remounted read-only.
+            // Open for reading only: a disk with a file open for writing cannot be remounted read-only.
             let file = fd::open_at_once(beside.as_ref())?;
             lock(&file);
             fs::rename(&beside, path)?;
             Ok(file)
         });
         if written.is_err() {
-            // After a full disk the file beside is cut off, and the file that was made only to be locked is empty.
+            // On a full disk the new file is cut off, and the file that was made only for its lock is empty.
             let _ = fs::remove_file(&beside);
             if stale.metadata().is_ok_and(|found| found.len() == 0) {
                 let _ = fs::remove_file(path);
@@ -61,7 +65,8 @@ impl Pidfile {
         Ok(Self { path: path.to_owned(), file: Some(written.map_err(failed)?) })
     }
 
-    /// Goes on for the program before, which had this pid too. It passed the open file, unless it is an older version.
+    /// Takes over the file of the old program, which had the same pid. An older version may not have passed the open
+    /// file.
     pub(crate) fn adopt(path: &Path, passed: Option<RawFd>) -> Self {
         let passed = passed.and_then(|number| exec::received(number).ok()).map(File::from);
         let found = || fd::open_at_once(path).ok().filter(|_| read(path) == Some(std::process::id()));
@@ -69,11 +74,10 @@ impl Pidfile {
         Self { path: path.to_owned(), file }
     }
 
-    /// Writes the file again if it is gone, or was replaced by one that no living master holds. Gives back whether it
-    /// did.
+    /// Writes the file again if it is gone, or was replaced by one that no living master holds. Returns whether it did.
     ///
     /// # Errors
-    /// As for [`create`](Self::create); the file that lies there stays.
+    /// As for [`create`](Self::create); a file at this path stays.
     pub(crate) fn renew(&mut self) -> Result<bool, PidfileError> {
         if self.is_ours() {
             return Ok(false);
@@ -95,13 +99,18 @@ impl Pidfile {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// A second instance may have replaced it meanwhile; then it is not ours to remove.
+    /// Removes the file, unless another master has replaced it meanwhile.
     pub(crate) fn remove(self) {
         if self.is_ours()
             && read(&self.path) == Some(std::process::id())
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!(event = "pidfile_not_removed", path = %self.path.display(), %error, "the pid file could not be removed; remove it by hand");
+            tracing::warn!(
+                event = "pidfile_not_removed",
+                path = %self.path.display(),
+                %error,
+                "could not remove the pid file; remove it by hand"
+            );
         }
     }
 }
@@ -117,7 +126,7 @@ fn claim(path: &Path) -> Result<File, PidfileError> {
         let file = match file {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match is_link(path) {
-                true => return Err(failed(io::Error::new(error.kind(), "it is a link that leads nowhere"))),
+                true => return Err(failed(io::Error::new(error.kind(), "it is a link to a file that does not exist"))),
                 false => continue,
             },
             Err(error) => return Err(failed(error)),
@@ -133,7 +142,8 @@ fn claim(path: &Path) -> Result<File, PidfileError> {
     Err(failed(io::ErrorKind::ResourceBusy.into()))
 }
 
-/// Whether the lock is ours now. On a file system without locks every file counts as stale.
+/// Locks the file, and returns whether this process has the lock now. On a file system without locks every file counts
+/// as stale.
 fn lock(file: &File) -> bool {
     !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
@@ -156,10 +166,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_master_that_holds_the_file_refuses_another() {
+    fn only_a_master_that_holds_the_file_makes_another_fail() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        // PID 1 lives, and is no master of this service.
+        // PID 1 lives, and is not a master of this service.
         for stale in ["1\n", "4194305\n", "", "no number"] {
             fs::write(&path, stale).unwrap();
             let ours = Pidfile::create(&path).unwrap();
@@ -172,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_written_again_and_a_strangers_is_left_alone() {
+    fn a_missing_file_is_written_again_and_the_file_of_another_master_stays() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let mut ours = Pidfile::create(&path).unwrap();
@@ -185,7 +195,7 @@ mod tests {
         let theirs = Pidfile::create(&path).unwrap();
         assert!(matches!(ours.renew(), Err(PidfileError::Taken { .. })));
         ours.remove();
-        assert!(path.exists(), "another's file was removed");
+        assert!(path.exists(), "the file of another master was removed");
         theirs.remove();
         assert!(!path.exists());
     }

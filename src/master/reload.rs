@@ -1,7 +1,7 @@
-//! A reload, as far as the core leaves it to the shell: reading, refusing, applying, going back.
+//! The shell's part of a reload: reading, refusing and applying settings, and going back to the old ones.
 //!
-//! Owns: the settings of the generation before while the new one is on trial, and how the last reload ended. Refuses:
-//! deciding when a trial is passed or failed (`core`).
+//! Owns: the old settings while the new ones are on trial, and how the last reload ended. Refuses: deciding when a
+//! trial is passed or failed (`core`).
 
 use std::{mem, rc::Rc, sync::Arc};
 
@@ -18,12 +18,12 @@ use crate::{
     sys::signals::Number,
 };
 
-/// How the settings are had again.
+/// How the settings are read again.
 pub(crate) struct SettingsLoader {
     pub(crate) app: Rc<AppInfo>,
     /// Reads and checks them, given the settings in effect.
     pub(crate) read: Box<ReadSettings>,
-    /// Makes what their workers need, given the settings in effect as well.
+    /// Prepares what their workers need, given the settings in effect as well.
     pub(crate) prepare: Box<PrepareWorkers>,
 }
 
@@ -43,20 +43,20 @@ type PrepareWorkers = dyn Fn(&Resolved, &Resolved) -> Result<(), String>;
 pub(super) struct Reloads {
     /// The settings to go back to, while the newer ones are on trial.
     before: Option<Arc<Resolved>>,
-    /// What the newer ones changed, as a caller is told.
+    /// What the newer ones changed, in the words of the reply.
     changes: String,
     pub(super) last: Option<LastReload>,
 }
 
 impl Reloads {
-    /// Of a program that goes on where another had reloaded.
+    /// Continues the record of another program.
     pub(super) fn after(last: Option<LastReload>) -> Self {
         Self { last, ..Self::default() }
     }
 }
 
 pub(super) fn request(shell: &mut Shell, caller: Option<Caller>) {
-    // `systemctl reload` waits to be told of this one, also if it is refused or one more.
+    // `systemctl reload` waits for the notification of each reload, also of one that is refused or queued.
     if let Some(notify) = &mut shell.notify {
         notify.reloading(now());
     }
@@ -64,7 +64,7 @@ pub(super) fn request(shell: &mut Shell, caller: Option<Caller>) {
     shell.inbox.push(Event::ReloadRequested { caller });
 }
 
-/// What a reload would do now, without doing it.
+/// Describes what a reload would do now, without doing it.
 pub(super) fn preview(shell: &Shell) -> Result<String, String> {
     let new = (shell.loader.read)(&shell.resolved);
     release_boot_code();
@@ -76,19 +76,19 @@ pub(super) fn preview(shell: &Shell) -> Result<String, String> {
     Ok(format!("a reload of the running service (pid {}, {file}): {changes}", std::process::id()))
 }
 
-/// The settings as they are now: `workers.count` may be another since.
+/// The settings in effect, with the `workers.count` that a scale may have changed.
 pub(super) fn in_effect(shell: &Shell) -> Resolved {
     shell.resolved.with_count(shell.core.target())
 }
 
-/// Nothing of the old is touched until all of the new is known to be possible.
+/// Loads the settings. Nothing of the old ones is touched until everything of the new ones is known to be possible.
 pub(super) fn load(shell: &mut Shell) -> Event {
     let loaded = try_load(shell);
     release_boot_code();
     match loaded {
         Ok(event) => event,
         Err(reason) => {
-            tracing::error!(event = "reload_refused", reason, "the settings are refused; all goes on as before");
+            tracing::error!(event = "reload_refused", reason, "refused the new settings; nothing was changed");
             shell.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
             Event::SettingsRefused
         }
@@ -110,7 +110,7 @@ fn try_load(shell: &mut Shell) -> Result<Event, String> {
         return Err(error_chain(&error));
     }
     settings::say_warnings(&new.warnings);
-    tracing::info!(event = "reload_started", changes, "settings read; the workers are replaced by new ones");
+    tracing::info!(event = "reload_started", changes, "read the settings; new workers will replace the old ones");
     log_recreated(&made_again);
     renew_pidfile(shell);
     shell.reloads.changes = changes;
@@ -120,7 +120,7 @@ fn try_load(shell: &mut Shell) -> Result<Event, String> {
     Ok(Event::SettingsLoaded { policy, count, removes: shell.listeners.removes() })
 }
 
-/// What a reload to these settings changes, in words.
+/// Describes what a reload to these settings changes.
 fn changes(shell: &Shell, new: &Resolved) -> String {
     let mut told = Changes::between(&shell.resolved, new).to_string();
     if new.settings.folder != shell.resolved.settings.folder {
@@ -132,7 +132,7 @@ fn changes(shell: &Shell, new: &Resolved) -> String {
     told
 }
 
-/// The new generation is proven.
+/// Keeps the new settings: their generation has passed its trial.
 pub(super) fn keep(shell: &mut Shell) {
     shell.reloads.before = None;
     shell.listeners.keep_added();
@@ -142,7 +142,7 @@ pub(super) fn keep(shell: &mut Shell) {
     tracing::info!(event = "reloaded", generation, "generation {generation} serves; the old workers drain");
 }
 
-/// The workers of the old generation never stopped serving.
+/// Goes back to the old settings. The workers of the old generation never stopped serving.
 pub(super) fn restore(shell: &mut Shell, slot: SlotId, failed: Generation, why: Failure) {
     let reason = why_rolled_back(shell, slot, why);
     let generation = shell.core.generation().0;
@@ -162,13 +162,13 @@ pub(super) fn restore(shell: &mut Shell, slot: SlotId, failed: Generation, why: 
         tracing::error!(
             event = "logs_reopen_failed",
             reason = error_chain(&error),
-            "the log of the old settings could not be opened again; the new one is written to"
+            "could not open the log of the old settings again; the log of the new ones is written to"
         );
     }
     shell.resolved = before;
 }
 
-/// Writes the pid file again if it is gone. A failure does not refuse the reload.
+/// Writes the pid file again if it is gone. A failure does not make the reload fail.
 pub(super) fn renew_pidfile(shell: &mut Shell) {
     let Some(pidfile) = &mut shell.pidfile else { return };
     match pidfile.renew() {
@@ -176,12 +176,12 @@ pub(super) fn renew_pidfile(shell: &mut Shell) {
         Ok(true) => tracing::warn!(
             event = "pidfile_recreated",
             path = %pidfile.path().display(),
-            "the pid file was gone, or replaced by another; the master has written it again"
+            "the pid file was gone or replaced; the master has written it again"
         ),
         Err(error) => tracing::warn!(
             event = "pidfile_lost",
             error = &error as &dyn std::error::Error,
-            "the pid file is gone and cannot be written again; the service goes on without it"
+            "the pid file is gone and cannot be written again; the service continues without it"
         ),
     }
 }
@@ -193,7 +193,7 @@ pub(super) fn why_rolled_back(shell: &Shell, slot: SlotId, why: Failure) -> Stri
             let exit = shell.history.of(slot).last_exit;
             format!("the new worker of slot {slot_number} {}", exit.as_deref().unwrap_or("ended"))
         }
-        Failure::Hung => format!("the new worker of slot {slot_number} hung: no beat within workers.timeout"),
+        Failure::Hung => format!("the new worker of slot {slot_number} hung: no heartbeat within workers.timeout"),
         Failure::BootTimeout => {
             format!("the new worker of slot {slot_number} was not ready within workers.boot_timeout")
         }
@@ -201,7 +201,7 @@ pub(super) fn why_rolled_back(shell: &Shell, slot: SlotId, why: Failure) -> Stri
     }
 }
 
-/// What a caller is told of a reload that passed.
+/// The reply to a reload that passed.
 pub(super) fn summary(shell: &Shell, generation: Generation) -> String {
     format!("generation {} serves; {}", generation.0, shell.reloads.changes)
 }
@@ -225,8 +225,8 @@ pub(super) fn log_recreated(addresses: &[String]) {
         tracing::warn!(
             event = "socket_recreated",
             %address,
-            "the file of {address} was gone, or replaced by another; a new socket is bound, and clients that wait on the \
-             old one are still served"
+            "the file of {address} was gone or replaced; a new socket is bound, and clients that wait on the old one \
+             are still served"
         );
     }
 }
@@ -234,11 +234,11 @@ pub(super) fn log_recreated(addresses: &[String]) {
 pub(super) fn kept_until_restart(kept: &[&str]) -> String {
     match kept {
         [] => String::new(),
-        kept => format!("; as before until a restart: {}", kept.join(", ")),
+        kept => format!("; unchanged until a restart: {}", kept.join(", ")),
     }
 }
 
-/// RFC 3339, UTC.
+/// The time now, in RFC 3339 and UTC.
 pub(super) fn timestamp() -> String {
     jiff::Timestamp::now().round(jiff::Unit::Second).map_or_else(|_| String::new(), |now| now.to_string())
 }

@@ -1,7 +1,7 @@
-//! What the master tells of itself: the status, the progress of what somebody waits for, the last words.
+//! What the master reports about itself: the status, the progress of a command, the reply at the end.
 //!
-//! Owns: putting core, scoreboard, kernel and history together for a reader. Refuses: sending it (`control`), and
-//! anything that could wait or fail: what is gone meanwhile is told as zero.
+//! Owns: putting together what core, scoreboard, kernel and history know. Refuses: sending it (`control`), and
+//! everything that could wait or fail: a value that is gone meanwhile is reported as zero.
 
 use super::{
     Shell,
@@ -21,7 +21,7 @@ use crate::{
 pub(super) fn report(shell: &Shell) -> Status {
     let target = shell.core.target();
     let mut workers: Vec<_> = shell.core.workers().iter().filter_map(|worker| worker_status(shell, worker)).collect();
-    // Stable: within a slot the oldest stays first.
+    // The sort is stable: within a slot the oldest worker stays first.
     workers.sort_by_key(|worker| worker.slot);
     let empty = (0..target).filter(|slot| !shell.core.workers().iter().any(|worker| worker.slot == SlotId(*slot)));
     let empty_slots = empty
@@ -69,7 +69,7 @@ fn speaks(shell: &Shell) -> Speaks {
     }
 }
 
-/// `None` for one that is decided on and not yet forked.
+/// `None` for a worker that is not forked yet.
 fn worker_status(shell: &Shell, worker: &core::Worker) -> Option<WorkerStatus> {
     let child = shell.children.iter().find(|child| Some(child.pid) == worker.pid)?;
     let SlotHistory { restarts, last_exit } = shell.history.of(worker.slot);
@@ -123,7 +123,7 @@ fn totals(shell: &Shell) -> StatusTotals {
     }
 }
 
-/// For whoever waits for a scale, a reload, an upgrade or a stop.
+/// The progress for callers that wait for a scale, a reload, an upgrade or a stop.
 pub(super) fn progress(shell: &Shell) -> String {
     let workers = match shell.core.workers().len() {
         1 => "1 worker".to_owned(),
@@ -131,19 +131,19 @@ pub(super) fn progress(shell: &Shell) -> String {
     };
     let serve = format!("{} of {} workers serve", shell.core.served(), shell.core.target());
     match shell.core.stage() {
-        Stage::Running if shell.core.in_preflight() => format!("the new program is tried; {serve}"),
+        Stage::Running if shell.core.in_preflight() => format!("the new program is in its preflight; {serve}"),
         Stage::Running => serve,
-        Stage::Delaying { .. } => format!("workers.shutdown_delay: {workers} left, and as before"),
+        Stage::Delaying { .. } => format!("workers.shutdown_delay: {workers} left, serving as before"),
         Stage::Stopping { .. } | Stage::Done => format!("draining: {workers} left"),
     }
 }
 
-/// For whoever waits when the master ends.
+/// The reply to callers that wait when the master ends.
 pub(super) fn last_words(shell: &Shell, reason: ExitReason) -> ControlResponse {
     let totals = shell.scoreboard.totals();
     match reason {
         ExitReason::Asked => ControlResponse::done(format!(
-            "stopped; of {} requests in its life {} were cut",
+            "stopped; of {} requests since the start, {} were cut",
             totals.requests, totals.cut
         )),
         ExitReason::NoWorkerReady => ControlResponse::refused("no worker became ready; the master gave up"),

@@ -1,6 +1,6 @@
-//! An upgrade, as far as the core leaves it to the shell: becoming a program, state in its place, going back.
+//! The shell's part of an upgrade: executing the new program, and the old one again if the new one fails.
 //!
-//! Owns: the program to go back to, and the exec. Refuses: to try a program (`preflight`).
+//! Owns: the program to go back to, and the exec. Refuses: testing a program (`preflight`), taking over (`arrival`).
 
 mod arrival;
 pub(super) mod preflight;
@@ -41,16 +41,16 @@ use crate::{
 /// What the shell remembers of upgrades.
 #[derive(Debug)]
 pub(super) struct Upgrades {
-    /// By which the program is found the next time, links unresolved.
+    /// The path of the program for the next upgrade, with its links.
     path: PathBuf,
-    /// Where the program was first started, links unresolved.
+    /// The folder in which the service was first started, with its links.
     cwd: PathBuf,
-    /// The program that runs; `None` without `/proc`, and then there is no upgrade.
+    /// The running program; `None` without `/proc`, and then no upgrade is possible.
     executable: Option<OwnedFd>,
     preflight: Option<Preflight>,
-    /// The program to go back to, while our workers are on trial.
+    /// The program to go back to, while the workers of this one are on trial.
     previous: Option<Previous>,
-    /// What a caller is told of an upgrade that passed.
+    /// The end of the reply to an upgrade that passed.
     summary: String,
     pub(super) last: Option<LastReload>,
 }
@@ -95,12 +95,12 @@ impl Upgrades {
         Self { path, cwd, executable, preflight: None, previous: None, summary: String::new(), last: None }
     }
 
-    /// Where the service was first started, as the shell that started it calls the folder.
+    /// The folder in which the service was first started, by the path that the operator's shell used.
     pub(super) fn folder(&self) -> &Path {
         &self.cwd
     }
 
-    /// What the master's poll should wait for.
+    /// The descriptors that the master's poll should wait for.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.preflight.iter().flat_map(|preflight| {
             let channel = preflight.channel.as_ref().map(AsFd::as_fd);
@@ -122,7 +122,7 @@ impl Upgrades {
 }
 
 pub(super) fn request(shell: &mut Shell, program: Option<PathBuf>, caller: Option<Caller>) {
-    // `systemctl reload` waits for the same words.
+    // `systemctl reload` waits for the same notification.
     if let Some(notify) = &mut shell.notify {
         notify.reloading(now());
     }
@@ -130,7 +130,7 @@ pub(super) fn request(shell: &mut Shell, program: Option<PathBuf>, caller: Optio
 }
 
 fn refuse(shell: &mut Shell, reason: String) {
-    tracing::error!(event = "upgrade_refused", reason, "the new program is refused; all goes on as before");
+    tracing::error!(event = "upgrade_refused", reason, "refused the new program; nothing was changed");
     shell.upgrades.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
 }
 
@@ -139,15 +139,15 @@ pub(super) fn become_new(shell: &mut Shell) -> Performed {
         return Performed::Learned(Event::ExecFailed);
     };
     if let Some(deaf) = shell.children.iter().find(|child| !child.unsent.is_empty()) {
-        // The next program would not know what this worker still has to be told.
+        // The next program would not know the messages that this worker still has to get.
         let pid = deaf.pid.0;
-        refuse(shell, format!("the worker with pid {pid} does not read what the master tells it; try again"));
+        refuse(shell, format!("the worker with pid {pid} does not read the messages of the master; try again"));
         return Performed::Learned(Event::ExecFailed);
     }
     tracing::info!(
         event = "upgrade_exec",
         program = %preflight.path.display(),
-        "the new program has passed; the master becomes it, its workers serve on"
+        "the new program has passed its preflight; the master executes it, and the workers serve on"
     );
     let program = (preflight.program.as_fd(), &preflight.arguments[..]);
     let error = become_program(shell, program, "takeover", &preflight.path, None);
@@ -165,7 +165,7 @@ pub(super) fn become_old(shell: &mut Shell, slot: SlotId, why: Failure) -> Perfo
             slot = slot.0,
             reason,
             program = %path.display(),
-            "the new program failed its trial; the master becomes the old one again, whose workers serve"
+            "the new program failed its trial; the master executes the old one again, whose workers still serve"
         );
         let executable = previous.executable.try_clone();
         let error = match executable {
@@ -175,15 +175,20 @@ pub(super) fn become_old(shell: &mut Shell, slot: SlotId, why: Failure) -> Perfo
             }
             Err(error) => error.to_string(),
         };
-        reason = format!("{reason}; and the old program could not take over again: {error}");
+        reason = format!("{reason}; and the old program could not be executed again: {error}");
     }
-    tracing::error!(event = "upgrade_failed", slot = slot.0, reason, "the new program goes on beside the old workers");
+    tracing::error!(
+        event = "upgrade_failed",
+        slot = slot.0,
+        reason,
+        "the new program continues, with the workers of the old one"
+    );
     shell.upgrades.previous = None;
     shell.upgrades.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
     Performed::Learned(Event::ExecFailed)
 }
 
-/// Returns only if it fails; why.
+/// Executes a program in place of this one. Returns only if that fails, and then the reason.
 fn become_program(
     shell: &mut Shell,
     (program, arguments): (BorrowedFd<'_>, &[OsString]),
@@ -195,7 +200,7 @@ fn become_program(
         Ok(blocked) => blocked,
         Err(error) => return format!("signals cannot be blocked: {error}"),
     };
-    // From here on they wait in the kernel; what was heard before goes along.
+    // From here on signals wait in the kernel. Those that came before are passed to the program.
     let heard = shell.signals.take();
     let told = heard.iter().map(|(signal, times)| (signal.name().to_owned(), *times)).collect();
     let error = match write_state(shell, path, told, failed) {
@@ -215,7 +220,7 @@ fn become_program(
     error
 }
 
-/// All a program needs to go on for us. `failed`: it is the one before us.
+/// Writes everything that a program needs to take over. `failed`: why this program failed; the reader is the old one.
 fn write_state(
     shell: &Shell,
     path: &Path,
@@ -229,7 +234,11 @@ fn write_state(
             (Program { executable, ..previous.program.clone() }, previous.received.clone())
         }
         _ => {
-            let own = shell.upgrades.executable.as_ref().ok_or("the running program cannot be held open: no /proc")?;
+            let own = shell
+                .upgrades
+                .executable
+                .as_ref()
+                .ok_or("the running program cannot be kept open: /proc is not mounted")?;
             let executable = transfer.add(own.as_fd());
             (Program::own(executable, shell.upgrades.path.clone(), &shell.resolved), Map::new())
         }
@@ -287,7 +296,7 @@ fn write_state(
     Ok((memory, transfer))
 }
 
-/// The new program is proven.
+/// Keeps the new program: its workers have passed their trial.
 pub(super) fn keep(shell: &mut Shell) {
     shell.upgrades.previous = None;
     shell.listeners.keep_added();
@@ -298,11 +307,11 @@ pub(super) fn keep(shell: &mut Shell) {
         event = "upgraded",
         generation,
         program = %shell.upgrades.path.display(),
-        "generation {generation} serves, of the new program; the old workers drain"
+        "generation {generation} serves with the new program; the old workers drain"
     );
 }
 
-/// The program as it was called, if that leads to it.
+/// The path by which the program was started, if it leads to the program.
 fn first_path(folder: &Path) -> PathBuf {
     let own = Path::new("/proc/self/exe");
     let called = env::args_os().next().map(PathBuf::from).unwrap_or_default();

@@ -1,4 +1,6 @@
-//! The control socket as one program hands it to the next: who asks, and who waits, does not notice.
+//! The control socket as one program passes it to the next: the clients stay connected.
+//!
+//! Owns: the form of the socket and its clients during an upgrade. Refuses: how descriptors pass an exec (`sys::exec`).
 
 use std::{
     io,
@@ -17,7 +19,7 @@ use crate::sys::{
     file::FileId,
 };
 
-/// All of [`ControlServer`], for another program to read.
+/// Everything of [`ControlServer`], for another program to read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in super::super) struct PassedControl {
     listener: RawFd,
@@ -58,7 +60,7 @@ impl ControlServer {
     }
 
     /// # Errors
-    /// A descriptor that was promised is not there.
+    /// A descriptor that the state names was not passed.
     pub(in super::super) fn adopt(passed: &PassedControl) -> io::Result<Self> {
         let clients = passed.clients.iter().map(|client| {
             Ok(ControlClient {

@@ -1,6 +1,6 @@
-//! Standing in the place of the program before: with its sockets, its workers and its commands under way.
+//! Taking over from the old program: its sockets, its workers, and the commands under way.
 //!
-//! Owns: the order in which what was passed is adopted: all that may fail comes first, and nothing is changed before.
+//! Owns: the order in which the state is adopted. Everything that may fail comes first, and nothing is changed before.
 //! Refuses: how to go back (`handover`).
 
 use std::{io, path::Path};
@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// Stands in the place of the program before. What cannot be, hands it back.
+/// Takes over from the old program, or hands everything back to it if that is not possible.
 pub(in super::super) fn adopt(
     resolved: Resolved,
     loader: SettingsLoader,
@@ -72,7 +72,7 @@ fn try_adopt(
     } else {
         let count = reload::changed_count(settings, state.of.count);
         let workers = count.unwrap_or(0).max(state.core.target());
-        // If it fails, the old program sees to what was before.
+        // If this fails, the old program still has its own listeners.
         let server = &settings.server;
         let made_again = listeners.rebind(server, server, workers).map_err(|error| error_chain(&error))?;
         log_recreated(&made_again);
@@ -80,7 +80,7 @@ fn try_adopt(
         Takeover::New { count, removes: listeners.removes() }
     };
     let pidfile = state.pidfile.as_deref().map(|path| Pidfile::adopt(path, state.pidfile_lock));
-    // Nothing can be refused any more: what came over is ours, under other numbers.
+    // From here on nothing can fail: what was passed is adopted, under other numbers.
     exec::close(&state.fds);
     exec::set_cloexec(&state.listeners.originals());
     let room = Room::make(&listeners, &scoreboard);
@@ -116,7 +116,7 @@ fn try_adopt(
     }
     drop(Blocked::over_exec());
     children::recv_all(&mut shell);
-    // A death between the programs has left no signal that waits: it may have come before they were blocked.
+    // A worker that ended between the programs left no pending signal if it ended before signals were blocked.
     children::reap_all(&mut shell);
     todo.extend(shell.core.step(now(), std::mem::take(&mut shell.inbox)));
     Ok((shell, todo))
@@ -146,7 +146,7 @@ fn log_adopted(shell: &Shell, before: &str, failed: Option<String>) {
             before,
             pid,
             workers,
-            "the new program has taken over {workers} workers, which serve on until its own do"
+            "the new program has taken over {workers} workers, which serve until its own workers do"
         ),
         Some(reason) => tracing::error!(
             event = "upgrade_rolled_back",
@@ -154,7 +154,8 @@ fn log_adopted(shell: &Shell, before: &str, failed: Option<String>) {
             pid,
             workers,
             reason,
-            "the old program has taken over again, with its settings of before and its workers, which never stopped"
+            "the old program has taken over again, with its old settings and with its workers, which never stopped \
+             serving"
         ),
     }
 }

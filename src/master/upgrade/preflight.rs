@@ -1,6 +1,6 @@
-//! A program tried beside us: started, listened to, believed or refused.
+//! A new program tested beside this one: it is started, and it passes or is refused.
 //!
-//! Owns: its process and what it says. Refuses: to wait; it is one more thing that the master's poll hears of.
+//! Owns: its process and its output. Refuses: to wait. The master's poll watches it.
 
 use std::{
     ffi::OsString,
@@ -28,12 +28,12 @@ use crate::{
     },
 };
 
-/// Of what a program says in its preflight, the end that is kept …
+/// How much of the end of the preflight's output is kept …
 const SAID_MAX: usize = 4096;
-/// … and of its last line, if it fails, the beginning that the log and a caller are told.
+/// … and how much of its last line goes to the log and to the caller if the preflight fails.
 const WORDS_MAX: usize = 500;
 
-/// A program that is being tried, or was and has passed.
+/// A program that is being tested, or has passed.
 #[derive(Debug)]
 pub(super) struct Preflight {
     pub(super) pid: Pid,
@@ -41,7 +41,7 @@ pub(super) struct Preflight {
     pub(super) arguments: Vec<OsString>,
     pub(super) program: OwnedFd,
     pub(super) channel: Option<OwnedFd>,
-    /// What it says to stdout and stderr, and the end of what it has said. `None` once all is read.
+    /// Its stdout and stderr; `None` once everything is read.
     pub(super) words: Option<PipeReader>,
     said: Vec<u8>,
     passed: bool,
@@ -56,7 +56,7 @@ pub(in super::super) fn begin(shell: &mut Shell, program: Option<PathBuf>) -> Pe
                 event = "upgrade_started",
                 pid = preflight.pid.0,
                 program = %preflight.path.display(),
-                "the new program is tried beside this one: it reads state and settings and boots a worker"
+                "testing the new program beside this one: it reads the state and the settings, and boots a worker"
             );
             shell.upgrades.preflight = Some(preflight);
             Performed::Done
@@ -73,7 +73,7 @@ fn try_program(shell: &mut Shell, target: Target) -> Result<Preflight, String> {
     let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
     let program = exec::open(&path).map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
     let (channel, theirs) = fd::channel().map_err(failed("no channel to the new program"))?;
-    let (words, speaks) = exec::words().map_err(failed("no pipe for its words"))?;
+    let (words, speaks) = exec::words().map_err(failed("no pipe for its output"))?;
     let (memory, mut transfer) = write_state(shell, &path, Vec::new(), None)?;
     let marker = format!("preflight {} {}", transfer.add(memory.as_fd()), transfer.add(theirs.as_fd()));
     let blocked = signals::block_all().map_err(failed("signals cannot be blocked"))?;
@@ -90,7 +90,7 @@ fn try_program(shell: &mut Shell, target: Target) -> Result<Preflight, String> {
         }
         Forked::Parent { child } => {
             drop(blocked);
-            // Fails where the child was faster: then it leads already.
+            // Fails if the child was faster: then it leads the group already.
             let _ = exec::lead_group(child);
             let (pid, channel) = (Pid(child), Some(channel));
             let (words, said) = (Some(words), Vec::new());
@@ -107,7 +107,7 @@ pub(in super::super) fn recv(shell: &mut Shell) {
         match ToMaster::recv(channel.as_fd()) {
             Ok(Received::Message(ToMaster::Ready)) => {
                 preflight.passed = true;
-                // It has nothing to drain; who does not read it is ended by `EndPreflight`.
+                // It has nothing to drain. If it does not read this, `EndPreflight` ends it.
                 let _ = ToWorker::Drain { grace_ms: 0, last: false }.send(channel.as_fd());
             }
             Ok(Received::Message(ToMaster::BootFailed(reason))) => preflight.failure = Some(reason),
@@ -125,11 +125,11 @@ pub(in super::super) fn end(shell: &mut Shell) {
     }
 }
 
-/// Its process is reaped.
+/// Notes that the process of the preflight has ended.
 pub(in super::super) fn reap(shell: &mut Shell, exit: Exit) {
     recv(shell);
     let Some(preflight) = &mut shell.upgrades.preflight else { return };
-    // Whatever it started goes with it.
+    // The processes that it started end with it.
     signals::kill_group(preflight.pid.0);
     let passed = preflight.passed;
     if !passed {
@@ -147,7 +147,7 @@ pub(in super::super) fn reap(shell: &mut Shell, exit: Exit) {
 }
 
 impl Preflight {
-    /// As much as a pipe holds; who says more has to wait for the next turn.
+    /// Reads at most as much as a pipe holds. More has to wait for the next turn.
     fn read_words(&mut self) {
         let mut chunk = [0; 4096];
         for _ in 0..16 {
@@ -174,7 +174,7 @@ impl Preflight {
         };
         let words = String::from_utf8_lossy(&self.said);
         match words.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
-            Some(last) => format!("{how}; its last words: {}", &last[..last.floor_char_boundary(WORDS_MAX)]),
+            Some(last) => format!("{how}; its last line: {}", &last[..last.floor_char_boundary(WORDS_MAX)]),
             None => how,
         }
     }
