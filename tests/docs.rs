@@ -142,7 +142,7 @@ fn no_page_and_no_test_speaks_of_an_event_that_is_never_said() {
 #[test]
 fn every_exit_code_and_every_end_of_a_worker_stands_in_the_reference() {
     let app = read("src/app.rs");
-    let (_, exit) = app.split_once("\nenum Exit {\n").expect("src/app.rs has the exit codes");
+    let (_, exit) = app.split_once("\nenum ProgramExit {\n").expect("src/app.rs has the exit codes");
     let codes = exit.split('}').next().unwrap_or_default().lines();
     let mut codes: BTreeSet<_> =
         codes.filter_map(|line| Some(line.split_once(" = ")?.1.trim_end_matches(',').to_owned())).collect();
