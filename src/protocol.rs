@@ -141,7 +141,7 @@ pub(crate) struct Status {
     pub(crate) empty_slots: Vec<EmptySlot>,
     pub(crate) totals: StatusTotals,
     #[serde(default)]
-    pub(crate) culprit: Option<Culprit>,
+    pub(crate) crash_suspect: Option<CrashSuspect>,
     /// The requests that all workers answer with 503 because of `http.quarantine`.
     #[serde(default)]
     pub(crate) quarantined: Vec<Quarantined>,
@@ -223,7 +223,7 @@ pub(crate) struct EmptySlot {
 
 /// The request that was in flight in most of the last deaths of workers: the crash suspect.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Culprit {
+pub(crate) struct CrashSuspect {
     /// Method and path.
     pub(crate) request: String,
     /// The number of deaths at which it was in flight.
@@ -232,7 +232,7 @@ pub(crate) struct Culprit {
     pub(crate) of: u64,
 }
 
-impl fmt::Display for Culprit {
+impl fmt::Display for CrashSuspect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { request, deaths, of } = self;
         write!(f, "{request} was in flight in {deaths} of the last {of} deaths")

@@ -74,9 +74,9 @@ fn one_bad_request_repeated_leaves_every_slot_served() {
     let table = supervisor.ctl(&["status"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(table.contains("GET /debug/abort was in flight in 8 of the last 8 deaths"), "{table}");
-    let culprit = &supervisor.status()["culprit"];
+    let suspect = &supervisor.status()["crash_suspect"];
     assert_eq!(
-        (&culprit["request"], &culprit["deaths"], &culprit["of"]),
+        (&suspect["request"], &suspect["deaths"], &suspect["of"]),
         (&"GET /debug/abort".into(), &8.into(), &8.into())
     );
     assert_eq!(supervisor.status()["quarantined"], serde_json::json!([]), "http.quarantine is off by default");

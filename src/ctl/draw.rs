@@ -105,8 +105,8 @@ fn troubles(status: &Status, paint: &dyn Fn(&str, &str) -> String, lines: &mut V
             lines.push(paint(RED, &format!("slot {}: backing off, next try in {next_try_s:.1} s", slot.slot)));
         }
     }
-    if let Some(culprit) = &status.culprit {
-        lines.push(paint(RED, &plain(&culprit.to_string())));
+    if let Some(suspect) = &status.crash_suspect {
+        lines.push(paint(RED, &plain(&suspect.to_string())));
     }
     for one in &status.quarantined {
         lines.push(format!("{} is answered 503 for {:.0} s more", plain(&one.request), one.ends_in_s));
@@ -231,7 +231,7 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
     use crate::protocol::{
-        Culprit, EmptySlot, LastReload, ListenerStatus, Quarantined, Responses, Speaks, StatusTotals,
+        CrashSuspect, EmptySlot, LastReload, ListenerStatus, Quarantined, Responses, Speaks, StatusTotals,
     };
 
     fn status() -> Status {
@@ -271,7 +271,7 @@ mod tests {
                 failures: 4,
                 next_try_s: Some(3.21),
             }],
-            culprit: Some(Culprit { request: "GET /bad\x1b[2J".to_owned(), deaths: 7, of: 8 }),
+            crash_suspect: Some(CrashSuspect { request: "GET /bad\x1b[2J".to_owned(), deaths: 7, of: 8 }),
             quarantined: vec![Quarantined { request: "GET /bad".to_owned(), ends_in_s: 41.6 }],
             totals: StatusTotals {
                 requests: 90210,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Shell, core::Millis, now};
 use crate::{
-    protocol::Culprit,
+    protocol::CrashSuspect,
     scoreboard::{InFlightRequest, QUARANTINE_MS},
 };
 
@@ -41,7 +41,7 @@ impl Deaths {
 
     /// The request that was in flight in most of the last deaths. It looks at as many deaths as possible, and at fewer
     /// if other deaths came before a series.
-    pub(super) fn culprit(&self) -> Option<Culprit> {
+    pub(super) fn suspect(&self) -> Option<CrashSuspect> {
         (ENOUGH..=self.last.len()).rev().find_map(|of| {
             let last = || self.last.iter().rev().take(of);
             let deaths = |request: &String| last().filter(|death| death.contains(request)).count();
@@ -50,7 +50,7 @@ impl Deaths {
                 |request: &String| last().filter(|death| death.contains(request)).map(Vec::len).sum::<usize>();
             let suspect = last().flatten().max_by_key(|one| (deaths(one), std::cmp::Reverse(company(one))))?;
             let deaths = deaths(suspect);
-            (deaths >= ENOUGH && 2 * deaths > of).then(|| Culprit {
+            (deaths >= ENOUGH && 2 * deaths > of).then(|| CrashSuspect {
                 request: suspect.clone(),
                 deaths: deaths as u64,
                 of: of as u64,
@@ -67,10 +67,10 @@ impl Deaths {
 /// Notes that a worker died unasked. `foreign`: another process killed it, so no request can be the cause.
 pub(super) fn record_death(shell: &mut Shell, in_flight: &[InFlightRequest], foreign: bool) {
     shell.deaths.record(in_flight.iter().map(|note| note.request.clone()).collect());
-    let Some(culprit) = shell.deaths.culprit() else { return };
-    let Some(note) = in_flight.iter().find(|note| note.request == culprit.request) else { return };
-    let Culprit { request, deaths, of } = &culprit;
-    tracing::error!(event = "crash_suspect", request, deaths, of, "{culprit}");
+    let Some(suspect) = shell.deaths.suspect() else { return };
+    let Some(note) = in_flight.iter().find(|note| note.request == suspect.request) else { return };
+    let CrashSuspect { request, deaths, of } = &suspect;
+    tracing::error!(event = "crash_suspect", request, deaths, of, "{suspect}");
     let http = &shell.resolved.settings.http;
     let exempt = http.limit_exempt.iter().any(|path| request.ends_with(&format!(" {path}")));
     if !http.quarantine || foreign || exempt {
@@ -98,7 +98,7 @@ mod tests {
         for death in deaths {
             all.record(death.iter().map(|&request| request.to_owned()).collect());
         }
-        all.culprit().map(|Culprit { request, deaths, of }| (request, deaths, of))
+        all.suspect().map(|CrashSuspect { request, deaths, of }| (request, deaths, of))
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(super) fn report(shell: &Shell) -> Status {
         workers,
         empty_slots,
         totals: totals(shell),
-        culprit: shell.deaths.culprit(),
+        crash_suspect: shell.deaths.suspect(),
         quarantined: quarantined(shell),
         last_reload: shell.reloads.last.clone(),
         last_upgrade: shell.upgrades.last.clone(),
