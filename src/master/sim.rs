@@ -1,7 +1,7 @@
-//! What must be true of the master's mind in any world of fake processes: one seed, one run, no real time.
+//! What must be true of the core in any world of fake processes. One seed is one run, without real time.
 //!
-//! Owns: the properties, each in a test. Refuses: examples, clocks, and the core's private state. `SEEDS=n` plays n
-//! worlds a test, `SEED=n` replays one aloud.
+//! Owns: the properties, each in a test. Refuses: examples, clocks, and the private state of the core. `SEEDS=n` plays
+//! n worlds for each test; `SEED=n` replays one and prints every event and action.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use world::{
     policy,
 };
 
-/// Names the seed when a world falls apart.
+/// Prints the seed when a test fails.
 struct Replay(u64);
 
 impl Drop for Replay {
@@ -48,7 +48,7 @@ fn storm(seed: u64) {
     let mut world = World::new(seed, STORM, |random| {
         let mut policy = up_to(6)(random);
         policy.slots = policy.workers + 2;
-        // A trial needs room for two workers to a slot; there are always four rows.
+        // A trial needs room for two workers in each slot; a real scoreboard has four rows for each.
         policy.rows = 2 * policy.slots + 1 + random.below(20) as u32;
         policy.shutdown_delay_ms = random.below(3) * 1_000;
         policy.dump_ms = random.below(2) * 1_000;
@@ -75,7 +75,7 @@ fn storm(seed: u64) {
     }
     world.run(40_000);
     world.ahead.retain(|_, ahead| !matches!(ahead, Ahead::Freeze(_)));
-    // If it was frozen until now, what it slept through comes first.
+    // If the machine was frozen until now, the master first handles what it missed.
     world.run(1);
     if let Some(reason) = world.exited {
         assert_eq!(reason, ExitReason::NoWorkerReady);
@@ -85,12 +85,12 @@ fn storm(seed: u64) {
     if world.random.chance(50) && world.ever_ready {
         world.nature = CALM;
         world.settle(200_000);
-        assert_eq!(world.callers, BTreeSet::new(), "left waiting for what is done");
+        assert_eq!(world.callers, BTreeSet::new(), "a caller waits for something that is done");
     }
     world.plan_fact(0, Event::StopRequested { graceful: true });
     let most = world.policy.shutdown_delay_ms + GRACE + 2;
     world.run_to_exit(most);
-    assert_eq!(world.callers, BTreeSet::new(), "left waiting by a master that is gone");
+    assert_eq!(world.callers, BTreeSet::new(), "the master exited without a reply to a caller");
 }
 
 #[test]
@@ -99,12 +99,12 @@ fn after_any_storm_it_settles_and_stops() {
 }
 
 #[test]
-fn seed_1_a_beat_promised_before_a_freeze_takes_no_time_back() {
+fn seed_1_a_heartbeat_from_before_a_freeze_shortens_no_deadline() {
     storm(1);
 }
 
 #[test]
-fn seed_17_forgiving_an_oversleep_shortens_no_promise() {
+fn seed_17_a_forgiven_stall_shortens_no_deadline() {
     storm(17);
 }
 
@@ -171,9 +171,9 @@ fn a_recycle_replaces_every_worker_and_never_dips() {
         }
         world.run_checking(1_000 + old.len() as u64 * BOOT + GRACE + 1, assert_gentle);
         assert!(world.is_settled(), "{:?}", world.master);
-        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old one lives");
+        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old worker is still there");
         let told = world.notes_of(|note| matches!(note, Note::Stalled { .. }));
-        assert_eq!(told, 0, "a wish is not a duty that was slept through");
+        assert_eq!(told, 0, "a request was taken for a duty that the master missed");
     });
 }
 
@@ -183,17 +183,21 @@ fn every_worker_is_replaced_at_its_age_and_none_before() {
     worlds(100, |seed| {
         let mut world = World::new(seed, Nature { max_age: AGE, ..CALM }, up_to(6));
         world.settle(BOOT);
-        // All of one age, they go one after the other, and each takes a boot.
+        // Workers of the same age are replaced one after the other, and each replacement takes one boot.
         let late = 6 * BOOT;
         world.run_checking(3 * AGE, |world| {
             assert_gentle(world);
             for (pid, p) in &world.processes {
                 let overdue = world.now > p.old_at + late && p.drained_by.is_none();
-                assert!(!overdue, "{pid:?} has outlived its age: {p:?}");
+                assert!(!overdue, "{pid:?} is older than its limit: {p:?}");
             }
         });
         assert!(world.drains.len() >= 2 * world.policy.workers as usize);
-        assert_eq!(world.notes_of(|note| matches!(note, Note::BackedOff { .. })), 0, "an asked end is no failure");
+        assert_eq!(
+            world.notes_of(|note| matches!(note, Note::BackedOff { .. })),
+            0,
+            "an end that was requested counts as a failure"
+        );
     });
 }
 
@@ -204,8 +208,8 @@ fn a_worker_that_grew_too_large_is_replaced() {
         world.run_checking(40_000, |world| {
             assert_gentle(world);
             for (pid, p) in &world.processes {
-                let overdue = p.fat_at.is_some_and(|at| world.now > at + 6 * BOOT) && p.drained_by.is_none();
-                assert!(!overdue, "{pid:?} may stay: {p:?}");
+                let overdue = p.large_at.is_some_and(|at| world.now > at + 6 * BOOT) && p.drained_by.is_none();
+                assert!(!overdue, "{pid:?} is too large and not replaced: {p:?}");
             }
         });
         assert!(world.drains.len() >= world.policy.workers as usize);
@@ -213,7 +217,7 @@ fn a_worker_that_grew_too_large_is_replaced() {
 }
 
 #[test]
-fn without_a_free_row_a_replacement_waits_and_says_so_once() {
+fn without_a_free_row_a_replacement_waits_and_this_is_noted_once() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, |random| {
             let workers = 2 + random.below(4) as u32;
@@ -230,12 +234,12 @@ fn without_a_free_row_a_replacement_waits_and_says_so_once() {
         assert_eq!(world.processes.len(), world.policy.rows as usize);
         world.settle(2 + 2 * BOOT);
         let said = no_row(&world);
-        assert!(said <= workers.len(), "said more often than a row came free");
+        assert!(said <= workers.len(), "noted more often than a row became free");
         for _ in &workers {
             world.plan(0, Ahead::TermAny);
         }
         world.run(0);
-        assert_eq!(no_row(&world), said + 1, "a shortage of its own is said");
+        assert_eq!(no_row(&world), said + 1, "another shortage is noted again");
     });
 }
 
@@ -251,11 +255,11 @@ fn a_reload_replaces_every_worker_and_never_dips() {
         world.run_checking(20 * BOOT, |world| assert!(world.serving() >= target.min(world.master.target())));
         world.settle(GRACE);
         assert_eq!(world.replies, [CommandReply::Reloaded { generation: Generation(2) }]);
-        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "one of before is still there");
+        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old worker is still there");
     });
 }
 
-/// Each worker serves for a shorter time than a trial takes: what is proven is the slot's.
+/// Each worker serves for a shorter time than a trial takes: the trial counts the time of the slot, not of a worker.
 #[test]
 fn a_reload_ends_although_its_workers_are_recycled_all_the_time() {
     worlds(100, |seed| {
@@ -295,7 +299,7 @@ fn a_bad_generation_is_rolled_back_and_the_old_one_never_stops_serving() {
 }
 
 #[test]
-fn reloads_during_one_are_one_more() {
+fn several_reloads_during_a_reload_become_one() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, up_to(4));
         world.nature.bad_generation = 50;
@@ -313,7 +317,7 @@ fn reloads_during_one_are_one_more() {
 }
 
 #[test]
-fn a_stop_during_a_reload_is_not_waited_for() {
+fn a_stop_does_not_wait_for_a_reload() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, up_to(4));
         for _ in 0..2 {
@@ -341,11 +345,11 @@ fn an_upgrade_replaces_every_worker_and_never_dips() {
         world.settle(GRACE);
         assert_eq!(world.replies, [CommandReply::Upgraded { generation: Generation(2) }]);
         assert_eq!((world.execs, world.master.tally().upgrades), (1, 1));
-        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "one of before is still there");
+        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old worker is still there");
     });
 }
 
-/// Refused, hanging, not executable, unable once it has taken over, or with workers that fail.
+/// The program is refused, hangs, cannot be executed, cannot take over, or its workers fail.
 #[test]
 fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
     worlds(500, |seed| {
@@ -379,7 +383,7 @@ fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
     });
 }
 
-/// They are due when the program that is tried has passed: nobody but the one who forked them knows of them.
+/// Forks are under way when the preflight has passed: the next program would not know of them.
 #[test]
 fn an_exec_waits_for_the_forks_under_way() {
     worlds(100, |seed| {
@@ -394,7 +398,7 @@ fn an_exec_waits_for_the_forks_under_way() {
         all_die(&mut world);
         world.settle(FLOOR + BOOT);
         world.run(FLOOR);
-        // The second death in a row costs half a second.
+        // The wait after the second death in a row is half a second.
         all_die(&mut world);
         let asks = world.asks_to_upgrade();
         world.plan(0, asks);
@@ -405,15 +409,15 @@ fn an_exec_waits_for_the_forks_under_way() {
     });
 }
 
-/// A signal is one more, a caller hears that there is one; a reload meanwhile follows.
+/// A signal queues one more upgrade, a caller is told that one is under way, and a reload follows the upgrade.
 #[test]
-fn what_is_asked_during_an_upgrade_follows_it_or_is_answered_at_once() {
+fn a_request_during_an_upgrade_follows_it_or_gets_its_reply_at_once() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, up_to(4));
         world.nature.bad_generation = 50;
         let first = world.asks_to_upgrade();
         world.plan(0, first);
-        // Sooner than any preflight is over.
+        // Earlier than the end of any preflight.
         let within = 1 + world.random.below(49);
         let (second, reload) = (world.asks_to_upgrade(), world.asks_to_reload());
         world.plan(within, second);
@@ -431,7 +435,7 @@ fn what_is_asked_during_an_upgrade_follows_it_or_is_answered_at_once() {
 }
 
 #[test]
-fn a_stop_during_an_upgrade_is_not_waited_for() {
+fn a_stop_does_not_wait_for_an_upgrade() {
     worlds(300, |seed| {
         let mut world = World::settled(seed, up_to(4));
         world.nature.hanging_program = 30;
@@ -446,7 +450,7 @@ fn a_stop_during_an_upgrade_is_not_waited_for() {
 }
 
 #[test]
-fn a_scale_during_a_preflight_does_not_wait_for_it() {
+fn a_scale_does_not_wait_for_a_preflight() {
     worlds(100, |seed| {
         let mut world = World::settled(seed, up_to(4));
         world.nature.hanging_program = 100;
@@ -459,10 +463,10 @@ fn a_scale_during_a_preflight_does_not_wait_for_it() {
     });
 }
 
-// ---- answering ------------------------------------------------------------------------------------------------------
+// ---- replies --------------------------------------------------------------------------------------------------------
 
 #[test]
-fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
+fn a_caller_that_scales_gets_one_reply() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, up_to(4));
         let (target, most) = (world.master.target(), world.policy.workers_max);
@@ -508,14 +512,14 @@ fn whoever_scales_hears_once_when_it_is_done_or_why_not() {
 
 // ---- dying ----------------------------------------------------------------------------------------------------------
 
-/// What the n-th death in a row of one slot costs.
+/// The wait of a slot after the n-th death in a row.
 fn waits() -> impl Iterator<Item = u64> {
     let doubling = std::iter::successors(Some(500), |wait| Some((wait * 2).min(30_000)));
     std::iter::once(0).chain(doubling)
 }
 
 #[test]
-fn whatever_dies_young_again_and_again_is_tried_ever_more_slowly_in_its_slot() {
+fn a_slot_whose_workers_die_young_waits_longer_each_time() {
     let kinds = [
         Nature { crash: 100, ..CALM },
         Nature { crash_at_boot: 100, ..CALM },
@@ -525,7 +529,7 @@ fn whatever_dies_young_again_and_again_is_tried_ever_more_slowly_in_its_slot() {
     ];
     worlds(50, |seed| {
         let workers = 2 + (seed % 4) as u32;
-        // No more than may wait at a time.
+        // No more slots than may wait at the same time.
         let spared = workers - workers / 2;
         let nature = Nature { spared, ..kinds[seed as usize % kinds.len()] };
         let mut world = World::new(seed, nature, |_| policy(workers));
@@ -539,13 +543,13 @@ fn whatever_dies_young_again_and_again_is_tried_ever_more_slowly_in_its_slot() {
                 assert_eq!(pair[1], due, "{slot:?} failed at {failed}");
             }
         }
-        assert_eq!(world.forks_of(SlotId(0)).len(), 1, "another slot's crash loop is not its own");
+        assert_eq!(world.forks_of(SlotId(0)).len(), 1, "the crash loop of one slot has changed another");
     });
 }
 
-/// One client that repeats one bad request: some workers answer others before it comes, some do not.
+/// A client repeats one bad request: some workers answer other requests before it, some do not.
 #[test]
-fn a_storm_of_crashes_never_leaves_the_service_without_a_slot() {
+fn many_crashes_never_leave_the_service_without_a_worker() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, up_to(6));
         let (answers, crash_at_boot) = (world.random.below(101), world.random.below(60));
@@ -560,7 +564,7 @@ fn a_storm_of_crashes_never_leaves_the_service_without_a_slot() {
         }
         assert_eq!(world.exited, None);
         world.nature = CALM;
-        // Crashes that are planned still happen.
+        // The crashes that are planned already still happen.
         world.run(3_000);
         world.settle(30_000 + FLOOR + BOOT);
     });
@@ -599,7 +603,7 @@ fn a_slot_is_never_forked_faster_than_the_floor() {
 }
 
 #[test]
-fn calm_forgives_a_crash_loop() {
+fn calm_time_resets_a_crash_loop() {
     worlds(100, |seed| {
         let mut world = World::new(seed, Nature { crash: 100, ..CALM }, up_to(4));
         world.run(40_000);
@@ -617,7 +621,7 @@ fn calm_forgives_a_crash_loop() {
 }
 
 #[test]
-fn eight_deaths_at_a_stroke_are_replaced_at_once() {
+fn eight_workers_that_die_at_once_are_replaced_at_once() {
     worlds(100, |seed| {
         let mut world = World::settled(seed, |_| policy(8));
         for pid in world.pids() {
@@ -680,7 +684,7 @@ fn a_hung_worker_writes_what_it_does_before_it_is_aborted_and_its_slot_does_not_
     });
 }
 
-/// A stop shortens all that is under way: the hung worker is aborted at once.
+/// A stop shortens everything that is under way: the hung worker is aborted at once.
 #[test]
 fn a_stop_does_not_wait_for_what_a_hung_worker_writes() {
     worlds(200, |seed| {
@@ -700,7 +704,7 @@ fn a_stop_does_not_wait_for_what_a_hung_worker_writes() {
 }
 
 #[test]
-fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
+fn a_stall_is_forgiven_once_to_hung_workers_and_always_to_workers_with_heartbeats() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, up_to(6));
         world.run(100);
@@ -728,8 +732,8 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
         world.settle(2_000 + BOOT);
         thaw(&mut world);
         world.run(20_000);
-        assert_eq!(world.aborts.len(), 1, "a worker that beats was aborted");
-        // After the last one the workers may all have beaten before the master woke.
+        assert_eq!(world.aborts.len(), 1, "a worker that sends heartbeats was aborted");
+        // After the last stall all workers may have sent a heartbeat before the master woke.
         let told = world.notes_of(|note| matches!(note, Note::Stalled { .. }));
         assert!((1..=2).contains(&(told - usize::from(seed % 2 == 1))), "told {told} times");
     });
@@ -738,10 +742,10 @@ fn an_oversleep_is_forgiven_once_to_the_hung_and_always_to_those_who_beat() {
 // ---- silence --------------------------------------------------------------------------------------------------------
 
 #[test]
-fn the_silent_are_steered_around_and_get_their_share_back() {
+fn silent_workers_get_no_new_connections_until_they_send_heartbeats_again() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, |random| policy(1 + random.below(6) as u32));
-        world.nature.nap = 100;
+        world.nature.late_heartbeat = 100;
         let all = world.live();
         let mut around: BTreeSet<SlotId> = BTreeSet::new();
         for _ in 0..600 {
@@ -758,7 +762,7 @@ fn the_silent_are_steered_around_and_get_their_share_back() {
 }
 
 #[test]
-fn the_full_are_steered_around_unless_all_are_and_nobody_is_killed_for_it() {
+fn full_workers_get_no_new_connections_unless_all_are_full_and_none_is_killed() {
     worlds(200, |seed| {
         let mut world = World::settled(seed, up_to(6));
         let all = world.live();
@@ -776,7 +780,7 @@ fn the_full_are_steered_around_unless_all_are_and_nobody_is_killed_for_it() {
 }
 
 #[test]
-fn a_storm_among_the_full_and_the_silent_settles() {
+fn a_storm_with_full_and_silent_workers_settles() {
     worlds(200, |seed| {
         let mut world = World::new(seed, STORM, up_to(6));
         for _ in 0..100 {
@@ -792,10 +796,10 @@ fn a_storm_among_the_full_and_the_silent_settles() {
 }
 
 #[test]
-fn a_master_whose_workers_are_well_sleeps_until_one_is_not() {
+fn a_master_with_healthy_workers_sleeps_until_one_could_hang() {
     worlds(100, |seed| {
         let mut world = World::settled(seed, up_to(6));
-        world.nature.nap = 50;
+        world.nature.late_heartbeat = 50;
         world.run(30_000);
         world.nature = CALM;
         world.run(PROMISE + TIMEOUT);
@@ -810,14 +814,14 @@ fn a_master_whose_workers_are_well_sleeps_until_one_is_not() {
 // ---- booting --------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_first_boot_that_fails_thrice_in_every_slot_is_given_up() {
+fn a_first_boot_that_fails_three_times_in_every_slot_is_given_up() {
     worlds(200, |seed| {
         let nature = match seed % 3 {
             0 => Nature { fork_fails: 30, never_ready: 100, ..CALM },
             1 => Nature { crash_at_boot: 100, ..CALM },
             _ => Nature { crash_at_boot: 80, never_ready: 100, ..CALM },
         };
-        // So slow a boot outlasts any calm.
+        // The slow boot lasts longer than the calm time.
         let boot_timeout_ms = if seed % 2 == 0 { BOOT_TIMEOUT } else { 60_000 };
         let mut world = World::new(seed, nature, |random| Policy { boot_timeout_ms, ..up_to(4)(random) });
         world.run(4 * boot_timeout_ms);
@@ -825,11 +829,11 @@ fn a_first_boot_that_fails_thrice_in_every_slot_is_given_up() {
         let given_up = world.notes.iter().find(|(_, note)| matches!(note, Note::BootGivenUp { .. }));
         let (at, _) = given_up.expect("a reason is given");
         let (last, slot) = *world.failures.last().expect("all failed");
-        assert_eq!(last, *at, "it lived on after the last failure");
+        assert_eq!(last, *at, "the master continued after the last failure");
         let counts = (0..world.policy.workers).map(|slot| world.failures_of(SlotId(slot)).len());
         assert_eq!(counts.min(), Some(3));
         assert_eq!(world.failures_of(slot).len(), 3, "it was not the third failure of a slot that decided");
-        // Nothing serves yet, so no wait takes anything away: none is cut short.
+        // No worker has served yet, so no wait is cut short.
         for slot in (0..world.policy.workers).map(SlotId) {
             let forks = world.forks_of(slot);
             for ((failed, wait), next) in world.failures_of(slot).into_iter().zip(waits()).zip(&forks[1..]) {
@@ -848,7 +852,7 @@ fn one_slot_that_can_serve_keeps_the_service_alive() {
         assert_eq!(world.exited, None);
         assert_eq!(world.live(), [SlotId(0)]);
         let late = world.forks.iter().filter(|(at, _)| *at > 300_000).count();
-        // More slots than may wait are tried again and again: all of them together once a second while one serves.
+        // If more slots fail than may wait, they are tried again: together once a second while one slot serves.
         let expected = if world.policy.workers == 2 { 8..=10 } else { 200..=300 };
         assert!(expected.contains(&late), "{late} forks in five minutes");
     });
@@ -857,7 +861,7 @@ fn one_slot_that_can_serve_keeps_the_service_alive() {
 // ---- stopping -------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
+fn a_stop_ends_at_its_deadline_and_signals_only_make_it_faster() {
     worlds(500, |seed| {
         let mut world = World::settled(seed, |random| {
             let shutdown_delay_ms = random.below(3) * 2_000;
@@ -895,10 +899,10 @@ fn a_stop_ends_at_its_deadline_and_signals_only_hurry_it() {
     });
 }
 
-/// A TERM to the whole process group, or to a part of it, may reach the workers before the master or after it. Half of
-/// the workers that drain die of it.
+/// A TERM to the whole process group, or to a part of it, may reach the workers before or after the master. Half of the
+/// workers die while they drain.
 #[test]
-fn a_stop_that_reaches_the_workers_too_leaves_nobody_in_the_queues() {
+fn a_stop_that_reaches_the_workers_too_leaves_no_connection_in_the_queues() {
     worlds(500, |seed| {
         let mut world = World::settled(seed, |random| {
             let shutdown_delay_ms = random.below(2) * 2_000;
@@ -917,7 +921,7 @@ fn a_stop_that_reaches_the_workers_too_leaves_nobody_in_the_queues() {
 }
 
 #[test]
-fn a_stop_before_any_worker_was_ready_waits_for_none() {
+fn a_stop_before_any_worker_was_ready_does_not_wait() {
     worlds(50, |seed| {
         let mut world = World::new(seed, CALM, up_to(4));
         world.plan_fact(0, Event::StopRequested { graceful: true });
@@ -927,7 +931,7 @@ fn a_stop_before_any_worker_was_ready_waits_for_none() {
 }
 
 #[test]
-fn a_shutdown_delay_serves_as_before_but_tells_every_worker_at_once() {
+fn during_a_shutdown_delay_workers_serve_as_before_and_know_of_the_stop() {
     const DELAY: u64 = 5_000;
     worlds(200, |seed| {
         let mut world = World::settled(seed, |random| Policy { shutdown_delay_ms: DELAY, ..up_to(4)(random) });
@@ -939,7 +943,7 @@ fn a_shutdown_delay_serves_as_before_but_tells_every_worker_at_once() {
         let crash_in = world.random.below(DELAY - BOOT);
         world.plan_fact(crash_in, Event::Exited { pid: crashed });
         world.run_checking(DELAY - 1, |world| assert!(world.serving() >= all - 1));
-        assert_eq!(world.serving(), all, "the crash was not mended");
+        assert_eq!(world.serving(), all, "the worker that crashed was not replaced");
         assert_eq!(world.drains, []);
         let last = world.pids();
         world.run(1);

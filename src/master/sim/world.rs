@@ -1,6 +1,6 @@
-//! The world: virtual time, fake processes and their fates, and what must be true after every step in any world.
+//! The world: virtual time, fake processes and what happens to them, and what must be true after every step.
 //!
-//! Owns: what happens, when, to whom. Refuses: what a single test wants to be true.
+//! Owns: which event happens when, to which process. Refuses: what a single test wants to be true.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,22 +12,23 @@ use super::super::core::{
 pub(super) const TIMEOUT: u64 = 3_000;
 pub(super) const BOOT_TIMEOUT: u64 = 5_000;
 pub(super) const GRACE: u64 = 10_000;
-/// How far ahead a fake worker promises its next beat. Real ones promise less; a long promise keeps the worlds cheap.
+/// How far ahead a fake worker promises its next heartbeat. Real workers promise less; a long promise needs fewer
+/// steps.
 pub(super) const PROMISE: u64 = 10_000;
-/// Twice what a thawed worker needs to beat again.
+/// Twice the time that a worker needs to send a heartbeat after a freeze.
 pub(super) const MOMENT: u64 = 100;
-/// In which a worker that beats again gets its share back.
+/// The time in which a worker that sends heartbeats again gets new connections again.
 const LOOK: u64 = 100;
-/// Between two forks of a slot, and between two that cut a wait short while no slot serves.
+/// The least time between two forks of a slot, and between two that cut a wait short while no slot serves.
 pub(super) const FLOOR: u64 = 100;
-/// Between two that cut a wait short while some serve.
+/// The least time between two forks that cut a wait short while some slot serves.
 const EARLY: u64 = 1_000;
-/// How long the last workers poll the listeners.
+/// How long the last workers accept from the listeners.
 const ACCEPT_REST: u64 = 1_000;
-/// From the fork to `Accepting`, at most.
+/// The longest time from the fork to `Accepting`.
 pub(super) const BOOT: u64 = 520;
 
-/// The generator of the testkit, once more: tests/mutants builds the core and this simulator without any crate of ours.
+/// The generator of the testkit, a second time: tests/mutants builds the core and this simulator without other crates.
 pub(super) struct Random(u64);
 
 impl Random {
@@ -47,7 +48,7 @@ impl Random {
     }
 }
 
-/// How the fake workers are; faults in percent of the times they could show.
+/// How the fake workers behave. Faults are in percent of the times at which they could happen.
 #[derive(Clone, Copy)]
 pub(super) struct Nature {
     pub(super) fork_fails: u64,
@@ -55,27 +56,27 @@ pub(super) struct Nature {
     pub(super) crash_at_boot: u64,
     pub(super) never_ready: u64,
     pub(super) crash: u64,
-    /// Answers a request soon after it serves: if it dies then, it did not die young.
+    /// Answers a request soon after it serves: if it dies after that, it has not died young.
     pub(super) answers: u64,
     pub(super) hang: u64,
-    /// Beats late, and then goes on.
-    pub(super) nap: u64,
+    /// Sends a heartbeat late, and then continues.
+    pub(super) late_heartbeat: u64,
     pub(super) refuses_abort: u64,
     pub(super) slow_drain: u64,
     pub(super) never_drains: u64,
     pub(super) dies_draining: u64,
     pub(super) refused_settings: u64,
-    /// A generation whose workers die before they have proven themselves.
+    /// A generation whose workers die during the trial.
     pub(super) bad_generation: u64,
-    /// A new program that does not pass its preflight; one that is never ready in it, nor gone; one that the kernel
-    /// refuses to execute after all; one that finds, once it has taken over, that it cannot.
+    /// A new program that does not pass its preflight; that neither passes nor ends; that the kernel does not execute;
+    /// that cannot take over.
     pub(super) refused_program: u64,
     pub(super) hanging_program: u64,
     pub(super) exec_fails: u64,
     pub(super) bad_take_over: u64,
-    /// Slots below this one are spared the faults.
+    /// Slots below this one have no faults.
     pub(super) spared: u32,
-    /// Milliseconds, plus up to a tenth of it; 0 is none.
+    /// In milliseconds, plus up to a tenth of it; 0 means no limit.
     pub(super) max_age: u64,
 }
 
@@ -87,7 +88,7 @@ pub(super) const CALM: Nature = Nature {
     crash: 0,
     answers: 0,
     hang: 0,
-    nap: 0,
+    late_heartbeat: 0,
     refuses_abort: 0,
     slow_drain: 0,
     never_drains: 0,
@@ -110,7 +111,7 @@ pub(super) const STORM: Nature = Nature {
     crash: 10,
     answers: 50,
     hang: 10,
-    nap: 20,
+    late_heartbeat: 20,
     refuses_abort: 50,
     slow_drain: 20,
     never_drains: 10,
@@ -141,29 +142,29 @@ pub(super) struct Process {
     state: State,
     pub(super) hung: bool,
     pub(super) announced: bool,
-    /// It may be gone any moment by the master's own doing.
+    /// It may end at any moment because of what the master did.
     doomed: bool,
-    /// When it must have drained, as it was told.
+    /// The time by which it must have drained.
     pub(super) drained_by: Option<u64>,
     /// It was told that this is the final stop.
     told_last: bool,
-    /// In its row of the scoreboard, which the master reads when it wakes and not before.
+    /// The time in its row of the scoreboard, which the master reads only when it wakes.
     pub(super) due: u64,
     due_read: u64,
     pub(super) old_at: u64,
     rss: u64,
     /// First measured above the limit.
-    pub(super) fat_at: Option<u64>,
+    pub(super) large_at: Option<u64>,
 }
 
-/// What lies ahead. A fact about a process comes true only if the process can still do it by then.
+/// What is planned. An event of a process happens only if the process can still do it by then.
 #[derive(Debug)]
 pub(super) enum Ahead {
     Fact(Event),
     Heartbeat(Pid),
     /// Some worker asks to be recycled.
     RecycleAny,
-    /// Somebody sends SIGTERM to some worker.
+    /// Some worker gets a SIGTERM that the master did not send.
     TermAny,
     /// Some worker becomes full, or has room again.
     CrowdAny,
@@ -177,41 +178,41 @@ pub(super) struct World {
     pub(super) nature: Nature,
     pub(super) policy: Policy,
     pub(super) master: Master,
-    /// Somebody wants to read what happens.
+    /// Print every event and action.
     replayed: bool,
-    /// What the shell answers before it waits again.
+    /// The results that the shell reports before it waits again.
     results: VecDeque<Event>,
     pub(super) ahead: BTreeMap<(u64, u64), Ahead>,
     planned: u64,
     pub(super) processes: BTreeMap<Pid, Process>,
     next_pid: i32,
     pub(super) steered: Vec<SlotId>,
-    /// Whose silence the master knows of.
+    /// The workers that the master knows to be silent.
     pub(super) silent: BTreeSet<Pid>,
     pub(super) full: BTreeSet<Pid>,
-    /// Just thawed: nothing could be done in time.
-    thawed: bool,
-    /// From here on it may freeze again: everybody had a moment to beat.
+    /// The machine was frozen until now: nothing could be done in time.
+    was_frozen: bool,
+    /// From this time on the machine may freeze again: every worker had time to send a heartbeat.
     steady_at: u64,
     pub(super) ever_ready: bool,
-    /// At a stop, a worker has polled the listeners to their end.
+    /// At a stop, a worker has accepted every connection that waited in the listeners.
     all_accepted: bool,
     asked_to_recycle: BTreeSet<Pid>,
     pub(super) on_trial: bool,
-    /// How often another program took over, the old one again included.
+    /// How often another program took over, including the way back.
     pub(super) execs: usize,
-    /// A program is being tried, and has not ended; when it has to be told to, unless it was.
+    /// A preflight is under way; when it has to be ended, unless it was told to end.
     preflight: Option<Option<u64>>,
-    /// No new connection begins at the addresses that are to be closed.
+    /// New connections are refused at the removed addresses.
     refuses_at_removed: bool,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
-    /// Who asked to scale or reload, and waits.
+    /// The callers that wait for a reply.
     pub(super) callers: BTreeSet<Caller>,
     pub(super) replies: Vec<CommandReply>,
     pub(super) exited: Option<ExitReason>,
     pub(super) forks: Vec<(u64, SlotId)>,
-    /// Ends that nobody asked for, and boots given up.
+    /// Ends that were not requested, and boots that were given up.
     pub(super) failures: Vec<(u64, SlotId)>,
     pub(super) dumps: Vec<(u64, Pid)>,
     pub(super) aborts: Vec<(u64, Pid)>,
@@ -256,7 +257,7 @@ impl World {
             steered: Vec::new(),
             silent: BTreeSet::new(),
             full: BTreeSet::new(),
-            thawed: false,
+            was_frozen: false,
             steady_at: 0,
             ever_ready: false,
             all_accepted: false,
@@ -289,19 +290,19 @@ impl World {
         world
     }
 
-    /// Somebody asks to reload, and waits.
+    /// A caller requests a reload, and waits.
     pub(super) fn asks_to_reload(&mut self) -> Ahead {
         self.planned += 1;
         Ahead::Fact(Event::ReloadRequested { caller: Some(Caller(self.planned)) })
     }
 
-    /// Somebody asks for an upgrade, and waits.
+    /// A caller requests an upgrade, and waits.
     pub(super) fn asks_to_upgrade(&mut self) -> Ahead {
         self.planned += 1;
         Ahead::Fact(Event::UpgradeRequested { program: None, caller: Some(Caller(self.planned)) })
     }
 
-    /// Somebody asks to scale, and waits.
+    /// A caller requests a scale, and waits.
     pub(super) fn asks(&mut self, scale: Scaling) -> Ahead {
         self.planned += 1;
         Ahead::Fact(Event::ScaleRequested { scaling: scale, caller: Some(Caller(self.planned)) })
@@ -336,10 +337,10 @@ impl World {
         let overdue = self.master.deadline().is_some_and(|deadline| deadline.0 <= self.now);
         let fact = self.ahead.first_key_value().map(|(&key, _)| key).filter(|key| key.0 <= self.now);
         match fact {
-            // At one instant either may come first.
+            // At the same time either may come first.
             Some(key) if !overdue || self.random.chance(50) => {
                 let ahead = self.ahead.remove(&key).expect("it was seen a line ago");
-                if let Some(event) = self.come_true(ahead) {
+                if let Some(event) = self.happen(ahead) {
                     self.step(Some(event));
                 }
             }
@@ -347,8 +348,8 @@ impl World {
         }
     }
 
-    /// `None`: the process it is about is gone, or cannot.
-    fn come_true(&mut self, ahead: Ahead) -> Option<Event> {
+    /// `None`: the process is gone, or cannot do this now.
+    fn happen(&mut self, ahead: Ahead) -> Option<Event> {
         let event = match ahead {
             Ahead::Fact(event) => event,
             Ahead::Heartbeat(pid) => {
@@ -361,7 +362,7 @@ impl World {
                 let pid = self.any()?;
                 Event::RoomChanged { pid, full: !self.full.contains(&pid) }
             }
-            Ahead::Freeze(ms) if self.now < self.steady_at || self.naps() => {
+            Ahead::Freeze(ms) if self.now < self.steady_at || self.has_late() => {
                 self.plan(MOMENT, Ahead::Freeze(ms));
                 return None;
             }
@@ -382,7 +383,7 @@ impl World {
                 p.state = State::Serving;
                 p.due = now;
                 let slot = p.slot;
-                // Sooner than a trial can be over.
+                // Earlier than the end of a trial.
                 if self.bad.contains(&p.generation) {
                     let delay = self.random.below(490);
                     self.plan_fact(delay, Event::Exited { pid });
@@ -437,24 +438,25 @@ impl World {
     fn beat(&mut self, pid: Pid) {
         let Some(slot) = self.processes.get(&pid).map(|p| p.slot) else { return };
         let hangs = self.random.chance(self.nature_of(slot).hang);
-        let nap = if self.random.chance(self.nature_of(slot).nap) { self.random.below(TIMEOUT) } else { 0 };
+        let late_heartbeat =
+            if self.random.chance(self.nature_of(slot).late_heartbeat) { self.random.below(TIMEOUT) } else { 0 };
         let due = self.now + PROMISE;
         let Some(p) = self.processes.get_mut(&pid).filter(|p| p.state == State::Serving && !p.hung) else { return };
         p.due = due;
         p.hung = hangs;
-        self.plan(PROMISE + nap, Ahead::Heartbeat(pid));
+        self.plan(PROMISE + late_heartbeat, Ahead::Heartbeat(pid));
         let told = PROMISE + 1 + self.random.below(100);
         self.plan_fact(told, Event::SlotSilent { slot });
         self.maybe_crash(pid);
     }
 
-    /// Who naps when the machine freezes twice has not beaten between, and is taken for hung.
-    fn naps(&self) -> bool {
+    /// Whether some worker is late with a heartbeat. If the machine froze twice during that, the master would take the
+    /// worker for hung.
+    fn has_late(&self) -> bool {
         self.processes.values().any(|p| p.state == State::Serving && !p.hung && p.due < self.now)
     }
 
-    /// The machine stands still, and never wakes within the second after a deadline: that is not taken for an
-    /// oversleep.
+    /// Freezes the machine. It never wakes within the second after a deadline, which would not count as a stall.
     pub(super) fn freeze(&mut self, ms: u64) {
         let silences = self.processes.values().map(|p| p.due + TIMEOUT);
         let mut deadlines: Vec<u64> = silences.chain(self.master.deadline().map(|deadline| deadline.0)).collect();
@@ -465,7 +467,7 @@ impl World {
                 self.now = deadline + 1_000;
             }
         }
-        self.thawed = true;
+        self.was_frozen = true;
         self.steady_at = self.now + MOMENT;
     }
 
@@ -481,7 +483,7 @@ impl World {
         }
     }
 
-    /// A process that listens and was not told to go.
+    /// A process that serves and was not told to drain.
     pub(super) fn any(&mut self) -> Option<Pid> {
         let able = |p: &Process| !p.hung && !p.doomed && p.drained_by.is_none();
         let pids: Vec<Pid> = self.processes.iter().filter(|(_, p)| able(p)).map(|(&pid, _)| pid).collect();
@@ -492,9 +494,9 @@ impl World {
     // ---- what the master does --------------------------------------------------------------------------------------
 
     fn step(&mut self, event: Option<Event>) {
-        if !std::mem::take(&mut self.thawed) {
+        if !std::mem::take(&mut self.was_frozen) {
             self.assert_woken_in_time();
-            // The world has the slots of which the master hears only now.
+            // The world already has the slots that this event reports to the master.
             if !matches!(event, Some(Event::Grown { .. })) {
                 self.assert_never_without(self.now.saturating_sub(1));
             }
@@ -535,14 +537,17 @@ impl World {
                     let p = &self.processes[&pid];
                     match cause {
                         Cause::Recycle(RecycleCause::MaxAge) => assert!(p.old_at <= self.now, "{pid:?} is not old"),
-                        Cause::Recycle(RecycleCause::MaxRss) => assert!(p.fat_at.is_some(), "{pid:?} is not large"),
+                        Cause::Recycle(RecycleCause::MaxRss) => assert!(p.large_at.is_some(), "{pid:?} is not large"),
                         Cause::RollBack => {
                             let failed = self.bad.contains(&p.generation) || self.failed.contains(&p.generation);
-                            // The next program is told of the failure after its workers are.
+                            // The workers drain before the next program knows of the failure.
                             assert!(failed || p.generation > self.master.generation(), "{pid:?} has not failed");
                         }
                         Cause::Reload => {
-                            assert!(!self.on_trial, "{pid:?} had to go before the new generation was proven");
+                            assert!(
+                                !self.on_trial,
+                                "{pid:?} was drained before the new generation had passed its trial"
+                            );
                             assert_ne!(p.generation, self.master.generation(), "{pid:?} is not old");
                         }
                         Cause::Recycle(RecycleCause::MaxRequests) | Cause::ScaleDown | Cause::Stop => {}
@@ -562,7 +567,7 @@ impl World {
                     self.aborts.push((self.now, pid));
                     match self.dumps.iter().find(|(_, dumped)| *dumped == pid) {
                         Some(&(at, _)) => {
-                            assert_eq!(silent_ms, None, "the hang of {pid:?} is told twice");
+                            assert_eq!(silent_ms, None, "the hang of {pid:?} is logged twice");
                             let due = at + self.policy.dump_ms;
                             let stops = matches!(self.master.stage(), Stage::Stopping { .. });
                             assert!(self.now == due || (stops && self.now < due), "{pid:?} is aborted at {}", self.now);
@@ -584,7 +589,7 @@ impl World {
                     let p = self.alive(pid);
                     p.rss += more;
                     if p.rss > limit {
-                        p.fat_at = p.fat_at.or(Some(now));
+                        p.large_at = p.large_at.or(Some(now));
                     }
                     let rss = p.rss;
                     self.results.push_back(Event::Measured { pid, rss });
@@ -615,7 +620,10 @@ impl World {
                             .iter()
                             .any(|w| w.slot == *slot && w.generation == self.master.generation() && w.serving())
                     };
-                    assert!((0..self.master.target()).map(SlotId).all(|slot| new(&slot)), "proven without a worker");
+                    assert!(
+                        (0..self.master.target()).map(SlotId).all(|slot| new(&slot)),
+                        "the trial was passed without a worker"
+                    );
                 }
                 Action::RestoreSettings { failed, .. } => {
                     self.on_trial = false;
@@ -623,8 +631,8 @@ impl World {
                 }
                 Action::BeginPreflight { .. } => {
                     let until = Some(self.now + self.policy.boot_timeout_ms);
-                    assert!(self.preflight.replace(until).is_none(), "two programs are tried at once");
-                    assert!(!self.on_trial, "tried while another generation is on trial");
+                    assert!(self.preflight.replace(until).is_none(), "two preflights at once");
+                    assert!(!self.on_trial, "a preflight while another generation is on trial");
                     let passed = !self.random.chance(self.nature.refused_program);
                     let boot = 50 + self.random.below(450);
                     if !self.random.chance(self.nature.hanging_program) {
@@ -632,7 +640,7 @@ impl World {
                     }
                 }
                 Action::EndPreflight => {
-                    // It may have passed, and be gone.
+                    // It may have passed and ended.
                     if let Some(until) = &mut self.preflight {
                         *until = None;
                         self.plan_fact(1, Event::PreflightEnded { passed: false });
@@ -649,25 +657,28 @@ impl World {
                     }
                 }
                 Action::RefuseAtRemoved => {
-                    assert!(!self.on_trial, "closes what may still be wanted again");
+                    assert!(!self.on_trial, "removed addresses are closed during a trial");
                     self.refuses_at_removed = true;
                 }
                 Action::CloseRemoved => {
-                    assert!(!self.on_trial, "closed what may still be wanted again");
-                    assert!(std::mem::take(&mut self.refuses_at_removed), "closed under those who were just let in");
+                    assert!(!self.on_trial, "removed addresses were closed during a trial");
+                    assert!(
+                        std::mem::take(&mut self.refuses_at_removed),
+                        "closed without a time in which new connections are refused"
+                    );
                 }
                 Action::Reply { caller, reply } => {
-                    assert!(self.callers.remove(&caller), "{caller:?} was answered twice, or never asked");
+                    assert!(self.callers.remove(&caller), "{caller:?} got two replies, or never asked");
                     if let CommandReply::Serving { target } = reply {
-                        assert_eq!(self.live().len(), target as usize, "{caller:?} was told so too early");
+                        assert_eq!(self.live().len(), target as usize, "{caller:?} got its reply too early");
                         let stays = |w: &&Worker| matches!(w.phase, Phase::Starting { .. } | Phase::Serving { .. });
                         let stay = self.master.workers().iter().filter(stays).find(|w| w.slot.0 >= target);
-                        assert!(stay.is_none(), "{caller:?} was told so before {stay:?} was told to go");
+                        assert!(stay.is_none(), "{caller:?} got its reply before {stay:?} was told to drain");
                     }
                     self.replies.push(reply);
                 }
                 Action::Steer { live } => {
-                    assert!(!live.is_empty(), "steered to nobody");
+                    assert!(!live.is_empty(), "steered to no slot");
                     self.steered = live;
                 }
                 Action::Note(note) => {
@@ -682,7 +693,7 @@ impl World {
                 }
                 Action::Exit { reason } => {
                     assert!(self.processes.is_empty(), "left behind: {:?}", self.processes);
-                    assert_eq!(self.preflight.flatten(), None, "left behind: a program that is tried");
+                    assert_eq!(self.preflight.flatten(), None, "left behind: a preflight");
                     self.assert_all_accepted();
                     self.exited = Some(reason);
                 }
@@ -693,7 +704,7 @@ impl World {
     fn become_new(&mut self) {
         assert!(
             self.preflight.is_none() && self.results.is_empty(),
-            "left with something unanswered: {:?}",
+            "executed another program while results are missing: {:?}",
             self.results
         );
         if self.random.chance(self.nature.exec_fails) {
@@ -707,7 +718,7 @@ impl World {
         self.take_over(Takeover::New { count, removes });
     }
 
-    /// Another program stands in the master's place; all it has of the one before is text.
+    /// Another program takes over; it gets the old state as text only.
     fn take_over(&mut self, takeover: Takeover) {
         self.execs += 1;
         let forking = self.master.workers().iter().find(|w| w.phase == Phase::Forking);
@@ -715,7 +726,7 @@ impl World {
         let snapshot = serde_json::to_string(&self.master.snapshot()).expect("a snapshot is plain values");
         let snapshot: CoreSnapshot = serde_json::from_str(&snapshot).expect("and can be read again");
         let tally = self.master.tally();
-        // The shell of each program knows what the machine has by now, and its own settings.
+        // The shell of each program knows the slots and rows that exist now, and its own settings.
         let (master, actions) = Master::adopt(self.policy.clone(), Millis(self.now), snapshot, takeover);
         assert_eq!(master.tally(), tally, "a count was lost");
         self.master = master;
@@ -751,7 +762,7 @@ impl World {
             due_read: 0,
             old_at: self.now + max_age_ms,
             rss: 0,
-            fat_at: None,
+            large_at: None,
         };
         self.processes.insert(pid, process);
         self.results.push_back(Event::Forked { slot, pid, max_age_ms });
@@ -779,7 +790,7 @@ impl World {
         let news = last && !std::mem::replace(&mut p.told_last, last);
         let shorter = p.drained_by.is_none_or(|before| now + grace < before || (news && now + grace == before));
         assert!(shorter, "the drain of {pid:?} was not shortened");
-        // One that drains already may have left its listeners for good: then it ends before it is quiet.
+        // A worker that drains already may have closed its listeners: then it ends before it has accepted the rest.
         let holds = last && matches!(p.state, State::Serving | State::Draining);
         p.drained_by = Some(now + grace);
         p.doomed = true;
@@ -796,7 +807,7 @@ impl World {
 
     fn give_up_hung(&mut self, pid: Pid) {
         let p = self.alive(pid);
-        assert!(p.hung, "{pid:?} still beats and is given up");
+        assert!(p.hung, "{pid:?} sends heartbeats and is given up");
         p.doomed = true;
         let slot = p.slot;
         self.failures.push((self.now, slot));
@@ -845,12 +856,16 @@ impl World {
         for pid in &self.silent {
             let beaten = self.processes.get(pid).filter(|p| p.state == State::Serving && p.due != p.due_read);
             let since = beaten.map_or(self.now, |p| p.due - PROMISE);
-            assert!(self.now <= since + LOOK || !self.steers(), "{pid:?} beats again since {since}: {}", self.now);
+            assert!(
+                self.now <= since + LOOK || !self.steers(),
+                "{pid:?} sends heartbeats again since {since}: {}",
+                self.now
+            );
         }
     }
 
-    /// At most half of the slots wait for their next worker, whatever dies and however young, so that one serves or
-    /// starts. Except for a time after a fork: the floor, or a second while some slot serves.
+    /// At most half of the slots wait for their next worker, however many workers die, so that one serves or starts.
+    /// After a fork there is an exception: for the floor, or for a second while some slot serves.
     fn assert_never_without(&self, at: u64) {
         let slots = self.master.target().min(self.policy.slots);
         let has = |slot: u32| {
@@ -858,7 +873,7 @@ impl World {
             self.master.workers().iter().any(|w| w.slot.0 == slot && alive(w))
         };
         let empty = (0..slots).filter(|slot| !has(*slot)).count() as u32;
-        // As the master knows it: of those that fell silent just now it has not heard.
+        // As the master knows it: it does not know yet of workers that became silent just now.
         let some_serve = self.master.workers().iter().any(|w| w.slot.0 < slots && w.serving() && !w.silent);
         let pace = if some_serve { EARLY } else { FLOOR };
         let floor_runs = self.forks.last().is_some_and(|(forked, _)| at < forked + pace);
@@ -869,8 +884,8 @@ impl World {
         }
     }
 
-    /// Clients that wait in a queue are served before the exit, unless the stop was hurried, its time is over, or three
-    /// workers that were forked for this have died.
+    /// Clients that wait in a queue are served before the exit, unless the stop was made faster, its time is over, or
+    /// three workers that were forked for this have died.
     fn assert_all_accepted(&self) {
         let stops = self.notes.iter().filter_map(|(at, note)| match note {
             Note::Stopping { graceful, delay_ms, grace_ms } => {
@@ -884,7 +899,7 @@ impl World {
         let last_forks = self.forks.iter().filter(|(at, _)| *at >= begun).count();
         assert!(
             self.all_accepted || excused || last_forks >= 3 || !self.ever_ready,
-            "left before the listeners were quiet"
+            "exited before all waiting connections were accepted"
         );
     }
 
@@ -900,25 +915,25 @@ impl World {
         let roomy = self.slots_of(|pid| !self.silent.contains(&pid) && !self.full.contains(&pid));
         let expected = [roomy, self.well(), self.live()].into_iter().find(|slots| !slots.is_empty());
         if let (true, Some(expected)) = (steers, expected) {
-            assert_eq!(self.steered, expected, "steered past the serving slots, or to the silent or full");
+            assert_eq!(self.steered, expected, "steered to the wrong slots");
         }
         let stops = matches!(self.master.stage(), Stage::Stopping { .. });
         let late = |w: &&Worker| {
             matches!(w.phase, Phase::Draining { .. }) && !w.pid.is_some_and(|pid| self.processes[&pid].told_last)
         };
         let late: Vec<_> = self.master.workers().iter().filter(|w| stops && late(w)).collect();
-        assert!(late.is_empty(), "never told that this is the final stop: {late:?}");
+        assert!(late.is_empty(), "not told that this is the final stop: {late:?}");
         let deaf = |w: &&Worker| w.serving() && !w.pid.is_some_and(|pid| self.processes[&pid].announced);
         let deaf: Vec<_> = self.master.workers().iter().filter(|w| delays && deaf(w)).collect();
-        assert!(deaf.is_empty(), "never heard that the service stops: {deaf:?}");
+        assert!(deaf.is_empty(), "not told that the service stops: {deaf:?}");
     }
 
-    /// The slots below the target whose worker serves, in order.
+    /// The slots below the target whose worker serves, in their order.
     pub(super) fn live(&self) -> Vec<SlotId> {
         self.slots_of(|_| true)
     }
 
-    /// Those of them that somebody serves who is not known to be silent.
+    /// The slots below the target with a worker that serves and is not known to be silent.
     pub(super) fn well(&self) -> Vec<SlotId> {
         self.slots_of(|pid| !self.silent.contains(&pid))
     }
@@ -962,13 +977,13 @@ impl World {
     pub(super) fn settle(&mut self, within: u64) {
         let end = self.now + within;
         while !self.is_settled() {
-            assert_eq!(self.exited, None, "the master left instead of settling");
+            assert_eq!(self.exited, None, "the master exited instead of settling");
             assert!(self.next_at() <= end, "not settled within {within} ms: {:?}", self.master);
             self.advance();
         }
     }
 
-    /// Exits as asked, and says after how long.
+    /// Runs until the exit that was requested, and returns how long that took.
     pub(super) fn run_to_exit(&mut self, within: u64) -> u64 {
         let start = self.now;
         self.run(within);
