@@ -36,7 +36,7 @@ fn scale_answers_when_the_workers_serve() {
     });
     assert_eq!(answer, serde_json::json!({ "ok": true, "reason": "2 workers serve", "service": service }));
     for impossible in ["0", "257", "-2", "+1000"] {
-        assert_told(&supervisor.ctl(&["scale", impossible]), 1, "not possible: 1 to 256 are; nothing was changed");
+        assert_told(&supervisor.ctl(&["scale", impossible]), 1, "not possible, only 1 to 256; nothing was changed");
     }
     for wrong in ["x", "1.5"] {
         assert_told(&supervisor.ctl(&["scale", wrong]), 2, "is not a number of workers");
@@ -61,7 +61,7 @@ fn stop_answers_when_the_stop_is_over() {
     assert_eq!(get(supervisor.address(), "/health").status, 200);
     let socket = supervisor.path("control.sock");
     assert_eq!(socket.metadata().expect("the socket is there").permissions().mode() & 0o777, 0o600);
-    assert_told(&supervisor.ctl(&["stop"]), 0, "stopped; of 1 requests in its life 0 were cut");
+    assert_told(&supervisor.ctl(&["stop"]), 0, "stopped; of 1 requests since the start, 0 were cut");
     assert!(!socket.exists(), "the socket was not removed");
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     assert_eq!(supervisor.leftovers(), []);
@@ -78,7 +78,7 @@ fn stop_now_cuts_the_requests_in_flight() {
         status["workers"].as_array()?.iter().any(|worker| worker["in_flight"] == 1).then_some(())
     });
     let started = now();
-    assert_told(&supervisor.ctl(&["stop", "--now"]), 0, "requests in its life 1 were cut");
+    assert_told(&supervisor.ctl(&["stop", "--now"]), 0, "requests since the start, 1 were cut");
     assert!(started.elapsed() < Duration::from_millis(4500), "{:?}", started.elapsed());
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
 }

@@ -104,9 +104,9 @@ fn a_file_that_is_no_oxicorn_program_is_refused() {
         ("/etc/passwd", "/etc/passwd cannot be executed: Permission denied"),
         (&*text, "cannot be executed: Exec format error"),
         ("/bin/false", "/bin/false exited with code 1 before it was ready"),
-        ("/bin/ls", "/bin/ls exited with code 0 before it was ready; its last words: "),
+        ("/bin/ls", "/bin/ls exited with code 0 before it was ready; its last line: "),
         // This program prints "y" for ever.
-        ("/usr/bin/yes", "/usr/bin/yes was not ready within workers.boot_timeout; its last words: "),
+        ("/usr/bin/yes", "/usr/bin/yes was not ready within workers.boot_timeout; its last line: "),
     ] {
         let output = supervisor.ctl(&["upgrade", "--program", program]);
         assert_one_sentence(&output, 1, &["refused, nothing was changed: ", reason]);

@@ -234,7 +234,7 @@ pub(super) fn log_recreated(addresses: &[String]) {
 pub(super) fn kept_until_restart(kept: &[&str]) -> String {
     match kept {
         [] => String::new(),
-        kept => format!("; unchanged until a restart: {}", kept.join(", ")),
+        kept => format!("; as before until a restart: {}", kept.join(", ")),
     }
 }
 
