@@ -1,7 +1,7 @@
 //! Web sockets: an echo for each client, and a close frame to all clients when the worker drains.
 //!
-//! `cargo run --example websocket`, then `websocat ws://127.0.0.1:8000/echo`. A reload, a recycle or a stop closes it with
-//! code 1001; a client that connects again reaches the next worker.
+//! `cargo run --example websocket`, then `websocat ws://127.0.0.1:8000/echo`. A reload, a recycle or a stop closes it
+//! with code 1001; a client that connects again reaches the next worker.
 
 use std::{convert::Infallible, pin::pin, process::ExitCode};
 

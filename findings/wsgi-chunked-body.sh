@@ -11,7 +11,8 @@
 #   application answers 200 to an empty body, and nothing is logged.
 # Why it matters: curl with data from a pipe, Go and Java clients with streamed
 #   bodies, and nginx with proxy_request_buffering off send such requests. A WSGI
-#   application behind an ASGI worker and an adapter loses their bodies. A worker that decodes chunks has to set the key or the length.
+#   application behind an ASGI worker and an adapter loses their bodies. A worker that decodes chunks has to set the key
+#   or the length.
 # Seen: hypercorn 0.18.0, tornado 6.6.1, a2wsgi 1.10.10 and asgiref 3.13.0 under
 #   uvicorn 0.54.0, gunicorn 27.0.1 to compare, Werkzeug 3.1.9, CPython 3.11.7,
 #   2026-11-27.

@@ -1,7 +1,7 @@
 //! What a user's program sees: [`App`], which is given a factory and run.
 //!
-//! Owns: the building of an `App`, and the exit codes of a program. Refuses: what its commands do (`app::run`), how workers
-//! run (`worker`), how they are kept alive (`master`).
+//! Owns: the building of an `App`, and the exit codes of a program. Refuses: what its commands do (`app::run`), how
+//! workers run (`worker`), how they are kept alive (`master`).
 
 mod check;
 mod context;
@@ -85,9 +85,9 @@ pub struct App {
 }
 
 impl App {
-    /// Makes a program of a factory. Each worker calls the factory once, after the fork and inside the runtime of the worker.
-    /// The factory returns a service (an axum `Router`, or any cloneable tower service), or a [`Lifespan`] around one:
-    /// [`FactoryOutput`] has the bounds. Its error or panic is a boot failure, with its message in the log.
+    /// Makes a program of a factory. Each worker calls the factory once, after the fork and inside the runtime of the
+    /// worker. The factory returns a service (an axum `Router`, or any cloneable tower service), or a [`Lifespan`]
+    /// around one: [`FactoryOutput`] has the bounds. Its error or panic is a boot failure, with its message in the log.
     pub fn new<F, Fut>(factory: F) -> Self
     where
         F: FnOnce(WorkerContext) -> Fut + Send + 'static,
@@ -104,8 +104,9 @@ impl App {
         }
     }
 
-    /// Sets the name of the program, in lower case and without blanks. `--version`, error messages and the titles that `ps`
-    /// shows begin with it, and it is the default of `process.name`. Without it, the program calls itself `oxicorn`.
+    /// Sets the name of the program, in lower case and without blanks. `--version`, error messages and the titles that
+    /// `ps` shows begin with it, and it is the default of `process.name`. Without it, the program calls itself
+    /// `oxicorn`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.info.program.name = name.into();
         self
@@ -120,17 +121,17 @@ impl App {
     /// Sets the default of a setting, `section.key`, in code: above the built-in default, below the settings file, the
     /// environment and the command line. The value has the form that it has in the environment: `"2m"`, `"true"`,
     /// `":9000"`. A relative path begins in the folder of the settings file. The command `config` shows the value as
-    /// `default (<name of the program>)`. Of two values for one key the later counts. A key that does not exist, or a value
-    /// that is refused, is an error of the settings: exit code 2.
+    /// `default (<name of the program>)`. Of two values for one key the later counts. A key that does not exist, or a
+    /// value that is refused, is an error of the settings: exit code 2.
     pub fn default_setting(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.default_settings.push((key, value.into()));
         self
     }
 
     /// Declares an argument of the program's own, after its name: `program NAME` and `program run NAME`. The commands
-    /// `check`, `config` and `migrate` take it too. The help shows `name`, usually in capitals. The operator may leave an
-    /// argument out. [`SetupContext::arguments`] and [`WorkerContext::arguments`] have those that were given; they stay the
-    /// same over reloads and upgrades.
+    /// `check`, `config` and `migrate` take it too. The help shows `name`, usually in capitals. The operator may leave
+    /// an argument out. [`SetupContext::arguments`] and [`WorkerContext::arguments`] have those that were given; they
+    /// stay the same over reloads and upgrades.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};
@@ -159,8 +160,9 @@ impl App {
     }
 
     /// Declares a table of the settings file as the app's own. It is checked and shown like the supervisor's tables:
-    /// unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` in the environment stands above the file.
-    /// Without the table in the file, `T` is read from an empty one. The factory has it by [`WorkerContext::table`].
+    /// unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` in the environment stands above the
+    /// file. Without the table in the file, `T` is read from an empty one. The factory has it by
+    /// [`WorkerContext::table`].
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};
@@ -190,8 +192,8 @@ impl App {
     /// ```
     ///
     /// # Panics
-    /// When `name` is one of the supervisor's own tables, or when another table has the same name or the same type: a mistake
-    /// in the program.
+    /// When `name` is one of the supervisor's own tables, or when another table has the same name or the same type: a
+    /// mistake in the program.
     pub fn table<T: DeserializeOwned + Send + Sync + 'static>(self, name: &'static str) -> Self {
         self.table_spec(TableSpec::new::<T>(name))
     }
@@ -209,10 +211,10 @@ impl App {
         self
     }
 
-    /// Adds a hook that runs in the master, with the master's rights: before the first worker is forked, and again before the
-    /// new workers of each reload and each upgrade. An error at the start ends the program with exit code 3; an error at a
-    /// reload or an upgrade refuses that, and all goes on as before. The hook must be safe to repeat while the service runs,
-    /// must start no thread, and must not block the master for long.
+    /// Adds a hook that runs in the master, with the master's rights: before the first worker is forked, and again
+    /// before the new workers of each reload and each upgrade. An error at the start ends the program with exit code 3;
+    /// an error at a reload or an upgrade refuses that, and all goes on as before. The hook must be safe to repeat
+    /// while the service runs, must start no thread, and must not block the master for long.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, io, path::Path, process::ExitCode};
@@ -233,9 +235,9 @@ impl App {
         self
     }
 
-    /// Adds a hook to the command `check`, for what the program can verify without a worker. The settings are valid when it
-    /// is called. The command prints the lines that it returns, and ends with exit code 2 at an error. The hook runs in the
-    /// process of the command, with the rights of the operator, and should change nothing.
+    /// Adds a hook to the command `check`, for what the program can verify without a worker. The settings are valid
+    /// when it is called. The command prints the lines that it returns, and ends with exit code 2 at an error. The hook
+    /// runs in the process of the command, with the rights of the operator, and should change nothing.
     pub fn check<E: Into<BoxError>>(
         mut self,
         hook: impl Fn(&SetupContext<'_>) -> Result<Vec<String>, E> + 'static,
@@ -244,10 +246,10 @@ impl App {
         self
     }
 
-    /// Adds the hook of the command `migrate`, which makes a database ready for the workers, before a release and beside a
-    /// service that runs. It returns a line for each thing it did. It runs in a tokio runtime of its own, after
-    /// [`prepare`](Self::prepare) and with the rights of a worker, without master or sockets. An error ends the command
-    /// with exit code 5. Deployments start the command in several places at once, so it should be idempotent.
+    /// Adds the hook of the command `migrate`, which makes a database ready for the workers, before a release and
+    /// beside a service that runs. It returns a line for each thing it did. It runs in a tokio runtime of its own,
+    /// after [`prepare`](Self::prepare) and with the rights of a worker, without master or sockets. An error ends the
+    /// command with exit code 5. Deployments start the command in several places at once, so it should be idempotent.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, io, process::ExitCode};

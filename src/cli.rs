@@ -161,8 +161,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Replace the program of a running service, as SIGUSR2 does: same pid, same sockets, new workers; exit code 0 only if
-    /// the new workers serve
+    /// Replace the program of a running service, as SIGUSR2 does: same pid, same sockets, new workers; exit code 0 only
+    /// if the new workers serve
     Upgrade {
         #[command(flatten)]
         service: ServiceArgs,
@@ -197,8 +197,8 @@ pub(crate) enum Command {
     Health {
         #[command(flatten)]
         service: ServiceArgs,
-        /// http://host:port/path, unix:/path, or a path; for a path, the running master says where it listens. Without it,
-        /// /health
+        /// http://host:port/path, unix:/path, or a path; for a path, the running master says where it listens. Without
+        /// it, /health
         url: Option<String>,
     },
     /// Print completions for a shell
@@ -210,7 +210,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Returns the page that this command prints, if it is `completions` or `man`: nothing else is read or done for these.
+    /// Returns the page that this command prints, if it is `completions` or `man`: nothing else is read or done for
+    /// these.
     ///
     /// # Errors
     /// Those of a writer, which memory never has.
@@ -335,8 +336,8 @@ pub(crate) struct Options {
 }
 
 impl Cli {
-    /// Returns the command, and what was given for the settings. Flags before and after the command count alike; of two the
-    /// later one wins.
+    /// Returns the command, and what was given for the settings. Flags before and after the command count alike; of two
+    /// the later one wins.
     fn split(self) -> (Command, Flags) {
         let mut flags = Flags { config: self.config, ..Flags::default() };
         self.options.add_to(&mut flags);

@@ -14,8 +14,9 @@ use x509_parser::{
     x509::X509Name,
 };
 
-/// The certificate that a client has shown: an extension of every request if `tls.client_ca` is set. That CA has signed it,
-/// it was valid when the connection began, and the client has its key. Without the feature `tls` no request has one.
+/// The certificate that a client has shown: an extension of every request if `tls.client_ca` is set. That CA has signed
+/// it, it was valid when the connection began, and the client has its key. Without the feature `tls` no request has
+/// one.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};
@@ -46,8 +47,9 @@ impl ClientCertificate {
         Self(Arc::new(Shown { der, subject }))
     }
 
-    /// Returns the subject's distinguished name as RFC 4514 writes it, the most specific part first: `CN=alice,O=Example`.
-    /// Commas and other separators in a value are escaped, so that no name can look like another. Compare it as a whole.
+    /// Returns the subject's distinguished name as RFC 4514 writes it, the most specific part first:
+    /// `CN=alice,O=Example`. Commas and other separators in a value are escaped, so that no name can look like another.
+    /// Compare it as a whole.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.0.subject
@@ -87,8 +89,8 @@ fn name(name: &X509Name<'_>) -> String {
     parts.join(",")
 }
 
-/// Escapes a value as RFC 4514, section 2.4 does; and control characters, which it allows, because the text may end in a
-/// log.
+/// Escapes a value as RFC 4514, section 2.4 does; and control characters, which it allows, because the text may end in
+/// a log.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let last = text.chars().count().saturating_sub(1);

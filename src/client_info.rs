@@ -64,9 +64,9 @@ impl ClientInfo {
         (self.tls, self.https) = (true, true);
     }
 
-    /// Returns the client's address: of the hops that led here, the nearest one that is not a trusted proxy; if all are, the
-    /// first of them. An IPv4 address is one, also on a socket of both families. `None` for a client of a unix socket when
-    /// no trusted proxy names it.
+    /// Returns the client's address: of the hops that led here, the nearest one that is not a trusted proxy; if all
+    /// are, the first of them. An IPv4 address is one, also on a socket of both families. `None` for a client of a unix
+    /// socket when no trusted proxy names it.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.address
@@ -84,8 +84,8 @@ impl ClientInfo {
         if self.https { "https" } else { "http" }
     }
 
-    /// Returns the host that the client asked for, with its port if it named one: `example.org`, `[2001:db8::7]:8443`. The
-    /// client may write anything here: compare it with the hosts you serve before you build links from it.
+    /// Returns the host that the client asked for, with its port if it named one: `example.org`, `[2001:db8::7]:8443`.
+    /// The client may write anything here: compare it with the hosts you serve before you build links from it.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         match &self.host {

@@ -1,6 +1,7 @@
 //! The doors of the fuzzer: only a build with `--cfg fuzzing` has them.
 //!
-//! Owns: what the bytes of the fuzzer mean. Refuses: the properties (`worker::scanner::checks`, `worker::proxy_protocol`).
+//! Owns: what the bytes of the fuzzer mean. Refuses: the properties (`worker::scanner::checks`,
+//! `worker::proxy_protocol`).
 
 use tokio::runtime::{Builder, Runtime};
 

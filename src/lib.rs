@@ -1,5 +1,5 @@
-//! oxicorn turns your program into a pre-fork supervisor for an HTTP service, as Gunicorn is one for Python: a master process
-//! that forks, watches and replaces workers, and workers that serve with tokio and hyper.
+//! oxicorn turns your program into a pre-fork supervisor for an HTTP service, as Gunicorn is one for Python: a master
+//! process that forks, watches and replaces workers, and workers that serve with tokio and hyper.
 //!
 //! # Quick start
 //!
@@ -25,9 +25,9 @@
 //! }
 //! ```
 //!
-//! `cargo run -- --workers 4` serves on `http://127.0.0.1:8000`. The program *is* the supervisor: `--help` shows its commands
-//! (`status`, `reload`, `upgrade`, `check` and more), and it reads `./supervisor.toml`. Start no thread and no runtime before:
-//! `main` is a plain `main`, without `#[tokio::main]`.
+//! `cargo run -- --workers 4` serves on `http://127.0.0.1:8000`. The program *is* the supervisor: `--help` shows its
+//! commands (`status`, `reload`, `upgrade`, `check` and more), and it reads `./supervisor.toml`. Start no thread and no
+//! runtime before: `main` is a plain `main`, without `#[tokio::main]`.
 //!
 //! # What there is
 //!
@@ -50,15 +50,15 @@
 //!
 //! # Words
 //!
-//! - The **master** is the first process. It owns the listening sockets, serves nothing and has one thread. A **worker** is a
-//!   forked process that serves; it has one thread and a tokio runtime of its own.
+//! - The **master** is the first process. It owns the listening sockets, serves nothing and has one thread. A
+//!   **worker** is a forked process that serves; it has one thread and a tokio runtime of its own.
 //! - A **slot** is a place 0..N for a worker. It outlives its workers: a replacement has the same slot.
-//! - A **generation** is one set of settings and program. A **reload** starts the next generation of the same program, an
-//!   **upgrade** that of a new program; each is on trial until its workers serve.
-//! - A worker **drains** when it finishes what it has begun and accepts nothing new. It is **recycled** when it is replaced as
-//!   planned, after a number of requests or a time.
-//! - The **peer** is the other end of a connection; the **client** is the program that sent the request, also from behind
-//!   proxies.
+//! - A **generation** is one set of settings and program. A **reload** starts the next generation of the same program,
+//!   an **upgrade** that of a new program; each is on trial until its workers serve.
+//! - A worker **drains** when it finishes what it has begun and accepts nothing new. It is **recycled** when it is
+//!   replaced as planned, after a number of requests or a time.
+//! - The **peer** is the other end of a connection; the **client** is the program that sent the request, also from
+//!   behind proxies.
 //!
 //! The guide, the reference of all settings and the internals are in the folder `docs` of the repository.
 

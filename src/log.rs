@@ -1,8 +1,8 @@
 //! The log: every `tracing` event becomes one line, written at once by the process that it happens in.
 //!
 //! Owns: the open files of the log and of the access log, until a worker takes the latter; the count of dropped lines.
-//! Refuses: threads and queues, which a fork would break and a crash would lose; and spans (`subscriber` says why). A forked
-//! worker writes on with the same settings, to the same file.
+//! Refuses: threads and queues, which a fork would break and a crash would lose; and spans (`subscriber` says why). A
+//! forked worker writes on with the same settings, to the same file.
 
 mod event_line;
 mod sink;
@@ -62,8 +62,8 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Logs as [`configure`] does, for a program that takes the place of another one: if a file cannot be opened, lines go where
-/// those of the other program went.
+/// Logs as [`configure`] does, for a program that takes the place of another one: if a file cannot be opened, lines go
+/// where those of the other program went.
 ///
 /// # Errors
 /// As for [`configure`], if the other program has passed no file.
@@ -91,8 +91,8 @@ pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Opt
     Ok(())
 }
 
-/// Opens the files of both logs again, after they were moved away; standard streams stay as they are. Returns an error for
-/// each file that cannot be opened: its lines still go to the old one.
+/// Opens the files of both logs again, after they were moved away; standard streams stay as they are. Returns an error
+/// for each file that cannot be opened: its lines still go to the old one.
 pub(crate) fn reopen() -> Vec<OpenError> {
     let mut log = lock();
     let sinks = log.as_mut().map(|log| [&mut log.sink, &mut log.access]);
@@ -109,8 +109,8 @@ pub(crate) fn access_file() -> Option<OwnedFd> {
     lock().as_ref()?.access.file()?.try_clone().ok().map(OwnedFd::from)
 }
 
-/// Takes the output of the access log, for the worker to keep: only workers write it. If the master has begun a line, the
-/// master ends it.
+/// Takes the output of the access log, for the worker to keep: only workers write it. If the master has begun a line,
+/// the master ends it.
 pub(crate) fn take_access() -> Sink {
     let off = Sink::off("log.access");
     match lock().as_mut() {
@@ -122,13 +122,14 @@ pub(crate) fn take_access() -> Sink {
     }
 }
 
-/// Writes what is overdue: the end of a line that was taken in part, and how many lines were dropped. Returns `false` if some
-/// of it still waits.
+/// Writes what is overdue: the end of a line that was taken in part, and how many lines were dropped. Returns `false`
+/// if some of it still waits.
 pub(crate) fn catch_up() -> bool {
     lock().as_mut().is_none_or(|log| log.sink.finish() && log.report_dropped())
 }
 
-/// Makes every panic from now on a line of the log, with `message`: a write to stderr could wait for its reader for ever.
+/// Makes every panic from now on a line of the log, with `message`: a write to stderr could wait for its reader for
+/// ever.
 pub(crate) fn take_panics(message: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -159,8 +160,8 @@ pub(crate) fn adopt(file: OwnedFd) {
     }
 }
 
-/// Returns the number of lines that this process could not write, because the reader was slow or gone, or the disk full. A
-/// forked worker begins with the number of its master.
+/// Returns the number of lines that this process could not write, because the reader was slow or gone, or the disk
+/// full. A forked worker begins with the number of its master.
 pub(crate) fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }

@@ -1,7 +1,7 @@
 //! Promise: the library can be built on. It brings few crates, and it resolves beside the databases that services use.
 //!
-//! Owns: what cargo finds out without compiling. Refuses: what such a service does (`user_service`, `examples`). Needs the
-//! crates' registry, as `cargo build` in a fresh clone does.
+//! Owns: what cargo finds out without compiling. Refuses: what such a service does (`user_service`, `examples`). Needs
+//! the crates' registry, as `cargo build` in a fresh clone does.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,8 @@ use std::{
 
 use crate::common::{root, text};
 
-/// What the library may bring when nothing is asked for. The program with its reference service brings more than twice that.
+/// What the library may bring when nothing is asked for. The program with its reference service brings more than twice
+/// that.
 const CRATES_MAX: usize = 150;
 
 /// Cargo, as a user calls it: without the variables that the cargo of this test has set.
@@ -58,8 +59,8 @@ fn resolve(dependencies: &str) -> Output {
     cargo(&["generate-lockfile"], folder.path())
 }
 
-/// Cargo lets one package only link a library of C. Before the reference service had a package of its own, its SQLite was
-/// that one.
+/// Cargo lets one package only link a library of C. Before the reference service had a package of its own, its SQLite
+/// was that one.
 #[test]
 fn the_library_resolves_beside_other_databases() {
     for dependencies in [

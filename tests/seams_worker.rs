@@ -1,5 +1,6 @@
-//! Promise: a runtime other than Rust's own gets from the worker what it needs: its own outer loop, word of clients that
-//! leave, work that outlives its response, a boot failure with a long text, and a shutdown hook with time of its own.
+//! Promise: a runtime other than Rust's own gets from the worker what it needs: its own outer loop, word of clients
+//! that leave, work that outlives its response, a boot failure with a long text, and a shutdown hook with time of its
+//! own.
 
 use std::{
     fs,

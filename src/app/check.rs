@@ -1,7 +1,7 @@
 //! The command `check`: the settings, and with `--deep` a rehearsal of a start up to the first worker that is ready.
 //!
-//! Owns: the steps of a start in their order, with their exit codes; the one worker, which never accepts. Refuses: to keep an
-//! address, and to write to the service's own logs.
+//! Owns: the steps of a start in their order, with their exit codes; the one worker, which never accepts. Refuses: to
+//! keep an address, and to write to the service's own logs.
 
 use std::{
     io,
@@ -190,7 +190,8 @@ fn logs(settings: &settings::Log) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks whether the pid file can be made. It is written under another name and renamed, so its folder must be writable.
+/// Checks whether the pid file can be made. It is written under another name and renamed, so its folder must be
+/// writable.
 fn pidfile(path: &Path) -> Result<(), String> {
     let folder = path.parent().unwrap_or(path);
     host::writable_folder(folder).map_err(|error| format!("process.pidfile {} cannot be made: {error}", path.display()))

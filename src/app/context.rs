@@ -82,8 +82,8 @@ impl SetupContext<'_> {
         self.resolved.settings.state_folder.join(path)
     }
 
-    /// Returns what is in effect now, and is to be replaced by a reload or an upgrade. `None` at a start, in `migrate` and in
-    /// `check`.
+    /// Returns what is in effect now, and is to be replaced by a reload or an upgrade. `None` at a start, in `migrate`
+    /// and in `check`.
     #[must_use]
     pub fn running(&self) -> Option<SetupContext<'_>> {
         let arguments = self.arguments;
@@ -100,8 +100,8 @@ impl SetupContext<'_> {
         process::make_folder(folder, 0o750, uid, gid)
     }
 
-    /// Makes an empty file, with mode 0644 less the umask, and gives it to `process.user` and `process.group`. It leaves a
-    /// file that exists as it is.
+    /// Makes an empty file, with mode 0644 less the umask, and gives it to `process.user` and `process.group`. It
+    /// leaves a file that exists as it is.
     ///
     /// # Errors
     /// Those of `open(2)` and `chown(2)`: no right, no space, no such folder.
@@ -125,7 +125,8 @@ fn table<T: Send + Sync + 'static>(resolved: &Resolved) -> Arc<T> {
     })
 }
 
-/// What the supervisor tells the factory about the worker that it runs in. It is cheap to clone: keep one in your state.
+/// What the supervisor tells the factory about the worker that it runs in. It is cheap to clone: keep one in your
+/// state.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -169,8 +170,8 @@ impl WorkerContext {
         self.slot
     }
 
-    /// Returns the number of the set of settings and program that this worker belongs to. It begins at 1, and each reload
-    /// and upgrade makes the next.
+    /// Returns the number of the set of settings and program that this worker belongs to. It begins at 1, and each
+    /// reload and upgrade makes the next.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
@@ -210,23 +211,23 @@ impl WorkerContext {
         &self.arguments
     }
 
-    /// Returns the path of a file that the app reads, from a path in a table of its own. A relative path begins in the folder
-    /// of the settings file, or where the program was started if there is no such file.
+    /// Returns the path of a file that the app reads, from a path in a table of its own. A relative path begins in the
+    /// folder of the settings file, or where the program was started if there is no such file.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.folder.join(path)
     }
 
-    /// Returns the path of a file that the app writes, such as a database. A relative path begins in `$STATE_DIRECTORY` if a
-    /// service manager sets it (systemd does for `StateDirectory=`; of several folders the first counts), else as for
-    /// [`path`](Self::path).
+    /// Returns the path of a file that the app writes, such as a database. A relative path begins in `$STATE_DIRECTORY`
+    /// if a service manager sets it (systemd does for `StateDirectory=`; of several folders the first counts), else as
+    /// for [`path`](Self::path).
     #[must_use]
     pub fn state_path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.state_folder.join(path)
     }
 
-    /// Completes when the whole service was asked to stop, before `workers.shutdown_delay` begins. `/ready` should answer 503
-    /// from then on. A worker that drains for a recycle, a reload or a scale-down does not see it.
+    /// Completes when the whole service was asked to stop, before `workers.shutdown_delay` begins. `/ready` should
+    /// answer 503 from then on. A worker that drains for a recycle, a reload or a scale-down does not see it.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         raised(self.stopping.clone())
     }

@@ -43,17 +43,17 @@ impl<S> Lifespan<S> {
         Self { service, shutdown: None, shutdown_grace: Duration::ZERO }
     }
 
-    /// Adds the shutdown hook. It runs in the worker after its drain, within what is left of `workers.graceful_timeout`, and
-    /// is dropped at the end of that time.
+    /// Adds the shutdown hook. It runs in the worker after its drain, within what is left of
+    /// `workers.graceful_timeout`, and is dropped at the end of that time.
     #[must_use]
     pub fn on_shutdown(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Some(Box::pin(hook));
         self
     }
 
-    /// Keeps this much of the grace for the shutdown hook: a drain waits for requests and background work until this long
-    /// before the end of `workers.graceful_timeout`, and cuts what is left then. At most half of the grace is kept. Without
-    /// it the hook has what the requests leave, and half a second at least.
+    /// Keeps this much of the grace for the shutdown hook: a drain waits for requests and background work until this
+    /// long before the end of `workers.graceful_timeout`, and cuts what is left then. At most half of the grace is
+    /// kept. Without it the hook has what the requests leave, and half a second at least.
     #[must_use]
     pub fn shutdown_grace(mut self, time: Duration) -> Self {
         self.shutdown_grace = time;
@@ -105,9 +105,9 @@ impl<S: Service<http::Request<Body>>> IntoLifespan for S {
 
 /// What the future of a factory gives: a `Result` of a service, or of a [`Lifespan`] around one. Sealed.
 ///
-/// The service is a tower `Service` from `http::Request<Body>` to `http::Response` of any body, `Clone` and `Send`, with
-/// futures that are `Send`. Its errors, the body's and the factory's are any error, or what converts into one. An axum
-/// `Router` is such a service.
+/// The service is a tower `Service` from `http::Request<Body>` to `http::Response` of any body, `Clone` and `Send`,
+/// with futures that are `Send`. Its errors, the body's and the factory's are any error, or what converts into one. An
+/// axum `Router` is such a service.
 ///
 /// A worker has one thread, so it could do without `Send`; it is asked for because most services have it, axum's among
 /// them, and it leaves the way open to workers of several threads.

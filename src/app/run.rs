@@ -1,7 +1,7 @@
 //! What a supervised program does with its command line: one command, which ends with an exit code.
 //!
-//! Owns: what each command runs, in which order, and its exit code. Refuses: the commands to a running service (`ctl`), the
-//! rehearsal of a start (`check`), the master's life (`master`).
+//! Owns: what each command runs, in which order, and its exit code. Refuses: the commands to a running service (`ctl`),
+//! the rehearsal of a start (`check`), the master's life (`master`).
 
 use std::{
     ffi::OsString,
@@ -29,9 +29,9 @@ impl App {
         self.run_from(std::env::args_os())
     }
 
-    /// Does what a command line says. Its first item is the name that the program was called by. It returns in the master when
-    /// the service has stopped, and in each worker when that worker has ended. Return the exit code from `main`, and start
-    /// no thread before: no `#[tokio::main]`, no logger with a thread.
+    /// Does what a command line says. Its first item is the name that the program was called by. It returns in the
+    /// master when the service has stopped, and in each worker when that worker has ended. Return the exit code from
+    /// `main`, and start no thread before: no `#[tokio::main]`, no logger with a thread.
     ///
     /// An upgrade executes the new program with the arguments of the process, and the `main` of that program calls this
     /// method again. Only an [`UpgradeCommand`](crate::UpgradeCommand) is executed with these arguments, after its own.

@@ -1,7 +1,7 @@
 //! What a runtime other than Rust's own asks of the supervisor.
 //!
-//! Owns: the trait [`Runtime`], the command of an upgrade, the boot failure with a long text. Refuses: to call the methods
-//! (`master` calls those around a fork, `worker` the outer loop).
+//! Owns: the trait [`Runtime`], the command of an upgrade, the boot failure with a long text. Refuses: to call the
+//! methods (`master` calls those around a fork, `worker` the outer loop).
 
 use std::{
     error::Error,
@@ -17,8 +17,8 @@ use crate::{cli::ProgramSpec, log::terminal, settings::Resolved, worker::Driver}
 /// A runtime of another language inside the worker, such as an interpreter: the hooks it needs at each fork, the loop
 /// that drives the worker, and the defaults of its settings.
 ///
-/// Every method but [`name`](Self::name) has a default, which does nothing or does what a service in Rust needs. Give it
-/// to [`App::runtime`](crate::App::runtime).
+/// Every method but [`name`](Self::name) has a default, which does nothing or does what a service in Rust needs. Give
+/// it to [`App::runtime`](crate::App::runtime).
 ///
 /// The master has one thread and must not block: the methods that run in it must return at once and start no thread.
 ///
@@ -58,8 +58,8 @@ pub trait Runtime: 'static {
     /// [`defaults`](Self::defaults).
     fn name(&self) -> &'static str;
 
-    /// Returns defaults of settings, by `section.key`, each in the form that it has in the environment (`"2m"`, `"true"`,
-    /// `":9000"`). They stand above the built-in defaults and below
+    /// Returns defaults of settings, by `section.key`, each in the form that it has in the environment (`"2m"`,
+    /// `"true"`, `":9000"`). They stand above the built-in defaults and below
     /// [`App::default_setting`](crate::App::default_setting), the settings file, the environment and the command line.
     fn defaults(&self) -> Vec<(&'static str, String)> {
         Vec::new()
@@ -84,16 +84,16 @@ pub trait Runtime: 'static {
         Ok(driver.run_to_end()?)
     }
 
-    /// Returns a signal that the master sends to a worker that hangs, so that the worker writes what it does (for Python,
-    /// `faulthandler.register`). The master ends the worker as always, at most a second later. `None`, or a number that is not one of
-    /// Linux's standard signals: no signal is sent.
+    /// Returns a signal that the master sends to a worker that hangs, so that the worker writes what it does (for
+    /// Python, `faulthandler.register`). The master ends the worker as always, at most a second later. `None`, or a
+    /// number that is not one of Linux's standard signals: no signal is sent.
     fn hang_signal(&self) -> Option<i32> {
         None
     }
 
-    /// Returns the program that an upgrade executes. `asked` is the path of `upgrade --program`, `None` if the operator gave none.
-    /// `None`, the default: the program at that path, or at the path the running one was started by, with the arguments
-    /// that the running one was started with.
+    /// Returns the program that an upgrade executes. `asked` is the path of `upgrade --program`, `None` if the operator
+    /// gave none. `None`, the default: the program at that path, or at the path the running one was started by, with
+    /// the arguments that the running one was started with.
     fn upgrade_command(&self, asked: Option<&Path>) -> Option<UpgradeCommand> {
         let _ = asked;
         None
@@ -132,8 +132,8 @@ impl Runtime for Tokio {
     }
 }
 
-/// Why a worker cannot boot: one sentence for the master, its log and the command that waits; and a long text, such as an
-/// interpreter's traceback, for the worker's log. A factory may return it as its error, or as a cause of its error.
+/// Why a worker cannot boot: one sentence for the master, its log and the command that waits; and a long text, such as
+/// an interpreter's traceback, for the worker's log. A factory may return it as its error, or as a cause of its error.
 ///
 /// ```
 /// let failure = oxicorn::BootFailure::new("app.py, line 3: NameError: name 'router' is not defined")

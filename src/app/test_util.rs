@@ -49,8 +49,8 @@ pub struct WorkerSignals {
 }
 
 impl WorkerContext {
-    /// Begins a context for a unit test: of slot 0 and generation 1, with default settings, no table and no argument, in the
-    /// folder `/`. It needs the feature `test-util`.
+    /// Begins a context for a unit test: of slot 0 and generation 1, with default settings, no table and no argument,
+    /// in the folder `/`. It needs the feature `test-util`.
     pub fn builder() -> WorkerContextBuilder {
         let (environment, root) = (BTreeMap::new(), StartFolder::at(Path::new("/")));
         let resolved = settings::resolve(&Flags::default(), &environment, &root, &Declared::default(), Purpose::Ask)

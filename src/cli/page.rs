@@ -1,7 +1,7 @@
 //! The command line as shells and man(1) read it.
 //!
-//! Owns: completions and the manual page, made from the same definition as the help, under the name that the program was
-//! called by. Refuses: text of its own.
+//! Owns: completions and the manual page, made from the same definition as the help, under the name that the program
+//! was called by. Refuses: text of its own.
 
 use std::{ffi::OsStr, io, path::Path};
 

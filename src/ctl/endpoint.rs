@@ -53,8 +53,8 @@ impl ControlEndpoint {
     /// `--socket`, which means any service that answers there.
     ///
     /// # Errors
-    /// The settings file cannot be read, so it is not known which service is meant; or `socket` is a relative path and its
-    /// folder is gone.
+    /// The settings file cannot be read, so it is not known which service is meant; or `socket` is a relative path and
+    /// its folder is gone.
     pub(crate) fn find(
         socket: Option<&Path>,
         flags: &Flags,

@@ -3,8 +3,8 @@
 //! Owns: resolving names, probing without listening, binding a TCP socket, and the messages for an address that cannot
 //! be bound. Refuses: to keep a socket.
 //!
-//! Owns: resolving names, probing without listening, binding a TCP socket, and the words for why an address cannot be had.
-//! Refuses: to keep a socket.
+//! Owns: resolving names, probing without listening, binding a TCP socket, and the words for why an address cannot be
+//! had. Refuses: to keep a socket.
 
 use std::{
     fmt, io,

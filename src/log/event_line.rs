@@ -1,7 +1,7 @@
 //! How an event looks as one line of the log.
 //!
-//! Owns: the format, text or JSON, and that no event can forge a second line. Refuses: which events are written, and to which
-//! output.
+//! Owns: the format, text or JSON, and that no event can forge a second line. Refuses: which events are written, and to
+//! which output.
 
 use std::{
     error::Error,

@@ -1,8 +1,8 @@
 //! The output of lines: a file, a pipe, a socket, a terminal.
 //!
-//! Owns: that no write waits for a reader, and that lines stay whole. If a line was taken in part, its rest is written before
-//! all else, and no other process of the service writes in between. Refuses: to keep lines; the caller drops and counts those
-//! that were not taken. The master and its workers share the descriptor.
+//! Owns: that no write waits for a reader, and that lines stay whole. If a line was taken in part, its rest is written
+//! before all else, and no other process of the service writes in between. Refuses: to keep lines; the caller drops and
+//! counts those that were not taken. The master and its workers share the descriptor.
 
 mod turn;
 
@@ -54,7 +54,8 @@ pub(crate) struct Sink {
 struct Output {
     file: File,
     kind: Kind,
-    /// The open file is shared with other programs, and a write to it may block: it is asked for room before each write.
+    /// The open file is shared with other programs, and a write to it may block: it is asked for room before each
+    /// write.
     blocks: bool,
     turn: Turn,
 }
@@ -126,8 +127,8 @@ impl Sink {
         Some(&output.file)
     }
 
-    /// Writes from now on to a file that another process has opened. Returns `false` if a line has lost its end with the old
-    /// file.
+    /// Writes from now on to a file that another process has opened. Returns `false` if a line has lost its end with
+    /// the old file.
     pub(crate) fn adopt(&mut self, file: File) -> bool {
         let turn = Turn::of(&file, self.key);
         self.turn_to(Output { file, kind: Kind::File, blocks: false, turn })
@@ -170,9 +171,9 @@ impl Sink {
         }
     }
 
-    /// Writes as many lines as can be written now; none of them needs a [`cut`](Self::cut). Returns the number of bytes of the
-    /// lines that were taken, and why there are no more. A line that was taken in part counts as taken: its rest is written
-    /// first the next time.
+    /// Writes as many lines as can be written now; none of them needs a [`cut`](Self::cut). Returns the number of bytes
+    /// of the lines that were taken, and why there are no more. A line that was taken in part counts as taken: its rest
+    /// is written first the next time.
     pub(crate) fn put_all(&mut self, lines: &[u8]) -> (usize, Option<io::ErrorKind>) {
         let Some(output) = &mut self.output else { return (lines.len(), None) };
         let whole = output.is_whole();
@@ -213,8 +214,8 @@ impl Sink {
 }
 
 impl Output {
-    /// Takes an open file that other programs have too. It is opened a second time, non-blocking. If that fails, the open file
-    /// is used as it is, because O_NONBLOCK would change it for the shell that started the program as well.
+    /// Takes an open file that other programs have too. It is opened a second time, non-blocking. If that fails, the
+    /// open file is used as it is, because O_NONBLOCK would change it for the shell that started the program as well.
     fn shared(standard: impl AsFd, key: &'static str) -> io::Result<Self> {
         let file = File::from(standard.as_fd().try_clone_to_owned()?);
         let kind = Kind::of(&file)?;

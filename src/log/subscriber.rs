@@ -1,7 +1,7 @@
 //! The log as a subscriber of `tracing`: alone, or as a layer beside those of the app.
 //!
-//! Owns: which events are written, by level and target; and which subscriber is in force: in the master, in a worker that
-//! boots, and in a worker that serves. Refuses: spans; a line shows none, so only the app's layers see them.
+//! Owns: which events are written, by level and target; and which subscriber is in force: in the master, in a worker
+//! that boots, and in a worker that serves. Refuses: spans; a line shows none, so only the app's layers see them.
 
 use std::{
     cell::RefCell,
@@ -68,8 +68,8 @@ pub(super) fn come_first() {
     });
 }
 
-/// Gives way to a subscriber of the app's. If the app has none, the log takes the events of all threads. Returns `false` if
-/// the app's subscriber lacks [`log_layer`] and so takes the events of oxicorn too.
+/// Gives way to a subscriber of the app's. If the app has none, the log takes the events of all threads. Returns
+/// `false` if the app's subscriber lacks [`log_layer`] and so takes the events of oxicorn too.
 pub(super) fn give_way() -> bool {
     let is_alone = subscriber::set_global_default(Lines).is_ok();
     // The factory may have set a subscriber for this thread. The end of our guard would take that away.
@@ -118,8 +118,8 @@ impl Subscriber for Lines {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// The log of oxicorn, as a layer beside layers of the app: those for OpenTelemetry, Sentry or the console of tokio. Install
-/// them in the factory, where threads may be started:
+/// The log of oxicorn, as a layer beside layers of the app: those for OpenTelemetry, Sentry or the console of tokio.
+/// Install them in the factory, where threads may be started:
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -135,12 +135,12 @@ impl Subscriber for Lines {
 /// }
 /// ```
 ///
-/// The layer writes the events that `log.level` and `log.targets` let through, as lines of `log.file`, and shows no span;
-/// spans and all events reach the other layers. It never waits for a reader of the log.
+/// The layer writes the events that `log.level` and `log.targets` let through, as lines of `log.file`, and shows no
+/// span; spans and all events reach the other layers. It never waits for a reader of the log.
 ///
-/// Without a subscriber of its own, an app's events go to the log as they are. A subscriber without this layer takes the
-/// events of oxicorn in the worker as well, once the factory is done; the warning `log_layer_missing` says so. The master
-/// always writes to its log, whatever subscriber `main` has installed.
+/// Without a subscriber of its own, an app's events go to the log as they are. A subscriber without this layer takes
+/// the events of oxicorn in the worker as well, once the factory is done; the warning `log_layer_missing` says so. The
+/// master always writes to its log, whatever subscriber `main` has installed.
 pub fn log_layer<S>() -> impl Layer<S> + Send + Sync + 'static
 where
     S: Subscriber + for<'a> LookupSpan<'a>,

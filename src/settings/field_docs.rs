@@ -1,4 +1,5 @@
-//! Holds the documentation of the settings' fields equal to the comments of supervisor.toml. `REWRITE=1` writes it anew.
+//! Holds the documentation of the settings' fields equal to the comments of supervisor.toml. `REWRITE=1` writes it
+//! anew.
 //!
 //! Owns: the first paragraph of each field's documentation. Refuses: what follows it, which is for Rust only.
 

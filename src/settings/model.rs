@@ -16,8 +16,8 @@ use super::{AccessFormat, Tls, cpus, duration, show, size};
 
 /// The settings of the supervisor: one field for each section of `supervisor.toml`, one for each key in that.
 ///
-/// A duration or a number of 0 switches a limit off where the field says so. An empty string in the file is `None` where the
-/// field is an `Option`. [`Settings::default`] has the defaults.
+/// A duration or a number of 0 switches a limit off where the field says so. An empty string in the file is `None`
+/// where the field is an `Option`. [`Settings::default`] has the defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Settings {
@@ -35,14 +35,16 @@ pub struct Settings {
     pub control: Control,
     /// `[process]`
     pub process: Process,
-    /// The folder in which relative paths begin: that of the settings file, else the one that the service was started in.
+    /// The folder in which relative paths begin: that of the settings file, else the one that the service was started
+    /// in.
     ///
     /// Links are followed once: the workers of a generation stay in one folder, wherever a link leads later.
     #[serde(skip)]
     pub folder: PathBuf,
     /// The folder in which relative paths of state begin, such as that of a database.
     ///
-    /// It is `$STATE_DIRECTORY` if a service manager sets it (the first of several folders), else [`folder`](Self::folder).
+    /// It is `$STATE_DIRECTORY` if a service manager sets it (the first of several folders), else
+    /// [`folder`](Self::folder).
     #[serde(skip)]
     pub state_folder: PathBuf,
 }

@@ -100,7 +100,8 @@ pub(crate) fn remove_from_environment(names: &[&str]) {
     }
 }
 
-/// Makes a folder and those above it with `mode`, and gives what it made to `uid` and `gid`. What exists stays as it is.
+/// Makes a folder and those above it with `mode`, and gives what it made to `uid` and `gid`. What exists stays as it
+/// is.
 ///
 /// # Errors
 /// The file system's.

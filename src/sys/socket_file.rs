@@ -100,8 +100,9 @@ pub(crate) fn remove(path: &Path, file: FileId) -> io::Result<()> {
     }
 }
 
-/// Gives `file` its owner and mode. It goes by inode and not by path, and never through a link: another user who can write
-/// to the folder could put a link there, and a chown by root would give that user the file that the link points at.
+/// Gives `file` its owner and mode. It goes by inode and not by path, and never through a link: another user who can
+/// write to the folder could put a link there, and a chown by root would give that user the file that the link points
+/// at.
 ///
 /// # Errors
 /// ENOENT if another file is at `path`; EPERM without the right to change the owner.

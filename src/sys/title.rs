@@ -77,7 +77,8 @@ fn evacuate() -> Option<Area> {
     if !ordered || stack == 0 || !stack.is_multiple_of(align_of::<usize>()) || environment != area.arguments_end {
         return None;
     }
-    // SAFETY: the kernel says the stack began here with argc; it lies below the strings, aligned, and is never unmapped.
+    // SAFETY: the kernel says the stack began here with argc; it lies below the strings, aligned, and is never
+    // unmapped.
     let argc = unsafe { *(stack as *const usize) };
     let argv = (stack + size_of::<usize>()) as *mut *mut c_char;
     if argc != std::env::args_os().count() || argc == 0 {

@@ -39,7 +39,8 @@ const VARIABLES: [(&str, &str); 8] = [
 /// Every key with a value that is not its default; a new key needs a line there.
 const CHANGED: &str = "tests/docs/changed.toml";
 
-// ---- settings --------------------------------------------------------------------------------------------------------
+// ---- settings
+// --------------------------------------------------------------------------------------------------------
 
 /// One key as supervisor.toml shows it.
 struct Key {
@@ -294,7 +295,8 @@ fn the_settings_page_is_what_the_program_says() {
     generated(SETTINGS, "settings", &text);
 }
 
-// ---- the command line ------------------------------------------------------------------------------------------------
+// ---- the command line
+// ------------------------------------------------------------------------------------------------
 
 /// Returns the commands that the program names in its help.
 pub(super) fn commands() -> Vec<String> {
@@ -341,7 +343,8 @@ fn the_command_line_page_is_what_the_program_says() {
     generated(COMMAND_LINE, "command line", &text);
 }
 
-// ---- pages -----------------------------------------------------------------------------------------------------------
+// ---- pages
+// -----------------------------------------------------------------------------------------------------------
 
 /// Compares the generated part of a page with `text`; with `REWRITE` in the environment, replaces it.
 #[track_caller]

@@ -1,5 +1,5 @@
-//! Promise: the front page stays one page; the book lists each of its pages; every link leads to a page and a heading that
-//! are there; every command that a page shows exists.
+//! Promise: the front page stays one page; the book lists each of its pages; every link leads to a page and a heading
+//! that are there; every command that a page shows exists.
 
 use std::{collections::BTreeSet, path::Path};
 

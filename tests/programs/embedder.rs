@@ -1,5 +1,5 @@
-//! A program built on the library, with all that is its own: name, version, settings in code, arguments, tracing. What it
-//! does is chosen by environment variables; started by tests/user_program.rs only.
+//! A program built on the library, with all that is its own: name, version, settings in code, arguments, tracing. What
+//! it does is chosen by environment variables; started by tests/user_program.rs only.
 
 use std::{convert::Infallible, env, fs::OpenOptions, io::Write, process::ExitCode, sync::Mutex, thread};
 

@@ -1,4 +1,5 @@
-//! Promise to ourselves: in the library a type's name stands for one thing, and modules do not import each other in circles.
+//! Promise to ourselves: in the library a type's name stands for one thing, and modules do not import each other in
+//! circles.
 //!
 //! Owns: which items a file defines and which it imports, read without a compiler. Refuses: the walls (`tidy`).
 

@@ -1,7 +1,7 @@
 //! Plots: numbers in, the text of an SVG element out.
 //!
-//! Owns: where each mark stands. Refuses: colours; `page.css` has them. It uses no crate for plots, because the page must be
-//! one file that loads nothing, and the text in it must be escaped.
+//! Owns: where each mark stands. Refuses: colours; `page.css` has them. It uses no crate for plots, because the page
+//! must be one file that loads nothing, and the text in it must be escaped.
 
 use std::fmt::Write;
 

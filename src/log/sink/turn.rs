@@ -1,7 +1,7 @@
 //! Taking turns at an output that may take half a line.
 //!
-//! Owns: one word of shared memory for each file, which names the process whose line is half written. Refuses: to wait. A
-//! process that has begun a line and cannot end it now keeps the turn until it can, or until it dies.
+//! Owns: one word of shared memory for each file, which names the process whose line is half written. Refuses: to wait.
+//! A process that has begun a line and cannot end it now keeps the turn until it can, or until it dies.
 
 use std::{
     fs::File,
@@ -57,9 +57,9 @@ impl Turn {
         u64::from(std::process::id()) << 1 | self.log
     }
 
-    /// Takes the turn, and returns how the file ends; `None` if another process has the turn. With `hold` no other process gets
-    /// it until it is given back. Without `hold` the word is only looked at, for files: there half a line is rare, and a slow
-    /// disk would delay every writer. `resumes` says that the rest of our own line comes next.
+    /// Takes the turn, and returns how the file ends; `None` if another process has the turn. With `hold` no other
+    /// process gets it until it is given back. Without `hold` the word is only looked at, for files: there half a line
+    /// is rare, and a slow disk would delay every writer. `resumes` says that the rest of our own line comes next.
     pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
         let (Some(word), me) = (self.word, self.me()) else { return Some(Before::Whole) };
         for _ in 0..TRIES {
