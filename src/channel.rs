@@ -57,17 +57,17 @@ pub(crate) enum ToMaster {
 
 impl ToWorker {
     /// Keeps a message for a worker that does not read now. `later` replaces an earlier message of its kind.
-    pub(crate) fn queue(unsaid: &mut Vec<Self>, later: Self) {
+    pub(crate) fn queue(waiting: &mut Vec<Self>, later: Self) {
         let later = match later {
             // A drain that was sent as the last one stays the last one.
             Self::Drain { grace_ms, last } => {
-                let was_last = unsaid.iter().any(|message| matches!(message, Self::Drain { last: true, .. }));
+                let was_last = waiting.iter().any(|message| matches!(message, Self::Drain { last: true, .. }));
                 Self::Drain { grace_ms, last: last || was_last }
             }
             other => other,
         };
-        unsaid.retain(|message| std::mem::discriminant(message) != std::mem::discriminant(&later));
-        unsaid.push(later);
+        waiting.retain(|message| std::mem::discriminant(message) != std::mem::discriminant(&later));
+        waiting.push(later);
     }
 }
 
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn every_message_arrives_as_it_was_said() {
+    fn every_message_arrives_as_it_was_sent() {
         let (a, b) = fd::channel().unwrap();
         let down = [ToWorker::Go, ToWorker::AnnounceStop, ToWorker::Drain { grace_ms: 30_000, last: true }];
         for message in down.into_iter().chain([ToWorker::Drain { grace_ms: 0, last: false }]) {
@@ -208,20 +208,20 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_room_is_the_latest_of_each_kind() {
-        let mut unsaid = Vec::new();
+    fn a_full_channel_keeps_the_latest_message_of_each_kind() {
+        let mut waiting = Vec::new();
         let file = || ToWorker::TakeLog(tempfile::tempfile().unwrap().into());
         for message in [ToWorker::Go, file(), ToWorker::Drain { grace_ms: 9, last: true }, file(), ToWorker::Go] {
-            ToWorker::queue(&mut unsaid, message);
+            ToWorker::queue(&mut waiting, message);
         }
-        ToWorker::queue(&mut unsaid, ToWorker::Drain { grace_ms: 5, last: false });
-        let [ToWorker::TakeLog(_), ToWorker::Go, ToWorker::Drain { grace_ms: 5, last: true }] = unsaid[..] else {
-            panic!("{unsaid:?}");
+        ToWorker::queue(&mut waiting, ToWorker::Drain { grace_ms: 5, last: false });
+        let [ToWorker::TakeLog(_), ToWorker::Go, ToWorker::Drain { grace_ms: 5, last: true }] = waiting[..] else {
+            panic!("{waiting:?}");
         };
     }
 
     #[test]
-    fn a_file_comes_with_its_message() {
+    fn a_file_arrives_with_its_message() {
         let (a, b) = fd::channel().unwrap();
         let mut file = tempfile::tempfile().unwrap();
         assert!(ToWorker::TakeLog(file.try_clone().unwrap().into()).send(a.as_fd()).unwrap());

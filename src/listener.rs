@@ -661,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_takes_over_what_the_dead_left_and_nothing_else() {
+    fn a_unix_socket_replaces_the_file_of_a_dead_process_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.sock");
         let server = server(&[Bind::Unix(path.clone())]);

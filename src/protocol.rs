@@ -425,7 +425,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_look_like_this_and_are_read_back() {
+    fn requests_have_this_form_and_are_read_back() {
         for (command, text) in [
             (ControlCommand::Status, r#"{"version":1,"command":"status"}"#),
             (ControlCommand::Scale(Scale::To(4)), r#"{"version":1,"command":{"scale":{"to":4}}}"#),
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_refused_with_a_sentence() {
+    fn bytes_that_are_not_a_request_are_refused_with_a_sentence() {
         for (text, told) in [
             (&b"\xff\xfe"[..], "not a request"),
             (b"", "not a request"),
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_told_apart() {
+    fn progress_and_the_last_reply_are_read_as_such() {
         let progress = Reply::Progress { progress: "1 of 2 workers serve".to_owned() };
         let answer = Reply::Answer(ControlResponse::done("2 workers serve"));
         for (reply, text) in [
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn the_places_where_they_meet() {
+    fn the_client_looks_in_every_folder_that_the_master_may_use() {
         let env = |pairs: &'static [(&str, &str)]| {
             move |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
         };

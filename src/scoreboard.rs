@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn it_outlives_the_program_and_only_in_its_own_layout() {
+    fn the_next_program_adopts_the_scoreboard_only_in_the_same_layout() {
         let board = Scoreboard::create(2, 3).unwrap();
         let row = board.claim(1, 1, 0, 5).unwrap();
         row.request_begun();
@@ -633,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_master_publishes_all_read() {
+    fn all_processes_read_what_the_master_publishes() {
         let board = Scoreboard::create(1, 1).unwrap();
         let told = Overview { generation: 3, target: 4, recycled: 5, crashed: 6, hung: 7, boot_failed: 8 };
         board.publish(&told);
@@ -643,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_in_quarantine_until_its_end_and_the_fifth_takes_the_place_of_the_first() {
+    fn a_quarantine_ends_at_its_time_and_a_fifth_replaces_the_first() {
         let board = Scoreboard::create(1, 1).unwrap();
         let row = board.claim(0, 1, 0, 0).unwrap();
         let pad = row.in_flight_table();
@@ -680,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_was_told_ends_with_it() {
+    fn the_next_worker_of_a_row_does_not_get_the_orders_of_the_last() {
         let board = Scoreboard::create(1, 1).unwrap();
         let row = board.claim(0, 1, 0, 0).unwrap();
         assert!(!row.told_stopping() && !row.told_drain());

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_one_shows_everything() {
+    fn a_wide_table_shows_everything() {
         let drawn = draw(&status(), usize::MAX, false);
         let expected = "\
 running  1 of 2 workers serve  pid 1  generation 3  up 2h05m  oxicorn 0.1.0
@@ -307,7 +307,7 @@ last upgrade done, 2026-11-22
     }
 
     #[test]
-    fn a_narrow_one_keeps_to_its_width_and_to_what_matters() {
+    fn a_narrow_table_fits_its_width_and_keeps_the_important_columns() {
         for width in 32..160 {
             let drawn = draw(&status(), width, false);
             let sentences = ["last ", "slot 1: ", "GET "];
@@ -323,7 +323,7 @@ last upgrade done, 2026-11-22
     }
 
     #[test]
-    fn colour_adds_nothing_but_colour() {
+    fn colour_does_not_change_the_text() {
         let mut drawn = draw(&status(), 100, true);
         assert!(drawn.contains("\x1b[32mserving "), "{drawn}");
         for code in [BOLD, GREEN, YELLOW, RED, "0"] {

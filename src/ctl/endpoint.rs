@@ -265,7 +265,7 @@ mod tests {
 
     /// Wherever the mistake is, a command must not ask another service than the one of this file.
     #[test]
-    fn a_file_with_mistakes_still_says_where_its_service_is_asked() {
+    fn a_file_with_mistakes_still_names_its_control_socket() {
         const SOCKET: &str = "[control]\nsocket = \"c.sock\"\n";
         let dir = tempfile::tempdir().unwrap();
         let file = fs::canonicalize(dir.path()).unwrap().join("supervisor.toml").to_string_lossy().into_owned();
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_only_lies_here_does_not_matter_to_a_command_that_names_its_service() {
+    fn a_command_that_names_its_service_ignores_the_settings_file_of_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         // The file is found, and cannot be read.
         fs::create_dir(dir.path().join("supervisor.toml")).unwrap();

@@ -241,7 +241,7 @@ fn connect_unix(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
-        ErrorKind::WouldBlock => io::Error::other("nobody accepts, and its queue is full"),
+        ErrorKind::WouldBlock => io::Error::other("no process accepts connections, and the queue is full"),
         _ => error,
     })?;
     socket.set_nonblocking(false)?;
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_address_is_asked_where_one_takes_no_connection() {
+    fn the_next_address_is_asked_if_one_takes_no_connection() {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_is_no_health_and_not_waited_for() {
+    fn a_service_with_a_full_queue_is_unhealthy_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("web.sock");
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
@@ -447,11 +447,11 @@ mod tests {
         listener.listen(0).unwrap();
         let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
         let refused = asked(&plain(HealthAddress::Unix(path))).unwrap_err().to_string();
-        assert!(refused.contains("its queue is full"), "{refused}");
+        assert!(refused.contains("the queue is full"), "{refused}");
     }
 
     #[test]
-    fn silence_has_an_end() {
+    fn a_silent_server_fails_at_the_end_of_the_time() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = HealthAddress::Tcp { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let before = clock::now();

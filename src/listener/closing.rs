@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_that_is_bound_to_no_interface_refuses_newcomers_and_serves_those_it_has() {
+    fn a_listener_that_is_bound_to_no_interface_refuses_new_connections_and_serves_its_own() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let address = listener.local_addr().unwrap();

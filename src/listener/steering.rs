@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn chances_are_as_the_tickets_are() {
+    fn the_chance_of_a_slot_is_its_share_of_the_tickets() {
         let live = [0, 2, 5];
         let shares = by_room(&live, |slot| [30, 99, 22, 99, 99, 20][slot as usize]);
         assert_eq!(shares.iter().map(|share| share.tickets).collect::<Vec<_>>(), [6, 14, 16]);

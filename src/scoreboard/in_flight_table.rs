@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_tells_method_path_and_id_and_no_query() {
+    fn an_entry_has_method_path_and_id_and_no_query() {
         let words = words();
         let pad = InFlightTable::new(words);
         let place = note(&pad, 17, "/facts/1?token=secret", b"abc-1").unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_cut_and_marked_and_nothing_reaches_a_terminal() {
+    fn a_long_path_is_cut_and_marked_and_control_characters_are_escaped() {
         let words = words();
         let pad = InFlightTable::new(words);
         note(&pad, 1, &format!("/{}", "x".repeat(100)), b"a\t\xff\"").unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ninth_is_not_kept_and_a_place_given_back_is_taken_again() {
+    fn a_ninth_request_is_not_kept_until_an_entry_is_free() {
         let words = words();
         let pad = InFlightTable::new(words);
         let mut places: Vec<_> = (1..=8).map(|at| note(&pad, at, "/", b"").unwrap()).collect();

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_string_becomes_its_parts() {
+    fn a_format_is_split_into_texts_and_atoms() {
         let Form::Text(read) = AccessFormat::parse("100%% %(h)s%(l)s [%({X-A}i)s]%({content-type}o)s").unwrap().form
         else {
             panic!()
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_those_of_the_request() {
+    fn an_e_atom_reads_variables_of_the_request_only() {
         let of = |name: &str| named(&format!("{{{name}}}e"));
         assert_eq!(of("request_method"), Some(Part::Method));
         assert_eq!(of("HTTP_X_REQUEST_ID"), Some(Part::RequestHeader(HeaderName::from_static("x-request-id"))));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_named_with_what_was_meant() {
+    fn an_unknown_atom_is_named_with_the_nearest_known_one() {
         for (text, says) in [
             ("%(S)s", "%(S)s is not an atom; did you mean %(s)s?"),
             ("%(user-agent)s", "%(user-agent)s is not an atom; did you mean %({user-agent}i)s?"),

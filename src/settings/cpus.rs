@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_and_formulas() {
+    fn a_count_is_a_number_auto_or_a_formula() {
         for (text, cpus, wanted) in [
             ("auto", 4, Ok(4)),
             ("auto", 384, Ok(256)),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn quotas_of_every_ancestor() {
+    fn the_smallest_quota_of_all_parent_groups_counts() {
         type Files = &'static [(&'static str, &'static str)];
         let cases: &[(Files, Option<u32>)] = &[
             (&[], None),

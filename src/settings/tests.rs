@@ -155,7 +155,7 @@ fn app(resolved: &Resolved) -> Arc<App> {
 }
 
 #[test]
-fn the_reference_file_is_the_defaults() {
+fn the_reference_file_states_the_defaults() {
     let text = include_str!("../../supervisor.toml");
     let world = world(text);
     let resolved = world.good();
@@ -187,7 +187,7 @@ fn every_key_can_be_read_and_shown() {
 }
 
 #[test]
-fn nothing_given_is_the_defaults() {
+fn without_any_source_the_defaults_hold() {
     let resolved = bare().good();
     assert_eq!(resolved.file, None);
     assert_eq!(resolved.origin("workers.timeout"), Origin::Default);
@@ -196,7 +196,7 @@ fn nothing_given_is_the_defaults() {
 }
 
 #[test]
-fn one_line_per_mistake_in_the_file() {
+fn each_mistake_in_the_file_is_reported_in_one_line() {
     for (text, wanted) in [
         ("[workers]\ncuont = 4", "supervisor.toml:2: workers.cuont: unknown key; did you mean workers.count?"),
         ("[workers]\nbind = 4", "supervisor.toml:2: workers.bind: unknown key; did you mean server.bind?"),
@@ -332,7 +332,7 @@ fn one_line_per_mistake_in_the_file() {
 }
 
 #[test]
-fn one_line_per_mistake_elsewhere() {
+fn each_mistake_in_another_source_is_reported_in_one_line() {
     type Make = fn() -> World;
     let cases: &[(Make, &str)] = &[
         (
@@ -411,7 +411,7 @@ fn one_line_per_mistake_elsewhere() {
 }
 
 #[test]
-fn all_mistakes_of_all_sources_at_once() {
+fn all_mistakes_of_all_sources_are_reported_at_once() {
     let world = world(
         "[workers]\ncount = 'abc'\ntiemout = 1\n\n[http]\nkeep_alive = -1\n\n[service]\ndocs = 'yes'\nstroe = 'auto'\n\
          cors_origins = [1]\n\n[[service.check]]\nname = 'a'\ntpc = 'b'\n\n[[service.check]]\nname = 5\n",
@@ -448,7 +448,7 @@ fn a_mistake_in_one_half_of_a_pair_is_one_mistake() {
 }
 
 #[test]
-fn mistakes_in_an_apps_table() {
+fn each_mistake_in_an_apps_table_is_reported_in_one_line() {
     for (text, wanted) in [
         (
             "[service]\nstore = 'mongo'",
@@ -481,12 +481,12 @@ fn mistakes_in_an_apps_table() {
 
 #[test]
 #[should_panic(expected = "the app's table [workers] needs another name")]
-fn a_table_cannot_take_our_name() {
+fn an_apps_table_cannot_have_the_name_of_a_supervisors_table() {
     let _ = TableSpec::new::<App>("workers");
 }
 
 #[test]
-fn a_required_key_of_an_absent_table_is_missed() {
+fn a_required_key_of_an_absent_table_is_reported() {
     #[derive(Debug, Deserialize)]
     struct Strict {
         #[expect(dead_code, reason = "only its absence matters")]
@@ -500,7 +500,7 @@ fn a_required_key_of_an_absent_table_is_missed() {
 }
 
 #[test]
-fn precedence_from_the_bottom_up() {
+fn each_source_overrides_those_below_it() {
     let port = |resolved: &Resolved| match &resolved.settings.server.bind[..] {
         [Bind::Tcp { host, port }] => format!("{host}:{port} {}", resolved.origin("server.bind")),
         other => panic!("{other:?}"),
@@ -527,7 +527,7 @@ fn precedence_from_the_bottom_up() {
 }
 
 #[test]
-fn sockets_for_another_process_are_not_ours() {
+fn sockets_passed_to_another_process_are_ignored() {
     let pid = std::process::id();
     for (meant_for, warned) in [("1", "LISTEN_PID=\"1\""), ("", "LISTEN_PID=\"\"")] {
         let resolved = bare().env("LISTEN_PID", meant_for).env("LISTEN_FDS", "1").good();
@@ -561,7 +561,7 @@ fn the_settings_file_is_the_one_that_was_named() {
 }
 
 #[test]
-fn relative_paths_follow_who_wrote_them() {
+fn a_relative_path_begins_in_the_folder_of_its_source() {
     let world = bare();
     fs::create_dir(world.path("etc")).unwrap();
     world.write("etc/s.toml", "[process]\npidfile = 'a.pid'\n[server]\nbind = ['unix:s.sock', 'unix:/tmp/t.sock']");
@@ -575,7 +575,7 @@ fn relative_paths_follow_who_wrote_them() {
 
 /// The folder of the settings may be one that the service cannot write to: /etc.
 #[test]
-fn what_is_written_goes_to_the_folders_that_a_service_manager_made() {
+fn written_files_go_to_the_folders_of_the_service_manager() {
     let world = bare();
     fs::create_dir(world.path("etc")).unwrap();
     let written = "[process]\npidfile = 'a.pid'\n[log]\nfile = 'a.log'\naccess = 'b.log'\n[tls]\ncertfile = 'c.pem'";
@@ -597,9 +597,13 @@ fn what_is_written_goes_to_the_folders_that_a_service_manager_made() {
     let settings = &resolved.settings;
     assert_eq!((&settings.state_folder, &settings.folder), (&world.path("state"), &world.path("etc")));
     assert_eq!(settings.log.file, LogTarget::File(world.path("logs/a.log")));
-    assert_eq!(settings.log.access, LogTarget::File(world.path("typed.log")), "what is typed is meant here");
+    assert_eq!(
+        settings.log.access,
+        LogTarget::File(world.path("typed.log")),
+        "a path in the environment stays as it is written"
+    );
     assert_eq!(settings.process.pidfile, Some(world.path("run/a.pid")));
-    // Others look for these by the same settings, and without the variables.
+    // Other programs look for these sockets by the same settings, and without the variables.
     assert_eq!(settings.control.socket, ControlSocket::Path(world.path("etc/c.sock")));
     assert_eq!(settings.server.bind, [Bind::Unix(world.path("etc/s.sock"))]);
     let told = format!("# Relative paths of state are relative to {state}, from env STATE_DIRECTORY.\n");
@@ -614,7 +618,7 @@ fn what_is_written_goes_to_the_folders_that_a_service_manager_made() {
 }
 
 #[test]
-fn well_known_names() {
+fn well_known_variables_set_their_keys() {
     for (name, value, key, wanted) in [
         ("PORT", "80", "server.bind", "[\"0.0.0.0:80\"]"),
         ("WEB_CONCURRENCY", "7", "workers.count", "7"),
@@ -635,7 +639,7 @@ fn well_known_names() {
 }
 
 #[test]
-fn an_apps_table_takes_texts_as_the_type_wants_them() {
+fn an_apps_table_reads_texts_as_the_types_of_its_fields() {
     let world = bare()
         .env("OXICORN_SERVICE__MONGODB_DATABASE", "42")
         .env("OXICORN_SERVICE__DOCS", "false")
@@ -658,7 +662,7 @@ fn an_apps_table_takes_texts_as_the_type_wants_them() {
 }
 
 #[test]
-fn a_secret_may_lie_in_a_file() {
+fn a_secret_can_be_in_a_file() {
     let world = bare();
     world.write("uri", "mongodb://in-file\n");
     let path = world.path("uri").display().to_string();
@@ -683,7 +687,7 @@ fn a_secret_may_lie_in_a_file() {
 }
 
 #[test]
-fn the_env_file_lies_below_the_environment() {
+fn the_environment_overrides_the_env_file() {
     let world = world("[process]\nenv_file = 'app.env'");
     world.write(
         "app.env",
@@ -709,7 +713,7 @@ fn the_env_file_lies_below_the_environment() {
 }
 
 #[test]
-fn warnings() {
+fn a_key_without_effect_causes_a_warning() {
     let warn = |text: &str| world(text).good().warnings;
     assert_eq!(warn("[http]\nrequest_timeout = '0s'\nhttp2 = false"), Vec::<String>::new());
     assert_eq!(
@@ -719,7 +723,7 @@ fn warnings() {
 }
 
 #[test]
-fn binds_as_gunicorn_reads_them() {
+fn addresses_are_read_as_gunicorn_reads_them() {
     let tcp = |host: &str, port| Bind::Tcp { host: host.to_owned(), port };
     for (text, wanted) in [
         ("127.0.0.1:80", tcp("127.0.0.1", 80)),
@@ -736,13 +740,13 @@ fn binds_as_gunicorn_reads_them() {
 }
 
 #[test]
-fn two_free_ports_are_two_addresses() {
+fn two_addresses_with_port_0_stay_two() {
     let resolved = bare().flag("server.bind", "--bind", "127.0.0.1:0,127.0.0.1:0").good();
     assert_eq!(resolved.settings.server.bind.len(), 2);
 }
 
 #[test]
-fn units() {
+fn durations_and_sizes_are_read_with_their_units() {
     for (text, millis) in
         [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000), ("1.5", 1_500), ("0", 0)]
     {
@@ -764,15 +768,15 @@ fn units() {
 }
 
 #[test]
-fn accounts() {
+fn a_user_without_an_account_needs_a_group() {
     let (uid, gid) = crate::sys::host::effective_ids();
     let world =
         bare().flag("process.user", "--user", &uid.to_string()).flag("process.group", "--group", &gid.to_string());
     let process = world.good().settings.process;
     assert_eq!(process.user.map(|user| user.uid), Some(uid));
     assert_eq!(process.group.map(|group| group.gid), Some(gid));
-    let stranger = bare().flag("process.user", "--user", "3999999999");
-    assert!(stranger.bad().contains("uid 3999999999 has no account here"), "{}", stranger.bad());
+    let unknown = bare().flag("process.user", "--user", "3999999999");
+    assert!(unknown.bad().contains("uid 3999999999 has no account here"), "{}", unknown.bad());
     let other = bare().flag("process.user", "--user", "3999999999").flag("process.group", "--group", &gid.to_string());
     if uid == 0 {
         assert_eq!(other.good().settings.process.user.map(|user| (user.uid, user.gid)), Some((3_999_999_999, gid)));
@@ -803,7 +807,7 @@ fn the_owner_of_a_socket_is_looked_up() {
 }
 
 #[test]
-fn whoever_asks_needs_no_key() {
+fn a_command_that_only_asks_does_not_read_the_key() {
     let world = world("[tls]\ncertfile = 'supervisor.toml'\nkeyfile = 'supervisor.toml'");
     assert!(world.bad().contains("tls.keyfile: there is no private key in"), "{}", world.bad());
     let asked = resolve(&world.flags, &world.env, &StartFolder::at(world.folder.path()), &world.declared, Purpose::Ask)
@@ -812,7 +816,7 @@ fn whoever_asks_needs_no_key() {
 }
 
 #[test]
-fn what_changed_and_what_each_change_needs() {
+fn changes_are_grouped_by_what_they_need() {
     let world = world("[workers]\ncount = 2\ntimeout = '60s'\n[process]\nenv_file = 'app.env'\n[service]\ndocs = true");
     world.write("app.env", "A=1");
     let old = world.good();
@@ -833,7 +837,7 @@ fn what_changed_and_what_each_change_needs() {
 }
 
 #[test]
-fn the_effective_settings_with_their_origins() {
+fn the_effective_settings_are_shown_with_their_origins() {
     let world = world(
         "[workers]\ncount = 'n'\n[service]\nbearer_token = 'hush'\nbearer_token_file = '/run/t'\n\
          mongodb_uri = 'mongodb://me:p@/ss@h1,h2/db'",

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_survives_and_copies_are_our_own() {
+    fn only_the_chosen_descriptors_stay_open_over_an_exec() {
         let file = memory(b"over the exec").unwrap();
         let mut transfer = FdTransfer::default();
         let number = transfer.add(file.as_fd());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_executed_says_why() {
+    fn a_file_that_cannot_be_executed_is_an_error_with_its_reason() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text");
         std::fs::write(&path, "no program").unwrap();

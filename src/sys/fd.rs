@@ -328,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_keeps_messages_apart_and_tells_of_the_end() {
+    fn a_channel_keeps_messages_apart_and_reports_its_end() {
         let (ours, theirs) = channel().unwrap();
         let mut buffer = [0; 4];
         assert!(matches!(recv(ours.as_fd(), &mut buffer).unwrap(), Recv::Empty));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_left_messages_unread_is_closed() {
+    fn a_channel_is_closed_if_its_peer_left_messages_unread() {
         let (ours, theirs) = channel().unwrap();
         assert!(send(ours.as_fd(), b"x").unwrap());
         drop(theirs);
@@ -359,14 +359,14 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_is_who_connected() {
+    fn the_peer_is_the_process_that_connected() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let (pid, uid) = peer(ours.as_fd()).unwrap();
         assert_eq!((pid.unsigned_abs(), uid), (std::process::id(), nix::unistd::geteuid().as_raw()));
     }
 
     #[test]
-    fn the_accept_queue_counts_what_nobody_accepted() {
+    fn the_accept_queue_counts_connections_that_are_not_accepted() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (queued, max) = accept_queue(listener.as_fd()).unwrap();
         assert_eq!(queued, 0);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reopened_pipe_does_not_block_and_leaves_the_first_alone() {
+    fn a_reopened_pipe_does_not_block_and_the_first_still_does() {
         let (reader, writer) = io::pipe().unwrap();
         let mut again = reopen_nonblocking(writer.as_fd()).unwrap();
         let full = (0..10_000).find_map(|_| again.write(&[0; 4096]).err()).unwrap();

@@ -89,8 +89,8 @@ mod tests {
     use super::{super::alone, *};
 
     #[test]
-    fn what_was_blocked_or_set_is_put_right_and_told_once() {
-        alone::run("sys::inherited::tests::what_was_blocked_or_set_is_put_right_and_told_once", || {
+    fn blocked_signals_and_an_alarm_are_reset_and_reported_once() {
+        alone::run("sys::inherited::tests::blocked_signals_and_an_alarm_are_reset_and_reported_once", || {
             let limits = reset();
             let mut blocked = SigSet::empty();
             blocked.add(Signal::SIGTERM);

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_as_in_its_file_is_let_go_of() {
+    fn only_code_that_is_as_in_its_file_is_let_go_of() {
         let smaps = "\
 55d0c0000000-55d0c0100000 r--p 00000000 fe:00 42 /usr/bin/oxicorn\nRss: 4 kB\nAnonymous:             0 kB\n\
 55d0c0100000-55d0c0200000 r-xp 00100000 fe:00 42 /usr/bin/oxicorn (deleted)\nAnonymous:             0 kB\n\
@@ -64,8 +64,8 @@ mod tests {
     }
 
     #[test]
-    fn the_program_goes_on_as_before() {
-        super::super::alone::run("sys::memory::tests::the_program_goes_on_as_before", || {
+    fn the_program_runs_on_after_its_code_is_let_go_of() {
+        super::super::alone::run("sys::memory::tests::the_program_runs_on_after_its_code_is_let_go_of", || {
             let resident = || super::super::process::rss_bytes(i32::try_from(std::process::id()).unwrap()).unwrap();
             let before = resident();
             let_go_of_code().unwrap();

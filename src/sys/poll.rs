@@ -58,17 +58,17 @@ mod tests {
     };
 
     #[test]
-    fn says_which_are_ready() {
-        let (quiet, _quiet_writer) = std::io::pipe().unwrap();
-        let (loud, mut loud_writer) = std::io::pipe().unwrap();
+    fn wait_returns_which_descriptors_are_ready() {
+        let (silent, _silent_writer) = std::io::pipe().unwrap();
+        let (ready, mut ready_writer) = std::io::pipe().unwrap();
         let (closed, _) = std::io::pipe().unwrap();
-        loud_writer.write_all(b"x").unwrap();
-        let fds = [(quiet.as_fd(), Read), (loud.as_fd(), Read), (closed.as_fd(), Read)];
+        ready_writer.write_all(b"x").unwrap();
+        let fds = [(silent.as_fd(), Read), (ready.as_fd(), Read), (closed.as_fd(), Read)];
         assert_eq!(wait(&fds, None).unwrap(), [false, true, true]);
     }
 
     #[test]
-    fn each_interest_is_its_own() {
+    fn each_interest_is_reported_by_itself() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.write_all(b"x").unwrap();
         let three = |fd: &UnixStream| {
@@ -82,10 +82,10 @@ mod tests {
     }
 
     #[test]
-    fn never_returns_early() {
-        let (quiet, _writer) = std::io::pipe().unwrap();
+    fn wait_never_returns_early() {
+        let (silent, _writer) = std::io::pipe().unwrap();
         let before = clock::now();
-        assert_eq!(wait(&[(quiet.as_fd(), Read)], Some(Duration::from_micros(20_300))).unwrap(), [false]);
+        assert_eq!(wait(&[(silent.as_fd(), Read)], Some(Duration::from_micros(20_300))).unwrap(), [false]);
         assert!(clock::now() - before >= 20);
     }
 }

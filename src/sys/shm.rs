@@ -89,7 +89,7 @@ mod tests {
     use super::Mapping;
 
     #[test]
-    fn is_zeroed_shared_and_cannot_shrink() {
+    fn the_memory_is_zeroed_shared_and_cannot_shrink() {
         let mapping = Mapping::create(1024).unwrap();
         assert!(mapping.words().iter().all(|word| word.load(Ordering::Relaxed) == 0));
         mapping.words()[1023].store(7, Ordering::Relaxed);

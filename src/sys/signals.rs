@@ -233,8 +233,8 @@ mod tests {
     }
 
     #[test]
-    fn counts_wakes_and_forgets() {
-        alone::run("sys::signals::tests::counts_wakes_and_forgets", || {
+    fn signals_are_counted_wake_the_master_and_are_ignored_in_its_child() {
+        alone::run("sys::signals::tests::signals_are_counted_wake_the_master_and_are_ignored_in_its_child", || {
             let mut signals = MasterSignals::install().unwrap();
             assert_eq!(signals.take(), []);
             for number in [libc::SIGHUP, libc::SIGWINCH, libc::SIGHUP, libc::SIGTERM] {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn sends_to_one_process_only() {
+    fn a_signal_goes_to_one_process_only() {
         for pid in [0, -1, i32::MIN] {
             assert_eq!(send(pid, Number::SIGCONT).unwrap_err().kind(), io::ErrorKind::InvalidInput);
         }

@@ -82,8 +82,8 @@ mod tests {
     }
 
     #[test]
-    fn says_how_children_end() {
-        alone::run("sys::wait::tests::says_how_children_end", || {
+    fn an_exit_says_how_the_child_ended() {
+        alone::run("sys::wait::tests::an_exit_says_how_the_child_ended", || {
             assert_eq!(reap().unwrap(), None);
             assert_eq!(ends("exit 7"), "exited with code 7");
             assert_eq!(ends("kill -KILL $$"), "killed by SIGKILL");

@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_out_of_force_is_refused_and_one_near_its_end_warned_of() {
+    fn a_certificate_outside_its_validity_is_refused_and_one_near_its_end_causes_a_warning() {
         let name = "tls.certfile: the certificate in chain.pem";
         let (chain, key) = from_to(days_from_now(-90), days_from_now(0));
         files(&chain, &key).refused(&format!("{name} expired on {}T00:00:00Z; renew it", days_from_now(0)));
@@ -379,7 +379,7 @@ mod tests {
 
     /// A certificate that was valid when it was read ends in a master that still runs; its file may be gone by then.
     #[test]
-    fn a_certificate_that_is_served_grows_old() {
+    fn a_served_certificate_is_checked_again_for_its_end() {
         let aged = |days| {
             let (chain, key) = from_to(days_from_now(-90), days_from_now(days));
             let files = files(&chain, &key);
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_all_may_read_is_warned_of() {
+    fn a_key_that_all_may_read_causes_a_warning() {
         let (chain, key) = certified(|_| {});
         let files = files(&chain, &key);
         fs::set_permissions(files.folder.path().join("key.pem"), PermissionsExt::from_mode(0o644)).unwrap();
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_authority_of_clients_is_read_too() {
+    fn the_authority_of_clients_is_checked_too() {
         let (chain, key) = certified(|_| {});
         let (ca, ca_key) = certified(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
         files(&chain, &key).client_ca(&ca).accepted(&[]);
