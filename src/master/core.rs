@@ -11,7 +11,8 @@
 //!                   (failed)    Killed               Aborting ──── 2 s ───► Killed ───► (reaped)
 //! ```
 //!
-//! With a runtime that has a signal for it, a hung worker is `Dumping` for at most a second before it is `Aborting`.
+//! If the runtime has a signal that makes a hung worker write what it does, the worker is `Dumping` for at most a
+//! second before it is `Aborting`.
 
 mod backoff;
 mod recycle;
@@ -36,20 +37,25 @@ pub(crate) use self::{
     },
 };
 
-/// The time between SIGABRT, which leaves a core file, and SIGKILL, which a process cannot block.
+/// How long a hung worker has to end after SIGABRT, which leaves a core file. After this time the master sends SIGKILL,
+/// which a process cannot block.
 const ABORT_MS: u64 = 2_000;
-/// A new generation passes its trial once every slot has been served by it, with heartbeats, for this long.
+/// A new generation passes its trial once its workers have served every slot for this long, with heartbeats.
 const TRIAL_MS: u64 = 500;
-/// How soon a trial is looked at again while a worker of the new generation is late with its heartbeat.
+/// How long the master waits before it looks at a trial again, if a worker of the new generation was late with its
+/// heartbeat.
 const TRIAL_LOOK_MS: u64 = 100;
-/// How long removed addresses are still accepted from: time for handshakes under way, even if one SYN-ACK is lost.
+/// How long the listeners of removed addresses stay open after a trial. Handshakes under way end in this time, even if
+/// one SYN-ACK is lost.
 const REMOVED_POLL_MS: u64 = 1_000;
-/// The last part of [`REMOVED_POLL_MS`], in which new connections are refused there.
+/// The last part of [`REMOVED_POLL_MS`], in which the removed addresses refuse new connections.
 const REMOVED_REFUSE_MS: u64 = 250;
-/// A master that wakes this long after its deadline was itself stopped (a suspended machine, a frozen cgroup).
+/// If the master wakes this long after its deadline, the master itself was stopped (a suspended machine, a frozen
+/// cgroup).
 const STALLED_MS: u64 = 1_000;
 
-/// One process, from the decision to fork it until it is reaped. Rows are in the order of their forks.
+/// One worker process, from the decision to fork it until it is reaped. `Master::workers` has them in the order of
+/// their forks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) slot: SlotId,
@@ -58,21 +64,22 @@ pub(crate) struct Worker {
     pub(crate) phase: Phase,
     pub(crate) recycle: Option<RecycleCause>,
     old_at: Option<Millis>,
-    /// Since when workers of this generation have served the slot without a break. A replacement that serves before
-    /// this worker drains inherits the time.
+    /// Since when workers of this generation have served the slot without a break. If a replacement serves before this
+    /// worker drains, the replacement inherits this time.
     serving_since: Millis,
-    /// The worker has answered a request, so its end no longer counts as dying young.
+    /// The worker has answered a request, so its end no longer counts as dying young (see `backoff`).
     #[serde(default)]
     answered: bool,
-    /// The worker got its whole time again after a stall, and has sent no heartbeat since.
+    /// After a stall of the master, the worker got its whole timeout again, and it has sent no heartbeat since. A
+    /// second stall does not extend its deadline.
     forgiven: bool,
     /// The time by which the worker promised its next heartbeat.
     due: Millis,
-    /// The slot gets no new connections until the worker sends a heartbeat.
+    /// The worker has missed its promised heartbeat: its slot gets no new connections until it sends one.
     pub(crate) silent: bool,
-    /// The slot gets no new connections until some connections of the worker have ended.
+    /// The worker has reached its limit of connections: its slot gets no new ones until some of them have ended.
     full: bool,
-    /// The worker was told that this is the final stop, so no next worker accepts from its listeners.
+    /// The worker was told that this is the final stop, so that no later worker will accept from its listeners.
     #[serde(default)]
     told_last: bool,
 }
@@ -85,29 +92,32 @@ pub(crate) struct Master {
     stage: Stage,
     workers: Vec<Worker>,
     backoff: Vec<Backoff>,
-    /// When a backoff was last cut short.
+    /// When the wait of some slot was last cut short (see `early_fork`).
     cut_short_at: Option<Millis>,
-    /// Some worker was ready once. From then on the master never exits because of workers.
+    /// At least one worker was ready once. From then on the master never exits because workers fail.
     proven: bool,
     reason: ExitReason,
-    /// Callers that asked for this target and have no reply yet.
+    /// Clients of the control socket that asked for the current target and have no reply yet.
     callers: Vec<Caller>,
     change: Change,
-    /// Changes that were requested while another was under way, in this order; at most one of each kind.
+    /// Reloads and upgrades that were requested while another one was under way, in the order of the requests; at most
+    /// one of each kind.
     queue: Vec<Queued>,
     generation_last: Generation,
-    /// The last generation that failed its trial. A worker of it whose fork completes later is drained at once.
+    /// The last generation that failed its trial. If a fork for this generation completes later, its worker is drained
+    /// at once.
     generation_failed: Option<Generation>,
-    /// The settings on trial, or those that passed last, no longer name some of the addresses.
+    /// The settings on trial, or those that passed the last trial, no longer name some addresses that the settings
+    /// before them named.
     removes: bool,
     close_removed_at: Option<Millis>,
-    /// New connections are refused at the removed addresses.
+    /// The removed addresses refuse new connections already; the next step towards their end is to close them.
     removed_refuse: bool,
     /// When the last stop was requested, and whether it was graceful.
     stop_asked: Option<(Millis, bool)>,
     /// At the final stop, a worker has accepted every connection that waited in the listeners.
     all_accepted: bool,
-    /// Workers forked during the final stop, only to accept what waits in the listeners.
+    /// How many workers were forked during the final stop, only to accept the connections that wait in the listeners.
     last_forks: u32,
     steered: Vec<SlotId>,
     measure_at: Millis,
@@ -120,7 +130,8 @@ pub(crate) struct Master {
 impl Master {
     pub(crate) fn new(policy: Policy, now: Millis) -> (Self, Vec<Action>) {
         let mut master = Self::empty(policy, now);
-        // A client that connects before the first worker is ready waits in a slot that will have one.
+        // Steers to all slots below the target at once: a client that connects before the first worker is ready waits
+        // in a slot that will have a worker.
         master.steered = (0..master.target).map(SlotId).collect();
         let mut actions = vec![Action::Steer { live: master.steered.clone() }];
         master.reconcile(now, &mut actions);
@@ -160,9 +171,9 @@ impl Master {
         master
     }
 
-    /// Records what happened, then decides what to do. This is the only entry. The shell passes all pending events in
-    /// one step, and they are applied before any deadline is checked: a worker is never killed while its heartbeat or
-    /// its exit is already queued.
+    /// Records the events, then decides which actions follow. Every event enters the core here. The shell passes all
+    /// pending events in one step, and all of them are applied before any deadline is checked: the master never kills a
+    /// worker whose heartbeat or exit is already queued.
     pub(crate) fn step(&mut self, now: Millis, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
         let due = self.deadline();
@@ -175,8 +186,8 @@ impl Master {
         actions
     }
 
-    /// When to step if nothing happens before. It takes no clock: an overdue duty gives a deadline in the past, so no
-    /// duty is forgotten.
+    /// Returns when `step` must be called if no event comes earlier. It does not look at the clock: an overdue duty
+    /// gives a deadline in the past, so no duty is forgotten.
     pub(crate) fn deadline(&self) -> Option<Millis> {
         let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
         let forks = self.slots_wanting().map(|slot| self.backoff[slot.0 as usize].ends());
@@ -226,19 +237,20 @@ impl Master {
         self.tally
     }
 
-    /// Whether some worker was ready once.
+    /// Returns true if any worker was ever ready.
     pub(crate) fn proven(&self) -> bool {
         self.proven
     }
 
-    /// Counts the slots below the target that are served.
+    /// Counts the slots below the target that have a serving worker.
     pub(crate) fn served(&self) -> u32 {
         (0..self.target).map(SlotId).filter(|slot| self.in_slot(*slot).any(Worker::serving)).count() as u32
     }
 
     // ---- events ----------------------------------------------------------------------------------------------------
 
-    /// One function for each event that takes more than five lines, next to what it changes.
+    /// Applies one event. An event that takes more than five lines has a function of its own, next to the state that it
+    /// changes.
     fn record(&mut self, now: Millis, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::StopRequested { graceful } => self.begin_stop(now, graceful, actions),
@@ -380,7 +392,8 @@ impl Master {
                 self.tally.boot_failed += 1;
                 self.boot_failed(now, &w, Failure::Ended, actions);
             }
-            // The master asked for this end, or counted the failure when it gave the worker up.
+            // These ends are no new failure: the master told the worker to end, or counted the failure when it gave the
+            // worker up.
             Phase::Forking
             | Phase::Dumping { .. }
             | Phase::Aborting { .. }
@@ -393,11 +406,11 @@ impl Master {
         reply_to_all(std::mem::take(&mut self.callers), reply, actions);
     }
 
-    /// Extends every deadline once if the master was suspended past its own: then the workers were suspended too. A
-    /// worker that still sends no heartbeat afterwards hangs, and its deadline holds.
+    /// Extends every deadline once if the master woke long after its own deadline: it was suspended, and the workers
+    /// with it. A worker that still sends no heartbeat after that hangs, and its deadline holds.
     ///
-    /// A stall is what was due before these events and still is after them: an event may make a slot want a worker
-    /// whose backoff ended hours ago.
+    /// Only a duty that was due before these events and is still due after them shows a stall. A duty that is due only
+    /// now does not: an event may make a slot want a worker although its backoff ended hours ago.
     fn forgive_stall(&mut self, now: Millis, due: Option<Millis>, actions: &mut Vec<Action>) {
         let by_ms = due.zip(self.deadline()).map_or(0, |(before, after)| now.since(before.max(after)));
         if by_ms < STALLED_MS {
@@ -432,8 +445,9 @@ impl Master {
     /// 7. Fill slots: everything that empties a slot has been done.
     /// 8. Ask for the memory of the workers: the answers come in a later step.
     /// 9. Steer: everything that changes which workers serve has been done.
-    /// 10. Reply to callers who wait for the target: surplus workers have been told to leave.
-    /// 11. Become another program: last, because it waits until this step has asked for no fork and no answer.
+    /// 10. Reply to callers that wait for the target: surplus workers have been told to drain by now.
+    /// 11. Become another program: this duty is the last one, because it waits if this step has asked for a fork or an
+    ///     answer.
     fn reconcile(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.end_overdue(now, actions);
         self.end_delay(now);
@@ -497,14 +511,14 @@ impl Master {
         }
     }
 
-    /// Drains each worker whose slot is served by a younger one, or whose slot is gone. Workers of an old generation
-    /// stay while the new one is on trial.
+    /// Drains each worker whose slot is served by a younger worker, or whose slot is above the target. During a trial
+    /// the workers of the old generation stay.
     fn retire_replaced(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let until = now.after(self.policy.graceful_timeout_ms);
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
             let old = w.generation != self.generation && Some(w.generation) != self.generation_failed;
-            // A stop ends a trial without a decision: then both generations serve until the delay is over.
+            // A stop ends a trial without a decision. Both generations then serve until the shutdown delay is over.
             let kept = old && (matches!(self.change, Change::OnTrial(_)) || self.stage != Stage::Running);
             if !w.wanted() || kept {
                 continue;
@@ -524,8 +538,8 @@ impl Master {
         }
     }
 
-    /// Tells callers that the target is reached. Surplus workers have been told to drain by now; a trial keeps them, so
-    /// the reply waits until it is over.
+    /// Tells callers that the target is reached, once every slot below it is served. Surplus workers have been told to
+    /// drain by now. A trial keeps them, so the reply waits until the trial is over.
     fn reply_when_served(&mut self, actions: &mut Vec<Action>) {
         let undecided = matches!(self.change, Change::Loading { .. } | Change::OnTrial(_));
         if self.served() == self.target && !undecided {
@@ -543,7 +557,8 @@ impl Master {
 
     // ---- questions -------------------------------------------------------------------------------------------------
 
-    /// The number of slots that should have a worker: the target, or as many as exist.
+    /// Returns the number of slots that should have a worker: the target, but at most the number of slots that have
+    /// listeners.
     fn slots(&self) -> u32 {
         self.target.min(self.policy.slots)
     }
@@ -564,12 +579,14 @@ impl Master {
         same.map(|w| w.serving_since).min()
     }
 
-    /// Whether this is the worker that its slot should have. A slot has at most one.
+    /// Returns true if this worker is the one that its slot should keep: of the current generation, and not about to be
+    /// replaced. A slot has at most one.
     fn current(&self, w: &Worker) -> bool {
         w.wanted() && w.recycle.is_none() && w.generation == self.generation
     }
 
-    /// When the phase of a worker is overdue. `workers.timeout = 0` and `workers.boot_timeout = 0` switch off theirs.
+    /// Returns when the current phase of the worker is overdue. With `workers.timeout = 0` a serving worker is never
+    /// overdue, with `workers.boot_timeout = 0` a starting one.
     fn phase_deadline(&self, w: &Worker) -> Option<Millis> {
         match w.phase {
             Phase::Starting { until } => (self.policy.boot_timeout_ms > 0).then_some(until),
@@ -622,12 +639,13 @@ impl Worker {
         matches!(self.phase, Phase::Serving { .. })
     }
 
-    /// At the final stop: the worker accepts from the listeners, or still can.
+    /// Returns true if the worker can still accept connections from the listeners at the final stop: it does not hang
+    /// and was not killed.
     fn can_accept(&self) -> bool {
         !matches!(self.phase, Phase::Dumping { .. } | Phase::Aborting { .. } | Phase::Killed { .. })
     }
 
-    /// The worker has not been told to drain.
+    /// Returns true until the master tells the worker to drain or ends it.
     fn wanted(&self) -> bool {
         matches!(self.phase, Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. })
     }

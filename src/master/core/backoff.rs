@@ -1,33 +1,36 @@
 //! How soon a slot gets its next worker.
 //!
 //! Owns: the least time between two forks of a slot, and the wait of a slot whose workers die young: at boot, or before
-//! they answered a request. Refuses: which slots want a worker, and how many may wait at the same time (`slots`).
+//! they answered a request. Refuses: the choice of the slots that want a worker, and the number of slots that may wait
+//! at the same time (`slots`).
 
 use serde::{Deserialize, Serialize};
 
 use super::Millis;
 
-/// The least time between two forks of a slot, and between two forks that end a wait early while no slot serves. It
-/// keeps the master from spinning.
+/// The least time between two forks of one slot, and, while no slot is served, between two forks that cut a wait short.
+/// It keeps the master from forking in a busy loop.
 pub(super) const FLOOR_MS: u64 = 100;
-/// The least time between two forks that end a wait early while some slot serves.
+/// While some slot is served, at least this time lies between two forks that cut the wait of a slot short.
 pub(super) const EARLY_MS: u64 = 1_000;
-/// The wait after the second young death in a row. Each further one doubles it …
+/// How long a slot waits after its second young death in a row. Each further young death doubles the wait, up to
+/// [`MAX_MS`].
 const MIN_MS: u64 = 500;
-/// … up to this.
+/// The longest wait of a slot whose workers die young.
 const MAX_MS: u64 = 30_000;
-/// A young death this long after the end of the last wait counts as the first in a row again.
+/// If a worker dies young this long after the end of its slot's last wait, its death counts as the first in a row
+/// again.
 const CALM_MS: u64 = 30_000;
 
 /// What a slot remembers of its workers that died.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Backoff {
-    /// Young deaths in a row.
+    /// How many workers of this slot have died young in a row.
     failures: u32,
-    /// The wait after the last of them.
+    /// When the wait after the last young death ends.
     until: Millis,
     calm_at: Millis,
-    /// The slot gets no fork before this time, whatever happens.
+    /// The slot gets no fork before this time, even if its wait is cut short.
     #[serde(default)]
     floor: Millis,
 }
@@ -41,19 +44,19 @@ impl Backoff {
         self.failures
     }
 
-    /// Notes a fork: the wait is over.
+    /// Notes that a worker is forked for this slot, so its wait is over.
     pub(super) fn forks(&mut self, now: Millis) {
         self.until = now;
         self.floor = now.after(FLOOR_MS);
         self.calm_at = self.calm_at.min(now.after(CALM_MS));
     }
 
-    /// Notes that a worker died young, and returns how long the slot waits, in milliseconds. The first death in a row
-    /// costs nothing.
+    /// Notes that a worker died young, and returns how long its slot waits now, in milliseconds. After the first death
+    /// in a row the slot does not wait.
     ///
-    /// Only calm time resets the count, never `Ready` alone: a worker that dies right after `Ready` would be forked in
-    /// a loop without end. `forgives` is false during the first boot: a boot_timeout longer than the calm time would
-    /// otherwise reset the count of its own failures.
+    /// Only calm time resets the count. `Ready` alone does not: otherwise a worker that dies right after `Ready` would
+    /// be forked again in a loop without end. `forgives` is false during the first boot: otherwise a boot_timeout
+    /// longer than the calm time would reset the count of the failures that it causes.
     pub(super) fn fails(&mut self, now: Millis, forgives: bool) -> u64 {
         if forgives && now >= self.calm_at {
             self.failures = 0;
@@ -68,29 +71,29 @@ impl Backoff {
         wait_ms
     }
 
-    /// Notes the death of a worker that had answered requests: the slot works, and its next worker is forked at once.
+    /// Notes the death of a worker that had answered requests: the slot works, so its next worker is forked at once.
     pub(super) fn recovers(&mut self, now: Millis) {
         *self = Self { floor: self.floor, ..Self::new(now) };
     }
 
-    /// Moves times that are past to `now`, after an upgrade: a slot that wants a worker only now did not want one
-    /// before.
+    /// Replaces times in the past by `now`, after an upgrade. Otherwise a slot that wants a worker only now would seem
+    /// to have wanted one since then, which looks like a stall of the master.
     pub(super) fn goes_on(&mut self, now: Millis) {
         self.until = self.until.max(now);
         self.floor = self.floor.max(now);
     }
 
-    /// Whether the slot waits longer than the floor.
+    /// Returns true if the slot waits longer than [`FLOOR_MS`] asks for, because its workers died young.
     pub(super) fn waits(&self) -> bool {
         self.until > self.floor
     }
 
-    /// When the slot may have its next worker.
+    /// Returns when the slot may have its next worker, if its wait is not cut short.
     pub(super) fn ends(&self) -> Millis {
         self.until.max(self.floor)
     }
 
-    /// When the slot may have a worker although it waits.
+    /// Returns when the slot may have its next worker at the earliest, if its wait is cut short.
     pub(super) fn floor(&self) -> Millis {
         self.floor
     }

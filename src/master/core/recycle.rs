@@ -1,11 +1,11 @@
 //! The planned replacement of one worker that has reached a limit.
 //!
-//! Owns: marking the worker once, the age of workers, and how often memory is measured. Refuses: when the worker may
-//! leave: its replacement serves first (`core`).
+//! Owns: the mark on a worker that is to be replaced, the age of workers, and how often their memory is measured.
+//! Refuses: the time at which the worker leaves (`core`): its replacement serves first.
 
 use super::{Action, Master, Millis, Note, Phase, Pid, RecycleCause, Stage};
 
-/// How often the resident size is measured while `workers.max_rss` is set.
+/// How often the master measures the resident size of the workers, if `workers.max_rss` is set.
 const MEASURE_MS: u64 = 1_000;
 
 impl Master {

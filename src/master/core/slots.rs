@@ -1,31 +1,32 @@
 //! Which slots get a worker, and when.
 //!
-//! Owns: filling slots, the order in which they are filled, and what a failed worker costs its slot. Refuses: how long
-//! one slot waits (`backoff`).
+//! Owns: the filling of slots, its order, and what the failure of a worker means for its slot. Refuses: the length of
+//! the wait of one slot (`backoff`).
 
 use super::{
     Action, CommandReply, ExitReason, Failure, Master, Millis, Note, Phase, SlotId, Stage, Worker,
     backoff::{Backoff, EARLY_MS, FLOOR_MS},
 };
 
-/// The first boot gives up after this many failures in each slot, if no worker was ever ready.
+/// The master gives up the first boot after this many failures in each slot, if no worker was ever ready.
 const BOOT_FAILURES: u32 = 3;
 
 impl Master {
-    /// When an empty slot gets its next worker, and how many workers in a row have died young; `None` if it does not
-    /// wait.
+    /// Returns when an empty slot gets its next worker, and how many of its workers in a row have died young; `None` if
+    /// the slot does not wait.
     pub(crate) fn next_try(&self, slot: SlotId) -> Option<(Millis, u32)> {
         let backoff = self.slots_wanting().find(|wanting| *wanting == slot).map(|_| &self.backoff[slot.0 as usize])?;
         let early = self.early_fork().filter(|(early, _)| *early == slot).map(|(_, at)| at);
         self.backs_off(slot).then(|| (early.unwrap_or(backoff.ends()), backoff.failures()))
     }
 
-    /// Gives each slot that has none its backoff.
+    /// Gives a backoff to each slot that has none yet.
     pub(super) fn make_backoffs(&mut self, now: Millis) {
         self.backoff.resize(self.policy.slots as usize, Backoff::new(now));
     }
 
-    /// Notes that a worker could not boot. Callers that wait for the target get a reply: the worker may never boot.
+    /// Notes that a worker could not boot. Callers that wait for the target get a reply now, because the slot may never
+    /// have a worker that boots.
     pub(super) fn boot_failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
         self.failed(now, w, why, actions);
         if w.slot.0 < self.target {
@@ -33,8 +34,8 @@ impl Master {
         }
     }
 
-    /// Notes that a worker ended unasked, or was given up. If this decides a trial, the generation has failed and not
-    /// the slot, whose older worker serves on.
+    /// Notes that a worker ended unasked, or that the master gave it up. If this decides a trial, the failure counts
+    /// for the generation and not for the slot, whose older worker serves on.
     pub(super) fn failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
         let slot = w.slot;
         if self.fails_trial(now, slot, w.generation, why, actions) {
@@ -99,9 +100,9 @@ impl Master {
         due.or_else(|| self.early_fork().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
     }
 
-    /// The slot whose wait is cut short, and when. At most half of the slots may wait, so that a service that can serve
-    /// always has a worker that serves or starts. While one serves, waits are cut short less often. Before any worker
-    /// was ever ready, no wait is cut short.
+    /// Returns the slot whose wait is cut short, and when. At most half of the slots may wait, so that a service that
+    /// can serve always has a worker that serves or starts. While some slot is served, waits are cut short less often.
+    /// Before the first worker was ever ready, no wait is cut short.
     pub(super) fn early_fork(&self) -> Option<(SlotId, Millis)> {
         let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
         if !self.proven || waiting.len() <= self.slots() as usize / 2 {
@@ -118,9 +119,10 @@ impl Master {
         self.backoff[slot.0 as usize].waits() && !self.in_slot(slot).any(Worker::serving)
     }
 
-    /// The slots that may get a worker now, without regard to backoff. Empty slots come first. Of the slots whose
-    /// worker still serves, at most `max(1, N/4)` are replaced at the same time, the oldest worker first: otherwise a
-    /// slot whose workers are recycled all the time would take the turns of the others, and a reload would never end.
+    /// Returns the slots that may get a worker as soon as their backoff allows it. Empty slots come first. Of the slots
+    /// whose worker still serves, at most `max(1, N/4)` are replaced at the same time, and the oldest worker is
+    /// replaced first: otherwise a slot whose workers are recycled all the time would take the turns of the others, and
+    /// a reload would never end.
     pub(super) fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
         let replacing = (0..self.target).map(SlotId).filter(|slot| {
             self.in_slot(*slot).any(Worker::serving) && self.in_slot(*slot).any(|w| w.wanted() && !w.serving())
@@ -137,7 +139,8 @@ impl Master {
         let slots = match self.stage {
             // A worker that crashes during the shutdown delay is still replaced.
             Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
-            // The other workers ended before they could accept what waits in the listeners: fork one more that does.
+            // All other workers ended before they could accept the connections that wait in the listeners: fork one
+            // more that accepts them.
             Stage::Stopping { .. } if self.must_accept_rest() && !self.workers.iter().any(Worker::can_accept) => {
                 0..self.slots()
             }

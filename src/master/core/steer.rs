@@ -1,14 +1,15 @@
 //! Which slots get new connections.
 //!
-//! Owns: which workers are silent or full, and the set of slots that new connections go to. Refuses: the weights
-//! between these slots (the shell's balance), and ending a silent worker (`core`).
+//! Owns: the knowledge of which workers are silent or full, and the set of slots that get new connections. Refuses: the
+//! weights between these slots (the shell's balance), and the end of a silent worker (`core`).
 
 use super::{Action, Master, Millis, Note, Phase, Pid, SlotId, Stage, Worker};
 
-/// How often the heartbeats of silent workers are looked at. A worker that sends heartbeats again gets new connections
-/// again within this time.
+/// How often the master looks at the heartbeats of silent workers. If such a worker sends heartbeats again, its slot
+/// gets new connections again within this time.
 const SILENT_LOOK_MS: u64 = 100;
-/// A silence this long is logged once it is over. Shorter ones are common: handlers that block cause them.
+/// If a worker was silent for at least this long, its first heartbeat after that is logged. Shorter silences are
+/// common, because handlers block.
 const LOGGED_SILENCE_MS: u64 = 1_000;
 
 impl Master {
@@ -19,7 +20,7 @@ impl Master {
         *silent_until = next;
         let silent_ms = now.since(std::mem::replace(&mut w.due, due));
         w.forgiven = false;
-        // A heartbeat whose own promise is already broken does not end a silence.
+        // A heartbeat can be read so late that the promise in it is already broken: then the worker is still silent.
         if w.silent && due >= now {
             w.silent = false;
             if silent_ms >= LOGGED_SILENCE_MS {
@@ -32,15 +33,17 @@ impl Master {
         if !self.watches_silent() {
             self.look_at = now.after(SILENT_LOOK_MS);
         }
-        // The worker may have sent a heartbeat since the report.
+        // The worker may have sent a heartbeat since its sibling reported it, so only a worker that is overdue now is
+        // silent.
         for w in self.workers.iter_mut().filter(|w| w.slot == slot && w.serving() && w.due < now) {
             w.silent = true;
         }
     }
 
-    /// Chooses the slots that get new connections: those of workers that are neither silent nor full; if there are
-    /// none, those of workers that are not silent; if there are none, all that serve. Slots above the target get none.
-    /// If no worker serves, the last choice stays: then connections wait in every slot alike.
+    /// Chooses the slots that get new connections: those whose worker is neither silent nor full; if there are none,
+    /// those whose worker is not silent; if there are none either, all slots with a serving worker. Slots above the
+    /// target get no new connections. If no worker serves, the last choice stays, because a connection has to wait in
+    /// every slot alike.
     pub(super) fn steer(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if self.watches_silent() && self.look_at <= now {
             self.look_at = now.after(SILENT_LOOK_MS);
@@ -57,7 +60,8 @@ impl Master {
         }
     }
 
-    /// Whether a silent worker exists: then the master must poll its heartbeat, because no event announces one.
+    /// Returns true if a silent worker serves: the master must then poll for its heartbeats, because no event announces
+    /// them.
     pub(super) fn watches_silent(&self) -> bool {
         let steers = matches!(self.stage, Stage::Running | Stage::Delaying { .. });
         steers && self.workers.iter().any(|w| w.silent && w.serving())

@@ -1,22 +1,23 @@
 //! The end of the service: how long it may take, and what the last workers have to do.
 //!
-//! Owns: the deadline of a stop, which is only ever moved forward, and the wait until the listeners are empty. Refuses:
-//! ending one worker that is late (`core`).
+//! Owns: the deadline of a stop, which can only become earlier, and the wait until the listeners are empty. Refuses:
+//! the end of one worker that is late (`core`).
 
 use super::{ABORT_MS, Action, Cause, CommandReply, Master, Millis, Note, Phase, Stage, Worker};
 
-/// How long a quick stop gives the workers to drain.
+/// How long the workers may take to drain at a quick stop.
 const QUICK_MS: u64 = 2_000;
-/// A request to stop that comes this soon after the last one, and is not more urgent, is the same request delivered
-/// twice: by the sender of the signal and by the program that started the master. A person waits longer before the
-/// next.
+/// If a request to stop comes this soon after the last one and is not more urgent, it is the same request, delivered
+/// twice: by the sender of the signal, and by the program that started the master. A person waits longer before the
+/// next request.
 const SAME_STOP_MS: u64 = 1_000;
-/// A stop no longer waits for what is in the listeners once this many workers that were forked for it have died.
+/// A stop forks workers to accept the connections that wait in the listeners. Once this many of them have died, the
+/// stop no longer waits for these connections.
 const LAST_FORKS_MAX: u32 = 3;
 
 impl Master {
     /// Begins a stop, or makes it faster: TERM is graceful, INT and QUIT are quick. A further signal of either kind
-    /// makes the stop faster, and nothing makes it slower.
+    /// makes the stop faster; no signal makes it slower.
     pub(super) fn begin_stop(&mut self, now: Millis, graceful: bool, actions: &mut Vec<Action>) {
         let more_urgent = |before: bool| before && !graceful;
         if self.stop_asked.is_some_and(|(at, before)| now.since(at) < SAME_STOP_MS && !more_urgent(before)) {
@@ -61,9 +62,9 @@ impl Master {
 
     /// The duties of a stop, in this order:
     ///
-    /// 1. After the deadline, no longer wait for what is left in the listeners.
+    /// 1. After the deadline, no longer wait for the connections in the listeners.
     /// 2. Drain every worker.
-    /// 3. End what is overdue, once more: a drain without any time left is overdue at once.
+    /// 3. End overdue workers once more: a worker that has no time left to drain is overdue at once.
     /// 4. Fill a slot, if no worker is left that can accept what waits in the listeners.
     /// 5. Exit, once there is neither a worker nor a connection to accept.
     pub(super) fn reconcile_stop(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
@@ -77,9 +78,9 @@ impl Master {
         }
     }
 
-    /// Drains every worker. Workers that drain already are told too that this is the final stop: one that still lives
-    /// accepts from the listeners once more. While no worker serves, starting workers continue, and are told once they
-    /// serve.
+    /// Drains every worker. Workers that drain already are told too that this is the final stop: a worker that still
+    /// lives then accepts from the listeners once more. While no worker serves, starting workers go on; they are told
+    /// to drain once they serve.
     fn drain_all(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
         let starting_go_on = self.must_accept_rest() && !self.workers.iter().any(Worker::serving);
         for i in 0..self.workers.len() {
@@ -92,7 +93,7 @@ impl Master {
                     continue;
                 }
                 Phase::Dumping { .. } => {
-                    // A stop does not wait for what a hung worker writes.
+                    // A stop does not wait until a hung worker has written what it does.
                     w.phase = Phase::Aborting { until: until.min(now.after(ABORT_MS)) };
                     actions.extend(w.pid.map(|pid| Action::Abort { pid, silent_ms: None }));
                     continue;
@@ -105,9 +106,9 @@ impl Master {
         }
     }
 
-    /// Whether the stop must wait until a worker has accepted what waits in the listeners, because those connections
-    /// would be reset otherwise. False if the stop is a quick one, if no worker was ever ready, or if every worker
-    /// forked for this has died.
+    /// Returns true if the stop must wait until a worker has accepted the connections in the listeners, because they
+    /// would be reset otherwise. Returns false if the stop is a quick one, if no worker was ever ready, or if every
+    /// worker that was forked for this has died.
     pub(super) fn must_accept_rest(&self) -> bool {
         let hopeless = self.last_forks >= LAST_FORKS_MAX && !self.workers.iter().any(Worker::can_accept);
         matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.all_accepted && !hopeless

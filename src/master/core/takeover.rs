@@ -1,7 +1,7 @@
 //! An upgrade: another program is tested beside this one and then takes its place.
 //!
-//! Owns: the preflight, the moment of the exec, and the state of the core as plain values that outlive it. Refuses: the
-//! trial of the new program's workers (`trial`).
+//! Owns: the preflight, the moment of the exec, and the snapshot of the core that outlives the exec. Refuses: the trial
+//! of the new program's workers (`trial`).
 
 use std::path::PathBuf;
 
@@ -14,7 +14,8 @@ use super::{
     trial::{Change, Queued},
 };
 
-/// What the core passes to the program that takes its place. Everything else follows from that program's settings.
+/// The state that the core passes to the program that takes its place. Everything else follows from that program's
+/// settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CoreSnapshot {
     target: u32,
@@ -26,9 +27,9 @@ pub(crate) struct CoreSnapshot {
     proven: bool,
     steered: Vec<SlotId>,
     tally: Tally,
-    /// The callers that wait for the target …
+    /// The callers that wait for the target.
     callers: Vec<Caller>,
-    /// … and for this upgrade.
+    /// The callers that wait for this upgrade.
     waiting: Vec<Caller>,
     queue: Vec<Queued>,
 }
@@ -54,7 +55,7 @@ impl CoreSnapshot {
 }
 
 impl Master {
-    /// The state to pass to another program, taken at the moment of the exec.
+    /// Returns the state to pass to another program, at the moment of the exec.
     pub(crate) fn snapshot(&self) -> CoreSnapshot {
         CoreSnapshot {
             target: self.target,
@@ -72,7 +73,8 @@ impl Master {
         }
     }
 
-    /// Continues from the state of another program. The shell must then call `step` with what has happened meanwhile.
+    /// Continues from the state of another program. The shell must then call `step` with the events that came during
+    /// the exec.
     pub(crate) fn adopt(
         policy: Policy,
         now: Millis,
@@ -108,7 +110,7 @@ impl Master {
         (master, actions)
     }
 
-    /// Whether an upgrade, and not a reload, is under way.
+    /// Returns true while an upgrade is under way, and false during a reload.
     pub(crate) fn upgrades(&self) -> bool {
         match &self.change {
             Change::Preflight { .. } | Change::Returning { .. } => true,
@@ -117,12 +119,13 @@ impl Master {
         }
     }
 
-    /// Whether the new program is in its preflight and has not taken over.
+    /// Returns true while the new program is tested and has not taken over.
     pub(crate) fn in_preflight(&self) -> bool {
         matches!(self.change, Change::Preflight { .. })
     }
 
-    /// Begins an upgrade, or queues it if it came as a signal. A caller is told that an upgrade is under way already.
+    /// Begins an upgrade, or queues it if another change is under way. A caller gets a refusal if an upgrade is already
+    /// under way or queued.
     pub(super) fn begin_upgrade(
         &mut self,
         now: Millis,
@@ -173,7 +176,7 @@ impl Master {
         self.begin_queued(now, actions);
     }
 
-    /// The exec failed, and this program continues.
+    /// Notes that the exec of the other program failed, so this program continues.
     pub(super) fn on_exec_failed(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let reply = match self.change {
             Change::Preflight { .. } => CommandReply::UpgradeRefused,
@@ -184,8 +187,8 @@ impl Master {
         self.begin_queued(now, actions);
     }
 
-    /// Replaces the program, or ends a preflight that takes too long. It waits while the shell still owes an event: the
-    /// next program would not know of a fork that is under way.
+    /// Lets the other program take over, or ends a preflight that takes too long. The exec waits while the shell still
+    /// has to report a result: the next program would not know of a fork that is under way.
     pub(super) fn exec_when_settled(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let settled =
             !self.workers.iter().any(|w| w.phase == Phase::Forking) && !actions.iter().any(Action::awaits_event);
@@ -208,7 +211,7 @@ impl Master {
 }
 
 impl Action {
-    /// Whether the shell reports the result as an event before it waits again.
+    /// Returns true if the shell reports the result of this action as an event before it waits again.
     fn awaits_event(&self) -> bool {
         matches!(self, Self::Fork { .. } | Self::Measure { .. } | Self::LoadSettings | Self::Grow { .. })
     }

@@ -1,7 +1,7 @@
 //! A new generation: requested, loaded, on trial, then kept or rolled back.
 //!
-//! Owns: the change that is under way, the changes that wait for it, and the trial, which a reload and an upgrade
-//! share. Refuses: how a new program takes over (`takeover`).
+//! Owns: the change under way, the changes that wait for it, and the trial, which is the same for a reload and an
+//! upgrade. Refuses: the takeover by a new program (`takeover`).
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use super::{
     REMOVED_REFUSE_MS, SlotId, Stage, TRIAL_LOOK_MS, TRIAL_MS, Worker, reply_to_all,
 };
 
-/// The state of a reload or an upgrade.
+/// The reload or upgrade that is under way, and how far it is.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     None,
@@ -20,10 +20,10 @@ pub(super) enum Change {
     Loading {
         callers: Vec<Caller>,
     },
-    /// A worker of the new program boots beside this one.
+    /// The new program boots one worker beside this program, as a test.
     Preflight {
         callers: Vec<Caller>,
-        /// When it has taken too long; `None` once it was told to end, and without a limit.
+        /// When the preflight has taken too long; `None` if it has no limit, or once it was told to end.
         until: Option<Millis>,
         passed: bool,
     },
@@ -36,20 +36,22 @@ pub(super) enum Change {
     },
 }
 
-/// A generation on trial, and what to go back to. The workers of the old generation serve on until the trial ends.
+/// A generation on trial, and what to go back to if it fails. The workers of the old generation serve on until the
+/// trial ends.
 #[derive(Clone, Debug)]
 pub(super) struct Trial {
     pub(super) fallback: Generation,
-    /// The old policy. `None` after an upgrade: then the way back leads to the old program, which knows its own policy.
+    /// The old policy. `None` after an upgrade: going back then means the exec of the old program, which knows its own
+    /// policy.
     pub(super) policy: Option<Policy>,
     /// The old target, if the new settings changed it.
     pub(super) target: Option<u32>,
     pub(super) callers: Vec<Caller>,
-    /// When to look again at workers that have served long enough but are late with a heartbeat.
+    /// When to look at the trial again, if workers have served long enough but are late with a heartbeat.
     pub(super) look_at: Millis,
 }
 
-/// A reload or an upgrade that waits for its turn. Several of one kind become one.
+/// A reload or an upgrade that waits until the change under way is over. Several requests of one kind become one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Queued {
@@ -66,7 +68,7 @@ impl Queued {
 }
 
 impl Change {
-    /// The callers that wait for its end.
+    /// Returns the callers that wait for the end of this change.
     pub(super) fn callers(self) -> Vec<Caller> {
         match self {
             Self::None => Vec::new(),
@@ -79,7 +81,7 @@ impl Change {
 }
 
 impl Master {
-    /// Whether a reload or an upgrade is under way or waits.
+    /// Returns true if a reload or an upgrade is under way or queued.
     pub(crate) fn changes(&self) -> bool {
         !matches!(self.change, Change::None) || !self.queue.is_empty()
     }
@@ -88,8 +90,8 @@ impl Master {
         std::mem::replace(&mut self.change, Change::None)
     }
 
-    /// Whether a change may begin: none is under way, and no removed address still has to be closed, because the next
-    /// settings could name it again.
+    /// Returns true if a change may begin: no other is under way, and no removed address still has to be closed. The
+    /// new settings could name such an address again.
     pub(super) fn may_change(&self) -> bool {
         matches!(self.change, Change::None) && self.close_removed_at.is_none()
     }
@@ -115,7 +117,7 @@ impl Master {
         actions.push(Action::LoadSettings);
     }
 
-    /// Begins the change that was requested first while another was under way.
+    /// Begins the first of the changes that were requested while another one was under way.
     pub(super) fn begin_queued(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if !self.may_change() || self.stage != Stage::Running || self.queue.is_empty() {
             return;
@@ -139,7 +141,7 @@ impl Master {
         self.try_generation(now, Some(before), count, callers, actions);
     }
 
-    /// Begins the trial of the next generation. The policy is already the new one.
+    /// Begins the trial of the next generation. `self.policy` is already the new policy; `before` is the old one.
     pub(super) fn try_generation(
         &mut self,
         now: Millis,
@@ -157,8 +159,8 @@ impl Master {
         actions.push(Action::Note(Note::TrialBegun { generation: self.generation, target: self.target }));
     }
 
-    /// Ends the trial if this failure of a worker decides it, and returns whether it did. The old settings are used
-    /// again; the workers of the failed generation are drained.
+    /// Ends the trial if this failure of a worker decides it, and returns whether it did. After a failed trial the old
+    /// settings are used again, and the workers of the failed generation are drained.
     pub(super) fn fails_trial(
         &mut self,
         now: Millis,
@@ -179,7 +181,7 @@ impl Master {
             self.change = Change::Returning { callers, slot, why };
             return true;
         };
-        // Slots and rows are only ever added, never removed.
+        // The old policy has the old numbers of slots and rows, but those that were added since still exist.
         let Policy { slots, rows, .. } = self.policy;
         self.policy = Policy { slots, rows, ..before };
         actions.push(Action::RestoreSettings { slot, failed: generation, why });
@@ -215,13 +217,15 @@ impl Master {
             actions.push(Action::KeepSettings);
             CommandReply::Reloaded { generation }
         };
-        // The old workers are told first: a connection that begins after the reply goes to a new worker.
+        // The old workers are told to drain before the callers get their reply: a connection that begins after the
+        // reply goes to a new worker.
         self.retire_replaced(now, actions);
         reply_to_all(callers, reply, actions);
         self.begin_queued(now, actions);
     }
 
-    /// When the trial may be passed; `None` without a trial, and while some slot has no new worker that serves.
+    /// Returns when the trial may be passed; `None` if there is no trial, or while some slot has no serving worker of
+    /// the new generation.
     pub(super) fn trial_deadline(&self) -> Option<Millis> {
         let Change::OnTrial(trial) = &self.change else { return None };
         let proven = |slot: SlotId| {
@@ -232,7 +236,7 @@ impl Master {
         all?.into_iter().chain([trial.look_at]).max()
     }
 
-    /// Ends all changes, because the service stops.
+    /// Gives up the change under way and all queued ones, because the service stops.
     pub(super) fn abandon_changes(&mut self, actions: &mut Vec<Action>) {
         if matches!(self.change, Change::Preflight { .. }) {
             actions.push(Action::EndPreflight);

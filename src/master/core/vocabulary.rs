@@ -30,26 +30,27 @@ pub(crate) struct SlotId(pub(crate) u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Generation(pub(crate) u32);
 
-/// A client of the control socket that waits for a reply.
+/// Identifies a client of the control socket that waits for a reply.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Caller(pub(crate) u64);
 
-/// The numbers that decisions need, cut out of the settings. Milliseconds; a zero limit is off.
+/// The settings that decisions need. Times are in milliseconds; a limit of 0 is off.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) workers: u32,
     /// The most workers that a command may ask for.
     pub(crate) workers_max: u32,
-    /// Slots that have listeners; `Grow` makes more.
+    /// How many slots have listeners; the action `Grow` makes more.
     pub(crate) slots: u32,
-    /// Rows of the scoreboard: processes that can live at once.
+    /// How many rows the scoreboard has: this many worker processes can live at once.
     pub(crate) rows: u32,
     pub(crate) timeout_ms: u64,
     pub(crate) boot_timeout_ms: u64,
     pub(crate) graceful_timeout_ms: u64,
     pub(crate) shutdown_delay_ms: u64,
     pub(crate) max_rss: u64,
-    /// How long a hung worker has to write what it does, before it is ended; 0: it is not asked to.
+    /// How long a hung worker has to write what it does, before the master ends it; 0 means that it is not asked to
+    /// write.
     pub(crate) dump_ms: u64,
 }
 
@@ -58,7 +59,8 @@ pub(crate) enum Event {
     StopRequested {
         graceful: bool,
     },
-    /// A signal has no `caller`: it gets no reply, and a number out of range becomes the nearest possible one.
+    /// A request by a signal has no `caller`: it gets no reply, and a number out of range is replaced by the nearest
+    /// possible one.
     ScaleRequested {
         scaling: Scaling,
         caller: Option<Caller>,
@@ -66,16 +68,17 @@ pub(crate) enum Event {
     ReloadRequested {
         caller: Option<Caller>,
     },
-    /// The settings are read and checked, and their addresses are bound. `count`: the file asks for another number of
-    /// workers than before. `removes`: the file no longer names some addresses.
+    /// The shell has read and checked the settings, and has bound their addresses. `count`: the file asks for another
+    /// number of workers than before. `removes`: the file no longer names some addresses.
     SettingsLoaded {
         policy: Policy,
         count: Option<u32>,
         removes: bool,
     },
-    /// The settings could not be loaded; nothing was changed.
+    /// The shell could not load the settings; nothing was changed.
     SettingsRefused,
-    /// `program`: the path of another program; `None` means the path that the running one was started by.
+    /// `program`: the path of the program to upgrade to; `None` means the path by which the running program was
+    /// started.
     UpgradeRequested {
         program: Option<PathBuf>,
         caller: Option<Caller>,
@@ -84,14 +87,14 @@ pub(crate) enum Event {
     PreflightEnded {
         passed: bool,
     },
-    /// `BecomeNew` or `BecomeOld` failed. They return only then, and nothing has changed.
+    /// The action `BecomeNew` or `BecomeOld` failed: this program still runs, and nothing has changed.
     ExecFailed,
-    /// The result of `Grow`: how many slots and rows exist now.
+    /// The result of the action `Grow`: how many slots and rows exist now.
     Grown {
         slots: u32,
         rows: u32,
     },
-    /// `max_age_ms`: the limit of this worker, jitter included; 0 means no limit.
+    /// `max_age_ms`: the age at which this worker is replaced, jitter included; 0 means no limit.
     Forked {
         slot: SlotId,
         pid: Pid,
@@ -100,11 +103,11 @@ pub(crate) enum Event {
     ForkFailed {
         slot: SlotId,
     },
-    /// The app is built, and the worker waits for `Go`.
+    /// The worker has built the app, and waits for `Go`.
     Ready {
         pid: Pid,
     },
-    /// The worker accepts connections of its slot.
+    /// The worker has begun to accept the connections of its slot.
     Accepting {
         pid: Pid,
     },
@@ -121,7 +124,7 @@ pub(crate) enum Event {
     SlotSilent {
         slot: SlotId,
     },
-    /// The worker has reached its limit of connections (`full`), or has room again.
+    /// The worker has reached its limit of connections (`full`), or it can take connections again (not `full`).
     RoomChanged {
         pid: Pid,
         full: bool,
@@ -129,7 +132,7 @@ pub(crate) enum Event {
     RecycleRequested {
         pid: Pid,
     },
-    /// The worker drains because it got a SIGTERM of its own, not from the master.
+    /// The worker drains because it got a SIGTERM that the master did not send.
     DrainBegun {
         pid: Pid,
     },
@@ -161,7 +164,7 @@ pub(crate) enum Action {
     AnnounceStop {
         pid: Pid,
     },
-    /// `last`: no other worker follows; the worker closes the listeners after itself.
+    /// `last`: no worker comes after this one, so it closes the listeners once it has accepted what waits there.
     Drain {
         pid: Pid,
         grace_ms: u64,
@@ -173,7 +176,7 @@ pub(crate) enum Action {
         pid: Pid,
         silent_ms: u64,
     },
-    /// End a hung worker. `silent_ms` is `None` if `Dump` came before: then the hang is logged already.
+    /// End a hung worker. `silent_ms` is `None` if `Dump` came before, because the hang is in the log already.
     Abort {
         pid: Pid,
         silent_ms: Option<u64>,
@@ -200,11 +203,11 @@ pub(crate) enum Action {
     },
     /// End the preflight: it takes too long, or the service stops.
     EndPreflight,
-    /// Replace this program with the one that passed the preflight. It continues from [`Master::snapshot`].
+    /// Replace this program with the new one, which has passed the preflight and continues from [`Master::snapshot`].
     BecomeNew,
-    /// The new program has passed its trial: forget the old one.
+    /// The workers of the new program have passed their trial: forget the old program.
     KeepProgram,
-    /// The workers of this program failed their trial: replace it with the program before it.
+    /// The workers of this program failed their trial: replace this program with the one before it.
     BecomeOld {
         slot: SlotId,
         why: Failure,
@@ -213,7 +216,7 @@ pub(crate) enum Action {
     RefuseAtRemoved,
     /// Close the removed addresses: no connection waits there any more.
     CloseRemoved,
-    /// Make slots for this many workers.
+    /// Make listeners and rows for this many workers.
     Grow {
         workers: u32,
     },
@@ -221,7 +224,7 @@ pub(crate) enum Action {
     Steer {
         live: Vec<SlotId>,
     },
-    /// Send the one reply to a caller. A caller that asked for a stop gets it at `Exit`.
+    /// Send a caller its only reply. A caller that asked for a stop gets its reply at `Exit`.
     Reply {
         caller: Caller,
         reply: CommandReply,
@@ -238,32 +241,33 @@ pub(crate) enum Scaling {
     By(i32),
 }
 
-/// How a request of a caller ended.
+/// The reply to a request that came over the control socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum CommandReply {
     /// Every slot below the target is served, and the workers of all other slots were told to drain.
     Serving {
         target: u32,
     },
-    /// The number of workers is not possible; nothing was changed.
+    /// The service cannot have this number of workers; nothing was changed.
     OutOfRange {
         asked: i64,
         most: u32,
     },
-    /// Listeners for more workers could not be made; the target is the number of slots.
+    /// The listeners for more workers could not be made; the target is now the number of slots that have listeners.
     NoListeners {
         target: u32,
     },
-    /// Another request to scale came before this one was done.
+    /// Another request to change the number of workers came before this one was done.
     Superseded {
         target: u32,
     },
     Reloaded {
         generation: Generation,
     },
-    /// The settings were not loaded; the shell knows the reason.
+    /// The new settings could not be loaded; the shell knows the reason.
     Refused,
-    /// A worker of the new generation ended, hung or could not boot. The old workers never stopped serving.
+    /// A worker of the new generation ended, hung or could not boot, so the old settings stay. The old workers never
+    /// stopped serving.
     RolledBack {
         slot: SlotId,
         why: Failure,
@@ -273,11 +277,11 @@ pub(crate) enum CommandReply {
     },
     /// The new program did not pass its preflight or could not be executed; nothing was changed.
     UpgradeRefused,
-    /// The workers of the new program failed their trial, or it could not take over.
+    /// The workers of the new program failed their trial, or the new program could not take over.
     UpgradeFailed,
     /// Another upgrade is under way or waits; nothing was changed.
     UpgradeUnderWay,
-    /// A worker could not boot. The target stays, and the slot is tried again.
+    /// A worker could not boot. The target stays, and the master tries the slot again.
     BootFailed {
         slot: SlotId,
         target: u32,
@@ -299,7 +303,7 @@ pub(crate) enum Failure {
 pub(crate) enum Cause {
     Recycle(RecycleCause),
     Reload,
-    /// The generation of the worker failed its trial.
+    /// The worker belongs to a generation that failed its trial.
     RollBack,
     ScaleDown,
     Stop,
@@ -346,9 +350,9 @@ pub(crate) enum Note {
     BootGivenUp {
         failures: u32,
     },
-    /// Another reload or upgrade is under way; this reload follows it.
+    /// Another reload or upgrade is under way; this reload begins after it.
     ReloadQueued,
-    /// Another reload or upgrade is under way; this upgrade follows it.
+    /// Another reload or upgrade is under way; this upgrade begins after it.
     UpgradeQueued,
     TrialBegun {
         generation: Generation,
@@ -366,12 +370,13 @@ pub(crate) enum Note {
     Stalled {
         by_ms: u64,
     },
-    /// A silent worker sends heartbeats again, so its slot gets new connections again.
+    /// A worker that was silent sends heartbeats again, so its slot gets new connections again.
     HeartbeatResumed {
         pid: Pid,
         silent_ms: u64,
     },
-    /// A bug in oxicorn, logged once; debug builds panic instead.
+    /// An invariant of the core does not hold, which is a bug in oxicorn. It is logged once; debug builds panic
+    /// instead.
     InvariantBroken(&'static str),
 }
 
@@ -384,18 +389,18 @@ pub(crate) enum Phase {
     Serving {
         silent_until: Millis,
     },
-    /// A hung worker was asked to write what it does.
+    /// The master asked a hung worker to write what it does.
     Dumping {
         until: Millis,
     },
-    /// SIGABRT was sent to a hung worker.
+    /// The master has sent SIGABRT to a hung worker.
     Aborting {
         until: Millis,
     },
     Draining {
         until: Millis,
     },
-    /// SIGKILL was sent; only the exit of the process ends this phase.
+    /// The master has sent SIGKILL; only the exit of the process ends this phase.
     Killed {
         cause: KillCause,
     },
@@ -404,7 +409,7 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Stage {
     Running,
-    /// A stop was requested. Until then everything is served as before (`workers.shutdown_delay`).
+    /// A stop was requested and begins at `until`. Before that, the service serves as usual (`workers.shutdown_delay`).
     Delaying {
         until: Millis,
     },
@@ -415,7 +420,7 @@ pub(crate) enum Stage {
     Done,
 }
 
-/// Counters for the operator; they only increase.
+/// Counters that the status shows to the operator; they only increase.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Tally {
@@ -423,7 +428,8 @@ pub(crate) struct Tally {
     pub(crate) crashed: u64,
     pub(crate) hung: u64,
     pub(crate) boot_failed: u64,
-    /// Generations that passed their trial: `reloads` of the same program, `upgrades` of a new one.
+    /// How many generations passed their trial: `reloads` counts those of the same program, `upgrades` those of a new
+    /// one.
     pub(crate) reloads: u64,
     pub(crate) upgrades: u64,
 }
