@@ -1,7 +1,7 @@
 //! System calls: all `unsafe` code of the project is in this folder, behind safe types that own what they hold.
 //!
-//! Owns: what Linux offers and neither std nor a library offers safely. Refuses: policy. Nothing here decides, logs or
-//! knows a worker; it imports nothing of the rest of the program, and its errors are `io::Error`.
+//! Owns: what Linux offers and neither std nor a library offers safely. Refuses: decisions, log lines and the notion of
+//! a worker. It imports nothing from the rest of the program, and its errors are `io::Error`.
 #![allow(unsafe_code)]
 
 pub(crate) mod bpf;
@@ -23,11 +23,12 @@ pub(crate) mod wait;
 
 #[cfg(test)]
 mod alone {
-    //! For tests of what a process has only once: its children, its signals, its title, its rights.
+    //! Runs a test alone in a new process. Tests need it if they change what a process has only once: its children, its
+    //! signals, its title, its rights.
 
     const ALONE: &str = "OXICORN_TEST_ALONE";
 
-    /// Runs `body` in a process of its own: this test binary again, with only the test called `name`.
+    /// Runs `body` in a new process: it starts this test binary again and lets it run only the test called `name`.
     pub(super) fn run(name: &str, body: impl FnOnce()) {
         if std::env::var_os(ALONE).is_some() {
             return body();

@@ -1,23 +1,24 @@
 //! Attaches a classic BPF program that chooses the listener of a SO_REUSEPORT group.
 //!
-//! Owns: the system call. Refuses: to write the program (`listener::steering`).
+//! Owns: the system call. Refuses: to write the program; `listener::steering` does.
 
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-/// One instruction: `code`, `jt`, `jf`, `k`, as the kernel lays it out.
+/// One BPF instruction with the fields `code`, `jt`, `jf` and `k`, in the memory layout that the kernel reads.
 pub(crate) use libc::sock_filter as Instruction;
 
-/// `linux/socket.h`; libc has it for Android only.
+/// The value is from `linux/socket.h`; the crate libc defines this constant for Android only.
 const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
 
-/// Attaches `program` to the SO_REUSEPORT group of `fd`, in place of the previous one, atomically: no connection that
-/// is made after this returns is steered by the old one. It needs no privilege.
+/// Attaches `program` to the SO_REUSEPORT group of `fd` and replaces the previous program in one step: a connection
+/// that is made after this call returns is steered by the new program. The call needs no privilege.
 ///
 /// # Errors
-/// EINVAL: not a SO_REUSEPORT socket, or the kernel's verifier refused the program (also: `% 0`).
+/// EINVAL: `fd` is not a SO_REUSEPORT socket, or the kernel's verifier refused the program, for example because it
+/// computes a remainder by 0.
 pub(crate) fn attach_reuseport(fd: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };

@@ -1,37 +1,38 @@
 //! The clocks that master and workers share: milliseconds or nanoseconds since the machine booted.
 //!
-//! Owns: reading them. Refuses: the wall clock, which jumps.
+//! Owns: reading these clocks. Refuses: the wall clock, because it jumps when an operator or NTP sets it.
 
 use nix::{
     sys::time::TimeSpec,
     time::{ClockId, clock_gettime},
 };
 
-/// Milliseconds of CLOCK_MONOTONIC, which stands still while the machine is suspended.
+/// Returns the milliseconds of CLOCK_MONOTONIC, which stands still while the machine is suspended.
 pub(crate) fn now() -> u64 {
     milliseconds(ClockId::CLOCK_MONOTONIC)
 }
 
-/// Nanoseconds of the same clock, for short durations.
+/// Returns the nanoseconds of CLOCK_MONOTONIC, to measure short durations.
 pub(crate) fn nanoseconds() -> u64 {
     let time = read(ClockId::CLOCK_MONOTONIC);
     time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs()
 }
 
-/// As [`now`], up to 4 ms old and several times cheaper, for loops that read it in every turn.
+/// Returns the same milliseconds as [`now`], but up to 4 ms old. It is several times cheaper than [`now`], for loops
+/// that read the clock in every turn.
 pub(crate) fn coarse() -> u64 {
     milliseconds(ClockId::CLOCK_MONOTONIC_COARSE)
 }
 
-/// Milliseconds of CLOCK_BOOTTIME, which counts the time of suspends: if it gains on [`now`], the machine was
-/// suspended.
+/// Returns the milliseconds of CLOCK_BOOTTIME, which also counts the time in which the machine was suspended. If it
+/// advances more than [`now`], the machine was suspended.
 pub(crate) fn boottime() -> u64 {
     milliseconds(ClockId::CLOCK_BOOTTIME)
 }
 
 fn milliseconds(clock: ClockId) -> u64 {
     let time = read(clock);
-    // Neither is negative: both count from boot.
+    // Seconds and nanoseconds are never negative here, because these clocks count from boot.
     time.tv_sec().unsigned_abs() * 1_000 + time.tv_nsec().unsigned_abs() / 1_000_000
 }
 

@@ -1,7 +1,8 @@
-//! Executes another program, in place or in a child: programs held open, descriptors that outlive an exec, text in
-//! memory.
+//! Executes another program, in this process or in a child. It opens programs, keeps descriptors open over an exec, and
+//! makes files in memory.
 //!
-//! Owns: which descriptors cross an exec; all others are close-on-exec. Refuses: to know what the descriptors mean.
+//! Owns: the choice of descriptors that stay open over an exec; all others are close-on-exec. Refuses: the meaning of
+//! these descriptors.
 
 use std::{
     ffi::{CString, OsStr, OsString},
@@ -21,7 +22,7 @@ use nix::{
     unistd,
 };
 
-/// Opens a program. The descriptor stays that program, whatever happens to its path.
+/// Opens a program file. The descriptor leads to this file even if another file takes its path later.
 ///
 /// # Errors
 /// The file system's.
@@ -29,16 +30,17 @@ pub(crate) fn open(program: &Path) -> io::Result<OwnedFd> {
     Ok(OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(program)?.into())
 }
 
-/// Opens the program that runs now, also if its file was replaced or removed since.
+/// Opens the program that this process runs, even if its file was replaced or removed after the start.
 ///
 /// # Errors
-/// Without `/proc`.
+/// `/proc` is not mounted.
 pub(crate) fn own_program() -> io::Result<OwnedFd> {
     open(Path::new("/proc/self/exe"))
 }
 
-/// Replaces this process's program by an [open](open) one, with these arguments, and the same environment with `name`
-/// set to `value`. Returns only if that fails. Block signals around it; they stay blocked in the new program.
+/// Replaces the program of this process by `program`, which [`open`] returned. The new program gets `arguments` and the
+/// environment of this process, in which `name` is set to `value`. It returns only if the exec fails. Call it with all
+/// signals blocked; they stay blocked in the new program.
 pub(crate) fn replace(program: BorrowedFd<'_>, arguments: &[OsString], name: &str, value: &str) -> io::Error {
     let c_string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
     let pair = |name: &OsStr, value: &OsStr| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat());
@@ -55,12 +57,12 @@ pub(crate) fn replace(program: BorrowedFd<'_>, arguments: &[OsString], name: &st
     }
 }
 
-/// Lets descriptors outlive an exec. Numbers that are not open are passed over.
+/// Makes descriptors stay open over an exec. It ignores numbers that are not open.
 pub(crate) fn clear_cloexec(numbers: &[RawFd]) {
     set_flags(numbers, 0);
 }
 
-/// Makes descriptors end at an exec again. Numbers that are not open are passed over.
+/// Makes descriptors close at an exec again, and so undoes [`clear_cloexec`]. It ignores numbers that are not open.
 pub(crate) fn set_cloexec(numbers: &[RawFd]) {
     set_flags(numbers, libc::FD_CLOEXEC);
 }
@@ -72,10 +74,11 @@ fn set_flags(numbers: &[RawFd], flags: i32) {
     }
 }
 
-/// Returns a copy of a descriptor that came over an exec; the copy is close-on-exec. The number itself stays as it is.
+/// Returns a copy of the descriptor `number`, which the previous program left open over the exec. The copy is
+/// close-on-exec; `number` itself stays open and unchanged.
 ///
 /// # Errors
-/// EBADF when there is none, EMFILE.
+/// EBADF: `number` is not open. EMFILE: this process has too many open descriptors.
 pub(crate) fn received(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_DUPFD_CLOEXEC copies the descriptor and touches no memory; a number that is not open is EBADF.
     let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
@@ -94,7 +97,7 @@ pub(crate) fn close(numbers: &[RawFd]) {
     }
 }
 
-/// Makes a file in memory; it is close-on-exec.
+/// Makes a file in memory that holds `content`. Its descriptor is close-on-exec.
 ///
 /// # Errors
 /// The kernel's: EMFILE, ENFILE, ENOMEM.
@@ -104,7 +107,7 @@ pub(crate) fn memory(content: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Returns all of a [`memory`] file, whatever its position is.
+/// Returns the whole content of a [`memory`] file, wherever the file's position is.
 ///
 /// # Errors
 /// The kernel's.
@@ -125,7 +128,7 @@ pub(crate) fn words() -> io::Result<(PipeReader, PipeWriter)> {
     Ok((reader, writer))
 }
 
-/// In a child: makes it the leader of a process group of its own, and sends its stdout and stderr to `words`.
+/// Makes this process, a child, the leader of a new process group, and sends its stdout and stderr to the pipe `words`.
 ///
 /// # Errors
 /// The kernel's.
@@ -136,23 +139,24 @@ pub(crate) fn stand_apart(words: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a child (0: this process) the leader of a process group of its own. If both sides of a fork do it, it is done
-/// before either continues.
+/// Makes `child` (0: this process) the leader of a new process group. Call it in the parent and in the child: then the
+/// group exists before either of them continues.
 ///
 /// # Errors
-/// EACCES: the child has become another program already.
+/// EACCES: the child has already executed another program.
 pub(crate) fn lead_group(child: i32) -> io::Result<()> {
     let child = unistd::Pid::from_raw(child);
     Ok(unistd::setpgid(child, child)?)
 }
 
-/// Ends a child that could not execute another program. It runs no destructor and flushes nothing of its parent.
+/// Ends this process, a child that could not execute another program. It runs no destructors and does not flush the
+/// buffers that the child inherited from its parent.
 pub(crate) fn end_child() -> ! {
     // SAFETY: _exit(2) runs no code of this process.
     unsafe { libc::_exit(127) }
 }
 
-/// The descriptors that are to cross an exec.
+/// The descriptors that are to stay open over an exec.
 #[derive(Debug, Default)]
 pub(crate) struct FdTransfer {
     numbers: Vec<RawFd>,
@@ -160,18 +164,19 @@ pub(crate) struct FdTransfer {
 }
 
 impl FdTransfer {
-    /// Adds a descriptor that its owner keeps until the exec.
+    /// Adds a descriptor that its owner must keep open until the exec. Returns the number of the descriptor.
     pub(crate) fn add(&mut self, fd: BorrowedFd<'_>) -> RawFd {
         self.add_number(fd.as_raw_fd())
     }
 
-    /// Adds a descriptor that only this transfer keeps.
+    /// Adds a descriptor, and keeps it open until the exec. Returns the number of the descriptor.
     pub(crate) fn add_owned(&mut self, fd: OwnedFd) -> RawFd {
         let number = self.add(fd.as_fd());
         self.kept.push(fd);
         number
     }
 
+    /// Adds a descriptor by its number, and returns the number. The descriptor must stay open until the exec.
     pub(crate) fn add_number(&mut self, number: RawFd) -> RawFd {
         self.numbers.push(number);
         number

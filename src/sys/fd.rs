@@ -1,6 +1,6 @@
 //! File descriptors: the channel between master and worker, the state of sockets, and descriptors that others opened.
 //!
-//! Owns: the system calls on them. Refuses: to block. Each call returns at once.
+//! Owns: the system calls on descriptors. Refuses: to block; each call returns at once.
 
 use std::{
     fs::{File, OpenOptions},
@@ -25,8 +25,8 @@ use nix::{
     },
 };
 
-/// Makes a pair of connected sockets that keep messages apart (AF_UNIX, SOCK_SEQPACKET), non-blocking and
-/// close-on-exec.
+/// Makes a pair of connected sockets, which are non-blocking and close-on-exec. They keep the boundaries of messages
+/// (AF_UNIX, SOCK_SEQPACKET): one receive returns exactly one message.
 ///
 /// # Errors
 /// The kernel's: EMFILE, ENFILE, ENOMEM.
@@ -35,11 +35,12 @@ pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
-/// Sends one whole message on a socket, without blocking and without SIGPIPE. Returns `false` if there is no room for
-/// it now. Do not send an empty message: the other end would read it as a closed channel.
+/// Sends one whole message on a socket, without blocking and without SIGPIPE. Returns `false` if the socket has no room
+/// for it now. Do not send an empty message: the receiver would take it for a closed channel.
 ///
 /// # Errors
-/// The kernel's: EPIPE when the other end is gone. WriteZero when a stream socket took a part of it.
+/// The kernel's errors, such as EPIPE if the other end is closed. WriteZero: a stream socket took only a part of the
+/// message.
 pub(crate) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<bool> {
     match socket::send(fd.as_raw_fd(), message, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
         Ok(sent) if sent == message.len() => Ok(true),
@@ -49,7 +50,7 @@ pub(crate) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// As [`send`], and passes a descriptor to the other end.
+/// Sends one message like [`send`], and passes a copy of the descriptor `passed` to the other end.
 ///
 /// # Errors
 /// As for [`send`].
@@ -67,16 +68,18 @@ pub(crate) fn send_with(fd: BorrowedFd<'_>, message: &[u8], passed: BorrowedFd<'
 /// The outcome of [`recv`].
 #[derive(Debug)]
 pub(crate) enum Recv {
-    /// A message of this many bytes, and a descriptor if one came with it.
+    /// A message of this many bytes, and the descriptor that came with it, if any.
     Message(usize, Option<OwnedFd>),
+    /// No message waits now.
     Empty,
+    /// The other end is closed.
     Closed,
 }
 
 /// Receives one message of a [`channel`], without blocking.
 ///
 /// # Errors
-/// InvalidData: the message was longer than `buffer` and its end is lost.
+/// InvalidData: the message was longer than `buffer`, and its end is lost.
 pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recv> {
     let size = buffer.len();
     let mut parts = [IoSliceMut::new(buffer)];
@@ -97,15 +100,15 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recv> {
                 len => Ok(Recv::Message(len, passed)),
             }
         }
-        // The other end died before it read our messages.
+        // ECONNRESET means that the other end was closed before it read all our messages.
         Err(Errno::ECONNRESET) => Ok(Recv::Closed),
         Err(Errno::EAGAIN) => Ok(Recv::Empty),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Returns the process at the other end of a unix socket, as the kernel knows it: `(pid, uid)` at the time of its
-/// connect.
+/// Returns pid and uid of the process at the other end of a unix socket. The kernel recorded them when the socket was
+/// connected.
 ///
 /// # Errors
 /// ENOTSOCK and similar errors.
@@ -114,45 +117,49 @@ pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<(i32, u32)> {
     Ok((peer.pid(), peer.uid()))
 }
 
-/// Returns the connections that wait at a listening TCP socket to be accepted, and the most that may wait: `(queued,
-/// max)`. `None` for any other socket: the kernel tells it for TCP only.
+/// Returns the accept queue of a listening TCP socket as `(queued, max)`: the connections that wait to be accepted, and
+/// the most that may wait. `None` for any other socket, because the kernel reports the queue for TCP only.
 pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     const TCP_LISTEN: u8 = 10;
-    // On a listening socket these two fields are the queue (tcp_get_info in net/ipv4/tcp.c).
+    // On a listening socket the kernel stores length and limit of the accept queue in these two fields (tcp_get_info in
+    // net/ipv4/tcp.c).
     let info = tcp_info(fd.as_raw_fd()).filter(|info| info.tcpi_state == TCP_LISTEN)?;
     Some((info.tcpi_unacked, info.tcpi_sacked))
 }
 
-/// A FIN that comes this many milliseconds after the last byte means that the client gave up. The FIN of a half-close
-/// comes with the request, within 4 ms.
+/// If a client's FIN comes this many milliseconds or more after its last byte, the client gave up. A client that only
+/// closes its sending side sends the FIN within 4 ms of the request.
 pub(crate) const GAVE_UP_AFTER: u32 = 500;
 
-/// Whether a connected stream socket holds unread bytes. `false` for a number that is not a socket.
+/// Returns true if a connected stream socket holds unread bytes; `false` for a number that is not a socket.
 pub(crate) fn has_unread(socket: RawFd) -> bool {
     socket::recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|len| len > 0)
 }
 
-/// Whether the client of a connected stream socket has left before an answer began. A TCP client has left if it reset
-/// the connection, or ended its side [`GAVE_UP_AFTER`] its last byte. A client on a unix socket has left if it closed
-/// the socket and not only its sending side. `false` for a number that is not a socket.
+/// Returns true if the client of a connected stream socket has left before its answer began. A TCP client has left if
+/// it reset the connection, or if its FIN came at least [`GAVE_UP_AFTER`] milliseconds after its last byte. A client on
+/// a unix socket has left if it closed the whole socket and not only its sending side. `false` for a number that is not
+/// a socket.
 pub(crate) fn has_left(socket: RawFd) -> bool {
     match tcp_info(socket) {
         Some(info) => has_left_tcp(&info),
         None => {
             let mut polled = libc::pollfd { fd: socket, events: 0, revents: 0 };
-            // SAFETY: one entry, which outlives the call; a number that is not open is answered in it.
+            // SAFETY: `polled` is one entry and outlives the call. For a number that is not open, the kernel only sets
+            // POLLNVAL in the entry.
             let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
             ready == 1 && polled.revents & (libc::POLLHUP | libc::POLLERR) != 0
         }
     }
 }
 
-/// The kernel does not tell when a FIN came. It tells when the last data came and when the last acknowledgment came,
-/// and a FIN carries one.
+/// Estimates when the FIN came, which the kernel does not tell. It tells when the last data and the last acknowledgment
+/// came, and a FIN carries an acknowledgment.
 fn has_left_tcp(info: &libc::tcp_info) -> bool {
     const TCP_CLOSE: u8 = 7;
     const TCP_CLOSE_WAIT: u8 = 8;
-    // The acknowledgment of later data, such as the answer to an earlier request, may be newer than the FIN.
+    // If this side sent data later than it received any, such as the answer to an earlier request, the last
+    // acknowledgment may be for that data, and not come from the FIN.
     let sent_since = info.tcpi_last_data_sent < info.tcpi_last_data_recv;
     let late = info.tcpi_last_data_recv.saturating_sub(info.tcpi_last_ack_recv) >= GAVE_UP_AFTER;
     info.tcpi_state == TCP_CLOSE || info.tcpi_state == TCP_CLOSE_WAIT && late && !sent_since
@@ -168,11 +175,11 @@ fn tcp_info(socket: RawFd) -> Option<libc::tcp_info> {
     (done == 0).then_some(info)
 }
 
-/// Returns a second descriptor for the open file of `socket`, close-on-exec. Make sure that the first is still open:
-/// the kernel may have given the number of a closed one to another file.
+/// Returns a second descriptor for the open file of `socket`; it is close-on-exec. The caller must know that `socket`
+/// is still open: the kernel may have given the number of a closed descriptor to another file.
 ///
 /// # Errors
-/// EMFILE when this process has too many. EBADF when there is none.
+/// EMFILE: this process has too many open descriptors. EBADF: `socket` is not open.
 pub(crate) fn duplicate(socket: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: fcntl with this command copies the descriptor and touches no memory; a number that is not open is EBADF.
     let copy = unsafe { libc::fcntl(socket, libc::F_DUPFD_CLOEXEC, 3) };
@@ -183,7 +190,7 @@ pub(crate) fn duplicate(socket: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Makes the kernel acknowledge at once what a TCP socket has received. It has no effect on other sockets.
+/// Makes the kernel acknowledge the received data of a TCP socket at once. It has no effect on other sockets.
 pub(crate) fn acknowledge(socket: RawFd) {
     let on: libc::c_int = 1;
     let len = size_of_val(&on) as libc::socklen_t;
@@ -191,14 +198,15 @@ pub(crate) fn acknowledge(socket: RawFd) {
     unsafe { libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, (&raw const on).cast(), len) };
 }
 
-/// The meaning of an error of accept(2).
+/// What an error of accept(2) means for the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotAccepted {
-    /// The socket was shut down: it will never accept again.
+    /// The listener was shut down and will never accept again.
     Closed,
-    /// There are no descriptors or no memory left: the connection stays in the queue.
+    /// This process or the machine has no descriptors or no memory left. The connection stays in the queue.
     Exhausted,
-    /// An error of one client, such as one that left before it was accepted. The listener is well.
+    /// The error concerns one connection only, such as a client that left before it was accepted. The listener
+    /// continues to work.
     Client,
 }
 
@@ -210,10 +218,10 @@ pub(crate) fn why_not_accepted(error: &io::Error) -> NotAccepted {
     }
 }
 
-/// Raises the soft limit of open files to the hard one. Returns the limit that is in effect.
+/// Raises the soft limit of open files to the hard limit. Returns the limit that is now in effect.
 ///
 /// # Errors
-/// None in practice: a process may always raise it that far.
+/// None in practice: every process may raise its soft limit to the hard limit.
 pub(crate) fn raise_nofile() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
@@ -222,11 +230,11 @@ pub(crate) fn raise_nofile() -> io::Result<u64> {
     Ok(hard)
 }
 
-/// Returns a copy of descriptor `number`, which the process that started this one left open. Both are close-on-exec
-/// from here on.
+/// Returns a copy of the descriptor `number`, which the parent process left open. It makes both descriptors
+/// close-on-exec.
 ///
 /// # Errors
-/// EBADF when there is none.
+/// EBADF: `number` is not open.
 pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: fcntl with these commands reads or copies the descriptor and touches no memory; a number that is not
     // open is EBADF.
@@ -243,17 +251,18 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Opens the pipe, FIFO or terminal behind `fd` a second time for writing, non-blocking. O_NONBLOCK on `fd` itself
-/// would change it for every process that shares it, such as the shell that started the service.
+/// Opens the pipe, FIFO or terminal behind `fd` a second time, for non-blocking writes. If O_NONBLOCK were set on `fd`
+/// itself, it would change for every process that shares it, such as the shell that started the service.
 ///
 /// # Errors
-/// EACCES once privileges are dropped, ENXIO when nobody reads, ENOENT without `/proc`.
+/// EACCES: privileges were dropped. ENXIO: no process has the FIFO open for reading. ENOENT: `/proc` is not mounted.
 pub(crate) fn reopen_nonblocking(fd: BorrowedFd<'_>) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Opens a file for appending, and makes it with mode 0640 if it is missing. Writing to it never waits for a reader.
+/// Opens a file for appending, and makes it with mode 0640 if it is missing. If it is a FIFO, neither the open nor a
+/// write waits for a reader.
 ///
 /// # Errors
 /// The kernel's.
@@ -261,7 +270,8 @@ pub(crate) fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     match options.open(path) {
-        // A FIFO without a reader: if this process has a reading end itself, it opens, and keeps what fits.
+        // ENXIO means a FIFO without a reader. It can be opened if this process opens the reading end too; then the
+        // FIFO keeps the bytes that fit.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) => options.read(true).open(path),
         opened => opened,
     }
@@ -274,13 +284,13 @@ fn is_fifo(path: &Path) -> bool {
 /// Sends as much as a socket accepts now, without blocking and without SIGPIPE.
 ///
 /// # Errors
-/// WouldBlock: nothing now. The kernel's: EPIPE when the other end is gone.
+/// WouldBlock: the socket accepts nothing now. The kernel's errors, such as EPIPE if the other end is closed.
 pub(crate) fn send_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(socket::send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
 }
 
-/// Writes to a terminal, also from a background process with `stty tostop`. Otherwise the kernel would stop the
-/// process, or send SIGTTOU again and again if it is caught.
+/// Writes to a terminal with SIGTTOU blocked, so that it works in a background process under `stty tostop` too. Without
+/// the block the kernel would stop the process, or send SIGTTOU again and again if a handler catches it.
 ///
 /// # Errors
 /// The kernel's: EIO once the terminal is gone.
@@ -301,19 +311,19 @@ pub(crate) fn open_at_once(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Whether a pipe has room for PIPE_BUF (4096) bytes right now.
+/// Returns true if a pipe has room for PIPE_BUF (4096) bytes now.
 pub(crate) fn has_room(fd: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::new(fd, PollFlags::POLLOUT)];
     poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].any().unwrap_or(false)
 }
 
-/// Whether a socket was shut down for good, or its other end was.
+/// Returns true if a socket was shut down in both directions, or if its other end was closed.
 pub(crate) fn hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::new(fd, PollFlags::empty())];
     poll(&mut polled, PollTimeout::ZERO).is_ok() && polled[0].any().unwrap_or(false)
 }
 
-/// Returns what accept(2) reports for a TCP listener that was shut down.
+/// Returns the error that accept(2) reports for a TCP listener that was shut down.
 pub(crate) fn closed() -> io::Error {
     Errno::EINVAL.into()
 }

@@ -1,7 +1,7 @@
 //! Forks a process that has one thread.
 //!
-//! Owns: the system call, and counting threads. Refuses: a process with more threads. Only the thread that forks exists
-//! in the child, and a lock that another thread held would stay locked.
+//! Owns: the system call, and counting threads. Refuses: to fork a process with more threads. Only the thread that
+//! forks exists in the child, and a lock that another thread held would stay locked there for ever.
 
 use std::{fs, io};
 
@@ -14,18 +14,19 @@ pub(crate) enum Forked {
     Child,
 }
 
-/// Forks. Block signals around it ([`block_all`](super::signals::block_all)), so that the child handles none before it
-/// is ready to.
+/// Forks this process. Call it with all signals blocked ([`block_all`](super::signals::block_all)), so that the child
+/// handles no signal before it has set up its own handlers.
 ///
 /// # Errors
-/// The kernel's (EAGAIN: no more processes allowed), or "called with N threads".
+/// The kernel's errors, such as EAGAIN if no more processes are allowed; and "called with N threads" if this process
+/// has more than one.
 pub(crate) fn fork() -> io::Result<Forked> {
     let threads = thread_count()?;
     if threads != 1 {
         return Err(io::Error::other(format!("called with {threads} threads; a worker can be forked from one only")));
     }
-    // SAFETY: this is the only thread, as counted above, so no lock can be held by a thread the child lacks, and the
-    // child may do all that its parent may.
+    // SAFETY: the count above shows that this is the only thread. No lock can be held by a thread that the child lacks,
+    // so the child may call everything that its parent may call.
     Ok(match unsafe { unistd::fork() }? {
         ForkResult::Parent { child } => Forked::Parent { child: child.as_raw() },
         ForkResult::Child => Forked::Child,

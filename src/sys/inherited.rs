@@ -1,23 +1,24 @@
-//! What this process inherited over its exec that would harm a supervisor.
+//! Resets the state that this process inherited over its exec and that would harm a supervisor.
 //!
-//! Owns: resetting it, once, before anything else. All else is kept on purpose:
-//! docs/operations/what-a-start-inherits.md has the table. Refuses: to log it; the caller does.
+//! Owns: resetting blocked signals, timers and SIGXFSZ, once, before the program does anything else. Other inherited
+//! state is kept on purpose; the table in docs/operations/what-a-start-inherits.md lists it. Refuses: to log; the
+//! caller logs what was found.
 
 use nix::sys::{
     resource::{Resource, getrlimit},
     signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
 };
 
-/// The timers that an exec leaves running, and the signals with which they end a process.
+/// The timers that continue to run over an exec, each with the message for the log when it was cancelled.
 const TIMERS: [(libc::c_int, &str); 3] = [
     (libc::ITIMER_REAL, "a timer (alarm) that would have ended it with SIGALRM was cancelled"),
     (libc::ITIMER_VIRTUAL, "a timer that would have ended it with SIGVTALRM was cancelled"),
     (libc::ITIMER_PROF, "a timer that would have ended it with SIGPROF was cancelled"),
 ];
 
-/// Unblocks every signal, cancels the timers, and lets a write beyond RLIMIT_FSIZE fail instead of ending the process.
-/// Returns what it found, in sentences for an operator. Do not call it in a program that takes over in an upgrade: the
-/// previous program has blocked signals on purpose.
+/// Unblocks every signal, cancels the timers, and makes a write beyond RLIMIT_FSIZE fail instead of ending the process.
+/// Returns what it found, in sentences for an operator. Do not call it in a program that takes over in an upgrade:
+/// there the previous program has blocked the signals on purpose.
 pub(crate) fn reset() -> Vec<String> {
     let mut found = Vec::new();
     if let Ok(blocked) = SigSet::thread_get_mask()
@@ -25,18 +26,19 @@ pub(crate) fn reset() -> Vec<String> {
     {
         let names: Vec<_> = blocked.iter().map(Signal::as_str).collect();
         found.push(format!("{} blocked: unblocked", are(&names)));
-        // These signals were sent to the previous program, and would end this one at once. A request to stop is still
-        // obeyed.
+        // Signals that wait were sent to the program before the exec. If they were only unblocked, they could end this
+        // program at once, so they are dropped. Requests to stop and SIGCHLD are kept.
         let meant_for_another =
             |signal: &Signal| !matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGCHLD);
         blocked.iter().filter(meant_for_another).for_each(drop_pending);
-        // It fails only for an invalid `how`.
+        // The result is ignored: the call fails only for an invalid `how`, and this one is valid.
         let _ = SigSet::empty().thread_set_mask();
     }
     for (timer, sentence) in TIMERS {
-        // SAFETY: itimerval is plain integers, of which all-zero is a value: it cancels.
+        // SAFETY: itimerval consists of plain integers, so all-zero is a valid value. It is the value that cancels a
+        // timer.
         let (cancel, mut before): (libc::itimerval, libc::itimerval) = unsafe { std::mem::zeroed() };
-        // SAFETY: both live for the length of the call.
+        // SAFETY: `cancel` and `before` are valid itimervals and outlive the call.
         let done = unsafe { libc::setitimer(timer, &raw const cancel, &raw mut before) };
         let ran = before.it_value.tv_sec != 0 || before.it_value.tv_usec != 0;
         if done == 0 && ran {
@@ -64,12 +66,12 @@ pub(crate) fn reset() -> Vec<String> {
     found
 }
 
-/// The kernel drops a pending signal when the process begins to ignore it (signal(7)).
+/// Drops a pending signal: it ignores the signal for a moment, and then the kernel discards it (signal(7)).
 fn drop_pending(signal: Signal) {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: to ignore a signal runs no code of ours.
     if let Ok(before) = unsafe { sigaction(signal, &ignore) } {
-        // SAFETY: this stood before.
+        // SAFETY: `before` is the action that this process had for the signal before the call above.
         let _ = unsafe { sigaction(signal, &before) };
     }
 }

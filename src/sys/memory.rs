@@ -1,25 +1,26 @@
-//! Gives back memory that this process does not need now.
+//! Gives memory that this process does not need now back to the kernel.
 //!
-//! Owns: which pages can be given back without a loss. Refuses: to decide when.
+//! Owns: the choice of pages that can be given back without a loss. Refuses: the choice of the moment.
 
 use std::{fs, io, ops::Range};
 
-/// Gives back the pages of code and constants of the program and its libraries that were never written: most of them
-/// are used only at a start. A page that is needed again comes from the page cache, where the workers keep it.
+/// Gives back the pages of code and constants of the program and its libraries, if they were never written. Most of
+/// them are used only at a start. If a page is needed again, the kernel takes it from the page cache, where it stays
+/// because the workers use the same files.
 ///
 /// # Errors
-/// Without `/proc`; then nothing happens.
+/// `/proc` is not mounted. Then nothing was given back.
 pub(crate) fn let_go_of_code() -> io::Result<()> {
     for range in unwritten(&fs::read_to_string("/proc/self/smaps")?) {
-        // SAFETY: each range is a whole private mapping of a file that is not writable and of which no page was ever
-        // written ("Anonymous: 0 kB"), so what is read there again is what was there. This process has one thread, so
-        // nothing has changed since. A refusal leaves the pages where they are.
+        // SAFETY: each range is a whole private mapping of a file. The mapping is not writable, and no page of it was
+        // ever written ("Anonymous: 0 kB"), so a later read finds the same bytes as before. This process has one
+        // thread, so no mapping has changed since the list was read. If the call fails, the pages stay in memory.
         unsafe { libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED) };
     }
     Ok(())
 }
 
-/// Returns the private mappings of files that cannot be written and never were.
+/// Returns the address ranges of all private mappings of files that are not writable and were never written.
 fn unwritten(smaps: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut candidate = None;
@@ -33,7 +34,8 @@ fn unwritten(smaps: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// `Some` for the first line of a mapping. It holds the range if the mapping is private, of a file, and not writable.
+/// Reads one line of `smaps`. Returns `None` if the line does not begin a mapping, `Some(Some(range))` if it begins a
+/// private mapping of a file that is not writable, and `Some(None)` if it begins another mapping.
 fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
@@ -41,7 +43,7 @@ fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let range = address(start)?..address(end)?;
     let rights = words.next()?;
     let is_code = rights.starts_with("r-") && rights.ends_with('p');
-    // The path follows offset, device and inode.
+    // In the line, offset, device and inode stand before the path.
     let is_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
     Some((is_code && is_file).then_some(range))
 }

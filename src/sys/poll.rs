@@ -1,4 +1,5 @@
-//! The only place where the master waits. Workers wait in tokio and only look here.
+//! Waits for descriptors with poll(2). The master waits only here. Workers wait in tokio and call this with a timeout
+//! of 0 only.
 //!
 //! Owns: poll(2). Refuses: to know what the descriptors are for.
 

@@ -1,7 +1,7 @@
-//! The relations of a process to others: its parent, its rights, its size.
+//! System calls about this process and others: parent, rights, environment, files, size.
 //!
-//! Owns: changing user and group, the environment, files for another user. Refuses: to look up names; the settings did
-//! that.
+//! Owns: changing user and group, changing the environment, making files for another user. Refuses: looking up names;
+//! the settings do that.
 
 use std::{
     ffi::CString,
@@ -21,7 +21,7 @@ use nix::{
     unistd::{self, Gid, Pid, SysconfVar, Uid},
 };
 
-/// Makes orphans below this process its children, as if it were PID 1.
+/// Makes this process the parent of all its descendants whose own parent dies, as PID 1 would be.
 ///
 /// # Errors
 /// None since Linux 3.4.
@@ -29,8 +29,9 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(prctl::set_child_subreaper(true)?)
 }
 
-/// Lets the kernel send SIGTERM to this process when its parent dies. Dropping privileges clears it, so call it after
-/// that. A parent may die before the call, so compare [`parent_pid`] with its value before the fork.
+/// Makes the kernel send SIGTERM to this process when its parent dies. Call it after dropping privileges, which would
+/// clear it. Afterwards compare [`parent_pid`] with its value before the fork: if it has changed, the parent died
+/// before the call, and no signal will come.
 ///
 /// # Errors
 /// None in practice.
@@ -42,12 +43,14 @@ pub(crate) fn parent_pid() -> i32 {
     unistd::getppid().as_raw()
 }
 
-/// Becomes another user for good: first the groups that the name of `user` belongs to (a name without an account
-/// belongs to none) and `gid`, then `gid`, then the uid. Without a user it changes the group alone. Nothing happens if
-/// an unprivileged process already has them.
+/// Changes to another user and group, without a way back. It sets the supplementary groups (those of the account named
+/// in `user`, and `gid`), then the group `gid`, then the uid. A name without an account has no groups but `gid`.
+/// Without a user it changes only the groups. If an unprivileged process has this user and group already, nothing
+/// happens.
 ///
 /// # Errors
-/// EPERM without the right to do it; "kept …" if the kernel reports success and changed nothing.
+/// EPERM: this process has no right to change. "kept …": the kernel reported success, but the process still has its old
+/// user, group or rights.
 pub(crate) fn drop_privileges(user: Option<(&str, u32)>, gid: u32) -> io::Result<()> {
     let gid = Gid::from_raw(gid);
     let uid = user.map_or_else(unistd::geteuid, |(_, uid)| Uid::from_raw(uid));
@@ -76,11 +79,11 @@ fn is(uid: Uid, gid: Gid) -> io::Result<bool> {
     Ok([uids.real, uids.effective, uids.saved] == [uid; 3] && [gids.real, gids.effective, gids.saved] == [gid; 3])
 }
 
-/// Adds variables that the environment does not have yet.
+/// Adds those of the variables that the environment of this process does not have yet.
 pub(crate) fn add_to_environment(variables: &[(String, String)]) {
     for (name, value) in variables {
         if std::env::var_os(name).is_none() {
-            // SAFETY: callers are workers before their runtime: the process has one thread.
+            // SAFETY: only workers call this, before they start their runtime, so the process has one thread.
             #[expect(clippy::disallowed_methods, reason = "the one place, and the one moment, where it is sound")]
             unsafe {
                 std::env::set_var(name, value);
@@ -89,7 +92,7 @@ pub(crate) fn add_to_environment(variables: &[(String, String)]) {
     }
 }
 
-/// Removes variables, for this process and those it starts.
+/// Removes variables from the environment of this process, and so from that of the processes that it starts.
 pub(crate) fn remove_from_environment(names: &[&str]) {
     for name in names {
         // SAFETY: as in `add_to_environment`.
@@ -100,8 +103,8 @@ pub(crate) fn remove_from_environment(names: &[&str]) {
     }
 }
 
-/// Makes a folder and those above it with `mode`, and gives what it made to `uid` and `gid`. What exists stays as it
-/// is.
+/// Makes a folder and the missing folders above it, with `mode`, owner `uid` and group `gid`. Folders that exist stay
+/// as they are.
 ///
 /// # Errors
 /// The file system's.
@@ -113,7 +116,7 @@ pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Optio
         make_folder(above, mode, uid, gid)?;
     }
     match DirBuilder::new().mode(mode).create(folder) {
-        // Another process made it first, so it belongs to that process.
+        // Another process made the folder a moment before, so its owner and mode stay as that process set them.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         Err(error) => Err(error),
         Ok(()) if uid.is_some() || gid.is_some() => chown(folder, uid, gid),
@@ -121,8 +124,8 @@ pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Optio
     }
 }
 
-/// Makes an empty file for that user, mode 0644 less the umask. A file that exists stays as it is, also a link that
-/// leads nowhere.
+/// Makes an empty file with mode 0644 (less the umask), owner `uid` and group `gid`. A file that exists stays as it is,
+/// and so does a symbolic link without a target.
 ///
 /// # Errors
 /// The file system's.
@@ -135,18 +138,18 @@ pub(crate) fn make_file(path: &Path, uid: Option<u32>, gid: Option<u32>) -> io::
     }
 }
 
-/// Sets the permission bits that new files do not get. Returns the previous mask.
+/// Sets the umask: the permission bits that new files do not get. Returns the previous umask.
 pub(crate) fn umask(mask: u32) -> u32 {
     stat::umask(Mode::from_bits_truncate(mask)).bits()
 }
 
-/// Whether a process with this id exists, a dead one that was not reaped yet included.
+/// Returns true if a process with this id exists, even if it is dead and its parent has not reaped it yet.
 pub(crate) fn exists(pid: u64) -> bool {
     let pid = i32::try_from(pid).unwrap_or(i32::MAX);
     kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH)
 }
 
-/// Returns the resident bytes of a process; `None` if it is gone.
+/// Returns the bytes of memory that a process has resident; `None` if the process does not exist.
 pub(crate) fn rss_bytes(pid: i32) -> Option<u64> {
     let page = u64::try_from(unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;

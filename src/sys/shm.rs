@@ -1,7 +1,7 @@
 //! Memory that the master and all its workers share: a sealed memfd, mapped once before the first fork and never
-//! unmapped. A program that takes the master's place maps it again.
+//! unmapped. After an upgrade the new program of the master maps the same memfd again.
 //!
-//! Owns: the mapping. Refuses: meaning. It is words; the scoreboard knows what they hold.
+//! Owns: the mapping, as an array of words. Refuses: the meaning of the words; the scoreboard knows it.
 
 use std::{
     fs::File,
@@ -19,7 +19,8 @@ use nix::{
     },
 };
 
-/// Shared words, zero at first. Every process that is forked after [`create`](Self::create) sees the same ones.
+/// The shared words, which are zero at first. Every process that is forked after [`create`](Self::create) reads and
+/// writes the same words.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     fd: OwnedFd,
@@ -27,27 +28,28 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    /// Maps `len` words of eight bytes. They live as long as the process: there is one scoreboard, and its rows are
-    /// passed around freely.
+    /// Makes and maps a memfd of `len` words of eight bytes. The mapping stays until the process ends, so references to
+    /// the words may be passed around freely. There is only one scoreboard, so this loses no memory.
     ///
     /// # Errors
-    /// The kernel's (ENOMEM, EMFILE), and EINVAL for no words.
+    /// The kernel's errors (ENOMEM, EMFILE); InvalidInput if `len` is 0.
     pub(crate) fn create(len: usize) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let bytes = len.checked_mul(size_of::<AtomicU64>()).and_then(NonZeroUsize::new).ok_or_else(invalid)?;
         let fd = memfd_create(c"oxicorn-scoreboard", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let file = File::from(fd);
         file.set_len(bytes.get() as u64)?;
-        // The seal keeps every holder of the descriptor from shrinking the file: touching a lost page would be SIGBUS.
+        // The seal prevents that a process with this descriptor shrinks the file: the others would be killed by SIGBUS
+        // when they touch a page that is gone.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         Self::map(file, bytes)
     }
 
-    /// Maps what another program made by [`create`](Self::create), for as long as the process lives.
+    /// Maps a memfd that another program made by [`create`](Self::create), until this process ends.
     ///
     /// # Errors
-    /// InvalidData: it is not a sealed file of `len` words. The kernel's errors.
+    /// InvalidData: `fd` is not a sealed file of `len` words. The kernel's errors.
     pub(crate) fn of(fd: OwnedFd, len: usize) -> io::Result<Self> {
         let file = File::from(fd);
         let sealed = fcntl(&file, FcntlArg::F_GET_SEALS)? & SealFlag::F_SEAL_SHRINK.bits() != 0;
@@ -59,7 +61,7 @@ impl Mapping {
     }
 
     fn map(file: File, bytes: NonZeroUsize) -> io::Result<Self> {
-        // SAFETY: a fresh address of the kernel's choosing replaces no memory of ours.
+        // SAFETY: the kernel chooses a free address for the mapping, so it replaces no other memory of this process.
         let start =
             unsafe { mmap(None, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &file, 0) }?;
         // SAFETY: the mapping is page-aligned, as long as the file, zeroed at first (a valid AtomicU64), sealed at that
@@ -75,7 +77,7 @@ impl Mapping {
     }
 }
 
-/// The memfd, close-on-exec, for passing the scoreboard on.
+/// Gives the memfd, which is close-on-exec, so that the master can pass the scoreboard to its next program.
 impl AsFd for Mapping {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

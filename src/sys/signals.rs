@@ -1,8 +1,9 @@
-//! Signals: receiving them in the master's poll, keeping them from a child, sending them.
+//! Signals: the master receives them in its poll, removes its handlers in a child, blocks signals and sends them.
 //!
-//! Owns: the master's actions in signal-hook's registry, which tokio shares. In a forked child the actions are removed
-//! and the registry's handlers stay. Refuses: SIG_DFL on any of them, because tokio would never receive that signal
-//! again, and a HUP that is sent to a worker by mistake would kill it. It does not know what a signal means.
+//! Owns: the master's actions in signal-hook's registry, which tokio uses too. In a forked child the actions are
+//! removed, and the registry's handlers stay installed. Refuses: the meaning of a signal, and SIG_DFL for a signal that
+//! the master handles. With SIG_DFL tokio would never receive that signal again, and a HUP that is sent to a worker by
+//! mistake would kill it.
 
 use std::{
     io::{self, PipeReader, PipeWriter, Read},
@@ -21,8 +22,8 @@ use signal_hook::{SigId, low_level};
 /// The signals that the master sends to workers, for [`send`].
 pub(crate) use nix::sys::signal::Signal as Number;
 
-/// The signals that the master handles, in the order in which it takes them: first those that end something, last the
-/// deaths.
+/// The signals that the master handles. If several wait, it takes them in this order: first those that stop the
+/// service, last SIGCHLD, which reports deaths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     Term,
@@ -38,7 +39,7 @@ pub(crate) enum Signal {
 }
 
 impl Signal {
-    /// "SIGTERM"; [`named`](Self::named) reads it back.
+    /// Returns the name, such as "SIGTERM". [`named`](Self::named) returns the signal of a name.
     pub(crate) fn name(self) -> &'static str {
         HEARD.iter().find(|(signal, _)| *signal == self).and_then(|(_, number)| name(*number)).unwrap_or("a signal")
     }
@@ -61,21 +62,23 @@ const HEARD: [(Signal, i32); 10] = [
     (Signal::Chld, libc::SIGCHLD),
 ];
 
-/// How often each came since it was last taken, in the order of [`HEARD`]. It is static because a handler may read it
-/// at any time.
+/// How often each signal came since the master last took it, in the order of [`HEARD`]. It is static because a signal
+/// handler may use it at any time.
 static COUNTS: [AtomicU32; HEARD.len()] = [const { AtomicU32::new(0) }; HEARD.len()];
 
-/// The signals that have come. Readable ([`AsFd`]) if [`take`](Self::take) has something.
+/// Receives the master's signals. Its descriptor ([`AsFd`]) is readable if [`take`](Self::take) would return a signal.
 #[derive(Debug)]
 pub(crate) struct MasterSignals {
     ids: Vec<SigId>,
     reader: PipeReader,
-    /// The handlers write to it by number, so it is closed only after they are unregistered.
+    /// The writing end of the pipe. The handlers write to it by its number, so it must stay open until they are
+    /// unregistered.
     _writer: PipeWriter,
 }
 
 impl MasterSignals {
-    /// Registers all ten. Call it once in a process: the counts are shared.
+    /// Registers handlers for all ten signals. Call it once in a process, because all values of this type share one set
+    /// of counts.
     ///
     /// # Errors
     /// The kernel's: EMFILE, ENFILE.
@@ -88,28 +91,31 @@ impl MasterSignals {
         for (count, (_, number)) in COUNTS.iter().zip(HEARD) {
             let heard = move || {
                 count.fetch_add(1, Ordering::Release);
-                // A full pipe needs no further byte: it is readable.
+                // If the pipe is full, this write fails; that is fine, because one byte is enough to make it readable.
                 unsafe { libc::write(wake, c"".as_ptr().cast(), 1) };
             };
-            // SAFETY: the action is async-signal-safe: an atomic and a write(2); it neither locks nor allocates.
+            // SAFETY: the action is async-signal-safe: it changes an atomic and calls write(2); it neither locks nor
+            // allocates.
             signals.ids.push(unsafe { low_level::register(number, heard) }?);
         }
         Ok(signals)
     }
 
-    /// Returns what came since the last call, and how many times, in the order of [`Signal`]. The kernel merges equal
-    /// signals that wait together, so a count of one for `Chld` may stand for many deaths.
+    /// Returns the signals that came since the last call, and how often each came, in the order of [`Signal`]. The
+    /// kernel merges equal signals that wait at the same time, so a count of one for `Chld` may stand for many deaths.
     pub(crate) fn take(&mut self) -> Vec<(Signal, u32)> {
-        // Empty the pipe before the counts are read: a signal in between then leaves one byte too many, never one too
-        // few.
+        // Empty the pipe before the counts are read. If a signal comes in between, a byte stays in the pipe without a
+        // count, which costs one empty turn. In the other order a count could stay without a byte, and the master would
+        // not wake for it.
         let mut buffer = [0; 64];
         while matches!(self.reader.read(&mut buffer), Ok(1..)) {}
         let counts = COUNTS.iter().map(|count| count.swap(0, Ordering::Acquire));
         HEARD.iter().zip(counts).filter(|(_, times)| *times > 0).map(|((signal, _), times)| (*signal, times)).collect()
     }
 
-    /// In a child, with signals still blocked: removes the master's actions, so that no signal reaches the master's
-    /// pipe. The signals are ignored until other code, such as tokio, registers for them.
+    /// Removes the master's actions in a forked child, so that the child's signals do not wake the master through the
+    /// shared pipe. Call it while signals are still blocked. The child then ignores these signals until other code,
+    /// such as tokio, registers for them.
     pub(crate) fn forget_in_child(self) {
         drop(self);
     }
@@ -129,20 +135,20 @@ impl Drop for MasterSignals {
     }
 }
 
-/// Signals are blocked while this lives; dropping it restores the previous mask.
+/// A guard: all signals of this thread are blocked while it lives, and dropping it restores the previous mask.
 #[derive(Debug)]
 #[must_use = "dropping it unblocks at once"]
 pub(crate) struct Blocked(SigSet);
 
 impl Blocked {
-    /// The signals that the previous program blocked before its exec. The mask of before that is not known, so dropping
-    /// it unblocks all.
+    /// Returns the guard for the signals that the previous program blocked before its exec. The mask that was in effect
+    /// before is not known here, so dropping the guard unblocks all signals.
     pub(crate) fn over_exec() -> Self {
         Self(SigSet::empty())
     }
 }
 
-/// Blocks every signal of this thread that can be blocked.
+/// Blocks every signal that this thread can block.
 ///
 /// # Errors
 /// None in practice.
@@ -152,15 +158,16 @@ pub(crate) fn block_all() -> io::Result<Blocked> {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // It fails only for an invalid `how`.
+        // The result is ignored: the call fails only for an invalid `how`, and this one is valid.
         let _ = self.0.thread_set_mask();
     }
 }
 
-/// Sends `signal` to one process; `false` if no process has that pid.
+/// Sends `signal` to one process. Returns `false` if no process has that pid.
 ///
 /// # Errors
-/// EPERM; and EINVAL for a pid below 1, which would mean a process group or all processes.
+/// EPERM: this process may not signal that one. InvalidInput: `pid` is below 1, which would mean a process group or all
+/// processes.
 pub(crate) fn send(pid: i32, signal: Number) -> io::Result<bool> {
     if pid < 1 {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -172,28 +179,30 @@ pub(crate) fn send(pid: i32, signal: Number) -> io::Result<bool> {
     }
 }
 
-/// Kills all that is left of a process group. `leader` is a child of this process, alive or reaped a moment ago.
+/// Sends SIGKILL to all processes that are left in the process group of `leader`. Call it only while `leader` lives or
+/// right after it was reaped, so that its number cannot belong to another group.
 pub(crate) fn kill_group(leader: i32) {
     if leader > 1 {
-        // The group may be empty by now.
+        // The result is ignored: the call fails if the group is empty by now.
         let _ = killpg(Pid::from_raw(leader), Number::SIGKILL);
     }
 }
 
-/// "SIGKILL" for 9; `None` for a number without a name, such as a real-time signal.
+/// Returns the name of a signal, such as "SIGKILL" for 9; `None` for a number without a name, such as a real-time
+/// signal.
 pub(crate) fn name(signal: i32) -> Option<&'static str> {
     Number::try_from(signal).ok().map(Number::as_str)
 }
 
-/// In a worker: lets SIGTERM also start a timer that ends the process by SIGALRM after `seconds` (0: no timer), for a
-/// worker whose loop hangs and whose master is gone. A second SIGTERM never lengthens it.
+/// Makes SIGTERM also start a timer that ends this worker by SIGALRM after `seconds` (0: no timer). It ends a worker
+/// whose loop hangs and whose master is gone. A second SIGTERM never makes the timer later.
 ///
 /// # Errors
 /// None in practice.
 pub(crate) fn term_arms_alarm(seconds: u32) -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of ours. SIGALRM is in nobody's registry yet: this comes before the
-    // worker's runtime.
+    // SAFETY: the default action runs no code of this program. No registry has a handler for SIGALRM, because the
+    // worker's runtime has not started yet.
     unsafe { sigaction(Number::SIGALRM, &default) }?;
     let arm = move || {
         let left = alarm::set(seconds);
@@ -215,13 +224,15 @@ mod tests {
         *,
     };
 
-    /// Forks from a test, whose harness has a second thread: the child may do only what needs no lock of that thread.
+    /// Runs `body` in a forked child, and returns how the child ended. The test harness has a second thread, so `body`
+    /// may do only what needs no lock that this thread could hold.
     fn child(body: impl FnOnce()) -> wait::Exit {
-        // SAFETY: the harness's other thread waits for this test and holds no lock.
+        // SAFETY: the other thread of the test harness waits for this test to end and holds no lock.
         let child = unsafe { libc::fork() };
         if child == 0 {
             body();
-            // SAFETY: ends this process; nothing of the parent's is flushed or dropped.
+            // SAFETY: _exit(2) ends the child at once; it does not flush or drop what the child inherited from the
+            // parent.
             unsafe { libc::_exit(7) };
         }
         loop {
@@ -254,7 +265,8 @@ mod tests {
                 }
             });
             assert_eq!(exit, wait::Exit::Code(7));
-            // At most the byte of SIGCHLD is there: a signal that the child received would be there too.
+            // Only the byte for SIGCHLD may be in the pipe. If the child had written to it for its own signals, there
+            // would be more.
             let read = (&pipe).read(&mut [0; 64]).unwrap_or(0);
             assert!(read <= 1, "{read} bytes");
         });

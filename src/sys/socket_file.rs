@@ -1,7 +1,8 @@
-//! The file of a unix socket, for the listeners and for the control socket alike.
+//! The file of a unix socket. The listeners and the control socket use this.
 //!
-//! Owns: binding it with its mode, its owner, whether a live server answers there, and removing it if it is still ours.
-//! Refuses: to decide what follows when another process has the path; to remove or change a file that it did not name.
+//! Owns: binding the socket with its mode, setting its owner, finding out if a live server answers at a path, and
+//! removing the file if it is still the same one. Refuses: the decision what to do if another process uses the path,
+//! and any change to another file than the one that the caller identifies.
 
 use std::{
     fs, io,
@@ -28,7 +29,7 @@ use super::{
     process,
 };
 
-/// The owner and the permission bits of a socket's file. A uid or gid of `None` stays as it is.
+/// The owner and the permission bits of a socket's file. If uid or gid is `None`, it is not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rights {
     pub(crate) mode: u32,
@@ -42,15 +43,16 @@ pub(crate) enum Occupant {
     Nothing,
     /// The socket of a process that has ended.
     Stale(FileId),
-    /// A server answers. This connection to it tells who it is.
+    /// A live server listens. Through this connection to it, its pid can be asked from the kernel.
     Server(Socket),
     NotASocket,
 }
 
-/// Binds a socket that does not listen yet. Its file has `mode` from the first moment.
+/// Binds a socket, which does not listen yet. Its file has `mode` from the moment it exists.
 ///
 /// # Errors
-/// EADDRINUSE if the path exists; EINVAL if it is longer than 107 bytes; ENOENT and EACCES of its folder.
+/// EADDRINUSE: the path exists. EINVAL: it is longer than 107 bytes. ENOENT or EACCES: its folder does not exist, or
+/// this process may not write to it.
 pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, FileId)> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
@@ -61,10 +63,10 @@ pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, FileId)>
     Ok((socket.into(), id_at(path)?))
 }
 
-/// Finds out what is at `path`. Connects to it if it is a socket, without waiting.
+/// Finds out what is at `path`. If it is a socket, this connects to it, without waiting.
 ///
 /// # Errors
-/// The path cannot be seen, or this user may not connect to the socket: then it is not known whether a server answers.
+/// This process may not see the path, or may not connect to the socket. Then it is not known if a server listens there.
 pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
     let file = match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Ok(Occupant::NotASocket),
@@ -77,20 +79,20 @@ pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
         Err(io::ErrorKind::ConnectionRefused) => Ok(Occupant::Stale(file)),
         Err(io::ErrorKind::NotFound) => Ok(Occupant::Nothing),
         Err(io::ErrorKind::PermissionDenied) => Err(io::ErrorKind::PermissionDenied.into()),
-        // Any other error also comes from a live server: its queue is full, or it is a datagram socket.
+        // Any other error also means a live server: its queue is full, or it has a datagram socket.
         Ok(()) | Err(_) => Ok(Occupant::Server(visitor)),
     }
 }
 
-/// Whether the file at `path` is still `file`, and not gone or replaced by another process.
+/// Returns true if the file at `path` is still `file`: it is neither gone nor replaced by another process.
 pub(crate) fn stands(path: &Path, file: FileId) -> bool {
     id_at(path).is_ok_and(|found| found == file)
 }
 
-/// Removes `file`, and nothing that another process has put in its place since.
+/// Removes the file at `path` if it is still `file`. If another process has replaced it, that other file stays.
 ///
 /// # Errors
-/// EACCES and EROFS of the folder. A file that is gone is not an error.
+/// EACCES or EROFS: this process may not write to the folder. If the file is gone already, that is no error.
 pub(crate) fn remove(path: &Path, file: FileId) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if id(&found) == file => fs::remove_file(path),
@@ -100,12 +102,12 @@ pub(crate) fn remove(path: &Path, file: FileId) -> io::Result<()> {
     }
 }
 
-/// Gives `file` its owner and mode. It goes by inode and not by path, and never through a link: another user who can
-/// write to the folder could put a link there, and a chown by root would give that user the file that the link points
-/// at.
+/// Gives `file` its owner and mode. It changes the open inode, and never follows a symbolic link at `path`. A user who
+/// can write to the folder could put a link there, and a chown by root would then give that user the file that the link
+/// points at.
 ///
 /// # Errors
-/// ENOENT if another file is at `path`; EPERM without the right to change the owner.
+/// ENOENT: another file is at `path`. EPERM: this process has no right to change the owner.
 pub(crate) fn set_rights(path: &Path, file: FileId, rights: Rights) -> io::Result<()> {
     let held = fcntl::open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
     let itself = format!("/proc/self/fd/{}", held.as_raw_fd());

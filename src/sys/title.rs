@@ -1,7 +1,8 @@
-//! The name that `ps` and `top` show. Linux has no call for the command line: a process writes over its own arguments.
+//! The title of this process in `ps` and `top`. Linux has no system call to set the command line, so a process has to
+//! write over the memory of its own arguments.
 //!
-//! Owns: the memory in which the kernel placed arguments and environment, after copies replaced them. Refuses: to
-//! guess. If the layout is not what the kernel reports, only the short name is set.
+//! Owns: the memory in which the kernel placed arguments and environment, after both were copied elsewhere. Refuses:
+//! guesses about that memory. If its layout is not as the kernel reports it, only the short name of the thread is set.
 
 use std::{
     ffi::{CString, c_char},
@@ -17,11 +18,12 @@ unsafe extern "C" {
     static mut environ: *mut *mut c_char;
 }
 
-/// The bytes that were argument and environment strings. Addresses, not references: the child has its own copy.
+/// The memory in which arguments and environment stood at the start. It holds addresses and not references, because a
+/// forked child has its own copy of the memory at the same addresses.
 #[derive(Clone, Copy, Debug)]
 struct Area {
     start: usize,
-    /// The end of the arguments: the kernel looks at the byte before it.
+    /// The end of the arguments. The kernel looks at the last byte before it to find out if a process has set a title.
     arguments_end: usize,
     end: usize,
 }
@@ -29,44 +31,48 @@ struct Area {
 static AREA: OnceLock<Area> = OnceLock::new();
 
 /// Copies arguments and environment elsewhere, so that [`set`] may write over the originals; `std::env` continues to
-/// work. Call it early, before other code keeps a pointer into them, and with one thread; otherwise it does nothing.
+/// work. Call it early, before other code keeps a pointer into them. It does nothing if the process has more than one
+/// thread.
 pub(crate) fn prepare() {
     if AREA.get().is_none()
         && fork::thread_count().is_ok_and(|threads| threads == 1)
         && let Some(area) = evacuate()
     {
-        // It cannot be set yet: there is one thread, and it has just looked.
+        // The result is ignored: it would fail if `AREA` were set already. This is the only thread, and it has just
+        // checked that.
         let _ = AREA.set(area);
     }
 }
 
-/// Shows `title` as the command line of this process, as much as fits where arguments and environment were, and its
-/// first 15 bytes as the name of the thread. A child changes only its own.
+/// Shows `title` as the command line of this process, cut to the length of the old arguments and environment. Shows its
+/// first 15 bytes as the name of the thread. In a forked child this changes only the title of the child.
 pub(crate) fn set(title: &str) {
     let bytes: Vec<u8> = title.bytes().filter(|byte| *byte != 0).collect();
     if let Some(area) = AREA.get() {
-        // SAFETY: `evacuate` found this memory mapped, writable and nobody's: what stood here was copied, and all known
-        // pointers into it moved. One thread writes it: the master's, or a worker's only one before its runtime.
+        // SAFETY: this memory is mapped and writable, and no code uses it any more: `evacuate` copied the strings and
+        // moved all known pointers to the copies. Only one thread writes it: that of the master, or that of a worker
+        // before its runtime.
         let memory = unsafe { slice::from_raw_parts_mut(area.start as *mut u8, area.end - area.start) };
         let shown = bytes.len().min(memory.len() - 1);
         memory.fill(0);
         memory[..shown].copy_from_slice(&bytes[..shown]);
-        // If that byte is a NUL, the kernel shows the whole length of the old arguments with their padding. Otherwise
-        // it takes this for a title and stops at its end.
+        // If the last byte of the old arguments is NUL, the kernel shows their whole length, with the padding behind
+        // the title. If it is another byte, the kernel takes the text for a title and shows it up to its own NUL.
         let mark = area.arguments_end - area.start - 1;
         if shown < mark {
             memory[mark] = b' ';
         }
     }
     if let Ok(name) = CString::new(bytes) {
-        // A missing name in `top` is not a reason to fail.
+        // If this fails, `top` shows the old name, which does no harm.
         let _ = prctl::set_name(&name);
     }
 }
 
 fn evacuate() -> Option<Area> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is a name that may hold anything; the third follows its last parenthesis.
+    // The second field is the name of the program in parentheses. It may hold any character, so the third field begins
+    // after the last parenthesis.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<usize>().ok();
     let stack = field(28)?;
@@ -77,20 +83,21 @@ fn evacuate() -> Option<Area> {
     if !ordered || stack == 0 || !stack.is_multiple_of(align_of::<usize>()) || environment != area.arguments_end {
         return None;
     }
-    // SAFETY: the kernel says the stack began here with argc; it lies below the strings, aligned, and is never
-    // unmapped.
+    // SAFETY: the kernel reports this address as the start of the stack, where argc is. It is aligned, lies below the
+    // strings, and is never unmapped.
     let argc = unsafe { *(stack as *const usize) };
     let argv = (stack + size_of::<usize>()) as *mut *mut c_char;
     if argc != std::env::args_os().count() || argc == 0 {
         return None;
     }
-    // SAFETY: argc was just confirmed by std, so argc pointers follow it. std keeps a pointer to this array and reads
-    // it on each call, so it sees the copies; there is one thread.
+    // SAFETY: std reports the same argc, so argc pointers follow it in memory. std keeps a pointer to this array and
+    // reads it on each call, so it sees the copies. The process has one thread.
     let arguments = unsafe { slice::from_raw_parts_mut(argv, argc) };
     if arguments[0].addr() != area.start {
         return None;
     }
-    // SAFETY: `environ` is libc's, null or an array that ends with a null; one thread, so nobody changes it meanwhile.
+    // SAFETY: libc's `environ` is null, or an array that ends with a null pointer. The process has one thread, so it
+    // does not change meanwhile.
     let variables = unsafe {
         let first = environ;
         let len = if first.is_null() { 0 } else { (0..).take_while(|at| !(*first.add(*at)).is_null()).count() };
@@ -99,10 +106,11 @@ fn evacuate() -> Option<Area> {
     (copied(arguments, area) && copied(variables, area)).then_some(area)
 }
 
-/// Replaces each string in `area` by a copy that is never freed; `false` if there is no memory left.
+/// Replaces each pointer into `area` by a pointer to a copy that is never freed. Returns `false` if there is no memory
+/// for a copy.
 fn copied(strings: &mut [*mut c_char], area: Area) -> bool {
     strings.iter_mut().filter(|string| (area.start..area.end).contains(&string.addr())).all(|string| {
-        // SAFETY: a pointer into the area, from argv or environ, is a string that ends with a NUL.
+        // SAFETY: each pointer from argv or `environ` into the area leads to a string that ends with a NUL.
         let copy = unsafe { libc::strdup(*string) };
         if !copy.is_null() {
             *string = copy;
@@ -121,7 +129,7 @@ mod tests {
     fn ps_shows_the_title_and_env_still_works() {
         alone::run("sys::title::tests::ps_shows_the_title_and_env_still_works", || {
             let (arguments, variables) = (std::env::args_os(), std::env::vars_os().collect::<Vec<_>>());
-            // Not `prepare`: the test harness has threads of its own, which do nothing meanwhile.
+            // `prepare` would refuse, because the test harness has threads of its own. They do nothing meanwhile.
             AREA.set(evacuate().unwrap()).unwrap();
             let long = "oxicorn: ".to_owned() + &"long ".repeat(10_000);
             for title in ["oxicorn: worker 2", &long, "oxicorn: master", ""] {

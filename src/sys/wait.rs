@@ -1,7 +1,7 @@
-//! Reaps children, one `waitpid` in each call; the caller repeats it until none is left.
+//! Reaps children, one in each call. The caller repeats the call until it returns `None`.
 //!
-//! Owns: how a child ended. Refuses: to choose the child. A master that is PID 1 also reaps orphans that it never
-//! forked.
+//! Owns: reading how a child ended. Refuses: the choice of the child. It reaps any child, because a master that is PID
+//! 1 must also reap orphans that it never forked.
 
 use std::{fmt, io};
 
@@ -29,16 +29,15 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Reaps one child that has ended. Returns its pid and how it ended; `None` if no child has ended, or there is no
-/// child.
+/// Reaps one child that has ended. Returns its pid and how it ended; `None` if no child has ended or there is no child.
 ///
 /// # Errors
-/// None in practice: EINTR is retried and ECHILD is `None`.
+/// None in practice: it repeats the call after EINTR, and returns `None` for ECHILD.
 pub(crate) fn reap() -> io::Result<Option<(i32, Exit)>> {
     loop {
         let mut status = 0;
-        // nix's waitpid is not used: it returns an error for a real-time signal after it has reaped, and the death
-        // would be lost.
+        // nix's waitpid would lose a death: if a real-time signal ended the child, it reaps the child and then returns
+        // an error.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
         match pid {
             0 => return Ok(None),
