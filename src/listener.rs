@@ -1,15 +1,11 @@
-//! The listening sockets of a master: bound once, kept for its whole life, inherited by every worker that it forks.
+//! The listening sockets of a master. They are bound once, kept for the whole life of the master, and inherited by
+//! every worker that it forks.
 //!
-//! Owns: binding, adopting and the one final shutdown. Each TCP address is a group of SO_REUSEPORT sockets, one for
-//! each slot, or one socket that all workers share; unix and adopted sockets are always shared. Refuses: to accept (the
-//! worker does that), and to close the socket of a single slot. The kernel numbers the sockets of a group in the order
-//! of listen() and moves the last one into a gap. As long as no socket is closed, the index of a socket in its group is
-//! its slot, and [`steering`] relies on that.
-//!
-//! Owns binding, adopting and the one final shutdown. Each TCP address is a group of SO_REUSEPORT sockets, one a slot,
-//! or one socket that all share; unix and adopted sockets are always shared. Refuses to accept (that is the worker's)
-//! and to close a single slot: the kernel numbers a group's sockets in the order of listen() and moves the last into a
-//! gap, so as long as none is closed, a socket's index in its group is its slot, which [`steering`] relies on.
+//! Owns: binding, adopting and the one final shutdown. Each TCP address has either a group of SO_REUSEPORT sockets, one
+//! for each slot, or one socket that all workers share; unix and adopted sockets are always shared. Refuses: to accept
+//! (workers do), and to close the socket of a single slot. The kernel numbers the sockets of a group in the order of
+//! listen(), and when one is closed, the last one gets its number. As long as no socket is closed, the number of a
+//! socket is its slot, and [`steering`] relies on that.
 
 mod address;
 mod closing;
@@ -44,58 +40,67 @@ use crate::{
     },
 };
 
-/// Returns the number of slots for `workers`: there is room to grow without binding again.
+/// Returns the number of slots that are made for `workers` workers. It is larger than `workers`, so that their number
+/// can grow without binding sockets again.
 pub(crate) fn slot_count(workers: u32) -> u32 {
     workers.saturating_mul(2).clamp(8, 2 * WORKERS_MAX)
 }
 
-/// Every listening socket of a master. A forked worker has its own copy of this, with the same sockets.
+/// Every listening socket of a master. A forked worker has its own copy of this value, with the same sockets.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     groups: Vec<SocketGroup>,
     slots: u32,
     steering: Steering,
-    /// The slots that were steered to last, for addresses that are added later.
+    /// The slots of the last call of [`steer`](Self::steer), to which new connections go. Addresses that are added
+    /// later are steered to the same slots.
     live: Vec<u32>,
-    /// The shares that the kernel was given last; empty if another program gave them.
+    /// The shares that this program gave to the kernel last; empty if it gave none, because an upgrade has just
+    /// replaced the program.
     shares: Vec<Share>,
 }
 
-/// Whether new connections can be sent to chosen slots.
+/// The answer to the question if new connections can be sent to chosen slots only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Steering {
+    /// The kernel sends each new connection to one of the chosen slots.
     Active,
-    /// The kernel refused, for this reason. Exactly as many slots listen as there are workers.
+    /// The kernel refused the steering program, for this reason. Therefore only as many slots listen as there are
+    /// workers.
     Refused(String),
-    /// There is nothing to steer: all sockets are shared.
+    /// All workers share all sockets, so there is nothing to steer.
     Unneeded,
 }
 
-/// The sockets of one address.
+/// The sockets of one address of `server.bind`.
 #[derive(Debug)]
 struct SocketGroup {
-    /// As `server.bind` names it.
+    /// The address as `server.bind` names it.
     asked: Address,
+    /// The address with its real port, if `asked` has the port 0; otherwise the same as `asked`.
     address: Address,
-    /// The address that it listens at: a port of 0 has become a real one, and a descriptor has an address.
+    /// The address in text for messages. A port 0 is replaced by the real port, and a descriptor by the address that it
+    /// is bound to.
     name: String,
-    /// One for each slot, in the order of listen(); or the only one.
+    /// Either one socket for each slot, in the order of listen(), or the only socket.
     sockets: Vec<Socket>,
-    /// The file of a unix socket that this service made. Another process may have replaced it since.
+    /// The file of a unix socket that this service bound. Another process may have replaced the file at its path since.
     file: Option<FileId>,
-    /// The owner and mode that the file was given last. Later changes by hand stay until the settings change.
+    /// The owner and mode that this service gave to the file last. If an operator changes them by hand, they stay
+    /// changed until the settings change.
     given: Option<Rights>,
     change: AddressChange,
 }
 
-/// What a reload on trial does to an address.
+/// What a reload changes for an address, while it is not yet known if the reload succeeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressChange {
+    /// Named before and after the reload.
     Kept,
-    /// Added by the reload; removed if the reload fails.
+    /// Added by the reload. If the reload fails, the address is closed.
     Added,
-    /// Not named by the reload; kept if the reload fails.
+    /// No longer named after the reload. If the reload fails, the address is kept.
     Removed,
 }
 
@@ -114,7 +119,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Steering failed on this address. Its connections go where they went before.
+/// The kernel refused a new steering program for this address. Its connections go to the same slots as before.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot steer the connections to {address}")]
 pub(crate) struct SteerError {
@@ -123,10 +128,10 @@ pub(crate) struct SteerError {
 }
 
 impl Listeners {
-    /// Binds every address of `server.bind`, or none: all are probed first.
+    /// Binds all addresses of `server.bind`, or none. It probes all of them before it binds the first.
     ///
     /// # Errors
-    /// See [`BindError`]. The sockets that were bound are closed again.
+    /// See [`BindError`]. All sockets that were bound are closed again.
     pub(crate) fn bind(server: &Server, workers: u32) -> Result<Self, BindError> {
         let addresses = resolve(server)?;
         for address in &addresses {
@@ -140,13 +145,13 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Returns no listeners, for a worker that never accepts.
+    /// Returns a value without any listeners, for a worker that never accepts.
     pub(crate) fn none() -> Self {
         Self { groups: Vec::new(), slots: 0, steering: Steering::Unneeded, live: vec![0], shares: Vec::new() }
     }
 
-    /// Returns the addresses of `server.bind` that are among the `held` ones, and why others could not be bound. Binds
-    /// nothing.
+    /// Returns the addresses of `server.bind` that are among `held`, and one error for each other address that could
+    /// not be bound. It binds nothing.
     pub(crate) fn try_addresses(server: &Server, held: &[String]) -> (Vec<String>, Vec<BindError>) {
         let addresses = match resolve(server) {
             Ok(addresses) => addresses,
@@ -158,21 +163,22 @@ impl Listeners {
         (held.iter().map(Address::to_string).collect(), refused)
     }
 
-    /// Makes room for `workers` and applies `server.backlog`. Slots are only added, behind those that exist; workers
-    /// forked earlier do not have the new ones.
+    /// Makes slots for `workers` workers, and applies `server.backlog`. New slots are added behind the existing ones,
+    /// and none is removed. Workers that were forked earlier do not have the sockets of the new slots.
     ///
-    /// If steering is refused, there is never more room than at first. The kernel then sends connections to every slot
-    /// that listens, so the slot of a worker that a scale-down removed must be served by siblings that have it.
+    /// If the kernel refuses steering, the number of slots with sockets stays as it was at the start. Then the kernel
+    /// sends connections to every slot that listens. After a scale-down a slot without a worker must be served by other
+    /// workers, and only workers that have its socket can do that.
     ///
     /// # Errors
-    /// See [`BindError`]. The slots are then what they were.
+    /// See [`BindError`]. The slots are then the same as before the call.
     pub(crate) fn grow(&mut self, server: &Server, workers: u32) -> Result<(), BindError> {
         let refused = matches!(self.steering, Steering::Refused(_));
         let room = if refused && self.slots > 0 { self.room() } else { slot_count(workers).max(self.slots) };
         if workers > room {
             return Err(BindError::Room { room });
         }
-        // Without steering, only a slot that does not listen gets no connections.
+        // Without steering the kernel sends connections to every slot that listens, so spare slots must not listen.
         let slots = if refused { workers.max(self.slots) } else { room };
         let grown = self.groups.iter_mut().try_for_each(|group| group.fill(room as usize));
         if let Err(error) = grown {
@@ -181,7 +187,8 @@ impl Listeners {
             }
             return Err(error);
         }
-        // All sockets are bound by now. A socket that listens already takes the new backlog and keeps its index.
+        // All sockets are bound by now. For a socket that listens already, listen() only changes its backlog; it keeps
+        // its number in the group.
         for group in self.groups.iter().filter(|group| !group.adopted()) {
             for socket in group.sockets.iter().take(slots as usize) {
                 let backlog = i32::try_from(server.backlog).unwrap_or(i32::MAX);
@@ -192,15 +199,16 @@ impl Listeners {
         Ok(())
     }
 
-    /// Binds the addresses that `server.bind` names now and did not before, and marks those that it no longer names.
-    /// Addresses that stay keep their sockets and their queues; the file of a unix socket gets its owner and mode if
-    /// they are new. A unix socket whose file is gone is bound again, and connections that wait on the old socket are
-    /// served as for a removed address. Makes room for `workers`. All of this happens, or none of it.
+    /// Applies a changed `server.bind`: binds the addresses that are new, and marks those that it no longer names.
+    /// Other addresses keep their sockets and their queues; if the settings for owner and mode have changed, the file
+    /// of a unix socket gets the new ones. A unix socket whose file is gone is bound again, and its old socket is
+    /// treated like a removed address: the connections that wait there are served. It also makes slots for `workers`.
+    /// If one of these steps fails, all are undone.
     ///
     /// Returns the unix sockets that were bound again.
     ///
     /// # Errors
-    /// See [`BindError`]. Everything is then as `before`.
+    /// See [`BindError`]. All addresses, owners and modes are then those of the settings `before`.
     pub(crate) fn rebind(&mut self, server: &Server, before: &Server, workers: u32) -> Result<Vec<String>, BindError> {
         let wanted = resolve(server)?;
         let lost = self.lost(server);
@@ -233,13 +241,13 @@ impl Listeners {
         kept.map(|(group, _)| group).try_for_each(|group| group.give_rights(server))
     }
 
-    /// Returns the `wanted` addresses that are not bound, or whose unix socket has lost its file.
+    /// Returns those `wanted` addresses that are not bound, or whose unix socket has lost its file.
     fn missing<'a>(&self, wanted: &'a [Address]) -> Vec<&'a Address> {
         let served = |address: &Address| self.groups.iter().any(|group| group.asked == *address && group.stands());
         wanted.iter().filter(|address| !served(address)).collect()
     }
 
-    /// Returns the bound unix sockets of `server` whose file is gone or was replaced by another.
+    /// Returns the unix sockets of `server` that are bound, but whose file is gone or was replaced by another process.
     pub(crate) fn lost(&self, server: &Server) -> Vec<String> {
         let named = server.bind.iter().filter_map(|bind| match bind {
             Bind::Unix(path) => Some(Address::Unix(path.clone())),
@@ -253,14 +261,15 @@ impl Listeners {
             .collect()
     }
 
-    /// Undoes a reload that failed: removes what it added, keeps what it would have removed, and restores the owners
-    /// and modes of `before`.
+    /// Undoes a reload that failed: closes the addresses that it added, keeps those that it would have removed, and
+    /// restores owners and modes from the settings `before`.
     pub(crate) fn unbind_added(&mut self, before: &Server) {
         self.close_added();
         self.own_again(before);
     }
 
-    /// The first half of [`unbind_added`](Self::unbind_added), for a program that does not know the settings of before.
+    /// Does the first half of [`unbind_added`](Self::unbind_added): it closes the added addresses and keeps the others.
+    /// A program that does not know the settings from before the reload calls this alone.
     pub(crate) fn close_added(&mut self) {
         self.close_all(AddressChange::Added);
         for group in &mut self.groups {
@@ -268,36 +277,37 @@ impl Listeners {
         }
     }
 
-    /// The second half of [`unbind_added`](Self::unbind_added), for a program that knows them.
+    /// Does the second half of [`unbind_added`](Self::unbind_added): it restores owners and modes from the settings
+    /// `before`.
     pub(crate) fn own_again(&mut self, before: &Server) {
         for group in &mut self.groups {
-            // This was possible before, so it fails only if another process took the file away. Then nothing is left to
-            // restore.
+            // If this fails, another process has removed the file, because these rights could be given before. Then
+            // there is nothing to restore.
             let _ = group.give_rights(before);
         }
     }
 
-    /// Closes the addresses that a reload removed. Call it after the workers have accepted what waits there. Returns
-    /// the names of the addresses, and how many connections were reset.
+    /// Closes the addresses that a reload removed. Call it after the workers have accepted the connections that wait
+    /// there. Returns the names of the addresses, and how many connections were reset.
     pub(crate) fn close_removed(&mut self) -> (Vec<String>, u64) {
         self.close_all(AddressChange::Removed)
     }
 
-    /// Makes the addresses that a reload added permanent.
+    /// Makes the addresses that a reload added permanent, because the reload has succeeded.
     pub(crate) fn keep_added(&mut self) {
         for group in self.groups.iter_mut().filter(|group| group.change == AddressChange::Added) {
             group.change = AddressChange::Kept;
         }
     }
 
-    /// Whether the last [`rebind`](Self::rebind) removes an address.
+    /// Returns true if the last [`rebind`](Self::rebind) removes an address.
     pub(crate) fn removes(&self) -> bool {
         self.groups.iter().any(|group| group.change == AddressChange::Removed)
     }
 
-    /// Closes whole groups only, so that in the others the index of a socket is its slot. The workers hold these
-    /// sockets too, so only a shutdown ends them. Adopted sockets belong to another process and are closed without a
-    /// shutdown.
+    /// Closes all addresses with this change. It closes whole groups only, so that in the other groups the index of a
+    /// socket is still its slot. The workers have copies of these sockets, so a close in the master is not enough, and
+    /// they are shut down too. Adopted sockets also belong to another process, so they are closed without a shutdown.
     fn close_all(&mut self, change: AddressChange) -> (Vec<String>, u64) {
         let (closed, stay) = std::mem::take(&mut self.groups).into_iter().partition(|group| group.change == change);
         self.groups = stay;
@@ -313,13 +323,13 @@ impl Listeners {
         (closed.addresses(), reset)
     }
 
-    /// Returns the addresses as they are bound: "127.0.0.1:8000", "unix:/run/app.sock".
+    /// Returns the addresses as they are bound, such as "127.0.0.1:8000" and "unix:/run/app.sock".
     pub(crate) fn addresses(&self) -> Vec<String> {
         self.groups.iter().map(|group| group.name.clone()).collect()
     }
 
-    /// Returns each address and how many connections wait there to be accepted. For unix sockets it is 0: the kernel
-    /// does not tell.
+    /// Returns each address, and how many connections wait there to be accepted. For a unix socket the number is always
+    /// 0, because the kernel does not report it.
     pub(crate) fn queued(&self) -> impl Iterator<Item = (String, u64)> {
         self.groups.iter().map(|group| {
             let queued = group.sockets.iter().filter_map(|socket| fd::accept_queue(socket.as_fd()));
@@ -327,12 +337,12 @@ impl Listeners {
         })
     }
 
-    /// The number of slots that listen: slots 0 to this, exclusive.
+    /// Returns the number of slots that listen. They are the slots from 0 to this number minus 1.
     pub(crate) fn slots(&self) -> u32 {
         self.slots
     }
 
-    /// The number of slots that this process has sockets for, those that do not listen yet included.
+    /// Returns the number of slots that this process has sockets for, including slots that do not listen yet.
     pub(crate) fn room(&self) -> u32 {
         self.groups.iter().filter(|group| group.per_slot()).map(|group| group.sockets.len() as u32).max().unwrap_or(0)
     }
@@ -341,27 +351,29 @@ impl Listeners {
         &self.steering
     }
 
-    /// Returns the sockets that the worker of `slot` accepts on: those of the slot and the shared ones.
+    /// Returns the sockets on which the worker of `slot` accepts: those of its slot, and the shared ones.
     pub(crate) fn for_slot(&self, slot: u32) -> impl Iterator<Item = &Socket> {
         self.of_slot(slot).chain(self.shared())
     }
 
-    /// Returns the sockets that only the worker of `slot` accepts on, unless a sibling rescues it.
+    /// Returns the sockets of `slot`. Only the worker of this slot accepts there, unless it is silent and another
+    /// worker rescues its connections.
     pub(crate) fn of_slot(&self, slot: u32) -> impl Iterator<Item = &Socket> {
         self.groups.iter().filter(|group| group.per_slot()).filter_map(move |group| group.sockets.get(slot as usize))
     }
 
-    /// Returns the sockets that all workers accept on.
+    /// Returns the sockets on which all workers accept.
     pub(crate) fn shared(&self) -> impl Iterator<Item = &Socket> {
         self.groups.iter().filter(|group| !group.per_slot()).flat_map(|group| &group.sockets)
     }
 
-    /// Returns every socket of every slot.
+    /// Returns all sockets: those of every slot, and the shared ones.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Socket> {
         self.groups.iter().flat_map(|group| &group.sockets)
     }
 
-    /// Finds out whether the kernel steers, at the first address with a socket for each slot.
+    /// Finds out if the kernel accepts a steering program. It tries it on the first address that has a socket for each
+    /// slot, and then steers the addresses that were added.
     fn probe_steering(&mut self) {
         if self.steering == Steering::Unneeded
             && let Some(group) = self.groups.iter().find(|group| group.per_slot())
@@ -372,22 +384,23 @@ impl Listeners {
                 Err(error) => Steering::Refused(error.to_string()),
             };
         }
-        // Steer before they listen: the spare slots of a new address must not get a single connection.
+        // Steer before the sockets listen, because the spare slots of a new address have no worker and must not get a
+        // single connection.
         if self.steering == Steering::Active {
             let program = steering::program(&steering::equal(&self.live));
             for group in self.groups.iter().filter(|group| group.change == AddressChange::Added && group.per_slot()) {
-                // The kernel accepted this program a moment ago. If it refuses now, the next steering reports it.
+                // If this fails, the next call of `steer` reports it. The kernel accepted such a program a moment ago.
                 let _ = bpf::attach_reuseport(group.sockets[0].as_fd(), &program);
             }
         }
     }
 
-    /// Sends new connections to the `live` slots only, from now on. If no slot is live, or the kernel does not steer,
-    /// nothing changes: a connection that waits for a worker is better than one that is refused.
+    /// Sends new connections to the `live` slots only. If `live` is empty, nothing changes, because it is better that a
+    /// connection waits for a worker than that it is refused. If the kernel does not steer, nothing changes either.
     ///
     /// # Errors
-    /// The kernel refused what it accepted at the start. That address keeps its last program, and steering is not tried
-    /// again.
+    /// The kernel refused the program, although it accepted one at the start. The address keeps its previous program,
+    /// and steering is not tried again.
     pub(crate) fn steer(&mut self, live: &[u32]) -> Result<(), SteerError> {
         if live.is_empty() {
             return Ok(());
@@ -396,7 +409,8 @@ impl Listeners {
         self.share(steering::equal(live))
     }
 
-    /// Prefers the live slots with fewer connections, until the next [`steer`](Self::steer).
+    /// Sends more of the new connections to those live slots that have fewer connections. This lasts until the next
+    /// call of [`steer`](Self::steer) or of this function.
     ///
     /// # Errors
     /// As for [`steer`](Self::steer).
@@ -420,11 +434,11 @@ impl Listeners {
         Ok(())
     }
 
-    /// Removes the files of our unix sockets, unless another process has put its own in their place.
+    /// Removes the files of our unix sockets. If another process has put its own file at a path, that file stays.
     pub(crate) fn unlink(&self) {
         for group in &self.groups {
             if let (Address::Unix(path), Some(ours)) = (&group.address, group.file) {
-                // The next start takes over a file that stays.
+                // If this fails, the file stays, and the next start removes it as stale.
                 let _ = socket_file::remove(path, ours);
             }
         }
@@ -440,8 +454,8 @@ impl SocketGroup {
         matches!(self.address, Address::Adopted(_))
     }
 
-    /// Binds the first socket. A TCP port of 0 becomes the port that the kernel chose, and the other slots use that
-    /// one.
+    /// Binds the first socket of an address. If the TCP port is 0, the kernel chooses a port, and the sockets of the
+    /// other slots get the same one.
     fn bind(address: Address, server: &Server) -> Result<Self, BindError> {
         let meant = address.clone();
         let change = AddressChange::Kept;
@@ -472,7 +486,8 @@ impl SocketGroup {
         }
     }
 
-    /// Whether clients of the address still reach these sockets.
+    /// Returns true if clients that connect to the address still reach these sockets: for a unix socket, if its file is
+    /// still ours.
     fn stands(&self) -> bool {
         match (&self.address, self.file) {
             (Address::Unix(path), Some(ours)) => socket_file::stands(path, ours),
@@ -480,7 +495,8 @@ impl SocketGroup {
         }
     }
 
-    /// Gives the file of a unix socket its owner and mode, unless it was given the same ones before.
+    /// Gives the file of a unix socket the owner and mode of the settings, unless this service gave it the same ones
+    /// before.
     fn give_rights(&mut self, server: &Server) -> Result<(), BindError> {
         let (Address::Unix(path), Some(ours)) = (&self.address, self.file) else { return Ok(()) };
         let Server { unix_mode: mode, unix_owner: Owner { uid, gid, .. }, .. } = *server;
@@ -510,7 +526,8 @@ impl SocketGroup {
     }
 }
 
-/// Returns a checked copy of an inherited socket, and the address that it listens at.
+/// Returns a copy of the inherited descriptor `number`, and the address at which it listens. Fails if it is not a
+/// listening stream socket.
 fn adopt(number: i32) -> io::Result<(Socket, String)> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
     let socket = socket2::Socket::from(fd::inherited(number)?);
@@ -579,13 +596,13 @@ mod tests {
             clients.extend((0..40).map(|_| TcpStream::connect(address).unwrap()));
             for slot in 0..8 {
                 let queued = queue_of(&listeners, slot);
-                // An empty set keeps the last program: slot 7.
+                // If no slot is live, the kernel keeps the last program, which sends everything to slot 7.
                 let may_grow = live.contains(&slot) || live.is_empty() && slot == 7;
                 assert_eq!(queued > expected[slot as usize], may_grow, "live {live:?}, slot {slot}: {queued}");
                 expected[slot as usize] = queued;
             }
         }
-        // New slots come behind the old ones, and the old keep their index.
+        // New slots are added behind the old ones, and the old ones keep their index.
         listeners.grow(&server(&[loopback(0)]), 8).unwrap();
         assert_eq!(listeners.slots(), 16);
         for live in [15, 3] {

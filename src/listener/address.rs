@@ -1,10 +1,7 @@
-//! The meaning of an entry of `server.bind`: the addresses that it names, and whether each can be bound.
+//! The meaning of an entry of `server.bind`: which addresses it names, and if each of them can be bound.
 //!
 //! Owns: resolving names, probing without listening, binding a TCP socket, and the messages for an address that cannot
 //! be bound. Refuses: to keep a socket.
-//!
-//! Owns: resolving names, probing without listening, binding a TCP socket, and the words for why an address cannot be
-//! had. Refuses: to keep a socket.
 
 use std::{
     fmt, io,
@@ -34,11 +31,12 @@ pub(super) enum Address {
         per_slot: bool,
     },
     Unix(PathBuf),
-    /// Made by the process that started this one, which left this descriptor open.
+    /// A socket that the parent process made and left open under this descriptor.
     Adopted(i32),
 }
 
-/// Why an address of `server.bind` cannot be served. Each message names the address and what to do.
+/// The reason why an address of `server.bind` cannot be served. Each message names the address, and what the operator
+/// can do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BindError {
     #[error("server.bind: the name {host:?} does not resolve to an address")]
@@ -58,8 +56,10 @@ pub(crate) enum BindError {
 }
 
 impl Address {
-    /// Finds out whether the address can be bound, without listening: closing such a socket resets no connection. It
-    /// sets only SO_REUSEADDR. SO_REUSEPORT would join the group of another oxicorn and take half of its connections.
+    /// Succeeds if the address can be bound. It binds a TCP socket and closes it again. The socket never listens, so
+    /// the close resets no connection. It does not set SO_REUSEPORT: with it the socket could join the group of another
+    /// running oxicorn, so this service would not notice that the address is in use, and would take half of the other's
+    /// connections.
     pub(super) fn probe(&self) -> Result<(), BindError> {
         match self {
             Self::Tcp { address, v6_only, .. } if address.port() != 0 => {
@@ -74,10 +74,10 @@ impl Address {
         }
     }
 
-    /// Returns the file of a socket at `path` whose process has ended; `None` if nothing is there.
+    /// Returns the file at `path` if it is the socket of a process that has ended; `None` if there is no file.
     ///
     /// # Errors
-    /// A server listens there, or it is not a socket.
+    /// A server listens at `path`, or the file is not a socket, or this process may not look.
     pub(super) fn stale(&self, path: &Path) -> Result<Option<FileId>, BindError> {
         match socket_file::occupant(path).map_err(|error| self.refused(error))? {
             Occupant::Nothing => Ok(None),
@@ -118,7 +118,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Returns the addresses that `server.bind` names, each once.
+/// Returns the addresses that `server.bind` names, each only once.
 pub(super) fn resolve(server: &Server) -> Result<Vec<Address>, BindError> {
     let mut tcp = Vec::new();
     for bind in &server.bind {
@@ -148,8 +148,8 @@ pub(super) fn resolve(server: &Server) -> Result<Vec<Address>, BindError> {
     Ok(addresses)
 }
 
-/// Returns all addresses of a host. `localhost` is ::1 too, even where IPv6 is off, so addresses that this machine does
-/// not have are left out as long as one remains.
+/// Returns the addresses of a host name. Addresses that this machine does not have are left out, unless no address
+/// would remain: `localhost` also means ::1 where IPv6 is off.
 fn of_name(host: &str, port: u16) -> Result<Vec<SocketAddr>, BindError> {
     let unresolved = |source| BindError::Resolve { host: host.to_owned(), source };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -163,13 +163,13 @@ fn of_name(host: &str, port: u16) -> Result<Vec<SocketAddr>, BindError> {
     }
 }
 
-/// Whether the socket takes IPv6 only. `[::]` takes IPv4 too, unless an IPv4 address with the same port is bound beside
-/// it: the two would exclude each other.
+/// Returns true if the socket of `address` must take IPv6 connections only. `[::]` normally takes IPv4 connections too;
+/// but if `server.bind` also names an IPv4 address with the same port, the two sockets would exclude each other.
 fn v6_only(address: SocketAddr, all: &[SocketAddr]) -> bool {
     address.ip() == IpAddr::from([0; 16]) && all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
 }
 
-/// Binds a socket that does not listen yet.
+/// Binds a TCP socket, which does not listen yet.
 pub(super) fn tcp(address: SocketAddr, v6_only: bool, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     if address.is_ipv6() {
@@ -179,7 +179,7 @@ pub(super) fn tcp(address: SocketAddr, v6_only: bool, reuse_port: bool) -> io::R
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
-    // Accepted connections inherit it from their listener, which saves a system call for each.
+    // Accepted connections inherit TCP_NODELAY from their listener, which saves a system call for each connection.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())

@@ -1,14 +1,15 @@
-//! Closes listeners without a reset: first no new connection begins, then the workers accept what waits, then the
-//! listeners are shut down.
+//! Closes listeners without resetting connections, in three steps: new connections are refused, the workers accept the
+//! connections that wait, and then the listeners are shut down.
 //!
-//! A TCP listener that is shut down resets each connection in its queue, also one that was established since the last
-//! accept. So it is first bound to a network interface that does not exist. New clients then find no listener and are
-//! refused, handshakes in progress are completed, and after a moment the queue stays empty. Unlike a socket filter this
-//! needs no capability, and workers in a container have none. A unix socket that is shut down refuses new clients, and
-//! the connections in its queue can still be accepted.
+//! When a TCP listener is shut down, the kernel resets each connection in its queue, including those that were
+//! established after the last accept. Therefore the listener is first bound to a network interface that does not exist.
+//! From then on new clients are refused, handshakes in progress are completed, and after a moment the queue stays
+//! empty. A socket filter could do the same, but it needs a capability that workers in a container do not have. A unix
+//! socket is simpler: when it is shut down, it refuses new clients, and the connections in its queue can still be
+//! accepted.
 //!
-//! Owns: refusing, shutting down, and counting what is reset. Refuses: to accept, and to touch an adopted socket, which
-//! other processes may continue to use.
+//! Owns: refusing new connections, shutting listeners down, and counting the connections that are reset. Refuses: to
+//! accept, and to change an adopted socket, because other processes may continue to use it.
 
 use std::{
     io,
@@ -22,30 +23,31 @@ use socket2::SockRef;
 use super::{AddressChange, Listeners, Socket, SocketGroup};
 use crate::sys::fd;
 
-/// No interface has this number: the kernel counts them from 1.
+/// The number of a network interface that does not exist: the kernel counts interfaces from 1 and never reaches this
+/// number.
 const NO_INTERFACE: NonZeroU32 = NonZeroU32::new(i32::MAX as u32).expect("not zero");
 
 impl Listeners {
-    /// Refuses new connections from now on; those that have begun still arrive in the queues. This cannot be undone,
-    /// and applies to all processes that have these sockets.
+    /// Makes the kernel refuse new connections. Connections whose handshake has begun still arrive in the queues. This
+    /// cannot be undone, and it applies to all processes that have these sockets.
     pub(crate) fn refuse_new(&self) {
         self.groups.iter().for_each(SocketGroup::refuse_new);
     }
 
-    /// As [`refuse_new`](Self::refuse_new), for the addresses that the settings no longer name.
+    /// Does the same as [`refuse_new`](Self::refuse_new), only for the addresses that the settings no longer name.
     pub(crate) fn refuse_new_on_removed(&self) {
         self.groups.iter().filter(|group| group.change == AddressChange::Removed).for_each(SocketGroup::refuse_new);
     }
 
-    /// Ends listening for every process that has these sockets, and resets the connections that wait in their queues:
-    /// for the final stop, and for addresses that are removed. Returns how many connections were reset, and logs it.
-    /// Connections to a unix socket cannot be counted.
+    /// Shuts the listeners down, for all processes that have these sockets, and resets the connections that wait in
+    /// their queues. The master calls it for the final stop and for addresses that a reload removed. It logs and
+    /// returns how many connections were reset; those to a unix socket cannot be counted.
     #[must_use = "what is lost is counted"]
     pub(crate) fn shut_down(&self) -> u64 {
         let mut reset = 0;
         for socket in self.groups.iter().flat_map(SocketGroup::own) {
             reset += fd::accept_queue(socket.as_fd()).map_or(0, |(queued, _)| u64::from(queued));
-            // Fails if another process was first.
+            // If this fails, another process has already shut the socket down.
             let _ = SockRef::from(socket).shutdown(Shutdown::Both);
         }
         if reset > 0 {
@@ -63,8 +65,8 @@ impl SocketGroup {
     fn refuse_new(&self) {
         for socket in self.own() {
             match socket {
-                // Fails if another process was first, and before Linux 5.7 without CAP_NET_RAW. Then a connection that
-                // comes in the last moment may be reset, and is counted.
+                // If this fails, a connection that comes in the last moment may be reset; it is counted then. It fails
+                // if another process has done it already, and on kernels before Linux 5.7 if CAP_NET_RAW is missing.
                 Socket::Tcp(listener) => drop(bind_to_no_interface(listener)),
                 Socket::Unix(listener) => drop(SockRef::from(listener).shutdown(Shutdown::Both)),
             }
@@ -76,7 +78,8 @@ impl SocketGroup {
     }
 }
 
-/// One option of the kernel serves both address families.
+/// Binds the listener to an interface that does not exist. The option has v4 in its name, but it is the same for IPv6
+/// sockets.
 fn bind_to_no_interface(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).bind_device_by_index_v4(Some(NO_INTERFACE))
 }

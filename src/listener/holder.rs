@@ -1,6 +1,7 @@
-//! The process that listens at an address that is in use, for one line of an error message.
+//! Finds the process that listens at an address which is in use, so that the error message can name it.
 //!
-//! Owns: finding its name and pid. Refuses: to fail. A process that this user may not see is called "another process".
+//! Owns: finding the name and pid of the process. Refuses: to fail; if this user may not see the process, its name is
+//! "another process".
 
 use std::{fs, os::fd::AsFd};
 
@@ -20,7 +21,8 @@ pub(super) fn of_port(port: u16) -> String {
     inode.and_then(holder_of).map_or_else(|| UNKNOWN.to_owned(), describe)
 }
 
-/// Returns the process that listens on the unix socket that `visitor` is connected to.
+/// Returns the process that listens on a unix socket, such as "nginx (pid 7)". `visitor` is a connection to that
+/// socket.
 pub(super) fn of_peer(visitor: &impl AsFd) -> String {
     match getsockopt(visitor, PeerCredentials) {
         Ok(peer) if peer.pid() > 0 => describe(peer.pid().unsigned_abs()),
@@ -28,7 +30,8 @@ pub(super) fn of_peer(visitor: &impl AsFd) -> String {
     }
 }
 
-/// Returns the process with the lowest pid that has this socket open: in a pre-fork server that is the master.
+/// Returns the lowest pid of the processes that have this socket open. In a pre-fork server that is usually the master,
+/// because it was started before its workers.
 fn holder_of(inode: &str) -> Option<u32> {
     let socket = format!("socket:[{inode}]");
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());

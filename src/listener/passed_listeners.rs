@@ -1,7 +1,8 @@
-//! The listeners as one program passes them to the next: the same sockets, in the same order.
+//! The listeners in the form in which a program passes them to the next program in an upgrade: the same sockets, in the
+//! same order.
 //!
-//! Owns: what the next program must know of each socket. Refuses: to bind. [`rebind`](Listeners::rebind) binds the new
-//! addresses of the settings afterwards.
+//! Owns: the data about each socket that the next program needs. Refuses: to bind; after the upgrade
+//! [`rebind`](Listeners::rebind) binds the addresses that are new in the settings.
 
 use std::{
     io,
@@ -21,7 +22,7 @@ use crate::sys::{
     socket_file::Rights,
 };
 
-/// All of [`Listeners`], in a form that another program can read.
+/// The data of [`Listeners`], in a form that another program can read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PassedListeners {
     groups: Vec<PassedGroup>,
@@ -35,7 +36,7 @@ struct PassedGroup {
     asked: Address,
     address: Address,
     name: String,
-    /// In the order of listen(): the index of a socket is its slot.
+    /// The descriptors of the sockets, in the order of listen(), so that the index of a socket is its slot.
     sockets: Vec<RawFd>,
     file: Option<FileId>,
     #[serde(default)]
@@ -43,7 +44,8 @@ struct PassedGroup {
 }
 
 impl Listeners {
-    /// Describes the listeners for the next program. Call it only while no reload is on trial.
+    /// Describes the listeners for the next program, and adds their descriptors to `transfer`. Call it only while no
+    /// reload is in progress, because changes by a reload are not passed on.
     pub(crate) fn pass_on(&self, transfer: &mut FdTransfer) -> PassedListeners {
         let groups = self.groups.iter().map(|group| PassedGroup {
             asked: group.asked.clone(),
@@ -62,7 +64,7 @@ impl Listeners {
     }
 
     /// # Errors
-    /// A descriptor that the state names was not passed.
+    /// A descriptor that `passed` names is not open in this process.
     pub(crate) fn adopt(passed: &PassedListeners) -> io::Result<Self> {
         let groups = passed.groups.iter().map(|group| {
             let socket = |number: &RawFd| Ok(Socket::of(&group.address, exec::received(*number)?));
@@ -80,8 +82,8 @@ impl Listeners {
         Ok(Self { groups: groups.collect::<io::Result<_>>()?, slots, steering, live, shares: Vec::new() })
     }
 
-    /// Finds out whether the addresses of `server.bind` that are not bound, or have lost their file, could be bound.
-    /// Binds nothing.
+    /// Succeeds if all addresses of `server.bind` that are not bound, or whose file is lost, could be bound. It binds
+    /// nothing.
     ///
     /// # Errors
     /// See [`BindError`].
@@ -92,8 +94,8 @@ impl Listeners {
 }
 
 impl PassedListeners {
-    /// Returns the descriptors that the process that started the service passed. They keep their numbers, because the
-    /// settings may name them.
+    /// Returns the numbers of the sockets that the service inherited when it was started. They must keep these numbers
+    /// over an upgrade, because the settings may name them.
     pub(crate) fn originals(&self) -> Vec<RawFd> {
         let original = |group: &PassedGroup| match group.asked {
             Address::Adopted(number) => Some(number),

@@ -1,10 +1,11 @@
-//! The classic BPF program that sends each new connection to a random live slot, and to emptier slots more often.
+//! The classic BPF program that sends each new connection to a random live slot. Slots with fewer connections are
+//! chosen more often.
 //!
-//! Owns: the program and the chances of each slot. Refuses: to attach it (`sys::bpf`), and to know which slots are live
-//! and how full they are (the master does).
+//! Owns: the program, and the chances of each slot. Refuses: to attach the program (`sys::bpf` does), and to find out
+//! which slots are live and how many connections they have (the master does).
 //!
-//! It is random because a classic BPF program keeps no state between two connections: it can neither take turns nor
-//! count.
+//! The choice is random because a classic BPF program keeps no state between two connections: it cannot count
+//! connections or give them to the slots in turn.
 
 use crate::sys::bpf::Instruction;
 
@@ -13,29 +14,31 @@ const MODULO: u16 = (libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K) as u16;
 const JUMP_FROM: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 const RETURN_A: u16 = (libc::BPF_RET | BPF_A) as u16;
-/// `linux/filter.h`: return the value of the accumulator. libc lacks it.
+/// Makes a return instruction return the value of the accumulator. The value is from `linux/filter.h`; the crate libc
+/// lacks it.
 const BPF_A: u32 = 0x10;
-/// Loading from here loads a random number instead of a packet's bytes.
+/// An offset that the kernel treats specially: a load from it gives a random number instead of bytes of the packet.
 const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).cast_unsigned();
 
-/// A slot and its number of tickets in the draw.
+/// A slot and its number of tickets. Each new connection draws one of all tickets and goes to its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) slot: u32,
     pub(super) tickets: u32,
 }
 
-/// Gives each slot the same chance.
+/// Gives each slot one ticket, so that all have the same chance.
 pub(super) fn equal(live: &[u32]) -> Vec<Share> {
     live.iter().map(|&slot| Share { slot, tickets: 1 }).collect()
 }
 
-/// Gives a slot more chances the fewer connections it has.
+/// Gives a slot the more tickets, the fewer connections it has.
 ///
-/// A slot gets one ticket for each connection that it has less than the fullest slot, and as many as a quarter of the
-/// mean besides. The counts may be old when many connections come at once; the second part keeps them from all going to
-/// the slot that was emptiest. If 100 connections come one by one to 8 slots, the fullest slot has 1.17 times the mean,
-/// and 1.42 times by chance alone. If 64 come at once it has 1.15 times, and 1.19 by chance.
+/// A slot that has n connections fewer than the fullest slot gets n tickets, and in addition a quarter of the mean
+/// number of connections, at least 1. This addition matters when many connections come at once and the counts are old:
+/// without it all of them would go to the slot that was emptiest. If 100 connections come one by one to 8 slots, the
+/// fullest slot has 1.17 times the mean; with equal chances it would have 1.42 times. If 64 come at once, it has 1.15
+/// times the mean, and 1.19 times with equal chances.
 pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Share> {
     let counts: Vec<u64> = live.iter().map(|&slot| connections(slot)).collect();
     let (most, sum) = (counts.iter().max().copied().unwrap_or(0), counts.iter().sum::<u64>());
@@ -44,12 +47,13 @@ pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Sha
     live.iter().zip(&counts).map(|(&slot, count)| Share { slot, tickets: tickets(count) }).collect()
 }
 
-/// Returns the program that draws a ticket and returns its slot. Without slots the program is empty, and the kernel
-/// refuses it. A slot without a socket would send its share to any slot, also to one without a worker.
+/// Returns the BPF program that draws a ticket and returns its slot. If `shares` is empty, the program is empty too,
+/// and the kernel refuses it. Every slot in `shares` must have a socket: otherwise the kernel sends its connections to
+/// any slot, even to one without a worker.
 pub(super) fn program(shares: &[Share]) -> Vec<Instruction> {
     let instruction = |code, jf, k| Instruction { code, jt: 0, jf, k };
     let Some((last, others)) = shares.split_last() else { return Vec::new() };
-    // There are at most 512 slots: the program needs a quarter of the kernel's limit of 4096 instructions.
+    // There are at most 512 slots, so the program has about 1024 instructions, a quarter of the kernel's limit of 4096.
     let tickets = shares.iter().map(|share| share.tickets).sum();
     let mut program = vec![instruction(LOAD, 0, RANDOM), instruction(MODULO, 0, tickets)];
     if (0..).zip(shares).all(|(drawn, share)| *share == Share { slot: drawn, tickets: 1 }) {
@@ -59,8 +63,9 @@ pub(super) fn program(shares: &[Share]) -> Vec<Instruction> {
     let mut end = 0;
     for share in others {
         end += share.tickets;
-        // A number from here on belongs to a later slot: jump over the return to the next comparison. One ladder of
-        // jumps to the end is not possible, because a jump reaches 255 instructions.
+        // If the drawn number is `end` or more, it belongs to a later slot: then jump over the return to the next
+        // comparison. The returns cannot all stand at the end of the program, because a jump reaches only 255
+        // instructions.
         program.push(Instruction { code: JUMP_FROM, jt: 1, jf: 0, k: end });
         program.push(instruction(RETURN, 0, share.slot));
     }
@@ -73,7 +78,7 @@ mod tests {
     use super::*;
     use oxicorn_testkit::random::Random;
 
-    /// Returns what the kernel would return if `random` were drawn.
+    /// Interprets the program: returns the slot that the kernel would choose if it drew `random`.
     fn run(program: &[Instruction], random: u32) -> u32 {
         let (mut at, mut accumulator) = (0, None);
         loop {
@@ -127,7 +132,8 @@ mod tests {
         assert!(far.iter().map(|share| u64::from(share.tickets)).sum::<u64>() <= u64::from(u32::MAX));
     }
 
-    /// Replays what `by_room` promises with a fixed seed; by chance alone it would be 1.21 and 1.42.
+    /// Simulates connections with a fixed seed, and compares the fullest slot with the mean. With equal chances the
+    /// factors would be 1.21 for 4 slots and 1.42 for 8.
     #[test]
     fn connections_that_come_a_few_at_a_time_are_spread_evenly() {
         let mut random = Random::new(1);

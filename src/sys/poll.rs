@@ -1,5 +1,5 @@
-//! Waits for descriptors with poll(2). The master waits only here. Workers wait in tokio and call this with a timeout
-//! of 0 only.
+//! Waits for descriptors with poll(2). This is the only place where the master waits. Workers wait in tokio; they call
+//! it only to look, with a timeout of 0.
 //!
 //! Owns: poll(2). Refuses: to know what the descriptors are for.
 
@@ -11,7 +11,7 @@ use nix::{
     sys::time::TimeSpec,
 };
 
-/// What to wait for on a descriptor, besides a hangup and an error.
+/// What to wait for on a descriptor. A hangup and an error always end the wait too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
     Read,
@@ -19,9 +19,9 @@ pub(crate) enum Interest {
     Hangup,
 }
 
-/// Waits until one of `fds` is ready, hung up or in error, or `timeout` is over (`None`: without a limit). Returns for
-/// each, in order, whether it is ready; none is after a timeout or a signal. It never returns before `timeout` without
-/// a cause.
+/// Waits until one of `fds` is ready, hung up or in error, or until `timeout` is over (`None`: no limit). Returns one
+/// value for each of `fds`, in their order: true if it is ready. After a timeout, and after a signal, all values are
+/// false. Without a signal it never returns early.
 ///
 /// # Errors
 /// The kernel's, such as ENOMEM.
