@@ -1,13 +1,14 @@
 //! The state and the counts of every worker, in memory that the master and all workers share.
 //!
-//! Owns: the layout and its atomics. First comes a header, which the master writes. Then come rows, one for each
-//! process: the master writes the identity before the fork, and from then on only that worker writes. Then come, in the
-//! order of the rows, the durations of requests and notes of those in progress. There are no locks: a process that is
-//! killed in the middle of a write leaves the old number or the new one, never a broken one. Refuses: policy. The core
-//! decides what is late or too much.
+//! Owns: the layout and its atomics. First comes a header, which the master writes. Then comes one row for each worker:
+//! the master writes the worker's identity before the fork, and from then on the worker writes its row (except the word
+//! `TOLD`). Then come the durations of requests, and then the notes of requests in progress, both in the order of the
+//! rows. There are no locks: a process that is killed in the middle of a write leaves the old number or the new one,
+//! never a broken one. Refuses: decisions such as when a heartbeat is late; the core makes them.
 //!
-//! Counters of a row only increase, also when the row is given to the next worker, which remembers where it began. So a
-//! total is the plain sum over all rows, survives every death, and is never lower than before.
+//! The counters of a row only increase. They are not reset when the row is given to the next worker; `REQUESTS_BASE`
+//! keeps the value at which that worker began. Therefore a total is the plain sum over all rows, includes all dead
+//! workers, and never decreases.
 
 mod in_flight_table;
 
@@ -24,13 +25,15 @@ use std::{
 pub(crate) use self::in_flight_table::{Entry, InFlightRequest, InFlightTable, X_REQUEST_ID};
 use crate::sys::{clock, shm::Mapping};
 
-/// The version of the layout. Fields are only appended, in words that were zero before. That needs no new number: a
-/// program that does not know a field does not touch it. A program with another number can neither read this scoreboard
-/// nor upgrade its program.
+/// The version of the layout. A new field takes a word that was zero before, and needs no new version: a program that
+/// does not know the field does not touch its word. Between two programs with different versions no upgrade is
+/// possible, because the new program cannot read the scoreboard.
 const LAYOUT_VERSION: u64 = 1;
+/// The length of a row in words. The header has the same length.
 const ROW_WORDS: usize = 32;
 
-/// Upper bounds of the buckets of durations, in nanoseconds. One more bucket counts what is longer than the last.
+/// The upper bounds of the buckets that count requests by their duration, in nanoseconds. One more bucket counts the
+/// requests that took longer than the last bound.
 pub(crate) const DURATION_BOUNDS: [u64; 14] = [
     500_000,
     1_000_000,
@@ -48,13 +51,15 @@ pub(crate) const DURATION_BOUNDS: [u64; 14] = [
     10_000_000_000,
 ];
 const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
-/// The durations of a row: the buckets, not cumulated, and behind them the sum in nanoseconds. Two cache lines.
+/// The number of words for the durations of a row: one for each bucket (each counts only its own requests), and one for
+/// the sum of all durations in nanoseconds. Together they fill two cache lines.
 const DURATION_WORDS: usize = BUCKETS + 1;
 
-/// How long a request stays in quarantine after a death at which it was in flight. The answer names it in Retry-After.
+/// The time for which a request stays in quarantine after a worker died while it was in flight, in milliseconds. The
+/// 503 answer names it in Retry-After.
 pub(crate) const QUARANTINE_MS: u64 = 60_000;
 
-/// Words of the header.
+/// The indexes of the words of the header.
 mod header {
     pub(super) const VERSION: usize = 0;
     pub(super) const ROWS: usize = 1;
@@ -65,17 +70,20 @@ mod header {
     pub(super) const GENERATION: usize = 6;
     pub(super) const TARGET: usize = 7;
     pub(super) const MASTER_PID: usize = 8;
-    /// In milliseconds of CLOCK_BOOTTIME, because the wall clock may be set later.
+    /// When the master started, in milliseconds of CLOCK_BOOTTIME. The wall clock would not do, because it may be set
+    /// later.
     pub(super) const STARTED: usize = 9;
-    /// When the last quarantine ends, in milliseconds of the monotonic clock; 0 if there was none.
+    /// When the last quarantine ends, in milliseconds of the monotonic clock; 0 if there was no quarantine yet.
     pub(super) const QUARANTINED_UNTIL: usize = 10;
-    /// Two words each: the key of a request, and the end of its quarantine.
+    /// Four entries of two words: the key of a request, and the end of its quarantine in milliseconds of the monotonic
+    /// clock.
     pub(super) const QUARANTINE: std::ops::Range<usize> = 11..19;
-    /// A counter: requests and connections that were lost when no worker was there to count them.
+    /// A counter of the requests and connections that were lost with a dead worker or in a queue, so that no worker
+    /// could count them.
     pub(super) const CUT: usize = 19;
 }
 
-/// Words of a row.
+/// The indexes of the words of a row.
 mod word {
     pub(super) const PID: usize = 0;
     pub(super) const SLOT: usize = 1;
@@ -86,35 +94,36 @@ mod word {
     pub(super) const RECYCLE_AT: usize = 6;
     pub(super) const IN_FLIGHT: usize = 7;
     pub(super) const CONNECTIONS: usize = 8;
-    // Counters begin here; they outlive the worker.
+    // Counters begin here. They keep their values when the row is given to the next worker.
     pub(super) const REQUESTS: usize = 9;
     pub(super) const ACCEPTED: usize = 10;
-    /// 1xx to 5xx.
+    /// Five counters of responses, one for each class of status from 1xx to 5xx.
     pub(super) const RESPONSES: usize = 11;
     pub(super) const CUT: usize = 16;
-    // The values of the counters when this worker began.
+    // The value of `REQUESTS` when this worker began.
     pub(super) const REQUESTS_BASE: usize = 17;
-    /// A counter, as those above.
+    /// A counter of the requests that were refused because too many were in flight.
     pub(super) const SHED: usize = 18;
-    /// A counter: connections accepted from the slots of siblings.
+    /// A counter of the connections that this worker accepted from the slots of other workers.
     pub(super) const RESCUED: usize = 19;
-    /// A counter: requests that were refused before the app was asked, or whose answer was replaced.
+    /// A counter of the requests that were refused before the app got them, or whose answer was replaced.
     pub(super) const REFUSED: usize = 20;
-    /// 1 while the worker has as many connections as it may have.
+    /// 1 while the worker has as many connections as it may have; otherwise 0.
     pub(super) const FULL: usize = 21;
-    /// A counter: lines of the access log.
+    /// A counter of the lines of the access log that were lost.
     pub(super) const ACCESS_LINES_DROPPED: usize = 22;
-    /// A counter.
+    /// A counter of the TLS handshakes that failed.
     pub(super) const HANDSHAKES_FAILED: usize = 23;
-    /// A counter: requests whose client left before they were handed to the app.
+    /// A counter of the requests whose client left before they were handed to the app.
     pub(super) const ABANDONED: usize = 24;
-    /// What the master has told the worker: bits of `told`, which are never cleared. The master writes this word.
+    /// What the master has told the worker: bits of `told`. A bit that is set stays set for the life of the worker.
+    /// Only the master writes this word.
     pub(super) const TOLD: usize = 25;
-    /// A counter: idle connections that were closed for new ones.
+    /// A counter of the idle connections that were closed to make room for new ones.
     pub(super) const EVICTED: usize = 26;
 }
 
-/// Bits of `word::TOLD`.
+/// The bits of the word `word::TOLD`.
 mod told {
     pub(super) const STOPPING: u64 = 1;
     pub(super) const DRAIN: u64 = 2;
@@ -130,7 +139,7 @@ pub(crate) enum RowState {
     Draining = 3,
 }
 
-/// All counts since the start, of living and dead workers.
+/// The sums of all counters since the service started, over living and dead workers.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Totals {
     pub(crate) requests: u64,
@@ -144,16 +153,17 @@ pub(crate) struct Totals {
     /// Connections accepted from the slot of a sibling that could not accept them.
     pub(crate) rescued: u64,
     pub(crate) access_lines_dropped: u64,
-    /// Of TLS.
+    /// TLS handshakes that failed.
     pub(crate) handshakes_failed: u64,
     pub(crate) evicted: u64,
-    /// Requests that ended, by duration: see [`DURATION_BOUNDS`].
+    /// The number of requests that ended, in each bucket of duration: see [`DURATION_BOUNDS`].
     pub(crate) durations: [u64; BUCKETS],
-    /// The sum of their durations.
+    /// The sum of the durations of all requests that ended, in nanoseconds.
     pub(crate) duration_ns: u64,
 }
 
-/// What only the master knows and publishes for all. The four counts are of workers and only increase.
+/// The values that only the master knows and publishes for all processes. The last four count workers and only
+/// increase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Overview {
     pub(crate) generation: u64,
@@ -182,7 +192,8 @@ pub(crate) enum AdoptError {
 }
 
 impl Scoreboard {
-    /// Makes an empty scoreboard. Master only, before the first fork; the uptime counts from here.
+    /// Makes an empty scoreboard. The master calls it before the first fork; the uptime of the service counts from this
+    /// call.
     pub(crate) fn create(rows: u32, rows_max: u32) -> io::Result<Self> {
         let scoreboard = Self::on(Mapping::create(words_of(rows_max as usize))?, rows_max as usize);
         let words = scoreboard.words;
@@ -196,7 +207,7 @@ impl Scoreboard {
     /// Continues the scoreboard of the previous program: its counts and its start time stay.
     ///
     /// # Errors
-    /// Its layout is not the one of this program.
+    /// The scoreboard has another layout than this program knows, or cannot be mapped.
     pub(crate) fn adopt(memory: OwnedFd, rows_max: u32) -> Result<Self, AdoptError> {
         let rows_max = rows_max as usize;
         let mut first = [0; size_of::<u64>()];
@@ -209,24 +220,25 @@ impl Scoreboard {
         Ok(Self::on(Mapping::of(memory.into(), words_of(rows_max)).map_err(AdoptError::Map)?, rows_max))
     }
 
-    /// Mapped once, for the life of the process, so rows are plain references. Rows that are not in use yet cost no
-    /// memory, because their pages are never touched.
+    /// Keeps the mapping until the process ends, so that rows can be plain references. Rows that are not used yet cost
+    /// no memory, because no process touches their pages.
     fn on(mapping: Mapping, rows_max: usize) -> Self {
         let mapping: &'static Mapping = Box::leak(Box::new(mapping));
         Self { mapping, words: &mapping.words()[..words_of(rows_max)], rows_max }
     }
 
-    /// Returns what the next program needs: the memory, and the largest number of rows.
+    /// Returns what the next program needs to [`adopt`](Self::adopt) this scoreboard: its memory, and the largest
+    /// number of rows.
     pub(crate) fn memory(&self) -> (BorrowedFd<'static>, u32) {
         (self.mapping.as_fd(), self.rows_max as u32)
     }
 
-    /// Returns the index of a row, which is the same in every program that maps it.
+    /// Returns the index of a row in the scoreboard; it is the same in every program that maps this scoreboard.
     pub(crate) fn place_of(&self, row: Row) -> Option<usize> {
         self.rows().position(|other| std::ptr::eq(other.words, row.words))
     }
 
-    /// Adds rows. Master only; rows are never removed.
+    /// Raises the number of rows in use to `rows`. Only the master calls it; rows are never removed.
     pub(crate) fn grow(&self, rows: u32) {
         self.set(header::ROWS, u64::from(rows));
     }
@@ -241,7 +253,7 @@ impl Scoreboard {
         rows.map(|((words, durations), notes)| Row { words, durations, notes })
     }
 
-    /// Gives a row to the next worker. Master only, before its fork.
+    /// Gives a free row to the next worker; `None` if no row is free. The master calls it before it forks the worker.
     pub(crate) fn claim(&self, slot: u32, generation: u32, max_requests: u64, now: u64) -> Option<Row> {
         let row = self.rows().find(|row| row.state() == RowState::Free)?;
         let requests = row.get(word::REQUESTS);
@@ -256,7 +268,7 @@ impl Scoreboard {
         Some(row)
     }
 
-    /// Takes the row back. Master only, once the worker is reaped or its fork failed.
+    /// Makes a row free again. The master calls it when the worker is reaped or its fork has failed.
     pub(crate) fn release(&self, row: Row) {
         for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS, word::FULL] {
             row.set(gauge, 0);
@@ -265,12 +277,13 @@ impl Scoreboard {
         row.set_state(RowState::Free);
     }
 
-    /// Counts requests that were lost with a worker that died, and connections that no worker accepted. Master only.
+    /// Counts requests that were lost with a dead worker, and connections that no worker accepted. Only the master
+    /// calls it.
     pub(crate) fn cut(&self, lost: u64) {
         self.set(header::CUT, self.get(header::CUT) + lost);
     }
 
-    /// Publishes these values for all processes. Master only.
+    /// Writes these values, so that all processes can read them. Only the master calls it.
     pub(crate) fn publish(&self, overview: &Overview) {
         let Overview { generation, target, recycled, crashed, hung, boot_failed } = *overview;
         self.set(header::GENERATION, generation);
@@ -293,20 +306,20 @@ impl Scoreboard {
         }
     }
 
-    /// Puts the request of this key in quarantine: all workers answer it with 503 until then. Master only. There is
-    /// room for four requests; a fifth replaces the one whose quarantine ends first.
+    /// Puts the request with this key in quarantine: all workers answer it with 503 until `until`. Only the master
+    /// calls it. There is room for four requests; a fifth replaces the one whose quarantine ends first.
     pub(crate) fn quarantine(&self, key: u64, until: u64) {
         let entries = || header::QUARANTINE.step_by(2);
         let entry = entries().find(|at| self.get(*at) == key).or_else(|| entries().min_by_key(|at| self.get(at + 1)));
         let Some(at) = entry else { return };
-        // Write 0 first, so that no worker reads the old key with the new end.
+        // Write the end 0 first, so that no worker ever reads the old key together with the new end.
         self.set(at + 1, 0);
         self.set(at, key);
         self.set(at + 1, until);
         self.set(header::QUARANTINED_UNTIL, until.max(self.get(header::QUARANTINED_UNTIL)));
     }
 
-    /// Whether this request is in quarantine. It costs one load while none is.
+    /// Returns true if this request is in quarantine. While no request is in quarantine, the call costs one load.
     pub(crate) fn quarantined(&self, now: u64, method: &str, path: &str) -> bool {
         self.get(header::QUARANTINED_UNTIL) > now
             && in_flight_table::key(method.as_bytes(), path.as_bytes()).is_some_and(|key| {
@@ -360,7 +373,7 @@ fn words_of(rows_max: usize) -> usize {
     ROW_WORDS + rows_max * (ROW_WORDS + DURATION_WORDS + in_flight_table::WORDS)
 }
 
-/// The part of one worker.
+/// The words of one worker in the scoreboard.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     words: &'static [AtomicU64],
@@ -377,7 +390,8 @@ impl Row {
         self.words[word].store(value, Relaxed);
     }
 
-    /// There is one writer, so a load and a store do what `fetch_add` would, without the bus lock.
+    /// Adds `by` to a word. Each word has only one writer, so a load and a store do the same as `fetch_add`, without
+    /// its bus lock.
     fn add(&self, word: usize, by: u64) {
         self.set(word, self.get(word).wrapping_add(by));
     }
@@ -388,13 +402,14 @@ impl Row {
 
     // ---- the master's word ---------------------------------------------------------------------------------------
 
-    /// Tells the worker that the service stops. It takes effect at once, before the worker reads the message: its
-    /// answers say so from here on.
+    /// Tells the worker that the service stops. This takes effect before the worker reads the master's message: its
+    /// next answers already tell clients that it stops.
     pub(crate) fn tell_stopping(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::STOPPING);
     }
 
-    /// As [`tell_stopping`](Self::tell_stopping), for a worker that drains.
+    /// Tells the worker to drain. Like [`tell_stopping`](Self::tell_stopping), this takes effect before the worker
+    /// reads the master's message.
     pub(crate) fn tell_drain(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::DRAIN);
     }
@@ -405,7 +420,8 @@ impl Row {
         self.set(word::PID, u64::from(pid));
     }
 
-    /// Returns the table in which this worker notes its requests. Call it once.
+    /// Returns the table in which this worker notes its requests in flight. Call it once in a worker: two tables would
+    /// use the same entries.
     pub(crate) fn in_flight_table(&self) -> InFlightTable {
         InFlightTable::new(self.notes)
     }
@@ -418,7 +434,7 @@ impl Row {
         self.set_state(RowState::Draining);
     }
 
-    /// Promises the next heartbeat by `due`, in milliseconds of the monotonic clock.
+    /// Records a heartbeat, and promises the next one by `due`, in milliseconds of the monotonic clock.
     pub(crate) fn beat(&self, due: u64) {
         self.set(word::DUE, due);
     }
@@ -448,7 +464,7 @@ impl Row {
         self.add(word::SHED, 1);
     }
 
-    /// Reports whether there is room for another connection.
+    /// Reports if the worker has as many connections as it may have.
     pub(crate) fn set_full(&self, full: bool) {
         self.set(word::FULL, u64::from(full));
     }
@@ -465,7 +481,7 @@ impl Row {
         self.add(word::HANDSHAKES_FAILED, 1);
     }
 
-    /// Counts a request that is handed to the app; returns the number of requests that this worker was handed.
+    /// Counts a request that is handed to the app. Returns how many requests this worker has handed to the app.
     pub(crate) fn request_begun(&self) -> u64 {
         self.add(word::REQUESTS, 1);
         self.add(word::IN_FLIGHT, 1);
@@ -481,7 +497,7 @@ impl Row {
         self.add(word::IN_FLIGHT, 1_u64.wrapping_neg());
     }
 
-    /// Records how long a request took that was begun, whether it was answered or not.
+    /// Records the duration of a request that has ended, with or without an answer.
     pub(crate) fn took(&self, ns: u64) {
         let bucket = DURATION_BOUNDS.iter().position(|bound| ns <= *bound).unwrap_or(BUCKETS - 1);
         for (word, by) in [(bucket, 1), (BUCKETS, ns)] {
@@ -499,7 +515,8 @@ impl Row {
     pub(crate) fn state(&self) -> RowState {
         match self.get(word::STATE) {
             1 => RowState::Starting,
-            // The worker may not have read the message yet, but its answers say so already.
+            // The worker may not have read the message to drain yet, but its answers already tell clients that it
+            // drains.
             2 if self.told_drain() => RowState::Draining,
             2 => RowState::Serving,
             3 => RowState::Draining,
@@ -519,26 +536,27 @@ impl Row {
         self.get(word::TOLD) & told::DRAIN != 0
     }
 
-    /// Returns when the next heartbeat is due; 0 until the worker has begun.
+    /// Returns the pid of the worker; 0 until the worker has begun.
     pub(crate) fn pid(&self) -> u64 {
         self.get(word::PID)
     }
 
+    /// Returns when the next heartbeat is due, in milliseconds of the monotonic clock.
     pub(crate) fn due(&self) -> u64 {
         self.get(word::DUE)
     }
 
-    /// Returns the requests that this worker was handed, without those of earlier workers of the row.
+    /// Returns how many requests this worker has handed to the app, without those of earlier workers in the same row.
     pub(crate) fn requests(&self) -> u64 {
         self.get(word::REQUESTS).wrapping_sub(self.get(word::REQUESTS_BASE))
     }
 
-    /// Returns the number of requests at which this worker asks to be recycled; 0 is never.
+    /// Returns the number of requests at which this worker asks the master to recycle it; 0 means never.
     pub(crate) fn recycle_at(&self) -> u64 {
         self.get(word::RECYCLE_AT)
     }
 
-    /// Whether this worker has answered a request.
+    /// Returns true if at least one request of this worker has ended.
     pub(crate) fn answered(&self) -> bool {
         self.requests() > self.in_flight()
     }
@@ -547,7 +565,7 @@ impl Row {
         self.get(word::IN_FLIGHT)
     }
 
-    /// Returns up to eight of the requests in flight, the oldest first.
+    /// Returns the requests that this worker has in flight, at most eight of them, the oldest first.
     pub(crate) fn requests_in_flight(&self) -> Vec<InFlightRequest> {
         in_flight_table::read(self.notes)
     }
@@ -556,17 +574,17 @@ impl Row {
         self.get(word::CONNECTIONS)
     }
 
-    /// Returns the connections that were accepted by this worker and those before it in the row.
+    /// Returns how many connections this worker and the earlier workers in the same row have accepted.
     pub(crate) fn accepted(&self) -> u64 {
         self.get(word::ACCEPTED)
     }
 
-    /// Whether the worker accepts no connection until one of its own ends.
+    /// Returns true if the worker is full: it accepts no connection until one of its own ends.
     pub(crate) fn full(&self) -> bool {
         self.get(word::FULL) != 0
     }
 
-    /// Returns a number that grows with all that the worker does: connections accepted and requests begun.
+    /// Returns a number that grows with the work of the worker: with each accepted connection and each begun request.
     pub(crate) fn activity(&self) -> u64 {
         self.get(word::ACCEPTED).wrapping_add(self.get(word::REQUESTS))
     }

@@ -1,10 +1,11 @@
-//! The requests that a worker has in flight, where the master can read them after the worker's death.
+//! The requests that a worker has in flight. They are in shared memory, so that the master can read them after the
+//! worker's death.
 //!
-//! Owns: the entries, eight for each row: start, method, path and `X-Request-Id`, each cut to what fits. Only the
-//! worker's own loop writes them, with a handful of stores for each request. If more than eight requests are in flight,
-//! the others are counted (`in_flight`) but have no entry. A reader may see a half-written entry and then reads a
-//! mixture of two requests. Refuses: the query of a URI and every header but `X-Request-Id`, because they may hold
-//! secrets.
+//! Owns: eight entries for each worker, with start, method, path and `X-Request-Id` of a request, each cut to its
+//! space. Only the worker's own loop writes them, with a few stores for each request. If more than eight requests are
+//! in flight, the others are counted (`in_flight`) but have no entry. If the master reads an entry that is half
+//! written, it gets a mixture of two requests. Refuses: the query of a URI and all headers except `X-Request-Id`,
+//! because they may hold secrets.
 
 use std::{
     hash::{DefaultHasher, Hasher},
@@ -17,10 +18,10 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Request};
 
-/// Entries of a row, one bit of [`InFlightTable::taken`] for each.
+/// The number of entries for one worker. Each has one bit in [`InFlightTable::taken`].
 const NOTES: usize = 8;
 
-/// Words of an entry. Without a start it is free.
+/// The indexes of the words of an entry. If the word `STARTED` is 0, the entry is free.
 const STARTED: usize = 0;
 const LENGTHS: usize = 1;
 const METHOD: Range<usize> = 2..3;
@@ -28,30 +29,30 @@ const PATH: Range<usize> = 3..15;
 const ID: Range<usize> = 15..20;
 const NOTE_WORDS: usize = 20;
 
-/// Words of all entries of a row.
+/// The number of words of all entries of one worker.
 pub(super) const WORDS: usize = NOTES * NOTE_WORDS;
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The table, as the worker writes it.
+/// The table of one worker, for the worker that writes it.
 #[derive(Debug)]
 pub(crate) struct InFlightTable {
     words: &'static [AtomicU64],
     taken: AtomicU8,
 }
 
-/// The index of an entry, to be given back to [`InFlightTable::end`].
+/// The index of an entry. [`InFlightTable::begin`] returns it, and [`InFlightTable::end`] needs it to free the entry.
 #[derive(Debug)]
 pub(crate) struct Entry(u8);
 
-/// A request as it was noted, in printable ASCII whatever the client sent.
+/// A request as it was noted. All texts are printable ASCII: other bytes that the client sent are escaped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct InFlightRequest {
-    /// Milliseconds of the monotonic clock, up to 4 ms too early.
+    /// When the request began, in milliseconds of the monotonic clock. The time may be up to 4 ms too early.
     pub(crate) started: u64,
-    /// Method and path.
+    /// Method and path of the request.
     pub(crate) request: String,
-    /// A hash of method and path; `None` if they were cut.
+    /// A hash of method and path, which identifies the request in quarantine; `None` if method or path was cut.
     pub(crate) key: Option<u64>,
     pub(crate) id: Option<String>,
 }
@@ -61,9 +62,9 @@ impl InFlightTable {
         Self { words, taken: AtomicU8::new(0) }
     }
 
-    /// Notes a request. `None` if all entries are taken.
+    /// Notes a request that has begun. Returns `None`, and notes nothing, if all entries are taken.
     pub(crate) fn begin<B>(&self, now: u64, request: &Request<B>, id: &HeaderValue) -> Option<Entry> {
-        // There is one writer: a load and a store are enough.
+        // Only this worker writes `taken`, so a load and a store are enough.
         let taken = self.taken.load(Relaxed);
         let place = taken.trailing_ones() as usize;
         let note = self.words.chunks_exact(NOTE_WORDS).nth(place)?;
@@ -81,7 +82,8 @@ impl InFlightTable {
     }
 }
 
-/// Stores the bytes that fit, and returns the length before the cut, as far as it fits into 16 bits.
+/// Stores as many of the bytes as fit into `words`. Returns the length of all bytes, at most `u16::MAX`, so that a
+/// reader knows if the text was cut.
 fn put(words: &[AtomicU64], bytes: &[u8]) -> u64 {
     let (whole, rest) = bytes.as_chunks::<8>();
     for (word, bytes) in words.iter().zip(whole) {
@@ -93,7 +95,7 @@ fn put(words: &[AtomicU64], bytes: &[u8]) -> u64 {
     bytes.len().min(usize::from(u16::MAX)) as u64
 }
 
-/// Returns the noted requests, the oldest first.
+/// Returns the requests that the worker with these words has noted, the oldest first.
 pub(super) fn read(words: &[AtomicU64]) -> Vec<InFlightRequest> {
     let mut notes: Vec<_> = words.chunks_exact(NOTE_WORDS).filter_map(read_note).collect();
     notes.sort_by_key(|note| note.started);
@@ -116,8 +118,8 @@ fn read_note(note: &[AtomicU64]) -> Option<InFlightRequest> {
     })
 }
 
-/// Returns a hash of method and path; `None` if they do not fit into an entry. The hasher has a fixed key, so the hash
-/// is the same in master and workers.
+/// Returns a hash of method and path; `None` if one of them does not fit into an entry. The hasher has a fixed key, so
+/// master and workers get the same hash.
 pub(super) fn key(method: &[u8], path: &[u8]) -> Option<u64> {
     if method.len() > METHOD.len() * 8 || path.len() > PATH.len() * 8 {
         return None;
@@ -139,7 +141,7 @@ fn text(words: &[AtomicU64], len: usize) -> String {
     format!("{}{cut}", bytes.escape_ascii())
 }
 
-/// Clears the entries. Master only, once the worker is gone.
+/// Frees all entries of a worker. The master calls it when the worker is gone.
 pub(super) fn clear(words: &[AtomicU64]) {
     for note in words.chunks_exact(NOTE_WORDS) {
         note[STARTED].store(0, Relaxed);
@@ -169,7 +171,7 @@ mod tests {
         assert_eq!(read(words), [expected]);
         pad.end(&place);
         assert_eq!(read(words), []);
-        // A short entry after a long one shows nothing of the long one.
+        // If a short request takes the entry of a long one, nothing of the long one is shown.
         note(&pad, 0, "/", b"").unwrap();
         let key = super::key(b"GET", b"/");
         assert_eq!(read(words), [InFlightRequest { started: 1, request: "GET /".to_owned(), key, id: None }]);
