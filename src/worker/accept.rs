@@ -1,7 +1,8 @@
 //! Taking connections from the listeners that a worker inherited.
 //!
-//! Owns: how many it takes in a turn, how many in all (`http.worker_connections`), what an error of accept means, and
-//! whether a client may have given up in the queue. Refuses: what happens on a connection (`connection`).
+//! Owns: the number of connections that are taken in a turn and in all (`http.worker_connections`), the meaning of an
+//! error of accept, and the estimate that a client may have given up in the queue. Refuses: serving a connection
+//! (`connection`).
 
 use std::{
     future::{Future, poll_fn},
@@ -34,14 +35,15 @@ use crate::{
     },
 };
 
-/// A crash loses connections that were accepted but not yet answered. It does not lose those in the queue. So take few,
-/// and serve them before the next.
+/// The most connections that are accepted before those that were accepted get a turn. The number is small, because a
+/// crash loses connections that were accepted and not yet answered, but not those in the queue.
 const ACCEPTS_PER_TURN: u32 = 4;
 
-/// Out of file descriptors or memory: new connections wait in the queue while others end.
+/// The pause after an accept that failed for lack of file descriptors or memory. New connections wait in the queue
+/// while others end.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Ends a sweep even if clients arrive faster than it accepts.
+/// The most connections that a sweep takes. It ends the sweep even if clients arrive faster than it accepts.
 const SWEEP_MAX: u32 = 4096;
 
 enum TokioListener {
@@ -54,7 +56,8 @@ enum AcceptedStream {
     Unix(UnixStream),
 }
 
-/// Polls a socket of the master until the task is aborted or the socket is shut down.
+/// Starts a task that accepts the connections of a listener. The task runs until it is aborted or the listener is shut
+/// down.
 pub(super) fn poll<S, B>(socket: &Socket, shared: &'static Shared, app: S) -> io::Result<JoinHandle<()>>
 where
     S: Serve<B>,
@@ -66,9 +69,9 @@ where
     };
     Ok(tokio::spawn(async move {
         let mut taken = 0;
-        // Whether an idle connection has given up its descriptor since the last accept.
+        // True if an idle connection was closed since the last accept, to free its descriptor.
         let mut freed = false;
-        // When the queue was last known to be empty; 0 in a new worker, which does not know.
+        // The last moment at which the queue was known to be empty. It is 0 in a new worker, which cannot know.
         let mut empty_at = 0;
         loop {
             let (mut was_empty, delays) = (false, shared.delays(clock::coarse()));
@@ -81,7 +84,8 @@ where
                 accepted = listener.accept(|| shared.is_about_to_drain(), &mut was_empty) => accepted,
             };
             let now = clock::coarse();
-            // If the loop was held up meanwhile, it may have noticed a connection late.
+            // The queue was empty until now, unless the event loop was held up: then the loop may have noticed a
+            // connection late.
             if was_empty && shared.delays(now) == delays {
                 empty_at = now;
             }
@@ -91,17 +95,17 @@ where
                     let one_leaves = shared.make_place(1);
                     stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
-                    // The connection that gives up its place ends in this turn.
+                    // In the turn that `yield_now` allows, the connection that gives up its place ends.
                     if one_leaves || taken == ACCEPTS_PER_TURN {
                         taken = 0;
                         yield_now().await;
                     }
                 }
                 Err(error) => match fd::why_not_accepted(&error) {
-                    // Shut down at the final stop, by this worker or by a sibling.
+                    // The listener was shut down at the final stop, by this worker or by a sibling.
                     NotAccepted::Closed => return,
-                    // If another process takes each descriptor that is freed, the idle connections must not all be
-                    // closed for it.
+                    // Only one idle connection is closed for each accept: if another process takes every descriptor
+                    // that is freed, the worker must not close all its idle connections in vain.
                     NotAccepted::Exhausted
                         if !std::mem::replace(&mut freed, true) && shared.free_descriptor().await => {}
                     NotAccepted::Exhausted => {
@@ -125,7 +129,7 @@ where
     }))
 }
 
-/// Takes everything that is queued at this moment. No worker will accept it later.
+/// Accepts all connections that are in the queue at this moment, because no worker will accept them later.
 pub(super) fn sweep<S, B>(socket: &Socket, shared: &'static Shared, app: &S)
 where
     S: Serve<B>,
@@ -134,7 +138,7 @@ where
     take(socket, SWEEP_MAX, shared, app);
 }
 
-/// Takes what is queued at this moment, `most` connections at most. Returns how many it took.
+/// Accepts connections that are in the queue at this moment, `most` at most. Returns how many it accepted.
 pub(super) fn take<S, B>(socket: &Socket, most: u32, shared: &'static Shared, app: &S) -> u32
 where
     S: Serve<B>,
@@ -165,8 +169,8 @@ where
 }
 
 impl TokioListener {
-    /// Ready if a client waits in the queue and the worker has no place for it, with the time until there may be one.
-    /// The caller polls it again whenever a client arrives.
+    /// Ready if a client waits in the queue and the worker has no place for it. The value is the time until there may
+    /// be a place. The caller polls again whenever a client arrives.
     fn poll_crowded(&self, shared: &Shared) -> Poll<Duration> {
         if shared.room() > 0 {
             return Poll::Pending;
@@ -180,17 +184,17 @@ impl TokioListener {
         if place_in.is_zero() { Poll::Pending } else { Poll::Ready(place_in) }
     }
 
-    /// Sets `was_empty` if the queue was empty at first. Stays pending once the master has said that this worker
-    /// drains: the order to drain follows, and ends the task.
+    /// Accepts the next connection. Sets `was_empty` if it found the queue empty. Once the master has said that this
+    /// worker drains, it accepts nothing and stays pending until the order to drain ends the task.
     async fn accept(&self, is_about_to_drain: impl Fn() -> bool, was_empty: &mut bool) -> io::Result<AcceptedStream> {
         let mut accept = pin!(async {
             match self {
                 Self::Tcp(listener) => {
                     listener.accept().await.map(|(stream, remote)| AcceptedStream::Tcp(stream, remote))
                 }
-                // After a unix listener was shut down, accept(2) returns EAGAIN and epoll reports it ready, always.
-                // `accept` would never return, and would block the thread. `poll_accept` yields when its budget is used
-                // up; then the socket is checked.
+                // After a unix listener was shut down, accept(2) always returns EAGAIN, and epoll always reports the
+                // listener as ready. tokio's `accept` would repeat this without end and block the thread. `poll_accept`
+                // returns `Pending` when the task's budget is used up; then the socket is checked.
                 Self::Unix(listener) => {
                     poll_fn(|cx| match listener.poll_accept(cx) {
                         Poll::Pending if fd::hung_up(listener.as_fd()) => Poll::Ready(Err(fd::closed())),
@@ -213,19 +217,22 @@ impl TokioListener {
 }
 
 impl AcceptedStream {
-    /// `waited`: the connection may have waited so long that its client gave up, and the event loop does not know it
-    /// yet. A connection that tokio accepts is read before the loop looks at it; one made of a std socket is not.
+    /// Starts the task of the connection. `waited`: the connection may have waited so long that its client gave up, and
+    /// the event loop does not know it yet. This is possible if tokio accepted the connection: then it is read before
+    /// the loop looks at it. It is not possible if the stream was made of a std socket.
     fn serve<S, B>(self, shared: &'static Shared, app: S, waited: bool)
     where
         S: Serve<B>,
         B: AppBody,
     {
-        // Counted before its task first runs, because a drain that begins in between must wait for it.
+        // The connection is counted before its task first runs, because a drain that begins in between must wait for
+        // it.
         let open = shared.connection_opened();
         match self {
             Self::Tcp(stream, remote) => {
                 let peer = Peer { remote: Some(remote) };
-                // This fails only if the connection is already gone; serving it then finds that out.
+                // If this fails, the connection is already gone. The task that serves the connection then finds that
+                // out.
                 let _ = stream.set_nodelay(true);
                 tokio::spawn(connection::serve(stream, peer, waited, open, shared, app));
             }
@@ -245,7 +252,7 @@ mod tests {
 
     use super::*;
 
-    /// A sibling, or the master on a reload, shuts the shared socket down while this worker waits for a connection.
+    /// A sibling, or the master on a reload, may shut the shared socket down while this worker waits for a connection.
     #[tokio::test]
     async fn a_shutdown_of_a_listener_ends_the_wait_for_a_connection() {
         let folder = tempfile::tempdir().unwrap();

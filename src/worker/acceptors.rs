@@ -1,7 +1,7 @@
 //! The listeners that a worker polls, and the steps in which a draining worker leaves them.
 //!
-//! Owns: which sockets are polled, and how the final stop settles the connections that still wait in them. Refuses: a
-//! single accept (`accept`), and deciding when to drain (`worker`).
+//! Owns: the choice of the sockets that are polled, and the steps by which the final stop accepts the connections that
+//! still wait in them. Refuses: a single accept (`accept`), and deciding when to drain (`worker`).
 
 use std::{io, time::Duration};
 
@@ -17,14 +17,15 @@ use super::{
 };
 use crate::channel::ToMaster;
 
-/// How long the listeners are polled at the final stop before they close. Handshakes under way can complete, even with
-/// one lost SYN-ACK (it is first sent again after a second).
+/// How long the listeners are polled at the final stop before they close. A handshake that is under way can complete in
+/// this time, even if one SYN-ACK is lost: the kernel sends it again after a second.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// The last part of [`SETTLE`], in which no new handshake begins. Handshakes between continents take less time.
+/// The last part of [`SETTLE`], in which no new handshake begins, and those under way end. Handshakes between
+/// continents take less time.
 const REFUSE_NEW: Duration = Duration::from_millis(250);
 
-/// The same, if the grace ends before [`SETTLE`] does.
+/// The time without new handshakes if the grace ends before [`SETTLE`] does; otherwise it is [`REFUSE_NEW`].
 const REFUSE_NEW_SHORT: Duration = Duration::from_millis(20);
 
 /// The listeners that a worker polls.
@@ -36,15 +37,16 @@ pub(super) struct Acceptors<S> {
     closing: ClosingStage,
 }
 
-/// How far a draining worker is with its listeners, and until when.
+/// The present step of a draining worker in leaving its listeners. Each step has the time at which it ends.
 #[derive(Clone, Copy)]
 enum ClosingStage {
-    /// The worker polls its own listeners until the master has had time to say whether this is the final stop. The
-    /// sender of the signal may have sent it to all workers; then no next worker polls them.
+    /// The drain began with a SIGTERM to this worker. It polls its own listeners until the master has had time to say
+    /// whether this is the final stop. If the signal went to all workers, no next worker would poll these listeners.
     Held(Instant),
-    /// The worker polls all listeners, at the final stop.
+    /// This is the final stop, and the worker polls the listeners of all slots.
     PollsAll(Instant),
-    /// The worker polls all listeners, and the kernel begins no new connection.
+    /// This is the end of the final stop: the worker polls the listeners of all slots, and the kernel begins no new
+    /// handshake.
     RefusesNew(Instant),
     Done,
 }
@@ -76,7 +78,8 @@ impl<S> Acceptors<S> {
         Ok(())
     }
 
-    /// Polls all listeners: at the final stop a worker also accepts what waits for siblings that are gone or hang.
+    /// Polls the listeners of all slots: at the final stop a worker also accepts the connections that wait for siblings
+    /// which are gone or hang.
     pub(super) fn open_all<B>(&mut self)
     where
         S: Serve<B>,
@@ -89,7 +92,7 @@ impl<S> Acceptors<S> {
         self.closing = ClosingStage::PollsAll(Instant::now() + SETTLE - REFUSE_NEW);
     }
 
-    /// When the next step is due.
+    /// Returns when the next step of leaving the listeners is due, or `None` if no step is left.
     pub(super) fn next_step_at(&self) -> Option<Instant> {
         self.closing.due_at()
     }
@@ -98,7 +101,7 @@ impl<S> Acceptors<S> {
         self.closing = ClosingStage::Held(Instant::now() + SETTLE);
     }
 
-    /// Stops polling. The next worker of the slot polls the same listeners.
+    /// Stops polling the listeners. They stay open: the next worker of the slot polls them.
     pub(super) fn close(&mut self) {
         for poll in self.polls.drain(..) {
             poll.abort();
@@ -106,7 +109,7 @@ impl<S> Acceptors<S> {
         self.closing = ClosingStage::Done;
     }
 
-    /// Does the next step, which is due now.
+    /// Does the step of leaving the listeners that is due now.
     pub(super) fn close_further<B>(&mut self)
     where
         S: Serve<B>,
@@ -120,7 +123,7 @@ impl<S> Acceptors<S> {
         }
     }
 
-    /// Does all remaining steps at once, because the grace is over.
+    /// Does all remaining steps of leaving the listeners at once, because the grace is over.
     pub(super) async fn close_now<B>(&mut self)
     where
         S: Serve<B>,

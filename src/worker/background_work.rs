@@ -1,6 +1,7 @@
 //! Work of the app that outlives its response.
 //!
-//! Owns: counting it, so that a drain waits for it. Refuses: running it, and how long a drain waits (`worker`).
+//! Owns: the count of such work, so that a drain waits for it. Refuses: running the work, and the limit of the wait
+//! (`worker`).
 
 use std::sync::{
     Arc,
@@ -9,24 +10,24 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Work that outlives its response, such as a mail that is sent after the response: a draining worker waits for it,
-/// within `workers.graceful_timeout`, as for a request.
-/// [`WorkerContext::background_work`](crate::WorkerContext::background_work) makes it; the work has ended when it is
-/// dropped.
+/// Work that outlives its response, such as a mail that is sent after the response. A draining worker waits for this
+/// work as for a request, for at most `workers.graceful_timeout`.
+/// [`WorkerContext::background_work`](crate::WorkerContext::background_work) makes this guard; the work counts as ended
+/// when the guard is dropped.
 ///
-/// What is left at the end of the grace is cut, and counted as `background_cut` in the log event `worker_drained`. A
-/// worker that crashes loses it, as everything in memory.
+/// Work that has not ended after `workers.graceful_timeout` is cut off, and counted as `background_cut` in the log
+/// event `worker_drained`. A worker that crashes loses its background work, like everything else in its memory.
 #[derive(Debug)]
 #[must_use = "the work counts as ended when this is dropped"]
 pub struct BackgroundWork(Arc<Count>);
 
-/// How much background work a worker has.
+/// Counts the background work of one worker.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BackgroundCount(Arc<Count>);
 
 #[derive(Debug, Default)]
 struct Count {
-    /// A true counter: an app may drop its guard on another thread.
+    /// How much work has not ended. The count is changed atomically, because an app may drop a guard on another thread.
     running: AtomicU64,
     ended: Notify,
 }
@@ -41,7 +42,7 @@ impl BackgroundCount {
         self.0.running.load(SeqCst)
     }
 
-    /// Completes when there is none.
+    /// Completes when no background work is left.
     pub(super) async fn ended(&self) {
         while self.running() > 0 {
             self.0.ended.notified().await;

@@ -1,26 +1,27 @@
 //! How many requests this worker has had recently compared with its siblings, for `http.http2_rebalance`.
 //!
-//! Owns: the recent requests of all workers, and whether this worker has clearly more than the others. Refuses: which
-//! connection is sent away, and how (`connection`).
+//! Owns: the counts of recent requests of all workers, and the decision that this worker has clearly more than the
+//! others. Refuses: choosing a connection and sending it away (`connection`).
 
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
 };
 
-/// The older a request, the less it counts: about a third after this time, in milliseconds.
+/// The older a request is, the less it counts. A request of this age, in milliseconds, counts about a third.
 const MEMORY: u64 = 60_000;
 
-/// A worker is ahead if it has more than this share of the mean, in percent …
+/// A worker has clearly more requests than the others only if it has more than this share of the mean, in percent.
 const AHEAD: u64 = 120;
-/// … and at least this many requests more than the mean.
+/// In addition, it must have more requests than the mean plus this number.
 const AHEAD_MIN: u64 = 20;
 
-/// After a connection was sent away, no other one is sent for this time, in milliseconds: only then is the effect
-/// visible.
+/// The least time between two connections that are sent away, in milliseconds. Earlier the counts do not show yet what
+/// the first one has changed.
 const PAUSE: u64 = 200;
 
-/// A request counts as this many parts. With whole requests, a small count would never fade.
+/// Each request counts as this many parts. If whole requests were counted, the fading would be rounded to 0 for a small
+/// count, which would never fade.
 const PARTS: u64 = 1_024;
 
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ pub(super) struct Balance(Mutex<Memory>);
 
 #[derive(Debug, Default)]
 struct Memory {
-    /// When it was last brought up to date.
+    /// When the counts were last updated, in milliseconds.
     at: u64,
     sent: u64,
     slots: BTreeMap<u64, SlotLoad>,
@@ -41,8 +42,8 @@ struct SlotLoad {
 }
 
 impl Balance {
-    /// Returns the slot to which slot `own` should send a connection now; the caller must then send one. `serving`: for
-    /// each slot that serves, its requests so far.
+    /// Returns the slot to which the worker of slot `own` should send a connection now. If it returns one, the caller
+    /// must send a connection there. `serving` holds, for each slot that serves, the number of its requests so far.
     pub(super) fn sends_to(&self, own: u64, serving: &BTreeMap<u64, u64>, now: u64) -> Option<u64> {
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         memory.learn(serving, now);
@@ -65,7 +66,7 @@ impl Memory {
             .map(|(slot, &requests)| {
                 let before = known.get(slot).copied().unwrap_or_default();
                 let faded = before.lately - before.lately * passed / MEMORY;
-                // A worker that has just replaced another begins at 0, below the last count of its slot.
+                // A new worker counts from 0. This is less than the last count of the worker that it replaced.
                 let new = requests.saturating_sub(before.requests);
                 (*slot, SlotLoad { requests, lately: faded + new * PARTS })
             })
@@ -112,7 +113,7 @@ mod tests {
         let balance = Balance::default();
         assert!(sends_to(&balance, &[9_000, 0, 0, 0], 1_000).is_some());
         assert!(sends_to(&balance, &[9_000, 100, 100, 100], 61_000).is_none());
-        // The last slot has a new worker.
+        // In the last slot the count falls to 0, because a new worker has taken it over.
         assert!(sends_to(&balance, &[9_100, 200, 200, 0], 62_000).is_none());
     }
 }

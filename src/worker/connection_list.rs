@@ -1,7 +1,8 @@
 //! The connections of a worker, and which of them gives up its place for a new one.
 //!
-//! Owns: the rule that only a connection leaves that has been idle for a second, and the longest of all. Refuses: when
-//! a place is needed (`accept`, `shared`), and how a connection leaves (`connection`).
+//! Owns: the choice of the connection that gives up its place: the one that has been idle longest, if it has been idle
+//! for a second. Refuses: deciding when a place is needed (`accept`, `shared`), and closing a connection
+//! (`connection`).
 
 use std::{
     fmt::Debug,
@@ -16,8 +17,8 @@ use std::{
 
 use crate::sys::{clock, fd};
 
-/// A client that sends its next request within this time keeps its connection. By then it has also read its last
-/// response.
+/// How long a connection must have been idle before it can be closed for a new one. A client that sends its next
+/// request within this time keeps its connection. After this time a client has also read its last response.
 const IDLE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -26,21 +27,21 @@ pub(super) struct ConnectionList(Mutex<Connections>);
 #[derive(Debug, Default)]
 struct Connections {
     all: Vec<Arc<dyn Listed>>,
-    /// The connections that were idle when all were last looked at, and since when; the longest idle is the last. Those
-    /// of them that were not active since are still the longest idle ones, so the next one is found without looking at
-    /// all connections.
+    /// The connections that were idle at the last look at all of them, each with the time since which it was idle. The
+    /// last one was idle longest. Those that were not active after the look are still the longest idle ones of all. So
+    /// the next one is found without a look at all connections.
     idle: Vec<(u64, Weak<dyn Listed>)>,
 }
 
-/// A connection, as the list sees it.
+/// What the list needs to know and to do about a connection.
 pub(super) trait Listed: Debug + Send + Sync + 'static {
-    /// What the connection keeps for the list.
+    /// Returns the data that the list stores in the connection.
     fn position(&self) -> &ListPosition;
 
-    /// The descriptor of its stream.
+    /// Returns the descriptor of the connection's stream.
     fn socket(&self) -> RawFd;
 
-    /// Since when it has been idle, if it may be asked to leave.
+    /// Returns since when the connection has been idle, or `None` if it must not be asked to leave now.
     fn evictable_since(&self) -> Option<u64>;
 
     /// Ends the connection at the next turn of its task, so that another takes its place, unless it was active after
@@ -48,12 +49,12 @@ pub(super) trait Listed: Debug + Send + Sync + 'static {
     fn ask_to_leave(&self, idle_since: u64);
 }
 
-/// What a connection keeps for the list.
+/// The data that the list stores in a connection.
 #[derive(Debug, Default)]
 pub(super) struct ListPosition {
-    /// Its index among all.
+    /// The index of the connection in `Connections::all`.
     at: AtomicUsize,
-    /// The waker of its task.
+    /// The waker of the connection's task.
     waker: OnceLock<Waker>,
 }
 
@@ -69,7 +70,8 @@ impl ConnectionList {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection. `waker` is that of the connection's task.
+    /// Adds a connection to the list until the returned membership is dropped. `waker` is that of the connection's
+    /// task.
     pub(super) fn enter<'a, C: Listed>(&'a self, connection: &'a Arc<C>, waker: &Waker) -> ListMembership<'a> {
         let mut list = self.lock();
         connection.position().at.store(list.all.len(), Relaxed);
@@ -79,14 +81,14 @@ impl ConnectionList {
         ListMembership { list: self, connection: &**connection }
     }
 
-    /// Returns how long until a connection may have been idle long enough to leave; zero if one has.
+    /// Returns the time until a connection may have been idle long enough to leave; zero if one has been already.
     pub(super) fn next_leaves_in(&self) -> Duration {
-        // A connection that becomes idle now may leave after `IDLE`.
+        // If no connection is idle, the earliest case is one that becomes idle now: it may leave after `IDLE`.
         self.lock().oldest().map_or(IDLE, |(since, _)| IDLE.saturating_sub(idle_for(since)))
     }
 
     /// Asks the connection that has been idle longest to leave, and wakes it. Returns how long it was idle, or `None`
-    /// if there is none.
+    /// if no connection may leave.
     pub(super) fn ask_to_leave(&self) -> Option<Duration> {
         let mut list = self.lock();
         while let Some((since, connection)) = list.oldest() {
@@ -94,7 +96,8 @@ impl ConnectionList {
                 return None;
             }
             list.idle.pop();
-            // Its next request may have arrived since the event loop last turned.
+            // Unread bytes may be its next request, which arrived since the event loop last turned. Then the connection
+            // stays.
             if !fd::has_unread(connection.socket()) {
                 connection.ask_to_leave(since);
                 connection.position().waker.get().inspect(|waker| waker.wake_by_ref());
@@ -106,7 +109,7 @@ impl ConnectionList {
 }
 
 impl Connections {
-    /// Returns the connection that has been idle longest, and since when. It is the last of `idle`.
+    /// Returns the connection that has been idle longest, and since when. After the call it is the last one in `idle`.
     fn oldest(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         self.last_idle().or_else(|| {
             let idle = self.all.iter().filter_map(|one| Some((one.evictable_since()?, Arc::downgrade(one))));
@@ -116,7 +119,7 @@ impl Connections {
         })
     }
 
-    /// Returns the last of `idle` that has not been active since. Removes those behind it.
+    /// Returns the last connection of `idle` that was not active after it was put there, and removes those behind it.
     fn last_idle(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         while let Some((since, connection)) = self.idle.last() {
             match connection.upgrade().filter(|connection| connection.evictable_since() == Some(*since)) {

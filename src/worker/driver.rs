@@ -1,7 +1,7 @@
 //! The worker, driven a step at a time by an outer loop that is not tokio's.
 //!
-//! Owns: the worker's tokio runtime, and the future that is the worker's life. Refuses: what that life is (`worker`),
-//! and what the outer loop does between two steps.
+//! Owns: the worker's tokio runtime, and running the worker's future in it step by step. Refuses: the content of that
+//! future (`worker`), and the work of the outer loop between two steps.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,46 +21,46 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The worker's whole life, for the outer loop of a [`Runtime`](crate::Runtime). Nothing of the worker runs outside of
-/// [`drive`](Self::drive): not the factory, not a request, and not the heartbeat by which the master knows a worker
-/// that hangs. An outer loop that does not drive for longer than `workers.timeout` is a worker that hangs.
+/// The worker's whole life, for the outer loop of a [`Runtime`](crate::Runtime). The worker does nothing outside of
+/// [`drive`](Self::drive): it runs no factory and no request, and makes no heartbeat. If the outer loop does not call
+/// `drive` for longer than `workers.timeout`, the master takes the worker for one that hangs.
 ///
-/// It stays on the thread that the worker began on. Once [`Runtime::drive`](crate::Runtime::drive) has returned, the
-/// worker ends, even if something still holds the driver.
+/// A driver cannot leave the thread on which the worker began. Once [`Runtime::drive`](crate::Runtime::drive) has
+/// returned, the worker ends, even if something still holds the driver.
 pub struct Driver(Rc<Life>);
 
-/// The worker's life. The worker ends it, however long the [`Driver`] is held.
+/// What a [`Driver`] runs. The worker can end it even while the [`Driver`] is still held.
 pub(super) struct Life {
-    /// `None` once it has ended.
+    /// The future of the whole worker; `None` once the worker has ended.
     future: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
-    /// `None` once it is shut down.
+    /// The runtime that runs the future; `None` once it is shut down.
     runtime: RefCell<Option<Runtime>>,
     driven: Cell<bool>,
     wake: Arc<Notify>,
 }
 
-/// How a [`Driver::drive`] ended.
+/// The state of the worker when a [`Driver::drive`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driven {
     /// The worker lives on: drive it again.
     Pending,
-    /// The worker has ended: the outer loop returns.
+    /// The worker has ended: the outer loop should return.
     Done,
 }
 
-/// Why a [`Driver::drive`] did nothing.
+/// Why a call of [`Driver::drive`] did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriveError {
     /// The worker is being driven: the call comes from code that the worker runs, such as the factory or a handler.
     #[error("Driver::drive was called from inside a drive; only the outer loop may call it")]
     Nested,
-    /// The call comes from inside another tokio runtime, which would stand still meanwhile.
+    /// The call comes from inside another tokio runtime, which would stand still while the worker runs.
     #[error("Driver::drive was called from inside another tokio runtime; the outer loop must run outside of tokio")]
     InsideRuntime,
 }
 
-/// Ends a [`Driver::drive`] early, from any thread.
+/// Makes a [`Driver::drive`] return early. It can be used from any thread.
 #[derive(Clone, Debug)]
 pub struct DriverWaker(Arc<Notify>);
 
@@ -76,8 +76,9 @@ impl Driver {
     }
 
     /// Runs the worker until `timeout` is over, a [`DriverWaker`] is woken or the worker ends. Each call gives every
-    /// task that is ready a turn, also if the driver was woken before. Without a timeout it may run for as long as the
-    /// worker lives; with one of zero it does what can be done at once. Timers have a resolution of a millisecond.
+    /// task that is ready a turn, even if the driver was woken before the call. Without a timeout a call may last as
+    /// long as the worker lives. With a timeout of zero it does what can be done at once. Timers have a resolution of a
+    /// millisecond.
     ///
     /// # Errors
     /// [`DriveError::Nested`] and [`DriveError::InsideRuntime`] if the call does not come from the outer loop. The
@@ -87,10 +88,12 @@ impl Driver {
         self.0.run(async |life| {
             let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
             let pause = async {
-                // Without this a loop that is woken before each drive would never run a task.
+                // Gives the tasks a turn before the wake counts. Otherwise a driver that is woken before each drive
+                // would never run a task.
                 yield_now().await;
                 if timeout == Some(Duration::ZERO) {
-                    // The first turn has asked the kernel what is ready. This turn is for the tasks that wait for it.
+                    // In the first turn the runtime asks the kernel which sockets are ready. In this second turn the
+                    // tasks run that wait for those sockets.
                     yield_now().await;
                     select! {
                         biased;
@@ -130,7 +133,7 @@ impl Driver {
         driven.map(|_| ())
     }
 
-    /// Ends the present or the next [`drive`](Self::drive) early.
+    /// Returns a waker that makes the present or the next [`drive`](Self::drive) return early.
     #[must_use]
     pub fn waker(&self) -> DriverWaker {
         DriverWaker(Arc::clone(&self.0.wake))
@@ -139,7 +142,7 @@ impl Driver {
 
 impl Life {
     fn run(&self, turn: impl AsyncFnOnce(Pin<&mut dyn Future<Output = ()>>) -> Driven) -> Result<Driven, DriveError> {
-        /// After a panic, too, the driver is no longer being driven.
+        /// Marks the driver as no longer driven when `run` ends, even if it ends by a panic.
         struct Finally<'a>(&'a Cell<bool>);
         impl Drop for Finally<'_> {
             fn drop(&mut self) {
@@ -164,19 +167,19 @@ impl Life {
         Ok(driven)
     }
 
-    /// Ends what still runs: tasks, and calls that a task waits for on another thread.
+    /// Drops the worker's future and its tasks. Does not wait for calls that still run on other threads.
     pub(super) fn end(&self) {
         *self.future.borrow_mut() = None;
         if let Some(runtime) = self.runtime.borrow_mut().take() {
-            // A blocking call of the app must not keep a worker alive that has sent its last response.
+            // A blocking call of the app must not keep the worker alive after its last response.
             runtime.shutdown_background();
         }
     }
 }
 
 impl DriverWaker {
-    /// Makes the present [`Driver::drive`], or else the next, return [`Driven::Pending`] once every task that is ready
-    /// has had its turn. Calls before it returns count as one.
+    /// Makes the present [`Driver::drive`] return [`Driven::Pending`] once every task that is ready has had its turn.
+    /// If the worker is not being driven, this applies to the next call. Several wakes before the return count as one.
     pub fn wake(&self) {
         self.0.notify_one();
     }

@@ -1,9 +1,10 @@
-//! The heartbeat: the serving loop's promise of when the next heartbeat comes.
+//! The heartbeat: each one promises by when the serving loop makes the next one.
 //!
-//! Owns: the rhythm of heartbeats, and of looking at the siblings. A loop that has traffic promises 50 ms; an idle one
-//! promises 300 ms and wakes four times a second. Each turn also writes the waiting lines of the access log, the rest
-//! of a log line that was written in part, and the messages to the master that did not fit into the channel: an idle
-//! worker wakes for no other timer. Refuses: judging late heartbeats (`rescue`, the master).
+//! Owns: the rhythm of the heartbeats, and of the looks at the siblings. A loop with traffic promises the next
+//! heartbeat within 50 ms. An idle loop promises it within 300 ms, and wakes four times a second. Each turn also writes
+//! what waits: lines of the access log, the rest of a log line that was written in part, and messages to the master
+//! that did not fit into the channel. So an idle worker wakes for no other timer. Refuses: judging late heartbeats
+//! (`rescue`, the master).
 
 use std::time::Duration;
 
@@ -19,17 +20,18 @@ use crate::{log, sys::clock};
 const BUSY_TICK: Duration = Duration::from_millis(25);
 const BUSY_PROMISE_MS: u64 = 50;
 
-/// A multiple of 64: above its first level tokio's timer wheel has slots of 64 ms, and a deadline between two of them
-/// wakes the thread twice, once to move the timer and once to fire it.
+/// How often an idle worker wakes, in milliseconds. It is a multiple of 64, because the upper levels of tokio's timer
+/// wheel have slots of 64 ms. A deadline between two slots wakes the thread twice, once to move the timer and once to
+/// fire it.
 const IDLE_TICK_MS: u64 = 256;
 const IDLE_PROMISE_MS: u64 = 300;
 
 /// A worker is idle after this many busy ticks without traffic.
 const IDLE_TICKS: u32 = 10;
 
-/// Makes the first promise now, because siblings take a serving worker without a promise for a silent one. The task
-/// runs for as long as the worker: if the loop stops, so do the heartbeats. `epoch` is when the runtime began; its
-/// timers count from there.
+/// Starts the task of the heartbeats. It makes the first promise before it returns, because siblings take a serving
+/// worker without a promise for a silent one. The task runs on the serving loop as long as the worker lives: if the
+/// loop stops, the heartbeats stop. `epoch` is the moment at which the runtime began; its timers count from there.
 pub(super) fn start<S, B>(shared: &'static Shared, epoch: Instant, watch: SiblingWatch<S>)
 where
     S: Serve<B>,
@@ -63,7 +65,9 @@ where
         } else {
             promise(shared, IDLE_PROMISE_MS);
             let ticks = epoch.elapsed().as_millis() as u64 / IDLE_TICK_MS + 1;
-            // Traffic wakes the worker early, so the first connection after an idle period does not wait for the timer.
+            // Waits for the next idle tick or for traffic, whichever comes first. The result does not matter: the next
+            // turn follows in both cases. Traffic ends the wait early, so that the rhythm changes with the first
+            // connection after an idle period.
             let _ = timeout_at(epoch + Duration::from_millis(ticks * IDLE_TICK_MS), shared.traffic.notified()).await;
         }
     }

@@ -1,7 +1,7 @@
 //! The worker's end of the channel to the master.
 //!
-//! Owns: what the master's messages and its end mean for this worker, and SIGTERM to this worker. Refuses: sending
-//! (`shared`), and carrying out an order (`worker`).
+//! Owns: the orders that this worker gets: by a message of the master, by the loss of the master, or by SIGTERM.
+//! Refuses: sending (`shared`), and carrying out an order (`worker`).
 
 use std::{
     future::pending,
@@ -27,14 +27,14 @@ pub(super) enum Order {
         grace: Duration,
         last: bool,
     },
-    /// SIGTERM came to this worker alone.
+    /// This worker got a SIGTERM while its master was alive.
     Term,
 }
 
-/// What the master sends, and its end.
+/// Receives the orders of the master, and notices when the master is gone.
 pub(super) struct MasterLink {
-    /// For tokio it is a datagram socket. This socket also keeps messages apart, and reports when the other end is
-    /// gone.
+    /// `None` once the master is gone. The socket is of type SOCK_SEQPACKET, but tokio treats it as a datagram socket.
+    /// Like a datagram socket it keeps messages apart; in addition it reports when the other end is gone.
     channel: Option<UnixDatagram>,
     term: Signal,
     master: i32,

@@ -1,10 +1,11 @@
 //! The other end of a connection.
 //!
-//! Owns: what the kernel knows of it. Refuses: who the client is behind proxies (`forwarded`).
+//! Owns: the remote address of a connection, as the kernel reports it. Refuses: the address of a client that comes
+//! through a proxy (`forwarded`).
 
 use std::{fmt, net::SocketAddr};
 
-/// The other end of a connection, as the kernel knows it. `None` for a unix socket.
+/// The other end of a connection. `remote` is the address that the kernel reports; it is `None` for a unix socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
     pub(super) remote: Option<SocketAddr>,

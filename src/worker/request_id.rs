@@ -1,6 +1,6 @@
-//! `X-Request-Id`: one for each request, taken from the client or made here.
+//! The `X-Request-Id` of each request: the client's own id, or one that is made here.
 //!
-//! Owns: which ids of clients are accepted, and how others are made. Refuses: where they are shown (`exchange`, the
+//! Owns: the rule for accepting the id of a client, and the making of new ids. Refuses: showing ids (`exchange`, the
 //! access log).
 
 use std::{
@@ -17,14 +17,15 @@ const LONGEST: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct RequestIds {
-    /// Random digits, so that ids of two workers never collide, even at different times.
+    /// Random digits that differ in each worker, so that no two workers make the same id, even at different times.
     prefix: [u8; 16],
     made: AtomicU64,
 }
 
 impl RequestIds {
     pub(super) fn new() -> Self {
-        // Forked workers inherit the keys of the hash from the master. Their pid and the time differ.
+        // Forked workers inherit the keys of the hash from the master, so what is hashed must differ. Pid and time
+        // differ.
         Self::with(RandomState::new().hash_one((std::process::id(), clock::nanoseconds())))
     }
 
@@ -32,10 +33,11 @@ impl RequestIds {
         Self { prefix: digits(prefix), made: AtomicU64::new(0) }
     }
 
-    /// Returns the id of a request, and makes it the only one in its headers. An id that is too long, has unusual
-    /// characters, or is not the only one is replaced.
+    /// Returns the id of a request, and leaves it as the only `X-Request-Id` in the headers. A new id replaces the
+    /// client's if that is too long, has unusual characters, or is not the only one.
     pub(super) fn settle(&self, headers: &mut HeaderMap) -> HeaderValue {
-        // Looking at a handful of headers costs less than hashing the name, and `append` costs less than `insert`.
+        // Comparing a handful of headers costs less than a look-up, which hashes the name. `append` costs less than
+        // `insert`.
         let mut given = headers.iter().filter(|(name, _)| **name == X_REQUEST_ID);
         match (given.next(), given.next()) {
             (Some((_, id)), None) if is_sane(id.as_bytes()) => return id.clone(),
@@ -49,13 +51,13 @@ impl RequestIds {
 
     /// Makes an id of 24 hexadecimal digits.
     fn make(&self) -> HeaderValue {
-        // Only one loop counts, so a load and a store are enough.
+        // Only the serving loop makes ids, so a load and a store are enough to count them.
         let made = self.made.load(Relaxed).wrapping_add(1);
         self.made.store(made, Relaxed);
         let mut id = [0; 24];
         id[..16].copy_from_slice(&self.prefix);
         id[16..].copy_from_slice(&digits::<8>(made));
-        // Request, response and log share one piece of memory.
+        // With `Bytes`, the request, the response and the log share one copy of the id.
         HeaderValue::from_maybe_shared(Bytes::from_owner(id)).expect("hexadecimal digits are a value")
     }
 }
@@ -65,7 +67,8 @@ fn digits<const N: usize>(number: u64) -> [u8; N] {
     std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * (N - 1 - at)) & 0xf) as usize])
 }
 
-/// Whether no character has a meaning to a shell, a log, or the syntax of lists.
+/// Returns true if the id has a valid length, and no character that means something to a shell, a log or a list in a
+/// header.
 fn is_sane(id: &[u8]) -> bool {
     let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte);
     (1..=LONGEST).contains(&id.len()) && id.iter().all(harmless)

@@ -1,7 +1,9 @@
-//! Watching the siblings: finding workers that cannot accept what waits in their slot, and accepting it for them.
+//! Watches the siblings: finds workers that cannot accept the connections that wait in their slot, and accepts these
+//! connections for them.
 //!
-//! Owns: finding such workers from the scoreboard and the queues, and reporting silent ones to the master. Refuses: how
-//! often (`heartbeat`), what is done about a silent worker (the master), and anything while this worker drains.
+//! Owns: finding these workers by the scoreboard and the queues, and reporting silent ones to the master. Refuses: the
+//! rhythm of the looks (`heartbeat`), the treatment of a silent worker (the master), and any rescue while this worker
+//! drains.
 
 use std::{os::fd::AsFd, time::Duration};
 
@@ -21,42 +23,44 @@ use crate::{
     },
 };
 
-/// The most connections taken from each slot in a turn of the loop: a crash of this worker loses what it has accepted
-/// and not answered.
+/// The most connections that are taken from a socket of another slot in one turn of the loop. The number is small,
+/// because a crash of this worker loses what it has accepted and not answered.
 const PER_TURN: u32 = 8;
 
-/// After this many turns the other siblings, which look as well, take their share.
+/// The most turns of the loop in which one look takes connections. After them the other siblings, which look as well,
+/// take their share.
 const TURNS: u32 = 8;
 
-/// After a suspend of the machine every worker looks late once, so a sibling is reported only after two late looks in a
-/// row.
+/// After this many late looks in a row a sibling is reported to the master. One is not enough: after a suspend of the
+/// machine every worker looks late once.
 const LOOKS_UNTIL_TOLD: u32 = 2;
 
-/// What one worker sees of the others.
+/// What one worker remembers of its siblings between two looks at them.
 pub(super) struct SiblingWatch<S> {
     slot: u32,
     shared: &'static Shared,
     app: S,
-    /// One for each slot that this worker has sockets of.
+    /// One element for each slot of which this worker has sockets. The index is the number of the slot.
     siblings: Vec<Sibling>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Sibling {
     sign: Option<Observation>,
-    /// At the last look its queue was not empty, and it had done nothing since the look before.
+    /// True if at the last look its queue was not empty, and it had done nothing since the look before.
     suspect: bool,
-    /// The number of looks in a row that found it late.
+    /// The number of looks in a row that found its heartbeat late.
     late: u32,
 }
 
-/// What the worker of a slot shows of itself.
+/// What the scoreboard shows of the worker of a slot.
 #[derive(Clone, Copy)]
 struct Observation {
     due: u64,
-    /// If it is the same twice, the worker did nothing in between: its heartbeats go on even if it does not accept.
+    /// A number that grows with everything that the worker does. If two looks find the same number, the worker did
+    /// nothing in between. Heartbeats cannot show this: they go on even if the worker does not accept.
     activity: u64,
-    /// It does not accept, and is well.
+    /// The worker is well, but does not accept, because it has no place for another connection.
     full: bool,
 }
 
@@ -66,8 +70,8 @@ impl<S> SiblingWatch<S> {
         Self { slot, shared, app, siblings }
     }
 
-    /// Takes connections for each sibling that needs it, with a `heartbeat` after each turn of the loop. Returns
-    /// whether the next look should come soon.
+    /// Looks at the siblings, and takes connections for each one that needs it. Calls `heartbeat` after each turn of
+    /// the loop. Returns true if the next look should come soon.
     pub(super) async fn turn<B>(&mut self, heartbeat: impl Fn()) -> bool
     where
         S: Serve<B>,
@@ -91,7 +95,7 @@ impl<S> SiblingWatch<S> {
         self.siblings.iter().any(|sibling| sibling.suspect || (1..LOOKS_UNTIL_TOLD).contains(&sibling.late))
     }
 
-    /// Returns the slots whose queue holds something that their worker will not take now.
+    /// Returns the slots whose worker will not accept now what waits in the slot's queue.
     fn look(&mut self) -> Vec<u32> {
         let now = clock::now();
         let signs = self.signs();
@@ -115,7 +119,8 @@ impl<S> SiblingWatch<S> {
             }
         }
         let asked: Vec<_> = watched.iter().map(|(_, _, socket)| (*socket, Interest::Read)).collect();
-        // One call for all. If it fails for lack of memory, the next look asks again.
+        // One call asks for all sockets. If it fails for lack of memory, this look finds nothing, and the next one asks
+        // again.
         let full = wait(&asked, Some(Duration::ZERO)).unwrap_or_default();
         let mut needy = Vec::new();
         for ((slot, helpless, _), _) in watched.iter().zip(full).filter(|(_, full)| *full) {
@@ -129,8 +134,8 @@ impl<S> SiblingWatch<S> {
         needy
     }
 
-    /// Returns the observation of each slot's worker. If a slot has several, it is the one with the latest promise: a
-    /// slot is well if one of its workers is.
+    /// Returns an observation for each slot. If a slot has several workers, it is that of the worker with the latest
+    /// promise: a slot is well if one of its workers is.
     fn signs(&self) -> Vec<Option<Observation>> {
         let mut signs = vec![None; self.siblings.len()];
         for row in self.shared.scoreboard.rows().filter(|row| row.state() == RowState::Serving) {
@@ -144,7 +149,7 @@ impl<S> SiblingWatch<S> {
         signs
     }
 
-    /// Takes connections of this slot. Returns whether more may wait.
+    /// Takes connections that wait in this slot. Returns true if more may wait.
     fn rescue<B>(&self, slot: u32) -> bool
     where
         S: Serve<B>,
@@ -155,7 +160,7 @@ impl<S> SiblingWatch<S> {
             if !self.shared.has_place() {
                 return false;
             }
-            // A full worker takes one at a time, and an idle connection leaves for it.
+            // A full worker still takes one connection at a time, and makes an idle connection leave for it.
             let room = u32::try_from(self.shared.room()).unwrap_or(u32::MAX);
             let most = room.clamp(1, PER_TURN);
             let taken = accept::take(socket, most, self.shared, &self.app);

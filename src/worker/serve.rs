@@ -1,6 +1,6 @@
-//! What the worker asks of the app's service and of its bodies.
+//! The traits that the app's service and the bodies of its responses must implement.
 //!
-//! Owns: the bounds, once for the whole worker. Refuses: calling the service (`connection::exchange`).
+//! Owns: these bounds, written once for the whole worker. Refuses: calling the service (`connection::exchange`).
 
 use http::{Request, Response};
 use tower_service::Service;
@@ -9,7 +9,7 @@ use super::Body;
 pub(super) use super::peer::Peer;
 pub(crate) use crate::BoxError;
 
-/// A service with everything that the worker needs.
+/// The bounds that the worker needs on the app's service, under one name. Every service that meets them implements it.
 pub(crate) trait Serve<B>:
     Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static
 {
@@ -23,7 +23,7 @@ impl<B, S> Serve<B> for S where
 {
 }
 
-/// A body with everything that the worker needs.
+/// The bounds that the worker needs on the bodies of the app's responses, under one name.
 pub(crate) trait AppBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
 impl<B> AppBody for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}

@@ -1,6 +1,7 @@
-//! Log lines that any client can cause: at most one a second.
+//! Limits each kind of log line that any client can cause to one line a second.
 //!
-//! Owns: when the next line may be written, and how many were suppressed. Refuses: the lines.
+//! Owns: the time from which the next line may be written, and the number of suppressed lines. Refuses: writing the
+//! lines.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,7 +9,7 @@ use crate::sys::clock;
 
 const EVERY_MS: u64 = 1_000;
 
-/// One kind of line of one worker.
+/// The limit of one kind of log line in one worker.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     next: AtomicU64,
@@ -16,7 +17,8 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// Returns how many lines were suppressed since the last one if a line may be written now, and `None` if not.
+    /// Returns `None` if the line must be suppressed now. If it may be written, returns how many lines were suppressed
+    /// since the last written one.
     pub(super) fn pass(&self) -> Option<u64> {
         self.pass_at(clock::coarse())
     }
