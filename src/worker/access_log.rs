@@ -1,8 +1,9 @@
 //! The access log of one worker: a line for each request that it answered or refused.
 //!
-//! Owns: the lines that are not yet written, and when they are written: some KiB at once, at each heartbeat, and at the
-//! end. Refuses: how a line looks (`format`), opening files (the master), and waiting for a reader or a disk while the
-//! worker serves: what they do not take in time is dropped and counted.
+//! Owns: the lines that are not yet written, and the moments at which they are written: when some KiB have come
+//! together, at each heartbeat, and at the worker's end. Refuses: the look of a line (`format`), opening files (the
+//! master), and waiting for a reader or a disk while the worker serves. Lines that a reader or disk does not take in
+//! time are dropped and counted.
 
 mod entry;
 mod format;
@@ -29,24 +30,25 @@ use crate::{
     sys::clock,
 };
 
-/// From this many bytes on, lines are written without waiting for the heartbeat.
+/// When this many bytes of lines wait, they are written at once, before the next heartbeat.
 const FULL: usize = 16 * 1024;
 
 /// At most this many bytes wait for a reader that does not read or a disk that is full. Further lines are dropped.
 const MOST: usize = 64 * 1024;
 
-/// At the end of a worker: how long it tries to write the rest of a line that is written in part, and how often.
+/// How long a worker tries, at its end, to write the rest of a line that is written in part. `LAST_LINE_TRY` is the
+/// pause between two tries.
 const LAST_LINE: Duration = Duration::from_millis(100);
 const LAST_LINE_TRY: Duration = Duration::from_millis(2);
 
-/// How often the log reports dropped lines, in milliseconds.
+/// The least time between two reports of dropped lines in the log, in milliseconds.
 const TELL_EVERY: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct AccessLog {
     form: Form,
     exclude: Vec<String>,
-    /// The headers that lines show.
+    /// The request headers that a line shows; `response_headers` are those of the response.
     request_headers: Vec<HeaderName>,
     response_headers: Vec<HeaderName>,
     row: Row,
@@ -57,9 +59,9 @@ pub(super) struct AccessLog {
 #[derive(Debug)]
 struct LineWriter {
     sink: Sink,
-    /// Whole lines.
+    /// Whole lines that are not yet written.
     buffer: Vec<u8>,
-    /// Why the last write took less than everything.
+    /// Why the last write did not take the whole buffer; `None` if it did.
     stalled: Option<io::ErrorKind>,
     timestamps: TimestampCache,
     dropped: u64,
@@ -112,8 +114,8 @@ impl AccessLog {
     }
 
     /// Writes the line of a request that was refused before it was parsed. `bytes` is the size of the response's body,
-    /// `took` the time since the request began. `head` is what has arrived of the request; a whole and valid request
-    /// line is shown.
+    /// `took` the time since the request began. `head` is what has arrived of the request; its request line is shown if
+    /// it is whole and valid.
     pub(super) fn refused(&self, client: Option<IpAddr>, head: &[u8], status: StatusCode, bytes: u64, took: Duration) {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let request = format::request_line(head);
@@ -134,7 +136,8 @@ impl AccessLog {
             return;
         }
         writer.put(&self.form, facts, self.pid);
-        // While nothing is taken, a try for each line would be too often; the heartbeat tries again.
+        // If the last write took less than everything, a try for each line would be too often. The heartbeat tries
+        // again.
         if writer.buffer.len() >= FULL && writer.stalled.is_none() {
             writer.flush();
         }
@@ -153,8 +156,8 @@ impl AccessLog {
         }
     }
 
-    /// Writes lines to this file from now on, because the master has opened it again. Lines that were begun before go
-    /// to the old one.
+    /// Writes lines to this file from now on, because the master has opened the access log again. Lines that wait
+    /// already are first written to the old file, as far as it takes them.
     pub(super) fn adopt(&self, file: OwnedFd) {
         let mut writer = self.lock();
         writer.flush();
@@ -164,11 +167,12 @@ impl AccessLog {
         writer.stalled = None;
     }
 
-    /// Writes what can be written now, at the worker's end. The rest is lost.
+    /// Writes the waiting lines at the worker's end, as far as they can be written now. The others are lost and
+    /// counted.
     pub(super) fn finish(&self) {
         let mut writer = self.lock();
         writer.flush();
-        // The worker serves no more, so it can wait for a reader that has part of a line.
+        // The worker serves no more requests, so it can wait a moment for a reader that has got only a part of a line.
         let began = clock::now();
         while !writer.sink.finish() && clock::now() - began < LAST_LINE.as_millis() as u64 {
             thread::sleep(LAST_LINE_TRY);
@@ -207,7 +211,8 @@ impl LineWriter {
             Form::Json => {
                 format::json(buffer, facts, timestamps, pid, usize::MAX);
                 if self.sink.cut(&buffer[begin..]).is_some() {
-                    // An object that is cut is not valid JSON.
+                    // A cut JSON object would not be valid. So the object is written again, with each of its values
+                    // cut.
                     buffer.truncate(begin);
                     format::json(buffer, facts, timestamps, pid, format::SHORT);
                 }
@@ -236,7 +241,8 @@ impl LineWriter {
             reason,
             "{lines} lines of the access log are lost; requests are still served"
         );
-        // The log may have the same reader, and may have lost this line too.
+        // The log may have the same reader as the access log. If it has lost this warning, the next one counts these
+        // lines again.
         if log::dropped() == lost {
             self.told = self.dropped;
         }
@@ -310,7 +316,7 @@ mod tests {
         log.flush();
         assert_eq!(board.totals().access_lines_dropped, 2);
 
-        // There is room again, in another file.
+        // The master opens another file, and this one has room.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         log.adopt(fs::File::create(&path).unwrap().into());
@@ -329,7 +335,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        // Both ends, because a FIFO without a reader cannot be opened for writing.
+        // The FIFO is opened for reading too, because a FIFO without a reader cannot be opened for writing.
         let mut reader = fs::File::options().read(true).write(true).open(&path).unwrap();
         let (board, log) = to(&path);
         let long = format!("/{}", "x".repeat(9_000));

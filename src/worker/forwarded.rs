@@ -34,8 +34,8 @@ impl TrustedProxies {
         Self(allowed.iter().flat_map(nets).collect())
     }
 
-    /// Whether to trust a peer. Without an address it is the peer of a unix socket: the mode of the socket decides who
-    /// may open it, as in Gunicorn.
+    /// Returns true if the peer with this address is trusted. A peer of a unix socket has no address and is always
+    /// trusted: the mode of the socket decides which processes may open it, as in Gunicorn.
     pub(super) fn trusts(&self, address: Option<IpAddr>) -> bool {
         address.is_none_or(|address| {
             let address = address.to_canonical();
@@ -48,7 +48,7 @@ fn nets(allowed: &AllowIp) -> Vec<IpNet> {
     let net = |address, prefix| IpNet::new(address, prefix).ok();
     match *allowed {
         AllowIp::Any => [net(Ipv4Addr::UNSPECIFIED.into(), 0), net(Ipv6Addr::UNSPECIFIED.into(), 0)],
-        // ::ffff:10.0.0.0/104 is 10.0.0.0/8.
+        // An IPv4 network can be written as an IPv6 one: ::ffff:10.0.0.0/104 is 10.0.0.0/8.
         AllowIp::Net { address: IpAddr::V6(address), prefix: prefix @ 96.. } => match address.to_ipv4_mapped() {
             Some(address) => [net(address.into(), prefix - 96), None],
             None => [net(address.into(), prefix), None],
@@ -60,11 +60,12 @@ fn nets(allowed: &AllowIp) -> Vec<IpNet> {
     .collect()
 }
 
-/// Returns who sent this request over a connection of the given client. The request keeps its forwarding headers only
-/// if they are trusted.
+/// Returns the client that sent this request. `connection` is the peer of the connection, which may be a proxy. The
+/// request keeps its forwarding headers only if that peer is trusted.
 pub(super) fn client<B>(request: &mut Request<B>, connection: &ClientInfo, trust: &TrustedProxies) -> ClientInfo {
     let mut client = connection.clone();
-    // In absolute form and in HTTP/2 the target names the host, and the target decides (RFC 9112, section 3.2.2).
+    // A target in absolute form, or of HTTP/2, names the host. It then counts before the `Host` header (RFC 9112,
+    // section 3.2.2).
     client.host = match (request.uri().authority(), request.headers().get(HOST)) {
         (Some(authority), _) => Host::Authority(authority.clone()),
         (None, Some(value)) => Host::Header(value.clone()),
@@ -89,8 +90,9 @@ fn forwards(name: &HeaderName) -> bool {
     name.starts_with("x-forwarded-") || name == "forwarded"
 }
 
-/// Reads the headers of a trusted peer. Nearly every proxy writes `X-Forwarded-*` and passes on the client's own
-/// `Forwarded`. So `Forwarded` counts only if there is no other.
+/// Applies the forwarding headers of a trusted peer to `client`. Nearly every proxy writes `X-Forwarded-*` headers, and
+/// passes on a `Forwarded` header that the client wrote. So `Forwarded` counts only if none of the `X-Forwarded-*`
+/// headers that are read here is present.
 fn apply_trusted(headers: &mut HeaderMap, client: &mut ClientInfo, trust: &TrustedProxies) {
     if [&FOR, &PROTO, &HOST_SAID, &PORT].iter().any(|name| headers.contains_key(*name)) {
         headers.remove(FORWARDED);
@@ -120,7 +122,7 @@ fn apply_trusted(headers: &mut HeaderMap, client: &mut ClientInfo, trust: &Trust
     }
 }
 
-/// Who sent a request to a proxy, and how, as that proxy says.
+/// What one proxy says about a request that it received: the address of the sender, the scheme, and the host.
 #[derive(Clone, Copy, Default)]
 struct Hop<'a> {
     node: Option<(IpAddr, Option<u16>)>,
@@ -128,8 +130,8 @@ struct Hop<'a> {
     host: Option<&'a str>,
 }
 
-/// Goes from proxy to proxy, away from this server, as long as they are trusted. Returns the last hop that a trusted
-/// one named.
+/// Follows the hops from the nearest proxy towards the client, and stores each address in `client`. It stops at the
+/// first address that is not trusted. Returns the last hop that a trusted proxy named.
 fn follow<'a>(
     hops: impl Iterator<Item = Option<Hop<'a>>>,
     client: &mut ClientInfo,
@@ -148,11 +150,12 @@ fn follow<'a>(
 }
 
 /// Returns the entries of a list from the last to the first; several fields count as one list. Reading from the end
-/// protects what a proxy appended: a client may have written an open quote, or bytes that are not text, before it.
+/// protects the entry that a proxy appended, because a client may have written an open quote, or bytes that are not
+/// text, before it.
 fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName, quotes: bool) -> impl Iterator<Item = &'a str> {
     let fields = headers.get_all(name).iter().rev().map(HeaderValue::as_bytes);
     let split = move |field: &'a [u8]| field.rsplit(unquoted(b',', quotes));
-    // An entry that is not text is not an address either.
+    // An entry that is not text becomes `?`, which is not a valid address either.
     fields
         .flat_map(split)
         .map(<[u8]>::trim_ascii)
@@ -160,7 +163,8 @@ fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName, quotes: bool) -> impl 
         .map(|entry| str::from_utf8(entry).unwrap_or("?"))
 }
 
-/// Finds a mark outside of quotes, from either end.
+/// Returns a function that finds the byte `mark` outside of quotes. It works from either end. If `quotes` is false, a
+/// quote has no meaning.
 fn unquoted(mark: u8, quotes: bool) -> impl FnMut(&u8) -> bool {
     let mut inside = false;
     move |byte| {
@@ -212,7 +216,7 @@ fn node(text: &str) -> Option<(IpAddr, Option<u16>)> {
     Some((address.to_canonical(), port.and_then(|port| port.parse().ok())))
 }
 
-/// Some proxies name the schemes of WebSockets.
+/// Returns true if the scheme is encrypted, and `None` if it is unknown. Some proxies name the schemes of WebSockets.
 fn is_https(proto: &str) -> Option<bool> {
     let is = |name: &str| proto.eq_ignore_ascii_case(name);
     if is("https") || is("wss") {
@@ -229,7 +233,8 @@ fn authority(host: &str) -> Option<Authority> {
     (!authority.as_str().contains('@') && !authority.host().is_empty()).then_some(authority)
 }
 
-/// Returns the client's host with this port, for proxies that forward the two apart.
+/// Returns the client's host with this port, for proxies that forward host and port in separate headers. Returns `None`
+/// if the host names a port already, or if the port is the usual one of the scheme.
 fn with_port(client: &ClientInfo, port: &str) -> Option<Authority> {
     let port: u16 = port.parse().ok()?;
     let host = authority(client.host()?).filter(|host| host.port().is_none())?;
@@ -258,7 +263,8 @@ mod tests {
         TrustedProxies::new(&list.iter().map(net).collect::<Vec<_>>())
     }
 
-    /// Returns what a request of the peer becomes: `address port scheme host`, and the names of the headers left.
+    /// Returns what the app sees of a request from this peer: `address port scheme host`, and the names of the headers
+    /// that are left.
     fn seen(peer: &str, trust: &TrustedProxies, headers: &[(&'static str, &str)]) -> (String, Vec<String>) {
         let mut request = Request::new(());
         for (name, value) in headers {
@@ -397,11 +403,11 @@ mod tests {
             (&["for=1.1.1.1;proto=https, for=192.0.2.7;proto=http, for=10.0.0.2;proto=https"], "192.0.2.7 - http -"),
             (&["for=1.1.1.1", "for=192.0.2.7;host=a, for=10.0.0.2;host=b"], "192.0.2.7 - http a"),
             (&["for=10.0.0.3;proto=https, for=10.0.0.2"], "10.0.0.3 - https -"),
-            // What the client wrote first cannot spoil what the proxy appended.
+            // Quotes and bytes that the client wrote first cannot spoil what the proxy appended.
             (&["for=\", for=192.0.2.7;proto=https"], "192.0.2.7 - https -"),
             (&["\u{e9}\\\", for=192.0.2.7"], "192.0.2.7 - http -"),
             (&["for=1.1.1.1;x=\"a,b\", for=192.0.2.7;x=\",;\""], "192.0.2.7 - http -"),
-            // The nearest proxy hides the hop before it, so nothing further is known.
+            // The nearest proxy does not tell the address of its sender, so the entries before its own do not count.
             (&["for=1.1.1.1, for=unknown;proto=https"], "10.0.0.1 999 https -"),
             (&["for=1.1.1.1, for=_hidden, for=10.0.0.2"], "10.0.0.2 - http -"),
             (&["for=1.1.1.1, proto=https"], "10.0.0.1 999 https -"),
@@ -432,8 +438,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a trusted proxy passes on, and whatever a client wrote before it: nothing panics, and an address
-        /// that the client invented never counts.
+        /// Nothing panics, and an address that the client invented never counts, whatever the client wrote before the
+        /// trusted proxy appended its entry.
         #[test]
         fn what_a_client_wrote_before_the_proxy_never_counts(
             lines in vec(vec(select(vec![

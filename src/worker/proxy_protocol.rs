@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: the first bytes of a connection say who the proxy's client is.
+//! The PROXY protocol, versions 1 and 2: the first bytes of a connection name the client of the proxy.
 //!
-//! Owns: the grammar (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2) and its bounds. Refuses: reading
-//! (`connection::proxy_header`), deciding whose header is trusted (`forwarded`), and what follows the addresses (TLVs
-//! are skipped).
+//! Owns: the grammar (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2) and its bounds. Refuses: reading from a
+//! connection (`connection::proxy_header`), deciding whose header is trusted (`forwarded`), and the TLVs behind the
+//! addresses, which are skipped.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,23 +13,24 @@ const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The longest line of version 1, with its CRLF (section 2.1).
 const V1_MAX: usize = 107;
-/// Signature, version and command, family, length.
+/// The length of the fixed part of version 2: signature, version and command, family, length.
 const V2_FIXED: usize = 16;
-/// Addresses and TLVs. The field could say 65,535; proxies send some hundred bytes.
+/// The most bytes of addresses and TLVs that a header of version 2 may have. Its length field could say 65,535, but
+/// proxies send some hundred bytes.
 const V2_REST_MAX: usize = 4096;
 
-/// What the first bytes of a connection are. If the same bytes come in pieces, it is `More` until the result is known,
-/// and that result does not change afterwards.
+/// What the first bytes of a connection are. If the bytes come in pieces, the result is `More` until it is known. Bytes
+/// that come later do not change a known result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ParsedHeader {
     /// More bytes are needed.
     More,
     /// No header of the accepted versions begins here.
     Absent,
-    /// The header ends after `length` bytes. It may have no source (a health check of the proxy itself, a unix socket):
-    /// then the addresses of the connection itself count.
+    /// A header that ends after `length` bytes. It may have no source (a health check of the proxy itself, a unix
+    /// socket). In this case the addresses of the connection itself count.
     Header { length: usize, source: Option<SocketAddr> },
-    /// It begins as a header and is not valid: a sentence for the peer.
+    /// The bytes begin like a header, but are not a valid one. The text is a sentence for the peer.
     Bad(&'static str),
 }
 
@@ -65,7 +66,7 @@ fn parse_v1(bytes: &[u8]) -> ParsedHeader {
         return ParsedHeader::Bad("The PROXY header does not end with CRLF, or is not text");
     };
     let length = end + 1;
-    // Whatever follows UNKNOWN has no meaning.
+    // The words behind UNKNOWN have no meaning.
     if words == "UNKNOWN" || words.starts_with("UNKNOWN ") {
         return ParsedHeader::Header { length, source: None };
     }
@@ -111,9 +112,9 @@ fn parse_v2(bytes: &[u8]) -> ParsedHeader {
         return ParsedHeader::Header { length, source: None };
     }
     let source = match family {
-        // Unspecified, or a unix stream: valid, without an address that is useful here.
+        // The family is unspecified or a unix stream. Such a header is valid, but has no address that is useful here.
         0x00 | 0x31 => return ParsedHeader::Header { length, source: None },
-        // TCP over IPv4, over IPv6.
+        // 0x11 is TCP over IPv4, and 0x21 is TCP over IPv6.
         0x11 => v2_source::<4>(rest),
         0x21 => v2_source::<16>(rest),
         _ => {
@@ -128,7 +129,8 @@ fn parse_v2(bytes: &[u8]) -> ParsedHeader {
     }
 }
 
-/// Source, destination, source port, destination port; TLVs may follow.
+/// Reads the source from the addresses of version 2. They stand in this order: source, destination, source port,
+/// destination port. TLVs may follow. An address has `N` bytes.
 fn v2_source<const N: usize>(rest: &[u8]) -> Option<SocketAddr>
 where
     IpAddr: From<[u8; N]>,
@@ -138,7 +140,7 @@ where
     Some(SocketAddr::new(IpAddr::from(address), u16::from_be_bytes(port)))
 }
 
-/// Asserts that bytes get one answer however they are split: once it is known, more bytes do not change it.
+/// Asserts that bytes get the same result however they are split, and that more bytes do not change a known result.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn assert_any_split_parses_alike(accepted: ProxyProtocol, bytes: &[u8]) {
     let at_once = parse(accepted, bytes);
@@ -282,7 +284,7 @@ mod tests {
         }
     }
 
-    /// Returns bytes that look like a header at first, and any bytes at all.
+    /// Generates bytes that look like a header at first, and arbitrary bytes.
     fn near_headers() -> impl Strategy<Value = Vec<u8>> {
         let anything = vec(any::<u8>(), 0..200);
         let words = select(vec!["TCP4", "TCP6", "UNKNOWN", "1.2.3.4", "::1", "80", "0", " ", "\r\n", "\n", "\r", "\0"]);

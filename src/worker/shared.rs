@@ -1,8 +1,8 @@
 //! What the tasks of one worker share.
 //!
-//! Owns: the flags of a drain, the row the worker counts in, the listeners, and the sending end of the channel. Each
-//! process has one. It is made once and never freed, so tasks hold plain references. Refuses: deciding when to drain
-//! (`worker`).
+//! Owns: the flags of a drain, the scoreboard row in which the worker counts, the listeners, and the sending end of the
+//! channel to the master. Each worker process has one `Shared`. It is made once and never freed, so tasks hold plain
+//! references to it. Refuses: deciding when to drain (`worker`).
 
 use std::{
     collections::BTreeMap,
@@ -34,9 +34,11 @@ use crate::{
     sys::clock,
 };
 
-/// How often the master is told of new connections, in milliseconds. Each time it may have a program compiled …
+/// The least time between two messages to the master about new connections, in milliseconds. For each message the
+/// master may have a program compiled, so there must not be one for every connection.
 const ARRIVALS_EVERY: u64 = 10;
-/// … and how often if connections do not stay: then there is nothing to balance.
+/// The least time between these messages if connections do not stay open, in milliseconds: then there is little to
+/// balance.
 const PASSERS_BY_EVERY: u64 = 250;
 
 /// How often a full worker checks whether its siblings are full too.
@@ -51,28 +53,28 @@ pub(super) struct Shared {
     pub(super) listeners: Listeners,
     pub(super) in_flight_table: InFlightTable,
     pub(super) http: Http,
-    /// `None` if it is off.
+    /// The access log; `None` if it is off.
     pub(super) access: Option<AccessLog>,
     pub(super) request_ids: RequestIds,
     pub(super) proxy_protocol: ProxyProtocol,
     pub(super) trust: TrustedProxies,
-    /// `None` without TLS.
+    /// The TLS configuration; `None` if the worker serves without TLS.
     pub(super) tls: Option<Arc<ServerConfig>>,
     channel: Arc<OwnedFd>,
-    /// Messages that did not fit into the channel, in their order.
+    /// Messages to the master that did not fit into the channel yet, in their order.
     unsent: Mutex<Vec<ToMaster>>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
-    /// The same as `draining`, for the request path: it is read without a lock.
+    /// The same value as `draining`, for the path of a request, which reads it without a lock.
     drains: AtomicBool,
-    /// When it was raised, on the coarse clock; `NEVER` before.
+    /// When the drain began, on the coarse clock; `NEVER` before.
     drain_began: AtomicU64,
-    /// Until when busy connections of HTTP/2 may become idle, see [`drain_waits`](Self::drain_waits).
+    /// Until when a drain waits for busy connections of HTTP/2 to become idle, see [`drain_waits`](Self::drain_waits).
     drain_waits: AtomicU64,
-    /// `workers.drain_idle`
+    /// The value of `workers.drain_idle`.
     pub(super) drain_idle: Duration,
     ends: AtomicBool,
-    /// Wakes every connection of HTTP/2 when `drains` is raised.
+    /// Wakes every connection of HTTP/2 when `drains` becomes true.
     pub(super) drain: Notify,
     /// Wakes every connection, see [`WakeListener`].
     wake: Notify,
@@ -87,18 +89,19 @@ pub(super) struct Shared {
     pub(super) stalls: Throttle,
     pub(super) timeouts: Throttle,
     pub(super) handshakes: Throttle,
-    /// When the master was last told of new connections, on the coarse clock, and how many there had been.
+    /// When the master was last told of new connections, on the coarse clock. `arrivals_known` is the number of
+    /// connections that had been accepted by then.
     arrivals_told: AtomicU64,
     arrivals_known: AtomicU64,
     emptied: Notify,
     pub(super) background: BackgroundCount,
     pub(super) connections: ConnectionList,
     balance: Balance,
-    /// Wakes the accept loops that wait for a place when a connection ends.
+    /// Notified when a connection ends. It wakes the accept loops that wait for a place.
     vacated: Notify,
-    /// Wakes an idle heartbeat.
+    /// Notified when a connection is accepted. It wakes the task of the heartbeats if that is idle.
     pub(super) traffic: Notify,
-    /// How often a heartbeat came late, because the loop was held up.
+    /// How many heartbeats came late because the event loop was held up.
     delays: AtomicU64,
 }
 
@@ -168,7 +171,7 @@ impl Shared {
         self.stopping.send_replace(true);
     }
 
-    /// Makes every response say `Connection: close` from now on.
+    /// Begins the drain: every response says `Connection: close` from now on, and connections of HTTP/2 are woken.
     pub(super) fn begin_drain(&self, grace: Duration) {
         self.row.draining();
         let (now, most) = (clock::coarse(), grace / 2);
@@ -180,13 +183,14 @@ impl Shared {
         self.drain.notify_waiters();
     }
 
-    /// True from the moment that the master says so in the worker's row, before its message is read.
+    /// Returns true if this worker drains. It is true as soon as the master says so in the worker's row, even before
+    /// the worker has read the master's message.
     pub(super) fn drains(&self) -> bool {
         self.drains.load(Relaxed) || self.row.told_drain()
     }
 
-    /// Whether the master has said that this worker drains, and its message is not read yet. Connections that come now
-    /// are for the next worker.
+    /// Returns true if the master has said in the worker's row that this worker drains, and the worker has not begun
+    /// the drain yet. Connections that come in this state are for the next worker.
     pub(super) fn is_about_to_drain(&self) -> bool {
         self.row.told_drain() && !self.drains.load(Relaxed)
     }
@@ -195,8 +199,8 @@ impl Shared {
         self.drain_began.load(Relaxed) != NEVER
     }
 
-    /// Returns when this drain closes a connection that has been idle since `since`, on the coarse clock. `None`
-    /// outside of a drain, and with `workers.drain_idle = 0`.
+    /// Returns when this drain closes a connection that has been idle since `since`; both times are on the coarse
+    /// clock. Returns `None` outside of a drain, and with `workers.drain_idle = 0`.
     pub(super) fn drain_closes(&self, since: u64) -> Option<u64> {
         let began = self.drain_began.load(Relaxed);
         if began == NEVER || self.drain_idle.is_zero() {
@@ -205,8 +209,8 @@ impl Shared {
         Some(began.max(since).saturating_add(self.drain_idle.as_millis() as u64))
     }
 
-    /// Until when a busy connection of HTTP/2 may become idle, on the coarse clock. Then it is warned: at least half of
-    /// the grace is left for its streams.
+    /// Returns until when a drain waits for a busy connection of HTTP/2 to become idle, on the coarse clock. After this
+    /// time the connection is warned. At least half of the grace is then left for its streams.
     pub(super) fn drain_waits(&self) -> u64 {
         self.drain_waits.load(Relaxed)
     }
@@ -217,13 +221,13 @@ impl Shared {
         self.wake_all();
     }
 
-    /// Lets every connection check its deadline and [`ends`](Self::ends).
+    /// Wakes every connection, so that it checks its deadline and [`ends`](Self::ends).
     pub(super) fn wake_all(&self) {
         self.wakes.store(self.wakes.load(Relaxed) + 1, Relaxed);
         self.wake.notify_waiters();
     }
 
-    /// Returns what is to be pinned for a [`WakeListener`].
+    /// Returns the future that a [`WakeListener`] needs. The caller pins it and passes it to [`WakeListener::new`].
     pub(super) fn wake_signal(&self) -> Notified<'_> {
         self.wake.notified()
     }
@@ -239,20 +243,21 @@ impl Shared {
         if unsent.is_empty() && self.is_sent(&message) {
             return;
         }
-        // The next message of new connections replaces this one, so it is not kept.
+        // A message about new connections is not kept, because the next one replaces it.
         if !matches!(message, ToMaster::Arrivals { .. }) && !unsent.contains(&message) {
             unsent.push(message);
         }
     }
 
-    /// Sends what did not fit before. Call it now and then: a master that stood still reads again later.
+    /// Sends the messages that did not fit into the channel before. Each heartbeat calls it, because a master that
+    /// stood still reads again later.
     pub(super) fn send_unsent(&self) {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = unsent.iter().take_while(|message| self.is_sent(message)).count();
         unsent.drain(..sent);
     }
 
-    /// Whether the message is done with: it is sent, or the master is gone.
+    /// Tries to send a message. Returns true if it need not be sent again: it is sent, or the master is gone.
     fn is_sent(&self, message: &ToMaster) -> bool {
         message.send(self.channel.as_fd()).unwrap_or_else(|error| {
             tracing::debug!(event = "channel_closed", %error, "cannot send to the master");
@@ -277,13 +282,14 @@ impl Shared {
             self.emptied.notify_one();
         }
         self.vacated.notify_waiters();
-        // Not at the first connection that ends, or the kernel would be told twice for every connection.
+        // The worker reports room only when more than a tenth of its places is free. If it did so at the first
+        // connection that ends, the kernel would be told twice for every connection.
         if self.row.full() && self.room() > self.http.worker_connections / 10 {
             self.tell_full(false);
         }
     }
 
-    /// Tells the master of new connections, so that the emptier slots get more of the next ones.
+    /// Tells the master of new connections, not too often, so that the emptier slots get more of the next ones.
     fn tell_arrivals(&self) {
         let (now, known) = (clock::coarse(), self.row.accepted());
         let came = known - self.arrivals_known.load(Relaxed);
@@ -334,7 +340,7 @@ impl Shared {
         }
     }
 
-    /// Whether a new connection can be taken now.
+    /// Returns true if the worker has a place for a new connection, or can make one.
     pub(super) fn has_place(&self) -> bool {
         self.place_in().is_zero()
     }
@@ -344,7 +350,7 @@ impl Shared {
         let _ = timeout(most, self.vacated.notified()).await;
     }
 
-    /// Makes idle connections leave until this many new ones fit. Returns whether there was no place before.
+    /// Makes idle connections leave until this many new ones fit. Returns true if there was no place for them before.
     pub(super) fn make_place(&self, new: u64) -> bool {
         let limit = self.http.worker_connections;
         let over = if limit == 0 { 0 } else { (self.row.connections() + new).saturating_sub(limit) };
@@ -354,7 +360,8 @@ impl Shared {
         over > 0
     }
 
-    /// Makes an idle connection leave, and waits until it has left. Returns whether there is one.
+    /// Makes an idle connection leave so that its descriptor becomes free, and waits for that, but not longer than
+    /// `LOOK_AGAIN`. Returns false if no connection may leave.
     pub(super) async fn free_descriptor(&self) -> bool {
         let one_leaves = self.evict("the worker runs out of file descriptors or memory");
         if one_leaves {
@@ -363,7 +370,7 @@ impl Shared {
         one_leaves
     }
 
-    /// Makes the connection leave that has been idle longest. Returns whether there is one.
+    /// Makes the connection leave that has been idle longest. Returns false if no connection may leave.
     fn evict(&self, reason: &str) -> bool {
         let Some(idle) = self.connections.ask_to_leave() else { return false };
         self.row.connection_evicted();
@@ -379,15 +386,15 @@ impl Shared {
         true
     }
 
-    /// Whether a sibling has room: it then takes the connections that wait for a full worker.
+    /// Returns true if a sibling has room. That sibling takes the connections that wait for this full worker.
     fn a_sibling_has_room(&self) -> bool {
         let now = clock::coarse();
-        // The row of this worker says that it is full.
+        // The row of this worker does not count here, because it says that the worker is full.
         self.scoreboard.rows().any(|row| row.state() == RowState::Serving && !row.full() && row.due() >= now)
     }
 
-    /// Whether a connection of HTTP/2 should go to a sibling that has had fewer requests. The caller must then send it
-    /// away.
+    /// Returns true if a connection of HTTP/2 should move to a sibling that has had fewer requests. The caller must
+    /// then send the connection away.
     pub(super) fn sends_away(&self) -> bool {
         let now = clock::coarse();
         let mut requests = BTreeMap::new();
@@ -451,12 +458,13 @@ impl Shared {
         self.delays.load(Relaxed) + u64::from(self.is_held_up(now))
     }
 
-    /// Whether the loop is held up now: its heartbeat is late.
+    /// Returns true if the event loop is held up at `now`: its heartbeat is late.
     pub(super) fn is_held_up(&self, now: u64) -> bool {
         self.row.due() < now
     }
 
-    /// Counts a request that was refused because workers died while it was in flight.
+    /// Counts a request that was refused because workers died while such a request, of the same method and path, was in
+    /// flight.
     pub(super) fn quarantined<B>(&self, request: &http::Request<B>) {
         self.row.shed();
         if let Some(suppressed) = self.quarantines.pass() {
@@ -496,10 +504,10 @@ impl Drop for OpenGuard {
     }
 }
 
-/// Wakes the task of a connection each time that the worker wakes all of them.
+/// Wakes the task of one connection each time that the worker wakes all connections.
 pub(super) struct WakeListener<'a> {
     notified: Pin<&'a mut Notified<'static>>,
-    /// The number of such wakes when it last listened; `NEVER` before.
+    /// How often the worker had woken all connections when this last listened; `NEVER` if it has not listened yet.
     known: u64,
 }
 
@@ -508,8 +516,8 @@ impl<'a> WakeListener<'a> {
         Self { notified, known: NEVER }
     }
 
-    /// Listens for the next wake. Call it at every turn of the task, whose waker never changes. It costs almost
-    /// nothing, except at first and after a wake.
+    /// Listens for the next wake. The task must call it at each of its turns, always with the same waker. A call costs
+    /// almost nothing, except the first one and the first one after a wake.
     pub(super) fn listen(&mut self, shared: &'static Shared, cx: &mut Context<'_>) {
         let wakes = shared.wakes.load(Relaxed);
         if std::mem::replace(&mut self.known, wakes) != wakes {

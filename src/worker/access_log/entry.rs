@@ -1,7 +1,7 @@
 //! One request as the access log will show it, from its head to the last byte of its response.
 //!
-//! Owns: the moment at which the line is written: when the entry is dropped, however the request ended. Refuses: the
-//! line itself (`format`).
+//! Owns: writing the line when the entry is dropped, however the request ended. Refuses: the look of the line
+//! (`format`).
 
 use std::{
     pin::Pin,
@@ -21,7 +21,7 @@ use crate::sys::clock;
 #[derive(Debug)]
 pub(in crate::worker) struct AccessEntry {
     log: &'static AccessLog,
-    /// In nanoseconds of the monotonic clock.
+    /// When the head of the request was read, in nanoseconds of the monotonic clock.
     begun: u64,
     facts: AccessFacts,
 }
@@ -31,7 +31,7 @@ impl AccessEntry {
         Self { log, begun, facts }
     }
 
-    /// Notes the head of the response.
+    /// Notes the status of the response, and those of its headers that the line shows.
     pub(in crate::worker) fn answered(&mut self, answer: &Parts) {
         self.facts.status = Some(answer.status);
         self.facts.response_headers = format::keep(&self.log.response_headers, &answer.headers);
@@ -46,7 +46,8 @@ impl Drop for AccessEntry {
 }
 
 pin_project_lite::pin_project! {
-    /// A body that counts its bytes, and drops its entry when it is dropped itself.
+    /// A response's body that counts its bytes for the access log. When it is dropped, its entry is dropped too, which
+    /// writes the line.
     pub(in crate::worker) struct LoggedBody<B> {
         #[pin]
         body: B,

@@ -21,32 +21,33 @@ use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{scoreboard::X_REQUEST_ID, settings::Part};
 
-/// If an object is too long for its reader, each of its values is cut to this many bytes. All of them together then fit
-/// into the 4096 bytes that a pipe takes in one piece.
+/// If a JSON object is too long for its reader, each of its values is cut to this many bytes. The whole object then
+/// fits into the 4096 bytes that a pipe takes in one piece.
 pub(super) const SHORT: usize = 480;
 
 /// The status of a request whose connection ended before the response. nginx uses this number.
 const NOT_ANSWERED: u16 = 499;
 
-/// The headers that are shown, with their values.
+/// The headers that a line shows, with their values.
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
 /// The facts that a line can show.
 #[derive(Debug, Default)]
 pub(super) struct AccessFacts {
     pub(super) client: Option<IpAddr>,
-    /// `None` if the request line could not be read.
+    /// Method, target and version of the request; `None` if its request line could not be read.
     pub(super) request: Option<(Method, Uri, Version)>,
     pub(super) request_headers: Headers,
     pub(super) response_headers: Headers,
-    /// `None` without a response.
+    /// The status of the response; `None` if there was no response.
     pub(super) status: Option<StatusCode>,
-    /// The bytes of the body that were handed to the connection.
+    /// How many bytes of the response's body were handed to the connection.
     pub(super) bytes: u64,
     pub(super) took_ns: u64,
 }
 
-/// Returns the headers of `all` that lines show; the first one if a name occurs several times.
+/// Returns the headers of `all` that have one of these names. If a name occurs several times, only the first value
+/// counts.
 pub(super) fn keep(names: &[HeaderName], all: &HeaderMap) -> Headers {
     names.iter().filter_map(|name| Some((name.clone(), all.get(name)?.clone()))).collect()
 }
@@ -55,7 +56,8 @@ fn value<'a>(headers: &'a Headers, name: &HeaderName) -> Option<&'a [u8]> {
     headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes())
 }
 
-/// Reads a request line that no other parser has read.
+/// Parses the request line of a refused request, which no other parser has read. Returns `None` if it is not whole and
+/// valid.
 pub(super) fn request_line(head: &[u8]) -> Option<(Method, Uri, Version)> {
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     let line = &head[..head.iter().position(|byte| matches!(byte, b'\r' | b'\n'))?];
@@ -70,7 +72,7 @@ pub(super) fn request_line(head: &[u8]) -> Option<(Method, Uri, Version)> {
     Some((Method::from_bytes(method).ok()?, Uri::try_from(target).ok()?, version))
 }
 
-/// Returns the user of HTTP's Basic scheme (RFC 7617), whether or not the password was right.
+/// Returns the user name of HTTP's Basic scheme (RFC 7617). The worker does not know whether the password was right.
 fn user(headers: &Headers) -> Option<Vec<u8>> {
     let (scheme, credentials) = value(headers, &AUTHORIZATION)?.split_at_checked(6)?;
     let mut pair = scheme
@@ -86,8 +88,8 @@ impl AccessFacts {
         self.status.map_or(NOT_ANSWERED, |status| status.as_u16())
     }
 
-    /// Writes the target as the client sent it, as far as that is known. HTTP/2 sends it in pieces: then path and
-    /// query.
+    /// Writes the target of the request as the client sent it. HTTP/2 sends a target in pieces, so for HTTP/2 this
+    /// writes only path and query. An unknown target is written as a dash.
     fn target(&self, to: &mut impl fmt::Write) -> fmt::Result {
         match &self.request {
             None => to.write_char('-'),
@@ -99,7 +101,7 @@ impl AccessFacts {
     }
 }
 
-/// Adds a line of these parts, with its newline.
+/// Adds a line of text, made of these parts, and a newline.
 pub(super) fn text(to: &mut Vec<u8>, parts: &[Part], facts: &AccessFacts, timestamps: &TimestampCache, pid: u32) {
     for part in parts {
         atom(to, part, facts, timestamps, pid);
@@ -150,7 +152,7 @@ fn atom(to: &mut Vec<u8>, part: &Part, facts: &AccessFacts, timestamps: &Timesta
     };
 }
 
-/// Writes a dash if there is no value.
+/// Writes a value with its escapes, or a dash in place of a missing one.
 fn escaped(to: &mut Vec<u8>, bytes: Option<&[u8]>) -> std::io::Result<()> {
     Escape(to).bytes(bytes.unwrap_or(b"-"));
     Ok(())
@@ -180,7 +182,7 @@ impl fmt::Write for Escape<'_> {
     }
 }
 
-/// Whether the byte is printable ASCII without a meaning inside quotes.
+/// Returns true if the byte is printable ASCII and has no meaning inside quotes.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
@@ -190,7 +192,7 @@ pub(super) fn json_headers() -> Vec<HeaderName> {
     vec![AUTHORIZATION, HOST, REFERER, USER_AGENT, X_REQUEST_ID.clone()]
 }
 
-/// Adds an object and a newline. A missing value is null. Each value is cut to `most` bytes, or a few more.
+/// Adds a JSON object and a newline. A missing value is null. Each value is cut to `most` bytes, or a few more.
 pub(super) fn json(to: &mut Vec<u8>, facts: &AccessFacts, timestamps: &TimestampCache, pid: u32, most: usize) {
     let mut object = Object { to, most };
     let request = facts.request.as_ref();
@@ -226,7 +228,8 @@ struct Object<'a> {
 }
 
 impl Object<'_> {
-    /// Adds a value that needs no escapes. A key comes with everything that stands before its closing quote.
+    /// Adds a key, and a value that needs no escapes. `key` begins with the comma or brace before the key, and ends
+    /// before its closing quote.
     fn number(&mut self, key: &str, value: impl fmt::Display) {
         let _infallible = write!(self.to, "{key}\":{value}");
     }
@@ -256,7 +259,7 @@ impl Object<'_> {
             }
             let _infallible = match sign {
                 '"' | '\\' => write!(self.to, "\\{sign}"),
-                // Some readers take the last two for the end of a line.
+                // U+2028 and U+2029 are escaped, because some readers take them for the end of a line.
                 sign if sign.is_control() || matches!(sign, '\u{2028}' | '\u{2029}') => {
                     write!(self.to, "\\u{:04x}", u32::from(sign))
                 }
@@ -271,11 +274,11 @@ impl Object<'_> {
 pub(super) struct TimestampCache {
     second: i64,
     milliseconds: i32,
-    /// In Common Log Format, in brackets.
+    /// The local time in Common Log Format, with its brackets.
     local: String,
-    /// RFC 3339 up to the seconds.
+    /// The time in UTC as in RFC 3339, up to the seconds.
     utc: String,
-    /// The zone of the machine, or of `TZ`; the first line looks it up.
+    /// The time zone of the machine, or of `TZ`; `None` until the first line needs it.
     zone: Option<TimeZone>,
 }
 

@@ -20,7 +20,7 @@ fn parts(format: &str) -> Vec<Part> {
     }
 }
 
-/// The line of a request that was answered 201 with 17 bytes after 3.0456789 seconds.
+/// Returns what the log knows of a request that was answered with status 201 and 17 bytes after 3.0456789 seconds.
 fn facts(request: &Request<()>) -> AccessFacts {
     let mut answer = HeaderMap::new();
     answer.insert("x-answer", HeaderValue::from_static("42"));
@@ -112,7 +112,7 @@ fn a_missing_value_is_a_dash() {
     let every = "%(h)s %(u)s %(r)s %(m)s %(U)s %(q)s %(H)s %(s)s %(B)s %(b)s %(f)s %(a)s %({RAW_URI}e)s";
     let refused = AccessFacts { status: Some(StatusCode::BAD_REQUEST), ..AccessFacts::default() };
     assert_eq!(render(every, &refused), "- - - - - - - 400 0 0 - - -");
-    // The client left before the response.
+    // There is no status, because the client left before the response.
     assert_eq!(render("%(s)s %(B)s %(b)s", &AccessFacts::default()), "499 0 -");
     // A missing query is shown as an empty one, as in WSGI.
     assert_eq!(render("[%(q)s]", &facts(&Request::new(()))), "[]");
@@ -141,7 +141,7 @@ fn only_a_basic_user_with_a_name_is_shown() {
         ("Bearer YTo=", "-"),
         ("Basic", "-"),
         ("é", "-"),
-        // The bytes are: a LF b, a quote, and 0xff.
+        // The first pair has no colon. In the second the name consists of the bytes a, LF, b, a quote, and 0xff.
         ("Basic YQpi", "-"),
         ("Basic YQpiIv86eA==", r#"a\x0ab\"\xff"#),
     ] {
