@@ -82,6 +82,10 @@ use crate::{
 /// How long half-closed connections may take to read the end of the stream once the grace is over.
 const LAST_BYTES: Duration = Duration::from_millis(250);
 
+/// The shutdown hook ends this long before the end of the grace. At the end of the grace the master kills, and the worker
+/// would not get to log what was cut.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
 /// How much of the grace is kept for the end of the drain: at most this, and at most a quarter of the grace.
 const RESERVE: Duration = Duration::from_millis(500);
 
@@ -325,8 +329,9 @@ where
     };
     let began = Instant::now();
     let until = drain(&mut acceptors, &mut master_link, grace, shutdown_grace, last).await;
+    let left = until.saturating_duration_since(Instant::now()).saturating_sub(LAST_LINES);
     if let Some(hook) = shutdown
-        && timeout(until.saturating_duration_since(Instant::now()).max(LAST_BYTES), hook).await.is_err()
+        && timeout(left.max(LAST_LINES), hook).await.is_err()
     {
         tracing::warn!(
             event = "shutdown_hook_timeout",
@@ -404,8 +409,8 @@ async fn drain<S: Serve<B>, B: AppBody>(
         None => acceptors.hold(),
     }
     loop {
-        let hook = if shutdown_grace.is_zero() { Duration::ZERO } else { shutdown_grace.saturating_add(LAST_BYTES) };
-        let cut_at = until - least.max(hook.min(grace / 2));
+        let kept = shutdown_grace.saturating_add(LAST_BYTES + LAST_LINES).min(grace / 2);
+        let cut_at = until - if shutdown_grace.is_zero() { least } else { least.max(kept) };
         let closing = acceptors.next_step_at();
         select! {
             () = shared.finished(), if closing.is_none() => return until,
