@@ -74,7 +74,7 @@ fn health_takes_the_address_from_the_settings_when_no_master_answers_and_says_so
     assert!(asked.status.success() && text(&asked).contains("another service answers"), "{}", text(&asked));
     rewrite(&supervisor, "[control]\nsocket = \"off\"\n[server]\nbind = = 4\n");
     let asked = supervisor.ctl(&["health"]);
-    assert!(asked.status.code() == Some(1) && text(&asked).contains("oxicorn check"), "{}", text(&asked));
+    assert!(asked.status.code() == Some(1) && text(&asked).contains("the command check says why"), "{}", text(&asked));
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn a_bad_proxy_header_is_refused() {
         (b"PROXY / HTTP/1.1\r\n", "TCP4 or TCP6"),
         (&[b"PROXY UNKNOWN ", &[b'x'; 100][..]].concat(), "107"),
         (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02xx", "shorter"),
-        (b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x02xx", "not of version 2"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x02xx", "not version 2"),
         (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xFF\xFF", "4096"),
     ] {
         assert_refused(&supervisor, bytes, reason);

@@ -153,7 +153,7 @@ fn the_journal_gets_priorities_and_no_second_time_stamp() {
     supervisor.stop();
     let log = supervisor.log().0;
     assert!(log.lines().all(|line| line.starts_with("<6>INFO  ") || line.starts_with("<4>WARN  ")), "{log}");
-    assert!(log.contains("<4>WARN  SIGWINCH does nothing"), "{log}");
+    assert!(log.contains("<4>WARN  ignored SIGWINCH"), "{log}");
 
     let other = r#"JOURNAL_STREAM=1:2 exec "$0" "$@""#;
     let supervisor = Launch::new().through(&["sh", "-c", other]).serving(2);
