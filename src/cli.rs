@@ -326,7 +326,7 @@ pub(crate) struct Options {
     /// Name of the service, shown by ps
     #[arg(short, long, value_name = "NAME", help_heading = "Process")]
     name: Option<String>,
-    /// File of KEY=VALUE lines; the real environment stands above it
+    /// File of KEY=VALUE lines; the real environment overrides it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Process")]
     env_file: Option<String>,
 
