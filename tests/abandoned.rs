@@ -107,7 +107,7 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
     supervisor.stop();
 }
 
-/// The replacement finds the same requests in the queue and survives.
+/// The replacement finds the same requests in the queue and does not crash.
 #[test]
 fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
     let supervisor = launch().serving(1);

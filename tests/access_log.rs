@@ -294,7 +294,7 @@ fn rotation_under_load_loses_no_line() {
     let mut files = vec![current.clone()];
     for round in 1..=6 {
         let answered = load.answered();
-        eventually("the load goes on", PATIENCE, || (load.answered() >= answered + 300).then_some(()));
+        eventually("the load continues", PATIENCE, || (load.answered() >= answered + 300).then_some(()));
         let rotated = supervisor.path(&format!("access.log.{round}"));
         fs::rename(&current, &rotated).expect("our own file");
         supervisor.signal(Signal::SIGUSR1);
@@ -399,7 +399,7 @@ fn a_stalled_reader_costs_lines_and_no_request() {
     eventually("the log says so", PATIENCE, || (counted(&told(&supervisor)) == lost).then_some(()));
     assert!(told(&supervisor)[0].contains("its reader is slow or stopped"), "{:?}", told(&supervisor));
 
-    // Nothing blocks any more: the reader goes on, and every line that was not counted as lost arrives complete.
+    // Nothing blocks any more: the reader continues, and every line that was not counted as lost arrives complete.
     let mut text = Vec::new();
     let kept = asked - lost;
     eventually("all that was kept", PATIENCE, || {

@@ -209,7 +209,7 @@ fn nginx_with_keep_alive_to_the_workers_loses_nothing() {
     supervisor.stop();
 }
 
-/// nginx believes that a connection goes on when it ends without a `Connection: close`, and answers the next request
+/// nginx believes that a connection continues when it ends without a `Connection: close`, and answers the next request
 /// with 502.
 #[test]
 fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {

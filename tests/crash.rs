@@ -20,7 +20,7 @@ fn a_killed_worker_costs_at_most_its_requests_in_flight() {
         let replaced = supervisor.wait_serving(2);
         assert!(!replaced.contains(&victim));
         let before = load.answered();
-        eventually("the load goes on", PATIENCE, || (load.answered() >= before + 200).then_some(()));
+        eventually("the load continues", PATIENCE, || (load.answered() >= before + 200).then_some(()));
         let tally = load.finish();
         eprintln!("{mode:?}: {} of {} lost: {:?}", tally.lost(), tally.ok, tally.failures);
         assert!(tally.lost() <= CLIENTS, "more was lost than clients could have had in flight: {:?}", tally.failures);

@@ -47,7 +47,7 @@ fn yaml(files: &[&str]) -> Vec<Value> {
 /// Reads `45s` or `30`, as systemd and supervisor.toml write it.
 fn seconds(text: &str) -> u64 {
     let text = text.trim().trim_matches('"');
-    text.trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{text} is no number of seconds"))
+    text.trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{text} is not a number of seconds"))
 }
 
 /// Returns the default of a key that is a duration, in seconds.
@@ -257,7 +257,7 @@ fn logrotate_accepts_the_snippet_and_loses_no_line() {
         let rotated = run("logrotate", &["--force", "--state", &state, &config]);
         assert!(rotated.status.success(), "{}", text(&rotated));
         let name = format!("logs/oxicorn.log{}", if round == 1 { "" } else { ".1" });
-        eventually("the log goes on under its name", PATIENCE, || {
+        eventually("the log continues under its name", PATIENCE, || {
             let fresh = fs::read_to_string(supervisor.path("logs/oxicorn.log")).unwrap_or_default();
             fresh.contains("event=logs_reopened").then_some(name.clone())
         });

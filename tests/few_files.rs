@@ -1,5 +1,5 @@
 //! Promise: a worker that runs out of file descriptors closes idle connections for new ones. With no idle connection it
-//! serves the connections it has, does not spin, is not killed, and goes on once there are descriptors again.
+//! serves the connections it has, does not spin, is not killed, and continues once there are descriptors again.
 
 use std::time::Duration;
 

@@ -120,7 +120,7 @@ fn settings_that_cannot_be_looked_at_refuse_the_start() {
             assert!(text(&output).contains(reason), "{command}, {spoil}: {}", text(&output));
         }
     }
-    // A file that never existed is no error.
+    // A file that never existed is not an error.
     let nothing = Launch::new().raw("").arg("check");
     let remove = format!("rm {}; exec \"$0\" \"$@\"", nothing.path("supervisor.toml").display());
     assert_told_all(&nothing.through(&["sh", "-c", &remove]).run(), 0, &["settings are valid"]);
@@ -208,8 +208,8 @@ fn deployed() -> (Supervisor, PathBuf) {
     (launch.through(&["sh", "-c", &enter]).serving(2), current)
 }
 
-/// Reload and upgrade have one rule: they use the path by which the service was started, and follow its links anew each
-/// time.
+/// Reload and upgrade have one rule: they use the path by which the service was started, and follow its links again
+/// each time.
 #[test]
 fn reload_and_upgrade_follow_a_moved_link() {
     for command in ["reload", "upgrade"] {
@@ -439,7 +439,7 @@ fn a_pid_file_that_disappears_is_written_again() {
     assert!(!pid.exists());
 }
 
-/// The logs go on where they can, and say where they cannot.
+/// The logs continue where they can, and say where they cannot.
 #[test]
 fn a_service_goes_on_without_its_log_files() {
     let launch =
@@ -567,7 +567,7 @@ fn a_missing_database_is_not_created_again() {
     assert!(!get(supervisor.address(), "/facts").text().contains("a fact"));
     supervisor.stop();
 
-    // A link that leads nowhere is no choice either. What the master makes belongs to the workers.
+    // A link that leads nowhere is not a choice either. What the master makes belongs to the workers.
     let launch = Launch::new().set("service.sqlite_path", r#""{dir}/facts.db""#);
     symlink("nowhere", launch.path("facts.db")).expect("a link in our own folder");
     assert_eq!(launch.start().wait_exit(PATIENCE), 3);

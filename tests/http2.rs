@@ -143,7 +143,7 @@ fn http2_requests_are_refused_like_those_of_http1() {
         let error: serde_json::Value = serde_json::from_slice(answer.body()).expect("JSON");
         assert!(error["error"].is_string() && error["type"].is_string(), "{error}");
     }
-    assert_eq!(client.get("/health").status(), 200, "the connection goes on");
+    assert_eq!(client.get("/health").status(), 200, "the connection continues");
     // The app had the body that grew too long already.
     assert_eq!((supervisor.total("refused"), supervisor.total("requests")), (refusals, 2));
 }

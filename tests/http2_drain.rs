@@ -98,7 +98,7 @@ impl Client {
     }
 
     fn wait(&mut self, wanted: impl Fn(&Frame) -> bool) -> &Frame {
-        while !wanted(self.next().expect("the connection goes on")) {}
+        while !wanted(self.next().expect("the connection continues")) {}
         self.read.last().expect("read")
     }
 
@@ -363,7 +363,7 @@ fn a_stream_that_the_client_does_not_read_is_reset_and_the_other_streams_go_on()
     in_flight(&supervisor, 2);
     let mut cut = None;
     for _ in 0..10_000 {
-        let frame = client.next().expect("the connection goes on");
+        let frame = client.next().expect("the connection continues");
         let (kind, stream, length) = (frame.kind, frame.stream, frame.payload.len());
         if kind == RST_STREAM {
             cut = Some((stream, frame.number(0)));

@@ -45,7 +45,7 @@ fn an_answer_says_close_when_the_app_does_or_its_length_is_unknown() {
     }
     let mut connection = open(&supervisor);
     assert_eq!(words(&ask(&mut connection, "/pid"), "connection"), ["keep-alive"]);
-    assert!(ask(&mut connection, "/pid").pid().is_some(), "the connection goes on");
+    assert!(ask(&mut connection, "/pid").pid().is_some(), "the connection continues");
 }
 
 /// `ab -k` counts a missing answer as one of the wrong length.

@@ -2,7 +2,7 @@
 //! files. The completions and the manual page know every command. The Debian package holds what `make install`
 //! installs.
 //!
-//! Plays systemd by hand, in namespaces of its own, with the unit's own commands. Needs root, and systemd's own
+//! Does what systemd does, in namespaces of its own, with the unit's own commands. Needs root, and systemd's own
 //! sysusers and tmpfiles.
 
 use std::{
@@ -124,7 +124,7 @@ fn the_debian_package_holds_what_make_install_installs() {
     assert_eq!(assets.len(), 10);
     for name in package["conf-files"].as_array().expect("a list") {
         let name = name.as_str().and_then(|name| name.strip_prefix('/')).expect("an absolute path");
-        assert!(packed.contains(name), "{name} is no file of the package");
+        assert!(packed.contains(name), "{name} is not in the package");
     }
     let scripts = root().join("service").join(package["maintainer-scripts"].as_str().expect("a folder"));
     for name in ["postinst", "prerm", "postrm"] {

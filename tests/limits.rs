@@ -63,7 +63,7 @@ fn a_body_that_grows_too_long_or_breaks_is_refused_whatever_the_app_answers() {
     let whole = [head.as_slice(), &chunk, &chunk, b"0\r\n\r\n"].concat();
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     assert_eq!(connection.ask(&whole).expect("an answer").body, [b'a'; 1000]);
-    // The same connection goes on.
+    // The same connection continues.
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
     assert_eq!(supervisor.total("refused"), 2);
 }
@@ -173,7 +173,7 @@ fn a_handler_that_takes_longer_than_request_timeout_is_dropped() {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let response = connection.get("/debug/sleep/30000").expect("an answer");
     assert_eq!((response.status, response.json()["type"].as_str()), (504, Some("gateway_timeout")));
-    assert_eq!(connection.get("/debug/sleep/1").expect("the connection goes on").status, 200);
+    assert_eq!(connection.get("/debug/sleep/1").expect("the connection continues").status, 200);
     assert_eq!(supervisor.status()["workers"][0]["in_flight"], 0, "the handler is gone");
     assert_eq!(supervisor.log().count("request_timeout"), 1);
 }
@@ -184,7 +184,7 @@ fn a_panic_is_a_500_of_that_request_only() {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let response = connection.get("/panic").expect("an answer");
     assert_eq!((response.status, response.json()["type"].as_str()), (500, Some("internal_error")));
-    assert_eq!(connection.get("/pid").expect("the connection goes on").status, 200);
+    assert_eq!(connection.get("/pid").expect("the connection continues").status, 200);
 }
 
 #[test]

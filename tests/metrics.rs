@@ -181,11 +181,11 @@ fn the_metrics_page_is_answered_before_the_app_and_never_counted() {
     });
     supervisor.signal(Signal::SIGTERM);
     supervisor.wait_log(events::DRAINING, 1, PATIENCE);
-    let farewell = eventually("a page says goodbye", PATIENCE, || {
+    let page = eventually("a page shows the draining worker", PATIENCE, || {
         let response = late.get("/metrics").expect("a page while it drains");
         response.closes().then_some(response)
     });
-    assert_eq!(Page::of(&farewell).value(r#"oxicorn_workers{state="draining"}"#), 1.0);
+    assert_eq!(Page::of(&page).value(r#"oxicorn_workers{state="draining"}"#), 1.0);
     assert_eq!(long.answer().expect("the long request").status, 200);
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
 }

@@ -158,5 +158,5 @@ fn a_password_is_never_shown() {
     supervisor.stop();
     let log = supervisor.log();
     assert!(log.0.contains("Authentication failed") && !log.0.contains("hush") && !answer.text().contains("hush"));
-    assert_eq!(log.count(events::BOOT_FAILED), 0, "a database that refuses is no reason not to start");
+    assert_eq!(log.count(events::BOOT_FAILED), 0, "the service starts although the database refuses");
 }

@@ -39,7 +39,7 @@ fn orphans_are_reaped() {
     eventually("every orphan was reaped", PATIENCE, || (orphans() == 0).then_some(()));
     assert!(master.children().into_iter().all(Process::is_alive), "no zombie stays");
     let log = supervisor.log();
-    assert_eq!((log.count(events::EXITED), log.count(events::FORKED)), (0, 2), "an orphan is no worker");
+    assert_eq!((log.count(events::EXITED), log.count(events::FORKED)), (0, 2), "an orphan is not a worker");
     assert_eq!(get(supervisor.address(), "/health").status, 200);
 
     supervisor.signal(Signal::SIGTERM);

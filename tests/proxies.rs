@@ -223,7 +223,7 @@ fn a_bad_proxy_header_is_refused() {
     }
     let off = trusting(r#"["127.0.0.1"]"#, "off").serving(1);
     let refused = Connection::open(off.address()).expect("open").ask(V1).expect("an answer");
-    assert_eq!(refused.status, 400, "a line that is no request");
+    assert_eq!(refused.status, 400, "a line that is not a request");
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_proxy_header_may_come_byte_by_byte_but_must_end_in_time() {
         assert!(took >= Duration::from_millis(990), "{took:?}");
         assert!(took < Duration::from_millis(1500) + 4 * stalled, "{took:?}, stalls of {stalled:?}");
     }
-    // A client that leaves is no reason to wait.
+    // The worker does not wait for a client that leaves.
     drop(TcpStream::connect(supervisor.address()).expect("the port is open"));
 }
 

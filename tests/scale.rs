@@ -58,7 +58,7 @@ fn many_scale_signals_under_load_lose_nothing() {
         // Some signals arrive while the service is settled, and some while it is busy.
         if round % 3 == 0 {
             let before = answered();
-            eventually("the load goes on", PATIENCE, || (answered() >= before + 20).then_some(()));
+            eventually("the load continues", PATIENCE, || (answered() >= before + 20).then_some(()));
         }
         least = least.min(supervisor.worker_pids().len());
     }

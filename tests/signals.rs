@@ -14,7 +14,7 @@ fn winch_is_logged_and_does_no_harm() {
     let lines = supervisor.wait_log(events::SIGNAL_IGNORED, 1, PATIENCE);
     assert!(lines[0].contains("WINCH"), "{lines:?}");
     let answered = load.answered();
-    eventually("the load goes on", PATIENCE, || (load.answered() >= answered + 50).then_some(()));
+    eventually("the load continues", PATIENCE, || (load.answered() >= answered + 50).then_some(()));
     assert!(supervisor.is_running());
     load.finish().assert_nothing_lost();
     supervisor.wait_serving(2);

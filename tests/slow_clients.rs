@@ -137,7 +137,7 @@ fn a_body_that_stops_is_answered_408_and_one_that_comes_slowly_is_not() {
         slow.send(&[*byte]).expect("sent");
     }
     assert_eq!(slow.answer().expect("an answer").text(), "1234567890");
-    assert_eq!(slow.get("/health").expect("the connection goes on").status, 200);
+    assert_eq!(slow.get("/health").expect("the connection continues").status, 200);
 }
 
 #[test]

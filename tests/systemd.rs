@@ -1,7 +1,7 @@
 //! Promise: systemd learns the truth about the service, and the sockets that it passes are served and stay open after
 //! the service.
 //!
-//! Plays systemd by hand: a datagram socket, and a listener as descriptor 3.
+//! Does what systemd does, with a datagram socket, and a listener as descriptor 3.
 
 use std::{
     io::ErrorKind,

@@ -103,7 +103,7 @@ fn character(rest: &str) -> Option<usize> {
     inside[first.len_utf8()..].starts_with('\'').then_some(first.len_utf8() + 2)
 }
 
-/// The conditions under which an item is no part of the program.
+/// The conditions under which an item is not a part of the program.
 const TESTS: [&str; 3] = ["#[cfg(test)]", "#[cfg(fuzzing)]", "#[cfg(any(test, fuzzing))]"];
 
 /// Cuts each item that stands under one of these conditions, with its braces or up to its semicolon.

@@ -1,5 +1,5 @@
 //! Promise: a program built on the library goes by its own name, brings its own settings, arguments and tracing, and
-//! the log of oxicorn goes on beside them.
+//! the log of oxicorn continues beside them.
 
 use std::fs;
 

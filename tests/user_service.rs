@@ -34,7 +34,7 @@ fn a_users_service_is_recycled_without_loss_and_runs_its_shutdown_each_time() {
         .set("workers.max_requests", "100")
         .serving(2);
     let load = Load::start(supervisor.address(), "/pid", 6, Mode::KeepAlive { think_ms: 5 });
-    eventually("six farewells", PATIENCE, || (noted(&supervisor, "goodbye").len() >= 6).then_some(()));
+    eventually("six notes of a shutdown", PATIENCE, || (noted(&supervisor, "goodbye").len() >= 6).then_some(()));
     load.finish().assert_nothing_lost();
     supervisor.wait_serving(2);
     supervisor.stop();

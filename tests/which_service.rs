@@ -60,7 +60,7 @@ fn a_settings_file_that_cannot_be_read_is_an_error_of_every_command() {
         let named = victim.ctl(&[command, &["-c", "/no/such/supervisor.toml"][..]].concat());
         assert_told(&named, 2, "/no/such/supervisor.toml cannot be read");
         assert_told(&victim.ctl_in(command, &[("OXICORN_CONFIG", missing)]), 2, "cannot be read");
-        // A folder is no file either.
+        // A folder is not a settings file either.
         assert_told(&victim.ctl(&[command, &["-c", "/tmp"][..]].concat()), 2, "/tmp cannot be read");
     }
     let socket = place.join("oxicorn.sock");
@@ -194,7 +194,7 @@ fn two_services_with_one_name_run_side_by_side() {
             assert_told(&output, 2, &format!("({pid}, {}, ", supervisor.address()));
         }
     }
-    // Two ways to one service are no ambiguity.
+    // Two paths to the same service are not ambiguous.
     let link = first.path("link");
     symlink(place.path(), &link).expect("a link in our own folder");
     let twice = [("RUNTIME_DIRECTORY", place.path()), ("XDG_RUNTIME_DIR", link.as_path())];

@@ -13,7 +13,7 @@ use crate::{
     server::Server,
 };
 
-/// Servers that go on from one scenario to the next when both need the same.
+/// Servers that continue from one scenario to the next when both need the same.
 #[derive(Default)]
 struct Kept(Vec<(Peer, Setup, Server)>);
 

@@ -28,7 +28,7 @@ GET, POST = "/health", "/debug/echo"
 
 
 class Broken(Exception):
-    """The matrix itself cannot go on: a tool is missing, or a program did not start. Never the loss of a request."""
+    """The matrix itself cannot continue: a tool is missing, or a program did not start. Never the loss of a request."""
 
 
 @dataclasses.dataclass

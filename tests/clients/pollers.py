@@ -74,7 +74,7 @@ def table(results, columns):
             yield f"{what}: {result.lost} of {result.tried} lost ({'; '.join(f'{n} × {text}' for text, n in result.errors.most_common(3))})"
 
 
-def quiet(intervals):
+def without_reloads(intervals):
     """Polls without any event; returns {(client, interval, method, wire): Result}."""
     with Service() as service, contextlib.ExitStack() as stack:
         wires = {delay: stack.enter_context(Wire(service.port, delay)) for delay in WIRES_S}
@@ -151,7 +151,7 @@ def main():
         return any("lost (" not in sentence for sentence in lost)
     intervals = [int(interval) for interval in ask.intervals.split(",")]
     print(f"Polls (lost), GET and POST over {', '.join(f'{delay * 1000:.0f}' for delay in WIRES_S)} ms each way:\n")
-    faults = list(table(quiet(intervals), [f"{interval} s" for interval in intervals]))
+    faults = list(table(without_reloads(intervals), [f"{interval} s" for interval in intervals]))
     print("", *(f"FAILED: {fault}" for fault in faults), f"pollers: {time.monotonic() - began:.0f} s", sep="\n")
     return bool(faults)
 

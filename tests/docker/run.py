@@ -298,7 +298,7 @@ def composed():
     sh(*PLAIN, "down")
     sh(*PLAIN, *UP)
     status, _ = request(port(PLAIN, "backend", 8000), "GET", f"/facts/{fact}")
-    expect(status == 200, "the fact survives down and up")
+    expect(status == 200, "the fact is still there after down and up")
     sh(*PLAIN, "down")
 
     tls = WORK / "tls"

@@ -1,4 +1,4 @@
-//! Promise: the generated parts of the reference are what the program says of itself. `make docs` writes them anew: it
+//! Promise: the generated parts of the reference are what the program says of itself. `make docs` writes them again: it
 //! sets `REWRITE`, and the comparison becomes a rewrite.
 //!
 //! Settings come from supervisor.toml; their flags, variables and what a change needs, from the running program. The

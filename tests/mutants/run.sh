@@ -1,5 +1,5 @@
 #!/bin/sh
-# Breaks the master's mind in ways that people do, one patch at a time, and fails unless the simulator notices each.
+# Puts a mistake into the master's core, one patch at a time, and fails unless the simulator notices each.
 # The core and its simulator import nothing of ours, so a crate is made of them alone: a mutant costs seconds.
 set -eu
 
@@ -38,7 +38,7 @@ for mutant in "$root"/tests/mutants/*.patch; do
         verdict="does not apply any more"
     elif ! builds; then
         verdict="does not build any more"
-    # A few worlds catch most; only the mutants that survive them meet all.
+    # A few worlds catch most; only the mutants that pass them meet all.
     elif (export SEEDS=20; passes) && passes; then
         verdict="SURVIVES"
     else

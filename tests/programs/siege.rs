@@ -73,23 +73,23 @@ fn rounds() -> usize {
     std::env::var("ROUNDS").map_or(3, |rounds| rounds.parse().expect("ROUNDS is a number"))
 }
 
-/// Alternates quiet rounds and rounds under attack: no request fails, and the p99 stays within three times the quiet
+/// Alternates calm rounds and rounds under attack: no request fails, and the p99 stays within three times the calm
 /// one.
 fn besiege(mode: &[&str], path: &str) {
     let supervisor = Launch::new().serving(2);
-    let (mut quiet, mut besieged) = (Vec::new(), Vec::new());
+    let (mut calm, mut besieged) = (Vec::new(), Vec::new());
     for _ in 0..rounds() {
         common::eventually("the last siege is over", 2 * PATIENCE, || (connections(&supervisor) == 0).then_some(()));
-        quiet.push(well_behaved(supervisor.address()).p99());
+        calm.push(well_behaved(supervisor.address()).p99());
         let attack = Attack::begin(&supervisor, mode, path);
         besieged.push(well_behaved(supervisor.address()).p99());
         let held = connections(&supervisor);
         assert!(held >= SLOW / 2, "only {held} slow connections were left at the end: the attack was too weak");
         drop(attack);
     }
-    let (quiet, besieged) = (median(quiet), median(besieged));
-    println!("slowhttptest {}: p99 {besieged:?}, quiet {quiet:?}", mode.join(" "));
-    assert!(besieged <= 3 * quiet, "p99 {besieged:?} besieged, {quiet:?} quiet");
+    let (calm, besieged) = (median(calm), median(besieged));
+    println!("slowhttptest {}: p99 {besieged:?}, calm {calm:?}", mode.join(" "));
+    assert!(besieged <= 3 * calm, "p99 {besieged:?} besieged, {calm:?} calm");
     assert_eq!(supervisor.log().count(common::events::EXITED), 0, "no worker died of it");
 }
 

@@ -117,7 +117,7 @@ impl Way {
 
     fn stop(self, supervisor: &Supervisor) {
         let pid = |pid: u32| Pid::from_raw(pid.cast_signed());
-        // A process that is already gone is no failure here.
+        // A process that is already gone is not a failure here.
         let term = |to: u32| {
             let _ = kill(pid(to), Signal::SIGTERM);
         };

@@ -1,4 +1,5 @@
-//! One crash a second, as a client with one bad request causes it, while health checks go on: oxicorn beside Gunicorn.
+//! One crash a second, as a client with one bad request causes it, while health checks continue: oxicorn beside
+//! Gunicorn.
 //!
 //! Owns: the two servers, the crashes, the client that checks and never retries, and how long no slot served. Refuses:
 //! a verdict on one server alone. Both run under the same storm at the same time, because other load of the machine

@@ -141,7 +141,7 @@ impl Module {
             }
             let (word, after) = rest.split_at(rest.find(|sign| !is_name(sign)).unwrap_or(rest.len()));
             rest = after;
-            // `-> impl Trait + use<…>` is no import.
+            // `-> impl Trait + use<…>` is not an import.
             if word == "use" && after.starts_with(' ') {
                 let (tree, after) = after.split_once(';').unwrap_or((after, ""));
                 trees.push((matches!(before, "pub" | ")"), tree.split_whitespace().collect::<Vec<_>>().join(" ")));

@@ -30,7 +30,7 @@ pub(super) async fn connection(thread: Rc<Thread>) {
         let slow = slow.as_ref().filter(|_| thread.is_slow());
         let request = slow.unwrap_or(&usual);
         let sent = now();
-        // A client whose idle connection was closed opens another; that is no failure.
+        // A client whose idle connection was closed opens another; that is not a failure.
         let mut connection = match kept.take().and_then(Connection::unless_closed) {
             Some(connection) => Ok(connection),
             None => thread.connect().await.map(|stream| Connection { stream, server: None }),
