@@ -160,7 +160,7 @@ impl App {
     }
 
     /// Declares a table of the settings file as the app's own. It is checked and shown like the supervisor's tables:
-    /// unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` in the environment stands above the
+    /// unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` in the environment overrides the
     /// file. Without the table in the file, `T` is read from an empty one. The factory has it by
     /// [`WorkerContext::table`].
     ///
@@ -213,8 +213,8 @@ impl App {
 
     /// Adds a hook that runs in the master, with the master's rights: before the first worker is forked, and again
     /// before the new workers of each reload and each upgrade. An error at the start ends the program with exit code 3;
-    /// an error at a reload or an upgrade refuses that, and all goes on as before. The hook must be safe to repeat
-    /// while the service runs, must start no thread, and must not block the master for long.
+    /// an error at a reload or an upgrade refuses that, and the service continues as before. The hook must be safe to
+    /// repeat while the service runs, must start no thread, and must not block the master for long.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, io, path::Path, process::ExitCode};

@@ -1,8 +1,8 @@
 //! Learning during a request that its client is gone.
 //!
 //! Owns: which requests of a connection are under way, what waits for their end, and the future that an app gets.
-//! Refuses: watching the socket (`worker::connection::end_watch`), and what is done about it: a request goes on without
-//! its client unless the app ends it.
+//! Refuses: watching the socket (`worker::connection::end_watch`), and what is done about it: a request continues
+//! without its client unless the app ends it.
 //!
 //! A request whose app does not ask costs a few stores, no more. The time at which it began identifies a request.
 
@@ -24,7 +24,7 @@ use std::{
 /// response is handed to the connection. So a task that waits for it always ends.
 ///
 /// A client of HTTP/1 may end its side and still wait for the response, as `nc -N` does. The worker still sends the
-/// response then; the app decides whether it goes on. HTTP/2 has no such state.
+/// response then; the app decides whether it continues. HTTP/2 has no such state.
 ///
 /// With HTTP/2 the worker drops the handler's future when the client resets the stream. Wait in a task of your own if
 /// something must be done then.
@@ -187,7 +187,7 @@ impl fmt::Debug for RequestEnds {
     }
 }
 
-/// Which request of which connection, for its client's [`ClientInfo`](crate::ClientInfo). The default is none.
+/// Which request of which connection, for its client's [`ClientInfo`](crate::ClientInfo). The default names no request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestLink(Option<(Arc<RequestEnds>, u64)>);
 

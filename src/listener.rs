@@ -212,7 +212,8 @@ impl Listeners {
     pub(crate) fn rebind(&mut self, server: &Server, before: &Server, workers: u32) -> Result<Vec<String>, BindError> {
         let wanted = resolve(server)?;
         let lost = self.lost(server);
-        let stays: Vec<_> = self.groups.iter().map(|group| wanted.contains(&group.asked) && group.stands()).collect();
+        let stays: Vec<_> =
+            self.groups.iter().map(|group| wanted.contains(&group.asked) && group.is_still_there()).collect();
         let added = self.missing(&wanted);
         for address in &added {
             address.probe()?;
@@ -243,7 +244,8 @@ impl Listeners {
 
     /// Returns those `wanted` addresses that are not bound, or whose unix socket has lost its file.
     fn missing<'a>(&self, wanted: &'a [Address]) -> Vec<&'a Address> {
-        let served = |address: &Address| self.groups.iter().any(|group| group.asked == *address && group.stands());
+        let served =
+            |address: &Address| self.groups.iter().any(|group| group.asked == *address && group.is_still_there());
         wanted.iter().filter(|address| !served(address)).collect()
     }
 
@@ -488,9 +490,9 @@ impl SocketGroup {
 
     /// Returns true if clients that connect to the address still reach these sockets: for a unix socket, if its file is
     /// still ours.
-    fn stands(&self) -> bool {
+    fn is_still_there(&self) -> bool {
         match (&self.address, self.file) {
-            (Address::Unix(path), Some(ours)) => socket_file::stands(path, ours),
+            (Address::Unix(path), Some(ours)) => socket_file::is_still_there(path, ours),
             _ => true,
         }
     }

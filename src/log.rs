@@ -167,7 +167,7 @@ pub(crate) fn dropped() -> u64 {
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<LogOutput>> {
-    // The log goes on after a panic in the middle of a line.
+    // The log continues after a panic in the middle of a line.
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -277,7 +277,7 @@ mod tests {
         let forged = "x\n2026-01-01T00:00:00.000Z ERROR forged\u{1b}[31m \"q\" \\ é";
         tracing::warn!(target: "app", forged, r#type = %"a=b", empty = "", "first\nsecond");
         tracing::error!(target: "oxicorn", error = &Failure { source: fmt::Error } as &dyn Error, "failed");
-        tracing::debug!(target: "oxicorn", "too quiet");
+        tracing::debug!(target: "oxicorn", "below the level");
     }
 
     #[test]

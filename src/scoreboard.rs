@@ -435,7 +435,7 @@ impl Row {
     }
 
     /// Records a heartbeat, and promises the next one by `due`, in milliseconds of the monotonic clock.
-    pub(crate) fn beat(&self, due: u64) {
+    pub(crate) fn promise_heartbeat(&self, due: u64) {
         self.set(word::DUE, due);
     }
 

@@ -82,8 +82,8 @@ use crate::{
 /// How long half-closed connections may take to read the end of the stream once the grace is over.
 const LAST_BYTES: Duration = Duration::from_millis(250);
 
-/// The shutdown hook ends this long before the end of the grace. At the end of the grace the master kills, and the worker
-/// would not get to log what was cut.
+/// The shutdown hook ends this long before the end of the grace. At the end of the grace the master kills, and the
+/// worker would not get to log what was cut.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
 /// How much of the grace is kept for the end of the drain: at most this, and at most a quarter of the grace.

@@ -151,7 +151,7 @@ pub(super) mod sealed {
             Fut: Future<Output = Self> + Send + 'static;
     }
 
-    /// The bounds of a factory, for all who ask.
+    /// The bounds of a factory, written once.
     impl<L, E, S, B> Work for Result<L, E>
     where
         L: IntoLifespan<Service = S> + 'static,

@@ -286,7 +286,7 @@ impl App {
             Ok(Outcome::NoWorkerReady) => ProgramExit::NoWorkerReady.into(),
             Ok(Outcome::Worker(seed)) => work(*seed),
             Err(error) => {
-                tracing::error!(event = "master_failed", reason = error_chain(&error), "the master cannot go on");
+                tracing::error!(event = "master_failed", reason = error_chain(&error), "the master cannot continue");
                 match error {
                     master::MasterError::Bind(_) => ProgramExit::Bind.into(),
                     _ => ProgramExit::Failure.into(),

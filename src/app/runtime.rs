@@ -78,8 +78,8 @@ pub trait Runtime: 'static {
     /// [`Driven::Done`](crate::Driven::Done). The default does nothing but drive.
     ///
     /// # Errors
-    /// Why the loop cannot go on. The worker then ends as a failure, with this error in the log; so does a worker whose
-    /// loop returns `Ok` before the driver is done.
+    /// Why the loop cannot continue. The worker then ends as a failure, with this error in the log; so does a worker
+    /// whose loop returns `Ok` before the driver is done.
     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(driver.run_to_end()?)
     }

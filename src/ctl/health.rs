@@ -2,8 +2,8 @@
 //!
 //! Owns: which address is asked, and one short deadline. The running master says where it listens and what it speaks
 //! there; the settings file may have been edited since, and is read only if no master answers. Refuses: redirects,
-//! bodies, and to verify a certificate. This asks the service on its own machine whether it is alive, not who it is. So
-//! it takes no https URL.
+//! bodies, and to verify a certificate. This asks the service on its own machine whether it is alive, and does not
+//! verify its identity. So it takes no https URL.
 
 #[cfg(feature = "tls")]
 mod any_certificate;

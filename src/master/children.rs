@@ -204,7 +204,7 @@ fn reap_one(shell: &mut Shell, pid: Pid, exit: Exit) {
     shell.inbox.push(Event::Exited { pid });
 }
 
-/// Logs why the worker ended, and keeps it for those who ask later.
+/// Logs why the worker ended, and keeps it for later questions.
 fn record_exit(shell: &mut Shell, child: &Child, exit: Exit) {
     let Some(worker) = shell.core.worker(child.pid) else { return };
     let (slot, generation, phase) = (worker.slot, worker.generation, worker.phase);

@@ -195,8 +195,8 @@ impl ControlListener {
         }
     }
 
-    fn stands(&self) -> bool {
-        socket_file::stands(&self.path, self.file)
+    fn is_still_there(&self) -> bool {
+        socket_file::is_still_there(&self.path, self.file)
     }
 }
 
@@ -246,7 +246,7 @@ impl ControlServer {
     /// Makes the file again if it is gone: `/tmp` may be cleaned, and a logout removes the login's folder. Connections
     /// stay.
     pub(super) fn look_after(&mut self, site: &Site<'_>) {
-        if self.listener.stands() {
+        if self.listener.is_still_there() {
             return;
         }
         match site.open(self.uid) {

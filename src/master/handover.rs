@@ -1,8 +1,8 @@
 //! The state that one program passes to the next over an exec: JSON in memory, and the descriptors that it names.
 //!
-//! Owns: the format, finding it at the start, and the way back as long as the new program does not stand on its own
-//! feet. Nothing that came over is closed or taken before that: a refusal hands it all back as it is. Refuses: deciding
-//! whether to go back (`core`, and whoever cannot go on).
+//! Owns: the format, finding it at the start, and how to exec back into the old program until the new one has taken
+//! over. Before that, nothing that came over is closed or taken: a refusal hands it all back as it is. Refuses:
+//! deciding whether to go back (`core`, and the part of the master that cannot continue).
 //!
 //! A new field has a default, an unknown one is ignored and handed back. Going back keeps the version that came.
 

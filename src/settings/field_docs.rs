@@ -1,5 +1,5 @@
 //! Holds the documentation of the settings' fields equal to the comments of supervisor.toml. `REWRITE=1` writes it
-//! anew.
+//! again.
 //!
 //! Owns: the first paragraph of each field's documentation. Refuses: what follows it, which is for Rust only.
 
@@ -144,7 +144,7 @@ fn each_field_is_documented_by_the_comment_of_its_key() {
             continue;
         }
         for (is, should) in source.lines().zip(wanted.lines()) {
-            assert_eq!(is, should, "{name}: REWRITE=1 cargo test --lib field_docs writes it anew");
+            assert_eq!(is, should, "{name}: REWRITE=1 cargo test --lib field_docs writes it again");
         }
         assert_eq!(source, wanted, "{name}");
     }

@@ -261,9 +261,9 @@ pub enum Level {
     Error,
     /// Something needs attention.
     Warn,
-    /// What an operator wants to know of a service that is well.
+    /// Events of normal operation that an operator wants to see.
     Info,
-    /// For those who look for a fault.
+    /// Details for the search of a fault.
     Debug,
     /// Every step.
     Trace,

@@ -64,7 +64,7 @@ pub(crate) struct Declared {
     pub(super) defaults: Vec<DefaultSetting>,
 }
 
-/// A default that stands above the built-in one and below the settings file.
+/// A default that overrides the built-in one; the settings file overrides it.
 #[derive(Clone, Debug)]
 pub(super) struct DefaultSetting {
     label: String,

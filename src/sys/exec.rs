@@ -85,14 +85,14 @@ pub(crate) fn received(number: RawFd) -> io::Result<OwnedFd> {
     if copy == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; nobody else knows of it.
+    // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; no other code knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Closes numbers that came over an exec, once all that is needed of them was [`received`].
 pub(crate) fn close(numbers: &[RawFd]) {
     for number in numbers {
-        // SAFETY: the numbers are of descriptors that the program before handed over and nobody here has taken.
+        // SAFETY: the numbers are of descriptors that the program before handed over and no code here has taken.
         unsafe { libc::close(*number) };
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recv> {
             let mut passed = None;
             for part in message.cmsgs()? {
                 if let ControlMessageOwned::ScmRights(fds) = part {
-                    // SAFETY: the kernel has just made these descriptors for us; nobody else knows their numbers.
+                    // SAFETY: the kernel has just made these descriptors for us; no other code knows their numbers.
                     passed = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next();
                 }
             }
@@ -186,7 +186,7 @@ pub(crate) fn duplicate(socket: RawFd) -> io::Result<OwnedFd> {
     if copy == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; nobody else knows of it.
+    // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; no other code knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
@@ -247,7 +247,7 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
     if copy == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; nobody else knows of it.
+    // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; no other code knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 

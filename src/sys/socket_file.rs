@@ -85,7 +85,7 @@ pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
 }
 
 /// Returns true if the file at `path` is still `file`: it is neither gone nor replaced by another process.
-pub(crate) fn stands(path: &Path, file: FileId) -> bool {
+pub(crate) fn is_still_there(path: &Path, file: FileId) -> bool {
     id_at(path).is_ok_and(|found| found == file)
 }
 
@@ -157,7 +157,7 @@ mod tests {
         let kept = folder.path().join("kept.sock");
         fs::rename(&path, &kept).unwrap();
         let _theirs = UnixListener::bind(&path).unwrap();
-        assert!(!stands(&path, old) && stands(&kept, old));
+        assert!(!is_still_there(&path, old) && is_still_there(&kept, old));
         remove(&path, old).unwrap();
         UnixStream::connect(&path).unwrap();
         remove(&kept, old).unwrap();

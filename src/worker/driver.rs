@@ -82,7 +82,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`DriveError::Nested`] and [`DriveError::InsideRuntime`] if the call does not come from the outer loop. The
-    /// worker goes on as if it had not been made.
+    /// worker continues as if it had not been made.
     pub fn drive(&self, timeout: Option<Duration>) -> Result<Driven, DriveError> {
         let wake = &self.0.wake;
         self.0.run(async |life| {

@@ -78,5 +78,5 @@ fn promise(shared: &Shared, ms: u64) {
     if shared.is_held_up(now) {
         shared.note_delay();
     }
-    shared.row.beat(now + ms);
+    shared.row.promise_heartbeat(now + ms);
 }

@@ -26,7 +26,8 @@ pub(super) fn over_tls<S: Read + Write>(stream: S) -> io::Result<StreamOwned<Cli
     Ok(StreamOwned::new(session, stream))
 }
 
-/// Accepts every certificate: the health check asks the server at the address of the service, and does not verify which server that is.
+/// Accepts every certificate: the health check asks the server at the address of the service, and does not verify which
+/// server that is.
 #[derive(Debug)]
 struct AnyServer;
 

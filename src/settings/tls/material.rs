@@ -127,7 +127,7 @@ fn private_key(path: &Path, sources: &mut Sources) -> Result<PrivateKeyDer<'stat
     // "BEGIN ENCRYPTED PRIVATE KEY" of PKCS#8, "Proc-Type: 4,ENCRYPTED" of the older forms (RFC 1421, section 4.6.1.1).
     if pem.contains("ENCRYPTED") {
         return Err(format!(
-            "the key in {name} is encrypted, and nobody can be asked for its passphrase; write it out without one, \
+            "the key in {name} is encrypted, and oxicorn cannot ask for its passphrase; write it out without one, \
              readable by the master's user alone"
         ));
     }
@@ -337,7 +337,7 @@ mod tests {
             "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n".to_owned(),
         ] {
             files(&chain, &encrypted).refused(
-                "tls.keyfile: the key in key.pem is encrypted, and nobody can be asked for its passphrase; write it out \
+                "tls.keyfile: the key in key.pem is encrypted, and oxicorn cannot ask for its passphrase; write it out \
                  without one, readable by the master's user alone",
             );
         }

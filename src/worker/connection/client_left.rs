@@ -5,7 +5,7 @@
 //! their requests (`client_gone`).
 //!
 //! A worker that died or hung leaves requests in its queue. Their clients give up, and without this check the next
-//! worker would serve each of them in vain; and a request that crashes workers would crash that worker too.
+//! worker would serve each of them for nothing; and a request that crashes workers would crash that worker too.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,6 +1,7 @@
 //! Watching for the client's end of a connection of HTTP/1 while a request is under way.
 //!
-//! Owns: how the end is seen. Refuses: who waits for it (`client_gone`), and HTTP/2, whose frames are always read.
+//! Owns: how the end is seen. Refuses: the requests that wait for it (`client_gone`), and HTTP/2, whose frames are
+//! always read.
 //!
 //! hyper does not read while the app answers, because a client that has ended its side still gets its response. The
 //! stream belongs to hyper, so this watches a duplicate of its descriptor: only on connections where an app has asked,
@@ -33,8 +34,8 @@ pub(super) enum EndWatch {
 }
 
 impl EndWatch {
-    /// Watches, and reports the end to those who wait for it. Call it at each turn of the connection's task, while
-    /// hyper holds the stream.
+    /// Watches, and reports the end to the requests that wait for it. Call it at each turn of the connection's task,
+    /// while hyper holds the stream.
     pub(super) fn poll(&mut self, connection: &Connection, cx: &mut Context<'_>) {
         if let Self::NotAsked = self {
             *self = match watch(connection) {

@@ -165,7 +165,8 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The app with a request. If it panics, that is an error of this one request; the connection and the worker go on.
+    /// Calls the app with a request. If it panics, that is an error of this one request; the connection and the worker
+    /// continue.
     #[project = AppCallPart]
     enum AppCall<F, B> {
         Called {

@@ -48,7 +48,7 @@ pub(super) struct Http1Wire<T> {
     connection: Arc<Connection>,
     input: InputBuffer,
     /// What is left of the response to a request that was refused; `Some` once it has begun.
-    farewell: Option<io::Cursor<Vec<u8>>>,
+    last_response: Option<io::Cursor<Vec<u8>>>,
     linger: Linger,
     /// An upgraded stream outlives the connection's task.
     _open: OpenGuard,
@@ -78,7 +78,7 @@ impl<T: ClientStream> Http1Wire<T> {
         });
         let input = InputBuffer::new(Some(scanner), first);
         let inner = TokioIo::new(Counted { stream, read: 0 });
-        Self { inner, connection, input, farewell: None, linger: Linger::default(), _open: open }
+        Self { inner, connection, input, last_response: None, linger: Linger::default(), _open: open }
     }
 
     fn stream(&mut self) -> Pin<&mut T> {
@@ -261,14 +261,14 @@ impl<T: ClientStream> Write for Http1Wire<T> {
         }
         if let Some(refusal) = this.connection.refusal.get() {
             let (connection, input) = (&this.connection, &this.input);
-            let farewell = this.farewell.get_or_insert_with(|| {
+            let response = this.last_response.get_or_insert_with(|| {
                 connection.log_refused(*refusal, &input.held);
                 io::Cursor::new(refusal_response::message(*refusal, &input.held))
             });
-            while farewell.has_remaining() {
-                let written = Pin::new(&mut this.inner).poll_write(cx, farewell.chunk());
+            while response.has_remaining() {
+                let written = Pin::new(&mut this.inner).poll_write(cx, response.chunk());
                 this.connection.activity.blocks(written.is_pending());
-                farewell.advance(ready!(written)?);
+                response.advance(ready!(written)?);
             }
         }
         if !this.linger.has_begun() {

@@ -39,8 +39,8 @@ use crate::{sys::clock, worker::shared::Shared};
 
 /// In a drain, a connection gets its goodbye after this time without a stream …
 const PAUSE: u64 = 50;
-/// … or after this time, if it was busy: a proxy under load may pause because its machine does, and then go on for all
-/// its clients.
+/// … or after this time, if it was busy: a proxy under load may pause because its machine does, and then continue for
+/// all its clients.
 const PAUSE_IF_BUSY: u64 = 500;
 /// There is no goodbye for this time after the warning: the client may have paused because of the warning.
 const WARNED_MIN: u64 = 500;

@@ -19,7 +19,7 @@ use tokio::{
 
 /// How long a client may be silent …
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
-/// … and how long a client may go on sending.
+/// … and how long a client may continue sending.
 pub(super) const MOST: Duration = Duration::from_secs(30);
 
 const SCRATCH: usize = 8192;

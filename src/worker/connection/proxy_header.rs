@@ -38,7 +38,7 @@ pub(super) enum ProxyHeader<T> {
     Over,
 }
 
-/// Reads the PROXY header, if there is to be one, and learns from it who the client is.
+/// Reads the PROXY header, if there is to be one, and takes the client from it.
 pub(super) async fn read_proxy_header<T>(
     stream: T,
     connection: &mut Connection,
