@@ -1,8 +1,8 @@
-//! The commands that ask a running service over its control socket: `oxicorn status`, `scale`, `stop` and others; and
-//! `health`, which asks a worker.
+//! The commands that ask a running service over its control socket, such as `oxicorn status`, `scale` and `stop`; and
+//! `oxicorn health`, which asks a worker.
 //!
-//! Owns: finding the service, waiting for its answer, showing it. Refuses: to guess which of two services is meant, and
-//! to wait for a master that does not answer.
+//! Owns: finding the service, waiting for its answer, and showing the answer. Refuses: to guess which of two services
+//! is meant, and to wait without a limit for a master that does not answer.
 
 mod config;
 mod conversation;
@@ -30,8 +30,8 @@ use crate::{
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Prints the status, once or until the service is gone. Fails if not all workers serve; a page of metrics never fails
-/// for that.
+/// Prints the status once, or with `watch` again and again until the service is gone. Fails if not all workers serve,
+/// except in the format `Openmetrics`.
 pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bool) -> Result<(), Failed> {
     let mut stdout = io::stdout();
     let terminal = stdout.is_terminal();
@@ -55,7 +55,7 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
         } else {
             text
         };
-        // An error means that the reader, such as head, has closed the pipe.
+        // If the write fails, the reader of the pipe, such as `head`, has closed it, and there is nothing more to do.
         if stdout.write_all(&text).and_then(|()| stdout.flush()).is_err() || !watch {
             return if all_serve { Ok(()) } else { Err(Failed::NotAllServe) };
         }
@@ -63,7 +63,7 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
     }
 }
 
-/// Asks for something that takes time, shows its progress, and prints how it ended.
+/// Sends a command that may take long, such as a reload, shows its progress on the terminal, and prints the answer.
 pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: bool) -> Result<(), Failed> {
     let ends = matches!(command, ControlCommand::Stop { .. });
     let reached = endpoint.connect(PATIENCE)?;
@@ -71,7 +71,7 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     let terminal = stderr.is_terminal();
     let mut show = |text: &str| {
         if terminal {
-            // If the terminal is gone, there is nothing to show.
+            // If this fails, the terminal is gone, and the progress is not shown.
             let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
         }
     };
@@ -79,12 +79,13 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     show("");
     let answer = answer.map_err(Failed::Refused)?;
     if ends && answer.ok {
-        // The master sends this answer last. The connection ends when the master does.
+        // Wait until the master has ended. Its answer to `stop` is the last thing that it sends, and then its end
+        // closes the connection.
         let stream = &reached.stream;
         let _ = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| (&*stream).read(&mut [0]));
     }
     if json {
-        // As above: the reader may be gone.
+        // If this fails, the reader of the pipe has closed it, and there is nothing more to do.
         let _ = io::stdout().write_all(&protocol::line(&answer));
     }
     match (answer.ok, json) {
@@ -98,8 +99,8 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     }
 }
 
-/// Returns what a reload would change in the service of these settings; `None` if it does not run or another service
-/// answers.
+/// Returns a sentence that says what a reload would change in the running service. `None` if the service does not run,
+/// or if another service answers.
 pub(crate) fn would_change(endpoint: &ControlEndpoint) -> Option<String> {
     let reached = endpoint.connect(PATIENCE).ok()?;
     ask_status(&reached, PATIENCE).ok()?;
@@ -107,15 +108,15 @@ pub(crate) fn would_change(endpoint: &ControlEndpoint) -> Option<String> {
     converse(&reached, ControlCommand::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
 }
 
-/// The running service, as far as it matters to a start with the same settings.
+/// What a new start with the same settings needs to know about the running service.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     pub(crate) pid: u32,
-    /// The addresses that it listens at, as its log names them.
+    /// The addresses at which the service listens, in the form of its log.
     pub(crate) addresses: Vec<String>,
 }
 
-/// Returns the running service; `None` if no service answers.
+/// Asks the running service for its pid and its addresses; `None` if no service answers.
 pub(crate) fn running(endpoint: &ControlEndpoint) -> Option<Running> {
     let status = ask_status(&endpoint.connect(PATIENCE).ok()?, PATIENCE).ok()?;
     let addresses = status.listeners.into_iter().map(|listener| listener.address).collect();

@@ -1,6 +1,7 @@
-//! `oxicorn config` for a running service: the values in effect, and which of them differ from the files.
+//! `oxicorn config` for a running service: it shows the values in effect, and which of them differ from the settings
+//! files.
 //!
-//! Owns: asking for the values and comparing them. Refuses: reading settings (`settings`).
+//! Owns: asking the service for its values, and comparing them. Refuses: to read settings; `settings` does.
 
 use std::io::{self, Write};
 
@@ -16,20 +17,20 @@ use crate::protocol::{ControlCommand, Service};
 #[derive(Debug)]
 pub(crate) struct Differs {
     pub(crate) service: Service,
-    /// `section.key`, sorted.
+    /// The keys whose values differ, as `section.key`, sorted.
     pub(crate) keys: Vec<String>,
 }
 
 /// Prints the settings that are in effect in the running service.
 pub(crate) fn print_running(endpoint: &ControlEndpoint, json: bool) -> Result<(), Failed> {
     let text = ask_text(&endpoint.connect(PATIENCE)?, ControlCommand::Config { json }).map_err(Failed::Refused)?;
-    // An error means that the reader, such as head, has closed the pipe.
+    // If the write fails, the reader of the pipe, such as `head`, has closed it, and there is nothing more to do.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 
-/// Compares `settings`, as `config --json` prints them, with those of the running service. `None` if nothing differs or
-/// no service runs.
+/// Compares `settings`, in the form that `config --json` prints, with the values of the running service. Returns `None`
+/// if nothing differs or no service answers.
 pub(crate) fn differs(endpoint: &ControlEndpoint, settings: &Map<String, Value>) -> Option<Differs> {
     let reached = endpoint.connect(PATIENCE).ok()?;
     let answer = converse(&reached, ControlCommand::Config { json: true }, Some(PATIENCE), &mut |_| {}).ok()?;
@@ -43,8 +44,8 @@ fn different(one: &Map<String, Value>, other: &Map<String, Value>) -> Vec<String
     let mut keys: Vec<_> = one.keys().chain(other.keys()).cloned().collect();
     keys.sort();
     keys.dedup();
-    // An entry without a section, such as `state_folder`, is not a setting: it follows the environment of the process
-    // that prints it.
+    // An entry without a section, such as `state_folder`, is not a setting: its value comes from the environment of the
+    // process that prints it, so it is not compared.
     keys.retain(|key| key.contains('.') && value(one, key) != value(other, key));
     keys
 }

@@ -1,7 +1,7 @@
-//! One connection to a master: connecting, one request, its progress, its answer.
+//! One connection to a master: it connects, sends one request, shows the progress and reads the answer.
 //!
-//! Owns: each wait for a master, and the messages for what went wrong. Refuses: to choose the master (`endpoint`) and
-//! to interpret an answer.
+//! Owns: each wait for a master, and the messages for failures. Refuses: to choose the master (`endpoint` does), and to
+//! interpret an answer.
 
 use std::{
     fmt,
@@ -15,18 +15,20 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::protocol::{self, ControlCommand, ControlResponse, Meant, Reply, Request, Status};
 
-/// The time that a master has to answer a status. A master never waits for anything before it answers one.
+/// The time that a master has to answer a request for its status. It answers such a request without waiting for
+/// anything, so this is long enough.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// More bytes than any answer has.
+/// The most bytes that are read from a master. No answer is as long as that.
 const ANSWER_MAX: u64 = 16 << 20;
 
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
+    /// The command cannot be done or was refused, for the reason in this sentence.
     Refused(String),
-    /// More than one service answers.
+    /// More than one service answers, and it is not clear which one is meant.
     Ambiguous(String),
-    /// Not all workers serve; the status that was printed shows it.
+    /// Not all workers serve. The status was printed and shows which.
     NotAllServe,
 }
 
@@ -45,7 +47,7 @@ impl Failed {
     }
 }
 
-/// A connection to the master of the service that is meant.
+/// A connection to a master, and the data by which the master checks that its service is meant.
 #[derive(Debug)]
 pub(super) struct Reached {
     pub(super) stream: UnixStream,
@@ -69,8 +71,8 @@ pub(super) fn ask_text(reached: &Reached, command: ControlCommand) -> Result<Str
     if answer.ok { Ok(answer.reason) } else { Err(answer.reason) }
 }
 
-/// Sends one request, shows its progress and returns its answer. `patience` is the longest wait for each line; `None`
-/// waits without a limit.
+/// Sends one request, passes each line of progress to `show`, and returns the answer. `patience` is the longest wait
+/// for each line; `None` means no limit.
 pub(super) fn converse(
     Reached { stream, meant }: &Reached,
     command: ControlCommand,
@@ -105,8 +107,8 @@ pub(super) fn converse(
     }
 }
 
-/// Connects without blocking. A full queue means a busy master, so it tries again for a limited time; a blocking
-/// connect would wait without a limit.
+/// Connects with a time limit. If the accept queue is full, the master is busy, and it tries again until `patience` is
+/// over. A blocking connect would wait for the queue without a limit.
 fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     const TRIES: u32 = 100;
     let address = SockAddr::unix(path)?;

@@ -1,6 +1,7 @@
-//! The status as a table for people.
+//! Draws the status of a service as a table for a terminal.
 //!
-//! Owns: the table, its colours, and which columns are left out first when it is narrow. Refuses: to print; it is pure.
+//! Owns: the table, its colours, and the order in which columns are left out on a narrow terminal. Refuses: to print;
+//! it only returns text.
 
 use crate::protocol::{MasterState, Status, WorkerState, WorkerStatus};
 
@@ -9,7 +10,8 @@ const GREEN: &str = "32";
 const YELLOW: &str = "33";
 const RED: &str = "31";
 
-/// One column. If the columns do not fit, the one with the highest `spare` is left out first.
+/// One column of the table. If the columns do not fit, the one with the highest `spare` is left out first; 0 is never
+/// left out.
 struct Column {
     title: &'static str,
     spare: u8,
@@ -31,10 +33,12 @@ const COLUMNS: &[Column] = &[
 ];
 const STATE: &str = "STATE";
 const LAST_EXIT: &str = "LAST EXIT";
-/// Below this width the reason of the last exit is not readable.
+/// The least width of the column LAST EXIT. If less is left, the column is left out, because its text would not be
+/// readable.
 const LAST_EXIT_MIN: usize = 12;
 
-/// Draws the whole status in lines of at most `width` columns, as far as a line can be broken.
+/// Draws the whole status. Lines are at most `width` characters long, except those that cannot be broken, such as
+/// sentences.
 pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     let paint = |code: &str, text: &str| match colour {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
@@ -97,7 +101,8 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     lines.join("\n")
 }
 
-/// Draws the slots that back off, the crash suspect and the requests in quarantine.
+/// Draws what needs attention: the slots that wait before their next try, the crash suspect and the requests in
+/// quarantine.
 fn troubles(status: &Status, paint: &dyn Fn(&str, &str) -> String, lines: &mut Vec<String>) {
     let before = lines.len();
     for slot in &status.empty_slots {
@@ -178,7 +183,8 @@ fn state(state: WorkerState) -> (&'static str, &'static str) {
     }
 }
 
-/// Draws items with two blanks between them and breaks the line at the width.
+/// Returns lines that contain the items with two blanks between them. A new line begins where the next item would
+/// exceed `width`.
 fn wrap(items: &[String], width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for item in items {
@@ -201,13 +207,13 @@ fn cut(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Removes the characters that a terminal would obey: a reason may hold text of a worker.
+/// Replaces control characters by blanks, because a text may come from a worker and a terminal would obey them.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|sign| if sign.is_control() { ' ' } else { sign }).collect()
 }
 
 fn age(seconds: f64) -> String {
-    // A value outside of the range becomes an end of the range.
+    // A value outside the range of u64, such as a negative one, becomes the nearest value in the range.
     let seconds = seconds as u64;
     let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
     match () {

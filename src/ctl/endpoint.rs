@@ -1,7 +1,7 @@
-//! The place where the running service that a command means can be asked.
+//! Finds the control socket of the running service that a command means.
 //!
-//! Owns: what the settings say about it, and the search in the usual folders. Refuses: to guess which of two services
-//! is meant, and to trust a folder that another user can write to.
+//! Owns: reading what the settings say about the socket, and the search in the usual folders. Refuses: to guess which
+//! of two services is meant, and to trust a folder that another user can write to.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,8 @@ use crate::{
     sys::host,
 };
 
-/// Where the service that is meant can be asked.
+/// The way to the service that a command means: the path of its socket, a search for the socket, or none because
+/// `control.socket` is off.
 #[derive(Debug)]
 pub(crate) enum ControlEndpoint {
     Socket(PathBuf, Meant),
@@ -29,18 +30,19 @@ pub(crate) enum ControlEndpoint {
     Off,
 }
 
-/// What identifies the service among those that answer.
+/// The data with which the service is searched and is identified among those that answer.
 #[derive(Debug)]
 pub(crate) struct Search {
     name: String,
-    /// The socket that the settings name; it is tried before the usual places.
+    /// The path of the socket, if the settings name one. It is tried before the usual folders.
     socket: Option<PathBuf>,
     meant: Meant,
-    /// The folder of the command. If several services answer, the one that was started here is meant.
+    /// The folder in which the command runs. If several services answer, the one that was started in this folder is
+    /// meant.
     folder: PathBuf,
 }
 
-/// A service that answers, and its socket.
+/// A service that has answered, and the path of its socket.
 #[derive(Debug)]
 struct FoundService {
     path: PathBuf,
@@ -48,13 +50,13 @@ struct FoundService {
 }
 
 impl ControlEndpoint {
-    /// Finds out where to ask the service that these flags, this environment and this folder mean. It reads a settings
-    /// file with mistakes too: the command must not lose the service, nor ask another one. `socket` is the value of
-    /// `--socket`, which means any service that answers there.
+    /// Finds out where to ask the service that is meant by these flags, this environment and this folder. It also reads
+    /// a settings file with mistakes: otherwise the command would not find the service, or would ask another one.
+    /// `socket` is the value of `--socket`; with it, any service that answers at this path is meant.
     ///
     /// # Errors
-    /// The settings file cannot be read, so it is not known which service is meant; or `socket` is a relative path and
-    /// its folder is gone.
+    /// The settings file cannot be read, so it is not known which service is meant; or `socket` is a relative path, and
+    /// the folder in which it begins is gone.
     pub(crate) fn find(
         socket: Option<&Path>,
         flags: &Flags,
@@ -70,7 +72,8 @@ impl ControlEndpoint {
         let is_told = socket.is_some() || name_flag.is_some();
         let (partial, unreadable) = settings::resolve_partly(flags, env, start, declared);
         match unreadable {
-            // A file that was only found here does not matter to a command that names its service.
+            // The command names its service, and the unreadable file was only found in the start folder, so the file is
+            // ignored.
             Some(Problems(why)) if is_told && why.iter().all(|problem| problem.place == Origin::Default) => {}
             Some(problems) => return Err(problems),
             None => {}
@@ -84,7 +87,8 @@ impl ControlEndpoint {
     fn of(partial: Partial, name_flag: Option<String>, folder: PathBuf) -> Self {
         let Partial { socket, name, file, file_is_named } = partial;
         let name = name_flag.clone().unwrap_or(name);
-        // The operator gave `--name`. A file that was only found in the folder may belong to another service.
+        // If the operator gave `--name`, ignore a settings file that was only found in the folder: it may belong to
+        // another service.
         let file = file.filter(|_| file_is_named || name_flag.is_none());
         let file = file.map(|file| file.to_string_lossy().into_owned());
         let meant = Meant { file, name: name_flag };
@@ -97,8 +101,8 @@ impl ControlEndpoint {
         }
     }
 
-    /// Connects to the one service that is meant. `patience` is the time that each master has to say which service it
-    /// is.
+    /// Connects to the service that is meant. `patience` is the time that each master has to say to which service it
+    /// belongs.
     pub(super) fn connect(&self, patience: Duration) -> Result<Reached, Failed> {
         match self {
             Self::Off => Err(Failed::off()),
@@ -116,7 +120,8 @@ impl Search {
         sockets.extend(folders.iter().flat_map(|folder| sockets_in(folder, &self.name, uid)));
         let mut others = Vec::new();
         let mut found = self.meant_among(&sockets, patience, &mut others)?;
-        // The usual places come first, so that no other user's service takes the place of one that is there.
+        // Look in other folders only if the usual ones have no such service, so that a service of another user cannot
+        // take its place.
         if found.is_none() {
             found = self.meant_among(&sockets_elsewhere(&self.name, uid), patience, &mut others)?;
         }
@@ -126,7 +131,8 @@ impl Search {
         }
     }
 
-    /// Returns the socket of the service that is meant, if it is among these, and adds the other services to `others`.
+    /// Asks at each of these sockets, and returns the one of the service that is meant, if it answers. Adds all other
+    /// services that answer to `others`.
     fn meant_among(
         &self,
         sockets: &[PathBuf],
@@ -140,7 +146,7 @@ impl Search {
             match converse(&reached, ControlCommand::Status, Some(patience), &mut |_| {}) {
                 Ok(ControlResponse { ok, service: Some(service), .. }) => {
                     let list = if ok { &mut found } else { &mut *others };
-                    // Two paths may lead to one socket.
+                    // Two paths may lead to the same socket, so count each pid once.
                     if !list.iter().any(|known| known.service.pid == service.pid) {
                         list.push(FoundService { path: path.clone(), service });
                     }
@@ -152,7 +158,8 @@ impl Search {
             found.retain(|found| self.is_here(&found.service));
         }
         match (found.as_slice(), silent.as_slice()) {
-            // There is only one, and it does not answer. The command itself will report what is wrong with it.
+            // There is only one socket, and its master does not answer. Return it: the command will then report what is
+            // wrong with the master.
             ([], [path]) if others.is_empty() => Ok(Some(path.clone())),
             ([], _) => Ok(None),
             ([found], _) => Ok(Some(found.path.clone())),
@@ -194,7 +201,8 @@ fn listed(found: &[FoundService]) -> String {
     found.iter().map(line).collect()
 }
 
-/// Returns the sockets of services of this name in a folder, if the folder can be trusted.
+/// Returns the sockets in `folder` that belong to services with this name. Returns none if another user could write to
+/// a folder that must be private.
 fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     let folder = match folder {
         Folder::Private(path) if !crate::sys::file::is_private_folder(path, uid).unwrap_or(false) => return Vec::new(),
@@ -208,9 +216,9 @@ fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     sockets
 }
 
-/// Returns the sockets of units whose `RuntimeDirectory=` has another name than the service, and for root those of all
-/// users, because root may ask every service. It takes only sockets that the owner of their folder made, in folders
-/// that only the owner can write to.
+/// Returns sockets outside the usual folders: those of systemd units whose `RuntimeDirectory=` is not named like the
+/// service, and for root also those of all users, because root may ask every service. It takes only sockets in folders
+/// that only the owner can write to, and only if the same owner made the socket.
 fn sockets_elsewhere(name: &str, uid: u32) -> Vec<PathBuf> {
     let mut folders: Vec<_> = entries("/run").collect();
     if uid == 0 {
@@ -230,7 +238,9 @@ fn sockets_elsewhere(name: &str, uid: u32) -> Vec<PathBuf> {
     sockets
 }
 
-/// In `/tmp` any user can make a folder, also one with the number of another user.
+/// Returns true if only the owner of `folder` can write to it, and if its name is the one that this owner's services
+/// use. The name must be checked because in `/tmp` any user can make a folder, even one named with the uid of another
+/// user.
 fn is_owners_alone(folder: &Path, found: &fs::Metadata) -> bool {
     let owner = found.uid();
     let (named, others) = match () {
@@ -263,7 +273,7 @@ mod tests {
         ControlEndpoint::find(socket.map(Path::new), flags, env, &StartFolder::at(folder), &Declared::default())
     }
 
-    /// Wherever the mistake is, a command must not ask another service than the one of this file.
+    /// Wherever a mistake in the settings file is, a command must ask the service of this file and no other.
     #[test]
     fn a_file_with_mistakes_still_names_its_control_socket() {
         const SOCKET: &str = "[control]\nsocket = \"c.sock\"\n";
@@ -314,7 +324,7 @@ mod tests {
     #[test]
     fn a_command_that_names_its_service_ignores_the_settings_file_of_the_folder() {
         let dir = tempfile::tempdir().unwrap();
-        // The file is found, and cannot be read.
+        // A folder with the name of the settings file: it is found, but cannot be read.
         fs::create_dir(dir.path().join("supervisor.toml")).unwrap();
         let find = |flags: &Flags, socket: Option<&str>| find(socket, flags, &BTreeMap::new(), dir.path());
         let named = Given { key: "process.name", flag: "--name", text: "c".to_owned() };

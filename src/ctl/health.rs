@@ -1,9 +1,9 @@
-//! `oxicorn health`: one GET, for containers that have no curl; over TLS if the service speaks it.
+//! `oxicorn health`: sends one GET to the service, for containers that have no curl. It uses TLS if the service does.
 //!
-//! Owns: which address is asked, and one short deadline. The running master says where it listens and what it speaks
-//! there; the settings file may have been edited since, and is read only if no master answers. Refuses: redirects,
-//! bodies, and to verify a certificate. This asks the service on its own machine whether it is alive, and does not
-//! verify its identity. So it takes no https URL.
+//! Owns: the choice of the address, and one short deadline for everything. The running master says where it listens and
+//! which protocols it speaks there. The settings are read only if no master answers, because the file may have been
+//! edited since the start. Refuses: redirects, bodies, https URLs and the verification of certificates: it only asks a
+//! service on the same machine if it is alive, so the identity of the server does not matter.
 
 #[cfg(feature = "tls")]
 mod any_certificate;
@@ -28,20 +28,22 @@ use crate::{
     sys::clock,
 };
 
-/// The time for everything: asking the master, connecting, asking a worker, and the first line of the answer.
+/// The time for the whole command: asking the master, connecting, sending the GET and reading the first line of the
+/// answer.
 const PATIENCE_MS: u64 = 3_000;
-/// The part of it for the master. A master answers a status in about a millisecond.
+/// The part of the whole time that the master has to answer. A master normally answers in about a millisecond.
 const MASTER: Duration = Duration::from_secs(1);
-/// More bytes than a status line has.
+/// The most bytes that are read to find the end of the status line. No status line is as long as that.
 const LINE_MAX: usize = 1024;
 
-/// The addresses to ask, and the protocols to speak there.
+/// What to ask: the addresses, the path, and the protocols that the service speaks there.
 #[derive(Debug, PartialEq)]
 struct HealthProbe {
-    /// If one accepts no connection, the next one is asked.
+    /// The addresses of the service. If one accepts no connection, the next one is tried.
     addresses: Vec<HealthAddress>,
     path: String,
-    /// Sent first, without TLS.
+    /// The PROXY header that the service requires; empty if it requires none. It is sent first, before the TLS
+    /// handshake.
     proxy_header: &'static [u8],
     tls: bool,
 }
@@ -52,8 +54,8 @@ enum HealthAddress {
     Unix(PathBuf),
 }
 
-/// Succeeds if the status of the answer is 2xx. `settings` are used if no master answers; `None` means that they are
-/// not valid.
+/// Succeeds if the answer has a 2xx status. `settings` is called only if no master answers; it returns `None` if the
+/// settings are not valid.
 pub(crate) fn health(
     url: Option<&str>,
     endpoint: &ControlEndpoint,
@@ -69,7 +71,7 @@ pub(crate) fn health(
         Ok(status) if status.speaks.client_ca => of_workers(&status),
         Ok(status) => ask_all(&of_master(&status, url), until),
         Err(unknown) => {
-            // The reason may list several services.
+            // The reason may have several lines, one for each service found, but the note must be one line.
             let unknown = unknown.to_string().replace('\n', " ");
             terminal::note(&format!(
                 "the running service was not asked where it listens, so the settings say: {unknown}"
@@ -82,7 +84,7 @@ pub(crate) fn health(
     .map_err(Failed::Refused)
 }
 
-/// Asks the first address that accepts a connection.
+/// Sends the GET to the first address that accepts a connection, and succeeds if the status is 2xx.
 fn ask_all(probe: &HealthProbe, until: u64) -> Result<(), String> {
     let mut refused = Vec::new();
     for address in &probe.addresses {
@@ -119,7 +121,8 @@ fn of_url(url: &str) -> Result<HealthProbe, String> {
     Ok(plain(address, path.to_owned()))
 }
 
-/// Builds a probe from what the running master says. An address that cannot be connected to is left out.
+/// Builds a probe from the status of the running master. It leaves out addresses to which no client can connect, such
+/// as an unnamed unix socket.
 fn of_master(status: &Status, path: &str) -> HealthProbe {
     let addresses = status.listeners.iter().flat_map(|listener| match listener.address.strip_prefix("unix:") {
         Some(socket) if socket.starts_with('/') => vec![HealthAddress::Unix(socket.into())],
@@ -134,7 +137,8 @@ fn of_master(status: &Status, path: &str) -> HealthProbe {
     }
 }
 
-/// Decides by what the master says: clients must show a certificate, and `health` has none.
+/// Succeeds if the master says that at least one worker serves. It is used if clients must show a certificate, because
+/// `health` has none and cannot ask a worker.
 fn of_workers(status: &Status) -> Result<(), String> {
     let serving = status.workers.iter().filter(|worker| worker.state == WorkerState::Serving).count();
     let told = format!(
@@ -177,8 +181,8 @@ fn of_settings(settings: &Settings, path: &str) -> Result<HealthProbe, String> {
     })
 }
 
-/// Returns the addresses to connect to for a bound address. A wildcard stands for the loopback addresses; `[::]` takes
-/// IPv4 too, and `::1` may be missing on this machine.
+/// Returns the addresses at which a bound address can be reached. For a wildcard these are the loopback addresses. For
+/// `[::]` they are `::1` and 127.0.0.1, because `[::]` takes IPv4 too and `::1` may be missing on this machine.
 fn reachable(bound: &SocketAddr) -> Vec<HealthAddress> {
     let at = |ip: IpAddr| HealthAddress::Tcp {
         host: SocketAddr::new(ip, 0).to_string().trim_end_matches(":0").to_owned(),
@@ -192,8 +196,8 @@ fn reachable(bound: &SocketAddr) -> Vec<HealthAddress> {
     }
 }
 
-/// Returns the PROXY header, if one is required, for a connection that no proxy passes on: `UNKNOWN` in version 1,
-/// `LOCAL` in version 2.
+/// Returns the PROXY header to send, empty if none is required. The header says that no proxy passes on the connection
+/// of another client: `UNKNOWN` in version 1, `LOCAL` in version 2.
 fn proxy_header(required: &str) -> &'static [u8] {
     match required {
         "v1" => b"PROXY UNKNOWN\r\n",
@@ -236,7 +240,8 @@ fn connect_tcp(host: &str, port: u16, until: u64) -> io::Result<Socket> {
     Err(last)
 }
 
-/// Connects without waiting. A unix socket accepts at once or has no room, and a wait for room has no end.
+/// Connects without waiting. The connect to a unix socket succeeds at once unless the accept queue is full, and a wait
+/// for room in the queue could last for ever.
 fn connect_unix(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
@@ -248,7 +253,7 @@ fn connect_unix(path: &Path) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket whose reads and writes end by `until`.
+/// A socket whose reads and writes fail when the time `until` is reached.
 struct Hurried {
     socket: Socket,
     until: u64,
@@ -272,7 +277,7 @@ impl Write for Hurried {
     }
 }
 
-/// Sends one GET and returns the status of the answer.
+/// Sends one GET, and returns the status code of the answer.
 fn status_of<S: Read + Write>(mut stream: S, host: &str, path: &str) -> io::Result<u16> {
     let request =
         format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: oxicorn-health\r\nConnection: close\r\n\r\n");
@@ -299,7 +304,7 @@ fn left(until: u64) -> io::Result<Duration> {
     }
 }
 
-/// The timeout of a socket is reported as EAGAIN.
+/// Replaces the error EAGAIN, with which the kernel reports the timeout of a socket, by one that says so.
 fn in_time(error: io::Error) -> io::Error {
     if error.kind() == ErrorKind::WouldBlock { late() } else { error }
 }
@@ -407,7 +412,7 @@ mod tests {
         });
     }
 
-    /// A server that gives one answer; returns the request that it got.
+    /// Asks a server that gives `answer`. Returns the status that the probe found, and the request that the server got.
     fn asked_of(answer: &'static [u8]) -> (io::Result<u16>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -1,6 +1,6 @@
-//! A TLS session with any server that answers.
+//! A TLS connection to any server, whatever its certificate is.
 //!
-//! Owns: the client side, which accepts every certificate. Refuses: to verify; `health` says why.
+//! Owns: the client side of TLS. Refuses: to verify the server's certificate; `health` says why.
 
 use std::{
     io::{self, Read, Write},
@@ -13,7 +13,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-/// It offers no ALPN, so the server speaks HTTP/1.1.
+/// Begins TLS on `stream`. It offers no protocol by ALPN, so the server speaks HTTP/1.1.
 pub(super) fn over_tls<S: Read + Write>(stream: S) -> io::Result<StreamOwned<ClientConnection, S>> {
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
@@ -26,8 +26,8 @@ pub(super) fn over_tls<S: Read + Write>(stream: S) -> io::Result<StreamOwned<Cli
     Ok(StreamOwned::new(session, stream))
 }
 
-/// Accepts every certificate: the health check asks the server at the address of the service, and does not verify which
-/// server that is.
+/// A verifier that accepts every certificate: the health check asks if the server is alive, and does not verify which
+/// server it is.
 #[derive(Debug)]
 struct AnyServer;
 
