@@ -1,7 +1,7 @@
-//! `log.access_format`, read once: the parts of a line of the access log.
+//! The meaning of `log.access_format`: the parts of a line of the access log. The text is read once, with the settings.
 //!
-//! Owns: Gunicorn's format strings, the two named formats, and the messages that refuse one. Refuses: to write lines
-//! (`worker::access_log`).
+//! Owns: Gunicorn's format strings, the two named formats, and the messages for a format that is not understood.
+//! Refuses: to write lines; `worker::access_log` does.
 
 use std::str::FromStr;
 
@@ -13,10 +13,10 @@ use serde::{Serialize, Serializer};
 
 use super::keys;
 
-/// Apache's combined format, which is also Gunicorn's default.
+/// The format that `combined` stands for: Apache's combined format, which is also Gunicorn's default.
 const COMBINED: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
 
-/// A format of the access log that was read and understood: see `log.access_format`.
+/// A valid format of the access log, as `log.access_format` sets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessFormat {
     written: String,
@@ -25,12 +25,12 @@ pub struct AccessFormat {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// One object a line.
+    /// One JSON object for each request, each on one line.
     Json,
     Text(Vec<Part>),
 }
 
-/// A piece of a text format.
+/// A part of a line in a text format. The letter or name in each comment is the one that the format string uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Literal(String),
@@ -38,47 +38,48 @@ pub(crate) enum Part {
     Client,
     /// `u`: the user of HTTP's Basic scheme.
     User,
-    /// `t`: when the line was written, in local time: `[22/Nov/2026:05:13:51 +0000]`.
+    /// `t`: the time at which the line is written, in local time, such as `[22/Nov/2026:05:13:51 +0000]`.
     Time,
-    /// `r`: method, target and protocol.
+    /// `r`: method, target and protocol of the request.
     RequestLine,
-    /// `m`
+    /// `m`: the method of the request.
     Method,
     /// `{RAW_URI}e`: path and query as they were sent.
     Target,
     /// `U`: the path as it was sent.
     Path,
-    /// `q`: the text after the `?`; empty without one.
+    /// `q`: the text after the `?` of the target; empty without a `?`.
     Query,
-    /// `H`: `HTTP/1.1`
+    /// `H`: the protocol of the request, such as `HTTP/1.1`.
     Protocol,
-    /// `s`
+    /// `s`: the status of the answer.
     Status,
-    /// `B` and `b`: bytes of the body. Without an answer `b` is `-` and `B` is 0.
+    /// `B` and `b`: the number of bytes in the body of the answer. If there was no answer, `b` is `-` and `B` is 0.
     Bytes {
         dash: bool,
     },
-    /// `T`: whole seconds.
+    /// `T`: the duration of the request in whole seconds.
     Seconds,
-    /// `M`: whole milliseconds.
+    /// `M`: the duration of the request in whole milliseconds.
     Milliseconds,
-    /// `D`: whole microseconds.
+    /// `D`: the duration of the request in whole microseconds.
     Microseconds,
-    /// `L`: seconds with six decimals.
+    /// `L`: the duration of the request in seconds, with six decimals.
     DecimalSeconds,
-    /// `p`: `<pid>` of the worker.
+    /// `p`: the pid of the worker, between `<` and `>`.
     Pid,
-    /// `{name}i`; `f` and `a` are two of them.
+    /// `{name}i`: a header of the request. `f` (Referer) and `a` (User-Agent) are such headers too.
     RequestHeader(HeaderName),
-    /// `{name}o`
+    /// `{name}o`: a header of the answer.
     ResponseHeader(HeaderName),
 }
 
-/// The atoms of one letter.
+/// All atoms whose name is one letter.
 const ATOMS: [&str; 19] =
     ["h", "l", "u", "t", "r", "m", "U", "q", "H", "s", "B", "b", "f", "a", "T", "D", "M", "L", "p"];
 
-/// The names of WSGI for the parts of a request (PEP 3333), for `{NAME}e`. Headers are `HTTP_<NAME>`.
+/// The names for `{NAME}e`: WSGI's names for the parts of a request (PEP 3333). Other headers have the name
+/// `HTTP_<NAME>`.
 const VARIABLES: [(&str, Part); 8] = [
     ("REQUEST_METHOD", Part::Method),
     ("RAW_URI", Part::Target),
@@ -96,7 +97,7 @@ impl AccessFormat {
     }
 
     /// # Errors
-    /// A sentence that quotes the part that is not understood, and says what was probably meant.
+    /// A sentence that quotes the part which is not understood, and says what was probably meant.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let form = match text {
             "json" => Form::Json,
@@ -113,7 +114,7 @@ impl Serialize for AccessFormat {
     }
 }
 
-/// Returns the headers whose values a line needs: those of the request and those of the response.
+/// Returns the names of the headers that `parts` needs: first those of the request, then those of the response.
 pub(crate) fn headers(parts: &[Part]) -> (Vec<HeaderName>, Vec<HeaderName>) {
     let (mut request, mut response) = (Vec::new(), Vec::new());
     for part in parts {
@@ -195,7 +196,8 @@ fn part(name: &str) -> Result<Part, String> {
     })
 }
 
-/// `{name}i`, `{name}o` and `{NAME}e`, in any case.
+/// Reads an atom such as `{name}i`, `{name}o` or `{NAME}e`; the name may be in upper or lower case. `None` if it is
+/// unknown.
 fn named(atom: &str) -> Option<Part> {
     let (name, of) = atom.strip_prefix('{')?.split_once('}')?;
     let header = |name: &str| HeaderName::from_str(name).ok();

@@ -1,20 +1,20 @@
-//! The differences between the settings in effect and new ones, and what each difference needs.
+//! The differences between the settings in effect and new settings, and what is needed to apply each of them.
 //!
-//! Owns: which keys apply at once and which only a restart changes. Refuses: applying anything.
+//! Owns: the lists of keys that apply at once, with new workers, or after a restart. Refuses: to apply a change.
 
 use std::fmt;
 
 use super::Resolved;
 
-/// Keys of the master alone or of its sockets.
+/// The keys that a reload applies at once, because only the master or its sockets use them.
 const AT_ONCE: &[&str] =
     &["log.level", "server.backlog", "server.bind", "server.unix_mode", "server.unix_owner", "workers.count"];
 
-/// The keys whose effective values differ, sorted, by what each needs.
+/// The keys whose effective values differ, in three sorted lists by what is needed to apply them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
     pub(crate) at_once: Vec<String>,
-    /// New workers.
+    /// The keys that apply when new workers replace the old ones.
     pub(crate) roll: Vec<String>,
     pub(crate) restart: Vec<String>,
 }
@@ -28,7 +28,7 @@ impl Changes {
         differs.dedup();
         differs.retain(|key| {
             old_keys.get(key) != new_keys.get(key)
-                // The key holds a path; here the contents of the file have changed.
+                // The value of the key is a path, which may be the same. Compare what the file contains.
                 || (key == "process.env_file" && running.settings.process.env != new.settings.process.env)
                 || new.settings.tls.is_rewritten(&running.settings.tls, key)
         });

@@ -1,6 +1,6 @@
-//! Checks that need two keys at once, or this machine: accounts, folders, rights.
+//! Checks that need two keys at once, or need to look at this machine: accounts, folders, files.
 //!
-//! Owns: problems and warnings across keys. Refuses: to read a single value.
+//! Owns: problems and warnings across keys. Refuses: to read a value; `value` does.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,7 +12,8 @@ use std::{
 use super::{Bind, ControlSocket, GivenValue, Group, LogTarget, Origin, Owner, Problem, Resolved, Settings, User};
 use crate::sys::host;
 
-/// Looks up `process.user`, `process.group` and `server.unix_owner`, and sets what it finds.
+/// Looks up the accounts of `process.user`, `process.group` and `server.unix_owner`, and sets them in `settings`.
+/// Returns the problems.
 pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, GivenValue>) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
@@ -32,7 +33,8 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Given
         }
     }
     if let Some(name) = written("process.user") {
-        // Containers often run under numbers without an account. Then only the operator knows the group.
+        // In containers a uid often has no account. Then its group is unknown, and the operator must set
+        // `process.group`.
         let group = settings.process.group.as_ref().map(|group| group.gid);
         match find_user(name).map(|(name, id, login)| (name, id, login.or(group))) {
             Ok((_, _, None)) => refuse(
@@ -69,7 +71,8 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Given
     problems
 }
 
-/// Returns name, uid and primary gid. The gid of a number without an account is unknown.
+/// Returns name, uid and primary gid of a user, which is given by name or number. The gid is `None` for a number that
+/// has no account.
 fn find_user(name: &str) -> Result<(String, u32, Option<u32>), String> {
     let found = match name.parse() {
         Ok(id) => host::user_by_id(id)
@@ -96,8 +99,9 @@ fn find_group(name: &str) -> Result<Group, String> {
     }
 }
 
-/// Returns the problems across keys. `failed` are the keys whose value could not be read: a key that belongs to one of
-/// them is not reported. `again`: this is a reload or an upgrade, so keys that only a restart changes are not checked.
+/// Returns the problems across keys. `failed` are the keys whose value could not be read; if a key of `[tls]` is among
+/// them, a missing counterpart is not reported. `again` is true in a reload or an upgrade: then the keys that only a
+/// restart can change are not checked.
 pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
@@ -140,8 +144,8 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 refuse(key, format!("there is no file {}", path.display()));
             }
-            // The user of this command may have fewer rights than the master, which reports this when it reads the
-            // file.
+            // Do not report the file: the user of this command may have fewer rights than the master. If the master
+            // cannot see the file either, it reports that when it reads the file.
             Err(_) => {}
         }
     }

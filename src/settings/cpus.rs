@@ -1,28 +1,30 @@
-//! The number of CPUs that this process may use, and `workers.count` as a number.
+//! Computes the number of CPUs that this process may use, and the number of workers that `workers.count` means.
 //!
-//! Owns: affinity and cgroup quotas (v1, v2, every ancestor), and the formulas. Refuses: to know what a worker is.
+//! Owns: reading the CPU affinity and the cgroup quotas (v1, v2, every ancestor), and the formulas. Refuses: everything
+//! else about workers.
 
 use std::fs;
 
 use super::problem::Reading;
 use crate::sys::host;
 
-/// The most workers that a service may have. Each slot costs sockets and rows of the scoreboard, and there are twice as
-/// many slots as workers.
+/// The largest number of workers of a service. There is a limit because there are twice as many slots as workers, and
+/// each slot costs sockets and a row of the scoreboard.
 pub(crate) const WORKERS_MAX: u32 = 256;
 
-/// Returns the CPUs of `auto`: the smaller one of the affinity mask and the tightest CPU quota, rounded up; at least 1.
+/// Returns the number of CPUs that `auto` stands for: the CPUs of the affinity mask or those of the lowest CPU quota,
+/// whichever is less. A quota is rounded up. The result is at least 1.
 ///
-/// `std::thread::available_parallelism` reads the same sources, but rounds a quota down: 1.5 CPUs would be one worker.
-/// A worker has one thread, so one worker can never use the other half. Two workers use all of it.
+/// `std::thread::available_parallelism` reads the same sources, but rounds a quota down: 1.5 CPUs would give one
+/// worker. A worker has one thread, so it could use only 1 of the 1.5 CPUs; two workers can use all of it.
 pub(super) fn available() -> u32 {
     let affinity = host::affinity().unwrap_or(WORKERS_MAX);
     let quota = quota(|path| fs::read_to_string(path).ok()).unwrap_or(u32::MAX);
     affinity.min(quota).max(1)
 }
 
-/// Returns the tightest quota of this process's cgroup and all above it, in whole CPUs, rounded up. A path that exists
-/// only outside of our cgroup namespace is absent here; its visible ancestors still count.
+/// Returns the lowest quota of this process's cgroup and of all cgroups above it, in CPUs, rounded up; `None` without a
+/// quota. A cgroup outside of our cgroup namespace cannot be read; the ancestors that can be read still count.
 fn quota(read: impl Fn(&str) -> Option<String>) -> Option<u32> {
     let membership = read("/proc/self/cgroup")?;
     let mut tightest: Option<u32> = None;
@@ -58,15 +60,16 @@ fn quota(read: impl Fn(&str) -> Option<String>) -> Option<u32> {
     tightest
 }
 
-/// `None` when there is no limit: `max` in v2, `-1` in v1.
+/// Returns quota / period in CPUs, rounded up. `None` if there is no limit, which is written `max` in v2 and `-1` in
+/// v1.
 fn whole_cpus(quota: &str, period: &str) -> Option<u32> {
     let (quota, period): (u64, u64) = (quota.trim().parse().ok()?, period.trim().parse().ok()?);
     let cpus = quota.checked_add(period.checked_sub(1)?)? / period;
     u32::try_from(cpus.max(1)).ok()
 }
 
-/// Reads `workers.count`: a number, `auto`, or `[a][*]n[+b|-b]` with n = `cpus`. A formula never gives less than 1, and
-/// `auto` stays within the limit. An explicit number above the limit is an error.
+/// Reads `workers.count`: a number, `auto`, or a formula `[a][*]n[+b|-b]` where n is `cpus`. The result of `auto` is
+/// limited to [`WORKERS_MAX`]; a number or a formula above this limit is an error. A formula gives at least 1.
 pub(super) fn count(text: &str, cpus: u32) -> Reading<u32> {
     if text == "auto" {
         return Ok(cpus.clamp(1, WORKERS_MAX));
@@ -104,7 +107,7 @@ fn evaluate(formula: &str, cpus: u32) -> Option<u64> {
     u64::try_from(sum.max(1)).ok()
 }
 
-/// Reads digits only: `str::parse` would accept a sign, as in "2n+-1".
+/// Reads a number without a sign. `str::parse` alone would accept a sign, as in "2n+-1".
 fn digits(text: &str) -> Option<i64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }

@@ -1,11 +1,12 @@
-//! Holds the documentation of the settings' fields equal to the comments of supervisor.toml. `REWRITE=1` writes it
-//! again.
+//! A test that the documentation of each field of the settings is equal to the comment of its key in supervisor.toml.
+//! With `REWRITE=1` it writes the documentation from the comments.
 //!
-//! Owns: the first paragraph of each field's documentation. Refuses: what follows it, which is for Rust only.
+//! Owns: the first paragraph of each field's documentation. Refuses: the paragraphs after it, which are only for
+//! readers of the Rust documentation.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// The sections whose structs are in each file.
+/// The files with structs for sections: for each file, the names of the structs and of their sections.
 const FILES: [(&str, &[(&str, &str)]); 2] = [
     (
         "src/settings/model.rs",
@@ -25,7 +26,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// The comment above each `section.key` of supervisor.toml, as one line.
+/// Returns the comment above each key of supervisor.toml, joined to one line, by `section.key`.
 fn comments() -> BTreeMap<String, String> {
     let (mut section, mut above, mut comments) = (String::new(), Vec::new(), BTreeMap::new());
     for line in read("supervisor.toml").lines() {
@@ -43,7 +44,8 @@ fn comments() -> BTreeMap<String, String> {
     comments
 }
 
-/// A comment as Markdown: what is not prose stands between backticks.
+/// Returns a comment as Markdown: words that are code, such as keys, paths and quoted values, are put between
+/// backticks.
 fn markdown(comment: &str) -> String {
     let mut words = Vec::new();
     let mut quoted = String::new();
@@ -75,7 +77,7 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
-/// Puts the word between backticks, without the punctuation around it.
+/// Puts a word between backticks, but leaves the punctuation around it outside.
 fn code(word: &str) -> String {
     let core = word.trim_start_matches('(');
     let core = core.trim_end_matches(['.', ',', ';', ':']);
@@ -87,7 +89,7 @@ fn code(word: &str) -> String {
     format!("{before}`{core}`{after}")
 }
 
-/// The lines of a field's documentation, at most 120 columns wide.
+/// Returns `text` as the lines of a field's documentation, at most 120 columns wide.
 fn doc_lines(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
@@ -99,10 +101,11 @@ fn doc_lines(text: &str) -> Vec<String> {
     lines
 }
 
-/// The source with the documentation that it should have.
+/// Returns the source of a file with the documentation that its fields should have, and removes the used entries from
+/// `comments`.
 fn rewritten(source: &str, structs: &[(&str, &str)], comments: &mut BTreeMap<String, String>) -> String {
     let (mut section, mut docs, mut out) = (None, Vec::new(), Vec::new());
-    // Attributes stand between the documentation and the field.
+    // The attributes of a field, which stand between its documentation and the field.
     let mut attributes = Vec::new();
     for line in source.lines() {
         if let Some(name) = line.strip_prefix("pub struct ").and_then(|rest| rest.strip_suffix(" {")) {
@@ -144,7 +147,7 @@ fn each_field_is_documented_by_the_comment_of_its_key() {
             continue;
         }
         for (is, should) in source.lines().zip(wanted.lines()) {
-            assert_eq!(is, should, "{name}: REWRITE=1 cargo test --lib field_docs writes it again");
+            assert_eq!(is, should, "{name}: REWRITE=1 cargo test --lib field_docs writes it anew");
         }
         assert_eq!(source, wanted, "{name}");
     }

@@ -1,6 +1,8 @@
-//! The two files of a run: `supervisor.toml` and `process.env_file`, as keys and values with their lines.
+//! Reads the two files of a service, `supervisor.toml` and `process.env_file`, as keys and values with their line
+//! numbers.
 //!
-//! Owns: finding them, their syntax, line numbers, unknown tables and keys. Refuses: the meaning of a value (`value`).
+//! Owns: finding the files, their syntax, line numbers, and problems with unknown tables and keys. Refuses: the meaning
+//! of a value; `value` knows it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -14,21 +16,21 @@ use toml::{
 
 use super::{Flags, GivenValue, Origin, Problem, Problems, Sources, StartFolder, TableSpec, folders::Base, keys};
 
-/// A settings file: one that was named, or the one of the start folder.
+/// The settings file that is used: one that the operator named, or the one in the start folder.
 pub(super) struct Found {
     pub(super) path: PathBuf,
-    /// The source that named it.
+    /// The flag or the variable that named the file; `Origin::Default` if it was found in the start folder.
     named_by: Origin,
 }
 
-/// Its name in the start folder.
+/// The name of the settings file in the start folder, if the operator names no other.
 pub(crate) const DEFAULT_FILE: &str = "supervisor.toml";
 
-/// Finds the settings file: `-c`, else `OXICORN_CONFIG`, else `./supervisor.toml` if it exists. `None` if there never
-/// was one.
+/// Finds the settings file: that of `-c`, else that of `OXICORN_CONFIG`, else `./supervisor.toml` if it exists. `None`
+/// if the service has no settings file.
 ///
 /// # Errors
-/// The file is gone, or it cannot be seen whether it is there.
+/// The running service had a settings file that is gone now, or this process cannot see if the file exists.
 pub(super) fn find(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -65,12 +67,12 @@ pub(super) fn find(
 }
 
 impl Found {
-    /// `-c` or `OXICORN_CONFIG` names it.
+    /// Returns true if `-c` or `OXICORN_CONFIG` names the file.
     pub(super) fn is_named(&self) -> bool {
         self.named_by != Origin::Default
     }
 
-    /// Returns the text of a file that may have mistakes.
+    /// Returns the text of the file without parsing it, so that a file with mistakes can be used too.
     pub(super) fn text(&self, start: &StartFolder) -> Result<String, Problems> {
         Sources::default().read(&self.path).map_err(|error| Problems(vec![self.unreadable(start, &error)]))
     }
@@ -89,7 +91,7 @@ impl Found {
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
             vec![Problem::at(Origin::File { path: shown.clone(), line }, "", format!("not valid TOML: {message}"))]
         };
-        // Parse once for the values and once for their lines.
+        // The text is parsed twice: once for the values and once for their line numbers.
         let table: Table = text.parse().map_err(malformed)?;
         let mut lines = HashMap::new();
         for (name, value) in DeTable::parse(&text).map_err(malformed)?.get_ref() {
@@ -100,11 +102,11 @@ impl Found {
 }
 
 pub(super) struct File {
-    /// Absolute.
+    /// The absolute path of the file.
     pub path: PathBuf,
     shown: PathBuf,
     table: Table,
-    /// The line of each key path, also of nested ones: `service.check[0].name`.
+    /// The line number of each key, by its path. Nested keys have a path such as `service.check[0].name`.
     lines: HashMap<String, usize>,
 }
 
@@ -113,8 +115,8 @@ impl File {
         Origin::File { path: self.shown.clone(), line: self.lines.get(path).copied() }
     }
 
-    /// Returns every `section.key`. Unknown tables and keys become problems. The type of an app's table checks what is
-    /// in it.
+    /// Returns every `section.key` of the file with its value. Unknown tables and keys become problems, except the keys
+    /// in a table of the app: the type of that table checks them later.
     pub(super) fn entries(&self, tables: &[TableSpec], problems: &mut Vec<Problem>) -> Vec<(String, GivenValue)> {
         let mut entries = Vec::new();
         for (name, value) in &self.table {
@@ -152,7 +154,7 @@ impl File {
     }
 }
 
-/// Returns the values of these keys that can be read from a file with mistakes, if they are strings.
+/// Returns as many values of `keys` as can be read from a text with mistakes. Only strings are returned.
 pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, GivenValue)> {
     let sound = without_faulty_lines(text);
     let tables = [text, &sound].map(|text| DeTable::parse_recoverable(text).0);
@@ -167,7 +169,8 @@ pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, GivenValue)> {
     keys.iter().filter_map(|path| Some(((*path).to_owned(), entry(written(path)?)))).collect()
 }
 
-/// Leaves out each line with a mistake. The parser's own recovery may lose the table that follows one.
+/// Returns the text with each line that has a mistake replaced by an empty line. The recovery of the parser is not
+/// enough, because it may lose the table that follows a mistake.
 fn without_faulty_lines(text: &str) -> String {
     const MISTAKES_MAX: usize = 32;
     let mut lines: Vec<&str> = text.lines().collect();
@@ -204,12 +207,14 @@ fn line_of(text: &str, offset: usize) -> usize {
 }
 
 fn shown(path: &Path, start: &StartFolder) -> PathBuf {
-    // Every path is below `/`: a cron job, which starts there, would show `etc/shop.toml`.
+    // Do not shorten paths if the start folder is `/`, as in a cron job: every path is below it, and `etc/shop.toml`
+    // would be misleading.
     path.strip_prefix(start.path()).ok().filter(|_| start.path().parent().is_some()).unwrap_or(path).to_owned()
 }
 
-/// Returns the path of `process.env_file`, which must be known before the environment is complete. A relative path in a
-/// folder that is gone is refused later, when its key is read.
+/// Returns the path of `process.env_file`. It is determined before all other values, because the variables in this file
+/// are one of the sources. If it is a relative path in a folder that is gone, this returns `None`, and the error is
+/// reported when the key itself is read.
 pub(super) fn env_file(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -226,7 +231,8 @@ pub(super) fn env_file(
     if path.is_empty() { None } else { base.join(path).ok() }
 }
 
-/// Lines `KEY=VALUE`, with `export`, quotes and comments as in a shell, but without expansion.
+/// The contents of `process.env_file`: lines `KEY=VALUE`, with `export`, quotes and comments as in a shell, but without
+/// expansion of `$`.
 #[derive(Default)]
 pub(super) struct EnvFile {
     shown: PathBuf,
@@ -255,8 +261,8 @@ impl EnvFile {
         if problems.is_empty() { Ok(Self { shown, variables }) } else { Err(problems) }
     }
 
-    /// Returns the environment with this file below it. An empty variable does not hide one of the file, except
-    /// `OXICORN_*`, where empty may mean "none".
+    /// Returns the variables of this file, overridden by those of the real environment. A real variable that is empty
+    /// does not override one of the file, unless its name begins with `OXICORN_`, where empty may mean "none".
     pub(super) fn beneath(&self, real: &BTreeMap<String, String>) -> BTreeMap<String, (String, Origin)> {
         let mut merged: BTreeMap<String, (String, Origin)> = BTreeMap::new();
         for (line, name, value) in &self.variables {
@@ -268,7 +274,8 @@ impl EnvFile {
                 merged.insert(name.clone(), (value.clone(), Origin::Env(name.clone())));
             }
         }
-        // These variables choose the files, which are chosen by now.
+        // Ignore the variables of this file that choose the settings file or the env file, because both were already
+        // chosen.
         merged.retain(|name, (_, origin)| !(Self::too_late(name) && matches!(origin, Origin::EnvFile { .. })));
         merged
     }
@@ -290,7 +297,7 @@ impl EnvFile {
     }
 }
 
-/// Reads one line. Its errors never quote the line, which may hold a secret.
+/// Reads one line of an env file. The error messages never quote the line, because it may hold a secret.
 fn variable(line: &str) -> Result<Option<(String, String)>, String> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
@@ -315,7 +322,7 @@ fn variable(line: &str) -> Result<Option<(String, String)>, String> {
             }
             value
         }
-        // As in a shell, a "#" begins a comment only after a blank.
+        // As in a shell, a "#" begins a comment only at the start of the value or after a blank.
         _ if rest.starts_with('#') => String::new(),
         _ => rest.find(" #").or_else(|| rest.find("\t#")).map_or(rest, |cut| &rest[..cut]).trim_end().to_owned(),
     };
@@ -325,8 +332,8 @@ fn variable(line: &str) -> Result<Option<(String, String)>, String> {
     Ok(Some((name.to_owned(), value)))
 }
 
-/// Returns the text up to the closing quote, and the rest. Within double quotes it reads `\n`, `\t`, `\r`, and `\x` as
-/// x for any other x.
+/// Returns the text up to the closing quote, and the rest behind the quote. Within double quotes `\n`, `\t` and `\r`
+/// are read as control characters, and a `\` before any other character is dropped.
 fn unquote(text: &str, quote: char) -> Result<(String, &str), String> {
     let mut value = String::new();
     let mut chars = text.char_indices();

@@ -1,22 +1,27 @@
-//! The folders in which relative paths begin, by where the path was written and what its file is for.
+//! The folders in which relative paths begin. They depend on where the path was written, and on what its file is for.
 //!
-//! Owns: the folders that a service manager makes for a unit, and their variables. Refuses: to make a folder.
+//! Owns: the folders that a service manager makes for a unit, and the variables that name them. Refuses: to make a
+//! folder.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-/// The folders in which the relative paths of one source begin, by what the file is for.
+/// The folders in which the relative paths of one source begin, one for each kind of file.
 pub(super) struct Bases {
-    /// Files that are read; and sockets, which commands must find by the same settings.
+    /// For files that are only read, and for sockets: commands must find a socket by the same settings, without the
+    /// variables of the service manager.
     pub(super) read: Base,
+    /// For log files.
     pub(super) logs: Base,
+    /// For files that exist only while the service runs, such as the pidfile.
     pub(super) run: Base,
 }
 
 impl Bases {
-    /// For paths in the settings file. A service manager names the folders that it made for the service.
+    /// Returns the folders for paths in the settings file: for logs and run files those that a service manager made for
+    /// the service, if it did; otherwise `read`.
     pub(super) fn of_file(read: Base, env: &BTreeMap<String, String>) -> Self {
         let given = |variable| given_folder(env, variable).map(|folder| Base::of_file(&folder));
         let logs = given(LOGS_DIRECTORY).unwrap_or_else(|| read.clone());
@@ -24,7 +29,8 @@ impl Bases {
         Self { read, logs, run }
     }
 
-    /// For paths in the environment and on the command line: they begin where they are typed, in the start folder.
+    /// Returns the folders for paths in the environment and on the command line. All of them begin in the start folder,
+    /// because the operator typed them there.
     pub(super) fn of_text(start: &Base) -> Self {
         Self { read: start.clone(), logs: start.clone(), run: start.clone() }
     }
@@ -34,14 +40,14 @@ pub(super) const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 const LOGS_DIRECTORY: &str = "LOGS_DIRECTORY";
 const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
 
-/// Returns the folder that a service manager made, the first of several. A service manager gives absolute paths; others
-/// are ignored.
+/// Returns the folder that a service manager names in `variable`; if it names several, the first. A relative path is
+/// ignored, because a service manager gives absolute paths.
 pub(super) fn given_folder(env: &BTreeMap<String, String>, variable: &str) -> Option<PathBuf> {
     let first = env.get(variable)?.split(':').next().map(PathBuf::from)?;
     first.is_absolute().then_some(first)
 }
 
-/// The folder in which a relative path begins.
+/// A folder in which relative paths begin.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
     path: PathBuf,
@@ -49,18 +55,18 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// `gone`: the folder was removed, so nothing can be below it.
+    /// Makes a base for the start folder. `gone` is true if the folder was removed; then relative paths are refused.
     pub(super) fn new(path: PathBuf, gone: bool) -> Self {
         Self { path, gone }
     }
 
-    /// The folder of a file that was read.
+    /// Makes a base for the folder of a file that was read, which therefore exists.
     pub(super) fn of_file(folder: &Path) -> Self {
         Self { path: folder.to_owned(), gone: false }
     }
 
     /// # Errors
-    /// As for [`StartFolder::join`].
+    /// A sentence for the operator: the path is relative and the folder is gone.
     pub(super) fn join(&self, path: impl AsRef<Path>) -> Result<PathBuf, String> {
         let path = path.as_ref();
         if self.gone && path.is_relative() {

@@ -1,12 +1,13 @@
-//! Every key of the supervisor: its path and how it is read. File, environment and flags all use this one list.
+//! The list of all keys of the supervisor, each with its path and its reader. File, environment and flags use this one
+//! list.
 //!
-//! Owns: the kind of value of each key, and its range. Refuses: defaults (`Settings::default`), units and words
-//! (`value`).
+//! Owns: the kind of value of each key, and its range. Refuses: defaults (`Settings::default` has them), units and
+//! words (`value` has them).
 
 use super::{AccessFormat, LogFormat, ProxyProtocol, Settings, problem::Reading, value::Input};
 
 pub(super) struct Key {
-    /// `section.key`
+    /// The path of the key, as `section.key`.
     pub path: &'static str,
     pub set: fn(&mut Settings, &Input<'_>) -> Reading<()>,
 }
@@ -22,7 +23,8 @@ fn put<T>(field: &mut T, read: Reading<T>) -> Reading<()> {
 
 const I32: i64 = i32::MAX as i64;
 
-/// Accounts and the env file are looked up once, for the final value: `check::accounts`, `resolve`.
+/// All keys. The keys for accounts are only checked for their type here; `check::accounts` looks up their final value,
+/// and `resolve` reads the file of `process.env_file`.
 pub(super) const KEYS: &[Key] = &[
     key("server.bind", |s, v| put(&mut s.server.bind, v.binds())),
     key("server.backlog", |s, v| put(&mut s.server.backlog, v.whole(1..=I32))),
@@ -41,7 +43,7 @@ pub(super) const KEYS: &[Key] = &[
     key("workers.timeout", |s, v| put(&mut s.workers.timeout, v.duration())),
     key("workers.boot_timeout", |s, v| put(&mut s.workers.boot_timeout, v.duration())),
     key("workers.graceful_timeout", |s, v| match v.duration()? {
-        // Without a limit, one stuck request would hold a stop for ever.
+        // 0 may not mean "no limit" here, because then one request that hangs could delay a stop for ever.
         none if none.is_zero() => Err("0 leaves a draining worker no time; give it some, such as \"1s\"".to_owned()),
         some => put(&mut s.workers.graceful_timeout, Ok(some)),
     }),
@@ -79,7 +81,7 @@ pub(super) const KEYS: &[Key] = &[
     key("log.access_format", |s, v| put(&mut s.log.access_format, AccessFormat::parse(&v.string()?))),
     key("control.socket", |s, v| put(&mut s.control.socket, v.control_socket())),
     key("process.name", |s, v| match v.string()? {
-        // The file of the control socket is named after it.
+        // The file of the control socket has this name, so it must be a valid file name.
         name if name.is_empty() || name.contains(['/', '\0']) => {
             Err(format!("{name:?} cannot be a file name: it is empty or has a \"/\""))
         }
@@ -94,12 +96,12 @@ pub(super) const KEYS: &[Key] = &[
 
 pub(super) const SECTIONS: &[&str] = &["server", "workers", "http", "tls", "log", "control", "process"];
 
-/// Reserved for programs in other languages.
+/// The name of a table that is reserved for running programs in other languages, which is not supported yet.
 pub(super) const PROGRAM: &str = "program";
 pub(super) const PROGRAM_REFUSED: &str =
     "running another program is not supported yet; serve a Rust service with oxicorn::App";
 
-/// Returns the variable of a key.
+/// Returns the name of the environment variable that sets a key.
 pub(super) fn variable(path: &str) -> String {
     format!("OXICORN_{}", path.replace('.', "__").to_ascii_uppercase())
 }
@@ -108,8 +110,8 @@ pub(super) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
-/// Returns the known key that was probably meant: the same name in another section, else the one with the fewest typing
-/// errors.
+/// Returns the known key that was probably meant by an unknown `path`: a key with the same name in another section, or
+/// else the most similar one.
 pub(super) fn nearest(path: &str) -> Option<String> {
     let name = path.rsplit('.').next().unwrap_or(path);
     let known = || KEYS.iter().map(|key| key.path);
@@ -124,7 +126,7 @@ pub(super) fn nearest(path: &str) -> Option<String> {
     })
 }
 
-/// Returns the `known` word that is within a few keystrokes of `word`.
+/// Returns the `known` word that differs least from `word`; `None` if all differ by more than a few keystrokes.
 pub(super) fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let last = word.rsplit('.').next().unwrap_or(word);
     known
