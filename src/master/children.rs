@@ -1,7 +1,7 @@
 //! The worker processes: what the master sends them, what it receives from them, and their end.
 //!
-//! Owns: the process table beside the core's (row, channel, messages not sent yet), receiving, and reaping. Refuses:
-//! what follows from an event (`core`), and why a worker ended (`exits`).
+//! Owns: a table of the processes beside the core's table (rows, channels, messages not sent yet), the receipt of
+//! messages, and reaping. Refuses: the consequences of an event (`core`), and the reason for an exit (`exits`).
 
 use std::{
     io,
@@ -24,24 +24,24 @@ use crate::{
     },
 };
 
-/// What the master knows of a worker process beyond what the core decides by.
+/// What the master knows of a worker process, besides what the core needs for its decisions.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) pid: Pid,
     pub(super) row: Row,
-    /// `None` once the worker's end is closed.
+    /// `None` once the worker has closed its end of the channel.
     pub(super) channel: Option<OwnedFd>,
     /// Messages to the worker that did not fit into its channel.
     pub(super) unsent: Vec<ToWorker>,
     pub(super) due: u64,
-    /// The core knows that the worker has answered a request.
+    /// The core has been told that the worker has answered a request.
     pub(super) answered: bool,
     pub(super) boot_failure: Option<String>,
     pub(super) started: Millis,
 }
 
 impl Child {
-    /// Reports, once, that the worker has answered a request.
+    /// Returns an event when the worker has answered its first request, and only once.
     fn first_answer(&mut self) -> Option<Event> {
         let first = !self.answered && self.row.answered();
         self.answered |= first;
@@ -50,7 +50,7 @@ impl Child {
 
     /// Sends a message to the worker. A message that does not fit into the channel is kept until it does.
     pub(super) fn send(&mut self, message: ToWorker) {
-        // A worker without a channel is about to end.
+        // A worker that has closed its end of the channel is about to end, so it needs no message.
         let Some(channel) = &self.channel else { return };
         let sent = if self.unsent.is_empty() { message.send(channel.as_fd()) } else { Ok(false) };
         match sent {
@@ -84,10 +84,10 @@ impl Child {
     }
 }
 
-/// Forks a worker, with the runtime's hooks around the fork. Block signals around it.
+/// Forks a worker, with the runtime's hooks around the fork. The caller keeps signals blocked meanwhile.
 ///
 /// # Errors
-/// As for [`fork`]; the hook in the master runs then too.
+/// As for [`fork`]; the runtime's hook in the master runs also after such an error.
 pub(crate) fn fork_worker(runtime: &dyn Runtime) -> io::Result<Forked> {
     runtime.before_fork();
     let forked = fork();
@@ -98,7 +98,7 @@ pub(crate) fn fork_worker(runtime: &dyn Runtime) -> io::Result<Forked> {
     forked
 }
 
-/// Reads what all workers have written since the last turn: heartbeats in their rows, messages in their channels.
+/// Reads what all workers have written since the last call: heartbeats in their rows, messages in their channels.
 pub(super) fn recv_all(shell: &mut Shell) {
     for child in &mut shell.children {
         let due = child.row.due();
@@ -119,7 +119,8 @@ fn recv(shell: &mut Shell, at: usize) {
             Ok(Received::Message(message)) => message,
             Ok(Received::Nothing) => return,
             Ok(Received::Closed) | Err(_) => {
-                // Its exit follows; a closed channel would wake every poll until then.
+                // The exit of this worker follows. Until then a closed channel would wake every poll, so it is dropped
+                // here.
                 shell.children[at].channel = None;
                 return;
             }
@@ -168,7 +169,7 @@ fn recv(shell: &mut Shell, at: usize) {
     }
 }
 
-/// Reaps every child that has ended: ten ends can be one SIGCHLD.
+/// Reaps every child that has ended, because one SIGCHLD can stand for the ends of many children.
 pub(super) fn reap_all(shell: &mut Shell) {
     loop {
         match reap() {
@@ -194,7 +195,7 @@ fn reap_one(shell: &mut Shell, pid: Pid, exit: Exit) {
         tracing::debug!(event = "orphan_reaped", pid = pid.0, reason = %exit, "reaped a process that is not a worker");
         return;
     };
-    // Its last messages may still be in the channel.
+    // The last messages of the worker may still be in its channel.
     recv(shell, at);
     let mut child = shell.children.remove(at);
     shell.inbox.extend(child.first_answer());
@@ -204,7 +205,7 @@ fn reap_one(shell: &mut Shell, pid: Pid, exit: Exit) {
     shell.inbox.push(Event::Exited { pid });
 }
 
-/// Logs why the worker ended, and keeps it for later questions.
+/// Logs why the worker ended, and keeps the reason for the status.
 fn record_exit(shell: &mut Shell, child: &Child, exit: Exit) {
     let Some(worker) = shell.core.worker(child.pid) else { return };
     let (slot, generation, phase) = (worker.slot, worker.generation, worker.phase);
@@ -224,7 +225,8 @@ fn record_exit(shell: &mut Shell, child: &Child, exit: Exit) {
     shell.history.record(slot, reason);
 }
 
-/// Counts the requests that were lost with this worker. A worker that drained in order has counted them itself.
+/// Counts the requests that were lost with this worker. A worker that drained and ended in order has counted them
+/// itself.
 fn count_lost(shell: &Shell, child: &Child, exit: Exit) {
     let drained = shell.core.worker(child.pid).is_some_and(|worker| matches!(worker.phase, Phase::Draining { .. }));
     if !(drained && exit == Exit::Code(0)) {
@@ -262,7 +264,7 @@ mod tests {
     #[test]
     fn the_hook_in_the_master_runs_after_a_fork_that_failed_too() {
         let notes = Notes::default();
-        // A process with a second thread, which this one makes sure of, is not forked.
+        // A process with a second thread is not forked; this test makes sure that its process has one.
         let (end, ended) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(move || ended.recv().unwrap_err());

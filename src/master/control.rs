@@ -1,8 +1,8 @@
 //! The control socket, inside the master's one poll.
 //!
-//! Owns: its file, its clients and their limits: how many clients, how many bytes, how long. A connection has one
-//! request. Refuses: what a request means (the shell), and to make the master wait or fail: the service works without a
-//! socket.
+//! Owns: the file of the socket, its clients and their limits (how many clients, how many bytes, how long). A
+//! connection carries one request. Refuses: the meaning of a request (the shell), and everything that makes the master
+//! wait or fail: the service works without a socket.
 
 mod passed;
 
@@ -36,17 +36,19 @@ use crate::{
     },
 };
 
-/// At this limit, the oldest client that has not sent its request makes room for the next.
+/// The most clients at the same time. When a further one comes, the oldest client that has not sent its request is
+/// dropped.
 const CLIENTS_MAX: usize = 32;
-/// The limit of clients that wait for a reply. They are never sent away, and must not use up the room for a status.
+/// The most clients that wait for a reply. They are never dropped, so they must leave room for a client that asks for
+/// the status.
 const WAITING_MAX: usize = 16;
 const REQUEST_MAX: usize = 64 * 1024;
 /// How long a client may take to send its request, and again to read the response.
 const PATIENCE_MS: u64 = 5_000;
-/// How many clients are accepted in one turn; signals and workers come in between.
+/// How many clients are accepted in one turn, so that signals and workers do not have to wait for all of them.
 const ACCEPTS_MAX: usize = 64;
-/// How long the socket is not polled after a failed accept (no descriptors left): the listener stays readable, and
-/// every poll would return at once.
+/// How long the socket is not polled after an accept has failed (no descriptors left). The listener stays readable, so
+/// every poll in this time would return at once.
 const DEAF_MS: u64 = 1_000;
 
 #[derive(Debug)]
@@ -57,17 +59,17 @@ pub(super) struct ControlServer {
     next: u64,
     deaf_until: Option<Millis>,
     progress: String,
-    /// The file is gone and could not be made again, and this is logged.
+    /// The file is gone and could not be made again, and the log says so already.
     lost: bool,
 }
 
-/// Decides where the socket is.
+/// The facts that decide where the file of the control socket is.
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub(super) socket: &'a ControlSocket,
     /// The name of the service.
     pub(super) name: &'a str,
-    /// Where the service was started.
+    /// The folder in which the service was started.
     pub(super) folder: &'a Path,
 }
 
@@ -76,7 +78,7 @@ pub(super) struct Site<'a> {
 struct ControlListener {
     socket: UnixListener,
     path: PathBuf,
-    /// Identifies the file: another process may have put its own at this path since.
+    /// Identifies the file, because another process may have put its own file at this path since.
     file: FileId,
 }
 
@@ -96,14 +98,14 @@ enum ClientStage {
         until: Millis,
     },
     Waiting,
-    /// The response is in `output`; after it the connection ends.
+    /// The response is in `output`. The connection ends once the client has read it.
     Reading {
         until: Millis,
     },
     Gone,
 }
 
-/// Why there is no control socket.
+/// Why the control socket could not be opened.
 #[derive(Debug, thiserror::Error)]
 enum ControlOpenError {
     #[error("another master answers on {}; give this service another name (process.name)", path.display())]
@@ -140,7 +142,8 @@ impl Site<'_> {
             };
             match folder.and_then(|folder| self.within(&folder)) {
                 Ok(listener) => return Ok(listener),
-                // Report why the best folder cannot be used: this is what the operator has to correct.
+                // Report why the first folder cannot be used: it is the best one, and its problem is what the operator
+                // has to correct.
                 Err(error) => drop(refused.get_or_insert(error)),
             }
         }
@@ -185,11 +188,11 @@ impl ControlListener {
             Ok(Occupant::Server(_)) => return Err(ControlOpenError::Taken { path }),
             Err(source) => return Err(ControlOpenError::Look { path, source }),
         }
-        // Mode 0600: only this user may ask.
+        // Mode 0600: no other user may connect.
         let bound = socket_file::bind(&path, 0o600);
         match bound.and_then(|(socket, file)| SockRef::from(&socket).listen(128).map(|()| (socket, file))) {
             Ok((socket, file)) => Ok(Self { socket, path, file }),
-            // Another master was faster.
+            // Another master has bound this path in the meantime.
             Err(error) if error.kind() == ErrorKind::AddrInUse => Err(ControlOpenError::Taken { path }),
             Err(source) => Err(ControlOpenError::Listen { path, source }),
         }
@@ -201,7 +204,7 @@ impl ControlListener {
 }
 
 impl ControlServer {
-    /// `None`, with a warning in the log, where it cannot be made.
+    /// Returns `None` if the settings switch the socket off, or, with a warning in the log, if it cannot be made.
     pub(super) fn open(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
         match site.open(uid)? {
@@ -230,8 +233,8 @@ impl ControlServer {
         Self { listener, uid, clients, next: 0, deaf_until: None, progress, lost: false }
     }
 
-    /// Makes the socket that could not be made at the start: a folder that was missing may be there now. Logs nothing
-    /// if it still cannot be made: the start has said why.
+    /// Tries again to make the socket that could not be made at the start: a folder that was missing may exist now. If
+    /// it still cannot be made, nothing is logged, because the reason was logged at the start.
     pub(super) fn open_late(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
         let listener = site.open(uid)?.ok()?;
@@ -243,8 +246,8 @@ impl ControlServer {
         Some(Self::new(listener, uid))
     }
 
-    /// Makes the file again if it is gone: `/tmp` may be cleaned, and a logout removes the login's folder. Connections
-    /// stay.
+    /// Makes the file of the socket again if it is gone: `/tmp` may be cleaned, and a logout removes the login's
+    /// folder. The clients stay connected.
     pub(super) fn look_after(&mut self, site: &Site<'_>) {
         if self.listener.is_still_there() {
             return;
@@ -277,7 +280,8 @@ impl ControlServer {
         &self.listener.path
     }
 
-    /// What the master's poll should wait for. [`turn`](Self::turn) takes the results in the same order.
+    /// Returns the descriptors that the master's poll should watch. [`turn`](Self::turn) takes the results in the same
+    /// order.
     pub(super) fn watched(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Interest)> {
         let listener = match self.deaf_until {
             Some(_) => Interest::Hangup,
@@ -287,12 +291,12 @@ impl ControlServer {
         std::iter::once((self.listener.socket.as_fd(), listener)).chain(clients)
     }
 
-    /// When to call [`turn`](Self::turn) at the latest.
+    /// Returns when [`turn`](Self::turn) must be called at the latest.
     pub(super) fn deadline(&self) -> Option<Millis> {
         self.clients.iter().filter_map(ControlClient::until).chain(self.deaf_until).min()
     }
 
-    /// Does everything that is possible without waiting, and returns the new requests.
+    /// Accepts, reads and writes what is possible without waiting, and returns the new requests.
     pub(super) fn turn(&mut self, ready: &[bool], now: Millis) -> Vec<(Caller, Request)> {
         let mut asked = Vec::new();
         self.deaf_until = self.deaf_until.filter(|until| *until > now);
@@ -336,14 +340,15 @@ impl ControlServer {
             }
             let known = fd::peer(stream.as_fd()).is_ok_and(|(_, uid)| uid == 0 || uid == self.uid);
             if !known {
-                // It does not matter if this client cannot read the refusal.
+                // If this client does not get the refusal, nothing is lost.
                 let refused = ControlResponse::refused(format!("only root and uid {} may ask this master", self.uid));
                 let _ = (&stream).write(&protocol::line(&refused));
             } else if self.has_room() {
                 self.next += 1;
                 let (id, stage) = (Caller(self.next), ClientStage::Asking { until: now.after(PATIENCE_MS) });
                 self.clients.push(ControlClient { id, stream, stage, input: Vec::new(), output: Vec::new() });
-                // Most clients have sent their request by now, and then they can no longer be sent away.
+                // Most clients have sent their request by now. Once it is read, the client can no longer be dropped for
+                // another one.
                 asked.extend(self.attend(self.clients.len() - 1, now));
                 self.forget_gone();
             }
@@ -364,7 +369,8 @@ impl ControlServer {
         let client = &mut self.clients[at];
         match client.stage {
             ClientStage::Asking { .. } => {}
-            // Neither sends more: the client has left, or can read more of its output.
+            // These clients have sent their request. They are ready because they have left, or because they can take
+            // more output.
             ClientStage::Waiting if client.output.is_empty() => client.stage = ClientStage::Gone,
             ClientStage::Waiting | ClientStage::Reading { .. } => client.flush(),
             ClientStage::Gone => {}
@@ -385,7 +391,8 @@ impl ControlServer {
                 format!("{WAITING_MAX} other commands wait already; nothing was changed")
             }
             Ok(request) => {
-                // The shell answers a status before the next poll.
+                // The shell answers a request for the status or the settings before the next poll, so this client only
+                // has to read.
                 client.stage = ClientStage::Reading { until: now.after(PATIENCE_MS) };
                 let command = &request.command;
                 if !matches!(command, ControlCommand::Status | ControlCommand::Config { .. }) {
@@ -398,7 +405,7 @@ impl ControlServer {
                         ?command,
                         "got a command over the control socket"
                     );
-                    // The client gets the next progress, even if it is the same as before.
+                    // Forget the last progress, so that this client gets the next one even if it is the same.
                     self.progress.clear();
                 }
                 return Some((client.id, request));
@@ -421,7 +428,8 @@ impl ControlServer {
         self.clients.retain(|client| client.stage != ClientStage::Gone);
     }
 
-    /// Sends the progress to all clients that wait, each time it changes. A client that does not read misses some.
+    /// Sends the progress to all clients that wait, each time it changes. A client that does not read misses some
+    /// messages.
     pub(super) fn send_progress(&mut self, progress: &str) {
         if self.progress == progress {
             return;
@@ -436,7 +444,7 @@ impl ControlServer {
         }
     }
 
-    /// Responds to all clients that wait, and removes the file of the socket if it is still this master's.
+    /// Responds to all clients that wait, and removes the file of the socket if it still belongs to this master.
     pub(super) fn close(mut self, last_words: &ControlResponse, now: Millis) {
         for client in self.clients.iter_mut().filter(|client| client.stage == ClientStage::Waiting) {
             client.answer(last_words, now);
@@ -468,7 +476,8 @@ impl ControlClient {
         }
     }
 
-    /// The line of the request once it is complete, or why there will be none.
+    /// Returns the line of the request once it is complete, or a refusal once it is too long; `None` if more is to
+    /// come, or if the client has left.
     fn read(&mut self) -> Option<Result<Vec<u8>, String>> {
         let mut chunk = [0; 4096];
         while self.input.len() <= REQUEST_MAX {
@@ -546,7 +555,7 @@ mod tests {
         ControlListener::at(path.to_owned()).map(|listener| ControlServer::new(listener, host::effective_ids().0))
     }
 
-    /// A control socket, and a clock that only the test moves.
+    /// A control socket under test, with a clock that only the test moves.
     struct Stage {
         control: ControlServer,
         now: Millis,
@@ -571,7 +580,7 @@ mod tests {
             self.control.turn(&ready, self.now).into_iter().map(|(caller, request)| (caller, request.command)).collect()
         }
 
-        /// Responds as the shell does to a status.
+        /// Answers all new requests, as the shell answers a request for the status.
         fn serve(&mut self) {
             for (caller, _) in self.turn() {
                 self.control.answer(caller, &ControlResponse::done("served"), self.now);
@@ -583,7 +592,7 @@ mod tests {
         client.write_all(bytes).unwrap();
     }
 
-    /// Everything there is to read now, and whether the connection has ended.
+    /// Returns everything that can be read now, and whether the connection has ended.
     fn heard(mut client: &UnixStream) -> (String, bool) {
         let mut bytes = Vec::new();
         let end = match client.read_to_end(&mut bytes) {
@@ -787,7 +796,8 @@ mod tests {
         assert!(waiting[..WAITING_MAX].iter().all(|client| !heard(client).1));
     }
 
-    /// Any bytes, cut anywhere, get the response to a request, or a refusal and the end, or nothing yet.
+    /// Whatever bytes a client sends, in whatever pieces, it gets a response, a refusal and the end of the connection,
+    /// or nothing yet.
     #[test]
     fn any_bytes_get_a_response_or_a_refusal() {
         let mut random = Random::new(1);
@@ -810,7 +820,7 @@ mod tests {
             let (first, rest) = bytes.split_at(below(bytes.len()));
             say(&client, first);
             let mut asked = stage.turn();
-            // The master may have closed the connection already.
+            // This fails if the master has closed the connection already.
             let _ = (&client).write(rest);
             asked.extend(stage.turn());
             let (told, end) = heard(&client);

@@ -1,8 +1,8 @@
 //! Which request was in flight when workers died.
 //!
-//! Owns: the requests in flight at the last deaths, the one request that was in most of them, and the requests in
-//! quarantine. Refuses: to name a request after fewer than three deaths, because innocent requests are in flight too;
-//! and to answer requests (the workers do, by the scoreboard).
+//! Owns: the requests in flight at the last deaths, the one request that was in flight at most of them, and the
+//! requests in quarantine. Refuses: naming a request after fewer than three deaths, because innocent requests are in
+//! flight too; and answers to requests (the workers give them, by the scoreboard).
 
 use std::collections::VecDeque;
 
@@ -14,9 +14,9 @@ use crate::{
     scoreboard::{InFlightRequest, QUARANTINE_MS},
 };
 
-/// How many deaths are remembered.
+/// How many deaths of workers are remembered.
 const DEATHS: usize = 16;
-/// How many deaths a request must have been in flight at before it is named.
+/// At how many deaths a request must have been in flight before it is named.
 const ENOUGH: usize = 3;
 
 /// The last deaths of workers.
@@ -39,13 +39,14 @@ impl Deaths {
         self.last.push_back(in_flight);
     }
 
-    /// The request that was in flight in most of the last deaths. It looks at as many deaths as possible, and at fewer
-    /// if other deaths came before a series.
+    /// Returns the request that was in flight at most of the last deaths. It tries all remembered deaths first, then
+    /// fewer: older deaths may have nothing to do with the request.
     pub(super) fn suspect(&self) -> Option<CrashSuspect> {
         (ENOUGH..=self.last.len()).rev().find_map(|of| {
             let last = || self.last.iter().rev().take(of);
             let deaths = |request: &String| last().filter(|death| death.contains(request)).count();
-            // Of two requests with as many deaths, the one with fewer other requests in flight beside it.
+            // If two requests were in flight at equally many deaths, the suspect is the one with fewer other requests
+            // beside it.
             let company =
                 |request: &String| last().filter(|death| death.contains(request)).map(Vec::len).sum::<usize>();
             let suspect = last().flatten().max_by_key(|one| (deaths(one), std::cmp::Reverse(company(one))))?;
@@ -76,7 +77,7 @@ pub(super) fn record_death(shell: &mut Shell, in_flight: &[InFlightRequest], for
     if !http.quarantine || foreign || exempt {
         return;
     }
-    // A request that is too long to be noted completely cannot be distinguished from others.
+    // A request that is too long to be noted completely is not quarantined: it cannot be distinguished from others.
     let Some(key) = note.key else { return };
     let now = now();
     shell.scoreboard.quarantine(key, now.after(QUARANTINE_MS).0);

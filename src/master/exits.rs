@@ -1,7 +1,8 @@
 //! Why a worker ended, in one sentence that claims nothing that is not known.
 //!
-//! Owns: the words for an exit status, for the sender of a SIGKILL, and for the requests in flight. Refuses: to guess.
-//! A SIGKILL is the kernel's only if the cgroup counted an OOM kill, and the master's only if the core ordered it.
+//! Owns: the words for an exit status, for the sender of a SIGKILL, and for the requests in flight. Refuses: guesses. A
+//! SIGKILL comes from the kernel only if the cgroup counted an OOM kill, and from the master only if the core ordered
+//! it.
 
 use std::fmt::Write;
 
@@ -24,23 +25,23 @@ const PANICKED: i32 = 101;
 #[derive(Debug)]
 pub(super) struct ExitFacts<'a> {
     pub(super) exit: Exit,
-    /// The phase that the core had the worker in.
+    /// The phase in which the core had the worker when it ended.
     pub(super) phase: Phase,
-    /// The reason that the worker sent before it ended.
+    /// Why the boot failed, if the worker sent the reason before it ended.
     pub(super) boot_failure: Option<&'a str>,
-    /// Read if a SIGKILL did not come from the master; `None` also if the cgroup has no counter.
+    /// Only read if a SIGKILL did not come from the master. `None` also if the cgroup has no counter.
     pub(super) oom: Option<OomDelta>,
-    /// How late the next heartbeat was, in milliseconds; 0: the worker kept its promise to the end.
+    /// How late the next heartbeat was when the worker ended, in milliseconds; 0 if it was not late.
     pub(super) overdue_ms: u64,
     pub(super) in_flight: &'a str,
 }
 
-/// Whether this end is a SIGKILL that the master did not send.
+/// Returns true if this end is a SIGKILL that the master did not send.
 pub(super) fn is_foreign_kill(exit: Exit, phase: Phase) -> bool {
     is_signal(exit, Number::SIGKILL) && !matches!(phase, Phase::Killed { .. })
 }
 
-/// Whether a request may have caused this end: the worker was not told to end, or it hung.
+/// Returns true if a request may have caused this end: the worker was not told to end, or it hung.
 pub(super) fn may_be_caused_by_a_request(phase: Phase, exit: Exit) -> bool {
     match phase {
         Phase::Serving { .. }
@@ -52,7 +53,7 @@ pub(super) fn may_be_caused_by_a_request(phase: Phase, exit: Exit) -> bool {
     }
 }
 
-/// Logs the end of a worker, and gives back the reason in one sentence.
+/// Logs the end of a worker, and returns the reason in one sentence.
 pub(super) fn log(
     child: &Child,
     slot: SlotId,
@@ -65,7 +66,7 @@ pub(super) fn log(
     let Child { pid, row, .. } = *child;
     let now = clock::now();
     let in_flight_count = row.in_flight();
-    // A worker owes no heartbeat before it serves.
+    // A worker that does not serve yet has not promised a heartbeat.
     let overdue_ms = match row.state() {
         RowState::Serving | RowState::Draining => now.saturating_sub(row.due()),
         RowState::Starting | RowState::Free => 0,
@@ -168,7 +169,7 @@ fn is_signal(exit: Exit, signal: Number) -> bool {
     matches!(exit, Exit::Signal { number, .. } if number == signal as i32)
 }
 
-/// Lists the requests that are noted of the `count` in flight: empty, or `GET /facts for 2.1 s [id abc], 3 more`.
+/// Lists those of the `count` requests in flight that are noted: empty, or `GET /facts for 2.1 s [id abc], 3 more`.
 pub(super) fn in_flight(notes: &[InFlightRequest], count: u64, now: u64) -> String {
     let mut parts: Vec<String> = notes
         .iter()

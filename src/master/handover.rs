@@ -1,10 +1,11 @@
 //! The state that one program passes to the next over an exec: JSON in memory, and the descriptors that it names.
 //!
-//! Owns: the format, finding it at the start, and how to exec back into the old program until the new one has taken
-//! over. Before that, nothing that came over is closed or taken: a refusal hands it all back as it is. Refuses:
-//! deciding whether to go back (`core`, and the part of the master that cannot continue).
+//! Owns: the format, the search for the state at the start, and the way back until the new program has taken over.
+//! Until then nothing that was passed is closed or used up: a refusal hands all of it back unchanged. Refuses: the
+//! decision to go back (`core`, or the part of the master that cannot continue).
 //!
-//! A new field has a default, an unknown one is ignored and handed back. Going back keeps the version that came.
+//! A new field has a default. An unknown field is ignored, and is handed back on the way back, with the version that
+//! came.
 
 use std::{
     collections::BTreeMap,
@@ -40,30 +41,31 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// The environment variable that says what this program was executed for, and which descriptors have the state.
+/// The environment variable that tells a program what it was executed for, and which descriptors have the state.
 pub(super) const MARKER: &str = "OXICORN_UPGRADE";
-/// The version of the format. New fields do not need a new version.
+/// The version of the format. A new field does not need a new version.
 pub(super) const VERSION: u32 = 1;
 /// The exit code of a program that could neither take over nor go back.
 const EXIT_FAILURE: u8 = 1;
 const EXIT_REFUSED: u8 = 2;
 
-/// Everything that is passed.
+/// Everything that one program passes to the next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct HandoverState {
     pub(super) version: u32,
-    /// The program whose workers serve: the writer of this state, or the one to go back to.
+    /// The program whose workers serve: the writer of this state, or the program to go back to.
     pub(super) of: Program,
-    /// The path of the reader for the next upgrade, and the folder of the first start, both with their links.
+    /// `path`: the path of the reader, which the next upgrade executes. `cwd`: the folder of the first start. Links in
+    /// both are kept.
     pub(super) path: PathBuf,
     pub(super) cwd: PathBuf,
-    /// Why the new program has failed, if the reader is the old one.
+    /// Why the new program has failed. Only set if the reader is the old program.
     pub(super) failed: Option<String>,
     /// All descriptors that this state names.
     pub(super) fds: Vec<RawFd>,
     pub(super) core: CoreSnapshot,
     pub(super) children: Vec<PassedChild>,
-    /// The descriptor of its memory, and its largest number of rows.
+    /// The descriptor of the scoreboard's memory, and the largest number of rows.
     pub(super) scoreboard: (RawFd, u32),
     pub(super) listeners: listener::PassedListeners,
     pub(super) control: Option<control::PassedControl>,
@@ -80,46 +82,46 @@ pub(super) struct HandoverState {
     pub(super) deaths: Deaths,
     pub(super) boot_failure: Option<String>,
     pub(super) started: Millis,
-    /// Signals that came and are not handled yet.
+    /// Signals that came before the exec and are not handled yet, each with how often it came.
     pub(super) signals: Vec<(String, u32)>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) last_upgrade: Option<LastReload>,
 }
 
-/// Everything that is needed to run a program again as it ran, even if its files have changed.
+/// Everything that is needed to run a program again as it runs now, even if its files change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Program {
-    /// The version of oxicorn.
+    /// The version of oxicorn that the program was built with.
     pub(super) build: String,
     pub(super) executable: RawFd,
     pub(super) path: PathBuf,
-    /// The arguments it runs with, its own name first. Empty if the reader runs with the same, or if they are not
+    /// The arguments of the program, its own name first. Empty if the reader has the same arguments, or if they are not
     /// UTF-8.
     #[serde(default)]
     pub(super) arguments: Vec<String>,
-    /// The folder it was started in, by the path that the operator used.
+    /// The folder in which the program was started, by the path that the operator used.
     pub(super) folder: PathBuf,
-    /// The folder that this path led to.
+    /// The folder to which the path in `folder` led when the program was started.
     #[serde(default)]
     pub(super) real_folder: Option<PathBuf>,
-    /// The folder in which the relative paths of its workers begin.
+    /// The folder in which the relative paths of the program's workers begin.
     #[serde(default)]
     pub(super) workers_folder: Option<PathBuf>,
-    /// Whether its sources include a settings file.
+    /// True if `sources` include a settings file.
     #[serde(default)]
     pub(super) has_file: bool,
     pub(super) sources: Texts,
     pub(super) fixed: Fixed,
-    /// `workers.count`.
+    /// The value of `workers.count` in the program's settings.
     pub(super) count: u32,
 }
 
-/// The arguments of this process, or none if they are not UTF-8.
+/// Returns the arguments of this process, or none if they are not UTF-8.
 fn own_arguments() -> Vec<String> {
     std::env::args_os().map(OsString::into_string).collect::<Result<_, _>>().unwrap_or_default()
 }
 
-/// The arguments for the way back; without a record, those of this process.
+/// Returns the recorded arguments for the way back; if none are recorded, those of this process.
 fn arguments_or_own(recorded: Vec<String>) -> Vec<OsString> {
     match recorded.is_empty() {
         true => std::env::args_os().collect(),
@@ -127,12 +129,12 @@ fn arguments_or_own(recorded: Vec<String>) -> Vec<OsString> {
     }
 }
 
-/// What the settings were read from.
+/// The texts from which the settings were read, by their paths.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Texts(BTreeMap<PathBuf, String>);
 
 impl std::fmt::Debug for Texts {
-    /// Leaves out the texts: they contain secrets.
+    /// Lists only the paths, because the texts contain secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
@@ -141,7 +143,7 @@ impl std::fmt::Debug for Texts {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct PassedChild {
     pub(super) pid: Pid,
-    /// The index of its row.
+    /// The index of this child's row in the scoreboard; it is the same in both programs.
     pub(super) row: usize,
     pub(super) channel: Option<RawFd>,
     pub(super) due: u64,
@@ -150,7 +152,7 @@ pub(super) struct PassedChild {
 }
 
 impl Program {
-    /// The running program, as it runs now.
+    /// Describes the program that runs now.
     pub(super) fn own(executable: RawFd, path: PathBuf, resolved: &Resolved) -> Self {
         Self {
             build: env!("CARGO_PKG_VERSION").to_owned(),
@@ -167,7 +169,7 @@ impl Program {
         }
     }
 
-    /// What to execute it with again.
+    /// Returns the arguments with which to execute this program again.
     pub(super) fn arguments(&self) -> Vec<OsString> {
         arguments_or_own(self.arguments.clone())
     }
@@ -176,25 +178,26 @@ impl Program {
 /// What this program was executed for.
 #[derive(Debug)]
 pub(super) enum HandoverKind {
-    /// To show the master at the other end that it could take over.
+    /// The program shows the master at the other end of `channel` that it could take over.
     Preflight { channel: OwnedFd },
-    /// To take over.
+    /// The new program takes over from the old one.
     TakeOver,
-    /// To take over again, because the new program has failed.
+    /// The old program takes over again, because the new one has failed.
     Return,
 }
 
-/// A service to take over, and the way back from it.
+/// The state of a service to take over, and what is needed to hand it back.
 #[derive(Debug)]
 pub(crate) struct Handover {
     pub(super) purpose: HandoverKind,
     pub(super) state: HandoverState,
-    /// The state as it came, with fields that this version does not know.
+    /// The state as it was received, with the fields that this version does not know.
     pub(super) received: Map<String, Value>,
 }
 
 impl Handover {
-    /// `None`: this is an ordinary start. An exit code: the state to take over cannot be read.
+    /// Reads the state that this program was executed with. Returns `None` at an ordinary start, and an exit code if
+    /// the state cannot be read.
     pub(crate) fn receive() -> Option<Result<Self, ExitCode>> {
         let marker = std::env::var(MARKER).ok()?;
         process::remove_from_environment(&[MARKER]);
@@ -221,24 +224,25 @@ impl Handover {
         matches!(self.purpose, HandoverKind::Preflight { .. })
     }
 
-    /// Whether the old program takes over again.
+    /// Returns true if this is the old program, which takes over again.
     pub(crate) fn is_return(&self) -> bool {
         matches!(self.purpose, HandoverKind::Return)
     }
 
-    /// The folder in which settings are looked for: a new program follows the links of the folder of the first start,
-    /// the old one uses the folder it had.
+    /// Returns the folder in which settings are looked for. A new program follows the links of the folder of the first
+    /// start; the old program uses the folder that it had.
     pub(crate) fn start_folder(&self) -> StartFolder {
         if self.is_return() { self.running().1 } else { StartFolder::at(&self.state.cwd) }
     }
 
-    /// The sources of the settings in effect, and the folder they were read in.
+    /// Returns the sources of the settings in effect, and the folder in which they were read.
     pub(crate) fn running(&self) -> (Sources, StartFolder) {
         let Program { folder, real_folder, sources, .. } = &self.state.of;
         (Sources::recorded(sources.0.clone()), StartFolder::known(folder.clone(), real_folder.clone()))
     }
 
-    /// Settings that were resolved from [`running`](Self::running), with the folders that they had when they were read.
+    /// Gives settings that were resolved again from [`running`](Self::running) the folders that they had when they were
+    /// first read.
     pub(crate) fn pinned(&self, mut resolved: Resolved) -> Resolved {
         if let Some(folder) = &self.state.of.workers_folder {
             let settings = &mut resolved.settings;
@@ -259,7 +263,8 @@ impl Handover {
         }
     }
 
-    /// The environment. A preflight has another pid than the later master, for which sockets may have been passed.
+    /// Returns the environment. `LISTEN_PID` names the process for which sockets were passed: the master. A preflight
+    /// has another pid, so it puts its own there.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
         let mut environment = settings::environment();
         if self.is_preflight()
@@ -271,31 +276,31 @@ impl Handover {
         environment
     }
 
-    /// Keeps the settings that only a restart changes, and returns the keys that would have changed.
+    /// Keeps the settings that only a restart can change, and returns their keys if they would have changed.
     pub(crate) fn fix(&self, resolved: &mut Resolved) -> Vec<&'static str> {
         resolved.keep_until_restart(&self.state.of.fixed)
     }
 
-    /// The open log of the old program, for a program that cannot open its own.
+    /// Returns the open log of the old program, for a program that cannot open its own log.
     pub(crate) fn log(&self) -> Option<OwnedFd> {
         exec::received(self.state.log?).ok()
     }
 
-    /// As [`log`](Self::log), for the access log.
+    /// Returns the open access log of the old program, for a program that cannot open its own access log.
     pub(crate) fn access_log(&self) -> Option<OwnedFd> {
         exec::received(self.state.access_log?).ok()
     }
 
-    /// Goes back to the old program, or tells the master of the preflight the reason. Returns only if neither is
-    /// possible.
+    /// Executes the old program again, or, in a preflight, tells the master the reason. Returns the exit code of a
+    /// preflight, or of a program that could not execute the old one.
     pub(crate) fn refuse(self, reason: &str) -> ExitCode {
         refuse(&self.purpose, self.received, reason)
     }
 
-    /// Makes the worker of a preflight. It checks everything that taking over needs, and changes nothing.
+    /// Makes the worker that a preflight boots. It checks everything that a takeover needs, and changes nothing.
     ///
     /// # Errors
-    /// The sentence to [`refuse`](Self::refuse) with.
+    /// The sentence that [`refuse`](Self::refuse) takes as its reason.
     pub(crate) fn try_on(&self, resolved: Resolved, app: Rc<AppInfo>) -> Result<WorkerSeed, String> {
         let HandoverKind::Preflight { channel } = &self.purpose else {
             return Err("this is not a preflight".to_owned());
@@ -306,7 +311,7 @@ impl Handover {
         let (memory, rows_max) = self.state.scoreboard;
         let memory = exec::received(memory).map_err(failed("the scoreboard was not passed"))?;
         Scoreboard::adopt(memory, rows_max).map_err(|error| error_chain(&error))?;
-        // It has a scoreboard of its own: its counts do not belong to the service.
+        // The worker of a preflight gets a scoreboard of its own, because its counts do not belong to the service.
         let scoreboard = Scoreboard::create(1, 1).map_err(failed("no memory for a scoreboard"))?;
         let generation = self.state.core.next_generation().0;
         let row = scoreboard.claim(0, generation, 0, clock::now()).ok_or("a new scoreboard has no row")?;

@@ -1,19 +1,19 @@
 //! What each slot has been through, for commands that ask later.
 //!
-//! Owns: how many workers of a slot have ended, and why the last one did. Refuses: deciding by it (`core` has its own
-//! memory of failures).
+//! Owns: how many workers of a slot have ended, and why the last one did. Refuses: decisions (`core` has its own memory
+//! of failures).
 
 use serde::{Deserialize, Serialize};
 
 use super::core::SlotId;
 
-/// One entry for each slot that a worker has ended in.
+/// The history of each slot, by its number.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(super) struct History(Vec<SlotHistory>);
 
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(super) struct SlotHistory {
-    /// Workers of this slot that ended, for whatever reason.
+    /// How many workers of this slot have ended, for any reason.
     pub(super) restarts: u32,
     pub(super) last_exit: Option<String>,
 }

@@ -1,8 +1,8 @@
-//! Which service this is, and whether a command means it.
+//! Which service this is, and whether a command is meant for it.
 //!
-//! Owns: the name, settings file and folder of this service as a command names them. Two paths of a settings file are
-//! compared with all links followed as they lead now, so a `current` link that has moved leads the command and the
-//! master to the same file. Refuses: to act on the command (the shell).
+//! Owns: the name, settings file and folder of this service as a command names them. To compare two paths of a settings
+//! file, all links are followed as they lead now: after a `current` link has moved, it leads the command and the master
+//! to the same file. Refuses: the execution of the command (the shell).
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ pub(super) fn service(shell: &Shell) -> Service {
     }
 }
 
-/// Why a command is refused: it is meant for another service. `None`: it is meant for this one.
+/// Returns why a command is refused, if it is meant for another service; `None` if it is meant for this one.
 pub(super) fn refusal(shell: &Shell, meant: &Meant) -> Option<String> {
     let name = &shell.resolved.settings.process.name;
     let wanted = match meant {
@@ -43,9 +43,10 @@ pub(super) fn refusal(shell: &Shell, meant: &Meant) -> Option<String> {
 
 fn is_own_file(shell: &Shell, file: &str) -> bool {
     let folder = shell.upgrades.folder();
-    // A service without a settings file takes this one at a reload, if it exists by then.
+    // A service without a settings file reads the default file at the next reload, if it exists by then.
     let own = shell.resolved.file.clone().unwrap_or_else(|| folder.join(DEFAULT_FILE));
-    // If the service was started through a link, the next program follows this link again.
+    // If the service was started through a link, the next program follows this link again, so the path by the link
+    // counts too.
     let here = std::env::current_dir().unwrap_or_default();
     let named = own.strip_prefix(here).map(|rest| folder.join(rest));
     is_one_of(file, [Some(own.clone()), named.ok()].into_iter().flatten())

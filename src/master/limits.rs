@@ -1,6 +1,6 @@
 //! The limits after which one worker is replaced (recycled): `workers.max_requests`, `max_age` and `max_rss`.
 //!
-//! The three are one idea, measured in three places:
+//! The three are one idea, but each is measured in another place:
 //!
 //! - `max_requests`: [`Limits::draw`] → the worker's row of the scoreboard. The worker counts its requests, asks for
 //!   its own replacement, and the core hears of it as `Event::RecycleRequested`.
@@ -8,10 +8,11 @@
 //! - `max_rss`: `Policy`, the same for all workers. The core asks for the resident size once a second
 //!   (`Action::Measure`) and compares what it is told (`Event::Measured`).
 //!
-//! From there on the three are one: the core marks the worker with its `RecycleCause` and replaces it.
+//! When a limit is reached, all three continue alike: the core marks the worker with its `RecycleCause` and replaces
+//! it.
 //!
-//! Owns: drawing the limits of one worker, with their jitter, so that workers of one age are not replaced at the same
-//! time. Refuses: deciding when a limit is reached (the worker and `core`).
+//! Owns: the draw of one worker's limits, with jitter, so that workers of the same age are not replaced at the same
+//! time. Refuses: the decision that a limit is reached (the worker and `core`).
 
 use crate::{settings, sys::clock};
 

@@ -1,8 +1,8 @@
 //! Notifications to systemd about the service, by the protocol of sd_notify(3): `Type=notify`, `notify-reload`,
 //! `WatchdogSec=`.
 //!
-//! Owns: the datagrams to `$NOTIFY_SOCKET`, and when the watchdog's next one is due. Refuses: to block, and to judge:
-//! whether the service serves is the core's to say. What systemd does not take now, the next turns offer again.
+//! Owns: the datagrams to `$NOTIFY_SOCKET`, and when the watchdog's next one is due. Refuses: waiting (what systemd
+//! does not take now is offered again in the next turns), and the judgement whether the service serves (`core`).
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::core::Millis;
 use crate::sys::clock;
 
-/// When to send again after the queue of systemd was full.
+/// How long to wait before the next attempt, after the queue of systemd was full.
 const RETRY_MS: u64 = 250;
 
 /// The states of a service that systemd knows.
@@ -41,11 +41,11 @@ pub(super) struct Notify {
     to: SocketAddr,
     state: ServiceState,
     reloading: bool,
-    /// The status that was sent last.
+    /// The status text that was sent last.
     told: String,
     /// States not sent yet, the oldest first. Statuses are not kept: only the newest matters.
     unsent: VecDeque<String>,
-    /// Set while something waits for room.
+    /// When to send again. Set while a message waits for room in the queue of systemd.
     retry_at: Option<Millis>,
     watchdog: Option<Watchdog>,
     /// A failure was logged. No other is logged until a notification is sent again.
@@ -59,7 +59,7 @@ struct Watchdog {
 }
 
 impl Notify {
-    /// `None` if no service manager listens, or if it cannot be reached; the log has the reason.
+    /// Returns `None` if no service manager listens, or if it cannot be reached; the log has the reason for the latter.
     pub(super) fn open(now: Millis) -> Option<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let every_ms =
@@ -96,25 +96,25 @@ impl Notify {
         })
     }
 
-    /// Continues for the old program: what it has sent to systemd is not sent again.
+    /// Continues for the old program: what the old program has sent to systemd is not sent again.
     pub(super) fn resume(&mut self, (state, reloading): (ServiceState, bool)) {
         (self.state, self.reloading) = (state, reloading);
     }
 
-    /// What to pass to the next program.
+    /// Returns what systemd was told, for the next program.
     pub(super) fn told(&self) -> (ServiceState, bool) {
         (self.state, self.reloading)
     }
 
-    /// When to call [`turn`](Self::turn) at the latest.
+    /// Returns when [`turn`](Self::turn) must be called at the latest.
     pub(super) fn deadline(&self) -> Option<Millis> {
         self.watchdog.map(|watchdog| watchdog.due).into_iter().chain(self.retry_at).min()
     }
 
-    /// Sends what has changed, and the watchdog's signal when it is due.
+    /// Sends what has changed since the last turn, and the watchdog's signal when it is due.
     pub(super) fn turn(&mut self, state: ServiceState, status: &str, now: Millis) {
         self.retry_at = None;
-        // The state never goes back: the status says if no worker serves at the moment.
+        // The state never goes back. If no worker serves at the moment, only the status says so.
         if state > self.state {
             self.state = state;
             match state {
@@ -135,8 +135,8 @@ impl Notify {
         }
     }
 
-    /// Notifies that a reload was requested: for each request, also one that is refused or queued. `systemctl reload`
-    /// waits for this, and then for [`ready`](Self::ready).
+    /// Notifies systemd that a reload was requested, even if the reload is refused or queued: `systemctl reload` waits
+    /// for this, and then for [`ready`](Self::ready).
     pub(super) fn reloading(&mut self, now: Millis) {
         if self.state == ServiceState::Serving {
             self.reloading = true;
@@ -162,8 +162,8 @@ impl Notify {
         }
     }
 
-    /// Returns `false` if there is no room now. A message that fails for another reason is given up: it would fail
-    /// again.
+    /// Returns false if systemd has no room for the message now. A message that fails for another reason is dropped,
+    /// because it would fail again.
     fn send(&mut self, message: &str, now: Millis) -> bool {
         match self.socket.send_to_addr(message.as_bytes(), &self.to) {
             Ok(_) => self.failed = false,
@@ -189,7 +189,8 @@ fn say_failed(error: &io::Error) {
     );
 }
 
-/// Half of the time that the service manager allows between two signals, if it watches the process `pid`.
+/// Returns half of the time that the service manager allows between two signals; `None` if it does not watch the
+/// process `pid`.
 fn watchdog_ms(usec: Option<&OsStr>, watched: Option<&OsStr>, pid: u32) -> Option<u64> {
     let ours = watched.is_none_or(|watched| watched.to_str() == Some(&pid.to_string()));
     let usec: u64 = usec?.to_str()?.parse().ok().filter(|usec| *usec > 0)?;
@@ -265,7 +266,7 @@ mod tests {
         }
         assert_eq!(told(&theirs), ["WATCHDOG=1"; 4]);
         assert_eq!(notify.deadline(), Some(Millis(2_300)));
-        // No receiver: the master does not spin.
+        // Without a receiver the send fails, and the master does not try again in a busy loop.
         drop(theirs);
         notify.turn(ServiceState::Starting, "", Millis(2_300));
         assert_eq!(notify.deadline(), Some(Millis(2_800)));

@@ -1,16 +1,16 @@
 //! Whether the kernel killed a worker because memory ran out: the count of OOM kills of the cgroup that master and
 //! workers share.
 //!
-//! Owns: finding the counter (cgroup v1 or v2), and which of its kills belong to the death of a worker. Refuses: to be
-//! needed. Without a counter nothing is reported. The counter does not name the killed process: an OOM kill of another
-//! process in the cgroup can be mistaken for that of a worker which was killed from outside within seconds.
+//! Owns: the search for the counter (cgroup v1 or v2), and which of its kills belong to the death of a worker. Refuses:
+//! any report without a counter. The counter does not name the killed process: if another process of the cgroup gets an
+//! OOM kill, and a worker is killed from outside within seconds, the kill is ascribed to the worker.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// An OOM kill that no death of a worker claimed within this time belongs to another process: a child of the app, a
+/// An OOM kill that no death of a worker claims within this time belongs to another process: a child of the app, a
 /// shell.
 const CLAIM_MS: u64 = 5_000;
 
@@ -23,7 +23,8 @@ pub(super) struct OomKills {
     seen_at: u64,
 }
 
-/// The counter at the death of a worker: an increase is a kill.
+/// The counter before and at the death of a worker. If it has increased, the kernel has killed a process for lack of
+/// memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct OomDelta {
     pub(super) file: &'static str,
@@ -32,7 +33,7 @@ pub(super) struct OomDelta {
 }
 
 impl OomKills {
-    /// `None` if there is no such counter: outside a cgroup, in the root of v2, before Linux 4.13.
+    /// Returns `None` if there is no such counter: outside a cgroup, in the root of cgroup v2, or before Linux 4.13.
     pub(super) fn find() -> Option<Self> {
         let read = |path: &str| fs::read_to_string(path).ok();
         let (folder, file) = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
@@ -44,8 +45,8 @@ impl OomKills {
         Some(Self { path, file, accounted: seen, seen, seen_at: 0 })
     }
 
-    /// Reads the counter at the death of a worker by a SIGKILL that the master did not send. Each death claims one
-    /// kill, because several can be counted before the first of the killed processes is reaped.
+    /// Reads the counter when a worker has died by a SIGKILL that the master did not send. Each death claims only one
+    /// kill, because the kernel can count several kills before the first killed process is reaped.
     pub(super) fn account(&mut self, now: u64) -> Option<OomDelta> {
         if now.saturating_sub(self.seen_at) > CLAIM_MS {
             self.accounted = self.seen;
@@ -65,7 +66,8 @@ fn count(path: &Path) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
-/// The folder of this process's memory cgroup, and the file in it: v1 if v1 has the memory controller, else v2.
+/// Returns the folder of this process's memory cgroup, and the name of the counter's file in it: of v1 if v1 has the
+/// memory controller, else of v2.
 fn locate(membership: &str, mounts: &str) -> Option<(PathBuf, &'static str)> {
     let groups = || membership.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
     let v1 = groups().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));
@@ -75,7 +77,8 @@ fn locate(membership: &str, mounts: &str) -> Option<(PathBuf, &'static str)> {
         (None, Some((_, path))) => ("cgroup2", "", "memory.events", path),
         (None, None) => return None,
     };
-    // "36 32 0:34 /root /mount/point options … - kind source options": the mount may show only a part of the tree.
+    // A line is "36 32 0:34 /root /mount/point options … - kind source options". The mount may show only a part of the
+    // tree.
     mounts.lines().find_map(|line| {
         let (mount, system) = line.split_once(" - ")?;
         let [root, point] = mount.split(' ').skip(3).take(2).collect::<Vec<_>>().try_into().ok()?;

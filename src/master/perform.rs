@@ -35,7 +35,7 @@ pub(super) enum Performed {
     Exit(ExitReason),
 }
 
-/// What only the child of a fork has.
+/// What only the child of a fork has, and needs to become a worker.
 pub(super) struct ForkedChild {
     slot: SlotId,
     generation: Generation,
@@ -86,8 +86,8 @@ impl Shell {
         let Some(row) = self.scoreboard.claim(slot.0, generation.0, max_requests, started.0) else {
             return self.fork_failed(slot, generation, "the scoreboard has no free row");
         };
-        // Signals stay blocked in the child until it has removed the master's handlers, in the master only for the
-        // fork.
+        // Signals stay blocked in the master until the fork is done, and in the child until it has removed the master's
+        // handlers.
         let forked = signals::block_all()
             .and_then(|blocked| Ok((blocked, fd::channel()?)))
             .and_then(|(blocked, ends)| Ok((blocked, ends, fork_worker(&*self.loader.app.runtime)?)));
@@ -137,7 +137,8 @@ impl Shell {
         }
     }
 
-    /// Writes the worker's row before the log: an operator who reads that the worker drains sees it in the status too.
+    /// Tells the worker to drain. The row is written before the log, so that an operator who reads in the log that the
+    /// worker drains sees it in the status too.
     fn drain(&mut self, pid: Pid, grace_ms: u64, last: bool, cause: Cause) {
         let (slot, generation) = self.place(pid);
         let grace = Duration::from_millis(grace_ms);
@@ -151,7 +152,7 @@ impl Shell {
         self.send(pid, ToWorker::Drain { grace_ms, last });
     }
 
-    /// Asks a hung worker to write what it does.
+    /// Sends a hung worker the signal that makes it write what it does.
     fn dump(&self, pid: Pid, silent_ms: u64) {
         let Some(signal) = self.loader.dump_signal() else { return };
         self.log_hung(pid, silent_ms, &format!("{signal} now so that it writes what it does, SIGABRT in a second"));
@@ -199,7 +200,7 @@ impl Shell {
     }
 
     fn signal(&self, pid: Pid, signal: Number) {
-        // A pid that was reaped may belong to another process by now.
+        // Once the worker is reaped, its pid may belong to another process, which must not get the signal.
         if self.child(pid).is_none() {
             return;
         }
@@ -220,7 +221,8 @@ impl Shell {
         }
     }
 
-    /// Workers that run already do not have the new listeners, so they cannot rescue connections there; later ones can.
+    /// Makes listeners and rows for more workers. Workers that run already do not have the new listeners, so they
+    /// cannot rescue connections there; later workers can.
     fn grow(&mut self, workers: u32) -> Performed {
         if let Err(error) = self.listeners.grow(&self.resolved.settings.server, workers) {
             tracing::error!(
@@ -234,7 +236,8 @@ impl Shell {
         Performed::Learned(Event::Grown { slots, rows })
     }
 
-    /// Without steering nothing is lost: other workers rescue what the kernel sends to an empty slot.
+    /// Steers new connections to these slots. If that fails, nothing is lost: other workers rescue what the kernel
+    /// sends to an empty slot.
     fn steer(&mut self, live: &[SlotId]) {
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
         match self.listeners.steer(&live) {
@@ -243,8 +246,8 @@ impl Shell {
         }
     }
 
-    /// The core decides which slots get connections; the weights between them follow from the connection counts. Where
-    /// connections do not `stay`, the counts say nothing, and all slots get the same.
+    /// Sets the weights between the slots that the core has chosen, by their numbers of connections. If connections do
+    /// not `stay`, these numbers say nothing, and all slots get the same weight.
     pub(super) fn balance(&mut self, stay: bool) {
         let mut connections = BTreeMap::new();
         for row in self.scoreboard.rows().filter(|row| stay && row.state() == RowState::Serving) {
@@ -255,7 +258,8 @@ impl Shell {
         }
     }
 
-    /// Steers the next connection to this slot, as if all others were crowded. The next arrival ends that.
+    /// Steers the next connection to this slot, by treating all others as crowded. The next arrival ends this
+    /// preference.
     pub(super) fn prefer(&mut self, preferred: u32) {
         if let Err(error) = self.listeners.balance(|slot| if slot == preferred { 0 } else { 100 }) {
             log_steering_refused(&error);
@@ -413,30 +417,31 @@ impl Shell {
         self.core.worker(pid).map_or((0, 0), |worker| (worker.slot.0, worker.generation.0))
     }
 
-    /// Decides for each thing that the master owns what becomes of it in the child. No `..`: a new field needs a
-    /// decision.
+    /// Decides for each field of the shell what happens to it in the child. The pattern has no `..`, so that a new
+    /// field needs a decision.
     pub(super) fn into_worker_seed(self, child: ForkedChild) -> WorkerSeed {
         let Shell {
             core: _,
             loader,
             resolved,
             reloads: _,
-            // The master ends the preflight's process.
+            // The process of a preflight is left to the master, which ends it.
             upgrades: _,
-            // The listeners of all slots: the worker rescues connections that wait for other workers.
+            // The listeners of all slots are kept, because the worker rescues connections that wait for other workers.
             listeners,
             scoreboard,
             signals,
-            // The child must not remove the file.
+            // The file stays: only the master may remove it.
             pidfile: _,
-            // Closed, not removed: the master still listens on it.
+            // The socket is closed here, but its file stays, because the master still listens on it.
             control: _,
             // Only the master reports to the service manager.
             notify: _,
             started: _,
             certificate_due: _,
             control_due: _,
-            // A copy here would keep the channels open: the other workers would not notice when the master is gone.
+            // Dropped below: they hold the master's ends of the channels to the other workers. If this child kept
+            // copies, those workers would not notice that the master is gone.
             children,
             inbox: _,
             jitter: _,

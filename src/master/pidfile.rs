@@ -1,7 +1,8 @@
-//! The pid file: written completely or not at all, locked while its master lives, removed only if it is this master's.
+//! The pid file: written completely or not at all, locked while its master lives, removed only if it belongs to this
+//! master.
 //!
-//! Owns: its path, and the lock that shows that its master lives. The number in the file proves nothing: another
-//! process or a thread may have it by now. Refuses: to replace the file of a master that lives.
+//! Owns: the path of the file, and the lock that shows that its master lives. The number in the file proves nothing,
+//! because another process or a thread may have this pid by now. Refuses: the replacement of a file whose master lives.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -15,13 +16,13 @@ use crate::sys::{
     file::{id, id_behind},
 };
 
-/// How often to try again when another master makes or removes the file at the same time.
+/// How often to try again if another master makes or removes the file at the same time.
 const TRIES: u32 = 100;
 
 #[derive(Debug)]
 pub(crate) struct Pidfile {
     path: PathBuf,
-    /// Locked, if the file system has locks. `None`: the old program had lost the file.
+    /// The file is locked, if its file system has locks. `None`: the old program had lost the file.
     file: Option<File>,
 }
 
@@ -38,25 +39,28 @@ pub(crate) enum PidfileError {
 }
 
 impl Pidfile {
-    /// Writes a file beside the path and renames it, so that no reader sees half a number.
+    /// Writes a file beside the path and renames it, so that no reader sees a part of the number.
     ///
     /// # Errors
-    /// A running master holds the file, or the file cannot be written.
+    /// Another running master holds the file, or the file cannot be written.
     pub(crate) fn create(path: &Path) -> Result<Self, PidfileError> {
         let failed = |source| PidfileError::Write { path: path.to_owned(), source };
-        // The lock is held until the new file is in place: of two masters that start at once, one is refused.
+        // The lock is held until the new file is in place. If two masters start at the same time, one of them is
+        // refused.
         let stale = claim(path)?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let written = fs::write(&beside, format!("{}\n", std::process::id())).and_then(|()| {
-            // Open for reading only: a disk with a file open for writing cannot be remounted read-only.
+            // The file is opened for reading only: a disk with a file that is open for writing cannot be remounted
+            // read-only.
             let file = fd::open_at_once(beside.as_ref())?;
             lock(&file);
             fs::rename(&beside, path)?;
             Ok(file)
         });
         if written.is_err() {
-            // On a full disk the new file is cut off, and the file that was made only for its lock is empty.
+            // On a full disk the new file is incomplete, and the old one may be empty because it was made only for its
+            // lock.
             let _ = fs::remove_file(&beside);
             if stale.metadata().is_ok_and(|found| found.len() == 0) {
                 let _ = fs::remove_file(path);
@@ -65,8 +69,8 @@ impl Pidfile {
         Ok(Self { path: path.to_owned(), file: Some(written.map_err(failed)?) })
     }
 
-    /// Takes over the file of the old program, which had the same pid. An older version may not have passed the open
-    /// file.
+    /// Takes over the file of the old program, which had the same pid. If an older version has not passed the open
+    /// file, it is opened again by its path.
     pub(crate) fn adopt(path: &Path, passed: Option<RawFd>) -> Self {
         let passed = passed.and_then(|number| exec::received(number).ok()).map(File::from);
         let found = || fd::open_at_once(path).ok().filter(|_| read(path) == Some(std::process::id()));
@@ -74,10 +78,11 @@ impl Pidfile {
         Self { path: path.to_owned(), file }
     }
 
-    /// Writes the file again if it is gone, or was replaced by one that no living master holds. Returns whether it did.
+    /// Writes the file again if it is gone, or if it was replaced by one that no living master holds. Returns true if
+    /// it was written.
     ///
     /// # Errors
-    /// As for [`create`](Self::create); a file at this path stays.
+    /// As for [`create`](Self::create). After an error the file at this path stays as it is.
     pub(crate) fn renew(&mut self) -> Result<bool, PidfileError> {
         if self.is_ours() {
             return Ok(false);
@@ -94,7 +99,7 @@ impl Pidfile {
         &self.path
     }
 
-    /// The open file, with its lock.
+    /// Returns the open file, which holds the lock.
     pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
@@ -115,7 +120,7 @@ impl Pidfile {
     }
 }
 
-/// Locks the file at `path`, and makes it if it is missing.
+/// Locks the file at `path`. If it is missing, an empty one is made.
 fn claim(path: &Path) -> Result<File, PidfileError> {
     let failed = |source| PidfileError::Write { path: path.to_owned(), source };
     for _ in 0..TRIES {
@@ -142,8 +147,8 @@ fn claim(path: &Path) -> Result<File, PidfileError> {
     Err(failed(io::ErrorKind::ResourceBusy.into()))
 }
 
-/// Locks the file, and returns whether this process has the lock now. On a file system without locks every file counts
-/// as stale.
+/// Locks the file, and returns true unless another process has the lock. On a file system without locks the result is
+/// always true, so every file counts as stale.
 fn lock(file: &File) -> bool {
     !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
@@ -169,7 +174,7 @@ mod tests {
     fn only_a_master_that_holds_the_file_makes_another_fail() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        // PID 1 lives, and is not a master of this service.
+        // PID 1 lives, but it is not a master of this service.
         for stale in ["1\n", "4194305\n", "", "no number"] {
             fs::write(&path, stale).unwrap();
             let ours = Pidfile::create(&path).unwrap();

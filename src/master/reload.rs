@@ -1,7 +1,7 @@
 //! The shell's part of a reload: reading, refusing and applying settings, and going back to the old ones.
 //!
-//! Owns: the old settings while the new ones are on trial, and how the last reload ended. Refuses: deciding when a
-//! trial is passed or failed (`core`).
+//! Owns: the old settings while the new ones are on trial, and the result of the last reload. Refuses: the decision
+//! when a trial is passed or failed (`core`).
 
 use std::{mem, rc::Rc, sync::Arc};
 
@@ -18,12 +18,13 @@ use crate::{
     sys::signals::Number,
 };
 
-/// How the settings are read again.
+/// How a reload reads the settings.
 pub(crate) struct SettingsLoader {
     pub(crate) app: Rc<AppInfo>,
-    /// Reads and checks them, given the settings in effect.
+    /// Reads and checks the new settings. The argument is the settings in effect.
     pub(crate) read: Box<ReadSettings>,
-    /// Prepares what their workers need, given the settings in effect as well.
+    /// Prepares what the workers of the new settings need. The arguments are the new settings and the settings in
+    /// effect.
     pub(crate) prepare: Box<PrepareWorkers>,
 }
 
@@ -34,7 +35,7 @@ impl SettingsLoader {
     }
 }
 
-/// The error is a sentence.
+/// Returns the new settings, or why they are refused, in one sentence.
 type ReadSettings = dyn Fn(&Resolved) -> Result<Resolved, String>;
 type PrepareWorkers = dyn Fn(&Resolved, &Resolved) -> Result<(), String>;
 
@@ -43,20 +44,21 @@ type PrepareWorkers = dyn Fn(&Resolved, &Resolved) -> Result<(), String>;
 pub(super) struct Reloads {
     /// The settings to go back to, while the newer ones are on trial.
     before: Option<Arc<Resolved>>,
-    /// What the newer ones changed, in the words of the reply.
+    /// What the newer settings changed, in the words of the reply.
     changes: String,
     pub(super) last: Option<LastReload>,
 }
 
 impl Reloads {
-    /// Continues the record of another program.
+    /// Continues the record of the program before this one.
     pub(super) fn after(last: Option<LastReload>) -> Self {
         Self { last, ..Self::default() }
     }
 }
 
 pub(super) fn request(shell: &mut Shell, caller: Option<Caller>) {
-    // `systemctl reload` waits for the notification of each reload, also of one that is refused or queued.
+    // Each request is announced, even one that will be refused or queued: `systemctl reload` waits for the
+    // notification.
     if let Some(notify) = &mut shell.notify {
         notify.reloading(now());
     }
@@ -76,12 +78,13 @@ pub(super) fn preview(shell: &Shell) -> Result<String, String> {
     Ok(format!("a reload of the running service (pid {}, {file}): {changes}", std::process::id()))
 }
 
-/// The settings in effect, with the `workers.count` that a scale may have changed.
+/// Returns the settings in effect, with the `workers.count` that a scale may have changed.
 pub(super) fn in_effect(shell: &Shell) -> Resolved {
     shell.resolved.with_count(shell.core.target())
 }
 
-/// Loads the settings. Nothing of the old ones is touched until everything of the new ones is known to be possible.
+/// Loads the new settings. Nothing of the old ones is touched before it is certain that all of the new ones can be
+/// used.
 pub(super) fn load(shell: &mut Shell) -> Event {
     let loaded = try_load(shell);
     release_boot_code();
@@ -132,7 +135,7 @@ fn changes(shell: &Shell, new: &Resolved) -> String {
     told
 }
 
-/// Keeps the new settings: their generation has passed its trial.
+/// Keeps the new settings, because their generation has passed its trial.
 pub(super) fn keep(shell: &mut Shell) {
     shell.reloads.before = None;
     shell.listeners.keep_added();
@@ -168,7 +171,7 @@ pub(super) fn restore(shell: &mut Shell, slot: SlotId, failed: Generation, why: 
     shell.resolved = before;
 }
 
-/// Writes the pid file again if it is gone. A failure does not make the reload fail.
+/// Writes the pid file again if it is gone. If that fails, the reload goes on.
 pub(super) fn renew_pidfile(shell: &mut Shell) {
     let Some(pidfile) = &mut shell.pidfile else { return };
     match pidfile.renew() {
@@ -201,7 +204,7 @@ pub(super) fn why_rolled_back(shell: &Shell, slot: SlotId, why: Failure) -> Stri
     }
 }
 
-/// The reply to a reload that passed.
+/// Returns the reply to a reload that has passed its trial.
 pub(super) fn summary(shell: &Shell, generation: Generation) -> String {
     format!("generation {} serves; {}", generation.0, shell.reloads.changes)
 }
@@ -214,7 +217,7 @@ pub(super) fn close_removed(shell: &mut Shell) {
     }
 }
 
-/// The number of workers that these settings ask for, if it is another than `before`.
+/// Returns the number of workers that these settings ask for, if it differs from `before`.
 pub(super) fn changed_count(settings: &Settings, before: u32) -> Option<u32> {
     let count = settings.workers.count;
     (count != before).then_some(count)
@@ -238,7 +241,7 @@ pub(super) fn kept_until_restart(kept: &[&str]) -> String {
     }
 }
 
-/// The time now, in RFC 3339 and UTC.
+/// Returns the time now, in RFC 3339 and UTC.
 pub(super) fn timestamp() -> String {
     jiff::Timestamp::now().round(jiff::Unit::Second).map_or_else(|_| String::new(), |now| now.to_string())
 }

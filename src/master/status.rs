@@ -1,7 +1,7 @@
 //! What the master reports about itself: the status, the progress of a command, the reply at the end.
 //!
-//! Owns: putting together what core, scoreboard, kernel and history know. Refuses: sending it (`control`), and
-//! everything that could wait or fail: a value that is gone meanwhile is reported as zero.
+//! Owns: the combination of what core, scoreboard, kernel and history know. Refuses: the sending (`control`), and every
+//! question that could wait or fail: a value that is gone meanwhile is reported as zero.
 
 use super::{
     Shell,
@@ -21,7 +21,7 @@ use crate::{
 pub(super) fn report(shell: &Shell) -> Status {
     let target = shell.core.target();
     let mut workers: Vec<_> = shell.core.workers().iter().filter_map(|worker| worker_status(shell, worker)).collect();
-    // The sort is stable: within a slot the oldest worker stays first.
+    // Within a slot the oldest worker stays first, because the sort is stable.
     workers.sort_by_key(|worker| worker.slot);
     let empty = (0..target).filter(|slot| !shell.core.workers().iter().any(|worker| worker.slot == SlotId(*slot)));
     let empty_slots = empty
@@ -69,7 +69,7 @@ fn speaks(shell: &Shell) -> Speaks {
     }
 }
 
-/// `None` for a worker that is not forked yet.
+/// Returns `None` for a worker that is not forked yet, because it has no process to report on.
 fn worker_status(shell: &Shell, worker: &core::Worker) -> Option<WorkerStatus> {
     let child = shell.children.iter().find(|child| Some(child.pid) == worker.pid)?;
     let SlotHistory { restarts, last_exit } = shell.history.of(worker.slot);
@@ -123,7 +123,7 @@ fn totals(shell: &Shell) -> StatusTotals {
     }
 }
 
-/// The progress for callers that wait for a scale, a reload, an upgrade or a stop.
+/// Describes the progress, for callers that wait for a scale, a reload, an upgrade or a stop.
 pub(super) fn progress(shell: &Shell) -> String {
     let workers = match shell.core.workers().len() {
         1 => "1 worker".to_owned(),
@@ -138,7 +138,7 @@ pub(super) fn progress(shell: &Shell) -> String {
     }
 }
 
-/// The reply to callers that wait when the master ends.
+/// Returns the reply for callers that still wait when the master ends.
 pub(super) fn last_words(shell: &Shell, reason: ExitReason) -> ControlResponse {
     let totals = shell.scoreboard.totals();
     match reason {

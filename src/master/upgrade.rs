@@ -1,6 +1,7 @@
 //! The shell's part of an upgrade: executing the new program, and the old one again if the new one fails.
 //!
-//! Owns: the program to go back to, and the exec. Refuses: testing a program (`preflight`), taking over (`arrival`).
+//! Owns: the program to go back to, and the exec. Refuses: the test of a program (`preflight`), and the takeover
+//! (`arrival`).
 
 mod arrival;
 pub(super) mod preflight;
@@ -41,29 +42,29 @@ use crate::{
 /// What the shell remembers of upgrades.
 #[derive(Debug)]
 pub(super) struct Upgrades {
-    /// The path of the program for the next upgrade, with its links.
+    /// The path of the program that the next upgrade executes. Links in it are kept.
     path: PathBuf,
-    /// The folder in which the service was first started, with its links.
+    /// The folder in which the service was first started. Links in its path are kept.
     cwd: PathBuf,
-    /// The running program; `None` without `/proc`, and then no upgrade is possible.
+    /// The open file of the running program. `None` without `/proc`: then no upgrade is possible.
     executable: Option<OwnedFd>,
     preflight: Option<Preflight>,
     /// The program to go back to, while the workers of this one are on trial.
     previous: Option<Previous>,
-    /// The end of the reply to an upgrade that passed.
+    /// The last part of the reply to an upgrade that has passed its trial.
     summary: String,
     pub(super) last: Option<LastReload>,
 }
 
-/// A program to execute, and the arguments it gets, its own name first.
+/// A program to execute, and its arguments, its own name first.
 struct Target {
     path: PathBuf,
     arguments: Vec<OsString>,
 }
 
 impl Target {
-    /// `asked`: the path that the operator gave. The runtime may know better which program runs the service: an
-    /// interpreter, with arguments of its own before those of the service.
+    /// Chooses the program to execute. `asked` is the path that the operator gave. The runtime may know better which
+    /// program runs the service, such as an interpreter with arguments of its own before those of the service.
     fn of(shell: &Shell, asked: Option<PathBuf>) -> Self {
         let Upgrades { cwd, path, .. } = &shell.upgrades;
         let app = &shell.loader.app;
@@ -87,7 +88,7 @@ struct Previous {
 }
 
 impl Upgrades {
-    /// At a first start.
+    /// Makes the record for a service that has had no upgrade yet.
     pub(super) fn new(folder: &Path) -> Self {
         let cwd = folder.to_owned();
         let path = first_path(&cwd);
@@ -95,12 +96,12 @@ impl Upgrades {
         Self { path, cwd, executable, preflight: None, previous: None, summary: String::new(), last: None }
     }
 
-    /// The folder in which the service was first started, by the path that the operator's shell used.
+    /// Returns the folder in which the service was first started, by the path that the operator's shell used.
     pub(super) fn folder(&self) -> &Path {
         &self.cwd
     }
 
-    /// The descriptors that the master's poll should wait for.
+    /// Returns the descriptors that the master's poll should watch.
     pub(super) fn watched(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.preflight.iter().flat_map(|preflight| {
             let channel = preflight.channel.as_ref().map(AsFd::as_fd);
@@ -122,7 +123,7 @@ impl Upgrades {
 }
 
 pub(super) fn request(shell: &mut Shell, program: Option<PathBuf>, caller: Option<Caller>) {
-    // `systemctl reload` waits for the same notification.
+    // An upgrade is announced like a reload, because `systemctl reload` waits for the same notification.
     if let Some(notify) = &mut shell.notify {
         notify.reloading(now());
     }
@@ -139,7 +140,7 @@ pub(super) fn become_new(shell: &mut Shell) -> Performed {
         return Performed::Learned(Event::ExecFailed);
     };
     if let Some(deaf) = shell.children.iter().find(|child| !child.unsent.is_empty()) {
-        // The next program would not know the messages that this worker still has to get.
+        // If the program were replaced now, this worker would never get the messages that wait for it.
         let pid = deaf.pid.0;
         refuse(shell, format!("the worker with pid {pid} does not read the messages of the master; try again"));
         return Performed::Learned(Event::ExecFailed);
@@ -188,7 +189,7 @@ pub(super) fn become_old(shell: &mut Shell, slot: SlotId, why: Failure) -> Perfo
     Performed::Learned(Event::ExecFailed)
 }
 
-/// Executes a program in place of this one. Returns only if that fails, and then the reason.
+/// Executes a program in place of this one. Returns only if that fails, with the reason.
 fn become_program(
     shell: &mut Shell,
     (program, arguments): (BorrowedFd<'_>, &[OsString]),
@@ -200,7 +201,7 @@ fn become_program(
         Ok(blocked) => blocked,
         Err(error) => return format!("signals cannot be blocked: {error}"),
     };
-    // From here on signals wait in the kernel. Those that came before are passed to the program.
+    // From here on signals wait in the kernel for the next program. Those that came before are passed in the state.
     let heard = shell.signals.take();
     let told = heard.iter().map(|(signal, times)| (signal.name().to_owned(), *times)).collect();
     let error = match write_state(shell, path, told, failed) {
@@ -220,7 +221,8 @@ fn become_program(
     error
 }
 
-/// Writes everything that a program needs to take over. `failed`: why this program failed; the reader is the old one.
+/// Writes everything that a program needs to take over. If the reader is the old program, `failed` says why this one
+/// failed.
 fn write_state(
     shell: &Shell,
     path: &Path,
@@ -296,7 +298,7 @@ fn write_state(
     Ok((memory, transfer))
 }
 
-/// Keeps the new program: its workers have passed their trial.
+/// Keeps the new program, because its workers have passed their trial.
 pub(super) fn keep(shell: &mut Shell) {
     shell.upgrades.previous = None;
     shell.listeners.keep_added();
@@ -311,7 +313,7 @@ pub(super) fn keep(shell: &mut Shell) {
     );
 }
 
-/// The path by which the program was started, if it leads to the program.
+/// Returns the path by which the program was started, if this path still leads to the program.
 fn first_path(folder: &Path) -> PathBuf {
     let own = Path::new("/proc/self/exe");
     let called = env::args_os().next().map(PathBuf::from).unwrap_or_default();

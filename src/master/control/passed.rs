@@ -1,6 +1,7 @@
 //! The control socket as one program passes it to the next: the clients stay connected.
 //!
-//! Owns: the form of the socket and its clients during an upgrade. Refuses: how descriptors pass an exec (`sys::exec`).
+//! Owns: the description of the socket and its clients for the next program. Refuses: the passing of descriptors
+//! (`sys::exec`).
 
 use std::{
     io,
@@ -19,7 +20,7 @@ use crate::sys::{
     file::FileId,
 };
 
-/// Everything of [`ControlServer`], for another program to read.
+/// Everything that another program needs to continue a [`ControlServer`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in super::super) struct PassedControl {
     listener: RawFd,

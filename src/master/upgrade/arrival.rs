@@ -1,7 +1,7 @@
 //! Taking over from the old program: its sockets, its workers, and the commands under way.
 //!
-//! Owns: the order in which the state is adopted. Everything that may fail comes first, and nothing is changed before.
-//! Refuses: how to go back (`handover`).
+//! Owns: the order of the steps. Everything that may fail comes first, and nothing is changed before it has succeeded.
+//! Refuses: the way back (`handover`).
 
 use std::{io, path::Path};
 
@@ -72,7 +72,7 @@ fn try_adopt(
     } else {
         let count = reload::changed_count(settings, state.of.count);
         let workers = count.unwrap_or(0).max(state.core.target());
-        // If this fails, the old program still has its own listeners.
+        // If this fails, the old program can still serve from its own listeners.
         let server = &settings.server;
         let made_again = listeners.rebind(server, server, workers).map_err(|error| error_chain(&error))?;
         log_recreated(&made_again);
@@ -80,7 +80,8 @@ fn try_adopt(
         Takeover::New { count, removes: listeners.removes() }
     };
     let pidfile = state.pidfile.as_deref().map(|path| Pidfile::adopt(path, state.pidfile_lock));
-    // From here on nothing can fail: what was passed is adopted, under other numbers.
+    // From here on nothing can fail. Everything that was passed is adopted as a copy, so the passed descriptors are
+    // closed.
     exec::close(&state.fds);
     exec::set_cloexec(&state.listeners.originals());
     let room = Room::make(&listeners, &scoreboard);
@@ -116,7 +117,8 @@ fn try_adopt(
     }
     drop(Blocked::over_exec());
     children::recv_all(&mut shell);
-    // A worker that ended between the programs left no pending signal if it ended before signals were blocked.
+    // If a worker ended during the exec before signals were blocked, no SIGCHLD is pending for it, so it is reaped
+    // here.
     children::reap_all(&mut shell);
     todo.extend(shell.core.step(now(), std::mem::take(&mut shell.inbox)));
     Ok((shell, todo))

@@ -1,6 +1,6 @@
-//! A new program tested beside this one: it is started, and it passes or is refused.
+//! The preflight: a new program is started beside this one, and it passes or is refused.
 //!
-//! Owns: its process and its output. Refuses: to wait. The master's poll watches it.
+//! Owns: the process of the preflight, and its output. Refuses: waiting for it. The master's poll watches it.
 
 use std::{
     ffi::OsString,
@@ -28,9 +28,9 @@ use crate::{
     },
 };
 
-/// How much of the end of the preflight's output is kept …
+/// How many bytes at the end of the preflight's output are kept.
 const SAID_MAX: usize = 4096;
-/// … and how much of its last line goes to the log and to the caller if the preflight fails.
+/// How many bytes of the last line of this output go to the log and to the caller, if the preflight fails.
 const WORDS_MAX: usize = 500;
 
 /// A program that is being tested, or has passed.
@@ -41,7 +41,7 @@ pub(super) struct Preflight {
     pub(super) arguments: Vec<OsString>,
     pub(super) program: OwnedFd,
     pub(super) channel: Option<OwnedFd>,
-    /// Its stdout and stderr; `None` once everything is read.
+    /// The stdout and stderr of the program; `None` once everything is read.
     pub(super) words: Option<PipeReader>,
     said: Vec<u8>,
     passed: bool,
@@ -90,7 +90,7 @@ fn try_program(shell: &mut Shell, target: Target) -> Result<Preflight, String> {
         }
         Forked::Parent { child } => {
             drop(blocked);
-            // Fails if the child was faster: then it leads the group already.
+            // If this fails, the child was faster and leads the group already.
             let _ = exec::lead_group(child);
             let (pid, channel) = (Pid(child), Some(channel));
             let (words, said) = (Some(words), Vec::new());
@@ -107,7 +107,8 @@ pub(in super::super) fn recv(shell: &mut Shell) {
         match ToMaster::recv(channel.as_fd()) {
             Ok(Received::Message(ToMaster::Ready)) => {
                 preflight.passed = true;
-                // It has nothing to drain. If it does not read this, `EndPreflight` ends it.
+                // The worker of a preflight has nothing to drain, so it ends at once. If it does not read this,
+                // `EndPreflight` ends it.
                 let _ = ToWorker::Drain { grace_ms: 0, last: false }.send(channel.as_fd());
             }
             Ok(Received::Message(ToMaster::BootFailed(reason))) => preflight.failure = Some(reason),
@@ -129,7 +130,7 @@ pub(in super::super) fn end(shell: &mut Shell) {
 pub(in super::super) fn reap(shell: &mut Shell, exit: Exit) {
     recv(shell);
     let Some(preflight) = &mut shell.upgrades.preflight else { return };
-    // The processes that it started end with it.
+    // The processes that the preflight has started must end with it.
     signals::kill_group(preflight.pid.0);
     let passed = preflight.passed;
     if !passed {
@@ -137,7 +138,8 @@ pub(in super::super) fn reap(shell: &mut Shell, exit: Exit) {
         shell.upgrades.preflight = None;
         if shell.core.in_preflight() {
             refuse(shell, reason);
-            // The reason is a sentence; what the program wrote may say more, such as a traceback.
+            // The reason is one sentence. The output of the program may say more, such as a traceback, so it is logged
+            // as well.
             for line in String::from_utf8_lossy(&said).lines().filter(|line| !line.trim().is_empty()) {
                 tracing::error!(event = "preflight_output", "{line}");
             }
@@ -147,7 +149,7 @@ pub(in super::super) fn reap(shell: &mut Shell, exit: Exit) {
 }
 
 impl Preflight {
-    /// Reads at most as much as a pipe holds. More has to wait for the next turn.
+    /// Reads at most as much as a pipe holds, so that the master is not kept here. More has to wait for the next turn.
     fn read_words(&mut self) {
         let mut chunk = [0; 4096];
         for _ in 0..16 {
