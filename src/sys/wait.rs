@@ -38,6 +38,7 @@ pub(crate) fn reap() -> io::Result<Option<(i32, Exit)>> {
         let mut status = 0;
         // nix's waitpid would lose a death: if a real-time signal ended the child, it reaps the child and then returns
         // an error.
+        // SAFETY: waitpid writes one int; `status` is an int and outlives the call.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
         match pid {
             0 => return Ok(None),
