@@ -1,7 +1,7 @@
-//! What a user's program sees: [`App`], which is given a factory and run.
+//! The entry point of a user's program: [`App`], which takes a factory and runs the program.
 //!
-//! Owns: the building of an `App`, and the exit codes of a program. Refuses: what its commands do (`app::run`), how
-//! workers run (`worker`), how they are kept alive (`master`).
+//! Owns: the building of an `App`, and the exit codes of a program. Refuses: the actions of the commands (`app::run`),
+//! the life of a worker (`worker`), the supervision of workers (`master`).
 
 mod check;
 mod context;
@@ -35,7 +35,7 @@ type Prepare = dyn Fn(&SetupContext<'_>) -> Result<(), BoxError>;
 type Check = dyn Fn(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 type Migrate = dyn FnOnce(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 
-/// How a program ends: its exit code.
+/// The exit codes of a program that ends with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum ProgramExit {
@@ -52,7 +52,8 @@ impl From<ProgramExit> for ExitCode {
     }
 }
 
-/// A supervised program: a factory that builds the service in each worker, and what the program brings beside it.
+/// A supervised program: the factory that builds the service in each worker, and the program's own settings, arguments
+/// and hooks.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -79,15 +80,16 @@ pub struct App {
     migrate: Option<Box<Migrate>>,
     check: Option<Box<Check>>,
     declared: Declared,
-    /// By key, as the environment would have it.
+    /// Pairs of a key (`section.key`) and a value; the value has the form that it would have in the environment.
     default_settings: Vec<(&'static str, String)>,
     info: AppInfo,
 }
 
 impl App {
-    /// Makes a program of a factory. Each worker calls the factory once, after the fork and inside the runtime of the
+    /// Makes a program from a factory. Each worker calls the factory once, after the fork and inside the runtime of the
     /// worker. The factory returns a service (an axum `Router`, or any cloneable tower service), or a [`Lifespan`]
-    /// around one: [`FactoryOutput`] has the bounds. Its error or panic is a boot failure, with its message in the log.
+    /// around a service: [`FactoryOutput`] has the bounds. If the factory returns an error or panics, the worker fails
+    /// to boot, and the message is in the log.
     pub fn new<F, Fut>(factory: F) -> Self
     where
         F: FnOnce(WorkerContext) -> Fut + Send + 'static,
@@ -105,33 +107,32 @@ impl App {
     }
 
     /// Sets the name of the program, in lower case and without blanks. `--version`, error messages and the titles that
-    /// `ps` shows begin with it, and it is the default of `process.name`. Without it, the program calls itself
-    /// `oxicorn`.
+    /// `ps` shows begin with it, and it is the default of `process.name`. Without this call the name is `oxicorn`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.info.program.name = name.into();
         self
     }
 
-    /// Sets the version that `--version` prints. Without it, it is oxicorn's own.
+    /// Sets the version that `--version` prints. The default is oxicorn's own version.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.info.program.version = version.into();
         self
     }
 
-    /// Sets the default of a setting, `section.key`, in code: above the built-in default, below the settings file, the
-    /// environment and the command line. The value has the form that it has in the environment: `"2m"`, `"true"`,
-    /// `":9000"`. A relative path begins in the folder of the settings file. The command `config` shows the value as
-    /// `default (<name of the program>)`. Of two values for one key the later counts. A key that does not exist, or a
-    /// value that is refused, is an error of the settings: exit code 2.
+    /// Sets a default for the setting `section.key`. This default replaces the built-in one; the settings file, the
+    /// environment and the command line override it. The value has the form that it has in the environment: `"2m"`,
+    /// `"true"`, `":9000"`. A relative path starts at the folder of the settings file. The command `config` shows the
+    /// value as `default (<name of the program>)`. If a key is set twice, the later value counts. A key that does not
+    /// exist, or a value that is refused, is an error of the settings: the program ends with exit code 2.
     pub fn default_setting(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.default_settings.push((key, value.into()));
         self
     }
 
-    /// Declares an argument of the program's own, after its name: `program NAME` and `program run NAME`. The commands
-    /// `check`, `config` and `migrate` take it too. The help shows `name`, usually in capitals. The operator may leave
-    /// an argument out. [`SetupContext::arguments`] and [`WorkerContext::arguments`] have those that were given; they
-    /// stay the same over reloads and upgrades.
+    /// Declares a positional argument of the program, which the operator writes after the name of the program: `program
+    /// VALUE` or `program run VALUE`. The commands `check`, `config` and `migrate` take the argument too. `name` is its
+    /// name in the help, usually in capitals. The operator may leave an argument out. [`SetupContext::arguments`] and
+    /// [`WorkerContext::arguments`] return the arguments that were given; reloads and upgrades do not change them.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};
@@ -159,10 +160,10 @@ impl App {
         self
     }
 
-    /// Declares a table of the settings file as the app's own. It is checked and shown like the supervisor's tables:
-    /// unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` in the environment overrides the
-    /// file. Without the table in the file, `T` is read from an empty one. The factory has it by
-    /// [`WorkerContext::table`].
+    /// Declares a table of the settings file that belongs to the app. The table is checked and shown like the
+    /// supervisor's tables: unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` in the environment
+    /// overrides the file. If the file does not have the table, `T` is read from an empty table. The factory gets the
+    /// value from [`WorkerContext::table`].
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};
@@ -192,17 +193,17 @@ impl App {
     /// ```
     ///
     /// # Panics
-    /// When `name` is one of the supervisor's own tables, or when another table has the same name or the same type: a
-    /// mistake in the program.
+    /// If `name` is one of the supervisor's own tables, or if another table has the same name or the same type: each is
+    /// a mistake in the program.
     pub fn table<T: DeserializeOwned + Send + Sync + 'static>(self, name: &'static str) -> Self {
         self.table_spec(TableSpec::new::<T>(name))
     }
 
-    /// Declares a table as [`table`](Self::table) does, with what a [`TableSpec`] adds: environment variables of other
-    /// names, and keys that name a file with a value.
+    /// Declares a table as [`table`](Self::table) does. A [`TableSpec`] can also declare environment variables with
+    /// other names, and keys whose value is the name of a file that holds the real value.
     ///
     /// # Panics
-    /// As for [`table`](Self::table).
+    /// In the same cases as [`table`](Self::table).
     pub fn table_spec(mut self, spec: TableSpec) -> Self {
         for other in &self.declared.tables {
             spec.assert_differs(other);
@@ -212,9 +213,10 @@ impl App {
     }
 
     /// Adds a hook that runs in the master, with the master's rights: before the first worker is forked, and again
-    /// before the new workers of each reload and each upgrade. An error at the start ends the program with exit code 3;
-    /// an error at a reload or an upgrade refuses that, and the service continues as before. The hook must be safe to
-    /// repeat while the service runs, must start no thread, and must not block the master for long.
+    /// before the new workers of each reload and each upgrade. If the hook returns an error at the start, the program
+    /// ends with exit code 3. If it returns an error at a reload or an upgrade, the reload or the upgrade is refused,
+    /// and the service continues as before. The hook must be safe to repeat while the service runs, must start no
+    /// thread, and must not block the master for long.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, io, path::Path, process::ExitCode};
@@ -225,7 +227,7 @@ impl App {
     ///     App::new(factory).prepare(prepare).run()
     /// }
     ///
-    /// /// The workers, which have the rights of `process.user`, could not make this folder.
+    /// /// Makes a folder that the workers cannot make, because they have the rights of `process.user`.
     /// fn prepare(setup: &SetupContext<'_>) -> io::Result<()> {
     ///     setup.make_folder(&setup.state_path(Path::new("uploads")))
     /// }
@@ -235,9 +237,10 @@ impl App {
         self
     }
 
-    /// Adds a hook to the command `check`, for what the program can verify without a worker. The settings are valid
-    /// when it is called. The command prints the lines that it returns, and ends with exit code 2 at an error. The hook
-    /// runs in the process of the command, with the rights of the operator, and should change nothing.
+    /// Adds a hook to the command `check`, which verifies what the program can verify without a worker. It is called
+    /// only if the settings are valid. The command prints the lines that the hook returns; if the hook returns an
+    /// error, the command ends with exit code 2. The hook runs in the process of the command, with the rights of the
+    /// operator, and should change nothing.
     pub fn check<E: Into<BoxError>>(
         mut self,
         hook: impl Fn(&SetupContext<'_>) -> Result<Vec<String>, E> + 'static,
@@ -246,10 +249,11 @@ impl App {
         self
     }
 
-    /// Adds the hook of the command `migrate`, which makes a database ready for the workers, before a release and
-    /// beside a service that runs. It returns a line for each thing it did. It runs in a tokio runtime of its own,
-    /// after [`prepare`](Self::prepare) and with the rights of a worker, without master or sockets. An error ends the
-    /// command with exit code 5. Deployments start the command in several places at once, so it should be idempotent.
+    /// Adds the hook of the command `migrate`, which makes a database ready for the workers. The command runs before a
+    /// release, and the service may be running meanwhile. The hook returns one line for each thing that it did. It runs
+    /// in a tokio runtime of its own, after [`prepare`](Self::prepare) and with the rights of a worker, without a
+    /// master or sockets. If it returns an error, the command ends with exit code 5. Deployments start the command in
+    /// several places at once, so the hook should be idempotent.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, io, process::ExitCode};
@@ -279,14 +283,14 @@ impl App {
         self
     }
 
-    /// Lets another runtime than Rust's own drive the workers: see [`Runtime`].
+    /// Sets the runtime of another language, such as an interpreter, that drives the workers: see [`Runtime`].
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         self.info.runtime = Box::new(runtime);
         self
     }
 }
 
-/// Makes an [`App`] of a factory and runs it, for a program that brings nothing else.
+/// Makes an [`App`] from a factory and runs it. It is for a program that sets no name, settings or hooks of its own.
 pub fn main<F, Fut>(factory: F) -> ExitCode
 where
     F: FnOnce(WorkerContext) -> Fut + Send + 'static,

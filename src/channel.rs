@@ -1,7 +1,9 @@
 //! The messages between master and worker, over the socketpair that each worker gets at its fork.
 //!
-//! Owns: the messages and their bytes. Both ends are the same program, or one that knows an older set of messages: an
-//! unknown tag is ignored. Refuses: waiting. A message that does not fit into the socket now is reported to the caller.
+//! Owns: the messages and their encoding as bytes. Refuses: waiting; the caller learns that a message does not fit into
+//! the socket now.
+//!
+//! After an upgrade, the program at one end may know fewer messages than the other, so a receiver ignores unknown tags.
 
 use std::{
     io,
@@ -10,45 +12,48 @@ use std::{
 
 use crate::sys::fd::{self, Recv};
 
-/// The longest message: a tag, a number and a sentence.
+/// The maximum length of a message in bytes. The reason of a [`ToMaster::BootFailed`] is cut to fit.
 const MESSAGE_MAX: usize = 2048;
 
 #[derive(Debug)]
 pub(crate) enum ToWorker {
-    /// Begin to accept.
+    /// Tells the worker to begin to accept connections.
     Go,
-    /// The whole service will stop: report "not ready", and continue to serve.
+    /// Tells the worker that the whole service will stop: it must report "not ready" and continue to serve.
     AnnounceStop,
-    /// Drain within `grace_ms`. `last`: no worker follows, so close the listeners too.
+    /// Tells the worker to drain within `grace_ms`. `last` is true at the final stop: no worker follows, so the worker
+    /// closes the listeners too.
     Drain { grace_ms: u64, last: bool },
-    /// Write the log to this file from now on.
+    /// Passes the file to which the worker writes its log from now on.
     TakeLog(OwnedFd),
-    /// The same for the access log.
+    /// Passes the file to which the worker writes its access log from now on.
     TakeAccessLog(OwnedFd),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ToMaster {
-    /// The app is built.
+    /// The worker has built its app, and waits for [`ToWorker::Go`].
     Ready,
-    /// The slot is being polled.
+    /// The worker accepts the connections of its slot from now on.
     Accepting,
     RecycleRequested,
-    /// The worker got a signal of its own that ends it.
+    /// The worker itself got a SIGTERM, and begins to drain without an order of the master.
     DrainBegun,
-    /// The worker has accepted all that waited in the listeners, and has shut them down.
+    /// The worker has accepted all connections that waited in the listeners, and has shut the listeners down.
     AllAccepted,
-    /// Its row says whether it is full.
+    /// The worker has become full, or has room again: its row in the scoreboard says which of the two.
     RoomChanged,
-    /// Connections have come. `stay`: at least as many are open as have come since the last such message.
+    /// New connections have come to the worker. `stay` is true if at least as many connections are open now as have
+    /// come since the last `Arrivals` message.
     Arrivals {
         stay: bool,
     },
-    /// A busy HTTP/2 connection is sent away. The next connection of its client should go to this slot.
+    /// The worker asks the client of a busy HTTP/2 connection to connect again. The client's next connection should go
+    /// to this slot.
     SentTo {
         slot: u32,
     },
-    /// The worker of this slot, a sibling of the sender, is late with its heartbeat.
+    /// The sender has seen that a sibling, the worker of this slot, is late with its heartbeat.
     Silent {
         slot: u32,
     },
@@ -56,10 +61,11 @@ pub(crate) enum ToMaster {
 }
 
 impl ToWorker {
-    /// Keeps a message for a worker that does not read now. `later` replaces an earlier message of its kind.
+    /// Adds the message `later` to those that wait until the worker reads again. It replaces a waiting message of the
+    /// same kind.
     pub(crate) fn queue(waiting: &mut Vec<Self>, later: Self) {
         let later = match later {
-            // A drain that was sent as the last one stays the last one.
+            // If a waiting `Drain` has `last` set, the new one keeps it, because the final stop is not taken back.
             Self::Drain { grace_ms, last } => {
                 let was_last = waiting.iter().any(|message| matches!(message, Self::Drain { last: true, .. }));
                 Self::Drain { grace_ms, last: last || was_last }
@@ -71,12 +77,12 @@ impl ToWorker {
     }
 }
 
-/// The outcome of one receive.
+/// The result of one attempt to receive a message.
 #[derive(Debug)]
 pub(crate) enum Received<M> {
     Message(M),
     Nothing,
-    /// The other end is closed.
+    /// The other end of the channel is closed, so no message will come any more.
     Closed,
 }
 
@@ -171,7 +177,8 @@ mod tests {
 
     use super::*;
 
-    /// The debug output of both kinds is complete, so equal output means equal messages.
+    /// Asserts that the message `said` was received. It compares the debug output, which shows every field, because
+    /// [`ToWorker`] has no `PartialEq`.
     #[track_caller]
     fn same<M: std::fmt::Debug>(heard: io::Result<Received<M>>, said: &M) {
         assert_eq!(format!("{:?}", heard.unwrap()), format!("Message({said:?})"));

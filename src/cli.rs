@@ -1,6 +1,7 @@
 //! The command line: commands, flags and their help.
 //!
-//! Owns: names, short forms, help text. Refuses: defaults, meaning and ranges (`settings`), and doing anything.
+//! Owns: the names of commands and flags, their short forms and their help. Refuses: the defaults, meanings and ranges
+//! of settings (`settings`), and carrying out a command (`app::run`).
 
 mod page;
 
@@ -18,32 +19,33 @@ OXICORN_<SECTION>__<KEY> in the environment sets any key of supervisor.toml (OXI
 Of two values the later source counts: default, file, PORT and similar, OXICORN_*, command line.
 DUR is 30s, 500ms, 2m or a number of seconds; 0 switches a limit off.";
 
-/// What a program calls itself, and which arguments of its own it takes.
+/// The name and the version of a program, and the positional arguments that it declares.
 #[derive(Clone, Debug)]
 pub(crate) struct ProgramSpec {
     pub(crate) name: String,
     pub(crate) version: String,
-    /// The name and the help of each argument, in their order.
+    /// The name and the help of each positional argument, in their order on the command line.
     pub(crate) positionals: Vec<(&'static str, &'static str)>,
 }
 
-/// A command line that was understood.
+/// The result of reading a valid command line.
 #[derive(Debug)]
 pub(crate) struct Parsed {
     pub(crate) command: Command,
     pub(crate) flags: Flags,
-    /// The program's own arguments, in the order of their declaration.
+    /// The values of the positional arguments that the program declares, in the order of their declaration.
     pub(crate) arguments: Vec<String>,
 }
 
-/// The commands that read the settings, and so take the program's own arguments too.
+/// The commands that take the positional arguments that the program declares: those that read its settings.
 const WITH_SETTINGS: [&str; 4] = ["run", "check", "config", "migrate"];
 
 impl ProgramSpec {
     /// Reads a command line, whose first item is the name that the program was called by.
     ///
     /// # Errors
-    /// clap's: what is wrong with it, or the help or version that it asks for.
+    /// The error of clap, which prints what is wrong with the line, or prints the help or the version that the line
+    /// asks for.
     pub(crate) fn parse(&self, line: &[OsString]) -> Result<Parsed, clap::Error> {
         let matches = self.command().try_get_matches_from(line)?;
         let below = matches.subcommand().filter(|(name, _)| WITH_SETTINGS.contains(name)).map(|(_, below)| below);
@@ -57,9 +59,10 @@ impl ProgramSpec {
         Ok(Parsed { command, flags, arguments })
     }
 
-    /// The definition of the command line, which the help is made from.
+    /// Returns clap's definition of the command line. The help is made from the same definition.
     fn command(&self) -> clap::Command {
-        // clap keeps names for the life of the process, which parses one command line.
+        // clap needs names that live as long as the process. The leak stays small, because a process parses one command
+        // line.
         let leaked = |text: &str| -> &'static str { text.to_owned().leak() };
         let command = Cli::command().name(leaked(&self.name)).version(leaked(&self.version));
         WITH_SETTINGS.iter().fold(self.with_positionals(command), |command, name| {
@@ -68,7 +71,7 @@ impl ProgramSpec {
     }
 
     fn with_positionals(&self, command: clap::Command) -> clap::Command {
-        // What follows `--` stays the last.
+        // `program` takes the words after `--`, so its index must come after those of the declared arguments.
         let command = command.mut_arg("program", |program| program.index(self.positionals.len() + 1));
         self.positionals.iter().enumerate().fold(command, |command, (index, (name, help))| {
             command.arg(clap::Arg::new(*name).help(*help).index(index + 1))
@@ -210,11 +213,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Returns the page that this command prints, if it is `completions` or `man`: nothing else is read or done for
-    /// these.
+    /// Returns the page that the command `completions` or `man` prints; `None` for every other command. These two
+    /// commands read no settings.
     ///
     /// # Errors
-    /// Those of a writer, which memory never has.
+    /// An error of the writer. It does not happen, because the page is written to memory.
     pub(crate) fn page(&self, program: &ProgramSpec) -> Option<io::Result<Vec<u8>>> {
         match self {
             Self::Completions { shell } => Some(Ok(page::completions(program, *shell))),
@@ -224,7 +227,7 @@ impl Command {
     }
 }
 
-/// How a status is printed.
+/// The format in which the command `status` prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StatusFormat {
     /// A table to read
@@ -236,7 +239,7 @@ pub(crate) enum StatusFormat {
     Openmetrics,
 }
 
-/// Which running service a command means, if the settings do not say it.
+/// The flags that say which running service a command is for; without them the settings say it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ServiceArgs {
     /// Control socket of the service, whatever its name is
@@ -247,7 +250,8 @@ pub(crate) struct ServiceArgs {
     name: Option<String>,
 }
 
-/// Flags that set a key. All are kept as typed, because the same code reads file, environment and flags.
+/// The flags that set a key of the settings. Each value is kept as the operator typed it, because the same code reads
+/// the values of the settings file, of the environment and of flags.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Options {
     /// host:port, :port, [::1]:port, unix:/path or fd://3; may be given several times [env: PORT]
@@ -336,8 +340,8 @@ pub(crate) struct Options {
 }
 
 impl Cli {
-    /// Returns the command, and what was given for the settings. Flags before and after the command count alike; of two
-    /// the later one wins.
+    /// Splits the command line into its command and the flags that set keys. A flag may stand before or after the
+    /// command; if a flag is given twice, the later one counts.
     fn split(self) -> (Command, Flags) {
         let mut flags = Flags { config: self.config, ..Flags::default() };
         self.options.add_to(&mut flags);

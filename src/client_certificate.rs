@@ -1,6 +1,7 @@
-//! The certificate of a client, as the app may know it.
+//! The certificate of a client, as a handler of the app sees it.
 //!
-//! Owns: the subject's text. Refuses: to verify; only certificates that `tls.client_ca` has signed come here.
+//! Owns: the text of the certificate's subject. Refuses: verification, which is done before; only certificates that
+//! `tls.client_ca` has signed come here.
 
 use std::{
     fmt::{self, Write},
@@ -14,9 +15,9 @@ use x509_parser::{
     x509::X509Name,
 };
 
-/// The certificate that a client has shown: an extension of every request if `tls.client_ca` is set. That CA has signed
-/// it, it was valid when the connection began, and the client has its key. Without the feature `tls` no request has
-/// one.
+/// The certificate that a client showed in the TLS handshake. If `tls.client_ca` is set, every request has it as an
+/// extension. That CA has signed the certificate, it was valid when the connection began, and the client has its
+/// private key. Without the feature `tls` no request has the extension.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};
@@ -49,13 +50,13 @@ impl ClientCertificate {
 
     /// Returns the subject's distinguished name as RFC 4514 writes it, the most specific part first:
     /// `CN=alice,O=Example`. Commas and other separators in a value are escaped, so that no name can look like another.
-    /// Compare it as a whole.
+    /// Compare the whole name, not a part of it.
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.0.subject
     }
 
-    /// Returns the certificate itself, in DER, for a parser of your own.
+    /// Returns the whole certificate in DER, for a parser of your own.
     #[must_use]
     pub fn der(&self) -> &[u8] {
         &self.0.der
@@ -68,7 +69,7 @@ impl fmt::Debug for ClientCertificate {
     }
 }
 
-/// Writes a name as RFC 4514, section 2 does.
+/// Writes a distinguished name as RFC 4514, section 2 says.
 #[cfg(feature = "tls")]
 fn name(name: &X509Name<'_>) -> String {
     let mut parts: Vec<_> = name
@@ -89,8 +90,8 @@ fn name(name: &X509Name<'_>) -> String {
     parts.join(",")
 }
 
-/// Escapes a value as RFC 4514, section 2.4 does; and control characters, which it allows, because the text may end in
-/// a log.
+/// Escapes a value as RFC 4514, section 2.4 says. It also escapes control characters, which the RFC allows, because the
+/// text may be written to a log.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let last = text.chars().count().saturating_sub(1);

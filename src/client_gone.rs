@@ -1,10 +1,11 @@
-//! Learning during a request that its client is gone.
+//! Tells the handler of a request that the client has gone.
 //!
-//! Owns: which requests of a connection are under way, what waits for their end, and the future that an app gets.
-//! Refuses: watching the socket (`worker::connection::end_watch`), and what is done about it: a request continues
-//! without its client unless the app ends it.
+//! Owns: the requests of a connection that are under way, the futures that wait for their end, and the future that an
+//! app gets. Refuses: watching the socket (`worker::connection::end_watch`), and ending a request whose client has
+//! gone. Such a request continues unless the app ends it.
 //!
-//! A request whose app does not ask costs a few stores, no more. The time at which it began identifies a request.
+//! The time at which a request began identifies it. If the app does not ask about the client, a request costs only a
+//! few stores.
 
 use std::{
     fmt,
@@ -17,17 +18,19 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// Completes when the client no longer waits for the response. [`ClientInfo::gone`](crate::ClientInfo::gone) makes it.
+/// A future that completes when the client no longer waits for the response.
+/// [`ClientInfo::gone`](crate::ClientInfo::gone) returns it.
 ///
-/// While the request is under way, that is when the client ends its side of the connection (FIN), resets it (RST), or
-/// resets the stream of the request (HTTP/2). It also completes when the request is over: when the last byte of the
-/// response is handed to the connection. So a task that waits for it always ends.
+/// It completes when the client ends its side of the connection (FIN), resets the connection (RST), or resets the
+/// stream of the request (HTTP/2). It also completes when the request is over: when the last byte of the response is
+/// handed to the connection. So a task that waits for it always ends.
 ///
-/// A client of HTTP/1 may end its side and still wait for the response, as `nc -N` does. The worker still sends the
-/// response then; the app decides whether it continues. HTTP/2 has no such state.
+/// A client of HTTP/1 may end its side of the connection and still wait for the response, as `nc -N` does. The future
+/// completes then too; the worker still sends the response, and the app decides whether the request continues. With
+/// HTTP/2 this cannot happen.
 ///
-/// With HTTP/2 the worker drops the handler's future when the client resets the stream. Wait in a task of your own if
-/// something must be done then.
+/// With HTTP/2 the worker drops the handler's future when the client resets the stream. If the app must act when a
+/// client has gone, wait for this future in a task of its own.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -42,7 +45,7 @@ use std::{
 /// ```
 #[derive(Clone)]
 pub struct ClientGone(
-    /// `None`: it never completes, because there is no connection.
+    /// `None` if there is no connection, as in a unit test: then the future never completes.
     Option<Arc<GoneFlag>>,
 );
 
@@ -96,9 +99,9 @@ impl fmt::Debug for ClientGone {
 /// The requests of one connection, and the futures that wait for their end.
 #[derive(Default)]
 pub(crate) struct RequestEnds {
-    /// HTTP/1: the time the request under way began; 0 while none is.
+    /// HTTP/1: the time at which the request that is under way began; 0 between two requests.
     current: AtomicU64,
-    /// An app has asked on this connection.
+    /// True once the app has asked about the client of a request of this connection.
     asked: AtomicBool,
     /// The waker of the connection's task, which watches the socket once an app has asked.
     task: OnceLock<Waker>,
@@ -107,16 +110,16 @@ pub(crate) struct RequestEnds {
 
 #[derive(Default)]
 struct Inner {
-    /// HTTP/2: the times the requests under way began.
+    /// HTTP/2: the times at which the requests that are under way began.
     streams: Vec<u64>,
     waiting: Vec<(u64, Arc<GoneFlag>)>,
-    /// The client has ended its side or reset the connection.
+    /// True once the client has ended its side of the connection, or has reset it.
     client_ended: bool,
 }
 
 impl RequestEnds {
-    /// Notes that a request of the app begins. `begun`: nanoseconds of the monotonic clock, which no two requests of a
-    /// thread share.
+    /// Notes that a request begins. `begun` is its start in nanoseconds of the monotonic clock, a number that no two
+    /// requests of a thread share.
     pub(crate) fn begins(&self, begun: u64, http1: bool) {
         if http1 {
             self.current.store(begun, SeqCst);
@@ -127,7 +130,8 @@ impl RequestEnds {
 
     pub(crate) fn ends(&self, begun: u64, http1: bool) {
         if http1 {
-            // Either this sees that an app has asked, or the app, on whatever thread, sees that the request is over.
+            // The swap and the load cannot miss an app that asks on another thread at the same time: either this code
+            // sees that the app has asked, or the app sees that the request is over.
             self.current.swap(0, SeqCst);
             if !self.asked.load(SeqCst) {
                 return;
@@ -150,12 +154,12 @@ impl RequestEnds {
         waiting.iter().for_each(|(_, signal)| signal.raise());
     }
 
-    /// Whether the socket is to be watched.
+    /// Returns true if the app has asked about a client of this connection: then the worker watches the socket.
     pub(crate) fn is_asked(&self) -> bool {
         self.asked.load(SeqCst)
     }
 
-    /// `waker`: of the connection's task.
+    /// Keeps the waker of the connection's task, which is woken when the app asks for the first time.
     pub(crate) fn watched_by(&self, waker: &Waker) {
         self.task.get_or_init(|| waker.clone());
     }
@@ -187,7 +191,8 @@ impl fmt::Debug for RequestEnds {
     }
 }
 
-/// Which request of which connection, for its client's [`ClientInfo`](crate::ClientInfo). The default names no request.
+/// Links a [`ClientInfo`](crate::ClientInfo) to its connection and to the start of its request. The default links to no
+/// request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestLink(Option<(Arc<RequestEnds>, u64)>);
 

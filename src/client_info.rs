@@ -1,6 +1,7 @@
-//! The client of a request, as the app may know it.
+//! The client of a request, as a handler of the app sees it.
 //!
-//! Owns: what every request's extension [`ClientInfo`] says. Refuses: which headers are trusted (`worker::forwarded`).
+//! Owns: the content of [`ClientInfo`], an extension of every request. Refuses: the choice of the headers that are
+//! trusted (`worker::forwarded`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,10 +9,11 @@ use http::{HeaderValue, uri::Authority};
 
 use crate::client_gone::{ClientGone, RequestLink};
 
-/// The client of a request, and what it asked for: an extension of every request.
+/// The client of a request, and the scheme and the host that it asked for. Every request has it as an extension.
 ///
-/// Behind proxies in `http.forwarded_allow_ips` it is what they say: in a PROXY header, then in `X-Forwarded-For`,
-/// `-Proto`, `-Host` and `-Port`, or else in `Forwarded` (RFC 7239). No other peer is trusted.
+/// If the other end of the connection is a proxy in `http.forwarded_allow_ips`, the values are those that the proxy
+/// tells: in a PROXY header, then in `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, or else in `Forwarded` (RFC
+/// 7239). No other peer is trusted.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};
@@ -26,7 +28,7 @@ use crate::client_gone::{ClientGone, RequestLink};
 /// # let _: Router = Router::new().route("/", get(hello));
 /// ```
 ///
-/// The default is a client of which nothing is known, for tests of services.
+/// The default is a client about which nothing is known; it is for unit tests of a service.
 #[derive(Clone, Debug, Default)]
 pub struct ClientInfo {
     pub(crate) peer: Option<SocketAddr>,
@@ -38,7 +40,8 @@ pub struct ClientInfo {
     pub(crate) request: RequestLink,
 }
 
-/// Where the request names the host. Both forms share the request's memory.
+/// The host that the client asked for, by the place where the request names it. Both variants share the memory of the
+/// request.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Host {
     #[default]
@@ -64,28 +67,30 @@ impl ClientInfo {
         (self.tls, self.https) = (true, true);
     }
 
-    /// Returns the client's address: of the hops that led here, the nearest one that is not a trusted proxy; if all
-    /// are, the first of them. An IPv4 address is one, also on a socket of both families. `None` for a client of a unix
-    /// socket when no trusted proxy names it.
+    /// Returns the client's address: the address of the nearest hop that is not a trusted proxy, or of the farthest hop
+    /// if all are trusted. An IPv4 address stays an IPv4 address, also on a socket that serves IPv4 and IPv6. `None` if
+    /// the client came over a unix socket and no trusted proxy names its address.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.address
     }
 
-    /// Returns the client's port, if it is known: proxies that forward requests seldom name it.
+    /// Returns the client's port; `None` if it is not known. Proxies that forward requests seldom name the port.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// Returns `"https"` or `"http"`: how the client asked, also if a proxy ended its TLS.
+    /// Returns the scheme that the client used, `"https"` or `"http"`, also if a trusted proxy ended the TLS connection
+    /// of the client.
     #[must_use]
     pub fn scheme(&self) -> &'static str {
         if self.https { "https" } else { "http" }
     }
 
-    /// Returns the host that the client asked for, with its port if it named one: `example.org`, `[2001:db8::7]:8443`.
-    /// The client may write anything here: compare it with the hosts you serve before you build links from it.
+    /// Returns the host that the client asked for, with its port if the client named one: `example.org`,
+    /// `[2001:db8::7]:8443`. The client may write anything here: compare it with the hosts that you serve before you
+    /// build links from it.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         match &self.host {
@@ -95,26 +100,28 @@ impl ClientInfo {
         }
     }
 
-    /// Returns the other end of this connection: the client itself, or the last proxy. `None` for a unix socket.
+    /// Returns the address of the other end of this connection: the client itself, or the last proxy. `None` for a unix
+    /// socket.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    /// Completes when the client no longer waits for the response: see [`ClientGone`].
+    /// Returns a future that completes when the client no longer waits for the response: see [`ClientGone`].
     #[must_use]
     pub fn gone(&self) -> ClientGone {
         self.request.gone()
     }
 
-    /// Returns whether this connection is TLS.
+    /// Returns true if this connection itself uses TLS, whatever the client used before a proxy.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.tls
     }
 }
 
-/// Builds a [`ClientInfo`] for unit tests of a handler, from [`ClientInfo::builder`]. It needs the feature `test-util`.
+/// Builds a [`ClientInfo`] for unit tests of a handler. [`ClientInfo::builder`] returns it. It needs the feature
+/// `test-util`.
 ///
 /// ```
 /// let client = oxicorn::ClientInfo::builder().address("203.0.113.7".parse().unwrap()).https().host("example.org").build();
@@ -127,7 +134,8 @@ pub struct ClientInfoBuilder(ClientInfo);
 
 #[cfg(feature = "test-util")]
 impl ClientInfo {
-    /// Begins a client of which nothing is known, for a unit test. It needs the feature `test-util`.
+    /// Returns a builder for a unit test; it begins with a client about which nothing is known. It needs the feature
+    /// `test-util`.
     pub fn builder() -> ClientInfoBuilder {
         ClientInfoBuilder::default()
     }
@@ -135,47 +143,48 @@ impl ClientInfo {
 
 #[cfg(feature = "test-util")]
 impl ClientInfoBuilder {
-    /// Sets the other end of the connection; also the client's address and port, as of a client without a proxy.
+    /// Sets the address of the other end of the connection. It becomes the client's address and port too, as for a
+    /// client without a proxy.
     pub fn peer(mut self, peer: SocketAddr) -> Self {
         self.0.peer = Some(peer);
         self.0.comes_from(Some(peer));
         self
     }
 
-    /// Sets the client's address, as a trusted proxy has told it.
+    /// Sets the client's address, as if a trusted proxy had told it.
     pub fn address(mut self, address: IpAddr) -> Self {
         self.0.address = Some(address);
         self
     }
 
-    /// Sets the client's port, as a trusted proxy has told it.
+    /// Sets the client's port, as if a trusted proxy had told it.
     pub fn port(mut self, port: u16) -> Self {
         self.0.port = Some(port);
         self
     }
 
-    /// Makes the connection one of TLS.
+    /// Makes the connection a TLS connection, and the scheme `https`.
     pub fn tls(mut self) -> Self {
         self.0.comes_by_tls();
         self
     }
 
-    /// Makes the scheme `https`, as a trusted proxy has told it.
+    /// Makes the scheme `https`, as if a trusted proxy had told it.
     pub fn https(mut self) -> Self {
         self.0.https = true;
         self
     }
 
-    /// Sets the host that the client asked for, with its port if it named one.
+    /// Sets the host that the client asked for, with a port if the client named one.
     ///
     /// # Panics
-    /// When it is not an authority of a URI, such as `example.org:8443`.
+    /// If the text is not an authority of a URI, such as `example.org:8443`.
     pub fn host(mut self, host: &str) -> Self {
         self.0.host = Host::Authority(host.parse().expect("the host is an authority, such as example.org:8443"));
         self
     }
 
-    /// Builds the client.
+    /// Returns the client that was built.
     #[must_use]
     pub fn build(self) -> ClientInfo {
         self.0

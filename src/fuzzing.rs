@@ -1,7 +1,7 @@
-//! The doors of the fuzzer: only a build with `--cfg fuzzing` has them.
+//! The functions that the fuzzer calls. Only a build with `--cfg fuzzing` has them.
 //!
-//! Owns: what the bytes of the fuzzer mean. Refuses: the properties (`worker::scanner::checks`,
-//! `worker::proxy_protocol`).
+//! Owns: the meaning of the bytes that the fuzzer makes. Refuses: the properties that are checked
+//! (`worker::scanner::checks`, `worker::proxy_protocol`).
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -14,7 +14,8 @@ thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
 }
 
-/// The first byte chooses the length of the pieces, the second the limits; the rest is the input of the scanner.
+/// Checks the scanner. The first byte chooses the length of the pieces in which the input comes, the second byte
+/// chooses the limits, and the rest is the input.
 pub fn scanner(data: &[u8]) {
     let Some((&[pieces, limits], input)) = data.split_first_chunk() else { return };
     let small = |bits: u8, step: usize| usize::from(limits >> bits & 3) * step;
@@ -30,12 +31,13 @@ pub fn scanner(data: &[u8]) {
     assert_pieces_make_no_difference(chosen, input, input.chunks(1 + usize::from(pieces % 40)));
 }
 
-/// All bytes are the input of the scanner, and what passes is that of hyper.
+/// Checks that hyper sees what the scanner lets pass. All bytes are the input of the scanner.
 pub fn hyper(data: &[u8]) {
     RUNTIME.with(|runtime| assert_hyper_sees_what_passes(runtime, data));
 }
 
-/// The first byte chooses the accepted versions; the rest begins a connection.
+/// Checks the parser of PROXY headers. The first byte chooses which versions are accepted; the rest is the beginning of
+/// a connection.
 pub fn proxy_header(data: &[u8]) {
     let Some((accepted, bytes)) = data.split_first() else { return };
     let modes = [ProxyProtocol::Off, ProxyProtocol::V1, ProxyProtocol::V2, ProxyProtocol::Auto];

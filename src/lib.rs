@@ -27,16 +27,16 @@
 //!
 //! `cargo run -- --workers 4` serves on `http://127.0.0.1:8000`. The program *is* the supervisor: `--help` shows its
 //! commands (`status`, `reload`, `upgrade`, `check` and more), and it reads `./supervisor.toml`. Start no thread and no
-//! runtime before: `main` is a plain `main`, without `#[tokio::main]`.
+//! runtime before you call `oxicorn::main`: your own `main` is a plain `main`, without `#[tokio::main]`.
 //!
 //! # What there is
 //!
 //! | for | see |
 //! |---|---|
 //! | a name, settings, hooks and arguments of your own | [`App`] |
-//! | what a worker knows of itself, and when it has to go | [`WorkerContext`] |
-//! | work after the last request | [`Lifespan`] |
-//! | what needs the rights of the master, or a database to migrate | [`App::prepare`], [`App::migrate`], [`SetupContext`] |
+//! | what a worker knows about itself, and when it must drain | [`WorkerContext`] |
+//! | work that a worker does after its last request | [`Lifespan`] |
+//! | work with the master's rights, migration of a database | [`App::prepare`], [`App::migrate`], [`SetupContext`] |
 //! | a table of your own in supervisor.toml | [`App::table`], [`TableSpec`] |
 //! | the client of a request, also behind proxies | [`ClientInfo`], [`ClientCertificate`], [`ClientGone`] |
 //! | your own layers of `tracing` | [`log_layer`] |
@@ -45,22 +45,23 @@
 //!
 //! # Features
 //!
-//! - `tls` (on by default): HTTPS by rustls. Without it a settings file with the table `[tls]` is refused.
-//! - `test-util`: builders for unit tests; it belongs to `[dev-dependencies]`.
+//! - `tls` (on by default): HTTPS by rustls. Without this feature, a settings file with the table `[tls]` is refused.
+//! - `test-util`: builders for unit tests. This feature belongs to `[dev-dependencies]`.
 //!
 //! # Words
 //!
-//! - The **master** is the first process. It owns the listening sockets, serves nothing and has one thread. A
+//! - The **master** is the first process. It owns the listening sockets, serves no request and has one thread. A
 //!   **worker** is a forked process that serves; it has one thread and a tokio runtime of its own.
-//! - A **slot** is a place 0..N for a worker. It outlives its workers: a replacement has the same slot.
-//! - A **generation** is one set of settings and program. A **reload** starts the next generation of the same program,
-//!   an **upgrade** that of a new program; each is on trial until its workers serve.
+//! - A **slot** is the place of a worker, with a number in 0..N. It outlives its workers: when a worker is replaced,
+//!   the next one has the same slot.
+//! - A **generation** is one set of settings and program. A **reload** starts the next generation with the same
+//!   program, an **upgrade** starts it with a new program. The next generation is on trial until its workers serve.
 //! - A worker **drains** when it finishes what it has begun and accepts nothing new. It is **recycled** when it is
-//!   replaced as planned, after a number of requests or a time.
-//! - The **peer** is the other end of a connection; the **client** is the program that sent the request, also from
-//!   behind proxies.
+//!   replaced as planned, after a number of requests or after a time.
+//! - The **peer** is the other end of a connection. The **client** is the program that sent the request; if there are
+//!   proxies in between, the peer is the last of these proxies.
 //!
-//! The guide, the reference of all settings and the internals are in the folder `docs` of the repository.
+//! The folder `docs` of the repository has a guide, the reference of all settings, and a description of the internals.
 
 #![warn(missing_docs)]
 #![cfg_attr(not(feature = "tls"), allow(dead_code, reason = "what only TLS uses is not taken out piece by piece"))]
@@ -104,10 +105,10 @@ pub use log::log_layer;
 pub use settings::table::TableSpec;
 pub use worker::{BackgroundWork, Body, BodyError, DriveError, Driven, Driver, DriverWaker};
 
-/// Any error of an app.
+/// The type of every error that the code of an app returns.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Joins an error and its causes on one line.
+/// Joins the messages of an error and of all its causes, with `: ` between them.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

@@ -1,8 +1,10 @@
-//! The log: every `tracing` event becomes one line, written at once by the process that it happens in.
+//! The log: every `tracing` event becomes one line, which the process in which it happens writes at once.
 //!
-//! Owns: the open files of the log and of the access log, until a worker takes the latter; the count of dropped lines.
-//! Refuses: threads and queues, which a fork would break and a crash would lose; and spans (`subscriber` says why). A
-//! forked worker writes on with the same settings, to the same file.
+//! Owns: the open files of the log and of the access log (until a worker takes the latter), and the count of dropped
+//! lines. Refuses: threads and queues, which a fork would break and a crash would lose; and spans (`subscriber` says
+//! why).
+//!
+//! A forked worker continues to write with the same settings, to the same file.
 
 mod event_line;
 mod sink;
@@ -31,7 +33,8 @@ use crate::settings::{self, Level, LogFormat};
 
 static LOG: Mutex<Option<LogOutput>> = Mutex::new(None);
 
-/// The number of dropped lines, and how many of them a line in this log has reported.
+/// The number of lines that this process dropped. `REPORTED` is how many of them a line in the log has already
+/// reported.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static REPORTED: AtomicU64 = AtomicU64::new(0);
 
@@ -41,10 +44,10 @@ struct LogOutput {
     access: Sink,
 }
 
-/// Logs as `settings` say from now on. A reload calls it again.
+/// Makes the log follow `settings` from now on. It is called at the start and again at each reload.
 ///
 /// # Errors
-/// A file cannot be opened; the log stays as it was.
+/// A file cannot be opened. The log then stays as it was.
 pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     let sink = Sink::open("log.file", &settings.file, io::stderr())?;
     let access = Sink::open("log.access", &settings.access, io::stdout())?;
@@ -62,11 +65,11 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Logs as [`configure`] does, for a program that takes the place of another one: if a file cannot be opened, lines go
-/// where those of the other program went.
+/// Does what [`configure`] does, for a program that takes the place of another one. If a file cannot be opened, lines
+/// go where the lines of the other program went.
 ///
 /// # Errors
-/// As for [`configure`], if the other program has passed no file.
+/// A file cannot be opened, and the other program has passed no file.
 pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Option<OwnedFd>) -> Result<(), OpenError> {
     use settings::LogTarget::{Off, Standard};
     let Err(error) = configure(settings) else { return Ok(()) };
@@ -91,26 +94,28 @@ pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Opt
     Ok(())
 }
 
-/// Opens the files of both logs again, after they were moved away; standard streams stay as they are. Returns an error
-/// for each file that cannot be opened: its lines still go to the old one.
+/// Opens the files of both logs again, after an operator has moved them away; standard streams stay as they are.
+/// Returns an error for each file that cannot be opened: its lines still go to the old file.
 pub(crate) fn reopen() -> Vec<OpenError> {
     let mut log = lock();
     let sinks = log.as_mut().map(|log| [&mut log.sink, &mut log.access]);
     sinks.into_iter().flatten().filter_map(|sink| sink.reopen().err()).collect()
 }
 
-/// Returns the log's file, for a worker that may not open it itself; `None` if the log is not a file.
+/// Returns the open file of the log, to be passed to a worker that may lack the right to open it. `None` if the log is
+/// not a file.
 pub(crate) fn file() -> Option<OwnedFd> {
     lock().as_ref()?.sink.file()?.try_clone().ok().map(OwnedFd::from)
 }
 
-/// Returns the file of the access log, as [`file`] does for the log.
+/// Returns the open file of the access log, to be passed to a worker as [`file`] is. `None` if the access log is not a
+/// file.
 pub(crate) fn access_file() -> Option<OwnedFd> {
     lock().as_ref()?.access.file()?.try_clone().ok().map(OwnedFd::from)
 }
 
-/// Takes the output of the access log, for the worker to keep: only workers write it. If the master has begun a line,
-/// the master ends it.
+/// Takes the output of the access log out of the log. A worker calls it after its fork and keeps the output, because
+/// only workers write the access log. If the master has begun a line, the master ends that line.
 pub(crate) fn take_access() -> Sink {
     let off = Sink::off("log.access");
     match lock().as_mut() {
@@ -122,14 +127,14 @@ pub(crate) fn take_access() -> Sink {
     }
 }
 
-/// Writes what is overdue: the end of a line that was taken in part, and how many lines were dropped. Returns `false`
-/// if some of it still waits.
+/// Writes what could not be written before: the end of a line that was taken in part, and a line that says how many
+/// lines were dropped. Returns `false` if some of it must still wait.
 pub(crate) fn catch_up() -> bool {
     lock().as_mut().is_none_or(|log| log.sink.finish() && log.report_dropped())
 }
 
-/// Makes every panic from now on a line of the log, with `message`: a write to stderr could wait for its reader for
-/// ever.
+/// Logs every panic from now on as a line with `message`. The default handler would write to stderr, and that write
+/// could wait for its reader for ever.
 pub(crate) fn take_panics(message: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -139,19 +144,19 @@ pub(crate) fn take_panics(message: &'static str) {
     }));
 }
 
-/// Writes an error as one line on stderr, for a master that ends before it has settings, or without them.
+/// Writes an error as one line on stderr. It is for a master that ends before it has a log.
 pub(crate) fn last_words(sentence: &str) {
     if let Ok(mut sink) = Sink::open("log.file", &settings::LogTarget::Standard, io::stderr()) {
         sink.put(&format!("{}: error: {sentence}\n", terminal::name()));
     }
 }
 
-/// Returns whether lines are written at all: false in a process that has not configured its log.
+/// Returns true if this process has configured its log. If not, no lines are written.
 pub(crate) fn is_open() -> bool {
     lock().is_some()
 }
 
-/// Writes lines to this file from now on: the master has opened it again.
+/// Writes the log to this file from now on. The master has opened it and passed it to this worker.
 pub(crate) fn adopt(file: OwnedFd) {
     if let Some(log) = lock().as_mut()
         && !log.sink.adopt(file.into())
@@ -160,14 +165,14 @@ pub(crate) fn adopt(file: OwnedFd) {
     }
 }
 
-/// Returns the number of lines that this process could not write, because the reader was slow or gone, or the disk
+/// Returns the number of lines that this process could not write, because the reader was slow or gone, or the disk was
 /// full. A forked worker begins with the number of its master.
 pub(crate) fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<LogOutput>> {
-    // The log continues after a panic in the middle of a line.
+    // If a thread panicked while it held the lock, the log is used all the same: the worst damage is half a line.
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -179,7 +184,8 @@ impl LogOutput {
         }
     }
 
-    /// Logs how many lines were dropped. Returns `false` if that line cannot be written either.
+    /// Writes a line that says how many lines were dropped since the last such line. Returns `false` if it cannot be
+    /// written either.
     fn report_dropped(&mut self) -> bool {
         let dropped = dropped();
         let unreported = dropped - REPORTED.load(Ordering::Relaxed);
@@ -198,7 +204,8 @@ impl LogOutput {
     }
 }
 
-/// Lets the app's own subscriber take the events of this worker from now on, if it has one: the app has been built.
+/// Lets the app's own `tracing` subscriber, if there is one, take the events of this worker from now on. It is called
+/// when the app is built, because the factory installs the subscriber.
 pub(crate) fn give_way() {
     if !subscriber::give_way() {
         subscriber::alone(|| {
@@ -211,12 +218,13 @@ pub(crate) fn give_way() {
     }
 }
 
-/// Writes an event as one line.
+/// Writes an event of `tracing` as one line of the log.
 fn write(event: &Event<'_>) {
     let Some(format) = lock().as_ref().map(|log| log.format) else { return };
     let metadata = event.metadata();
     let mut line = EventLine::new(format, Timestamp::now(), *metadata.level());
-    // Not under the lock: a value may panic while it is formatted, and the panic is logged too.
+    // The lock is not held here: a value may panic while it is formatted, and the panic is logged too, which takes the
+    // lock.
     event.record(&mut line);
     let target = metadata.target();
     if target != "oxicorn" && !target.starts_with("oxicorn::") {
@@ -244,13 +252,13 @@ mod tests {
     use super::*;
     use crate::settings::LogTarget;
 
-    /// Lets tests take turns: a process has one log and one count of dropped lines.
+    /// Makes tests wait for each other, because a process has only one log and one count of dropped lines.
     fn turn() -> std::sync::MutexGuard<'static, ()> {
         static TURN: Mutex<()> = Mutex::new(());
         TURN.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the lines that `say` leaves in a file.
+    /// Runs `say` with a log at `path`, and returns the lines of that file.
     fn lines(format: LineFormat, level: Level, path: &Path, say: impl FnOnce()) -> Vec<String> {
         let _turn = turn();
         subscriber::set_levels(Levels { level: filter(level), targets: Vec::new() });
@@ -329,7 +337,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        // Opens both ends: a FIFO without a reader cannot be opened.
+        // Open the FIFO for reading and writing: without a reader the log could not open it for writing.
         let mut reader = std::fs::File::options().read(true).write(true).open(&path).unwrap();
         let mut log = log(LineFormat::Text, &path);
 
@@ -339,7 +347,8 @@ mod tests {
         log.write("lost\n");
         assert_eq!(dropped(), before + 2);
 
-        // The line is cut between two characters of two bytes each: one byte less than a pipe would take.
+        // A pipe takes 4096 bytes. Each character has two bytes, and a line is cut between two characters, so it has
+        // 4095 bytes.
         let mut read = vec![0; 4095 * written];
         std::io::Read::read_exact(&mut reader, &mut read).unwrap();
         let read = String::from_utf8(read).unwrap();

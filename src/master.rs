@@ -1,7 +1,8 @@
-//! The shell of the master: wait, read, `core.step`, perform.
+//! The shell of the master, which is a loop: it waits for events, reads them, calls `core.step`, and performs the
+//! actions that this returns.
 //!
 //! Owns: every file descriptor of the master (listeners, channels, signals) and the pids of the children. Refuses:
-//! decisions about workers (`core`), and everything that blocks, starts a thread or needs a runtime: a process that
+//! decisions about workers (`core`); everything that blocks, starts a thread or needs a runtime, because a process that
 //! forks must have one thread and hold no lock.
 
 mod children;
@@ -58,26 +59,27 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// How often the certificate is checked. A service may run for months without a reload, longer than a certificate is
-/// valid.
+/// How often the master checks whether the certificate of TLS is about to expire. A service may run for months without
+/// a reload, longer than a certificate is valid.
 const CERTIFICATE_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
-/// How often the master tries again to write a line of the log that found no room.
+/// How long the master waits before it tries again to write a line of the log for which there was no room.
 const LINE_EVERY_MS: u64 = 250;
 
-/// How often the file of the control socket is checked: a cleaner of `/tmp` may remove it.
+/// How often the master checks whether the file of the control socket still exists: a cleaner of `/tmp` may remove it.
 const CONTROL_EVERY_MS: u64 = 10_000;
 
-/// How long a hung worker has to write what it does.
+/// How long a hung worker has to write its stack traces after the dump signal, before the master kills it.
 const DUMP_MS: u64 = 1_000;
 
-/// How a run of the master ends. `fork` returns twice, and so does the loop of the master.
+/// How a run of the master ends. A `fork` returns in two processes, so the loop of the master also returns in each new
+/// worker.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Stopped,
-    /// No worker became ready at the first boot; the log has the reason of the last one.
+    /// At the start of the service no worker became ready. The log has the reason why the last of them failed.
     NoWorkerReady,
-    /// This process is a new worker.
+    /// This process is not the master but a new worker, which has just been forked.
     Worker(Box<WorkerSeed>),
 }
 
@@ -107,14 +109,14 @@ struct Shell {
     scoreboard: Scoreboard,
     signals: MasterSignals,
     pidfile: Option<Pidfile>,
-    /// `None` if it is off or could not be made: the service works without it.
+    /// `None` if the control socket is off or could not be made; the service works without it.
     control: Option<ControlServer>,
-    /// `None` if no service manager listens.
+    /// `None` if no service manager, such as systemd, asked for notifications.
     notify: Option<Notify>,
     started: Millis,
-    /// When the certificate is checked again.
+    /// When the certificate of TLS is checked the next time.
     certificate_due: Millis,
-    /// When the file of the control socket is checked again.
+    /// When the file of the control socket is checked the next time.
     control_due: Millis,
     children: Vec<Child>,
     inbox: Vec<Event>,
@@ -122,21 +124,23 @@ struct Shell {
     history: History,
     deaths: Deaths,
     oom_kills: Option<OomKills>,
-    /// Why the last worker that could not boot failed.
+    /// The reason of the most recent boot failure of a worker.
     boot_failure: Option<String>,
 }
 
-/// How a master starts.
+/// What a master starts from: nothing, or a service that already runs.
 pub(crate) enum Origins {
     Nothing,
-    /// It takes over from another program. `kept`: the settings that only a restart changes.
+    /// The master takes over a running service from another program in an upgrade. `kept` names the settings that stay
+    /// as they were, because only a restart changes them.
     Handover {
         handover: Box<Handover>,
         kept: Vec<&'static str>,
     },
 }
 
-/// Binds, forks and supervises. Returns when the service has ended, and in each new worker.
+/// Binds the addresses, forks the workers and supervises them. Returns in the master when the service has ended, and in
+/// each new worker after its fork.
 pub(crate) fn run(resolved: Resolved, loader: SettingsLoader, origins: Origins) -> Result<Outcome, MasterError> {
     let (shell, actions) = match origins {
         Origins::Nothing => Shell::begin(resolved, loader)?,
@@ -187,7 +191,8 @@ impl Shell {
         let upgrades = Upgrades::new(resolved.start.path());
         let control = ControlServer::open(&Site { socket: &settings.control.socket, name, folder: upgrades.folder() });
         let signals = MasterSignals::install().map_err(MasterError::Signals)?;
-        // PID 1 gets orphans anyway. Otherwise ask for the orphans of the workers, so that no process is left behind.
+        // PID 1 becomes the parent of all orphans anyway. Any other master must ask for the orphans of its workers, so
+        // that it can end the processes that a worker leaves behind.
         if let Err(error) = process::become_subreaper() {
             tracing::warn!(
                 event = "subreaper_refused",
@@ -202,7 +207,8 @@ impl Shell {
         Ok((shell, actions))
     }
 
-    /// Makes a shell as it is at a first start. A program that takes over then sets what it got from the old one.
+    /// Makes a shell with the values of a first start. A program that takes over a service then sets what it got from
+    /// the old program.
     fn assemble(
         core: Master,
         loader: SettingsLoader,
@@ -265,7 +271,7 @@ impl Shell {
         title::set(&format!("{program}: master [{name}] gen {}", self.core.generation().0));
     }
 
-    /// Waits for an event or for the core's deadline, and puts everything new into the inbox.
+    /// Waits for an event or for the next deadline, and puts every new event into the inbox.
     fn wait_for_events(&mut self) -> Result<(), MasterError> {
         self.send_progress();
         let log_due = (!log::catch_up()).then(|| now().after(LINE_EVERY_MS));
@@ -297,12 +303,12 @@ impl Shell {
         for (signal, times) in self.signals.take() {
             self.handle_signal(signal, times);
         }
-        // After children are reaped, so that a status does not show a dead worker as alive.
+        // Answer requests only after the children are reaped, so that a status does not show a dead worker as alive.
         let requests = self.control.as_mut().map(|control| control.turn(&ready[ours..], now())).unwrap_or_default();
         for (caller, request) in requests {
             self.handle_request(caller, request);
         }
-        // After the sockets got the result of the poll: this may replace one of them.
+        // Do this only after the sockets have used the result of the poll, because it may replace one of them.
         if self.control_due <= now() {
             self.control_due = now().after(CONTROL_EVERY_MS);
             self.look_after_control();
@@ -333,7 +339,7 @@ impl Shell {
         self.inbox.push(Event::ScaleRequested { scaling: Scaling::By(by), caller: None });
     }
 
-    /// Makes the control socket again if its file is gone, or for the first time if it could not be made before.
+    /// Makes the control socket again if its file is gone, or for the first time if an earlier attempt failed.
     fn look_after_control(&mut self) {
         let settings = &self.resolved.settings;
         let (socket, name) = (&settings.control.socket, &settings.process.name);
@@ -409,7 +415,8 @@ impl Shell {
 
     fn reopen_logs(&mut self) {
         let failed = log::reopen();
-        // The master opens the files for the workers: they may lack the right to, and need not know the names.
+        // The master opens the log files for the workers: they may lack the right to open them, and do not need to know
+        // their names.
         for child in &mut self.children {
             let files = [log::file().map(ToWorker::TakeLog), log::access_file().map(ToWorker::TakeAccessLog)];
             files.into_iter().flatten().for_each(|file| child.send(file));
@@ -427,7 +434,8 @@ impl Shell {
         self.log_totals();
     }
 
-    /// Copies counters of the core to the scoreboard. Six stores cost less than finding out what has changed.
+    /// Copies the counters of the core to the scoreboard, for all processes to read. It copies all six each time,
+    /// because six stores cost less than finding out which counters have changed.
     fn publish(&self) {
         let Tally { recycled, crashed, hung, boot_failed, reloads: _, upgrades: _ } = self.core.tally();
         let (generation, target) = (self.core.generation().0.into(), self.core.target().into());
@@ -481,7 +489,7 @@ impl Shell {
         }
         let last_words =
             protocol::ControlResponse { service: Some(identity::service(&self)), ..status::last_words(&self, reason) };
-        // Last of all: a caller that is told that the service has stopped may start the next one.
+        // Answer the caller last: when it is told that the service has stopped, it may start the next service at once.
         if let Some(control) = self.control.take() {
             control.close(&last_words, now());
         }
@@ -507,8 +515,8 @@ fn now() -> Millis {
     Millis(clock::now())
 }
 
-/// Gives back the memory of the code that reads the command line and the settings. It is larger than all other code
-/// that the master runs.
+/// Releases the memory of the code that reads the command line and the settings. This code is larger than all other
+/// code that the master runs.
 fn release_boot_code() {
     if let Err(error) = memory::let_go_of_code() {
         tracing::debug!(
@@ -519,17 +527,17 @@ fn release_boot_code() {
     }
 }
 
-/// Room for workers.
+/// How many workers there is room for, at the listeners and in the scoreboard.
 #[derive(Clone, Copy, Debug)]
 struct Room {
-    /// Slots that have listeners.
+    /// The number of slots that have listening sockets.
     slots: u32,
-    /// Rows of the scoreboard.
+    /// The number of rows that the scoreboard has.
     rows: u32,
 }
 
 impl Room {
-    /// Rows of the scoreboard for one slot: one worker serves, the others drain.
+    /// The rows of the scoreboard for each slot: one worker of the slot serves, while others may still drain.
     const ROWS_PER_SLOT: u32 = 4;
 
     fn of(listeners: &Listeners) -> Self {
@@ -537,7 +545,7 @@ impl Room {
         Self { slots, rows: slots * Self::ROWS_PER_SLOT }
     }
 
-    /// Gives the scoreboard the rows that these listeners need.
+    /// Adds to the scoreboard the rows that these listeners need, and returns the room that there is now.
     fn make(listeners: &Listeners, scoreboard: &Scoreboard) -> Self {
         let room = Self::of(listeners);
         scoreboard.grow(room.rows);
@@ -563,7 +571,8 @@ fn policy(settings: &Settings, loader: &SettingsLoader, room: Room) -> Policy {
 }
 
 fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners: &Listeners) {
-    // Beside connections and listeners, a worker holds logs, its channel, epoll and what the app opens.
+    // The number of files that a worker may have open beside connections and listeners: logs, its channel, epoll and
+    // the files of the app.
     const ALLOWANCE: u64 = 64;
     let needed = settings.http.worker_connections + listeners.all().count() as u64 + ALLOWANCE;
     match limit {

@@ -1,11 +1,12 @@
-//! The scoreboard as OpenMetrics text.
+//! The page of metrics: the values of the scoreboard as OpenMetrics text.
 //!
-//! Owns: the names of the metrics and their meaning. Every process that has the scoreboard renders the same page, so
-//! any worker answers for all. Refuses: counting, and choosing who is answered (`worker::connection`, the control
-//! socket).
+//! Owns: the names of the metrics and their meaning. Refuses: counting (the scoreboard), and choosing who gets an
+//! answer (`worker::connection`, `master::control`).
 //!
-//! Values of a worker are labelled by its slot, draining workers included: a pid as a label would be a new series with
-//! every recycle. Counters never fall while the master lives, whatever happens to workers.
+//! Every process that has the scoreboard renders the same page, so any worker can answer for the whole service.
+//!
+//! The label of a worker's values is its slot, and they include the workers of the slot that drain. A pid as the label
+//! would make a new series with every recycle. Counters never fall while the master lives, even if workers die.
 
 use std::{
     collections::BTreeMap,
@@ -24,31 +25,31 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const STATES: [(RowState, &str); 3] =
     [(RowState::Starting, "starting"), (RowState::Serving, "serving"), (RowState::Draining, "draining")];
 
-/// Renders the whole page. It reads `/proc` once for each worker and asks the kernel once for each listener: some tens
-/// of microseconds with a handful of workers.
+/// Renders the whole page. It reads `/proc` once for each worker and asks the kernel once for each listener, which
+/// takes some tens of microseconds with a handful of workers.
 pub(crate) fn render(scoreboard: &Scoreboard, listeners: &Listeners) -> String {
     Snapshot::take(scoreboard, listeners).to_string()
 }
 
-/// All values of the page, at one moment.
+/// All values of the page, as they were at one moment.
 #[derive(Debug)]
 struct Snapshot {
     totals: Totals,
     overview: Overview,
     uptime_ms: u64,
     master_rss: Option<u64>,
-    /// In the order of [`STATES`].
+    /// The number of workers in each state, in the order of [`STATES`].
     workers: [u64; STATES.len()],
     slots: BTreeMap<u64, Slot>,
     queued: Vec<(String, u64)>,
 }
 
-/// The workers of one slot together.
+/// The sums over all workers of one slot.
 #[derive(Default, Debug)]
 struct Slot {
     in_flight: u64,
     connections: u64,
-    /// 0 if `/proc` cannot be read.
+    /// The resident memory of the workers in bytes; 0 if `/proc` cannot be read.
     rss: u64,
 }
 
@@ -72,7 +73,7 @@ impl Snapshot {
             master_rss: rss(scoreboard.master_pid()),
             workers,
             slots,
-            // The kernel does not tell it for unix sockets, and 0 would be wrong.
+            // Leave out unix sockets: the kernel does not tell how many connections wait there, and 0 would be wrong.
             queued: listeners.queued().filter(|(address, _)| !address.starts_with("unix:")).collect(),
         }
     }
@@ -181,8 +182,8 @@ fn counter(f: &mut Formatter<'_>, name: &str, help: &str, value: u64) -> fmt::Re
     writeln!(f, "{name}_total {value}")
 }
 
-/// Writes one sample for each value of one label. None of these values needs escaping: they are words, numbers and TCP
-/// addresses.
+/// Writes a metric with one sample for each value of `label`. The values of the label are words, numbers and TCP
+/// addresses, so they need no escaping.
 fn labelled(
     f: &mut Formatter<'_>,
     name: &str,
@@ -199,7 +200,7 @@ fn labelled(
     Ok(())
 }
 
-/// Milliseconds, shown as seconds.
+/// A number of milliseconds that is displayed as seconds, with three decimals.
 struct Thousandths(u64);
 
 impl Display for Thousandths {

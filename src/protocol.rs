@@ -1,8 +1,9 @@
-//! The messages between a command of the operator and the master, and the places where the control socket can be.
+//! The messages between a command of the operator and the master, and the paths where the control socket can be.
 //!
 //! Owns: requests, answers and the status as JSON, one object on a line, with a version; the paths of the control
-//! socket. A connection carries one request, any number of progress lines and one answer. Refuses: I/O.
-//! `master::control` and `ctl` send and wait.
+//! socket. Refuses: I/O, because `master::control` and `ctl` send and wait.
+//!
+//! A connection carries one request, any number of progress lines and one answer.
 
 use std::{
     ffi::OsString,
@@ -13,25 +14,26 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// The version of requests. A master answers only its own version; the status may get new fields without a new version.
+/// The version of the protocol, which every request names. A master answers only requests of its own version. The
+/// status may get new fields without a new version.
 pub(crate) const VERSION: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Request {
     version: u32,
     pub(crate) command: ControlCommand,
-    /// A request without it means any service that it reaches.
+    /// The service that the request is for. A request without this field is for any service that it reaches.
     #[serde(default, skip_serializing_if = "Meant::is_anyone")]
     pub(crate) meant: Meant,
 }
 
-/// The service that a command line names. A master refuses a command that means another one.
+/// The service that a command line names. A master that is not this service refuses the command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meant {
-    /// Its settings file: an absolute path, links followed.
+    /// The settings file of the service: an absolute path without symbolic links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<String>,
-    /// Its `process.name`.
+    /// The `process.name` of the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
 }
@@ -42,16 +44,16 @@ impl Meant {
     }
 }
 
-/// The service that answers, as people tell services apart.
+/// The service that answers, described so that an operator can tell services apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) pid: u32,
-    /// Where it listens.
+    /// The addresses that the service listens on.
     pub(crate) addresses: Vec<String>,
-    /// Its settings file, absolute.
+    /// The absolute path of the service's settings file; `None` if it has no such file.
     pub(crate) file: Option<String>,
-    /// Where it was started.
+    /// The folder in which the service was started.
     pub(crate) folder: String,
 }
 
@@ -70,21 +72,22 @@ impl fmt::Display for Service {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ControlCommand {
     Status,
-    /// The same counts as OpenMetrics.
+    /// Asks for the page of metrics in the format OpenMetrics.
     Metrics,
     Scale(Scale),
     Reload,
-    /// Asks what a reload would change; does nothing.
+    /// Asks what a reload would change. The master changes nothing.
     Changes,
-    /// The settings in effect, as `oxicorn config` prints them.
+    /// Asks for the settings that are in effect, in the form in which `oxicorn config` prints settings.
     Config {
         json: bool,
     },
-    /// `program` is an absolute path; `None` is the path that the service was started by.
+    /// Asks for an upgrade. `program` is the absolute path of the new program; `None` is the path by which the service
+    /// was started.
     Upgrade {
         program: Option<String>,
     },
-    /// `now` acts as SIGINT does, else as SIGTERM does.
+    /// Asks the service to stop: with `now` as SIGINT does, without it as SIGTERM does.
     Stop {
         now: bool,
     },
@@ -97,7 +100,7 @@ pub(crate) enum Scale {
     By(i32),
 }
 
-/// One line from the master.
+/// One line that the master sends to a command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum Reply {
@@ -105,11 +108,11 @@ pub(crate) enum Reply {
     Answer(ControlResponse),
 }
 
-/// The last line of a connection.
+/// The answer to a request: the last line that the master sends on a connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ControlResponse {
     pub(crate) ok: bool,
-    /// One sentence: what happened, or why nothing happened.
+    /// One sentence that says what happened, or why nothing happened.
     pub(crate) reason: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) status: Option<Box<Status>>,
@@ -118,7 +121,7 @@ pub(crate) struct ControlResponse {
     pub(crate) service: Option<Service>,
 }
 
-/// What `oxicorn status --json` prints. Fields may be added, but not renamed.
+/// The status of a service, which `oxicorn status --json` prints. New fields may be added, but no field may be renamed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) version: String,
@@ -136,13 +139,14 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) folder: String,
     pub(crate) workers: Vec<WorkerStatus>,
-    /// Slots below the target without a process: their last worker failed, and the next one has to wait.
+    /// The slots that should have a worker but have no process: the last worker of the slot failed, and the next one
+    /// has to wait.
     #[serde(default)]
     pub(crate) empty_slots: Vec<EmptySlot>,
     pub(crate) totals: StatusTotals,
     #[serde(default)]
     pub(crate) crash_suspect: Option<CrashSuspect>,
-    /// The requests that all workers answer with 503 because of `http.quarantine`.
+    /// The requests in quarantine: because of `http.quarantine`, all workers answer them with 503.
     #[serde(default)]
     pub(crate) quarantined: Vec<Quarantined>,
     pub(crate) last_reload: Option<LastReload>,
@@ -163,7 +167,7 @@ pub(crate) enum MasterState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ListenerStatus {
     pub(crate) address: String,
-    /// Connections that wait to be accepted; 0 for unix sockets, because the kernel does not tell.
+    /// The number of connections that wait to be accepted; 0 for unix sockets, because the kernel does not tell it.
     pub(crate) queued: u64,
 }
 
@@ -171,9 +175,9 @@ pub(crate) struct ListenerStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Speaks {
     pub(crate) tls: bool,
-    /// Clients must show a certificate.
+    /// True if clients must show a certificate.
     pub(crate) client_ca: bool,
-    /// As `server.proxy_protocol`.
+    /// The value of `server.proxy_protocol`.
     pub(crate) proxy_protocol: String,
 }
 
@@ -184,17 +188,17 @@ pub(crate) struct WorkerStatus {
     pub(crate) generation: u32,
     pub(crate) state: WorkerState,
     pub(crate) age_s: f64,
-    /// How long its heartbeat is overdue, in milliseconds; 0 if it is not.
+    /// How long the heartbeat of the worker is overdue, in milliseconds; 0 if it is not overdue.
     pub(crate) heartbeat_age_ms: u64,
     pub(crate) requests: u64,
     pub(crate) in_flight: u64,
     pub(crate) connections: u64,
     pub(crate) rss_bytes: u64,
-    /// The number of requests at which it is recycled; 0 is never.
+    /// The number of requests after which the worker is recycled; 0 means never.
     pub(crate) recycle_at: u64,
-    /// Workers of this slot that ended before this one.
+    /// The number of workers of this slot that ended before this worker.
     pub(crate) restarts: u32,
-    /// How the last of them ended.
+    /// How the previous worker of this slot ended.
     #[serde(default)]
     pub(crate) last_exit: Option<String>,
 }
@@ -213,22 +217,22 @@ pub(crate) struct EmptySlot {
     pub(crate) slot: u32,
     pub(crate) restarts: u32,
     pub(crate) last_exit: Option<String>,
-    /// Workers in a row that died before they answered a request.
+    /// The number of workers of this slot that died one after another without having answered a request.
     #[serde(default)]
     pub(crate) failures: u32,
-    /// When the next is forked, if the slot backs off.
+    /// The seconds until the next worker of this slot is forked; `None` if the slot does not wait because of failures.
     #[serde(default)]
     pub(crate) next_try_s: Option<f64>,
 }
 
-/// The request that was in flight in most of the last deaths of workers: the crash suspect.
+/// The crash suspect: the request that was in flight at most of the last deaths of workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CrashSuspect {
-    /// Method and path.
+    /// The method and the path of the request.
     pub(crate) request: String,
-    /// The number of deaths at which it was in flight.
+    /// The number of deaths at which this request was in flight.
     pub(crate) deaths: u64,
-    /// The number of deaths that were compared.
+    /// The number of deaths whose requests were compared.
     pub(crate) of: u64,
 }
 
@@ -251,13 +255,13 @@ pub(crate) struct StatusTotals {
     pub(crate) connections: u64,
     pub(crate) responses: Responses,
     pub(crate) shed: u64,
-    /// Requests that were malformed, too large or too slow.
+    /// The number of requests that were refused because they were malformed, too large or too slow to arrive.
     #[serde(default)]
     pub(crate) refused: u64,
-    /// Requests whose client left before they were handed to the app.
+    /// The number of requests whose client had gone before they were handed to the app.
     #[serde(default)]
     pub(crate) abandoned: u64,
-    /// Connections that were accepted by another worker than that of their slot.
+    /// The number of connections that were accepted by another worker than the one of their slot.
     #[serde(default)]
     pub(crate) rescued: u64,
     pub(crate) recycled: u64,
@@ -287,12 +291,12 @@ pub(crate) struct Responses {
 pub(crate) struct LastReload {
     pub(crate) ok: bool,
     pub(crate) reason: Option<String>,
-    /// RFC 3339, UTC.
+    /// The time at which it ended, in UTC and in the format of RFC 3339.
     pub(crate) at: String,
 }
 
 impl Status {
-    /// Returns how many of the slots that should serve do.
+    /// Returns the number of slots below the target that have a worker that serves.
     pub(crate) fn served(&self) -> u32 {
         let serves = |slot: &u32| self.workers.iter().any(|w| w.slot == *slot && w.state == WorkerState::Serving);
         (0..self.target_workers).filter(serves).count() as u32
@@ -308,9 +312,9 @@ impl Request {
         Self { version: VERSION, command, meant }
     }
 
-    /// Reads a request, or returns the sentence that refuses it.
+    /// Reads a request from a line. The error is the sentence with which the master refuses it.
     pub(crate) fn read(line: &[u8]) -> Result<Self, String> {
-        // Read the version alone first: the command of another version may have any form.
+        // Read only the version first, because a request of another version may have a command of any form.
         #[derive(Deserialize)]
         struct Versioned {
             version: u32,
@@ -337,7 +341,7 @@ impl ControlResponse {
     }
 }
 
-/// Writes one message as it is sent over the socket.
+/// Returns a message as the line of JSON that is sent over the socket.
 pub(crate) fn line(message: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(message).expect("messages are plain structs, which JSON can hold");
     line.push(b'\n');
@@ -347,26 +351,26 @@ pub(crate) fn line(message: &impl Serialize) -> Vec<u8> {
 /// A folder in which a master may put its socket when `control.socket` is `auto`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Folder {
-    /// Made by another program, such as systemd.
+    /// A folder that another program has made, such as systemd.
     Given(PathBuf),
-    /// Made by the master, with mode 0700. In `/tmp` any user can make a folder of this name first, so its owner and
-    /// its mode are checked.
+    /// A folder that the master makes, with mode 0700. In `/tmp` any user can make a folder with this name first, so
+    /// its owner and its mode are checked.
     Private(PathBuf),
 }
 
-/// Returns the folders for a master's socket, the best one first. The folder of a login is removed at the logout, so it
-/// comes last.
+/// Returns the folders in which a master may put its socket, the best one first. The folder of a login
+/// (`XDG_RUNTIME_DIR`) is removed when the user logs out, so it comes last.
 pub(crate) fn server_folders(uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
     let service = runtime_directories(&env).into_iter().next().map(Folder::Given);
     let private = private_folders(uid).into_iter().map(Folder::Private);
     service.into_iter().chain(private).chain(login_folder(&env).map(Folder::Given)).collect()
 }
 
-/// Returns the folders where the commands of user `uid` look for a service: all that [`server_folders`] may name, in
-/// any environment.
+/// Returns the folders in which the commands of user `uid` look for a service: every folder that [`server_folders`] may
+/// return for a master, whatever the environment of that master.
 pub(crate) fn client_folders(name: &str, uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
     let login = login_folder(&env).into_iter().chain([PathBuf::from(format!("/run/user/{uid}"))]);
-    // The RuntimeDirectory= of a unit usually has the name of the service.
+    // The `RuntimeDirectory=` of a systemd unit usually has the name of the service.
     let of_units = |folder: &Path| (!name.contains('/')).then(|| folder.join(name));
     let login = login.flat_map(|folder| [of_units(&folder), Some(folder)]).flatten();
     let given =
@@ -380,7 +384,7 @@ pub(crate) fn client_folders(name: &str, uid: u32, env: impl Fn(&str) -> Option<
     folders
 }
 
-/// If a unit has several folders, systemd gives a list.
+/// Returns the folders that systemd names in `RUNTIME_DIRECTORY`: a list with colons if the unit has several.
 fn runtime_directories(env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let list = env("RUNTIME_DIRECTORY").and_then(|list| list.into_string().ok()).unwrap_or_default();
     list.split(':').map(PathBuf::from).filter(|folder| folder.is_absolute()).collect()
@@ -395,11 +399,12 @@ fn private_folders(uid: u32) -> Vec<PathBuf> {
     system.into_iter().chain([PathBuf::from(format!("/tmp/oxicorn-{uid}"))]).collect()
 }
 
-/// Returns the names that the socket may have; a master takes the first one that is free. The name of a second service
-/// of one name has the hash of its start folder in it, and a second one of that folder also a number.
+/// Returns the file names that the control socket may have; a master takes the first one that is free. The first has
+/// only the name of the service. The second also has a hash of the start folder, for a second service with the same
+/// name. The others also have a number, for further services that were started in the same folder.
 pub(crate) fn socket_names(name: &str, folder: &Path) -> impl Iterator<Item = String> {
     let name = name.replace('/', "_");
-    // FNV-1a is the same in every build. It need not be hard to guess.
+    // FNV-1a gives the same hash in every build. It does not matter that others can guess it.
     let hash = folder
         .as_os_str()
         .as_bytes()
@@ -409,7 +414,7 @@ pub(crate) fn socket_names(name: &str, folder: &Path) -> impl Iterator<Item = St
     first.into_iter().chain((2..10).map(move |number| format!("{name}-{hash:08x}-{number}.sock")))
 }
 
-/// Whether `file` is one of the [`socket_names`] of `name` for any folder.
+/// Returns true if `file` is one of the [`socket_names`] of the service `name`, whatever its folder.
 pub(crate) fn is_socket_of(name: &str, file: &str) -> bool {
     let Some(rest) = file.strip_prefix(&name.replace('/', "_")).and_then(|rest| rest.strip_suffix(".sock")) else {
         return false;

@@ -1,7 +1,7 @@
-//! The command line as shells and man(1) read it.
+//! The completions for shells and the manual page for man(1).
 //!
-//! Owns: completions and the manual page, made from the same definition as the help, under the name that the program
-//! was called by. Refuses: text of its own.
+//! Owns: making both from the definition of the command line, as the help is made, under the name by which the program
+//! was called. Refuses: text of its own.
 
 use std::{ffi::OsStr, io, path::Path};
 
@@ -21,7 +21,8 @@ pub(super) fn completions(program: &ProgramSpec, shell: Shell) -> Vec<u8> {
     script
 }
 
-/// Makes one page for all commands: an operator looks for an option, not for the page that has it.
+/// Makes one manual page for all commands, because an operator looks for an option and does not know which command has
+/// it.
 pub(super) fn manual(program: &ProgramSpec) -> io::Result<Vec<u8>> {
     let (_, command) = own(program);
     let mut command = command.disable_help_subcommand(true);
@@ -37,7 +38,7 @@ pub(super) fn manual(program: &ProgramSpec) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Lists each command with the options that only it has.
+/// Makes the section of the page that lists each command with the options that only this command has.
 fn commands(program: &Command) -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["COMMANDS"]);
@@ -63,11 +64,12 @@ fn commands(program: &Command) -> Roff {
     roff
 }
 
-/// Returns the name that the program was called by, and the command line under that name.
+/// Returns the name by which the program was called, and the definition of the command line under that name.
 fn own(program: &ProgramSpec) -> (&'static str, Command) {
     let called = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&called).file_name().and_then(OsStr::to_str).unwrap_or(&program.name);
-    // clap keeps names for the life of the process, which prints one page and ends.
+    // clap needs a name that lives as long as the process. The leak is small, because the process prints one page and
+    // ends.
     let name: &'static str = name.to_owned().leak();
     (name, program.command().name(name))
 }
