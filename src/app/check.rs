@@ -1,7 +1,8 @@
-//! The command `check`: the settings, and with `--deep` a rehearsal of a start up to the first worker that is ready.
+//! The command `check`: it checks the settings, and with `--deep` it rehearses a start, up to the first worker that is
+//! ready.
 //!
-//! Owns: the steps of a start in their order, with their exit codes; the one worker, which never accepts. Refuses: to
-//! keep an address, and to write to the service's own logs.
+//! Owns: the steps of a start in their order, with their exit codes; the one worker of the rehearsal, which never
+//! accepts a connection. Refuses: keeping an address bound, and writing to the service's own logs.
 
 use std::{
     io,
@@ -36,29 +37,29 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// The time between two looks whether the worker has ended.
+/// How long to wait between two checks whether the worker has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long the worker has to end: one that was asked to drain before it served has nothing to finish.
+/// How long the worker has to end after it was asked to drain. It has served nothing, so it has nothing to finish.
 const END_WITHIN_MS: u64 = 2_000;
 
-/// What a start would meet.
+/// The result of a rehearsed start.
 #[derive(Debug, Default)]
 struct Rehearsal {
-    /// Addresses that the running service holds.
+    /// Sentences about the addresses that were not tried, because the running service holds them.
     held: Vec<String>,
-    /// In the order of a start, which ends at the first failure.
+    /// The failures in the order of the steps. A real start would end at the first one, with its exit code.
     failures: Vec<(ProgramExit, String)>,
 }
 
-/// A `fork` returns twice, and so does what calls it.
+/// The process in which a function that forks has returned: a `fork` returns in the parent and in the child.
 enum Side {
     Parent(Result<(), String>),
-    /// In the worker: its exit code.
+    /// This process is the forked worker, and must end with this exit code.
     Worker(ExitCode),
 }
 
 impl App {
-    /// Checks the settings; `place` is the control socket of the service that has them, if it runs.
+    /// Runs the command `check`. `place` is the control socket of the service that may run with the same settings.
     pub(super) fn check_settings(
         mut self,
         resolved: Result<Resolved, Problems>,
@@ -84,7 +85,8 @@ impl App {
             Some(Ok(rehearsal)) => Some(rehearsal),
             Some(Err(end_of_worker)) => return end_of_worker,
         };
-        // After the rehearsal's fork: the hook may start threads, and a process with threads must not fork.
+        // Call the hook only after the fork of the rehearsal: it may start threads, and a process with threads must not
+        // fork.
         let app = hook.map(|hook| hook(&info.setup(&resolved, None)).map_err(|error| error_chain(error.as_ref())));
         let refused = app.as_ref().is_some_and(Result::is_err).then_some(ProgramExit::Usage);
         let exit = refused.or_else(|| rehearsal.as_ref().and_then(Rehearsal::exit));
@@ -117,7 +119,7 @@ impl App {
         exit.map_or(ExitCode::SUCCESS, ExitCode::from)
     }
 
-    /// Rehearses a start. An error is the exit code of the worker: then this process is the worker.
+    /// Rehearses a start. It also returns in the forked worker, with the worker's exit code as the error.
     fn rehearse(
         self,
         resolved: &Arc<Resolved>,
@@ -127,7 +129,7 @@ impl App {
         let settings = &resolved.settings;
         let mut rehearsal = Rehearsal::default();
         rehearsal.note(ProgramExit::Usage, logs(&settings.log));
-        // What the app logs goes to the terminal, not to the service's own log.
+        // Send what the app logs to the terminal, so that the service's own log has no lines of the rehearsal.
         let apart = settings::Log { file: LogTarget::Standard, access: LogTarget::Off, ..settings.log.clone() };
         rehearsal.note(ProgramExit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
         let prepared = (self.prepare)(&info.setup(resolved, None));
@@ -150,7 +152,8 @@ impl Rehearsal {
         self.failures.extend(result.err().map(|reason| (exit, reason)));
     }
 
-    /// Tries the addresses, but not those that the running service holds: a start after its end would get them.
+    /// Tries to bind the addresses, except those that the running service holds: they are free for a start once that
+    /// service has ended.
     fn probe(&mut self, settings: &Settings, running: Option<Running>) {
         let Running { pid, addresses } = running.unwrap_or_default();
         let (held, refused) = Listeners::try_addresses(&settings.server, &addresses);
@@ -180,7 +183,7 @@ impl Rehearsal {
     }
 }
 
-/// Checks whether the log files can be opened, without opening them: a running service may be writing to them.
+/// Checks whether the log files could be opened. It does not open them, because a running service may write to them.
 fn logs(settings: &settings::Log) -> Result<(), String> {
     for (key, target) in [("log.file", &settings.file), ("log.access", &settings.access)] {
         if let LogTarget::File(path) = target {
@@ -190,20 +193,21 @@ fn logs(settings: &settings::Log) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks whether the pid file can be made. It is written under another name and renamed, so its folder must be
-/// writable.
+/// Checks whether the pid file could be made. A start writes it under another name and renames it, so its folder must
+/// be writable.
 fn pidfile(path: &Path) -> Result<(), String> {
     let folder = path.parent().unwrap_or(path);
     host::writable_folder(folder).map_err(|error| format!("process.pidfile {} cannot be made: {error}", path.display()))
 }
 
-/// Forks one worker, with a worker's rights, and asks it to drain as soon as it is ready.
+/// Forks one worker, which takes the rights of a worker, and asks it to drain as soon as it is ready.
 fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, app: Rc<AppInfo>) -> Side {
     let patience = resolved.settings.workers.boot_timeout;
     match fork_worker(resolved, app) {
         Ok((Forked::Child, seed, _)) => Side::Worker(work(seed)),
         Ok((Forked::Parent { child }, seed, channel)) => {
-            // Closes the worker's end of the channel and unblocks the signals.
+            // The seed holds the worker's end of the channel and keeps the signals blocked: dropping it closes the end
+            // and unblocks the signals.
             drop(seed);
             Side::Parent(watch(child, &channel, patience))
         }
@@ -213,7 +217,7 @@ fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, 
 
 fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked, WorkerSeed, OwnedFd)> {
     let (ours, theirs) = fd::channel()?;
-    // The worker has a scoreboard of its own: it counts nothing for the service.
+    // The worker gets a scoreboard of its own, so that it counts nothing for the running service.
     let scoreboard = Scoreboard::create(1, 1)?;
     let row = scoreboard.claim(0, 1, 0, clock::now()).ok_or(io::ErrorKind::OutOfMemory)?;
     let seed = WorkerSeed {
@@ -230,14 +234,16 @@ fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked,
     };
     let forked = master::fork_worker(&*seed.app.runtime)?;
     match forked {
-        // The worker leads a process group, so that its children can be killed with it.
+        // The worker becomes the leader of a process group, so that the processes that it starts can be killed together
+        // with it.
         Forked::Child => exec::lead_group(0)?,
         Forked::Parent { child } => drop(exec::lead_group(child)),
     }
     Ok((forked, seed, ours))
 }
 
-/// Waits until the worker is ready or has failed, and then for its end.
+/// Waits until the worker is ready or has failed, makes it end, and waits for its end. The error says why it was not
+/// ready.
 fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> {
     let deadline = (!patience.is_zero()).then(|| clock::now() + patience.as_millis() as u64);
     let word = loop {
@@ -252,7 +258,7 @@ fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> 
                     let after = duration::display(patience);
                     break Some(Err(format!("the worker was not ready within workers.boot_timeout ({after})")));
                 }
-                // This fails only without memory; then the next turn asks again.
+                // This fails only if the kernel has no memory; the next turn of the loop then waits again.
                 let _ = wait(&[(channel.as_fd(), Interest::Read)], left);
             }
         }
@@ -266,7 +272,8 @@ fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> 
     word.unwrap_or_else(|| Err(format!("the worker {ended} before it was ready")))
 }
 
-/// Reaps the worker, and kills the processes that it started.
+/// Waits for the end of the worker, which it kills if that takes too long. Then it kills the processes that the worker
+/// has started.
 fn end_of(pid: i32) -> Ended {
     let deadline = clock::now() + END_WITHIN_MS;
     loop {

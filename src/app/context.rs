@@ -1,6 +1,6 @@
-//! What the supervisor tells the hooks and the factory of an app.
+//! The contexts through which the supervisor informs the hooks and the factory of an app.
 //!
-//! Owns: the contexts that an app's code gets. Refuses: the facts in them (`settings`, `scoreboard`).
+//! Owns: the types of these contexts. Refuses: the facts in them, which come from `settings` and `scoreboard`.
 
 use std::{
     future::Future,
@@ -18,8 +18,8 @@ use crate::{
     worker::{BackgroundCount, BackgroundWork},
 };
 
-/// What the hooks [`App::prepare`](crate::App::prepare), [`App::migrate`](crate::App::migrate) and
-/// [`App::check`](crate::App::check) may know and do.
+/// The context of the hooks [`App::prepare`](crate::App::prepare), [`App::migrate`](crate::App::migrate) and
+/// [`App::check`](crate::App::check): what a hook may know and do.
 ///
 /// ```
 /// use std::{io, path::Path};
@@ -28,7 +28,7 @@ use crate::{
 ///
 /// fn prepare(setup: &SetupContext<'_>) -> io::Result<()> {
 ///     if let Some(running) = setup.running() {
-///         // A reload or an upgrade: the service runs, with the settings of `running`.
+///         // This is a reload or an upgrade: the service runs with the settings of `running`.
 ///         assert_eq!(running.settings().process.name, setup.settings().process.name);
 ///     }
 ///     setup.make_folder(&setup.state_path(Path::new("uploads")))
@@ -43,7 +43,8 @@ pub struct SetupContext<'a> {
 }
 
 impl SetupContext<'_> {
-    /// Returns the supervisor's settings: at a reload or an upgrade, those that the new workers get.
+    /// Returns the supervisor's settings. At a reload or an upgrade they are the new settings, which the new workers
+    /// get.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.resolved.settings
@@ -52,7 +53,7 @@ impl SetupContext<'_> {
     /// Returns the app's own table, as [`WorkerContext::table`] does.
     ///
     /// # Panics
-    /// When no table of this type was declared: a mistake in the program.
+    /// If no table of this type was declared, which is a mistake in the program.
     #[must_use]
     pub fn table<T: Send + Sync + 'static>(&self) -> Arc<T> {
         table(self.resolved)
@@ -64,53 +65,53 @@ impl SetupContext<'_> {
         self.resolved.tables.get()
     }
 
-    /// Returns the program's own arguments, as [`WorkerContext::arguments`] does.
+    /// Returns the values of the arguments that the program declares, as [`WorkerContext::arguments`] does.
     #[must_use]
     pub fn arguments(&self) -> &[String] {
         self.arguments
     }
 
-    /// Returns the path of a file that the app reads, as [`WorkerContext::path`] does.
+    /// Resolves the path of a file that the app reads, as [`WorkerContext::path`] does.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.folder.join(path)
     }
 
-    /// Returns the path of a file that the app writes, as [`WorkerContext::state_path`] does.
+    /// Resolves the path of a file that the app writes, as [`WorkerContext::state_path`] does.
     #[must_use]
     pub fn state_path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.state_folder.join(path)
     }
 
-    /// Returns what is in effect now, and is to be replaced by a reload or an upgrade. `None` at a start, in `migrate`
-    /// and in `check`.
+    /// Returns the context of the service that runs now, whose settings the reload or the upgrade will replace. `None`
+    /// at a start, in `migrate` and in `check`.
     #[must_use]
     pub fn running(&self) -> Option<SetupContext<'_>> {
         let arguments = self.arguments;
         self.running.map(|resolved| SetupContext { resolved, running: None, arguments })
     }
 
-    /// Makes a folder and those above it, with mode 0750, and gives those that it made to `process.user` and
-    /// `process.group`. It leaves a folder that exists as it is.
+    /// Makes a folder and the missing folders above it, with mode 0750, and gives the folders that it made to
+    /// `process.user` and `process.group`. A folder that exists stays as it is.
     ///
     /// # Errors
-    /// Those of `mkdir(2)` and `chown(2)`: no right, no space, a file with that name.
+    /// The errors of `mkdir(2)` and `chown(2)`: missing rights, no space, or a file with that name.
     pub fn make_folder(&self, folder: &Path) -> io::Result<()> {
         let (uid, gid) = self.owner();
         process::make_folder(folder, 0o750, uid, gid)
     }
 
-    /// Makes an empty file, with mode 0644 less the umask, and gives it to `process.user` and `process.group`. It
-    /// leaves a file that exists as it is.
+    /// Makes an empty file with mode 0644 less the umask, and gives it to `process.user` and `process.group`. A file
+    /// that exists stays as it is.
     ///
     /// # Errors
-    /// Those of `open(2)` and `chown(2)`: no right, no space, no such folder.
+    /// The errors of `open(2)` and `chown(2)`: missing rights, no space, or no such folder.
     pub fn make_file(&self, path: &Path) -> io::Result<()> {
         let (uid, gid) = self.owner();
         process::make_file(path, uid, gid)
     }
 
-    /// Returns the user and the group of the workers, where they are not the master's own.
+    /// Returns the user and the group that `process` sets for the workers; `None` means the master's own.
     fn owner(&self) -> (Option<u32>, Option<u32>) {
         let process = &self.settings().process;
         let uid = process.user.as_ref().map(|user| user.uid);
@@ -125,8 +126,8 @@ fn table<T: Send + Sync + 'static>(resolved: &Resolved) -> Arc<T> {
     })
 }
 
-/// What the supervisor tells the factory about the worker that it runs in. It is cheap to clone: keep one in your
-/// state.
+/// The context that the factory gets: what the worker knows about itself, and signals that it must stop or drain. It is
+/// cheap to clone, so an app can keep it in its state.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -139,13 +140,13 @@ fn table<T: Send + Sync + 'static>(resolved: &Resolved) -> Arc<T> {
 ///         let draining = worker.draining();
 ///         async move {
 ///             draining.await;
-///             // Long-lived connections say goodbye now.
+///             // Close long-lived connections here, such as web sockets.
 ///         }
 ///     });
 ///     Ok(Router::new().route("/ready", get(ready)).with_state(worker))
 /// }
 ///
-/// /// 503 once the whole service was asked to stop, so that load balancers send their requests elsewhere.
+/// /// Answers 503 once the whole service was asked to stop, so that load balancers send their requests elsewhere.
 /// async fn ready(State(worker): State<WorkerContext>) -> StatusCode {
 ///     if worker.is_stopping() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
 /// }
@@ -164,14 +165,14 @@ pub struct WorkerContext {
 }
 
 impl WorkerContext {
-    /// Returns the worker's place, 0..N. It outlives the worker: a replacement has the same slot.
+    /// Returns the number of the worker's slot, 0..N. When the worker is replaced, the next worker has the same slot.
     #[must_use]
     pub fn slot(&self) -> u32 {
         self.slot
     }
 
-    /// Returns the number of the set of settings and program that this worker belongs to. It begins at 1, and each
-    /// reload and upgrade makes the next.
+    /// Returns the worker's generation: the number of the set of settings and program that it runs with. It begins at
+    /// 1, and each reload and each upgrade makes the next one.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
@@ -183,7 +184,7 @@ impl WorkerContext {
         std::process::id()
     }
 
-    /// Returns the supervisor's settings in this generation.
+    /// Returns the supervisor's settings that this worker's generation runs with.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.resolved.settings
@@ -192,7 +193,8 @@ impl WorkerContext {
     /// Returns the app's own table, declared with [`App::table`](crate::App::table).
     ///
     /// # Panics
-    /// When no table of this type was declared: a mistake in the program, reported as a boot failure.
+    /// If no table of this type was declared. This is a mistake in the program, and the worker reports it as a boot
+    /// failure.
     #[must_use]
     pub fn table<T: Send + Sync + 'static>(&self) -> Arc<T> {
         table(&self.resolved)
@@ -204,52 +206,55 @@ impl WorkerContext {
         self.resolved.tables.get()
     }
 
-    /// Returns the program's own arguments, declared with [`App::positional`](crate::App::positional): those that were
-    /// given, in the order of their declaration.
+    /// Returns the values of the arguments that the program declares with [`App::positional`](crate::App::positional):
+    /// those that were given, in the order of their declaration.
     #[must_use]
     pub fn arguments(&self) -> &[String] {
         &self.arguments
     }
 
-    /// Returns the path of a file that the app reads, from a path in a table of its own. A relative path begins in the
-    /// folder of the settings file, or where the program was started if there is no such file.
+    /// Resolves the path of a file that the app reads, such as a path in a table of its own. A relative path starts at
+    /// the folder of the settings file, or at the folder in which the program was started if there is no such file.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.folder.join(path)
     }
 
-    /// Returns the path of a file that the app writes, such as a database. A relative path begins in `$STATE_DIRECTORY`
-    /// if a service manager sets it (systemd does for `StateDirectory=`; of several folders the first counts), else as
-    /// for [`path`](Self::path).
+    /// Resolves the path of a file that the app writes, such as a database. A relative path starts at
+    /// `$STATE_DIRECTORY` if a service manager sets it (systemd does for `StateDirectory=`; if it names several
+    /// folders, the first one counts). Otherwise it starts at the same folder as for [`path`](Self::path).
     #[must_use]
     pub fn state_path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.state_folder.join(path)
     }
 
-    /// Completes when the whole service was asked to stop, before `workers.shutdown_delay` begins. `/ready` should
-    /// answer 503 from then on. A worker that drains for a recycle, a reload or a scale-down does not see it.
+    /// Returns a future that completes when the whole service was asked to stop, before `workers.shutdown_delay`
+    /// begins. From then on a path such as `/ready` should answer 503. The future does not complete in a worker that
+    /// drains for a recycle, a reload or a scale-down.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         raised(self.stopping.clone())
     }
 
-    /// Completes when this worker was asked to drain, for any reason. Long-lived connections should say goodbye then.
+    /// Returns a future that completes when this worker was asked to drain, for any reason. The app should then close
+    /// long-lived connections.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
         raised(self.draining.clone())
     }
 
-    /// Returns whether [`stopping`](Self::stopping) has completed.
+    /// Returns true once the whole service was asked to stop: see [`stopping`](Self::stopping).
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         *self.stopping.borrow() || self.row.told_stopping()
     }
 
-    /// Returns whether [`draining`](Self::draining) has completed.
+    /// Returns true once this worker was asked to drain: see [`draining`](Self::draining).
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow() || self.row.told_drain()
     }
 
-    /// Counts work that outlives its response, until the guard is dropped: a drain waits for it within the grace.
+    /// Counts work that continues after its response, until the returned guard is dropped. A drain waits for this work,
+    /// at most until the end of the grace.
     ///
     /// ```
     /// # async fn send_mail() {}
@@ -279,6 +284,7 @@ impl WorkerContext {
 }
 
 async fn raised(mut flag: watch::Receiver<bool>) {
-    // An error means that the worker is past its end: a task that still waits should go too.
+    // An error means that the sender was dropped, because the worker has ended. Return in this case too, so that no
+    // task waits for ever.
     let _ = flag.wait_for(|up| *up).await;
 }

@@ -1,7 +1,6 @@
-//! What a factory returns.
+//! The types that a factory returns.
 //!
-//! Owns: the service with its shutdown hook, and the bounds of a factory, written once. Refuses: to call a factory
-//! (`worker`).
+//! Owns: the service with its shutdown hook, and the bounds of a factory. Refuses: calling a factory (`worker`).
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
@@ -11,7 +10,7 @@ use crate::worker::Body;
 
 type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A service, and what to do after its last request: close pools, flush buffers.
+/// A service with a shutdown hook, which runs after the last request: to close pools or to flush buffers.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -38,22 +37,22 @@ pub struct Lifespan<S> {
 }
 
 impl<S> Lifespan<S> {
-    /// Wraps a service that has nothing to do after its last request.
+    /// Wraps a service without a shutdown hook.
     pub fn new(service: S) -> Self {
         Self { service, shutdown: None, shutdown_grace: Duration::ZERO }
     }
 
-    /// Adds the shutdown hook. It runs in the worker after its drain, within what is left of
-    /// `workers.graceful_timeout`, and is dropped at the end of that time.
+    /// Adds the shutdown hook. The worker runs it after its drain, within the rest of `workers.graceful_timeout`, and
+    /// drops it at the end of that time.
     #[must_use]
     pub fn on_shutdown(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Some(Box::pin(hook));
         self
     }
 
-    /// Keeps this much of the grace for the shutdown hook: a drain waits for requests and background work until this
-    /// long before the end of `workers.graceful_timeout`, and cuts what is left then. At most half of the grace is
-    /// kept. Without it the hook has what the requests leave, and half a second at least.
+    /// Reserves a part of `workers.graceful_timeout` for the shutdown hook: the drain then ends this long before the
+    /// end of the grace, and cuts the requests and the background work that are left. At most half of the grace is
+    /// reserved. Without this call, the hook has the time that the requests leave, and at least half a second.
     #[must_use]
     pub fn shutdown_grace(mut self, time: Duration) -> Self {
         self.shutdown_grace = time;
@@ -61,10 +60,10 @@ impl<S> Lifespan<S> {
     }
 }
 
-/// For unit tests of a service, with the feature `test-util`.
+/// Methods for unit tests of a service, with the feature `test-util`.
 #[cfg(feature = "test-util")]
 impl<S> Lifespan<S> {
-    /// Runs the shutdown hook, as the worker does after its drain.
+    /// Runs the shutdown hook, as a worker does after its drain.
     pub async fn shut_down(self) {
         if let Some(hook) = self.shutdown {
             hook.await;
@@ -78,12 +77,13 @@ impl<S> fmt::Debug for Lifespan<S> {
     }
 }
 
-/// What a factory may return: a bare service, or a [`Lifespan`] around one. Sealed: it has these two kinds and no more.
+/// The types that a factory may return: a bare service, or a [`Lifespan`] around one. The trait is sealed, so there are
+/// no other implementations.
 pub trait IntoLifespan: sealed::Lifespan {
-    /// The service that answers requests.
+    /// The type of the service that answers requests.
     type Service;
 
-    /// The service and what to do after its last request.
+    /// Returns the service with its shutdown hook, if it has one.
     fn into_lifespan(self) -> Lifespan<Self::Service>;
 }
 
@@ -103,14 +103,15 @@ impl<S: Service<http::Request<Body>>> IntoLifespan for S {
     }
 }
 
-/// What the future of a factory gives: a `Result` of a service, or of a [`Lifespan`] around one. Sealed.
+/// The output of a factory's future: a `Result` of a service, or of a [`Lifespan`] around a service. The trait is
+/// sealed.
 ///
-/// The service is a tower `Service` from `http::Request<Body>` to `http::Response` of any body, `Clone` and `Send`,
-/// with futures that are `Send`. Its errors, the body's and the factory's are any error, or what converts into one. An
-/// axum `Router` is such a service.
+/// The service is a tower `Service` from `http::Request<Body>` to an `http::Response` with any body. It must be `Clone`
+/// and `Send`, and its futures must be `Send`. The errors of the service, of the body and of the factory may be any
+/// error, or any type that converts into one. An axum `Router` is such a service.
 ///
-/// A worker has one thread, so it could do without `Send`; it is asked for because most services have it, axum's among
-/// them, and it leaves the way open to workers of several threads.
+/// A worker has one thread and does not need `Send`. The bound is there because most services are `Send` anyway, such
+/// as those of axum, and because it allows workers with several threads later.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not what a factory of oxicorn returns",
     note = "it returns `Result<S, E>` or `Result<oxicorn::Lifespan<S>, E>`; `S` is a `tower_service::Service` of \
@@ -120,7 +121,7 @@ pub trait FactoryOutput: sealed::Work {}
 
 impl<R: sealed::Work> FactoryOutput for R {}
 
-/// What only this crate can implement and call.
+/// The private halves of the public traits, so that only this crate can implement and call them.
 pub(super) mod sealed {
     use std::{future::Future, process::ExitCode};
 
@@ -139,19 +140,19 @@ pub(super) mod sealed {
 
     impl<S: Service<Request<Body>>> Lifespan for S {}
 
-    /// A name for a private type, so that a public trait may speak of it.
+    /// A public name for the private type `WorkerSeed`, so that the public trait `Work` can mention it.
     #[derive(Debug)]
     pub struct Seed(pub(crate) WorkerSeed);
 
     pub trait Work: Sized {
-        /// Runs a worker that serves what the factory makes.
+        /// Runs a worker that serves the output of `factory`, and returns its exit code.
         fn work<F, Fut>(seed: Seed, factory: F) -> ExitCode
         where
             F: FnOnce(WorkerContext) -> Fut + Send + 'static,
             Fut: Future<Output = Self> + Send + 'static;
     }
 
-    /// The bounds of a factory, written once.
+    /// The bounds of a factory's output. They are written only here, and `FactoryOutput` and `App` refer to them.
     impl<L, E, S, B> Work for Result<L, E>
     where
         L: IntoLifespan<Service = S> + 'static,

@@ -1,6 +1,6 @@
-//! What a supervised program does with its command line: one command, which ends with an exit code.
+//! Runs the one command that the command line of a supervised program names, and returns the exit code.
 //!
-//! Owns: what each command runs, in which order, and its exit code. Refuses: the commands to a running service (`ctl`),
+//! Owns: the steps of each command, their order, and the exit code. Refuses: the commands to a running service (`ctl`),
 //! the rehearsal of a start (`check`), the master's life (`master`).
 
 use std::{
@@ -24,17 +24,18 @@ use crate::{
 };
 
 impl App {
-    /// Does what the command line of the process says, as [`run_from`](Self::run_from) does.
+    /// Runs the command that the command line of this process names: see [`run_from`](Self::run_from).
     pub fn run(self) -> ExitCode {
         self.run_from(std::env::args_os())
     }
 
-    /// Does what a command line says. Its first item is the name that the program was called by. It returns in the
-    /// master when the service has stopped, and in each worker when that worker has ended. Return the exit code from
-    /// `main`, and start no thread before: no `#[tokio::main]`, no logger with a thread.
+    /// Runs the command that `command_line` names; its first item is the name by which the program was called. It
+    /// returns in the master when the service has stopped, and in each worker when that worker has ended. Return the
+    /// exit code from `main`. Start no thread before this call: use no `#[tokio::main]` and no logger with a thread.
     ///
-    /// An upgrade executes the new program with the arguments of the process, and the `main` of that program calls this
-    /// method again. Only an [`UpgradeCommand`](crate::UpgradeCommand) is executed with these arguments, after its own.
+    /// An upgrade executes the new program with the arguments of this process, not with `command_line`, and the `main`
+    /// of the new program calls this method again. Only an [`UpgradeCommand`](crate::UpgradeCommand) is executed with
+    /// `command_line`, after its own arguments.
     pub fn run_from(mut self, command_line: impl IntoIterator<Item: Into<OsString>>) -> ExitCode {
         title::prepare();
         terminal::set_name(&self.info.program.name);
@@ -53,7 +54,7 @@ impl App {
             Some(Err(exit)) => return exit,
             None => None,
         };
-        // The old program of an upgrade has blocked signals on purpose.
+        // In an upgrade the old program has blocked signals on purpose, so the inherited state must not be reset.
         let inherited = if handover.is_none() { inherited::reset() } else { Vec::new() };
         let parsed = match self.info.program.parse(&command_line) {
             Ok(parsed) => parsed,
@@ -63,7 +64,7 @@ impl App {
                 return handover.map_or(ExitCode::SUCCESS, |handover| handover.refuse(sentence));
             }
             Err(help) => {
-                // An error means that the terminal is gone.
+                // If this fails, the terminal is gone; the exit code still tells the result.
                 let _ = help.print();
                 return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(ProgramExit::Usage as u8));
             }
@@ -78,7 +79,8 @@ impl App {
         self.obey(command, flags, &inherited)
     }
 
-    /// Declares the program's own defaults, the weakest first: those of the runtime, its name, and those set in code.
+    /// Declares the program's own defaults, the weakest first: the defaults of its runtime, its name, and the defaults
+    /// that its code sets.
     fn declare_defaults(&mut self) {
         let (name, runtime) = (&self.info.program.name, &self.info.runtime);
         for (key, text) in runtime.defaults() {
@@ -92,10 +94,10 @@ impl App {
         }
     }
 
-    /// Does what one command says, `run` among them.
+    /// Runs one command of the command line.
     fn obey(self, command: Command, flags: Flags, inherited: &[String]) -> ExitCode {
         if let Some(page) = command.page(&self.info.program) {
-            // An error means that the reader, such as head, has seen enough.
+            // If this fails, the reader of the page, such as `head`, has closed the pipe.
             let _ = page.and_then(|page| io::stdout().write_all(&page));
             return ExitCode::SUCCESS;
         }
@@ -162,7 +164,7 @@ impl App {
                 let read = || resolve(Purpose::Ask).ok().map(|resolved| resolved.settings);
                 control(service.socket, &|place| ctl::health(url.as_deref(), place, &read))
             }
-            // Their page was printed before the settings were read.
+            // The page of these two commands was printed above, before the settings were read.
             Command::Completions { .. } | Command::Man => ExitCode::SUCCESS,
         }
     }
@@ -214,7 +216,7 @@ impl App {
         self.master(resolved, flags, Origins::Nothing)
     }
 
-    /// Takes the place of another program in an upgrade, or shows that it could.
+    /// Takes over the service of another program in an upgrade; in a preflight, only shows that it could take over.
     fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
         let start = handover.start_folder();
         start.enter();
@@ -231,7 +233,7 @@ impl App {
         if let Err(error) = log::go_on(&resolved.settings.log, handover.log(), handover.access_log()) {
             return handover.refuse(&error_chain(&error));
         }
-        // A return to the old program needs no warnings: it logged them when it started.
+        // When a failed upgrade returns to the old program, that program does not log its warnings again.
         if !handover.is_return() {
             settings::say_warnings(&resolved.warnings);
         }
@@ -250,12 +252,13 @@ impl App {
                 .map_err(|problems| problems.to_string().replace('\n', "; "))?;
         let kept = handover.fix(&mut resolved);
         if handover.is_return() {
-            // The old program prepared when it started.
+            // The old program called the hook `prepare` when it started, so a return to it does not call the hook
+            // again.
             resolved = handover.pinned(resolved);
         } else {
             let (sources, before) = handover.running();
             let running = settings::resolve_from(sources, flags, &environment, &before, &self.declared, Purpose::Serve);
-            // This program may not understand the old settings; then there is nothing to compare with.
+            // This program may not be able to read the old settings. The hook then gets `None` as the running settings.
             let running = running.ok().map(|running| handover.pinned(running));
             let setup = self.info.setup(&resolved, running.as_ref());
             (self.prepare)(&setup).map_err(|error| error_chain(error.as_ref()))?;
@@ -296,11 +299,11 @@ impl App {
     }
 }
 
-/// Returns the exit code of a command to a running service, and prints its error.
+/// Prints the error of a command to a running service, and returns the exit code of the command.
 fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        // The status that was printed says it.
+        // The printed status already shows that not all workers serve, so no error is printed.
         Err(ctl::Failed::NotAllServe) => ProgramExit::Failure.into(),
         Err(failed) => {
             let exit = match failed {

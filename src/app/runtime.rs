@@ -1,7 +1,7 @@
-//! What a runtime other than Rust's own asks of the supervisor.
+//! The interface for the runtime of another language, such as an interpreter in the worker.
 //!
-//! Owns: the trait [`Runtime`], the command of an upgrade, the boot failure with a long text. Refuses: to call the
-//! methods (`master` calls those around a fork, `worker` the outer loop).
+//! Owns: the trait [`Runtime`], the command of an upgrade, the boot failure with a long text. Refuses: calling the
+//! methods of the trait (`master` calls those around a fork, `worker` calls the outer loop).
 
 use std::{
     error::Error,
@@ -14,13 +14,14 @@ use std::{
 use super::SetupContext;
 use crate::{cli::ProgramSpec, log::terminal, settings::Resolved, worker::Driver};
 
-/// A runtime of another language inside the worker, such as an interpreter: the hooks it needs at each fork, the loop
-/// that drives the worker, and the defaults of its settings.
+/// A runtime of another language inside the worker, such as an interpreter. It supplies the hooks around each fork, the
+/// loop that drives the worker, and its own defaults of settings.
 ///
-/// Every method but [`name`](Self::name) has a default, which does nothing or does what a service in Rust needs. Give
-/// it to [`App::runtime`](crate::App::runtime).
+/// Every method except [`name`](Self::name) has a default, which does nothing, or does what a service in Rust needs.
+/// Pass an implementation to [`App::runtime`](crate::App::runtime).
 ///
-/// The master has one thread and must not block: the methods that run in it must return at once and start no thread.
+/// The master has one thread and must not block, so the methods that run in the master must return at once and start no
+/// thread.
 ///
 /// ```no_run
 /// use std::{convert::Infallible, error::Error, process::ExitCode, time::Duration};
@@ -41,7 +42,7 @@ use crate::{cli::ProgramSpec, log::terminal, settings::Resolved, worker::Driver}
 ///
 ///     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
 ///         while driver.drive(Some(Duration::from_millis(100)))? == Driven::Pending {
-///             // The interpreter's own timers and callbacks have their turn here.
+///             // Run the interpreter's own timers and callbacks here.
 ///         }
 ///         Ok(())
 ///     }
@@ -54,13 +55,14 @@ use crate::{cli::ProgramSpec, log::terminal, settings::Resolved, worker::Driver}
 /// }
 /// ```
 pub trait Runtime: 'static {
-    /// Returns a short name for messages, in lower case: `config` shows `default (python)` beside a value of
-    /// [`defaults`](Self::defaults).
+    /// Returns a short name in lower case for messages. For example, with the name `python` the command `config` shows
+    /// `default (python)` beside a value of [`defaults`](Self::defaults).
     fn name(&self) -> &'static str;
 
-    /// Returns defaults of settings, by `section.key`, each in the form that it has in the environment (`"2m"`,
-    /// `"true"`, `":9000"`). They stand above the built-in defaults and below
-    /// [`App::default_setting`](crate::App::default_setting), the settings file, the environment and the command line.
+    /// Returns defaults for settings, as pairs of a key (`section.key`) and a value in the form that it has in the
+    /// environment (`"2m"`, `"true"`, `":9000"`). They override the built-in defaults.
+    /// [`App::default_setting`](crate::App::default_setting), the settings file, the environment and the command line
+    /// override them.
     fn defaults(&self) -> Vec<(&'static str, String)> {
         Vec::new()
     }
@@ -68,40 +70,41 @@ pub trait Runtime: 'static {
     /// Runs in the master before each fork of a worker, with signals blocked.
     fn before_fork(&self) {}
 
-    /// Runs in the master after each fork of a worker, also after one that failed, with signals blocked.
+    /// Runs in the master after each fork of a worker, even if the fork failed, with signals blocked.
     fn after_fork_in_master(&self) {}
 
-    /// Runs first in each new worker, before it drops its privileges.
+    /// Runs in each new worker before anything else, while the worker still has the privileges of the master.
     fn after_fork_in_worker(&self) {}
 
-    /// Runs the outer loop of the worker. It returns when [`Driver::drive`] has returned
-    /// [`Driven::Done`](crate::Driven::Done). The default does nothing but drive.
+    /// Runs the outer loop of the worker. It must return when [`Driver::drive`] has returned
+    /// [`Driven::Done`](crate::Driven::Done). The default only calls the driver until it is done.
     ///
     /// # Errors
-    /// Why the loop cannot continue. The worker then ends as a failure, with this error in the log; so does a worker
-    /// whose loop returns `Ok` before the driver is done.
+    /// The reason why the loop cannot continue. The worker then ends as a failure, with this error in the log. It also
+    /// ends as a failure if the loop returns `Ok` before the driver is done.
     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(driver.run_to_end()?)
     }
 
-    /// Returns a signal that the master sends to a worker that hangs, so that the worker writes what it does (for
-    /// Python, `faulthandler.register`). The master ends the worker as always, at most a second later. `None`, or a
-    /// number that is not one of Linux's standard signals: no signal is sent.
+    /// Returns the signal that the master sends to a worker that hangs, so that the worker writes where it hangs (in
+    /// Python, see `faulthandler.register`). The master still ends the worker, at most a second later. If the result is
+    /// `None`, or is not the number of a standard signal of Linux, no signal is sent.
     fn hang_signal(&self) -> Option<i32> {
         None
     }
 
-    /// Returns the program that an upgrade executes. `asked` is the path of `upgrade --program`, `None` if the operator
-    /// gave none. `None`, the default: the program at that path, or at the path the running one was started by, with
-    /// the arguments that the running one was started with.
+    /// Returns the program that an upgrade executes. `asked` is the path of `upgrade --program`; it is `None` if the
+    /// operator gave no path. If the result is `None`, which is the default, the upgrade executes the program at
+    /// `asked`, or else at the path by which the running program was started, with the arguments of the running
+    /// program.
     fn upgrade_command(&self, asked: Option<&Path>) -> Option<UpgradeCommand> {
         let _ = asked;
         None
     }
 }
 
-/// A program that an upgrade executes, and its first arguments. The arguments of the service's own command line follow
-/// them.
+/// The program that an upgrade executes, and its first arguments. The arguments of the service's own command line come
+/// after them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpgradeCommand {
     pub(crate) program: PathBuf,
@@ -109,13 +112,14 @@ pub struct UpgradeCommand {
 }
 
 impl UpgradeCommand {
-    /// Names the program by its path, relative to the folder that the service was started in; `$PATH` is not searched.
+    /// Makes a command without arguments. `program` is a path, relative to the folder in which the service was started;
+    /// `$PATH` is not searched.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self { program: program.into(), arguments: Vec::new() }
     }
 
-    /// Adds an argument before those of the service's own command line.
+    /// Adds an argument. All of these arguments come before those of the service's own command line.
     #[must_use]
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
@@ -123,7 +127,7 @@ impl UpgradeCommand {
     }
 }
 
-/// The runtime of a service in Rust: tokio alone.
+/// The default runtime, for a service in Rust: it has only tokio and needs no hooks.
 struct Tokio;
 
 impl Runtime for Tokio {
@@ -132,8 +136,9 @@ impl Runtime for Tokio {
     }
 }
 
-/// Why a worker cannot boot: one sentence for the master, its log and the command that waits; and a long text, such as
-/// an interpreter's traceback, for the worker's log. A factory may return it as its error, or as a cause of its error.
+/// The reason why a worker cannot boot. One sentence goes to the master, to its log and to the command that waits; a
+/// long text, such as an interpreter's traceback, goes to the worker's log. A factory may return this type as its
+/// error, or as a cause of its error.
 ///
 /// ```
 /// let failure = oxicorn::BootFailure::new("app.py, line 3: NameError: name 'router' is not defined")
@@ -147,26 +152,26 @@ pub struct BootFailure {
 }
 
 impl BootFailure {
-    /// Makes a failure with this reason, on one line.
+    /// Makes a failure with this reason, which must be one line.
     #[must_use]
     pub fn new(sentence: impl Into<String>) -> Self {
         Self { sentence: sentence.into(), details: None }
     }
 
-    /// Adds the long text, of any number of lines.
+    /// Adds the long text, which may have any number of lines.
     #[must_use]
     pub fn with_details(mut self, text: impl Into<String>) -> Self {
         self.details = Some(text.into());
         self
     }
 
-    /// Returns the long text.
+    /// Returns the long text; `None` if the failure has only the sentence.
     #[must_use]
     pub fn details(&self) -> Option<&str> {
         self.details.as_deref()
     }
 
-    /// Finds the failure in an error or its causes.
+    /// Returns the first [`BootFailure`] among an error and its causes.
     pub(crate) fn of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
     }
@@ -180,13 +185,14 @@ impl fmt::Display for BootFailure {
 
 impl Error for BootFailure {}
 
-/// What master and worker know of the program that they are part of.
+/// What the master and the workers know about the program that they run.
 pub(crate) struct AppInfo {
     pub(crate) program: ProgramSpec,
     pub(crate) runtime: Box<dyn Runtime>,
-    /// The values of the program's own positional arguments.
+    /// The values of the positional arguments that the program declares.
     pub(crate) arguments: Arc<[String]>,
-    /// The command line as it was given to the program; the first item is the program's name.
+    /// The whole command line as it was given to [`App::run_from`](crate::App::run_from); the first item is the name of
+    /// the program.
     pub(crate) command_line: Vec<OsString>,
 }
 

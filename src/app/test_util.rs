@@ -1,7 +1,7 @@
-//! What unit tests of a service need: the context of a worker, without a worker.
+//! The context of a worker for unit tests of a service, without a worker process.
 //!
-//! Owns: the builder of a context, and the signals that a test gives it. Refuses: to serve a request; a test calls the
-//! service itself.
+//! Owns: the builder of a context, and the signals that a test sends to it. Refuses: serving a request, because a test
+//! calls the service itself.
 
 use std::{any::TypeId, collections::BTreeMap, path::Path, sync::Arc};
 
@@ -14,9 +14,8 @@ use crate::{
     worker::BackgroundCount,
 };
 
-/// Builds a [`WorkerContext`] for unit tests of a factory or a handler, from
-/// [`WorkerContext::builder`](WorkerContext::builder). It needs the feature `test-util`, which belongs to
-/// `[dev-dependencies]`.
+/// Builds a [`WorkerContext`] for unit tests of a factory or a handler. [`WorkerContext::builder`] returns it. It needs
+/// the feature `test-util`, which belongs to `[dev-dependencies]`.
 ///
 /// ```
 /// use oxicorn::WorkerContext;
@@ -41,7 +40,7 @@ pub struct WorkerContextBuilder {
     arguments: Vec<String>,
 }
 
-/// What the master would tell the worker of a [`WorkerContext`] that a test has built.
+/// Sends to a [`WorkerContext`] that a test has built the signals that a master would send.
 #[derive(Debug)]
 pub struct WorkerSignals {
     stopping: watch::Sender<bool>,
@@ -49,8 +48,8 @@ pub struct WorkerSignals {
 }
 
 impl WorkerContext {
-    /// Begins a context for a unit test: of slot 0 and generation 1, with default settings, no table and no argument,
-    /// in the folder `/`. It needs the feature `test-util`.
+    /// Returns a builder of a context for a unit test. The context begins with slot 0, generation 1, default settings,
+    /// no table and no argument, and its folder is `/`. It needs the feature `test-util`.
     pub fn builder() -> WorkerContextBuilder {
         let (environment, root) = (BTreeMap::new(), StartFolder::at(Path::new("/")));
         let resolved = settings::resolve(&Flags::default(), &environment, &root, &Declared::default(), Purpose::Ask)
@@ -60,31 +59,33 @@ impl WorkerContext {
 }
 
 impl WorkerContextBuilder {
-    /// Sets the worker's slot.
+    /// Sets the number of the worker's slot; without this call it is 0.
     pub fn slot(mut self, slot: u32) -> Self {
         self.slot = slot;
         self
     }
 
-    /// Sets the worker's generation.
+    /// Sets the number of the worker's generation; without this call it is 1.
     pub fn generation(mut self, generation: u32) -> Self {
         self.generation = generation;
         self
     }
 
-    /// Changes the settings, which are the defaults before.
+    /// Changes the settings. Before this call they are the default settings.
     pub fn settings(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(&mut self.resolved.settings);
         self
     }
 
-    /// Adds a table, as [`App::table`](crate::App::table) and a settings file would.
+    /// Adds a table of the app with this value, as if it was declared with [`App::table`](crate::App::table) and read
+    /// from a settings file.
     pub fn table<T: Send + Sync + 'static>(mut self, table: T) -> Self {
         self.resolved.tables.0.insert(TypeId::of::<T>(), Arc::new(table));
         self
     }
 
-    /// Adds an argument, as of [`App::positional`](crate::App::positional).
+    /// Adds an argument, as if it was declared with [`App::positional`](crate::App::positional) and given on the
+    /// command line.
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
         self
@@ -93,16 +94,16 @@ impl WorkerContextBuilder {
     /// Builds the context of a worker that is never asked to stop or to drain.
     ///
     /// # Panics
-    /// When the kernel has no memory for the counters of one worker.
+    /// If the kernel has no memory for the counters of one worker.
     #[must_use]
     pub fn build(self) -> WorkerContext {
         self.build_with_signals().0
     }
 
-    /// Builds the context, and what asks its worker to stop and to drain.
+    /// Builds the context, together with the [`WorkerSignals`] by which the test asks its worker to stop or to drain.
     ///
     /// # Panics
-    /// As for [`build`](Self::build).
+    /// In the same case as [`build`](Self::build).
     #[must_use]
     pub fn build_with_signals(self) -> (WorkerContext, WorkerSignals) {
         let Self { slot, generation, resolved, arguments } = self;
@@ -124,12 +125,12 @@ impl WorkerContextBuilder {
 }
 
 impl WorkerSignals {
-    /// Tells the worker that the whole service was asked to stop: [`WorkerContext::stopping`] completes.
+    /// Tells the worker that the whole service was asked to stop: the future of [`WorkerContext::stopping`] completes.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
     }
 
-    /// Asks the worker to drain: [`WorkerContext::draining`] completes.
+    /// Asks the worker to drain: the future of [`WorkerContext::draining`] completes.
     pub fn drain(&self) {
         self.draining.send_replace(true);
     }
