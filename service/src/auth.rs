@@ -1,6 +1,7 @@
 //! Decides whether a client may write: always, or only with the bearer token (RFC 6750).
 //!
-//! Owns: the token, its comparison, and the 401. Refuses: to know which routes are writes. Those routes ask it.
+//! Owns: the token, its comparison, and the 401. Refuses: the choice of the routes that need the token; those routes
+//! ask it.
 
 use std::{fmt, sync::Arc};
 
@@ -15,7 +16,7 @@ use crate::{
 const MISSING: &str = r#"Bearer realm="oxicorn""#;
 const WRONG: &str = r#"Bearer realm="oxicorn", error="invalid_token""#;
 
-/// The table was declared without its files, so the file of the token was not read.
+/// The table `[service]` was declared without its files, so the file of the token was not read.
 #[derive(Debug, thiserror::Error)]
 #[error("service.bearer_token_file was not read: declare the table as factory::table() has it")]
 pub(crate) struct TokenUnread;
@@ -26,7 +27,7 @@ pub(crate) struct Token(Option<Arc<str>>);
 
 impl Token {
     /// # Errors
-    /// [`TokenUnread`] when a file is named and was not read. The service must not be open to all because of that.
+    /// [`TokenUnread`] if a file is named and was not read. Without this error, the service would be open to all.
     pub(crate) fn of(settings: &ServiceSettings) -> Result<Self, TokenUnread> {
         match settings.bearer_token.expose() {
             "" if settings.bearer_token_file.as_os_str().is_empty() => Ok(Self::default()),
@@ -40,8 +41,8 @@ impl Token {
     }
 
     /// # Errors
-    /// 401 when a token is needed and these headers do not carry it. The time of the comparison shows the length of the
-    /// token and nothing else.
+    /// 401 if a token is needed and these headers do not carry it. The time that the comparison takes shows the length
+    /// of the token and nothing else.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(token) = &self.0 else { return Ok(()) };
         let shown = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
@@ -70,7 +71,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 }
 
 documented!(
-    /// The 401 of the OpenAPI document.
+    /// The 401 in the OpenAPI document, for the routes that need the token.
     Unauthorized,
     [missing()]
 );

@@ -1,7 +1,7 @@
 //! Which web pages may call the service from a browser (the CORS protocol of the Fetch standard).
 //!
-//! Owns: the form of an origin, what a listed origin may do, and which part answers OPTIONS. Refuses: cookies, and the
-//! right to write, which the token gives.
+//! Owns: the form of an origin, the rights of a listed origin, and the choice of the part that answers OPTIONS.
+//! Refuses: cookies, and the right to write, which the token gives.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -87,10 +87,10 @@ impl Cors {
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
             .allow_headers([AUTHORIZATION, CONTENT_TYPE])
-            // Browsers always show a page some other headers.
+            // A page can always read some other headers, so only these are named.
             .expose_headers([LOCATION, RETRY_AFTER, WWW_AUTHENTICATE])
             .max_age(Duration::from_secs(600))
-            // Also for origins that are not listed: a cache must not show one origin's answer to another.
+            // This is sent to origins that are not listed too: a cache must not show one origin's answer to another.
             .vary([ORIGIN]);
         Self { origins: origins.into(), layer }
     }
@@ -102,8 +102,9 @@ impl Cors {
     }
 }
 
-/// Applies the layer. Alone, it would answer every OPTIONS with 200: also where no origin is listed, and where no
-/// browser asks. These are for the router, which answers 405. A preflight that is allowed has no body, so it is 204.
+/// Applies the layer, but not to every OPTIONS. The layer alone would answer each of them with 200, even if the origin
+/// is not listed, or if no browser asks: such a request goes on to the router, which answers 405. The answer to a
+/// preflight that is allowed has no body, so it is 204.
 pub(crate) async fn cors(State(cors): State<Cors>, request: Request, next: Next) -> Response {
     if *request.method() != Method::OPTIONS {
         let Ok(response) = cors.layer.layer(next).call(request).await;

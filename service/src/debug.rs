@@ -1,7 +1,7 @@
 //! Routes that show the state of a worker, and routes that make it hang, crash or leak, so that one can watch what the
 //! supervisor does then.
 //!
-//! Owns: `/debug/*`. Refuses: all of them but `/debug/connections`, unless `service.debug` is on.
+//! Owns: the routes below `/debug/`. Refuses: every one but `/debug/connections`, unless `service.debug` is on.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,7 +26,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::error::{ApiError, Detail, TooLarge, documented};
 use oxicorn::WorkerContext;
 
-/// The memory that `/debug/allocate` keeps.
+/// The blocks of memory that `/debug/allocate` keeps.
 type Leak = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// The worker that answers, now
@@ -109,7 +109,7 @@ async fn allocate(State(leak): State<Leak>, mib: Result<Path<u32>, PathRejection
     let bytes = usize::try_from(u64::from(mib) << 20).map_err(|_| too_much())?;
     let mut block = Vec::new();
     block.try_reserve_exact(bytes).map_err(|_| too_much())?;
-    // Not zero: a page counts as resident only after a write to it.
+    // The block is filled with 1 and not with 0, because a page counts as resident only after a write to it.
     block.resize(bytes, 1);
     let mut leak = leak.lock().unwrap_or_else(PoisonError::into_inner);
     leak.push(block);

@@ -1,7 +1,7 @@
 //! The health of a dependency, and the log lines about its changes.
 //!
-//! Owns: one line when it begins to fail, one more when a later error tells more, and one when it works again, however
-//! many requests fail in between. Refuses: to ask the dependency (`store`, `health`).
+//! Owns: one line when the dependency begins to fail, one more when a later error tells more, and one when it works
+//! again, however many requests fail in between. Refuses: questions to the dependency (`store`, `health`).
 
 use std::{
     error::Error,
@@ -14,18 +14,18 @@ use tokio::time::Instant;
 /// How long a dependency may take to answer. After that it counts as unavailable.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long no request may fail before the dependency counts as working again. A nearly full disk takes some writes and
-/// refuses others.
+/// A dependency counts as working again if no request has failed for this long. One success is not enough: a nearly
+/// full disk takes some writes and refuses others.
 const CALM: Duration = Duration::from_secs(1);
 
 /// How much an error says about the cause, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Telling {
-    /// No answer in time.
+    /// There was no answer in time.
     Nothing,
-    /// It could not be reached.
+    /// The dependency could not be reached.
     Unreached,
-    /// It gave, or showed, the cause.
+    /// The dependency gave, or showed, the cause.
     Cause,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct DependencyHealth {
 struct Outage {
     failures: u64,
     failed_at: Instant,
-    /// How much the best reason in the log tells so far.
+    /// How much the most telling reason in the log has said about the cause so far.
     told: Telling,
 }
 

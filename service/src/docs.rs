@@ -1,7 +1,7 @@
 //! The OpenAPI document of the service, and Swagger UI to read it and try it out.
 //!
 //! Owns: what the document says apart from the routes (the handlers describe those), `/openapi.json`, `/docs` and its
-//! files. Refuses: to load anything from another place. The files are in the binary.
+//! files. Refuses: files from another place. All of them are in the binary.
 
 use std::sync::Arc;
 
@@ -28,7 +28,8 @@ use utoipa_swagger_ui::Config;
 
 use crate::{auth::Token, error::ApiError};
 
-/// The page of `/docs` may load the files beside it and call this service, and nothing else. Nothing inline may run.
+/// The content policy of `/docs`: the page may load the files beside it and call this service, and nothing else.
+/// Nothing inline may run.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -80,7 +81,7 @@ pub(crate) fn frame() -> Document {
     Frame::openapi()
 }
 
-/// Returns the routes `/openapi.json` and `/docs`. `document` holds every other route already.
+/// Returns the routes `/openapi.json` and `/docs`. `document` describes every other route already.
 pub(crate) fn routes(document: Document, token: &Token) -> Router {
     let (router, mut document) =
         OpenApiRouter::with_openapi(document).routes(routes!(openapi)).routes(routes!(page)).split_for_parts();
@@ -91,7 +92,7 @@ pub(crate) fn routes(document: Document, token: &Token) -> Router {
     router.with_state(Arc::new(document)).merge(Router::new().route("/docs/{file}", get(file)).with_state(config))
 }
 
-/// Removes the token from the document when the service has none.
+/// Removes the token from the document, for a service that needs none.
 fn open_to_all(document: &mut Document) {
     for path in document.paths.paths.values_mut() {
         for operation in [&mut path.post, &mut path.put, &mut path.delete].into_iter().flatten() {
@@ -123,7 +124,7 @@ async fn file(
 ) -> Result<Response, ApiError> {
     let absent = || ApiError::not_found("Swagger UI has no such file");
     let Path(name) = name.map_err(|_| absent())?;
-    // Swagger UI's own pages would get the policy of all other answers, and stay blank.
+    // The HTML pages that come with Swagger UI would get the policy of all other answers, and would stay blank.
     if name.ends_with(".html") {
         return Err(absent());
     }

@@ -1,7 +1,7 @@
 //! Every error body has one shape: `{"error", "type", "details": [{"field", "message"}]}`.
 //!
-//! Owns: the status of a refusal, its body, and its part of the OpenAPI document. Refuses: to give a client what only
-//! the log may hold.
+//! Owns: the status of a refusal, its body, and its part of the OpenAPI document. Refuses: giving
+//! a client what only the log may hold.
 
 use std::collections::BTreeMap;
 
@@ -139,7 +139,8 @@ impl From<StoreError> for ApiError {
             StoreError::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        // The store logs once that it fails. Under load this line would come a thousand times.
+        // This is only for debugging: the store logs once that it fails, and under load this line would come a thousand
+        // times.
         tracing::debug!(reason = error_chain(&error), "a client was answered {}", status.as_u16());
         Self::of_the_store(status)
     }
@@ -186,7 +187,7 @@ pub(crate) fn responses(errors: impl IntoIterator<Item = ApiError>) -> BTreeMap<
     errors.into_iter().map(response).collect()
 }
 
-/// Gives some errors one name, for the `responses(…)` of a route.
+/// Makes a type that stands for some errors in the `responses(…)` of a route.
 macro_rules! documented {
     ($(#[$says:meta])* $name:ident, $errors:expr) => {
         $(#[$says])*

@@ -1,7 +1,8 @@
 //! The reference service: small facts over JSON, health, and routes that misbehave on purpose.
 //!
 //! Owns: the assembly of routes, settings and store in a worker. Refuses: anything that a user's own service could not
-//! do. It sees the supervisor only through `WorkerContext`, `SetupContext` and `Lifespan`, like every other app.
+//! do. The service sees the supervisor only through `WorkerContext`, `SetupContext` and `Lifespan`, like every other
+//! app.
 
 use std::{
     fs, io,
@@ -33,7 +34,7 @@ use crate::{
     store::{self, Store, StoreError},
 };
 
-/// The service could not be built. The worker that meets this error does not become ready.
+/// The service could not be built. A worker that gets this error does not become ready.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BuildError {
     #[error("cannot make the folder {} of service.sqlite_path", folder.display())]
@@ -61,7 +62,7 @@ pub(crate) fn table() -> TableSpec {
         .env("MONGODB_DATABASE", "mongodb_database")
 }
 
-/// The factory of the reference service.
+/// Builds the reference service in a worker: its store and its routes.
 ///
 /// # Errors
 /// The SQLite file does not exist or cannot be opened. A MongoDB that cannot be reached is not an error, because it may
@@ -78,10 +79,10 @@ pub(crate) async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, Bui
 }
 
 /// Makes the folder of the database and an empty file with the master's rights, and gives them to the user of the
-/// workers. Workers make no file. The database of a running service is never made again, because it would be empty.
+/// workers, because workers make no file. The database of a running service is never made again: it would be empty.
 ///
 /// # Errors
-/// The database of the running service is gone or was emptied, or the file system refuses; with the path.
+/// The database of the running service is gone or was emptied, or the file system refuses. The error names the path.
 pub(crate) fn prepare(setup: &SetupContext<'_>) -> Result<(), BuildError> {
     let Some(path) = sqlite_path(setup) else { return Ok(()) };
     let served = setup.running().and_then(|running| sqlite_path(&running));
@@ -103,8 +104,8 @@ fn sqlite_path(setup: &SetupContext<'_>) -> Option<PathBuf> {
     settings.wants_sqlite().then(|| setup.state_path(&settings.sqlite_path))
 }
 
-/// Makes the database ready: tables or indexes, and the version of its schema. Returns a line for each step that was
-/// done.
+/// Makes the database ready: it gets its tables or indexes, and the version of its schema. Returns a line for each step
+/// that was done.
 ///
 /// # Errors
 /// The database refuses, cannot be reached, or has the schema of a newer program.
@@ -126,7 +127,7 @@ async fn open(worker: &WorkerContext, settings: &ServiceSettings) -> Result<Stor
     }
 }
 
-/// Warns once, as soon as the database answers. The worker serves meanwhile.
+/// Warns once if the database needs a migration, as soon as the database answers. The worker serves meanwhile.
 async fn warn_of_what_is_missing(store: Store) {
     loop {
         match store.missing().await {
@@ -163,7 +164,7 @@ fn routes(worker: &WorkerContext, settings: &ServiceSettings, token: Token, stor
     router = router
         .fallback(async || ApiError::not_found("there is no such route"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed());
-    // In one call, the outermost first: each call of `layer` costs every request a box.
+    // All layers are added in one call, the outermost first, because each call of `layer` costs every request a box.
     let security = MapResponseLayer::new(secured);
     if settings.cors_origins.is_empty() {
         return router.layer(security);
@@ -172,7 +173,8 @@ fn routes(worker: &WorkerContext, settings: &ServiceSettings, token: Token, stor
     router.layer((security, cors))
 }
 
-/// What every answer tells a browser: trust the content type, send no referrer, load nothing, show it in no frame.
+/// The headers of every answer. They tell a browser: trust the content type, send no referrer, load nothing, show it in
+/// no frame.
 const SECURITY: [(HeaderName, HeaderValue); 4] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
@@ -180,14 +182,15 @@ const SECURITY: [(HeaderName, HeaderValue); 4] = [
     (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
 ];
 
-/// Adds these headers where an answer does not have them. One function and not four layers of tower-http's
-/// `SetResponseHeader`: these take 3,081 instructions for an answer with two headers, and this takes 3,043 (callgrind).
+/// Adds each header of [`SECURITY`] that an answer does not have. Four layers of tower-http's `SetResponseHeader` would
+/// do the same, but they take 3,081 instructions for an answer with two headers, and this function takes 3,043
+/// (callgrind).
 fn secured(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    // One more for `X-Request-Id`.
+    // There must be room for one more header, `X-Request-Id`.
     headers.reserve(SECURITY.len() + 1);
     for (name, value) in SECURITY {
-        // A look at each of a few headers costs less than the hash of a name.
+        // A comparison with each of a few headers costs less than the hash of a name.
         if !headers.keys().any(|known| *known == name) {
             headers.append(name, value);
         }

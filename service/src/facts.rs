@@ -1,7 +1,7 @@
 //! `/facts`: a small collection with every verb, pages and a filter.
 //!
-//! Owns: what a client may send, and the answers to what it may not. Refuses: storage (`store`), and the right to write
-//! (`auth`).
+//! Owns: the rules for what a client may send, and the answers to everything else. Refuses: storage (`store`), and the
+//! right to write (`auth`).
 
 use axum::{
     Json,
@@ -167,7 +167,8 @@ documented!(NoSuchFact, [no_such_fact()]);
 documented!(BadPage, [bad_cursor(), bad_limit()]);
 documented!(BadFact, validate(FactInput { text: None, source: None, tags: Some(vec![Tag(String::new())]) }).err());
 
-/// A client that may write. As an extractor it comes before the body, so the body of any other client is not read.
+/// Shows that the client may write. It is extracted before the body, so the body of a client that may not write is not
+/// read.
 struct Writer;
 
 impl FromRequestParts<Facts> for Writer {
@@ -263,7 +264,7 @@ struct FactInput {
     tags: Option<Vec<Tag>>,
 }
 
-// Its own type, so that the document can give the maximum length.
+// `Tag` is a type of its own, so that the OpenAPI document can give the maximum length of a tag.
 #[derive(Deserialize, ToSchema)]
 #[schema(min_length = 1, max_length = 64)]
 struct Tag(String);
@@ -295,7 +296,8 @@ fn validate(input: FactInput) -> Result<Draft, ApiError> {
         refuse("text", "is required".into());
         "-".into()
     });
-    // The same characters as in the document's pattern. Dialects of regular expressions differ on what white space is.
+    // White space is the same here as in the pattern of the OpenAPI document, because dialects of regular expressions
+    // differ on it.
     if text.chars().all(|sign| sign.is_ascii_whitespace()) {
         refuse("text", "must not be blank".into());
     } else if longer_than(&text, TEXT_MAX) {

@@ -1,7 +1,7 @@
 //! Liveness and readiness, for probes.
 //!
-//! Owns: the four health routes, and the requests to the dependencies of `[[service.check]]`. Refuses: to ask a
-//! dependency for liveness. A dead database is not a reason to restart.
+//! Owns: the four health routes, and the requests to the dependencies of `[[service.check]]`. Refuses: questions to a
+//! dependency for liveness, because a dead database is not a reason to restart.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -34,12 +34,12 @@ struct Readiness {
     worker: WorkerContext,
     store: Store,
     checks: Vec<(DependencyCheck, DependencyHealth)>,
-    /// When all were last asked, and the results. They hold for as long as one dependency may take to answer. Locked
-    /// during the requests, so that many probes at once ask only once.
+    /// When all dependencies were last asked, and the results, which are used again for as long as one dependency may
+    /// take to answer. The lock is held during the requests, so that many probes at the same time ask only once.
     last: Mutex<Option<(Instant, Checked)>>,
 }
 
-/// The dependencies by name.
+/// The health of each dependency, with its name.
 type Checked = Arc<[(String, Health)]>;
 
 #[derive(Serialize, ToSchema)]
@@ -132,7 +132,7 @@ impl Readiness {
         }
     }
 
-    /// Asks all at once, so that a probe waits for the slowest only.
+    /// Asks all dependencies at the same time, so that a probe waits only for the slowest one.
     async fn ask(&self) -> Checked {
         let further = self.checks.iter().map(|(check, health)| ask(check, health));
         let (pinged, further) = join(self.store.ping(), join_all(further)).await;
@@ -186,7 +186,7 @@ async fn connect(address: &str) -> Result<TcpStream, Refused> {
     TcpStream::connect(address).await.map_err(|source| Refused::Connect { address: address.to_owned(), source })
 }
 
-/// Returns the status of one GET on a connection of its own, which ends with it.
+/// Returns the status of one GET. It uses a connection of its own, which ends with the answer.
 async fn get_status(uri: &Uri) -> Result<StatusCode, Refused> {
     let (host, port) = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
     let stream = TokioIo::new(connect(&format!("{host}:{port}")).await?);

@@ -1,7 +1,7 @@
 //! The `[service]` table of supervisor.toml.
 //!
-//! Owns: the keys, their defaults, and the rules between them. Refuses: to read files or the environment. The
-//! supervisor does that, and hands over the table.
+//! Owns: the keys, their defaults, and the rules between them. Refuses: files and the environment. The supervisor reads
+//! them, and hands over the table.
 
 use std::{collections::HashSet, fmt, path::PathBuf};
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{cors::WebOrigin, token};
 
-/// The reference service's own table.
+/// The settings of the reference service, which are its own table.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
 pub(crate) struct ServiceSettings {
@@ -61,7 +61,7 @@ impl Default for ServiceSettings {
 
 impl<'de> Deserialize<'de> for ServiceSettings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The derived function: `remote = "Self"` makes it an inherent one.
+        // This calls the derived function, which `remote = "Self"` makes an inherent one.
         let settings = Self::deserialize(deserializer)?;
         if settings.store == StoreKind::Mongodb && settings.mongodb_uri.is_empty() {
             return Err(D::Error::custom(
@@ -78,7 +78,7 @@ impl<'de> Deserialize<'de> for ServiceSettings {
     }
 }
 
-/// `service.store`.
+/// The values of `service.store`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum StoreKind {
@@ -107,7 +107,7 @@ fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::E
 /// One `[[service.check]]`: a further dependency that `/ready` asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DependencyCheck {
-    /// Unique, and not `database`, which is the name of the store.
+    /// The name is unique, and is not `database`, which is the name of the store.
     pub(crate) name: String,
     pub(crate) probe: ProbeTarget,
 }
@@ -115,13 +115,13 @@ pub(crate) struct DependencyCheck {
 /// How a dependency is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeTarget {
-    /// `host:port` accepts a connection.
+    /// The dependency works if `host:port` accepts a connection.
     Tcp(String),
-    /// A GET of this `http://…` is answered with a status below 400.
+    /// The dependency works if it answers a GET of this `http://…` with a status below 400.
     Http(Uri),
 }
 
-/// Reads the list. The error names every entry that is wrong.
+/// Reads the list of checks. The error names every entry that is wrong.
 fn checks<'de, D: Deserializer<'de>>(list: D) -> Result<Vec<DependencyCheck>, D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -170,7 +170,7 @@ fn probe(tcp: Option<String>, http: Option<String>) -> Result<ProbeTarget, Strin
 pub(crate) struct Secret(String);
 
 impl Secret {
-    /// Whether it is unset.
+    /// Returns true if the secret is not set.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -65,7 +65,7 @@ impl Serialize for Millis {
     }
 }
 
-/// The part of a fact that a client decides, checked.
+/// The part of a fact that a client decides. It has been checked.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Draft {
     pub(crate) text: String,
@@ -97,7 +97,7 @@ pub(crate) enum StoreError {
     Unfit { reason: String },
     #[error("the store could not {act}")]
     Sqlite { act: &'static str, source: rusqlite::Error },
-    /// The kind only: the driver's full error quotes the server's answer, with documents.
+    /// Holds only the kind of the driver's error, because the full error quotes the server's answer, with documents.
     #[error("the store could not {act}")]
     Mongo { act: &'static str, source: Box<mongodb::error::ErrorKind> },
     #[error("the store did not {act} within {within:?}")]
@@ -108,7 +108,7 @@ pub(crate) enum StoreError {
     Panicked,
 }
 
-/// Cheap to clone; every clone is the same store.
+/// A handle to the store. It is cheap to clone, and every clone is the same store.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     database: Database,
@@ -137,7 +137,7 @@ impl Store {
         Sqlite::open(path.to_owned()).await.map(Database::Sqlite).map(Self::of)
     }
 
-    /// Does not ask the database, which may be down at a start.
+    /// Makes the client of a MongoDB. It does not ask the database, which may be down when the worker starts.
     pub(crate) fn open_mongo(settings: &ServiceSettings, process: &str) -> Result<Self, StoreError> {
         Mongo::new(settings.mongodb_uri.expose(), &settings.mongodb_database, process)
             .map(Database::Mongo)
@@ -192,7 +192,7 @@ impl Store {
         noted(&self.writing, done, Option::is_some)
     }
 
-    /// Returns whether the fact existed.
+    /// Returns true if the fact existed.
     pub(crate) async fn delete(&self, id: String) -> Result<bool, StoreError> {
         let done = match &self.database {
             Database::Sqlite(database) => database.delete(id).await,
@@ -201,8 +201,8 @@ impl Store {
         noted(&self.writing, done, |deleted| *deleted)
     }
 
-    /// Pings the database. While writes fail, it also tries one. A balancer that sends no requests would otherwise
-    /// never learn that writes work again.
+    /// Pings the database. While writes fail, it also tries a write: a balancer that sends no requests meanwhile would
+    /// otherwise never learn that writes work again.
     pub(crate) async fn ping(&self) -> Health {
         let (reads, writes) = join(self.ping_reading(), self.ping_writing()).await;
         match (reads, writes) {
@@ -235,7 +235,8 @@ impl Store {
         noted(&self.writing, tried.await, |()| true)
     }
 
-    /// Says in a sentence what `migrate` would do; `None` when it is all done. Opening a SQLite file does this already.
+    /// Returns a sentence that says what `migrate` would do, or `None` if nothing is missing. In SQLite
+    /// nothing is ever missing, because opening the file creates the tables.
     pub(crate) async fn missing(&self) -> Result<Option<String>, StoreError> {
         match &self.database {
             Database::Sqlite(_) => Ok(None),
@@ -259,8 +260,8 @@ async fn in_time<T>(
     timeout(PATIENCE, operation).await.unwrap_or(Err(StoreError::Late { act, within: PATIENCE }))
 }
 
-/// Notes the result. `shows` says whether a success proves that the database works. A write that changed nothing does
-/// not.
+/// Notes the result in `health`. `shows` returns true if a success proves that the database works, which a write that
+/// changed nothing does not.
 fn noted<T>(
     health: &DependencyHealth,
     result: Result<T, StoreError>,

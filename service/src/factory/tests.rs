@@ -115,7 +115,7 @@ async fn a_fact_is_created_read_replaced_and_deleted() {
     let head = app.ask("HEAD", &path, "", Body::empty()).await;
     assert_eq!((head.status, head.bytes.len()), (StatusCode::OK, 0));
 
-    // `updated_at` has milliseconds, so ask until one has passed.
+    // `updated_at` counts in milliseconds, so repeat the request until one has passed.
     let replaced = loop {
         let replaced = app.send("PUT", &path, json!({"text": "water is not wet"})).await;
         assert_eq!(replaced.status, StatusCode::OK);
@@ -156,7 +156,7 @@ async fn each_mistake_has_its_status_and_names_its_field() {
     let tags = |tags: Value| json!({"text": "x", "tags": tags}).to_string();
     let long_tag = &format!("/facts?tag={}", "x".repeat(65));
     let cases: Vec<(&str, &str, &str, String, u16, &str, &str)> = vec![
-        // method, path, content type, body, status, type, field
+        // The columns: method, path, content type, body, status, type, field.
         ("POST", "/facts", json_type, "".into(), 400, "bad_request", "body"),
         ("POST", "/facts", json_type, "{".into(), 400, "bad_request", "body"),
         ("POST", "/facts", json_type, "{\"text\": \"x\"} {}".into(), 400, "bad_request", "body"),
@@ -267,7 +267,7 @@ async fn pages_do_not_shift_under_inserts_and_deletes() {
     let mut cursor = cursor.unwrap();
 
     app.post("newcomer", &[]).await;
-    // The fact of the cursor, and one of the next page.
+    // Delete the fact of the cursor, and one of the next page.
     for gone in [&facts[4], &facts[2]] {
         let path = format!("/facts/{}", gone["id"].as_str().unwrap());
         assert_eq!(app.ask("DELETE", &path, "", Body::empty()).await.status, StatusCode::NO_CONTENT);

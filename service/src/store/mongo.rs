@@ -1,8 +1,8 @@
 //! Facts in a MongoDB collection.
 //!
-//! Owns: the client of one worker, the shape of a document, indexes, and a time limit on every operation. Refuses: its
-//! own retries (the driver has them, as the connection string says), and driver messages that could hold a secret or a
-//! document.
+//! Owns: the client of one worker, the shape of a document, indexes, and a time limit on every operation. Refuses:
+//! retries of its own (the driver has them, as the connection string says), and messages of the driver that could hold
+//! a secret or a document.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -17,14 +17,14 @@ use tokio::{sync::OnceCell, time::timeout};
 
 use super::{Draft, Fact, Millis, Page, StoreError};
 
-/// The values for what the connection string does not set. A worker has one thread, so a few connections keep it busy.
-/// A request should not wait long for a server that does not exist.
+/// The defaults for what the connection string does not set. A worker has one thread, so a few connections keep it
+/// busy, and a request should not wait long for a server that does not exist.
 const MAX_POOL_SIZE: u32 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The time limit after a server is selected. It is `socketTimeoutMS` of the connection string, which the driver
-/// ignores.
+/// The default time limit of an operation once a server is selected. `socketTimeoutMS` of the connection string changes
+/// it; the driver itself ignores that option.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 const SCHEMA_VERSION: i32 = 1;
@@ -34,8 +34,8 @@ const FACTS: &str = "facts";
 /// The index for a list by tag. Without a tag the index of `_id` is enough.
 const INDEX: &str = "tags_newest_first";
 
-/// The driver's client is made at the first use, because the name of a `mongodb+srv://` must be looked up, which may
-/// fail for a while like everything else.
+/// The driver's client is made at the first use: the name of a `mongodb+srv://` must be looked up, and this may fail
+/// for a while, like everything else.
 #[derive(Clone)]
 pub(super) struct Mongo {
     uri: Arc<ConnectionString>,
@@ -45,7 +45,7 @@ pub(super) struct Mongo {
 }
 
 impl fmt::Debug for Mongo {
-    /// Without the connection string, which holds a password.
+    /// Leaves out the connection string, because it holds a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mongo").field("name", &self.name).finish_non_exhaustive()
     }
@@ -89,7 +89,8 @@ impl From<DateTime> for Millis {
 }
 
 impl Mongo {
-    /// The server sees `process` as `appName`, unless the connection string has another name.
+    /// Makes a client that connects later. The server sees `process` as its `appName`, unless the connection string has
+    /// another name.
     pub(super) fn new(uri: &str, database: &str, process: &str) -> Result<Self, StoreError> {
         let mut uri = ConnectionString::parse(uri).map_err(|error| failure("use its connection string", error))?;
         uri.app_name.get_or_insert_with(|| process.to_owned());
@@ -120,7 +121,7 @@ impl Mongo {
         }
         self.bounded("list facts", async {
             let facts = self.facts().await?;
-            // The server gives up too: without the index this reads the whole collection.
+            // The server gives up after this time too, because without the index it would read the whole collection.
             let found = facts.find(filter).sort(doc! {"_id": -1}).limit(page.limit.into()).max_time(self.within);
             let mut cursor = found.await?;
             let mut facts = Vec::new();
@@ -148,7 +149,7 @@ impl Mongo {
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        // A read of the collection, because the command "ping" works without any rights.
+        // The ping reads the collection, because the command "ping" works without any rights.
         let id = doc! {"_id": ""};
         self.bounded("answer a ping", async { self.facts().await?.find_one(id).await }).await.map(drop)
     }
@@ -172,7 +173,7 @@ impl Mongo {
         }))
     }
 
-    /// Each step is idempotent, so two runs at once do no harm.
+    /// Makes the index and notes the schema version. Each step is idempotent, so two runs at the same time do no harm.
     pub(super) async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         self.version().await?;
         let mut done = Vec::new();
@@ -180,7 +181,7 @@ impl Mongo {
             "createIndexes": FACTS,
             "indexes": [{"name": INDEX, "key": {"tags": 1, "_id": -1}}],
         };
-        // Without a time limit: a large collection may take long.
+        // This step has no time limit, because a large collection may take long.
         let told = async { self.database().await?.run_command(index).await };
         let told = told.await.map_err(|error| failure("create an index", error))?;
         if told.get("numIndexesBefore") != told.get("numIndexesAfter") {
@@ -211,8 +212,8 @@ impl Mongo {
 
     pub(super) async fn close(&self) {
         if let Some(database) = self.database.get() {
-            // Without this, the shutdown would wait for operations that have no answer yet. Their requests were cut
-            // already.
+            // Without `immediate`, the shutdown would wait for operations that have no answer yet. The requests that
+            // need these answers were cut already.
             database.client().clone().shutdown().immediate(true).await;
         }
     }
@@ -254,7 +255,7 @@ fn failure(act: &'static str, error: Error) -> StoreError {
     }
 }
 
-/// Whether no server was found, or the connection to it broke.
+/// Returns true if no server was found, or if the connection to it broke.
 pub(super) fn is_out_of_reach(kind: &ErrorKind) -> bool {
     matches!(
         kind,

@@ -1,8 +1,8 @@
 //! Facts in a SQLite file that all workers of the machine share.
 //!
-//! Owns: the schema, the statements, and the threads that keep SQLite off the worker's event loop. Refuses: to make the
-//! file, and transactions over several calls. Every write is one statement, so it is done completely or not at all,
-//! even when the client leaves or the worker is killed at any moment.
+//! Owns: the schema, the statements, and the threads that keep SQLite off the worker's event loop. Refuses: the
+//! creation of the file, and transactions over several calls. Every write is one statement, so it is done completely or
+//! not at all, even if the client leaves or the worker is killed at any moment.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,12 +19,12 @@ use super::{Draft, Fact, Millis, Page, StoreError};
 /// How long a statement waits for the locks of other workers.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long opening is tried again while other workers create or recover the same file.
+/// For how long a worker tries again to open the file while other workers create or recover it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(15);
 
 const SCHEMA_VERSION: i64 = 1;
 
-/// `fact_tags` is an index of `facts.tags` that only the triggers write.
+/// The table `fact_tags` is an index of `facts.tags`. Only the triggers write to it.
 const SCHEMA: &str = "
     CREATE TABLE facts (
         id TEXT PRIMARY KEY,
@@ -59,8 +59,8 @@ const TAGGED_FACTS: &str = "
     WHERE tag = ?1 AND fact_id < ?2 ORDER BY fact_id DESC LIMIT ?3
 ";
 
-/// Two connections for each worker, one to write and one to read, so that a read never waits behind a write that waits
-/// for the lock.
+/// The two connections of a worker. One writes and the other reads, so that a read never waits behind a write that
+/// waits for the lock.
 #[derive(Clone, Debug)]
 pub(super) struct Sqlite {
     writer: Handle,
@@ -84,7 +84,7 @@ impl Sqlite {
         Ok(Self { writer: handle(writer), reader: handle(reader) })
     }
 
-    /// Creates the tables, as [`open`](Self::open) does too. Returns a line if there was something to do.
+    /// Creates the tables if they are missing, as [`open`](Self::open) does too. Returns a line if they were missing.
     pub(super) async fn migrate(path: PathBuf) -> Result<Vec<String>, StoreError> {
         spawn_blocking(move || {
             let (_, created) = open_ready(&path)?;
@@ -161,14 +161,14 @@ impl Sqlite {
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        // With a table, because a bare SELECT 1 does not touch the file.
+        // The query names a table, because a bare SELECT 1 does not touch the file.
         run(&self.reader, "answer a ping", |connection| {
             connection.prepare_cached("SELECT EXISTS (SELECT 1 FROM facts)")?.query_one([], |_| Ok(()))
         })
         .await
     }
 
-    /// Writes as much as a small fact takes, and leaves nothing behind.
+    /// Tries a write of the size of a small fact, and leaves nothing behind.
     pub(super) async fn try_write(&self) -> Result<(), StoreError> {
         run(&self.writer, "take a write that changes nothing", |connection| {
             let trial = connection.unchecked_transaction()?;
@@ -204,8 +204,8 @@ fn handle(connection: Connection) -> Handle {
     Arc::new(Mutex::new(Some(connection)))
 }
 
-/// Runs `job` on a blocking thread, one at a time for each connection. When the caller is dropped while it waits, the
-/// job does not run. When it is dropped later, the job runs to its end, because the job holds the guard.
+/// Runs `job` on a blocking thread, one at a time for each connection. If the caller is dropped while it waits for the
+/// connection, the job does not run. If it is dropped later, the job runs to its end, because the job holds the guard.
 async fn run<T: Send + 'static>(
     connection: &Handle,
     act: &'static str,
@@ -224,7 +224,7 @@ async fn run<T: Send + 'static>(
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
-    // SQLite's own handler sleeps up to 100 ms between tries, which is unfair when several workers write. The count
+    // SQLite's own handler sleeps up to 100 ms between tries, which is unfair when several workers write. `tries`
     // starts at 0 for each lock.
     let mut since = Instant::now();
     connection.busy_handler(Some(move |tries| {
@@ -237,15 +237,16 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Returns the connection that writes, and whether the tables are new.
+/// Opens the connection that writes. Returns it, and whether its tables are new.
 fn open_ready(path: &Path) -> Result<(Connection, bool), StoreError> {
     let mut writer = connect(path).map_err(|source| StoreError::Sqlite { act: "open the file", source })?;
     let created = prepare_patiently(&mut writer)?;
     Ok((writer, created))
 }
 
-/// Workers start together. One enters WAL and creates the tables. The others meet locks that SQLite reports at once,
-/// without a call of the busy handler.
+/// Prepares the file, and tries again while other workers do the same. Workers start together: one of them enters WAL
+/// mode and creates the tables, and the others meet locks that SQLite reports at once, without a call of the busy
+/// handler.
 fn prepare_patiently(connection: &mut Connection) -> Result<bool, StoreError> {
     let deadline = Instant::now() + OPEN_PATIENCE;
     loop {
@@ -258,7 +259,7 @@ fn prepare_patiently(connection: &mut Connection) -> Result<bool, StoreError> {
     }
 }
 
-/// Returns whether there was anything to create.
+/// Enters WAL mode and creates the tables if they are missing. Returns true if it created them.
 fn prepare(connection: &mut Connection) -> Result<bool, StoreError> {
     let enter_wal = |source| StoreError::Sqlite { act: "enter write-ahead logging", source };
     let mode: String =
@@ -282,7 +283,7 @@ fn prepare(connection: &mut Connection) -> Result<bool, StoreError> {
     }
 }
 
-/// Whether another process holds the lock.
+/// Returns true if the error means that another process holds the lock.
 pub(super) fn is_contention(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -347,7 +348,7 @@ mod tests {
         assert_eq!(store.get(fact.id.clone()).await.unwrap(), Some(fact));
     }
 
-    /// Runs itself as eight processes. Within one process SQLite would not use the kernel's locks.
+    /// Runs this test in eight processes, because within one process SQLite would not use the kernel's locks.
     #[tokio::test]
     async fn eight_processes_create_the_tables_at_once() {
         const DATABASE: &str = "OXICORN_TEST_DATABASE";
@@ -411,7 +412,7 @@ mod tests {
         other.execute_batch("COMMIT").unwrap();
         store.insert(draft("after")).await.unwrap();
         other.execute_batch("BEGIN IMMEDIATE; COMMIT").unwrap();
-        // The first had begun and ran to its end. The two that waited behind it were dropped with their callers.
+        // The first write had begun and ran to its end. The two that waited behind it were dropped with their callers.
         let texts: Vec<String> = store.list(page(10)).await.unwrap().items.into_iter().map(|fact| fact.text).collect();
         assert_eq!(texts, ["after", "abandoned"]);
     }
