@@ -1,7 +1,7 @@
-//! What must be true of the core in any world of fake processes. One seed is one run, without real time.
+//! What must be true of the core in any world of fake processes. Each seed gives one run, without real time.
 //!
-//! Owns: the properties, each in a test. Refuses: examples, clocks, and the private state of the core. `SEEDS=n` plays
-//! n worlds for each test; `SEED=n` replays one and prints every event and action.
+//! Owns: the properties, each in a test. Refuses: examples, clocks, and the private state of the core. With `SEEDS=n`
+//! each test plays n worlds; `SEED=n` replays one world and prints every event and action.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use world::{
     policy,
 };
 
-/// Prints the seed when a test fails.
+/// Prints the seed of the world in which a test fails, so that it can be replayed.
 struct Replay(u64);
 
 impl Drop for Replay {
@@ -48,7 +48,8 @@ fn storm(seed: u64) {
     let mut world = World::new(seed, STORM, |random| {
         let mut policy = up_to(6)(random);
         policy.slots = policy.workers + 2;
-        // A trial needs room for two workers in each slot; a real scoreboard has four rows for each.
+        // A trial needs two rows for each slot, for the old and the new worker; a real scoreboard has four rows for
+        // each slot.
         policy.rows = 2 * policy.slots + 1 + random.below(20) as u32;
         policy.shutdown_delay_ms = random.below(3) * 1_000;
         policy.dump_ms = random.below(2) * 1_000;
@@ -75,13 +76,13 @@ fn storm(seed: u64) {
     }
     world.run(40_000);
     world.ahead.retain(|_, ahead| !matches!(ahead, Ahead::Freeze(_)));
-    // If the machine was frozen until now, the master first handles what it missed.
+    // If the machine was frozen until now, the master first handles the events that it missed.
     world.run(1);
     if let Some(reason) = world.exited {
         assert_eq!(reason, ExitReason::NoWorkerReady);
         return assert!(!world.ever_ready, "gave up although a worker was ready once");
     }
-    // A first boot that has not succeeded yet may still be given up.
+    // Only a world in which a worker was ready must become calm: before that, the first boot may still be given up.
     if world.random.chance(50) && world.ever_ready {
         world.nature = CALM;
         world.settle(200_000);
@@ -145,7 +146,7 @@ fn every_pair_of_operator_events_settles_or_stops() {
 
 // ---- replacing ------------------------------------------------------------------------------------------------------
 
-/// The slots whose worker serves while its successor starts.
+/// Counts the slots whose worker serves while its successor starts.
 fn replacing(world: &World) -> usize {
     let starts = |w: &&Worker| matches!(w.phase, Phase::Forking | Phase::Starting { .. });
     let starting: BTreeSet<SlotId> = world.master.workers().iter().filter(starts).map(|w| w.slot).collect();
@@ -183,7 +184,8 @@ fn every_worker_is_replaced_at_its_age_and_none_before() {
     worlds(100, |seed| {
         let mut world = World::new(seed, Nature { max_age: AGE, ..CALM }, up_to(6));
         world.settle(BOOT);
-        // Workers of the same age are replaced one after the other, and each replacement takes one boot.
+        // Workers of the same age are replaced one after the other, and each replacement takes one boot: allow for six
+        // of them.
         let late = 6 * BOOT;
         world.run_checking(3 * AGE, |world| {
             assert_gentle(world);
@@ -259,7 +261,8 @@ fn a_reload_replaces_every_worker_and_never_dips() {
     });
 }
 
-/// Each worker serves for a shorter time than a trial takes: the trial counts the time of the slot, not of a worker.
+/// Each worker serves for a shorter time than a trial takes. The trial still ends, because it counts the time for which
+/// the slot is served, not that of one worker.
 #[test]
 fn a_reload_ends_although_its_workers_are_recycled_all_the_time() {
     worlds(100, |seed| {
@@ -349,7 +352,8 @@ fn an_upgrade_replaces_every_worker_and_never_dips() {
     });
 }
 
-/// The program is refused, hangs, cannot be executed, cannot take over, or its workers fail.
+/// In each world one thing goes wrong: the new program is refused, hangs, cannot be executed, cannot take over, or its
+/// workers fail.
 #[test]
 fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
     worlds(500, |seed| {
@@ -383,7 +387,7 @@ fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
     });
 }
 
-/// Forks are under way when the preflight has passed: the next program would not know of them.
+/// When the preflight has passed, forks are under way. The next program would not know of them, so the exec must wait.
 #[test]
 fn an_exec_waits_for_the_forks_under_way() {
     worlds(100, |seed| {
@@ -398,7 +402,8 @@ fn an_exec_waits_for_the_forks_under_way() {
         all_die(&mut world);
         world.settle(FLOOR + BOOT);
         world.run(FLOOR);
-        // The wait after the second death in a row is half a second.
+        // A slot waits half a second after the second death in a row, so all slots fork again when the preflight has
+        // passed.
         all_die(&mut world);
         let asks = world.asks_to_upgrade();
         world.plan(0, asks);
@@ -409,7 +414,8 @@ fn an_exec_waits_for_the_forks_under_way() {
     });
 }
 
-/// A signal queues one more upgrade, a caller is told that one is under way, and a reload follows the upgrade.
+/// During an upgrade, a second upgrade by a signal is queued, a caller is told that an upgrade is under way, and a
+/// reload follows the upgrade.
 #[test]
 fn a_request_during_an_upgrade_follows_it_or_gets_its_reply_at_once() {
     worlds(200, |seed| {
@@ -417,7 +423,7 @@ fn a_request_during_an_upgrade_follows_it_or_gets_its_reply_at_once() {
         world.nature.bad_generation = 50;
         let first = world.asks_to_upgrade();
         world.plan(0, first);
-        // Earlier than the end of any preflight.
+        // Every request comes before any preflight can end.
         let within = 1 + world.random.below(49);
         let (second, reload) = (world.asks_to_upgrade(), world.asks_to_reload());
         world.plan(within, second);
@@ -512,7 +518,7 @@ fn a_caller_that_scales_gets_one_reply() {
 
 // ---- dying ----------------------------------------------------------------------------------------------------------
 
-/// The wait of a slot after the n-th death in a row.
+/// Returns how long a slot waits after each of its young deaths in a row, the first one first.
 fn waits() -> impl Iterator<Item = u64> {
     let doubling = std::iter::successors(Some(500), |wait| Some((wait * 2).min(30_000)));
     std::iter::once(0).chain(doubling)
@@ -529,7 +535,7 @@ fn a_slot_whose_workers_die_young_waits_longer_each_time() {
     ];
     worlds(50, |seed| {
         let workers = 2 + (seed % 4) as u32;
-        // No more slots than may wait at the same time.
+        // Faults happen in no more slots than may wait at the same time.
         let spared = workers - workers / 2;
         let nature = Nature { spared, ..kinds[seed as usize % kinds.len()] };
         let mut world = World::new(seed, nature, |_| policy(workers));
@@ -547,7 +553,7 @@ fn a_slot_whose_workers_die_young_waits_longer_each_time() {
     });
 }
 
-/// A client repeats one bad request: some workers answer other requests before it, some do not.
+/// A client repeats one bad request. Some workers answer other requests before it kills them, and some do not.
 #[test]
 fn many_crashes_never_leave_the_service_without_a_worker() {
     worlds(200, |seed| {
@@ -564,7 +570,7 @@ fn many_crashes_never_leave_the_service_without_a_worker() {
         }
         assert_eq!(world.exited, None);
         world.nature = CALM;
-        // The crashes that are planned already still happen.
+        // Let the crashes happen that are planned already.
         world.run(3_000);
         world.settle(30_000 + FLOOR + BOOT);
     });
@@ -684,7 +690,7 @@ fn a_hung_worker_writes_what_it_does_before_it_is_aborted_and_its_slot_does_not_
     });
 }
 
-/// A stop shortens everything that is under way: the hung worker is aborted at once.
+/// A stop shortens everything that is under way, so the hung worker is aborted at once.
 #[test]
 fn a_stop_does_not_wait_for_what_a_hung_worker_writes() {
     worlds(200, |seed| {
@@ -733,7 +739,8 @@ fn a_stall_is_forgiven_once_to_hung_workers_and_always_to_workers_with_heartbeat
         thaw(&mut world);
         world.run(20_000);
         assert_eq!(world.aborts.len(), 1, "a worker that sends heartbeats was aborted");
-        // After the last stall all workers may have sent a heartbeat before the master woke.
+        // After the last stall, all workers may have sent a heartbeat before the master woke: then the master notes no
+        // stall.
         let told = world.notes_of(|note| matches!(note, Note::Stalled { .. }));
         assert!((1..=2).contains(&(told - usize::from(seed % 2 == 1))), "told {told} times");
     });
@@ -821,7 +828,7 @@ fn a_first_boot_that_fails_three_times_in_every_slot_is_given_up() {
             1 => Nature { crash_at_boot: 100, ..CALM },
             _ => Nature { crash_at_boot: 80, never_ready: 100, ..CALM },
         };
-        // The slow boot lasts longer than the calm time.
+        // The slow boot lasts longer than the calm time of the backoff.
         let boot_timeout_ms = if seed % 2 == 0 { BOOT_TIMEOUT } else { 60_000 };
         let mut world = World::new(seed, nature, |random| Policy { boot_timeout_ms, ..up_to(4)(random) });
         world.run(4 * boot_timeout_ms);
@@ -833,7 +840,7 @@ fn a_first_boot_that_fails_three_times_in_every_slot_is_given_up() {
         let counts = (0..world.policy.workers).map(|slot| world.failures_of(SlotId(slot)).len());
         assert_eq!(counts.min(), Some(3));
         assert_eq!(world.failures_of(slot).len(), 3, "it was not the third failure of a slot that decided");
-        // No worker has served yet, so no wait is cut short.
+        // No worker has been ready yet, so no wait is cut short.
         for slot in (0..world.policy.workers).map(SlotId) {
             let forks = world.forks_of(slot);
             for ((failed, wait), next) in world.failures_of(slot).into_iter().zip(waits()).zip(&forks[1..]) {
@@ -852,7 +859,8 @@ fn one_slot_that_can_serve_keeps_the_service_alive() {
         assert_eq!(world.exited, None);
         assert_eq!(world.live(), [SlotId(0)]);
         let late = world.forks.iter().filter(|(at, _)| *at > 300_000).count();
-        // If more slots fail than may wait, they are tried again: together once a second while one slot serves.
+        // If more slots fail than may wait, their waits are cut short: while one slot serves, all of them together fork
+        // once a second.
         let expected = if world.policy.workers == 2 { 8..=10 } else { 200..=300 };
         assert!(expected.contains(&late), "{late} forks in five minutes");
     });
@@ -899,8 +907,8 @@ fn a_stop_ends_at_its_deadline_and_signals_only_make_it_faster() {
     });
 }
 
-/// A TERM to the whole process group, or to a part of it, may reach the workers before or after the master. Half of the
-/// workers die while they drain.
+/// A TERM to the process group, or to a part of it, may reach the workers before or after the master. Half of the
+/// workers that drain die while they do.
 #[test]
 fn a_stop_that_reaches_the_workers_too_leaves_no_connection_in_the_queues() {
     worlds(500, |seed| {

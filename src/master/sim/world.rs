@@ -1,6 +1,7 @@
-//! The world: virtual time, fake processes and what happens to them, and what must be true after every step.
+//! The world of a simulated master: virtual time, fake processes and what happens to them, and what must hold after
+//! every step.
 //!
-//! Owns: which event happens when, to which process. Refuses: what a single test wants to be true.
+//! Owns: which event happens when, and to which process. Refuses: the properties that only one test checks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,23 +13,24 @@ use super::super::core::{
 pub(super) const TIMEOUT: u64 = 3_000;
 pub(super) const BOOT_TIMEOUT: u64 = 5_000;
 pub(super) const GRACE: u64 = 10_000;
-/// How far ahead a fake worker promises its next heartbeat. Real workers promise less; a long promise needs fewer
-/// steps.
+/// How far ahead a fake worker promises its next heartbeat. Real workers promise less; with a long promise a world
+/// needs fewer steps.
 pub(super) const PROMISE: u64 = 10_000;
-/// Twice the time that a worker needs to send a heartbeat after a freeze.
+/// After a freeze, every worker sends a heartbeat within half of this time.
 pub(super) const MOMENT: u64 = 100;
-/// The time in which a worker that sends heartbeats again gets new connections again.
+/// If a silent worker sends heartbeats again, it gets new connections again within this time.
 const LOOK: u64 = 100;
-/// The least time between two forks of a slot, and between two that cut a wait short while no slot serves.
+/// The least time between two forks of one slot, and, while no slot is served, between two forks that cut a wait short.
 pub(super) const FLOOR: u64 = 100;
-/// The least time between two forks that cut a wait short while some slot serves.
+/// While some slot is served, at least this time lies between two forks that cut a wait short.
 const EARLY: u64 = 1_000;
-/// How long the last workers accept from the listeners.
+/// For how long the last workers accept from the listeners at a stop.
 const ACCEPT_REST: u64 = 1_000;
-/// The longest time from the fork to `Accepting`.
+/// The longest time from the fork of a worker to its `Accepting`.
 pub(super) const BOOT: u64 = 520;
 
-/// The generator of the testkit, a second time: tests/mutants builds the core and this simulator without other crates.
+/// The same generator as in the testkit. It is copied, because tests/mutants builds the core and this simulator without
+/// other crates.
 pub(super) struct Random(u64);
 
 impl Random {
@@ -48,7 +50,7 @@ impl Random {
     }
 }
 
-/// How the fake workers behave. Faults are in percent of the times at which they could happen.
+/// How the fake workers behave. A fault is a percentage: so often it happens when it could.
 #[derive(Clone, Copy)]
 pub(super) struct Nature {
     pub(super) fork_fails: u64,
@@ -56,27 +58,28 @@ pub(super) struct Nature {
     pub(super) crash_at_boot: u64,
     pub(super) never_ready: u64,
     pub(super) crash: u64,
-    /// Answers a request soon after it serves: if it dies after that, it has not died young.
+    /// How often a worker answers a request soon after it begins to serve. If it dies after that, it has not died
+    /// young.
     pub(super) answers: u64,
     pub(super) hang: u64,
-    /// Sends a heartbeat late, and then continues.
+    /// How often a worker sends a heartbeat late, and then continues.
     pub(super) late_heartbeat: u64,
     pub(super) refuses_abort: u64,
     pub(super) slow_drain: u64,
     pub(super) never_drains: u64,
     pub(super) dies_draining: u64,
     pub(super) refused_settings: u64,
-    /// A generation whose workers die during the trial.
+    /// How often the workers of a new generation die during the trial.
     pub(super) bad_generation: u64,
-    /// A new program that does not pass its preflight; that neither passes nor ends; that the kernel does not execute;
-    /// that cannot take over.
+    /// How often a new program does not pass its preflight (`refused_program`), neither passes nor ends
+    /// (`hanging_program`), cannot be executed (`exec_fails`), or cannot take over (`bad_take_over`).
     pub(super) refused_program: u64,
     pub(super) hanging_program: u64,
     pub(super) exec_fails: u64,
     pub(super) bad_take_over: u64,
-    /// Slots below this one have no faults.
+    /// The slots below this number have no faults.
     pub(super) spared: u32,
-    /// In milliseconds, plus up to a tenth of it; 0 means no limit.
+    /// The age at which a worker is replaced, in milliseconds, plus up to a tenth of it; 0 means no limit.
     pub(super) max_age: u64,
 }
 
@@ -142,22 +145,23 @@ pub(super) struct Process {
     state: State,
     pub(super) hung: bool,
     pub(super) announced: bool,
-    /// It may end at any moment because of what the master did.
+    /// The process may end at any moment, because of what the master did to it.
     doomed: bool,
-    /// The time by which it must have drained.
+    /// The time by which the process must have drained, if it was told to.
     pub(super) drained_by: Option<u64>,
-    /// It was told that this is the final stop.
+    /// The process was told that this is the final stop.
     told_last: bool,
-    /// The time in its row of the scoreboard, which the master reads only when it wakes.
+    /// The promise in the process's row of the scoreboard. The master reads it only when it wakes.
     pub(super) due: u64,
     due_read: u64,
     pub(super) old_at: u64,
     rss: u64,
-    /// First measured above the limit.
+    /// When the resident size was first measured above the limit.
     pub(super) large_at: Option<u64>,
 }
 
-/// What is planned. An event of a process happens only if the process can still do it by then.
+/// Something that is planned for a later time. If it is planned for a process that cannot do it by then, nothing
+/// happens.
 #[derive(Debug)]
 pub(super) enum Ahead {
     Fact(Event),
@@ -178,9 +182,9 @@ pub(super) struct World {
     pub(super) nature: Nature,
     pub(super) policy: Policy,
     pub(super) master: Master,
-    /// Print every event and action.
+    /// Prints every event and action, because this world is replayed.
     replayed: bool,
-    /// The results that the shell reports before it waits again.
+    /// The results of actions, which the shell reports before it waits again.
     results: VecDeque<Event>,
     pub(super) ahead: BTreeMap<(u64, u64), Ahead>,
     planned: u64,
@@ -190,20 +194,21 @@ pub(super) struct World {
     /// The workers that the master knows to be silent.
     pub(super) silent: BTreeSet<Pid>,
     pub(super) full: BTreeSet<Pid>,
-    /// The machine was frozen until now: nothing could be done in time.
+    /// The machine was frozen until now, so nothing could be done in time.
     was_frozen: bool,
-    /// From this time on the machine may freeze again: every worker had time to send a heartbeat.
+    /// The machine may freeze again from this time on, because every worker has had time to send a heartbeat.
     steady_at: u64,
     pub(super) ever_ready: bool,
-    /// At a stop, a worker has accepted every connection that waited in the listeners.
+    /// At the final stop, a worker has accepted every connection that waited in the listeners.
     all_accepted: bool,
     asked_to_recycle: BTreeSet<Pid>,
     pub(super) on_trial: bool,
     /// How often another program took over, including the way back.
     pub(super) execs: usize,
-    /// A preflight is under way; when it has to be ended, unless it was told to end.
+    /// Set while a preflight is under way. It holds the time by which the preflight has to be ended, and `None` once it
+    /// was told to end.
     preflight: Option<Option<u64>>,
-    /// New connections are refused at the removed addresses.
+    /// The removed addresses refuse new connections.
     refuses_at_removed: bool,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
@@ -212,7 +217,7 @@ pub(super) struct World {
     pub(super) replies: Vec<CommandReply>,
     pub(super) exited: Option<ExitReason>,
     pub(super) forks: Vec<(u64, SlotId)>,
-    /// Ends that were not requested, and boots that were given up.
+    /// When a worker of a slot ended without a request to do so, or its boot was given up.
     pub(super) failures: Vec<(u64, SlotId)>,
     pub(super) dumps: Vec<(u64, Pid)>,
     pub(super) aborts: Vec<(u64, Pid)>,
@@ -283,26 +288,26 @@ impl World {
         world
     }
 
-    /// A world that booted without trouble.
+    /// Returns a world in which all workers booted without trouble.
     pub(super) fn settled(seed: u64, shape: impl FnOnce(&mut Random) -> Policy) -> Self {
         let mut world = Self::new(seed, CALM, shape);
         world.settle(BOOT);
         world
     }
 
-    /// A caller requests a reload, and waits.
+    /// Makes the request of a caller for a reload; the caller waits for its reply.
     pub(super) fn asks_to_reload(&mut self) -> Ahead {
         self.planned += 1;
         Ahead::Fact(Event::ReloadRequested { caller: Some(Caller(self.planned)) })
     }
 
-    /// A caller requests an upgrade, and waits.
+    /// Makes the request of a caller for an upgrade; the caller waits for its reply.
     pub(super) fn asks_to_upgrade(&mut self) -> Ahead {
         self.planned += 1;
         Ahead::Fact(Event::UpgradeRequested { program: None, caller: Some(Caller(self.planned)) })
     }
 
-    /// A caller requests a scale, and waits.
+    /// Makes the request of a caller to scale; the caller waits for its reply.
     pub(super) fn asks(&mut self, scale: Scaling) -> Ahead {
         self.planned += 1;
         Ahead::Fact(Event::ScaleRequested { scaling: scale, caller: Some(Caller(self.planned)) })
@@ -337,7 +342,7 @@ impl World {
         let overdue = self.master.deadline().is_some_and(|deadline| deadline.0 <= self.now);
         let fact = self.ahead.first_key_value().map(|(&key, _)| key).filter(|key| key.0 <= self.now);
         match fact {
-            // At the same time either may come first.
+            // If an event and a deadline fall on the same time, either may come first.
             Some(key) if !overdue || self.random.chance(50) => {
                 let ahead = self.ahead.remove(&key).expect("it was seen a line ago");
                 if let Some(event) = self.happen(ahead) {
@@ -348,7 +353,8 @@ impl World {
         }
     }
 
-    /// `None`: the process is gone, or cannot do this now.
+    /// Returns the event that the master gets; `None` if it gets none, because the process is gone or cannot do this
+    /// now.
     fn happen(&mut self, ahead: Ahead) -> Option<Event> {
         let event = match ahead {
             Ahead::Fact(event) => event,
@@ -383,7 +389,7 @@ impl World {
                 p.state = State::Serving;
                 p.due = now;
                 let slot = p.slot;
-                // Earlier than the end of a trial.
+                // A worker of a bad generation dies before its trial can end.
                 if self.bad.contains(&p.generation) {
                     let delay = self.random.below(490);
                     self.plan_fact(delay, Event::Exited { pid });
@@ -450,13 +456,14 @@ impl World {
         self.maybe_crash(pid);
     }
 
-    /// Whether some worker is late with a heartbeat. If the machine froze twice during that, the master would take the
-    /// worker for hung.
+    /// Returns true if some worker is late with a heartbeat. If the machine froze twice in this time, the master would
+    /// take the worker for hung.
     fn has_late(&self) -> bool {
         self.processes.values().any(|p| p.state == State::Serving && !p.hung && p.due < self.now)
     }
 
-    /// Freezes the machine. It never wakes within the second after a deadline, which would not count as a stall.
+    /// Freezes the machine. It wakes before a deadline, or at least a second after it: a shorter delay would not count
+    /// as a stall.
     pub(super) fn freeze(&mut self, ms: u64) {
         let silences = self.processes.values().map(|p| p.due + TIMEOUT);
         let mut deadlines: Vec<u64> = silences.chain(self.master.deadline().map(|deadline| deadline.0)).collect();
@@ -483,7 +490,7 @@ impl World {
         }
     }
 
-    /// A process that serves and was not told to drain.
+    /// Picks a process that serves and was not told to drain.
     pub(super) fn any(&mut self) -> Option<Pid> {
         let able = |p: &Process| !p.hung && !p.doomed && p.drained_by.is_none();
         let pids: Vec<Pid> = self.processes.iter().filter(|(_, p)| able(p)).map(|(&pid, _)| pid).collect();
@@ -496,7 +503,8 @@ impl World {
     fn step(&mut self, event: Option<Event>) {
         if !std::mem::take(&mut self.was_frozen) {
             self.assert_woken_in_time();
-            // The world already has the slots that this event reports to the master.
+            // When the master learns that slots were added, the world has them already: this one step cannot be
+            // checked.
             if !matches!(event, Some(Event::Grown { .. })) {
                 self.assert_never_without(self.now.saturating_sub(1));
             }
@@ -540,7 +548,7 @@ impl World {
                         Cause::Recycle(RecycleCause::MaxRss) => assert!(p.large_at.is_some(), "{pid:?} is not large"),
                         Cause::RollBack => {
                             let failed = self.bad.contains(&p.generation) || self.failed.contains(&p.generation);
-                            // The workers drain before the next program knows of the failure.
+                            // After a failed upgrade the workers drain before the next program knows of the failure.
                             assert!(failed || p.generation > self.master.generation(), "{pid:?} has not failed");
                         }
                         Cause::Reload => {
@@ -640,7 +648,7 @@ impl World {
                     }
                 }
                 Action::EndPreflight => {
-                    // It may have passed and ended.
+                    // If the preflight has passed and ended meanwhile, there is nothing to end.
                     if let Some(until) = &mut self.preflight {
                         *until = None;
                         self.plan_fact(1, Event::PreflightEnded { passed: false });
@@ -718,7 +726,7 @@ impl World {
         self.take_over(Takeover::New { count, removes });
     }
 
-    /// Another program takes over; it gets the old state as text only.
+    /// Lets another program take over. It gets the old state only as text.
     fn take_over(&mut self, takeover: Takeover) {
         self.execs += 1;
         let forking = self.master.workers().iter().find(|w| w.phase == Phase::Forking);
@@ -726,7 +734,7 @@ impl World {
         let snapshot = serde_json::to_string(&self.master.snapshot()).expect("a snapshot is plain values");
         let snapshot: CoreSnapshot = serde_json::from_str(&snapshot).expect("and can be read again");
         let tally = self.master.tally();
-        // The shell of each program knows the slots and rows that exist now, and its own settings.
+        // The shell of each program knows its own settings, and the slots and rows that exist now.
         let (master, actions) = Master::adopt(self.policy.clone(), Millis(self.now), snapshot, takeover);
         assert_eq!(master.tally(), tally, "a count was lost");
         self.master = master;
@@ -774,7 +782,7 @@ impl World {
         }
     }
 
-    /// A process told to drain, by the master or by a SIGTERM of its own.
+    /// Lets a process drain, because of the master or of a SIGTERM of its own.
     fn drain(&mut self, pid: Pid, grace: u64, last: bool) {
         let slot = self.alive(pid).slot;
         let (now, nature) = (self.now, self.nature_of(slot));
@@ -790,7 +798,7 @@ impl World {
         let news = last && !std::mem::replace(&mut p.told_last, last);
         let shorter = p.drained_by.is_none_or(|before| now + grace < before || (news && now + grace == before));
         assert!(shorter, "the drain of {pid:?} was not shortened");
-        // A worker that drains already may have closed its listeners: then it ends before it has accepted the rest.
+        // A worker that drains already may have closed its listeners, so it may end before it has accepted the rest.
         let holds = last && matches!(p.state, State::Serving | State::Draining);
         p.drained_by = Some(now + grace);
         p.doomed = true;
@@ -864,8 +872,9 @@ impl World {
         }
     }
 
-    /// At most half of the slots wait for their next worker, however many workers die, so that one serves or starts.
-    /// After a fork there is an exception: for the floor, or for a second while some slot serves.
+    /// Asserts that at most half of the slots wait for their next worker, however many workers die, so that one serves
+    /// or starts. More slots may wait for a short time after a fork: for the floor, or for a second while some slot
+    /// serves.
     fn assert_never_without(&self, at: u64) {
         let slots = self.master.target().min(self.policy.slots);
         let has = |slot: u32| {
@@ -873,7 +882,7 @@ impl World {
             self.master.workers().iter().any(|w| w.slot.0 == slot && alive(w))
         };
         let empty = (0..slots).filter(|slot| !has(*slot)).count() as u32;
-        // As the master knows it: it does not know yet of workers that became silent just now.
+        // Only what the master knows counts: it does not know yet of workers that became silent just now.
         let some_serve = self.master.workers().iter().any(|w| w.slot.0 < slots && w.serving() && !w.silent);
         let pace = if some_serve { EARLY } else { FLOOR };
         let floor_runs = self.forks.last().is_some_and(|(forked, _)| at < forked + pace);
@@ -884,8 +893,8 @@ impl World {
         }
     }
 
-    /// Clients that wait in a queue are served before the exit, unless the stop was made faster, its time is over, or
-    /// three workers that were forked for this have died.
+    /// Asserts that clients that wait in a queue were served before the exit, unless the stop was made faster, its time
+    /// was over, or three workers that were forked for this have died.
     fn assert_all_accepted(&self) {
         let stops = self.notes.iter().filter_map(|(at, note)| match note {
             Note::Stopping { graceful, delay_ms, grace_ms } => {
@@ -928,12 +937,12 @@ impl World {
         assert!(deaf.is_empty(), "not told that the service stops: {deaf:?}");
     }
 
-    /// The slots below the target whose worker serves, in their order.
+    /// Returns the slots below the target whose worker serves, in ascending order.
     pub(super) fn live(&self) -> Vec<SlotId> {
         self.slots_of(|_| true)
     }
 
-    /// The slots below the target with a worker that serves and is not known to be silent.
+    /// Returns the slots below the target whose worker serves and is not known to be silent.
     pub(super) fn well(&self) -> Vec<SlotId> {
         self.slots_of(|pid| !self.silent.contains(&pid))
     }
@@ -983,7 +992,7 @@ impl World {
         }
     }
 
-    /// Runs until the exit that was requested, and returns how long that took.
+    /// Runs until the exit that was requested, and returns how many milliseconds that took.
     pub(super) fn run_to_exit(&mut self, within: u64) -> u64 {
         let start = self.now;
         self.run(within);
