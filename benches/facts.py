@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Measures point reads and inserts a second: the reference service beside FastAPI and Uvicorn with the same work.
 
-`make bench-facts` runs it. Both servers have two workers, the same mongod or SQLite, the same wrk, and interleaved rounds;
-the output is median and range. Inserts on SQLite are equally durable on both sides (WAL, synchronous=NORMAL). Servers,
-client and database share the machine, so compare figures of one run only.
+`make bench-facts` runs it. Both servers have two workers, the same mongod or SQLite, the same wrk, and interleaved
+rounds; the output is median and range. Inserts on SQLite are equally durable on both sides (WAL, synchronous=NORMAL).
+Servers, client and database share the machine, so compare figures of one run only.
 """
+
 import argparse
 import json
 import os
@@ -18,9 +19,11 @@ import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-INSERT = 'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = \'{"text":"Otters sleep holding hands"}\'\n'
+INSERT = 'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
+INSERT += 'wrk.body = \'{"text":"Otters sleep holding hands"}\'\n'
 # Prints wrk's counts at the end of a run, with the answers that are neither 2xx nor 3xx.
-REPORT = 'done = function(s, l) io.write(string.format("%d %d %d %d\\n", s.requests, s.duration, s.errors.status, s.errors.connect + s.errors.read + s.errors.write + s.errors.timeout)) end\n'
+REPORT = 'done = function(s, l) io.write(string.format("%d %d %d %d\\n", s.requests, s.duration, s.errors.status, '
+REPORT += 's.errors.connect + s.errors.read + s.errors.write + s.errors.timeout)) end\n'
 
 
 def free_port():
@@ -31,7 +34,12 @@ def free_port():
 
 def started(command, port, path, **environment):
     process = subprocess.Popen(
-        command, cwd=path, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=open(path / "log", "ab"), start_new_session=True
+        command,
+        cwd=path,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=open(path / "log", "ab"),
+        start_new_session=True,
     )
     end = time.monotonic() + 30
     while time.monotonic() < end:
@@ -46,7 +54,9 @@ def started(command, port, path, **environment):
 
 
 def ask(port, path, body=None):
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body and json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", body and json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     return json.load(urllib.request.urlopen(request, timeout=10))
 
 
@@ -54,7 +64,9 @@ def wrk(port, path, script, seconds, folder):
     lua = folder / "wrk.lua"
     lua.write_text(script + REPORT)
     command = ["wrk", "-t", "1", "-c", "32", "-d", f"{seconds}s", "-s", str(lua), f"http://127.0.0.1:{port}{path}"]
-    requests, micros, refused, broken = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")[-2].split())
+    requests, micros, refused, broken = map(
+        int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split("\n")[-2].split()
+    )
     if refused or broken:
         sys.exit(f"{path}: {refused} answers failed, {broken} connections broke; the rate of failures says nothing")
     return requests / (micros / 1e6)
@@ -78,26 +90,55 @@ def main():
         try:
             database = free_port()
             mongod = str(ROOT / "target/mongod/fiftyone/db/bin/mongod")
-            processes.append(started([mongod, "--dbpath", ".", "--port", str(database), "--bind_ip", "127.0.0.1"], database, folder("mongod")))
+            processes.append(
+                started(
+                    [mongod, "--dbpath", ".", "--port", str(database), "--bind_ip", "127.0.0.1"],
+                    database,
+                    folder("mongod"),
+                )
+            )
             uri = f"mongodb://127.0.0.1:{database}"
             services = {}
             for store in ("MongoDB", "SQLite"):
                 port, where = free_port(), folder(f"oxicorn-{store}")
-                given = {"MONGODB_URI": uri} if store == "MongoDB" else {"OXICORN_SERVICE__SQLITE_PATH": str(where / "facts.db")}
+                given = (
+                    {"MONGODB_URI": uri}
+                    if store == "MongoDB"
+                    else {"OXICORN_SERVICE__SQLITE_PATH": str(where / "facts.db")}
+                )
                 flags = ["--bind", f"127.0.0.1:{port}", "--workers", "2", "--name", f"bench-{store.lower()}"]
-                processes.append(started([str(asked.program), *flags], port, where, OXICORN_CONTROL__SOCKET="off", **given))
+                processes.append(
+                    started([str(asked.program), *flags], port, where, OXICORN_CONTROL__SOCKET="off", **given)
+                )
                 services[store, "oxicorn"] = port
                 port, where = free_port(), folder(f"fastapi-{store}")
                 given = {"MONGODB_URI": uri} if store == "MongoDB" else {"SQLITE_PATH": str(where / "facts.db")}
-                command = [sys.executable, "-m", "uvicorn", "--app-dir", str(ROOT / "benches"), "--port", str(port), "--workers", "2", "--no-access-log", "fastapi_facts:app"]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "uvicorn",
+                    "--app-dir",
+                    str(ROOT / "benches"),
+                    "--port",
+                    str(port),
+                    "--workers",
+                    "2",
+                    "--no-access-log",
+                    "fastapi_facts:app",
+                ]
                 processes.append(started(command, port, where, PYTHONPATH=str(peers), **given))
                 services[store, "FastAPI + Uvicorn"] = port
             time.sleep(1)
             facts = {key: ask(port, "/facts", {"text": "Honey never spoils"})["id"] for key, port in services.items()}
             for _ in range(asked.rounds):
                 for key, port in services.items():
-                    for what, path, script in (("point reads", f"/facts/{facts[key]}", ""), ("inserts", "/facts", INSERT)):
-                        rates.setdefault((key[0], what), {}).setdefault(key[1], []).append(wrk(port, path, script, asked.seconds, work))
+                    for what, path, script in (
+                        ("point reads", f"/facts/{facts[key]}", ""),
+                        ("inserts", "/facts", INSERT),
+                    ):
+                        rates.setdefault((key[0], what), {}).setdefault(key[1], []).append(
+                            wrk(port, path, script, asked.seconds, work)
+                        )
         finally:
             for process in processes:
                 process.terminate()
@@ -106,7 +147,10 @@ def main():
     print(f"requests a second, 2 workers, 32 connections, median of {asked.rounds} rounds of {asked.seconds} s (range)")
     for (store, what), by in sorted(rates.items()):
         for name, values in by.items():
-            print(f"{store:8} {what:12} {name:18} {statistics.median(values):8.0f}  ({min(values):.0f}–{max(values):.0f})")
+            print(
+                f"{store:8} {what:12} {name:18} {statistics.median(values):8.0f}  "
+                f"({min(values):.0f}–{max(values):.0f})"
+            )
         ours, theirs = (statistics.median(by[name]) for name in ("oxicorn", "FastAPI + Uvicorn"))
         print(f"{store:8} {what:12} ratio {ours / theirs:.1f}")
 

@@ -2,6 +2,7 @@
 
 A peer of `make bench-facts`; `benches/facts.py` starts it under uvicorn.
 """
+
 import asyncio
 import os
 import sqlite3
@@ -49,7 +50,8 @@ class Sqlite:
     def __init__(self, path: str):
         self.path, self.local = path, threading.local()
         self.connection().execute(
-            "CREATE TABLE IF NOT EXISTS facts (_id TEXT PRIMARY KEY, text TEXT, source TEXT, created_at TEXT, updated_at TEXT)"
+            "CREATE TABLE IF NOT EXISTS facts "
+            "(_id TEXT PRIMARY KEY, text TEXT, source TEXT, created_at TEXT, updated_at TEXT)"
         )
 
     def connection(self):
@@ -60,7 +62,13 @@ class Sqlite:
         return self.local.connection
 
     async def insert(self, fact: dict):
-        row = (fact["_id"], fact["text"], fact["source"], fact["created_at"].isoformat(), fact["updated_at"].isoformat())
+        row = (
+            fact["_id"],
+            fact["text"],
+            fact["source"],
+            fact["created_at"].isoformat(),
+            fact["updated_at"].isoformat(),
+        )
         await asyncio.to_thread(lambda: self.connection().execute("INSERT INTO facts VALUES (?, ?, ?, ?, ?)", row))
 
     async def get(self, id: str):

@@ -2,11 +2,13 @@
 """Compares the instructions of a request in a worker of the release binary with the recorded ones: `make bench-guard`.
 
 Owns: counting with valgrind's callgrind, which depends little on the machine and its other load, and the verdict: more
-than 3 % above benches/instructions.json is a failure. Refuses: time (`cargo bench --bench load`), and the kernel's part.
+than 3 % above benches/instructions.json is a failure. Refuses: time (`cargo bench --bench load`), and the work of the
+kernel.
 
 A run is started twice, with few requests and with many: the difference is the cost of requests, without start and end.
 `--record` writes new figures, for a change that is worth its price or for a new compiler.
 """
+
 import argparse
 import http.client
 import json
@@ -78,7 +80,9 @@ def instructions(access, times):
         # Without the caller's environment, whose settings would count as well.
         environment = {"PATH": os.environ["PATH"]}
         with open(f"{folder}/log", "w+") as log:
-            master = subprocess.Popen([*command, BINARY, "--config", settings], env=environment, cwd=folder, stdout=log, stderr=log)
+            master = subprocess.Popen(
+                [*command, BINARY, "--config", settings], env=environment, cwd=folder, stdout=log, stderr=log
+            )
             try:
                 end = time.monotonic() + 60
                 while not answers(port):

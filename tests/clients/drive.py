@@ -5,6 +5,7 @@ A client program is called with `URL METHOD SIZE VERSION THREADS SECONDS PAUSE [
 again and again until the seconds are over. It never retries by itself, and counts as lost every answer but 200 with the
 body that was sent.
 """
+
 import collections
 import concurrent.futures
 import contextlib
@@ -83,18 +84,33 @@ def certificate():
         made = pathlib.Path(tempfile.mkdtemp(dir=TARGET))
         ca, key, cert = made / "ca.pem", made / "key.pem", made / "cert.pem"
         new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650"]
-        sh(*new, "-subj", "/CN=oxicorn's clients", "-keyout", made / "ca.key", "-out", ca, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
-        names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+        sh(
+            *new,
+            "-subj",
+            "/CN=oxicorn's clients",
+            "-keyout",
+            made / "ca.key",
+            "-out",
+            ca,
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
+        )
+        names = [
+            "-addext",
+            "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ]
         sh(*new, "-subj", "/CN=localhost", *names, "-CA", ca, "-CAkey", made / "ca.key", "-keyout", key, "-out", cert)
         made.rename(folder)
     return folder
 
 
 class Guard:
-    """Ends the programs that this one has started, in whatever way this one ends, SIGKILL included.
+    """Ends the programs that this one has started, however this one ends, also by SIGKILL.
 
-    Proxies have a session of their own, so no signal to this program's group reaches them. A process of its own therefore
-    waits for the end of its standard input, which comes when this program is gone.
+    Proxies have a session of their own, so no signal to this program's group reaches them. Therefore a second process
+    waits for the end of its standard input, which comes when this program is gone, and then ends them.
     """
 
     SCRIPT = """
@@ -148,7 +164,8 @@ class Service:
         self.origin = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
         self.access = self.folder / "access.log"
         tables = {
-            "server__bind": f'["127.0.0.1:{self.port}", "unix:{self.socket}"]', "server__unix_mode": '"0666"', "workers__count": 2,
+            "server__bind": f'["127.0.0.1:{self.port}", "unix:{self.socket}"]', "server__unix_mode": '"0666"',
+            "workers__count": 2,
             "control__socket": f'"{self.folder}/control.sock"', "service__debug": "true", "service__store": '"sqlite"',
         }  # fmt: skip
         if tls:
@@ -160,7 +177,10 @@ class Service:
     def __enter__(self):
         self.log = (self.folder / "log").open("w")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OXICORN_")}
-        run, how = [self.binary, "run", "-c", self.settings], {"env": environment, "stdout": self.log, "stderr": self.log}
+        run, how = (
+            [self.binary, "run", "-c", self.settings],
+            {"env": environment, "stdout": self.log, "stderr": self.log},
+        )
         try:
             self.master = GUARD.start(run, cwd=self.folder, **how)
         except OSError as error:
@@ -201,7 +221,9 @@ class Service:
 
     def counted(self):
         totals = self.status()["totals"]
-        return collections.Counter({name: totals[name] for name in ("requests", "reloads", "upgrades", "recycled", "crashed", "hung")})
+        return collections.Counter(
+            {name: totals[name] for name in ("requests", "reloads", "upgrades", "recycled", "crashed", "hung")}
+        )
 
 
 class Event:
@@ -250,7 +272,17 @@ class Load:
     def ask(self, origin, method, seconds, pause=0.0, unix=None, path=None):
         """Runs it to its end; returns a Result."""
         url = origin + (path or (GET if method == "GET" else POST))
-        words = [*self.command, url, method, self.size, self.version, self.threads, seconds, pause, *([unix] if unix else [])]
+        words = [
+            *self.command,
+            url,
+            method,
+            self.size,
+            self.version,
+            self.threads,
+            seconds,
+            pause,
+            *([unix] if unix else []),
+        ]
         environment = os.environ | {"CA_FILE": str(certificate() / "ca.pem")} | dict(self.environment)
         said = sh(*words, seconds=seconds + pause + 120, env=environment)
         try:

@@ -1,4 +1,4 @@
-"""Asks with httpx over HTTP/1.1 or HTTP/2: arguments are the URL and the version. Prints how many answers were right."""
+"""Asks with httpx over HTTP/1.1 or HTTP/2: takes the URL and the version, prints the number of right answers."""
 
 import asyncio
 import sys

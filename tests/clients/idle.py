@@ -8,6 +8,7 @@ a shorter idle time in the proxy nothing may be lost.
 `--keep-alive 75 --idle 60` is what is deployed, and takes five minutes; the default shows the same in half a minute.
 All proxies run side by side, mostly asleep.
 """
+
 import argparse
 import concurrent.futures
 import http.client
@@ -34,7 +35,9 @@ def client(origin, method, pauses, together, lost):
     """Asks once before the first pause and after each pause; adds each failure to `lost`."""
     url = urllib.parse.urlsplit(origin)
     more = {"context": TLS} if url.scheme == "https" else {}
-    connection = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[url.scheme](url.hostname, url.port, timeout=30, **more)
+    connection = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[url.scheme](
+        url.hostname, url.port, timeout=30, **more
+    )
     for pause in (0, *pauses):
         time.sleep(pause)
         together.wait(30)
@@ -59,7 +62,9 @@ def tried(proxy, transport, keep_alive, idle):
             together = threading.Barrier(CLIENTS * len(lost))
             pauses = [keep_alive + offset for offset in OFFSETS_S]
             threads = [
-                threading.Thread(target=client, args=[origin, method, pauses, together, lost[method]]) for method in lost for _ in range(CLIENTS)
+                threading.Thread(target=client, args=[origin, method, pauses, together, lost[method]])
+                for method in lost
+                for _ in range(CLIENTS)
             ]  # fmt: skip
             for thread in threads:
                 thread.start()
@@ -69,7 +74,9 @@ def tried(proxy, transport, keep_alive, idle):
 
 
 def told(lost):
-    return ", ".join(f"{method} {len(errors)} {'/'.join(sorted(set(errors)))}".strip() for method, errors in lost.items())
+    return ", ".join(
+        f"{method} {len(errors)} {'/'.join(sorted(set(errors)))}".strip() for method, errors in lost.items()
+    )
 
 
 def main():

@@ -4,6 +4,7 @@
 Prints the versions, then the matrix row by row: what was tried and what was lost. Fails when a cell has lost requests
 that `known` does not explain, and when a tool is missing: a cell that cannot be tried is an error.
 """
+
 import argparse
 import collections
 import concurrent.futures
@@ -25,7 +26,13 @@ def arguments():
     ask.add_argument("--list", action="store_true", help="only print the names of the rows")
     ask.add_argument("--short", action="store_true", help="the rows of `make clients`")
     ask.add_argument("--direct", action="store_true", help="the rows without a proxy")
-    ask.add_argument("--only", action="append", default=[], metavar="WORD", help="only rows whose name holds this; may be given several times")
+    ask.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="only rows whose name holds this; may be given several times",
+    )
     ask.add_argument("--event", action="append", choices=list(EVENTS), help="only these events")
     ask.add_argument("--seconds", type=float, default=6, help="the time of each cell")
     ask.add_argument("--jobs", type=int, default=2, help="cells side by side")
@@ -47,7 +54,10 @@ def wrong(row, event, outcome):
         return
     results, counted = outcome
     for method, result in results.items():
-        known, said = row.explains(event, method), "; ".join(f"{n} × {text}" for text, n in result.errors.most_common(4))
+        known, said = (
+            row.explains(event, method),
+            "; ".join(f"{n} × {text}" for text, n in result.errors.most_common(4)),
+        )
         what = f"{row.title}, {event}, {method}: {result.lost} of {result.tried} lost"
         if result.tried - result.lost == 0:
             yield f"{what}: nothing was answered ({said})"
@@ -60,7 +70,10 @@ def wrong(row, event, outcome):
     tried, left = sum(result.tried for result in results.values()), row.load.threads * len(results)
     # A load generator leaves each connection in the middle of a request.
     if counted["requests"] > tried + left:
-        print(f"   repeated: {row.title}, {event}: {counted['requests']} requests executed of {tried} tried", file=sys.stderr)
+        print(
+            f"   repeated: {row.title}, {event}: {counted['requests']} requests executed of {tried} tried",
+            file=sys.stderr,
+        )
 
 
 def figures(outcome):
@@ -84,16 +97,28 @@ def versions():
 def main():
     ask = arguments()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, with all that it started, and not after the cells that wait
-    rows = [row for row in (direct.ROWS if ask.direct else ROWS) if (row.short or not ask.short) and (not ask.only or any(word in row.title for word in ask.only))]
+    rows = [
+        row
+        for row in (direct.ROWS if ask.direct else ROWS)
+        if (row.short or not ask.short) and (not ask.only or any(word in row.title for word in ask.only))
+    ]
     if ask.list:
         return print(*(row.title for row in rows), sep="\n")
     certificate()  # made here, before two cells make it at the same time
     events, faults, good, began = ask.event or list(EVENTS), [], 0, time.monotonic()
     everything, happened = Result(), collections.Counter()
     print(*versions(), sep=", ")
-    print(f"\nRequests (lost), GET / POST:\n\n| client | {' | '.join(events)} |\n|{'---|' * (len(events) + 1)}", flush=True)
+    print(
+        f"\nRequests (lost), GET / POST:\n\n| client | {' | '.join(events)} |\n|{'---|' * (len(events) + 1)}",
+        flush=True,
+    )
     with concurrent.futures.ThreadPoolExecutor(ask.jobs) as pool:
-        cells = {(row.title, event): pool.submit(cell, row, event, ask.seconds) for row in rows for event in events if event in row.events}
+        cells = {
+            (row.title, event): pool.submit(cell, row, event, ask.seconds)
+            for row in rows
+            for event in events
+            if event in row.events
+        }
         for row in rows:
             line = []
             for event in events:
@@ -109,7 +134,10 @@ def main():
             print(f"| {row.title} | {' | '.join(line)} |", flush=True)
     events = ", ".join(f"{happened[name]:,} {name}" for name in ("reloads", "recycled", "upgrades", "stops"))
     print("", *(f"FAILED: {fault}" for fault in faults), "", sep="\n")
-    print(f"{everything.tried:,} requests, {everything.lost:,} lost, the longest wait {everything.longest_ms:.0f} ms; {events}")
+    print(
+        f"{everything.tried:,} requests, {everything.lost:,} lost, "
+        f"the longest wait {everything.longest_ms:.0f} ms; {events}"
+    )
     print(f"It took {time.monotonic() - began:.0f} s\n{good} passed, {len(cells) - good} failed")
     return bool(faults)
 

@@ -6,6 +6,7 @@ nginx in front of an oxicorn that does not reload. HTTP/1.1 itself loses a reque
 idle connection is on the wire, so these losses are only printed, side by side. All run at the same time, mostly asleep:
 six minutes without reloads, a quarter of an hour with a hundred.
 """
+
 import argparse
 import concurrent.futures
 import contextlib
@@ -22,7 +23,8 @@ from drive import GUARD, Broken, Result, Service, accepts, certificate, eventual
 from wire import Wire
 
 CLIENTS = {
-    "requests", "urllib3", "httpx", "httpx, async", "aiohttp", "niquests", "pycurl", "node http.Agent", "node fetch", "Java 17 HttpClient",
+    "requests", "urllib3", "httpx", "httpx, async", "aiohttp", "niquests", "pycurl", "node http.Agent", "node fetch",
+    "Java 17 HttpClient",
     "Java 17 HttpURLConnection", "LWP", "HTTP::Tiny", "Ruby net/http", "PHP curl", "Go",
 }  # fmt: skip
 ROWS = [row for row in HTTP1 if row.name in CLIENTS and row.transport == "HTTP/1.1"]
@@ -57,12 +59,16 @@ def polls(asked, at_once):
 
 
 def table(results, columns):
-    """Prints a line for each client and yields a sentence for each loss; `results` is {(client, column, …): Result}."""
+    """Prints a line for each client, yields a sentence for each loss; `results` is {(client, column, …): Result}."""
     print(f"| client | {' | '.join(map(str, columns))} |\n|{'---|' * (len(columns) + 1)}")
     for row in ROWS:
         line = []
         for column in columns:
-            some = [result for key, result in results.items() if key[:2] == (row.name, column) and isinstance(result, Result)]
+            some = [
+                result
+                for key, result in results.items()
+                if key[:2] == (row.name, column) and isinstance(result, Result)
+            ]
             total = sum(some, Result())
             line.append(f"{total.tried} ({total.lost})")
         print(f"| {row.name} | {' | '.join(line)} |")
@@ -71,7 +77,8 @@ def table(results, columns):
         if isinstance(result, Broken) or not result.tried:
             yield f"{what}: {result}"
         elif result.lost:
-            yield f"{what}: {result.lost} of {result.tried} lost ({'; '.join(f'{n} × {text}' for text, n in result.errors.most_common(3))})"
+            errors = "; ".join(f"{n} × {text}" for text, n in result.errors.most_common(3))
+            yield f"{what}: {result.lost} of {result.tried} lost ({errors})"
 
 
 def without_reloads(intervals):
@@ -121,7 +128,8 @@ def lane(number, reloads, threads):
             (row.name, f"{interval} s, {name}", method): (
                 row, threads, f"http://127.0.0.1:{wire.port}", method, (reloads + 0.5) * sum(APART_S) / 2, interval,
             )
-            for row in ROWS[number::LANES] for interval in INTERVALS for name, wire in wires.items() for method in METHODS
+            for row in ROWS[number::LANES] for interval in INTERVALS
+            for name, wire in wires.items() for method in METHODS
         }  # fmt: skip
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             reloaded = pool.submit(happens)
@@ -146,7 +154,12 @@ def main():
     began = time.monotonic()
     if ask.reloads:
         print(f"Polls (lost) through {ask.reloads} reloads, over 20 ms:\n")
-        lost = list(table(reloading(ask.reloads, ask.threads), [f"{interval} s, {name}" for interval in INTERVALS for name in ("oxicorn", "nginx")]))
+        lost = list(
+            table(
+                reloading(ask.reloads, ask.threads),
+                [f"{interval} s, {name}" for interval in INTERVALS for name in ("oxicorn", "nginx")],
+            )
+        )
         print("", *lost, sep="\n")
         return any("lost (" not in sentence for sentence in lost)
     intervals = [int(interval) for interval in ask.intervals.split(",")]

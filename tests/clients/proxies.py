@@ -4,6 +4,7 @@ A proxy has a file in proxies/ in which `@port@` (in front), `@dir@` (its folder
 are filled in. Its retries, pools and time limits towards oxicorn are its defaults. Only its limits towards its own
 clients are long, so that they cause no loss. The client in front is Python's http.client, which retries nothing.
 """
+
 import contextlib
 import dataclasses
 import functools
@@ -65,7 +66,9 @@ class Proxy:
         if self.makes:
             self.makes(folder, values)
         command = [filled for word in self.command if (filled := fill(word, values))]
-        environment = os.environ | {"HOME": str(folder)} | {name: fill(value, values) for name, value in self.environment}
+        environment = (
+            os.environ | {"HOME": str(folder)} | {name: fill(value, values) for name, value in self.environment}
+        )
         with (folder / "said").open("w") as said:
             try:
                 process = GUARD.start(
@@ -116,9 +119,14 @@ SHIPPED = {
         r'":80"': '"127.0.0.1:@plain@"', r'":443"': '"127.0.0.1:@port@"', "/etc/traefik/": "@dir@/", "/acme/": "@dir@/",
         "tlsChallenge: {}": "tlsChallenge: {}\n      caServer: https://127.0.0.1:9/none",
     },
-    "dynamic.yml": {r"example\.org": "localhost", "http://backend:8000": "@upstream@", r"idleConnTimeout: \d+s": "@idle@"},
+    "dynamic.yml": {
+        r"example\.org": "localhost", "http://backend:8000": "@upstream@",
+        r"idleConnTimeout: \d+s": "@idle@",
+    },
 }  # fmt: skip
-OUR_CERTIFICATE = "\ntls: {stores: {default: {defaultCertificate: {certFile: @tls@/cert.pem, keyFile: @tls@/key.pem}}}}\n"
+OUR_CERTIFICATE = (
+    "\ntls: {stores: {default: {defaultCertificate: {certFile: @tls@/cert.pem, keyFile: @tls@/key.pem}}}}\n"
+)
 
 
 def shipped(folder, values):
@@ -167,8 +175,10 @@ PROXIES = [
         {"HTTP/1.1": f"http://{TCP}/", "unix": "unix:@socket@|http://localhost/", "h2c": f"h2c://{TCP}/"},
         "ttl=@seconds@", "apache.conf",
     ),
-    Proxy("Caddy 2.6", ("/usr/bin/caddy", *CADDY_RUN), CADDY, "keepalive @seconds@s", "Caddyfile", environment=CADDY_HOME),
-    Proxy("Caddy 2.11", (f"{WHEELS}/bin/caddy", *CADDY_RUN), CADDY, "keepalive @seconds@s", "Caddyfile", environment=CADDY_HOME),
+    Proxy("Caddy 2.6", ("/usr/bin/caddy", *CADDY_RUN), CADDY, "keepalive @seconds@s", "Caddyfile",
+        environment=CADDY_HOME),
+    Proxy("Caddy 2.11", (f"{WHEELS}/bin/caddy", *CADDY_RUN), CADDY, "keepalive @seconds@s", "Caddyfile",
+        environment=CADDY_HOME),
     Proxy(
         "Varnish",
         (
@@ -200,22 +210,28 @@ PROXIES = [
         file="hitch.conf", tls=True, makes=key_and_chain,
     ),
     Proxy(
-        "Envoy", (f"{WHEELS}/envoy/_bin/envoy", "-c", "envoy.yaml", "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"),
+        "Envoy", (f"{WHEELS}/envoy/_bin/envoy", "-c", "envoy.yaml", "--concurrency", "1",
+        "--disable-hot-restart", "--log-level", "warning"),
         {
-            "HTTP/1.1": {"upstream": ENVOY, "protocol": HTTP1}, "unix": {"upstream": "address: {pipe: {path: @socket@}}", "protocol": HTTP1},
-            "h2c": {"upstream": ENVOY, "protocol": HTTP2}, "PROXY v2": {"upstream": ENVOY, "protocol": HTTP1, "transport_socket": ENVOY_V2},
+            "HTTP/1.1": {"upstream": ENVOY, "protocol": HTTP1},
+            "unix": {"upstream": "address: {pipe: {path: @socket@}}", "protocol": HTTP1},
+            "h2c": {"upstream": ENVOY, "protocol": HTTP2},
+            "PROXY v2": {"upstream": ENVOY, "protocol": HTTP1, "transport_socket": ENVOY_V2},
         },
         "common_http_protocol_options: {idle_timeout: @seconds@s}", "envoy.yaml",
     ),
     Proxy(
-        "Traefik, deploy/traefik", (f"{WHEELS}/bin/traefik", "--configFile=traefik.yml"), {"HTTP/1.1": f"http://{TCP}", "h2c": f"h2c://{TCP}"},
+        "Traefik, deploy/traefik", (f"{WHEELS}/bin/traefik", "--configFile=traefik.yml"),
+        {"HTTP/1.1": f"http://{TCP}", "h2c": f"h2c://{TCP}"},
         "idleConnTimeout: @seconds@s", tls=True, makes=shipped,
     ),
 ]  # fmt: skip
 
 VERSIONS = {
-    "nginx": ["nginx", "-v"], "HAProxy": ["haproxy", "-v"], "Apache": ["apache2", "-v"], "Caddy": ["/usr/bin/caddy", "version"],
-    "Varnish": ["varnishd", "-V"], "Squid": ["squid", "-v"], "lighttpd": ["lighttpd", "-v"], "nghttpx": ["nghttpx", "--version"],
+    "nginx": ["nginx", "-v"], "HAProxy": ["haproxy", "-v"], "Apache": ["apache2", "-v"],
+    "Caddy": ["/usr/bin/caddy", "version"],
+    "Varnish": ["varnishd", "-V"], "Squid": ["squid", "-v"], "lighttpd": ["lighttpd", "-v"],
+    "nghttpx": ["nghttpx", "--version"],
     "hitch": ["hitch", "--version"],
 }  # fmt: skip
 V2 = {"server__proxy_protocol": '"v2"'}
@@ -239,7 +255,8 @@ def behind(proxy, service, _, transport):
 def row(proxy, transport):
     load = THROUGH.get(transport, python("requests", threads=8)) if proxy.name == "hitch" else FRONT
     return Row(
-        proxy.name, transport, load, settings={"log__access_exclude": '["/ready"]', **(V2 if "v2" in transport else {})},
+        proxy.name, transport, load,
+        settings={"log__access_exclude": '["/ready"]', **(V2 if "v2" in transport else {})},
         front=contextlib.contextmanager(functools.partial(behind, proxy, transport=transport)),
         known=KNOWN.get((proxy.name, transport), {}), short=(proxy.name, transport) in SHORT,
     )  # fmt: skip

@@ -11,7 +11,7 @@ mkdir -p "$work"
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 
-# The Dockerfile comes on stdin, the files lie in $context.
+# Reads the Dockerfile from stdin, and the files from $context.
 build() {
     docker build --quiet --tag "oxicorn-test/$1" --file - "$context" >/dev/null
     find "$context" -mindepth 1 -delete
@@ -39,7 +39,7 @@ rust() {
     mkdir "$context/bin"
     cp -a "$toolchain"/bin/{cargo,rustc} "$context/bin/"
     cp -a "$toolchain/lib" "$context/"
-    # A proxy with its own certificate authority may stand between this machine and the registry of crates.
+    # A proxy with its own certificate authority may be between this machine and the registry of crates.
     cp -L /etc/ssl/certs/ca-certificates.crt "$context/"
     build rust <<'DOCKERFILE'
 FROM oxicorn-test/bookworm

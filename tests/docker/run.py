@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Builds and runs the image and the compose files: `make soak-docker`.
 
-`run.py BINARY`, which is `make test-docker`, puts an existing binary into the image and compiles nothing. Every check prints
-a sentence, and the first that fails ends the run. Images are named oxicorn-test/… and stay. Containers, volumes and networks
-are named oxicorn-test… and are removed. The base images are made by base-images.sh, so no registry of images is asked.
+`run.py BINARY`, which is `make test-docker`, puts an existing binary into the image and compiles nothing. Every check
+prints a sentence, and the first that fails ends the run. Images are named oxicorn-test/… and stay. Containers,
+volumes and networks are named oxicorn-test… and are removed. The base images are made by base-images.sh, so the run
+needs no registry of images.
 """
+
 import concurrent.futures
 import contextlib
 import http.client
@@ -29,7 +31,14 @@ ARGUMENTS = {"RUST": "oxicorn-test/rust", "RUNTIME": "oxicorn-test/runtime" if B
 os.environ |= {"DOCKER_CONFIG": str(ROOT / "target/docker-client"), "DOCKER_BUILDKIT": "1"} | ARGUMENTS
 NAME = "oxicorn-test"
 IMAGE = "oxicorn-test/oxicorn"
-BUILD = ["docker", "build", "--progress", "plain", *(f"--build-arg={name}={value}" for name, value in ARGUMENTS.items()), "--tag"]
+BUILD = [
+    "docker",
+    "build",
+    "--progress",
+    "plain",
+    *(f"--build-arg={name}={value}" for name, value in ARGUMENTS.items()),
+    "--tag",
+]
 SIZE_MAX = 30_000_000
 GRACE = 45
 LOST = (OSError, http.client.HTTPException)
@@ -91,7 +100,10 @@ def makes_a_fact(address, text):
 
 
 class Load:
-    """Clients that never retry. A request that was sent and not answered with 200 is lost. A client that cannot connect has lost nothing."""
+    """Clients that never retry. A request is lost if it was sent and not answered with 200.
+
+    A client that cannot connect has lost nothing.
+    """
 
     def __init__(self, address, path, clients):
         self.address, self.path = address, path
@@ -151,7 +163,11 @@ def needs():
 
 def tags_are_pinned():
     files = [ROOT / "Dockerfile", *ROOT.glob("docker-compose*.yml")]
-    images = [image for file in files for image in re.findall(r"^(?:ARG RUST=| *image: )([^\s*&]+)", file.read_text(), re.MULTILINE)]
+    images = [
+        image
+        for file in files
+        for image in re.findall(r"^(?:ARG RUST=| *image: )([^\s*&]+)", file.read_text(), re.MULTILINE)
+    ]
     loose = [image for image in images if not re.search(r":v?\d+\.\d+", image)]
     expect(len(images) == 4 and not loose, f"every base image has a version of at least two numbers: {images}")
 
@@ -162,7 +178,9 @@ def packs_the_binary():
         sh("deploy/docker/runtime.sh", BINARY, f"{folder}/runtime")
         docker("image", "rm", "--force", ARGUMENTS["RUNTIME"], check=False)
         with subprocess.Popen(["tar", "-C", folder, "-c", "runtime"], stdout=subprocess.PIPE) as tar:
-            subprocess.run(["docker", "import", "-", ARGUMENTS["RUNTIME"]], stdin=tar.stdout, stdout=subprocess.DEVNULL, check=True)
+            subprocess.run(
+                ["docker", "import", "-", ARGUMENTS["RUNTIME"]], stdin=tar.stdout, stdout=subprocess.DEVNULL, check=True
+            )
 
 
 def build():
@@ -188,15 +206,26 @@ def a_changed_source_compiles_oxicorn_alone():
         done = sh(*BUILD, IMAGE, copy, check=False)
     said = done.stdout + done.stderr
     compiled = set(re.findall(r"Compiling (\S+)", said))
-    expect("a source was changed" in said and compiled == {"oxicorn"}, f"after the change of a source it compiles {compiled}")
+    expect(
+        "a source was changed" in said and compiled == {"oxicorn"},
+        f"after the change of a source it compiles {compiled}",
+    )
 
 
 def run(*options):
-    """Returns the address inside the bridge. A published port leads to Docker's proxy, which accepts connections even when nothing serves."""
+    """Returns the address inside the bridge.
+
+    A published port leads to Docker's proxy, which accepts connections even when nothing serves.
+    """
     remove()
-    docker("run", "--detach", "--name", NAME, "--publish", "127.0.0.1::8000", "--stop-timeout", str(GRACE), *options, IMAGE)
+    docker(
+        "run", "--detach", "--name", NAME, "--publish", "127.0.0.1::8000", "--stop-timeout", str(GRACE), *options, IMAGE
+    )
     published = docker("port", NAME, "8000").splitlines()[0]
-    expect(eventually(lambda: request(published, "GET", "/health")[0] == 200, 30), f"docker run {' '.join(options)}: it serves")
+    expect(
+        eventually(lambda: request(published, "GET", "/health")[0] == 200, 30),
+        f"docker run {' '.join(options)}: it serves",
+    )
     return inspect(".NetworkSettings.IPAddress") + ":8000"
 
 
@@ -214,10 +243,16 @@ def reloads_and_upgrades(address):
     pid = inspect(".State.Pid")
     for name, word in [("HUP", "reloaded"), ("USR2", "upgraded")]:
         docker("kill", "--signal", name, NAME)
-        expect(eventually(lambda: any(f"event={word} " in line for line in logs(NAME)), 60), f"docker kill -s {name}: {word}")
+        expect(
+            eventually(lambda: any(f"event={word} " in line for line in logs(NAME)), 60),
+            f"docker kill -s {name}: {word}",
+        )
     load.end()
     load.none_lost("a reload and an upgrade")
-    expect(inspect(".State.Running") == "true" and inspect(".State.Pid") == pid, "the container runs on, with the same PID 1")
+    expect(
+        inspect(".State.Running") == "true" and inspect(".State.Pid") == pid,
+        "the container runs on, with the same PID 1",
+    )
 
 
 def as_it_is():
@@ -229,7 +264,18 @@ def as_it_is():
     reloads_and_upgrades(address)
 
     # An orphan: a second supervisor whose master is killed leaves its worker to PID 1.
-    docker("exec", "--detach", NAME, "/usr/local/bin/oxicorn", "--bind", "127.0.0.1:9000", "--name", "second", "--workers", "1")
+    docker(
+        "exec",
+        "--detach",
+        NAME,
+        "/usr/local/bin/oxicorn",
+        "--bind",
+        "127.0.0.1:9000",
+        "--name",
+        "second",
+        "--workers",
+        "1",
+    )
 
     def second(role):
         return [int(pid) for pid, _, args in processes() if f"oxicorn: {role}" in args and "[second]" in args]
@@ -266,12 +312,24 @@ def locked_down():
 
 def compose(*files):
     """Returns the command for these compose files."""
-    return ["docker", "compose", "--project-directory", ".", "--project-name", NAME, *(part for file in files for part in ("--file", file))]
+    return [
+        "docker",
+        "compose",
+        "--project-directory",
+        ".",
+        "--project-name",
+        NAME,
+        *(part for file in files for part in ("--file", file)),
+    ]
 
 
 PLAIN = compose("docker-compose.yml", "tests/docker/compose.yml")
-PROD = compose("docker-compose.yml", "docker-compose.prod.yml", "tests/docker/compose.yml", "tests/docker/compose.prod.yml")
-TRAEFIK = compose("docker-compose.yml", "docker-compose.traefik.yml", "tests/docker/compose.yml", "tests/docker/compose.traefik.yml")
+PROD = compose(
+    "docker-compose.yml", "docker-compose.prod.yml", "tests/docker/compose.yml", "tests/docker/compose.prod.yml"
+)
+TRAEFIK = compose(
+    "docker-compose.yml", "docker-compose.traefik.yml", "tests/docker/compose.yml", "tests/docker/compose.traefik.yml"
+)
 
 
 def port(command, service, inside):
@@ -289,7 +347,10 @@ def composed():
     sh(*PLAIN, *UP)
     containers = [json.loads(line) for line in sh(*PLAIN, "ps", "--all", "--format", "json").stdout.splitlines()]
     states = {one["Service"]: one["Health"] or f"{one['State']} {one['ExitCode']}" for one in containers}
-    expect(states == {"mongo": "healthy", "migrate": "exited 0", "backend": "healthy"}, f"docker compose up --build --wait: {states}")
+    expect(
+        states == {"mongo": "healthy", "migrate": "exited 0", "backend": "healthy"},
+        f"docker compose up --build --wait: {states}",
+    )
     backend = port(PLAIN, "backend", 8000)
     ready = json.loads(request(backend, "GET", "/ready")[1] or "{}")
     expect(ready.get("checks") == {"database": "ok"}, f"the backend answers {ready}")
@@ -327,7 +388,9 @@ def behind(command, proxy, *trust):
     expect(answer.endswith(" 404"), f"through {proxy} the metrics are not served: {answer.splitlines()[-1]}")
     answer = curl(plain, "http://example.org/a", r"\n%{redirect_url}").splitlines()[-1]
     expect(answer == "https://example.org/a", f"plain HTTP is redirected to {answer}")
-    seen = eventually(lambda: [line.split()[0] for line in logs(f"{NAME}-backend-1") if "GET /health" in line and "curl" in line], 10)
+    seen = eventually(
+        lambda: [line.split()[0] for line in logs(f"{NAME}-backend-1") if "GET /health" in line and "curl" in line], 10
+    )
     expect(set(seen) == {"172.30.0.1"}, f"the backend sees the client of {proxy}, not {proxy}: {seen}")
     sh(*command, "down", "--volumes")
 
@@ -339,7 +402,7 @@ def clean():
 
 
 def belongings():
-    """Returns containers, networks and all volumes. A volume without a name cannot be told apart later, so all count."""
+    """Returns containers, networks and all volumes, because a volume without a name cannot be recognized later."""
     named = [["ps", "--all"], ["network", "ls"]]
     theirs = [docker(*ask, "--quiet", "--filter", f"name={NAME}") for ask in named]
     return set(" ".join([docker("volume", "ls", "--quiet"), *theirs]).split())
@@ -352,7 +415,7 @@ clean()
 before, began = belongings(), time.monotonic()
 try:
     tags_are_pinned()
-    # While the compiler runs, which does not need the network or the disk.
+    # These run during the compilation, because the compiler needs neither the network nor the disk.
     with concurrent.futures.ThreadPoolExecutor(1) as others:
         made = others.submit(sh, "tests/docker/base-images.sh", "mongo", "nginx", "traefik")
         if not BINARY:
