@@ -39,7 +39,7 @@ fn a_sound_service_passes_and_the_check_leaves_nothing_behind() {
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("one JSON object");
     assert_eq!(json["ok"], true, "{json}");
     assert_eq!(json["start"], serde_json::json!({"ok": true, "failures": [], "held": []}));
-    // Without the flag nothing is started.
+    // Without the flag, `check` starts nothing.
     let shallow = launch.run_with(&["check", "--json"]);
     let shallow: serde_json::Value = serde_json::from_slice(&shallow.stdout).expect("one JSON object");
     assert_eq!((&shallow["ok"], &shallow["start"]), (&true.into(), &serde_json::Value::Null));

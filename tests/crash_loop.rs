@@ -1,4 +1,4 @@
-//! Promise: workers that die young are retried ever more slowly, but never in more than half of the slots; a worker
+//! Promise: workers that die young are retried after longer and longer pauses, but never in more than half of the slots; a worker
 //! that has answered is replaced at once. The master neither spins nor ends, and names the request that is in flight
 //! when the workers die.
 
@@ -82,7 +82,7 @@ fn one_bad_request_repeated_leaves_every_slot_served() {
     assert_eq!(supervisor.status()["quarantined"], serde_json::json!([]), "http.quarantine is off by default");
 }
 
-/// There are no other requests: each worker dies of its first one.
+/// There are no other requests: the first request kills each worker.
 #[test]
 fn half_of_the_slots_never_wait_however_young_their_workers_die() {
     let supervisor = Launch::new().serving(2);

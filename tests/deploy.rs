@@ -178,7 +178,7 @@ fn the_units_system_call_filter_allows_what_the_program_does() {
 
     assert!(nix::unistd::Uid::effective().is_root(), "only root can become another user: run the tests as root");
     let launch = Launch::new().set("log.access", r#""{dir}/access.log""#);
-    // As the unit has it: a user of its own, which owns the folder. As root, SQLite would change its files' owners.
+    // The unit has a user of its own, which owns the folder. As root, SQLite would change the owners of its files.
     let nobody = nix::unistd::Uid::from_raw(65534);
     nix::unistd::chown(&launch.path(""), Some(nobody), None).expect("our own folder");
     let trace = launch.path("trace").display().to_string();
@@ -243,7 +243,7 @@ fn logrotate_accepts_the_snippet_and_loses_no_line() {
     let ours = read(snippet);
     let signal = "systemctl kill --kill-whom=main --signal=USR1 oxicorn.service";
     assert!(ours.contains(signal) && ours.contains("/var/log/oxicorn/*.log"), "{ours}");
-    // As in Debian's own logrotate.conf, which stands before the snippets.
+    // Debian's own logrotate.conf comes before the snippets and has these lines.
     let ours = ours.replace("/var/log/oxicorn", &pattern).replace(signal, &format!("kill -USR1 {}", supervisor.pid()));
     fs::write(&config, format!("create\n{ours}")).expect("our own folder");
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).expect("our own file");

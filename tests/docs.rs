@@ -1,5 +1,5 @@
-//! Promise: the pages name everything that exists, and nothing else: keys, events, exit codes, metrics, and every
-//! setting of Gunicorn and Uvicorn, as those programs list them. Needs both in target/peers-settings.
+//! Promise: the pages name every key, event, exit code and metric, and no other. They also name every setting that
+//! Gunicorn and Uvicorn list. Needs both programs in target/peers-settings.
 
 mod generated;
 mod links;
@@ -53,7 +53,7 @@ fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     rows.map(|(_, line)| line.trim_matches('|').split(" | ").map(str::trim).collect())
 }
 
-/// Returns what stands between backticks.
+/// Returns the text between backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }

@@ -1,4 +1,4 @@
-//! Promise: a worker whose loop stands still is found, told apart from a crash, killed and replaced, while the others
+//! Promise: a worker whose loop stands still is found, distinguished from a crash, killed and replaced, while the others
 //! serve.
 
 use std::time::Duration;

@@ -449,7 +449,7 @@ fn run_client(
     tally
 }
 
-/// Sleeps a millisecond again and again: what it oversleeps is a stall of the machine, not of the supervisor.
+/// Sleeps a millisecond again and again: a longer sleep is a stall of the machine, not of the supervisor.
 pub struct Canary {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Duration>>,

@@ -120,7 +120,7 @@ impl Plan {
         let swarm = Swarm::start(self.bind.target(&supervisor), "/debug/connections", &self.manners, self.seed);
         let storm = Storm::new(&supervisor, &swarm, self.workers, self.seed);
         let record = storm.rage(&self.deck, self.length, self.pace);
-        // On a busy machine the service comes late to what it was asked to do, so the load continues until it has done
+        // On a busy machine the service does late what it was asked to do, so the load continues until it has done
         // it. Kills undo that work again and again.
         if !self.deck.contains(&Deed::Kill) {
             for event in [events::RELOADED, events::UPGRADED] {

@@ -51,11 +51,11 @@ pub mod events {
     pub const LOGS_REOPENED: &str = "logs_reopened";
     pub const ACCESS_LINES_DROPPED: &str = "access_lines_dropped";
 
-    /// Of `listening`: the address as it was bound.
+    /// In `listening`: the address as it was bound.
     pub const ADDRESS_FIELD: &str = "address";
-    /// Of `worker_drained`: requests or connections that were cut at the end of the graceful timeout.
+    /// In `worker_drained`: requests or connections that were cut at the end of the graceful timeout.
     pub const CUT_FIELD: &str = "cut";
-    /// Of `scaled`: the number of workers that is wanted now.
+    /// In `scaled`: the number of workers that is wanted now.
     pub const TARGET_FIELD: &str = "target";
 }
 

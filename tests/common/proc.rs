@@ -82,7 +82,7 @@ impl Process {
         self.number("VmRSS")
     }
 
-    /// How often the process was switched away from, by its own will or not: each switch is one wake-up.
+    /// How often the process was switched away from, voluntarily or not: each switch is one wake-up.
     pub fn context_switches(self) -> u64 {
         self.number("voluntary_ctxt_switches") + self.number("nonvoluntary_ctxt_switches")
     }

@@ -326,7 +326,7 @@ fn the_command_line_page_is_what_the_program_says() {
     for (flag, key) in keys_of_flags() {
         writeln!(text, "| {} | `{key}` |", flag.shown()).expect("a string");
     }
-    // The flags of `run` are those of several commands, and stand once.
+    // Several commands have the flags of `run`; the page shows them once.
     let run = help(&["run"]);
     let (_, shared) = run.split_once("\n\nSockets:").expect("run has flags");
     writeln!(text, "\n### oxicorn\n\n```text\n{}\n```", help(&[])).expect("a string");

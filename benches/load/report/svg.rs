@@ -177,7 +177,7 @@ pub fn step(ticks: &[Tick]) -> f64 {
     ticks.windows(2).map(|pair| pair[1].second - pair[0].second).fold(f64::INFINITY, f64::min).clamp(1e-3, 1.0)
 }
 
-/// Where each deed is named, and in which row; a repeated name is left out while the first one still stands there.
+/// Where each deed is named, and in which row; a repeated name is left out while the first one is still shown.
 fn deed_names<'a>(deeds: &[(f64, &'a str)]) -> Vec<(f64, usize, &'a str)> {
     let (mut ends, mut names): (Vec<(f64, &str)>, Vec<_>) = (Vec::new(), Vec::new());
     for &(x, deed) in deeds {
