@@ -147,7 +147,7 @@ fn each_field_is_documented_by_the_comment_of_its_key() {
             continue;
         }
         for (is, should) in source.lines().zip(wanted.lines()) {
-            assert_eq!(is, should, "{name}: REWRITE=1 cargo test --lib field_docs writes it anew");
+            assert_eq!(is, should, "{name}: REWRITE=1 cargo test --lib field_docs writes it again");
         }
         assert_eq!(source, wanted, "{name}");
     }
