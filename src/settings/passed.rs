@@ -1,7 +1,7 @@
-//! Listening sockets that the process that starts the service passes, by the protocol of sd_listen_fds(3): the
-//! descriptors 3, 4, … up to `LISTEN_FDS` of them, for the process `LISTEN_PID`.
+//! Listening sockets that the parent process passes to the service by the protocol of sd_listen_fds(3). They are the
+//! descriptors from 3 on; `LISTEN_FDS` is their number, and `LISTEN_PID` the process that they are meant for.
 //!
-//! Owns: the meaning of these variables as a value of `server.bind`. Refuses: to touch the sockets (`listener`).
+//! Owns: the meaning of these variables as a value of `server.bind`. Refuses: to use the sockets; `listener` does.
 
 use std::{collections::BTreeMap, iter};
 
@@ -11,10 +11,11 @@ use super::{GivenValue, Origin, Problem};
 
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
+/// The number of the first passed descriptor, by the protocol.
 const FIRST: u32 = 3;
 
-/// Returns the sockets as an entry of `server.bind`. If they are for another process, that is a warning: usually a
-/// shell stands between that process and this one.
+/// Returns the passed sockets as an entry of `server.bind`; `None` if there are none. If they are meant for another
+/// process, they are ignored with a warning: usually a shell was started with them, and it started this process.
 pub(super) fn sockets(
     env: &BTreeMap<String, String>,
     pid: u32,

@@ -1,8 +1,9 @@
-//! The texts that settings are read from, and their record.
+//! The texts of the files from which settings are read, and a record of these texts.
 //!
-//! Owns: reading whole files, and the meaning of a missing one. A file that never existed is a choice; a file that is
-//! gone or empty now, or that cannot be seen, is an error. Recorded texts give the same settings again, whatever has
-//! happened to the files: a failed upgrade returns to them. Refuses: to interpret the texts.
+//! Owns: reading whole files, the meaning of a missing file, and the record. A settings file that never existed is a
+//! choice of the operator; a file that is gone or has become empty, or that cannot be seen, is an error. With recorded
+//! texts the same settings can be made again, even if the files have changed: a failed upgrade does this. Refuses: to
+//! interpret the texts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,39 +15,40 @@ use std::{
 
 use crate::sys::fd;
 
-/// Every file that was read, by its path.
+/// The text of every file that was read, by its path, and how missing files are treated.
 #[derive(Clone, Default)]
 pub(crate) struct Sources {
     texts: BTreeMap<PathBuf, String>,
-    /// Only the recorded texts count; no file is read.
+    /// If true, only the recorded texts are used, and no file is read.
     recorded: bool,
+    /// The files of the settings in effect, if a service runs already; `None` at a start.
     before: Option<FilesInEffect>,
 }
 
-/// The files that the settings in effect were read from.
+/// The files from which the settings in effect were read.
 #[derive(Clone, Debug)]
 struct FilesInEffect {
-    /// There was a settings file.
+    /// True if there was a settings file.
     file: bool,
-    /// The files that were not empty.
+    /// The paths of the files that were not empty.
     filled: BTreeSet<PathBuf>,
 }
 
 impl fmt::Debug for Sources {
-    /// Without the texts: they hold secrets.
+    /// Shows the paths without the texts, because the texts hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.texts.keys()).finish()
     }
 }
 
 impl Sources {
-    /// Returns sources with these texts and no others.
+    /// Returns sources that have only these recorded texts and read no file.
     pub(crate) fn recorded(texts: BTreeMap<PathBuf, String>) -> Self {
         Self { texts, recorded: true, before: None }
     }
 
-    /// Returns sources for a service that runs with these texts: a file that is lost now is an error. `file`: one of
-    /// them is the settings file.
+    /// Returns sources for a reload or an upgrade of a service that runs with these texts. If one of its files is lost
+    /// now, that is an error. `file` is true if one of the texts is the settings file.
     pub(crate) fn after(file: bool, texts: &BTreeMap<PathBuf, String>) -> Self {
         let filled = texts.iter().filter(|(_, text)| !is_blank(text)).map(|(path, _)| path.clone()).collect();
         Self { before: Some(FilesInEffect { file, filled }), ..Self::default() }
@@ -60,20 +62,20 @@ impl Sources {
         self.recorded
     }
 
-    /// Whether a service runs already.
+    /// Returns true in a reload or an upgrade, where a service runs already.
     pub(super) fn is_again(&self) -> bool {
         self.before.is_some()
     }
 
-    /// Whether the service that runs has a settings file.
+    /// Returns true if the running service has a settings file.
     pub(super) fn had_file(&self) -> bool {
         self.before.as_ref().is_some_and(|before| before.file)
     }
 
-    /// Whether a file is at a path, also a link that leads nowhere.
+    /// Returns true if a file is at `path`. A link that leads nowhere counts too.
     ///
     /// # Errors
-    /// The path cannot be seen, or it is a pipe, for whose writer a start would wait.
+    /// This process cannot see the path, or a pipe is there: to read it, a start would have to wait for a writer.
     pub(super) fn exists(&self, path: &Path) -> io::Result<bool> {
         if self.recorded {
             return Ok(self.texts.contains_key(path));
@@ -88,10 +90,10 @@ impl Sources {
         }
     }
 
-    /// As [`read`](Self::read), for a file that may be empty and then sets nothing.
+    /// Returns the text of a file that may be empty from the start, but may not become empty while the service runs.
     ///
     /// # Errors
-    /// As for [`read`](Self::read). For a running service, also a file that was emptied.
+    /// Those of [`read`](Self::read). For a running service also: the file is empty now and was not empty before.
     pub(super) fn read_filled(&mut self, path: &Path) -> io::Result<String> {
         let text = self.read(path)?;
         if is_blank(&text) && self.before.as_ref().is_some_and(|before| before.filled.contains(path)) {
@@ -103,7 +105,7 @@ impl Sources {
     }
 
     /// # Errors
-    /// Those of the file system. For a running service, also a pipe.
+    /// Those of the file system. For a running service also: the file is a pipe.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<String> {
         if self.recorded {
             return self.texts.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into());
@@ -117,7 +119,7 @@ impl Sources {
         if self.before.is_none() {
             return fs::read_to_string(path);
         }
-        // A master of a running service must not wait for a writer.
+        // The master of a running service must not wait, so open the file without waiting for the writer of a pipe.
         let mut file = fd::open_at_once(path)?;
         if file.metadata()?.file_type().is_fifo() {
             return Err(io::Error::other("it is a pipe, which can be read only once, at the start"));
@@ -128,7 +130,8 @@ impl Sources {
     }
 }
 
-/// Explains the kernel's "not found" for a link that leads nowhere: the operator sees the link.
+/// Explains the error "not found" if `path` is a link that leads nowhere: the operator sees the link and would not
+/// understand the kernel's message.
 fn explained(path: &Path, error: io::Error) -> io::Error {
     match fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => {
@@ -138,7 +141,8 @@ fn explained(path: &Path, error: io::Error) -> io::Error {
     }
 }
 
-/// Whether the text is empty but for blanks: `echo > FILE` leaves a line end, an editor a byte order mark.
+/// Returns true if the text is empty, apart from blanks, line ends and a byte order mark: `echo > FILE` writes a line
+/// end, and some editors write a byte order mark.
 fn is_blank(text: &str) -> bool {
     text.trim_start_matches('\u{feff}').trim().is_empty()
 }

@@ -1,7 +1,7 @@
-//! The start folder: relative paths of the command line and the environment begin there.
+//! The start folder, in which relative paths of the command line and the environment begin.
 //!
-//! Owns: its path as the operator wrote it, and where that path leads now. Each reload and each upgrade follows the
-//! links in it again. Refuses: a relative path if the folder is gone.
+//! Owns: the path of the folder as the operator wrote it, and the folder to which that path leads now; each reload and
+//! each upgrade follows the links in the path again. Refuses: to join a relative path if the folder is gone.
 
 use std::{
     env, fs,
@@ -15,13 +15,13 @@ use crate::sys::file::id_behind;
 #[derive(Clone, Debug)]
 pub(crate) struct StartFolder {
     path: PathBuf,
-    /// The folder that the path led to when it was read, without links. `None`: there was none.
+    /// The path of the same folder without links, as it was when `path` was read. `None` if `path` led to no folder.
     real: Option<PathBuf>,
 }
 
 impl StartFolder {
-    /// Returns the current folder of this process: the path in `$PWD` if that leads here, else the kernel's. A shell
-    /// keeps in `$PWD` the links that the operator used.
+    /// Returns the current folder of this process. Its path is `$PWD` if that leads to this folder, else the kernel's
+    /// path. `$PWD` is preferred because a shell keeps in it the links that the operator used.
     pub(crate) fn here() -> Self {
         match env::current_dir() {
             Ok(real) => {
@@ -33,14 +33,14 @@ impl StartFolder {
         }
     }
 
-    /// Returns the folder at `path` as it is now.
+    /// Returns the folder to which `path` leads now.
     pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let real = fs::canonicalize(&path).ok().filter(|real| real.is_dir());
         Self { path, real }
     }
 
-    /// Returns the folder that was at `path` when that led to `real`.
+    /// Returns the folder that `path` led to when it was read earlier. If `real` is `None`, looks at `path` again.
     pub(crate) fn known(path: PathBuf, real: Option<PathBuf>) -> Self {
         if real.is_some() { Self { path, real } } else { Self::at(path) }
     }
@@ -63,28 +63,29 @@ impl StartFolder {
     }
 
     /// # Errors
-    /// A sentence: the path is relative and the folder is gone.
+    /// A sentence for the operator: the path is relative and the start folder is gone.
     pub(crate) fn join(&self, path: &Path) -> Result<PathBuf, String> {
         self.base().join(path)
     }
 
-    /// Makes it the current folder of this process. If it is gone, the process stays where it is.
+    /// Makes this the current folder of the process. If the folder is gone, the process stays in its current folder.
     pub(crate) fn enter(&self) {
         if let Some(real) = &self.real {
-            // It may be gone by now. The code that needs it reports that.
+            // If this fails, the folder is gone by now. The code that needs the folder reports that.
             let _ = env::set_current_dir(real);
         }
     }
 }
 
-/// Returns the former path of this process's folder, which was removed. The kernel appends a mark to it.
+/// Returns the former path of the current folder, which was removed. The kernel appends " (deleted)" to that path; this
+/// removes it.
 fn removed_folder() -> PathBuf {
     let marked = fs::read_link("/proc/self/cwd").unwrap_or_else(|_| PathBuf::from("."));
     let name = marked.as_os_str().as_bytes();
     PathBuf::from(std::ffi::OsStr::from_bytes(name.strip_suffix(b" (deleted)").unwrap_or(name)))
 }
 
-/// Whether two paths lead to one file or folder.
+/// Returns true if both paths lead to the same file or folder.
 pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
     id_behind(one).is_ok_and(|one| id_behind(other).is_ok_and(|other| one == other))
 }

@@ -1,6 +1,7 @@
-//! The tables of an app: named, typed, checked, and set from the same sources as the supervisor's.
+//! The tables of an app. Each has a name and a type, and is set from the same sources as the supervisor's own tables.
 //!
-//! Owns: parsing any `T` so that every mistake in it is found, with key, place and hint. Refuses: to know a `T`.
+//! Owns: parsing a table as any type `T`, so that every mistake is found, with its key, place and hint. Refuses:
+//! knowledge of a certain `T`.
 
 use std::{
     any::{Any, TypeId},
@@ -15,6 +16,7 @@ use toml::{Table, Value};
 
 use super::{GivenValue, Origin, Problem, Sources, file::File, folders::Base, keys, show};
 
+/// A parsed table: a value of the app's type.
 type TableValue = Arc<dyn Any + Send + Sync>;
 
 /// A table of `supervisor.toml` that belongs to the app: its name, its type and its well-known environment variables.
@@ -28,12 +30,12 @@ pub struct TableSpec {
     files: Vec<Holder>,
 }
 
-/// A key that names a file with the value of another key.
+/// Declares that the key `name` is the path of a file, and that the content of this file is the value of the key `key`.
 #[derive(Clone)]
 struct Holder {
     name: &'static str,
     key: &'static str,
-    /// Only one of the two may be set.
+    /// True if it is a mistake to set both keys.
     instead: bool,
 }
 
@@ -49,7 +51,7 @@ pub(super) struct Alias {
     pub key: &'static str,
 }
 
-/// The tables that an app declared with [`App::table`](crate::App::table), parsed and typed.
+/// The values of the tables that an app declared with [`App::table`](crate::App::table), by their type.
 #[derive(Clone, Default)]
 pub(crate) struct Tables(pub(crate) HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
@@ -65,7 +67,7 @@ impl fmt::Debug for Tables {
     }
 }
 
-/// A mistake that serde found, and its place within the table.
+/// A mistake that serde found in a table, and its place in that table.
 struct Mistake {
     path: String,
     steps: Vec<Step>,
@@ -79,11 +81,12 @@ enum Step {
 }
 
 impl TableSpec {
-    /// Declares the table `name`, which is read as a `T`. `T` should be `#[serde(deny_unknown_fields)]`: then a
-    /// mistyped key is an error that names the nearest key. If the table is absent, `T` is read from an empty one.
+    /// Declares the table `name`, which is read as a `T`. `T` should have `#[serde(deny_unknown_fields)]`: then a
+    /// mistyped key is an error, and the message names the most similar key. If the table is absent, `T` is read from
+    /// an empty table.
     ///
     /// # Panics
-    /// If `name` is one of the supervisor's own tables: that is a mistake in the program.
+    /// If `name` has a dot or is the name of one of the supervisor's own tables. That is a mistake in the program.
     #[must_use]
     pub fn new<T: DeserializeOwned + Send + Sync + 'static>(name: &'static str) -> Self {
         assert!(
@@ -101,7 +104,8 @@ impl TableSpec {
     }
 
     /// # Panics
-    /// If another table has the same type or the same name: a value is found by its type, and a table by its name.
+    /// If both tables have the same type or the same name. The value of a table is found by its type, and the table in
+    /// the settings file by its name, so both must differ.
     pub(crate) fn assert_differs(&self, other: &Self) {
         let (name, type_name) = (self.name, self.type_name);
         assert!(
@@ -116,31 +120,32 @@ impl TableSpec {
         );
     }
 
-    /// Declares a well-known environment variable for `key`. It counts more than the file and less than `OXICORN_*`. If
-    /// it is empty, it is ignored.
+    /// Declares that the environment variable `variable` sets `key`. It overrides the settings file, and
+    /// `OXICORN_<TABLE>__<KEY>` overrides it. If the variable is empty, it is ignored.
     #[must_use]
     pub fn env(mut self, variable: &'static str, key: &'static str) -> Self {
         self.aliases.push(Alias { name: variable, key });
         self
     }
 
-    /// Declares that `holder` is a path to a file whose trimmed content becomes the value of `key`, for mounted
-    /// secrets. The master reads it, with its rights. The value counts as if `key` had been set where `holder` was.
-    /// Both are keys of `T`.
+    /// Declares that the key `holder` is the path of a file, and that the trimmed content of this file becomes the
+    /// value of `key`. This is for mounted secrets. The master reads the file, with its rights. The value has the same
+    /// precedence as if `key` had been set where `holder` was set. Both are keys of `T`.
     #[must_use]
     pub fn file(mut self, holder: &'static str, key: &'static str) -> Self {
         self.files.push(Holder { name: holder, key, instead: false });
         self
     }
 
-    /// As [`file`](Self::file), but to set both keys is a mistake, wherever they are set.
+    /// Declares the same as [`file`](Self::file), but it is a mistake to set both keys, even in different sources.
     #[must_use]
     pub fn file_instead(mut self, holder: &'static str, key: &'static str) -> Self {
         self.files.push(Holder { name: holder, key, instead: true });
         self
     }
 
-    /// Returns the mistakes of [`file_instead`](Self::file_instead).
+    /// Returns a problem for each pair of keys that may not be set both, but are: see
+    /// [`file_instead`](Self::file_instead).
     pub(super) fn set_twice(&self, given: &[(String, GivenValue)]) -> Vec<Problem> {
         let set = |key: &str| {
             let path = join(self.name, key);
@@ -154,7 +159,8 @@ impl TableSpec {
         self.files.iter().filter_map(twice).collect()
     }
 
-    /// If `path` is the key of a file that holds another key's value: returns that other key and the value.
+    /// If the key `path` names a file that holds the value of another key, returns the path of that other key and the
+    /// value. Otherwise returns `None`.
     pub(super) fn held(
         &self,
         path: &str,
@@ -166,7 +172,7 @@ impl TableSpec {
         let key = self.files.iter().find(|known| known.name == holder)?.key;
         let file = entry.value.as_str().filter(|file| !file.is_empty())?;
         let read = base.join(file).and_then(|path| match sources.read(&path) {
-            // An empty value would mean "not set", but the file was named on purpose.
+            // An empty file is a mistake: its value would mean "not set", but the operator named the file on purpose.
             Ok(text) if text.trim().is_empty() => Err(format!("{file} is empty")),
             Ok(text) => Ok(GivenValue { value: Value::String(text.trim().to_owned()), origin: entry.origin.clone() }),
             Err(error) => Err(format!("{file} cannot be read: {error}")),
@@ -178,7 +184,8 @@ impl TableSpec {
         self.type_id
     }
 
-    /// Parses the table. A part with a mistake is removed and the rest is parsed again, so that each mistake is found.
+    /// Parses the table. After a mistake it removes the wrong part and parses the rest again, so that it finds every
+    /// mistake. Returns `None` if there was one.
     pub(super) fn read(
         &self,
         entries: &BTreeMap<String, GivenValue>,
@@ -189,7 +196,8 @@ impl TableSpec {
         let origins: HashMap<String, &Origin> =
             entries.iter().filter_map(|(path, entry)| Some((mine(path)?, &entry.origin))).collect();
         let mut table = Table::new();
-        // The possible values of a text, the best guess last. The type of the field decides.
+        // For each key from the environment or the command line, the values that its text may mean. They are tried from
+        // the last to the first, until one has the type of the field.
         let mut guesses: HashMap<String, Vec<Value>> = HashMap::new();
         for (path, entry) in entries {
             let Some(key) = mine(path) else { continue };
@@ -217,7 +225,8 @@ impl TableSpec {
                 Some(Step::Item(_)) | None => String::new(),
             };
             let first = first_message.remove(&top);
-            // A mistake deeper inside means that the guess had the right kind.
+            // If the mistake is deeper inside the value, the guess had the right kind, so report the latest message.
+            // Otherwise report the message for the first guess.
             let message = first.filter(|_| mistake.steps.len() == 1).unwrap_or_else(|| mistake.message.clone());
             if let Some(next) = guesses.get_mut(&top).and_then(Vec::pop) {
                 table.insert(top.clone(), next);
@@ -226,12 +235,14 @@ impl TableSpec {
             }
             sound = false;
             let missing = missing_field(&mistake.message).map(|field| join(&mistake.path, field));
-            // The whole cannot be checked either while a part is removed.
+            // A mistake of the whole table is not reported after a part was removed, because it may only be due to the
+            // missing part.
             let of_the_whole = mistake.steps.is_empty() && !removed.is_empty();
             if !missing.is_some_and(|missing| removed.contains(&missing)) && !of_the_whole {
                 problems.push(self.problem(&mistake.path, &top, &message, &origins, file));
             }
-            // Without a key to remove, no further mistake can be found.
+            // If there is no key that can be removed, the table cannot be parsed again, and further mistakes cannot be
+            // found.
             removed.insert(mistake.path.clone());
             if !remove(&mut table, &mistake.steps) {
                 return None;
@@ -309,8 +320,8 @@ fn parse<T: DeserializeOwned + Send + Sync + 'static>(value: Value) -> Result<Ta
     }
 }
 
-/// Returns the possible values of a text of the environment: a list of strings, a string, and the TOML value that it
-/// is, if it is one.
+/// Returns the values that a text from the environment may mean: a list of strings, a string, and a TOML value if the
+/// text is one. The best guess is the last.
 fn meanings(text: &str) -> Vec<Value> {
     let list = text.split(',').map(|item| Value::String(item.trim().to_owned())).collect();
     let mut meanings = vec![Value::Array(list), Value::String(text.to_owned())];
@@ -327,7 +338,8 @@ fn join(parent: &str, key: &str) -> String {
     }
 }
 
-/// Removes the innermost key of the path. An item of a list cannot be removed alone without moving its neighbours.
+/// Removes the innermost key of the path `steps` from the table. It never removes a single item of a list, because that
+/// would change the index of the items after it. Returns `false` if nothing was removed.
 fn remove(table: &mut Table, steps: &[Step]) -> bool {
     let Some((Step::Key(key), rest)) = steps.split_first() else { return false };
     let last_key = steps.iter().rposition(|step| matches!(step, Step::Key(_)));
@@ -348,7 +360,8 @@ fn remove(table: &mut Table, steps: &[Step]) -> bool {
     false
 }
 
-/// Reads serde's message, which is the same for every format: "unknown field `a`, expected one of `b`, `c`".
+/// Reads serde's message about an unknown name, such as "unknown field `a`, expected one of `b`, `c`", which is the
+/// same for every format. Returns "field" or "variant", and the names that are known.
 fn unknown(message: &str) -> Option<(&str, impl Iterator<Item = &str> + Clone)> {
     let kind =
         message.strip_prefix("unknown ")?.split(' ').next().filter(|kind| matches!(*kind, "field" | "variant"))?;

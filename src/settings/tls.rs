@@ -1,7 +1,7 @@
 //! The table `[tls]`.
 //!
-//! Owns: its keys, and the problems of their files. Refuses: certificates (`material`), which the feature `tls` brings;
-//! without that feature every key is refused (`check`).
+//! Owns: the keys of the table, and the list of problems with their files. Refuses: to read certificates; `material`
+//! does, with the feature `tls`. Without that feature `check` refuses every key of the table.
 
 #[cfg(feature = "tls")]
 mod material;
@@ -38,14 +38,14 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Whether the file of `key` holds something else than it did for `before`.
+    /// Returns true if the file of `key` had other contents when `before` was read.
     pub(in crate::settings) fn is_rewritten(&self, before: &Self, key: &str) -> bool {
         let (Some(new), Some(old)) = (&self.material, &before.material) else { return false };
         new.is_rewritten(old, key)
     }
 }
 
-/// What is to be said of the files.
+/// The problems and warnings about the files of `[tls]`.
 #[derive(Debug, Default)]
 pub(in crate::settings) struct Findings {
     pub(in crate::settings) problems: Vec<Problem>,

@@ -1,6 +1,7 @@
-//! The files of `[tls]` in a build without the feature `tls`.
+//! Takes the place of `material` in a build without the feature `tls`.
 //!
-//! Owns: types without a value, so that code for TLS is never reached. Refuses: to refuse the keys; `check` does that.
+//! Owns: types that have no value, so that the compiler knows that code for TLS never runs. Refuses: messages about
+//! keys of `[tls]`; `check` writes them.
 
 use std::sync::Arc;
 

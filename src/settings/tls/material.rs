@@ -1,8 +1,9 @@
-//! The contents of the files of `[tls]`, read with the rights of the master.
+//! Reads the files of `[tls]`, with the rights of the master.
 //!
-//! Owns: PEM, whether certificate, key and CA belong together and are valid now, and the one rustls configuration that
-//! every worker of a generation inherits by its fork. Refuses: connections (`worker::connection::handshake`), and any
-//! choice of ciphers: rustls' safe defaults are the only ones.
+//! Owns: reading PEM, the checks that certificate, key and CA belong together and are valid now, and the one rustls
+//! configuration that every worker of a generation inherits by its fork. Refuses: connections
+//! (`worker::connection::handshake` handles them), and a choice of ciphers, because only rustls' safe defaults are
+//! used.
 
 use std::{error::Error, fmt, fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
@@ -22,19 +23,21 @@ use x509_parser::parse_x509_certificate;
 use super::{Findings, Tls};
 use crate::settings::{Problem, Sources};
 
-/// A certificate that ends sooner gives a warning. ACME clients renew thirty days before the end, so by then two
-/// renewals have failed.
+/// A certificate that expires in fewer days than this gives a warning. ACME clients renew thirty days before the end,
+/// so at fourteen days two renewals have already failed.
 const EXPIRES_SOON_DAYS: i64 = 14;
 
+/// The seconds of a day.
 const DAY: i64 = 86_400;
 
-/// The contents of the files, and the configuration made of them.
+/// The contents of the files of `[tls]`, and the TLS configuration made from them.
 pub(crate) struct Material {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     client_ca: Vec<CertificateDer<'static>>,
-    /// It has the key of the session tickets: all workers of a generation resume each other's sessions. They never
-    /// resume those of an earlier generation, whose `client_ca` may have been another.
+    /// The configuration for all workers of a generation. It holds the key of the session tickets, so each worker can
+    /// resume the sessions of the others. Sessions of an earlier generation cannot be resumed, because its `client_ca`
+    /// may have been different.
     config: Arc<ServerConfig>,
 }
 
@@ -43,7 +46,7 @@ impl Material {
         Arc::clone(&self.config)
     }
 
-    /// Whether the file of `key` holds something else than it did for `before`.
+    /// Returns true if the file of `key` had other contents when `before` was read.
     pub(super) fn is_rewritten(&self, before: &Self, key: &str) -> bool {
         match key {
             "tls.certfile" => self.chain != before.chain,
@@ -63,7 +66,7 @@ impl PartialEq for Material {
 impl Eq for Material {}
 
 impl fmt::Debug for Material {
-    /// Without the key.
+    /// Shows only the number of certificates, because the private key is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Material").field("certificates", &self.chain.len()).finish_non_exhaustive()
     }
@@ -71,7 +74,8 @@ impl fmt::Debug for Material {
 
 type Authorities = (Vec<CertificateDer<'static>>, Arc<dyn ClientCertVerifier>);
 
-/// Reads the files of a pair of certificate and key. `check` reports a file that is missing.
+/// Reads the files of certificate, key and client CA, and adds what is wrong with them to `findings`. Returns `None`
+/// without a certificate or a key, or after a problem. If only one of certificate and key is set, `check` reports it.
 pub(in crate::settings) fn read(
     tls: &Tls,
     http2: bool,
@@ -104,7 +108,7 @@ pub(in crate::settings) fn read(
     None
 }
 
-/// Returns the certificates of a PEM file, at least one. It ignores all else in the file.
+/// Returns the certificates of a PEM file, at least one. Other items in the file are ignored.
 fn certificates(path: &Path, sources: &mut Sources) -> Result<Vec<CertificateDer<'static>>, String> {
     let name = path.display();
     let pem = contents(path, sources)?;
@@ -124,7 +128,8 @@ fn certificates(path: &Path, sources: &mut Sources) -> Result<Vec<CertificateDer
 fn private_key(path: &Path, sources: &mut Sources) -> Result<PrivateKeyDer<'static>, String> {
     let name = path.display();
     let pem = contents(path, sources)?;
-    // "BEGIN ENCRYPTED PRIVATE KEY" of PKCS#8, "Proc-Type: 4,ENCRYPTED" of the older forms (RFC 1421, section 4.6.1.1).
+    // An encrypted key has the line "BEGIN ENCRYPTED PRIVATE KEY" in PKCS#8, and "Proc-Type: 4,ENCRYPTED" in the older
+    // forms (RFC 1421, section 4.6.1.1).
     if pem.contains("ENCRYPTED") {
         return Err(format!(
             "the key in {name} is encrypted, and oxicorn cannot ask for its passphrase; write it out without one, \
@@ -149,8 +154,9 @@ fn contents(path: &Path, sources: &mut Sources) -> Result<String, String> {
     sources.read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
 
-/// Refuses a certificate of the service that no client accepts now. Clients may know better ones in place of the others
-/// in the chain.
+/// Adds a problem if the first certificate, that of the service, is expired or not valid yet, because no client would
+/// accept it. For the other certificates of the chain it adds only a warning, because clients may know better ones. It
+/// also warns of certificates that expire soon.
 fn in_force(chain: &[CertificateDer<'_>], path: &Path, findings: &mut Findings) {
     let now = Timestamp::now().as_second();
     for (index, certificate) in chain.iter().enumerate() {
@@ -177,7 +183,8 @@ fn in_force(chain: &[CertificateDer<'_>], path: &Path, findings: &mut Findings) 
     }
 }
 
-/// Returns the warnings about the certificates that were read, as of today, whatever their file holds now.
+/// Checks the dates of the certificates that are in use again, and returns what is wrong with them today. It does not
+/// look at their file, which may have changed.
 pub(in crate::settings) fn aged(tls: &Tls) -> Vec<Problem> {
     let mut findings = Findings::default();
     if let (Some(material), Some(path)) = (&tls.material, &tls.certfile) {
@@ -190,8 +197,8 @@ fn date(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_| format!("second {seconds}"), |date| date.to_string())
 }
 
-/// Returns the authorities that must have signed the certificates of clients, and their verifier. Without a file no
-/// client is asked for a certificate.
+/// Returns the certificates of the authorities that must have signed the certificates of clients, and the verifier for
+/// them. If `path` is `None`, clients are not asked for a certificate.
 fn authorities(path: Option<&Path>, sources: &mut Sources) -> Result<Authorities, String> {
     let Some(path) = path else { return Ok((Vec::new(), WebPkiClientVerifier::no_client_auth())) };
     let unusable = |error: &dyn Error| format!("{} cannot be used: {error}", path.display());
@@ -215,7 +222,8 @@ fn configure(
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain.to_vec(), key.clone_key())?;
     config.ticketer = ring::Ticketer::new()?;
-    // RFC 7301, section 3.2: the server's order decides.
+    // The order matters: the first protocol that the client offers too is chosen (RFC 7301, section 3.2), so h2 is
+    // preferred.
     let protocols: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Ok(config)
@@ -233,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    /// The files of `[tls]`, in a folder for one test.
+    /// The files of `[tls]` for one test, in a temporary folder.
     struct Files {
         folder: TempDir,
         tls: Tls,
@@ -261,7 +269,7 @@ mod tests {
             self
         }
 
-        /// Problems and warnings, without the name of the folder.
+        /// Reads the files. Returns what was read, the problems and the warnings, both without the path of the folder.
         fn read(&self) -> (Option<Material>, Vec<String>, Vec<String>) {
             let mut findings = Findings::default();
             let material = read(&self.tls, true, &mut Sources::default(), &mut findings);
@@ -312,7 +320,7 @@ mod tests {
             assert!(material.config.ticketer.enabled());
             assert!(!format!("{material:?}").contains("key"), "{material:?}");
         }
-        // Key and chain in one file, as some tools write them.
+        // Some tools write key and chain into one file.
         let (chain, key) = certified(|_| {});
         files(&format!("{key}{chain}"), &format!("{chain}{key}")).accepted(&[]);
     }
@@ -350,7 +358,7 @@ mod tests {
         files(&chain, &other)
             .refused("tls.keyfile: the key in key.pem does not belong to the first certificate in chain.pem");
 
-        // Each file has its own problem.
+        // Each of the three files is reported with its own problem.
         let (_, problems, _) = files("", "").client_ca("").read();
         assert_eq!(problems.len(), 3, "{problems:?}");
     }
@@ -370,14 +378,15 @@ mod tests {
         let (chain, key) = from_to(days_from_now(-80), days_from_now(16));
         files(&chain, &key).accepted(&[]);
 
-        // Clients may know a better chain than this one, and some chains carry an old root on purpose.
+        // An expired certificate behind the first gives only a warning: clients may know a better chain, and some
+        // chains contain an old root on purpose.
         let (old, _) = from_to(days_from_now(-90), days_from_now(-1));
         let warned =
             format!("tls.certfile: certificate 2 of chain.pem expired on {}T00:00:00Z; renew it", days_from_now(-1));
         files(&format!("{chain}{old}"), &key).accepted(&[warned]);
     }
 
-    /// A certificate that was valid when it was read ends in a master that still runs; its file may be gone by then.
+    /// A certificate may expire while the master runs with it. Then it must be reported, even if its file is gone.
     #[test]
     fn a_served_certificate_is_checked_again_for_its_end() {
         let aged = |days| {
