@@ -1,7 +1,7 @@
-//! How an event looks as one line of the log.
+//! Formats an event of `tracing` as one line of the log.
 //!
-//! Owns: the format, text or JSON, and that no event can forge a second line. Refuses: which events are written, and to
-//! which output.
+//! Owns: the format (text or JSON), and the escapes that keep an event from forging a second line. Refuses: the choice
+//! of the events that are written, and of the output.
 
 use std::{
     error::Error,
@@ -11,16 +11,17 @@ use std::{
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 
-/// How a line looks.
+/// The format of a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LineFormat {
     Text,
-    /// Text for systemd's journal: without the time, which the journal adds, and with the priority that it reads.
+    /// Text for systemd's journal: without the time, which the journal adds itself, and with the priority, which the
+    /// journal reads at the start of the line.
     Journal,
     Json,
 }
 
-/// A line as it grows: the message, then the fields in their order.
+/// A line that is being built: first the message, then the fields in their order.
 pub(super) struct EventLine {
     format: LineFormat,
     text: String,
@@ -50,9 +51,10 @@ impl EventLine {
         }
     }
 
-    /// Adds a field. A `bare` value is a number or a boolean and needs no quotes in JSON.
+    /// Adds a field to the line. A value that is `bare` is a number or a boolean, which needs no quotes in JSON.
     pub(super) fn put(&mut self, name: &str, value: &str, bare: bool) {
-        // The field of a keyword such as `type` is written `r#type` in the source.
+        // A field whose name is a keyword, such as `type`, is written `r#type` in the source. The log shows it without
+        // `r#`.
         let name = name.strip_prefix("r#").unwrap_or(name);
         let fields = &mut self.fields;
         match self.format {
@@ -116,18 +118,18 @@ impl Visit for EventLine {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for infinity.
+        // JSON has no number for infinity, so such a value is written as a string.
         self.put(field.name(), &value.to_string(), value.is_finite());
     }
 
-    /// Writes the error with all its causes.
+    /// Adds an error with all its causes as one field.
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
         let causes = std::iter::successors(Some(value), |&error| error.source());
         self.put(field.name(), &causes.map(ToString::to_string).collect::<Vec<_>>().join(": "), false);
     }
 }
 
-/// Returns the priority of a level, as syslog(3) numbers it.
+/// Returns the priority of a level, as a number of syslog(3).
 fn priority(level: tracing::Level) -> u8 {
     match level {
         tracing::Level::ERROR => 3,
@@ -137,7 +139,8 @@ fn priority(level: tracing::Level) -> u8 {
     }
 }
 
-/// Returns whether a character would start a new line, or change what a terminal shows of this line.
+/// Returns true if a character must be escaped, because it would start a new line or change how a terminal shows this
+/// line.
 fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }

@@ -1,8 +1,10 @@
-//! The output of lines: a file, a pipe, a socket, a terminal.
+//! The output to which the lines of a log go: a file, a pipe, a socket or a terminal.
 //!
-//! Owns: that no write waits for a reader, and that lines stay whole. If a line was taken in part, its rest is written
-//! before all else, and no other process of the service writes in between. Refuses: to keep lines; the caller drops and
-//! counts those that were not taken. The master and its workers share the descriptor.
+//! Owns: writing lines whole and without waiting for a reader. Refuses: keeping lines; the caller drops and counts the
+//! lines that the output did not take.
+//!
+//! The master and its workers share the descriptor. If the output took only a part of a line, the rest of that line is
+//! written before everything else, and no other process of the service writes in between.
 
 mod turn;
 
@@ -21,15 +23,15 @@ use socket2::{Domain, SockRef, Type};
 use self::turn::Turn;
 use crate::{settings::LogTarget, sys::fd};
 
-/// PIPE_BUF, pipe(7): what a pipe takes in one piece, however many processes write to it.
+/// PIPE_BUF of pipe(7): the number of bytes that a pipe takes in one piece, however many processes write to it.
 const ATOMIC: usize = 4096;
 const CUT: &str = "…[cut]\n";
 
-/// How many bytes a terminal that has room takes without waiting: a pseudo-terminal counts its room in blocks of 256
-/// bytes, and a newline may become two bytes.
+/// The number of bytes that a terminal takes without waiting if it has room at all. A pseudo-terminal counts its room
+/// in blocks of 256 bytes, and a newline may become two bytes.
 const PIECE: usize = 128;
 
-/// The file of a log cannot be opened.
+/// The error that the file of a log cannot be opened. `key` is the setting that names the file.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: cannot open {}", path.display())]
 pub(crate) struct OpenError {
@@ -40,13 +42,13 @@ pub(crate) struct OpenError {
 
 #[derive(Debug)]
 pub(crate) struct Sink {
-    /// The key of the setting.
+    /// The key of the setting that names the output: `log.file` or `log.access`.
     key: &'static str,
-    /// `None` if the log is off.
+    /// The output; `None` if the log is off.
     output: Option<Output>,
-    /// The path that [`reopen`](Sink::reopen) opens.
+    /// The path of the file, which [`reopen`](Sink::reopen) opens again; `None` for a standard stream.
     path: Option<PathBuf>,
-    /// The end of a line that was taken in part.
+    /// The end of a line of which the output took only the beginning. It is written before the next line.
     rest: Vec<u8>,
 }
 
@@ -54,31 +56,31 @@ pub(crate) struct Sink {
 struct Output {
     file: File,
     kind: Kind,
-    /// The open file is shared with other programs, and a write to it may block: it is asked for room before each
-    /// write.
+    /// True if a write may block, because other programs share the open file and it could not be made non-blocking. The
+    /// output is then asked for room before each write.
     blocks: bool,
     turn: Turn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A file or a device: it takes all at once; on a full disk, a part.
+    /// A file or a device: it takes all bytes at once; only a full disk takes a part.
     File,
     Pipe,
     Terminal,
-    /// A stream to a program on this machine, such as the journal: it takes a page whole or not at all.
+    /// A stream to a program on this machine, such as the journal: it takes a page of lines whole or not at all.
     LocalSocket,
-    /// A stream to another machine, which may take any part of the bytes.
+    /// A stream to another machine, which may take only a part of the bytes.
     Stream,
-    /// A socket with messages, such as datagrams; each message is a line.
+    /// A socket that sends messages, such as datagrams: each line is one message.
     Messages,
 }
 
 impl Sink {
-    /// Opens the output of a target; `-` means `standard`.
+    /// Opens the output that the setting `key` names; `-` in the settings means `standard`.
     ///
     /// # Errors
-    /// The file cannot be opened or made.
+    /// The file cannot be opened, or it is missing and cannot be made.
     pub(crate) fn open(key: &'static str, target: &LogTarget, standard: impl AsFd) -> Result<Self, OpenError> {
         let path = match target {
             LogTarget::File(path) => Some(path.clone()),
@@ -93,7 +95,7 @@ impl Sink {
         Ok(Self { key, output: output.map_err(failed)?, path, rest: Vec::new() })
     }
 
-    /// Makes an output that discards its lines.
+    /// Makes a sink that discards all lines.
     pub(super) fn off(key: &'static str) -> Self {
         Self { key, output: None, path: None, rest: Vec::new() }
     }
@@ -102,16 +104,17 @@ impl Sink {
         self.output.is_none()
     }
 
-    /// Returns whether it is the stream that a service manager describes as "device:inode" in JOURNAL_STREAM.
+    /// Returns true if the output is the stream that `stream` describes as "device:inode". A service manager gives this
+    /// text in JOURNAL_STREAM.
     pub(super) fn is_journal(&self, stream: &str) -> bool {
         let found = self.output.as_ref().and_then(|output| output.file.metadata().ok());
         found.is_some_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
     }
 
-    /// Opens the path again: the old file was moved away. Standard streams stay as they are.
+    /// Opens the path again, after the old file was moved away. Standard streams stay as they are.
     ///
     /// # Errors
-    /// As for [`open`](Self::open); lines still go to the old file.
+    /// The file cannot be opened, or it is missing and cannot be made. Lines then still go to the old file.
     pub(super) fn reopen(&mut self) -> Result<(), OpenError> {
         if let Some(path) = &self.path {
             let failed = |source| OpenError { key: self.key, path: path.clone(), source };
@@ -121,14 +124,15 @@ impl Sink {
         Ok(())
     }
 
-    /// Returns the file that lines go to, for another process; `None` if the output is not a file that was opened here.
+    /// Returns the file to which lines go, so that it can be passed to another process. `None` if the output is not a
+    /// file that this sink has opened.
     pub(super) fn file(&self) -> Option<&File> {
         let output = self.output.as_ref().filter(|output| output.kind == Kind::File && self.path.is_some())?;
         Some(&output.file)
     }
 
-    /// Writes from now on to a file that another process has opened. Returns `false` if a line has lost its end with
-    /// the old file.
+    /// Writes from now on to a file that another process has opened. Returns `false` if the end of a line could not be
+    /// written to the old file and is lost.
     pub(crate) fn adopt(&mut self, file: File) -> bool {
         let turn = Turn::of(&file, self.key);
         self.turn_to(Output { file, kind: Kind::File, blocks: false, turn })
@@ -141,29 +145,29 @@ impl Sink {
         finished
     }
 
-    /// Writes the end of a line that was taken in part. Returns whether every line is whole now.
+    /// Writes the rest of a line of which the output took only the beginning. Returns true if every line is whole now.
     pub(crate) fn finish(&mut self) -> bool {
         self.rest.is_empty() || self.put_all(b"").1.is_none()
     }
 
-    /// Returns whether a line was taken in part and its end still waits.
+    /// Returns true if the output took only the beginning of a line, and the rest still has to be written.
     pub(crate) fn is_torn(&self) -> bool {
         !self.rest.is_empty()
     }
 
-    /// Gives up the end of a line that was taken in part.
+    /// Drops the rest of a line of which the output took only the beginning.
     pub(crate) fn abandon_rest(&mut self) {
         self.rest.clear();
     }
 
-    /// Writes one line, which ends with its only newline. Returns `false` if it is not taken.
+    /// Writes one line, which ends with its only newline. Returns `false` if the output did not take it.
     pub(super) fn put(&mut self, line: &str) -> bool {
         let cut = self.cut(line.as_bytes());
         let line = cut.as_deref().unwrap_or(line.as_bytes());
         self.put_all(line).0 == line.len()
     }
 
-    /// Cuts and marks a line that is longer than what its reader takes in one piece.
+    /// Cuts a line that is longer than the output takes in one piece, and marks the cut. `None` if the line fits.
     pub(crate) fn cut(&self, line: &[u8]) -> Option<Vec<u8>> {
         match self.output.as_ref()?.kind {
             Kind::Pipe | Kind::Messages => cut(line),
@@ -171,9 +175,9 @@ impl Sink {
         }
     }
 
-    /// Writes as many lines as can be written now; none of them needs a [`cut`](Self::cut). Returns the number of bytes
-    /// of the lines that were taken, and why there are no more. A line that was taken in part counts as taken: its rest
-    /// is written first the next time.
+    /// Writes as many lines as the output takes now. The caller must [`cut`](Self::cut) the lines before. Returns the
+    /// number of bytes of the lines that the output took, and the reason why it took no more. A line that it took in
+    /// part counts as taken: its rest is written first at the next call.
     pub(crate) fn put_all(&mut self, lines: &[u8]) -> (usize, Option<io::ErrorKind>) {
         let Some(output) = &mut self.output else { return (lines.len(), None) };
         let whole = output.is_whole();
@@ -181,7 +185,7 @@ impl Sink {
             match output.turn.take(output.kind != Kind::File, !self.rest.is_empty()) {
                 None => return (0, Some(io::ErrorKind::WouldBlock)),
                 Some(turn::Before::Whole) => {}
-                // The process that had begun the line before is gone, so its end never comes: begin a new line.
+                // The process that began the last line is gone and will not end it, so begin a new line.
                 Some(turn::Before::Torn) => self.rest.insert(0, b'\n'),
             }
         }
@@ -201,7 +205,7 @@ impl Sink {
                     self.rest = next[written..end].to_vec();
                     taken += end;
                 }
-                // A signal interrupted the write.
+                // A signal interrupted the write: try again.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => break Some(error.kind()),
             }
@@ -214,8 +218,9 @@ impl Sink {
 }
 
 impl Output {
-    /// Takes an open file that other programs have too. It is opened a second time, non-blocking. If that fails, the
-    /// open file is used as it is, because O_NONBLOCK would change it for the shell that started the program as well.
+    /// Makes an output of an open file that other programs share. The file is opened a second time, non-blocking. If
+    /// that fails, the shared file is used as it is: O_NONBLOCK would change it also for the shell that started the
+    /// program.
     fn shared(standard: impl AsFd, key: &'static str) -> io::Result<Self> {
         let file = File::from(standard.as_fd().try_clone_to_owned()?);
         let kind = Kind::of(&file)?;
@@ -229,7 +234,7 @@ impl Output {
         Ok(Self { turn: Turn::of(&file, key), file, kind, blocks })
     }
 
-    /// Returns whether it always takes lines whole.
+    /// Returns true if the output never takes only a part of a line.
     fn is_whole(&self) -> bool {
         match self.kind {
             Kind::LocalSocket | Kind::Messages => true,
@@ -238,7 +243,7 @@ impl Output {
         }
     }
 
-    /// Returns the lines to write in one piece: at least the first one.
+    /// Returns the first lines that can be written in one piece; at least the first line.
     fn page<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
         match self.kind {
             Kind::File => lines,
@@ -283,7 +288,8 @@ impl Kind {
 fn open(path: &Path, key: &'static str) -> io::Result<Output> {
     match fd::append_to(path) {
         Ok(file) => Ok(Output { kind: Kind::of(&file)?, turn: Turn::of(&file, key), file, blocks: false }),
-        // A socket cannot be opened a second time, and another user's pipe or terminal may refuse it.
+        // A socket cannot be opened by its path, and a pipe or terminal of another user may refuse it. If the path
+        // means a standard stream, use the open stream.
         Err(error) => match path.to_str() {
             Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Output::shared(io::stdout(), key),
             Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Output::shared(io::stderr(), key),
@@ -292,12 +298,12 @@ fn open(path: &Path, key: &'static str) -> io::Result<Output> {
     }
 }
 
-/// Returns the length of the first line with its newline.
+/// Returns the length of the first line, its newline included.
 fn end_of_line(lines: &[u8]) -> usize {
     lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |end| end + 1)
 }
 
-/// Returns the first lines that are together at most [`ATOMIC`] bytes, and at least the first line.
+/// Returns as many of the first lines as fit into [`ATOMIC`] bytes together; at least the first line.
 fn page(lines: &[u8]) -> &[u8] {
     let end = lines.len().min(ATOMIC);
     let ends = |lines: &[u8]| lines.iter().rposition(|byte| *byte == b'\n');
@@ -305,9 +311,10 @@ fn page(lines: &[u8]) -> &[u8] {
     last.map_or(lines, |last| &lines[..=last])
 }
 
-/// Cuts a line that is longer than [`ATOMIC`] to that many bytes, a mark at their end included.
+/// Cuts a line that is longer than [`ATOMIC`] bytes to this length, with a mark at its end. `None` if the line is not
+/// longer.
 fn cut(line: &[u8]) -> Option<Vec<u8>> {
-    // A line is cut only where a character of UTF-8 begins.
+    // Cut only where a character of UTF-8 begins, so that the rest is valid UTF-8.
     let begins = |at: &usize| line[*at] & 0b1100_0000 != 0b1000_0000;
     (line.len() > ATOMIC).then(|| {
         let end = (0..=ATOMIC - CUT.len()).rev().find(begins).unwrap_or(0);
@@ -379,7 +386,8 @@ mod tests {
         }
     }
 
-    /// A pipe takes whole lines in one piece, so the lines of other writers come between them and never inside.
+    /// A pipe takes a page of whole lines in one piece, so the lines of other writers come between pages and never
+    /// inside a line.
     #[test]
     fn many_lines_are_written_a_page_at_a_time_while_there_is_room() {
         let (mut reader, pipe) = io::pipe().unwrap();
@@ -410,11 +418,12 @@ mod tests {
         assert!(sink.cut(&[b'x'; ATOMIC + 1]).is_some());
     }
 
-    /// A stream and a terminal may take a part of a line. With two writers and a late reader every line stays whole.
+    /// A stream and a terminal may take a part of a line. Even with two writers and a late reader, every line stays
+    /// whole.
     #[test]
     fn the_rest_of_a_line_that_was_taken_in_part_comes_first() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Without a limit the kernel lets both buffers grow until all lines fit in.
+        // Limit both buffers: otherwise the kernel lets them grow until all lines fit, and the output is never full.
         SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         SockRef::from(&tcp).set_send_buffer_size(64 << 10).unwrap();
@@ -440,7 +449,8 @@ mod tests {
         for number in 0..LINES {
             let line = format!("<{number} {}>\n", "x".repeat(number % 3_000));
             taken += usize::from(sinks[number % 2].put(&line));
-            // The reader reads nothing until the output is full, then a little at a time.
+            // The reader reads nothing for the first tenth of the lines, so that the output is full, and then a little
+            // at a time.
             if number > LINES / 10
                 && let Ok(count) = reader.read(&mut chunk)
             {
@@ -466,7 +476,7 @@ mod tests {
         );
     }
 
-    /// Makes the terminal leave newlines as they are.
+    /// Switches the terminal to raw mode, so that it does not change newlines.
     fn raw(terminal: &OwnedFd) {
         let mut modes = tcgetattr(terminal).unwrap();
         cfmakeraw(&mut modes);

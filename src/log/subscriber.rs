@@ -1,7 +1,8 @@
-//! The log as a subscriber of `tracing`: alone, or as a layer beside those of the app.
+//! The log as a subscriber of `tracing`: the only one, or a layer beside the app's own layers.
 //!
-//! Owns: which events are written, by level and target; and which subscriber is in force: in the master, in a worker
-//! that boots, and in a worker that serves. Refuses: spans; a line shows none, so only the app's layers see them.
+//! Owns: the choice of the events that are written, by level and target; the choice of the subscriber that gets events,
+//! in the master, in a worker that boots and in a worker that serves. Refuses: spans. A line of the log shows no spans,
+//! so only the app's layers get them.
 
 use std::{
     cell::RefCell,
@@ -19,24 +20,26 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// The levels in force.
+/// The levels that the settings give now.
 static LEVELS: RwLock<Levels> = RwLock::new(Levels { level: LevelFilter::INFO, targets: Vec::new() });
 
 thread_local! {
-    /// While the guard exists, events of this thread go to [`Lines`], whatever subscriber the app has for the process.
+    /// While this guard exists, the events of this thread go to [`Lines`], even if the app has set a subscriber for the
+    /// whole process.
     static FIRST: RefCell<Option<DefaultGuard>> = const { RefCell::new(None) };
 }
 
-/// Which events are written.
+/// The levels that decide which events are written.
 #[derive(Clone, Debug)]
 pub(super) struct Levels {
     pub(super) level: LevelFilter,
-    /// The levels of single targets, in place of `level`: that of `sqlx` is also for `sqlx::query`.
+    /// The levels of single targets, which replace `level` for them. The level of `sqlx` also applies to `sqlx::query`.
     pub(super) targets: Vec<(String, LevelFilter)>,
 }
 
 impl Levels {
-    /// Returns the level of a target: that of the longest name that it begins with.
+    /// Returns the level that applies to a target: the level of the longest name in `targets` that the target begins
+    /// with, or else `level`.
     fn of(&self, target: &str) -> LevelFilter {
         let fits = |name: &str| target.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
         let fitting = self.targets.iter().filter(|(name, _)| fits(name));
@@ -61,35 +64,37 @@ fn with_levels<T>(ask: impl FnOnce(&Levels) -> T) -> T {
     ask(&LEVELS.read().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Sends the events of this thread to the log, before any subscriber that the app has for the process.
+/// Sends the events of this thread to the log, even if the app has set a subscriber for the whole process.
 pub(super) fn come_first() {
     FIRST.with_borrow_mut(|first| {
         first.get_or_insert_with(|| dispatcher::set_default(&Dispatch::new(Lines)));
     });
 }
 
-/// Gives way to a subscriber of the app's. If the app has none, the log takes the events of all threads. Returns
-/// `false` if the app's subscriber lacks [`log_layer`] and so takes the events of oxicorn too.
+/// Lets a subscriber of the app take over. If the app has set none, the log takes the events of all threads. Returns
+/// `false` if the app's subscriber has no [`log_layer`], so that the events of oxicorn do not reach the log.
 pub(super) fn give_way() -> bool {
     let is_alone = subscriber::set_global_default(Lines).is_ok();
-    // The factory may have set a subscriber for this thread. The end of our guard would take that away.
+    // The factory may have set a subscriber for this thread after our guard. Dropping our guard would remove that one
+    // too, so it is dropped only if ours is still in use.
     if dispatcher::get_default(|current| current.is::<Lines>()) {
         FIRST.take();
     }
     is_alone || writes_here()
 }
 
-/// Returns whether events of this thread reach the log.
+/// Returns true if events of this thread reach the log.
 pub(super) fn writes_here() -> bool {
     dispatcher::get_default(|current| current.is::<Lines>() || current.is::<LogLayer>())
 }
 
-/// Calls `say` with the log as the subscriber of this thread.
+/// Calls `say`, and makes the log the only subscriber of this thread during the call.
 pub(super) fn alone<T>(say: impl FnOnce() -> T) -> T {
     subscriber::with_default(Lines, say)
 }
 
-/// The log alone. A registry of spans would cost instructions in each request, and no layer would read it.
+/// The log as the only subscriber. It keeps no registry of spans: that would cost instructions in each request, and no
+/// layer would read it.
 pub(super) struct Lines;
 
 impl Subscriber for Lines {
@@ -118,8 +123,8 @@ impl Subscriber for Lines {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// The log of oxicorn, as a layer beside layers of the app: those for OpenTelemetry, Sentry or the console of tokio.
-/// Install them in the factory, where threads may be started:
+/// Returns the log of oxicorn as a layer, for an app that has layers of its own, such as those for OpenTelemetry,
+/// Sentry or the console of tokio. Install the layers in the factory, where threads may be started:
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -135,12 +140,13 @@ impl Subscriber for Lines {
 /// }
 /// ```
 ///
-/// The layer writes the events that `log.level` and `log.targets` let through, as lines of `log.file`, and shows no
-/// span; spans and all events reach the other layers. It never waits for a reader of the log.
+/// The layer writes the events that `log.level` and `log.targets` let through, as lines of `log.file`. Its lines show
+/// no spans; the app's other layers get the spans and all events. It never waits for a reader of the log.
 ///
-/// Without a subscriber of its own, an app's events go to the log as they are. A subscriber without this layer takes
-/// the events of oxicorn in the worker as well, once the factory is done; the warning `log_layer_missing` says so. The
-/// master always writes to its log, whatever subscriber `main` has installed.
+/// If the app installs no subscriber, its events go to the log without this layer. If the app installs a subscriber
+/// without this layer, then, once the factory is done, that subscriber also takes the events of oxicorn in the worker,
+/// and they are missing in the log; the warning `log_layer_missing` says so. The master always writes to its log, even
+/// if `main` has installed a subscriber.
 pub fn log_layer<S>() -> impl Layer<S> + Send + Sync + 'static
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -156,7 +162,8 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     }
 }
 
-/// The filter of the layer. An event that is not written costs nothing: `tracing` asks once for each place in the code.
+/// The filter of the layer by level and target. `tracing` asks it only once for each place in the code, so an event
+/// that is not written costs nothing.
 struct Leveled;
 
 impl<S> Filter<S> for Leveled {

@@ -1,7 +1,8 @@
-//! Taking turns at an output that may take half a line.
+//! Lets processes take turns at writing to an output that may take half a line.
 //!
-//! Owns: one word of shared memory for each file, which names the process whose line is half written. Refuses: to wait.
-//! A process that has begun a line and cannot end it now keeps the turn until it can, or until it dies.
+//! Owns: one word of shared memory for each file, which names the process whose line is half written. Refuses: waiting
+//! for a reader. A process that has begun a line and cannot end it now keeps the turn until it has ended the line, or
+//! until it dies.
 
 use std::{
     fs::File,
@@ -15,33 +16,34 @@ use std::{
 
 use crate::sys::{process, shm::Mapping};
 
-/// More words than a service has log files. Two files that share a word only wait for each other.
+/// The number of words: more than a service has log files. If two files share a word, they only wait for each other.
 const WORDS: usize = 61;
 
-/// The bit of a word that says: its process has begun a line that it could not end.
+/// The bit of a word that is set if the process in the word has begun a line that it could not end.
 const TORN: u64 = 1 << 63;
 
-/// How many times a process looks again while another one writes. That write does not block, so it ends within a few
-/// milliseconds.
+/// How many times a process looks at the word again while another process writes. That write does not block, so it ends
+/// within a few milliseconds.
 const TRIES: u32 = 2_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
-    /// `None` without shared memory: then processes do not take turns.
+    /// The word of the file; `None` if there is no shared memory, and then processes do not take turns.
     word: Option<&'static AtomicU64>,
-    /// Which of the two logs of a process it is.
+    /// Says which of the two logs of a process this is: 1 for the access log, 0 for the log.
     log: u64,
 }
 
-/// How the file ends before a write.
+/// Says how the output ends before the next write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Before {
     Whole,
-    /// It may end with half a line of a process that has died.
+    /// The output may end with half a line of a process that has died, or of a line whose rest was given up.
     Torn,
 }
 
-/// The master makes it before the first fork. A program that takes the master's place makes its own.
+/// The memory with the words. The master makes it before the first fork, so that the workers share it. A program that
+/// takes over in an upgrade makes its own.
 static SHARED: OnceLock<Option<Mapping>> = OnceLock::new();
 
 impl Turn {
@@ -52,14 +54,16 @@ impl Turn {
         Self { word, log: u64::from(key == "log.access") }
     }
 
-    /// Returns this process and log as a word; computed each time, because a fork changes it.
+    /// Returns the value of the word if this log of this process has the turn. It is computed each time, because the
+    /// pid changes with a fork.
     fn me(&self) -> u64 {
         u64::from(std::process::id()) << 1 | self.log
     }
 
-    /// Takes the turn, and returns how the file ends; `None` if another process has the turn. With `hold` no other
-    /// process gets it until it is given back. Without `hold` the word is only looked at, for files: there half a line
-    /// is rare, and a slow disk would delay every writer. `resumes` says that the rest of our own line comes next.
+    /// Takes the turn, and returns how the output ends; `None` if another process has the turn. With `hold` no other
+    /// process gets the turn until it is given back. Without `hold`, which is for files, the word is only read: in a
+    /// file half a line is rare, and a slow disk would delay every writer. `resumes` says that the rest of this log's
+    /// own line is written next.
     pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
         let (Some(word), me) = (self.word, self.me()) else { return Some(Before::Whole) };
         for _ in 0..TRIES {
@@ -87,7 +91,8 @@ impl Turn {
         None
     }
 
-    /// Gives the turn back, or keeps it if `torn`: the line that was begun is not whole yet.
+    /// Gives the turn back. If `torn` is set, the process keeps the turn, because the end of its line still has to be
+    /// written.
     pub(super) fn give_back(&self, torn: bool) {
         let (Some(word), me) = (self.word, self.me()) else { return };
         let found = word.load(Ordering::Relaxed);
