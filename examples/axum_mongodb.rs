@@ -1,4 +1,5 @@
-//! A service on MongoDB: settings in a table of its own, state, a migration, a shutdown hook.
+//! A service that stores notes in MongoDB. It shows settings in a table of its own, state, a migration and a shutdown
+//! hook.
 //!
 //! ```toml
 //! [notes]
@@ -6,8 +7,8 @@
 //! database = "notes"
 //! ```
 //!
-//! `cargo run --example axum_mongodb -- migrate`, then the same without `-- migrate`, then
-//! `curl http://127.0.0.1:8000/notes -H 'content-type: application/json' -d '{"text":"milk"}'`.
+//! Run `cargo run --example axum_mongodb -- migrate`, then `cargo run --example axum_mongodb`, then `curl
+//! http://127.0.0.1:8000/notes -H 'content-type: application/json' -d '{"text":"milk"}'`.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     App::new(factory).table_spec(table).migrate(migrate).run()
 }
 
-/// Runs in each worker after the fork: a client of MongoDB has sockets and tasks of its own.
+/// Runs in each worker after the fork, because a client of MongoDB has sockets and tasks, which a fork would break.
 async fn factory(worker: WorkerContext) -> Result<Lifespan<Router>, Error> {
     let notes = open(&worker.table()).await?;
     let client = notes.client().clone();
@@ -48,14 +49,14 @@ async fn factory(worker: WorkerContext) -> Result<Lifespan<Router>, Error> {
     Ok(Lifespan::new(service).on_shutdown(async { client.shutdown().await }))
 }
 
-/// Runs for the command `migrate`, which prints the lines.
+/// Runs for the command `migrate`, which prints the lines that this function returns.
 async fn migrate(setup: &SetupContext<'_>) -> Result<Vec<String>, Error> {
     let notes = open(&setup.table()).await?;
     let index = notes.create_index(IndexModel::builder().keys(doc! {"text": 1}).build()).await?;
     Ok(vec![format!("the index {} is there", index.index_name)])
 }
 
-/// Asks nothing of the server yet, so that a worker starts while it is down.
+/// Makes a client. It sends nothing to the server yet, so a worker can start while the server is down.
 async fn open(settings: &Settings) -> Result<Collection<Note>, Error> {
     let mut options = ClientOptions::parse(&settings.mongodb_uri).await?;
     options.max_pool_size.get_or_insert(10);

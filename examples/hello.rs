@@ -1,6 +1,6 @@
 //! The smallest axum service under the supervisor.
 //!
-//! `cargo run --example hello -- --workers 4`, then `curl http://127.0.0.1:8000/hello/world`. This binary *is* the
+//! Run `cargo run --example hello -- --workers 4`, then `curl http://127.0.0.1:8000/hello/world`. This program *is* the
 //! supervisor: `--help` shows its flags, and it reads `./supervisor.toml`.
 
 use std::{convert::Infallible, process::ExitCode};

@@ -1,6 +1,7 @@
-//! A service with settings of its own, a task beside its requests, and a shutdown hook.
+//! A service with settings of its own, a background task and a shutdown hook.
 //!
-//! Its table is in the same supervisor.toml as all other settings, and is checked and overridden like them:
+//! The table of the service is in the same supervisor.toml as all other settings. It is checked like them, and can be
+//! overridden in the same ways:
 //!
 //! ```toml
 //! [greeter]
@@ -8,7 +9,7 @@
 //! goodbye_file = "/tmp/goodbye.txt"
 //! ```
 //!
-//! `OXICORN_GREETER__GREETING=hi cargo run --example lifespan`, then `curl http://127.0.0.1:8000/`.
+//! Run `OXICORN_GREETER__GREETING=hi cargo run --example lifespan`, then `curl http://127.0.0.1:8000/`.
 
 use std::{
     io,
@@ -29,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[serde(deny_unknown_fields, default)]
 struct Greeter {
     greeting: String,
-    /// The file that each worker appends a line to when it ends; empty for none.
+    /// The file to which each worker appends a line when it ends. If the path is empty, no line is written.
     goodbye_file: PathBuf,
 }
 
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
 async fn factory(worker: WorkerContext) -> Result<Lifespan<Router>, io::Error> {
     let desk = Arc::new(Desk { settings: worker.table(), greeted: AtomicU64::new(0) });
 
-    // The service may listen to the worker's signals too. The worker still drains at a SIGTERM.
+    // An app may listen to SIGTERM too: the worker still drains when it gets the signal.
     let mut term = signal(SignalKind::terminate())?;
     tokio::spawn({
         let desk = Arc::clone(&desk);

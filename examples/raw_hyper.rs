@@ -1,6 +1,7 @@
-//! A service without a framework: any tower `Service` from requests to responses that can be cloned.
+//! A service without a framework: it implements tower's `Service` from a request to a response. Any such service that
+//! can be cloned will do.
 //!
-//! `cargo run --example raw_hyper`, then `curl --data hello http://127.0.0.1:8000/`.
+//! Run `cargo run --example raw_hyper`, then `curl --data hello http://127.0.0.1:8000/`.
 
 use std::{
     convert::Infallible,
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
     oxicorn::main(async |_worker| Ok::<_, Infallible>(Echo))
 }
 
-/// Answers a POST with its own body.
+/// A service that answers a POST with the body of the request.
 #[derive(Clone)]
 struct Echo;
 

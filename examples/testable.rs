@@ -1,11 +1,12 @@
-//! A service with its unit tests: the feature `test-util` builds what the supervisor gives to a factory and a handler.
+//! A service with unit tests. The feature `test-util` has builders for the values that the supervisor passes to a
+//! factory and to a handler.
 //!
 //! ```toml
 //! [dev-dependencies]
 //! oxicorn = { version = "0.1", features = ["test-util"] }
 //! ```
 //!
-//! `cargo test --example testable --features test-util` runs the tests; `cargo run --example testable` serves.
+//! Run `cargo test --example testable --features test-util` for the tests, and `cargo run --example testable` to serve.
 
 use std::{convert::Infallible, process::ExitCode, sync::Arc};
 

@@ -1,7 +1,8 @@
-//! Web sockets: an echo for each client, and a close frame to all clients when the worker drains.
+//! A service with web sockets: it echoes the messages of each client, and sends a close frame to all clients when the
+//! worker drains.
 //!
-//! `cargo run --example websocket`, then `websocat ws://127.0.0.1:8000/echo`. A reload, a recycle or a stop closes it
-//! with code 1001; a client that connects again reaches the next worker.
+//! Run `cargo run --example websocket`, then `websocat ws://127.0.0.1:8000/echo`. At a reload, a recycle or a stop, the
+//! worker closes the connection with code 1001. A client that then connects again reaches the next worker.
 
 use std::{convert::Infallible, pin::pin, process::ExitCode};
 
@@ -35,7 +36,7 @@ async fn echo(mut socket: WebSocket, worker: WorkerContext) {
         let answer = select! {
             received = socket.recv() => match received {
                 Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => message,
-                Some(Ok(_)) => continue, // pings are answered already
+                Some(Ok(_)) => continue, // axum has already answered a ping
                 Some(Err(_)) | None => return,
             },
             () = &mut draining => {
