@@ -1,7 +1,7 @@
-//! The settings as types: one struct a section, each key a field.
+//! The settings as types: one struct for each section, with one field for each key.
 //!
-//! Owns: the shape of each value and its default. Refuses: how a value is written (`value`) and where it comes from
-//! (`resolve`).
+//! Owns: the type of each value, and its default. Refuses: to read a value (`value` does), and to choose its source
+//! (`resolve` does).
 
 use std::{
     fmt,
@@ -14,37 +14,39 @@ use serde::{Deserialize, Serialize};
 
 use super::{AccessFormat, Tls, cpus, duration, show, size};
 
-/// The settings of the supervisor: one field for each section of `supervisor.toml`, one for each key in that.
+/// The settings of the supervisor. This struct has one field for each section of `supervisor.toml`, and each section
+/// has one field for each of its keys.
 ///
-/// A duration or a number of 0 switches a limit off where the field says so. An empty string in the file is `None`
-/// where the field is an `Option`. [`Settings::default`] has the defaults.
+/// A duration or a number of 0 switches a limit off if the documentation of the field says so. If a field is an
+/// `Option`, an empty string in the file means `None`. [`Settings::default`] returns the defaults.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Settings {
-    /// `[server]`
+    /// The listening sockets: the section `[server]`.
     pub server: Server,
-    /// `[workers]`
+    /// The worker processes: the section `[workers]`.
     pub workers: Workers,
-    /// `[http]`
+    /// HTTP and its limits: the section `[http]`.
     pub http: Http,
-    /// `[tls]`
+    /// TLS and its files: the section `[tls]`.
     pub tls: Tls,
-    /// `[log]`
+    /// The log and the access log: the section `[log]`.
     pub log: Log,
-    /// `[control]`
+    /// The control socket: the section `[control]`.
     pub control: Control,
-    /// `[process]`
+    /// The processes and their rights: the section `[process]`.
     pub process: Process,
-    /// The folder in which relative paths begin: that of the settings file, else the one that the service was started
-    /// in.
+    /// The folder in which relative paths begin: the folder of the settings file, or without such a file the folder in
+    /// which the service was started.
     ///
-    /// Links are followed once: the workers of a generation stay in one folder, wherever a link leads later.
+    /// Links in its path are followed when the settings are read. Therefore all workers of a generation use the same
+    /// folder, even if a link leads elsewhere later.
     #[serde(skip)]
     pub folder: PathBuf,
-    /// The folder in which relative paths of state begin, such as that of a database.
+    /// The folder in which relative paths of state begin, such as the path of a database.
     ///
-    /// It is `$STATE_DIRECTORY` if a service manager sets it (the first of several folders), else
-    /// [`folder`](Self::folder).
+    /// It is the folder in `$STATE_DIRECTORY` if a service manager sets this variable (if it names several, the first),
+    /// else [`folder`](Self::folder).
     #[serde(skip)]
     pub state_folder: PathBuf,
 }
@@ -75,15 +77,15 @@ pub struct Server {
     pub unix_owner: Owner,
 }
 
-/// The owner of a unix socket, looked up when the settings were resolved.
+/// The owner of the files of unix sockets. Its accounts were looked up when the settings were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Owner {
-    /// As written: `user:group`, `user` or `:group`; empty if it is not set.
+    /// The owner as it was written: `user:group`, `user` or `:group`; empty if it is not set.
     pub name: String,
-    /// `None`: the user of the master.
+    /// The user's number. `None`: the user of the master.
     pub uid: Option<u32>,
-    /// `None`: the group of the master.
+    /// The group's number. `None`: the group of the master.
     pub gid: Option<u32>,
 }
 
@@ -91,31 +93,31 @@ pub struct Owner {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Bind {
-    /// `host:port` or `[::]:port`.
+    /// A TCP address, written `host:port` or `[::]:port`.
     Tcp {
-        /// An address without brackets, or a name, which binds every address that it resolves to.
+        /// An IP address without brackets, or a name. For a name, every address to which it resolves is bound.
         host: String,
-        /// 0: the kernel chooses a free port.
+        /// The port. 0: the kernel chooses a free port.
         port: u16,
     },
-    /// `unix:/path`, absolute.
+    /// The absolute path of a unix socket, written `unix:/path`.
     Unix(PathBuf),
-    /// `fd://3`: the number of a listening socket that was passed to the process.
+    /// The number of a listening socket that was passed to the process, written `fd://3`.
     Fd(i32),
 }
 
-/// The PROXY protocol that connections begin with.
+/// The PROXY protocol with which connections must begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ProxyProtocol {
-    /// No header.
+    /// Connections begin without a PROXY header.
     Off,
-    /// The text form of version 1.
+    /// Connections begin with a header of version 1, which is text.
     V1,
-    /// The binary form of version 2.
+    /// Connections begin with a header of version 2, which is binary.
     V2,
-    /// Version 1 or 2, as each connection begins.
+    /// Connections begin with a header of version 1 or 2; each connection may choose.
     Auto,
 }
 
@@ -127,7 +129,7 @@ pub struct Workers {
     /// quota, rounded up) or a formula such as `"2n+1"`, where n is `"auto"`. The variable `WEB_CONCURRENCY` sets it
     /// too.
     ///
-    /// `auto` and formulas are evaluated: this is the number.
+    /// The value is always the number: `auto` and formulas are evaluated when the settings are read.
     pub count: u32,
     /// Replaces a worker after this many requests, which limits a slow memory leak. 0: no limit.
     pub max_requests: u64,
@@ -218,13 +220,13 @@ pub struct Http {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AllowIp {
-    /// `*`
+    /// Every peer, written `*`.
     Any,
-    /// A network, or one address.
+    /// The peers of a network, or one peer.
     Net {
-        /// An address of the network.
+        /// Any address of the network.
         address: IpAddr,
-        /// The bits of the address that count: 32 or 128 for one address.
+        /// The number of leading bits that must be equal. For a single address it is 32 (IPv4) or 128 (IPv6).
         prefix: u8,
     },
 }
@@ -252,30 +254,31 @@ pub struct Log {
     pub access_format: AccessFormat,
 }
 
-/// A level of the log; the most severe is the smallest.
+/// A level of the log. In comparisons the most severe level is the smallest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Level {
-    /// Something failed.
+    /// Events that report a failure.
     Error,
-    /// Something needs attention.
+    /// Events that need the attention of an operator.
     Warn,
     /// Events of normal operation that an operator wants to see.
     Info,
-    /// Details for the search of a fault.
+    /// Details that help to find a fault.
     Debug,
-    /// Every step.
+    /// Details of every single step.
     Trace,
 }
 
-/// One entry of `log.targets`: `sqlx=warn`. A target is a module path, or what an event names instead.
+/// One entry of `log.targets`, such as `sqlx=warn`. The target of an event is the path of its module, unless the event
+/// names another target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TargetLevel {
-    /// The target; the level is also for those below it, as `sqlx::query` is below `sqlx`.
+    /// The target. The level also applies to targets below it, as `sqlx::query` is below `sqlx`.
     pub target: String,
-    /// `None`: no event is logged.
+    /// The least severe level that is logged for this target. `None`: no event is logged.
     pub level: Option<Level>,
 }
 
@@ -284,21 +287,21 @@ pub struct TargetLevel {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum LogFormat {
-    /// One line an event.
+    /// Each event is one line of text.
     Text,
-    /// One JSON object a line.
+    /// Each event is one JSON object on one line.
     Json,
 }
 
-/// Where the lines of a log go.
+/// The place to which the lines of a log are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LogTarget {
-    /// `off`: nowhere.
+    /// Written `off`: the lines are not written.
     Off,
-    /// `-`: stderr for `log.file`, stdout for `log.access`.
+    /// Written `-`: stderr for `log.file`, stdout for `log.access`.
     Standard,
-    /// A file, by its absolute path.
+    /// The absolute path of a file.
     File(PathBuf),
 }
 
@@ -312,16 +315,16 @@ pub struct Control {
     pub socket: ControlSocket,
 }
 
-/// Where the control socket is.
+/// The place of the control socket.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
 #[non_exhaustive]
 pub enum ControlSocket {
-    /// In the first usual folder that can be used.
+    /// Written `auto`: in the first of the usual folders that can be used.
     Auto,
-    /// There is none.
+    /// Written `off`: there is no control socket.
     Off,
-    /// At this absolute path.
+    /// The absolute path of the socket.
     Path(PathBuf),
 }
 
@@ -349,13 +352,14 @@ pub struct Process {
     /// A reload reads the file again. Empty: no file.
     #[serde(serialize_with = "show::path")]
     pub env_file: Option<PathBuf>,
-    /// The variables of `env_file`, in their order. The worker adds those that its environment does not have.
+    /// The variables in the file of `env_file`, in the order of the file. A worker adds those that its environment does
+    /// not have.
     #[serde(skip)]
     pub env: Vec<(String, String)>,
 }
 
 impl fmt::Debug for Process {
-    /// Without `env`: its values are often secrets.
+    /// Shows all fields except `env`, because its values are often secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, user, group, umask, pidfile, env_file, env: _ } = self;
         f.debug_struct("Process")
@@ -369,11 +373,11 @@ impl fmt::Debug for Process {
     }
 }
 
-/// The user of `process.user`, looked up when the settings were resolved.
+/// The user of `process.user`. It was looked up when the settings were read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct User {
-    /// The name; the number as written if it has no account.
+    /// The user's name, or the number as it was written if it has no account.
     pub name: String,
     /// The user's number.
     pub uid: u32,
@@ -381,18 +385,18 @@ pub struct User {
     pub gid: u32,
 }
 
-/// The group of `process.group`, looked up when the settings were resolved.
+/// The group of `process.group`. It was looked up when the settings were read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Group {
-    /// The name; the number as written if there is no group of this number.
+    /// The group's name, or the number as it was written if no group has it.
     pub name: String,
     /// The group's number.
     pub gid: u32,
 }
 
 impl Default for Settings {
-    /// Returns the defaults. `workers.count` is the number that `auto` gives on this machine now.
+    /// Returns the default of every key. For `workers.count` it is the number that `auto` gives on this machine now.
     fn default() -> Self {
         Self::defaults(cpus::available(), PathBuf::from("."))
     }

@@ -1,4 +1,4 @@
-//! Each kind of mistake with its message, and the precedence of the sources.
+//! Tests of the settings: each kind of mistake with its message, and the precedence of the sources.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// An app's own table.
+/// The type of a table that belongs to the app.
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 struct App {
@@ -93,7 +93,7 @@ fn declared(tables: Vec<TableSpec>) -> Declared {
     Declared { tables, ..Declared::default() }
 }
 
-/// A folder to start from, an environment and a command line.
+/// The sources of a test: a start folder with files, an environment and a command line.
 struct World {
     folder: TempDir,
     env: BTreeMap<String, String>,
@@ -573,7 +573,8 @@ fn a_relative_path_begins_in_the_folder_of_its_source() {
     assert_eq!(settings.server.bind, [Bind::Unix(world.path("etc/s.sock")), Bind::Unix("/tmp/t.sock".into())]);
 }
 
-/// The folder of the settings may be one that the service cannot write to: /etc.
+/// The folder of the settings file may be one to which the service cannot write, such as /etc. Then logs, run files and
+/// state must go to the folders of the service manager.
 #[test]
 fn written_files_go_to_the_folders_of_the_service_manager() {
     let world = bare();
@@ -603,7 +604,8 @@ fn written_files_go_to_the_folders_of_the_service_manager() {
         "a path in the environment stays as it is written"
     );
     assert_eq!(settings.process.pidfile, Some(world.path("run/a.pid")));
-    // Other programs look for these sockets by the same settings, and without the variables.
+    // Sockets stay beside the settings file: other programs look for them by the same settings, but without the
+    // variables of the service manager.
     assert_eq!(settings.control.socket, ControlSocket::Path(world.path("etc/c.sock")));
     assert_eq!(settings.server.bind, [Bind::Unix(world.path("etc/s.sock"))]);
     let told = format!("# Relative paths of state are relative to {state}, from env STATE_DIRECTORY.\n");
@@ -873,7 +875,7 @@ fn the_effective_settings_are_shown_with_their_origins() {
     let formula = bare().flag("workers.count", "--workers", "0n+3").good();
     assert!(formula.to_toml().contains("count = 3  # from --workers (0n+3)\n"), "{}", formula.to_toml());
 
-    // What is shown can be used as a settings file, and means the same.
+    // The text that is shown can be used as a settings file, and then gives the same settings.
     let again = self::world(&shown.replace("\"***\"", "\"\"")).good();
     assert_eq!(show::flat(&again.settings), show::flat(&resolved.settings));
 }
