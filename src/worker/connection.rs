@@ -1,7 +1,8 @@
 //! One connection, from accept to its last byte.
 //!
 //! Owns: the order of a connection's life (PROXY header, TLS handshake, HTTP, end) and its part in a drain. Refuses:
-//! bytes (`http1`, `http2`), requests (`exchange`), parsing (`scanner`, hyper), and deciding when to drain (`worker`).
+//! moving bytes (`http1`, `http2`), answering requests (`exchange`), parsing (`scanner`, hyper), and deciding when to
+//! drain (`worker`).
 //!
 //! The life of a request:
 //!
@@ -18,9 +19,9 @@
 //! access log ../access_log        LoggedBody counts the bytes; AccessEntry writes the line when it is dropped
 //! ```
 //!
-//! Why a response and not a FIN ends a connection: a request that crosses our FIN can be read but never answered. So
-//! the only way to end without loss is to send `Connection: close` first (RFC 9112, section 9.6), or GOAWAY, twice (RFC
-//! 9113, section 6.8).
+//! A connection ends with a response, and not just with a FIN, because a request that crosses our FIN can be read but
+//! never answered. The only way to end without loss is to send `Connection: close` first (RFC 9112, section 9.6), or
+//! GOAWAY, twice (RFC 9113, section 6.8).
 
 mod activity;
 mod body;
@@ -81,15 +82,16 @@ use crate::{
 
 /// The number of headers that hyper reads without allocating memory.
 const FIELDS_ON_THE_STACK: usize = 100;
-/// The most headers, even without a limit: twice as many do not fit into a `HeaderMap`.
+/// The most headers of a request, even without a limit: twice as many do not fit into a `HeaderMap`.
 const FIELDS_MAX: usize = 16_384;
 
-/// With HTTP/2, each stream may hold a head in memory, so one head may be smaller than with HTTP/1.
+/// The longest head of a request of HTTP/2, in bytes. It is smaller than with HTTP/1, because each stream may hold a
+/// head in memory.
 const HTTP2_HEAD_MAX: usize = 64 * 1024;
 const HTTP2_STREAMS: u32 = 100;
 
-/// Serves one connection to its end; it counts as open until `open` is dropped. `waited`: its client may have left
-/// before the connection was accepted, and the event loop may not know.
+/// Serves one connection to its end. The connection counts as open until `open` is dropped. `waited`: the client may
+/// have left before the connection was accepted, and the event loop may not know it.
 pub(super) async fn serve<T, S, B>(
     stream: T,
     peer: Peer,
@@ -122,7 +124,8 @@ pub(super) async fn serve<T, S, B>(
     let mut timer = Timer::new(sleep.as_mut());
     match (shared.proxy_protocol, &shared.tls) {
         (ProxyProtocol::Off, None) => http(Prefixed::from(stream), connection, &mut timer, open, app).await,
-        // In a box: otherwise the connections without them would be as large as those with them.
+        // This future is in a box. Otherwise the task of a plain connection would be as large as that of one with a
+        // PROXY header and TLS.
         (_, tls) => Box::pin(introduced(stream, tls.as_ref(), connection, &mut timer, open, app)).await,
     }
 }
@@ -156,19 +159,19 @@ async fn introduced<T, S, B>(
     }
 }
 
-/// Before HTTP begins no other part has the connection.
+/// Returns the connection for changes. It panics once the connection is shared, which happens only when HTTP begins.
 fn alone(connection: &mut Arc<Connection>) -> &mut Connection {
     Arc::get_mut(connection).expect("it is not shared yet")
 }
 
-/// Sends the reason instead of HTTP.
+/// Ends a connection before HTTP begins on it: sends the reason to the client.
 async fn dismiss<T>(stream: T, refusal: Refusal, connection: Arc<Connection>, open: OpenGuard)
 where
     T: ClientStream,
 {
     connection.refuse(refusal);
     let mut wire = Http1Wire::new(stream, Vec::new(), connection, open);
-    // The client cannot be told of an error here.
+    // If this fails, the client cannot be told, and the connection ends all the same.
     let _ = poll_fn(|cx| Pin::new(&mut wire).poll_shutdown(cx)).await;
 }
 
@@ -192,7 +195,8 @@ where
         service_fn(move |request| exchange::answer(request, app.clone(), Arc::clone(&connection)))
     };
     if greeting.is_http2 {
-        // In boxes: otherwise each connection of HTTP/1 would be as large as one of HTTP/2.
+        // These values are in boxes. Otherwise the task of a connection of HTTP/1 would be as large as that of one of
+        // HTTP/2.
         let mut lifecycle = Box::new(Http2Lifecycle::new(&connection));
         let wire = Http2Wire::new(stream, greeting.bytes, lifecycle.state(), Arc::clone(&connection), open);
         let mut serving = Box::pin(http2(shared).serve_connection(wire, service));
@@ -225,9 +229,9 @@ fn http2(shared: &Shared) -> conn::http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Either of hyper's connections.
+/// A connection of hyper, for HTTP/1 or HTTP/2.
 trait HttpConnection: Future<Output = hyper::Result<()>> {
-    /// Ends once the requests under way are answered.
+    /// Tells hyper to end the connection once the requests under way are answered.
     fn begin_shutdown(self: Pin<&mut Self>);
 }
 
@@ -260,27 +264,28 @@ where
     }
 }
 
-/// What a connection needs besides polling hyper: its time limits, and its part in a drain.
+/// What a connection needs besides polling hyper: time limits, and a part in a drain.
 trait Lifecycle {
-    /// Whether nothing is read while the app answers, so that the client's end must be watched for.
+    /// Returns true if nothing is read while the app answers. Then the task watches for the client's end by other
+    /// means.
     fn watches_client(&self) -> bool {
         false
     }
 
-    /// Returns the next thing to do. `Wait`: there is none now, and the task is woken when there is.
+    /// Returns the next thing to do. If it is `Wait`, there is nothing to do now, and the task is woken when there is.
     fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> NextStep;
 }
 
 enum NextStep {
     Wait,
-    /// The stream under hyper has something to do.
+    /// Poll hyper again, because the stream under it has something to do.
     Poll,
-    /// hyper is to end.
+    /// Tell hyper to end the connection.
     Leave,
     End(Ended),
 }
 
-/// For HTTP/1, whose client learns of a drain with its next response.
+/// The lifecycle of a connection of HTTP/1. Its client learns of a drain with its next response.
 #[derive(Default)]
 struct Http1Lifecycle {
     leaving: bool,
@@ -307,7 +312,7 @@ impl Lifecycle for Http1Lifecycle {
     }
 }
 
-/// Polls hyper until the connection is over, and tells it when to end.
+/// Polls hyper until the connection is over. Does what `lifecycle` says, and tells hyper when to end.
 async fn drive<C: HttpConnection>(
     mut serving: Pin<&mut C>,
     connection: &Arc<Connection>,
@@ -354,9 +359,9 @@ fn log_error(error: &(dyn Error + 'static)) {
 }
 
 enum Ended {
-    /// The client did not read.
+    /// The client did not read for `http.write_timeout`.
     Blocked,
-    /// The client is gone.
+    /// The client did not answer a PING.
     Unresponsive,
     Error(hyper::Error),
 }

@@ -1,8 +1,8 @@
 //! What a connection is doing, and how long it may take.
 //!
-//! Owns: the state from which `http.header_timeout`, `http.keep_alive`, `http.write_timeout` and, in a drain,
-//! `workers.drain_idle` are derived. There are no timers here: a request only leaves stamps of the coarse clock, and
-//! the connection's one timer reads them when it fires. Refuses: what is done when a time is over (`connection`), and
+//! Owns: the state from which the deadlines of `http.header_timeout`, `http.keep_alive`, `http.write_timeout` and, in a
+//! drain, `workers.drain_idle` follow. This file has no timers: a request only leaves stamps of the coarse clock, and
+//! the connection's one timer reads them when it fires. Refuses: the reaction when a time is over (`connection`), and
 //! `http.body_timeout` (`body`).
 
 use std::{
@@ -12,25 +12,28 @@ use std::{
 
 use crate::{settings::Http, sys::clock, worker::shared::Shared};
 
-/// The times are milliseconds of the coarse clock.
+/// What one connection is doing. All times are milliseconds of the coarse clock.
 #[derive(Debug)]
 pub(super) struct Activity {
     accepted: u64,
-    /// Requests with the app, and responses under way. With HTTP/2 it is one while any stream is open on the wire.
+    /// The number of requests that the app has, and of responses under way. With HTTP/2 it is 1 while any stream is
+    /// open on the wire.
     busy: AtomicU32,
-    /// Since when a head, or what may become one, has been arriving; `NEVER` while none is.
+    /// When the head that is arriving began to arrive, or something that may become a head; `NEVER` while no head is
+    /// arriving.
     head_since: AtomicU64,
-    /// Since when nothing has been under way; `NEVER` before the first request.
+    /// When the last request ended, so that nothing was under way; `NEVER` before the first request.
     idle_since: AtomicU64,
-    /// Since when the client has not taken what is written; `NEVER` while it does.
+    /// When the client stopped taking what is written; `NEVER` while it takes it.
     blocked_since: AtomicU64,
-    /// hyper was told to end the connection, and needs nothing more.
+    /// True once hyper was told to end the connection. It has no further deadlines except for writing.
     leaves: AtomicBool,
-    /// The `idle_since` it had when it was asked to give up its place; `NEVER` before. A later request cancels this.
+    /// The value of `idle_since` when the connection was asked to give up its place; `NEVER` before. A later request
+    /// changes `idle_since`, and so cancels this.
     asked_to_leave: AtomicU64,
-    /// Requests that are answered and whose rest is still being read. There may be two: the next request can begin
-    /// before the task that reads the rest has seen its end. This is a true atomic counter, because an app may drop a
-    /// body on another thread.
+    /// The number of requests that are answered while the rest of their bodies is still being read. There may be two:
+    /// the next request can begin before the task that reads the rest has seen its end. The counter is changed
+    /// atomically, because an app may drop a body on another thread.
     reads_on: AtomicU32,
 }
 
@@ -42,16 +45,16 @@ fn add(count: &AtomicU32, by: i32) {
     count.store(count.load(Relaxed).wrapping_add_signed(by), Relaxed);
 }
 
-/// What has lasted too long.
+/// What a connection has done for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
-    /// Nothing has come since the connection was accepted.
+    /// The client has sent nothing since the connection was accepted.
     Silent,
-    /// A head has begun and has not ended.
+    /// The head of a request has begun to arrive, and is not complete.
     Head,
-    /// Keep-alive.
+    /// The connection has been idle for `http.keep_alive`, or for `workers.drain_idle` in a drain.
     Idle,
-    /// The client does not read.
+    /// The client does not read what is written.
     Blocked,
 }
 
@@ -69,7 +72,7 @@ impl Activity {
         }
     }
 
-    /// Notes that a part of a head has arrived. The first head has been awaited since the connection was accepted.
+    /// Notes that a part of a head has arrived. The time of the first head counts from the accept of the connection.
     pub(super) fn head_begins(&self) {
         if self.busy.load(Relaxed) == 0 && self.head_since.load(Relaxed) == NEVER {
             let fresh = self.idle_since.load(Relaxed) == NEVER;
@@ -77,7 +80,7 @@ impl Activity {
         }
     }
 
-    /// Notes that the head is complete and begins no request of the app: a frame of HTTP/2.
+    /// Notes that what arrived is complete and begins no request of the app: it was another frame of HTTP/2.
     pub(super) fn head_ends(&self) {
         self.head_since.store(NEVER, Relaxed);
     }
@@ -92,13 +95,13 @@ impl Activity {
         self.idle_since.store(now, Relaxed);
     }
 
-    /// Notes that the worker answered by itself, at once; or that an HTTP/2 connection begins.
+    /// Notes that the worker has answered a request itself, at once, or that an HTTP/2 connection begins.
     pub(super) fn idles(&self) {
         self.head_since.store(NEVER, Relaxed);
         self.idle_since.store(clock::coarse(), Relaxed);
     }
 
-    /// Notes that the rest of an answered request is read from now on.
+    /// Notes that a request is answered, and that the rest of its body is read from now on.
     pub(super) fn rest_begins(&self) {
         self.reads_on.fetch_add(1, Relaxed);
     }
@@ -112,7 +115,7 @@ impl Activity {
         self.reads_on.load(Relaxed) > 0
     }
 
-    /// Since when nothing has been under way. While a rest is read, that is now.
+    /// Returns when the last request ended. While the rest of a body is read, this is now.
     fn idle_stamp(&self) -> u64 {
         if self.is_reading_on() { clock::coarse() } else { self.idle_since.load(Relaxed) }
     }
@@ -125,7 +128,7 @@ impl Activity {
             (false, NEVER) | (true, _) => {}
             (false, _) => {
                 self.blocked_since.store(NEVER, Relaxed);
-                // Only now has the client taken the rest of its last response.
+                // The client has taken the rest of its last response only now, so the connection is idle from now on.
                 if !self.busy() && self.idle_since.load(Relaxed) != NEVER {
                     self.idle_since.store(clock::coarse(), Relaxed);
                 }
@@ -137,24 +140,24 @@ impl Activity {
         self.leaves.store(true, Relaxed);
     }
 
-    /// Returns how long the present head has been arriving; zero if it came at once.
+    /// Returns how long the present head has been arriving; zero if it came all at once.
     pub(super) fn head_took(&self) -> Duration {
         let since = self.head_since.load(Relaxed);
         Duration::from_millis(clock::coarse().saturating_sub(since))
     }
 
-    /// Whether a request is with the app, or a response under way.
+    /// Returns true if the app has a request, or a response is under way.
     pub(super) fn busy(&self) -> bool {
         self.busy.load(Relaxed) > 0
     }
 
-    /// Whether no request is under way, and none has begun to arrive.
+    /// Returns true if no request is under way, and no head has begun to arrive.
     pub(super) fn unoccupied(&self) -> bool {
         !self.busy() && self.head_since.load(Relaxed) == NEVER
     }
 
-    /// Since when it waits for a request: since its last response was taken, or since its accept if it had none. `None`
-    /// if it does not wait, or was told to end.
+    /// Returns since when the connection waits for a request: since the client took the last response, or since the
+    /// accept if there was none. Returns `None` if it does not wait, or if hyper was told to end it.
     fn idle_since(&self) -> Option<u64> {
         let idles = self.unoccupied() && !self.leaves.load(Relaxed) && self.blocked_since.load(Relaxed) == NEVER;
         idles.then(|| match self.idle_stamp() {
@@ -163,47 +166,48 @@ impl Activity {
         })
     }
 
-    /// Since when it has been idle, if it may be asked to leave: it has had a response (or speaks HTTP/2), and was not
-    /// asked yet.
+    /// Returns since when the connection has been idle, if it may be asked to leave. For this it must have had a
+    /// response (or speak HTTP/2), and must not have been asked yet.
     pub(super) fn evictable_since(&self) -> Option<u64> {
         let has_answer = self.idle_since.load(Relaxed) != NEVER;
         self.idle_since().filter(|_| has_answer && !self.is_asked_to_leave())
     }
 
-    /// Asks it to leave, because another connection needs its place. Void if it was active after `idle_since`.
+    /// Asks the connection to leave, because another one needs its place. It has no effect if the connection was active
+    /// after `idle_since`.
     pub(super) fn ask_to_leave(&self, idle_since: u64) {
         self.asked_to_leave.store(idle_since, Relaxed);
     }
 
-    /// Whether it was asked to leave, and has been idle since.
+    /// Returns true if the connection was asked to leave, and has been idle since then.
     pub(super) fn is_asked_to_leave(&self) -> bool {
         let asked = self.asked_to_leave.load(Relaxed);
         asked != NEVER && asked == self.idle_since.load(Relaxed) && self.unoccupied()
     }
 
-    /// Returns the time since its last response; `Duration::MAX` if it has had none.
+    /// Returns the time since the connection's last response; `Duration::MAX` if it has had none.
     pub(super) fn idle_for(&self) -> Duration {
         let since = self.idle_stamp();
         if since == NEVER { Duration::MAX } else { Duration::from_millis(clock::coarse().saturating_sub(since)) }
     }
 
-    /// Since when it has had nothing to do; `None` while it has, and before its first request.
+    /// Returns since when the connection has had nothing to do; `None` while it has, and before its first request.
     pub(super) fn unoccupied_since(&self) -> Option<u64> {
         let since = self.idle_since.load(Relaxed);
         (self.unoccupied() && since != NEVER).then_some(since)
     }
 
-    /// When what it does now has lasted too long, on the coarse clock.
+    /// Returns when the present activity has lasted too long, on the coarse clock, and what it is.
     pub(super) fn deadline(&self, shared: &Shared) -> Option<(u64, Overdue)> {
         sooner(self.blocked(&shared.http), self.waiting(shared))
     }
 
-    /// When the client has not read for too long.
+    /// Returns when the client has not read for too long; `None` while it reads.
     pub(super) fn blocked(&self, http: &Http) -> Option<(u64, Overdue)> {
         after(self.blocked_since.load(Relaxed), http.write_timeout, Overdue::Blocked)
     }
 
-    /// When the client has sent nothing for too long.
+    /// Returns when the client has sent nothing for too long; `None` if nothing is expected of it.
     pub(super) fn waiting(&self, shared: &Shared) -> Option<(u64, Overdue)> {
         let http = &shared.http;
         let waiting = match (self.busy(), self.head_since.load(Relaxed), self.idle_since.load(Relaxed)) {
@@ -221,7 +225,8 @@ impl Activity {
     }
 }
 
-/// Called at each turn of a connection's task: an iterator over both would cost a request 100 instructions.
+/// Returns the earlier of two deadlines. It is called at each turn of a connection's task. An iterator over both would
+/// cost a request 100 instructions.
 fn sooner(one: Option<(u64, Overdue)>, other: Option<(u64, Overdue)>) -> Option<(u64, Overdue)> {
     match (one, other) {
         (Some(one), Some(other)) => Some(if other.0 < one.0 { other } else { one }),

@@ -1,7 +1,7 @@
 //! A request's body on its way to the app.
 //!
 //! Owns: `http.body_timeout`, `http.limit_request_body` where the scanner does not count, and the faults of a body that
-//! ends badly. Refuses: framing (`scanner`, hyper), and what the app does not read (`unread`).
+//! ends badly. Refuses: framing (`scanner`, hyper), and the part of a body that the app does not read (`unread`).
 
 use std::{
     error::Error,
@@ -40,7 +40,7 @@ pub struct Body(Content);
 
 #[derive(Debug)]
 enum Content {
-    /// There is no body, or it was taken.
+    /// The request has no body, or the body was taken.
     None,
     Received(ReceivedBody),
     #[cfg(feature = "test-util")]
@@ -52,12 +52,12 @@ struct ReceivedBody {
     incoming: Incoming,
     connection: Arc<Connection>,
     outcome: Arc<BodyOutcome>,
-    /// See [`Unread`].
+    /// True if the client has asked for `100 Continue`, and nothing of the body has come. See [`Unread`].
     awaited: bool,
     left: u64,
-    /// Made at the first wait, and not changed again before it fires.
+    /// The timer of `http.body_timeout`. It is made when the app first waits, and is not moved before it fires.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Since when the app waits.
+    /// Since when the app has been waiting for more of the body; `None` while it does not wait.
     waits_since: Option<Instant>,
 }
 
@@ -65,7 +65,7 @@ struct ReceivedBody {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {
-    /// It is longer than `http.limit_request_body`.
+    /// The body is longer than `http.limit_request_body`.
     #[error("the body is longer than http.limit_request_body allows, {limit} bytes")]
     TooLarge {
         /// The value of `http.limit_request_body`, in bytes.
@@ -80,7 +80,7 @@ pub enum BodyError {
     /// The client's bytes are not a valid body.
     #[error("the body cannot be understood: {reason}")]
     Malformed {
-        /// What is wrong with it, as the log has it.
+        /// What is wrong with the body, as the log says it.
         reason: &'static str,
     },
     /// The client went away, or reset the stream.
@@ -89,7 +89,7 @@ pub enum BodyError {
 }
 
 impl Body {
-    /// Returns the request as the app gets it, and the outcome of its body if it has one.
+    /// Returns the request as the app gets it, and the outcome of its body if it has a body.
     pub(super) fn of(
         request: Request<Incoming>,
         connection: &Arc<Connection>,
@@ -137,7 +137,8 @@ impl ReceivedBody {
         }
     }
 
-    /// The bytes may have been refused before hyper saw them: then hyper passes on the wire's error.
+    /// Returns the error of a body that hyper could not read. If the wire refused the bytes before hyper saw them, the
+    /// refusal is inside hyper's error, and becomes the fault of the body.
     fn cut(&self, error: hyper::Error) -> BodyError {
         let mut cause = error.source();
         while let Some(inner) = cause {
@@ -162,7 +163,7 @@ impl ReceivedBody {
         }
     }
 
-    /// Ready when the client has been silent for too long.
+    /// Ready when the client has been silent for `http.body_timeout`.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.connection.shared.http.body_timeout;
         if limit.is_zero() {

@@ -1,11 +1,11 @@
-//! Whether the client of a request is still there when the request is handed to the app.
+//! Finds out if the client of a request is still there when the request is handed to the app.
 //!
-//! Owns: what the event loop knows of the other end of a stream without a system call, and the decision that no client
-//! waits for the response. Refuses: how the kernel is asked (`sys::fd`), and clients that leave later: the app has
-//! their requests (`client_gone`).
+//! Owns: the knowledge that the event loop has about the other end of a stream without a system call, and the decision
+//! that no client waits for the response. Refuses: asking the kernel (`sys::fd`), and clients that leave later, when
+//! the app has their requests (`client_gone`).
 //!
-//! A worker that died or hung leaves requests in its queue. Their clients give up, and without this check the next
-//! worker would serve each of them for nothing; and a request that crashes workers would crash that worker too.
+//! A worker that died or hung leaves requests in its queue. Their clients give up. Without this check the next worker
+//! would serve each of these requests in vain, and a request that crashes workers would crash that worker too.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -17,17 +17,17 @@ use tokio::{
 use super::Connection;
 use crate::sys::fd;
 
-/// A stream that knows whether its other end has ended.
+/// A stream that can tell if the client has ended it.
 pub(in crate::worker) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
-    /// Whether the event loop has seen the other end's FIN or RST. Costs no system call; the knowledge may be as old as
-    /// the last turn of the loop.
+    /// Returns true if the event loop has seen a FIN or RST of the client. It costs no system call. The knowledge may
+    /// be as old as the last turn of the loop.
     fn is_ending(&self) -> bool;
 }
 
 impl ClientStream for TcpStream {
     fn is_ending(&self) -> bool {
-        // tokio registers no stream for urgent data. So this interest is ready only once epoll has seen the end of the
-        // stream, and then stays ready.
+        // `Interest::PRIORITY` means urgent data, which tokio registers for no stream. So it is ready only once epoll
+        // has seen the end of the stream, and stays ready then.
         self.try_io(Interest::PRIORITY, || Ok(())).is_ok()
     }
 }
@@ -45,24 +45,24 @@ impl<T: ClientStream> ClientStream for tokio_rustls::server::TlsStream<T> {
     }
 }
 
-/// Ends a connection without a response.
+/// The error that ends a connection without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("the client left before its request was served")]
 pub(super) struct ClientLeft;
 
 impl Connection {
-    /// Notes that the wire has seen the client end its side.
+    /// Notes that the client has ended its side, as the wire has seen.
     pub(super) fn ends(&self) {
         self.ending.store(true, Relaxed);
     }
 
-    /// Whether the client has left, when its request is about to be handed to the app. `now` is in milliseconds of the
-    /// monotonic clock. The kernel is asked only if the loop has seen an end, or could not have seen it: because the
-    /// connection has waited in the queue, or because the loop was held up and its heartbeat is late.
+    /// Returns true if the client has left when its request is about to be handed to the app. `now` is in milliseconds
+    /// of the monotonic clock. The kernel is asked only if the loop has seen an end, or could not have seen one. That
+    /// is possible if the connection has waited in the queue, or if the loop was held up and its heartbeat is late.
     pub(super) fn client_has_left(&self, now: u64) -> bool {
         let unsure = self.ending.load(Relaxed) || self.shared.is_held_up(now);
         if unsure {
-            // If the end comes later, the wire notes it again.
+            // From now on the wire notes an end that comes later.
             self.ending.store(false, Relaxed);
         }
         unsure && fd::has_left(self.socket)

@@ -1,9 +1,9 @@
-//! Writing to the stream that another one wraps.
+//! Passes writes through a wrapper to the stream that it wraps.
 //!
-//! Owns: forwarding every method of `AsyncWrite`, also those with a default: without `is_write_vectored` a wrapped
-//! stream would be written in small pieces. Refuses: reading, where each wrapper does its work.
+//! Owns: forwarding every method of `AsyncWrite`, also those with a default. Without a forwarded `is_write_vectored`, a
+//! wrapped stream would be written in small pieces. Refuses: reading, which each wrapper does in its own way.
 
-/// Implements `AsyncWrite` for a wrapper by that of the stream in its field.
+/// Implements `AsyncWrite` for a wrapper: each call goes to the stream in the named field.
 macro_rules! delegate_write {
     ($wrapper:ident, $stream:ident) => {
         impl<T: ::tokio::io::AsyncWrite + Unpin> ::tokio::io::AsyncWrite for $wrapper<T> {

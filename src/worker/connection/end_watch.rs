@@ -1,12 +1,12 @@
-//! Watching for the client's end of a connection of HTTP/1 while a request is under way.
+//! Watches for the moment at which the client ends a connection of HTTP/1 while a request is under way.
 //!
-//! Owns: how the end is seen. Refuses: the requests that wait for it (`client_gone`), and HTTP/2, whose frames are
-//! always read.
+//! Owns: the way in which this end is noticed. Refuses: the futures that wait for it (`client_gone`), and HTTP/2, whose
+//! frames are always read.
 //!
 //! hyper does not read while the app answers, because a client that has ended its side still gets its response. The
-//! stream belongs to hyper, so this watches a duplicate of its descriptor: only on connections where an app has asked,
-//! and until the connection's task ends. Requests that wait behind do not hide the end, because the kernel reports it
-//! beside them.
+//! stream belongs to hyper, so a duplicate of its descriptor is watched. This is done only on connections on which an
+//! app has asked for it, and until the connection's task ends. Bytes of further requests that wait to be read do not
+//! hide the end, because the kernel reports both.
 
 use std::{
     future::Future,
@@ -23,19 +23,19 @@ use tokio::{
 use super::Connection;
 use crate::sys::fd;
 
-/// The watch of one connection, as far as it has begun.
+/// The state of the watch on one connection.
 #[derive(Default)]
 pub(super) enum EndWatch {
     #[default]
     NotAsked,
     Watches(Pin<Box<dyn Future<Output = ()> + Send>>),
-    /// The end has come, or the socket cannot be watched.
+    /// The client has ended the connection, or the socket cannot be watched.
     Over,
 }
 
 impl EndWatch {
-    /// Watches, and reports the end to the requests that wait for it. Call it at each turn of the connection's task,
-    /// while hyper holds the stream.
+    /// Begins or continues the watch, and tells the futures that wait for the end when it comes. The task of the
+    /// connection must call it at each turn, and only while hyper holds the stream.
     pub(super) fn poll(&mut self, connection: &Connection, cx: &mut Context<'_>) {
         if let Self::NotAsked = self {
             *self = match watch(connection) {
@@ -57,7 +57,8 @@ impl EndWatch {
 
 fn watch(connection: &Connection) -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
     let duplicate = fd::duplicate(connection.socket)?;
-    // As in `client_left`: without urgent data, this interest is ready only once epoll has seen the end.
+    // `Interest::PRIORITY` means urgent data, which tokio never registers for a stream. So this is ready only once
+    // epoll has seen the end, as in `client_left`.
     Ok(if connection.peer.remote.is_some() {
         let stream = TcpStream::from_std(duplicate.into())?;
         Box::pin(async move { _ = stream.ready(Interest::PRIORITY).await })

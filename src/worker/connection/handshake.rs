@@ -1,7 +1,7 @@
 //! The TLS handshake, before all HTTP on a connection.
 //!
-//! Owns: its deadline, the log of one that fails, and plain HTTP sent to a TLS port. Refuses: certificates and keys
-//! (`settings::tls` reads them, and makes the configuration), and HTTP.
+//! Owns: the deadline of the handshake, the log of a failed one, and the refusal of plain HTTP that is sent to a TLS
+//! port. Refuses: certificates and keys (`settings::tls` reads them, and makes the configuration), and HTTP.
 
 use std::{
     error::Error,
@@ -29,19 +29,19 @@ use crate::{
     worker::{scanner::Refusal, shared::WakeListener},
 };
 
-/// How much of a ClientHello is read at once; rustls takes 4 KiB and more at a time.
+/// How many bytes of a ClientHello are read at once; rustls takes 4 KiB and more at a time.
 const CHUNK: usize = 2048;
 
 #[expect(clippy::large_enum_variant, reason = "only one exists at a time, and it is taken apart at once")]
 pub(super) enum Handshake<T> {
     Done(TlsStream<T>),
-    /// The client did not send TLS, and is to be told.
+    /// The client did not send TLS. The refusal should be sent to it.
     Refused(T, Refusal),
-    /// Nothing more is to be done.
+    /// Nothing more should be done on the connection.
     Over,
 }
 
-/// Does the handshake, and learns the client's certificate.
+/// Does the TLS handshake, and stores the client's certificate in `connection`.
 pub(super) async fn shake_hands<T>(
     stream: T,
     config: &Arc<ServerConfig>,
@@ -87,7 +87,7 @@ where
             if let Some(mut stream) = stream
                 && stream.shutdown().await.is_ok()
             {
-                // The client has yet to read the alert.
+                // The client has not read the TLS alert yet, so the connection must not be reset now.
                 let mut linger = Linger::default();
                 poll_fn(|cx| linger.poll(&mut stream, linger::SILENCE, cx)).await;
             }
@@ -111,10 +111,10 @@ where
     }
 }
 
-/// The first message.
+/// What the first bytes of a client are.
 enum Hello {
     Accepted(Box<Accepted>),
-    /// No TLS record begins like this. The sender would not understand an alert.
+    /// The bytes are not the beginning of a TLS record. Their sender would not understand an alert.
     Plain,
     /// The client left without sending anything, as the probes of load balancers do.
     Silence,
@@ -147,8 +147,8 @@ async fn hello<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) -> io::Result<
     }
 }
 
-/// Counts a failed handshake. Logs one a second at level info, and the others at level debug: any client can cause
-/// them, and they must not fill a disk.
+/// Counts a failed handshake, and logs it: one a second at level info, the others at level debug. Any client can cause
+/// such lines, and they must not fill a disk.
 fn log_failed(connection: &Connection, error: &io::Error) {
     let Connection { shared, peer, .. } = connection;
     shared.row.handshake_failed();

@@ -1,8 +1,8 @@
 //! The lingering close.
 //!
-//! Owns: what a client still sends after our last byte. It is read and discarded. A close with unread bytes would send
-//! an RST, and an RST destroys what the client has not read yet; some clients begin to read only when they have sent
-//! everything. Refuses: for which clients to linger (`http1`, `handshake`).
+//! Owns: reading and discarding what a client still sends after our last byte. A close with unread bytes would send an
+//! RST, which destroys what the client has not read yet. Some clients begin to read only when they have sent
+//! everything. Refuses: deciding for which clients to linger (`http1`, `handshake`).
 
 use std::{
     future::Future,
@@ -17,9 +17,9 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// How long a client may be silent …
+/// How long a client may be silent during the lingering close.
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
-/// … and how long a client may continue sending.
+/// How long the lingering close may last in all if the client goes on sending.
 pub(super) const MOST: Duration = Duration::from_secs(30);
 
 const SCRATCH: usize = 8192;
@@ -34,7 +34,7 @@ struct Deadlines {
 }
 
 impl Linger {
-    /// Whether the linger has begun: the client was waited for, or has sent more.
+    /// Returns true if the lingering close has begun: the client was waited for, or has sent more.
     pub(super) fn has_begun(&self) -> bool {
         self.0.is_some()
     }
@@ -43,8 +43,8 @@ impl Linger {
         self.0.get_or_insert_with(|| Deadlines { silence: Box::pin(sleep(patience)), until: Instant::now() + MOST })
     }
 
-    /// Ready when the client ends its side, or when its time is over. `patience` is the time for a client that sends
-    /// nothing. A client that sends may be silent for `SILENCE`, and has `MOST` in all.
+    /// Ready when the client has ended its side, or when its time is over. A client that sends nothing has the time
+    /// `patience`. A client that sends may be silent for `SILENCE`, and has `MOST` in all.
     pub(super) fn poll<T>(&mut self, stream: &mut T, patience: Duration, cx: &mut Context<'_>) -> Poll<()>
     where
         T: AsyncRead + Unpin,
@@ -66,9 +66,9 @@ impl Linger {
     }
 }
 
-/// Reads and discards what the client sends. Ready when the client has ended its side, or when `goes_on`, which is
-/// called after each piece, returns false. A timer alone would not stop a client that sends without a pause, because
-/// this task has then used up its budget each time it polls the timer.
+/// Reads and discards what the client sends. Ready when the client has ended its side, or when `goes_on` returns false,
+/// which is called after each piece. A timer alone would not stop a client that sends without a pause: each time this
+/// task polls the timer, it has used up its budget, and the timer does not fire.
 pub(super) fn poll_discard<T>(stream: &mut T, cx: &mut Context<'_>, mut goes_on: impl FnMut() -> bool) -> Poll<()>
 where
     T: AsyncRead + Unpin,

@@ -1,7 +1,7 @@
 //! The first bytes of a connection, which distinguish HTTP/1 from HTTP/2.
 //!
-//! Owns: waiting for them, and for the rest of the preface if it has begun (RFC 9113, section 3.4). Refuses: responses.
-//! If the time is over before the client has sent anything, HTTP/1 handles the connection.
+//! Owns: waiting for the first bytes, and for the rest of the preface of HTTP/2 if it has begun (RFC 9113, section
+//! 3.4). Refuses: responses. If the time is over before the client has sent anything, HTTP/1 handles the connection.
 
 use std::{future::poll_fn, mem::MaybeUninit, pin::Pin, task::Poll};
 
@@ -15,11 +15,12 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 #[derive(Debug, Default)]
 pub(super) struct ProtocolDetect {
     pub(super) is_http2: bool,
-    /// Everything that was read.
+    /// All bytes that were read. HTTP gets them before it reads from the stream.
     pub(super) bytes: Vec<u8>,
 }
 
-/// Reads until the client's protocol is known, or nothing more is to be waited for. `call` wakes it.
+/// Reads until the client's protocol is known, or until nothing more should be waited for. `call` wakes it when the
+/// worker wakes all connections.
 pub(super) async fn read<T>(
     stream: &mut T,
     connection: &Connection,
@@ -36,7 +37,7 @@ where
             let mut new = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut *stream).poll_read(cx, &mut new) {
                 Poll::Ready(Ok(())) if !new.filled().is_empty() => {}
-                // The end of the stream, or an error: the next read reports it again.
+                // This is the end of the stream, or an error. The next read, by HTTP, gets it again.
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => {
                     call.listen(connection.shared, cx);

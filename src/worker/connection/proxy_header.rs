@@ -1,7 +1,7 @@
-//! The PROXY header, before everything else on a connection.
+//! Reads the PROXY header, which comes before everything else on a connection.
 //!
-//! Owns: whether one must, may or must not come, from whom, and by when. Refuses: its grammar (`proxy_protocol`), and
-//! what requests say of their client (`forwarded`).
+//! Owns: the rules by which a header must, may or must not come, from which peers, and by when. Refuses: the grammar of
+//! a header (`proxy_protocol`), and what requests say about their client (`forwarded`).
 
 use std::{
     future::poll_fn,
@@ -30,15 +30,15 @@ const MISSING: Refusal =
     Refusal { status: 400, reason: "The connection does not begin with the PROXY header that proxy_protocol asks for" };
 
 pub(super) enum ProxyHeader<T> {
-    /// The stream behind the header.
+    /// The stream behind the header, or a stream that needs no header.
     Done(Prefixed<T>),
-    /// The peer broke the rules, and is to be told.
+    /// The peer broke the rules. The refusal should be sent to it.
     Refused(Prefixed<T>, Refusal),
-    /// The peer left or was too slow, or the worker ends.
+    /// Nothing more should be done: the peer left or was too slow, or the worker ends.
     Over,
 }
 
-/// Reads the PROXY header, if there is to be one, and takes the client from it.
+/// Reads the PROXY header if the settings ask for one, and stores the client that it names in `connection`.
 pub(super) async fn read_proxy_header<T>(
     stream: T,
     connection: &mut Connection,
@@ -62,7 +62,8 @@ where
     }
 }
 
-/// Returns the source that the header names, if it names one. `None` if there is nothing more to wait for.
+/// Reads until it is known if a header comes. Returns the source that the header names, if it names one. Returns `None`
+/// if nothing more should be waited for.
 async fn read<T>(
     stream: &mut Prefixed<T>,
     trusted: bool,
@@ -96,7 +97,7 @@ where
     .await
 }
 
-/// Returns what the first bytes say, once that is known, and takes a header off them.
+/// Returns what the first bytes mean, or `None` while too few have come. A header is removed from `bytes`.
 fn judge(accepted: ProxyProtocol, trusted: bool, bytes: &mut Vec<u8>) -> Option<Result<Option<SocketAddr>, Refusal>> {
     let required = accepted != ProxyProtocol::Auto;
     Some(match parse(accepted, bytes) {
@@ -112,7 +113,7 @@ fn judge(accepted: ProxyProtocol, trusted: bool, bytes: &mut Vec<u8>) -> Option<
     })
 }
 
-/// A stream, and before it what was already read of it.
+/// A stream, and bytes that were already read from it. They are read first.
 #[derive(Debug)]
 pub(super) struct Prefixed<T> {
     prefix: Vec<u8>,

@@ -1,7 +1,7 @@
-//! The body of a response on its way to hyper, and what lives as long as it does.
+//! The body of a response on its way to hyper, and the guard in it.
 //!
 //! Owns: the guard that counts a request as in flight until the last byte of its response is handed to the connection,
-//! and the one type of body that hyper gets. Refuses: what the response says (`exchange`), and its line in the access
+//! and the one type of body that hyper gets. Refuses: the head of the response (`exchange`), and the line in the access
 //! log (`access_log`).
 
 use std::{
@@ -18,11 +18,12 @@ use hyper::body::Incoming;
 use super::Connection;
 use crate::{channel::ToMaster, scoreboard::Entry, sys::clock};
 
-/// Counts a request as in flight until it is dropped: when the last byte of its response is handed to the connection.
+/// Counts a request as in flight until this is dropped, which happens when the last byte of its response is handed to
+/// the connection.
 pub(super) struct InFlightGuard {
     pub(super) connection: Arc<Connection>,
     http1: bool,
-    /// In nanoseconds of the monotonic clock.
+    /// When the request began, in nanoseconds of the monotonic clock.
     begun: u64,
     note: Option<Entry>,
 }
@@ -58,7 +59,7 @@ impl Drop for InFlightGuard {
         }
         shared.row.request_ended();
         request_ends.ends(self.begun, self.http1);
-        // With HTTP/2 the wire does it, because h2 may hold the end of a response back for long.
+        // With HTTP/2 the wire notes the end of a request, because h2 may hold the end of its response back for long.
         if self.http1 {
             activity.request_ends(now / 1_000_000);
         }
@@ -66,7 +67,7 @@ impl Drop for InFlightGuard {
 }
 
 pin_project_lite::pin_project! {
-    /// The app's body, or the worker's own response. It holds a guard only while a request of the app is under way.
+    /// The body of the app's response, or of the worker's own. It has a guard only if the app has got the request.
     #[project = ResponseBodyPart]
     pub(super) enum ResponseBody<B> {
         App {
@@ -100,7 +101,7 @@ impl<B: http_body::Body> http_body::Body for ResponseBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project() {
             ResponseBodyPart::App { body, .. } => {
-                // Copies nothing if the app's data are `Bytes`, which they nearly always are.
+                // This copies nothing if the app's data are `Bytes`, as they nearly always are.
                 let whole = |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
                 body.poll_frame(cx).map_ok(whole)
             }

@@ -1,7 +1,7 @@
-//! What the parts of one connection share: its state, and its one timer.
+//! The state that the parts of one connection share, and the connection's one timer.
 //!
-//! Owns: the fields, counting and logging refusals and clients that do not read, and when the timer fires. Refuses: the
-//! order of a connection's life (`connection`), and what each deadline is (`activity`).
+//! Owns: the fields, the counting and logging of refusals and of clients that do not read, and the moment at which the
+//! timer fires. Refuses: the order of a connection's life (`connection`), and the length of each deadline (`activity`).
 
 use std::{
     future::{Future, poll_fn},
@@ -35,36 +35,36 @@ use crate::{
     },
 };
 
-/// Between deciding that a connection may close and closing it, the event loop turns once, so that what had already
-/// arrived is served.
+/// The time between the decision that a connection may close and the close, in milliseconds. In this time the event
+/// loop turns once, so that a request that had already arrived is served.
 const LAST_CALL_MS: u64 = 2;
 
-/// What the parts of one connection know of it.
+/// The state of one connection, which its parts share.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) shared: &'static Shared,
     pub(super) peer: Peer,
-    /// As far as the connection itself and its PROXY header say.
+    /// The client, as far as the connection itself and its PROXY header tell it.
     pub(super) client: ClientInfo,
     /// The client's certificate, if `tls.client_ca` asks for one.
     pub(super) certificate: Option<ClientCertificate>,
-    /// ALPN has chosen HTTP/1.1, so HTTP/2 by prior knowledge is refused.
+    /// True if ALPN has chosen HTTP/1.1. HTTP/2 by prior knowledge is refused then.
     pub(super) agreed_on_http1: bool,
     pub(super) activity: Activity,
-    /// Its requests that the app has, and the futures that wait for their end.
+    /// The requests of the connection that the app has, and the futures that wait for the end of these requests.
     pub(super) request_ends: Arc<RequestEnds>,
-    /// The stream's descriptor, to ask the kernel about it. It is used only while hyper holds the stream: while a
+    /// The stream's descriptor, for questions to the kernel. It may be used only while hyper holds the stream: while a
     /// request is handed over, while the list knows the connection, and to watch for the client's end. After the stream
     /// is closed, the kernel may give the number to another file.
     pub(super) socket: RawFd,
     pub(super) position: ListPosition,
-    /// The client has ended its side, or the event loop could not see whether it has.
+    /// True if the client has ended its side, or if the event loop could not see whether it has.
     pub(super) ending: AtomicBool,
-    /// The client is in the middle of a body, as far as its bytes have been read. HTTP/1 only.
+    /// True if the client is in the middle of a body, as far as its bytes have been read. Used for HTTP/1 only.
     pub(super) in_body: AtomicBool,
-    /// Why no more of its requests is answered; the last response of a connection of HTTP/1 says it.
+    /// Set when no more requests of the connection are answered. With HTTP/1 the last response reports this reason.
     pub(super) refusal: OnceLock<Refusal>,
-    /// It speaks a protocol of the app.
+    /// True once the connection was upgraded to a protocol of the app.
     pub(super) upgraded: AtomicBool,
     /// The last upgrade that a client asked for and did not get.
     pub(super) declined: Mutex<Option<OnUpgrade>>,
@@ -76,14 +76,14 @@ impl Connection {
         self.shared.refused(refusal, self.peer);
     }
 
-    /// Refuses what comes next. The wire sends the reason before it closes.
+    /// Refuses everything that comes next on the connection. The wire sends the reason before it closes.
     pub(super) fn refuse(&self, refusal: Refusal) {
         if self.refusal.set(refusal).is_ok() {
             self.refused(refusal);
         }
     }
 
-    /// Logs a client that does not read.
+    /// Logs that the client does not read. `end` says what was done about it.
     pub(super) fn stalled(&self, end: &str) {
         if let Some(suppressed) = self.shared.stalls.pass() {
             tracing::info!(
@@ -95,30 +95,32 @@ impl Connection {
         }
     }
 
-    /// Once a client has asked for an upgrade, hyper keeps it pending until the connection's end, and then grants it
-    /// instead of closing. So the last response and the lingering close are done here.
+    /// Sends the last response and does the lingering close, if an upgrade was declined. Otherwise hyper does this. But
+    /// once a client has asked for an upgrade, hyper keeps it pending until the connection's end, and then grants it
+    /// instead of closing.
     pub(super) async fn close_if_declined(&self) {
         let declined = self.declined.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(declined) = declined
             && let Ok(mut stream) = declined.await
         {
-            // Do not wait for a client that does not even read the last response.
+            // If the time runs out, the client does not even read the last response, and is not waited for.
             let _ =
                 timeout(linger::SILENCE + linger::MOST, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
         }
     }
 
-    /// Notes what the scanner has seen. Call it with every piece that is read and scanned.
+    /// Notes how far the scanner has read. It must be called with every piece that is read and scanned.
     pub(super) fn has_read(&self, scanner: &Scanner) {
         self.in_body.store(scanner.in_body(), Relaxed);
         if self.activity.is_reading_on() {
-            // No response will carry the acknowledgement, and a client with Nagle's algorithm, such as nginx, holds its
-            // next request back until it has one.
+            // The kernel acknowledges these bytes now, because no response will carry the acknowledgement. A client
+            // with Nagle's algorithm, such as nginx, holds its next request back until it has one.
             fd::acknowledge(self.socket);
         }
     }
 
-    /// Writes the access log's line of a request that was refused before there was an exchange. `head` is what arrived.
+    /// Writes the access log's line of a request that was refused before there was an exchange. `head` is what has
+    /// arrived of the request.
     pub(super) fn log_refused(&self, refusal: Refusal, head: &[u8]) {
         if let Some(access) = &self.shared.access {
             let bytes =
@@ -152,10 +154,10 @@ impl Listed for Connection {
     }
 }
 
-/// The one timer of a connection. Only an earlier deadline moves it; a later one is found when it fires.
+/// The one timer of a connection. An earlier deadline moves it at once. A later deadline is looked at when it fires.
 pub(super) struct Timer<'a> {
     sleep: Pin<&'a mut Sleep>,
-    /// When it fires, on the coarse clock.
+    /// When the timer fires, on the coarse clock.
     at: u64,
     last_call: bool,
 }
@@ -165,12 +167,12 @@ impl<'a> Timer<'a> {
         Self { sleep, at: u64::MAX, last_call: false }
     }
 
-    /// Returns what has lasted too long, if anything. Otherwise the task is woken when something has.
+    /// Returns what has lasted too long, if anything has. Otherwise the task is woken when something has.
     pub(super) fn overdue(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Option<Overdue> {
         self.due(connection.activity.deadline(connection.shared), cx)
     }
 
-    /// Returns what is to be done, if its time has come. Otherwise the task is woken when it has.
+    /// Returns the second value of `next` if its time has come. Otherwise the task is woken when the time has come.
     pub(super) fn due<D>(&mut self, next: Option<(u64, D)>, cx: &mut Context<'_>) -> Option<D> {
         let (deadline, what) = next?;
         if deadline >= self.at && !self.sleep.is_elapsed() {

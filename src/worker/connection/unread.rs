@@ -1,10 +1,10 @@
 //! The part of a request's body that the app does not read.
 //!
-//! Owns: whether that part is read and discarded, so that another request can follow, and the limits of that; and what
-//! else the response must know about the body. Refuses: the body as the app reads it (`body`), and the response
+//! Owns: the decision to read and discard that part, so that another request can follow, its limits, and the faults
+//! that the response must report about the body. Refuses: the body as the app reads it (`body`), and the response
 //! (`exchange`).
 //!
-//! hyper stops reading as soon as a body is dropped before its end. If the head of the response is already sent without
+//! hyper stops reading as soon as a body is dropped before its end. If the head of the response was sent before without
 //! `Connection: close`, the client's next request is lost. So a body that the app drops is kept here until the response
 //! is made.
 
@@ -24,16 +24,16 @@ use tokio::{runtime::Handle, time::timeout};
 use super::Connection;
 use crate::worker::scanner::Refusal;
 
-/// Up to this size a rest is read and discarded. Above it, a new connection is cheaper. Go's net/http has the same
-/// limit.
+/// The most bytes of an unread body that are read and discarded. If more are left, a new connection is cheaper. Go's
+/// net/http has the same limit.
 const CHEAP: u64 = 256 * 1024;
-/// How long that may take in all.
+/// How long it may take in all to read and discard the rest of a body.
 const MOST: Duration = Duration::from_secs(30);
 
 /// What the body of a request means for its response and for the connection.
 #[derive(Debug, Default)]
 pub(super) struct BodyOutcome {
-    /// Why the body ended badly.
+    /// The reason if the body ended badly.
     fault: OnceLock<Refusal>,
     rest: Mutex<Rest>,
 }
@@ -42,9 +42,9 @@ pub(super) struct BodyOutcome {
 enum Rest {
     #[default]
     WithApp,
-    /// The app has dropped it.
+    /// The app has dropped the body before its end.
     Left(Unread),
-    /// The response is made. `lasts`: it did not say that it is the last.
+    /// The response is made. `lasts`: the connection goes on after it, because it did not say `Connection: close`.
     Answered { lasts: bool },
 }
 
@@ -53,12 +53,12 @@ impl BodyOutcome {
         self.fault.get().copied()
     }
 
-    /// Returns false if there is a fault already.
+    /// Stores the fault of the body. Returns false if the body has a fault already, which stays.
     pub(super) fn set_fault(&self, refusal: Refusal) -> bool {
         self.fault.set(refusal).is_ok()
     }
 
-    /// Notes that the app has dropped the body.
+    /// Notes that the app has dropped the body, of which `unread` is left.
     pub(super) fn leave(&self, unread: Unread, connection: &Arc<Connection>) {
         let mut rest = self.rest();
         match *rest {
@@ -68,8 +68,8 @@ impl BodyOutcome {
         }
     }
 
-    /// Notes that the response is made. `lasts`: another request may follow, as far as the response says. Returns
-    /// whether one may.
+    /// Notes that the response is made. `lasts`: the response allows that another request follows. Returns true if one
+    /// may follow indeed.
     pub(super) fn answer(&self, lasts: bool, connection: &Arc<Connection>) -> bool {
         let lasts = lasts && self.fault().is_none();
         match mem::replace(&mut *self.rest(), Rest::Answered { lasts }) {
@@ -86,14 +86,14 @@ impl BodyOutcome {
 #[derive(Debug)]
 pub(super) struct Unread {
     pub(super) incoming: Incoming,
-    /// The client has asked for `100 Continue`, and nothing of the body has come.
+    /// True if the client has asked for `100 Continue`, and nothing of the body has come.
     pub(super) awaited: bool,
 }
 
 impl Unread {
-    /// Reads the rest if little is missing. Returns whether another request can follow.
+    /// Reads and discards the rest of the body if little is missing. Returns true if another request can follow.
     fn read_on(mut self, connection: &Arc<Connection>) -> bool {
-        // Without a `100 Continue` the client may leave out the body, so what it sends next may be the body or a
+        // A client that got no `100 Continue` may leave out the body. So what it sends next may be the body or a new
         // request.
         if self.awaited {
             return false;
