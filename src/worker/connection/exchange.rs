@@ -1,9 +1,9 @@
 //! One request and its response.
 //!
-//! Owns: counting requests, their ids, what happens to a request whose client has left, `http.metrics_path`,
-//! `http.quarantine`, `http.limit_concurrency`, `http.request_timeout`, the app's panics, the limits of an HTTP/2
-//! request, and `Connection: close` while the worker drains. Refuses: when a connection ends (`connection`), whether a
-//! client has left (`client_left`), bytes (`http1`), and the faults of a body (`body`) except answering them.
+//! Owns: the count of requests, their ids, the treatment of a request whose client has left, `http.metrics_path`,
+//! `http.quarantine`, `http.limit_concurrency`, `http.request_timeout`, the panics of the app, the limits of an HTTP/2
+//! request, and `Connection: close` while the worker drains. Refuses: deciding when a connection ends (`connection`) or
+//! whether a client has left (`client_left`), moving bytes (`http1`), and finding the faults of a body (`body`).
 
 use std::{
     error::Error,
@@ -47,9 +47,9 @@ use crate::{
     },
 };
 
-/// Answers one request, by the app or by the worker itself. The choice is made, the guard created and the app called
-/// here, not when the future is first polled: the connection must count as busy from the head on, and a request is too
-/// large to be kept for later.
+/// Answers one request, by the app or by the worker itself. This function, and not the first poll of its future, makes
+/// the choice, creates the guard and calls the app. So the connection counts as busy as soon as the head has come, and
+/// the future need not keep the request, which is large.
 pub(super) fn answer<S, B>(
     mut request: Request<Incoming>,
     app: S,
@@ -68,7 +68,7 @@ where
     let entry = shared.access.as_ref().and_then(|log| log.begin(begun, client.address(), &request));
     if connection.client_has_left(begun / 1_000_000) {
         shared.abandoned(connection.peer);
-        // Its line in the access log says 499.
+        // The entry is dropped without a status, so its line in the access log says 499.
         return Exchange::Abandoned;
     }
     let is_head = *request.method() == Method::HEAD;
@@ -93,7 +93,7 @@ where
         None
     };
     if let Some(response) = own {
-        // The response is complete at once, so the request is never under way.
+        // The response is complete at once, so the request never counts as under way.
         connection.activity.idles();
         let (_, outcome) = Body::of(request, &connection);
         return Exchange::Own { own: Some(Box::new(Own { response, connection, outcome, extras })) };
@@ -106,21 +106,21 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// One request, until its response.
+    /// The future of one request, until its response.
     #[project = ExchangePart]
     pub(super) enum Exchange<F, B> {
         App {
             #[pin]
             call: AppCall<F, B>,
-            // `http.request_timeout`, from when the app first kept us waiting.
+            // The timer of `http.request_timeout`. It begins when the app's future is first pending.
             limit: Option<Pin<Box<Sleep>>>,
-            // `None` once it is answered.
+            // What the response needs; `None` once the request is answered.
             in_flight: Option<InFlight>,
         },
         Own {
             own: Option<Box<Own<B>>>,
         },
-        /// The client has left.
+        /// The client has left, so the connection ends without a response.
         Abandoned,
     }
 }
@@ -147,15 +147,16 @@ where
                             return Poll::Pending;
                         }
                         let limit = limit.get_or_insert_with(|| Box::pin(sleep(after)));
-                        // Polled without a budget, so that it fires even if the app has used up the budget of this
-                        // task.
+                        // The timer is polled without a budget, so that it fires even if the app has used up the budget
+                        // of this task.
                         ready!(pin!(unconstrained(limit.as_mut())).poll(cx));
                         None
                     }
                 };
                 let in_flight = in_flight.take().expect(ENDED);
                 if in_flight.outcome.is_some() {
-                    // The app's future may still hold the body. It is dropped before the response is made.
+                    // The app's future may still hold the request's body. It is dropped now, so that the body is
+                    // dropped before the response is made.
                     call.set(AppCall::Failed { error: None });
                 }
                 in_flight.end(answered)
@@ -165,15 +166,15 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// Calls the app with a request. If it panics, that is an error of this one request; the connection and the worker
-    /// continue.
+    /// The call of the app with one request. A panic of the app is an error of this one request; the connection and the
+    /// worker go on.
     #[project = AppCallPart]
     enum AppCall<F, B> {
         Called {
             #[pin]
             future: F,
         },
-        /// The service was not ready to be called.
+        /// The service was not ready, and is called when it becomes ready.
         Waits {
             future: Pin<Box<dyn Future<Output = Result<Response<B>, BoxError>> + Send>>,
         },
@@ -190,7 +191,8 @@ impl<F, B> AppCall<F, B> {
         F: Future<Output = Result<Response<B>, S::Error>>,
         B: AppBody,
     {
-        // Unwind safe, here and below: whatever panicked is dropped with its request, and is not used again.
+        // This is unwind safe, here and in `poll`: a future or service that panicked is dropped with its request and
+        // never used again.
         catch_unwind(AssertUnwindSafe(|| match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Called { future: app.call(request) },
             Poll::Ready(Err(error)) => Self::Failed { error: Some(error.into()) },
@@ -229,14 +231,14 @@ fn panicked() -> BoxError {
 /// A request that the app has.
 struct InFlight {
     guard: InFlightGuard,
-    /// `None`: the request has no body.
+    /// The outcome of the request's body; `None` if it has no body.
     outcome: Option<Arc<BodyOutcome>>,
     connects: bool,
     extras: ResponseExtras,
 }
 
 impl InFlight {
-    /// Makes the response. `answered` is `None` if the app took too long.
+    /// Makes the response to the request. `answered` is `None` if the app took too long.
     fn end<B: http_body::Body>(
         self,
         answered: Option<Result<Response<B>, BoxError>>,
@@ -279,7 +281,7 @@ impl InFlight {
     }
 }
 
-/// A request that the worker answers by itself.
+/// A request that the worker answers itself, without the app.
 struct Own<B> {
     response: Response<ResponseBody<B>>,
     connection: Arc<Connection>,
@@ -295,13 +297,13 @@ impl<B: http_body::Body> Own<B> {
     }
 }
 
-/// What every response gets, whether it is the app's or the worker's.
+/// What the worker adds to every response, be it the app's or its own.
 struct ResponseExtras {
     version: Version,
     is_head: bool,
     id: HeaderValue,
     entry: Option<Box<AccessEntry>>,
-    /// The offer of a client that would rather speak another protocol.
+    /// Set if the client has offered to speak another protocol.
     offer: Option<OnUpgrade>,
 }
 
@@ -310,8 +312,8 @@ impl ResponseExtras {
         self.version < Version::HTTP_2
     }
 
-    /// Returns the entry of the access log, for the body to complete. `outcome` is that of the request's body, if it
-    /// has one.
+    /// Completes the head of a response, and notes it in the access log. Returns the entry of the log, to which the
+    /// response's body adds its bytes. `outcome` is that of the request's body, if it has one.
     fn add_to<B: http_body::Body>(
         self,
         answer: &mut Parts,
@@ -344,8 +346,8 @@ impl ResponseExtras {
         entry
     }
 
-    /// Whether the connection ends with this response of HTTP/1.0: the app says so, or only the end of the connection
-    /// marks the end of the body.
+    /// Returns true if the connection ends with this response of HTTP/1.0: the app says so, or the end of the body can
+    /// be marked only by the end of the connection.
     fn is_last_of_http_10<B: http_body::Body>(&self, answer: &Parts, reply: &ResponseBody<B>) -> bool {
         let ends_by_itself =
             || self.is_head || reply.size_hint().exact().is_some() || answer.headers.contains_key(CONTENT_LENGTH);
@@ -355,7 +357,8 @@ impl ResponseExtras {
     fn close_after(&self, answer: &mut Parts) {
         answer.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         if self.version == Version::HTTP_10 {
-            // If the response had another version, hyper would add `keep-alive` for a client that has asked for it.
+            // If the response had another version, hyper would add `keep-alive` for a client of HTTP/1.0 that has asked
+            // for it.
             answer.version = Version::HTTP_10;
         }
     }
@@ -367,7 +370,8 @@ fn says_close(answer: &Parts) -> bool {
     words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
-/// hyper sends no body over HTTP/1. `Content-Length` says what it would be.
+/// Removes the body of a response to HEAD over HTTP/2; over HTTP/1 hyper does it. `Content-Length` still says how long
+/// the body would be.
 fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut ResponseBody<B>) {
     if reply.is_end_stream() {
         return;
@@ -378,7 +382,8 @@ fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut ResponseBo
     *reply = ResponseBody::Own { bytes: None, guard: None };
 }
 
-/// A request that the worker answers by itself does not belong to the app: it is neither counted nor limited.
+/// Returns true for a request for the page of metrics. The worker answers it itself. It does not belong to the app, so
+/// it is neither counted nor limited.
 fn asks_for_metrics(request: &Request<Incoming>, shared: &Shared) -> bool {
     !shared.http.metrics_path.is_empty()
         && request.uri().path() == shared.http.metrics_path

@@ -1,11 +1,11 @@
 //! The stream under hyper, for HTTP/1.
 //!
-//! Owns: the rule that hyper gets only what the scanner has verified, the response to a client that was refused, and
-//! how long to wait for a client at the close. Refuses: what is verified (`scanner`), and when a connection ends
-//! (`connection`).
+//! Owns: the rule that hyper gets only bytes that the scanner has verified, the response to a client whose request was
+//! refused, and the length of the wait for a client at the close. Refuses: verifying bytes (`scanner`), and deciding
+//! when a connection ends (`connection`).
 //!
-//! A connection that waits holds no memory here: what arrives is read to the stack, scanned, and copied to hyper. Only
-//! a head in pieces is kept. The content of a large body goes straight into hyper's buffer.
+//! A connection that waits for a request holds no buffer here: what arrives is read to the stack, scanned, and copied
+//! to hyper. Only a head that comes in pieces is kept. The content of a large body goes straight into hyper's buffer.
 
 use std::{
     io,
@@ -33,41 +33,45 @@ use crate::worker::{
     shared::OpenGuard,
 };
 
-/// The time since the last response is subtracted from the linger, but this much is left: a client that had its
-/// response long ago has read it, so an RST destroys nothing.
+/// The shortest linger, except for a client that has said that it is done. The time since the last response is
+/// subtracted from the linger, but not more than down to this: a client that had its response long ago has read it, so
+/// an RST destroys nothing.
 const SHORT_LINGER: Duration = Duration::from_millis(500);
 
-/// As much as hyper asks for at first.
+/// The most bytes that are read from the stream at once: as many as hyper asks for at first.
 const SCRATCH: usize = 8192;
 
-/// Up to this size, pieces are copied together and written by one send(2), which is cheaper than writev(2).
+/// The most bytes of several pieces that are copied together and written by one send(2), which is cheaper than
+/// writev(2).
 const TOGETHER: usize = 1024;
 
 pub(super) struct Http1Wire<T> {
     inner: TokioIo<Counted<T>>,
     connection: Arc<Connection>,
     input: InputBuffer,
-    /// What is left of the response to a request that was refused; `Some` once it has begun.
+    /// What is left to send of the response to a refused request; `None` until it has begun.
     last_response: Option<io::Cursor<Vec<u8>>>,
     linger: Linger,
-    /// An upgraded stream outlives the connection's task.
+    /// The connection counts as open until the stream is dropped, because an upgraded stream outlives the connection's
+    /// task.
     _open: OpenGuard,
 }
 
-/// What has arrived and hyper has not got.
+/// What has arrived and was not given to hyper yet.
 struct InputBuffer {
-    /// `None`: everything passes. After an upgrade the bytes are not HTTP.
+    /// `None` after an upgrade: the bytes are not HTTP, and all of them pass.
     scanner: Option<Scanner>,
     held: Vec<u8>,
-    /// How many of the held bytes may pass.
+    /// How many of the held bytes are verified, and may go to hyper.
     verified: usize,
-    /// The held bytes behind those were not scanned yet, or would be judged otherwise now.
+    /// True if the held bytes behind the verified ones must be scanned: they were not scanned yet, or the scanner would
+    /// judge them differently now.
     unscanned: bool,
     refusal: Option<Refusal>,
 }
 
 impl<T: ClientStream> Http1Wire<T> {
-    /// `first` was read from the stream already.
+    /// Wraps a stream. `first` was read from it already.
     pub(super) fn new(stream: T, first: Vec<u8>, connection: Arc<Connection>, open: OpenGuard) -> Self {
         let http = &connection.shared.http;
         let scanner = Scanner::new(SizeLimits {
@@ -85,20 +89,20 @@ impl<T: ClientStream> Http1Wire<T> {
         Pin::new(&mut self.inner.inner_mut().stream)
     }
 
-    /// Notes whether the client takes what is written.
+    /// Notes in the activity whether the client takes what is written.
     fn wrote<R>(&self, written: Poll<R>) -> Poll<R> {
         self.connection.activity.blocks(written.is_pending());
         written
     }
 
-    /// Whether the client announced its last request (RFC 9112, section 9.6) and has sent nothing behind it. Over TLS
-    /// its close_notify follows.
+    /// Returns true if the client announced its last request (RFC 9112, section 9.6) and has sent nothing behind it.
+    /// Over TLS it returns false, because the client's close_notify follows.
     fn has_said_all(&self) -> bool {
         let ended = self.input.scanner.as_ref().is_some_and(Scanner::has_ended);
         ended && self.input.held.is_empty() && !self.connection.client.is_tls()
     }
 
-    /// How long to wait for a client that has not ended its side.
+    /// Returns how long to wait at the close for a client that has not ended its side.
     fn patience(&self) -> Duration {
         let Connection { refusal, activity, .. } = &*self.connection;
         if self.has_said_all() {
@@ -108,8 +112,9 @@ impl<T: ClientStream> Http1Wire<T> {
         linger::SILENCE.saturating_sub(silence).max(SHORT_LINGER)
     }
 
-    /// Ends the input. hyper has answered everything that came before and asks for more, so it closes, and the response
-    /// to the refusal is the last one. In a body it is an error, which the request's own response reports.
+    /// Ends the input for hyper. Outside of a body this looks like the client's end: hyper has answered everything that
+    /// came before and asks for more, so it closes, and the response to the refusal is the last one. Inside of a body
+    /// it is an error, and the response to the request that the body belongs to reports it.
     fn refuse(&self, refusal: Refusal, in_body: bool) -> Poll<io::Result<()>> {
         if in_body {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
@@ -125,7 +130,7 @@ impl InputBuffer {
         Self { scanner, unscanned: verified < first.len(), held: first, verified, refusal: None }
     }
 
-    /// Gives hyper what is verified, as far as it has room.
+    /// Gives verified bytes to hyper, as far as its buffer has room.
     fn give(&mut self, buf: &mut ReadBufCursor<'_>) {
         let room = self.verified.min(buf.remaining());
         buf.put_slice(self.held.get(..room).unwrap_or_default());
@@ -136,7 +141,7 @@ impl InputBuffer {
         }
     }
 
-    /// Scans what is new, gives hyper what passes, and keeps the rest.
+    /// Scans the new bytes behind the held ones, gives hyper what passes, and keeps the rest.
     fn take(&mut self, new: &[u8], buf: &mut ReadBufCursor<'_>) {
         let Some(scanner) = &mut self.scanner else { return };
         self.unscanned = false;
@@ -160,7 +165,8 @@ impl InputBuffer {
         }
     }
 
-    /// Decides what the bytes behind a request are that asked for another protocol. The response to it decides.
+    /// Decides what the bytes mean that follow a request for another protocol, once its response is known. After an
+    /// upgrade they are not HTTP. After any other response they are the next request, which is scanned.
     fn learn(&mut self, connection: &Connection) {
         let Some(scanner) = &mut self.scanner else { return };
         if connection.upgraded.load(Relaxed) {
@@ -184,7 +190,7 @@ impl<T: ClientStream> Read for Http1Wire<T> {
                 input.give(&mut buf);
             }
             if buf.remaining() < room {
-                // These bytes may hold a request, and its client may be gone.
+                // These bytes may hold a request whose client is gone.
                 if this.inner.inner().stream.is_ending() {
                     this.connection.ends();
                 }
@@ -253,7 +259,8 @@ impl<T: ClientStream> Write for Http1Wire<T> {
         self.wrote(written)
     }
 
-    /// Sends the reason if the last request was refused. Then half-closes, and lingers if the client may still send.
+    /// Sends the reason if the last request was refused. Then half-closes, and lingers if the client may still send
+    /// something.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.connection.upgraded.load(Relaxed) {
@@ -274,7 +281,7 @@ impl<T: ClientStream> Write for Http1Wire<T> {
         if !this.linger.has_begun() {
             ready!(this.stream().poll_shutdown(cx))?;
         }
-        // Another connection needs this place now, and the client has had its response for a while.
+        // No linger: another connection needs this place now, and the client has had its response for a while.
         if this.connection.activity.is_asked_to_leave() {
             return Poll::Ready(Ok(()));
         }
@@ -283,7 +290,7 @@ impl<T: ClientStream> Write for Http1Wire<T> {
     }
 }
 
-/// Writes small pieces as one.
+/// Copies small pieces together and writes them by one call.
 pub(super) fn poll_write_together<T: AsyncWrite + Unpin>(
     stream: &mut T,
     cx: &mut Context<'_>,
@@ -299,7 +306,7 @@ pub(super) fn poll_write_together<T: AsyncWrite + Unpin>(
     }
 }
 
-/// Counts the bytes read, because hyper's own buffer does not show them.
+/// Counts the bytes that are read into hyper's own buffer, because that buffer does not show them.
 struct Counted<T> {
     stream: T,
     read: u64,

@@ -1,13 +1,14 @@
 //! When and how a connection of HTTP/2 ends.
 //!
-//! Owns: what the frames that pass mean for the end, the goodbye, the drain, streams that the client does not read, and
-//! clients that are gone. Refuses: moving bytes (`wire`), parsing frames (`frames`), windows (`streams`), and the
-//! protocol itself, which h2 speaks.
+//! Owns: the meaning of the passing frames for the end of a connection, the goodbye, the drain, the handling of streams
+//! that the client does not read, and that of clients that are gone. Refuses: moving bytes (`wire`), parsing frames
+//! (`frames`), windows (`streams`), and the protocol itself, which h2 speaks.
 //!
-//! A GOAWAY names the last stream that is served. A client that cannot repeat its request loses a stream that crosses
-//! the GOAWAY. So we send one GOAWAY when no stream is likely to cross it: when there has been no stream for a while
-//! (the *goodbye*). If there is no such moment, h2 warns first with GOAWAY(2^31-1) and a PING, and sends the last
-//! GOAWAY when the PING is answered. We hold that answer back until the streams that cross the warning have come.
+//! A GOAWAY names the last stream that the server serves. If the client opens another stream at the same time, that
+//! stream is lost, unless the client can repeat its request. So we send one GOAWAY when this is unlikely: when no
+//! stream has been open for a while. This GOAWAY is the *goodbye*. If there is no such moment, h2 first warns the
+//! client with GOAWAY(2^31-1) and a PING, and sends the last GOAWAY when the PING is answered. We hold the client's
+//! answer back until the streams have come that cross the warning.
 
 mod frames;
 mod streams;
@@ -35,78 +36,80 @@ use super::{
 };
 use crate::{sys::clock, worker::shared::Shared};
 
-// All times are in milliseconds.
+// All times in this file are in milliseconds.
 
-/// In a drain, a connection gets its goodbye after this time without a stream …
+/// In a drain, a connection gets its goodbye after this time without a stream.
 const PAUSE: u64 = 50;
-/// … or after this time, if it was busy: a proxy under load may pause because its machine does, and then continue for
-/// all its clients.
+/// In a drain, a connection that was busy gets its goodbye only after this time without a stream. A proxy under load
+/// may pause because its machine does, and then go on for all its clients.
 const PAUSE_IF_BUSY: u64 = 500;
-/// There is no goodbye for this time after the warning: the client may have paused because of the warning.
+/// A connection gets no goodbye for this time after h2's warning, because the client may have paused because of the
+/// warning.
 const WARNED_MIN: u64 = 500;
-/// The answer to h2's PING is held back until this time after the warning.
+/// The client's answer to h2's PING is held back until this time after the warning.
 const WARNED: u64 = 1_000;
-/// If the client does not answer that PING within this time, we answer it in its place.
+/// If the client has not answered h2's PING for this time after the warning, we answer it in the client's place.
 const UNANSWERED: u64 = 5_000;
 
-/// With `http.http2_rebalance`, a connection is weighed at most once in this time …
+/// With `http.http2_rebalance`: the least time between two checks whether a connection should move to a sibling.
 const WEIGH: u64 = 200;
-/// … if it has had at least this many streams.
+/// With `http.http2_rebalance`: a connection is checked only if it has had at least this many streams.
 const STREAMS_MIN: u32 = 20;
-/// How long a connection that is sent away may take to become idle, before it is warned.
+/// How long a connection that should move to a sibling may take to become idle. After this time it is warned.
 const AWAY: u64 = 150;
 
-/// A client that sends nothing for this time while a stream is open gets a PING …
+/// A client gets a PING if it sends nothing for this time while a stream is open.
 const PING_AFTER: u64 = 30_000;
-/// … and is gone if it sends nothing for this time after it.
+/// A client counts as gone if it sends nothing for this time after our PING.
 const UNRESPONSIVE: u64 = 20_000;
 const OUR_PING: Payload = *b"oxicorn?";
 
-/// What the wire and its lifecycle know about the frames that have passed. One task owns both, so the lock is always
-/// free.
+/// What the wire and the lifecycle of one connection know about the frames that have passed. Both belong to one task,
+/// so the lock around this is always free.
 pub(super) struct Http2State {
     inbound: FrameReader,
     outbound: FrameReader,
     streams: Streams,
     stage: DrainStage,
     goodbye: Goodbye,
-    /// Our frames for the client.
+    /// Our own frames for the client that are not written yet.
     ours: Vec<u8>,
-    /// Streams that we reset. h2 has yet to be told, as if the client had done it.
+    /// Streams that we have reset towards the client. h2 must still be told, by a reset that seems to come from the
+    /// client.
     cut: Vec<u32>,
     /// When the client last sent anything.
     last_received: u64,
-    /// Since when our PING has been without an answer.
+    /// When we sent a PING that is not answered yet.
     asked: Option<u64>,
 }
 
-/// How far h2 is with its GOAWAYs.
+/// The present step of h2 on its way to the last GOAWAY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DrainStage {
     Open,
-    /// h2 has sent GOAWAY(2^31-1), and this PING behind it.
+    /// h2 has warned the client with GOAWAY(2^31-1), and has sent this PING behind it.
     Warned {
         since: u64,
         ping: Payload,
         answered: bool,
         over: bool,
     },
-    /// h2 has the answer to its PING. It sends the last GOAWAY, ignores the streams above, and ends when the others
+    /// h2 has the answer to its PING. It sends the last GOAWAY, ignores streams above `last`, and ends when the others
     /// have ended.
     Ending {
         last: u32,
     },
 }
 
-/// How far we are with the goodbye.
+/// The present step of our goodbye.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goodbye {
     No,
-    /// It is sent at the next end of a frame, if no stream is open then.
+    /// The goodbye is sent at the next end of a frame of h2, if no stream is open then.
     Wanted,
-    /// It is being written.
+    /// The goodbye is being written.
     Begun,
-    /// It is written. h2 is told that the client has ended, and what h2 still writes is discarded.
+    /// The goodbye is written. h2 is told that the client has ended, and what h2 still writes is discarded.
     Done,
 }
 
@@ -125,7 +128,7 @@ impl Http2State {
         }
     }
 
-    /// Takes what the client sends, and gives `pass` what h2 should read.
+    /// Reads the frames in what the client sends, and calls `pass` with the bytes that h2 should read.
     fn received(&mut self, mut bytes: &[u8], activity: &Activity, mut pass: impl FnMut(&[u8])) {
         let (now, were_open) = (clock::coarse(), self.streams.are_open());
         (self.last_received, self.asked) = (now, None);
@@ -143,7 +146,7 @@ impl Http2State {
         }
     }
 
-    /// Notes a frame of the client. Returns whether h2 should see it.
+    /// Notes a frame of the client. Returns true if h2 should see the frame.
     fn passes_on(&mut self, frame: H2Frame, now: u64) -> bool {
         let last = if let DrainStage::Ending { last } = self.stage { last } else { u32::MAX };
         match frame {
@@ -151,7 +154,7 @@ impl Http2State {
             H2Frame::Data { stream, ends: true, .. } => self.streams.client_ends(stream),
             H2Frame::Reset { stream } => self.streams.reset(stream),
             H2Frame::InitialWindow { size } => self.streams.initial_window_becomes(size, now),
-            // h2 0.4.20 takes such a stream for an idle one, and ends the whole connection with an error.
+            // h2 0.4.20 takes a stream above `last` for an idle one, and would end the whole connection with an error.
             H2Frame::WindowUpdate { stream, .. } if stream > last => return false,
             H2Frame::WindowUpdate { stream, by } => self.streams.window_opens(stream, by, now),
             H2Frame::Ping { ack: true, payload } => return !self.is_answered(payload),
@@ -160,7 +163,7 @@ impl Http2State {
         true
     }
 
-    /// Whether h2 should not see this answer to a PING: we pass it on later, or the PING was ours.
+    /// Returns true if this answer to a PING is hidden from h2: it is passed on later, or it answers our own PING.
     fn is_answered(&mut self, payload: Payload) -> bool {
         match &mut self.stage {
             DrainStage::Warned { ping, answered, .. } if *ping == payload => *answered = true,
@@ -169,8 +172,8 @@ impl Http2State {
         true
     }
 
-    /// Between two frames of the client, gives h2 frames in the client's name: resets that it did not send, and the
-    /// answer to h2's PING that was held back.
+    /// Gives h2 frames in the client's name, if the client's bytes are between two frames: resets that the client did
+    /// not send, and the held back answer to h2's PING.
     fn inject(&mut self, mut pass: impl FnMut(&[u8])) {
         if !self.inbound.is_between() {
             return;
@@ -184,7 +187,7 @@ impl Http2State {
         }
     }
 
-    /// Takes what h2 has sent.
+    /// Reads the frames in what h2 has sent.
     fn sent(&mut self, mut bytes: &[u8], activity: &Activity) {
         let (now, were_open) = (clock::coarse(), self.streams.are_open());
         while let Some(piece) = self.outbound.next(&mut bytes) {
@@ -194,7 +197,7 @@ impl Http2State {
                     self.streams.server_sends_data(stream, length, ends, now);
                 }
                 Some(H2Frame::Reset { stream }) => self.streams.reset(stream),
-                // h2 sends only one PING: after its first GOAWAY.
+                // h2 sends only one PING, right after its first GOAWAY.
                 Some(H2Frame::Ping { ack: false, payload }) => {
                     self.stage = DrainStage::Warned { since: now, ping: payload, answered: false, over: false };
                 }
@@ -210,12 +213,12 @@ impl Http2State {
         self.update_activity(were_open, activity, now);
     }
 
-    /// Whether the connection ends by a GOAWAY without an error.
+    /// Returns true if the connection ends by a GOAWAY without an error.
     fn ends_well(&self) -> bool {
         self.goodbye != Goodbye::No || matches!(self.stage, DrainStage::Ending { .. })
     }
 
-    /// Returns our frames that can be written now: only between two frames of h2.
+    /// Returns our own frames if they can be written now, which is only between two frames of h2.
     fn ours(&mut self) -> Option<&[u8]> {
         if !self.outbound.is_between() {
             return None;
@@ -236,8 +239,8 @@ impl Http2State {
         }
     }
 
-    /// Updates the activity. A connection is busy while a stream is open on the wire: h2 may hold the end of a response
-    /// back long after the app has handed it over.
+    /// Tells the activity when the connection becomes busy or idle. A connection is busy while a stream is open on the
+    /// wire: h2 may hold the end of a response back long after the app has handed it over.
     fn update_activity(&self, were_open: bool, activity: &Activity, now: u64) {
         match (were_open, self.streams.are_open()) {
             (false, true) => activity.request_begins(),
@@ -246,8 +249,8 @@ impl Http2State {
         }
     }
 
-    /// Resets, towards both sides, the streams whose responses have been blocked by the client since `before`. Returns
-    /// how many; `None` if there is no other stream, and nothing was reset.
+    /// Resets the streams whose responses the client has blocked since `before`, towards the client and towards h2.
+    /// Returns how many there were. Returns `None` and resets nothing if no other stream is open.
     fn cut_stalled(&mut self, before: u64, activity: &Activity) -> Option<usize> {
         let stalled = self.streams.take_stalled(before)?;
         self.ours.extend(stalled.iter().copied().flat_map(cancel));
@@ -260,35 +263,35 @@ impl Http2State {
 /// The time limits of one connection, and its part in a drain.
 pub(super) struct Http2Lifecycle {
     state: Arc<Mutex<Http2State>>,
-    /// It only wakes the task; `drains` says whether the worker drains.
+    /// Wakes the task when the drain begins. Whether the worker drains is read from `drains`.
     drain: Pin<Box<Notified<'static>>>,
     enrolled: bool,
-    /// hyper was told to end.
+    /// True once hyper was told to end the connection.
     left: bool,
-    /// When it was last weighed, and how many streams it had had by then.
+    /// When the connection was last checked for a move to a sibling, and how many streams it had had by then.
     weighed: (u64, u32),
-    /// Since when it is to leave for a sibling.
+    /// When it was decided that the connection should move to a sibling; `None` if it should stay.
     sent_away: Option<u64>,
 }
 
-/// The next thing to do.
+/// What is done with a connection when its next deadline comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
-    /// The client reads nothing.
+    /// End the connection, because the client reads nothing.
     Blocked,
-    /// The client does not read some of its responses.
+    /// Reset the streams whose responses the client does not read.
     Stalled,
-    /// The goodbye.
+    /// Send the goodbye as soon as no stream is open.
     Goodbye,
-    /// h2 should warn the client: GOAWAY(2^31-1).
+    /// Tell h2 to warn the client with GOAWAY(2^31-1).
     Leave,
-    /// h2 should send the last GOAWAY.
+    /// Give h2 the answer to its PING, so that it sends the last GOAWAY.
     Conclude,
-    /// Our PING.
+    /// Send our own PING, to see if the client still answers.
     Ask,
-    /// The client is gone.
+    /// End the connection, because the client does not answer our PING.
     Unresponsive,
-    /// Check whether the connection should go to a sibling.
+    /// Check if the connection should move to a sibling.
     Weigh,
 }
 
@@ -305,7 +308,7 @@ impl Http2Lifecycle {
         Arc::clone(&self.state)
     }
 
-    /// Returns when the next thing is to be done, on the coarse clock.
+    /// Returns what is done next, and when, on the coarse clock.
     fn deadline(&self, state: &Http2State, connection: &Connection) -> Option<(u64, Due)> {
         let Connection { shared, activity, .. } = connection;
         let (http, busy) = (&shared.http, state.streams.are_open());
@@ -337,8 +340,8 @@ impl Http2Lifecycle {
         streams >= STREAMS_MIN && streams > self.weighed.1
     }
 
-    /// Returns when and how a connection that should leave does so. It waits until `by` for a moment without streams,
-    /// then it is warned. Once the grace is over, nothing is waited for.
+    /// Returns when and how a connection leaves that should do so. Until `by` it waits for a moment without streams,
+    /// and gets the goodbye then; after `by` it is warned. Once the grace is over, nothing is waited for.
     fn leave_deadline(&self, by: u64, state: &Http2State, shared: &Shared, activity: &Activity) -> Option<(u64, Due)> {
         let ends = shared.ends();
         let after = |since: u64, time: u64| if ends { 0 } else { since + time };
@@ -349,7 +352,8 @@ impl Http2Lifecycle {
             DrainStage::Open if unoccupied_since.is_some_and(|since| since <= by || ends || self.left) => {
                 goodbye_at.map(|at| (at, Due::Goodbye))
             }
-            // Also if it is idle now: it has been busy after `by`, with requests too short to be seen under way.
+            // This holds even if the connection is idle now: it was busy after `by`, with requests too short to be seen
+            // under way.
             DrainStage::Open => (!self.left).then(|| (after(by, 0), Due::Leave)),
             DrainStage::Warned { over: true, .. } | DrainStage::Ending { .. } => None,
             DrainStage::Warned { since, answered, .. } => {
@@ -369,7 +373,7 @@ impl Lifecycle for Http2Lifecycle {
         let state = Arc::clone(&self.state);
         let mut state = lock(&state);
         let deadline = self.deadline(&state, connection);
-        // Another connection needs this place now.
+        // If another connection needs this place now, this one gets its goodbye at once.
         let gives_way = state.goodbye == Goodbye::No && connection.activity.is_asked_to_leave();
         let due = if gives_way { Some(Due::Goodbye) } else { timer.due(deadline, cx) };
         let Some(due) = due else { return NextStep::Wait };

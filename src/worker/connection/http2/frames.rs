@@ -1,14 +1,15 @@
 //! The frames of HTTP/2 as they pass (RFC 9113, section 4).
 //!
-//! Owns: where frames begin and end, however the bytes are split; the meaning of frames that concern the end of a
-//! connection; and the frames that we send. Refuses: IO, clocks, the content of header blocks, and judging frames,
-//! which h2 does.
+//! Owns: finding where frames begin and end, however the bytes are split; the meaning of the frames that concern the
+//! end of a connection; and the frames that we send ourselves. Refuses: IO, clocks, the content of header blocks, and
+//! judging frames, which h2 does.
 
 use std::borrow::Cow;
 
 const HEAD: usize = 9;
 
-/// The longest frame that h2 accepts. A longer one is passed on unread, and h2 ends the connection with an error.
+/// The longest payload of a frame that h2 accepts. A longer frame is passed on unread, and h2 ends the connection with
+/// an error.
 const LENGTH_MAX: usize = 16_384;
 
 const DATA: u8 = 0;
@@ -26,12 +27,12 @@ const END_HEADERS: u8 = 4;
 
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
-/// The error code of a stream that is given up.
+/// The error code of a stream that is given up (RFC 9113, section 7).
 const CANCEL: u32 = 8;
 
 pub(super) type Payload = [u8; 8];
 
-/// What has passed. A header block counts when it is complete.
+/// A frame that has passed, as far as it matters here. A header block counts as one frame when it is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum H2Frame {
     Headers { stream: u32, ends: bool },
@@ -43,7 +44,7 @@ pub(super) enum H2Frame {
     Other,
 }
 
-/// Some bytes, and the frame that ends with them. A frame that may be withheld from h2 comes in one piece.
+/// Some bytes, and the frame that ends with them, if one does. A frame that may be hidden from h2 comes in one piece.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
     pub(super) bytes: Cow<'a, [u8]>,
@@ -65,7 +66,7 @@ impl H2FrameHeader {
         Some(Self { length, kind, flags, stream: number(&stream) & 0x7fff_ffff })
     }
 
-    /// Whether the frame comes in one piece with all its payload.
+    /// Returns true if the reader keeps the frame until all its payload has come, and returns it in one piece.
     fn comes_whole(&self) -> bool {
         matches!(self.kind, RST_STREAM | SETTINGS | PING | WINDOW_UPDATE) && self.length <= LENGTH_MAX
     }
@@ -75,7 +76,7 @@ impl H2FrameHeader {
     }
 }
 
-/// Returns the first four bytes as a number; 0 if there are fewer.
+/// Returns the first four bytes as a big-endian number; 0 if there are fewer.
 fn number(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
@@ -83,17 +84,17 @@ fn number(bytes: &[u8]) -> u32 {
 /// Reads the frames of one direction of one connection.
 #[derive(Debug, Default)]
 pub(super) struct FrameReader {
-    /// The beginning of a frame that comes in one piece, or of any frame's head.
+    /// The bytes so far of a frame that comes in one piece, or of the head of any frame.
     partial: Vec<u8>,
-    /// The frame that is passing, and how many of its bytes are missing.
+    /// The frame that is passing in several pieces, and how many of its bytes are missing.
     passing: Option<(H2FrameHeader, usize)>,
-    /// The stream whose header block is not complete, and whether the block ends the stream.
+    /// The stream whose header block is not complete yet, and whether that block ends the stream.
     block: Option<(u32, bool)>,
 }
 
 impl FrameReader {
-    /// Takes the next piece off the bytes; `None` if all are taken. What was kept as partial comes with the bytes that
-    /// complete it.
+    /// Takes the next piece off the bytes, or returns `None` if all bytes are taken. Bytes that were kept as partial
+    /// come with the bytes that complete them.
     pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
         if let Some((head, left)) = self.passing {
             let now = take(bytes, left)?;
@@ -123,7 +124,7 @@ impl FrameReader {
         }
     }
 
-    /// Whether another frame may be put in here: between two frames, and in no header block.
+    /// Returns true if another frame can be inserted here: between two frames, and not inside a header block.
     pub(super) fn is_between(&self) -> bool {
         self.partial.is_empty() && self.passing.is_none() && self.block.is_none()
     }
@@ -162,7 +163,7 @@ impl FrameReader {
     }
 }
 
-/// Takes the first bytes, `most` at most; `None` if there are none.
+/// Takes at most `most` bytes off the front, or returns `None` if `bytes` is empty.
 fn take<'a>(bytes: &mut &'a [u8], most: usize) -> Option<&'a [u8]> {
     let (first, rest) = bytes.split_at_checked(most).unwrap_or((bytes, &[]));
     *bytes = rest;
@@ -174,7 +175,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// `last`: the highest stream that was not ignored.
+/// Returns a GOAWAY without an error. `last` is the highest stream that was not ignored.
 pub(super) fn goaway(last: u32) -> Vec<u8> {
     const NO_ERROR: u32 = 0;
     frame(GOAWAY, 0, 0, &[last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat())
@@ -192,7 +193,7 @@ pub(super) fn cancel(stream: u32) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Feeds the bytes in pieces of a size, and asserts that they come out as they went in.
+    /// Reads the bytes in pieces of this size, and asserts that they come out as they went in.
     fn read(bytes: &[u8], size: usize) -> (Vec<H2Frame>, FrameReader) {
         let (mut frames, mut seen, mut passed) = (FrameReader::default(), Vec::new(), Vec::new());
         for mut chunk in bytes.chunks(size) {

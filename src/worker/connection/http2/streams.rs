@@ -1,28 +1,28 @@
 //! The streams of one connection, as the wire shows them (RFC 9113, sections 5.1 and 5.2).
 //!
-//! Owns: which streams are open, and on which of them the client's windows let no byte through. Refuses: IO, clocks
-//! (the caller passes the time), and what is done about it.
+//! Owns: the list of open streams, and for each the time since which the client's windows let no byte through. Refuses:
+//! IO, clocks (the caller passes the time), and the reaction to a blocked stream.
 
-/// The size of a window until the client changes it.
+/// The size of a window, in bytes, until the client changes it.
 const WINDOW: i64 = 65_535;
 
-/// A client that begins this many streams within a second is busy.
+/// A client is busy if it begins at least this many streams within a second.
 const BUSY: u32 = 50;
-/// In milliseconds.
+/// The length of a second in the unit of all times here, which is the millisecond.
 const SECOND: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Streams {
-    /// The highest stream that the client has opened.
+    /// The highest number of a stream that the client has opened.
     highest: u32,
     open: Vec<OpenStream>,
-    /// The window of a stream that begins.
+    /// The size of the window of a stream that begins now.
     initial: i64,
     connection: Window,
     pace: Pace,
 }
 
-/// How many streams were begun in the second since `since`, and in the one before.
+/// How many streams the client began in the second that started at `since`, and in the second before.
 #[derive(Debug, Default)]
 struct Pace {
     since: u64,
@@ -45,16 +45,16 @@ struct OpenStream {
     id: u32,
     client_ended: bool,
     server_ended: bool,
-    /// Since when its response has begun.
+    /// When the response of the stream began; `None` before.
     answered: Option<u64>,
     window: Window,
 }
 
-/// How many bytes the client takes now.
+/// How many bytes the client accepts now, on one stream or on the connection.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     size: i64,
-    /// Since when it has been shut.
+    /// When the window became shut; `None` while it is open.
     shut: Option<u64>,
 }
 
@@ -79,7 +79,7 @@ impl Streams {
         !self.open.is_empty()
     }
 
-    /// Whether the client was busy when the last stream began.
+    /// Returns true if the client was busy when the last stream began.
     pub(super) fn are_busy(&self) -> bool {
         self.pace.begun.max(self.pace.before) >= BUSY
     }
@@ -88,7 +88,7 @@ impl Streams {
         self.open.iter_mut().find(|stream| stream.id == id)
     }
 
-    /// Notes a request's head, or its trailers.
+    /// Notes the head of a request, which opens a stream, or its trailers.
     pub(super) fn client_sends_headers(&mut self, id: u32, ends: bool, now: u64) {
         if id > self.highest {
             self.highest = id;
@@ -101,7 +101,7 @@ impl Streams {
         }
     }
 
-    /// Changes a stream, and removes it once both sides have ended it.
+    /// Changes a stream, and removes it if both sides have ended it.
     fn change(&mut self, id: u32, change: impl FnOnce(&mut OpenStream)) {
         if let Some(stream) = self.find(id) {
             change(stream);
@@ -128,12 +128,12 @@ impl Streams {
         });
     }
 
-    /// Notes that either side has reset it.
+    /// Notes that the client or the server has reset the stream.
     pub(super) fn reset(&mut self, id: u32) {
         self.open.retain(|stream| stream.id != id);
     }
 
-    /// Opens a window; stream 0 is the connection.
+    /// Adds bytes to a window of the client. Stream 0 means the window of the connection.
     pub(super) fn window_opens(&mut self, id: u32, by: u32, now: u64) {
         if id == 0 {
             self.connection.add(by.into(), now);
@@ -150,13 +150,13 @@ impl Streams {
         }
     }
 
-    /// Since when the oldest stalled response has been blocked by its windows.
+    /// Returns since when a response has been blocked by its windows; the oldest if there are several.
     pub(super) fn stalled_since(&self) -> Option<u64> {
         self.open.iter().filter_map(|stream| self.stalls(stream)).min()
     }
 
-    /// Removes the streams whose responses have been blocked by their windows since `before`. `None`: no other stream
-    /// is open.
+    /// Removes the streams whose responses have been blocked by their windows since `before`, and returns them. If no
+    /// other stream is open, removes nothing and returns `None`.
     pub(super) fn take_stalled(&mut self, before: u64) -> Option<Vec<u32>> {
         let stalls = |stream: &OpenStream| self.stalls(stream).is_some_and(|since| since <= before);
         let ids: Vec<_> = self.open.iter().filter(|stream| stalls(stream)).map(|stream| stream.id).collect();
@@ -167,8 +167,8 @@ impl Streams {
         Some(ids)
     }
 
-    /// Since when its response has been blocked by its windows. A window that is shut before the response begins stalls
-    /// nothing.
+    /// Returns since when the response of a stream has been blocked by its windows. A window that is shut before the
+    /// response begins blocks it only from its beginning on.
     fn stalls(&self, stream: &OpenStream) -> Option<u64> {
         let shut = [stream.window.shut, self.connection.shut].into_iter().flatten().min()?;
         stream.answered.filter(|_| !stream.server_ended).map(|answered| answered.max(shut))

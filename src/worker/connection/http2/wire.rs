@@ -1,7 +1,7 @@
 //! The stream under hyper, for HTTP/2.
 //!
-//! Owns: passing all bytes through the [`Http2State`], sending our frames between those of h2, the goodbye, and the
-//! lingering close. Refuses: what the frames mean and when the connection ends (`http2`).
+//! Owns: passing all bytes through the [`Http2State`], the sending of our own frames between those of h2, the goodbye,
+//! and the lingering close. Refuses: the meaning of frames, and deciding when the connection ends (`http2`).
 
 use std::{
     future::Future,
@@ -28,16 +28,16 @@ use crate::worker::{
     shared::OpenGuard,
 };
 
-/// After the goodbye the client has this long to end first. A FIN right behind the GOAWAY would fail a request that the
-/// client has begun meanwhile: Java's HttpClient reports the end of the stream, instead of sending the request
-/// elsewhere.
+/// How long the client has after the goodbye to end the connection first. A FIN right behind the GOAWAY would fail a
+/// request that the client has begun meanwhile: Java's HttpClient reports the end of the stream, instead of sending the
+/// request elsewhere.
 const FIN_AFTER: Duration = Duration::from_millis(500);
 
-/// A client may be silent, and read the GOAWAY only when it sends its next request. If the connection were closed by
-/// then, an RST would answer that request and destroy the GOAWAY.
+/// How long we read and discard after our FIN. A client may be silent, and read the GOAWAY only when it sends its next
+/// request. If the connection were closed by then, an RST would answer that request and destroy the GOAWAY.
 const LINGER: Duration = Duration::from_millis(4_500);
 
-/// How much is read at once: as much as h2 asks for, between `SCRATCH_MIN` and this.
+/// The most bytes that are read at once. We read as much as h2 asks for, but not less than `SCRATCH_MIN`.
 const SCRATCH: usize = 16_384;
 const SCRATCH_MIN: usize = 512;
 
@@ -45,25 +45,25 @@ pub(in crate::worker::connection) struct Http2Wire<T> {
     stream: T,
     state: Arc<Mutex<Http2State>>,
     connection: Arc<Connection>,
-    /// Read before HTTP/2 was detected, and not passed through the state yet.
+    /// Bytes that were read before HTTP/2 was detected, and that the state has not seen yet.
     first: Vec<u8>,
-    /// What h2 has had no room for.
+    /// Bytes that the state has passed on, and for which h2 has had no room yet.
     passed: Vec<u8>,
     end: End,
     _open: OpenGuard,
 }
 
-/// How far the connection is with its end.
+/// The present step of the connection in its end.
 enum End {
     No,
-    /// Everything is sent. Our FIN waits for the client's.
+    /// Everything is sent. Our FIN waits for the client's FIN, until this timer fires.
     Said(Pin<Box<Sleep>>),
-    /// Our FIN is sent.
+    /// Our FIN is sent. What the client sends is discarded until this timer fires.
     HalfClosed(Pin<Box<Sleep>>),
 }
 
 impl<T: ClientStream> Http2Wire<T> {
-    /// `first` was read from the stream already, and begins with the preface.
+    /// Wraps a stream. `first` was read from it already, and begins with the preface of HTTP/2.
     pub(in crate::worker::connection) fn new(
         stream: T,
         mut first: Vec<u8>,
@@ -75,7 +75,7 @@ impl<T: ClientStream> Http2Wire<T> {
         Self { stream, state, connection, first, passed, end: End::No, _open: open }
     }
 
-    /// Writes our frames, if they can be written now.
+    /// Writes our own frames, if the bytes of h2 are between two frames.
     fn poll_write_ours(&mut self, state: &mut Http2State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(bytes) = state.ours() {
             let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -85,14 +85,15 @@ impl<T: ClientStream> Http2Wire<T> {
                 count => state.has_written_ours(count),
             }
             if state.ours.is_empty() {
-                // Over TLS the bytes may stay in memory; the next write or flush then sends them.
+                // Over TLS the bytes may stay in memory. If this flush is not complete, the next write or flush sends
+                // them.
                 let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once, and passes on what h2 may see. Ready with whether there was anything to read.
+    /// Reads once from the stream, and passes on what h2 may see. The value is false if the client has ended its side.
     fn poll_receive(
         &mut self,
         state: &mut Http2State,
@@ -119,7 +120,7 @@ impl<T: ClientStream> Http2Wire<T> {
         Poll::Ready(Ok(!bytes.is_empty()))
     }
 
-    /// Writes what h2 gives. After the goodbye, discards it.
+    /// Writes what h2 gives, behind our own frames. After the goodbye, discards it.
     fn poll_write_frames(
         &mut self,
         cx: &mut Context<'_>,
@@ -159,7 +160,8 @@ impl<T: ClientStream> Read for Http2Wire<T> {
             let said = this.poll_write_ours(&mut state, cx)?;
             match state.goodbye {
                 Goodbye::No | Goodbye::Wanted => {}
-                // What comes now has crossed the goodbye, and belongs to streams above its last.
+                // What the client sends now has crossed the goodbye, and belongs to streams above the last one that is
+                // served.
                 Goodbye::Begun => return said.map(Ok),
                 Goodbye::Done => return Poll::Ready(Ok(())),
             }
@@ -205,8 +207,8 @@ impl<T: ClientStream> Write for Http2Wire<T> {
         self.poll_write_frames(cx, bufs, |mut stream, cx| poll_write_together(&mut stream, cx, bufs))
     }
 
-    /// Half-closes: after a goodbye once the client has, or after `FIN_AFTER`. Then reads and discards until the client
-    /// ends, for `LINGER` at most.
+    /// Half-closes the connection. After a goodbye it first waits until the client has half-closed, or for `FIN_AFTER`.
+    /// Then it reads and discards until the client ends, for `LINGER` at most.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
@@ -219,7 +221,7 @@ impl<T: ClientStream> Write for Http2Wire<T> {
                     this.end = End::Said(Box::pin(sleep(patience)));
                 }
                 End::Said(wait) => {
-                    // Another connection may need this place now.
+                    // There is no wait if another connection needs this place now.
                     if !this.connection.activity.is_asked_to_leave() {
                         ready!(poll_discard_until(&mut this.stream, wait, cx));
                     }
@@ -233,7 +235,7 @@ impl<T: ClientStream> Write for Http2Wire<T> {
     }
 }
 
-/// Reads and discards until the client ends, or its time is over.
+/// Reads and discards what the client sends, until the client ends its side or the timer fires.
 fn poll_discard_until<T: ClientStream>(stream: &mut T, time: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
     match poll_discard(stream, cx, || Instant::now() < time.deadline()) {
         Poll::Ready(()) => Poll::Ready(()),
