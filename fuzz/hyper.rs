@@ -1,6 +1,6 @@
 //! Fuzz target: hyper reads the bytes that the request scanner passes as the same requests.
 //!
-//! Owns: the entry point for libFuzzer. Refuses: the property (`oxicorn::fuzzing`).
+//! Owns: the entry point for libFuzzer. Refuses: the check of this property (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,6 +1,6 @@
-//! Fuzz target: a PROXY header is read alike in whatever pieces it comes.
+//! Fuzz target: a PROXY header gives the same result in whatever pieces it comes.
 //!
-//! Owns: the entry point for libFuzzer. Refuses: the property (`oxicorn::fuzzing`).
+//! Owns: the entry point for libFuzzer. Refuses: the check of this property (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

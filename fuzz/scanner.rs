@@ -1,6 +1,6 @@
-//! Fuzz target: the request scanner gives any bytes one verdict, in whatever pieces they come.
+//! Fuzz target: the request scanner gives the same bytes the same verdict, in whatever pieces they come.
 //!
-//! Owns: the entry point for libFuzzer. Refuses: the property (`oxicorn::fuzzing`).
+//! Owns: the entry point for libFuzzer. Refuses: the check of this property (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,7 +1,7 @@
 //! Writes the first inputs of the fuzz targets: `seeds FOLDER`.
 //!
-//! Owns: the cases of tests/corpus, and some PROXY headers, in the form that each target reads. Refuses: running
-//! anything.
+//! Owns: the inputs: cases of tests/corpus and some PROXY headers, in the form that each target reads. Refuses: running
+//! the targets.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's")]
 
 use std::{fs, io, path::Path};
@@ -28,7 +28,7 @@ fn write(folder: &Path, inputs: impl Iterator<Item = Vec<u8>>) -> io::Result<()>
 fn main() -> io::Result<()> {
     let folder = std::env::args_os().nth(1).ok_or_else(|| io::Error::other("usage: seeds FOLDER"))?;
     let folder = Path::new(&folder);
-    // The long ones are about limits, and would only take time.
+    // The long cases of the corpus test limits. In the fuzzer they would only take time.
     let requests = || corpus::cases().into_iter().map(|case| case.raw).filter(|raw| raw.len() < 2000);
     write(&folder.join("scanner"), requests().map(|raw| [&[6, 0], &raw[..]].concat()))?;
     write(&folder.join("hyper"), requests())?;

@@ -1,13 +1,13 @@
 //! Judges every byte of an HTTP/1 connection before hyper sees it.
 //!
-//! Owns: the grammar of a request and where its body ends, from one request to the next (RFC 9112); the limits on its
-//! size. Pure: bytes in, verdict out. Refuses: IO, clocks, the response to what it refuses (`connection`), and HTTP/2
+//! Owns: the grammar of requests, the place where each body ends (RFC 9112), and the limits on size. It is pure: it
+//! gets bytes and returns a verdict. Refuses: IO, clocks, the response to a refused request (`connection`), and HTTP/2
 //! except for the checks in `http2`.
 //!
 //! hyper is lenient: it takes a bare LF for the end of a line, ignores a `Content-Length` beside a `Transfer-Encoding`,
-//! and cuts a fragment off a target. A proxy in front that reads such a request otherwise would disagree with us about
-//! where the next one begins. So the scanner refuses everything that two readers can read differently, and passes on no
-//! byte of a refused head.
+//! and cuts a fragment off a target. A proxy in front of us that reads such a request differently would disagree with
+//! us about where the next request begins. So the scanner refuses everything that two readers can read differently, and
+//! passes on no byte of a refused head.
 
 mod chunked;
 mod class;
@@ -28,11 +28,11 @@ use self::{
 };
 pub(crate) use self::{http2::http2_fault, refusal::Refusal};
 
-/// The longest line, even without a limit: `http::Uri` and `http::HeaderName` hold no more.
+/// The most bytes of a line, even without a limit: `http::Uri` and `http::HeaderName` hold no more.
 const LINE_MAX: usize = 65_534;
 
-/// The most bytes of a head, even without a limit: they wait in memory until the last of them is judged. hyper itself
-/// stops at 408 KiB.
+/// The most bytes of a head, even without a limit, because all of them wait in memory until the last one is judged.
+/// hyper itself stops at 408 KiB.
 const HEAD_MAX: usize = 256 * 1024;
 
 /// The limits of a request. 0 means no limit except the scanner's own.
@@ -49,7 +49,7 @@ pub(crate) struct SizeLimits {
 }
 
 impl SizeLimits {
-    /// Replaces the zeros, so that each limit is one comparison.
+    /// Replaces each 0 by the largest value, so that a check of a limit is one comparison.
     fn in_force(self) -> Self {
         let or = |limit, most| if limit == 0 { most } else { limit };
         Self {
@@ -61,24 +61,24 @@ impl SizeLimits {
     }
 }
 
-/// What became of the bytes that were offered.
+/// The result for the bytes that were offered to the scanner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Scan {
-    /// How many bytes from the front are verified and may go on.
+    /// How many bytes from the front are verified, and may be passed on.
     pub(crate) pass: usize,
     pub(crate) verdict: Verdict,
 }
 
-/// What comes after the bytes that pass.
+/// What happens to the bytes behind those that pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The rest, if any, is offered again, in front of what arrives next.
+    /// The scanner needs more bytes. The caller offers the rest again, in front of what arrives next.
     More,
-    /// The rest is never passed, nor anything that follows it.
+    /// Neither the rest nor anything behind it ever passes.
     Refuse(Refusal),
 }
 
-/// Where in the stream of requests the scanner is.
+/// The place of the scanner in the stream of requests.
 ///
 /// ```text
 ///            ┌──────────────────────────────┐
@@ -93,12 +93,12 @@ enum ScanState {
     /// How many bytes of a body with `Content-Length` are still to come.
     Length(u64),
     Chunked(ChunkedBody),
-    /// The response decides whether another request follows, or another protocol.
+    /// The request asked for another protocol. Its response decides whether another request or that protocol follows.
     Held,
     Ended,
     Refused {
         refusal: Refusal,
-        /// Its head was passed.
+        /// True if the refused bytes are in the body of a request whose head was passed.
         in_body: bool,
     },
 }
@@ -117,8 +117,8 @@ impl Scanner {
         Self { limits: limits.in_force(), state: ScanState::Head(RequestHead::default()), then: AfterBody::default() }
     }
 
-    /// Judges what was not passed before and what is new behind it. However the bytes are split, the same bytes get the
-    /// same verdict, and each is looked at once.
+    /// Judges the bytes that did not pass before, followed by new ones. However the bytes are split, the same bytes get
+    /// the same verdict, and the scanner looks at each of them once.
     pub(crate) fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut pass = 0;
         loop {
@@ -140,7 +140,8 @@ impl Scanner {
         }
     }
 
-    /// Verifies the next head, or the next piece of a body. Returns 0 if it needs more.
+    /// Verifies the next head, or the next piece of a body. Returns how many bytes that are; 0 if more bytes are
+    /// needed.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         match &mut self.state {
             ScanState::Head(head) => {
@@ -178,18 +179,18 @@ impl Scanner {
         };
     }
 
-    /// Whether a head has begun and is not complete. An empty line before it does not begin it.
+    /// Returns true if a head has begun and is not complete. An empty line before a head does not begin it.
     pub(crate) fn in_head(&self) -> bool {
         matches!(&self.state, ScanState::Head(head) if head.has_begun())
     }
 
-    /// Whether a body has begun and is not complete.
+    /// Returns true if a body has begun and is not complete.
     pub(crate) fn in_body(&self) -> bool {
         matches!(self.state, ScanState::Length(_) | ScanState::Chunked(_) | ScanState::Refused { in_body: true, .. })
     }
 
-    /// Returns how many bytes come next that are only content, of a body with `Content-Length` or of a chunk. They may
-    /// be read past the scanner; then call [`skip`](Self::skip).
+    /// Returns how many of the next bytes are pure content of a body with `Content-Length` or of a chunk. The caller
+    /// may read them past the scanner, and must call [`skip`](Self::skip) after that.
     pub(crate) fn body_left(&self) -> Option<u64> {
         match &self.state {
             ScanState::Length(left) => Some(*left),
@@ -212,25 +213,26 @@ impl Scanner {
         }
     }
 
-    /// Whether the request asked for another protocol and its body is over. What the client sends now is kept until
-    /// [`resume`](Self::resume) is called, or it belongs to that protocol and is no longer scanned.
+    /// Returns true if the last request asked for another protocol and its body is over. The caller keeps what the
+    /// client sends now until the response is known. Then it either calls [`resume`](Self::resume), or the bytes belong
+    /// to the other protocol and are no longer scanned.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.state, ScanState::Held)
     }
 
-    /// Whether the last request of the connection is over: what the client sends now is not a request, and is
+    /// Returns true if the last request of the connection is over. What the client sends now is not a request, and is
     /// discarded.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.state, ScanState::Ended)
     }
 
-    /// Whether the refused bytes are in the body of a request whose head was passed.
+    /// Returns true if the refused bytes are in the body of a request whose head was passed.
     pub(crate) fn refused_in_body(&self) -> bool {
         matches!(self.state, ScanState::Refused { in_body: true, .. })
     }
 
-    /// Notes that the request that asked for another protocol was answered as any other. It has no effect after any
-    /// other request.
+    /// Notes that a request for another protocol was answered like any other request. If the last request did not ask
+    /// for another protocol, this has no effect.
     pub(crate) fn resume(&mut self) {
         if let AfterBody::Hold { last } = self.then {
             self.then = if last { AfterBody::End } else { AfterBody::Next };

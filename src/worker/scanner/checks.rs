@@ -1,6 +1,7 @@
-//! What must be true of the scanner for any bytes.
+//! Properties that the scanner must have for any bytes.
 //!
-//! Owns: the properties, for the proptests (`tests`) and the fuzzer (`fuzz/`) alike. Refuses: choosing the bytes.
+//! Owns: the assertions of these properties, for the proptests (`tests`) and for the fuzzer (`fuzz/`). Refuses:
+//! choosing the bytes.
 
 use std::{
     convert::Infallible,
@@ -19,7 +20,7 @@ use tokio::runtime::Runtime;
 
 use super::{Refusal, Scan, ScanState, Scanner, SizeLimits, Verdict};
 
-/// The default limits.
+/// The limits that the settings have by default.
 pub(crate) const LIMITS: SizeLimits = SizeLimits { request_line: 8190, fields: 100, field_size: 8190, body: 16 << 20 };
 
 /// What the scanner made of an input.
@@ -29,7 +30,8 @@ pub(super) struct Outcome {
     pub(super) refusal: Option<Refusal>,
 }
 
-/// Offers an input in these pieces, as the wire does; each request for another protocol is answered like any other.
+/// Offers an input to a scanner in these pieces, as the wire of HTTP/1 does. Each request for another protocol counts
+/// as answered like any other request.
 pub(super) fn feed<'a>(limits: SizeLimits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let (mut scanner, mut outcome, mut kept) = (Scanner::new(limits), Outcome::default(), Vec::new());
     for piece in pieces {
@@ -50,7 +52,8 @@ pub(super) fn feed<'a>(limits: SizeLimits, pieces: impl IntoIterator<Item = &'a 
     outcome
 }
 
-/// Asserts that these pieces of an input get the verdict of the input as one piece, and that what passes is its front.
+/// Asserts that an input in these pieces gets the same verdict as in one piece, and that the bytes that pass are the
+/// front of the input.
 pub(crate) fn assert_pieces_make_no_difference<'a>(
     limits: SizeLimits,
     input: &[u8],
@@ -61,25 +64,25 @@ pub(crate) fn assert_pieces_make_no_difference<'a>(
     assert_eq!(feed(limits, pieces), at_once);
 }
 
-/// A request as one reader sees it.
+/// A request as one of the two readers sees it: the scanner or hyper.
 #[derive(Debug, PartialEq, Eq)]
 struct Seen {
     method: String,
     target: String,
-    /// Escaped.
+    /// The content of the body, with escapes that make it readable.
     content: String,
-    /// Whether its end was seen.
+    /// True if the reader saw the end of the body.
     ended: bool,
 }
 
-/// Asserts that hyper reads the bytes that pass as the requests that the scanner sees, with the same content, and
-/// refuses none of them. The input must fit the buffer of a socket.
+/// Asserts that hyper sees the same requests as the scanner in the bytes that pass, with the same content, and refuses
+/// none of them. The input must fit the buffer of a socket.
 pub(crate) fn assert_hyper_sees_what_passes(runtime: &Runtime, input: &[u8]) {
     let (passed, expected) = as_scanned(input);
     assert_eq!(runtime.block_on(as_served(passed)), expected);
 }
 
-/// Returns what passes, and the requests that the scanner sees in it.
+/// Returns the bytes that pass, and the requests that the scanner sees in them.
 fn as_scanned(input: &[u8]) -> (Vec<u8>, Vec<Seen>) {
     let (mut scanner, mut seen, mut rest) = (Scanner::new(LIMITS), Vec::<Seen>::new(), input);
     loop {
@@ -110,7 +113,7 @@ fn as_scanned(input: &[u8]) -> (Vec<u8>, Vec<Seen>) {
     }
 }
 
-/// Returns the requests that hyper sees in the same bytes.
+/// Serves these bytes with hyper, and returns the requests that hyper sees in them.
 async fn as_served(input: Vec<u8>) -> Vec<Seen> {
     let (mut client, server) = UnixStream::pair().expect("a pair of sockets");
     client.write_all(&input).expect("it fits the buffer");
@@ -132,7 +135,7 @@ async fn as_served(input: Vec<u8>) -> Vec<Seen> {
                 }
             }
             seen.lock().expect("no handler panics").push(Seen { method, target, content, ended });
-            // A 2xx would begin the tunnel that CONNECT asks for.
+            // The response is 404, because a 2xx would begin the tunnel that a CONNECT asks for.
             let mut response = Response::new(Empty::<Bytes>::new());
             *response.status_mut() = StatusCode::NOT_FOUND;
             Ok::<_, Infallible>(response)

@@ -4,13 +4,14 @@
 
 use super::{Refusal, SizeLimits, class, lines::LineScanner, request_head::split_field};
 
-/// The most bytes of extensions in one body; hyper stops at 16 KiB.
+/// The most bytes of chunk extensions in one body. hyper stops at 16 KiB.
 const EXTENSIONS_MAX: usize = 16 * 1024 - 1;
 
-/// The most digits of a chunk's size: this many fit 64 bits.
+/// The most hexadecimal digits of a chunk's size: this many fit into 64 bits.
 const DIGITS_MAX: usize = 16;
 
-/// Fields that frame, route, authenticate or describe a message must not come after it (RFC 9110, section 6.5.1).
+/// Fields that a trailer must not have. They frame, route, authenticate or describe a message, so they must not come
+/// after it (RFC 9110, section 6.5.1).
 const NOT_IN_TRAILERS: [&str; 27] = [
     "age",
     "authorization",
@@ -41,23 +42,23 @@ const NOT_IN_TRAILERS: [&str; 27] = [
     "transfer-encoding",
 ];
 
-/// A chunked body of which a part may have been read.
+/// The state of reading a chunked body.
 #[derive(Debug)]
 pub(super) struct ChunkedBody {
     part: ChunkPart,
     line: LineScanner,
-    /// The sizes of all chunks so far.
+    /// The sum of the sizes of all chunks so far.
     content: u64,
-    /// The bytes of all extensions so far.
+    /// The number of bytes in all extensions so far.
     extensions: usize,
-    /// The fields of head and trailer so far.
+    /// The number of fields in the head and in the trailer so far.
     fields: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum ChunkPart {
     Size,
-    /// How many bytes of it are still to come.
+    /// The data of a chunk, and how many bytes of it are still to come.
     Data(u64),
     DataEnd,
     Trailer,
@@ -68,7 +69,7 @@ impl ChunkedBody {
         Self { part: ChunkPart::Size, line: LineScanner::default(), content: 0, extensions: 0, fields }
     }
 
-    /// Returns how many bytes come next that are only content.
+    /// Returns how many of the next bytes are data of a chunk; `None` if a line comes next.
     pub(super) fn chunk_left(&self) -> Option<u64> {
         match self.part {
             ChunkPart::Data(left) => Some(left),
@@ -82,8 +83,8 @@ impl ChunkedBody {
         }
     }
 
-    /// Verifies the next line or piece of data. Returns its length, 0 if it needs more bytes, and whether the body has
-    /// ended with it.
+    /// Verifies the next line or the next piece of data. Returns its length, which is 0 if more bytes are needed, and
+    /// true if the body has ended with it.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &SizeLimits) -> Result<(usize, bool), Refusal> {
         let (limit, too_long) = match self.part {
             ChunkPart::Data(left) => {
@@ -103,7 +104,7 @@ impl ChunkedBody {
         };
         let line = self.line.next(bytes, limit).map_err(|error| error.refusal(too_long))?;
         let Some(line) = line else { return Ok((0, false)) };
-        // Each line passes by itself, so the next one is the first of what is offered.
+        // Each line passes by itself, so the bytes that are offered next begin with the next line.
         let verified = std::mem::take(&mut self.line).begin();
         let line = &bytes[line];
         match self.part {
@@ -146,7 +147,8 @@ impl ChunkedBody {
     }
 }
 
-/// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, RFC 9112, section 7.1.1.
+/// Checks the extensions of a chunk (RFC 9112, section 7.1.1): `*( BWS ";" BWS name [ BWS "=" BWS ( token /
+/// quoted-string ) ] )`.
 fn check_extensions(mut rest: &[u8]) -> Result<(), Refusal> {
     while !rest.is_empty() {
         let [b';', extension @ ..] = class::trim_start(rest) else { return Err(Refusal::CHUNK_EXTENSION) };
@@ -159,13 +161,13 @@ fn check_extensions(mut rest: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Returns what follows a token.
+/// Returns the bytes behind the token at the front, or `None` if no token is there.
 fn word(bytes: &[u8]) -> Option<&[u8]> {
     let length = class::run(bytes, class::TOKEN);
     (length > 0).then(|| &bytes[length..])
 }
 
-/// Returns what follows a quoted string (RFC 9110, section 5.6.4).
+/// Returns the bytes behind the quoted string at the front (RFC 9110, section 5.6.4), or `None` if none is there.
 fn quoted(bytes: &[u8]) -> Option<&[u8]> {
     let mut rest = bytes.strip_prefix(b"\"")?;
     loop {

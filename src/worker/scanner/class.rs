@@ -1,20 +1,20 @@
-//! Which bytes may stand where.
+//! The classes of bytes that the parts of a head consist of.
 //!
-//! Owns: one table for all classes of bytes. Refuses: what a run of them means.
+//! Owns: one table for all classes of bytes. Refuses: the meaning of a run of such bytes.
 
 /// A character of a method or a field name: `tchar` of RFC 9110, section 5.6.2.
 pub(super) const TOKEN: u8 = 1;
 
-/// A character of a target's path. Besides RFC 3986 it holds what `http::Uri` takes, because browsers and curl send it
-/// unescaped: `"`, `[`, `\`, `]`, `^`, `{`, `|`, `}` and bytes above 0x7F, which must be UTF-8. It does not hold `#`: a
-/// fragment is not sent (RFC 9112, 3.2).
+/// A character of a target's path. Besides those of RFC 3986, the class has the characters that `http::Uri` takes
+/// because browsers and curl send them unescaped: `"`, `[`, `\`, `]`, `^`, `{`, `|`, `}` and bytes above 0x7F, which
+/// must be UTF-8. It does not have `#`, because a fragment is not sent (RFC 9112, 3.2).
 pub(super) const PATH: u8 = 2;
 
 /// A character of a target's query, as browsers send it: a backtick is allowed here, a `"` is not.
 pub(super) const QUERY: u8 = 4;
 
-/// A character of a name or an IPv4 address: `unreserved` and `sub-delims` of RFC 3986, section 3.2.2. No percent sign,
-/// because `http::Uri` does not take it, and no name in use has one.
+/// A character of a host that is a name or an IPv4 address: `unreserved` and `sub-delims` of RFC 3986, section 3.2.2.
+/// The percent sign is left out, because `http::Uri` does not take it, and no name in use has one.
 pub(super) const HOST: u8 = 8;
 
 const CLASSES: [u8; 256] = {
@@ -44,7 +44,7 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// Returns how many bytes from the front are of the class.
+/// Returns how many bytes from the front belong to the class.
 pub(super) fn run(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(|&byte| CLASSES[usize::from(byte)] & class == 0).unwrap_or(bytes.len())
 }
@@ -69,10 +69,12 @@ pub(super) fn trim_start(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Returns the index of the first byte that is not visible, not a space or a tab, and not above 0x7F.
+/// Returns the index of the first control character: a byte below 0x20 other than a tab, or 0x7F.
 ///
-/// It looks at eight bytes at a time. Of a word minus 0x20 (or, for 0x7F, of a word with those bytes zeroed, minus 1)
-/// the lowest byte that borrows is the first one sought; only bytes above it may be mistaken for one.
+/// It looks at eight bytes at a time, as one number. It subtracts 0x20 from each byte; a byte below 0x20 then borrows
+/// from the next higher one. For 0x7F it first turns such bytes into 0 by XOR, and subtracts 1. The lowest byte that
+/// borrows is really a control character or a tab. A byte above it may borrow only because of that one, so only the
+/// lowest counts.
 pub(super) fn first_control(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
@@ -82,7 +84,8 @@ pub(super) fn first_control(bytes: &[u8]) -> Option<usize> {
         let deleted = word ^ (ONES * 0x7F);
         let found = (word.wrapping_sub(ONES * 0x20) & !word | deleted.wrapping_sub(ONES) & !deleted) & HIGH;
         if found != 0 {
-            // This byte is a tab, which is allowed. Another one may stand above it.
+            // If the byte found is a tab, it is allowed. A control character may stand above it, so the rest is
+            // searched byte by byte.
             let from = number * 8 + (found.trailing_zeros() / 8) as usize;
             return Some(from).filter(|&at| bytes[at] != b'\t').or_else(|| after(bytes, from + 1));
         }

@@ -1,7 +1,7 @@
 //! The scanner's checks for a request of HTTP/2.
 //!
-//! Owns: the faults that h2 lets pass: limits, `Host` beside `:authority`, `Expect`. Pure. Refuses: frames and header
-//! blocks, which h2 judges, and responses (`connection::exchange`).
+//! Owns: the checks that h2 leaves out: the limits, `Host` beside `:authority`, and `Expect`. It is pure. Refuses:
+//! frames and header blocks, which h2 judges, and responses (`connection::exchange`).
 
 use http::{
     Request,
@@ -11,7 +11,7 @@ use http::{
 use super::Refusal;
 use crate::settings::Http;
 
-/// Returns what is wrong with the request, if anything. h2 does not look for these faults itself.
+/// Returns a fault of the request that h2 itself does not look for, or `None` if the request has none of these faults.
 pub(crate) fn http2_fault<B>(request: &Request<B>, http: &Http) -> Option<Refusal> {
     let headers = request.headers();
     let over = |size: usize, limit: usize| limit > 0 && size > limit;
@@ -27,7 +27,7 @@ pub(crate) fn http2_fault<B>(request: &Request<B>, http: &Http) -> Option<Refusa
         .zip(authority)
         .is_some_and(|(host, named)| !host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()))
     {
-        // RFC 9113, section 8.3.1.
+        // A `Host` that differs from `:authority` makes a request malformed (RFC 9113, section 8.3.1).
         Some(Refusal::HOST_DIFFERS)
     } else if over(target, http.limit_request_line) {
         Some(Refusal::LINE_LONG)

@@ -1,21 +1,23 @@
 //! Lines that arrive in pieces.
 //!
-//! Owns: where a line ends, and that it holds no control character but its CRLF. Refuses: what it says.
+//! Owns: finding the end of a line, and refusing a control character in it that is not its CRLF. Refuses: the meaning
+//! of a line.
 
 use std::ops::Range;
 
 use super::{Refusal, class};
 
-/// A place in bytes that are offered again and again, each time with more behind them.
+/// Finds lines in bytes that are offered again and again, each time with more behind them. Remembers how far it has
+/// looked.
 #[derive(Debug, Default)]
 pub(super) struct LineScanner {
-    /// Where the present line begins.
+    /// The place at which the present line begins.
     begin: u32,
-    /// Up to here it holds no control character.
+    /// The place up to which the present line is known to hold no control character.
     seen: u32,
 }
 
-/// Why it is not a line.
+/// Why the bytes are not a valid line.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LineError {
     TooLong,
@@ -36,12 +38,13 @@ impl LineError {
 }
 
 impl LineScanner {
-    /// Returns the next line without its CRLF, or `None` while it is incomplete. A line of more than `limit` bytes is
-    /// too long, as soon as that is certain.
-    #[inline(always)] // It is most of what a head costs, and with two callers it would be a call.
+    /// Returns the place of the next line without its CRLF, or `None` while it is incomplete. A line of more than
+    /// `limit` bytes is an error as soon as it is certain that it has more.
+    // This is most of the cost of a head. It has two callers, so the compiler would not inline it by itself.
+    #[inline(always)]
     pub(super) fn next(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, LineError> {
         let (begin, seen) = (self.begin as usize, self.seen as usize);
-        // The CR must stand here at the latest.
+        // The last place at which the CR of this line may stand.
         let last = begin + limit;
         let visible = bytes.get(seen..bytes.len().min(last + 1)).unwrap_or_default();
         let Some(found) = class::first_control(visible) else {
@@ -65,7 +68,7 @@ impl LineScanner {
         }
     }
 
-    /// Where the present line begins: behind all that were returned.
+    /// Returns the place at which the present line begins. It is behind all lines that were returned.
     pub(super) fn begin(&self) -> usize {
         self.begin as usize
     }

@@ -1,14 +1,14 @@
 //! What the scanner refuses, in the words that the client reads.
 //!
-//! Owns: the status and the sentence of each refusal. Refuses: how it is sent and logged (`connection`).
+//! Owns: the status and the sentence of each refusal. Refuses: sending and logging a refusal (`connection`).
 
 use std::fmt;
 
-/// Why a request does not reach the app. The connection ends with it.
+/// Why a request does not reach the app. With HTTP/1 the connection ends after a refusal of the scanner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
-    /// A sentence that names the header or the limit.
+    /// A sentence for the client that names the header or the limit.
     pub(crate) reason: &'static str,
 }
 
@@ -25,78 +25,79 @@ const fn refusal(status: u16, reason: &'static str) -> Refusal {
 }
 
 impl Refusal {
-    /// RFC 9112, section 2.2: a recipient may take a bare LF for a line's end; one that does not would be misled.
+    /// A recipient may take a bare LF for the end of a line (RFC 9112, section 2.2). A reader that does not would see
+    /// other lines.
     pub(super) const BARE_LF: Self = refusal(400, "A line must end with CRLF, not with LF alone");
-    /// RFC 9112, section 2.2.
+    /// For a request that breaks RFC 9112, section 2.2.
     pub(super) const BARE_CR: Self = refusal(400, "CR is allowed only before LF");
-    /// RFC 9110, section 5.5.
+    /// For a request that breaks RFC 9110, section 5.5.
     pub(super) const CONTROL: Self =
         refusal(400, "The request head or the body's framing contains a control character");
-    /// RFC 9112, section 2.2: a server should ignore at least one.
+    /// A server should ignore at least one empty line (RFC 9112, section 2.2). The scanner ignores one.
     pub(super) const EMPTY_LINES: Self = refusal(400, "More than one empty line comes before the request line");
 
-    /// RFC 9112, section 3.
+    /// For a request that breaks RFC 9112, section 3.
     pub(super) const REQUEST_LINE: Self =
         refusal(400, "The request line must be a method, a target and an HTTP version with one space between them");
-    /// RFC 9110, section 9.1.
+    /// For a request that breaks RFC 9110, section 9.1.
     pub(super) const METHOD: Self = refusal(400, "The method must be a token");
-    /// RFC 9112, section 3.2.
+    /// For a request that breaks RFC 9112, section 3.2.
     pub(super) const TARGET: Self =
         refusal(400, "The request target must be a path, an http or https URL, or * with OPTIONS");
     pub(super) const TARGET_CHARACTER: Self =
         refusal(400, "The request target contains a character that must be percent-encoded");
-    /// RFC 9112, section 3.2.3; RFC 9110, section 9.3.6.
+    /// For a request that breaks RFC 9112, section 3.2.3 or RFC 9110, section 9.3.6.
     pub(super) const CONNECT_TARGET: Self = refusal(400, "The target of CONNECT must be host:port");
     pub(super) const CONNECT_BODY: Self = refusal(400, "A CONNECT request has no body");
-    /// RFC 9112, section 2.3; RFC 9110, section 15.6.6.
+    /// The version is defined in RFC 9112, section 2.3, and the status in RFC 9110, section 15.6.6.
     pub(super) const VERSION: Self = refusal(505, "The HTTP version must be HTTP/1.1 or HTTP/1.0");
 
-    /// RFC 9112, section 5.2.
+    /// For a request that breaks RFC 9112, section 5.2.
     pub(super) const FOLDED: Self = refusal(400, "A header field must not be folded or indented");
-    /// RFC 9112, section 5.1.
+    /// For a request that breaks RFC 9112, section 5.1.
     pub(super) const SPACE_BEFORE_COLON: Self =
         refusal(400, "There must be no space between a header's name and its colon");
-    /// RFC 9110, section 5.1.
+    /// For a request that breaks RFC 9110, section 5.1.
     pub(super) const FIELD_NAME: Self =
         refusal(400, "A header field must be a name that is a token, a colon and a value");
 
-    /// RFC 9112, section 3.2.
+    /// For a request that breaks RFC 9112, section 3.2.
     pub(crate) const NO_HOST: Self = refusal(400, "The Host header is missing");
     pub(crate) const HOST_REPEATED: Self = refusal(400, "The Host header occurs more than once");
     pub(super) const HOST: Self = refusal(400, "The Host header must be a host with an optional port");
-    /// RFC 9112, section 3.2.2: the target counts; a reader that trusts the header would be misled.
+    /// The host of the target counts (RFC 9112, section 3.2.2). A reader that trusts the header would see another host.
     pub(crate) const HOST_DIFFERS: Self = refusal(400, "The Host header differs from the host of the request target");
 
-    /// RFC 9110, section 8.6.
+    /// For a request that breaks RFC 9110, section 8.6.
     pub(super) const LENGTH: Self = refusal(400, "The Content-Length header must be one decimal number");
     pub(super) const LENGTH_REPEATED: Self = refusal(400, "The Content-Length header occurs more than once");
-    /// RFC 9112, section 6.1.
+    /// For a request that breaks RFC 9112, section 6.1.
     pub(super) const LENGTH_AND_CODING: Self =
         refusal(400, "Content-Length and Transfer-Encoding must not occur in one request");
-    /// RFC 9112, section 6.3: without a final `chunked` the end of the body is unknown.
+    /// Without a final `chunked` the end of the body is unknown (RFC 9112, section 6.3).
     pub(super) const CODING: Self = refusal(400, "The Transfer-Encoding header must be \"chunked\" and nothing else");
     pub(super) const CODING_REPEATED: Self = refusal(400, "The Transfer-Encoding header occurs more than once");
-    /// RFC 9112, section 6.1.
+    /// For a request that breaks RFC 9112, section 6.1.
     pub(super) const CODING_VERSION: Self = refusal(400, "HTTP/1.0 has no Transfer-Encoding");
-    /// RFC 9110, section 10.1.1.
+    /// RFC 9110, section 10.1.1, gives this status to an expectation that the server cannot meet.
     pub(crate) const EXPECT: Self = refusal(417, "The Expect header must be \"100-continue\"");
 
-    /// RFC 9112, section 7.1.
+    /// For a request that breaks RFC 9112, section 7.1.
     pub(super) const CHUNK_SIZE: Self = refusal(400, "A chunk must begin with its size in 1 to 16 hexadecimal digits");
-    /// RFC 9112, section 7.1.1.
+    /// For a request that breaks RFC 9112, section 7.1.1.
     pub(super) const CHUNK_EXTENSION: Self = refusal(400, "A chunk extension must be ;name or ;name=value");
     pub(super) const CHUNK_EXTENSIONS_LONG: Self = refusal(400, "The chunk extensions of a body are too long");
     pub(super) const CHUNK_END: Self =
         refusal(400, "The data of a chunk must be as long as its size and end with CRLF");
-    /// RFC 9110, section 6.5.1.
+    /// For a request that breaks RFC 9110, section 6.5.1.
     pub(super) const TRAILER: Self = refusal(400, "A header field that must not be a trailer comes after the body");
 
-    /// RFC 9110, section 15.5.15; RFC 9112, section 3.
+    /// The status is defined in RFC 9110, section 15.5.15; RFC 9112, section 3, asks for it.
     pub(crate) const LINE_LONG: Self = refusal(414, "The request line is longer than limit_request_line");
-    /// RFC 6585, section 5.
+    /// The status is defined in RFC 6585, section 5.
     pub(crate) const FIELD_LONG: Self = refusal(431, "A header field is longer than limit_request_field_size");
     pub(crate) const FIELDS_MANY: Self = refusal(431, "The request has more header fields than limit_request_fields");
     pub(super) const HEAD_LONG: Self = refusal(431, "The request head is longer than 256 KiB");
-    /// RFC 9110, section 15.5.14.
+    /// The status is defined in RFC 9110, section 15.5.14.
     pub(crate) const BODY_LONG: Self = refusal(413, "The request body is longer than limit_request_body");
 }

@@ -1,10 +1,10 @@
 //! The head of a request.
 //!
-//! Owns: the request line, the fields, and what they say of the body and of the connection. Refuses: the body.
+//! Owns: the request line, the fields, and what they say about the body and the connection. Refuses: reading the body.
 
 use super::{HEAD_MAX, Refusal, SizeLimits, class, lines::LineScanner, target};
 
-/// What a verified head says of what follows it.
+/// What a verified head says about the bytes that follow it.
 #[derive(Debug)]
 pub(super) struct MessageFraming {
     pub(super) body: BodyFraming,
@@ -13,9 +13,10 @@ pub(super) struct MessageFraming {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BodyFraming {
-    /// 0 without a body.
+    /// The body has this many bytes; 0 means that there is no body.
     Length(u64),
-    /// The trailer's fields are counted together with those of the head.
+    /// The body is chunked. `fields` is the number of fields in the head. Those of the trailer are added to it for the
+    /// limit.
     Chunked { fields: u32 },
 }
 
@@ -24,19 +25,19 @@ pub(super) enum BodyFraming {
 pub(super) enum AfterBody {
     #[default]
     Next,
-    /// Nothing: it was the last request.
+    /// Nothing follows, because this was the last request.
     End,
-    /// The response decides. `last`: if it stays HTTP, the connection ends.
+    /// The response decides whether another protocol follows. `last`: if it does not, this was the last request.
     Hold { last: bool },
 }
 
-/// A head of which some lines may have been read.
+/// The state of reading a head, and what its lines have said so far.
 #[derive(Debug, Default)]
 pub(super) struct RequestHead {
     line: LineScanner,
     begun: HeadProgress,
     fields: u32,
-    /// Where the target's authority stands.
+    /// The place of the target's authority in the head; `None` if the target has no authority.
     authority: Option<(u32, u32)>,
     length: Option<u64>,
     connect: bool,
@@ -52,14 +53,14 @@ pub(super) struct RequestHead {
 enum HeadProgress {
     #[default]
     No,
-    /// It has begun with an empty line.
+    /// An empty line has come, but no request line.
     Empty,
-    /// It has begun with its request line.
+    /// The request line has been read.
     Yes,
 }
 
 impl RequestHead {
-    /// Reads on. Returns the head's length and what it says, once it is complete.
+    /// Reads as many lines as have come. Returns the head's length and what it says once the head is complete.
     pub(super) fn scan(
         &mut self,
         bytes: &[u8],
@@ -74,7 +75,7 @@ impl RequestHead {
             let line = self.line.next(bytes, limits.request_line).map_err(|error| error.refusal(Refusal::LINE_LONG))?;
             let Some(line) = line else { return incomplete() };
             match (&self.begun, &bytes[line.clone()]) {
-                // RFC 9112, section 2.2.
+                // One empty line before the request line is ignored (RFC 9112, section 2.2).
                 (HeadProgress::No, []) => self.begun = HeadProgress::Empty,
                 (HeadProgress::Empty, []) => return Err(Refusal::EMPTY_LINES),
                 (_, request_line) => {
@@ -84,7 +85,7 @@ impl RequestHead {
             }
         }
         loop {
-            // A field above the limit is refused as soon as it begins.
+            // If the head has as many fields as allowed, another one is refused as soon as it begins.
             let is_field = bytes.get(self.line.begin()).is_some_and(|&first| first != b'\r');
             if is_field && self.fields as usize >= limits.fields {
                 return Err(Refusal::FIELDS_MANY);
@@ -102,7 +103,8 @@ impl RequestHead {
         self.begun == HeadProgress::Yes || self.line.has_begun()
     }
 
-    /// RFC 9112, section 3: a method, a target and a version, with one space between them and none around.
+    /// Reads a request line: a method, a target and a version, with one space between them and none around them (RFC
+    /// 9112, section 3).
     fn read_request_line(&mut self, line: &[u8], begin: usize) -> Result<(), Refusal> {
         let (method, rest) = line.split_at(class::run(line, class::TOKEN));
         let [b' ', rest @ ..] = rest else { return Err(not_a_method(line)) };
@@ -144,13 +146,14 @@ impl RequestHead {
                 }
                 Ok(())
             }
-            // HTTP/1.0 has no upgrades (RFC 9110, section 7.8). On 1.1 hyper lets the app upgrade by this field alone,
-            // without the option of `Connection` that belongs to it.
+            // HTTP/1.0 has no upgrades (RFC 9110, section 7.8). With HTTP/1.1 hyper lets the app upgrade by this field
+            // alone, even if the option `upgrade` is missing in `Connection`.
             (7, b'u') if name.eq_ignore_ascii_case(b"upgrade") => {
                 self.upgrade |= self.http_11;
                 Ok(())
             }
-            // Also on HTTP/1.0, where hyper ignores `100-continue`, as RFC 9110, section 10.1.1, demands.
+            // Another expectation is refused also with HTTP/1.0. There hyper ignores `100-continue`, as RFC 9110,
+            // section 10.1.1, demands.
             (6, b'e') if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
                 Err(Refusal::EXPECT)
             }
@@ -158,7 +161,7 @@ impl RequestHead {
         }
     }
 
-    /// RFC 9112, section 3.2: once, valid, and equal to the target's host.
+    /// Reads a `Host` header. It must occur once, be valid, and name the host of the target (RFC 9112, section 3.2).
     fn read_host(&mut self, value: &[u8], head: &[u8]) -> Result<(), Refusal> {
         if std::mem::replace(&mut self.host, true) {
             return Err(Refusal::HOST_REPEATED);
@@ -166,7 +169,7 @@ impl RequestHead {
         target::split_authority(value).ok_or(Refusal::HOST)?;
         let Some((from, to)) = self.authority else { return Ok(()) };
         let authority = head.get(from as usize..to as usize).unwrap_or_default();
-        // With CONNECT the port belongs to the target, and `Host` may be without it (RFC 9110, section 9.3.6).
+        // With CONNECT the port belongs to the target, and `Host` may leave it out (RFC 9110, section 9.3.6).
         let host = target::split_authority(authority).map(|(host, _)| host).filter(|_| self.connect);
         if value.eq_ignore_ascii_case(authority) || host.is_some_and(|host| value.eq_ignore_ascii_case(host)) {
             Ok(())
@@ -175,7 +178,8 @@ impl RequestHead {
         }
     }
 
-    /// RFC 9110, section 8.6; a list of equal lengths may be refused, and is. No program holds more than 63 bits.
+    /// Reads a `Content-Length` header (RFC 9110, section 8.6). A list of equal lengths may be refused, and is refused
+    /// here. A length of more than 63 bits is refused, because no program holds so much.
     fn read_length(&mut self, value: &[u8], limits: &SizeLimits) -> Result<(), Refusal> {
         if self.chunked {
             return Err(Refusal::LENGTH_AND_CODING);
@@ -197,7 +201,7 @@ impl RequestHead {
         Ok(())
     }
 
-    /// RFC 9112, sections 6.1 and 6.3.
+    /// Reads a `Transfer-Encoding` header (RFC 9112, sections 6.1 and 6.3).
     fn read_coding(&mut self, value: &[u8]) -> Result<(), Refusal> {
         if !self.http_11 {
             return Err(Refusal::CODING_VERSION);
@@ -211,19 +215,21 @@ impl RequestHead {
         if value.eq_ignore_ascii_case(b"chunked") { Ok(()) } else { Err(Refusal::CODING) }
     }
 
-    /// Returns what the whole head says.
+    /// Returns what the whole head says about the bytes that follow it.
     fn framing(&self) -> Result<MessageFraming, Refusal> {
         if self.http_11 && !self.host {
             return Err(Refusal::NO_HOST);
         }
         let length = self.length.unwrap_or(0);
-        // Where the tunnel begins must not depend on a body that CONNECT does not have (RFC 9110, section 9.3.6).
+        // CONNECT has no body (RFC 9110, section 9.3.6). If one were allowed, readers could disagree about where the
+        // tunnel begins.
         if self.connect && (self.chunked || length > 0) {
             return Err(Refusal::CONNECT_BODY);
         }
         let body =
             if self.chunked { BodyFraming::Chunked { fields: self.fields } } else { BodyFraming::Length(length) };
-        // RFC 9112, section 9.3.
+        // HTTP/1.1 goes on unless the client says `close`; HTTP/1.0 ends unless it says `keep-alive` (RFC 9112, section
+        // 9.3).
         let last = self.close || !self.http_11 && !self.keep_alive;
         let then = match (self.upgrade || self.connect, last) {
             (true, last) => AfterBody::Hold { last },
@@ -234,12 +240,12 @@ impl RequestHead {
     }
 }
 
-/// Returns the refusal of a line that does not begin with a method and a space.
+/// Returns the refusal of a request line that does not begin with a method and a space.
 fn not_a_method(line: &[u8]) -> Refusal {
     if line.iter().filter(|sign| **sign == b' ').count() == 2 { Refusal::METHOD } else { Refusal::REQUEST_LINE }
 }
 
-/// Splits a field line, of the head or of a trailer, into its name, which is not empty, and its value.
+/// Splits a field line of a head or a trailer into its name and its value. The name is not empty.
 pub(super) fn split_field(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
     let (name, rest) = line.split_at(class::run(line, class::TOKEN));
     match (name, rest) {

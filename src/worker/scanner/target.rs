@@ -1,30 +1,31 @@
 //! The target of a request.
 //!
-//! Owns: the four forms of a target (RFC 9112, section 3.2) and the syntax of `host[:port]`. Refuses: what the target
-//! names.
+//! Owns: the four forms of a target (RFC 9112, section 3.2) and the syntax of `host[:port]`. Refuses: the meaning of a
+//! target.
 
 use std::{net::Ipv6Addr, ops::Range};
 
 use super::{Refusal, class};
 
-/// Checks a target's form. Returns where its authority stands, if it has one.
+/// Checks the form of a target. Returns the place of its authority (`host[:port]`) in it, if it has one.
 pub(super) fn check(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>, Refusal> {
-    // Origin-form, section 3.2.1.
+    // This is the origin-form of RFC 9112, section 3.2.1.
     if target.first() == Some(&b'/') && method != b"CONNECT" {
         return check_path(target).map(|()| None);
     }
-    // Authority-form, section 3.2.3: only with CONNECT, and never without a port.
+    // This is the authority-form of RFC 9112, section 3.2.3. It belongs only to CONNECT, and must have a port.
     if method == b"CONNECT" {
         return match split_authority(target) {
             Some((_, Some(port))) if !port.is_empty() => Ok(Some(0..target.len())),
             _ => Err(Refusal::CONNECT_TARGET),
         };
     }
-    // Asterisk-form, section 3.2.4.
+    // This is the asterisk-form of RFC 9112, section 3.2.4.
     if target == b"*" && method == b"OPTIONS" {
         return Ok(None);
     }
-    // Absolute-form, section 3.2.2. It has no user (RFC 9110, section 4.2.4); `split_authority` refuses one.
+    // This must be the absolute-form of RFC 9112, section 3.2.2. It must not name a user (RFC 9110, section 4.2.4);
+    // `split_authority` refuses one.
     let begin = ["http://", "https://"]
         .into_iter()
         .find(|scheme| target.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme.as_bytes())))
@@ -49,8 +50,8 @@ fn check_path(path: &[u8]) -> Result<(), Refusal> {
     if whole && (path.is_ascii() || str::from_utf8(path).is_ok()) { Ok(()) } else { Err(Refusal::TARGET_CHARACTER) }
 }
 
-/// Splits `host[:port]` (RFC 3986, section 3.2); `None` if it is not valid. A host is never empty (RFC 9110, section
-/// 4.2.1).
+/// Splits `host[:port]` (RFC 3986, section 3.2). Returns `None` if it is not valid. A host must not be empty (RFC 9110,
+/// section 4.2.1).
 pub(super) fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let end = match authority {
         [b'[', rest @ ..] => {

@@ -1,4 +1,4 @@
-//! The scanner gets bytes and returns its verdict.
+//! Tests the scanner alone: bytes go in, and a verdict comes out.
 
 use super::{
     checks::{LIMITS, feed},
@@ -11,7 +11,7 @@ use oxicorn_testkit::random::Random;
 mod corpus;
 mod properties;
 
-/// Cuts an input at random places, by a seed.
+/// Cuts an input into pieces at random places, which `seed` decides.
 fn cut(input: &[u8], seed: u64) -> Vec<&[u8]> {
     let (mut pieces, mut rest, mut random) = (Vec::new(), input, Random::new(seed));
     while !rest.is_empty() {
@@ -22,7 +22,7 @@ fn cut(input: &[u8], seed: u64) -> Vec<&[u8]> {
     pieces
 }
 
-/// Returns how many heads pass, and what is refused.
+/// Returns how many heads pass, and the refusal if the scanner refuses something.
 fn heads(input: &[u8]) -> (usize, Option<Refusal>) {
     let (mut scanner, mut rest, mut heads) = (Scanner::new(LIMITS), input, 0);
     loop {
@@ -81,7 +81,7 @@ fn a_scanner_takes_at_most_96_bytes() {
     assert!(size_of::<Scanner>() <= 96, "{}", size_of::<Scanner>());
 }
 
-/// Bodies are read past the scanner, and it knows where they end.
+/// Content may be read past the scanner, which must still know where a body ends.
 #[test]
 fn content_can_be_read_past_the_scanner() {
     let mut scanner = Scanner::new(LIMITS);
@@ -130,7 +130,7 @@ fn bytes_behind_a_request_for_another_protocol_are_kept() {
         assert!(matches!(scanner.scan(b"\0\0"), Scan { pass: 0, verdict: Verdict::Refuse(_) }));
         assert!(!scanner.refused_in_body());
     }
-    // The response may be known before the body has ended.
+    // The response may be known before the body of the request has ended.
     let mut scanner = Scanner::new(LIMITS);
     let head = upgrade.replace("\r\n\r\n", "\r\nContent-Length: 3\r\n\r\n");
     assert_eq!(scanner.scan(head.as_bytes()).pass, head.len());
@@ -148,7 +148,7 @@ fn no_byte_passes_after_the_last_request() {
     assert!(scanner.has_ended() && !scanner.in_head());
 }
 
-/// A limit of 0 is not endless: hyper's types and the worker's memory have limits of their own.
+/// A limit of 0 does not allow everything: hyper's types and the worker's memory have limits of their own.
 #[test]
 fn limits_that_are_off_leave_the_scanners_own() {
     let off = SizeLimits { request_line: 0, fields: 0, field_size: 0, body: 0 };

@@ -1,6 +1,6 @@
-//! The scanner with unexpected bytes: cases of the corpus, damaged and joined, and random bytes.
+//! Tests the scanner with unexpected bytes: cases of the corpus that are damaged and joined, and random bytes.
 //!
-//! `PROPTEST_CASES=100000` runs longer.
+//! With `PROPTEST_CASES=100000` in the environment the tests run longer.
 
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -10,7 +10,7 @@ use super::{
     *,
 };
 
-/// Bytes that separate, frame or confuse.
+/// Bytes that separate or frame the parts of a request, or confuse a parser.
 const NASTY: &[&[u8]] = &[
     b"\r\n",
     b"\n",
@@ -83,7 +83,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn damaged(case: Index, damages: Vec<Damage>) -> Vec<u8> {
-    // The long cases are about limits, and would only take time.
+    // The long cases of the corpus test limits. Here they would only take time.
     let cases: Vec<_> = corpus::cases().into_iter().map(|case| case.raw).filter(|raw| raw.len() < 2000).collect();
     let mut bytes = case.get(&cases).clone();
     for damage in damages {
@@ -111,7 +111,7 @@ fn damaged(case: Index, damages: Vec<Damage>) -> Vec<u8> {
     bytes
 }
 
-/// As `Bytes`, whose debug output is text.
+/// Generates inputs as `Bytes`, because the debug output of `Bytes` is readable text.
 fn input() -> impl Strategy<Value = Bytes> {
     let bytes = prop_oneof![
         8 => (any::<Index>(), vec(damage(), 0..8)).prop_map(|(case, damages)| damaged(case, damages)),
@@ -121,7 +121,7 @@ fn input() -> impl Strategy<Value = Bytes> {
     bytes.prop_map(Bytes::from)
 }
 
-/// Small enough to be reached.
+/// Generates limits that are small enough for the inputs to reach them.
 fn limits() -> impl Strategy<Value = SizeLimits> {
     let line = || prop_oneof![Just(0), 10..80usize];
     (line(), prop_oneof![Just(0), 1..8usize], line(), prop_oneof![Just(0), 1..30u64])
