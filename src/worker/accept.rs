@@ -104,8 +104,8 @@ where
                 Err(error) => match fd::why_not_accepted(&error) {
                     // The listener was shut down at the final stop, by this worker or by a sibling.
                     NotAccepted::Closed => return,
-                    // Only one idle connection is closed for each accept: if another process takes every descriptor
-                    // that is freed, the worker must not close all its idle connections in vain.
+                    // Only one idle connection is closed for each accept. If another process takes every descriptor
+                    // that is freed, the worker must not close all its idle connections for nothing.
                     NotAccepted::Exhausted
                         if !std::mem::replace(&mut freed, true) && shared.free_descriptor().await => {}
                     NotAccepted::Exhausted => {

@@ -58,7 +58,7 @@ struct Sibling {
 struct Observation {
     due: u64,
     /// A number that grows with everything that the worker does. If two looks find the same number, the worker did
-    /// nothing in between. Heartbeats cannot show this: they go on even if the worker does not accept.
+    /// nothing in between. Heartbeats cannot show this: they continue even if the worker does not accept.
     activity: u64,
     /// The worker is well, but does not accept, because it has no place for another connection.
     full: bool,

@@ -4,8 +4,9 @@
 //! that no client waits for the response. Refuses: asking the kernel (`sys::fd`), and clients that leave later, when
 //! the app has their requests (`client_gone`).
 //!
-//! A worker that died or hung leaves requests in its queue. Their clients give up. Without this check the next worker
-//! would serve each of these requests in vain, and a request that crashes workers would crash that worker too.
+//! A worker that died or hung leaves requests in its queue, and their clients give up. Without this check the next
+//! worker would serve each of these requests for nothing, and a request that crashes workers would crash that worker
+//! too.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -167,7 +167,7 @@ where
 
 pin_project_lite::pin_project! {
     /// The call of the app with one request. A panic of the app is an error of this one request; the connection and the
-    /// worker go on.
+    /// worker continue.
     #[project = AppCallPart]
     enum AppCall<F, B> {
         Called {

@@ -41,7 +41,7 @@ use crate::{sys::clock, worker::shared::Shared};
 /// In a drain, a connection gets its goodbye after this time without a stream.
 const PAUSE: u64 = 50;
 /// In a drain, a connection that was busy gets its goodbye only after this time without a stream. A proxy under load
-/// may pause because its machine does, and then go on for all its clients.
+/// may pause because its machine does, and then continue for all its clients.
 const PAUSE_IF_BUSY: u64 = 500;
 /// A connection gets no goodbye for this time after h2's warning, because the client may have paused because of the
 /// warning.

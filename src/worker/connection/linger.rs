@@ -19,7 +19,7 @@ use tokio::{
 
 /// How long a client may be silent during the lingering close.
 pub(super) const SILENCE: Duration = Duration::from_secs(2);
-/// How long the lingering close may last in all if the client goes on sending.
+/// How long the lingering close may last in all if the client continues to send.
 pub(super) const MOST: Duration = Duration::from_secs(30);
 
 const SCRATCH: usize = 8192;

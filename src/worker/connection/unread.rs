@@ -44,7 +44,7 @@ enum Rest {
     WithApp,
     /// The app has dropped the body before its end.
     Left(Unread),
-    /// The response is made. `lasts`: the connection goes on after it, because it did not say `Connection: close`.
+    /// The response is made. `lasts`: the connection continues, because the response did not say `Connection: close`.
     Answered { lasts: bool },
 }
 

@@ -228,8 +228,8 @@ impl RequestHead {
         }
         let body =
             if self.chunked { BodyFraming::Chunked { fields: self.fields } } else { BodyFraming::Length(length) };
-        // HTTP/1.1 goes on unless the client says `close`; HTTP/1.0 ends unless it says `keep-alive` (RFC 9112, section
-        // 9.3).
+        // HTTP/1.1 continues unless the client says `close`; HTTP/1.0 ends unless it says `keep-alive` (RFC 9112,
+        // section 9.3).
         let last = self.close || !self.http_11 && !self.keep_alive;
         let then = match (self.upgrade || self.connect, last) {
             (true, last) => AfterBody::Hold { last },
