@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn clap_agrees() {
+    fn clap_accepts_the_definition() {
         Cli::command().debug_assert();
     }
 

@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_cannot_look_like_two() {
+    fn a_value_with_separators_cannot_look_like_two_values() {
         for (text, wanted) in [
             ("alice", "alice"),
             ("a,CN=root", r"a\,CN=root"),

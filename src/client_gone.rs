@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_over_for_those_who_asked_during_it_and_for_those_who_ask_late() {
+    fn a_request_is_over_for_early_and_for_late_calls_of_gone() {
         for http1 in [true, false] {
             let ends = Arc::<RequestEnds>::default();
             let (first, second) = (RequestLink::new(&ends, 10), RequestLink::new(&ends, 20));

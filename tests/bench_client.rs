@@ -111,7 +111,7 @@ fn latency_counts_from_when_a_request_was_due() {
 /// The server closes after every answer without saying so. The client sees the close before its next request, and no
 /// request is lost.
 #[test]
-fn a_connection_that_closed_while_idle_is_no_failure() {
+fn a_connection_that_closed_while_idle_is_not_a_failure() {
     let (address, _) = server(says(ANSWER, false));
     let classes = Load::paced(address, 2, "/", 50.0).run(Duration::from_millis(600)).classes();
     assert!(classes["ok"] > 10 && classes.len() == 1, "{classes:?}");

@@ -109,7 +109,7 @@ fn a_dead_masters_socket_is_replaced() {
 }
 
 #[test]
-fn without_a_control_socket_the_service_serves_all_the_same() {
+fn without_a_control_socket_the_service_serves() {
     // Not even root can make a socket in /proc.
     let mut supervisor = Launch::new().set("control.socket", r#""/proc/oxicorn.sock""#).serving(2);
     assert!(warning(&supervisor).contains("cannot listen on /proc/oxicorn.sock"), "{}", warning(&supervisor));

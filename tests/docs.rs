@@ -99,7 +99,7 @@ fn assert_same(said: &BTreeSet<String>, told: &BTreeSet<String>, page: &str) {
 }
 
 #[test]
-fn every_key_stands_in_the_reference() {
+fn every_key_is_in_the_reference() {
     let page = read("docs/reference/settings.md");
     let told: BTreeSet<_> = rows(&page)
         .filter(|cells| cells.len() == 6)
@@ -110,7 +110,7 @@ fn every_key_stands_in_the_reference() {
 }
 
 #[test]
-fn every_event_of_the_log_stands_in_the_reference() {
+fn every_event_of_the_log_is_in_the_reference() {
     let page = read("docs/reference/log-events.md");
     let table: BTreeSet<_> = rows(&page).filter_map(|cells| Some((*quoted(cells[0]).first()?).to_owned())).collect();
     assert_same(&events(), &table, "docs/reference/log-events.md");
@@ -118,7 +118,7 @@ fn every_event_of_the_log_stands_in_the_reference() {
 
 /// A rename must reach the examples and the tests, because a test would wait for an event that never comes.
 #[test]
-fn no_page_and_no_test_speaks_of_an_event_that_is_never_said() {
+fn no_page_and_no_test_names_an_event_that_is_never_logged() {
     let events = events();
     let harness = read("tests/common/harness.rs");
     let (_, harness) = harness.split_once("pub mod events {").expect("the harness names events");
@@ -140,7 +140,7 @@ fn no_page_and_no_test_speaks_of_an_event_that_is_never_said() {
 }
 
 #[test]
-fn every_exit_code_and_every_end_of_a_worker_stands_in_the_reference() {
+fn every_exit_code_and_every_end_of_a_worker_is_in_the_reference() {
     let app = read("src/app.rs");
     let (_, exit) = app.split_once("\nenum ProgramExit {\n").expect("src/app.rs has the exit codes");
     let codes = exit.split('}').next().unwrap_or_default().lines();
@@ -166,7 +166,7 @@ fn every_exit_code_and_every_end_of_a_worker_stands_in_the_reference() {
 }
 
 #[test]
-fn every_metric_stands_in_the_reference() {
+fn every_metric_is_in_the_reference() {
     let supervisor = Launch::new().serving(2);
     let output = supervisor.ctl(&["status", "--format", "openmetrics"]);
     let page = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -181,7 +181,7 @@ fn every_metric_stands_in_the_reference() {
 }
 
 #[test]
-fn every_field_of_the_status_stands_in_the_reference() {
+fn every_field_of_the_status_is_in_the_reference() {
     let supervisor = Launch::new().serving(2);
     let status = supervisor.status();
     let fields = |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<BTreeSet<_>>();
@@ -234,7 +234,7 @@ fn every_function_of_the_library_that_a_page_names_exists() {
 
 /// Finds keys wherever a page names one with its section.
 #[test]
-fn no_page_names_a_key_that_is_not() {
+fn no_page_names_a_key_that_does_not_exist() {
     let keys = keys();
     let sections: BTreeSet<_> = keys.iter().filter_map(|key| key.split('.').next()).collect();
     for page in pages() {

@@ -110,7 +110,7 @@ fn a_thousand_idle_connections_hold_a_reload_and_a_stop_for_seven_seconds_at_mos
 
 /// The head of the answer was sent before the drain, so it could not say that the connection closes.
 #[test]
-fn an_answer_that_ends_during_the_drain_starts_drain_idle_anew() {
+fn an_answer_that_ends_during_the_drain_starts_drain_idle_again() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.drain_idle", r#""2s""#).serving(1);
     let body = vec![b'a'; 16 << 20];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");

@@ -441,7 +441,7 @@ fn a_pid_file_that_disappears_is_written_again() {
 
 /// The logs continue where they can, and say where they cannot.
 #[test]
-fn a_service_goes_on_without_its_log_files() {
+fn a_service_continues_without_its_log_files() {
     let launch =
         Launch::new().log_to("logs/app.log").set("log.access", r#""{dir}/logs/access.log""#).set("workers.count", "1");
     fs::create_dir(launch.path("logs")).expect("a folder in our own");

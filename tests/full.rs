@@ -83,7 +83,7 @@ fn a_full_worker_evicts_no_connection_while_a_sibling_has_room() {
 
 /// One and a half times as many clients as there are places.
 #[test]
-fn three_thousand_that_ask_once_and_stay_are_each_answered_within_100_ms() {
+fn three_thousand_clients_that_ask_once_and_stay_are_each_answered_within_100_ms() {
     let supervisor = launch("2", "1000").serving(2);
     let (canary, begun) = (Canary::start(), now());
     let (mut all, mut slowest) = (Vec::new(), Duration::ZERO);
@@ -139,7 +139,7 @@ fn a_unix_socket_and_a_port_share_the_places() {
 
 /// The kernel gives both workers their share of the new connections, because both are full.
 #[test]
-fn a_worker_with_idle_connections_takes_what_waits_for_a_full_one_without() {
+fn a_worker_with_idle_connections_takes_what_waits_for_a_worker_without_any() {
     let supervisor = launch("2", "10").serving(2);
     let (mut busy, mut idle) = (Vec::new(), Vec::new());
     let mut first = None;

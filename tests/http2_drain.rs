@@ -350,7 +350,7 @@ fn bytes_that_a_client_sends_after_the_end_do_not_destroy_the_goaway() {
 }
 
 #[test]
-fn a_stream_that_the_client_does_not_read_is_reset_and_the_other_streams_go_on() {
+fn a_stream_that_the_client_does_not_read_is_reset_and_the_other_streams_continue() {
     let supervisor = Launch::misbehave()
         .set("workers.count", "1")
         .set("http.keep_alive", r#""1h""#)

@@ -16,7 +16,7 @@ fn output(launch: &Launch, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn version_messages_and_titles_bear_its_own_name() {
+fn version_messages_and_titles_show_its_own_name() {
     let launch = embedder();
     assert_eq!(output(&launch, &["--version"]), (Some(0), "embedder 7.8.9\n".to_owned()));
     let (code, text) = output(&launch, &["check", "--timeout", "soon"]);
@@ -91,7 +91,7 @@ fn two_tables_of_one_type_or_name_are_refused() {
 }
 
 #[test]
-fn its_own_layers_see_spans_and_events_and_the_log_goes_on() {
+fn its_own_layers_see_spans_and_events_and_the_log_continues() {
     let launch = embedder().env("EMBEDDER", "own layers");
     let spans = launch.path("spans");
     let mut supervisor = launch.env("EMBEDDER_SPANS", &spans.to_string_lossy()).serving(2);

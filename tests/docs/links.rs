@@ -99,7 +99,7 @@ fn every_command_of_a_page_exists() {
 
 /// The example is built by the tests, so the pages show code that compiles.
 #[test]
-fn the_pages_show_the_smallest_service_as_it_stands_in_the_examples() {
+fn the_pages_show_the_smallest_service_as_it_is_in_the_examples() {
     let example = read("examples/hello.rs");
     let (_, code) = example.split_once("\n\n").expect("code follows the module comment");
     for page in ["README.md", "docs/guides/your-own-service.md"] {
@@ -124,7 +124,7 @@ fn every_file_of_the_sources_that_a_page_names_exists() {
 
 /// `make help` names a target by the comment behind it.
 #[test]
-fn every_target_of_make_help_stands_on_a_page() {
+fn every_target_of_make_help_is_on_a_page() {
     let makefile = read("Makefile");
     let helped = makefile.lines().filter(|line| line.contains(" ## ") || line.contains(":## "));
     let helped: BTreeSet<_> = helped.filter_map(|line| line.split(':').next()).collect();
