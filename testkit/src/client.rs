@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client that never retries, so that every loss is seen. Written by hand, because libraries retry.
+//! An HTTP/1.1 client that never retries, so that every loss is seen. It is written by hand, because libraries retry.
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +19,10 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{PATIENCE, random::Random};
 
-/// The one way in which a request failed.
+/// How a request failed. Each failure is of exactly one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
-    /// Nothing listens there, or there is no such machine.
+    /// Nothing listens at this address, or there is no such machine.
     Refused,
     ResetBeforeFirstByte,
     EofBeforeResponse,
@@ -59,7 +59,7 @@ impl Response {
         self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
-    /// Whether the server said that this is the connection's last answer.
+    /// Returns true if the server said that this is the last answer on the connection.
     pub fn closes(&self) -> bool {
         self.header("connection").is_some_and(|value| value.to_ascii_lowercase().contains("close"))
     }
@@ -72,14 +72,14 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
     }
 
-    /// The pid of the worker that answered, if the route tells it.
+    /// Returns the pid of the worker that answered, if the route tells it.
     pub fn pid(&self) -> Option<u32> {
         let value: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
         u32::try_from(value.get("pid")?.as_u64()?).ok()
     }
 }
 
-/// Returns a request as bytes; keep-alive unless `headers` say otherwise.
+/// Returns a request as bytes. It keeps the connection alive unless `headers` say otherwise.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {
@@ -97,14 +97,14 @@ pub fn json_request(method: &str, path: &str, body: &serde_json::Value) -> Vec<u
     request(method, path, &headers, body.to_string().as_bytes())
 }
 
-/// Sends one request on a new connection; panics when it is lost.
+/// Sends one request on a new connection, and panics if it fails.
 pub fn get(address: SocketAddr, path: &str) -> Response {
     Connection::open(address)
         .and_then(|mut connection| connection.ask(&request("GET", path, &[("Connection", "close")], b"")))
         .unwrap_or_else(|failure| panic!("GET {path}: {failure}"))
 }
 
-/// One connection, over TCP by default. Reads have a deadline; nothing is sent twice.
+/// One connection, over TCP by default. Reads have a time limit, and nothing is sent twice.
 pub struct Connection<S = TcpStream> {
     stream: S,
     unread: Vec<u8>,
@@ -119,7 +119,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Like `open`, from this source address: all of 127.0.0.0/8 belongs to the machine.
+    /// As [`open`](Self::open), but from this source address: all of 127.0.0.0/8 belongs to the machine.
     pub fn open_from(source: IpAddr, address: SocketAddr) -> Result<Self, Failure> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this machine");
@@ -135,12 +135,12 @@ impl Connection {
         self.stream.set_read_timeout(Some(within)).expect("a timeout that is not zero");
     }
 
-    /// Sends a FIN; the connection can still read.
+    /// Sends a FIN: the client sends no more, but it can still read.
     pub fn finish_sending(&mut self) {
         self.stream.shutdown(std::net::Shutdown::Write).expect("a connected socket");
     }
 
-    /// Whether the server has closed the connection already. A correct client checks this before it writes.
+    /// Returns true if the server has closed the connection already. A correct client checks this before it writes.
     pub fn is_over(&self) -> bool {
         let mut byte = [0];
         self.stream.set_nonblocking(true).expect("a socket of ours");
@@ -159,7 +159,7 @@ impl Connection<UnixStream> {
 }
 
 impl<S: Read + Write> Connection<S> {
-    /// Uses a stream that is open already.
+    /// Makes a connection from a stream that is open already.
     pub fn over(stream: S) -> Self {
         Self { stream, unread: Vec::new() }
     }
@@ -181,7 +181,7 @@ impl<S: Read + Write> Connection<S> {
         self.ask(&request("GET", path, &[], b""))
     }
 
-    /// Reads more into the buffer; false at the end of the stream.
+    /// Reads more bytes into the buffer, and returns false at the end of the stream.
     fn fill(&mut self) -> Result<bool, Failure> {
         let mut chunk = [0; 16 * 1024];
         loop {
@@ -204,7 +204,7 @@ impl<S: Read + Write> Connection<S> {
         Err(if self.unread.is_empty() { Failure::EofBeforeResponse } else { Failure::CutInResponse })
     }
 
-    /// Takes the bytes up to the mark, and the mark.
+    /// Takes the bytes up to and with the mark.
     fn take_until(&mut self, mark: &[u8]) -> Result<Vec<u8>, Failure> {
         loop {
             if let Some(at) = self.unread.windows(mark.len()).position(|window| window == mark) {
@@ -223,7 +223,7 @@ impl<S: Read + Write> Connection<S> {
         Ok(self.unread.drain(..count).collect())
     }
 
-    /// Reads the next response, complete.
+    /// Reads the next response, until it is complete.
     pub fn answer(&mut self) -> Result<Response, Failure> {
         loop {
             let head = self.take_until(b"\r\n\r\n")?;
@@ -269,7 +269,7 @@ impl<S: Read + Write> Connection<S> {
         Ok(std::mem::take(&mut self.unread))
     }
 
-    /// Reads this many bytes, without parsing them.
+    /// Reads exactly this many bytes, without parsing them.
     pub fn read(&mut self, count: usize) -> Result<Vec<u8>, Failure> {
         self.take(count)
     }
@@ -288,18 +288,18 @@ impl<S: Read + Write> Connection<S> {
     }
 }
 
-/// How the clients of a load behave.
+/// How the clients of a load use their connections.
 #[derive(Clone, Copy, Debug)]
 pub enum Mode {
-    /// A connection is used until the server says `Connection: close`, or has closed it before the next request.
+    /// A client uses a connection until the server says `Connection: close`, or has closed it before the next request.
     KeepAlive { think_ms: u64 },
-    /// A new connection for each request.
+    /// A client opens a new connection for each request.
     PerRequest { think_ms: u64 },
-    /// A new connection for each request, silent for 0..=`up_to_ms` before its first byte.
+    /// A client opens a new connection for each request, and waits 0 to `up_to_ms` before it sends the first byte.
     SlowFirstByte { up_to_ms: u64 },
 }
 
-/// What became of the requests of a load.
+/// How the requests of a load ended.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub ok: u64,
@@ -360,7 +360,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `clients` threads, each with one request at a time for `path`; any status but 200 is a loss.
+    /// Starts `clients` threads, each of which sends one request at a time for `path`. Any status but 200 is a failure.
     pub fn start(address: SocketAddr, path: &str, clients: u64, mode: Mode) -> Self {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let clients = (0..clients)
@@ -377,7 +377,7 @@ impl Load {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Lets each client finish its present request, and adds the results up.
+    /// Lets each client finish its current request, and adds up the results.
     pub fn finish(mut self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let mut tally = Tally::default();
@@ -440,7 +440,7 @@ fn run_client(
             Ok((_, response)) => *tally.failures.entry(Failure::BadStatus(response.status)).or_default() += 1,
             Err(failure) => {
                 *tally.failures.entry(failure).or_default() += 1;
-                // Without this pause a refused client would spin.
+                // Without this pause, a client that is refused would send requests in a busy loop.
                 thread::sleep(Duration::from_millis(5));
             }
         }
@@ -449,7 +449,8 @@ fn run_client(
     tally
 }
 
-/// Sleeps a millisecond again and again: a longer sleep is a stall of the machine, not of the supervisor.
+/// Measures stalls of the machine: it sleeps for a millisecond again and again, and a sleep that takes longer shows
+/// that the machine stalled, not the supervisor.
 pub struct Canary {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Duration>>,

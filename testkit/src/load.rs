@@ -1,12 +1,12 @@
-//! The one client that asks every peer: how many connections, at which pace, what they ask for, and how each request
-//! ended.
+//! The one client that measures every peer: how many connections it uses, at which pace, what it asks for, and how each
+//! request ended.
 //!
-//! Owns: the threads, the pace, the clock that measures a request. Refuses: retrying, and counting a request twice or
-//! not at all.
+//! Owns: the threads, the pace, and the clock that measures a request. Refuses: retries, and a request that is counted
+//! twice or not at all.
 //!
-//! *Saturation* asks on each connection as soon as the last answer is there. *Paced* asks at a rate that no answer can
-//! slow down: a request is due at its time, and its latency counts from then, even when every connection was still
-//! waiting.
+//! At *saturation*, each connection sends the next request as soon as the last answer is there. A *paced* load sends at
+//! a rate that no answer can slow down: a request is due at its time, and its latency counts from then, even if every
+//! connection was still waiting for an answer.
 
 mod end;
 mod http1;
@@ -41,43 +41,44 @@ pub use self::{end::End, tally::Tally};
 use crate::now;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Long enough for every answer that will ever come, short enough for a turn.
+/// How long an answer may take: enough for every answer that will ever come, and short enough for a turn.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after a failed connection attempt; without it a refusing server would be asked as fast as it refuses.
+/// The pause after a failed connection attempt. Without it the client would try again as fast as the server refuses.
 const AFTER_REFUSAL: Duration = Duration::from_millis(5);
 
 #[derive(Clone)]
 pub struct Load {
     pub address: SocketAddr,
     pub connections: usize,
-    /// Requests a second; `None`: saturation.
+    /// The requests in a second; `None` means saturation.
     pub rate: Option<f64>,
     pub wire: Wire,
     pub path: &'static str,
-    /// Bytes of the request's body; 0 means GET.
+    /// The bytes in the body of a request; 0 means a GET.
     pub body: usize,
-    /// Every n-th request asks for this path instead; it counts in the classes but not in the latencies.
+    /// Every n-th request asks for this path instead. It counts in the classes but not in the latencies.
     pub slow: Option<(u64, &'static str)>,
-    /// The answers' bodies are the pids of the workers that answered.
+    /// True if the body of each answer is the pid of the worker that answered.
     pub who: bool,
     pub mark: Arc<Mark>,
 }
 
 #[derive(Clone, Default)]
 pub struct Wire {
-    /// A new connection for each request.
+    /// True if each request gets a new connection.
     pub per_request: bool,
     pub tls: Option<TlsConnector>,
-    /// HTTP/2, with this many streams at once on each connection.
+    /// `None` for HTTP/1; for HTTP/2 the number of streams that each connection uses at the same time.
     pub streams: Option<usize>,
 }
 
-/// The moment of a deed: requests are classed by whether they were sent before or after it.
+/// The moment at which something is done to the server. Requests are classed by whether they were sent before or after
+/// this moment.
 pub struct Mark {
     epoch: Instant,
-    /// Nanoseconds since the epoch; `u64::MAX` before any deed.
+    /// Nanoseconds since the epoch; `u64::MAX` until something is done.
     at: AtomicU64,
-    /// The pid of the victim; 0: the complete service.
+    /// The pid of the worker to which something is done; 0 if it is done to the complete service.
     victim: AtomicU32,
 }
 
@@ -100,7 +101,7 @@ impl Mark {
 }
 
 impl Load {
-    /// Keep-alive connections that ask for a path as fast as they are answered.
+    /// Makes a load of keep-alive connections that send the next request as soon as they have an answer.
     pub fn saturating(address: SocketAddr, connections: usize, path: &'static str) -> Self {
         Self {
             address,
@@ -120,7 +121,7 @@ impl Load {
     }
 
     pub fn start(self) -> Running {
-        // On two cores the server needs one; more client threads would only compete with it.
+        // On two cores the server needs one of them, and more client threads would only compete with it.
         let cores = available_parallelism().map_or(1, usize::from);
         let threads = (cores / 2).clamp(1, self.connections);
         let (begun, stop) = (now(), Arc::new(AtomicBool::new(false)));
@@ -158,7 +159,7 @@ impl Load {
     }
 }
 
-/// A running load.
+/// A load that runs, with its threads.
 pub struct Running {
     begun: Instant,
     stop: Arc<AtomicBool>,
@@ -166,7 +167,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Lets every started request end.
+    /// Lets every request that was started end, and returns what was measured.
     pub fn finish(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let time = self.begun.elapsed();
@@ -213,13 +214,13 @@ fn drive(load: Load, begun: Instant, stop: Arc<AtomicBool>) -> Tally {
     thread.tally.replace(Tally::new(begun))
 }
 
-/// How one request went.
+/// The times of one request, and how it ended.
 struct Outcome {
     due: Instant,
     sent: Instant,
     end: End,
     slow: bool,
-    /// The worker that answered, or that answered last on this connection.
+    /// The pid of the worker that answered, or that answered last on this connection.
     server: Option<u32>,
 }
 
@@ -228,7 +229,7 @@ impl Thread {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Waits until the next request is due; `None` when the load is over.
+    /// Waits until the next request is due, and returns that time; `None` when the load is over.
     async fn next(&self) -> Option<Instant> {
         match &self.queue {
             Some(queue) => queue.next().await,
@@ -236,7 +237,7 @@ impl Thread {
         }
     }
 
-    /// Whether the next request is a slow one.
+    /// Returns true if the next request is a slow one. Call it once for each request, because it counts them.
     fn is_slow(&self) -> bool {
         let asked = self.asked.get() + 1;
         self.asked.set(asked);

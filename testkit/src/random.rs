@@ -1,4 +1,5 @@
-//! Owns: the one small generator of the tests: a seed names the same choices on every machine. Refuses: security.
+//! Owns: the one small generator of the tests: the same seed gives the same choices on every machine. Refuses:
+//! security.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use std::time::Duration;
 pub struct Random(u64);
 
 impl Random {
-    /// Starts at a seed; neighbouring seeds begin far apart.
+    /// Starts a generator at a seed. The generators of neighbouring seeds begin far apart.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
@@ -20,7 +21,7 @@ impl Random {
         self.0
     }
 
-    /// Returns a number from 0 to `end`, without `end`, which must not be 0.
+    /// Returns a number from 0 to `end`, without `end`. `end` must not be 0.
     pub fn below(&mut self, end: u64) -> u64 {
         self.number() % end
     }
@@ -40,7 +41,7 @@ impl Random {
         Duration::from_millis(self.up_to(most))
     }
 
-    /// Starts another generator at a number of this one.
+    /// Starts another generator, whose seed is the next number of this one.
     #[must_use]
     pub fn fork(&mut self) -> Self {
         Self::new(self.number())

@@ -1,6 +1,6 @@
-//! What a run of the benchmark has seen: the one shape that is measured into, saved, compared and drawn.
+//! What a run of the benchmark has measured. This one shape is filled, saved, compared and drawn.
 //!
-//! Owns: the record and its medians. Refuses: measuring, and judging.
+//! Owns: the record and its medians. Refuses: measurement and judgement.
 
 use std::collections::BTreeMap;
 
@@ -12,15 +12,15 @@ use crate::load::Tally;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Record {
     pub machine: Machine,
-    /// When it began, RFC 3339 in UTC.
+    /// When the run began, as RFC 3339 in UTC.
     pub began: String,
-    /// The command that repeats it.
+    /// The command that repeats the run.
     pub command: String,
     pub rounds: usize,
-    /// Seconds of one turn.
+    /// How long one turn took, in seconds.
     pub seconds: f64,
     pub rows: Vec<Row>,
-    /// Peers that could not be asked, each with the reason.
+    /// The peers that could not be measured, each with the reason.
     pub missing: BTreeMap<String, String>,
     pub promises: Vec<Promise>,
 }
@@ -31,41 +31,45 @@ pub struct Machine {
     pub cores: usize,
     pub memory_gib: f64,
     pub kernel: String,
-    /// Program → version, of every peer that took part.
+    /// The version of every program that took part, by the name of the program.
     pub versions: BTreeMap<String, String>,
 }
 
-/// One scenario with one peer.
+/// All results of one peer in one scenario.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     pub scenario: String,
     pub peer: String,
     /// One turn for each round, in order.
     pub turns: Vec<Turn>,
-    /// Why this peer cannot do this scenario; empty if it can. There are no turns then.
+    /// Why this peer cannot do this scenario, in which case it has no turns; empty if it can.
     #[serde(default)]
     pub not_applicable: String,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Turn {
-    /// What was measured, by name and unit. Loads: `requests_per_second`, `cpu_us_per_request`, `failed`; paced ones
-    /// `p50_us`, `p99_us`, `p99_9_us`. Events under load: `failed`, `in_flight`, `lost` (of those in flight), `beyond`
-    /// (others that failed), `longest_ms`, `stall_ms`, `longest_less_stalls_ms`, `replacement_ms`, `reload_ms`,
-    /// `exit_ms`. At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`, `master_pss_kib`, `master_rss_kib`,
-    /// `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`, `max_over_mean`. A
-    /// figure that a peer does not have is missing.
+    /// The figures that were measured, by their names, which contain their units. A figure that a peer does not have is
+    /// missing.
+    ///
+    /// - Loads: `requests_per_second`, `cpu_us_per_request`, `failed`; paced loads also `p50_us`, `p99_us`, `p99_9_us`.
+    /// - Events under load: `failed`, `in_flight`, `lost` (of those in flight), `beyond` (others that failed),
+    ///   `longest_ms`, `stall_ms`, `longest_less_stalls_ms`, `replacement_ms`, `reload_ms`, `exit_ms`.
+    /// - At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`, `master_pss_kib`, `master_rss_kib`,
+    ///   `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`, `max_over_mean`.
     pub figures: BTreeMap<String, f64>,
-    /// How every request ended: `ok`, and each way to fail by name. A request is in exactly one class.
+    /// How every request ended: the number for `ok`, and for each kind of failure by its name. A request is in exactly
+    /// one class.
     pub classes: BTreeMap<String, u64>,
-    /// (part of the requests, microseconds), ascending; empty if no latency is measured.
+    /// Pairs of a part of the requests and the latency in microseconds that it stays below, ascending; empty if no
+    /// latency is measured.
     pub latency: Vec<(f64, f64)>,
-    /// What clients saw over time; only for scenarios with events.
+    /// What clients saw over time; filled only in scenarios with events.
     pub timeline: Vec<Tick>,
 }
 
 impl Turn {
-    /// Classes, latencies and timeline; the caller adds the figures.
+    /// Makes a turn with the classes, latencies and timeline of a load; the caller adds the figures.
     pub fn of(tally: Tally) -> Self {
         let mut turn =
             Self { classes: tally.classes(), latency: tally.latency(), timeline: tally.timeline, ..Self::default() };
@@ -83,23 +87,23 @@ impl Turn {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tick {
-    /// Since the turn began.
+    /// When the tick began, in seconds since the turn began.
     pub second: f64,
     pub ok: u64,
     pub failed: u64,
-    /// The longest wait that ended in this tick, microseconds.
+    /// The longest wait that ended in this tick, in microseconds.
     pub longest_us: f64,
-    /// What was done to the server in this tick: `reload`, `kill` …
+    /// What was done to the server in this tick, such as `reload` or `kill`; empty if nothing was.
     #[serde(default)]
     pub deed: String,
 }
 
-/// What oxicorn promises of one figure, and what this run saw.
+/// What oxicorn promises for one figure, and what this run measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Promise {
     pub says: String,
     pub reached: f64,
-    /// The bound, and whether it is a floor or a ceiling.
+    /// The bound of the promise. `at_least` is true if it is a floor, and false if it is a ceiling.
     pub bound: f64,
     pub at_least: bool,
 }
@@ -110,7 +114,7 @@ impl Promise {
     }
 }
 
-/// The median, the smallest and the largest.
+/// The median of some values, and the smallest and the largest of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Spread {
     pub median: f64,

@@ -1,4 +1,4 @@
-//! How a request ended, in exactly one way.
+//! The ways in which a request can end. Every request ends in exactly one of them.
 
 use std::{borrow::Cow, io};
 
@@ -7,19 +7,19 @@ pub enum End {
     Ok,
     Refused,
     ConnectTimeout,
-    /// Neither refused nor silent: the client's own limits, for example.
+    /// The connection failed, but it was neither refused nor silent: the client's own limits, for example.
     NoConnection,
-    /// A connection without TLS on it.
+    /// The connection was made, but TLS on it failed.
     NoTls,
-    /// Reset before the first byte of the answer.
+    /// The connection was reset before the first byte of the answer.
     Reset,
-    /// Closed before the first byte of the answer.
+    /// The connection was closed before the first byte of the answer.
     Closed,
-    /// A part of the answer came, the rest did not.
+    /// A part of the answer came, and the rest did not.
     Cut,
     Status(u16),
     Timeout,
-    /// Not HTTP, or longer than announced.
+    /// The answer is not HTTP, or it is longer than announced.
     Malformed,
 }
 
@@ -40,7 +40,7 @@ impl End {
         })
     }
 
-    /// Classifies an error on a connection, with or without a part of the answer read.
+    /// Classifies an error on a connection. `some_came` is true if a part of the answer was read before.
     pub fn of_error(error: &io::Error, some_came: bool) -> Self {
         let closed = matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero);
         match (some_came, closed) {

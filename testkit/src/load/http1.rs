@@ -1,4 +1,4 @@
-//! HTTP/1: requests built beforehand, answers read with httparse.
+//! The HTTP/1 client of a load: its requests are built beforehand, and httparse reads the answers.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::{AFTER_REFUSAL, ANSWER_TIMEOUT, End, Outcome, Stream, Thread};
 use crate::now;
 
-/// The buffer for an answer; a larger body is read in pieces that are not kept.
+/// The size of the buffer for an answer. A larger body is read in pieces that are not kept.
 const BUFFER: usize = 64 << 10;
 
 struct Connection {
@@ -19,7 +19,7 @@ struct Connection {
     server: Option<u32>,
 }
 
-/// Uses one connection at a time, until the load is over.
+/// Sends requests on one connection at a time, until the load is over.
 pub(super) async fn connection(thread: Rc<Thread>) {
     let load = &thread.load;
     let usual = load.request(load.path);
@@ -30,7 +30,7 @@ pub(super) async fn connection(thread: Rc<Thread>) {
         let slow = slow.as_ref().filter(|_| thread.is_slow());
         let request = slow.unwrap_or(&usual);
         let sent = now();
-        // A client whose idle connection was closed opens another; that is not a failure.
+        // If the server has closed the idle connection, the client opens another one. That is not a failure.
         let mut connection = match kept.take().and_then(Connection::unless_closed) {
             Some(connection) => Ok(connection),
             None => thread.connect().await.map(|stream| Connection { stream, server: None }),
@@ -46,7 +46,7 @@ pub(super) async fn connection(thread: Rc<Thread>) {
         thread.note(&Outcome { due, sent, end, slow: slow.is_some(), server });
         match (connection, answered) {
             (Ok(mut connection), Ok(_)) if load.wire.per_request => {
-                // The server closes; a client that closed first would have its ports in TIME_WAIT.
+                // Wait until the server closes: if the client closed first, its ports would stay in TIME_WAIT.
                 let _ = timeout(AFTER_REFUSAL, connection.stream.read(&mut buffer)).await;
             }
             (Ok(connection), Ok(Answer { goodbye: false, .. })) => kept = Some(connection),
@@ -58,13 +58,13 @@ pub(super) async fn connection(thread: Rc<Thread>) {
 
 struct Answer {
     end: End,
-    /// The head said `Connection: close`.
+    /// The head of the answer said `Connection: close`.
     goodbye: bool,
 }
 
-/// What a head says.
+/// What the head of an answer says.
 struct Head {
-    /// The length of the head itself.
+    /// The length of the head itself, in bytes.
     length: usize,
     status: u16,
     body: usize,
@@ -111,8 +111,8 @@ impl Connection {
     }
 }
 
-/// Returns `None` while the head is incomplete. Every peer must announce the length of its answer; otherwise a complete
-/// answer looks like a cut one.
+/// Parses the head of an answer; `None` while it is incomplete. Every peer must announce the length of its answer:
+/// otherwise a complete answer looks like a cut one.
 fn head(buffer: &[u8]) -> Result<Option<Head>, End> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);

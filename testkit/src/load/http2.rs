@@ -1,4 +1,4 @@
-//! HTTP/2: some connections, some streams at once on each, always at saturation.
+//! The HTTP/2 client of a load: some connections, each with some streams at the same time, always at saturation.
 
 use std::rc::Rc;
 
@@ -33,7 +33,7 @@ pub(super) async fn connection(thread: Rc<Thread>) {
     }
 }
 
-/// One request after the other, until the load is over or the connection takes no more.
+/// Sends one request after the other on a stream, until the load is over or the connection takes no more.
 async fn stream(thread: &Thread, sender: SendRequest<Bytes>) {
     let uri = format!("http://{}{}", thread.load.address, thread.load.path);
     while let Some(due) = thread.next().await {

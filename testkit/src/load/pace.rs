@@ -1,4 +1,4 @@
-//! The pace: requests fall due at their times, and any free connection takes the next one.
+//! The pace of a load: each request is due at its time, and any free connection takes the next one.
 
 use std::{
     cell::RefCell,
@@ -26,7 +26,7 @@ impl Default for Queue {
     }
 }
 
-/// nix lends its descriptor, tokio wants its number.
+/// Connects two interfaces: nix lends the descriptor of the timer, but tokio wants its number.
 struct Timer(TimerFd);
 
 impl AsRawFd for Timer {
@@ -36,8 +36,8 @@ impl AsRawFd for Timer {
 }
 
 impl Queue {
-    /// Lets requests fall due until the load is over. Uses the kernel's timer, because tokio's is late by up to a
-    /// millisecond.
+    /// Makes requests due, one after the other, until the load is over. It uses the kernel's timer, because tokio's is
+    /// late by up to a millisecond.
     pub(super) async fn fill(&self, begun: Instant, rate: f64, is_over: impl Fn() -> bool) {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).expect("a timer");
         #[expect(deprecated, reason = "its successor is unsafe; this descriptor is owned by what waits for it")]

@@ -11,30 +11,31 @@ use super::{End, Outcome};
 use crate::record::Tick;
 
 const TICK: Duration = Duration::from_millis(100);
-/// The longest wait that still counts as an effect of the deed.
+/// A request that ends within this time after the mark counts as affected by what was done to the server.
 const AFTERMATH: Duration = Duration::from_secs(1);
 /// The parts of the requests for which latency is reported.
 const PARTS: [f64; 9] = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0];
 
 pub struct Tally {
     begun: Instant,
-    /// From the start to the request to stop.
+    /// How long the load ran, from its start to the request to stop.
     pub time: Duration,
     pub ok: u64,
     failures: BTreeMap<String, u64>,
-    /// Microseconds from the time a request was due, of successful requests without the slow ones.
+    /// The times from when a request was due to its end, in microseconds, of successful requests without the slow ones.
     latency: Histogram<u64>,
     pub timeline: Vec<Tick>,
-    /// Sent before the mark, answered well after it; by the victim, if there is one.
+    /// How many requests were sent before the mark and answered well after it; if there is a victim, only those that
+    /// the victim answered.
     pub survived: u64,
-    /// Lost on the victim's connections, until their end is seen; without a victim, lost of what was sent before the
-    /// mark.
+    /// How many requests were lost on the victim's connections, until the end of these connections is seen. Without a
+    /// victim: how many of the requests that were sent before the mark were lost.
     pub lost: u64,
-    /// Failed all the same: on connections of others, or on new ones.
+    /// How many other requests failed too: on connections to other workers, or on new connections.
     pub beyond: u64,
-    /// The waits of successful requests that ended soon after the mark.
+    /// The longest wait of a successful request that ended soon after the mark.
     pub longest_after: Duration,
-    /// The workers that answered, and since when.
+    /// The pids of the workers that answered, each with the time of its first answer.
     pub servers: BTreeMap<u32, Instant>,
 }
 
@@ -95,7 +96,7 @@ impl Tally {
         &mut self.timeline[index]
     }
 
-    /// Writes the deed into the timeline.
+    /// Notes in the timeline what was done to the server at this time.
     pub fn deed(&mut self, at: Instant, what: &str) {
         let index = (at - self.begun).as_millis() as usize / TICK.as_millis() as usize;
         self.tick(index).deed = what.to_owned();
