@@ -28,7 +28,7 @@ RECORD = ROOT / "benches/instructions.json"
 FEW, MANY = 500, 5_500
 MORE = 0.03
 
-# The defaults, with one worker that gets more time: under valgrind everything takes fifty times as long.
+# These are the defaults, but the one worker gets more time: under valgrind everything takes fifty times as long.
 SETTINGS = """
 [server]
 bind = ["127.0.0.1:{port}"]
@@ -77,7 +77,7 @@ def instructions(access, times):
         settings = pathlib.Path(folder, "supervisor.toml")
         settings.write_text(SETTINGS.format(port=port, folder=folder, access=access.format(folder=folder)))
         command = ["valgrind", "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={folder}/out.%p"]
-        # Without the caller's environment, whose settings would count as well.
+        # The caller's environment is left out, because settings in it would count as well.
         environment = {"PATH": os.environ["PATH"]}
         with open(f"{folder}/log", "w+") as log:
             master = subprocess.Popen(
@@ -99,7 +99,7 @@ def instructions(access, times):
             total = re.search(r"^(?:summary|totals): (\d+)", out.read_text(errors="replace"), re.MULTILINE)
             if total and int(out.suffix[1:]) != master.pid:
                 counts.append(int(total[1]))
-        # The other children of the master are only short-lived helpers.
+        # The worker is the child with the most instructions: the other children of the master are short-lived helpers.
         return max(counts)
 
 

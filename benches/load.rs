@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns whether all measured promises are kept.
+/// Runs the benchmark, and returns true if all measured promises are kept.
 fn run(arguments: &Arguments) -> Result<bool, String> {
     let known = scenarios::all();
     if arguments.list {
@@ -138,7 +138,7 @@ fn list(scenarios: &[Scenario]) {
 }
 
 fn chosen_scenarios(known: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, String> {
-    // `steady` stands for steady-8, steady-64 and so on.
+    // A name stands for all scenarios that begin with it: `steady` for steady-8, steady-64 and so on.
     let fits = |scenario: &Scenario, name: &str| {
         name == "all"
             || scenario.name == name

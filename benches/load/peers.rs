@@ -1,7 +1,7 @@
-//! The peers: oxicorn, and what its users would otherwise choose, each with its defaults unless a scenario sets it
-//! otherwise.
+//! The peers: oxicorn, and the servers that its users would otherwise choose. Each has its defaults, unless a scenario
+//! sets it otherwise.
 //!
-//! Owns: the names, versions and commands of the peers, and what each cannot do. Refuses: tuning one of them alone.
+//! Owns: the names, versions and commands of the peers, and what each cannot do. Refuses: tuning of only one of them.
 
 use std::{
     fmt::Write as _,
@@ -29,14 +29,14 @@ pub enum Peer {
     GunicornUvicorn,
 }
 
-/// What a scenario wants of a server.
+/// How a scenario needs a server to be set up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
     pub workers: usize,
     pub access_log: bool,
     /// Switches on every limit and clock of oxicorn that is off by default.
     pub everything: bool,
-    /// Certificate and key.
+    /// The paths of the certificate and of the key.
     pub tls: Option<(PathBuf, PathBuf)>,
     pub http2: bool,
     /// A worker is replaced after this many requests.
@@ -47,10 +47,10 @@ pub struct Setup {
     pub idle_connections: Option<usize>,
 }
 
-/// How to start a server: its processes, each with the same address.
+/// How to start a server: the commands of its processes, which all listen on the same address.
 pub struct Recipe {
     pub commands: Vec<Command>,
-    /// The server has a master, so its workers are other processes.
+    /// True if the server has a master, so that its workers are other processes.
     pub has_master: bool,
 }
 
@@ -120,12 +120,12 @@ impl Peer {
         }
     }
 
-    /// The path of its smallest answer.
+    /// Returns the path of the smallest answer of this peer.
     pub fn path(self) -> &'static str {
         if self == Self::Reference { "/health" } else { "/" }
     }
 
-    /// Why it cannot be asked on this machine.
+    /// Returns why this peer cannot be measured on this machine; `None` if it can.
     pub fn missing(self) -> Option<String> {
         if let Some(module) = self.module() {
             let lacks = !packages().join(module).is_dir() || python().is_none();
@@ -135,7 +135,7 @@ impl Peer {
         (is_nginx && nginx().is_none()).then(|| "there is no nginx on this machine: make bench-peers".to_owned())
     }
 
-    /// Program → version.
+    /// Returns the names and versions of the programs of this peer.
     pub fn versions(self) -> Vec<(String, String)> {
         let own = |name: &str, version: String| vec![(name.to_owned(), version)];
         match (self, self.module()) {
@@ -155,7 +155,7 @@ impl Peer {
         }
     }
 
-    /// Why it cannot do this, whatever the settings.
+    /// Returns why this peer cannot do this, whatever its settings; `None` if it can.
     pub fn cannot(self, deed: Deed) -> Option<&'static str> {
         let is_nginx = matches!(self, Self::Nginx | Self::NginxReuseport);
         match deed {
@@ -202,7 +202,7 @@ impl Peer {
             Self::NginxReuseport => one(nginx_of(port, setup, dir, true)),
             Self::Granian | Self::GranianFastapi => one(granian(self.is_fastapi(), port, setup)),
             Self::Uvicorn | Self::UvicornFastapi => {
-                // With one worker it runs without a supervisor.
+                // With one worker, uvicorn runs without a supervisor.
                 Recipe { commands: vec![uvicorn(self.is_fastapi(), port, setup)], has_master: setup.workers > 1 }
             }
             Self::Gunicorn | Self::GunicornFastapi | Self::GunicornUvicorn => one(gunicorn(self, port, setup, dir)),
@@ -210,7 +210,7 @@ impl Peer {
     }
 }
 
-/// What a scenario needs beyond an answer.
+/// What a scenario needs of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
     Answer,
@@ -223,11 +223,11 @@ pub enum Deed {
     Replace,
     NoticeHang,
     Stop,
-    /// Shown only for oxicorn and bare hyper.
+    /// A scenario that needs this is shown only for oxicorn and bare hyper.
     Beside,
 }
 
-/// The service of tests/programs/plain.rs, built once.
+/// Returns the path of the service in tests/programs/plain.rs, which is built only once.
 fn plain() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| build_release_example("plain")).clone()
@@ -296,7 +296,7 @@ fn nginx_of(port: u16, setup: &Setup, dir: &Path, reuseport: bool) -> Command {
         .iter()
         .map(|name| format!("  {name}_temp_path {shown}/{name};\n"))
         .collect();
-    // By default nginx closes connections after 1,000 requests; the others do not.
+    // By default nginx closes a connection after 1,000 requests, and the other peers do not.
     let text = format!(
         "daemon off;\nuser root;\nworker_processes {};\npid {shown}/nginx.pid;\nerror_log stderr;\n\
          events {{ worker_connections {}; }}\n\
@@ -396,7 +396,7 @@ fn packages() -> PathBuf {
     root().join("target/bench-peers")
 }
 
-/// The interpreter itself, not the program that finds it, and its version.
+/// Returns the path of the Python interpreter itself, not of a program that finds it, and its version.
 fn python() -> &'static Option<(PathBuf, String)> {
     static FOUND: OnceLock<Option<(PathBuf, String)>> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -408,14 +408,14 @@ fn python() -> &'static Option<(PathBuf, String)> {
     })
 }
 
-/// Debian installs it where only root's PATH looks.
+/// Returns the path of nginx. Debian installs it where only root's PATH looks.
 fn nginx() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
     folders.find_map(|folder| Some(folder.join("nginx")).filter(|program| program.is_file()))
 }
 
-/// `name-1.2.3.dist-info`.
+/// Returns the version of an installed Python package, from the name of its folder `name-1.2.3.dist-info`.
 fn installed(name: &str) -> String {
     let entries = fs::read_dir(packages()).into_iter().flatten().flatten();
     let mut versions = entries.filter_map(|entry| {
@@ -431,7 +431,7 @@ fn locked(name: &str) -> String {
     after.and_then(|after| after.split('"').next()).unwrap_or("?").to_owned()
 }
 
-/// `nginx version: nginx/1.22.1`, on stdout or stderr.
+/// Returns the version that nginx prints, on stdout or stderr, as `nginx version: nginx/1.22.1`.
 fn version_of_nginx() -> String {
     let asked = nginx().and_then(|program| Command::new(program).arg("-v").output().ok());
     let said = asked.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();

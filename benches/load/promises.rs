@@ -1,12 +1,12 @@
 //! What oxicorn promises of its speed, size and steadiness, compared with the measured rows.
 //!
-//! Owns: the bounds. Refuses: judging what was not run, and means: a ratio is the median of the rounds' ratios.
+//! Owns: the bounds. Refuses: judgement of what was not run, and means: a ratio is the median of the rounds' ratios.
 
 use oxicorn_testkit::record::{Promise, Record, Row, Spread};
 
-/// The ASGI servers that are compared with oxicorn's plain service …
+/// The ASGI servers that are compared with oxicorn's plain service.
 const PLAIN_PYTHON: [&str; 3] = ["Granian", "Uvicorn", "Gunicorn"];
-/// … and with its reference service.
+/// The ASGI servers with FastAPI that are compared with oxicorn's reference service.
 const FASTAPI: [&str; 4] =
     ["Granian + FastAPI", "Uvicorn + FastAPI", "Gunicorn + FastAPI", "Gunicorn + Uvicorn + FastAPI"];
 
@@ -57,8 +57,8 @@ impl Seen<'_> {
 
     fn speed(&self) -> Vec<Promise> {
         let (on, logging) = ("oxicorn, everything on", "oxicorn, everything on, access log");
-        // Compared by CPU time: where the client takes one of few cores, the quicker peer waits for the client and the
-        // slower ones do not.
+        // Speed is compared by CPU time. Where the client takes one of few cores, the quicker peer waits for the
+        // client, and the slower peers do not.
         let times = |one, others: &[&str]| {
             others.iter().filter_map(|other| self.left("steady-64", one, other)).min_by(f64::total_cmp)
         };

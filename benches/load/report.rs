@@ -1,7 +1,7 @@
 //! The report of a run: tables on the terminal, `load.json` and `report.html` in a folder, and a comparison of two
 //! runs.
 //!
-//! Owns: the look of a record. Refuses: measuring, and changing what the record says.
+//! Owns: the look of a record. Refuses: measurement, and changes to what the record says.
 
 #[path = "report/compare.rs"]
 mod compare;
@@ -25,9 +25,9 @@ use oxicorn_testkit::record::Record;
 pub use compare::compare;
 pub use text::text;
 
-/// Prints to stdout, which may be a pipe.
+/// Prints the report to stdout, which may be a pipe.
 pub fn print(record: &Record) {
-    // A reader that closes early, as `head` does, must not end the run.
+    // If the reader closes early, as `head` does, the run must not end.
     let _ = io::stdout().write_all(text(record).as_bytes());
 }
 

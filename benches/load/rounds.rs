@@ -1,7 +1,7 @@
-//! The rounds: in each, every side of a scenario takes its turn, and the order rotates.
+//! The rounds of a run: in each round every peer of a scenario takes its turn, and the order rotates.
 //!
-//! Owns: which server runs when, and the progress that is shown. Refuses: ending a run because one peer fails; the
-//! report shows the failure.
+//! Owns: the decision which server runs when, and the progress that is shown. Refuses: the end of a run because one
+//! peer fails; the report shows the failure.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -13,7 +13,7 @@ use crate::{
     server::Server,
 };
 
-/// Servers that continue from one scenario to the next when both need the same.
+/// The servers that keep running. If the next scenario needs the same peer with the same setup, it uses the same server.
 #[derive(Default)]
 struct Kept(Vec<(Peer, Setup, Server)>);
 
@@ -45,7 +45,7 @@ pub fn run(bench: &Bench, scenarios: &[Scenario], present: &[Peer], rounds: usiz
     bar.set_style(style.expect("a sound template"));
     let mut kept = Kept::default();
     for scenario in scenarios {
-        // A log shows no progress bar.
+        // If the output is a log, no progress bar is shown, so print the name of each scenario instead.
         if bar.is_hidden() {
             eprintln!("load: {}", scenario.name);
         }
@@ -77,7 +77,7 @@ fn measure(
     kept: &mut Kept,
     bar: &ProgressBar,
 ) {
-    // A failed turn takes its peer out of the scenario, because ratios need the turns of one round.
+    // A failed turn removes all results of its peer in this scenario, because ratios need the turns of the same round.
     let fail = |row: &mut Row, why: String| {
         bar.suspend(|| eprintln!("load: {}, {}: {why}", row.scenario, row.peer));
         row.turns.clear();

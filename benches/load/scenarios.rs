@@ -1,6 +1,6 @@
-//! The scenarios, each with its sides, in the order in which they run.
+//! The scenarios, each with the peers that take part, in the order in which they run.
 //!
-//! Owns: the list. Refuses: measuring (the files below do), and leaving out a peer without a reason.
+//! Owns: the list. Refuses: measurement (the files below measure), and leaving out a peer without a reason.
 
 #[path = "scenarios/life.rs"]
 mod life;
@@ -28,9 +28,9 @@ use crate::{
 pub struct Scenario {
     pub name: &'static str,
     pub about: &'static str,
-    /// Run when no scenario is named.
+    /// True if the scenario is run when no scenario is named.
     pub default: bool,
-    /// The largest number of rounds: for a slow scenario more rounds add little.
+    /// The largest number of rounds. In a slow scenario, more rounds add little.
     pub rounds: usize,
     pub sides: Vec<Side>,
     pub kind: Kind,
@@ -48,15 +48,15 @@ pub struct Side {
 type Kept = dyn Fn(&Bench, &Side, &Server) -> Result<Turn, String>;
 
 pub enum Kind {
-    /// The servers run through all rounds.
+    /// The servers keep running through all rounds.
     Kept(Box<Kept>),
     /// Each turn starts a new server.
     Fresh(fn(&Bench, &Side) -> Result<Turn, String>),
-    /// All servers in the same window; no server is asked anything.
+    /// All servers run in the same window, and none of them gets a request.
     Together(fn(&[&Server]) -> Vec<Turn>),
 }
 
-/// What all turns share.
+/// What all turns of a run share.
 pub struct Bench {
     pub seconds: f64,
     connector: TlsConnector,
@@ -68,14 +68,14 @@ impl Bench {
     }
 }
 
-/// The number of workers, unless a scenario says otherwise.
+/// The number of workers of each server, unless a scenario says otherwise.
 const WORKERS: usize = 2;
 
 fn two_workers() -> Setup {
     Setup { workers: WORKERS, ..Setup::default() }
 }
 
-/// Every peer, and the reason for those that cannot.
+/// Returns a side for every peer. A peer that cannot do this has the reason instead.
 fn everyone(deed: Deed, setup: &Setup, path: Option<&'static str>) -> Vec<Side> {
     let side = |peer: Peer| Side {
         label: peer.name().to_owned(),
@@ -213,7 +213,7 @@ fn pem_files() -> (PathBuf, PathBuf) {
     (dir.join("certificate.pem"), dir.join("key.pem"))
 }
 
-/// Makes the certificate of all servers, and the client's trust in it.
+/// Makes the certificate that all servers use, and a client that trusts it.
 fn connector() -> TlsConnector {
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
@@ -229,7 +229,7 @@ fn connector() -> TlsConnector {
 }
 
 impl Bench {
-    /// Returns the settings of a client that speaks this protocol.
+    /// Returns the settings of a client that speaks HTTP/2 or HTTP/1.1.
     fn tls(&self, http2: bool) -> TlsConnector {
         let mut config = ClientConfig::clone(self.connector.config());
         config.alpn_protocols = vec![if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];

@@ -1,7 +1,7 @@
 //! A running peer: its processes, what the kernel says about them, and what is done to them.
 //!
-//! Owns: starting and ending them. Refuses: ending processes by name; all are its children, in process groups of their
-//! own.
+//! Owns: the start and the end of the processes. Refuses: an end by name: all processes are its children, in process
+//! groups of their own.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use crate::{
     peers::{Peer, Setup},
 };
 
-/// Python with FastAPI needs seconds on a busy machine.
+/// How long a server may take to start. Python with FastAPI needs seconds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Server {
@@ -40,7 +40,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it and returns at once.
+    /// Starts the server, and returns at once.
     pub fn spawn(peer: Peer, setup: &Setup) -> Self {
         let dir = tempfile::Builder::new().prefix("oxicorn-bench-").tempdir().expect("a temporary folder");
         let port = free_port();
@@ -51,7 +51,7 @@ impl Server {
                 let path = dir.path().join(name);
                 File::options().append(true).create(true).open(path).expect("a file in our own folder")
             };
-            // Output of two kinds, because a line for each request is not an error.
+            // Stdout and stderr go to two files, because a line for each request is not an error.
             command.current_dir(dir.path()).stdin(Stdio::null()).stdout(log("stdout.log")).stderr(log("stderr.log"));
             command.process_group(0).spawn().unwrap_or_else(|error| panic!("{}: {error}", peer.name()))
         };
@@ -60,7 +60,7 @@ impl Server {
         Self { address, begun, children, has_master: recipe.has_master, workers: setup.workers, dir }
     }
 
-    /// Starts it, and waits until it has all its workers, answers, and is idle.
+    /// Starts the server, and waits until it has all its workers, answers, and is idle.
     pub fn start(peer: Peer, setup: &Setup) -> Result<Self, String> {
         let mut server = Self::spawn(peer, setup);
         server.settle()?;
@@ -87,12 +87,12 @@ impl Server {
                     self.last_words()
                 ));
             }
-            // Long enough to notice a worker that still imports.
+            // This pause is long enough to notice a worker that still imports modules.
             sleep(Duration::from_millis(50));
         }
     }
 
-    /// How the first process ended; `None` while it runs.
+    /// Returns how the first process ended; `None` while it runs.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.children[0].try_wait().ok().flatten()
     }
@@ -111,7 +111,7 @@ impl Server {
         self.has_master.then(|| Process(self.children[0].id()))
     }
 
-    /// Every living process: those started here, and their descendants.
+    /// Returns every living process: those that were started here, and their descendants.
     pub fn processes(&self) -> Vec<Process> {
         let groups: Vec<_> = self.children.iter().map(Child::id).collect();
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -119,7 +119,7 @@ impl Server {
         processes.filter(|one| one.group().is_some_and(|group| groups.contains(&group)) && one.is_alive()).collect()
     }
 
-    /// The processes that serve; Python's multiprocessing has helpers beside them.
+    /// Returns the processes that serve, without the helpers of Python's multiprocessing.
     pub fn workers(&self) -> Vec<Process> {
         let serves =
             |process: &Process| Some(*process) != self.master() && !process.title().contains("resource_tracker");
@@ -136,12 +136,12 @@ impl Server {
         }
     }
 
-    /// Context switches of all threads, voluntary or not.
+    /// Returns the number of context switches of each process, in all its threads, voluntary or not.
     pub fn switches(&self) -> BTreeMap<u32, u64> {
         self.processes().into_iter().map(|process| (process.0, switches_of(process))).collect()
     }
 
-    /// Reloads, as nginx calls it.
+    /// Tells the server to reload, by the signal that nginx uses for it.
     pub fn reload(&self) {
         self.signal(Signal::SIGHUP);
     }
@@ -171,7 +171,7 @@ pub fn switches_of(process: Process) -> u64 {
     threads.map(of).sum()
 }
 
-/// Sends one request on a new connection, without a runtime; returns status and body.
+/// Sends one request on a new connection, without a runtime, and returns the status and the body.
 pub fn ask(address: SocketAddr, path: &str, patience: Duration) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
     stream.set_read_timeout(Some(patience)).ok()?;

@@ -1,6 +1,6 @@
 //! Compares two runs, figure by figure.
 //!
-//! Owns: the words for a difference. Refuses: calling it better or worse.
+//! Owns: the words for a difference. Refuses: the judgement whether it is better or worse.
 
 use oxicorn_testkit::record::{Record, Row, Spread};
 
@@ -9,7 +9,7 @@ use super::{
     text::{fold, plain, table},
 };
 
-/// One table for each scenario with the rows of both runs; a row of only one run is named.
+/// Writes one table for each scenario, with the rows of both runs. A row that only one run has is named below.
 #[must_use]
 pub fn compare(old: &Record, new: &Record) -> String {
     let mut out = String::new();

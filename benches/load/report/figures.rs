@@ -1,12 +1,12 @@
-//! The names of figures (label, unit, which direction is better), and numbers as people read them.
+//! The labels and units of figures, whether more is better, and numbers as people read them.
 //!
-//! Owns: names and numbers. Refuses: knowing which figures exist.
+//! Owns: names and numbers. Refuses: a list of the figures that exist.
 
 use std::collections::BTreeMap;
 
 use oxicorn_testkit::record::{Record, Row, Spread, Turn};
 
-/// The rows of one scenario, peers in the record's order; rows without measurements are kept apart.
+/// The rows of one scenario, with the peers in the record's order. Rows without measurements are kept apart.
 pub struct Scenario<'a> {
     pub name: &'a str,
     pub rows: Vec<&'a Row>,
@@ -22,18 +22,18 @@ pub fn scenarios(record: &Record) -> Vec<Scenario<'_>> {
     distinct(record.rows.iter().map(|row| row.scenario.as_str())).into_iter().map(named).collect()
 }
 
-/// A peer with its look, which is the same in every plot.
+/// The name of a peer, and its look, which is the same in every plot.
 pub type Peer<'a> = (&'a str, Look);
 
-/// The colour, and the variant of it.
+/// The colour of a peer in plots, and the variant of that colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     pub hue: usize,
     pub variant: usize,
 }
 
-/// Peers whose names begin with the same word share a colour and differ in the variant, because readers cannot tell a
-/// dozen colours apart.
+/// Returns the peers with their looks. Peers whose names begin with the same word share a colour and differ in its
+/// variant, because readers cannot tell a dozen colours apart.
 pub fn peers(record: &Record) -> Vec<Peer<'_>> {
     let names = distinct(record.rows.iter().map(|row| row.peer.as_str()));
     let family = |name: &'_ str| name.split(|sign: char| !sign.is_alphanumeric()).next().unwrap_or("").to_lowercase();
@@ -60,7 +60,7 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 impl<'a> Scenario<'a> {
-    /// The peers without measurements here, and why.
+    /// Returns the peers without measurements in this scenario, and the reasons.
     pub fn excused(&self) -> Vec<(String, &'a str)> {
         let whys = distinct(self.not_applicable.iter().map(|row| row.not_applicable.as_str()));
         let who = |why: &str| {
@@ -70,7 +70,8 @@ impl<'a> Scenario<'a> {
         whys.into_iter().map(|why| (who(why), why)).collect()
     }
 
-    /// What was measured here, in reading order: throughput, failures, times, memory, costs.
+    /// Returns the columns of figures measured in this scenario, in reading order: throughput, failures, times, memory,
+    /// costs.
     pub fn columns(&self) -> Vec<Column<'a>> {
         let turns = self.rows.iter().flat_map(|row| &row.turns);
         let mut names = distinct(turns.flat_map(|turn| turn.figures.keys().map(String::as_str)));
@@ -90,7 +91,7 @@ impl<'a> Scenario<'a> {
     }
 }
 
-/// A figure with one unit for all its values.
+/// One figure of a table, with the same unit for all its values.
 pub struct Column<'a> {
     pub figure: &'a str,
     pub label: String,
@@ -101,7 +102,8 @@ pub struct Column<'a> {
 impl<'a> Column<'a> {
     pub fn of(figure: &'a str, rows: &[&Row]) -> Self {
         let largest = rows.iter().filter_map(|row| row.spread(figure)).map(|spread| spread.median).fold(0.0, f64::max);
-        // Ten times finer than alone, so that a small value beside a large one keeps its digits.
+        // A column gets a unit for values ten times smaller than its largest, so that a small value beside it keeps its
+        // digits.
         let (unit, divisor) = scale(figure, largest / 10.0);
         Self { figure, label: label(figure), unit, divisor }
     }
@@ -114,7 +116,7 @@ impl<'a> Column<'a> {
         number(value / self.divisor)
     }
 
-    /// The lowest and the highest, if they differ.
+    /// Returns the lowest and the highest value as a text, if they differ.
     pub fn range(&self, spread: Spread) -> Option<String> {
         let (min, max) = (self.number(spread.min), self.number(spread.max));
         (min != max).then(|| format!("{min}–{max}"))
@@ -125,7 +127,7 @@ pub fn more_is_better(figure: &str) -> bool {
     figure.ends_with("_per_second") && !figure.starts_with("wakeups")
 }
 
-/// The largest unit in which the largest value is at least one.
+/// Returns the largest unit in which the largest value is at least one, and its divisor.
 pub fn scale(figure: &str, largest: f64) -> (&'static str, f64) {
     let units: &[(&str, f64)] = match unit_in(figure) {
         Some("us") => &[("µs", 1.0), ("ms", 1e3), ("s", 1e6)],
@@ -143,7 +145,7 @@ fn unit_in(figure: &str) -> Option<&str> {
     figure.split('_').find(|word| ["us", "ms", "seconds", "percent", "bytes", "kib"].contains(word))
 }
 
-/// `cpu_us_per_request` → `CPU/request`; `p99_9_us` → `p99.9`.
+/// Returns the label of a figure: `cpu_us_per_request` becomes `CPU/request`, and `p99_9_us` becomes `p99.9`.
 pub fn label(figure: &str) -> String {
     let mut label = if figure.starts_with("kib_per_") { "memory".to_string() } else { String::new() };
     for word in figure.split('_').filter(|word| Some(*word) != unit_in(figure)) {
@@ -163,7 +165,7 @@ pub fn label(figure: &str) -> String {
     label
 }
 
-/// Three significant digits, thousands separated.
+/// Writes a number with three significant digits, and with separators between thousands.
 pub fn number(value: f64) -> String {
     if !value.is_finite() {
         return "–".into();
@@ -187,13 +189,13 @@ pub fn number(value: f64) -> String {
     format!("{}{text}{fraction}", if value < 0.0 { "-" } else { "" })
 }
 
-/// Microseconds alone, in the unit that suits them.
+/// Writes a time, given in microseconds, in the unit that suits it.
 pub fn time(us: f64) -> String {
     let (unit, divisor) = scale("us", us);
     format!("{} {unit}", number(us / divisor))
 }
 
-/// Requests that did not end well, over all turns: the number of each class, and the number of all requests.
+/// Returns how many requests of each class failed, over all turns, and how many requests there were in all.
 pub fn failures(row: &Row) -> (BTreeMap<&str, u64>, u64) {
     let (mut failed, mut all) = (BTreeMap::new(), 0);
     for (class, &count) in row.turns.iter().flat_map(|turn| &turn.classes) {
@@ -205,19 +207,20 @@ pub fn failures(row: &Row) -> (BTreeMap<&str, u64>, u64) {
     (failed, all)
 }
 
-/// `12 reset, 3 timeout of 45,678 requests`; nothing when all went well.
+/// Returns `12 reset, 3 timeout of 45,678 requests`, or `None` if no request failed.
 pub fn failed_line(row: &Row) -> Option<String> {
     let (failed, all) = failures(row);
     let named: Vec<_> = failed.iter().map(|(class, &count)| format!("{} {class}", number(count as f64))).collect();
     (!named.is_empty()).then(|| format!("{} of {} requests", named.join(", "), number(all as f64)))
 }
 
-/// A part of the requests as a percentile.
+/// Writes a part of the requests as a percentile: 0.999 becomes `99.9`.
 pub fn percentile(part: f64) -> String {
     ((part * 1e6).round() / 1e4).to_string()
 }
 
-/// The median of the rounds for each percentile; none when fewer than one request of a round lies beyond it.
+/// Returns, for each percentile, the median of the rounds. A percentile is left out if fewer than one request of some
+/// round lies beyond it.
 pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
     let reach = |turn: &Turn, part: f64| {
         let all: u64 = turn.classes.values().sum();
@@ -231,7 +234,7 @@ pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
     parts.iter().filter_map(|&part| median(part)).collect()
 }
 
-/// The turn in which clients suffered most, and its place among the rounds.
+/// Returns the turn in which clients suffered most, and its place among the rounds.
 pub fn worst(row: &Row) -> Option<(usize, &Turn)> {
     let timed = row.turns.iter().enumerate().filter(|(_, turn)| !turn.timeline.is_empty());
     let pain = |turn: &Turn| (turn.timeline.iter().map(|tick| tick.failed).sum::<u64>(), longest(turn));

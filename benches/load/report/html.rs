@@ -1,4 +1,4 @@
-//! A record as one page that loads nothing from elsewhere: words, tables and plots.
+//! A record as one HTML page with words, tables and plots. The page loads nothing from elsewhere.
 //!
 //! Owns: the layout of the page. Refuses: scripts, and unescaped text from the record.
 
@@ -13,7 +13,7 @@ use super::{
     text::{bound, reached, verdict},
 };
 
-/// The parts of the requests between which latency is drawn.
+/// The latency is drawn from the lower to the higher of these parts of the requests.
 const PARTS: std::ops::RangeInclusive<f64> = 0.5..=0.9999;
 
 pub fn page(record: &Record) -> String {
@@ -121,7 +121,7 @@ fn section(at: usize, scenario: &Scenario, peers: &[Peer]) -> String {
     });
     let head = heads(columns.iter().map(|column| escape(&column.head())));
     let figures = if columns.is_empty() { String::new() } else { table("Median, lowest–highest", &head, figures) };
-    // A plot that stands alone leaves room for the table.
+    // If there is only one plot, the table has room beside it.
     let (beside, below) =
         if drawn.len() == 1 && columns.len() < 4 { (figures, String::new()) } else { (String::new(), figures) };
     let mut out = format!(
@@ -144,7 +144,7 @@ fn section(at: usize, scenario: &Scenario, peers: &[Peer]) -> String {
     out + &latency(scenario, &rows) + &timelines(scenario, &rows)
 }
 
-/// Not drawn: counts, and what the time lines show completely.
+/// Returns true if the figure gets a plot. Counts get none, and neither does what the timelines show completely.
 fn drawn(column: &Column, rows: &[(Peer, &Row)]) -> bool {
     let eventful = rows.iter().any(|(_, row)| worst(row).is_some());
     let telling = ["syscalls_per_request", "max_over_mean"].contains(&column.figure);
@@ -211,12 +211,12 @@ fn row<T>(peer: Peer, columns: &[T], cell: impl Fn(&T) -> Option<String>) -> Vec
     [name(peer)].into_iter().chain(cells).collect()
 }
 
-/// The table's head, empty over the peers.
+/// Returns the head of a table of peers. Its first cell is empty, because the peers stand below it.
 fn heads(names: impl Iterator<Item = String>) -> Vec<String> {
     [String::new()].into_iter().chain(names).collect()
 }
 
-/// Head and cells are HTML already. The first cell of a row is its head.
+/// Writes a table. `head` and the cells are HTML already, and the first cell of a row is the head of that row.
 fn table<H: AsRef<str>>(caption: &str, head: &[H], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let caption = if caption.is_empty() { String::new() } else { format!("<caption>{caption}</caption>") };
     let head: String = head.iter().map(|cell| format!("<th scope=\"col\">{}</th>", cell.as_ref())).collect();

@@ -1,6 +1,6 @@
-//! Plots: numbers in, the text of an SVG element out.
+//! Plots: each function takes numbers and returns the text of an SVG element.
 //!
-//! Owns: where each mark stands. Refuses: colours; `page.css` has them. It uses no crate for plots, because the page
+//! Owns: the place of each mark. Refuses: colours (`page.css` has them). It uses no crate for plots, because the page
 //! must be one file that loads nothing, and the text in it must be escaped.
 
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use oxicorn_testkit::record::{Spread, Tick};
 
 use super::figures::{Column, Peer, number, percentile, time};
 
-/// The latencies that the axis names.
+/// The parts of the requests that have a name on the axis of a latency plot.
 const NAMED: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];
 
 /// Escapes every character that could end text or an attribute.
@@ -28,7 +28,7 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// The palette has six colours and four variants of each.
+/// Returns the CSS classes of a peer's colour. The palette has six colours, and four variants of each.
 pub fn colour((_, look): Peer) -> String {
     format!("c{} v{}", look.hue % 6, (look.variant + look.hue / 6) % 4)
 }
@@ -50,7 +50,7 @@ fn line(class: &str, x1: f64, y1: f64, x2: f64, y2: f64) -> String {
     format!(r#"<path class="{class}" d="M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}"/>"#)
 }
 
-/// A name shortened to this many characters.
+/// Shortens a name to this many characters.
 pub fn short(name: &str, room: usize) -> String {
     if name.chars().count() <= room {
         return name.into();
@@ -58,7 +58,7 @@ pub fn short(name: &str, room: usize) -> String {
     name.chars().take(room - 1).chain(['…']).collect()
 }
 
-/// A bar as long as the median, from zero, with a whisker from the lowest to the highest.
+/// Draws a bar from zero to the median for each peer, with a whisker from the lowest to the highest value.
 pub fn bars(title: &str, column: &Column, rows: &[(Peer, Option<Spread>)]) -> String {
     let room = widest(rows.iter().map(|row| row.0));
     let (width, left, right, step) = (520.0, room as f64 * 7.0 + 14.0, 444.0, 25.0);
@@ -87,8 +87,8 @@ pub fn bars(title: &str, column: &Column, rows: &[(Peer, Option<Spread>)]) -> St
     svg(width, height, title, &format!("Median, {}: {}.", column.head(), said.join("; ")), &body)
 }
 
-/// Returns 1, 2 and 5 of every decade that the values need, or only the decades if those are too many; the outermost
-/// marks enclose all values.
+/// Returns the marks of a logarithmic axis: 1, 2 and 5 of every decade that the values need, or only the decades if
+/// those are too many. The outermost marks enclose all values.
 pub fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     let (low, high) = (low.max(1e-3), high.max(low).max(1e-3));
     let decades = (low.log10().floor() as i32..=high.log10().ceil() as i32 + 1).map(|power| 10f64.powi(power));
@@ -102,7 +102,7 @@ pub fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     if ticks.len() > 8 { hold(&fine.into_iter().step_by(3).collect::<Vec<_>>()) } else { ticks }
 }
 
-/// Moves heights down, then up, until each has its gap.
+/// Moves heights down, then up, until there is at least `gap` between any two.
 pub fn apart(mut wanted: Vec<f64>, gap: f64, bottom: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|&a, &b| wanted[a].total_cmp(&wanted[b]));
@@ -117,7 +117,8 @@ pub fn apart(mut wanted: Vec<f64>, gap: f64, bottom: f64) -> Vec<f64> {
     wanted
 }
 
-/// One line per peer: microseconds on a log scale, over percentiles that stand as far apart as they have nines.
+/// Draws one line for each peer: microseconds on a logarithmic scale, over percentiles, where each further nine takes
+/// the same width.
 pub fn percentiles(title: &str, lines: &[(Peer, Vec<(f64, f64)>)]) -> String {
     let room = widest(lines.iter().map(|line| line.0));
     let (width, left, right, top) = (1080.0, 62.0, 1058.0 - room as f64 * 7.0, 10.0);
@@ -157,10 +158,11 @@ pub fn percentiles(title: &str, lines: &[(Peer, Vec<(f64, f64)>)]) -> String {
     svg(width, height, title, &format!("The last percentile of each. {}.", said.join("; ")), &body)
 }
 
-/// What all time lines of a scenario share, so that peers can be compared; each has its own time.
+/// The scales that all timelines of a scenario share, so that peers can be compared. The axis of the time is not
+/// shared.
 pub struct Scale {
     failed: f64,
-    /// Microseconds.
+    /// The marks on the axis of the longest wait, in microseconds.
     waits: Vec<f64>,
 }
 
@@ -172,12 +174,13 @@ impl Scale {
     }
 }
 
-/// The length of a tick.
+/// Returns the length of a tick in seconds.
 pub fn step(ticks: &[Tick]) -> f64 {
     ticks.windows(2).map(|pair| pair[1].second - pair[0].second).fold(f64::INFINITY, f64::min).clamp(1e-3, 1.0)
 }
 
-/// Where each deed is named, and in which row; a repeated name is left out while the first one is still shown.
+/// Returns where the name of each event is written, and in which row. A name is left out while the same name still
+/// stands there.
 fn deed_names<'a>(deeds: &[(f64, &'a str)]) -> Vec<(f64, usize, &'a str)> {
     let (mut ends, mut names): (Vec<(f64, &str)>, Vec<_>) = (Vec::new(), Vec::new());
     for &(x, deed) in deeds {
@@ -192,7 +195,8 @@ fn deed_names<'a>(deeds: &[(f64, &'a str)]) -> Vec<(f64, usize, &'a str)> {
     names
 }
 
-/// Three strips over one time: ok, failed, the longest wait; a broken line where something was done to the server.
+/// Draws three strips over one time: requests that ended well, requests that failed, and the longest wait. A broken
+/// line shows when something was done to the server.
 pub fn timeline(title: &str, peer: Peer, ticks: &[Tick], scale: &Scale) -> String {
     let (width, left, right, tick_long) = (1080.0, 150.0, 1060.0, step(ticks));
     let end = ticks.last().map_or(1.0, |tick| tick.second + tick_long);

@@ -1,6 +1,6 @@
 //! A record as plain text, for terminals and pipes alike.
 //!
-//! Owns: lines of at most 100 columns. Refuses: colour and control characters.
+//! Owns: the text, in lines of at most 100 columns. Refuses: colour and control characters.
 
 use oxicorn_testkit::record::{Promise, Record};
 
@@ -8,7 +8,7 @@ use super::figures::{Column, failed_line, number, scenarios};
 
 const WIDTH: usize = 100;
 
-/// One table for each scenario, then the missing peers, then the promises.
+/// Writes one table for each scenario, then the missing peers, then the promises.
 pub fn text(record: &Record) -> String {
     let machine = &record.machine;
     let mut out = format!(
@@ -68,7 +68,7 @@ pub fn bound(promise: &Promise) -> String {
     format!("at {} {}", if promise.at_least { "least" } else { "most" }, number(promise.bound))
 }
 
-/// Exact where rounding would hide a miss.
+/// Writes the value that was reached: rounded, or exactly if the rounded value would hide that the bound was missed.
 pub fn reached(promise: &Promise) -> String {
     let rounded = number(promise.reached);
     if !promise.kept() && rounded == number(promise.bound) { promise.reached.to_string() } else { rounded }
@@ -78,12 +78,13 @@ fn against(promise: &Promise) -> String {
     format!("{}, {}", reached(promise), bound(promise))
 }
 
-/// Removes what could steer the terminal, because names come from outside.
+/// Replaces control characters, which could steer the terminal, because names come from outside.
 pub fn plain(name: &str) -> String {
     name.replace(char::is_control, "?")
 }
 
-/// The first line is the head. Columns that do not fit beside the others go below them, with the first column again.
+/// Writes a table whose first line is its head. Columns that do not fit go below the others, with the first column
+/// again.
 pub fn table(lines: &[Vec<String>]) -> String {
     let count = lines.first().map_or(0, Vec::len);
     let widths: Vec<usize> =
@@ -112,7 +113,7 @@ pub fn table(lines: &[Vec<String>]) -> String {
     out
 }
 
-/// Words after a lead, broken at the width; the next lines begin below the first word.
+/// Writes words after a lead, and breaks lines at the width. The next lines begin below the first word.
 pub fn fold(lead: &str, words: &str) -> String {
     let indent = lead.chars().count();
     let (mut out, mut column) = (lead.to_string(), indent);

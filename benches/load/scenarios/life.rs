@@ -33,7 +33,7 @@ const RELOADS_WITHIN: Duration = Duration::from_secs(25);
 const RELOAD_PATIENCE: Duration = Duration::from_secs(20);
 const CRASHES: usize = 5;
 const CRASH_EVERY: Duration = Duration::from_secs(1);
-/// Nothing happens in this time, at the beginning and at the end.
+/// For this long nothing happens to the server, at the beginning and at the end of a turn.
 const QUIET: Duration = Duration::from_millis(300);
 
 pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
@@ -68,7 +68,8 @@ pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
     Ok(turn)
 }
 
-/// Quick requests on connections that know which worker answers them, and slow ones, so that some are in flight.
+/// Starts two loads: quick requests on connections that know which worker answers them, and slow requests, so that some
+/// are in flight.
 fn quick_and_slow(address: SocketAddr, side: &Side, mark: &Arc<Mark>, quick: f64, slow: f64) -> Vec<Running> {
     let of = |load: Load| Load { who: true, mark: Arc::clone(mark), ..load }.start();
     let mut loads = vec![of(Load::paced(address, 64, side.path, quick))];
@@ -127,7 +128,7 @@ pub(super) fn hang(_: &Bench, side: &Side) -> Result<Turn, String> {
     Ok(turn)
 }
 
-/// Crashes a worker every second, as one client with one bad request does. The checks use connections of their own.
+/// Crashes a worker every second, as a client with one bad request does. Every check uses a connection of its own.
 pub(super) fn storm(_: &Bench, side: &Side) -> Result<Turn, String> {
     let server = Server::start(side.peer, &side.setup)?;
     let wire = Wire { per_request: true, ..Wire::default() };
@@ -137,7 +138,7 @@ pub(super) fn storm(_: &Bench, side: &Side) -> Result<Turn, String> {
         sleep(CRASH_EVERY);
         let victim = server.workers().first().map(|worker| Pid::from_raw(worker.0.cast_signed()));
         deeds.push(now());
-        // No worker may live: then this second has had its crash already.
+        // If no worker lives, this second has had its crash already.
         let _ = victim.map(|victim| kill(victim, Signal::SIGKILL));
     }
     sleep(CRASH_EVERY);
@@ -166,7 +167,7 @@ pub(super) fn stop(_: &Bench, side: &Side) -> Result<Turn, String> {
     tally.deed(at, "stop");
     let (survived, lost) = (tally.survived, tally.lost);
     let mut turn = Turn::of(tally);
-    // Clients that ask later are refused, as they should be.
+    // Clients that connect after the stop are refused, as they should be, so these failures do not count.
     turn.figures.remove("failed");
     turn.set("in_flight", (survived + lost) as f64);
     turn.set("lost", lost as f64);
@@ -174,7 +175,7 @@ pub(super) fn stop(_: &Bench, side: &Side) -> Result<Turn, String> {
     Ok(turn)
 }
 
-/// Marks the moment, and sends the signal to the first worker.
+/// Sets the mark, and sends the signal to the first worker.
 fn strike(mark: &Mark, workers: &[Process], signal: Signal) -> Result<Instant, String> {
     let victim = workers.first().ok_or("it has no workers")?.0;
     let at = mark.set(victim);
@@ -204,7 +205,7 @@ fn successor(address: SocketAddr, old: &[Process], at: Instant, within: Duration
     })
 }
 
-/// The load may have met the new worker before the probes did.
+/// Returns when a new worker first answered. The load may have met it before the probes did.
 fn earliest(tally: &Tally, old: &[Process], probed: Option<Instant>) -> Option<Instant> {
     let new = tally.servers.iter().filter(|(pid, _)| !old.iter().any(|old| old.0 == **pid));
     new.map(|(_, since)| *since).chain(probed).min()

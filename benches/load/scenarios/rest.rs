@@ -1,4 +1,4 @@
-//! What a server costs at its start, while it is idle, and for each connection and request.
+//! What a server costs at its start, while it is idle, for each connection, and for each request.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,7 @@ pub(super) fn start_up(_: &Bench, side: &Side) -> Result<Turn, String> {
         sleep(Duration::from_micros(300));
     }
     let took = server.begun.elapsed();
-    // The workers exist when the server is ended.
+    // Wait until all workers exist, because the server is ended next.
     server.settle()?;
     let mut turn = Turn::default();
     turn.set("startup_ms", took.as_secs_f64() * 1000.0);
@@ -53,7 +53,7 @@ pub(super) fn memory(bench: &Bench, side: &Side) -> Result<Turn, String> {
     }
     turn.set("worker_pss_kib", largest());
     Load::saturating(server.address, 64, side.path).run(Duration::from_secs_f64(bench.seconds));
-    // The connections are closed, and freed memory is returned if it ever will be.
+    // In this time the connections are closed, and the server returns freed memory if it ever does.
     sleep(Duration::from_millis(500));
     turn.set("worker_pss_loaded_kib", largest());
     turn.set("pss_loaded_kib", pss(&server));
@@ -70,7 +70,7 @@ pub(super) fn idle_connections(_: &Bench, side: &Side) -> Result<Turn, String> {
     let server = Server::start(side.peer, &side.setup)?;
     let mut connections = Vec::with_capacity(IDLE);
     let mut open = |number: usize| {
-        // From several addresses: one has too few ports for all turns of a run.
+        // The connections come from several addresses, because one address has too few ports for all turns of a run.
         let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2 + (number % 8) as u8));
         let failure = |error| format!("connection {number}: {error:?}");
         let mut connection = Connection::open_from(source, server.address).map_err(failure)?;
@@ -92,7 +92,7 @@ pub(super) fn idle_connections(_: &Bench, side: &Side) -> Result<Turn, String> {
 const WINDOW: Duration = Duration::from_secs(10);
 
 pub(super) fn idle(servers: &[&Server]) -> Vec<Turn> {
-    // The remains of the last load, such as connections to be closed, are gone.
+    // In this time the remains of the last load end, such as connections that have to be closed.
     sleep(Duration::from_secs(1));
     let look = |server: &&Server| (server.switches(), server.cpu_time());
     let (begun, before): (_, Vec<_>) = (now(), servers.iter().map(look).collect());
@@ -110,7 +110,7 @@ pub(super) fn idle(servers: &[&Server]) -> Vec<Turn> {
     before.iter().map(|(switched, spent)| (switched, spent)).zip(&after).map(turn_of).collect()
 }
 
-/// strace, attached; ended when dropped.
+/// An strace that is attached to a worker. It ends when this value is dropped.
 struct Strace(Child);
 
 impl Strace {
@@ -125,7 +125,7 @@ impl Strace {
         if said.contains("attached") { Ok(strace) } else { Err(format!("strace: {said}")) }
     }
 
-    /// Detaches; strace has then written its counts.
+    /// Detaches strace, which then writes its counts.
     fn detach(&mut self) {
         let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT);
         let _ = self.0.wait();
@@ -146,11 +146,12 @@ pub(super) fn syscalls(bench: &Bench, side: &Side, server: &Server) -> Result<Tu
         let tally = Load::saturating(server.address, 1, side.path).run(time);
         strace.detach();
         let text = fs::read_to_string(server.path("strace.txt")).map_err(|error| error.to_string())?;
-        // `100.00    0.012345       2     678     9 total`: share, seconds, microseconds a call, calls, perhaps errors.
+        // The line is `100.00    0.012345       2     678     9 total`: share, seconds, microseconds a call, calls, and
+        // perhaps errors.
         let total = text.lines().find(|line| line.ends_with(" total"));
         let calls: Option<f64> = total.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
         let calls = calls.ok_or_else(|| format!("strace saw nothing: {text}"))?;
-        // strace may say that it is attached and see nothing all the same; no server answers without a system call.
+        // strace may say that it is attached, and see nothing all the same. No server answers without a system call.
         if tally.ok > 0 && calls >= tally.ok as f64 {
             let mut turn = Turn::default();
             turn.set("syscalls_per_request", calls / tally.ok as f64);
@@ -161,7 +162,7 @@ pub(super) fn syscalls(bench: &Bench, side: &Side, server: &Server) -> Result<Tu
 }
 
 const CONNECTIONS: usize = 100;
-/// 400 a second.
+/// The time between two new connections: 400 of them begin in a second.
 pub(super) const APART: Duration = Duration::from_micros(2500);
 
 pub(super) fn balance(side: &Side, server: &Server, apart: Duration) -> Result<Turn, String> {

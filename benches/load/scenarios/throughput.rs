@@ -1,4 +1,4 @@
-//! Loads without events: how much is answered, what it costs, how long it takes.
+//! Loads without events: how many requests are answered, what they cost, and how long they take.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::server::Server;
 const CONNECTIONS: usize = 64;
 const RATE: f64 = 1000.0;
 
-/// One turn: the warm-up, then the load, with the CPU time of the server meanwhile.
+/// Runs one turn: the warm-up, then the load. It also measures the CPU time of the server during the load.
 fn turn(bench: &Bench, server: &Server, load: Load) -> Result<Turn, String> {
     load.clone().run(Duration::from_secs_f64((bench.seconds / 4.0).min(0.5)));
     let before = server.cpu_time();
@@ -36,7 +36,8 @@ pub(super) fn saturate(connections: usize) -> Kind {
     }))
 }
 
-/// Processes that end take their CPU time with them, so it is not reported.
+/// Measures a server that recycles workers. Its CPU time is not reported, because processes that end take theirs with
+/// them.
 pub(super) fn recycling() -> Kind {
     Kind::Kept(Box::new(|bench, side, server| {
         let mut turn = turn(bench, server, Load::saturating(server.address, CONNECTIONS, side.path))?;
@@ -45,7 +46,7 @@ pub(super) fn recycling() -> Kind {
     }))
 }
 
-/// With a given pace the figures are waiting times.
+/// Runs a turn with a given pace: its figures are waiting times, not requests in a second.
 fn paced(bench: &Bench, server: &Server, load: Load) -> Result<Turn, String> {
     let mut turn = turn(bench, server, load)?;
     turn.figures.remove("requests_per_second");
