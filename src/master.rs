@@ -5,6 +5,7 @@
 //! decisions about workers (`core`); everything that blocks, starts a thread or needs a runtime, because a process that
 //! forks must have one thread and hold no lock.
 
+mod child;
 mod children;
 mod control;
 mod core;
@@ -28,7 +29,7 @@ mod wording;
 use std::{collections::VecDeque, os::fd::AsFd, sync::Arc, time::Duration};
 
 use self::{
-    children::Child,
+    child::Child,
     control::{ControlServer, Site},
     core::{Action, Caller, Event, ExitReason, Master, Millis, Policy, Scaling, Stage, Tally},
     crash_suspect::Deaths,

@@ -1,88 +1,25 @@
 //! The worker processes: what the master sends them, what it receives from them, and their end.
 //!
-//! Owns: a table of the processes beside the core's table (rows, channels, messages not sent yet), the receipt of
-//! messages, and reaping. Refuses: the consequences of an event (`core`), and the reason for an exit (`exits`).
+//! Owns: forking, receiving and reaping. Refuses: the one process (`child`), the consequences of an event (`core`),
+//! and the reason for an exit (`exits`).
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::{io, os::fd::AsFd};
 
 use super::{
     Shell,
+    child::Child,
     core::{Event, KillCause, Millis, Phase, Pid, SlotId},
     crash_suspect, exits, upgrade,
 };
 use crate::{
     app::Runtime,
-    channel::{Received, ToMaster, ToWorker},
-    scoreboard::Row,
+    channel::{Received, ToMaster},
     sys::{
         clock,
         fork::{Forked, fork},
         wait::{Exit, reap},
     },
 };
-
-/// What the master knows of a worker process, besides what the core needs for its decisions.
-#[derive(Debug)]
-pub(super) struct Child {
-    pub(super) pid: Pid,
-    pub(super) row: Row,
-    /// `None` once the worker has closed its end of the channel.
-    pub(super) channel: Option<OwnedFd>,
-    /// Messages to the worker that did not fit into its channel.
-    pub(super) unsent: Vec<ToWorker>,
-    pub(super) due: u64,
-    /// The core has been told that the worker has answered a request.
-    pub(super) answered: bool,
-    pub(super) boot_failure: Option<String>,
-    pub(super) started: Millis,
-}
-
-impl Child {
-    /// Returns an event when the worker has answered its first request, and only once.
-    fn first_answer(&mut self) -> Option<Event> {
-        let first = !self.answered && self.row.answered();
-        self.answered |= first;
-        first.then_some(Event::Answered { pid: self.pid })
-    }
-
-    /// Sends a message to the worker. A message that does not fit into the channel is kept until it does.
-    pub(super) fn send(&mut self, message: ToWorker) {
-        // A worker that has closed its end of the channel is about to end, so it needs no message.
-        let Some(channel) = &self.channel else { return };
-        let sent = if self.unsent.is_empty() { message.send(channel.as_fd()) } else { Ok(false) };
-        match sent {
-            Ok(true) => {}
-            Ok(false) => {
-                if self.unsent.is_empty() {
-                    tracing::warn!(
-                        event = "channel_full",
-                        pid = self.pid.0,
-                        "the worker does not read the messages of the master; they are kept until it does"
-                    );
-                }
-                ToWorker::queue(&mut self.unsent, message);
-            }
-            Err(error) => {
-                tracing::debug!(
-                    event = "channel_closed",
-                    pid = self.pid.0,
-                    %error,
-                    "the worker ended before a message could be sent to it"
-                );
-            }
-        }
-    }
-
-    /// Sends the messages that did not fit into the channel before.
-    pub(super) fn send_unsent(&mut self) {
-        for message in std::mem::take(&mut self.unsent) {
-            self.send(message);
-        }
-    }
-}
 
 /// Forks a worker, with the runtime's hooks around the fork. The caller keeps signals blocked meanwhile.
 ///

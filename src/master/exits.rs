@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use super::{
-    children::Child,
+    child::Child,
     core::{Generation, KillCause, Phase, SlotId},
     oom::OomDelta,
 };

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Room, Shell,
-    children::{Child, fork_worker},
+    child::Child,
+    children::fork_worker,
     core::{Action, Caller, Cause, CommandReply, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
     limits::Limits,
     now, reload, requests_in_flight, upgrade,

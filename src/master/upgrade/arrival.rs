@@ -8,7 +8,8 @@ use std::{io, path::Path};
 use super::{
     super::{
         MasterError, Room, Shell,
-        children::{self, Child},
+        child::Child,
+        children,
         control::ControlServer,
         core::{Action, Master, Takeover},
         handover::{Handover, HandoverKind, PassedChild},
