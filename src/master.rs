@@ -18,6 +18,7 @@ mod limits;
 mod notify;
 mod oom;
 mod perform;
+mod performed;
 mod pidfile;
 mod reload;
 #[cfg(test)]
@@ -37,7 +38,7 @@ use self::{
     limits::Jitter,
     notify::{Notify, ServiceState},
     oom::OomKills,
-    perform::Performed,
+    performed::Performed,
     pidfile::{Pidfile, PidfileError},
     reload::Reloads,
     upgrade::Upgrades,

@@ -8,43 +8,26 @@ use super::{
     Room, Shell,
     child::Child,
     children::fork_worker,
-    core::{Action, Caller, Cause, CommandReply, Event, ExitReason, Generation, KillCause, Note, Pid, SlotId},
+    core::{Action, Caller, Cause, CommandReply, Event, Generation, KillCause, Note, Pid, SlotId},
     limits::Limits,
-    now, reload, requests_in_flight, upgrade,
+    now,
+    performed::{ForkedChild, Performed},
+    reload, requests_in_flight, upgrade,
 };
 use crate::{
     channel::ToWorker,
     error_chain,
     listener::SteerError,
     protocol,
-    scoreboard::{Row, RowState},
+    scoreboard::RowState,
     sys::{
         fd::{self},
         fork::Forked,
         process,
-        signals::{self, Blocked, Number},
+        signals::{self, Number},
     },
     worker::WorkerSeed,
 };
-
-/// The result of an action.
-pub(super) enum Performed {
-    Done,
-    Learned(Event),
-    /// This process is the child of a fork.
-    Child(Box<ForkedChild>),
-    Exit(ExitReason),
-}
-
-/// What only the child of a fork has, and needs to become a worker.
-pub(super) struct ForkedChild {
-    slot: SlotId,
-    generation: Generation,
-    row: Row,
-    channel: std::os::fd::OwnedFd,
-    blocked: Blocked,
-    master: i32,
-}
 
 impl Shell {
     pub(super) fn perform(&mut self, action: Action) -> Performed {

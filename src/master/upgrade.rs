@@ -24,7 +24,7 @@ use super::{
     handover::{HandoverState, MARKER, PassedChild, Program, VERSION},
     notify::Notify,
     now,
-    perform::Performed,
+    performed::Performed,
     pidfile::Pidfile,
     reload::{self, timestamp},
 };

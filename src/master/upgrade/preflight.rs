@@ -14,7 +14,7 @@ use super::{
         Shell,
         core::{Event, Pid},
         handover::MARKER,
-        perform::Performed,
+        performed::Performed,
     },
     Target, refuse, write_state,
 };

@@ -1,0 +1,28 @@
+//! The result of an action.
+//!
+//! Owns: what the loop of the master has to do next, and what only the child of a fork has. Refuses: to perform
+//! (`perform`, `upgrade`).
+
+use std::os::fd::OwnedFd;
+
+use super::core::{Event, ExitReason, Generation, SlotId};
+use crate::{scoreboard::Row, sys::signals::Blocked};
+
+/// The result of an action.
+pub(super) enum Performed {
+    Done,
+    Learned(Event),
+    /// This process is the child of a fork.
+    Child(Box<ForkedChild>),
+    Exit(ExitReason),
+}
+
+/// What only the child of a fork has, and needs to become a worker.
+pub(super) struct ForkedChild {
+    pub(super) slot: SlotId,
+    pub(super) generation: Generation,
+    pub(super) row: Row,
+    pub(super) channel: OwnedFd,
+    pub(super) blocked: Blocked,
+    pub(super) master: i32,
+}
