@@ -5,6 +5,7 @@
 
 mod check;
 mod context;
+mod factory;
 mod lifespan;
 mod run;
 mod runtime;
@@ -16,13 +17,14 @@ use std::{fmt, future::Future, process::ExitCode};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Builder;
 
-use self::lifespan::sealed::{Seed, Work};
+use self::factory::sealed::{Seed, Work};
 pub(crate) use self::runtime::AppInfo;
 #[cfg(feature = "test-util")]
 pub use self::test_util::{WorkerContextBuilder, WorkerSignals};
 pub use self::{
     context::{SetupContext, WorkerContext},
-    lifespan::{FactoryOutput, IntoLifespan, Lifespan},
+    factory::FactoryOutput,
+    lifespan::{IntoLifespan, Lifespan},
     runtime::{BootFailure, Runtime, UpgradeCommand},
 };
 use crate::{

@@ -16,7 +16,6 @@ const TWICE: &[(&str, &str)] = &[("Material", "with the feature `tls`, and witho
 /// Modules among which a circle is allowed, each group with its reason; `a::` stands for all that is below `a`.
 const CIRCLES: &[(&[&str], &str)] = &[
     (&["worker::connection::"], "a connection is one state machine in several files"),
-    (&["app::lifespan", "worker"], "not yet cut"),
     (&["settings::"], "not yet cut"),
 ];
 
