@@ -9,6 +9,7 @@ mod access_format;
 mod changes;
 mod check;
 mod cpus;
+pub mod duration;
 #[cfg(test)]
 mod field_docs;
 mod file;
@@ -20,6 +21,7 @@ mod problem;
 mod resolve;
 mod resolved;
 mod show;
+pub mod size;
 mod sources;
 mod start;
 pub(crate) mod table;
@@ -30,15 +32,13 @@ mod value;
 
 pub use self::{
     access_format::AccessFormat,
+    duration::ParseDurationError,
     model::{
         AllowIp, Bind, Control, ControlSocket, Group, Http, Level, Log, LogFormat, LogTarget, Owner, Process,
         ProxyProtocol, Server, Settings, TargetLevel, User, Workers,
     },
+    size::ParseSizeError,
     tls::Tls,
-    value::{
-        duration::{self, ParseDurationError},
-        size::{self, ParseSizeError},
-    },
 };
 pub(crate) use self::{
     access_format::{Form, Part, headers},

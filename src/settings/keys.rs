@@ -1,8 +1,8 @@
 //! The list of all keys of the supervisor, each with its path and its reader. File, environment and flags use this one
 //! list.
 //!
-//! Owns: the kind of value of each key, and its range. Refuses: defaults (`Settings::default` has them), units and
-//! words (`value` has them).
+//! Owns: the kind of value of each key, and its range. Refuses: defaults (`Settings::default` has them), units
+//! (`duration` and `size`), and words (`value`).
 
 use super::{AccessFormat, LogFormat, ProxyProtocol, Settings, problem::Reading, value::Input};
 
