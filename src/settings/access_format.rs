@@ -11,7 +11,7 @@ use http::{
 };
 use serde::{Serialize, Serializer};
 
-use super::keys;
+use super::problem::closest;
 
 /// The format that `combined` stands for: Apache's combined format, which is also Gunicorn's default.
 const COMBINED: &str = r#"%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s""#;
@@ -221,7 +221,7 @@ fn unknown(name: &str) -> String {
         Some((name, "e")) => {
             let name = name.to_ascii_uppercase();
             let known = VARIABLES.iter().map(|(known, _)| *known);
-            keys::closest(&name, known).map(|known| format!("%({{{known}}}e)s"))
+            closest(&name, known).map(|known| format!("%({{{known}}}e)s"))
         }
         Some((name, _)) => Some(format!("%({{{name}}}i)s")),
         None if name.len() == 1 => {

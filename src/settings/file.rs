@@ -14,7 +14,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Flags, GivenValue, Origin, Problem, Problems, Sources, StartFolder, TableSpec, folders::Base, keys};
+use super::{
+    Flags, GivenValue, Origin, Problem, Problems, Sources, StartFolder, TableSpec, folders::Base, keys,
+    problem::closest,
+};
 
 /// The settings file that is used: one that the operator named, or the one in the start folder.
 pub(super) struct Found {
@@ -128,7 +131,7 @@ impl File {
             if !theirs && !keys::SECTIONS.contains(&name.as_str()) {
                 let known = keys::SECTIONS.iter().copied().chain(tables.iter().map(|spec| spec.name));
                 let (message, hint) = match value {
-                    Value::Table(_) => ("unknown table", keys::closest(name, known).map(str::to_owned)),
+                    Value::Table(_) => ("unknown table", closest(name, known).map(str::to_owned)),
                     _ => ("unknown key, outside of any table", keys::nearest(name)),
                 };
                 problems.push(Problem { hint, ..Problem::at(self.origin(name), name, message) });

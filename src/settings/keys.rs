@@ -4,7 +4,11 @@
 //! Owns: the kind of value of each key, and its range. Refuses: defaults (`Settings::default` has them), units
 //! (`duration` and `size`), and words (`value`).
 
-use super::{AccessFormat, LogFormat, ProxyProtocol, Settings, problem::Reading, value::Input};
+use super::{
+    AccessFormat, LogFormat, ProxyProtocol, Settings,
+    problem::{Reading, closest},
+    value::Input,
+};
 
 pub(super) struct Key {
     /// The path of the key, as `section.key`.
@@ -124,14 +128,4 @@ pub(super) fn nearest(path: &str) -> Option<String> {
         .and_then(|found| known().find(|known| *known == found || known.ends_with(&format!(".{found}"))))
         .map(str::to_owned)
     })
-}
-
-/// Returns the `known` word that differs least from `word`; `None` if all differ by more than a few keystrokes.
-pub(super) fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let last = word.rsplit('.').next().unwrap_or(word);
-    known
-        .map(|known| (strsim::damerau_levenshtein(word, known), known))
-        .filter(|(distance, _)| *distance <= (last.len() / 3).max(2))
-        .min()
-        .map(|(_, known)| known)
 }

@@ -100,3 +100,13 @@ impl fmt::Display for Problems {
         Ok(())
     }
 }
+
+/// Returns the `known` word that differs least from `word`; `None` if all differ by more than a few keystrokes.
+pub(super) fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let last = word.rsplit('.').next().unwrap_or(word);
+    known
+        .map(|known| (strsim::damerau_levenshtein(word, known), known))
+        .filter(|(distance, _)| *distance <= (last.len() / 3).max(2))
+        .min()
+        .map(|(_, known)| known)
+}

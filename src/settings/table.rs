@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{GivenValue, Origin, Problem, Sources, file::File, folders::Base, keys, show};
+use super::{GivenValue, Origin, Problem, Sources, file::File, folders::Base, keys, problem::closest, show};
 
 /// A parsed table: a value of the app's type.
 type TableValue = Arc<dyn Any + Send + Sync>;
@@ -276,17 +276,17 @@ impl TableSpec {
             let name = key.rsplit_once('.').map_or(key.as_str(), |(_, name)| name);
             return match (kind, &place) {
                 ("field", Origin::Env(_) | Origin::EnvFile { .. }) => {
-                    let hint = keys::closest(name, known).map(|known| keys::variable(&join(parent, known)));
+                    let hint = closest(name, known).map(|known| keys::variable(&join(parent, known)));
                     Problem { hint, ..Problem::at(place, "", "unknown key") }
                 }
                 ("field", _) => {
-                    let hint = keys::closest(name, known).map(|known| join(parent, known));
+                    let hint = closest(name, known).map(|known| join(parent, known));
                     Problem { hint, ..Problem::at(place, &key, "unknown key") }
                 }
                 _ => {
                     let wrong = message.split('`').nth(1).unwrap_or_default();
                     let words: Vec<&str> = known.clone().collect();
-                    let hint = keys::closest(wrong, known).map(|word| format!("\"{word}\""));
+                    let hint = closest(wrong, known).map(|word| format!("\"{word}\""));
                     let message = format!("\"{wrong}\" is not one of {}", words.join(", "));
                     Problem { hint, ..Problem::at(place, &key, message) }
                 }
