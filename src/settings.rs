@@ -16,6 +16,7 @@ mod file;
 mod folders;
 mod keys;
 mod model;
+mod origin;
 mod passed;
 mod problem;
 mod resolve;
@@ -45,10 +46,11 @@ pub(crate) use self::{
     changes::Changes,
     cpus::WORKERS_MAX,
     file::DEFAULT_FILE,
+    origin::{GivenValue, Origin},
     passed::{LISTEN_FDS, LISTEN_PID},
-    problem::{Origin, Problem, Problems},
+    problem::{Problem, Problems},
     resolve::{Declared, Flags, Given, Partial, Purpose, environment, resolve, resolve_from, resolve_partly},
-    resolved::{Fixed, GivenValue, Resolved, say_warnings},
+    resolved::{Fixed, Resolved, say_warnings},
     sources::Sources,
     start::{StartFolder, is_same},
     table::{TableSpec, Tables},

@@ -1,56 +1,16 @@
 //! What is wrong with the settings, and where: one line for each problem, all at once.
 //!
-//! Owns: the origin of a value and its text. Refuses: to judge a value (`value`, `check`, an app's own types).
+//! Owns: the text of a problem, and the word that was probably meant. Refuses: to judge a value
+//! (`value`, `check`, an app's own types).
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
 use serde::Serialize;
 
+use super::origin::Origin;
+
 /// The meaning of a value, or the sentence that refuses it.
 pub(super) type Reading<T> = Result<T, String>;
-
-/// Where a value was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// The built-in default.
-    Default,
-    /// A default of the program that runs, by the name it goes by: `App::default_setting`, or the runtime's.
-    Program(String),
-    /// `path` as an operator would type it: relative to the start folder if it is below that. Without a line it is the
-    /// whole file.
-    File {
-        path: PathBuf,
-        line: Option<usize>,
-    },
-    Env(String),
-    /// A variable from `process.env_file`.
-    EnvFile {
-        path: PathBuf,
-        line: usize,
-        name: String,
-    },
-    Flag(&'static str),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::Program(label) => write!(f, "default ({label})"),
-            Self::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
-            Self::File { path, line: None } => write!(f, "{}", path.display()),
-            Self::Env(name) => write!(f, "env {name}"),
-            Self::EnvFile { path, line, name } => write!(f, "{}:{line}: {name}", path.display()),
-            Self::Flag(flag) => f.write_str(flag),
-        }
-    }
-}
-
-impl Serialize for Origin {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
 
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -1,27 +1,15 @@
 //! The outcome of reading every source: the settings, and the origin of each value.
 //!
-//! Owns: the origin of each value, and which keys only a restart can change. Refuses: to read anything.
+//! Owns: the values that count, and which keys only a restart can change. Refuses: to read anything.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-use super::{ControlSocket, Group, Origin, Problem, Settings, Sources, StartFolder, Tables, User, keys, show, tls};
-
-/// A value as it was written, and where.
-#[derive(Clone)]
-pub(crate) struct GivenValue {
-    pub(crate) value: Value,
-    pub(crate) origin: Origin,
-}
-
-impl fmt::Debug for GivenValue {
-    /// Without the value: it may be a secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "from {}", self.origin)
-    }
-}
+use super::{
+    ControlSocket, GivenValue, Group, Origin, Problem, Settings, Sources, StartFolder, Tables, User, keys, show, tls,
+};
 
 /// The outcome of [`resolve`].
 #[derive(Clone, Debug)]
