@@ -13,6 +13,7 @@ pub mod duration;
 #[cfg(test)]
 mod field_docs;
 mod file;
+mod flags;
 mod folders;
 mod keys;
 mod model;
@@ -46,10 +47,11 @@ pub(crate) use self::{
     changes::Changes,
     cpus::WORKERS_MAX,
     file::DEFAULT_FILE,
+    flags::{Flags, Given},
     origin::{GivenValue, Origin},
     passed::{LISTEN_FDS, LISTEN_PID},
     problem::{Problem, Problems},
-    resolve::{Declared, Flags, Given, Partial, Purpose, environment, resolve, resolve_from, resolve_partly},
+    resolve::{Declared, Partial, Purpose, environment, resolve, resolve_from, resolve_partly},
     resolved::{Fixed, Resolved, say_warnings},
     sources::Sources,
     start::{StartFolder, is_same},

@@ -12,33 +12,13 @@ use std::{
 use toml::Value;
 
 use super::{
-    ControlSocket, GivenValue, Origin, Problem, Problems, Resolved, Settings, Sources, StartFolder, TableSpec, Tables,
-    check, cpus, file,
+    ControlSocket, Flags, GivenValue, Origin, Problem, Problems, Resolved, Settings, Sources, StartFolder, TableSpec,
+    Tables, check, cpus, file,
     folders::{Base, Bases, STATE_DIRECTORY, given_folder},
     keys, passed,
     problem::Reading,
     tls, value,
 };
-
-/// What the command line gave, not interpreted yet.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Flags {
-    /// `-c`
-    pub(crate) config: Option<PathBuf>,
-    pub(crate) given: Vec<Given>,
-    /// The words after `--`.
-    pub(crate) program: Vec<String>,
-}
-
-/// One flag that sets a key.
-#[derive(Clone, Debug)]
-pub(crate) struct Given {
-    /// `section.key`
-    pub(crate) key: &'static str,
-    /// As typed: `--timeout`.
-    pub(crate) flag: &'static str,
-    pub(crate) text: String,
-}
 
 /// Returns the environment of this process, without names and values that are not UTF-8: no setting can be.
 pub(crate) fn environment() -> BTreeMap<String, String> {
