@@ -22,6 +22,7 @@ mod passed;
 mod problem;
 mod resolve;
 mod resolved;
+mod secrets;
 mod show;
 pub mod size;
 mod sources;

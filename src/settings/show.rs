@@ -1,6 +1,6 @@
 //! Settings as text: each effective value and its origin.
 //!
-//! Owns: `oxicorn config` in TOML and JSON, and what must not be shown. Refuses: reading anything back.
+//! Owns: `oxicorn config` in TOML and JSON. Refuses: what must not be shown (`secrets`), and reading anything back.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf};
 
@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use super::{
     AllowIp, Bind, ControlSocket, GivenValue, Group, Level, LogTarget, Origin, Owner, ProxyProtocol, Resolved,
-    Settings, TargetLevel, User, folders::STATE_DIRECTORY, keys,
+    Settings, TargetLevel, User, folders::STATE_DIRECTORY, keys, secrets::redacted,
 };
 
 /// Returns the supervisor's keys by path.
@@ -105,65 +105,6 @@ fn shown(resolved: &Resolved) -> Vec<(String, Value)> {
 fn quoted(key: &str) -> Cow<'_, str> {
     let bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
     if bare { Cow::Borrowed(key) } else { Cow::Owned(Value::String(key.to_owned()).to_string()) }
-}
-
-/// Whether a key holds a secret, by its name. A key that ends in `_file` holds a path, which an operator needs to see
-/// to debug a mount.
-pub(super) fn is_secret(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    let telling = ["token", "secret", "password", "passwd", "passphrase", "private_key", "api_key", "key_material"];
-    !key.ends_with("_file") && telling.iter().any(|word| key.contains(word))
-}
-
-fn redacted(key: &str, value: Value) -> Value {
-    match value {
-        Value::String(text) if text.is_empty() => Value::String(text),
-        Value::Boolean(_) => value,
-        Value::Table(table) => {
-            let secret = is_secret(key);
-            let mask = |(inner, value): (String, Value)| {
-                let value = redacted(if secret { key } else { &inner }, value);
-                (inner, value)
-            };
-            Value::Table(table.into_iter().map(mask).collect())
-        }
-        Value::Array(items) => Value::Array(items.into_iter().map(|item| redacted(key, item)).collect()),
-        _ if is_secret(key) => Value::String("***".to_owned()),
-        Value::String(text) => Value::String(without_userinfo(&text)),
-        Value::Integer(_) | Value::Float(_) | Value::Datetime(_) => value,
-    }
-}
-
-/// Masks `scheme://user:password@host` as `scheme://***@host`, wherever it is. It hides too much rather than too
-/// little: a password with an unescaped `/` in it is hidden as well, and so are options after a `?` whose name suggests
-/// a secret. Database drivers take the password of a key or a session token there.
-pub(super) fn without_userinfo(text: &str) -> String {
-    let mut masked = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("://").map(|at| at + 3) {
-        let end = rest[start..]
-            .find(|c: char| c.is_whitespace() || matches!(c, '"' | '`'))
-            .map_or(rest.len(), |end| start + end);
-        masked.push_str(&rest[..start]);
-        match rest[start..end].rfind('@') {
-            Some(at) => {
-                masked.push_str("***");
-                masked.push_str(&without_secret_options(&rest[start + at..end]));
-            }
-            None => masked.push_str(&without_secret_options(&rest[start..end])),
-        }
-        rest = &rest[end..];
-    }
-    masked + rest
-}
-
-fn without_secret_options(uri: &str) -> String {
-    let Some((place, options)) = uri.split_once('?') else { return uri.to_owned() };
-    let shown = options.split('&').map(|option| match option.split_once('=') {
-        Some((name, value)) if is_secret(name) || is_secret(value) => format!("{name}=***"),
-        _ => option.to_owned(),
-    });
-    format!("{place}?{}", shown.collect::<Vec<_>>().join("&"))
 }
 
 impl fmt::Display for Bind {

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{GivenValue, Origin, Problem, Sources, file::File, folders::Base, keys, problem::closest, show};
+use super::{GivenValue, Origin, Problem, Sources, file::File, folders::Base, keys, problem::closest, secrets};
 
 /// A parsed table: a value of the app's type.
 type TableValue = Arc<dyn Any + Send + Sync>;
@@ -292,10 +292,10 @@ impl TableSpec {
                 }
             };
         }
-        let message = if show::is_secret(path) && missing_field(message).is_none() {
+        let message = if secrets::is_secret(path) && missing_field(message).is_none() {
             "refused by the service; the value is a secret and not shown".to_owned()
         } else {
-            show::without_userinfo(message)
+            secrets::without_userinfo(message)
         };
         Problem::at(place, &key, message)
     }
