@@ -7,9 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-use super::{
-    ControlSocket, GivenValue, Group, Origin, Problem, Settings, Sources, StartFolder, Tables, User, keys, show, tls,
-};
+use super::{ControlSocket, GivenValue, Group, Origin, Problem, Settings, Sources, StartFolder, Tables, User, tls};
 
 /// The outcome of [`resolve`].
 #[derive(Clone, Debug)]
@@ -41,13 +39,6 @@ pub(crate) struct Fixed {
 impl Resolved {
     pub(crate) fn origin(&self, key: &str) -> Origin {
         self.entries.get(key).map_or(Origin::Default, |entry| entry.origin.clone())
-    }
-
-    /// Returns every key with its effective value: all keys of the supervisor, and those given in an app's tables.
-    pub(super) fn flat(&self) -> BTreeMap<String, Value> {
-        let ours = show::flat(&self.settings);
-        let theirs = self.entries.iter().filter(|(path, _)| keys::find(path).is_none());
-        ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
     }
 
     /// Returns the settings with another number of workers, as after `scale`, TTIN and TTOU.

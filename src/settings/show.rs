@@ -27,6 +27,13 @@ pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
 }
 
 impl Resolved {
+    /// Returns every key with its effective value: all keys of the supervisor, and those given in an app's tables.
+    pub(super) fn flat(&self) -> BTreeMap<String, Value> {
+        let ours = flat(&self.settings);
+        let theirs = self.entries.iter().filter(|(path, _)| keys::find(path).is_none());
+        ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
+    }
+
     /// Returns a settings file that would give the same settings, each key with its origin beside it. Secrets are
     /// masked.
     pub(crate) fn to_toml(&self) -> String {
