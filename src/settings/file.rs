@@ -15,8 +15,7 @@ use toml::{
 };
 
 use super::{
-    Flags, GivenValue, Origin, Problem, Problems, Sources, StartFolder, TableSpec, folders::Base, keys,
-    problem::closest,
+    Flags, GivenValue, Origin, Problem, Problems, Sources, StartFolder, folders::Base, keys, problem::closest,
 };
 
 /// The settings file that is used: one that the operator named, or the one in the start folder.
@@ -119,17 +118,17 @@ impl File {
     }
 
     /// Returns every `section.key` of the file with its value. Unknown tables and keys become problems, except the keys
-    /// in a table of the app: the type of that table checks them later.
-    pub(super) fn entries(&self, tables: &[TableSpec], problems: &mut Vec<Problem>) -> Vec<(String, GivenValue)> {
+    /// in a table of the app: the type of that table checks them later. `tables`: the names of these tables.
+    pub(super) fn entries(&self, tables: &[&str], problems: &mut Vec<Problem>) -> Vec<(String, GivenValue)> {
         let mut entries = Vec::new();
         for (name, value) in &self.table {
-            let theirs = tables.iter().any(|spec| spec.name == name);
+            let theirs = tables.iter().any(|table| table == name);
             if name == keys::PROGRAM {
                 problems.push(Problem::at(self.origin(name), name, keys::PROGRAM_REFUSED));
                 continue;
             }
             if !theirs && !keys::SECTIONS.contains(&name.as_str()) {
-                let known = keys::SECTIONS.iter().copied().chain(tables.iter().map(|spec| spec.name));
+                let known = keys::SECTIONS.iter().copied().chain(tables.iter().copied());
                 let (message, hint) = match value {
                     Value::Table(_) => ("unknown table", closest(name, known).map(str::to_owned)),
                     _ => ("unknown key, outside of any table", keys::nearest(name)),

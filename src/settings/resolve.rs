@@ -88,7 +88,8 @@ pub(crate) fn resolve_from(
     let read = file::find(flags, env, start, &sources)
         .and_then(|found| found.map(|found| found.read(start, &mut sources)).transpose());
     let file = read.map_err(|mut more| problems.append(&mut more)).ok().flatten();
-    let written = file.as_ref().map(|file| file.entries(tables, &mut problems)).unwrap_or_default();
+    let names: Vec<_> = tables.iter().map(|spec| spec.name).collect();
+    let written = file.as_ref().map(|file| file.entries(&names, &mut problems)).unwrap_or_default();
     let file_path = file.as_ref().map(|file| file.path.as_path());
     let Gathered { given, env_file, bases } =
         gather(written, file_path, flags, env, start, declared, &mut sources, &mut problems);
