@@ -32,6 +32,7 @@ pub(crate) mod table;
 mod tests;
 mod tls;
 mod value;
+mod written;
 
 pub use self::{
     access_format::AccessFormat,

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{AccessFormat, Tls, cpus, duration, show, size};
+use super::{AccessFormat, Tls, cpus, duration, size, written};
 
 /// The settings of the supervisor. This struct has one field for each section of `supervisor.toml`, and each section
 /// has one field for each of its keys.
@@ -70,7 +70,7 @@ pub struct Server {
     /// refused.
     pub proxy_protocol: ProxyProtocol,
     /// Permission bits of the files of unix sockets, in octal. With `"0660"` the owner and the group can connect.
-    #[serde(serialize_with = "show::octal")]
+    #[serde(serialize_with = "written::octal")]
     pub unix_mode: u32,
     /// Owner of the files of unix sockets: `"user:group"`, `"user"` or `":group"`. Empty: the user and group of the
     /// master.
@@ -337,20 +337,20 @@ pub struct Process {
     pub name: String,
     /// User that the workers run as, by name or number. The master keeps the user that it was started as. Empty: no
     /// change.
-    #[serde(serialize_with = "show::name")]
+    #[serde(serialize_with = "written::name")]
     pub user: Option<User>,
     /// Group that the workers run with, by name or number. Empty: the group of the user.
-    #[serde(serialize_with = "show::name")]
+    #[serde(serialize_with = "written::name")]
     pub group: Option<Group>,
     /// Permission bits that new files do not get, in octal, such as `"027"`. Empty: as inherited.
-    #[serde(serialize_with = "show::umask")]
+    #[serde(serialize_with = "written::umask")]
     pub umask: Option<u32>,
     /// File to which the master writes its pid. Empty: no file.
-    #[serde(serialize_with = "show::path")]
+    #[serde(serialize_with = "written::path")]
     pub pidfile: Option<PathBuf>,
     /// File with lines `KEY=VALUE` for the environment of the workers. A variable of the real environment counts more.
     /// A reload reads the file again. Empty: no file.
-    #[serde(serialize_with = "show::path")]
+    #[serde(serialize_with = "written::path")]
     pub env_file: Option<PathBuf>,
     /// The variables in the file of `env_file`, in the order of the file. A worker adds those that its environment does
     /// not have.

@@ -2,7 +2,7 @@
 //!
 //! Owns: `oxicorn config` in TOML and JSON. Refuses: what must not be shown (`secrets`), and reading anything back.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use serde::{Serialize, Serializer};
 use serde_json::json;
@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use super::{
     AllowIp, Bind, ControlSocket, GivenValue, Group, Level, LogTarget, Origin, Owner, ProxyProtocol, Resolved,
-    Settings, TargetLevel, User, folders::STATE_DIRECTORY, keys, secrets::redacted,
+    Settings, TargetLevel, User, folders::STATE_DIRECTORY, keys, secrets::redacted, written::Named,
 };
 
 /// Returns the supervisor's keys by path.
@@ -211,29 +211,6 @@ impl From<String> for ControlSocket {
     }
 }
 
-pub(super) fn octal<S: Serializer>(mode: &u32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{mode:04o}"))
-}
-
-pub(super) fn umask<S: Serializer>(mask: &Option<u32>, serializer: S) -> Result<S::Ok, S::Error> {
-    match mask {
-        Some(mask) => octal(mask, serializer),
-        None => serializer.serialize_str(""),
-    }
-}
-
-pub(super) fn path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
-    match path {
-        // A path may not be UTF-8; what is shown need not be exact.
-        Some(path) => serializer.collect_str(&path.display()),
-        None => serializer.serialize_str(""),
-    }
-}
-
-pub(super) trait Named {
-    fn named(&self) -> &str;
-}
-
 impl Named for User {
     fn named(&self) -> &str {
         &self.name
@@ -244,8 +221,4 @@ impl Named for Group {
     fn named(&self) -> &str {
         &self.name
     }
-}
-
-pub(super) fn name<T: Named, S: Serializer>(account: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(account.as_ref().map_or("", Named::named))
 }

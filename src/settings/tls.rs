@@ -13,7 +13,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Origin, Problem, show};
+use super::{Origin, Problem, written};
 
 pub(crate) use material::{Material, ServerConfig};
 pub(super) use material::{aged, read};
@@ -23,14 +23,14 @@ pub(super) use material::{aged, read};
 #[non_exhaustive]
 pub struct Tls {
     /// File with the certificate chain, in PEM. Empty: no TLS.
-    #[serde(serialize_with = "show::path")]
+    #[serde(serialize_with = "written::path")]
     pub certfile: Option<PathBuf>,
     /// File with the private key of the certificate, in PEM. The master reads it; the workers need no right to read it.
-    #[serde(serialize_with = "show::path")]
+    #[serde(serialize_with = "written::path")]
     pub keyfile: Option<PathBuf>,
     /// File with the certificates of authorities, in PEM: each client must show a certificate that one of them issued.
     /// Empty: clients need no certificate.
-    #[serde(serialize_with = "show::path")]
+    #[serde(serialize_with = "written::path")]
     pub client_ca: Option<PathBuf>,
     /// The contents of the files when the settings were resolved; `None` without TLS.
     #[serde(skip)]
