@@ -50,14 +50,14 @@ pub(crate) use self::{
     cpus::WORKERS_MAX,
     file::DEFAULT_FILE,
     flags::{Flags, Given},
-    origin::{GivenValue, Origin},
+    origin::Origin,
     passed::{LISTEN_FDS, LISTEN_PID},
     problem::{Problem, Problems},
     resolve::{Declared, Partial, Purpose, environment, resolve, resolve_from, resolve_partly},
     resolved::{Fixed, Resolved, say_warnings},
     sources::Sources,
     start::{StartFolder, is_same},
-    table::{TableSpec, Tables},
+    table::TableSpec,
     tls::ServerConfig,
 };
 

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use super::Resolved;
+use super::resolved::Resolved;
 
 /// The keys that a reload applies at once, because only the master or its sockets use them.
 const AT_ONCE: &[&str] =

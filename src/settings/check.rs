@@ -9,7 +9,12 @@ use std::{
     path::Path,
 };
 
-use super::{Bind, ControlSocket, GivenValue, Group, LogTarget, Origin, Owner, Problem, Resolved, Settings, User};
+use super::{
+    model::{Bind, ControlSocket, Group, LogTarget, Owner, Settings, User},
+    origin::{GivenValue, Origin},
+    problem::Problem,
+    resolved::Resolved,
+};
 use crate::sys::host;
 
 /// Looks up the accounts of `process.user`, `process.group` and `server.unix_owner`, and sets them in `settings`.

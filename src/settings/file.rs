@@ -15,7 +15,13 @@ use toml::{
 };
 
 use super::{
-    Flags, GivenValue, Origin, Problem, Problems, Sources, StartFolder, folders::Base, keys, problem::closest,
+    flags::Flags,
+    folders::Base,
+    keys,
+    origin::{GivenValue, Origin},
+    problem::{Problem, Problems, closest},
+    sources::Sources,
+    start::StartFolder,
 };
 
 /// The settings file that is used: one that the operator named, or the one in the start folder.

@@ -5,7 +5,8 @@
 //! (`duration` and `size`), and words (`value`).
 
 use super::{
-    AccessFormat, LogFormat, ProxyProtocol, Settings,
+    access_format::AccessFormat,
+    model::{LogFormat, ProxyProtocol, Settings},
     problem::{Reading, closest},
     value::Input,
 };

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{AccessFormat, Tls, cpus, duration, size, written};
+use super::{access_format::AccessFormat, cpus, duration, size, tls::Tls, written};
 
 /// The settings of the supervisor. This struct has one field for each section of `supervisor.toml`, and each section
 /// has one field for each of its keys.

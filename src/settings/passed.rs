@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, iter};
 
 use toml::Value;
 
-use super::{GivenValue, Origin, Problem};
+use super::{
+    origin::{GivenValue, Origin},
+    problem::Problem,
+};
 
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";

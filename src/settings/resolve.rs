@@ -12,11 +12,18 @@ use std::{
 use toml::Value;
 
 use super::{
-    ControlSocket, Flags, GivenValue, Origin, Problem, Problems, Resolved, Settings, Sources, StartFolder, TableSpec,
-    Tables, check, cpus, file,
+    check, cpus, file,
+    flags::Flags,
     folders::{Base, Bases, STATE_DIRECTORY, given_folder},
-    keys, passed,
-    problem::Reading,
+    keys,
+    model::{ControlSocket, Settings},
+    origin::{GivenValue, Origin},
+    passed,
+    problem::{Problem, Problems, Reading},
+    resolved::Resolved,
+    sources::Sources,
+    start::StartFolder,
+    table::{TableSpec, Tables},
     tls, value,
 };
 

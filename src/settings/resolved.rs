@@ -7,7 +7,15 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
-use super::{ControlSocket, GivenValue, Group, Origin, Problem, Settings, Sources, StartFolder, Tables, User, tls};
+use super::{
+    model::{ControlSocket, Group, Settings, User},
+    origin::{GivenValue, Origin},
+    problem::Problem,
+    sources::Sources,
+    start::StartFolder,
+    table::Tables,
+    tls,
+};
 
 /// The outcome of [`resolve`].
 #[derive(Clone, Debug)]

@@ -9,8 +9,13 @@ use serde_json::json;
 use toml::{Table, Value};
 
 use super::{
-    AllowIp, Bind, ControlSocket, GivenValue, Group, Level, LogTarget, Origin, Owner, ProxyProtocol, Resolved,
-    Settings, TargetLevel, User, folders::STATE_DIRECTORY, keys, secrets::redacted, written::Named,
+    folders::STATE_DIRECTORY,
+    keys,
+    model::{AllowIp, Bind, ControlSocket, Group, Level, LogTarget, Owner, ProxyProtocol, Settings, TargetLevel, User},
+    origin::{GivenValue, Origin},
+    resolved::Resolved,
+    secrets::redacted,
+    written::Named,
 };
 
 /// Returns the supervisor's keys by path.

@@ -14,7 +14,15 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
-use super::{GivenValue, Origin, Problem, Sources, file::File, folders::Base, keys, problem::closest, secrets};
+use super::{
+    file::File,
+    folders::Base,
+    keys,
+    origin::{GivenValue, Origin},
+    problem::{Problem, closest},
+    secrets,
+    sources::Sources,
+};
 
 /// A parsed table: a value of the app's type.
 type TableValue = Arc<dyn Any + Send + Sync>;

@@ -13,7 +13,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Origin, Problem, written};
+use super::{origin::Origin, problem::Problem, written};
 
 pub(crate) use material::{Material, ServerConfig};
 pub(super) use material::{aged, read};

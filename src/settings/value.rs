@@ -13,8 +13,9 @@ use std::{
 use toml::Value;
 
 use super::{
-    AllowIp, Bind, ControlSocket, Level, LogTarget, TargetLevel, cpus, duration,
+    cpus, duration,
     folders::{Base, Bases},
+    model::{AllowIp, Bind, ControlSocket, Level, LogTarget, TargetLevel},
     problem::Reading,
     size,
 };

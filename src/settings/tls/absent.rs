@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{Findings, Tls};
-use crate::settings::{Problem, Sources};
+use crate::settings::{problem::Problem, sources::Sources};
 
 /// There is none.
 #[derive(Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use rustls::{
 use x509_parser::parse_x509_certificate;
 
 use super::{Findings, Tls};
-use crate::settings::{Problem, Sources};
+use crate::settings::{problem::Problem, sources::Sources};
 
 /// A certificate that expires in fewer days than this gives a warning. ACME clients renew thirty days before the end,
 /// so at fourteen days two renewals have already failed.
