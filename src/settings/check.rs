@@ -14,6 +14,7 @@ use super::{
     origin::{GivenValue, Origin},
     problem::Problem,
     resolved::Resolved,
+    tls::Tls,
 };
 use crate::sys::host;
 
@@ -122,10 +123,26 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
         }
     }
 
-    let tls = &settings.tls;
+    tls_problems(&settings.tls, failed, cfg!(feature = "tls"), &mut refuse);
+    for (key, target) in [("log.file", &settings.log.file), ("log.access", &settings.log.access)] {
+        if let LogTarget::File(path) = target {
+            folder_exists(key, path, &mut refuse);
+        }
+    }
+    if let (ControlSocket::Path(path), false) = (&settings.control.socket, again) {
+        folder_exists("control.socket", path, &mut refuse);
+    }
+    if let (Some(path), false) = (&settings.process.pidfile, again) {
+        folder_exists("process.pidfile", path, &mut refuse);
+    }
+    problems
+}
+
+/// `has_tls`: the program was built with the feature `tls`.
+fn tls_problems(tls: &Tls, failed: &HashSet<String>, has_tls: bool, refuse: &mut impl FnMut(&str, String)) {
     let files = [("tls.certfile", &tls.certfile), ("tls.keyfile", &tls.keyfile), ("tls.client_ca", &tls.client_ca)];
     match (&tls.certfile, &tls.keyfile) {
-        _ if !cfg!(feature = "tls") => {
+        _ if !has_tls => {
             for (key, _) in files.iter().filter(|(_, path)| path.is_some()) {
                 refuse(key, "this program was built without TLS: the feature `tls` of oxicorn is off".to_owned());
             }
@@ -142,7 +159,7 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
         (None, None) | (Some(_), Some(_)) => {}
     }
     for (key, path) in files {
-        let Some(path) = path.as_ref().filter(|_| cfg!(feature = "tls")) else { continue };
+        let Some(path) = path.as_ref().filter(|_| has_tls) else { continue };
         match fs::metadata(path) {
             Ok(found) if found.is_file() => {}
             Ok(_) => refuse(key, format!("{} is not a file", path.display())),
@@ -154,19 +171,6 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
             Err(_) => {}
         }
     }
-
-    for (key, target) in [("log.file", &settings.log.file), ("log.access", &settings.log.access)] {
-        if let LogTarget::File(path) = target {
-            folder_exists(key, path, &mut refuse);
-        }
-    }
-    if let (ControlSocket::Path(path), false) = (&settings.control.socket, again) {
-        folder_exists("control.socket", path, &mut refuse);
-    }
-    if let (Some(path), false) = (&settings.process.pidfile, again) {
-        folder_exists("process.pidfile", path, &mut refuse);
-    }
-    problems
 }
 
 fn folder_exists(key: &str, path: &Path, refuse: &mut impl FnMut(&str, String)) {
@@ -193,4 +197,26 @@ pub(super) fn warnings(resolved: &Resolved) -> Vec<String> {
         warn("workers.max_requests_jitter", "does nothing while workers.max_requests is 0");
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A build of the tests always has the feature, so the test asks as a build without it does.
+    #[test]
+    fn a_program_without_tls_refuses_each_key_and_looks_at_no_file() {
+        let there_is_none = Some("/dev/null/x".into());
+        let mut tls = Settings::default().tls;
+        let refused = |tls: &Tls| {
+            let mut refused = Vec::new();
+            tls_problems(tls, &HashSet::new(), false, &mut |key, message| refused.push((key.to_owned(), message)));
+            refused
+        };
+        assert_eq!(refused(&tls), []);
+        (tls.certfile, tls.client_ca) = (there_is_none.clone(), there_is_none);
+        let built = "this program was built without TLS: the feature `tls` of oxicorn is off";
+        let wanted = ["tls.certfile", "tls.client_ca"].map(|key| (key.to_owned(), built.to_owned()));
+        assert_eq!(refused(&tls), wanted);
+    }
 }
