@@ -1,4 +1,4 @@
-//! Fuzz target: hyper reads the bytes that the request scanner passes as the same requests.
+//! Fuzz target: in the bytes that the request scanner passes, hyper sees the same requests as the scanner.
 //!
 //! Owns: the entry point for libFuzzer. Refuses: the check of this property (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]

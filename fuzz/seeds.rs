@@ -1,4 +1,4 @@
-//! Writes the first inputs of the fuzz targets: `seeds FOLDER`.
+//! Writes the inputs with which the fuzz targets begin, into a folder: `seeds FOLDER`.
 //!
 //! Owns: the inputs: cases of tests/corpus and some PROXY headers, in the form that each target reads. Refuses: running
 //! the targets.

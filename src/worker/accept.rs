@@ -1,4 +1,4 @@
-//! Taking connections from the listeners that a worker inherited.
+//! Accepts connections from the listeners that a worker inherited.
 //!
 //! Owns: the number of connections that are taken in a turn and in all (`http.worker_connections`), the meaning of an
 //! error of accept, and the estimate that a client may have given up in the queue. Refuses: serving a connection

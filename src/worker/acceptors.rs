@@ -1,4 +1,4 @@
-//! The listeners that a worker polls, and the steps in which a draining worker leaves them.
+//! The listeners that a worker polls, and the steps in which a draining worker stops polling them.
 //!
 //! Owns: the choice of the sockets that are polled, and the steps by which the final stop accepts the connections that
 //! still wait in them. Refuses: a single accept (`accept`), and deciding when to drain (`worker`).
@@ -28,7 +28,7 @@ const REFUSE_NEW: Duration = Duration::from_millis(250);
 /// The time without new handshakes if the grace ends before [`SETTLE`] does; otherwise it is [`REFUSE_NEW`].
 const REFUSE_NEW_SHORT: Duration = Duration::from_millis(20);
 
-/// The listeners that a worker polls.
+/// The tasks that poll a worker's listeners, and the step of closing them in a drain.
 pub(super) struct Acceptors<S> {
     slot: u32,
     pub(super) shared: &'static Shared,

@@ -33,7 +33,8 @@ use crate::{
 /// When this many bytes of lines wait, they are written at once, before the next heartbeat.
 const FULL: usize = 16 * 1024;
 
-/// At most this many bytes wait for a reader that does not read or a disk that is full. Further lines are dropped.
+/// The most bytes of lines that wait for a reader that does not read, or for a disk that is full. Further lines are
+/// dropped.
 const MOST: usize = 64 * 1024;
 
 /// How long a worker tries, at its end, to write the rest of a line that is written in part. `LAST_LINE_TRY` is the
@@ -143,7 +144,7 @@ impl AccessLog {
         }
     }
 
-    /// Writes whole lines, and reports lost ones in the log. Each heartbeat calls it.
+    /// Writes the lines that wait, and reports lost lines in the log. Each heartbeat calls it.
     pub(super) fn flush(&self) {
         let mut writer = self.lock();
         if !writer.buffer.is_empty() || writer.sink.is_torn() {

@@ -1,4 +1,4 @@
-//! How many requests this worker has had recently compared with its siblings, for `http.http2_rebalance`.
+//! Compares the recent requests of this worker with those of its siblings, for `http.http2_rebalance`.
 //!
 //! Owns: the counts of recent requests of all workers, and the decision that this worker has clearly more than the
 //! others. Refuses: choosing a connection and sending it away (`connection`).

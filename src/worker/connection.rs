@@ -4,7 +4,7 @@
 //! moving bytes (`http1`, `http2`), answering requests (`exchange`), parsing (`scanner`, hyper), and deciding when to
 //! drain (`worker`).
 //!
-//! The life of a request:
+//! The steps in the life of a request, and the files that do them:
 //!
 //! ```text
 //! accept     accept.rs            takes the connection from a listener, counts it, spawns its task
@@ -211,7 +211,7 @@ where
 
 fn http1(shared: &Shared) -> conn::http1::Builder {
     let mut builder = conn::http1::Builder::new();
-    // A client that sends a FIN after its request still gets the response.
+    // With this, a client that sends a FIN after its request still gets the response.
     builder.half_close(true);
     let fields = shared.http.limit_request_fields;
     if !(1..=FIELDS_ON_THE_STACK).contains(&fields) {

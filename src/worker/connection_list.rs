@@ -1,4 +1,4 @@
-//! The connections of a worker, and which of them gives up its place for a new one.
+//! The connections of a worker, and the choice of the one that gives up its place for a new one.
 //!
 //! Owns: the choice of the connection that gives up its place: the one that has been idle longest, if it has been idle
 //! for a second. Refuses: deciding when a place is needed (`accept`, `shared`), and closing a connection
@@ -44,8 +44,8 @@ pub(super) trait Listed: Debug + Send + Sync + 'static {
     /// Returns since when the connection has been idle, or `None` if it must not be asked to leave now.
     fn evictable_since(&self) -> Option<u64>;
 
-    /// Ends the connection at the next turn of its task, so that another takes its place, unless it was active after
-    /// `idle_since`.
+    /// Ends the connection at the next turn of its task, unless it was active after `idle_since`. Another connection
+    /// then takes its place.
     fn ask_to_leave(&self, idle_since: u64);
 }
 
@@ -58,7 +58,7 @@ pub(super) struct ListPosition {
     waker: OnceLock<Waker>,
 }
 
-/// Keeps a connection in the list until it is dropped.
+/// Keeps a connection in the list. The connection leaves the list when this is dropped.
 #[derive(Debug)]
 pub(super) struct ListMembership<'a> {
     list: &'a ConnectionList,

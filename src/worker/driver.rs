@@ -1,4 +1,4 @@
-//! The worker, driven a step at a time by an outer loop that is not tokio's.
+//! Lets an outer loop that is not tokio's run the worker, a step at a time.
 //!
 //! Owns: the worker's tokio runtime, and running the worker's future in it step by step. Refuses: the content of that
 //! future (`worker`), and the work of the outer loop between two steps.
@@ -42,7 +42,7 @@ pub(super) struct Life {
 /// The state of the worker when a [`Driver::drive`] returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driven {
-    /// The worker lives on: drive it again.
+    /// The worker has not ended: the outer loop should drive it again.
     Pending,
     /// The worker has ended: the outer loop should return.
     Done,
@@ -121,10 +121,10 @@ impl Driver {
         })
     }
 
-    /// Runs the worker to its end.
+    /// Runs the worker until it ends.
     ///
     /// # Errors
-    /// As for [`drive`](Self::drive).
+    /// The same as those of [`drive`](Self::drive).
     pub fn run_to_end(self) -> Result<(), DriveError> {
         let driven = self.0.run(async |life| {
             life.await;

@@ -25,7 +25,7 @@ static PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static HOST_SAID: HeaderName = HeaderName::from_static("x-forwarded-host");
 static PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// `http.forwarded_allow_ips`, prepared for look-ups.
+/// The networks of `http.forwarded_allow_ips`, whose peers are trusted.
 #[derive(Debug)]
 pub(super) struct TrustedProxies(Vec<IpNet>);
 
@@ -197,8 +197,8 @@ fn hop(element: &str) -> Option<Hop<'_>> {
     Some(Hop { node: said_for.and_then(node), proto, host })
 }
 
-/// Parses `192.0.2.7`, `192.0.2.7:80`, `2001:db8::7`, `[2001:db8::7]` or `[2001:db8::7]:80`. An obfuscated port is left
-/// out. Obfuscated and unknown addresses give `None`.
+/// Parses `192.0.2.7`, `192.0.2.7:80`, `2001:db8::7`, `[2001:db8::7]` or `[2001:db8::7]:80`. Leaves out an obfuscated
+/// port. Returns `None` for an obfuscated or unknown address.
 fn node(text: &str) -> Option<(IpAddr, Option<u16>)> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some((address.to_canonical(), None));

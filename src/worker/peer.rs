@@ -1,4 +1,4 @@
-//! The other end of a connection.
+//! The peer of a connection, which is the other end of its socket.
 //!
 //! Owns: the remote address of a connection, as the kernel reports it. Refuses: the address of a client that comes
 //! through a proxy (`forwarded`).

@@ -11,7 +11,7 @@ use crate::settings::ProxyProtocol;
 const V1: &[u8] = b"PROXY ";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// The longest line of version 1, with its CRLF (section 2.1).
+/// The most bytes in a line of version 1, with its CRLF (section 2.1).
 const V1_MAX: usize = 107;
 /// The length of the fixed part of version 2: signature, version and command, family, length.
 const V2_FIXED: usize = 16;
@@ -23,7 +23,7 @@ const V2_REST_MAX: usize = 4096;
 /// that come later do not change a known result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ParsedHeader {
-    /// More bytes are needed.
+    /// More bytes are needed to know the result.
     More,
     /// No header of the accepted versions begins here.
     Absent,
@@ -88,7 +88,7 @@ fn v1_source(words: &str) -> Option<SocketAddr> {
     words.next().is_none().then_some(SocketAddr::new(source, port))
 }
 
-/// Parses a decimal number without sign or leading zeros.
+/// Parses a port: a decimal number without sign or leading zeros.
 fn v1_port(word: &str) -> Option<u16> {
     let decimal = word.bytes().all(|byte| byte.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
     word.parse().ok().filter(|_| decimal)

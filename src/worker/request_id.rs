@@ -62,7 +62,7 @@ impl RequestIds {
     }
 }
 
-/// Returns the last `N` hexadecimal digits of a number.
+/// Returns the last `N` hexadecimal digits of a number, as ASCII.
 fn digits<const N: usize>(number: u64) -> [u8; N] {
     std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * (N - 1 - at)) & 0xf) as usize])
 }

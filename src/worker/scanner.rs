@@ -35,16 +35,16 @@ const LINE_MAX: usize = 65_534;
 /// hyper itself stops at 408 KiB.
 const HEAD_MAX: usize = 256 * 1024;
 
-/// The limits of a request. 0 means no limit except the scanner's own.
+/// The limits on the size of a request. With 0 only the scanner's own limit holds, if it has one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SizeLimits {
-    /// Bytes of the request line without its CRLF; `http.limit_request_line`. At most 65,534.
+    /// The most bytes of the request line without its CRLF: `http.limit_request_line`, and never more than 65,534.
     pub(crate) request_line: usize,
-    /// Fields of the head and the trailer together; `http.limit_request_fields`.
+    /// The most fields of the head and the trailer together: `http.limit_request_fields`.
     pub(crate) fields: usize,
-    /// Bytes of one field line without its CRLF; `http.limit_request_field_size`. At most 65,534.
+    /// The most bytes of one field line without its CRLF: `http.limit_request_field_size`, and never more than 65,534.
     pub(crate) field_size: usize,
-    /// Bytes of content; `http.limit_request_body`.
+    /// The most bytes of content in one body: `http.limit_request_body`.
     pub(crate) body: u64,
 }
 
@@ -90,7 +90,7 @@ pub(crate) enum Verdict {
 #[derive(Debug)]
 enum ScanState {
     Head(RequestHead),
-    /// How many bytes of a body with `Content-Length` are still to come.
+    /// The scanner is in a body with `Content-Length`, of which this many bytes are still to come.
     Length(u64),
     Chunked(ChunkedBody),
     /// The request asked for another protocol. Its response decides whether another request or that protocol follows.
@@ -108,7 +108,7 @@ enum ScanState {
 pub(crate) struct Scanner {
     limits: SizeLimits,
     state: ScanState,
-    /// What follows the present body.
+    /// What follows when the present body has ended.
     then: AfterBody,
 }
 

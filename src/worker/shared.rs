@@ -1,4 +1,4 @@
-//! What the tasks of one worker share.
+//! The state that the tasks of one worker share.
 //!
 //! Owns: the flags of a drain, the scoreboard row in which the worker counts, the listeners, and the sending end of the
 //! channel to the master. Each worker process has one `Shared`. It is made once and never freed, so tasks hold plain
@@ -41,7 +41,7 @@ const ARRIVALS_EVERY: u64 = 10;
 /// balance.
 const PASSERS_BY_EVERY: u64 = 250;
 
-/// How often a full worker checks whether its siblings are full too.
+/// The pause after which a full worker checks again whether a sibling has room.
 const LOOK_AGAIN: Duration = Duration::from_millis(25);
 
 const NEVER: u64 = u64::MAX;
@@ -76,7 +76,7 @@ pub(super) struct Shared {
     ends: AtomicBool,
     /// Wakes every connection of HTTP/2 when `drains` becomes true.
     pub(super) drain: Notify,
-    /// Wakes every connection, see [`WakeListener`].
+    /// Wakes every connection of the worker; see [`WakeListener`].
     wake: Notify,
     wakes: AtomicU64,
     pub(super) exhausted: Throttle,
@@ -215,7 +215,7 @@ impl Shared {
         self.drain_waits.load(Relaxed)
     }
 
-    /// Ends the grace: connections without a request half-close now.
+    /// Ends the grace of a drain: connections without a request half-close now.
     pub(super) fn begin_end(&self) {
         self.ends.store(true, Relaxed);
         self.wake_all();
@@ -237,7 +237,7 @@ impl Shared {
     }
 
     /// Sends a message to the master. If it does not fit into the channel now, a later
-    /// [`send_unsent`](Self::send_unsent) sends it, once and in its order.
+    /// [`send_unsent`](Self::send_unsent) sends it, only once and in its order.
     pub(super) fn send(&self, message: ToMaster) {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         if unsent.is_empty() && self.is_sent(&message) {
@@ -328,8 +328,8 @@ impl Shared {
         }
     }
 
-    /// Returns how long until there may be a place for a new connection; zero if there is one, or if an idle connection
-    /// can leave.
+    /// Returns the time until there may be a place for a new connection. It is zero if there is a place, or if an idle
+    /// connection can leave.
     pub(super) fn place_in(&self) -> Duration {
         if self.room() > 0 {
             Duration::ZERO
@@ -345,7 +345,7 @@ impl Shared {
         self.place_in().is_zero()
     }
 
-    /// Completes when a connection ends, or after `most`.
+    /// Completes when a connection ends, or when the time `most` is over.
     pub(super) async fn vacated(&self, most: Duration) {
         let _ = timeout(most, self.vacated.notified()).await;
     }
@@ -408,7 +408,7 @@ impl Shared {
         sends_to.is_some()
     }
 
-    /// Counts a request that did not reach the app, or a body that was cut short.
+    /// Counts and logs a request that did not reach the app, or whose body was cut short.
     pub(super) fn refused(&self, refusal: Refusal, peer: Peer) {
         self.row.refused();
         if let Some(suppressed) = self.refusals.pass() {
@@ -423,7 +423,7 @@ impl Shared {
         }
     }
 
-    /// Counts a request that is not served, because its client has left.
+    /// Counts and logs a request that is not served, because its client has left.
     pub(super) fn abandoned(&self, peer: Peer) {
         self.row.abandoned();
         if let Some(suppressed) = self.departures.pass() {
@@ -436,7 +436,7 @@ impl Shared {
         }
     }
 
-    /// Counts a request that was refused because too many others are in flight.
+    /// Counts and logs a request that was refused because too many others are in flight.
     pub(super) fn shed(&self) {
         self.row.shed();
         if let Some(suppressed) = self.sheds.pass() {
@@ -453,7 +453,7 @@ impl Shared {
         self.delays.store(self.delays.load(Relaxed) + 1, Relaxed);
     }
 
-    /// Returns how often the loop was held up until `now`, which is in milliseconds of the monotonic clock.
+    /// Returns how often the event loop was held up until `now`, which is in milliseconds of the monotonic clock.
     pub(super) fn delays(&self, now: u64) -> u64 {
         self.delays.load(Relaxed) + u64::from(self.is_held_up(now))
     }
@@ -463,7 +463,7 @@ impl Shared {
         self.row.due() < now
     }
 
-    /// Counts a request that was refused because workers died while such a request, of the same method and path, was in
+    /// Counts and logs a request that was refused because workers died while a request of this method and path was in
     /// flight.
     pub(super) fn quarantined<B>(&self, request: &http::Request<B>) {
         self.row.shed();
@@ -494,7 +494,7 @@ impl Shared {
     }
 }
 
-/// Counts a connection as open until it is dropped.
+/// Counts a connection as open until this guard is dropped.
 #[derive(Debug)]
 pub(super) struct OpenGuard(&'static Shared);
 

@@ -1,4 +1,4 @@
-//! One request as the access log will show it, from its head to the last byte of its response.
+//! The entry of one request in the access log, from the request's head to the last byte of its response.
 //!
 //! Owns: writing the line when the entry is dropped, however the request ended. Refuses: the look of the line
 //! (`format`).

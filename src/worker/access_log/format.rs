@@ -1,7 +1,7 @@
 //! How a line of the access log looks.
 //!
 //! Owns: Gunicorn's atoms, the JSON object, the escapes that stop a client from forging or breaking a line, and the
-//! time of day as text. Refuses: when a line is written (`access_log`).
+//! time of day as text. Refuses: the moment at which a line is written (`access_log`).
 
 #[cfg(test)]
 mod tests;
@@ -31,7 +31,7 @@ const NOT_ANSWERED: u16 = 499;
 /// The headers that a line shows, with their values.
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
-/// The facts that a line can show.
+/// What a line of the access log can show about a request.
 #[derive(Debug, Default)]
 pub(super) struct AccessFacts {
     pub(super) client: Option<IpAddr>,
@@ -158,7 +158,8 @@ fn escaped(to: &mut Vec<u8>, bytes: Option<&[u8]>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes printable ASCII as it is, a backslash before a quote or backslash, and `\xHH` for any other byte.
+/// Writes bytes with escapes: printable ASCII as it is, a backslash before a quote or backslash, and `\xHH` for any
+/// other byte.
 struct Escape<'a>(&'a mut Vec<u8>);
 
 impl Escape<'_> {
@@ -269,7 +270,7 @@ impl Object<'_> {
     }
 }
 
-/// The time of day as text, formatted once a second.
+/// The time of day as text. It is formatted only once a second.
 #[derive(Debug, Default)]
 pub(super) struct TimestampCache {
     second: i64,

@@ -1,4 +1,4 @@
-//! What a connection is doing, and how long it may take.
+//! What a connection is doing, and how long it may do it.
 //!
 //! Owns: the state from which the deadlines of `http.header_timeout`, `http.keep_alive`, `http.write_timeout` and, in a
 //! drain, `workers.drain_idle` follow. This file has no timers: a request only leaves stamps of the coarse clock, and
@@ -120,7 +120,7 @@ impl Activity {
         if self.is_reading_on() { clock::coarse() } else { self.idle_since.load(Relaxed) }
     }
 
-    /// Notes whether a write had to wait.
+    /// Notes whether the last write had to wait for the client to read.
     pub(super) fn blocks(&self, blocked: bool) {
         let since = self.blocked_since.load(Relaxed);
         match (blocked, since) {

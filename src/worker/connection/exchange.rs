@@ -228,7 +228,7 @@ fn panicked() -> BoxError {
     "it panicked".into()
 }
 
-/// A request that the app has.
+/// What the worker keeps while the app has a request, to make the response.
 struct InFlight {
     guard: InFlightGuard,
     /// The outcome of the request's body; `None` if it has no body.

@@ -1,4 +1,4 @@
-//! The TLS handshake, before all HTTP on a connection.
+//! Does the TLS handshake, which comes before HTTP on a connection.
 //!
 //! Owns: the deadline of the handshake, the log of a failed one, and the refusal of plain HTTP that is sent to a TLS
 //! port. Refuses: certificates and keys (`settings::tls` reads them, and makes the configuration), and HTTP.

@@ -1,4 +1,4 @@
-//! The stream under hyper, for HTTP/1.
+//! The stream that hyper reads and writes for HTTP/1. It wraps the socket.
 //!
 //! Owns: the rule that hyper gets only bytes that the scanner has verified, the response to a client whose request was
 //! refused, and the length of the wait for a client at the close. Refuses: verifying bytes (`scanner`), and deciding

@@ -1,4 +1,4 @@
-//! When and how a connection of HTTP/2 ends.
+//! Decides when and how a connection of HTTP/2 ends.
 //!
 //! Owns: the meaning of the passing frames for the end of a connection, the goodbye, the drain, the handling of streams
 //! that the client does not read, and that of clients that are gone. Refuses: moving bytes (`wire`), parsing frames
@@ -77,7 +77,7 @@ pub(super) struct Http2State {
     /// Streams that we have reset towards the client. h2 must still be told, by a reset that seems to come from the
     /// client.
     cut: Vec<u32>,
-    /// When the client last sent anything.
+    /// When the client last sent something.
     last_received: u64,
     /// When we sent a PING that is not answered yet.
     asked: Option<u64>,
@@ -260,7 +260,7 @@ impl Http2State {
     }
 }
 
-/// The time limits of one connection, and its part in a drain.
+/// The lifecycle of a connection of HTTP/2: its time limits, and its part in a drain.
 pub(super) struct Http2Lifecycle {
     state: Arc<Mutex<Http2State>>,
     /// Wakes the task when the drain begins. Whether the worker drains is read from `drains`.

@@ -1,4 +1,4 @@
-//! The lingering close.
+//! The lingering close: after the last response, the worker still reads for a while before it closes the socket.
 //!
 //! Owns: reading and discarding what a client still sends after our last byte. A close with unread bytes would send an
 //! RST, which destroys what the client has not read yet. Some clients begin to read only when they have sent

@@ -1,4 +1,4 @@
-//! The first bytes of a connection, which distinguish HTTP/1 from HTTP/2.
+//! Reads the first bytes of a connection, which tell HTTP/2 from HTTP/1.
 //!
 //! Owns: waiting for the first bytes, and for the rest of the preface of HTTP/2 if it has begun (RFC 9113, section
 //! 3.4). Refuses: responses. If the time is over before the client has sent anything, HTTP/1 handles the connection.

@@ -66,7 +66,7 @@ pub(super) struct Connection {
     pub(super) refusal: OnceLock<Refusal>,
     /// True once the connection was upgraded to a protocol of the app.
     pub(super) upgraded: AtomicBool,
-    /// The last upgrade that a client asked for and did not get.
+    /// The last upgrade that the client asked for and did not get. It is closed when the connection ends.
     pub(super) declined: Mutex<Option<OnUpgrade>>,
 }
 

@@ -23,7 +23,7 @@ use super::{Refusal, Scan, ScanState, Scanner, SizeLimits, Verdict};
 /// The limits that the settings have by default.
 pub(crate) const LIMITS: SizeLimits = SizeLimits { request_line: 8190, fields: 100, field_size: 8190, body: 16 << 20 };
 
-/// What the scanner made of an input.
+/// What a scanner passed and refused of one input.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) passed: Vec<u8>,

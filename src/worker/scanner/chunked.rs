@@ -1,6 +1,6 @@
-//! A body in chunks.
+//! Reads the framing of a body in chunks.
 //!
-//! Owns: the framing of RFC 9112, section 7.1, its extensions and its trailer. Refuses: the content.
+//! Owns: the framing of RFC 9112, section 7.1, with its extensions and its trailer. Refuses: the content of the body.
 
 use super::{Refusal, SizeLimits, class, lines::LineScanner, request_head::split_field};
 

@@ -2,19 +2,19 @@
 //!
 //! Owns: one table for all classes of bytes. Refuses: the meaning of a run of such bytes.
 
-/// A character of a method or a field name: `tchar` of RFC 9110, section 5.6.2.
+/// The class of the characters of a method or a field name: `tchar` of RFC 9110, section 5.6.2.
 pub(super) const TOKEN: u8 = 1;
 
-/// A character of a target's path. Besides those of RFC 3986, the class has the characters that `http::Uri` takes
-/// because browsers and curl send them unescaped: `"`, `[`, `\`, `]`, `^`, `{`, `|`, `}` and bytes above 0x7F, which
-/// must be UTF-8. It does not have `#`, because a fragment is not sent (RFC 9112, 3.2).
+/// The class of the characters of a target's path. Besides those of RFC 3986, it has the characters that `http::Uri`
+/// takes because browsers and curl send them unescaped: `"`, `[`, `\`, `]`, `^`, `{`, `|`, `}` and bytes above 0x7F,
+/// which must be UTF-8. It does not have `#`, because a fragment is not sent (RFC 9112, 3.2).
 pub(super) const PATH: u8 = 2;
 
-/// A character of a target's query, as browsers send it: a backtick is allowed here, a `"` is not.
+/// The class of the characters of a target's query, as browsers send it: it has the backtick, but not `"`.
 pub(super) const QUERY: u8 = 4;
 
-/// A character of a host that is a name or an IPv4 address: `unreserved` and `sub-delims` of RFC 3986, section 3.2.2.
-/// The percent sign is left out, because `http::Uri` does not take it, and no name in use has one.
+/// The class of the characters of a host that is a name or an IPv4 address: `unreserved` and `sub-delims` of RFC 3986,
+/// section 3.2.2. It does not have the percent sign, because `http::Uri` does not take it, and no name in use has one.
 pub(super) const HOST: u8 = 8;
 
 const CLASSES: [u8; 256] = {

@@ -1,4 +1,4 @@
-//! Lines that arrive in pieces.
+//! Finds the lines of a head or of a chunked body, which may arrive in pieces.
 //!
 //! Owns: finding the end of a line, and refusing a control character in it that is not its CRLF. Refuses: the meaning
 //! of a line.

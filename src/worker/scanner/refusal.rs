@@ -1,4 +1,4 @@
-//! What the scanner refuses, in the words that the client reads.
+//! The reasons for which the scanner refuses a request, in the words that the client reads.
 //!
 //! Owns: the status and the sentence of each refusal. Refuses: sending and logging a refusal (`connection`).
 

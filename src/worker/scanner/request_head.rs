@@ -1,4 +1,4 @@
-//! The head of a request.
+//! Reads and checks the head of a request.
 //!
 //! Owns: the request line, the fields, and what they say about the body and the connection. Refuses: reading the body.
 
@@ -20,7 +20,7 @@ pub(super) enum BodyFraming {
     Chunked { fields: u32 },
 }
 
-/// What follows the body.
+/// What follows the body of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum AfterBody {
     #[default]

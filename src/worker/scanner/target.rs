@@ -1,4 +1,4 @@
-//! The target of a request.
+//! Checks the target of a request.
 //!
 //! Owns: the four forms of a target (RFC 9112, section 3.2) and the syntax of `host[:port]`. Refuses: the meaning of a
 //! target.
@@ -45,8 +45,8 @@ fn check_path(path: &[u8]) -> Result<(), Refusal> {
         [b'?', query @ ..] => class::all(query, class::QUERY),
         _ => false,
     };
-    // Bytes above ASCII should be percent-encoded (RFC 3986), and often are not: nginx takes them, and so does
-    // `http::Uri` if they are UTF-8.
+    // Bytes above ASCII should be percent-encoded (RFC 3986), and often are not. nginx accepts them, and `http::Uri`
+    // does so if they are UTF-8.
     if whole && (path.is_ascii() || str::from_utf8(path).is_ok()) { Ok(()) } else { Err(Refusal::TARGET_CHARACTER) }
 }
 

@@ -1,4 +1,4 @@
-//! Every atom has Gunicorn's meaning, and no client can break out of its quotes.
+//! Tests that every atom has Gunicorn's meaning, and that no client can break out of its quotes.
 
 use http::Request;
 use proptest::prelude::*;
@@ -114,7 +114,7 @@ fn a_missing_value_is_a_dash() {
     assert_eq!(render(every, &refused), "- - - - - - - 400 0 0 - - -");
     // There is no status, because the client left before the response.
     assert_eq!(render("%(s)s %(B)s %(b)s", &AccessFacts::default()), "499 0 -");
-    // A missing query is shown as an empty one, as in WSGI.
+    // A request without a query has an empty one in the log, as in WSGI.
     assert_eq!(render("[%(q)s]", &facts(&Request::new(()))), "[]");
 }
 

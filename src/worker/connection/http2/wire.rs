@@ -1,4 +1,4 @@
-//! The stream under hyper, for HTTP/2.
+//! The stream that hyper reads and writes for HTTP/2. It wraps the socket.
 //!
 //! Owns: passing all bytes through the [`Http2State`], the sending of our own frames between those of h2, the goodbye,
 //! and the lingering close. Refuses: the meaning of frames, and deciding when the connection ends (`http2`).
