@@ -124,7 +124,7 @@ pub(crate) enum Command {
         /// Print the settings that are in effect in the running service
         #[arg(long)]
         running: bool,
-        /// Control socket of that service
+        /// Control socket of the running service
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
         /// Print one JSON object
@@ -138,10 +138,10 @@ pub(crate) enum Command {
         /// Do the same as --format json
         #[arg(long, conflicts_with = "format")]
         json: bool,
-        /// How to print it
+        /// Format of the status
         #[arg(long, value_enum, default_value_t = StatusFormat::Table)]
         format: StatusFormat,
-        /// Print it again every second
+        /// Print the status again every second
         #[arg(long)]
         watch: bool,
     },
@@ -149,7 +149,7 @@ pub(crate) enum Command {
     Scale {
         #[command(flatten)]
         service: ServiceArgs,
-        /// 4, or +1, or -1
+        /// New number of workers, such as 4, or a change of it, such as +1 or -1
         #[arg(value_name = "N|+N|-N", value_parser = scale, allow_hyphen_values = true)]
         workers: Scale,
         /// Print one JSON object
@@ -230,7 +230,7 @@ impl Command {
 /// The format in which the command `status` prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StatusFormat {
-    /// A table to read
+    /// A table for the terminal
     #[default]
     Table,
     /// One JSON object on one line
@@ -273,7 +273,7 @@ pub(crate) struct Options {
     /// Replace a worker after this many requests
     #[arg(long, value_name = "N", help_heading = "Workers")]
     max_requests: Option<String>,
-    /// Add a random number up to this, drawn for each worker
+    /// Random number up to this, added to max-requests for each worker
     #[arg(long, value_name = "N", help_heading = "Workers")]
     max_requests_jitter: Option<String>,
     /// Kill and replace a worker that hangs for this long
@@ -311,7 +311,7 @@ pub(crate) struct Options {
     /// error, warn, info, debug or trace [env: LOG_LEVEL, DEBUG=true]
     #[arg(long, value_name = "LEVEL", help_heading = "Logs")]
     log_level: Option<String>,
-    /// text or json
+    /// Format of the log: text or json
     #[arg(long, value_name = "FORMAT", help_heading = "Logs")]
     log_format: Option<String>,
 
