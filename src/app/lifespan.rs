@@ -43,8 +43,8 @@ impl<S> Lifespan<S> {
         Self { service, shutdown: None, shutdown_grace: Duration::ZERO }
     }
 
-    /// Adds the shutdown hook. The worker runs it after its drain, within the rest of `workers.graceful_timeout`, and
-    /// drops it at the end of that time.
+    /// Adds the shutdown hook. The worker runs it after its drain, within what is left of `workers.graceful_timeout`.
+    /// If the hook has not ended 100 ms before the end of that time, it is dropped.
     #[must_use]
     pub fn on_shutdown(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown = Some(Box::pin(hook));
@@ -53,7 +53,8 @@ impl<S> Lifespan<S> {
 
     /// Reserves a part of `workers.graceful_timeout` for the shutdown hook: the drain then ends this long before the
     /// end of the grace, and cuts the requests and the background work that are left. At most half of the grace is
-    /// reserved. Without this call, the hook has the time that the requests leave, and at least half a second.
+    /// reserved. Without this call, the drain ends half a second before the end of the grace, or a quarter of the grace
+    /// if that is shorter.
     #[must_use]
     pub fn shutdown_grace(mut self, time: Duration) -> Self {
         self.shutdown_grace = time;
