@@ -239,7 +239,7 @@ impl App {
         self
     }
 
-    /// Adds a hook to the command `check`, which verifies what the program can verify without a worker. It is called
+    /// Adds a hook to the command `check`, to verify what the program can verify without a worker. The hook is called
     /// only if the settings are valid. The command prints the lines that the hook returns; if the hook returns an
     /// error, the command ends with exit code 2. The hook runs in the process of the command, with the rights of the
     /// operator, and should change nothing.

@@ -18,12 +18,12 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// A future that completes when the client no longer waits for the response.
+/// A future that completes when the client no longer waits for the response. The method
 /// [`ClientInfo::gone`](crate::ClientInfo::gone) returns it.
 ///
-/// It completes when the client ends its side of the connection (FIN), resets the connection (RST), or resets the
-/// stream of the request (HTTP/2). It also completes when the request is over: when the last byte of the response is
-/// handed to the connection. So a task that waits for it always ends.
+/// The future completes when the client ends its side of the connection (FIN), resets the connection (RST), or resets
+/// the stream of the request (HTTP/2). It also completes when the request is over: when the last byte of the response
+/// is handed to the connection. So a task that waits for it always ends.
 ///
 /// A client of HTTP/1 may end its side of the connection and still wait for the response, as `nc -N` does. The future
 /// completes then too; the worker still sends the response, and the app decides whether the request continues. With
@@ -130,8 +130,8 @@ impl RequestEnds {
 
     pub(crate) fn ends(&self, begun: u64, http1: bool) {
         if http1 {
-            // The swap and the load cannot miss an app that asks on another thread at the same time: either this code
-            // sees that the app has asked, or the app sees that the request is over.
+            // The order of the swap and the load matters: if an app asks on another thread at the same time, either
+            // this code sees that the app has asked, or the app sees that the request is over.
             self.current.swap(0, SeqCst);
             if !self.asked.load(SeqCst) {
                 return;

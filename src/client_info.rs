@@ -28,7 +28,7 @@ use crate::client_gone::{ClientGone, RequestLink};
 /// # let _: Router = Router::new().route("/", get(hello));
 /// ```
 ///
-/// The default is a client about which nothing is known; it is for unit tests of a service.
+/// The default value is a client about which nothing is known; it is for unit tests of a service.
 #[derive(Clone, Debug, Default)]
 pub struct ClientInfo {
     pub(crate) peer: Option<SocketAddr>,
@@ -120,8 +120,8 @@ impl ClientInfo {
     }
 }
 
-/// Builds a [`ClientInfo`] for unit tests of a handler. [`ClientInfo::builder`] returns it. It needs the feature
-/// `test-util`.
+/// Builds a [`ClientInfo`] for unit tests of a handler. [`ClientInfo::builder`] makes this builder. It needs the
+/// feature `test-util`.
 ///
 /// ```
 /// let client = oxicorn::ClientInfo::builder().address("203.0.113.7".parse().unwrap()).https().host("example.org").build();

@@ -1,8 +1,8 @@
 //! The commands that ask a running service over its control socket, such as `oxicorn status`, `scale` and `stop`; and
 //! `oxicorn health`, which asks a worker.
 //!
-//! Owns: finding the service, waiting for its answer, and showing the answer. Refuses: to guess which of two services
-//! is meant, and to wait without a limit for a master that does not answer.
+//! Owns: finding the service, waiting for its answer, and showing the answer. Refuses: guessing which of two services
+//! is meant, and waiting without a limit for a master that does not answer.
 
 mod config;
 mod conversation;

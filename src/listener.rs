@@ -1,9 +1,11 @@
 //! The listening sockets of a master. They are bound once, kept for the whole life of the master, and inherited by
 //! every worker that it forks.
 //!
-//! Owns: binding, adopting and the one final shutdown. Each TCP address has either a group of SO_REUSEPORT sockets, one
-//! for each slot, or one socket that all workers share; unix and adopted sockets are always shared. Refuses: to accept
-//! (workers do), and to close the socket of a single slot. The kernel numbers the sockets of a group in the order of
+//! Owns: binding sockets, adopting inherited sockets, and the one final shutdown. Refuses: accepting (the worker does
+//! that), and closing the socket of a single slot.
+//!
+//! Each TCP address has either a group of SO_REUSEPORT sockets, one for each slot, or one socket that all workers
+//! share; unix and adopted sockets are always shared. The kernel numbers the sockets of a group in the order of
 //! listen(), and when one is closed, the last one gets its number. As long as no socket is closed, the number of a
 //! socket is its slot, and [`steering`] relies on that.
 
@@ -60,7 +62,7 @@ pub(crate) struct Listeners {
     shares: Vec<Share>,
 }
 
-/// The answer to the question if new connections can be sent to chosen slots only.
+/// Says whether the kernel can send new connections to chosen slots only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Steering {
@@ -83,7 +85,7 @@ struct SocketGroup {
     /// The address in text for messages. A port 0 is replaced by the real port, and a descriptor by the address that it
     /// is bound to.
     name: String,
-    /// Either one socket for each slot, in the order of listen(), or the only socket.
+    /// One socket for each slot, in the order of listen(); or the only socket, which all workers share.
     sockets: Vec<Socket>,
     /// The file of a unix socket that this service bound. Another process may have replaced the file at its path since.
     file: Option<FileId>,
@@ -93,14 +95,14 @@ struct SocketGroup {
     change: AddressChange,
 }
 
-/// What a reload changes for an address, while it is not yet known if the reload succeeds.
+/// What the reload that is on trial does to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressChange {
-    /// Named before and after the reload.
+    /// The address is named before and after the reload.
     Kept,
-    /// Added by the reload. If the reload fails, the address is closed.
+    /// The reload adds the address. If the reload fails, the address is closed.
     Added,
-    /// No longer named after the reload. If the reload fails, the address is kept.
+    /// The new settings no longer name the address. If the reload fails, the address is kept.
     Removed,
 }
 
@@ -145,7 +147,7 @@ impl Listeners {
         Ok(listeners)
     }
 
-    /// Returns a value without any listeners, for a worker that never accepts.
+    /// Returns an empty set of listeners, for a worker that never accepts.
     pub(crate) fn none() -> Self {
         Self { groups: Vec::new(), slots: 0, steering: Steering::Unneeded, live: vec![0], shares: Vec::new() }
     }
@@ -391,7 +393,8 @@ impl Listeners {
         if self.steering == Steering::Active {
             let program = steering::program(&steering::equal(&self.live));
             for group in self.groups.iter().filter(|group| group.change == AddressChange::Added && group.per_slot()) {
-                // If this fails, the next call of `steer` reports it. The kernel accepted such a program a moment ago.
+                // The kernel has accepted such a program before. If it refuses this one, the next call of `steer`
+                // reports the error.
                 let _ = bpf::attach_reuseport(group.sockets[0].as_fd(), &program);
             }
         }
@@ -415,7 +418,7 @@ impl Listeners {
     /// call of [`steer`](Self::steer) or of this function.
     ///
     /// # Errors
-    /// As for [`steer`](Self::steer).
+    /// The same error as of [`steer`](Self::steer).
     pub(crate) fn balance(&mut self, connections: impl Fn(u32) -> u64) -> Result<(), SteerError> {
         let shares = steering::by_room(&self.live, connections);
         if shares == self.shares { Ok(()) } else { self.share(shares) }

@@ -33,8 +33,8 @@ use crate::settings::{self, Level, LogFormat};
 
 static LOG: Mutex<Option<LogOutput>> = Mutex::new(None);
 
-/// The number of lines that this process dropped. `REPORTED` is how many of them a line in the log has already
-/// reported.
+/// The number of lines that this process dropped. The next static, `REPORTED`, is the number of them that a line in the
+/// log has already reported.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static REPORTED: AtomicU64 = AtomicU64::new(0);
 
@@ -114,7 +114,7 @@ pub(crate) fn access_file() -> Option<OwnedFd> {
     lock().as_ref()?.access.file()?.try_clone().ok().map(OwnedFd::from)
 }
 
-/// Takes the output of the access log out of the log. A worker calls it after its fork and keeps the output, because
+/// Takes the output of the access log out of the log. A worker calls this after its fork and keeps the output, because
 /// only workers write the access log. If the master has begun a line, the master ends that line.
 pub(crate) fn take_access() -> Sink {
     let off = Sink::off("log.access");

@@ -1,10 +1,11 @@
 //! The state and the counts of every worker, in memory that the master and all workers share.
 //!
-//! Owns: the layout and its atomics. First comes a header, which the master writes. Then comes one row for each worker:
-//! the master writes the worker's identity before the fork, and from then on the worker writes its row (except the word
-//! `TOLD`). Then come the durations of requests, and then the notes of requests in progress, both in the order of the
-//! rows. There are no locks: a process that is killed in the middle of a write leaves the old number or the new one,
-//! never a broken one. Refuses: decisions such as when a heartbeat is late; the core makes them.
+//! Owns: the layout and its atomics. Refuses: decisions such as when a heartbeat is late; the core makes them.
+//!
+//! First comes a header, which the master writes. Then comes one row for each worker: the master writes the worker's
+//! identity before the fork, and from then on the worker writes its row (except the word `TOLD`). Then come the
+//! durations of requests, and then the notes of requests in progress, both in the order of the rows. There are no
+//! locks: a process that is killed in the middle of a write leaves the old number or the new one, never a broken one.
 //!
 //! The counters of a row only increase. They are not reset when the row is given to the next worker; `REQUESTS_BASE`
 //! keeps the value at which that worker began. Therefore a total is the plain sum over all rows, includes all dead
@@ -94,7 +95,7 @@ mod word {
     pub(super) const RECYCLE_AT: usize = 6;
     pub(super) const IN_FLIGHT: usize = 7;
     pub(super) const CONNECTIONS: usize = 8;
-    // Counters begin here. They keep their values when the row is given to the next worker.
+    // The words from here to `CUT` are counters. They keep their values when the row is given to the next worker.
     pub(super) const REQUESTS: usize = 9;
     pub(super) const ACCEPTED: usize = 10;
     /// Five counters of responses, one for each class of status from 1xx to 5xx.
@@ -400,7 +401,7 @@ impl Row {
         self.set(word::STATE, state as u64);
     }
 
-    // ---- the master's word ---------------------------------------------------------------------------------------
+    // ---- written by the master -----------------------------------------------------------------------------------
 
     /// Tells the worker that the service stops. This takes effect before the worker reads the master's message: its
     /// next answers already tell clients that it stops.
@@ -414,7 +415,7 @@ impl Row {
         self.set(word::TOLD, self.get(word::TOLD) | told::DRAIN);
     }
 
-    // ---- the worker's own words ----------------------------------------------------------------------------------
+    // ---- written by the worker -----------------------------------------------------------------------------------
 
     pub(crate) fn begin(&self, pid: u32) {
         self.set(word::PID, u64::from(pid));
@@ -510,7 +511,7 @@ impl Row {
         self.add(word::CUT, requests);
     }
 
-    // ---- for all to read -------------------------------------------------------------------------------------------
+    // ---- read by all processes -----------------------------------------------------------------------------------
 
     pub(crate) fn state(&self) -> RowState {
         match self.get(word::STATE) {

@@ -1,8 +1,9 @@
-//! A worker: from the fork to its last connection.
+//! The life of a worker, from its fork to the end of its last connection.
 //!
-//! Owns: the order of a worker's life. The seed leaves the master's signal handlers behind. Then come privileges,
-//! signals, the runtime, the app and `Ready`; the first accept comes only after `Go`. Refuses: anything about other
-//! workers (`rescue` watches them).
+//! Owns: the order of the steps in a worker's life. Refuses: anything about other workers (`rescue` watches them).
+//!
+//! The seed leaves the master's signal handlers behind. Then come privileges, signals, the runtime, the app and the
+//! message `Ready`. The worker accepts its first connection only after the message `Go`.
 
 mod accept;
 mod acceptors;
@@ -24,7 +25,7 @@ mod serve;
 mod shared;
 mod throttle;
 
-/// What the fuzzer checks.
+/// The checks that the fuzzer runs, and the types that they need.
 #[cfg(fuzzing)]
 pub(crate) mod fuzzed {
     pub(crate) use super::{
@@ -79,31 +80,31 @@ use crate::{
     },
 };
 
-/// How long half-closed connections may take to read the end of the stream once the grace is over.
+/// How long the client of a half-closed connection has to read the rest of the stream, after the drain has ended.
 const LAST_BYTES: Duration = Duration::from_millis(250);
 
-/// The shutdown hook ends this long before the end of the grace. At the end of the grace the master kills, and the
-/// worker would not get to log what was cut.
+/// How long before the end of the grace the shutdown hook ends. The master kills the worker at the end of the grace, so
+/// without this time the worker could not log what was cut.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// How much of the grace is kept for the end of the drain: at most this, and at most a quarter of the grace.
+/// The part of the grace that is kept for the end of the drain: at most this long, and at most a quarter of the grace.
 const RESERVE: Duration = Duration::from_millis(500);
 
-/// The most lines of a [`BootFailure`] that are logged.
+/// The maximum number of lines that are logged of the long text of a [`BootFailure`].
 const DETAILS_MAX: usize = 500;
 
-/// After a SIGTERM, how long beyond the grace a worker whose loop hangs may live before SIGALRM ends it.
+/// How long a worker whose loop hangs may live after a SIGTERM, beyond the grace. Then SIGALRM ends it.
 const ALARM_SLACK: Duration = Duration::from_secs(5);
 
-/// Variables by which a service manager speaks to the master. A worker, or a library of the app, would take them for
-/// its own.
+/// The environment variables by which a service manager speaks to the master. They are removed in a worker, because the
+/// worker or a library of the app would take them for its own.
 const FOR_THE_MASTER: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
-/// The exit code of a worker that has told the master why it could not boot.
+/// The exit code of a worker that could not boot and has told the master why.
 pub(crate) const EXIT_BOOT_FAILED: u8 = 3;
 
-/// What a worker is made of: everything that the master passes to its child.
+/// Everything that the master passes to a new worker through the fork.
 #[derive(Debug)]
 pub(crate) struct WorkerSeed {
     pub(crate) slot: u32,
@@ -118,7 +119,7 @@ pub(crate) struct WorkerSeed {
     pub(crate) listeners: Listeners,
 }
 
-/// Serves until the worker is told to end. The process ends with the returned code.
+/// Runs the worker until it is told to end. The process must then exit with the returned code.
 pub(crate) fn run<F, Fut, L, E, B>(seed: WorkerSeed, factory: F) -> ExitCode
 where
     F: FnOnce(WorkerContext) -> Fut + Send + 'static,
@@ -140,7 +141,8 @@ where
         let entered = runtime.enter();
         let term =
             signal(SignalKind::terminate()).map_err(|source| BootError::Act { act: "listen to SIGTERM", source })?;
-        // Only now are signals unblocked: a SIGTERM that came earlier was pending, and now has a listener.
+        // Unblock the signals only here, where SIGTERM has a listener: a SIGTERM that came earlier was pending and is
+        // delivered now.
         drop(blocked);
         let grace = resolved.settings.workers.graceful_timeout;
         let master_link = MasterLink::new(&channel, term, master, grace, shared)
@@ -163,7 +165,8 @@ where
         });
         let driven = app.runtime.drive(driver);
         life.end();
-        // Only now are the tasks dropped, so requests that were cut have their lines too.
+        // Write the last lines of the access log here, after the tasks were dropped, so that requests that were cut
+        // have lines too.
         if let Some(access) = &shared.access {
             access.finish();
         }
@@ -197,8 +200,8 @@ where
     }
 }
 
-/// Logs a long text line by line. The master receives only the sentence: its channel takes no more, and a traceback on
-/// one line is hard to read.
+/// Logs the long text of a boot failure line by line. The master receives only its sentence: its channel takes no more,
+/// and a traceback on one line is hard to read.
 fn log_boot_failure(slot: u32, details: &str) {
     let (more, pid) = (details.lines().count().saturating_sub(DETAILS_MAX), std::process::id());
     let more = (more > 0).then(|| format!("… and {more} lines more"));
@@ -206,7 +209,8 @@ fn log_boot_failure(slot: u32, details: &str) {
         if log::is_open() {
             tracing::error!(event = "boot_failure_details", slot, pid, "{line}");
         } else {
-            // The preflight of an upgrade: the master that runs it logs what it writes.
+            // This process is the preflight of an upgrade and has no log. The master that runs the preflight logs its
+            // stderr.
             let _ = writeln!(io::stderr(), "{line}");
         }
     }
@@ -226,8 +230,9 @@ enum BootError {
     OuterLoop(#[source] BoxError),
 }
 
-/// Drops privileges, then asks for the death signal (a change of uid clears it), then checks that the master was still
-/// alive when it asked.
+/// Prepares the process to be a worker. The order matters: it drops privileges first, because a change of the uid
+/// clears the death signal. Then it asks for the death signal, and then it checks that the master was still alive when
+/// it asked.
 fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant), BootError> {
     let failed = |act| move |source| BootError::Act { act, source };
     let settings = &resolved.settings;
@@ -244,7 +249,8 @@ fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant),
     Ok((runtime, epoch))
 }
 
-/// Takes what a worker alone has: its umask, user and group, and the variables of `process.env_file`.
+/// Applies the settings of `process` that only a worker has: its umask, its user and group, and the variables of
+/// `process.env_file`.
 pub(crate) fn take_rights(settings: &settings::Process) -> io::Result<()> {
     if let Some(umask) = settings.umask {
         process::umask(umask);
@@ -272,7 +278,8 @@ where
     B: AppBody,
 {
     let (slot, generation) = (context.slot, context.generation);
-    // The factory runs in a task of its own, so that its panic is caught and messages of the master are read meanwhile.
+    // The factory runs in a task of its own, so that a panic of it is caught and the messages of the master are read
+    // while it runs.
     let mut built = tokio::spawn(async move {
         factory(context).await.map(IntoLifespan::into_lifespan).map_err(|error| BootError::Factory(error.into()))
     });
@@ -303,7 +310,8 @@ where
     acceptors.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
     heartbeat::start(shared, epoch, SiblingWatch::new(slot, shared, service));
     shared.row.serving();
-    // Logged before the master is told, so that the log shows the replacement before the end of the worker it replaces.
+    // Log this before the master is told, so that the log shows the new worker before the end of the worker that it
+    // replaces.
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");
     shared.send(ToMaster::Accepting);
 
@@ -369,7 +377,8 @@ where
     Ok(())
 }
 
-/// Whether the worker ends at once on this order: before the first accept there is nothing to drain.
+/// Carries out an order that comes before the worker accepts. Returns true if the worker must end at once, because
+/// there is nothing to drain.
 fn leaves_early(order: &Order, shared: &Shared) -> bool {
     match order {
         Order::Go => false,
@@ -385,11 +394,11 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
     }
 }
 
-/// Waits until the connections end by themselves, at most until the end of the grace. Returns when the shutdown hook
-/// must be done.
+/// Waits until the connections have ended by themselves, and cuts those that are left near the end of the grace.
+/// Returns when the grace ends, from which the caller computes how long the shutdown hook may run.
 ///
-/// `last`: whether the master said that this is the final stop. `None`: a signal asked for the drain, and the master
-/// has not said yet.
+/// `last` says whether this is the final stop of the service. It is `None` if a signal asked for the drain and the
+/// master has not said yet.
 async fn drain<S: Serve<B>, B: AppBody>(
     acceptors: &mut Acceptors<S>,
     master_link: &mut MasterLink,
@@ -424,7 +433,8 @@ async fn drain<S: Serve<B>, B: AppBody>(
                 Order::Drain { grace: other, last: ends } => {
                     grace = grace.min(other);
                     until = until.min(Instant::now() + other);
-                    // A drain that was once the last stays the last. If a signal began the drain, this order decides.
+                    // If one order said that this is the final stop, it stays the final stop. If a signal began the
+                    // drain, this order decides.
                     match (ends, last.replace(ends || last == Some(true))) {
                         (true, None | Some(false)) => acceptors.open_all(),
                         (false, None) => acceptors.close(),
@@ -438,7 +448,8 @@ async fn drain<S: Serve<B>, B: AppBody>(
     }
     acceptors.close_now().await;
     shared.begin_end();
-    // The master kills at the end of the grace. A short grace is shared with the hook.
+    // The master kills the worker at the end of the grace, so if little time is left, half of it is kept for the
+    // shutdown hook.
     let left = until.saturating_duration_since(Instant::now());
     let _ = timeout(LAST_BYTES.min(left / 2), shared.emptied()).await;
     until

@@ -14,8 +14,8 @@ use crate::{
     worker::BackgroundCount,
 };
 
-/// Builds a [`WorkerContext`] for unit tests of a factory or a handler. [`WorkerContext::builder`] returns it. It needs
-/// the feature `test-util`, which belongs to `[dev-dependencies]`.
+/// Builds a [`WorkerContext`] for unit tests of a factory or a handler. [`WorkerContext::builder`] makes this builder.
+/// It needs the feature `test-util`, which belongs to `[dev-dependencies]`.
 ///
 /// ```
 /// use oxicorn::WorkerContext;

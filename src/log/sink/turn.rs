@@ -1,4 +1,4 @@
-//! Lets processes take turns at writing to an output that may take half a line.
+//! Lets processes take turns at writing to an output that may take only a part of a line.
 //!
 //! Owns: one word of shared memory for each file, which names the process whose line is half written. Refuses: waiting
 //! for a reader. A process that has begun a line and cannot end it now keeps the turn until it has ended the line, or
@@ -54,14 +54,14 @@ impl Turn {
         Self { word, log: u64::from(key == "log.access") }
     }
 
-    /// Returns the value of the word if this log of this process has the turn. It is computed each time, because the
-    /// pid changes with a fork.
+    /// Returns the value that the word has while this log of this process has the turn. It is computed each time,
+    /// because the pid changes with a fork.
     fn me(&self) -> u64 {
         u64::from(std::process::id()) << 1 | self.log
     }
 
     /// Takes the turn, and returns how the output ends; `None` if another process has the turn. With `hold` no other
-    /// process gets the turn until it is given back. Without `hold`, which is for files, the word is only read: in a
+    /// process gets the turn until it is given back. Without `hold`, which is for files, a free turn is not taken: in a
     /// file half a line is rare, and a slow disk would delay every writer. `resumes` says that the rest of this log's
     /// own line is written next.
     pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
@@ -91,8 +91,8 @@ impl Turn {
         None
     }
 
-    /// Gives the turn back. If `torn` is set, the process keeps the turn, because the end of its line still has to be
-    /// written.
+    /// Gives the turn back. If `torn` is set, the process keeps the turn instead, because the end of its line still has
+    /// to be written.
     pub(super) fn give_back(&self, torn: bool) {
         let (Some(word), me) = (self.word, self.me()) else { return };
         let found = word.load(Ordering::Relaxed);
