@@ -348,7 +348,7 @@ pub struct Process {
     /// File to which the master writes its pid. Empty: no file.
     #[serde(serialize_with = "written::path")]
     pub pidfile: Option<PathBuf>,
-    /// File with lines `KEY=VALUE` for the environment of the workers. A variable of the real environment counts more.
+    /// File with lines `KEY=VALUE` for the environment of the workers. A variable of the real environment overrides it.
     /// A reload reads the file again. Empty: no file.
     #[serde(serialize_with = "written::path")]
     pub env_file: Option<PathBuf>,
