@@ -10,12 +10,12 @@ use std::{
 
 /// The folders in which the relative paths of one source begin, one for each kind of file.
 pub(super) struct Bases {
-    /// For files that are only read, and for sockets: commands must find a socket by the same settings, without the
-    /// variables of the service manager.
+    /// Here begin the paths of files that are only read, and of sockets: commands must find a socket by the same
+    /// settings, without the variables of the service manager.
     pub(super) read: Base,
-    /// For log files.
+    /// Here begin the paths of log files.
     pub(super) logs: Base,
-    /// For files that exist only while the service runs, such as the pidfile.
+    /// Here begin the paths of files that exist only while the service runs, such as the pidfile.
     pub(super) run: Base,
 }
 

@@ -43,7 +43,7 @@ pub struct TableSpec {
 struct Holder {
     name: &'static str,
     key: &'static str,
-    /// True if it is a mistake to set both keys.
+    /// True if it is a mistake to set both `name` and `key`.
     instead: bool,
 }
 

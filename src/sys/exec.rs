@@ -25,7 +25,7 @@ use nix::{
 /// Opens a program file. The descriptor leads to this file even if another file takes its path later.
 ///
 /// # Errors
-/// The file system's.
+/// The errors that the file system reports.
 pub(crate) fn open(program: &Path) -> io::Result<OwnedFd> {
     Ok(OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(program)?.into())
 }
@@ -100,7 +100,7 @@ pub(crate) fn close(numbers: &[RawFd]) {
 /// Makes a file in memory that holds `content`. Its descriptor is close-on-exec.
 ///
 /// # Errors
-/// The kernel's: EMFILE, ENFILE, ENOMEM.
+/// The kernel's errors, such as EMFILE, ENFILE, ENOMEM.
 pub(crate) fn memory(content: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"oxicorn", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(content)?;
@@ -110,7 +110,7 @@ pub(crate) fn memory(content: &[u8]) -> io::Result<File> {
 /// Returns the whole content of a [`memory`] file, wherever the file's position is.
 ///
 /// # Errors
-/// The kernel's.
+/// The errors that the kernel reports.
 pub(crate) fn content(file: &mut File) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     file.seek(SeekFrom::Start(0))?;
@@ -121,7 +121,7 @@ pub(crate) fn content(file: &mut File) -> io::Result<Vec<u8>> {
 /// Makes a pipe for the output of a child. The reading end does not block.
 ///
 /// # Errors
-/// The kernel's: EMFILE, ENFILE.
+/// The kernel's errors, such as EMFILE, ENFILE.
 pub(crate) fn words() -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -131,7 +131,7 @@ pub(crate) fn words() -> io::Result<(PipeReader, PipeWriter)> {
 /// Makes this process, a child, the leader of a new process group, and sends its stdout and stderr to the pipe `words`.
 ///
 /// # Errors
-/// The kernel's.
+/// The errors that the kernel reports.
 pub(crate) fn stand_apart(words: BorrowedFd<'_>) -> io::Result<()> {
     lead_group(0)?;
     unistd::dup2_stdout(words)?;

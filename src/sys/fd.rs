@@ -29,7 +29,7 @@ use nix::{
 /// (AF_UNIX, SOCK_SEQPACKET): one receive returns exactly one message.
 ///
 /// # Errors
-/// The kernel's: EMFILE, ENFILE, ENOMEM.
+/// The kernel's errors, such as EMFILE, ENFILE, ENOMEM.
 pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
@@ -53,7 +53,7 @@ pub(crate) fn send(fd: BorrowedFd<'_>, message: &[u8]) -> io::Result<bool> {
 /// Sends one message like [`send`], and passes a copy of the descriptor `passed` to the other end.
 ///
 /// # Errors
-/// As for [`send`].
+/// The same as those of [`send`].
 pub(crate) fn send_with(fd: BorrowedFd<'_>, message: &[u8], passed: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let passed = [passed.as_raw_fd()];
@@ -166,7 +166,7 @@ fn has_left_tcp(info: &libc::tcp_info) -> bool {
 }
 
 fn tcp_info(socket: RawFd) -> Option<libc::tcp_info> {
-    // SAFETY: tcp_info is plain integers, of which all-zero is a value.
+    // SAFETY: tcp_info consists of plain integers, so all-zero is a valid value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes, the size of `info`, and both outlive the call.
@@ -198,7 +198,7 @@ pub(crate) fn acknowledge(socket: RawFd) {
     unsafe { libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, (&raw const on).cast(), len) };
 }
 
-/// What an error of accept(2) means for the listener.
+/// What an error of accept(2) concerns: the listener, the resources of this process, or one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotAccepted {
     /// The listener was shut down and will never accept again.
@@ -221,7 +221,7 @@ pub(crate) fn why_not_accepted(error: &io::Error) -> NotAccepted {
 /// Raises the soft limit of open files to the hard limit. Returns the limit that is now in effect.
 ///
 /// # Errors
-/// None in practice: every process may raise its soft limit to the hard limit.
+/// It does not fail in practice: every process may raise its soft limit to the hard limit.
 pub(crate) fn raise_nofile() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
@@ -265,7 +265,7 @@ pub(crate) fn reopen_nonblocking(fd: BorrowedFd<'_>) -> io::Result<File> {
 /// write waits for a reader.
 ///
 /// # Errors
-/// The kernel's.
+/// The errors that the kernel reports.
 pub(crate) fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
@@ -293,7 +293,7 @@ pub(crate) fn send_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
 /// the block the kernel would stop the process, or send SIGTTOU again and again if a handler catches it.
 ///
 /// # Errors
-/// The kernel's: EIO once the terminal is gone.
+/// The kernel's errors, such as EIO once the terminal is gone.
 pub(crate) fn write_terminal(mut terminal: &File, bytes: &[u8]) -> io::Result<usize> {
     let mut ttou = SigSet::empty();
     ttou.add(Signal::SIGTTOU);
@@ -306,7 +306,7 @@ pub(crate) fn write_terminal(mut terminal: &File, bytes: &[u8]) -> io::Result<us
 /// Opens a file for reading. Does not wait for the writer of a FIFO.
 ///
 /// # Errors
-/// The kernel's.
+/// The errors that the kernel reports.
 pub(crate) fn open_at_once(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }

@@ -44,7 +44,7 @@ pub(crate) fn writable(path: &Path) -> io::Result<()> {
 /// Succeeds if this process may make files in this folder.
 ///
 /// # Errors
-/// As for [`writable`].
+/// The same as those of [`writable`].
 pub(crate) fn writable_folder(folder: &Path) -> io::Result<()> {
     Ok(eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK)?)
 }

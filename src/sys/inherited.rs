@@ -45,7 +45,7 @@ pub(crate) fn reset() -> Vec<String> {
             found.push(sentence.to_owned());
         }
     }
-    // SAFETY: to ignore a signal runs no code of ours.
+    // SAFETY: SIG_IGN installs no handler, so no code of this program runs when the signal comes.
     let _ =
         unsafe { sigaction(Signal::SIGXFSZ, &SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty())) };
     let limits = [
@@ -69,7 +69,7 @@ pub(crate) fn reset() -> Vec<String> {
 /// Drops a pending signal: it ignores the signal for a moment, and then the kernel discards it (signal(7)).
 fn drop_pending(signal: Signal) {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: to ignore a signal runs no code of ours.
+    // SAFETY: SIG_IGN installs no handler, so no code of this program runs when the signal comes.
     if let Ok(before) = unsafe { sigaction(signal, &ignore) } {
         // SAFETY: `before` is the action that this process had for the signal before the call above.
         let _ = unsafe { sigaction(signal, &before) };

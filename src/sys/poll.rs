@@ -24,7 +24,7 @@ pub(crate) enum Interest {
 /// false. Without a signal it never returns early.
 ///
 /// # Errors
-/// The kernel's, such as ENOMEM.
+/// The kernel's errors, such as ENOMEM.
 pub(crate) fn wait(fds: &[(BorrowedFd<'_>, Interest)], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> = fds.iter().map(|(fd, interest)| PollFd::new(*fd, interest.flags())).collect();
     match ppoll(&mut polled, timeout.map(TimeSpec::from_duration), None) {

@@ -24,7 +24,7 @@ use nix::{
 /// Makes this process the parent of all its descendants whose own parent dies, as PID 1 would be.
 ///
 /// # Errors
-/// None since Linux 3.4.
+/// It does not fail on Linux 3.4 or later.
 pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(prctl::set_child_subreaper(true)?)
 }
@@ -34,7 +34,7 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
 /// before the call, and no signal will come.
 ///
 /// # Errors
-/// None in practice.
+/// It does not fail in practice.
 pub(crate) fn set_parent_death_signal() -> io::Result<()> {
     Ok(prctl::set_pdeathsig(Signal::SIGTERM)?)
 }
@@ -95,7 +95,7 @@ pub(crate) fn add_to_environment(variables: &[(String, String)]) {
 /// Removes variables from the environment of this process, and so from that of the processes that it starts.
 pub(crate) fn remove_from_environment(names: &[&str]) {
     for name in names {
-        // SAFETY: as in `add_to_environment`.
+        // SAFETY: only workers call this, before they start their runtime, so the process has one thread.
         #[expect(clippy::disallowed_methods, reason = "workers before their runtime have one thread")]
         unsafe {
             std::env::remove_var(name);
@@ -107,7 +107,7 @@ pub(crate) fn remove_from_environment(names: &[&str]) {
 /// as they are.
 ///
 /// # Errors
-/// The file system's.
+/// The errors that the file system reports.
 pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
     if folder.as_os_str().is_empty() || folder.is_dir() {
         return Ok(());
@@ -128,7 +128,7 @@ pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Optio
 /// and so does a symbolic link without a target.
 ///
 /// # Errors
-/// The file system's.
+/// The errors that the file system reports.
 pub(crate) fn make_file(path: &Path, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
     match OpenOptions::new().write(true).create_new(true).mode(0o644).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -19,7 +19,7 @@ use nix::{
 };
 use signal_hook::{SigId, low_level};
 
-/// The signals that the master sends to workers, for [`send`].
+/// The type of the signals that [`send`] takes: the master sends them to its workers.
 pub(crate) use nix::sys::signal::Signal as Number;
 
 /// The signals that the master handles. If several wait, it takes them in this order: first those that stop the
@@ -81,7 +81,7 @@ impl MasterSignals {
     /// of counts.
     ///
     /// # Errors
-    /// The kernel's: EMFILE, ENFILE.
+    /// The kernel's errors, such as EMFILE, ENFILE.
     pub(crate) fn install() -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -152,7 +152,7 @@ impl Blocked {
 /// Blocks every signal that this thread can block.
 ///
 /// # Errors
-/// None in practice.
+/// It does not fail in practice.
 pub(crate) fn block_all() -> io::Result<Blocked> {
     Ok(Blocked(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?))
 }
@@ -199,7 +199,7 @@ pub(crate) fn name(signal: i32) -> Option<&'static str> {
 /// whose loop hangs and whose master is gone. A second SIGTERM never makes the timer later.
 ///
 /// # Errors
-/// None in practice.
+/// It does not fail in practice.
 pub(crate) fn term_arms_alarm(seconds: u32) -> io::Result<()> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default action runs no code of this program. No registry has a handler for SIGALRM, because the

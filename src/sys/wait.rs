@@ -32,7 +32,7 @@ impl fmt::Display for Exit {
 /// Reaps one child that has ended. Returns its pid and how it ended; `None` if no child has ended or there is no child.
 ///
 /// # Errors
-/// None in practice: it repeats the call after EINTR, and returns `None` for ECHILD.
+/// It does not fail in practice: it repeats the call after EINTR, and returns `None` for ECHILD.
 pub(crate) fn reap() -> io::Result<Option<(i32, Exit)>> {
     loop {
         let mut status = 0;

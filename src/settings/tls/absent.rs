@@ -8,11 +8,11 @@ use std::sync::Arc;
 use super::{Findings, Tls};
 use crate::settings::{problem::Problem, sources::Sources};
 
-/// There is none.
+/// The contents of the files of `[tls]`. Without the feature `tls` no value of this type exists.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Material {}
 
-/// There is none.
+/// The TLS configuration. Without the feature `tls` no value of this type exists.
 #[derive(Debug)]
 pub(crate) enum ServerConfig {}
 
