@@ -138,7 +138,7 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
     problems
 }
 
-/// `has_tls`: the program was built with the feature `tls`.
+/// Adds the problems of the table `[tls]`. `has_tls` is true if the program was built with the feature `tls`.
 fn tls_problems(tls: &Tls, failed: &HashSet<String>, has_tls: bool, refuse: &mut impl FnMut(&str, String)) {
     let files = [("tls.certfile", &tls.certfile), ("tls.keyfile", &tls.keyfile), ("tls.client_ca", &tls.client_ca)];
     match (&tls.certfile, &tls.keyfile) {
@@ -203,7 +203,7 @@ pub(super) fn warnings(resolved: &Resolved) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// A build of the tests always has the feature, so the test asks as a build without it does.
+    /// Tests are always built with the feature `tls`, so this test passes `false` for `has_tls`.
     #[test]
     fn a_program_without_tls_refuses_each_key_and_looks_at_no_file() {
         let there_is_none = Some("/dev/null/x".into());

@@ -1,6 +1,7 @@
-//! Durations as the settings have them: `"500ms"`, `"30s"`, `"2m"`, `"1h"`, `"1d"`; a bare number is seconds.
+//! Reads and writes durations in the form of the settings: `"500ms"`, `"30s"`, `"2m"`, `"1h"`, `"1d"`. A number without
+//! a unit means seconds.
 //!
-//! A negative duration is an error, and so is one above `u32::MAX` seconds. For a field of an app's own table:
+//! A duration below 0 or above `u32::MAX` seconds is an error. A field in an app's own table can use this form too:
 //!
 //! ```
 //! use std::time::Duration;
@@ -20,23 +21,23 @@ use serde::{Deserializer, Serializer, de};
 
 pub(super) const WANTED: &str = "a duration such as \"30s\", \"500ms\", \"2m\" or a number of seconds";
 
-/// Why a text is not a duration. Each message quotes the text.
+/// The reason why a text is not a duration. Each message quotes the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseDurationError {
-    /// It is not a number with one of the units.
+    /// The text is not a number with one of the units.
     #[error("\"{text}\" is not {WANTED}")]
     Malformed {
         /// As it was given.
         text: String,
     },
-    /// It is below 0.
+    /// The duration is below 0.
     #[error("\"{text}\" is negative; the least is 0")]
     Negative {
         /// As it was given.
         text: String,
     },
-    /// It is above `u32::MAX` seconds.
+    /// The duration is above `u32::MAX` seconds.
     #[error("\"{text}\" is longer than {} seconds", u32::MAX)]
     TooLong {
         /// As it was given.
@@ -44,7 +45,7 @@ pub enum ParseDurationError {
     },
 }
 
-/// Reads a duration.
+/// Reads a duration from a text such as `"30s"`.
 ///
 /// # Errors
 /// See [`ParseDurationError`].
@@ -96,7 +97,7 @@ pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
 /// Reads a duration from a string or a number of seconds.
 ///
 /// # Errors
-/// As for [`parse`]; and any other type of value.
+/// Those of [`parse`]; and an error if the value is neither a string nor a number.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     struct Visitor;
     impl de::Visitor<'_> for Visitor {

@@ -123,8 +123,9 @@ impl File {
         Origin::File { path: self.shown.clone(), line: self.lines.get(path).copied() }
     }
 
-    /// Returns every `section.key` of the file with its value. Unknown tables and keys become problems, except the keys
-    /// in a table of the app: the type of that table checks them later. `tables`: the names of these tables.
+    /// Returns every `section.key` of the file with its value. Unknown tables and keys become problems. `tables` are
+    /// the names of the app's tables; the keys in them are not checked here, because the types of these tables check
+    /// them later.
     pub(super) fn entries(&self, tables: &[&str], problems: &mut Vec<Problem>) -> Vec<(String, GivenValue)> {
         let mut entries = Vec::new();
         for (name, value) in &self.table {

@@ -1,25 +1,28 @@
-//! What the command line gave.
+//! The part of the command line that concerns the settings.
 //!
-//! Owns: the flags that set keys, as they were typed. Refuses: to interpret them (`resolve`); the command line (`cli`).
+//! Owns: the flags that set keys, as they were typed. Refuses: to interpret them (`resolve` does), and to parse the
+//! command line (`cli` does).
 
 use std::path::PathBuf;
 
-/// What the command line gave, not interpreted yet.
+/// The flags and words of the command line that concern the settings; they are not interpreted yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
-    /// `-c`
+    /// The settings file that `-c` names.
     pub(crate) config: Option<PathBuf>,
+    /// The flags that set keys, in the order of the command line.
     pub(crate) given: Vec<Given>,
-    /// The words after `--`.
+    /// The words after `--`. They are reserved for running another program.
     pub(crate) program: Vec<String>,
 }
 
-/// One flag that sets a key.
+/// A flag of the command line that sets a key.
 #[derive(Clone, Debug)]
 pub(crate) struct Given {
-    /// `section.key`
+    /// The key that the flag sets, as `section.key`.
     pub(crate) key: &'static str,
-    /// As typed: `--timeout`.
+    /// The name of the flag, such as `--timeout`.
     pub(crate) flag: &'static str,
+    /// The value, as it was typed.
     pub(crate) text: String,
 }

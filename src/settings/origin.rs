@@ -1,33 +1,29 @@
-//! A given value and where it was written.
+//! A value that was given for a key, and the place where it was written.
 //!
-//! Owns: the kinds of places, and their text. Refuses: which of two values counts (`resolve`), and how a value is read
-//! (`value`).
+//! Owns: the kinds of places, and their names in messages. Refuses: to choose between two values (`resolve` does), and
+//! to read a value (`value` does).
 
 use std::{fmt, path::PathBuf};
 
 use serde::Serialize;
 use toml::Value;
 
-/// Where a value was written.
+/// The place where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The built-in default.
+    /// The value is the built-in default.
     Default,
-    /// A default of the program that runs, by the name it goes by: `App::default_setting`, or the runtime's.
+    /// The value is a default of the running program. The text names its author: `App::default_setting`, or the name of
+    /// the runtime.
     Program(String),
-    /// `path` as an operator would type it: relative to the start folder if it is below that. Without a line it is the
-    /// whole file.
-    File {
-        path: PathBuf,
-        line: Option<usize>,
-    },
+    /// The settings file. `path` is relative if the file is below the start folder, as an operator would type it.
+    /// Without a `line` the whole file is meant.
+    File { path: PathBuf, line: Option<usize> },
+    /// The variable of the environment with this name.
     Env(String),
-    /// A variable from `process.env_file`.
-    EnvFile {
-        path: PathBuf,
-        line: usize,
-        name: String,
-    },
+    /// The variable `name` in the file of `process.env_file`.
+    EnvFile { path: PathBuf, line: usize, name: String },
+    /// A flag of the command line, such as `--workers`.
     Flag(&'static str),
 }
 
@@ -51,7 +47,7 @@ impl Serialize for Origin {
     }
 }
 
-/// A value as it was written, and where.
+/// A value as it was written, and the place where it was written.
 #[derive(Clone)]
 pub(crate) struct GivenValue {
     pub(crate) value: Value,
@@ -59,7 +55,7 @@ pub(crate) struct GivenValue {
 }
 
 impl fmt::Debug for GivenValue {
-    /// Without the value: it may be a secret.
+    /// Shows only the origin, because the value may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "from {}", self.origin)
     }

@@ -1,7 +1,7 @@
-//! What is wrong with the settings, and where: one line for each problem, all at once.
+//! The problems of the settings, each with its place. All of them are reported at once, one line for each.
 //!
-//! Owns: the text of a problem, and the word that was probably meant. Refuses: to judge a value
-//! (`value`, `check`, an app's own types).
+//! Owns: the text of a problem, and the search for the word that was probably meant. Refuses: to judge a value;
+//! `value`, `check` and an app's own types do.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use serde::Serialize;
 
 use super::origin::Origin;
 
-/// The meaning of a value, or the sentence that refuses it.
+/// The result of reading a value: its meaning, or a sentence that says why it is refused.
 pub(super) type Reading<T> = Result<T, String>;
 
-/// One problem.
+/// One problem of the settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Problem {
-    /// `section.key`; empty if the problem is not of one key.
+    /// The key that has the problem, as `section.key`; empty if the problem does not belong to a single key.
     pub(crate) key: String,
     pub(crate) place: Origin,
     pub(crate) message: String,
-    /// What was probably meant.
+    /// The word that was probably meant, for the question "did you mean …?".
     pub(crate) hint: Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems; one line for each.
+/// All problems of the settings. Its text has one line for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 pub(crate) struct Problems(pub(crate) Vec<Problem>);
 

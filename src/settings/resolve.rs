@@ -1,7 +1,8 @@
-//! Reads all sources, by their one precedence.
+//! Reads all sources, and chooses the value of each key by the precedence of the sources.
 //!
-//! Owns: default < file < well-known environment name < `OXICORN_*` < command line < sockets passed to us. Refuses: the
-//! syntax of files (`file`), how a value is read (`value`), and decisions that need two keys at once (`check`).
+//! Owns: the precedence: default < file < well-known environment variable < `OXICORN_*` < command line < sockets that
+//! were passed to this process. Refuses: the syntax of files (`file` knows it), reading one value (`value` does), and
+//! checks that need two keys at once (`check` does them).
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -27,31 +28,34 @@ use super::{
     tls, value,
 };
 
-/// Returns the environment of this process, without names and values that are not UTF-8: no setting can be.
+/// Returns the environment of this process. Variables whose name or value is not UTF-8 are left out, because they
+/// cannot be settings.
 pub(crate) fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
-/// The use of the resolved settings.
+/// What the settings are read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
+    /// To serve with them: every problem is reported.
     Serve,
-    /// To show them, or to find a running service. The user of the command may have no right to read the private key,
-    /// and a certificate that has expired since the start must not hide the service.
+    /// To show them, or to find a running service. The files of `[tls]` are not read then: the user of the command may
+    /// have no right to read the private key, and a certificate that has expired must not prevent the command from
+    /// finding the service.
     Ask,
 }
 
-/// What a program brings along: its tables, and its own defaults of the supervisor's keys.
+/// What a program declares in its code: its own tables, and its defaults for the supervisor's keys.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Declared {
     pub(crate) tables: Vec<TableSpec>,
-    /// If two are for one key, the later one counts.
+    /// The defaults that the program sets. If two are for the same key, the later one is used.
     pub(super) defaults: Vec<DefaultSetting>,
 }
 
-/// A default that overrides the built-in one; the settings file overrides it.
+/// A default that the program sets for a key. It overrides the built-in default, and the settings file overrides it.
 #[derive(Clone, Debug)]
 pub(super) struct DefaultSetting {
     label: String,
@@ -59,11 +63,11 @@ pub(super) struct DefaultSetting {
     text: String,
 }
 
-/// Reads every source and determines the value of each key. Nothing is remembered between calls: a reload calls it
+/// Reads all sources and determines the value of each key. It keeps nothing between calls, so a reload simply calls it
 /// again.
 ///
 /// # Errors
-/// Every problem, from all sources and in all tables.
+/// All problems of all sources and all tables.
 pub(crate) fn resolve(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -74,11 +78,12 @@ pub(crate) fn resolve(
     resolve_from(Sources::default(), flags, env, start, declared, purpose)
 }
 
-/// As [`resolve`], for a service that has read settings before. Texts that were recorded are not read again. They were
-/// valid then; only a file system that has changed since could make them invalid, and it is not checked.
+/// Does the same as [`resolve`], for a service that has read settings before. If `sources` holds recorded texts, they
+/// are used instead of the files. Checks that depend on the file system or the date are then left out, because the
+/// texts were valid when they were recorded.
 ///
 /// # Errors
-/// As for [`resolve`].
+/// The same as those of [`resolve`].
 pub(crate) fn resolve_from(
     mut sources: Sources,
     flags: &Flags,
@@ -143,7 +148,8 @@ pub(crate) fn resolve_from(
         let mut findings = tls::Findings::default();
         let material = tls::read(&settings.tls, settings.http.http2, &mut sources, &mut findings);
         settings.tls.material = material.map(Arc::new);
-        // An expired certificate is still better than none.
+        // Recorded settings are used even if their certificate has expired: a service with an expired certificate is
+        // better than no service.
         if !sources.is_recorded() {
             crossed.extend(findings.problems);
             warnings.extend(findings.warnings.into_iter().map(|warning| placed(warning).to_string()));
@@ -163,22 +169,22 @@ pub(crate) fn resolve_from(
     Ok(resolved)
 }
 
-/// The settings that identify the service, as far as they can be read.
+/// The settings that identify a service, as far as they can be read.
 #[derive(Debug)]
 pub(crate) struct Partial {
     pub(crate) socket: ControlSocket,
     pub(crate) name: String,
-    /// The settings file, links followed.
+    /// The path of the settings file, without links.
     pub(crate) file: Option<PathBuf>,
-    /// `-c` or `OXICORN_CONFIG` named the file; else it was found in the start folder.
+    /// True if `-c` or `OXICORN_CONFIG` named the file; false if it was found in the start folder.
     pub(crate) file_is_named: bool,
 }
 
-/// Reads `control.socket` and `process.name` by the same precedence as [`resolve`], also from a settings file with
-/// mistakes: a command must not lose the service that it means, nor ask another one. It does not report mistakes;
-/// [`resolve`] does. If a value is refused, the value of the source below counts.
+/// Reads `control.socket` and `process.name` by the same precedence as [`resolve`], even from a settings file with
+/// mistakes. Otherwise a command could not find its service, or would ask another one. It does not report mistakes;
+/// [`resolve`] does. If a value is refused, the value of the next weaker source is used.
 ///
-/// The problems are those of a file that cannot be read. The settings beside them then come from the other sources.
+/// If a file cannot be read, it returns the problems of this file, and the settings from the other sources.
 pub(crate) fn resolve_partly(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -211,21 +217,22 @@ pub(crate) fn resolve_partly(
     (partial, problems)
 }
 
-/// Every value that was given, the weaker source first.
+/// All values that were given. Those of a weaker source come before those of a stronger one.
 struct Gathered {
     given: Vec<(String, GivenValue)>,
     env_file: file::EnvFile,
     bases: BasesBySource,
 }
 
-/// Where relative paths begin, by where they are written.
+/// The folders in which relative paths begin: `of_file` for paths in the settings file and for the program's defaults,
+/// `of_text` for all others.
 struct BasesBySource {
     of_file: Bases,
     of_text: Bases,
 }
 
 impl BasesBySource {
-    /// Sets one value. `None` if the key is not one of the supervisor's.
+    /// Reads one value and sets it in `settings`. Returns `None` if the supervisor has no such key.
     fn set(&self, settings: &mut Settings, path: &str, entry: &GivenValue, cpus: u32) -> Option<Reading<()>> {
         let (text, bases) = match entry.origin {
             Origin::File { .. } => (false, &self.of_file),
@@ -236,7 +243,7 @@ impl BasesBySource {
     }
 }
 
-/// Adds the values of all other sources to those that are `written` in the settings file: this is the one precedence.
+/// Collects the values of all sources in the order of their precedence. `written` are the values in the settings file.
 #[expect(clippy::too_many_arguments, reason = "they are the sources")]
 fn gather(
     written: Vec<(String, GivenValue)>,
@@ -264,15 +271,15 @@ fn gather(
 }
 
 impl Declared {
-    /// Adds a default for `key` (`section.key`), which a problem and `oxicorn config` call `default (label)`. `text`
-    /// has the form that the environment would have it in: `"2m"`, `"true"`, `":9000"`. A relative path begins where
-    /// one in the settings file does.
+    /// Adds a default for `key` (`section.key`). Messages and `oxicorn config` call its origin `default (label)`.
+    /// `text` is written as in an environment variable: `"2m"`, `"true"`, `":9000"`. A relative path begins in the same
+    /// folder as one in the settings file.
     pub(crate) fn add_default(&mut self, label: &str, key: &str, text: impl Into<String>) {
         let (label, key, text) = (label.to_owned(), key.to_owned(), text.into());
         self.defaults.push(DefaultSetting { label, key, text });
     }
 
-    /// Returns the program's defaults as entries. A key that does not exist becomes a problem.
+    /// Returns the program's defaults as values of keys. A key that does not exist becomes a problem.
     fn defaults(&self, problems: &mut Vec<Problem>) -> Vec<(String, GivenValue)> {
         let mut entries = Vec::new();
         for DefaultSetting { label, key, text } in &self.defaults {
@@ -290,8 +297,8 @@ impl Declared {
     }
 }
 
-/// Returns the entries of the environment: well-known names first, then `OXICORN_<SECTION>__<KEY>`. Later entries count
-/// more.
+/// Returns the values that the environment sets: first those of well-known variables, then those of
+/// `OXICORN_<SECTION>__<KEY>`. A later value overrides an earlier one.
 fn environment_entries(
     env: &BTreeMap<String, (String, Origin)>,
     tables: &[TableSpec],

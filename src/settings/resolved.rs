@@ -1,6 +1,6 @@
-//! The outcome of reading every source: the settings, and the origin of each value.
+//! The result of reading all sources: the settings, and the origin of each value.
 //!
-//! Owns: the values that count, and which keys only a restart can change. Refuses: to read anything.
+//! Owns: the values in effect, and the list of keys that only a restart can change. Refuses: to read sources.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -17,23 +17,24 @@ use super::{
     tls,
 };
 
-/// The outcome of [`resolve`].
+/// The settings that [`resolve`] determined, with everything that is needed to show them, to compare them and to read
+/// them again.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
     pub(crate) settings: Settings,
     pub(crate) tables: Tables,
-    /// Absolute.
+    /// The absolute path of the settings file; `None` if there is no such file.
     pub(crate) file: Option<PathBuf>,
     pub(crate) start: StartFolder,
-    /// One sentence for each, ready for the log.
+    /// The warnings, as sentences for the log.
     pub(crate) warnings: Vec<String>,
-    /// The value that counts, by key path. A key that is not here has its default.
+    /// The value in effect of each key that was given, by `section.key`. A key that is not here has its default.
     pub(crate) entries: BTreeMap<String, GivenValue>,
-    /// The files that all this was read from.
+    /// The texts of the files from which these settings were read.
     pub(crate) sources: Sources,
 }
 
-/// The values that only a restart can change.
+/// The values of the keys that only a restart can change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fixed {
     reuse_port: bool,
@@ -49,7 +50,7 @@ impl Resolved {
         self.entries.get(key).map_or(Origin::Default, |entry| entry.origin.clone())
     }
 
-    /// Returns the settings with another number of workers, as after `scale`, TTIN and TTOU.
+    /// Returns the same settings with another number of workers, which `scale`, TTIN or TTOU has set.
     pub(crate) fn with_count(&self, count: u32) -> Self {
         let mut resolved = self.clone();
         if resolved.settings.workers.count != count {
@@ -72,13 +73,14 @@ impl Resolved {
         }
     }
 
-    /// Returns the warnings about the certificate that is served, as of today.
+    /// Returns today's warnings about the certificate that is in use, for example that it expires soon.
     pub(crate) fn certificate_warnings(&self) -> Vec<String> {
         let placed = |problem: Problem| Problem { place: self.origin(&problem.key), ..problem };
         tls::aged(&self.settings.tls).into_iter().map(|problem| placed(problem).to_string()).collect()
     }
 
-    /// Keeps the values that only a restart can change. Returns the keys that would have changed.
+    /// Replaces the values that only a restart can change by those of the running service. Returns the keys whose
+    /// values differed.
     pub(crate) fn keep_until_restart(&mut self, running: &Fixed) -> Vec<&'static str> {
         let wanted = self.fixed();
         let Settings { server, process, control, .. } = &mut self.settings;
@@ -98,7 +100,7 @@ impl Resolved {
     }
 }
 
-/// Logs warnings that an operator has to act on.
+/// Logs warnings about the settings, on which an operator should act.
 pub(crate) fn say_warnings(warnings: &[String]) {
     for warning in warnings {
         tracing::warn!(event = "settings_warning", "{warning}");

@@ -1,11 +1,12 @@
-//! What of a value must not be shown.
+//! Masks the parts of a value that must not be shown.
 //!
-//! Owns: which keys hold a secret, and the masks. Refuses: the form in which values are shown (`show`).
+//! Owns: the choice of keys that hold a secret, and the masks. Refuses: the form in which values are shown; `show`
+//! knows it.
 
 use toml::Value;
 
-/// Whether a key holds a secret, by its name. A key that ends in `_file` holds a path, which an operator needs to see
-/// to debug a mount.
+/// Returns true if the name of a key suggests that its value is a secret. A key that ends in `_file` is no secret: it
+/// holds a path, which an operator needs to see to debug a mount.
 pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let telling = ["token", "secret", "password", "passwd", "passphrase", "private_key", "api_key", "key_material"];
@@ -31,9 +32,9 @@ pub(super) fn redacted(key: &str, value: Value) -> Value {
     }
 }
 
-/// Masks `scheme://user:password@host` as `scheme://***@host`, wherever it is. It hides too much rather than too
-/// little: a password with an unescaped `/` in it is hidden as well, and so are options after a `?` whose name suggests
-/// a secret. Database drivers take the password of a key or a session token there.
+/// Replaces `scheme://user:password@host` by `scheme://***@host` everywhere in the text. It rather hides too much than
+/// too little: it also hides a password with an unescaped `/`, and the options after a `?` whose name or value suggests
+/// a secret. In such options database drivers take the password of a key or a session token.
 pub(super) fn without_userinfo(text: &str) -> String {
     let mut masked = String::new();
     let mut rest = text;

@@ -1,6 +1,7 @@
-//! Settings as text: each effective value and its origin.
+//! Shows settings as text: each effective value with its origin.
 //!
-//! Owns: `oxicorn config` in TOML and JSON. Refuses: what must not be shown (`secrets`), and reading anything back.
+//! Owns: the TOML and the JSON of `oxicorn config`. Refuses: to decide what must be masked (`secrets` does), and to
+//! read the text back.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -18,9 +19,9 @@ use super::{
     written::Named,
 };
 
-/// Returns the supervisor's keys by path.
+/// Returns the value of every key of the supervisor, by `section.key`.
 pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
-    // Only text and numbers within i64 come here: the readers make sure of it.
+    // This cannot fail: the readers of the values accept only text and numbers within i64, and TOML can hold these.
     let table = Table::try_from(settings).expect("settings are plain values");
     let mut flat = BTreeMap::new();
     for (section, value) in table {
@@ -32,15 +33,16 @@ pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
 }
 
 impl Resolved {
-    /// Returns every key with its effective value: all keys of the supervisor, and those given in an app's tables.
+    /// Returns every key with its effective value: all keys of the supervisor, and the keys that were given in an app's
+    /// tables.
     pub(super) fn flat(&self) -> BTreeMap<String, Value> {
         let ours = flat(&self.settings);
         let theirs = self.entries.iter().filter(|(path, _)| keys::find(path).is_none());
         ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
     }
 
-    /// Returns a settings file that would give the same settings, each key with its origin beside it. Secrets are
-    /// masked.
+    /// Returns the text of a settings file that gives the same settings, apart from secrets, which are masked. A
+    /// comment beside each key names its origin.
     pub(crate) fn to_toml(&self) -> String {
         let (folder, origin) = self.state_folder();
         let mut text = format!("# Relative paths of state are relative to {folder}, from {origin}.\n\n");
@@ -70,7 +72,7 @@ impl Resolved {
         text
     }
 
-    /// `{"workers.count": {"value": 4, "origin": "--workers"}, …}`
+    /// Returns each key with value and origin, as in `{"workers.count": {"value": 4, "origin": "--workers"}, …}`.
     pub(crate) fn to_map(&self) -> serde_json::Map<String, serde_json::Value> {
         let entry = |(path, value): (String, Value)| {
             let entry = json!({ "value": value, "origin": self.origin(&path) });
@@ -79,7 +81,7 @@ impl Resolved {
         shown(self).into_iter().map(entry).collect()
     }
 
-    /// [`to_map`](Self::to_map), and `state_folder`, which is not a key.
+    /// Returns the same as [`to_map`](Self::to_map), and in addition an entry for `state_folder`, which is not a key.
     pub(crate) fn to_object(&self) -> serde_json::Map<String, serde_json::Value> {
         let (folder, origin) = self.state_folder();
         let mut map = self.to_map();
@@ -87,7 +89,7 @@ impl Resolved {
         map
     }
 
-    /// [`to_object`](Self::to_object), as text.
+    /// Returns the JSON text of [`to_object`](Self::to_object).
     pub(crate) fn to_json(&self) -> String {
         format!("{:#}", serde_json::Value::Object(self.to_object()))
     }
@@ -100,7 +102,8 @@ impl Resolved {
     }
 }
 
-/// Returns the values in the order of supervisor.toml, then those of the app's tables.
+/// Returns all values with secrets masked: first the supervisor's keys in the order of supervisor.toml, then the keys
+/// of the app's tables.
 fn shown(resolved: &Resolved) -> Vec<(String, Value)> {
     let mut flat = resolved.flat();
     let ours: Vec<(String, Value)> = keys::KEYS.iter().filter_map(|key| flat.remove_entry(key.path)).collect();
@@ -205,7 +208,7 @@ impl Serialize for ControlSocket {
     }
 }
 
-/// Reads the form in which it is serialized.
+/// Reads the text that [`Serialize`] writes for it.
 impl From<String> for ControlSocket {
     fn from(text: String) -> Self {
         match text.as_str() {

@@ -1,7 +1,7 @@
-//! Sizes in bytes as the settings have them: `"512MiB"` and `"64k"` count in 1024s, `"16MB"` in 1000s; a bare number is
-//! bytes.
+//! Reads and writes sizes in the form of the settings: in `"512MiB"` and `"64k"` the units are powers of 1024, in
+//! `"16MB"` powers of 1000. A number without a unit means bytes.
 //!
-//! A negative size is an error, and so is one above `i64::MAX` bytes. For a field of an app's own table:
+//! A size below 0 or above `i64::MAX` bytes is an error. A field in an app's own table can use this form too:
 //!
 //! ```
 //! #[derive(serde::Deserialize)]
@@ -19,23 +19,23 @@ use serde::{Deserializer, Serializer, de};
 
 pub(super) const WANTED: &str = "a size such as \"512MiB\", \"16MB\", \"64k\" or a number of bytes";
 
-/// Why a text is not a size. Each message quotes the text.
+/// The reason why a text is not a size. Each message quotes the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseSizeError {
-    /// It is not a whole number with one of the units.
+    /// The text is not a whole number with one of the units.
     #[error("\"{text}\" is not {WANTED}")]
     Malformed {
         /// As it was given.
         text: String,
     },
-    /// It is below 0.
+    /// The size is below 0.
     #[error("\"{text}\" is negative; the least is 0")]
     Negative {
         /// As it was given.
         text: String,
     },
-    /// It is above `i64::MAX` bytes.
+    /// The size is above `i64::MAX` bytes.
     #[error("\"{text}\" is too large")]
     TooLarge {
         /// As it was given.
@@ -43,7 +43,7 @@ pub enum ParseSizeError {
     },
 }
 
-/// Reads a size in bytes.
+/// Reads a size from a text such as `"512MiB"`. Returns the number of bytes.
 ///
 /// # Errors
 /// See [`ParseSizeError`].
@@ -74,7 +74,7 @@ pub fn parse(text: &str) -> Result<u64, ParseSizeError> {
     fits.ok_or_else(|| ParseSizeError::TooLarge { text: text.to_owned() })
 }
 
-/// Writes a size with the largest unit that divides it.
+/// Writes a size with the largest of the units GiB, MiB and KiB that divides it; without a unit if none does.
 ///
 /// # Errors
 /// Those of the serializer.
@@ -89,7 +89,7 @@ pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::
 /// Reads a size from a string or a number of bytes.
 ///
 /// # Errors
-/// As for [`parse`]; and any other type of value.
+/// Those of [`parse`]; and an error if the value is neither a string nor a whole number.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Visitor;
     impl de::Visitor<'_> for Visitor {

@@ -1,7 +1,7 @@
-//! One written value and the ways to read it.
+//! One value as it was written, and the functions that read it.
 //!
-//! Owns: lists, addresses, names of choices, and the messages that refuse a value. Refuses: the choice of a
-//! reader for a key (`keys`), and checks that need two keys (`check`).
+//! Owns: lists, addresses, names of choices, and the messages that refuse a value. Refuses: to choose the function for
+//! a key (`keys` does), and checks that need two keys (`check` does them).
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -20,14 +20,14 @@ use super::{
     size,
 };
 
-/// A value as it was written.
+/// A value as it was written, with what is needed to read it.
 pub(super) struct Input<'a> {
     pub value: &'a Value,
-    /// From the environment or the command line, where everything is a string.
+    /// True if the value is from the environment or the command line, where every value is a string.
     pub text: bool,
-    /// The folders in which relative paths begin.
+    /// The folders in which a relative path in this value begins.
     pub bases: &'a Bases,
-    /// The CPUs of `auto`.
+    /// The number of CPUs, for `auto` and for formulas.
     pub cpus: u32,
 }
 
@@ -68,7 +68,7 @@ impl Input<'_> {
         self.value.as_str().map(str::to_owned).ok_or_else(|| self.is_not("a string"))
     }
 
-    /// An array of strings, or one string with commas.
+    /// Reads a list of strings: an array, or one string with commas between the items.
     pub(super) fn list(&self) -> Reading<Vec<String>> {
         let refused = || self.is_not("a list of strings");
         match self.value {
@@ -82,7 +82,7 @@ impl Input<'_> {
         }
     }
 
-    /// Request paths, each beginning with `/`.
+    /// Reads a list of request paths. Each must begin with `/`.
     pub(super) fn routes(&self) -> Reading<Vec<String>> {
         let list = self.list()?;
         match list.iter().find(|route| !route.starts_with('/')) {
@@ -118,12 +118,12 @@ impl Input<'_> {
         }
     }
 
-    /// Reads a path; an empty string is `None`.
+    /// Reads the path of a file that is read, or of a socket. An empty string gives `None`.
     pub(super) fn path(&self) -> Reading<Option<PathBuf>> {
         self.path_in(&self.bases.read)
     }
 
-    /// As [`path`](Self::path), for a file that exists only while the process runs.
+    /// Reads a path as [`path`](Self::path) does, but for a file that exists only while the service runs.
     pub(super) fn run_path(&self) -> Reading<Option<PathBuf>> {
         self.path_in(&self.bases.run)
     }
@@ -155,7 +155,7 @@ impl Input<'_> {
         }
     }
 
-    /// One of the given words, in any case.
+    /// Reads one of the words in `choices`, in upper or lower case.
     pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Reading<T> {
         let text = self.value.as_str().map(|text| text.trim().to_ascii_lowercase()).unwrap_or_default();
         choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice).ok_or_else(|| {
@@ -164,7 +164,7 @@ impl Input<'_> {
         })
     }
 
-    /// Reads a level; Gunicorn's `warning` and `critical` are accepted too.
+    /// Reads a level of the log. It also accepts Gunicorn's names `warning` and `critical`.
     pub(super) fn level(&self) -> Reading<Level> {
         match self.value.as_str().map(str::to_ascii_lowercase).as_deref() {
             Some("warning") => Ok(Level::Warn),
@@ -179,7 +179,7 @@ impl Input<'_> {
         }
     }
 
-    /// Entries such as `sqlx=warn`.
+    /// Reads a list of entries such as `sqlx=warn`.
     pub(super) fn target_levels(&self) -> Reading<Vec<TargetLevel>> {
         let read = |entry: String| {
             let refused =
@@ -199,7 +199,8 @@ impl Input<'_> {
         self.list()?.into_iter().map(read).collect()
     }
 
-    /// Reads permission bits. They are a string, because TOML has no `0660`, and a bare `660` would be decimal.
+    /// Reads permission bits in octal. They must be a string, because TOML does not allow `0660`, and `660` without
+    /// quotes would be decimal.
     pub(super) fn octal(&self) -> Reading<u32> {
         let refused = || self.is_not("permission bits in quotes, such as \"0660\"");
         let text = self.value.as_str().ok_or_else(refused)?;
@@ -227,13 +228,13 @@ impl Input<'_> {
     }
 }
 
-/// Reads one entry of `server.bind`. A port alone (`:8000`) means every IPv4 address. A host alone, which Gunicorn
-/// would give port 8000, is refused: it is usually a typing error.
+/// Reads one entry of `server.bind`. A port without a host (`:8000`) means every IPv4 address. A host without a port is
+/// refused, because it is usually a typing error; Gunicorn would use port 8000.
 fn bind(text: &str, base: &Base) -> Reading<Bind> {
     if let Some(path) = text.strip_prefix("unix:") {
         let name = path.strip_prefix("//").unwrap_or(path);
         let path = base.join(name)?;
-        // sockaddr_un holds 108 bytes with the closing NUL.
+        // The kernel's sockaddr_un has room for 108 bytes, of which the last must be NUL.
         return match path.as_os_str().len() {
             _ if name.is_empty() => Err(format!("\"{text}\" names no path")),
             ..=107 => Ok(Bind::Unix(path)),

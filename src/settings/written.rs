@@ -1,7 +1,7 @@
-//! How the values of some fields are written, for serde.
+//! Functions that serde calls to write the values of some fields.
 //!
-//! Owns: the text of permission bits, paths and accounts. Refuses: the types of the settings, which name these
-//! functions (`model`, `tls`).
+//! Owns: the text of permission bits, paths and accounts. Refuses: the types of these fields; `model` and `tls` define
+//! them.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub(super) fn umask<S: Serializer>(mask: &Option<u32>, serializer: S) -> Result<
 
 pub(super) fn path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
     match path {
-        // A path may not be UTF-8; what is shown need not be exact.
+        // If the path is not UTF-8, the text is only similar to it. That is enough, because the text is only shown.
         Some(path) => serializer.collect_str(&path.display()),
         None => serializer.serialize_str(""),
     }

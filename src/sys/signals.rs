@@ -91,8 +91,9 @@ impl MasterSignals {
         for (count, (_, number)) in COUNTS.iter().zip(HEARD) {
             let heard = move || {
                 count.fetch_add(1, Ordering::Release);
-                // SAFETY: `wake` is open as long as this action is registered, and the buffer is one byte of static memory.
-                // If the pipe is full, the write fails; that is fine, because one byte is enough to make it readable.
+                // SAFETY: `wake` stays open as long as this action is registered, and the buffer is one byte of static
+                // memory. If the pipe is full, the write fails; that is fine, because one byte is enough to make the
+                // pipe readable.
                 unsafe { libc::write(wake, c"".as_ptr().cast(), 1) };
             };
             // SAFETY: the action is async-signal-safe: it changes an atomic and calls write(2); it neither locks nor
