@@ -34,16 +34,16 @@ pub enum Peer {
 pub struct Setup {
     pub workers: usize,
     pub access_log: bool,
-    /// Switches on every limit and clock of oxicorn that is off by default.
+    /// True if oxicorn runs with every limit and clock that is off by default.
     pub everything: bool,
     /// The paths of the certificate and of the key.
     pub tls: Option<(PathBuf, PathBuf)>,
     pub http2: bool,
     /// A worker is replaced after this many requests.
     pub max_requests: Option<u32>,
-    /// Seconds of silence after which a worker counts as hung.
+    /// After this many seconds of silence, a worker counts as hung; `None` means the default of the server.
     pub hung_after: Option<u32>,
-    /// Allows this many connections, and lets them be idle.
+    /// The server must allow this many connections, and must let them be idle.
     pub idle_connections: Option<usize>,
 }
 

@@ -50,7 +50,7 @@ impl Seen<'_> {
         Some(Spread::of(ratios)?.median)
     }
 
-    /// Returns the part of a request's CPU time that is left: 0.95 when one peer takes 1/0.95 of the other.
+    /// Returns the CPU time of `other` for a request, divided by that of `one`: 0.95 if `one` takes 1/0.95 of the time.
     fn left(&self, scenario: &str, one: &str, other: &str) -> Option<f64> {
         self.ratio(scenario, "cpu_us_per_request", other, &[one])
     }

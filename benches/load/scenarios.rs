@@ -36,7 +36,7 @@ pub struct Scenario {
     pub kind: Kind,
 }
 
-/// One peer of a scenario, set up as the scenario needs it.
+/// One peer that takes part in a scenario, with the setup that the scenario needs.
 pub struct Side {
     pub label: String,
     pub peer: Peer,

@@ -21,7 +21,7 @@ const WRONG: &str = r#"Bearer realm="oxicorn", error="invalid_token""#;
 #[error("service.bearer_token_file was not read: declare the table as factory::table() has it")]
 pub(crate) struct TokenUnread;
 
-/// The token that a write needs, if it needs one. Cheap to clone.
+/// The token that a write needs, or nothing if every client may write. It is cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Token(Option<Arc<str>>);
 

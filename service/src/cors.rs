@@ -26,7 +26,7 @@ use tower_service::Service;
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct WebOrigin(HeaderValue);
 
-/// The text is not an origin.
+/// The error for a text that is not an origin. It holds the text.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error(
     "\"{0}\" is not an origin as browsers send it, such as \"https://app.example.com\" or \"http://localhost:5173\": lower case, without path, without the scheme's own port; or \"*\""
@@ -69,7 +69,7 @@ impl fmt::Debug for WebOrigin {
     }
 }
 
-/// The origins of `service.cors_origins`, and tower-http's layer for them. Cheap to clone.
+/// The origins of `service.cors_origins`, and tower-http's layer for them. Both are cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Cors {
     origins: Arc<[WebOrigin]>,

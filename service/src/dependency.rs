@@ -18,7 +18,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// full disk takes some writes and refuses others.
 const CALM: Duration = Duration::from_secs(1);
 
-/// How much an error says about the cause, the least first.
+/// How much an error says about the cause of an outage, ordered from least to most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Telling {
     /// There was no answer in time.

@@ -76,7 +76,7 @@ impl Modify for BearerScheme {
     }
 }
 
-/// Returns the document before any route is added.
+/// Returns the OpenAPI document without any route, to which the routes are added.
 pub(crate) fn frame() -> Document {
     Frame::openapi()
 }

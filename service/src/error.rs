@@ -213,7 +213,7 @@ documented!(
     [ApiError::payload_too_large()]
 );
 documented!(
-    /// The errors of a route that takes JSON, apart from those of its values.
+    /// The errors of a route that takes JSON, apart from the errors in the values of the JSON.
     BadBody,
     [
         ApiError::bad_request("body", "is not JSON: EOF while parsing an object at line 1 column 1"),

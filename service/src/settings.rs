@@ -87,8 +87,8 @@ pub(crate) enum StoreKind {
     Mongodb,
 }
 
-/// Parses a connection string. The driver's error may quote what it takes for a host or an option, which can be half of
-/// a password, so it is shown only for a string without an `@`.
+/// Parses a connection string. The driver's error is shown only for a string without an `@`: it may quote what the
+/// driver takes for a host or an option, and this can be half of a password.
 fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::Error> {
     let uri = Secret::deserialize(value)?;
     if uri.is_empty() {
@@ -112,7 +112,7 @@ pub(crate) struct DependencyCheck {
     pub(crate) probe: ProbeTarget,
 }
 
-/// How a dependency is asked.
+/// How `/ready` finds out whether a dependency works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeTarget {
     /// The dependency works if `host:port` accepts a connection.
@@ -175,7 +175,7 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// Returns the plain text.
+    /// Returns the secret as plain text.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

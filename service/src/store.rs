@@ -73,7 +73,8 @@ pub(crate) struct Draft {
     pub(crate) tags: Vec<String>,
 }
 
-/// Selects facts to list: those with `tag`, older than the fact with the id `before`, newest first, at most `limit`.
+/// Selects the facts of a list: those that have `tag` and are older than the fact with the id `before`, newest first,
+/// and at most `limit` of them.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) limit: u32,
@@ -90,7 +91,7 @@ pub(crate) struct Listing {
     pub(crate) next_cursor: Option<String>,
 }
 
-/// The store did not do what was asked.
+/// The reason why the store did not do what it was asked to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("the store cannot be used: {reason}")]
@@ -120,12 +121,12 @@ pub(crate) struct Store {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
     Well,
-    /// It can be read but not written: its disk is full, or its primary is gone.
+    /// The store can be read but not written: its disk is full, or its primary is gone.
     ReadOnly,
     Unavailable,
 }
 
-/// The database in use.
+/// The database that the store uses.
 #[derive(Clone, Debug)]
 enum Database {
     Sqlite(Sqlite),
@@ -183,7 +184,7 @@ impl Store {
         Ok(Listing { items, next_cursor })
     }
 
-    /// Returns the new fact; `None` when the id does not exist.
+    /// Replaces the content of a fact and returns the fact; `None` if the id does not exist.
     pub(crate) async fn replace(&self, id: String, draft: Draft) -> Result<Option<Fact>, StoreError> {
         let done = match &self.database {
             Database::Sqlite(database) => database.replace(id, draft, Millis::now()).await,
@@ -192,7 +193,7 @@ impl Store {
         noted(&self.writing, done, Option::is_some)
     }
 
-    /// Returns true if the fact existed.
+    /// Deletes a fact, and returns true if it existed.
     pub(crate) async fn delete(&self, id: String) -> Result<bool, StoreError> {
         let done = match &self.database {
             Database::Sqlite(database) => database.delete(id).await,

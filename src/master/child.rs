@@ -32,7 +32,7 @@ impl Child {
         first.then_some(Event::Answered { pid: self.pid })
     }
 
-    /// Sends a message to the worker. A message that does not fit into the channel is kept until it does.
+    /// Sends a message to the worker. If it does not fit into the channel, it is kept until there is room.
     pub(super) fn send(&mut self, message: ToWorker) {
         // A worker that has closed its end of the channel is about to end, so it needs no message.
         let Some(channel) = &self.channel else { return };

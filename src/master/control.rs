@@ -67,7 +67,7 @@ pub(super) struct ControlServer {
 #[derive(Debug)]
 pub(super) struct Site<'a> {
     pub(super) socket: &'a ControlSocket,
-    /// The name of the service.
+    /// The name of the service, from which the name of the file is made.
     pub(super) name: &'a str,
     /// The folder in which the service was started.
     pub(super) folder: &'a Path,
@@ -131,7 +131,7 @@ impl Site<'_> {
         }
     }
 
-    /// Opens the socket in the first folder, and under the first name, that can be used.
+    /// Opens the socket in the first folder in which this is possible, under the first name that no other service has.
     fn auto(&self, uid: u32) -> Result<ControlListener, ControlOpenError> {
         let mut refused = None;
         for folder in protocol::server_folders(uid, |name| std::env::var_os(name)) {

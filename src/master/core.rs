@@ -73,7 +73,7 @@ pub(crate) struct Worker {
     /// After a stall of the master, the worker got its whole timeout again, and it has sent no heartbeat since. A
     /// second stall does not extend its deadline.
     forgiven: bool,
-    /// The time by which the worker promised its next heartbeat.
+    /// The time by which the worker has promised to send its next heartbeat.
     due: Millis,
     /// The worker has missed its promised heartbeat: its slot gets no new connections until it sends one.
     pub(crate) silent: bool,

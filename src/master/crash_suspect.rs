@@ -19,7 +19,7 @@ const DEATHS: usize = 16;
 /// At how many deaths a request must have been in flight before it is named.
 const ENOUGH: usize = 3;
 
-/// The last deaths of workers.
+/// The last deaths of workers, and the requests that were put into quarantine after them.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Deaths {
@@ -65,7 +65,7 @@ impl Deaths {
     }
 }
 
-/// Notes that a worker died unasked. `foreign`: another process killed it, so no request can be the cause.
+/// Notes that a worker died unasked. `foreign` is true if another process killed it: then no request can be the cause.
 pub(super) fn record_death(shell: &mut Shell, in_flight: &[InFlightRequest], foreign: bool) {
     shell.deaths.record(in_flight.iter().map(|note| note.request.clone()).collect());
     let Some(suspect) = shell.deaths.suspect() else { return };

@@ -1,4 +1,4 @@
-//! What each slot has been through, for commands that ask later.
+//! What has happened to the workers of each slot, for a status that is asked for later.
 //!
 //! Owns: how many workers of a slot have ended, and why the last one did. Refuses: decisions (`core` has its own memory
 //! of failures).

@@ -43,12 +43,13 @@ pub(super) struct Notify {
     reloading: bool,
     /// The status text that was sent last.
     told: String,
-    /// States not sent yet, the oldest first. Statuses are not kept: only the newest matters.
+    /// Messages about the state that are not sent yet, the oldest first. A status text is not kept, because only the
+    /// newest one matters.
     unsent: VecDeque<String>,
     /// When to send again. Set while a message waits for room in the queue of systemd.
     retry_at: Option<Millis>,
     watchdog: Option<Watchdog>,
-    /// A failure was logged. No other is logged until a notification is sent again.
+    /// True if a failure to send was logged. No other failure is logged until a notification is sent again.
     failed: bool,
 }
 

@@ -1,6 +1,6 @@
 //! Performs what the core decided: one function for each action.
 //!
-//! Owns: forking, messages to workers, signals, steering, and the sentences of the log. Refuses: decisions.
+//! Owns: forks, messages to workers, signals, steering, and the sentences of the log. Refuses: decisions.
 
 use std::{collections::BTreeMap, time::Duration};
 

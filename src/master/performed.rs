@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use super::core::{Event, ExitReason, Generation, SlotId};
 use crate::{scoreboard::Row, sys::signals::Blocked};
 
-/// The result of an action.
+/// What the shell has to do after an action was performed.
 pub(super) enum Performed {
     Done,
     Learned(Event),

@@ -29,7 +29,7 @@ pub(crate) struct SettingsLoader {
 }
 
 impl SettingsLoader {
-    /// The signal that makes a hung worker write what it does, if the runtime has one.
+    /// Returns the signal that makes a hung worker write what it does, if the runtime has such a signal.
     pub(super) fn dump_signal(&self) -> Option<Number> {
         self.app.runtime.hang_signal().and_then(|number| Number::try_from(number).ok())
     }

@@ -91,7 +91,7 @@ pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) 
     [head.as_bytes(), b"\r\n", body].concat()
 }
 
-/// Like [`request`], with a JSON body and `Connection: close`.
+/// Returns a request as [`request`] does, with a JSON body and `Connection: close`.
 pub fn json_request(method: &str, path: &str, body: &serde_json::Value) -> Vec<u8> {
     let headers = [("Content-Type", "application/json"), ("Connection", "close")];
     request(method, path, &headers, body.to_string().as_bytes())
@@ -304,7 +304,7 @@ pub enum Mode {
 pub struct Tally {
     pub ok: u64,
     pub failures: BTreeMap<Failure, u64>,
-    /// The number of answers of each worker, by pid.
+    /// How many answers came from each worker, by its pid.
     pub pids: BTreeMap<u32, u64>,
     pub waits: Vec<Duration>,
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// Xorshift64, by Marsaglia, with the shifts 13, 7 and 17.
+/// The generator Xorshift64 by Marsaglia, with the shifts 13, 7 and 17.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 

@@ -1,4 +1,5 @@
-//! What happens to a server under load, and what its clients notice: reloads, crashes, hangs, the end.
+//! Scenarios in which something happens to a server under load (reloads, crashes, hangs, the end), and what its clients
+//! notice of it.
 
 use std::{
     collections::BTreeSet,

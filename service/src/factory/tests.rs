@@ -1,4 +1,4 @@
-//! Asks every route of the service, as hyper would ask it.
+//! Sends requests to every route of the service, in the form in which hyper hands them over.
 
 use axum::{
     Router,

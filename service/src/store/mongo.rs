@@ -31,7 +31,7 @@ const SCHEMA_VERSION: i32 = 1;
 
 const FACTS: &str = "facts";
 
-/// The index for a list by tag. Without a tag the index of `_id` is enough.
+/// The name of the index for a list by tag. For a list without a tag the index of `_id` is enough.
 const INDEX: &str = "tags_newest_first";
 
 /// The driver's client is made at the first use: the name of a `mongodb+srv://` must be looked up, and this may fail
@@ -154,7 +154,7 @@ impl Mongo {
         self.bounded("answer a ping", async { self.facts().await?.find_one(id).await }).await.map(drop)
     }
 
-    /// Asks the primary to delete a fact that does not exist.
+    /// Tries a write that changes nothing: asks the primary to delete a fact that does not exist.
     pub(super) async fn try_write(&self) -> Result<(), StoreError> {
         let id = doc! {"_id": ""};
         let tried =
@@ -234,8 +234,8 @@ impl Mongo {
         Ok(self.database().await?.collection("schema"))
     }
 
-    /// Limits the time of an operation. The driver itself waits for an answer as long as the connection lives. An
-    /// operation that is dropped closes its connection.
+    /// Limits the time of an operation, because the driver itself waits for an answer as long as the connection lives.
+    /// An operation that takes too long is dropped, which closes its connection.
     async fn bounded<T>(
         &self,
         act: &'static str,

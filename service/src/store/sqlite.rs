@@ -67,7 +67,7 @@ pub(super) struct Sqlite {
     reader: Handle,
 }
 
-/// A connection; `None` after it was closed.
+/// A connection to the file; `None` once it is closed.
 type Handle = Arc<Mutex<Option<Connection>>>;
 
 impl Sqlite {
@@ -268,7 +268,8 @@ fn prepare(connection: &mut Connection) -> Result<bool, StoreError> {
         let reason = format!("its journal mode stays \"{mode}\", but workers can share it only in \"wal\"");
         return Err(StoreError::Unfit { reason });
     }
-    // In WAL mode, NORMAL loses nothing when a process dies. Only a power cut may undo the last commits.
+    // In WAL mode, `synchronous = normal` loses nothing when a process dies. Only a power cut may undo the last
+    // commits.
     connection.pragma_update(None, "synchronous", "normal").map_err(enter_wal)?;
     let create = |source| StoreError::Sqlite { act: "create its tables", source };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(create)?;
@@ -324,7 +325,7 @@ mod tests {
         Page { limit, before: "g".into(), tag: None }
     }
 
-    /// Makes an empty file, as the master does at a start.
+    /// Makes an empty file, as the master does at a start, and opens the store in it.
     async fn begin(path: &Path) -> Store {
         File::create_new(path).unwrap();
         Store::open_sqlite(path).await.unwrap()

@@ -27,7 +27,7 @@ pub(crate) struct CoreSnapshot {
     proven: bool,
     steered: Vec<SlotId>,
     tally: Tally,
-    /// The callers that wait for the target.
+    /// The callers that wait until the service has the target number of workers.
     callers: Vec<Caller>,
     /// The callers that wait for this upgrade.
     waiting: Vec<Caller>,
@@ -40,7 +40,7 @@ pub(crate) enum Takeover {
     /// The new program: its workers are on trial. `count`: its settings ask for another number of workers than before.
     /// `removes`: its settings no longer name some addresses.
     New { count: Option<u32>, removes: bool },
-    /// The old program, because the new one failed.
+    /// The old program, which takes over again because the new one failed.
     Back,
 }
 

@@ -83,7 +83,7 @@ pub(crate) enum Event {
         program: Option<PathBuf>,
         caller: Option<Caller>,
     },
-    /// The preflight is over, and its process has been reaped.
+    /// The test of a new program is over, and its process has been reaped.
     PreflightEnded {
         passed: bool,
     },
@@ -160,7 +160,7 @@ pub(crate) enum Action {
     Go {
         pid: Pid,
     },
-    /// Tell the worker that the whole service will stop: `/ready` answers 503 from now on, and the worker serves on.
+    /// Tell the worker that the whole service will stop: it serves on, but `/ready` answers 503 from now on.
     AnnounceStop {
         pid: Pid,
     },
@@ -171,7 +171,7 @@ pub(crate) enum Action {
         last: bool,
         cause: Cause,
     },
-    /// Send the runtime's signal to a hung worker, so that it writes what it does. `Abort` follows.
+    /// Send the runtime's signal to a hung worker, so that it writes what it does. The action `Abort` follows later.
     Dump {
         pid: Pid,
         silent_ms: u64,
@@ -289,7 +289,7 @@ pub(crate) enum CommandReply {
     Stopping,
 }
 
-/// How a worker failed.
+/// In which way a worker failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Failure {
     Ended,
@@ -320,7 +320,7 @@ pub(crate) enum RecycleCause {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum KillCause {
     BootTimeout,
-    /// The worker hung, and SIGABRT did not end it.
+    /// The worker hung, and did not end after SIGABRT.
     Hung,
     DrainTimeout,
 }
