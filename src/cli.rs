@@ -104,7 +104,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve; the default command
+    /// Serve requests; this is the default command
     Run(Options),
     /// Read and check the settings and print every problem; exit code 0 or 2
     Check {
@@ -180,7 +180,7 @@ pub(crate) enum Command {
     Stop {
         #[command(flatten)]
         service: ServiceArgs,
-        /// Stop as SIGINT does: workers get two seconds
+        /// Stop as SIGINT does: workers have two seconds to finish
         #[arg(long)]
         now: bool,
         /// Print one JSON object
