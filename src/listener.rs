@@ -376,8 +376,8 @@ impl Listeners {
         self.groups.iter().flat_map(|group| &group.sockets)
     }
 
-    /// Finds out if the kernel accepts a steering program. It tries it on the first address that has a socket for each
-    /// slot, and then steers the addresses that were added.
+    /// Finds out if the kernel accepts a steering program: tries one on the first address that has a socket for each
+    /// slot. Then it steers the addresses that were added.
     fn probe_steering(&mut self) {
         if self.steering == Steering::Unneeded
             && let Some(group) = self.groups.iter().find(|group| group.per_slot())

@@ -156,7 +156,7 @@ pub(crate) fn is_open() -> bool {
     lock().is_some()
 }
 
-/// Writes the log to this file from now on. The master has opened it and passed it to this worker.
+/// Writes the log to `file` from now on. The master has opened the file and passed it to this worker.
 pub(crate) fn adopt(file: OwnedFd) {
     if let Some(log) = lock().as_mut()
         && !log.sink.adopt(file.into())

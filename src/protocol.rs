@@ -225,7 +225,7 @@ pub(crate) struct EmptySlot {
     pub(crate) next_try_s: Option<f64>,
 }
 
-/// The crash suspect: the request that was in flight at most of the last deaths of workers.
+/// The crash suspect: a request that was in flight at the majority of the last deaths of workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CrashSuspect {
     /// The method and the path of the request.

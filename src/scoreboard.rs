@@ -401,7 +401,7 @@ impl Row {
         self.set(word::STATE, state as u64);
     }
 
-    // ---- written by the master -----------------------------------------------------------------------------------
+    // ---- methods that only the master calls ------------------------------------------------------------------------
 
     /// Tells the worker that the service stops. This takes effect before the worker reads the master's message: its
     /// next answers already tell clients that it stops.
@@ -415,7 +415,7 @@ impl Row {
         self.set(word::TOLD, self.get(word::TOLD) | told::DRAIN);
     }
 
-    // ---- written by the worker -----------------------------------------------------------------------------------
+    // ---- methods that only the worker calls ------------------------------------------------------------------------
 
     pub(crate) fn begin(&self, pid: u32) {
         self.set(word::PID, u64::from(pid));
@@ -511,7 +511,7 @@ impl Row {
         self.add(word::CUT, requests);
     }
 
-    // ---- read by all processes -----------------------------------------------------------------------------------
+    // ---- methods that all processes call ---------------------------------------------------------------------------
 
     pub(crate) fn state(&self) -> RowState {
         match self.get(word::STATE) {

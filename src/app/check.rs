@@ -39,7 +39,8 @@ use crate::{
 
 /// How long to wait between two checks whether the worker has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long the worker has to end after it was asked to drain. It has served nothing, so it has nothing to finish.
+/// How long the worker of the rehearsal may take to end after it was asked to drain, in milliseconds. It has served
+/// nothing, so it has nothing to finish.
 const END_WITHIN_MS: u64 = 2_000;
 
 /// The result of a rehearsed start.
@@ -200,7 +201,8 @@ fn pidfile(path: &Path) -> Result<(), String> {
     host::writable_folder(folder).map_err(|error| format!("process.pidfile {} cannot be made: {error}", path.display()))
 }
 
-/// Forks one worker, which takes the rights of a worker, and asks it to drain as soon as it is ready.
+/// Forks one worker, which takes the rights of a worker, and asks it to drain as soon as it is ready. Returns in both
+/// processes.
 fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, app: Rc<AppInfo>) -> Side {
     let patience = resolved.settings.workers.boot_timeout;
     match fork_worker(resolved, app) {

@@ -213,8 +213,9 @@ impl WorkerContext {
         &self.arguments
     }
 
-    /// Resolves the path of a file that the app reads, such as a path in a table of its own. A relative path starts at
-    /// the folder of the settings file, or at the folder in which the program was started if there is no such file.
+    /// Resolves the path of a file that the app reads, such as a path that the app's own table names. A relative path
+    /// starts at the folder of the settings file, or at the folder in which the program was started if there is no such
+    /// file.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.folder.join(path)

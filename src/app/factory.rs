@@ -1,4 +1,4 @@
-//! What a factory may be.
+//! The bounds of a factory: the types that it may return.
 //!
 //! Owns: the bounds of a factory, written once. Refuses: calling a factory (`worker`).
 
@@ -20,7 +20,7 @@ pub trait FactoryOutput: sealed::Work {}
 
 impl<R: sealed::Work> FactoryOutput for R {}
 
-/// The private halves of the public trait, so that only this crate can implement and call them.
+/// The private half of the trait [`FactoryOutput`], so that only this crate can implement and call it.
 pub(super) mod sealed {
     use std::{future::Future, process::ExitCode};
 

@@ -1,7 +1,7 @@
 //! The types that a factory returns.
 //!
-//! Owns: the service with its shutdown hook. Refuses: the bounds of the service (`factory`), and running
-//! it (`worker`).
+//! Owns: the service with its shutdown hook. Refuses: the bounds of the service (`factory`), and running the service
+//! (`worker`).
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 
@@ -105,7 +105,7 @@ impl<S: Service<http::Request<Body>>> IntoLifespan for S {
     }
 }
 
-/// The private half of the public trait, so that only this crate can implement it.
+/// The private half of the trait [`IntoLifespan`], so that only this crate can implement it.
 mod sealed {
     use http::Request;
     use tower_service::Service;

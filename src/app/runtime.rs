@@ -158,7 +158,7 @@ impl BootFailure {
         Self { sentence: sentence.into(), details: None }
     }
 
-    /// Adds the long text, which may have any number of lines.
+    /// Adds a long text, such as a traceback, which may have any number of lines.
     #[must_use]
     pub fn with_details(mut self, text: impl Into<String>) -> Self {
         self.details = Some(text.into());

@@ -1,7 +1,7 @@
 //! The completions for shells and the manual page for man(1).
 //!
-//! Owns: making both from the definition of the command line, as the help is made, under the name by which the program
-//! was called. Refuses: text of its own.
+//! Owns: making the completions and the page from the definition of the command line, as the help is made, under the
+//! name by which the program was called. Refuses: text of its own.
 
 use std::{ffi::OsStr, io, path::Path};
 

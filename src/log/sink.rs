@@ -56,8 +56,8 @@ pub(crate) struct Sink {
 struct Output {
     file: File,
     kind: Kind,
-    /// True if a write may block, because other programs share the open file and it could not be made non-blocking. The
-    /// output is then asked for room before each write.
+    /// True if a write may block, because other programs share the open file and it could not be made non-blocking.
+    /// Then the kernel is asked before each write whether there is room.
     blocks: bool,
     turn: Turn,
 }
@@ -185,7 +185,8 @@ impl Sink {
             match output.turn.take(output.kind != Kind::File, !self.rest.is_empty()) {
                 None => return (0, Some(io::ErrorKind::WouldBlock)),
                 Some(turn::Before::Whole) => {}
-                // The process that began the last line is gone and will not end it, so begin a new line.
+                // The output ends with half a line that no process will end, because its process is gone or its rest
+                // was given up. So begin a new line.
                 Some(turn::Before::Torn) => self.rest.insert(0, b'\n'),
             }
         }
@@ -314,7 +315,7 @@ fn page(lines: &[u8]) -> &[u8] {
 /// Cuts a line that is longer than [`ATOMIC`] bytes to this length, with a mark at its end. `None` if the line is not
 /// longer.
 fn cut(line: &[u8]) -> Option<Vec<u8>> {
-    // Cut only where a character of UTF-8 begins, so that the rest is valid UTF-8.
+    // Cut only where a character of UTF-8 begins, so that the part of the line that is kept is valid UTF-8.
     let begins = |at: &usize| line[*at] & 0b1100_0000 != 0b1000_0000;
     (line.len() > ATOMIC).then(|| {
         let end = (0..=ATOMIC - CUT.len()).rev().find(begins).unwrap_or(0);

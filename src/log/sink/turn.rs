@@ -19,11 +19,11 @@ use crate::sys::{process, shm::Mapping};
 /// The number of words: more than a service has log files. If two files share a word, they only wait for each other.
 const WORDS: usize = 61;
 
-/// The bit of a word that is set if the process in the word has begun a line that it could not end.
+/// The bit of the shared word which says that the process that the word names has begun a line and could not end it.
 const TORN: u64 = 1 << 63;
 
-/// How many times a process looks at the word again while another process writes. That write does not block, so it ends
-/// within a few milliseconds.
+/// How many times a process looks at the shared word again while another process writes. That write does not block, so
+/// it ends within a few milliseconds.
 const TRIES: u32 = 2_000;
 
 #[derive(Clone, Copy, Debug)]
