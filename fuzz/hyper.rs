@@ -1,6 +1,6 @@
 //! Fuzz target: in the bytes that the request scanner passes, hyper sees the same requests as the scanner.
 //!
-//! Owns: the entry point for libFuzzer. Refuses: the check of this property (`oxicorn::fuzzing`).
+//! Owns: the entry point for libFuzzer. Refuses: the check itself (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

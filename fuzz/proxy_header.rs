@@ -1,6 +1,6 @@
-//! Fuzz target: a PROXY header gives the same result in whatever pieces it comes.
+//! Fuzz target: the parser of PROXY headers gives the same bytes the same result, in whatever pieces they come.
 //!
-//! Owns: the entry point for libFuzzer. Refuses: the check of this property (`oxicorn::fuzzing`).
+//! Owns: the entry point for libFuzzer. Refuses: the check itself (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,6 +1,6 @@
 //! Fuzz target: the request scanner gives the same bytes the same verdict, in whatever pieces they come.
 //!
-//! Owns: the entry point for libFuzzer. Refuses: the check of this property (`oxicorn::fuzzing`).
+//! Owns: the entry point for libFuzzer. Refuses: the check itself (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,7 +1,7 @@
 //! Accepts connections from the listeners that a worker inherited.
 //!
 //! Owns: the number of connections that are taken in a turn and in all (`http.worker_connections`), the meaning of an
-//! error of accept, and the estimate that a client may have given up in the queue. Refuses: serving a connection
+//! error of accept, and the estimate that a client may have given up in the queue. Refuses: the service of a connection
 //! (`connection`).
 
 use std::{
@@ -35,8 +35,8 @@ use crate::{
     },
 };
 
-/// The most connections that are accepted before those that were accepted get a turn. The number is small, because a
-/// crash loses connections that were accepted and not yet answered, but not those in the queue.
+/// The most connections that are accepted in a row; then those that were accepted get a turn. The number is small,
+/// because a crash loses connections that were accepted and not yet answered, but not those in the queue.
 const ACCEPTS_PER_TURN: u32 = 4;
 
 /// The pause after an accept that failed for lack of file descriptors or memory. New connections wait in the queue
@@ -95,7 +95,7 @@ where
                     let one_leaves = shared.make_place(1);
                     stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
-                    // In the turn that `yield_now` allows, the connection that gives up its place ends.
+                    // `yield_now` lets the other tasks have a turn. In it, the connection that gives up its place ends.
                     if one_leaves || taken == ACCEPTS_PER_TURN {
                         taken = 0;
                         yield_now().await;

@@ -1,7 +1,7 @@
 //! The listeners that a worker polls, and the steps in which a draining worker stops polling them.
 //!
 //! Owns: the choice of the sockets that are polled, and the steps by which the final stop accepts the connections that
-//! still wait in them. Refuses: a single accept (`accept`), and deciding when to drain (`worker`).
+//! still wait in them. Refuses: a single accept (`accept`), and the decision to drain (`worker`).
 
 use std::{io, time::Duration};
 
@@ -25,7 +25,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// continents take less time.
 const REFUSE_NEW: Duration = Duration::from_millis(250);
 
-/// The time without new handshakes if the grace ends before [`SETTLE`] does; otherwise it is [`REFUSE_NEW`].
+/// The length of the last part, in which no new handshake begins, if the grace ends before [`SETTLE`] does. Otherwise
+/// it is [`REFUSE_NEW`].
 const REFUSE_NEW_SHORT: Duration = Duration::from_millis(20);
 
 /// The tasks that poll a worker's listeners, and the step of closing them in a drain.
@@ -43,9 +44,9 @@ enum ClosingStage {
     /// The drain began with a SIGTERM to this worker. It polls its own listeners until the master has had time to say
     /// whether this is the final stop. If the signal went to all workers, no next worker would poll these listeners.
     Held(Instant),
-    /// This is the final stop, and the worker polls the listeners of all slots.
+    /// At the final stop, the worker polls the listeners of all slots.
     PollsAll(Instant),
-    /// This is the end of the final stop: the worker polls the listeners of all slots, and the kernel begins no new
+    /// At the end of the final stop, the worker polls the listeners of all slots, and the kernel begins no new
     /// handshake.
     RefusesNew(Instant),
     Done,

@@ -1,9 +1,9 @@
 //! The access log of one worker: a line for each request that it answered or refused.
 //!
 //! Owns: the lines that are not yet written, and the moments at which they are written: when some KiB have come
-//! together, at each heartbeat, and at the worker's end. Refuses: the look of a line (`format`), opening files (the
-//! master), and waiting for a reader or a disk while the worker serves. Lines that a reader or disk does not take in
-//! time are dropped and counted.
+//! together, at each heartbeat, and at the worker's end. Refuses: the look of a line (`format`), the opening of files
+//! (the master), and a wait for a reader or a disk while the worker serves. Lines that a reader or disk does not take
+//! in time are dropped and counted.
 
 mod entry;
 mod format;
@@ -49,7 +49,7 @@ const TELL_EVERY: u64 = 1_000;
 pub(super) struct AccessLog {
     form: Form,
     exclude: Vec<String>,
-    /// The request headers that a line shows; `response_headers` are those of the response.
+    /// The names of the request headers that a line shows; `response_headers` are those of the response.
     request_headers: Vec<HeaderName>,
     response_headers: Vec<HeaderName>,
     row: Row,

@@ -1,6 +1,6 @@
 //! Work of the app that outlives its response.
 //!
-//! Owns: the count of such work, so that a drain waits for it. Refuses: running the work, and the limit of the wait
+//! Owns: the count of this work, so that a drain waits for it. Refuses: the run of the work, and the limit of the wait
 //! (`worker`).
 
 use std::sync::{

@@ -1,14 +1,15 @@
 //! Compares the recent requests of this worker with those of its siblings, for `http.http2_rebalance`.
 //!
 //! Owns: the counts of recent requests of all workers, and the decision that this worker has clearly more than the
-//! others. Refuses: choosing a connection and sending it away (`connection`).
+//! others. Refuses: the choice of a connection and its transfer (`connection`).
 
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
 };
 
-/// The older a request is, the less it counts. A request of this age, in milliseconds, counts about a third.
+/// How long a request is remembered, in milliseconds. It counts less the older it is. At this age it counts about a
+/// third.
 const MEMORY: u64 = 60_000;
 
 /// A worker has clearly more requests than the others only if it has more than this share of the mean, in percent.
@@ -66,7 +67,8 @@ impl Memory {
             .map(|(slot, &requests)| {
                 let before = known.get(slot).copied().unwrap_or_default();
                 let faded = before.lately - before.lately * passed / MEMORY;
-                // A new worker counts from 0. This is less than the last count of the worker that it replaced.
+                // A new worker counts from 0, which is less than the last count of the worker that it replaced. This is
+                // no error: its slot then has no new requests.
                 let new = requests.saturating_sub(before.requests);
                 (*slot, SlotLoad { requests, lately: faded + new * PARTS })
             })
@@ -113,7 +115,7 @@ mod tests {
         let balance = Balance::default();
         assert!(sends_to(&balance, &[9_000, 0, 0, 0], 1_000).is_some());
         assert!(sends_to(&balance, &[9_000, 100, 100, 100], 61_000).is_none());
-        // In the last slot the count falls to 0, because a new worker has taken it over.
+        // The count of the last slot falls from 100 to 0, because a new worker has taken the slot over.
         assert!(sends_to(&balance, &[9_100, 200, 200, 0], 62_000).is_none());
     }
 }

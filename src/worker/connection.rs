@@ -1,8 +1,8 @@
-//! One connection, from accept to its last byte.
+//! Serves one connection, from its accept to its last byte.
 //!
 //! Owns: the order of a connection's life (PROXY header, TLS handshake, HTTP, end) and its part in a drain. Refuses:
-//! moving bytes (`http1`, `http2`), answering requests (`exchange`), parsing (`scanner`, hyper), and deciding when to
-//! drain (`worker`).
+//! the transfer of bytes (`http1`, `http2`), the answer to a request (`exchange`), parsing (`scanner`, hyper), and the
+//! decision to drain (`worker`).
 //!
 //! The steps in the life of a request, and the files that do them:
 //!
@@ -229,7 +229,7 @@ fn http2(shared: &Shared) -> conn::http2::Builder<TokioExecutor> {
     builder
 }
 
-/// A connection of hyper, for HTTP/1 or HTTP/2.
+/// Implemented by both types of hyper's connections, for HTTP/1 and for HTTP/2.
 trait HttpConnection: Future<Output = hyper::Result<()>> {
     /// Tells hyper to end the connection once the requests under way are answered.
     fn begin_shutdown(self: Pin<&mut Self>);

@@ -1,7 +1,7 @@
 //! The connections of a worker, and the choice of the one that gives up its place for a new one.
 //!
 //! Owns: the choice of the connection that gives up its place: the one that has been idle longest, if it has been idle
-//! for a second. Refuses: deciding when a place is needed (`accept`, `shared`), and closing a connection
+//! for a second. Refuses: the decision that a place is needed (`accept`, `shared`), and the close of a connection
 //! (`connection`).
 
 use std::{
@@ -83,7 +83,7 @@ impl ConnectionList {
 
     /// Returns the time until a connection may have been idle long enough to leave; zero if one has been already.
     pub(super) fn next_leaves_in(&self) -> Duration {
-        // If no connection is idle, the earliest case is one that becomes idle now: it may leave after `IDLE`.
+        // If no connection is idle now, none can have been idle for `IDLE` before that time has passed.
         self.lock().oldest().map_or(IDLE, |(since, _)| IDLE.saturating_sub(idle_for(since)))
     }
 

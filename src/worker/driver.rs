@@ -1,7 +1,7 @@
 //! Lets an outer loop that is not tokio's run the worker, a step at a time.
 //!
-//! Owns: the worker's tokio runtime, and running the worker's future in it step by step. Refuses: the content of that
-//! future (`worker`), and the work of the outer loop between two steps.
+//! Owns: the worker's tokio runtime, and the run of the worker's future in it, step by step. Refuses: the content of
+//! that future (`worker`), and the work of the outer loop between two steps.
 
 use std::{
     cell::{Cell, RefCell},

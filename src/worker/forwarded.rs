@@ -1,7 +1,8 @@
 //! What proxies say about the client of a request, and which proxies are trusted.
 //!
-//! Owns: `http.forwarded_allow_ips`, reading `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `Forwarded` (RFC 7239),
-//! and removing these headers if they come from an untrusted peer. Refuses: the PROXY header (`proxy_protocol`).
+//! Owns: `http.forwarded_allow_ips`, the meaning of `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `Forwarded` (RFC
+//! 7239), and the removal of these headers if they come from an untrusted peer. Refuses: the PROXY header
+//! (`proxy_protocol`).
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -3,8 +3,8 @@
 //! Owns: the rhythm of the heartbeats, and of the looks at the siblings. A loop with traffic promises the next
 //! heartbeat within 50 ms. An idle loop promises it within 300 ms, and wakes four times a second. Each turn also writes
 //! what waits: lines of the access log, the rest of a log line that was written in part, and messages to the master
-//! that did not fit into the channel. So an idle worker wakes for no other timer. Refuses: judging late heartbeats
-//! (`rescue`, the master).
+//! that did not fit into the channel. So an idle worker wakes for no other timer. Refuses: the judgement of late
+//! heartbeats (`rescue`, the master).
 
 use std::time::Duration;
 
@@ -65,9 +65,8 @@ where
         } else {
             promise(shared, IDLE_PROMISE_MS);
             let ticks = epoch.elapsed().as_millis() as u64 / IDLE_TICK_MS + 1;
-            // Waits for the next idle tick or for traffic, whichever comes first. The result does not matter: the next
-            // turn follows in both cases. Traffic ends the wait early, so that the rhythm changes with the first
-            // connection after an idle period.
+            // Waits for the next idle tick or for traffic; either of them ends the wait, so the result does not matter.
+            // Without the wake by traffic, the rhythm would change only at the next tick after an idle period.
             let _ = timeout_at(epoch + Duration::from_millis(ticks * IDLE_TICK_MS), shared.traffic.notified()).await;
         }
     }

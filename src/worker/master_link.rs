@@ -1,7 +1,7 @@
 //! The worker's end of the channel to the master.
 //!
-//! Owns: the orders that this worker gets: by a message of the master, by the loss of the master, or by SIGTERM.
-//! Refuses: sending (`shared`), and carrying out an order (`worker`).
+//! Owns: the orders that this worker gets by a message of the master, by the loss of the master, or by SIGTERM.
+//! Refuses: messages to the master (`shared`), and the execution of an order (`worker`).
 
 use std::{
     future::pending,

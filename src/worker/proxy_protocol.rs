@@ -1,8 +1,8 @@
 //! The PROXY protocol, versions 1 and 2: the first bytes of a connection name the client of the proxy.
 //!
-//! Owns: the grammar (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2) and its bounds. Refuses: reading from a
-//! connection (`connection::proxy_header`), deciding whose header is trusted (`forwarded`), and the TLVs behind the
-//! addresses, which are skipped.
+//! Owns: the grammar (haproxy's `doc/proxy-protocol.txt`, sections 2.1 and 2.2) and its bounds. Refuses: the reads from
+//! a connection (`connection::proxy_header`), the trust in a peer (`forwarded`), and the TLVs behind the addresses,
+//! which are skipped.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,7 +1,7 @@
 //! The `X-Request-Id` of each request: the client's own id, or one that is made here.
 //!
-//! Owns: the rule for accepting the id of a client, and the making of new ids. Refuses: showing ids (`exchange`, the
-//! access log).
+//! Owns: the rule for accepting the id of a client, and the digits of new ids. Refuses: the places that show ids
+//! (`exchange`, the access log).
 
 use std::{
     hash::{BuildHasher, RandomState},

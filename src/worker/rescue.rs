@@ -1,9 +1,9 @@
 //! Watches the siblings: finds workers that cannot accept the connections that wait in their slot, and accepts these
 //! connections for them.
 //!
-//! Owns: finding these workers by the scoreboard and the queues, and reporting silent ones to the master. Refuses: the
-//! rhythm of the looks (`heartbeat`), the treatment of a silent worker (the master), and any rescue while this worker
-//! drains.
+//! Owns: the search for workers that cannot accept, by the scoreboard and the queues, and the reports of silent ones to
+//! the master. Refuses: the rhythm of the looks (`heartbeat`), the treatment of a silent worker (the master), and any
+//! rescue while this worker drains.
 
 use std::{os::fd::AsFd, time::Duration};
 

@@ -1,6 +1,7 @@
 //! The traits that the app's service and the bodies of its responses must implement.
 //!
-//! Owns: these bounds, written once for the whole worker. Refuses: calling the service (`connection::exchange`).
+//! Owns: the bounds on the service and the bodies, in one place. Refuses: the call of the service
+//! (`connection::exchange`).
 
 use http::{Request, Response};
 use tower_service::Service;

@@ -2,7 +2,7 @@
 //!
 //! Owns: the flags of a drain, the scoreboard row in which the worker counts, the listeners, and the sending end of the
 //! channel to the master. Each worker process has one `Shared`. It is made once and never freed, so tasks hold plain
-//! references to it. Refuses: deciding when to drain (`worker`).
+//! references to it. Refuses: the decision to drain (`worker`).
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,7 @@
 //! Limits each kind of log line that any client can cause to one line a second.
 //!
-//! Owns: the time from which the next line may be written, and the number of suppressed lines. Refuses: writing the
-//! lines.
+//! Owns: the time from which the next line may be written, and the number of suppressed lines. Refuses: the lines
+//! themselves.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -2,8 +2,8 @@
 //!
 //! Owns: the state from which the deadlines of `http.header_timeout`, `http.keep_alive`, `http.write_timeout` and, in a
 //! drain, `workers.drain_idle` follow. This file has no timers: a request only leaves stamps of the coarse clock, and
-//! the connection's one timer reads them when it fires. Refuses: the reaction when a time is over (`connection`), and
-//! `http.body_timeout` (`body`).
+//! the connection's one timer reads them when it fires. Refuses: the reaction when a deadline is over (`connection`),
+//! and `http.body_timeout` (`body`).
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -17,7 +17,7 @@ use crate::{settings::Http, sys::clock, worker::shared::Shared};
 pub(super) struct Activity {
     accepted: u64,
     /// The number of requests that the app has, and of responses under way. With HTTP/2 it is 1 while any stream is
-    /// open on the wire.
+    /// open.
     busy: AtomicU32,
     /// When the head that is arriving began to arrive, or something that may become a head; `NEVER` while no head is
     /// arriving.

@@ -83,7 +83,7 @@ pub enum BodyError {
         /// What is wrong with the body, as the log says it.
         reason: &'static str,
     },
-    /// The client went away, or reset the stream.
+    /// The client went away in the middle of the body, or reset the stream of the request.
     #[error("the body was cut off")]
     Cut(#[source] BoxError),
 }
@@ -137,8 +137,8 @@ impl ReceivedBody {
         }
     }
 
-    /// Returns the error of a body that hyper could not read. If the wire refused the bytes before hyper saw them, the
-    /// refusal is inside hyper's error, and becomes the fault of the body.
+    /// Returns the error of a body that hyper could not read. If our stream refused the bytes before hyper saw them,
+    /// the refusal is inside hyper's error, and becomes the fault of the body.
     fn cut(&self, error: hyper::Error) -> BodyError {
         let mut cause = error.source();
         while let Some(inner) = cause {

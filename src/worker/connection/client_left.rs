@@ -1,8 +1,8 @@
 //! Finds out if the client of a request is still there when the request is handed to the app.
 //!
 //! Owns: the knowledge that the event loop has about the other end of a stream without a system call, and the decision
-//! that no client waits for the response. Refuses: asking the kernel (`sys::fd`), and clients that leave later, when
-//! the app has their requests (`client_gone`).
+//! that no client waits for the response. Refuses: the question to the kernel (`sys::fd`), and clients that leave
+//! later, when the app has their requests (`client_gone`).
 //!
 //! A worker that died or hung leaves requests in its queue, and their clients give up. Without this check the next
 //! worker would serve each of these requests for nothing, and a request that crashes workers would crash that worker
@@ -52,7 +52,8 @@ impl<T: ClientStream> ClientStream for tokio_rustls::server::TlsStream<T> {
 pub(super) struct ClientLeft;
 
 impl Connection {
-    /// Notes that the client has ended its side, as the wire has seen.
+    /// Notes that the client has ended its side of the connection. The stream under hyper calls this when it sees the
+    /// end.
     pub(super) fn ends(&self) {
         self.ending.store(true, Relaxed);
     }
@@ -63,7 +64,7 @@ impl Connection {
     pub(super) fn client_has_left(&self, now: u64) -> bool {
         let unsure = self.ending.load(Relaxed) || self.shared.is_held_up(now);
         if unsure {
-            // From now on the wire notes an end that comes later.
+            // If the client ends its side later, the stream under hyper notes it again.
             self.ending.store(false, Relaxed);
         }
         unsure && fd::has_left(self.socket)

@@ -1,7 +1,7 @@
 //! Watches for the moment at which the client ends a connection of HTTP/1 while a request is under way.
 //!
-//! Owns: the way in which this end is noticed. Refuses: the futures that wait for it (`client_gone`), and HTTP/2, whose
-//! frames are always read.
+//! Owns: the way to notice that a client has ended its connection. Refuses: the futures that wait for this
+//! (`client_gone`), and HTTP/2, whose frames are always read.
 //!
 //! hyper does not read while the app answers, because a client that has ended its side still gets its response. The
 //! stream belongs to hyper, so a duplicate of its descriptor is watched. This is done only on connections on which an

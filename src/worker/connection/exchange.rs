@@ -1,9 +1,10 @@
-//! One request and its response.
+//! Answers one request: passes it to the app, or makes the response itself.
 //!
 //! Owns: the count of requests, their ids, the treatment of a request whose client has left, `http.metrics_path`,
 //! `http.quarantine`, `http.limit_concurrency`, `http.request_timeout`, the panics of the app, the limits of an HTTP/2
-//! request, and `Connection: close` while the worker drains. Refuses: deciding when a connection ends (`connection`) or
-//! whether a client has left (`client_left`), moving bytes (`http1`), and finding the faults of a body (`body`).
+//! request, and `Connection: close` while the worker drains. Refuses: the end of a connection (`connection`), the check
+//! that a client is still there (`client_left`), the transfer of bytes (`http1`), and the search for faults of a body
+//! (`body`).
 
 use std::{
     error::Error,

@@ -1,8 +1,8 @@
 //! The stream that hyper reads and writes for HTTP/1. It wraps the socket.
 //!
 //! Owns: the rule that hyper gets only bytes that the scanner has verified, the response to a client whose request was
-//! refused, and the length of the wait for a client at the close. Refuses: verifying bytes (`scanner`), and deciding
-//! when a connection ends (`connection`).
+//! refused, and the length of the wait for a client at the close. Refuses: the verification of bytes (`scanner`), and
+//! the decision to end a connection (`connection`).
 //!
 //! A connection that waits for a request holds no buffer here: what arrives is read to the stack, scanned, and copied
 //! to hyper. Only a head that comes in pieces is kept. The content of a large body goes straight into hyper's buffer.
@@ -190,7 +190,8 @@ impl<T: ClientStream> Read for Http1Wire<T> {
                 input.give(&mut buf);
             }
             if buf.remaining() < room {
-                // These bytes may hold a request whose client is gone.
+                // These bytes may hold a request whose client is gone. If so, this is noted, and checked before the app
+                // gets the request.
                 if this.inner.inner().stream.is_ending() {
                     this.connection.ends();
                 }

@@ -1,8 +1,8 @@
 //! Decides when and how a connection of HTTP/2 ends.
 //!
-//! Owns: the meaning of the passing frames for the end of a connection, the goodbye, the drain, the handling of streams
-//! that the client does not read, and that of clients that are gone. Refuses: moving bytes (`wire`), parsing frames
-//! (`frames`), windows (`streams`), and the protocol itself, which h2 speaks.
+//! Owns: the meaning of the passing frames for the end of a connection, the goodbye, the drain, streams that the client
+//! does not read, and clients that are gone. Refuses: the transfer of bytes (`wire`), the parsing of frames (`frames`),
+//! windows (`streams`), and the protocol itself, which hyper's library h2 speaks.
 //!
 //! A GOAWAY names the last stream that the server serves. If the client opens another stream at the same time, that
 //! stream is lost, unless the client can repeat its request. So we send one GOAWAY when this is unlikely: when no
@@ -38,13 +38,13 @@ use crate::{sys::clock, worker::shared::Shared};
 
 // All times in this file are in milliseconds.
 
-/// In a drain, a connection gets its goodbye after this time without a stream.
+/// In a drain, a connection gets the goodbye (one GOAWAY that we send) after this time without a stream.
 const PAUSE: u64 = 50;
-/// In a drain, a connection that was busy gets its goodbye only after this time without a stream. A proxy under load
-/// may pause because its machine does, and then continue for all its clients.
+/// In a drain, a connection that was busy gets the goodbye (one GOAWAY that we send) only after this time without a
+/// stream. A proxy under load may pause because its machine does, and then continue for all its clients.
 const PAUSE_IF_BUSY: u64 = 500;
-/// A connection gets no goodbye for this time after h2's warning, because the client may have paused because of the
-/// warning.
+/// After h2's warning, a connection gets no goodbye (GOAWAY that we send) for this time, because the client may have
+/// paused because of the warning.
 const WARNED_MIN: u64 = 500;
 /// The client's answer to h2's PING is held back until this time after the warning.
 const WARNED: u64 = 1_000;
@@ -64,8 +64,8 @@ const PING_AFTER: u64 = 30_000;
 const UNRESPONSIVE: u64 = 20_000;
 const OUR_PING: Payload = *b"oxicorn?";
 
-/// What the wire and the lifecycle of one connection know about the frames that have passed. Both belong to one task,
-/// so the lock around this is always free.
+/// What the stream under hyper and the lifecycle of one connection know about the frames that have passed. Both belong
+/// to one task, so the lock around this is always free.
 pub(super) struct Http2State {
     inbound: FrameReader,
     outbound: FrameReader,
@@ -83,7 +83,7 @@ pub(super) struct Http2State {
     asked: Option<u64>,
 }
 
-/// The present step of h2 on its way to the last GOAWAY.
+/// How far h2 has come in ending the connection by its own two GOAWAYs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DrainStage {
     Open,
@@ -101,15 +101,15 @@ enum DrainStage {
     },
 }
 
-/// The present step of our goodbye.
+/// The present step of the goodbye, which is a GOAWAY that we send ourselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goodbye {
     No,
-    /// The goodbye is sent at the next end of a frame of h2, if no stream is open then.
+    /// The goodbye should be sent: at the next end of a frame of h2, if no stream is open then.
     Wanted,
-    /// The goodbye is being written.
+    /// Our GOAWAY is being written.
     Begun,
-    /// The goodbye is written. h2 is told that the client has ended, and what h2 still writes is discarded.
+    /// Our GOAWAY is written. h2 is told that the client has ended, and what h2 still writes is discarded.
     Done,
 }
 
@@ -197,7 +197,8 @@ impl Http2State {
                     self.streams.server_sends_data(stream, length, ends, now);
                 }
                 Some(H2Frame::Reset { stream }) => self.streams.reset(stream),
-                // h2 sends only one PING, right after its first GOAWAY.
+                // h2 sends only one PING, right after its first GOAWAY. So this one means that h2 has warned the
+                // client.
                 Some(H2Frame::Ping { ack: false, payload }) => {
                     self.stage = DrainStage::Warned { since: now, ping: payload, answered: false, over: false };
                 }
@@ -268,7 +269,7 @@ pub(super) struct Http2Lifecycle {
     enrolled: bool,
     /// True once hyper was told to end the connection.
     left: bool,
-    /// When the connection was last checked for a move to a sibling, and how many streams it had had by then.
+    /// When the connection was last checked for a move to a sibling, and the number of streams that it had had by then.
     weighed: (u64, u32),
     /// When it was decided that the connection should move to a sibling; `None` if it should stay.
     sent_away: Option<u64>,
@@ -281,7 +282,7 @@ enum Due {
     Blocked,
     /// Reset the streams whose responses the client does not read.
     Stalled,
-    /// Send the goodbye as soon as no stream is open.
+    /// Send our GOAWAY, the goodbye, as soon as no stream is open.
     Goodbye,
     /// Tell h2 to warn the client with GOAWAY(2^31-1).
     Leave,
@@ -373,7 +374,7 @@ impl Lifecycle for Http2Lifecycle {
         let state = Arc::clone(&self.state);
         let mut state = lock(&state);
         let deadline = self.deadline(&state, connection);
-        // If another connection needs this place now, this one gets its goodbye at once.
+        // If another connection needs this place now, this connection gets the goodbye (our GOAWAY) at once.
         let gives_way = state.goodbye == Goodbye::No && connection.activity.is_asked_to_leave();
         let due = if gives_way { Some(Due::Goodbye) } else { timer.due(deadline, cx) };
         let Some(due) = due else { return NextStep::Wait };

@@ -1,8 +1,8 @@
 //! The lingering close: after the last response, the worker still reads for a while before it closes the socket.
 //!
-//! Owns: reading and discarding what a client still sends after our last byte. A close with unread bytes would send an
+//! Owns: the reads that discard what a client still sends after our last byte. A close with unread bytes would send an
 //! RST, which destroys what the client has not read yet. Some clients begin to read only when they have sent
-//! everything. Refuses: deciding for which clients to linger (`http1`, `handshake`).
+//! everything. Refuses: the choice of the clients for which to linger (`http1`, `handshake`).
 
 use std::{
     future::Future,

@@ -1,7 +1,7 @@
 //! Reads the first bytes of a connection, which tell HTTP/2 from HTTP/1.
 //!
-//! Owns: waiting for the first bytes, and for the rest of the preface of HTTP/2 if it has begun (RFC 9113, section
-//! 3.4). Refuses: responses. If the time is over before the client has sent anything, HTTP/1 handles the connection.
+//! Owns: the wait for the first bytes, and for the rest of the preface of HTTP/2 if it has begun (RFC 9113, section
+//! 3.4). If the time is over before the client has sent anything, HTTP/1 handles the connection. Refuses: responses.
 
 use std::{future::poll_fn, mem::MaybeUninit, pin::Pin, task::Poll};
 

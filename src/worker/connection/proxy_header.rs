@@ -1,7 +1,7 @@
 //! Reads the PROXY header, which comes before everything else on a connection.
 //!
 //! Owns: the rules by which a header must, may or must not come, from which peers, and by when. Refuses: the grammar of
-//! a header (`proxy_protocol`), and what requests say about their client (`forwarded`).
+//! a header (`proxy_protocol`), and the headers in which requests name their client (`forwarded`).
 
 use std::{
     future::poll_fn,

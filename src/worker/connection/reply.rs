@@ -23,7 +23,7 @@ use crate::{channel::ToMaster, scoreboard::Entry, sys::clock};
 pub(super) struct InFlightGuard {
     pub(super) connection: Arc<Connection>,
     http1: bool,
-    /// When the request began, in nanoseconds of the monotonic clock.
+    /// The moment at which the request began, in nanoseconds of the monotonic clock.
     begun: u64,
     note: Option<Entry>,
 }
@@ -59,7 +59,8 @@ impl Drop for InFlightGuard {
         }
         shared.row.request_ended();
         request_ends.ends(self.begun, self.http1);
-        // With HTTP/2 the wire notes the end of a request, because h2 may hold the end of its response back for long.
+        // With HTTP/2 the passing frames show the end of a request, because h2 may hold the end of its response back
+        // for long.
         if self.http1 {
             activity.request_ends(now / 1_000_000);
         }

@@ -44,7 +44,7 @@ const LAST_CALL_MS: u64 = 2;
 pub(super) struct Connection {
     pub(super) shared: &'static Shared,
     pub(super) peer: Peer,
-    /// The client, as far as the connection itself and its PROXY header tell it.
+    /// The client, as far as the connection itself and its PROXY header name it.
     pub(super) client: ClientInfo,
     /// The client's certificate, if `tls.client_ca` asks for one.
     pub(super) certificate: Option<ClientCertificate>,
@@ -66,7 +66,8 @@ pub(super) struct Connection {
     pub(super) refusal: OnceLock<Refusal>,
     /// True once the connection was upgraded to a protocol of the app.
     pub(super) upgraded: AtomicBool,
-    /// The last upgrade that the client asked for and did not get. It is closed when the connection ends.
+    /// The last upgrade that the client asked for and did not get. hyper keeps it pending, so it is closed at the
+    /// connection's end.
     pub(super) declined: Mutex<Option<OnUpgrade>>,
 }
 
@@ -76,7 +77,7 @@ impl Connection {
         self.shared.refused(refusal, self.peer);
     }
 
-    /// Refuses everything that comes next on the connection. The wire sends the reason before it closes.
+    /// Refuses everything that comes next on the connection. The stream under hyper sends the reason before it closes.
     pub(super) fn refuse(&self, refusal: Refusal) {
         if self.refusal.set(refusal).is_ok() {
             self.refused(refusal);

@@ -1,8 +1,8 @@
 //! The part of a request's body that the app does not read.
 //!
-//! Owns: the decision to read and discard that part, so that another request can follow, its limits, and the faults
-//! that the response must report about the body. Refuses: the body as the app reads it (`body`), and the response
-//! (`exchange`).
+//! Owns: the decision to read and discard the unread part, so that another request can follow, the limits of this, and
+//! the faults that the response must report about the body. Refuses: the body as the app reads it (`body`), and the
+//! response (`exchange`).
 //!
 //! hyper stops reading as soon as a body is dropped before its end. If the head of the response was sent before without
 //! `Connection: close`, the client's next request is lost. So a body that the app drops is kept here until the response

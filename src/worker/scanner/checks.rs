@@ -1,7 +1,7 @@
 //! Properties that the scanner must have for any bytes.
 //!
-//! Owns: the assertions of these properties, for the proptests (`tests`) and for the fuzzer (`fuzz/`). Refuses:
-//! choosing the bytes.
+//! Owns: the assertions, which the proptests (`tests`) and the fuzzer (`fuzz/`) share. Refuses: the choice of the
+//! bytes.
 
 use std::{
     convert::Infallible,
@@ -30,8 +30,8 @@ pub(super) struct Outcome {
     pub(super) refusal: Option<Refusal>,
 }
 
-/// Offers an input to a scanner in these pieces, as the wire of HTTP/1 does. Each request for another protocol counts
-/// as answered like any other request.
+/// Offers an input to a scanner in these pieces, as `http1` does. Each request for another protocol counts as answered
+/// like any other request.
 pub(super) fn feed<'a>(limits: SizeLimits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let (mut scanner, mut outcome, mut kept) = (Scanner::new(limits), Outcome::default(), Vec::new());
     for piece in pieces {

@@ -72,9 +72,9 @@ pub(super) fn trim_start(mut bytes: &[u8]) -> &[u8] {
 /// Returns the index of the first control character: a byte below 0x20 other than a tab, or 0x7F.
 ///
 /// It looks at eight bytes at a time, as one number. It subtracts 0x20 from each byte; a byte below 0x20 then borrows
-/// from the next higher one. For 0x7F it first turns such bytes into 0 by XOR, and subtracts 1. The lowest byte that
-/// borrows is really a control character or a tab. A byte above it may borrow only because of that one, so only the
-/// lowest counts.
+/// from the next higher one. To find 0x7F, it first turns such bytes into 0 by XOR, and then subtracts 1 from each
+/// byte. The lowest byte that borrows is really one of those sought, or a tab. A byte above it may borrow only because
+/// of that one, so only the lowest counts.
 pub(super) fn first_control(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;

@@ -1,4 +1,4 @@
-//! The checks of the scanner that also a request of HTTP/2 needs.
+//! The checks that the scanner also has for a request of HTTP/2.
 //!
 //! Owns: the checks that h2 leaves out: the limits, `Host` beside `:authority`, and `Expect`. It is pure. Refuses:
 //! frames and header blocks, which h2 judges, and responses (`connection::exchange`).

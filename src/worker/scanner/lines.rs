@@ -1,7 +1,7 @@
 //! Finds the lines of a head or of a chunked body, which may arrive in pieces.
 //!
-//! Owns: finding the end of a line, and refusing a control character in it that is not its CRLF. Refuses: the meaning
-//! of a line.
+//! Owns: the search for the end of a line, and the refusal of control characters in it other than its CRLF. Refuses:
+//! the meaning of a line.
 
 use std::ops::Range;
 

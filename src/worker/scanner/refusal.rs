@@ -1,6 +1,6 @@
 //! The reasons for which the scanner refuses a request, in the words that the client reads.
 //!
-//! Owns: the status and the sentence of each refusal. Refuses: sending and logging a refusal (`connection`).
+//! Owns: the status and the sentence of each refusal. Refuses: the response and the log line for it (`connection`).
 
 use std::fmt;
 

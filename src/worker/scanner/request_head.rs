@@ -1,6 +1,6 @@
 //! Reads and checks the head of a request.
 //!
-//! Owns: the request line, the fields, and what they say about the body and the connection. Refuses: reading the body.
+//! Owns: the request line, the fields, and their meaning for the body and the connection. Refuses: the body itself.
 
 use super::{HEAD_MAX, Refusal, SizeLimits, class, lines::LineScanner, target};
 

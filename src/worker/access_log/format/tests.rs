@@ -20,7 +20,7 @@ fn parts(format: &str) -> Vec<Part> {
     }
 }
 
-/// Returns what the log knows of a request that was answered with status 201 and 17 bytes after 3.0456789 seconds.
+/// Returns the facts of a request that was answered with status 201 and a body of 17 bytes after 3.0456789 seconds.
 fn facts(request: &Request<()>) -> AccessFacts {
     let mut answer = HeaderMap::new();
     answer.insert("x-answer", HeaderValue::from_static("42"));
@@ -114,7 +114,7 @@ fn a_missing_value_is_a_dash() {
     assert_eq!(render(every, &refused), "- - - - - - - 400 0 0 - - -");
     // There is no status, because the client left before the response.
     assert_eq!(render("%(s)s %(B)s %(b)s", &AccessFacts::default()), "499 0 -");
-    // A request without a query has an empty one in the log, as in WSGI.
+    // The query of a request without one is shown as empty, as in WSGI.
     assert_eq!(render("[%(q)s]", &facts(&Request::new(()))), "[]");
 }
 

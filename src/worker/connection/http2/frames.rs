@@ -1,8 +1,8 @@
 //! Reads the frames of HTTP/2 as they pass (RFC 9113, section 4).
 //!
-//! Owns: finding where frames begin and end, however the bytes are split; the meaning of the frames that concern the
-//! end of a connection; and the frames that we send ourselves. Refuses: IO, clocks, the content of header blocks, and
-//! judging frames, which h2 does.
+//! Owns: the search for the beginnings and ends of frames, however the bytes are split; the meaning of the frames that
+//! concern the end of a connection; and the frames that we send ourselves. Refuses: IO, clocks, the content of header
+//! blocks, and the judgement of frames, which h2 makes.
 
 use std::borrow::Cow;
 

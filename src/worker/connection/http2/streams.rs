@@ -1,4 +1,4 @@
-//! The streams of one connection, as the wire shows them (RFC 9113, sections 5.1 and 5.2).
+//! The streams of one connection, as the passing frames show them (RFC 9113, sections 5.1 and 5.2).
 //!
 //! Owns: the list of open streams, and for each the time since which the client's windows let no byte through. Refuses:
 //! IO, clocks (the caller passes the time), and the reaction to a blocked stream.
@@ -13,7 +13,7 @@ const SECOND: u64 = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Streams {
-    /// The highest number of a stream that the client has opened.
+    /// The highest stream number that the client has used.
     highest: u32,
     open: Vec<OpenStream>,
     /// The size of the window of a stream that begins now.

@@ -1,7 +1,7 @@
 //! The stream that hyper reads and writes for HTTP/2. It wraps the socket.
 //!
-//! Owns: passing all bytes through the [`Http2State`], the sending of our own frames between those of h2, the goodbye,
-//! and the lingering close. Refuses: the meaning of frames, and deciding when the connection ends (`http2`).
+//! Owns: the passage of all bytes through the [`Http2State`], the sending of our own frames between those of h2, and
+//! the lingering close. Refuses: the meaning of frames, and the decision to end the connection (`http2`).
 
 use std::{
     future::Future,
@@ -53,7 +53,7 @@ pub(in crate::worker::connection) struct Http2Wire<T> {
     _open: OpenGuard,
 }
 
-/// The present step of the connection in its end.
+/// How far the connection has come in its end.
 enum End {
     No,
     /// Everything is sent. Our FIN waits for the client's FIN, until this timer fires.
@@ -120,7 +120,7 @@ impl<T: ClientStream> Http2Wire<T> {
         Poll::Ready(Ok(!bytes.is_empty()))
     }
 
-    /// Writes what h2 gives, behind our own frames. After the goodbye, discards it.
+    /// Writes what h2 gives, behind our own frames. After the goodbye, our GOAWAY, it discards what h2 gives.
     fn poll_write_frames(
         &mut self,
         cx: &mut Context<'_>,
@@ -160,7 +160,7 @@ impl<T: ClientStream> Read for Http2Wire<T> {
             let said = this.poll_write_ours(&mut state, cx)?;
             match state.goodbye {
                 Goodbye::No | Goodbye::Wanted => {}
-                // What the client sends now has crossed the goodbye, and belongs to streams above the last one that is
+                // What the client sends now has crossed our GOAWAY, and belongs to streams above the last one that is
                 // served.
                 Goodbye::Begun => return said.map(Ok),
                 Goodbye::Done => return Poll::Ready(Ok(())),
