@@ -87,7 +87,7 @@ impl Cors {
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
             .allow_headers([AUTHORIZATION, CONTENT_TYPE])
-            // A page can always read some other headers, so only these are named.
+            // A page can read some other headers without this list, so only these are named.
             .expose_headers([LOCATION, RETRY_AFTER, WWW_AUTHENTICATE])
             .max_age(Duration::from_secs(600))
             // This is sent to origins that are not listed too: a cache must not show one origin's answer to another.

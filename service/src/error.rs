@@ -1,7 +1,7 @@
 //! Every error body has one shape: `{"error", "type", "details": [{"field", "message"}]}`.
 //!
-//! Owns: the status of a refusal, its body, and its part of the OpenAPI document. Refuses: giving
-//! a client what only the log may hold.
+//! Owns: the status of a refusal, its body, and its part of the OpenAPI document. Refuses: giving a client
+//! what only the log may hold.
 
 use std::collections::BTreeMap;
 

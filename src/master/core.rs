@@ -79,7 +79,7 @@ pub(crate) struct Worker {
     pub(crate) silent: bool,
     /// The worker has reached its limit of connections: its slot gets no new ones until some of them have ended.
     full: bool,
-    /// The worker was told that this is the final stop, so that no later worker will accept from its listeners.
+    /// The worker was told that this is the final stop: no later worker will accept from its listeners.
     #[serde(default)]
     told_last: bool,
 }

@@ -25,7 +25,7 @@ const ENOUGH: usize = 3;
 pub(super) struct Deaths {
     /// The requests in flight at each death, the oldest death first.
     last: VecDeque<Vec<String>>,
-    /// The requests in quarantine, each with the end of its quarantine.
+    /// The requests in quarantine, each with the time at which its quarantine ends.
     pub(super) quarantined: Vec<(String, Millis)>,
 }
 
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(named(&[&[bad], &[bad], &[bad]]), says(3, 3));
         assert_eq!(named(&[&[bad], &[], &[good, bad], &[bad]]), says(3, 4));
         assert_eq!(named(&[&["a"], &["b"], &["c"], &["d"]]), None);
-        // A request that is in flight twice at one death counts once.
+        // A request that is in flight several times at one death counts only once for this death.
         assert_eq!(named(&[&[bad, bad, bad], &[], &[]]), None);
     }
 

@@ -25,7 +25,7 @@ const PANICKED: i32 = 101;
 #[derive(Debug)]
 pub(super) struct ExitFacts<'a> {
     pub(super) exit: Exit,
-    /// The phase in which the core had the worker when it ended.
+    /// The phase of the worker when it ended, as the core knew it.
     pub(super) phase: Phase,
     /// Why the boot failed, if the worker sent the reason before it ended.
     pub(super) boot_failure: Option<&'a str>,

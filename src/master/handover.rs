@@ -152,7 +152,7 @@ pub(super) struct PassedChild {
 }
 
 impl Program {
-    /// Describes the program that runs now.
+    /// Describes the running program, so that it can be executed again.
     pub(super) fn own(executable: RawFd, path: PathBuf, resolved: &Resolved) -> Self {
         Self {
             build: env!("CARGO_PKG_VERSION").to_owned(),

@@ -136,7 +136,7 @@ impl Shell {
         self.send(pid, ToWorker::Drain { grace_ms, last });
     }
 
-    /// Sends a hung worker the signal that makes it write what it does.
+    /// Sends a hung worker the signal that makes it write what it does, if the runtime has such a signal.
     fn dump(&self, pid: Pid, silent_ms: u64) {
         let Some(signal) = self.loader.dump_signal() else { return };
         self.log_hung(pid, silent_ms, &format!("{signal} now so that it writes what it does, SIGABRT in a second"));

@@ -21,10 +21,9 @@ use crate::{
 /// How a reload reads the settings.
 pub(crate) struct SettingsLoader {
     pub(crate) app: Rc<AppInfo>,
-    /// Reads and checks the new settings. The argument is the settings in effect.
+    /// Reads and checks the new settings. It gets the settings in effect.
     pub(crate) read: Box<ReadSettings>,
-    /// Prepares what the workers of the new settings need. The arguments are the new settings and the settings in
-    /// effect.
+    /// Prepares what the workers of the new settings need. It gets the new settings, then the settings in effect.
     pub(crate) prepare: Box<PrepareWorkers>,
 }
 

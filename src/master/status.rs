@@ -69,7 +69,7 @@ fn speaks(shell: &Shell) -> Speaks {
     }
 }
 
-/// Returns `None` for a worker that is not forked yet, because it has no process to report on.
+/// Describes one worker; `None` if it is not forked yet, because then there is no process to report on.
 fn worker_status(shell: &Shell, worker: &core::Worker) -> Option<WorkerStatus> {
     let child = shell.children.iter().find(|child| Some(child.pid) == worker.pid)?;
     let SlotHistory { restarts, last_exit } = shell.history.of(worker.slot);

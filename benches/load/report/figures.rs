@@ -207,7 +207,7 @@ pub fn failures(row: &Row) -> (BTreeMap<&str, u64>, u64) {
     (failed, all)
 }
 
-/// Returns `12 reset, 3 timeout of 45,678 requests`, or `None` if no request failed.
+/// Returns a text such as `12 reset, 3 timeout of 45,678 requests`, or `None` if no request failed.
 pub fn failed_line(row: &Row) -> Option<String> {
     let (failed, all) = failures(row);
     let named: Vec<_> = failed.iter().map(|(class, &count)| format!("{} {class}", number(count as f64))).collect();
