@@ -71,7 +71,7 @@ mod header {
     pub(super) const GENERATION: usize = 6;
     pub(super) const TARGET: usize = 7;
     pub(super) const MASTER_PID: usize = 8;
-    /// When the master started, in milliseconds of CLOCK_BOOTTIME. The wall clock would not do, because it may be set
+    /// When the master started, in milliseconds of CLOCK_BOOTTIME. The wall clock is not used, because it may be set
     /// later.
     pub(super) const STARTED: usize = 9;
     /// When the last quarantine ends, in milliseconds of the monotonic clock; 0 if there was no quarantine yet.
@@ -284,7 +284,7 @@ impl Scoreboard {
         self.set(header::CUT, self.get(header::CUT) + lost);
     }
 
-    /// Writes these values, so that all processes can read them. Only the master calls it.
+    /// Writes the values of `overview`, so that all processes can read them. Only the master calls it.
     pub(crate) fn publish(&self, overview: &Overview) {
         let Overview { generation, target, recycled, crashed, hung, boot_failed } = *overview;
         self.set(header::GENERATION, generation);

@@ -30,7 +30,7 @@ pub(crate) enum ControlEndpoint {
     Off,
 }
 
-/// The data with which the service is searched and is identified among those that answer.
+/// The data to search for the service, and to identify it among the services that answer.
 #[derive(Debug)]
 pub(crate) struct Search {
     name: String,

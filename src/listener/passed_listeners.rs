@@ -63,6 +63,8 @@ impl Listeners {
         }
     }
 
+    /// Takes over the listeners that the previous program has passed.
+    ///
     /// # Errors
     /// A descriptor that `passed` names is not open in this process.
     pub(crate) fn adopt(passed: &PassedListeners) -> io::Result<Self> {

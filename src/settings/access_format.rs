@@ -30,47 +30,48 @@ pub(crate) enum Form {
     Text(Vec<Part>),
 }
 
-/// A part of a line in a text format. The letter or name in each comment is the one that the format string uses.
+/// A part of a line in a text format: literal text, or an atom of the format string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Literal(String),
-    /// `h`: the client's address, without its port.
+    /// The atom `h`: the client's address, without its port.
     Client,
-    /// `u`: the user of HTTP's Basic scheme.
+    /// The atom `u`: the user name that the client sent with HTTP's Basic authentication.
     User,
-    /// `t`: the time at which the line is written, in local time, such as `[22/Nov/2026:05:13:51 +0000]`.
+    /// The atom `t`: the time at which the line is written, in local time, such as `[22/Nov/2026:05:13:51 +0000]`.
     Time,
-    /// `r`: method, target and protocol of the request.
+    /// The atom `r`: method, target and protocol of the request.
     RequestLine,
-    /// `m`: the method of the request.
+    /// The atom `m`: the method of the request.
     Method,
-    /// `{RAW_URI}e`: path and query as they were sent.
+    /// The atom `{RAW_URI}e`: path and query as they were sent.
     Target,
-    /// `U`: the path as it was sent.
+    /// The atom `U`: the path as it was sent.
     Path,
-    /// `q`: the text after the `?` of the target; empty without a `?`.
+    /// The atom `q`: the text after the `?` of the target; empty without a `?`.
     Query,
-    /// `H`: the protocol of the request, such as `HTTP/1.1`.
+    /// The atom `H`: the protocol of the request, such as `HTTP/1.1`.
     Protocol,
-    /// `s`: the status of the answer.
+    /// The atom `s`: the status of the answer.
     Status,
-    /// `B` and `b`: the number of bytes in the body of the answer. If there was no answer, `b` is `-` and `B` is 0.
+    /// The atoms `B` and `b`: the number of bytes in the body of the answer. If there was no answer, `b` is `-` and `B`
+    /// is 0.
     Bytes {
         dash: bool,
     },
-    /// `T`: the duration of the request in whole seconds.
+    /// The atom `T`: the duration of the request in whole seconds.
     Seconds,
-    /// `M`: the duration of the request in whole milliseconds.
+    /// The atom `M`: the duration of the request in whole milliseconds.
     Milliseconds,
-    /// `D`: the duration of the request in whole microseconds.
+    /// The atom `D`: the duration of the request in whole microseconds.
     Microseconds,
-    /// `L`: the duration of the request in seconds, with six decimals.
+    /// The atom `L`: the duration of the request in seconds, with six decimals.
     DecimalSeconds,
-    /// `p`: the pid of the worker, between `<` and `>`.
+    /// The atom `p`: the pid of the worker, between `<` and `>`.
     Pid,
-    /// `{name}i`: a header of the request. `f` (Referer) and `a` (User-Agent) are such headers too.
+    /// The atom `{name}i`: a header of the request. `f` (Referer) and `a` (User-Agent) are such headers too.
     RequestHeader(HeaderName),
-    /// `{name}o`: a header of the answer.
+    /// The atom `{name}o`: a header of the answer.
     ResponseHeader(HeaderName),
 }
 
@@ -96,6 +97,8 @@ impl AccessFormat {
         Self::parse("combined").expect("our own format")
     }
 
+    /// Reads the text of `log.access_format`.
+    ///
     /// # Errors
     /// A sentence that quotes the part which is not understood, and says what was probably meant.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {

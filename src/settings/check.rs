@@ -203,7 +203,8 @@ pub(super) fn warnings(resolved: &Resolved) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// Tests are always built with the feature `tls`, so this test passes `false` for `has_tls`.
+    /// Tests are always built with the feature `tls`, so this test passes `false` for `has_tls` to act like a build
+    /// without it.
     #[test]
     fn a_program_without_tls_refuses_each_key_and_looks_at_no_file() {
         let there_is_none = Some("/dev/null/x".into());

@@ -28,19 +28,19 @@ pub enum ParseDurationError {
     /// The text is not a number with one of the units.
     #[error("\"{text}\" is not {WANTED}")]
     Malformed {
-        /// As it was given.
+        /// The text, as it was given.
         text: String,
     },
     /// The duration is below 0.
     #[error("\"{text}\" is negative; the least is 0")]
     Negative {
-        /// As it was given.
+        /// The text, as it was given.
         text: String,
     },
     /// The duration is above `u32::MAX` seconds.
     #[error("\"{text}\" is longer than {} seconds", u32::MAX)]
     TooLong {
-        /// As it was given.
+        /// The text, as it was given.
         text: String,
     },
 }

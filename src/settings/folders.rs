@@ -65,6 +65,8 @@ impl Base {
         Self { path: folder.to_owned(), gone: false }
     }
 
+    /// Appends a relative path to this folder; an absolute path stays as it is.
+    ///
     /// # Errors
     /// A sentence for the operator: the path is relative and the folder is gone.
     pub(super) fn join(&self, path: impl AsRef<Path>) -> Result<PathBuf, String> {

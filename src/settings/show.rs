@@ -208,7 +208,7 @@ impl Serialize for ControlSocket {
     }
 }
 
-/// Reads the text that [`Serialize`] writes for it.
+/// Reads `control.socket` from the text that [`Serialize`] writes for it.
 impl From<String> for ControlSocket {
     fn from(text: String) -> Self {
         match text.as_str() {

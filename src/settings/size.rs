@@ -26,19 +26,19 @@ pub enum ParseSizeError {
     /// The text is not a whole number with one of the units.
     #[error("\"{text}\" is not {WANTED}")]
     Malformed {
-        /// As it was given.
+        /// The text, as it was given.
         text: String,
     },
     /// The size is below 0.
     #[error("\"{text}\" is negative; the least is 0")]
     Negative {
-        /// As it was given.
+        /// The text, as it was given.
         text: String,
     },
     /// The size is above `i64::MAX` bytes.
     #[error("\"{text}\" is too large")]
     TooLarge {
-        /// As it was given.
+        /// The text, as it was given.
         text: String,
     },
 }

@@ -104,6 +104,8 @@ impl Sources {
         Ok(text)
     }
 
+    /// Returns the text of a file, and records it. If only recorded texts are used, returns the recorded text.
+    ///
     /// # Errors
     /// Those of the file system. For a running service also: the file is a pipe.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<String> {

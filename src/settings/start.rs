@@ -62,6 +62,8 @@ impl StartFolder {
         Base::new(self.path.clone(), self.is_gone())
     }
 
+    /// Appends a relative path to this folder; an absolute path stays as it is.
+    ///
     /// # Errors
     /// A sentence for the operator: the path is relative and the start folder is gone.
     pub(crate) fn join(&self, path: &Path) -> Result<PathBuf, String> {

@@ -111,6 +111,8 @@ impl TableSpec {
         }
     }
 
+    /// Checks that two tables of an app differ in type and name.
+    ///
     /// # Panics
     /// If both tables have the same type or the same name. The value of a table is found by its type, and the table in
     /// the settings file by its name, so both must differ.
@@ -233,8 +235,8 @@ impl TableSpec {
                 Some(Step::Item(_)) | None => String::new(),
             };
             let first = first_message.remove(&top);
-            // If the mistake is deeper inside the value, the guess had the right kind, so report the latest message.
-            // Otherwise report the message for the first guess.
+            // The value may be a guess of what a text means. If the mistake is deeper inside the value, the guess had
+            // the right kind, so report this message. Otherwise report the message for the first guess.
             let message = first.filter(|_| mistake.steps.len() == 1).unwrap_or_else(|| mistake.message.clone());
             if let Some(next) = guesses.get_mut(&top).and_then(Vec::pop) {
                 table.insert(top.clone(), next);

@@ -100,7 +100,7 @@ pub(crate) fn close(numbers: &[RawFd]) {
 /// Makes a file in memory that holds `content`. Its descriptor is close-on-exec.
 ///
 /// # Errors
-/// The kernel's errors, such as EMFILE, ENFILE, ENOMEM.
+/// The kernel's errors, such as EMFILE, ENFILE and ENOMEM.
 pub(crate) fn memory(content: &[u8]) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"oxicorn", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(content)?;
@@ -121,7 +121,7 @@ pub(crate) fn content(file: &mut File) -> io::Result<Vec<u8>> {
 /// Makes a pipe for the output of a child. The reading end does not block.
 ///
 /// # Errors
-/// The kernel's errors, such as EMFILE, ENFILE.
+/// The kernel's errors, such as EMFILE and ENFILE.
 pub(crate) fn words() -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;

@@ -29,7 +29,7 @@ use nix::{
 /// (AF_UNIX, SOCK_SEQPACKET): one receive returns exactly one message.
 ///
 /// # Errors
-/// The kernel's errors, such as EMFILE, ENFILE, ENOMEM.
+/// The kernel's errors, such as EMFILE, ENFILE and ENOMEM.
 pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
@@ -153,8 +153,8 @@ pub(crate) fn has_left(socket: RawFd) -> bool {
     }
 }
 
-/// Estimates when the FIN came, which the kernel does not tell. It tells when the last data and the last acknowledgment
-/// came, and a FIN carries an acknowledgment.
+/// Returns true if a TCP client has left. It estimates when the FIN came, which the kernel does not tell: it tells when
+/// the last data and the last acknowledgment came, and a FIN carries an acknowledgment.
 fn has_left_tcp(info: &libc::tcp_info) -> bool {
     const TCP_CLOSE: u8 = 7;
     const TCP_CLOSE_WAIT: u8 = 8;

@@ -81,7 +81,7 @@ impl MasterSignals {
     /// of counts.
     ///
     /// # Errors
-    /// The kernel's errors, such as EMFILE, ENFILE.
+    /// The kernel's errors, such as EMFILE and ENFILE.
     pub(crate) fn install() -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
