@@ -1,6 +1,6 @@
-//! Promise: workers that die young are retried after longer and longer pauses, but never in more than half of the slots; a worker
-//! that has answered is replaced at once. The master neither spins nor ends, and names the request that is in flight
-//! when the workers die.
+//! Promise: workers that die young are retried after longer and longer pauses, but never in more than half of the
+//! slots; a worker that has answered is replaced at once. The master neither spins nor ends, and names the request that
+//! is in flight when the workers die.
 
 use std::time::Duration;
 

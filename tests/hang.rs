@@ -1,5 +1,5 @@
-//! Promise: a worker whose loop stands still is found, distinguished from a crash, killed and replaced, while the others
-//! serve.
+//! Promise: a worker whose loop stands still is found, distinguished from a crash, killed and replaced, while the
+//! others serve.
 
 use std::time::Duration;
 

@@ -13,7 +13,8 @@ use crate::{
     server::Server,
 };
 
-/// The servers that keep running. If the next scenario needs the same peer with the same setup, it uses the same server.
+/// The servers that keep running. If the next scenario needs the same peer with the same setup, it uses the same
+/// server.
 #[derive(Default)]
 struct Kept(Vec<(Peer, Setup, Server)>);
 

@@ -397,7 +397,8 @@ fn limits() -> Vec<Case> {
         refused(
             431,
             "head too long",
-            // The body is a little too long: the server does not wait for a client that continues for seconds, byte by byte.
+            // The body is a little too long: the server does not wait for a client that continues for seconds, byte by
+            // byte.
             post((0..33).map(|_| format!("X: {}", "y".repeat(8187))).collect::<Vec<_>>().join("\r\n"), ""),
         ),
         refused(413, "length beyond the limit", post("Content-Length: 16777217", "abc")),
