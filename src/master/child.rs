@@ -1,7 +1,7 @@
-//! One worker process, as the master has it.
+//! What the master holds of one worker process.
 //!
-//! Owns: its row, its channel, and the messages that it has not been sent yet. Refuses: what the core decides by, and
-//! what the messages of the worker mean (`children`).
+//! Owns: the worker's row, its channel, and the messages that are not sent to it yet. Refuses: the facts by which the
+//! core decides, and the meaning of the worker's messages (`children`).
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -1,6 +1,6 @@
 //! The worker processes: what the master sends them, what it receives from them, and their end.
 //!
-//! Owns: forking, receiving and reaping. Refuses: the one process (`child`), the consequences of an event (`core`),
+//! Owns: forks, the receipt of messages, and reaping. Refuses: the data of one process (`child`), the consequences of an event (`core`),
 //! and the reason for an exit (`exits`).
 
 use std::{io, os::fd::AsFd};

@@ -1,5 +1,5 @@
-//! Whether the kernel killed a worker because memory ran out: the count of OOM kills of the cgroup that master and
-//! workers share.
+//! Finds out whether the kernel killed a worker because memory ran out, from the count of OOM kills of the cgroup that
+//! master and workers share.
 //!
 //! Owns: the search for the counter (cgroup v1 or v2), and which of its kills belong to the death of a worker. Refuses:
 //! any report without a counter. The counter does not name the killed process: if another process of the cgroup gets an
