@@ -10,12 +10,12 @@ use std::{
 
 /// The folders in which the relative paths of one source begin, one for each kind of file.
 pub(super) struct Bases {
-    /// Here begin the paths of files that are only read, and of sockets: commands must find a socket by the same
-    /// settings, without the variables of the service manager.
+    /// The folder in which the paths of files that are only read begin, and the paths of sockets: commands must find a
+    /// socket by the same settings, without the variables of the service manager.
     pub(super) read: Base,
-    /// Here begin the paths of log files.
+    /// The folder in which the paths of log files begin.
     pub(super) logs: Base,
-    /// Here begin the paths of files that exist only while the service runs, such as the pidfile.
+    /// The folder in which the paths of files begin that exist only while the service runs, such as the pidfile.
     pub(super) run: Base,
 }
 

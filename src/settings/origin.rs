@@ -19,7 +19,7 @@ pub(crate) enum Origin {
     /// The settings file. `path` is relative if the file is below the start folder, as an operator would type it.
     /// Without a `line` the whole file is meant.
     File { path: PathBuf, line: Option<usize> },
-    /// The variable of the environment with this name.
+    /// An environment variable, by its name.
     Env(String),
     /// The variable `name` in the file of `process.env_file`.
     EnvFile { path: PathBuf, line: usize, name: String },
