@@ -1,8 +1,8 @@
 //! Accepts connections from the listeners that a worker inherited.
 //!
 //! Owns: the number of connections that are taken in a turn and in all (`http.worker_connections`), the meaning of an
-//! error of accept, and the estimate that a client may have given up in the queue. Refuses: the service of a connection
-//! (`connection`).
+//! error of accept, and the estimate that a client may have given up in the queue. Refuses: everything after the accept
+//! of a connection (`connection`).
 
 use std::{
     future::{Future, poll_fn},

@@ -38,7 +38,7 @@ pub(super) struct Acceptors<S> {
     closing: ClosingStage,
 }
 
-/// The present step of a draining worker in leaving its listeners. Each step has the time at which it ends.
+/// The closing step that the listeners of a draining worker are in, and the time at which the step ends.
 #[derive(Clone, Copy)]
 enum ClosingStage {
     /// The drain began with a SIGTERM to this worker. It polls its own listeners until the master has had time to say
@@ -93,7 +93,7 @@ impl<S> Acceptors<S> {
         self.closing = ClosingStage::PollsAll(Instant::now() + SETTLE - REFUSE_NEW);
     }
 
-    /// Returns when the next step of leaving the listeners is due, or `None` if no step is left.
+    /// Returns when the next closing step of the listeners is due, or `None` if no step is left.
     pub(super) fn next_step_at(&self) -> Option<Instant> {
         self.closing.due_at()
     }
@@ -110,7 +110,7 @@ impl<S> Acceptors<S> {
         self.closing = ClosingStage::Done;
     }
 
-    /// Does the step of leaving the listeners that is due now.
+    /// Does the closing step of the listeners that is due now.
     pub(super) fn close_further<B>(&mut self)
     where
         S: Serve<B>,
@@ -124,7 +124,7 @@ impl<S> Acceptors<S> {
         }
     }
 
-    /// Does all remaining steps of leaving the listeners at once, because the grace is over.
+    /// Does all remaining closing steps of the listeners at once, because the grace is over.
     pub(super) async fn close_now<B>(&mut self)
     where
         S: Serve<B>,

@@ -1,7 +1,7 @@
 //! The access log of one worker: a line for each request that it answered or refused.
 //!
 //! Owns: the lines that are not yet written, and the moments at which they are written: when some KiB have come
-//! together, at each heartbeat, and at the worker's end. Refuses: the look of a line (`format`), the opening of files
+//! together, at each heartbeat, and at the worker's end. Refuses: the format of a line (`format`), the opening of files
 //! (the master), and a wait for a reader or a disk while the worker serves. Lines that a reader or disk does not take
 //! in time are dropped and counted.
 

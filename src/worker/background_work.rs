@@ -1,7 +1,7 @@
 //! Work of the app that outlives its response.
 //!
-//! Owns: the count of this work, so that a drain waits for it. Refuses: the run of the work, and the limit of the wait
-//! (`worker`).
+//! Owns: the count of the work that outlives its response; a drain waits until it is 0. Refuses: the execution of this
+//! work, and the limit of the wait (`worker`).
 
 use std::sync::{
     Arc,
@@ -10,9 +10,9 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Work that outlives its response, such as a mail that is sent after the response. A draining worker waits for this
-/// work as for a request, for at most `workers.graceful_timeout`.
-/// [`WorkerContext::background_work`](crate::WorkerContext::background_work) makes this guard; the work counts as ended
+/// A guard that stands for work which outlives its response, such as a mail that is sent after the response. A draining
+/// worker waits for this work as for a request, for at most `workers.graceful_timeout`.
+/// [`WorkerContext::background_work`](crate::WorkerContext::background_work) makes the guard; the work counts as ended
 /// when the guard is dropped.
 ///
 /// Work that has not ended after `workers.graceful_timeout` is cut off, and counted as `background_cut` in the log

@@ -1,4 +1,4 @@
-//! The connections of a worker, and the choice of the one that gives up its place for a new one.
+//! Lists the connections of a worker, and chooses the one that gives up its place for a new one.
 //!
 //! Owns: the choice of the connection that gives up its place: the one that has been idle longest, if it has been idle
 //! for a second. Refuses: the decision that a place is needed (`accept`, `shared`), and the close of a connection

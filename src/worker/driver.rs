@@ -1,7 +1,7 @@
 //! Lets an outer loop that is not tokio's run the worker, a step at a time.
 //!
-//! Owns: the worker's tokio runtime, and the run of the worker's future in it, step by step. Refuses: the content of
-//! that future (`worker`), and the work of the outer loop between two steps.
+//! Owns: the worker's tokio runtime, and the calls that run the worker's future in it, step by step. Refuses: the
+//! content of that future (`worker`), and the work of the outer loop between two steps.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,7 +29,8 @@ use tokio::{
 /// returned, the worker ends, even if something still holds the driver.
 pub struct Driver(Rc<Life>);
 
-/// What a [`Driver`] runs. The worker can end it even while the [`Driver`] is still held.
+/// What a [`Driver`] runs: the worker's future and its runtime. The worker can end both even while the driver is still
+/// held.
 pub(super) struct Life {
     /// The future of the whole worker; `None` once the worker has ended.
     future: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>,

@@ -65,8 +65,9 @@ where
         } else {
             promise(shared, IDLE_PROMISE_MS);
             let ticks = epoch.elapsed().as_millis() as u64 / IDLE_TICK_MS + 1;
-            // Waits for the next idle tick or for traffic; either of them ends the wait, so the result does not matter.
-            // Without the wake by traffic, the rhythm would change only at the next tick after an idle period.
+            // Waits for the next idle tick or for traffic. The result does not matter, because either of them begins
+            // the next turn. Without the wake by traffic, a worker that was idle would keep the slow rhythm until its
+            // next tick.
             let _ = timeout_at(epoch + Duration::from_millis(ticks * IDLE_TICK_MS), shared.traffic.notified()).await;
         }
     }

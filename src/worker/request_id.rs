@@ -36,8 +36,8 @@ impl RequestIds {
     /// Returns the id of a request, and leaves it as the only `X-Request-Id` in the headers. A new id replaces the
     /// client's if that is too long, has unusual characters, or is not the only one.
     pub(super) fn settle(&self, headers: &mut HeaderMap) -> HeaderValue {
-        // Comparing a handful of headers costs less than a look-up, which hashes the name. `append` costs less than
-        // `insert`.
+        // Comparing a handful of names costs less than a look-up in the map, which hashes the name. `append` costs less
+        // than `insert`.
         let mut given = headers.iter().filter(|(name, _)| **name == X_REQUEST_ID);
         match (given.next(), given.next()) {
             (Some((_, id)), None) if is_sane(id.as_bytes()) => return id.clone(),

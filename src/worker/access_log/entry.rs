@@ -1,6 +1,6 @@
 //! The entry of one request in the access log, from the request's head to the last byte of its response.
 //!
-//! Owns: writing the line when the entry is dropped, however the request ended. Refuses: the look of the line
+//! Owns: the write of the line when the entry is dropped, however the request ended. Refuses: the format of the line
 //! (`format`).
 
 use std::{

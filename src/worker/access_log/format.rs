@@ -1,4 +1,4 @@
-//! How a line of the access log looks.
+//! Formats the lines of the access log.
 //!
 //! Owns: Gunicorn's atoms, the JSON object, the escapes that stop a client from forging or breaking a line, and the
 //! time of day as text. Refuses: the moment at which a line is written (`access_log`).

@@ -1,4 +1,4 @@
-//! A request's body on its way to the app.
+//! Passes a request's body to the app.
 //!
 //! Owns: `http.body_timeout`, `http.limit_request_body` where the scanner does not count, and the faults of a body that
 //! ends badly. Refuses: framing (`scanner`, hyper), and the part of a body that the app does not read (`unread`).

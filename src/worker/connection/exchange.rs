@@ -383,8 +383,8 @@ fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut ResponseBo
     *reply = ResponseBody::Own { bytes: None, guard: None };
 }
 
-/// Returns true for a request for the page of metrics. The worker answers it itself. It does not belong to the app, so
-/// it is neither counted nor limited.
+/// Returns true if the request asks for the page of metrics. The worker answers this request itself. It does not belong
+/// to the app, so it is neither counted nor limited.
 fn asks_for_metrics(request: &Request<Incoming>, shared: &Shared) -> bool {
     !shared.http.metrics_path.is_empty()
         && request.uri().path() == shared.http.metrics_path

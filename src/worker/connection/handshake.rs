@@ -87,7 +87,8 @@ where
             if let Some(mut stream) = stream
                 && stream.shutdown().await.is_ok()
             {
-                // The client has not read the TLS alert yet, so the connection must not be reset now.
+                // The client must still read the TLS alert. A close with unread bytes would send an RST, which destroys
+                // the alert, so the worker lingers.
                 let mut linger = Linger::default();
                 poll_fn(|cx| linger.poll(&mut stream, linger::SILENCE, cx)).await;
             }

@@ -33,9 +33,8 @@ use crate::worker::{
     shared::OpenGuard,
 };
 
-/// The shortest linger, except for a client that has said that it is done. The time since the last response is
-/// subtracted from the linger, but not more than down to this: a client that had its response long ago has read it, so
-/// an RST destroys nothing.
+/// The shortest time to linger. The time since the last response is subtracted from the usual time, but the result is
+/// not below this. A client that had its response long ago has read it, so an RST after a short time destroys nothing.
 const SHORT_LINGER: Duration = Duration::from_millis(500);
 
 /// The most bytes that are read from the stream at once: as many as hyper asks for at first.

@@ -74,8 +74,8 @@ pub(super) struct Http2State {
     goodbye: Goodbye,
     /// Our own frames for the client that are not written yet.
     ours: Vec<u8>,
-    /// Streams that we have reset towards the client. h2 must still be told, by a reset that seems to come from the
-    /// client.
+    /// Streams that we have reset. The client gets the reset from us; h2 must still be told, by a reset in the client's
+    /// name.
     cut: Vec<u32>,
     /// When the client last sent something.
     last_received: u64,
@@ -173,7 +173,7 @@ impl Http2State {
     }
 
     /// Gives h2 frames in the client's name, if the client's bytes are between two frames: resets that the client did
-    /// not send, and the held back answer to h2's PING.
+    /// not send, and the answer to h2's PING that we held back.
     fn inject(&mut self, mut pass: impl FnMut(&[u8])) {
         if !self.inbound.is_between() {
             return;
@@ -250,8 +250,8 @@ impl Http2State {
         }
     }
 
-    /// Resets the streams whose responses the client has blocked since `before`, towards the client and towards h2.
-    /// Returns how many there were. Returns `None` and resets nothing if no other stream is open.
+    /// Resets the streams whose responses have been blocked by the client since `before`. Both the client and h2 get
+    /// the resets. Returns how many streams there were. Returns `None` and resets nothing if no other stream is open.
     fn cut_stalled(&mut self, before: u64, activity: &Activity) -> Option<usize> {
         let stalled = self.streams.take_stalled(before)?;
         self.ours.extend(stalled.iter().copied().flat_map(cancel));

@@ -1,7 +1,7 @@
 //! The responses that the worker makes itself, in place of the app.
 //!
 //! Owns: the reasons that do not come from the scanner, and the form of the response, which is the error body of the
-//! API contract. Refuses: the decision to send one (`http1`, `exchange`).
+//! API contract. Refuses: the decision to refuse a request (`http1`, `exchange`).
 
 use http::{HeaderValue, Response, StatusCode, header};
 use jiff::{Timestamp, fmt::rfc2822::DateTimePrinter};

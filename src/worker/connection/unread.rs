@@ -1,4 +1,4 @@
-//! The part of a request's body that the app does not read.
+//! Handles the part of a request's body that the app does not read.
 //!
 //! Owns: the decision to read and discard the unread part, so that another request can follow, the limits of this, and
 //! the faults that the response must report about the body. Refuses: the body as the app reads it (`body`), and the

@@ -152,8 +152,8 @@ impl RequestHead {
                 self.upgrade |= self.http_11;
                 Ok(())
             }
-            // Another expectation is refused also with HTTP/1.0. There hyper ignores `100-continue`, as RFC 9110,
-            // section 10.1.1, demands.
+            // An expectation other than `100-continue` is refused, also with HTTP/1.0. With HTTP/1.0 hyper ignores
+            // `100-continue`, as RFC 9110, section 10.1.1, demands.
             (6, b'e') if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") => {
                 Err(Refusal::EXPECT)
             }

@@ -7,7 +7,8 @@ use std::{net::Ipv6Addr, ops::Range};
 
 use super::{Refusal, class};
 
-/// Checks the form of a target. Returns the place of its authority (`host[:port]`) in it, if it has one.
+/// Checks the form of a target. If the target has an authority (`host[:port]`), returns the place of the authority in
+/// it.
 pub(super) fn check(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>, Refusal> {
     // This is the origin-form of RFC 9112, section 3.2.1.
     if target.first() == Some(&b'/') && method != b"CONNECT" {

@@ -88,7 +88,7 @@ impl Streams {
         self.open.iter_mut().find(|stream| stream.id == id)
     }
 
-    /// Notes the head of a request, which opens a stream, or its trailers.
+    /// Notes that the client has sent the head of a request, which opens a stream, or trailers.
     pub(super) fn client_sends_headers(&mut self, id: u32, ends: bool, now: u64) {
         if id > self.highest {
             self.highest = id;
