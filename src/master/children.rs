@@ -1,7 +1,7 @@
 //! The worker processes: what the master sends them, what it receives from them, and their end.
 //!
-//! Owns: forks, the receipt of messages, and reaping. Refuses: the data of one process (`child`), the consequences of an event (`core`),
-//! and the reason for an exit (`exits`).
+//! Owns: forks, the receipt of messages, and reaping. Refuses: the data of one process (`child`), the consequences of
+//! an event (`core`), and the reason for an exit (`exits`).
 
 use std::{io, os::fd::AsFd};
 
