@@ -1,8 +1,8 @@
 //! Promise: a request whose client left before the app got the request is not served, wherever the request waited and
 //! however long. A client that closes only its sending side, together with its request, is answered.
 //!
-//! Without this the next worker would run what waits in the queue of a worker that hung or died, although no client
-//! reads the answer.
+//! Without this rule, the next worker would run the requests left in the queue of a worker that hung or died, although
+//! no client reads their answers.
 
 use std::{
     io::Write,
@@ -20,7 +20,8 @@ use crate::common::{
 };
 use crate::https::{Authority, PLAIN, WithTls, connect};
 
-/// The impatient clients leave after this long: twice the time after which the worker knows that a client gave up.
+/// How long the impatient clients stay before they leave: twice the time after which the worker knows that a client
+/// gave up.
 const SERVICE_BOOT_FAILED: Duration = Duration::from_millis(1_000);
 
 fn launch() -> Launch {
@@ -31,7 +32,7 @@ fn launch() -> Launch {
         .set("log.access_format", r#""%(m)s %(U)s %(s)s""#)
 }
 
-/// Runs `clients` while the only worker is stopped.
+/// Stops the only worker with SIGSTOP, runs `clients` with the service's address, and lets the worker continue.
 fn while_it_stands_still<T>(supervisor: &Supervisor, clients: impl FnOnce(SocketAddr) -> T) -> T {
     let worker = supervisor.serving_pids()[0];
     supervisor.signal_worker(worker, Signal::SIGSTOP);
@@ -97,7 +98,8 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
     assert_eq!(texts(&supervisor), ["half-closed", "half-closed on unix", "waiting"]);
     assert!(supervisor.log().count("request_abandoned") >= 1);
 
-    // No other counter holds them. Served were /health, the three answered requests, and the list.
+    // No other counter holds the abandoned requests. The five that were served are /health, three answered requests,
+    // and the list of facts.
     assert_eq!((supervisor.total("requests"), supervisor.total("refused")), (5, 0));
     let log = supervisor.path("access.log");
     eventually("their lines say 499", PATIENCE, || {
@@ -107,7 +109,7 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
     supervisor.stop();
 }
 
-/// The replacement finds the same requests in the queue and does not crash.
+/// Without the rule, the replacement of the crashed worker would find the same requests in the queue and crash too.
 #[test]
 fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
     let supervisor = launch().serving(1);
@@ -126,8 +128,8 @@ fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 }
 
-/// The loop learns of both requests in one turn, and the first one blocks it. What the loop knows of the second is old
-/// by the time that its turn comes.
+/// The worker's loop learns of both requests in one turn, and the handler of the first one blocks the loop. Before it
+/// starts the second, the loop must look again whether that client is still there.
 #[test]
 fn the_loop_checks_again_for_departed_clients_after_a_handler_blocked_it() {
     let supervisor = launch().serving(1);
@@ -212,7 +214,8 @@ fn streams_end_with_their_http2_connection() {
     assert_eq!(get(supervisor.address(), "/health").status, 200);
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 
-    // The same bytes reach the app of a worker that is awake: the bytes are correct.
+    // The same bytes reach the app of a worker that is awake and crash it. This proves that the bytes are a correct
+    // request.
     let mut served = TcpStream::connect(supervisor.address()).expect("a connection");
     served.write_all(&ask).expect("sent");
     supervisor.wait_log(events::EXITED, 1, PATIENCE);

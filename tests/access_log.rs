@@ -1,7 +1,7 @@
 //! Promise: each request has one complete line in the access log, which a client cannot forge. A line is lost only when
 //! its reader does not take it, and lost lines are counted. Each answer has an `X-Request-Id`, which the line may show.
 //!
-//! Needs root, for the one test with `process.user`.
+//! Needs root, because one test sets `process.user`.
 
 use std::{
     collections::HashSet,
@@ -28,7 +28,7 @@ fn lines_in(path: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Returns the lines once there are this many. More lines are a failure too.
+/// Waits for `many` lines in the access log and returns them. Fails if there are more.
 #[track_caller]
 fn lines(supervisor: &Supervisor, many: usize) -> Vec<String> {
     let path = supervisor.path("access.log");
@@ -44,7 +44,7 @@ fn open(supervisor: &Supervisor) -> Connection {
     Connection::open(supervisor.address()).expect("a connection")
 }
 
-/// Reads a line that holds nothing but seconds.
+/// Reads a log line that holds only a number of seconds.
 fn seconds(line: &str) -> Duration {
     Duration::from_secs_f64(line.parse().unwrap_or_else(|_| panic!("not a number: {line}")))
 }
@@ -76,7 +76,7 @@ fn each_request_has_its_line_in_the_combined_format() {
     let (heads, rests): (HashSet<_>, Vec<_>) =
         lines.iter().map(|line| (&line[..line.find('[').unwrap()], line.split_once("] ").unwrap().1)).unzip();
     assert_eq!(heads, HashSet::from(["127.0.0.1 - a ", "127.0.0.1 - - "]));
-    // Two workers write, in any order.
+    // The two workers may write their lines in any order, so the test compares sets.
     let rests: HashSet<_> = rests.into_iter().map(str::to_owned).collect();
     let expected = [
         format!(r#""GET /health?a=b HTTP/1.1" 200 {length} "http://a/" "test/1""#),
@@ -172,7 +172,8 @@ fn a_client_cannot_forge_a_line() {
     assert_eq!(lines(&supervisor, 1), [line]);
 }
 
-/// A client that leaves, or whose request is cut, has a line with its time and bytes.
+/// A client that leaves, or whose request is cut, also has a line, with the time that its request took and the bytes
+/// sent.
 #[test]
 fn requests_that_were_cut_have_lines_too() {
     let format = "%(U)s %(s)s %(B)s %(L)s";
@@ -181,7 +182,7 @@ fn requests_that_were_cut_have_lines_too() {
         .set("log.access_format", &format!("'''{format}'''"))
         .set("workers.graceful_timeout", r#""2s""#)
         .serving(2);
-    // A client that leaves before the answer may only have half-closed, and is answered.
+    // A client that leaves before the answer may have closed only its sending side, so the worker still answers it.
     let begun = now();
     let mut leaver = open(&supervisor);
     leaver.send(&request("GET", "/sleep/400", &[], b"")).expect("sent");
@@ -206,7 +207,8 @@ fn requests_that_were_cut_have_lines_too() {
 
     let mut late = open(&supervisor);
     late.send(&request("GET", "/sleep/30000", &[], b"")).expect("sent");
-    // The same loop answers these, so the request before them is under way on whichever of the two workers has it.
+    // Both workers answer some of these requests, so whichever of them has the long request has begun it when the stop
+    // comes.
     (0..20).for_each(|_| drop(get(supervisor.address(), "/pid")));
     supervisor.stop();
     let lines = lines(&supervisor, 24);
@@ -217,7 +219,8 @@ fn requests_that_were_cut_have_lines_too() {
 #[test]
 fn a_line_is_written_within_a_second() {
     let supervisor = launch("%(U)s").set("workers.count", "1").serving(1);
-    // The worker is parked: the next heartbeat is as far away as it can be.
+    // The worker is parked, so the next heartbeat, at which it would write a waiting line anyway, is as far away as
+    // possible.
     observe_for(Duration::from_millis(600));
     let canary = Canary::start();
     for many in 1..=5 {
@@ -231,7 +234,8 @@ fn a_line_is_written_within_a_second() {
     assert!(stalled < Duration::from_secs(5), "the machine stood still for {stalled:?}");
 }
 
-/// Allows for what a busy machine adds to reading a file every few milliseconds.
+/// How much later than the limit a line may appear: a busy machine delays a test that reads a file every few
+/// milliseconds.
 fn canary_slack() -> Duration {
     Duration::from_millis(500)
 }
@@ -281,7 +285,8 @@ fn four_workers_write_complete_lines_into_one_file_and_their_last_lines_before_t
         assert!(tally.pids.len() >= 2, "one worker did it all");
         answered += tally.ok;
     }
-    // The stop comes at once: a line that waits for the next heartbeat is written at the drain.
+    // The stop follows the last answer at once, so a line that waits for the next heartbeat is written during the
+    // drain.
     supervisor.stop();
     assert_each_once(&[&supervisor.path("access.log")], answered);
 }
@@ -311,7 +316,7 @@ fn rotation_under_load_loses_no_line() {
     assert_each_once(&files.iter().map(|file| file.as_path()).collect::<Vec<_>>(), tally.ok);
 }
 
-/// Only root may open the file.
+/// Only root may open the log file, so the workers, which run as `nobody`, could not open it themselves.
 #[test]
 fn workers_without_rights_write_to_the_file_that_the_master_opened() {
     let launch = launch("%(U)s")
@@ -353,7 +358,8 @@ fn a_reload_changes_the_file_and_the_format_of_the_lines() {
     assert_eq!(lines(&supervisor, 1), ["old /health"]);
 }
 
-/// Asks with long lines until at least `most` lines were dropped. Every request is answered meanwhile.
+/// Sends requests with long log lines until at least `most` lines were dropped. Checks that each request is answered,
+/// and returns how many were sent.
 fn ask_until_dropped(supervisor: &Supervisor, most: u64) -> u64 {
     let mut connection = open(supervisor);
     let agent = "x".repeat(2_000);
@@ -377,7 +383,7 @@ fn counted(told: &[String]) -> u64 {
     told.iter().map(|line| field(line, "lines").and_then(|lines| lines.parse::<u64>().ok()).expect("a count")).sum()
 }
 
-/// Starts one worker with a metrics page, whose requests have no line; all other requests have one.
+/// Starts one worker with a metrics page. Requests for this page have no line in the access log; all others have one.
 fn single(access: &str) -> Launch {
     launch("%(a)s %(U)s")
         .set("log.access", &format!("{access:?}"))
@@ -430,6 +436,6 @@ fn a_full_disk_costs_lines_and_no_request() {
     assert!((2..=seconds).contains(&(lines.len() as u64)), "once a second: {lines:#?}");
     assert!(lines[0].contains("no storage space"), "{lines:?}");
     supervisor.stop();
-    // The lines that waited for room are lost at the end.
+    // The lines that still waited for room when the service ended are lost, and are counted as lost.
     assert_eq!(counted(&told(&supervisor)), asked);
 }

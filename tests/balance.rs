@@ -5,10 +5,11 @@ use std::{thread, time::Duration};
 use crate::common::{Connection, Launch, PATIENCE, eventually};
 
 const CONNECTIONS: usize = 100;
-/// The connections come one by one, 400 a second.
+/// The time between two new connections: they come one by one, 400 a second.
 const APART: Duration = Duration::from_micros(2_500);
 
-/// Returns by how much the fullest worker exceeds the mean, as a factor: the median of five services.
+/// Starts the service five times and returns the median of a factor: the connections of its fullest worker, divided by
+/// the mean of all workers.
 fn fullest(workers: usize) -> f64 {
     let mut fullest = [0.0; 5].map(|_: f64| {
         let mut supervisor = Launch::new().set("workers.count", &workers.to_string()).serving(workers);
@@ -39,7 +40,7 @@ fn fullest(workers: usize) -> f64 {
     fullest[2]
 }
 
-/// With random assignment the factor would be 1.21 and 1.42.
+/// If connections were assigned at random, the factor would be 1.21 with four workers and 1.42 with eight.
 #[test]
 fn connections_that_stay_open_are_spread_evenly() {
     assert!(fullest(4) <= 1.15);

@@ -1,5 +1,5 @@
-//! Promise: with a bearer token set, every write needs the token and no read does. Web pages of listed origins may
-//! call.
+//! Promise: when a bearer token is set, every write needs the token and no read needs it. Web pages from the listed
+//! origins may call the service.
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt};
 

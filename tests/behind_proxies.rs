@@ -21,14 +21,14 @@ use nix::{
 
 const CLIENTS: u64 = 8;
 
-/// A proxy in front of the supervisor; its settings lie in the supervisor's folder.
+/// A running proxy in front of the supervisor. Its settings file lies in the supervisor's folder.
 struct Proxy {
     child: Child,
     address: SocketAddr,
 }
 
 impl Proxy {
-    /// Starts the proxy. `settings` gets the port to listen on.
+    /// Starts the proxy. `settings` gets the port to listen on and returns the text of the settings file.
     fn start(supervisor: &Supervisor, command: &[&str], settings: impl FnOnce(u16) -> String) -> Self {
         let port = free_port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -53,7 +53,8 @@ impl Proxy {
         proxy
     }
 
-    /// Returns what the app learns of a client with this address that claims to be another one.
+    /// Connects to the proxy from the address `source` and claims, by forged headers, to be another client. Returns
+    /// which client the app sees.
     fn told(&self, source: &str) -> serde_json::Value {
         let source: IpAddr = source.parse().expect("an address");
         let mut connection = Connection::open_from(source, self.address).expect("the proxy listens");
@@ -64,7 +65,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Its workers are in the same process group.
+        // Kills the whole process group, because the proxy's workers belong to it too.
         let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
         let _ = self.child.wait();
     }
@@ -89,7 +90,8 @@ fn assert_ten_reloads_lose_nothing(supervisor: &Supervisor, proxy: &Proxy) {
 
 const NGINX: [&str; 7] = ["nginx", "-p", ".", "-c", "proxy.conf", "-e", "proxy.log"];
 
-/// Surrounds a site's own file with the rest of a configuration: no daemon, and nothing outside of the test's folder.
+/// Puts the site's own file `http` into a whole nginx configuration: no daemon, and every file inside the test's
+/// folder.
 fn nginx_conf(http: &str) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: String = temporary.map(|kind| format!("  {kind}_temp_path {kind};\n")).concat();
@@ -99,7 +101,8 @@ fn nginx_conf(http: &str) -> String {
     )
 }
 
-/// The test replaces only ports, the place of the certificate and the address of the upstream.
+/// Uses the files of deploy/nginx. The test replaces only the ports, the place of the certificate and the address of
+/// the upstream.
 #[test]
 fn nginx_serves_with_the_files_of_deploy() {
     let authority = Authority::new();
@@ -155,7 +158,7 @@ fn nginx_serves_with_the_files_of_deploy() {
     assert_eq!(seen["host"], format!("localhost:{}", proxy.address.port()), "{seen}");
     let over_http2 = Client { protocols: &["h2"], ..PLAIN }.trusting(&authority);
     assert_eq!(connect(proxy.address, &over_http2).stream().conn.alpn_protocol(), Some(&b"h2"[..]));
-    // The public must not see the metrics of the workers.
+    // The workers' metrics must not be visible to the public, so nginx answers 404.
     assert_eq!(connection.get("/metrics").expect("an answer").status, 404);
     let plain = SocketAddr::from(([127, 0, 0, 1], plain_port));
     let moved = Connection::open(plain).and_then(|mut one| one.get("/client?a=b")).expect("an answer");
@@ -180,7 +183,8 @@ fn nginx_serves_with_the_files_of_deploy() {
     supervisor.stop();
 }
 
-/// A proxy that retries would hide a loss.
+/// Starts nginx so that it keeps its connections to the supervisor open and never retries, because a retry would hide a
+/// lost request.
 fn nginx_that_keeps_connections(supervisor: &Supervisor) -> Proxy {
     let upstream = supervisor.address();
     Proxy::start(supervisor, &NGINX, |port| {
@@ -209,7 +213,7 @@ fn nginx_with_keep_alive_to_the_workers_loses_nothing() {
     supervisor.stop();
 }
 
-/// nginx believes that a connection continues when it ends without a `Connection: close`, and answers the next request
+/// If a connection ends without `Connection: close`, nginx believes that it continues, and answers the next request
 /// with 502.
 #[test]
 fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
@@ -228,7 +232,7 @@ fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
         }
     });
     let accepted = supervisor.status()["totals"]["connections"].as_u64().expect("a count");
-    // One connection is the test's own: it checks whether the proxy listens.
+    // The one more connection is the test's own: it checked whether the proxy listens.
     assert!(accepted <= CLIENTS + 1, "{accepted} connections for {CLIENTS} clients");
     supervisor.stop();
 }
@@ -237,7 +241,8 @@ fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
 fn haproxy_with_the_proxy_protocol_loses_nothing() {
     let mut supervisor = Launch::misbehave().set("server.proxy_protocol", r#""v2""#).serving(2);
     let upstream = supervisor.address();
-    // HAProxy's health checks send a LOCAL header. If they were refused, HAProxy would take the server for down.
+    // HAProxy's health checks send a PROXY header of the kind LOCAL. If these were refused, HAProxy would believe that
+    // the server is down.
     let proxy = Proxy::start(&supervisor, &["haproxy", "-db", "-f", "proxy.conf"], |port| {
         format!(
             "global\n  maxconn 1000\ndefaults\n  mode tcp\n  retries 0\n  timeout connect 10s\n  timeout client 60s\n\

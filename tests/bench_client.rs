@@ -21,7 +21,8 @@ use socket2::SockRef;
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
-/// Starts a server that answers every request by `answer`, on one thread per connection, until the test ends.
+/// Starts a server that calls `answer` for every request, on one thread per connection, until the test ends. Returns
+/// its address and the number of requests that it saw.
 fn server(answer: impl Fn(&mut TcpStream) -> bool + Clone + Send + 'static) -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (address, seen) = (listener.local_addr().expect("bound"), Arc::new(AtomicU64::new(0)));
@@ -52,7 +53,7 @@ fn ask(address: SocketAddr) -> Tally {
     Load::saturating(address, 4, "/").run(Duration::from_millis(200))
 }
 
-/// Asserts that all requests ended in this class and that the server saw each of them once.
+/// Asserts that all requests ended in the class `class` and that the server saw each of them once.
 #[track_caller]
 fn all_are(class: &str, answer: impl Fn(&mut TcpStream) -> bool + Clone + Send + 'static) {
     let (address, seen) = server(answer);
@@ -95,8 +96,8 @@ fn a_silent_server_counts_as_timeout() {
     all_are("timeout", says("", true));
 }
 
-/// The server gives twenty answers a second on the one connection, and a hundred requests are due: requests wait, and
-/// the latency shows it.
+/// The server gives only twenty answers a second on its one connection while a hundred requests are due. So requests
+/// wait, and their latency must include this wait.
 #[test]
 fn latency_counts_from_when_a_request_was_due() {
     let (address, _) = server(|stream| {
@@ -108,8 +109,8 @@ fn latency_counts_from_when_a_request_was_due() {
     assert!(tally.longest() > Duration::from_millis(400), "{:?}", tally.longest());
 }
 
-/// The server closes after every answer without saying so. The client sees the close before its next request, and no
-/// request is lost.
+/// The server closes the connection after every answer and does not announce it. The client sees the close before it
+/// sends its next request, so no request is lost.
 #[test]
 fn a_connection_that_closed_while_idle_is_not_a_failure() {
     let (address, _) = server(says(ANSWER, false));

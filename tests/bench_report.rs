@@ -11,7 +11,7 @@ use oxicorn_testkit::record::{Machine, Promise, Record, Row, Tick, Turn};
 
 const PARTS: [f64; 7] = [0.5, 0.75, 0.9, 0.99, 0.999, 0.9999, 1.0];
 
-/// Returns three rounds around `rate`, one per cent apart, of a scenario in which a worker is killed.
+/// Returns a scenario in which a worker is killed, with three rounds whose rates lie one per cent apart around `rate`.
 fn row(peer: &str, rate: f64) -> Row {
     let turn = |round: f64| Turn {
         figures: BTreeMap::from([
@@ -70,7 +70,7 @@ fn written(record: &Record) -> (String, String) {
     (read("load.json"), read("report.html"))
 }
 
-/// Returns the attribute's values, in order.
+/// Returns the values of an attribute in the page, in order. `before` is the text before each value.
 fn attributes<'a>(page: &'a str, before: &str) -> Vec<&'a str> {
     page.split(before).skip(1).filter_map(|rest| rest.split('"').next()).collect()
 }

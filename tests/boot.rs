@@ -74,7 +74,7 @@ fn the_worker_count_comes_from_file_environment_and_flag() {
     }
 }
 
-/// This test only prints the address and never binds it, because the address is open to every network.
+/// The test only prints the settings and never binds this address, because it would be open to every network.
 #[test]
 fn port_is_taken_from_the_environment() {
     let launch = Launch::new().unset("server.bind").env("PORT", "8123").arg("config");
@@ -148,7 +148,7 @@ fn each_worker_gets_its_share_of_requests() {
     }
 }
 
-/// Allows five wake-ups a second for each process. Other programs share the machine, so the best of a few windows
+/// Allows each process five wake-ups a second. Other programs share the machine, so the best of a few time windows
 /// counts.
 #[test]
 fn an_idle_service_wakes_up_rarely() {
@@ -183,7 +183,8 @@ fn the_master_is_one_small_thread() {
     let (threads, rss) = (supervisor.master().threads(), supervisor.master().rss_kib());
     assert_eq!(threads, 1);
     eprintln!("the master's resident size: {rss} KiB");
-    // The unoptimized build has 19 MiB unless it releases the memory of its start.
+    // The limit for an unoptimized build is 16 MiB. If the master did not release the memory of its start, that build
+    // would have 19 MiB.
     let bound = if is_release() { 8 * 1024 } else { 16 * 1024 };
     assert!(rss < bound, "the master has {rss} KiB resident");
 }
@@ -197,7 +198,7 @@ fn the_first_answer_comes_soon_after_the_start() {
     assert_eq!(get(supervisor.address(), "/ready").status, 200);
     let took = began.elapsed();
     eprintln!("first answer after {took:?}");
-    // The machine may be busy; the release build alone needs about 20 ms.
+    // The release build needs about 20 ms. The limits are much higher because the machine may be busy.
     let bound = Duration::from_millis(if is_release() { 300 } else { 2_000 });
     assert!(took < bound, "the first answer came after {took:?}");
 }

@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::common::{Launch, Log, PATIENCE, Signal, Supervisor, events, field, get};
 
-/// Returns the line that ends a failed first boot, after it has checked everything else that must hold.
+/// Checks everything that must hold after a failed first boot. Returns the log line that ends it, and the whole log.
 #[track_caller]
 fn gave_up(mut supervisor: Supervisor) -> (String, Log) {
     let code = supervisor.wait_exit(PATIENCE);
@@ -69,7 +69,7 @@ fn a_stop_during_a_hanging_boot_does_not_wait_for_the_boot() {
     assert_eq!(supervisor.leftovers(), []);
 }
 
-/// After the first success the master never exits because of its workers.
+/// Once a boot has succeeded, the master never exits because of its workers.
 #[test]
 fn a_boot_that_fails_later_is_retried_until_it_works() {
     let mut supervisor = Launch::misbehave().set("misbehave.fail_while", r#""{dir}/obstacle""#).serving(2);
@@ -78,7 +78,7 @@ fn a_boot_that_fails_later_is_retried_until_it_works() {
     for pid in supervisor.worker_pids() {
         supervisor.signal_worker(pid, Signal::SIGKILL);
     }
-    // Four failures in each slot: more than a first boot allows.
+    // Eight failures are four in each slot, which is more than a first boot allows.
     supervisor.wait_log(events::BOOT_FAILED, 8, PATIENCE);
     assert!(supervisor.is_running());
     assert!(supervisor.log().count(events::BACKOFF) > 0, "the pause before the next try is in the log");

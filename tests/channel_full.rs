@@ -2,8 +2,8 @@
 
 use crate::common::{Launch, PATIENCE, Signal, events, get};
 
-/// With one connection allowed, each connection that comes and goes makes the worker report twice whether it is full:
-/// more messages than the channel holds.
+/// The worker may have only one connection, so for each connection that opens and closes it reports "full" and "not
+/// full" to the master. These messages are more than the channel holds.
 #[test]
 fn a_worker_whose_recycle_request_found_the_channel_full_sends_it_again() {
     let launch = Launch::new().set("workers.count", "1").set("http.worker_connections", "1");
@@ -17,7 +17,8 @@ fn a_worker_whose_recycle_request_found_the_channel_full_sends_it_again() {
     supervisor.stop();
 }
 
-/// Each reopening of the log files is one more message for a worker that does not read.
+/// Each time the log files are reopened, the worker, which does not read, is sent one more message, until its channel
+/// is full.
 #[test]
 fn a_worker_that_did_not_read_learns_later_of_the_stop_and_of_the_log() {
     let mut supervisor = Launch::new().set("workers.count", "1").log_to("app.log").serving(1);

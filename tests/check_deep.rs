@@ -39,14 +39,14 @@ fn a_sound_service_passes_and_the_check_leaves_nothing_behind() {
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("one JSON object");
     assert_eq!(json["ok"], true, "{json}");
     assert_eq!(json["start"], serde_json::json!({"ok": true, "failures": [], "held": []}));
-    // Without the flag, `check` starts nothing.
+    // Without `--deep`, `check` starts nothing, so its output has no result of a start.
     let shallow = launch.run_with(&["check", "--json"]);
     let shallow: serde_json::Value = serde_json::from_slice(&shallow.stdout).expect("one JSON object");
     assert_eq!((&shallow["ok"], &shallow["start"]), (&true.into(), &serde_json::Value::Null));
     launch.serving(2).stop();
 }
 
-/// The start itself confirms each code.
+/// For each case, the test also starts the service, and the start must end with the same code as the check.
 #[test]
 fn the_check_ends_with_the_exit_code_of_the_start() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -117,7 +117,8 @@ fn a_running_service_keeps_its_addresses_and_is_not_disturbed() {
     supervisor.stop();
 }
 
-/// The check runs as `process.user`, not as root: root could write everywhere.
+/// The checked worker runs as `process.user`. If it ran as root, it could write everywhere, and the check would miss
+/// missing rights.
 #[test]
 fn the_checked_worker_has_the_rights_of_a_real_worker() {
     assert!(Uid::effective().is_root(), "only root can give its rights away: run the tests as root");
@@ -129,7 +130,7 @@ fn the_checked_worker_has_the_rights_of_a_real_worker() {
     fs::set_permissions(launch.path("roots"), fs::Permissions::from_mode(0o777)).expect("our own folder");
     assert_told(&launch, 0, "would succeed");
 
-    // The output names what the user `nobody` may not do.
+    // The user `nobody` may not write in the folder. The output must name each thing that cannot be made there.
     let launch = Launch::new().set("process.pidfile", r#""{dir}/app.pid""#).set("log.file", r#""{dir}/app.log""#);
     let launch = launch.set("server.bind", r#"["unix:{dir}/app.sock"]"#);
     let launch = launch.through(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]);

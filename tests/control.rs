@@ -110,7 +110,7 @@ fn a_dead_masters_socket_is_replaced() {
 
 #[test]
 fn without_a_control_socket_the_service_serves() {
-    // Not even root can make a socket in /proc.
+    // Sockets cannot be made in /proc, not even by root, so the master cannot listen there.
     let mut supervisor = Launch::new().set("control.socket", r#""/proc/oxicorn.sock""#).serving(2);
     assert!(warning(&supervisor).contains("cannot listen on /proc/oxicorn.sock"), "{}", warning(&supervisor));
     assert_eq!(get(supervisor.address(), "/health").status, 200);
@@ -123,7 +123,7 @@ fn without_a_control_socket_the_service_serves() {
     supervisor.stop();
 }
 
-/// A thousand hostile clients of each kind come, at once and one after the other. Correct clients notice nothing.
+/// A thousand hostile clients of four kinds come, and most of them stay connected. Correct clients notice nothing.
 #[test]
 fn hostile_clients_change_nothing_for_others() {
     let mut supervisor = Launch::new().serving(2);
@@ -140,7 +140,7 @@ fn hostile_clients_change_nothing_for_others() {
             0 => client.write_all(b"\x00\xff{]\n").map(|()| kept.push(client)).unwrap_or_default(),
             1 => client.write_all(b"{\"version\":1,\"comm").map(|()| kept.push(client)).unwrap_or_default(),
             2 if round % 40 == 2 => {
-                // The master may refuse it before it is complete.
+                // The write may fail, because the master may refuse the request before it is complete.
                 let _ = client.write_all(&huge);
             }
             2 => client.write_all(&[b'x'; 5_000]).map(|()| kept.push(client)).unwrap_or_default(),
@@ -160,7 +160,8 @@ fn hostile_clients_change_nothing_for_others() {
     eprintln!("slowest status {slowest:?}, slowest health {:?}, machine {stall:?}", tally.max_wait());
     assert!(tally.max_wait() < Duration::from_secs(1) + 4 * stall, "{:?}, machine {stall:?}", tally.max_wait());
     assert!(slowest < Duration::from_secs(2) + 4 * stall, "{slowest:?}, machine {stall:?}");
-    // The master has dropped all but the last few already; it drops the rest within their five seconds.
+    // The master has already dropped all but the last few hostile clients. It drops these once the five seconds that
+    // each of them has are over.
     for mut client in kept {
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
         let ended = client.read_to_end(&mut Vec::new());

@@ -37,12 +37,13 @@ fn killing_an_idle_worker_costs_no_request() {
     for round in 0..5 {
         let victim = supervisor.wait_serving(2)[round % 2];
         supervisor.signal_worker(victim, Signal::SIGKILL);
-        // No pause: these connections go to a slot whose worker may be dead, and must be answered all the same.
+        // There is no pause after the kill. These connections may go to a slot whose worker is dead, and must be
+        // answered too.
         for _ in 0..20 {
             let mut connection = Connection::open(supervisor.address()).expect("a connection");
             match connection.get("/debug/connections") {
                 Ok(answer) => assert_eq!(answer.status, 200),
-                // SIGKILL is not instant: the victim may have accepted this connection before it died.
+                // SIGKILL does not act at once: the killed worker may have accepted this connection before it died.
                 Err(Failure::ResetBeforeFirstByte | Failure::EofBeforeResponse)
                     if supervisor.worker_pids().len() < 2 => {}
                 Err(failure) => panic!("round {round}: {failure}"),
@@ -68,7 +69,7 @@ fn an_abort_is_named_in_the_log_and_the_slot_is_filled_again() {
     assert_eq!(get(supervisor.address(), "/debug/connections").json()["slot"], 0);
 }
 
-/// The queue belongs to the slot, not to the worker.
+/// The queue of waiting connections belongs to the slot, so it survives when the slot's worker dies.
 #[test]
 fn the_queue_survives_its_worker() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);

@@ -1,5 +1,5 @@
-//! Promise: workers that die young are retried after longer and longer pauses, but never in more than half of the
-//! slots; a worker that has answered is replaced at once. The master neither spins nor ends, and names the request that
+//! Promise: the replacement of a worker that dies young waits, each time longer, but never in more than half of the
+//! slots. A worker that has answered is replaced at once. The master neither spins nor ends, and names the request that
 //! is in flight when the workers die.
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn crashes_after_ready_do_not_make_the_master_spin() {
     observe_for(Duration::from_secs(5));
     let log = supervisor.log();
     let forks = log.count(events::FORKED);
-    // One of the two slots waits; the other is retried no faster than once in 100 ms.
+    // One of the two slots waits for its pause to end. The other is retried, but no faster than once in 100 ms.
     assert!((5..=60).contains(&forks), "{forks} forks in five seconds");
     assert!(log.count(events::BACKOFF) >= 2, "each pause is in the log");
     assert_eq!(log.count(events::SERVICE_BOOT_FAILED), 0, "it was ready once: the master never gives up");
@@ -28,7 +28,7 @@ fn crashes_after_ready_do_not_make_the_master_spin() {
     assert!(started.elapsed() < Duration::from_secs(4), "a stop does not wait for a backoff: {:?}", started.elapsed());
 }
 
-/// Eight deaths at one moment are one accident: all slots are filled again at once.
+/// The master treats eight deaths at one moment as one accident, so it fills all slots again at once.
 #[test]
 fn eight_deaths_at_one_moment_are_not_a_crash_loop() {
     let supervisor = Launch::new().set("workers.count", "4").serving(4);
@@ -42,7 +42,7 @@ fn eight_deaths_at_one_moment_are_not_a_crash_loop() {
     assert_eq!(supervisor.log().count(events::FORKED), 8);
 }
 
-/// Sends the request that crashes its worker, and waits for the crash.
+/// Sends a request that crashes the worker which reads it, and waits for the crash.
 fn crash(supervisor: &Supervisor, request: &str) {
     let exits = supervisor.log().count(events::EXITED);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -50,7 +50,8 @@ fn crash(supervisor: &Supervisor, request: &str) {
     supervisor.wait_log(events::EXITED, exits + 1, PATIENCE);
 }
 
-/// One client repeats one bad request; requests of other clients are answered in between.
+/// One client repeats one request that crashes its worker. Between these crashes, requests of other clients are
+/// answered.
 #[test]
 fn one_bad_request_repeated_leaves_every_slot_served() {
     let supervisor = Launch::new().serving(2);
@@ -82,7 +83,8 @@ fn one_bad_request_repeated_leaves_every_slot_served() {
     assert_eq!(supervisor.status()["quarantined"], serde_json::json!([]), "http.quarantine is off by default");
 }
 
-/// There are no other requests: the first request kills each worker.
+/// Until a slot waits, only crashing requests come, so each worker dies at its first request. Even then, half of the
+/// slots never wait.
 #[test]
 fn half_of_the_slots_never_wait_however_young_their_workers_die() {
     let supervisor = Launch::new().serving(2);
@@ -105,7 +107,7 @@ fn half_of_the_slots_never_wait_however_young_their_workers_die() {
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 }
 
-/// A single worker has no sibling that could serve while its slot waits.
+/// A single worker has no sibling that could serve while its slot waits, so its slot never waits.
 #[test]
 fn the_last_slot_is_retried_at_once() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);
@@ -144,7 +146,7 @@ fn quarantine_answers_503_to_the_bad_request_on_all_workers_and_to_no_other() {
     assert!(table.contains("GET /debug/abort is answered 503 for "), "{table}");
 }
 
-/// An operator's SIGKILL is not the fault of any request.
+/// No request is to blame when an operator sends SIGKILL to a worker.
 #[test]
 fn a_request_in_flight_at_an_operators_sigkill_is_not_put_in_quarantine() {
     let supervisor = Launch::new().set("http.quarantine", "true").set("workers.count", "1").serving(1);

@@ -1,8 +1,8 @@
-//! Promise: a database that is gone for a while costs 503s and nothing else: the service stays alive, no worker is
-//! restarted, no request hangs, and everything works again as soon as the database does. A database that takes no
-//! writes is still read, and is reported as such.
+//! Promise: while the database is gone, requests that need it get 503 and nothing else happens: the service stays
+//! alive, no worker is restarted, and no request hangs. Everything works again as soon as the database does. A database
+//! that takes no writes is still read, and the service reports its state.
 //!
-//! Needs root, for a small disk of its own.
+//! Needs root, because one test mounts a small disk.
 
 use std::{
     collections::BTreeMap,
@@ -18,9 +18,11 @@ use crate::common::{
 };
 use serde_json::json;
 
-/// docs/reference/reference-service.md states this bound: two seconds to find a server, three for its answer.
+/// The longest time that a request may wait for a database that is gone: two seconds to find a server, three for its
+/// answer. docs/reference/reference-service.md states this bound.
 const BOUND: Duration = Duration::from_secs(5);
-/// Server selection takes this long, and a readiness answer is kept for a second.
+/// How soon requests work again after the database is back: the time to find the server, and one second during which a
+/// readiness answer is kept.
 const RECOVERY: Duration = Duration::from_secs(3);
 const WORKERS: usize = 2;
 
@@ -64,7 +66,8 @@ fn write(address: SocketAddr) -> u16 {
     answer.status
 }
 
-/// Asks until every worker has answered: connections reach the workers in turn, more or less.
+/// Asks `/ready` until eight answers in a row have this status. Connections reach the workers more or less in turn, so
+/// each worker has answered then.
 fn wait_ready(supervisor: &Supervisor, status: u16) {
     eventually(&format!("/ready answers {status} again and again"), PATIENCE, || {
         (0..8)
@@ -77,7 +80,7 @@ fn wait_ready(supervisor: &Supervisor, status: u16) {
     });
 }
 
-/// Writes until told to stop; returns the number of answers by status, and the longest wait.
+/// Writes facts until `enough` is set. Returns the number of answers by status, and the longest time that one took.
 fn writes(address: SocketAddr, enough: &AtomicBool) -> (BTreeMap<u16, u32>, Duration) {
     let (mut statuses, mut longest) = (BTreeMap::new(), Duration::ZERO);
     while !enough.load(Ordering::Relaxed) {
@@ -103,7 +106,7 @@ fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
         let story = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             gone(&mut mongod);
             wait_ready(&supervisor, 503);
-            // Long enough for each writer to wait until the time limit.
+            // The database stays away long enough for each writer to wait until its time limit.
             observe_for(BOUND + Duration::from_secs(1));
             assert_eq!(get(address, "/ready").status, 503);
             back(&mut mongod);
@@ -131,14 +134,15 @@ fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
     assert_eq!(supervisor.worker_pids(), workers, "no worker was restarted");
     let log = supervisor.log();
     assert_eq!(log.count(events::FORKED), WORKERS);
-    // At the edges a few requests fail and some succeed; there must not be a line for each request.
+    // When the database goes and comes back, a few requests fail while others succeed. Still, the log must not have a
+    // line for each request.
     let lines = log.count("dependency_failed");
     assert!((1..=20).contains(&lines), "{lines} lines of one outage");
     assert!(log.count("dependency_recovered") >= 1);
     supervisor.stop();
 }
 
-/// The disk is in a mount namespace of its own and is filled from outside.
+/// The disk is mounted in a mount namespace of the service's own. The test fills it from outside.
 #[test]
 fn a_full_disk_fails_writes_and_is_reported_once() {
     let mount = "mkdir data && mount -t tmpfs -o size=2m tmpfs data && exec \"$0\" \"$@\"";

@@ -34,7 +34,7 @@ fn python(package: &str, arguments: &[&str]) -> Output {
     output.unwrap_or_else(|error| panic!("python3: {error}"))
 }
 
-/// Reads every document of YAML files.
+/// Parses YAML files and returns every document in them.
 #[track_caller]
 fn yaml(files: &[&str]) -> Vec<Value> {
     const SCRIPT: &str = "import json, sys, yaml\n\
@@ -44,13 +44,13 @@ fn yaml(files: &[&str]) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }
 
-/// Reads `45s` or `30`, as systemd and supervisor.toml write it.
+/// Reads a number of seconds, written as `45s` or `30`: systemd and supervisor.toml use these forms.
 fn seconds(text: &str) -> u64 {
     let text = text.trim().trim_matches('"');
     text.trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{text} is not a number of seconds"))
 }
 
-/// Returns the default of a key that is a duration, in seconds.
+/// Returns the default of a setting that is a duration, in seconds, as supervisor.toml has it.
 fn default_seconds(section: &str, key: &str) -> u64 {
     let settings: toml::Table = read("supervisor.toml").parse().expect("supervisor.toml is TOML");
     let value = &settings[section][key];
@@ -62,13 +62,14 @@ fn default_seconds(section: &str, key: &str) -> u64 {
 const SERVICE: &str = "deploy/systemd/oxicorn.service";
 const SOCKET: &str = "deploy/systemd/oxicorn.socket";
 
-/// Returns the value that a unit gives a key, the last one if there are several.
+/// Returns the value of a key in a systemd unit. If the key occurs several times, the last value counts.
 fn unit_key(unit: &str, key: &str) -> String {
     let value = unit.lines().rev().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("the unit has no {key}=")).to_owned()
 }
 
-/// Copies the units into a folder of their own and replaces the program, which is not installed here.
+/// Copies the systemd units into a folder of their own and replaces the program that they start, because it is not
+/// installed here.
 fn units() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for name in [SERVICE, SOCKET] {
@@ -87,10 +88,10 @@ fn systemd_accepts_the_units_and_rates_the_service_as_well_confined() {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (service, socket) = (path("oxicorn.service"), path("oxicorn.socket"));
     let verified = run("systemd-analyze", &["verify", "--man=no", &service, &socket]);
-    // systemd only warns of what it does not know.
+    // systemd-analyze only warns about keys that it does not know, so the test requires an empty output.
     assert_eq!((verified.status.code(), text(&verified).as_str()), (Some(0), ""));
 
-    // In tenths: 2.0 of 10.
+    // The threshold is in tenths: 20 allows an exposure of 2.0 on systemd's scale of 10.
     let judged = run("systemd-analyze", &["security", "--offline=true", "--threshold=20", "--no-pager", &service]);
     let judged_text = text(&judged);
     let last = judged_text.lines().rev().find(|line| line.contains("exposure")).unwrap_or_default();
@@ -105,8 +106,8 @@ fn the_units_timeouts_leave_room_for_the_services_own() {
         ["graceful_timeout", "shutdown_delay", "boot_timeout"].map(|key| default_seconds("workers", key));
     assert!(seconds(&unit_key(&unit, "TimeoutStopSec")) > graceful + delay);
     assert!(seconds(&unit_key(&unit, "TimeoutStartSec")) > boot);
-    // The next start would meet these failures again. systemd looks at the main process only, so no command may come
-    // before.
+    // A restart would meet these failures again, so systemd must not restart. systemd checks only the main process's
+    // exit code, so no command may run before it.
     assert_eq!(unit_key(&unit, "RestartPreventExitStatus"), "2 3 4");
     assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre=")), "systemd would retry it for ever");
     assert_eq!(unit_key(&unit, "Type"), "notify", "systemd 252 knows no other that waits for READY");
@@ -114,7 +115,7 @@ fn the_units_timeouts_leave_room_for_the_services_own() {
     assert_eq!(unit_key(&read(SOCKET), "Backlog"), backlog);
 }
 
-/// systemd's own tools read the files beside the units: they make a user and the folders of that user.
+/// Runs systemd's own tools on the files beside the units. They make the units' user and its folders.
 #[test]
 fn sysusers_and_tmpfiles_make_the_units_user_and_folders() {
     let unit = read(SERVICE);
@@ -158,7 +159,8 @@ fn members(group: &str) -> BTreeSet<String> {
     names.into_iter().chain(groups.iter().flat_map(|group| members(group))).collect()
 }
 
-/// systemd does not run here, so the test compares its filter with the calls that the program makes during its life.
+/// systemd does not run here. So the test traces the system calls that the program makes during its life and compares
+/// them with the unit's filter.
 #[test]
 fn the_units_system_call_filter_allows_what_the_program_does() {
     let unit = read(SERVICE);
@@ -178,7 +180,8 @@ fn the_units_system_call_filter_allows_what_the_program_does() {
 
     assert!(nix::unistd::Uid::effective().is_root(), "only root can become another user: run the tests as root");
     let launch = Launch::new().set("log.access", r#""{dir}/access.log""#);
-    // The unit has a user of its own, which owns the folder. As root, SQLite would change the owners of its files.
+    // Runs as a user that owns the folder, as the unit does. If it ran as root, SQLite would change the owners of its
+    // files and make calls that the unit never needs.
     let nobody = nix::unistd::Uid::from_raw(65534);
     nix::unistd::chown(&launch.path(""), Some(nobody), None).expect("our own folder");
     let trace = launch.path("trace").display().to_string();
@@ -208,7 +211,8 @@ fn the_units_system_call_filter_allows_what_the_program_does() {
     let sockets = trace.lines().filter_map(|line| line.split_once(" socket(")?.1.split(',').next());
     let asked: BTreeSet<_> = sockets.collect();
     assert!(asked.len() > 1, "{asked:?}");
-    // The C library asks the kernel for its addresses, and does without them when it is refused.
+    // AF_NETLINK is left out: the C library uses it to ask the kernel for its addresses, and continues without them if
+    // it is refused.
     let refused =
         asked.iter().filter(|family| !families.split(' ').any(|known| known == **family) && **family != "AF_NETLINK");
     assert_eq!(refused.collect::<Vec<_>>(), [&""; 0], "RestrictAddressFamilies refuses what the program needs");
@@ -230,7 +234,7 @@ fn the_kernel_knows_every_sysctl() {
     }
 }
 
-/// logrotate itself rotates the log of a service under load with our file: no line is lost.
+/// The real logrotate rotates the log of a service under load, with the file from deploy/. No line may be lost.
 #[test]
 fn logrotate_accepts_the_snippet_and_loses_no_line() {
     let snippet = "deploy/systemd/oxicorn.logrotate";
@@ -243,7 +247,8 @@ fn logrotate_accepts_the_snippet_and_loses_no_line() {
     let ours = read(snippet);
     let signal = "systemctl kill --kill-whom=main --signal=USR1 oxicorn.service";
     assert!(ours.contains(signal) && ours.contains("/var/log/oxicorn/*.log"), "{ours}");
-    // Debian's own logrotate.conf comes before the snippets and has these lines.
+    // Debian's own logrotate.conf is read before the snippets and says `create`, so the test's file begins with this
+    // line.
     let ours = ours.replace("/var/log/oxicorn", &pattern).replace(signal, &format!("kill -USR1 {}", supervisor.pid()));
     fs::write(&config, format!("create\n{ours}")).expect("our own folder");
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).expect("our own file");
@@ -326,7 +331,7 @@ fn the_manifests_agree_with_each_other() {
     }
     let target = &scaler["spec"]["scaleTargetRef"];
     assert_eq!((&target["kind"], &target["name"]), (&deployment["kind"], &deployment["metadata"]["name"]));
-    // Each apply would undo the number that the autoscaler chose.
+    // The manifest must not set a number of replicas: each `apply` would undo the number that the autoscaler chose.
     assert_eq!(deployment["spec"]["replicas"], Value::Null);
     let [least, kept] = [&scaler["spec"]["minReplicas"], &budget["spec"]["minAvailable"]]
         .map(|number| number.as_u64().expect("a number"));
@@ -378,7 +383,7 @@ fn the_pods_have_what_the_page_promises() {
     let [period, failures] = ["periodSeconds", "failureThreshold"].map(|key| live[key].as_u64().expect("a number"));
     assert!(hung < period * (failures - 1), "a hung worker is replaced before the pod is given up");
 
-    // Uses the same settings, with the changes that a test needs.
+    // Uses the settings of the manifest, with the changes that a test needs.
     let own = settings.replace("0.0.0.0:8000", "127.0.0.1:0");
     let launch =
         Launch::new().raw(&own).env("OXICORN_CONTROL__SOCKET", "{dir}/control.sock").env("OXICORN_LOG__FORMAT", "text");

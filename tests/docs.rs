@@ -36,24 +36,24 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// Returns the text from this heading to the next.
+/// Returns the text between this heading and the next one of its level.
 fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
     section.split("\n## ").next().unwrap_or_default()
 }
 
-/// Returns the cells of each row of a page's tables, without their heads.
+/// Returns the cells of each row of a page's tables, without the heading rows.
 fn rows(text: &str) -> impl Iterator<Item = Vec<&str>> {
     let lines: Vec<_> = text.lines().collect();
     let heads: BTreeSet<_> =
         lines.iter().enumerate().filter(|(_, line)| line.starts_with("|---")).map(|(at, _)| at).collect();
     let is_row = move |at: usize| !heads.contains(&at) && !heads.contains(&(at + 1));
     let rows = lines.into_iter().enumerate().filter(move |(at, line)| line.starts_with('|') && is_row(*at));
-    // A bar that belongs to a cell is written \|.
+    // Splits at ` | `. In a cell, the page writes a bar as `\|`.
     rows.map(|(_, line)| line.trim_matches('|').split(" | ").map(str::trim).collect())
 }
 
-/// Returns the text between backticks.
+/// Returns each text between two backticks.
 fn quoted(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
@@ -116,7 +116,8 @@ fn every_event_of_the_log_is_in_the_reference() {
     assert_same(&events(), &table, "docs/reference/log-events.md");
 }
 
-/// A rename must reach the examples and the tests, because a test would wait for an event that never comes.
+/// When an event is renamed, the pages and the tests must follow: otherwise a test would wait for an event that never
+/// comes.
 #[test]
 fn no_page_and_no_test_names_an_event_that_is_never_logged() {
     let events = events();
@@ -151,7 +152,7 @@ fn every_exit_code_and_every_end_of_a_worker_is_in_the_reference() {
     let page = read("docs/reference/exit-codes.md");
     let told: BTreeSet<_> = rows(section(&page, "Of the master")).map(|cells| cells[0].to_owned()).collect();
     assert_same(&codes, &told, "docs/reference/exit-codes.md");
-    // The reasons of a worker's end, as the tests of src/master/exits.rs show them.
+    // These words occur in the reasons of a worker's end, as the tests of src/master/exits.rs show them.
     let exits = read("src/master/exits.rs");
     let workers = read("docs/reference/worker-exit-reasons.md");
     for words in
@@ -232,7 +233,7 @@ fn every_function_of_the_library_that_a_page_names_exists() {
     assert!(checked > 20, "{checked}");
 }
 
-/// Finds keys wherever a page names one with its section.
+/// Finds each key that a page names together with its section.
 #[test]
 fn no_page_names_a_key_that_does_not_exist() {
     let keys = keys();
@@ -251,7 +252,7 @@ fn no_page_names_a_key_that_does_not_exist() {
     }
 }
 
-/// Runs Python with what `make needs` has installed.
+/// Runs a Python script with the packages that `make needs` has installed, and returns the lines of its output.
 fn python(script: &str) -> BTreeSet<String> {
     let packages = root().join("target/peers-settings");
     assert!(packages.is_dir(), "there is no {}: run `make needs`", packages.display());
@@ -261,7 +262,7 @@ fn python(script: &str) -> BTreeSet<String> {
     String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
 }
 
-/// Returns what the first cells of a page's tables name.
+/// Returns each name between backticks in the first column of a page's tables.
 fn named(page: &str) -> BTreeSet<String> {
     rows(page).flat_map(|cells| quoted(cells[0])).map(str::to_owned).collect()
 }
@@ -284,7 +285,7 @@ fn every_option_of_uvicorn_has_its_line() {
                   print(*(o for p in m.params if p.param_type_name == 'option' for o in p.opts + p.secondary_opts))";
     let mut options = python(script);
     assert!(options.len() >= 50, "{} options", options.len());
-    // Every program has these.
+    // Leaves out the options that every program has.
     options.retain(|option| !["--version", "--help"].contains(&option.as_str()));
     let page = read("docs/guides/from-uvicorn.md");
     let told = named(&page).into_iter().filter(|name| name.starts_with("--"));

@@ -1,5 +1,5 @@
-//! Promise: a graceful stop answers everything that had arrived, and says `Connection: close` instead of cutting the
-//! connection.
+//! Promise: a graceful stop answers every request that had arrived, and says `Connection: close` in the answer instead
+//! of cutting the connection.
 
 use std::{process::Command, time::Duration};
 
@@ -15,7 +15,7 @@ fn count_of(supervisor: &Supervisor, name: &str) -> u64 {
     get(supervisor.address(), "/debug/connections").json()[name].as_u64().expect("a count")
 }
 
-/// Asks for the stop and returns when the worker drains.
+/// Sends SIGTERM and returns once the worker drains.
 fn begin_stop(supervisor: &Supervisor) {
     supervisor.signal(Signal::SIGTERM);
     supervisor.wait_log(events::DRAINING, 1, PATIENCE);
@@ -44,8 +44,8 @@ fn a_request_in_flight_is_answered() {
     assert_clean_end(supervisor);
 }
 
-/// A client that has read in the log that the worker drains finds `Connection: close` in its answers, however long the
-/// master's message takes.
+/// Once a client has read in the log that the worker drains, each answer to it says `Connection: close`, even if the
+/// master's message to the worker takes long.
 #[test]
 fn every_answer_says_close_once_the_log_shows_the_drain() {
     let supervisor = one_worker();
@@ -53,7 +53,7 @@ fn every_answer_says_close_once_the_log_shows_the_drain() {
     for connection in &mut idle {
         assert!(!connection.get("/health").expect("an answer").closes(), "the service does not stop yet");
     }
-    // Half a second for each message from the master to the worker.
+    // strace delays each message from the master to the worker by half a second.
     let mut slow = Command::new("strace")
         .args(["-qq", "-o", "/dev/null", "-e", "trace=sendto", "-e", "inject=sendto:delay_enter=500000", "-p"])
         .arg(supervisor.pid().to_string())
@@ -104,7 +104,8 @@ fn silent_connections_are_served_when_they_send_a_request() {
     assert_clean_end(supervisor);
 }
 
-/// The kernel has accepted these connections and the worker has not: they too arrived before the stop.
+/// The kernel has accepted these connections and the worker has not. They arrived before the stop, so they must be
+/// served too.
 #[test]
 fn queued_connections_are_served() {
     let supervisor = one_worker();
@@ -198,7 +199,8 @@ fn clients_of_every_kind_lose_nothing_while_the_stop_begins() {
     let mut supervisor = supervisor;
     supervisor.signal(Signal::SIGTERM);
     supervisor.wait_log(events::DRAINING, 2, PATIENCE);
-    // New connections are accepted for a second after the stop; these clients leave before it is over.
+    // For one second after the stop, new connections are still accepted. These clients leave before it is over, so they
+    // lose nothing.
     for load in loads {
         load.finish().assert_nothing_lost();
     }

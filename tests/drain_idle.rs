@@ -1,13 +1,12 @@
-//! Promise: an idle connection holds a draining worker for `workers.drain_idle` and no longer, however long
-//! `http.keep_alive` is. It holds the worker no shorter either, so that a client between two requests is answered once
-//! more.
+//! Promise: an idle connection holds a draining worker for exactly `workers.drain_idle`, however long `http.keep_alive`
+//! is. It does not end sooner, so that a client between two requests gets one more answer.
 
 use std::time::{Duration, Instant};
 
 use crate::common::{Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, now, observe_for, request};
 
-/// Returns one worker on which a connection may be idle for an hour, and its connections: silent, idle after an answer
-/// of the app, and idle after one of the worker's own answers.
+/// Starts one worker on which a connection may be idle for an hour. Returns it with three idle connections: one that
+/// never asked, one after an answer of the app, and one after an answer of the worker itself.
 fn with_idle_connections(launch: Launch) -> (Supervisor, Vec<Connection>) {
     let supervisor = ["keep_alive", "header_timeout"]
         .iter()
@@ -25,7 +24,8 @@ fn with_idle_connections(launch: Launch) -> (Supervisor, Vec<Connection>) {
     (supervisor, connections.into())
 }
 
-/// Asserts that each connection ends between `from` and `to` after `begun`, apart from stalls of the machine.
+/// Asserts that each connection ends between `from` and `to`, counted from `begun`. Time during which the machine
+/// stalled is allowed on top.
 #[track_caller]
 fn all_end_between(connections: &mut [Connection], begun: Instant, from: Duration, to: Duration) {
     let canary = Canary::start();
@@ -50,7 +50,7 @@ fn a_reload_and_a_stop_close_idle_connections_after_drain_idle_and_not_before() 
         supervisor.wait_log(events::DRAINING, 1, PATIENCE);
         let drains = begun.elapsed();
         all_end_between(&mut idle, begun, Duration::from_millis(1_990), drains + Duration::from_millis(2_500));
-        // The clients had their answers long ago, so the worker does not wait for them to close.
+        // The clients got their answers long ago, so the worker exits without waiting until they close their side.
         let (canary, ended) = (Canary::start(), now());
         supervisor.wait_gone(old);
         let (took, stalled) = (ended.elapsed(), canary.longest());
@@ -108,7 +108,7 @@ fn a_thousand_idle_connections_hold_a_reload_and_a_stop_for_seven_seconds_at_mos
     assert!(took <= MOST + stalled, "the stop took {took:?}, stalled {stalled:?}");
 }
 
-/// The head of the answer was sent before the drain, so it could not say that the connection closes.
+/// The worker sent the head of this answer before the drain, so it could not say `Connection: close`.
 #[test]
 fn an_answer_that_ends_during_the_drain_starts_drain_idle_again() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.drain_idle", r#""2s""#).serving(1);
@@ -119,7 +119,7 @@ fn an_answer_that_ends_during_the_drain_starts_drain_idle_again() {
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log(events::DRAINING, 1, PATIENCE);
     observe_for(Duration::from_secs(1));
-    // Most of the answer has not been written yet.
+    // Most of the answer is still unwritten at this moment.
     let begun = now();
     let rest = connection.read(body.len()).expect("nearly all");
     assert!(!String::from_utf8_lossy(&rest[..1_000]).to_ascii_lowercase().contains("connection: close"));

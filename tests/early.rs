@@ -1,6 +1,6 @@
 //! Promise: when an answer comes before the end of the request's body, the client's next request is not lost. The
-//! worker reads a small rest of the body. Otherwise the answer says `Connection: close`, and the client gets it
-//! whatever it still sends.
+//! worker reads the rest of the body if it is small. Otherwise its answer says `Connection: close`, and this answer
+//! reaches the client whatever the client still sends.
 
 use std::{
     net::{Ipv4Addr, TcpStream},
@@ -13,16 +13,16 @@ use crate::common::{Connection, Launch, PATIENCE, Supervisor, eventually, now, o
 /// How a client sends its body, always after the head and in separate packets.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
-    /// 10 bytes, long after the answer has come.
+    /// Sends 10 bytes, long after the answer has come.
     Late,
     Middling,
     Large,
-    /// In two chunks, the second one late.
+    /// Sends two chunks, the second one late.
     Chunked,
 }
 
 impl Sent {
-    /// Whether no answer may cost the connection.
+    /// Returns true if no answer to this body may end the connection.
     fn is_cheap(self) -> bool {
         matches!(self, Self::Late | Self::Middling)
     }
@@ -55,19 +55,21 @@ impl Sent {
     }
 }
 
-/// How many answers of each kind and body are tried: 100, or what `EARLY_ANSWERS` says.
+/// Returns how many answers to try for each kind of answer and body: 100, or the number in the variable
+/// `EARLY_ANSWERS`.
 pub(crate) fn times() -> usize {
     std::env::var("EARLY_ANSWERS").ok().and_then(|times| times.parse().ok()).unwrap_or(100)
 }
 
 const CLIENTS: usize = 10;
 
-/// Asserts that each request gets its early answer and that the next request on its connection is answered too.
+/// Asserts that each request gets its early answer, and that the next request on the same connection is answered too.
 #[track_caller]
 fn assert_no_next_request_is_lost(supervisor: &Supervisor, method: &str, path: &str, status: u16) {
     let (address, begun) = (supervisor.address(), now());
     let client = |number: usize, sent: Sent| {
-        // One address has too few ports for all the connections that end.
+        // Each client connects from an address of its own, because one address has too few ports for all the
+        // connections that end.
         let source = Ipv4Addr::new(127, 7, number as u8, 1).into();
         let open = || Connection::open_from(source, address).expect("a connection");
         let (mut connection, mut closed) = (open(), 0);
@@ -127,7 +129,7 @@ fn an_early_answer_of_the_worker_costs_no_next_request() {
     assert_no_next_request_is_lost(&supervisor, "POST", "/early/200", 503);
 }
 
-/// The app answers while it reads, and stops reading once the answer has begun.
+/// The app answers while it reads the body, and stops reading as soon as the answer has begun.
 #[test]
 fn an_app_that_stops_reading_after_its_answer_began_costs_no_next_request() {
     let supervisor = Launch::misbehave().serving(2);
@@ -154,7 +156,7 @@ fn a_large_or_unknown_rest_of_a_body_is_not_read() {
     }
 }
 
-/// The complete body has arrived already: the worker need not read more from the client.
+/// The whole body has already arrived, so the worker need not read more from the client and keeps the connection.
 #[test]
 fn a_small_chunked_body_costs_no_connection() {
     let supervisor = Launch::misbehave().serving(2);
@@ -167,7 +169,8 @@ fn a_small_chunked_body_costs_no_connection() {
     }
 }
 
-/// Such a client may or may not send its body after an answer other than `100 Continue`.
+/// After an answer other than `100 Continue`, a client that expects 100 may send its body or not. The worker cannot
+/// know which, so it ends the connection.
 #[test]
 fn a_client_that_expects_continue_is_told_that_the_connection_ends() {
     let supervisor = Launch::misbehave().serving(2);
@@ -183,7 +186,7 @@ fn a_client_that_expects_continue_is_told_that_the_connection_ends() {
     }
 }
 
-/// The announced body may never come.
+/// The client may never send the rest of the body that it announced. The worker waits for it as long as for any body.
 #[test]
 fn a_client_that_does_not_send_the_rest_gets_the_time_of_any_body() {
     let supervisor = Launch::misbehave().set("http.body_timeout", r#""700ms""#).serving(2);
@@ -196,8 +199,9 @@ fn a_client_that_does_not_send_the_rest_gets_the_time_of_any_body() {
     assert!((Duration::from_millis(600)..PATIENCE).contains(&waited), "{waited:?}");
 }
 
-/// A client whose kernel uses Nagle's algorithm sends the next request once the rest is acknowledged. No answer
-/// acknowledges it, and a kernel that waits for an answer takes 40 ms. nginx is such a client.
+/// A client whose kernel uses Nagle's algorithm, such as nginx, sends its next request only once the rest of the body
+/// is acknowledged. The answer was sent before the rest, so it cannot carry the acknowledgement, and the kernel would
+/// delay a separate one by 40 ms.
 #[test]
 fn the_rest_of_a_body_is_acknowledged_at_once() {
     let supervisor = Launch::misbehave().serving(2);
@@ -212,7 +216,7 @@ fn the_rest_of_a_body_is_acknowledged_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
-/// A client that still sends is not idle.
+/// A client that still sends a body is not idle, so the time of `keep_alive` begins after the body.
 #[test]
 fn keep_alive_counts_from_the_end_of_the_rest() {
     let supervisor = Launch::misbehave().set("http.keep_alive", r#""700ms""#).serving(2);
@@ -230,7 +234,8 @@ fn keep_alive_counts_from_the_end_of_the_rest() {
     assert!(idle.elapsed() > Duration::from_millis(600), "{:?}", idle.elapsed());
 }
 
-/// Reading the rest of a body must not hold a drain longer: the request is answered.
+/// The request is answered already, so a drain must not take longer because the worker still reads the rest of the
+/// body.
 #[test]
 fn a_drain_ends_with_its_grace_whatever_is_still_unread() {
     let supervisor = Launch::misbehave().set("workers.graceful_timeout", r#""2s""#).serving(2);

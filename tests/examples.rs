@@ -38,7 +38,7 @@ fn the_axum_mongodb_example_keeps_notes() {
     supervisor.stop();
 }
 
-/// A client of RFC 6455, as far as an echo needs one.
+/// A WebSocket client (RFC 6455) that can do only what the echo test needs.
 struct WebSocket(TcpStream);
 
 impl WebSocket {
@@ -56,18 +56,18 @@ impl WebSocket {
         }
         let head = String::from_utf8(head).expect("ASCII").to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 "), "{head}");
-        // The answer to this key, from section 1.3 of the RFC.
+        // The handshake's answer to the key that was sent. Both are from section 1.3 of RFC 6455.
         assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
         Self(stream)
     }
 
-    /// Sends one frame, masked with zeros.
+    /// Sends one text frame. Its mask is zero, so the payload is not changed.
     fn send(&mut self, text: &str) {
         let length = u8::try_from(text.len()).expect("a short text");
         self.0.write_all(&[&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat()).expect("sent");
     }
 
-    /// Receives one frame: its opcode and payload.
+    /// Receives one frame and returns its opcode and payload.
     fn recv(&mut self) -> (u8, Vec<u8>) {
         let mut head = [0; 2];
         self.0.read_exact(&mut head).expect("a frame");

@@ -11,8 +11,8 @@ fn one_worker() -> Launch {
     Launch::new().set("workers.count", "1")
 }
 
-/// Returns the reason in the log line of the first worker that ended. Only the kernel's own kill may be blamed on
-/// memory.
+/// Returns the reason in the log line of the first worker that ended. Asserts that only a kill by the kernel itself is
+/// blamed on memory.
 #[track_caller]
 fn first_end(supervisor: &Supervisor, pid: u32) -> String {
     let line = supervisor.wait_log(events::EXITED, 1, PATIENCE).swap_remove(0);
@@ -33,8 +33,8 @@ fn begin(supervisor: &Supervisor, path: &str, headers: &[(&str, &str)]) -> Conne
     connection
 }
 
-/// Rust's handler, which looks for stack overflows, swallows the first SIGSEGV that was sent and not caused. A real
-/// fault comes again by itself.
+/// Kills the worker with SIGSEGV, sent until it is gone: Rust's handler, which looks for stack overflows, swallows the
+/// first SIGSEGV that another process sent. After a real fault the signal would come again by itself.
 fn segfault(pid: u32) {
     eventually("the worker is gone", PATIENCE, || {
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSEGV).is_err().then_some(())

@@ -52,7 +52,8 @@ impl Service<'_> {
         answer.json()
     }
 
-    /// Returns in a later millisecond than the fact's: within one millisecond the ids of two workers have no order.
+    /// Posts a fact and returns it, but only after its millisecond is over: within one millisecond, the ids that two
+    /// workers make have no order.
     #[track_caller]
     fn post(&self, text: &str, tags: &[&str]) -> Value {
         let fact = self.send("POST", "/facts", &json!({"text": text, "tags": tags}), 201);
@@ -104,7 +105,7 @@ fn a_fact_is_created_read_replaced_and_deleted(service: &Service<'_>) {
     assert_eq!(fact, wanted);
     assert_eq!(service.get(&path(&fact), 200), fact);
 
-    // The clock of updated_at counts milliseconds, so the loop asks until one has passed.
+    // `updated_at` counts milliseconds, so the loop repeats the change until the time has moved on.
     let replaced = loop {
         let replaced = service.send("PUT", &path(&fact), &json!({"text": "not wet"}), 200);
         if replaced["updated_at"] != fact["updated_at"] {
@@ -139,7 +140,7 @@ fn pages_do_not_shift_under_inserts_and_deletes(service: &Service<'_>) {
     let (page, cursor) = service.texts("limit=3");
     assert_eq!(page, ["fact 6", "fact 5", "fact 4"]);
     service.post("newcomer", &[]);
-    // The fact that the cursor stands on, and one of the next page.
+    // Deletes the fact that the cursor points to, and one fact of the next page.
     for gone in [&facts[4], &facts[2]] {
         service.send("DELETE", &path(gone), &Value::Null, 204);
     }

@@ -1,5 +1,6 @@
-//! Promise: a worker that runs out of file descriptors closes idle connections for new ones. With no idle connection it
-//! serves the connections it has, does not spin, is not killed, and continues once there are descriptors again.
+//! Promise: a worker that runs out of file descriptors closes idle connections to make room for new ones. If it has no
+//! idle connection, it serves the connections that it has, does not spin, is not killed, and accepts again once there
+//! are descriptors.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ fn a_worker_without_descriptors_waits_reports_it_once_a_second_and_recovers() {
         .set("http.header_timeout", r#""1h""#)
         .serving(2);
     let pids = supervisor.serving_pids();
-    // More connections than both workers together can hold: the rest waits in the queues.
+    // Opens more connections than both workers together can hold, so the others wait in the queues.
     let mut open: Vec<_> =
         (0..150).map(|_| Connection::open(supervisor.address()).expect("the queue has room")).collect();
     supervisor.wait_log("accept_exhausted", 1, PATIENCE);
@@ -52,7 +53,7 @@ fn idle_connections_give_their_descriptors_to_new_ones() {
         .serving(1);
     let mut open = Vec::new();
     for _ in 0..3 {
-        // Fewer than the worker can hold, but more than half.
+        // Opens 30 connections: fewer than the worker can hold, but more than half as many.
         for _ in 0..30 {
             let mut connection = Connection::open(supervisor.address()).expect("the queue has room");
             assert_eq!(connection.get("/health").expect("an answer").status, 200);

@@ -1,7 +1,7 @@
 //! Promise: a missing file or folder changes no setting silently, and stops no service. Each row of the table in
 //! docs/operations/files-and-folders.md is tested here.
 //!
-//! Needs root: to become a user without rights, and to mount a small disk.
+//! Needs root, to become a user without rights and to mount a small disk.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use crate::common::{
 };
 use crate::https::{Authority, PLAIN, WithTls, certificate, connect};
 
-/// Asserts that reload and upgrade, by signal and by command, are refused and change nothing.
+/// Asserts that reload and upgrade are refused for this reason, by signal and by command, and that they change nothing.
 #[track_caller]
 fn refused(supervisor: &Supervisor, reason: &str) {
     let (log, before) = (supervisor.log(), supervisor.ctl_by_socket(&["status", "--json"]));
@@ -37,7 +37,7 @@ fn refused(supervisor: &Supervisor, reason: &str) {
     assert_eq!(generation(&after), generation(&before), "nothing has changed");
 }
 
-/// Returns the status of a fact that is posted without a token.
+/// Posts a fact without a token and returns the status of the answer.
 fn post(supervisor: &Supervisor) -> u16 {
     let fact = json_request("POST", "/facts", &json!({ "text": "a fact" }));
     Connection::open(supervisor.address()).and_then(|mut connection| connection.ask(&fact)).expect("an answer").status
@@ -53,8 +53,8 @@ fn replace_link(link: &Path, to: &Path) {
     fs::rename(&draft, link).expect("our own link");
 }
 
-/// Without the file the service would open its writes, move its port and make an empty database, so it refuses to lose
-/// the file silently.
+/// Without its settings file the service would accept writes without a token, move to another port and make an empty
+/// database. So reload and upgrade must refuse when the file is missing.
 #[test]
 fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
     let mut supervisor = Launch::new().set("service.bearer_token", r#""s3cret""#).serving(2);
@@ -69,7 +69,7 @@ fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
         fs::create_dir(&file).expect("a folder in our own");
         refused(&supervisor, "supervisor.toml cannot be read: Is a directory");
         fs::remove_dir(&file).expect("our own folder");
-        // A full disk leaves this behind, and so do `echo > FILE` and some editors.
+        // A full disk leaves such an empty file behind, and so do `echo > FILE` and some editors.
         for emptied in ["", "\n", " \n\t\r\n", "\u{feff}"] {
             write(&file, emptied);
             refused(&supervisor, "it is empty now");
@@ -77,10 +77,10 @@ fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
         fs::remove_file(&file).expect("our own file");
         assert!(Command::new("mkfifo").arg(&file).status().expect("mkfifo can be run").success());
         refused(&supervisor, "it is a pipe");
-        // Replaced by a rename, as editors do.
+        // Puts the file back by a rename, as editors do.
         fs::rename(&away, &file).expect("our own file");
         assert_eq!(post(&supervisor), 401, "round {round}");
-        // The next program requires the file too.
+        // An upgrade starts a new program, which requires the settings file too. The next round tests it.
         assert_told_all(&supervisor.ctl_by_socket(&[if round == 0 { "upgrade" } else { "reload" }]), 0, &["serves"]);
     }
     supervisor.stop();
@@ -113,20 +113,21 @@ fn settings_that_cannot_be_looked_at_refuse_the_start() {
             let spoil = spoil.replace("{file}", &file.display().to_string());
             let spoil = spoil.replace("{dir}", &dir.display().to_string());
             let become_nobody = if as_nobody { nobody } else { "" };
-            // The settings are written when the command runs; the wrapper spoils them after that.
+            // The settings are written just before the command runs. The wrapper then spoils the file and runs the
+            // program.
             let wrapper = format!("{spoil}; exec {become_nobody} \"$0\" \"$@\"");
             let output = launch.through(&["sh", "-c", &wrapper]).arg(command).run();
             assert_eq!(output.status.code(), Some(2), "{command}, {spoil}: {}", text(&output));
             assert!(text(&output).contains(reason), "{command}, {spoil}: {}", text(&output));
         }
     }
-    // A file that never existed is not an error.
+    // If there never was a settings file, this is not an error.
     let nothing = Launch::new().raw("").arg("check");
     let remove = format!("rm {}; exec \"$0\" \"$@\"", nothing.path("supervisor.toml").display());
     assert_told_all(&nothing.through(&["sh", "-c", &remove]).run(), 0, &["settings are valid"]);
 }
 
-/// Files that the settings name are required too.
+/// If another file that the settings name is missing or empty, reload is refused too.
 #[test]
 fn named_files_that_are_missing_or_empty_refuse_a_reload() {
     let launch = Launch::new()
@@ -163,7 +164,7 @@ fn named_files_that_are_missing_or_empty_refuse_a_reload() {
     }
 }
 
-/// Workers that start meanwhile get the certificate that the master has read.
+/// Workers that start after the file disappeared get the certificate that the master had read.
 #[test]
 fn a_certificate_whose_file_disappears_is_still_served() {
     let authority = Authority::new();
@@ -189,7 +190,7 @@ fn a_certificate_whose_file_disappears_is_still_served() {
     supervisor.stop();
 }
 
-/// A service that was started in the folder `current`, a link to `one`; `two` has other settings.
+/// Starts a service in the folder `current`, a link to the folder `one`. The settings in the folder `two` differ.
 fn deployed() -> (Supervisor, PathBuf) {
     let launch = Launch::new().env("PWD", "{dir}/current").args(&["--workers", "2"]);
     for (release, docs) in [("one", true), ("two", false), ("three", true)] {
@@ -208,13 +209,14 @@ fn deployed() -> (Supervisor, PathBuf) {
     (launch.through(&["sh", "-c", &enter]).serving(2), current)
 }
 
-/// Reload and upgrade have one rule: they use the path by which the service was started, and follow its links again
-/// each time.
+/// Reload and upgrade follow one rule: they use the path at which the service was started, and follow the links in it
+/// again each time.
 #[test]
 fn reload_and_upgrade_follow_a_moved_link() {
     for command in ["reload", "upgrade"] {
         let (supervisor, current) = deployed();
-        // This asks the new workers: an old one may still take a last request after the command was answered.
+        // Repeats the request until a new worker answers: an old worker may take one last request after the command was
+        // answered.
         let docs = |status: u16| {
             eventually("the settings of that release serve", PATIENCE, || {
                 (get(supervisor.address(), "/docs").status == status).then_some(())
@@ -225,23 +227,23 @@ fn reload_and_upgrade_follow_a_moved_link() {
         assert_eq!(folder(), supervisor.path("one"));
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         replace_link(&current, Path::new("two"));
-        // The old release is removed at once, as deployments do.
+        // Removes the old release at once, as deployments do.
         fs::remove_dir_all(supervisor.path("one")).expect("our own folder");
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         docs(404);
         assert_eq!(folder(), supervisor.path("two"), "{command}");
         assert_serves_unix(&current.join("app.sock"));
-        // Moves back, and asks by the other command.
+        // Moves the link to a third release, and asks by the other command.
         replace_link(&current, Path::new("three"));
         let other = if command == "reload" { "upgrade" } else { "reload" };
         assert_told_all(&supervisor.ctl_by_socket(&[other]), 0, &["serves"]);
         docs(200);
         assert_eq!(folder(), supervisor.path("three"), "{other}");
-        // A release without settings.
+        // The link now leads to a release without a settings file, so the command is refused.
         fs::create_dir(supervisor.path("four")).expect("a folder in our own");
         replace_link(&current, Path::new("four"));
         refused(&supervisor, "current/supervisor.toml is gone");
-        // The link leads to no release.
+        // The link is gone, so it leads to no release.
         fs::remove_file(&current).expect("our own link");
         refused(&supervisor, "the folder that the service was started in is gone: ");
         symlink("current", &current).expect("a link in our own folder");
@@ -260,7 +262,7 @@ fn a_service_survives_the_removal_of_the_folder_it_was_started_in() {
     for command in ["upgrade", "reload", "upgrade"] {
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
     }
-    // A client in a folder that was removed.
+    // Runs the command-line client in a folder that was removed.
     let asks = |words: &str| {
         let place = supervisor.path("client");
         fs::create_dir(&place).expect("a folder in our own");
@@ -286,14 +288,15 @@ fn a_service_survives_the_removal_of_the_folder_it_was_started_in() {
     supervisor.stop();
 }
 
-/// A cleaner of temporary files removed it. The next reload or upgrade makes it again and applies all other changes
-/// too.
+/// A cleaner of temporary files removed the socket's file. The next reload or upgrade makes the file again and also
+/// applies all other changes.
 #[test]
 fn a_reload_makes_the_file_of_a_unix_socket_again() {
     for command in ["reload", "upgrade"] {
         let mut supervisor = Launch::new().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(2);
         let path = supervisor.path("app.sock");
-        // A client that connected before and asks afterwards: the queue of the old socket is served.
+        // This client connects before the file is removed and asks afterwards: the queue of the old socket must still
+        // be served.
         let mut early = Connection::open_unix(&path).expect("the unix socket accepts");
         fs::remove_file(&path).expect("the socket's file");
         assert_told_all(
@@ -306,7 +309,7 @@ fn a_reload_makes_the_file_of_a_unix_socket_again() {
         assert_eq!(fs::metadata(&path).expect("the socket's file").mode() & 0o777, 0o660);
         assert_serves_unix(&path);
         assert_eq!(early.get("/health").expect("an answer").status, 200);
-        // A file of another program is left alone, and the reload is refused.
+        // If the path now holds a file of another program, the file is left alone and the reload is refused.
         fs::remove_file(&path).expect("the socket's file");
         write(&path, "precious");
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 1, &["refused", "app.sock exists and is not a socket"]);
@@ -368,10 +371,11 @@ fn rights_given_by_hand_stay_until_the_settings_change() {
     supervisor.stop();
 }
 
-/// The number in a pid file proves nothing: it may belong to any process, and in a container it always lives.
+/// The number in a pid file proves nothing: any process may have it, and in a container a process with this number is
+/// always alive.
 #[test]
 fn only_a_living_master_holds_a_pid_file() {
-    // The id of a thread of this process that is not the first one.
+    // Finds the id of a second thread of this process: an id that exists but is not the id of a process.
     let canary = Canary::start();
     let threads = fs::read_dir("/proc/self/task").expect("our own threads");
     let threads: Vec<u32> = threads.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
@@ -396,12 +400,12 @@ fn only_a_living_master_holds_a_pid_file() {
         assert_told_all(&output, 1, &["belongs to a master that runs", &format!("(pid {})", first.pid())]);
     };
     second();
-    // Upgrades and reloads keep the lock.
+    // The master keeps its lock on the pid file through upgrades and reloads.
     for command in ["upgrade", "reload", "upgrade"] {
         assert_told_all(&first.ctl_by_socket(&[command]), 0, &["serves"]);
         second();
     }
-    // The lock does not depend on what the file holds.
+    // The lock holds whatever the pid file contains.
     write(&pid, "1\n");
     let output = Launch::new().set("process.pidfile", &format!("{:?}", pid.display().to_string())).run();
     assert_told_all(&output, 1, &["belongs to a master that runs"]);
@@ -421,12 +425,13 @@ fn a_pid_file_that_disappears_is_written_again() {
         fs::remove_file(&pid).expect("the pid file");
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 1));
-        // Replaced by a copy that no living master holds.
+        // Replaces the pid file with a copy on which no living master has a lock. Reload and upgrade must write it
+        // again.
         fs::rename(&pid, supervisor.path("old")).expect("the pid file");
         write(&pid, "1\n");
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 2));
-        // Its folder is gone: that is no reason to refuse new certificates.
+        // The pid file's folder is gone. This is no reason to refuse a reload, which may bring new certificates.
         fs::rename(&run, supervisor.path("old-run")).expect("our own folder");
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!(supervisor.log().count("pidfile_lost"), round + 1);
@@ -439,7 +444,7 @@ fn a_pid_file_that_disappears_is_written_again() {
     assert!(!pid.exists());
 }
 
-/// The logs continue where they can, and say where they cannot.
+/// When a log cannot be reopened, it continues in its old file and reports the failure there.
 #[test]
 fn a_service_continues_without_its_log_files() {
     let launch =
@@ -475,8 +480,8 @@ fn a_service_continues_without_its_log_files() {
     supervisor.stop();
 }
 
-/// On disks that take no more, requests are served, a settings file is only read, and a pid file is complete or
-/// missing.
+/// When disks are full or read-only, the service answers requests, only reads its settings file, and leaves a pid file
+/// either complete or absent.
 #[test]
 fn full_and_read_only_disks_stop_no_service() {
     let mut full = Launch::new().set("log.access", r#""/dev/full""#).serving(2);
@@ -489,7 +494,7 @@ fn full_and_read_only_disks_stop_no_service() {
     fs::create_dir(launch.path("disk")).expect("a folder in our own");
     let disk = launch.path("disk");
     let disk = disk.display();
-    // In a mount namespace of its own.
+    // Mounts the small disk in a mount namespace of its own, and fills it.
     let fill = format!("mount -t tmpfs -o size=4k tmpfs {disk} && head -c 4096 /dev/zero > {disk}/filling");
     let script = format!("{fill}; \"$0\" \"$@\"; code=$?; ls -A {disk}; exit $code");
     let output = launch.through(&["unshare", "--mount", "sh", "-c", &script]).run();
@@ -522,7 +527,8 @@ fn full_and_read_only_disks_stop_no_service() {
     supervisor.stop();
 }
 
-/// A volume may not be mounted, or a folder may have moved: no empty database takes the place of the real one.
+/// When the database is missing, a volume may not be mounted or a folder may have moved. The service must not make an
+/// empty database in its place.
 #[test]
 fn a_missing_database_is_not_created_again() {
     let launch = Launch::new().set("service.sqlite_path", r#""{dir}/data/facts.db""#);
@@ -536,7 +542,7 @@ fn a_missing_database_is_not_created_again() {
         fs::rename(&away, &data).expect("our own folder");
         assert_told_all(&supervisor.ctl_by_socket(&["upgrade"]), 0, &["serves"]);
     }
-    // A worker that replaces a crashed one does not make the database either, with or without the folder.
+    // A worker that replaces a crashed one must not make the database either, whether or not the folder exists.
     for (round, makes_folder) in [false, true].into_iter().enumerate() {
         fs::rename(&data, &away).expect("our own folder");
         if makes_folder {
@@ -552,14 +558,14 @@ fn a_missing_database_is_not_created_again() {
         fs::rename(&away, &data).expect("our own folder");
         supervisor.wait_serving(2);
     }
-    // An empty file is as good as a missing one.
+    // An empty file counts as a missing database.
     let (file, away) = (data.join("facts.db"), supervisor.path("away.db"));
     fs::rename(&file, &away).expect("our own file");
     write(&file, "");
     refused(&supervisor, "data/facts.db; put it back");
     fs::rename(&away, &file).expect("our own file");
     assert!(get(supervisor.address(), "/facts").text().contains("a fact"));
-    // Another path is another choice.
+    // When the settings name another path, the operator chose a new database, so the service makes it.
     let file = supervisor.path("supervisor.toml");
     let settings = fs::read_to_string(&file).expect("the settings file");
     write(&file, &settings.replace("data/facts.db", "new/facts.db"));
@@ -567,7 +573,8 @@ fn a_missing_database_is_not_created_again() {
     assert!(!get(supervisor.address(), "/facts").text().contains("a fact"));
     supervisor.stop();
 
-    // A link that leads nowhere is not a choice either. What the master makes belongs to the workers.
+    // A link that leads nowhere is no such choice, so the boot fails. A database that the master makes belongs to the
+    // workers' user.
     let launch = Launch::new().set("service.sqlite_path", r#""{dir}/facts.db""#);
     symlink("nowhere", launch.path("facts.db")).expect("a link in our own folder");
     assert_eq!(launch.start().wait_exit(PATIENCE), 3);

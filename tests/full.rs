@@ -1,12 +1,12 @@
-//! Promise: a worker that is full of idle connections still accepts. For each new connection it closes the one that has
-//! been idle longest, as a drain does. A connection that has a request, was active within a second, or has had no
-//! answer yet keeps its place.
+//! Promise: a worker whose places are full of idle connections still accepts. For each new connection it closes the one
+//! that has been idle longest, in the way of a drain. A connection keeps its place if it has a request, was active in
+//! the last second, or has had no answer yet.
 
 use std::{os::unix::net::UnixStream, time::Duration};
 
 use crate::common::{Canary, Connection, Launch, PATIENCE, Supervisor, now, observe_for, request};
 
-/// Longer than a connection must be idle before it may be closed.
+/// A pause longer than the time that a connection must be idle before the worker may close it.
 const LONG_IDLE: Duration = Duration::from_millis(1_100);
 
 fn launch(workers: &str, connections: &str) -> Launch {
@@ -17,7 +17,7 @@ fn launch(workers: &str, connections: &str) -> Launch {
         .set("http.header_timeout", r#""1h""#)
 }
 
-/// Opens a client that asks once and stays.
+/// Opens a connection that asks once and then stays open.
 fn asks_once(supervisor: &Supervisor) -> Connection {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
@@ -31,7 +31,7 @@ fn only_the_connection_idle_longest_is_closed_for_a_new_one() {
     busy.send(&request("GET", "/debug/sleep/3000", &[], b"")).expect("sent");
     let mut silent = Connection::open(supervisor.address()).expect("a connection");
     let (mut first, mut second) = (asks_once(&supervisor), asks_once(&supervisor));
-    // From here on the second has been idle longest, also on a clock of 10 ms.
+    // After this pause, the second connection has clearly been idle longest, even on a clock with steps of 10 ms.
     observe_for(Duration::from_millis(30));
     assert_eq!(first.get("/health").expect("an answer").status, 200);
     observe_for(LONG_IDLE);
@@ -53,7 +53,7 @@ fn only_the_connection_idle_longest_is_closed_for_a_new_one() {
 fn a_client_active_within_a_second_keeps_its_place_and_a_new_one_waits_no_longer() {
     let supervisor = launch("1", "2").serving(1);
     let (_first, begun) = (asks_once(&supervisor), now());
-    // The pause makes the first one idle longer, also on a clock of 10 ms.
+    // The pause makes the first connection idle longer than the second, even on a clock with steps of 10 ms.
     observe_for(Duration::from_millis(30));
     let mut second = asks_once(&supervisor);
     let canary = Canary::start();
@@ -81,14 +81,14 @@ fn a_full_worker_evicts_no_connection_while_a_sibling_has_room() {
     }
 }
 
-/// One and a half times as many clients as there are places.
+/// There are one and a half times as many clients as places.
 #[test]
 fn three_thousand_clients_that_ask_once_and_stay_are_each_answered_within_100_ms() {
     let supervisor = launch("2", "1000").serving(2);
     let (canary, begun) = (Canary::start(), now());
     let (mut all, mut slowest) = (Vec::new(), Duration::ZERO);
     for number in 0..3_000 {
-        // Spread over six seconds.
+        // The clients come one by one, spread over six seconds.
         let due = Duration::from_millis(2 * number);
         observe_for(due.saturating_sub(begun.elapsed()));
         let asked = now();
@@ -97,7 +97,7 @@ fn three_thousand_clients_that_ask_once_and_stay_are_each_answered_within_100_ms
     }
     let stalled = canary.longest();
     eprintln!("slowest answer {slowest:?}, stalled {stalled:?}");
-    // The client may have been stalled, and the worker too.
+    // The stall counts twice, because it may have delayed the client and the worker.
     assert!(slowest < Duration::from_millis(100) + 2 * stalled, "{slowest:?}, stalled {stalled:?}");
     let mut ended = Vec::new();
     for (number, connection) in all.iter_mut().enumerate() {
@@ -111,7 +111,8 @@ fn three_thousand_clients_that_ask_once_and_stay_are_each_answered_within_100_ms
     assert!(ended.iter().all(|number| *number < 1_500), "the connections that came first were closed first: {ended:?}");
 }
 
-/// Both listeners share the places, and each knows when a client waits in its queue.
+/// A worker's TCP and Unix listeners share its places, and the worker sees at each of them when a client waits in the
+/// queue.
 #[test]
 fn a_unix_socket_and_a_port_share_the_places() {
     let supervisor = launch("1", "2").set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(1);
@@ -137,7 +138,7 @@ fn a_unix_socket_and_a_port_share_the_places() {
     drop(ports);
 }
 
-/// The kernel gives both workers their share of the new connections, because both are full.
+/// Both workers are full, so the kernel gives each of them its share of the new connections.
 #[test]
 fn a_worker_with_idle_connections_takes_what_waits_for_a_worker_without_any() {
     let supervisor = launch("2", "10").serving(2);

@@ -1,5 +1,5 @@
-//! Promise: a worker whose loop stands still is found, distinguished from a crash, killed and replaced, while the
-//! others serve.
+//! Promise: a worker whose loop stands still is found, distinguished from a crash, killed and replaced, while the other
+//! workers serve.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ fn a_blocked_worker_is_replaced() {
     assert!(exited.contains("SIGABRT"), "SIGABRT lets it leave a core: {exited}");
 }
 
-/// A stopped process does not handle SIGABRT: SIGKILL follows two seconds later.
+/// A worker stopped by SIGSTOP does not handle SIGABRT, so the master sends SIGKILL two seconds later.
 #[test]
 fn a_stopped_worker_is_killed_and_no_client_waits_long() {
     let supervisor = two_workers();
@@ -63,7 +63,7 @@ fn a_stopped_worker_is_killed_and_no_client_waits_long() {
     assert!(exited[0].contains("SIGKILL"), "{}", exited[0]);
 }
 
-/// With one worker there is no sibling: the replacement serves the clients in the queue.
+/// With only one worker, no sibling can serve the clients in the queue, so the replacement must serve them.
 #[test]
 fn the_replacement_serves_the_queue_of_a_lone_hung_worker() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.timeout", r#""1s""#).serving(1);

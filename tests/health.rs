@@ -1,5 +1,5 @@
-//! Promise: `oxicorn health` and `oxicorn config --running` tell about the service that runs. The settings file, which
-//! may have been edited since, only tells about itself.
+//! Promise: `oxicorn health` and `oxicorn config --running` report on the service that runs. The settings file may have
+//! been edited since the start, so what it says is never reported as what runs.
 
 use std::{fs, net::TcpListener, os::fd::AsRawFd};
 
@@ -67,7 +67,8 @@ fn health_takes_the_address_from_the_settings_when_no_master_answers_and_says_so
     let supervisor = launch.env("OXICORN_WORKERS__COUNT", "2").serving(2);
     let asked = supervisor.ctl(&["health"]);
     assert!(asked.status.success() && text(&asked).contains("so the settings say"), "{}", text(&asked));
-    // The master of another file is not asked.
+    // The settings file now names the control socket of another service. `health` must not ask its master for the
+    // address.
     let other = Launch::new().serving(2);
     rewrite(&supervisor, &settings(&format!("{:?}", other.path("control.sock"))));
     let asked = supervisor.ctl(&["health"]);
@@ -106,7 +107,7 @@ fn config_prints_the_file_and_says_where_a_running_service_differs() {
     let json: serde_json::Value = serde_json::from_str(&config(&["--running", "--json"])).expect("one JSON object");
     assert_eq!((&json["workers.count"]["value"], &json["http.keep_alive"]["value"]), (&3.into(), &"9s".into()));
 
-    // A mistake in the file hides nothing of what is in effect.
+    // A syntax mistake in the settings file does not stop `--running` from showing what is in effect.
     rewrite(&supervisor, "[control]\nsocket = \"control.sock\"\n[server\n");
     assert!(config(&["--running"]).contains("keep_alive = \"9s\""));
     assert_eq!(supervisor.ctl(&["config"]).status.code(), Some(2));

@@ -1,4 +1,5 @@
-//! Promise: HTTP/2 without TLS, by prior knowledge, is counted, limited and drained as HTTP/1.1 is.
+//! Promise: HTTP/2 without TLS, which a client begins without asking first (prior knowledge), is counted, limited and
+//! drained like HTTP/1.1.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +15,7 @@ use tokio::{net::TcpStream as Tcp, runtime::Runtime, task::JoinHandle, time::tim
 struct Client {
     runtime: Runtime,
     send: SendRequest<Bytes>,
-    /// Completes with the connection.
+    /// The task that runs the connection. It completes when the connection ends.
     end: JoinHandle<Result<(), h2::Error>>,
 }
 
@@ -30,7 +31,7 @@ impl Client {
         Self { runtime, send, end }
     }
 
-    /// Begins a request; the task ends with the status and the complete body.
+    /// Sends a request. Returns a task that waits for the answer and ends with its status and complete body.
     fn begin(&mut self, request: Request<()>, body: Option<Bytes>) -> JoinHandle<Result<Response<Vec<u8>>, h2::Error>> {
         let send = self.send.clone();
         let (response, mut stream) = self.runtime.block_on(async {
@@ -38,7 +39,7 @@ impl Client {
             send.send_request(request, body.is_none()).expect("a stream")
         });
         if let Some(body) = body {
-            // This fails when the answer is there already.
+            // If this fails, the answer came before the body was sent. The test reads the answer either way.
             let _ = stream.send_data(body, true);
         }
         self.runtime.spawn(async move {
@@ -144,11 +145,11 @@ fn http2_requests_are_refused_like_those_of_http1() {
         assert!(error["error"].is_string() && error["type"].is_string(), "{error}");
     }
     assert_eq!(client.get("/health").status(), 200, "the connection continues");
-    // The app had the body that grew too long already.
+    // Two requests reached the app: `/health`, and the one whose body became too long only while the app read it.
     assert_eq!((supervisor.total("refused"), supervisor.total("requests")), (refusals, 2));
 }
 
-/// A client that gets a body in answer to HEAD takes the connection for broken.
+/// If the answer to HEAD had a body, the client would believe that the connection is broken.
 #[test]
 fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
     let lengths = |supervisor: Supervisor, asked: &[(u16, &str)]| {
@@ -161,19 +162,20 @@ fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
             let whole = client.get(path).body().len();
             assert!(whole > 0, "{path}");
             let told: usize = answer.headers()["content-length"].to_str().expect("text").parse().expect("a number");
-            // The page of metrics has another length each time.
+            // The metrics page is left out, because its length differs at each request.
             assert!(told == whole || path == "/metrics", "{path}: {told} of {whole}");
         }
     };
     let long = format!("/{}", "a".repeat(100));
     let ours = Launch::new().set("http.metrics_path", r#""/metrics""#).set("http.limit_request_line", "90");
     lengths(ours.serving(2), &[(200, "/metrics"), (414, &long), (200, "/health"), (404, "/nowhere")]);
-    // The app of this program answers HEAD as it does GET.
+    // The app of this program answers HEAD exactly as GET, so the worker must leave out the body.
     lengths(Launch::of(build_example("plain")).serving(2), &[(200, "/10k")]);
 }
 
 /// RFC 9113, section 8.1: the answer is complete, and a reset without an error asks the client to send no more. This
-/// holds for bodies that wait for a window too; what they sent takes nothing from the window of the connection.
+/// also holds for bodies that wait for window space. The bytes that they sent do not reduce the window of the
+/// connection for later streams.
 #[test]
 fn an_early_answer_is_followed_by_a_reset_without_error() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);
@@ -183,7 +185,7 @@ fn an_early_answer_is_followed_by_a_reset_without_error() {
             let reason = client.runtime.block_on(async {
                 let mut send = client.send.clone().ready().await.expect("room");
                 let (response, mut stream) = send.send_request(post(path), false).expect("a stream");
-                // The reset may be there already.
+                // If this fails, the reset has come before the body was sent.
                 let _ = stream.send_data(vec![b'a'; sent].into(), false);
                 let mut body = timeout(PATIENCE, response).await.expect("in time").expect("an answer");
                 assert_eq!(body.status(), status, "{path}, {sent} bytes");
@@ -235,7 +237,7 @@ fn a_client_that_never_opens_its_window_is_dropped() {
         let mut send = client.send.clone().ready().await.expect("room");
         let (response, _) = send.send_request(get("/endless"), true).expect("a stream");
         let mut body = response.await.expect("an answer").into_body();
-        // What arrives is never released.
+        // The client reads the data but never releases it, so its window is never opened again.
         while let Ok(Some(Ok(_))) = timeout(PATIENCE, body.data()).await {}
     });
     eventually("the connection is dropped", PATIENCE, || {
@@ -268,12 +270,12 @@ fn a_drain_loses_no_stream() {
     assert!(lines.iter().all(|line| line.contains("cut=0")), "{lines:?}");
 }
 
-/// Clients ask without a pause while the service reloads again and again. A request that a GOAWAY names as not begun
-/// may be sent again; any other missing answer is a loss.
+/// Clients ask without a pause while the service reloads again and again. A GOAWAY says which requests were not begun,
+/// and these may be sent again. Any other missing answer is a loss.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the ban is the master's; each client is a thread")]
 fn reloads_under_load_lose_no_stream() {
-    // The clients are never idle.
+    // The clients are never idle, so a short `drain_idle` cuts none of them.
     let supervisor = Launch::new().set("workers.drain_idle", r#""100ms""#).serving(2);
     let address = supervisor.address();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));

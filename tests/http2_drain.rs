@@ -1,5 +1,5 @@
-//! Promise: the end of an HTTP/2 connection costs no request. An idle connection gets one GOAWAY with its last stream,
-//! a busy one is warned first, and a silent client holds a drain no longer than one of HTTP/1.1.
+//! Promise: the end of an HTTP/2 connection costs no request. An idle connection gets one GOAWAY with its last stream.
+//! A busy connection is warned first. A silent client holds a drain no longer than a silent client of HTTP/1.1 does.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -17,7 +17,7 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
-/// END_STREAM is the flag of DATA and HEADERS, ACK the one of SETTINGS and PING.
+/// Frame flags. END_STREAM belongs to DATA and HEADERS, ACK to SETTINGS and PING; their numbers are the same.
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -46,7 +46,7 @@ impl Frame {
 /// A client that sends exactly what the test tells it to send.
 struct Client {
     stream: TcpStream,
-    /// The frames since the connection was opened.
+    /// All frames that the server has sent since the connection was opened.
     read: Vec<Frame>,
 }
 
@@ -58,7 +58,7 @@ impl Client {
         client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("sent");
         client.send(SETTINGS, 0, 0, &[]);
         client.send(SETTINGS, ACK, 0, &[]);
-        // The last frame that the server sends by itself.
+        // Waits for this frame, because it is the last one that the server sends by itself after the handshake.
         client.wait(|frame| frame.kind == WINDOW_UPDATE && frame.stream == 0);
         client
     }
@@ -69,7 +69,8 @@ impl Client {
         self.stream.write_all(&frame).expect("sent");
     }
 
-    /// Begins a request with fields of the static table and literals without an index.
+    /// Sends the HEADERS of a request. They use only the static table and literals without an index, so the client
+    /// needs no HPACK state.
     fn begin(&mut self, stream: u32, path: &str, with_body: bool) {
         let method = if with_body { 0x83 } else { 0x82 };
         let literal = |index: u8, value: &str| [&[index, value.len() as u8], value.as_bytes()].concat();
@@ -82,7 +83,7 @@ impl Client {
         self.send(WINDOW_UPDATE, 0, stream, &by.to_be_bytes());
     }
 
-    /// Reads the next frame; `None` at the end of the connection.
+    /// Reads the next frame. Returns `None` at the end of the connection.
     fn next(&mut self) -> Option<&Frame> {
         let mut head = [0; 9];
         match self.stream.read_exact(&mut head) {
@@ -107,7 +108,8 @@ impl Client {
         self.wait(|frame| frame.ends(stream));
     }
 
-    /// Reads to the end; returns the frames since `self.read` was that long, without the acknowledged settings.
+    /// Reads to the end of the connection. Returns the kind and stream of each frame after the first `from`, without
+    /// acknowledgements of SETTINGS. For a GOAWAY, the stream is the last one that it names.
     fn rest(&mut self, from: usize) -> Vec<(u8, u32)> {
         while self.next().is_some() {}
         let told = |frame: &Frame| if frame.kind == GOAWAY { frame.number(0) } else { frame.stream };
@@ -131,7 +133,7 @@ fn in_flight(supervisor: &Supervisor, count: u64) {
     });
 }
 
-/// Begins a drain, and waits until the worker has begun it.
+/// Begins a drain with `signal`, waits until the worker has begun it, and returns that moment.
 fn drain(supervisor: &Supervisor, signal: Signal) -> Instant {
     supervisor.signal(signal);
     supervisor.wait_log(events::DRAINING, 1, PATIENCE);
@@ -174,14 +176,14 @@ fn a_busy_connection_is_warned_and_requests_that_cross_the_warning_are_served() 
     client.begin(1, "/debug/sleep/3000", false);
     in_flight(&supervisor, 1);
     let begun = drain(&supervisor, Signal::SIGHUP);
-    // Until then it gets no warning, because it might become idle.
+    // The warning comes only after `drain_idle`: until then the connection might become idle and need no warning.
     assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), MAX);
     assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
     let ping = client.wait(|frame| frame.kind == PING).payload.clone();
     client.send(PING, ACK, 0, &ping);
     client.get(3, "/health");
     assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), 3, "the final GOAWAY");
-    // These come too late. h2 0.4.20 would take the third one for an error of the connection.
+    // These frames come after the final GOAWAY. h2 0.4.20 would treat the third one as an error of the connection.
     client.begin(5, "/debug/echo", true);
     client.send(DATA, 0, 5, b"half");
     client.widen(5, 1_000);
@@ -201,7 +203,7 @@ fn a_connection_that_becomes_idle_after_the_warning_is_ended_at_once() {
     in_flight(&supervisor, 1);
     drain(&supervisor, Signal::SIGHUP);
     client.wait(|frame| frame.kind == PING);
-    // Its PING is never answered.
+    // The client never answers the PING that came with the warning.
     client.wait(|frame| frame.ends(1));
     let (canary, ended, from) = (Canary::start(), now(), client.read.len());
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
@@ -220,7 +222,8 @@ fn a_connection_that_pauses_during_a_drain_is_not_warned() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// A proxy under load may pause because its machine does, and then send the requests of all its clients at once.
+/// A proxy under load may pause because its machine does, and then send the requests of all its clients at once. So the
+/// drain must not end the connection at the pause.
 #[test]
 fn a_busy_connection_is_not_ended_at_its_first_short_pause() {
     let supervisor = launch().serving(1);
@@ -238,7 +241,8 @@ fn a_busy_connection_is_not_ended_at_its_first_short_pause() {
     assert_eq!(client.rest(from), [(GOAWAY, 243)]);
 }
 
-/// Its requests are too short to be in flight when the warning is due, and its pauses are too short for a GOAWAY.
+/// The client's requests are too short to be in flight when the warning is due, and its pauses are too short for the
+/// worker to end the connection.
 #[test]
 fn a_connection_with_short_requests_and_short_pauses_is_warned() {
     let launch = launch().set("workers.drain_idle", r#""500ms""#).set("workers.graceful_timeout", r#""30s""#);
@@ -257,7 +261,8 @@ fn a_connection_with_short_requests_and_short_pauses_is_warned() {
     }
 }
 
-/// The app has handed the answer over long ago; only the windows show that it still waits.
+/// The app has long handed over the whole answer. Only the flow-control windows show that a part of it still waits for
+/// the client.
 #[test]
 fn an_answer_that_waits_for_its_client_is_not_cut() {
     let supervisor = launch().set("workers.drain_idle", r#""200ms""#).serving(1);
@@ -308,7 +313,7 @@ fn a_header_block_that_never_ends_is_cut_at_header_timeout() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// The clients read nothing and do not close.
+/// None of the hundred clients reads anything or closes its connection.
 #[test]
 fn silent_clients_hold_a_reload_and_a_stop_for_seven_seconds_at_most() {
     for signal in [Signal::SIGHUP, Signal::SIGTERM] {
@@ -332,7 +337,8 @@ fn silent_clients_hold_a_reload_and_a_stop_for_seven_seconds_at_most() {
     }
 }
 
-/// A client that finds the GOAWAY only with its next request must be able to read it.
+/// This client finds the GOAWAY only when it sends its next request. Its late bytes must not cause a reset that
+/// destroys the GOAWAY.
 #[test]
 fn bytes_that_a_client_sends_after_the_end_do_not_destroy_the_goaway() {
     let supervisor = launch().serving(1);
@@ -375,7 +381,7 @@ fn a_stream_that_the_client_does_not_read_is_reset_and_the_other_streams_continu
         }
     }
     assert_eq!(cut, Some((1, CANCEL)));
-    // The app learns of it too.
+    // The app learns of the reset too: its request is no longer in flight.
     in_flight(&supervisor, 1);
     assert_eq!(supervisor.log().count("client_stalled"), 1);
     client.widen(3, 100_000);
@@ -398,7 +404,8 @@ fn a_full_worker_ends_an_idle_connection_with_goaway_and_does_not_linger() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// The client acts like a proxy: it has one connection, and opens another one as soon as it learns that the first ends.
+/// The client acts like a proxy: it uses one connection, and opens another as soon as it learns that the first one
+/// ends.
 #[test]
 fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
     let supervisor = Launch::new().set("workers.count", "4").set("http.http2_rebalance", "true").serving(4);
@@ -413,7 +420,8 @@ fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
         client.begin(stream, "/debug/sleep/1", false);
         let (mut goes_on, mut read) = (true, true);
         while read && !client.wait(|frame| frame.kind == GOAWAY || frame.ends(stream)).ends(stream) {
-            // A request that came after the last stream was not read, and may be sent again.
+            // The GOAWAY names the last stream that was read. A request with a higher stream number was not read, so it
+            // may be sent again.
             read = client.read.last().is_some_and(|frame| frame.number(0) >= stream);
             goes_on = false;
         }
@@ -435,8 +443,8 @@ fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
     }
 }
 
-/// A client that reads nothing while it is idle must keep its connection; a client that is gone must not keep its
-/// streams.
+/// A PING must not end the connection of a client that is idle and reads nothing. While a stream is open, the PING
+/// finds out whether the client is gone.
 #[test]
 fn a_silent_client_gets_a_ping_only_while_a_stream_is_open() {
     let supervisor = launch().serving(1);

@@ -1,5 +1,5 @@
-//! Promise: an HTTP/1.0 client that asks for keep-alive gets it, and a single `Connection: close` tells it when the
-//! connection ends.
+//! Promise: an HTTP/1.0 client that asks for keep-alive gets it. When the connection is about to end, a single
+//! `Connection: close` says so.
 
 use std::process::Command;
 
@@ -14,7 +14,7 @@ fn ask(connection: &mut Connection, path: &str) -> Response {
     connection.ask(request.as_bytes()).expect("an answer")
 }
 
-/// Returns the words of all headers with this name.
+/// Returns the values of all headers with this name.
 fn words<'a>(response: &'a Response, name: &str) -> Vec<&'a str> {
     let named = response.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
     named.map(|(_, value)| value.as_str()).collect()
@@ -48,7 +48,7 @@ fn an_answer_says_close_when_the_app_does_or_its_length_is_unknown() {
     assert!(ask(&mut connection, "/pid").pid().is_some(), "the connection continues");
 }
 
-/// `ab -k` counts a missing answer as one of the wrong length.
+/// `ab -k` reports a missing answer as one of the wrong length, which counts as a failed request here.
 #[test]
 fn ab_loses_nothing_while_workers_are_recycled() {
     let supervisor = Launch::new().set("workers.max_requests", "300").serving(2);

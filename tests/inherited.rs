@@ -1,10 +1,10 @@
-//! Promise: what a previous program left to this process over exec does not harm the service.
+//! Promise: what this process inherited over exec from a previous program does not harm the service.
 
 use std::time::Duration;
 
 use crate::common::{Connection, Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get, observe_for};
 
-/// Launches through Perl, which does this act and then becomes oxicorn.
+/// Launches through a Perl program that first runs the statement `act` and then becomes oxicorn by exec.
 fn after(act: &str) -> Launch {
     Launch::new().through(&["perl", "-e", &format!("{act}; exec @ARGV or die $!")])
 }
@@ -32,7 +32,8 @@ fn blocked_signals_are_unblocked() {
     supervisor.stop();
 }
 
-/// The signals were sent to the previous program: once unblocked, each of them would end the start.
+/// The signals were sent to the previous program, which blocked them. If they took effect once unblocked, each of them
+/// would end the start.
 #[test]
 fn signals_pending_behind_the_mask_do_not_end_the_start() {
     let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE))";
@@ -41,7 +42,8 @@ fn signals_pending_behind_the_mask_do_not_end_the_start() {
     supervisor.stop();
 }
 
-/// A program that takes over inherits from a master that blocks signals for the exec.
+/// The new program of an upgrade inherits its signal mask from a master that blocks signals during the exec. It must
+/// unblock them.
 #[test]
 fn no_signal_is_blocked_after_an_upgrade() {
     let mut supervisor = after("use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM))").serving(2);
@@ -75,7 +77,7 @@ fn no_socket_gets_the_number_of_a_closed_standard_stream() {
     supervisor.stop();
 }
 
-/// The master reaps these children when they end, and does not mistake them for workers.
+/// The master inherits these children. It reaps them when they end, and does not mistake them for its workers.
 #[test]
 fn children_of_the_previous_program_do_no_harm() {
     let mut supervisor = after("for (1..3) { if (!fork) { sleep 1; exit 7 } }").serving(2);
@@ -85,7 +87,7 @@ fn children_of_the_previous_program_do_no_harm() {
     supervisor.stop();
 }
 
-/// A log file cannot grow beyond the limit, and no process ends because of it.
+/// When the log file has reached the limit, it cannot grow and its lines are lost, but no process ends because of it.
 #[test]
 fn a_file_size_limit_costs_lines_and_no_worker() {
     let launch = Launch::new().through(&["sh", "-c", r#"ulimit -f 8192; exec "$@""#, "sh"]);

@@ -2,8 +2,8 @@
 //! files. The completions and the manual page know every command. The Debian package holds what `make install`
 //! installs.
 //!
-//! Does what systemd does, in namespaces of its own, with the unit's own commands. Needs root, and systemd's own
-//! sysusers and tmpfiles.
+//! The test plays systemd: it runs the unit's own commands in new namespaces. It needs root, and systemd's own sysusers
+//! and tmpfiles.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +37,7 @@ fn make(arguments: &[&str]) {
     assert!(made.status.success(), "make {arguments:?}: {}", text(&made));
 }
 
-/// Returns every file below `root`, relative to it.
+/// Returns the path of every file below `root`, relative to `root`.
 fn files(root: &Path) -> BTreeSet<String> {
     let (mut folders, mut files) = (vec![root.to_owned()], BTreeSet::new());
     while let Some(folder) = folders.pop() {
@@ -97,7 +97,8 @@ fn make_install_and_uninstall_are_complete_and_settings_are_never_overwritten() 
     assert_eq!(files(root.path()), BTreeSet::from(["etc/oxicorn/supervisor.toml".to_owned()]));
 }
 
-/// cargo-deb takes minutes to build, so this reads its list of files. `make deb` is run by hand.
+/// cargo-deb takes minutes to build, so the test only reads the list of files in the manifest. `make deb` is run by
+/// hand.
 #[test]
 fn the_debian_package_holds_what_make_install_installs() {
     let manifest: toml::Table = read("service/Cargo.toml").parse().expect("TOML");
@@ -112,7 +113,7 @@ fn the_debian_package_holds_what_make_install_installs() {
             .expect("a folder of `make deb`");
         let expected = if folder == "usr/bin/" { "755" } else { "644" };
         assert_eq!(mode, expected, "{source}");
-        // Debian's own place for the zsh completions of packages.
+        // Debian keeps the zsh completions of packages in a place of its own.
         assert!(place == folder || place == "usr/share/zsh/vendor-completions/", "{source} → {place}");
         packed.extend(
             installed("usr")
@@ -137,7 +138,7 @@ fn the_debian_package_holds_what_make_install_installs() {
 
 // ---- from the binary to a running service ---------------------------------------------------------------------------
 
-/// Returns the commands of the page, as root types them.
+/// Returns the commands that the page tells the operator to run as root.
 fn documented() -> Vec<String> {
     let page = read("docs/guides/systemd.md");
     let (_, section) = page.split_once("## From the program to a running service\n").expect("the page has it");
@@ -145,7 +146,7 @@ fn documented() -> Vec<String> {
     block.lines().filter_map(|line| line.strip_prefix("# ").map(str::to_owned)).collect()
 }
 
-/// A root folder with the documented files, the C library, and no others. A program that runs in it sees nothing else.
+/// A root folder that holds only the documented files and the C library. A program that runs in it sees nothing else.
 struct Root {
     folder: TempDir,
     unit: BTreeMap<String, String>,
@@ -154,7 +155,7 @@ struct Root {
 }
 
 impl Root {
-    /// Makes the folders of a system with systemd, before the service is installed.
+    /// Makes the folders that a system with systemd has before the service is installed.
     fn new() -> Self {
         assert!(Uid::effective().is_root(), "only root can play systemd: run the tests as root");
         let folder = tempfile::Builder::new().prefix("oxicorn-root-").tempdir().expect("a folder");
@@ -176,7 +177,7 @@ impl Root {
         self.folder.path().join(name.trim_start_matches('/'))
     }
 
-    /// Runs the commands of the page, except those to systemd itself: the test plays systemd.
+    /// Runs the page's commands, except those that call systemd itself, because the test plays systemd.
     fn install(&mut self) {
         let destination = format!("DESTDIR={}", self.folder.path().display());
         for command in documented() {
@@ -203,7 +204,7 @@ impl Root {
         assert!(uid > 0 && gid > 0, "{account}");
     }
 
-    /// Makes the unit's folders as systemd does. Returns the environment that names them.
+    /// Makes the unit's folders as systemd would. Returns the environment variables that name them.
     fn environment(&self) -> BTreeMap<String, String> {
         let mut environment = BTreeMap::from([
             ("PATH".to_owned(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".to_owned()),
@@ -224,8 +225,8 @@ impl Root {
         environment
     }
 
-    /// Runs a command as under `ProtectSystem=strict`: everything is read-only except the folders of the unit, in
-    /// namespaces that end with the program.
+    /// Runs a command as under `ProtectSystem=strict`: everything is read-only except the unit's folders. Its
+    /// namespaces end with the command.
     fn command(&self, command: &str, environment: &BTreeMap<String, String>) -> Command {
         const SCRIPT: &str = "set -e; root=$1 ids=$2; shift 2\n\
             ip link set lo up\n\
@@ -250,7 +251,7 @@ impl Root {
     }
 }
 
-/// The service, from `ExecStart=` on.
+/// The running service, started by the unit's `ExecStart=`.
 struct Unit<'a> {
     root: &'a Root,
     child: Child,
@@ -285,7 +286,7 @@ impl<'a> Unit<'a> {
         assert!(found, "it ended before:\n{}", self.journal());
     }
 
-    /// Asks from inside its network.
+    /// Sends a request from inside the service's network namespace and returns the answer.
     fn ask(&self, bytes: Vec<u8>) -> Response {
         let network = fs::File::open(format!("/proc/{}/ns/net", self.child.id())).expect("it runs");
         let visit = || {
@@ -293,11 +294,11 @@ impl<'a> Unit<'a> {
             let address = SocketAddr::from(([127, 0, 0, 1], 8000));
             Connection::open(address).and_then(|mut connection| connection.ask(&bytes)).expect("an answer")
         };
-        // In a thread of its own, because it cannot leave that namespace again.
+        // Uses a new thread, because a thread that has entered the namespace cannot leave it again.
         thread::scope(|scope| scope.spawn(visit).join().expect("the visitor returns"))
     }
 
-    /// Runs a command as root types it, beside the service.
+    /// Runs a command as root would type it on the machine where the service runs.
     fn as_root(&self, command: &str) -> Output {
         let mut nsenter = Command::new("nsenter");
         nsenter.arg("--target").arg(self.child.id().to_string()).args(["--mount", "--net", "chroot"]);
@@ -313,7 +314,7 @@ impl<'a> Unit<'a> {
 impl Drop for Unit<'_> {
     fn drop(&mut self) {
         let group = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-        // An empty group answers ESRCH.
+        // If this fails, the process group is empty (ESRCH) and nothing is left to kill.
         let _ = nix::sys::signal::killpg(group, Signal::SIGKILL);
         let _ = self.child.wait();
     }
@@ -330,10 +331,11 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let surplus: Vec<_> =
         added.difference(&expected).filter(|name| !name.starts_with("etc/.pwd") && !name.ends_with('-')).collect();
     assert_eq!(surplus, [""; 0], "no other file is needed");
-    // This root has no programs that read passwords or old accounts.
+    // Lock files (`etc/.pwd…`) and old accounts (`etc/passwd-` and the like) do not count above, because no program in
+    // this root reads them.
     let environment = root.environment();
 
-    // The check that the page names, run as that user before the start.
+    // Runs the check that the page recommends, as the service's user, before the start.
     let check =
         documented().into_iter().find(|command| command.starts_with("runuser -u oxicorn -- ")).expect("a check");
     let check = check.trim_start_matches("runuser -u oxicorn -- env ").to_owned();
@@ -343,7 +345,8 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let check = check.replacen("oxicorn", "/usr/local/bin/oxicorn", 1);
     let sound = root.run(&check, &environment);
     assert!(sound.status.success() && text(&sound).contains("would succeed"), "{}", text(&sound));
-    // Without a folder for state the service would not start; a check of the settings alone does not notice that.
+    // Without a folder for state the service cannot start. `check --deep` finds this; a check of the settings alone
+    // does not.
     let mut poorer = environment.clone();
     poorer.remove("STATE_DIRECTORY");
     let found = root.run(&check, &poorer);
@@ -364,7 +367,8 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let master = Process(unit.child.id());
     assert_eq!(master.ids("Uid"), [root.uid; 4]);
 
-    // Uses its control socket in $RUNTIME_DIRECTORY, a variable that root's own environment does not have.
+    // Both commands must find the control socket in $RUNTIME_DIRECTORY, although root's own environment does not have
+    // this variable.
     for reload in ["/usr/local/bin/oxicorn reload", &*root.unit["ExecReload"]] {
         let reloaded = unit.as_root(reload);
         assert!(reloaded.status.success(), "{reload}: {}{}", text(&reloaded), unit.journal());
@@ -385,7 +389,7 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
 
 // ---- completions and manual -----------------------------------------------------------------------------------------
 
-/// bash itself, with our script: returns what it offers after these words.
+/// Runs a real bash with the completion script of `program`. Returns what bash offers after these words.
 fn offered(program: &Path, words: &[&str]) -> BTreeSet<String> {
     const SCRIPT: &str = "source <(\"$0\" completions bash)\n\
         COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); name=${0##*/}\n\

@@ -1,7 +1,7 @@
 //! Promise: the library can be built on. It brings few crates, and it resolves beside the databases that services use.
 //!
-//! Owns: what cargo finds out without compiling. Refuses: what such a service does (`user_service`, `examples`). Needs
-//! the crates' registry, as `cargo build` in a fresh clone does.
+//! Owns: what cargo finds out about the library without compiling. Refuses: the behaviour of a service built on it
+//! (`user_service`, `examples`). Needs the crates' registry, as `cargo build` in a fresh clone does.
 
 use std::{
     collections::BTreeSet,
@@ -11,11 +11,11 @@ use std::{
 
 use crate::common::{root, text};
 
-/// What the library may bring when nothing is asked for. The program with its reference service brings more than twice
-/// that.
+/// The most crates that the library may bring without optional features. The program with its reference service brings
+/// more than twice as many.
 const CRATES_MAX: usize = 150;
 
-/// Cargo, as a user calls it: without the variables that the cargo of this test has set.
+/// Runs cargo as a user would: without the variables that the cargo of this test has set.
 fn cargo(arguments: &[&str], folder: &std::path::Path) -> Output {
     let mut cargo = Command::new(env!("CARGO"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_") && name != "CARGO_HOME") {
@@ -24,7 +24,7 @@ fn cargo(arguments: &[&str], folder: &std::path::Path) -> Output {
     cargo.args(arguments).current_dir(folder).output().expect("cargo can be run")
 }
 
-/// The crates that are compiled for a user of the library.
+/// Returns how many crates are compiled for a user of the library with these features.
 fn crates(features: &[&str]) -> usize {
     let tree = ["tree", "--package", "oxicorn", "--edges", "normal", "--prefix", "none"];
     let output = cargo(&[&tree, features].concat(), root());
@@ -45,7 +45,8 @@ fn the_library_brings_few_crates() {
     assert!(alone <= CRATES_MAX && usual <= CRATES_MAX, "{alone} alone and {usual} with the default features");
 }
 
-/// Lets cargo choose the versions of everything that a package with the library and these dependencies needs.
+/// Makes a package with the library and these dependencies, and lets cargo choose the versions of everything that it
+/// needs.
 fn resolve(dependencies: &str) -> Output {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let library = root().display();
@@ -59,8 +60,8 @@ fn resolve(dependencies: &str) -> Output {
     cargo(&["generate-lockfile"], folder.path())
 }
 
-/// Cargo lets one package only link a library of C. Before the reference service had a package of its own, its SQLite
-/// was that one.
+/// Cargo allows only one package to link a given C library. While the reference service belonged to the library's
+/// package, its SQLite was that one, so users could not add another.
 #[test]
 fn the_library_resolves_beside_other_databases() {
     for dependencies in [
@@ -80,7 +81,7 @@ fn the_library_resolves_beside_other_databases() {
     );
 }
 
-/// `cargo publish` packs what the manifest includes.
+/// Lists the files that `cargo publish` would pack, as the manifest names them.
 #[test]
 fn the_package_holds_what_a_user_needs_and_no_more() {
     let output = cargo(&["package", "--package", "oxicorn", "--list", "--allow-dirty"], root());

@@ -1,10 +1,11 @@
-//! Promise: what is too large, too many or too slow gets an HTTP error, and the app does not see it.
+//! Promise: a request that is too large, one too many or too slow gets an HTTP error, and the app does not see it.
 
 use std::time::Duration;
 
 use crate::common::{Connection, Failure, Launch, PATIENCE, Process, Supervisor, eventually, request};
 
-/// Sends the bytes on a new connection and asserts this status, the documented error body, and a clean end.
+/// Sends the bytes on a new connection. Asserts the status, the documented error body (which contains `names`), and a
+/// clean end.
 #[track_caller]
 fn refused(supervisor: &Supervisor, bytes: &[u8], status: u16, kind: &str, names: &str) {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -34,7 +35,8 @@ fn a_request_that_is_too_large_is_refused_before_the_app_sees_it() {
     refused(&supervisor, &many_fields, 431, "header_fields_too_large", "limit_request_fields");
     let large = request("POST", "/debug/echo", &[], &[b'a'; 1001]);
     refused(&supervisor, &large, 413, "payload_too_large", "limit_request_body");
-    // Larger than all buffers on the way: the client still writes when the refusal is sent, and reads it all the same.
+    // The body is larger than all buffers between client and worker, so the client still writes when the refusal is
+    // sent. It must be able to read the refusal.
     let huge = request("POST", "/debug/echo", &[], &vec![b'a'; 8 << 20]);
     refused(&supervisor, &huge, 413, "payload_too_large", "limit_request_body");
     let expects = request("POST", "/debug/echo", &[("Expect", "200-maybe")], b"a");
@@ -63,7 +65,7 @@ fn a_body_that_grows_too_long_or_breaks_is_refused_whatever_the_app_answers() {
     let whole = [head.as_slice(), &chunk, &chunk, b"0\r\n\r\n"].concat();
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     assert_eq!(connection.ask(&whole).expect("an answer").body, [b'a'; 1000]);
-    // The same connection continues.
+    // After a body of exactly the allowed length, the same connection continues.
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
     assert_eq!(supervisor.total("refused"), 2);
 }
@@ -117,7 +119,7 @@ fn continue_is_sent_only_when_the_app_reads() {
     assert_eq!(connection.read(interim.len()).expect("an interim answer"), interim);
     connection.send(b"abc").expect("sent");
     assert_eq!(connection.answer().expect("an answer").text(), "abc");
-    // No handler reads the body of a route that does not exist.
+    // The route does not exist, so no handler reads the body and no `100 Continue` is sent.
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(&expecting("/nowhere")).expect("sent");
     assert_eq!(connection.read(12).expect("an answer"), b"HTTP/1.1 404");
@@ -208,7 +210,7 @@ fn a_full_worker_stops_accepting_serves_its_connections_and_accepts_again_later(
         .set("http.worker_connections", "4")
         .set("http.header_timeout", r#""60s""#)
         .serving(1);
-    // These clients have not sent anything yet, so the worker cannot close any of them.
+    // These clients have not sent anything yet, so the worker must not close any of them to make room.
     let mut open: Vec<_> = (0..4).map(|_| Connection::open(supervisor.address()).expect("a connection")).collect();
     supervisor.wait_log("worker_full", 1, PATIENCE);
     let mut waiting = Connection::open(supervisor.address()).expect("the kernel's queue takes it");
@@ -238,7 +240,8 @@ fn new_connections_avoid_the_full_worker_and_no_full_worker_is_killed() {
         .set("http.keep_alive", r#""60s""#)
         .serving(2);
     let pids = supervisor.serving_pids();
-    // As many connections as both workers may have: whichever is full first, the rest finds the other.
+    // Opens as many connections as both workers together may have. When one worker is full, each new connection must
+    // reach the other.
     let mut open = Vec::new();
     for _ in 0..40 {
         let mut connection = Connection::open(supervisor.address()).expect("a connection");

@@ -1,7 +1,7 @@
-//! The suite: one program for all black-box tests, because fifty programs took minutes to compile and link.
+//! The suite: all black-box tests in one program, because fifty programs took minutes to compile and link.
 //!
-//! Owns: the list of promises, one module each. `cargo test --test suite drain::` runs those of one file. Refuses:
-//! anything from inside the crate; a test sees the real binary from outside.
+//! Owns: the list of promises, one module each; `cargo test --test suite drain::` runs those of one file. Refuses:
+//! tests of anything inside the crate. A test here runs the real binary and sees it only from outside.
 
 mod chaos;
 mod common;

@@ -1,4 +1,5 @@
-//! Promise: workers without a master finish their requests and exit, and do not keep the port from the next start.
+//! Promise: when the master is killed, its workers finish their requests and exit, and the next start can bind the same
+//! port.
 
 use std::{net::TcpListener, time::Duration};
 
@@ -26,7 +27,7 @@ fn workers_exit_after_their_master_is_killed() {
     eprintln!("the port was free after {:?}", started.elapsed());
     assert!(Process(busy).is_alive(), "the worker still has a request to answer");
 
-    // The next instance starts while the old workers still drain.
+    // Starts the next service on the same port while the old workers still drain.
     let mut next = Launch::new().set("server.bind", &format!("[\"{address}\"]")).serving(2);
     assert_eq!(get(address, "/health").status, 200);
     assert_eq!(connection.answer().expect("the request in flight is answered").status, 200);

@@ -1,7 +1,7 @@
-//! Promise: `http.metrics_path` tells the truth about the whole service, whichever worker answers, and costs the app
-//! nothing.
+//! Promise: the page at `http.metrics_path` tells the truth about the whole service, whichever worker answers, and
+//! costs the app nothing.
 //!
-//! Needs prometheus-client in target/python, and promtool in target/prometheus/usr/bin or the PATH.
+//! Needs the package prometheus-client in target/python, and promtool in target/prometheus/usr/bin or on the PATH.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ fn launch() -> Launch {
     Launch::new().set("http.metrics_path", r#""/metrics""#)
 }
 
-/// The samples of the page: name with labels, and value.
+/// The samples of the metrics page: each name with its labels, and its value.
 struct Page(BTreeMap<String, f64>);
 
 impl Page {
@@ -119,7 +119,7 @@ fn counters_never_fall_during_a_storm() {
     let mut highest = BTreeMap::new();
     let mut killed = 0;
     eventually("twenty workers ended, two of them crashed", 3 * PATIENCE, || {
-        // The worker that accepted a scrape may be the one that is killed.
+        // The request may fail, because the worker that accepted it may be the one that this test kills.
         if let Ok(response) = Connection::open(supervisor.address()).and_then(|mut one| one.get("/metrics")) {
             for (name, value) in Page::of(&response).counters() {
                 let before = highest.entry(name.clone()).or_insert(0.0);
@@ -131,7 +131,8 @@ fn counters_never_fall_during_a_storm() {
         if ended >= 4 * (killed + 1)
             && let Some(victim) = supervisor.serving_pids().first()
         {
-            // A worker that is recycled at this moment is gone, or does not count as crashed.
+            // The signal may not count: a worker that is just being recycled may be gone already, or may end without
+            // being counted as crashed.
             killed += usize::from(kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).is_ok());
         }
         let crashed =
@@ -217,7 +218,8 @@ fn waiting_connections_show_as_the_queue_of_their_listener() {
     for pid in supervisor.worker_pids().into_iter().filter(|pid| *pid != mine) {
         supervisor.signal_worker(pid, Signal::SIGSTOP);
     }
-    // The worker that still runs is busy until all have connected, and then reads the page's request first or last.
+    // The only worker that runs is kept busy until all clients have connected. Then it may read the metrics request
+    // before or after it accepts them, so the test allows for a few that no longer wait.
     scraper.send(&request("GET", "/debug/block/300", &[], b"")).expect("sent");
     scraper.send(&request("GET", "/metrics", &[], b"")).expect("sent");
     let waiting: Vec<_> =
@@ -285,12 +287,12 @@ print(json.dumps({
 fn fed(command: &mut Command, input: &[u8]) -> Output {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // A program that ends early breaks the pipe; its own output tells more.
+    // If this fails, the program ended early and broke the pipe. Its own output, which is returned, says why.
     let _ = child.stdin.take().expect("a pipe").write_all(input);
     child.wait_with_output().expect("our own child can be waited for")
 }
 
-/// Returns the words of a text that begin with `oxicorn_`.
+/// Returns each word in the text that begins with `oxicorn_`.
 fn names(text: &str) -> BTreeSet<&str> {
     text.split(|sign: char| !(sign.is_ascii_alphanumeric() || sign == '_'))
         .filter(|word| word.starts_with("oxicorn_"))

@@ -1,4 +1,4 @@
-//! Promise: `migrate` makes the database ready, however often and wherever it is run, and says why when it cannot.
+//! Promise: `migrate` makes the database ready, however often and wherever it is run. When it cannot, it says why.
 
 use std::{fs, os::unix::fs::MetadataExt, process::Output, thread, time::Duration};
 
@@ -83,7 +83,7 @@ fn wrong_settings_give_exit_code_2() {
     assert!(text(&unreadable).contains("percent-encode") && !text(&unreadable).contains("hush"));
 }
 
-/// The planner itself reports this, for the queries of the service.
+/// Asks MongoDB's query planner whether the service's own queries use the index.
 #[test]
 fn lists_by_tag_are_read_from_the_index() {
     let mongod = Mongod::start();
@@ -105,7 +105,7 @@ fn lists_by_tag_are_read_from_the_index() {
     assert!(!plan.contains("COLLSCAN") && !plan.contains("\"SORT\""), "{plan}");
 }
 
-/// Workers of another user could not write to what root makes.
+/// `migrate` must run as the workers' user: if root made the database, workers of another user could not write to it.
 #[test]
 fn a_migration_has_the_rights_of_a_worker() {
     assert!(Uid::effective().is_root(), "only root can give its rights away: run the tests as root");

@@ -20,7 +20,7 @@ fn document(address: SocketAddr) -> Value {
     answer.json()
 }
 
-/// Returns every `GET /path` of the document.
+/// Returns every operation in the document, as `GET /path`.
 fn operations(document: &Value) -> BTreeSet<String> {
     let paths = document["paths"].as_object().expect("paths");
     let of = |(path, item): (&String, &Value)| {
@@ -30,7 +30,7 @@ fn operations(document: &Value) -> BTreeSet<String> {
     paths.iter().flat_map(of).collect()
 }
 
-/// Collects every value with this name, at any depth.
+/// Adds to `found` every value with this name in the document, at any depth.
 fn all<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
     match value {
         Value::Object(members) => {
@@ -102,7 +102,8 @@ fn the_document_has_every_route_and_every_reference_leads_somewhere() {
     }
 }
 
-/// Returns the schema that the document announces for the body of this answer, after a check of status and headers.
+/// Checks the answer's status and headers against the document. Returns the schema that the document announces for its
+/// body.
 #[track_caller]
 fn announced<'a>(document: &'a Value, template: &str, method: &str, answer: &Response) -> &'a Value {
     let operation = &document["paths"][template][method.to_lowercase()];
@@ -239,7 +240,7 @@ fn every_answer_carries_the_security_headers() {
     }
 }
 
-/// The reference lists every value of `type`, and the document does too.
+/// The reference page must list every value that the field `type` of an error can have, and so must the document.
 #[test]
 fn the_reference_lists_every_type_of_error() {
     let supervisor = Launch::new().serving(2);

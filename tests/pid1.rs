@@ -1,4 +1,4 @@
-//! Promise: as PID 1 of a container oxicorn reaps every orphan and stops as it does anywhere else.
+//! Promise: as PID 1 of a container, oxicorn reaps every orphan, and it stops as it does anywhere else.
 //!
 //! Needs the right to make a PID namespace, which root has.
 
@@ -27,7 +27,7 @@ fn orphans_are_reaped() {
     let status = master.status();
     assert!(status["NSpid"].ends_with("\t1"), "it is PID 1 inside: {}", status["NSpid"]);
 
-    // The shell ends at once; its children have no parent but PID 1.
+    // The shell ends at once, so its children become orphans, whose parent is PID 1.
     let entered = Command::new("nsenter")
         .args(["--target", &master.0.to_string(), "--pid", "--mount"])
         .args(["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done"])
@@ -46,7 +46,7 @@ fn orphans_are_reaped() {
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
 }
 
-/// The container lives as long as this pid does.
+/// A container ends when its PID 1 does, so an upgrade must keep this process.
 #[test]
 fn an_upgrade_keeps_pid_1() {
     let mut supervisor = in_a_container();

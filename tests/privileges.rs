@@ -1,4 +1,5 @@
-//! Promise: with `process.user` no worker keeps a right of root, whenever it was started, and the service still works.
+//! Promise: with `process.user`, no worker keeps a right of root, no matter when it was started, and the service still
+//! works.
 //!
 //! Needs root.
 
@@ -76,7 +77,8 @@ fn recycled_workers_run_as_process_user_too() {
     supervisor.stop();
 }
 
-/// Workers that another program's master forks have no more rights.
+/// Reload and upgrade fork workers too, and after an upgrade another program forks them. These must not have more
+/// rights.
 #[test]
 fn workers_of_a_reload_and_of_an_upgrade_run_as_process_user_too() {
     let user = nobody();
@@ -94,7 +96,7 @@ fn workers_of_a_reload_and_of_an_upgrade_run_as_process_user_too() {
     supervisor.stop();
 }
 
-/// A folder that existed before belongs to the operator: its owner is not changed.
+/// If the folder existed before the start, the operator made it, so its owner must not be changed.
 #[test]
 fn an_existing_folder_keeps_its_owner() {
     nobody();

@@ -1,4 +1,4 @@
-//! Promise: the app learns its client's address only from proxies that are trusted.
+//! Promise: the app learns its client's address from a proxy only if that proxy is trusted.
 
 use std::{
     io::{Read, Write},
@@ -16,7 +16,7 @@ const V2_SIX: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24\x20\x01\x0D\xB8\0\0\0
                        \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\xDC\x04\x01\xBB";
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
-/// Launches the test program with one worker, and with these addresses trusted.
+/// Launches the test program with one worker. `allowed` lists the proxies that it trusts.
 fn trusting(allowed: &str, proxy_protocol: &str) -> Launch {
     Launch::misbehave()
         .set("workers.count", "1")
@@ -29,7 +29,8 @@ fn ask_on(mut connection: Connection, first: &[u8], headers: &[(&str, &str)]) ->
     connection.ask(&request("GET", "/client", headers, b""))
 }
 
-/// Returns what the app learns of a client at this address with these headers.
+/// Connects from the address `source`, sends the bytes `first` and a request with these headers. Returns what the app
+/// sees of its client.
 #[track_caller]
 fn told(supervisor: &Supervisor, source: &str, first: &[u8], headers: &[(&str, &str)]) -> Value {
     let source: IpAddr = source.parse().expect("an address");
@@ -39,7 +40,7 @@ fn told(supervisor: &Supervisor, source: &str, first: &[u8], headers: &[(&str, &
     response.json()
 }
 
-/// Asserts that a connection is refused with 400, a reason, and a clean end.
+/// Asserts that a connection that begins with these bytes is refused with 400, this reason, and a clean end.
 #[track_caller]
 fn assert_refused(supervisor: &Supervisor, bytes: &[u8], reason: &str) {
     let mut connection = Connection::open(supervisor.address()).expect("the port is open");
@@ -94,7 +95,8 @@ fn a_proxy_at_another_address_is_not_trusted() {
         let peer: SocketAddr = seen["peer"].as_str().and_then(|peer| peer.parse().ok()).expect("a peer");
         assert_client(&seen, source, Some(peer.port()));
     }
-    // The network is trusted, and 127.0.0.1, which forwarded to it, is the client.
+    // The address 127.8.4.2 is in a trusted network. The address that forwarded to it, 127.0.0.1, is not trusted, so it
+    // counts as the client.
     assert_client(&told(&supervisor, "127.8.4.2", b"", CHAIN), "127.0.0.1", None);
 }
 
@@ -139,7 +141,8 @@ fn a_proxy_on_a_unix_socket_is_trusted() {
         };
         let seen = ask(&[("X-Forwarded-For", "203.0.113.5, 192.0.2.7"), ("X-Forwarded-Proto", "https")]);
         assert_eq!((&seen["address"], &seen["peer"]), (&json!(address), &Value::Null), "{mode}: {seen}");
-        // With a PROXY header, the source that the header names must be trusted.
+        // In the mode `auto`, the PROXY header names a source. This source is not trusted, so the other headers do not
+        // count.
         assert_eq!(seen["scheme"], if mode == "auto" { "http" } else { "https" }, "{mode}");
         let seen = ask(&[]);
         assert_eq!(seen["address"], if mode == "auto" { json!("192.0.2.7") } else { Value::Null }, "{mode}: {seen}");
@@ -155,14 +158,15 @@ fn a_proxy_header_of_each_version_names_the_client() {
             let seen = told(&supervisor, "127.0.0.1", first, &[]);
             assert_client(&seen, if *first == V2_SIX { "2001:db8::7" } else { "192.0.2.7" }, Some(56324));
             assert!(seen["peer"].as_str().expect("a peer").starts_with("127.0.0.1:"), "{seen}");
-            // The client wrote these headers, through a proxy that does not look at requests.
+            // A proxy that sends PROXY headers does not look at requests, so the client itself wrote the other headers.
+            // They must not count.
             assert_client(
                 &told(&supervisor, "127.0.0.1", first, CHAIN),
                 if *first == V2_SIX { "2001:db8::7" } else { "192.0.2.7" },
                 Some(56324),
             );
         }
-        // The complete connection belongs to that client.
+        // One PROXY header holds for the whole connection: each of its requests belongs to that client.
         let mut connection = Connection::open(supervisor.address()).expect("the port is open");
         connection.send(headers[0]).expect("it listens");
         for _ in 0..3 {
@@ -197,7 +201,7 @@ fn without_a_proxy_header_only_auto_serves() {
         let mut stranger =
             Connection::open_from("127.0.0.2".parse().expect("an address"), supervisor.address()).expect("open");
         assert_eq!(stranger.ask(V1).expect("an answer").status, 400);
-        // The operator sees each refusal in the log.
+        // The log must tell the operator about the refusals.
         assert!(supervisor.log().count("request_refused") >= 1, "{}", supervisor.log().0);
     }
     let supervisor = trusting(r#"["127.0.0.1"]"#, "auto").serving(1);
@@ -245,7 +249,7 @@ fn a_proxy_header_may_come_byte_by_byte_but_must_end_in_time() {
         assert!(took >= Duration::from_millis(990), "{took:?}");
         assert!(took < Duration::from_millis(1500) + 4 * stalled, "{took:?}, stalls of {stalled:?}");
     }
-    // The worker does not wait for a client that leaves.
+    // The client leaves before it has sent anything. The worker must not wait for it.
     drop(TcpStream::connect(supervisor.address()).expect("the port is open"));
 }
 

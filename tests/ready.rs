@@ -1,5 +1,5 @@
-//! Promise: `/ready` asks every dependency at the same time, waits a second at most, and asks again after a second at
-//! the earliest.
+//! Promise: `/ready` asks all dependencies at the same time, waits for them for at most one second, and does not ask
+//! them again within a second.
 
 use std::{net::TcpListener, sync::atomic::Ordering, thread, time::Duration};
 

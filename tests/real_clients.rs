@@ -1,4 +1,4 @@
-//! Promise: the clients and load generators that people use get every answer, over every HTTP version they speak.
+//! Promise: the clients and load generators that people use get every answer, over every HTTP version that they speak.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::common::{Launch, PATIENCE, Supervisor, build_example, observe_for, root};
 
-/// Returns the output of a program that must end without error within a minute.
+/// Runs a program, which must end without an error within a minute, and returns its output.
 #[track_caller]
 fn run(program: &str, arguments: &[&str]) -> String {
     let packages = root().join("target/clients");
@@ -28,7 +28,7 @@ fn requests(supervisor: &Supervisor) -> u64 {
     supervisor.status()["totals"]["requests"].as_u64().expect("a count")
 }
 
-/// Returns the number before these words.
+/// Returns the number that stands directly before these words.
 #[track_caller]
 fn number_before(text: &str, words: &str) -> u64 {
     let (before, _) = text.split_once(words).unwrap_or_else(|| panic!("{words:?} is not in: {text}"));
@@ -43,8 +43,9 @@ fn url(supervisor: &Supervisor, path: &str) -> String {
 #[test]
 fn curl_gets_every_answer() {
     let supervisor = Launch::new().serving(2);
-    // curl reports 1 for 1.0. With --http2 it offers the upgrade to h2c, which RFC 9113 removed: the answer comes over
-    // HTTP/1.1. Debian's curl 7.88 breaks when it uses a connection of prior knowledge twice, with any server.
+    // curl reports HTTP/1.0 as 1. With --http2 it offers the upgrade to h2c, which RFC 9113 removed, so the answer
+    // comes over HTTP/1.1. With prior knowledge it makes only one request a run: Debian's curl 7.88 breaks when it uses
+    // such a connection twice, with any server.
     for (flag, version, each, times) in [
         ("--http1.0", "1", 50, 1),
         ("--http1.1", "1.1", 50, 1),
@@ -93,7 +94,7 @@ fn wrk_gets_every_answer() {
     let said = run("wrk", &["-t", "1", "-c", "16", "-d", "2s", &url(&supervisor, "/health")]);
     assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
     let (told, counted) = (number_before(&said, "requests in"), requests(&supervisor));
-    // wrk leaves each connection in the middle of a request.
+    // wrk ends in the middle of a request on each connection, so oxicorn may have counted up to 16 more.
     assert!((told..=told + 16).contains(&counted), "wrk says {told}, oxicorn counted {counted}");
     assert!(told > 100, "{said}");
 }
@@ -107,7 +108,7 @@ fn ab_gets_every_answer() {
         let told = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
         assert_eq!((told("Complete requests:"), told("Failed requests:")), (Some(1000), Some(0)), "{said}");
         assert!(!said.contains("Non-2xx"), "{said}");
-        // ab may open one connection more than it needs, and sends nothing on it.
+        // ab may open one connection more than it needs. It sends nothing on it, so this connection does not count.
         assert_eq!(requests(&supervisor) - asked, 1000, "{flags:?}");
     }
 }
@@ -123,7 +124,8 @@ fn httpx_gets_every_answer() {
     }
 }
 
-/// httpx reads nothing while it is idle, and takes any frame except a GOAWAY with the last stream for an error.
+/// While httpx is idle it reads nothing. Afterwards it treats any frame except a GOAWAY with the last stream as an
+/// error.
 #[test]
 fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
     let supervisor = Launch::new().set("http.keep_alive", r#""300ms""#).serving(2);
@@ -151,7 +153,7 @@ fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
             drained += 2;
             supervisor.wait_log("worker_draining", drained, PATIENCE);
         }
-        // The GOAWAY of a drain, or of `http.keep_alive`, has arrived.
+        // After this pause, the GOAWAY of the drain, or of the end of `http.keep_alive`, has reached the client.
         observe_for(Duration::from_millis(600));
         ask.write_all(b"\n").expect("told");
     }

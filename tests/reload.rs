@@ -1,4 +1,5 @@
-//! Promise: a reload replaces every worker after a trial and loses no request; a bad reload changes nothing.
+//! Promise: a reload tries the new workers first, then replaces every worker, and loses no request. A bad reload
+//! changes nothing.
 
 use std::{fs, time::Duration};
 
@@ -61,7 +62,7 @@ fn bad_settings_are_refused_and_nothing_changes() {
     supervisor.stop();
 }
 
-/// Whatever is wrong with the new workers, the old ones never stop.
+/// Whatever is wrong with the new workers, the old ones keep serving.
 #[test]
 fn a_generation_that_fails_its_trial_is_rolled_back() {
     let mut supervisor =
@@ -173,7 +174,7 @@ fn check_reports_what_a_reload_would_change_and_the_reload_reports_the_same() {
 fn a_key_that_needs_a_restart_is_reported_and_keeps_its_value() {
     let mut supervisor = Launch::new().set("process.name", r#""shop""#).serving(2);
     supervisor.edit_settings(r#""shop""#, r#""bakery""#);
-    // The client reads the same file, and must find the socket under the old name.
+    // Reloads by a signal, because the command-line client would read the new name from the edited file.
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log("reloaded", 1, PATIENCE);
     assert!(supervisor.master().title().contains("[shop] gen 2"), "{}", supervisor.master().title());

@@ -1,4 +1,5 @@
-//! Promise: a client that connects to a stopped or missing worker hardly waits: a sibling accepts the connection.
+//! Promise: when a worker is stopped or missing, clients whose connections go to it hardly wait, because a sibling
+//! accepts them.
 
 use std::{net::SocketAddr, thread, time::Duration};
 
@@ -8,7 +9,8 @@ use crate::common::{
 };
 
 const PATH: &str = "/debug/connections";
-/// How long a client may wait while siblings have traffic, and while they are idle.
+/// The longest that a client may wait: `BUSY_WAIT` while the sibling workers have traffic, `IDLE_WAIT` while they are
+/// idle.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
 const IDLE_WAIT: Duration = Duration::from_millis(400);
 
@@ -16,7 +18,8 @@ fn debugging(launch: Launch) -> Launch {
     launch.set("log.level", r#""debug""#).set("workers.count", "4")
 }
 
-/// Connections come whether or not the ones before are answered; returns the longest wait, counted from connect().
+/// Opens `count` connections, one each `every`, without waiting for the answers to earlier ones. Returns the longest
+/// wait, counted from connect().
 fn arrivals(address: SocketAddr, count: u32, every: Duration) -> Duration {
     let begin = now();
     let ask = |at: Duration| -> Result<Duration, Failure> {
@@ -38,8 +41,8 @@ fn stop(supervisor: &Supervisor, victim: u32) {
     eventually("the worker stands still", PATIENCE, || (Process(victim).state() == Some('T')).then_some(()));
 }
 
-/// Stops one of the workers for two seconds, five times; returns the median of the longest waits, because a stall of
-/// the machine is not the supervisor's fault.
+/// Stops one of the workers for two seconds, five times in all. Returns the median of the five longest waits, because
+/// one stall of the machine must not fail the test.
 fn median_wait(supervisor: &Supervisor, before: Duration, load: impl Fn() -> Duration) -> Duration {
     let mut waits: Vec<_> = (0..5)
         .map(|run| {
@@ -85,7 +88,8 @@ fn no_client_waits_long_for_a_stopped_worker() {
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 }
 
-/// The worker announced its next heartbeat for 300 ms later, and that still stands while the handler blocks it.
+/// The blocked worker announced its next heartbeat for 300 ms later. Until then the master cannot know that a handler
+/// blocks it, and clients must still not wait.
 #[test]
 fn a_handler_that_blocks_an_idle_worker_delays_no_new_client() {
     let supervisor = debugging(Launch::new()).serving(4);
@@ -105,7 +109,7 @@ fn a_handler_that_blocks_an_idle_worker_delays_no_new_client() {
     assert!(wait < IDLE_WAIT, "a client waited {wait:?}: {waits:?}");
 }
 
-/// Returns the slots that new connections go to, as last logged.
+/// Returns the slots to which new connections go, as the log last reported them.
 fn steered(supervisor: &Supervisor) -> Option<String> {
     let log = supervisor.log();
     let line = log.lines_of("steering_changed").last()?;
@@ -165,7 +169,7 @@ fn without_steering_the_service_reports_it_once_and_no_client_waits() {
 fn without_steering_scaling_loses_nothing() {
     let mut supervisor = debugging(Launch::new()).without_steering().serving(4);
     let scale = |workers: &str| supervisor.ctl(&["scale", workers]);
-    // The workers of slots 0 and 1 started before those of slots 4 to 7, and stay.
+    // When the number falls, the workers of slots 0 and 1 stay: they started before those of slots 4 to 7.
     for workers in ["1", "8", "2", "6", "2"] {
         let scaled = scale(workers);
         assert!(scaled.status.success(), "{}", String::from_utf8_lossy(&scaled.stderr));

@@ -1,4 +1,4 @@
-//! Promise: TTIN and TTOU add and remove workers one by one, never below one, and no client notices.
+//! Promise: TTIN adds a worker, TTOU removes one, but never the last, and no client notices.
 
 use crate::common::{Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field};
 
@@ -8,7 +8,7 @@ fn target(supervisor: &Supervisor) -> Option<usize> {
     field(line, events::TARGET_FIELD)?.parse().ok()
 }
 
-/// Sends one signal at a time: to the kernel, two pending signals of a kind are one.
+/// Sends one signal and waits for its effect, because the kernel treats two pending signals of the same kind as one.
 #[track_caller]
 fn scale(supervisor: &Supervisor, signal: Signal, expected: usize) {
     let before = supervisor.log().count(events::SCALED);
@@ -20,7 +20,7 @@ fn scale(supervisor: &Supervisor, signal: Signal, expected: usize) {
 #[test]
 fn each_signal_adds_or_removes_one_worker() {
     let mut supervisor = Launch::new().serving(2);
-    // More than the eight slots that two workers start with.
+    // Ten workers are more than the eight slots that a service with two workers starts with.
     for expected in 3..=10 {
         scale(&supervisor, Signal::SIGTTIN, expected);
     }
@@ -30,7 +30,7 @@ fn each_signal_adds_or_removes_one_worker() {
     }
     supervisor.wait_serving(1);
     eventually("the others are gone", PATIENCE, || (supervisor.worker_pids().len() == 1).then_some(()));
-    // The kernel delivers two pending signals in an order of its own, so the answer to the first must be there.
+    // Waits for the effect of the first signal, because the kernel may deliver two pending signals in either order.
     let before = supervisor.log().0.lines().count();
     supervisor.signal(Signal::SIGTTOU);
     eventually("the log says that one worker stays", PATIENCE, || {
@@ -55,7 +55,7 @@ fn many_scale_signals_under_load_lose_nothing() {
     for round in 0..60 {
         let up = [true, true, false, true, false, false][round % 6] && round < 50;
         supervisor.signal(if up { Signal::SIGTTIN } else { Signal::SIGTTOU });
-        // Some signals arrive while the service is settled, and some while it is busy.
+        // Waits only after every third signal, so that some signals find the service settled and others find it busy.
         if round % 3 == 0 {
             let before = answered();
             eventually("the load continues", PATIENCE, || (answered() >= before + 20).then_some(()));

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, build_example, events, get, request, text};
 
-/// The launch, and the file of the notes.
+/// Returns the launch of the example program, and the file in which it notes its hooks.
 fn seams() -> (Launch, PathBuf) {
     let launch = Launch::of(build_example("seams_master"));
     let notes = launch.path("notes");
@@ -17,7 +17,7 @@ fn notes(path: &PathBuf) -> Vec<String> {
     fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// Asserts that this master and this worker have noted the hooks of one fork, the first hook first.
+/// Asserts that this master and this worker have noted the three hooks of one fork, beginning with `before fork`.
 #[track_caller]
 fn assert_forked(notes: &[String], master: u32, worker: u32) {
     let lines = [format!("{master} before fork"), format!("{master} after fork in master")];
@@ -70,12 +70,12 @@ fn a_worker_that_hangs_writes_what_it_does_and_is_ended_a_second_later() {
     supervisor.stop();
 }
 
-/// The arguments that the master of the one worker was executed with.
+/// Returns the arguments that the master was executed with, as its only worker reports them.
 fn arguments(supervisor: &Supervisor) -> Vec<String> {
     get(supervisor.address(), "/arguments").text().lines().map(str::to_owned).collect()
 }
 
-/// Replaces the worker, so that the next one tells the arguments of the master as it is now.
+/// Replaces the worker first: the new one is forked by the present master, so it reports that master's arguments.
 fn arguments_now(supervisor: &Supervisor) -> Vec<String> {
     let before = supervisor.serving_pids()[0];
     supervisor.signal_worker(before, Signal::SIGKILL);

@@ -1,6 +1,5 @@
-//! Promise: a runtime other than Rust's own gets from the worker what it needs: its own outer loop, word of clients
-//! that leave, work that outlives its response, a boot failure with a long text, and a shutdown hook with time of its
-//! own.
+//! Promise: a runtime other than Rust's own gets from the worker what it needs: its own outer loop, notice when clients
+//! leave, work that outlives its response, a boot failure with a long text, and a shutdown hook with time of its own.
 
 use std::{
     fs,
@@ -24,7 +23,7 @@ fn with_outer_loop() -> Launch {
     seams().env("SEAMS_LOOP", "own")
 }
 
-/// Returns what has ended so far, in its order.
+/// Returns what has ended so far, in the order in which it ended.
 fn notes(supervisor: &Supervisor) -> Vec<String> {
     fs::read_to_string(supervisor.path("notes")).unwrap_or_default().lines().map(str::to_owned).collect()
 }
@@ -36,7 +35,8 @@ fn wait_note(supervisor: &Supervisor, line: &str) -> Vec<String> {
     })
 }
 
-/// Asserts that the client was found gone while its handler still worked, or after it.
+/// Asserts that the request `name` has exactly these notes, in this order: `gone` when its client was found gone,
+/// `answered` when its handler ended.
 #[track_caller]
 fn assert_order(notes: &[String], name: &str, expected: &[&str]) {
     let prefix = format!("{name} ");
@@ -102,11 +102,11 @@ fn an_outer_loop_that_returns_early_is_a_failure_with_a_reason() {
     assert!(text(&output).contains("it returned before the driver was done"), "{}", text(&output));
 }
 
-/// Sends a request and lets the client end in one way.
+/// Sends a request, waits until the app has it, and then ends the client's connection by `end`.
 fn leave(address: SocketAddr, name: &str, end: impl FnOnce(&TcpStream)) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.write_all(&request("GET", &format!("/watch/{name}/1500"), &[], b"")).expect("sent");
-    // The request is with the app before the client leaves.
+    // Waits until the app has the request, so that the client leaves only after that.
     observe_for(Duration::from_millis(300));
     end(&stream);
     stream
@@ -123,7 +123,8 @@ fn an_app_learns_of_a_client_that_leaves_during_its_request() {
         socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("an open socket");
     }));
     drop(leave(address, "pipelined", |mut stream| {
-        // What waits behind is not read while the app works, and does not hide the end.
+        // The worker does not read this second request while the app works on the first. It must not hide that the
+        // client has gone.
         stream.write_all(&request("GET", "/pid", &[], b"")).expect("sent");
     }));
     let mut unix = UnixStream::connect(supervisor.path("socket")).expect("a connection");
@@ -195,7 +196,7 @@ fn an_app_learns_of_an_http2_stream_that_is_reset_and_of_a_connection_that_ends(
         connection.abort();
         let _ = connection.await;
     });
-    // hyper drops the handlers, so neither has answered.
+    // Neither handler has noted an answer, because hyper drops a handler whose client has gone.
     let notes = wait_note(&supervisor, "ended gone");
     assert_order(&notes, "reset", &["gone"]);
     assert_order(&notes, "ended", &["gone"]);

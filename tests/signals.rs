@@ -1,4 +1,5 @@
-//! Promise: each signal does what the table says, in the master and in a worker, and a wrong signal does no harm.
+//! Promise: each signal does what the documented table says, in the master and in a worker. A signal sent by mistake
+//! does no harm.
 
 use std::{fs, time::Duration};
 
@@ -21,7 +22,8 @@ fn winch_is_logged_and_does_no_harm() {
     supervisor.stop();
 }
 
-/// A pending deadly signal would strike before the worker runs again, so one more answer proves that none was deadly.
+/// If one of these signals killed, it would do so before the worker runs again. So one more answer proves that none of
+/// them did.
 #[test]
 fn signals_sent_to_a_worker_by_mistake_do_not_kill_it() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);
@@ -87,7 +89,7 @@ fn usr1_reopens_the_log() {
     supervisor.wait_log(events::EXITED, 1, PATIENCE);
     assert_eq!(fs::read_to_string(&rotated).expect("the old file stays"), old, "nothing more is written there");
     supervisor.wait_gone(worker);
-    // This worker was forked before the rotation and writes its own lines.
+    // This worker was forked before the rotation and writes its own lines, so it must have opened the new file too.
     let elder = supervisor.worker_pids().into_iter().min().expect("the other worker");
     supervisor.signal_worker(elder, Signal::SIGTERM);
     let drained = supervisor.wait_log(events::DRAINED, 1, PATIENCE);
@@ -98,7 +100,8 @@ fn usr1_reopens_the_log() {
     supervisor.stop();
 }
 
-/// A thousand signals a second that change something: no worker dies, no request is lost, and TERM is obeyed at once.
+/// A thousand signals a second arrive, each of which changes something. No worker dies, no request is lost, and TERM is
+/// obeyed at once.
 #[test]
 fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     let mut supervisor = Launch::new().set("workers.graceful_timeout", r#""3s""#).log_to("app.log").serving(2);
@@ -111,13 +114,13 @@ fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     }
     eprintln!("4,000 signals in {:?}", began.elapsed());
     assert!(supervisor.is_running());
-    // A reload or an upgrade is still under way.
+    // At this moment a reload or an upgrade is still under way.
     load.finish().assert_nothing_lost();
     let (canary, asked) = (Canary::start(), now());
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     let (took, stall) = (asked.elapsed(), canary.longest());
-    // The grace, one second for the last accepts, and what an exec takes.
+    // The limit is the sum of the grace, one second for the last accepts, and the time of an exec.
     assert!(took < Duration::from_secs(5) + 4 * stall, "{took:?}, machine {stall:?}");
     assert_eq!(supervisor.leftovers(), []);
     let log = supervisor.log();
@@ -127,7 +130,7 @@ fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     }
 }
 
-/// Two pending signals of a kind are one signal; different signals are all handled.
+/// Two pending signals of the same kind become one, but different signals are all handled.
 #[test]
 fn different_signals_sent_together_are_all_handled() {
     let mut supervisor = Launch::new().serving(2);

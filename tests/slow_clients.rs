@@ -1,4 +1,5 @@
-//! Promise: no client holds a worker by being slow: each silence has its limit, and an answer where HTTP has one.
+//! Promise: a slow client cannot hold a worker: each kind of silence has a time limit, and ends with an answer where
+//! HTTP has one.
 
 use std::{thread::sleep, time::Duration};
 
@@ -8,7 +9,7 @@ fn connections(supervisor: &Supervisor) -> u64 {
     supervisor.status()["workers"][0]["connections"].as_u64().expect("a count")
 }
 
-/// Launches one worker with `limit` for the key under test and an hour for all others.
+/// Launches one worker. The setting `key` gets the value `limit`, and all other time limits are an hour.
 fn launch(key: &str, limit: &str) -> Launch {
     let hour = ["header_timeout", "keep_alive", "body_timeout", "write_timeout"]
         .iter()
@@ -16,8 +17,8 @@ fn launch(key: &str, limit: &str) -> Launch {
     hour.set(&format!("http.{key}"), limit)
 }
 
-/// Waits for the end of the connection and asserts that it comes between `limit` and a second later, apart from stalls
-/// of the machine.
+/// Waits for the end of the connection and returns the bytes before it. Asserts that the end comes between `limit` and
+/// a second later; stalls of the machine are allowed on top.
 #[track_caller]
 fn ends_after(connection: &mut Connection, limit: Duration) -> Vec<u8> {
     let (canary, begun) = (Canary::start(), now());
@@ -56,13 +57,13 @@ fn a_head_that_does_not_end_is_answered_408() {
 fn a_head_that_drips_gets_no_more_time_than_one_that_stands_still() {
     let supervisor = launch("header_timeout", r#""1s""#).serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
-    // On a connection that was used before, the time begins with the first byte.
+    // On a connection that was used before, the time limit begins with the first byte of the next request.
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
     connection.patience(Duration::from_millis(50));
     let begun = now();
     let head = format!("GET /health HTTP/1.1\r\nX: {}", "a".repeat(4_000));
     let answer = head.bytes().find_map(|byte| {
-        // A closed connection may refuse the byte; the answer before the close can still be read.
+        // If this fails, the worker has closed the connection. The answer that it sent before can still be read.
         let _ = connection.send(&[byte]);
         match connection.read(12) {
             Err(Failure::Timeout) => None,
@@ -84,8 +85,8 @@ fn an_idle_connection_is_closed_after_keep_alive_and_not_before() {
     assert_eq!(ends_after(&mut connection, Duration::from_millis(500)), b"");
 }
 
-/// A close with unread bytes would send an RST, which could destroy the answer. Only a client that announced its last
-/// request, and sent no more, gets the close at once.
+/// If the worker closed with unread bytes, the kernel would send an RST, which could destroy the answer. So only a
+/// client that announced its last request, and sent nothing after it, gets the close at once.
 #[test]
 fn the_worker_lingers_unless_a_client_announced_its_last_request_and_kept_to_it() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
@@ -104,13 +105,13 @@ fn the_worker_lingers_unless_a_client_announced_its_last_request_and_kept_to_it(
     }
 }
 
-/// Many clients look for the answer only after they have written the complete body.
+/// Many clients look for an answer only after they have written the whole body, so the answer must wait for them.
 #[test]
 fn a_client_that_reads_only_after_its_body_finds_its_answer() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n").expect("sent");
-    // Longer than the worker waits for a silent client.
+    // The client sends for longer than the worker waits for a silent client.
     for _ in 0..40 {
         crate::common::observe_for(Duration::from_millis(100));
         connection.send(&[b'a'; 250_000]).expect("the rest is taken");
@@ -132,7 +133,7 @@ fn a_body_that_stops_is_answered_408_and_one_that_comes_slowly_is_not() {
     let mut slow = Connection::open(supervisor.address()).expect("a connection");
     slow.send(head).expect("sent");
     for byte in b"67890" {
-        // Shorter than the limit; together the pauses are longer.
+        // Each pause is shorter than the limit, but all pauses together are longer.
         crate::common::observe_for(Duration::from_millis(250));
         slow.send(&[*byte]).expect("sent");
     }
@@ -146,7 +147,7 @@ fn a_client_that_does_not_read_loses_its_connection() {
     let body = vec![b'a'; 12 << 20];
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(&request("POST", "/debug/echo", &[], &body)).expect("sent");
-    // The client reads no byte of the answer.
+    // The client reads no byte of the answer, so the worker drops its connection.
     eventually("the connection is dropped", PATIENCE, || (connections(&supervisor) == 0).then_some(()));
     assert_eq!(supervisor.log().count("client_stalled"), 1);
     let mut reader = Connection::open(supervisor.address()).expect("a connection");

@@ -1,14 +1,14 @@
-//! Promise: unix sockets have the owner that the settings name, both address families are served side by side, and the
-//! holder of a taken address is named.
+//! Promise: unix sockets have the owner that the settings name, IPv4 and IPv6 are served side by side, and when an
+//! address is taken, the message names the process that holds it.
 //!
-//! Needs root: to give sockets away, and for a network namespace of its own.
+//! Needs root, to give sockets away and to make a network namespace.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
 use crate::common::{Launch, PATIENCE, Signal, assert_serves_unix, eventually, get, text};
 use nix::unistd::{Group, Uid, User};
 
-/// Returns uid, gid and mode.
+/// Returns the file's owner, group and mode.
 fn rights(path: &Path) -> (u32, u32, u32) {
     let found = fs::metadata(path).expect("the socket's file");
     (found.uid(), found.gid(), found.mode() & 0o7777)
@@ -29,7 +29,7 @@ fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
     assert_eq!(rights(&path), (uid, gid, 0o600));
     let inode = fs::metadata(&path).expect("the socket's file").ino();
 
-    // The reload is refused completely: nothing changes its owner.
+    // The reload is refused as a whole, so the socket keeps its owner and its mode.
     supervisor.edit_settings("nobody:daemon", "root:no-such-group");
     supervisor.edit_settings("0600", "0666");
     let refused = supervisor.ctl(&["reload"]);
@@ -53,7 +53,7 @@ fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
     assert!(!path.exists(), "a stop removes its file");
 }
 
-/// A living process that holds the file is named.
+/// When a living process holds the file, the message names this process.
 #[test]
 fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     let mut first = Launch::new().set("server.bind", r#"["unix:{dir}/app.sock"]"#).start();
@@ -67,8 +67,8 @@ fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     assert!(text(&second).contains("is in use") && text(&second).contains(&named), "{}", text(&second));
     assert_serves_unix(&path);
 
-    // The master is stopped first, so that it repairs nothing. Its workers are killed before it, because they would
-    // remove the file.
+    // The master is stopped first, so that it cannot replace workers. The workers are killed before the master, because
+    // without it they would exit and remove the file.
     first.signal(Signal::SIGSTOP);
     for worker in first.worker_pids() {
         first.signal_worker(worker, Signal::SIGKILL);
@@ -94,14 +94,14 @@ fn the_holder_of_a_taken_port_is_named() {
     assert!(text(&second).contains("is in use") && text(&second).contains(&named), "{}", text(&second));
 }
 
-/// In a network namespace of its own, the wildcard addresses are open to no other machine.
+/// Runs in a network namespace of its own, so that no other machine can reach the wildcard addresses.
 #[test]
 fn both_families_are_served_on_one_port() {
     let namespace = ["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""];
     for (bind, reuse_port) in [
         (r#"["[::]:8000"]"#, "true"),
         (r#"["0.0.0.0:8000", "[::]:8000"]"#, "true"),
-        // Without SO_REUSEPORT the two exclude each other, unless one is for IPv6 only.
+        // Without SO_REUSEPORT, these two addresses cannot be bound together unless the second one is set to IPv6 only.
         (r#"["0.0.0.0:8000", "[::]:8000"]"#, "false"),
         (r#"["127.0.0.1:8000", "[::1]:8000"]"#, "true"),
     ] {

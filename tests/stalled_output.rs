@@ -1,5 +1,5 @@
-//! Promise: whatever the log and the access log are, the service never waits for their reader, lines are complete, and
-//! the journal gets priorities instead of a second time stamp.
+//! Promise: whatever the log and the access log are written to, the service never waits for their reader, and each line
+//! is complete. The journal gets priorities instead of a second time stamp.
 
 use std::{
     fs::{self, File},
@@ -17,14 +17,15 @@ use nix::{
 
 use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, metric, request};
 
-/// The length of a line: a terminal without a reader is soon full.
+/// The length of one line: with such long lines, a terminal without a reader is soon full.
 const LONG: usize = 1_000;
 
-/// A service with both logs on a terminal.
+/// A service that writes both logs to a terminal.
 struct OnTerminal {
     supervisor: Supervisor,
     terminal: File,
-    /// The test keeps it open: otherwise the terminal would end with the service, and lose what was written.
+    /// The service's side of the terminal. The test keeps it open: otherwise the terminal would end with the service,
+    /// and the unread output would be lost.
     _slave: OwnedFd,
     address: std::net::SocketAddr,
     read: Vec<u8>,
@@ -70,7 +71,7 @@ impl OnTerminal {
         kill(Pid::from_raw(pid.try_into().expect("a pid")), signal).expect("the master can be signalled");
     }
 
-    /// Takes what is there now.
+    /// Reads what is in the terminal now, without waiting for more.
     fn read(&mut self) {
         let mut chunk = [0; 4096];
         while let Ok(count @ 1..) = self.terminal.read(&mut chunk) {
@@ -78,7 +79,7 @@ impl OnTerminal {
         }
     }
 
-    /// Returns all lines that came. The last one may lack its end, because the service ended.
+    /// Returns all complete lines that were read. The last line may be cut, because the service ended.
     #[track_caller]
     fn assert_complete_lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.read).replace("\r\n", "\n");

@@ -1,4 +1,4 @@
-//! Promise: `oxicorn status` shows the true state at any time, and `oxicorn health` says whether the service answers.
+//! Promise: `oxicorn status` always shows the true state, and `oxicorn health` says whether the service answers.
 
 use std::collections::BTreeSet;
 
@@ -73,14 +73,15 @@ fn status_answers_during_a_storm() {
             0 | 1 => supervisor.signal(if round < 20 { Signal::SIGTTIN } else { Signal::SIGTTOU }),
             _ => {
                 let pid = supervisor.serving_pids().first().map(|pid| Pid::from_raw(pid.cast_signed()));
-                // The worker may have exited already: a TTOU is on its way.
+                // The kill may fail: an earlier TTOU may already have made this worker exit.
                 killed += u64::from(pid.is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok()));
             }
         }
         let before = living(&supervisor);
         let status = supervisor.status();
         let after = living(&supervisor);
-        // A worker that lived before and after also lived in between.
+        // A worker that lived before and after the status was read also lived at that moment, so the status must list
+        // it.
         let lasting: BTreeSet<u32> = before.intersection(&after).copied().collect();
         assert!(lasting.is_subset(&pids(&status)), "{lasting:?} live, {status}");
     }

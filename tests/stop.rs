@@ -1,5 +1,5 @@
-//! Promise: a stop ends in time with exit code 0, resets no client in whatever way it comes, and frees its port long
-//! before the last request is done. `make soak-stop` is the long form.
+//! Promise: a stop ends in time with exit code 0, resets no client whatever way the stop comes, and frees the port long
+//! before the last request is done. `make soak-stop` runs the long form.
 
 use std::{net::TcpListener, thread, time::Duration};
 
@@ -8,8 +8,8 @@ use crate::common::{
 };
 use crate::stops::{Way, stop_many};
 
-/// Returns a request that a handler already works on. The service must have one worker only, whose count of requests is
-/// watched.
+/// Sends a request that takes this long, and returns once a handler works on it. The service must have only one worker,
+/// because the count of requests comes from whichever worker answers.
 #[track_caller]
 fn busy(supervisor: &Supervisor, millis: u32) -> Connection {
     let active =
@@ -21,7 +21,7 @@ fn busy(supervisor: &Supervisor, millis: u32) -> Connection {
     connection
 }
 
-/// Runs the cases at the same time, because such a test mostly waits.
+/// Runs all cases at the same time, because a stop mostly waits.
 fn side_by_side<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
     thread::scope(|scope| {
         for case in cases {
@@ -72,7 +72,7 @@ fn a_second_signal_shortens_a_stop() {
         supervisor.signal(Signal::SIGTERM);
         supervisor.wait_log(events::DRAINING, 1, PATIENCE);
         if second == Signal::SIGTERM {
-            // An earlier signal would count as the same one.
+            // A signal less than a second after the first one counts as the same signal.
             observe_for(Duration::from_millis(1100));
         }
         let started = now();
@@ -82,8 +82,8 @@ fn a_second_signal_shortens_a_stop() {
     });
 }
 
-/// `timeout 5 oxicorn` signals its child and then its group; an init with a trap forwards a signal that the group has
-/// got already.
+/// One stop may send the signal twice: `timeout 5 oxicorn` signals its child and then its group, and an init with a
+/// trap forwards a signal that the whole group has already received.
 #[test]
 fn a_signal_delivered_twice_counts_once() {
     side_by_side([(Signal::SIGTERM, 3000), (Signal::SIGINT, 1200)], |(signal, millis)| {
@@ -130,8 +130,8 @@ fn stops_that_reach_the_workers_first_reset_no_client() {
     assert_stops_reset_nobody(Way::WorkersThenMaster);
 }
 
-/// The only worker cannot accept and is killed at the end of the grace: the connections that waited for it are lost,
-/// and the log counts them.
+/// The only worker cannot accept, and is killed at the end of the grace. The connections that waited for it are lost,
+/// and the log must count them.
 #[test]
 fn connections_that_no_worker_accepted_are_counted() {
     let mut supervisor = one_worker().set("workers.graceful_timeout", r#""1s""#).serving(1);
@@ -148,7 +148,7 @@ fn connections_that_no_worker_accepted_are_counted() {
     assert_eq!(totals, Some("5"), "{}", log.tail(10));
 }
 
-/// The requests of a worker that dies during the stop are lost too.
+/// If a worker dies during the stop, its requests are lost too, and must be counted.
 #[test]
 fn requests_of_a_worker_that_is_killed_are_counted() {
     let mut supervisor = one_worker().serving(1);
@@ -174,7 +174,8 @@ fn a_second_signal_never_lengthens_a_stop() {
     assert!(started.elapsed() < Duration::from_millis(4500), "{:?}", started.elapsed());
 }
 
-/// The load balancer learns of the stop first, and clients that still come are served.
+/// During the delay, only `/ready` fails, so that the load balancer learns of the stop first. Clients that still come
+/// are served.
 #[test]
 fn during_shutdown_delay_only_ready_fails() {
     let mut supervisor = Launch::new().set("workers.shutdown_delay", r#""2s""#).serving(2);

@@ -1,5 +1,5 @@
-//! Promise: bytes that are not a clean HTTP request never reach the app, and a clean request gets its answer, however
-//! the bytes are cut into packets.
+//! Promise: bytes that are not a clean HTTP request never reach the app. A clean request gets its answer however its
+//! bytes are cut into packets.
 
 use std::{
     io::{Read, Write},
@@ -9,12 +9,12 @@ use std::{
 use crate::common::{Launch, PATIENCE, Random, get, metric};
 use crate::corpus::{Answer, Case};
 
-/// How the bytes of a case are cut.
+/// How the bytes of a case are cut into the pieces that are sent.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     Whole,
     Bytes,
-    /// At random places, chosen by a seed.
+    /// Cuts at random places, which the seed determines.
     Random(u64),
 }
 
@@ -25,7 +25,7 @@ impl Cut {
         };
         let (mut pieces, mut rest, mut random) = (Vec::new(), raw, Random::new(seed));
         while !rest.is_empty() {
-            // As many short pieces as long ones.
+            // Half of the pieces are short and half may be long.
             let most = if random.chance(50) { 4 } else { 1 + raw.len() as u64 };
             let (piece, behind) = rest.split_at(rest.len().min(1 + random.below(most) as usize));
             pieces.push(piece);
@@ -35,8 +35,8 @@ impl Cut {
     }
 }
 
-/// Returns everything that the server sends for a case, up to the end of the connection, which a hostile case must not
-/// have to wait for.
+/// Sends a case and returns all bytes that the server sends until the connection ends. If the case is hostile, the
+/// client does not end the connection, so the server must.
 fn converse(address: SocketAddr, case: &Case, cut: Cut) -> Result<Vec<u8>, String> {
     let mut stream = TcpStream::connect(address).map_err(|error| format!("connect: {error}"))?;
     stream
@@ -46,7 +46,7 @@ fn converse(address: SocketAddr, case: &Case, cut: Cut) -> Result<Vec<u8>, Strin
     for piece in cut.pieces(&case.raw) {
         stream.write_all(piece).map_err(|error| format!("write: {error}"))?;
     }
-    // The server itself must end a hostile connection.
+    // The client announces its end only if the case is legal: a hostile connection must be ended by the server.
     if !case.is_hostile() {
         stream.shutdown(Shutdown::Write).map_err(|error| format!("shutdown: {error}"))?;
     }
@@ -57,7 +57,8 @@ fn converse(address: SocketAddr, case: &Case, cut: Cut) -> Result<Vec<u8>, Strin
     Ok(said)
 }
 
-/// Takes one response from the front: status, headers in lower case, content. Interim responses are skipped.
+/// Takes the next response from the front of `said` and returns its status, its headers in lower case, and its content.
+/// Skips interim responses.
 fn take_response(said: &mut &[u8]) -> Result<(u16, String, Vec<u8>), String> {
     loop {
         let strange = || format!("no response: {}", String::from_utf8_lossy(said));
@@ -99,13 +100,13 @@ fn check(address: SocketAddr, case: &Case, cut: Cut) -> Result<(), String> {
     if rest.is_empty() { Ok(()) } else { Err(format!("more answers: {}", String::from_utf8_lossy(rest))) }
 }
 
-/// Returns the number of requests that the app got; the request for this page is not one.
+/// Returns the number of requests that the app got. The request for the metrics page itself does not count.
 fn requests(address: SocketAddr) -> u64 {
     let page = get(address, "/metrics").text();
     metric(&page, "oxicorn_requests_total").unwrap_or_else(|| panic!("no such line: {page}"))
 }
 
-/// Sends the whole corpus, and compares what the app got with what it may get.
+/// Sends each case of the corpus with each cut, and compares what the app got with what it may get.
 fn send_all(cuts: &[Cut]) {
     let mut supervisor = Launch::new().set("workers.count", "1").set("http.metrics_path", r#""/metrics""#).serving(1);
     let (address, cases, mut wrong) = (supervisor.address(), crate::corpus::cases(), Vec::new());

@@ -1,7 +1,7 @@
-//! Promise: systemd learns the truth about the service, and the sockets that it passes are served and stay open after
-//! the service.
+//! Promise: systemd learns the truth about the service. The sockets that systemd passes are served, and they stay open
+//! after the service has stopped.
 //!
-//! Does what systemd does, with a datagram socket, and a listener as descriptor 3.
+//! The tests play systemd: they receive its messages on a datagram socket and pass a listener as descriptor 3.
 
 use std::{
     io::ErrorKind,
@@ -21,14 +21,14 @@ use crate::common::{
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-/// The messages to systemd, in order.
+/// The messages that the service sent to systemd, in order.
 struct Told {
     socket: UnixDatagram,
     messages: Vec<String>,
 }
 
 impl Told {
-    /// Listens at a path, which `launch` gets as its NOTIFY_SOCKET.
+    /// Makes a socket for the messages, and gives its path to `launch` as NOTIFY_SOCKET.
     fn at_path(launch: Launch) -> (Launch, Self) {
         let socket = UnixDatagram::bind(launch.path("notify")).expect("a socket in our own folder");
         (launch.env("NOTIFY_SOCKET", "{dir}/notify"), Self::of(socket))
@@ -90,7 +90,7 @@ fn a_service_that_never_serves_is_never_ready() {
     let (launch, mut told) = Told::at_path(Launch::misbehave().set("misbehave.boot", r#""hang""#));
     let mut supervisor = launch.start();
     supervisor.wait_listening();
-    // A reload does not make it ready either.
+    // A reload must not make this service ready, because its workers never become ready.
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log("trial_started", 1, PATIENCE);
     supervisor.signal(Signal::SIGINT);
@@ -118,7 +118,7 @@ fn ready_waits_for_a_slow_boot() {
     supervisor.stop();
 }
 
-/// `systemctl reload` of a `Type=notify-reload` unit waits for both messages, and checks the time of the first one.
+/// `systemctl reload` waits for both messages of a `Type=notify-reload` unit, and checks the time in the first one.
 #[test]
 fn a_reload_is_announced_with_its_time_and_its_end() {
     let (launch, mut told) = Told::at_path(Launch::new());
@@ -135,8 +135,8 @@ fn a_reload_is_announced_with_its_time_and_its_end() {
     let at: i64 = reloading.and_then(|usec| usec.parse().ok()).expect("RELOADING with its time");
     assert!((before..=monotonic()).contains(&at), "{before} <= {at}");
 
-    // A refused reload is announced as ended too: otherwise systemctl would wait for it, and systemd take the service
-    // for stuck.
+    // The end of a refused reload must be announced too: otherwise systemctl would wait for it, and systemd would
+    // believe that the service is stuck.
     std::fs::write(supervisor.path("supervisor.toml"), "no = = settings").expect("our own file");
     supervisor.signal(Signal::SIGHUP);
     told.wait("READY=1", 3);
@@ -160,7 +160,8 @@ fn the_watchdog_is_fed_twice_a_period_and_not_by_workers() {
     let heard = told.count("WATCHDOG=1") - before;
     let expected = started.elapsed().as_millis() as usize / 200;
     assert!(heard <= expected + 1, "{heard}, more than each 200 ms");
-    // The machine may be busy; systemd would kill only after a full period without a message.
+    // Half of the messages are enough, because the machine may be busy. systemd would kill only after a whole period
+    // without a message.
     assert!(heard * 2 >= expected, "{heard} of {expected}");
 
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDNAMES"] {
@@ -188,17 +189,17 @@ fn a_missing_notify_socket_is_reported_once() {
     assert_eq!(supervisor.log().count("notify_failed"), 1);
 }
 
-/// Starts by a shell that runs this script first, and then becomes the program.
+/// Launches through a shell that first runs `script` and then becomes the program.
 fn after(script: &str, launch: Launch) -> Launch {
     launch.through(&["bash", "-c", &format!("{script} exec \"$0\" \"$@\"")])
 }
 
-/// Starts with `listener` as descriptor 3, as systemd would.
+/// Launches the program with `listener` as descriptor 3, as systemd would.
 fn passing(launch: Launch, listener: &impl AsRawFd) -> Launch {
     after(&format!("exec 3<&{}; LISTEN_PID=$$ LISTEN_FDS=1", listener.as_raw_fd()), launch)
 }
 
-/// Returns a listener that programs started by the test inherit.
+/// Returns a listener that the programs started by this test inherit, and its address.
 fn systemds() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     fcntl(&listener, FcntlArg::F_SETFD(FdFlag::empty())).expect("a socket of ours");
@@ -210,7 +211,7 @@ fn systemds() -> (TcpListener, SocketAddr) {
 fn a_passed_socket_replaces_bind_and_stays_open_after_the_service() {
     let (listener, address) = systemds();
     for round in 0..2 {
-        // Clients that come while no service runs wait in the socket, and the next start answers them.
+        // A client that comes while no service runs waits in the socket's queue. The next start must answer it.
         let mut early = Connection::open(address).expect("systemd listens");
         early.send(&request("GET", "/health", &[], b"")).expect("the kernel takes it");
         let mut supervisor = passing(Launch::new(), &listener).serving(2);
@@ -225,7 +226,7 @@ fn a_passed_socket_replaces_bind_and_stays_open_after_the_service() {
     Connection::open(address).expect("it still listens");
 }
 
-/// The pid stays the same, so the sockets still belong to it, and the watchdog is still fed.
+/// An upgrade keeps the pid, so the passed sockets still belong to the process, and it must still feed the watchdog.
 #[test]
 fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     let (listener, address) = systemds();
@@ -236,7 +237,7 @@ fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     for round in 1..=2 {
         supervisor.signal(Signal::SIGUSR2);
         supervisor.wait_log(events::UPGRADED, round, PATIENCE);
-        // The upgrade is announced like a reload, and followed by READY when it is over.
+        // An upgrade is announced to systemd like a reload: RELOADING when it begins, READY when it is over.
         told.wait("READY=1", 1 + round);
         let fed = told.count("WATCHDOG=1");
         told.wait("WATCHDOG=1", fed + 2);
@@ -244,7 +245,7 @@ fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     let reloading = told.all().iter().filter(|told| told.starts_with("RELOADING=1\n")).count();
     assert_eq!((reloading, told.count("READY=1"), told.count("STOPPING=1")), (2, 3, 0));
     load.finish().assert_nothing_lost();
-    // A reload still finds the descriptor under its number.
+    // After the upgrades, a reload must still find the passed socket at its descriptor number.
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log(events::RELOADED, 1, PATIENCE);
     assert_eq!((supervisor.log().count("settings_warning"), supervisor.pid()), (0, supervisor.master().0));
@@ -252,7 +253,7 @@ fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     Connection::open(address).expect("it still listens");
 }
 
-/// The real program, from Debian's package systemd; systemd itself need not run.
+/// Uses the real systemd-socket-activate from Debian's package systemd. systemd itself need not run.
 #[test]
 fn sockets_from_systemd_socket_activate_are_served() {
     let installed = Command::new("systemd-socket-activate").arg("--version").output();
@@ -260,7 +261,7 @@ fn sockets_from_systemd_socket_activate_are_served() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let activated = ["systemd-socket-activate", "--fdname=http", "--listen", &address.to_string()];
     let mut supervisor = Launch::new().through(&activated).start();
-    // systemd-socket-activate starts the program for the first client.
+    // systemd-socket-activate starts the program only when the first client connects.
     let mut first = eventually("systemd listens", PATIENCE, || Connection::open(address).ok());
     assert_eq!(first.ask(&request("GET", "/health", &[], b"")).expect("an answer").status, 200);
     supervisor.wait_listening();
@@ -271,8 +272,8 @@ fn sockets_from_systemd_socket_activate_are_served() {
     supervisor.stop();
 }
 
-/// As with a socket unit: the process that passes the socket stays, and starts the service again whenever it has
-/// stopped.
+/// Does what a socket unit does: the process that passes the socket keeps running, and starts the service again each
+/// time it has stopped.
 #[test]
 fn restarts_under_load_lose_nothing_while_systemd_keeps_the_socket() {
     const STARTS: usize = 4;

@@ -1,4 +1,5 @@
-//! Promise to ourselves: the walls inside the crates stand. Nothing else holds them; between the crates cargo does.
+//! Promise to ourselves: no module imports what it must not. This test enforces the borders inside each crate; between
+//! the crates, cargo does.
 
 use std::{
     collections::BTreeSet,
@@ -10,12 +11,12 @@ use crate::common::root;
 
 mod modules;
 
-/// A source file without its comments and strings.
+/// One source file, with its comments and strings blanked out.
 struct Source {
-    /// `master::core` for src/master/core.rs, `service::facts` for service/src/facts.rs.
+    /// The name of the module: `master::core` for src/master/core.rs, `service::facts` for service/src/facts.rs.
     module: String,
     text: String,
-    /// The text without its tests.
+    /// The text without the items that are compiled only for tests.
     code: String,
 }
 
@@ -45,7 +46,7 @@ fn module_of(path: &Path) -> String {
     parts.filter(|part| part != "src").collect::<Vec<_>>().join("::")
 }
 
-/// Blanks out comments and the contents of strings and characters, keeping every line where it was.
+/// Replaces comments and the contents of strings and characters by blanks. Every line stays where it was.
 fn bare(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (String::with_capacity(text.len()), 0);
@@ -85,14 +86,14 @@ fn bare(text: &str) -> String {
     out
 }
 
-/// The number of `#` when a raw string begins here.
+/// If `rest` begins with a raw string, returns how many `#` it has.
 fn raw_string(rest: &str) -> Option<usize> {
     let after = rest.strip_prefix('r')?;
     let hashes = after.len() - after.trim_start_matches('#').len();
     after[hashes..].starts_with('"').then_some(hashes)
 }
 
-/// The length of a character literal that begins here; a lifetime is not one.
+/// If `rest` begins with a character literal, returns its length. A lifetime is not one.
 fn character(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
     if let Some(escaped) = inside.strip_prefix('\\') {
@@ -103,10 +104,10 @@ fn character(rest: &str) -> Option<usize> {
     inside[first.len_utf8()..].starts_with('\'').then_some(first.len_utf8() + 2)
 }
 
-/// The conditions under which an item is not a part of the program.
+/// The attributes of items that are compiled only for tests or fuzzing.
 const TESTS: [&str; 3] = ["#[cfg(test)]", "#[cfg(fuzzing)]", "#[cfg(any(test, fuzzing))]"];
 
-/// Cuts each item that stands under one of these conditions, with its braces or up to its semicolon.
+/// Removes each item that has one of the attributes in `TESTS`, to its closing brace or its semicolon.
 fn without_tests(code: &str) -> String {
     let (mut kept, mut rest) = (String::new(), code);
     while let Some(at) = TESTS.iter().filter_map(|mark| rest.find(mark)).min() {
@@ -128,7 +129,7 @@ fn without_tests(code: &str) -> String {
     kept + rest
 }
 
-/// Everything that follows `crate::` in the code: the first name, or those of a group. `{a::b, c}` gives a and c.
+/// Returns the first name after each `crate::` in the code. For the group `crate::{a::b, c}` these are a and c.
 fn imports(code: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (at, mark) in code.match_indices("crate::") {
@@ -144,7 +145,8 @@ fn imports(code: &str) -> BTreeSet<String> {
     names
 }
 
-/// The leading path of a text: `settings::service` of `settings::service::Store;`, at most two names long.
+/// Returns the path at the start of the text, at most two names long: `settings::service` for
+/// `settings::service::Store;`.
 fn path(text: &str) -> Option<String> {
     let leading: String = text.chars().take_while(|sign| sign.is_alphanumeric() || matches!(sign, '_' | ':')).collect();
     let names: Vec<_> = leading.split("::").filter(|name| !name.is_empty()).take(2).collect();
@@ -174,7 +176,7 @@ fn is_in(module: &str, of: &str) -> bool {
     module == of || module.strip_prefix(of).is_some_and(|rest| rest.starts_with("::"))
 }
 
-/// Whether the code uses a name as the start of a path.
+/// Returns true if the code uses `name` as the start of a path.
 fn uses(code: &str, name: &str) -> bool {
     code.match_indices(name).any(|(at, _)| {
         let before = code[..at].chars().next_back().unwrap_or(' ');
@@ -184,7 +186,8 @@ fn uses(code: &str, name: &str) -> bool {
     })
 }
 
-/// What a module may import: the first rule whose module fits holds; modules not listed are free.
+/// What each module may import from its crate. The first entry whose module fits counts; a module without an entry may
+/// import anything.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("master::core", &[]),
     ("sys", &["sys"]),
@@ -235,7 +238,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("channel", &["sys"]),
 ];
 
-/// Crates and modules that must not appear somewhere.
+/// Crates and modules that the code of a module must not use.
 const NEVER: &[(&str, &[&str])] = &[
     ("master", &["tokio", "hyper", "mongodb", "rusqlite", "axum"]),
     ("master::core", &["tracing", "libc", "nix", "rand", "std::fs", "std::net", "std::os"]),
@@ -313,7 +316,8 @@ fn every_file_opens_with_a_module_comment() {
     }
 }
 
-/// The choice of a mirror is a setting of the machine: apt's sources, and the files of cargo and pip.
+/// No file may choose the mirror of a registry: this is a setting of the machine, in apt's sources and in the files of
+/// cargo and pip.
 #[test]
 fn no_file_names_the_host_of_a_package_registry() {
     let mut folders = vec![root().to_owned()];
@@ -332,7 +336,7 @@ fn no_file_names_the_host_of_a_package_registry() {
     }
 }
 
-/// Shows the reader code that breaks a rule, and code that only looks as if it did.
+/// Gives the reader code that breaks a rule, which it must report, and code that only looks as if it broke one.
 #[test]
 fn the_reader_sees_each_kind_of_fault() {
     let seen = |module: &str, text: &str| {

@@ -1,5 +1,5 @@
-//! Promise: with `[tls]` every address speaks TLS 1.2 and 1.3 and nothing older. A reload changes the certificates
-//! without a lost request. A certificate that cannot be used is refused with a sentence before anything changes.
+//! Promise: with `[tls]`, every address speaks TLS 1.2 and 1.3 and nothing older. A reload changes the certificates
+//! without losing a request. A certificate that cannot be used is refused with a clear message before anything changes.
 //!
 //! Needs curl, openssl and sslscan.
 
@@ -55,7 +55,8 @@ fn https_is_served_to_the_last_byte() {
         let headers = [("Content-Type", "text/plain"), ("Connection", "close")];
         let echoed = connection.ask(&request("POST", "/debug/echo", &headers, &body)).expect("an answer");
         assert_eq!((echoed.status, echoed.body == body), (200, true));
-        // Without close_notify this is an error: a client could not tell the end from a cut (RFC 8446, section 6.1).
+        // If the server did not send close_notify, this would be an error: the client could not distinguish the end
+        // from a cut (RFC 8446, section 6.1).
         connection.wait_eof().expect("the server says that it is done");
     }
     supervisor.stop();
@@ -75,7 +76,7 @@ fn a_client_that_trusts_the_ca_connects_and_others_do_not() {
     assert_eq!(refused.status.code(), Some(60), "{}", text(&refused));
 }
 
-/// All other tests use PKCS#8.
+/// This test covers the other forms of keys, because all other tests use PKCS#8.
 #[test]
 fn keys_of_every_kind_and_form_can_be_served() {
     let authority = Authority::new();
@@ -152,7 +153,7 @@ fn old_versions_and_weak_ciphers_are_refused() {
         .collect();
     assert!(ciphers.len() >= 6, "{scanned}");
     for cipher in ciphers {
-        // Each cipher has forward secrecy and authenticated encryption.
+        // Every cipher that is offered must have forward secrecy and authenticated encryption.
         let exchange = cipher.starts_with("TLS_") || cipher.starts_with("ECDHE-");
         let sealed = cipher.contains("GCM") || cipher.contains("POLY1305");
         assert!(exchange && sealed, "{cipher}:\n{scanned}");
@@ -160,7 +161,7 @@ fn old_versions_and_weak_ciphers_are_refused() {
     assert!(scanned.contains("renegotiation not supported"), "{scanned}");
     assert_eq!(scanned.matches("not vulnerable to heartbleed").count(), 2, "{scanned}");
 
-    // sslscan's own library may be built without the old versions; this one shows what the server answers.
+    // sslscan's own library may be built without the old TLS versions, so this test asks openssl for them.
     for version in ["-tls1", "-tls1_1"] {
         let asked = run("openssl", &["s_client", "-connect", &address, version, "-cipher", "ALL:@SECLEVEL=0"]);
         let refused = ["Cipher is (NONE)", "SSL alert number"].iter().all(|words| text(&asked).contains(words));
@@ -186,7 +187,7 @@ fn the_handshake_agrees_on_the_protocol() {
             assert_eq!(connection.stream().conn.alpn_protocol(), agreed.map(str::as_bytes), "{offered:?}");
         }
     }
-    // The protocol that ALPN chose is spoken. If ALPN chose none, the client may begin with HTTP/2.
+    // The server speaks the protocol that ALPN chose. If ALPN chose none, the client may begin with HTTP/2.
     for (offered, spoken) in [(&[] as &[&str], &b"\0\0"[..]), (&["h2"], b"\0\0"), (&["http/1.1"], b"HTTP/1.1 505 ")] {
         let config = Client { protocols: offered, ..PLAIN }.trusting(&authority);
         let mut connection = connect(both.address(), &config);
@@ -219,7 +220,8 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     let der = CertificateDer::from_pem_slice(alice.chain.as_bytes()).expect("PEM");
     for versions in [ONLY_1_2, BOTH] {
         let config = Client { versions, shows: Some(alice.clone()), ..PLAIN }.trusting(&authority);
-        // The second connection resumes the session: the client shows nothing again, and is still known.
+        // The second connection resumes the session: the client does not show its certificate again, and the server
+        // still knows it.
         for _ in 0..2 {
             let mut connection = connect(supervisor.address(), &config);
             let answer = connection.get("/certificate").expect("an answer");
@@ -237,7 +239,8 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     for shows in [None, Some(stranger), Some(expired)] {
         for versions in [ONLY_1_2, BOTH] {
             let config = Client { versions, shows: shows.clone(), ..PLAIN }.trusting(&authority);
-            // With TLS 1.3 the client's handshake ends before the server has seen its certificate.
+            // With TLS 1.3, the client's handshake ends before the server has seen its certificate. So the refusal may
+            // appear only at the first request.
             let asked = try_connect(supervisor.address(), &config).map(|mut connection| connection.get("/certificate"));
             assert!(!matches!(asked, Ok(Ok(_))), "{asked:?}", asked = asked.map(|answer| answer.map(|one| one.text())));
         }
@@ -245,7 +248,8 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     supervisor.stop();
 }
 
-/// All workers of a generation have one ticket key; the next generation, whose `client_ca` may differ, has its own.
+/// All workers of a generation share one ticket key. The next generation has its own, because its `client_ca` may
+/// differ.
 #[test]
 fn a_session_can_be_resumed_by_any_worker_until_a_reload() {
     let authority = Authority::new();
@@ -256,7 +260,7 @@ fn a_session_can_be_resumed_by_any_worker_until_a_reload() {
         (connection.stream().conn.handshake_kind(), pid)
     };
     let config = PLAIN.trusting(&authority);
-    // A worker takes no ticket that is longer than the longest it has made, so each worker must have made one.
+    // A worker takes no ticket longer than the longest that it has made. So each worker must first make one.
     eventually("both workers have made a ticket", PATIENCE, || {
         let pids: std::collections::BTreeSet<_> = (0..8).map(|_| ask(&PLAIN.trusting(&authority)).1).collect();
         (pids.len() == 2).then_some(())
@@ -283,7 +287,7 @@ fn a_reload_serves_the_new_certificate_at_the_same_path_and_loses_nothing() {
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> =
         (0..6).map(|index| Asking::start(address, &config, "/debug/connections", index % 2 == 0, &stop)).collect();
-    // One client is in the middle of a request while its worker is replaced.
+    // This client is in the middle of a request while its worker is replaced.
     let mut slow = connect(address, &config);
     slow.send(&request("GET", "/debug/sleep/1500", &[], b"")).expect("a request is sent");
 
@@ -294,7 +298,7 @@ fn a_reload_serves_the_new_certificate_at_the_same_path_and_loses_nothing() {
             0,
             &[&format!("generation {round} serves; with the new workers: tls.certfile, tls.keyfile")],
         );
-        // Old workers drain meanwhile; a client that connects now reaches a new one.
+        // Old workers drain at this time, so a client that connects now reaches a new worker, with the new certificate.
         shown.push(eventually("the new certificate is shown", PATIENCE, || {
             let now = certificate(&connect(address, &config));
             (!shown.contains(&now)).then_some(now)
@@ -355,7 +359,7 @@ fn a_certificate_that_cannot_be_used_is_refused_with_a_sentence() {
         let wanted = sentence.replace("{dir}", running.path("").display().to_string().trim_end_matches('/'));
         running.assert_reload(1, &["refused, nothing was changed", &wanted]);
         serves(&running);
-        // A command that only asks a service needs no usable certificate.
+        // A command that only asks a running service does not need a usable certificate.
         assert_eq!(running.status()["generation"].as_u64(), Some(1));
     }
     fs::remove_file(running.path("key.pem")).expect("it was there");
@@ -367,7 +371,7 @@ fn a_certificate_that_cannot_be_used_is_refused_with_a_sentence() {
     running.stop();
 }
 
-/// The files belong to the master: a worker has no right to read them, and needs none.
+/// The certificate's files belong to the master. The workers have no right to read them, and do not need it.
 #[test]
 fn workers_of_another_user_serve_with_a_key_they_may_not_read() {
     assert!(nix::unistd::Uid::effective().is_root(), "only root can give its rights away: run the tests as root");
@@ -393,7 +397,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
     let authority = Authority::new();
     let mut supervisor =
         Launch::new().tls(&authority.issue(|_| {})).set("http.header_timeout", r#""500ms""#).serving(2);
-    // The head of a record that never comes.
+    // The second case sends the head of a TLS record whose content never comes.
     for begun in [&b""[..], &[0x16, 3, 1, 2, 0]] {
         let started = now();
         let mut tcp = TcpStream::connect(supervisor.address()).expect("a connection");
@@ -403,7 +407,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
         let took = started.elapsed();
         assert!(took >= Duration::from_millis(500), "{took:?}");
     }
-    // Clients that have completed the handshake are not cut.
+    // The time limit holds only for the handshake: a client that has completed it is not cut.
     assert_eq!(
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/debug/sleep/800").expect("an answer").status,
         200
@@ -411,7 +415,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
     supervisor.stop();
 }
 
-/// The PROXY header comes before the handshake, in plain text.
+/// The PROXY header comes in plain text, before the TLS handshake.
 #[test]
 fn a_proxy_header_comes_before_the_handshake() {
     let authority = Authority::new();
@@ -438,15 +442,15 @@ fn a_plain_http_request_is_told_that_the_port_speaks_tls() {
     assert_eq!(plain.ask(&long).expect("no reset destroys the answer").status, 400);
 }
 
-/// Reads the counter on the metrics page.
+/// Reads the counter of failed handshakes on the metrics page.
 fn handshakes_failed(supervisor: &Supervisor) -> u64 {
     let page = supervisor.ctl(&["status", "--format", "openmetrics"]);
     let page = String::from_utf8_lossy(&page.stdout).into_owned();
     metric(&page, "oxicorn_tls_handshakes_failed_total").unwrap_or_else(|| panic!("the counter is not in {page}"))
 }
 
-/// Any client can make handshakes fail: one log line a second reports the number since the last line, and the metrics
-/// count each.
+/// Any client can make handshakes fail, so they must not fill the log: at most one line a second reports how many
+/// failed since the last line. The metrics count each of them.
 #[test]
 fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     let authority = Authority::new();
@@ -457,7 +461,7 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
         let mut tcp = TcpStream::connect(supervisor.address()).expect("a connection");
         tcp.write_all(&[0x16, 3, 1, 0, 4, 1, 0, 0, 0]).expect("a few bytes");
         tcp.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        // An alert, and the end.
+        // The server answers with a TLS alert, and then the connection ends.
         let mut alert = Vec::new();
         match tcp.read_to_end(&mut alert) {
             Ok(_) => assert_eq!(alert.first(), Some(&0x15), "{alert:?}"),
@@ -467,16 +471,17 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     let lines = supervisor.wait_log("handshake_failed", 1, PATIENCE).len();
     let most = started.elapsed().as_secs() as usize + 2;
     assert!(lines <= most, "{lines} lines in {:?}", started.elapsed());
-    // A client that only connects, as load balancers do, has not failed.
+    // A client that only connects, as load balancers do, does not count as a failed handshake.
     drop(TcpStream::connect(supervisor.address()).expect("a connection"));
     assert_eq!(
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/health").expect("an answer").status,
         200
     );
-    // Neither has a client that asks in plain HTTP: that is a refused request.
+    // A client that asks in plain HTTP does not count either: it is counted as a refused request.
     assert_eq!(get(supervisor.address(), "/health").status, 400);
     assert_eq!(handshakes_failed(&supervisor), 200);
-    // A client that does not know the authority says so, and the count outlives its worker.
+    // A client that does not know the authority sends an alert, which counts as a failure. The count remains after its
+    // worker has been replaced.
     try_connect(supervisor.address(), &PLAIN.trusting(&Authority::new())).map(drop).expect_err("an unknown authority");
     eventually("it is counted", PATIENCE, || (handshakes_failed(&supervisor) == 201).then_some(()));
     supervisor.assert_reload(0, &["generation 2 serves"]);
@@ -484,7 +489,8 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     supervisor.stop();
 }
 
-/// The certificate names another address, and this machine does not know its authority.
+/// The certificate is for another address, and this machine does not know its authority. `oxicorn health` must succeed
+/// all the same.
 #[test]
 fn oxicorn_health_asks_over_tls_when_the_service_speaks_it() {
     let authority = Authority::new();
@@ -507,7 +513,8 @@ fn oxicorn_health_asks_over_tls_when_the_service_speaks_it() {
         assert!(code == Some(1) && told.contains("answers 404"), "{told}");
         if proxied == "off" && !bind.starts_with("unix:") {
             assert!(told.contains(&format!("https://{bind}/nowhere")), "{told}");
-            // A caller that names an address must not learn that another service there is healthy.
+            // When the caller names an address, the command must fail: another service may answer there, and its health
+            // must not be reported as that of this service.
             assert_eq!(health(&[&format!("http://{bind}/health")]).0, Some(1));
             let (code, told) = health(&[&format!("https://{bind}/health")]);
             assert!(code == Some(1) && told.contains("is not http://"), "{told}");

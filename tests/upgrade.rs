@@ -1,4 +1,5 @@
-//! Promise: an upgrade replaces the master's program in place and loses nothing; a bad program changes nothing.
+//! Promise: an upgrade replaces the master's program in the same process and loses no request. A bad program changes
+//! nothing.
 
 use std::{
     fs,
@@ -21,13 +22,14 @@ fn assert_one_sentence(output: &Output, code: i32, fragments: &[&str]) {
     assert_told_all(output, code, fragments);
 }
 
-/// Returns the number of requests on the page of `/metrics`.
+/// Returns the total number of requests on the metrics page.
 fn counted(supervisor: &Supervisor) -> u64 {
     let page = get(supervisor.address(), "/metrics").text();
     metric(&page, "oxicorn_requests_total").unwrap_or_else(|| panic!("no total in:\n{page}"))
 }
 
-/// The pid, sockets, pid file and counts stay the same; the workers are new and answer by the new settings.
+/// After an upgrade, the pid, the sockets, the pid file and the counts are the same. The workers are new and answer by
+/// the new settings.
 #[test]
 fn an_upgrade_under_load_is_invisible_to_clients() {
     let mut supervisor = Launch::new()
@@ -74,7 +76,8 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
     let settled = || {
         eventually("the old workers are gone", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
         let worker = Process(supervisor.worker_pids()[0]);
-        // A worker also has descriptors of connections, which come and go.
+        // A worker also has a descriptor for each open connection, and their number varies. So the smallest of many
+        // counts is taken.
         let least = (0..50).map(|_| (crate::common::observe_for(Duration::from_millis(2)), worker.files()).1).min();
         (supervisor.master().files(), least.expect("it was looked at"))
     };
@@ -89,7 +92,7 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
     supervisor.stop();
 }
 
-/// Whatever file is given as the program, the old program and its workers never stop.
+/// Whatever file is given as the program, the old program and its workers keep serving.
 #[test]
 fn a_file_that_is_no_oxicorn_program_is_refused() {
     let mut supervisor = Launch::new().set("workers.boot_timeout", r#""1s""#).serving(2);
@@ -105,7 +108,7 @@ fn a_file_that_is_no_oxicorn_program_is_refused() {
         (&*text, "cannot be executed: Exec format error"),
         ("/bin/false", "/bin/false exited with code 1 before it was ready"),
         ("/bin/ls", "/bin/ls exited with code 0 before it was ready; its last line: "),
-        // This program prints "y" for ever.
+        // This program prints "y" for ever, and never reports that it is ready.
         ("/usr/bin/yes", "/usr/bin/yes was not ready within workers.boot_timeout; its last line: "),
     ] {
         let output = supervisor.ctl(&["upgrade", "--program", program]);
@@ -147,21 +150,21 @@ fn a_program_whose_worker_cannot_boot_is_refused() {
     supervisor.stop();
 }
 
-/// The program had passed its preflight, and is the master when it fails.
+/// The new program has passed its preflight and is already the master when it fails.
 #[test]
 fn a_program_that_fails_later_is_rolled_back() {
     let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).log_to("app.log").serving(2);
     let old = supervisor.serving_pids();
     let load = Load::start(supervisor.address(), "/pid", 8, Mode::KeepAlive { think_ms: 1 });
     let files = supervisor.master().files();
-    // Its workers die after a while.
+    // The new program's workers die 300 ms after their start.
     supervisor.edit_settings(r#"boot = "ok""#, "boot = \"ok\"\nabort_after_ms = 300");
     assert_one_sentence(
         &supervisor.ctl(&["upgrade"]),
         1,
         &["rolled back: the new worker of slot ", "SIGABRT", "the old workers serve"],
     );
-    // The settings become unreadable once the program has passed its preflight.
+    // The settings become unreadable after the new program has passed its preflight.
     let spoils = format!("spoils = {:?}", supervisor.path("supervisor.toml"));
     supervisor.edit_settings("abort_after_ms = 300", &spoils);
     assert_one_sentence(
@@ -182,7 +185,7 @@ fn a_program_that_fails_later_is_rolled_back() {
     eventually("the master has as many descriptors as before", PATIENCE, || {
         (supervisor.master().files() == files).then_some(())
     });
-    // The old program keeps its old settings, although no file holds them any more.
+    // The old program keeps its old settings, although they are in no file any more.
     supervisor.signal_worker(old[0], Signal::SIGKILL);
     supervisor.wait_gone(old[0]);
     eventually("the killed worker is replaced", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
@@ -195,7 +198,7 @@ fn a_program_that_fails_later_is_rolled_back() {
     supervisor.stop();
 }
 
-/// A release is a folder, and a link names the one in use.
+/// Each release is a folder, and a link names the one in use. An upgrade must follow the link.
 #[test]
 fn an_upgrade_follows_a_moved_link() {
     let launch = Launch::misbehave();
@@ -219,7 +222,7 @@ fn an_upgrade_follows_a_moved_link() {
     let upgrade = |program: &[&str]| supervisor.ctl_of(&releases[1].join("service"), &[&["upgrade"], program].concat());
     assert_one_sentence(&upgrade(&[]), 0, &["serves with ", "current/service"]);
     assert_eq!(running(), releases[1].join("service"));
-    // A program that was named once is the program from then on.
+    // If an upgrade names a program, later upgrades use this program too.
     let other = supervisor.path("other");
     fs::copy(releases[1].join("service"), &other).expect("a copy of the program");
     assert_one_sentence(&upgrade(&["--program", "other"]), 0, &["other"]);
@@ -228,7 +231,7 @@ fn an_upgrade_follows_a_moved_link() {
     supervisor.stop();
 }
 
-/// Neither a program that hangs in its preflight nor one on trial delays a TERM.
+/// A TERM is obeyed at once, both while a new program hangs in its preflight and while it is on trial.
 #[test]
 fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     let mut supervisor =
@@ -238,7 +241,7 @@ fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     caller.write_all(b"{\"version\":1,\"command\":{\"upgrade\":{\"program\":null}}}\n").expect("a line");
     let hears = supervisor.wait_log("upgrade_started", 1, PATIENCE);
     assert_eq!(supervisor.status()["state"], "upgrading", "{hears:?}");
-    // A second upgrade command is answered; a signal waits for its turn.
+    // A second upgrade command gets an answer at once; a second upgrade signal is kept until the first upgrade is over.
     assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 1, &["another upgrade is under way"]);
     supervisor.signal(Signal::SIGUSR2);
     supervisor.wait_log("upgrade_queued", 1, PATIENCE);
@@ -247,7 +250,7 @@ fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     let (took, stall) = (asked.elapsed(), canary.longest());
-    // One second of it is the time for the last accepts.
+    // The limit includes one second for the last accepts.
     assert!(took < Duration::from_secs(4) + 4 * stall, "{took:?}, machine {stall:?}");
     assert_eq!(supervisor.leftovers(), [], "the preflight is gone too");
     let mut answer = String::new();
@@ -272,7 +275,7 @@ fn an_upgrade_keeps_every_kind_of_socket() {
         .map(|address| Load::start(*address, "/debug/connections", 4, Mode::PerRequest { think_ms: 1 }))
         .collect();
     for round in 2..5 {
-        // A client that comes meanwhile waits in the queue.
+        // This client connects before the upgrade and sends its request after it. Meanwhile it waits in the queue.
         let mut early = UnixStream::connect(&socket).expect("it listens");
         assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 0, &[&format!("generation {round} serves")]);
         early.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");

@@ -1,4 +1,5 @@
-//! Promise: an upgraded connection belongs to the app until it ends or the grace of a drain ends.
+//! Promise: a connection that was upgraded to another protocol belongs to the app until it ends, or until the grace of
+//! a drain ends.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ fn launch() -> Launch {
     Launch::misbehave().set("workers.count", "1").set("workers.graceful_timeout", r#""2s""#)
 }
 
-/// Sends the bytes and reads the head of the 101.
+/// Sends the bytes, which ask for an upgrade, and reads the head of the 101 answer.
 fn upgrade(supervisor: &Supervisor, bytes: &str) -> Connection {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(bytes.as_bytes()).expect("sent");
@@ -35,7 +36,8 @@ fn an_upgraded_connection_passes_all_bytes_and_has_no_time_limit() {
         .set("http.header_timeout", r#""300ms""#)
         .set("http.limit_request_body", "100")
         .serving(1);
-    // Bytes that the client sends together with its request belong to the new protocol, whatever they look like.
+    // Bytes that the client sends together with its request belong to the new protocol, even if they look like a
+    // request.
     let mut connection = upgrade(&supervisor, &format!("{ASK}GET / HTTP/9.9\n\0"));
     assert_eq!(connection.read(16).expect("echoed"), b"GET / HTTP/9.9\n\0");
     echoes(&mut connection, b"\r\n\0not HTTP at all");
@@ -45,7 +47,7 @@ fn an_upgraded_connection_passes_all_bytes_and_has_no_time_limit() {
     assert_eq!(supervisor.status()["totals"]["refused"], 0);
     assert_eq!(supervisor.status()["workers"][0]["connections"], 1, "it counts as open");
     assert_eq!(supervisor.status()["workers"][0]["in_flight"], 0, "and not as a request");
-    // The app ends when the client does.
+    // The client ends its sending side. The app ends too, so the connection ends.
     connection.finish_sending();
     connection.wait_eof().expect("the end");
     eventually("it no longer counts", PATIENCE, || {
@@ -58,7 +60,7 @@ fn an_upgrade_that_the_app_does_not_grant_leaves_the_connection_as_it_was() {
     let supervisor = launch().serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let asks = "GET /pid HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
-    // The second request waits behind the first until it is known whether the connection is upgraded.
+    // The second request waits until the worker knows that the first does not upgrade the connection.
     connection.send(format!("{asks}{asks}").as_bytes()).expect("sent");
     for _ in 0..2 {
         assert_eq!(connection.answer().expect("an answer").status, 200);
@@ -73,7 +75,7 @@ fn a_drain_informs_the_app_and_waits_for_the_client_to_close() {
     echoes(&mut connection, b"hello");
     let begun = now();
     supervisor.signal(Signal::SIGTERM);
-    // The app says goodbye as soon as WorkerContext::draining() completes.
+    // The app sends "draining" as soon as WorkerContext::draining() completes.
     assert_eq!(connection.read(8).expect("a goodbye"), b"draining");
     connection.finish_sending();
     connection.wait_eof().expect("a clean end");
@@ -87,7 +89,7 @@ fn the_end_of_the_grace_cuts_an_upgraded_connection() {
     let mut connection = upgrade(&supervisor, ASK);
     supervisor.signal(Signal::SIGTERM);
     supervisor.wait_log("stopping", 1, PATIENCE);
-    // The connection is served until then.
+    // Until `graceful_timeout` ends, the connection is still served.
     echoes(&mut connection, b"still here");
     assert_eq!(supervisor.wait_exit(PATIENCE), 0, "graceful_timeout ends it");
     assert!(connection.read(1).is_err(), "the stream is cut");

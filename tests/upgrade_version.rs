@@ -1,7 +1,7 @@
 //! Promise: an upgrade to another version and back loses no request and no count. A program that cannot read the
-//! scoreboard is refused.
+//! scoreboard's layout is refused.
 //!
-//! The other version is this one with a few lines changed in a copy of the tree, built beside it: one more counter.
+//! The other version is built from a copy of this tree with a few lines changed, so that it has one more counter.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::common::{Launch, Load, Mode, Supervisor, get, metric, root};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const NEXT: &str = "0.0.1-next";
 
-/// The changes that make the next version: the file, the old text, the new text.
+/// The changes that turn this version into the next one. Each has a file, the old text and the new text.
 const CHANGES: [(&str, &str, &str); 7] = [
     ("Cargo.toml", concat!("version = \"", env!("CARGO_PKG_VERSION"), "\""), "version = \"0.0.1-next\""),
     ("service/Cargo.toml", "[[bin]]\nname = \"oxicorn\"", "[[bin]]\nname = \"oxicorn-next\""),
@@ -30,7 +30,7 @@ const CHANGES: [(&str, &str, &str); 7] = [
         "    pub(crate) fn responded(&self, status: http::StatusCode) {\n",
         "    pub(crate) fn responded(&self, status: http::StatusCode) {\n        self.add(word::NEXT, 1);\n",
     ),
-    // On demand the next version treats the running service's layout as unknown.
+    // If NEXT_LAYOUT is set, the next version believes that it does not know the running service's layout.
     (
         "src/scoreboard.rs",
         "match u64::from_ne_bytes(first) {\n",
@@ -78,7 +78,7 @@ fn build_next() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_oxicorn")).with_file_name("oxicorn-next")
 }
 
-/// Reads a counter on the metrics page.
+/// Returns the value of a counter on the metrics page.
 fn counter(supervisor: &Supervisor, name: &str) -> Option<u64> {
     metric(&get(supervisor.address(), "/metrics").text(), name)
 }

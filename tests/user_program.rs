@@ -1,5 +1,5 @@
-//! Promise: a program built on the library goes by its own name, brings its own settings, arguments and tracing, and
-//! the log of oxicorn continues beside them.
+//! Promise: a program built on the library has its own name, settings, arguments and tracing, and oxicorn's log
+//! continues beside them.
 
 use std::fs;
 
@@ -125,7 +125,7 @@ fn a_subscriber_without_our_layer_is_warned_of_once_a_worker() {
     supervisor.stop();
 }
 
-/// The environment of the tests' programs has no RUST_LOG.
+/// RUST_LOG is not set in the environment of the tests' programs, so it plays no part here.
 #[test]
 fn a_subscriber_installed_in_main_does_not_silence_the_master() {
     let mut supervisor = embedder().env("EMBEDDER", "subscriber in main").start();

@@ -1,4 +1,5 @@
-//! Promise: a user's own service gets the same supervisor: boot, drain, recycle, its own table, its own end of life.
+//! Promise: a user's own service gets the same supervisor as the reference service: boot, drain, recycle, its own
+//! settings table, and a clean end.
 
 use std::{collections::BTreeSet, fs};
 
@@ -100,7 +101,7 @@ fn a_program_with_threads_before_run_is_refused() {
     assert!(text.contains("thread"), "{text}");
 }
 
-/// Users start from the examples, so each of them must start.
+/// Users begin their services from the examples, so each example must start, answer and stop.
 #[test]
 fn every_example_boots_answers_and_stops() {
     let folder = root().join("examples");

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::common::{Launch, PATIENCE, Signal, Supervisor, assert_told, eventually, get, text};
 
-/// Every command that asks a service, or reads the settings.
+/// Every command that asks a service or reads the settings.
 const COMMANDS: &[&[&str]] = &[
     &["status"],
     &["scale", "3"],
@@ -24,11 +24,11 @@ const COMMANDS: &[&[&str]] = &[
     &["migrate"],
     &["run"],
 ];
-/// The commands that must not reach a service that is not meant.
+/// The commands that must never reach another service than the intended one.
 const ACTS: &[&[&str]] =
     &[&["scale", "3"], &["reload"], &["upgrade"], &["stop"], &["status"], &["config", "--running"]];
 
-/// Launches a service whose control socket is where `auto` puts it.
+/// Launches a service whose control socket is in the place that `control.socket = "auto"` chooses.
 fn with_auto() -> Launch {
     Launch::new().unset("control.socket")
 }
@@ -60,7 +60,7 @@ fn a_settings_file_that_cannot_be_read_is_an_error_of_every_command() {
         let named = victim.ctl(&[command, &["-c", "/no/such/supervisor.toml"][..]].concat());
         assert_told(&named, 2, "/no/such/supervisor.toml cannot be read");
         assert_told(&victim.ctl_in(command, &[("OXICORN_CONFIG", missing)]), 2, "cannot be read");
-        // A folder is not a settings file either.
+        // A path to a folder must be refused too, because a folder is not a settings file.
         assert_told(&victim.ctl(&[command, &["-c", "/tmp"][..]].concat()), 2, "/tmp cannot be read");
     }
     let socket = place.join("oxicorn.sock");
@@ -98,7 +98,7 @@ socket = "control.sock"
     assert_told(&own.ctl_in(&["stop"], &by_name), 1, "no running service named another uses");
     assert_told(&own.ctl_in(&["stop", "--name", "another"], &runtime), 1, "no running service named another answers");
 
-    // Its own service is gone, so the command has nothing to stop.
+    // After this stop, the command has no service of its own. It must not stop the other one instead.
     own.stop();
     for broken in [format!("{socket}[workers]\ncount = = 4\n"), "[workers]\ncount = = 4\n".to_owned()] {
         fs::write(own.path("supervisor.toml"), &broken).expect("our own file");
@@ -134,7 +134,8 @@ fn a_command_that_names_the_file_of_another_service_does_nothing() {
         let flag = ["-c", theirs.to_str().expect("UTF-8")];
         assert_told(&victim.ctl_elsewhere(Path::new("/"), &[command, &flag[..]].concat(), &runtime), 1, &told);
     }
-    // The master itself refuses a request of another file's client on its socket.
+    // The settings file names the other service's socket. The master on that socket refuses the request, because the
+    // client means another settings file.
     fs::write(&theirs, format!("[control]\nsocket = {socket:?}\n")).expect("our own file");
     let refused = victim.ctl_elsewhere(elsewhere.path(), &["stop"], &runtime);
     assert_told(
@@ -147,7 +148,8 @@ fn a_command_that_names_the_file_of_another_service_does_nothing() {
     assert!(checked.status.success() && !text(&checked).contains("reload"), "{}", text(&checked));
     assert_untouched(&mut victim);
 
-    // An explicit choice counts: the socket, the name, the file. A folder without a file excludes no service.
+    // An explicit choice of the socket, the name or the file counts. In a folder without a settings file, a command may
+    // reach any service.
     let flag = ["--socket", socket.to_str().expect("UTF-8")];
     let pid = format!("pid {}", victim.pid());
     assert_told(&victim.ctl_elsewhere(elsewhere.path(), &["status", flag[0], flag[1]], &[]), 0, &pid);
@@ -194,7 +196,7 @@ fn two_services_with_one_name_run_side_by_side() {
             assert_told(&output, 2, &format!("({pid}, {}, ", supervisor.address()));
         }
     }
-    // Two paths to the same service are not ambiguous.
+    // Two different paths lead to the same service, so the choice is not ambiguous.
     let link = first.path("link");
     symlink(place.path(), &link).expect("a link in our own folder");
     let twice = [("RUNTIME_DIRECTORY", place.path()), ("XDG_RUNTIME_DIR", link.as_path())];
@@ -207,7 +209,7 @@ fn two_services_with_one_name_run_side_by_side() {
     let mut third = launch().serving(2);
     assert_told(&first.ctl_in(&["stop"], &runtime), 0, &format!("(pid {}", first.pid()));
     assert_eq!(first.wait_exit(PATIENCE), 0);
-    // Only one service is left, so the name of its socket does not matter.
+    // Only one service is left, so the command finds it although its socket has another name.
     assert_told(&third.ctl_elsewhere(Path::new("/"), &["status"], &runtime), 0, &format!("pid {}", third.pid()));
     third.stop();
     assert_eq!(fs::read_dir(place.path()).expect("our own folder").count(), 0, "a socket was not removed");
@@ -220,7 +222,7 @@ fn assert_untouched_in(supervisor: &mut Supervisor, environment: &[(&str, &Path)
     assert_told(&status, 0, "running  2 of 2 workers serve");
 }
 
-/// Starts without any settings file in a folder of its own, as a user tries a program out.
+/// Starts a service without a settings file in a new folder, as a user does who tries the program.
 fn without_a_file(place: &Path) -> Supervisor {
     let launch = in_place(Launch::new(), place).through(&["sh", "-c", "cd sub && exec \"$@\"", "sh"]);
     fs::create_dir(launch.path("sub")).expect("a folder of our own");
@@ -240,7 +242,8 @@ fn without_a_settings_file_a_service_is_known_by_its_folder() {
     let stopped = in_folder(&second, &["stop"]);
     assert_told(&stopped, 0, &format!("oxicorn (pid {pid}, {}, in {}): stopped", second.address(), sub.display()));
     assert_eq!(second.wait_exit(PATIENCE), 0);
-    // A file that is put into its folder later belongs to the service; a file of another folder does not.
+    // A settings file that is later put into the service's folder belongs to this service. A file in another folder
+    // does not.
     fs::write(first.path("sub/supervisor.toml"), "").expect("our own file");
     assert_told(&in_folder(&first, &["status"]), 0, &format!("pid {}", first.pid()));
     fs::write(sub.join("supervisor.toml"), "").expect("our own file");
@@ -286,7 +289,7 @@ fn a_control_socket_that_disappears_is_made_again() {
     fs::remove_dir_all(&place).expect("our own folder");
     assert!(!asked(&supervisor));
     fs::create_dir(&place).expect("a folder of our own");
-    // The master makes it again by itself after a while, and at once with a reload.
+    // The master makes the socket again by itself after a while, and at once at a reload.
     eventually("the socket is made again", PATIENCE, || asked(&supervisor).then_some(()));
     fs::remove_file(place.join("oxicorn.sock")).expect("it was made again");
     supervisor.signal(Signal::SIGHUP);
@@ -312,14 +315,15 @@ fn a_unit_whose_runtime_directory_has_another_name_is_found() {
     let file = supervisor.path("supervisor.toml");
     let by_file = ["status", "-c", file.to_str().expect("UTF-8")];
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 0, &pid);
-    // In a folder that others can write to, a socket may belong to another user.
+    // When other users can write to the folder, a socket in it may belong to one of them, so the command does not use
+    // it.
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).expect("our own folder");
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 1, "no running service");
     supervisor.stop();
 }
 
-/// Cron, sudo or a hook asks a service that was started from a login, without the login's variables; and the login's
-/// folder is removed at the logout.
+/// The service was started from a login, whose folder is removed at the logout. Cron, sudo or a hook must find the
+/// service without the login's variables.
 #[test]
 fn a_users_service_is_found_without_the_login_and_by_root() {
     const UID: u32 = 54_321;
@@ -348,8 +352,8 @@ fn a_users_service_is_found_without_the_login_and_by_root() {
         &pid,
     );
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &["status", "--name", "lonely"], &[]), 0, &pid);
-    // A folder that does not belong to its user alone is not searched. The master is stopped, because it would look for
-    // another folder.
+    // A folder is searched only if it belongs to its user alone. The master is stopped meanwhile, because it would look
+    // for another folder.
     supervisor.signal(Signal::SIGSTOP);
     for (mode, owner) in [(0o777, UID), (0o750, UID), (0o700, UID + 1)] {
         fs::set_permissions(&private, fs::Permissions::from_mode(mode)).expect("we are root");
@@ -360,13 +364,13 @@ fn a_users_service_is_found_without_the_login_and_by_root() {
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).expect("we are root");
     chown(&private, Some(UID), Some(UID)).expect("we are root");
     supervisor.signal(Signal::SIGCONT);
-    // The cleaner of /tmp removes folder and file; the master makes both again.
+    // A cleaner of /tmp removes the folder and the socket in it. The master must make both again.
     fs::remove_dir_all(&private).expect("we are root");
     eventually("the folder is made again", PATIENCE, || {
         supervisor.ctl_elsewhere(&here, &["status"], &[]).status.success().then_some(())
     });
     assert_eq!(get(supervisor.address(), "/health").status, 200);
     supervisor.stop();
-    // This removes the folder only if it is empty and belongs to this test.
+    // If this fails, the folder is not empty or belongs to another program, and it stays.
     let _ = fs::remove_dir(&private);
 }

@@ -1,5 +1,5 @@
-//! Promise: no action of an operator and no hang costs a request; a SIGKILL costs only what its victim had accepted.
-//! The long form of this proof is `make chaos`.
+//! Promise: a request is never lost because of an operator's action or a hanging worker. A SIGKILL costs only the
+//! requests that the killed worker had accepted. `make chaos` runs the long form of this proof.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -9,7 +9,7 @@ use std::{
 use crate::chaos::{Bind, Manner, Plan, Report, Swarm, Target, change_visibly, nginx};
 use crate::common::{Launch, PATIENCE, Signal, events, eventually, get, now, observe_for};
 
-/// These tests measure waits, so they run one at a time.
+/// Makes the tests of this file run one at a time, because they measure waits.
 fn alone() -> MutexGuard<'static, ()> {
     static MACHINE: Mutex<()> = Mutex::new(());
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -21,7 +21,8 @@ fn assert_kept(report: &Report) {
     let broken = report.broken();
     assert!(broken.is_empty(), "{}\n{}", broken.join("\n"), report.leads());
     for (name, times) in report.deeds() {
-        // Signals of a kind that arrive while one is under way count as one more.
+        // If several signals of one kind arrive while an action is under way, they cause only one more. So the count
+        // may be lower than the number of signals.
         let least = if name.ends_with("took over") { 1 } else { 2 };
         assert!(times >= least, "{name} was done {times} times");
     }
@@ -70,7 +71,7 @@ fn kills_lose_only_what_the_killed_workers_had_accepted() {
     assert_kept(&Plan::with_kills(Bind::Own, Duration::from_secs(4), 15).run(Launch::new()));
 }
 
-/// Ten reloads, one a second, while clients ask without a pause.
+/// Does ten reloads, one a second, while clients ask without a pause.
 fn ten_reloads(manner: Manner) {
     let _alone = alone();
     let mut supervisor = Launch::new().set("http.metrics_path", r#""/metrics-0""#).serving(2);
@@ -114,7 +115,7 @@ fn ten_reloads_under_a_connection_per_request_lose_nothing() {
     ten_reloads(Manner::PerRequest { clients: 16 });
 }
 
-/// A client that cannot see a loss proves nothing.
+/// Proves that these clients can see a loss: during a reload of nginx, they see some.
 #[test]
 fn the_same_clients_see_the_losses_of_an_nginx_reload() {
     let _alone = alone();
