@@ -1,6 +1,6 @@
-//! The proof of zero loss: clients that never retry, a storm over the service they use, and the result.
+//! The proof that no request is lost: clients that never retry, a storm over the service that they use, and the result.
 //!
-//! Owns: one run from start to verdict. `tests/zero_loss.rs` runs short ones, `make chaos` long ones.
+//! Owns: one run from the start to the verdict. `tests/zero_loss.rs` does short runs, `make chaos` long ones.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each program that proves something uses a part")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
@@ -21,7 +21,7 @@ pub use swarm::{Manner, Outcome, Swarm, Target};
 
 use crate::common::{Canary, Failure, Launch, PATIENCE, Supervisor, events, now};
 
-/// The sockets of the service under the storm.
+/// The kinds of socket on which the service can listen during the storm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bind {
     /// One SO_REUSEPORT listener for each worker.
@@ -29,7 +29,7 @@ pub enum Bind {
     /// One TCP listener that all workers share.
     Shared,
     Unix,
-    /// `[::]`, asked over IPv4 and IPv6 in turn.
+    /// One socket on `[::]`, which the clients reach over IPv4 and IPv6 in turn.
     Dual,
 }
 
@@ -64,23 +64,23 @@ impl Bind {
     }
 }
 
-/// The plan of one run.
+/// Everything that is decided before a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub bind: Bind,
     pub deck: Vec<Deed>,
     pub manners: Vec<Manner>,
     pub workers: usize,
-    /// Each worker is recycled after about this many requests.
+    /// The number of requests (roughly) after which a worker is recycled.
     pub max_requests: u64,
     pub length: Duration,
-    /// The mean time from one deed to the next.
+    /// The mean time between two deeds of the storm.
     pub pace: Duration,
     pub seed: u64,
 }
 
 impl Plan {
-    /// Plans every deed that must not cost a request, with every kind of client.
+    /// Returns a plan with every deed that must not cost a request, and with every kind of client.
     pub fn without_kills(bind: Bind, length: Duration, seed: u64) -> Self {
         Self {
             bind,
@@ -106,7 +106,7 @@ impl Plan {
         plan
     }
 
-    /// Runs the plan from the first fork to the last exit.
+    /// Starts the service, carries out the plan, and stops the service again. Returns the report.
     pub fn run(&self, launch: Launch) -> Report {
         let launch = self.bind.launch(launch);
         let mut supervisor = launch
@@ -120,8 +120,8 @@ impl Plan {
         let swarm = Swarm::start(self.bind.target(&supervisor), "/debug/connections", &self.manners, self.seed);
         let storm = Storm::new(&supervisor, &swarm, self.workers, self.seed);
         let record = storm.rage(&self.deck, self.length, self.pace);
-        // On a busy machine the service does late what it was asked to do, so the load continues until it has done
-        // it. Kills undo that work again and again.
+        // On a busy machine the service reloads and upgrades late, so the load continues until it has done both. With
+        // kills this might never end, because each kill can undo a reload or an upgrade.
         if !self.deck.contains(&Deed::Kill) {
             for event in [events::RELOADED, events::UPGRADED] {
                 supervisor.wait_log(event, 1, PATIENCE);
@@ -153,7 +153,7 @@ impl Report {
         self.outcome.requests()
     }
 
-    /// Returns one sentence for each broken promise; no sentence when all held.
+    /// Returns one sentence for each broken promise, so nothing if all were kept.
     pub fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let losses = self.outcome.losses();
@@ -189,7 +189,8 @@ impl Report {
         let mut never =
             vec![events::HUNG, events::KILLED, events::BOOT_FAILED, events::RELOAD_REFUSED, events::UPGRADE_REFUSED];
         if self.record.victims.is_empty() {
-            // A generation on trial fails when one of its workers is killed.
+            // With kills, a new generation may fail its trial because one of its workers is killed, so a rollback is
+            // allowed.
             never.extend([events::RELOAD_ROLLED_BACK, events::UPGRADE_ROLLED_BACK]);
         }
         for event in never {
@@ -209,7 +210,8 @@ impl Report {
         how && loss.pid.is_none_or(|pid| self.record.victims.iter().any(|victim| victim.pid == pid))
     }
 
-    /// A hung worker's own requests wait as long as the worker hangs.
+    /// Returns true if this wait is no fault: the worker of the request hung at that time, or the wait was short once
+    /// the machine's stall is allowed for.
     fn is_excused(&self, slow: &Slow) -> bool {
         let hangs = self.record.hangs.iter().chain(&self.outcome.blocks);
         let mut own = hangs.filter(|hang| Some(hang.pid) == slow.pid);
@@ -220,7 +222,7 @@ impl Report {
         crate::common::Log(self.log.clone()).count(event)
     }
 
-    /// Returns every deed of the plan and the recycles, with how often each was done.
+    /// Returns each deed of the plan, the recycles and the takeovers, each with the number of times that it happened.
     pub fn deeds(&self) -> Vec<(&'static str, usize)> {
         let mut done: Vec<_> = self.plan.deck.iter().map(|&deed| (deed.name(), self.record.count(deed))).collect();
         done.push(("recycle (max_requests)", self.logged(events::RECYCLE_REQUESTED)));
@@ -233,7 +235,7 @@ impl Report {
         &self.log
     }
 
-    /// Lists the deeds before the first losses: a reader starts to search there.
+    /// Lists the first losses, each with the last deeds before it, where a search for the cause should start.
     pub fn leads(&self) -> String {
         let mut text = String::new();
         for loss in self.outcome.losses().iter().take(5) {
@@ -288,7 +290,7 @@ impl Outcome {
     }
 }
 
-/// One line for each kind of client: how many requests, what was lost and how, how long they waited.
+/// Prints one line for each kind of client: the number of requests, the losses by class, and the waits.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const CLASSES: [&str; 6] = ["refused", "reset", "no answer", "cut", "status", "timeout"];

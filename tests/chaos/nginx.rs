@@ -1,6 +1,6 @@
-//! The control: nginx, whose reload is known to lose requests, with the same clients.
+//! A comparison with nginx, whose reload is known to lose requests: the same clients ask it.
 //!
-//! Owns: starting, reloading and ending nginx. A client that sees no loss here would see none anywhere.
+//! Owns: starting, reloading and ending nginx. Clients that see no loss here would not see one in oxicorn either.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::common::{PATIENCE, eventually, free_port, observe_for};
 
 const PROGRAM: &str = "nginx";
 
-/// Reloads nginx `times` times under load, once every `pace`.
+/// Starts nginx and reloads it `times` times under load, once every `pace`. Returns what its clients saw.
 pub fn reloaded(times: u32, pace: Duration, seed: u64) -> Outcome {
     let nginx = Nginx::start();
     let manners = [
@@ -86,7 +86,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its workers are in the same process group.
+        // Kills the whole process group, because nginx's workers belong to it too.
         let _ = killpg(self.master(), Signal::SIGKILL);
         let _ = self.child.wait();
     }

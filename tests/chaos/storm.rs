@@ -1,6 +1,7 @@
-//! What operators, faulty apps and accidents do to a service, in an order that a seed chooses.
+//! The storm: what operators, faulty apps and accidents do to a service, in an order that a seed determines.
 //!
-//! Owns: the deeds, their pace, and the record of their victims. Refuses: judging the result.
+//! Owns: the deeds, the pauses between them, and the record of what was done and which workers were killed. Refuses:
+//! the verdict on the result.
 
 use std::{
     fs,
@@ -12,24 +13,24 @@ use nix::{sys::signal::kill, unistd::Pid};
 use super::swarm::{Hang, Swarm};
 use crate::common::{PATIENCE, Process, Random, Signal, Supervisor, eventually, now, observe_for};
 
-/// One deed: one thing done to the service.
+/// One thing that the storm can do to the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// HUP, with a setting changed.
+    /// Changes a setting and sends HUP.
     Reload,
-    /// USR2: the same program replaces itself.
+    /// Sends USR2: the program replaces itself by a new copy.
     Upgrade,
-    /// TTIN.
+    /// Sends TTIN: one worker more.
     More,
-    /// TTOU.
+    /// Sends TTOU: one worker fewer.
     Fewer,
-    /// TERM to one worker: it drains and is replaced.
+    /// Sends TERM to one worker, which drains and is replaced.
     Drain,
-    /// SIGSTOP and, well before `workers.timeout`, SIGCONT.
+    /// Sends SIGSTOP to a worker, and SIGCONT well before `workers.timeout` is over.
     Freeze,
-    /// A handler that blocks its worker's thread.
+    /// Sends a request whose handler blocks its worker's thread.
     Block,
-    /// SIGKILL to a worker.
+    /// Sends SIGKILL to a worker.
     Kill,
 }
 
@@ -48,25 +49,25 @@ impl Deed {
     }
 }
 
-/// How long a hang lasts, in milliseconds; `workers.timeout` must be far longer.
+/// The range of a hang's length, in milliseconds. `workers.timeout` must be far longer.
 const HANG_MS: std::ops::RangeInclusive<u64> = 100..=700;
 
-/// A worker that was killed, and what it held at that moment.
+/// A worker that was killed, and the connections and requests that it had at that moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Victim {
     pub pid: u32,
-    /// Open, accepted connections: no more requests than these can be lost.
+    /// The open connections that it had accepted. No more requests than this can be lost.
     pub connections: u64,
     pub in_flight: u64,
 }
 
-/// The deeds that were done.
+/// What the storm has done.
 #[derive(Debug, Default)]
 pub struct Record {
     pub deeds: Vec<(Instant, Deed, Option<u32>)>,
     pub hangs: Vec<Hang>,
     pub victims: Vec<Victim>,
-    /// The number of workers that the signals add up to.
+    /// The number of workers that the service should have after all scale signals so far.
     pub target: usize,
 }
 
@@ -76,14 +77,15 @@ impl Record {
     }
 }
 
-/// The storm: takes deeds from a shuffled deck, so that each is done about equally often.
+/// Takes deeds from a shuffled deck, so that each deed is done about equally often.
 pub struct Storm<'a> {
     supervisor: &'a Supervisor,
     swarm: &'a Swarm,
     random: Random,
     record: Record,
     frozen: Option<u32>,
-    /// Only one worker hangs at a time; otherwise there would be moments in which no worker can answer.
+    /// When the present hang ends. Only one worker hangs at a time: otherwise there could be moments in which no worker
+    /// can answer.
     hangs_until: Instant,
 }
 
@@ -93,8 +95,8 @@ impl<'a> Storm<'a> {
         Self { supervisor, swarm, random: Random::new(seed), record, frozen: None, hangs_until: now() }
     }
 
-    /// Does deeds for `length`, one every `pace` on average; longer when the machine is so busy that a deed was done
-    /// only once.
+    /// Does deeds for the time `length`, one every `pace` on average. Continues after that if some deed was done less
+    /// than twice, which happens on a busy machine.
     pub fn rage(mut self, deck: &[Deed], length: Duration, pace: Duration) -> Record {
         let until = now() + length;
         let most = u64::try_from(2 * pace.as_millis()).expect("a pace in milliseconds");
@@ -126,7 +128,8 @@ impl<'a> Storm<'a> {
         deck
     }
 
-    /// Waits until the time, and ends a hang on the way.
+    /// Waits until the moment `until`. If a stopped worker's hang ends before, lets the worker continue at the right
+    /// time.
     fn wait(&mut self, until: Instant) {
         if self.frozen.is_some() && self.hangs_until <= until {
             observe_for(self.hangs_until.saturating_duration_since(now()));
@@ -178,7 +181,7 @@ impl<'a> Storm<'a> {
         Duration::from_millis(HANG_MS.start() + self.random.up_to(HANG_MS.end() - HANG_MS.start()))
     }
 
-    /// Signals a serving worker; returns `None` when it had already exited.
+    /// Sends a signal to a random serving worker and returns its pid. Returns `None` if the worker had already exited.
     fn hit(&mut self, signal: Signal) -> Option<u32> {
         let serving = self.supervisor.serving_pids();
         let choice = self.random.up_to((serving.len() as u64).checked_sub(1)?);
@@ -186,7 +189,8 @@ impl<'a> Storm<'a> {
         send(pid, signal).then_some(pid)
     }
 
-    /// Stops the worker before the kill: its accepted connections can then be counted, and it accepts no more.
+    /// Stops the worker before it kills it, so that it accepts no more connections and those that it has can be
+    /// counted.
     fn kill(&mut self) -> Option<u32> {
         let pid = self.hit(Signal::SIGSTOP)?;
         let from = now();
@@ -222,8 +226,8 @@ impl Drop for Storm<'_> {
     }
 }
 
-/// Writes settings that answer at another path than before. One rename puts them in place, because a queued reload may
-/// read the file at this moment.
+/// Changes the path of the metrics page in the settings file and returns the new path, which proves that the new
+/// settings are in effect. A rename replaces the file, because a queued reload may read it at this moment.
 pub fn change_visibly(supervisor: &Supervisor, round: usize) -> String {
     let file = supervisor.path("supervisor.toml");
     let text = fs::read_to_string(&file).expect("the settings the service was started with");
@@ -238,7 +242,7 @@ pub fn change_visibly(supervisor: &Supervisor, round: usize) -> String {
     path
 }
 
-/// Sends a signal; returns whether there was such a process.
+/// Sends a signal. Returns true if the process existed.
 fn send(pid: u32, signal: Signal) -> bool {
     kill(Pid::from_raw(pid.cast_signed()), signal).is_ok()
 }

@@ -1,7 +1,7 @@
-//! Many clients in one thread that never retry: each request ends in exactly one class.
+//! Many clients that run in one thread and never retry: each request ends in exactly one class.
 //!
-//! Owns: how clients behave, what became of their requests, and the stalls of their own thread. Refuses: judging a loss
-//! or a wait; the report does that.
+//! Owns: the behaviour of the clients, the fate of their requests, and the stalls of their own thread. Refuses: the
+//! verdict on a loss or a wait, which the report gives.
 
 use std::{
     io,
@@ -27,30 +27,31 @@ use tokio::{
 
 use crate::common::{Failure, Random, Tally, now};
 
-/// A request that takes longer has failed.
+/// The time limit for one request: a request that takes longer has failed.
 const TOO_LONG: Duration = Duration::from_secs(15);
 
-/// Longer waits are kept one by one, so that the report can explain them.
+/// A request that waits longer than this is recorded by itself, so that the report can explain it.
 pub const LONG_WAIT: Duration = Duration::from_millis(500);
 
-/// The addresses that the clients connect to.
+/// The address or addresses that the clients connect to.
 #[derive(Clone, Debug)]
 pub enum Target {
-    /// TCP addresses, taken in turn.
+    /// Several TCP addresses, which the clients use in turn.
     Tcp(Vec<SocketAddr>),
     Unix(PathBuf),
 }
 
-/// How some of the clients behave.
+/// One kind of client: how it behaves, and how many there are.
 #[derive(Clone, Copy, Debug)]
 pub enum Manner {
-    /// One connection each, used until the server says `Connection: close` or has closed it before the next request.
-    /// `think_ms` is the longest pause between two requests; with 0 the clients saturate the service.
+    /// Each client uses one connection until the server says `Connection: close` or has closed it before the next
+    /// request. `think_ms` is the longest pause between two requests; with 0 the clients saturate the service.
     KeepAlive { clients: u64, think_ms: u64 },
-    /// One connection for each request, and the next request as soon as the last one is answered.
+    /// Each client opens a new connection for each request, and sends the next request as soon as the last one is
+    /// answered.
     PerRequest { clients: u64 },
-    /// Open loop: connections come by the clock, whether or not the last was answered. Each is silent for up to
-    /// `silent_ms` before its first byte.
+    /// New connections come at a fixed rate, whether or not earlier requests were answered. Each client is silent for
+    /// up to `silent_ms` before its first byte.
     Arrivals { per_second: u64, silent_ms: u64 },
 }
 
@@ -71,7 +72,7 @@ impl Manner {
 pub struct Loss {
     pub failure: Failure,
     pub at: Instant,
-    /// The worker that had answered on this connection before.
+    /// The worker that had answered an earlier request on this connection, if there was one.
     pub pid: Option<u32>,
 }
 
@@ -80,12 +81,12 @@ pub struct Loss {
 pub struct Slow {
     pub from: Instant,
     pub to: Instant,
-    /// The part of the wait in which the client itself was silent.
+    /// The part of this time in which the client itself was silent.
     pub silent: Duration,
     pub pid: Option<u32>,
 }
 
-/// What became of the requests of one kind of client.
+/// The results of all requests of one kind of client.
 #[derive(Debug, Default)]
 pub struct Score {
     pub tally: Tally,
@@ -93,7 +94,7 @@ pub struct Score {
     pub slow: Vec<Slow>,
 }
 
-/// A time in which a worker stood still because the test made it.
+/// A period in which a worker stood still because the test stopped or blocked it.
 #[derive(Clone, Copy, Debug)]
 pub struct Hang {
     pub pid: u32,
@@ -110,7 +111,7 @@ struct Shared {
 
 type Block = tokio::task::JoinHandle<Result<Option<Hang>, Loss>>;
 
-/// The running clients.
+/// The clients while they run. `finish` ends them and returns the outcome.
 #[derive(Debug)]
 pub struct Swarm {
     target: Target,
@@ -119,13 +120,14 @@ pub struct Swarm {
     thread: Option<JoinHandle<Outcome>>,
 }
 
-/// The scores in the order of the manners, and what else is needed to judge them.
+/// The results of all kinds of client, in the order in which the kinds were given, and what a reader needs to judge
+/// them.
 #[derive(Debug)]
 pub struct Outcome {
     pub scores: Vec<(Manner, Score)>,
     /// The hangs that [`Swarm::block_a_worker`] caused.
     pub blocks: Vec<Hang>,
-    /// The swarm's own blocking requests that were lost.
+    /// The losses among the requests with which the swarm itself blocked workers.
     pub block_losses: Vec<Loss>,
     /// The longest time for which the clients' own thread stood still.
     pub stall: Duration,
@@ -142,19 +144,19 @@ impl Swarm {
         Self { target, shared, handle, thread: Some(thread) }
     }
 
-    /// Returns the number of requests answered with 200 so far.
+    /// Returns how many requests have been answered with 200 so far.
     pub fn answered(&self) -> u64 {
         self.shared.answered.load(Relaxed)
     }
 
-    /// Blocks the thread of the worker that takes the connection. The same connection asks for that worker's pid first;
-    /// a worker that then closes the connection is not blocked.
+    /// Blocks the thread of a worker for `ms` milliseconds. The worker is the one that takes the new connection; this
+    /// connection first asks for its pid. If the worker then closes the connection, it is not blocked.
     pub fn block_a_worker(&self, ms: u64) {
         let block = self.handle.spawn(block(self.target.clone(), ms));
         lock(&self.shared.blocks).push(block);
     }
 
-    /// Lets each client finish its present request.
+    /// Tells the clients to stop, lets each of them finish its present request, and returns the outcome.
     pub fn finish(mut self) -> Outcome {
         self.shared.finishing.store(true, Relaxed);
         let thread = self.thread.take().expect("finished once");
@@ -218,7 +220,8 @@ async fn block(target: Target, ms: u64) -> Result<Option<Hang>, Loss> {
     Ok(Some(Hang { pid, from, to: now() }))
 }
 
-/// Measures the stalls of the clients' own thread, because every measured wait contains them.
+/// Returns the longest time for which the clients' own thread stood still, because every measured wait contains such
+/// stalls.
 async fn watch_stalls(shared: Arc<Shared>) -> Duration {
     const NAP: Duration = Duration::from_millis(5);
     let mut longest = Duration::ZERO;
@@ -310,7 +313,8 @@ impl Client {
         self.note(from, silent, None, asked).await;
     }
 
-    /// Counts one request in its class. Returns the connection, and whether it must close.
+    /// Counts the request in its class. If it was answered, returns its connection and whether this connection must be
+    /// closed.
     async fn note(
         &self,
         from: Instant,
@@ -344,7 +348,7 @@ impl Client {
                     *score.tally.failures.entry(failure).or_default() += 1;
                     score.losses.push(Loss { failure, at, pid });
                 }
-                // Without this pause a refused client would spin.
+                // Without this pause, a client whose connection is refused would spin.
                 sleep(Duration::from_millis(5)).await;
                 None
             }
@@ -365,7 +369,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// One connection. It sends nothing twice.
+/// One connection, on which each request is sent at most once.
 struct Wire {
     stream: Box<dyn Stream>,
     unread: Vec<u8>,
@@ -396,7 +400,8 @@ impl Wire {
         Ok(Self { stream, unread: Vec::new(), pid: None })
     }
 
-    /// Whether the server has closed the connection already. A correct client checks this before it writes.
+    /// Returns true if the server has already closed the connection. A correct client checks this before it sends a
+    /// request.
     fn is_over(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
@@ -451,7 +456,8 @@ impl Wire {
     }
 }
 
-/// Returns the number behind `"pid":` without parsing the rest a hundred thousand times.
+/// Returns the number after `"pid":`. It does not parse the rest of the answer, because there are a hundred thousand
+/// answers.
 fn pid(body: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(body).ok()?;
     let (_, rest) = text.split_once("\"pid\":")?;
@@ -461,7 +467,7 @@ fn pid(body: &[u8]) -> Option<u32> {
 fn classify(error: &io::Error, begun: bool) -> Failure {
     match error.kind() {
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Failure::Refused,
-        // A unix socket says this when its queue is full.
+        // connect() on a unix socket fails with this error when the socket's queue is full.
         io::ErrorKind::WouldBlock => Failure::Refused,
         io::ErrorKind::TimedOut => Failure::Timeout,
         _ if begun => Failure::CutInResponse,

@@ -1,4 +1,4 @@
-//! A memory cgroup, in which the OOM killer kills a worker of a server.
+//! A cgroup with a memory limit, in which the kernel's OOM killer kills a worker of a server.
 
 use std::{
     fs,
@@ -8,11 +8,11 @@ use std::{
 
 use super::{PATIENCE, harness::eventually};
 
-/// A child of the test's own cgroup, removed at the end.
+/// A new cgroup below the test's own one. It is removed when this value is dropped.
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes a cgroup with this limit, in bytes.
+    /// Makes a cgroup with this memory limit, in bytes.
     pub fn make(limit: u64) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let membership = fs::read_to_string("/proc/self/cgroup").expect("/proc/self/cgroup");
@@ -30,13 +30,14 @@ impl Cgroup {
         fs::create_dir(&made.0).unwrap_or_else(|error| panic!("{}: {error}; {needs}", made.0.display()));
         let limited = fs::write(made.0.join(file), limit.to_string());
         limited.unwrap_or_else(|error| panic!("{}/{file}: {error}; {needs}", made.0.display()));
-        // Without this the kernel swaps for seconds before it kills. If there is no such file, there is no swap.
+        // Without a limit on swap, the kernel would swap for seconds before it kills. If this fails, there is no such
+        // file and so no swap.
         let _ =
             fs::write(made.0.join(swap), if swap == "memory.swap.max" { "0".to_owned() } else { limit.to_string() });
         made
     }
 
-    /// Returns the program that starts another one in this cgroup.
+    /// Returns a command that starts another program inside this cgroup.
     pub fn wrapper(&self) -> [String; 3] {
         let enter = format!("echo $$ > '{}/cgroup.procs' && \"$0\" \"$@\"; exit $?", self.0.display());
         ["sh".to_owned(), "-c".to_owned(), enter]

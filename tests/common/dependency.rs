@@ -1,4 +1,4 @@
-//! A dependency of a service beside its database, played by a thread of the test.
+//! A fake dependency of a service, beside its database: a thread of the test plays it.
 
 use std::{
     io::{Read, Write},
@@ -10,14 +10,14 @@ use std::{
     thread,
 };
 
-/// A dependency that counts the requests, reads something, and then answers with these bytes.
+/// A dependency that counts the requests, reads some bytes of each, and then sends a fixed answer.
 pub struct Dependency {
     pub address: SocketAddr,
     pub asked: Arc<AtomicU32>,
 }
 
 impl Dependency {
-    /// Starts it. Without an answer it keeps the connection open and stays silent.
+    /// Starts the dependency. If there is no answer, it keeps each connection open and sends nothing.
     pub fn start(answer: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let (address, asked) = (listener.local_addr().expect("bound"), Arc::new(AtomicU32::new(0)));

@@ -1,4 +1,4 @@
-//! The supervisor as a child process: its settings, its log, its signals, its end.
+//! The supervisor as a child process: its settings, its log, its signals and its end.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::{Connection, PATIENCE, assert_told_all, proc::Process};
 
-/// The names of the log's events and fields.
+/// The names of events and fields in the supervisor's log.
 pub mod events {
     pub const LISTENING: &str = "listening";
     pub const FORKED: &str = "worker_forked";
@@ -51,15 +51,17 @@ pub mod events {
     pub const LOGS_REOPENED: &str = "logs_reopened";
     pub const ACCESS_LINES_DROPPED: &str = "access_lines_dropped";
 
-    /// In `listening`: the address as it was bound.
+    /// A field of the event `listening`: the address that was bound.
     pub const ADDRESS_FIELD: &str = "address";
-    /// In `worker_drained`: requests or connections that were cut at the end of the graceful timeout.
+    /// A field of the event `worker_drained`: the number of requests or connections that were cut at the end of the
+    /// graceful timeout.
     pub const CUT_FIELD: &str = "cut";
-    /// In `scaled`: the number of workers that is wanted now.
+    /// A field of the event `scaled`: the number of workers that the service should now have.
     pub const TARGET_FIELD: &str = "target";
 }
 
-/// Polls until the probe returns something; panics with `what` when it does not within the time.
+/// Calls `probe` again and again until it returns a value, and returns that value. Panics with `what` if this takes
+/// longer than `within`.
 pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + within;
     loop {
@@ -71,12 +73,13 @@ pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Op
     }
 }
 
-/// Returns a port on which nothing listens now, for tests that must name it before they start.
+/// Returns a port on which nothing listens at the moment, for tests that must name a port before they start the
+/// service.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port").port()
 }
 
-/// Returns the value of `name=value` or `name="value"` in a line of the log.
+/// Returns the value of the field `name` in a log line, written as `name=value` or `name="value"`.
 pub fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = line;
     loop {
@@ -95,19 +98,19 @@ pub fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     }
 }
 
-/// Returns the value of a metric without labels on a page of metrics.
+/// Returns the value of a metric that has no labels, read from the text of a metrics page.
 pub fn metric(page: &str, name: &str) -> Option<u64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// Asserts that a service answers on this unix socket.
+/// Asserts that a service accepts on this unix socket and answers `/health` with 200.
 #[track_caller]
 pub fn assert_serves_unix(path: &Path) {
     let mut connection = Connection::open_unix(path).expect("the unix socket accepts");
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
 }
 
-/// The log as it is now.
+/// The whole text of the log at one moment.
 pub struct Log(pub String);
 
 impl Log {
@@ -119,7 +122,7 @@ impl Log {
         self.lines_of(event).count()
     }
 
-    /// Returns the pids that an event named, in the order of the log.
+    /// Returns the pid of each line of this event, in the order of the log.
     pub fn pids(&self, event: &str) -> Vec<u32> {
         self.lines_of(event).filter_map(|line| field(line, "pid")?.parse().ok()).collect()
     }
@@ -130,18 +133,18 @@ impl Log {
     }
 }
 
-/// The top of the repository. The tests' own package is a folder in it.
+/// Returns the root folder of the repository. The tests' own package is a folder in it.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the repository")
 }
 
-/// Returns the binary under test: the one that `OXICORN_TEST_BINARY` names (the Makefile gives the release build), or
-/// cargo's own of this profile.
+/// Returns the path of the binary under test: the one that `OXICORN_TEST_BINARY` names (the Makefile names the release
+/// build), otherwise the one that cargo has built in the tests' profile.
 pub fn binary() -> PathBuf {
     given_binary().unwrap_or_else(|| env!("CARGO_BIN_EXE_oxicorn").into())
 }
 
-/// Whether the binary under test has to keep what is promised of the release build.
+/// Returns true if the binary under test must keep the promises about time and memory that hold for the release build.
 pub fn is_release() -> bool {
     given_binary().is_some() || !cfg!(debug_assertions)
 }
@@ -150,12 +153,12 @@ fn given_binary() -> Option<PathBuf> {
     std::env::var_os("OXICORN_TEST_BINARY").map(PathBuf::from)
 }
 
-/// Builds an example (a program that embeds the library) in the profile of the tests, and returns its path.
+/// Builds the example `name`, a program that uses the library, in the profile of the tests. Returns its path.
 pub fn build_example(name: &str) -> PathBuf {
     build(name, if cfg!(debug_assertions) { "dev" } else { "release" })
 }
 
-/// Builds it as users run it, for tests that measure time or memory.
+/// Builds the example as users run it, in the release profile, for tests that measure time or memory.
 pub fn build_release_example(name: &str) -> PathBuf {
     build(name, "release")
 }
@@ -166,9 +169,9 @@ fn build(name: &str, profile: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--profile", profile, "--example", name]).current_dir(root());
     cargo.env("CARGO_TARGET_DIR", target);
-    // The variables that cargo sets for the package under test must not reach the next cargo. Build scripts that read
-    // them, such as ring's, would run again, and everything that depends on them would be compiled again, in every test
-    // run.
+    // Cargo sets variables for the package under test, which must not reach the cargo started here. Build scripts that
+    // read them, such as ring's, would run again in every test run, and everything that depends on them would be
+    // compiled again.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR" {
@@ -180,7 +183,7 @@ fn build(name: &str, profile: &str) -> PathBuf {
     target.join(if profile == "dev" { "debug" } else { profile }).join("examples").join(name)
 }
 
-/// A supervisor that is to be started: its program, settings, flags and environment.
+/// A supervisor that has not been started yet: its program, settings, flags and environment.
 pub struct Launch {
     program: PathBuf,
     wrapper: Vec<String>,
@@ -193,20 +196,20 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The binary with its reference service, two workers, a free port and the `/debug` routes.
+    /// Prepares the binary with its reference service: two workers, a free port and the `/debug` routes.
     pub fn new() -> Self {
         Self::of(binary()).set("service.sqlite_path", r#""{dir}/facts.db""#).set("service.debug", "true")
     }
 
-    /// The test program of `tests/programs/misbehave.rs`, a service of the user's own.
+    /// Prepares the test program `tests/programs/misbehave.rs`, whose settings choose its faults.
     pub fn misbehave() -> Self {
         Self::of(build_example("misbehave"))
     }
 
-    /// Any program that embeds the library.
+    /// Prepares any program that uses the library.
     pub fn of(program: PathBuf) -> Self {
         let dir = tempfile::Builder::new().prefix("oxicorn-test-").tempdir().expect("a temporary folder");
-        // Workers of another user must be able to pass through the folder.
+        // Workers that run as another user must be able to enter this folder.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod of our own folder");
         let launch = Self {
             program,
@@ -228,19 +231,20 @@ impl Launch {
             .env("RUNTIME_DIRECTORY", "{dir}")
     }
 
-    /// Sets one key, given as `section.key` and its value as TOML; `{dir}` is the temporary folder.
+    /// Sets one key: `key` is `section.key`, `toml` its value as TOML. In the value, `{dir}` stands for the temporary
+    /// folder.
     pub fn set(mut self, key: &str, toml: &str) -> Self {
         self.settings.insert(key.to_owned(), toml.to_owned());
         self
     }
 
-    /// Leaves a key at the supervisor's own default.
+    /// Removes a key from the settings, so that the supervisor uses its own default.
     pub fn unset(mut self, key: &str) -> Self {
         self.settings.remove(key);
         self
     }
 
-    /// Sets the complete settings file, instead of single keys.
+    /// Replaces the whole settings file by this text.
     pub fn raw(mut self, toml: &str) -> Self {
         self.raw_settings = Some(toml.to_owned());
         self
@@ -260,20 +264,20 @@ impl Launch {
         self
     }
 
-    /// Starts the program through another one, such as `unshare`.
+    /// Starts the program through a wrapper, such as `unshare`, which gets the program's command line.
     pub fn through(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    /// Starts it as on a kernel that refuses to steer. The wrapper replaces itself, so that it is the master and not
-    /// the master's parent.
+    /// Starts the program as on a kernel that refuses steering. The wrapper becomes the program by exec, so the started
+    /// process is the master itself and not its parent.
     pub fn without_steering(self) -> Self {
         let wrapper = build_example("no_steering");
         self.through(&[wrapper.to_str().expect("a path in UTF-8")])
     }
 
-    /// Lets the supervisor log to this file of the temporary folder; the harness reads it there.
+    /// Makes the supervisor log to this file in the temporary folder, where the harness reads it.
     pub fn log_to(mut self, name: &str) -> Self {
         self.log_file = Some(name.to_owned());
         self.set("log.file", &format!(r#""{{dir}}/{name}""#))
@@ -316,7 +320,7 @@ impl Launch {
         command
     }
 
-    /// Starts it and returns at once.
+    /// Starts the program and returns at once, before it listens.
     pub fn start(self) -> Supervisor {
         let create = |name: &str| File::create(self.path(name)).expect("a file in our own folder");
         let mut command = self.command(&self.arguments);
@@ -335,7 +339,7 @@ impl Launch {
         }
     }
 
-    /// Starts it, and waits until this many workers serve.
+    /// Starts the program and waits until this many workers serve.
     pub fn serving(self, workers: usize) -> Supervisor {
         let mut supervisor = self.start();
         supervisor.wait_listening();
@@ -343,12 +347,12 @@ impl Launch {
         supervisor
     }
 
-    /// Runs a command that should end by itself; returns exit code and both outputs.
+    /// Runs a command that should end by itself. Returns its exit code and its output.
     pub fn run(&self) -> Output {
         self.run_with(&[])
     }
 
-    /// Like [`run`](Self::run), with these additional arguments.
+    /// Does the same as [`run`](Self::run), with these additional arguments.
     pub fn run_with(&self, arguments: &[&str]) -> Output {
         let arguments: Vec<_> =
             self.arguments.iter().cloned().chain(arguments.iter().map(|&argument| argument.to_owned())).collect();
@@ -377,7 +381,8 @@ impl Launch {
     }
 }
 
-/// A running supervisor. Dropping it ends its whole process group; a failing test prints the end of its log.
+/// A running supervisor. When it is dropped, its whole process group is killed; if the test has failed, the end of its
+/// log is printed.
 pub struct Supervisor {
     program: PathBuf,
     child: Child,
@@ -393,7 +398,8 @@ impl Supervisor {
         self.dir.path().join(name)
     }
 
-    /// Returns the master. With a wrapper it is the wrapper's child, or what the wrapper became.
+    /// Returns the master process. If the program was started through a wrapper, this is the wrapper's child, or the
+    /// process that the wrapper became.
     pub fn master(&self) -> Process {
         Process(self.master.expect("the master's pid is known once wait_listening has returned"))
     }
@@ -406,12 +412,12 @@ impl Supervisor {
         Log(fs::read_to_string(&self.log).unwrap_or_default())
     }
 
-    /// Returns every bound address, in the order of the log.
+    /// Returns every address that was bound, in the order of the log.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
     }
 
-    /// Returns the first TCP address.
+    /// Returns the first TCP address that was bound.
     pub fn address(&self) -> SocketAddr {
         self.addresses
             .iter()
@@ -419,14 +425,14 @@ impl Supervisor {
             .unwrap_or_else(|| panic!("no TCP address among {:?}", self.addresses))
     }
 
-    /// Waits until all addresses of `server.bind` are in the log.
+    /// Waits until the log names every bound address, and remembers these addresses and the master's pid.
     pub fn wait_listening(&mut self) {
         eventually("the log names the address that is listened on", PATIENCE, || {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("the supervisor ended with {status} before it listened");
             }
             let log = self.log();
-            // All addresses are logged before the first fork.
+            // All addresses are in the log before the first fork, so the first fork shows that the list is complete.
             (log.count(events::FORKED) > 0).then_some(())?;
             self.addresses = log
                 .lines_of(events::LISTENING)
@@ -436,7 +442,7 @@ impl Supervisor {
             (!self.addresses.is_empty()).then_some(())
         });
         if self.master.is_none() {
-            // Some wrappers become the program, others start it.
+            // Some wrappers become the program by exec; others start it as a child.
             let group = Process(self.group);
             let became = group.comm().starts_with("oxicorn");
             let master = if became { group } else { *group.children().first().expect("the wrapper has a child") };
@@ -444,12 +450,12 @@ impl Supervisor {
         }
     }
 
-    /// Returns the living workers, including those that drain.
+    /// Returns the pids of the living workers, including those that drain.
     pub fn worker_pids(&self) -> Vec<u32> {
         self.master().children().into_iter().filter(|child| child.is_alive()).map(|child| child.0).collect()
     }
 
-    /// Returns the workers that live, serve, and were not asked to drain.
+    /// Returns the pids of the workers that live, serve, and were not asked to drain.
     pub fn serving_pids(&self) -> Vec<u32> {
         let log = self.log();
         let (serving, draining) = (log.pids(events::SERVING), log.pids(events::DRAINING));
@@ -464,14 +470,14 @@ impl Supervisor {
         })
     }
 
-    /// Waits until at least this many workers serve: replacements under way may make it more for a moment.
+    /// Waits until at least this many workers serve. There may be more for a moment, while workers are being replaced.
     pub fn wait_serving_at_least(&self, workers: usize) {
         eventually(&format!("at least {workers} workers serve"), PATIENCE, || {
             (self.serving_pids().len() >= workers).then_some(())
         });
     }
 
-    /// Waits until the log holds `times` lines of an event, and returns them.
+    /// Waits until the log has at least `times` lines of this event, and returns all of them.
     pub fn wait_log(&self, event: &str, times: usize, within: Duration) -> Vec<String> {
         eventually(&format!("{times} log lines of event={event}"), within, || {
             let log = self.log();
@@ -480,7 +486,7 @@ impl Supervisor {
         })
     }
 
-    /// Waits until the master has reaped this worker.
+    /// Waits until the worker has ended and the master has reaped it.
     pub fn wait_gone(&self, pid: u32) {
         eventually(&format!("process {pid} is gone"), PATIENCE, || Process(pid).state().is_none().then_some(()));
     }
@@ -489,7 +495,7 @@ impl Supervisor {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).expect("the master can be signalled");
     }
 
-    /// Signals the program that started the master, if the test did not start the master itself.
+    /// Signals the process that the test itself started: the master, or the wrapper that started the master.
     pub fn signal_group_leader(&self, signal: Signal) {
         kill(Pid::from_raw(self.group.cast_signed()), signal).expect("the leader can be signalled");
     }
@@ -502,7 +508,7 @@ impl Supervisor {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Waits until the master has exited; returns its exit code.
+    /// Waits until the master has exited, and returns its exit code.
     pub fn wait_exit(&mut self, within: Duration) -> i32 {
         let status = eventually("the supervisor exits", within, || {
             self.child.try_wait().expect("our own child can be waited for")
@@ -510,8 +516,8 @@ impl Supervisor {
         status.code().unwrap_or_else(|| panic!("the master died: {status}"))
     }
 
-    /// Runs a command of its own program beside this service, with the service's settings. Exit code 124 means that the
-    /// command did not end.
+    /// Runs a command of the service's own program in the service's folder, with its settings. Exit code 124 means that
+    /// the command did not end in time.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
         self.ctl_in(arguments, &[])
     }
@@ -520,7 +526,7 @@ impl Supervisor {
         self.run_ctl(&self.program, arguments, environment)
     }
 
-    /// Like [`ctl`](Self::ctl), with another program, because the service's own program may be gone.
+    /// Does the same as [`ctl`](Self::ctl) with the given program, because the service's own program may be gone.
     pub fn ctl_of(&self, program: &Path, arguments: &[&str]) -> Output {
         self.run_ctl(program, arguments, &[])
     }
@@ -544,13 +550,15 @@ impl Supervisor {
         command
     }
 
-    /// Runs a command of its own program in another folder, with this environment and no other.
+    /// Runs a command of the service's own program in another folder. The command gets this environment and no other
+    /// variables than PATH.
     pub fn ctl_elsewhere(&self, folder: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
         let mut command = self.ctl_command(&self.program, arguments, environment);
         command.current_dir(folder).output().expect("timeout(1) can be run")
     }
 
-    /// Returns `status --json`, which must never fail; its exit code 1 means that not all workers serve.
+    /// Returns the output of `status --json`, which must not fail. Its exit code 1 is allowed: it only means that not
+    /// all workers serve.
     #[track_caller]
     pub fn status(&self) -> serde_json::Value {
         let output = self.ctl(&["status", "--json"]);
@@ -564,13 +572,13 @@ impl Supervisor {
         self.status()["generation"].as_u64().expect("a number")
     }
 
-    /// Returns one of the counts since the service's start, such as `requests` or `refused`.
+    /// Returns a count since the start of the service, such as `requests` or `refused`.
     #[track_caller]
     pub fn total(&self, name: &str) -> u64 {
         self.status()["totals"][name].as_u64().unwrap_or_else(|| panic!("totals.{name}"))
     }
 
-    /// Replaces a text of the settings file that must be there.
+    /// Replaces the text `from` in the settings file, which must contain it, by `to`.
     #[track_caller]
     pub fn edit_settings(&self, from: &str, to: &str) {
         let path = self.path("supervisor.toml");
@@ -579,26 +587,26 @@ impl Supervisor {
         fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
     }
 
-    /// Runs a command by the control socket, for tests whose settings file does not say where that is.
+    /// Runs a command with the path of the control socket, for tests whose settings file does not name the socket.
     pub fn ctl_by_socket(&self, words: &[&str]) -> Output {
         let socket = self.path("control.sock");
         self.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())
     }
 
-    /// Runs `reload`; asserts its exit code and that its output holds every fragment.
+    /// Runs `reload`. Asserts its exit code, and that its output contains every fragment.
     #[track_caller]
     pub fn assert_reload(&self, code: i32, fragments: &[&str]) {
         assert_told_all(&self.ctl(&["reload"]), code, fragments);
     }
 
-    /// Asks for a graceful stop and asserts exit code 0.
+    /// Stops the service gracefully. Asserts exit code 0 and that no process is left.
     pub fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
         assert_eq!(self.wait_exit(PATIENCE), 0, "a stop that was asked for exits with 0");
         assert_eq!(self.leftovers(), [], "no process outlives a stop");
     }
 
-    /// Returns the living processes of the supervisor's process group.
+    /// Returns the processes of the supervisor's process group that still live.
     pub fn leftovers(&self) -> Vec<Process> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
         entries
@@ -628,7 +636,8 @@ impl Drop for Supervisor {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        // Stopped workers and orphans of a killed master get this signal too; an empty group answers ESRCH.
+        // Stopped workers and orphans of a killed master get this signal too. If it fails, the group is already empty
+        // (ESRCH).
         let _ = killpg(group, Signal::SIGKILL);
         let _ = self.child.wait();
     }

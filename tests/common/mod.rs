@@ -1,7 +1,8 @@
-//! What every black-box test shares: the supervisor as a child process, a client that never retries, and `/proc`.
+//! The parts that all black-box tests share: the supervisor as a child process, a client that never retries, and
+//! `/proc`.
 //!
-//! Owns: starting, watching and ending the real binary, and the database beside it. Refuses: anything from inside the
-//! crate; no test imports `oxicorn`.
+//! Owns: starting, watching and ending the real binary, and the database beside it. Refuses: access to anything inside
+//! the crate; no test imports `oxicorn`.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "the programs of the tests use a part each")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
@@ -33,7 +34,7 @@ pub use oxicorn_testkit::{
 };
 pub use proc::Process;
 
-/// Lets time pass, for tests that measure a stretch of time. Never use it to wait for something to happen.
+/// Sleeps for tests that measure what happens during a period. To wait until something happens, use `eventually`.
 pub fn observe_for(window: std::time::Duration) {
     std::thread::sleep(window);
 }

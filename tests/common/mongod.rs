@@ -1,4 +1,4 @@
-//! A real MongoDB server for one test: on a free port, in a temporary folder, ended with the test.
+//! A real MongoDB server for one test. It uses a free port and a temporary folder, and ends with the test.
 
 use std::{
     fs,
@@ -51,7 +51,7 @@ impl Mongod {
         self.child.wait().expect("our own child can be waited for");
     }
 
-    /// Starts it again after a [`kill`](Self::kill), on the same port and with the same data.
+    /// Starts the server again after a [`kill`](Self::kill), on the same port and with the same data.
     pub fn start_again(&mut self) {
         self.child = spawn(self.port, self.dir.path());
         self.wait_listening();
@@ -71,7 +71,7 @@ impl Mongod {
 fn spawn(port: u16, dir: &Path) -> Child {
     let program = root().join("target/mongod/fiftyone/db/bin/mongod");
     assert!(program.is_file(), "there is no {}: run `make needs`", program.display());
-    // It must not outlive a test that is killed.
+    // setpriv makes the kernel kill the server when the test dies, so it cannot outlive a test that is killed.
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .arg(program)

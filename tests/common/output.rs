@@ -1,4 +1,4 @@
-//! Returns the output of a command: stdout, then stderr.
+//! The output of a command as text, and assertions about it.
 
 use std::process::Output;
 
@@ -6,13 +6,13 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Asserts that the command ended with this code, and that its output holds this text.
+/// Asserts that the command ended with this exit code and that its output contains this text.
 #[track_caller]
 pub fn assert_told(output: &Output, code: i32, told: &str) {
     assert_told_all(output, code, &[told]);
 }
 
-/// Asserts that the command ended with this code, and that its output holds every fragment.
+/// Asserts that the command ended with this exit code and that its output contains every fragment.
 #[track_caller]
 pub fn assert_told_all(output: &Output, code: i32, fragments: &[&str]) {
     let text = text(output);

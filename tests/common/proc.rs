@@ -1,4 +1,4 @@
-//! What the kernel says about a process, read from `/proc`.
+//! Facts about a process that the kernel shows in `/proc`.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -6,14 +6,15 @@ use std::{collections::BTreeMap, fs, time::Duration};
 pub struct Process(pub u32);
 
 impl Process {
-    /// Fields of `/proc/<pid>/stat` from the state on; the name before them may hold blanks and brackets.
+    /// Returns the fields of `/proc/<pid>/stat` from the state on. The process name before them may contain blanks and
+    /// brackets, so the search is for the last bracket.
     fn stat(self) -> Option<Vec<String>> {
         let line = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
         let (_, rest) = line.rsplit_once(')')?;
         Some(rest.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// `R`, `S`, `T`, `Z` …; `None` when the process is gone.
+    /// Returns the state letter (`R`, `S`, `T`, `Z` …), or `None` if the process is gone.
     pub fn state(self) -> Option<char> {
         self.stat()?.first()?.chars().next()
     }
@@ -26,12 +27,12 @@ impl Process {
         self.stat()?.get(2)?.parse().ok()
     }
 
-    /// Whether the process lives. A zombie does not: it only waits for its parent to reap it.
+    /// Returns true if the process lives. A zombie does not live: it only waits for its parent to reap it.
     pub fn is_alive(self) -> bool {
         self.state().is_some_and(|state| !matches!(state, 'Z' | 'X'))
     }
 
-    /// Every child, including zombies.
+    /// Returns every child process, including zombies.
     pub fn children(self) -> Vec<Process> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
         let mut children: Vec<_> = entries
@@ -43,12 +44,12 @@ impl Process {
         children
     }
 
-    /// Open file descriptors.
+    /// Returns the number of open file descriptors.
     pub fn files(self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.0)).map_or(0, Iterator::count)
     }
 
-    /// What `ps` shows as the command.
+    /// Returns the command as `ps` shows it.
     pub fn title(self) -> String {
         let raw = fs::read(format!("/proc/{}/cmdline", self.0)).unwrap_or_default();
         String::from_utf8_lossy(&raw).replace('\0', " ").trim().to_owned()
@@ -58,7 +59,7 @@ impl Process {
         fs::read_to_string(format!("/proc/{}/comm", self.0)).unwrap_or_default().trim().to_owned()
     }
 
-    /// The lines of `/proc/<pid>/status`, by name; empty when the process is gone.
+    /// Returns the lines of `/proc/<pid>/status` by name, or nothing if the process is gone.
     pub fn status(self) -> BTreeMap<String, String> {
         fs::read_to_string(format!("/proc/{}/status", self.0))
             .unwrap_or_default()
@@ -82,12 +83,13 @@ impl Process {
         self.number("VmRSS")
     }
 
-    /// How often the process was switched away from, voluntarily or not: each switch is one wake-up.
+    /// Returns how often the kernel switched away from the process, voluntarily or not. Each switch stands for one
+    /// wake-up.
     pub fn context_switches(self) -> u64 {
         self.number("voluntary_ctxt_switches") + self.number("nonvoluntary_ctxt_switches")
     }
 
-    /// CPU time in user space and in the kernel, of all threads that live.
+    /// Returns the CPU time that all living threads have used, in user space and in the kernel.
     pub fn cpu_time(self) -> Duration {
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.0)) else { return Duration::ZERO };
         let of = |thread: fs::DirEntry| -> Option<u64> {
@@ -96,7 +98,7 @@ impl Process {
         Duration::from_nanos(threads.flatten().filter_map(of).sum())
     }
 
-    /// Proportional set size: a shared page counts by the number of processes that share it.
+    /// Returns the proportional set size in KiB: a page that several processes share counts in equal parts for each.
     pub fn pss_kib(self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0)).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
@@ -104,13 +106,13 @@ impl Process {
         number.unwrap_or_else(|| panic!("the Pss of process {} cannot be read", self.0))
     }
 
-    /// Real, effective, saved and file-system ids, as in `Uid` and `Gid`.
+    /// Returns the real, effective, saved and file-system id. `name` is `Uid` or `Gid`.
     pub fn ids(self, name: &str) -> Vec<u32> {
         let status = self.status();
         status.get(name).map_or_else(Vec::new, |ids| ids.split_whitespace().filter_map(|id| id.parse().ok()).collect())
     }
 
-    /// A capability set such as `CapEff`.
+    /// Returns the capability set with this name, such as `CapEff`, as a bit mask.
     pub fn capabilities(self, name: &str) -> u64 {
         let status = self.status();
         let text = status.get(name).unwrap_or_else(|| panic!("{name} of process {} cannot be read", self.0));

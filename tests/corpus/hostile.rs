@@ -1,8 +1,8 @@
-//! Requests that must not reach the app: the known ways of smuggling, and what is not HTTP.
+//! Requests that must not reach the app: the known ways of request smuggling, and bytes that are not HTTP.
 
 use super::{Answer, Case, case, chunks, echo, line, post};
 
-/// What a smuggler hides behind its request.
+/// The second request, which an attacker tries to hide behind the first one.
 const SMUGGLED: &str = "GET /debug/connections HTTP/1.1\r\nHost: a\r\n\r\n";
 
 pub(super) fn cases() -> Vec<Case> {
@@ -315,7 +315,7 @@ fn expectations() -> Vec<Case> {
         .collect()
 }
 
-/// Chunked bodies: the app gets the head, and never the end of the body.
+/// Cases with a broken chunked body: the app gets the head of the request, but never the end of the body.
 fn bodies() -> Vec<(&'static str, &'static [u8])> {
     vec![
         ("no chunk size", b"\r\nabc\r\n0\r\n\r\n"),
@@ -397,8 +397,8 @@ fn limits() -> Vec<Case> {
         refused(
             431,
             "head too long",
-            // The body is a little too long: the server does not wait for a client that continues for seconds, byte by
-            // byte.
+            // The head is only a little longer than the limit: the server does not wait for a client that continues for
+            // seconds, byte by byte.
             post((0..33).map(|_| format!("X: {}", "y".repeat(8187))).collect::<Vec<_>>().join("\r\n"), ""),
         ),
         refused(413, "length beyond the limit", post("Content-Length: 16777217", "abc")),
@@ -418,7 +418,7 @@ fn limits() -> Vec<Case> {
     ]
 }
 
-/// The requests in front are answered.
+/// Cases with a bad request behind good ones: the good ones must be answered first.
 fn behind_others() -> Vec<Case> {
     let good = "POST /debug/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
     let behind = |name, rest: &str, status| case(name, [good, rest].concat(), &[echo("abc"), Answer::Refused(status)]);

@@ -1,4 +1,4 @@
-//! Requests that must be answered, however odd they look.
+//! Requests that the server must answer, however strange they look.
 
 use super::{Answer, Case, case, chunks, echo, line, post};
 
@@ -106,7 +106,7 @@ fn fields() -> Vec<Case> {
     ]
 }
 
-/// What real clients send.
+/// Requests as real clients send them.
 fn clients() -> Vec<Case> {
     let ok = |name, text: &str| case(name, text.replace('\n', "\r\n"), &[Answer::Status(200)]);
     vec![
@@ -264,7 +264,7 @@ fn connections() -> Vec<Case> {
     ]
 }
 
-/// Requests for another protocol, to an app that speaks none.
+/// Requests that ask for another protocol. The app speaks none, so it answers them like other requests.
 fn upgrades() -> Vec<Case> {
     let abc = post("Content-Length: 3", "abc");
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

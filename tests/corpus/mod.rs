@@ -1,29 +1,31 @@
-//! Raw requests, hostile and legal, and what must become of them.
+//! Raw requests, hostile and legal, and the answer that each of them must get.
 //!
-//! Owns: the cases, for the scanner's own tests, for those of the server (`tests/strictness.rs`) and for the fuzzer
-//! (`fuzz/`). The limits are the defaults. Refuses: how the bytes travel.
+//! Owns: the cases, which assume the default limits. They serve the scanner's own tests, the tests of the server
+//! (`tests/strictness.rs`) and the fuzzer (`fuzz/`). Refuses: the way in which the bytes reach the server.
 #![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "each user takes a part")]
 
 mod hostile;
 mod legal;
 
-/// The bytes that one connection sends, and the answers in their order. The connection ends after the last one.
+/// The bytes that one connection sends, and the answers that it must get, in order. After the last answer the
+/// connection ends.
 pub struct Case {
     pub name: &'static str,
     pub raw: Vec<u8>,
     pub answers: Vec<Answer>,
 }
 
-/// What becomes of one request.
+/// What must happen to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// 200, and the content of the request.
+    /// The app answers 200, and its answer has this content, which is the content of the request.
     Echo(Vec<u8>),
-    /// The app's own answer with this status.
+    /// The app answers with this status.
     Status(u16),
-    /// Refused with this status; the app did not see the request.
+    /// The server refuses the request with this status, and the app does not see it.
     Refused(u16),
-    /// Refused with this status in the middle of its body: the app saw a request whose body ended in an error.
+    /// The server refuses the request with this status in the middle of the body. The app sees a request whose body
+    /// ends with an error.
     Broken(u16),
 }
 
@@ -32,7 +34,7 @@ impl Answer {
         !matches!(self, Self::Refused(_))
     }
 
-    /// Returns the status of a refusal.
+    /// Returns the status if the server must refuse the request.
     pub fn refusal(&self) -> Option<u16> {
         match self {
             Self::Refused(status) | Self::Broken(status) => Some(*status),
@@ -58,17 +60,18 @@ fn case(name: &'static str, raw: impl AsRef<[u8]>, answers: &[Answer]) -> Case {
     Case { name, raw: raw.as_ref().to_vec(), answers: answers.to_vec() }
 }
 
-/// Returns a POST to the route that echoes, with these field lines (CRLF between them) and with what follows the head.
+/// Returns a POST to the route that echoes. `fields` are more field lines (with CRLF between them), and `rest` follows
+/// the head.
 fn post(fields: impl AsRef<[u8]>, rest: impl AsRef<[u8]>) -> Vec<u8> {
     [b"POST /debug/echo HTTP/1.1\r\nHost: a\r\n", fields.as_ref(), b"\r\n\r\n", rest.as_ref()].concat()
 }
 
-/// Returns a request with this request line and a Host.
+/// Returns a whole request: this request line, a Host field, and no body.
 fn line(line: impl AsRef<[u8]>) -> Vec<u8> {
     [line.as_ref(), b"\r\nHost: a\r\n\r\n"].concat()
 }
 
-/// Returns a POST with this chunked body, which is sent as it is.
+/// Returns a POST with this text as its chunked body, chunk sizes included.
 fn chunks(body: impl AsRef<[u8]>) -> Vec<u8> {
     post("Transfer-Encoding: chunked", body)
 }

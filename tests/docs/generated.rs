@@ -1,8 +1,8 @@
-//! Promise: the generated parts of the reference are what the program says of itself. `make docs` writes them again: it
-//! sets `REWRITE`, and the comparison becomes a rewrite.
+//! Promise: the generated parts of the reference say what the program says about itself. `make docs` sets `REWRITE` and
+//! runs the same test, which then writes these parts instead of comparing them.
 //!
-//! Settings come from supervisor.toml; their flags, variables and what a change needs, from the running program. The
-//! command line comes from `--help` of every command.
+//! The settings come from supervisor.toml. Their flags, their variables and what a change needs come from the running
+//! program. The command line comes from the `--help` of every command.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,7 @@ use crate::{
 const SETTINGS: &str = "docs/reference/settings.md";
 const COMMAND_LINE: &str = "docs/reference/command-line.md";
 
-/// Variables beside `OXICORN_<SECTION>__<KEY>` that set a key, each with a value that is valid.
+/// The variables that set a key, besides `OXICORN_<SECTION>__<KEY>`, each with a valid value.
 const VARIABLES: [(&str, &str); 8] = [
     ("PORT", "9001"),
     ("WEB_CONCURRENCY", "3"),
@@ -36,17 +36,16 @@ const VARIABLES: [(&str, &str); 8] = [
     ("MONGODB_DATABASE", "other"),
 ];
 
-/// Every key with a value that is not its default; a new key needs a line there.
+/// A file that gives every key a value other than its default. A new key needs a line in it.
 const CHANGED: &str = "tests/docs/changed.toml";
 
-// ---- settings
-// --------------------------------------------------------------------------------------------------------
+// ---- settings -------------------------------------------------------------------------------------------------------
 
-/// One key as supervisor.toml shows it.
+/// One key in supervisor.toml.
 struct Key {
-    /// As the file writes it.
+    /// The default value, as the file writes it.
     default: String,
-    /// Its comment, on its own line or above it.
+    /// The comment of the key, from its own line or from the lines above it.
     comment: String,
 }
 
@@ -74,7 +73,7 @@ fn sections() -> Vec<(String, Vec<(String, Key)>)> {
     sections
 }
 
-/// Splits `"value"  # comment`; a `#` inside of quotes belongs to the value.
+/// Splits a line such as `"value"  # comment` into value and comment. A `#` inside quotes belongs to the value.
 fn value_and_comment(text: &str) -> (&str, Option<&str>) {
     let mut quoted = false;
     for (at, sign) in text.char_indices() {
@@ -87,7 +86,7 @@ fn value_and_comment(text: &str) -> (&str, Option<&str>) {
     (text.trim(), None)
 }
 
-/// A comment as a cell of a table: `<` would begin a tag, and `|` another cell.
+/// Returns a comment as the text of a table cell: `<` would begin a tag, and `|` would end the cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;").replace('*', "\\*")
 }
@@ -95,7 +94,7 @@ fn cell(text: &str) -> String {
 fn run_in(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(binary());
     command.args(arguments).current_dir(folder).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    // The width of `--help`.
+    // The width at which the program wraps the text of `--help`, so that the page does not depend on the terminal.
     command.env("COLUMNS", "100").envs(environment.iter().copied());
     command.output().expect("the program can be run")
 }
@@ -105,7 +104,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
-/// Returns the keys that have this origin when the program reads its settings so.
+/// Runs the program with these arguments and this environment. Returns the keys whose values then come from `origin`.
 fn set_by(origin: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
     let folder = folder_with_files();
     let arguments = [&["config", "--json"], arguments].concat();
@@ -115,7 +114,7 @@ fn set_by(origin: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Vec
     set.map(|(key, _)| key).collect()
 }
 
-/// Returns a folder with the files that the values name.
+/// Returns a new folder with the files that the values of the keys name.
 fn folder_with_files() -> TempDir {
     let folder = tempfile::Builder::new().prefix("oxicorn-docs-").tempdir().expect("a temporary folder");
     let authority = Authority::new();
@@ -134,12 +133,12 @@ fn folder_with_files() -> TempDir {
     folder
 }
 
-/// A flag of the program.
+/// A flag of the command `run`, as its help shows it.
 struct Flag {
-    /// `-w`, if it has one.
+    /// The short form, such as `-w`, if the flag has one.
     short: Option<String>,
     long: String,
-    /// `N`, `DUR`, …; a switch has none.
+    /// The name of the flag's value, such as `N` or `DUR`. A flag without a value has none.
     value: Option<String>,
 }
 
@@ -150,7 +149,7 @@ impl Flag {
         format!("`{names}{value}`")
     }
 
-    /// A value that the flag takes.
+    /// Returns a valid value for the flag, or `None` if it takes no value.
     fn example(&self) -> Option<&'static str> {
         Some(match (self.long.as_str(), self.value.as_deref()?) {
             ("--certfile", _) => "chain.pem",
@@ -186,12 +185,12 @@ fn flags() -> Vec<Flag> {
     flags
 }
 
-/// Returns for each flag the key that it sets.
+/// Returns each flag with the key that it sets.
 fn keys_of_flags() -> Vec<(Flag, String)> {
     let keyed = flags().into_iter().map(|flag| {
         let mut arguments = vec![flag.long.as_str()];
         arguments.extend(flag.example());
-        // A certificate is nothing without its key.
+        // These two flags are valid only together, so each gets the other as well.
         match flag.long.as_str() {
             "--certfile" => arguments.extend(["--keyfile", "key.pem"]),
             "--keyfile" => arguments.extend(["--certfile", "chain.pem"]),
@@ -205,12 +204,13 @@ fn keys_of_flags() -> Vec<(Flag, String)> {
     keyed.collect()
 }
 
-/// Returns for each key the variables that set it, beside its own.
+/// Returns for each key the variables from `VARIABLES` that set it.
 fn variables_of_keys() -> BTreeMap<String, Vec<&'static str>> {
     let mut variables: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
     for (name, value) in VARIABLES {
         let mut keys = set_by(&format!("env {name}"), &[], &[(name, value)]);
-        // The variable of a file also sets the key whose value the file holds.
+        // A variable that names a file also sets the key whose value is in the file. Only the key of the file counts
+        // here.
         let all = keys.clone();
         keys.retain(|key| !all.contains(&format!("{key}_file")));
         assert_eq!(keys.len(), 1, "{name} sets {keys:?}");
@@ -219,7 +219,8 @@ fn variables_of_keys() -> BTreeMap<String, Vec<&'static str>> {
     variables
 }
 
-/// Asks a running service what a change of each key needs: `at once`, `new workers` or `restart`.
+/// Returns for each key what a change of it needs: `at once`, `new workers` or `restart`. A running service gives the
+/// answer.
 fn changes() -> BTreeMap<String, &'static str> {
     let launch = Launch::of(binary()).set("workers.count", "1").set("control.socket", r#""control.sock""#);
     let supervisor = launch.serving(1);
@@ -228,7 +229,8 @@ fn changes() -> BTreeMap<String, &'static str> {
         fs::copy(entry.path(), supervisor.path(&entry.file_name().to_string_lossy())).expect("our own folder");
     }
     let mut changes = BTreeMap::new();
-    // These two say where the master is asked, so `check` would not find it; and one of each pair excludes the other.
+    // These two keys decide where `check` looks for the master, so a change of them would hide it. Two keys of a pair
+    // exclude each other, so each half of a pair is asked about separately.
     let apart = ["process.name", "control.socket"];
     let [all, secrets] = [
         |key: &str| !key.ends_with("_file") || key == "process.env_file",
@@ -295,10 +297,9 @@ fn the_settings_page_is_what_the_program_says() {
     generated(SETTINGS, "settings", &text);
 }
 
-// ---- the command line
-// ------------------------------------------------------------------------------------------------
+// ---- the command line -----------------------------------------------------------------------------------------------
 
-/// Returns the commands that the program names in its help.
+/// Returns every command of the program, mostly from its help.
 pub(super) fn commands() -> Vec<String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let help = stdout(&run_in(folder.path(), &["--help"], &[]));
@@ -307,7 +308,7 @@ pub(super) fn commands() -> Vec<String> {
     let names = list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let mut names: Vec<_> = names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
     names.retain(|name| name != "help");
-    // These two are not listed: a service manager or a packager runs them, once.
+    // The help does not list these two, because only a service manager or a packager runs them, once.
     names.extend(["completions", "man"].map(str::to_owned));
     names.sort();
     names.dedup();
@@ -326,7 +327,7 @@ fn the_command_line_page_is_what_the_program_says() {
     for (flag, key) in keys_of_flags() {
         writeln!(text, "| {} | `{key}` |", flag.shown()).expect("a string");
     }
-    // Several commands have the flags of `run`; the page shows them once.
+    // Several commands have the same flags as `run`, so the page shows these flags only once.
     let run = help(&["run"]);
     let (_, shared) = run.split_once("\n\nSockets:").expect("run has flags");
     writeln!(text, "\n### oxicorn\n\n```text\n{}\n```", help(&[])).expect("a string");
@@ -343,10 +344,10 @@ fn the_command_line_page_is_what_the_program_says() {
     generated(COMMAND_LINE, "command line", &text);
 }
 
-// ---- pages
-// -----------------------------------------------------------------------------------------------------------
+// ---- pages ----------------------------------------------------------------------------------------------------------
 
-/// Compares the generated part of a page with `text`; with `REWRITE` in the environment, replaces it.
+/// Asserts that the generated part of a page is `text`. If `REWRITE` is set in the environment, writes `text` into the
+/// page instead.
 #[track_caller]
 fn generated(page: &str, name: &str, text: &str) {
     let (begin, end) = (format!("<!-- {name}: written by make docs -->\n"), format!("<!-- end of {name} -->\n"));

@@ -1,11 +1,11 @@
-//! Promise: the front page stays one page; the book lists each of its pages; every link leads to a page and a heading
-//! that are there; every command that a page shows exists.
+//! Promise: the front page stays one page, and the book lists each of its pages. Every link leads to a page and a
+//! heading that exist, and every command that a page shows exists.
 
 use std::{collections::BTreeSet, path::Path};
 
 use super::{generated::commands, pages, quoted, read, root};
 
-/// A longer README is a manual, and readers stop before its end.
+/// The most lines that README.md may have. Readers stop before the end of a longer one.
 const README_LINES: usize = 180;
 const COLUMNS: usize = 120;
 
@@ -19,7 +19,7 @@ fn the_readme_is_one_page() {
     }
 }
 
-/// Tables and links cannot be broken.
+/// Lines with tables or links are excluded, because they cannot be broken.
 #[test]
 fn no_line_of_a_page_is_too_long() {
     for page in pages() {
@@ -79,7 +79,7 @@ fn every_command_of_a_page_exists() {
         .collect();
     let commands: BTreeSet<_> = commands().into_iter().collect();
     let mut checked = 0;
-    // The changelog tells of commands that are gone.
+    // The changelog is left out, because it names commands that no longer exist.
     for page in pages().into_iter().filter(|page| page != "CHANGELOG.md") {
         for command in shown(&read(&page)) {
             for (program, word) in pairs(&command) {
@@ -97,7 +97,7 @@ fn every_command_of_a_page_exists() {
     assert!(checked > 100, "{checked} commands");
 }
 
-/// The example is built by the tests, so the pages show code that compiles.
+/// The tests build this example, so the code that the pages show is sure to compile.
 #[test]
 fn the_pages_show_the_smallest_service_as_it_is_in_the_examples() {
     let example = read("examples/hello.rs");
@@ -122,7 +122,7 @@ fn every_file_of_the_sources_that_a_page_names_exists() {
     assert!(checked > 20, "{checked} files");
 }
 
-/// `make help` names a target by the comment behind it.
+/// A target is in `make help` if a comment with `##` follows its name in the Makefile.
 #[test]
 fn every_target_of_make_help_is_on_a_page() {
     let makefile = read("Makefile");
@@ -136,7 +136,7 @@ fn every_target_of_make_help_is_on_a_page() {
     assert_eq!(helped.difference(&shown).collect::<Vec<_>>(), [&""; 0], "no page shows these targets");
 }
 
-/// Returns what a page shows as commands: code between backticks, and the lines of console blocks behind a prompt.
+/// Returns the commands that a page shows: code between backticks, and in console blocks the lines with a prompt.
 fn shown(page: &str) -> Vec<String> {
     let mut commands = Vec::new();
     for (at, part) in page.split("```").enumerate() {
@@ -150,7 +150,8 @@ fn shown(page: &str) -> Vec<String> {
     commands
 }
 
-/// Returns each two words that follow each other, if the second is one of lowercase letters.
+/// Returns each two neighbouring words of which the second consists of lowercase letters (and hyphens), such as `make
+/// test`.
 fn pairs(command: &str) -> Vec<(&str, &str)> {
     let words: Vec<_> = command.split_whitespace().collect();
     let pairs = words.windows(2).map(|pair| (pair[0].trim_start_matches('"'), pair[1].trim_end_matches(['"', ','])));
@@ -160,14 +161,14 @@ fn pairs(command: &str) -> Vec<(&str, &str)> {
     pairs.filter(|(_, word)| is_word(word) && !word.starts_with('-')).collect()
 }
 
-/// Returns where the links of a page lead; code blocks have none.
+/// Returns the targets of all links of a page. Code blocks do not count.
 fn links(page: &str) -> Vec<String> {
     let text = prose(&read(page));
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     targets.map(|target| target.split_whitespace().collect()).collect()
 }
 
-/// Returns the anchors of a page's headings, as GitHub and mdBook make them.
+/// Returns the anchors that GitHub and mdBook make of a page's headings.
 fn anchors(page: &str) -> BTreeSet<String> {
     let text = prose(&read(page));
     let headings = text.lines().filter_map(|line| line.strip_prefix('#').map(|rest| rest.trim_start_matches('#')));
@@ -178,12 +179,12 @@ fn anchors(page: &str) -> BTreeSet<String> {
     anchors.collect()
 }
 
-/// Returns the text without its code blocks.
+/// Returns the text of a page without its code blocks.
 fn prose(page: &str) -> String {
     page.split("```").step_by(2).collect()
 }
 
-/// Resolves `..`.
+/// Returns the path without `.` and `..`.
 fn normal(path: &Path) -> String {
     let mut parts: Vec<String> = Vec::new();
     for part in path.iter().map(|part| part.to_string_lossy()) {

@@ -1,7 +1,7 @@
-//! Clients that speak TLS, and the certificates of the servers they speak to.
+//! Clients that speak TLS, and the certificates of the servers that they ask.
 //!
-//! Owns: the test's own authority, what it signs, and a client that never retries. Refuses: what is tested with them
-//! (`tests/tls.rs`, `tests/behind_proxies.rs`).
+//! Owns: the test's own certificate authority, the certificates that it signs, and a client that never retries.
+//! Refuses: the tests themselves (`tests/tls.rs`, `tests/behind_proxies.rs`).
 #![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "each user takes a part")]
 
 use std::{
@@ -26,10 +26,10 @@ use rustls::{
 
 use crate::common::{Connection, Launch, PATIENCE, request};
 
-/// A certificate authority; each test makes its own.
+/// A certificate authority. Each test makes one of its own.
 pub struct Authority(pub CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key, as PEM.
+/// A certificate chain and its private key, both as PEM.
 #[derive(Clone)]
 pub struct Pair {
     pub chain: String,
@@ -62,14 +62,14 @@ impl Authority {
 pub const ONLY_1_2: &[&SupportedProtocolVersion] = &[&TLS12];
 pub const BOTH: &[&SupportedProtocolVersion] = &[&TLS12, &TLS13];
 
-/// A client that trusts one authority only.
+/// The settings of a TLS client that trusts only one authority.
 pub struct Client {
     pub versions: &'static [&'static SupportedProtocolVersion],
     pub protocols: &'static [&'static str],
     pub shows: Option<Pair>,
 }
 
-/// Offers both versions and no protocol, and shows no certificate.
+/// A client that offers both TLS versions and no application protocol, and shows no certificate.
 pub const PLAIN: Client = Client { versions: BOTH, protocols: &[], shows: None };
 
 impl Client {
@@ -95,7 +95,7 @@ impl Client {
 
 pub type Https = Connection<StreamOwned<ClientConnection, TcpStream>>;
 
-/// Connects and completes the handshake.
+/// Opens a connection and completes the TLS handshake.
 pub fn try_connect(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<Https> {
     let tcp = TcpStream::connect(address)?;
     tcp.set_nodelay(true)?;
@@ -144,9 +144,9 @@ impl WithTls for Launch {
     }
 }
 
-/// A client that asks until it is told to finish; any failure is a loss.
+/// A client in a thread that asks again and again until it is told to stop. Any failure ends it and is its result.
 pub struct Asking {
-    /// The certificate of each request's connection.
+    /// For each answered request, the certificate that the server showed on its connection.
     pub seen: Arc<Mutex<Vec<Vec<u8>>>>,
     pub thread: thread::JoinHandle<Result<(), String>>,
 }
@@ -187,7 +187,7 @@ impl Asking {
         Self { seen, thread }
     }
 
-    /// Returns the number of requests answered so far.
+    /// Returns how many requests have been answered so far.
     pub fn asked(&self) -> usize {
         self.seen.lock().expect("no client panicked").len()
     }

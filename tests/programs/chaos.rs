@@ -1,7 +1,8 @@
-//! The proof for everyone: `make chaos`, or `cargo test --release --test chaos -- --seconds 60 --seed 7`.
+//! The proof of zero loss as a program: `make chaos`, or `cargo test --release --test chaos -- --seconds 60 --seed 7`.
 //!
-//! Storms a service of the built binary twice, without and with SIGKILLs, and nginx's reload for comparison; prints
-//! what was done and what was lost. Exit code 1 when a promise was broken, or when the clients saw nginx lose nothing.
+//! Runs a storm over a service of the built binary twice, first without and then with SIGKILLs, and reloads nginx for
+//! comparison. Prints what was done and what was lost. Exits with code 1 when a promise was broken, or when the clients
+//! saw no loss with nginx.
 
 #[path = "../chaos/mod.rs"]
 mod chaos;
@@ -14,7 +15,7 @@ use chaos::{Bind, Plan, nginx};
 use clap::Parser;
 use common::Launch;
 
-/// Storms a service under load and counts what its clients lose.
+/// Runs a storm over a service under load and counts what its clients lose.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Length of the run without kills; the one with kills takes half of it.
@@ -44,7 +45,8 @@ fn bind(word: &str) -> Result<Bind, &'static str> {
     }
 }
 
-/// A minute must bring at least this many requests and deeds, or it proves little.
+/// The least number of requests in a minute. A run with fewer requests, or with fewer deeds than the next constant,
+/// proves little.
 const REQUESTS_A_MINUTE: u64 = 200_000;
 const DEEDS_A_MINUTE: usize = 20;
 

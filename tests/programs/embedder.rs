@@ -1,5 +1,5 @@
-//! A program built on the library, with all that is its own: name, version, settings in code, arguments, tracing. What
-//! it does is chosen by environment variables; started by tests/user_program.rs only.
+//! A program built on the library that sets everything of its own: name, version, settings in code, arguments and
+//! tracing. Environment variables choose what it does. Only tests/user_program.rs starts it.
 
 use std::{convert::Infallible, env, fs::OpenOptions, io::Write, process::ExitCode, sync::Mutex, thread};
 
@@ -22,7 +22,7 @@ struct Second {}
 fn main() -> ExitCode {
     let mode = env::var("EMBEDDER").unwrap_or_default();
     if mode == "subscriber in main" {
-        // It takes every event of the process, and writes none.
+        // This subscriber takes every event of the process and writes none of them.
         Registry::default().init();
     }
     let app = App::new(factory)
@@ -81,7 +81,7 @@ async fn log_by_target() {
     tracing::debug!(target: "watched_crate_too", "another crate");
 }
 
-/// A layer of the app's: it writes the name of each span, and the message of each event.
+/// A tracing layer of the app's own: it writes the name of each span and the message of each event to a file.
 struct SpansToFile(Mutex<std::fs::File>);
 
 impl SpansToFile {

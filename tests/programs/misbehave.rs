@@ -1,6 +1,7 @@
-//! A user's own service for the tests: its table chooses how it boots, lives and ends.
+//! A user's own service for the tests. Its settings table decides how it boots, lives and ends.
 //!
-//! Owns: every fault that a factory or an app may show. Refuses: being an example to start from (see `examples/`).
+//! Owns: every fault that a factory or an app may have. Refuses: the role of an example to start from (see
+//! `examples/`).
 
 use std::{
     convert::Infallible, error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc,
@@ -27,21 +28,21 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// The table `[misbehave]`.
+/// The service's own settings, from the table `[misbehave]`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Table {
-    /// How the factory ends: `""` well, `error`, `panic`, `hang` (never ready), `abort`.
+    /// How the factory ends: `""` well, `error`, `panic`, `hang` (it is never ready) or `abort`.
     boot: String,
-    /// The factory appends a line to this file that is invalid in any settings file.
+    /// If this is set, the factory appends a line to this file that makes any settings file invalid.
     spoils: String,
-    /// The factory fails while this file exists.
+    /// The factory fails as long as this file exists.
     fail_while: String,
-    /// The worker aborts this long after the factory returned; 0 = never.
+    /// The worker aborts this many milliseconds after the factory has returned; 0 means never.
     abort_after_ms: u64,
-    /// Each worker that was shut down adds a line with its pid.
+    /// Each worker that is shut down adds a line with its pid to this file.
     goodbye_file: String,
-    /// Each SIGHUP that the app itself receives, through tokio, adds a line with its pid.
+    /// Each time the app itself receives SIGHUP, through tokio, it adds a line with its pid to this file.
     hup_file: String,
 }
 
@@ -76,7 +77,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
     }
     if !table.hup_file.is_empty() {
         let mut hangups = signal(SignalKind::hangup())?;
-        // An app that listens for TERM must not take the drain away from the supervisor.
+        // The app also listens for TERM, to show that the supervisor still drains the worker then.
         let mut terms = signal(SignalKind::terminate())?;
         let path = table.hup_file.clone();
         tokio::spawn(async move {
@@ -100,7 +101,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             "/sleep/{ms}",
             any(async |axum::extract::Path(ms): axum::extract::Path<u64>, request: Request| {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
-                // The handler holds the body until now, and does not read it.
+                // The handler has kept the unread body until now.
                 drop(request);
                 "slept"
             }),
@@ -143,7 +144,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
     }))
 }
 
-/// Answers with what the app learns of its client, and with the forwarding headers that reached it.
+/// Answers with what the app knows of its client, and with the names of the forwarding headers that have reached it.
 async fn who(request: Request) -> Result<Json<serde_json::Value>, &'static str> {
     let client = request.extensions().get::<oxicorn::ClientInfo>().ok_or("no client")?;
     let names = request.headers().keys().map(ToString::to_string);
@@ -160,7 +161,7 @@ async fn who(request: Request) -> Result<Json<serde_json::Value>, &'static str> 
     })))
 }
 
-/// Switches to a protocol that echoes everything, and that sends one message when `goodbye` completes.
+/// Switches the connection to a protocol that echoes everything, and that sends one message when `goodbye` completes.
 async fn upgraded(mut request: Request, goodbye: impl Future<Output = ()> + Send + 'static) -> Response {
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -189,7 +190,7 @@ async fn upgraded(mut request: Request, goodbye: impl Future<Output = ()> + Send
     (StatusCode::SWITCHING_PROTOCOLS, [(CONNECTION, "upgrade"), (UPGRADE, "echo")]).into_response()
 }
 
-/// A body without an end: five bytes, and five more a little later.
+/// A response body without an end: it sends five bytes every few milliseconds.
 fn drips() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>> {
     futures_util::stream::unfold((), async |()| {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -197,12 +198,12 @@ fn drips() -> impl futures_util::Stream<Item = Result<&'static str, Infallible>>
     })
 }
 
-/// Answers with the first piece of the body, and reads no more.
+/// Answers with the first piece of the request's body, and does not read the rest.
 async fn first_piece(request: Request) -> Body {
     Body::from_stream(request.into_body().into_data_stream().take(1))
 }
 
-/// Answers with the certificate that the client has shown.
+/// Answers with the subject and length of the certificate that the client showed, or with `nobody`.
 async fn certificate(request: axum::extract::Request) -> String {
     let shown = request.extensions().get::<oxicorn::ClientCertificate>();
     shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{} {}", shown.subject(), shown.der().len()))

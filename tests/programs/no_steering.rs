@@ -1,15 +1,16 @@
-//! Runs another program as on a kernel that refuses to steer: `no_steering program [arguments]`.
+//! Runs another program as on a kernel that refuses steering: `no_steering program [arguments]`.
 //!
-//! Owns: one seccomp filter, under which setsockopt(SO_ATTACH_REUSEPORT_CBPF) fails with EPERM, here and in everything
-//! started from here. Refuses: any other change to the program that it starts.
+//! Owns: one seccomp filter that makes setsockopt(SO_ATTACH_REUSEPORT_CBPF) fail with EPERM, in this process and in
+//! every process that it starts. Refuses: any other change to the program that it starts.
 #![allow(unsafe_code, reason = "seccomp is two system calls that no library here wraps")]
 
 use std::{env, io, os::unix::process::CommandExt, process::Command};
 
-/// From `linux/socket.h`; libc has it for Android only.
+/// This number is from `linux/socket.h`. The libc crate has it for Android only.
 const SO_ATTACH_REUSEPORT_CBPF: u32 = 51;
 
-/// The offsets in `struct seccomp_data` of the system call's number, and of the low half of its third argument.
+/// Offsets in `struct seccomp_data`: `NUMBER` of the system call's number, `OPTION` of the low half of its third
+/// argument.
 const NUMBER: u32 = 0;
 const OPTION: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
 

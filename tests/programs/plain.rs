@@ -1,9 +1,12 @@
-//! The smallest service there is, twice: under the supervisor, or, with `BARE=ADDRESS` set, on hyper and a loop that
-//! accepts. The CPU time and memory of the second belong to hyper; what the first needs beyond that belongs to oxicorn.
+//! The smallest possible service, in two forms: under the supervisor, or, if `BARE=ADDRESS` is set, on hyper with a
+//! simple accept loop. The CPU time and memory of the second form belong to hyper; what the first form needs beyond
+//! that belongs to oxicorn.
 //!
-//! Owns: the service, and the loop that a reader would write after hyper's own example. Refuses: measuring itself.
+//! Owns: the service, and the accept loop that a user would write after hyper's own example. Refuses: the measurement
+//! itself.
 //!
-//! `BARE_HTTP2` set: HTTP/2 alone; `BARE_TLS=CERTFILE,KEYFILE`: over TLS. Several processes may listen on one address.
+//! If `BARE_HTTP2` is set, the second form speaks only HTTP/2; with `BARE_TLS=CERTFILE,KEYFILE` it speaks TLS. Several
+//! processes may listen on one address.
 
 use std::{
     convert::Infallible,
@@ -35,12 +38,12 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
-/// The same allocator as in the binary, so that a measurement does not include glibc's.
+/// The same allocator as in oxicorn's binary, so that a comparison does not measure glibc's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
-/// How long `/slow` waits.
+/// How long `/slow` waits before it answers.
 const SLOW: Duration = Duration::from_millis(20);
 
 #[derive(Clone)]
@@ -61,7 +64,7 @@ where
 {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    // The most frequent answer needs no box.
+    // The most frequent answer is ready at once, so it needs no boxed future.
     type Future = Either<Ready<Answer>, Pin<Box<dyn Future<Output = Answer> + Send>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -104,7 +107,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints its address on the first line of its output, and serves until it is killed.
+/// Serves without the supervisor: prints its address on the first line of its output, and serves until it is killed.
 #[tokio::main(flavor = "current_thread")]
 async fn bare(address: SocketAddr) -> io::Result<()> {
     let socket = TcpSocket::new_v4()?;
@@ -117,7 +120,8 @@ async fn bare(address: SocketAddr) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        // One future for each kind: a future that could be all of them would be as large as the largest.
+        // Each kind of connection has a future of its own: one future for all kinds would be as large as the largest of
+        // them.
         match (tls.clone(), http2) {
             (None, false) => drop(tokio::spawn(serve_http1(stream))),
             (None, true) => drop(tokio::spawn(serve_http2(stream))),

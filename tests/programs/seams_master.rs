@@ -1,10 +1,10 @@
-//! A service that uses what the master offers to other runtimes; started by `tests/seams_master.rs` only.
+//! A service that uses what the master offers to other runtimes. Only `tests/seams_master.rs` starts it.
 //!
-//! Owns: hooks around each fork, a signal for workers that hang, and a command for upgrades with an argument of its
-//! own. Refuses: being an example to start from (see `examples/`).
+//! Owns: hooks around each fork, a signal for workers that hang, and a command for upgrades with an additional
+//! argument. Refuses: the role of an example to start from (see `examples/`).
 //!
-//! `SEAMS_NOTES`: the file to which each hook adds a line. `SEAMS_FAIL`: while this file is there, the workers of a
-//! program that an upgrade started (`--interpreted`) die as soon as they serve.
+//! `SEAMS_NOTES` names the file to which each hook adds a line. As long as the file that `SEAMS_FAIL` names exists, the
+//! workers of a program that an upgrade started (`--interpreted`) die as soon as they serve.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this service has a thread, and hangs")]
 
 use std::{
@@ -46,7 +46,7 @@ impl Runtime for Interpreter {
     }
 }
 
-/// Adds a line with the pid of this process.
+/// Adds a line to the file of notes, with the pid of this process in front.
 fn note(line: &str) {
     let Some(path) = env::var_os("SEAMS_NOTES") else { return };
     let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the notes can be opened");
@@ -54,7 +54,7 @@ fn note(line: &str) {
 }
 
 async fn factory(_: WorkerContext) -> Result<Router, Infallible> {
-    // A thread that waits for the signal still runs when the worker's only other thread hangs.
+    // This thread waits for the signal, so it can still write a note when the worker's only other thread hangs.
     let signals = SigSet::from(Signal::SIGPROF);
     signals.thread_block().expect("a signal can be blocked");
     thread::spawn(move || {
@@ -70,13 +70,13 @@ async fn factory(_: WorkerContext) -> Result<Router, Infallible> {
         });
     }
     let hang = get(async || thread::sleep(Duration::from_secs(60)));
-    // Those of the process, which the master was executed with.
+    // These are the arguments of the process, with which the master was executed.
     let arguments = get(async || env::args().collect::<Vec<_>>().join("\n"));
     Ok(Router::new().route("/arguments", arguments).route("/hang", hang))
 }
 
 fn main() -> ExitCode {
-    // As `python -m program`: the service has a command line of its own, after the arguments of the interpreter.
+    // Skips the interpreter's own argument: like in `python -m program`, the service's command line comes after it.
     let command_line = env::args_os().enumerate().filter(|(at, argument)| *at != 1 || argument != INTERPRETED);
     oxicorn::App::new(factory).runtime(Interpreter).run_from(command_line.map(|(_, argument)| argument))
 }

@@ -1,10 +1,10 @@
-//! A service that uses what the worker offers to other runtimes; started by `tests/seams_worker.rs` only.
+//! A service that uses what the worker offers to other runtimes. Only `tests/seams_worker.rs` starts it.
 //!
-//! Owns: an outer loop of its own with a queue of callbacks, handlers that wait for the end of their client, background
-//! work, a slow shutdown hook, and a boot that fails with a long text. Refuses: being an example to start from (see
+//! Owns: an outer loop with a queue of callbacks, handlers that wait for the end of their client, background work, a
+//! slow shutdown hook, and a boot that fails with a long text. Refuses: the role of an example to start from (see
 //! `examples/`).
 //!
-//! `SEAMS_LOOP`: `own` (the outer loop below), `returns` (an outer loop that returns at once), otherwise none.
+//! `SEAMS_LOOP` chooses the outer loop: `own` (the one below), `returns` (one that returns at once), or none.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this outer loop sleeps and has threads")]
 
 use std::{
@@ -33,21 +33,21 @@ use oxicorn::{BootFailure, ClientInfo, Driven, Driver, DriverWaker, Lifespan, Ru
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-/// The table `[seams]`.
+/// The service's own settings, from the table `[seams]`.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Table {
-    /// The factory fails, and the details have this many lines.
+    /// If this is not 0, the factory fails, and the details of its failure have this many lines.
     details: usize,
-    /// The shutdown hook takes this long.
+    /// How long the shutdown hook takes, in milliseconds.
     hook_ms: u64,
-    /// What `Lifespan::shutdown_grace` is given.
+    /// The time that is given to `Lifespan::shutdown_grace`, in milliseconds.
     shutdown_grace_ms: u64,
-    /// Each thing that ends adds a line here.
+    /// The file to which everything that ends adds a line.
     notes: String,
 }
 
-/// An error of the runtime's own, as an interpreter would have one.
+/// An error type of the runtime's own around the boot failure, as an interpreter would have one.
 #[derive(Debug)]
 struct Wrapped(BootFailure);
 
@@ -65,12 +65,12 @@ impl Error for Wrapped {
 
 type Callback = Box<dyn FnOnce() + Send>;
 
-/// Callbacks for the outer loop, from any thread.
+/// Callbacks that any thread may add and that the outer loop runs.
 static CALLBACKS: Mutex<VecDeque<Callback>> = Mutex::new(VecDeque::new());
 static DRIVES: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// The world of the outer loop: what only its own thread can reach.
+    /// The driver, which only the thread of the outer loop can use.
     static DRIVER: RefCell<Option<Rc<Driver>>> = const { RefCell::new(None) };
     static WAKER: RefCell<Option<DriverWaker>> = const { RefCell::new(None) };
     static RETURNS: Cell<bool> = const { Cell::new(false) };
@@ -91,7 +91,7 @@ impl Runtime for OuterLoop {
         }
         let driver = Rc::new(driver);
         WAKER.set(Some(driver.waker()));
-        // Kept until the process ends, as an interpreter may keep it.
+        // Keeps the driver until the process ends, as an interpreter may do.
         DRIVER.set(Some(Rc::clone(&driver)));
         while !RETURNS.get() {
             DRIVES.fetch_add(1, Relaxed);
@@ -114,7 +114,7 @@ fn waker() -> DriverWaker {
     WAKER.with_borrow(Clone::clone).expect("the outer loop runs")
 }
 
-/// Runs a callback in the outer loop, between two drives; returns what it returns.
+/// Runs a callback in the outer loop, between two drives, and returns the callback's result.
 async fn in_outer_loop(waker: DriverWaker, callback: impl FnOnce() -> String + Send + 'static) -> String {
     let (reply, replied) = oneshot::channel();
     CALLBACKS.lock().expect("no callback panicked").push_back(Box::new(move || {

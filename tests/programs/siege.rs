@@ -1,6 +1,7 @@
-//! Promise: a thousand clients that are slow on purpose, or ten thousand that send nothing, do not disturb the others.
+//! Promise: a thousand clients that are slow on purpose, or ten thousand that send nothing, do not disturb other
+//! clients.
 //!
-//! `make siege` runs one round of two attacks, `make soak-siege` all of it, which takes minutes; both install
+//! `make siege` does one round of two attacks. `make soak-siege` does everything, which takes minutes. Both install
 //! slowhttptest.
 
 #[path = "../common/mod.rs"]
@@ -20,11 +21,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 const SLOW: u64 = 1000;
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// slowhttptest with its connections, until it is dropped.
+/// A running slowhttptest with its slow connections. It is killed when this value is dropped.
 struct Attack(Child);
 
 impl Attack {
-    /// Starts the attack; returns once the workers hold (nearly) all of its connections.
+    /// Starts the attack. Returns once the workers hold at least 90 % of its connections.
     fn begin(supervisor: &Supervisor, mode: &[&str], path: &str) -> Self {
         let url = format!("http://{}{path}", supervisor.address());
         let child = Command::new("slowhttptest")
@@ -73,8 +74,8 @@ fn rounds() -> usize {
     std::env::var("ROUNDS").map_or(3, |rounds| rounds.parse().expect("ROUNDS is a number"))
 }
 
-/// Alternates calm rounds and rounds under attack: no request fails, and the p99 stays within three times the calm
-/// one.
+/// Alternates calm rounds and rounds under attack. Asserts that no request fails and that the p99 under attack is at
+/// most three times the calm p99.
 fn besiege(mode: &[&str], path: &str) {
     let supervisor = Launch::new().serving(2);
     let (mut calm, mut besieged) = (Vec::new(), Vec::new());
@@ -110,7 +111,7 @@ fn slow_readers_do_not_disturb_other_clients() {
 
 const IDLE: usize = 10_000;
 
-/// Opens the connections from several addresses, asks once on each, and keeps them.
+/// Opens all idle connections, from several source addresses. Sends one request on each and keeps them open.
 fn idle(address: SocketAddr) -> Vec<Connection> {
     let open = |n: usize| {
         let source = Ipv4Addr::new(127, 0, 0, u8::try_from(2 + n % 8).expect("few"));
@@ -125,7 +126,7 @@ fn pss(processes: &[Process]) -> u64 {
     processes.iter().map(|process| process.pss_kib()).sum()
 }
 
-/// Returns the KiB for each idle connection; all are served again at the end.
+/// Returns how many KiB each idle connection costs. Asserts that every connection is still served at the end.
 fn memory_of_idle(address: SocketAddr, processes: &[Process]) -> f64 {
     for _ in 0..100 {
         assert_eq!(common::get(address, "/").status, 200);

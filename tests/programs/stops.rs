@@ -1,7 +1,7 @@
-//! `make soak-stop`: hundreds of stops under load, in every way in which a stop comes.
+//! `make soak-stop`: hundreds of stops under load, in every way in which a stop can come.
 //!
-//! Prints a line for each way; the last line is the verdict with its figures. Exit code 1 when a client lost an
-//! established connection, or when a loss was not counted.
+//! Prints a line for each way, and the verdict with its figures as the last line. Exits with code 1 when a client lost
+//! an established connection, or when the service did not count a loss.
 
 #[path = "../common/mod.rs"]
 mod common;

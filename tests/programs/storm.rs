@@ -1,7 +1,8 @@
-//! The storm for everyone: `make soak-storm`, or `cargo test --release --test storm -- --seconds 60`.
+//! The crash storm as a program: `make soak-storm`, or `cargo test --release --test storm -- --seconds 60`.
 //!
-//! Crashes a worker every second by abort, SIGKILL and lack of memory, each with 1, 2 and 4 workers, beside Gunicorn.
-//! Prints a table; the last line is the verdict. Exit code 1 when a promise was broken.
+//! Crashes a worker every second by abort, by SIGKILL and by lack of memory, each with 1, 2 and 4 workers, beside a
+//! Gunicorn in the same storm. Prints a table, and the verdict as the last line. Exits with code 1 when a promise was
+//! broken.
 
 #[path = "../common/mod.rs"]
 mod common;

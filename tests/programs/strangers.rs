@@ -1,6 +1,6 @@
-//! The reference service before programs of others: Schemathesis, which asks whatever its document allows and forbids,
-//! and Chromium, which shows /docs. `make schemathesis` and `make browser` install them; they take too long for the
-//! suite. `SEED=n` chooses what Schemathesis asks, `EXAMPLES=n` how much (100).
+//! Tests the reference service with programs of others: Schemathesis sends whatever the service's OpenAPI document
+//! allows and forbids, and Chromium shows /docs. `make schemathesis` and `make browser` install them. They take too
+//! long for the suite. `SEED=n` chooses what Schemathesis sends, and `EXAMPLES=n` how much (100 by default).
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -12,7 +12,7 @@ use std::{
 
 use common::{Launch, Mongod, Supervisor, root};
 
-/// Runs a Python program with the packages of a folder under `target`; its output goes to the test's own.
+/// Runs a Python program with the packages of a folder below `target`. Its output appears in the test's own output.
 fn python(packages: &str, arguments: &[&str]) {
     let packages: PathBuf = root().join("target").join(packages);
     assert!(packages.is_dir(), "{} is missing; the Makefile makes it", packages.display());

@@ -1,6 +1,7 @@
-//! Stops under load, in the ways in which stops really come: what the clients lose, and whether all of it is counted.
+//! Stops under load, in the ways in which stops come in practice: what the clients lose, and whether the service counts
+//! all of it.
 //!
-//! Owns: the ways, the clients, and the verdict. `tests/stop.rs` does ten stops of each way, `make soak-stop` two
+//! Owns: the ways, the clients and the verdict. `tests/stop.rs` does ten stops of each way, `make soak-stop` two
 //! hundred.
 #![allow(dead_code, unreachable_pub, reason = "each program that stops services uses a part")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
@@ -28,42 +29,44 @@ use crate::common::{
     Connection, Failure, Launch, PATIENCE, Supervisor, binary, events, eventually, field, request, root,
 };
 
-/// Clients of one service: half of them on keep-alive connections, half with a connection for each request.
+/// The number of clients of one service. Half of them keep their connection; the others open one for each request.
 const CLIENTS: usize = 16;
 
-/// Services that run and are stopped at the same time, because a stop mostly waits.
+/// The number of services that run and are stopped at the same time, because a stop mostly waits.
 const SIDE_BY_SIDE: u64 = 10;
 
-/// A request that takes longer than a quick stop leaves.
+/// A request that takes longer than the time that a quick stop gives.
 const LONG: &str = "/debug/sleep/2500";
 
-/// The image that [`pack_image`] makes.
+/// The name of the image that [`pack_image`] makes.
 const IMAGE: &str = "oxicorn-test/stops";
 
-/// The receivers of the SIGTERM.
+/// Which processes get the SIGTERM of a stop, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Master,
-    /// The process group, as `kill -- -PGID` and many inits do.
+    /// The process group gets it, as from `kill -- -PGID` and many inits.
     Group,
-    /// The master twice within a moment; a request in flight needs longer than a quick stop leaves.
+    /// The master gets it twice within a moment, while a request is in flight that takes longer than a quick stop
+    /// allows.
     Twice,
-    /// The master, then each worker: systemd's order.
+    /// The master gets it first, then each worker: this is systemd's order.
     MasterThenWorkers,
-    /// Each worker, then the master: the order of programs that follow cgroup.procs when the master is not first there.
+    /// Each worker gets it first, then the master. Programs that follow cgroup.procs do this if the master is not the
+    /// first entry.
     WorkersThenMaster,
-    /// Through dumb-init, which signals its child's session.
+    /// dumb-init gets it, and signals its child's session.
     DumbInit,
-    /// Through supervisord with `stopasgroup`.
+    /// supervisord gets it, with the setting `stopasgroup`.
     Supervisord,
-    /// By `docker stop`, as the container's PID 1.
+    /// `docker stop` sends it to the service, which is the container's PID 1.
     Docker,
-    /// By `docker stop`, below the init of `docker run --init`.
+    /// `docker stop` sends it to the init of `docker run --init`, below which the service runs.
     DockerInit,
 }
 
 impl Way {
-    /// The ways that need no installed program.
+    /// The ways that need no other installed program.
     pub const PLAIN: [Self; 5] =
         [Self::Master, Self::Group, Self::Twice, Self::MasterThenWorkers, Self::WorkersThenMaster];
     pub const THROUGH: [Self; 4] = [Self::DumbInit, Self::Supervisord, Self::Docker, Self::DockerInit];
@@ -72,7 +75,7 @@ impl Way {
         matches!(self, Self::Docker | Self::DockerInit)
     }
 
-    /// Returns when both workers serve.
+    /// Starts a service and returns once both workers serve.
     fn start(self) -> (Supervisor, SocketAddr) {
         if !self.is_docker() {
             let supervisor = self.launch().serving(2);
@@ -81,8 +84,8 @@ impl Way {
         }
         let supervisor = self.launch().start();
         supervisor.wait_log(events::SERVING, 2, 4 * PATIENCE);
-        // The address inside the bridge. Behind a published port stands a proxy, which accepts connections that no
-        // server takes.
+        // Uses the container's address in the bridge network: behind a published port is Docker's proxy, which accepts
+        // connections even when no server takes them.
         let ip = docker(&["inspect", "--format", "{{.NetworkSettings.IPAddress}}", &container(&supervisor)]);
         (supervisor, format!("{ip}:8000").parse().expect("docker tells an address"))
     }
@@ -110,14 +113,14 @@ impl Way {
                 run.push(IMAGE);
                 launch.through(&run)
             }
-            // As in a container: no stop may need a capability.
+            // Runs without capabilities, as in a container, because a stop must not need one.
             _ => launch.through(&["setpriv", "--bounding-set=-all"]),
         }
     }
 
     fn stop(self, supervisor: &Supervisor) {
         let pid = |pid: u32| Pid::from_raw(pid.cast_signed());
-        // A process that is already gone is not a failure here.
+        // If this fails, the process is already gone, which is not a fault here.
         let term = |to: u32| {
             let _ = kill(pid(to), Signal::SIGTERM);
         };
@@ -147,37 +150,37 @@ impl Way {
     }
 }
 
-/// The file in a service's folder with the id of the container that it runs in.
+/// The name of the file in the service's folder that holds its container's id.
 const CONTAINER: &str = "container";
 
 fn container(supervisor: &Supervisor) -> String {
     fs::read_to_string(supervisor.path(CONTAINER)).expect("docker run wrote it")
 }
 
-/// Returns what docker answers.
+/// Runs docker and returns its output. Docker must succeed.
 fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().expect("docker can be run");
     assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Makes the image of the binary under test.
+/// Makes the docker image that contains the binary under test.
 pub fn pack_image() {
     let script = root().join("tests/stops/image.sh");
     let status = Command::new(script).arg(binary()).arg(IMAGE).status().expect("it can be run");
     assert!(status.success(), "there is no image to stop");
 }
 
-/// The result of some stops.
+/// The results of one or several stops.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub stops: u64,
     pub answered: u64,
-    /// Connections that were established and got no complete answer.
+    /// The connections that were established but got no complete answer, by kind of failure.
     pub lost: BTreeMap<Failure, u64>,
-    /// Stops in which the service counted fewer losses than its clients had.
+    /// The number of stops in which the service counted fewer losses than its clients had.
     pub uncounted: u64,
-    /// Stops that did not end in order, and what was wrong.
+    /// One text for each stop that did not end in order, which says what was wrong.
     pub wrong: Vec<String>,
 }
 
@@ -211,13 +214,14 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Stops this many services in this way, several at a time.
+/// Starts and stops this many services in this way, several at the same time.
 pub fn stop_many(way: Way, stops: u64) -> Outcome {
     let begun = AtomicU64::new(0);
     let one_after_another = &|nth| {
         let mut outcome = Outcome::default();
         while begun.fetch_add(1, Relaxed) < stops {
-            // The stops come at different points of a service's life.
+            // Each thread waits for a different time first, so that the stops come at different points of a service's
+            // life.
             outcome.add(stop_one(way, Duration::from_millis(3 * nth)));
         }
         outcome
@@ -266,8 +270,8 @@ fn stop_one(way: Way, wait: Duration) -> Outcome {
     outcome
 }
 
-/// Opens a connection that its client ends with a reset, so that nothing of hundreds of thousands stays in the kernel.
-/// A connection that ends in order is kept for two minutes, and a machine with docker drops packets when its table of
+/// Opens a connection that its client will end with a reset, because hundreds of thousands are opened. The kernel keeps
+/// a connection that ended in order for two minutes, and a machine with docker drops packets when its table of
 /// connections is full.
 fn open(address: SocketAddr) -> Result<Connection, Failure> {
     let connection = Connection::open(address)?;
@@ -275,8 +279,8 @@ fn open(address: SocketAddr) -> Result<Connection, Failure> {
     Ok(connection)
 }
 
-/// Asks until nothing listens any more, or the container is gone. Returns the losses; a refused connection is not one,
-/// because it was never established.
+/// Starts a client that asks until nothing listens any more or the container is gone. It returns its losses. A refused
+/// connection is not a loss, because it was never established.
 fn start_client(address: SocketAddr, keeps: bool, answered: &Arc<AtomicU64>) -> JoinHandle<Vec<Failure>> {
     let answered = Arc::clone(answered);
     let ask = match keeps {

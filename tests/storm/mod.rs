@@ -1,9 +1,9 @@
-//! One crash a second, as a client with one bad request causes it, while health checks continue: oxicorn beside
-//! Gunicorn.
+//! A storm of crashes, one a second, as a client with one bad request would cause them, while health checks continue.
+//! oxicorn and Gunicorn are tested side by side.
 //!
-//! Owns: the two servers, the crashes, the client that checks and never retries, and how long no slot served. Refuses:
-//! a verdict on one server alone. Both run under the same storm at the same time, because other load of the machine
-//! must disturb both.
+//! Owns: the two servers, the crashes, the client that sends health checks and never retries, and the time in which no
+//! slot served. Refuses: a verdict on one server alone. Both are in the same storm at the same time, so that other load
+//! of the machine disturbs both.
 #![allow(dead_code, unreachable_pub, reason = "the tests use a part, the program another")]
 
 use std::{
@@ -29,21 +29,21 @@ use crate::common::{
 
 const CRASH_EVERY: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_millis(50);
-/// The crashes come between two checks: the storm measures the time afterwards, not which check was under way at that
-/// moment.
+/// Each crash comes between two checks, because the storm measures the time after a crash, and not which check was
+/// under way at that moment.
 const BETWEEN: Duration = Duration::from_millis(25);
-/// How long the client with the bad request waits for its answer.
+/// How long the client with the bad request waits for an answer.
 const CRASH_PATIENCE: Duration = Duration::from_millis(500);
-/// The least time between two forks of a slot.
+/// The least time between two forks for the same slot.
 const FLOOR: Duration = Duration::from_millis(100);
-/// Allows for other load of the machine.
+/// An allowance for other load of the machine.
 const SLACK: Duration = Duration::from_millis(100);
-/// The longest time without a serving slot, for a worker that has siblings.
+/// The longest time without a serving slot that is allowed with more than one worker.
 const MOST: Duration = Duration::from_millis(250);
-/// Enough for the master and four workers, too little for what one request allocates.
+/// The memory limit of each server: enough for the master and four workers, too little for what one request allocates.
 const MEMORY: u64 = 128 << 20;
 
-/// How a worker dies.
+/// How the storm kills a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Abort,
@@ -51,13 +51,13 @@ pub enum Way {
     Oom,
 }
 
-/// The numbers of workers; the servers run side by side.
+/// The numbers of workers that are tried, each with servers of its own; all servers run at the same time.
 const WORKERS: [usize; 3] = [1, 2, 4];
 
-/// Start and end.
+/// The start and the end of something.
 type Span = (Instant, Instant);
 
-/// What the client of one server saw.
+/// What the clients of one server saw.
 #[derive(Debug, Default)]
 struct Seen {
     checks: u64,
@@ -66,15 +66,15 @@ struct Seen {
 }
 
 impl Seen {
-    /// Returns the number of checks that failed although they were not under way beside the request that crashed: a
-    /// worker that dies loses what it had accepted, and nothing else.
+    /// Returns the number of failed checks that did not overlap with a crashing request. A dying worker may lose what
+    /// it had accepted at that moment, so only these failures count.
     fn beyond(&self) -> usize {
         let beside = |&(from, to): &Span| self.crashes.iter().any(|crash| crash.0 <= to && from <= crash.1);
         self.failures.iter().filter(|(span, _)| !beside(span)).count()
     }
 }
 
-/// The result of both servers with this number of workers.
+/// The results of both servers for one number of workers.
 #[derive(Debug)]
 pub struct Outcome {
     way: Way,
@@ -82,13 +82,13 @@ pub struct Outcome {
     ours: Seen,
     theirs: Seen,
     crashes: usize,
-    /// The longest time without a serving slot.
+    /// The longest time in which oxicorn had no serving slot.
     gap: Duration,
     most: Duration,
     seconds: u64,
 }
 
-/// Runs all numbers of workers at the same time.
+/// Runs the storm for all numbers of workers at the same time.
 pub fn run(way: Way, seconds: u64) -> Vec<Outcome> {
     thread::scope(|threads| {
         let runs = WORKERS.map(|workers| threads.spawn(move || run_one(way, workers, seconds)));
@@ -139,13 +139,14 @@ fn run_one(way: Way, workers: usize, seconds: u64) -> Outcome {
     }
 }
 
-/// Waits until the `nth` tick; `None` once the window is over.
+/// Waits until the `nth` tick. Returns `None` if this tick lies after the end of the window.
 fn tick(begun: Instant, every: Duration, nth: u32, window: Duration) -> Option<()> {
     let at = every * nth;
     (at < window).then(|| thread::sleep((begun + at).saturating_duration_since(now())))
 }
 
-/// Sends one check after the other, each on a new connection; a late check lets the next ones fall out.
+/// Sends a health check at each tick, on a new connection each. While a check takes long, the ticks that pass are
+/// skipped.
 fn check(address: SocketAddr, begun: Instant, window: Duration) -> Seen {
     let mut seen = Seen::default();
     let mut nth = 0;
@@ -169,7 +170,7 @@ fn check(address: SocketAddr, begun: Instant, window: Duration) -> Seen {
     seen
 }
 
-/// Crashes workers; returns when each crash was under way.
+/// Crashes one worker at each tick. Returns the period of each crash.
 fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window: Duration) -> Vec<Span> {
     let mut crashes = Vec::new();
     let path = match way {
@@ -182,14 +183,14 @@ fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window:
         nth += 1;
         let from = now();
         if way == Way::Kill {
-            // Another worker each time, if it lives.
+            // Chooses another worker each time. If none lives, this crash does nothing.
             let workers = master.children();
             if let Some(victim) = workers.get(nth as usize % workers.len().max(1)) {
                 let _ = kill(Pid::from_raw(victim.0.cast_signed()), Signal::SIGKILL);
             }
         } else if let Ok(mut connection) = Connection::open(address) {
             connection.patience(CRASH_PATIENCE);
-            // A request that crashes its worker gets no answer.
+            // If this fails, the request has crashed its worker, as intended, so there is no answer.
             let _ = connection.get(path);
         }
         crashes.push((from, now()));
@@ -197,7 +198,7 @@ fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window:
     crashes
 }
 
-/// Returns the longest time in which no worker served, and the longest boot, from the log.
+/// Returns, as the log shows them, the longest time in which no worker served, and the longest boot.
 fn longest_gap(log: &Log) -> (Duration, Duration) {
     let mut forked: BTreeMap<&str, u64> = BTreeMap::new();
     let mut serving: Vec<&str> = Vec::new();
@@ -226,7 +227,7 @@ fn longest_gap(log: &Log) -> (Duration, Duration) {
     (Duration::from_millis(gap), Duration::from_millis(boot))
 }
 
-/// Returns the milliseconds of the day: `2026-11-22T03:38:23.448Z …`.
+/// Returns the time of day of a log line (`2026-11-22T03:38:23.448Z …`), in milliseconds.
 fn milliseconds(line: &str) -> Option<u64> {
     let time = line.split_once('T')?.1.split_once('Z')?.0;
     let [hours, minutes, rest] = time.split(':').collect::<Vec<_>>().try_into().ok()?;
@@ -236,7 +237,7 @@ fn milliseconds(line: &str) -> Option<u64> {
 }
 
 impl Outcome {
-    /// Returns the broken promises in words; empty when all were kept.
+    /// Returns one sentence for each broken promise, so nothing if all were kept.
     pub fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let mut must = |holds: bool, what: String| {
@@ -254,7 +255,7 @@ impl Outcome {
     }
 }
 
-/// Prints a row of the table.
+/// Prints one row of the result table.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |seen: &Seen| format!("{} ({}) of {}", seen.failures.len(), seen.beyond(), seen.checks);
@@ -272,11 +273,11 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Stands over the rows.
+/// The heading of the result table.
 pub const HEAD: &str = "crash  workers  crashes  oxicorn failed* Gunicorn failed*  longest without a serving slot\n\
                         * in brackets: not beside the request that crashed";
 
-/// Gunicorn with its default settings and its default worker.
+/// A running Gunicorn with its default settings and its default kind of worker.
 struct Gunicorn {
     child: Child,
     wrapped: bool,
@@ -310,7 +311,7 @@ impl Gunicorn {
         gunicorn
     }
 
-    /// Returns the master: behind the wrapper it is the wrapper's child.
+    /// Returns Gunicorn's master process. If it was started through a wrapper, this is the wrapper's child.
     fn master(&self) -> Process {
         let first = Process(self.child.id());
         let child = || first.children().first().copied();

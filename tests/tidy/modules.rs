@@ -1,7 +1,8 @@
 //! Promise to ourselves: in the library a type's name stands for one thing, and modules do not import each other in
 //! circles.
 //!
-//! Owns: which items a file defines and which it imports, read without a compiler. Refuses: the walls (`tidy`).
+//! Owns: which items a file defines and imports, read without a compiler. Refuses: the rules about who may import what
+//! (`tidy`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,36 +11,37 @@ use std::{
 
 use super::{TESTS, is_in, sources};
 
-/// Type names that stand in two modules, each with its reason.
+/// Type names that two modules may define, each with its reason.
 const TWICE: &[(&str, &str)] = &[("Material", "with the feature `tls`, and without it")];
 
-/// Modules among which a circle is allowed, each group with its reason; `a::` stands for all that is below `a`.
+/// Groups of modules that may import each other in a circle, each with its reason. `a::` stands for every module below
+/// `a`.
 const CIRCLES: &[(&[&str], &str)] =
     &[(&["worker::connection::"], "a connection is one state machine in several files")];
 
 const TYPES: [&str; 5] = ["struct", "enum", "union", "trait", "type"];
 const ITEMS: [&str; 10] = ["struct", "enum", "union", "trait", "type", "fn", "const", "static", "macro_rules", "mod"];
 
-/// From each module to those that it imports.
+/// For each module, the modules that it imports.
 type Edges = BTreeMap<String, BTreeSet<String>>;
 
-/// A file of the library.
+/// What one source file of the library defines and imports.
 #[derive(Default)]
 struct Module {
     types: BTreeSet<String>,
     items: BTreeSet<String>,
-    /// By the name that the import has here.
+    /// The imported paths, by the name that each has in this file.
     imports: BTreeMap<String, Vec<String>>,
     globs: Vec<Vec<String>>,
-    /// Imported for this file's own code, not to be found here by others.
+    /// The paths that are imported only for this file's own code, so not re-exported.
     used: Vec<Vec<String>>,
-    /// The paths in the code outside of imports.
+    /// The paths that the code uses outside of `use` lines.
     paths: BTreeSet<Vec<String>>,
 }
 
 struct Library(BTreeMap<String, Module>);
 
-/// Read once for all tests.
+/// The whole library, which is read only once for all tests.
 static LIBRARY: LazyLock<Library> = LazyLock::new(Library::read);
 
 impl Library {
@@ -51,7 +53,7 @@ impl Library {
         Self(library.map(|source| (source.module.clone(), Module::read(&source.code))).collect())
     }
 
-    /// The absolute path of one that stands in a module; `None` outside of the library.
+    /// Returns the absolute form of a path that stands in `module`, or `None` if it leads out of the library.
     fn absolute(&self, module: &str, path: &[String]) -> Option<Vec<String>> {
         let own =
             || if module == "lib" { Vec::new() } else { module.split("::").map(str::to_owned).collect::<Vec<_>>() };
@@ -80,7 +82,8 @@ impl Library {
         Some(start)
     }
 
-    /// The module that defines what a path names, behind all re-exports; `None` if the path names a module.
+    /// Returns the module that defines what a path names, found through all re-exports. Returns `None` if the path
+    /// names a module.
     fn definer(&self, path: &[String], depth: u8) -> Option<String> {
         let mut module = "lib".to_owned();
         for (at, name) in path.iter().enumerate() {
@@ -137,7 +140,7 @@ impl Module {
             }
             let (word, after) = rest.split_at(rest.find(|sign| !is_name(sign)).unwrap_or(rest.len()));
             rest = after;
-            // `-> impl Trait + use<…>` is not an import.
+            // The word `use` in `-> impl Trait + use<…>` does not begin an import.
             if word == "use" && after.starts_with(' ') {
                 let (tree, after) = after.split_once(';').unwrap_or((after, ""));
                 trees.push((matches!(before, "pub" | ")"), tree.split_whitespace().collect::<Vec<_>>().join(" ")));
@@ -182,7 +185,7 @@ fn join(path: &[String], name: &str) -> String {
     path.iter().map(String::as_str).chain([name]).collect::<Vec<_>>().join("::")
 }
 
-/// The modules of a file that only tests, or only the fuzzer, compile.
+/// Returns the modules of a file that are compiled only for tests or for the fuzzer.
 fn test_modules(module: &str, text: &str) -> Vec<String> {
     let parent = if module == "lib" { String::new() } else { format!("{module}::") };
     let mut found = Vec::new();
@@ -196,7 +199,7 @@ fn test_modules(module: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// Each name of an import's tree, as a path and as it is called here.
+/// Returns each name that a `use` tree imports, as its full path and as the name that it has in this file.
 fn leaves(prefix: &[String], tree: &str) -> Vec<(Vec<String>, String)> {
     let tree = tree.trim();
     if let Some(group) = tree.strip_prefix('{').and_then(|tree| tree.strip_suffix('}')) {
@@ -224,12 +227,12 @@ fn leaves(prefix: &[String], tree: &str) -> Vec<(Vec<String>, String)> {
     }
 }
 
-/// Each path of at least two names in the code.
+/// Returns each path in the code that has at least two names.
 fn paths(code: &str) -> BTreeSet<Vec<String>> {
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("::") {
         let before = code[..at].rsplit(|sign| !is_name(sign)).next().unwrap_or_default();
-        // Only the beginning of a path: what follows is read from there.
+        // Looks only at the beginning of a path; the rest is read from there below.
         if before.is_empty() || code[..at - before.len()].ends_with("::") || code[..at - before.len()].ends_with('.') {
             continue;
         }
@@ -268,7 +271,7 @@ fn a_type_name_stands_for_one_thing() {
     assert!(needless.is_empty(), "exceptions that are not needed any more: {needless:?}");
 }
 
-/// The largest groups of modules in which each imports each, directly or over others.
+/// Returns the largest groups of modules in which each module imports each other one, directly or through others.
 fn circles(edges: &Edges) -> BTreeSet<Vec<&str>> {
     fn reached<'a>(edges: &'a Edges, from: &'a str) -> BTreeSet<&'a str> {
         let (mut seen, mut waiting) = (BTreeSet::new(), vec![from]);
@@ -282,7 +285,8 @@ fn circles(edges: &Edges) -> BTreeSet<Vec<&str>> {
     reached.keys().map(|from| circle(from)).filter(|circle| !circle.is_empty()).collect()
 }
 
-/// A circle between a module and what is below it does not count: a parent uses its parts, and the parts know it.
+/// A circle between a module and the modules below it does not count: a parent uses its parts, and the parts know the
+/// parent.
 #[test]
 fn modules_do_not_import_each_other_in_circles() {
     let (mut faults, mut needed) = (Vec::new(), BTreeSet::new());
@@ -307,7 +311,7 @@ fn modules_do_not_import_each_other_in_circles() {
     assert!(needless.is_empty(), "exceptions that are not needed any more: {needless:?}");
 }
 
-/// Shows the reader files that hold each form it must understand.
+/// Gives the reader code that contains each form that it must understand.
 #[test]
 fn imports_and_definitions_are_read() {
     let module = Module::read(
