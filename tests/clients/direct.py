@@ -1,4 +1,4 @@
-"""The rows of clients that ask oxicorn directly: one for each library and transport, and the losses of its own."""
+"""The rows of clients that ask oxicorn directly: one for each library and transport, with its own losses."""
 
 import sys
 
@@ -13,7 +13,7 @@ JAVA = {
 
 
 def load(*command, style=None, **more):
-    """Returns a client program; `style` chooses one of its clients."""
+    """Returns a client program. `style` becomes its variable STYLE, which chooses one of the library's clients."""
     environment = (*more.pop("environment", ()), *([("STYLE", style)] if style else []))
     return Load(tuple(map(str, command)), environment=environment, **more)
 
@@ -25,7 +25,7 @@ def python(program, packages="clients-python", **more):
 
 
 def niquests(**more):
-    # niquests replaces the urllib3 that requests uses, so it has a folder of its own.
+    # niquests installs its own urllib3, which would replace that of requests, so its packages are in a separate folder.
     return python("niquests", "clients-niquests", **more)
 
 
@@ -58,8 +58,8 @@ VERSIONS = {
     "PHP's libcurl": ("php", "-r", "echo curl_version()['version'];"), "wrk": ("wrk", "-v"), "ab": ("ab", "-V"),
     "hey": ("dpkg-query", "-W", "hey"), "h2load": ("h2load", "--version"),
 }  # fmt: skip
-# At a stop ab and h2load end when connections are refused, and wrk counts each refusal: no tool tells which requests
-# were answered.
+# The events for load generators. `stop` is left out: at a stop, ab and h2load end when a connection is refused, and wrk
+# counts each refusal, so no tool tells which requests were answered.
 NOT_STOPPED = ("reload", "recycle", "upgrade", "scale")
 
 HTTP1 = [

@@ -1,9 +1,9 @@
-"""The parts of every cell of the matrix: its own oxicorn, the events that replace workers, and a client program.
+"""The parts that each cell of the matrix needs: an oxicorn, the events that replace its workers, and a client program.
 
 A client program is called with `URL METHOD SIZE VERSION THREADS SECONDS PAUSE [SOCKET]` and prints one line of JSON:
-`{"tried": n, "lost": n, "errors": {"text": n}, "longest_ms": x}`. After a random part of the pause, each thread asks
-again and again until the seconds are over. It never retries by itself, and counts as lost every answer but 200 with the
-body that was sent.
+`{"tried": n, "lost": n, "errors": {"text": n}, "longest_ms": x}`. First each thread waits for
+a random part of PAUSE. Then it asks again and again until SECONDS are over. It never retries. A request is lost unless
+its answer is 200 with the body that was sent.
 """
 
 import collections
@@ -29,7 +29,7 @@ GET, POST = "/health", "/debug/echo"
 
 
 class Broken(Exception):
-    """The matrix itself cannot continue: a tool is missing, or a program did not start. Never the loss of a request."""
+    """Says why a cell cannot be tried: a tool is missing, or a program did not start. It never means a lost request."""
 
 
 @dataclasses.dataclass
@@ -66,7 +66,7 @@ def accepts(port):
 
 
 def sh(*command, seconds=60, **options):
-    """Returns the stdout of a command, which must end in time and with code 0."""
+    """Runs a command, which must end in time and with code 0, and returns its stdout."""
     command = [str(word) for word in command]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, **options)
@@ -107,10 +107,10 @@ def certificate():
 
 
 class Guard:
-    """Ends the programs that this one has started, however this one ends, also by SIGKILL.
+    """Ends the programs that this program has started when this program ends, even if it ends by SIGKILL.
 
-    Proxies have a session of their own, so no signal to this program's group reaches them. Therefore a second process
-    waits for the end of its standard input, which comes when this program is gone, and then ends them.
+    Proxies have a session of their own, so a signal to this program's group does not reach them. Therefore a second
+    process reads its standard input until that ends, which happens when this program is gone, and then ends them.
     """
 
     SCRIPT = """
@@ -138,7 +138,7 @@ for way in (signal.SIGTERM, signal.SIGKILL) if groups else ():
             print(f"{sign}{process.pid}", file=self.process.stdin, flush=True)
 
     def start(self, command, **options):
-        """Starts a program as the leader of a session; `forget` it once it has been waited for."""
+        """Starts a program as the leader of a new session. Call `forget` once the program was waited for."""
         process = subprocess.Popen(command, start_new_session=True, **options)
         self.tell("+", process)
         return process
@@ -151,13 +151,13 @@ GUARD = Guard()
 
 
 class Service:
-    """oxicorn with its reference service, in a folder of its own, over TCP and a unix socket.
+    """A running oxicorn with its reference service, in a new folder, on a TCP port and a unix socket.
 
-    The folder is removed unless there was an error.
+    The folder is removed at the end, unless there was an error.
     """
 
     def __init__(self, tls=False, binary=OXICORN, **settings):
-        """`settings`: section__key = value in TOML's form, strings in quotes: `workers__max_requests=200`."""
+        """`settings` are written as section__key=value, with the value as TOML: `workers__max_requests=200`."""
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="oxicorn-clients-"))
         self.folder.chmod(0o755)  # a proxy that runs as another user connects to the socket
         self.port, self.socket, self.binary = free_port(), self.folder / "http.sock", binary
@@ -227,13 +227,13 @@ class Service:
 
 
 class Event:
-    """Happens to the service while its clients ask: by `fire` once a second, or by `settings` that cause it."""
+    """An event in the service's life while clients ask. `fire` causes it once a second, or the `settings` cause it."""
 
     def __init__(self, name, fire=None, pause=0.0, **settings):
         self.name, self.fire, self.pause, self.settings = name, fire, pause, settings
 
     def happens(self, service, over):
-        """Fires until the event `over` is set."""
+        """Calls `fire` once a second until `over` is set."""
         turn = 0
         while self.fire and not over.wait(1):
             self.fire(service, turn)
@@ -252,8 +252,8 @@ EVENTS = {
         Event("upgrade", lambda service, _: service.ctl("upgrade")),
         Event("scale", scales, workers__count=3),
         Event("stop", log__access='"access.log"', log__access_format="""'"%(r)s" %(s)s'"""),  # see `stopped`
-        # The pause is far enough from keep_alive: a request at the moment of the close is lost on the wire, not by
-        # oxicorn.
+        # The pause is clearly longer than keep_alive: a request at the moment of the close would be lost on the wire,
+        # which is not oxicorn's fault.
         Event("expiry", pause=1.5, http__keep_alive='"1s"'),
     ]
 }
@@ -261,7 +261,7 @@ EVENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """A client program and its arguments; `command` comes before the arguments that all programs have."""
+    """A client program and how it asks. Its command line is `command` and the arguments that all programs get."""
 
     command: tuple
     version: str = "1.1"
@@ -270,7 +270,7 @@ class Load:
     environment: tuple = ()
 
     def ask(self, origin, method, seconds, pause=0.0, unix=None, path=None):
-        """Runs it to its end; returns a Result."""
+        """Runs the client program until it ends, and returns its Result."""
         url = origin + (path or (GET if method == "GET" else POST))
         words = [
             *self.command,
@@ -296,13 +296,13 @@ class Load:
 
 
 def methods(ask, names):
-    """Calls `ask` for each method at the same time; returns {method: Result}."""
+    """Calls `ask(method)` for all methods at the same time, and returns {method: Result}."""
     with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
         return dict(zip(names, pool.map(ask, names)))
 
 
 def happening(service, event, ask, names):
-    """Lets the event happen while each method is asked; returns {method: Result}."""
+    """Causes the event while clients ask by each method, and returns {method: Result}."""
     over = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         firing = pool.submit(event.happens, service, over)
@@ -315,10 +315,10 @@ def happening(service, event, ask, names):
 
 
 def stopped(service, ask, names):
-    """Stops the service when all clients have asked for a second.
+    """Stops the service once all clients have asked for a second.
 
-    Connections that come later are refused, as they should be. So `tried` is what oxicorn answered with 200, by its
-    access log, and `lost` is the part of it that the clients have not seen.
+    Connections that come later are refused, which is right. So `tried` is the number of answers with 200 in oxicorn's
+    access log, and `lost` is how many of these answers the clients have not seen.
     """
 
     def answered(method):
@@ -344,7 +344,7 @@ def stopped(service, ask, names):
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A loss that is the client's own fault: the reason, and the largest share of its requests that it explains."""
+    """Losses that are the client's or the proxy's own fault: the reason, and the largest share of lost requests."""
 
     why: str
     share: float = 1.0
@@ -359,7 +359,7 @@ def direct(service, unix):
 class Row:
     """A row of the matrix: a client, over a transport, perhaps through a proxy.
 
-    `front(service, unix)` is a context that gives the origin and the socket (or None) that the client asks.
+    `front(service, unix)` is a context manager. It gives the origin that the client asks, and a unix socket or None.
     """
 
     name: str
@@ -382,7 +382,7 @@ class Row:
         return self.known.get(f"{event} {method}") or self.known.get(event) or self.known.get("*")
 
     def run(self, event, seconds):
-        """Returns {method: Result}, and what oxicorn has counted."""
+        """Tries this row with one event. Returns {method: Result}, and what oxicorn itself has counted."""
         with Service(self.tls, **(self.settings | event.settings)) as service:
             with self.front(service, self.unix) as (origin, unix):
 

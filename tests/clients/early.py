@@ -12,8 +12,8 @@ from drive import Result, Service
 from proxies import FRONT, PROXIES, V2
 
 SIZE, SECONDS = 20_000, 10
-# These answer and close their client's connection without `Connection: close`, before nginx as before oxicorn. The
-# number is the share of the POSTs that follow.
+# Proxies that answer and then close their client's connection without `Connection: close`. They do the same in front of
+# nginx, so it is not oxicorn's fault. The number is the largest share of POSTs that may be lost in this way.
 OWN_FAULT = {("HAProxy", "h2c"): 0.1, ("HAProxy", "PROXY v2, h2c"): 0.1, ("Squid", "HTTP/1.1"): 0.1} | {
     ("nghttpx", transport): 0.1 for transport in ("HTTP/1.1", "unix", "h2c")
 }
@@ -21,7 +21,7 @@ LOAD = dataclasses.replace(FRONT, size=SIZE, environment=(*FRONT.environment, ("
 
 
 def asked(proxy, transport, requests):
-    """Asks until this many requests are done."""
+    """Runs clients through this proxy until at least `requests` requests are done."""
     result = Result()
     with Service(**(V2 if "v2" in transport else {})) as service, proxy.before(service, transport) as origin:
         while result.tried < requests:

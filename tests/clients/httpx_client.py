@@ -1,4 +1,4 @@
-"""Asks with httpx over HTTP/1.1 or HTTP/2: takes the URL and the version, prints the number of right answers."""
+"""Asks with httpx. The arguments are the URL and the HTTP version (1 or 2). Prints the number of correct answers."""
 
 import asyncio
 import sys

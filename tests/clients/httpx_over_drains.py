@@ -1,7 +1,7 @@
-"""Asks over one client of httpx, and waits for a line on its standard input before each request.
+"""Asks with one httpx client, and waits for a line on its standard input before each request.
 
 The arguments are the base URL and the number of requests. GET and POST take turns. Prints `ready` before each wait, and
-at the end how many of the requests failed, with the last failure.
+at the end the number of failed requests with the last failure.
 """
 
 import sys

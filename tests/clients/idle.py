@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Shows which side must keep idle connections longer.
 
-Each proxy stands before oxicorn over a wire of 20 ms, with its own idle time and with a set one. All clients ask at the
-same moment, then all wait for about `http.keep_alive`, when a request meets the FIN of a server that closes first. With
-a shorter idle time in the proxy nothing may be lost.
+Each proxy is in front of oxicorn, over a wire of 20 ms: once with its default idle time and once with one that is set.
+All clients ask at the same moment and then wait for about `http.keep_alive`. If the server closes first, the next
+request meets its FIN on the wire and may be lost. With a shorter idle time in the proxy, nothing may be lost.
 
-`--keep-alive 75 --idle 60` is what is deployed, and takes five minutes; the default shows the same in half a minute.
-All proxies run side by side, mostly asleep.
+`--keep-alive 75 --idle 60` are the values of a deployment, and take five minutes; the defaults show the same in half a
+minute. All proxies run at the same time, because they mostly wait.
 """
 
 import argparse
@@ -32,7 +32,7 @@ TLS = ssl.create_default_context(cafile=certificate() / "ca.pem")
 
 
 def client(origin, method, pauses, together, lost):
-    """Asks once before the first pause and after each pause; adds each failure to `lost`."""
+    """Asks once, and once more after each pause, together with the other clients. Adds each failure to `lost`."""
     url = urllib.parse.urlsplit(origin)
     more = {"context": TLS} if url.scheme == "https" else {}
     connection = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}[url.scheme](
@@ -53,7 +53,7 @@ def client(origin, method, pauses, together, lost):
 
 
 def tried(proxy, transport, keep_alive, idle):
-    """Returns {method: what failed} of the requests of all clients."""
+    """Runs all clients through one proxy, and returns {method: [the failure of each lost request]}."""
     lost = {"GET": [], "POST": []}
     settings = {"http__keep_alive": f'"{keep_alive}s"', "log__access_exclude": '["/ready"]'}
     with Service(**settings) as service, Wire(service.port, WIRE_S) as wire:

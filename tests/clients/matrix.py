@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Real clients and real proxies through the events of oxicorn's life: `make clients` (short) and `make soak-clients`.
 
-Prints the versions, then the matrix row by row: what was tried and what was lost. Fails when a cell has lost requests
-that `known` does not explain, and when a tool is missing: a cell that cannot be tried is an error.
+Prints the versions, then the matrix row by row: how many requests were tried and how many were lost. Fails when a cell
+has lost requests that the row's `known` does not explain, or when a cell cannot be tried because a tool is missing.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def arguments():
 
 
 def cell(row, event, seconds):
-    """Returns ({method: Result}, what oxicorn counted), or a sentence that says why there is neither."""
+    """Tries one cell. Returns ({method: Result}, oxicorn's counts), or the reason why it could not be tried."""
     try:
         return row.run(EVENTS[event], seconds)
     except Broken as error:
@@ -48,7 +48,7 @@ def cell(row, event, seconds):
 
 
 def wrong(row, event, outcome):
-    """Yields one sentence for each fault."""
+    """Yields one sentence for each fault of one cell, so nothing if the cell is as it should be."""
     if isinstance(outcome, str):
         yield f"{row.title}, {event}: {outcome}"
         return
@@ -68,7 +68,7 @@ def wrong(row, event, outcome):
     if counted["crashed"] or counted["hung"]:
         yield f"{row.title}, {event}: {counted}"
     tried, left = sum(result.tried for result in results.values()), row.load.threads * len(results)
-    # A load generator leaves each connection in the middle of a request.
+    # A load generator may end in the middle of a request on each connection, so oxicorn may have counted a few more.
     if counted["requests"] > tried + left:
         print(
             f"   repeated: {row.title}, {event}: {counted['requests']} requests executed of {tried} tried",
@@ -83,7 +83,7 @@ def figures(outcome):
 
 
 def versions():
-    """Yields the versions of what is installed: pip's packages by their folders, programs by their own output."""
+    """Yields name and version of each client and proxy: from a Python package's folder, or a program's output."""
     for info in sorted(TARGET.glob("clients-*/*.dist-info")):
         yield " ".join(info.stem.rsplit("-", 1))
     for name, command in (direct.VERSIONS | proxies.VERSIONS).items():

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Clients that ask once in a while, over wires with delay, with the defaults on both sides: nothing may be lost.
+"""Clients that ask only now and then, over wires with a delay, with default settings everywhere: nothing may be lost.
 
-With `--reloads 100` some clients go through this many reloads of oxicorn, and others through as many reloads of an
+With `--reloads 100`, some clients ask during this many reloads of oxicorn, and others during as many reloads of an
 nginx in front of an oxicorn that does not reload. HTTP/1.1 itself loses a request that is sent while the end of its
-idle connection is on the wire, so these losses are only printed, side by side. All run at the same time, mostly asleep:
-six minutes without reloads, a quarter of an hour with a hundred.
+idle connection is on the wire, so these losses are only printed, those of oxicorn beside those of nginx. All clients
+run at the same time, because they mostly wait: six minutes without reloads, a quarter of an hour with a hundred.
 """
 
 import argparse
@@ -30,8 +30,8 @@ CLIENTS = {
 ROWS = [row for row in HTTP1 if row.name in CLIENTS and row.transport == "HTTP/1.1"]
 METHODS = ("GET", "POST")
 WIRES_S = (0.001, 0.02, 0.1)
-# The reloads are further apart than any two polls; otherwise a client that closes at once would close long before its
-# next poll.
+# Two reloads are further apart than two polls of any client. Otherwise a client that closes its connection when it sees
+# the end of it would close long before its next poll.
 INTERVALS, APART_S, LANES = (10, 30), (32, 48), 5
 NGINX = """
 daemon off; worker_processes 2; pid nginx.pid; error_log said;
@@ -44,7 +44,10 @@ http {
 
 
 def polls(asked, at_once):
-    """Runs {key: (row, threads, origin, method, seconds, pause)}, longest first; returns {key: Result or Broken}."""
+    """Runs each value of `asked`: {key: (row, threads, origin, method, seconds, pause)}.
+
+    At most `at_once` run at the same time, and those that take longest start first. Returns {key: Result or Broken}.
+    """
 
     def one(row, threads, origin, method, seconds, pause):
         try:
@@ -59,7 +62,10 @@ def polls(asked, at_once):
 
 
 def table(results, columns):
-    """Prints a line for each client, yields a sentence for each loss; `results` is {(client, column, …): Result}."""
+    """Prints a table with a row for each client, and yields a sentence for each loss.
+
+    `results` is {(client, column, …): Result}.
+    """
     print(f"| client | {' | '.join(map(str, columns))} |\n|{'---|' * (len(columns) + 1)}")
     for row in ROWS:
         line = []
@@ -82,7 +88,7 @@ def table(results, columns):
 
 
 def without_reloads(intervals):
-    """Polls without any event; returns {(client, interval, method, wire): Result}."""
+    """Polls while nothing happens to the service. Returns {(client, interval, method, wire): Result}."""
     with Service() as service, contextlib.ExitStack() as stack:
         wires = {delay: stack.enter_context(Wire(service.port, delay)) for delay in WIRES_S}
         asked = {
@@ -96,7 +102,7 @@ def without_reloads(intervals):
 
 @contextlib.contextmanager
 def nginx(service):
-    """Runs nginx in front of the service, with nginx's defaults; gives its port, and a function that reloads it."""
+    """Runs nginx with its defaults in front of the service. Gives nginx's port, and a function that reloads nginx."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         (pathlib.Path(folder) / "nginx.conf").write_text(NGINX % (port, service.port))
@@ -111,7 +117,10 @@ def nginx(service):
 
 
 def lane(number, reloads, threads):
-    """Reloads an oxicorn and an nginx under some clients; returns {(client, "10 s, oxicorn", method): Result}."""
+    """Reloads one oxicorn and one nginx while some of the clients poll them.
+
+    Returns {(client, "10 s, oxicorn", method): Result}.
+    """
     with contextlib.ExitStack() as stack:
         service, behind = stack.enter_context(Service()), stack.enter_context(Service())
         port, reload_nginx = stack.enter_context(nginx(behind))

@@ -1,8 +1,9 @@
-"""The rows of proxies before oxicorn: how each starts, over which transports it reaches oxicorn, and its own losses.
+"""The rows with a proxy before oxicorn: how it starts, how it reaches oxicorn, and which losses are its own fault.
 
-A proxy has a file in proxies/ in which `@port@` (in front), `@dir@` (its folder), `@upstream@`, `@idle@` and the like
-are filled in. Its retries, pools and time limits towards oxicorn are its defaults. Only its limits towards its own
-clients are long, so that they cause no loss. The client in front is Python's http.client, which retries nothing.
+Each proxy has a file in proxies/ with places to fill in: `@port@` (where clients connect), `@dir@` (its folder),
+`@upstream@` (oxicorn), `@idle@` and the like. Towards oxicorn its retries, pools and time limits are its defaults. Only
+its limits towards its clients are long, so that they cause no loss. The client is Python's http.client, which never
+retries.
 """
 
 import contextlib
@@ -24,12 +25,13 @@ from drive import GET, GUARD, ROOT, TARGET, Broken, Known, Row, certificate, eve
 HERE = ROOT / "tests/clients/proxies"
 WHEELS = TARGET / "clients-proxies"
 FRONT = python("http_client", threads=8)
-# hitch passes on its clients' protocol, and the end of an idle connection, which http.client does not look for.
+# hitch passes on the protocol of its client, and also the end of an idle connection. http.client does not look for that
+# end, so other clients ask through hitch.
 THROUGH = {"PROXY v2, HTTP/2": python("pycurl", version="2", threads=8)}
 
 
 def fill(text, values):
-    """Fills the places in; values may hold places too, and a place without a value becomes empty."""
+    """Replaces each place `@name@` in the text by its value, which may have places too, or by nothing."""
     while "@" in text and (filled := re.sub(r"@(\w+)@", lambda place: values.get(place[1], ""), text)) != text:
         text = filled
     return text
@@ -37,9 +39,9 @@ def fill(text, values):
 
 @dataclasses.dataclass(frozen=True)
 class Proxy:
-    """A proxy. `upstreams` has for each transport the values of its file, or a text for `@upstream@` alone.
+    """A proxy. For each transport, `upstreams` has the values for the proxy's file, or only a text for `@upstream@`.
 
-    `@to@` is oxicorn's port, `@socket@` its socket.
+    In these values, `@to@` stands for oxicorn's port and `@socket@` for its unix socket.
     """
 
     name: str
@@ -53,7 +55,7 @@ class Proxy:
 
     @contextlib.contextmanager
     def before(self, service, transport, idle=None):
-        """Runs it before the service; gives the origin that clients ask."""
+        """Runs the proxy in front of the service. Gives the origin that the clients must ask."""
         program = pathlib.Path(self.command[0]).name
         folder, port = pathlib.Path(tempfile.mkdtemp(prefix=f"oxicorn-{program}-")), free_port()
         folder.chmod(0o777)  # some proxies write as users of their own
@@ -98,7 +100,7 @@ class Proxy:
 
 
 def ends(process):
-    """Ends the process and its children, which are in its session."""
+    """Ends the process and its children: they are in one process group, because the process leads its own session."""
     for way in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, way)
@@ -108,12 +110,13 @@ def ends(process):
 
 
 def key_and_chain(folder, _):
-    """Writes key and chain into one file, as hitch needs them."""
+    """Writes the key and the certificate chain into one file, because hitch reads them from one."""
     pem = "".join((certificate() / name).read_text() for name in ("key.pem", "cert.pem"))
     (folder / "both.pem").write_text(pem)
 
 
-# What must differ from the shipped files: ports, places, the name. No server may be asked for a certificate.
+# The changes that a test makes in the shipped files: ports, paths and the name. Traefik must not ask any server for a
+# certificate.
 SHIPPED = {
     "traefik.yml": {
         r'":80"': '"127.0.0.1:@plain@"', r'":443"': '"127.0.0.1:@port@"', "/etc/traefik/": "@dir@/", "/acme/": "@dir@/",
@@ -130,7 +133,7 @@ OUR_CERTIFICATE = (
 
 
 def shipped(folder, values):
-    """Writes the files of deploy/traefik with the changes above."""
+    """Writes the files of deploy/traefik with the changes in `SHIPPED`."""
     values = {"plain": str(free_port()), "tls": str(certificate()), **values}
     for name, changes in SHIPPED.items():
         text = (ROOT / "deploy/traefik" / name).read_text()

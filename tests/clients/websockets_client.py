@@ -1,4 +1,4 @@
-"""Uses websockets against examples/websocket.rs: the argument is the URL. Prints how many messages came back."""
+"""Sends messages with websockets to examples/websocket.rs at the given URL. Prints how many came back."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""A wire with a delay: a relay to a port of this machine that delivers every byte and every close after a delay."""
+"""A slow wire: a relay to a port of this machine that delivers every byte and every close after a delay."""
 import asyncio
 import contextlib
 import threading
@@ -6,7 +6,7 @@ import threading
 
 class Wire:
     def __init__(self, to, delay):
-        """Relays to the port `to`; `delay` is in seconds, each way."""
+        """Prepares a relay to the port `to`. `delay` is the delay in each direction, in seconds."""
         self.to, self.delay, self.loop, self.tasks = to, delay, asyncio.new_event_loop(), set()
 
     def __enter__(self):
@@ -22,20 +22,20 @@ class Wire:
     def __exit__(self, *_):
         async def closes():
             self.server.close()
-            # Connections may still arrive.
+            # Repeats this until no task is left, because a connection may still arrive meanwhile.
             while others := asyncio.all_tasks() - {asyncio.current_task()}:
                 for task in others:
                     task.cancel()
                 await asyncio.gather(*others, return_exceptions=True)
 
-        # Python 3.11 reports every connection that is cancelled.
+        # Without this, Python 3.11 prints a report for every connection that is cancelled.
         self.loop.set_exception_handler(lambda *_: None)
         asyncio.run_coroutine_threadsafe(closes(), self.loop).result(5)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
 
     async def opened(self, reader, writer):
-        # asyncio itself keeps no reference to a task: the garbage collector would remove one that waits.
+        # Keeps a reference to the task: asyncio keeps none, and the garbage collector may remove a task that waits.
         self.tasks.add(asyncio.current_task())
         with contextlib.suppress(OSError):
             theirs, ours = await asyncio.open_connection("127.0.0.1", self.to)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # base-images.sh rust mongo nginx traefik
-# Makes the base images of tests/docker/run.py, for a machine that may not reach a registry of images: Debian by
-# debootstrap, Rust by this machine's own toolchain, MongoDB by a mongod, nginx from Debian's packages, Traefik by the
-# program of a wheel. All are named oxicorn-test/… and never as the official images, so that they are not mistaken for
-# those. Existing images are kept.
+# Makes the base images for tests/docker/run.py, so that a machine needs no registry of images. Debian comes from
+# debootstrap, Rust from this machine's toolchain, MongoDB from a mongod, nginx from Debian's packages, and Traefik from
+# the program in a Python wheel. The names begin with oxicorn-test/, so that no image is mistaken for an official one.
+# Existing images are kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=target/docker
@@ -11,13 +11,13 @@ mkdir -p "$work"
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 
-# Reads the Dockerfile from stdin, and the files from $context.
+# build NAME: builds the image oxicorn-test/NAME. The Dockerfile comes from stdin, its files from $context.
 build() {
     docker build --quiet --tag "oxicorn-test/$1" --file - "$context" >/dev/null
     find "$context" -mindepth 1 -delete
 }
 
-# debian SUITE PACKAGES
+# debian SUITE PACKAGES: makes an image of this Debian release with these packages.
 debian() {
     has "$1" && return
     if [ ! -d "$work/$1" ]; then
@@ -28,7 +28,8 @@ debian() {
     tar -C "$work/$1" -c . | docker import - "oxicorn-test/$1" >/dev/null
 }
 
-# bookworm compiles, trixie serves. nginx is from trixie, because `http2 on` needs nginx 1.25 and bookworm has 1.22.
+# The bookworm image is for compiling, the trixie image for serving. nginx is from trixie, because `http2 on` needs
+# nginx 1.25 and bookworm has 1.22.
 bookworm() { debian bookworm ca-certificates,gcc,libc6-dev; }
 trixie() { debian trixie libcurl4t64,libssl3t64,nginx,passwd; }
 
@@ -39,7 +40,8 @@ rust() {
     mkdir "$context/bin"
     cp -a "$toolchain"/bin/{cargo,rustc} "$context/bin/"
     cp -a "$toolchain/lib" "$context/"
-    # A proxy with its own certificate authority may be between this machine and the registry of crates.
+    # Copies this machine's certificate authorities: a proxy with an authority of its own may be before the registry of
+    # crates.
     cp -L /etc/ssl/certs/ca-certificates.crt "$context/"
     build rust <<'DOCKERFILE'
 FROM oxicorn-test/bookworm

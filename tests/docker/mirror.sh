@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the address of Debian's archive that this machine's own sources name.
+# Prints the address of the Debian archive from which this machine installs its packages.
 set -eu
 . /etc/os-release
 mirror=$(apt-get update --print-uris | sed -n "s,^'\(.*\)/dists/$VERSION_CODENAME/main/.*,\1,p" | head -n 1)

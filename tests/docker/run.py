@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Builds and runs the image and the compose files: `make soak-docker`.
 
-`run.py BINARY`, which is `make test-docker`, puts an existing binary into the image and compiles nothing. Every check
-prints a sentence, and the first that fails ends the run. Images are named oxicorn-test/… and stay. Containers,
-volumes and networks are named oxicorn-test… and are removed. The base images are made by base-images.sh, so the run
-needs no registry of images.
+`make test-docker` calls `run.py BINARY`, which puts an existing binary into the image and compiles nothing. Every check
+prints a sentence, and the first check that fails ends the run. The images are named oxicorn-test/… and are kept. The
+containers, volumes and networks are named oxicorn-test… and are removed. base-images.sh makes the base images, so the
+run needs no registry of images.
 """
 
 import concurrent.futures
@@ -25,9 +25,9 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORK = ROOT / "target/docker"
 BINARY = sys.argv[1] if len(sys.argv) > 1 else None
-# The arguments of the Dockerfile, which tests/docker/compose.yml passes on as well.
+# The build arguments of the Dockerfile; tests/docker/compose.yml also passes them on, from the environment.
 ARGUMENTS = {"RUST": "oxicorn-test/rust", "RUNTIME": "oxicorn-test/runtime" if BINARY else "build"}
-# The Makefile puts the plugins buildx and compose there.
+# The Makefile puts the Docker plugins buildx and compose into this folder.
 os.environ |= {"DOCKER_CONFIG": str(ROOT / "target/docker-client"), "DOCKER_BUILDKIT": "1"} | ARGUMENTS
 NAME = "oxicorn-test"
 IMAGE = "oxicorn-test/oxicorn"
@@ -102,7 +102,7 @@ def makes_a_fact(address, text):
 class Load:
     """Clients that never retry. A request is lost if it was sent and not answered with 200.
 
-    A client that cannot connect has lost nothing.
+    A client that cannot connect has sent no request, so it has lost none.
     """
 
     def __init__(self, address, path, clients):
@@ -132,7 +132,7 @@ class Load:
                     self.answered += 1
                 else:
                     self.lost.append(f"status {answer.status}")
-                # http.client would reconnect by itself.
+                # Forgets the connection: otherwise http.client would silently open a new one.
                 if answer.will_close:
                     connection = None
             except LOST as error:
@@ -173,7 +173,7 @@ def tags_are_pinned():
 
 
 def packs_the_binary():
-    """Makes the image that stands for the Dockerfile's stage `build`."""
+    """Makes an image with the given binary. It replaces the Dockerfile's stage `build`, so nothing is compiled."""
     with tempfile.TemporaryDirectory() as folder:
         sh("deploy/docker/runtime.sh", BINARY, f"{folder}/runtime")
         docker("image", "rm", "--force", ARGUMENTS["RUNTIME"], check=False)
@@ -198,7 +198,7 @@ def build():
 
 
 def a_changed_source_compiles_oxicorn_alone():
-    # The change does not compile. cargo still names what it compiles, and the minutes of linking are saved.
+    # The changed source does not compile. cargo still names what it compiles, and the test need not wait for linking.
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(ROOT, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("target", ".git"))
         with open(f"{copy}/src/lib.rs", "a") as source:
@@ -213,9 +213,9 @@ def a_changed_source_compiles_oxicorn_alone():
 
 
 def run(*options):
-    """Returns the address inside the bridge.
+    """Starts the container and returns its address in the bridge network.
 
-    A published port leads to Docker's proxy, which accepts connections even when nothing serves.
+    The published port is not used: it leads to Docker's proxy, which accepts connections even when nothing serves.
     """
     remove()
     docker(
@@ -263,7 +263,7 @@ def as_it_is():
     expect(makes_a_fact(address, "in a container"), "a fact is written to the volume")
     reloads_and_upgrades(address)
 
-    # An orphan: a second supervisor whose master is killed leaves its worker to PID 1.
+    # Makes an orphan: when the master of a second supervisor is killed, its worker becomes a child of PID 1.
     docker(
         "exec",
         "--detach",
@@ -283,7 +283,7 @@ def as_it_is():
     expect(eventually(lambda: second("worker"), 20), "a second supervisor runs in the container")
     orphans = second("worker")
     os.kill(second("master")[0], signal.SIGKILL)
-    # `docker top` shows no zombies.
+    # Looks into /proc, because `docker top` would not show a zombie that PID 1 has not reaped.
     gone = eventually(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in orphans), 20)
     expect(gone, f"PID 1 reaps its orphans {orphans}")
 
@@ -311,7 +311,7 @@ def locked_down():
 
 
 def compose(*files):
-    """Returns the command for these compose files."""
+    """Returns the `docker compose` command for these compose files, without a subcommand."""
     return [
         "docker",
         "compose",
@@ -371,7 +371,7 @@ def composed():
 
 
 def behind(command, proxy, *trust):
-    """Checks the overlay with this proxy in front."""
+    """Starts the services of the compose files and checks them through this proxy."""
     sh(*command, *UP)
     https, plain = (port(command, proxy, inside).rpartition(":")[2] for inside in (443, 80))
 
@@ -402,7 +402,7 @@ def clean():
 
 
 def belongings():
-    """Returns containers, networks and all volumes, because a volume without a name cannot be recognized later."""
+    """Returns the test's containers and networks, and all volumes: one without a name cannot be recognized."""
     named = [["ps", "--all"], ["network", "ls"]]
     theirs = [docker(*ask, "--quiet", "--filter", f"name={NAME}") for ask in named]
     return set(" ".join([docker("volume", "ls", "--quiet"), *theirs]).split())
@@ -415,7 +415,7 @@ clean()
 before, began = belongings(), time.monotonic()
 try:
     tags_are_pinned()
-    # These run during the compilation, because the compiler needs neither the network nor the disk.
+    # These images are made during the compilation, because the compiler needs neither the network nor the disk.
     with concurrent.futures.ThreadPoolExecutor(1) as others:
         made = others.submit(sh, "tests/docker/base-images.sh", "mongo", "nginx", "traefik")
         if not BINARY:

@@ -1,6 +1,6 @@
 """Opens /docs in a headless Chromium, enters the token, and makes a fact with "Try it out".
 
-Usage: browser.py http://host:port TOKEN. Exit code 1 when the page logs an error or asks another host for anything.
+Usage: browser.py http://host:port TOKEN. Exits with code 1 when the page logs an error or asks another host.
 """
 
 import sys
@@ -12,7 +12,7 @@ base, token = sys.argv[1:]
 asked, complaints = [], []
 
 with sync_playwright() as playwright:
-    # The browser itself finds no other host, whatever it wants to ask.
+    # With this rule the browser cannot resolve the name of any other host, so it reaches only the service.
     offline = f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {urllib.parse.urlsplit(base).hostname}"
     browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox", offline])
     page = browser.new_page()

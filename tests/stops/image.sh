@@ -1,12 +1,12 @@
 #!/bin/sh
 # image.sh BINARY IMAGE
-# Makes an image of the binary and what it needs, without a Dockerfile and without a build.
+# Makes a docker image with the binary and the libraries that it needs, without a Dockerfile and without a build.
 set -eu
 binary=$1 image=$2
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
-# Removes the containers that a failed run left.
+# Removes containers that an earlier, failed run has left.
 docker ps --quiet --filter "ancestor=$image" | xargs --no-run-if-empty docker rm --force >/dev/null
 "$(dirname "$0")/../../deploy/docker/runtime.sh" "$binary" "$folder"
 docker image rm --force "$image" >/dev/null 2>&1 || true

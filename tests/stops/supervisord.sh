@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs a program under supervisord, in this folder, as its users configure it: a stop signals the complete process
+# Runs a program under supervisord in the present folder, configured as its users do: a stop signals the whole process
 # group.
 cat >supervisord.conf <<CONF
 [supervisord]

@@ -1,4 +1,4 @@
-"""The service that Gunicorn serves in a storm, with the same routes as oxicorn's reference service."""
+"""The app that Gunicorn serves in the crash storm. Its routes are named as in oxicorn's reference service."""
 import os
 
 KEPT = []

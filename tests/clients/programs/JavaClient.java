@@ -1,4 +1,4 @@
-// Java's clients, one for all threads: STYLE=url uses HttpURLConnection, otherwise java.net.http.HttpClient.
+// Asks with a Java client that all threads share: HttpURLConnection if STYLE=url, otherwise java.net.http.HttpClient.
 
 import java.io.FileInputStream;
 import java.io.IOException;

@@ -1,4 +1,4 @@
-// Go's net/http with one client for all goroutines. STYLE=streamed: bodies that cannot be sent twice.
+// Asks with Go's net/http. All goroutines share one client. With STYLE=streamed, no body can be sent a second time.
 package main
 
 import (

@@ -1,4 +1,4 @@
-"""The load of the Python clients: threads that ask until the time is over, and the one line that reports the losses."""
+"""Shared by the Python clients: threads or tasks that ask until the time is over, and the line with the results."""
 import collections
 import json
 import os
@@ -16,7 +16,7 @@ tried, errors, longest = 0, collections.Counter(), 0.0
 
 
 def judge(status, body):
-    """Raises unless the status is the wanted one, and unless a 200 to a POST holds the body that was sent."""
+    """Raises if the status is not `WANTED`, or if a 200 to a POST does not contain the body that was sent."""
     if status != WANTED:
         raise RuntimeError(f"status {status}")
     if BODY is not None and body != BODY and WANTED == 200:
@@ -36,7 +36,7 @@ def said():
 
 
 def threads(make):
-    """Runs one thread for each client; `make()` returns a function that asks once."""
+    """Runs the clients, each in a thread. `make()` is called once for each and returns a function that asks once."""
     asks = [make() for _ in range(THREADS)]
     lock, end = threading.Lock(), time.monotonic() + SECONDS
 
@@ -50,7 +50,7 @@ def threads(make):
                 error = lost
             with lock:
                 count(began, error)
-            # Without a pause, the refused connections of a stop would be a storm.
+            # Pauses after a failure: otherwise refused connections, after a stop, would be tried without end.
             time.sleep(PAUSE or 0.05 * bool(error))
 
     running = [threading.Thread(target=client, args=[ask], daemon=True) for ask in asks]
@@ -64,7 +64,7 @@ def threads(make):
 
 
 async def tasks(ask):
-    """Does the same with as many tasks, which share one client."""
+    """Runs the clients as tasks in one thread, which share one client object of the library."""
     import asyncio
 
     end = time.monotonic() + SECONDS

@@ -1,5 +1,5 @@
-// node's clients: STYLE=agent uses http.Agent with keepAlive, STYLE=fetch fetch, and STYLE=http2 one session, which is
-// replaced after a GOAWAY.
+// Asks with node's own clients. STYLE=agent uses http.Agent with keepAlive, STYLE=fetch uses fetch. STYLE=http2 uses
+// one session, which is replaced after a GOAWAY.
 import { readFileSync } from "node:fs";
 import http from "node:http";
 import http2 from "node:http2";

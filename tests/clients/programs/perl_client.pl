@@ -1,6 +1,6 @@
 #!/usr/bin/env perl
-# Perl's clients: STYLE=lwp uses LWP::UserAgent with keep_alive, otherwise HTTP::Tiny. One process stands for each
-# thread and sends its line to the first process.
+# Asks with Perl: LWP::UserAgent with keep_alive if STYLE=lwp, otherwise HTTP::Tiny. Instead of threads there are
+# processes, each of which sends its line of results to the first process.
 use strict;
 use warnings;
 use HTTP::Tiny;

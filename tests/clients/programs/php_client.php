@@ -1,6 +1,6 @@
 <?php
-// PHP's curl with a handle for each process. One process stands for each thread and sends its line to the first
-// process.
+// Asks with PHP's curl. Instead of threads there are processes, each with its own handle. Each of them sends its line
+// of results to the first process.
 
 [, $url, $method, $size, $version, $threads, $seconds, $pause] = $argv;
 $socket = $argv[8] ?? null;

@@ -1,4 +1,4 @@
-# Ruby's net/http with a started (persistent) connection for each thread.
+# Asks with Ruby's net/http. Each thread has its own started (persistent) connection.
 require 'json'
 require 'net/http'
 require 'openssl'
@@ -13,7 +13,7 @@ told = { tried: 0, lost: 0, errors: Hash.new(0), longest_ms: 0 }
 client = lambda do
   http = Net::HTTP.new(url.host, url.port)
   http.use_ssl, http.ca_file, http.read_timeout = url.scheme == 'https', ENV['CA_FILE'], 30
-  # After a longer pause net/http would open a new connection without a look at the old one.
+  # Set to 60 s: after a pause longer than this limit, net/http opens a new connection without a look at the old one.
   http.keep_alive_timeout = 60
   sleep(rand * pause)
   while now.call < finish

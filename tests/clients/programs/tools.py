@@ -1,4 +1,4 @@
-"""Runs load generators as client programs: `tools.py wrk|ab|hey|h2load URL METHOD …`. ab runs with -k (HTTP/1.0)."""
+"""Runs a load generator as a client program: `tools.py wrk|ab|hey|h2load URL METHOD …`. ab uses HTTP/1.0 and -k."""
 import json
 import math
 import os
@@ -9,12 +9,12 @@ import tempfile
 
 _, TOOL, URL, METHOD, SIZE, VERSION, THREADS, SECONDS, PAUSE, *_ = sys.argv
 SECONDS = str(math.ceil(float(SECONDS)))  # wrk and h2load take complete seconds only
-# Text, because wrk's script quotes it.
+# The body is text, because wrk's script puts it in quotes.
 BODY = "" if METHOD == "GET" else "x" * int(SIZE)
 
 
 def run(*words):
-    # A tool that finds no listener any more may end with an error; its output still tells what it asked before.
+    # The exit code is ignored: a tool ends with an error when nothing listens any more, and its output still counts.
     return subprocess.run([*words, URL], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=float(SECONDS) + 60).stdout
 
 
@@ -35,8 +35,8 @@ def wrk(file):
 
 def ab(file):
     body = ["-p", file, "-T", "text/plain"] if BODY else []
-    # -t sets -n to 50,000. Without -r, ab ends at the first connection that is refused or reset; -r counts such a
-    # connection several times.
+    # -t would set -n to 50,000, so -n follows it. Without -r, ab ends at the first connection that is refused or reset.
+    # With -r it would continue, but count such a connection several times.
     said = run("ab", "-k", "-q", "-s", "30", "-c", THREADS, "-t", SECONDS, "-n", "9999999", *body)
     done = number(r"Complete requests: +(\d+)", said) or number(r"Total of (\d+) requests completed", said)
     errors = {"failed": number(r"Failed requests: +(\d+)", said), "status": number(r"Non-2xx responses: +(\d+)", said)}
@@ -46,8 +46,8 @@ def ab(file):
 def hey(file):
     body = ["-D", file] if BODY else []
     rate = ["-q", f"{1 / float(PAUSE)}"] if float(PAUSE) else []
-    # hey takes the Host header for the name of the server. A name with a port is invalid: TLS ends with "illegal
-    # parameter".
+    # hey sends the Host header as the server's name in TLS. A name with a port is invalid there: the handshake fails
+    # with "illegal parameter". So -host gives a name without a port.
     version = ["-h2", "-host", "localhost"] if VERSION == "2" else []
     said = run("hey", *version, "-c", THREADS, "-z", f"{SECONDS}s", "-t", "30", "-m", METHOD, *body, *rate)
     errors = {text: int(n) for n, text in re.findall(r"^  \[(\d+)\]\s+(\S+ \".*)", said, re.MULTILINE)}

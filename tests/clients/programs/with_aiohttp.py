@@ -1,4 +1,4 @@
-"""aiohttp with one session for all tasks."""
+"""Asks with aiohttp. All tasks share one session."""
 import asyncio
 import ssl
 

@@ -1,4 +1,4 @@
-"""Python's own http.client: one kept connection for each thread, without pool, retries or hidden errors."""
+"""Asks with Python's own http.client. Each thread keeps one connection: no pool, no retries, no hidden errors."""
 import contextlib
 import http.client
 import socket
@@ -28,7 +28,7 @@ def make():
 
     def ask():
         try:
-            # A proxy may answer and close before it has the complete body.
+            # If this fails, a proxy has answered and closed before it had the whole body. The answer can still be read.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(load.METHOD, path, load.BODY)
             answer = connection.getresponse()

@@ -1,4 +1,4 @@
-"""httpx with a client for each thread; STYLE=shared: one client for all, STYLE=async: an AsyncClient and tasks."""
+"""Asks with httpx. Each thread has a client; STYLE=shared: all share one; STYLE=async: tasks share an AsyncClient."""
 import asyncio
 import os
 import ssl

@@ -1,6 +1,6 @@
-"""niquests with a session for each thread; STYLE=async: an AsyncSession and tasks.
+"""Asks with niquests. Each thread has its own session; with STYLE=async tasks share an AsyncSession.
 
-Over plain TCP, HTTP/2 is by prior knowledge.
+Over plain TCP, the client begins with HTTP/2 at once (prior knowledge), because there is no ALPN to choose it.
 """
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""pycurl with a handle for each thread."""
+"""Asks with pycurl. Each thread has its own handle."""
 import io
 
 import load

@@ -1,4 +1,4 @@
-"""requests with a session for each thread."""
+"""Asks with requests. Each thread has its own session."""
 import load
 import requests
 

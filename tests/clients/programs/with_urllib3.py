@@ -1,4 +1,4 @@
-"""urllib3 with one pool for all threads."""
+"""Asks with urllib3. All threads share one pool."""
 import load
 import urllib3
 
