@@ -109,7 +109,8 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
     supervisor.stop();
 }
 
-/// Without the rule, the replacement of the crashed worker would find the same requests in the queue and crash too.
+/// If requests of departed clients were served, the replacement of the crashed worker would find them in the queue and
+/// crash too.
 #[test]
 fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
     let supervisor = launch().serving(1);

@@ -240,7 +240,7 @@ fn canary_slack() -> Duration {
     Duration::from_millis(500)
 }
 
-/// A line that waits must neither keep an idle worker awake nor wake it.
+/// A line that waits to be written must neither keep an idle worker awake nor wake it.
 #[test]
 fn an_access_log_adds_no_wakeups_to_an_idle_worker() {
     let supervisor = launch("%(U)s").set("workers.count", "1").serving(1);
@@ -405,7 +405,7 @@ fn a_stalled_reader_costs_lines_and_no_request() {
     eventually("the log says so", PATIENCE, || (counted(&told(&supervisor)) == lost).then_some(()));
     assert!(told(&supervisor)[0].contains("its reader is slow or stopped"), "{:?}", told(&supervisor));
 
-    // Nothing blocks any more: the reader continues, and every line that was not counted as lost arrives complete.
+    // The reader now continues to read, so every line that was not counted as lost arrives, and arrives complete.
     let mut text = Vec::new();
     let kept = asked - lost;
     eventually("all that was kept", PATIENCE, || {

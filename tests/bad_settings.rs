@@ -122,7 +122,7 @@ fn a_second_instance_is_refused_and_the_first_keeps_serving() {
     first.stop();
 }
 
-/// No address is bound when one of them cannot be.
+/// If one of the addresses cannot be bound, none of them is bound.
 #[test]
 fn either_all_addresses_are_bound_or_none() {
     let mut first = Launch::new().serving(2);

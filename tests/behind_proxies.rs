@@ -232,7 +232,8 @@ fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
         }
     });
     let accepted = supervisor.status()["totals"]["connections"].as_u64().expect("a count");
-    // The one more connection is the test's own: it checked whether the proxy listens.
+    // The limit has one more connection than there are clients: the test's own, which checked whether the proxy
+    // listens.
     assert!(accepted <= CLIENTS + 1, "{accepted} connections for {CLIENTS} clients");
     supervisor.stop();
 }

@@ -17,8 +17,8 @@ fn a_worker_whose_recycle_request_found_the_channel_full_sends_it_again() {
     supervisor.stop();
 }
 
-/// Each time the log files are reopened, the worker, which does not read, is sent one more message, until its channel
-/// is full.
+/// Each reopening of the log files sends one more message to the worker. The worker does not read, so its channel
+/// becomes full.
 #[test]
 fn a_worker_that_did_not_read_learns_later_of_the_stop_and_of_the_log() {
     let mut supervisor = Launch::new().set("workers.count", "1").log_to("app.log").serving(1);

@@ -1,5 +1,5 @@
-//! Promise: a crash costs what the worker had accepted and not answered, and nothing that still waited in a queue. The
-//! worker is replaced at once.
+//! Promise: a crash costs only the requests that the worker had accepted and not answered, and none that still waited
+//! in a queue. The worker is replaced at once.
 
 use std::time::Duration;
 

@@ -106,8 +106,8 @@ fn the_units_timeouts_leave_room_for_the_services_own() {
         ["graceful_timeout", "shutdown_delay", "boot_timeout"].map(|key| default_seconds("workers", key));
     assert!(seconds(&unit_key(&unit, "TimeoutStopSec")) > graceful + delay);
     assert!(seconds(&unit_key(&unit, "TimeoutStartSec")) > boot);
-    // A restart would meet these failures again, so systemd must not restart. systemd checks only the main process's
-    // exit code, so no command may run before it.
+    // After an exit with 2, 3 or 4, a restart would fail in the same way, so systemd must not restart. It looks only at
+    // the exit code of the main process, so no command may run before that process.
     assert_eq!(unit_key(&unit, "RestartPreventExitStatus"), "2 3 4");
     assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre=")), "systemd would retry it for ever");
     assert_eq!(unit_key(&unit, "Type"), "notify", "systemd 252 knows no other that waits for READY");

@@ -199,7 +199,8 @@ fn every_field_of_the_status_is_in_the_reference() {
     assert_same(&fields(&status["totals"]), &totals, "docs/reference/status-json.md, totals");
 }
 
-/// Pages name functions of the library as `App::table` or `WorkerContext::stopping()`.
+/// The pages write functions of the library as `App::table` or `WorkerContext::stopping()`, so the test looks for this
+/// form.
 #[test]
 fn every_function_of_the_library_that_a_page_names_exists() {
     let sources = sources().into_iter().map(|(_, text)| text).collect::<String>();

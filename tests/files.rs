@@ -243,7 +243,7 @@ fn reload_and_upgrade_follow_a_moved_link() {
         fs::create_dir(supervisor.path("four")).expect("a folder in our own");
         replace_link(&current, Path::new("four"));
         refused(&supervisor, "current/supervisor.toml is gone");
-        // The link is gone, so it leads to no release.
+        // Without the link, the folder in which the service was started is gone, so the command is refused.
         fs::remove_file(&current).expect("our own link");
         refused(&supervisor, "the folder that the service was started in is gone: ");
         symlink("current", &current).expect("a link in our own folder");

@@ -1,6 +1,6 @@
 //! Promise: a worker whose places are full of idle connections still accepts. For each new connection it closes the one
-//! that has been idle longest, in the way of a drain. A connection keeps its place if it has a request, was active in
-//! the last second, or has had no answer yet.
+//! that has been idle longest, in the same way as a drain does. A connection keeps its place if it has a request, was
+//! active in the last second, or has had no answer yet.
 
 use std::{os::unix::net::UnixStream, time::Duration};
 

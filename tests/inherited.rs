@@ -32,8 +32,8 @@ fn blocked_signals_are_unblocked() {
     supervisor.stop();
 }
 
-/// The signals were sent to the previous program, which blocked them. If they took effect once unblocked, each of them
-/// would end the start.
+/// The previous program has blocked these signals, and they are still pending. If they took effect once unblocked, each
+/// of them would end the start.
 #[test]
 fn signals_pending_behind_the_mask_do_not_end_the_start() {
     let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE))";
@@ -77,7 +77,8 @@ fn no_socket_gets_the_number_of_a_closed_standard_stream() {
     supervisor.stop();
 }
 
-/// The master inherits these children. It reaps them when they end, and does not mistake them for its workers.
+/// The master inherits the children of the previous program. It reaps them when they end, and does not mistake them for
+/// its workers.
 #[test]
 fn children_of_the_previous_program_do_no_harm() {
     let mut supervisor = after("for (1..3) { if (!fork) { sleep 1; exit 7 } }").serving(2);

@@ -1,5 +1,5 @@
-//! Promise: `make install` and the commands of docs/guides/systemd.md make a service that runs, with exactly these
-//! files. The completions and the manual page know every command. The Debian package holds what `make install`
+//! Promise: `make install` and the commands of docs/guides/systemd.md install a service that runs, and it needs no
+//! other file. The completions and the manual page know every command. The Debian package holds what `make install`
 //! installs.
 //!
 //! The test plays systemd: it runs the unit's own commands in new namespaces. It needs root, and systemd's own sysusers

@@ -166,7 +166,7 @@ fn a_proxy_header_of_each_version_names_the_client() {
                 Some(56324),
             );
         }
-        // One PROXY header holds for the whole connection: each of its requests belongs to that client.
+        // One PROXY header holds for the whole connection: the client that it names has sent each request on it.
         let mut connection = Connection::open(supervisor.address()).expect("the port is open");
         connection.send(headers[0]).expect("it listens");
         for _ in 0..3 {

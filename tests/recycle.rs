@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use crate::common::{Connection, Launch, Load, Log, Mode, PATIENCE, events, eventually, field, get};
 
-/// Replays the log. Asserts that, once `count` workers had served, the number of serving workers was always between
-/// `count` and a quarter (at least one) more.
+/// Replays the log. Asserts that, once `count` workers had served, at least `count` served at each moment, and at most
+/// a quarter of `count` (but at least one) more.
 #[track_caller]
 fn assert_serving_stays_within(log: &Log, count: usize) {
     let most = count + (count / 4).max(1);
@@ -24,8 +24,8 @@ fn assert_serving_stays_within(log: &Log, count: usize) {
     assert!(complete, "all {count} workers served once");
 }
 
-/// Returns the numbers of a log line that lie in this range, without the numbers in its fields for pid, slot,
-/// generation and heir and in its time.
+/// Returns the numbers in a log line that are in the range `among`. Leaves out its time and its fields pid, slot,
+/// generation and heir.
 fn numbers(line: &str, among: std::ops::RangeInclusive<u64>) -> Vec<u64> {
     line.split_whitespace()
         .skip(1)

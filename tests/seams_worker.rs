@@ -23,7 +23,7 @@ fn with_outer_loop() -> Launch {
     seams().env("SEAMS_LOOP", "own")
 }
 
-/// Returns what has ended so far, in the order in which it ended.
+/// Returns the program's notes: what has ended so far, in the order in which it ended.
 fn notes(supervisor: &Supervisor) -> Vec<String> {
     fs::read_to_string(supervisor.path("notes")).unwrap_or_default().lines().map(str::to_owned).collect()
 }

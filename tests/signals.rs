@@ -22,8 +22,8 @@ fn winch_is_logged_and_does_no_harm() {
     supervisor.stop();
 }
 
-/// If one of these signals killed, it would do so before the worker runs again. So one more answer proves that none of
-/// them did.
+/// If one of these signals were deadly, it would kill the worker before the worker runs again. So one more answer from
+/// the same worker proves that it is not.
 #[test]
 fn signals_sent_to_a_worker_by_mistake_do_not_kill_it() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);

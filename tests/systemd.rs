@@ -118,7 +118,8 @@ fn ready_waits_for_a_slow_boot() {
     supervisor.stop();
 }
 
-/// `systemctl reload` waits for both messages of a `Type=notify-reload` unit, and checks the time in the first one.
+/// For a `Type=notify-reload` unit, `systemctl reload` waits for RELOADING and then READY, and checks the time in
+/// RELOADING.
 #[test]
 fn a_reload_is_announced_with_its_time_and_its_end() {
     let (launch, mut told) = Told::at_path(Launch::new());

@@ -64,7 +64,7 @@ impl Bind {
     }
 }
 
-/// Everything that is decided before a run.
+/// The plan of one run: the kind of socket, the storm's actions, the clients, and the length.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub bind: Bind,
@@ -74,13 +74,13 @@ pub struct Plan {
     /// The number of requests (roughly) after which a worker is recycled.
     pub max_requests: u64,
     pub length: Duration,
-    /// The mean time between two deeds of the storm.
+    /// The mean time between two actions of the storm.
     pub pace: Duration,
     pub seed: u64,
 }
 
 impl Plan {
-    /// Returns a plan with every deed that must not cost a request, and with every kind of client.
+    /// Returns a plan with every action that must not cost a request, and with every kind of client.
     pub fn without_kills(bind: Bind, length: Duration, seed: u64) -> Self {
         Self {
             bind,
@@ -189,8 +189,8 @@ impl Report {
         let mut never =
             vec![events::HUNG, events::KILLED, events::BOOT_FAILED, events::RELOAD_REFUSED, events::UPGRADE_REFUSED];
         if self.record.victims.is_empty() {
-            // With kills, a new generation may fail its trial because one of its workers is killed, so a rollback is
-            // allowed.
+            // Without kills, no rollback may happen. With kills it may, because a new generation fails its trial if one
+            // of its workers is killed.
             never.extend([events::RELOAD_ROLLED_BACK, events::UPGRADE_ROLLED_BACK]);
         }
         for event in never {
@@ -222,7 +222,7 @@ impl Report {
         crate::common::Log(self.log.clone()).count(event)
     }
 
-    /// Returns each deed of the plan, the recycles and the takeovers, each with the number of times that it happened.
+    /// Returns each action of the plan, the recycles and the takeovers, each with the number of times that it happened.
     pub fn deeds(&self) -> Vec<(&'static str, usize)> {
         let mut done: Vec<_> = self.plan.deck.iter().map(|&deed| (deed.name(), self.record.count(deed))).collect();
         done.push(("recycle (max_requests)", self.logged(events::RECYCLE_REQUESTED)));
@@ -235,7 +235,7 @@ impl Report {
         &self.log
     }
 
-    /// Lists the first losses, each with the last deeds before it, where a search for the cause should start.
+    /// Lists the first losses, each with the last actions before it, where a search for the cause should start.
     pub fn leads(&self) -> String {
         let mut text = String::new();
         for loss in self.outcome.losses().iter().take(5) {

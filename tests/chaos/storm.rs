@@ -1,6 +1,6 @@
 //! The storm: what operators, faulty apps and accidents do to a service, in an order that a seed determines.
 //!
-//! Owns: the deeds, the pauses between them, and the record of what was done and which workers were killed. Refuses:
+//! Owns: the storm's actions, the pauses between them, and the record of what was done and which workers were killed. Refuses:
 //! the verdict on the result.
 
 use std::{
@@ -13,7 +13,7 @@ use nix::{sys::signal::kill, unistd::Pid};
 use super::swarm::{Hang, Swarm};
 use crate::common::{PATIENCE, Process, Random, Signal, Supervisor, eventually, now, observe_for};
 
-/// One thing that the storm can do to the service.
+/// An action that the storm can do on the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deed {
     /// Changes a setting and sends HUP.
@@ -77,7 +77,7 @@ impl Record {
     }
 }
 
-/// Takes deeds from a shuffled deck, so that each deed is done about equally often.
+/// Takes actions from a shuffled deck, so that each action is done about equally often.
 pub struct Storm<'a> {
     supervisor: &'a Supervisor,
     swarm: &'a Swarm,
@@ -95,8 +95,8 @@ impl<'a> Storm<'a> {
         Self { supervisor, swarm, random: Random::new(seed), record, frozen: None, hangs_until: now() }
     }
 
-    /// Does deeds for the time `length`, one every `pace` on average. Continues after that if some deed was done less
-    /// than twice, which happens on a busy machine.
+    /// Does actions for the time `length`, one every `pace` on average. Continues after that if some action was done
+    /// less than twice, which happens on a busy machine.
     pub fn rage(mut self, deck: &[Deed], length: Duration, pace: Duration) -> Record {
         let until = now() + length;
         let most = u64::try_from(2 * pace.as_millis()).expect("a pace in milliseconds");

@@ -76,7 +76,7 @@ pub struct Loss {
     pub pid: Option<u32>,
 }
 
-/// A request that was answered late.
+/// A request that was answered late: it waited longer than `LONG_WAIT`.
 #[derive(Clone, Copy, Debug)]
 pub struct Slow {
     pub from: Instant,

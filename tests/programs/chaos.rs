@@ -21,7 +21,7 @@ struct Arguments {
     /// Length of the run without kills; the one with kills takes half of it.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// The seed of the order of deeds.
+    /// The seed that determines the order of the actions.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The sockets: own (a listener for each worker), shared, unix, dual ([::]).
@@ -45,7 +45,7 @@ fn bind(word: &str) -> Result<Bind, &'static str> {
     }
 }
 
-/// The least number of requests in a minute. A run with fewer requests, or with fewer deeds than the next constant,
+/// The least number of requests in a minute. A run with fewer requests, or with fewer actions than `DEEDS_A_MINUTE`,
 /// proves little.
 const REQUESTS_A_MINUTE: u64 = 200_000;
 const DEEDS_A_MINUTE: usize = 20;

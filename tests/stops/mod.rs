@@ -45,23 +45,23 @@ const IMAGE: &str = "oxicorn-test/stops";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Master,
-    /// The process group gets it, as from `kill -- -PGID` and many inits.
+    /// The whole process group gets the SIGTERM, as from `kill -- -PGID` and many inits.
     Group,
-    /// The master gets it twice within a moment, while a request is in flight that takes longer than a quick stop
-    /// allows.
+    /// The master gets the SIGTERM twice within a moment, while a request is in flight that takes longer than a quick
+    /// stop allows.
     Twice,
-    /// The master gets it first, then each worker: this is systemd's order.
+    /// The master gets the SIGTERM first, then each worker: this is systemd's order.
     MasterThenWorkers,
-    /// Each worker gets it first, then the master. Programs that follow cgroup.procs do this if the master is not the
-    /// first entry.
+    /// Each worker gets the SIGTERM first, then the master. Programs that follow cgroup.procs do this if the master is
+    /// not the first entry.
     WorkersThenMaster,
-    /// dumb-init gets it, and signals its child's session.
+    /// dumb-init gets the SIGTERM, and signals its child's session.
     DumbInit,
-    /// supervisord gets it, with the setting `stopasgroup`.
+    /// supervisord gets the SIGTERM, with the setting `stopasgroup`, and signals the service's process group.
     Supervisord,
-    /// `docker stop` sends it to the service, which is the container's PID 1.
+    /// `docker stop` sends the SIGTERM to the service, which is the container's PID 1.
     Docker,
-    /// `docker stop` sends it to the init of `docker run --init`, below which the service runs.
+    /// `docker stop` sends the SIGTERM to the init of `docker run --init`, below which the service runs.
     DockerInit,
 }
 

@@ -54,7 +54,7 @@ pub enum Way {
 /// The numbers of workers that are tried, each with servers of its own; all servers run at the same time.
 const WORKERS: [usize; 3] = [1, 2, 4];
 
-/// The start and the end of something.
+/// A period, as its start and its end.
 type Span = (Instant, Instant);
 
 /// What the clients of one server saw.
@@ -67,7 +67,7 @@ struct Seen {
 
 impl Seen {
     /// Returns the number of failed checks that did not overlap with a crashing request. A dying worker may lose what
-    /// it had accepted at that moment, so only these failures count.
+    /// it had accepted, so a failed check that overlaps with the crash is no fault.
     fn beyond(&self) -> usize {
         let beside = |&(from, to): &Span| self.crashes.iter().any(|crash| crash.0 <= to && from <= crash.1);
         self.failures.iter().filter(|(span, _)| !beside(span)).count()
