@@ -66,7 +66,7 @@ fn curl_gets_every_answer() {
     for flag in ["--http1.1", "--http2-prior-knowledge"] {
         for more in [["-H", "Expect: 100-continue"], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect:"]] {
             if flag != "--http1.1" && more[1].starts_with("Transfer") {
-                continue; // has no meaning in HTTP/2
+                continue; // HTTP/2 has no chunked transfer coding
             }
             let echo = url(&supervisor, "/debug/echo");
             let echoed = run("curl", &[&["-sS", flag, "--data-binary", &file], &more[..], &[&echo]].concat());

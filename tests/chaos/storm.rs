@@ -1,7 +1,7 @@
 //! The storm: what operators, faulty apps and accidents do to a service, in an order that a seed determines.
 //!
-//! Owns: the storm's actions, the pauses between them, and the record of what was done and which workers were killed. Refuses:
-//! the verdict on the result.
+//! Owns: the storm's actions, the pauses between them, and the record of what was done and which workers were killed.
+//! Refuses: the verdict on the result.
 
 use std::{
     fs,

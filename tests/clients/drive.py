@@ -251,7 +251,7 @@ EVENTS = {
         Event("recycle", workers__max_requests=200),
         Event("upgrade", lambda service, _: service.ctl("upgrade")),
         Event("scale", scales, workers__count=3),
-        Event("stop", log__access='"access.log"', log__access_format="""'"%(r)s" %(s)s'"""),  # see `stopped`
+        Event("stop", log__access='"access.log"', log__access_format="""'"%(r)s" %(s)s'"""),  # `stopped` reads this log
         # The pause is clearly longer than keep_alive: a request at the moment of the close would be lost on the wire,
         # which is not oxicorn's fault.
         Event("expiry", pause=1.5, http__keep_alive='"1s"'),
@@ -289,7 +289,7 @@ class Load:
             told = json.loads(said.splitlines()[-1])
             errors = collections.Counter()
             for text, times in told["errors"].items():
-                errors[re.sub(r"\b\d{4,5}\b", "…", text)] += times  # ports
+                errors[re.sub(r"\b\d{4,5}\b", "…", text)] += times  # without port numbers, equal errors count together
             return Result(told["tried"], told["lost"], errors, told["longest_ms"])
         except (ValueError, KeyError, IndexError):
             raise Broken(f"{words} says {said!r}") from None

@@ -93,7 +93,7 @@ def main():
         for proxy in proxies:
             for idle in (None, ask.idle) if proxy.idle else (None,):
                 running[proxy.name, idle] = pool.submit(tried, proxy, "HTTP/1.1", ask.keep_alive, idle)
-                time.sleep(0.5)  # so that not all start at once
+                time.sleep(0.5)  # so that the proxies do not all start at the same moment
         for proxy in proxies:
             own = running[proxy.name, None].result()
             shorter = running[proxy.name, ask.idle].result() if proxy.idle else own

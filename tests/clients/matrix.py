@@ -90,13 +90,13 @@ def versions():
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
         except OSError:
-            continue  # the cell reports it
+            continue  # the cells of this program report that it is missing
         yield f"{name} {found[0]}" if (found := re.search(r"\d+(\.\d+)+", done.stdout)) else name
 
 
 def main():
     ask = arguments()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once, with all that it started, and not after the cells that wait
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the run and its programs at once
     rows = [
         row
         for row in (direct.ROWS if ask.direct else ROWS)
@@ -104,7 +104,7 @@ def main():
     ]
     if ask.list:
         return print(*(row.title for row in rows), sep="\n")
-    certificate()  # made here, before two cells make it at the same time
+    certificate()  # makes it now, so that two cells do not make it at the same time
     events, faults, good, began = ask.event or list(EVENTS), [], 0, time.monotonic()
     everything, happened = Result(), collections.Counter()
     print(*versions(), sep=", ")

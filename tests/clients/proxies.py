@@ -47,11 +47,11 @@ class Proxy:
     name: str
     command: tuple
     upstreams: dict
-    idle: str = ""  # the setting of the idle time towards oxicorn, in @seconds@
+    idle: str = ""  # the proxy's setting for its idle time towards oxicorn; @seconds@ is filled in
     file: str = ""
     tls: bool = False
     environment: tuple = ()
-    makes: object = None  # writes files of its own: (folder, values)
+    makes: object = None  # a function (folder, values) that writes more files
 
     @contextlib.contextmanager
     def before(self, service, transport, idle=None):
@@ -94,7 +94,7 @@ class Proxy:
         else:
             connection = http.client.HTTPConnection("localhost", port, timeout=2)
         with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
-            connection.request("HEAD", GET)  # HEAD, because GET and POST are counted
+            connection.request("HEAD", GET)  # HEAD, because the test counts GET and POST
             return connection.getresponse().status == 200
         return False
 

@@ -46,7 +46,7 @@ for ($at = 0; $at < $threads; $at++) {
         exit(0);
     }
     fclose($theirs);
-    stream_set_timeout($ours, (int) $seconds + 3600); // 60 s by default
+    stream_set_timeout($ours, (int) $seconds + 3600); // the default of 60 s is too short
     $pipes[] = $ours;
 }
 $sum = ['tried' => 0, 'lost' => 0, 'errors' => [], 'longest_ms' => 0];
