@@ -22,7 +22,7 @@ use crate::https::{Authority, PLAIN, WithTls, connect};
 
 /// How long the impatient clients stay before they leave: twice the time after which the worker knows that a client
 /// gave up.
-const SERVICE_BOOT_FAILED: Duration = Duration::from_millis(1_000);
+const CLIENTS_GAVE_UP: Duration = Duration::from_millis(1_000);
 
 fn launch() -> Launch {
     Launch::new()
@@ -86,7 +86,7 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
         reset.send(&fact("reset")).expect("sent");
         waiting.send(&fact("waiting")).expect("sent");
         kept.send(&fact("gone from a kept connection")).expect("sent");
-        observe_for(SERVICE_BOOT_FAILED);
+        observe_for(CLIENTS_GAVE_UP);
         SockRef::from(reset.stream()).set_linger(Some(Duration::ZERO)).expect("our own socket");
         drop((gone, gone_unix, reset, kept));
         (waiting, half, half_unix)
@@ -121,7 +121,7 @@ fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
             client
         });
         let clients: Vec<_> = clients.collect();
-        observe_for(SERVICE_BOOT_FAILED);
+        observe_for(CLIENTS_GAVE_UP);
         drop(clients);
     });
     wait_abandoned(&supervisor, 6);
@@ -146,7 +146,7 @@ fn the_loop_checks_again_for_departed_clients_after_a_handler_blocked_it() {
         half.send(&fact("half-closed")).expect("sent");
         half.finish_sending();
     });
-    observe_for(SERVICE_BOOT_FAILED);
+    observe_for(CLIENTS_GAVE_UP);
     drop(gone);
     assert_eq!(half.answer().expect("a half-close is answered").status, 201);
     assert_eq!(blocking.answer().expect("late").status, 200);
@@ -163,7 +163,7 @@ fn a_departed_client_is_noticed_over_tls() {
     assert_eq!(kept.get("/health").expect("an answer").status, 200);
     while_it_stands_still(&supervisor, |_| {
         kept.send(&fact("gone")).expect("sent");
-        observe_for(SERVICE_BOOT_FAILED);
+        observe_for(CLIENTS_GAVE_UP);
         drop(kept);
     });
     wait_abandoned(&supervisor, 1);
@@ -184,7 +184,7 @@ fn a_departed_client_is_noticed_behind_a_proxy_header() {
         half.send(&fact("half-closed")).expect("sent");
         half.finish_sending();
         gone.send(&fact("gone")).expect("sent");
-        observe_for(SERVICE_BOOT_FAILED);
+        observe_for(CLIENTS_GAVE_UP);
         half
     });
     assert_eq!(half.answer().expect("a half-close is answered").status, 201);
@@ -206,7 +206,7 @@ fn streams_end_with_their_http2_connection() {
     while_it_stands_still(&supervisor, |address| {
         let mut gone = TcpStream::connect(address).expect("a connection");
         gone.write_all(&ask).expect("sent");
-        observe_for(SERVICE_BOOT_FAILED);
+        observe_for(CLIENTS_GAVE_UP);
     });
     eventually("its connection is over", PATIENCE, || {
         let status = supervisor.status();
