@@ -1,7 +1,7 @@
 //! A service with settings of its own, a background task and a shutdown hook.
 //!
-//! The table of the service is in the same supervisor.toml as all other settings. It is checked like them, and can be
-//! overridden in the same ways:
+//! The table of the service is in the same supervisor.toml as all other settings. The table is checked like all others,
+//! and the environment can override its keys:
 //!
 //! ```toml
 //! [greeter]

@@ -54,8 +54,8 @@ impl From<ProgramExit> for ExitCode {
     }
 }
 
-/// A supervised program: the factory that builds the service in each worker, and the program's own settings, arguments
-/// and hooks.
+/// A supervised program. It has the factory that builds the service in each worker, and the program's own settings,
+/// arguments and hooks.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -82,7 +82,8 @@ pub struct App {
     migrate: Option<Box<Migrate>>,
     check: Option<Box<Check>>,
     declared: Declared,
-    /// Pairs of a key (`section.key`) and a value; the value has the form that it would have in the environment.
+    /// The defaults of [`App::default_setting`]: each has a key (`section.key`) and a value in the form of an
+    /// environment variable.
     default_settings: Vec<(&'static str, String)>,
     info: AppInfo,
 }
@@ -90,8 +91,8 @@ pub struct App {
 impl App {
     /// Makes a program from a factory. Each worker calls the factory once, after the fork and inside the runtime of the
     /// worker. The factory returns a service (an axum `Router`, or any cloneable tower service), or a [`Lifespan`]
-    /// around a service: [`FactoryOutput`] has the bounds. If the factory returns an error or panics, the worker fails
-    /// to boot, and the message is in the log.
+    /// around a service: see [`FactoryOutput`] for the types that are allowed. If the factory returns an error or
+    /// panics, the worker fails to boot, and the log has the message.
     pub fn new<F, Fut>(factory: F) -> Self
     where
         F: FnOnce(WorkerContext) -> Fut + Send + 'static,
@@ -121,7 +122,7 @@ impl App {
         self
     }
 
-    /// Sets a default for the setting `section.key`. This default replaces the built-in one; the settings file, the
+    /// Sets a default for the setting `section.key`. This default replaces the built-in default. The settings file, the
     /// environment and the command line override it. The value has the form that it has in the environment: `"2m"`,
     /// `"true"`, `":9000"`. A relative path starts at the folder of the settings file. The command `config` shows the
     /// value as `default (<name of the program>)`. If a key is set twice, the later value counts. A key that does not
@@ -195,8 +196,8 @@ impl App {
     /// ```
     ///
     /// # Panics
-    /// If `name` is one of the supervisor's own tables, or if another table has the same name or the same type: each is
-    /// a mistake in the program.
+    /// If `name` is one of the supervisor's own tables, or if another table has the same name or the same type. Each of
+    /// these cases is a mistake in the program.
     pub fn table<T: DeserializeOwned + Send + Sync + 'static>(self, name: &'static str) -> Self {
         self.table_spec(TableSpec::new::<T>(name))
     }

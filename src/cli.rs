@@ -37,7 +37,7 @@ pub(crate) struct Parsed {
     pub(crate) arguments: Vec<String>,
 }
 
-/// The commands that take the positional arguments that the program declares: those that read its settings.
+/// The commands that read the settings. Only these take the positional arguments that the program declares.
 const WITH_SETTINGS: [&str; 4] = ["run", "check", "config", "migrate"];
 
 impl ProgramSpec {
@@ -71,7 +71,7 @@ impl ProgramSpec {
     }
 
     fn with_positionals(&self, command: clap::Command) -> clap::Command {
-        // `program` takes the words after `--`, so its index must come after those of the declared arguments.
+        // `program` takes the words after `--`, so its index must be higher than those of the declared arguments.
         let command = command.mut_arg("program", |program| program.index(self.positionals.len() + 1));
         self.positionals.iter().enumerate().fold(command, |command, (index, (name, help))| {
             command.arg(clap::Arg::new(*name).help(*help).index(index + 1))

@@ -52,7 +52,7 @@ struct Rehearsal {
     failures: Vec<(ProgramExit, String)>,
 }
 
-/// The process in which a function that forks has returned: a `fork` returns in the parent and in the child.
+/// Says in which process a function that forks has returned. A `fork` returns twice: in the parent and in the child.
 enum Side {
     Parent(Result<(), String>),
     /// This process is the forked worker, and must end with this exit code.
@@ -120,7 +120,7 @@ impl App {
         exit.map_or(ExitCode::SUCCESS, ExitCode::from)
     }
 
-    /// Rehearses a start. It also returns in the forked worker, with the worker's exit code as the error.
+    /// Rehearses a start. This function returns in the forked worker too, with the worker's exit code as the error.
     fn rehearse(
         self,
         resolved: &Arc<Resolved>,
@@ -153,7 +153,7 @@ impl Rehearsal {
         self.failures.extend(result.err().map(|reason| (exit, reason)));
     }
 
-    /// Tries to bind the addresses, except those that the running service holds: they are free for a start once that
+    /// Tries to bind the addresses, except those that the running service holds. These are free for a start once that
     /// service has ended.
     fn probe(&mut self, settings: &Settings, running: Option<Running>) {
         let Running { pid, addresses } = running.unwrap_or_default();
@@ -208,8 +208,8 @@ fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, 
     match fork_worker(resolved, app) {
         Ok((Forked::Child, seed, _)) => Side::Worker(work(seed)),
         Ok((Forked::Parent { child }, seed, channel)) => {
-            // The seed holds the worker's end of the channel and keeps the signals blocked: dropping it closes the end
-            // and unblocks the signals.
+            // The seed holds the worker's end of the channel and keeps the signals blocked. Dropping the seed closes
+            // that end and unblocks the signals.
             drop(seed);
             Side::Parent(watch(child, &channel, patience))
         }
@@ -244,8 +244,8 @@ fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked,
     Ok((forked, seed, ours))
 }
 
-/// Waits until the worker is ready or has failed, makes it end, and waits for its end. The error says why it was not
-/// ready.
+/// Waits until the worker is ready or has failed, makes it end, and waits for its end. The error says why the worker
+/// was not ready.
 fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> {
     let deadline = (!patience.is_zero()).then(|| clock::now() + patience.as_millis() as u64);
     let word = loop {
@@ -260,7 +260,7 @@ fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> 
                     let after = duration::display(patience);
                     break Some(Err(format!("the worker was not ready within workers.boot_timeout ({after})")));
                 }
-                // This fails only if the kernel has no memory; the next turn of the loop then waits again.
+                // If this fails, the kernel has no memory, and the next turn of the loop waits again.
                 let _ = wait(&[(channel.as_fd(), Interest::Read)], left);
             }
         }
@@ -274,8 +274,8 @@ fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> 
     word.unwrap_or_else(|| Err(format!("the worker {ended} before it was ready")))
 }
 
-/// Waits for the end of the worker, which it kills if that takes too long. Then it kills the processes that the worker
-/// has started.
+/// Waits for the end of the worker, and kills the worker if it takes longer than [`END_WITHIN_MS`]. Then kills the
+/// processes that the worker has started.
 fn end_of(pid: i32) -> Ended {
     let deadline = clock::now() + END_WITHIN_MS;
     loop {

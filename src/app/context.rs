@@ -59,7 +59,7 @@ impl SetupContext<'_> {
         table(self.resolved)
     }
 
-    /// Returns the table of this type, `None` if none was declared.
+    /// Returns the app's own table of the type `T`; `None` if no table of this type was declared.
     #[must_use]
     pub fn try_table<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.resolved.tables.get()
@@ -111,7 +111,8 @@ impl SetupContext<'_> {
         process::make_file(path, uid, gid)
     }
 
-    /// Returns the user and the group that `process` sets for the workers; `None` means the master's own.
+    /// Returns the user and the group that `process` sets for the workers; `None` means the user or the group of the
+    /// master.
     fn owner(&self) -> (Option<u32>, Option<u32>) {
         let process = &self.settings().process;
         let uid = process.user.as_ref().map(|user| user.uid);
@@ -200,7 +201,7 @@ impl WorkerContext {
         table(&self.resolved)
     }
 
-    /// Returns the table of this type, `None` if none was declared.
+    /// Returns the app's own table of the type `T`; `None` if no table of this type was declared.
     #[must_use]
     pub fn try_table<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.resolved.tables.get()
@@ -222,8 +223,9 @@ impl WorkerContext {
     }
 
     /// Resolves the path of a file that the app writes, such as a database. A relative path starts at
-    /// `$STATE_DIRECTORY` if a service manager sets it (systemd does for `StateDirectory=`; if it names several
-    /// folders, the first one counts). Otherwise it starts at the same folder as for [`path`](Self::path).
+    /// `$STATE_DIRECTORY` if a service manager sets this variable, as systemd does for `StateDirectory=`. If the
+    /// variable names several folders, the first one counts. Without the variable, the path starts at the same folder
+    /// as for [`path`](Self::path).
     #[must_use]
     pub fn state_path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.state_folder.join(path)
@@ -236,8 +238,8 @@ impl WorkerContext {
         raised(self.stopping.clone())
     }
 
-    /// Returns a future that completes when this worker was asked to drain, for any reason. The app should then close
-    /// long-lived connections.
+    /// Returns a future that completes when this worker was asked to drain, for any reason. When it completes, the app
+    /// should close long-lived connections.
     pub fn draining(&self) -> impl Future<Output = ()> + Send + 'static {
         raised(self.draining.clone())
     }
@@ -255,7 +257,7 @@ impl WorkerContext {
     }
 
     /// Counts work that continues after its response, until the returned guard is dropped. A drain waits for this work,
-    /// at most until the end of the grace.
+    /// but not longer than until the end of the grace.
     ///
     /// ```
     /// # async fn send_mail() {}

@@ -20,7 +20,7 @@ pub trait FactoryOutput: sealed::Work {}
 
 impl<R: sealed::Work> FactoryOutput for R {}
 
-/// The private half of the trait [`FactoryOutput`], so that only this crate can implement and call it.
+/// The private supertrait of [`FactoryOutput`], so that only this crate can implement and call it.
 pub(super) mod sealed {
     use std::{future::Future, process::ExitCode};
 
@@ -33,7 +33,8 @@ pub(super) mod sealed {
         worker::{self, Body, WorkerSeed},
     };
 
-    /// A public name for the private type `WorkerSeed`, so that the public trait `Work` can mention it.
+    /// A public name for the private type `WorkerSeed`, because the public trait `Work` must not mention a private
+    /// type.
     #[derive(Debug)]
     pub struct Seed(pub(crate) WorkerSeed);
 

@@ -11,7 +11,7 @@ use crate::worker::Body;
 
 type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A service with a shutdown hook, which runs after the last request: to close pools or to flush buffers.
+/// A service with a shutdown hook, which runs after the last request. The hook can close pools or flush buffers.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -105,7 +105,7 @@ impl<S: Service<http::Request<Body>>> IntoLifespan for S {
     }
 }
 
-/// The private half of the trait [`IntoLifespan`], so that only this crate can implement it.
+/// The private supertrait of [`IntoLifespan`], so that only this crate can implement it.
 mod sealed {
     use http::Request;
     use tower_service::Service;

@@ -29,9 +29,10 @@ impl App {
         self.run_from(std::env::args_os())
     }
 
-    /// Runs the command that `command_line` names; its first item is the name by which the program was called. It
-    /// returns in the master when the service has stopped, and in each worker when that worker has ended. Return the
-    /// exit code from `main`. Start no thread before this call: use no `#[tokio::main]` and no logger with a thread.
+    /// Runs the command that `command_line` names. The first item of `command_line` is the name by which the program
+    /// was called. This method returns in the master when the service has stopped, and in each worker when that worker
+    /// has ended. Return the exit code from `main`. Start no thread before this call: use no `#[tokio::main]` and no
+    /// logger with a thread.
     ///
     /// An upgrade executes the new program with the arguments of this process, not with `command_line`, and the `main`
     /// of the new program calls this method again. Only an [`UpgradeCommand`](crate::UpgradeCommand) is executed with
@@ -54,7 +55,7 @@ impl App {
             Some(Err(exit)) => return exit,
             None => None,
         };
-        // In an upgrade the old program has blocked signals on purpose, so the inherited state must not be reset.
+        // In an upgrade the old program has blocked signals on purpose, so the state of the signals must not be reset.
         let inherited = if handover.is_none() { inherited::reset() } else { Vec::new() };
         let parsed = match self.info.program.parse(&command_line) {
             Ok(parsed) => parsed,
@@ -216,7 +217,7 @@ impl App {
         self.master(resolved, flags, Origins::Nothing)
     }
 
-    /// Takes over the service of another program in an upgrade; in a preflight, only shows that it could take over.
+    /// Takes over the service of another program in an upgrade. In a preflight, it only shows that it could take over.
     fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
         let start = handover.start_folder();
         start.enter();
@@ -258,7 +259,7 @@ impl App {
         } else {
             let (sources, before) = handover.running();
             let running = settings::resolve_from(sources, flags, &environment, &before, &self.declared, Purpose::Serve);
-            // This program may not be able to read the old settings. The hook then gets `None` as the running settings.
+            // This program may not be able to read the old settings. Then the hook gets `None` as the running settings.
             let running = running.ok().map(|running| handover.pinned(running));
             let setup = self.info.setup(&resolved, running.as_ref());
             (self.prepare)(&setup).map_err(|error| error_chain(error.as_ref()))?;

@@ -136,9 +136,9 @@ impl Runtime for Tokio {
     }
 }
 
-/// The reason why a worker cannot boot. One sentence goes to the master, to its log and to the command that waits; a
-/// long text, such as an interpreter's traceback, goes to the worker's log. A factory may return this type as its
-/// error, or as a cause of its error.
+/// The reason why a worker cannot boot. One sentence goes to the master, which writes it to the log and sends it to the
+/// command that waits. A long text, such as an interpreter's traceback, goes to the worker's log. A factory may return
+/// this type as its error, or as a cause of its error.
 ///
 /// ```
 /// let failure = oxicorn::BootFailure::new("app.py, line 3: NameError: name 'router' is not defined")

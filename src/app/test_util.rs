@@ -40,7 +40,8 @@ pub struct WorkerContextBuilder {
     arguments: Vec<String>,
 }
 
-/// Sends to a [`WorkerContext`] that a test has built the signals that a master would send.
+/// Sends the signals that a master would send. They go to the [`WorkerContext`] that was built together with this
+/// value.
 #[derive(Debug)]
 pub struct WorkerSignals {
     stopping: watch::Sender<bool>,

@@ -1,7 +1,7 @@
 //! The completions for shells and the manual page for man(1).
 //!
-//! Owns: making the completions and the page from the definition of the command line, as the help is made, under the
-//! name by which the program was called. Refuses: text of its own.
+//! Owns: making the completions and the page from the definition of the command line, from which the help is made too.
+//! They use the name by which the program was called. Refuses: text of its own.
 
 use std::{ffi::OsStr, io, path::Path};
 
@@ -21,8 +21,8 @@ pub(super) fn completions(program: &ProgramSpec, shell: Shell) -> Vec<u8> {
     script
 }
 
-/// Makes one manual page for all commands, because an operator looks for an option and does not know which command has
-/// it.
+/// Makes one manual page for all commands, because an operator often looks for an option without knowing which command
+/// has it.
 pub(super) fn manual(program: &ProgramSpec) -> io::Result<Vec<u8>> {
     let (_, command) = own(program);
     let mut command = command.disable_help_subcommand(true);
