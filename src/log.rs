@@ -33,9 +33,9 @@ use crate::settings::{self, Level, LogFormat};
 
 static LOG: Mutex<Option<LogOutput>> = Mutex::new(None);
 
-/// The number of lines that this process dropped. The next static, `REPORTED`, is the number of them that a line in the
-/// log has already reported.
+/// The number of lines that this process dropped.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
+/// The number of dropped lines that a line in the log has already reported.
 static REPORTED: AtomicU64 = AtomicU64::new(0);
 
 struct LogOutput {
@@ -65,8 +65,8 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Does what [`configure`] does, for a program that takes the place of another one. If a file cannot be opened, lines
-/// go where the lines of the other program went.
+/// Does what [`configure`] does, for a program that replaces another program in an upgrade. If a file cannot be opened,
+/// the lines go to the file that the other program wrote to and has passed to this one.
 ///
 /// # Errors
 /// A file cannot be opened, and the other program has passed no file.
@@ -95,7 +95,7 @@ pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Opt
 }
 
 /// Opens the files of both logs again, after an operator has moved them away; standard streams stay as they are.
-/// Returns an error for each file that cannot be opened: its lines still go to the old file.
+/// Returns an error for each file that cannot be opened. The lines for such a file still go to the old file.
 pub(crate) fn reopen() -> Vec<OpenError> {
     let mut log = lock();
     let sinks = log.as_mut().map(|log| [&mut log.sink, &mut log.access]);
@@ -115,7 +115,8 @@ pub(crate) fn access_file() -> Option<OwnedFd> {
 }
 
 /// Takes the output of the access log out of the log. A worker calls this after its fork and keeps the output, because
-/// only workers write the access log. If the master has begun a line, the master ends that line.
+/// only workers write the access log. If the master has written only the beginning of a line of the log, the worker
+/// drops its copy of the rest, because the master still writes the rest.
 pub(crate) fn take_access() -> Sink {
     let off = Sink::off("log.access");
     match lock().as_mut() {
@@ -128,13 +129,13 @@ pub(crate) fn take_access() -> Sink {
 }
 
 /// Writes what could not be written before: the end of a line that was taken in part, and a line that says how many
-/// lines were dropped. Returns `false` if some of it must still wait.
+/// lines were dropped. Returns `false` if a part of this still cannot be written.
 pub(crate) fn catch_up() -> bool {
     lock().as_mut().is_none_or(|log| log.sink.finish() && log.report_dropped())
 }
 
 /// Logs every panic from now on as a line with `message`. The default handler would write to stderr, and that write
-/// could wait for its reader for ever.
+/// could wait for ever for a reader of stderr.
 pub(crate) fn take_panics(message: &'static str) {
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -184,8 +185,8 @@ impl LogOutput {
         }
     }
 
-    /// Writes a line that says how many lines were dropped since the last such line. Returns `false` if it cannot be
-    /// written either.
+    /// Writes a line that says how many lines were dropped since the last such line. Returns `false` if this
+    /// line cannot be written either.
     fn report_dropped(&mut self) -> bool {
         let dropped = dropped();
         let unreported = dropped - REPORTED.load(Ordering::Relaxed);
@@ -205,7 +206,7 @@ impl LogOutput {
 }
 
 /// Lets the app's own `tracing` subscriber, if there is one, take the events of this worker from now on. It is called
-/// when the app is built, because the factory installs the subscriber.
+/// after the factory, because the factory may install such a subscriber.
 pub(crate) fn give_way() {
     if !subscriber::give_way() {
         subscriber::alone(|| {
@@ -223,7 +224,7 @@ fn write(event: &Event<'_>) {
     let Some(format) = lock().as_ref().map(|log| log.format) else { return };
     let metadata = event.metadata();
     let mut line = EventLine::new(format, Timestamp::now(), *metadata.level());
-    // The lock is not held here: a value may panic while it is formatted, and the panic is logged too, which takes the
+    // Do not hold the lock here. A value may panic while it is formatted, and the panic is logged too, which takes the
     // lock.
     event.record(&mut line);
     let target = metadata.target();
@@ -347,8 +348,8 @@ mod tests {
         log.write("lost\n");
         assert_eq!(dropped(), before + 2);
 
-        // A pipe takes 4096 bytes. Each character has two bytes, and a line is cut between two characters, so it has
-        // 4095 bytes.
+        // A pipe takes 4096 bytes in one piece. Each character of the line has two bytes and is not cut in half, so the
+        // line is cut to 4095 bytes.
         let mut read = vec![0; 4095 * written];
         std::io::Read::read_exact(&mut reader, &mut read).unwrap();
         let read = String::from_utf8(read).unwrap();

@@ -51,7 +51,7 @@ impl EventLine {
         }
     }
 
-    /// Adds a field to the line. A value that is `bare` is a number or a boolean, which needs no quotes in JSON.
+    /// Adds a field to the line. `bare` is true if the value is a number or a boolean, which needs no quotes in JSON.
     pub(super) fn put(&mut self, name: &str, value: &str, bare: bool) {
         // A field whose name is a keyword, such as `type`, is written `r#type` in the source. The log shows it without
         // `r#`.

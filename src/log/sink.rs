@@ -48,7 +48,7 @@ pub(crate) struct Sink {
     output: Option<Output>,
     /// The path of the file, which [`reopen`](Sink::reopen) opens again; `None` for a standard stream.
     path: Option<PathBuf>,
-    /// The end of a line of which the output took only the beginning. It is written before the next line.
+    /// The end of a line of which the output took only the beginning. This end is written before the next line.
     rest: Vec<u8>,
 }
 
@@ -64,15 +64,15 @@ struct Output {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A file or a device: it takes all bytes at once; only a full disk takes a part.
+    /// A file or a device. It takes all bytes at once; only if the disk is full, it takes a part of them.
     File,
     Pipe,
     Terminal,
-    /// A stream to a program on this machine, such as the journal: it takes a page of lines whole or not at all.
+    /// A stream to a program on this machine, such as the journal. It takes a page of lines whole or not at all.
     LocalSocket,
     /// A stream to another machine, which may take only a part of the bytes.
     Stream,
-    /// A socket that sends messages, such as datagrams: each line is one message.
+    /// A socket that sends messages, such as datagrams. Each line is one message.
     Messages,
 }
 
@@ -104,8 +104,8 @@ impl Sink {
         self.output.is_none()
     }
 
-    /// Returns true if the output is the stream that `stream` describes as "device:inode". A service manager gives this
-    /// text in JOURNAL_STREAM.
+    /// Returns true if the output is the stream that `stream` describes as "device:inode". `stream` is the value of the
+    /// variable JOURNAL_STREAM, which a service manager sets.
     pub(super) fn is_journal(&self, stream: &str) -> bool {
         let found = self.output.as_ref().and_then(|output| output.file.metadata().ok());
         found.is_some_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
@@ -160,7 +160,7 @@ impl Sink {
         self.rest.clear();
     }
 
-    /// Writes one line, which ends with its only newline. Returns `false` if the output did not take it.
+    /// Writes one line, which ends with its only newline. Returns `false` if the output did not take the line.
     pub(super) fn put(&mut self, line: &str) -> bool {
         let cut = self.cut(line.as_bytes());
         let line = cut.as_deref().unwrap_or(line.as_bytes());
@@ -175,9 +175,9 @@ impl Sink {
         }
     }
 
-    /// Writes as many lines as the output takes now. The caller must [`cut`](Self::cut) the lines before. Returns the
-    /// number of bytes of the lines that the output took, and the reason why it took no more. A line that it took in
-    /// part counts as taken: its rest is written first at the next call.
+    /// Writes as many lines as the output takes now. The caller must [`cut`](Self::cut) the lines before. Returns how
+    /// many bytes of `lines` were taken, and the reason if not all were taken. A line that the output took in part
+    /// counts as taken, because the next call writes its rest first.
     pub(crate) fn put_all(&mut self, lines: &[u8]) -> (usize, Option<io::ErrorKind>) {
         let Some(output) = &mut self.output else { return (lines.len(), None) };
         let whole = output.is_whole();
@@ -185,8 +185,8 @@ impl Sink {
             match output.turn.take(output.kind != Kind::File, !self.rest.is_empty()) {
                 None => return (0, Some(io::ErrorKind::WouldBlock)),
                 Some(turn::Before::Whole) => {}
-                // The output ends with half a line that no process will end, because its process is gone or its rest
-                // was given up. So begin a new line.
+                // The output ends with half a line that no process will complete, because its process is gone or its
+                // rest was given up. So begin a new line.
                 Some(turn::Before::Torn) => self.rest.insert(0, b'\n'),
             }
         }
@@ -219,9 +219,9 @@ impl Sink {
 }
 
 impl Output {
-    /// Makes an output of an open file that other programs share. The file is opened a second time, non-blocking. If
-    /// that fails, the shared file is used as it is: O_NONBLOCK would change it also for the shell that started the
-    /// program.
+    /// Makes an output of an open file that other programs share. A pipe or a terminal is opened a second time,
+    /// non-blocking. If that fails, the shared file is used unchanged, because O_NONBLOCK on the shared file would also
+    /// apply to the shell that started the program.
     fn shared(standard: impl AsFd, key: &'static str) -> io::Result<Self> {
         let file = File::from(standard.as_fd().try_clone_to_owned()?);
         let kind = Kind::of(&file)?;
@@ -289,8 +289,8 @@ impl Kind {
 fn open(path: &Path, key: &'static str) -> io::Result<Output> {
     match fd::append_to(path) {
         Ok(file) => Ok(Output { kind: Kind::of(&file)?, turn: Turn::of(&file, key), file, blocks: false }),
-        // A socket cannot be opened by its path, and a pipe or terminal of another user may refuse it. If the path
-        // means a standard stream, use the open stream.
+        // A socket cannot be opened by its path, and this process may lack the right to open a pipe or terminal of
+        // another user. If the path means a standard stream, use the open stream.
         Err(error) => match path.to_str() {
             Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Output::shared(io::stdout(), key),
             Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Output::shared(io::stderr(), key),

@@ -71,12 +71,12 @@ pub(super) fn come_first() {
     });
 }
 
-/// Lets a subscriber of the app take over. If the app has set none, the log takes the events of all threads. Returns
-/// `false` if the app's subscriber has no [`log_layer`], so that the events of oxicorn do not reach the log.
+/// Lets a subscriber of the app take over. If the app has set no subscriber, the log takes the events of all threads.
+/// Returns `false` if the app's subscriber has no [`log_layer`], so that the events of oxicorn do not reach the log.
 pub(super) fn give_way() -> bool {
     let is_alone = subscriber::set_global_default(Lines).is_ok();
-    // The factory may have set a subscriber for this thread after our guard. Dropping our guard would remove that one
-    // too, so it is dropped only if ours is still in use.
+    // The factory may have set a subscriber for this thread after our guard was made. Then dropping our guard would
+    // remove the app's subscriber too. So drop the guard only if this thread still uses our subscriber.
     if dispatcher::get_default(|current| current.is::<Lines>()) {
         FIRST.take();
     }
@@ -141,7 +141,7 @@ impl Subscriber for Lines {
 /// ```
 ///
 /// The layer writes the events that `log.level` and `log.targets` let through, as lines of `log.file`. Its lines show
-/// no spans; the app's other layers get the spans and all events. It never waits for a reader of the log.
+/// no spans; the app's other layers get the spans and all events. The layer never waits for a reader of the log.
 ///
 /// If the app installs no subscriber, its events go to the log without this layer. If the app installs a subscriber
 /// without this layer, then, once the factory is done, that subscriber also takes the events of oxicorn in the worker,
@@ -162,8 +162,8 @@ impl<S: Subscriber> Layer<S> for LogLayer {
     }
 }
 
-/// The filter of the layer by level and target. `tracing` asks it only once for each place in the code, so an event
-/// that is not written costs nothing.
+/// The filter of the layer by level and target. `tracing` calls the filter only once for each place in the code, so an
+/// event that is not written costs nothing.
 struct Leveled;
 
 impl<S> Filter<S> for Leveled {

@@ -16,10 +16,11 @@ use std::{
 
 use crate::sys::{process, shm::Mapping};
 
-/// The number of words: more than a service has log files. If two files share a word, they only wait for each other.
+/// The number of words, which is larger than the number of log files of a service. If two files share a word, the
+/// writers of one file only wait for the writers of the other.
 const WORDS: usize = 61;
 
-/// The bit of the shared word which says that the process that the word names has begun a line and could not end it.
+/// The bit of a shared word that is set if the process that the word names has written only the beginning of a line.
 const TORN: u64 = 1 << 63;
 
 /// How many times a process looks at the shared word again while another process writes. That write does not block, so
@@ -28,7 +29,7 @@ const TRIES: u32 = 2_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
-    /// The word of the file; `None` if there is no shared memory, and then processes do not take turns.
+    /// The word of the file; `None` if there is no shared memory. Then processes do not take turns.
     word: Option<&'static AtomicU64>,
     /// Says which of the two logs of a process this is: 1 for the access log, 0 for the log.
     log: u64,
@@ -60,10 +61,10 @@ impl Turn {
         u64::from(std::process::id()) << 1 | self.log
     }
 
-    /// Takes the turn, and returns how the output ends; `None` if another process has the turn. With `hold` no other
-    /// process gets the turn until it is given back. Without `hold`, which is for files, a free turn is not taken: in a
-    /// file half a line is rare, and a slow disk would delay every writer. `resumes` says that the rest of this log's
-    /// own line is written next.
+    /// Takes the turn, and returns how the output ends; `None` if another process has the turn. If `hold` is true, no
+    /// other process gets the turn until it is given back. For files `hold` is false: then a free turn is not taken,
+    /// because half a line is rare in a file, and a slow disk would delay every writer. `resumes` is true if the rest
+    /// of this log's own line is written next.
     pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
         let (Some(word), me) = (self.word, self.me()) else { return Some(Before::Whole) };
         for _ in 0..TRIES {
@@ -91,8 +92,8 @@ impl Turn {
         None
     }
 
-    /// Gives the turn back. If `torn` is set, the process keeps the turn instead, because the end of its line still has
-    /// to be written.
+    /// Gives the turn back. If `torn` is true, the process keeps the turn instead, because it still has to write the
+    /// end of its line.
     pub(super) fn give_back(&self, torn: bool) {
         let (Some(word), me) = (self.word, self.me()) else { return };
         let found = word.load(Ordering::Relaxed);
