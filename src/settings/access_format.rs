@@ -79,8 +79,8 @@ pub(crate) enum Part {
 const ATOMS: [&str; 19] =
     ["h", "l", "u", "t", "r", "m", "U", "q", "H", "s", "B", "b", "f", "a", "T", "D", "M", "L", "p"];
 
-/// The names for `{NAME}e`: WSGI's names for the parts of a request (PEP 3333). Other headers have the name
-/// `HTTP_<NAME>`.
+/// The names for `{NAME}e`: WSGI's names for the parts of a request (PEP 3333). A header that is not in this list has
+/// the name `HTTP_<NAME>`.
 const VARIABLES: [(&str, Part); 8] = [
     ("REQUEST_METHOD", Part::Method),
     ("RAW_URI", Part::Target),
@@ -117,7 +117,7 @@ impl Serialize for AccessFormat {
     }
 }
 
-/// Returns the names of the headers that `parts` needs: first those of the request, then those of the response.
+/// Returns the names of the headers that `parts` need: first those of the request, then those of the response.
 pub(crate) fn headers(parts: &[Part]) -> (Vec<HeaderName>, Vec<HeaderName>) {
     let (mut request, mut response) = (Vec::new(), Vec::new());
     for part in parts {
@@ -199,8 +199,8 @@ fn part(name: &str) -> Result<Part, String> {
     })
 }
 
-/// Reads an atom such as `{name}i`, `{name}o` or `{NAME}e`; the name may be in upper or lower case. `None` if it is
-/// unknown.
+/// Reads an atom such as `{name}i`, `{name}o` or `{NAME}e`. The name may be in upper or lower case. Returns `None` if
+/// the atom is unknown.
 fn named(atom: &str) -> Option<Part> {
     let (name, of) = atom.strip_prefix('{')?.split_once('}')?;
     let header = |name: &str| HeaderName::from_str(name).ok();

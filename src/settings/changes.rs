@@ -10,7 +10,7 @@ use super::resolved::Resolved;
 const AT_ONCE: &[&str] =
     &["log.level", "server.backlog", "server.bind", "server.unix_mode", "server.unix_owner", "workers.count"];
 
-/// The keys whose effective values differ, in three sorted lists by what is needed to apply them.
+/// The keys whose effective values differ, in three sorted lists: one for each way to apply a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changes {
     pub(crate) at_once: Vec<String>,
@@ -28,7 +28,8 @@ impl Changes {
         differs.dedup();
         differs.retain(|key| {
             old_keys.get(key) != new_keys.get(key)
-                // The value of the key is a path, which may be the same. Compare what the file contains.
+                // The value of the key is the path of a file. The path may be the same and the file changed, so compare
+                // its contents.
                 || (key == "process.env_file" && running.settings.process.env != new.settings.process.env)
                 || new.settings.tls.is_rewritten(&running.settings.tls, key)
         });

@@ -105,9 +105,9 @@ fn find_group(name: &str) -> Result<Group, String> {
     }
 }
 
-/// Returns the problems across keys. `failed` are the keys whose value could not be read; if a key of `[tls]` is among
-/// them, a missing counterpart is not reported. `again` is true in a reload or an upgrade: then the keys that only a
-/// restart can change are not checked.
+/// Returns the problems across keys. `failed` are the keys whose value could not be read. If a key of `[tls]` is among
+/// them, no problem says that another key of `[tls]` is missing. `again` is true in a reload or an upgrade: then the
+/// keys that only a restart can change are not checked.
 pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));

@@ -23,8 +23,8 @@ pub(super) fn available() -> u32 {
     affinity.min(quota).max(1)
 }
 
-/// Returns the lowest quota of this process's cgroup and of all cgroups above it, in CPUs, rounded up; `None` without a
-/// quota. A cgroup outside of our cgroup namespace cannot be read; the ancestors that can be read still count.
+/// Returns the lowest quota of this process's cgroup and of all cgroups above it, in CPUs, rounded up; `None` if there
+/// is no quota. A cgroup outside of our cgroup namespace cannot be read; the ancestors that can be read still count.
 fn quota(read: impl Fn(&str) -> Option<String>) -> Option<u32> {
     let membership = read("/proc/self/cgroup")?;
     let mut tightest: Option<u32> = None;

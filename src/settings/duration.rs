@@ -97,7 +97,7 @@ pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
 /// Reads a duration from a string or a number of seconds.
 ///
 /// # Errors
-/// Those of [`parse`]; and an error if the value is neither a string nor a number.
+/// The errors of [`parse`], and an error if the value is neither a string nor a number.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     struct Visitor;
     impl de::Visitor<'_> for Visitor {

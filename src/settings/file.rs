@@ -34,8 +34,8 @@ pub(super) struct Found {
 /// The name of the settings file in the start folder, if the operator names no other.
 pub(crate) const DEFAULT_FILE: &str = "supervisor.toml";
 
-/// Finds the settings file: that of `-c`, else that of `OXICORN_CONFIG`, else `./supervisor.toml` if it exists. `None`
-/// if the service has no settings file.
+/// Finds the settings file: the one that `-c` names, else the one that `OXICORN_CONFIG` names, else `./supervisor.toml`
+/// if it exists. `None` if the service has no settings file.
 ///
 /// # Errors
 /// The running service had a settings file that is gone now, or this process cannot see if the file exists.
@@ -221,8 +221,8 @@ fn shown(path: &Path, start: &StartFolder) -> PathBuf {
     path.strip_prefix(start.path()).ok().filter(|_| start.path().parent().is_some()).unwrap_or(path).to_owned()
 }
 
-/// Returns the path of `process.env_file`. It is determined before all other values, because the variables in this file
-/// are one of the sources. If it is a relative path in a folder that is gone, this returns `None`, and the error is
+/// Returns the path of `process.env_file`. This path is determined before all other values, because the variables in
+/// the file are one of the sources. If the path is relative and its folder is gone, returns `None`; the error is
 /// reported when the key itself is read.
 pub(super) fn env_file(
     flags: &Flags,

@@ -10,18 +10,19 @@ use std::{
 
 /// The folders in which the relative paths of one source begin, one for each kind of file.
 pub(super) struct Bases {
-    /// The folder in which the paths of files that are only read begin, and the paths of sockets: commands must find a
-    /// socket by the same settings, without the variables of the service manager.
+    /// The folder in which the paths of sockets begin, and the paths of files that are only read. It does not depend on
+    /// the variables of the service manager, because a command without these variables must find the socket too.
     pub(super) read: Base,
     /// The folder in which the paths of log files begin.
     pub(super) logs: Base,
-    /// The folder in which the paths of files begin that exist only while the service runs, such as the pidfile.
+    /// The folder in which the paths of run files begin. A run file exists only while the service runs, such as the
+    /// pidfile.
     pub(super) run: Base,
 }
 
 impl Bases {
-    /// Returns the folders for paths in the settings file: for logs and run files those that a service manager made for
-    /// the service, if it did; otherwise `read`.
+    /// Returns the folders for paths in the settings file. If a service manager made a folder for logs or for run
+    /// files, these files go there. All other paths begin in `read`.
     pub(super) fn of_file(read: Base, env: &BTreeMap<String, String>) -> Self {
         let given = |variable| given_folder(env, variable).map(|folder| Base::of_file(&folder));
         let logs = given(LOGS_DIRECTORY).unwrap_or_else(|| read.clone());
@@ -40,8 +41,8 @@ pub(super) const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 const LOGS_DIRECTORY: &str = "LOGS_DIRECTORY";
 const RUNTIME_DIRECTORY: &str = "RUNTIME_DIRECTORY";
 
-/// Returns the folder that a service manager names in `variable`; if it names several, the first. A relative path is
-/// ignored, because a service manager gives absolute paths.
+/// Returns the folder that a service manager names in `variable`; if the variable names several, the first. A relative
+/// path is ignored, because a service manager gives absolute paths.
 pub(super) fn given_folder(env: &BTreeMap<String, String>, variable: &str) -> Option<PathBuf> {
     let first = env.get(variable)?.split(':').next().map(PathBuf::from)?;
     first.is_absolute().then_some(first)

@@ -28,8 +28,8 @@ fn put<T>(field: &mut T, read: Reading<T>) -> Reading<()> {
 
 const I32: i64 = i32::MAX as i64;
 
-/// All keys. The keys for accounts are only checked for their type here; `check::accounts` looks up their final value,
-/// and `resolve` reads the file of `process.env_file`.
+/// All keys. The keys for accounts are only checked for their type here, because `check::accounts` looks up their final
+/// value. The file of `process.env_file` is not read here, because `resolve` reads it.
 pub(super) const KEYS: &[Key] = &[
     key("server.bind", |s, v| put(&mut s.server.bind, v.binds())),
     key("server.backlog", |s, v| put(&mut s.server.backlog, v.whole(1..=I32))),
@@ -86,7 +86,7 @@ pub(super) const KEYS: &[Key] = &[
     key("log.access_format", |s, v| put(&mut s.log.access_format, AccessFormat::parse(&v.string()?))),
     key("control.socket", |s, v| put(&mut s.control.socket, v.control_socket())),
     key("process.name", |s, v| match v.string()? {
-        // The file of the control socket has this name, so it must be a valid file name.
+        // The file of the control socket is named after the service, so this name must be a valid file name.
         name if name.is_empty() || name.contains(['/', '\0']) => {
             Err(format!("{name:?} cannot be a file name: it is empty or has a \"/\""))
         }

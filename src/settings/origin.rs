@@ -16,8 +16,8 @@ pub(crate) enum Origin {
     /// The value is a default of the running program. The text names its author: `App::default_setting`, or the name of
     /// the runtime.
     Program(String),
-    /// The settings file. `path` is relative if the file is below the start folder, as an operator would type it.
-    /// Without a `line` the whole file is meant.
+    /// The settings file. `path` is relative if the file is below the start folder, as an operator would type it. If
+    /// `line` is `None`, the whole file is meant.
     File { path: PathBuf, line: Option<usize> },
     /// An environment variable, by its name.
     Env(String),

@@ -18,7 +18,7 @@ pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
 const FIRST: u32 = 3;
 
 /// Returns the passed sockets as an entry of `server.bind`; `None` if there are none. If they are meant for another
-/// process, they are ignored with a warning: usually a shell was started with them, and it started this process.
+/// process, they are ignored with a warning. Usually that process is a shell, which then started this process.
 pub(super) fn sockets(
     env: &BTreeMap<String, String>,
     pid: u32,

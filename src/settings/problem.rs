@@ -45,7 +45,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems of the settings. Its text has one line for each.
+/// All problems of the settings. As text, each problem is one line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 pub(crate) struct Problems(pub(crate) Vec<Problem>);
 

@@ -1,8 +1,8 @@
 //! Reads all sources, and chooses the value of each key by the precedence of the sources.
 //!
 //! Owns: the precedence: default < file < well-known environment variable < `OXICORN_*` < command line < sockets that
-//! were passed to this process. Refuses: the syntax of files (`file` knows it), reading one value (`value` does), and
-//! checks that need two keys at once (`check` does them).
+//! were passed to this process. Refuses: to know the syntax of files (`file` does), to read one value (`value` does),
+//! and to check two keys together (`check` does).
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -36,14 +36,14 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What the settings are read for.
+/// The purpose for which the settings are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To serve with them: every problem is reported.
+    /// To serve with the settings. Every problem is reported.
     Serve,
-    /// To show them, or to find a running service. The files of `[tls]` are not read then: the user of the command may
-    /// have no right to read the private key, and a certificate that has expired must not prevent the command from
-    /// finding the service.
+    /// To show the settings, or to find a running service. The files of `[tls]` are not read for this purpose: the user
+    /// of the command may have no right to read the private key, and a certificate that has expired must not prevent
+    /// the command from finding the service.
     Ask,
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn resolve(
 }
 
 /// Does the same as [`resolve`], for a service that has read settings before. If `sources` holds recorded texts, they
-/// are used instead of the files. Checks that depend on the file system or the date are then left out, because the
+/// are used instead of the files. Then the checks that depend on the file system or the date are left out, because the
 /// texts were valid when they were recorded.
 ///
 /// # Errors
@@ -181,10 +181,11 @@ pub(crate) struct Partial {
 }
 
 /// Reads `control.socket` and `process.name` by the same precedence as [`resolve`], even from a settings file with
-/// mistakes. Otherwise a command could not find its service, or would ask another one. It does not report mistakes;
-/// [`resolve`] does. If a value is refused, the value of the next weaker source is used.
+/// mistakes. Without these values a command could not find its service, or would ask another service. This function
+/// reports no mistakes, because [`resolve`] reports them. If a value is refused, the value of the next weaker source is
+/// used.
 ///
-/// If a file cannot be read, it returns the problems of this file, and the settings from the other sources.
+/// If a file cannot be read, returns the problems of this file, and the settings from the other sources.
 pub(crate) fn resolve_partly(
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -217,15 +218,15 @@ pub(crate) fn resolve_partly(
     (partial, problems)
 }
 
-/// All values that were given. Those of a weaker source come before those of a stronger one.
+/// All values that the sources give. The values of a weaker source come before those of a stronger one.
 struct Gathered {
     given: Vec<(String, GivenValue)>,
     env_file: file::EnvFile,
     bases: BasesBySource,
 }
 
-/// The folders in which relative paths begin: `of_file` for paths in the settings file and for the program's defaults,
-/// `of_text` for all others.
+/// The folders in which relative paths begin. `of_file` is for paths in the settings file and for the program's
+/// defaults, and `of_text` is for all other paths.
 struct BasesBySource {
     of_file: Bases,
     of_text: Bases,

@@ -74,7 +74,8 @@ pub fn parse(text: &str) -> Result<u64, ParseSizeError> {
     fits.ok_or_else(|| ParseSizeError::TooLarge { text: text.to_owned() })
 }
 
-/// Writes a size with the largest of the units GiB, MiB and KiB that divides it; without a unit if none does.
+/// Writes a size with the largest of the units GiB, MiB and KiB that divides it. If none of them divides it, writes the
+/// number of bytes.
 ///
 /// # Errors
 /// Those of the serializer.
@@ -89,7 +90,7 @@ pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::
 /// Reads a size from a string or a number of bytes.
 ///
 /// # Errors
-/// Those of [`parse`]; and an error if the value is neither a string nor a whole number.
+/// The errors of [`parse`], and an error if the value is neither a string nor a whole number.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Visitor;
     impl de::Visitor<'_> for Visitor {

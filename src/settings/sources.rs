@@ -2,7 +2,7 @@
 //!
 //! Owns: reading whole files, the meaning of a missing file, and the record. A settings file that never existed is a
 //! choice of the operator; a file that is gone or has become empty, or that cannot be seen, is an error. With recorded
-//! texts the same settings can be made again, even if the files have changed: a failed upgrade does this. Refuses: to
+//! texts the same settings can be made again, even if the files have changed. A failed upgrade needs this. Refuses: to
 //! interpret the texts.
 
 use std::{
@@ -47,8 +47,8 @@ impl Sources {
         Self { texts, recorded: true, before: None }
     }
 
-    /// Returns sources for a reload or an upgrade of a service that runs with these texts. If one of its files is lost
-    /// now, that is an error. `file` is true if one of the texts is the settings file.
+    /// Returns sources for a reload or an upgrade of a service that runs with these texts. If one of the service's
+    /// files is missing or empty now, that is an error. `file` is true if one of the texts is the settings file.
     pub(crate) fn after(file: bool, texts: &BTreeMap<PathBuf, String>) -> Self {
         let filled = texts.iter().filter(|(_, text)| !is_blank(text)).map(|(path, _)| path.clone()).collect();
         Self { before: Some(FilesInEffect { file, filled }), ..Self::default() }
@@ -75,7 +75,8 @@ impl Sources {
     /// Returns true if a file is at `path`. A link that leads nowhere counts too.
     ///
     /// # Errors
-    /// This process cannot see the path, or a pipe is there: to read it, a start would have to wait for a writer.
+    /// This process cannot see the path, or a pipe is at the path. A start would have to wait until another process
+    /// writes to the pipe.
     pub(super) fn exists(&self, path: &Path) -> io::Result<bool> {
         if self.recorded {
             return Ok(self.texts.contains_key(path));

@@ -40,7 +40,8 @@ impl StartFolder {
         Self { path, real }
     }
 
-    /// Returns the folder that `path` led to when it was read earlier. If `real` is `None`, looks at `path` again.
+    /// Returns the folder to which `path` led when it was read earlier. If no folder was found then, looks at `path`
+    /// again.
     pub(crate) fn known(path: PathBuf, real: Option<PathBuf>) -> Self {
         if real.is_some() { Self { path, real } } else { Self::at(path) }
     }
@@ -80,7 +81,7 @@ impl StartFolder {
 }
 
 /// Returns the former path of the current folder, which was removed. The kernel appends " (deleted)" to that path; this
-/// removes it.
+/// function removes that mark.
 fn removed_folder() -> PathBuf {
     let marked = fs::read_link("/proc/self/cwd").unwrap_or_else(|_| PathBuf::from("."));
     let name = marked.as_os_str().as_bytes();

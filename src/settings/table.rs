@@ -1,4 +1,4 @@
-//! The tables of an app. Each has a name and a type, and is set from the same sources as the supervisor's own tables.
+//! The tables of an app. Each table has a name and a type, and is set from the same sources as the supervisor's tables.
 //!
 //! Owns: parsing a table as any type `T`, so that every mistake is found, with its key, place and hint. Refuses:
 //! knowledge of a certain `T`.
@@ -130,8 +130,8 @@ impl TableSpec {
         );
     }
 
-    /// Declares that the environment variable `variable` sets `key`. It overrides the settings file, and
-    /// `OXICORN_<TABLE>__<KEY>` overrides it. If the variable is empty, it is ignored.
+    /// Declares that the environment variable `variable` sets `key`. The variable overrides the settings file, and
+    /// `OXICORN_<TABLE>__<KEY>` overrides the variable. An empty variable is ignored.
     #[must_use]
     pub fn env(mut self, variable: &'static str, key: &'static str) -> Self {
         self.aliases.push(Alias { name: variable, key });
@@ -140,7 +140,7 @@ impl TableSpec {
 
     /// Declares that the key `holder` is the path of a file, and that the trimmed content of this file becomes the
     /// value of `key`. This is for mounted secrets. The master reads the file, with its rights. The value has the same
-    /// precedence as if `key` had been set where `holder` was set. Both are keys of `T`.
+    /// precedence as if `key` had been set where `holder` was set. `T` must have both keys.
     #[must_use]
     pub fn file(mut self, holder: &'static str, key: &'static str) -> Self {
         self.files.push(Holder { name: holder, key, instead: false });
@@ -154,7 +154,7 @@ impl TableSpec {
         self
     }
 
-    /// Returns a problem for each pair of keys that may not be set both, but are: see
+    /// Returns a problem for each pair of keys that are both set although only one of them may be set: see
     /// [`file_instead`](Self::file_instead).
     pub(super) fn set_twice(&self, given: &[(String, GivenValue)]) -> Vec<Problem> {
         let set = |key: &str| {
@@ -195,7 +195,7 @@ impl TableSpec {
     }
 
     /// Parses the table. After a mistake it removes the wrong part and parses the rest again, so that it finds every
-    /// mistake. Returns `None` if there was one.
+    /// mistake. Returns `None` if there was a mistake.
     pub(super) fn read(
         &self,
         entries: &BTreeMap<String, GivenValue>,
@@ -235,8 +235,8 @@ impl TableSpec {
                 Some(Step::Item(_)) | None => String::new(),
             };
             let first = first_message.remove(&top);
-            // The value may be a guess of what a text means. If the mistake is deeper inside the value, the guess had
-            // the right kind, so report this message. Otherwise report the message for the first guess.
+            // The value may be one of several guesses of what a text means. If the mistake is deeper inside the value,
+            // the guess had the right kind, so report this message. Otherwise report the message for the first guess.
             let message = first.filter(|_| mistake.steps.len() == 1).unwrap_or_else(|| mistake.message.clone());
             if let Some(next) = guesses.get_mut(&top).and_then(Vec::pop) {
                 table.insert(top.clone(), next);
@@ -245,8 +245,8 @@ impl TableSpec {
             }
             sound = false;
             let missing = missing_field(&mistake.message).map(|field| join(&mistake.path, field));
-            // A mistake of the whole table is not reported after a part was removed, because it may only be due to the
-            // missing part.
+            // After a part was removed, a mistake of the whole table is not reported, because it may be there only
+            // because that part is missing.
             let of_the_whole = mistake.steps.is_empty() && !removed.is_empty();
             if !missing.is_some_and(|missing| removed.contains(&missing)) && !of_the_whole {
                 problems.push(self.problem(&mistake.path, &top, &message, &origins, file));

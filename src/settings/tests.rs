@@ -574,7 +574,7 @@ fn a_relative_path_begins_in_the_folder_of_its_source() {
 }
 
 /// The folder of the settings file may be one to which the service cannot write, such as /etc. Then logs, run files and
-/// state must go to the folders of the service manager.
+/// state must go to the folders that the service manager made.
 #[test]
 fn written_files_go_to_the_folders_of_the_service_manager() {
     let world = bare();

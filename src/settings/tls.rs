@@ -38,7 +38,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Returns true if the file of `key` had other contents when `before` was read.
+    /// Returns true if the file of `key` had other contents when `before` was read than when `self` was read.
     pub(in crate::settings) fn is_rewritten(&self, before: &Self, key: &str) -> bool {
         let (Some(new), Some(old)) = (&self.material, &before.material) else { return false };
         new.is_rewritten(old, key)

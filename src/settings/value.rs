@@ -118,7 +118,7 @@ impl Input<'_> {
         }
     }
 
-    /// Reads the path of a file that is read, or of a socket. An empty string gives `None`.
+    /// Reads the path of a file that is only read, or of a socket. An empty string gives `None`.
     pub(super) fn path(&self) -> Reading<Option<PathBuf>> {
         self.path_in(&self.bases.read)
     }

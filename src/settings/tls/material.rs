@@ -46,7 +46,7 @@ impl Material {
         Arc::clone(&self.config)
     }
 
-    /// Returns true if the file of `key` had other contents when `before` was read.
+    /// Returns true if the file of `key` had other contents when `before` was read than when `self` was read.
     pub(super) fn is_rewritten(&self, before: &Self, key: &str) -> bool {
         match key {
             "tls.certfile" => self.chain != before.chain,
@@ -155,8 +155,8 @@ fn contents(path: &Path, sources: &mut Sources) -> Result<String, String> {
 }
 
 /// Adds a problem if the first certificate, that of the service, is expired or not valid yet, because no client would
-/// accept it. For the other certificates of the chain it adds only a warning, because clients may know better ones. It
-/// also warns of certificates that expire soon.
+/// accept it. For the other certificates of the chain it adds only a warning, because clients may know other ones that
+/// are valid. It also warns of certificates that expire soon.
 fn in_force(chain: &[CertificateDer<'_>], path: &Path, findings: &mut Findings) {
     let now = Timestamp::now().as_second();
     for (index, certificate) in chain.iter().enumerate() {
@@ -183,8 +183,8 @@ fn in_force(chain: &[CertificateDer<'_>], path: &Path, findings: &mut Findings) 
     }
 }
 
-/// Checks the dates of the certificates that are in use again, and returns what is wrong with them today. It does not
-/// look at their file, which may have changed.
+/// Checks once more the dates of the certificates that are in use, and returns what is wrong with them today. It does
+/// not look at their file, which may have changed.
 pub(in crate::settings) fn aged(tls: &Tls) -> Vec<Problem> {
     let mut findings = Findings::default();
     if let (Some(material), Some(path)) = (&tls.material, &tls.certfile) {
