@@ -1,7 +1,7 @@
 //! The messages between master and worker, over the socketpair that each worker gets at its fork.
 //!
-//! Owns: the messages and their encoding as bytes. Refuses: waiting; the caller learns that a message does not fit into
-//! the socket now.
+//! Owns: the messages and their encoding as bytes. Refuses: waiting. If a message does not fit into the socket now, the
+//! caller learns that it was not sent.
 //!
 //! After an upgrade, the program at one end may know fewer messages than the other, so a receiver ignores unknown tags.
 
@@ -21,8 +21,8 @@ pub(crate) enum ToWorker {
     Go,
     /// Tells the worker that the whole service will stop: it must report "not ready" and continue to serve.
     AnnounceStop,
-    /// Tells the worker to drain within `grace_ms`. `last` is true at the final stop: no worker follows, so the worker
-    /// closes the listeners too.
+    /// Tells the worker to drain within `grace_ms`. `last` is true at the final stop of the service. Then no other
+    /// worker accepts connections later, so this worker closes the listeners too.
     Drain { grace_ms: u64, last: bool },
     /// Passes the file to which the worker writes its log from now on.
     TakeLog(OwnedFd),
@@ -41,19 +41,19 @@ pub(crate) enum ToMaster {
     DrainBegun,
     /// The worker has accepted all connections that waited in the listeners, and has shut the listeners down.
     AllAccepted,
-    /// The worker has become full, or has room again: its row in the scoreboard says which of the two.
+    /// The worker has become full, or has room again. Its row in the scoreboard says which of the two.
     RoomChanged,
-    /// New connections have come to the worker. `stay` is true if at least as many connections are open now as have
-    /// come since the last `Arrivals` message.
+    /// New connections have come to the worker. `stay` is true if connections seem to stay open: at least as many are
+    /// open now as have come since the last `Arrivals` message.
     Arrivals {
         stay: bool,
     },
     /// The worker asks the client of a busy HTTP/2 connection to connect again. The client's next connection should go
-    /// to this slot.
+    /// to the slot `slot`.
     SentTo {
         slot: u32,
     },
-    /// The sender has seen that a sibling, the worker of this slot, is late with its heartbeat.
+    /// The sender has seen that another worker, the one of the slot `slot`, is late with its heartbeat.
     Silent {
         slot: u32,
     },
@@ -61,11 +61,12 @@ pub(crate) enum ToMaster {
 }
 
 impl ToWorker {
-    /// Adds the message `later` to those that wait until the worker reads again. It replaces a waiting message of the
-    /// same kind.
+    /// Adds the message `later` to the messages that wait until the worker reads again. If a message of the same kind
+    /// already waits, `later` replaces it.
     pub(crate) fn queue(waiting: &mut Vec<Self>, later: Self) {
         let later = match later {
-            // If a waiting `Drain` has `last` set, the new one keeps it, because the final stop is not taken back.
+            // If a waiting `Drain` has `last` set, the new `Drain` gets it too, because a final stop is never taken
+            // back.
             Self::Drain { grace_ms, last } => {
                 let was_last = waiting.iter().any(|message| matches!(message, Self::Drain { last: true, .. }));
                 Self::Drain { grace_ms, last: last || was_last }

@@ -1,7 +1,7 @@
 //! The certificate of a client, as a handler of the app sees it.
 //!
-//! Owns: the text of the certificate's subject. Refuses: verification, which is done before; only certificates that
-//! `tls.client_ca` has signed come here.
+//! Owns: the text of the certificate's subject. Refuses: verification. The TLS handshake has already verified that an
+//! authority in `tls.client_ca` has signed the certificate.
 
 use std::{
     fmt::{self, Write},
@@ -90,8 +90,8 @@ fn name(name: &X509Name<'_>) -> String {
     parts.join(",")
 }
 
-/// Escapes a value as RFC 4514, section 2.4 says. It also escapes control characters, which the RFC allows, because the
-/// text may be written to a log.
+/// Escapes a value of a distinguished name as RFC 4514, section 2.4 says. It also escapes control characters, which the
+/// RFC allows, because the text may be written to a log.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let last = text.chars().count().saturating_sub(1);

@@ -4,8 +4,8 @@
 //! app gets. Refuses: watching the socket (`worker::connection::end_watch`), and ending a request whose client has
 //! gone. Such a request continues unless the app ends it.
 //!
-//! The time at which a request began identifies it. If the app does not ask about the client, a request costs only a
-//! few stores.
+//! A request is identified by the time at which it began. If the app does not ask about the client, a request costs
+//! only a few writes to memory.
 
 use std::{
     fmt,
@@ -23,11 +23,11 @@ use std::{
 ///
 /// The future completes when the client ends its side of the connection (FIN), resets the connection (RST), or resets
 /// the stream of the request (HTTP/2). It also completes when the request is over: when the last byte of the response
-/// is handed to the connection. So a task that waits for it always ends.
+/// is handed to the connection. So a task that waits for this future always ends.
 ///
 /// A client of HTTP/1 may end its side of the connection and still wait for the response, as `nc -N` does. The future
-/// completes then too; the worker still sends the response, and the app decides whether the request continues. With
-/// HTTP/2 this cannot happen.
+/// completes in this case too. The worker still sends the response, and the app decides whether the request continues.
+/// With HTTP/2 this cannot happen.
 ///
 /// With HTTP/2 the worker drops the handler's future when the client resets the stream. If the app must act when a
 /// client has gone, wait for this future in a task of its own.
@@ -45,7 +45,7 @@ use std::{
 /// ```
 #[derive(Clone)]
 pub struct ClientGone(
-    /// `None` if there is no connection, as in a unit test: then the future never completes.
+    /// `None` if there is no connection, as in a unit test. Then the future never completes.
     Option<Arc<GoneFlag>>,
 );
 
@@ -99,7 +99,7 @@ impl fmt::Debug for ClientGone {
 /// The requests of one connection, and the futures that wait for their end.
 #[derive(Default)]
 pub(crate) struct RequestEnds {
-    /// HTTP/1: the time at which the request that is under way began; 0 between two requests.
+    /// For HTTP/1: the time at which the current request began; 0 while no request is under way.
     current: AtomicU64,
     /// True once the app has asked about the client of a request of this connection.
     asked: AtomicBool,
@@ -110,7 +110,7 @@ pub(crate) struct RequestEnds {
 
 #[derive(Default)]
 struct Inner {
-    /// HTTP/2: the times at which the requests that are under way began.
+    /// For HTTP/2: the times at which the requests that are under way began.
     streams: Vec<u64>,
     waiting: Vec<(u64, Arc<GoneFlag>)>,
     /// True once the client has ended its side of the connection, or has reset it.
@@ -154,7 +154,7 @@ impl RequestEnds {
         waiting.iter().for_each(|(_, signal)| signal.raise());
     }
 
-    /// Returns true if the app has asked about a client of this connection: then the worker watches the socket.
+    /// Returns true if the app has asked about a client of this connection. Only then does the worker watch the socket.
     pub(crate) fn is_asked(&self) -> bool {
         self.asked.load(SeqCst)
     }

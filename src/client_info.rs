@@ -12,8 +12,8 @@ use crate::client_gone::{ClientGone, RequestLink};
 /// The client of a request, and the scheme and the host that it asked for. Every request has it as an extension.
 ///
 /// If the other end of the connection is a proxy in `http.forwarded_allow_ips`, the values are those that the proxy
-/// tells: in a PROXY header, then in `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, or else in `Forwarded` (RFC
-/// 7239). No other peer is trusted.
+/// sends: in a PROXY header, then in `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, or else in `Forwarded` (RFC
+/// 7239). A peer on a unix socket is trusted too. No other peer is trusted.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};
@@ -28,7 +28,7 @@ use crate::client_gone::{ClientGone, RequestLink};
 /// # let _: Router = Router::new().route("/", get(hello));
 /// ```
 ///
-/// The default value is a client about which nothing is known; it is for unit tests of a service.
+/// The default value is a client about which nothing is known. It is for unit tests of a service.
 #[derive(Clone, Debug, Default)]
 pub struct ClientInfo {
     pub(crate) peer: Option<SocketAddr>,
@@ -40,8 +40,8 @@ pub struct ClientInfo {
     pub(crate) request: RequestLink,
 }
 
-/// The host that the client asked for, by the place where the request names it. Both variants share the memory of the
-/// request.
+/// The host that the client asked for. The variant says where the request names the host. `Header` and `Authority`
+/// share the memory of the request, so they copy no text.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Host {
     #[default]
@@ -81,7 +81,7 @@ impl ClientInfo {
         self.port
     }
 
-    /// Returns the scheme that the client used, `"https"` or `"http"`, also if a trusted proxy ended the TLS connection
+    /// Returns the scheme that the client used, `"https"` or `"http"`, even if a trusted proxy ended the TLS connection
     /// of the client.
     #[must_use]
     pub fn scheme(&self) -> &'static str {
@@ -113,7 +113,7 @@ impl ClientInfo {
         self.request.gone()
     }
 
-    /// Returns true if this connection itself uses TLS, whatever the client used before a proxy.
+    /// Returns true if this connection itself uses TLS. Before a proxy, the client may have used another scheme.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.tls

@@ -1,5 +1,5 @@
-//! The commands that ask a running service over its control socket, such as `oxicorn status`, `scale` and `stop`; and
-//! `oxicorn health`, which asks a worker.
+//! The commands that ask a running service over its control socket, such as `oxicorn status`, `scale` and `stop`. The
+//! command `oxicorn health` is here too, but it asks a worker.
 //!
 //! Owns: finding the service, waiting for its answer, and showing the answer. Refuses: guessing which of two services
 //! is meant, and waiting without a limit for a master that does not answer.
@@ -30,7 +30,7 @@ use crate::{
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Prints the status once, or with `watch` again and again until the service is gone. Fails if not all workers serve,
+/// Prints the status once, or every second until the service is gone if `watch` is set. Fails if not all workers serve,
 /// except in the format `Openmetrics`.
 pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bool) -> Result<(), Failed> {
     let mut stdout = io::stdout();
@@ -79,8 +79,8 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     show("");
     let answer = answer.map_err(Failed::Refused)?;
     if ends && answer.ok {
-        // Wait until the master has ended. Its answer to `stop` is the last thing that it sends, and then its end
-        // closes the connection.
+        // Wait until the master has ended. The answer to `stop` is the last thing that the master sends, and when the
+        // master ends, the connection is closed, so this read returns.
         let stream = &reached.stream;
         let _ = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| (&*stream).read(&mut [0]));
     }
@@ -112,7 +112,7 @@ pub(crate) fn would_change(endpoint: &ControlEndpoint) -> Option<String> {
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     pub(crate) pid: u32,
-    /// The addresses at which the service listens, in the form of its log.
+    /// The addresses at which the service listens, as its log writes them.
     pub(crate) addresses: Vec<String>,
 }
 

@@ -14,8 +14,8 @@ thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
 }
 
-/// Checks the scanner. The first byte chooses the length of the pieces in which the input comes, the second byte
-/// chooses the limits, and the rest is the input.
+/// Checks that the scanner gives the same result, into whatever pieces its input is split. The first byte chooses the
+/// length of the pieces, the second byte chooses the limits, and the rest is the input.
 pub fn scanner(data: &[u8]) {
     let Some((&[pieces, limits], input)) = data.split_first_chunk() else { return };
     let small = |bits: u8, step: usize| usize::from(limits >> bits & 3) * step;

@@ -5,9 +5,9 @@
 //! that), and closing the socket of a single slot.
 //!
 //! Each TCP address has either a group of SO_REUSEPORT sockets, one for each slot, or one socket that all workers
-//! share; unix and adopted sockets are always shared. The kernel numbers the sockets of a group in the order of
-//! listen(), and when one is closed, the last one gets its number. As long as no socket is closed, the number of a
-//! socket is its slot, and [`steering`] relies on that.
+//! share. Unix and adopted sockets are always shared. The kernel numbers the sockets of a group in the order of
+//! listen(). When a socket is closed, the last socket of the group gets its number. As long as no socket is closed, the
+//! number of a socket is its slot, and [`steering`] relies on that.
 
 mod address;
 mod closing;
@@ -42,8 +42,8 @@ use crate::{
     },
 };
 
-/// Returns the number of slots that are made for `workers` workers. It is larger than `workers`, so that their number
-/// can grow without binding sockets again.
+/// Returns the number of slots that are made for `workers` workers. It is larger than `workers`, so that the number of
+/// workers can grow without binding sockets again.
 pub(crate) fn slot_count(workers: u32) -> u32 {
     workers.saturating_mul(2).clamp(8, 2 * WORKERS_MAX)
 }
@@ -54,11 +54,11 @@ pub(crate) struct Listeners {
     groups: Vec<SocketGroup>,
     slots: u32,
     steering: Steering,
-    /// The slots of the last call of [`steer`](Self::steer), to which new connections go. Addresses that are added
-    /// later are steered to the same slots.
+    /// The slots that the last call of [`steer`](Self::steer) chose for new connections. Addresses that are added later
+    /// are steered to the same slots.
     live: Vec<u32>,
-    /// The shares that this program gave to the kernel last; empty if it gave none, because an upgrade has just
-    /// replaced the program.
+    /// The shares of the slots that this program gave to the kernel last. Empty if it gave no shares yet, because an
+    /// upgrade has just replaced the program.
     shares: Vec<Share>,
 }
 
@@ -87,7 +87,8 @@ struct SocketGroup {
     name: String,
     /// One socket for each slot, in the order of listen(); or the only socket, which all workers share.
     sockets: Vec<Socket>,
-    /// The file of a unix socket that this service bound. Another process may have replaced the file at its path since.
+    /// Identifies the file that this service made for a unix socket. Another process may have put another file at the
+    /// same path since.
     file: Option<FileId>,
     /// The owner and mode that this service gave to the file last. If an operator changes them by hand, they stay
     /// changed until the settings change.
@@ -121,7 +122,8 @@ impl AsFd for Socket {
     }
 }
 
-/// The kernel refused a new steering program for this address. Its connections go to the same slots as before.
+/// The error that the kernel refused a new steering program for an address. The connections of this address go to the
+/// same slots as before.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot steer the connections to {address}")]
 pub(crate) struct SteerError {
@@ -153,7 +155,7 @@ impl Listeners {
     }
 
     /// Returns the addresses of `server.bind` that are among `held`, and one error for each other address that could
-    /// not be bound. It binds nothing.
+    /// not be bound. No address stays bound.
     pub(crate) fn try_addresses(server: &Server, held: &[String]) -> (Vec<String>, Vec<BindError>) {
         let addresses = match resolve(server) {
             Ok(addresses) => addresses,
@@ -189,8 +191,8 @@ impl Listeners {
             }
             return Err(error);
         }
-        // All sockets are bound by now. For a socket that listens already, listen() only changes its backlog; it keeps
-        // its number in the group.
+        // All sockets are bound by now. For a socket that listens already, listen() only changes the backlog, and the
+        // socket keeps its number in the group.
         for group in self.groups.iter().filter(|group| !group.adopted()) {
             for socket in group.sockets.iter().take(slots as usize) {
                 let backlog = i32::try_from(server.backlog).unwrap_or(i32::MAX);
@@ -201,11 +203,11 @@ impl Listeners {
         Ok(())
     }
 
-    /// Applies a changed `server.bind`: binds the addresses that are new, and marks those that it no longer names.
-    /// Other addresses keep their sockets and their queues; if the settings for owner and mode have changed, the file
-    /// of a unix socket gets the new ones. A unix socket whose file is gone is bound again, and its old socket is
-    /// treated like a removed address: the connections that wait there are served. It also makes slots for `workers`.
-    /// If one of these steps fails, all are undone.
+    /// Applies a changed `server.bind`: binds the addresses that are new, and marks those that `server.bind` no longer
+    /// names. Other addresses keep their sockets and their queues; if the settings for owner and mode have changed, the
+    /// file of a unix socket gets the new ones. A unix socket whose file is gone is bound again, and its old socket is
+    /// treated like a removed address: the connections that wait there are served. This function also makes slots for
+    /// `workers` workers. If one of these steps fails, all are undone.
     ///
     /// Returns the unix sockets that were bound again.
     ///
@@ -273,7 +275,7 @@ impl Listeners {
     }
 
     /// Does the first half of [`unbind_added`](Self::unbind_added): it closes the added addresses and keeps the others.
-    /// A program that does not know the settings from before the reload calls this alone.
+    /// A program that does not know the settings from before the reload can call only this half.
     pub(crate) fn close_added(&mut self) {
         self.close_all(AddressChange::Added);
         for group in &mut self.groups {
@@ -285,8 +287,8 @@ impl Listeners {
     /// `before`.
     pub(crate) fn own_again(&mut self, before: &Server) {
         for group in &mut self.groups {
-            // If this fails, another process has removed the file, because these rights could be given before. Then
-            // there is nothing to restore.
+            // If this fails, another process has removed the file, because this service has given it the same rights
+            // before. Then there is nothing to restore.
             let _ = group.give_rights(before);
         }
     }
@@ -309,9 +311,10 @@ impl Listeners {
         self.groups.iter().any(|group| group.change == AddressChange::Removed)
     }
 
-    /// Closes all addresses with this change. It closes whole groups only, so that in the other groups the index of a
-    /// socket is still its slot. The workers have copies of these sockets, so a close in the master is not enough, and
-    /// they are shut down too. Adopted sockets also belong to another process, so they are closed without a shutdown.
+    /// Closes all addresses whose change is `change`. It closes whole groups only, so that in the other groups the
+    /// index of a socket is still its slot. The workers have copies of these sockets, so a close in the master is not
+    /// enough, and the sockets are shut down too. Adopted sockets also belong to another process, so they are closed
+    /// without a shutdown.
     fn close_all(&mut self, change: AddressChange) -> (Vec<String>, u64) {
         let (closed, stay) = std::mem::take(&mut self.groups).into_iter().partition(|group| group.change == change);
         self.groups = stay;
@@ -376,8 +379,8 @@ impl Listeners {
         self.groups.iter().flat_map(|group| &group.sockets)
     }
 
-    /// Finds out if the kernel accepts a steering program: tries one on the first address that has a socket for each
-    /// slot. Then it steers the addresses that were added.
+    /// Finds out if the kernel accepts a steering program, by trying one on the first address that has a socket for
+    /// each slot. Then it steers the addresses that were added.
     fn probe_steering(&mut self) {
         if self.steering == Steering::Unneeded
             && let Some(group) = self.groups.iter().find(|group| group.per_slot())
@@ -393,15 +396,15 @@ impl Listeners {
         if self.steering == Steering::Active {
             let program = steering::program(&steering::equal(&self.live));
             for group in self.groups.iter().filter(|group| group.change == AddressChange::Added && group.per_slot()) {
-                // The kernel has accepted such a program before. If it refuses this one, the next call of `steer`
+                // The kernel has accepted a steering program before. If it refuses this one, the next call of `steer`
                 // reports the error.
                 let _ = bpf::attach_reuseport(group.sockets[0].as_fd(), &program);
             }
         }
     }
 
-    /// Sends new connections to the `live` slots only. If `live` is empty, nothing changes, because it is better that a
-    /// connection waits for a worker than that it is refused. If the kernel does not steer, nothing changes either.
+    /// Sends new connections to the `live` slots only. If `live` is empty, nothing changes: a connection that waits for
+    /// a worker is better than a connection that is refused. If the kernel does not steer, nothing changes either.
     ///
     /// # Errors
     /// The kernel refused the program, although it accepted one at the start. The address keeps its previous program,
@@ -418,7 +421,7 @@ impl Listeners {
     /// call of [`steer`](Self::steer) or of this function.
     ///
     /// # Errors
-    /// The same error as of [`steer`](Self::steer).
+    /// The same error as in [`steer`](Self::steer).
     pub(crate) fn balance(&mut self, connections: impl Fn(u32) -> u64) -> Result<(), SteerError> {
         let shares = steering::by_room(&self.live, connections);
         if shares == self.shares { Ok(()) } else { self.share(shares) }
@@ -439,7 +442,8 @@ impl Listeners {
         Ok(())
     }
 
-    /// Removes the files of our unix sockets. If another process has put its own file at a path, that file stays.
+    /// Removes the files of the unix sockets of this service. If another process has put its own file at a path, that
+    /// file stays.
     pub(crate) fn unlink(&self) {
         for group in &self.groups {
             if let (Address::Unix(path), Some(ours)) = (&group.address, group.file) {
@@ -460,7 +464,7 @@ impl SocketGroup {
     }
 
     /// Binds the first socket of an address. If the TCP port is 0, the kernel chooses a port, and the sockets of the
-    /// other slots get the same one.
+    /// other slots get the same port.
     fn bind(address: Address, server: &Server) -> Result<Self, BindError> {
         let meant = address.clone();
         let change = AddressChange::Kept;
@@ -491,8 +495,8 @@ impl SocketGroup {
         }
     }
 
-    /// Returns true if clients that connect to the address still reach these sockets: for a unix socket, if its file is
-    /// still ours.
+    /// Returns true if clients that connect to the address still reach these sockets. A client of a unix socket reaches
+    /// them as long as the file at its path is the one that this service made.
     fn is_still_there(&self) -> bool {
         match (&self.address, self.file) {
             (Address::Unix(path), Some(ours)) => socket_file::is_still_there(path, ours),
@@ -500,8 +504,8 @@ impl SocketGroup {
         }
     }
 
-    /// Gives the file of a unix socket the owner and mode of the settings, unless this service gave it the same ones
-    /// before.
+    /// Gives the file of a unix socket the owner and mode of the settings, unless this service has given it the same
+    /// owner and mode before.
     fn give_rights(&mut self, server: &Server) -> Result<(), BindError> {
         let (Address::Unix(path), Some(ours)) = (&self.address, self.file) else { return Ok(()) };
         let Server { unix_mode: mode, unix_owner: Owner { uid, gid, .. }, .. } = *server;
@@ -531,8 +535,8 @@ impl SocketGroup {
     }
 }
 
-/// Returns a copy of the inherited descriptor `number`, and the address at which it listens. Fails if it is not a
-/// listening stream socket.
+/// Returns a copy of the inherited descriptor `number`, and the address at which it listens. Fails if the descriptor is
+/// not a listening stream socket.
 fn adopt(number: i32) -> io::Result<(Socket, String)> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
     let socket = socket2::Socket::from(fd::inherited(number)?);
@@ -653,7 +657,7 @@ mod tests {
 
     #[test]
     fn an_address_of_another_machine_says_so() {
-        // 192.0.2.0/24 is reserved for documentation: no machine has it, and bind() sends nothing.
+        // 192.0.2.0/24 is reserved for documentation, so no machine has such an address. bind() sends nothing.
         let error = Listeners::bind(&server(&[Bind::Tcp { host: "192.0.2.1".to_owned(), port: 80 }]), 1).unwrap_err();
         let told = "server.bind: cannot listen on 192.0.2.1:80: no interface of this machine has that address";
         assert_eq!(error.to_string(), told);

@@ -1,12 +1,13 @@
 //! The page of metrics: the values of the scoreboard as OpenMetrics text.
 //!
-//! Owns: the names of the metrics and their meaning. Refuses: counting (the scoreboard), and choosing who gets an
-//! answer (`worker::connection`, `master::control`).
+//! Owns: the names of the metrics and their meaning. Refuses: counting (the scoreboard), and choosing which clients get
+//! the page (`worker::connection`, `master::control`).
 //!
 //! Every process that has the scoreboard renders the same page, so any worker can answer for the whole service.
 //!
-//! The label of a worker's values is its slot, and they include the workers of the slot that drain. A pid as the label
-//! would make a new series with every recycle. Counters never fall while the master lives, even if workers die.
+//! The values of workers have the slot as their label, and the values of a slot include its workers that drain. With
+//! the pid as the label, every recycle would make a new series. Counters never fall while the master lives, even if
+//! workers die.
 
 use std::{
     collections::BTreeMap,

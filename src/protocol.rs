@@ -1,6 +1,6 @@
 //! The messages between a command of the operator and the master, and the paths where the control socket can be.
 //!
-//! Owns: requests, answers and the status as JSON, one object on a line, with a version; the paths of the control
+//! Owns: requests, answers and the status as JSON (one object on a line, with a version), and the paths of the control
 //! socket. Refuses: I/O, because `master::control` and `ctl` send and wait.
 //!
 //! A connection carries one request, any number of progress lines and one answer.
@@ -82,12 +82,12 @@ pub(crate) enum ControlCommand {
     Config {
         json: bool,
     },
-    /// Asks for an upgrade. `program` is the absolute path of the new program; `None` is the path by which the service
-    /// was started.
+    /// Asks for an upgrade. `program` is the absolute path of the new program. If it is `None`, the upgrade uses the
+    /// path by which the service was started.
     Upgrade {
         program: Option<String>,
     },
-    /// Asks the service to stop: with `now` as SIGINT does, without it as SIGTERM does.
+    /// Asks the service to stop. If `now` is true, it stops as after a SIGINT, otherwise as after a SIGTERM.
     Stop {
         now: bool,
     },
@@ -135,18 +135,18 @@ pub(crate) struct Status {
     pub(crate) speaks: Speaks,
     #[serde(default)]
     pub(crate) settings_file: Option<String>,
-    /// Where it was started.
+    /// The folder in which the service was started.
     #[serde(default)]
     pub(crate) folder: String,
     pub(crate) workers: Vec<WorkerStatus>,
-    /// The slots that should have a worker but have no process: the last worker of the slot failed, and the next one
+    /// The slots that should have a worker but have no process. The last worker of such a slot failed, and the next one
     /// has to wait.
     #[serde(default)]
     pub(crate) empty_slots: Vec<EmptySlot>,
     pub(crate) totals: StatusTotals,
     #[serde(default)]
     pub(crate) crash_suspect: Option<CrashSuspect>,
-    /// The requests in quarantine: because of `http.quarantine`, all workers answer them with 503.
+    /// The requests in quarantine, which all workers answer with 503: see `http.quarantine`.
     #[serde(default)]
     pub(crate) quarantined: Vec<Quarantined>,
     pub(crate) last_reload: Option<LastReload>,
@@ -167,7 +167,8 @@ pub(crate) enum MasterState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ListenerStatus {
     pub(crate) address: String,
-    /// The number of connections that wait to be accepted; 0 for unix sockets, because the kernel does not tell it.
+    /// The number of connections that wait to be accepted. For unix sockets it is 0, because the kernel does not report
+    /// it.
     pub(crate) queued: u64,
 }
 
@@ -220,7 +221,7 @@ pub(crate) struct EmptySlot {
     /// The number of workers of this slot that died one after another without having answered a request.
     #[serde(default)]
     pub(crate) failures: u32,
-    /// The seconds until the next worker of this slot is forked; `None` if the slot does not wait because of failures.
+    /// The seconds until the next worker of this slot is forked; `None` if no failure makes the slot wait.
     #[serde(default)]
     pub(crate) next_try_s: Option<f64>,
 }
@@ -291,12 +292,12 @@ pub(crate) struct Responses {
 pub(crate) struct LastReload {
     pub(crate) ok: bool,
     pub(crate) reason: Option<String>,
-    /// The time at which it ended, in UTC and in the format of RFC 3339.
+    /// The time at which the reload or the upgrade ended, in UTC and in the format of RFC 3339.
     pub(crate) at: String,
 }
 
 impl Status {
-    /// Returns the number of slots below the target that have a worker that serves.
+    /// Returns how many of the slots from 0 to `target_workers` - 1 have a worker that serves.
     pub(crate) fn served(&self) -> u32 {
         let serves = |slot: &u32| self.workers.iter().any(|w| w.slot == *slot && w.state == WorkerState::Serving);
         (0..self.target_workers).filter(serves).count() as u32
@@ -312,7 +313,7 @@ impl Request {
         Self { version: VERSION, command, meant }
     }
 
-    /// Reads a request from a line. The error is the sentence with which the master refuses it.
+    /// Reads a request from a line. The error is the sentence with which the master refuses the request.
     pub(crate) fn read(line: &[u8]) -> Result<Self, String> {
         // Read only the version first, because a request of another version may have a command of any form.
         #[derive(Deserialize)]
@@ -351,7 +352,7 @@ pub(crate) fn line(message: &impl Serialize) -> Vec<u8> {
 /// A folder in which a master may put its socket when `control.socket` is `auto`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Folder {
-    /// A folder that another program has made, such as systemd.
+    /// A folder that another program, such as systemd, has made.
     Given(PathBuf),
     /// A folder that the master makes, with mode 0700. In `/tmp` any user can make a folder with this name first, so
     /// its owner and its mode are checked.
@@ -367,7 +368,7 @@ pub(crate) fn server_folders(uid: u32, env: impl Fn(&str) -> Option<OsString>) -
 }
 
 /// Returns the folders in which the commands of user `uid` look for a service: every folder that [`server_folders`] may
-/// return for a master, whatever the environment of that master.
+/// return for a master, whatever environment the master has.
 pub(crate) fn client_folders(name: &str, uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
     let login = login_folder(&env).into_iter().chain([PathBuf::from(format!("/run/user/{uid}"))]);
     // The `RuntimeDirectory=` of a systemd unit usually has the name of the service.
@@ -404,7 +405,7 @@ fn private_folders(uid: u32) -> Vec<PathBuf> {
 /// name. The others also have a number, for further services that were started in the same folder.
 pub(crate) fn socket_names(name: &str, folder: &Path) -> impl Iterator<Item = String> {
     let name = name.replace('/', "_");
-    // FNV-1a gives the same hash in every build. It does not matter that others can guess it.
+    // FNV-1a gives the same hash in every build. It does not matter that other users can guess the hash.
     let hash = folder
         .as_os_str()
         .as_bytes()

@@ -1,6 +1,6 @@
 //! The state and the counts of every worker, in memory that the master and all workers share.
 //!
-//! Owns: the layout and its atomics. Refuses: decisions such as when a heartbeat is late; the core makes them.
+//! Owns: the layout and its atomics. Refuses: decisions, such as whether a heartbeat is late; the core makes them.
 //!
 //! First comes a header, which the master writes. Then comes one row for each worker: the master writes the worker's
 //! identity before the fork, and from then on the worker writes its row (except the word `TOLD`). Then come the
@@ -52,8 +52,8 @@ pub(crate) const DURATION_BOUNDS: [u64; 14] = [
     10_000_000_000,
 ];
 const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
-/// The number of words for the durations of a row: one for each bucket (each counts only its own requests), and one for
-/// the sum of all durations in nanoseconds. Together they fill two cache lines.
+/// The number of words for the durations of a row: one for each bucket (a bucket does not count the requests of smaller
+/// buckets), and one for the sum of all durations in nanoseconds. Together they fill two cache lines.
 const DURATION_WORDS: usize = BUCKETS + 1;
 
 /// The time for which a request stays in quarantine after a worker died while it was in flight, in milliseconds. The
@@ -71,8 +71,8 @@ mod header {
     pub(super) const GENERATION: usize = 6;
     pub(super) const TARGET: usize = 7;
     pub(super) const MASTER_PID: usize = 8;
-    /// When the master started, in milliseconds of CLOCK_BOOTTIME. The wall clock is not used, because it may be set
-    /// later.
+    /// When the master started, in milliseconds of CLOCK_BOOTTIME. The wall clock is not used, because it may be set to
+    /// another time while the master runs.
     pub(super) const STARTED: usize = 9;
     /// When the last quarantine ends, in milliseconds of the monotonic clock; 0 if there was no quarantine yet.
     pub(super) const QUARANTINED_UNTIL: usize = 10;
@@ -117,8 +117,8 @@ mod word {
     pub(super) const HANDSHAKES_FAILED: usize = 23;
     /// A counter of the requests whose client left before they were handed to the app.
     pub(super) const ABANDONED: usize = 24;
-    /// What the master has told the worker: bits of `told`. A bit that is set stays set for the life of the worker.
-    /// Only the master writes this word.
+    /// What the master has told the worker, as bits of the module `told`. A bit that is set stays set for the life of
+    /// the worker. Only the master writes this word.
     pub(super) const TOLD: usize = 25;
     /// A counter of the idle connections that were closed to make room for new ones.
     pub(super) const EVICTED: usize = 26;
@@ -163,7 +163,7 @@ pub(crate) struct Totals {
     pub(crate) duration_ns: u64,
 }
 
-/// The values that only the master knows and publishes for all processes. The last four count workers and only
+/// The values that only the master knows and publishes for all processes. The last four fields count workers and only
 /// increase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Overview {
@@ -183,7 +183,7 @@ pub(crate) struct Scoreboard {
     rows_max: usize,
 }
 
-/// Why the scoreboard of the previous program cannot be used.
+/// The reason why the scoreboard of the previous program cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdoptError {
     #[error("its scoreboard has layout {found}, and this program reads {LAYOUT_VERSION} only")]
@@ -205,7 +205,7 @@ impl Scoreboard {
         Ok(scoreboard)
     }
 
-    /// Continues the scoreboard of the previous program: its counts and its start time stay.
+    /// Continues the scoreboard of the previous program, with its counts and its start time.
     ///
     /// # Errors
     /// The scoreboard has another layout than this program knows, or cannot be mapped.
@@ -307,13 +307,14 @@ impl Scoreboard {
         }
     }
 
-    /// Puts the request with this key in quarantine: all workers answer it with 503 until `until`. Only the master
-    /// calls it. There is room for four requests; a fifth replaces the one whose quarantine ends first.
+    /// Puts the request with the key `key` in quarantine: all workers answer it with 503 until the time `until`. Only
+    /// the master calls it. There is room for four requests. A fifth request replaces the one whose quarantine ends
+    /// first.
     pub(crate) fn quarantine(&self, key: u64, until: u64) {
         let entries = || header::QUARANTINE.step_by(2);
         let entry = entries().find(|at| self.get(*at) == key).or_else(|| entries().min_by_key(|at| self.get(at + 1)));
         let Some(at) = entry else { return };
-        // Write the end 0 first, so that no worker ever reads the old key together with the new end.
+        // Write 0 as the end first, so that no worker ever reads the old key together with the new end.
         self.set(at + 1, 0);
         self.set(at, key);
         self.set(at + 1, until);
@@ -403,14 +404,14 @@ impl Row {
 
     // ---- methods that only the master calls ------------------------------------------------------------------------
 
-    /// Tells the worker that the service stops. This takes effect before the worker reads the master's message: its
+    /// Tells the worker that the service stops. The worker sees this before it reads the master's message, so that its
     /// next answers already tell clients that it stops.
     pub(crate) fn tell_stopping(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::STOPPING);
     }
 
-    /// Tells the worker to drain. Like [`tell_stopping`](Self::tell_stopping), this takes effect before the worker
-    /// reads the master's message.
+    /// Tells the worker to drain. As after [`tell_stopping`](Self::tell_stopping), the worker sees this before it reads
+    /// the master's message.
     pub(crate) fn tell_drain(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::DRAIN);
     }
@@ -421,8 +422,8 @@ impl Row {
         self.set(word::PID, u64::from(pid));
     }
 
-    /// Returns the table in which this worker notes its requests in flight. Call it once in a worker: two tables would
-    /// use the same entries.
+    /// Returns the table in which this worker notes its requests in flight. Call it only once in a worker, because
+    /// two tables would use the same entries.
     pub(crate) fn in_flight_table(&self) -> InFlightTable {
         InFlightTable::new(self.notes)
     }
@@ -435,7 +436,7 @@ impl Row {
         self.set_state(RowState::Draining);
     }
 
-    /// Records a heartbeat, and promises the next one by `due`, in milliseconds of the monotonic clock.
+    /// Records a heartbeat, and promises the next one until `due`, a time in milliseconds of the monotonic clock.
     pub(crate) fn promise_heartbeat(&self, due: u64) {
         self.set(word::DUE, due);
     }
@@ -465,7 +466,7 @@ impl Row {
         self.add(word::SHED, 1);
     }
 
-    /// Reports if the worker has as many connections as it may have.
+    /// Publishes whether the worker has as many connections as it may have.
     pub(crate) fn set_full(&self, full: bool) {
         self.set(word::FULL, u64::from(full));
     }
@@ -516,8 +517,8 @@ impl Row {
     pub(crate) fn state(&self) -> RowState {
         match self.get(word::STATE) {
             1 => RowState::Starting,
-            // The worker may not have read the message to drain yet, but its answers already tell clients that it
-            // drains.
+            // The worker may not have read the message to drain yet. It counts as draining all the same, because its
+            // answers already tell clients that it drains.
             2 if self.told_drain() => RowState::Draining,
             2 => RowState::Serving,
             3 => RowState::Draining,

@@ -1,4 +1,4 @@
-//! System calls: all `unsafe` code of the project is in this folder, behind safe types that own what they hold.
+//! The system calls. All `unsafe` code of the project is in this folder, behind safe types that own what they hold.
 //!
 //! Owns: the calls of Linux that neither std nor a library offers safely. Refuses: decisions, log lines and the notion
 //! of a worker. The folder imports nothing from the rest of the program, and its errors are `io::Error`.
@@ -23,8 +23,8 @@ pub(crate) mod wait;
 
 #[cfg(test)]
 mod alone {
-    //! Runs a test alone in a new process. Tests need it if they change what a process has only once: its children, its
-    //! signals, its title, its rights.
+    //! Runs a test alone in a new process. A test needs this if it changes something that a process has only once, such
+    //! as its children, its signals, its title or its rights.
 
     const ALONE: &str = "OXICORN_TEST_ALONE";
 

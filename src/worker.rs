@@ -2,8 +2,9 @@
 //!
 //! Owns: the order of the steps in a worker's life. Refuses: anything about other workers (`rescue` watches them).
 //!
-//! The seed leaves the master's signal handlers behind. Then come privileges, signals, the runtime, the app and the
-//! message `Ready`. The worker accepts its first connection only after the message `Go`.
+//! A new worker does not keep the master's actions for signals. It drops its privileges, sets up its signals, builds
+//! the runtime and the app, and then sends the message `Ready`. It accepts its first connection only after the message
+//! `Go`.
 
 mod accept;
 mod acceptors;
@@ -80,7 +81,7 @@ use crate::{
     },
 };
 
-/// How long the client of a half-closed connection has to read the rest of the stream, after the drain has ended.
+/// How long a client may still read the rest of a half-closed connection after the drain has ended.
 const LAST_BYTES: Duration = Duration::from_millis(250);
 
 /// How long before the end of the grace the shutdown hook ends. The master kills the worker at the end of the grace, so
@@ -200,8 +201,8 @@ where
     }
 }
 
-/// Logs the long text of a boot failure line by line. The master receives only its sentence: its channel takes no more,
-/// and a traceback on one line is hard to read.
+/// Logs the long text of a boot failure line by line. The master receives only the sentence of the failure, because the
+/// channel to the master takes no long text, and a traceback on one line is hard to read.
 fn log_boot_failure(slot: u32, details: &str) {
     let (more, pid) = (details.lines().count().saturating_sub(DETAILS_MAX), std::process::id());
     let more = (more > 0).then(|| format!("… and {more} lines more"));
@@ -249,7 +250,7 @@ fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant),
     Ok((runtime, epoch))
 }
 
-/// Applies the settings of `process` that only a worker has: its umask, its user and group, and the variables of
+/// Applies the settings of `process` that apply only to workers: umask, user and group, and the variables of
 /// `process.env_file`.
 pub(crate) fn take_rights(settings: &settings::Process) -> io::Result<()> {
     if let Some(umask) = settings.umask {
@@ -394,11 +395,11 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
     }
 }
 
-/// Waits until the connections have ended by themselves, and cuts those that are left near the end of the grace.
-/// Returns when the grace ends, from which the caller computes how long the shutdown hook may run.
+/// Waits until the connections have ended by themselves. Near the end of the grace, it cuts those that are left.
+/// Returns the time at which the grace ends, from which the caller computes how long the shutdown hook may run.
 ///
 /// `last` says whether this is the final stop of the service. It is `None` if a signal asked for the drain and the
-/// master has not said yet.
+/// master has not said yet whether the service stops.
 async fn drain<S: Serve<B>, B: AppBody>(
     acceptors: &mut Acceptors<S>,
     master_link: &mut MasterLink,
@@ -433,8 +434,8 @@ async fn drain<S: Serve<B>, B: AppBody>(
                 Order::Drain { grace: other, last: ends } => {
                     grace = grace.min(other);
                     until = until.min(Instant::now() + other);
-                    // If one order said that this is the final stop, it stays the final stop. If a signal began the
-                    // drain, this order decides.
+                    // Once an order has said that this is the final stop, later orders do not change that. If a signal
+                    // began the drain, the first order decides.
                     match (ends, last.replace(ends || last == Some(true))) {
                         (true, None | Some(false)) => acceptors.open_all(),
                         (false, None) => acceptors.close(),
@@ -448,8 +449,8 @@ async fn drain<S: Serve<B>, B: AppBody>(
     }
     acceptors.close_now().await;
     shared.begin_end();
-    // The master kills the worker at the end of the grace, so if little time is left, half of it is kept for the
-    // shutdown hook.
+    // The master kills the worker at the end of the grace. If little time is left, half of it is kept for the shutdown
+    // hook.
     let left = until.saturating_duration_since(Instant::now());
     let _ = timeout(LAST_BYTES.min(left / 2), shared.emptied()).await;
     until
