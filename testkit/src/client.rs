@@ -72,7 +72,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
     }
 
-    /// Returns the pid of the worker that answered, if the route tells it.
+    /// Returns the number `pid` in the JSON body: the worker that answered. `None` if the body has no `pid`.
     pub fn pid(&self) -> Option<u32> {
         let value: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
         u32::try_from(value.get("pid")?.as_u64()?).ok()
@@ -119,7 +119,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// As [`open`](Self::open), but from this source address: all of 127.0.0.0/8 belongs to the machine.
+    /// Opens a connection as [`open`](Self::open) does, but from the address `source`. All of 127.0.0.0/8 belongs to
+    /// the machine, so a test can play many clients.
     pub fn open_from(source: IpAddr, address: SocketAddr) -> Result<Self, Failure> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this machine");
@@ -135,7 +136,7 @@ impl Connection {
         self.stream.set_read_timeout(Some(within)).expect("a timeout that is not zero");
     }
 
-    /// Sends a FIN: the client sends no more, but it can still read.
+    /// Sends a FIN: the client can send no more, but it can still read the answer.
     pub fn finish_sending(&mut self) {
         self.stream.shutdown(std::net::Shutdown::Write).expect("a connected socket");
     }
@@ -204,7 +205,7 @@ impl<S: Read + Write> Connection<S> {
         Err(if self.unread.is_empty() { Failure::EofBeforeResponse } else { Failure::CutInResponse })
     }
 
-    /// Takes the bytes up to and with the mark.
+    /// Returns the bytes up to the end of the next `mark`, and reads from the connection until `mark` has come.
     fn take_until(&mut self, mark: &[u8]) -> Result<Vec<u8>, Failure> {
         loop {
             if let Some(at) = self.unread.windows(mark.len()).position(|window| window == mark) {
@@ -269,7 +270,7 @@ impl<S: Read + Write> Connection<S> {
         Ok(std::mem::take(&mut self.unread))
     }
 
-    /// Reads exactly this many bytes, without parsing them.
+    /// Reads exactly `count` bytes, without parsing them.
     pub fn read(&mut self, count: usize) -> Result<Vec<u8>, Failure> {
         self.take(count)
     }
@@ -449,8 +450,8 @@ fn run_client(
     tally
 }
 
-/// Measures stalls of the machine: it sleeps for a millisecond again and again, and a sleep that takes longer shows
-/// that the machine stalled, not the supervisor.
+/// Measures stalls of the machine: it sleeps for a millisecond again and again. If a sleep takes longer, the machine
+/// has stalled, and the supervisor is not at fault.
 pub struct Canary {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Duration>>,

@@ -13,8 +13,8 @@ pub mod record;
 
 use std::time::{Duration, Instant};
 
-/// How long a condition that should hold "soon" may take. It is far above any honest value, because the machine may be
-/// busy.
+/// How long a test waits for a condition that should hold soon. The limit is far above the usual time, because the
+/// machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Returns the time on the clock of the tests.

@@ -41,22 +41,25 @@ pub use self::{end::End, tally::Tally};
 use crate::now;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an answer may take: enough for every answer that will ever come, and short enough for a turn.
+/// How long the client waits for an answer. An answer that has not come by then will never come, and a longer wait
+/// would hold up the turn.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause after a failed connection attempt. Without it the client would try again as fast as the server refuses.
+/// The pause after a failed connection attempt. Without this pause the client would try again as fast as the server
+/// refuses.
 const AFTER_REFUSAL: Duration = Duration::from_millis(5);
 
 #[derive(Clone)]
 pub struct Load {
     pub address: SocketAddr,
     pub connections: usize,
-    /// The requests in a second; `None` means saturation.
+    /// How many requests are sent in a second; `None` means saturation.
     pub rate: Option<f64>,
     pub wire: Wire,
     pub path: &'static str,
     /// The bytes in the body of a request; 0 means a GET.
     pub body: usize,
-    /// Every n-th request asks for this path instead. It counts in the classes but not in the latencies.
+    /// With `(n, path)`, every n-th request asks for `path`, whose answer is slow. Such a request counts in the classes
+    /// but not in the latencies.
     pub slow: Option<(u64, &'static str)>,
     /// True if the body of each answer is the pid of the worker that answered.
     pub who: bool,
@@ -76,7 +79,7 @@ pub struct Wire {
 /// this moment.
 pub struct Mark {
     epoch: Instant,
-    /// Nanoseconds since the epoch; `u64::MAX` until something is done.
+    /// The moment in nanoseconds since `epoch`; `u64::MAX` until something is done to the server.
     at: AtomicU64,
     /// The pid of the worker to which something is done; 0 if it is done to the complete service.
     victim: AtomicU32,
@@ -159,7 +162,7 @@ impl Load {
     }
 }
 
-/// A load that runs, with its threads.
+/// A load that is running, with the threads that send its requests.
 pub struct Running {
     begun: Instant,
     stop: Arc<AtomicBool>,
@@ -220,7 +223,8 @@ struct Outcome {
     sent: Instant,
     end: End,
     slow: bool,
-    /// The pid of the worker that answered, or that answered last on this connection.
+    /// The pid of the worker that answered this request. If the request failed, the pid of the worker that answered the
+    /// request before it on the same connection.
     server: Option<u32>,
 }
 
@@ -237,7 +241,8 @@ impl Thread {
         }
     }
 
-    /// Returns true if the next request is a slow one. Call it once for each request, because it counts them.
+    /// Returns true if the next request asks for the slow path. Call this function once for each request, because it
+    /// counts the requests.
     fn is_slow(&self) -> bool {
         let asked = self.asked.get() + 1;
         self.asked.set(asked);

@@ -1,5 +1,6 @@
-//! Owns: the one small generator of the tests: the same seed gives the same choices on every machine. Refuses:
-//! security.
+//! The random choices of the tests. The same seed gives the same choices on every machine.
+//!
+//! Owns: one small generator. Refuses: security.
 
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ impl Random {
         self.below(most + 1)
     }
 
-    /// Returns true in this many cases of a hundred.
+    /// Returns true in `percent` cases of a hundred.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }

@@ -1,4 +1,4 @@
-//! What a run of the benchmark has measured. This one shape is filled, saved, compared and drawn.
+//! What a run of the benchmark has measured. The same types are filled, saved, compared and drawn.
 //!
 //! Owns: the record and its medians. Refuses: measurement and judgement.
 
@@ -42,7 +42,7 @@ pub struct Row {
     pub peer: String,
     /// One turn for each round, in order.
     pub turns: Vec<Turn>,
-    /// Why this peer cannot do this scenario, in which case it has no turns; empty if it can.
+    /// The reason why this peer cannot take part in this scenario; empty if it can. With a reason, `turns` is empty.
     #[serde(default)]
     pub not_applicable: String,
 }
@@ -58,8 +58,8 @@ pub struct Turn {
     /// - At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`, `master_pss_kib`, `master_rss_kib`,
     ///   `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`, `max_over_mean`.
     pub figures: BTreeMap<String, f64>,
-    /// How every request ended: the number for `ok`, and for each kind of failure by its name. A request is in exactly
-    /// one class.
+    /// The number of requests in each class. The classes are `ok` and the names of the kinds of failure, and every
+    /// request is in exactly one of them.
     pub classes: BTreeMap<String, u64>,
     /// Pairs of a part of the requests and the latency in microseconds that it stays below, ascending; empty if no
     /// latency is measured.
@@ -103,7 +103,7 @@ pub struct Tick {
 pub struct Promise {
     pub says: String,
     pub reached: f64,
-    /// The bound of the promise. `at_least` is true if it is a floor, and false if it is a ceiling.
+    /// The bound of the promise: the smallest allowed value if `at_least` is true, otherwise the largest.
     pub bound: f64,
     pub at_least: bool,
 }

@@ -7,7 +7,8 @@ pub enum End {
     Ok,
     Refused,
     ConnectTimeout,
-    /// The connection failed, but it was neither refused nor silent: the client's own limits, for example.
+    /// No connection was made, for another reason than a refusal or a timeout: the client has no free port, for
+    /// example.
     NoConnection,
     /// The connection was made, but TLS on it failed.
     NoTls,

@@ -37,7 +37,7 @@ pub(super) async fn connection(thread: Rc<Thread>) {
 async fn stream(thread: &Thread, sender: SendRequest<Bytes>) {
     let uri = format!("http://{}{}", thread.load.address, thread.load.path);
     while let Some(due) = thread.next().await {
-        // A GOAWAY before a request is sent is not a failure.
+        // The server may send GOAWAY before this request is sent. Then no request is lost, so this is not a failure.
         let Ok(mut ready) = sender.clone().ready().await else { return };
         let sent = now();
         let request = Request::get(&uri).body(()).expect("a request");

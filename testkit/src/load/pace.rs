@@ -26,7 +26,8 @@ impl Default for Queue {
     }
 }
 
-/// Connects two interfaces: nix lends the descriptor of the timer, but tokio wants its number.
+/// Lets tokio wait for a timer of nix. The wrapper is needed because nix lends the descriptor of the timer (`AsFd`),
+/// but tokio wants its number (`AsRawFd`).
 struct Timer(TimerFd);
 
 impl AsRawFd for Timer {

@@ -13,7 +13,7 @@ use crate::record::Tick;
 const TICK: Duration = Duration::from_millis(100);
 /// A request that ends within this time after the mark counts as affected by what was done to the server.
 const AFTERMATH: Duration = Duration::from_secs(1);
-/// The parts of the requests for which latency is reported.
+/// The parts of the requests for which a latency is reported: 0.99 stands for the latency that 99 % of them stay below.
 const PARTS: [f64; 9] = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0];
 
 pub struct Tally {
@@ -28,10 +28,10 @@ pub struct Tally {
     /// How many requests were sent before the mark and answered well after it; if there is a victim, only those that
     /// the victim answered.
     pub survived: u64,
-    /// How many requests were lost on the victim's connections, until the end of these connections is seen. Without a
-    /// victim: how many of the requests that were sent before the mark were lost.
+    /// How many requests were lost on connections to the victim. If there is no victim, or the worker of a connection is
+    /// unknown, a lost request counts here only if it was sent before the mark.
     pub lost: u64,
-    /// How many other requests failed too: on connections to other workers, or on new connections.
+    /// How many requests failed that do not count as `lost`: on connections to other workers, or on new connections.
     pub beyond: u64,
     /// The longest wait of a successful request that ended soon after the mark.
     pub longest_after: Duration,
@@ -96,7 +96,7 @@ impl Tally {
         &mut self.timeline[index]
     }
 
-    /// Notes in the timeline what was done to the server at this time.
+    /// Notes in the timeline that `what` was done to the server at the time `at`.
     pub fn deed(&mut self, at: Instant, what: &str) {
         let index = (at - self.begun).as_millis() as usize / TICK.as_millis() as usize;
         self.tick(index).deed = what.to_owned();
