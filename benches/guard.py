@@ -5,7 +5,8 @@ Owns: counting with valgrind's callgrind, which depends little on the machine an
 than 3 % above benches/instructions.json is a failure. Refuses: time (`cargo bench --bench load`), and the work of the
 kernel.
 
-A run is started twice, with few requests and with many: the difference is the cost of requests, without start and end.
+The program runs twice, once with few requests and once with many. The difference of both counts is the cost of the
+requests alone, because the start and the end cost the same in both runs.
 `--record` writes new figures, for a change that is worth its price or for a new compiler.
 """
 
@@ -28,7 +29,8 @@ RECORD = ROOT / "benches/instructions.json"
 FEW, MANY = 500, 5_500
 MORE = 0.03
 
-# These are the defaults, but the one worker gets more time: under valgrind everything takes fifty times as long.
+# All other settings keep their defaults. The timeouts are longer, because under valgrind everything takes fifty times
+# as long.
 SETTINGS = """
 [server]
 bind = ["127.0.0.1:{port}"]
@@ -77,7 +79,7 @@ def instructions(access, times):
         settings = pathlib.Path(folder, "supervisor.toml")
         settings.write_text(SETTINGS.format(port=port, folder=folder, access=access.format(folder=folder)))
         command = ["valgrind", "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={folder}/out.%p"]
-        # The caller's environment is left out, because settings in it would count as well.
+        # The program gets only PATH from the caller's environment, because it would also read settings from there.
         environment = {"PATH": os.environ["PATH"]}
         with open(f"{folder}/log", "w+") as log:
             master = subprocess.Popen(

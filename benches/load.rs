@@ -43,10 +43,10 @@ use self::{
 /// Measures oxicorn beside its peers.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What to measure: several names, or `all`. Without it: the scenarios of the promises.
+    /// The scenarios to measure, by name, or `all`. By default, the scenarios of the promises.
     #[arg(long, num_args = 1..)]
     scenario: Vec<String>,
-    /// Which peers to measure: several names. Without it: all.
+    /// The peers to measure, by name. By default, all peers.
     #[arg(long, num_args = 1..)]
     peer: Vec<String>,
     /// How many turns each peer takes.
@@ -64,7 +64,7 @@ struct Arguments {
     /// Print the scenarios and peers, and end.
     #[arg(long)]
     list: bool,
-    /// Given by cargo; without a meaning here.
+    /// Cargo passes this flag to every benchmark; it has no effect here.
     #[arg(long, hide = true)]
     bench: bool,
 }

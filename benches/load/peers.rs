@@ -34,12 +34,12 @@ pub enum Peer {
 pub struct Setup {
     pub workers: usize,
     pub access_log: bool,
-    /// True if oxicorn runs with every limit and clock that is off by default.
+    /// True if oxicorn runs with the limits, time limits and counters on that are off by default.
     pub everything: bool,
     /// The paths of the certificate and of the key.
     pub tls: Option<(PathBuf, PathBuf)>,
     pub http2: bool,
-    /// A worker is replaced after this many requests.
+    /// A worker is replaced after this many requests; `None` means never.
     pub max_requests: Option<u32>,
     /// After this many seconds of silence, a worker counts as hung; `None` means the default of the server.
     pub hung_after: Option<u32>,
@@ -155,7 +155,7 @@ impl Peer {
         }
     }
 
-    /// Returns why this peer cannot do this, whatever its settings; `None` if it can.
+    /// Returns why this peer cannot fulfil `need`, whatever its settings; `None` if it can.
     pub fn cannot(self, deed: Deed) -> Option<&'static str> {
         let is_nginx = matches!(self, Self::Nginx | Self::NginxReuseport);
         match deed {
@@ -223,7 +223,7 @@ pub enum Deed {
     Replace,
     NoticeHang,
     Stop,
-    /// A scenario that needs this is shown only for oxicorn and bare hyper.
+    /// A scenario with this need is shown only for oxicorn and bare hyper.
     Beside,
 }
 
@@ -396,7 +396,8 @@ fn packages() -> PathBuf {
     root().join("target/bench-peers")
 }
 
-/// Returns the path of the Python interpreter itself, not of a program that finds it, and its version.
+/// Returns the path of the Python interpreter and its version. The interpreter names its own path, because `python3`
+/// may be a launcher that starts it.
 fn python() -> &'static Option<(PathBuf, String)> {
     static FOUND: OnceLock<Option<(PathBuf, String)>> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -408,7 +409,7 @@ fn python() -> &'static Option<(PathBuf, String)> {
     })
 }
 
-/// Returns the path of nginx. Debian installs it where only root's PATH looks.
+/// Returns the path of nginx. Debian installs nginx in /usr/sbin, which is only in root's PATH.
 fn nginx() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);

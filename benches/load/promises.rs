@@ -1,6 +1,7 @@
 //! What oxicorn promises of its speed, size and steadiness, compared with the measured rows.
 //!
-//! Owns: the bounds. Refuses: judgement of what was not run, and means: a ratio is the median of the rounds' ratios.
+//! Owns: the bounds. Refuses: judgement of what was not run, and arithmetic means. A ratio is the median of the rounds'
+//! ratios.
 
 use oxicorn_testkit::record::{Promise, Record, Row, Spread};
 
@@ -38,7 +39,7 @@ impl Seen<'_> {
         Some(self.row(scenario, peer)?.spread(figure)?.max)
     }
 
-    /// Returns the figure of one peer divided by the best figure of others, round by round.
+    /// Returns the figure of the peer `one` divided by the best figure of the peers `others`: the median of all rounds.
     fn ratio(&self, scenario: &str, figure: &str, one: &str, others: &[&str]) -> Option<f64> {
         let turns = &self.row(scenario, one)?.turns;
         let others: Vec<_> = others.iter().filter_map(|other| self.row(scenario, other)).collect();
@@ -50,15 +51,16 @@ impl Seen<'_> {
         Some(Spread::of(ratios)?.median)
     }
 
-    /// Returns the CPU time of `other` for a request, divided by that of `one`: 0.95 if `one` takes 1/0.95 of the time.
+    /// Returns the CPU time of `other` for a request, divided by the CPU time of `one`. A result of 0.95 means that
+    /// `one` takes 1/0.95 of the time of `other`.
     fn left(&self, scenario: &str, one: &str, other: &str) -> Option<f64> {
         self.ratio(scenario, "cpu_us_per_request", other, &[one])
     }
 
     fn speed(&self) -> Vec<Promise> {
         let (on, logging) = ("oxicorn, everything on", "oxicorn, everything on, access log");
-        // Speed is compared by CPU time. Where the client takes one of few cores, the quicker peer waits for the
-        // client, and the slower peers do not.
+        // Speed is compared by CPU time, not by requests in a second. On a machine with few cores the client takes one
+        // of them, and then the quicker peer waits for the client, but the slower peers do not.
         let times = |one, others: &[&str]| {
             others.iter().filter_map(|other| self.left("steady-64", one, other)).min_by(f64::total_cmp)
         };

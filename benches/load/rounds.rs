@@ -1,7 +1,7 @@
 //! The rounds of a run: in each round every peer of a scenario takes its turn, and the order rotates.
 //!
 //! Owns: the decision which server runs when, and the progress that is shown. Refuses: the end of a run because one
-//! peer fails; the report shows the failure.
+//! peer fails. Instead, the report shows the failure.
 
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -75,7 +75,7 @@ fn two_workers() -> Setup {
     Setup { workers: WORKERS, ..Setup::default() }
 }
 
-/// Returns a side for every peer. A peer that cannot do this has the reason instead.
+/// Returns a side for every peer. The side of a peer that cannot fulfil `need` contains the reason.
 fn everyone(deed: Deed, setup: &Setup, path: Option<&'static str>) -> Vec<Side> {
     let side = |peer: Peer| Side {
         label: peer.name().to_owned(),

@@ -1,7 +1,7 @@
 //! A running peer: its processes, what the kernel says about them, and what is done to them.
 //!
-//! Owns: the start and the end of the processes. Refuses: an end by name: all processes are its children, in process
-//! groups of their own.
+//! Owns: the start and the end of the processes. Refuses: ending processes by name. All processes are children of the
+//! benchmark, in process groups of their own.
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,6 @@
 //! The labels and units of figures, whether more is better, and numbers as people read them.
 //!
-//! Owns: names and numbers. Refuses: a list of the figures that exist.
+//! Owns: names and numbers. Refuses: a list of the figures that exist, because each label is made from a figure's name.
 
 use std::collections::BTreeMap;
 
@@ -234,7 +234,7 @@ pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
     parts.iter().filter_map(|&part| median(part)).collect()
 }
 
-/// Returns the turn in which clients suffered most, and its place among the rounds.
+/// Returns the index and the turn of the round with the most failed requests, or among equals with the longest wait.
 pub fn worst(row: &Row) -> Option<(usize, &Turn)> {
     let timed = row.turns.iter().enumerate().filter(|(_, turn)| !turn.timeline.is_empty());
     let pain = |turn: &Turn| (turn.timeline.iter().map(|tick| tick.failed).sum::<u64>(), longest(turn));

@@ -13,7 +13,7 @@ use super::{
     text::{bound, reached, verdict},
 };
 
-/// The latency is drawn from the lower to the higher of these parts of the requests.
+/// The range of the plots of latency: from the wait that half of the requests stay below to that of 99.99 %.
 const PARTS: std::ops::RangeInclusive<f64> = 0.5..=0.9999;
 
 pub fn page(record: &Record) -> String {
@@ -121,7 +121,7 @@ fn section(at: usize, scenario: &Scenario, peers: &[Peer]) -> String {
     });
     let head = heads(columns.iter().map(|column| escape(&column.head())));
     let figures = if columns.is_empty() { String::new() } else { table("Median, lowest–highest", &head, figures) };
-    // If there is only one plot, the table has room beside it.
+    // If there is only one plot, a table of up to three columns has room beside it.
     let (beside, below) =
         if drawn.len() == 1 && columns.len() < 4 { (figures, String::new()) } else { (String::new(), figures) };
     let mut out = format!(
@@ -144,7 +144,8 @@ fn section(at: usize, scenario: &Scenario, peers: &[Peer]) -> String {
     out + &latency(scenario, &rows) + &timelines(scenario, &rows)
 }
 
-/// Returns true if the figure gets a plot. Counts get none, and neither does what the timelines show completely.
+/// Returns true if the figure gets a plot. A mere count gets no plot, nor does a figure that the timelines show
+/// completely.
 fn drawn(column: &Column, rows: &[(Peer, &Row)]) -> bool {
     let eventful = rows.iter().any(|(_, row)| worst(row).is_some());
     let telling = ["syscalls_per_request", "max_over_mean"].contains(&column.figure);
@@ -211,7 +212,8 @@ fn row<T>(peer: Peer, columns: &[T], cell: impl Fn(&T) -> Option<String>) -> Vec
     [name(peer)].into_iter().chain(cells).collect()
 }
 
-/// Returns the head of a table of peers. Its first cell is empty, because the peers stand below it.
+/// Returns the head of a table of peers. Its first cell is empty, because the first column holds the names of the
+/// peers.
 fn heads(names: impl Iterator<Item = String>) -> Vec<String> {
     [String::new()].into_iter().chain(names).collect()
 }

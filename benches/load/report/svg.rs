@@ -1,7 +1,7 @@
 //! Plots: each function takes numbers and returns the text of an SVG element.
 //!
-//! Owns: the place of each mark. Refuses: colours (`page.css` has them). It uses no crate for plots, because the page
-//! must be one file that loads nothing, and the text in it must be escaped.
+//! Owns: the place of each mark. Refuses: colours (`page.css` has them), and a crate for plots, because the page must
+//! be one file that loads nothing, and the text in it must be escaped.
 
 use std::fmt::Write;
 
@@ -88,7 +88,7 @@ pub fn bars(title: &str, column: &Column, rows: &[(Peer, Option<Spread>)]) -> St
 }
 
 /// Returns the marks of a logarithmic axis: 1, 2 and 5 of every decade that the values need, or only the decades if
-/// those are too many. The outermost marks enclose all values.
+/// these marks are too many. The outermost marks enclose all values.
 pub fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     let (low, high) = (low.max(1e-3), high.max(low).max(1e-3));
     let decades = (low.log10().floor() as i32..=high.log10().ceil() as i32 + 1).map(|power| 10f64.powi(power));
@@ -117,8 +117,8 @@ pub fn apart(mut wanted: Vec<f64>, gap: f64, bottom: f64) -> Vec<f64> {
     wanted
 }
 
-/// Draws one line for each peer: microseconds on a logarithmic scale, over percentiles, where each further nine takes
-/// the same width.
+/// Draws one line for each peer: microseconds on a logarithmic scale, over percentiles. Each further nine takes the
+/// same width: the distance from 99 % to 99.9 % is that from 90 % to 99 %.
 pub fn percentiles(title: &str, lines: &[(Peer, Vec<(f64, f64)>)]) -> String {
     let room = widest(lines.iter().map(|line| line.0));
     let (width, left, right, top) = (1080.0, 62.0, 1058.0 - room as f64 * 7.0, 10.0);
@@ -158,8 +158,8 @@ pub fn percentiles(title: &str, lines: &[(Peer, Vec<(f64, f64)>)]) -> String {
     svg(width, height, title, &format!("The last percentile of each. {}.", said.join("; ")), &body)
 }
 
-/// The scales that all timelines of a scenario share, so that peers can be compared. The axis of the time is not
-/// shared.
+/// The scales that all timelines of a scenario share, so that peers can be compared. Each timeline has its own axis of
+/// time.
 pub struct Scale {
     failed: f64,
     /// The marks on the axis of the longest wait, in microseconds.
@@ -179,8 +179,8 @@ pub fn step(ticks: &[Tick]) -> f64 {
     ticks.windows(2).map(|pair| pair[1].second - pair[0].second).fold(f64::INFINITY, f64::min).clamp(1e-3, 1.0)
 }
 
-/// Returns where the name of each event is written, and in which row. A name is left out while the same name still
-/// stands there.
+/// Returns where the name of each event is written, and in which row. A name is left out if it would overlap the same
+/// name.
 fn deed_names<'a>(deeds: &[(f64, &'a str)]) -> Vec<(f64, usize, &'a str)> {
     let (mut ends, mut names): (Vec<(f64, &str)>, Vec<_>) = (Vec::new(), Vec::new());
     for &(x, deed) in deeds {
@@ -195,7 +195,7 @@ fn deed_names<'a>(deeds: &[(f64, &'a str)]) -> Vec<(f64, usize, &'a str)> {
     names
 }
 
-/// Draws three strips over one time: requests that ended well, requests that failed, and the longest wait. A broken
+/// Draws three strips over one time: requests that ended well, requests that failed, and the longest wait. A dashed
 /// line shows when something was done to the server.
 pub fn timeline(title: &str, peer: Peer, ticks: &[Tick], scale: &Scale) -> String {
     let (width, left, right, tick_long) = (1080.0, 150.0, 1060.0, step(ticks));

@@ -34,7 +34,7 @@ const RELOADS_WITHIN: Duration = Duration::from_secs(25);
 const RELOAD_PATIENCE: Duration = Duration::from_secs(20);
 const CRASHES: usize = 5;
 const CRASH_EVERY: Duration = Duration::from_secs(1);
-/// For this long nothing happens to the server, at the beginning and at the end of a turn.
+/// How long nothing happens to the server at the beginning and at the end of a turn.
 const QUIET: Duration = Duration::from_millis(300);
 
 pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
@@ -129,7 +129,8 @@ pub(super) fn hang(_: &Bench, side: &Side) -> Result<Turn, String> {
     Ok(turn)
 }
 
-/// Crashes a worker every second, as a client with one bad request does. Every check uses a connection of its own.
+/// Crashes a worker every second, as a client with one bad request does. Each check of the service's health uses a
+/// connection of its own.
 pub(super) fn storm(_: &Bench, side: &Side) -> Result<Turn, String> {
     let server = Server::start(side.peer, &side.setup)?;
     let wire = Wire { per_request: true, ..Wire::default() };
@@ -139,7 +140,7 @@ pub(super) fn storm(_: &Bench, side: &Side) -> Result<Turn, String> {
         sleep(CRASH_EVERY);
         let victim = server.workers().first().map(|worker| Pid::from_raw(worker.0.cast_signed()));
         deeds.push(now());
-        // If no worker lives, this second has had its crash already.
+        // If no worker is alive at this moment, no signal is sent, because the service is down already.
         let _ = victim.map(|victim| kill(victim, Signal::SIGKILL));
     }
     sleep(CRASH_EVERY);
@@ -168,7 +169,8 @@ pub(super) fn stop(_: &Bench, side: &Side) -> Result<Turn, String> {
     tally.deed(at, "stop");
     let (survived, lost) = (tally.survived, tally.lost);
     let mut turn = Turn::of(tally);
-    // Clients that connect after the stop are refused, as they should be, so these failures do not count.
+    // `failed` is not reported, because it would count clients that connect after the stop, and the server should
+    // refuse these clients.
     turn.figures.remove("failed");
     turn.set("in_flight", (survived + lost) as f64);
     turn.set("lost", lost as f64);
@@ -206,7 +208,7 @@ fn successor(address: SocketAddr, old: &[Process], at: Instant, within: Duration
     })
 }
 
-/// Returns when a new worker first answered. The load may have met it before the probes did.
+/// Returns when a new worker first answered: a request of the load or a probe, whichever was earlier.
 fn earliest(tally: &Tally, old: &[Process], probed: Option<Instant>) -> Option<Instant> {
     let new = tally.servers.iter().filter(|(pid, _)| !old.iter().any(|old| old.0 == **pid));
     new.map(|(_, since)| *since).chain(probed).min()

@@ -53,7 +53,7 @@ pub(super) fn memory(bench: &Bench, side: &Side) -> Result<Turn, String> {
     }
     turn.set("worker_pss_kib", largest());
     Load::saturating(server.address, 64, side.path).run(Duration::from_secs_f64(bench.seconds));
-    // In this time the connections are closed, and the server returns freed memory if it ever does.
+    // During this pause the connections are closed, and the server may give freed memory back to the kernel.
     sleep(Duration::from_millis(500));
     turn.set("worker_pss_loaded_kib", largest());
     turn.set("pss_loaded_kib", pss(&server));
@@ -92,7 +92,7 @@ pub(super) fn idle_connections(_: &Bench, side: &Side) -> Result<Turn, String> {
 const WINDOW: Duration = Duration::from_secs(10);
 
 pub(super) fn idle(servers: &[&Server]) -> Vec<Turn> {
-    // In this time the remains of the last load end, such as connections that have to be closed.
+    // During this pause the server finishes what the last load left, such as connections that have to be closed.
     sleep(Duration::from_secs(1));
     let look = |server: &&Server| (server.switches(), server.cpu_time());
     let (begun, before): (_, Vec<_>) = (now(), servers.iter().map(look).collect());
@@ -110,7 +110,7 @@ pub(super) fn idle(servers: &[&Server]) -> Vec<Turn> {
     before.iter().map(|(switched, spent)| (switched, spent)).zip(&after).map(turn_of).collect()
 }
 
-/// An strace that is attached to a worker. It ends when this value is dropped.
+/// An strace that is attached to a worker. Dropping this value ends strace.
 struct Strace(Child);
 
 impl Strace {
@@ -151,7 +151,8 @@ pub(super) fn syscalls(bench: &Bench, side: &Side, server: &Server) -> Result<Tu
         let total = text.lines().find(|line| line.ends_with(" total"));
         let calls: Option<f64> = total.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
         let calls = calls.ok_or_else(|| format!("strace saw nothing: {text}"))?;
-        // strace may say that it is attached, and see nothing all the same. No server answers without a system call.
+        // strace may say that it is attached and still see nothing. A count below the number of answers is therefore
+        // wrong: no server answers without a system call.
         if tally.ok > 0 && calls >= tally.ok as f64 {
             let mut turn = Turn::default();
             turn.set("syscalls_per_request", calls / tally.ok as f64);

@@ -36,8 +36,8 @@ pub(super) fn saturate(connections: usize) -> Kind {
     }))
 }
 
-/// Measures a server that recycles workers. Its CPU time is not reported, because processes that end take theirs with
-/// them.
+/// Measures a server that recycles workers. Its CPU time is not reported, because the time of workers that have ended
+/// can no longer be read.
 pub(super) fn recycling() -> Kind {
     Kind::Kept(Box::new(|bench, side, server| {
         let mut turn = turn(bench, server, Load::saturating(server.address, CONNECTIONS, side.path))?;
@@ -46,7 +46,7 @@ pub(super) fn recycling() -> Kind {
     }))
 }
 
-/// Runs a turn with a given pace: its figures are waiting times, not requests in a second.
+/// Runs a turn with a given pace. Requests in a second are not reported, because the pace determines them.
 fn paced(bench: &Bench, server: &Server, load: Load) -> Result<Turn, String> {
     let mut turn = turn(bench, server, load)?;
     turn.figures.remove("requests_per_second");
