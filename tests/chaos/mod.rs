@@ -1,6 +1,6 @@
 //! The proof that no request is lost: clients that never retry, a storm over the service that they use, and the result.
 //!
-//! Owns: one run from the start to the verdict. `tests/zero_loss.rs` does short runs, `make chaos` long ones.
+//! Owns: one run from the start to the verdict. `tests/zero_loss.rs` does short runs, `make chaos` does long runs.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each program that proves something uses a part")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
@@ -74,7 +74,7 @@ pub struct Plan {
     /// The number of requests (roughly) after which a worker is recycled.
     pub max_requests: u64,
     pub length: Duration,
-    /// The mean time between two actions of the storm.
+    /// The mean time between two actions of the storm, such as a reload or a kill.
     pub pace: Duration,
     pub seed: u64,
 }
@@ -121,7 +121,8 @@ impl Plan {
         let storm = Storm::new(&supervisor, &swarm, self.workers, self.seed);
         let record = storm.rage(&self.deck, self.length, self.pace);
         // On a busy machine the service reloads and upgrades late, so the load continues until it has done both. With
-        // kills this might never end, because each kill can undo a reload or an upgrade.
+        // kills the test does not wait, because each kill can undo a reload or an upgrade, and the wait might never
+        // end.
         if !self.deck.contains(&Deed::Kill) {
             for event in [events::RELOADED, events::UPGRADED] {
                 supervisor.wait_log(event, 1, PATIENCE);
@@ -153,7 +154,7 @@ impl Report {
         self.outcome.requests()
     }
 
-    /// Returns one sentence for each broken promise, so nothing if all were kept.
+    /// Returns one sentence for each broken promise; the list is empty if all were kept.
     pub fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let losses = self.outcome.losses();
@@ -210,8 +211,8 @@ impl Report {
         how && loss.pid.is_none_or(|pid| self.record.victims.iter().any(|victim| victim.pid == pid))
     }
 
-    /// Returns true if this wait is no fault: the worker of the request hung at that time, or the wait was short once
-    /// the machine's stall is allowed for.
+    /// Returns true if the wait of this request is no fault of the service. Either its worker hung at that time, or the
+    /// wait is short enough without the time for which the machine stalled.
     fn is_excused(&self, slow: &Slow) -> bool {
         let hangs = self.record.hangs.iter().chain(&self.outcome.blocks);
         let mut own = hangs.filter(|hang| Some(hang.pid) == slow.pid);
@@ -235,7 +236,7 @@ impl Report {
         &self.log
     }
 
-    /// Lists the first losses, each with the last actions before it, where a search for the cause should start.
+    /// Lists the first five losses, each with the last actions before it. A search for the cause should start there.
     pub fn leads(&self) -> String {
         let mut text = String::new();
         for loss in self.outcome.losses().iter().take(5) {

@@ -1,6 +1,8 @@
-//! A comparison with nginx, whose reload is known to lose requests: the same clients ask it.
+//! A comparison with nginx, whose reload is known to lose requests. The clients are the same as in the runs with
+//! oxicorn.
 //!
-//! Owns: starting, reloading and ending nginx. Clients that see no loss here would not see one in oxicorn either.
+//! Owns: starting, reloading and ending nginx. If the clients saw no loss here, they could not see a loss in oxicorn
+//! either, and the proof would be worth nothing.
 
 use std::{
     fs,

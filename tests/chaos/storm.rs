@@ -18,11 +18,11 @@ use crate::common::{PATIENCE, Process, Random, Signal, Supervisor, eventually, n
 pub enum Deed {
     /// Changes a setting and sends HUP.
     Reload,
-    /// Sends USR2: the program replaces itself by a new copy.
+    /// Sends USR2, so that the program replaces itself by a new copy.
     Upgrade,
-    /// Sends TTIN: one worker more.
+    /// Sends TTIN, so that the service gets one worker more.
     More,
-    /// Sends TTOU: one worker fewer.
+    /// Sends TTOU, so that the service gets one worker fewer.
     Fewer,
     /// Sends TERM to one worker, which drains and is replaced.
     Drain,
@@ -49,14 +49,15 @@ impl Deed {
     }
 }
 
-/// The range of a hang's length, in milliseconds. `workers.timeout` must be far longer.
+/// The range of a hang's length, in milliseconds. `workers.timeout` must be far longer, so that the master does not
+/// replace the worker.
 const HANG_MS: std::ops::RangeInclusive<u64> = 100..=700;
 
 /// A worker that was killed, and the connections and requests that it had at that moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Victim {
     pub pid: u32,
-    /// The open connections that it had accepted. No more requests than this can be lost.
+    /// The number of open connections that this worker had accepted. Not more requests than this number can be lost.
     pub connections: u64,
     pub in_flight: u64,
 }
@@ -84,8 +85,8 @@ pub struct Storm<'a> {
     random: Random,
     record: Record,
     frozen: Option<u32>,
-    /// When the present hang ends. Only one worker hangs at a time: otherwise there could be moments in which no worker
-    /// can answer.
+    /// When the present hang ends. Only one worker hangs at a time, because otherwise there could be moments in which
+    /// no worker can answer.
     hangs_until: Instant,
 }
 
@@ -128,8 +129,8 @@ impl<'a> Storm<'a> {
         deck
     }
 
-    /// Waits until the moment `until`. If a stopped worker's hang ends before, lets the worker continue at the right
-    /// time.
+    /// Waits until the moment `until`. If the hang of a stopped worker ends before `until`, lets the worker continue
+    /// when the hang ends.
     fn wait(&mut self, until: Instant) {
         if self.frozen.is_some() && self.hangs_until <= until {
             observe_for(self.hangs_until.saturating_duration_since(now()));
@@ -189,7 +190,7 @@ impl<'a> Storm<'a> {
         send(pid, signal).then_some(pid)
     }
 
-    /// Stops the worker before it kills it, so that it accepts no more connections and those that it has can be
+    /// Kills a worker. Stops it first, so that it accepts no more connections, and the connections that it has can be
     /// counted.
     fn kill(&mut self) -> Option<u32> {
         let pid = self.hit(Signal::SIGSTOP)?;

@@ -1,4 +1,4 @@
-//! Many clients that run in one thread and never retry: each request ends in exactly one class.
+//! Many clients that run in one thread and never retry. Each of their requests ends in exactly one class.
 //!
 //! Owns: the behaviour of the clients, the fate of their requests, and the stalls of their own thread. Refuses: the
 //! verdict on a loss or a wait, which the report gives.
@@ -81,7 +81,7 @@ pub struct Loss {
 pub struct Slow {
     pub from: Instant,
     pub to: Instant,
-    /// The part of this time in which the client itself was silent.
+    /// How long the client itself was silent while the request waited.
     pub silent: Duration,
     pub pid: Option<u32>,
 }
@@ -149,8 +149,9 @@ impl Swarm {
         self.shared.answered.load(Relaxed)
     }
 
-    /// Blocks the thread of a worker for `ms` milliseconds. The worker is the one that takes the new connection; this
-    /// connection first asks for its pid. If the worker then closes the connection, it is not blocked.
+    /// Blocks the thread of a worker for `ms` milliseconds. The worker is the one that takes the new connection. The
+    /// first request on this connection asks for the worker's pid. If the worker then closes the connection, nothing is
+    /// blocked.
     pub fn block_a_worker(&self, ms: u64) {
         let block = self.handle.spawn(block(self.target.clone(), ms));
         lock(&self.shared.blocks).push(block);
@@ -220,8 +221,8 @@ async fn block(target: Target, ms: u64) -> Result<Option<Hang>, Loss> {
     Ok(Some(Hang { pid, from, to: now() }))
 }
 
-/// Returns the longest time for which the clients' own thread stood still, because every measured wait contains such
-/// stalls.
+/// Returns the longest time for which the clients' own thread stood still. The report needs it, because every measured
+/// wait contains such stalls.
 async fn watch_stalls(shared: Arc<Shared>) -> Duration {
     const NAP: Duration = Duration::from_millis(5);
     let mut longest = Duration::ZERO;
@@ -313,8 +314,8 @@ impl Client {
         self.note(from, silent, None, asked).await;
     }
 
-    /// Counts the request in its class. If it was answered, returns its connection and whether this connection must be
-    /// closed.
+    /// Counts the request in its class. If the request was answered, returns its connection, and true if the connection
+    /// must be closed.
     async fn note(
         &self,
         from: Instant,
@@ -348,7 +349,7 @@ impl Client {
                     *score.tally.failures.entry(failure).or_default() += 1;
                     score.losses.push(Loss { failure, at, pid });
                 }
-                // Without this pause, a client whose connection is refused would spin.
+                // Without this pause, a client whose connection is refused would try again in a busy loop.
                 sleep(Duration::from_millis(5)).await;
                 None
             }

@@ -1,4 +1,4 @@
-//! A fake dependency of a service, beside its database: a thread of the test plays it.
+//! A server that a service depends on, other than its database. A thread of the test plays it.
 
 use std::{
     io::{Read, Write},
@@ -17,7 +17,7 @@ pub struct Dependency {
 }
 
 impl Dependency {
-    /// Starts the dependency. If there is no answer, it keeps each connection open and sends nothing.
+    /// Starts the dependency. If `answer` is `None`, it keeps each connection open and sends nothing.
     pub fn start(answer: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let (address, asked) = (listener.local_addr().expect("bound"), Arc::new(AtomicU32::new(0)));

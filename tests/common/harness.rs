@@ -169,9 +169,9 @@ fn build(name: &str, profile: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--profile", profile, "--example", name]).current_dir(root());
     cargo.env("CARGO_TARGET_DIR", target);
-    // Cargo sets variables for the package under test, which must not reach the cargo started here. Build scripts that
-    // read them, such as ring's, would run again in every test run, and everything that depends on them would be
-    // compiled again.
+    // Cargo sets variables for the package under test. They must not reach the cargo that is started here: build
+    // scripts that read these variables, such as ring's, would run again in every test run, and every crate that
+    // depends on them would be compiled again.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR" {
@@ -244,7 +244,7 @@ impl Launch {
         self
     }
 
-    /// Replaces the whole settings file by this text.
+    /// Uses the text `toml` as the whole settings file, instead of the keys that were set one by one.
     pub fn raw(mut self, toml: &str) -> Self {
         self.raw_settings = Some(toml.to_owned());
         self
@@ -270,8 +270,8 @@ impl Launch {
         self
     }
 
-    /// Starts the program as on a kernel that refuses steering. The wrapper becomes the program by exec, so the started
-    /// process is the master itself and not its parent.
+    /// Starts the program in such a way that the kernel refuses steering. The wrapper becomes the program by exec, so
+    /// the started process is the master itself and not its parent.
     pub fn without_steering(self) -> Self {
         let wrapper = build_example("no_steering");
         self.through(&[wrapper.to_str().expect("a path in UTF-8")])
@@ -526,7 +526,8 @@ impl Supervisor {
         self.run_ctl(&self.program, arguments, environment)
     }
 
-    /// Does the same as [`ctl`](Self::ctl) with the given program, because the service's own program may be gone.
+    /// Does the same as [`ctl`](Self::ctl), but with the given program. A test needs this if the service's own program
+    /// is gone.
     pub fn ctl_of(&self, program: &Path, arguments: &[&str]) -> Output {
         self.run_ctl(program, arguments, &[])
     }
@@ -557,8 +558,8 @@ impl Supervisor {
         command.current_dir(folder).output().expect("timeout(1) can be run")
     }
 
-    /// Returns the output of `status --json`, which must not fail. Its exit code 1 is allowed: it only means that not
-    /// all workers serve.
+    /// Returns the output of `status --json`, which must not fail. Exit code 1 is allowed, because it only means that
+    /// not all workers serve.
     #[track_caller]
     pub fn status(&self) -> serde_json::Value {
         let output = self.ctl(&["status", "--json"]);
@@ -572,7 +573,7 @@ impl Supervisor {
         self.status()["generation"].as_u64().expect("a number")
     }
 
-    /// Returns a count since the start of the service, such as `requests` or `refused`.
+    /// Returns the total `name` of `status --json`, counted since the start of the service: `requests`, for example.
     #[track_caller]
     pub fn total(&self, name: &str) -> u64 {
         self.status()["totals"][name].as_u64().unwrap_or_else(|| panic!("totals.{name}"))
@@ -593,7 +594,7 @@ impl Supervisor {
         self.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())
     }
 
-    /// Runs `reload`. Asserts its exit code, and that its output contains every fragment.
+    /// Runs `reload`. Asserts that its exit code is `code`, and that its output contains every fragment.
     #[track_caller]
     pub fn assert_reload(&self, code: i32, fragments: &[&str]) {
         assert_told_all(&self.ctl(&["reload"]), code, fragments);
@@ -636,8 +637,8 @@ impl Drop for Supervisor {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        // Stopped workers and orphans of a killed master get this signal too. If it fails, the group is already empty
-        // (ESRCH).
+        // The whole group gets this signal, so that stopped workers and the orphans of a killed master die too. If this
+        // fails, the group is already empty (ESRCH).
         let _ = killpg(group, Signal::SIGKILL);
         let _ = self.child.wait();
     }

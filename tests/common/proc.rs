@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, fs, time::Duration};
 pub struct Process(pub u32);
 
 impl Process {
-    /// Returns the fields of `/proc/<pid>/stat` from the state on. The process name before them may contain blanks and
-    /// brackets, so the search is for the last bracket.
+    /// Returns the fields of `/proc/<pid>/stat` from the state on. The process name stands in brackets before them and
+    /// may itself contain blanks and brackets, so the fields are searched after the last bracket.
     fn stat(self) -> Option<Vec<String>> {
         let line = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
         let (_, rest) = line.rsplit_once(')')?;
@@ -83,8 +83,8 @@ impl Process {
         self.number("VmRSS")
     }
 
-    /// Returns how often the kernel switched away from the process, voluntarily or not. Each switch stands for one
-    /// wake-up.
+    /// Returns how often the kernel switched away from the process, voluntarily or not. A test counts wake-ups by it,
+    /// because a process that sleeps is not switched.
     pub fn context_switches(self) -> u64 {
         self.number("voluntary_ctxt_switches") + self.number("nonvoluntary_ctxt_switches")
     }
@@ -112,7 +112,7 @@ impl Process {
         status.get(name).map_or_else(Vec::new, |ids| ids.split_whitespace().filter_map(|id| id.parse().ok()).collect())
     }
 
-    /// Returns the capability set with this name, such as `CapEff`, as a bit mask.
+    /// Returns the capability set `name`, such as `CapEff`, as a bit mask.
     pub fn capabilities(self, name: &str) -> u64 {
         let status = self.status();
         let text = status.get(name).unwrap_or_else(|| panic!("{name} of process {} cannot be read", self.0));

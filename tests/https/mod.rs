@@ -144,7 +144,8 @@ impl WithTls for Launch {
     }
 }
 
-/// A client in a thread that asks again and again until it is told to stop. Any failure ends it and is its result.
+/// A client in a thread that asks again and again until it is told to stop. The first failure ends the thread, and the
+/// thread returns this failure.
 pub struct Asking {
     /// For each answered request, the certificate that the server showed on its connection.
     pub seen: Arc<Mutex<Vec<Vec<u8>>>>,

@@ -1,8 +1,8 @@
 //! Stops under load, in the ways in which stops come in practice: what the clients lose, and whether the service counts
 //! all of it.
 //!
-//! Owns: the ways, the clients and the verdict. `tests/stop.rs` does ten stops of each way, `make soak-stop` two
-//! hundred.
+//! Owns: the ways, the clients and the verdict. `tests/stop.rs` does ten stops of each way, and `make soak-stop` does
+//! two hundred.
 #![allow(dead_code, unreachable_pub, reason = "each program that stops services uses a part")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 
@@ -32,10 +32,10 @@ use crate::common::{
 /// The number of clients of one service. Half of them keep their connection; the others open one for each request.
 const CLIENTS: usize = 16;
 
-/// The number of services that run and are stopped at the same time, because a stop mostly waits.
+/// The number of services that run and are stopped at the same time. This saves time, because a stop mostly waits.
 const SIDE_BY_SIDE: u64 = 10;
 
-/// A request that takes longer than the time that a quick stop gives.
+/// The path of a request that takes longer than a quick stop allows.
 const LONG: &str = "/debug/sleep/2500";
 
 /// The name of the image that [`pack_image`] makes.
@@ -84,8 +84,8 @@ impl Way {
         }
         let supervisor = self.launch().start();
         supervisor.wait_log(events::SERVING, 2, 4 * PATIENCE);
-        // Uses the container's address in the bridge network: behind a published port is Docker's proxy, which accepts
-        // connections even when no server takes them.
+        // Clients use the container's address in the bridge network. A published port would lead to Docker's proxy,
+        // which accepts connections even when no server takes them.
         let ip = docker(&["inspect", "--format", "{{.NetworkSettings.IPAddress}}", &container(&supervisor)]);
         (supervisor, format!("{ip}:8000").parse().expect("docker tells an address"))
     }
@@ -113,7 +113,7 @@ impl Way {
                 run.push(IMAGE);
                 launch.through(&run)
             }
-            // Runs without capabilities, as in a container, because a stop must not need one.
+            // Runs the service without capabilities, as in a container, because a stop must not need a capability.
             _ => launch.through(&["setpriv", "--bounding-set=-all"]),
         }
     }
@@ -178,7 +178,7 @@ pub struct Outcome {
     pub answered: u64,
     /// The connections that were established but got no complete answer, by kind of failure.
     pub lost: BTreeMap<Failure, u64>,
-    /// The number of stops in which the service counted fewer losses than its clients had.
+    /// The number of stops in which the service counted fewer losses than its clients saw.
     pub uncounted: u64,
     /// One text for each stop that did not end in order, which says what was wrong.
     pub wrong: Vec<String>,
@@ -214,7 +214,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Starts and stops this many services in this way, several at the same time.
+/// Starts `stops` services and stops each of them in the given way, several at the same time.
 pub fn stop_many(way: Way, stops: u64) -> Outcome {
     let begun = AtomicU64::new(0);
     let one_after_another = &|nth| {
@@ -270,17 +270,17 @@ fn stop_one(way: Way, wait: Duration) -> Outcome {
     outcome
 }
 
-/// Opens a connection that its client will end with a reset, because hundreds of thousands are opened. The kernel keeps
-/// a connection that ended in order for two minutes, and a machine with docker drops packets when its table of
-/// connections is full.
+/// Opens a connection that the client will end with a reset. The kernel keeps a connection that ended in order for two
+/// minutes. The tests open hundreds of thousands of connections, and a machine with docker drops packets when its table
+/// of connections is full.
 fn open(address: SocketAddr) -> Result<Connection, Failure> {
     let connection = Connection::open(address)?;
     SockRef::from(connection.stream()).set_linger(Some(Duration::ZERO)).expect("a socket of ours");
     Ok(connection)
 }
 
-/// Starts a client that asks until nothing listens any more or the container is gone. It returns its losses. A refused
-/// connection is not a loss, because it was never established.
+/// Starts a client that asks until nothing listens any more or the container is gone. Its thread returns the losses. A
+/// refused connection is not a loss, because it was never established.
 fn start_client(address: SocketAddr, keeps: bool, answered: &Arc<AtomicU64>) -> JoinHandle<Vec<Failure>> {
     let answered = Arc::clone(answered);
     let ask = match keeps {

@@ -29,18 +29,19 @@ use crate::common::{
 
 const CRASH_EVERY: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_millis(50);
-/// Each crash comes between two checks, because the storm measures the time after a crash, and not which check was
-/// under way at that moment.
+/// The time from a health check to the crash that follows. Each crash comes between two checks, because the storm
+/// measures the time after a crash, and not which check was under way at that moment.
 const BETWEEN: Duration = Duration::from_millis(25);
 /// How long the client with the bad request waits for an answer.
 const CRASH_PATIENCE: Duration = Duration::from_millis(500);
-/// The least time between two forks for the same slot.
+/// The shortest allowed time between two forks for the same slot.
 const FLOOR: Duration = Duration::from_millis(100);
 /// An allowance for other load of the machine.
 const SLACK: Duration = Duration::from_millis(100);
 /// The longest time without a serving slot that is allowed with more than one worker.
 const MOST: Duration = Duration::from_millis(250);
-/// The memory limit of each server: enough for the master and four workers, too little for what one request allocates.
+/// The memory limit of each server. It is enough for the master and four workers, but too little for the request that
+/// allocates much memory.
 const MEMORY: u64 = 128 << 20;
 
 /// How the storm kills a worker.
@@ -51,7 +52,7 @@ pub enum Way {
     Oom,
 }
 
-/// The numbers of workers that are tried, each with servers of its own; all servers run at the same time.
+/// The numbers of workers that are tried. Each number gets its own two servers, and all servers run at the same time.
 const WORKERS: [usize; 3] = [1, 2, 4];
 
 /// A period, as its start and its end.
@@ -145,8 +146,8 @@ fn tick(begun: Instant, every: Duration, nth: u32, window: Duration) -> Option<(
     (at < window).then(|| thread::sleep((begun + at).saturating_duration_since(now())))
 }
 
-/// Sends a health check at each tick, on a new connection each. While a check takes long, the ticks that pass are
-/// skipped.
+/// Sends a health check on a new connection at each tick. If a check takes longer than a tick, the ticks that pass in
+/// the meantime are skipped.
 fn check(address: SocketAddr, begun: Instant, window: Duration) -> Seen {
     let mut seen = Seen::default();
     let mut nth = 0;
@@ -183,7 +184,7 @@ fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window:
         nth += 1;
         let from = now();
         if way == Way::Kill {
-            // Chooses another worker each time. If none lives, this crash does nothing.
+            // Chooses another worker each time. If no worker is alive, this tick kills nothing.
             let workers = master.children();
             if let Some(victim) = workers.get(nth as usize % workers.len().max(1)) {
                 let _ = kill(Pid::from_raw(victim.0.cast_signed()), Signal::SIGKILL);
@@ -198,7 +199,7 @@ fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window:
     crashes
 }
 
-/// Returns, as the log shows them, the longest time in which no worker served, and the longest boot.
+/// Returns two times that it reads from the log: the longest time in which no worker served, and the longest boot.
 fn longest_gap(log: &Log) -> (Duration, Duration) {
     let mut forked: BTreeMap<&str, u64> = BTreeMap::new();
     let mut serving: Vec<&str> = Vec::new();
@@ -237,7 +238,7 @@ fn milliseconds(line: &str) -> Option<u64> {
 }
 
 impl Outcome {
-    /// Returns one sentence for each broken promise, so nothing if all were kept.
+    /// Returns one sentence for each broken promise; the list is empty if all were kept.
     pub fn broken(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let mut must = |holds: bool, what: String| {
