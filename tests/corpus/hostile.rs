@@ -315,7 +315,8 @@ fn expectations() -> Vec<Case> {
         .collect()
 }
 
-/// Cases with a broken chunked body: the app gets the head of the request, but never the end of the body.
+/// Returns the names and the broken chunked bodies of cases. The app gets the head of the request, but never the end of
+/// the body.
 fn bodies() -> Vec<(&'static str, &'static [u8])> {
     vec![
         ("no chunk size", b"\r\nabc\r\n0\r\n\r\n"),
@@ -397,8 +398,8 @@ fn limits() -> Vec<Case> {
         refused(
             431,
             "head too long",
-            // The head is only a little longer than the limit: the server does not wait for a client that continues for
-            // seconds, byte by byte.
+            // The head is only a little longer than the limit, because a case may also be sent byte by byte. The server
+            // does not wait for a client that continues in this way for seconds.
             post((0..33).map(|_| format!("X: {}", "y".repeat(8187))).collect::<Vec<_>>().join("\r\n"), ""),
         ),
         refused(413, "length beyond the limit", post("Content-Length: 16777217", "abc")),
@@ -418,7 +419,7 @@ fn limits() -> Vec<Case> {
     ]
 }
 
-/// Cases with a bad request behind good ones: the good ones must be answered first.
+/// Returns the cases with a bad request behind good requests. The good requests must be answered first.
 fn behind_others() -> Vec<Case> {
     let good = "POST /debug/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
     let behind = |name, rest: &str, status| case(name, [good, rest].concat(), &[echo("abc"), Answer::Refused(status)]);

@@ -106,7 +106,7 @@ fn fields() -> Vec<Case> {
     ]
 }
 
-/// Requests as real clients send them.
+/// Returns cases with requests as real clients send them.
 fn clients() -> Vec<Case> {
     let ok = |name, text: &str| case(name, text.replace('\n', "\r\n"), &[Answer::Status(200)]);
     vec![
@@ -264,7 +264,8 @@ fn connections() -> Vec<Case> {
     ]
 }
 
-/// Requests that ask for another protocol. The app speaks none, so it answers them like other requests.
+/// Returns cases with requests that ask for another protocol. The app speaks no other protocol, so it answers them as
+/// if they did not ask.
 fn upgrades() -> Vec<Case> {
     let abc = post("Content-Length: 3", "abc");
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

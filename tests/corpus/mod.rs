@@ -18,7 +18,7 @@ pub struct Case {
 /// What must happen to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The app answers 200, and its answer has this content, which is the content of the request.
+    /// The app answers 200, and the content of its answer is this text: the content of the request.
     Echo(Vec<u8>),
     /// The app answers with this status.
     Status(u16),
@@ -34,7 +34,7 @@ impl Answer {
         !matches!(self, Self::Refused(_))
     }
 
-    /// Returns the status if the server must refuse the request.
+    /// Returns the status with which the server must refuse the request, or `None` if it must not refuse it.
     pub fn refusal(&self) -> Option<u16> {
         match self {
             Self::Refused(status) | Self::Broken(status) => Some(*status),
@@ -60,18 +60,18 @@ fn case(name: &'static str, raw: impl AsRef<[u8]>, answers: &[Answer]) -> Case {
     Case { name, raw: raw.as_ref().to_vec(), answers: answers.to_vec() }
 }
 
-/// Returns a POST to the route that echoes. `fields` are more field lines (with CRLF between them), and `rest` follows
-/// the head.
+/// Returns a POST to the route that echoes. `fields` are further field lines with CRLF between them, and `rest` follows
+/// the head: a body, for example.
 fn post(fields: impl AsRef<[u8]>, rest: impl AsRef<[u8]>) -> Vec<u8> {
     [b"POST /debug/echo HTTP/1.1\r\nHost: a\r\n", fields.as_ref(), b"\r\n\r\n", rest.as_ref()].concat()
 }
 
-/// Returns a whole request: this request line, a Host field, and no body.
+/// Returns a whole request with the request line `line`, a Host field, and no body.
 fn line(line: impl AsRef<[u8]>) -> Vec<u8> {
     [line.as_ref(), b"\r\nHost: a\r\n\r\n"].concat()
 }
 
-/// Returns a POST with this text as its chunked body, chunk sizes included.
+/// Returns a POST with the chunked body `body`, which already contains the chunk sizes.
 fn chunks(body: impl AsRef<[u8]>) -> Vec<u8> {
     post("Transfer-Encoding: chunked", body)
 }

@@ -1,8 +1,8 @@
 //! Promise: the generated parts of the reference say what the program says about itself. `make docs` sets `REWRITE` and
 //! runs the same test, which then writes these parts instead of comparing them.
 //!
-//! The settings come from supervisor.toml. Their flags, their variables and what a change needs come from the running
-//! program. The command line comes from the `--help` of every command.
+//! The test reads the settings from supervisor.toml. It asks the program for the flag and the variables of each
+//! setting, and for what a change of the setting needs. It takes the command line from the `--help` of every command.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,8 @@ use crate::{
 const SETTINGS: &str = "docs/reference/settings.md";
 const COMMAND_LINE: &str = "docs/reference/command-line.md";
 
-/// The variables that set a key, besides `OXICORN_<SECTION>__<KEY>`, each with a valid value.
+/// The environment variables that set a key, each with a valid value. Every key also has the variable
+/// `OXICORN_<SECTION>__<KEY>`, which is not listed here.
 const VARIABLES: [(&str, &str); 8] = [
     ("PORT", "9001"),
     ("WEB_CONCURRENCY", "3"),
@@ -36,7 +37,7 @@ const VARIABLES: [(&str, &str); 8] = [
     ("MONGODB_DATABASE", "other"),
 ];
 
-/// A file that gives every key a value other than its default. A new key needs a line in it.
+/// A file that gives every key a value other than its default. A new key needs a line in this file.
 const CHANGED: &str = "tests/docs/changed.toml";
 
 // ---- settings -------------------------------------------------------------------------------------------------------
@@ -86,7 +87,8 @@ fn value_and_comment(text: &str) -> (&str, Option<&str>) {
     (text.trim(), None)
 }
 
-/// Returns a comment as the text of a table cell: `<` would begin a tag, and `|` would end the cell.
+/// Returns a comment as the text of a table cell. It escapes `<`, which would begin a tag, `|`, which would end the
+/// cell, and `*`, which would begin emphasis.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;").replace('*', "\\*")
 }
@@ -149,7 +151,7 @@ impl Flag {
         format!("`{names}{value}`")
     }
 
-    /// Returns a valid value for the flag, or `None` if it takes no value.
+    /// Returns a valid value for the flag, or `None` if the flag takes no value.
     fn example(&self) -> Option<&'static str> {
         Some(match (self.long.as_str(), self.value.as_deref()?) {
             ("--certfile", _) => "chain.pem",
@@ -190,7 +192,7 @@ fn keys_of_flags() -> Vec<(Flag, String)> {
     let keyed = flags().into_iter().map(|flag| {
         let mut arguments = vec![flag.long.as_str()];
         arguments.extend(flag.example());
-        // These two flags are valid only together, so each gets the other as well.
+        // `--certfile` and `--keyfile` are valid only together, so each of them is tried with the other one.
         match flag.long.as_str() {
             "--certfile" => arguments.extend(["--keyfile", "key.pem"]),
             "--keyfile" => arguments.extend(["--certfile", "chain.pem"]),
@@ -209,8 +211,8 @@ fn variables_of_keys() -> BTreeMap<String, Vec<&'static str>> {
     let mut variables: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
     for (name, value) in VARIABLES {
         let mut keys = set_by(&format!("env {name}"), &[], &[(name, value)]);
-        // A variable that names a file also sets the key whose value is in the file. Only the key of the file counts
-        // here.
+        // A variable that names a file sets two keys: the key with `_file`, and the key whose value is in the file.
+        // Only the first of them counts here.
         let all = keys.clone();
         keys.retain(|key| !all.contains(&format!("{key}_file")));
         assert_eq!(keys.len(), 1, "{name} sets {keys:?}");
@@ -219,8 +221,8 @@ fn variables_of_keys() -> BTreeMap<String, Vec<&'static str>> {
     variables
 }
 
-/// Returns for each key what a change of it needs: `at once`, `new workers` or `restart`. A running service gives the
-/// answer.
+/// Returns for each key when a change of it takes effect: `at once`, with `new workers`, or after a `restart`. A
+/// running service gives the answer.
 fn changes() -> BTreeMap<String, &'static str> {
     let launch = Launch::of(binary()).set("workers.count", "1").set("control.socket", r#""control.sock""#);
     let supervisor = launch.serving(1);
@@ -229,8 +231,8 @@ fn changes() -> BTreeMap<String, &'static str> {
         fs::copy(entry.path(), supervisor.path(&entry.file_name().to_string_lossy())).expect("our own folder");
     }
     let mut changes = BTreeMap::new();
-    // These two keys decide where `check` looks for the master, so a change of them would hide it. Two keys of a pair
-    // exclude each other, so each half of a pair is asked about separately.
+    // `process.name` and `control.socket` decide where `check` looks for the master. If they were changed, `check`
+    // would not find it. A key and its `_file` key exclude each other, so they are asked about in two calls.
     let apart = ["process.name", "control.socket"];
     let [all, secrets] = [
         |key: &str| !key.ends_with("_file") || key == "process.env_file",
@@ -308,7 +310,8 @@ pub(super) fn commands() -> Vec<String> {
     let names = list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let mut names: Vec<_> = names.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
     names.retain(|name| name != "help");
-    // The help does not list these two, because only a service manager or a packager runs them, once.
+    // The help does not list `completions` and `man`, because only a packager or a service manager runs them, and only
+    // once.
     names.extend(["completions", "man"].map(str::to_owned));
     names.sort();
     names.dedup();

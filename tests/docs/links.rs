@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use super::{generated::commands, pages, quoted, read, root};
 
-/// The most lines that README.md may have. Readers stop before the end of a longer one.
+/// The most lines that README.md may have. Readers do not read a longer README.md to its end.
 const README_LINES: usize = 180;
 const COLUMNS: usize = 120;
 
@@ -19,7 +19,7 @@ fn the_readme_is_one_page() {
     }
 }
 
-/// Lines with tables or links are excluded, because they cannot be broken.
+/// Lines of tables and lines with links may be longer, because they cannot be broken.
 #[test]
 fn no_line_of_a_page_is_too_long() {
     for page in pages() {
@@ -97,7 +97,7 @@ fn every_command_of_a_page_exists() {
     assert!(checked > 100, "{checked} commands");
 }
 
-/// The tests build this example, so the code that the pages show is sure to compile.
+/// The tests compile `examples/hello.rs`. If the pages show the same code, that code compiles too.
 #[test]
 fn the_pages_show_the_smallest_service_as_it_is_in_the_examples() {
     let example = read("examples/hello.rs");
@@ -150,8 +150,8 @@ fn shown(page: &str) -> Vec<String> {
     commands
 }
 
-/// Returns each two neighbouring words of which the second consists of lowercase letters (and hyphens), such as `make
-/// test`.
+/// Returns each pair of neighbouring words, such as `make test`, in which the second word consists of lowercase letters
+/// and hyphens.
 fn pairs(command: &str) -> Vec<(&str, &str)> {
     let words: Vec<_> = command.split_whitespace().collect();
     let pairs = words.windows(2).map(|pair| (pair[0].trim_start_matches('"'), pair[1].trim_end_matches(['"', ','])));
@@ -161,7 +161,7 @@ fn pairs(command: &str) -> Vec<(&str, &str)> {
     pairs.filter(|(_, word)| is_word(word) && !word.starts_with('-')).collect()
 }
 
-/// Returns the targets of all links of a page. Code blocks do not count.
+/// Returns the targets of all links of a page, without those in code blocks.
 fn links(page: &str) -> Vec<String> {
     let text = prose(&read(page));
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());

@@ -33,7 +33,7 @@ struct Module {
     /// The imported paths, by the name that each has in this file.
     imports: BTreeMap<String, Vec<String>>,
     globs: Vec<Vec<String>>,
-    /// The paths that are imported only for this file's own code, so not re-exported.
+    /// The imported paths that are not re-exported, so that only this file's own code uses them.
     used: Vec<Vec<String>>,
     /// The paths that the code uses outside of `use` lines.
     paths: BTreeSet<Vec<String>>,
@@ -41,7 +41,7 @@ struct Module {
 
 struct Library(BTreeMap<String, Module>);
 
-/// The whole library, which is read only once for all tests.
+/// The whole library. It is read only once for all tests.
 static LIBRARY: LazyLock<Library> = LazyLock::new(Library::read);
 
 impl Library {
@@ -232,7 +232,8 @@ fn paths(code: &str) -> BTreeSet<Vec<String>> {
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("::") {
         let before = code[..at].rsplit(|sign| !is_name(sign)).next().unwrap_or_default();
-        // Looks only at the beginning of a path; the rest is read from there below.
+        // A path with three names contains `::` twice. Only the first `::` counts, because the whole path is read from
+        // there.
         if before.is_empty() || code[..at - before.len()].ends_with("::") || code[..at - before.len()].ends_with('.') {
             continue;
         }
@@ -271,7 +272,8 @@ fn a_type_name_stands_for_one_thing() {
     assert!(needless.is_empty(), "exceptions that are not needed any more: {needless:?}");
 }
 
-/// Returns the largest groups of modules in which each module imports each other one, directly or through others.
+/// Returns the groups of modules in which each module imports every other module of the group, directly or through
+/// others. Each group is as large as possible.
 fn circles(edges: &Edges) -> BTreeSet<Vec<&str>> {
     fn reached<'a>(edges: &'a Edges, from: &'a str) -> BTreeSet<&'a str> {
         let (mut seen, mut waiting) = (BTreeSet::new(), vec![from]);
@@ -285,8 +287,8 @@ fn circles(edges: &Edges) -> BTreeSet<Vec<&str>> {
     reached.keys().map(|from| circle(from)).filter(|circle| !circle.is_empty()).collect()
 }
 
-/// A circle between a module and the modules below it does not count: a parent uses its parts, and the parts know the
-/// parent.
+/// A circle between a module and the modules below it is allowed, because a parent uses its parts, and the parts know
+/// the parent.
 #[test]
 fn modules_do_not_import_each_other_in_circles() {
     let (mut faults, mut needed) = (Vec::new(), BTreeSet::new());
@@ -311,7 +313,7 @@ fn modules_do_not_import_each_other_in_circles() {
     assert!(needless.is_empty(), "exceptions that are not needed any more: {needless:?}");
 }
 
-/// Gives the reader code that contains each form that it must understand.
+/// Gives `Module::read` code that contains each form of import and definition that it must understand.
 #[test]
 fn imports_and_definitions_are_read() {
     let module = Module::read(
