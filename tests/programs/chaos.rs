@@ -18,7 +18,7 @@ use common::Launch;
 /// Runs a storm over a service under load and counts what its clients lose.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Length of the run without kills; the one with kills takes half of it.
+    /// Length of the run without kills. The run with kills takes half as long.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// The seed that determines the order of the actions.
@@ -27,7 +27,7 @@ struct Arguments {
     /// The sockets: own (a listener for each worker), shared, unix, dual ([::]).
     #[arg(long, default_value = "own", value_parser = bind)]
     bind: Bind,
-    /// Behave as on a kernel that refuses to steer.
+    /// Make the kernel refuse steering.
     #[arg(long)]
     no_steering: bool,
     /// Write the supervisor's logs to this folder.

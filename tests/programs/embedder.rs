@@ -1,5 +1,5 @@
-//! A program built on the library that sets everything of its own: name, version, settings in code, arguments and
-//! tracing. Environment variables choose what it does. Only tests/user_program.rs starts it.
+//! A program built on the library that has everything of its own: its name, its version, settings in code, its
+//! arguments and its tracing. Environment variables choose what it does. Only tests/user_program.rs starts it.
 
 use std::{convert::Infallible, env, fs::OpenOptions, io::Write, process::ExitCode, sync::Mutex, thread};
 
@@ -81,7 +81,7 @@ async fn log_by_target() {
     tracing::debug!(target: "watched_crate_too", "another crate");
 }
 
-/// A tracing layer of the app's own: it writes the name of each span and the message of each event to a file.
+/// A tracing layer of the app's own. It writes the name of each span and the message of each event to a file.
 struct SpansToFile(Mutex<std::fs::File>);
 
 impl SpansToFile {

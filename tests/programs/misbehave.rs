@@ -1,4 +1,4 @@
-//! A user's own service for the tests. Its settings table decides how it boots, lives and ends.
+//! A service that behaves badly, as a user's own service may. Its settings table decides how it boots, lives and ends.
 //!
 //! Owns: every fault that a factory or an app may have. Refuses: the role of an example to start from (see
 //! `examples/`).
@@ -32,9 +32,10 @@ use tokio::{
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 struct Table {
-    /// How the factory ends: `""` well, `error`, `panic`, `hang` (it is never ready) or `abort`.
+    /// How the factory ends: without a fault (`""`), with an `error`, with a `panic`, never (`hang`), or with an
+    /// `abort`.
     boot: String,
-    /// If this is set, the factory appends a line to this file that makes any settings file invalid.
+    /// A settings file that the factory makes invalid by appending a line to it. Empty means none.
     spoils: String,
     /// The factory fails as long as this file exists.
     fail_while: String,
@@ -77,7 +78,8 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
     }
     if !table.hup_file.is_empty() {
         let mut hangups = signal(SignalKind::hangup())?;
-        // The app also listens for TERM, to show that the supervisor still drains the worker then.
+        // The app also listens for TERM. This shows that the supervisor drains the worker even if the app takes the
+        // signal too.
         let mut terms = signal(SignalKind::terminate())?;
         let path = table.hup_file.clone();
         tokio::spawn(async move {
@@ -203,7 +205,8 @@ async fn first_piece(request: Request) -> Body {
     Body::from_stream(request.into_body().into_data_stream().take(1))
 }
 
-/// Answers with the subject and length of the certificate that the client showed, or with `nobody`.
+/// Answers with the subject and the length of the certificate that the client showed, or with `nobody` if it showed
+/// none.
 async fn certificate(request: axum::extract::Request) -> String {
     let shown = request.extensions().get::<oxicorn::ClientCertificate>();
     shown.map_or_else(|| "nobody".to_owned(), |shown| format!("{} {}", shown.subject(), shown.der().len()))

@@ -1,4 +1,4 @@
-//! Runs another program as on a kernel that refuses steering: `no_steering program [arguments]`.
+//! Runs another program in such a way that the kernel refuses steering: `no_steering program [arguments]`.
 //!
 //! Owns: one seccomp filter that makes setsockopt(SO_ATTACH_REUSEPORT_CBPF) fail with EPERM, in this process and in
 //! every process that it starts. Refuses: any other change to the program that it starts.
@@ -6,11 +6,11 @@
 
 use std::{env, io, os::unix::process::CommandExt, process::Command};
 
-/// This number is from `linux/socket.h`. The libc crate has it for Android only.
+/// The number of the socket option, from `linux/socket.h`. The libc crate defines it for Android only.
 const SO_ATTACH_REUSEPORT_CBPF: u32 = 51;
 
-/// Offsets in `struct seccomp_data`: `NUMBER` of the system call's number, `OPTION` of the low half of its third
-/// argument.
+/// Two offsets in `struct seccomp_data`. At `NUMBER` is the number of the system call, and at `OPTION` the low half of
+/// its third argument, which for setsockopt is the option.
 const NUMBER: u32 = 0;
 const OPTION: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
 

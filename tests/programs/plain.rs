@@ -1,5 +1,5 @@
 //! The smallest possible service, in two forms: under the supervisor, or, if `BARE=ADDRESS` is set, on hyper with a
-//! simple accept loop. The CPU time and memory of the second form belong to hyper; what the first form needs beyond
+//! simple accept loop. The CPU time and memory of the second form belong to hyper. What the first form needs beyond
 //! that belongs to oxicorn.
 //!
 //! Owns: the service, and the accept loop that a user would write after hyper's own example. Refuses: the measurement
@@ -38,7 +38,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
-/// The same allocator as in oxicorn's binary, so that a comparison does not measure glibc's.
+/// The allocator is the same as in oxicorn's binary. With glibc's allocator, a comparison would also measure the
+/// difference between allocators.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -64,7 +65,8 @@ where
 {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    // The most frequent answer is ready at once, so it needs no boxed future.
+    // The most frequent answer is ready at once. `Either` lets it go without a boxed future, which would cost an
+    // allocation.
     type Future = Either<Ready<Answer>, Pin<Box<dyn Future<Output = Answer> + Send>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {

@@ -46,7 +46,7 @@ impl Runtime for Interpreter {
     }
 }
 
-/// Adds a line to the file of notes, with the pid of this process in front.
+/// Adds a line to the file that `SEAMS_NOTES` names, with the pid of this process in front.
 fn note(line: &str) {
     let Some(path) = env::var_os("SEAMS_NOTES") else { return };
     let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the notes can be opened");
@@ -70,13 +70,14 @@ async fn factory(_: WorkerContext) -> Result<Router, Infallible> {
         });
     }
     let hang = get(async || thread::sleep(Duration::from_secs(60)));
-    // These are the arguments of the process, with which the master was executed.
+    // A worker has no arguments of its own: it is a fork, so it reports the arguments with which the master was
+    // executed.
     let arguments = get(async || env::args().collect::<Vec<_>>().join("\n"));
     Ok(Router::new().route("/arguments", arguments).route("/hang", hang))
 }
 
 fn main() -> ExitCode {
-    // Skips the interpreter's own argument: like in `python -m program`, the service's command line comes after it.
+    // Skips the interpreter's own argument. The service's command line comes after it, as in `python -m program`.
     let command_line = env::args_os().enumerate().filter(|(at, argument)| *at != 1 || argument != INTERPRETED);
     oxicorn::App::new(factory).runtime(Interpreter).run_from(command_line.map(|(_, argument)| argument))
 }

@@ -1,6 +1,6 @@
 //! A service that uses what the worker offers to other runtimes. Only `tests/seams_worker.rs` starts it.
 //!
-//! Owns: an outer loop with a queue of callbacks, handlers that wait for the end of their client, background work, a
+//! Owns: an outer loop with a queue of callbacks, handlers that wait until their client has gone, background work, a
 //! slow shutdown hook, and a boot that fails with a long text. Refuses: the role of an example to start from (see
 //! `examples/`).
 //!
@@ -43,11 +43,11 @@ struct Table {
     hook_ms: u64,
     /// The time that is given to `Lifespan::shutdown_grace`, in milliseconds.
     shutdown_grace_ms: u64,
-    /// The file to which everything that ends adds a line.
+    /// The file to which each handler, each piece of background work and each hook adds a line when it ends.
     notes: String,
 }
 
-/// An error type of the runtime's own around the boot failure, as an interpreter would have one.
+/// The runtime's own error type. It wraps the boot failure, as an interpreter would do.
 #[derive(Debug)]
 struct Wrapped(BootFailure);
 
@@ -91,7 +91,7 @@ impl Runtime for OuterLoop {
         }
         let driver = Rc::new(driver);
         WAKER.set(Some(driver.waker()));
-        // Keeps the driver until the process ends, as an interpreter may do.
+        // An interpreter may keep the driver until the process ends, so this loop does so too.
         DRIVER.set(Some(Rc::clone(&driver)));
         while !RETURNS.get() {
             DRIVES.fetch_add(1, Relaxed);

@@ -1,8 +1,8 @@
 //! Promise: a thousand clients that are slow on purpose, or ten thousand that send nothing, do not disturb other
 //! clients.
 //!
-//! `make siege` does one round of two attacks. `make soak-siege` does everything, which takes minutes. Both install
-//! slowhttptest.
+//! `make siege` does one round of two attacks. `make soak-siege` does three rounds of each attack and measures idle
+//! clients, which takes minutes. Both targets install slowhttptest.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -16,10 +16,10 @@ use stops::{Outcome, Way, pack_image, stop_many};
 /// Stops services under load and counts what their clients lose.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Stops for each way that needs no installed program.
+    /// The number of stops for each way that needs no installed program.
     #[arg(long, default_value_t = 200)]
     stops: u64,
-    /// Stops through each of dumb-init, supervisord, docker, and docker with its init.
+    /// The number of stops through each of dumb-init, supervisord, docker, and docker with its init.
     #[arg(long, default_value_t = 30)]
     through: u64,
 }
