@@ -1,7 +1,7 @@
 //! The suite: all black-box tests in one program, because fifty programs took minutes to compile and link.
 //!
-//! Owns: the list of promises, one module each; `cargo test --test suite drain::` runs those of one file. Refuses:
-//! tests of anything inside the crate. A test here runs the real binary and sees it only from outside.
+//! Owns: the list of promises, one module each. Refuses: tests of anything inside the crate. A test here runs the real
+//! binary and sees it only from outside. `cargo test --test suite drain::` runs the tests of one file.
 
 mod chaos;
 mod common;

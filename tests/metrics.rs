@@ -119,7 +119,7 @@ fn counters_never_fall_during_a_storm() {
     let mut highest = BTreeMap::new();
     let mut killed = 0;
     eventually("twenty workers ended, two of them crashed", 3 * PATIENCE, || {
-        // The request may fail, because the worker that accepted it may be the one that this test kills.
+        // The request may fail, because this test may kill the worker that accepted it.
         if let Ok(response) = Connection::open(supervisor.address()).and_then(|mut one| one.get("/metrics")) {
             for (name, value) in Page::of(&response).counters() {
                 let before = highest.entry(name.clone()).or_insert(0.0);
@@ -131,8 +131,8 @@ fn counters_never_fall_during_a_storm() {
         if ended >= 4 * (killed + 1)
             && let Some(victim) = supervisor.serving_pids().first()
         {
-            // The signal may not count: a worker that is just being recycled may be gone already, or may end without
-            // being counted as crashed.
+            // This signal may fail, because a worker that is just being recycled may be gone already. Such a worker may
+            // also end without being counted as crashed, so the test asks for fewer crashes than it sends signals.
             killed += usize::from(kill(Pid::from_raw(victim.cast_signed()), Signal::SIGKILL).is_ok());
         }
         let crashed =
@@ -218,8 +218,8 @@ fn waiting_connections_show_as_the_queue_of_their_listener() {
     for pid in supervisor.worker_pids().into_iter().filter(|pid| *pid != mine) {
         supervisor.signal_worker(pid, Signal::SIGSTOP);
     }
-    // The only worker that runs is kept busy until all clients have connected. Then it may read the metrics request
-    // before or after it accepts them, so the test allows for a few that no longer wait.
+    // The only worker that runs is kept busy until all clients have connected. Afterwards it may accept some of the
+    // clients before it reads the metrics request, so the test allows for a few clients that no longer wait.
     scraper.send(&request("GET", "/debug/block/300", &[], b"")).expect("sent");
     scraper.send(&request("GET", "/metrics", &[], b"")).expect("sent");
     let waiting: Vec<_> =

@@ -1,5 +1,5 @@
-//! Promise: the reference service describes itself: every route is in /openapi.json, the document announces every
-//! answer, and /docs shows it with files from the binary.
+//! Promise: the reference service describes itself. Every route is in /openapi.json, this document announces every
+//! answer, and /docs shows the document with files from the binary.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -30,7 +30,7 @@ fn operations(document: &Value) -> BTreeSet<String> {
     paths.iter().flat_map(of).collect()
 }
 
-/// Adds to `found` every value with this name in the document, at any depth.
+/// Adds to `found` the value of every member called `name` in `value`, at any depth.
 fn all<'a>(value: &'a Value, name: &str, found: &mut Vec<&'a Value>) {
     match value {
         Value::Object(members) => {
@@ -240,7 +240,8 @@ fn every_answer_carries_the_security_headers() {
     }
 }
 
-/// The reference page must list every value that the field `type` of an error can have, and so must the document.
+/// The field `type` of an error can have several values. The reference page and the document must each list all of
+/// them.
 #[test]
 fn the_reference_lists_every_type_of_error() {
     let supervisor = Launch::new().serving(2);

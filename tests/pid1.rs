@@ -46,7 +46,7 @@ fn orphans_are_reaped() {
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
 }
 
-/// A container ends when its PID 1 does, so an upgrade must keep this process.
+/// A container ends when its PID 1 ends, so an upgrade must keep this process.
 #[test]
 fn an_upgrade_keeps_pid_1() {
     let mut supervisor = in_a_container();

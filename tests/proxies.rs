@@ -29,8 +29,8 @@ fn ask_on(mut connection: Connection, first: &[u8], headers: &[(&str, &str)]) ->
     connection.ask(&request("GET", "/client", headers, b""))
 }
 
-/// Connects from the address `source`, sends the bytes `first` and a request with these headers. Returns what the app
-/// sees of its client.
+/// Connects from the address `source`, and sends the bytes `first` and a request with the given headers. Returns what
+/// the app sees of its client.
 #[track_caller]
 fn told(supervisor: &Supervisor, source: &str, first: &[u8], headers: &[(&str, &str)]) -> Value {
     let source: IpAddr = source.parse().expect("an address");
@@ -40,7 +40,7 @@ fn told(supervisor: &Supervisor, source: &str, first: &[u8], headers: &[(&str, &
     response.json()
 }
 
-/// Asserts that a connection that begins with these bytes is refused with 400, this reason, and a clean end.
+/// Asserts that a connection that begins with the given bytes gets a 400 with the given reason, and then a clean end.
 #[track_caller]
 fn assert_refused(supervisor: &Supervisor, bytes: &[u8], reason: &str) {
     let mut connection = Connection::open(supervisor.address()).expect("the port is open");
@@ -95,8 +95,8 @@ fn a_proxy_at_another_address_is_not_trusted() {
         let peer: SocketAddr = seen["peer"].as_str().and_then(|peer| peer.parse().ok()).expect("a peer");
         assert_client(&seen, source, Some(peer.port()));
     }
-    // The address 127.8.4.2 is in a trusted network. The address that forwarded to it, 127.0.0.1, is not trusted, so it
-    // counts as the client.
+    // The proxy 127.8.4.2 is in a trusted network. It says that 127.0.0.1 asked it. 127.0.0.1 is not trusted, so it
+    // counts as the client, and what it says about others does not count.
     assert_client(&told(&supervisor, "127.8.4.2", b"", CHAIN), "127.0.0.1", None);
 }
 
@@ -141,8 +141,8 @@ fn a_proxy_on_a_unix_socket_is_trusted() {
         };
         let seen = ask(&[("X-Forwarded-For", "203.0.113.5, 192.0.2.7"), ("X-Forwarded-Proto", "https")]);
         assert_eq!((&seen["address"], &seen["peer"]), (&json!(address), &Value::Null), "{mode}: {seen}");
-        // In the mode `auto`, the PROXY header names a source. This source is not trusted, so the other headers do not
-        // count.
+        // In the mode `auto`, the PROXY header names a source that is not trusted, so the forwarding headers of the
+        // request do not count.
         assert_eq!(seen["scheme"], if mode == "auto" { "http" } else { "https" }, "{mode}");
         let seen = ask(&[]);
         assert_eq!(seen["address"], if mode == "auto" { json!("192.0.2.7") } else { Value::Null }, "{mode}: {seen}");
@@ -158,15 +158,16 @@ fn a_proxy_header_of_each_version_names_the_client() {
             let seen = told(&supervisor, "127.0.0.1", first, &[]);
             assert_client(&seen, if *first == V2_SIX { "2001:db8::7" } else { "192.0.2.7" }, Some(56324));
             assert!(seen["peer"].as_str().expect("a peer").starts_with("127.0.0.1:"), "{seen}");
-            // A proxy that sends PROXY headers does not look at requests, so the client itself wrote the other headers.
-            // They must not count.
+            // A proxy that sends PROXY headers does not look at requests, so the client itself wrote the forwarding
+            // headers. These headers must not count.
             assert_client(
                 &told(&supervisor, "127.0.0.1", first, CHAIN),
                 if *first == V2_SIX { "2001:db8::7" } else { "192.0.2.7" },
                 Some(56324),
             );
         }
-        // One PROXY header holds for the whole connection: the client that it names has sent each request on it.
+        // One PROXY header holds for the whole connection. Each request on the connection belongs to the client that
+        // the header names.
         let mut connection = Connection::open(supervisor.address()).expect("the port is open");
         connection.send(headers[0]).expect("it listens");
         for _ in 0..3 {

@@ -28,7 +28,7 @@ fn requests(supervisor: &Supervisor) -> u64 {
     supervisor.status()["totals"]["requests"].as_u64().expect("a count")
 }
 
-/// Returns the number that stands directly before these words.
+/// Returns the number that stands directly before `words` in the text.
 #[track_caller]
 fn number_before(text: &str, words: &str) -> u64 {
     let (before, _) = text.split_once(words).unwrap_or_else(|| panic!("{words:?} is not in: {text}"));
@@ -43,9 +43,9 @@ fn url(supervisor: &Supervisor, path: &str) -> String {
 #[test]
 fn curl_gets_every_answer() {
     let supervisor = Launch::new().serving(2);
-    // curl reports HTTP/1.0 as 1. With --http2 it offers the upgrade to h2c, which RFC 9113 removed, so the answer
-    // comes over HTTP/1.1. With prior knowledge it makes only one request a run: Debian's curl 7.88 breaks when it uses
-    // such a connection twice, with any server.
+    // curl reports HTTP/1.0 as 1. With --http2 curl offers the upgrade to h2c, which RFC 9113 removed, so the answer
+    // comes over HTTP/1.1. With prior knowledge curl makes only one request a run, because Debian's curl 7.88 breaks
+    // when it uses such a connection twice, whatever the server.
     for (flag, version, each, times) in [
         ("--http1.0", "1", 50, 1),
         ("--http1.1", "1.1", 50, 1),
@@ -94,7 +94,8 @@ fn wrk_gets_every_answer() {
     let said = run("wrk", &["-t", "1", "-c", "16", "-d", "2s", &url(&supervisor, "/health")]);
     assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
     let (told, counted) = (number_before(&said, "requests in"), requests(&supervisor));
-    // wrk ends in the middle of a request on each connection, so oxicorn may have counted up to 16 more.
+    // wrk ends in the middle of a request on each of its 16 connections, so oxicorn may have counted up to 16 requests
+    // more than wrk.
     assert!((told..=told + 16).contains(&counted), "wrk says {told}, oxicorn counted {counted}");
     assert!(told > 100, "{said}");
 }
@@ -108,7 +109,8 @@ fn ab_gets_every_answer() {
         let told = |name: &str| said.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
         assert_eq!((told("Complete requests:"), told("Failed requests:")), (Some(1000), Some(0)), "{said}");
         assert!(!said.contains("Non-2xx"), "{said}");
-        // ab may open one connection more than it needs. It sends nothing on it, so this connection does not count.
+        // ab may open one connection more than it needs. ab sends nothing on this connection, so no request is counted
+        // for it.
         assert_eq!(requests(&supervisor) - asked, 1000, "{flags:?}");
     }
 }
@@ -124,8 +126,8 @@ fn httpx_gets_every_answer() {
     }
 }
 
-/// While httpx is idle it reads nothing. Afterwards it treats any frame except a GOAWAY with the last stream as an
-/// error.
+/// An idle httpx reads nothing from its connection. When it sends the next request, it treats any frame that has come
+/// in the meantime as an error, except a GOAWAY with the last stream.
 #[test]
 fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
     let supervisor = Launch::new().set("http.keep_alive", r#""300ms""#).serving(2);

@@ -62,7 +62,7 @@ fn bad_settings_are_refused_and_nothing_changes() {
     supervisor.stop();
 }
 
-/// Whatever is wrong with the new workers, the old ones keep serving.
+/// Whatever is wrong with the new workers, the old workers keep serving.
 #[test]
 fn a_generation_that_fails_its_trial_is_rolled_back() {
     let mut supervisor =

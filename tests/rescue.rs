@@ -1,5 +1,5 @@
-//! Promise: when a worker is stopped or missing, clients whose connections go to it hardly wait, because a sibling
-//! accepts them.
+//! Promise: when a worker is stopped or missing, clients whose connections go to this worker hardly wait, because
+//! another worker accepts their connections.
 
 use std::{net::SocketAddr, thread, time::Duration};
 
@@ -18,8 +18,8 @@ fn debugging(launch: Launch) -> Launch {
     launch.set("log.level", r#""debug""#).set("workers.count", "4")
 }
 
-/// Opens `count` connections, one each `every`, without waiting for the answers to earlier ones. Returns the longest
-/// wait, counted from connect().
+/// Opens `count` connections, one after each period `every`, without waiting for the answers on earlier connections.
+/// Returns the longest wait for an answer, counted from connect().
 fn arrivals(address: SocketAddr, count: u32, every: Duration) -> Duration {
     let begin = now();
     let ask = |at: Duration| -> Result<Duration, Failure> {
@@ -88,8 +88,8 @@ fn no_client_waits_long_for_a_stopped_worker() {
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 }
 
-/// The blocked worker announced its next heartbeat for 300 ms later. Until then the master cannot know that a handler
-/// blocks it, and clients must still not wait.
+/// Before a handler blocks the worker, the worker has announced that its next heartbeat comes 300 ms later. Until that
+/// moment the master cannot know that the worker is blocked, and clients must still not wait.
 #[test]
 fn a_handler_that_blocks_an_idle_worker_delays_no_new_client() {
     let supervisor = debugging(Launch::new()).serving(4);
@@ -169,7 +169,7 @@ fn without_steering_the_service_reports_it_once_and_no_client_waits() {
 fn without_steering_scaling_loses_nothing() {
     let mut supervisor = debugging(Launch::new()).without_steering().serving(4);
     let scale = |workers: &str| supervisor.ctl(&["scale", workers]);
-    // When the number falls, the workers of slots 0 and 1 stay: they started before those of slots 4 to 7.
+    // When the number falls, the workers of slots 0 and 1 stay, because they started before those of slots 4 to 7.
     for workers in ["1", "8", "2", "6", "2"] {
         let scaled = scale(workers);
         assert!(scaled.status.success(), "{}", String::from_utf8_lossy(&scaled.stderr));

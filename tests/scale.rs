@@ -1,4 +1,4 @@
-//! Promise: TTIN adds a worker, TTOU removes one, but never the last, and no client notices.
+//! Promise: TTIN adds a worker, TTOU removes a worker (but never the last one), and no client notices.
 
 use crate::common::{Launch, Load, Mode, PATIENCE, Signal, Supervisor, events, eventually, field};
 
@@ -20,7 +20,8 @@ fn scale(supervisor: &Supervisor, signal: Signal, expected: usize) {
 #[test]
 fn each_signal_adds_or_removes_one_worker() {
     let mut supervisor = Launch::new().serving(2);
-    // Ten workers are more than the eight slots that a service with two workers starts with.
+    // The test goes up to ten workers, because that is more than the eight slots that a service with two workers starts
+    // with.
     for expected in 3..=10 {
         scale(&supervisor, Signal::SIGTTIN, expected);
     }

@@ -17,7 +17,8 @@ fn notes(path: &PathBuf) -> Vec<String> {
     fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// Asserts that this master and this worker have noted the three hooks of one fork, beginning with `before fork`.
+/// Asserts that the master with the pid `master` and the worker with the pid `worker` have noted the three hooks of one
+/// fork, beginning with `before fork`.
 #[track_caller]
 fn assert_forked(notes: &[String], master: u32, worker: u32) {
     let lines = [format!("{master} before fork"), format!("{master} after fork in master")];
@@ -75,7 +76,8 @@ fn arguments(supervisor: &Supervisor) -> Vec<String> {
     get(supervisor.address(), "/arguments").text().lines().map(str::to_owned).collect()
 }
 
-/// Replaces the worker first: the new one is forked by the present master, so it reports that master's arguments.
+/// Returns the arguments of the present master. Kills the only worker first, because the present master forks its
+/// replacement, which then reports the present master's arguments.
 fn arguments_now(supervisor: &Supervisor) -> Vec<String> {
     let before = supervisor.serving_pids()[0];
     supervisor.signal_worker(before, Signal::SIGKILL);

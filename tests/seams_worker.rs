@@ -35,8 +35,8 @@ fn wait_note(supervisor: &Supervisor, line: &str) -> Vec<String> {
     })
 }
 
-/// Asserts that the request `name` has exactly these notes, in this order: `gone` when its client was found gone,
-/// `answered` when its handler ended.
+/// Asserts that the request `name` has exactly the notes `expected`, in this order. The note `gone` means that the app
+/// learnt that the client has gone, and `answered` means that the handler ended.
 #[track_caller]
 fn assert_order(notes: &[String], name: &str, expected: &[&str]) {
     let prefix = format!("{name} ");
@@ -123,8 +123,8 @@ fn an_app_learns_of_a_client_that_leaves_during_its_request() {
         socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("an open socket");
     }));
     drop(leave(address, "pipelined", |mut stream| {
-        // The worker does not read this second request while the app works on the first. It must not hide that the
-        // client has gone.
+        // The worker does not read this second request while the app works on the first one. The unread request must
+        // not hide that the client has gone.
         stream.write_all(&request("GET", "/pid", &[], b"")).expect("sent");
     }));
     let mut unix = UnixStream::connect(supervisor.path("socket")).expect("a connection");

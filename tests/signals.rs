@@ -114,13 +114,14 @@ fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     }
     eprintln!("4,000 signals in {:?}", began.elapsed());
     assert!(supervisor.is_running());
-    // At this moment a reload or an upgrade is still under way.
+    // The TERM comes at a moment when a reload or an upgrade is still under way.
     load.finish().assert_nothing_lost();
     let (canary, asked) = (Canary::start(), now());
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     let (took, stall) = (asked.elapsed(), canary.longest());
-    // The limit is the sum of the grace, one second for the last accepts, and the time of an exec.
+    // The limit of five seconds is the sum of the grace (3 s), one second for the last accepts, and the time of an
+    // exec.
     assert!(took < Duration::from_secs(5) + 4 * stall, "{took:?}, machine {stall:?}");
     assert_eq!(supervisor.leftovers(), []);
     let log = supervisor.log();

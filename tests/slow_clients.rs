@@ -1,5 +1,5 @@
-//! Promise: a slow client cannot hold a worker: each kind of silence has a time limit, and ends with an answer where
-//! HTTP has one.
+//! Promise: a slow client cannot hold a worker. Each kind of silence has a time limit, after which the connection ends,
+//! with an answer if HTTP has one for this case.
 
 use std::{thread::sleep, time::Duration};
 
@@ -17,8 +17,8 @@ fn launch(key: &str, limit: &str) -> Launch {
     hour.set(&format!("http.{key}"), limit)
 }
 
-/// Waits for the end of the connection and returns the bytes before it. Asserts that the end comes between `limit` and
-/// a second later; stalls of the machine are allowed on top.
+/// Waits for the end of the connection and returns the bytes before it. Asserts that the end comes not before `limit`,
+/// and at most a second after it. For stalls of the machine, more time is allowed.
 #[track_caller]
 fn ends_after(connection: &mut Connection, limit: Duration) -> Vec<u8> {
     let (canary, begun) = (Canary::start(), now());
@@ -85,8 +85,8 @@ fn an_idle_connection_is_closed_after_keep_alive_and_not_before() {
     assert_eq!(ends_after(&mut connection, Duration::from_millis(500)), b"");
 }
 
-/// If the worker closed with unread bytes, the kernel would send an RST, which could destroy the answer. So only a
-/// client that announced its last request, and sent nothing after it, gets the close at once.
+/// If the worker closed a connection with unread bytes, the kernel would send an RST, which could destroy the answer.
+/// The worker therefore closes at once only if the client announced its last request and sent nothing after it.
 #[test]
 fn the_worker_lingers_unless_a_client_announced_its_last_request_and_kept_to_it() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
@@ -111,7 +111,7 @@ fn a_client_that_reads_only_after_its_body_finds_its_answer() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(b"POST /nowhere HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n").expect("sent");
-    // The client sends for longer than the worker waits for a silent client.
+    // The client goes on sending for four seconds, which is longer than the worker waits for a silent client.
     for _ in 0..40 {
         crate::common::observe_for(Duration::from_millis(100));
         connection.send(&[b'a'; 250_000]).expect("the rest is taken");

@@ -53,7 +53,7 @@ fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
     assert!(!path.exists(), "a stop removes its file");
 }
 
-/// When a living process holds the file, the message names this process.
+/// When a living process listens on the socket file, the message names this process.
 #[test]
 fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     let mut first = Launch::new().set("server.bind", r#"["unix:{dir}/app.sock"]"#).start();
@@ -68,7 +68,7 @@ fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     assert_serves_unix(&path);
 
     // The master is stopped first, so that it cannot replace workers. The workers are killed before the master, because
-    // without it they would exit and remove the file.
+    // if the master died first, they would exit and remove the file.
     first.signal(Signal::SIGSTOP);
     for worker in first.worker_pids() {
         first.signal_worker(worker, Signal::SIGKILL);

@@ -17,15 +17,15 @@ use nix::{
 
 use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, eventually, free_port, get, metric, request};
 
-/// The length of one line: with such long lines, a terminal without a reader is soon full.
+/// The length of one line in bytes. The lines are long, so that a terminal without a reader is soon full.
 const LONG: usize = 1_000;
 
 /// A service that writes both logs to a terminal.
 struct OnTerminal {
     supervisor: Supervisor,
     terminal: File,
-    /// The service's side of the terminal. The test keeps it open: otherwise the terminal would end with the service,
-    /// and the unread output would be lost.
+    /// The service's side of the terminal. The test keeps it open, because otherwise the terminal would end with the
+    /// service, and the unread output would be lost.
     _slave: OwnedFd,
     address: std::net::SocketAddr,
     read: Vec<u8>,
@@ -79,7 +79,7 @@ impl OnTerminal {
         }
     }
 
-    /// Returns all complete lines that were read. The last line may be cut, because the service ended.
+    /// Asserts that all lines are complete, and returns them. Only the last line may be cut, because the service ended.
     #[track_caller]
     fn assert_complete_lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.read).replace("\r\n", "\n");

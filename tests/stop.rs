@@ -8,8 +8,8 @@ use crate::common::{
 };
 use crate::stops::{Way, stop_many};
 
-/// Sends a request that takes this long, and returns once a handler works on it. The service must have only one worker,
-/// because the count of requests comes from whichever worker answers.
+/// Sends a request that takes `millis` milliseconds, and returns once a handler works on it. The service must have only
+/// one worker, because the count of requests comes from whichever worker answers.
 #[track_caller]
 fn busy(supervisor: &Supervisor, millis: u32) -> Connection {
     let active =
@@ -21,7 +21,7 @@ fn busy(supervisor: &Supervisor, millis: u32) -> Connection {
     connection
 }
 
-/// Runs all cases at the same time, because a stop mostly waits.
+/// Runs all cases at the same time. This saves time, because a stop mostly waits.
 fn side_by_side<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
     thread::scope(|scope| {
         for case in cases {
@@ -72,7 +72,8 @@ fn a_second_signal_shortens_a_stop() {
         supervisor.signal(Signal::SIGTERM);
         supervisor.wait_log(events::DRAINING, 1, PATIENCE);
         if second == Signal::SIGTERM {
-            // A signal less than a second after the first one counts as the same signal.
+            // The pause is longer than a second, because a signal less than a second after the first one counts as the
+            // same signal.
             observe_for(Duration::from_millis(1100));
         }
         let started = now();
@@ -82,8 +83,8 @@ fn a_second_signal_shortens_a_stop() {
     });
 }
 
-/// One stop may send the signal twice: `timeout 5 oxicorn` signals its child and then its group, and an init with a
-/// trap forwards a signal that the whole group has already received.
+/// A single stop may send the signal twice. For example, `timeout 5 oxicorn` signals its child and then its group, and
+/// an init with a trap forwards a signal that the whole group has already received.
 #[test]
 fn a_signal_delivered_twice_counts_once() {
     side_by_side([(Signal::SIGTERM, 3000), (Signal::SIGINT, 1200)], |(signal, millis)| {
@@ -174,8 +175,8 @@ fn a_second_signal_never_lengthens_a_stop() {
     assert!(started.elapsed() < Duration::from_millis(4500), "{:?}", started.elapsed());
 }
 
-/// During the delay, only `/ready` fails, so that the load balancer learns of the stop first. Clients that still come
-/// are served.
+/// During the delay, only `/ready` fails, so that the load balancer learns of the stop first. Clients that still
+/// connect are served.
 #[test]
 fn during_shutdown_delay_only_ready_fails() {
     let mut supervisor = Launch::new().set("workers.shutdown_delay", r#""2s""#).serving(2);

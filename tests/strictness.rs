@@ -25,7 +25,7 @@ impl Cut {
         };
         let (mut pieces, mut rest, mut random) = (Vec::new(), raw, Random::new(seed));
         while !rest.is_empty() {
-            // Half of the pieces are short and half may be long.
+            // Half of the pieces are shorter than four bytes. The other half may be as long as the whole case.
             let most = if random.chance(50) { 4 } else { 1 + raw.len() as u64 };
             let (piece, behind) = rest.split_at(rest.len().min(1 + random.below(most) as usize));
             pieces.push(piece);
@@ -46,7 +46,8 @@ fn converse(address: SocketAddr, case: &Case, cut: Cut) -> Result<Vec<u8>, Strin
     for piece in cut.pieces(&case.raw) {
         stream.write_all(piece).map_err(|error| format!("write: {error}"))?;
     }
-    // The client announces its end only if the case is legal: a hostile connection must be ended by the server.
+    // The client announces its end only if the case is legal, because the server must end a hostile connection by
+    // itself.
     if !case.is_hostile() {
         stream.shutdown(Shutdown::Write).map_err(|error| format!("shutdown: {error}"))?;
     }
@@ -100,13 +101,13 @@ fn check(address: SocketAddr, case: &Case, cut: Cut) -> Result<(), String> {
     if rest.is_empty() { Ok(()) } else { Err(format!("more answers: {}", String::from_utf8_lossy(rest))) }
 }
 
-/// Returns the number of requests that the app got. The request for the metrics page itself does not count.
+/// Returns the number of requests that the app got. The request for the metrics page is not counted.
 fn requests(address: SocketAddr) -> u64 {
     let page = get(address, "/metrics").text();
     metric(&page, "oxicorn_requests_total").unwrap_or_else(|| panic!("no such line: {page}"))
 }
 
-/// Sends each case of the corpus with each cut, and compares what the app got with what it may get.
+/// Sends each case of the corpus, cut in each of the given ways. Compares what the app got with what it may get.
 fn send_all(cuts: &[Cut]) {
     let mut supervisor = Launch::new().set("workers.count", "1").set("http.metrics_path", r#""/metrics""#).serving(1);
     let (address, cases, mut wrong) = (supervisor.address(), crate::corpus::cases(), Vec::new());

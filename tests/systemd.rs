@@ -1,5 +1,5 @@
-//! Promise: systemd learns the truth about the service. The sockets that systemd passes are served, and they stay open
-//! after the service has stopped.
+//! Promise: systemd learns the true state of the service. The service answers on the sockets that systemd passes, and
+//! they stay open after the service has stopped.
 //!
 //! The tests play systemd: they receive its messages on a datagram socket and pass a listener as descriptor 3.
 
@@ -136,7 +136,7 @@ fn a_reload_is_announced_with_its_time_and_its_end() {
     let at: i64 = reloading.and_then(|usec| usec.parse().ok()).expect("RELOADING with its time");
     assert!((before..=monotonic()).contains(&at), "{before} <= {at}");
 
-    // The end of a refused reload must be announced too: otherwise systemctl would wait for it, and systemd would
+    // The end of a refused reload must be announced too. Otherwise systemctl would wait for it, and systemd would
     // believe that the service is stuck.
     std::fs::write(supervisor.path("supervisor.toml"), "no = = settings").expect("our own file");
     supervisor.signal(Signal::SIGHUP);
@@ -161,8 +161,8 @@ fn the_watchdog_is_fed_twice_a_period_and_not_by_workers() {
     let heard = told.count("WATCHDOG=1") - before;
     let expected = started.elapsed().as_millis() as usize / 200;
     assert!(heard <= expected + 1, "{heard}, more than each 200 ms");
-    // Half of the messages are enough, because the machine may be busy. systemd would kill only after a whole period
-    // without a message.
+    // Half of the messages are enough, because the machine may be busy, and because systemd would kill the service only
+    // after a whole period without a message.
     assert!(heard * 2 >= expected, "{heard} of {expected}");
 
     for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDNAMES"] {
@@ -190,7 +190,7 @@ fn a_missing_notify_socket_is_reported_once() {
     assert_eq!(supervisor.log().count("notify_failed"), 1);
 }
 
-/// Launches through a shell that first runs `script` and then becomes the program.
+/// Launches the program through a shell that first runs `script` and then becomes the program.
 fn after(script: &str, launch: Launch) -> Launch {
     launch.through(&["bash", "-c", &format!("{script} exec \"$0\" \"$@\"")])
 }
@@ -238,7 +238,8 @@ fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     for round in 1..=2 {
         supervisor.signal(Signal::SIGUSR2);
         supervisor.wait_log(events::UPGRADED, round, PATIENCE);
-        // An upgrade is announced to systemd like a reload: RELOADING when it begins, READY when it is over.
+        // The service announces an upgrade to systemd as it announces a reload: with RELOADING when the upgrade begins,
+        // and with READY when it is over.
         told.wait("READY=1", 1 + round);
         let fed = told.count("WATCHDOG=1");
         told.wait("WATCHDOG=1", fed + 2);
@@ -273,8 +274,8 @@ fn sockets_from_systemd_socket_activate_are_served() {
     supervisor.stop();
 }
 
-/// Does what a socket unit does: the process that passes the socket keeps running, and starts the service again each
-/// time it has stopped.
+/// The test does what a socket unit does. It passes the socket, keeps running, and starts the service again each time
+/// the service has stopped.
 #[test]
 fn restarts_under_load_lose_nothing_while_systemd_keeps_the_socket() {
     const STARTS: usize = 4;

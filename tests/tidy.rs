@@ -1,5 +1,5 @@
-//! Promise to ourselves: no module imports what it must not. This test enforces the borders inside each crate; between
-//! the crates, cargo does.
+//! Promise to ourselves: no module imports what it must not. This test enforces the borders inside each crate. Cargo
+//! enforces the borders between the crates.
 
 use std::{
     collections::BTreeSet,
@@ -93,7 +93,8 @@ fn raw_string(rest: &str) -> Option<usize> {
     after[hashes..].starts_with('"').then_some(hashes)
 }
 
-/// If `rest` begins with a character literal, returns its length. A lifetime is not one.
+/// If `rest` begins with a character literal, returns its length. A lifetime such as `'a` also begins with a quote, but
+/// it is not a character literal.
 fn character(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
     if let Some(escaped) = inside.strip_prefix('\\') {
@@ -186,8 +187,8 @@ fn uses(code: &str, name: &str) -> bool {
     })
 }
 
-/// What each module may import from its crate. The first entry whose module fits counts; a module without an entry may
-/// import anything.
+/// What each module may import from its crate. For each module, the first entry that fits it counts. A module without
+/// an entry may import anything.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("master::core", &[]),
     ("sys", &["sys"]),
@@ -316,8 +317,8 @@ fn every_file_opens_with_a_module_comment() {
     }
 }
 
-/// No file may choose the mirror of a registry: this is a setting of the machine, in apt's sources and in the files of
-/// cargo and pip.
+/// No file may choose the mirror of a registry. The mirror is a setting of the machine, in apt's sources and in the
+/// settings files of cargo and pip.
 #[test]
 fn no_file_names_the_host_of_a_package_registry() {
     let mut folders = vec![root().to_owned()];
@@ -336,7 +337,8 @@ fn no_file_names_the_host_of_a_package_registry() {
     }
 }
 
-/// Gives the reader code that breaks a rule, which it must report, and code that only looks as if it broke one.
+/// Gives the functions that read code two kinds of text: code that breaks a rule, which they must report, and code that
+/// only looks as if it broke a rule.
 #[test]
 fn the_reader_sees_each_kind_of_fault() {
     let seen = |module: &str, text: &str| {

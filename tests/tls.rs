@@ -76,7 +76,7 @@ fn a_client_that_trusts_the_ca_connects_and_others_do_not() {
     assert_eq!(refused.status.code(), Some(60), "{}", text(&refused));
 }
 
-/// This test covers the other forms of keys, because all other tests use PKCS#8.
+/// All other tests use keys in the form PKCS#8. This test covers the other forms.
 #[test]
 fn keys_of_every_kind_and_form_can_be_served() {
     let authority = Authority::new();
@@ -161,7 +161,7 @@ fn old_versions_and_weak_ciphers_are_refused() {
     assert!(scanned.contains("renegotiation not supported"), "{scanned}");
     assert_eq!(scanned.matches("not vulnerable to heartbleed").count(), 2, "{scanned}");
 
-    // sslscan's own library may be built without the old TLS versions, so this test asks openssl for them.
+    // sslscan's own library may be built without the old TLS versions, so this test tries these versions with openssl.
     for version in ["-tls1", "-tls1_1"] {
         let asked = run("openssl", &["s_client", "-connect", &address, version, "-cipher", "ALL:@SECLEVEL=0"]);
         let refused = ["Cipher is (NONE)", "SSL alert number"].iter().all(|words| text(&asked).contains(words));
@@ -220,8 +220,8 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     let der = CertificateDer::from_pem_slice(alice.chain.as_bytes()).expect("PEM");
     for versions in [ONLY_1_2, BOTH] {
         let config = Client { versions, shows: Some(alice.clone()), ..PLAIN }.trusting(&authority);
-        // The second connection resumes the session: the client does not show its certificate again, and the server
-        // still knows it.
+        // The second connection resumes the session. The client then does not show its certificate again, but the
+        // server must still know it.
         for _ in 0..2 {
             let mut connection = connect(supervisor.address(), &config);
             let answer = connection.get("/certificate").expect("an answer");
@@ -248,7 +248,7 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     supervisor.stop();
 }
 
-/// All workers of a generation share one ticket key. The next generation has its own, because its `client_ca` may
+/// All workers of a generation share one ticket key. The next generation has its own key, because its `client_ca` may
 /// differ.
 #[test]
 fn a_session_can_be_resumed_by_any_worker_until_a_reload() {
@@ -260,7 +260,8 @@ fn a_session_can_be_resumed_by_any_worker_until_a_reload() {
         (connection.stream().conn.handshake_kind(), pid)
     };
     let config = PLAIN.trusting(&authority);
-    // A worker takes no ticket longer than the longest that it has made. So each worker must first make one.
+    // A worker refuses a ticket that is longer than every ticket it has made itself, so each worker must first make
+    // one.
     eventually("both workers have made a ticket", PATIENCE, || {
         let pids: std::collections::BTreeSet<_> = (0..8).map(|_| ask(&PLAIN.trusting(&authority)).1).collect();
         (pids.len() == 2).then_some(())
@@ -407,7 +408,7 @@ fn a_handshake_that_takes_too_long_is_ended() {
         let took = started.elapsed();
         assert!(took >= Duration::from_millis(500), "{took:?}");
     }
-    // The time limit holds only for the handshake: a client that has completed it is not cut.
+    // The time limit holds only for the handshake. The connection of a client that has completed it is not cut.
     assert_eq!(
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/debug/sleep/800").expect("an answer").status,
         200
@@ -450,7 +451,7 @@ fn handshakes_failed(supervisor: &Supervisor) -> u64 {
 }
 
 /// Any client can make handshakes fail, so they must not fill the log: at most one line a second reports how many
-/// failed since the last line. The metrics count each of them.
+/// failed since the last line. The metrics count each failed handshake.
 #[test]
 fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     let authority = Authority::new();
@@ -477,11 +478,11 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/health").expect("an answer").status,
         200
     );
-    // A client that asks in plain HTTP does not count either: it is counted as a refused request.
+    // A client that asks in plain HTTP does not count as a failed handshake either, but as a refused request.
     assert_eq!(get(supervisor.address(), "/health").status, 400);
     assert_eq!(handshakes_failed(&supervisor), 200);
-    // A client that does not know the authority sends an alert, which counts as a failure. The count remains after its
-    // worker has been replaced.
+    // A client that does not know the authority sends an alert, which counts as a failed handshake. The count remains
+    // after the worker that counted it has been replaced.
     try_connect(supervisor.address(), &PLAIN.trusting(&Authority::new())).map(drop).expect_err("an unknown authority");
     eventually("it is counted", PATIENCE, || (handshakes_failed(&supervisor) == 201).then_some(()));
     supervisor.assert_reload(0, &["generation 2 serves"]);
@@ -513,8 +514,8 @@ fn oxicorn_health_asks_over_tls_when_the_service_speaks_it() {
         assert!(code == Some(1) && told.contains("answers 404"), "{told}");
         if proxied == "off" && !bind.starts_with("unix:") {
             assert!(told.contains(&format!("https://{bind}/nowhere")), "{told}");
-            // When the caller names an address, the command must fail: another service may answer there, and its health
-            // must not be reported as that of this service.
+            // When the caller names an address, the command must fail. Another service may answer at this address, and
+            // its health must not be reported as the health of this service.
             assert_eq!(health(&[&format!("http://{bind}/health")]).0, Some(1));
             let (code, told) = health(&[&format!("https://{bind}/health")]);
             assert!(code == Some(1) && told.contains("is not http://"), "{told}");

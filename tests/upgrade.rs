@@ -76,8 +76,8 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
     let settled = || {
         eventually("the old workers are gone", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
         let worker = Process(supervisor.worker_pids()[0]);
-        // A worker also has a descriptor for each open connection, and their number varies. So the smallest of many
-        // counts is taken.
+        // A worker also has a descriptor for each open connection, and the number of connections varies. The smallest
+        // of many counts is therefore taken.
         let least = (0..50).map(|_| (crate::common::observe_for(Duration::from_millis(2)), worker.files()).1).min();
         (supervisor.master().files(), least.expect("it was looked at"))
     };
@@ -150,7 +150,7 @@ fn a_program_whose_worker_cannot_boot_is_refused() {
     supervisor.stop();
 }
 
-/// The new program has passed its preflight and is already the master when it fails.
+/// Here the new program fails after it has passed its preflight, when it is already the master.
 #[test]
 fn a_program_that_fails_later_is_rolled_back() {
     let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).log_to("app.log").serving(2);
@@ -185,7 +185,7 @@ fn a_program_that_fails_later_is_rolled_back() {
     eventually("the master has as many descriptors as before", PATIENCE, || {
         (supervisor.master().files() == files).then_some(())
     });
-    // The old program keeps its old settings, although they are in no file any more.
+    // The old program keeps its old settings, although no file contains them any more.
     supervisor.signal_worker(old[0], Signal::SIGKILL);
     supervisor.wait_gone(old[0]);
     eventually("the killed worker is replaced", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
@@ -198,7 +198,7 @@ fn a_program_that_fails_later_is_rolled_back() {
     supervisor.stop();
 }
 
-/// Each release is a folder, and a link names the one in use. An upgrade must follow the link.
+/// Each release has its own folder, and a link names the folder in use. An upgrade must follow the link.
 #[test]
 fn an_upgrade_follows_a_moved_link() {
     let launch = Launch::misbehave();
@@ -250,7 +250,7 @@ fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     let (took, stall) = (asked.elapsed(), canary.longest());
-    // The limit includes one second for the last accepts.
+    // The limit of four seconds includes one second for the last accepts.
     assert!(took < Duration::from_secs(4) + 4 * stall, "{took:?}, machine {stall:?}");
     assert_eq!(supervisor.leftovers(), [], "the preflight is gone too");
     let mut answer = String::new();
@@ -275,7 +275,8 @@ fn an_upgrade_keeps_every_kind_of_socket() {
         .map(|address| Load::start(*address, "/debug/connections", 4, Mode::PerRequest { think_ms: 1 }))
         .collect();
     for round in 2..5 {
-        // This client connects before the upgrade and sends its request after it. Meanwhile it waits in the queue.
+        // This client connects before the upgrade and sends its request after the upgrade. In the meantime its
+        // connection waits in the socket's queue.
         let mut early = UnixStream::connect(&socket).expect("it listens");
         assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 0, &[&format!("generation {round} serves")]);
         early.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").expect("sent");

@@ -11,7 +11,7 @@ fn launch() -> Launch {
     Launch::misbehave().set("workers.count", "1").set("workers.graceful_timeout", r#""2s""#)
 }
 
-/// Sends the bytes, which ask for an upgrade, and reads the head of the 101 answer.
+/// Sends the bytes, which ask for another protocol, and reads the head of the 101 answer.
 fn upgrade(supervisor: &Supervisor, bytes: &str) -> Connection {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(bytes.as_bytes()).expect("sent");
@@ -47,7 +47,7 @@ fn an_upgraded_connection_passes_all_bytes_and_has_no_time_limit() {
     assert_eq!(supervisor.status()["totals"]["refused"], 0);
     assert_eq!(supervisor.status()["workers"][0]["connections"], 1, "it counts as open");
     assert_eq!(supervisor.status()["workers"][0]["in_flight"], 0, "and not as a request");
-    // The client ends its sending side. The app ends too, so the connection ends.
+    // The client ends its sending side. The app then ends its side too, so the connection ends.
     connection.finish_sending();
     connection.wait_eof().expect("the end");
     eventually("it no longer counts", PATIENCE, || {

@@ -1,5 +1,5 @@
-//! Promise: an upgrade to another version and back loses no request and no count. A program that cannot read the
-//! scoreboard's layout is refused.
+//! Promise: an upgrade to another version and back loses no request, and all counters keep their values. A program that
+//! cannot read the scoreboard's layout is refused.
 //!
 //! The other version is built from a copy of this tree with a few lines changed, so that it has one more counter.
 

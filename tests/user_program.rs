@@ -1,5 +1,5 @@
-//! Promise: a program built on the library has its own name, settings, arguments and tracing, and oxicorn's log
-//! continues beside them.
+//! Promise: a program built on the library has its own name, settings, arguments and tracing, and oxicorn still writes
+//! its own log.
 
 use std::fs;
 
@@ -125,7 +125,7 @@ fn a_subscriber_without_our_layer_is_warned_of_once_a_worker() {
     supervisor.stop();
 }
 
-/// RUST_LOG is not set in the environment of the tests' programs, so it plays no part here.
+/// The result does not depend on RUST_LOG, because this variable is not set in the environment of the tests' programs.
 #[test]
 fn a_subscriber_installed_in_main_does_not_silence_the_master() {
     let mut supervisor = embedder().env("EMBEDDER", "subscriber in main").start();

@@ -24,7 +24,7 @@ const COMMANDS: &[&[&str]] = &[
     &["migrate"],
     &["run"],
 ];
-/// The commands that must never reach another service than the intended one.
+/// The commands that must never reach any service but the intended one.
 const ACTS: &[&[&str]] =
     &[&["scale", "3"], &["reload"], &["upgrade"], &["stop"], &["status"], &["config", "--running"]];
 
@@ -98,7 +98,7 @@ socket = "control.sock"
     assert_told(&own.ctl_in(&["stop"], &by_name), 1, "no running service named another uses");
     assert_told(&own.ctl_in(&["stop", "--name", "another"], &runtime), 1, "no running service named another answers");
 
-    // After this stop, the command has no service of its own. It must not stop the other one instead.
+    // After this stop, the command has no service of its own. It must not stop the other service instead.
     own.stop();
     for broken in [format!("{socket}[workers]\ncount = = 4\n"), "[workers]\ncount = = 4\n".to_owned()] {
         fs::write(own.path("supervisor.toml"), &broken).expect("our own file");
@@ -352,8 +352,8 @@ fn a_users_service_is_found_without_the_login_and_by_root() {
         &pid,
     );
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &["status", "--name", "lonely"], &[]), 0, &pid);
-    // A folder is searched only if it belongs to its user alone. The master is stopped meanwhile, because it would look
-    // for another folder.
+    // A folder is searched only if it belongs to its user alone. The master is stopped while the rights are wrong,
+    // because otherwise it would look for another folder.
     supervisor.signal(Signal::SIGSTOP);
     for (mode, owner) in [(0o777, UID), (0o750, UID), (0o700, UID + 1)] {
         fs::set_permissions(&private, fs::Permissions::from_mode(mode)).expect("we are root");

@@ -21,8 +21,8 @@ fn assert_kept(report: &Report) {
     let broken = report.broken();
     assert!(broken.is_empty(), "{}\n{}", broken.join("\n"), report.leads());
     for (name, times) in report.deeds() {
-        // If several signals of one kind arrive while an action is under way, they cause only one more. So the count
-        // may be lower than the number of signals.
+        // If several signals of one kind arrive while an action is under way, they cause only one more action. The
+        // count may therefore be lower than the number of signals.
         let least = if name.ends_with("took over") { 1 } else { 2 };
         assert!(times >= least, "{name} was done {times} times");
     }
@@ -115,7 +115,7 @@ fn ten_reloads_under_a_connection_per_request_lose_nothing() {
     ten_reloads(Manner::PerRequest { clients: 16 });
 }
 
-/// Proves that these clients can see a loss: during a reload of nginx, they see some.
+/// Proves that the clients of these tests can see a loss. During a reload of nginx, they see some.
 #[test]
 fn the_same_clients_see_the_losses_of_an_nginx_reload() {
     let _alone = alone();
