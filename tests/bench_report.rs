@@ -27,7 +27,7 @@ fn row(peer: &str, rate: f64) -> Row {
                 ok: 100,
                 failed: u64::from(at == 7),
                 longest_us: 900.0,
-                deed: if at == 6 { "kill".into() } else { String::new() },
+                event: if at == 6 { "kill".into() } else { String::new() },
             })
             .collect(),
     };

@@ -156,36 +156,36 @@ impl Peer {
     }
 
     /// Returns why this peer cannot fulfil `need`, whatever its settings; `None` if it can.
-    pub fn cannot(self, deed: Deed) -> Option<&'static str> {
+    pub fn cannot(self, need: Need) -> Option<&'static str> {
         let is_nginx = matches!(self, Self::Nginx | Self::NginxReuseport);
-        match deed {
-            Deed::Answer => None,
-            Deed::AnswerMore if self == Self::Reference => Some("its /health has one answer"),
-            Deed::AnswerSlowly if self == Self::Reference => Some("its /health has one answer"),
-            Deed::AnswerSlowly if is_nginx => Some("it answers at once, or asks another server"),
-            Deed::AnswerMore | Deed::AnswerSlowly => None,
-            Deed::Log if self == Self::Bare => Some("it has no access log"),
-            Deed::Log => None,
-            Deed::Http2 => match self {
+        match need {
+            Need::Answer => None,
+            Need::AnswerMore if self == Self::Reference => Some("its /health has one answer"),
+            Need::AnswerSlowly if self == Self::Reference => Some("its /health has one answer"),
+            Need::AnswerSlowly if is_nginx => Some("it answers at once, or asks another server"),
+            Need::AnswerMore | Need::AnswerSlowly => None,
+            Need::Log if self == Self::Bare => Some("it has no access log"),
+            Need::Log => None,
+            Need::Http2 => match self {
                 Self::Uvicorn | Self::UvicornFastapi | Self::GunicornUvicorn => Some("httptools speaks HTTP/1 alone"),
                 _ => None,
             },
-            Deed::Reload | Deed::Recycle | Deed::Replace | Deed::NoticeHang if self == Self::Bare => Some(NO_MASTER),
-            Deed::Reload | Deed::Replace | Deed::Recycle | Deed::NoticeHang | Deed::Stop if self.is_fastapi() => {
+            Need::Reload | Need::Recycle | Need::Replace | Need::NoticeHang if self == Self::Bare => Some(NO_MASTER),
+            Need::Reload | Need::Replace | Need::Recycle | Need::NoticeHang | Need::Stop if self.is_fastapi() => {
                 (self != Self::GunicornUvicorn).then_some(SAME_SUPERVISOR)
             }
-            Deed::Reload | Deed::Replace | Deed::NoticeHang | Deed::Stop if self == Self::Reference => {
+            Need::Reload | Need::Replace | Need::NoticeHang | Need::Stop if self == Self::Reference => {
                 Some("the same supervisor as oxicorn")
             }
-            Deed::Recycle if self == Self::Reference => Some("the same supervisor as oxicorn"),
-            Deed::Recycle if is_nginx => Some("its workers have no limit of requests"),
-            Deed::Recycle if self == Self::Granian => Some("it limits the age of a worker, not its requests"),
-            Deed::NoticeHang if is_nginx || self == Self::Granian => Some("it does not watch for workers that hang"),
-            Deed::Stop if self == Self::Bare => Some("it has no graceful stop"),
-            Deed::Stop if is_nginx => Some("it answers at once, so that nothing is in flight"),
-            Deed::Reload | Deed::Recycle | Deed::Replace | Deed::NoticeHang | Deed::Stop => None,
-            Deed::Beside if matches!(self, Self::Bare | Self::Oxicorn) => None,
-            Deed::Beside => Some("shown only for oxicorn and bare hyper"),
+            Need::Recycle if self == Self::Reference => Some("the same supervisor as oxicorn"),
+            Need::Recycle if is_nginx => Some("its workers have no limit of requests"),
+            Need::Recycle if self == Self::Granian => Some("it limits the age of a worker, not its requests"),
+            Need::NoticeHang if is_nginx || self == Self::Granian => Some("it does not watch for workers that hang"),
+            Need::Stop if self == Self::Bare => Some("it has no graceful stop"),
+            Need::Stop if is_nginx => Some("it answers at once, so that nothing is in flight"),
+            Need::Reload | Need::Recycle | Need::Replace | Need::NoticeHang | Need::Stop => None,
+            Need::Beside if matches!(self, Self::Bare | Self::Oxicorn) => None,
+            Need::Beside => Some("shown only for oxicorn and bare hyper"),
         }
     }
 
@@ -212,7 +212,7 @@ impl Peer {
 
 /// What a scenario needs of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum Need {
     Answer,
     AnswerMore,
     AnswerSlowly,

@@ -21,7 +21,7 @@ use oxicorn_testkit::record::Turn;
 
 use crate::{
     common::root,
-    peers::{Deed, Peer, Setup},
+    peers::{Need, Peer, Setup},
     server::Server,
 };
 
@@ -76,13 +76,13 @@ fn two_workers() -> Setup {
 }
 
 /// Returns a side for every peer. The side of a peer that cannot fulfil `need` contains the reason.
-fn everyone(deed: Deed, setup: &Setup, path: Option<&'static str>) -> Vec<Side> {
+fn everyone(need: Need, setup: &Setup, path: Option<&'static str>) -> Vec<Side> {
     let side = |peer: Peer| Side {
         label: peer.name().to_owned(),
         peer,
         setup: setup.clone(),
         path: path.unwrap_or(peer.path()),
-        cannot: peer.cannot(deed),
+        cannot: peer.cannot(need),
     };
     Peer::ALL.into_iter().map(side).collect()
 }
@@ -103,31 +103,31 @@ pub fn all() -> Vec<Scenario> {
         [("steady-8", 8, false), ("steady-64", 64, true), ("steady-256", 256, false), ("steady-1000", 1000, false)]
     {
         let about = "keep-alive connections (as many as the name says) that ask as fast as they are answered";
-        add(name, about, default, any, everyone(Deed::Answer, &usual, None), throughput::saturate(connections));
+        add(name, about, default, any, everyone(Need::Answer, &usual, None), throughput::saturate(connections));
     }
     let about = "1,000 requests a second on 64 connections, latency from the time each was due";
-    add("latency", about, true, any, everyone(Deed::Answer, &usual, None), throughput::latency());
+    add("latency", about, true, any, everyone(Need::Answer, &usual, None), throughput::latency());
     let about = "a connection for each request, 64 at once";
-    add("new-connections", about, true, any, everyone(Deed::Answer, &usual, None), throughput::new_connections());
+    add("new-connections", about, true, any, everyone(Need::Answer, &usual, None), throughput::new_connections());
     for (name, path, about) in [
         ("down-10k", "/10k", "10 KiB of answer, 16 connections"),
         ("down-1m", "/1m", "1 MiB of answer, 16 connections"),
     ] {
-        let sides = everyone(Deed::AnswerMore, &usual, Some(path));
+        let sides = everyone(Need::AnswerMore, &usual, Some(path));
         add(name, about, false, any, sides, throughput::bodies(0));
     }
     for (name, body, about) in [
         ("up-10k", 10 << 10, "10 KiB of request, 16 connections"),
         ("up-1m", 1 << 20, "1 MiB of request, 16 connections"),
     ] {
-        let sides = everyone(Deed::AnswerMore, &usual, Some("/up"));
+        let sides = everyone(Need::AnswerMore, &usual, Some("/up"));
         add(name, about, false, any, sides, throughput::bodies(body));
     }
     let about = "1,000 requests a second, every hundredth waits for 20 ms: latency of the others";
-    add("mixed", about, false, any, everyone(Deed::AnswerSlowly, &usual, None), throughput::mixed());
+    add("mixed", about, false, any, everyone(Need::AnswerSlowly, &usual, None), throughput::mixed());
 
     let logging = Setup { access_log: true, ..usual.clone() };
-    let mut sides = everyone(Deed::Log, &logging, None);
+    let mut sides = everyone(Need::Log, &logging, None);
     sides.insert(2, variant(Peer::Oxicorn, "oxicorn without log", usual.clone()));
     let about = "as steady-64, and a line in a file for each request (nginx: buffered, as its users set it)";
     add("access-log", about, true, any, sides, throughput::saturate(64));
@@ -144,51 +144,51 @@ pub fn all() -> Vec<Scenario> {
 
     let tls = Setup { tls: Some(pem_files()), ..usual.clone() };
     let about = "as steady-64, over TLS";
-    add("tls", about, false, any, everyone(Deed::Answer, &tls, None), throughput::over_tls());
+    add("tls", about, false, any, everyone(Need::Answer, &tls, None), throughput::over_tls());
     let http2 = Setup { http2: true, ..usual.clone() };
     let about = "HTTP/2 by prior knowledge, 8 connections with 8 streams at once";
-    add("http2", about, false, any, everyone(Deed::Http2, &http2, None), throughput::http2(false));
+    add("http2", about, false, any, everyone(Need::Http2, &http2, None), throughput::http2(false));
     let both = Setup { http2: true, ..tls };
     let about = "the same over TLS";
-    add("http2-tls", about, false, any, everyone(Deed::Http2, &both, None), throughput::http2(true));
+    add("http2-tls", about, false, any, everyone(Need::Http2, &both, None), throughput::http2(true));
 
     for (name, workers) in [("scaling-1", 1), ("scaling-2", 2), ("scaling-4", 4), ("scaling-8", 8), ("scaling-16", 16)]
     {
-        let sides = everyone(Deed::Beside, &Setup { workers, ..usual.clone() }, None);
+        let sides = everyone(Need::Beside, &Setup { workers, ..usual.clone() }, None);
         add(name, "as steady-64, with this many workers", false, any, sides, throughput::saturate(64));
     }
 
     let recycling = Setup { max_requests: Some(1000), ..usual.clone() };
-    let mut sides = everyone(Deed::Recycle, &recycling, None);
+    let mut sides = everyone(Need::Recycle, &recycling, None);
     sides.insert(2, variant(Peer::Oxicorn, "oxicorn without recycling", usual.clone()));
     let about = "as steady-64, each worker is replaced after 1,000 requests";
     add("recycle", about, true, any, sides, throughput::recycling());
 
     let who = Some("/pid");
-    let sides = everyone(Deed::Reload, &usual, None);
+    let sides = everyone(Need::Reload, &usual, None);
     let about = "as steady-64, and 200 new connections a second: ten reloads, or as many as 25 s hold";
     add("reload", about, true, 3, sides, Kind::Fresh(life::reload));
     let about = "SIGKILL for one of two workers under 1,000 quick and 200 slow requests a second";
-    add("crash", about, true, 8, everyone(Deed::Replace, &usual, who), Kind::Fresh(life::crash));
+    add("crash", about, true, 8, everyone(Need::Replace, &usual, who), Kind::Fresh(life::crash));
     let about = "SIGKILL for one of two workers a second, five times; 50 health checks a second that never retry";
-    add("storm", about, true, 2, everyone(Deed::Replace, &usual, None), Kind::Fresh(life::storm));
+    add("storm", about, true, 2, everyone(Need::Replace, &usual, None), Kind::Fresh(life::storm));
     let watching = Setup { hung_after: Some(2), ..usual.clone() };
     let about = "SIGSTOP for one of two workers; a worker that is silent for 2 s counts as hung";
-    add("hang", about, false, 3, everyone(Deed::NoticeHang, &watching, who), Kind::Fresh(life::hang));
-    let sides = everyone(Deed::Stop, &usual, Some("/slow"));
+    add("hang", about, false, 3, everyone(Need::NoticeHang, &watching, who), Kind::Fresh(life::hang));
+    let sides = everyone(Need::Stop, &usual, Some("/slow"));
     add("stop", "SIGTERM with 32 requests in flight", false, 4, sides, Kind::Fresh(life::stop));
 
     let about = "from exec to the first 200, two workers";
-    add("start-up", about, true, any, everyone(Deed::Answer, &usual, None), Kind::Fresh(rest::start_up));
+    add("start-up", about, true, any, everyone(Need::Answer, &usual, None), Kind::Fresh(rest::start_up));
     let about = "PSS of master and largest worker, idle and after load";
-    add("memory", about, true, 2, everyone(Deed::Answer, &usual, None), Kind::Fresh(rest::memory));
+    add("memory", about, true, 2, everyone(Need::Answer, &usual, None), Kind::Fresh(rest::memory));
     let room = Setup { idle_connections: Some(8000), ..usual.clone() };
     let about = "PSS for each of 10,000 idle keep-alive connections";
-    add("idle-connections", about, true, 2, everyone(Deed::Answer, &room, None), Kind::Fresh(rest::idle_connections));
+    add("idle-connections", about, true, 2, everyone(Need::Answer, &room, None), Kind::Fresh(rest::idle_connections));
     let about = "wake-ups and CPU time of servers without requests, for 10 s";
-    add("idle", about, true, 2, everyone(Deed::Answer, &usual, None), Kind::Together(rest::idle));
+    add("idle", about, true, 2, everyone(Need::Answer, &usual, None), Kind::Together(rest::idle));
     let about = "system calls for each request of one keep-alive connection, one worker (strace)";
-    add("syscalls", about, true, 3, everyone(Deed::Answer, &one, None), Kind::Kept(Box::new(rest::syscalls)));
+    add("syscalls", about, true, 3, everyone(Need::Answer, &one, None), Kind::Kept(Box::new(rest::syscalls)));
     for (name, workers, apart, default, about) in [
         (
             "balance-4",
@@ -201,7 +201,7 @@ pub fn all() -> Vec<Scenario> {
         ("burst-4", 4, std::time::Duration::ZERO, false, "100 connections that arrive at once, over 4 workers"),
         ("burst-8", 8, std::time::Duration::ZERO, false, "the same over 8 workers"),
     ] {
-        let sides = everyone(Deed::AnswerMore, &Setup { workers, ..usual.clone() }, who);
+        let sides = everyone(Need::AnswerMore, &Setup { workers, ..usual.clone() }, who);
         let kind = Kind::Kept(Box::new(move |_, side, server| rest::balance(side, server, apart)));
         add(name, about, default, any, sides, kind);
     }

@@ -95,7 +95,7 @@ pub struct Tick {
     pub longest_us: f64,
     /// What was done to the server in this tick, such as `reload` or `kill`; empty if nothing was.
     #[serde(default)]
-    pub deed: String,
+    pub event: String,
 }
 
 /// What oxicorn promises for one figure, and what this run measured.

@@ -187,14 +187,14 @@ fn timelines(scenario: &Scenario, rows: &[(Peer, &Row)]) -> String {
         let silent = ticks.iter().filter(|tick| tick.ok == 0).count() as f64 * step;
         lines.push(vec![
             name(peer),
-            number(ticks.iter().filter(|tick| !tick.deed.is_empty()).count() as f64),
+            number(ticks.iter().filter(|tick| !tick.event.is_empty()).count() as f64),
             number(ticks.iter().map(|tick| tick.ok).sum::<u64>() as f64),
             number(ticks.iter().map(|tick| tick.failed).sum::<u64>() as f64),
             format!("{} s", number(silent)),
             time(longest(turn)),
         ]);
     }
-    let head = ["", "deeds", "ok", "failed", "time without an answer", "longest wait"];
+    let head = ["", "events", "ok", "failed", "time without an answer", "longest wait"];
     out + &table("The same in figures", &head, lines)
 }
 

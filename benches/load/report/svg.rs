@@ -181,16 +181,16 @@ pub fn step(ticks: &[Tick]) -> f64 {
 
 /// Returns where the name of each event is written, and in which row. A name is left out if it would overlap the same
 /// name.
-fn deed_names<'a>(deeds: &[(f64, &'a str)]) -> Vec<(f64, usize, &'a str)> {
+fn event_names<'a>(events: &[(f64, &'a str)]) -> Vec<(f64, usize, &'a str)> {
     let (mut ends, mut names): (Vec<(f64, &str)>, Vec<_>) = (Vec::new(), Vec::new());
-    for &(x, deed) in deeds {
-        if ends.iter().any(|&(end, name)| name == deed && x < end) {
+    for &(x, event) in events {
+        if ends.iter().any(|&(end, name)| name == event && x < end) {
             continue;
         }
         let row = ends.iter().position(|&(end, _)| x >= end).unwrap_or(ends.len());
         ends.resize(ends.len().max(row + 1), (0.0, ""));
-        ends[row] = (x + deed.chars().count() as f64 * 7.0 + 12.0, deed);
-        names.push((x, row, deed));
+        ends[row] = (x + event.chars().count() as f64 * 7.0 + 12.0, event);
+        names.push((x, row, event));
     }
     names
 }
@@ -207,9 +207,9 @@ pub fn timeline(title: &str, peer: Peer, ticks: &[Tick], scale: &Scale) -> Strin
     let (low, high) = (scale.waits[0], scale.waits[scale.waits.len() - 1]);
     let wait = |tick: &Tick| if tick.longest_us > 0.0 { (tick.longest_us / low).ln() / (high / low).ln() } else { 0.0 };
 
-    let deeds: Vec<_> =
-        ticks.iter().filter(|tick| !tick.deed.is_empty()).map(|tick| (x(tick.second), tick.deed.as_str())).collect();
-    let names = deed_names(&deeds);
+    let events: Vec<_> =
+        ticks.iter().filter(|tick| !tick.event.is_empty()).map(|tick| (x(tick.second), tick.event.as_str())).collect();
+    let names = event_names(&events);
     let top = 15.0 * names.iter().map(|name| name.1 + 1).max().unwrap_or(0) as f64 + 8.0;
     let bottom = top + 142.0;
     let mut body = String::new();
@@ -238,13 +238,13 @@ pub fn timeline(title: &str, peer: Peer, ticks: &[Tick], scale: &Scale) -> Strin
     if failed == 0 {
         body += &label("small", 0.0, top + 82.0, "none");
     }
-    for (x, _) in &deeds {
-        body += &line("deed", *x, top - 4.0, *x, bottom);
+    for (x, _) in &events {
+        body += &line("event", *x, top - 4.0, *x, bottom);
     }
-    for (x, row, deed) in names {
+    for (x, row, event) in names {
         let floor = 15.0 * row as f64 + 12.0;
-        body += &line("deed", x, floor - 9.0, x, top);
-        body += &label("small deed-name", x + 4.0, floor, deed);
+        body += &line("event", x, floor - 9.0, x, top);
+        body += &label("small event-name", x + 4.0, floor, event);
     }
     let every = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0]
         .into_iter()
@@ -255,7 +255,7 @@ pub fn timeline(title: &str, peer: Peer, ticks: &[Tick], scale: &Scale) -> Strin
         body += &label("mid small", x(second), bottom + 16.0, &format!("{second} s"));
     }
     let longest = ticks.iter().map(|tick| tick.longest_us).fold(0.0, f64::max);
-    let (ok, failed, count) = (number(ok as f64), number(failed as f64), deeds.len());
-    let desc = format!("{ok} requests ok, {failed} failed, the longest wait {}; {count} deeds.", time(longest));
+    let (ok, failed, count) = (number(ok as f64), number(failed as f64), events.len());
+    let desc = format!("{ok} requests ok, {failed} failed, the longest wait {}; {count} events.", time(longest));
     svg(width, bottom + 22.0, title, &desc, &body)
 }

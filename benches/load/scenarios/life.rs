@@ -25,7 +25,7 @@ use oxicorn_testkit::{
 use super::{Bench, Side};
 use crate::{
     common::{Canary, Process, now},
-    peers::Deed,
+    peers::Need,
     server::{Server, ask},
 };
 
@@ -43,8 +43,8 @@ pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
     let wire = Wire { per_request: true, ..Wire::default() };
     let fresh = Load { wire, ..Load::paced(server.address, 8, side.path, 200.0) }.start();
     sleep(QUIET);
-    let (begun, mut deeds) = (now(), Vec::new());
-    while deeds.len() < RELOADS && begun.elapsed() < RELOADS_WITHIN {
+    let (begun, mut reloads) = (now(), Vec::new());
+    while reloads.len() < RELOADS && begun.elapsed() < RELOADS_WITHIN {
         let old = server.workers();
         let at = now();
         server.reload();
@@ -52,19 +52,19 @@ pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
             let workers = server.workers();
             workers.len() == side.setup.workers && !workers.iter().any(|worker| old.contains(worker))
         })?;
-        deeds.push((at, at.elapsed()));
+        reloads.push((at, at.elapsed()));
         sleep(QUIET / 3);
     }
     sleep(QUIET);
     let mut tally = finish([kept, fresh]);
-    for (at, _) in &deeds {
-        tally.deed(*at, "reload");
+    for (at, _) in &reloads {
+        tally.event(*at, "reload");
     }
     let longest = tally.longest();
     let mut turn = Turn::of(tally);
     turn.set("longest_ms", ms(longest));
-    turn.set("reloads", deeds.len() as f64);
-    let took = Spread::of(deeds.iter().map(|(_, took)| ms(*took)));
+    turn.set("reloads", reloads.len() as f64);
+    let took = Spread::of(reloads.iter().map(|(_, took)| ms(*took)));
     turn.set("reload_ms", took.map_or(0.0, |took| took.median));
     Ok(turn)
 }
@@ -74,7 +74,7 @@ pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
 fn quick_and_slow(address: SocketAddr, side: &Side, mark: &Arc<Mark>, quick: f64, slow: f64) -> Vec<Running> {
     let of = |load: Load| Load { who: true, mark: Arc::clone(mark), ..load }.start();
     let mut loads = vec![of(Load::paced(address, 64, side.path, quick))];
-    if side.peer.cannot(Deed::AnswerSlowly).is_none() {
+    if side.peer.cannot(Need::AnswerSlowly).is_none() {
         loads.push(of(Load { slow: Some((1, "/slow")), ..Load::paced(address, 16, "/slow", slow) }));
     }
     loads
@@ -92,7 +92,7 @@ pub(super) fn crash(_: &Bench, side: &Side) -> Result<Turn, String> {
     sleep(Duration::from_secs(1).saturating_sub(at.elapsed()));
     let stall = canary.longest();
     let mut tally = finish(loads);
-    tally.deed(at, "kill");
+    tally.event(at, "kill");
     let replaced = earliest(&tally, &old, replaced);
     let (survived, lost, beyond, longest) = (tally.survived, tally.lost, tally.beyond, tally.longest_after);
     let mut turn = Turn::of(tally);
@@ -118,7 +118,7 @@ pub(super) fn hang(_: &Bench, side: &Side) -> Result<Turn, String> {
     let replaced = successor(server.address, &old, at, Duration::from_secs(8));
     sleep(2 * QUIET);
     let mut tally = finish(loads);
-    tally.deed(at, "stop a worker");
+    tally.event(at, "stop a worker");
     let replaced = earliest(&tally, &old, replaced);
     let longest = tally.longest();
     let mut turn = Turn::of(tally);
@@ -135,18 +135,18 @@ pub(super) fn storm(_: &Bench, side: &Side) -> Result<Turn, String> {
     let server = Server::start(side.peer, &side.setup)?;
     let wire = Wire { per_request: true, ..Wire::default() };
     let checks = Load { wire, ..Load::paced(server.address, 4, side.path, 50.0) }.start();
-    let mut deeds = Vec::new();
+    let mut kills = Vec::new();
     for _ in 0..CRASHES {
         sleep(CRASH_EVERY);
         let victim = server.workers().first().map(|worker| Pid::from_raw(worker.0.cast_signed()));
-        deeds.push(now());
+        kills.push(now());
         // If no worker is alive at this moment, no signal is sent, because the service is down already.
         let _ = victim.map(|victim| kill(victim, Signal::SIGKILL));
     }
     sleep(CRASH_EVERY);
     let mut tally = checks.finish();
-    for at in deeds {
-        tally.deed(at, "kill");
+    for at in kills {
+        tally.event(at, "kill");
     }
     let longest = tally.longest();
     let mut turn = Turn::of(tally);
@@ -166,7 +166,7 @@ pub(super) fn stop(_: &Bench, side: &Side) -> Result<Turn, String> {
     let took = at.elapsed();
     let mut tally = load.finish();
     ended?;
-    tally.deed(at, "stop");
+    tally.event(at, "stop");
     let (survived, lost) = (tally.survived, tally.lost);
     let mut turn = Turn::of(tally);
     // `failed` is not reported, because it would count clients that connect after the stop, and the server should

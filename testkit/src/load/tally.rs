@@ -91,15 +91,15 @@ impl Tally {
     fn tick(&mut self, index: usize) -> &mut Tick {
         while self.timeline.len() <= index {
             let second = (TICK * self.timeline.len() as u32).as_secs_f64();
-            self.timeline.push(Tick { second, ok: 0, failed: 0, longest_us: 0.0, deed: String::new() });
+            self.timeline.push(Tick { second, ok: 0, failed: 0, longest_us: 0.0, event: String::new() });
         }
         &mut self.timeline[index]
     }
 
     /// Notes in the timeline that `what` was done to the server at the time `at`.
-    pub fn deed(&mut self, at: Instant, what: &str) {
+    pub fn event(&mut self, at: Instant, what: &str) {
         let index = (at - self.begun).as_millis() as usize / TICK.as_millis() as usize;
-        self.tick(index).deed = what.to_owned();
+        self.tick(index).event = what.to_owned();
     }
 
     pub fn with(mut self, other: Self) -> Self {
