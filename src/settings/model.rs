@@ -55,25 +55,26 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Server {
-    /// Addresses to listen on: `"host:port"`, `":port"` (every IPv4 address), `"[::]:port"`, `"unix:/path"` or
-    /// `"fd://3"` (a socket that was passed to the process). The variable PORT replaces them by that port of every IPv4
-    /// address. Sockets that systemd passes (`LISTEN_FDS`) replace them all.
+    /// The addresses on which the service listens: `"host:port"`, `":port"` (every IPv4 address), `"[::]:port"`,
+    /// `"unix:/path"` or `"fd://3"` (a socket that was passed to the process). If the variable PORT is set, that port
+    /// of every IPv4 address replaces these addresses. If systemd passes sockets (`LISTEN_FDS`), they replace all of
+    /// these addresses.
     pub bind: Vec<Bind>,
-    /// Connections that may wait to be accepted, for each listening socket. At least 1; the kernel lowers it to
-    /// `net.core.somaxconn`.
+    /// The number of connections that may wait, on each listening socket, until a worker accepts them. It is at least
+    /// 1; the kernel lowers a larger number to `net.core.somaxconn`.
     pub backlog: u32,
-    /// true: each worker listens on a socket of its own (`SO_REUSEPORT`). false: all workers share one socket for each
-    /// address.
+    /// If true, each worker listens on sockets of its own (`SO_REUSEPORT`). If false, all workers share one socket for
+    /// each address.
     pub reuse_port: bool,
-    /// The PROXY protocol that each connection must begin with: `"off"`, `"v1"`, `"v2"` or `"auto"` (either version).
-    /// Only a peer in `http.forwarded_allow_ips`, or on a unix socket, may send the header; any other connection is
-    /// refused.
+    /// The version of the PROXY protocol with whose header each connection must begin: `"v1"`, `"v2"` or `"auto"`
+    /// (either version). With `"off"`, connections begin without such a header. Only a peer in
+    /// `http.forwarded_allow_ips`, or a peer on a unix socket, may send the header; any other connection is refused.
     pub proxy_protocol: ProxyProtocol,
-    /// Permission bits of the files of unix sockets, in octal. With `"0660"` the owner and the group can connect.
+    /// The permission bits of the files of unix sockets, in octal. With `"0660"` the owner and the group can connect.
     #[serde(serialize_with = "written::octal")]
     pub unix_mode: u32,
-    /// Owner of the files of unix sockets: `"user:group"`, `"user"` or `":group"`. Empty: the user and group of the
-    /// master.
+    /// The user and the group that own the files of unix sockets: `"user:group"`, `"user"` or `":group"`. A user or
+    /// group that is not named is that of the master; an empty value names neither.
     pub unix_owner: Owner,
 }
 
@@ -125,40 +126,43 @@ pub enum ProxyProtocol {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Workers {
-    /// Number of workers, 1 to 256: a number, `"auto"` (the CPUs that this process may use, by affinity and cgroup
-    /// quota, rounded up) or a formula such as `"2n+1"`, where n is `"auto"`. The variable `WEB_CONCURRENCY` sets it
-    /// too.
+    /// The number of workers, from 1 to 256: a number, `"auto"` (the CPUs that this process may use, by affinity and
+    /// cgroup quota, rounded up) or a formula such as `"2n+1"`, in which n is the number that `"auto"` stands for. The
+    /// variable `WEB_CONCURRENCY` sets this key too.
     ///
     /// The value is always the number: `auto` and formulas are evaluated when the settings are read.
     pub count: u32,
-    /// Replaces a worker after this many requests, which limits a slow memory leak. 0: no limit.
+    /// The number of requests after which a worker is replaced, which limits a slow memory leak. With 0 there is no
+    /// limit.
     pub max_requests: u64,
-    /// Adds a random number of requests from 0 to this to `max_requests`, drawn for each worker, so that workers are
-    /// not all replaced at once.
+    /// The most requests that chance adds to `max_requests`. For each worker a number from 0 to this value is drawn, so
+    /// that workers are not all replaced at once. It does nothing while `max_requests` is 0.
     pub max_requests_jitter: u64,
-    /// Replaces a worker after this time, with the same relative jitter as `max_requests`. 0: no limit.
+    /// The age at which a worker is replaced, such as `"1d"`. Chance adds to it in the same proportion as
+    /// `max_requests_jitter` adds to `max_requests`. With 0 there is no limit.
     #[serde(with = "duration")]
     pub max_age: Duration,
-    /// Replaces a worker whose resident memory is larger than this size in bytes. It is measured once a second. 0: no
-    /// limit.
+    /// The resident memory above which a worker is replaced, in bytes or as a size such as `"512MiB"`. The memory is
+    /// measured once a second. With 0 there is no limit.
     #[serde(with = "size")]
     pub max_rss: u64,
-    /// Kills and replaces a worker that sends no heartbeat for this long. 0: a worker that hangs is not noticed.
+    /// The time after which the master kills and replaces a worker that sends no heartbeat. With 0 the master does not
+    /// notice a worker that hangs.
     #[serde(with = "duration")]
     pub timeout: Duration,
-    /// Kills a new worker that is not ready within this time. 0: no limit.
+    /// The time after which the master kills a new worker that is not ready yet. With 0 there is no limit.
     #[serde(with = "duration")]
     pub boot_timeout: Duration,
-    /// Time that a draining worker has to finish its requests before it is killed, at a stop, reload, upgrade, recycle
-    /// or scale. It cannot be 0.
+    /// The time that a draining worker has to finish its requests before the master kills it. A worker drains at a
+    /// stop, reload, upgrade, recycle or scale. The value cannot be 0.
     #[serde(with = "duration")]
     pub graceful_timeout: Duration,
-    /// A draining worker closes a connection that has been idle for this long. 0: an idle connection stays until
-    /// `http.keep_alive` or the end of `graceful_timeout`.
+    /// The time after which a draining worker closes a connection that is idle. With 0 an idle connection stays open
+    /// until `http.keep_alive` or `graceful_timeout` ends it.
     #[serde(with = "duration")]
     pub drain_idle: Duration,
-    /// After SIGTERM, continues to serve for this long while `/ready` answers 503, so that load balancers stop sending
-    /// traffic first. 0: the drain begins at once.
+    /// The time for which the service continues to serve after SIGTERM while `/ready` answers 503, such as `"5s"`. In
+    /// this time load balancers stop sending traffic. With 0 the workers begin to drain at once.
     #[serde(with = "duration")]
     pub shutdown_delay: Duration,
 }
@@ -167,52 +171,62 @@ pub struct Workers {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Http {
-    /// Closes a connection that has been idle for this long. A proxy in front must close its connections sooner (nginx:
-    /// 60s). 0: no limit.
+    /// The time after which a worker closes a connection that is idle. A proxy in front of the service must close its
+    /// connections sooner (nginx: 60s). With 0 there is no limit.
     #[serde(with = "duration")]
     pub keep_alive: Duration,
-    /// Time within which the whole head of a request must arrive; else 408. 0: no limit.
+    /// The time within which the whole head of a request must arrive. If it takes longer, the worker answers 408. With
+    /// 0 there is no limit.
     #[serde(with = "duration")]
     pub header_timeout: Duration,
-    /// The longest pause while the body of a request is read; else 408. 0: no limit.
+    /// The longest pause that a client may make while the body of its request is read. If the pause is longer, the
+    /// worker answers 408. With 0 there is no limit.
     #[serde(with = "duration")]
     pub body_timeout: Duration,
-    /// The longest time for which a client may read nothing of its response; then the connection is closed, or over
-    /// HTTP/2 the stream. 0: no limit.
+    /// The longest time for which a client may read nothing of its response. After this time the worker closes the
+    /// connection, or with HTTP/2 only the stream. With 0 there is no limit.
     #[serde(with = "duration")]
     pub write_timeout: Duration,
-    /// Open connections of each worker. At the limit, a new connection replaces the one that has been idle longest; if
-    /// none is idle, it waits. 0: no limit.
+    /// The number of connections that each worker may have open. At this limit, a new connection replaces the
+    /// connection that has been idle longest; if no connection is idle, the new one waits. With 0 there is no limit.
     pub worker_connections: u64,
-    /// Requests in progress in each worker. Above the limit a request gets 503 with Retry-After. 0: no limit.
+    /// The number of requests that each worker may have in progress. Above this limit a request is answered 503 with
+    /// the header Retry-After. With 0 there is no limit.
     pub limit_concurrency: u64,
-    /// Paths whose requests are served above `limit_concurrency` too. Each must be the whole path of a request.
+    /// The paths whose requests are served even above `limit_concurrency`, such as those of health checks. Each entry
+    /// must be the whole path of a request.
     pub limit_exempt: Vec<String>,
-    /// Answers a request with 503 for one minute if the same request was in progress in most of the last crashes of
-    /// workers.
+    /// If true, workers answer a request with 503 for one minute if the same request was in progress in most of the
+    /// last crashes of workers. If false, a request that crashes workers is served again and again.
     pub quarantine: bool,
-    /// Path at which every worker answers with the metrics of the whole service as OpenMetrics, before the app and
-    /// without counting the request. Empty: no metrics.
+    /// The path at which every worker answers with the metrics of the whole service as OpenMetrics, such as
+    /// `"/metrics"`. These requests do not reach the app and are not counted. If the value is empty, no path shows the
+    /// metrics.
     pub metrics_path: String,
-    /// The longest request line, in bytes, up to 65534; a longer one gets 414. 0: the maximum.
+    /// The length of the longest request line that is accepted, in bytes, at most 65534. A longer line is answered 414.
+    /// 0 means the maximum.
     pub limit_request_line: usize,
-    /// The most header fields of a request, trailers included; more get 431. 0: no limit.
+    /// The most header fields that a request may have, its trailers included. A request with more fields is answered
+    /// 431. With 0 there is no limit.
     pub limit_request_fields: usize,
-    /// The longest header field, in bytes, up to 65534; a longer one gets 431. 0: the maximum.
+    /// The length of the longest header field that is accepted, in bytes, at most 65534. A longer field is answered
+    /// 431. 0 means the maximum.
     pub limit_request_field_size: usize,
-    /// The largest body of a request, in bytes; a larger one gets 413. 0: no limit.
+    /// The size of the largest body that a request may have, in bytes or as a size such as `"16MiB"`. A larger body is
+    /// answered 413. With 0 there is no limit.
     #[serde(with = "size")]
     pub limit_request_body: u64,
-    /// Drops a handler that takes longer than this and answers 504. 0: no limit.
+    /// The longest time that a handler may take to answer a request, such as `"30s"`. After this time the worker drops
+    /// the handler and answers 504. With 0 there is no limit.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
-    /// Speaks HTTP/2 as well as HTTP/1.1.
+    /// If true, the service speaks HTTP/2 as well as HTTP/1.1. If false, HTTP/2 is switched off.
     pub http2: bool,
-    /// A worker that has clearly more requests than the others closes HTTP/2 connections, so that their clients connect
-    /// to another worker.
+    /// If true, a worker that has clearly more requests than the others closes HTTP/2 connections, so that their
+    /// clients connect to another worker. If false, these connections stay open.
     pub http2_rebalance: bool,
-    /// Peers whose `X-Forwarded-*` and Forwarded headers are trusted: IP addresses, networks such as `"10.0.0.0/8"`, or
-    /// `"*"` for every peer. The variable `FORWARDED_ALLOW_IPS` sets it too.
+    /// The peers whose `X-Forwarded-*` and Forwarded headers are trusted: IP addresses, networks such as
+    /// `"10.0.0.0/8"`, or `"*"` for every peer. The variable `FORWARDED_ALLOW_IPS` sets this key too.
     pub forwarded_allow_ips: Vec<AllowIp>,
 }
 
@@ -235,22 +249,24 @@ pub enum AllowIp {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Log {
-    /// The least severe level that is logged: `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`. The variables
-    /// `LOG_LEVEL` and `DEBUG=true` set it too.
+    /// The least severe level of the events that are logged: `"error"`, `"warn"`, `"info"`, `"debug"` or `"trace"`. The
+    /// variables `LOG_LEVEL` and `DEBUG=true` set this key too.
     pub level: Level,
-    /// Levels for single targets and all below them, such as `"sqlx=warn"`, `"my_app=debug"` or `"noisy=off"`. Events
-    /// of all other targets have the level of `log.level`.
+    /// Levels for single targets, each with all targets below it, such as `"sqlx=warn"`, `"my_app=debug"` or
+    /// `"noisy=off"`. The events of all other targets have the level in `log.level`.
     pub targets: Vec<TargetLevel>,
-    /// Format of the log: `"text"` or `"json"` (one object a line).
+    /// The format of the log: `"text"`, or `"json"` with one object on each line.
     pub format: LogFormat,
-    /// File of the log. `"-"`: stderr. SIGUSR1 opens the file again after a rotation.
+    /// The path of the file to which the log is written, or `"-"` for stderr. After a rotation, SIGUSR1 makes the
+    /// service open the file again.
     pub file: LogTarget,
-    /// File of the access log. `"off"`: no access log. `"-"`: stdout.
+    /// The path of the file to which the access log is written, `"-"` for stdout, or `"off"` for no access log.
     pub access: LogTarget,
-    /// Paths whose requests are not written to the access log, such as `"/health"`.
+    /// The paths whose requests are not written to the access log, such as `"/health"`. Each entry must be the whole
+    /// path of a request.
     pub access_exclude: Vec<String>,
-    /// Format of the access log: `"combined"`, `"json"` or a format string as Gunicorn has it, such as `"%(h)s %(m)s
-    /// %(U)s %(s)s"`.
+    /// The format of the access log: `"combined"`, `"json"` or a format string in the syntax of Gunicorn, such as
+    /// `"%(h)s %(m)s %(U)s %(s)s"`.
     pub access_format: AccessFormat,
 }
 
@@ -309,9 +325,9 @@ pub enum LogTarget {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Control {
-    /// Path of the socket that `oxicorn status` and the other commands use; its mode is 0600. `"off"`: no socket.
-    /// `"auto"`: `<name>.sock` in `$RUNTIME_DIRECTORY`, else in `/run/oxicorn-0` (root) or `/tmp/oxicorn-<uid>`, else
-    /// in `$XDG_RUNTIME_DIR`.
+    /// The path of the control socket, which `oxicorn status` and the other commands use; its mode is 0600. `"off"`:
+    /// there is no such socket. `"auto"`: the socket is `<name>.sock` in `$RUNTIME_DIRECTORY`, else in `/run/oxicorn-0`
+    /// (root) or `/tmp/oxicorn-<uid>`, else in `$XDG_RUNTIME_DIR`.
     pub socket: ControlSocket,
 }
 
@@ -332,24 +348,27 @@ pub enum ControlSocket {
 #[derive(Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Process {
-    /// Name of the service. ps shows `"oxicorn: master"` and `"oxicorn: worker 2"`; the control socket is called after
-    /// it.
+    /// The name of the service. ps shows it in titles such as `"oxicorn: master [shop] gen 1"` and `"oxicorn: worker 2
+    /// [shop] gen 1"`, and the file of the control socket is called after it.
     pub name: String,
-    /// User that the workers run as, by name or number. The master keeps the user that it was started as. Empty: no
-    /// change.
+    /// The user that the workers run as, by name or number. The master keeps the user that it was started as. If the
+    /// value is empty, the workers run as this user too.
     #[serde(serialize_with = "written::name")]
     pub user: Option<User>,
-    /// Group that the workers run with, by name or number. Empty: the group of the user.
+    /// The group that the workers run with, by name or number. If the value is empty, it is the primary group of
+    /// `process.user`; if that is empty too, the workers keep the group of the master.
     #[serde(serialize_with = "written::name")]
     pub group: Option<Group>,
-    /// Permission bits that new files do not get, in octal, such as `"027"`. Empty: as inherited.
+    /// The permission bits that new files of the workers do not get, in octal, such as `"027"`. If the value is empty,
+    /// the workers keep the umask that the service was started with.
     #[serde(serialize_with = "written::umask")]
     pub umask: Option<u32>,
-    /// File to which the master writes its pid. Empty: no file.
+    /// The path of the file to which the master writes its pid. If the path is empty, there is no such file.
     #[serde(serialize_with = "written::path")]
     pub pidfile: Option<PathBuf>,
-    /// File with lines `KEY=VALUE` for the environment of the workers. A variable of the real environment overrides it.
-    /// A reload reads the file again. Empty: no file.
+    /// The path of a file with lines `KEY=VALUE`, which set variables in the environment of the workers. A variable of
+    /// the real environment overrides a line of the file. A reload reads the file again. If the path is empty, no file
+    /// is read.
     #[serde(serialize_with = "written::path")]
     pub env_file: Option<PathBuf>,
     /// The variables in the file of `env_file`, in the order of the file. A worker adds those that its environment does

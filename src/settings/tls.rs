@@ -22,14 +22,16 @@ pub(super) use material::{aged, read};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Tls {
-    /// File with the certificate chain, in PEM. Empty: no TLS.
+    /// The path of the file with the certificate chain, in PEM. If it is set, the service speaks TLS and needs
+    /// `tls.keyfile` too. If it is empty, there is no TLS.
     #[serde(serialize_with = "written::path")]
     pub certfile: Option<PathBuf>,
-    /// File with the private key of the certificate, in PEM. The master reads it; the workers need no right to read it.
+    /// The path of the file with the private key of the certificate in `tls.certfile`, in PEM. The master reads the
+    /// file; the workers need no right to read it. It is empty if there is no TLS.
     #[serde(serialize_with = "written::path")]
     pub keyfile: Option<PathBuf>,
-    /// File with the certificates of authorities, in PEM: each client must show a certificate that one of them issued.
-    /// Empty: clients need no certificate.
+    /// The path of a file with the certificates of authorities, in PEM. Each client must show a certificate that one of
+    /// these authorities issued. If the path is empty, clients need no certificate.
     #[serde(serialize_with = "written::path")]
     pub client_ca: Option<PathBuf>,
     /// The contents of the files when the settings were resolved; `None` without TLS.
