@@ -16,8 +16,9 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 OXICORN_<SECTION>__<KEY> in the environment sets any key of supervisor.toml (OXICORN_WORKERS__COUNT=4).
-Of two values the later source counts: default, file, PORT and similar, OXICORN_*, command line.
-DUR is 30s, 500ms, 2m or a number of seconds; 0 switches a limit off.";
+If several sources set a key, the last of them in this order counts:
+default, file, PORT and similar, OXICORN_*, command line.
+DUR is a duration such as 30s, 500ms or 2m, or a number of seconds. 0 switches a limit off.";
 
 /// The name and the version of a program, and the positional arguments that it declares.
 #[derive(Clone, Debug)]
@@ -86,7 +87,7 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// Settings file; without it ./supervisor.toml, if that exists [env: OXICORN_CONFIG]
+    /// Read the settings from FILE; without it, from ./supervisor.toml if that exists [env: OXICORN_CONFIG]
     #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 
@@ -106,14 +107,15 @@ struct Cli {
 pub(crate) enum Command {
     /// Serve requests; this is the default command
     Run(Options),
-    /// Read and check the settings and print every problem; exit code 0 or 2
+    /// Read and check the settings and print every problem; exit code 0 if there is no problem, else 2
     Check {
         #[command(flatten)]
         options: Options,
-        /// Also do what a start does, up to one worker that is ready and never accepts; exit code as of a start
+        /// Also do what a start does, up to one worker that is ready but accepts no connection; the exit code is that
+        /// of such a start
         #[arg(long)]
         deep: bool,
-        /// Print one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -121,24 +123,24 @@ pub(crate) enum Command {
     Config {
         #[command(flatten)]
         options: Options,
-        /// Print the settings that are in effect in the running service
+        /// Print the settings that are in effect in the running service instead
         #[arg(long)]
         running: bool,
-        /// Control socket of the running service
+        /// Path of the control socket of the running service
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
-        /// Print one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Show a running service: its workers, its listeners, its counters
+    /// Show the workers, the listeners and the counters of a running service
     Status {
         #[command(flatten)]
         service: ServiceArgs,
         /// Do the same as --format json
         #[arg(long, conflicts_with = "format")]
         json: bool,
-        /// Format of the status
+        /// Print the status in this format
         #[arg(long, value_enum, default_value_t = StatusFormat::Table)]
         format: StatusFormat,
         /// Print the status again every second
@@ -149,10 +151,10 @@ pub(crate) enum Command {
     Scale {
         #[command(flatten)]
         service: ServiceArgs,
-        /// New number of workers, such as 4, or a change of it, such as +1 or -1
+        /// The new number of workers, such as 4, or a change of the number, such as +1 or -1
         #[arg(value_name = "N|+N|-N", value_parser = scale, allow_hyphen_values = true)]
         workers: Scale,
-        /// Print one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -160,7 +162,7 @@ pub(crate) enum Command {
     Reload {
         #[command(flatten)]
         service: ServiceArgs,
-        /// Print one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -169,21 +171,22 @@ pub(crate) enum Command {
     Upgrade {
         #[command(flatten)]
         service: ServiceArgs,
-        /// Path of the new program; without it, the path that the service was started by
+        /// Path of the new program; without it, the path by which the service was started
         #[arg(long, value_name = "PATH")]
         program: Option<String>,
-        /// Print one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Stop the service as SIGTERM does and wait for its end; run it again, a second later, to stop faster
+    /// Stop the service as SIGTERM does and wait until it has ended; run the command again, a second later, to stop
+    /// faster
     Stop {
         #[command(flatten)]
         service: ServiceArgs,
-        /// Stop as SIGINT does: workers have two seconds to finish
+        /// Stop as SIGINT does, which gives the workers two seconds to finish their requests
         #[arg(long)]
         now: bool,
-        /// Print one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -191,20 +194,20 @@ pub(crate) enum Command {
     Migrate {
         #[command(flatten)]
         options: Options,
-        /// Print one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Ask the service over HTTP, or HTTPS if it uses that, whether it is alive; exit code 0 or 1. For health checks of
-    /// containers: it asks a service on the same machine, and accepts any certificate
+    /// Ask the service over HTTP, or over HTTPS if it uses TLS, whether it is alive; exit code 0 if it is, else 1. It
+    /// is made for health checks of containers: it asks a service on the same machine, and accepts any certificate
     Health {
         #[command(flatten)]
         service: ServiceArgs,
-        /// http://host:port/path, unix:/path, or a path; for a path, the running master says where it listens. Without
-        /// it, /health
+        /// What to ask: http://host:port/path, unix:/path, or a path such as /ready, for which the running master says
+        /// where it listens. Without it, the path /health
         url: Option<String>,
     },
-    /// Print completions for a shell
+    /// Print the completions of commands and flags for a shell
     #[command(hide = true)]
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
@@ -235,17 +238,17 @@ pub(crate) enum StatusFormat {
     Table,
     /// One JSON object on one line
     Json,
-    /// The page of http.metrics_path, for Prometheus
+    /// The metrics page of http.metrics_path, as Prometheus reads it
     Openmetrics,
 }
 
-/// The flags that say which running service a command is for; without them the settings say it.
+/// The flags that choose the running service to which a command is sent. Without them the settings choose it.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ServiceArgs {
-    /// Control socket of the service, whatever its name is
+    /// Send the command to this control socket, whatever the service is called
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Name of the service (process.name)
+    /// Send the command to the service with this name, which is its process.name
     #[arg(short, long, value_name = "NAME")]
     name: Option<String>,
 }
@@ -254,87 +257,90 @@ pub(crate) struct ServiceArgs {
 /// the values of the settings file, of the environment and of flags.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Options {
-    /// host:port, :port, [::1]:port, unix:/path or fd://3; may be given several times [env: PORT]
+    /// Listen on this address: host:port, :port, [::1]:port, unix:/path or fd://3; may be given several times [env:
+    /// PORT]
     #[arg(short, long, value_name = "ADDR", help_heading = "Sockets")]
     bind: Vec<String>,
-    /// Connections that may wait to be accepted, per listener
+    /// Number of connections that may wait, on each listening socket, until a worker accepts them
     #[arg(long, value_name = "N", help_heading = "Sockets")]
     backlog: Option<String>,
-    /// One listener per worker (the default)
+    /// Let each worker listen on sockets of its own (the default)
     #[arg(long, overrides_with = "no_reuse_port", help_heading = "Sockets")]
     reuse_port: bool,
-    /// One listener that all workers share
+    /// Let all workers share one socket for each address
     #[arg(long, overrides_with = "reuse_port", help_heading = "Sockets")]
     no_reuse_port: bool,
 
-    /// A number, "auto" (the CPUs that the process may use) or a formula such as 2n+1 [env: WEB_CONCURRENCY]
+    /// Number of workers, "auto" (the CPUs that the process may use) or a formula such as 2n+1 [env: WEB_CONCURRENCY]
     #[arg(short, long, value_name = "N", help_heading = "Workers")]
     workers: Option<String>,
-    /// Replace a worker after this many requests
+    /// Replace a worker after this many requests; 0 is no limit
     #[arg(long, value_name = "N", help_heading = "Workers")]
     max_requests: Option<String>,
-    /// Random number up to this, added to max-requests for each worker
+    /// Add a random number of requests, from 0 to N, to --max-requests for each worker
     #[arg(long, value_name = "N", help_heading = "Workers")]
     max_requests_jitter: Option<String>,
-    /// Kill and replace a worker that hangs for this long
+    /// Kill and replace a worker that sends no heartbeat for this long
     #[arg(short, long, value_name = "DUR", help_heading = "Workers")]
     timeout: Option<String>,
-    /// Time within which a worker must be ready
+    /// Kill a new worker that is not ready within this time
     #[arg(long, value_name = "DUR", help_heading = "Workers")]
     boot_timeout: Option<String>,
-    /// Time that a draining worker has before it is killed
+    /// Kill a draining worker that has not finished its requests within this time; it cannot be 0
     #[arg(long, value_name = "DUR", help_heading = "Workers")]
     graceful_timeout: Option<String>,
 
-    /// Close connections that are idle for this long
+    /// Close a connection that has been idle for this long
     #[arg(long, value_name = "DUR", help_heading = "HTTP")]
     keep_alive: Option<String>,
-    /// Open connections per worker
+    /// Number of connections that each worker may have open; 0 is no limit
     #[arg(long, value_name = "N", help_heading = "HTTP")]
     worker_connections: Option<String>,
-    /// Requests in flight per worker; further ones are answered 503
+    /// Number of requests that each worker may have in progress; further ones are answered 503; 0 is no limit
     #[arg(long, value_name = "N", help_heading = "HTTP")]
     limit_concurrency: Option<String>,
-    /// Peers whose X-Forwarded-* are trusted: addresses or networks with commas, * for all [env: FORWARDED_ALLOW_IPS]
+    /// Peers whose X-Forwarded-* headers are trusted: addresses or networks, separated by commas, or * for every peer
+    /// [env: FORWARDED_ALLOW_IPS]
     #[arg(long, value_name = "LIST", help_heading = "HTTP")]
     forwarded_allow_ips: Option<String>,
-    /// Certificate chain in PEM; switches TLS on
+    /// File with the certificate chain, in PEM; switches TLS on, and needs --keyfile too
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "HTTP")]
     certfile: Option<String>,
-    /// Private key of the chain in PEM
+    /// File with the private key of the certificate, in PEM
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "HTTP")]
     keyfile: Option<String>,
 
-    /// Access log: a path, - for stdout, or off
+    /// Write the access log to this file; - is stdout, and off is no access log
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Logs")]
     access_logfile: Option<String>,
-    /// error, warn, info, debug or trace [env: LOG_LEVEL, DEBUG=true]
+    /// Least severe level that is logged: error, warn, info, debug or trace [env: LOG_LEVEL, DEBUG=true]
     #[arg(long, value_name = "LEVEL", help_heading = "Logs")]
     log_level: Option<String>,
     /// Format of the log: text or json
     #[arg(long, value_name = "FORMAT", help_heading = "Logs")]
     log_format: Option<String>,
 
-    /// File for the master's pid
+    /// File to which the master writes its pid
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Process")]
     pid: Option<String>,
-    /// User that the workers run as (name or number)
+    /// User that the workers run as, by name or number
     #[arg(short, long, value_name = "USER", value_hint = ValueHint::Username, help_heading = "Process")]
     user: Option<String>,
-    /// Group that the workers run with (name or number)
+    /// Group that the workers run with, by name or number
     #[arg(short, long, value_name = "GROUP", help_heading = "Process")]
     group: Option<String>,
-    /// Permission bits that new files do not get, such as 027
+    /// Permission bits that new files of the workers do not get, in octal, such as 027
     #[arg(short = 'm', long, value_name = "MASK", help_heading = "Process")]
     umask: Option<String>,
-    /// Name of the service, shown by ps
+    /// Name of the service, which ps shows and after which the control socket is called
     #[arg(short, long, value_name = "NAME", help_heading = "Process")]
     name: Option<String>,
-    /// File of KEY=VALUE lines; the real environment overrides it
+    /// File with lines KEY=VALUE for the environment of the workers; a variable of the real environment overrides a
+    /// line
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Process")]
     env_file: Option<String>,
 
-    /// Reserved for programs in other languages
+    /// The words after --, which are reserved for programs in other languages
     #[arg(last = true, hide = true, value_name = "PROGRAM")]
     program: Vec<String>,
 }
