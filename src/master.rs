@@ -65,7 +65,7 @@ use crate::{
 /// a reload, longer than a certificate is valid.
 const CERTIFICATE_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
-/// How long the master waits before it tries again to write a line of the log for which there was no room.
+/// How long the master waits before it tries again to write lines that the output of the log had no room for.
 const LINE_EVERY_MS: u64 = 250;
 
 /// How often the master checks whether the file of the control socket still exists: a cleaner of `/tmp` may remove it.
@@ -79,7 +79,7 @@ const DUMP_MS: u64 = 1_000;
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Stopped,
-    /// At the start of the service no worker became ready. The log has the reason why the last of them failed.
+    /// At the start of the service no worker became ready. The log says why the last worker failed.
     NoWorkerReady,
     /// This process is not the master but a new worker, which has just been forked.
     Worker(Box<WorkerSeed>),
@@ -111,9 +111,10 @@ struct Shell {
     scoreboard: Scoreboard,
     signals: MasterSignals,
     pidfile: Option<Pidfile>,
-    /// `None` if the control socket is off or could not be made; the service works without it.
+    /// `None` if the control socket is switched off or could not be made. The service works without a control socket.
     control: Option<ControlServer>,
-    /// `None` if no service manager, such as systemd, asked for notifications.
+    /// Tells the service manager, such as systemd, when the service is ready or stops. `None` if no service manager
+    /// asked for it.
     notify: Option<Notify>,
     started: Millis,
     /// When the certificate of TLS is checked the next time.
@@ -126,15 +127,15 @@ struct Shell {
     history: History,
     deaths: Deaths,
     oom_kills: Option<OomKills>,
-    /// The reason of the most recent boot failure of a worker.
+    /// Why the most recent worker that did not become ready failed. `None` if there was no such worker.
     boot_failure: Option<String>,
 }
 
 /// What a master starts from: nothing, or a service that already runs.
 pub(crate) enum Origins {
     Nothing,
-    /// The master takes over a running service from another program in an upgrade. `kept` names the settings that stay
-    /// as they were, because only a restart changes them.
+    /// The master takes over a running service from an older program, at the end of an upgrade. `kept` names the
+    /// settings that keep the values of that service, because only a restart changes them.
     Handover {
         handover: Box<Handover>,
         kept: Vec<&'static str>,
@@ -193,8 +194,8 @@ impl Shell {
         let upgrades = Upgrades::new(resolved.start.path());
         let control = ControlServer::open(&Site { socket: &settings.control.socket, name, folder: upgrades.folder() });
         let signals = MasterSignals::install().map_err(MasterError::Signals)?;
-        // PID 1 becomes the parent of all orphans anyway. Any other master must ask for the orphans of its workers, so
-        // that it can end the processes that a worker leaves behind.
+        // The master must be the parent of the processes that a worker leaves behind, so that it can end them. PID 1
+        // always is the parent of such orphans; a master with another pid must ask the kernel for them.
         if let Err(error) = process::become_subreaper() {
             tracing::warn!(
                 event = "subreaper_refused",
@@ -209,8 +210,8 @@ impl Shell {
         Ok((shell, actions))
     }
 
-    /// Makes a shell with the values of a first start. A program that takes over a service then sets what it got from
-    /// the old program.
+    /// Makes a shell with the values of a first start. After an upgrade, the caller then replaces those values that it
+    /// got from the old program.
     fn assemble(
         core: Master,
         loader: SettingsLoader,
@@ -305,12 +306,13 @@ impl Shell {
         for (signal, times) in self.signals.take() {
             self.handle_signal(signal, times);
         }
-        // Answer requests only after the children are reaped, so that a status does not show a dead worker as alive.
+        // The requests are answered only after SIGCHLD was handled, which reaps the dead workers. Otherwise a status
+        // could show a dead worker as alive.
         let requests = self.control.as_mut().map(|control| control.turn(&ready[ours..], now())).unwrap_or_default();
         for (caller, request) in requests {
             self.handle_request(caller, request);
         }
-        // Do this only after the sockets have used the result of the poll, because it may replace one of them.
+        // This may replace the control socket, so it must come after the old socket has used the results of the poll.
         if self.control_due <= now() {
             self.control_due = now().after(CONTROL_EVERY_MS);
             self.look_after_control();
@@ -417,8 +419,8 @@ impl Shell {
 
     fn reopen_logs(&mut self) {
         let failed = log::reopen();
-        // The master opens the log files for the workers: they may lack the right to open them, and do not need to know
-        // their names.
+        // The master sends the open log files to the workers, because a worker may lack the right to open them. It also
+        // does not need to know their names.
         for child in &mut self.children {
             let files = [log::file().map(ToWorker::TakeLog), log::access_file().map(ToWorker::TakeAccessLog)];
             files.into_iter().flatten().for_each(|file| child.send(file));
@@ -436,8 +438,8 @@ impl Shell {
         self.log_totals();
     }
 
-    /// Copies the counters of the core to the scoreboard, for all processes to read. It copies all six each time,
-    /// because six stores cost less than finding out which counters have changed.
+    /// Copies six numbers of the core to the scoreboard, where all processes can read them. It copies all six each
+    /// time, because six stores cost less than finding out which of the numbers have changed.
     fn publish(&self) {
         let Tally { recycled, crashed, hung, boot_failed, reloads: _, upgrades: _ } = self.core.tally();
         let (generation, target) = (self.core.generation().0.into(), self.core.target().into());
@@ -491,7 +493,8 @@ impl Shell {
         }
         let last_words =
             protocol::ControlResponse { service: Some(identity::service(&self)), ..status::last_words(&self, reason) };
-        // Answer the caller last: when it is told that the service has stopped, it may start the next service at once.
+        // The callers of the control socket are answered last, because they may start the next service as soon as they
+        // are told that this one has stopped.
         if let Some(control) = self.control.take() {
             control.close(&last_words, now());
         }
@@ -529,7 +532,7 @@ fn release_boot_code() {
     }
 }
 
-/// How many workers there is room for, at the listeners and in the scoreboard.
+/// The number of workers for which the listeners and the scoreboard have room.
 #[derive(Clone, Copy, Debug)]
 struct Room {
     /// The number of slots that have listening sockets.
@@ -539,7 +542,8 @@ struct Room {
 }
 
 impl Room {
-    /// The rows of the scoreboard for each slot: one worker of the slot serves, while others may still drain.
+    /// The number of rows that the scoreboard has for each slot: one row for the worker that serves in the slot, and
+    /// three for earlier workers that still drain.
     const ROWS_PER_SLOT: u32 = 4;
 
     fn of(listeners: &Listeners) -> Self {
@@ -547,7 +551,7 @@ impl Room {
         Self { slots, rows: slots * Self::ROWS_PER_SLOT }
     }
 
-    /// Adds to the scoreboard the rows that these listeners need, and returns the room that there is now.
+    /// Adds the rows that these listeners need to the scoreboard, and returns the new room.
     fn make(listeners: &Listeners, scoreboard: &Scoreboard) -> Self {
         let room = Self::of(listeners);
         scoreboard.grow(room.rows);
@@ -573,8 +577,8 @@ fn policy(settings: &Settings, loader: &SettingsLoader, room: Room) -> Policy {
 }
 
 fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners: &Listeners) {
-    // The number of files that a worker may have open beside connections and listeners: logs, its channel, epoll and
-    // the files of the app.
+    // The number of files that a worker is assumed to have open beside its connections and listeners: the logs, its
+    // channel, epoll and the files of the app.
     const ALLOWANCE: u64 = 64;
     let needed = settings.http.worker_connections + listeners.all().count() as u64 + ALLOWANCE;
     match limit {
