@@ -3,7 +3,7 @@
 //!
 //! Every peer answers the same client in the same rounds, so that other load of the machine disturbs all of them. In
 //! each round every peer takes its turn, after a warm-up of its own, and the order rotates. Results are medians; two
-//! peers are compared by the median of the rounds' ratios. Exit code 1 when a promise is broken.
+//! peers are compared by the median of the rounds' ratios. The exit code is 1 if a promise is broken.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a benchmark reads clocks and starts threads")]
 #![allow(unreachable_pub, reason = "a program has no users outside")]
 
@@ -43,25 +43,26 @@ use self::{
 /// Measures oxicorn beside its peers.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The scenarios to measure, by name, or `all`. By default, the scenarios of the promises.
+    /// The scenarios to measure: one or more names that --list prints, or "all". Without this flag, those that --list
+    /// marks with a star are measured.
     #[arg(long, num_args = 1..)]
     scenario: Vec<String>,
-    /// The peers to measure, by name. By default, all peers.
+    /// The peers to measure: one or more names that --list prints. Without this flag, all peers are measured.
     #[arg(long, num_args = 1..)]
     peer: Vec<String>,
-    /// How many turns each peer takes.
+    /// The number of turns that each peer takes in a scenario.
     #[arg(long, default_value_t = 8)]
     rounds: usize,
-    /// The seconds of one turn.
+    /// The length of one turn, in seconds.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Write the record to this file as well.
+    /// Write the record of this run, as JSON, to this file as well as to the folder target/bench.
     #[arg(long)]
     save: Option<PathBuf>,
-    /// Show what has changed since the run with this record.
+    /// Show what has changed since an earlier run, whose record is this file (see --save).
     #[arg(long)]
     compare: Option<PathBuf>,
-    /// Print the scenarios and peers, and end.
+    /// Print the names of the scenarios and of the peers, and measure nothing.
     #[arg(long)]
     list: bool,
     /// Cargo passes this flag to every benchmark; it has no effect here.
@@ -138,7 +139,7 @@ fn list(scenarios: &[Scenario]) {
 }
 
 fn chosen_scenarios(known: Vec<Scenario>, names: &[String]) -> Result<Vec<Scenario>, String> {
-    // A name stands for all scenarios that begin with it: `steady` for steady-8, steady-64 and so on.
+    // A name also stands for the scenarios that begin with it and a dash: `steady` means steady-8, steady-64 and so on.
     let fits = |scenario: &Scenario, name: &str| {
         name == "all"
             || scenario.name == name
