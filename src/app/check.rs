@@ -48,7 +48,7 @@ const END_WITHIN_MS: u64 = 2_000;
 struct Rehearsal {
     /// Sentences about the addresses that were not tried, because the running service holds them.
     held: Vec<String>,
-    /// The failures in the order of the steps. A real start would end at the first one, with its exit code.
+    /// The failures in the order of the steps. A real start would end at the first failure, with its exit code.
     failures: Vec<(ProgramExit, String)>,
 }
 
@@ -202,7 +202,7 @@ fn pidfile(path: &Path) -> Result<(), String> {
 }
 
 /// Forks one worker, which takes the rights of a worker, and asks it to drain as soon as it is ready. Returns in both
-/// processes.
+/// processes: in this one and in the worker.
 fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, app: Rc<AppInfo>) -> Side {
     let patience = resolved.settings.workers.boot_timeout;
     match fork_worker(resolved, app) {

@@ -20,7 +20,7 @@ pub trait FactoryOutput: sealed::Work {}
 
 impl<R: sealed::Work> FactoryOutput for R {}
 
-/// The private supertrait of [`FactoryOutput`], so that only this crate can implement and call it.
+/// Has the private supertrait of [`FactoryOutput`], so that only this crate can implement and call that trait.
 pub(super) mod sealed {
     use std::{future::Future, process::ExitCode};
 

@@ -105,7 +105,7 @@ impl<S: Service<http::Request<Body>>> IntoLifespan for S {
     }
 }
 
-/// The private supertrait of [`IntoLifespan`], so that only this crate can implement it.
+/// Has the private supertrait of [`IntoLifespan`], so that only this crate can implement that trait.
 mod sealed {
     use http::Request;
     use tower_service::Service;

@@ -98,7 +98,8 @@ impl App {
     /// Runs one command of the command line.
     fn obey(self, command: Command, flags: Flags, inherited: &[String]) -> ExitCode {
         if let Some(page) = command.page(&self.info.program) {
-            // If this fails, the reader of the page, such as `head`, has closed the pipe.
+            // If this fails, the reader of the page, such as `head`, has closed the pipe, and there is nothing more to
+            // do.
             let _ = page.and_then(|page| io::stdout().write_all(&page));
             return ExitCode::SUCCESS;
         }
@@ -300,7 +301,7 @@ impl App {
     }
 }
 
-/// Prints the error of a command to a running service, and returns the exit code of the command.
+/// Prints the error, if there is one, of a command that asked a running service. Returns the exit code of the command.
 fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -104,7 +104,7 @@ impl WorkerContextBuilder {
     /// Builds the context, together with the [`WorkerSignals`] by which the test asks its worker to stop or to drain.
     ///
     /// # Panics
-    /// In the same case as [`build`](Self::build).
+    /// If the kernel has no memory for the counters of one worker.
     #[must_use]
     pub fn build_with_signals(self) -> (WorkerContext, WorkerSignals) {
         let Self { slot, generation, resolved, arguments } = self;

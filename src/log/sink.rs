@@ -77,7 +77,7 @@ enum Kind {
 }
 
 impl Sink {
-    /// Opens the output that the setting `key` names; `-` in the settings means `standard`.
+    /// Opens the output that the setting `key` names. If the setting is `-`, the output is `standard`.
     ///
     /// # Errors
     /// The file cannot be opened, or it is missing and cannot be made.
@@ -111,7 +111,7 @@ impl Sink {
         found.is_some_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
     }
 
-    /// Opens the path again, after the old file was moved away. Standard streams stay as they are.
+    /// Opens the file of the log again, after it was moved away. Standard streams stay as they are.
     ///
     /// # Errors
     /// The file cannot be opened, or it is missing and cannot be made. Lines then still go to the old file.
