@@ -44,9 +44,9 @@ pub(crate) enum Part {
     RequestLine,
     /// The atom `m`: the method of the request.
     Method,
-    /// The atom `{RAW_URI}e`: path and query as they were sent.
+    /// The atom `{RAW_URI}e`: the path and the query of the request, as the client sent them.
     Target,
-    /// The atom `U`: the path as it was sent.
+    /// The atom `U`: the path of the request, as the client sent it.
     Path,
     /// The atom `q`: the text after the `?` of the target; empty without a `?`.
     Query,
@@ -69,7 +69,7 @@ pub(crate) enum Part {
     DecimalSeconds,
     /// The atom `p`: the pid of the worker, between `<` and `>`.
     Pid,
-    /// The atom `{name}i`: a header of the request. `f` (Referer) and `a` (User-Agent) are such headers too.
+    /// The atom `{name}i`: a header of the request. The atoms `f` (Referer) and `a` (User-Agent) are headers too.
     RequestHeader(HeaderName),
     /// The atom `{name}o`: a header of the answer.
     ResponseHeader(HeaderName),

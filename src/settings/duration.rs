@@ -89,7 +89,7 @@ pub fn display(duration: Duration) -> String {
 /// Writes a duration as [`display`] does.
 ///
 /// # Errors
-/// Those of the serializer.
+/// The errors of the serializer.
 pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&display(*duration))
 }

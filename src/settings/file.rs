@@ -271,7 +271,8 @@ impl EnvFile {
     }
 
     /// Returns the variables of this file, overridden by those of the real environment. A real variable that is empty
-    /// does not override one of the file, unless its name begins with `OXICORN_`, where empty may mean "none".
+    /// does not override one of the file, except if its name begins with `OXICORN_`: there an empty value may mean
+    /// "none".
     pub(super) fn beneath(&self, real: &BTreeMap<String, String>) -> BTreeMap<String, (String, Origin)> {
         let mut merged: BTreeMap<String, (String, Origin)> = BTreeMap::new();
         for (line, name, value) in &self.variables {

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-/// The flags and words of the command line that concern the settings; they are not interpreted yet.
+/// The part of the command line that concerns the settings: flags and words that are not interpreted yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
     /// The settings file that `-c` names.

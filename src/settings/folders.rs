@@ -56,7 +56,8 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// Makes a base for the start folder. `gone` is true if the folder was removed; then relative paths are refused.
+    /// Makes a base for the start folder. `gone` is true if the folder was removed, so that relative paths must be
+    /// refused.
     pub(super) fn new(path: PathBuf, gone: bool) -> Self {
         Self { path, gone }
     }

@@ -238,7 +238,7 @@ pub enum AllowIp {
     Any,
     /// The peers of a network, or one peer.
     Net {
-        /// Any address of the network.
+        /// Any address of the network. Only its first `prefix` bits count.
         address: IpAddr,
         /// The number of leading bits that must be equal. For a single address it is 32 (IPv4) or 128 (IPv6).
         prefix: u8,

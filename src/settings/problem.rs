@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::origin::Origin;
 
-/// The result of reading a value: its meaning, or a sentence that says why it is refused.
+/// The result of reading a value: the value as it is meant, or a sentence that says why it is refused.
 pub(super) type Reading<T> = Result<T, String>;
 
 /// One problem of the settings.

@@ -78,7 +78,7 @@ pub fn parse(text: &str) -> Result<u64, ParseSizeError> {
 /// number of bytes.
 ///
 /// # Errors
-/// Those of the serializer.
+/// The errors of the serializer.
 pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     match unit.iter().find(|(shift, _)| *bytes > 0 && bytes.trailing_zeros() >= *shift) {

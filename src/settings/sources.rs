@@ -94,7 +94,7 @@ impl Sources {
     /// Returns the text of a file that may be empty from the start, but may not become empty while the service runs.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read). For a running service also: the file is empty now and was not empty before.
+    /// The errors of [`read`](Self::read). For a running service, it is also an error if the file has become empty.
     pub(super) fn read_filled(&mut self, path: &Path) -> io::Result<String> {
         let text = self.read(path)?;
         if is_blank(&text) && self.before.as_ref().is_some_and(|before| before.filled.contains(path)) {
@@ -108,7 +108,7 @@ impl Sources {
     /// Returns the text of a file, and records it. If only recorded texts are used, returns the recorded text.
     ///
     /// # Errors
-    /// Those of the file system. For a running service also: the file is a pipe.
+    /// The errors of the file system. For a running service, it is also an error if the file is a pipe.
     pub(super) fn read(&mut self, path: &Path) -> io::Result<String> {
         if self.recorded {
             return self.texts.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into());
