@@ -68,7 +68,7 @@ pub(crate) struct Listeners {
 pub(crate) enum Steering {
     /// The kernel sends each new connection to one of the chosen slots.
     Active,
-    /// The kernel refused the steering program, for this reason. Therefore only as many slots listen as there are
+    /// The kernel refused the steering program, and the text says why. Therefore only as many slots listen as there are
     /// workers.
     Refused(String),
     /// All workers share all sockets, so there is nothing to steer.
@@ -90,8 +90,8 @@ struct SocketGroup {
     /// Identifies the file that this service made for a unix socket. Another process may have put another file at the
     /// same path since.
     file: Option<FileId>,
-    /// The owner and mode that this service gave to the file last. If an operator changes them by hand, they stay
-    /// changed until the settings change.
+    /// The owner and mode that this service gave last to the file of a unix socket. If an operator changes them by
+    /// hand, the change stays until the settings change.
     given: Option<Rights>,
     change: AddressChange,
 }

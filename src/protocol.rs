@@ -385,7 +385,7 @@ pub(crate) fn client_folders(name: &str, uid: u32, env: impl Fn(&str) -> Option<
     folders
 }
 
-/// Returns the folders that systemd names in `RUNTIME_DIRECTORY`: a list with colons if the unit has several.
+/// Returns the folders that systemd names in `RUNTIME_DIRECTORY`, with colons between them if the unit has several.
 fn runtime_directories(env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let list = env("RUNTIME_DIRECTORY").and_then(|list| list.into_string().ok()).unwrap_or_default();
     list.split(':').map(PathBuf::from).filter(|folder| folder.is_absolute()).collect()

@@ -94,11 +94,11 @@ const RESERVE: Duration = Duration::from_millis(500);
 /// The maximum number of lines that are logged of the long text of a [`BootFailure`].
 const DETAILS_MAX: usize = 500;
 
-/// How long a worker whose loop hangs may live after a SIGTERM, beyond the grace. Then SIGALRM ends it.
+/// The time, beyond the grace, for which a worker whose loop hangs may live after a SIGTERM. Then SIGALRM ends it.
 const ALARM_SLACK: Duration = Duration::from_secs(5);
 
 /// The environment variables by which a service manager speaks to the master. They are removed in a worker, because the
-/// worker or a library of the app would take them for its own.
+/// worker, or a library of the app, would act as if the variables were meant for it.
 const FOR_THE_MASTER: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
@@ -435,7 +435,7 @@ async fn drain<S: Serve<B>, B: AppBody>(
                     grace = grace.min(other);
                     until = until.min(Instant::now() + other);
                     // Once an order has said that this is the final stop, later orders do not change that. If a signal
-                    // began the drain, the first order decides.
+                    // began the drain, the first order decides whether this is the final stop.
                     match (ends, last.replace(ends || last == Some(true))) {
                         (true, None | Some(false)) => acceptors.open_all(),
                         (false, None) => acceptors.close(),
