@@ -1,4 +1,4 @@
-//! What the master holds of one worker process.
+//! The data that the master keeps about one worker process.
 //!
 //! Owns: the worker's row, its channel, and the messages that are not sent to it yet. Refuses: the facts by which the
 //! core decides, and the meaning of the worker's messages (`children`).
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::core::{Event, Millis, Pid};
 use crate::{channel::ToWorker, scoreboard::Row};
 
-/// What the master knows of a worker process, besides what the core needs for its decisions.
+/// What the master knows about a worker process, apart from the facts that the core needs for its decisions.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) pid: Pid,
@@ -18,21 +18,21 @@ pub(super) struct Child {
     /// Messages to the worker that did not fit into its channel.
     pub(super) unsent: Vec<ToWorker>,
     pub(super) due: u64,
-    /// The core has been told that the worker has answered a request.
+    /// True if the core has been told that the worker has answered a request.
     pub(super) answered: bool,
     pub(super) boot_failure: Option<String>,
     pub(super) started: Millis,
 }
 
 impl Child {
-    /// Returns an event when the worker has answered its first request, and only once.
+    /// Returns an event at the first call after the worker has answered a request, and `None` at all other calls.
     pub(super) fn first_answer(&mut self) -> Option<Event> {
         let first = !self.answered && self.row.answered();
         self.answered |= first;
         first.then_some(Event::Answered { pid: self.pid })
     }
 
-    /// Sends a message to the worker. If it does not fit into the channel, it is kept until there is room.
+    /// Sends a message to the worker. If the message does not fit into the channel, it is kept until there is room.
     pub(super) fn send(&mut self, message: ToWorker) {
         // A worker that has closed its end of the channel is about to end, so it needs no message.
         let Some(channel) = &self.channel else { return };

@@ -24,7 +24,7 @@ use crate::{
 /// Forks a worker, with the runtime's hooks around the fork. The caller keeps signals blocked meanwhile.
 ///
 /// # Errors
-/// As for [`fork`]; the runtime's hook in the master runs also after such an error.
+/// The errors of [`fork`]. The runtime's hook in the master runs also after an error.
 pub(crate) fn fork_worker(runtime: &dyn Runtime) -> io::Result<Forked> {
     runtime.before_fork();
     let forked = fork();
@@ -56,8 +56,8 @@ fn recv(shell: &mut Shell, at: usize) {
             Ok(Received::Message(message)) => message,
             Ok(Received::Nothing) => return,
             Ok(Received::Closed) | Err(_) => {
-                // The exit of this worker follows. Until then a closed channel would wake every poll, so it is dropped
-                // here.
+                // The worker has closed its end and will exit soon. Until then the closed channel would wake every
+                // poll, so the master drops the channel here.
                 shell.children[at].channel = None;
                 return;
             }
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn the_hook_in_the_master_runs_after_a_fork_that_failed_too() {
         let notes = Notes::default();
-        // A process with a second thread is not forked; this test makes sure that its process has one.
+        // `fork` refuses a process with a second thread. This test starts such a thread, so its fork fails.
         let (end, ended) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(move || ended.recv().unwrap_err());

@@ -1,8 +1,8 @@
-//! The control socket, inside the master's one poll.
+//! The control socket, which the master's only poll watches together with everything else.
 //!
 //! Owns: the file of the socket, its clients and their limits (how many clients, how many bytes, how long). A
 //! connection carries one request. Refuses: the meaning of a request (the shell), and everything that makes the master
-//! wait or fail: the service works without a socket.
+//! wait or fail, because the service must work without a control socket, too.
 
 mod passed;
 
@@ -39,16 +39,16 @@ use crate::{
 /// The most clients at the same time. When a further one comes, the oldest client that has not sent its request is
 /// dropped.
 const CLIENTS_MAX: usize = 32;
-/// The most clients that wait for a reply. They are never dropped, so they must leave room for a client that asks for
-/// the status.
+/// The most clients that wait for a reply. These clients are never dropped, so their number is limited to leave room
+/// for a client that asks for the status.
 const WAITING_MAX: usize = 16;
 const REQUEST_MAX: usize = 64 * 1024;
-/// How long a client may take to send its request, and again to read the response.
+/// How long a client may take to send its request. After the response it has the same time again to read it.
 const PATIENCE_MS: u64 = 5_000;
 /// How many clients are accepted in one turn, so that signals and workers do not have to wait for all of them.
 const ACCEPTS_MAX: usize = 64;
-/// How long the socket is not polled after an accept has failed (no descriptors left). The listener stays readable, so
-/// every poll in this time would return at once.
+/// How long the listener is not polled after an accept has failed because no descriptor was left. The listener stays
+/// readable, so without this pause every poll would return at once.
 const DEAF_MS: u64 = 1_000;
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub(super) struct ControlServer {
     next: u64,
     deaf_until: Option<Millis>,
     progress: String,
-    /// The file is gone and could not be made again, and the log says so already.
+    /// True if the file of the socket is gone, could not be made again, and the log already says so.
     lost: bool,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Site<'a> {
 struct ControlListener {
     socket: UnixListener,
     path: PathBuf,
-    /// Identifies the file, because another process may have put its own file at this path since.
+    /// Identifies the file, because another process may have put its own file at this path later.
     file: FileId,
 }
 
@@ -347,8 +347,8 @@ impl ControlServer {
                 self.next += 1;
                 let (id, stage) = (Caller(self.next), ClientStage::Asking { until: now.after(PATIENCE_MS) });
                 self.clients.push(ControlClient { id, stream, stage, input: Vec::new(), output: Vec::new() });
-                // Most clients have sent their request by now. Once it is read, the client can no longer be dropped for
-                // another one.
+                // Most clients have sent their request by now. Once the request is read, its client can no longer be
+                // dropped for another client.
                 asked.extend(self.attend(self.clients.len() - 1, now));
                 self.forget_gone();
             }
@@ -369,8 +369,8 @@ impl ControlServer {
         let client = &mut self.clients[at];
         match client.stage {
             ClientStage::Asking { .. } => {}
-            // These clients have sent their request. They are ready because they have left, or because they can take
-            // more output.
+            // Clients in these stages have sent their request. Such a client is ready because it has left, or because
+            // it can take more output.
             ClientStage::Waiting if client.output.is_empty() => client.stage = ClientStage::Gone,
             ClientStage::Waiting | ClientStage::Reading { .. } => client.flush(),
             ClientStage::Gone => {}
@@ -405,7 +405,7 @@ impl ControlServer {
                         ?command,
                         "got a command over the control socket"
                     );
-                    // Forget the last progress, so that this client gets the next one even if it is the same.
+                    // Forget the last progress, so that this client gets the next message even if its text is the same.
                     self.progress.clear();
                 }
                 return Some((client.id, request));
@@ -416,7 +416,7 @@ impl ControlServer {
         None
     }
 
-    /// Sends the response to a caller, unless it has left.
+    /// Sends the response to a caller, unless the caller has left.
     pub(super) fn answer(&mut self, caller: Caller, answer: &ControlResponse, now: Millis) {
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == caller) {
             client.answer(answer, now);
@@ -476,8 +476,8 @@ impl ControlClient {
         }
     }
 
-    /// Returns the line of the request once it is complete, or a refusal once it is too long; `None` if more is to
-    /// come, or if the client has left.
+    /// Returns the line of the request once the line is complete, or a refusal once it is too long. Returns `None` if
+    /// the rest of the line is still to come, or if the client has left.
     fn read(&mut self) -> Option<Result<Vec<u8>, String>> {
         let mut chunk = [0; 4096];
         while self.input.len() <= REQUEST_MAX {
@@ -592,7 +592,7 @@ mod tests {
         client.write_all(bytes).unwrap();
     }
 
-    /// Returns everything that can be read now, and whether the connection has ended.
+    /// Returns everything that can be read now, and true if the connection has ended.
     fn heard(mut client: &UnixStream) -> (String, bool) {
         let mut bytes = Vec::new();
         let end = match client.read_to_end(&mut bytes) {
@@ -796,8 +796,8 @@ mod tests {
         assert!(waiting[..WAITING_MAX].iter().all(|client| !heard(client).1));
     }
 
-    /// Whatever bytes a client sends, in whatever pieces, it gets a response, a refusal and the end of the connection,
-    /// or nothing yet.
+    /// Asserts that a client gets a response, or a refusal and the end of the connection, or nothing yet, whatever
+    /// bytes it sends and however they are split.
     #[test]
     fn any_bytes_get_a_response_or_a_refusal() {
         let mut random = Random::new(1);
@@ -820,7 +820,7 @@ mod tests {
             let (first, rest) = bytes.split_at(below(bytes.len()));
             say(&client, first);
             let mut asked = stage.turn();
-            // This fails if the master has closed the connection already.
+            // This write fails if the master has closed the connection already, which the test allows.
             let _ = (&client).write(rest);
             asked.extend(stage.turn());
             let (told, end) = heard(&client);

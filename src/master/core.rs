@@ -50,12 +50,12 @@ const TRIAL_LOOK_MS: u64 = 100;
 const REMOVED_POLL_MS: u64 = 1_000;
 /// The last part of [`REMOVED_POLL_MS`], in which the removed addresses refuse new connections.
 const REMOVED_REFUSE_MS: u64 = 250;
-/// If the master wakes this long after its deadline, the master itself was stopped (a suspended machine, a frozen
-/// cgroup).
+/// If the master wakes this long after its deadline, the master itself stood still, for example because the machine was
+/// suspended or the cgroup was frozen.
 const STALLED_MS: u64 = 1_000;
 
-/// One worker process, from the decision to fork it until it is reaped. `Master::workers` has them in the order of
-/// their forks.
+/// One worker process, from the decision to fork it until it is reaped. `Master::workers` holds all workers in the
+/// order of their forks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) slot: SlotId,
@@ -64,22 +64,25 @@ pub(crate) struct Worker {
     pub(crate) phase: Phase,
     pub(crate) recycle: Option<RecycleCause>,
     old_at: Option<Millis>,
-    /// Since when workers of this generation have served the slot without a break. If a replacement serves before this
-    /// worker drains, the replacement inherits this time.
+    /// The time since which workers of this generation have served the slot without a break. If a replacement serves
+    /// before this worker drains, the replacement inherits this time.
     serving_since: Millis,
-    /// The worker has answered a request, so its end no longer counts as dying young (see `backoff`).
+    /// True if the worker has answered a request. Its end then no longer counts as a young death (see `backoff`).
     #[serde(default)]
     answered: bool,
-    /// After a stall of the master, the worker got its whole timeout again, and it has sent no heartbeat since. A
-    /// second stall does not extend its deadline.
+    /// True if the worker got its whole timeout again after a stall of the master, and has sent no heartbeat since
+    /// then. A second stall then does not extend the worker's deadline.
     forgiven: bool,
     /// The time by which the worker has promised to send its next heartbeat.
     due: Millis,
-    /// The worker has missed its promised heartbeat: its slot gets no new connections until it sends one.
+    /// True if the worker has missed its promised heartbeat. Its slot gets no new connections until the worker sends a
+    /// heartbeat.
     pub(crate) silent: bool,
-    /// The worker has reached its limit of connections: its slot gets no new ones until some of them have ended.
+    /// True if the worker has reached its limit of connections. Its slot gets no new connections until some of the open
+    /// ones have ended.
     full: bool,
-    /// The worker was told that this is the final stop: no later worker will accept from its listeners.
+    /// True if the worker was told that this is the final stop, after which no later worker will accept from its
+    /// listeners.
     #[serde(default)]
     told_last: bool,
 }
@@ -94,7 +97,7 @@ pub(crate) struct Master {
     backoff: Vec<Backoff>,
     /// When the wait of some slot was last cut short (see `early_fork`).
     cut_short_at: Option<Millis>,
-    /// At least one worker was ready once. From then on the master never exits because workers fail.
+    /// True once any worker has been ready. From then on the master never exits because workers fail.
     proven: bool,
     reason: ExitReason,
     /// Clients of the control socket that asked for the current target and have no reply yet.
@@ -107,15 +110,15 @@ pub(crate) struct Master {
     /// The last generation that failed its trial. If a fork for this generation completes later, its worker is drained
     /// at once.
     generation_failed: Option<Generation>,
-    /// The settings on trial, or those that passed the last trial, no longer name some addresses that the settings
-    /// before them named.
+    /// True if the settings on trial, or those that passed the last trial, no longer name some addresses that the
+    /// settings before them named.
     removes: bool,
     close_removed_at: Option<Millis>,
-    /// The removed addresses refuse new connections already; the next step towards their end is to close them.
+    /// True if the removed addresses refuse new connections already, so that the next step is to close them.
     removed_refuse: bool,
     /// When the last stop was requested, and whether it was graceful.
     stop_asked: Option<(Millis, bool)>,
-    /// At the final stop, a worker has accepted every connection that waited in the listeners.
+    /// True if a worker has accepted, at the final stop, every connection that waited in the listeners.
     all_accepted: bool,
     /// How many workers were forked during the final stop, only to accept the connections that wait in the listeners.
     last_forks: u32,
@@ -130,8 +133,8 @@ pub(crate) struct Master {
 impl Master {
     pub(crate) fn new(policy: Policy, now: Millis) -> (Self, Vec<Action>) {
         let mut master = Self::empty(policy, now);
-        // Steers to all slots below the target at once: a client that connects before the first worker is ready waits
-        // in a slot that will have a worker.
+        // Steers to all slots below the target at once, so that a client that connects before the first worker is ready
+        // waits in a slot that will have a worker.
         master.steered = (0..master.target).map(SlotId).collect();
         let mut actions = vec![Action::Steer { live: master.steered.clone() }];
         master.reconcile(now, &mut actions);
@@ -172,8 +175,8 @@ impl Master {
     }
 
     /// Records the events, then decides which actions follow. Every event enters the core here. The shell passes all
-    /// pending events in one step, and all of them are applied before any deadline is checked: the master never kills a
-    /// worker whose heartbeat or exit is already queued.
+    /// pending events in one step, and all of them are applied before any deadline is checked. So the master never
+    /// kills a worker whose heartbeat or exit is already queued.
     pub(crate) fn step(&mut self, now: Millis, events: impl IntoIterator<Item = Event>) -> Vec<Action> {
         let mut actions = Vec::new();
         let due = self.deadline();
@@ -392,8 +395,8 @@ impl Master {
                 self.tally.boot_failed += 1;
                 self.boot_failed(now, &w, Failure::Ended, actions);
             }
-            // These ends are no new failure: the master told the worker to end, or counted the failure when it gave the
-            // worker up.
+            // The end of a worker in one of these phases is no new failure. The master told the worker to end, or it
+            // counted the failure when it gave the worker up.
             Phase::Forking
             | Phase::Dumping { .. }
             | Phase::Aborting { .. }
@@ -406,11 +409,12 @@ impl Master {
         reply_to_all(std::mem::take(&mut self.callers), reply, actions);
     }
 
-    /// Extends every deadline once if the master woke long after its own deadline: it was suspended, and the workers
-    /// with it. A worker that still sends no heartbeat after that hangs, and its deadline holds.
+    /// Extends every deadline once if the master woke long after its own deadline, because then it was suspended, and
+    /// the workers with it. A worker that still sends no heartbeat afterwards hangs, and its extended deadline holds.
     ///
-    /// Only a duty that was due before these events and is still due after them shows a stall. A duty that is due only
-    /// now does not: an event may make a slot want a worker although its backoff ended hours ago.
+    /// Only a duty that was due before these events and is still due after them shows a stall. A duty that only these
+    /// events made due does not show a stall: an event may make a slot want a worker although the slot's backoff ended
+    /// hours ago.
     fn forgive_stall(&mut self, now: Millis, due: Option<Millis>, actions: &mut Vec<Action>) {
         let by_ms = due.zip(self.deadline()).map_or(0, |(before, after)| now.since(before.max(after)));
         if by_ms < STALLED_MS {
@@ -436,17 +440,18 @@ impl Master {
 
     /// Makes the workers match what is wanted. The order of the duties is part of the specification:
     ///
-    /// 1. End what is overdue: slots that this empties are filled in the same step.
-    /// 2. Begin the stop once the shutdown delay is over: none of the duties below may start something new after it.
-    /// 3. Mark workers that reached their age: duties 6 and 7 replace them.
-    /// 4. Pass the trial: from here on workers of the old generation may leave.
-    /// 5. Close removed addresses: the trial that was passed sets their time.
-    /// 6. Retire workers that are replaced: a slot beyond the target loses its worker before slots are filled.
-    /// 7. Fill slots: everything that empties a slot has been done.
-    /// 8. Ask for the memory of the workers: the answers come in a later step.
-    /// 9. Steer: everything that changes which workers serve has been done.
-    /// 10. Reply to callers that wait for the target: surplus workers have been told to drain by now.
-    /// 11. Become another program: this duty is the last one, because it waits if this step has asked for a fork or an
+    /// 1. End overdue workers, before the slots that become empty are filled in the same step.
+    /// 2. Begin the stop once the shutdown delay is over, because after it none of the duties below may start something
+    ///    new.
+    /// 3. Mark workers that reached their age, so that duties 6 and 7 replace them.
+    /// 4. Pass the trial, so that workers of the old generation may leave from here on.
+    /// 5. Close removed addresses, after the trial in duty 4 has set the time for this.
+    /// 6. Retire workers that are replaced, so that a slot beyond the target loses its worker before slots are filled.
+    /// 7. Fill slots, after everything that empties a slot.
+    /// 8. Ask for the memory of the workers. The answers come in a later step.
+    /// 9. Steer new connections, after everything that changes which workers serve.
+    /// 10. Reply to callers that wait for the target, after surplus workers have been told to drain.
+    /// 11. Become another program. This duty is the last one, because it waits if this step has asked for a fork or an
     ///     answer.
     fn reconcile(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.end_overdue(now, actions);
@@ -571,8 +576,8 @@ impl Master {
         self.workers.iter().filter(move |w| w.slot == slot)
     }
 
-    /// Since when workers of this worker's generation have served its slot without a break; `None` if no such worker
-    /// serves it now.
+    /// Returns since when workers of this worker's generation have served its slot without a break; `None` if no such
+    /// worker serves the slot now.
     fn slot_served_since(&self, pid: Pid) -> Option<Millis> {
         let new = self.workers.iter().find(|w| w.pid == Some(pid))?;
         let same = self.in_slot(new.slot).filter(|w| w.generation == new.generation && w.serving());
@@ -586,7 +591,7 @@ impl Master {
     }
 
     /// Returns when the current phase of the worker is overdue. With `workers.timeout = 0` a serving worker is never
-    /// overdue, with `workers.boot_timeout = 0` a starting one.
+    /// overdue, and with `workers.boot_timeout = 0` a starting worker is never overdue.
     fn phase_deadline(&self, w: &Worker) -> Option<Millis> {
         match w.phase {
             Phase::Starting { until } => (self.policy.boot_timeout_ms > 0).then_some(until),

@@ -1,8 +1,9 @@
-//! Which request was in flight when workers died.
+//! Finds the request that was in flight when workers died.
 //!
 //! Owns: the requests in flight at the last deaths, the one request that was in flight at most of them, and the
-//! requests in quarantine. Refuses: naming a request after fewer than three deaths, because innocent requests are in
-//! flight too; and answers to requests (the workers give them, by the scoreboard).
+//! requests in quarantine. Refuses: the naming of a request after fewer than three deaths, because innocent requests
+//! are in flight too, and the refusal of requests in quarantine. The workers do this, because they find the quarantine
+//! in the scoreboard.
 
 use std::collections::VecDeque;
 
@@ -16,7 +17,7 @@ use crate::{
 
 /// How many deaths of workers are remembered.
 const DEATHS: usize = 16;
-/// At how many deaths a request must have been in flight before it is named.
+/// At how many deaths a request must have been in flight before it is named as the suspect.
 const ENOUGH: usize = 3;
 
 /// The last deaths of workers, and the requests that were put into quarantine after them.
@@ -39,8 +40,8 @@ impl Deaths {
         self.last.push_back(in_flight);
     }
 
-    /// Returns the request that was in flight at most of the last deaths. It tries all remembered deaths first, then
-    /// fewer: older deaths may have nothing to do with the request.
+    /// Returns the request that was in flight at most of the last deaths. The search begins with all remembered deaths,
+    /// and then leaves out more and more of the older ones, because they may have nothing to do with the request.
     pub(super) fn suspect(&self) -> Option<CrashSuspect> {
         (ENOUGH..=self.last.len()).rev().find_map(|of| {
             let last = || self.last.iter().rev().take(of);
@@ -65,7 +66,8 @@ impl Deaths {
     }
 }
 
-/// Notes that a worker died unasked. `foreign` is true if another process killed it: then no request can be the cause.
+/// Notes that a worker died unasked. `foreign` is true if another process killed the worker. In this case no request
+/// can be the cause.
 pub(super) fn record_death(shell: &mut Shell, in_flight: &[InFlightRequest], foreign: bool) {
     shell.deaths.record(in_flight.iter().map(|note| note.request.clone()).collect());
     let Some(suspect) = shell.deaths.suspect() else { return };
@@ -77,7 +79,8 @@ pub(super) fn record_death(shell: &mut Shell, in_flight: &[InFlightRequest], for
     if !http.quarantine || foreign || exempt {
         return;
     }
-    // A request that is too long to be noted completely is not quarantined: it cannot be distinguished from others.
+    // A request that is too long to be noted completely is not quarantined, because it cannot be distinguished from
+    // other long requests.
     let Some(key) = note.key else { return };
     let now = now();
     shell.scoreboard.quarantine(key, now.after(QUARANTINE_MS).0);

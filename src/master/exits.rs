@@ -21,7 +21,7 @@ const BOOT_FAILED: i32 = EXIT_BOOT_FAILED as i32;
 /// The exit code of a Rust program whose `main` panics.
 const PANICKED: i32 = 101;
 
-/// Everything that is known of the end of a worker.
+/// Everything that is known about the end of a worker.
 #[derive(Debug)]
 pub(super) struct ExitFacts<'a> {
     pub(super) exit: Exit,
@@ -29,7 +29,8 @@ pub(super) struct ExitFacts<'a> {
     pub(super) phase: Phase,
     /// Why the boot failed, if the worker sent the reason before it ended.
     pub(super) boot_failure: Option<&'a str>,
-    /// Only read if a SIGKILL did not come from the master. `None` also if the cgroup has no counter.
+    /// The change of the cgroup's count of OOM kills. The count is read only after a SIGKILL that the master did not
+    /// send. `None` in all other cases, and if the cgroup has no counter.
     pub(super) oom: Option<OomDelta>,
     /// How late the next heartbeat was when the worker ended, in milliseconds; 0 if it was not late.
     pub(super) overdue_ms: u64,
@@ -66,7 +67,7 @@ pub(super) fn log(
     let Child { pid, row, .. } = *child;
     let now = clock::now();
     let in_flight_count = row.in_flight();
-    // A worker that does not serve yet has not promised a heartbeat.
+    // A worker that does not serve yet has not promised a heartbeat, so its heartbeat cannot be late.
     let overdue_ms = match row.state() {
         RowState::Serving | RowState::Draining => now.saturating_sub(row.due()),
         RowState::Starting | RowState::Free => 0,
@@ -169,7 +170,8 @@ fn is_signal(exit: Exit, signal: Number) -> bool {
     matches!(exit, Exit::Signal { number, .. } if number == signal as i32)
 }
 
-/// Lists those of the `count` requests in flight that are noted: empty, or `GET /facts for 2.1 s [id abc], 3 more`.
+/// Lists the requests in flight. `count` is the number of all of them, and `notes` holds those that are noted. The list
+/// is empty, or looks like `GET /facts for 2.1 s [id abc], 3 more`.
 pub(super) fn in_flight(notes: &[InFlightRequest], count: u64, now: u64) -> String {
     let mut parts: Vec<String> = notes
         .iter()

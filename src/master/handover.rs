@@ -1,11 +1,12 @@
 //! The state that one program passes to the next over an exec: JSON in memory, and the descriptors that it names.
 //!
-//! Owns: the format, the search for the state at the start, and the way back until the new program has taken over.
-//! Until then nothing that was passed is closed or used up: a refusal hands all of it back unchanged. Refuses: the
-//! decision to go back (`core`, or the part of the master that cannot continue).
+//! Owns: the format of the state, the search for the state at the start of a program, and the return to the old program
+//! as long as the new one has not taken over. Until the takeover, nothing that was passed is closed or used up, so the
+//! old program gets all of it back unchanged. Refuses: the decision to return (`core`, or the part of the master that
+//! cannot continue).
 //!
-//! A new field has a default. An unknown field is ignored, and is handed back on the way back, with the version that
-//! came.
+//! Old and new programs may differ in their version. A new field has a default. A program ignores a field that it does
+//! not know, and if it returns to the old program, it hands this field and the received version number back.
 
 use std::{
     collections::BTreeMap,
@@ -41,7 +42,8 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// The environment variable that tells a program what it was executed for, and which descriptors have the state.
+/// The environment variable that tells a program for which purpose it was executed, and which descriptors hold the
+/// state.
 pub(super) const MARKER: &str = "OXICORN_UPGRADE";
 /// The version of the format. A new field does not need a new version.
 pub(super) const VERSION: u32 = 1;
@@ -53,13 +55,14 @@ const EXIT_REFUSED: u8 = 2;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct HandoverState {
     pub(super) version: u32,
-    /// The program whose workers serve: the writer of this state, or the program to go back to.
+    /// The program whose workers serve. It is the program that wrote this state, or the old program if the state
+    /// returns to it.
     pub(super) of: Program,
-    /// `path`: the path of the reader, which the next upgrade executes. `cwd`: the folder of the first start. Links in
-    /// both are kept.
+    /// `path` is the path of the program that reads this state. The next upgrade executes this path. `cwd` is the
+    /// folder in which the service was first started. Links in both paths are kept.
     pub(super) path: PathBuf,
     pub(super) cwd: PathBuf,
-    /// Why the new program has failed. Only set if the reader is the old program.
+    /// Why the new program has failed. It is set only if the old program reads this state.
     pub(super) failed: Option<String>,
     /// All descriptors that this state names.
     pub(super) fds: Vec<RawFd>,
@@ -95,8 +98,8 @@ pub(super) struct Program {
     pub(super) build: String,
     pub(super) executable: RawFd,
     pub(super) path: PathBuf,
-    /// The arguments of the program, its own name first. Empty if the reader has the same arguments, or if they are not
-    /// UTF-8.
+    /// The arguments of the program. The first one is the program's own name. The list is empty if the program that
+    /// reads this state has the same arguments, or if they are not UTF-8.
     #[serde(default)]
     pub(super) arguments: Vec<String>,
     /// The folder in which the program was started, by the path that the operator used.
@@ -104,7 +107,7 @@ pub(super) struct Program {
     /// The folder to which the path in `folder` led when the program was started.
     #[serde(default)]
     pub(super) real_folder: Option<PathBuf>,
-    /// The folder in which the relative paths of the program's workers begin.
+    /// The folder to which relative paths refer in the program's workers.
     #[serde(default)]
     pub(super) workers_folder: Option<PathBuf>,
     /// True if `sources` include a settings file.
@@ -116,12 +119,13 @@ pub(super) struct Program {
     pub(super) count: u32,
 }
 
-/// Returns the arguments of this process, or none if they are not UTF-8.
+/// Returns the arguments of this process, or an empty list if they are not UTF-8.
 fn own_arguments() -> Vec<String> {
     std::env::args_os().map(OsString::into_string).collect::<Result<_, _>>().unwrap_or_default()
 }
 
-/// Returns the recorded arguments for the way back; if none are recorded, those of this process.
+/// Returns the recorded arguments, with which the old program is executed again. If none are recorded, returns the
+/// arguments of this process.
 fn arguments_or_own(recorded: Vec<String>) -> Vec<OsString> {
     match recorded.is_empty() {
         true => std::env::args_os().collect(),
@@ -129,7 +133,7 @@ fn arguments_or_own(recorded: Vec<String>) -> Vec<OsString> {
     }
 }
 
-/// The texts from which the settings were read, by their paths.
+/// The texts from which the settings were read. The key of a text is its path.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Texts(BTreeMap<PathBuf, String>);
 
@@ -175,7 +179,7 @@ impl Program {
     }
 }
 
-/// What this program was executed for.
+/// The purpose for which this program was executed.
 #[derive(Debug)]
 pub(super) enum HandoverKind {
     /// The program shows the master at the other end of `channel` that it could take over.
@@ -186,7 +190,8 @@ pub(super) enum HandoverKind {
     Return,
 }
 
-/// The state of a service to take over, and what is needed to hand it back.
+/// The state of a service that this program takes over, and the data with which this program can return the service to
+/// the old program.
 #[derive(Debug)]
 pub(crate) struct Handover {
     pub(super) purpose: HandoverKind,
@@ -229,8 +234,8 @@ impl Handover {
         matches!(self.purpose, HandoverKind::Return)
     }
 
-    /// Returns the folder in which settings are looked for. A new program follows the links of the folder of the first
-    /// start; the old program uses the folder that it had.
+    /// Returns the folder in which this program looks for settings. A new program takes the path of the folder in which
+    /// the service was first started, and follows the links in it. The old program uses the folder that it had before.
     pub(crate) fn start_folder(&self) -> StartFolder {
         if self.is_return() { self.running().1 } else { StartFolder::at(&self.state.cwd) }
     }
@@ -263,8 +268,8 @@ impl Handover {
         }
     }
 
-    /// Returns the environment. `LISTEN_PID` names the process for which sockets were passed: the master. A preflight
-    /// has another pid, so it puts its own there.
+    /// Returns the environment variables. `LISTEN_PID` holds the pid of the process for which sockets were passed,
+    /// which is the master. A preflight has another pid, so it replaces the value by its own pid.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
         let mut environment = settings::environment();
         if self.is_preflight()
@@ -276,7 +281,8 @@ impl Handover {
         environment
     }
 
-    /// Keeps the settings that only a restart can change, and returns their keys if they would have changed.
+    /// Keeps the old values of the settings that only a restart can change. Returns the keys of those that would have
+    /// changed.
     pub(crate) fn fix(&self, resolved: &mut Resolved) -> Vec<&'static str> {
         resolved.keep_until_restart(&self.state.of.fixed)
     }
@@ -297,10 +303,11 @@ impl Handover {
         refuse(&self.purpose, self.received, reason)
     }
 
-    /// Makes the worker that a preflight boots. It checks everything that a takeover needs, and changes nothing.
+    /// Checks everything that a takeover needs, and changes nothing. Returns the seed of the worker that the preflight
+    /// boots.
     ///
     /// # Errors
-    /// The sentence that [`refuse`](Self::refuse) takes as its reason.
+    /// The reason why this program cannot take over, as a sentence for [`refuse`](Self::refuse).
     pub(crate) fn try_on(&self, resolved: Resolved, app: Rc<AppInfo>) -> Result<WorkerSeed, String> {
         let HandoverKind::Preflight { channel } = &self.purpose else {
             return Err("this is not a preflight".to_owned());
@@ -343,7 +350,7 @@ fn read(received: &Map<String, Value>) -> Result<HandoverState, String> {
 fn refuse(purpose: &HandoverKind, mut received: Map<String, Value>, reason: &str) -> ExitCode {
     match purpose {
         HandoverKind::Preflight { channel } => {
-            // If this cannot be sent, the master has stopped meanwhile.
+            // If the message cannot be sent, the master has stopped meanwhile, and no longer needs the reason.
             let _ = ToMaster::BootFailed(reason.to_owned()).send(channel.as_fd());
             ExitCode::from(EXIT_REFUSED)
         }

@@ -1,13 +1,13 @@
-//! What has happened to the workers of each slot, for a status that is asked for later.
+//! The history of each slot's workers, which the status shows.
 //!
-//! Owns: how many workers of a slot have ended, and why the last one did. Refuses: decisions (`core` has its own memory
-//! of failures).
+//! Owns: the number of workers of a slot that have ended, and the reason why the last of them ended. Refuses:
+//! decisions. The core has its own memory of failures.
 
 use serde::{Deserialize, Serialize};
 
 use super::core::SlotId;
 
-/// The history of each slot, by its number.
+/// The history of each slot. The index is the number of the slot.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(super) struct History(Vec<SlotHistory>);
 
@@ -19,7 +19,7 @@ pub(super) struct SlotHistory {
 }
 
 impl History {
-    /// Notes that a worker of this slot has ended, and why.
+    /// Notes that a worker of this slot has ended, and for which reason.
     pub(super) fn record(&mut self, slot: SlotId, reason: String) {
         let at = slot.0 as usize;
         if self.0.len() <= at {

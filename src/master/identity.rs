@@ -1,8 +1,8 @@
 //! Which service this is, and whether a command is meant for it.
 //!
-//! Owns: the name, settings file and folder of this service as a command names them. To compare two paths of a settings
-//! file, all links are followed as they lead now: after a `current` link has moved, it leads the command and the master
-//! to the same file. Refuses: the execution of the command (the shell).
+//! Owns: the name, settings file and folder of this service as a command names them. Before two paths of a settings
+//! file are compared, all links in them are followed as they lead now. So after a `current` link was changed, it still
+//! leads the command and the master to the same file. Refuses: the execution of the command (the shell).
 
 use std::{
     fs,
@@ -45,8 +45,8 @@ fn is_own_file(shell: &Shell, file: &str) -> bool {
     let folder = shell.upgrades.folder();
     // A service without a settings file reads the default file at the next reload, if it exists by then.
     let own = shell.resolved.file.clone().unwrap_or_else(|| folder.join(DEFAULT_FILE));
-    // If the service was started through a link, the next program follows this link again, so the path by the link
-    // counts too.
+    // If the service was started through a link, the next program follows this link again, so a command may also name
+    // the file by its path through the link.
     let here = std::env::current_dir().unwrap_or_default();
     let named = own.strip_prefix(here).map(|rest| folder.join(rest));
     is_one_of(file, [Some(own.clone()), named.ok()].into_iter().flatten())

@@ -1,15 +1,15 @@
 //! The limits after which one worker is replaced (recycled): `workers.max_requests`, `max_age` and `max_rss`.
 //!
-//! The three are one idea, but each is measured in another place:
+//! The three limits have the same effect, but each of them is measured in another place:
 //!
-//! - `max_requests`: [`Limits::draw`] → the worker's row of the scoreboard. The worker counts its requests, asks for
-//!   its own replacement, and the core hears of it as `Event::RecycleRequested`.
-//! - `max_age`: [`Limits::draw`] → `Event::Forked`. The core compares it with the time since the fork.
-//! - `max_rss`: `Policy`, the same for all workers. The core asks for the resident size once a second
-//!   (`Action::Measure`) and compares what it is told (`Event::Measured`).
+//! - `max_requests` goes from [`Limits::draw`] into the worker's row of the scoreboard. The worker counts its requests
+//!   and asks for its own replacement. The core gets this request as `Event::RecycleRequested`.
+//! - `max_age` goes from [`Limits::draw`] to the core in `Event::Forked`. The core compares it with the time since the
+//!   fork.
+//! - `max_rss` is a part of `Policy`, and the same for all workers. Once a second, the core asks for the resident sizes
+//!   (`Action::Measure`), and compares the answers (`Event::Measured`) with the limit.
 //!
-//! When a limit is reached, all three continue alike: the core marks the worker with its `RecycleCause` and replaces
-//! it.
+//! When any of these limits is reached, the core marks the worker with the `RecycleCause`, and replaces it.
 //!
 //! Owns: the draw of one worker's limits, with jitter, so that workers of the same age are not replaced at the same
 //! time. Refuses: the decision that a limit is reached (the worker and `core`).

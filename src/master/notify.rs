@@ -1,8 +1,9 @@
 //! Notifications to systemd about the service, by the protocol of sd_notify(3): `Type=notify`, `notify-reload`,
 //! `WatchdogSec=`.
 //!
-//! Owns: the datagrams to `$NOTIFY_SOCKET`, and when the watchdog's next one is due. Refuses: waiting (what systemd
-//! does not take now is offered again in the next turns), and the judgement whether the service serves (`core`).
+//! Owns: the datagrams to `$NOTIFY_SOCKET`, and the time at which the next datagram for the watchdog is due. Refuses:
+//! waiting for systemd (a message that systemd does not take now is offered again in the next turns), and the judgement
+//! whether the service serves (`core`).
 
 use std::{
     collections::VecDeque,
@@ -46,7 +47,7 @@ pub(super) struct Notify {
     /// Messages about the state that are not sent yet, the oldest first. A status text is not kept, because only the
     /// newest one matters.
     unsent: VecDeque<String>,
-    /// When to send again. Set while a message waits for room in the queue of systemd.
+    /// When the master tries again to send. It is set only while a message waits for room in the queue of systemd.
     retry_at: Option<Millis>,
     watchdog: Option<Watchdog>,
     /// True if a failure to send was logged. No other failure is logged until a notification is sent again.
@@ -102,7 +103,7 @@ impl Notify {
         (self.state, self.reloading) = (state, reloading);
     }
 
-    /// Returns what systemd was told, for the next program.
+    /// Returns the state that systemd was told last, so that the next program can continue from it.
     pub(super) fn told(&self) -> (ServiceState, bool) {
         (self.state, self.reloading)
     }
@@ -115,7 +116,7 @@ impl Notify {
     /// Sends what has changed since the last turn, and the watchdog's signal when it is due.
     pub(super) fn turn(&mut self, state: ServiceState, status: &str, now: Millis) {
         self.retry_at = None;
-        // The state never goes back. If no worker serves at the moment, only the status says so.
+        // The state never returns to an earlier one. If no worker serves at the moment, only the status text says so.
         if state > self.state {
             self.state = state;
             match state {
@@ -146,7 +147,7 @@ impl Notify {
         }
     }
 
-    /// Notifies that the reload is over, with or without success.
+    /// Notifies systemd that the reload is over, with or without success.
     pub(super) fn ready(&mut self, now: Millis) {
         if std::mem::take(&mut self.reloading) && self.state == ServiceState::Serving {
             self.unsent.push_back("READY=1".to_owned());
@@ -163,8 +164,8 @@ impl Notify {
         }
     }
 
-    /// Returns false if systemd has no room for the message now. A message that fails for another reason is dropped,
-    /// because it would fail again.
+    /// Sends a message. Returns false if systemd has no room for the message now. A message that fails for another
+    /// reason is dropped, because it would fail again.
     fn send(&mut self, message: &str, now: Millis) -> bool {
         match self.socket.send_to_addr(message.as_bytes(), &self.to) {
             Ok(_) => self.failed = false,

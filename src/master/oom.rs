@@ -1,17 +1,18 @@
 //! Finds out whether the kernel killed a worker because memory ran out, from the count of OOM kills of the cgroup that
 //! master and workers share.
 //!
-//! Owns: the search for the counter (cgroup v1 or v2), and which of its kills belong to the death of a worker. Refuses:
-//! any report without a counter. The counter does not name the killed process: if another process of the cgroup gets an
-//! OOM kill, and a worker is killed from outside within seconds, the kill is ascribed to the worker.
+//! Owns: the search for the counter (cgroup v1 or v2), and the decision which of the counted kills belongs to the death
+//! of a worker. Refuses: any report without a counter. The counter does not name the killed process: if another process
+//! of the cgroup gets an OOM kill, and a worker is killed from outside within seconds, the kill is ascribed to the
+//! worker.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// An OOM kill that no death of a worker claims within this time belongs to another process: a child of the app, a
-/// shell.
+/// An OOM kill that no death of a worker claims within this time belongs to another process, such as a child of the app
+/// or a shell.
 const CLAIM_MS: u64 = 5_000;
 
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl OomKills {
     }
 
     /// Reads the counter when a worker has died by a SIGKILL that the master did not send. Each death claims only one
-    /// kill, because the kernel can count several kills before the first killed process is reaped.
+    /// of the counted kills, because the kernel can count several kills before the first killed process is reaped.
     pub(super) fn account(&mut self, now: u64) -> Option<OomDelta> {
         if now.saturating_sub(self.seen_at) > CLAIM_MS {
             self.accounted = self.seen;
@@ -66,8 +67,8 @@ fn count(path: &Path) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
-/// Returns the folder of this process's memory cgroup, and the name of the counter's file in it: of v1 if v1 has the
-/// memory controller, else of v2.
+/// Returns the folder of this process's memory cgroup, and the name of the counter's file in this folder. It is the
+/// cgroup of v1 if v1 has the memory controller, and otherwise that of v2.
 fn locate(membership: &str, mounts: &str) -> Option<(PathBuf, &'static str)> {
     let groups = || membership.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
     let v1 = groups().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));

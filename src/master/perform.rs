@@ -136,7 +136,8 @@ impl Shell {
         self.send(pid, ToWorker::Drain { grace_ms, last });
     }
 
-    /// Sends a hung worker the signal that makes it write what it does, if the runtime has such a signal.
+    /// Sends a hung worker the runtime's signal that makes the worker write what it does. Does nothing if the runtime
+    /// has no such signal.
     fn dump(&self, pid: Pid, silent_ms: u64) {
         let Some(signal) = self.loader.dump_signal() else { return };
         self.log_hung(pid, silent_ms, &format!("{signal} now so that it writes what it does, SIGABRT in a second"));
@@ -205,8 +206,8 @@ impl Shell {
         }
     }
 
-    /// Makes listeners and rows for more workers. Workers that run already do not have the new listeners, so they
-    /// cannot rescue connections there; later workers can.
+    /// Makes listeners, and rows of the scoreboard, for more workers. Workers that run already do not get the new
+    /// listeners, so only workers that are forked later can rescue connections that wait there.
     fn grow(&mut self, workers: u32) -> Performed {
         if let Err(error) = self.listeners.grow(&self.resolved.settings.server, workers) {
             tracing::error!(
@@ -220,8 +221,8 @@ impl Shell {
         Performed::Learned(Event::Grown { slots, rows })
     }
 
-    /// Steers new connections to these slots. If that fails, nothing is lost: other workers rescue what the kernel
-    /// sends to an empty slot.
+    /// Steers new connections to these slots. If this fails, no connection is lost, because other workers rescue the
+    /// connections that the kernel sends to an empty slot.
     fn steer(&mut self, live: &[SlotId]) {
         let live: Vec<u32> = live.iter().map(|slot| slot.0).collect();
         match self.listeners.steer(&live) {
@@ -230,8 +231,9 @@ impl Shell {
         }
     }
 
-    /// Sets the weights between the slots that the core has chosen, by their numbers of connections. If connections do
-    /// not `stay`, these numbers say nothing, and all slots get the same weight.
+    /// Sets the weights of the slots that the core has chosen, so that slots with fewer connections get more of the new
+    /// ones. `stay` is false if connections soon end. Their numbers then say nothing, and all slots get the same
+    /// weight.
     pub(super) fn balance(&mut self, stay: bool) {
         let mut connections = BTreeMap::new();
         for row in self.scoreboard.rows().filter(|row| stay && row.state() == RowState::Serving) {
@@ -242,8 +244,8 @@ impl Shell {
         }
     }
 
-    /// Steers the next connection to this slot, by treating all others as crowded. The next arrival ends this
-    /// preference.
+    /// Steers the next connection to the slot `preferred`, by treating all other slots as crowded. This preference ends
+    /// when the next connection has arrived.
     pub(super) fn prefer(&mut self, preferred: u32) {
         if let Err(error) = self.listeners.balance(|slot| if slot == preferred { 0 } else { 100 }) {
             log_steering_refused(&error);
@@ -415,7 +417,7 @@ impl Shell {
             listeners,
             scoreboard,
             signals,
-            // The file stays: only the master may remove it.
+            // The pid file stays, because only the master may remove it.
             pidfile: _,
             // The socket is closed here, but its file stays, because the master still listens on it.
             control: _,

@@ -1,7 +1,7 @@
 //! The result of an action that the shell has performed.
 //!
-//! Owns: what the loop of the master has to do next, and what only the child of a fork has. Refuses: the actions
-//! themselves (`perform`, `upgrade`).
+//! Owns: what the loop of the master has to do next, and the data that only the child of a fork has. Refuses: the
+//! actions themselves (`perform`, `upgrade`).
 
 use std::os::fd::OwnedFd;
 
@@ -17,7 +17,7 @@ pub(super) enum Performed {
     Exit(ExitReason),
 }
 
-/// What only the child of a fork has, and needs to become a worker.
+/// The data that only the child of a fork has. The child needs them to become a worker.
 pub(super) struct ForkedChild {
     pub(super) slot: SlotId,
     pub(super) generation: Generation,

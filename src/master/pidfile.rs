@@ -16,13 +16,15 @@ use crate::sys::{
     file::{id, id_behind},
 };
 
-/// How often to try again if another master makes or removes the file at the same time.
+/// How often `claim` tries to lock the file before it gives up. A try fails if another master makes or removes the file
+/// at the same time.
 const TRIES: u32 = 100;
 
 #[derive(Debug)]
 pub(crate) struct Pidfile {
     path: PathBuf,
-    /// The file is locked, if its file system has locks. `None`: the old program had lost the file.
+    /// The open pid file, which is locked if its file system supports locks. `None` after a takeover from an old
+    /// program that no longer had the file.
     file: Option<File>,
 }
 
@@ -39,28 +41,29 @@ pub(crate) enum PidfileError {
 }
 
 impl Pidfile {
-    /// Writes a file beside the path and renames it, so that no reader sees a part of the number.
+    /// Writes the pid to a file beside the path, and then renames this file, so that no reader sees only a part of the
+    /// number.
     ///
     /// # Errors
     /// Another running master holds the file, or the file cannot be written.
     pub(crate) fn create(path: &Path) -> Result<Self, PidfileError> {
         let failed = |source| PidfileError::Write { path: path.to_owned(), source };
-        // The lock is held until the new file is in place. If two masters start at the same time, one of them is
-        // refused.
+        // `stale` holds the lock of the old file until the new file is in place, so if two masters start at the same
+        // time, one of them is refused.
         let stale = claim(path)?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(format!(".{}", std::process::id()));
         let written = fs::write(&beside, format!("{}\n", std::process::id())).and_then(|()| {
-            // The file is opened for reading only: a disk with a file that is open for writing cannot be remounted
-            // read-only.
+            // The file is opened for reading only, because a disk cannot be remounted read-only while one of its files
+            // is open for writing.
             let file = fd::open_at_once(beside.as_ref())?;
             lock(&file);
             fs::rename(&beside, path)?;
             Ok(file)
         });
         if written.is_err() {
-            // On a full disk the new file is incomplete, and the old one may be empty because it was made only for its
-            // lock.
+            // On a full disk the new file is incomplete, so it is removed. The old file is removed only if it is empty,
+            // because `claim` may have made it only to lock it.
             let _ = fs::remove_file(&beside);
             if stale.metadata().is_ok_and(|found| found.len() == 0) {
                 let _ = fs::remove_file(path);
@@ -69,8 +72,8 @@ impl Pidfile {
         Ok(Self { path: path.to_owned(), file: Some(written.map_err(failed)?) })
     }
 
-    /// Takes over the file of the old program, which had the same pid. If an older version has not passed the open
-    /// file, it is opened again by its path.
+    /// Takes over the file of the old program, which had the same pid. If the old program is of an older version that
+    /// does not pass the open file, the file is opened again by its path.
     pub(crate) fn adopt(path: &Path, passed: Option<RawFd>) -> Self {
         let passed = passed.and_then(|number| exec::received(number).ok()).map(File::from);
         let found = || fd::open_at_once(path).ok().filter(|_| read(path) == Some(std::process::id()));
@@ -78,11 +81,11 @@ impl Pidfile {
         Self { path: path.to_owned(), file }
     }
 
-    /// Writes the file again if it is gone, or if it was replaced by one that no living master holds. Returns true if
-    /// it was written.
+    /// Writes the pid file again if it is gone, or if it was replaced by a file that no living master holds. Returns
+    /// true if the file was written.
     ///
     /// # Errors
-    /// As for [`create`](Self::create). After an error the file at this path stays as it is.
+    /// The errors of [`create`](Self::create). After an error the file at this path stays as it is.
     pub(crate) fn renew(&mut self) -> Result<bool, PidfileError> {
         if self.is_ours() {
             return Ok(false);
@@ -120,7 +123,7 @@ impl Pidfile {
     }
 }
 
-/// Locks the file at `path`. If it is missing, an empty one is made.
+/// Locks the file at `path`. If the file is missing, makes an empty file first.
 fn claim(path: &Path) -> Result<File, PidfileError> {
     let failed = |source| PidfileError::Write { path: path.to_owned(), source };
     for _ in 0..TRIES {

@@ -1,7 +1,7 @@
 //! The shell's part of a reload: reading, refusing and applying settings, and going back to the old ones.
 //!
 //! Owns: the old settings while the new ones are on trial, and the result of the last reload. Refuses: the decision
-//! when a trial is passed or failed (`core`).
+//! whether a trial is passed or failed (`core`).
 
 use std::{mem, rc::Rc, sync::Arc};
 
@@ -21,9 +21,10 @@ use crate::{
 /// How a reload reads the settings.
 pub(crate) struct SettingsLoader {
     pub(crate) app: Rc<AppInfo>,
-    /// Reads and checks the new settings. It gets the settings in effect.
+    /// Reads and checks the new settings. Its argument is the settings in effect.
     pub(crate) read: Box<ReadSettings>,
-    /// Prepares what the workers of the new settings need. It gets the new settings, then the settings in effect.
+    /// Prepares what workers with the new settings need. Its first argument is the new settings, its second the
+    /// settings in effect.
     pub(crate) prepare: Box<PrepareWorkers>,
 }
 
@@ -34,22 +35,23 @@ impl SettingsLoader {
     }
 }
 
-/// Returns the new settings, or why they are refused, in one sentence.
+/// Gets the settings in effect, and returns the new settings, or one sentence that says why the new settings are
+/// refused.
 type ReadSettings = dyn Fn(&Resolved) -> Result<Resolved, String>;
 type PrepareWorkers = dyn Fn(&Resolved, &Resolved) -> Result<(), String>;
 
-/// What the shell remembers of reloads.
+/// What the shell remembers about reloads.
 #[derive(Debug, Default)]
 pub(super) struct Reloads {
     /// The settings to go back to, while the newer ones are on trial.
     before: Option<Arc<Resolved>>,
-    /// What the newer settings changed, in the words of the reply.
+    /// A text for the reply that says what the newer settings changed.
     changes: String,
     pub(super) last: Option<LastReload>,
 }
 
 impl Reloads {
-    /// Continues the record of the program before this one.
+    /// Makes the record of a program that took over. `last` is the result of the old program's last reload.
     pub(super) fn after(last: Option<LastReload>) -> Self {
         Self { last, ..Self::default() }
     }
@@ -77,12 +79,12 @@ pub(super) fn preview(shell: &Shell) -> Result<String, String> {
     Ok(format!("a reload of the running service (pid {}, {file}): {changes}", std::process::id()))
 }
 
-/// Returns the settings in effect, with the `workers.count` that a scale may have changed.
+/// Returns the settings in effect. `workers.count` has its present value, which a command to scale may have changed.
 pub(super) fn in_effect(shell: &Shell) -> Resolved {
     shell.resolved.with_count(shell.core.target())
 }
 
-/// Loads the new settings. Nothing of the old ones is touched before it is certain that all of the new ones can be
+/// Loads the new settings. The old settings stay untouched until it is certain that all of the new settings can be
 /// used.
 pub(super) fn load(shell: &mut Shell) -> Event {
     let loaded = try_load(shell);

@@ -184,8 +184,8 @@ fn every_worker_is_replaced_at_its_age_and_none_before() {
     worlds(100, |seed| {
         let mut world = World::new(seed, Nature { max_age: AGE, ..CALM }, up_to(6));
         world.settle(BOOT);
-        // Workers of the same age are replaced one after the other, and each replacement takes one boot: allow for six
-        // of them.
+        // Workers of the same age are replaced one after the other, and each replacement takes one boot. The test
+        // allows for six boots.
         let late = 6 * BOOT;
         world.run_checking(3 * AGE, |world| {
             assert_gentle(world);
@@ -387,7 +387,8 @@ fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
     });
 }
 
-/// When the preflight has passed, forks are under way. The next program would not know of them, so the exec must wait.
+/// In each world, forks are under way when the preflight has passed. The next program would not know of these forks, so
+/// the exec must wait for them.
 #[test]
 fn an_exec_waits_for_the_forks_under_way() {
     worlds(100, |seed| {
@@ -518,7 +519,7 @@ fn a_caller_that_scales_gets_one_reply() {
 
 // ---- dying ----------------------------------------------------------------------------------------------------------
 
-/// Returns how long a slot waits after each of its young deaths in a row, the first one first.
+/// Returns how long a slot waits after each of its young deaths in a row, beginning with the first death.
 fn waits() -> impl Iterator<Item = u64> {
     let doubling = std::iter::successors(Some(500), |wait| Some((wait * 2).min(30_000)));
     std::iter::once(0).chain(doubling)
@@ -739,8 +740,8 @@ fn a_stall_is_forgiven_once_to_hung_workers_and_always_to_workers_with_heartbeat
         thaw(&mut world);
         world.run(20_000);
         assert_eq!(world.aborts.len(), 1, "a worker that sends heartbeats was aborted");
-        // After the last stall, all workers may have sent a heartbeat before the master woke: then the master notes no
-        // stall.
+        // After the last stall, all workers may have sent a heartbeat before the master woke. In this case the master
+        // notes no stall.
         let told = world.notes_of(|note| matches!(note, Note::Stalled { .. }));
         assert!((1..=2).contains(&(told - usize::from(seed % 2 == 1))), "told {told} times");
     });
@@ -859,8 +860,8 @@ fn one_slot_that_can_serve_keeps_the_service_alive() {
         assert_eq!(world.exited, None);
         assert_eq!(world.live(), [SlotId(0)]);
         let late = world.forks.iter().filter(|(at, _)| *at > 300_000).count();
-        // If more slots fail than may wait, their waits are cut short: while one slot serves, all of them together fork
-        // once a second.
+        // If more slots fail than may wait, their waits are cut short. While one slot serves, all failing slots
+        // together fork once a second.
         let expected = if world.policy.workers == 2 { 8..=10 } else { 200..=300 };
         assert!(expected.contains(&late), "{late} forks in five minutes");
     });
@@ -908,7 +909,7 @@ fn a_stop_ends_at_its_deadline_and_signals_only_make_it_faster() {
 }
 
 /// A TERM to the process group, or to a part of it, may reach the workers before or after the master. Half of the
-/// workers that drain die while they do.
+/// workers that drain die before they have drained.
 #[test]
 fn a_stop_that_reaches_the_workers_too_leaves_no_connection_in_the_queues() {
     worlds(500, |seed| {

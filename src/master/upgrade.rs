@@ -39,32 +39,32 @@ use crate::{
     },
 };
 
-/// What the shell remembers of upgrades.
+/// What the shell remembers about upgrades.
 #[derive(Debug)]
 pub(super) struct Upgrades {
     /// The path of the program that the next upgrade executes. Links in it are kept.
     path: PathBuf,
     /// The folder in which the service was first started. Links in its path are kept.
     cwd: PathBuf,
-    /// The open file of the running program. `None` without `/proc`: then no upgrade is possible.
+    /// The open file of the running program. It is `None` if `/proc` is missing, and no upgrade is possible then.
     executable: Option<OwnedFd>,
     preflight: Option<Preflight>,
-    /// The program to go back to, while the workers of this one are on trial.
+    /// The program to go back to if the workers of this program fail their trial. It is set only during the trial.
     previous: Option<Previous>,
     /// The last part of the reply to an upgrade that has passed its trial.
     summary: String,
     pub(super) last: Option<LastReload>,
 }
 
-/// A program to execute, and its arguments, its own name first.
+/// A program to execute, and its arguments. The first argument is the program's own name.
 struct Target {
     path: PathBuf,
     arguments: Vec<OsString>,
 }
 
 impl Target {
-    /// Chooses the program to execute. `asked` is the path that the operator gave. The runtime may know better which
-    /// program runs the service, such as an interpreter with arguments of its own before those of the service.
+    /// Chooses the program to execute. `asked` is the path that the operator gave. The runtime can name another program
+    /// that runs the service, such as an interpreter with arguments of its own before those of the service.
     fn of(shell: &Shell, asked: Option<PathBuf>) -> Self {
         let Upgrades { cwd, path, .. } = &shell.upgrades;
         let app = &shell.loader.app;
@@ -189,7 +189,7 @@ pub(super) fn become_old(shell: &mut Shell, slot: SlotId, why: Failure) -> Perfo
     Performed::Learned(Event::ExecFailed)
 }
 
-/// Executes a program in place of this one. Returns only if that fails, with the reason.
+/// Replaces this program with another one by an exec. Returns only if the exec fails, with the reason.
 fn become_program(
     shell: &mut Shell,
     (program, arguments): (BorrowedFd<'_>, &[OsString]),
@@ -201,7 +201,7 @@ fn become_program(
         Ok(blocked) => blocked,
         Err(error) => return format!("signals cannot be blocked: {error}"),
     };
-    // From here on signals wait in the kernel for the next program. Those that came before are passed in the state.
+    // From here on signals wait in the kernel for the next program. Signals that came before are passed in the state.
     let heard = shell.signals.take();
     let told = heard.iter().map(|(signal, times)| (signal.name().to_owned(), *times)).collect();
     let error = match write_state(shell, path, told, failed) {
@@ -221,8 +221,8 @@ fn become_program(
     error
 }
 
-/// Writes everything that a program needs to take over. If the reader is the old program, `failed` says why this one
-/// failed.
+/// Writes the state that another program needs to take over. If the other program is the old one, `failed` says why
+/// this program failed.
 fn write_state(
     shell: &Shell,
     path: &Path,

@@ -1,4 +1,4 @@
-//! The words of the log for what the core decided: why a worker is recycled, drained or killed.
+//! The words in which the log says why the core recycles, drains or kills a worker.
 //!
 //! Owns: one short phrase for each cause. Refuses: sentences (`perform`, `exits`).
 

@@ -1,4 +1,4 @@
-//! The control socket as one program passes it to the next: the clients stay connected.
+//! The form in which one program passes the control socket to the next, so that the clients stay connected.
 //!
 //! Owns: the description of the socket and its clients for the next program. Refuses: the passing of descriptors
 //! (`sys::exec`).

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Millis;
 
-/// The least time between two forks of one slot, and, while no slot is served, between two forks that cut a wait short.
-/// It keeps the master from forking in a busy loop.
+/// The least time between two forks of one slot. While no slot is served, it is also the least time between two forks
+/// that cut the wait of a slot short. It keeps the master from forking in a busy loop.
 pub(super) const FLOOR_MS: u64 = 100;
 /// While some slot is served, at least this time lies between two forks that cut the wait of a slot short.
 pub(super) const EARLY_MS: u64 = 1_000;
@@ -77,7 +77,7 @@ impl Backoff {
     }
 
     /// Replaces times in the past by `now`, after an upgrade. Otherwise a slot that wants a worker only now would seem
-    /// to have wanted one since then, which looks like a stall of the master.
+    /// to have wanted one since that earlier time, which would look like a stall of the master.
     pub(super) fn goes_on(&mut self, now: Millis) {
         self.until = self.until.max(now);
         self.floor = self.floor.max(now);

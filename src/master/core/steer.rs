@@ -8,7 +8,7 @@ use super::{Action, Master, Millis, Note, Phase, Pid, SlotId, Stage, Worker};
 /// How often the master looks at the heartbeats of silent workers. If such a worker sends heartbeats again, its slot
 /// gets new connections again within this time.
 const SILENT_LOOK_MS: u64 = 100;
-/// If a worker was silent for at least this long, its first heartbeat after that is logged. Shorter silences are
+/// If a worker was silent for at least this long, its first heartbeat after the silence is logged. Shorter silences are
 /// common, because handlers block.
 const LOGGED_SILENCE_MS: u64 = 1_000;
 
@@ -33,17 +33,17 @@ impl Master {
         if !self.watches_silent() {
             self.look_at = now.after(SILENT_LOOK_MS);
         }
-        // The worker may have sent a heartbeat since its sibling reported it, so only a worker that is overdue now is
-        // silent.
+        // The worker may have sent a heartbeat after its sibling reported it as silent, so only a worker that is
+        // overdue now is silent.
         for w in self.workers.iter_mut().filter(|w| w.slot == slot && w.serving() && w.due < now) {
             w.silent = true;
         }
     }
 
-    /// Chooses the slots that get new connections: those whose worker is neither silent nor full; if there are none,
-    /// those whose worker is not silent; if there are none either, all slots with a serving worker. Slots above the
-    /// target get no new connections. If no worker serves, the last choice stays, because a connection has to wait in
-    /// every slot alike.
+    /// Chooses the slots that get new connections. These are the slots whose worker is neither silent nor full. If
+    /// there is no such slot, they are the slots whose worker is not silent, and if every worker is silent, all slots
+    /// with a serving worker. Slots above the target get no new connections. If no worker serves, the earlier choice
+    /// stays, because a connection has to wait in every slot alike.
     pub(super) fn steer(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if self.watches_silent() && self.look_at <= now {
             self.look_at = now.after(SILENT_LOOK_MS);

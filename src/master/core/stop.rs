@@ -78,8 +78,8 @@ impl Master {
         }
     }
 
-    /// Drains every worker. Workers that drain already are told too that this is the final stop: a worker that still
-    /// lives then accepts from the listeners once more. While no worker serves, starting workers go on; they are told
+    /// Drains every worker. Workers that drain already are told, too, that this is the final stop, so that those that
+    /// still live accept from the listeners once more. While no worker serves, starting workers continue. They are told
     /// to drain once they serve.
     fn drain_all(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
         let starting_go_on = self.must_accept_rest() && !self.workers.iter().any(Worker::serving);

@@ -37,10 +37,10 @@ pub(crate) struct CoreSnapshot {
 /// The role in which a program takes over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Takeover {
-    /// The new program: its workers are on trial. `count`: its settings ask for another number of workers than before.
-    /// `removes`: its settings no longer name some addresses.
+    /// This program is the new one, and its workers are on trial. `count` is the number of workers in its settings, if
+    /// that number is another than before. `removes` is true if its settings no longer name some addresses.
     New { count: Option<u32>, removes: bool },
-    /// The old program, which takes over again because the new one failed.
+    /// This program is the old one, which takes over again because the new one failed.
     Back,
 }
 

@@ -1,4 +1,4 @@
-//! A new generation: requested, loaded, on trial, then kept or rolled back.
+//! The steps of a new generation, which is requested, loaded and put on trial, and then kept or rolled back.
 //!
 //! Owns: the change under way, the changes that wait for it, and the trial, which is the same for a reload and an
 //! upgrade. Refuses: the takeover by a new program (`takeover`).
@@ -16,14 +16,15 @@ use super::{
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     None,
-    /// The shell reads the settings; the result is its next event.
+    /// The shell reads the settings, and its next event reports the result.
     Loading {
         callers: Vec<Caller>,
     },
     /// The new program boots one worker beside this program, as a test.
     Preflight {
         callers: Vec<Caller>,
-        /// When the preflight has taken too long; `None` if it has no limit, or once it was told to end.
+        /// When the time for the preflight is over; `None` if this time has no limit, or once the preflight was told to
+        /// end.
         until: Option<Millis>,
         passed: bool,
     },
@@ -90,8 +91,8 @@ impl Master {
         std::mem::replace(&mut self.change, Change::None)
     }
 
-    /// Returns true if a change may begin: no other is under way, and no removed address still has to be closed. The
-    /// new settings could name such an address again.
+    /// Returns true if a change may begin: no other change is under way, and no removed address still has to be closed.
+    /// A change must wait for the latter, because the new settings could name such an address again.
     pub(super) fn may_change(&self) -> bool {
         matches!(self.change, Change::None) && self.close_removed_at.is_none()
     }
@@ -159,7 +160,7 @@ impl Master {
         actions.push(Action::Note(Note::TrialBegun { generation: self.generation, target: self.target }));
     }
 
-    /// Ends the trial if this failure of a worker decides it, and returns whether it did. After a failed trial the old
+    /// Ends the trial if this failure of a worker decides it, and returns true if it did. After a failed trial the old
     /// settings are used again, and the workers of the failed generation are drained.
     pub(super) fn fails_trial(
         &mut self,

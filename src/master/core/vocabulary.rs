@@ -1,7 +1,7 @@
-//! The words between the core and the shell: facts that the shell reports, actions that the core asks for.
+//! The types that the core and the shell exchange: facts that the shell reports, and actions that the core asks for.
 //!
 //! Owns: the identifiers, the limits that decisions need, events, actions, replies and notes. Refuses: state, decisions
-//! and sentences (`core` decides, the shell words what it logs).
+//! and sentences. The core decides, and the shell writes the sentences of the log.
 
 use std::path::PathBuf;
 
@@ -59,8 +59,8 @@ pub(crate) enum Event {
     StopRequested {
         graceful: bool,
     },
-    /// A request by a signal has no `caller`: it gets no reply, and a number out of range is replaced by the nearest
-    /// possible one.
+    /// The number of workers is to change. A request by a signal has no `caller`, so it gets no reply. If its number is
+    /// out of range, the nearest possible number replaces it.
     ScaleRequested {
         scaling: Scaling,
         caller: Option<Caller>,
@@ -68,8 +68,8 @@ pub(crate) enum Event {
     ReloadRequested {
         caller: Option<Caller>,
     },
-    /// The shell has read and checked the settings, and has bound their addresses. `count`: the file asks for another
-    /// number of workers than before. `removes`: the file no longer names some addresses.
+    /// The shell has read and checked the settings, and has bound their addresses. `count` is the number of workers in
+    /// the file, if that number is another than before. `removes` is true if the file no longer names some addresses.
     SettingsLoaded {
         policy: Policy,
         count: Option<u32>,
@@ -77,8 +77,8 @@ pub(crate) enum Event {
     },
     /// The shell could not load the settings; nothing was changed.
     SettingsRefused,
-    /// `program`: the path of the program to upgrade to; `None` means the path by which the running program was
-    /// started.
+    /// An upgrade was requested. `program` is the path of the new program; `None` means the path by which the running
+    /// program was started.
     UpgradeRequested {
         program: Option<PathBuf>,
         caller: Option<Caller>,
@@ -89,12 +89,12 @@ pub(crate) enum Event {
     },
     /// The action `BecomeNew` or `BecomeOld` failed: this program still runs, and nothing has changed.
     ExecFailed,
-    /// The result of the action `Grow`: how many slots and rows exist now.
+    /// The action `Grow` is done. `slots` and `rows` are the numbers that exist now.
     Grown {
         slots: u32,
         rows: u32,
     },
-    /// `max_age_ms`: the age at which this worker is replaced, jitter included; 0 means no limit.
+    /// A worker was forked. `max_age_ms` is the age at which it is replaced, jitter included; 0 means no limit.
     Forked {
         slot: SlotId,
         pid: Pid,
@@ -164,7 +164,8 @@ pub(crate) enum Action {
     AnnounceStop {
         pid: Pid,
     },
-    /// `last`: no worker comes after this one, so it closes the listeners once it has accepted what waits there.
+    /// Tell the worker to drain. `last` is true if no worker comes after this one. It then closes the listeners once it
+    /// has accepted the connections that wait there.
     Drain {
         pid: Pid,
         grace_ms: u64,

@@ -20,7 +20,8 @@ pub(super) const PROMISE: u64 = 10_000;
 pub(super) const MOMENT: u64 = 100;
 /// If a silent worker sends heartbeats again, it gets new connections again within this time.
 const LOOK: u64 = 100;
-/// The least time between two forks of one slot, and, while no slot is served, between two forks that cut a wait short.
+/// The least time between two forks of one slot. While no slot is served, it is also the least time between two forks
+/// that cut the wait of a slot short.
 pub(super) const FLOOR: u64 = 100;
 /// While some slot is served, at least this time lies between two forks that cut a wait short.
 const EARLY: u64 = 1_000;
@@ -50,7 +51,8 @@ impl Random {
     }
 }
 
-/// How the fake workers behave. A fault is a percentage: so often it happens when it could.
+/// How the fake workers behave. The number of a fault says, in percent, how often the fault happens when it could
+/// happen.
 #[derive(Clone, Copy)]
 pub(super) struct Nature {
     pub(super) fork_fails: u64,
@@ -79,7 +81,8 @@ pub(super) struct Nature {
     pub(super) bad_take_over: u64,
     /// The slots below this number have no faults.
     pub(super) spared: u32,
-    /// The age at which a worker is replaced, in milliseconds, plus up to a tenth of it; 0 means no limit.
+    /// The age at which a worker is replaced, in milliseconds; 0 means no limit. Up to a tenth of this age is added for
+    /// each worker.
     pub(super) max_age: u64,
 }
 
@@ -145,13 +148,14 @@ pub(super) struct Process {
     state: State,
     pub(super) hung: bool,
     pub(super) announced: bool,
-    /// The process may end at any moment, because of what the master did to it.
+    /// True if the process may end at any moment, because of what the master did to it.
     doomed: bool,
     /// The time by which the process must have drained, if it was told to.
     pub(super) drained_by: Option<u64>,
-    /// The process was told that this is the final stop.
+    /// True if the process was told that this is the final stop.
     told_last: bool,
-    /// The promise in the process's row of the scoreboard. The master reads it only when it wakes.
+    /// The time of the next heartbeat that the process has promised in its row of the scoreboard. The master reads the
+    /// row only when it wakes.
     pub(super) due: u64,
     due_read: u64,
     pub(super) old_at: u64,
@@ -160,7 +164,7 @@ pub(super) struct Process {
     pub(super) large_at: Option<u64>,
 }
 
-/// Something that is planned for a later time. If it is planned for a process that cannot do it by then, nothing
+/// Something that is planned for a later time. If a process cannot do what is planned for it at that time, nothing
 /// happens.
 #[derive(Debug)]
 pub(super) enum Ahead {
@@ -182,7 +186,7 @@ pub(super) struct World {
     pub(super) nature: Nature,
     pub(super) policy: Policy,
     pub(super) master: Master,
-    /// Prints every event and action, because this world is replayed.
+    /// True if this world is replayed, so that every event and action is printed.
     replayed: bool,
     /// The results of actions, which the shell reports before it waits again.
     results: VecDeque<Event>,
@@ -194,21 +198,21 @@ pub(super) struct World {
     /// The workers that the master knows to be silent.
     pub(super) silent: BTreeSet<Pid>,
     pub(super) full: BTreeSet<Pid>,
-    /// The machine was frozen until now, so nothing could be done in time.
+    /// True if the machine was frozen until now, so that nothing could be done in time.
     was_frozen: bool,
     /// The machine may freeze again from this time on, because every worker has had time to send a heartbeat.
     steady_at: u64,
     pub(super) ever_ready: bool,
-    /// At the final stop, a worker has accepted every connection that waited in the listeners.
+    /// True if a worker has accepted, at the final stop, every connection that waited in the listeners.
     all_accepted: bool,
     asked_to_recycle: BTreeSet<Pid>,
     pub(super) on_trial: bool,
-    /// How often another program took over, including the way back.
+    /// How often another program took over, including each return to the old program.
     pub(super) execs: usize,
-    /// Set while a preflight is under way. It holds the time by which the preflight has to be ended, and `None` once it
-    /// was told to end.
+    /// The outer option is set while a preflight is under way. The inner option holds the time by which the preflight
+    /// has to be ended; it is `None` once the preflight was told to end.
     preflight: Option<Option<u64>>,
-    /// The removed addresses refuse new connections.
+    /// True if the removed addresses refuse new connections.
     refuses_at_removed: bool,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
@@ -353,8 +357,8 @@ impl World {
         }
     }
 
-    /// Returns the event that the master gets; `None` if it gets none, because the process is gone or cannot do this
-    /// now.
+    /// Returns the event that the master gets; `None` if there is no event, because the process is gone or cannot do
+    /// this now.
     fn happen(&mut self, ahead: Ahead) -> Option<Event> {
         let event = match ahead {
             Ahead::Fact(event) => event,
@@ -456,14 +460,14 @@ impl World {
         self.maybe_crash(pid);
     }
 
-    /// Returns true if some worker is late with a heartbeat. If the machine froze twice in this time, the master would
-    /// take the worker for hung.
+    /// Returns true if some worker is late with a heartbeat. The machine must not freeze again at such a time, because
+    /// the master would then take the worker for hung.
     fn has_late(&self) -> bool {
         self.processes.values().any(|p| p.state == State::Serving && !p.hung && p.due < self.now)
     }
 
-    /// Freezes the machine. It wakes before a deadline, or at least a second after it: a shorter delay would not count
-    /// as a stall.
+    /// Freezes the machine. The machine wakes before a deadline, or at least a second after it, because a shorter delay
+    /// would not count as a stall.
     pub(super) fn freeze(&mut self, ms: u64) {
         let silences = self.processes.values().map(|p| p.due + TIMEOUT);
         let mut deadlines: Vec<u64> = silences.chain(self.master.deadline().map(|deadline| deadline.0)).collect();
@@ -503,8 +507,8 @@ impl World {
     fn step(&mut self, event: Option<Event>) {
         if !std::mem::take(&mut self.was_frozen) {
             self.assert_woken_in_time();
-            // When the master learns that slots were added, the world has them already: this one step cannot be
-            // checked.
+            // When the master learns that slots were added, the world already has these slots, so this one step cannot
+            // be checked.
             if !matches!(event, Some(Event::Grown { .. })) {
                 self.assert_never_without(self.now.saturating_sub(1));
             }
@@ -726,7 +730,7 @@ impl World {
         self.take_over(Takeover::New { count, removes });
     }
 
-    /// Lets another program take over. It gets the old state only as text.
+    /// Lets another program take over. This program gets the old state only as text.
     fn take_over(&mut self, takeover: Takeover) {
         self.execs += 1;
         let forking = self.master.workers().iter().find(|w| w.phase == Phase::Forking);
@@ -782,7 +786,7 @@ impl World {
         }
     }
 
-    /// Lets a process drain, because of the master or of a SIGTERM of its own.
+    /// Lets a process drain, because the master told it to or because the process itself got a SIGTERM.
     fn drain(&mut self, pid: Pid, grace: u64, last: bool) {
         let slot = self.alive(pid).slot;
         let (now, nature) = (self.now, self.nature_of(slot));
@@ -873,8 +877,8 @@ impl World {
     }
 
     /// Asserts that at most half of the slots wait for their next worker, however many workers die, so that one serves
-    /// or starts. More slots may wait for a short time after a fork: for the floor, or for a second while some slot
-    /// serves.
+    /// or starts. More slots may wait for a short time after a fork, which is `EARLY` while some slot serves, and
+    /// `FLOOR` otherwise.
     fn assert_never_without(&self, at: u64) {
         let slots = self.master.target().min(self.policy.slots);
         let has = |slot: u32| {

@@ -1,7 +1,7 @@
-//! Taking over from the old program: its sockets, its workers, and the commands under way.
+//! Takes over the sockets, the workers and the commands under way of the old program.
 //!
-//! Owns: the order of the steps. Everything that may fail comes first, and nothing is changed before it has succeeded.
-//! Refuses: the way back (`handover`).
+//! Owns: the order of the steps. All steps that may fail come first, and nothing is changed before all of them have
+//! succeeded. Refuses: the return to the old program (`handover`).
 
 use std::{io, path::Path};
 
@@ -81,8 +81,7 @@ fn try_adopt(
         Takeover::New { count, removes: listeners.removes() }
     };
     let pidfile = state.pidfile.as_deref().map(|path| Pidfile::adopt(path, state.pidfile_lock));
-    // From here on nothing can fail. Everything that was passed is adopted as a copy, so the passed descriptors are
-    // closed.
+    // From here on nothing can fail. This program uses copies of the passed descriptors, so the passed ones are closed.
     exec::close(&state.fds);
     exec::set_cloexec(&state.listeners.originals());
     let room = Room::make(&listeners, &scoreboard);

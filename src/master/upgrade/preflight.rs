@@ -1,6 +1,7 @@
-//! The preflight: a new program is started beside this one, and it passes or is refused.
+//! The preflight, which starts a new program beside this one to test whether it can take over.
 //!
-//! Owns: the process of the preflight, and its output. Refuses: waiting for it. The master's poll watches it.
+//! Owns: the process of the preflight, and its output. Refuses: waiting for this process, because the master's poll
+//! watches it.
 
 use std::{
     ffi::OsString,
@@ -30,10 +31,10 @@ use crate::{
 
 /// How many bytes at the end of the preflight's output are kept.
 const SAID_MAX: usize = 4096;
-/// How many bytes of the last line of this output go to the log and to the caller, if the preflight fails.
+/// How many bytes of the last line of the preflight's output go to the log and to the caller, if the preflight fails.
 const WORDS_MAX: usize = 500;
 
-/// A program that is being tested, or has passed.
+/// A program that is being tested, or has passed the test.
 #[derive(Debug)]
 pub(super) struct Preflight {
     pub(super) pid: Pid,
@@ -90,7 +91,7 @@ fn try_program(shell: &mut Shell, target: Target) -> Result<Preflight, String> {
         }
         Forked::Parent { child } => {
             drop(blocked);
-            // If this fails, the child was faster and leads the group already.
+            // If this fails, the child has already made itself the leader of the group.
             let _ = exec::lead_group(child);
             let (pid, channel) = (Pid(child), Some(channel));
             let (words, said) = (Some(words), Vec::new());
@@ -149,7 +150,8 @@ pub(in super::super) fn reap(shell: &mut Shell, exit: Exit) {
 }
 
 impl Preflight {
-    /// Reads at most as much as a pipe holds, so that the master is not kept here. More has to wait for the next turn.
+    /// Reads at most as much as a pipe holds, so that a program with endless output does not keep the master here. The
+    /// rest has to wait for the next turn.
     fn read_words(&mut self) {
         let mut chunk = [0; 4096];
         for _ in 0..16 {
