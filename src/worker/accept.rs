@@ -35,15 +35,16 @@ use crate::{
     },
 };
 
-/// The most connections that are accepted in a row; then those that were accepted get a turn. The number is small,
-/// because a crash loses connections that were accepted and not yet answered, but not those in the queue.
+/// The most connections that a loop accepts in a row. After that, the tasks of these connections get a turn. The number
+/// is small, because a crash loses connections that were accepted and not yet answered, but not those in the queue.
 const ACCEPTS_PER_TURN: u32 = 4;
 
 /// The pause after an accept that failed for lack of file descriptors or memory. New connections wait in the queue
 /// while others end.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// The most connections that a sweep takes. It ends the sweep even if clients arrive faster than it accepts.
+/// The most connections that a sweep takes. This limit ends the sweep even if clients arrive faster than the sweep
+/// accepts them.
 const SWEEP_MAX: u32 = 4096;
 
 enum TokioListener {
@@ -84,8 +85,8 @@ where
                 accepted = listener.accept(|| shared.is_about_to_drain(), &mut was_empty) => accepted,
             };
             let now = clock::coarse();
-            // The queue was empty until now, unless the event loop was held up: then the loop may have noticed a
-            // connection late.
+            // The queue was empty until now, if the event loop was not held up. A loop that was held up may have
+            // noticed a connection late.
             if was_empty && shared.delays(now) == delays {
                 empty_at = now;
             }
@@ -95,7 +96,8 @@ where
                     let one_leaves = shared.make_place(1);
                     stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
-                    // `yield_now` lets the other tasks have a turn. In it, the connection that gives up its place ends.
+                    // `yield_now` lets the other tasks have a turn. In this turn, the connection that gives up its
+                    // place ends.
                     if one_leaves || taken == ACCEPTS_PER_TURN {
                         taken = 0;
                         yield_now().await;
@@ -138,7 +140,7 @@ where
     take(socket, SWEEP_MAX, shared, app);
 }
 
-/// Accepts connections that are in the queue at this moment, `most` at most. Returns how many it accepted.
+/// Accepts connections that are in the queue at this moment, but not more than `most`. Returns how many it accepted.
 pub(super) fn take<S, B>(socket: &Socket, most: u32, shared: &'static Shared, app: &S) -> u32
 where
     S: Serve<B>,
@@ -217,9 +219,9 @@ impl TokioListener {
 }
 
 impl AcceptedStream {
-    /// Starts the task of the connection. `waited`: the connection may have waited so long that its client gave up, and
-    /// the event loop does not know it yet. This is possible if tokio accepted the connection: then it is read before
-    /// the loop looks at it. It is not possible if the stream was made of a std socket.
+    /// Starts the task of the connection. `waited` is true if the connection may have waited so long that its client
+    /// gave up without the knowledge of the event loop. This is possible if tokio accepted the connection, because the
+    /// task then reads it before the loop looks at it. It is not possible if the stream was made of a std socket.
     fn serve<S, B>(self, shared: &'static Shared, app: S, waited: bool)
     where
         S: Serve<B>,

@@ -21,8 +21,8 @@ use crate::channel::ToMaster;
 /// this time, even if one SYN-ACK is lost: the kernel sends it again after a second.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// The last part of [`SETTLE`], in which no new handshake begins, and those under way end. Handshakes between
-/// continents take less time.
+/// The last part of [`SETTLE`], in which no new handshake begins, and those under way end. A handshake between two
+/// continents takes less time than this.
 const REFUSE_NEW: Duration = Duration::from_millis(250);
 
 /// The length of the last part, in which no new handshake begins, if the grace ends before [`SETTLE`] does. Otherwise

@@ -115,8 +115,8 @@ impl AccessLog {
     }
 
     /// Writes the line of a request that was refused before it was parsed. `bytes` is the size of the response's body,
-    /// `took` the time since the request began. `head` is what has arrived of the request; its request line is shown if
-    /// it is whole and valid.
+    /// and `took` is the time since the request began. `head` is the part of the request that has arrived. The line
+    /// shows the request line in `head` if that is complete and valid.
     pub(super) fn refused(&self, client: Option<IpAddr>, head: &[u8], status: StatusCode, bytes: u64, took: Duration) {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let request = format::request_line(head);
@@ -137,8 +137,8 @@ impl AccessLog {
             return;
         }
         writer.put(&self.form, facts, self.pid);
-        // If the last write took less than everything, a try for each line would be too often. The heartbeat tries
-        // again.
+        // If the last write did not take the whole buffer, a new try for each line would be too often. Only the
+        // heartbeat then tries again.
         if writer.buffer.len() >= FULL && writer.stalled.is_none() {
             writer.flush();
         }
@@ -242,8 +242,8 @@ impl LineWriter {
             reason,
             "{lines} lines of the access log are lost; requests are still served"
         );
-        // The log may have the same reader as the access log. If it has lost this warning, the next one counts these
-        // lines again.
+        // The log may have the same reader as the access log, and may therefore lose this warning. If it has lost the
+        // warning, the next warning counts these lines again.
         if log::dropped() == lost {
             self.told = self.dropped;
         }

@@ -8,8 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// How long a request is remembered, in milliseconds. It counts less the older it is. At this age it counts about a
-/// third.
+/// The age, in milliseconds, at which a request counts only about a third. A request counts less the older it is.
 const MEMORY: u64 = 60_000;
 
 /// A worker has clearly more requests than the others only if it has more than this share of the mean, in percent.
@@ -17,8 +16,8 @@ const AHEAD: u64 = 120;
 /// In addition, it must have more requests than the mean plus this number.
 const AHEAD_MIN: u64 = 20;
 
-/// The least time between two connections that are sent away, in milliseconds. Earlier the counts do not show yet what
-/// the first one has changed.
+/// The least time between two connections that are sent away, in milliseconds. Until this time is over, the counts do
+/// not show yet what the first connection has changed.
 const PAUSE: u64 = 200;
 
 /// Each request counts as this many parts. If whole requests were counted, the fading would be rounded to 0 for a small
@@ -43,8 +42,9 @@ struct SlotLoad {
 }
 
 impl Balance {
-    /// Returns the slot to which the worker of slot `own` should send a connection now. If it returns one, the caller
-    /// must send a connection there. `serving` holds, for each slot that serves, the number of its requests so far.
+    /// Returns the slot to which the worker of slot `own` should send a connection now. If this returns a slot, the
+    /// caller must send a connection there. `serving` holds, for each slot that serves, the number of its requests so
+    /// far.
     pub(super) fn sends_to(&self, own: u64, serving: &BTreeMap<u64, u64>, now: u64) -> Option<u64> {
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         memory.learn(serving, now);

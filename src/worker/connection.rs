@@ -82,7 +82,7 @@ use crate::{
 
 /// The number of headers that hyper reads without allocating memory.
 const FIELDS_ON_THE_STACK: usize = 100;
-/// The most headers of a request, even without a limit: twice as many do not fit into a `HeaderMap`.
+/// The most headers of a request, even if the settings set no limit, because a `HeaderMap` cannot hold twice as many.
 const FIELDS_MAX: usize = 16_384;
 
 /// The longest head of a request of HTTP/2, in bytes. It is smaller than with HTTP/1, because each stream may hold a
@@ -90,8 +90,8 @@ const FIELDS_MAX: usize = 16_384;
 const HTTP2_HEAD_MAX: usize = 64 * 1024;
 const HTTP2_STREAMS: u32 = 100;
 
-/// Serves one connection to its end. The connection counts as open until `open` is dropped. `waited`: the client may
-/// have left before the connection was accepted, and the event loop may not know it.
+/// Serves one connection to its end. The connection counts as open until `open` is dropped. `waited` is true if the
+/// client may have left before the connection was accepted, without the knowledge of the event loop.
 pub(super) async fn serve<T, S, B>(
     stream: T,
     peer: Peer,
@@ -159,12 +159,13 @@ async fn introduced<T, S, B>(
     }
 }
 
-/// Returns the connection for changes. It panics once the connection is shared, which happens only when HTTP begins.
+/// Returns the connection in a form that can be changed. Panics if the connection is already shared, which happens only
+/// when HTTP begins.
 fn alone(connection: &mut Arc<Connection>) -> &mut Connection {
     Arc::get_mut(connection).expect("it is not shared yet")
 }
 
-/// Ends a connection before HTTP begins on it: sends the reason to the client.
+/// Sends the reason to the client, and ends the connection before HTTP begins on it.
 async fn dismiss<T>(stream: T, refusal: Refusal, connection: Arc<Connection>, open: OpenGuard)
 where
     T: ClientStream,
@@ -264,10 +265,10 @@ where
     }
 }
 
-/// What a connection needs besides polling hyper: time limits, and a part in a drain.
+/// What a connection needs apart from the polls of hyper, which are its time limits and its part in a drain.
 trait Lifecycle {
-    /// Returns true if nothing is read while the app answers. Then the task watches for the client's end by other
-    /// means.
+    /// Returns true if nothing is read while the app answers. The task then needs another way to notice that the client
+    /// has gone.
     fn watches_client(&self) -> bool {
         false
     }

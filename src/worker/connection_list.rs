@@ -28,8 +28,9 @@ pub(super) struct ConnectionList(Mutex<Connections>);
 struct Connections {
     all: Vec<Arc<dyn Listed>>,
     /// The connections that were idle at the last look at all of them, each with the time since which it was idle. The
-    /// last one was idle longest. Those that were not active after the look are still the longest idle ones of all. So
-    /// the next one is found without a look at all connections.
+    /// last entry is the connection that was idle longest. The connections of this list that were not active after that
+    /// look have still been idle longer than all others. So the next connection to close is found without another look
+    /// at all of them.
     idle: Vec<(u64, Weak<dyn Listed>)>,
 }
 
@@ -70,8 +71,7 @@ impl ConnectionList {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a connection to the list until the returned membership is dropped. `waker` is that of the connection's
-    /// task.
+    /// Adds a connection to the list until the returned membership is dropped. `waker` wakes the connection's task.
     pub(super) fn enter<'a, C: Listed>(&'a self, connection: &'a Arc<C>, waker: &Waker) -> ListMembership<'a> {
         let mut list = self.lock();
         connection.position().at.store(list.all.len(), Relaxed);
@@ -119,7 +119,8 @@ impl Connections {
         })
     }
 
-    /// Returns the last connection of `idle` that was not active after it was put there, and removes those behind it.
+    /// Returns the last connection of `idle` that was not active after it was put there, and removes the entries behind
+    /// it.
     fn last_idle(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         while let Some((since, connection)) = self.idle.last() {
             match connection.upgrade().filter(|connection| connection.evictable_since() == Some(*since)) {

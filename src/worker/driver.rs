@@ -83,7 +83,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`DriveError::Nested`] and [`DriveError::InsideRuntime`] if the call does not come from the outer loop. The
-    /// worker continues as if it had not been made.
+    /// worker continues as if the call had not been made.
     pub fn drive(&self, timeout: Option<Duration>) -> Result<Driven, DriveError> {
         let wake = &self.0.wake;
         self.0.run(async |life| {
@@ -93,8 +93,8 @@ impl Driver {
                 // would never run a task.
                 yield_now().await;
                 if timeout == Some(Duration::ZERO) {
-                    // In the first turn the runtime asks the kernel which sockets are ready. In this second turn the
-                    // tasks run that wait for those sockets.
+                    // In the first turn the runtime asks the kernel which sockets are ready. In this second turn, the
+                    // tasks that wait for those sockets run.
                     yield_now().await;
                     select! {
                         biased;
@@ -125,7 +125,7 @@ impl Driver {
     /// Runs the worker until it ends.
     ///
     /// # Errors
-    /// The same as those of [`drive`](Self::drive).
+    /// The errors of [`drive`](Self::drive).
     pub fn run_to_end(self) -> Result<(), DriveError> {
         let driven = self.0.run(async |life| {
             life.await;
@@ -168,7 +168,7 @@ impl Life {
         Ok(driven)
     }
 
-    /// Drops the worker's future and its tasks. Does not wait for calls that still run on other threads.
+    /// Drops the worker's future and its tasks. Does not wait for blocking calls that still run on other threads.
     pub(super) fn end(&self) {
         *self.future.borrow_mut() = None;
         if let Some(runtime) = self.runtime.borrow_mut().take() {

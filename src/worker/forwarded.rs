@@ -65,8 +65,8 @@ fn nets(allowed: &AllowIp) -> Vec<IpNet> {
 /// request keeps its forwarding headers only if that peer is trusted.
 pub(super) fn client<B>(request: &mut Request<B>, connection: &ClientInfo, trust: &TrustedProxies) -> ClientInfo {
     let mut client = connection.clone();
-    // A target in absolute form, or of HTTP/2, names the host. It then counts before the `Host` header (RFC 9112,
-    // section 3.2.2).
+    // A target in absolute form, or a target of HTTP/2, names the host itself. This host takes precedence over the
+    // `Host` header (RFC 9112, section 3.2.2).
     client.host = match (request.uri().authority(), request.headers().get(HOST)) {
         (Some(authority), _) => Host::Authority(authority.clone()),
         (None, Some(value)) => Host::Header(value.clone()),
@@ -164,8 +164,8 @@ fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName, quotes: bool) -> impl 
         .map(|entry| str::from_utf8(entry).unwrap_or("?"))
 }
 
-/// Returns a function that finds the byte `mark` outside of quotes. It works from either end. If `quotes` is false, a
-/// quote has no meaning.
+/// Returns a function that finds the byte `mark` outside of quotes. The function works on a text from its start, and
+/// from its end. If `quotes` is false, a quote has no meaning.
 fn unquoted(mark: u8, quotes: bool) -> impl FnMut(&u8) -> bool {
     let mut inside = false;
     move |byte| {

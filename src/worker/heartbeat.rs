@@ -1,4 +1,4 @@
-//! The heartbeat: each one promises by when the serving loop makes the next one.
+//! The heartbeats of a worker. Each heartbeat promises a time by which the serving loop makes the next one.
 //!
 //! Owns: the rhythm of the heartbeats, and of the looks at the siblings. A loop with traffic promises the next
 //! heartbeat within 50 ms. An idle loop promises it within 300 ms, and wakes four times a second. Each turn also writes
@@ -26,7 +26,7 @@ const BUSY_PROMISE_MS: u64 = 50;
 const IDLE_TICK_MS: u64 = 256;
 const IDLE_PROMISE_MS: u64 = 300;
 
-/// A worker is idle after this many busy ticks without traffic.
+/// A worker counts as idle after this many ticks in the fast rhythm without traffic.
 const IDLE_TICKS: u32 = 10;
 
 /// Starts the task of the heartbeats. It makes the first promise before it returns, because siblings take a serving

@@ -34,7 +34,7 @@ pub(super) enum Order {
 /// Receives the orders of the master, and notices when the master is gone.
 pub(super) struct MasterLink {
     /// `None` once the master is gone. The socket is of type SOCK_SEQPACKET, but tokio treats it as a datagram socket.
-    /// Like a datagram socket it keeps messages apart; in addition it reports when the other end is gone.
+    /// Like a datagram socket, it keeps messages apart. In addition, it reports that the other end is gone.
     channel: Option<UnixDatagram>,
     term: Signal,
     master: i32,

@@ -19,8 +19,8 @@ const V2_FIXED: usize = 16;
 /// proxies send some hundred bytes.
 const V2_REST_MAX: usize = 4096;
 
-/// What the first bytes of a connection are. If the bytes come in pieces, the result is `More` until it is known. Bytes
-/// that come later do not change a known result.
+/// What the first bytes of a connection are. If the bytes come in pieces, the result is `More` until there are enough
+/// of them. Bytes that come later do not change any other result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ParsedHeader {
     /// More bytes are needed to know the result.
@@ -129,8 +129,8 @@ fn parse_v2(bytes: &[u8]) -> ParsedHeader {
     }
 }
 
-/// Reads the source from the addresses of version 2. They stand in this order: source, destination, source port,
-/// destination port. TLVs may follow. An address has `N` bytes.
+/// Reads the source from the addresses of version 2. The addresses and ports stand in this order: source, destination,
+/// source port, destination port. TLVs may follow. An address has `N` bytes.
 fn v2_source<const N: usize>(rest: &[u8]) -> Option<SocketAddr>
 where
     IpAddr: From<[u8; N]>,

@@ -24,8 +24,8 @@ pub(super) struct RequestIds {
 
 impl RequestIds {
     pub(super) fn new() -> Self {
-        // Forked workers inherit the keys of the hash from the master, so what is hashed must differ. Pid and time
-        // differ.
+        // Forked workers inherit the keys of the hash from the master, so the hashed value must differ between workers.
+        // The pair of pid and time does.
         Self::with(RandomState::new().hash_one((std::process::id(), clock::nanoseconds())))
     }
 
@@ -34,7 +34,7 @@ impl RequestIds {
     }
 
     /// Returns the id of a request, and leaves it as the only `X-Request-Id` in the headers. A new id replaces the
-    /// client's if that is too long, has unusual characters, or is not the only one.
+    /// client's id if the latter is too long, has unusual characters, or is not the only one.
     pub(super) fn settle(&self, headers: &mut HeaderMap) -> HeaderValue {
         // Comparing a handful of names costs less than a look-up in the map, which hashes the name. `append` costs less
         // than `insert`.

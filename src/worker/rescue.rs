@@ -27,12 +27,12 @@ use crate::{
 /// because a crash of this worker loses what it has accepted and not answered.
 const PER_TURN: u32 = 8;
 
-/// The most turns of the loop in which one look takes connections. After them the other siblings, which look as well,
-/// take their share.
+/// The most turns of the loop in which one look takes connections. After these turns, the other siblings, which look at
+/// the queues as well, take their share.
 const TURNS: u32 = 8;
 
-/// After this many late looks in a row a sibling is reported to the master. One is not enough: after a suspend of the
-/// machine every worker looks late once.
+/// After this many late looks in a row a sibling is reported to the master. One late look is not enough, because after
+/// a suspend of the machine every worker looks late once.
 const LOOKS_UNTIL_TOLD: u32 = 2;
 
 /// What one worker remembers of its siblings between two looks at them.
@@ -47,9 +47,10 @@ pub(super) struct SiblingWatch<S> {
 #[derive(Clone, Copy, Default)]
 struct Sibling {
     sign: Option<Observation>,
-    /// True if at the last look its queue was not empty, and it had done nothing since the look before.
+    /// True if, at the last look, the sibling's queue was not empty and the sibling had done nothing since the look
+    /// before.
     suspect: bool,
-    /// The number of looks in a row that found its heartbeat late.
+    /// The number of looks in a row that found the sibling's heartbeat late.
     late: u32,
 }
 
@@ -70,8 +71,8 @@ impl<S> SiblingWatch<S> {
         Self { slot, shared, app, siblings }
     }
 
-    /// Looks at the siblings, and takes connections for each one that needs it. Calls `heartbeat` after each turn of
-    /// the loop. Returns true if the next look should come soon.
+    /// Looks at the siblings, and takes connections in place of each sibling that cannot accept them. Calls `heartbeat`
+    /// after each turn of the loop. Returns true if the next look should come soon.
     pub(super) async fn turn<B>(&mut self, heartbeat: impl Fn()) -> bool
     where
         S: Serve<B>,
@@ -119,8 +120,8 @@ impl<S> SiblingWatch<S> {
             }
         }
         let asked: Vec<_> = watched.iter().map(|(_, _, socket)| (*socket, Interest::Read)).collect();
-        // One call asks for all sockets. If it fails for lack of memory, this look finds nothing, and the next one asks
-        // again.
+        // One call asks the kernel about all sockets. If the call fails for lack of memory, this look finds nothing,
+        // and the next one asks again.
         let full = wait(&asked, Some(Duration::ZERO)).unwrap_or_default();
         let mut needy = Vec::new();
         for ((slot, helpless, _), _) in watched.iter().zip(full).filter(|(_, full)| *full) {
@@ -134,8 +135,8 @@ impl<S> SiblingWatch<S> {
         needy
     }
 
-    /// Returns an observation for each slot. If a slot has several workers, it is that of the worker with the latest
-    /// promise: a slot is well if one of its workers is.
+    /// Returns an observation for each slot. If a slot has several workers, the observation is that of the worker with
+    /// the latest promise, because a slot is well if one of its workers is.
     fn signs(&self) -> Vec<Option<Observation>> {
         let mut signs = vec![None; self.siblings.len()];
         for row in self.shared.scoreboard.rows().filter(|row| row.state() == RowState::Serving) {

@@ -35,7 +35,8 @@ const LINE_MAX: usize = 65_534;
 /// hyper itself stops at 408 KiB.
 const HEAD_MAX: usize = 256 * 1024;
 
-/// The limits on the size of a request. With 0 only the scanner's own limit holds, if it has one.
+/// The limits on the size of a request. A limit of 0 is off. In its place only the scanner's own limit holds, if there
+/// is one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SizeLimits {
     /// The most bytes of the request line without its CRLF: `http.limit_request_line`, and never more than 65,534.
@@ -74,7 +75,7 @@ pub(crate) struct Scan {
 pub(crate) enum Verdict {
     /// The scanner needs more bytes. The caller offers the rest again, in front of what arrives next.
     More,
-    /// Neither the rest nor anything behind it ever passes.
+    /// The bytes behind those that pass are refused. They and all later bytes never pass.
     Refuse(Refusal),
 }
 
@@ -140,7 +141,7 @@ impl Scanner {
         }
     }
 
-    /// Verifies the next head, or the next piece of a body. Returns how many bytes that are; 0 if more bytes are
+    /// Verifies the next head, or the next piece of a body. Returns how many bytes were verified; 0 if more bytes are
     /// needed.
     fn step(&mut self, bytes: &[u8]) -> Result<usize, Refusal> {
         match &mut self.state {

@@ -34,11 +34,11 @@ use crate::{
     sys::clock,
 };
 
-/// The least time between two messages to the master about new connections, in milliseconds. For each message the
-/// master may have a program compiled, so there must not be one for every connection.
+/// The least time between two messages to the master about new connections, in milliseconds. After each message the
+/// master may give the kernel a new steering program, so a worker must not send a message for every connection.
 const ARRIVALS_EVERY: u64 = 10;
-/// The least time between these messages if connections do not stay open, in milliseconds: then there is little to
-/// balance.
+/// The least time between two messages about new connections if connections do not stay open, in milliseconds. It is
+/// longer, because there is then little to balance.
 const PASSERS_BY_EVERY: u64 = 250;
 
 /// The pause after which a full worker checks again whether a sibling has room.
@@ -183,8 +183,8 @@ impl Shared {
         self.drain.notify_waiters();
     }
 
-    /// Returns true if this worker drains. It is true as soon as the master says so in the worker's row, even before
-    /// the worker has read the master's message.
+    /// Returns true if this worker drains. The result is true as soon as the master says so in the worker's row, even
+    /// before the worker has read the master's message.
     pub(super) fn drains(&self) -> bool {
         self.drains.load(Relaxed) || self.row.told_drain()
     }
@@ -257,7 +257,8 @@ impl Shared {
         unsent.drain(..sent);
     }
 
-    /// Tries to send a message. Returns true if it need not be sent again: it is sent, or the master is gone.
+    /// Tries to send a message. Returns true if the message need not be sent again, because it was sent or the master
+    /// is gone.
     fn is_sent(&self, message: &ToMaster) -> bool {
         message.send(self.channel.as_fd()).unwrap_or_else(|error| {
             tracing::debug!(event = "channel_closed", %error, "cannot send to the master");
@@ -302,8 +303,8 @@ impl Shared {
         }
     }
 
-    /// Tells the master that this worker is full or has room again, so that new connections go to other workers or come
-    /// here.
+    /// Tells the master that this worker is full or has room again, so that new connections go to other workers, or to
+    /// this one again.
     fn tell_full(&self, full: bool) {
         if self.row.full() == full {
             return;
@@ -507,7 +508,8 @@ impl Drop for OpenGuard {
 /// Wakes the task of one connection each time that the worker wakes all connections.
 pub(super) struct WakeListener<'a> {
     notified: Pin<&'a mut Notified<'static>>,
-    /// How often the worker had woken all connections when this last listened; `NEVER` if it has not listened yet.
+    /// How often the worker had woken all connections when this listener last listened; `NEVER` if it has not listened
+    /// yet.
     known: u64,
 }
 
@@ -516,8 +518,8 @@ impl<'a> WakeListener<'a> {
         Self { notified, known: NEVER }
     }
 
-    /// Listens for the next wake. The task must call it at each of its turns, always with the same waker. A call costs
-    /// almost nothing, except the first one and the first one after a wake.
+    /// Listens for the next wake. The task must call this function at each of its turns, always with the same waker. A
+    /// call costs almost nothing, except the first one and the first one after a wake.
     pub(super) fn listen(&mut self, shared: &'static Shared, cx: &mut Context<'_>) {
         let wakes = shared.wakes.load(Relaxed);
         if std::mem::replace(&mut self.known, wakes) != wakes {
