@@ -1,7 +1,7 @@
-//! Decides whether a client may write: always, or only with the bearer token (RFC 6750).
+//! Decides whether a client may write. Either every client may write, or only clients with the bearer token (RFC 6750).
 //!
-//! Owns: the token, its comparison, and the 401. Refuses: the choice of the routes that need the token; those routes
-//! ask it.
+//! Owns: the token, its comparison, and the 401. Refuses: the choice of the routes that need the token. Those routes
+//! call [`Token::admit`] themselves.
 
 use std::{fmt, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
 const MISSING: &str = r#"Bearer realm="oxicorn""#;
 const WRONG: &str = r#"Bearer realm="oxicorn", error="invalid_token""#;
 
-/// The table `[service]` was declared without its files, so the file of the token was not read.
+/// The error for a table `[service]` that was declared without its files, so that the file of the token was not read.
 #[derive(Debug, thiserror::Error)]
 #[error("service.bearer_token_file was not read: declare the table as factory::table() has it")]
 pub(crate) struct TokenUnread;

@@ -87,10 +87,11 @@ impl Cors {
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
             .allow_headers([AUTHORIZATION, CONTENT_TYPE])
-            // A page can read some other headers without this list, so only these are named.
+            // A page can always read some headers. This list names the others that it needs.
             .expose_headers([LOCATION, RETRY_AFTER, WWW_AUTHENTICATE])
             .max_age(Duration::from_secs(600))
-            // This is sent to origins that are not listed too: a cache must not show one origin's answer to another.
+            // `Vary` is also sent to origins that are not listed, because a cache must not show one origin's answer to
+            // another.
             .vary([ORIGIN]);
         Self { origins: origins.into(), layer }
     }
@@ -102,9 +103,9 @@ impl Cors {
     }
 }
 
-/// Applies the layer, but not to every OPTIONS. The layer alone would answer each of them with 200, even if the origin
-/// is not listed, or if no browser asks: such a request goes on to the router, which answers 405. The answer to a
-/// preflight that is allowed has no body, so it is 204.
+/// Applies the layer, but not to every OPTIONS request. The layer alone would answer each OPTIONS request with 200,
+/// even if the origin is not listed or if no browser asks. In these two cases the request goes on to the router, which
+/// answers 405. The answer to a preflight that is allowed has no body, so its status is 204.
 pub(crate) async fn cors(State(cors): State<Cors>, request: Request, next: Next) -> Response {
     if *request.method() != Method::OPTIONS {
         let Ok(response) = cors.layer.layer(next).call(request).await;

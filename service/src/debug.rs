@@ -1,7 +1,8 @@
 //! Routes that show the state of a worker, and routes that make it hang, crash or leak, so that one can watch what the
 //! supervisor does then.
 //!
-//! Owns: the routes below `/debug/`. Refuses: every one but `/debug/connections`, unless `service.debug` is on.
+//! Owns: the routes below `/debug/`. Refuses: all of these routes except `/debug/connections`, unless `service.debug`
+//! is on.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

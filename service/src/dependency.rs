@@ -1,7 +1,7 @@
 //! The health of a dependency, and the log lines about its changes.
 //!
 //! Owns: one line when the dependency begins to fail, one more when a later error tells more, and one when it works
-//! again, however many requests fail in between. Refuses: questions to the dependency (`store`, `health`).
+//! again, however many requests fail in between. Refuses: requests to the dependency (`store`, `health`).
 
 use std::{
     error::Error,

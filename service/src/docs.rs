@@ -1,7 +1,7 @@
 //! The OpenAPI document of the service, and Swagger UI to read it and try it out.
 //!
-//! Owns: what the document says apart from the routes (the handlers describe those), `/openapi.json`, `/docs` and its
-//! files. Refuses: files from another place. All of them are in the binary.
+//! Owns: the parts of the document that do not describe a route (each handler describes its own), and the routes
+//! `/openapi.json` and `/docs`, with the files of the latter. Refuses: files from outside the binary.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ use utoipa_swagger_ui::Config;
 
 use crate::{auth::Token, error::ApiError};
 
-/// The content policy of `/docs`: the page may load the files beside it and call this service, and nothing else.
-/// Nothing inline may run.
+/// The content policy of `/docs`. It allows the page to load the files beside it and to call this service, and nothing
+/// else. No inline script may run.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -139,8 +139,8 @@ impl From<StoreError> for ApiError {
             StoreError::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        // This is only for debugging: the store logs once that it fails, and under load this line would come a thousand
-        // times.
+        // This line is logged only for debugging, because under load it would come a thousand times. The store itself
+        // logs once that it fails.
         tracing::debug!(reason = error_chain(&error), "a client was answered {}", status.as_u16());
         Self::of_the_store(status)
     }

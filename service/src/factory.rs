@@ -78,8 +78,9 @@ pub(crate) async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, Bui
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
 }
 
-/// Makes the folder of the database and an empty file with the master's rights, and gives them to the user of the
-/// workers, because workers make no file. The database of a running service is never made again: it would be empty.
+/// Makes the folder of the database and an empty file with the master's rights, and gives both to the user of the
+/// workers, because workers make no file. The database of a running service is never made again, because the new one
+/// would be empty.
 ///
 /// # Errors
 /// The database of the running service is gone or was emptied, or the file system refuses. The error names the path.
@@ -173,8 +174,8 @@ fn routes(worker: &WorkerContext, settings: &ServiceSettings, token: Token, stor
     router.layer((security, cors))
 }
 
-/// The headers of every answer. They tell a browser: trust the content type, send no referrer, load nothing, show it in
-/// no frame.
+/// The headers of every answer. They tell a browser to trust the content type, to send no referrer, to load nothing,
+/// and to show the answer in no frame.
 const SECURITY: [(HeaderName, HeaderValue); 4] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),

@@ -1,4 +1,4 @@
-//! `/facts`: a small collection with every verb, pages and a filter.
+//! The routes of `/facts`, a small collection that clients can list page by page, filter and change.
 //!
 //! Owns: the rules for what a client may send, and the answers to everything else. Refuses: storage (`store`), and the
 //! right to write (`auth`).
@@ -167,8 +167,8 @@ documented!(NoSuchFact, [no_such_fact()]);
 documented!(BadPage, [bad_cursor(), bad_limit()]);
 documented!(BadFact, validate(FactInput { text: None, source: None, tags: Some(vec![Tag(String::new())]) }).err());
 
-/// Shows that the client may write. It is extracted before the body, so the body of a client that may not write is not
-/// read.
+/// A value that exists only if the client may write. It is extracted before the body, so that the body of a client that
+/// may not write is not read.
 struct Writer;
 
 impl FromRequestParts<Facts> for Writer {

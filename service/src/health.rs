@@ -1,7 +1,7 @@
 //! Liveness and readiness, for probes.
 //!
-//! Owns: the four health routes, and the requests to the dependencies of `[[service.check]]`. Refuses: questions to a
-//! dependency for liveness, because a dead database is not a reason to restart.
+//! Owns: the four health routes, and the requests to the dependencies of `[[service.check]]`. Refuses: requests to a
+//! dependency to find out whether the worker is alive, because a dead database is not a reason to restart.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -34,8 +34,9 @@ struct Readiness {
     worker: WorkerContext,
     store: Store,
     checks: Vec<(DependencyCheck, DependencyHealth)>,
-    /// When all dependencies were last asked, and the results, which are used again for as long as one dependency may
-    /// take to answer. The lock is held during the requests, so that many probes at the same time ask only once.
+    /// When all dependencies were last asked, and the results. They are used again for some time, as long as one
+    /// dependency may take to answer (`PATIENCE`). The lock is held during the requests, so that many probes at the
+    /// same time ask only once.
     last: Mutex<Option<(Instant, Checked)>>,
 }
 

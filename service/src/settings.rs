@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{cors::WebOrigin, token};
 
-/// The settings of the reference service, which are its own table.
+/// The settings of the reference service, from its own table `[service]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
 pub(crate) struct ServiceSettings {
@@ -61,7 +61,8 @@ impl Default for ServiceSettings {
 
 impl<'de> Deserialize<'de> for ServiceSettings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // This calls the derived function, which `remote = "Self"` makes an inherent one.
+        // This calls the function that serde derives. `remote = "Self"` makes it an inherent function, so this is no
+        // endless recursion.
         let settings = Self::deserialize(deserializer)?;
         if settings.store == StoreKind::Mongodb && settings.mongodb_uri.is_empty() {
             return Err(D::Error::custom(
@@ -87,8 +88,8 @@ pub(crate) enum StoreKind {
     Mongodb,
 }
 
-/// Parses a connection string. The driver's error is shown only for a string without an `@`: it may quote what the
-/// driver takes for a host or an option, and this can be half of a password.
+/// Parses a connection string. A string with an `@` can hold a password. The driver's error is not shown for such a
+/// string, because it may quote what the driver takes for a host or an option, and this can be half of the password.
 fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::Error> {
     let uri = Secret::deserialize(value)?;
     if uri.is_empty() {

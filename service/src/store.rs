@@ -202,8 +202,8 @@ impl Store {
         noted(&self.writing, done, |deleted| *deleted)
     }
 
-    /// Pings the database. While writes fail, it also tries a write: a balancer that sends no requests meanwhile would
-    /// otherwise never learn that writes work again.
+    /// Pings the database. While writes fail, it also tries a write, because the service would otherwise never notice
+    /// that writes work again if a balancer sends it no requests meanwhile.
     pub(crate) async fn ping(&self) -> Health {
         let (reads, writes) = join(self.ping_reading(), self.ping_writing()).await;
         match (reads, writes) {
@@ -261,8 +261,8 @@ async fn in_time<T>(
     timeout(PATIENCE, operation).await.unwrap_or(Err(StoreError::Late { act, within: PATIENCE }))
 }
 
-/// Notes the result in `health`. `shows` returns true if a success proves that the database works, which a write that
-/// changed nothing does not.
+/// Notes the result in `health`. `shows` returns true if a success proves that the database works. A write that changed
+/// nothing does not prove it.
 fn noted<T>(
     health: &DependencyHealth,
     result: Result<T, StoreError>,

@@ -115,7 +115,7 @@ async fn a_fact_is_created_read_replaced_and_deleted() {
     let head = app.ask("HEAD", &path, "", Body::empty()).await;
     assert_eq!((head.status, head.bytes.len()), (StatusCode::OK, 0));
 
-    // `updated_at` counts in milliseconds, so repeat the request until one has passed.
+    // `updated_at` counts in milliseconds, so repeat the request until a millisecond has passed.
     let replaced = loop {
         let replaced = app.send("PUT", &path, json!({"text": "water is not wet"})).await;
         assert_eq!(replaced.status, StatusCode::OK);

@@ -17,8 +17,8 @@ use tokio::{sync::OnceCell, time::timeout};
 
 use super::{Draft, Fact, Millis, Page, StoreError};
 
-/// The defaults for what the connection string does not set. A worker has one thread, so a few connections keep it
-/// busy, and a request should not wait long for a server that does not exist.
+/// The defaults for the options that the connection string does not set. A worker has one thread, so a few connections
+/// keep it busy, and a request should not wait long for a server that does not exist.
 const MAX_POOL_SIZE: u32 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,8 +34,8 @@ const FACTS: &str = "facts";
 /// The name of the index for a list by tag. For a list without a tag the index of `_id` is enough.
 const INDEX: &str = "tags_newest_first";
 
-/// The driver's client is made at the first use: the name of a `mongodb+srv://` must be looked up, and this may fail
-/// for a while, like everything else.
+/// The driver's client is made at its first use, because the name in a `mongodb+srv://` string must be looked up for
+/// it. This look-up may fail for a while, like any request to the server.
 #[derive(Clone)]
 pub(super) struct Mongo {
     uri: Arc<ConnectionString>,

@@ -205,7 +205,8 @@ fn handle(connection: Connection) -> Handle {
 }
 
 /// Runs `job` on a blocking thread, one at a time for each connection. If the caller is dropped while it waits for the
-/// connection, the job does not run. If it is dropped later, the job runs to its end, because the job holds the guard.
+/// connection, the job does not run. If the caller is dropped later, the job runs to its end, because the job holds the
+/// guard.
 async fn run<T: Send + 'static>(
     connection: &Handle,
     act: &'static str,
@@ -237,7 +238,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Opens the connection that writes. Returns it, and whether its tables are new.
+/// Opens the connection that writes. Returns the connection, and true if its tables are new.
 fn open_ready(path: &Path) -> Result<(Connection, bool), StoreError> {
     let mut writer = connect(path).map_err(|source| StoreError::Sqlite { act: "open the file", source })?;
     let created = prepare_patiently(&mut writer)?;
