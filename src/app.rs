@@ -253,7 +253,7 @@ impl App {
     }
 
     /// Adds the hook of the command `migrate`, which makes a database ready for the workers. The command runs before a
-    /// release, and the service may be running at the time. The hook returns one line for each thing that it did. It runs
+    /// release, and the service may be running then. The hook returns one line for each thing that it did. It runs
     /// in a tokio runtime of its own, after [`prepare`](Self::prepare) and with the rights of a worker, without a
     /// master or sockets. If it returns an error, the command ends with exit code 5. Deployments start the command in
     /// several places at once, so the hook should be idempotent.
