@@ -56,9 +56,9 @@ pub struct Settings {
 #[non_exhaustive]
 pub struct Server {
     /// The addresses on which the service listens: `"host:port"`, `":port"` (every IPv4 address), `"[::]:port"`,
-    /// `"unix:/path"` or `"fd://3"` (a socket that was passed to the process). If the variable PORT is set, that port
-    /// of every IPv4 address replaces these addresses. If systemd passes sockets (`LISTEN_FDS`), they replace all of
-    /// these addresses.
+    /// `"unix:/path"` or `"fd://3"` (a socket that was passed to the process). If the variable PORT is set, the service
+    /// listens on that port of every IPv4 address instead. If systemd passes sockets (`LISTEN_FDS`), the service uses
+    /// only these.
     pub bind: Vec<Bind>,
     /// The number of connections that may wait, on each listening socket, until a worker accepts them. It is at least
     /// 1; the kernel lowers a larger number to `net.core.somaxconn`.
@@ -73,8 +73,8 @@ pub struct Server {
     /// The permission bits of the files of unix sockets, in octal. With `"0660"` the owner and the group can connect.
     #[serde(serialize_with = "written::octal")]
     pub unix_mode: u32,
-    /// The user and the group that own the files of unix sockets: `"user:group"`, `"user"` or `":group"`. A user or
-    /// group that is not named is that of the master; an empty value names neither.
+    /// The user and the group that own the files of unix sockets: `"user:group"`, `"user"` or `":group"`. If the user,
+    /// the group or both are not named, the user or the group of the master is used.
     pub unix_owner: Owner,
 }
 
@@ -135,11 +135,11 @@ pub struct Workers {
     /// The number of requests after which a worker is replaced, which limits a slow memory leak. With 0 there is no
     /// limit.
     pub max_requests: u64,
-    /// The most requests that chance adds to `max_requests`. For each worker a number from 0 to this value is drawn, so
-    /// that workers are not all replaced at once. It does nothing while `max_requests` is 0.
+    /// The upper bound of a random number that is added to `max_requests`. The number is drawn for each worker, so that
+    /// workers are not all replaced at once. With 0 nothing is added; without `max_requests` this key does nothing.
     pub max_requests_jitter: u64,
-    /// The age at which a worker is replaced, such as `"1d"`. Chance adds to it in the same proportion as
-    /// `max_requests_jitter` adds to `max_requests`. With 0 there is no limit.
+    /// The age at which a worker is replaced, such as `"1d"`. A random time is added to it, at most the same share of
+    /// it as `max_requests_jitter` is of `max_requests`. With 0 there is no limit.
     #[serde(with = "duration")]
     pub max_age: Duration,
     /// The resident memory above which a worker is replaced, in bytes or as a size such as `"512MiB"`. The memory is
@@ -161,8 +161,8 @@ pub struct Workers {
     /// until `http.keep_alive` or `graceful_timeout` ends it.
     #[serde(with = "duration")]
     pub drain_idle: Duration,
-    /// The time for which the service continues to serve after SIGTERM while `/ready` answers 503, such as `"5s"`. In
-    /// this time load balancers stop sending traffic. With 0 the workers begin to drain at once.
+    /// The time for which the service continues to serve after SIGTERM while `/ready` answers 503, such as `"5s"`, so
+    /// that load balancers stop sending traffic before the workers drain. With 0 the workers begin to drain at once.
     #[serde(with = "duration")]
     pub shutdown_delay: Duration,
 }
@@ -175,8 +175,8 @@ pub struct Http {
     /// connections sooner (nginx: 60s). With 0 there is no limit.
     #[serde(with = "duration")]
     pub keep_alive: Duration,
-    /// The time within which the whole head of a request must arrive. If it takes longer, the worker answers 408. With
-    /// 0 there is no limit.
+    /// The time within which the whole head of a request must arrive. If it does not, the worker answers 408. With 0
+    /// there is no limit.
     #[serde(with = "duration")]
     pub header_timeout: Duration,
     /// The longest pause that a client may make while the body of its request is read. If the pause is longer, the
