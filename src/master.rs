@@ -543,7 +543,7 @@ struct Room {
 
 impl Room {
     /// The number of rows that the scoreboard has for each slot: one row for the worker that serves in the slot, and
-    /// three for earlier workers that still drain.
+    /// the others for workers of the slot that still drain.
     const ROWS_PER_SLOT: u32 = 4;
 
     fn of(listeners: &Listeners) -> Self {
