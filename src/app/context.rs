@@ -3,7 +3,7 @@
 //! Owns: the types of these contexts. Refuses: the facts in them, which come from `settings` and `scoreboard`.
 
 use std::{
-    future::Future,
+    future::{Future, pending},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -287,7 +287,9 @@ impl WorkerContext {
 }
 
 async fn raised(mut flag: watch::Receiver<bool>) {
-    // An error means that the sender was dropped, because the worker has ended. Return in this case too, so that no
-    // task waits for ever.
-    let _ = flag.wait_for(|up| *up).await;
+    // An error means that the sender was dropped. The sender of a worker lives as long as its process, so this is a unit
+    // test that has dropped its `WorkerSignals` or has built none: nothing can raise the flag any more.
+    if flag.wait_for(|up| *up).await.is_err() {
+        pending().await
+    }
 }

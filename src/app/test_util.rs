@@ -42,6 +42,9 @@ pub struct WorkerContextBuilder {
 
 /// Sends the signals that a master would send. They go to the [`WorkerContext`] that was built together with this
 /// value.
+///
+/// If the test drops this value, its worker gets no further signals: a signal that was sent before still counts, and a
+/// future that waits for another one never completes.
 #[derive(Debug)]
 pub struct WorkerSignals {
     stopping: watch::Sender<bool>,
@@ -134,5 +137,42 @@ impl WorkerSignals {
     /// Asks the worker to drain: the future of [`WorkerContext::draining`] completes.
     pub fn drain(&self) {
         self.draining.send_replace(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{select, time::timeout};
+
+    use super::*;
+
+    /// Long enough for a future that completes at once.
+    const A_WHILE: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn a_worker_without_signals_is_never_asked_to_stop_or_to_drain() {
+        let (context, signals) = WorkerContext::builder().build_with_signals();
+        drop(signals);
+        for context in [WorkerContext::builder().build(), context] {
+            let asked = async {
+                select! {
+                    () = context.stopping() => "to stop",
+                    () = context.draining() => "to drain",
+                }
+            };
+            assert_eq!(timeout(A_WHILE, asked).await.ok(), None);
+            assert!(!context.is_stopping() && !context.is_draining());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signal_counts_even_if_the_signals_are_dropped_after_it() {
+        let (context, signals) = WorkerContext::builder().build_with_signals();
+        signals.drain();
+        drop(signals);
+        assert_eq!(timeout(A_WHILE, context.draining()).await, Ok(()));
+        assert!(timeout(A_WHILE, context.stopping()).await.is_err());
     }
 }
