@@ -24,6 +24,7 @@ pub(crate) use self::{
 };
 use crate::{
     cli::StatusFormat,
+    log::terminal::plain,
     protocol::{self, ControlCommand},
     sys::host,
 };
@@ -72,7 +73,7 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     let mut show = |text: &str| {
         if terminal {
             // If this fails, the terminal is gone, and the progress is not shown.
-            let _ = write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush());
+            let _ = write!(stderr, "\r\x1b[K{}", plain(text)).and_then(|()| stderr.flush());
         }
     };
     let answer = converse(&reached, command, None, &mut show);
@@ -92,7 +93,7 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
         (true, true) => Ok(()),
         (true, false) => {
             let service = answer.service.map_or_else(String::new, |service| format!("{service}: "));
-            let _ = writeln!(io::stdout(), "{}{}", draw::plain(&service), answer.reason);
+            let _ = writeln!(io::stdout(), "{}{}", plain(&service), plain(&answer.reason));
             Ok(())
         }
         (false, _) => Err(Failed::Refused(answer.reason)),

@@ -148,7 +148,7 @@ pub(crate) fn take_panics(message: &'static str) {
 /// Writes an error as one line on stderr. It is for a master that ends before it has a log.
 pub(crate) fn last_words(sentence: &str) {
     if let Ok(mut sink) = Sink::open("log.file", &settings::LogTarget::Standard, io::stderr()) {
-        sink.put(&format!("{}: error: {sentence}\n", terminal::name()));
+        sink.put(&format!("{}: error: {}\n", terminal::name(), terminal::plain(sentence)));
     }
 }
 
@@ -283,7 +283,7 @@ mod tests {
     fn say() {
         let (event, slot, ratio) = ("worker_ready", 0_u32, f64::INFINITY);
         tracing::info!(target: "oxicorn::master", event, slot, up = true, ratio, "worker ready");
-        let forged = "x\n2026-01-01T00:00:00.000Z ERROR forged\u{1b}[31m \"q\" \\ é";
+        let forged = "x\n2026-01-01T00:00:00.000Z ERROR forged\u{1b}[31m \"q\" \\ é\u{202e}";
         tracing::warn!(target: "app", forged, r#type = %"a=b", empty = "", "first\nsecond");
         tracing::error!(target: "oxicorn", error = &Failure { source: fmt::Error } as &dyn Error, "failed");
         tracing::debug!(target: "oxicorn", "below the level");
@@ -299,7 +299,7 @@ mod tests {
             rest,
             [
                 " INFO  worker ready event=worker_ready slot=0 up=true ratio=inf",
-                " WARN  first\\nsecond forged=\"x\\n2026-01-01T00:00:00.000Z ERROR forged\\u{1b}[31m \\\"q\\\" \\\\ é\" \
+                " WARN  first\\nsecond forged=\"x\\n2026-01-01T00:00:00.000Z ERROR forged\\u{1b}[31m \\\"q\\\" \\\\ é\\u{202e}\" \
                  type=\"a=b\" empty=\"\" target=app",
                 " ERROR failed error=\"cannot do it: an error occurred when formatting an argument\"",
             ]
@@ -328,6 +328,8 @@ mod tests {
             (&0.into(), &true.into(), &"inf".into())
         );
         assert_eq!(objects[1]["message"], "first\nsecond");
+        assert!(lines[1].contains("é\\u202e\""), "{}", lines[1]);
+        assert!(objects[1]["forged"].as_str().unwrap().ends_with("é\u{202e}"), "the value is whole");
         assert_eq!((&objects[1]["type"], &objects[1]["target"]), (&"a=b".into(), &"app".into()));
         assert!(objects[3]["timestamp"].as_str().unwrap().parse::<Timestamp>().is_ok());
     }

@@ -106,10 +106,10 @@ impl App {
             }
             println!("settings are valid");
             for line in change.into_iter().chain(rehearsal.iter().flat_map(Rehearsal::lines)) {
-                println!("{line}");
+                terminal::result(&line);
             }
             match app {
-                Some(Ok(lines)) => lines.iter().for_each(|line| println!("{line}")),
+                Some(Ok(lines)) => lines.iter().for_each(|line| terminal::result(line)),
                 Some(Err(reason)) => drop(refuse(&reason)),
                 None => {}
             }

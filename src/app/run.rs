@@ -185,7 +185,7 @@ impl App {
         match done {
             Ok(lines) if json => println!("{}", serde_json::json!({ "ok": true, "done": lines })),
             Ok(lines) if lines.is_empty() => println!("nothing to do"),
-            Ok(lines) => println!("{}", lines.join("\n")),
+            Ok(lines) => lines.iter().for_each(|line| terminal::result(line)),
             Err(error) => {
                 let reason = error_chain(error.as_ref());
                 if json {
@@ -329,7 +329,10 @@ fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool
         }
         (Some(ctl::Differs { service, keys }), false) => {
             let keys = keys.join(", ");
-            println!("# {service} runs with other values of {keys}: see {} config --running\n", terminal::name());
+            let program = terminal::name();
+            terminal::result(&format!(
+                "# {service} runs with other values of {keys}: see {program} config --running\n\n"
+            ));
             print!("{}", resolved.to_toml());
         }
     }

@@ -3,7 +3,10 @@
 //! Owns: the table, its colours, and the order in which columns are left out on a narrow terminal. Refuses: to print;
 //! it only returns text.
 
-use crate::protocol::{MasterState, Status, WorkerState, WorkerStatus};
+use crate::{
+    log::terminal::plain,
+    protocol::{MasterState, Status, WorkerState, WorkerStatus},
+};
 
 const BOLD: &str = "1";
 const GREEN: &str = "32";
@@ -207,11 +210,6 @@ fn cut(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// Replaces control characters by blanks, because a text may come from a worker and a terminal would obey them.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|sign| if sign.is_control() { ' ' } else { sign }).collect()
-}
-
 fn age(seconds: f64) -> String {
     // A value outside the range of u64, such as a negative one, becomes the nearest value in the range.
     let seconds = seconds as u64;
@@ -298,11 +296,11 @@ running  1 of 2 workers serve  pid 1  generation 3  up 2h05m  oxicorn 0.1.0
 
 SLOT  PID  GEN  STATE     AGE  REQUESTS  IN FLIGHT  CONNECTIONS      RSS  RESTARTS  LAST EXIT
    0  123    3  serving    9s     51234          2           17  9.0 MiB         1  killed by SIGKILL
-   1    -    -  empty       -         -          -            -        -         7  exit code 1 [2J
+   1    -    -  empty       -         -          -            -        -         7  exit code 1\\u{1b}[2J
    2  124    3  draining   9s     51234          2           17  9.0 MiB         1
 
 slot 1: backing off, next try in 3.2 s
-GET /bad [2J was in flight in 7 of the last 8 deaths
+GET /bad\\u{1b}[2J was in flight in 7 of the last 8 deaths
 GET /bad is answered 503 for 42 s more
 
 90210 requests  0 connections  0 1xx  90000 2xx  0 3xx  0 4xx  0 5xx  0 shed  0 refused  0 abandoned  0 recycled  0 crashed  0 hung  0 reloads  0 upgrades

@@ -11,11 +11,9 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    conversation::{Failed, Reached, converse},
-    draw,
-};
+use super::conversation::{Failed, Reached, converse};
 use crate::{
+    log::terminal::plain,
     protocol::{self, ControlCommand, ControlResponse, Folder, Meant, Service},
     settings::{self, ControlSocket, Declared, Flags, Origin, Partial, Problem, Problems, StartFolder},
     sys::host,
@@ -195,9 +193,8 @@ impl Search {
 }
 
 fn listed(found: &[FoundService]) -> String {
-    let line = |found: &FoundService| {
-        format!("\n  --socket {}  {}", found.path.display(), draw::plain(&found.service.to_string()))
-    };
+    let line =
+        |found: &FoundService| format!("\n  --socket {}  {}", found.path.display(), plain(&found.service.to_string()));
     found.iter().map(line).collect()
 }
 

@@ -11,6 +11,8 @@ use std::{
 use jiff::Timestamp;
 use tracing::field::{Field, Visit};
 
+use super::terminal::is_unsafe;
+
 /// The format of a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LineFormat {
@@ -139,12 +141,6 @@ fn priority(level: tracing::Level) -> u8 {
     }
 }
 
-/// Returns true if a character must be escaped, because it would start a new line or change how a terminal shows this
-/// line.
-fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
-}
-
 fn escape(to: &mut String, text: &str, also: &[char]) {
     for c in text.chars() {
         if is_unsafe(c) || also.contains(&c) {
@@ -156,5 +152,13 @@ fn escape(to: &mut String, text: &str, also: &[char]) {
 }
 
 fn quote_json(to: &mut String, text: &str) {
-    to.push_str(&serde_json::Value::from(text).to_string());
+    // serde_json escapes the characters below U+0020 only. The others that `is_unsafe` names have four hexadecimal
+    // digits, as an escape of JSON needs.
+    for c in serde_json::Value::from(text).to_string().chars() {
+        if is_unsafe(c) {
+            let _ = write!(to, "\\u{:04x}", u32::from(c));
+        } else {
+            to.push(c);
+        }
+    }
 }

@@ -1,10 +1,11 @@
-//! Prints the messages of a command for the operator at the terminal: lines on stderr that begin with the name of the
-//! program.
+//! Prints the messages of a command for the operator at the terminal: its result on stdout, and lines on stderr that
+//! begin with the name of the program.
 //!
-//! Owns: the name of the program, and the form of these lines. Refuses: the log of a service, and the content of the
+//! Owns: the name of the program, the form of these lines, and the escapes that keep a text from another process or
+//! from a hook of the app from controlling the terminal. Refuses: the log of a service, and the content of the
 //! messages.
 
-use std::sync::OnceLock;
+use std::{borrow::Cow, sync::OnceLock};
 
 /// The name of a program that does not set its name with `App::name`.
 pub(crate) const DEFAULT_NAME: &str = "oxicorn";
@@ -21,19 +22,59 @@ pub(crate) fn name() -> &'static str {
     NAME.get().map_or(DEFAULT_NAME, String::as_str)
 }
 
+/// Returns true if a character must be escaped, because it would start a new line or change how a terminal shows the
+/// rest of this line. The last two ranges are the bidirectional controls, which can make a terminal show the characters
+/// in another order.
+pub(crate) fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Escapes the characters of one line that a terminal would obey. A tab stays, because it only moves to the right.
+pub(crate) fn plain(line: &str) -> Cow<'_, str> {
+    let escapes = |c: char| is_unsafe(c) && c != '\t';
+    if !line.contains(escapes) {
+        return Cow::Borrowed(line);
+    }
+    let mut text = String::with_capacity(line.len() + 16);
+    for c in line.chars() {
+        if escapes(c) { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    Cow::Owned(text)
+}
+
+/// Prints the result of a command, which may have several lines.
+pub(crate) fn result(text: &str) {
+    for line in text.lines() {
+        println!("{}", plain(line));
+    }
+}
+
 /// Prints an error. Each line of `sentences` begins with the name of the program.
 pub(crate) fn error(sentences: &str) {
     for line in sentences.lines() {
-        eprintln!("{}: error: {line}", name());
+        eprintln!("{}: error: {}", name(), plain(line));
     }
 }
 
 /// Prints a warning as one line.
 pub(crate) fn warning(sentence: &str) {
-    eprintln!("{}: warning: {sentence}", name());
+    eprintln!("{}: warning: {}", name(), plain(sentence));
 }
 
 /// Prints a note: a fact that the operator should know, but does not have to act on.
 pub(crate) fn note(sentence: &str) {
-    eprintln!("{}: note: {sentence}", name());
+    eprintln!("{}: note: {}", name(), plain(sentence));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_cannot_control_the_terminal() {
+        let escaped = plain("a\u{1b}[2J\r\0\u{7f}\u{9b}31m\u{202e}b\u{2066}c\u{2069}\u{2028}d");
+        let expected = r"a\u{1b}[2J\r\u{0}\u{7f}\u{9b}31m\u{202e}b\u{2066}c\u{2069}\u{2028}d";
+        assert_eq!(escaped, expected);
+        assert!(matches!(plain("é\tü – 漢字 \u{200f}"), Cow::Borrowed(_)), "these characters stay");
+    }
 }

@@ -19,7 +19,7 @@ use http::{
 };
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::{scoreboard::X_REQUEST_ID, settings::Part};
+use crate::{log::terminal::is_unsafe, scoreboard::X_REQUEST_ID, settings::Part};
 
 /// If a JSON object is too long for its reader, each of its values is cut to this many bytes. The whole object then
 /// fits into the 4096 bytes that a pipe takes in one piece.
@@ -260,10 +260,7 @@ impl Object<'_> {
             }
             let _infallible = match sign {
                 '"' | '\\' => write!(self.to, "\\{sign}"),
-                // U+2028 and U+2029 are escaped, because some readers take them for the end of a line.
-                sign if sign.is_control() || matches!(sign, '\u{2028}' | '\u{2029}') => {
-                    write!(self.to, "\\u{:04x}", u32::from(sign))
-                }
+                sign if is_unsafe(sign) => write!(self.to, "\\u{:04x}", u32::from(sign)),
                 sign => write!(self.to, "{sign}"),
             };
         }
