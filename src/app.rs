@@ -29,6 +29,7 @@ pub use self::{
 };
 use crate::{
     BoxError,
+    log::terminal,
     settings::{Declared, TableSpec},
     worker::WorkerSeed,
 };
@@ -111,8 +112,15 @@ impl App {
 
     /// Sets the name of the program, in lower case and without blanks. `--version`, error messages and the titles that
     /// `ps` shows begin with it, and it is the default of `process.name`. Without this call the name is `oxicorn`.
+    ///
+    /// # Panics
+    /// If the name is empty, or has a blank, a control character or a bidirectional control.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.info.program.name = name.into();
+        let name = name.into();
+        let is_wrong = |c: char| c.is_whitespace() || terminal::is_unsafe(c);
+        assert!(!name.is_empty(), "App::name: the name of the program is empty");
+        assert!(!name.contains(is_wrong), "App::name: {name:?} has a blank or a control character");
+        self.info.program.name = name;
         self
     }
 
@@ -137,6 +145,10 @@ impl App {
     /// name in the help, usually in capitals. The operator may leave an argument out. [`SetupContext::arguments`] and
     /// [`WorkerContext::arguments`] return the arguments that were given; reloads and upgrades do not change them.
     ///
+    /// A program with a positional argument takes a mistyped command as its value: `program statsu` starts a service
+    /// with the value `statsu`. Check the value in [`prepare`](Self::prepare). A value that begins with `-` cannot be
+    /// given, because it is read as a flag, and the words after `--` are reserved.
+    ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};
     /// # use axum::Router;
@@ -158,8 +170,12 @@ impl App {
     ///     Ok(Router::new())
     /// }
     /// ```
+    ///
+    /// # Panics
+    /// If `name` is empty, the name of another argument, or the name of a command or a flag of oxicorn: each is a
+    /// mistake in the program.
     pub fn positional(mut self, name: &'static str, help: &'static str) -> Self {
-        self.info.program.positionals.push((name, help));
+        self.info.program.add_positional(name, help);
         self
     }
 
@@ -167,6 +183,9 @@ impl App {
     /// supervisor's tables: unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` in the environment
     /// overrides the file. If the file does not have the table, `T` is read from an empty table. The factory gets the
     /// value from [`WorkerContext::table`].
+    ///
+    /// The environment has no form for a key inside a nested table (`[greeter.colours]`), nor for a whole number above
+    /// `i64::MAX`.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};

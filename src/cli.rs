@@ -42,6 +42,29 @@ pub(crate) struct Parsed {
 const WITH_SETTINGS: [&str; 4] = ["run", "check", "config", "migrate"];
 
 impl ProgramSpec {
+    /// Declares a positional argument.
+    ///
+    /// # Panics
+    /// If the name is empty, given twice, or the name of a command or of a flag. clap would refuse it only in a debug
+    /// build, and mix up the values in a release build.
+    pub(crate) fn add_positional(&mut self, name: &'static str, help: &'static str) {
+        assert!(!name.trim().is_empty(), "App::positional: the name of an argument is empty");
+        assert!(
+            self.positionals.iter().all(|(other, _)| *other != name),
+            "App::positional: there are two arguments with the name {name:?}"
+        );
+        let mut own = Cli::command();
+        own.build();
+        let has_flag = |command: &clap::Command| {
+            command.get_arguments().any(|arg| arg.get_id() == name || arg.get_long() == Some(name))
+        };
+        let is_command = own.get_subcommands().any(|command| command.get_name() == name);
+        let is_flag = has_flag(&own) || own.get_subcommands().any(has_flag);
+        assert!(!is_command, "App::positional: {name:?} is the name of a command of oxicorn");
+        assert!(!is_flag, "App::positional: {name:?} is the name of a flag of oxicorn");
+        self.positionals.push((name, help));
+    }
+
     /// Reads a command line, whose first item is the name that the program was called by.
     ///
     /// # Errors
@@ -451,6 +474,22 @@ mod tests {
     #[test]
     fn clap_accepts_the_definition() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_argument_of_the_program_has_a_name_of_its_own() {
+        let declare = |names: &[&'static str]| {
+            let mut program = ProgramSpec { name: "a".into(), version: "1".into(), positionals: Vec::new() };
+            names.iter().for_each(|name| program.add_positional(name, "help"));
+            program
+        };
+        for wrong in [&[""][..], &[" "], &["APP", "APP"], &["check"], &["help"], &["workers"], &["check-config"]] {
+            assert!(std::panic::catch_unwind(|| declare(wrong)).is_err(), "{wrong:?}");
+        }
+        let program = declare(&["APP", "WORKERS"]);
+        program.command().debug_assert();
+        let parsed = program.parse(&["a", "-w", "2", "x", "y"].map(OsString::from)).unwrap();
+        assert_eq!(parsed.arguments, ["x", "y"]);
     }
 
     #[test]
