@@ -18,7 +18,6 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Builder;
 
 use self::factory::sealed::{Seed, Work};
-pub(crate) use self::runtime::AppInfo;
 #[cfg(feature = "test-util")]
 pub use self::test_util::{WorkerContextBuilder, WorkerSignals};
 pub use self::{
@@ -27,6 +26,7 @@ pub use self::{
     lifespan::{IntoLifespan, Lifespan},
     runtime::{BootFailure, Runtime, UpgradeCommand},
 };
+pub(crate) use self::{lifespan::Shutdown, runtime::AppInfo};
 use crate::{
     BoxError,
     log::terminal,

@@ -40,8 +40,19 @@ pub(crate) mod fuzzed {
 }
 
 use std::{
-    any::Any, cell::Cell, future::Future, io, io::Write, os::fd::OwnedFd, pin::pin, process::ExitCode, rc::Rc,
-    sync::Arc, time::Duration,
+    any::Any,
+    cell::Cell,
+    future::{Future, poll_fn},
+    io,
+    io::Write,
+    os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::pin,
+    process::ExitCode,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
 };
 
 use tokio::{
@@ -67,7 +78,7 @@ pub use self::{
 };
 use crate::{
     IntoLifespan, Lifespan, WorkerContext,
-    app::{AppInfo, BootFailure},
+    app::{AppInfo, BootFailure, Shutdown},
     channel::ToMaster,
     error_chain,
     listener::Listeners,
@@ -138,6 +149,7 @@ where
 
     let access = AccessLog::new(log::take_access(), &resolved.settings.log, row);
     let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings, access);
+    let mut cut = (0, 0);
     let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =
@@ -164,14 +176,26 @@ where
             let outcome = Rc::clone(&outcome);
             async move { outcome.set(Some(run_app(context, factory, shared, master_link, epoch).await)) }
         });
-        let driven = app.runtime.drive(driver);
+        let driven = catch_unwind(AssertUnwindSafe(|| app.runtime.drive(driver)));
+        // Count before the tasks are dropped: each dropped request leaves the count.
+        let outcome = outcome.take();
+        if outcome.is_none() {
+            cut = (row.in_flight(), shared.background.running());
+            row.cut(cut.0);
+        }
         life.end();
         // Write the last lines of the access log here, after the tasks were dropped, so that requests that were cut
         // have lines too.
         if let Some(access) = &shared.access {
             access.finish();
         }
-        match (outcome.take(), driven) {
+        let driven = driven.unwrap_or_else(|payload| {
+            if life.has_panicked() {
+                resume_unwind(payload);
+            }
+            Err(format!("it panicked: {}", panic_message(payload.as_ref())).into())
+        });
+        match (outcome, driven) {
             (Some(Ok(())) | None, Err(error)) => Err(BootError::OuterLoop(error)),
             (Some(ended), _) => ended,
             (None, Ok(())) => Err(BootError::OuterLoop("it returned before the driver was done".into())),
@@ -180,14 +204,16 @@ where
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ BootError::OuterLoop(_)) if row.state() != RowState::Starting => {
-            let reason = error_chain(&error);
+            let (reason, (cut, background_cut)) = (error_chain(&error), cut);
             tracing::error!(
                 event = "outer_loop_failed",
                 slot,
                 pid = std::process::id(),
                 generation,
+                cut,
+                background_cut,
                 reason,
-                "the worker ends"
+                "the worker ends, and {cut} requests and {background_cut} background tasks are cut"
             );
             ExitCode::FAILURE
         }
@@ -339,9 +365,12 @@ where
     let began = Instant::now();
     let until = drain(&mut acceptors, &mut master_link, grace, shutdown_grace, last).await;
     let left = until.saturating_duration_since(Instant::now()).saturating_sub(LAST_LINES);
-    if let Some(hook) = shutdown
-        && timeout(left.max(LAST_LINES), hook).await.is_err()
-    {
+    let hooks = async {
+        for hook in shutdown {
+            run_hook(hook).await;
+        }
+    };
+    if timeout(left.max(LAST_LINES), hooks).await.is_err() {
         tracing::warn!(
             event = "shutdown_hook_timeout",
             slot,
@@ -376,6 +405,12 @@ where
         );
     }
     Ok(())
+}
+
+/// Runs a shutdown hook. A hook that panics counts as one that has ended: the panic is already in the log, and the
+/// worker has drained as it should.
+async fn run_hook(mut hook: Shutdown) {
+    poll_fn(|context| catch_unwind(AssertUnwindSafe(|| hook.as_mut().poll(context))).unwrap_or(Poll::Ready(()))).await;
 }
 
 /// Carries out an order that comes before the worker accepts. Returns true if the worker must end at once, because

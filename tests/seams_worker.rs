@@ -102,6 +102,64 @@ fn an_outer_loop_that_returns_early_is_a_failure_with_a_reason() {
     assert!(text(&output).contains("it returned before the driver was done"), "{}", text(&output));
 }
 
+#[test]
+fn what_an_outer_loop_cuts_by_its_early_end_is_counted() {
+    for (end, reason) in [("return", "the app's loop has ended"), ("panic", "it panicked: the app's loop has a fault")]
+    {
+        let mut supervisor = with_outer_loop().set("workers.count", "1").serving(1);
+        assert_eq!(get(supervisor.address(), "/background/60000").text(), "begun");
+        let mut slow = Connection::open(supervisor.address()).expect("a connection");
+        slow.send(&request("GET", "/sleep/60000", &[], b"")).expect("sent");
+        eventually("it is in flight", PATIENCE, || (supervisor.status()["workers"][0]["in_flight"] == 1).then_some(()));
+        // The loop ends before its own request is answered, so two requests are cut.
+        let mut connection = Connection::open(supervisor.address()).expect("a connection");
+        connection.send(&request("GET", &format!("/outer/{end}"), &[], b"")).expect("sent");
+        let failed = supervisor.wait_log("outer_loop_failed", 1, PATIENCE);
+        assert!(failed[0].contains(reason), "{}", failed[0]);
+        let cut = ["cut", "background_cut"].map(|name| field(&failed[0], name));
+        assert_eq!(cut, [Some("2"), Some("1")], "{}", failed[0]);
+        let exited = supervisor.wait_log(events::EXITED, 1, PATIENCE);
+        assert!(!exited[0].contains("a panic left main"), "{}", exited[0]);
+        supervisor.wait_serving(1);
+        supervisor.stop();
+        let totals = supervisor.wait_log("totals", 1, PATIENCE);
+        assert_eq!(field(&totals[0], "cut"), Some("2"), "{}", totals[0]);
+    }
+}
+
+#[test]
+fn a_shutdown_hook_that_panics_counts_as_ended_and_the_next_one_runs() {
+    let mut supervisor = seams().set("workers.count", "1").set("seams.hook_panics", "true").serving(1);
+    supervisor.stop();
+    assert_eq!(notes(&supervisor), ["first hook", "hook ended"]);
+    let log = supervisor.log();
+    assert_eq!((log.count("panic"), log.count(events::DRAINED)), (1, 1), "{}", log.0);
+    assert!(log.0.contains("the hook has a fault") && !log.0.contains("a panic left main"), "{}", log.0);
+    assert!(log.0.contains("drained and ended"), "{}", log.0);
+}
+
+#[test]
+fn the_reason_of_a_failed_boot_cannot_control_the_terminal() {
+    const REASON: &str = r#""red \u001B[31m\r\u0000\u202E\u2066""#;
+    let assert_plain = |what: &str, output: &std::process::Output| {
+        let told = text(output);
+        assert!(told.contains(r"red \u{1b}[31m\r\u{0}\u{202e}\u{2066}"), "{what}: {told:?}");
+        let obeyed = |c: char| c.is_control() && c != '\n' || matches!(c, '\u{202e}' | '\u{2066}');
+        assert!(!told.contains(obeyed), "{what}: {told:?}");
+    };
+    assert_plain("run", &seams().set("seams.reason", REASON).run());
+    assert_plain("check --deep", &seams().set("seams.reason", REASON).args(&["check", "--deep"]).run());
+
+    let mut supervisor = seams().set("workers.count", "1").serving(1);
+    let path = supervisor.path("supervisor.toml");
+    let settings = fs::read_to_string(&path).expect("the settings file");
+    fs::write(&path, settings.replace("[seams]", &format!("[seams]\nreason = {REASON}"))).expect("our own file");
+    for command in ["reload", "upgrade"] {
+        assert_plain(command, &supervisor.ctl(&[command]));
+    }
+    supervisor.stop();
+}
+
 /// Sends a request, waits until the app has it, and then ends the client's connection by `end`.
 fn leave(address: SocketAddr, name: &str, end: impl FnOnce(&TcpStream)) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");

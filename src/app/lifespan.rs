@@ -9,7 +9,7 @@ use tower_service::Service;
 
 use crate::worker::Body;
 
-type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A service with a shutdown hook, which runs after the last request. The hook can close pools or flush buffers.
 ///
@@ -33,21 +33,23 @@ type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// ```
 pub struct Lifespan<S> {
     pub(crate) service: S,
-    pub(crate) shutdown: Option<Shutdown>,
+    /// The hooks, in the order in which they run.
+    pub(crate) shutdown: Vec<Shutdown>,
     pub(crate) shutdown_grace: Duration,
 }
 
 impl<S> Lifespan<S> {
     /// Wraps a service without a shutdown hook.
     pub fn new(service: S) -> Self {
-        Self { service, shutdown: None, shutdown_grace: Duration::ZERO }
+        Self { service, shutdown: Vec::new(), shutdown_grace: Duration::ZERO }
     }
 
-    /// Adds the shutdown hook. The worker runs it after its drain, within what is left of `workers.graceful_timeout`.
-    /// If the hook has not ended 100 ms before the end of that time, it is dropped.
+    /// Adds a shutdown hook. The worker runs it after its drain, within what is left of `workers.graceful_timeout`. If
+    /// the hook has not ended 100 ms before the end of that time, it is dropped. Several hooks run one after the other,
+    /// in the order in which they were added. A hook that panics counts as ended; the panic is in the log.
     #[must_use]
     pub fn on_shutdown(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.shutdown = Some(Box::pin(hook));
+        self.shutdown.push(Box::pin(hook));
         self
     }
 
@@ -65,9 +67,10 @@ impl<S> Lifespan<S> {
 /// Methods for unit tests of a service, with the feature `test-util`.
 #[cfg(feature = "test-util")]
 impl<S> Lifespan<S> {
-    /// Runs the shutdown hook, as a worker does after its drain.
+    /// Runs the shutdown hooks, as a worker does after its drain. A hook that panics makes this call panic, so that the
+    /// test fails.
     pub async fn shut_down(self) {
-        if let Some(hook) = self.shutdown {
+        for hook in self.shutdown {
             hook.await;
         }
     }
@@ -75,7 +78,7 @@ impl<S> Lifespan<S> {
 
 impl<S> fmt::Debug for Lifespan<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lifespan").field("shutdown", &self.shutdown.is_some()).finish_non_exhaustive()
+        f.debug_struct("Lifespan").field("shutdown", &self.shutdown.len()).finish_non_exhaustive()
     }
 }
 

@@ -81,7 +81,8 @@ pub trait Runtime: 'static {
     ///
     /// # Errors
     /// The reason why the loop cannot continue. The worker then ends as a failure, with this error in the log. It also
-    /// ends as a failure if the loop returns `Ok` before the driver is done.
+    /// ends as a failure if the loop panics, or returns `Ok` before the driver is done. The requests that are in flight
+    /// then count as cut.
     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(driver.run_to_end()?)
     }

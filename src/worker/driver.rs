@@ -37,6 +37,8 @@ pub(super) struct Life {
     /// The runtime that runs the future; `None` once it is shut down.
     runtime: RefCell<Option<Runtime>>,
     driven: Cell<bool>,
+    /// True once the worker's own future has panicked, and not the outer loop around it.
+    panicked: Cell<bool>,
     wake: Arc<Notify>,
 }
 
@@ -71,6 +73,7 @@ impl Driver {
             future: RefCell::new(Some(Box::pin(life))),
             runtime: RefCell::new(Some(runtime)),
             driven: Cell::new(false),
+            panicked: Cell::new(false),
             wake: Arc::default(),
         });
         (Self(Rc::clone(&life)), life)
@@ -144,10 +147,11 @@ impl Driver {
 impl Life {
     fn run(&self, turn: impl AsyncFnOnce(Pin<&mut dyn Future<Output = ()>>) -> Driven) -> Result<Driven, DriveError> {
         /// Marks the driver as no longer driven when `run` ends, even if it ends by a panic.
-        struct Finally<'a>(&'a Cell<bool>);
+        struct Finally<'a>(&'a Life);
         impl Drop for Finally<'_> {
             fn drop(&mut self) {
-                self.0.set(false);
+                self.0.driven.set(false);
+                self.0.panicked.set(self.0.panicked.get() || std::thread::panicking());
             }
         }
 
@@ -160,12 +164,18 @@ impl Life {
         let (mut future, runtime) = (self.future.borrow_mut(), self.runtime.borrow());
         let (Some(life), Some(runtime)) = (future.as_mut(), runtime.as_ref()) else { return Ok(Driven::Done) };
         self.driven.set(true);
-        let _finally = Finally(&self.driven);
+        let _finally = Finally(self);
         let driven = runtime.block_on(turn(life.as_mut()));
         if driven == Driven::Done {
             *future = None;
         }
         Ok(driven)
+    }
+
+    /// Returns true if the worker's own future has panicked. A panic of a handler does not count, because its task
+    /// catches it.
+    pub(super) fn has_panicked(&self) -> bool {
+        self.panicked.get()
     }
 
     /// Drops the worker's future and its tasks. Does not wait for blocking calls that still run on other threads.

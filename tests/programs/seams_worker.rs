@@ -39,6 +39,10 @@ use tokio::sync::oneshot;
 struct Table {
     /// If this is not 0, the factory fails, and the details of its failure have this many lines.
     details: usize,
+    /// If this is true, a shutdown hook that runs before the other one panics.
+    hook_panics: bool,
+    /// If this is not empty, the factory fails with it as the reason.
+    reason: String,
     /// How long the shutdown hook takes, in milliseconds.
     hook_ms: u64,
     /// The time that is given to `Lifespan::shutdown_grace`, in milliseconds.
@@ -74,6 +78,7 @@ thread_local! {
     static DRIVER: RefCell<Option<Rc<Driver>>> = const { RefCell::new(None) };
     static WAKER: RefCell<Option<DriverWaker>> = const { RefCell::new(None) };
     static RETURNS: Cell<bool> = const { Cell::new(false) };
+    static PANICS: Cell<bool> = const { Cell::new(false) };
 }
 
 struct OuterLoop {
@@ -102,6 +107,7 @@ impl Runtime for OuterLoop {
                 callback();
             }
         }
+        assert!(!PANICS.get(), "the app's loop has a fault");
         Err("the app's loop has ended".into())
     }
 }
@@ -137,6 +143,9 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
         let text: String = (1..=table.details).map(|line| format!("  frame {line} of the traceback\n")).collect();
         let failure = BootFailure::new("app.py, line 3: no such name").with_details(text);
         return Err(Box::new(Wrapped(failure)));
+    }
+    if !table.reason.is_empty() {
+        return Err(table.reason.as_str().into());
     }
     let notes = table.notes.clone();
     let watched = notes.clone();
@@ -214,6 +223,17 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             }),
         )
         .route(
+            "/outer/panic",
+            get(async || {
+                in_outer_loop(waker(), || {
+                    PANICS.set(true);
+                    RETURNS.set(true);
+                    "it panics".to_owned()
+                })
+                .await
+            }),
+        )
+        .route(
             "/nested",
             get(async || {
                 let driver = DRIVER.with_borrow(Clone::clone).map(|driver| driver.drive(None));
@@ -221,7 +241,15 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             }),
         );
     let (hook, path) = (Duration::from_millis(table.hook_ms), table.notes.clone());
+    let (panics, first) = (table.hook_panics, table.notes.clone());
     let lifespan = Lifespan::new(router).on_shutdown(async move {
+        if panics {
+            note(&first, "first hook");
+            tokio::task::yield_now().await;
+            panic!("the hook has a fault");
+        }
+    });
+    let lifespan = lifespan.on_shutdown(async move {
         tokio::time::sleep(hook).await;
         if !path.is_empty() {
             note(&path, "hook ended");
