@@ -110,6 +110,61 @@ fn its_own_layers_see_spans_and_events_and_the_log_continues() {
     assert!(supervisor.log().0.contains("event=worker_drained"), "the worker logs to its end");
 }
 
+/// `check --deep` runs the factory too. Its worker never serves, so it writes the lines of the factory only.
+#[test]
+fn its_own_layers_get_what_the_factory_says_after_it_has_installed_them() {
+    let launch = || embedder().env("EMBEDDER", "layers in the factory");
+    let expected = "event after the init\nspan a_task\nevent in the task\n";
+    let words = ["before the init", "after the init", "in the task"];
+
+    let checked = launch();
+    let spans = checked.path("spans");
+    let checked = checked.env("EMBEDDER_SPANS", &spans.to_string_lossy());
+    let (code, told) = output(&checked, &["check", "--deep", "hi"]);
+    let seen = fs::read_to_string(&spans).unwrap_or_default();
+    assert!(code == Some(0) && seen.starts_with(expected), "{code:?} {seen}\n{told}");
+    assert!(words.iter().all(|words| told.contains(words)), "{told}");
+
+    let served = launch();
+    let spans = served.path("spans");
+    let served = served.env("EMBEDDER_SPANS", &spans.to_string_lossy()).set("workers.count", "1");
+    let mut supervisor = served.serving(1);
+    let seen = || fs::read_to_string(&spans).expect("the layer's file");
+    assert!(seen().starts_with(expected) && !seen().contains("before the init"), "{}", seen());
+    let log = supervisor.log().0;
+    for words in words {
+        assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
+    }
+
+    // The preflight of an upgrade runs the factory with the same layers. It has no log of its own.
+    let before = seen().matches("span a_task").count();
+    assert_eq!(supervisor.ctl(&["upgrade"]).status.code(), Some(0));
+    assert!(seen().matches("span a_task").count() >= before + 2, "the preflight and the new worker: {}", seen());
+    supervisor.stop();
+}
+
+#[test]
+fn what_a_hook_says_cannot_control_the_terminal() {
+    let escaped = r"red \u{1b}[31m\r\u{0}\u{202e}\u{2066}";
+    for (argument, exit) in [("hello", 0), ("control", 2)] {
+        let (code, text) = output(&embedder(), &["check", argument]);
+        assert!(code == Some(exit) && text.contains(escaped), "{argument}: {text:?}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n' || c == '\u{202e}'), "{argument}: {text:?}");
+    }
+}
+
+#[test]
+fn a_wrong_name_is_refused_when_it_is_declared() {
+    for name in ["", "two words", "esc\u{1b}"] {
+        let (code, text) = output(&embedder().env("EMBEDDER_NAME", name), &["check", "hello"]);
+        assert!(code == Some(101) && text.contains("App::name"), "{name:?}: {text}");
+    }
+    for mode in ["one argument twice", "argument of ours"] {
+        let (code, text) = output(&embedder().env("EMBEDDER", mode), &["check", "hello"]);
+        assert!(code == Some(101) && text.contains("App::positional"), "{mode}: {text}");
+    }
+}
+
 #[test]
 fn a_subscriber_without_our_layer_is_warned_of_once_a_worker() {
     let launch = embedder().env("EMBEDDER", "no log layer");

@@ -78,9 +78,15 @@ pub(super) fn give_way() -> bool {
     // The factory may have set a subscriber for this thread after our guard was made. Then dropping our guard would
     // remove the app's subscriber too. So drop the guard only if this thread still uses our subscriber.
     if dispatcher::get_default(|current| current.is::<Lines>()) {
-        FIRST.take();
+        step_aside();
     }
     is_alone || writes_here()
+}
+
+/// Ends the default of this thread, if [`come_first`] has set one here. The app's subscriber then gets the spans and
+/// events of this thread.
+fn step_aside() {
+    drop(FIRST.take());
 }
 
 /// Returns true if events of this thread reach the log.
@@ -143,10 +149,16 @@ impl Subscriber for Lines {
 /// The layer writes the events that `log.level` and `log.targets` let through, as lines of `log.file`. Its lines show
 /// no spans; the app's other layers get the spans and all events. The layer never waits for a reader of the log.
 ///
+/// The app's subscriber gets all spans and events from the moment at which the factory installs it. Events before that
+/// go to the log alone. Install the subscriber on the thread of the factory: if another thread installs it, the thread
+/// of the factory uses it only once the factory is done.
+///
 /// If the app installs no subscriber, its events go to the log without this layer. If the app installs a subscriber
 /// without this layer, then, once the factory is done, that subscriber also takes the events of oxicorn in the worker,
-/// and they are missing in the log; the warning `log_layer_missing` says so. The master always writes to its log, even
-/// if `main` has installed a subscriber.
+/// and they are missing in the log; the warning `log_layer_missing` says so. The event `panic` still goes to the log.
+///
+/// The master always writes to its log, even if `main` has installed a subscriber. A process takes one subscriber only:
+/// if `main` has installed one, `init` in the factory panics, and the worker fails to boot.
 pub fn log_layer<S>() -> impl Layer<S> + Send + Sync + 'static
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -157,6 +169,12 @@ where
 struct LogLayer;
 
 impl<S: Subscriber> Layer<S> for LogLayer {
+    /// Steps aside when the app installs the subscriber that holds this layer. The rest of the factory may make spans
+    /// that instrument its tasks, and a span keeps for its whole life the subscriber that it was made with.
+    fn on_register_dispatch(&self, _: &Dispatch) {
+        step_aside();
+    }
+
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         super::write(event);
     }

@@ -13,6 +13,9 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+/// Characters that a terminal would obey.
+const CONTROL: &str = "\u{1b}[31m\r\0\u{202e}\u{2066}";
+
 #[derive(Deserialize)]
 struct First {}
 
@@ -25,19 +28,23 @@ fn main() -> ExitCode {
         // This subscriber takes every event of the process and writes none of them.
         Registry::default().init();
     }
+    let name = env::var("EMBEDDER_NAME").unwrap_or_else(|_| "embedder".to_owned());
     let app = App::new(factory)
-        .name("embedder")
+        .name(name)
         .version("7.8.9")
         .default_setting("workers.count", "3")
         .default_setting("http.keep_alive", "7s")
         .positional("GREETING", "What a client is greeted with")
         .check(|setup: &SetupContext<'_>| match setup.arguments() {
-            [greeting] => Ok(vec![format!("the greeting is {greeting}")]),
-            _ => Err("there is no greeting"),
+            [greeting] if greeting == "control" => Err(format!("red {CONTROL}")),
+            [greeting] => Ok(vec![format!("the greeting is {greeting}"), format!("red {CONTROL}")]),
+            _ => Err("there is no greeting".to_owned()),
         });
     match mode.as_str() {
         "one type twice" => app.table::<First>("first").table::<First>("second").run(),
         "one name twice" => app.table::<First>("first").table::<Second>("first").run(),
+        "one argument twice" => app.positional("GREETING", "again").run(),
+        "argument of ours" => app.positional("workers", "a flag of oxicorn").run(),
         "wrong default" => app.default_setting("workers.cuont", "3").run(),
         "own command line" => app.run_from(["embedder", "--workers", "1", "hello"]),
         _ => app.run(),
@@ -46,6 +53,14 @@ fn main() -> ExitCode {
 
 async fn factory(worker: WorkerContext) -> Result<Router, Infallible> {
     match env::var("EMBEDDER").as_deref() {
+        Ok("layers in the factory") => {
+            tracing::info!("before the init");
+            Registry::default().with(oxicorn::log_layer()).with(SpansToFile::open()).init();
+            tracing::info!("after the init");
+            let span = tracing::info_span!("a_task");
+            tokio::spawn(tracing::Instrument::instrument(async { tracing::info!("in the task") }, span));
+            tokio::task::yield_now().await;
+        }
         Ok("own layers") => Registry::default().with(oxicorn::log_layer()).with(SpansToFile::open()).init(),
         Ok("no log layer") => Registry::default().with(SpansToFile::open()).init(),
         _ => {}
