@@ -19,33 +19,32 @@ pub(super) struct Activity {
     /// The number of requests that the app has, and of responses under way. With HTTP/2 it is 1 while any stream is
     /// open.
     busy: AtomicU32,
-    /// When the head that is arriving began to arrive, or something that may become a head; `NEVER` while no head is
-    /// arriving.
+    /// When the first bytes arrived that are a head, or may become one; `NEVER` while no head is arriving.
     head_since: AtomicU64,
-    /// When the last request ended, so that nothing was under way; `NEVER` before the first request.
+    /// When the last request ended, or when HTTP/2 began; `NEVER` before that.
     idle_since: AtomicU64,
-    /// When the client stopped taking what is written; `NEVER` while it takes it.
+    /// When a write first had to wait because the client did not read; `NEVER` while the client reads.
     blocked_since: AtomicU64,
-    /// True once hyper was told to end the connection. It has no further deadlines except for writing.
+    /// True once hyper was told to end the connection. From then on the connection has a deadline only for writing.
     leaves: AtomicBool,
     /// The value of `idle_since` when the connection was asked to give up its place; `NEVER` before. A later request
-    /// changes `idle_since`, and so cancels this.
+    /// changes `idle_since`, and then the connection may keep its place.
     asked_to_leave: AtomicU64,
     /// The number of requests that are answered while the rest of their bodies is still being read. There may be two:
-    /// the next request can begin before the task that reads the rest has seen its end. The counter is changed
-    /// atomically, because an app may drop a body on another thread.
+    /// the next request can begin before the task that reads the first rest has seen that its body has ended. The
+    /// counter is changed atomically, because an app may drop a body on another thread.
     reads_on: AtomicU32,
 }
 
 const NEVER: u64 = u64::MAX;
 
-/// Adds to a counter that only the worker's thread changes: a load and a store do what `fetch_add` would do, without
-/// the bus lock.
+/// Adds to a counter that only the worker's thread changes. A load and a store are enough for this, and avoid the bus
+/// lock of `fetch_add`.
 fn add(count: &AtomicU32, by: i32) {
     count.store(count.load(Relaxed).wrapping_add_signed(by), Relaxed);
 }
 
-/// What a connection has done for too long.
+/// The activity of a connection that has lasted too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overdue {
     /// The client has sent nothing since the connection was accepted.
@@ -54,7 +53,7 @@ pub(super) enum Overdue {
     Head,
     /// The connection has been idle for `http.keep_alive`, or for `workers.drain_idle` in a drain.
     Idle,
-    /// The client does not read what is written.
+    /// The client does not read what the worker writes.
     Blocked,
 }
 
@@ -80,7 +79,8 @@ impl Activity {
         }
     }
 
-    /// Notes that what arrived is complete and begins no request of the app: it was another frame of HTTP/2.
+    /// Notes that the bytes that have arrived are complete but are not the head of a request: they are another frame of
+    /// HTTP/2.
     pub(super) fn head_ends(&self) {
         self.head_since.store(NEVER, Relaxed);
     }
@@ -95,7 +95,7 @@ impl Activity {
         self.idle_since.store(now, Relaxed);
     }
 
-    /// Notes that the worker has answered a request itself, at once, or that an HTTP/2 connection begins.
+    /// Notes that the connection is idle from now on: the worker has answered a request itself, or HTTP/2 has begun.
     pub(super) fn idles(&self) {
         self.head_since.store(NEVER, Relaxed);
         self.idle_since.store(clock::coarse(), Relaxed);
@@ -115,7 +115,8 @@ impl Activity {
         self.reads_on.load(Relaxed) > 0
     }
 
-    /// Returns when the last request ended. While the rest of a body is read, this is now.
+    /// Returns when the last request ended. While the rest of a body is still read, it returns the present time,
+    /// because the connection is not idle.
     fn idle_stamp(&self) -> u64 {
         if self.is_reading_on() { clock::coarse() } else { self.idle_since.load(Relaxed) }
     }
@@ -146,7 +147,7 @@ impl Activity {
         Duration::from_millis(clock::coarse().saturating_sub(since))
     }
 
-    /// Returns true if the app has a request, or a response is under way.
+    /// Returns true if the app has a request of this connection, or if a response is under way.
     pub(super) fn busy(&self) -> bool {
         self.busy.load(Relaxed) > 0
     }
@@ -157,7 +158,7 @@ impl Activity {
     }
 
     /// Returns since when the connection waits for a request: since the client took the last response, or since the
-    /// accept if there was none. Returns `None` if it does not wait, or if hyper was told to end it.
+    /// accept if there was no response. Returns `None` if the connection does not wait, or if hyper was told to end it.
     fn idle_since(&self) -> Option<u64> {
         let idles = self.unoccupied() && !self.leaves.load(Relaxed) && self.blocked_since.load(Relaxed) == NEVER;
         idles.then(|| match self.idle_stamp() {
@@ -166,8 +167,8 @@ impl Activity {
         })
     }
 
-    /// Returns since when the connection has been idle, if it may be asked to leave. For this it must have had a
-    /// response (or speak HTTP/2), and must not have been asked yet.
+    /// Returns since when the connection has been idle, if it may be asked to leave. A connection may be asked if it
+    /// has had a response or speaks HTTP/2, and was not asked yet.
     pub(super) fn evictable_since(&self) -> Option<u64> {
         let has_answer = self.idle_since.load(Relaxed) != NEVER;
         self.idle_since().filter(|_| has_answer && !self.is_asked_to_leave())
@@ -191,23 +192,25 @@ impl Activity {
         if since == NEVER { Duration::MAX } else { Duration::from_millis(clock::coarse().saturating_sub(since)) }
     }
 
-    /// Returns since when the connection has had nothing to do; `None` while it has, and before its first request.
+    /// Returns since when the connection has had nothing to do; `None` while it has something to do, and before its
+    /// first request.
     pub(super) fn unoccupied_since(&self) -> Option<u64> {
         let since = self.idle_since.load(Relaxed);
         (self.unoccupied() && since != NEVER).then_some(since)
     }
 
-    /// Returns when the present activity has lasted too long, on the coarse clock, and what it is.
+    /// Returns the time, on the coarse clock, at which the present activity will have lasted too long, and which
+    /// activity this is.
     pub(super) fn deadline(&self, shared: &Shared) -> Option<(u64, Overdue)> {
         sooner(self.blocked(&shared.http), self.waiting(shared))
     }
 
-    /// Returns when the client has not read for too long; `None` while it reads.
+    /// Returns the time by which the client must read again; `None` while it reads.
     pub(super) fn blocked(&self, http: &Http) -> Option<(u64, Overdue)> {
         after(self.blocked_since.load(Relaxed), http.write_timeout, Overdue::Blocked)
     }
 
-    /// Returns when the client has sent nothing for too long; `None` if nothing is expected of it.
+    /// Returns the time by which the client must send something; `None` if nothing is expected of it.
     pub(super) fn waiting(&self, shared: &Shared) -> Option<(u64, Overdue)> {
         let http = &shared.http;
         let waiting = match (self.busy(), self.head_since.load(Relaxed), self.idle_since.load(Relaxed)) {
@@ -225,8 +228,8 @@ impl Activity {
     }
 }
 
-/// Returns the earlier of two deadlines. It is called at each turn of a connection's task. An iterator over both would
-/// cost a request 100 instructions.
+/// Returns the earlier of two deadlines. It is called at each turn of a connection's task. It is written out, because
+/// an iterator over both deadlines would cost 100 instructions for each request.
 fn sooner(one: Option<(u64, Overdue)>, other: Option<(u64, Overdue)>) -> Option<(u64, Overdue)> {
     match (one, other) {
         (Some(one), Some(other)) => Some(if other.0 < one.0 { other } else { one }),

@@ -1,7 +1,8 @@
 //! Passes a request's body to the app.
 //!
-//! Owns: `http.body_timeout`, `http.limit_request_body` where the scanner does not count, and the faults of a body that
-//! ends badly. Refuses: framing (`scanner`, hyper), and the part of a body that the app does not read (`unread`).
+//! Owns: `http.body_timeout`, `http.limit_request_body` for bodies whose bytes the scanner does not count, and the
+//! faults of a body that ends badly. Refuses: framing (`scanner`, hyper), and the part of a body that the app does not
+//! read (`unread`).
 
 use std::{
     error::Error,
@@ -29,12 +30,14 @@ use crate::worker::{scanner::Refusal, serve::BoxError};
 ///
 /// It ends with an error if it is longer than `http.limit_request_body`, if the client is silent for
 /// `http.body_timeout` while the app waits for more, if its framing is wrong, or if the client goes away. In the first
-/// three cases the worker replaces the app's response by 413, 408 or 400, unless its head is already sent.
+/// three cases the worker replaces the app's response by 413, 408 or 400, unless the head of the app's response is
+/// already sent.
 ///
-/// An app need not read the body. If the app drops it before its end, the worker reads and discards the rest if that is
-/// small; otherwise the response says `Connection: close`.
+/// An app need not read the body. If the app drops it before its end, the worker reads and discards the rest of the
+/// body if the rest is small. If the rest is large, the response says `Connection: close`.
 ///
-/// For unit tests of a service, the feature `test-util` makes a body `From` bytes or text.
+/// For unit tests of a service, the feature `test-util` adds implementations of `From`, which make a body from bytes or
+/// text.
 #[derive(Debug)]
 pub struct Body(Content);
 
@@ -52,10 +55,12 @@ struct ReceivedBody {
     incoming: Incoming,
     connection: Arc<Connection>,
     outcome: Arc<BodyOutcome>,
-    /// True if the client has asked for `100 Continue`, and nothing of the body has come. See [`Unread`].
+    /// True if the client waits for `100 Continue` and nothing of the body has come. If the body is left unread,
+    /// [`Unread`] needs to know this.
     awaited: bool,
     left: u64,
-    /// The timer of `http.body_timeout`. It is made when the app first waits, and is not moved before it fires.
+    /// The timer of `http.body_timeout`. It is made when the app first waits for the body. If it fires before the
+    /// present wait has lasted long enough, it is set again.
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when the app has been waiting for more of the body; `None` while it does not wait.
     waits_since: Option<Instant>,
@@ -80,7 +85,7 @@ pub enum BodyError {
     /// The client's bytes are not a valid body.
     #[error("the body cannot be understood: {reason}")]
     Malformed {
-        /// What is wrong with the body, as the log says it.
+        /// What is wrong with the body, in the words of the log.
         reason: &'static str,
     },
     /// The client went away in the middle of the body, or reset the stream of the request.
@@ -89,7 +94,8 @@ pub enum BodyError {
 }
 
 impl Body {
-    /// Returns the request as the app gets it, and the outcome of its body if it has a body.
+    /// Returns the request with the body that the app gets, and the outcome of this body; `None` if the request has no
+    /// body.
     pub(super) fn of(
         request: Request<Incoming>,
         connection: &Arc<Connection>,
@@ -137,8 +143,8 @@ impl ReceivedBody {
         }
     }
 
-    /// Returns the error of a body that hyper could not read. If our stream refused the bytes before hyper saw them,
-    /// the refusal is inside hyper's error, and becomes the fault of the body.
+    /// Returns the error of a body that hyper could not read. If the stream under hyper refused the bytes before hyper
+    /// saw them, the refusal is inside hyper's error, and becomes the fault of the body.
     fn cut(&self, error: hyper::Error) -> BodyError {
         let mut cause = error.source();
         while let Some(inner) = cause {
@@ -163,7 +169,7 @@ impl ReceivedBody {
         }
     }
 
-    /// Ready when the client has been silent for `http.body_timeout`.
+    /// Becomes ready when the client has been silent for `http.body_timeout`. If that setting is 0, it stays pending.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.connection.shared.http.body_timeout;
         if limit.is_zero() {

@@ -27,8 +27,8 @@ pub(in crate::worker) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
 
 impl ClientStream for TcpStream {
     fn is_ending(&self) -> bool {
-        // `Interest::PRIORITY` means urgent data, which tokio registers for no stream. So it is ready only once epoll
-        // has seen the end of the stream, and stays ready then.
+        // `Interest::PRIORITY` means urgent data, which tokio registers for no stream. So the stream has this readiness
+        // only once epoll has seen the end of the stream, and keeps it from then on.
         self.try_io(Interest::PRIORITY, || Ok(())).is_ok()
     }
 }
@@ -59,8 +59,9 @@ impl Connection {
     }
 
     /// Returns true if the client has left when its request is about to be handed to the app. `now` is in milliseconds
-    /// of the monotonic clock. The kernel is asked only if the loop has seen an end, or could not have seen one. That
-    /// is possible if the connection has waited in the queue, or if the loop was held up and its heartbeat is late.
+    /// of the monotonic clock. The kernel is asked only if the event loop has seen the client's end, or may have missed
+    /// it. The loop may have missed it if the connection has waited in the accept queue, or if the loop was held up and
+    /// its heartbeat is late.
     pub(super) fn client_has_left(&self, now: u64) -> bool {
         let unsure = self.ending.load(Relaxed) || self.shared.is_held_up(now);
         if unsure {

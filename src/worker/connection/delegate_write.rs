@@ -1,8 +1,8 @@
 //! Passes writes through a wrapper to the stream that it wraps.
 //!
-//! Owns: the forwarding of every method of `AsyncWrite`, also of those with a default. Without a forwarded
-//! `is_write_vectored`, a wrapped stream would be written in small pieces. Refuses: reads, for which each wrapper has
-//! its own code.
+//! Owns: the forwarding of every method of `AsyncWrite`, even of the methods with a default body. The default
+//! `is_write_vectored` returns false, and with it a wrapped stream would be written in small pieces. Refuses: reads,
+//! for which each wrapper has its own code.
 
 /// Implements `AsyncWrite` for a wrapper: each call goes to the stream in the named field.
 macro_rules! delegate_write {

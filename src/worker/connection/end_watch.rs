@@ -1,12 +1,12 @@
 //! Watches for the moment at which the client ends a connection of HTTP/1 while a request is under way.
 //!
-//! Owns: the way to notice that a client has ended its connection. Refuses: the futures that wait for this
-//! (`client_gone`), and HTTP/2, whose frames are always read.
+//! Owns: the way to notice that a client has ended its connection. Refuses: the futures that wait for the client's end
+//! (`client_gone`), and HTTP/2, which needs no watch because its frames are always read.
 //!
-//! hyper does not read while the app answers, because a client that has ended its side still gets its response. The
-//! stream belongs to hyper, so a duplicate of its descriptor is watched. This is done only on connections on which an
-//! app has asked for it, and until the connection's task ends. Bytes of further requests that wait to be read do not
-//! hide the end, because the kernel reports both.
+//! A client that has ended its side must still get its response. So hyper does not read while the app answers, and does
+//! not notice the client's end. The stream belongs to hyper, so this module watches a duplicate of the stream's
+//! descriptor. It watches only connections on which an app has asked for this, until the connection's task ends. If
+//! bytes of further requests wait to be read, the client's end is still seen, because the kernel reports both.
 
 use std::{
     future::Future,
@@ -34,8 +34,8 @@ pub(super) enum EndWatch {
 }
 
 impl EndWatch {
-    /// Begins or continues the watch, and tells the futures that wait for the end when it comes. The task of the
-    /// connection must call it at each turn, and only while hyper holds the stream.
+    /// Begins or continues the watch. When the client ends the connection, this tells the futures that wait for the
+    /// client's end. The connection's task must call this at each turn, and only while hyper holds the stream.
     pub(super) fn poll(&mut self, connection: &Connection, cx: &mut Context<'_>) {
         if let Self::NotAsked = self {
             *self = match watch(connection) {
@@ -57,8 +57,8 @@ impl EndWatch {
 
 fn watch(connection: &Connection) -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
     let duplicate = fd::duplicate(connection.socket)?;
-    // `Interest::PRIORITY` means urgent data, which tokio never registers for a stream. So this is ready only once
-    // epoll has seen the end, as in `client_left`.
+    // `Interest::PRIORITY` means urgent data, which tokio never registers for a stream. So the future becomes ready
+    // only when epoll has seen the client's end. `client_left` uses the same interest.
     Ok(if connection.peer.remote.is_some() {
         let stream = TcpStream::from_std(duplicate.into())?;
         Box::pin(async move { _ = stream.ready(Interest::PRIORITY).await })

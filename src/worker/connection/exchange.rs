@@ -48,9 +48,9 @@ use crate::{
     },
 };
 
-/// Answers one request, by the app or by the worker itself. This function, and not the first poll of its future, makes
-/// the choice, creates the guard and calls the app. So the connection counts as busy as soon as the head has come, and
-/// the future need not keep the request, which is large.
+/// Answers one request, by the app or by the worker itself. This function itself makes the choice, creates the guard
+/// that counts the request, and calls the app; it does not leave this work to the first poll of the future. So the
+/// connection counts as busy as soon as the head has come, and the future need not keep the request, which is large.
 pub(super) fn answer<S, B>(
     mut request: Request<Incoming>,
     app: S,
@@ -94,7 +94,7 @@ where
         None
     };
     if let Some(response) = own {
-        // The response is complete at once, so the request never counts as under way.
+        // The worker's own response is complete at once, so the request never counts as under way.
         connection.activity.idles();
         let (_, outcome) = Body::of(request, &connection);
         return Exchange::Own { own: Some(Box::new(Own { response, connection, outcome, extras })) };
@@ -107,7 +107,7 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The future of one request, until its response.
+    /// The future that makes the response to one request.
     #[project = ExchangePart]
     pub(super) enum Exchange<F, B> {
         App {
@@ -115,7 +115,7 @@ pin_project_lite::pin_project! {
             call: AppCall<F, B>,
             // The timer of `http.request_timeout`. It begins when the app's future is first pending.
             limit: Option<Pin<Box<Sleep>>>,
-            // What the response needs; `None` once the request is answered.
+            // The data from which the response is made; `None` once the request is answered.
             in_flight: Option<InFlight>,
         },
         Own {
@@ -148,16 +148,16 @@ where
                             return Poll::Pending;
                         }
                         let limit = limit.get_or_insert_with(|| Box::pin(sleep(after)));
-                        // The timer is polled without a budget, so that it fires even if the app has used up the budget
-                        // of this task.
+                        // tokio gives each task a budget of polls. The timer is polled without this budget, so that it
+                        // fires even if the app has used the budget up.
                         ready!(pin!(unconstrained(limit.as_mut())).poll(cx));
                         None
                     }
                 };
                 let in_flight = in_flight.take().expect(ENDED);
                 if in_flight.outcome.is_some() {
-                    // The app's future may still hold the request's body. It is dropped now, so that the body is
-                    // dropped before the response is made.
+                    // Drop the app's future now. It may still hold the request's body, and the body must be dropped
+                    // before the response is made.
                     call.set(AppCall::Failed { error: None });
                 }
                 in_flight.end(answered)
@@ -192,8 +192,8 @@ impl<F, B> AppCall<F, B> {
         F: Future<Output = Result<Response<B>, S::Error>>,
         B: AppBody,
     {
-        // This is unwind safe, here and in `poll`: a future or service that panicked is dropped with its request and
-        // never used again.
+        // `AssertUnwindSafe` is right here and in `poll`, because a future or service that panicked is dropped with its
+        // request and never used again.
         catch_unwind(AssertUnwindSafe(|| match app.poll_ready(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Self::Called { future: app.call(request) },
             Poll::Ready(Err(error)) => Self::Failed { error: Some(error.into()) },
@@ -229,10 +229,10 @@ fn panicked() -> BoxError {
     "it panicked".into()
 }
 
-/// What the worker keeps while the app has a request, to make the response.
+/// What the worker keeps while the app has a request. The response is made from it.
 struct InFlight {
     guard: InFlightGuard,
-    /// The outcome of the request's body; `None` if it has no body.
+    /// The outcome of the request's body; `None` if the request has no body.
     outcome: Option<Arc<BodyOutcome>>,
     connects: bool,
     extras: ResponseExtras,
@@ -298,13 +298,13 @@ impl<B: http_body::Body> Own<B> {
     }
 }
 
-/// What the worker adds to every response, be it the app's or its own.
+/// What the worker adds to every response, whether the app or the worker itself has made the response.
 struct ResponseExtras {
     version: Version,
     is_head: bool,
     id: HeaderValue,
     entry: Option<Box<AccessEntry>>,
-    /// Set if the client has offered to speak another protocol.
+    /// The client's offer to speak another protocol; `None` if it made no offer.
     offer: Option<OnUpgrade>,
 }
 
@@ -313,8 +313,9 @@ impl ResponseExtras {
         self.version < Version::HTTP_2
     }
 
-    /// Completes the head of a response, and notes it in the access log. Returns the entry of the log, to which the
-    /// response's body adds its bytes. `outcome` is that of the request's body, if it has one.
+    /// Completes the head of a response, and notes it in the access log. Returns the entry of the log, in which the
+    /// bytes of the response's body will be counted. `outcome` is the outcome of the request's body; `None` if the
+    /// request has no body.
     fn add_to<B: http_body::Body>(
         self,
         answer: &mut Parts,
@@ -347,8 +348,8 @@ impl ResponseExtras {
         entry
     }
 
-    /// Returns true if the connection ends with this response of HTTP/1.0: the app says so, or the end of the body can
-    /// be marked only by the end of the connection.
+    /// Returns true if this is a response of HTTP/1.0 with which the connection must end. It must end if the app says
+    /// `Connection: close`, or if only the end of the connection can mark the end of the body.
     fn is_last_of_http_10<B: http_body::Body>(&self, answer: &Parts, reply: &ResponseBody<B>) -> bool {
         let ends_by_itself =
             || self.is_head || reply.size_hint().exact().is_some() || answer.headers.contains_key(CONTENT_LENGTH);
@@ -371,8 +372,8 @@ fn says_close(answer: &Parts) -> bool {
     words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
-/// Removes the body of a response to HEAD over HTTP/2; over HTTP/1 hyper does it. `Content-Length` still says how long
-/// the body would be.
+/// Removes the body of a response to HEAD over HTTP/2. Over HTTP/1 hyper removes it. `Content-Length` still says how
+/// long the body would be.
 fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut ResponseBody<B>) {
     if reply.is_end_stream() {
         return;
@@ -383,8 +384,8 @@ fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut ResponseBo
     *reply = ResponseBody::Own { bytes: None, guard: None };
 }
 
-/// Returns true if the request asks for the page of metrics. The worker answers this request itself. It does not belong
-/// to the app, so it is neither counted nor limited.
+/// Returns true if the request asks for the page of metrics. The worker answers such a request itself. The app does not
+/// get the request, so it is neither counted nor limited.
 fn asks_for_metrics(request: &Request<Incoming>, shared: &Shared) -> bool {
     !shared.http.metrics_path.is_empty()
         && request.uri().path() == shared.http.metrics_path

@@ -1,7 +1,7 @@
 //! Does the TLS handshake, which comes before HTTP on a connection.
 //!
-//! Owns: the deadline of the handshake, the log of a failed one, and the refusal of plain HTTP that is sent to a TLS
-//! port. Refuses: certificates and keys (`settings::tls` reads them, and makes the configuration), and HTTP.
+//! Owns: the deadline of the handshake, the log line for a failed handshake, and the refusal of plain HTTP that is sent
+//! to a TLS port. Refuses: certificates and keys (`settings::tls` reads them, and makes the configuration), and HTTP.
 
 use std::{
     error::Error,
@@ -29,13 +29,14 @@ use crate::{
     worker::{scanner::Refusal, shared::WakeListener},
 };
 
-/// How many bytes of a ClientHello are read at once; rustls takes 4 KiB and more at a time.
+/// The most bytes of a ClientHello that are read at once. rustls takes at least 4 KiB at a time, so it takes each piece
+/// whole.
 const CHUNK: usize = 2048;
 
 #[expect(clippy::large_enum_variant, reason = "only one exists at a time, and it is taken apart at once")]
 pub(super) enum Handshake<T> {
     Done(TlsStream<T>),
-    /// The client did not send TLS. The refusal should be sent to it.
+    /// The client did not send TLS. The caller should send the refusal to the client.
     Refused(T, Refusal),
     /// Nothing more should be done on the connection.
     Over,
@@ -115,7 +116,7 @@ where
 /// What the first bytes of a client are.
 enum Hello {
     Accepted(Box<Accepted>),
-    /// The bytes are not the beginning of a TLS record. Their sender would not understand an alert.
+    /// The bytes are not the beginning of a TLS record. The client would not understand a TLS alert.
     Plain,
     /// The client left without sending anything, as the probes of load balancers do.
     Silence,
@@ -148,8 +149,8 @@ async fn hello<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) -> io::Result<
     }
 }
 
-/// Counts a failed handshake, and logs it: one a second at level info, the others at level debug. Any client can cause
-/// such lines, and they must not fill a disk.
+/// Counts a failed handshake, and logs it. One line a second has the level info, and the others have the level debug:
+/// any client can cause such lines, and they must not fill a disk.
 fn log_failed(connection: &Connection, error: &io::Error) {
     let Connection { shared, peer, .. } = connection;
     shared.row.handshake_failed();

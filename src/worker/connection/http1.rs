@@ -33,22 +33,22 @@ use crate::worker::{
     shared::OpenGuard,
 };
 
-/// The shortest time to linger. The time since the last response is subtracted from the usual time, but the result is
-/// not below this. A client that had its response long ago has read it, so an RST after a short time destroys nothing.
+/// The shortest time to linger. The time to linger is `linger::SILENCE` less the time since the last response, but at
+/// least this. A client that had its response long ago has read it, so an RST after a short time destroys nothing.
 const SHORT_LINGER: Duration = Duration::from_millis(500);
 
-/// The most bytes that are read from the stream at once: as many as hyper asks for at first.
+/// The most bytes that are read from the stream at once. hyper asks for the same number at first.
 const SCRATCH: usize = 8192;
 
-/// The most bytes of several pieces that are copied together and written by one send(2), which is cheaper than
-/// writev(2).
+/// Several pieces that have at most this many bytes in all are copied together and written by one send(2), which is
+/// cheaper than writev(2).
 const TOGETHER: usize = 1024;
 
 pub(super) struct Http1Wire<T> {
     inner: TokioIo<Counted<T>>,
     connection: Arc<Connection>,
     input: InputBuffer,
-    /// What is left to send of the response to a refused request; `None` until it has begun.
+    /// What is left to send of the response to a refused request; `None` until the worker begins to send it.
     last_response: Option<io::Cursor<Vec<u8>>>,
     linger: Linger,
     /// The connection counts as open until the stream is dropped, because an upgraded stream outlives the connection's
@@ -56,21 +56,21 @@ pub(super) struct Http1Wire<T> {
     _open: OpenGuard,
 }
 
-/// What has arrived and was not given to hyper yet.
+/// The bytes that have arrived and were not given to hyper yet, and the scanner that verifies them.
 struct InputBuffer {
-    /// `None` after an upgrade: the bytes are not HTTP, and all of them pass.
+    /// The scanner of the connection; `None` after an upgrade. Then the bytes are not HTTP, and all of them pass.
     scanner: Option<Scanner>,
     held: Vec<u8>,
     /// How many of the held bytes are verified, and may go to hyper.
     verified: usize,
-    /// True if the held bytes behind the verified ones must be scanned: they were not scanned yet, or the scanner would
-    /// judge them differently now.
+    /// True if the held bytes behind the verified ones must be scanned: they were not scanned yet, or the scanner's
+    /// judgement about them may have changed.
     unscanned: bool,
     refusal: Option<Refusal>,
 }
 
 impl<T: ClientStream> Http1Wire<T> {
-    /// Wraps a stream. `first` was read from it already.
+    /// Wraps a stream. `first` holds the bytes that were already read from the stream.
     pub(super) fn new(stream: T, first: Vec<u8>, connection: Arc<Connection>, open: OpenGuard) -> Self {
         let http = &connection.shared.http;
         let scanner = Scanner::new(SizeLimits {
@@ -88,14 +88,14 @@ impl<T: ClientStream> Http1Wire<T> {
         Pin::new(&mut self.inner.inner_mut().stream)
     }
 
-    /// Notes in the activity whether the client takes what is written.
+    /// Passes on the result of a write, and notes in the activity whether the write had to wait for the client.
     fn wrote<R>(&self, written: Poll<R>) -> Poll<R> {
         self.connection.activity.blocks(written.is_pending());
         written
     }
 
     /// Returns true if the client announced its last request (RFC 9112, section 9.6) and has sent nothing behind it.
-    /// Over TLS it returns false, because the client's close_notify follows.
+    /// Over TLS it returns false, because the client's close_notify is still to come.
     fn has_said_all(&self) -> bool {
         let ended = self.input.scanner.as_ref().is_some_and(Scanner::has_ended);
         ended && self.input.held.is_empty() && !self.connection.client.is_tls()
@@ -111,9 +111,9 @@ impl<T: ClientStream> Http1Wire<T> {
         linger::SILENCE.saturating_sub(silence).max(SHORT_LINGER)
     }
 
-    /// Ends the input for hyper. Outside of a body this looks like the client's end: hyper has answered everything that
-    /// came before and asks for more, so it closes, and the response to the refusal is the last one. Inside of a body
-    /// it is an error, and the response to the request that the body belongs to reports it.
+    /// Ends the input for hyper. Outside of a body, hyper sees the end of the stream. It has answered all earlier
+    /// requests, so it closes, and the refusal is sent as the last response. Inside of a body, hyper sees an error, and
+    /// the response to the request with this body reports the refusal.
     fn refuse(&self, refusal: Refusal, in_body: bool) -> Poll<io::Result<()>> {
         if in_body {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
@@ -129,7 +129,7 @@ impl InputBuffer {
         Self { scanner, unscanned: verified < first.len(), held: first, verified, refusal: None }
     }
 
-    /// Gives verified bytes to hyper, as far as its buffer has room.
+    /// Gives verified bytes to hyper, as many as fit into hyper's buffer.
     fn give(&mut self, buf: &mut ReadBufCursor<'_>) {
         let room = self.verified.min(buf.remaining());
         buf.put_slice(self.held.get(..room).unwrap_or_default());
@@ -140,7 +140,7 @@ impl InputBuffer {
         }
     }
 
-    /// Scans the new bytes behind the held ones, gives hyper what passes, and keeps the rest.
+    /// Scans the held bytes and the new bytes behind them, gives hyper the bytes that pass, and keeps the rest.
     fn take(&mut self, new: &[u8], buf: &mut ReadBufCursor<'_>) {
         let Some(scanner) = &mut self.scanner else { return };
         self.unscanned = false;
@@ -164,8 +164,8 @@ impl InputBuffer {
         }
     }
 
-    /// Decides what the bytes mean that follow a request for another protocol, once its response is known. After an
-    /// upgrade they are not HTTP. After any other response they are the next request, which is scanned.
+    /// Decides what the bytes behind a request for another protocol mean, once the response to this request is known.
+    /// After an upgrade the bytes are not HTTP. After any other response they are the next request, which is scanned.
     fn learn(&mut self, connection: &Connection) {
         let Some(scanner) = &mut self.scanner else { return };
         if connection.upgraded.load(Relaxed) {
@@ -189,8 +189,8 @@ impl<T: ClientStream> Read for Http1Wire<T> {
                 input.give(&mut buf);
             }
             if buf.remaining() < room {
-                // These bytes may hold a request whose client is gone. If so, this is noted, and checked before the app
-                // gets the request.
+                // These bytes may hold a request whose client is gone. If the event loop has seen the client's end,
+                // note it, so that it is checked before the app gets the request.
                 if this.inner.inner().stream.is_ending() {
                     this.connection.ends();
                 }
@@ -259,8 +259,8 @@ impl<T: ClientStream> Write for Http1Wire<T> {
         self.wrote(written)
     }
 
-    /// Sends the reason if the last request was refused. Then half-closes, and lingers if the client may still send
-    /// something.
+    /// If the last request was refused, sends the response with the reason. Then half-closes the connection, and
+    /// lingers if the client may still send something.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.connection.upgraded.load(Relaxed) {
@@ -281,7 +281,8 @@ impl<T: ClientStream> Write for Http1Wire<T> {
         if !this.linger.has_begun() {
             ready!(this.stream().poll_shutdown(cx))?;
         }
-        // No linger: another connection needs this place now, and the client has had its response for a while.
+        // If another connection needs this place now, do not linger. The client of this connection has had its response
+        // for a while.
         if this.connection.activity.is_asked_to_leave() {
             return Poll::Ready(Ok(()));
         }
@@ -290,7 +291,7 @@ impl<T: ClientStream> Write for Http1Wire<T> {
     }
 }
 
-/// Copies small pieces together and writes them by one call.
+/// Writes the pieces `bufs` by one call. If they are small, it first copies them together.
 pub(super) fn poll_write_together<T: AsyncWrite + Unpin>(
     stream: &mut T,
     cx: &mut Context<'_>,
@@ -306,7 +307,8 @@ pub(super) fn poll_write_together<T: AsyncWrite + Unpin>(
     }
 }
 
-/// Counts the bytes that are read into hyper's own buffer, because that buffer does not show them.
+/// A stream that counts the bytes that are read from it. Without it the count would be unknown when hyper reads into
+/// its own buffer.
 struct Counted<T> {
     stream: T,
     read: u64,

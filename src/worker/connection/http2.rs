@@ -8,7 +8,7 @@
 //! stream is lost, unless the client can repeat its request. So we send one GOAWAY when this is unlikely: when no
 //! stream has been open for a while. This GOAWAY is the *goodbye*. If there is no such moment, h2 first warns the
 //! client with GOAWAY(2^31-1) and a PING, and sends the last GOAWAY when the PING is answered. We hold the client's
-//! answer back until the streams have come that cross the warning.
+//! answer back until the streams have come that the client opened before it read the warning.
 
 mod frames;
 mod streams;
@@ -41,21 +41,24 @@ use crate::{sys::clock, worker::shared::Shared};
 /// In a drain, a connection gets the goodbye (one GOAWAY that we send) after this time without a stream.
 const PAUSE: u64 = 50;
 /// In a drain, a connection that was busy gets the goodbye (one GOAWAY that we send) only after this time without a
-/// stream. A proxy under load may pause because its machine does, and then continue for all its clients.
+/// stream. A busy client may be a proxy whose machine pauses for a moment. After the pause the proxy continues for all
+/// its own clients.
 const PAUSE_IF_BUSY: u64 = 500;
-/// After h2's warning, a connection gets no goodbye (GOAWAY that we send) for this time, because the client may have
-/// paused because of the warning.
+/// After h2's warning, a connection gets no goodbye (GOAWAY that we send) for this time, because the warning itself may
+/// have made the client pause.
 const WARNED_MIN: u64 = 500;
 /// The client's answer to h2's PING is held back until this time after the warning.
 const WARNED: u64 = 1_000;
-/// If the client has not answered h2's PING for this time after the warning, we answer it in the client's place.
+/// If the client has not answered h2's PING within this time after the warning, we answer the PING in the client's
+/// place.
 const UNANSWERED: u64 = 5_000;
 
-/// With `http.http2_rebalance`: the least time between two checks whether a connection should move to a sibling.
+/// With `http.http2_rebalance`: the least time between two checks whether a connection should move to a sibling
+/// (another worker).
 const WEIGH: u64 = 200;
 /// With `http.http2_rebalance`: a connection is checked only if it has had at least this many streams.
 const STREAMS_MIN: u32 = 20;
-/// How long a connection that should move to a sibling may take to become idle. After this time it is warned.
+/// How long a connection that should move to a sibling may take to become idle. After this time h2 warns the client.
 const AWAY: u64 = 150;
 
 /// A client gets a PING if it sends nothing for this time while a stream is open.
@@ -64,8 +67,8 @@ const PING_AFTER: u64 = 30_000;
 const UNRESPONSIVE: u64 = 20_000;
 const OUR_PING: Payload = *b"oxicorn?";
 
-/// What the stream under hyper and the lifecycle of one connection know about the frames that have passed. Both belong
-/// to one task, so the lock around this is always free.
+/// What one connection knows about the frames that have passed. The stream under hyper and the connection's lifecycle
+/// share this state. Both belong to one task, so the lock around the state is always free.
 pub(super) struct Http2State {
     inbound: FrameReader,
     outbound: FrameReader,
@@ -74,8 +77,8 @@ pub(super) struct Http2State {
     goodbye: Goodbye,
     /// Our own frames for the client that are not written yet.
     ours: Vec<u8>,
-    /// Streams that we have reset. The client gets the reset from us; h2 must still be told, by a reset in the client's
-    /// name.
+    /// The ids of streams that we have reset. The client gets a reset from us. h2 must still be told, by a reset in the
+    /// client's name.
     cut: Vec<u32>,
     /// When the client last sent something.
     last_received: u64,
@@ -94,8 +97,8 @@ enum DrainStage {
         answered: bool,
         over: bool,
     },
-    /// h2 has the answer to its PING. It sends the last GOAWAY, ignores streams above `last`, and ends when the others
-    /// have ended.
+    /// h2 has the answer to its PING. It sends the last GOAWAY, ignores streams above `last`, and ends the connection
+    /// when the other streams have ended.
     Ending {
         last: u32,
     },
@@ -105,11 +108,12 @@ enum DrainStage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goodbye {
     No,
-    /// The goodbye should be sent: at the next end of a frame of h2, if no stream is open then.
+    /// Our GOAWAY should be sent as soon as the bytes of h2 are between two frames, if no stream is open at that time.
     Wanted,
     /// Our GOAWAY is being written.
     Begun,
-    /// Our GOAWAY is written. h2 is told that the client has ended, and what h2 still writes is discarded.
+    /// Our GOAWAY is written. h2 is told that the client has ended its side, and the bytes that h2 still writes are
+    /// discarded.
     Done,
 }
 
@@ -128,7 +132,7 @@ impl Http2State {
         }
     }
 
-    /// Reads the frames in what the client sends, and calls `pass` with the bytes that h2 should read.
+    /// Reads the frames in the bytes that the client sends, and calls `pass` with the bytes that h2 should read.
     fn received(&mut self, mut bytes: &[u8], activity: &Activity, mut pass: impl FnMut(&[u8])) {
         let (now, were_open) = (clock::coarse(), self.streams.are_open());
         (self.last_received, self.asked) = (now, None);
@@ -154,7 +158,8 @@ impl Http2State {
             H2Frame::Data { stream, ends: true, .. } => self.streams.client_ends(stream),
             H2Frame::Reset { stream } => self.streams.reset(stream),
             H2Frame::InitialWindow { size } => self.streams.initial_window_becomes(size, now),
-            // h2 0.4.20 takes a stream above `last` for an idle one, and would end the whole connection with an error.
+            // Hide a WINDOW_UPDATE for a stream above `last`: h2 0.4.20 takes this stream for an idle one, and would
+            // end the whole connection with an error.
             H2Frame::WindowUpdate { stream, .. } if stream > last => return false,
             H2Frame::WindowUpdate { stream, by } => self.streams.window_opens(stream, by, now),
             H2Frame::Ping { ack: true, payload } => return !self.is_answered(payload),
@@ -163,7 +168,8 @@ impl Http2State {
         true
     }
 
-    /// Returns true if this answer to a PING is hidden from h2: it is passed on later, or it answers our own PING.
+    /// Returns true if this answer to a PING must be hidden from h2, because h2 gets it later or because it answers our
+    /// own PING.
     fn is_answered(&mut self, payload: Payload) -> bool {
         match &mut self.stage {
             DrainStage::Warned { ping, answered, .. } if *ping == payload => *answered = true,
@@ -187,7 +193,7 @@ impl Http2State {
         }
     }
 
-    /// Reads the frames in what h2 has sent.
+    /// Reads the frames in the bytes that h2 has sent, and notes what they mean.
     fn sent(&mut self, mut bytes: &[u8], activity: &Activity) {
         let (now, were_open) = (clock::coarse(), self.streams.are_open());
         while let Some(piece) = self.outbound.next(&mut bytes) {
@@ -197,7 +203,7 @@ impl Http2State {
                     self.streams.server_sends_data(stream, length, ends, now);
                 }
                 Some(H2Frame::Reset { stream }) => self.streams.reset(stream),
-                // h2 sends only one PING, right after its first GOAWAY. So this one means that h2 has warned the
+                // h2 sends only one PING, right after its first GOAWAY. So this PING means that h2 has warned the
                 // client.
                 Some(H2Frame::Ping { ack: false, payload }) => {
                     self.stage = DrainStage::Warned { since: now, ping: payload, answered: false, over: false };
@@ -250,8 +256,9 @@ impl Http2State {
         }
     }
 
-    /// Resets the streams whose responses have been blocked by the client since `before`. Both the client and h2 get
-    /// the resets. Returns how many streams there were. Returns `None` and resets nothing if no other stream is open.
+    /// Resets the streams whose responses have been blocked by the client since the time `before` or longer. Both the
+    /// client and h2 get the resets. Returns how many streams were reset. If no other stream is open, resets nothing
+    /// and returns `None`.
     fn cut_stalled(&mut self, before: u64, activity: &Activity) -> Option<usize> {
         let stalled = self.streams.take_stalled(before)?;
         self.ours.extend(stalled.iter().copied().flat_map(cancel));
@@ -264,14 +271,14 @@ impl Http2State {
 /// The lifecycle of a connection of HTTP/2: its time limits, and its part in a drain.
 pub(super) struct Http2Lifecycle {
     state: Arc<Mutex<Http2State>>,
-    /// Wakes the task when the drain begins. Whether the worker drains is read from `drains`.
+    /// Wakes the task when the drain begins. It only wakes: [`Shared::drains`] says whether the worker drains.
     drain: Pin<Box<Notified<'static>>>,
     enrolled: bool,
     /// True once hyper was told to end the connection.
     left: bool,
     /// When the connection was last checked for a move to a sibling, and the number of streams that it had had by then.
     weighed: (u64, u32),
-    /// When it was decided that the connection should move to a sibling; `None` if it should stay.
+    /// When the worker decided that the connection should move to a sibling; `None` if the connection should stay.
     sent_away: Option<u64>,
 }
 
@@ -309,7 +316,7 @@ impl Http2Lifecycle {
         Arc::clone(&self.state)
     }
 
-    /// Returns what is done next, and when, on the coarse clock.
+    /// Returns what must be done next on the connection, and at which time of the coarse clock.
     fn deadline(&self, state: &Http2State, connection: &Connection) -> Option<(u64, Due)> {
         let Connection { shared, activity, .. } = connection;
         let (http, busy) = (&shared.http, state.streams.are_open());
@@ -341,8 +348,9 @@ impl Http2Lifecycle {
         streams >= STREAMS_MIN && streams > self.weighed.1
     }
 
-    /// Returns when and how a connection leaves that should do so. Until `by` it waits for a moment without streams,
-    /// and gets the goodbye then; after `by` it is warned. Once the grace is over, nothing is waited for.
+    /// Returns the next step by which a connection that should end is brought to its end, and the time for this step.
+    /// Until `by` the connection gets the goodbye (our GOAWAY) in a moment without streams. After `by` h2 warns the
+    /// client. Once the grace period of the drain is over, no step waits.
     fn leave_deadline(&self, by: u64, state: &Http2State, shared: &Shared, activity: &Activity) -> Option<(u64, Due)> {
         let ends = shared.ends();
         let after = |since: u64, time: u64| if ends { 0 } else { since + time };
@@ -353,8 +361,8 @@ impl Http2Lifecycle {
             DrainStage::Open if unoccupied_since.is_some_and(|since| since <= by || ends || self.left) => {
                 goodbye_at.map(|at| (at, Due::Goodbye))
             }
-            // This holds even if the connection is idle now: it was busy after `by`, with requests too short to be seen
-            // under way.
+            // The client is warned even if the connection is idle now: it was busy after `by`, with requests too short
+            // to be seen under way.
             DrainStage::Open => (!self.left).then(|| (after(by, 0), Due::Leave)),
             DrainStage::Warned { over: true, .. } | DrainStage::Ending { .. } => None,
             DrainStage::Warned { since, answered, .. } => {

@@ -34,7 +34,8 @@ struct Deadlines {
 }
 
 impl Linger {
-    /// Returns true if the lingering close has begun: the client was waited for, or has sent more.
+    /// Returns true if the lingering close has begun: the worker has waited for the client, or the client has sent more
+    /// bytes.
     pub(super) fn has_begun(&self) -> bool {
         self.0.is_some()
     }
@@ -43,8 +44,9 @@ impl Linger {
         self.0.get_or_insert_with(|| Deadlines { silence: Box::pin(sleep(patience)), until: Instant::now() + MOST })
     }
 
-    /// Ready when the client has ended its side, or when its time is over. A client that sends nothing has the time
-    /// `patience`. A client that sends may be silent for `SILENCE`, and has `MOST` in all.
+    /// Becomes ready when the client has ended its side, or when the client's time is over. A client that sends nothing
+    /// has the time `patience`. A client that sends something may be silent for `SILENCE` after each piece, and has the
+    /// time `MOST` in all.
     pub(super) fn poll<T>(&mut self, stream: &mut T, patience: Duration, cx: &mut Context<'_>) -> Poll<()>
     where
         T: AsyncRead + Unpin,
@@ -66,9 +68,9 @@ impl Linger {
     }
 }
 
-/// Reads and discards what the client sends. Ready when the client has ended its side, or when `goes_on` returns false,
-/// which is called after each piece. A timer alone would not stop a client that sends without a pause: each time this
-/// task polls the timer, it has used up its budget, and the timer does not fire.
+/// Reads and discards what the client sends. It calls `goes_on` after each piece, and becomes ready when `goes_on`
+/// returns false or when the client has ended its side. A timer alone would not stop a client that sends without a
+/// pause: the reads use up the budget that tokio gives this task, and without budget a timer does not fire.
 pub(super) fn poll_discard<T>(stream: &mut T, cx: &mut Context<'_>, mut goes_on: impl FnMut() -> bool) -> Poll<()>
 where
     T: AsyncRead + Unpin,

@@ -1,7 +1,7 @@
-//! Reads the first bytes of a connection, which tell HTTP/2 from HTTP/1.
+//! Reads the first bytes of a connection, which show whether the client speaks HTTP/1 or HTTP/2.
 //!
 //! Owns: the wait for the first bytes, and for the rest of the preface of HTTP/2 if it has begun (RFC 9113, section
-//! 3.4). If the time is over before the client has sent anything, HTTP/1 handles the connection. Refuses: responses.
+//! 3.4). If the client sends nothing in time, the connection is handled as HTTP/1. Refuses: responses.
 
 use std::{future::poll_fn, mem::MaybeUninit, pin::Pin, task::Poll};
 
@@ -15,12 +15,13 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 #[derive(Debug, Default)]
 pub(super) struct ProtocolDetect {
     pub(super) is_http2: bool,
-    /// All bytes that were read. HTTP gets them before it reads from the stream.
+    /// All bytes that were read so far. The code for HTTP/1 or HTTP/2 gets these bytes first, and then reads from the
+    /// stream.
     pub(super) bytes: Vec<u8>,
 }
 
-/// Reads until the client's protocol is known, or until nothing more should be waited for. `call` wakes it when the
-/// worker wakes all connections.
+/// Reads until the client's protocol is known, or until nothing more should be waited for. `call` wakes the
+/// connection's task when the worker wakes all connections.
 pub(super) async fn read<T>(
     stream: &mut T,
     connection: &Connection,
@@ -37,7 +38,8 @@ where
             let mut new = ReadBuf::uninit(&mut scratch);
             match Pin::new(&mut *stream).poll_read(cx, &mut new) {
                 Poll::Ready(Ok(())) if !new.filled().is_empty() => {}
-                // This is the end of the stream, or an error. The next read, by HTTP, gets it again.
+                // This is the end of the stream, or an error. The code for HTTP/1 reads next, and gets the same end or
+                // error again.
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => {
                     call.listen(connection.shared, cx);

@@ -1,7 +1,7 @@
 //! Reads the PROXY header, which comes before everything else on a connection.
 //!
-//! Owns: the rules by which a header must, may or must not come, from which peers, and by when. Refuses: the grammar of
-//! a header (`proxy_protocol`), and the headers in which requests name their client (`forwarded`).
+//! Owns: the rules that say which peers must, may or must not send a header, and by when it must have come. Refuses:
+//! the grammar of a header (`proxy_protocol`), and the headers in which requests name their client (`forwarded`).
 
 use std::{
     future::poll_fn,
@@ -30,15 +30,16 @@ const MISSING: Refusal =
     Refusal { status: 400, reason: "The connection does not begin with the PROXY header that proxy_protocol asks for" };
 
 pub(super) enum ProxyHeader<T> {
-    /// The stream behind the header, or a stream that needs no header.
+    /// The header was read, or no header is needed. The stream continues behind the header.
     Done(Prefixed<T>),
-    /// The peer broke the rules. The refusal should be sent to it.
+    /// The peer broke the rules. The caller should send the refusal to the peer.
     Refused(Prefixed<T>, Refusal),
-    /// Nothing more should be done: the peer left or was too slow, or the worker ends.
+    /// Nothing more should be done on the connection, because the peer left or was too slow, or because the worker
+    /// ends.
     Over,
 }
 
-/// Reads the PROXY header if the settings ask for one, and stores the client that it names in `connection`.
+/// Reads the PROXY header if the settings ask for one. Stores the client that the header names in `connection`.
 pub(super) async fn read_proxy_header<T>(
     stream: T,
     connection: &mut Connection,
@@ -62,8 +63,9 @@ where
     }
 }
 
-/// Reads until it is known if a header comes. Returns the source that the header names, if it names one. Returns `None`
-/// if nothing more should be waited for.
+/// Reads until the whole header has come, or until it is known that no header comes. Returns the client's address if
+/// the header names one, or the refusal if the peer broke the rules. Returns `None` if the connection should end
+/// without a response.
 async fn read<T>(
     stream: &mut Prefixed<T>,
     trusted: bool,
@@ -97,7 +99,8 @@ where
     .await
 }
 
-/// Returns what the first bytes mean, or `None` while too few have come. A header is removed from `bytes`.
+/// Returns what the first bytes of a connection mean; `None` while too few bytes have come. If they are a header, this
+/// removes the header from `bytes`.
 fn judge(accepted: ProxyProtocol, trusted: bool, bytes: &mut Vec<u8>) -> Option<Result<Option<SocketAddr>, Refusal>> {
     let required = accepted != ProxyProtocol::Auto;
     Some(match parse(accepted, bytes) {
@@ -113,7 +116,7 @@ fn judge(accepted: ProxyProtocol, trusted: bool, bytes: &mut Vec<u8>) -> Option<
     })
 }
 
-/// A stream, and bytes that were already read from it. They are read first.
+/// A stream, and the bytes that were already read from it. A reader of this type gets these bytes first.
 #[derive(Debug)]
 pub(super) struct Prefixed<T> {
     prefix: Vec<u8>,

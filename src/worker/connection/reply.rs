@@ -18,8 +18,8 @@ use hyper::body::Incoming;
 use super::Connection;
 use crate::{channel::ToMaster, scoreboard::Entry, sys::clock};
 
-/// Counts a request as in flight until this is dropped, which happens when the last byte of its response is handed to
-/// the connection.
+/// A guard that counts a request as in flight until the guard is dropped. It is dropped when the last byte of the
+/// response is handed to the connection.
 pub(super) struct InFlightGuard {
     pub(super) connection: Arc<Connection>,
     http1: bool,
@@ -59,8 +59,8 @@ impl Drop for InFlightGuard {
         }
         shared.row.request_ended();
         request_ends.ends(self.begun, self.http1);
-        // With HTTP/2 the passing frames show the end of a request, because h2 may hold the end of its response back
-        // for long.
+        // With HTTP/2 the connection notes the end of a request when the last frame has passed, because h2 may hold the
+        // end of a response back for long.
         if self.http1 {
             activity.request_ends(now / 1_000_000);
         }
@@ -68,7 +68,8 @@ impl Drop for InFlightGuard {
 }
 
 pin_project_lite::pin_project! {
-    /// The body of the app's response, or of the worker's own. It has a guard only if the app has got the request.
+    /// The body of a response that the app or the worker itself has made. It has a guard only if the app has got the
+    /// request.
     #[project = ResponseBodyPart]
     pub(super) enum ResponseBody<B> {
         App {
@@ -102,7 +103,7 @@ impl<B: http_body::Body> http_body::Body for ResponseBody<B> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project() {
             ResponseBodyPart::App { body, .. } => {
-                // This copies nothing if the app's data are `Bytes`, as they nearly always are.
+                // `copy_to_bytes` copies nothing if the app's data are `Bytes`, as they nearly always are.
                 let whole = |frame: Frame<B::Data>| frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
                 body.poll_frame(cx).map_ok(whole)
             }

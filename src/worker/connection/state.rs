@@ -35,8 +35,8 @@ use crate::{
     },
 };
 
-/// The time between the decision that a connection may close and the close, in milliseconds. In this time the event
-/// loop turns once, so that a request that had already arrived is served.
+/// When a deadline is over, the connection is closed this many milliseconds later. In between, the event loop turns
+/// once, so that a request that has already arrived is still served.
 const LAST_CALL_MS: u64 = 2;
 
 /// The state of one connection, which its parts share.
@@ -44,30 +44,34 @@ const LAST_CALL_MS: u64 = 2;
 pub(super) struct Connection {
     pub(super) shared: &'static Shared,
     pub(super) peer: Peer,
-    /// The client, as far as the connection itself and its PROXY header name it.
+    /// What the connection itself and its PROXY header say about the client. The headers of a request may name another
+    /// client.
     pub(super) client: ClientInfo,
     /// The client's certificate, if `tls.client_ca` asks for one.
     pub(super) certificate: Option<ClientCertificate>,
-    /// True if ALPN has chosen HTTP/1.1. HTTP/2 by prior knowledge is refused then.
+    /// True if ALPN has chosen HTTP/1.1. In this case the worker does not look for HTTP/2, and refuses a client that
+    /// begins it anyway.
     pub(super) agreed_on_http1: bool,
     pub(super) activity: Activity,
     /// The requests of the connection that the app has, and the futures that wait for the end of these requests.
     pub(super) request_ends: Arc<RequestEnds>,
-    /// The stream's descriptor, for questions to the kernel. It may be used only while hyper holds the stream: while a
-    /// request is handed over, while the list knows the connection, and to watch for the client's end. After the stream
-    /// is closed, the kernel may give the number to another file.
+    /// The stream's descriptor, for questions to the kernel. It may be used only while hyper holds the stream: when a
+    /// request is handed to the app, while the worker's list of connections holds this one, and to watch for the
+    /// client's end. After the stream is closed, the kernel may give the number to another file.
     pub(super) socket: RawFd,
     pub(super) position: ListPosition,
-    /// True if the client has ended its side, or if the event loop could not see whether it has.
+    /// True if the client has ended its side, or may have done so before the event loop could see it. In both cases the
+    /// kernel is asked before the app gets a request.
     pub(super) ending: AtomicBool,
-    /// True if the client is in the middle of a body, as far as its bytes have been read. Used for HTTP/1 only.
+    /// True if the bytes that were read so far end in the middle of a body. This is used for HTTP/1 only.
     pub(super) in_body: AtomicBool,
-    /// Set when no more requests of the connection are answered. With HTTP/1 the last response reports this reason.
+    /// The reason why the worker answers no more requests of the connection; it is not set while the worker answers.
+    /// With HTTP/1 the last response reports the reason.
     pub(super) refusal: OnceLock<Refusal>,
     /// True once the connection was upgraded to a protocol of the app.
     pub(super) upgraded: AtomicBool,
-    /// The last upgrade that the client asked for and did not get. hyper keeps it pending, so it is closed at the
-    /// connection's end.
+    /// The last upgrade that the client asked for and did not get. hyper keeps this upgrade pending and grants it at
+    /// the end; then the worker closes the stream that it gets.
     pub(super) declined: Mutex<Option<OnUpgrade>>,
 }
 
@@ -77,14 +81,15 @@ impl Connection {
         self.shared.refused(refusal, self.peer);
     }
 
-    /// Refuses everything that comes next on the connection. The stream under hyper sends the reason before it closes.
+    /// Refuses everything that comes next on the connection. The stream under hyper sends the reason to the client
+    /// before it closes the connection.
     pub(super) fn refuse(&self, refusal: Refusal) {
         if self.refusal.set(refusal).is_ok() {
             self.refused(refusal);
         }
     }
 
-    /// Logs that the client does not read. `end` says what was done about it.
+    /// Logs that the client does not read. `end` is the end of the log's sentence and says what was done.
     pub(super) fn stalled(&self, end: &str) {
         if let Some(suppressed) = self.shared.stalls.pass() {
             tracing::info!(
@@ -96,32 +101,33 @@ impl Connection {
         }
     }
 
-    /// Sends the last response and does the lingering close, if an upgrade was declined. Otherwise hyper does this. But
-    /// once a client has asked for an upgrade, hyper keeps it pending until the connection's end, and then grants it
-    /// instead of closing.
+    /// Sends the last response and does the lingering close, if an upgrade was declined. On other connections hyper
+    /// closes the stream. But once a client has asked for an upgrade, hyper keeps the upgrade pending until the
+    /// connection's end, and then grants it instead of closing the stream.
     pub(super) async fn close_if_declined(&self) {
         let declined = self.declined.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(declined) = declined
             && let Ok(mut stream) = declined.await
         {
-            // If the time runs out, the client does not even read the last response, and is not waited for.
+            // The result is ignored: if the time runs out, the client does not even read the last response, so the
+            // worker waits no longer.
             let _ =
                 timeout(linger::SILENCE + linger::MOST, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
         }
     }
 
-    /// Notes how far the scanner has read. It must be called with every piece that is read and scanned.
+    /// Notes whether the scanner is inside a body now. Call it after each piece that was read and scanned.
     pub(super) fn has_read(&self, scanner: &Scanner) {
         self.in_body.store(scanner.in_body(), Relaxed);
         if self.activity.is_reading_on() {
-            // The kernel acknowledges these bytes now, because no response will carry the acknowledgement. A client
-            // with Nagle's algorithm, such as nginx, holds its next request back until it has one.
+            // Make the kernel acknowledge the bytes now, because no response will carry the acknowledgement. A client
+            // with Nagle's algorithm, such as nginx, holds its next request back until its last bytes are acknowledged.
             fd::acknowledge(self.socket);
         }
     }
 
-    /// Writes the access log's line of a request that was refused before there was an exchange. `head` is what has
-    /// arrived of the request.
+    /// Writes the line of the access log for a request that was refused before it became an `Exchange`. `head` holds
+    /// the bytes of the request that have arrived.
     pub(super) fn log_refused(&self, refusal: Refusal, head: &[u8]) {
         if let Some(access) = &self.shared.access {
             let bytes =
@@ -155,7 +161,8 @@ impl Listed for Connection {
     }
 }
 
-/// The one timer of a connection. An earlier deadline moves it at once. A later deadline is looked at when it fires.
+/// The one timer of a connection. If the next deadline becomes earlier, the timer is set again at once. If it becomes
+/// later, the timer still fires at the old time, and is set again then.
 pub(super) struct Timer<'a> {
     sleep: Pin<&'a mut Sleep>,
     /// When the timer fires, on the coarse clock.
@@ -168,12 +175,13 @@ impl<'a> Timer<'a> {
         Self { sleep, at: u64::MAX, last_call: false }
     }
 
-    /// Returns what has lasted too long, if anything has. Otherwise the task is woken when something has.
+    /// Returns the activity that has lasted too long, if there is one. If not, the task is woken at the next deadline.
     pub(super) fn overdue(&mut self, connection: &Connection, cx: &mut Context<'_>) -> Option<Overdue> {
         self.due(connection.activity.deadline(connection.shared), cx)
     }
 
-    /// Returns the second value of `next` if its time has come. Otherwise the task is woken when the time has come.
+    /// Takes the next deadline and what is due then. Returns what is due if the deadline is over. If not, the task is
+    /// woken at the deadline.
     pub(super) fn due<D>(&mut self, next: Option<(u64, D)>, cx: &mut Context<'_>) -> Option<D> {
         let (deadline, what) = next?;
         if deadline >= self.at && !self.sleep.is_elapsed() {

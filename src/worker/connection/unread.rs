@@ -1,12 +1,12 @@
 //! Handles the part of a request's body that the app does not read.
 //!
-//! Owns: the decision to read and discard the unread part, so that another request can follow, the limits of this, and
-//! the faults that the response must report about the body. Refuses: the body as the app reads it (`body`), and the
-//! response (`exchange`).
+//! Owns: the decision to read and discard the unread part so that another request can follow, the limits for this
+//! reading, and the faults of the body that the response must report. Refuses: the body as the app reads it (`body`),
+//! and the response (`exchange`).
 //!
-//! hyper stops reading as soon as a body is dropped before its end. If the head of the response was sent before without
-//! `Connection: close`, the client's next request is lost. So a body that the app drops is kept here until the response
-//! is made.
+//! hyper stops reading as soon as a body is dropped before its end. If the head of the response was already sent by
+//! then, without `Connection: close`, the client's next request is lost. So a body that the app drops is kept here
+//! until the response is made.
 
 use std::{
     mem,
@@ -24,16 +24,16 @@ use tokio::{runtime::Handle, time::timeout};
 use super::Connection;
 use crate::worker::scanner::Refusal;
 
-/// The most bytes of an unread body that are read and discarded. If more are left, a new connection is cheaper. Go's
-/// net/http has the same limit.
+/// The most bytes of an unread body that are read and discarded. If more bytes are left, it is cheaper to close, so
+/// that the client makes a new connection. Go's net/http has the same limit.
 const CHEAP: u64 = 256 * 1024;
-/// How long it may take in all to read and discard the rest of a body.
+/// The most time for reading and discarding the rest of a body.
 const MOST: Duration = Duration::from_secs(30);
 
 /// What the body of a request means for its response and for the connection.
 #[derive(Debug, Default)]
 pub(super) struct BodyOutcome {
-    /// The reason if the body ended badly.
+    /// The reason why the body ended badly; it is not set if the body did not.
     fault: OnceLock<Refusal>,
     rest: Mutex<Rest>,
 }
@@ -44,7 +44,8 @@ enum Rest {
     WithApp,
     /// The app has dropped the body before its end.
     Left(Unread),
-    /// The response is made. `lasts`: the connection continues, because the response did not say `Connection: close`.
+    /// The response is made. `lasts` is true if the connection continues, because the response did not say `Connection:
+    /// close`.
     Answered { lasts: bool },
 }
 
@@ -53,12 +54,12 @@ impl BodyOutcome {
         self.fault.get().copied()
     }
 
-    /// Stores the fault of the body. Returns false if the body has a fault already, which stays.
+    /// Stores the fault of the body. If the body has a fault already, that fault stays, and this returns false.
     pub(super) fn set_fault(&self, refusal: Refusal) -> bool {
         self.fault.set(refusal).is_ok()
     }
 
-    /// Notes that the app has dropped the body, of which `unread` is left.
+    /// Notes that the app has dropped the body before its end. `unread` is the rest of the body.
     pub(super) fn leave(&self, unread: Unread, connection: &Arc<Connection>) {
         let mut rest = self.rest();
         match *rest {
@@ -68,8 +69,9 @@ impl BodyOutcome {
         }
     }
 
-    /// Notes that the response is made. `lasts`: the response allows that another request follows. Returns true if one
-    /// may follow indeed.
+    /// Notes that the response is made. `lasts` is true if the response allows another request on the connection.
+    /// Returns true if another request can really follow; it cannot after a fault of the body, or if the rest of the
+    /// body is not read.
     pub(super) fn answer(&self, lasts: bool, connection: &Arc<Connection>) -> bool {
         let lasts = lasts && self.fault().is_none();
         match mem::replace(&mut *self.rest(), Rest::Answered { lasts }) {
@@ -91,10 +93,11 @@ pub(super) struct Unread {
 }
 
 impl Unread {
-    /// Reads and discards the rest of the body if little is missing. Returns true if another request can follow.
+    /// Reads and discards the rest of the body if only a few bytes are missing. Returns true if another request can
+    /// follow.
     fn read_on(mut self, connection: &Arc<Connection>) -> bool {
-        // A client that got no `100 Continue` may leave out the body. So what it sends next may be the body or a new
-        // request.
+        // A client that got no `100 Continue` may leave out the body. So the next bytes may be the body or a new
+        // request, and the worker cannot know which.
         if self.awaited {
             return false;
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns: the search for the beginnings and ends of frames, however the bytes are split; the meaning of the frames that
 //! concern the end of a connection; and the frames that we send ourselves. Refuses: IO, clocks, the content of header
-//! blocks, and the judgement of frames, which h2 makes.
+//! blocks, and the check whether a frame is valid, which h2 makes.
 
 use std::borrow::Cow;
 
@@ -27,12 +27,13 @@ const END_HEADERS: u8 = 4;
 
 const INITIAL_WINDOW_SIZE: u16 = 4;
 
-/// The error code of a stream that is given up (RFC 9113, section 7).
+/// The error code CANCEL of RST_STREAM: the sender no longer needs the stream (RFC 9113, section 7).
 const CANCEL: u32 = 8;
 
 pub(super) type Payload = [u8; 8];
 
-/// A frame that has passed, as far as it matters here. A header block counts as one frame when it is complete.
+/// A frame that has passed, with the data that this program needs. A header block that comes in several frames is
+/// reported once, when its last frame has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum H2Frame {
     Headers { stream: u32, ends: bool },
@@ -44,7 +45,8 @@ pub(super) enum H2Frame {
     Other,
 }
 
-/// Some bytes, and the frame that ends with them, if one does. A frame that may be hidden from h2 comes in one piece.
+/// A piece of the bytes that pass, and the frame that ends with this piece, if one does. A frame that may be hidden
+/// from h2 comes whole, in one piece.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece<'a> {
     pub(super) bytes: Cow<'a, [u8]>,
@@ -84,7 +86,8 @@ fn number(bytes: &[u8]) -> u32 {
 /// Reads the frames of one direction of one connection.
 #[derive(Debug, Default)]
 pub(super) struct FrameReader {
-    /// The bytes so far of a frame that comes in one piece, or of the head of any frame.
+    /// The bytes that have arrived of an incomplete frame head, or of an incomplete frame that is returned in one
+    /// piece.
     partial: Vec<u8>,
     /// The frame that is passing in several pieces, and how many of its bytes are missing.
     passing: Option<(H2FrameHeader, usize)>,
@@ -93,8 +96,8 @@ pub(super) struct FrameReader {
 }
 
 impl FrameReader {
-    /// Takes the next piece off the bytes, or returns `None` if all bytes are taken. Bytes that were kept as partial
-    /// come with the bytes that complete them.
+    /// Takes the next piece off the bytes, or returns `None` if all bytes are taken. The bytes of an incomplete frame
+    /// head or frame are kept, and come in one piece with the bytes that complete them.
     pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Piece<'a>> {
         if let Some((head, left)) = self.passing {
             let now = take(bytes, left)?;
@@ -124,7 +127,8 @@ impl FrameReader {
         }
     }
 
-    /// Returns true if another frame can be inserted here: between two frames, and not inside a header block.
+    /// Returns true if another frame can be inserted now: the last frame has passed completely, and no header block is
+    /// incomplete.
     pub(super) fn is_between(&self) -> bool {
         self.partial.is_empty() && self.passing.is_none() && self.block.is_none()
     }
@@ -175,7 +179,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Returns a GOAWAY without an error. `last` is the highest stream that was not ignored.
+/// Returns a GOAWAY frame without an error. `last` is the number of the last stream that is served; later streams are
+/// ignored.
 pub(super) fn goaway(last: u32) -> Vec<u8> {
     const NO_ERROR: u32 = 0;
     frame(GOAWAY, 0, 0, &[last.to_be_bytes(), NO_ERROR.to_be_bytes()].concat())
@@ -193,7 +198,7 @@ pub(super) fn cancel(stream: u32) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// Reads the bytes in pieces of this size, and asserts that they come out as they went in.
+    /// Reads `bytes` in pieces of `size` bytes, and asserts that the reader passes all of them on unchanged.
     fn read(bytes: &[u8], size: usize) -> (Vec<H2Frame>, FrameReader) {
         let (mut frames, mut seen, mut passed) = (FrameReader::default(), Vec::new(), Vec::new());
         for mut chunk in bytes.chunks(size) {

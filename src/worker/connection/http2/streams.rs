@@ -1,14 +1,14 @@
 //! The streams of one connection, as the passing frames show them (RFC 9113, sections 5.1 and 5.2).
 //!
-//! Owns: the list of open streams, and for each the time since which the client's windows let no byte through. Refuses:
-//! IO, clocks (the caller passes the time), and the reaction to a blocked stream.
+//! Owns: the list of open streams, and for each stream the time since which the client's windows let no byte of it
+//! through. Refuses: IO, clocks (the caller passes the time), and the reaction to a blocked stream.
 
 /// The size of a window, in bytes, until the client changes it.
 const WINDOW: i64 = 65_535;
 
 /// A client is busy if it begins at least this many streams within a second.
 const BUSY: u32 = 50;
-/// The length of a second in the unit of all times here, which is the millisecond.
+/// One second in milliseconds, the unit of all times in this file.
 const SECOND: u64 = 1_000;
 
 #[derive(Debug)]
@@ -16,13 +16,14 @@ pub(super) struct Streams {
     /// The highest stream number that the client has used.
     highest: u32,
     open: Vec<OpenStream>,
-    /// The size of the window of a stream that begins now.
+    /// The number of bytes that the client accepts at first on a new stream.
     initial: i64,
     connection: Window,
     pace: Pace,
 }
 
-/// How many streams the client began in the second that started at `since`, and in the second before.
+/// How fast the client begins streams: `begun` streams in the second that started at `since`, and `before` streams in
+/// the second before that one.
 #[derive(Debug, Default)]
 struct Pace {
     since: u64,
@@ -50,7 +51,7 @@ struct OpenStream {
     window: Window,
 }
 
-/// How many bytes the client accepts now, on one stream or on the connection.
+/// A window: how many bytes the client accepts now, on one stream or on the whole connection.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     size: i64,
@@ -101,7 +102,7 @@ impl Streams {
         }
     }
 
-    /// Changes a stream, and removes it if both sides have ended it.
+    /// Changes the stream with this id, and removes it if both sides have ended it then.
     fn change(&mut self, id: u32, change: impl FnOnce(&mut OpenStream)) {
         if let Some(stream) = self.find(id) {
             change(stream);
@@ -133,7 +134,7 @@ impl Streams {
         self.open.retain(|stream| stream.id != id);
     }
 
-    /// Adds bytes to a window of the client. Stream 0 means the window of the connection.
+    /// Adds `by` bytes to the client's window of the stream `id`. The id 0 means the window of the whole connection.
     pub(super) fn window_opens(&mut self, id: u32, by: u32, now: u64) {
         if id == 0 {
             self.connection.add(by.into(), now);
@@ -150,13 +151,14 @@ impl Streams {
         }
     }
 
-    /// Returns since when a response has been blocked by its windows; the oldest if there are several.
+    /// Returns since when a response has been blocked because a window of the client is shut; the earliest time if
+    /// several responses are blocked, and `None` if no response is.
     pub(super) fn stalled_since(&self) -> Option<u64> {
         self.open.iter().filter_map(|stream| self.stalls(stream)).min()
     }
 
-    /// Removes the streams whose responses have been blocked by their windows since `before`, and returns them. If no
-    /// other stream is open, removes nothing and returns `None`.
+    /// Removes the streams whose responses have been blocked by their windows since the time `before` or longer, and
+    /// returns their ids. If no other stream is open, removes nothing and returns `None`.
     pub(super) fn take_stalled(&mut self, before: u64) -> Option<Vec<u32>> {
         let stalls = |stream: &OpenStream| self.stalls(stream).is_some_and(|since| since <= before);
         let ids: Vec<_> = self.open.iter().filter(|stream| stalls(stream)).map(|stream| stream.id).collect();
@@ -167,8 +169,8 @@ impl Streams {
         Some(ids)
     }
 
-    /// Returns since when the response of a stream has been blocked by its windows. A window that is shut before the
-    /// response begins blocks it only from its beginning on.
+    /// Returns since when the response of `stream` has been blocked because a window is shut; `None` if it is not
+    /// blocked. If the window was shut before the response began, the time counts from the beginning of the response.
     fn stalls(&self, stream: &OpenStream) -> Option<u64> {
         let shut = [stream.window.shut, self.connection.shut].into_iter().flatten().min()?;
         stream.answered.filter(|_| !stream.server_ended).map(|answered| answered.max(shut))

@@ -28,9 +28,9 @@ use crate::worker::{
     shared::OpenGuard,
 };
 
-/// How long the client has after the goodbye to end the connection first. A FIN right behind the GOAWAY would fail a
-/// request that the client has begun meanwhile: Java's HttpClient reports the end of the stream, instead of sending the
-/// request elsewhere.
+/// The time that the client has after the goodbye (our GOAWAY) to end the connection first. If our FIN came right
+/// behind the GOAWAY, a request that the client has begun meanwhile would fail. Java's HttpClient, for example, then
+/// reports the end of the stream instead of sending the request over another connection.
 const FIN_AFTER: Duration = Duration::from_millis(500);
 
 /// How long we read and discard after our FIN. A client may be silent, and read the GOAWAY only when it sends its next
@@ -45,25 +45,26 @@ pub(in crate::worker::connection) struct Http2Wire<T> {
     stream: T,
     state: Arc<Mutex<Http2State>>,
     connection: Arc<Connection>,
-    /// Bytes that were read before HTTP/2 was detected, and that the state has not seen yet.
+    /// Bytes that were read to detect HTTP/2. The state has not seen them yet.
     first: Vec<u8>,
-    /// Bytes that the state has passed on, and for which h2 has had no room yet.
+    /// Bytes that the state has let pass, but that did not fit into h2's buffer yet.
     passed: Vec<u8>,
     end: End,
     _open: OpenGuard,
 }
 
-/// How far the connection has come in its end.
+/// The steps in which a connection ends.
 enum End {
     No,
-    /// Everything is sent. Our FIN waits for the client's FIN, until this timer fires.
+    /// Everything but our FIN is sent. We send our FIN when the client's FIN has come, or when this timer fires.
     Said(Pin<Box<Sleep>>),
     /// Our FIN is sent. What the client sends is discarded until this timer fires.
     HalfClosed(Pin<Box<Sleep>>),
 }
 
 impl<T: ClientStream> Http2Wire<T> {
-    /// Wraps a stream. `first` was read from it already, and begins with the preface of HTTP/2.
+    /// Wraps a stream. `first` holds the bytes that were already read from the stream; they begin with the preface of
+    /// HTTP/2.
     pub(in crate::worker::connection) fn new(
         stream: T,
         mut first: Vec<u8>,
@@ -85,15 +86,16 @@ impl<T: ClientStream> Http2Wire<T> {
                 count => state.has_written_ours(count),
             }
             if state.ours.is_empty() {
-                // Over TLS the bytes may stay in memory. If this flush is not complete, the next write or flush sends
-                // them.
+                // Over TLS the bytes may still be in a buffer, so flush it. If the flush cannot finish now, the next
+                // write or flush sends the rest.
                 let _ = Pin::new(&mut self.stream).poll_flush(cx)?;
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Reads once from the stream, and passes on what h2 may see. The value is false if the client has ended its side.
+    /// Reads once from the stream, and passes on the bytes that h2 may see. Returns false if the client has ended its
+    /// side.
     fn poll_receive(
         &mut self,
         state: &mut Http2State,
@@ -120,7 +122,8 @@ impl<T: ClientStream> Http2Wire<T> {
         Poll::Ready(Ok(!bytes.is_empty()))
     }
 
-    /// Writes what h2 gives, behind our own frames. After the goodbye, our GOAWAY, it discards what h2 gives.
+    /// Writes our own frames that wait, and then the bytes that h2 gives. After the goodbye (our GOAWAY) it discards
+    /// the bytes that h2 gives.
     fn poll_write_frames(
         &mut self,
         cx: &mut Context<'_>,
@@ -160,8 +163,8 @@ impl<T: ClientStream> Read for Http2Wire<T> {
             let said = this.poll_write_ours(&mut state, cx)?;
             match state.goodbye {
                 Goodbye::No | Goodbye::Wanted => {}
-                // What the client sends now has crossed our GOAWAY, and belongs to streams above the last one that is
-                // served.
+                // The client sends this before it has read our GOAWAY. It belongs to streams above the last one that is
+                // served, so h2 does not get it.
                 Goodbye::Begun => return said.map(Ok),
                 Goodbye::Done => return Poll::Ready(Ok(())),
             }
@@ -207,8 +210,9 @@ impl<T: ClientStream> Write for Http2Wire<T> {
         self.poll_write_frames(cx, bufs, |mut stream, cx| poll_write_together(&mut stream, cx, bufs))
     }
 
-    /// Half-closes the connection. After a goodbye it first waits until the client has half-closed, or for `FIN_AFTER`.
-    /// Then it reads and discards until the client ends, for `LINGER` at most.
+    /// Half-closes the connection by our FIN. If the connection ends by a GOAWAY without an error, this first waits
+    /// until the client has half-closed the connection, for `FIN_AFTER` at most. After our FIN it reads and discards
+    /// until the client has ended its side, for `LINGER` at most.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         loop {
@@ -221,7 +225,7 @@ impl<T: ClientStream> Write for Http2Wire<T> {
                     this.end = End::Said(Box::pin(sleep(patience)));
                 }
                 End::Said(wait) => {
-                    // There is no wait if another connection needs this place now.
+                    // If another connection needs this place now, send our FIN without waiting.
                     if !this.connection.activity.is_asked_to_leave() {
                         ready!(poll_discard_until(&mut this.stream, wait, cx));
                     }
