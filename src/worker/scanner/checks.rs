@@ -30,8 +30,8 @@ pub(super) struct Outcome {
     pub(super) refusal: Option<Refusal>,
 }
 
-/// Offers an input to a scanner in these pieces, as `http1` does. Each request for another protocol counts as answered
-/// like any other request.
+/// Offers the pieces of an input to a scanner, one after the other, as `http1` does. If a request asks for another
+/// protocol, the scanner is told that the connection stays with HTTP.
 pub(super) fn feed<'a>(limits: SizeLimits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let (mut scanner, mut outcome, mut kept) = (Scanner::new(limits), Outcome::default(), Vec::new());
     for piece in pieces {
@@ -52,8 +52,8 @@ pub(super) fn feed<'a>(limits: SizeLimits, pieces: impl IntoIterator<Item = &'a 
     outcome
 }
 
-/// Asserts that an input in these pieces gets the same verdict as in one piece, and that the bytes that pass are the
-/// front of the input.
+/// Asserts that `input` gets the same verdict in `pieces` as in one piece, and that the bytes that pass are the front
+/// of the input.
 pub(crate) fn assert_pieces_make_no_difference<'a>(
     limits: SizeLimits,
     input: &[u8],
@@ -75,8 +75,8 @@ struct Seen {
     ended: bool,
 }
 
-/// Asserts that hyper sees the same requests as the scanner in the bytes that pass, with the same content, and refuses
-/// none of them. The input must fit the buffer of a socket.
+/// Asserts that hyper and the scanner see the same requests with the same content in the bytes that pass, and that
+/// hyper refuses none of these requests. The input must fit into the buffer of a socket.
 pub(crate) fn assert_hyper_sees_what_passes(runtime: &Runtime, input: &[u8]) {
     let (passed, expected) = as_scanned(input);
     assert_eq!(runtime.block_on(as_served(passed)), expected);
@@ -113,7 +113,7 @@ fn as_scanned(input: &[u8]) -> (Vec<u8>, Vec<Seen>) {
     }
 }
 
-/// Serves these bytes with hyper, and returns the requests that hyper sees in them.
+/// Serves the bytes of `input` with hyper, and returns the requests that hyper sees in them.
 async fn as_served(input: Vec<u8>) -> Vec<Seen> {
     let (mut client, server) = UnixStream::pair().expect("a pair of sockets");
     client.write_all(&input).expect("it fits the buffer");

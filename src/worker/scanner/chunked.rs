@@ -4,14 +4,15 @@
 
 use super::{Refusal, SizeLimits, class, lines::LineScanner, request_head::split_field};
 
-/// The most bytes of chunk extensions in one body. hyper stops at 16 KiB.
+/// The most bytes of chunk extensions in one body. hyper refuses a body with 16 KiB of extensions, so the limit is one
+/// byte less.
 const EXTENSIONS_MAX: usize = 16 * 1024 - 1;
 
-/// The most hexadecimal digits of a chunk's size: this many fit into 64 bits.
+/// The most hexadecimal digits of a chunk's size. A number of 64 bits has this many.
 const DIGITS_MAX: usize = 16;
 
-/// Fields that a trailer must not have. They frame, route, authenticate or describe a message, so they must not come
-/// after it (RFC 9110, section 6.5.1).
+/// Fields that a trailer must not have. They frame, route, authenticate or describe a message, so a reader needs them
+/// before the body (RFC 9110, section 6.5.1).
 const NOT_IN_TRAILERS: [&str; 27] = [
     "age",
     "authorization",
@@ -58,7 +59,7 @@ pub(super) struct ChunkedBody {
 #[derive(Clone, Copy, Debug)]
 enum ChunkPart {
     Size,
-    /// The data of a chunk, and how many bytes of it are still to come.
+    /// The data of a chunk. The number says how many bytes of the data are still to come.
     Data(u64),
     DataEnd,
     Trailer,
@@ -83,8 +84,8 @@ impl ChunkedBody {
         }
     }
 
-    /// Verifies the next line or the next piece of data. Returns its length, which is 0 if more bytes are needed, and
-    /// true if the body has ended with it.
+    /// Verifies the next line or the next piece of data. Returns the length of this line or piece, or 0 if more bytes
+    /// are needed; and true if the body has ended with it.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &SizeLimits) -> Result<(usize, bool), Refusal> {
         let (limit, too_long) = match self.part {
             ChunkPart::Data(left) => {
@@ -104,7 +105,7 @@ impl ChunkedBody {
         };
         let line = self.line.next(bytes, limit).map_err(|error| error.refusal(too_long))?;
         let Some(line) = line else { return Ok((0, false)) };
-        // Each line passes by itself, so the bytes that are offered next begin with the next line.
+        // Each line passes by itself, so the caller next offers bytes that begin with the next line.
         let verified = std::mem::take(&mut self.line).begin();
         let line = &bytes[line];
         match self.part {

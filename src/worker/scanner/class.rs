@@ -5,12 +5,13 @@
 /// The class of the characters of a method or a field name: `tchar` of RFC 9110, section 5.6.2.
 pub(super) const TOKEN: u8 = 1;
 
-/// The class of the characters of a target's path. Besides those of RFC 3986, it has the characters that `http::Uri`
-/// takes because browsers and curl send them unescaped: `"`, `[`, `\`, `]`, `^`, `{`, `|`, `}` and bytes above 0x7F,
-/// which must be UTF-8. It does not have `#`, because a fragment is not sent (RFC 9112, 3.2).
+/// The class of the characters of a target's path. Besides the characters of RFC 3986, the class has those that
+/// `http::Uri` takes because browsers and curl send them unescaped: `"`, `[`, `\`, `]`, `^`, `{`, `|`, `}` and bytes
+/// above 0x7F, which must be UTF-8. It does not have `#`, because a fragment is not sent (RFC 9112, 3.2).
 pub(super) const PATH: u8 = 2;
 
-/// The class of the characters of a target's query, as browsers send it: it has the backtick, but not `"`.
+/// The class of the characters of a target's query, as browsers send it. They send the backtick unescaped, so the class
+/// has it, but it does not have `"`.
 pub(super) const QUERY: u8 = 4;
 
 /// The class of the characters of a host that is a name or an IPv4 address: `unreserved` and `sub-delims` of RFC 3986,
@@ -44,7 +45,7 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// Returns how many bytes from the front belong to the class.
+/// Returns how many bytes at the front of `bytes` belong to `class`.
 pub(super) fn run(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(|&byte| CLASSES[usize::from(byte)] & class == 0).unwrap_or(bytes.len())
 }
@@ -73,8 +74,8 @@ pub(super) fn trim_start(mut bytes: &[u8]) -> &[u8] {
 ///
 /// It looks at eight bytes at a time, as one number. It subtracts 0x20 from each byte; a byte below 0x20 then borrows
 /// from the next higher one. To find 0x7F, it first turns such bytes into 0 by XOR, and then subtracts 1 from each
-/// byte. The lowest byte that borrows is really one of those sought, or a tab. A byte above it may borrow only because
-/// of that one, so only the lowest counts.
+/// byte. The lowest byte that borrows is really a control character or a tab. A higher byte may borrow only because the
+/// byte below it did, so only the lowest one counts.
 pub(super) fn first_control(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
@@ -84,8 +85,8 @@ pub(super) fn first_control(bytes: &[u8]) -> Option<usize> {
         let deleted = word ^ (ONES * 0x7F);
         let found = (word.wrapping_sub(ONES * 0x20) & !word | deleted.wrapping_sub(ONES) & !deleted) & HIGH;
         if found != 0 {
-            // If the byte found is a tab, it is allowed. A control character may stand above it, so the rest is
-            // searched byte by byte.
+            // If the byte that was found is a tab, it is allowed. A control character may still follow the tab, so the
+            // rest is searched byte by byte.
             let from = number * 8 + (found.trailing_zeros() / 8) as usize;
             return Some(from).filter(|&at| bytes[at] != b'\t').or_else(|| after(bytes, from + 1));
         }

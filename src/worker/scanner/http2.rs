@@ -1,7 +1,7 @@
-//! The checks that the scanner also has for a request of HTTP/2.
+//! The checks of a request of HTTP/2 that h2 does not make. With HTTP/1 the scanner makes them.
 //!
-//! Owns: the checks that h2 leaves out: the limits, `Host` beside `:authority`, and `Expect`. It is pure. Refuses:
-//! frames and header blocks, which h2 judges, and responses (`connection::exchange`).
+//! Owns: the checks of the limits, of `Host` beside `:authority`, and of `Expect`. It is pure. Refuses: frames and
+//! header blocks, which h2 judges, and responses (`connection::exchange`).
 
 use http::{
     Request,
@@ -11,7 +11,8 @@ use http::{
 use super::Refusal;
 use crate::settings::Http;
 
-/// Returns a fault of the request that h2 itself does not look for, or `None` if the request has none of these faults.
+/// Looks for the faults of a request that h2 does not look for. Returns the first one, or `None` if there is no such
+/// fault.
 pub(crate) fn http2_fault<B>(request: &Request<B>, http: &Http) -> Option<Refusal> {
     let headers = request.headers();
     let over = |size: usize, limit: usize| limit > 0 && size > limit;

@@ -1,14 +1,14 @@
 //! Finds the lines of a head or of a chunked body, which may arrive in pieces.
 //!
-//! Owns: the search for the end of a line, and the refusal of control characters in it other than its CRLF. Refuses:
-//! the meaning of a line.
+//! Owns: the search for the end of a line, and the refusal of control characters in a line, except the CRLF at its end.
+//! Refuses: the meaning of a line.
 
 use std::ops::Range;
 
 use super::{Refusal, class};
 
-/// Finds lines in bytes that are offered again and again, each time with more behind them. Remembers how far it has
-/// looked.
+/// Finds lines in bytes that arrive in pieces. The caller offers the same bytes again, each time with more bytes behind
+/// them, and the scanner remembers how far it has looked.
 #[derive(Debug, Default)]
 pub(super) struct LineScanner {
     /// The place at which the present line begins.
@@ -38,9 +38,10 @@ impl LineError {
 }
 
 impl LineScanner {
-    /// Returns the place of the next line without its CRLF, or `None` while it is incomplete. A line of more than
-    /// `limit` bytes is an error as soon as it is certain that it has more.
-    // This is most of the cost of a head. It has two callers, so the compiler would not inline it by itself.
+    /// Returns the place of the next line without its CRLF, or `None` while it is incomplete. A line that has more than
+    /// `limit` bytes is an error, even before its end has come.
+    // This function makes most of the cost of scanning a head, so it should be inlined. It has two callers, so the
+    // compiler would not inline it by itself.
     #[inline(always)]
     pub(super) fn next(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, LineError> {
         let (begin, seen) = (self.begin as usize, self.seen as usize);

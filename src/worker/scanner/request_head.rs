@@ -15,8 +15,8 @@ pub(super) struct MessageFraming {
 pub(super) enum BodyFraming {
     /// The body has this many bytes; 0 means that there is no body.
     Length(u64),
-    /// The body is chunked. `fields` is the number of fields in the head. Those of the trailer are added to it for the
-    /// limit.
+    /// The body is chunked. `fields` is the number of fields in the head. The fields of the trailer are added to this
+    /// number, and the sum must not exceed the limit.
     Chunked { fields: u32 },
 }
 
@@ -27,11 +27,12 @@ pub(super) enum AfterBody {
     Next,
     /// Nothing follows, because this was the last request.
     End,
-    /// The response decides whether another protocol follows. `last`: if it does not, this was the last request.
+    /// The request asks for another protocol, and the response decides whether that protocol follows. If it does not
+    /// follow and `last` is true, this was the last request.
     Hold { last: bool },
 }
 
-/// The state of reading a head, and what its lines have said so far.
+/// The state of reading a head, and what the lines of the head have said so far.
 #[derive(Debug, Default)]
 pub(super) struct RequestHead {
     line: LineScanner,
@@ -60,7 +61,8 @@ enum HeadProgress {
 }
 
 impl RequestHead {
-    /// Reads as many lines as have come. Returns the head's length and what it says once the head is complete.
+    /// Reads the lines that have come. Once the head is complete, returns its length and what it says about the bytes
+    /// behind it; `None` before.
     pub(super) fn scan(
         &mut self,
         bytes: &[u8],
@@ -85,7 +87,8 @@ impl RequestHead {
             }
         }
         loop {
-            // If the head has as many fields as allowed, another one is refused as soon as it begins.
+            // If the head has as many fields as the limit allows, another field is refused as soon as its first byte
+            // has come.
             let is_field = bytes.get(self.line.begin()).is_some_and(|&first| first != b'\r');
             if is_field && self.fields as usize >= limits.fields {
                 return Err(Refusal::FIELDS_MANY);
@@ -169,7 +172,7 @@ impl RequestHead {
         target::split_authority(value).ok_or(Refusal::HOST)?;
         let Some((from, to)) = self.authority else { return Ok(()) };
         let authority = head.get(from as usize..to as usize).unwrap_or_default();
-        // With CONNECT the port belongs to the target, and `Host` may leave it out (RFC 9110, section 9.3.6).
+        // With CONNECT the port belongs to the target, and `Host` may leave the port out (RFC 9110, section 9.3.6).
         let host = target::split_authority(authority).map(|(host, _)| host).filter(|_| self.connect);
         if value.eq_ignore_ascii_case(authority) || host.is_some_and(|host| value.eq_ignore_ascii_case(host)) {
             Ok(())
@@ -178,8 +181,9 @@ impl RequestHead {
         }
     }
 
-    /// Reads a `Content-Length` header (RFC 9110, section 8.6). A list of equal lengths may be refused, and is refused
-    /// here. A length of more than 63 bits is refused, because no program holds so much.
+    /// Reads a `Content-Length` header (RFC 9110, section 8.6). A recipient may accept or refuse a list of equal
+    /// lengths; this function refuses it. A length of more than 63 bits is refused, because no program can hold such a
+    /// body.
     fn read_length(&mut self, value: &[u8], limits: &SizeLimits) -> Result<(), Refusal> {
         if self.chunked {
             return Err(Refusal::LENGTH_AND_CODING);
@@ -221,15 +225,15 @@ impl RequestHead {
             return Err(Refusal::NO_HOST);
         }
         let length = self.length.unwrap_or(0);
-        // CONNECT has no body (RFC 9110, section 9.3.6). If one were allowed, readers could disagree about where the
-        // tunnel begins.
+        // CONNECT has no body (RFC 9110, section 9.3.6). If a body were allowed, two readers could disagree about where
+        // the tunnel begins.
         if self.connect && (self.chunked || length > 0) {
             return Err(Refusal::CONNECT_BODY);
         }
         let body =
             if self.chunked { BodyFraming::Chunked { fields: self.fields } } else { BodyFraming::Length(length) };
-        // HTTP/1.1 continues unless the client says `close`; HTTP/1.0 ends unless it says `keep-alive` (RFC 9112,
-        // section 9.3).
+        // A connection of HTTP/1.1 continues unless the client says `close`. A connection of HTTP/1.0 ends unless the
+        // client says `keep-alive` (RFC 9112, section 9.3).
         let last = self.close || !self.http_11 && !self.keep_alive;
         let then = match (self.upgrade || self.connect, last) {
             (true, last) => AfterBody::Hold { last },

@@ -10,23 +10,24 @@ use super::{Refusal, class};
 /// Checks the form of a target. If the target has an authority (`host[:port]`), returns the place of the authority in
 /// it.
 pub(super) fn check(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>, Refusal> {
-    // This is the origin-form of RFC 9112, section 3.2.1.
+    // A target that begins with a slash has the origin-form of RFC 9112, section 3.2.1.
     if target.first() == Some(&b'/') && method != b"CONNECT" {
         return check_path(target).map(|()| None);
     }
-    // This is the authority-form of RFC 9112, section 3.2.3. It belongs only to CONNECT, and must have a port.
+    // The target of CONNECT must have the authority-form of RFC 9112, section 3.2.3, with a port. No other method may
+    // use this form.
     if method == b"CONNECT" {
         return match split_authority(target) {
             Some((_, Some(port))) if !port.is_empty() => Ok(Some(0..target.len())),
             _ => Err(Refusal::CONNECT_TARGET),
         };
     }
-    // This is the asterisk-form of RFC 9112, section 3.2.4.
+    // The target `*` is the asterisk-form of RFC 9112, section 3.2.4. Only OPTIONS may use it.
     if target == b"*" && method == b"OPTIONS" {
         return Ok(None);
     }
-    // This must be the absolute-form of RFC 9112, section 3.2.2. It must not name a user (RFC 9110, section 4.2.4);
-    // `split_authority` refuses one.
+    // Any other target must have the absolute-form of RFC 9112, section 3.2.2. It must not name a user (RFC 9110,
+    // section 4.2.4); `split_authority` refuses a target that does.
     let begin = ["http://", "https://"]
         .into_iter()
         .find(|scheme| target.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme.as_bytes())))
@@ -46,13 +47,13 @@ fn check_path(path: &[u8]) -> Result<(), Refusal> {
         [b'?', query @ ..] => class::all(query, class::QUERY),
         _ => false,
     };
-    // Bytes above ASCII should be percent-encoded (RFC 3986), and often are not. nginx accepts them, and `http::Uri`
-    // does so if they are UTF-8.
+    // Bytes above ASCII should be percent-encoded (RFC 3986), but many clients do not encode them. nginx accepts such
+    // bytes, and `http::Uri` accepts them if they are UTF-8.
     if whole && (path.is_ascii() || str::from_utf8(path).is_ok()) { Ok(()) } else { Err(Refusal::TARGET_CHARACTER) }
 }
 
-/// Splits `host[:port]` (RFC 3986, section 3.2). Returns `None` if it is not valid. A host must not be empty (RFC 9110,
-/// section 4.2.1).
+/// Splits an authority, `host[:port]` (RFC 3986, section 3.2). Returns `None` if the authority is not valid. A host
+/// must not be empty (RFC 9110, section 4.2.1).
 pub(super) fn split_authority(authority: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let end = match authority {
         [b'[', rest @ ..] => {

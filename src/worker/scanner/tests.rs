@@ -81,7 +81,7 @@ fn a_scanner_takes_at_most_96_bytes() {
     assert!(size_of::<Scanner>() <= 96, "{}", size_of::<Scanner>());
 }
 
-/// Content may be read past the scanner, which must still know where a body ends.
+/// The content of a body may be read without the scanner seeing it. The scanner must still know where the body ends.
 #[test]
 fn content_can_be_read_past_the_scanner() {
     let mut scanner = Scanner::new(LIMITS);
@@ -130,7 +130,8 @@ fn bytes_behind_a_request_for_another_protocol_are_kept() {
         assert!(matches!(scanner.scan(b"\0\0"), Scan { pass: 0, verdict: Verdict::Refuse(_) }));
         assert!(!scanner.refused_in_body());
     }
-    // The response may be known before the body of the request has ended.
+    // The scanner may be told to resume before the body of the request has ended, because the response may be known
+    // early.
     let mut scanner = Scanner::new(LIMITS);
     let head = upgrade.replace("\r\n\r\n", "\r\nContent-Length: 3\r\n\r\n");
     assert_eq!(scanner.scan(head.as_bytes()).pass, head.len());
@@ -148,7 +149,8 @@ fn no_byte_passes_after_the_last_request() {
     assert!(scanner.has_ended() && !scanner.in_head());
 }
 
-/// A limit of 0 does not allow everything: hyper's types and the worker's memory have limits of their own.
+/// A limit of 0 switches a setting off. The scanner then still applies its own limits, because hyper's types and the
+/// worker's memory are limited.
 #[test]
 fn limits_that_are_off_leave_the_scanners_own() {
     let off = SizeLimits { request_line: 0, fields: 0, field_size: 0, body: 0 };

@@ -83,7 +83,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn damaged(case: Index, damages: Vec<Damage>) -> Vec<u8> {
-    // The long cases of the corpus test limits. Here they would only take time.
+    // The long cases of the corpus test limits. They are left out, because here they would only take time.
     let cases: Vec<_> = corpus::cases().into_iter().map(|case| case.raw).filter(|raw| raw.len() < 2000).collect();
     let mut bytes = case.get(&cases).clone();
     for damage in damages {
@@ -146,7 +146,7 @@ proptest! {
 proptest! {
     #![proptest_config(config(1000))]
 
-    /// hyper sees the same requests with the same content, and refuses no request that passes.
+    /// hyper must see the same requests as the scanner, with the same content, and must refuse no request that passes.
     #[test]
     fn hyper_sees_what_the_scanner_passed(input in input()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
