@@ -1,4 +1,4 @@
-//! Attaches a classic BPF program that chooses the listener of a SO_REUSEPORT group.
+//! Attaches a classic BPF program to a SO_REUSEPORT group. The program chooses the listener for each new connection.
 //!
 //! Owns: the system call. Refuses: to write the program; `listener::steering` does.
 

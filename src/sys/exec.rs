@@ -1,8 +1,8 @@
 //! Executes another program, in this process or in a child. It opens programs, keeps descriptors open over an exec, and
 //! makes files in memory.
 //!
-//! Owns: the choice of descriptors that stay open over an exec; all others are close-on-exec. Refuses: the meaning of
-//! these descriptors.
+//! Owns: the choice of the descriptors that stay open over an exec. All other descriptors are close-on-exec. Refuses:
+//! the meaning of these descriptors.
 
 use std::{
     ffi::{CString, OsStr, OsString},
@@ -89,7 +89,8 @@ pub(crate) fn received(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Closes numbers that came over an exec, once all that is needed of them was [`received`].
+/// Closes the descriptors with these numbers, which the previous program left open over the exec. Call it after
+/// [`received`] has copied those that this program needs.
 pub(crate) fn close(numbers: &[RawFd]) {
     for number in numbers {
         // SAFETY: the numbers are of descriptors that the program before handed over and no code here has taken.
@@ -156,7 +157,7 @@ pub(crate) fn end_child() -> ! {
     unsafe { libc::_exit(127) }
 }
 
-/// The descriptors that are to stay open over an exec.
+/// The descriptors that should stay open over an exec.
 #[derive(Debug, Default)]
 pub(crate) struct FdTransfer {
     numbers: Vec<RawFd>,

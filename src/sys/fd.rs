@@ -1,4 +1,5 @@
-//! File descriptors: the channel between master and worker, the state of sockets, and descriptors that others opened.
+//! File descriptors: the channel between master and worker, the state of sockets, and descriptors that another process
+//! has opened.
 //!
 //! Owns: the system calls on descriptors. Refuses: to block; each call returns at once.
 
@@ -36,7 +37,7 @@ pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Sends one whole message on a socket, without blocking and without SIGPIPE. Returns `false` if the socket has no room
-/// for it now. Do not send an empty message: the receiver would take it for a closed channel.
+/// for the message now. Do not send an empty message: the receiver would take it for a closed channel.
 ///
 /// # Errors
 /// The kernel's errors, such as EPIPE if the other end is closed. WriteZero: a stream socket took only a part of the
@@ -76,7 +77,7 @@ pub(crate) enum Recv {
     Closed,
 }
 
-/// Receives one message of a [`channel`], without blocking.
+/// Receives one message from a [`channel`], without blocking.
 ///
 /// # Errors
 /// InvalidData: the message was longer than `buffer`, and its end is lost.
@@ -118,7 +119,7 @@ pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<(i32, u32)> {
 }
 
 /// Returns the accept queue of a listening TCP socket as `(queued, max)`: the connections that wait to be accepted, and
-/// the most that may wait. `None` for any other socket, because the kernel reports the queue for TCP only.
+/// the most that may wait. Returns `None` for any other socket, because the kernel reports the queue for TCP only.
 pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     const TCP_LISTEN: u8 = 10;
     // On a listening socket the kernel stores length and limit of the accept queue in these two fields (tcp_get_info in
@@ -131,15 +132,15 @@ pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
 /// closes its sending side sends the FIN within 4 ms of the request.
 pub(crate) const GAVE_UP_AFTER: u32 = 500;
 
-/// Returns true if a connected stream socket holds unread bytes; `false` for a number that is not a socket.
+/// Returns true if a connected stream socket holds unread bytes. Returns false if the number is not a socket.
 pub(crate) fn has_unread(socket: RawFd) -> bool {
     socket::recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|len| len > 0)
 }
 
 /// Returns true if the client of a connected stream socket has left before its answer began. A TCP client has left if
 /// it reset the connection, or if its FIN came at least [`GAVE_UP_AFTER`] milliseconds after its last byte. A client on
-/// a unix socket has left if it closed the whole socket and not only its sending side. `false` for a number that is not
-/// a socket.
+/// a unix socket has left if it closed the whole socket and not only its sending side. Returns false if the number is
+/// not a socket.
 pub(crate) fn has_left(socket: RawFd) -> bool {
     match tcp_info(socket) {
         Some(info) => has_left_tcp(&info),
@@ -153,13 +154,13 @@ pub(crate) fn has_left(socket: RawFd) -> bool {
     }
 }
 
-/// Returns true if a TCP client has left. It estimates when the FIN came, which the kernel does not tell: it tells when
-/// the last data and the last acknowledgment came, and a FIN carries an acknowledgment.
+/// Returns true if a TCP client has left. The kernel does not tell when the FIN came, so this estimates it. The kernel
+/// tells when the last data and the last acknowledgment came, and a FIN carries an acknowledgment.
 fn has_left_tcp(info: &libc::tcp_info) -> bool {
     const TCP_CLOSE: u8 = 7;
     const TCP_CLOSE_WAIT: u8 = 8;
     // If this side sent data later than it received any, such as the answer to an earlier request, the last
-    // acknowledgment may be for that data, and not come from the FIN.
+    // acknowledgment may be the answer to that data, and not a part of the FIN.
     let sent_since = info.tcpi_last_data_sent < info.tcpi_last_data_recv;
     let late = info.tcpi_last_data_recv.saturating_sub(info.tcpi_last_ack_recv) >= GAVE_UP_AFTER;
     info.tcpi_state == TCP_CLOSE || info.tcpi_state == TCP_CLOSE_WAIT && late && !sent_since
@@ -175,8 +176,8 @@ fn tcp_info(socket: RawFd) -> Option<libc::tcp_info> {
     (done == 0).then_some(info)
 }
 
-/// Returns a second descriptor for the open file of `socket`; it is close-on-exec. The caller must know that `socket`
-/// is still open: the kernel may have given the number of a closed descriptor to another file.
+/// Returns a second descriptor for the open socket `socket`. The second descriptor is close-on-exec. The caller must
+/// know that `socket` is still open: the kernel may have given the number of a closed descriptor to another file.
 ///
 /// # Errors
 /// EMFILE: this process has too many open descriptors. EBADF: `socket` is not open.
@@ -190,7 +191,7 @@ pub(crate) fn duplicate(socket: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Makes the kernel acknowledge the received data of a TCP socket at once. It has no effect on other sockets.
+/// Makes the kernel acknowledge at once the data that a TCP socket has received. On other sockets it has no effect.
 pub(crate) fn acknowledge(socket: RawFd) {
     let on: libc::c_int = 1;
     let len = size_of_val(&on) as libc::socklen_t;
@@ -205,8 +206,8 @@ pub(crate) enum NotAccepted {
     Closed,
     /// This process or the machine has no descriptors or no memory left. The connection stays in the queue.
     Exhausted,
-    /// The error concerns one connection only, such as a client that left before it was accepted. The listener
-    /// continues to work.
+    /// The error concerns one connection only, for example because its client left before the connection was accepted.
+    /// The listener continues to work.
     Client,
 }
 
@@ -252,10 +253,11 @@ pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
 }
 
 /// Opens the pipe, FIFO or terminal behind `fd` a second time, for non-blocking writes. If O_NONBLOCK were set on `fd`
-/// itself, it would change for every process that shares it, such as the shell that started the service.
+/// itself, it would be in effect for every process that shares `fd`, such as the shell that started the service.
 ///
 /// # Errors
-/// EACCES: privileges were dropped. ENXIO: no process has the FIFO open for reading. ENOENT: `/proc` is not mounted.
+/// EACCES: this process has dropped its privileges and may not open the file again. ENXIO: no process has the FIFO open
+/// for reading. ENOENT: `/proc` is not mounted.
 pub(crate) fn reopen_nonblocking(fd: BorrowedFd<'_>) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
@@ -270,8 +272,8 @@ pub(crate) fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     match options.open(path) {
-        // ENXIO means a FIFO without a reader. It can be opened if this process opens the reading end too; then the
-        // FIFO keeps the bytes that fit.
+        // ENXIO means a FIFO without a reader. The FIFO can be opened if this process opens the reading end too. Then
+        // the FIFO keeps the bytes that fit into it.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) && is_fifo(path) => options.read(true).open(path),
         opened => opened,
     }
@@ -289,8 +291,9 @@ pub(crate) fn send_some(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(socket::send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?)
 }
 
-/// Writes to a terminal with SIGTTOU blocked, so that it works in a background process under `stty tostop` too. Without
-/// the block the kernel would stop the process, or send SIGTTOU again and again if a handler catches it.
+/// Writes to a terminal with SIGTTOU blocked, so that the write succeeds even in a background process under `stty
+/// tostop`. Without the block the kernel would stop the process, or send SIGTTOU again and again if a handler catches
+/// it.
 ///
 /// # Errors
 /// The kernel's errors, such as EIO once the terminal is gone.
@@ -303,7 +306,7 @@ pub(crate) fn write_terminal(mut terminal: &File, bytes: &[u8]) -> io::Result<us
     written
 }
 
-/// Opens a file for reading. Does not wait for the writer of a FIFO.
+/// Opens a file for reading. If the file is a FIFO, this does not wait for a writer.
 ///
 /// # Errors
 /// The errors that the kernel reports.

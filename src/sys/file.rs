@@ -1,11 +1,12 @@
 //! The identity of the file that a path leads to, and the check that a folder belongs to one user alone.
 //!
-//! Owns: reading device and inode, owner and mode. Refuses: the decision what to do if a path leads to another file
-//! than before.
+//! Owns: reading device and inode, owner and mode. Refuses: the decision what to do if a path does not lead to the same
+//! file as before.
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
-/// Device and inode. Together they identify a file; a path may lead to another file later.
+/// The numbers of device and inode, which together identify a file. A path does not identify a file, because it may
+/// lead to another file later.
 pub(crate) type FileId = (u64, u64);
 
 pub(crate) fn id(found: &fs::Metadata) -> FileId {
@@ -22,8 +23,8 @@ pub(crate) fn id_behind(path: &Path) -> io::Result<FileId> {
     fs::metadata(path).map(|found| id(&found))
 }
 
-/// Returns true if `folder` belongs to user `uid` and no other user can read or write it. A symbolic link gives
-/// `false`, because its maker could make it lead to another folder later.
+/// Returns true if `folder` belongs to user `uid` and no other user can read or write it. Returns false for a symbolic
+/// link, because the user who made the link could make it lead to another folder later.
 ///
 /// # Errors
 /// ENOENT: there is no such folder. EACCES: this process may not search a folder above it.

@@ -1,13 +1,13 @@
 //! Forks a process that has one thread.
 //!
-//! Owns: the system call, and counting threads. Refuses: to fork a process with more threads. Only the thread that
-//! forks exists in the child, and a lock that another thread held would stay locked there for ever.
+//! Owns: the system call, and counting threads. Refuses: to fork a process with more than one thread. Only the thread
+//! that forks exists in the child, so a lock that another thread held would stay locked in the child for ever.
 
 use std::{fs, io};
 
 use nix::unistd::{self, ForkResult};
 
-/// The side of the fork that this process is on.
+/// Tells whether this process is the parent or the child of a fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Forked {
     Parent { child: i32 },

@@ -26,8 +26,8 @@ pub(crate) fn reset() -> Vec<String> {
     {
         let names: Vec<_> = blocked.iter().map(Signal::as_str).collect();
         found.push(format!("{} blocked: unblocked", are(&names)));
-        // Signals that wait were sent to the program before the exec. If they were only unblocked, they could end this
-        // program at once, so they are dropped. Requests to stop and SIGCHLD are kept.
+        // Pending signals were sent to the program that ran before the exec. If they were only unblocked, they could
+        // end this program at once, so they are dropped. Requests to stop and SIGCHLD are kept.
         let meant_for_another =
             |signal: &Signal| !matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGCHLD);
         blocked.iter().filter(meant_for_another).for_each(drop_pending);
@@ -66,7 +66,8 @@ pub(crate) fn reset() -> Vec<String> {
     found
 }
 
-/// Drops a pending signal: it ignores the signal for a moment, and then the kernel discards it (signal(7)).
+/// Drops a pending signal. If a process ignores a signal, the kernel discards it even if it is pending (signal(7)), so
+/// this function ignores the signal for a moment.
 fn drop_pending(signal: Signal) {
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: SIG_IGN installs no handler, so no code of this program runs when the signal comes.

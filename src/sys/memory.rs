@@ -43,7 +43,7 @@ fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let range = address(start)?..address(end)?;
     let rights = words.next()?;
     let is_code = rights.starts_with("r-") && rights.ends_with('p');
-    // In the line, offset, device and inode stand before the path.
+    // Three words stand between the rights and the path: offset, device and inode.
     let is_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
     Some((is_code && is_file).then_some(range))
 }

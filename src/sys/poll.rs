@@ -1,5 +1,5 @@
-//! Waits for descriptors with poll(2). This is the only place where the master waits. Workers wait in tokio; they call
-//! it only to look, with a timeout of 0.
+//! Waits for descriptors with poll(2). This is the only place where the master waits. Workers wait in tokio. They call
+//! this module only with a timeout of 0, to look without waiting.
 //!
 //! Owns: poll(2). Refuses: to know what the descriptors are for.
 
@@ -11,7 +11,7 @@ use nix::{
     sys::time::TimeSpec,
 };
 
-/// What to wait for on a descriptor. A hangup and an error always end the wait too.
+/// What to wait for on a descriptor. In addition, a hangup or an error always ends the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
     Read,

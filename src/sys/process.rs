@@ -1,7 +1,7 @@
-//! System calls about this process and others: parent, rights, environment, files, size.
+//! System calls that concern a process: its parent, user and group, environment, new files, and size in memory.
 //!
-//! Owns: changing user and group, changing the environment, making files for another user. Refuses: looking up names;
-//! the settings do that.
+//! Owns: changing user and group, changing the environment, making files for another user. Refuses: looking up names,
+//! which the settings do.
 
 use std::{
     ffi::CString,
@@ -29,9 +29,9 @@ pub(crate) fn become_subreaper() -> io::Result<()> {
     Ok(prctl::set_child_subreaper(true)?)
 }
 
-/// Makes the kernel send SIGTERM to this process when its parent dies. Call it after dropping privileges, which would
-/// clear it. Afterwards compare [`parent_pid`] with its value before the fork: if it has changed, the parent died
-/// before the call, and no signal will come.
+/// Makes the kernel send SIGTERM to this process when its parent dies. Call it after dropping privileges, because a
+/// change of the user clears this setting. Afterwards compare [`parent_pid`] with its value before the fork: if it has
+/// changed, the parent died before the call, and no signal will come.
 ///
 /// # Errors
 /// It does not fail in practice.
@@ -43,14 +43,14 @@ pub(crate) fn parent_pid() -> i32 {
     unistd::getppid().as_raw()
 }
 
-/// Changes to another user and group, without a way back. It sets the supplementary groups (those of the account named
-/// in `user`, and `gid`), then the group `gid`, then the uid. A name without an account has no groups but `gid`.
-/// Without a user it changes only the groups. If an unprivileged process has this user and group already, nothing
-/// happens.
+/// Changes to another user and group for good: afterwards the process cannot change back. It sets the supplementary
+/// groups (those of the account named in `user`, and `gid`), then the group `gid`, then the uid. A name without an
+/// account has no groups but `gid`. Without a user it changes only the groups. If an unprivileged process has this user
+/// and group already, nothing happens.
 ///
 /// # Errors
-/// EPERM: this process has no right to change. "kept …": the kernel reported success, but the process still has its old
-/// user, group or rights.
+/// EPERM: this process has no right to change. An error whose text begins with "kept": the kernel reported success, but
+/// the process still has its old user, group or rights.
 pub(crate) fn drop_privileges(user: Option<(&str, u32)>, gid: u32) -> io::Result<()> {
     let gid = Gid::from_raw(gid);
     let uid = user.map_or_else(unistd::geteuid, |(_, uid)| Uid::from_raw(uid));
@@ -79,7 +79,7 @@ fn is(uid: Uid, gid: Gid) -> io::Result<bool> {
     Ok([uids.real, uids.effective, uids.saved] == [uid; 3] && [gids.real, gids.effective, gids.saved] == [gid; 3])
 }
 
-/// Adds those of the variables that the environment of this process does not have yet.
+/// Adds variables to the environment of this process. A variable that the environment has already keeps its value.
 pub(crate) fn add_to_environment(variables: &[(String, String)]) {
     for (name, value) in variables {
         if std::env::var_os(name).is_none() {
@@ -92,7 +92,7 @@ pub(crate) fn add_to_environment(variables: &[(String, String)]) {
     }
 }
 
-/// Removes variables from the environment of this process, and so from that of the processes that it starts.
+/// Removes variables from the environment of this process. The processes that it starts later do not get them either.
 pub(crate) fn remove_from_environment(names: &[&str]) {
     for name in names {
         // SAFETY: only workers call this, before they start their runtime, so the process has one thread.
@@ -116,7 +116,8 @@ pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Optio
         make_folder(above, mode, uid, gid)?;
     }
     match DirBuilder::new().mode(mode).create(folder) {
-        // Another process made the folder a moment before, so its owner and mode stay as that process set them.
+        // Another process made the folder a moment before, so the folder keeps the owner and mode that the other
+        // process gave it.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
         Err(error) => Err(error),
         Ok(()) if uid.is_some() || gid.is_some() => chown(folder, uid, gid),

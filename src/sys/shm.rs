@@ -1,4 +1,4 @@
-//! Memory that the master and all its workers share: a sealed memfd, mapped once before the first fork and never
+//! Memory that the master and all its workers share: a sealed memfd that is mapped once before the first fork and never
 //! unmapped. After an upgrade the new program of the master maps the same memfd again.
 //!
 //! Owns: the mapping, as an array of words. Refuses: the meaning of the words; the scoreboard knows it.
@@ -29,7 +29,7 @@ pub(crate) struct Mapping {
 
 impl Mapping {
     /// Makes and maps a memfd of `len` words of eight bytes. The mapping stays until the process ends, so references to
-    /// the words may be passed around freely. There is only one scoreboard, so this loses no memory.
+    /// the words may be passed around freely. There is only one scoreboard in a process, so this wastes no memory.
     ///
     /// # Errors
     /// The kernel's errors (ENOMEM, EMFILE); InvalidInput if `len` is 0.
@@ -39,14 +39,14 @@ impl Mapping {
         let fd = memfd_create(c"oxicorn-scoreboard", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let file = File::from(fd);
         file.set_len(bytes.get() as u64)?;
-        // The seal prevents that a process with this descriptor shrinks the file: the others would be killed by SIGBUS
-        // when they touch a page that is gone.
+        // The seals prevent a process with this descriptor from shrinking the file. If it could, the other processes
+        // would be killed by SIGBUS when they touch a page that is gone.
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         Self::map(file, bytes)
     }
 
-    /// Maps a memfd that another program made by [`create`](Self::create), until this process ends.
+    /// Maps a memfd that another program made by [`create`](Self::create). The mapping stays until this process ends.
     ///
     /// # Errors
     /// InvalidData: `fd` is not a sealed file of `len` words. The kernel's errors.
@@ -77,7 +77,8 @@ impl Mapping {
     }
 }
 
-/// Gives the memfd, which is close-on-exec, so that the master can pass the scoreboard to its next program.
+/// Gives the descriptor of the memfd, so that the master can pass the scoreboard to its next program. The descriptor is
+/// close-on-exec.
 impl AsFd for Mapping {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

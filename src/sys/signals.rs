@@ -1,9 +1,10 @@
-//! Signals: the master receives them in its poll, removes its handlers in a child, blocks signals and sends them.
+//! Receives signals in the poll of the master, removes the master's handlers in a forked child, and blocks and sends
+//! signals.
 //!
 //! Owns: the master's actions in signal-hook's registry, which tokio uses too. In a forked child the actions are
 //! removed, and the registry's handlers stay installed. Refuses: the meaning of a signal, and SIG_DFL for a signal that
-//! the master handles. With SIG_DFL tokio would never receive that signal again, and a HUP that is sent to a worker by
-//! mistake would kill it.
+//! the master handles. With SIG_DFL tokio would never receive that signal again, and a SIGHUP that is sent to a worker
+//! by mistake would kill the worker.
 
 use std::{
     io::{self, PipeReader, PipeWriter, Read},
@@ -19,11 +20,11 @@ use nix::{
 };
 use signal_hook::{SigId, low_level};
 
-/// The type of the signals that [`send`] takes: the master sends them to its workers.
+/// The type of the signals that the master sends to its workers by [`send`].
 pub(crate) use nix::sys::signal::Signal as Number;
 
-/// The signals that the master handles. If several wait, it takes them in this order: first those that stop the
-/// service, last SIGCHLD, which reports deaths.
+/// The signals that the master handles. If several signals wait, the master takes them in this order. The first ones
+/// stop the service, and the last one is SIGCHLD, which reports the end of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     Term,
@@ -39,7 +40,7 @@ pub(crate) enum Signal {
 }
 
 impl Signal {
-    /// Returns the name, such as "SIGTERM". [`named`](Self::named) returns the signal of a name.
+    /// Returns the name of the signal, such as "SIGTERM". [`named`](Self::named) does the reverse.
     pub(crate) fn name(self) -> &'static str {
         HEARD.iter().find(|(signal, _)| *signal == self).and_then(|(_, number)| name(*number)).unwrap_or("a signal")
     }
@@ -62,8 +63,8 @@ const HEARD: [(Signal, i32); 10] = [
     (Signal::Chld, libc::SIGCHLD),
 ];
 
-/// How often each signal came since the master last took it, in the order of [`HEARD`]. It is static because a signal
-/// handler may use it at any time.
+/// How often each signal came since the master last took it, in the order of [`HEARD`]. The counts are static because a
+/// signal handler may use them at any time.
 static COUNTS: [AtomicU32; HEARD.len()] = [const { AtomicU32::new(0) }; HEARD.len()];
 
 /// Receives the master's signals. Its descriptor ([`AsFd`]) is readable if [`take`](Self::take) would return a signal.
@@ -104,11 +105,12 @@ impl MasterSignals {
     }
 
     /// Returns the signals that came since the last call, and how often each came, in the order of [`Signal`]. The
-    /// kernel merges equal signals that wait at the same time, so a count of one for `Chld` may stand for many deaths.
+    /// kernel merges equal signals that wait at the same time, so a count of one for `Chld` may mean that many children
+    /// have ended.
     pub(crate) fn take(&mut self) -> Vec<(Signal, u32)> {
         // Empty the pipe before the counts are read. If a signal comes in between, a byte stays in the pipe without a
-        // count, which costs one empty turn. In the other order a count could stay without a byte, and the master would
-        // not wake for it.
+        // count, which costs one empty turn. In the other order a count could stay without a byte in the pipe, and the
+        // master would not wake for this signal.
         let mut buffer = [0; 64];
         while matches!(self.reader.read(&mut buffer), Ok(1..)) {}
         let counts = COUNTS.iter().map(|count| count.swap(0, Ordering::Acquire));
@@ -144,7 +146,7 @@ pub(crate) struct Blocked(SigSet);
 
 impl Blocked {
     /// Returns the guard for the signals that the previous program blocked before its exec. The mask that was in effect
-    /// before is not known here, so dropping the guard unblocks all signals.
+    /// before that is not known here, so dropping this guard unblocks all signals.
     pub(crate) fn over_exec() -> Self {
         Self(SigSet::empty())
     }
@@ -168,8 +170,8 @@ impl Drop for Blocked {
 /// Sends `signal` to one process. Returns `false` if no process has that pid.
 ///
 /// # Errors
-/// EPERM: this process may not signal that one. InvalidInput: `pid` is below 1, which would mean a process group or all
-/// processes.
+/// EPERM: this process may not send signals to the process `pid`. InvalidInput: `pid` is below 1, which would mean a
+/// process group or all processes.
 pub(crate) fn send(pid: i32, signal: Number) -> io::Result<bool> {
     if pid < 1 {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -182,7 +184,7 @@ pub(crate) fn send(pid: i32, signal: Number) -> io::Result<bool> {
 }
 
 /// Sends SIGKILL to all processes that are left in the process group of `leader`. Call it only while `leader` lives or
-/// right after it was reaped, so that its number cannot belong to another group.
+/// right after it was reaped, so that the number cannot belong to another group.
 pub(crate) fn kill_group(leader: i32) {
     if leader > 1 {
         // The result is ignored: the call fails if the group is empty by now.
@@ -196,8 +198,8 @@ pub(crate) fn name(signal: i32) -> Option<&'static str> {
     Number::try_from(signal).ok().map(Number::as_str)
 }
 
-/// Makes SIGTERM also start a timer that ends this worker by SIGALRM after `seconds` (0: no timer). It ends a worker
-/// whose loop hangs and whose master is gone. A second SIGTERM never makes the timer later.
+/// Makes SIGTERM also start a timer that ends this worker by SIGALRM after `seconds` (0: no timer). The timer is for a
+/// worker whose loop hangs and whose master is gone. A second SIGTERM never delays the timer.
 ///
 /// # Errors
 /// It does not fail in practice.
@@ -267,8 +269,8 @@ mod tests {
                 }
             });
             assert_eq!(exit, wait::Exit::Code(7));
-            // Only the byte for SIGCHLD may be in the pipe. If the child had written to it for its own signals, there
-            // would be more.
+            // Only the byte for SIGCHLD may be in the pipe. If the child had written a byte for each of its own
+            // signals, the pipe would hold more.
             let read = (&pipe).read(&mut [0; 64]).unwrap_or(0);
             assert!(read <= 1, "{read} bytes");
         });

@@ -1,8 +1,8 @@
-//! The file of a unix socket. The listeners and the control socket use this.
+//! Handles the file of a unix socket, for the listeners and for the control socket.
 //!
 //! Owns: binding the socket with its mode, setting its owner, finding out if a live server answers at a path, and
-//! removing the file if it is still the same one. Refuses: the decision what to do if another process uses the path,
-//! and any change to another file than the one that the caller identifies.
+//! removing the file if it is still the same one. Refuses: to decide what to do if another process uses the path, and
+//! to change any file but the one that the caller identifies.
 
 use std::{
     fs, io,
@@ -29,7 +29,8 @@ use super::{
     process,
 };
 
-/// The owner and the permission bits of a socket's file. If uid or gid is `None`, it is not changed.
+/// The owner and the permission bits of a socket's file. A uid or gid of `None` means that the file keeps the one it
+/// has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rights {
     pub(crate) mode: u32,
@@ -43,7 +44,8 @@ pub(crate) enum Occupant {
     Nothing,
     /// The socket of a process that has ended.
     Stale(FileId),
-    /// A live server listens. Through this connection to it, its pid can be asked from the kernel.
+    /// A live server listens, and this is a connection to it. The kernel tells the server's pid if it is asked about
+    /// this connection.
     Server(Socket),
     NotASocket,
 }
@@ -51,8 +53,8 @@ pub(crate) enum Occupant {
 /// Binds a socket, which does not listen yet. Its file has `mode` from the moment it exists.
 ///
 /// # Errors
-/// EADDRINUSE: the path exists. EINVAL: it is longer than 107 bytes. ENOENT or EACCES: its folder does not exist, or
-/// this process may not write to it.
+/// EADDRINUSE: the path exists. EINVAL: the path is longer than 107 bytes. ENOENT: the folder of the path does not
+/// exist. EACCES: this process may not write to the folder.
 pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, FileId)> {
     let address = SockAddr::unix(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
@@ -63,10 +65,11 @@ pub(crate) fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, FileId)>
     Ok((socket.into(), id_at(path)?))
 }
 
-/// Finds out what is at `path`. If it is a socket, this connects to it, without waiting.
+/// Finds out what is at `path`. If a socket is there, this function connects to it without waiting.
 ///
 /// # Errors
-/// This process may not see the path, or may not connect to the socket. Then it is not known if a server listens there.
+/// This process may not see the path, or may not connect to the socket. In both cases it is not known if a server
+/// listens there.
 pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
     let file = match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Ok(Occupant::NotASocket),
@@ -102,9 +105,9 @@ pub(crate) fn remove(path: &Path, file: FileId) -> io::Result<()> {
     }
 }
 
-/// Gives `file` its owner and mode. It changes the open inode, and never follows a symbolic link at `path`. A user who
-/// can write to the folder could put a link there, and a chown by root would then give that user the file that the link
-/// points at.
+/// Gives `file` the owner and mode in `rights`. It changes the inode that it has opened, and never follows a symbolic
+/// link at `path`. A user who can write to the folder could put a link there, and a chown by root would then give that
+/// user the file that the link points at.
 ///
 /// # Errors
 /// ENOENT: another file is at `path`. EPERM: this process has no right to change the owner.

@@ -1,5 +1,5 @@
-//! The title of this process in `ps` and `top`. Linux has no system call to set the command line, so a process has to
-//! write over the memory of its own arguments.
+//! Sets the title that `ps` and `top` show for this process. Linux has no system call to set the command line, so a
+//! process has to write over the memory of its own arguments.
 //!
 //! Owns: the memory in which the kernel placed arguments and environment, after both were copied elsewhere. Refuses:
 //! guesses about that memory. If its layout is not as the kernel reports it, only the short name of the thread is set.
@@ -31,21 +31,21 @@ struct Area {
 static AREA: OnceLock<Area> = OnceLock::new();
 
 /// Copies arguments and environment elsewhere, so that [`set`] may write over the originals; `std::env` continues to
-/// work. Call it early, before other code keeps a pointer into them. It does nothing if the process has more than one
-/// thread.
+/// work. Call it early, before other code keeps a pointer into the originals. It does nothing if the process has more
+/// than one thread.
 pub(crate) fn prepare() {
     if AREA.get().is_none()
         && fork::thread_count().is_ok_and(|threads| threads == 1)
         && let Some(area) = evacuate()
     {
-        // The result is ignored: it would fail if `AREA` were set already. This is the only thread, and it has just
-        // checked that.
+        // The result is ignored: the call fails only if `AREA` is set already. This is the only thread, and it has just
+        // checked that `AREA` is not set.
         let _ = AREA.set(area);
     }
 }
 
-/// Shows `title` as the command line of this process, cut to the length of the old arguments and environment. Shows its
-/// first 15 bytes as the name of the thread. In a forked child this changes only the title of the child.
+/// Shows `title` as the command line of this process, cut to the length of the old arguments and environment. Shows the
+/// first 15 bytes of `title` as the name of the thread. In a forked child this changes only the title of the child.
 pub(crate) fn set(title: &str) {
     let bytes: Vec<u8> = title.bytes().filter(|byte| *byte != 0).collect();
     if let Some(area) = AREA.get() {
@@ -56,8 +56,9 @@ pub(crate) fn set(title: &str) {
         let shown = bytes.len().min(memory.len() - 1);
         memory.fill(0);
         memory[..shown].copy_from_slice(&bytes[..shown]);
-        // If the last byte of the old arguments is NUL, the kernel shows their whole length, with the padding behind
-        // the title. If it is another byte, the kernel takes the text for a title and shows it up to its own NUL.
+        // If the last byte of the old arguments is NUL, the kernel shows the whole memory of the arguments, with the
+        // padding behind the title. If the last byte is not NUL, the kernel takes the text for a title, and shows it up
+        // to the first NUL.
         let mark = area.arguments_end - area.start - 1;
         if shown < mark {
             memory[mark] = b' ';
@@ -96,8 +97,8 @@ fn evacuate() -> Option<Area> {
     if arguments[0].addr() != area.start {
         return None;
     }
-    // SAFETY: libc's `environ` is null, or an array that ends with a null pointer. The process has one thread, so it
-    // does not change meanwhile.
+    // SAFETY: libc's `environ` is null, or an array that ends with a null pointer. The process has one thread, so
+    // `environ` does not change meanwhile.
     let variables = unsafe {
         let first = environ;
         let len = if first.is_null() { 0 } else { (0..).take_while(|at| !(*first.add(*at)).is_null()).count() };
@@ -129,7 +130,8 @@ mod tests {
     fn ps_shows_the_title_and_env_still_works() {
         alone::run("sys::title::tests::ps_shows_the_title_and_env_still_works", || {
             let (arguments, variables) = (std::env::args_os(), std::env::vars_os().collect::<Vec<_>>());
-            // `prepare` would refuse, because the test harness has threads of its own. They do nothing meanwhile.
+            // `prepare` would do nothing here, because the test harness has threads of its own. So the test calls
+            // `evacuate` itself; the other threads do nothing meanwhile.
             AREA.set(evacuate().unwrap()).unwrap();
             let long = "oxicorn: ".to_owned() + &"long ".repeat(10_000);
             for title in ["oxicorn: worker 2", &long, "oxicorn: master", ""] {

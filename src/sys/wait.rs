@@ -1,6 +1,6 @@
 //! Reaps children, one in each call. The caller repeats the call until it returns `None`.
 //!
-//! Owns: reading how a child ended. Refuses: the choice of the child. It reaps any child, because a master that is PID
+//! Owns: reading how a child ended. Refuses: the choice of the child. Any child is reaped, because a master that is PID
 //! 1 must also reap orphans that it never forked.
 
 use std::{fmt, io};
@@ -36,8 +36,8 @@ impl fmt::Display for Exit {
 pub(crate) fn reap() -> io::Result<Option<(i32, Exit)>> {
     loop {
         let mut status = 0;
-        // nix's waitpid would lose a death: if a real-time signal ended the child, it reaps the child and then returns
-        // an error.
+        // The function waitpid of nix is not used, because it would lose a death: if a real-time signal ended the child,
+        // that function reaps the child and then returns an error.
         // SAFETY: waitpid writes one int; `status` is an int and outlives the call.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
         match pid {
