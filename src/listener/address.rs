@@ -1,4 +1,4 @@
-//! The meaning of an entry of `server.bind`: which addresses it names, and if each of them can be bound.
+//! Finds out which addresses an entry of `server.bind` names, and whether each address can be bound.
 //!
 //! Owns: resolving names, probing without listening, binding a TCP socket, and the messages for an address that cannot
 //! be bound. Refuses: to keep a socket.
@@ -57,9 +57,9 @@ pub(crate) enum BindError {
 
 impl Address {
     /// Succeeds if the address can be bound. It binds a TCP socket and closes it again. The socket never listens, so
-    /// the close resets no connection. It does not set SO_REUSEPORT: with it the socket could join the group of another
-    /// running oxicorn, so this service would not notice that the address is in use, and would take half of the other's
-    /// connections.
+    /// the close resets no connection. It does not set SO_REUSEPORT: with SO_REUSEPORT the socket could join the group
+    /// of another running oxicorn. Then this service would not notice that the address is in use, and would take half
+    /// of the connections of the other service.
     pub(super) fn probe(&self) -> Result<(), BindError> {
         match self {
             Self::Tcp { address, v6_only, .. } if address.port() != 0 => {
@@ -77,7 +77,7 @@ impl Address {
     /// Returns the file at `path` if it is the socket of a process that has ended; `None` if there is no file.
     ///
     /// # Errors
-    /// A server listens at `path`, or the file is not a socket, or this process may not look.
+    /// A server listens at `path`, or the file is not a socket, or this process has no right to look at it.
     pub(super) fn stale(&self, path: &Path) -> Result<Option<FileId>, BindError> {
         match socket_file::occupant(path).map_err(|error| self.refused(error))? {
             Occupant::Nothing => Ok(None),
@@ -118,7 +118,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Returns the addresses that `server.bind` names, each only once.
+/// Returns the addresses that `server.bind` names. An address that is named twice is returned once.
 pub(super) fn resolve(server: &Server) -> Result<Vec<Address>, BindError> {
     let mut tcp = Vec::new();
     for bind in &server.bind {
@@ -149,7 +149,7 @@ pub(super) fn resolve(server: &Server) -> Result<Vec<Address>, BindError> {
 }
 
 /// Returns the addresses of a host name. Addresses that this machine does not have are left out, unless no address
-/// would remain: `localhost` also means ::1 where IPv6 is off.
+/// would remain. For example, `localhost` also means ::1 on a machine where IPv6 is off.
 fn of_name(host: &str, port: u16) -> Result<Vec<SocketAddr>, BindError> {
     let unresolved = |source| BindError::Resolve { host: host.to_owned(), source };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -163,8 +163,9 @@ fn of_name(host: &str, port: u16) -> Result<Vec<SocketAddr>, BindError> {
     }
 }
 
-/// Returns true if the socket of `address` must take IPv6 connections only. `[::]` normally takes IPv4 connections too;
-/// but if `server.bind` also names an IPv4 address with the same port, the two sockets would exclude each other.
+/// Returns true if the socket of `address` must take IPv6 connections only. A socket at `[::]` normally takes IPv4
+/// connections too. If `server.bind` also names an IPv4 address with the same port, only one of the two sockets could
+/// be bound.
 fn v6_only(address: SocketAddr, all: &[SocketAddr]) -> bool {
     address.ip() == IpAddr::from([0; 16]) && all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
 }

@@ -28,20 +28,21 @@ use crate::sys::fd;
 const NO_INTERFACE: NonZeroU32 = NonZeroU32::new(i32::MAX as u32).expect("not zero");
 
 impl Listeners {
-    /// Makes the kernel refuse new connections. Connections whose handshake has begun still arrive in the queues. This
-    /// cannot be undone, and it applies to all processes that have these sockets.
+    /// Makes the kernel refuse new connections. Connections whose handshake has begun still arrive in the queues. The
+    /// refusal cannot be undone, and it is in effect for all processes that have these sockets.
     pub(crate) fn refuse_new(&self) {
         self.groups.iter().for_each(SocketGroup::refuse_new);
     }
 
-    /// Does the same as [`refuse_new`](Self::refuse_new), only for the addresses that the settings no longer name.
+    /// Makes the kernel refuse new connections as [`refuse_new`](Self::refuse_new) does, but only for the addresses
+    /// that the settings no longer name.
     pub(crate) fn refuse_new_on_removed(&self) {
         self.groups.iter().filter(|group| group.change == AddressChange::Removed).for_each(SocketGroup::refuse_new);
     }
 
     /// Shuts the listeners down, for all processes that have these sockets, and resets the connections that wait in
     /// their queues. The master calls it for the final stop and for addresses that a reload removed. It logs and
-    /// returns how many connections were reset; those to a unix socket cannot be counted.
+    /// returns how many connections were reset; connections to a unix socket cannot be counted.
     #[must_use = "what is lost is counted"]
     pub(crate) fn shut_down(&self) -> u64 {
         let mut reset = 0;
@@ -65,8 +66,9 @@ impl SocketGroup {
     fn refuse_new(&self) {
         for socket in self.own() {
             match socket {
-                // If this fails, a connection that comes in the last moment may be reset; it is counted then. It fails
-                // if another process has done it already, and on kernels before Linux 5.7 if CAP_NET_RAW is missing.
+                // If this fails, a connection that comes in the last moment may be reset, and `shut_down` counts it.
+                // The call fails if another process has already bound the listener in this way, and on kernels before
+                // Linux 5.7 if CAP_NET_RAW is missing.
                 Socket::Tcp(listener) => drop(bind_to_no_interface(listener)),
                 Socket::Unix(listener) => drop(SockRef::from(listener).shutdown(Shutdown::Both)),
             }
@@ -78,8 +80,8 @@ impl SocketGroup {
     }
 }
 
-/// Binds the listener to an interface that does not exist. The option has v4 in its name, but it is the same for IPv6
-/// sockets.
+/// Binds the listener to an interface that does not exist. The method has v4 in its name, but it works for IPv6 sockets
+/// too.
 fn bind_to_no_interface(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).bind_device_by_index_v4(Some(NO_INTERFACE))
 }

@@ -1,7 +1,7 @@
 //! Finds the process that listens at an address which is in use, so that the error message can name it.
 //!
-//! Owns: finding the name and pid of the process. Refuses: to fail; if this user may not see the process, its name is
-//! "another process".
+//! Owns: finding the name and pid of the process. Refuses: to fail. If this user may not see the process, the message
+//! says "another process" instead of a name.
 
 use std::{fs, os::fd::AsFd};
 
@@ -30,8 +30,8 @@ pub(super) fn of_peer(visitor: &impl AsFd) -> String {
     }
 }
 
-/// Returns the lowest pid of the processes that have this socket open. In a pre-fork server that is usually the master,
-/// because it was started before its workers.
+/// Returns the lowest pid of the processes that have this socket open. In a pre-fork server this pid usually belongs to
+/// the master, because the master was started before its workers.
 fn holder_of(inode: &str) -> Option<u32> {
     let socket = format!("socket:[{inode}]");
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());

@@ -1,5 +1,4 @@
-//! The listeners in the form in which a program passes them to the next program in an upgrade: the same sockets, in the
-//! same order.
+//! Passes the listeners to the next program in an upgrade. The next program gets the same sockets in the same order.
 //!
 //! Owns: the data about each socket that the next program needs. Refuses: to bind; after the upgrade
 //! [`rebind`](Listeners::rebind) binds the addresses that are new in the settings.
@@ -84,8 +83,8 @@ impl Listeners {
         Ok(Self { groups: groups.collect::<io::Result<_>>()?, slots, steering, live, shares: Vec::new() })
     }
 
-    /// Succeeds if all addresses of `server.bind` that are not bound, or whose file is lost, could be bound. It binds
-    /// nothing.
+    /// Checks the addresses of `server.bind` that are not bound yet, or whose file is lost. Succeeds if all of them
+    /// could be bound. It leaves nothing bound.
     ///
     /// # Errors
     /// See [`BindError`].

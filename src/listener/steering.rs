@@ -14,31 +14,32 @@ const MODULO: u16 = (libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K) as u16;
 const JUMP_FROM: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 const RETURN_A: u16 = (libc::BPF_RET | BPF_A) as u16;
-/// Makes a return instruction return the value of the accumulator. The value is from `linux/filter.h`; the crate libc
-/// lacks it.
+/// Makes a return instruction return the value of the accumulator. The value is from `linux/filter.h`, because the
+/// crate libc does not define it.
 const BPF_A: u32 = 0x10;
 /// An offset that the kernel treats specially: a load from it gives a random number instead of bytes of the packet.
 const RANDOM: u32 = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).cast_unsigned();
 
-/// A slot and its number of tickets. Each new connection draws one of all tickets and goes to its slot.
+/// A slot and its number of tickets. Each new connection draws one of the tickets of all slots, and goes to the slot
+/// that has this ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) slot: u32,
     pub(super) tickets: u32,
 }
 
-/// Gives each slot one ticket, so that all have the same chance.
+/// Gives each slot one ticket, so that all slots have the same chance.
 pub(super) fn equal(live: &[u32]) -> Vec<Share> {
     live.iter().map(|&slot| Share { slot, tickets: 1 }).collect()
 }
 
-/// Gives a slot the more tickets, the fewer connections it has.
+/// Gives each slot its tickets: the fewer connections a slot has, the more tickets it gets.
 ///
 /// A slot that has n connections fewer than the fullest slot gets n tickets, and in addition a quarter of the mean
 /// number of connections, at least 1. This addition matters when many connections come at once and the counts are old:
 /// without it all of them would go to the slot that was emptiest. If 100 connections come one by one to 8 slots, the
-/// fullest slot has 1.17 times the mean; with equal chances it would have 1.42 times. If 64 come at once, it has 1.15
-/// times the mean, and 1.19 times with equal chances.
+/// fullest slot has 1.17 times the mean; with equal chances it would have 1.42 times. If 64 connections come at once,
+/// the fullest slot has 1.15 times the mean; with equal chances it would have 1.19 times.
 pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Share> {
     let counts: Vec<u64> = live.iter().map(|&slot| connections(slot)).collect();
     let (most, sum) = (counts.iter().max().copied().unwrap_or(0), counts.iter().sum::<u64>());
@@ -48,8 +49,8 @@ pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Sha
 }
 
 /// Returns the BPF program that draws a ticket and returns its slot. If `shares` is empty, the program is empty too,
-/// and the kernel refuses it. Every slot in `shares` must have a socket: otherwise the kernel sends its connections to
-/// any slot, even to one without a worker.
+/// and the kernel refuses it. Every slot in `shares` must have a socket: otherwise the kernel sends the connections for
+/// that slot to any slot, even to a slot without a worker.
 pub(super) fn program(shares: &[Share]) -> Vec<Instruction> {
     let instruction = |code, jf, k| Instruction { code, jt: 0, jf, k };
     let Some((last, others)) = shares.split_last() else { return Vec::new() };
