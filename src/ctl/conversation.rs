@@ -15,20 +15,21 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::protocol::{self, ControlCommand, ControlResponse, Meant, Reply, Request, Status};
 
-/// The time that a master has to answer a request for its status. It answers such a request without waiting for
-/// anything, so this is long enough.
+/// The time that a master has to answer a request for its status. A master answers such a request without waiting for
+/// anything, so this time is long enough.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes that are read from a master. No answer is as long as that.
+/// The most bytes that are read from a master. This is more than the longest answer, and protects the command from a
+/// master that sends without end.
 const ANSWER_MAX: u64 = 16 << 20;
 
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// The command cannot be done or was refused, for the reason in this sentence.
+    /// The command cannot be done, or the master refused it. The sentence gives the reason.
     Refused(String),
     /// More than one service answers, and it is not clear which one is meant.
     Ambiguous(String),
-    /// Not all workers serve. The status was printed and shows which.
+    /// Not all workers serve. The status, which was printed before, shows which workers do not serve.
     NotAllServe,
 }
 
@@ -47,7 +48,7 @@ impl Failed {
     }
 }
 
-/// A connection to a master, and the data by which the master checks that its service is meant.
+/// A connection to a master, and the data by which the master checks that the command means its service.
 #[derive(Debug)]
 pub(super) struct Reached {
     pub(super) stream: UnixStream,
@@ -107,8 +108,8 @@ pub(super) fn converse(
     }
 }
 
-/// Connects with a time limit. If the accept queue is full, the master is busy, and it tries again until `patience` is
-/// over. A blocking connect would wait for the queue without a limit.
+/// Connects with a time limit. If the accept queue is full, the master is busy, and this function tries again until
+/// `patience` is over. A blocking connect would wait for the queue without a limit.
 fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     const TRIES: u32 = 100;
     let address = SockAddr::unix(path)?;

@@ -13,8 +13,8 @@ const GREEN: &str = "32";
 const YELLOW: &str = "33";
 const RED: &str = "31";
 
-/// One column of the table. If the columns do not fit, the one with the highest `spare` is left out first; 0 is never
-/// left out.
+/// One column of the table. If the columns do not fit, the column with the highest `spare` is left out first. A column
+/// whose `spare` is 0 is never left out.
 struct Column {
     title: &'static str,
     spare: u8,
@@ -36,12 +36,12 @@ const COLUMNS: &[Column] = &[
 ];
 const STATE: &str = "STATE";
 const LAST_EXIT: &str = "LAST EXIT";
-/// The least width of the column LAST EXIT. If less is left, the column is left out, because its text would not be
-/// readable.
+/// The least width of the column LAST EXIT. If the terminal has less room for it, the column is left out, because its
+/// text would not be readable.
 const LAST_EXIT_MIN: usize = 12;
 
-/// Draws the whole status. Lines are at most `width` characters long, except those that cannot be broken, such as
-/// sentences.
+/// Draws the whole status. Lines are at most `width` characters long. Only lines that cannot be broken, such as
+/// sentences, may be longer.
 pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     let paint = |code: &str, text: &str| match colour {
         true => format!("\x1b[{code}m{text}\x1b[0m"),

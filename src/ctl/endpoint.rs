@@ -19,8 +19,8 @@ use crate::{
     sys::host,
 };
 
-/// The way to the service that a command means: the path of its socket, a search for the socket, or none because
-/// `control.socket` is off.
+/// How a command reaches the service that it means: by the path of the control socket, by a search for the socket, or
+/// not at all if `control.socket` is off.
 #[derive(Debug)]
 pub(crate) enum ControlEndpoint {
     Socket(PathBuf, Meant),
@@ -49,12 +49,12 @@ struct FoundService {
 
 impl ControlEndpoint {
     /// Finds out where to ask the service that is meant by these flags, this environment and this folder. It also reads
-    /// a settings file with mistakes: otherwise the command would not find the service, or would ask another one.
-    /// `socket` is the value of `--socket`; with it, any service that answers at this path is meant.
+    /// a settings file that has mistakes. Without this, the command would not find the service, or would ask another
+    /// service. `socket` is the value of `--socket`; with it, any service that answers at this path is meant.
     ///
     /// # Errors
     /// The settings file cannot be read, so it is not known which service is meant; or `socket` is a relative path, and
-    /// the folder in which it begins is gone.
+    /// the folder from which this path starts is gone.
     pub(crate) fn find(
         socket: Option<&Path>,
         flags: &Flags,
@@ -70,8 +70,8 @@ impl ControlEndpoint {
         let is_told = socket.is_some() || name_flag.is_some();
         let (partial, unreadable) = settings::resolve_partly(flags, env, start, declared);
         match unreadable {
-            // The command names its service, and the unreadable file was only found in the start folder, so the file is
-            // ignored.
+            // The flags of the command name the service, and no flag names the unreadable file: it was only found in
+            // the start folder. So the file is ignored.
             Some(Problems(why)) if is_told && why.iter().all(|problem| problem.place == Origin::Default) => {}
             Some(problems) => return Err(problems),
             None => {}
@@ -118,8 +118,8 @@ impl Search {
         sockets.extend(folders.iter().flat_map(|folder| sockets_in(folder, &self.name, uid)));
         let mut others = Vec::new();
         let mut found = self.meant_among(&sockets, patience, &mut others)?;
-        // Look in other folders only if the usual ones have no such service, so that a service of another user cannot
-        // take its place.
+        // Look in other folders only if the usual folders do not have the service that is meant. This keeps another
+        // user from putting a service in its place.
         if found.is_none() {
             found = self.meant_among(&sockets_elsewhere(&self.name, uid), patience, &mut others)?;
         }
@@ -129,8 +129,8 @@ impl Search {
         }
     }
 
-    /// Asks at each of these sockets, and returns the one of the service that is meant, if it answers. Adds all other
-    /// services that answer to `others`.
+    /// Asks the service at each of these sockets. Returns the socket of the service that is meant, if this service
+    /// answers. Adds all other services that answer to `others`.
     fn meant_among(
         &self,
         sockets: &[PathBuf],
@@ -198,8 +198,8 @@ fn listed(found: &[FoundService]) -> String {
     found.iter().map(line).collect()
 }
 
-/// Returns the sockets in `folder` that belong to services with this name. Returns none if another user could write to
-/// a folder that must be private.
+/// Returns the sockets in `folder` that belong to services with this name. Returns no sockets if the folder must be
+/// private, but another user can read or write it.
 fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     let folder = match folder {
         Folder::Private(path) if !crate::sys::file::is_private_folder(path, uid).unwrap_or(false) => return Vec::new(),
@@ -213,9 +213,9 @@ fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     sockets
 }
 
-/// Returns sockets outside the usual folders: those of systemd units whose `RuntimeDirectory=` is not named like the
-/// service, and for root also those of all users, because root may ask every service. It takes only sockets in folders
-/// that only the owner can write to, and only if the same owner made the socket.
+/// Returns sockets outside the usual folders. These are the sockets of systemd units whose `RuntimeDirectory=` is not
+/// named like the service; for root also the sockets of all users, because root may ask every service. It takes only
+/// sockets in folders that only the owner can write to, and only if the same owner made the socket.
 fn sockets_elsewhere(name: &str, uid: u32) -> Vec<PathBuf> {
     let mut folders: Vec<_> = entries("/run").collect();
     if uid == 0 {

@@ -33,13 +33,13 @@ use crate::{
 const PATIENCE_MS: u64 = 3_000;
 /// The part of the whole time that the master has to answer. A master normally answers in about a millisecond.
 const MASTER: Duration = Duration::from_secs(1);
-/// The most bytes that are read to find the end of the status line. No status line is as long as that.
+/// The most bytes that are read to find the end of the status line. A real status line is much shorter.
 const LINE_MAX: usize = 1024;
 
-/// What to ask: the addresses, the path, and the protocols that the service speaks there.
+/// What the GET needs: the addresses of the service, the path, and the protocols that the service speaks.
 #[derive(Debug, PartialEq)]
 struct HealthProbe {
-    /// The addresses of the service. If one accepts no connection, the next one is tried.
+    /// The addresses of the service. If one of them accepts no connection, the next one is tried.
     addresses: Vec<HealthAddress>,
     path: String,
     /// The PROXY header that the service requires; empty if it requires none. It is sent first, before the TLS
@@ -181,8 +181,9 @@ fn of_settings(settings: &Settings, path: &str) -> Result<HealthProbe, String> {
     })
 }
 
-/// Returns the addresses at which a bound address can be reached. For a wildcard these are the loopback addresses. For
-/// `[::]` they are `::1` and 127.0.0.1, because `[::]` takes IPv4 too and `::1` may be missing on this machine.
+/// Returns the addresses at which a bound address can be reached. For a wildcard address the result is the loopback
+/// addresses. For `[::]` the result is `::1` and 127.0.0.1, because `[::]` takes IPv4 too and `::1` may be missing on
+/// this machine.
 fn reachable(bound: &SocketAddr) -> Vec<HealthAddress> {
     let at = |ip: IpAddr| HealthAddress::Tcp {
         host: SocketAddr::new(ip, 0).to_string().trim_end_matches(":0").to_owned(),
@@ -196,8 +197,8 @@ fn reachable(bound: &SocketAddr) -> Vec<HealthAddress> {
     }
 }
 
-/// Returns the PROXY header to send, empty if none is required. The header says that no proxy passes on the connection
-/// of another client: `UNKNOWN` in version 1, `LOCAL` in version 2.
+/// Returns the PROXY header to send; it is empty if none is required. The header must not name a client, because no
+/// proxy passes on a connection here. So it says `UNKNOWN` in version 1, and `LOCAL` in version 2.
 fn proxy_header(required: &str) -> &'static [u8] {
     match required {
         "v1" => b"PROXY UNKNOWN\r\n",
@@ -304,7 +305,8 @@ fn left(until: u64) -> io::Result<Duration> {
     }
 }
 
-/// Replaces the error EAGAIN, with which the kernel reports the timeout of a socket, by one that says so.
+/// Replaces the error EAGAIN, with which the kernel reports the timeout of a socket, by an error that names the
+/// timeout.
 fn in_time(error: io::Error) -> io::Error {
     if error.kind() == ErrorKind::WouldBlock { late() } else { error }
 }
