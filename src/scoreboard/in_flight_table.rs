@@ -1,11 +1,11 @@
 //! The requests that a worker has in flight. They are in shared memory, so that the master can read them after the
 //! worker's death.
 //!
-//! Owns: eight entries for each worker, with start, method, path and `X-Request-Id` of a request, each cut to its
-//! space. Only the worker's own loop writes them, with a few stores for each request. If more than eight requests are
-//! in flight, the others are counted (`in_flight`) but have no entry. If the master reads an entry that is half
-//! written, it gets a mixture of two requests. Refuses: the query of a URI and all headers except `X-Request-Id`,
-//! because they may hold secrets.
+//! Owns: eight entries for each worker. An entry holds the start, method, path and `X-Request-Id` of a request; a text
+//! that is too long for its place is cut. Only the worker's own loop writes them, with a few stores for each request.
+//! If more than eight requests are in flight, the others are counted (`in_flight`) but have no entry. If the master
+//! reads an entry that is half written, it gets a mixture of two requests. Refuses: the query of a URI and all headers
+//! except `X-Request-Id`, because they may hold secrets.
 
 use std::{
     hash::{DefaultHasher, Hasher},
@@ -18,10 +18,11 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Request};
 
-/// The number of entries for one worker. Each has one bit in [`InFlightTable::taken`].
+/// The number of entries for one worker. Each entry has one bit in [`InFlightTable::taken`].
 const NOTES: usize = 8;
 
-/// The indexes of the words of an entry. If the word `STARTED` is 0, the entry is free.
+/// The constants from here to `ID` are the indexes of the words of an entry. If the word `STARTED` is 0, the entry is
+/// free.
 const STARTED: usize = 0;
 const LENGTHS: usize = 1;
 const METHOD: Range<usize> = 2..3;
@@ -34,7 +35,7 @@ pub(super) const WORDS: usize = NOTES * NOTE_WORDS;
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The table of one worker, for the worker that writes it.
+/// The table of one worker. Only this worker writes to it.
 #[derive(Debug)]
 pub(crate) struct InFlightTable {
     words: &'static [AtomicU64],
@@ -45,7 +46,7 @@ pub(crate) struct InFlightTable {
 #[derive(Debug)]
 pub(crate) struct Entry(u8);
 
-/// A request as it was noted. All texts are printable ASCII: other bytes that the client sent are escaped.
+/// A request as it was noted. All texts are printable ASCII, because other bytes that the client sent are escaped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct InFlightRequest {
     /// When the request began, in milliseconds of the monotonic clock. The time may be up to 4 ms too early.
@@ -95,7 +96,7 @@ fn put(words: &[AtomicU64], bytes: &[u8]) -> u64 {
     bytes.len().min(usize::from(u16::MAX)) as u64
 }
 
-/// Returns the requests that the worker with these words has noted, the oldest first.
+/// Returns the requests that a worker has noted in its `words`, the oldest first.
 pub(super) fn read(words: &[AtomicU64]) -> Vec<InFlightRequest> {
     let mut notes: Vec<_> = words.chunks_exact(NOTE_WORDS).filter_map(read_note).collect();
     notes.sort_by_key(|note| note.started);
