@@ -101,7 +101,8 @@ def instructions(access, times):
             total = re.search(r"^(?:summary|totals): (\d+)", out.read_text(errors="replace"), re.MULTILINE)
             if total and int(out.suffix[1:]) != master.pid:
                 counts.append(int(total[1]))
-        # The worker is the child with the most instructions: the other children of the master are short-lived helpers.
+        # The child with the most instructions is the worker, because the master's other children are short-lived
+        # helpers.
         return max(counts)
 
 

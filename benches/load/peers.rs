@@ -296,7 +296,8 @@ fn nginx_of(port: u16, setup: &Setup, dir: &Path, reuseport: bool) -> Command {
         .iter()
         .map(|name| format!("  {name}_temp_path {shown}/{name};\n"))
         .collect();
-    // By default nginx closes a connection after 1,000 requests, and the other peers do not.
+    // nginx gets a higher limit of requests on a connection. By default it closes a connection after 1,000 requests,
+    // and the other peers do not.
     let text = format!(
         "daemon off;\nuser root;\nworker_processes {};\npid {shown}/nginx.pid;\nerror_log stderr;\n\
          events {{ worker_connections {}; }}\n\

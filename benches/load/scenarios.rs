@@ -56,7 +56,7 @@ pub enum Kind {
     Together(fn(&[&Server]) -> Vec<Turn>),
 }
 
-/// What all turns of a run share.
+/// The settings that all turns of a run share.
 pub struct Bench {
     pub seconds: f64,
     connector: TlsConnector,

@@ -111,7 +111,7 @@ impl Server {
         self.has_master.then(|| Process(self.children[0].id()))
     }
 
-    /// Returns every living process: those that were started here, and their descendants.
+    /// Returns every living process of the server: the processes that were started here, and their descendants.
     pub fn processes(&self) -> Vec<Process> {
         let groups: Vec<_> = self.children.iter().map(Child::id).collect();
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -2,7 +2,7 @@
 //!
 //! Owns: two HTTP clients that never retry, so that every lost request is seen (`client` is small and blocks, `load`
 //! uses many connections at a pace), the generator of random choices, and the record that keeps a benchmark's figures.
-//! Refuses: the start of the program under test, and knowledge of it (`tests/common`).
+//! Refuses: starting the program under test, and any knowledge of that program (`tests/common` has both).
 #![allow(missing_debug_implementations, reason = "nothing outside the tests uses it")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 

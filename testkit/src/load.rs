@@ -124,7 +124,8 @@ impl Load {
     }
 
     pub fn start(self) -> Running {
-        // On two cores the server needs one of them, and more client threads would only compete with it.
+        // The client uses half of the cores. On two cores the server needs the other one, and more client threads would
+        // only compete with the server.
         let cores = available_parallelism().map_or(1, usize::from);
         let threads = (cores / 2).clamp(1, self.connections);
         let (begun, stop) = (now(), Arc::new(AtomicBool::new(false)));
@@ -181,7 +182,7 @@ impl Running {
     }
 }
 
-/// What the connections of one thread share.
+/// The state that all connections of one thread share.
 struct Thread {
     load: Load,
     stop: Arc<AtomicBool>,
@@ -233,7 +234,7 @@ impl Thread {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Waits until the next request is due, and returns that time; `None` when the load is over.
+    /// Waits until the next request is due, and returns the time at which it is due; `None` when the load is over.
     async fn next(&self) -> Option<Instant> {
         match &self.queue {
             Some(queue) => queue.next().await,

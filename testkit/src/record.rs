@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::Tally;
 
-/// One complete run: what `--save` writes and `--compare` reads.
+/// One complete run. `--save` writes it to a file, and `--compare` reads it from there.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Record {
     pub machine: Machine,
@@ -61,8 +61,8 @@ pub struct Turn {
     /// The number of requests in each class. The classes are `ok` and the names of the kinds of failure, and every
     /// request is in exactly one of them.
     pub classes: BTreeMap<String, u64>,
-    /// Pairs of a part of the requests and the latency in microseconds that it stays below, ascending; empty if no
-    /// latency is measured.
+    /// For several parts of the requests (such as 0.99), the part and the latency in microseconds that it stays below,
+    /// in ascending order. Empty if no latency is measured.
     pub latency: Vec<(f64, f64)>,
     /// What clients saw over time; filled only in scenarios with events.
     pub timeline: Vec<Tick>,

@@ -9,7 +9,8 @@ use super::{
     text::{fold, plain, table},
 };
 
-/// Writes one table for each scenario, with the rows of both runs. A row that only one run has is named below.
+/// Writes one table for each scenario, with the rows of both runs. A row that only one run has is named after
+/// the tables.
 #[must_use]
 pub fn compare(old: &Record, new: &Record) -> String {
     let mut out = String::new();

@@ -91,7 +91,7 @@ impl<'a> Scenario<'a> {
     }
 }
 
-/// One figure of a table, with the same unit for all its values.
+/// One column of a table: the values of one figure, all in the same unit.
 pub struct Column<'a> {
     pub figure: &'a str,
     pub label: String,
@@ -102,7 +102,7 @@ pub struct Column<'a> {
 impl<'a> Column<'a> {
     pub fn of(figure: &'a str, rows: &[&Row]) -> Self {
         let largest = rows.iter().filter_map(|row| row.spread(figure)).map(|spread| spread.median).fold(0.0, f64::max);
-        // A column gets a unit for values ten times smaller than its largest, so that a small value beside it keeps its
+        // The unit of a column fits a tenth of its largest value, so that a small value beside the largest keeps its
         // digits.
         let (unit, divisor) = scale(figure, largest / 10.0);
         Self { figure, label: label(figure), unit, divisor }
@@ -127,7 +127,7 @@ pub fn more_is_better(figure: &str) -> bool {
     figure.ends_with("_per_second") && !figure.starts_with("wakeups")
 }
 
-/// Returns the largest unit in which the largest value is at least one, and its divisor.
+/// Returns the largest unit in which the value `largest` is at least one, and the divisor that converts to this unit.
 pub fn scale(figure: &str, largest: f64) -> (&'static str, f64) {
     let units: &[(&str, f64)] = match unit_in(figure) {
         Some("us") => &[("µs", 1.0), ("ms", 1e3), ("s", 1e6)],
@@ -219,8 +219,8 @@ pub fn percentile(part: f64) -> String {
     ((part * 1e6).round() / 1e4).to_string()
 }
 
-/// Returns, for each percentile, the median of the rounds. A percentile is left out if fewer than one request of some
-/// round lies beyond it.
+/// Returns, for each percentile, the median of the rounds. A percentile is left out if in any round fewer than one
+/// request lies beyond it.
 pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
     let reach = |turn: &Turn, part: f64| {
         let all: u64 = turn.classes.values().sum();

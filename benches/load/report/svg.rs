@@ -50,7 +50,7 @@ fn line(class: &str, x1: f64, y1: f64, x2: f64, y2: f64) -> String {
     format!(r#"<path class="{class}" d="M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}"/>"#)
 }
 
-/// Shortens a name to this many characters.
+/// Shortens a name to at most `room` characters.
 pub fn short(name: &str, room: usize) -> String {
     if name.chars().count() <= room {
         return name.into();
@@ -102,7 +102,7 @@ pub fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     if ticks.len() > 8 { hold(&fine.into_iter().step_by(3).collect::<Vec<_>>()) } else { ticks }
 }
 
-/// Moves heights down, then up, until there is at least `gap` between any two.
+/// Moves the heights `wanted` down and then up, until any two of them are at least `gap` apart.
 pub fn apart(mut wanted: Vec<f64>, gap: f64, bottom: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by(|&a, &b| wanted[a].total_cmp(&wanted[b]));

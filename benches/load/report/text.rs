@@ -113,7 +113,7 @@ pub fn table(lines: &[Vec<String>]) -> String {
     out
 }
 
-/// Writes words after a lead, and breaks lines at the width. The next lines begin below the first word.
+/// Writes `words` after `lead`, in lines of at most 100 columns. Each further line begins below the first word.
 pub fn fold(lead: &str, words: &str) -> String {
     let indent = lead.chars().count();
     let (mut out, mut column) = (lead.to_string(), indent);

@@ -70,7 +70,7 @@ pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
 }
 
 /// Starts two loads: quick requests on connections that know which worker answers them, and slow requests, so that some
-/// are in flight.
+/// requests are in flight at every moment.
 fn quick_and_slow(address: SocketAddr, side: &Side, mark: &Arc<Mark>, quick: f64, slow: f64) -> Vec<Running> {
     let of = |load: Load| Load { who: true, mark: Arc::clone(mark), ..load }.start();
     let mut loads = vec![of(Load::paced(address, 64, side.path, quick))];

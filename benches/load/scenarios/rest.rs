@@ -163,7 +163,7 @@ pub(super) fn syscalls(bench: &Bench, side: &Side, server: &Server) -> Result<Tu
 }
 
 const CONNECTIONS: usize = 100;
-/// The time between two new connections: 400 of them begin in a second.
+/// The time between two new connections, so that 400 connections begin in a second.
 pub(super) const APART: Duration = Duration::from_micros(2500);
 
 pub(super) fn balance(side: &Side, server: &Server, apart: Duration) -> Result<Turn, String> {

@@ -1,4 +1,4 @@
-//! The HTTP/1 client of a load: its requests are built beforehand, and httparse reads the answers.
+//! The HTTP/1 client of a load. It builds its requests beforehand, and reads the answers with httparse.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use tokio::{
 use super::{AFTER_REFUSAL, ANSWER_TIMEOUT, End, Outcome, Stream, Thread};
 use crate::now;
 
-/// The size of the buffer for an answer. A larger body is read in pieces that are not kept.
+/// The size of the buffer for an answer, in bytes. A larger body is read in pieces, and the pieces are not kept.
 const BUFFER: usize = 64 << 10;
 
 struct Connection {
@@ -46,7 +46,7 @@ pub(super) async fn connection(thread: Rc<Thread>) {
         thread.note(&Outcome { due, sent, end, slow: slow.is_some(), server });
         match (connection, answered) {
             (Ok(mut connection), Ok(_)) if load.wire.per_request => {
-                // Wait until the server closes: if the client closed first, its ports would stay in TIME_WAIT.
+                // Wait until the server closes, because if the client closed first, its ports would stay in TIME_WAIT.
                 let _ = timeout(AFTER_REFUSAL, connection.stream.read(&mut buffer)).await;
             }
             (Ok(connection), Ok(Answer { goodbye: false, .. })) => kept = Some(connection),
@@ -111,8 +111,8 @@ impl Connection {
     }
 }
 
-/// Parses the head of an answer; `None` while it is incomplete. Every peer must announce the length of its answer:
-/// otherwise a complete answer looks like a cut one.
+/// Parses the head of an answer; `None` while it is incomplete. Every peer must announce the length of its answer,
+/// because otherwise a complete answer would look like a cut answer.
 fn head(buffer: &[u8]) -> Result<Option<Head>, End> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);

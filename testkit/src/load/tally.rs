@@ -22,18 +22,19 @@ pub struct Tally {
     pub time: Duration,
     pub ok: u64,
     failures: BTreeMap<String, u64>,
-    /// The times from when a request was due to its end, in microseconds, of successful requests without the slow ones.
+    /// How long each successful request took from the time when it was due to its end, in microseconds. The slow
+    /// requests are left out.
     latency: Histogram<u64>,
     pub timeline: Vec<Tick>,
     /// How many requests were sent before the mark and answered well after it; if there is a victim, only those that
     /// the victim answered.
     pub survived: u64,
-    /// How many requests were lost on connections to the victim. If there is no victim, or the worker of a connection is
-    /// unknown, a lost request counts here only if it was sent before the mark.
+    /// How many requests were lost on connections to the victim. If there is no victim, or if the worker of a
+    /// connection is unknown, a lost request counts here only if it was sent before the mark.
     pub lost: u64,
     /// How many requests failed that do not count as `lost`: on connections to other workers, or on new connections.
     pub beyond: u64,
-    /// The longest wait of a successful request that ended soon after the mark.
+    /// The longest wait of a successful request that ended within `AFTERMATH` after the mark.
     pub longest_after: Duration,
     /// The pids of the workers that answered, each with the time of its first answer.
     pub servers: BTreeMap<u32, Instant>,
