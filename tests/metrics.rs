@@ -163,7 +163,8 @@ fn the_metrics_page_is_answered_before_the_app_and_never_counted() {
 
     let mut head = Connection::open(supervisor.address()).expect("a connection");
     head.send(&request("HEAD", "/metrics", &[("Connection", "close")], b"")).expect("sent");
-    // An answer to HEAD has the length of a body and no body. This client waits for the body until the connection ends.
+    // The answer to HEAD announces the length of a body but has no body. This client waits for a body, so it reports an
+    // error when the connection ends.
     head.answer().expect_err("no body");
 
     assert_eq!(supervisor.log().count(events::RECYCLE_REQUESTED), 0);

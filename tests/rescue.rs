@@ -41,8 +41,8 @@ fn stop(supervisor: &Supervisor, victim: u32) {
     eventually("the worker stands still", PATIENCE, || (Process(victim).state() == Some('T')).then_some(()));
 }
 
-/// Stops one of the workers for two seconds, five times in all. Returns the median of the five longest waits, because
-/// one stall of the machine must not fail the test.
+/// Stops one of the workers for two seconds, five times in all, and measures the longest wait each time. Returns the
+/// median of these five waits, because one stall of the machine must not fail the test.
 fn median_wait(supervisor: &Supervisor, before: Duration, load: impl Fn() -> Duration) -> Duration {
     let mut waits: Vec<_> = (0..5)
         .map(|run| {

@@ -86,7 +86,7 @@ fn bare(text: &str) -> String {
     out
 }
 
-/// If `rest` begins with a raw string, returns how many `#` it has.
+/// If `rest` begins with a raw string, returns how many `#` stand before its first quote.
 fn raw_string(rest: &str) -> Option<usize> {
     let after = rest.strip_prefix('r')?;
     let hashes = after.len() - after.trim_start_matches('#').len();

@@ -55,8 +55,8 @@ fn https_is_served_to_the_last_byte() {
         let headers = [("Content-Type", "text/plain"), ("Connection", "close")];
         let echoed = connection.ask(&request("POST", "/debug/echo", &headers, &body)).expect("an answer");
         assert_eq!((echoed.status, echoed.body == body), (200, true));
-        // If the server did not send close_notify, this would be an error: the client could not distinguish the end
-        // from a cut (RFC 8446, section 6.1).
+        // If the server did not send close_notify, this would be an error, because the client could not distinguish the
+        // end from a cut (RFC 8446, section 6.1).
         connection.wait_eof().expect("the server says that it is done");
     }
     supervisor.stop();

@@ -9,7 +9,7 @@ use std::{
 use crate::chaos::{Bind, Manner, Plan, Report, Swarm, Target, change_visibly, nginx};
 use crate::common::{Launch, PATIENCE, Signal, events, eventually, get, now, observe_for};
 
-/// Makes the tests of this file run one at a time, because they measure waits.
+/// Makes the tests of this file run one at a time. They measure waits, and would make each other's waits longer.
 fn alone() -> MutexGuard<'static, ()> {
     static MACHINE: Mutex<()> = Mutex::new(());
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)

@@ -30,7 +30,7 @@ use crate::common::{Failure, Random, Tally, now};
 /// The time limit for one request: a request that takes longer has failed.
 const TOO_LONG: Duration = Duration::from_secs(15);
 
-/// A request that waits longer than this is recorded by itself, so that the report can explain it.
+/// A request that waits longer than this is recorded as an event of its own, so that the report can explain it.
 pub const LONG_WAIT: Duration = Duration::from_millis(500);
 
 /// The address or addresses that the clients connect to.
@@ -72,7 +72,8 @@ impl Manner {
 pub struct Loss {
     pub failure: Failure,
     pub at: Instant,
-    /// The worker that had answered an earlier request on this connection, if there was one.
+    /// The pid of the worker that had answered an earlier request on this connection; `None` if there was no earlier
+    /// answer.
     pub pid: Option<u32>,
 }
 

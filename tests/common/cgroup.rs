@@ -12,7 +12,7 @@ use super::{PATIENCE, harness::eventually};
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// Makes a cgroup with this memory limit, in bytes.
+    /// Makes a cgroup with the memory limit `limit`, in bytes.
     pub fn make(limit: u64) -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let membership = fs::read_to_string("/proc/self/cgroup").expect("/proc/self/cgroup");
@@ -30,8 +30,8 @@ impl Cgroup {
         fs::create_dir(&made.0).unwrap_or_else(|error| panic!("{}: {error}; {needs}", made.0.display()));
         let limited = fs::write(made.0.join(file), limit.to_string());
         limited.unwrap_or_else(|error| panic!("{}/{file}: {error}; {needs}", made.0.display()));
-        // Without a limit on swap, the kernel would swap for seconds before it kills. If this fails, there is no such
-        // file and so no swap.
+        // Without a limit on swap, the kernel would swap for seconds before it kills. If this write fails, the file
+        // does not exist, because the kernel has no swap.
         let _ =
             fs::write(made.0.join(swap), if swap == "memory.swap.max" { "0".to_owned() } else { limit.to_string() });
         made

@@ -122,7 +122,7 @@ impl Log {
         self.lines_of(event).count()
     }
 
-    /// Returns the pid of each line of this event, in the order of the log.
+    /// Returns the pid of each log line with the event `event`, in the order of the log.
     pub fn pids(&self, event: &str) -> Vec<u32> {
         self.lines_of(event).filter_map(|line| field(line, "pid")?.parse().ok()).collect()
     }
@@ -158,7 +158,8 @@ pub fn build_example(name: &str) -> PathBuf {
     build(name, if cfg!(debug_assertions) { "dev" } else { "release" })
 }
 
-/// Builds the example as users run it, in the release profile, for tests that measure time or memory.
+/// Builds the example `name` in the release profile, as users run it, for tests that measure time or memory. Returns
+/// its path.
 pub fn build_release_example(name: &str) -> PathBuf {
     build(name, "release")
 }
@@ -206,7 +207,7 @@ impl Launch {
         Self::of(build_example("misbehave"))
     }
 
-    /// Prepares any program that uses the library.
+    /// Prepares the program at the path `program`, which must use the library.
     pub fn of(program: PathBuf) -> Self {
         let dir = tempfile::Builder::new().prefix("oxicorn-test-").tempdir().expect("a temporary folder");
         // Workers that run as another user must be able to enter this folder.
@@ -277,7 +278,7 @@ impl Launch {
         self.through(&[wrapper.to_str().expect("a path in UTF-8")])
     }
 
-    /// Makes the supervisor log to this file in the temporary folder, where the harness reads it.
+    /// Makes the supervisor log to the file `name` in the temporary folder. The harness reads the log from this file.
     pub fn log_to(mut self, name: &str) -> Self {
         self.log_file = Some(name.to_owned());
         self.set("log.file", &format!(r#""{{dir}}/{name}""#))
@@ -339,7 +340,7 @@ impl Launch {
         }
     }
 
-    /// Starts the program and waits until this many workers serve.
+    /// Starts the program and waits until `workers` workers serve.
     pub fn serving(self, workers: usize) -> Supervisor {
         let mut supervisor = self.start();
         supervisor.wait_listening();
@@ -470,7 +471,7 @@ impl Supervisor {
         })
     }
 
-    /// Waits until at least this many workers serve. There may be more for a moment, while workers are being replaced.
+    /// Waits until at least `workers` workers serve. There may be more for a moment, while workers are being replaced.
     pub fn wait_serving_at_least(&self, workers: usize) {
         eventually(&format!("at least {workers} workers serve"), PATIENCE, || {
             (self.serving_pids().len() >= workers).then_some(())

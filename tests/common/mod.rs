@@ -2,7 +2,7 @@
 //! `/proc`.
 //!
 //! Owns: starting, watching and ending the real binary, and the database beside it. Refuses: access to anything inside
-//! the crate; no test imports `oxicorn`.
+//! the crate. No test imports `oxicorn`.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "the programs of the tests use a part each")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 

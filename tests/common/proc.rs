@@ -83,8 +83,8 @@ impl Process {
         self.number("VmRSS")
     }
 
-    /// Returns how often the kernel switched away from the process, voluntarily or not. A test counts wake-ups by it,
-    /// because a process that sleeps is not switched.
+    /// Returns how often the kernel switched away from the process, voluntarily or not. The tests use this number as
+    /// the number of wake-ups, because a sleeping process causes no switches.
     pub fn context_switches(self) -> u64 {
         self.number("voluntary_ctxt_switches") + self.number("nonvoluntary_ctxt_switches")
     }

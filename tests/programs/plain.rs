@@ -109,7 +109,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Serves without the supervisor: prints its address on the first line of its output, and serves until it is killed.
+/// Serves without the supervisor. Prints its address on the first line of its output, and serves until it is killed.
 #[tokio::main(flavor = "current_thread")]
 async fn bare(address: SocketAddr) -> io::Result<()> {
     let socket = TcpSocket::new_v4()?;

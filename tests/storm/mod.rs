@@ -36,7 +36,7 @@ const BETWEEN: Duration = Duration::from_millis(25);
 const CRASH_PATIENCE: Duration = Duration::from_millis(500);
 /// The shortest allowed time between two forks for the same slot.
 const FLOOR: Duration = Duration::from_millis(100);
-/// An allowance for other load of the machine.
+/// How much longer a wait may be because of other load of the machine.
 const SLACK: Duration = Duration::from_millis(100);
 /// The longest time without a serving slot that is allowed with more than one worker.
 const MOST: Duration = Duration::from_millis(250);

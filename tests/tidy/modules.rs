@@ -1,8 +1,8 @@
 //! Promise to ourselves: in the library a type's name stands for one thing, and modules do not import each other in
 //! circles.
 //!
-//! Owns: which items a file defines and imports, read without a compiler. Refuses: the rules about who may import what
-//! (`tidy`).
+//! Owns: the lists of items that a file defines and imports, read without a compiler. Refuses: the rules about who may
+//! import what (`tidy`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
