@@ -24,8 +24,8 @@ fn assert_serving_stays_within(log: &Log, count: usize) {
     assert!(complete, "all {count} workers served once");
 }
 
-/// Returns the numbers in a log line that are in the range `among`. Leaves out its time and its fields pid, slot,
-/// generation and heir.
+/// Returns the numbers in a log line that are in the range `among`. Leaves out the line's time and its fields pid,
+/// slot, generation and heir.
 fn numbers(line: &str, among: std::ops::RangeInclusive<u64>) -> Vec<u64> {
     line.split_whitespace()
         .skip(1)

@@ -9,8 +9,8 @@ use crate::common::{
 };
 
 const PATH: &str = "/debug/connections";
-/// The longest that a client may wait: `BUSY_WAIT` while the sibling workers have traffic, `IDLE_WAIT` while they are
-/// idle.
+/// The longest time that a client may wait: `BUSY_WAIT` while the sibling workers have traffic, `IDLE_WAIT` while they
+/// are idle.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
 const IDLE_WAIT: Duration = Duration::from_millis(400);
 

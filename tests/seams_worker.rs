@@ -111,7 +111,8 @@ fn what_an_outer_loop_cuts_by_its_early_end_is_counted() {
         let mut slow = Connection::open(supervisor.address()).expect("a connection");
         slow.send(&request("GET", "/sleep/60000", &[], b"")).expect("sent");
         eventually("it is in flight", PATIENCE, || (supervisor.status()["workers"][0]["in_flight"] == 1).then_some(()));
-        // The loop ends before its own request is answered, so two requests are cut.
+        // The request that ends the loop is itself not answered before the loop ends, so two requests are cut: this one
+        // and the slow one.
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
         connection.send(&request("GET", &format!("/outer/{end}"), &[], b"")).expect("sent");
         let failed = supervisor.wait_log("outer_loop_failed", 1, PATIENCE);

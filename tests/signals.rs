@@ -23,7 +23,7 @@ fn winch_is_logged_and_does_no_harm() {
 }
 
 /// If one of these signals were deadly, it would kill the worker before the worker runs again. So one more answer from
-/// the same worker proves that it is not.
+/// the same worker proves that none of them is deadly.
 #[test]
 fn signals_sent_to_a_worker_by_mistake_do_not_kill_it() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);

@@ -17,8 +17,8 @@ fn launch(key: &str, limit: &str) -> Launch {
     hour.set(&format!("http.{key}"), limit)
 }
 
-/// Waits for the end of the connection and returns the bytes before it. Asserts that the end comes not before `limit`,
-/// and at most a second after it. For stalls of the machine, more time is allowed.
+/// Waits for the end of the connection and returns the bytes before it. Asserts that the end does not come before
+/// `limit`, and comes at most a second after it. For stalls of the machine, more time is allowed.
 #[track_caller]
 fn ends_after(connection: &mut Connection, limit: Duration) -> Vec<u8> {
     let (canary, begun) = (Canary::start(), now());

@@ -73,7 +73,7 @@ fn status_answers_during_a_storm() {
             0 | 1 => supervisor.signal(if round < 20 { Signal::SIGTTIN } else { Signal::SIGTTOU }),
             _ => {
                 let pid = supervisor.serving_pids().first().map(|pid| Pid::from_raw(pid.cast_signed()));
-                // The kill may fail: an earlier TTOU may already have made this worker exit.
+                // The kill may fail, because an earlier TTOU may already have made this worker exit.
                 killed += u64::from(pid.is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok()));
             }
         }

@@ -110,7 +110,7 @@ fn its_own_layers_see_spans_and_events_and_the_log_continues() {
     assert!(supervisor.log().0.contains("event=worker_drained"), "the worker logs to its end");
 }
 
-/// `check --deep` runs the factory too. Its worker never serves, so it writes the lines of the factory only.
+/// `check --deep` runs the factory too. Its worker never serves, so the worker writes only the lines of the factory.
 #[test]
 fn its_own_layers_get_what_the_factory_says_after_it_has_installed_them() {
     let launch = || embedder().env("EMBEDDER", "layers in the factory");
@@ -136,7 +136,7 @@ fn its_own_layers_get_what_the_factory_says_after_it_has_installed_them() {
         assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
     }
 
-    // The preflight of an upgrade runs the factory with the same layers. It has no log of its own.
+    // The preflight of an upgrade runs the factory with the same layers, but it has no log of its own.
     let before = seen().matches("span a_task").count();
     assert_eq!(supervisor.ctl(&["upgrade"]).status.code(), Some(0));
     assert!(seen().matches("span a_task").count() >= before + 2, "the preflight and the new worker: {}", seen());

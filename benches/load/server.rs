@@ -171,7 +171,7 @@ pub fn switches_of(process: Process) -> u64 {
     threads.map(of).sum()
 }
 
-/// Sends one request on a new connection, without a runtime, and returns the status and the body.
+/// Sends one request on a new connection, without an async runtime, and returns the status and the body.
 pub fn ask(address: SocketAddr, path: &str, patience: Duration) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, patience).ok()?;
     stream.set_read_timeout(Some(patience)).ok()?;

@@ -1,5 +1,5 @@
-//! The one client that measures every peer: how many connections it uses, at which pace, what it asks for, and how each
-//! request ended.
+//! The one client that measures every peer. A load says how many connections it uses, at which pace, and what it asks
+//! for. The client notes how each request ended.
 //!
 //! Owns: the threads, the pace, and the clock that measures a request. Refuses: retries, and a request that is counted
 //! twice or not at all.

@@ -18,7 +18,7 @@ pub struct Case {
 /// What must happen to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The app answers 200, and the content of its answer is this text: the content of the request.
+    /// The app answers 200, and its answer repeats the content of the request, which is given here.
     Echo(Vec<u8>),
     /// The app answers with this status.
     Status(u16),

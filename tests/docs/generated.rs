@@ -301,7 +301,7 @@ fn the_settings_page_is_what_the_program_says() {
 
 // ---- the command line -----------------------------------------------------------------------------------------------
 
-/// Returns every command of the program, mostly from its help.
+/// Returns every command of the program. Most of them come from its help.
 pub(super) fn commands() -> Vec<String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let help = stdout(&run_in(folder.path(), &["--help"], &[]));

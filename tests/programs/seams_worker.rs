@@ -39,9 +39,9 @@ use tokio::sync::oneshot;
 struct Table {
     /// If this is not 0, the factory fails, and the details of its failure have this many lines.
     details: usize,
-    /// If this is true, a shutdown hook that runs before the other one panics.
+    /// If this is true, the first shutdown hook, which runs before the slow hook, panics.
     hook_panics: bool,
-    /// If this is not empty, the factory fails with it as the reason.
+    /// If this text is not empty, the factory fails, and the text is the reason.
     reason: String,
     /// How long the shutdown hook takes, in milliseconds.
     hook_ms: u64,

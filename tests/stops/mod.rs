@@ -50,7 +50,7 @@ pub enum Way {
     /// The master gets the SIGTERM twice within a moment, while a request is in flight that takes longer than a quick
     /// stop allows.
     Twice,
-    /// The master gets the SIGTERM first, then each worker: this is systemd's order.
+    /// The master gets the SIGTERM first, then each worker. This is systemd's order.
     MasterThenWorkers,
     /// Each worker gets the SIGTERM first, then the master. Programs that follow cgroup.procs do this if the master is
     /// not the first entry.

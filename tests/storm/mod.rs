@@ -40,8 +40,8 @@ const FLOOR: Duration = Duration::from_millis(100);
 const SLACK: Duration = Duration::from_millis(100);
 /// The longest time without a serving slot that is allowed with more than one worker.
 const MOST: Duration = Duration::from_millis(250);
-/// The memory limit of each server. It is enough for the master and four workers, but too little for the request that
-/// allocates much memory.
+/// The memory limit of each server, in bytes. It is enough for the master and four workers, but too little for the
+/// request that allocates much memory.
 const MEMORY: u64 = 128 << 20;
 
 /// How the storm kills a worker.

@@ -1,6 +1,6 @@
 //! Compares two runs, figure by figure.
 //!
-//! Owns: the words for a difference. Refuses: the judgement whether it is better or worse.
+//! Owns: the words for the difference between two figures. Refuses: the judgement whether a figure has become better.
 
 use oxicorn_testkit::record::{Record, Row, Spread};
 

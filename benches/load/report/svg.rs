@@ -118,7 +118,7 @@ pub fn apart(mut wanted: Vec<f64>, gap: f64, bottom: f64) -> Vec<f64> {
 }
 
 /// Draws one line for each peer: microseconds on a logarithmic scale, over percentiles. Each further nine takes the
-/// same width: the distance from 99 % to 99.9 % is that from 90 % to 99 %.
+/// same width: the distance from 99 % to 99.9 % is the same as the distance from 90 % to 99 %.
 pub fn percentiles(title: &str, lines: &[(Peer, Vec<(f64, f64)>)]) -> String {
     let room = widest(lines.iter().map(|line| line.0));
     let (width, left, right, top) = (1080.0, 62.0, 1058.0 - room as f64 * 7.0, 10.0);

@@ -1,4 +1,5 @@
-//! Loads without events: how many requests are answered, what they cost, and how long they take.
+//! Scenarios in which a load runs without events. They measure how many requests are answered, what they cost, and how
+//! long they take.
 
 use std::time::Duration;
 

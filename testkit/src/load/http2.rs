@@ -1,4 +1,5 @@
-//! The HTTP/2 client of a load: some connections, each with some streams at the same time, always at saturation.
+//! The HTTP/2 client of a load. It uses several connections, each with several streams at the same time, and is always
+//! at saturation.
 
 use std::rc::Rc;
 
