@@ -16,7 +16,7 @@ use crate::{settings::Http, sys::clock, worker::shared::Shared};
 #[derive(Debug)]
 pub(super) struct Activity {
     accepted: u64,
-    /// The number of requests that the app has, and of responses under way. With HTTP/2 it is 1 while any stream is
+    /// The number of requests that the app has or whose response is under way. With HTTP/2 it is 1 while any stream is
     /// open.
     busy: AtomicU32,
     /// When the first bytes arrived that are a head, or may become one; `NEVER` while no head is arriving.
@@ -30,9 +30,9 @@ pub(super) struct Activity {
     /// The value of `idle_since` when the connection was asked to give up its place; `NEVER` before. A later request
     /// changes `idle_since`, and then the connection may keep its place.
     asked_to_leave: AtomicU64,
-    /// The number of requests that are answered while the rest of their bodies is still being read. There may be two:
-    /// the next request can begin before the task that reads the first rest has seen that its body has ended. The
-    /// counter is changed atomically, because an app may drop a body on another thread.
+    /// The number of requests that are answered while the rest of their bodies is still being read. There may be two
+    /// such requests, because the next request can begin before the task that reads the rest of the first body has seen
+    /// the end of this body. The counter is changed atomically, because an app may drop a body on another thread.
     reads_on: AtomicU32,
 }
 

@@ -28,7 +28,7 @@ use crate::worker::{scanner::Refusal, serve::BoxError};
 
 /// A request's body as it arrives from the connection.
 ///
-/// It ends with an error if it is longer than `http.limit_request_body`, if the client is silent for
+/// The body ends with an error if it is longer than `http.limit_request_body`, if the client is silent for
 /// `http.body_timeout` while the app waits for more, if its framing is wrong, or if the client goes away. In the first
 /// three cases the worker replaces the app's response by 413, 408 or 400, unless the head of the app's response is
 /// already sent.

@@ -113,7 +113,7 @@ where
     }
 }
 
-/// What the first bytes of a client are.
+/// What the first bytes of a client turn out to be.
 enum Hello {
     Accepted(Box<Accepted>),
     /// The bytes are not the beginning of a TLS record. The client would not understand a TLS alert.

@@ -1,14 +1,14 @@
 //! Decides when and how a connection of HTTP/2 ends.
 //!
-//! Owns: the meaning of the passing frames for the end of a connection, the goodbye, the drain, streams that the client
-//! does not read, and clients that are gone. Refuses: the transfer of bytes (`wire`), the parsing of frames (`frames`),
-//! windows (`streams`), and the protocol itself, which hyper's library h2 speaks.
+//! Owns: the meaning of the passing frames for the end of a connection, the goodbye (the GOAWAY that we send), the
+//! drain, streams that the client does not read, and clients that are gone. Refuses: the transfer of bytes (`wire`),
+//! the parsing of frames (`frames`), windows (`streams`), and the protocol itself, which hyper's library h2 speaks.
 //!
 //! A GOAWAY names the last stream that the server serves. If the client opens another stream at the same time, that
 //! stream is lost, unless the client can repeat its request. So we send one GOAWAY when this is unlikely: when no
 //! stream has been open for a while. This GOAWAY is the *goodbye*. If there is no such moment, h2 first warns the
 //! client with GOAWAY(2^31-1) and a PING, and sends the last GOAWAY when the PING is answered. We hold the client's
-//! answer back until the streams have come that the client opened before it read the warning.
+//! answer back until the streams have come that the client was opening when the warning came.
 
 mod frames;
 mod streams;
@@ -41,8 +41,8 @@ use crate::{sys::clock, worker::shared::Shared};
 /// In a drain, a connection gets the goodbye (one GOAWAY that we send) after this time without a stream.
 const PAUSE: u64 = 50;
 /// In a drain, a connection that was busy gets the goodbye (one GOAWAY that we send) only after this time without a
-/// stream. A busy client may be a proxy whose machine pauses for a moment. After the pause the proxy continues for all
-/// its own clients.
+/// stream. A busy client may be a proxy whose machine pauses for a moment and then continues for all clients of the
+/// proxy.
 const PAUSE_IF_BUSY: u64 = 500;
 /// After h2's warning, a connection gets no goodbye (GOAWAY that we send) for this time, because the warning itself may
 /// have made the client pause.
@@ -53,10 +53,10 @@ const WARNED: u64 = 1_000;
 /// place.
 const UNANSWERED: u64 = 5_000;
 
-/// With `http.http2_rebalance`: the least time between two checks whether a connection should move to a sibling
-/// (another worker).
+/// With `http.http2_rebalance` at least this time passes between two checks whether a connection should move to a
+/// sibling (another worker).
 const WEIGH: u64 = 200;
-/// With `http.http2_rebalance`: a connection is checked only if it has had at least this many streams.
+/// With `http.http2_rebalance` a connection is checked only if it has had at least this many streams.
 const STREAMS_MIN: u32 = 20;
 /// How long a connection that should move to a sibling may take to become idle. After this time h2 warns the client.
 const AWAY: u64 = 150;

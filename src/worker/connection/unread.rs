@@ -33,7 +33,7 @@ const MOST: Duration = Duration::from_secs(30);
 /// What the body of a request means for its response and for the connection.
 #[derive(Debug, Default)]
 pub(super) struct BodyOutcome {
-    /// The reason why the body ended badly; it is not set if the body did not.
+    /// The reason why the body ended badly. It is not set while the body has no fault.
     fault: OnceLock<Refusal>,
     rest: Mutex<Rest>,
 }
@@ -70,8 +70,8 @@ impl BodyOutcome {
     }
 
     /// Notes that the response is made. `lasts` is true if the response allows another request on the connection.
-    /// Returns true if another request can really follow; it cannot after a fault of the body, or if the rest of the
-    /// body is not read.
+    /// Returns true if another request can really follow. After a fault of the body, or if the rest of the body is not
+    /// read, no request can follow.
     pub(super) fn answer(&self, lasts: bool, connection: &Arc<Connection>) -> bool {
         let lasts = lasts && self.fault().is_none();
         match mem::replace(&mut *self.rest(), Rest::Answered { lasts }) {

@@ -15,7 +15,8 @@ pub(super) const PATH: u8 = 2;
 pub(super) const QUERY: u8 = 4;
 
 /// The class of the characters of a host that is a name or an IPv4 address: `unreserved` and `sub-delims` of RFC 3986,
-/// section 3.2.2. It does not have the percent sign, because `http::Uri` does not take it, and no name in use has one.
+/// section 3.2.2. It does not have the percent sign, because `http::Uri` does not take this sign, and no host name in
+/// use has it.
 pub(super) const HOST: u8 = 8;
 
 const CLASSES: [u8; 256] = {

@@ -1,4 +1,4 @@
-//! The checks of a request of HTTP/2 that h2 does not make. With HTTP/1 the scanner makes them.
+//! Checks a request of HTTP/2 for the faults that h2 does not look for. With HTTP/1 the scanner looks for these faults.
 //!
 //! Owns: the checks of the limits, of `Host` beside `:authority`, and of `Expect`. It is pure. Refuses: frames and
 //! header blocks, which h2 judges, and responses (`connection::exchange`).

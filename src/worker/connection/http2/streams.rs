@@ -102,7 +102,7 @@ impl Streams {
         }
     }
 
-    /// Changes the stream with this id, and removes it if both sides have ended it then.
+    /// Calls `change` with the stream `id`, and removes the stream if both sides have ended it after that.
     fn change(&mut self, id: u32, change: impl FnOnce(&mut OpenStream)) {
         if let Some(stream) = self.find(id) {
             change(stream);

@@ -163,8 +163,8 @@ impl<T: ClientStream> Read for Http2Wire<T> {
             let said = this.poll_write_ours(&mut state, cx)?;
             match state.goodbye {
                 Goodbye::No | Goodbye::Wanted => {}
-                // The client sends this before it has read our GOAWAY. It belongs to streams above the last one that is
-                // served, so h2 does not get it.
+                // The client sent the bytes that come now before it read our GOAWAY. They belong to streams above the
+                // last one that is served, so h2 does not get them.
                 Goodbye::Begun => return said.map(Ok),
                 Goodbye::Done => return Poll::Ready(Ok(())),
             }
