@@ -39,8 +39,8 @@ pub(crate) fn own_program() -> io::Result<OwnedFd> {
 }
 
 /// Replaces the program of this process by `program`, which [`open`] returned. The new program gets `arguments` and the
-/// environment of this process, in which `name` is set to `value`. It returns only if the exec fails. Call it with all
-/// signals blocked; they stay blocked in the new program.
+/// environment of this process, in which `name` is set to `value`. This function returns only if the exec fails. Call
+/// it with all signals blocked; the signals stay blocked in the new program.
 pub(crate) fn replace(program: BorrowedFd<'_>, arguments: &[OsString], name: &str, value: &str) -> io::Error {
     let c_string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
     let pair = |name: &OsStr, value: &OsStr| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat());

@@ -112,7 +112,7 @@ pub(crate) fn recv(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Recv> {
 /// connected.
 ///
 /// # Errors
-/// ENOTSOCK and similar errors.
+/// The kernel's errors, such as ENOTSOCK.
 pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<(i32, u32)> {
     let peer = socket::getsockopt(&fd, PeerCredentials)?;
     Ok((peer.pid(), peer.uid()))
@@ -154,8 +154,9 @@ pub(crate) fn has_left(socket: RawFd) -> bool {
     }
 }
 
-/// Returns true if a TCP client has left. The kernel does not tell when the FIN came, so this estimates it. The kernel
-/// tells when the last data and the last acknowledgment came, and a FIN carries an acknowledgment.
+/// Returns true if a TCP client has left. The kernel does not tell when the FIN came, only when the last data and the
+/// last acknowledgment came. A FIN carries an acknowledgment, so the time of the last acknowledgment is taken for the
+/// time of the FIN.
 fn has_left_tcp(info: &libc::tcp_info) -> bool {
     const TCP_CLOSE: u8 = 7;
     const TCP_CLOSE_WAIT: u8 = 8;
@@ -263,8 +264,8 @@ pub(crate) fn reopen_nonblocking(fd: BorrowedFd<'_>) -> io::Result<File> {
     OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
-/// Opens a file for appending, and makes it with mode 0640 if it is missing. If it is a FIFO, neither the open nor a
-/// write waits for a reader.
+/// Opens a file for appending, and makes it with mode 0640 if it is missing. If the file is a FIFO, neither the open
+/// nor a write waits for a reader.
 ///
 /// # Errors
 /// The errors that the kernel reports.

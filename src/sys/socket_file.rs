@@ -82,7 +82,8 @@ pub(crate) fn occupant(path: &Path) -> io::Result<Occupant> {
         Err(io::ErrorKind::ConnectionRefused) => Ok(Occupant::Stale(file)),
         Err(io::ErrorKind::NotFound) => Ok(Occupant::Nothing),
         Err(io::ErrorKind::PermissionDenied) => Err(io::ErrorKind::PermissionDenied.into()),
-        // Any other error also means a live server: its queue is full, or it has a datagram socket.
+        // Any other error also means that a live server is there: the server's queue is full, or its socket is a
+        // datagram socket.
         Ok(()) | Err(_) => Ok(Occupant::Server(visitor)),
     }
 }

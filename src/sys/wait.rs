@@ -36,7 +36,7 @@ impl fmt::Display for Exit {
 pub(crate) fn reap() -> io::Result<Option<(i32, Exit)>> {
     loop {
         let mut status = 0;
-        // The function waitpid of nix is not used, because it would lose a death: if a real-time signal ended the child,
+        // nix's function waitpid is not used, because it would lose a death: if a real-time signal ended the child,
         // that function reaps the child and then returns an error.
         // SAFETY: waitpid writes one int; `status` is an int and outlives the call.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
