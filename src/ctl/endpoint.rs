@@ -50,7 +50,7 @@ struct FoundService {
 impl ControlEndpoint {
     /// Finds out where to ask the service that is meant by these flags, this environment and this folder. It also reads
     /// a settings file that has mistakes. Without this, the command would not find the service, or would ask another
-    /// service. `socket` is the value of `--socket`; with it, any service that answers at this path is meant.
+    /// service. `socket` is the value of `--socket`. If it is given, any service that answers at this path is meant.
     ///
     /// # Errors
     /// The settings file cannot be read, so it is not known which service is meant; or `socket` is a relative path, and
