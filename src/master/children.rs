@@ -1,4 +1,4 @@
-//! The worker processes: what the master sends them, what it receives from them, and their end.
+//! The worker processes: the messages between them and the master, and the end of each process.
 //!
 //! Owns: forks, the receipt of messages, and reaping. Refuses: the data of one process (`child`), the consequences of
 //! an event (`core`), and the reason for an exit (`exits`).
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Forks a worker, with the runtime's hooks around the fork. The caller keeps signals blocked meanwhile.
+/// Forks a worker, with the runtime's hooks around the fork. The caller must keep signals blocked during the call.
 ///
 /// # Errors
 /// The errors of [`fork`]. The runtime's hook in the master runs also after an error.
@@ -35,7 +35,8 @@ pub(crate) fn fork_worker(runtime: &dyn Runtime) -> io::Result<Forked> {
     forked
 }
 
-/// Reads what all workers have written since the last call: heartbeats in their rows, messages in their channels.
+/// Reads what all workers have written since the last call, which are heartbeats in their rows and messages in their
+/// channels.
 pub(super) fn recv_all(shell: &mut Shell) {
     for child in &mut shell.children {
         let due = child.row.due();

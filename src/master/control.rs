@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// The most clients at the same time. When a further one comes, the oldest client that has not sent its request is
+/// The most clients at the same time. When a further client comes, the oldest client that has not sent its request is
 /// dropped.
 const CLIENTS_MAX: usize = 32;
 /// The most clients that wait for a reply. These clients are never dropped, so their number is limited to leave room
@@ -142,8 +142,8 @@ impl Site<'_> {
             };
             match folder.and_then(|folder| self.within(&folder)) {
                 Ok(listener) => return Ok(listener),
-                // Report why the first folder cannot be used: it is the best one, and its problem is what the operator
-                // has to correct.
+                // Only the error of the first folder is reported, because this folder is the best one, and the operator
+                // has to correct its problem.
                 Err(error) => drop(refused.get_or_insert(error)),
             }
         }
@@ -233,8 +233,8 @@ impl ControlServer {
         Self { listener, uid, clients, next: 0, deaf_until: None, progress, lost: false }
     }
 
-    /// Tries again to make the socket that could not be made at the start: a folder that was missing may exist now. If
-    /// it still cannot be made, nothing is logged, because the reason was logged at the start.
+    /// Tries again to make the socket that could not be made at the start, because a folder that was missing then may
+    /// exist now. If the socket still cannot be made, nothing is logged, because the reason was logged at the start.
     pub(super) fn open_late(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
         let listener = site.open(uid)?.ok()?;
@@ -246,8 +246,8 @@ impl ControlServer {
         Some(Self::new(listener, uid))
     }
 
-    /// Makes the file of the socket again if it is gone: `/tmp` may be cleaned, and a logout removes the login's
-    /// folder. The clients stay connected.
+    /// Makes the file of the socket again if the file is gone. A cleaner of `/tmp` may remove it, and a logout removes
+    /// the folder of the login. The clients stay connected.
     pub(super) fn look_after(&mut self, site: &Site<'_>) {
         if self.listener.is_still_there() {
             return;

@@ -1,4 +1,4 @@
-//! The decisions of the master: events in, actions out.
+//! The decisions of the master. Events come in, and the actions to perform go out.
 //!
 //! Owns: the table of workers and every decision about them. Refuses: syscalls, the clock, logging, randomness. The
 //! shell (`master`) brings events and the time, performs the actions and logs the notes.
@@ -45,8 +45,8 @@ const TRIAL_MS: u64 = 500;
 /// How long the master waits before it looks at a trial again, if a worker of the new generation was late with its
 /// heartbeat.
 const TRIAL_LOOK_MS: u64 = 100;
-/// How long the listeners of removed addresses stay open after a trial. Handshakes under way end in this time, even if
-/// one SYN-ACK is lost.
+/// How long the listeners of removed addresses stay open after a trial. Handshakes that are under way can end in this
+/// time, even if one SYN-ACK is lost.
 const REMOVED_POLL_MS: u64 = 1_000;
 /// The last part of [`REMOVED_POLL_MS`], in which the removed addresses refuse new connections.
 const REMOVED_REFUSE_MS: u64 = 250;
@@ -103,8 +103,8 @@ pub(crate) struct Master {
     /// Clients of the control socket that asked for the current target and have no reply yet.
     callers: Vec<Caller>,
     change: Change,
-    /// Reloads and upgrades that were requested while another one was under way, in the order of the requests; at most
-    /// one of each kind.
+    /// Reloads and upgrades that were requested while another one was under way, in the order of the requests; the
+    /// queue has at most one request of each kind.
     queue: Vec<Queued>,
     generation_last: Generation,
     /// The last generation that failed its trial. If a fork for this generation completes later, its worker is drained
@@ -562,8 +562,8 @@ impl Master {
 
     // ---- questions -------------------------------------------------------------------------------------------------
 
-    /// Returns the number of slots that should have a worker: the target, but at most the number of slots that have
-    /// listeners.
+    /// Returns the number of slots that should have a worker. It is the target, but at most the number of slots that
+    /// have listeners.
     fn slots(&self) -> u32 {
         self.target.min(self.policy.slots)
     }
@@ -584,8 +584,8 @@ impl Master {
         same.map(|w| w.serving_since).min()
     }
 
-    /// Returns true if this worker is the one that its slot should keep: of the current generation, and not about to be
-    /// replaced. A slot has at most one.
+    /// Returns true if this worker is the one that its slot should keep. Such a worker is of the current generation and
+    /// is not about to be replaced. A slot has at most one such worker.
     fn current(&self, w: &Worker) -> bool {
         w.wanted() && w.recycle.is_none() && w.generation == self.generation
     }
@@ -644,8 +644,8 @@ impl Worker {
         matches!(self.phase, Phase::Serving { .. })
     }
 
-    /// Returns true if the worker can still accept connections from the listeners at the final stop: it does not hang
-    /// and was not killed.
+    /// Returns true if the worker can still accept connections from the listeners at the final stop, because it does
+    /// not hang and was not killed.
     fn can_accept(&self) -> bool {
         !matches!(self.phase, Phase::Dumping { .. } | Phase::Aborting { .. } | Phase::Killed { .. })
     }

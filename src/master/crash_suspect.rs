@@ -46,8 +46,8 @@ impl Deaths {
         (ENOUGH..=self.last.len()).rev().find_map(|of| {
             let last = || self.last.iter().rev().take(of);
             let deaths = |request: &String| last().filter(|death| death.contains(request)).count();
-            // If two requests were in flight at equally many deaths, the suspect is the one with fewer other requests
-            // beside it.
+            // If two requests were in flight at equally many deaths, the suspect is the request that had fewer other
+            // requests in flight beside it.
             let company =
                 |request: &String| last().filter(|death| death.contains(request)).map(Vec::len).sum::<usize>();
             let suspect = last().flatten().max_by_key(|one| (deaths(one), std::cmp::Reverse(company(one))))?;

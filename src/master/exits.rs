@@ -42,7 +42,7 @@ pub(super) fn is_foreign_kill(exit: Exit, phase: Phase) -> bool {
     is_signal(exit, Number::SIGKILL) && !matches!(phase, Phase::Killed { .. })
 }
 
-/// Returns true if a request may have caused this end: the worker was not told to end, or it hung.
+/// Returns true if a request may have caused this end, because the worker was not told to end or because it hung.
 pub(super) fn may_be_caused_by_a_request(phase: Phase, exit: Exit) -> bool {
     match phase {
         Phase::Serving { .. }

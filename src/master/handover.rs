@@ -1,4 +1,5 @@
-//! The state that one program passes to the next over an exec: JSON in memory, and the descriptors that it names.
+//! The state that one program passes to the next over an exec. It is JSON in memory, with the descriptors that the JSON
+//! names.
 //!
 //! Owns: the format of the state, the search for the state at the start of a program, and the return to the old program
 //! as long as the new one has not taken over. Until the takeover, nothing that was passed is closed or used up, so the

@@ -25,7 +25,8 @@ pub(super) fn service(shell: &Shell) -> Service {
     }
 }
 
-/// Returns why a command is refused, if it is meant for another service; `None` if it is meant for this one.
+/// Returns why a command is refused if the command is meant for another service; `None` if it is meant for this
+/// service.
 pub(super) fn refusal(shell: &Shell, meant: &Meant) -> Option<String> {
     let name = &shell.resolved.settings.process.name;
     let wanted = match meant {

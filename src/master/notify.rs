@@ -45,7 +45,7 @@ pub(super) struct Notify {
     /// The status text that was sent last.
     told: String,
     /// Messages about the state that are not sent yet, the oldest first. A status text is not kept, because only the
-    /// newest one matters.
+    /// newest text matters.
     unsent: VecDeque<String>,
     /// When the master tries again to send. It is set only while a message waits for room in the queue of systemd.
     retry_at: Option<Millis>,
@@ -61,7 +61,8 @@ struct Watchdog {
 }
 
 impl Notify {
-    /// Returns `None` if no service manager listens, or if it cannot be reached; the log has the reason for the latter.
+    /// Returns `None` if no service manager listens, or if the service manager cannot be reached. In the second case
+    /// the log has the reason.
     pub(super) fn open(now: Millis) -> Option<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let every_ms =
@@ -98,7 +99,7 @@ impl Notify {
         })
     }
 
-    /// Continues for the old program: what the old program has sent to systemd is not sent again.
+    /// Continues in place of the old program, so that nothing that the old program has sent to systemd is sent again.
     pub(super) fn resume(&mut self, (state, reloading): (ServiceState, bool)) {
         (self.state, self.reloading) = (state, reloading);
     }

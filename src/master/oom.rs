@@ -34,7 +34,8 @@ pub(super) struct OomDelta {
 }
 
 impl OomKills {
-    /// Returns `None` if there is no such counter: outside a cgroup, in the root of cgroup v2, or before Linux 4.13.
+    /// Returns `None` where the kernel has no such counter, which is outside a cgroup, in the root of cgroup v2, or
+    /// before Linux 4.13.
     pub(super) fn find() -> Option<Self> {
         let read = |path: &str| fs::read_to_string(path).ok();
         let (folder, file) = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;

@@ -1,4 +1,4 @@
-//! Performs what the core decided: one function for each action.
+//! Performs the actions that the core asks for. Each action has a function of its own.
 //!
 //! Owns: forks, messages to workers, signals, steering, and the sentences of the log. Refuses: decisions.
 
@@ -122,7 +122,7 @@ impl Shell {
     }
 
     /// Tells the worker to drain. The row is written before the log, so that an operator who reads in the log that the
-    /// worker drains sees it in the status too.
+    /// worker drains also sees this in the status.
     fn drain(&mut self, pid: Pid, grace_ms: u64, last: bool, cause: Cause) {
         let (slot, generation) = self.place(pid);
         let grace = Duration::from_millis(grace_ms);
@@ -426,8 +426,8 @@ impl Shell {
             started: _,
             certificate_due: _,
             control_due: _,
-            // Dropped below: they hold the master's ends of the channels to the other workers. If this child kept
-            // copies, those workers would not notice that the master is gone.
+            // The children are dropped below, because they hold the master's ends of the channels to the other workers.
+            // If this process kept copies, those workers would not notice that the master is gone.
             children,
             inbox: _,
             jitter: _,

@@ -12,7 +12,7 @@ use crate::{scoreboard::Row, sys::signals::Blocked};
 pub(super) enum Performed {
     Done,
     Learned(Event),
-    /// This process is the child of a fork.
+    /// This process is the child of a fork, and has to become a worker.
     Child(Box<ForkedChild>),
     Exit(ExitReason),
 }

@@ -1,5 +1,5 @@
-//! The pid file: written completely or not at all, locked while its master lives, removed only if it belongs to this
-//! master.
+//! The pid file. It is written completely or not at all, it is locked while its master lives, and a master removes it
+//! only if the file is its own.
 //!
 //! Owns: the path of the file, and the lock that shows that its master lives. The number in the file proves nothing,
 //! because another process or a thread may have this pid by now. Refuses: the replacement of a file whose master lives.
@@ -48,7 +48,7 @@ impl Pidfile {
     /// Another running master holds the file, or the file cannot be written.
     pub(crate) fn create(path: &Path) -> Result<Self, PidfileError> {
         let failed = |source| PidfileError::Write { path: path.to_owned(), source };
-        // `stale` holds the lock of the old file until the new file is in place, so if two masters start at the same
+        // `stale` holds the lock of the old file until the new file is in place. So if two masters start at the same
         // time, one of them is refused.
         let stale = claim(path)?;
         let mut beside = path.as_os_str().to_owned();

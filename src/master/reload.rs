@@ -1,4 +1,4 @@
-//! The shell's part of a reload: reading, refusing and applying settings, and going back to the old ones.
+//! The shell's part of a reload, which reads, refuses or applies settings, and goes back to the old ones.
 //!
 //! Owns: the old settings while the new ones are on trial, and the result of the last reload. Refuses: the decision
 //! whether a trial is passed or failed (`core`).
@@ -43,7 +43,7 @@ type PrepareWorkers = dyn Fn(&Resolved, &Resolved) -> Result<(), String>;
 /// What the shell remembers about reloads.
 #[derive(Debug, Default)]
 pub(super) struct Reloads {
-    /// The settings to go back to, while the newer ones are on trial.
+    /// The settings to go back to if the newer settings fail their trial. They are kept only during the trial.
     before: Option<Arc<Resolved>>,
     /// A text for the reply that says what the newer settings changed.
     changes: String,
@@ -58,7 +58,7 @@ impl Reloads {
 }
 
 pub(super) fn request(shell: &mut Shell, caller: Option<Caller>) {
-    // Each request is announced, even one that will be refused or queued: `systemctl reload` waits for the
+    // Each request is announced, even if it will be refused or queued, because `systemctl reload` waits for the
     // notification.
     if let Some(notify) = &mut shell.notify {
         notify.reloading(now());

@@ -1,4 +1,4 @@
-//! What must be true of the core in any world of fake processes. Each seed gives one run, without real time.
+//! Tests of what must be true of the core in any world of fake processes. Each seed gives one run, without real time.
 //!
 //! Owns: the properties, each in a test. Refuses: examples, clocks, and the private state of the core. With `SEEDS=n`
 //! each test plays n worlds; `SEED=n` replays one world and prints every event and action.
@@ -82,7 +82,7 @@ fn storm(seed: u64) {
         assert_eq!(reason, ExitReason::NoWorkerReady);
         return assert!(!world.ever_ready, "gave up although a worker was ready once");
     }
-    // Only a world in which a worker was ready must become calm: before that, the first boot may still be given up.
+    // Only a world in which a worker was ready must become calm. In other worlds the first boot may still be given up.
     if world.random.chance(50) && world.ever_ready {
         world.nature = CALM;
         world.settle(200_000);
@@ -554,7 +554,8 @@ fn a_slot_whose_workers_die_young_waits_longer_each_time() {
     });
 }
 
-/// A client repeats one bad request. Some workers answer other requests before it kills them, and some do not.
+/// A client repeats one bad request. Some workers answer other requests before the bad request kills them, and some do
+/// not.
 #[test]
 fn many_crashes_never_leave_the_service_without_a_worker() {
     worlds(200, |seed| {

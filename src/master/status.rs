@@ -1,4 +1,5 @@
-//! What the master reports about itself: the status, the progress of a command, the reply at the end.
+//! What the master reports about itself, which is the status, the progress of a command, and the reply when the master
+//! ends.
 //!
 //! Owns: the combination of what core, scoreboard, kernel and history know. Refuses: the sending (`control`), and every
 //! question that could wait or fail: a value that is gone meanwhile is reported as zero.
@@ -69,7 +70,7 @@ fn speaks(shell: &Shell) -> Speaks {
     }
 }
 
-/// Describes one worker; `None` if it is not forked yet, because then there is no process to report on.
+/// Describes one worker. Returns `None` if the worker is not forked yet, because then there is no process to report on.
 fn worker_status(shell: &Shell, worker: &core::Worker) -> Option<WorkerStatus> {
     let child = shell.children.iter().find(|child| Some(child.pid) == worker.pid)?;
     let SlotHistory { restarts, last_exit } = shell.history.of(worker.slot);

@@ -1,4 +1,4 @@
-//! The shell's part of an upgrade: executing the new program, and the old one again if the new one fails.
+//! The shell's part of an upgrade, which executes the new program, and the old one again if the new one fails.
 //!
 //! Owns: the program to go back to, and the exec. Refuses: the test of a program (`preflight`), and the takeover
 //! (`arrival`).
@@ -201,7 +201,8 @@ fn become_program(
         Ok(blocked) => blocked,
         Err(error) => return format!("signals cannot be blocked: {error}"),
     };
-    // From here on signals wait in the kernel for the next program. Signals that came before are passed in the state.
+    // From here on, new signals wait in the kernel for the next program. Signals that came before are passed in the
+    // state.
     let heard = shell.signals.take();
     let told = heard.iter().map(|(signal, times)| (signal.name().to_owned(), *times)).collect();
     let error = match write_state(shell, path, told, failed) {

@@ -54,9 +54,9 @@ impl Backoff {
     /// Notes that a worker died young, and returns how long its slot waits now, in milliseconds. After the first death
     /// in a row the slot does not wait.
     ///
-    /// Only calm time resets the count. `Ready` alone does not: otherwise a worker that dies right after `Ready` would
-    /// be forked again in a loop without end. `forgives` is false during the first boot: otherwise a boot_timeout
-    /// longer than the calm time would reset the count of the failures that it causes.
+    /// Only calm time resets the count. `Ready` alone does not reset it, because a worker that dies right after `Ready`
+    /// would then be forked again in a loop without end. `forgives` is false during the first boot, because a
+    /// boot_timeout longer than the calm time would otherwise reset the count of the failures that it causes.
     pub(super) fn fails(&mut self, now: Millis, forgives: bool) -> u64 {
         if forgives && now >= self.calm_at {
             self.failures = 0;
@@ -71,7 +71,8 @@ impl Backoff {
         wait_ms
     }
 
-    /// Notes the death of a worker that had answered requests: the slot works, so its next worker is forked at once.
+    /// Notes the death of a worker that had answered requests. Its slot works, so the slot's next worker is forked at
+    /// once.
     pub(super) fn recovers(&mut self, now: Millis) {
         *self = Self { floor: self.floor, ..Self::new(now) };
     }

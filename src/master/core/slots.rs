@@ -121,8 +121,8 @@ impl Master {
 
     /// Returns the slots that may get a worker as soon as their backoff allows it. Empty slots come first. Of the slots
     /// whose worker still serves, at most `max(1, N/4)` are replaced at the same time, and the oldest worker is
-    /// replaced first: otherwise a slot whose workers are recycled all the time would take the turns of the others, and
-    /// a reload would never end.
+    /// replaced first. Otherwise a slot whose workers are recycled all the time would take the turns of the other
+    /// slots, and a reload would never end.
     pub(super) fn slots_wanting(&self) -> impl Iterator<Item = SlotId> {
         let replacing = (0..self.target).map(SlotId).filter(|slot| {
             self.in_slot(*slot).any(Worker::serving) && self.in_slot(*slot).any(|w| w.wanted() && !w.serving())

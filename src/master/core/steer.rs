@@ -60,8 +60,8 @@ impl Master {
         }
     }
 
-    /// Returns true if a silent worker serves: the master must then poll for its heartbeats, because no event announces
-    /// them.
+    /// Returns true if a silent worker serves. The master must then poll for this worker's heartbeats, because no event
+    /// announces them.
     pub(super) fn watches_silent(&self) -> bool {
         let steers = matches!(self.stage, Stage::Running | Stage::Delaying { .. });
         steers && self.workers.iter().any(|w| w.silent && w.serving())

@@ -8,8 +8,8 @@ use super::{ABORT_MS, Action, Cause, CommandReply, Master, Millis, Note, Phase, 
 /// How long the workers may take to drain at a quick stop.
 const QUICK_MS: u64 = 2_000;
 /// If a request to stop comes this soon after the last one and is not more urgent, it is the same request, delivered
-/// twice: by the sender of the signal, and by the program that started the master. A person waits longer before the
-/// next request.
+/// twice. Both the sender of the signal and the program that started the master may deliver it. A person waits longer
+/// before the next request.
 const SAME_STOP_MS: u64 = 1_000;
 /// A stop forks workers to accept the connections that wait in the listeners. Once this many of them have died, the
 /// stop no longer waits for these connections.
@@ -64,7 +64,7 @@ impl Master {
     ///
     /// 1. After the deadline, no longer wait for the connections in the listeners.
     /// 2. Drain every worker.
-    /// 3. End overdue workers once more: a worker that has no time left to drain is overdue at once.
+    /// 3. End overdue workers once more, because a worker that has no time left to drain is overdue at once.
     /// 4. Fill a slot, if no worker is left that can accept what waits in the listeners.
     /// 5. Exit, once there is neither a worker nor a connection to accept.
     pub(super) fn reconcile_stop(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
@@ -108,7 +108,7 @@ impl Master {
 
     /// Returns true if the stop must wait until a worker has accepted the connections in the listeners, because they
     /// would be reset otherwise. Returns false if the stop is a quick one, if no worker was ever ready, or if every
-    /// worker that was forked for this has died.
+    /// worker that was forked to accept these connections has died.
     pub(super) fn must_accept_rest(&self) -> bool {
         let hopeless = self.last_forks >= LAST_FORKS_MAX && !self.workers.iter().any(Worker::can_accept);
         matches!(self.stage, Stage::Stopping { urgency: 0, .. }) && self.proven && !self.all_accepted && !hopeless

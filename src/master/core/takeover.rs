@@ -1,4 +1,4 @@
-//! An upgrade: another program is tested beside this one and then takes its place.
+//! An upgrade, in which another program is tested beside this one and then takes its place.
 //!
 //! Owns: the preflight, the moment of the exec, and the snapshot of the core that outlives the exec. Refuses: the trial
 //! of the new program's workers (`trial`).

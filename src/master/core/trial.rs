@@ -42,8 +42,8 @@ pub(super) enum Change {
 #[derive(Clone, Debug)]
 pub(super) struct Trial {
     pub(super) fallback: Generation,
-    /// The old policy. `None` after an upgrade: going back then means the exec of the old program, which knows its own
-    /// policy.
+    /// The old policy. `None` after an upgrade, because going back then means the exec of the old program, which knows
+    /// its own policy.
     pub(super) policy: Option<Policy>,
     /// The old target, if the new settings changed it.
     pub(super) target: Option<u32>,
@@ -52,7 +52,8 @@ pub(super) struct Trial {
     pub(super) look_at: Millis,
 }
 
-/// A reload or an upgrade that waits until the change under way is over. Several requests of one kind become one.
+/// A reload or an upgrade that waits until the change under way is over. Several requests of one kind become one
+/// request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Queued {
@@ -218,8 +219,8 @@ impl Master {
             actions.push(Action::KeepSettings);
             CommandReply::Reloaded { generation }
         };
-        // The old workers are told to drain before the callers get their reply: a connection that begins after the
-        // reply goes to a new worker.
+        // The old workers are told to drain before the callers get their reply, so that a connection that begins after
+        // the reply goes to a new worker.
         self.retire_replaced(now, actions);
         reply_to_all(callers, reply, actions);
         self.begin_queued(now, actions);

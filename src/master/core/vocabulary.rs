@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds on the monotonic clock. The shell supplies it; the core never reads one.
+/// Milliseconds on the monotonic clock. The shell supplies the time; the core never reads a clock.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) struct Millis(pub(crate) u64);
 
@@ -42,7 +42,7 @@ pub(crate) struct Policy {
     pub(crate) workers_max: u32,
     /// How many slots have listeners; the action `Grow` makes more.
     pub(crate) slots: u32,
-    /// How many rows the scoreboard has: this many worker processes can live at once.
+    /// How many rows the scoreboard has, which is also the number of worker processes that can live at once.
     pub(crate) rows: u32,
     pub(crate) timeout_ms: u64,
     pub(crate) boot_timeout_ms: u64,
@@ -87,7 +87,7 @@ pub(crate) enum Event {
     PreflightEnded {
         passed: bool,
     },
-    /// The action `BecomeNew` or `BecomeOld` failed: this program still runs, and nothing has changed.
+    /// The action `BecomeNew` or `BecomeOld` failed, so this program still runs, and nothing has changed.
     ExecFailed,
     /// The action `Grow` is done. `slots` and `rows` are the numbers that exist now.
     Grown {
@@ -160,7 +160,8 @@ pub(crate) enum Action {
     Go {
         pid: Pid,
     },
-    /// Tell the worker that the whole service will stop: it serves on, but `/ready` answers 503 from now on.
+    /// Tell the worker that the whole service will stop. The worker serves on, but its `/ready` answers 503 from now
+    /// on.
     AnnounceStop {
         pid: Pid,
     },
@@ -190,34 +191,34 @@ pub(crate) enum Action {
         pid: Pid,
     },
     LoadSettings,
-    /// The new generation has passed its trial: forget the old settings.
+    /// Forget the old settings, because the new generation has passed its trial.
     KeepSettings,
-    /// The new generation failed its trial: use the old settings again.
+    /// Use the old settings again, because the new generation failed its trial.
     RestoreSettings {
         slot: SlotId,
         failed: Generation,
         why: Failure,
     },
-    /// Start the new program beside this one, to test it: it boots one worker, which never serves.
+    /// Start the new program beside this one, to test it. The new program boots one worker, which never serves.
     BeginPreflight {
         program: Option<PathBuf>,
     },
-    /// End the preflight: it takes too long, or the service stops.
+    /// End the preflight, because it takes too long or the service stops.
     EndPreflight,
     /// Replace this program with the new one, which has passed the preflight and continues from [`Master::snapshot`].
     BecomeNew,
-    /// The workers of the new program have passed their trial: forget the old program.
+    /// Forget the old program, because the workers of the new program have passed their trial.
     KeepProgram,
-    /// The workers of this program failed their trial: replace this program with the one before it.
+    /// Replace this program with the one before it, because the workers of this program failed their trial.
     BecomeOld {
         slot: SlotId,
         why: Failure,
     },
     /// Refuse new connections at the removed addresses, which will be closed soon.
     RefuseAtRemoved,
-    /// Close the removed addresses: no connection waits there any more.
+    /// Close the removed addresses, because no connection waits there any more.
     CloseRemoved,
-    /// Make listeners and rows for this many workers.
+    /// Make listeners, and rows of the scoreboard, for this many workers.
     Grow {
         workers: u32,
     },

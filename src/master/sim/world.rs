@@ -1,5 +1,5 @@
-//! The world of a simulated master: virtual time, fake processes and what happens to them, and what must hold after
-//! every step.
+//! The world of a simulated master. It has virtual time and fake processes, and checks after every step what must
+//! always hold.
 //!
 //! Owns: which event happens when, and to which process. Refuses: the properties that only one test checks.
 
@@ -221,7 +221,8 @@ pub(super) struct World {
     pub(super) replies: Vec<CommandReply>,
     pub(super) exited: Option<ExitReason>,
     pub(super) forks: Vec<(u64, SlotId)>,
-    /// When a worker of a slot ended without a request to do so, or its boot was given up.
+    /// When a worker ended without a request to do so, or when its boot was given up. Each time has the slot of the
+    /// worker.
     pub(super) failures: Vec<(u64, SlotId)>,
     pub(super) dumps: Vec<(u64, Pid)>,
     pub(super) aborts: Vec<(u64, Pid)>,
@@ -802,7 +803,8 @@ impl World {
         let news = last && !std::mem::replace(&mut p.told_last, last);
         let shorter = p.drained_by.is_none_or(|before| now + grace < before || (news && now + grace == before));
         assert!(shorter, "the drain of {pid:?} was not shortened");
-        // A worker that drains already may have closed its listeners, so it may end before it has accepted the rest.
+        // A worker that drains already may have closed its listeners, so it may end before it has accepted the rest of
+        // the connections.
         let holds = last && matches!(p.state, State::Serving | State::Draining);
         p.drained_by = Some(now + grace);
         p.doomed = true;
@@ -886,7 +888,7 @@ impl World {
             self.master.workers().iter().any(|w| w.slot.0 == slot && alive(w))
         };
         let empty = (0..slots).filter(|slot| !has(*slot)).count() as u32;
-        // Only what the master knows counts: it does not know yet of workers that became silent just now.
+        // Only what the master knows counts, because it cannot know yet of workers that became silent just now.
         let some_serve = self.master.workers().iter().any(|w| w.slot.0 < slots && w.serving() && !w.silent);
         let pace = if some_serve { EARLY } else { FLOOR };
         let floor_runs = self.forks.last().is_some_and(|(forked, _)| at < forked + pace);

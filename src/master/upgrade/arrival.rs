@@ -81,7 +81,8 @@ fn try_adopt(
         Takeover::New { count, removes: listeners.removes() }
     };
     let pidfile = state.pidfile.as_deref().map(|path| Pidfile::adopt(path, state.pidfile_lock));
-    // From here on nothing can fail. This program uses copies of the passed descriptors, so the passed ones are closed.
+    // From here on, no step can fail. This program uses copies of the passed descriptors, so the passed ones are
+    // closed.
     exec::close(&state.fds);
     exec::set_cloexec(&state.listeners.originals());
     let room = Room::make(&listeners, &scoreboard);
