@@ -72,7 +72,8 @@ where
         let mut taken = 0;
         // True if an idle connection was closed since the last accept, to free its descriptor.
         let mut freed = false;
-        // The last moment at which the queue was known to be empty. It is 0 in a new worker, which cannot know.
+        // The last moment at which the queue was known to be empty. It is 0 in a new worker, which knows nothing about
+        // the queue yet.
         let mut empty_at = 0;
         loop {
             let (mut was_empty, delays) = (false, shared.delays(clock::coarse()));
@@ -187,7 +188,7 @@ impl TokioListener {
     }
 
     /// Accepts the next connection. Sets `was_empty` if it found the queue empty. Once the master has said that this
-    /// worker drains, it accepts nothing and stays pending until the order to drain ends the task.
+    /// worker drains, this function accepts nothing and stays pending until the order to drain ends the task.
     async fn accept(&self, is_about_to_drain: impl Fn() -> bool, was_empty: &mut bool) -> io::Result<AcceptedStream> {
         let mut accept = pin!(async {
             match self {
@@ -196,7 +197,8 @@ impl TokioListener {
                 }
                 // After a unix listener was shut down, accept(2) always returns EAGAIN, and epoll always reports the
                 // listener as ready. tokio's `accept` would repeat this without end and block the thread. `poll_accept`
-                // returns `Pending` when the task's budget is used up; then the socket is checked.
+                // returns `Pending` when the task's budget is used up. The code then checks whether the socket was shut
+                // down.
                 Self::Unix(listener) => {
                     poll_fn(|cx| match listener.poll_accept(cx) {
                         Poll::Pending if fd::hung_up(listener.as_fd()) => Poll::Ready(Err(fd::closed())),

@@ -18,7 +18,7 @@ use super::{
 use crate::channel::ToMaster;
 
 /// How long the listeners are polled at the final stop before they close. A handshake that is under way can complete in
-/// this time, even if one SYN-ACK is lost: the kernel sends it again after a second.
+/// this time, even if one SYN-ACK is lost, because the kernel sends a lost SYN-ACK again after a second.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// The last part of [`SETTLE`], in which no new handshake begins, and those under way end. A handshake between two
@@ -41,8 +41,9 @@ pub(super) struct Acceptors<S> {
 /// The closing step that the listeners of a draining worker are in, and the time at which the step ends.
 #[derive(Clone, Copy)]
 enum ClosingStage {
-    /// The drain began with a SIGTERM to this worker. It polls its own listeners until the master has had time to say
-    /// whether this is the final stop. If the signal went to all workers, no next worker would poll these listeners.
+    /// The drain began with a SIGTERM to this worker. The worker polls its own listeners until the master has had time
+    /// to say whether this is the final stop. If the signal went to all workers, no next worker would poll these
+    /// listeners.
     Held(Instant),
     /// At the final stop, the worker polls the listeners of all slots.
     PollsAll(Instant),
@@ -79,8 +80,8 @@ impl<S> Acceptors<S> {
         Ok(())
     }
 
-    /// Polls the listeners of all slots: at the final stop a worker also accepts the connections that wait for siblings
-    /// which are gone or hang.
+    /// Polls the listeners of all slots, because at the final stop a worker also accepts the connections that wait for
+    /// siblings which are gone or hang.
     pub(super) fn open_all<B>(&mut self)
     where
         S: Serve<B>,
@@ -102,7 +103,7 @@ impl<S> Acceptors<S> {
         self.closing = ClosingStage::Held(Instant::now() + SETTLE);
     }
 
-    /// Stops polling the listeners. They stay open: the next worker of the slot polls them.
+    /// Stops polling the listeners. The listeners stay open, because the next worker of the slot polls them.
     pub(super) fn close(&mut self) {
         for poll in self.polls.drain(..) {
             poll.abort();

@@ -1,4 +1,4 @@
-//! The access log of one worker: a line for each request that it answered or refused.
+//! The access log of one worker, with a line for each request that the worker answered or refused.
 //!
 //! Owns: the lines that are not yet written, and the moments at which they are written: when some KiB have come
 //! together, at each heartbeat, and at the worker's end. Refuses: the format of a line (`format`), the opening of files
@@ -62,7 +62,7 @@ struct LineWriter {
     sink: Sink,
     /// Whole lines that are not yet written.
     buffer: Vec<u8>,
-    /// Why the last write did not take the whole buffer; `None` if it did.
+    /// Why the last write did not take the whole buffer; `None` if it took the whole buffer.
     stalled: Option<io::ErrorKind>,
     timestamps: TimestampCache,
     dropped: u64,

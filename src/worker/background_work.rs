@@ -11,7 +11,7 @@ use std::sync::{
 use tokio::sync::Notify;
 
 /// A guard that stands for work which outlives its response, such as a mail that is sent after the response. A draining
-/// worker waits for this work as for a request, for at most `workers.graceful_timeout`.
+/// worker waits for this work as it waits for a request, but not longer than `workers.graceful_timeout`.
 /// [`WorkerContext::background_work`](crate::WorkerContext::background_work) makes the guard; the work counts as ended
 /// when the guard is dropped.
 ///

@@ -68,7 +68,7 @@ impl Memory {
                 let before = known.get(slot).copied().unwrap_or_default();
                 let faded = before.lately - before.lately * passed / MEMORY;
                 // A new worker counts from 0, which is less than the last count of the worker that it replaced. This is
-                // no error: its slot then has no new requests.
+                // no error, and counts as no new requests of the slot.
                 let new = requests.saturating_sub(before.requests);
                 (*slot, SlotLoad { requests, lately: faded + new * PARTS })
             })

@@ -124,8 +124,8 @@ pub(super) async fn serve<T, S, B>(
     let mut timer = Timer::new(sleep.as_mut());
     match (shared.proxy_protocol, &shared.tls) {
         (ProxyProtocol::Off, None) => http(Prefixed::from(stream), connection, &mut timer, open, app).await,
-        // This future is in a box. Otherwise the task of a plain connection would be as large as that of one with a
-        // PROXY header and TLS.
+        // This future is in a box. Otherwise the task of a plain connection would be as large as the task of a
+        // connection with a PROXY header and TLS.
         (_, tls) => Box::pin(introduced(stream, tls.as_ref(), connection, &mut timer, open, app)).await,
     }
 }
@@ -196,8 +196,8 @@ where
         service_fn(move |request| exchange::answer(request, app.clone(), Arc::clone(&connection)))
     };
     if greeting.is_http2 {
-        // These values are in boxes. Otherwise the task of a connection of HTTP/1 would be as large as that of one of
-        // HTTP/2.
+        // These values are in boxes. Otherwise the task of a connection of HTTP/1 would be as large as the task of a
+        // connection of HTTP/2.
         let mut lifecycle = Box::new(Http2Lifecycle::new(&connection));
         let wire = Http2Wire::new(stream, greeting.bytes, lifecycle.state(), Arc::clone(&connection), open);
         let mut serving = Box::pin(http2(shared).serve_connection(wire, service));

@@ -1,4 +1,4 @@
-//! Lists the connections of a worker, and chooses the one that gives up its place for a new one.
+//! Lists the connections of a worker, and chooses the connection that gives up its place for a new one.
 //!
 //! Owns: the choice of the connection that gives up its place: the one that has been idle longest, if it has been idle
 //! for a second. Refuses: the decision that a place is needed (`accept`, `shared`), and the close of a connection
@@ -81,7 +81,8 @@ impl ConnectionList {
         ListMembership { list: self, connection: &**connection }
     }
 
-    /// Returns the time until a connection may have been idle long enough to leave; zero if one has been already.
+    /// Returns the time until a connection may have been idle long enough to leave; zero if a connection has already
+    /// been idle long enough.
     pub(super) fn next_leaves_in(&self) -> Duration {
         // If no connection is idle now, none can have been idle for `IDLE` before that time has passed.
         self.lock().oldest().map_or(IDLE, |(since, _)| IDLE.saturating_sub(idle_for(since)))
@@ -96,8 +97,8 @@ impl ConnectionList {
                 return None;
             }
             list.idle.pop();
-            // Unread bytes may be its next request, which arrived since the event loop last turned. Then the connection
-            // stays.
+            // If the connection has unread bytes, they may be the client's next request, which arrived since the event
+            // loop last turned. In this case the connection stays.
             if !fd::has_unread(connection.socket()) {
                 connection.ask_to_leave(since);
                 connection.position().waker.get().inspect(|waker| waker.wake_by_ref());
@@ -109,7 +110,8 @@ impl ConnectionList {
 }
 
 impl Connections {
-    /// Returns the connection that has been idle longest, and since when. After the call it is the last one in `idle`.
+    /// Returns the connection that has been idle longest, and since when. After the call, this connection is the last
+    /// entry in `idle`.
     fn oldest(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         self.last_idle().or_else(|| {
             let idle = self.all.iter().filter_map(|one| Some((one.evictable_since()?, Arc::downgrade(one))));

@@ -23,7 +23,7 @@ use tokio::{
 
 /// The worker's whole life, for the outer loop of a [`Runtime`](crate::Runtime). The worker does nothing outside of
 /// [`drive`](Self::drive): it runs no factory and no request, and makes no heartbeat. If the outer loop does not call
-/// `drive` for longer than `workers.timeout`, the master takes the worker for one that hangs.
+/// `drive` for longer than `workers.timeout`, the master believes that the worker hangs.
 ///
 /// A driver cannot leave the thread on which the worker began. Once [`Runtime::drive`](crate::Runtime::drive) has
 /// returned, the worker ends, even if something still holds the driver.
@@ -37,7 +37,7 @@ pub(super) struct Life {
     /// The runtime that runs the future; `None` once it is shut down.
     runtime: RefCell<Option<Runtime>>,
     driven: Cell<bool>,
-    /// True once the worker's own future has panicked, and not the outer loop around it.
+    /// True once the worker's own future has panicked. A panic of the outer loop around it does not count.
     panicked: Cell<bool>,
     wake: Arc<Notify>,
 }
@@ -190,7 +190,7 @@ impl Life {
 
 impl DriverWaker {
     /// Makes the present [`Driver::drive`] return [`Driven::Pending`] once every task that is ready has had its turn.
-    /// If the worker is not being driven, this applies to the next call. Several wakes before the return count as one.
+    /// If no such call runs now, this applies to the next call. Several wakes before the return count as one.
     pub fn wake(&self) {
         self.0.notify_one();
     }

@@ -36,7 +36,7 @@ impl TrustedProxies {
     }
 
     /// Returns true if the peer with this address is trusted. A peer of a unix socket has no address and is always
-    /// trusted: the mode of the socket decides which processes may open it, as in Gunicorn.
+    /// trusted, as in Gunicorn, because the mode of the socket decides which processes may open it.
     pub(super) fn trusts(&self, address: Option<IpAddr>) -> bool {
         address.is_none_or(|address| {
             let address = address.to_canonical();
@@ -131,8 +131,8 @@ struct Hop<'a> {
     host: Option<&'a str>,
 }
 
-/// Follows the hops from the nearest proxy towards the client, and stores each address in `client`. It stops at the
-/// first address that is not trusted. Returns the last hop that a trusted proxy named.
+/// Follows the hops from the nearest proxy towards the client, and stores each address in `client`. The walk stops at
+/// the first address that is not trusted. Returns the last hop that a trusted proxy named.
 fn follow<'a>(
     hops: impl Iterator<Item = Option<Hop<'a>>>,
     client: &mut ClientInfo,

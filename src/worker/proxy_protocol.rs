@@ -27,10 +27,11 @@ pub(super) enum ParsedHeader {
     More,
     /// No header of the accepted versions begins here.
     Absent,
-    /// A header that ends after `length` bytes. It may have no source (a health check of the proxy itself, a unix
-    /// socket). In this case the addresses of the connection itself count.
+    /// A header that ends after `length` bytes. The header may have no source, for example because the proxy itself
+    /// checks the health of this service, or because its client came over a unix socket. In this case the addresses of
+    /// the connection itself count.
     Header { length: usize, source: Option<SocketAddr> },
-    /// The bytes begin like a header, but are not a valid one. The text is a sentence for the peer.
+    /// The bytes begin like a header, but are not a valid header. The text is a sentence for the peer.
     Bad(&'static str),
 }
 

@@ -1,4 +1,4 @@
-//! The `X-Request-Id` of each request: the client's own id, or one that is made here.
+//! The `X-Request-Id` of each request, which is the client's own id or an id that this worker makes.
 //!
 //! Owns: the rule for accepting the id of a client, and the digits of new ids. Refuses: the places that show ids
 //! (`exchange`, the access log).

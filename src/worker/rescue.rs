@@ -1,4 +1,4 @@
-//! Watches the siblings: finds workers that cannot accept the connections that wait in their slot, and accepts these
+//! Watches the siblings, finds workers that cannot accept the connections that wait in their slot, and accepts these
 //! connections for them.
 //!
 //! Owns: the search for workers that cannot accept, by the scoreboard and the queues, and the reports of silent ones to
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The most connections that are taken from a socket of another slot in one turn of the loop. The number is small,
-/// because a crash of this worker loses what it has accepted and not answered.
+/// because a crash of this worker loses the connections that it has accepted and not answered.
 const PER_TURN: u32 = 8;
 
 /// The most turns of the loop in which one look takes connections. After these turns, the other siblings, which look at
@@ -59,7 +59,7 @@ struct Sibling {
 struct Observation {
     due: u64,
     /// A number that grows with everything that the worker does. If two looks find the same number, the worker did
-    /// nothing in between. Heartbeats cannot show this: they continue even if the worker does not accept.
+    /// nothing in between. Heartbeats cannot show this, because they continue even if the worker does not accept.
     activity: u64,
     /// The worker is well, but does not accept, because it has no place for another connection.
     full: bool,

@@ -28,11 +28,12 @@ use self::{
 };
 pub(crate) use self::{http2::http2_fault, refusal::Refusal};
 
-/// The most bytes of a line, even without a limit: `http::Uri` and `http::HeaderName` hold no more.
+/// The most bytes of a line, even if the settings set no limit, because `http::Uri` and `http::HeaderName` hold no
+/// more.
 const LINE_MAX: usize = 65_534;
 
-/// The most bytes of a head, even without a limit, because all of them wait in memory until the last one is judged.
-/// hyper itself stops at 408 KiB.
+/// The most bytes of a head, even if the settings set no limit, because all bytes of a head wait in memory until the
+/// last one is judged. hyper itself stops at 408 KiB.
 const HEAD_MAX: usize = 256 * 1024;
 
 /// The limits on the size of a request. A limit of 0 is off. In its place only the scanner's own limit holds, if there

@@ -10,7 +10,8 @@ use super::Body;
 pub(super) use super::peer::Peer;
 pub(crate) use crate::BoxError;
 
-/// The bounds that the worker needs on the app's service, under one name. Every service that meets them implements it.
+/// All bounds that the worker needs on the app's service, combined into one trait. Every service that meets them
+/// implements it.
 pub(crate) trait Serve<B>:
     Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static
 {
@@ -24,7 +25,7 @@ impl<B, S> Serve<B> for S where
 {
 }
 
-/// The bounds that the worker needs on the bodies of the app's responses, under one name.
+/// All bounds that the worker needs on the bodies of the app's responses, combined into one trait.
 pub(crate) trait AppBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
 
 impl<B> AppBody for B where B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}

@@ -99,7 +99,7 @@ pub(super) struct Shared {
     balance: Balance,
     /// Notified when a connection ends. It wakes the accept loops that wait for a place.
     vacated: Notify,
-    /// Notified when a connection is accepted. It wakes the task of the heartbeats if that is idle.
+    /// Notified when a connection is accepted. It wakes the task of the heartbeats if the worker was idle.
     pub(super) traffic: Notify,
     /// How many heartbeats came late because the event loop was held up.
     delays: AtomicU64,
@@ -171,7 +171,8 @@ impl Shared {
         self.stopping.send_replace(true);
     }
 
-    /// Begins the drain: every response says `Connection: close` from now on, and connections of HTTP/2 are woken.
+    /// Begins the drain. From now on every response says `Connection: close`. Connections of HTTP/2 are woken to learn
+    /// of the drain.
     pub(super) fn begin_drain(&self, grace: Duration) {
         self.row.draining();
         let (now, most) = (clock::coarse(), grace / 2);
@@ -215,7 +216,7 @@ impl Shared {
         self.drain_waits.load(Relaxed)
     }
 
-    /// Ends the grace of a drain: connections without a request half-close now.
+    /// Ends the grace of a drain, so that connections without a request half-close now.
     pub(super) fn begin_end(&self) {
         self.ends.store(true, Relaxed);
         self.wake_all();
@@ -437,7 +438,7 @@ impl Shared {
         }
     }
 
-    /// Counts and logs a request that was refused because too many others are in flight.
+    /// Counts and logs a request that was refused because too many other requests are in flight.
     pub(super) fn shed(&self) {
         self.row.shed();
         if let Some(suppressed) = self.sheds.pass() {
@@ -459,7 +460,7 @@ impl Shared {
         self.delays.load(Relaxed) + u64::from(self.is_held_up(now))
     }
 
-    /// Returns true if the event loop is held up at `now`: its heartbeat is late.
+    /// Returns true if the event loop is held up at `now`, which shows in a late heartbeat.
     pub(super) fn is_held_up(&self, now: u64) -> bool {
         self.row.due() < now
     }

@@ -18,7 +18,7 @@ pub(super) struct Throttle {
 
 impl Throttle {
     /// Returns `None` if the line must be suppressed now. If it may be written, returns how many lines were suppressed
-    /// since the last written one.
+    /// since the last written line.
     pub(super) fn pass(&self) -> Option<u64> {
         self.pass_at(clock::coarse())
     }

@@ -46,8 +46,8 @@ impl Drop for AccessEntry {
 }
 
 pin_project_lite::pin_project! {
-    /// A response's body that counts its bytes for the access log. When it is dropped, its entry is dropped too, which
-    /// writes the line.
+    /// A response's body that counts its bytes for the access log. When this body is dropped, its entry is dropped too,
+    /// and writes the line.
     pub(in crate::worker) struct LoggedBody<B> {
         #[pin]
         body: B,

@@ -114,7 +114,7 @@ fn a_missing_value_is_a_dash() {
     assert_eq!(render(every, &refused), "- - - - - - - 400 0 0 - - -");
     // There is no status, because the client left before the response.
     assert_eq!(render("%(s)s %(B)s %(b)s", &AccessFacts::default()), "499 0 -");
-    // The query of a request without one is shown as empty, as in WSGI.
+    // If a request has no query, the query is shown as empty, as in WSGI.
     assert_eq!(render("[%(q)s]", &facts(&Request::new(()))), "[]");
 }
 
