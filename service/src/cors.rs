@@ -22,7 +22,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// An origin exactly as browsers send it, `https://app.example.com`; or `*`, which means every origin.
+/// An origin exactly as browsers send it, such as `https://app.example.com`, or `*`, which means every origin.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct WebOrigin(HeaderValue);
 

@@ -1,5 +1,5 @@
-//! Routes that show the state of a worker, and routes that make it hang, crash or leak, so that one can watch what the
-//! supervisor does then.
+//! Routes that show the state of a worker, and routes that make it hang, crash or leak, so that an operator can watch
+//! what the supervisor does in this case.
 //!
 //! Owns: the routes below `/debug/`. Refuses: all of these routes except `/debug/connections`, unless `service.debug`
 //! is on.

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 /// How long a dependency may take to answer. After that it counts as unavailable.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A dependency counts as working again if no request has failed for this long. One success is not enough: a nearly
-/// full disk takes some writes and refuses others.
+/// A dependency counts as working again if no request has failed for this long. One success is not enough, because a
+/// nearly full disk takes some writes and refuses others.
 const CALM: Duration = Duration::from_secs(1);
 
 /// How much an error says about the cause of an outage, ordered from least to most.

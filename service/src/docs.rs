@@ -28,8 +28,8 @@ use utoipa_swagger_ui::Config;
 
 use crate::{auth::Token, error::ApiError};
 
-/// The content policy of `/docs`. It allows the page to load the files beside it and to call this service, and nothing
-/// else. No inline script may run.
+/// The content policy of `/docs`. It allows the page to load files of this service and to call this service, and
+/// nothing else. No inline script may run.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -124,7 +124,8 @@ async fn file(
 ) -> Result<Response, ApiError> {
     let absent = || ApiError::not_found("Swagger UI has no such file");
     let Path(name) = name.map_err(|_| absent())?;
-    // The HTML pages that come with Swagger UI would get the policy of all other answers, and would stay blank.
+    // The HTML pages that come with Swagger UI are not served, because they would get the policy of all other answers,
+    // and would stay blank.
     if name.ends_with(".html") {
         return Err(absent());
     }

@@ -1,4 +1,4 @@
-//! The reference service: small facts over JSON, health, and routes that misbehave on purpose.
+//! The reference service, which has small facts over JSON, routes for its health, and routes that misbehave on purpose.
 //!
 //! Owns: the assembly of routes, settings and store in a worker. Refuses: anything that a user's own service could not
 //! do. The service sees the supervisor only through `WorkerContext`, `SetupContext` and `Lifespan`, like every other
@@ -62,7 +62,7 @@ pub(crate) fn table() -> TableSpec {
         .env("MONGODB_DATABASE", "mongodb_database")
 }
 
-/// Builds the reference service in a worker: its store and its routes.
+/// Builds the store and the routes of the reference service in a worker.
 ///
 /// # Errors
 /// The SQLite file does not exist or cannot be opened. A MongoDB that cannot be reached is not an error, because it may
@@ -105,8 +105,8 @@ fn sqlite_path(setup: &SetupContext<'_>) -> Option<PathBuf> {
     settings.wants_sqlite().then(|| setup.state_path(&settings.sqlite_path))
 }
 
-/// Makes the database ready: it gets its tables or indexes, and the version of its schema. Returns a line for each step
-/// that was done.
+/// Makes the database ready, which gets its tables or indexes, and the version of its schema. Returns a line for each
+/// step that was done.
 ///
 /// # Errors
 /// The database refuses, cannot be reached, or has the schema of a newer program.
@@ -165,7 +165,8 @@ fn routes(worker: &WorkerContext, settings: &ServiceSettings, token: Token, stor
     router = router
         .fallback(async || ApiError::not_found("there is no such route"))
         .method_not_allowed_fallback(async || ApiError::method_not_allowed());
-    // All layers are added in one call, the outermost first, because each call of `layer` costs every request a box.
+    // All layers are added in one call, the outermost first, because each call of `layer` costs every request the
+    // allocation of a box.
     let security = MapResponseLayer::new(secured);
     if settings.cors_origins.is_empty() {
         return router.layer(security);

@@ -34,9 +34,9 @@ struct Readiness {
     worker: WorkerContext,
     store: Store,
     checks: Vec<(DependencyCheck, DependencyHealth)>,
-    /// When all dependencies were last asked, and the results. They are used again for some time, as long as one
-    /// dependency may take to answer (`PATIENCE`). The lock is held during the requests, so that many probes at the
-    /// same time ask only once.
+    /// When all dependencies were last asked, and the results. These results are used again for `PATIENCE`, the time
+    /// that one dependency may take to answer. The lock is held during the requests, so that many probes at the same
+    /// time ask only once.
     last: Mutex<Option<(Instant, Checked)>>,
 }
 

@@ -19,22 +19,24 @@ pub(crate) struct ServiceSettings {
     pub(crate) store: StoreKind,
     /// The path of the SQLite file, relative to the state folder. A missing folder is made. Default `data/facts.db`.
     pub(crate) sqlite_path: PathBuf,
-    /// The connection string; also `MONGODB_URI`. Default empty: no MongoDB.
+    /// The connection string of the MongoDB; `MONGODB_URI` sets it too. Default: empty, which means no MongoDB.
     #[serde(deserialize_with = "connection_string")]
     pub(crate) mongodb_uri: Secret,
-    /// A file that holds `mongodb_uri`; also `MONGODB_URI_FILE`. Default empty: no file.
+    /// The path of a file that holds `mongodb_uri`; `MONGODB_URI_FILE` sets it too. Default: empty, which means no
+    /// file.
     pub(crate) mongodb_uri_file: PathBuf,
-    /// The name of the database; also `MONGODB_DATABASE`. Default `r3nd`.
+    /// The name of the database in the MongoDB; `MONGODB_DATABASE` sets it too. Default: `r3nd`.
     pub(crate) mongodb_database: String,
     /// Serve `/docs` and `/openapi.json`. Default true.
     pub(crate) docs: bool,
     /// Serve the `/debug/*` routes that make a worker hang, crash or leak. Default false.
     pub(crate) debug: bool,
-    /// When set, writes need `Authorization: Bearer …`. Default empty: open to all.
+    /// If this is set, a write needs the header `Authorization: Bearer …`. Default: empty, which means that every
+    /// client may write.
     pub(crate) bearer_token: Secret,
-    /// A file that holds `bearer_token`. Default empty: no file.
+    /// The path of a file that holds `bearer_token`. Default: empty, which means no file.
     pub(crate) bearer_token_file: PathBuf,
-    /// The origins whose web pages may call; `*` means every origin. Default: none.
+    /// The origins whose web pages may call the service; `*` means every origin. Default: none.
     pub(crate) cors_origins: Vec<WebOrigin>,
     /// Further dependencies that `/ready` asks. Default: none.
     #[serde(deserialize_with = "checks")]

@@ -121,7 +121,7 @@ pub(crate) struct Store {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
     Well,
-    /// The store can be read but not written: its disk is full, or its primary is gone.
+    /// The store can be read but not written, because its disk is full or its primary is gone.
     ReadOnly,
     Unavailable,
 }
@@ -138,7 +138,8 @@ impl Store {
         Sqlite::open(path.to_owned()).await.map(Database::Sqlite).map(Self::of)
     }
 
-    /// Makes the client of a MongoDB. It does not ask the database, which may be down when the worker starts.
+    /// Makes the client of a MongoDB. This does not ask the database, because the database may be down when the worker
+    /// starts.
     pub(crate) fn open_mongo(settings: &ServiceSettings, process: &str) -> Result<Self, StoreError> {
         Mongo::new(settings.mongodb_uri.expose(), &settings.mongodb_database, process)
             .map(Database::Mongo)
@@ -287,8 +288,8 @@ impl StoreError {
     }
 }
 
-/// Makes the database ready for workers. Returns a line for each step that was done. It may run in several processes at
-/// once.
+/// Makes the database ready for workers. Returns a line for each step that was done. This function may run in several
+/// processes at once.
 ///
 /// # Errors
 /// The database refuses, cannot be reached, or has the schema of a newer program.

@@ -267,7 +267,7 @@ async fn pages_do_not_shift_under_inserts_and_deletes() {
     let mut cursor = cursor.unwrap();
 
     app.post("newcomer", &[]).await;
-    // Delete the fact of the cursor, and one of the next page.
+    // Delete the fact to which the cursor points, and a fact of the next page.
     for gone in [&facts[4], &facts[2]] {
         let path = format!("/facts/{}", gone["id"].as_str().unwrap());
         assert_eq!(app.ask("DELETE", &path, "", Body::empty()).await.status, StatusCode::NO_CONTENT);

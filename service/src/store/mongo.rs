@@ -154,7 +154,7 @@ impl Mongo {
         self.bounded("answer a ping", async { self.facts().await?.find_one(id).await }).await.map(drop)
     }
 
-    /// Tries a write that changes nothing: asks the primary to delete a fact that does not exist.
+    /// Tries a write that changes nothing, by asking the primary to delete a fact that does not exist.
     pub(super) async fn try_write(&self) -> Result<(), StoreError> {
         let id = doc! {"_id": ""};
         let tried =

@@ -221,7 +221,7 @@ async fn run<T: Send + 'static>(
     .unwrap_or(Err(StoreError::Panicked))
 }
 
-/// Opens the file without `SQLITE_OPEN_CREATE`: a missing file must not be replaced by an empty one.
+/// Opens the file without `SQLITE_OPEN_CREATE`, because a missing file must not be replaced by an empty one.
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
@@ -245,9 +245,9 @@ fn open_ready(path: &Path) -> Result<(Connection, bool), StoreError> {
     Ok((writer, created))
 }
 
-/// Prepares the file, and tries again while other workers do the same. Workers start together: one of them enters WAL
-/// mode and creates the tables, and the others meet locks that SQLite reports at once, without a call of the busy
-/// handler.
+/// Prepares the file, and tries again while other workers do the same. Workers start at the same time. One of them
+/// enters WAL mode and creates the tables. The others meet locks that SQLite reports at once, without a call of the
+/// busy handler.
 fn prepare_patiently(connection: &mut Connection) -> Result<bool, StoreError> {
     let deadline = Instant::now() + OPEN_PATIENCE;
     loop {
