@@ -71,6 +71,7 @@ mod cli;
 mod client_certificate;
 mod client_gone;
 mod client_info;
+mod hook;
 pub mod settings;
 
 mod channel;

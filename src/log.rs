@@ -18,6 +18,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
 };
 
 use jiff::Timestamp;
@@ -29,7 +30,10 @@ use self::{
     event_line::{EventLine, LineFormat},
     subscriber::Levels,
 };
-use crate::settings::{self, Level, LogFormat};
+use crate::{
+    hook,
+    settings::{self, Level, LogFormat},
+};
 
 static LOG: Mutex<Option<LogOutput>> = Mutex::new(None);
 
@@ -134,13 +138,24 @@ pub(crate) fn catch_up() -> bool {
     lock().as_mut().is_none_or(|log| log.sink.finish() && log.report_dropped())
 }
 
-/// Logs every panic from now on as a line with `message`. The default handler would write to stderr, and that write
-/// could wait for ever for a reader of stderr.
+/// Logs every panic from now on as a line with `message`, or, in a hook of the app, with a message that names the hook.
+/// A thread that is not the one of this call is the app's, and its panics say so. The default handler would write to
+/// stderr, and that write could wait for its reader for ever.
 pub(crate) fn take_panics(message: &'static str) {
+    let own = thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let reason = panic.payload_as_str().unwrap_or("of no known kind");
-        let say = || tracing::error!(event = "panic", place, reason, "{message}");
+        let say = || match hook::running() {
+            Some(hook) => tracing::error!(event = "panic", place, reason, "{hook} panicked: a mistake in the app"),
+            None if thread::current().id() != own => {
+                tracing::error!(event = "panic", place, reason, "a panic in a thread of the app");
+            }
+            None => tracing::error!(event = "panic", place, reason, "{message}"),
+        };
+        if !is_open() {
+            return last_words(&format!("{} ({place}): {reason}", hook::running().unwrap_or(message)));
+        }
         if subscriber::writes_here() { say() } else { subscriber::alone(say) }
     }));
 }

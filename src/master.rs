@@ -11,6 +11,7 @@ mod control;
 mod core;
 mod crash_suspect;
 mod exits;
+mod fork_failures;
 mod handover;
 mod history;
 mod identity;
@@ -34,6 +35,7 @@ use self::{
     control::{ControlServer, Site},
     core::{Action, Caller, Event, ExitReason, Master, Millis, Policy, Scaling, Stage, Tally},
     crash_suspect::Deaths,
+    fork_failures::ForkFailures,
     history::History,
     limits::Jitter,
     notify::{Notify, ServiceState},
@@ -129,6 +131,7 @@ struct Shell {
     oom_kills: Option<OomKills>,
     /// Why the most recent worker that did not become ready failed. `None` if there was no such worker.
     boot_failure: Option<String>,
+    fork_failures: ForkFailures,
 }
 
 /// What a master starts from: nothing, or a service that already runs.
@@ -244,6 +247,7 @@ impl Shell {
             deaths: Deaths::default(),
             oom_kills: OomKills::find(),
             boot_failure: None,
+            fork_failures: ForkFailures::default(),
         }
     }
 

@@ -40,7 +40,6 @@ pub(crate) mod fuzzed {
 }
 
 use std::{
-    any::Any,
     cell::Cell,
     future::{Future, poll_fn},
     io,
@@ -81,6 +80,7 @@ use crate::{
     app::{AppInfo, BootFailure, Shutdown},
     channel::ToMaster,
     error_chain,
+    hook::{HookPanicked, panic_message},
     listener::Listeners,
     log,
     scoreboard::{Row, RowState, Scoreboard},
@@ -129,6 +129,8 @@ pub(crate) struct WorkerSeed {
     pub(crate) resolved: Arc<Resolved>,
     pub(crate) app: Rc<AppInfo>,
     pub(crate) listeners: Listeners,
+    /// The panic of the runtime's hook after the fork. The worker then only reports it.
+    pub(crate) hook_panicked: Option<HookPanicked>,
 }
 
 /// Runs the worker until it is told to end. The process must then exit with the returned code.
@@ -140,7 +142,19 @@ where
     E: Into<BoxError>,
     B: AppBody,
 {
-    let WorkerSeed { slot, generation, row, scoreboard, channel, blocked, master, resolved, app, listeners } = seed;
+    let WorkerSeed {
+        slot,
+        generation,
+        row,
+        scoreboard,
+        channel,
+        blocked,
+        master,
+        resolved,
+        app,
+        listeners,
+        hook_panicked,
+    } = seed;
     let channel = Arc::new(channel);
     row.begin(std::process::id());
     let (program, name) = (&app.program.name, &resolved.settings.process.name);
@@ -150,7 +164,8 @@ where
     let access = AccessLog::new(log::take_access(), &resolved.settings.log, row);
     let shared = Shared::new(row, scoreboard, listeners, Arc::clone(&channel), &resolved.settings, access);
     let mut cut = (0, 0);
-    let ended = become_worker(&resolved, master).and_then(|(runtime, epoch)| {
+    let hooked = hook_panicked.map_or(Ok(()), |panicked| Err(BootError::Hook(panicked)));
+    let ended = hooked.and_then(|()| become_worker(&resolved, master)).and_then(|(runtime, epoch)| {
         let entered = runtime.enter();
         let term =
             signal(SignalKind::terminate()).map_err(|source| BootError::Act { act: "listen to SIGTERM", source })?;
@@ -251,6 +266,8 @@ enum BootError {
     Factory(#[source] BoxError),
     #[error("the factory panicked: {0}")]
     Panicked(String),
+    #[error(transparent)]
+    Hook(HookPanicked),
     #[error("the master is gone")]
     Orphaned,
     #[error("the outer loop of the worker failed")]
@@ -489,9 +506,4 @@ async fn drain<S: Serve<B>, B: AppBody>(
     let left = until.saturating_duration_since(Instant::now());
     let _ = timeout(LAST_BYTES.min(left / 2), shared.emptied()).await;
     until
-}
-
-fn panic_message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }

@@ -1,9 +1,13 @@
 //! Promise: a runtime other than Rust's own gets from the master what it needs: hooks around each fork, a signal for a
-//! worker that hangs, and a command of its own for upgrades.
+//! worker that hangs, and a command of its own for upgrades. A hook of the app that panics or leaves a thread behind
+//! does not end the master.
 
 use std::{fs, path::PathBuf};
 
-use crate::common::{Connection, Launch, PATIENCE, Signal, Supervisor, build_example, events, get, request, text};
+use crate::common::{
+    Connection, Launch, PATIENCE, Signal, Supervisor, assert_told_all, build_example, events, eventually, get, request,
+    text,
+};
 
 /// Returns the launch of the example program, and the file in which it notes its hooks.
 fn seams() -> (Launch, PathBuf) {
@@ -116,5 +120,109 @@ fn an_upgrade_executes_the_command_of_the_runtime_and_a_failed_one_the_command_b
     assert_eq!(failed.status.code(), Some(1), "{}", text(&failed));
     fs::remove_file(&fail).expect("it was written above");
     assert_eq!(arguments_now(&supervisor), interpreted(), "the way back from an upgrade after others");
+    supervisor.stop();
+}
+
+/// The words that a panic of the master itself would leave in the log.
+const OWN_PANIC: &str = "a bug in oxicorn";
+
+/// Returns the launch of the example program, its notes, and the file that names the hooks with a fault.
+fn faulty(faults: &str) -> (Launch, PathBuf, PathBuf) {
+    let (launch, notes) = seams();
+    let path = launch.path("faults");
+    fs::write(&path, faults).expect("our own folder");
+    (launch.env("SEAMS_FAULTS", path.to_str().expect("UTF-8")), notes, path)
+}
+
+#[test]
+fn a_hook_that_panics_ends_a_command_with_its_reason_and_exit_code() {
+    for (fault, command, code, reason) in [
+        ("prepare", &[][..], 3, "App::prepare panicked: a fault in prepare"),
+        ("thread", &[], 3, "after App::prepare the process has 2 threads"),
+        ("table", &[], 2, "panicked: a fault in table"),
+        ("before_fork", &[], 3, "could not be forked: Runtime::before_fork panicked: a fault in before_fork"),
+        ("after_fork_in_worker", &[], 3, "Runtime::after_fork_in_worker panicked: a fault in after_fork_in_worker"),
+        ("check", &["check"], 2, "App::check panicked: a fault in check"),
+        ("check", &["check", "--json"], 2, r#""ok":false,"reason":"App::check panicked: a fault in check""#),
+        ("migrate", &["migrate"], 5, "App::migrate panicked: a fault in migrate"),
+        ("prepare", &["migrate"], 5, "App::prepare panicked: a fault in prepare"),
+        ("prepare", &["check", "--deep"], 3, "App::prepare panicked: a fault in prepare"),
+        ("thread", &["check", "--deep"], 3, "after App::prepare the process has 2 threads"),
+        ("before_fork", &["check", "--deep"], 3, "Runtime::before_fork panicked"),
+        ("after_fork_in_worker", &["check", "--deep"], 3, "Runtime::after_fork_in_worker panicked"),
+        ("after_fork_in_master", &["check", "--deep"], 0, "a worker became ready"),
+    ] {
+        let (launch, _, _) = faulty(fault);
+        let output = launch.run_with(command);
+        let told = text(&output);
+        assert!(output.status.code() == Some(code) && told.contains(reason), "{fault}, {command:?}: {told}");
+        assert!(!told.contains(OWN_PANIC), "{fault}, {command:?}: {told}");
+    }
+}
+
+#[test]
+fn a_hook_that_panics_in_a_running_master_costs_what_it_was_called_for_and_no_more() {
+    let (launch, path, faults) = faulty("");
+    let mut supervisor = launch.serving(1);
+    let (master, worker) = (supervisor.pid(), supervisor.serving_pids());
+    for (fault, command, code, reason) in [
+        ("prepare", "reload", 1, "App::prepare panicked: a fault in prepare"),
+        ("table", "reload", 1, "panicked: a fault in table"),
+        ("before_fork", "reload", 1, "could not be forked: Runtime::before_fork panicked: a fault in before_fork"),
+        ("after_fork_in_worker", "reload", 1, "Runtime::after_fork_in_worker panicked"),
+        ("upgrade_command", "upgrade", 1, "Runtime::upgrade_command panicked: a fault in upgrade_command"),
+        ("prepare", "upgrade", 1, "App::prepare panicked: a fault in prepare"),
+        ("thread", "upgrade", 1, "after App::prepare the process has 2 threads"),
+    ] {
+        fs::write(&faults, fault).expect("our own folder");
+        assert_told_all(&supervisor.ctl_by_socket(&[command]), code, &[reason]);
+        assert_eq!(supervisor.serving_pids(), worker, "{fault}, {command}");
+    }
+    let count = |line: &str| notes(&path).iter().filter(|note| **note == format!("{master} {line}")).count();
+    assert_eq!(count("before fork"), count("after fork in master"), "they stay pairs: {:?}", notes(&path));
+
+    fs::write(&faults, "before_fork").expect("our own folder");
+    supervisor.signal_worker(worker[0], Signal::SIGKILL);
+    // One failed fork is in the log already, that of the reload.
+    let failed = || count("before fork");
+    let before = failed();
+    eventually("the slot is tried again", PATIENCE, || (failed() > before + 1).then_some(()));
+    fs::write(&faults, "").expect("our own folder");
+    supervisor.wait_serving(1);
+
+    fs::write(&faults, "after_fork_in_master hang_signal").expect("our own folder");
+    supervisor.assert_reload(0, &["serves"]);
+    let log = supervisor.log();
+    for event in ["fork_hook_failed", "hang_signal_failed"] {
+        assert!(log.count(event) > 0, "{event} is not in\n{}", log.0);
+    }
+    assert!(log.count("panic") > 0 && !log.0.contains(OWN_PANIC), "{}", log.0);
+    assert!(supervisor.is_running());
+    supervisor.stop();
+}
+
+#[test]
+fn a_prepare_that_leaves_a_thread_is_named_and_an_upgrade_helps() {
+    let (launch, _, faults) = faulty("");
+    let mut supervisor = launch.serving(1);
+    fs::write(&faults, "thread").expect("our own folder");
+    let named = ["after App::prepare the process has 2 threads", "can fork no worker", "upgrade"];
+    supervisor.assert_reload(1, &named);
+    fs::write(&faults, "").expect("our own folder");
+    supervisor.assert_reload(1, &named);
+
+    let worker = supervisor.serving_pids()[0];
+    supervisor.signal_worker(worker, Signal::SIGKILL);
+    let failed = supervisor.wait_log("fork_failed", 1, PATIENCE);
+    assert!(failed[0].contains("2 threads") && failed[0].contains("App::prepare"), "{failed:?}");
+    // Without workers the slot is tried ten times a second.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let log = supervisor.log();
+    assert_eq!([log.count("fork_failed"), log.count(events::BACKOFF)], [1, 0], "{}", log.0);
+
+    let output = supervisor.ctl_by_socket(&["upgrade"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    supervisor.wait_serving(1);
+    supervisor.assert_reload(0, &["serves"]);
     supervisor.stop();
 }

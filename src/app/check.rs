@@ -16,11 +16,14 @@ use std::{
 
 use serde_json::json;
 
-use super::{App, AppInfo, ProgramExit, run::refuse};
+use super::{
+    App, AppInfo, ProgramExit,
+    run::{call_prepare, one_thread, refuse},
+};
 use crate::{
     channel::{Received, ToMaster, ToWorker},
     ctl::{self, Running},
-    error_chain,
+    error_chain, hook,
     listener::Listeners,
     log::{self, terminal},
     master,
@@ -88,7 +91,7 @@ impl App {
         };
         // Call the hook only after the fork of the rehearsal: it may start threads, and a process with threads must not
         // fork.
-        let app = hook.map(|hook| hook(&info.setup(&resolved, None)).map_err(|error| error_chain(error.as_ref())));
+        let app = hook.map(|check| hook::flat("App::check", || check(&info.setup(&resolved, None))));
         let refused = app.as_ref().is_some_and(Result::is_err).then_some(ProgramExit::Usage);
         let exit = refused.or_else(|| rehearsal.as_ref().and_then(Rehearsal::exit));
         if json {
@@ -133,9 +136,9 @@ impl App {
         // Send what the app logs to the terminal, so that the service's own log has no lines of the rehearsal.
         let apart = settings::Log { file: LogTarget::Standard, access: LogTarget::Off, ..settings.log.clone() };
         rehearsal.note(ProgramExit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
-        let prepared = (self.prepare)(&info.setup(resolved, None));
+        let prepared = call_prepare(&*self.prepare, &info.setup(resolved, None)).and_then(|()| one_thread());
         let is_prepared = prepared.is_ok();
-        rehearsal.note(ProgramExit::NoWorkerReady, prepared.map_err(|error| error_chain(error.as_ref())));
+        rehearsal.note(ProgramExit::NoWorkerReady, prepared);
         rehearsal.probe(settings, running);
         rehearsal.note(ProgramExit::Failure, settings.process.pidfile.as_deref().map_or(Ok(()), pidfile));
         if is_prepared {
@@ -222,7 +225,7 @@ fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked,
     // The worker gets a scoreboard of its own, so that it counts nothing for the running service.
     let scoreboard = Scoreboard::create(1, 1)?;
     let row = scoreboard.claim(0, 1, 0, clock::now()).ok_or(io::ErrorKind::OutOfMemory)?;
-    let seed = WorkerSeed {
+    let mut seed = WorkerSeed {
         slot: 0,
         generation: 1,
         row,
@@ -233,8 +236,10 @@ fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked,
         app,
         listeners: Listeners::none(),
         blocked: signals::block_all()?,
+        hook_panicked: None,
     };
-    let forked = master::fork_worker(&*seed.app.runtime)?;
+    let (forked, hook_panicked) = master::fork_worker(&*seed.app.runtime)?;
+    seed.hook_panicked = hook_panicked;
     match forked {
         // The worker becomes the leader of a process group, so that the processes that it starts can be killed together
         // with it.

@@ -11,10 +11,10 @@ use std::{
     rc::Rc,
 };
 
-use super::{App, ProgramExit};
+use super::{App, Prepare, ProgramExit, SetupContext};
 use crate::{
     cli::{Command, Parsed, ServiceArgs, StatusFormat},
-    ctl, error_chain,
+    ctl, error_chain, hook,
     log::{self, terminal},
     master::{self, Handover, Origins, Outcome, SettingsLoader},
     protocol,
@@ -179,15 +179,14 @@ impl App {
             return refuse(&error_chain(&error));
         }
         let setup = self.info.setup(resolved, None);
-        let done = (self.prepare)(&setup)
-            .and_then(|()| worker::take_rights(&resolved.settings.process).map_err(Into::into))
-            .and_then(|()| migrate(&setup));
+        let done = call_prepare(&*self.prepare, &setup)
+            .and_then(|()| worker::take_rights(&resolved.settings.process).map_err(|error| error_chain(&error)))
+            .and_then(|()| hook::flat("App::migrate", || migrate(&setup)));
         match done {
             Ok(lines) if json => println!("{}", serde_json::json!({ "ok": true, "done": lines })),
             Ok(lines) if lines.is_empty() => println!("nothing to do"),
             Ok(lines) => lines.iter().for_each(|line| terminal::result(line)),
-            Err(error) => {
-                let reason = error_chain(error.as_ref());
+            Err(reason) => {
                 if json {
                     println!("{}", serde_json::json!({ "ok": false, "reason": reason }));
                 }
@@ -205,9 +204,10 @@ impl App {
         for found in inherited {
             tracing::warn!(event = "inherited_state", "inherited from the program that started this one: {found}");
         }
+        log::take_panics(MASTER_PANICS);
         settings::say_warnings(&resolved.warnings);
-        if let Err(error) = (self.prepare)(&self.info.setup(&resolved, None)) {
-            let reason = error_chain(error.as_ref());
+        let prepared = call_prepare(&*self.prepare, &self.info.setup(&resolved, None));
+        if let Err(reason) = prepared.and_then(|()| one_thread()) {
             tracing::error!(
                 event = "boot_failed",
                 reason,
@@ -222,6 +222,11 @@ impl App {
     fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
         let start = handover.start_folder();
         start.enter();
+        // The output of a preflight goes to the master, which reads it. After a takeover a write to stderr could wait
+        // for its reader for ever.
+        if !handover.is_preflight() {
+            log::take_panics(MASTER_PANICS);
+        }
         let (resolved, kept) = match self.resolve_as(&handover, &flags, &start) {
             Ok(resolved) => resolved,
             Err(reason) => return handover.refuse(&reason),
@@ -263,7 +268,8 @@ impl App {
             // This program may not be able to read the old settings. Then the hook gets `None` as the running settings.
             let running = running.ok().map(|running| handover.pinned(running));
             let setup = self.info.setup(&resolved, running.as_ref());
-            (self.prepare)(&setup).map_err(|error| error_chain(error.as_ref()))?;
+            call_prepare(&*self.prepare, &setup)?;
+            one_thread()?;
         }
         Ok((resolved, kept))
     }
@@ -272,7 +278,6 @@ impl App {
         let Self { work, prepare, declared, info, migrate: _, check: _, default_settings: _ } = self;
         let info = Rc::new(info);
         let app = Rc::clone(&info);
-        log::take_panics("a panic in the master: a bug in oxicorn; the master ends");
         let load = SettingsLoader {
             app: info,
             read: Box::new(move |running| {
@@ -282,8 +287,14 @@ impl App {
                     .map_err(|problems| problems.to_string().replace('\n', "; "))
             }),
             prepare: Box::new(move |resolved, running| {
-                let setup = app.setup(resolved, Some(running));
-                prepare(&setup).map_err(|error| error_chain(error.as_ref()))
+                call_prepare(&*prepare, &app.setup(resolved, Some(running)))?;
+                one_thread().map_err(|reason| {
+                    format!(
+                        "{reason}. This master can fork no worker while that thread lives; `{} upgrade` executes the \
+                         program anew, without the thread",
+                        terminal::name()
+                    )
+                })
             }),
         };
         match master::run(resolved, load, origins) {
@@ -298,6 +309,32 @@ impl App {
                 }
             }
         }
+    }
+}
+
+/// The message of a panic in the master outside of the app's hooks.
+const MASTER_PANICS: &str = "a panic in the master: a bug in oxicorn; the master ends";
+
+/// Calls the app's hook `prepare`.
+///
+/// # Errors
+/// The hook returned an error or panicked.
+pub(super) fn call_prepare(prepare: &Prepare, setup: &SetupContext<'_>) -> Result<(), String> {
+    hook::flat("App::prepare", || prepare(setup))
+}
+
+/// Makes sure, after the hook `prepare`, that this process can fork a worker.
+///
+/// # Errors
+/// The process has more than one thread.
+pub(super) fn one_thread() -> Result<(), String> {
+    match fork::lasting_threads() {
+        // Without /proc the first fork says so.
+        Ok(0 | 1) | Err(_) => Ok(()),
+        Ok(threads) => Err(format!(
+            "after App::prepare the process has {threads} threads, and a worker can be forked from one only: \
+             App::prepare must start no thread that outlives it"
+        )),
     }
 }
 

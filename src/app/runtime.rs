@@ -67,13 +67,15 @@ pub trait Runtime: 'static {
         Vec::new()
     }
 
-    /// Runs in the master before each fork of a worker, with signals blocked.
+    /// Runs in the master before each fork of a worker, with signals blocked. If it panics, the fork counts as failed.
     fn before_fork(&self) {}
 
-    /// Runs in the master after each fork of a worker, even if the fork failed, with signals blocked.
+    /// Runs in the master after each fork of a worker, even if the fork failed, with signals blocked. If it panics, the
+    /// log has an error, and the worker lives.
     fn after_fork_in_master(&self) {}
 
-    /// Runs in each new worker before anything else, while the worker still has the privileges of the master.
+    /// Runs in each new worker before anything else, while the worker still has the privileges of the master. If it
+    /// panics, the worker fails to boot.
     fn after_fork_in_worker(&self) {}
 
     /// Runs the outer loop of the worker. It must return when [`Driver::drive`] has returned

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     app::Runtime,
     channel::{Received, ToMaster},
+    hook::{self, HookPanicked},
     sys::{
         clock,
         fork::{Forked, fork},
@@ -21,18 +22,31 @@ use crate::{
     },
 };
 
-/// Forks a worker, with the runtime's hooks around the fork. The caller must keep signals blocked during the call.
+/// Forks a worker, with the runtime's hooks around the fork. The caller must keep signals blocked during the
+/// call. In the worker, the panic of its hook is returned too: the worker must not boot.
 ///
 /// # Errors
-/// The errors of [`fork`]. The runtime's hook in the master runs also after an error.
-pub(crate) fn fork_worker(runtime: &dyn Runtime) -> io::Result<Forked> {
-    runtime.before_fork();
-    let forked = fork();
+/// The errors of [`fork`], and a panic of the hook before the fork. The runtime's hook in the master runs also after an
+/// error.
+pub(crate) fn fork_worker(runtime: &dyn Runtime) -> io::Result<(Forked, Option<HookPanicked>)> {
+    let ready = hook::call("Runtime::before_fork", || runtime.before_fork()).map_err(io::Error::other);
+    let forked = ready.and_then(|()| fork());
     match forked {
-        Ok(Forked::Child) => runtime.after_fork_in_worker(),
-        Ok(Forked::Parent { .. }) | Err(_) => runtime.after_fork_in_master(),
+        Ok(Forked::Child) => {
+            let hooked = hook::call("Runtime::after_fork_in_worker", || runtime.after_fork_in_worker());
+            forked.map(|forked| (forked, hooked.err()))
+        }
+        Ok(Forked::Parent { .. }) | Err(_) => {
+            if let Err(panicked) = hook::call("Runtime::after_fork_in_master", || runtime.after_fork_in_master()) {
+                tracing::error!(
+                    event = "fork_hook_failed",
+                    reason = panicked.to_string(),
+                    "a hook of the app failed after a fork; the worker is not touched"
+                );
+            }
+            forked.map(|forked| (forked, None))
+        }
     }
-    forked
 }
 
 /// Reads what all workers have written since the last call, which are heartbeats in their rows and messages in their

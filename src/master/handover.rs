@@ -334,6 +334,7 @@ impl Handover {
             resolved: Arc::new(resolved),
             app,
             listeners,
+            hook_panicked: None,
         })
     }
 }

@@ -76,11 +76,12 @@ impl Shell {
             .and_then(|blocked| Ok((blocked, fd::channel()?)))
             .and_then(|(blocked, ends)| Ok((blocked, ends, fork_worker(&*self.loader.app.runtime)?)));
         match forked {
-            Ok((blocked, (_masters, channel), Forked::Child)) => {
+            Ok((blocked, (_masters, channel), (Forked::Child, hook_panicked))) => {
                 let master = process::parent_pid();
-                Performed::Child(Box::new(ForkedChild { slot, generation, row, channel, blocked, master }))
+                let child = ForkedChild { slot, generation, row, channel, blocked, master, hook_panicked };
+                Performed::Child(Box::new(child))
             }
-            Ok((blocked, (channel, _workers), Forked::Parent { child })) => {
+            Ok((blocked, (channel, _workers), (Forked::Parent { child }, _))) => {
                 drop(blocked);
                 let pid = Pid(child);
                 tracing::info!(
@@ -104,13 +105,16 @@ impl Shell {
     }
 
     fn fork_failed(&mut self, slot: SlotId, generation: Generation, reason: &str) -> Performed {
-        tracing::error!(
-            event = "fork_failed",
-            slot = slot.0,
-            generation = generation.0,
-            reason,
-            "could not fork a worker; the master tries again after a pause"
-        );
+        if let Some(unlogged) = self.fork_failures.note(now(), reason) {
+            tracing::error!(
+                event = "fork_failed",
+                slot = slot.0,
+                generation = generation.0,
+                reason,
+                unlogged,
+                "could not fork a worker; the master tries again after a pause"
+            );
+        }
         self.boot_failure = Some(format!("a worker could not be forked: {reason}"));
         Performed::Learned(Event::ForkFailed { slot })
     }
@@ -316,8 +320,8 @@ impl Shell {
                 slot = slot.0,
                 failures,
                 wait_ms,
-                "{failures} workers of this slot in a row died before they answered a request; the master starts the \
-                 next one in {wait_ms} ms at the latest"
+                "{failures} workers of this slot in a row died before they answered a request, or could not be forked; \
+                 the master starts the next one in {wait_ms} ms at the latest"
             ),
             Note::ScoreboardFull { slot } => tracing::warn!(
                 event = "scoreboard_full",
@@ -435,10 +439,11 @@ impl Shell {
             deaths: _,
             oom_kills: _,
             boot_failure: _,
+            fork_failures: _,
         } = self;
         drop(children);
         signals.forget_in_child();
-        let ForkedChild { slot, generation, row, channel, blocked, master } = child;
+        let ForkedChild { slot, generation, row, channel, blocked, master, hook_panicked } = child;
         WorkerSeed {
             slot: slot.0,
             generation: generation.0,
@@ -450,6 +455,7 @@ impl Shell {
             resolved,
             app: loader.app,
             listeners,
+            hook_panicked,
         }
     }
 }

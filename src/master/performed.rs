@@ -6,7 +6,7 @@
 use std::os::fd::OwnedFd;
 
 use super::core::{Event, ExitReason, Generation, SlotId};
-use crate::{scoreboard::Row, sys::signals::Blocked};
+use crate::{hook::HookPanicked, scoreboard::Row, sys::signals::Blocked};
 
 /// What the shell has to do after an action was performed.
 pub(super) enum Performed {
@@ -25,4 +25,5 @@ pub(super) struct ForkedChild {
     pub(super) channel: OwnedFd,
     pub(super) blocked: Blocked,
     pub(super) master: i32,
+    pub(super) hook_panicked: Option<HookPanicked>,
 }

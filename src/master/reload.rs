@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     app::AppInfo,
-    error_chain, log,
+    error_chain, hook, log,
     protocol::LastReload,
     settings::{self, Changes, Resolved, Settings},
     sys::signals::Number,
@@ -31,7 +31,16 @@ pub(crate) struct SettingsLoader {
 impl SettingsLoader {
     /// Returns the signal that makes a hung worker write what it does, if the runtime has such a signal.
     pub(super) fn dump_signal(&self) -> Option<Number> {
-        self.app.runtime.hang_signal().and_then(|number| Number::try_from(number).ok())
+        let asked = hook::call("Runtime::hang_signal", || self.app.runtime.hang_signal());
+        let number = asked.unwrap_or_else(|panicked| {
+            tracing::error!(
+                event = "hang_signal_failed",
+                reason = panicked.to_string(),
+                "the app gave no signal for workers that hang; they are ended without one"
+            );
+            None
+        });
+        number.and_then(|number| Number::try_from(number).ok())
     }
 }
 
@@ -201,7 +210,10 @@ pub(super) fn why_rolled_back(shell: &Shell, slot: SlotId, why: Failure) -> Stri
         Failure::BootTimeout => {
             format!("the new worker of slot {slot_number} was not ready within workers.boot_timeout")
         }
-        Failure::NotForked => format!("the new worker of slot {slot_number} could not be forked"),
+        Failure::NotForked => {
+            let reason = shell.fork_failures.reason().unwrap_or("for an unknown reason");
+            format!("the new worker of slot {slot_number} could not be forked: {reason}")
+        }
     }
 }
 

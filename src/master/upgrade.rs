@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     app::UpgradeCommand,
+    hook::{self, HookPanicked},
     log,
     protocol::LastReload,
     settings::is_same,
@@ -65,10 +66,14 @@ struct Target {
 impl Target {
     /// Chooses the program to execute. `asked` is the path that the operator gave. The runtime can name another program
     /// that runs the service, such as an interpreter with arguments of its own before those of the service.
-    fn of(shell: &Shell, asked: Option<PathBuf>) -> Self {
+    ///
+    /// # Errors
+    /// The runtime's hook panicked.
+    fn of(shell: &Shell, asked: Option<PathBuf>) -> Result<Self, HookPanicked> {
         let Upgrades { cwd, path, .. } = &shell.upgrades;
         let app = &shell.loader.app;
-        match app.runtime.upgrade_command(asked.as_deref()) {
+        let command = hook::call("Runtime::upgrade_command", || app.runtime.upgrade_command(asked.as_deref()))?;
+        Ok(match command {
             Some(UpgradeCommand { program, arguments }) => {
                 let path = cwd.join(program);
                 let own = app.command_line.iter().skip(1).cloned();
@@ -76,7 +81,7 @@ impl Target {
                 Self { path, arguments }
             }
             None => Self { path: asked.unwrap_or_else(|| path.clone()), arguments: env::args_os().collect() },
-        }
+        })
     }
 }
 

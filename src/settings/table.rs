@@ -23,6 +23,7 @@ use super::{
     secrets,
     sources::Sources,
 };
+use crate::hook;
 
 /// A parsed table: a value of the app's type.
 type TableValue = Arc<dyn Any + Send + Sync>;
@@ -312,9 +313,11 @@ impl TableSpec {
 }
 
 fn parse<T: DeserializeOwned + Send + Sync + 'static>(value: Value) -> Result<TableValue, Mistake> {
-    match serde_path_to_error::deserialize::<_, T>(value) {
-        Ok(parsed) => Ok(Arc::new(parsed)),
-        Err(error) => {
+    let parsed = hook::call("the type of the table", || serde_path_to_error::deserialize::<_, T>(value));
+    match parsed {
+        Err(panicked) => Err(Mistake { path: String::new(), steps: Vec::new(), message: panicked.to_string() }),
+        Ok(Ok(parsed)) => Ok(Arc::new(parsed)),
+        Ok(Err(error)) => {
             let steps: Vec<Step> = error
                 .path()
                 .iter()

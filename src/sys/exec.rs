@@ -38,23 +38,42 @@ pub(crate) fn own_program() -> io::Result<OwnedFd> {
     open(Path::new("/proc/self/exe"))
 }
 
-/// Replaces the program of this process by `program`, which [`open`] returned. The new program gets `arguments` and the
-/// environment of this process, in which `name` is set to `value`. This function returns only if the exec fails. Call
-/// it with all signals blocked; the signals stay blocked in the new program.
-pub(crate) fn replace(program: BorrowedFd<'_>, arguments: &[OsString], name: &str, value: &str) -> io::Error {
-    let c_string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
-    let pair = |name: &OsStr, value: &OsStr| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat());
-    let arguments: Vec<_> = arguments.iter().map(|argument| c_string(argument.as_bytes())).collect();
-    let environment: Vec<_> = std::env::vars_os()
-        .filter(|(other, _)| other != name)
-        .map(|(name, value)| pair(&name, &value))
-        .chain([pair(name.as_ref(), value.as_ref())])
-        .collect();
-    match unistd::execveat(program, c"", &arguments, &environment, AtFlags::AT_EMPTY_PATH) {
-        Ok(never) => match never {},
-        Err(Errno::ENOENT) => io::Error::other("it is a script, or the loader it asks for is missing"),
-        Err(error) => error.into(),
+/// The arguments and the environment of a program. They are made before a fork, because the child of a process with
+/// several threads must not take the lock of the environment.
+#[derive(Debug)]
+pub(crate) struct Image {
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Image {
+    /// Takes `arguments`, and the environment of this process, in which `name` is set to `value`.
+    pub(crate) fn new(arguments: &[OsString], name: &str, value: &str) -> Self {
+        let c_string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
+        let pair = |name: &OsStr, value: &OsStr| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat());
+        let arguments = arguments.iter().map(|argument| c_string(argument.as_bytes())).collect();
+        let environment = std::env::vars_os()
+            .filter(|(other, _)| other != name)
+            .map(|(name, value)| pair(&name, &value))
+            .chain([pair(name.as_ref(), value.as_ref())])
+            .collect();
+        Self { arguments, environment }
     }
+
+    /// Replaces the program of this process by `program`, which [`open`] returned. It returns only if the exec fails.
+    /// Call it with all signals blocked; they stay blocked in the new program.
+    pub(crate) fn replace(&self, program: BorrowedFd<'_>) -> io::Error {
+        match unistd::execveat(program, c"", &self.arguments, &self.environment, AtFlags::AT_EMPTY_PATH) {
+            Ok(never) => match never {},
+            Err(Errno::ENOENT) => io::Error::other("it is a script, or the loader it asks for is missing"),
+            Err(error) => error.into(),
+        }
+    }
+}
+
+/// Replaces the program of this process, as [`Image::replace`] does.
+pub(crate) fn replace(program: BorrowedFd<'_>, arguments: &[OsString], name: &str, value: &str) -> io::Error {
+    Image::new(arguments, name, value).replace(program)
 }
 
 /// Makes descriptors stay open over an exec. It ignores numbers that are not open.

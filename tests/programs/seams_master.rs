@@ -5,15 +5,26 @@
 //!
 //! `SEAMS_NOTES` names the file to which each hook adds a line. As long as the file that `SEAMS_FAIL` names exists, the
 //! workers of a program that an upgrade started (`--interpreted`) die as soon as they serve.
+//!
+//! `SEAMS_FAULTS` names the file with the names of the hooks that panic now, and with `thread` if `App::prepare` is to
+//! start a thread.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this service has a thread, and hangs")]
 
 use std::{
-    convert::Infallible, env, fs::OpenOptions, io::Write, path::Path, process::ExitCode, thread, time::Duration,
+    convert::Infallible,
+    env,
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 use axum::{Router, routing::get};
 use nix::sys::signal::{SigSet, Signal};
-use oxicorn::{Runtime, UpgradeCommand, WorkerContext};
+use oxicorn::{App, Runtime, SetupContext, UpgradeCommand, WorkerContext};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 const INTERPRETED: &str = "--interpreted";
 
@@ -26,23 +37,68 @@ impl Runtime for Interpreter {
 
     fn before_fork(&self) {
         note("before fork");
+        fail("before_fork");
     }
 
     fn after_fork_in_master(&self) {
         note("after fork in master");
+        fail("after_fork_in_master");
     }
 
     fn after_fork_in_worker(&self) {
         note("after fork in worker");
+        fail("after_fork_in_worker");
     }
 
     fn hang_signal(&self) -> Option<i32> {
+        fail("hang_signal");
         Some(Signal::SIGPROF as i32)
     }
 
     fn upgrade_command(&self, asked: Option<&Path>) -> Option<UpgradeCommand> {
+        fail("upgrade_command");
         let own = env::current_exe().expect("/proc is mounted");
         Some(UpgradeCommand::new(asked.unwrap_or(&own)).arg(INTERPRETED))
+    }
+}
+
+fn has_fault(name: &str) -> bool {
+    let faults = env::var_os("SEAMS_FAULTS").and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    faults.split_whitespace().any(|fault| fault == name)
+}
+
+/// Panics if the file of the faults names this hook.
+fn fail(hook: &str) {
+    assert!(!has_fault(hook), "a fault in {hook}");
+}
+
+fn prepare(_: &SetupContext<'_>) -> io::Result<()> {
+    if has_fault("thread") {
+        thread::spawn(|| thread::sleep(Duration::from_secs(60)));
+    }
+    // A thread that was joined is no fault.
+    thread::spawn(|| {}).join().expect("it does not panic");
+    fail("prepare");
+    Ok(())
+}
+
+fn check(_: &SetupContext<'_>) -> io::Result<Vec<String>> {
+    fail("check");
+    Ok(Vec::new())
+}
+
+async fn migrate(_: &SetupContext<'_>) -> io::Result<Vec<String>> {
+    fail("migrate");
+    Ok(Vec::new())
+}
+
+/// A table whose reading panics on request.
+struct Seams;
+
+impl<'de> Deserialize<'de> for Seams {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        fail("table");
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
     }
 }
 
@@ -79,5 +135,11 @@ async fn factory(_: WorkerContext) -> Result<Router, Infallible> {
 fn main() -> ExitCode {
     // Skips the interpreter's own argument. The service's command line comes after it, as in `python -m program`.
     let command_line = env::args_os().enumerate().filter(|(at, argument)| *at != 1 || argument != INTERPRETED);
-    oxicorn::App::new(factory).runtime(Interpreter).run_from(command_line.map(|(_, argument)| argument))
+    App::new(factory)
+        .runtime(Interpreter)
+        .table::<Seams>("seams")
+        .prepare(prepare)
+        .check(check)
+        .migrate(migrate)
+        .run_from(command_line.map(|(_, argument)| argument))
 }

@@ -57,7 +57,11 @@ impl Master {
             self.stage = Stage::Stopping { until: now, urgency: 2 };
             actions.push(Action::Note(Note::BootGivenUp { failures: each.iter().map(Backoff::failures).sum() }));
             self.abandon_changes(actions);
-        } else if wait_ms > 0 && slot.0 < self.slots() && self.early_fork().is_none_or(|(early, _)| early != slot) {
+        } else if wait_ms > 0
+            && why != Failure::NotForked
+            && slot.0 < self.slots()
+            && self.early_fork().is_none_or(|(early, _)| early != slot)
+        {
             actions.push(Action::Note(Note::BackedOff { slot, failures, wait_ms }));
         }
     }

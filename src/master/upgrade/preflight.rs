@@ -23,7 +23,7 @@ use crate::{
     channel::{Received, ToMaster, ToWorker},
     sys::{
         exec, fd,
-        fork::{Forked, fork},
+        fork::{Forked, fork_to_execute},
         signals,
         wait::Exit,
     },
@@ -51,7 +51,8 @@ pub(super) struct Preflight {
 }
 
 pub(in super::super) fn begin(shell: &mut Shell, program: Option<PathBuf>) -> Performed {
-    match try_program(shell, Target::of(shell, program)) {
+    let target = Target::of(shell, program).map_err(|panicked| panicked.to_string());
+    match target.and_then(|target| try_program(shell, target)) {
         Ok(preflight) => {
             tracing::info!(
                 event = "upgrade_started",
@@ -77,12 +78,14 @@ fn try_program(shell: &mut Shell, target: Target) -> Result<Preflight, String> {
     let (words, speaks) = exec::words().map_err(failed("no pipe for its output"))?;
     let (memory, mut transfer) = write_state(shell, &path, Vec::new(), None)?;
     let marker = format!("preflight {} {}", transfer.add(memory.as_fd()), transfer.add(theirs.as_fd()));
+    let image = exec::Image::new(&arguments, MARKER, &marker);
     let blocked = signals::block_all().map_err(failed("signals cannot be blocked"))?;
-    match fork().map_err(failed("it could not be forked"))? {
+    // A thread that a hook of the app has started must not refuse the upgrade: the upgrade is what ends that thread.
+    match fork_to_execute().map_err(failed("it could not be forked"))? {
         Forked::Child => {
             exec::clear_cloexec(transfer.numbers());
             let error = match exec::stand_apart(speaks.as_fd()) {
-                Ok(()) => exec::replace(program.as_fd(), &arguments, MARKER, &marker),
+                Ok(()) => image.replace(program.as_fd()),
                 Err(error) => error,
             };
             let reason = format!("{} cannot be executed: {error}", path.display());
