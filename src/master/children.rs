@@ -49,8 +49,7 @@ pub(crate) fn fork_worker(runtime: &dyn Runtime) -> io::Result<(Forked, Option<H
     }
 }
 
-/// Reads what all workers have written since the last call, which are heartbeats in their rows and messages in their
-/// channels.
+/// Reads the heartbeats in the rows and the messages in the channels that the workers have written since the last call.
 pub(super) fn recv_all(shell: &mut Shell) {
     for child in &mut shell.children {
         let due = child.row.due();
@@ -121,7 +120,7 @@ fn recv(shell: &mut Shell, at: usize) {
     }
 }
 
-/// Reaps every child that has ended, because one SIGCHLD can stand for the ends of many children.
+/// Reaps every child that has ended, because the kernel may send only one SIGCHLD for several children.
 pub(super) fn reap_all(shell: &mut Shell) {
     loop {
         match reap() {

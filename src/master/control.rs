@@ -43,7 +43,7 @@ const CLIENTS_MAX: usize = 32;
 /// for a client that asks for the status.
 const WAITING_MAX: usize = 16;
 const REQUEST_MAX: usize = 64 * 1024;
-/// How long a client may take to send its request. After the response it has the same time again to read it.
+/// How long a client may take to send its request. It may take as long again to read the response.
 const PATIENCE_MS: u64 = 5_000;
 /// How many clients are accepted in one turn, so that signals and workers do not have to wait for all of them.
 const ACCEPTS_MAX: usize = 64;
@@ -59,7 +59,7 @@ pub(super) struct ControlServer {
     next: u64,
     deaf_until: Option<Millis>,
     progress: String,
-    /// True if the file of the socket is gone, could not be made again, and the log already says so.
+    /// True if the file of the socket is gone and could not be made again, and the log already says so.
     lost: bool,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Site<'a> {
 struct ControlListener {
     socket: UnixListener,
     path: PathBuf,
-    /// Identifies the file, because another process may have put its own file at this path later.
+    /// Identifies the file that this master made, because another process may put its own file at this path later.
     file: FileId,
 }
 
@@ -98,7 +98,7 @@ enum ClientStage {
         until: Millis,
     },
     Waiting,
-    /// The response is in `output`. The connection ends once the client has read it.
+    /// The response is in `output`. The connection ends once the client has read the response.
     Reading {
         until: Millis,
     },
@@ -247,7 +247,7 @@ impl ControlServer {
     }
 
     /// Makes the file of the socket again if the file is gone. A cleaner of `/tmp` may remove it, and a logout removes
-    /// the folder of the login. The clients stay connected.
+    /// the folder in `XDG_RUNTIME_DIR`. The clients stay connected.
     pub(super) fn look_after(&mut self, site: &Site<'_>) {
         if self.listener.is_still_there() {
             return;
@@ -369,8 +369,8 @@ impl ControlServer {
         let client = &mut self.clients[at];
         match client.stage {
             ClientStage::Asking { .. } => {}
-            // Clients in these stages have sent their request. Such a client is ready because it has left, or because
-            // it can take more output.
+            // Clients in these stages have sent their request. The poll reports such a client because it has left, or
+            // because it can take more output.
             ClientStage::Waiting if client.output.is_empty() => client.stage = ClientStage::Gone,
             ClientStage::Waiting | ClientStage::Reading { .. } => client.flush(),
             ClientStage::Gone => {}
@@ -796,8 +796,8 @@ mod tests {
         assert!(waiting[..WAITING_MAX].iter().all(|client| !heard(client).1));
     }
 
-    /// Asserts that a client gets a response, or a refusal and the end of the connection, or nothing yet, whatever
-    /// bytes it sends and however they are split.
+    /// Sends any bytes, split in any way. Asserts that the client gets a response, or a refusal and the end of the
+    /// connection, or nothing yet.
     #[test]
     fn any_bytes_get_a_response_or_a_refusal() {
         let mut random = Random::new(1);

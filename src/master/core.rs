@@ -11,7 +11,7 @@
 //!                   (failed)    Killed               Aborting ──── 2 s ───► Killed ───► (reaped)
 //! ```
 //!
-//! If the runtime has a signal that makes a hung worker write what it does, the worker is `Dumping` for at most a
+//! If the runtime has a signal that makes a hung worker write where it hangs, the worker is `Dumping` for at most a
 //! second before it is `Aborting`.
 
 mod backoff;
@@ -78,10 +78,10 @@ pub(crate) struct Worker {
     /// True if the worker has missed its promised heartbeat. Its slot gets no new connections until the worker sends a
     /// heartbeat.
     pub(crate) silent: bool,
-    /// True if the worker has reached its limit of connections. Its slot gets no new connections until some of the open
-    /// ones have ended.
+    /// True if the worker has reached its limit of connections. Its slot gets no new connections until some of the
+    /// worker's open connections have ended.
     full: bool,
-    /// True if the worker was told that this is the final stop, after which no later worker will accept from its
+    /// True if the worker was told that this is the final stop, after which no other worker will accept from the
     /// listeners.
     #[serde(default)]
     told_last: bool,
@@ -100,7 +100,7 @@ pub(crate) struct Master {
     /// True once any worker has been ready. From then on the master never exits because workers fail.
     proven: bool,
     reason: ExitReason,
-    /// Clients of the control socket that asked for the current target and have no reply yet.
+    /// Clients of the control socket that asked for the current target and wait until it is reached.
     callers: Vec<Caller>,
     change: Change,
     /// Reloads and upgrades that were requested while another one was under way, in the order of the requests; the
@@ -110,8 +110,8 @@ pub(crate) struct Master {
     /// The last generation that failed its trial. If a fork for this generation completes later, its worker is drained
     /// at once.
     generation_failed: Option<Generation>,
-    /// True if the settings on trial, or those that passed the last trial, no longer name some addresses that the
-    /// settings before them named.
+    /// True if the new settings no longer name some addresses that the settings before them named. The new settings are
+    /// those on trial, or those that passed the last trial.
     removes: bool,
     close_removed_at: Option<Millis>,
     /// True if the removed addresses refuse new connections already, so that the next step is to close them.
@@ -189,8 +189,8 @@ impl Master {
         actions
     }
 
-    /// Returns when `step` must be called if no event comes earlier. It does not look at the clock: an overdue duty
-    /// gives a deadline in the past, so no duty is forgotten.
+    /// Returns when `step` must be called if no event comes earlier. This function does not read the clock. For an
+    /// overdue duty it returns a time in the past, so no duty is forgotten.
     pub(crate) fn deadline(&self) -> Option<Millis> {
         let phases = self.workers.iter().filter_map(|w| self.phase_deadline(w));
         let forks = self.slots_wanting().map(|slot| self.backoff[slot.0 as usize].ends());
@@ -409,12 +409,13 @@ impl Master {
         reply_to_all(std::mem::take(&mut self.callers), reply, actions);
     }
 
-    /// Extends every deadline once if the master woke long after its own deadline, because then it was suspended, and
-    /// the workers with it. A worker that still sends no heartbeat afterwards hangs, and its extended deadline holds.
+    /// Extends every deadline once if the master woke long after its own deadline. In this case the master and its
+    /// workers were suspended, so the workers could not send heartbeats. A worker that still sends no heartbeat
+    /// afterwards hangs, and its extended deadline holds.
     ///
     /// Only a duty that was due before these events and is still due after them shows a stall. A duty that only these
-    /// events made due does not show a stall: an event may make a slot want a worker although the slot's backoff ended
-    /// hours ago.
+    /// events made due does not show a stall. For example, an event may make a slot want a worker although the slot's
+    /// backoff ended hours ago.
     fn forgive_stall(&mut self, now: Millis, due: Option<Millis>, actions: &mut Vec<Action>) {
         let by_ms = due.zip(self.deadline()).map_or(0, |(before, after)| now.since(before.max(after)));
         if by_ms < STALLED_MS {
@@ -441,18 +442,18 @@ impl Master {
     /// Makes the workers match what is wanted. The order of the duties is part of the specification:
     ///
     /// 1. End overdue workers, before the slots that become empty are filled in the same step.
-    /// 2. Begin the stop once the shutdown delay is over, because after it none of the duties below may start something
-    ///    new.
+    /// 2. Begin the stop once the shutdown delay is over, because during a stop none of the duties below may start
+    ///    anything new.
     /// 3. Mark workers that reached their age, so that duties 6 and 7 replace them.
-    /// 4. Pass the trial, so that workers of the old generation may leave from here on.
+    /// 4. Pass the trial, so that workers of the old generation may leave in duty 6.
     /// 5. Close removed addresses, after the trial in duty 4 has set the time for this.
     /// 6. Retire workers that are replaced, so that a slot beyond the target loses its worker before slots are filled.
     /// 7. Fill slots, after everything that empties a slot.
     /// 8. Ask for the memory of the workers. The answers come in a later step.
     /// 9. Steer new connections, after everything that changes which workers serve.
     /// 10. Reply to callers that wait for the target, after surplus workers have been told to drain.
-    /// 11. Become another program. This duty is the last one, because it waits if this step has asked for a fork or an
-    ///     answer.
+    /// 11. Become another program. This duty is the last one, because it waits if this step has asked for a fork or for
+    ///     another action whose result is still to come.
     fn reconcile(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.end_overdue(now, actions);
         self.end_delay(now);
@@ -544,7 +545,7 @@ impl Master {
     }
 
     /// Tells callers that the target is reached, once every slot below it is served. Surplus workers have been told to
-    /// drain by now. A trial keeps them, so the reply waits until the trial is over.
+    /// drain by now. During a trial the surplus workers stay, so the reply waits until the trial is over.
     fn reply_when_served(&mut self, actions: &mut Vec<Action>) {
         let undecided = matches!(self.change, Change::Loading { .. } | Change::OnTrial(_));
         if self.served() == self.target && !undecided {

@@ -6,8 +6,9 @@
 //! old program gets all of it back unchanged. Refuses: the decision to return (`core`, or the part of the master that
 //! cannot continue).
 //!
-//! Old and new programs may differ in their version. A new field has a default. A program ignores a field that it does
-//! not know, and if it returns to the old program, it hands this field and the received version number back.
+//! Old and new programs may differ in their version. A field that a later version adds has a default, because older
+//! programs do not send it. A program ignores a field that it does not know, and if it returns to the old program, it
+//! hands this field and the received version number back.
 
 use std::{
     collections::BTreeMap,
@@ -60,7 +61,7 @@ pub(super) struct HandoverState {
     /// returns to it.
     pub(super) of: Program,
     /// `path` is the path of the program that reads this state. The next upgrade executes this path. `cwd` is the
-    /// folder in which the service was first started. Links in both paths are kept.
+    /// folder in which the service was first started. Symbolic links in both paths are kept.
     pub(super) path: PathBuf,
     pub(super) cwd: PathBuf,
     /// Why the new program has failed. It is set only if the old program reads this state.
@@ -105,10 +106,10 @@ pub(super) struct Program {
     pub(super) arguments: Vec<String>,
     /// The folder in which the program was started, by the path that the operator used.
     pub(super) folder: PathBuf,
-    /// The folder to which the path in `folder` led when the program was started.
+    /// The folder to which the path in `folder` led, through any symbolic links, when the program was started.
     #[serde(default)]
     pub(super) real_folder: Option<PathBuf>,
-    /// The folder to which relative paths refer in the program's workers.
+    /// The folder that relative paths are resolved against in the program's workers.
     #[serde(default)]
     pub(super) workers_folder: Option<PathBuf>,
     /// True if `sources` include a settings file.
@@ -236,7 +237,8 @@ impl Handover {
     }
 
     /// Returns the folder in which this program looks for settings. A new program takes the path of the folder in which
-    /// the service was first started, and follows the links in it. The old program uses the folder that it had before.
+    /// the service was first started, and follows the symbolic links in it. The old program uses the folder that it had
+    /// before.
     pub(crate) fn start_folder(&self) -> StartFolder {
         if self.is_return() { self.running().1 } else { StartFolder::at(&self.state.cwd) }
     }
@@ -269,7 +271,7 @@ impl Handover {
         }
     }
 
-    /// Returns the environment variables. `LISTEN_PID` holds the pid of the process for which sockets were passed,
+    /// Returns the environment variables. `LISTEN_PID` holds the pid of the process that the sockets were passed to,
     /// which is the master. A preflight has another pid, so it replaces the value by its own pid.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
         let mut environment = settings::environment();

@@ -1,8 +1,9 @@
 //! Which service this is, and whether a command is meant for it.
 //!
-//! Owns: the name, settings file and folder of this service as a command names them. Before two paths of a settings
-//! file are compared, all links in them are followed as they lead now. So after a `current` link was changed, it still
-//! leads the command and the master to the same file. Refuses: the execution of the command (the shell).
+//! Owns: the name, settings file and folder of this service as a command names them. Two paths of a settings file are
+//! compared only after all symbolic links in them are followed. So if a link such as `current` was changed, the path in
+//! the command and the path of the master still lead to the same file. Refuses: the execution of the command (the
+//! shell).
 
 use std::{
     fs,
@@ -46,8 +47,8 @@ fn is_own_file(shell: &Shell, file: &str) -> bool {
     let folder = shell.upgrades.folder();
     // A service without a settings file reads the default file at the next reload, if it exists by then.
     let own = shell.resolved.file.clone().unwrap_or_else(|| folder.join(DEFAULT_FILE));
-    // If the service was started through a link, the next program follows this link again, so a command may also name
-    // the file by its path through the link.
+    // If the service was started through a symbolic link, the program of the next upgrade follows this link again. So a
+    // command may also name the file by its path through the link.
     let here = std::env::current_dir().unwrap_or_default();
     let named = own.strip_prefix(here).map(|rest| folder.join(rest));
     is_one_of(file, [Some(own.clone()), named.ok()].into_iter().flatten())

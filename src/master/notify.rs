@@ -138,8 +138,8 @@ impl Notify {
         }
     }
 
-    /// Notifies systemd that a reload was requested, even if the reload is refused or queued: `systemctl reload` waits
-    /// for this, and then for [`ready`](Self::ready).
+    /// Notifies systemd that a reload was requested, even if the reload is refused or queued. The reason is that
+    /// `systemctl reload` waits for this notification, and then for [`ready`](Self::ready).
     pub(super) fn reloading(&mut self, now: Millis) {
         if self.state == ServiceState::Serving {
             self.reloading = true;
@@ -192,8 +192,8 @@ fn say_failed(error: &io::Error) {
     );
 }
 
-/// Returns half of the time that the service manager allows between two signals; `None` if it does not watch the
-/// process `pid`.
+/// Returns half of the time that the service manager allows between two signals; `None` if the service manager does not
+/// watch the process `pid`.
 fn watchdog_ms(usec: Option<&OsStr>, watched: Option<&OsStr>, pid: u32) -> Option<u64> {
     let ours = watched.is_none_or(|watched| watched.to_str() == Some(&pid.to_string()));
     let usec: u64 = usec?.to_str()?.parse().ok().filter(|usec| *usec > 0)?;

@@ -2,9 +2,9 @@
 //! master and workers share.
 //!
 //! Owns: the search for the counter (cgroup v1 or v2), and the decision which of the counted kills belongs to the death
-//! of a worker. Refuses: any report without a counter. The counter does not name the killed process: if another process
-//! of the cgroup gets an OOM kill, and a worker is killed from outside within seconds, the kill is ascribed to the
-//! worker.
+//! of a worker. Refuses: any report without a counter. The counter does not name the killed process. So if another
+//! process of the cgroup gets an OOM kill, and a worker is killed from outside within seconds, the OOM kill is ascribed
+//! to the worker by mistake.
 
 use std::{
     fs,

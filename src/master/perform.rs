@@ -140,7 +140,7 @@ impl Shell {
         self.send(pid, ToWorker::Drain { grace_ms, last });
     }
 
-    /// Sends a hung worker the runtime's signal that makes the worker write what it does. Does nothing if the runtime
+    /// Sends a hung worker the runtime's signal that makes the worker write where it hangs. Does nothing if the runtime
     /// has no such signal.
     fn dump(&self, pid: Pid, silent_ms: u64) {
         let Some(signal) = self.loader.dump_signal() else { return };

@@ -17,7 +17,7 @@ pub(super) enum Performed {
     Exit(ExitReason),
 }
 
-/// The data that only the child of a fork has. The child needs them to become a worker.
+/// The data that only the child of a fork has. The child needs this data to become a worker.
 pub(super) struct ForkedChild {
     pub(super) slot: SlotId,
     pub(super) generation: Generation,

@@ -1,4 +1,4 @@
-//! Tests of what must be true of the core in any world of fake processes. Each seed gives one run, without real time.
+//! Tests of what must be true of the core in any world of fake processes. Each seed gives one run in virtual time.
 //!
 //! Owns: the properties, each in a test. Refuses: examples, clocks, and the private state of the core. With `SEEDS=n`
 //! each test plays n worlds; `SEED=n` replays one world and prints every event and action.
@@ -76,7 +76,7 @@ fn storm(seed: u64) {
     }
     world.run(40_000);
     world.ahead.retain(|_, ahead| !matches!(ahead, Ahead::Freeze(_)));
-    // If the machine was frozen until now, the master first handles the events that it missed.
+    // If the machine was frozen until now, the master handles the events of that time before the checks below.
     world.run(1);
     if let Some(reason) = world.exited {
         assert_eq!(reason, ExitReason::NoWorkerReady);
@@ -262,7 +262,7 @@ fn a_reload_replaces_every_worker_and_never_dips() {
 }
 
 /// Each worker serves for a shorter time than a trial takes. The trial still ends, because it counts the time for which
-/// the slot is served, not that of one worker.
+/// the slot is served, not the time of one worker.
 #[test]
 fn a_reload_ends_although_its_workers_are_recycled_all_the_time() {
     worlds(100, |seed| {
@@ -387,7 +387,7 @@ fn a_bad_program_changes_nothing_and_the_old_workers_never_stop_serving() {
     });
 }
 
-/// In each world, forks are under way when the preflight has passed. The next program would not know of these forks, so
+/// In each world, forks are under way when the preflight has passed. The new program would not know of these forks, so
 /// the exec must wait for them.
 #[test]
 fn an_exec_waits_for_the_forks_under_way() {
@@ -572,7 +572,7 @@ fn many_crashes_never_leave_the_service_without_a_worker() {
         }
         assert_eq!(world.exited, None);
         world.nature = CALM;
-        // Let the crashes happen that are planned already.
+        // Let the crashes happen that the world has planned already.
         world.run(3_000);
         world.settle(30_000 + FLOOR + BOOT);
     });
@@ -692,7 +692,7 @@ fn a_hung_worker_writes_what_it_does_before_it_is_aborted_and_its_slot_does_not_
     });
 }
 
-/// A stop shortens everything that is under way, so the hung worker is aborted at once.
+/// A stop shortens everything that is under way, so the master aborts the hung worker at once.
 #[test]
 fn a_stop_does_not_wait_for_what_a_hung_worker_writes() {
     worlds(200, |seed| {

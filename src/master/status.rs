@@ -1,8 +1,7 @@
-//! What the master reports about itself, which is the status, the progress of a command, and the reply when the master
-//! ends.
+//! What the master reports about itself: the status, the progress of a command, and the reply when the master ends.
 //!
 //! Owns: the combination of what core, scoreboard, kernel and history know. Refuses: the sending (`control`), and every
-//! question that could wait or fail: a value that is gone meanwhile is reported as zero.
+//! question that could wait or fail. A value that is no longer available is reported as zero.
 
 use super::{
     Shell,

@@ -43,11 +43,11 @@ use crate::{
 /// What the shell remembers about upgrades.
 #[derive(Debug)]
 pub(super) struct Upgrades {
-    /// The path of the program that the next upgrade executes. Links in it are kept.
+    /// The path of the program that the next upgrade executes. Symbolic links in it are kept.
     path: PathBuf,
-    /// The folder in which the service was first started. Links in its path are kept.
+    /// The folder in which the service was first started. Symbolic links in its path are kept.
     cwd: PathBuf,
-    /// The open file of the running program. It is `None` if `/proc` is missing, and no upgrade is possible then.
+    /// The open file of the running program. If `/proc` is missing, this is `None`, and no upgrade is possible.
     executable: Option<OwnedFd>,
     preflight: Option<Preflight>,
     /// The program to go back to if the workers of this program fail their trial. It is set only during the trial.
@@ -145,7 +145,8 @@ pub(super) fn become_new(shell: &mut Shell) -> Performed {
         return Performed::Learned(Event::ExecFailed);
     };
     if let Some(deaf) = shell.children.iter().find(|child| !child.unsent.is_empty()) {
-        // If the program were replaced now, this worker would never get the messages that wait for it.
+        // If the program were replaced now, this worker would never get the messages that the master still keeps for
+        // it.
         let pid = deaf.pid.0;
         refuse(shell, format!("the worker with pid {pid} does not read the messages of the master; try again"));
         return Performed::Learned(Event::ExecFailed);

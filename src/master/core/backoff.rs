@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Millis;
 
 /// The least time between two forks of one slot. While no slot is served, it is also the least time between two forks
-/// that cut the wait of a slot short. It keeps the master from forking in a busy loop.
+/// that cut the wait of a slot short. This limit keeps the master from forking in a busy loop.
 pub(super) const FLOOR_MS: u64 = 100;
 /// While some slot is served, at least this time lies between two forks that cut the wait of a slot short.
 pub(super) const EARLY_MS: u64 = 1_000;
@@ -22,7 +22,7 @@ const MAX_MS: u64 = 30_000;
 /// again.
 const CALM_MS: u64 = 30_000;
 
-/// What a slot remembers of its workers that died.
+/// What the master remembers about the dead workers of one slot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Backoff {
     /// How many workers of this slot have died young in a row.
@@ -55,8 +55,8 @@ impl Backoff {
     /// in a row the slot does not wait.
     ///
     /// Only calm time resets the count. `Ready` alone does not reset it, because a worker that dies right after `Ready`
-    /// would then be forked again in a loop without end. `forgives` is false during the first boot, because a
-    /// boot_timeout longer than the calm time would otherwise reset the count of the failures that it causes.
+    /// would then be forked again in a loop without end. `forgives` is false during the first boot. Otherwise, if
+    /// boot_timeout were longer than the calm time, each failed boot would reset the count.
     pub(super) fn fails(&mut self, now: Millis, forgives: bool) -> u64 {
         if forgives && now >= self.calm_at {
             self.failures = 0;
@@ -78,7 +78,7 @@ impl Backoff {
     }
 
     /// Replaces times in the past by `now`, after an upgrade. Otherwise a slot that wants a worker only now would seem
-    /// to have wanted one since that earlier time, which would look like a stall of the master.
+    /// to have wanted one since an earlier time. The master would take this for a stall of its own.
     pub(super) fn goes_on(&mut self, now: Millis) {
         self.until = self.until.max(now);
         self.floor = self.floor.max(now);

@@ -34,8 +34,8 @@ impl Master {
         }
     }
 
-    /// Notes that a worker ended unasked, or that the master gave it up. If this decides a trial, the failure counts
-    /// for the generation and not for the slot, whose older worker serves on.
+    /// Notes that a worker ended unasked, or that the master gave it up. If this failure decides a trial, it counts for
+    /// the generation and not for the slot, because the slot's older worker still serves.
     pub(super) fn failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
         let slot = w.slot;
         if self.fails_trial(now, slot, w.generation, why, actions) {
@@ -104,9 +104,9 @@ impl Master {
         due.or_else(|| self.early_fork().filter(|(_, at)| *at <= now).map(|(slot, _)| slot))
     }
 
-    /// Returns the slot whose wait is cut short, and when. At most half of the slots may wait, so that a service that
-    /// can serve always has a worker that serves or starts. While some slot is served, waits are cut short less often.
-    /// Before the first worker was ever ready, no wait is cut short.
+    /// Returns the slot whose wait is cut short, and the time at which this slot gets its worker. At most half of the
+    /// slots may wait, so that a service that can serve always has a worker that serves or starts. While some slot is
+    /// served, waits are cut short less often. Before the first worker was ever ready, no wait is cut short.
     pub(super) fn early_fork(&self) -> Option<(SlotId, Millis)> {
         let waiting: Vec<SlotId> = self.slots_wanting().filter(|slot| self.backs_off(*slot)).collect();
         if !self.proven || waiting.len() <= self.slots() as usize / 2 {
@@ -143,8 +143,8 @@ impl Master {
         let slots = match self.stage {
             // A worker that crashes during the shutdown delay is still replaced.
             Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
-            // All other workers ended before they could accept the connections that wait in the listeners: fork one
-            // more that accepts them.
+            // All other workers ended before they could accept the connections that wait in the listeners, so one more
+            // worker is forked to accept them.
             Stage::Stopping { .. } if self.must_accept_rest() && !self.workers.iter().any(Worker::can_accept) => {
                 0..self.slots()
             }

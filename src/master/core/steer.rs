@@ -9,7 +9,7 @@ use super::{Action, Master, Millis, Note, Phase, Pid, SlotId, Stage, Worker};
 /// gets new connections again within this time.
 const SILENT_LOOK_MS: u64 = 100;
 /// If a worker was silent for at least this long, its first heartbeat after the silence is logged. Shorter silences are
-/// common, because handlers block.
+/// common, because a request handler that blocks also delays the heartbeats.
 const LOGGED_SILENCE_MS: u64 = 1_000;
 
 impl Master {
@@ -20,7 +20,8 @@ impl Master {
         *silent_until = next;
         let silent_ms = now.since(std::mem::replace(&mut w.due, due));
         w.forgiven = false;
-        // A heartbeat can be read so late that the promise in it is already broken: then the worker is still silent.
+        // The master may read a heartbeat so late that its promise is already broken. The worker then still counts as
+        // silent.
         if w.silent && due >= now {
             w.silent = false;
             if silent_ms >= LOGGED_SILENCE_MS {
@@ -43,7 +44,7 @@ impl Master {
     /// Chooses the slots that get new connections. These are the slots whose worker is neither silent nor full. If
     /// there is no such slot, they are the slots whose worker is not silent, and if every worker is silent, all slots
     /// with a serving worker. Slots above the target get no new connections. If no worker serves, the earlier choice
-    /// stays, because a connection has to wait in every slot alike.
+    /// stays, because new connections must wait in any case, whichever slots they go to.
     pub(super) fn steer(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if self.watches_silent() && self.look_at <= now {
             self.look_at = now.after(SILENT_LOOK_MS);

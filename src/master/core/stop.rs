@@ -7,9 +7,9 @@ use super::{ABORT_MS, Action, Cause, CommandReply, Master, Millis, Note, Phase, 
 
 /// How long the workers may take to drain at a quick stop.
 const QUICK_MS: u64 = 2_000;
-/// If a request to stop comes this soon after the last one and is not more urgent, it is the same request, delivered
-/// twice. Both the sender of the signal and the program that started the master may deliver it. A person waits longer
-/// before the next request.
+/// If a request to stop comes this soon after the last one and is not more urgent, it counts as the same request,
+/// delivered twice. This happens because the sender of the signal and the program that started the master may both
+/// deliver it. A person waits longer before the next request.
 const SAME_STOP_MS: u64 = 1_000;
 /// A stop forks workers to accept the connections that wait in the listeners. Once this many of them have died, the
 /// stop no longer waits for these connections.
@@ -78,9 +78,9 @@ impl Master {
         }
     }
 
-    /// Drains every worker. Workers that drain already are told, too, that this is the final stop, so that those that
-    /// still live accept from the listeners once more. While no worker serves, starting workers continue. They are told
-    /// to drain once they serve.
+    /// Drains every worker. Workers that drain already are told that this is the final stop, so that they accept from
+    /// the listeners once more. While no worker serves, starting workers continue. They are told to drain once they
+    /// serve.
     fn drain_all(&mut self, now: Millis, until: Millis, actions: &mut Vec<Action>) {
         let starting_go_on = self.must_accept_rest() && !self.workers.iter().any(Worker::serving);
         for i in 0..self.workers.len() {
@@ -93,7 +93,7 @@ impl Master {
                     continue;
                 }
                 Phase::Dumping { .. } => {
-                    // A stop does not wait until a hung worker has written what it does.
+                    // A stop does not wait until a hung worker has written where it hangs.
                     w.phase = Phase::Aborting { until: until.min(now.after(ABORT_MS)) };
                     actions.extend(w.pid.map(|pid| Action::Abort { pid, silent_ms: None }));
                     continue;

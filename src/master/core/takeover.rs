@@ -38,7 +38,7 @@ pub(crate) struct CoreSnapshot {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Takeover {
     /// This program is the new one, and its workers are on trial. `count` is the number of workers in its settings, if
-    /// that number is another than before. `removes` is true if its settings no longer name some addresses.
+    /// this number has changed. `removes` is true if its settings no longer name some addresses.
     New { count: Option<u32>, removes: bool },
     /// This program is the old one, which takes over again because the new one failed.
     Back,
@@ -188,7 +188,7 @@ impl Master {
     }
 
     /// Lets the other program take over, or ends a preflight that takes too long. The exec waits while the shell still
-    /// has to report a result: the next program would not know of a fork that is under way.
+    /// has to report a result, because the other program would not know of a fork that is under way.
     pub(super) fn exec_when_settled(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let settled =
             !self.workers.iter().any(|w| w.phase == Phase::Forking) && !actions.iter().any(Action::awaits_event);

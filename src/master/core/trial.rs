@@ -92,8 +92,8 @@ impl Master {
         std::mem::replace(&mut self.change, Change::None)
     }
 
-    /// Returns true if a change may begin: no other change is under way, and no removed address still has to be closed.
-    /// A change must wait for the latter, because the new settings could name such an address again.
+    /// Returns true if a change may begin. No other change may be under way, and every removed address must be closed,
+    /// because the next settings could name such an address again.
     pub(super) fn may_change(&self) -> bool {
         matches!(self.change, Change::None) && self.close_removed_at.is_none()
     }
@@ -183,7 +183,8 @@ impl Master {
             self.change = Change::Returning { callers, slot, why };
             return true;
         };
-        // The old policy has the old numbers of slots and rows, but those that were added since still exist.
+        // The old policy has the old numbers of slots and rows. The present numbers stay, because the added ones still
+        // exist.
         let Policy { slots, rows, .. } = self.policy;
         self.policy = Policy { slots, rows, ..before };
         actions.push(Action::RestoreSettings { slot, failed: generation, why });

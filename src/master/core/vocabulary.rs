@@ -49,8 +49,8 @@ pub(crate) struct Policy {
     pub(crate) graceful_timeout_ms: u64,
     pub(crate) shutdown_delay_ms: u64,
     pub(crate) max_rss: u64,
-    /// How long a hung worker has to write what it does, before the master ends it; 0 means that it is not asked to
-    /// write.
+    /// How long a hung worker has to write where it hangs, before the master ends it; 0 means that the worker is not
+    /// asked to write this.
     pub(crate) dump_ms: u64,
 }
 
@@ -69,7 +69,7 @@ pub(crate) enum Event {
         caller: Option<Caller>,
     },
     /// The shell has read and checked the settings, and has bound their addresses. `count` is the number of workers in
-    /// the file, if that number is another than before. `removes` is true if the file no longer names some addresses.
+    /// the file, if this number has changed. `removes` is true if the file no longer names some addresses.
     SettingsLoaded {
         policy: Policy,
         count: Option<u32>,
@@ -94,7 +94,8 @@ pub(crate) enum Event {
         slots: u32,
         rows: u32,
     },
-    /// A worker was forked. `max_age_ms` is the age at which it is replaced, jitter included; 0 means no limit.
+    /// A worker was forked. `max_age_ms` is the age, jitter included, at which the worker is replaced; 0 means no
+    /// limit.
     Forked {
         slot: SlotId,
         pid: Pid,
@@ -136,8 +137,8 @@ pub(crate) enum Event {
     DrainBegun {
         pid: Pid,
     },
-    /// At the final stop this worker has accepted every connection that waited in the listeners, and has shut them
-    /// down.
+    /// At the final stop this worker has accepted every connection that waited in the listeners, and has shut the
+    /// listeners down.
     AllAccepted {
         pid: Pid,
     },
@@ -165,15 +166,15 @@ pub(crate) enum Action {
     AnnounceStop {
         pid: Pid,
     },
-    /// Tell the worker to drain. `last` is true if no worker comes after this one. It then closes the listeners once it
-    /// has accepted the connections that wait there.
+    /// Tell the worker to drain. `last` is true if no other worker comes after this one. The worker then accepts the
+    /// connections that wait in the listeners, and closes the listeners.
     Drain {
         pid: Pid,
         grace_ms: u64,
         last: bool,
         cause: Cause,
     },
-    /// Send the runtime's signal to a hung worker, so that it writes what it does. The action `Abort` follows later.
+    /// Send the runtime's signal to a hung worker, so that it writes where it hangs. The action `Abort` follows later.
     Dump {
         pid: Pid,
         silent_ms: u64,
@@ -281,7 +282,7 @@ pub(crate) enum CommandReply {
     UpgradeRefused,
     /// The workers of the new program failed their trial, or the new program could not take over.
     UpgradeFailed,
-    /// Another upgrade is under way or waits; nothing was changed.
+    /// Another upgrade is under way or queued; nothing was changed.
     UpgradeUnderWay,
     /// A worker could not boot. The target stays, and the master tries the slot again.
     BootFailed {
@@ -391,7 +392,7 @@ pub(crate) enum Phase {
     Serving {
         silent_until: Millis,
     },
-    /// The master asked a hung worker to write what it does.
+    /// The master asked a hung worker to write where it hangs.
     Dumping {
         until: Millis,
     },

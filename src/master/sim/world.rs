@@ -13,8 +13,8 @@ use super::super::core::{
 pub(super) const TIMEOUT: u64 = 3_000;
 pub(super) const BOOT_TIMEOUT: u64 = 5_000;
 pub(super) const GRACE: u64 = 10_000;
-/// How far ahead a fake worker promises its next heartbeat. Real workers promise less; with a long promise a world
-/// needs fewer steps.
+/// How far ahead a fake worker promises its next heartbeat. Real workers promise a shorter time. With a long promise a
+/// world needs fewer steps.
 pub(super) const PROMISE: u64 = 10_000;
 /// After a freeze, every worker sends a heartbeat within half of this time.
 pub(super) const MOMENT: u64 = 100;
@@ -60,8 +60,8 @@ pub(super) struct Nature {
     pub(super) crash_at_boot: u64,
     pub(super) never_ready: u64,
     pub(super) crash: u64,
-    /// How often a worker answers a request soon after it begins to serve. If it dies after that, it has not died
-    /// young.
+    /// How often a worker answers a request soon after it begins to serve. A worker that dies after such an answer has
+    /// not died young.
     pub(super) answers: u64,
     pub(super) hang: u64,
     /// How often a worker sends a heartbeat late, and then continues.
@@ -148,7 +148,7 @@ pub(super) struct Process {
     state: State,
     pub(super) hung: bool,
     pub(super) announced: bool,
-    /// True if the process may end at any moment, because of what the master did to it.
+    /// True if the process may end at any moment, because it drains, or because the master gave it up or killed it.
     doomed: bool,
     /// The time by which the process must have drained, if it was told to.
     pub(super) drained_by: Option<u64>,
@@ -359,7 +359,7 @@ impl World {
     }
 
     /// Returns the event that the master gets; `None` if there is no event, because the process is gone or cannot do
-    /// this now.
+    /// what was planned.
     fn happen(&mut self, ahead: Ahead) -> Option<Event> {
         let event = match ahead {
             Ahead::Fact(event) => event,
@@ -467,8 +467,8 @@ impl World {
         self.processes.values().any(|p| p.state == State::Serving && !p.hung && p.due < self.now)
     }
 
-    /// Freezes the machine. The machine wakes before a deadline, or at least a second after it, because a shorter delay
-    /// would not count as a stall.
+    /// Freezes the machine. The machine wakes before a deadline or at least a second after it, because a shorter delay
+    /// after the deadline would not count as a stall.
     pub(super) fn freeze(&mut self, ms: u64) {
         let silences = self.processes.values().map(|p| p.due + TIMEOUT);
         let mut deadlines: Vec<u64> = silences.chain(self.master.deadline().map(|deadline| deadline.0)).collect();
@@ -731,7 +731,7 @@ impl World {
         self.take_over(Takeover::New { count, removes });
     }
 
-    /// Lets another program take over. This program gets the old state only as text.
+    /// Lets another program take over. The other program gets the old state only as text.
     fn take_over(&mut self, takeover: Takeover) {
         self.execs += 1;
         let forking = self.master.workers().iter().find(|w| w.phase == Phase::Forking);
@@ -878,9 +878,9 @@ impl World {
         }
     }
 
-    /// Asserts that at most half of the slots wait for their next worker, however many workers die, so that one serves
-    /// or starts. More slots may wait for a short time after a fork, which is `EARLY` while some slot serves, and
-    /// `FLOOR` otherwise.
+    /// Asserts that at most half of the slots wait for their next worker, however many workers die. So some slot always
+    /// has a worker that serves or starts. More slots may wait for a short time after a fork, which is `EARLY` while
+    /// some slot serves, and `FLOOR` otherwise.
     fn assert_never_without(&self, at: u64) {
         let slots = self.master.target().min(self.policy.slots);
         let has = |slot: u32| {
@@ -899,8 +899,8 @@ impl World {
         }
     }
 
-    /// Asserts that clients that wait in a queue were served before the exit, unless the stop was made faster, its time
-    /// was over, or three workers that were forked for this have died.
+    /// Asserts that clients that wait in a queue were served before the exit. The exceptions are a stop that was made
+    /// faster, a stop whose time was over, and the death of three workers that were forked to accept from the queues.
     fn assert_all_accepted(&self) {
         let stops = self.notes.iter().filter_map(|(at, note)| match note {
             Note::Stopping { graceful, delay_ms, grace_ms } => {

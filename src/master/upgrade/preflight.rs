@@ -94,7 +94,7 @@ fn try_program(shell: &mut Shell, target: Target) -> Result<Preflight, String> {
         }
         Forked::Parent { child } => {
             drop(blocked);
-            // If this fails, the child has already made itself the leader of the group.
+            // If this fails, the child has already made itself the leader of its own process group.
             let _ = exec::lead_group(child);
             let (pid, channel) = (Pid(child), Some(channel));
             let (words, said) = (Some(words), Vec::new());
@@ -134,7 +134,7 @@ pub(in super::super) fn end(shell: &mut Shell) {
 pub(in super::super) fn reap(shell: &mut Shell, exit: Exit) {
     recv(shell);
     let Some(preflight) = &mut shell.upgrades.preflight else { return };
-    // The processes that the preflight has started must end with it.
+    // The preflight may have started other processes of its group. They must end with the preflight.
     signals::kill_group(preflight.pid.0);
     let passed = preflight.passed;
     if !passed {
