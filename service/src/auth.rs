@@ -16,7 +16,7 @@ use crate::{
 const MISSING: &str = r#"Bearer realm="oxicorn""#;
 const WRONG: &str = r#"Bearer realm="oxicorn", error="invalid_token""#;
 
-/// The error for a table `[service]` that was declared without its files, so that the file of the token was not read.
+/// The error if the program declared the table `[service]` without its files, so that the token's file was not read.
 #[derive(Debug, thiserror::Error)]
 #[error("service.bearer_token_file was not read: declare the table as factory::table() has it")]
 pub(crate) struct TokenUnread;

@@ -1,7 +1,7 @@
 //! Which web pages may call the service from a browser (the CORS protocol of the Fetch standard).
 //!
-//! Owns: the form of an origin, the rights of a listed origin, and the choice of the part that answers OPTIONS.
-//! Refuses: cookies, and the right to write, which the token gives.
+//! Owns: the form of an origin, the rights of a listed origin, and the decision which part answers an OPTIONS request.
+//! Refuses: cookies, and the right to write, which only the token gives.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -87,7 +87,7 @@ impl Cors {
             .allow_origin(allowed)
             .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
             .allow_headers([AUTHORIZATION, CONTENT_TYPE])
-            // A page can always read some headers. This list names the others that it needs.
+            // A web page can read a few headers of every answer. This list names the other headers that a page needs.
             .expose_headers([LOCATION, RETRY_AFTER, WWW_AUTHENTICATE])
             .max_age(Duration::from_secs(600))
             // `Vary` is also sent to origins that are not listed, because a cache must not show one origin's answer to

@@ -1,5 +1,5 @@
-//! Routes that show the state of a worker, and routes that make it hang, crash or leak, so that an operator can watch
-//! what the supervisor does in this case.
+//! Routes that show the state of a worker, and routes that make a worker hang, crash or leak, so that an operator can
+//! watch how the supervisor reacts.
 //!
 //! Owns: the routes below `/debug/`. Refuses: all of these routes except `/debug/connections`, unless `service.debug`
 //! is on.

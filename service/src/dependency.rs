@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How long a dependency may take to answer. After that it counts as unavailable.
+/// How long a dependency may take to answer. A dependency that takes longer counts as unavailable.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A dependency counts as working again if no request has failed for this long. One success is not enough, because a
@@ -40,7 +40,7 @@ pub(crate) struct DependencyHealth {
 struct Outage {
     failures: u64,
     failed_at: Instant,
-    /// How much the most telling reason in the log has said about the cause so far.
+    /// How much the log says about the cause of this outage so far.
     told: Telling,
 }
 

@@ -1,7 +1,7 @@
 //! The OpenAPI document of the service, and Swagger UI to read it and try it out.
 //!
 //! Owns: the parts of the document that do not describe a route (each handler describes its own), and the routes
-//! `/openapi.json` and `/docs`, with the files of the latter. Refuses: files from outside the binary.
+//! `/openapi.json` and `/docs`, with the files that `/docs` loads. Refuses: files from outside the binary.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ use utoipa_swagger_ui::Config;
 
 use crate::{auth::Token, error::ApiError};
 
-/// The content policy of `/docs`. It allows the page to load files of this service and to call this service, and
-/// nothing else. No inline script may run.
+/// The content policy of `/docs`. It allows the page only to load files of this service and to call this service. No
+/// inline script may run.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -60,7 +60,7 @@ const PAGE: &str = r#"<!doctype html>
         (name = "facts", description = "A small collection with every verb, pages and a filter"),
         (name = "health", description = "For probes and load balancers"),
         (name = "debug", description = "The state of a worker"),
-        (name = "docs", description = "This document"),
+        (name = "docs", description = "This OpenAPI document"),
     ),
     components(schemas(crate::error::ErrorBody)),
     modifiers(&BearerScheme),
@@ -102,7 +102,7 @@ fn open_to_all(document: &mut Document) {
     }
 }
 
-/// This document
+/// This OpenAPI document
 #[utoipa::path(get, path = "/openapi.json", tag = "docs", responses(
     (status = 200, description = "OpenAPI 3.1", body = Object),
 ))]
@@ -110,7 +110,7 @@ async fn openapi(State(document): State<Arc<Document>>) -> Response {
     Json(document.as_ref()).into_response()
 }
 
-/// This document, to read and try out in a browser
+/// This OpenAPI document, to read and try out in a browser
 #[utoipa::path(get, path = "/docs", tag = "docs", responses(
     (status = 200, description = "Swagger UI", body = str, content_type = "text/html"),
 ))]
@@ -124,8 +124,8 @@ async fn file(
 ) -> Result<Response, ApiError> {
     let absent = || ApiError::not_found("Swagger UI has no such file");
     let Path(name) = name.map_err(|_| absent())?;
-    // The HTML pages that come with Swagger UI are not served, because they would get the policy of all other answers,
-    // and would stay blank.
+    // The HTML pages that come with Swagger UI are not served. They would get the content policy of all other answers,
+    // so a browser would show them blank.
     if name.ends_with(".html") {
         return Err(absent());
     }

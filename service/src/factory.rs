@@ -78,8 +78,8 @@ pub(crate) async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, Bui
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
 }
 
-/// Makes the folder of the database and an empty file with the master's rights, and gives both to the user of the
-/// workers, because workers make no file. The database of a running service is never made again, because the new one
+/// Makes the folder of the database and an empty file with the master's rights, because workers make no file. Then
+/// gives both to the user of the workers. The database of a running service is never made again, because the new one
 /// would be empty.
 ///
 /// # Errors
@@ -105,8 +105,8 @@ fn sqlite_path(setup: &SetupContext<'_>) -> Option<PathBuf> {
     settings.wants_sqlite().then(|| setup.state_path(&settings.sqlite_path))
 }
 
-/// Makes the database ready, which gets its tables or indexes, and the version of its schema. Returns a line for each
-/// step that was done.
+/// Makes the tables or indexes of the database, and notes the version of its schema. Returns a line for each step that
+/// was done.
 ///
 /// # Errors
 /// The database refuses, cannot be reached, or has the schema of a newer program.

@@ -179,7 +179,7 @@ impl FromRequestParts<Facts> for Writer {
     }
 }
 
-/// The `{id}` of a path. A text that is not a UUID is treated as an id that no fact has.
+/// The `{id}` in the path of a request. A text that is not a UUID is treated as an id that no fact has.
 struct FactId(String);
 
 impl<S: Send + Sync> FromRequestParts<S> for FactId {
@@ -248,8 +248,8 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// The body of POST and PUT, not checked yet. All fields are optional here, so that `validate` can name a missing field
-/// together with every other mistake.
+/// The body of POST and PUT, before it is checked. All fields are optional here, so that `validate` can name a missing
+/// field together with every other mistake.
 #[derive(Deserialize, ToSchema)]
 #[schema(as = NewFact, description = "What a client decides about a fact")]
 #[serde(deny_unknown_fields)]
@@ -296,8 +296,8 @@ fn validate(input: FactInput) -> Result<Draft, ApiError> {
         refuse("text", "is required".into());
         "-".into()
     });
-    // White space is the same here as in the pattern of the OpenAPI document, because dialects of regular expressions
-    // differ on it.
+    // Only ASCII white space counts, as in the pattern of the OpenAPI document, because dialects of regular expressions
+    // differ on other white space.
     if text.chars().all(|sign| sign.is_ascii_whitespace()) {
         refuse("text", "must not be blank".into());
     } else if longer_than(&text, TEXT_MAX) {

@@ -91,7 +91,8 @@ pub(crate) enum StoreKind {
 }
 
 /// Parses a connection string. A string with an `@` can hold a password. The driver's error is not shown for such a
-/// string, because it may quote what the driver takes for a host or an option, and this can be half of the password.
+/// string, because it may quote a part that the driver takes for a host or an option. This part can be half of the
+/// password.
 fn connection_string<'de, D: Deserializer<'de>>(value: D) -> Result<Secret, D::Error> {
     let uri = Secret::deserialize(value)?;
     if uri.is_empty() {

@@ -65,7 +65,7 @@ impl Serialize for Millis {
     }
 }
 
-/// The part of a fact that a client decides. It has been checked.
+/// The part of a fact that a client decides, after the service has checked it.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Draft {
     pub(crate) text: String,
@@ -73,8 +73,8 @@ pub(crate) struct Draft {
     pub(crate) tags: Vec<String>,
 }
 
-/// Selects the facts of a list: those that have `tag` and are older than the fact with the id `before`, newest first,
-/// and at most `limit` of them.
+/// Selects the facts of a list. These are the newest facts that have `tag` and are older than the fact with the id
+/// `before`, at most `limit` of them, newest first.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) limit: u32,
@@ -98,7 +98,8 @@ pub(crate) enum StoreError {
     Unfit { reason: String },
     #[error("the store could not {act}")]
     Sqlite { act: &'static str, source: rusqlite::Error },
-    /// Holds only the kind of the driver's error, because the full error quotes the server's answer, with documents.
+    /// Holds only the kind of the driver's error, because the full error quotes the server's answer, which may hold
+    /// documents.
     #[error("the store could not {act}")]
     Mongo { act: &'static str, source: Box<mongodb::error::ErrorKind> },
     #[error("the store did not {act} within {within:?}")]

@@ -34,8 +34,8 @@ const FACTS: &str = "facts";
 /// The name of the index for a list by tag. For a list without a tag the index of `_id` is enough.
 const INDEX: &str = "tags_newest_first";
 
-/// The driver's client is made at its first use, because the name in a `mongodb+srv://` string must be looked up for
-/// it. This look-up may fail for a while, like any request to the server.
+/// One worker's client of the MongoDB. The driver's client is made only at its first use, because the driver must first
+/// look up the name in a `mongodb+srv://` string. This look-up may fail for a while, like any request to the server.
 #[derive(Clone)]
 pub(super) struct Mongo {
     uri: Arc<ConnectionString>,
@@ -121,7 +121,8 @@ impl Mongo {
         }
         self.bounded("list facts", async {
             let facts = self.facts().await?;
-            // The server gives up after this time too, because without the index it would read the whole collection.
+            // `max_time` makes the server give up after this time too. A query without the index would read the whole
+            // collection.
             let found = facts.find(filter).sort(doc! {"_id": -1}).limit(page.limit.into()).max_time(self.within);
             let mut cursor = found.await?;
             let mut facts = Vec::new();
@@ -149,7 +150,7 @@ impl Mongo {
     }
 
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        // The ping reads the collection, because the command "ping" works without any rights.
+        // The ping reads the collection, because the command "ping" succeeds even for a user without any rights.
         let id = doc! {"_id": ""};
         self.bounded("answer a ping", async { self.facts().await?.find_one(id).await }).await.map(drop)
     }

@@ -168,7 +168,7 @@ impl Sqlite {
         .await
     }
 
-    /// Tries a write of the size of a small fact, and leaves nothing behind.
+    /// Tries a write of the size of a small fact, and deletes what was written in the same transaction.
     pub(super) async fn try_write(&self) -> Result<(), StoreError> {
         run(&self.writer, "take a write that changes nothing", |connection| {
             let trial = connection.unchecked_transaction()?;
@@ -414,7 +414,8 @@ mod tests {
         other.execute_batch("COMMIT").unwrap();
         store.insert(draft("after")).await.unwrap();
         other.execute_batch("BEGIN IMMEDIATE; COMMIT").unwrap();
-        // The first write had begun and ran to its end. The two that waited behind it were dropped with their callers.
+        // The first write had begun and ran to its end. The two that waited behind it never ran, because their callers
+        // were gone.
         let texts: Vec<String> = store.list(page(10)).await.unwrap().items.into_iter().map(|fact| fact.text).collect();
         assert_eq!(texts, ["after", "abandoned"]);
     }
