@@ -22,7 +22,7 @@ use crate::{PATIENCE, random::Random};
 /// How a request failed. Each failure is of exactly one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
-    /// Nothing listens at this address, or there is no such machine.
+    /// Nothing listens at this address, or no machine has this address.
     Refused,
     ResetBeforeFirstByte,
     EofBeforeResponse,
@@ -72,7 +72,7 @@ impl Response {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
     }
 
-    /// Returns the number `pid` in the JSON body: the worker that answered. `None` if the body has no `pid`.
+    /// Returns the pid of the worker that answered, read from the JSON body. Returns `None` if the body has no `pid`.
     pub fn pid(&self) -> Option<u32> {
         let value: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
         u32::try_from(value.get("pid")?.as_u64()?).ok()
@@ -119,8 +119,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Opens a connection as [`open`](Self::open) does, but from the address `source`. All of 127.0.0.0/8 belongs to
-    /// the machine, so a test can play many clients.
+    /// Opens a connection as [`open`](Self::open) does, but from the address `source`. Every address in 127.0.0.0/8
+    /// belongs to this machine, so a test can appear as many clients.
     pub fn open_from(source: IpAddr, address: SocketAddr) -> Result<Self, Failure> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::new(source, 0).into()).expect("an address of this machine");

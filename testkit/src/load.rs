@@ -5,8 +5,8 @@
 //! twice or not at all.
 //!
 //! At *saturation*, each connection sends the next request as soon as the last answer is there. A *paced* load sends at
-//! a rate that no answer can slow down: a request is due at its time, and its latency counts from then, even if every
-//! connection was still waiting for an answer.
+//! a fixed rate, which slow answers do not change. Each request is due at a fixed time. Its latency counts from that
+//! time, even if all connections were still waiting for an answer.
 
 mod end;
 mod http1;
@@ -41,8 +41,8 @@ pub use self::{end::End, tally::Tally};
 use crate::now;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the client waits for an answer. An answer that has not come by then will never come, and a longer wait
-/// would hold up the turn.
+/// How long the client waits for an answer. The client assumes that a later answer will never come, and a longer wait
+/// would delay the turn.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after a failed connection attempt. Without this pause the client would try again as fast as the server
 /// refuses.
@@ -58,8 +58,8 @@ pub struct Load {
     pub path: &'static str,
     /// The bytes in the body of a request; 0 means a GET.
     pub body: usize,
-    /// With `(n, path)`, every n-th request asks for `path`, whose answer is slow. Such a request counts in the classes
-    /// but not in the latencies.
+    /// With `(n, path)`, every n-th request asks for `path`, whose answer is slow. The end of such a request is
+    /// counted, but its latency is not.
     pub slow: Option<(u64, &'static str)>,
     /// True if the body of each answer is the pid of the worker that answered.
     pub who: bool,
@@ -75,13 +75,13 @@ pub struct Wire {
     pub streams: Option<usize>,
 }
 
-/// The moment at which something is done to the server. Requests are classed by whether they were sent before or after
-/// this moment.
+/// The moment at which the benchmark does something to the server. The tally separates requests that were sent before
+/// this moment from later requests.
 pub struct Mark {
     epoch: Instant,
-    /// The moment in nanoseconds since `epoch`; `u64::MAX` until something is done to the server.
+    /// The moment in nanoseconds since `epoch`. `u64::MAX` until the benchmark does something to the server.
     at: AtomicU64,
-    /// The pid of the worker to which something is done; 0 if it is done to the complete service.
+    /// The pid of the worker to which the benchmark does something. 0 if it does something to the whole service.
     victim: AtomicU32,
 }
 
@@ -124,8 +124,8 @@ impl Load {
     }
 
     pub fn start(self) -> Running {
-        // The client uses half of the cores. On two cores the server needs the other one, and more client threads would
-        // only compete with the server.
+        // The client uses half of the cores. The server needs the other half, and more client threads would only
+        // compete with the server.
         let cores = available_parallelism().map_or(1, usize::from);
         let threads = (cores / 2).clamp(1, self.connections);
         let (begun, stop) = (now(), Arc::new(AtomicBool::new(false)));
@@ -171,7 +171,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Lets every request that was started end, and returns what was measured.
+    /// Lets each request in flight end, and returns what was measured.
     pub fn finish(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
         let time = self.begun.elapsed();
@@ -224,8 +224,8 @@ struct Outcome {
     sent: Instant,
     end: End,
     slow: bool,
-    /// The pid of the worker that answered this request. If the request failed, the pid of the worker that answered the
-    /// request before it on the same connection.
+    /// The pid of the worker that answered this request. If the request failed, this is the pid of the worker that
+    /// answered the previous request on the same connection.
     server: Option<u32>,
 }
 

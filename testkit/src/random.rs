@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct Random(u64);
 
 impl Random {
-    /// Makes a generator from a seed. For neighbouring seeds, the states in which the generators begin are far apart.
+    /// Makes a generator from a seed. Generators with neighbouring seeds begin in states that are far apart.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)

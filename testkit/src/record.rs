@@ -1,4 +1,5 @@
-//! What a run of the benchmark has measured. The same types are filled, saved, compared and drawn.
+//! The measurements of one run of the benchmark. The benchmark fills these types, saves them, compares them with an
+//! earlier run, and draws plots from them.
 //!
 //! Owns: the record and its medians. Refuses: measurement and judgement.
 
@@ -40,17 +41,18 @@ pub struct Machine {
 pub struct Row {
     pub scenario: String,
     pub peer: String,
-    /// One turn for each round, in order.
+    /// The turns of this peer: one for each round, in order.
     pub turns: Vec<Turn>,
-    /// The reason why this peer cannot take part in this scenario; empty if it can. With a reason, `turns` is empty.
+    /// The reason why this peer cannot take part in this scenario. The text is empty if it can. If there is a reason,
+    /// `turns` is empty.
     #[serde(default)]
     pub not_applicable: String,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Turn {
-    /// The figures that were measured, by their names, which contain their units. A figure that a peer does not have is
-    /// missing.
+    /// The measured figures by name. Each name contains the unit of its figure. If a peer does not have a figure, the
+    /// map does not contain it.
     ///
     /// - Loads: `requests_per_second`, `cpu_us_per_request`, `failed`; paced loads also `p50_us`, `p99_us`, `p99_9_us`.
     /// - Events under load: `failed`, `in_flight`, `lost` (of those in flight), `beyond` (others that failed),
@@ -58,13 +60,13 @@ pub struct Turn {
     /// - At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`, `master_pss_kib`, `master_rss_kib`,
     ///   `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`, `max_over_mean`.
     pub figures: BTreeMap<String, f64>,
-    /// The number of requests in each class. The classes are `ok` and the names of the kinds of failure, and every
-    /// request is in exactly one of them.
+    /// The number of requests in each class. The classes are `ok` and the names of the kinds of failure. Every request
+    /// is in exactly one class.
     pub classes: BTreeMap<String, u64>,
-    /// For several parts of the requests (such as 0.99), the part and the latency in microseconds that it stays below,
-    /// in ascending order. Empty if no latency is measured.
+    /// Pairs of a percentile, as a fraction such as 0.99, and its latency in microseconds, in ascending order. Empty if
+    /// no latency is measured.
     pub latency: Vec<(f64, f64)>,
-    /// What clients saw over time; filled only in scenarios with events.
+    /// What the clients saw, tick by tick. It is filled only in scenarios with events.
     pub timeline: Vec<Tick>,
 }
 
@@ -93,7 +95,7 @@ pub struct Tick {
     pub failed: u64,
     /// The longest wait that ended in this tick, in microseconds.
     pub longest_us: f64,
-    /// What was done to the server in this tick, such as `reload` or `kill`; empty if nothing was.
+    /// What the benchmark did to the server in this tick, such as `reload` or `kill`. Empty if it did nothing.
     #[serde(default)]
     pub event: String,
 }
@@ -114,7 +116,7 @@ impl Promise {
     }
 }
 
-/// The median of some values, and the smallest and the largest of them.
+/// The median, the smallest and the largest of some values.
 #[derive(Debug, Clone, Copy)]
 pub struct Spread {
     pub median: f64,

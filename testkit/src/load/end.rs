@@ -7,20 +7,20 @@ pub enum End {
     Ok,
     Refused,
     ConnectTimeout,
-    /// No connection was made, for another reason than a refusal or a timeout: the client has no free port, for
-    /// example.
+    /// No connection was made, and the cause is neither a refusal nor a timeout. For example, the client has no free
+    /// port.
     NoConnection,
-    /// The connection was made, but TLS on it failed.
+    /// The TCP connection was made, but the TLS handshake on it failed.
     NoTls,
     /// The connection was reset before the first byte of the answer.
     Reset,
     /// The connection was closed before the first byte of the answer.
     Closed,
-    /// A part of the answer came, and the rest did not.
+    /// The connection ended after a part of the answer had come.
     Cut,
     Status(u16),
     Timeout,
-    /// The answer is not HTTP, or it is longer than announced.
+    /// The answer is not HTTP, does not announce its length, or is longer than announced.
     Malformed,
 }
 

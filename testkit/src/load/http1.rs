@@ -46,7 +46,8 @@ pub(super) async fn connection(thread: Rc<Thread>) {
         thread.note(&Outcome { due, sent, end, slow: slow.is_some(), server });
         match (connection, answered) {
             (Ok(mut connection), Ok(_)) if load.wire.per_request => {
-                // Wait until the server closes, because if the client closed first, its ports would stay in TIME_WAIT.
+                // Wait until the server closes the connection. If the client closed it first, the client's port would
+                // stay in TIME_WAIT.
                 let _ = timeout(AFTER_REFUSAL, connection.stream.read(&mut buffer)).await;
             }
             (Ok(connection), Ok(Answer { goodbye: false, .. })) => kept = Some(connection),
@@ -58,11 +59,11 @@ pub(super) async fn connection(thread: Rc<Thread>) {
 
 struct Answer {
     end: End,
-    /// The head of the answer said `Connection: close`.
+    /// True if the head of the answer contains `Connection: close`.
     goodbye: bool,
 }
 
-/// What the head of an answer says.
+/// The facts that the client takes from the head of an answer.
 struct Head {
     /// The length of the head itself, in bytes.
     length: usize,
@@ -111,8 +112,8 @@ impl Connection {
     }
 }
 
-/// Parses the head of an answer; `None` while it is incomplete. Every peer must announce the length of its answer,
-/// because otherwise a complete answer would look like a cut answer.
+/// Parses the head of an answer. Returns `None` while the head is incomplete. Every peer must announce the length of
+/// its answer, because otherwise the client could not tell a complete answer from a cut one.
 fn head(buffer: &[u8]) -> Result<Option<Head>, End> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);

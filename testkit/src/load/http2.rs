@@ -34,11 +34,12 @@ pub(super) async fn connection(thread: Rc<Thread>) {
     }
 }
 
-/// Sends one request after the other on a stream, until the load is over or the connection takes no more.
+/// Sends one request after the other on a stream, until the load is over or the connection takes no more requests.
 async fn stream(thread: &Thread, sender: SendRequest<Bytes>) {
     let uri = format!("http://{}{}", thread.load.address, thread.load.path);
     while let Some(due) = thread.next().await {
-        // The server may send GOAWAY before this request is sent. Then no request is lost, so this is not a failure.
+        // If the server has sent GOAWAY, this request cannot be sent on the connection. It is not lost, so it is not a
+        // failure.
         let Ok(mut ready) = sender.clone().ready().await else { return };
         let sent = now();
         let request = Request::get(&uri).body(()).expect("a request");

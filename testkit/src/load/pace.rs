@@ -1,4 +1,4 @@
-//! The pace of a load: each request is due at its time, and any free connection takes the next one.
+//! The pace of a load. Each request is due at a fixed time, and any free connection sends the next request that is due.
 
 use std::{
     cell::RefCell,
@@ -26,8 +26,8 @@ impl Default for Queue {
     }
 }
 
-/// Lets tokio wait for a timer of nix. The wrapper is needed because nix lends the descriptor of the timer (`AsFd`),
-/// but tokio wants its number (`AsRawFd`).
+/// Lets tokio wait for a timer of nix. The wrapper is needed because nix gives only a borrowed descriptor (`AsFd`), but
+/// tokio needs the descriptor's number (`AsRawFd`).
 struct Timer(TimerFd);
 
 impl AsRawFd for Timer {
@@ -37,8 +37,8 @@ impl AsRawFd for Timer {
 }
 
 impl Queue {
-    /// Makes requests due, one after the other, until the load is over. It uses the kernel's timer, because tokio's is
-    /// late by up to a millisecond.
+    /// Adds each request to the queue at the time when it is due, until the load is over. Uses the kernel's timer,
+    /// because tokio's timer is late by up to a millisecond.
     pub(super) async fn fill(&self, begun: Instant, rate: f64, is_over: impl Fn() -> bool) {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK).expect("a timer");
         #[expect(deprecated, reason = "its successor is unsafe; this descriptor is owned by what waits for it")]

@@ -11,28 +11,30 @@ use super::{End, Outcome};
 use crate::record::Tick;
 
 const TICK: Duration = Duration::from_millis(100);
-/// A request that ends within this time after the mark counts as affected by what was done to the server.
+/// A request that ends within this time after the load's `Mark` shows the effect of what was done to the server.
 const AFTERMATH: Duration = Duration::from_secs(1);
-/// The parts of the requests for which a latency is reported: 0.99 stands for the latency that 99 % of them stay below.
+/// The percentiles that are reported, as fractions. For 0.99, the report gives the latency that 99 % of the requests
+/// stay below.
 const PARTS: [f64; 9] = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999, 1.0];
 
 pub struct Tally {
     begun: Instant,
-    /// How long the load ran, from its start to the request to stop.
+    /// How long the load ran, from its start until it was told to stop.
     pub time: Duration,
     pub ok: u64,
     failures: BTreeMap<String, u64>,
-    /// How long each successful request took from the time when it was due to its end, in microseconds. The slow
-    /// requests are left out.
+    /// The latencies of the successful requests, in microseconds. A latency counts from the time when the request was
+    /// due. Requests for the slow path are left out.
     latency: Histogram<u64>,
     pub timeline: Vec<Tick>,
-    /// How many requests were sent before the mark and answered well after it; if there is a victim, only those that
-    /// the victim answered.
+    /// How many requests were sent before the mark and answered well after it. If there is a victim, only requests that
+    /// the victim answered count.
     pub survived: u64,
-    /// How many requests were lost on connections to the victim. If there is no victim, or if the worker of a
-    /// connection is unknown, a lost request counts here only if it was sent before the mark.
+    /// How many requests were lost on connections to the victim. Sometimes there is no victim, or the worker of a
+    /// connection is unknown. A lost request then counts here only if it was sent before the mark.
     pub lost: u64,
-    /// How many requests failed that do not count as `lost`: on connections to other workers, or on new connections.
+    /// How many requests failed without counting as `lost`: those on connections to other workers, and those on new
+    /// connections.
     pub beyond: u64,
     /// The longest wait of a successful request that ended within `AFTERMATH` after the mark.
     pub longest_after: Duration,
