@@ -1,4 +1,5 @@
-//! A cgroup with a memory limit, in which the kernel's OOM killer kills a worker of a server.
+//! A cgroup with a memory limit. If a server in this cgroup reaches the limit, the kernel's OOM killer kills one of its
+//! workers.
 
 use std::{
     fs,
@@ -8,7 +9,7 @@ use std::{
 
 use super::{PATIENCE, harness::eventually};
 
-/// A new cgroup below the test's own one. It is removed when this value is dropped.
+/// A new cgroup below the test's own cgroup. The new cgroup is removed when this value is dropped.
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -30,8 +31,8 @@ impl Cgroup {
         fs::create_dir(&made.0).unwrap_or_else(|error| panic!("{}: {error}; {needs}", made.0.display()));
         let limited = fs::write(made.0.join(file), limit.to_string());
         limited.unwrap_or_else(|error| panic!("{}/{file}: {error}; {needs}", made.0.display()));
-        // Without a limit on swap, the kernel would swap for seconds before it kills. If this write fails, the file
-        // does not exist, because the kernel has no swap.
+        // Without a limit on swap, the kernel would swap for seconds before it kills a process. If this write fails,
+        // the file does not exist, because the kernel has no swap.
         let _ =
             fs::write(made.0.join(swap), if swap == "memory.swap.max" { "0".to_owned() } else { limit.to_string() });
         made

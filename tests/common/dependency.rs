@@ -1,4 +1,4 @@
-//! A server that a service depends on, other than its database. A thread of the test plays it.
+//! A server, other than the database, that a service depends on. It runs in a thread of the test.
 
 use std::{
     io::{Read, Write},

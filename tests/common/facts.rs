@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Connection, harness::Supervisor};
 
-/// Asserts that each fact that was answered with 201 is stored exactly once, and that each other stored fact belongs to
-/// one of the `lost` requests, which got no answer. `accepted` maps ids to texts; each text occurs only once.
+/// Asserts that the service stores each confirmed fact, answered with 201, exactly once. Each other stored fact must
+/// belong to one of the `lost` requests, which got no answer. `accepted` maps ids to texts; each text occurs only once.
 #[track_caller]
 pub fn assert_each_stored_once(supervisor: &Supervisor, accepted: &BTreeMap<String, String>, lost: usize) {
     let stored = everything(supervisor);
@@ -19,7 +19,7 @@ pub fn assert_each_stored_once(supervisor: &Supervisor, accepted: &BTreeMap<Stri
     assert_eq!(texts.len(), stored.len(), "no text is stored twice");
 }
 
-/// Returns all facts that the service holds, read page by page, as texts by id.
+/// Reads all facts that the service holds, page by page, and returns their texts by id.
 fn everything(supervisor: &Supervisor) -> BTreeMap<String, String> {
     let mut stored = BTreeMap::new();
     let mut connection = Connection::open(supervisor.address()).expect("a connection");

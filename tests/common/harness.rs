@@ -53,8 +53,8 @@ pub mod events {
 
     /// A field of the event `listening`: the address that was bound.
     pub const ADDRESS_FIELD: &str = "address";
-    /// A field of the event `worker_drained`: the number of requests or connections that were cut at the end of the
-    /// graceful timeout.
+    /// A field of the event `worker_drained`: the number of requests or connections that the worker cut when the
+    /// graceful timeout ended.
     pub const CUT_FIELD: &str = "cut";
     /// A field of the event `scaled`: the number of workers that the service should now have.
     pub const TARGET_FIELD: &str = "target";
@@ -138,8 +138,8 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the repository")
 }
 
-/// Returns the path of the binary under test: the one that `OXICORN_TEST_BINARY` names (the Makefile names the release
-/// build), otherwise the one that cargo has built in the tests' profile.
+/// Returns the path of the binary under test. If `OXICORN_TEST_BINARY` is set, it names the binary; the Makefile sets
+/// it to the release build. Otherwise, cargo has built the binary in the tests' profile.
 pub fn binary() -> PathBuf {
     given_binary().unwrap_or_else(|| env!("CARGO_BIN_EXE_oxicorn").into())
 }
@@ -170,9 +170,9 @@ fn build(name: &str, profile: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--profile", profile, "--example", name]).current_dir(root());
     cargo.env("CARGO_TARGET_DIR", target);
-    // Cargo sets variables for the package under test. They must not reach the cargo that is started here: build
-    // scripts that read these variables, such as ring's, would run again in every test run, and every crate that
-    // depends on them would be compiled again.
+    // Cargo sets variables for the package under test. They must not reach the cargo that is started here. Otherwise
+    // the build scripts that read these variables, such as ring's, would run again in every test run. Cargo would then
+    // also compile every crate again that depends on such a crate.
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR" {
@@ -232,8 +232,8 @@ impl Launch {
             .env("RUNTIME_DIRECTORY", "{dir}")
     }
 
-    /// Sets one key: `key` is `section.key`, `toml` its value as TOML. In the value, `{dir}` stands for the temporary
-    /// folder.
+    /// Sets the key `key`, written as `section.key`, to `toml`, which is a value in TOML. In the value, `{dir}` stands
+    /// for the temporary folder.
     pub fn set(mut self, key: &str, toml: &str) -> Self {
         self.settings.insert(key.to_owned(), toml.to_owned());
         self
@@ -265,14 +265,15 @@ impl Launch {
         self
     }
 
-    /// Starts the program through a wrapper, such as `unshare`, which gets the program's command line.
+    /// Makes a wrapper, such as `unshare`, start the program. The wrapper gets the program's command line as its last
+    /// arguments.
     pub fn through(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
-    /// Starts the program in such a way that the kernel refuses steering. The wrapper becomes the program by exec, so
-    /// the started process is the master itself and not its parent.
+    /// Makes the kernel refuse steering for the program. The wrapper becomes the program by exec, so the started
+    /// process is the master itself and not its parent.
     pub fn without_steering(self) -> Self {
         let wrapper = build_example("no_steering");
         self.through(&[wrapper.to_str().expect("a path in UTF-8")])
@@ -382,8 +383,8 @@ impl Launch {
     }
 }
 
-/// A running supervisor. When it is dropped, its whole process group is killed; if the test has failed, the end of its
-/// log is printed.
+/// A running supervisor. Dropping it kills its whole process group. If the test has failed, dropping it also prints the
+/// end of its log.
 pub struct Supervisor {
     program: PathBuf,
     child: Child,
@@ -399,8 +400,8 @@ impl Supervisor {
         self.dir.path().join(name)
     }
 
-    /// Returns the master process. If the program was started through a wrapper, this is the wrapper's child, or the
-    /// process that the wrapper became.
+    /// Returns the master process. If a wrapper started the program, the master is the wrapper's child, or the process
+    /// that the wrapper became by exec.
     pub fn master(&self) -> Process {
         Process(self.master.expect("the master's pid is known once wait_listening has returned"))
     }
@@ -443,7 +444,7 @@ impl Supervisor {
             (!self.addresses.is_empty()).then_some(())
         });
         if self.master.is_none() {
-            // Some wrappers become the program by exec; others start it as a child.
+            // Some wrappers become the program by exec, and others start the program as a child.
             let group = Process(self.group);
             let became = group.comm().starts_with("oxicorn");
             let master = if became { group } else { *group.children().first().expect("the wrapper has a child") };
@@ -478,7 +479,7 @@ impl Supervisor {
         });
     }
 
-    /// Waits until the log has at least `times` lines of this event, and returns all of them.
+    /// Waits until the log has at least `times` lines with the event `event`, and returns all these lines.
     pub fn wait_log(&self, event: &str, times: usize, within: Duration) -> Vec<String> {
         eventually(&format!("{times} log lines of event={event}"), within, || {
             let log = self.log();
@@ -517,8 +518,8 @@ impl Supervisor {
         status.code().unwrap_or_else(|| panic!("the master died: {status}"))
     }
 
-    /// Runs a command of the service's own program in the service's folder, with its settings. Exit code 124 means that
-    /// the command did not end in time.
+    /// Runs a command of the service's own program, in the service's folder and with the service's settings. Exit code
+    /// 124 means that the command did not end in time.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
         self.ctl_in(arguments, &[])
     }
@@ -552,8 +553,8 @@ impl Supervisor {
         command
     }
 
-    /// Runs a command of the service's own program in another folder. The command gets this environment and no other
-    /// variables than PATH.
+    /// Runs a command of the service's own program in another folder. The environment of the command is `environment`
+    /// and PATH, and nothing else.
     pub fn ctl_elsewhere(&self, folder: &Path, arguments: &[&str], environment: &[(&str, &Path)]) -> Output {
         let mut command = self.ctl_command(&self.program, arguments, environment);
         command.current_dir(folder).output().expect("timeout(1) can be run")
@@ -580,7 +581,7 @@ impl Supervisor {
         self.status()["totals"][name].as_u64().unwrap_or_else(|| panic!("totals.{name}"))
     }
 
-    /// Replaces the text `from` in the settings file, which must contain it, by `to`.
+    /// Replaces the text `from` by the text `to` in the settings file. The file must contain `from`.
     #[track_caller]
     pub fn edit_settings(&self, from: &str, to: &str) {
         let path = self.path("supervisor.toml");
@@ -638,8 +639,8 @@ impl Drop for Supervisor {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        // The whole group gets this signal, so that stopped workers and the orphans of a killed master die too. If this
-        // fails, the group is already empty (ESRCH).
+        // The whole group gets this signal, so that stopped workers and the orphans of a killed master die too. If the
+        // signal cannot be sent, the group is already empty (ESRCH).
         let _ = killpg(group, Signal::SIGKILL);
         let _ = self.child.wait();
     }

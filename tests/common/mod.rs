@@ -34,7 +34,8 @@ pub use oxicorn_testkit::{
 };
 pub use proc::Process;
 
-/// Sleeps for tests that measure what happens during a period. To wait until something happens, use `eventually`.
+/// Sleeps for the time `window`. Tests use this to measure what happens during a period. To wait until something
+/// happens, use `eventually`.
 pub fn observe_for(window: std::time::Duration) {
     std::thread::sleep(window);
 }

@@ -71,7 +71,7 @@ impl Mongod {
 fn spawn(port: u16, dir: &Path) -> Child {
     let program = root().join("target/mongod/fiftyone/db/bin/mongod");
     assert!(program.is_file(), "there is no {}: run `make needs`", program.display());
-    // setpriv makes the kernel kill the server when the test dies, so it cannot outlive a test that is killed.
+    // setpriv makes the kernel kill the server when the test dies, so the server does not outlive a killed test.
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .arg(program)

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, fs, time::Duration};
 pub struct Process(pub u32);
 
 impl Process {
-    /// Returns the fields of `/proc/<pid>/stat` from the state on. The process name stands in brackets before them and
-    /// may itself contain blanks and brackets, so the fields are searched after the last bracket.
+    /// Returns the fields of `/proc/<pid>/stat`, beginning with the state. The process name stands in brackets before
+    /// the state. The name may contain blanks and brackets, so the fields are searched after the last bracket.
     fn stat(self) -> Option<Vec<String>> {
         let line = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
         let (_, rest) = line.rsplit_once(')')?;
@@ -59,7 +59,7 @@ impl Process {
         fs::read_to_string(format!("/proc/{}/comm", self.0)).unwrap_or_default().trim().to_owned()
     }
 
-    /// Returns the lines of `/proc/<pid>/status` by name, or nothing if the process is gone.
+    /// Returns the values in `/proc/<pid>/status` by name. The map is empty if the process is gone.
     pub fn status(self) -> BTreeMap<String, String> {
         fs::read_to_string(format!("/proc/{}/status", self.0))
             .unwrap_or_default()
@@ -98,7 +98,8 @@ impl Process {
         Duration::from_nanos(threads.flatten().filter_map(of).sum())
     }
 
-    /// Returns the proportional set size in KiB: a page that several processes share counts in equal parts for each.
+    /// Returns the proportional set size in KiB. If several processes share a page, each of them counts an equal part
+    /// of it.
     pub fn pss_kib(self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.0)).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
