@@ -211,8 +211,8 @@ impl Report {
         how && loss.pid.is_none_or(|pid| self.record.victims.iter().any(|victim| victim.pid == pid))
     }
 
-    /// Returns true if the wait of this request is no fault of the service. Either its worker hung at that time, or the
-    /// wait is short enough without the time for which the machine stalled.
+    /// Returns true if the service is not at fault for the wait of this request. Either the worker of the request hung
+    /// at that time, or the wait is short enough without the longest stall of the machine.
     fn is_excused(&self, slow: &Slow) -> bool {
         let hangs = self.record.hangs.iter().chain(&self.outcome.blocks);
         let mut own = hangs.filter(|hang| Some(hang.pid) == slow.pid);

@@ -1,4 +1,4 @@
-//! A comparison with nginx, whose reload is known to lose requests. The clients are the same as in the runs with
+//! A comparison with nginx. The reload of nginx is known to lose requests. The clients are the same as in the runs with
 //! oxicorn.
 //!
 //! Owns: starting, reloading and ending nginx. If the clients saw no loss here, they could not see a loss in oxicorn

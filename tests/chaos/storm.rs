@@ -57,7 +57,7 @@ const HANG_MS: std::ops::RangeInclusive<u64> = 100..=700;
 #[derive(Clone, Copy, Debug)]
 pub struct Victim {
     pub pid: u32,
-    /// The number of open connections that this worker had accepted. Not more requests than this number can be lost.
+    /// The number of open connections that this worker had accepted. The kill can lose at most this number of requests.
     pub connections: u64,
     pub in_flight: u64,
 }
@@ -78,7 +78,7 @@ impl Record {
     }
 }
 
-/// Takes actions from a shuffled deck, so that each action is done about equally often.
+/// A storm that takes its actions from a shuffled deck, so that each action is done about equally often.
 pub struct Storm<'a> {
     supervisor: &'a Supervisor,
     swarm: &'a Swarm,
@@ -129,8 +129,8 @@ impl<'a> Storm<'a> {
         deck
     }
 
-    /// Waits until the moment `until`. If the hang of a stopped worker ends before `until`, lets the worker continue
-    /// when the hang ends.
+    /// Waits until the moment `until`. If a stopped worker's hang ends before that, lets the worker continue at the end
+    /// of the hang.
     fn wait(&mut self, until: Instant) {
         if self.frozen.is_some() && self.hangs_until <= until {
             observe_for(self.hangs_until.saturating_duration_since(now()));
@@ -190,8 +190,8 @@ impl<'a> Storm<'a> {
         send(pid, signal).then_some(pid)
     }
 
-    /// Kills a worker. Stops it first, so that it accepts no more connections, and the connections that it has can be
-    /// counted.
+    /// Kills a worker. Stops the worker first, because a stopped worker accepts no more connections. The connections
+    /// that it has can then be counted.
     fn kill(&mut self) -> Option<u32> {
         let pid = self.hit(Signal::SIGSTOP)?;
         let from = now();
@@ -227,8 +227,9 @@ impl Drop for Storm<'_> {
     }
 }
 
-/// Changes the path of the metrics page in the settings file and returns the new path, which proves that the new
-/// settings are in effect. A rename replaces the file, because a queued reload may read it at this moment.
+/// Changes the path of the metrics page in the settings file, and returns the new path. A test can see that the new
+/// settings are in effect when the page answers at the new path. A rename replaces the file, because a queued reload
+/// may read it at this moment.
 pub fn change_visibly(supervisor: &Supervisor, round: usize) -> String {
     let file = supervisor.path("supervisor.toml");
     let text = fs::read_to_string(&file).expect("the settings the service was started with");

@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::common::{Failure, Random, Tally, now};
 
-/// The time limit for one request: a request that takes longer has failed.
+/// The time limit for one request. A request that takes longer counts as failed.
 const TOO_LONG: Duration = Duration::from_secs(15);
 
 /// A request that waits longer than this is recorded as an event of its own, so that the report can explain it.
@@ -150,9 +150,9 @@ impl Swarm {
         self.shared.answered.load(Relaxed)
     }
 
-    /// Blocks the thread of a worker for `ms` milliseconds. The worker is the one that takes the new connection. The
-    /// first request on this connection asks for the worker's pid. If the worker then closes the connection, nothing is
-    /// blocked.
+    /// Blocks the thread of a worker for `ms` milliseconds. The worker is the one that takes a new connection. The
+    /// first request on this connection asks for the worker's pid, and the second request blocks the worker. If the
+    /// worker closes the connection after the first answer, nothing is blocked.
     pub fn block_a_worker(&self, ms: u64) {
         let block = self.handle.spawn(block(self.target.clone(), ms));
         lock(&self.shared.blocks).push(block);
@@ -458,8 +458,8 @@ impl Wire {
     }
 }
 
-/// Returns the number after `"pid":`. It does not parse the rest of the answer, because there are a hundred thousand
-/// answers.
+/// Returns the number after `"pid":`. It does not parse the rest of the answer, because parsing would be slow for a
+/// hundred thousand answers.
 fn pid(body: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(body).ok()?;
     let (_, rest) = text.split_once("\"pid\":")?;

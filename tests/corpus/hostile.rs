@@ -315,8 +315,8 @@ fn expectations() -> Vec<Case> {
         .collect()
 }
 
-/// Returns the names and the broken chunked bodies of cases. The app gets the head of the request, but never the end of
-/// the body.
+/// Returns one pair for each case with a broken chunked body: the name of the case, and the body. The app gets the head
+/// of the request, but never the end of the body.
 fn bodies() -> Vec<(&'static str, &'static [u8])> {
     vec![
         ("no chunk size", b"\r\nabc\r\n0\r\n\r\n"),
@@ -398,8 +398,8 @@ fn limits() -> Vec<Case> {
         refused(
             431,
             "head too long",
-            // The head is only a little longer than the limit, because a case may also be sent byte by byte. The server
-            // does not wait for a client that continues in this way for seconds.
+            // A test may also send this case byte by byte, and the server does not wait many seconds for the end of a
+            // head. The head is therefore only a little longer than the limit.
             post((0..33).map(|_| format!("X: {}", "y".repeat(8187))).collect::<Vec<_>>().join("\r\n"), ""),
         ),
         refused(413, "length beyond the limit", post("Content-Length: 16777217", "abc")),

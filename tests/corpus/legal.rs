@@ -264,8 +264,8 @@ fn connections() -> Vec<Case> {
     ]
 }
 
-/// Returns cases with requests that ask for another protocol. The app speaks no other protocol, so it answers them as
-/// if they did not ask.
+/// Returns cases with requests that ask for another protocol. The app speaks no other protocol, so it gives the same
+/// answers as to requests that do not ask.
 fn upgrades() -> Vec<Case> {
     let abc = post("Content-Length: 3", "abc");
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

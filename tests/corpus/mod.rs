@@ -1,7 +1,7 @@
 //! Raw requests, hostile and legal, and the answer that each of them must get.
 //!
-//! Owns: the cases, which assume the default limits. They serve the scanner's own tests, the tests of the server
-//! (`tests/strictness.rs`) and the fuzzer (`fuzz/`). Refuses: the way in which the bytes reach the server.
+//! Owns: the cases, which assume the default limits. The scanner's own tests, the tests of the server
+//! (`tests/strictness.rs`) and the fuzzer (`fuzz/`) use them. Refuses: the way in which the bytes reach the server.
 #![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "each user takes a part")]
 
 mod hostile;
@@ -60,8 +60,8 @@ fn case(name: &'static str, raw: impl AsRef<[u8]>, answers: &[Answer]) -> Case {
     Case { name, raw: raw.as_ref().to_vec(), answers: answers.to_vec() }
 }
 
-/// Returns a POST to the route that echoes. `fields` are further field lines with CRLF between them, and `rest` follows
-/// the head: a body, for example.
+/// Returns a POST to the route that echoes. `fields` are further field lines, with CRLF between them. `rest` is what
+/// follows the head, such as a body.
 fn post(fields: impl AsRef<[u8]>, rest: impl AsRef<[u8]>) -> Vec<u8> {
     [b"POST /debug/echo HTTP/1.1\r\nHost: a\r\n", fields.as_ref(), b"\r\n\r\n", rest.as_ref()].concat()
 }

@@ -1,8 +1,9 @@
 //! The proof of zero loss as a program: `make chaos`, or `cargo test --release --test chaos -- --seconds 60 --seed 7`.
 //!
-//! Runs a storm over a service of the built binary twice, first without and then with SIGKILLs, and reloads nginx for
-//! comparison. Prints what was done and what was lost. Exits with code 1 when a promise was broken, or when the clients
-//! saw no loss with nginx.
+//! Runs a storm over a service of the built binary twice, first without and then with SIGKILLs. For comparison, it also
+//! reloads nginx under load. Prints what was done and what was lost. Exits with code 1 when a promise was broken. It
+//! also exits with code 1 when the clients saw no loss with nginx, because then they could not see a loss with oxicorn
+//! either.
 
 #[path = "../chaos/mod.rs"]
 mod chaos;
@@ -24,10 +25,11 @@ struct Arguments {
     /// The seed that determines the order of the actions.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The sockets: own (a listener for each worker), shared, unix, dual ([::]).
+    /// The kind of socket: own (a listener for each worker), shared (one listener for all), unix, or dual (one on
+    /// [::]).
     #[arg(long, default_value = "own", value_parser = bind)]
     bind: Bind,
-    /// Make the kernel refuse steering.
+    /// Make the kernel refuse steering (SO_ATTACH_REUSEPORT_CBPF).
     #[arg(long)]
     no_steering: bool,
     /// Write the supervisor's logs to this folder.

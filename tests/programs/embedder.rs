@@ -1,5 +1,5 @@
-//! A program built on the library that has everything of its own: its name, its version, settings in code, its
-//! arguments and its tracing. Environment variables choose what it does. Only tests/user_program.rs starts it.
+//! A program that uses the library and brings everything of its own: name, version, settings in code, arguments and
+//! tracing. Environment variables choose what it does. Only tests/user_program.rs starts it.
 
 use std::{convert::Infallible, env, fs::OpenOptions, io::Write, process::ExitCode, sync::Mutex, thread};
 
@@ -13,7 +13,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// Characters that a terminal would obey.
+/// Characters that a terminal would obey: control characters, and characters that change the direction of the text.
 const CONTROL: &str = "\u{1b}[31m\r\0\u{202e}\u{2066}";
 
 #[derive(Deserialize)]
@@ -96,7 +96,7 @@ async fn log_by_target() {
     tracing::debug!(target: "watched_crate_too", "another crate");
 }
 
-/// A tracing layer of the app's own. It writes the name of each span and the message of each event to a file.
+/// The app's own tracing layer. It writes the name of each span and the message of each event to a file.
 struct SpansToFile(Mutex<std::fs::File>);
 
 impl SpansToFile {

@@ -35,15 +35,16 @@ struct Table {
     /// How the factory ends: without a fault (`""`), with an `error`, with a `panic`, never (`hang`), or with an
     /// `abort`.
     boot: String,
-    /// A settings file that the factory makes invalid by appending a line to it. Empty means none.
+    /// A settings file that the factory makes invalid by appending a line to it. If this text is empty, the factory
+    /// changes no file.
     spoils: String,
     /// The factory fails as long as this file exists.
     fail_while: String,
     /// The worker aborts this many milliseconds after the factory has returned; 0 means never.
     abort_after_ms: u64,
-    /// Each worker that is shut down adds a line with its pid to this file.
+    /// The file to which each worker adds a line with its pid when the worker is shut down.
     goodbye_file: String,
-    /// Each time the app itself receives SIGHUP, through tokio, it adds a line with its pid to this file.
+    /// The file to which the app adds a line with its pid each time the app itself receives SIGHUP, through tokio.
     hup_file: String,
 }
 
@@ -103,7 +104,7 @@ async fn factory(context: WorkerContext) -> Result<Lifespan<Router>, Box<dyn Err
             "/sleep/{ms}",
             any(async |axum::extract::Path(ms): axum::extract::Path<u64>, request: Request| {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
-                // The handler has kept the unread body until now.
+                // Until here, the handler has kept the request with its unread body.
                 drop(request);
                 "slept"
             }),

@@ -9,8 +9,8 @@ use std::{env, io, os::unix::process::CommandExt, process::Command};
 /// The number of the socket option, from `linux/socket.h`. The libc crate defines it for Android only.
 const SO_ATTACH_REUSEPORT_CBPF: u32 = 51;
 
-/// Two offsets in `struct seccomp_data`. At `NUMBER` is the number of the system call, and at `OPTION` the low half of
-/// its third argument, which for setsockopt is the option.
+/// Two offsets in `struct seccomp_data`. `NUMBER` is the offset of the system call's number. `OPTION` is the offset of
+/// the low half of the third argument. For setsockopt, the third argument is the number of the option.
 const NUMBER: u32 = 0;
 const OPTION: u32 = if cfg!(target_endian = "little") { 32 } else { 36 };
 
@@ -28,8 +28,8 @@ fn refuse_steering() -> io::Result<()> {
         instruction(give, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: without privileges to gain, which the first call gives up, the second reads `program` and the
-    // instructions it points at, copies them, and keeps no reference.
+    // SAFETY: the first call only gives up the right to gain privileges, and takes no pointers. The second call reads
+    // `program` and the instructions it points at, copies them, and keeps no reference.
     let done = unsafe {
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0

@@ -1,6 +1,6 @@
-//! The smallest possible service, in two forms: under the supervisor, or, if `BARE=ADDRESS` is set, on hyper with a
-//! simple accept loop. The CPU time and memory of the second form belong to hyper. What the first form needs beyond
-//! that belongs to oxicorn.
+//! The smallest possible service, in two forms. Without `BARE`, it runs under the supervisor. With `BARE=ADDRESS`, it
+//! runs on hyper with a simple accept loop, and its CPU time and memory are those of hyper. What the first form needs
+//! beyond that is the cost of oxicorn.
 //!
 //! Owns: the service, and the accept loop that a user would write after hyper's own example. Refuses: the measurement
 //! itself.
@@ -65,8 +65,8 @@ where
 {
     type Response = Response<Full<Bytes>>;
     type Error = Infallible;
-    // The most frequent answer is ready at once. `Either` lets it go without a boxed future, which would cost an
-    // allocation.
+    // The most frequent answer is ready at once. `Either` returns it without a boxed future, because a box would cost
+    // an allocation.
     type Future = Either<Ready<Answer>, Pin<Box<dyn Future<Output = Answer> + Send>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -122,8 +122,8 @@ async fn bare(address: SocketAddr) -> io::Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        // Each kind of connection has a future of its own: one future for all kinds would be as large as the largest of
-        // them.
+        // Each kind of connection has a future of its own, because a common future would be as large as the largest
+        // kind.
         match (tls.clone(), http2) {
             (None, false) => drop(tokio::spawn(serve_http1(stream))),
             (None, true) => drop(tokio::spawn(serve_http2(stream))),

@@ -126,8 +126,7 @@ async fn factory(_: WorkerContext) -> Result<Router, Infallible> {
         });
     }
     let hang = get(async || thread::sleep(Duration::from_secs(60)));
-    // A worker has no arguments of its own: it is a fork, so it reports the arguments with which the master was
-    // executed.
+    // A worker is a fork and not a new program, so it reports the arguments with which the master was executed.
     let arguments = get(async || env::args().collect::<Vec<_>>().join("\n"));
     Ok(Router::new().route("/arguments", arguments).route("/hang", hang))
 }

@@ -4,7 +4,8 @@
 //! slow shutdown hook, and a boot that fails with a long text. Refuses: the role of an example to start from (see
 //! `examples/`).
 //!
-//! `SEAMS_LOOP` chooses the outer loop: `own` (the one below), `returns` (one that returns at once), or none.
+//! `SEAMS_LOOP` chooses the outer loop: `own` is the loop below, `returns` is a loop that returns at once, and any
+//! other value means no outer loop.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this outer loop sleeps and has threads")]
 
 use std::{
@@ -45,7 +46,7 @@ struct Table {
     reason: String,
     /// How long the shutdown hook takes, in milliseconds.
     hook_ms: u64,
-    /// The time that is given to `Lifespan::shutdown_grace`, in milliseconds.
+    /// The argument of `Lifespan::shutdown_grace`, in milliseconds.
     shutdown_grace_ms: u64,
     /// The file to which each handler, each piece of background work and each hook adds a line when it ends.
     notes: String,
@@ -96,7 +97,7 @@ impl Runtime for OuterLoop {
         }
         let driver = Rc::new(driver);
         WAKER.set(Some(driver.waker()));
-        // An interpreter may keep the driver until the process ends, so this loop does so too.
+        // This loop keeps the driver until the process ends, because an interpreter may do the same.
         DRIVER.set(Some(Rc::clone(&driver)));
         while !RETURNS.get() {
             DRIVES.fetch_add(1, Relaxed);

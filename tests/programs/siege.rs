@@ -111,7 +111,8 @@ fn slow_readers_do_not_disturb_other_clients() {
 
 const IDLE: usize = 10_000;
 
-/// Opens all idle connections, from several source addresses. Sends one request on each and keeps them open.
+/// Opens all idle connections, from several source addresses. Sends one request on each connection, and keeps all
+/// connections open.
 fn idle(address: SocketAddr) -> Vec<Connection> {
     let open = |n: usize| {
         let source = Ipv4Addr::new(127, 0, 0, u8::try_from(2 + n % 8).expect("few"));

@@ -1,6 +1,7 @@
-//! Tests the reference service with programs that others wrote: Schemathesis sends whatever the service's OpenAPI
-//! document allows and forbids, and Chromium shows /docs. `make schemathesis` and `make browser` install them. They
-//! take too long for the suite. `SEED=n` chooses what Schemathesis sends, and `EXAMPLES=n` how much (100 by default).
+//! Tests the reference service with programs that others wrote. Schemathesis sends both what the service's OpenAPI
+//! document allows and what it forbids. Chromium shows /docs. `make schemathesis` and `make browser` install these
+//! programs. The tests take too long for the suite. `SEED=n` chooses what Schemathesis sends, and `EXAMPLES=n` how much
+//! (100 by default).
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -32,7 +32,8 @@ use crate::common::{
 /// The number of clients of one service. Half of them keep their connection; the others open one for each request.
 const CLIENTS: usize = 16;
 
-/// The number of services that run and are stopped at the same time. This saves time, because a stop mostly waits.
+/// The number of services that run and are stopped at the same time. Stopping them together saves time, because a stop
+/// mostly waits.
 const SIDE_BY_SIDE: u64 = 10;
 
 /// The path of a request that takes longer than a quick stop allows.
@@ -52,8 +53,8 @@ pub enum Way {
     Twice,
     /// The master gets the SIGTERM first, then each worker. This is systemd's order.
     MasterThenWorkers,
-    /// Each worker gets the SIGTERM first, then the master. Programs that follow cgroup.procs do this if the master is
-    /// not the first entry.
+    /// Each worker gets the SIGTERM first, then the master. This happens when a program signals the pids in the order
+    /// of cgroup.procs, and the master is not the first entry.
     WorkersThenMaster,
     /// dumb-init gets the SIGTERM, and signals its child's session.
     DumbInit,
@@ -180,7 +181,7 @@ pub struct Outcome {
     pub lost: BTreeMap<Failure, u64>,
     /// The number of stops in which the service counted fewer losses than its clients saw.
     pub uncounted: u64,
-    /// One text for each stop that did not end in order, which says what was wrong.
+    /// For each stop that did not end in order, a text that says what was wrong.
     pub wrong: Vec<String>,
 }
 
@@ -220,8 +221,8 @@ pub fn stop_many(way: Way, stops: u64) -> Outcome {
     let one_after_another = &|nth| {
         let mut outcome = Outcome::default();
         while begun.fetch_add(1, Relaxed) < stops {
-            // Each thread waits for a different time first, so that the stops come at different points of a service's
-            // life.
+            // The wait before the stop differs from thread to thread, so that SIGTERM comes at different points of the
+            // clients' requests.
             outcome.add(stop_one(way, Duration::from_millis(3 * nth)));
         }
         outcome
@@ -270,9 +271,9 @@ fn stop_one(way: Way, wait: Duration) -> Outcome {
     outcome
 }
 
-/// Opens a connection that the client will end with a reset. The kernel keeps a connection that ended in order for two
-/// minutes. The tests open hundreds of thousands of connections, and a machine with docker drops packets when its table
-/// of connections is full.
+/// Opens a connection that the client will end with a reset. Without the reset, the kernel would keep each ended
+/// connection for two minutes. The tests open hundreds of thousands of connections, and a machine with docker drops
+/// packets when its table of connections is full.
 fn open(address: SocketAddr) -> Result<Connection, Failure> {
     let connection = Connection::open(address)?;
     SockRef::from(connection.stream()).set_linger(Some(Duration::ZERO)).expect("a socket of ours");

@@ -29,14 +29,14 @@ use crate::common::{
 
 const CRASH_EVERY: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_millis(50);
-/// The time from a health check to the crash that follows. Each crash comes between two checks, because the storm
-/// measures the time after a crash, and not which check was under way at that moment.
+/// The time from a health check to the crash that follows. Each crash comes midway between two checks, because the
+/// storm measures the time after a crash, and not which check was under way at the crash.
 const BETWEEN: Duration = Duration::from_millis(25);
 /// How long the client with the bad request waits for an answer.
 const CRASH_PATIENCE: Duration = Duration::from_millis(500);
 /// The shortest allowed time between two forks for the same slot.
 const FLOOR: Duration = Duration::from_millis(100);
-/// How much longer a wait may be because of other load of the machine.
+/// The additional time that is allowed for a wait, because the machine may have other load.
 const SLACK: Duration = Duration::from_millis(100);
 /// The longest time without a serving slot that is allowed with more than one worker.
 const MOST: Duration = Duration::from_millis(250);
@@ -184,14 +184,14 @@ fn crash(way: Way, address: SocketAddr, master: Process, begun: Instant, window:
         nth += 1;
         let from = now();
         if way == Way::Kill {
-            // Chooses another worker each time. If no worker is alive, this tick kills nothing.
+            // Chooses another worker each time. If no worker is alive, no signal is sent at this tick.
             let workers = master.children();
             if let Some(victim) = workers.get(nth as usize % workers.len().max(1)) {
                 let _ = kill(Pid::from_raw(victim.0.cast_signed()), Signal::SIGKILL);
             }
         } else if let Ok(mut connection) = Connection::open(address) {
             connection.patience(CRASH_PATIENCE);
-            // If this fails, the request has crashed its worker, as intended, so there is no answer.
+            // An error is expected here. The request has crashed its worker, so there is no answer.
             let _ = connection.get(path);
         }
         crashes.push((from, now()));
