@@ -1,9 +1,9 @@
 //! Measures oxicorn beside the servers that its users would otherwise choose, on this machine, in one run: `make
 //! bench`, `cargo bench --bench load`.
 //!
-//! Every peer answers the same client in the same rounds, so that other load of the machine disturbs all of them. In
-//! each round every peer takes its turn, after a warm-up of its own, and the order rotates. Results are medians; two
-//! peers are compared by the median of the rounds' ratios. The exit code is 1 if a promise is broken.
+//! Every peer answers the same client in the same rounds, so that other load of the machine disturbs all peers. In each
+//! round every peer takes its turn, after a warm-up of its own, and the order of the peers rotates. Results are
+//! medians. Two peers are compared by the median of the rounds' ratios. The exit code is 1 if a promise is broken.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a benchmark reads clocks and starts threads")]
 #![allow(unreachable_pub, reason = "a program has no users outside")]
 

@@ -34,7 +34,7 @@ pub enum Peer {
 pub struct Setup {
     pub workers: usize,
     pub access_log: bool,
-    /// True if oxicorn runs with the limits, time limits and counters on that are off by default.
+    /// True if oxicorn runs with all limits, time limits and counters that are off by default.
     pub everything: bool,
     /// The paths of the certificate and of the key.
     pub tls: Option<(PathBuf, PathBuf)>,
@@ -43,7 +43,7 @@ pub struct Setup {
     pub max_requests: Option<u32>,
     /// After this many seconds of silence, a worker counts as hung; `None` means the default of the server.
     pub hung_after: Option<u32>,
-    /// The server must allow this many connections, and must let them be idle.
+    /// The server must allow this many connections, and must not close them while they are idle.
     pub idle_connections: Option<usize>,
 }
 
@@ -120,7 +120,7 @@ impl Peer {
         }
     }
 
-    /// Returns the path of the smallest answer of this peer.
+    /// Returns the URL path for which this peer gives its smallest answer.
     pub fn path(self) -> &'static str {
         if self == Self::Reference { "/health" } else { "/" }
     }
@@ -227,7 +227,7 @@ pub enum Need {
     Beside,
 }
 
-/// Returns the path of the service in tests/programs/plain.rs, which is built only once.
+/// Returns the path of the program that is built from tests/programs/plain.rs. The program is built only once.
 fn plain() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| build_release_example("plain")).clone()
@@ -397,8 +397,8 @@ fn packages() -> PathBuf {
     root().join("target/bench-peers")
 }
 
-/// Returns the path of the Python interpreter and its version. The interpreter names its own path, because `python3`
-/// may be a launcher that starts it.
+/// Returns the path of the Python interpreter and its version. The interpreter itself is asked for its path, because
+/// `python3` may be a launcher that starts the interpreter.
 fn python() -> &'static Option<(PathBuf, String)> {
     static FOUND: OnceLock<Option<(PathBuf, String)>> = OnceLock::new();
     FOUND.get_or_init(|| {

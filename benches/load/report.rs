@@ -27,7 +27,7 @@ pub use text::text;
 
 /// Prints the report to stdout, which may be a pipe.
 pub fn print(record: &Record) {
-    // If this fails, the reader of a pipe has closed it early, as `head` does, and the run must go on.
+    // If the write fails, the reader of a pipe has closed it early, as `head` does. The run must go on.
     let _ = io::stdout().write_all(text(record).as_bytes());
 }
 

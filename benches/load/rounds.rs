@@ -13,8 +13,8 @@ use crate::{
     server::Server,
 };
 
-/// The servers that keep running from one scenario to the next. A scenario that needs the same peer with the same setup
-/// uses the server again.
+/// The servers that keep running from one scenario to the next. If the next scenario needs the same peer with the same
+/// setup, it uses the running server.
 #[derive(Default)]
 struct Kept(Vec<(Peer, Setup, Server)>);
 

@@ -1,4 +1,4 @@
-//! A running peer: its processes, what the kernel says about them, and what is done to them.
+//! A running peer: its processes, what the kernel says about them, and what the benchmark does to them.
 //!
 //! Owns: the start and the end of the processes. Refuses: ending processes by name. All processes are children of the
 //! benchmark, in process groups of their own.
@@ -87,7 +87,7 @@ impl Server {
                     self.last_words()
                 ));
             }
-            // This pause is long enough to notice a worker that still imports modules.
+            // A worker that still imports modules uses CPU time, and this pause is long enough to notice that.
             sleep(Duration::from_millis(50));
         }
     }
@@ -141,7 +141,7 @@ impl Server {
         self.processes().into_iter().map(|process| (process.0, switches_of(process))).collect()
     }
 
-    /// Tells the server to reload, by the signal that nginx uses for it.
+    /// Tells the server to reload, by SIGHUP. This is also nginx's signal for a reload.
     pub fn reload(&self) {
         self.signal(Signal::SIGHUP);
     }

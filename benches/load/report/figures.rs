@@ -102,7 +102,7 @@ pub struct Column<'a> {
 impl<'a> Column<'a> {
     pub fn of(figure: &'a str, rows: &[&Row]) -> Self {
         let largest = rows.iter().filter_map(|row| row.spread(figure)).map(|spread| spread.median).fold(0.0, f64::max);
-        // The unit of a column fits a tenth of its largest value, so that a small value beside the largest keeps its
+        // The unit is chosen for a tenth of the column's largest value, so that small values in the column keep their
         // digits.
         let (unit, divisor) = scale(figure, largest / 10.0);
         Self { figure, label: label(figure), unit, divisor }
@@ -219,8 +219,8 @@ pub fn percentile(part: f64) -> String {
     ((part * 1e6).round() / 1e4).to_string()
 }
 
-/// Returns, for each percentile, the median of the rounds. A percentile is left out if in any round fewer than one
-/// request lies beyond it.
+/// Returns, for each percentile, the median of the rounds. A percentile is left out if some round has too few requests
+/// for it, which means that less than one request lies beyond the percentile.
 pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
     let reach = |turn: &Turn, part: f64| {
         let all: u64 = turn.classes.values().sum();
@@ -234,7 +234,8 @@ pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
     parts.iter().filter_map(|&part| median(part)).collect()
 }
 
-/// Returns the index and the turn of the round with the most failed requests, or among equals with the longest wait.
+/// Returns the index and the turn of the round with the most failed requests. If several rounds have equally many, it
+/// returns the round with the longest wait.
 pub fn worst(row: &Row) -> Option<(usize, &Turn)> {
     let timed = row.turns.iter().enumerate().filter(|(_, turn)| !turn.timeline.is_empty());
     let pain = |turn: &Turn| (turn.timeline.iter().map(|tick| tick.failed).sum::<u64>(), longest(turn));

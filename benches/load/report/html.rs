@@ -13,7 +13,7 @@ use super::{
     text::{bound, reached, verdict},
 };
 
-/// The range of the plots of latency: from the wait that half of the requests stay below to that of 99.99 %.
+/// The percentiles that the plots of latency show, as fractions: from the median to 99.99 %.
 const PARTS: std::ops::RangeInclusive<f64> = 0.5..=0.9999;
 
 pub fn page(record: &Record) -> String {

@@ -1,7 +1,7 @@
 //! Plots: each function takes numbers and returns the text of an SVG element.
 //!
-//! Owns: the place of each mark. Refuses: colours (`page.css` has them), and a crate for plots, because the page must
-//! be one file that loads nothing, and the text in it must be escaped.
+//! Owns: the position of each mark. Refuses: colours (`page.css` has them), and a crate for plots. The page must be one
+//! file that loads nothing, and the text in it must be escaped.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use oxicorn_testkit::record::{Spread, Tick};
 
 use super::figures::{Column, Peer, number, percentile, time};
 
-/// The parts of the requests that have a name on the axis of a latency plot.
+/// The percentiles that have a name on the axis of a latency plot, as fractions.
 const NAMED: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];
 
 /// Escapes every character that could end text or an attribute.
@@ -118,7 +118,7 @@ pub fn apart(mut wanted: Vec<f64>, gap: f64, bottom: f64) -> Vec<f64> {
 }
 
 /// Draws one line for each peer: microseconds on a logarithmic scale, over percentiles. Each further nine takes the
-/// same width: the distance from 99 % to 99.9 % is the same as the distance from 90 % to 99 %.
+/// same width, so 99 % is as far from 99.9 % as 90 % is from 99 %.
 pub fn percentiles(title: &str, lines: &[(Peer, Vec<(f64, f64)>)]) -> String {
     let room = widest(lines.iter().map(|line| line.0));
     let (width, left, right, top) = (1080.0, 62.0, 1058.0 - room as f64 * 7.0, 10.0);
@@ -195,8 +195,8 @@ fn event_names<'a>(events: &[(f64, &'a str)]) -> Vec<(f64, usize, &'a str)> {
     names
 }
 
-/// Draws three strips over one time: requests that ended well, requests that failed, and the longest wait. A dashed
-/// line shows when something was done to the server.
+/// Draws three strips over the same axis of time: requests that ended well, requests that failed, and the longest wait.
+/// A dashed line shows when the benchmark did something to the server.
 pub fn timeline(title: &str, peer: Peer, ticks: &[Tick], scale: &Scale) -> String {
     let (width, left, right, tick_long) = (1080.0, 150.0, 1060.0, step(ticks));
     let end = ticks.last().map_or(1.0, |tick| tick.second + tick_long);

@@ -68,7 +68,8 @@ pub fn bound(promise: &Promise) -> String {
     format!("at {} {}", if promise.at_least { "least" } else { "most" }, number(promise.bound))
 }
 
-/// Writes the value that was reached: rounded, or exactly if the rounded value would hide that the bound was missed.
+/// Writes the value that was reached. The value is rounded, unless the rounded value would hide that the bound was
+/// missed.
 pub fn reached(promise: &Promise) -> String {
     let rounded = number(promise.reached);
     if !promise.kept() && rounded == number(promise.bound) { promise.reached.to_string() } else { rounded }
@@ -78,13 +79,13 @@ fn against(promise: &Promise) -> String {
     format!("{}, {}", reached(promise), bound(promise))
 }
 
-/// Replaces control characters, which could steer the terminal, because names come from outside.
+/// Replaces the control characters in a name. Names come from outside, and control characters could steer the terminal.
 pub fn plain(name: &str) -> String {
     name.replace(char::is_control, "?")
 }
 
-/// Writes a table whose first line is its head. Columns that do not fit go below the others, with the first column
-/// again.
+/// Writes a table whose first line is its head. Columns that do not fit go below the others, and the first column is
+/// repeated there.
 pub fn table(lines: &[Vec<String>]) -> String {
     let count = lines.first().map_or(0, Vec::len);
     let widths: Vec<usize> =

@@ -69,8 +69,8 @@ pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
     Ok(turn)
 }
 
-/// Starts two loads: quick requests on connections that know which worker answers them, and slow requests, so that some
-/// requests are in flight at every moment.
+/// Starts a load of quick requests and, if the peer can answer slowly, a load of slow requests, so that some requests
+/// are in flight at every moment. The loads note which worker answers on each connection.
 fn quick_and_slow(address: SocketAddr, side: &Side, mark: &Arc<Mark>, quick: f64, slow: f64) -> Vec<Running> {
     let of = |load: Load| Load { who: true, mark: Arc::clone(mark), ..load }.start();
     let mut loads = vec![of(Load::paced(address, 64, side.path, quick))];

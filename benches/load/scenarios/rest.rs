@@ -36,7 +36,7 @@ pub(super) fn start_up(_: &Bench, side: &Side) -> Result<Turn, String> {
         sleep(Duration::from_micros(300));
     }
     let took = server.begun.elapsed();
-    // Wait until all workers exist, because the server is ended next.
+    // Wait until all workers exist, because the server is ended when this function returns.
     server.settle()?;
     let mut turn = Turn::default();
     turn.set("startup_ms", took.as_secs_f64() * 1000.0);
