@@ -1,8 +1,8 @@
 //! Accepts connections from the listeners that a worker inherited.
 //!
-//! Owns: the number of connections that are taken in a turn and in all (`http.worker_connections`), the meaning of an
-//! error of accept, and the estimate that a client may have given up in the queue. Refuses: everything after the accept
-//! of a connection (`connection`).
+//! Owns: the limits on the number of connections, in one turn of a loop and in all (`http.worker_connections`); the
+//! meaning of an error of accept; and the guess that a client may have given up while its connection was in the queue.
+//! Refuses: everything that happens to a connection after its accept (`connection`).
 
 use std::{
     future::{Future, poll_fn},
@@ -35,16 +35,17 @@ use crate::{
     },
 };
 
-/// The most connections that a loop accepts in a row. After that, the tasks of these connections get a turn. The number
-/// is small, because a crash loses connections that were accepted and not yet answered, but not those in the queue.
+/// The most connections that an accept loop accepts in a row before the tasks of these connections get a turn. The
+/// number is small, because a crash of the worker loses the connections that it has accepted and not yet answered.
+/// Connections that still wait in the queue are not lost.
 const ACCEPTS_PER_TURN: u32 = 4;
 
-/// The pause after an accept that failed for lack of file descriptors or memory. New connections wait in the queue
-/// while others end.
+/// The pause after an accept that failed for lack of file descriptors or memory. During the pause new connections wait
+/// in the queue, and the end of open ones may free what was lacking.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// The most connections that a sweep takes. This limit ends the sweep even if clients arrive faster than the sweep
-/// accepts them.
+/// The most connections that one call of `sweep` accepts. Because of this limit, the call ends even if clients arrive
+/// faster than it accepts them.
 const SWEEP_MAX: u32 = 4096;
 
 enum TokioListener {
@@ -97,8 +98,8 @@ where
                     let one_leaves = shared.make_place(1);
                     stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
-                    // `yield_now` lets the other tasks have a turn. In this turn, the connection that gives up its
-                    // place ends.
+                    // `yield_now` lets the other tasks have a turn. If a connection was asked to give up its place, it
+                    // ends in that turn.
                     if one_leaves || taken == ACCEPTS_PER_TURN {
                         taken = 0;
                         yield_now().await;
@@ -172,8 +173,8 @@ where
 }
 
 impl TokioListener {
-    /// Ready if a client waits in the queue and the worker has no place for it. The value is the time until there may
-    /// be a place. The caller polls again whenever a client arrives.
+    /// Becomes ready if a client waits in the queue and the worker has no place for it. The value is the time after
+    /// which there may be a place. The caller polls again whenever a client arrives.
     fn poll_crowded(&self, shared: &Shared) -> Poll<Duration> {
         if shared.room() > 0 {
             return Poll::Pending;
@@ -187,8 +188,8 @@ impl TokioListener {
         if place_in.is_zero() { Poll::Pending } else { Poll::Ready(place_in) }
     }
 
-    /// Accepts the next connection. Sets `was_empty` if it found the queue empty. Once the master has said that this
-    /// worker drains, this function accepts nothing and stays pending until the order to drain ends the task.
+    /// Accepts the next connection. Sets `was_empty` to true if the queue was empty before. Once the master has said
+    /// that this worker drains, this function accepts nothing and stays pending until the order to drain ends the task.
     async fn accept(&self, is_about_to_drain: impl Fn() -> bool, was_empty: &mut bool) -> io::Result<AcceptedStream> {
         let mut accept = pin!(async {
             match self {
@@ -221,9 +222,10 @@ impl TokioListener {
 }
 
 impl AcceptedStream {
-    /// Starts the task of the connection. `waited` is true if the connection may have waited so long that its client
-    /// gave up without the knowledge of the event loop. This is possible if tokio accepted the connection, because the
-    /// task then reads it before the loop looks at it. It is not possible if the stream was made of a std socket.
+    /// Starts the task of the connection. `waited` is true if the connection may have waited in the queue so long that
+    /// its client gave up before the event loop could see it. This is possible if tokio accepted the connection,
+    /// because the task then reads from it before the event loop has looked at it. It is not possible if the stream was
+    /// made from a socket of std.
     fn serve<S, B>(self, shared: &'static Shared, app: S, waited: bool)
     where
         S: Serve<B>,

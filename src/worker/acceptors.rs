@@ -1,7 +1,8 @@
 //! The listeners that a worker polls, and the steps in which a draining worker stops polling them.
 //!
-//! Owns: the choice of the sockets that are polled, and the steps by which the final stop accepts the connections that
-//! still wait in them. Refuses: a single accept (`accept`), and the decision to drain (`worker`).
+//! Owns: the choice of the sockets that are polled, and the steps in which a worker, at the final stop, accepts the
+//! connections that still wait in these sockets. Refuses: the accept of one connection (`accept`), and the decision to
+//! drain (`worker`).
 
 use std::{io, time::Duration};
 
@@ -21,15 +22,15 @@ use crate::channel::ToMaster;
 /// this time, even if one SYN-ACK is lost, because the kernel sends a lost SYN-ACK again after a second.
 const SETTLE: Duration = Duration::from_secs(1);
 
-/// The last part of [`SETTLE`], in which no new handshake begins, and those under way end. A handshake between two
-/// continents takes less time than this.
+/// The length of the last part of [`SETTLE`]. In this part no new handshake begins, and the handshakes under way end. A
+/// handshake between two continents takes less time than this.
 const REFUSE_NEW: Duration = Duration::from_millis(250);
 
-/// The length of the last part, in which no new handshake begins, if the grace ends before [`SETTLE`] does. Otherwise
-/// it is [`REFUSE_NEW`].
+/// The length that replaces [`REFUSE_NEW`] if the grace ends before [`SETTLE`] does. During this time no new handshake
+/// begins.
 const REFUSE_NEW_SHORT: Duration = Duration::from_millis(20);
 
-/// The tasks that poll a worker's listeners, and the step of closing them in a drain.
+/// The tasks that poll a worker's listeners, and the closing step that these listeners have reached in a drain.
 pub(super) struct Acceptors<S> {
     slot: u32,
     pub(super) shared: &'static Shared,
@@ -42,8 +43,8 @@ pub(super) struct Acceptors<S> {
 #[derive(Clone, Copy)]
 enum ClosingStage {
     /// The drain began with a SIGTERM to this worker. The worker polls its own listeners until the master has had time
-    /// to say whether this is the final stop. If the signal went to all workers, no next worker would poll these
-    /// listeners.
+    /// to say whether this is the final stop. The signal may have gone to all workers. In that case no next worker
+    /// would poll these listeners.
     Held(Instant),
     /// At the final stop, the worker polls the listeners of all slots.
     PollsAll(Instant),
@@ -80,8 +81,8 @@ impl<S> Acceptors<S> {
         Ok(())
     }
 
-    /// Polls the listeners of all slots, because at the final stop a worker also accepts the connections that wait for
-    /// siblings which are gone or hang.
+    /// Polls the listeners of all slots, because at the final stop a worker also accepts the connections that wait in
+    /// the queues of siblings. A sibling may be gone, or may hang.
     pub(super) fn open_all<B>(&mut self)
     where
         S: Serve<B>,

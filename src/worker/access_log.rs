@@ -1,9 +1,9 @@
 //! The access log of one worker, with a line for each request that the worker answered or refused.
 //!
-//! Owns: the lines that are not yet written, and the moments at which they are written: when some KiB have come
-//! together, at each heartbeat, and at the worker's end. Refuses: the format of a line (`format`), the opening of files
-//! (the master), and a wait for a reader or a disk while the worker serves. Lines that a reader or disk does not take
-//! in time are dropped and counted.
+//! Owns: the lines that are not yet written, and the moments at which they are written. Lines are written when 16 KiB
+//! of them wait, at each heartbeat, and at the worker's end. Refuses: the format of a line (`format`), the opening of
+//! files (the master), and a wait for a reader or a disk while the worker serves. Lines that a reader or disk does not
+//! take in time are dropped and counted.
 
 mod entry;
 mod format;
@@ -30,7 +30,7 @@ use crate::{
     sys::clock,
 };
 
-/// When this many bytes of lines wait, they are written at once, before the next heartbeat.
+/// When this many bytes of lines wait, they are written at once, and not only at the next heartbeat.
 const FULL: usize = 16 * 1024;
 
 /// The most bytes of lines that wait for a reader that does not read, or for a disk that is full. Further lines are
@@ -49,7 +49,7 @@ const TELL_EVERY: u64 = 1_000;
 pub(super) struct AccessLog {
     form: Form,
     exclude: Vec<String>,
-    /// The names of the request headers that a line shows; `response_headers` are those of the response.
+    /// `request_headers` and `response_headers` hold the names of the headers that a line shows.
     request_headers: Vec<HeaderName>,
     response_headers: Vec<HeaderName>,
     row: Row,
@@ -95,7 +95,7 @@ impl AccessLog {
     }
 
     /// Begins the entry of a request whose head was read at `begun`, in nanoseconds of the monotonic clock. Its line is
-    /// written when the entry is dropped. Returns `None` for the paths of `log.access_exclude`.
+    /// written when the entry is dropped. Returns `None` if the request's path is in `log.access_exclude`.
     pub(super) fn begin<B>(
         &'static self,
         begun: u64,
@@ -137,8 +137,8 @@ impl AccessLog {
             return;
         }
         writer.put(&self.form, facts, self.pid);
-        // If the last write did not take the whole buffer, a new try for each line would be too often. Only the
-        // heartbeat then tries again.
+        // If the last write did not take the whole buffer, only the next heartbeat tries again. A try for each new line
+        // would come too often.
         if writer.buffer.len() >= FULL && writer.stalled.is_none() {
             writer.flush();
         }
@@ -158,7 +158,7 @@ impl AccessLog {
     }
 
     /// Writes lines to this file from now on, because the master has opened the access log again. Lines that wait
-    /// already are first written to the old file, as far as it takes them.
+    /// already are first written to the old file, if that file takes them.
     pub(super) fn adopt(&self, file: OwnedFd) {
         let mut writer = self.lock();
         writer.flush();
@@ -168,8 +168,7 @@ impl AccessLog {
         writer.stalled = None;
     }
 
-    /// Writes the waiting lines at the worker's end, as far as they can be written now. The others are lost and
-    /// counted.
+    /// Writes the waiting lines at the worker's end. Lines that cannot be written now are lost and counted.
     pub(super) fn finish(&self) {
         let mut writer = self.lock();
         writer.flush();
@@ -317,7 +316,7 @@ mod tests {
         log.flush();
         assert_eq!(board.totals().access_lines_dropped, 2);
 
-        // The master opens another file, and this one has room.
+        // The master opens another file, and that file has room for more lines.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         log.adopt(fs::File::create(&path).unwrap().into());

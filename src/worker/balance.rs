@@ -8,20 +8,20 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// The age, in milliseconds, at which a request counts only about a third. A request counts less the older it is.
+/// The older a request is, the less it counts. At this age, in milliseconds, it counts only about a third.
 const MEMORY: u64 = 60_000;
 
 /// A worker has clearly more requests than the others only if it has more than this share of the mean, in percent.
 const AHEAD: u64 = 120;
-/// In addition, it must have more requests than the mean plus this number.
+/// In addition, such a worker must have more requests than the mean plus this number.
 const AHEAD_MIN: u64 = 20;
 
 /// The least time between two connections that are sent away, in milliseconds. Until this time is over, the counts do
 /// not show yet what the first connection has changed.
 const PAUSE: u64 = 200;
 
-/// Each request counts as this many parts. If whole requests were counted, the fading would be rounded to 0 for a small
-/// count, which would never fade.
+/// Each request counts as this many parts. If whole requests were counted, the decrease of a small count would be
+/// rounded to 0, and this count would never fade.
 const PARTS: u64 = 1_024;
 
 #[derive(Debug, Default)]
@@ -43,8 +43,8 @@ struct SlotLoad {
 
 impl Balance {
     /// Returns the slot to which the worker of slot `own` should send a connection now. If this returns a slot, the
-    /// caller must send a connection there. `serving` holds, for each slot that serves, the number of its requests so
-    /// far.
+    /// caller must send a connection there, because the pause before the next connection has already begun. `serving`
+    /// holds, for each slot that serves, the number of its requests so far.
     pub(super) fn sends_to(&self, own: u64, serving: &BTreeMap<u64, u64>, now: u64) -> Option<u64> {
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         memory.learn(serving, now);

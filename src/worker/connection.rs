@@ -1,10 +1,10 @@
 //! Serves one connection, from its accept to its last byte.
 //!
-//! Owns: the order of a connection's life (PROXY header, TLS handshake, HTTP, end) and its part in a drain. Refuses:
-//! the transfer of bytes (`http1`, `http2`), the answer to a request (`exchange`), parsing (`scanner`, hyper), and the
-//! decision to drain (`worker`).
+//! Owns: the order of the steps of a connection (PROXY header, TLS handshake, HTTP, end), and what a connection does in
+//! a drain. Refuses: the transfer of bytes (`http1`, `http2`), the answer to a request (`exchange`), parsing
+//! (`scanner`, hyper), and the decision to drain (`worker`).
 //!
-//! The steps in the life of a request, and the files that do them:
+//! The steps of a request from its accept to its log line, and the files that do these steps:
 //!
 //! ```text
 //! accept     accept.rs            takes the connection from a listener, counts it, spawns its task
@@ -19,9 +19,9 @@
 //! access log ../access_log        LoggedBody counts the bytes; AccessEntry writes the line when it is dropped
 //! ```
 //!
-//! A connection ends with a response, and not just with a FIN, because a request that crosses our FIN can be read but
-//! never answered. The only way to end without loss is to send `Connection: close` first (RFC 9112, section 9.6), or
-//! GOAWAY, twice (RFC 9113, section 6.8).
+//! A connection ends with a response, and not just with a FIN. The client may send a request before it has seen our
+//! FIN, and the worker could read this request but never answer it. The only way to end without loss is to send
+//! `Connection: close` first (RFC 9112, section 9.6), or GOAWAY, twice (RFC 9113, section 6.8).
 
 mod activity;
 mod body;
@@ -82,7 +82,8 @@ use crate::{
 
 /// The number of headers that hyper reads without allocating memory.
 const FIELDS_ON_THE_STACK: usize = 100;
-/// The most headers of a request, even if the settings set no limit, because a `HeaderMap` cannot hold twice as many.
+/// The most headers of a request, even if the settings set no limit, because a `HeaderMap` cannot hold twice this
+/// number.
 const FIELDS_MAX: usize = 16_384;
 
 /// The longest head of a request of HTTP/2, in bytes. It is smaller than with HTTP/1, because each stream may hold a
@@ -91,7 +92,7 @@ const HTTP2_HEAD_MAX: usize = 64 * 1024;
 const HTTP2_STREAMS: u32 = 100;
 
 /// Serves one connection to its end. The connection counts as open until `open` is dropped. `waited` is true if the
-/// client may have left before the connection was accepted, without the knowledge of the event loop.
+/// client may have left before the connection was accepted, and the event loop may not have seen this.
 pub(super) async fn serve<T, S, B>(
     stream: T,
     peer: Peer,
@@ -165,7 +166,7 @@ fn alone(connection: &mut Arc<Connection>) -> &mut Connection {
     Arc::get_mut(connection).expect("it is not shared yet")
 }
 
-/// Sends the reason to the client, and ends the connection before HTTP begins on it.
+/// Sends the refusal to the client, and ends the connection before HTTP begins on it.
 async fn dismiss<T>(stream: T, refusal: Refusal, connection: Arc<Connection>, open: OpenGuard)
 where
     T: ClientStream,
@@ -212,7 +213,7 @@ where
 
 fn http1(shared: &Shared) -> conn::http1::Builder {
     let mut builder = conn::http1::Builder::new();
-    // With this, a client that sends a FIN after its request still gets the response.
+    // With `half_close`, a client that sends a FIN after its request still gets the response.
     builder.half_close(true);
     let fields = shared.http.limit_request_fields;
     if !(1..=FIELDS_ON_THE_STACK).contains(&fields) {
@@ -265,15 +266,16 @@ where
     }
 }
 
-/// What a connection needs apart from the polls of hyper, which are its time limits and its part in a drain.
+/// The decisions about a connection that hyper does not make. They concern its time limits, and its end in a drain.
 trait Lifecycle {
-    /// Returns true if nothing is read while the app answers. The task then needs another way to notice that the client
-    /// has gone.
+    /// Returns true if hyper reads nothing while the app answers. In this case the task needs another way to notice
+    /// that the client has gone.
     fn watches_client(&self) -> bool {
         false
     }
 
-    /// Returns the next thing to do. If it is `Wait`, there is nothing to do now, and the task is woken when there is.
+    /// Returns the next thing to do. `Wait` means that there is nothing to do now. The task is woken when there is
+    /// something to do.
     fn step(&mut self, connection: &Connection, timer: &mut Timer<'_>, cx: &mut Context<'_>) -> NextStep;
 }
 
@@ -313,7 +315,8 @@ impl Lifecycle for Http1Lifecycle {
     }
 }
 
-/// Polls hyper until the connection is over. Does what `lifecycle` says, and tells hyper when to end.
+/// Polls hyper until the connection is over. Between the polls it does what `lifecycle` says, for example tells hyper
+/// to end the connection.
 async fn drive<C: HttpConnection>(
     mut serving: Pin<&mut C>,
     connection: &Arc<Connection>,

@@ -1,6 +1,6 @@
 //! Lists the connections of a worker, and chooses the connection that gives up its place for a new one.
 //!
-//! Owns: the choice of the connection that gives up its place: the one that has been idle longest, if it has been idle
+//! Owns: the rule for this choice, which is that the connection that has been idle longest leaves, if it has been idle
 //! for a second. Refuses: the decision that a place is needed (`accept`, `shared`), and the close of a connection
 //! (`connection`).
 
@@ -27,10 +27,10 @@ pub(super) struct ConnectionList(Mutex<Connections>);
 #[derive(Debug, Default)]
 struct Connections {
     all: Vec<Arc<dyn Listed>>,
-    /// The connections that were idle at the last look at all of them, each with the time since which it was idle. The
-    /// last entry is the connection that was idle longest. The connections of this list that were not active after that
-    /// look have still been idle longer than all others. So the next connection to close is found without another look
-    /// at all of them.
+    /// The connections that were idle when this list was last made from `all`, each with the time since which it was
+    /// idle. The last entry is the connection that was idle longest. Entries that have not been active since then are
+    /// still the connections that have been idle longest. So the next connection to close is found without a search
+    /// through `all`.
     idle: Vec<(u64, Weak<dyn Listed>)>,
 }
 
@@ -121,7 +121,7 @@ impl Connections {
         })
     }
 
-    /// Returns the last connection of `idle` that was not active after it was put there, and removes the entries behind
+    /// Returns the last connection of `idle` that has not been active since `idle` was made. Removes the entries behind
     /// it.
     fn last_idle(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         while let Some((since, connection)) = self.idle.last() {

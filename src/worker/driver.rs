@@ -21,16 +21,16 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The worker's whole life, for the outer loop of a [`Runtime`](crate::Runtime). The worker does nothing outside of
-/// [`drive`](Self::drive): it runs no factory and no request, and makes no heartbeat. If the outer loop does not call
-/// `drive` for longer than `workers.timeout`, the master believes that the worker hangs.
+/// The whole work of the worker, which the outer loop of a [`Runtime`](crate::Runtime) runs step by step. The worker
+/// does nothing outside of [`drive`](Self::drive): it runs no factory and no request, and makes no heartbeat. If the
+/// outer loop does not call `drive` for longer than `workers.timeout`, the master believes that the worker hangs.
 ///
 /// A driver cannot leave the thread on which the worker began. Once [`Runtime::drive`](crate::Runtime::drive) has
 /// returned, the worker ends, even if something still holds the driver.
 pub struct Driver(Rc<Life>);
 
-/// What a [`Driver`] runs: the worker's future and its runtime. The worker can end both even while the driver is still
-/// held.
+/// What a [`Driver`] runs: the worker's future and its runtime. The worker can end both even while code outside of it
+/// still holds the driver.
 pub(super) struct Life {
     /// The future of the whole worker; `None` once the worker has ended.
     future: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>>,

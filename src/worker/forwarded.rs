@@ -150,9 +150,9 @@ fn follow<'a>(
     last
 }
 
-/// Returns the entries of a list from the last to the first; several fields count as one list. Reading from the end
-/// protects the entry that a proxy appended, because a client may have written an open quote, or bytes that are not
-/// text, before it.
+/// Returns the entries of a list from the last to the first. Several fields of the same name count as one list. Reading
+/// from the end protects the entry that a proxy appended, because a client may have written an open quote, or bytes
+/// that are not text, before it.
 fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName, quotes: bool) -> impl Iterator<Item = &'a str> {
     let fields = headers.get_all(name).iter().rev().map(HeaderValue::as_bytes);
     let split = move |field: &'a [u8]| field.rsplit(unquoted(b',', quotes));
@@ -164,8 +164,8 @@ fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName, quotes: bool) -> impl 
         .map(|entry| str::from_utf8(entry).unwrap_or("?"))
 }
 
-/// Returns a function that finds the byte `mark` outside of quotes. The function works on a text from its start, and
-/// from its end. If `quotes` is false, a quote has no meaning.
+/// Returns a function that finds the byte `mark` outside of quotes. The function may read a text forwards or backwards.
+/// If `quotes` is false, a quote has no meaning.
 fn unquoted(mark: u8, quotes: bool) -> impl FnMut(&u8) -> bool {
     let mut inside = false;
     move |byte| {
@@ -217,7 +217,8 @@ fn node(text: &str) -> Option<(IpAddr, Option<u16>)> {
     Some((address.to_canonical(), port.and_then(|port| port.parse().ok())))
 }
 
-/// Returns true if the scheme is encrypted, and `None` if it is unknown. Some proxies name the schemes of WebSockets.
+/// Returns true if the scheme is encrypted, and `None` if it is unknown. Some proxies name the schemes of WebSocket,
+/// `ws` and `wss`.
 fn is_https(proto: &str) -> Option<bool> {
     let is = |name: &str| proto.eq_ignore_ascii_case(name);
     if is("https") || is("wss") {
@@ -408,7 +409,8 @@ mod tests {
             (&["for=\", for=192.0.2.7;proto=https"], "192.0.2.7 - https -"),
             (&["\u{e9}\\\", for=192.0.2.7"], "192.0.2.7 - http -"),
             (&["for=1.1.1.1;x=\"a,b\", for=192.0.2.7;x=\",;\""], "192.0.2.7 - http -"),
-            // The nearest proxy does not tell the address of its sender, so the entries before its own do not count.
+            // The nearest proxy does not tell the address of its sender, so the entries before the proxy's own entry do
+            // not count.
             (&["for=1.1.1.1, for=unknown;proto=https"], "10.0.0.1 999 https -"),
             (&["for=1.1.1.1, for=_hidden, for=10.0.0.2"], "10.0.0.2 - http -"),
             (&["for=1.1.1.1, proto=https"], "10.0.0.1 999 https -"),

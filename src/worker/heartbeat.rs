@@ -29,9 +29,9 @@ const IDLE_PROMISE_MS: u64 = 300;
 /// A worker counts as idle after this many ticks in the fast rhythm without traffic.
 const IDLE_TICKS: u32 = 10;
 
-/// Starts the task of the heartbeats. It makes the first promise before it returns, because siblings take a serving
-/// worker without a promise for a silent one. The task runs on the serving loop as long as the worker lives: if the
-/// loop stops, the heartbeats stop. `epoch` is the moment at which the runtime began; its timers count from there.
+/// Starts the task of the heartbeats. This function makes the first promise before it returns, because siblings believe
+/// that a serving worker without a promise is silent. The task runs on the serving loop as long as the worker lives: if
+/// the loop stops, the heartbeats stop. `epoch` is the moment at which the runtime began; its timers count from there.
 pub(super) fn start<S, B>(shared: &'static Shared, epoch: Instant, watch: SiblingWatch<S>)
 where
     S: Serve<B>,

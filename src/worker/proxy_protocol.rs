@@ -20,7 +20,7 @@ const V2_FIXED: usize = 16;
 const V2_REST_MAX: usize = 4096;
 
 /// What the first bytes of a connection are. If the bytes come in pieces, the result is `More` until there are enough
-/// of them. Bytes that come later do not change any other result.
+/// of them. A result other than `More` is final, whatever bytes come later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ParsedHeader {
     /// More bytes are needed to know the result.

@@ -25,7 +25,7 @@ pub(super) struct RequestIds {
 impl RequestIds {
     pub(super) fn new() -> Self {
         // Forked workers inherit the keys of the hash from the master, so the hashed value must differ between workers.
-        // The pair of pid and time does.
+        // The pair of pid and time is different in each worker.
         Self::with(RandomState::new().hash_one((std::process::id(), clock::nanoseconds())))
     }
 

@@ -1,9 +1,9 @@
 //! Watches the siblings, finds workers that cannot accept the connections that wait in their slot, and accepts these
 //! connections for them.
 //!
-//! Owns: the search for workers that cannot accept, by the scoreboard and the queues, and the reports of silent ones to
-//! the master. Refuses: the rhythm of the looks (`heartbeat`), the treatment of a silent worker (the master), and any
-//! rescue while this worker drains.
+//! Owns: the search through the scoreboard and the queues for workers that cannot accept, and the reports to the master
+//! about silent workers. Refuses: the rhythm of the looks (`heartbeat`), the treatment of a silent worker (the master),
+//! and any rescue while this worker drains.
 
 use std::{os::fd::AsFd, time::Duration};
 
@@ -27,12 +27,12 @@ use crate::{
 /// because a crash of this worker loses the connections that it has accepted and not answered.
 const PER_TURN: u32 = 8;
 
-/// The most turns of the loop in which one look takes connections. After these turns, the other siblings, which look at
-/// the queues as well, take their share.
+/// The most turns of the loop in which this worker takes connections after one look. The other siblings look at the
+/// queues as well, and take their share.
 const TURNS: u32 = 8;
 
-/// After this many late looks in a row a sibling is reported to the master. One late look is not enough, because after
-/// a suspend of the machine every worker looks late once.
+/// A sibling is reported to the master after this many looks in a row that found its heartbeat late. One such look is
+/// not enough, because after a suspend of the machine every heartbeat is late once.
 const LOOKS_UNTIL_TOLD: u32 = 2;
 
 /// What one worker remembers of its siblings between two looks at them.
@@ -48,7 +48,7 @@ pub(super) struct SiblingWatch<S> {
 struct Sibling {
     sign: Option<Observation>,
     /// True if, at the last look, the sibling's queue was not empty and the sibling had done nothing since the look
-    /// before.
+    /// before that one.
     suspect: bool,
     /// The number of looks in a row that found the sibling's heartbeat late.
     late: u32,
@@ -96,7 +96,7 @@ impl<S> SiblingWatch<S> {
         self.siblings.iter().any(|sibling| sibling.suspect || (1..LOOKS_UNTIL_TOLD).contains(&sibling.late))
     }
 
-    /// Returns the slots whose worker will not accept now what waits in the slot's queue.
+    /// Returns the slots whose worker will not soon accept the connections that wait in the slot's queue.
     fn look(&mut self) -> Vec<u32> {
         let now = clock::now();
         let signs = self.signs();
@@ -150,7 +150,7 @@ impl<S> SiblingWatch<S> {
         signs
     }
 
-    /// Takes connections that wait in this slot. Returns true if more may wait.
+    /// Accepts connections that wait in the queue of `slot`. Returns true if more connections may wait there.
     fn rescue<B>(&self, slot: u32) -> bool
     where
         S: Serve<B>,

@@ -80,7 +80,7 @@ pub(crate) enum Verdict {
     Refuse(Refusal),
 }
 
-/// The place of the scanner in the stream of requests.
+/// The point that the scanner has reached in the stream of requests.
 ///
 /// ```text
 ///            ┌──────────────────────────────┐

@@ -38,7 +38,7 @@ use crate::{
 /// master may give the kernel a new steering program, so a worker must not send a message for every connection.
 const ARRIVALS_EVERY: u64 = 10;
 /// The least time between two messages about new connections if connections do not stay open, in milliseconds. It is
-/// longer, because there is then little to balance.
+/// longer than `ARRIVALS_EVERY`, because connections that end soon leave little to balance.
 const PASSERS_BY_EVERY: u64 = 250;
 
 /// The pause after which a full worker checks again whether a sibling has room.
@@ -65,7 +65,7 @@ pub(super) struct Shared {
     unsent: Mutex<Vec<ToMaster>>,
     stopping: watch::Sender<bool>,
     draining: watch::Sender<bool>,
-    /// The same value as `draining`, for the path of a request, which reads it without a lock.
+    /// The same value as `draining`. The code that runs for each request reads this field, because that needs no lock.
     drains: AtomicBool,
     /// When the drain began, on the coarse clock; `NEVER` before.
     drain_began: AtomicU64,
@@ -238,7 +238,8 @@ impl Shared {
     }
 
     /// Sends a message to the master. If it does not fit into the channel now, a later
-    /// [`send_unsent`](Self::send_unsent) sends it, only once and in its order.
+    /// [`send_unsent`](Self::send_unsent) sends it. The kept messages are sent in the order of the calls, and equal
+    /// ones only once.
     pub(super) fn send(&self, message: ToMaster) {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         if unsent.is_empty() && self.is_sent(&message) {
@@ -284,14 +285,15 @@ impl Shared {
             self.emptied.notify_one();
         }
         self.vacated.notify_waiters();
-        // The worker reports room only when more than a tenth of its places is free. If it did so at the first
-        // connection that ends, the kernel would be told twice for every connection.
+        // The worker reports room only when more than a tenth of its places is free. If it reported room as soon as one
+        // connection ends, the kernel would be told twice for every connection.
         if self.row.full() && self.room() > self.http.worker_connections / 10 {
             self.tell_full(false);
         }
     }
 
-    /// Tells the master of new connections, not too often, so that the emptier slots get more of the next ones.
+    /// Tells the master of new connections, so that emptier slots get more of the next connections. Limits how often it
+    /// does this.
     fn tell_arrivals(&self) {
         let (now, known) = (clock::coarse(), self.row.accepted());
         let came = known - self.arrivals_known.load(Relaxed);
@@ -352,7 +354,7 @@ impl Shared {
         let _ = timeout(most, self.vacated.notified()).await;
     }
 
-    /// Makes idle connections leave until this many new ones fit. Returns true if there was no place for them before.
+    /// Makes idle connections leave until `new` further connections fit. Returns true if these did not fit before.
     pub(super) fn make_place(&self, new: u64) -> bool {
         let limit = self.http.worker_connections;
         let over = if limit == 0 { 0 } else { (self.row.connections() + new).saturating_sub(limit) };
@@ -372,7 +374,7 @@ impl Shared {
         one_leaves
     }
 
-    /// Makes the connection leave that has been idle longest. Returns false if no connection may leave.
+    /// Asks the connection that has been idle longest to leave. Returns false if no connection may leave.
     fn evict(&self, reason: &str) -> bool {
         let Some(idle) = self.connections.ask_to_leave() else { return false };
         self.row.connection_evicted();
@@ -465,8 +467,8 @@ impl Shared {
         self.row.due() < now
     }
 
-    /// Counts and logs a request that was refused because workers died while a request of this method and path was in
-    /// flight.
+    /// Counts and logs a request that was refused because workers died while a request with the same method and path
+    /// was in flight.
     pub(super) fn quarantined<B>(&self, request: &http::Request<B>) {
         self.row.shed();
         if let Some(suppressed) = self.quarantines.pass() {

@@ -25,7 +25,7 @@ use crate::{log::terminal::is_unsafe, scoreboard::X_REQUEST_ID, settings::Part};
 /// fits into the 4096 bytes that a pipe takes in one piece.
 pub(super) const SHORT: usize = 480;
 
-/// The status of a request whose connection ended before the response. nginx uses this number.
+/// The status that a line shows if the connection ended before the response. nginx uses the same number.
 const NOT_ANSWERED: u16 = 499;
 
 /// The headers that a line shows, with their values.
@@ -46,8 +46,8 @@ pub(super) struct AccessFacts {
     pub(super) took_ns: u64,
 }
 
-/// Returns the headers of `all` that have one of these names. If a name occurs several times, only the first value
-/// counts.
+/// Returns the headers of `all` whose name is in `names`. If a header occurs several times, only its first value is
+/// returned.
 pub(super) fn keep(names: &[HeaderName], all: &HeaderMap) -> Headers {
     names.iter().filter_map(|name| Some((name.clone(), all.get(name)?.clone()))).collect()
 }
@@ -101,7 +101,7 @@ impl AccessFacts {
     }
 }
 
-/// Adds a line of text, made of these parts, and a newline.
+/// Appends a line of text that consists of `parts`, and a newline.
 pub(super) fn text(to: &mut Vec<u8>, parts: &[Part], facts: &AccessFacts, timestamps: &TimestampCache, pid: u32) {
     for part in parts {
         atom(to, part, facts, timestamps, pid);
@@ -152,7 +152,7 @@ fn atom(to: &mut Vec<u8>, part: &Part, facts: &AccessFacts, timestamps: &Timesta
     };
 }
 
-/// Writes a value with its escapes, or a dash in place of a missing one.
+/// Writes the bytes of a value with escapes, or a dash if there is no value.
 fn escaped(to: &mut Vec<u8>, bytes: Option<&[u8]>) -> std::io::Result<()> {
     Escape(to).bytes(bytes.unwrap_or(b"-"));
     Ok(())
@@ -193,7 +193,8 @@ pub(super) fn json_headers() -> Vec<HeaderName> {
     vec![AUTHORIZATION, HOST, REFERER, USER_AGENT, X_REQUEST_ID.clone()]
 }
 
-/// Adds a JSON object and a newline. A missing value is null. Each value is cut to `most` bytes, or a few more.
+/// Appends a line that is a JSON object, and a newline. A missing value is null. Each value is cut to `most` bytes, or
+/// a few more.
 pub(super) fn json(to: &mut Vec<u8>, facts: &AccessFacts, timestamps: &TimestampCache, pid: u32, most: usize) {
     let mut object = Object { to, most };
     let request = facts.request.as_ref();
@@ -274,7 +275,7 @@ pub(super) struct TimestampCache {
     milliseconds: i32,
     /// The local time in Common Log Format, with its brackets.
     local: String,
-    /// The time in UTC as in RFC 3339, up to the seconds.
+    /// The time in UTC in the format of RFC 3339, without parts of a second and without the zone.
     utc: String,
     /// The time zone of the machine, or of `TZ`; `None` until the first line needs it.
     zone: Option<TimeZone>,

@@ -1,9 +1,9 @@
 //! What a connection is doing, and how long it may do it.
 //!
-//! Owns: the state from which the deadlines of `http.header_timeout`, `http.keep_alive`, `http.write_timeout` and, in a
-//! drain, `workers.drain_idle` follow. This file has no timers: a request only leaves stamps of the coarse clock, and
-//! the connection's one timer reads them when it fires. Refuses: the reaction when a deadline is over (`connection`),
-//! and `http.body_timeout` (`body`).
+//! Owns: the state that decides when the time of `http.header_timeout`, `http.keep_alive`, `http.write_timeout` or, in
+//! a drain, `workers.drain_idle` is over. This file has no timers: a request only leaves stamps of the coarse clock,
+//! and the connection's one timer reads them when it fires. Refuses: the reaction when a deadline is over
+//! (`connection`), and `http.body_timeout` (`body`).
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -19,7 +19,7 @@ pub(super) struct Activity {
     /// The number of requests that the app has or whose response is under way. With HTTP/2 it is 1 while any stream is
     /// open.
     busy: AtomicU32,
-    /// When the first bytes arrived that are a head, or may become one; `NEVER` while no head is arriving.
+    /// When the first bytes of a head arrived, or bytes that may become a head; `NEVER` while no head is arriving.
     head_since: AtomicU64,
     /// When the last request ended, or when HTTP/2 began; `NEVER` before that.
     idle_since: AtomicU64,
@@ -31,8 +31,8 @@ pub(super) struct Activity {
     /// changes `idle_since`, and then the connection may keep its place.
     asked_to_leave: AtomicU64,
     /// The number of requests that are answered while the rest of their bodies is still being read. There may be two
-    /// such requests, because the next request can begin before the task that reads the rest of the first body has seen
-    /// the end of this body. The counter is changed atomically, because an app may drop a body on another thread.
+    /// such requests for a moment. The next request can begin before the task that reads the rest of the first body has
+    /// seen the end of that body. The counter is changed atomically, because an app may drop a body on another thread.
     reads_on: AtomicU32,
 }
 
@@ -79,8 +79,8 @@ impl Activity {
         }
     }
 
-    /// Notes that the bytes that have arrived are complete but are not the head of a request: they are another frame of
-    /// HTTP/2.
+    /// Notes that the bytes that have arrived are complete but are not the head of a request. With HTTP/2 they are
+    /// another frame.
     pub(super) fn head_ends(&self) {
         self.head_since.store(NEVER, Relaxed);
     }
@@ -95,7 +95,8 @@ impl Activity {
         self.idle_since.store(now, Relaxed);
     }
 
-    /// Notes that the connection is idle from now on: the worker has answered a request itself, or HTTP/2 has begun.
+    /// Notes that the connection is idle from now on, because the worker has answered a request itself or HTTP/2 has
+    /// begun.
     pub(super) fn idles(&self) {
         self.head_since.store(NEVER, Relaxed);
         self.idle_since.store(clock::coarse(), Relaxed);
@@ -174,8 +175,8 @@ impl Activity {
         self.idle_since().filter(|_| has_answer && !self.is_asked_to_leave())
     }
 
-    /// Asks the connection to leave, because another one needs its place. It has no effect if the connection was active
-    /// after `idle_since`.
+    /// Asks the connection to leave, because another connection needs its place. The call has no effect if the
+    /// connection was active after `idle_since`.
     pub(super) fn ask_to_leave(&self, idle_since: u64) {
         self.asked_to_leave.store(idle_since, Relaxed);
     }
@@ -210,7 +211,7 @@ impl Activity {
         after(self.blocked_since.load(Relaxed), http.write_timeout, Overdue::Blocked)
     }
 
-    /// Returns the time by which the client must send something; `None` if nothing is expected of it.
+    /// Returns the time by which the client must send something; `None` if the client need not send anything now.
     pub(super) fn waiting(&self, shared: &Shared) -> Option<(u64, Overdue)> {
         let http = &shared.http;
         let waiting = match (self.busy(), self.head_since.load(Relaxed), self.idle_since.load(Relaxed)) {

@@ -1,8 +1,8 @@
 //! Passes a request's body to the app.
 //!
 //! Owns: `http.body_timeout`, `http.limit_request_body` for bodies whose bytes the scanner does not count, and the
-//! faults of a body that ends badly. Refuses: framing (`scanner`, hyper), and the part of a body that the app does not
-//! read (`unread`).
+//! faults of a body that ends too early or is not valid. Refuses: framing (`scanner`, hyper), and the part of a body
+//! that the app does not read (`unread`).
 
 use std::{
     error::Error,
@@ -66,7 +66,7 @@ struct ReceivedBody {
     waits_since: Option<Instant>,
 }
 
-/// Why the body of a request ended before its end.
+/// Why the body of a request ended before all of it had come.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BodyError {

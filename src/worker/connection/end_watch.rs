@@ -1,12 +1,13 @@
 //! Watches for the moment at which the client ends a connection of HTTP/1 while a request is under way.
 //!
-//! Owns: the way to notice that a client has ended its connection. Refuses: the futures that wait for the client's end
-//! (`client_gone`), and HTTP/2, which needs no watch because its frames are always read.
+//! Owns: the watch that notices when a client has ended its connection. Refuses: the futures that wait for the client's
+//! end (`client_gone`), and HTTP/2, which needs no watch because its frames are always read.
 //!
 //! A client that has ended its side must still get its response. So hyper does not read while the app answers, and does
 //! not notice the client's end. The stream belongs to hyper, so this module watches a duplicate of the stream's
-//! descriptor. It watches only connections on which an app has asked for this, until the connection's task ends. If
-//! bytes of further requests wait to be read, the client's end is still seen, because the kernel reports both.
+//! descriptor. It watches only connections on which the app has asked for this watch. A watch lasts until the
+//! connection's task ends. Unread bytes of further requests do not hide the client's end, because the kernel reports
+//! the end in addition to the bytes.
 
 use std::{
     future::Future,

@@ -348,8 +348,8 @@ impl ResponseExtras {
         entry
     }
 
-    /// Returns true if this is a response of HTTP/1.0 with which the connection must end. It must end if the app says
-    /// `Connection: close`, or if only the end of the connection can mark the end of the body.
+    /// Returns true if this is a response of HTTP/1.0 after which the connection must end. The connection must end if
+    /// the app says `Connection: close`, or if only the end of the connection can mark the end of the body.
     fn is_last_of_http_10<B: http_body::Body>(&self, answer: &Parts, reply: &ResponseBody<B>) -> bool {
         let ends_by_itself =
             || self.is_head || reply.size_hint().exact().is_some() || answer.headers.contains_key(CONTENT_LENGTH);

@@ -149,8 +149,8 @@ async fn hello<T: AsyncRead + AsyncWrite + Unpin>(stream: &mut T) -> io::Result<
     }
 }
 
-/// Counts a failed handshake, and logs it. One line a second has the level info, and the others have the level debug:
-/// any client can cause such lines, and they must not fill a disk.
+/// Counts a failed handshake, and logs it. One line a second has the level info, and the others have the level debug.
+/// Any client can cause such lines, so they must not fill a disk.
 fn log_failed(connection: &Connection, error: &io::Error) {
     let Connection { shared, peer, .. } = connection;
     shared.row.handshake_failed();

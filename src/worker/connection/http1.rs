@@ -4,8 +4,9 @@
 //! refused, and the length of the wait for a client at the close. Refuses: the verification of bytes (`scanner`), and
 //! the decision to end a connection (`connection`).
 //!
-//! A connection that waits for a request holds no buffer here: what arrives is read to the stack, scanned, and copied
-//! to hyper. Only a head that comes in pieces is kept. The content of a large body goes straight into hyper's buffer.
+//! A connection that waits for a request holds no buffer here. The bytes that arrive are read into a buffer on the
+//! stack, scanned, and copied to hyper. Only a head that comes in pieces is kept. The content of a large body goes
+//! straight into hyper's buffer.
 
 use std::{
     io,
@@ -111,9 +112,9 @@ impl<T: ClientStream> Http1Wire<T> {
         linger::SILENCE.saturating_sub(silence).max(SHORT_LINGER)
     }
 
-    /// Ends the input for hyper. Outside of a body, hyper sees the end of the stream. It has answered all earlier
-    /// requests, so it closes, and the refusal is sent as the last response. Inside of a body, hyper sees an error, and
-    /// the response to the request with this body reports the refusal.
+    /// Ends the input for hyper. Outside of a body, hyper sees the end of the stream. hyper has answered all earlier
+    /// requests by then. So hyper closes the stream, and the refusal is sent as the last response. Inside of a body,
+    /// hyper sees an error, and the response to the request with this body reports the refusal.
     fn refuse(&self, refusal: Refusal, in_body: bool) -> Poll<io::Result<()>> {
         if in_body {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refusal)));
@@ -281,7 +282,7 @@ impl<T: ClientStream> Write for Http1Wire<T> {
         if !this.linger.has_begun() {
             ready!(this.stream().poll_shutdown(cx))?;
         }
-        // If another connection needs this place now, do not linger. The client of this connection has had its response
+        // If another connection needs the place of this one now, do not linger. The client has had its last response
         // for a while.
         if this.connection.activity.is_asked_to_leave() {
             return Poll::Ready(Ok(()));
@@ -307,8 +308,8 @@ pub(super) fn poll_write_together<T: AsyncWrite + Unpin>(
     }
 }
 
-/// A stream that counts the bytes that are read from it. Without it the count would be unknown when hyper reads into
-/// its own buffer.
+/// A stream that counts the bytes that are read from it. Without this type, the worker would not know the count when
+/// hyper reads into its own buffer.
 struct Counted<T> {
     stream: T,
     read: u64,

@@ -5,10 +5,11 @@
 //! the parsing of frames (`frames`), windows (`streams`), and the protocol itself, which hyper's library h2 speaks.
 //!
 //! A GOAWAY names the last stream that the server serves. If the client opens another stream at the same time, that
-//! stream is lost, unless the client can repeat its request. So we send one GOAWAY when this is unlikely: when no
-//! stream has been open for a while. This GOAWAY is the *goodbye*. If there is no such moment, h2 first warns the
-//! client with GOAWAY(2^31-1) and a PING, and sends the last GOAWAY when the PING is answered. We hold the client's
-//! answer back until the streams have come that the client was opening when the warning came.
+//! stream is lost, unless the client can repeat its request. So we send a single GOAWAY only when such a loss is
+//! unlikely, which is when no stream has been open for a while. This GOAWAY is the *goodbye*. If there is no such
+//! moment, h2 first warns the client with GOAWAY(2^31-1) and a PING, and sends the last GOAWAY when the PING is
+//! answered. We hold the client's answer back until the streams that the client was opening at the time of the warning
+//! have come.
 
 mod frames;
 mod streams;
@@ -41,11 +42,11 @@ use crate::{sys::clock, worker::shared::Shared};
 /// In a drain, a connection gets the goodbye (one GOAWAY that we send) after this time without a stream.
 const PAUSE: u64 = 50;
 /// In a drain, a connection that was busy gets the goodbye (one GOAWAY that we send) only after this time without a
-/// stream. A busy client may be a proxy whose machine pauses for a moment and then continues for all clients of the
-/// proxy.
+/// stream. A busy client may be a proxy whose machine stands still for a moment. After that moment the proxy opens
+/// streams again, for all its own clients.
 const PAUSE_IF_BUSY: u64 = 500;
 /// After h2's warning, a connection gets no goodbye (GOAWAY that we send) for this time, because the warning itself may
-/// have made the client pause.
+/// have made the client open no stream for a moment.
 const WARNED_MIN: u64 = 500;
 /// The client's answer to h2's PING is held back until this time after the warning.
 const WARNED: u64 = 1_000;
@@ -77,12 +78,12 @@ pub(super) struct Http2State {
     goodbye: Goodbye,
     /// Our own frames for the client that are not written yet.
     ours: Vec<u8>,
-    /// The ids of streams that we have reset. The client gets a reset from us. h2 must still be told, by a reset in the
-    /// client's name.
+    /// The ids of streams that we have reset towards the client. h2 does not know this yet, and must still get a reset
+    /// in the client's name.
     cut: Vec<u32>,
     /// When the client last sent something.
     last_received: u64,
-    /// When we sent a PING that is not answered yet.
+    /// When we sent a PING; `None` once the client has sent anything after it.
     asked: Option<u64>,
 }
 
@@ -108,7 +109,8 @@ enum DrainStage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Goodbye {
     No,
-    /// Our GOAWAY should be sent as soon as the bytes of h2 are between two frames, if no stream is open at that time.
+    /// Our GOAWAY should be sent as soon as the last frame of h2 is completely written, if no stream is open at that
+    /// time.
     Wanted,
     /// Our GOAWAY is being written.
     Begun,
@@ -178,8 +180,8 @@ impl Http2State {
         true
     }
 
-    /// Gives h2 frames in the client's name, if the client's bytes are between two frames: resets that the client did
-    /// not send, and the answer to h2's PING that we held back.
+    /// Gives h2 frames in the client's name, if the client's last frame has come completely. These frames are resets
+    /// that the client did not send, and the answer to h2's PING that we held back.
     fn inject(&mut self, mut pass: impl FnMut(&[u8])) {
         if !self.inbound.is_between() {
             return;
@@ -247,7 +249,7 @@ impl Http2State {
     }
 
     /// Tells the activity when the connection becomes busy or idle. A connection is busy while a stream is open on the
-    /// wire: h2 may hold the end of a response back long after the app has handed it over.
+    /// wire. The app's part may be over much earlier, because h2 may hold the end of a response back for long.
     fn update_activity(&self, were_open: bool, activity: &Activity, now: u64) {
         match (were_open, self.streams.are_open()) {
             (false, true) => activity.request_begins(),
@@ -271,7 +273,8 @@ impl Http2State {
 /// The lifecycle of a connection of HTTP/2: its time limits, and its part in a drain.
 pub(super) struct Http2Lifecycle {
     state: Arc<Mutex<Http2State>>,
-    /// Wakes the task when the drain begins. It only wakes: [`Shared::drains`] says whether the worker drains.
+    /// Wakes the task when the drain begins. After the wake, the task asks [`Shared::drains`] whether the worker
+    /// drains.
     drain: Pin<Box<Notified<'static>>>,
     enrolled: bool,
     /// True once hyper was told to end the connection.
@@ -361,8 +364,8 @@ impl Http2Lifecycle {
             DrainStage::Open if unoccupied_since.is_some_and(|since| since <= by || ends || self.left) => {
                 goodbye_at.map(|at| (at, Due::Goodbye))
             }
-            // The client is warned even if the connection is idle now: it was busy after `by`, with requests too short
-            // to be seen under way.
+            // The client is warned even if the connection is idle now. The connection was busy after `by`, but each
+            // request was so short that no check saw it under way.
             DrainStage::Open => (!self.left).then(|| (after(by, 0), Due::Leave)),
             DrainStage::Warned { over: true, .. } | DrainStage::Ending { .. } => None,
             DrainStage::Warned { since, answered, .. } => {
@@ -382,7 +385,7 @@ impl Lifecycle for Http2Lifecycle {
         let state = Arc::clone(&self.state);
         let mut state = lock(&state);
         let deadline = self.deadline(&state, connection);
-        // If another connection needs this place now, this connection gets the goodbye (our GOAWAY) at once.
+        // If another connection needs the place of this one now, this connection gets the goodbye (our GOAWAY) at once.
         let gives_way = state.goodbye == Goodbye::No && connection.activity.is_asked_to_leave();
         let due = if gives_way { Some(Due::Goodbye) } else { timer.due(deadline, cx) };
         let Some(due) = due else { return NextStep::Wait };

@@ -44,9 +44,9 @@ impl Linger {
         self.0.get_or_insert_with(|| Deadlines { silence: Box::pin(sleep(patience)), until: Instant::now() + MOST })
     }
 
-    /// Becomes ready when the client has ended its side, or when the client's time is over. A client that sends nothing
-    /// has the time `patience`. A client that sends something may be silent for `SILENCE` after each piece, and has the
-    /// time `MOST` in all.
+    /// Becomes ready when the client has ended its side, or when the client's time is over. If the client sends
+    /// nothing, its time is `patience`. If it sends something, it may be silent for `SILENCE` after each piece, and its
+    /// time is `MOST` in all.
     pub(super) fn poll<T>(&mut self, stream: &mut T, patience: Duration, cx: &mut Context<'_>) -> Poll<()>
     where
         T: AsyncRead + Unpin,

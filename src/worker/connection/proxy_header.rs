@@ -1,7 +1,8 @@
 //! Reads the PROXY header, which comes before everything else on a connection.
 //!
-//! Owns: the rules that say which peers must, may or must not send a header, and by when it must have come. Refuses:
-//! the grammar of a header (`proxy_protocol`), and the headers in which requests name their client (`forwarded`).
+//! Owns: the rules that say which peers must, may or must not send a header, and the time by which a header must have
+//! come. Refuses: the grammar of a header (`proxy_protocol`), and the headers in which requests name their client
+//! (`forwarded`).
 
 use std::{
     future::poll_fn,

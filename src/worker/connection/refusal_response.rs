@@ -14,7 +14,7 @@ pub(super) const HEAD_LATE: Refusal =
     Refusal { status: 408, reason: "The request head did not arrive within header_timeout" };
 pub(super) const BODY_LATE: Refusal =
     Refusal { status: 408, reason: "The request body stopped for longer than body_timeout" };
-/// Mostly this goes to a person with a browser, or to a proxy that is set up for plain HTTP by mistake.
+/// The client that gets this response is mostly a browser, or a proxy that is set up for plain HTTP by mistake.
 pub(super) const PLAIN_HTTP: Refusal =
     Refusal { status: 400, reason: "This port speaks TLS, but the request is plain HTTP" };
 pub(super) const OVERLOADED: Refusal =

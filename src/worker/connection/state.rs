@@ -1,7 +1,8 @@
 //! The state that the parts of one connection share, and the connection's one timer.
 //!
-//! Owns: the fields, the counting and logging of refusals and of clients that do not read, and the moment at which the
-//! timer fires. Refuses: the order of a connection's life (`connection`), and the length of each deadline (`activity`).
+//! Owns: the fields of this state, the counting and logging of refusals and of clients that do not read, and the moment
+//! at which the timer fires. Refuses: the order of the steps of a connection (`connection`), and the length of each
+//! deadline (`activity`).
 
 use std::{
     future::{Future, poll_fn},
@@ -55,9 +56,9 @@ pub(super) struct Connection {
     pub(super) activity: Activity,
     /// The requests of the connection that the app has, and the futures that wait for the end of these requests.
     pub(super) request_ends: Arc<RequestEnds>,
-    /// The stream's descriptor, for questions to the kernel. It may be used only while hyper holds the stream: when a
-    /// request is handed to the app, while the worker's list of connections holds this one, and to watch for the
-    /// client's end. After the stream is closed, the kernel may give the number to another file.
+    /// The stream's descriptor, for questions to the kernel. It may be used only while hyper holds the stream. hyper
+    /// holds the stream when a request is handed to the app, while the worker's list holds this connection, and while
+    /// the watch for the client's end runs. After the stream is closed, the kernel may give the number to another file.
     pub(super) socket: RawFd,
     pub(super) position: ListPosition,
     /// True if the client has ended its side, or may have done so before the event loop could see it. In both cases the
@@ -70,8 +71,8 @@ pub(super) struct Connection {
     pub(super) refusal: OnceLock<Refusal>,
     /// True once the connection was upgraded to a protocol of the app.
     pub(super) upgraded: AtomicBool,
-    /// The last upgrade that the client asked for and did not get. hyper keeps this upgrade pending and grants it at
-    /// the end; then the worker closes the stream that it gets.
+    /// The last upgrade that the client asked for and did not get. hyper keeps this upgrade pending, and grants it at
+    /// the end of the connection. The worker then gets the stream back, and closes it.
     pub(super) declined: Mutex<Option<OnUpgrade>>,
 }
 
@@ -109,8 +110,8 @@ impl Connection {
         if let Some(declined) = declined
             && let Ok(mut stream) = declined.await
         {
-            // The result is ignored: if the time runs out, the client does not even read the last response, so the
-            // worker waits no longer.
+            // The result is ignored. If the time runs out, the client did not even read the last response, and the
+            // worker does not wait any longer.
             let _ =
                 timeout(linger::SILENCE + linger::MOST, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
         }
@@ -161,8 +162,8 @@ impl Listed for Connection {
     }
 }
 
-/// The one timer of a connection. If the next deadline becomes earlier, the timer is set again at once. If it becomes
-/// later, the timer still fires at the old time, and is set again then.
+/// The one timer of a connection. If the next deadline becomes earlier, the timer is set again at once. If the next
+/// deadline becomes later, the timer still fires at the old time, and is set again then.
 pub(super) struct Timer<'a> {
     sleep: Pin<&'a mut Sleep>,
     /// When the timer fires, on the coarse clock.

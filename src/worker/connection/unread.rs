@@ -24,8 +24,8 @@ use tokio::{runtime::Handle, time::timeout};
 use super::Connection;
 use crate::worker::scanner::Refusal;
 
-/// The most bytes of an unread body that are read and discarded. If more bytes are left, it is cheaper to close, so
-/// that the client makes a new connection. Go's net/http has the same limit.
+/// The most bytes of an unread body that are read and discarded. If more bytes are left, it is cheaper to close the
+/// connection and let the client make a new one. Go's net/http has the same limit.
 const CHEAP: u64 = 256 * 1024;
 /// The most time for reading and discarding the rest of a body.
 const MOST: Duration = Duration::from_secs(30);

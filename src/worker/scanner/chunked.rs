@@ -85,7 +85,7 @@ impl ChunkedBody {
     }
 
     /// Verifies the next line or the next piece of data. Returns the length of this line or piece, or 0 if more bytes
-    /// are needed; and true if the body has ended with it.
+    /// are needed. The second value is true if the body has ended with this line or piece.
     pub(super) fn scan(&mut self, bytes: &[u8], limits: &SizeLimits) -> Result<(usize, bool), Refusal> {
         let (limit, too_long) = match self.part {
             ChunkPart::Data(left) => {

@@ -11,9 +11,9 @@ use super::{Refusal, class};
 /// them, and the scanner remembers how far it has looked.
 #[derive(Debug, Default)]
 pub(super) struct LineScanner {
-    /// The place at which the present line begins.
+    /// The index of the first byte of the present line.
     begin: u32,
-    /// The place up to which the present line is known to hold no control character.
+    /// The index before which the present line is known to hold no control character.
     seen: u32,
 }
 
@@ -38,14 +38,14 @@ impl LineError {
 }
 
 impl LineScanner {
-    /// Returns the place of the next line without its CRLF, or `None` while it is incomplete. A line that has more than
+    /// Returns the range of the next line without its CRLF, or `None` while it is incomplete. A line that has more than
     /// `limit` bytes is an error, even before its end has come.
     // This function makes most of the cost of scanning a head, so it should be inlined. It has two callers, so the
     // compiler would not inline it by itself.
     #[inline(always)]
     pub(super) fn next(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Range<usize>>, LineError> {
         let (begin, seen) = (self.begin as usize, self.seen as usize);
-        // The last place at which the CR of this line may stand.
+        // The last index at which the CR of this line may be.
         let last = begin + limit;
         let visible = bytes.get(seen..bytes.len().min(last + 1)).unwrap_or_default();
         let Some(found) = class::first_control(visible) else {
@@ -69,7 +69,7 @@ impl LineScanner {
         }
     }
 
-    /// Returns the place at which the present line begins. It is behind all lines that were returned.
+    /// Returns the index at which the present line begins, which is behind all lines that were returned.
     pub(super) fn begin(&self) -> usize {
         self.begin as usize
     }

@@ -38,7 +38,7 @@ pub(super) struct RequestHead {
     line: LineScanner,
     begun: HeadProgress,
     fields: u32,
-    /// The place of the target's authority in the head; `None` if the target has no authority.
+    /// The range of the target's authority in the bytes of the head; `None` if the target has no authority.
     authority: Option<(u32, u32)>,
     length: Option<u64>,
     connect: bool,

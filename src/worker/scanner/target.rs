@@ -7,8 +7,8 @@ use std::{net::Ipv6Addr, ops::Range};
 
 use super::{Refusal, class};
 
-/// Checks the form of a target. If the target has an authority (`host[:port]`), returns the place of the authority in
-/// it.
+/// Checks the form of a target. If the target has an authority (`host[:port]`), returns the range of the authority in
+/// the target.
 pub(super) fn check(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>, Refusal> {
     // A target that begins with a slash has the origin-form of RFC 9112, section 3.2.1.
     if target.first() == Some(&b'/') && method != b"CONNECT" {

@@ -1,4 +1,4 @@
-//! Tests that every atom has Gunicorn's meaning, and that no client can break out of its quotes.
+//! Tests that every atom has Gunicorn's meaning, and that no client can end the quotes around a value.
 
 use http::Request;
 use proptest::prelude::*;
@@ -141,7 +141,8 @@ fn only_a_basic_user_with_a_name_is_shown() {
         ("Bearer YTo=", "-"),
         ("Basic", "-"),
         ("é", "-"),
-        // The first pair has no colon. In the second the name consists of the bytes a, LF, b, a quote, and 0xff.
+        // The first pair has no colon. In the second pair the user name consists of the bytes a, LF, b, a quote, and
+        // 0xff.
         ("Basic YQpi", "-"),
         ("Basic YQpiIv86eA==", r#"a\x0ab\"\xff"#),
     ] {

@@ -68,7 +68,8 @@ impl H2FrameHeader {
         Some(Self { length, kind, flags, stream: number(&stream) & 0x7fff_ffff })
     }
 
-    /// Returns true if the reader keeps the frame until all its payload has come, and returns it in one piece.
+    /// Returns true if the reader keeps the bytes of the frame until all its payload has come, and then passes the
+    /// frame on in one piece.
     fn comes_whole(&self) -> bool {
         matches!(self.kind, RST_STREAM | SETTINGS | PING | WINDOW_UPDATE) && self.length <= LENGTH_MAX
     }

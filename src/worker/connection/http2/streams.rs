@@ -1,7 +1,7 @@
 //! The streams of one connection, as the passing frames show them (RFC 9113, sections 5.1 and 5.2).
 //!
-//! Owns: the list of open streams, and for each stream the time since which the client's windows let no byte of it
-//! through. Refuses: IO, clocks (the caller passes the time), and the reaction to a blocked stream.
+//! Owns: the list of open streams, and for each stream the moment since which a window of the client is shut, so that
+//! no byte can be sent. Refuses: IO, clocks (the caller passes the time), and the reaction to a blocked stream.
 
 /// The size of a window, in bytes, until the client changes it.
 const WINDOW: i64 = 65_535;
@@ -102,7 +102,7 @@ impl Streams {
         }
     }
 
-    /// Calls `change` with the stream `id`, and removes the stream if both sides have ended it after that.
+    /// Calls `change` with the stream `id`. If both sides have then ended the stream, removes it from the list.
     fn change(&mut self, id: u32, change: impl FnOnce(&mut OpenStream)) {
         if let Some(stream) = self.find(id) {
             change(stream);

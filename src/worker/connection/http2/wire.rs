@@ -1,7 +1,7 @@
 //! The stream that hyper reads and writes for HTTP/2. It wraps the socket.
 //!
-//! Owns: the passage of all bytes through the [`Http2State`], the sending of our own frames between those of h2, and
-//! the lingering close. Refuses: the meaning of frames, and the decision to end the connection (`http2`).
+//! Owns: the rule that the [`Http2State`] reads all bytes that pass, the sending of our own frames between those of h2,
+//! and the lingering close. Refuses: the meaning of frames, and the decision to end the connection (`http2`).
 
 use std::{
     future::Future,
@@ -76,7 +76,7 @@ impl<T: ClientStream> Http2Wire<T> {
         Self { stream, state, connection, first, passed, end: End::No, _open: open }
     }
 
-    /// Writes our own frames, if the bytes of h2 are between two frames.
+    /// Writes our own frames, if the last frame of h2 is completely written.
     fn poll_write_ours(&mut self, state: &mut Http2State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(bytes) = state.ours() {
             let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -163,8 +163,8 @@ impl<T: ClientStream> Read for Http2Wire<T> {
             let said = this.poll_write_ours(&mut state, cx)?;
             match state.goodbye {
                 Goodbye::No | Goodbye::Wanted => {}
-                // The client sent the bytes that come now before it read our GOAWAY. They belong to streams above the
-                // last one that is served, so h2 does not get them.
+                // Bytes may still come that the client sent before it read our GOAWAY. They belong to streams above the
+                // last one that is served, so h2 does not get these bytes.
                 Goodbye::Begun => return said.map(Ok),
                 Goodbye::Done => return Poll::Ready(Ok(())),
             }
@@ -225,7 +225,7 @@ impl<T: ClientStream> Write for Http2Wire<T> {
                     this.end = End::Said(Box::pin(sleep(patience)));
                 }
                 End::Said(wait) => {
-                    // If another connection needs this place now, send our FIN without waiting.
+                    // If another connection needs the place of this one now, send our FIN without waiting.
                     if !this.connection.activity.is_asked_to_leave() {
                         ready!(poll_discard_until(&mut this.stream, wait, cx));
                     }
