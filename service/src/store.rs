@@ -204,8 +204,8 @@ impl Store {
         noted(&self.writing, done, |deleted| *deleted)
     }
 
-    /// Pings the database. While writes fail, it also tries a write, because the service would otherwise never notice
-    /// that writes work again if a balancer sends it no requests meanwhile.
+    /// Pings the database. While writes fail, this function also tries a write. Otherwise the service would not notice
+    /// that writes work again, if a balancer sends no requests to the service meanwhile.
     pub(crate) async fn ping(&self) -> Health {
         let (reads, writes) = join(self.ping_reading(), self.ping_writing()).await;
         match (reads, writes) {

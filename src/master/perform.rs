@@ -415,7 +415,7 @@ impl Shell {
             loader,
             resolved,
             reloads: _,
-            // The process of a preflight is left to the master, which ends it.
+            // The worker does not end the process of a preflight, because the master does this.
             upgrades: _,
             // The listeners of all slots are kept, because the worker rescues connections that wait for other workers.
             listeners,

@@ -29,7 +29,7 @@ pub(crate) struct SettingsLoader {
 }
 
 impl SettingsLoader {
-    /// Returns the signal that makes a hung worker write what it does, if the runtime has such a signal.
+    /// Returns the signal that makes a hung worker write where it hangs, if the runtime has such a signal.
     pub(super) fn dump_signal(&self) -> Option<Number> {
         let asked = hook::call("Runtime::hang_signal", || self.app.runtime.hang_signal());
         let number = asked.unwrap_or_else(|panicked| {
@@ -67,8 +67,8 @@ impl Reloads {
 }
 
 pub(super) fn request(shell: &mut Shell, caller: Option<Caller>) {
-    // Each request is announced, even if it will be refused or queued, because `systemctl reload` waits for the
-    // notification.
+    // The master announces each request to systemd, even a request that it will refuse or queue. The reason is that
+    // `systemctl reload` waits for the announcement.
     if let Some(notify) = &mut shell.notify {
         notify.reloading(now());
     }

@@ -128,7 +128,7 @@ impl Upgrades {
 }
 
 pub(super) fn request(shell: &mut Shell, program: Option<PathBuf>, caller: Option<Caller>) {
-    // An upgrade is announced like a reload, because `systemctl reload` waits for the same notification.
+    // The master announces an upgrade like a reload, because `systemctl reload` waits for the same notification.
     if let Some(notify) = &mut shell.notify {
         notify.reloading(now());
     }

@@ -420,7 +420,7 @@ mod tests {
         assert_eq!(texts, ["after", "abandoned"]);
     }
 
-    /// Polls a future once, and returns whether it is still pending.
+    /// Polls a future once, and returns true if it is still pending.
     fn poll_once(future: std::pin::Pin<&mut impl Future>) -> bool {
         future.poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending()
     }

@@ -44,7 +44,7 @@ impl Backoff {
         self.failures
     }
 
-    /// Notes that a worker is forked for this slot, so its wait is over.
+    /// Notes that a worker is forked for this slot, so the wait of the slot is over.
     pub(super) fn forks(&mut self, now: Millis) {
         self.until = now;
         self.floor = now.after(FLOOR_MS);

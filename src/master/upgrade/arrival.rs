@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// Takes over from the old program, or hands everything back to it if that is not possible.
+/// Takes over from the old program, or hands everything back to it if the takeover is not possible.
 pub(in super::super) fn adopt(
     resolved: Resolved,
     loader: SettingsLoader,

@@ -42,7 +42,7 @@ pub(super) struct Preflight {
     pub(super) arguments: Vec<OsString>,
     pub(super) program: OwnedFd,
     pub(super) channel: Option<OwnedFd>,
-    /// The stdout and stderr of the program; `None` once everything is read.
+    /// The stdout and stderr of the program; `None` once the master has read all of it.
     pub(super) words: Option<PipeReader>,
     said: Vec<u8>,
     passed: bool,
