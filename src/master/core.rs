@@ -40,8 +40,8 @@ pub(crate) use self::{
 /// How long a hung worker has to end after SIGABRT, which leaves a core file. After this time the master sends SIGKILL,
 /// which a process cannot block.
 const ABORT_MS: u64 = 2_000;
-/// A new generation passes its trial once its workers have served every slot for this long and none of them is late with
-/// its heartbeat.
+/// A new generation passes its trial once its workers have served every slot for this long and none of them is late
+/// with its heartbeat.
 const TRIAL_MS: u64 = 500;
 /// How long the master waits before it looks at a trial again, if a worker of the new generation was late with its
 /// heartbeat.
