@@ -1,4 +1,5 @@
-//! An HTTP/1.1 client that never retries, so that every loss is seen. It is written by hand, because libraries retry.
+//! An HTTP/1.1 client that never retries, so that every loss is seen. The client is written by hand, because HTTP
+//! libraries retry.
 
 use std::{
     collections::BTreeMap,
@@ -79,7 +80,7 @@ impl Response {
     }
 }
 
-/// Returns a request as bytes. It keeps the connection alive unless `headers` say otherwise.
+/// Returns a request as bytes. The request keeps the connection alive unless `headers` say otherwise.
 pub fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     for (name, value) in headers {

@@ -58,8 +58,8 @@ pub struct Load {
     pub path: &'static str,
     /// The bytes in the body of a request; 0 means a GET.
     pub body: usize,
-    /// With `(n, path)`, every n-th request asks for `path`, whose answer is slow. The end of such a request is
-    /// counted, but its latency is not.
+    /// With `(n, path)`, every n-th request asks for `path`, which the server answers slowly. The end of such a request
+    /// is counted, but its latency is not.
     pub slow: Option<(u64, &'static str)>,
     /// True if the body of each answer is the pid of the worker that answered.
     pub who: bool,

@@ -63,10 +63,10 @@ pub struct Turn {
     /// The number of requests in each class. The classes are `ok` and the names of the kinds of failure. Every request
     /// is in exactly one class.
     pub classes: BTreeMap<String, u64>,
-    /// Pairs of a percentile, as a fraction such as 0.99, and its latency in microseconds, in ascending order. Empty if
-    /// no latency is measured.
+    /// Pairs of a percentile, as a fraction such as 0.99, and its latency in microseconds, in ascending order. The list
+    /// is empty if no latency is measured.
     pub latency: Vec<(f64, f64)>,
-    /// What the clients saw, tick by tick. It is filled only in scenarios with events.
+    /// What the clients saw in each tick. The list is filled only in scenarios with events.
     pub timeline: Vec<Tick>,
 }
 
@@ -95,7 +95,8 @@ pub struct Tick {
     pub failed: u64,
     /// The longest wait that ended in this tick, in microseconds.
     pub longest_us: f64,
-    /// What the benchmark did to the server in this tick, such as `reload` or `kill`. Empty if it did nothing.
+    /// What the benchmark did to the server in this tick, such as `reload` or `kill`. The text is empty if it did
+    /// nothing.
     #[serde(default)]
     pub event: String,
 }

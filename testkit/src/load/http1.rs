@@ -30,7 +30,8 @@ pub(super) async fn connection(thread: Rc<Thread>) {
         let slow = slow.as_ref().filter(|_| thread.is_slow());
         let request = slow.unwrap_or(&usual);
         let sent = now();
-        // If the server has closed the idle connection, the client opens another one. That is not a failure.
+        // If the server has closed the idle connection, the client opens another one. A closed idle connection is not a
+        // failure.
         let mut connection = match kept.take().and_then(Connection::unless_closed) {
             Some(connection) => Ok(connection),
             None => thread.connect().await.map(|stream| Connection { stream, server: None }),

@@ -38,8 +38,8 @@ pub(super) async fn connection(thread: Rc<Thread>) {
 async fn stream(thread: &Thread, sender: SendRequest<Bytes>) {
     let uri = format!("http://{}{}", thread.load.address, thread.load.path);
     while let Some(due) = thread.next().await {
-        // If the server has sent GOAWAY, this request cannot be sent on the connection. It is not lost, so it is not a
-        // failure.
+        // If the server has sent GOAWAY, this request cannot be sent on the connection. Such a request is not lost, so
+        // it is not a failure.
         let Ok(mut ready) = sender.clone().ready().await else { return };
         let sent = now();
         let request = Request::get(&uri).body(()).expect("a request");
