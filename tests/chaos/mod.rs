@@ -120,9 +120,9 @@ impl Plan {
         let swarm = Swarm::start(self.bind.target(&supervisor), "/debug/connections", &self.manners, self.seed);
         let storm = Storm::new(&supervisor, &swarm, self.workers, self.seed);
         let record = storm.rage(&self.deck, self.length, self.pace);
-        // On a busy machine the service reloads and upgrades late, so the load continues until it has done both. With
-        // kills the test does not wait, because each kill can undo a reload or an upgrade, and the wait might never
-        // end.
+        // On a busy machine the service reloads and upgrades late, so the load continues until the service has done
+        // both. In a plan with kills, the load does not wait for this. Each kill can undo a reload or an upgrade, and
+        // the wait might never end.
         if !self.deck.contains(&Deed::Kill) {
             for event in [events::RELOADED, events::UPGRADED] {
                 supervisor.wait_log(event, 1, PATIENCE);
@@ -190,8 +190,8 @@ impl Report {
         let mut never =
             vec![events::HUNG, events::KILLED, events::BOOT_FAILED, events::RELOAD_REFUSED, events::UPGRADE_REFUSED];
         if self.record.victims.is_empty() {
-            // Without kills, no rollback may happen. With kills it may, because a new generation fails its trial if one
-            // of its workers is killed.
+            // Without kills, no rollback may happen. With kills a rollback may happen, because a new generation fails
+            // its trial if one of its workers is killed.
             never.extend([events::RELOAD_ROLLED_BACK, events::UPGRADE_ROLLED_BACK]);
         }
         for event in never {

@@ -85,8 +85,8 @@ pub struct Storm<'a> {
     random: Random,
     record: Record,
     frozen: Option<u32>,
-    /// When the present hang ends. Only one worker hangs at a time, because otherwise there could be moments in which
-    /// no worker can answer.
+    /// When the present hang ends. Only one worker hangs at a time. If more workers hung, there could be moments in
+    /// which no worker can answer.
     hangs_until: Instant,
 }
 

@@ -121,8 +121,8 @@ pub struct Swarm {
     thread: Option<JoinHandle<Outcome>>,
 }
 
-/// The results of all kinds of client, in the order in which the kinds were given, and what a reader needs to judge
-/// them.
+/// The results of all kinds of client, in the order in which the kinds were given. The other fields help a reader to
+/// judge these results.
 #[derive(Debug)]
 pub struct Outcome {
     pub scores: Vec<(Manner, Score)>,

@@ -1,4 +1,4 @@
-//! A server, other than the database, that a service depends on. It runs in a thread of the test.
+//! A server, other than the database, that a service depends on. The server runs in a thread of the test.
 
 use std::{
     io::{Read, Write},

@@ -73,7 +73,7 @@ pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Op
     }
 }
 
-/// Returns a port on which nothing listens at the moment, for tests that must name a port before they start the
+/// Returns a port on which nothing listens at the moment. Tests use it if they must name a port before they start the
 /// service.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port").port()
@@ -590,7 +590,8 @@ impl Supervisor {
         fs::write(&path, text.replacen(from, to, 1)).expect("our own file");
     }
 
-    /// Runs a command with the path of the control socket, for tests whose settings file does not name the socket.
+    /// Runs a command with the path of the control socket. Tests use this if their settings file does not name the
+    /// socket.
     pub fn ctl_by_socket(&self, words: &[&str]) -> Output {
         let socket = self.path("control.sock");
         self.ctl(&[words, &["--socket", socket.to_str().expect("a path in UTF-8")]].concat())

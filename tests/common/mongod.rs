@@ -1,4 +1,5 @@
-//! A real MongoDB server for one test. It uses a free port and a temporary folder, and ends with the test.
+//! A real MongoDB server for one test. The server uses a free port and a temporary folder, and is killed at the end of
+//! the test.
 
 use std::{
     fs,

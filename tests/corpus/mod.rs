@@ -34,7 +34,8 @@ impl Answer {
         !matches!(self, Self::Refused(_))
     }
 
-    /// Returns the status with which the server must refuse the request, or `None` if it must not refuse it.
+    /// Returns the status with which the server must refuse the request. Returns `None` if the server must not refuse
+    /// it.
     pub fn refusal(&self) -> Option<u16> {
         match self {
             Self::Refused(status) | Self::Broken(status) => Some(*status),

@@ -44,7 +44,8 @@ struct Table {
     abort_after_ms: u64,
     /// The file to which each worker adds a line with its pid when the worker is shut down.
     goodbye_file: String,
-    /// The file to which the app adds a line with its pid each time the app itself receives SIGHUP, through tokio.
+    /// The file to which the app adds a line with its pid each time it receives SIGHUP. The app listens for SIGHUP
+    /// through tokio.
     hup_file: String,
 }
 

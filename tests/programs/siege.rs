@@ -21,7 +21,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 const SLOW: u64 = 1000;
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// A running slowhttptest with its slow connections. It is killed when this value is dropped.
+/// A running slowhttptest with its slow connections. Dropping this value kills the program.
 struct Attack(Child);
 
 impl Attack {

@@ -1,5 +1,5 @@
-//! Stops under load, in the ways in which stops come in practice: what the clients lose, and whether the service counts
-//! all of it.
+//! Stops under load, in the ways in which stops come in practice. The tests count what the clients lose, and check that
+//! the service counts all of these losses.
 //!
 //! Owns: the ways, the clients and the verdict. `tests/stop.rs` does ten stops of each way, and `make soak-stop` does
 //! two hundred.
@@ -51,7 +51,7 @@ pub enum Way {
     /// The master gets the SIGTERM twice within a moment, while a request is in flight that takes longer than a quick
     /// stop allows.
     Twice,
-    /// The master gets the SIGTERM first, then each worker. This is systemd's order.
+    /// The master gets the SIGTERM first, then each worker. systemd sends the signal in this order.
     MasterThenWorkers,
     /// Each worker gets the SIGTERM first, then the master. This happens when a program signals the pids in the order
     /// of cgroup.procs, and the master is not the first entry.

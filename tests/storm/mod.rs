@@ -1,5 +1,5 @@
-//! A storm of crashes, one a second, as a client with one bad request would cause them, while health checks continue.
-//! oxicorn and Gunicorn are tested side by side.
+//! A storm of crashes, one in each second, as one client with a bad request could cause them. Health checks continue
+//! during the storm. oxicorn and Gunicorn are tested side by side.
 //!
 //! Owns: the two servers, the crashes, the client that sends health checks and never retries, and the time in which no
 //! slot served. Refuses: a verdict on one server alone. Both are in the same storm at the same time, so that other load
@@ -29,8 +29,8 @@ use crate::common::{
 
 const CRASH_EVERY: Duration = Duration::from_secs(1);
 const CHECK_EVERY: Duration = Duration::from_millis(50);
-/// The time from a health check to the crash that follows. Each crash comes midway between two checks, because the
-/// storm measures the time after a crash, and not which check was under way at the crash.
+/// The time from a health check to the crash that follows. Each crash comes midway between two checks. The storm
+/// measures the time after a crash, and not which check was under way at the crash.
 const BETWEEN: Duration = Duration::from_millis(25);
 /// How long the client with the bad request waits for an answer.
 const CRASH_PATIENCE: Duration = Duration::from_millis(500);
@@ -40,8 +40,8 @@ const FLOOR: Duration = Duration::from_millis(100);
 const SLACK: Duration = Duration::from_millis(100);
 /// The longest time without a serving slot that is allowed with more than one worker.
 const MOST: Duration = Duration::from_millis(250);
-/// The memory limit of each server, in bytes. It is enough for the master and four workers, but too little for the
-/// request that allocates much memory.
+/// The memory limit of each server, in bytes. The master and four workers need less, but the request that allocates
+/// much memory needs more.
 const MEMORY: u64 = 128 << 20;
 
 /// How the storm kills a worker.
