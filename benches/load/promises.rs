@@ -59,8 +59,8 @@ impl Seen<'_> {
 
     fn speed(&self) -> Vec<Promise> {
         let (on, logging) = ("oxicorn, everything on", "oxicorn, everything on, access log");
-        // Speed is compared by CPU time, not by requests in a second. On a machine with few cores the client takes one
-        // of them, and then the quicker peer waits for the client, but the slower peers do not.
+        // Speed is compared by CPU time, not by requests in a second. On a machine with few cores, the client needs one
+        // of the cores. The quicker peer then waits for the client, but the slower peers do not.
         let times = |one, others: &[&str]| {
             others.iter().filter_map(|other| self.left("steady-64", one, other)).min_by(f64::total_cmp)
         };

@@ -127,7 +127,8 @@ pub fn more_is_better(figure: &str) -> bool {
     figure.ends_with("_per_second") && !figure.starts_with("wakeups")
 }
 
-/// Returns the largest unit in which the value `largest` is at least one, and the divisor that converts to this unit.
+/// Returns the largest unit in which the value `largest` is at least one. Also returns the divisor that converts a
+/// value to this unit.
 pub fn scale(figure: &str, largest: f64) -> (&'static str, f64) {
     let units: &[(&str, f64)] = match unit_in(figure) {
         Some("us") => &[("µs", 1.0), ("ms", 1e3), ("s", 1e6)],
@@ -219,8 +220,8 @@ pub fn percentile(part: f64) -> String {
     ((part * 1e6).round() / 1e4).to_string()
 }
 
-/// Returns, for each percentile, the median of the rounds. A percentile is left out if some round has too few requests
-/// for it, which means that less than one request lies beyond the percentile.
+/// Returns, for each percentile, the median of the rounds. Leaves out a percentile if, in any round, less than one
+/// request lies beyond it.
 pub fn percentiles(row: &Row, parts: &[f64]) -> Vec<(f64, f64)> {
     let reach = |turn: &Turn, part: f64| {
         let all: u64 = turn.classes.values().sum();

@@ -1,5 +1,5 @@
-//! Scenarios in which something happens to a server under load (reloads, crashes, hangs, the end), and what its clients
-//! notice of it.
+//! Scenarios in which something happens to a server under load: a reload, a crash, a hang or a stop. They measure what
+//! the server's clients notice of it.
 
 use std::{
     collections::BTreeSet,
@@ -69,8 +69,8 @@ pub(super) fn reload(_: &Bench, side: &Side) -> Result<Turn, String> {
     Ok(turn)
 }
 
-/// Starts a load of quick requests and, if the peer can answer slowly, a load of slow requests, so that some requests
-/// are in flight at every moment. The loads note which worker answers on each connection.
+/// Starts a load of quick requests. If the peer can answer slowly, also starts a load of slow requests, so that some
+/// requests are in flight at every moment. The loads note which worker answers on each connection.
 fn quick_and_slow(address: SocketAddr, side: &Side, mark: &Arc<Mark>, quick: f64, slow: f64) -> Vec<Running> {
     let of = |load: Load| Load { who: true, mark: Arc::clone(mark), ..load }.start();
     let mut loads = vec![of(Load::paced(address, 64, side.path, quick))];

@@ -1,5 +1,5 @@
-//! Scenarios in which a load runs without events. They measure how many requests are answered, what they cost, and how
-//! long they take.
+//! Scenarios in which a load runs without events. They measure how many requests are answered, how much CPU time a
+//! request costs, and how long an answer takes.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::server::Server;
 const CONNECTIONS: usize = 64;
 const RATE: f64 = 1000.0;
 
-/// Runs one turn: the warm-up, then the load. It also measures the CPU time of the server during the load.
+/// Runs one turn: the warm-up, then the load. Also measures the CPU time of the server during the load.
 fn turn(bench: &Bench, server: &Server, load: Load) -> Result<Turn, String> {
     load.clone().run(Duration::from_secs_f64((bench.seconds / 4.0).min(0.5)));
     let before = server.cpu_time();
