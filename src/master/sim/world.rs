@@ -553,7 +553,8 @@ impl World {
                         Cause::Recycle(RecycleCause::MaxRss) => assert!(p.large_at.is_some(), "{pid:?} is not large"),
                         Cause::RollBack => {
                             let failed = self.bad.contains(&p.generation) || self.failed.contains(&p.generation);
-                            // After a failed upgrade the workers drain before `BecomeOld` puts their generation into `failed`.
+                            // After a failed upgrade the workers drain before `BecomeOld` puts their generation
+                            // into `failed`.
                             assert!(failed || p.generation > self.master.generation(), "{pid:?} has not failed");
                         }
                         Cause::Reload => {
