@@ -196,8 +196,8 @@ impl TokioListener {
                 Self::Tcp(listener) => {
                     listener.accept().await.map(|(stream, remote)| AcceptedStream::Tcp(stream, remote))
                 }
-                // After a unix listener was shut down, accept(2) always returns EAGAIN, and epoll always reports the
-                // listener as ready. tokio's `accept` would repeat this without end and block the thread. `poll_accept`
+                // After a unix listener was shut down, accept(2) always returns EAGAIN, but epoll always reports the
+                // listener as ready. tokio's `accept` would try again without end, and block the thread. `poll_accept`
                 // returns `Pending` when the task's budget is used up. The code then checks whether the socket was shut
                 // down.
                 Self::Unix(listener) => {

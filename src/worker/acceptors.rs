@@ -19,7 +19,7 @@ use super::{
 use crate::channel::ToMaster;
 
 /// How long the listeners are polled at the final stop before they close. A handshake that is under way can complete in
-/// this time, even if one SYN-ACK is lost, because the kernel sends a lost SYN-ACK again after a second.
+/// this time, even if one SYN-ACK is lost. The kernel sends a lost SYN-ACK again after a second.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// The length of the last part of [`SETTLE`]. In this part no new handshake begins, and the handshakes under way end. A

@@ -37,8 +37,8 @@ const FULL: usize = 16 * 1024;
 /// dropped.
 const MOST: usize = 64 * 1024;
 
-/// How long a worker tries, at its end, to write the rest of a line that is written in part. `LAST_LINE_TRY` is the
-/// pause between two tries.
+/// How long a worker tries, at its end, to write the rest of a line of which a part is already written. `LAST_LINE_TRY`
+/// is the pause between two tries.
 const LAST_LINE: Duration = Duration::from_millis(100);
 const LAST_LINE_TRY: Duration = Duration::from_millis(2);
 

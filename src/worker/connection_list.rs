@@ -42,7 +42,7 @@ pub(super) trait Listed: Debug + Send + Sync + 'static {
     /// Returns the descriptor of the connection's stream.
     fn socket(&self) -> RawFd;
 
-    /// Returns since when the connection has been idle, or `None` if it must not be asked to leave now.
+    /// Returns the moment since which the connection has been idle, or `None` if it must not be asked to leave now.
     fn evictable_since(&self) -> Option<u64>;
 
     /// Ends the connection at the next turn of its task, unless it was active after `idle_since`. Another connection
@@ -110,8 +110,8 @@ impl ConnectionList {
 }
 
 impl Connections {
-    /// Returns the connection that has been idle longest, and since when. After the call, this connection is the last
-    /// entry in `idle`.
+    /// Returns the connection that has been idle longest, and the moment since which it has been idle. After the call,
+    /// this connection is the last entry in `idle`.
     fn oldest(&mut self) -> Option<(u64, Arc<dyn Listed>)> {
         self.last_idle().or_else(|| {
             let idle = self.all.iter().filter_map(|one| Some((one.evictable_since()?, Arc::downgrade(one))));

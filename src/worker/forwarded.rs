@@ -35,8 +35,8 @@ impl TrustedProxies {
         Self(allowed.iter().flat_map(nets).collect())
     }
 
-    /// Returns true if the peer with this address is trusted. A peer of a unix socket has no address and is always
-    /// trusted, as in Gunicorn, because the mode of the socket decides which processes may open it.
+    /// Returns true if the peer with this address is trusted. A peer of a unix socket has no address, and is always
+    /// trusted, as in Gunicorn. The mode of the socket file already decides which processes may connect.
     pub(super) fn trusts(&self, address: Option<IpAddr>) -> bool {
         address.is_none_or(|address| {
             let address = address.to_canonical();
@@ -151,8 +151,8 @@ fn follow<'a>(
 }
 
 /// Returns the entries of a list from the last to the first. Several fields of the same name count as one list. Reading
-/// from the end protects the entry that a proxy appended, because a client may have written an open quote, or bytes
-/// that are not text, before it.
+/// from the end protects the entry that a proxy appended. Before that entry a client may have written an open quote, or
+/// bytes that are not text.
 fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName, quotes: bool) -> impl Iterator<Item = &'a str> {
     let fields = headers.get_all(name).iter().rev().map(HeaderValue::as_bytes);
     let split = move |field: &'a [u8]| field.rsplit(unquoted(b',', quotes));

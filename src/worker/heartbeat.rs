@@ -2,9 +2,9 @@
 //!
 //! Owns: the rhythm of the heartbeats, and of the looks at the siblings. A loop with traffic promises the next
 //! heartbeat within 50 ms. An idle loop promises it within 300 ms, and wakes four times a second. Each turn also writes
-//! what waits: lines of the access log, the rest of a log line that was written in part, and messages to the master
-//! that did not fit into the channel. So an idle worker wakes for no other timer. Refuses: the judgement of late
-//! heartbeats (`rescue`, the master).
+//! the data that waits. These data are lines of the access log, the rest of a log line that was written in part, and
+//! messages to the master that did not fit into the channel. So an idle worker wakes for no other timer. Refuses: the
+//! judgement of late heartbeats (`rescue`, the master).
 
 use std::time::Duration;
 

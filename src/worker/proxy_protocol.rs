@@ -27,9 +27,9 @@ pub(super) enum ParsedHeader {
     More,
     /// No header of the accepted versions begins here.
     Absent,
-    /// A header that ends after `length` bytes. The header may have no source, for example because the proxy itself
-    /// checks the health of this service, or because its client came over a unix socket. In this case the addresses of
-    /// the connection itself count.
+    /// A header that ends after `length` bytes. The header may have no source. For example, the proxy itself checks the
+    /// health of this service, or the proxy's client came over a unix socket. Without a source, the addresses of the
+    /// connection itself count.
     Header { length: usize, source: Option<SocketAddr> },
     /// The bytes begin like a header, but are not a valid header. The text is a sentence for the peer.
     Bad(&'static str),

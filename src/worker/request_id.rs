@@ -67,7 +67,7 @@ fn digits<const N: usize>(number: u64) -> [u8; N] {
     std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * (N - 1 - at)) & 0xf) as usize])
 }
 
-/// Returns true if the id has a valid length, and no character that means something to a shell, a log or a list in a
+/// Returns true if the id has a valid length, and no character with a meaning in a shell, in a log, or in a list in a
 /// header.
 fn is_sane(id: &[u8]) -> bool {
     let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:=+/@".contains(byte);

@@ -136,7 +136,7 @@ impl<S> SiblingWatch<S> {
     }
 
     /// Returns an observation for each slot. If a slot has several workers, the observation is that of the worker with
-    /// the latest promise, because a slot is well if one of its workers is.
+    /// the latest promise. One worker that is well is enough for a slot.
     fn signs(&self) -> Vec<Option<Observation>> {
         let mut signs = vec![None; self.siblings.len()];
         for row in self.shared.scoreboard.rows().filter(|row| row.state() == RowState::Serving) {

@@ -69,7 +69,8 @@ pub(super) struct Shared {
     drains: AtomicBool,
     /// When the drain began, on the coarse clock; `NEVER` before.
     drain_began: AtomicU64,
-    /// Until when a drain waits for busy connections of HTTP/2 to become idle, see [`drain_waits`](Self::drain_waits).
+    /// The time until which a drain waits for busy connections of HTTP/2 to become idle; see
+    /// [`drain_waits`](Self::drain_waits).
     drain_waits: AtomicU64,
     /// The value of `workers.drain_idle`.
     pub(super) drain_idle: Duration,
@@ -210,8 +211,8 @@ impl Shared {
         Some(began.max(since).saturating_add(self.drain_idle.as_millis() as u64))
     }
 
-    /// Returns until when a drain waits for a busy connection of HTTP/2 to become idle, on the coarse clock. After this
-    /// time the connection is warned. At least half of the grace is then left for its streams.
+    /// Returns the time, on the coarse clock, until which a drain waits for a busy connection of HTTP/2 to become idle.
+    /// After this time the connection is warned. At least half of the grace is then left for its streams.
     pub(super) fn drain_waits(&self) -> u64 {
         self.drain_waits.load(Relaxed)
     }
@@ -222,7 +223,7 @@ impl Shared {
         self.wake_all();
     }
 
-    /// Wakes every connection, so that it checks its deadline and [`ends`](Self::ends).
+    /// Wakes every connection, so that each one checks its deadline and [`ends`](Self::ends).
     pub(super) fn wake_all(&self) {
         self.wakes.store(self.wakes.load(Relaxed) + 1, Relaxed);
         self.wake.notify_waiters();
@@ -306,8 +307,8 @@ impl Shared {
         }
     }
 
-    /// Tells the master that this worker is full or has room again, so that new connections go to other workers, or to
-    /// this one again.
+    /// Tells the master that this worker is full, or has room again. While the worker is full, new connections go to
+    /// other workers.
     fn tell_full(&self, full: bool) {
         if self.row.full() == full {
             return;

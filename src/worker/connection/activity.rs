@@ -158,8 +158,9 @@ impl Activity {
         !self.busy() && self.head_since.load(Relaxed) == NEVER
     }
 
-    /// Returns since when the connection waits for a request: since the client took the last response, or since the
-    /// accept if there was no response. Returns `None` if the connection does not wait, or if hyper was told to end it.
+    /// Returns the moment since which the connection waits for a request. It is the moment at which the client took the
+    /// last response, or the accept if there was no response. Returns `None` if the connection does not wait, or if
+    /// hyper was told to end it.
     fn idle_since(&self) -> Option<u64> {
         let idles = self.unoccupied() && !self.leaves.load(Relaxed) && self.blocked_since.load(Relaxed) == NEVER;
         idles.then(|| match self.idle_stamp() {
@@ -168,8 +169,8 @@ impl Activity {
         })
     }
 
-    /// Returns since when the connection has been idle, if it may be asked to leave. A connection may be asked if it
-    /// has had a response or speaks HTTP/2, and was not asked yet.
+    /// Returns the moment since which the connection has been idle; `None` if it must not be asked to leave. A
+    /// connection may be asked if it has had a response or speaks HTTP/2, and was not asked yet.
     pub(super) fn evictable_since(&self) -> Option<u64> {
         let has_answer = self.idle_since.load(Relaxed) != NEVER;
         self.idle_since().filter(|_| has_answer && !self.is_asked_to_leave())
@@ -193,8 +194,8 @@ impl Activity {
         if since == NEVER { Duration::MAX } else { Duration::from_millis(clock::coarse().saturating_sub(since)) }
     }
 
-    /// Returns since when the connection has had nothing to do; `None` while it has something to do, and before its
-    /// first request.
+    /// Returns the moment since which the connection has had nothing to do; `None` while it has something to do, and
+    /// before its first request.
     pub(super) fn unoccupied_since(&self) -> Option<u64> {
         let since = self.idle_since.load(Relaxed);
         (self.unoccupied() && since != NEVER).then_some(since)

@@ -28,10 +28,10 @@ use crate::worker::{scanner::Refusal, serve::BoxError};
 
 /// A request's body as it arrives from the connection.
 ///
-/// The body ends with an error if it is longer than `http.limit_request_body`, if the client is silent for
-/// `http.body_timeout` while the app waits for more, if its framing is wrong, or if the client goes away. In the first
-/// three cases the worker replaces the app's response by 413, 408 or 400, unless the head of the app's response is
-/// already sent.
+/// The body ends with an error in four cases. The body is longer than `http.limit_request_body`, the client is silent
+/// for `http.body_timeout` while the app waits for more, the framing of the body is wrong, or the client goes away. In
+/// the first three cases the worker sends 413, 408 or 400 in place of the app's response, unless the head of the app's
+/// response is already sent.
 ///
 /// An app need not read the body. If the app drops it before its end, the worker reads and discards the rest of the
 /// body if the rest is small. If the rest is large, the response says `Connection: close`.
@@ -62,7 +62,7 @@ struct ReceivedBody {
     /// The timer of `http.body_timeout`. It is made when the app first waits for the body. If it fires before the
     /// present wait has lasted long enough, it is set again.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Since when the app has been waiting for more of the body; `None` while it does not wait.
+    /// The moment since which the app has been waiting for more of the body; `None` while it does not wait.
     waits_since: Option<Instant>,
 }
 
@@ -143,8 +143,8 @@ impl ReceivedBody {
         }
     }
 
-    /// Returns the error of a body that hyper could not read. If the stream under hyper refused the bytes before hyper
-    /// saw them, the refusal is inside hyper's error, and becomes the fault of the body.
+    /// Returns the error of a body that hyper could not read. The stream under hyper may have refused the bytes before
+    /// hyper saw them. In this case the refusal is inside hyper's error, and becomes the fault of the body.
     fn cut(&self, error: hyper::Error) -> BodyError {
         let mut cause = error.source();
         while let Some(inner) = cause {

@@ -5,8 +5,8 @@
 //! later, when the app has their requests (`client_gone`).
 //!
 //! A worker that died or hung leaves requests in its queue, and their clients give up. Without this check the next
-//! worker would serve each of these requests for nothing, and a request that crashes workers would crash that worker
-//! too.
+//! worker would serve each of these requests for nothing. A request among them that crashes workers would crash the
+//! next worker too.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -60,8 +60,8 @@ impl Connection {
 
     /// Returns true if the client has left when its request is about to be handed to the app. `now` is in milliseconds
     /// of the monotonic clock. The kernel is asked only if the event loop has seen the client's end, or may have missed
-    /// it. The loop may have missed it if the connection has waited in the accept queue, or if the loop was held up and
-    /// its heartbeat is late.
+    /// it. The loop may have missed it while the connection waited in the accept queue, or while the loop was held up.
+    /// A late heartbeat shows that the loop was held up.
     pub(super) fn client_has_left(&self, now: u64) -> bool {
         let unsure = self.ending.load(Relaxed) || self.shared.is_held_up(now);
         if unsure {

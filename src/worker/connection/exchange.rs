@@ -48,9 +48,10 @@ use crate::{
     },
 };
 
-/// Answers one request, by the app or by the worker itself. This function itself makes the choice, creates the guard
-/// that counts the request, and calls the app; it does not leave this work to the first poll of the future. So the
-/// connection counts as busy as soon as the head has come, and the future need not keep the request, which is large.
+/// Answers one request, by the app or by the worker itself. This function decides whether the app or the worker
+/// answers, creates the guard that counts the request, and calls the app. It does not leave this work to the first poll
+/// of the returned future. So the connection counts as busy as soon as the head has come, and the future need not hold
+/// the request, which is large.
 pub(super) fn answer<S, B>(
     mut request: Request<Incoming>,
     app: S,

@@ -64,8 +64,8 @@ struct InputBuffer {
     held: Vec<u8>,
     /// How many of the held bytes are verified, and may go to hyper.
     verified: usize,
-    /// True if the held bytes behind the verified ones must be scanned: they were not scanned yet, or the scanner's
-    /// judgement about them may have changed.
+    /// True if the held bytes behind the verified ones must be scanned. Either they were not scanned yet, or the
+    /// scanner may now judge them differently.
     unscanned: bool,
     refusal: Option<Refusal>,
 }

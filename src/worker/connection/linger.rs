@@ -70,7 +70,8 @@ impl Linger {
 
 /// Reads and discards what the client sends. It calls `goes_on` after each piece, and becomes ready when `goes_on`
 /// returns false or when the client has ended its side. A timer alone would not stop a client that sends without a
-/// pause: the reads use up the budget that tokio gives this task, and without budget a timer does not fire.
+/// pause. The reads use up the budget of polls that tokio gives this task, and a timer does not fire when no budget is
+/// left.
 pub(super) fn poll_discard<T>(stream: &mut T, cx: &mut Context<'_>, mut goes_on: impl FnMut() -> bool) -> Poll<()>
 where
     T: AsyncRead + Unpin,

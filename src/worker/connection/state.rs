@@ -103,8 +103,8 @@ impl Connection {
     }
 
     /// Sends the last response and does the lingering close, if an upgrade was declined. On other connections hyper
-    /// closes the stream. But once a client has asked for an upgrade, hyper keeps the upgrade pending until the
-    /// connection's end, and then grants it instead of closing the stream.
+    /// closes the stream. But if a client has asked for an upgrade, hyper keeps the upgrade pending until the
+    /// connection ends. Then hyper grants the upgrade instead of closing the stream.
     pub(super) async fn close_if_declined(&self) {
         let declined = self.declined.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(declined) = declined

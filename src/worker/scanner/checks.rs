@@ -52,8 +52,8 @@ pub(super) fn feed<'a>(limits: SizeLimits, pieces: impl IntoIterator<Item = &'a 
     outcome
 }
 
-/// Asserts that `input` gets the same verdict in `pieces` as in one piece, and that the bytes that pass are the front
-/// of the input.
+/// Asserts that `input` gets the same verdict in `pieces` as in one piece, and that the scanner passes a prefix of
+/// `input`.
 pub(crate) fn assert_pieces_make_no_difference<'a>(
     limits: SizeLimits,
     input: &[u8],

@@ -151,8 +151,8 @@ impl Streams {
         }
     }
 
-    /// Returns since when a response has been blocked because a window of the client is shut; the earliest time if
-    /// several responses are blocked, and `None` if no response is.
+    /// Returns the moment since which a response has been blocked because a window of the client is shut. If several
+    /// responses are blocked, this is the earliest moment; `None` if no response is blocked.
     pub(super) fn stalled_since(&self) -> Option<u64> {
         self.open.iter().filter_map(|stream| self.stalls(stream)).min()
     }
@@ -169,8 +169,9 @@ impl Streams {
         Some(ids)
     }
 
-    /// Returns since when the response of `stream` has been blocked because a window is shut; `None` if it is not
-    /// blocked. If the window was shut before the response began, the time counts from the beginning of the response.
+    /// Returns the moment since which the response of `stream` has been blocked because a window is shut; `None` if the
+    /// response is not blocked. If the window was shut before the response began, this is the moment at which the
+    /// response began.
     fn stalls(&self, stream: &OpenStream) -> Option<u64> {
         let shut = [stream.window.shut, self.connection.shut].into_iter().flatten().min()?;
         stream.answered.filter(|_| !stream.server_ended).map(|answered| answered.max(shut))
