@@ -1,5 +1,5 @@
-//! Promise: a request whose client left before the app got the request is not served, wherever the request waited and
-//! however long. A client that closes only its sending side, together with its request, is answered.
+//! Promise: the app does not get a request whose client left earlier, wherever the request waited and however long. A
+//! client that sends its request and then closes only its sending side is answered.
 //!
 //! Without this rule, the next worker would run the requests left in the queue of a worker that hung or died, although
 //! no client reads their answers.
@@ -20,8 +20,8 @@ use crate::common::{
 };
 use crate::https::{Authority, PLAIN, WithTls, connect};
 
-/// How long the impatient clients stay before they leave: twice the time after which the worker knows that a client
-/// gave up.
+/// How long the impatient clients stay before they leave. This is twice the time that a worker needs to notice that a
+/// client has left.
 const CLIENTS_GAVE_UP: Duration = Duration::from_millis(1_000);
 
 fn launch() -> Launch {
@@ -32,7 +32,7 @@ fn launch() -> Launch {
         .set("log.access_format", r#""%(m)s %(U)s %(s)s""#)
 }
 
-/// Stops the only worker with SIGSTOP, runs `clients` with the service's address, and lets the worker continue.
+/// Stops the only worker with SIGSTOP, runs `clients` with the service's address, and then lets the worker continue.
 fn while_it_stands_still<T>(supervisor: &Supervisor, clients: impl FnOnce(SocketAddr) -> T) -> T {
     let worker = supervisor.serving_pids()[0];
     supervisor.signal_worker(worker, Signal::SIGSTOP);
@@ -98,8 +98,8 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
     assert_eq!(texts(&supervisor), ["half-closed", "half-closed on unix", "waiting"]);
     assert!(supervisor.log().count("request_abandoned") >= 1);
 
-    // No other counter holds the abandoned requests. The five that were served are /health, three answered requests,
-    // and the list of facts.
+    // The abandoned requests count neither as served nor as refused. The five served requests are `/health`, the three
+    // answered facts, and the list of facts.
     assert_eq!((supervisor.total("requests"), supervisor.total("refused")), (5, 0));
     let log = supervisor.path("access.log");
     eventually("their lines say 499", PATIENCE, || {
@@ -109,8 +109,8 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
     supervisor.stop();
 }
 
-/// If requests of departed clients were served, the replacement of the crashed worker would find them in the queue and
-/// crash too.
+/// If a worker served requests of departed clients, the replacement of the crashed worker would find such a request in
+/// the queue and crash too.
 #[test]
 fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
     let supervisor = launch().serving(1);
@@ -129,8 +129,8 @@ fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 }
 
-/// The worker's loop learns of both requests in one turn, and the handler of the first one blocks the loop. Before it
-/// starts the second, the loop must look again whether that client is still there.
+/// The worker's loop learns of all requests in one turn, and the handler of the first request blocks the loop. Before
+/// the loop starts another of these requests, it must check again whether the client is still there.
 #[test]
 fn the_loop_checks_again_for_departed_clients_after_a_handler_blocked_it() {
     let supervisor = launch().serving(1);
@@ -194,7 +194,7 @@ fn a_departed_client_is_noticed_behind_a_proxy_header() {
     assert_eq!(items.as_array().expect("a list").iter().map(text_of).collect::<Vec<_>>(), ["half-closed"]);
 }
 
-/// When an HTTP/2 connection has ended, none of its streams is started, because none could be answered.
+/// When an HTTP/2 connection has ended, the worker starts none of its streams, because it could not answer them.
 #[test]
 fn streams_end_with_their_http2_connection() {
     let supervisor = launch().serving(1);

@@ -1,5 +1,6 @@
 //! Promise: each request has one complete line in the access log, which a client cannot forge. A line is lost only when
-//! its reader does not take it, and lost lines are counted. Each answer has an `X-Request-Id`, which the line may show.
+//! the reader of the log does not read, and lost lines are counted. Each answer has an `X-Request-Id`, and the line can
+//! show this id.
 //!
 //! Needs root, because one test sets `process.user`.
 
@@ -28,7 +29,7 @@ fn lines_in(path: &Path) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// Waits for `many` lines in the access log and returns them. Fails if there are more.
+/// Waits for `many` lines in the access log and returns the lines. Fails if the log has more lines.
 #[track_caller]
 fn lines(supervisor: &Supervisor, many: usize) -> Vec<String> {
     let path = supervisor.path("access.log");
@@ -172,8 +173,8 @@ fn a_client_cannot_forge_a_line() {
     assert_eq!(lines(&supervisor, 1), [line]);
 }
 
-/// A client that leaves, or whose request is cut, also has a line, with the time that its request took and the bytes
-/// sent.
+/// The request of a client that leaves, and a request that the worker cuts, also have a line. It shows the time that
+/// the request took and the bytes that were sent.
 #[test]
 fn requests_that_were_cut_have_lines_too() {
     let format = "%(U)s %(s)s %(B)s %(L)s";
@@ -182,7 +183,8 @@ fn requests_that_were_cut_have_lines_too() {
         .set("log.access_format", &format!("'''{format}'''"))
         .set("workers.graceful_timeout", r#""2s""#)
         .serving(2);
-    // A client that leaves before the answer may have closed only its sending side, so the worker still answers it.
+    // The worker cannot know whether this client has left or has only closed its sending side, so the worker still
+    // answers.
     let begun = now();
     let mut leaver = open(&supervisor);
     leaver.send(&request("GET", "/sleep/400", &[], b"")).expect("sent");
@@ -207,8 +209,8 @@ fn requests_that_were_cut_have_lines_too() {
 
     let mut late = open(&supervisor);
     late.send(&request("GET", "/sleep/30000", &[], b"")).expect("sent");
-    // Both workers answer some of these requests, so whichever of them has the long request has begun it when the stop
-    // comes.
+    // Both workers answer some of these requests. This proves that the worker with the long request has begun it before
+    // the stop comes.
     (0..20).for_each(|_| drop(get(supervisor.address(), "/pid")));
     supervisor.stop();
     let lines = lines(&supervisor, 24);
@@ -219,8 +221,8 @@ fn requests_that_were_cut_have_lines_too() {
 #[test]
 fn a_line_is_written_within_a_second() {
     let supervisor = launch("%(U)s").set("workers.count", "1").serving(1);
-    // The worker is parked, so the next heartbeat, at which it would write a waiting line anyway, is as far away as
-    // possible.
+    // After this pause the worker is parked, so its next heartbeat is as far away as possible. At a heartbeat, the
+    // worker would write a waiting line anyway.
     observe_for(Duration::from_millis(600));
     let canary = Canary::start();
     for many in 1..=5 {
@@ -234,8 +236,8 @@ fn a_line_is_written_within_a_second() {
     assert!(stalled < Duration::from_secs(5), "the machine stood still for {stalled:?}");
 }
 
-/// How much later than the limit a line may appear: a busy machine delays a test that reads a file every few
-/// milliseconds.
+/// How much later than the limit a line may appear. The test reads the file every few milliseconds, and a busy machine
+/// delays these reads.
 fn canary_slack() -> Duration {
     Duration::from_millis(500)
 }
@@ -285,8 +287,8 @@ fn four_workers_write_complete_lines_into_one_file_and_their_last_lines_before_t
         assert!(tally.pids.len() >= 2, "one worker did it all");
         answered += tally.ok;
     }
-    // The stop follows the last answer at once, so a line that waits for the next heartbeat is written during the
-    // drain.
+    // The stop follows the last answer at once, so the worker drains before the next heartbeat. It must write the
+    // waiting lines during the drain.
     supervisor.stop();
     assert_each_once(&[&supervisor.path("access.log")], answered);
 }
@@ -383,7 +385,8 @@ fn counted(told: &[String]) -> u64 {
     told.iter().map(|line| field(line, "lines").and_then(|lines| lines.parse::<u64>().ok()).expect("a count")).sum()
 }
 
-/// Starts one worker with a metrics page. Requests for this page have no line in the access log; all others have one.
+/// Starts one worker with a metrics page. Requests for this page have no line in the access log. All other requests
+/// have one.
 fn single(access: &str) -> Launch {
     launch("%(a)s %(U)s")
         .set("log.access", &format!("{access:?}"))
@@ -405,7 +408,7 @@ fn a_stalled_reader_costs_lines_and_no_request() {
     eventually("the log says so", PATIENCE, || (counted(&told(&supervisor)) == lost).then_some(()));
     assert!(told(&supervisor)[0].contains("its reader is slow or stopped"), "{:?}", told(&supervisor));
 
-    // The reader now continues to read, so every line that was not counted as lost arrives, and arrives complete.
+    // The reader now continues to read. Every line that was not counted as lost must arrive complete.
     let mut text = Vec::new();
     let kept = asked - lost;
     eventually("all that was kept", PATIENCE, || {

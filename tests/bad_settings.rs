@@ -1,5 +1,5 @@
-//! Promise: oxicorn refuses wrong settings before it starts anything. It reports all mistakes at once, each with its
-//! place.
+//! Promise: oxicorn refuses wrong settings before it starts anything. It reports all mistakes at once, and says where
+//! each mistake is.
 
 use std::fs;
 

@@ -5,11 +5,11 @@ use std::{thread, time::Duration};
 use crate::common::{Connection, Launch, PATIENCE, eventually};
 
 const CONNECTIONS: usize = 100;
-/// The time between two new connections: they come one by one, 400 a second.
+/// The time between two new connections. The connections come one by one, 400 a second.
 const APART: Duration = Duration::from_micros(2_500);
 
-/// Starts the service five times and returns the median of a factor: the connections of its fullest worker, divided by
-/// the mean of all workers.
+/// Starts the service five times and returns the median of five factors. A factor is the number of connections of the
+/// fullest worker, divided by the mean over all workers.
 fn fullest(workers: usize) -> f64 {
     let mut fullest = [0.0; 5].map(|_: f64| {
         let mut supervisor = Launch::new().set("workers.count", &workers.to_string()).serving(workers);
@@ -40,7 +40,7 @@ fn fullest(workers: usize) -> f64 {
     fullest[2]
 }
 
-/// If connections were assigned at random, the factor would be 1.21 with four workers and 1.42 with eight.
+/// If connections were assigned to workers at random, the factor would be 1.21 with four workers and 1.42 with eight.
 #[test]
 fn connections_that_stay_open_are_spread_evenly() {
     assert!(fullest(4) <= 1.15);

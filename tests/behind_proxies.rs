@@ -1,5 +1,5 @@
-//! Promise: behind nginx and HAProxy the app sees the real client, and reloads lose no request. The same holds behind
-//! nginx with the files of deploy/nginx.
+//! Promise: behind nginx and HAProxy the app sees the real client, and reloads lose no request. The same is true when
+//! nginx uses the files of deploy/nginx.
 
 use std::{
     fs,
@@ -53,8 +53,8 @@ impl Proxy {
         proxy
     }
 
-    /// Connects to the proxy from the address `source` and claims, by forged headers, to be another client. Returns
-    /// which client the app sees.
+    /// Connects to the proxy from the address `source`, with forged headers that name another client. Returns which
+    /// client the app sees.
     fn told(&self, source: &str) -> serde_json::Value {
         let source: IpAddr = source.parse().expect("an address");
         let mut connection = Connection::open_from(source, self.address).expect("the proxy listens");
@@ -90,8 +90,8 @@ fn assert_ten_reloads_lose_nothing(supervisor: &Supervisor, proxy: &Proxy) {
 
 const NGINX: [&str; 7] = ["nginx", "-p", ".", "-c", "proxy.conf", "-e", "proxy.log"];
 
-/// Puts the site's own file `http` into a whole nginx configuration: no daemon, and every file inside the test's
-/// folder.
+/// Returns a whole nginx configuration that contains `http`, the text of the site's own file. nginx then runs in the
+/// foreground and keeps every file inside the test's folder.
 fn nginx_conf(http: &str) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary: String = temporary.map(|kind| format!("  {kind}_temp_path {kind};\n")).concat();
@@ -101,8 +101,8 @@ fn nginx_conf(http: &str) -> String {
     )
 }
 
-/// Uses the files of deploy/nginx. The test replaces only the ports, the place of the certificate and the address of
-/// the upstream.
+/// Uses the files of deploy/nginx. The test replaces only the ports, the path of the certificate's file and the address
+/// of the upstream.
 #[test]
 fn nginx_serves_with_the_files_of_deploy() {
     let authority = Authority::new();
@@ -213,8 +213,8 @@ fn nginx_with_keep_alive_to_the_workers_loses_nothing() {
     supervisor.stop();
 }
 
-/// If a connection ends without `Connection: close`, nginx believes that it continues, and answers the next request
-/// with 502.
+/// If the worker ends a connection without `Connection: close`, nginx believes that the connection is still open, and
+/// answers the next request with 502.
 #[test]
 fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
     let mut supervisor = Launch::misbehave().serving(2);
@@ -232,8 +232,8 @@ fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
         }
     });
     let accepted = supervisor.status()["totals"]["connections"].as_u64().expect("a count");
-    // The limit has one more connection than there are clients: the test's own, which checked whether the proxy
-    // listens.
+    // The limit has one connection more than there are clients, because the test itself opened one to check whether the
+    // proxy listens.
     assert!(accepted <= CLIENTS + 1, "{accepted} connections for {CLIENTS} clients");
     supervisor.stop();
 }
@@ -242,8 +242,8 @@ fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
 fn haproxy_with_the_proxy_protocol_loses_nothing() {
     let mut supervisor = Launch::misbehave().set("server.proxy_protocol", r#""v2""#).serving(2);
     let upstream = supervisor.address();
-    // HAProxy's health checks send a PROXY header of the kind LOCAL. If these were refused, HAProxy would believe that
-    // the server is down.
+    // HAProxy's health checks send a PROXY header of the kind LOCAL. If the worker refused such headers, HAProxy would
+    // believe that the server is down.
     let proxy = Proxy::start(&supervisor, &["haproxy", "-db", "-f", "proxy.conf"], |port| {
         format!(
             "global\n  maxconn 1000\ndefaults\n  mode tcp\n  retries 0\n  timeout connect 10s\n  timeout client 60s\n\

@@ -21,8 +21,8 @@ use socket2::SockRef;
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
-/// Starts a server that calls `answer` for every request, on one thread per connection, until the test ends. Returns
-/// its address and the number of requests that it saw.
+/// Starts a server that runs until the test ends. It has one thread per connection and calls `answer` for every
+/// request. Returns the server's address and the counter of the requests that it saw.
 fn server(answer: impl Fn(&mut TcpStream) -> bool + Clone + Send + 'static) -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let (address, seen) = (listener.local_addr().expect("bound"), Arc::new(AtomicU64::new(0)));
@@ -96,8 +96,8 @@ fn a_silent_server_counts_as_timeout() {
     all_are("timeout", says("", true));
 }
 
-/// The server gives only twenty answers a second on its one connection while a hundred requests are due. So requests
-/// wait, and their latency must include this wait.
+/// A hundred requests a second are due, but the server gives only twenty answers a second on its one connection.
+/// Requests therefore wait, and their latency must include this wait.
 #[test]
 fn latency_counts_from_when_a_request_was_due() {
     let (address, _) = server(|stream| {
@@ -109,8 +109,8 @@ fn latency_counts_from_when_a_request_was_due() {
     assert!(tally.longest() > Duration::from_millis(400), "{:?}", tally.longest());
 }
 
-/// The server closes the connection after every answer and does not announce it. The client sees the close before it
-/// sends its next request, so no request is lost.
+/// The server closes the connection after every answer and does not announce the close. The client sees the close
+/// before it sends its next request, so no request is lost.
 #[test]
 fn a_connection_that_closed_while_idle_is_not_a_failure() {
     let (address, _) = server(says(ANSWER, false));

@@ -74,7 +74,7 @@ fn the_worker_count_comes_from_file_environment_and_flag() {
     }
 }
 
-/// The test only prints the settings and never binds this address, because it would be open to every network.
+/// The test only prints the settings. It never binds this address, because the port would be open to every network.
 #[test]
 fn port_is_taken_from_the_environment() {
     let launch = Launch::new().unset("server.bind").env("PORT", "8123").arg("config");

@@ -5,7 +5,8 @@ use std::fs;
 
 use crate::common::{Launch, Log, PATIENCE, Signal, Supervisor, events, field, get};
 
-/// Checks everything that must hold after a failed first boot. Returns the log line that ends it, and the whole log.
+/// Checks everything that must be true after a failed first boot. Returns the log line with which the master gives up,
+/// and the whole log.
 #[track_caller]
 fn gave_up(mut supervisor: Supervisor) -> (String, Log) {
     let code = supervisor.wait_exit(PATIENCE);
@@ -78,7 +79,7 @@ fn a_boot_that_fails_later_is_retried_until_it_works() {
     for pid in supervisor.worker_pids() {
         supervisor.signal_worker(pid, Signal::SIGKILL);
     }
-    // Eight failures are four in each slot, which is more than a first boot allows.
+    // Eight failures are four in each of the two slots. A first boot would have given up earlier.
     supervisor.wait_log(events::BOOT_FAILED, 8, PATIENCE);
     assert!(supervisor.is_running());
     assert!(supervisor.log().count(events::BACKOFF) > 0, "the pause before the next try is in the log");

@@ -2,8 +2,8 @@
 
 use crate::common::{Launch, PATIENCE, Signal, events, get};
 
-/// The worker may have only one connection, so for each connection that opens and closes it reports "full" and "not
-/// full" to the master. These messages are more than the channel holds.
+/// The worker may have only one connection. For each connection that opens and closes, the worker therefore reports
+/// "full" and "not full" to the master. The channel cannot hold all these messages.
 #[test]
 fn a_worker_whose_recycle_request_found_the_channel_full_sends_it_again() {
     let launch = Launch::new().set("workers.count", "1").set("http.worker_connections", "1");

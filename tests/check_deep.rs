@@ -1,5 +1,5 @@
-//! Promise: `check --deep` finds the problems that a start would have, ends with the exit code of that start, and
-//! disturbs no service.
+//! Promise: `check --deep` finds the problems that a start would have, and exits with the code with which the start
+//! would exit. It disturbs no service.
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, process::Output};
 

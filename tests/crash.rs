@@ -1,5 +1,5 @@
-//! Promise: a crash costs only the requests that the worker had accepted and not answered, and none that still waited
-//! in a queue. The worker is replaced at once.
+//! Promise: a crash costs only the requests that the worker had accepted and not yet answered. No request that still
+//! waits in a queue is lost. The worker is replaced at once.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Promise: the replacement of a worker that dies young waits, each time longer, but never in more than half of the
-//! slots. A worker that has answered is replaced at once. The master neither spins nor ends, and names the request that
-//! is in flight when the workers die.
+//! Promise: when a worker dies young, its slot waits before it gets a new worker, each time longer. Never more than
+//! half of the slots wait. A worker that has answered is replaced at once. The master neither spins nor ends, and names
+//! the request that is in flight when the workers die.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ fn crashes_after_ready_do_not_make_the_master_spin() {
     observe_for(Duration::from_secs(5));
     let log = supervisor.log();
     let forks = log.count(events::FORKED);
-    // One of the two slots waits for its pause to end. The other is retried, but no faster than once in 100 ms.
+    // In one of the two slots the master waits before it forks again. In the other slot it forks a new worker at most
+    // once in 100 ms.
     assert!((5..=60).contains(&forks), "{forks} forks in five seconds");
     assert!(log.count(events::BACKOFF) >= 2, "each pause is in the log");
     assert_eq!(log.count(events::SERVICE_BOOT_FAILED), 0, "it was ready once: the master never gives up");
@@ -28,7 +29,8 @@ fn crashes_after_ready_do_not_make_the_master_spin() {
     assert!(started.elapsed() < Duration::from_secs(4), "a stop does not wait for a backoff: {:?}", started.elapsed());
 }
 
-/// The master treats eight deaths at one moment as one accident, so it fills all slots again at once.
+/// When all workers die at one moment, the master treats these deaths as one accident and fills all slots again at
+/// once.
 #[test]
 fn eight_deaths_at_one_moment_are_not_a_crash_loop() {
     let supervisor = Launch::new().set("workers.count", "4").serving(4);
@@ -83,8 +85,8 @@ fn one_bad_request_repeated_leaves_every_slot_served() {
     assert_eq!(supervisor.status()["quarantined"], serde_json::json!([]), "http.quarantine is off by default");
 }
 
-/// Until a slot waits, only crashing requests come, so each worker dies at its first request. Even then, half of the
-/// slots never wait.
+/// Until a slot waits, the test sends only requests that crash, so each worker dies at its first request. Even in this
+/// case, half of the slots never wait.
 #[test]
 fn half_of_the_slots_never_wait_however_young_their_workers_die() {
     let supervisor = Launch::new().serving(2);

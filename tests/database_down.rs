@@ -1,6 +1,6 @@
-//! Promise: while the database is gone, requests that need it get 503 and nothing else happens: the service stays
-//! alive, no worker is restarted, and no request hangs. Everything works again as soon as the database does. A database
-//! that takes no writes is still read, and the service reports its state.
+//! Promise: while the database is gone, requests that need it get 503 and nothing else happens. The service stays
+//! alive, no worker is restarted, and no request hangs. All requests work again as soon as the database works. A
+//! database that accepts no writes is still read, and the service reports that the database is in this state.
 //!
 //! Needs root, because one test mounts a small disk.
 
@@ -18,11 +18,11 @@ use crate::common::{
 };
 use serde_json::json;
 
-/// The longest time that a request may wait for a database that is gone: two seconds to find a server, three for its
-/// answer. docs/reference/reference-service.md states this bound.
+/// The longest time that a request may wait for a database that is gone. The request may wait two seconds for a server
+/// to be found, and three seconds for this server's answer. docs/reference/reference-service.md states this bound.
 const BOUND: Duration = Duration::from_secs(5);
-/// How soon requests work again after the database is back: the time to find the server, and one second during which a
-/// readiness answer is kept.
+/// How soon requests work again after the database is back. This is the time to find the server, and the second for
+/// which the service keeps its last readiness answer.
 const RECOVERY: Duration = Duration::from_secs(3);
 const WORKERS: usize = 2;
 
@@ -67,7 +67,7 @@ fn write(address: SocketAddr) -> u16 {
 }
 
 /// Asks `/ready` until eight answers in a row have this status. Connections reach the workers more or less in turn, so
-/// each worker has answered then.
+/// each worker has given at least one of the eight answers.
 fn wait_ready(supervisor: &Supervisor, status: u16) {
     eventually(&format!("/ready answers {status} again and again"), PATIENCE, || {
         (0..8)
@@ -80,7 +80,8 @@ fn wait_ready(supervisor: &Supervisor, status: u16) {
     });
 }
 
-/// Writes facts until `enough` is set. Returns the number of answers by status, and the longest time that one took.
+/// Writes facts until `enough` is set. Returns the number of answers by status, and the longest time that an answer
+/// took.
 fn writes(address: SocketAddr, enough: &AtomicBool) -> (BTreeMap<u16, u32>, Duration) {
     let (mut statuses, mut longest) = (BTreeMap::new(), Duration::ZERO);
     while !enough.load(Ordering::Relaxed) {

@@ -1,9 +1,10 @@
-//! Promise: the files of deploy/ are accepted by the programs they are for, and agree with each other and with the
+//! Promise: each file of deploy/ is accepted by the program that reads it. The files agree with each other and with the
 //! service.
 //!
-//! Needs systemd-analyze, logrotate and strace, and in target/ kubernetes-validate and check-jsonschema. nginx runs in
-//! `tests/behind_proxies.rs`, Prometheus' rules in `tests/metrics.rs`. Traefik runs in `tests/clients` and
-//! `tests/docker`, which are not part of this suite: here its files are only read as YAML and compared with each other.
+//! Needs systemd-analyze, logrotate and strace, and in target/ kubernetes-validate and check-jsonschema.
+//! `tests/behind_proxies.rs` runs nginx, and `tests/metrics.rs` tests the rules for Prometheus. Traefik runs in
+//! `tests/clients` and `tests/docker`, which are not part of this suite. Here the files of Traefik are only read as
+//! YAML and compared with each other.
 
 use std::{
     collections::BTreeSet,
@@ -44,13 +45,13 @@ fn yaml(files: &[&str]) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).expect("the script prints JSON")
 }
 
-/// Reads a number of seconds, written as `45s` or `30`: systemd and supervisor.toml use these forms.
+/// Reads a number of seconds in the form `45s` or `30`. systemd and supervisor.toml use these forms.
 fn seconds(text: &str) -> u64 {
     let text = text.trim().trim_matches('"');
     text.trim_end_matches('s').parse().unwrap_or_else(|_| panic!("{text} is not a number of seconds"))
 }
 
-/// Returns the default of a setting that is a duration, in seconds, as supervisor.toml has it.
+/// Returns the default of a setting in supervisor.toml, in seconds. The setting must be a duration.
 fn default_seconds(section: &str, key: &str) -> u64 {
     let settings: toml::Table = read("supervisor.toml").parse().expect("supervisor.toml is TOML");
     let value = &settings[section][key];
@@ -68,8 +69,8 @@ fn unit_key(unit: &str, key: &str) -> String {
     value.unwrap_or_else(|| panic!("the unit has no {key}=")).to_owned()
 }
 
-/// Copies the systemd units into a folder of their own and replaces the program that they start, because it is not
-/// installed here.
+/// Copies the systemd units into a new folder. In the copies it replaces the program that they start, because this
+/// program is not installed on the test machine.
 fn units() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for name in [SERVICE, SOCKET] {
@@ -115,7 +116,8 @@ fn the_units_timeouts_leave_room_for_the_services_own() {
     assert_eq!(unit_key(&read(SOCKET), "Backlog"), backlog);
 }
 
-/// Runs systemd's own tools on the files beside the units. They make the units' user and its folders.
+/// Runs systemd's own tools on the files beside the units. These tools make the user that the units name, and the
+/// folders of this user.
 #[test]
 fn sysusers_and_tmpfiles_make_the_units_user_and_folders() {
     let unit = read(SERVICE);
@@ -159,8 +161,8 @@ fn members(group: &str) -> BTreeSet<String> {
     names.into_iter().chain(groups.iter().flat_map(|group| members(group))).collect()
 }
 
-/// systemd does not run here. So the test traces the system calls that the program makes during its life and compares
-/// them with the unit's filter.
+/// systemd does not run on the test machine. The test therefore traces the system calls that the program makes from its
+/// start to its end, and compares them with the unit's filter.
 #[test]
 fn the_units_system_call_filter_allows_what_the_program_does() {
     let unit = read(SERVICE);
@@ -211,8 +213,8 @@ fn the_units_system_call_filter_allows_what_the_program_does() {
     let sockets = trace.lines().filter_map(|line| line.split_once(" socket(")?.1.split(',').next());
     let asked: BTreeSet<_> = sockets.collect();
     assert!(asked.len() > 1, "{asked:?}");
-    // AF_NETLINK is left out: the C library uses it to ask the kernel for its addresses, and continues without them if
-    // it is refused.
+    // AF_NETLINK is left out. The C library uses it to ask the kernel for the machine's addresses, and continues
+    // without them if the filter refuses the call.
     let refused =
         asked.iter().filter(|family| !families.split(' ').any(|known| known == **family) && **family != "AF_NETLINK");
     assert_eq!(refused.collect::<Vec<_>>(), [&""; 0], "RestrictAddressFamilies refuses what the program needs");
@@ -247,8 +249,8 @@ fn logrotate_accepts_the_snippet_and_loses_no_line() {
     let ours = read(snippet);
     let signal = "systemctl kill --kill-whom=main --signal=USR1 oxicorn.service";
     assert!(ours.contains(signal) && ours.contains("/var/log/oxicorn/*.log"), "{ours}");
-    // Debian's own logrotate.conf is read before the snippets and says `create`, so the test's file begins with this
-    // line.
+    // logrotate reads Debian's own logrotate.conf before the snippets, and this file contains the line `create`. The
+    // test's file therefore begins with `create` too.
     let ours = ours.replace("/var/log/oxicorn", &pattern).replace(signal, &format!("kill -USR1 {}", supervisor.pid()));
     fs::write(&config, format!("create\n{ours}")).expect("our own folder");
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).expect("our own file");

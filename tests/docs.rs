@@ -1,5 +1,5 @@
-//! Promise: the pages name every key, event, exit code and metric, and no other. They also name every setting that
-//! Gunicorn and Uvicorn list. Needs both programs in target/peers-settings.
+//! Promise: the pages name exactly the keys, events, exit codes and metrics that exist. They also name every setting
+//! that Gunicorn and Uvicorn list. Needs both programs in target/peers-settings.
 
 mod generated;
 mod links;
@@ -36,7 +36,7 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// Returns the text between this heading and the next one of its level.
+/// Returns the text between this heading and the next heading of the same level.
 fn section<'a>(page: &'a str, heading: &str) -> &'a str {
     let (_, section) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
     section.split("\n## ").next().unwrap_or_default()
@@ -116,8 +116,8 @@ fn every_event_of_the_log_is_in_the_reference() {
     assert_same(&events(), &table, "docs/reference/log-events.md");
 }
 
-/// When an event is renamed, the pages and the tests must follow: otherwise a test would wait for an event that never
-/// comes.
+/// When an event gets a new name, the pages and the tests must use the new name. Otherwise a test would wait for an
+/// event that never comes.
 #[test]
 fn no_page_and_no_test_names_an_event_that_is_never_logged() {
     let events = events();

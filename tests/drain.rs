@@ -1,5 +1,5 @@
-//! Promise: a graceful stop answers every request that had arrived, and says `Connection: close` in the answer instead
-//! of cutting the connection.
+//! Promise: a graceful stop answers every request that had arrived before the stop. The answer says `Connection:
+//! close`, and the connection is not cut.
 
 use std::{process::Command, time::Duration};
 
@@ -44,8 +44,8 @@ fn a_request_in_flight_is_answered() {
     assert_clean_end(supervisor);
 }
 
-/// Once a client has read in the log that the worker drains, each answer to it says `Connection: close`, even if the
-/// master's message to the worker takes long.
+/// Once the log says that the worker drains, each later answer says `Connection: close`. This is true even if the
+/// master's message takes long to reach the worker.
 #[test]
 fn every_answer_says_close_once_the_log_shows_the_drain() {
     let supervisor = one_worker();
@@ -104,8 +104,8 @@ fn silent_connections_are_served_when_they_send_a_request() {
     assert_clean_end(supervisor);
 }
 
-/// The kernel has accepted these connections and the worker has not. They arrived before the stop, so they must be
-/// served too.
+/// The kernel has accepted these connections, but the worker has not yet. They arrived before the stop, so the worker
+/// must serve them too.
 #[test]
 fn queued_connections_are_served() {
     let supervisor = one_worker();
@@ -161,8 +161,8 @@ fn a_half_sent_head_may_be_finished() {
     assert_clean_end(supervisor);
 }
 
-/// HTTP lets the server end a pipeline early if it says so and if every answer that it began arrives complete, without
-/// a reset.
+/// HTTP lets the server end a pipeline early if an answer says `Connection: close`. Every answer that the server began
+/// must arrive complete, without a reset.
 #[test]
 fn a_pipeline_ends_with_a_complete_answer() {
     let supervisor = one_worker();
@@ -199,8 +199,8 @@ fn clients_of_every_kind_lose_nothing_while_the_stop_begins() {
     let mut supervisor = supervisor;
     supervisor.signal(Signal::SIGTERM);
     supervisor.wait_log(events::DRAINING, 2, PATIENCE);
-    // For one second after the stop, new connections are still accepted. These clients leave before it is over, so they
-    // lose nothing.
+    // The workers still accept new connections for one second after the stop. These clients leave before this second is
+    // over, so they lose nothing.
     for load in loads {
         load.finish().assert_nothing_lost();
     }

@@ -1,12 +1,13 @@
 //! Promise: an idle connection holds a draining worker for exactly `workers.drain_idle`, however long `http.keep_alive`
-//! is. It does not end sooner, so that a client between two requests gets one more answer.
+//! is. The connection does not end sooner, so that a client that pauses between two requests gets one more answer.
 
 use std::time::{Duration, Instant};
 
 use crate::common::{Canary, Connection, Launch, PATIENCE, Signal, Supervisor, events, now, observe_for, request};
 
-/// Starts one worker on which a connection may be idle for an hour. Returns it with three idle connections: one that
-/// never asked, one after an answer of the app, and one after an answer of the worker itself.
+/// Starts one worker on which a connection may be idle for an hour. Returns the service with three idle connections.
+/// The first never sent a request, the second got an answer from the app, and the third got an answer from the worker
+/// itself.
 fn with_idle_connections(launch: Launch) -> (Supervisor, Vec<Connection>) {
     let supervisor = ["keep_alive", "header_timeout"]
         .iter()
@@ -24,8 +25,8 @@ fn with_idle_connections(launch: Launch) -> (Supervisor, Vec<Connection>) {
     (supervisor, connections.into())
 }
 
-/// Asserts that each connection ends between `from` and `to`, counted from `begun`. Time during which the machine
-/// stalled is allowed on top.
+/// Asserts that each connection ends between `from` and `to`, counted from `begun`. The time for which the machine
+/// stalled is added to `to`.
 #[track_caller]
 fn all_end_between(connections: &mut [Connection], begun: Instant, from: Duration, to: Duration) {
     let canary = Canary::start();
@@ -108,7 +109,7 @@ fn a_thousand_idle_connections_hold_a_reload_and_a_stop_for_seven_seconds_at_mos
     assert!(took <= MOST + stalled, "the stop took {took:?}, stalled {stalled:?}");
 }
 
-/// The worker sent the head of this answer before the drain, so it could not say `Connection: close`.
+/// The worker sent the head of this answer before the drain, so the answer could not say `Connection: close`.
 #[test]
 fn an_answer_that_ends_during_the_drain_starts_drain_idle_again() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.drain_idle", r#""2s""#).serving(1);

@@ -1,5 +1,5 @@
 //! Promise: when an answer comes before the end of the request's body, the client's next request is not lost. The
-//! worker reads the rest of the body if it is small. Otherwise its answer says `Connection: close`, and this answer
+//! worker reads the rest of the body if the rest is small. Otherwise the answer says `Connection: close`, and it
 //! reaches the client whatever the client still sends.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 use crate::common::{Connection, Launch, PATIENCE, Supervisor, eventually, now, observe_for, request};
 
-/// How a client sends its body, always after the head and in separate packets.
+/// How a client sends the body of its request. The body always comes after the request's head and in other packets.
 #[derive(Clone, Copy, Debug)]
 enum Sent {
     /// Sends 10 bytes, long after the answer has come.
@@ -22,7 +22,7 @@ enum Sent {
 }
 
 impl Sent {
-    /// Returns true if no answer to this body may end the connection.
+    /// Returns true if the connection must stay open after every answer to a request with this body.
     fn is_cheap(self) -> bool {
         matches!(self, Self::Late | Self::Middling)
     }
@@ -63,13 +63,14 @@ pub(crate) fn times() -> usize {
 
 const CLIENTS: usize = 10;
 
-/// Asserts that each request gets its early answer, and that the next request on the same connection is answered too.
+/// Asserts that each request gets its early answer. Also asserts that the client's next request is answered, on the
+/// same connection or, if the answer said `Connection: close`, on a new one.
 #[track_caller]
 fn assert_no_next_request_is_lost(supervisor: &Supervisor, method: &str, path: &str, status: u16) {
     let (address, begun) = (supervisor.address(), now());
     let client = |number: usize, sent: Sent| {
-        // Each client connects from an address of its own, because one address has too few ports for all the
-        // connections that end.
+        // Each client connects from an address of its own. A single address has too few ports, because each connection
+        // that has ended still occupies its port for a while.
         let source = Ipv4Addr::new(127, 7, number as u8, 1).into();
         let open = || Connection::open_from(source, address).expect("a connection");
         let (mut connection, mut closed) = (open(), 0);
@@ -169,8 +170,8 @@ fn a_small_chunked_body_costs_no_connection() {
     }
 }
 
-/// After an answer other than `100 Continue`, a client that expects 100 may send its body or not. The worker cannot
-/// know which, so it ends the connection.
+/// A client that expects `100 Continue` and gets another answer may send its body or leave it out. The worker cannot
+/// know what the client does, so the worker ends the connection.
 #[test]
 fn a_client_that_expects_continue_is_told_that_the_connection_ends() {
     let supervisor = Launch::misbehave().serving(2);
@@ -186,7 +187,8 @@ fn a_client_that_expects_continue_is_told_that_the_connection_ends() {
     }
 }
 
-/// The client may never send the rest of the body that it announced. The worker waits for it as long as for any body.
+/// The client may never send the rest of the body that it announced. The worker waits for the rest as long as it waits
+/// for any body.
 #[test]
 fn a_client_that_does_not_send_the_rest_gets_the_time_of_any_body() {
     let supervisor = Launch::misbehave().set("http.body_timeout", r#""700ms""#).serving(2);
@@ -200,8 +202,8 @@ fn a_client_that_does_not_send_the_rest_gets_the_time_of_any_body() {
 }
 
 /// A client whose kernel uses Nagle's algorithm, such as nginx, sends its next request only once the rest of the body
-/// is acknowledged. The answer was sent before the rest, so it cannot carry the acknowledgement, and the kernel would
-/// delay a separate one by 40 ms.
+/// is acknowledged. The worker sent the answer before the rest arrived, so the answer cannot carry the acknowledgement.
+/// The kernel would delay a separate acknowledgement by 40 ms.
 #[test]
 fn the_rest_of_a_body_is_acknowledged_at_once() {
     let supervisor = Launch::misbehave().serving(2);
@@ -216,7 +218,7 @@ fn the_rest_of_a_body_is_acknowledged_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
-/// A client that still sends a body is not idle, so the time of `keep_alive` begins after the body.
+/// A client that still sends a body is not idle, so the time limit `http.keep_alive` counts from the end of the body.
 #[test]
 fn keep_alive_counts_from_the_end_of_the_rest() {
     let supervisor = Launch::misbehave().set("http.keep_alive", r#""700ms""#).serving(2);

@@ -56,7 +56,8 @@ impl WebSocket {
         }
         let head = String::from_utf8(head).expect("ASCII").to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 "), "{head}");
-        // The handshake's answer to the key that was sent. Both are from section 1.3 of RFC 6455.
+        // This is the server's answer to the key in the client's handshake. Key and answer are the example in section
+        // 1.3 of RFC 6455.
         assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
         Self(stream)
     }

@@ -1,5 +1,5 @@
-//! Promise: the log names every end of a worker correctly: what killed it, who sent the signal, and which requests were
-//! in flight.
+//! Promise: the log tells correctly why each worker ended. It says what killed the worker, which process sent the
+//! signal, and which requests were in flight.
 
 use nix::{sys::signal::kill, unistd::Pid};
 
@@ -11,8 +11,8 @@ fn one_worker() -> Launch {
     Launch::new().set("workers.count", "1")
 }
 
-/// Returns the reason in the log line of the first worker that ended. Asserts that only a kill by the kernel itself is
-/// blamed on memory.
+/// Returns the reason in the log line of the first worker that ended. Asserts that the log does not blame a lack of
+/// memory, because only a kill by the kernel itself may be blamed on it.
 #[track_caller]
 fn first_end(supervisor: &Supervisor, pid: u32) -> String {
     let line = supervisor.wait_log(events::EXITED, 1, PATIENCE).swap_remove(0);
@@ -33,8 +33,8 @@ fn begin(supervisor: &Supervisor, path: &str, headers: &[(&str, &str)]) -> Conne
     connection
 }
 
-/// Kills the worker with SIGSEGV, sent until it is gone: Rust's handler, which looks for stack overflows, swallows the
-/// first SIGSEGV that another process sent. After a real fault the signal would come again by itself.
+/// Sends SIGSEGV to the worker until the worker is gone. Rust's handler for stack overflows swallows the first SIGSEGV
+/// if another process sent it. After a real fault, the kernel would send the signal again.
 fn segfault(pid: u32) {
     eventually("the worker is gone", PATIENCE, || {
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGSEGV).is_err().then_some(())

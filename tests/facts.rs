@@ -52,8 +52,8 @@ impl Service<'_> {
         answer.json()
     }
 
-    /// Posts a fact and returns it, but only after its millisecond is over: within one millisecond, the ids that two
-    /// workers make have no order.
+    /// Posts a fact and returns it once the millisecond of its creation is over. Within one millisecond, the ids that
+    /// two workers make have no order.
     #[track_caller]
     fn post(&self, text: &str, tags: &[&str]) -> Value {
         let fact = self.send("POST", "/facts", &json!({"text": text, "tags": tags}), 201);
@@ -81,7 +81,7 @@ fn now() -> i64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis() as i64
 }
 
-/// Reads "2026-11-21T10:00:00.000Z", and no other form.
+/// Reads a time in the form `2026-11-21T10:00:00.000Z`, and panics at any other form.
 fn millis(time: &Value) -> i64 {
     let text = time.as_str().expect("a time is a string");
     assert!(text.len() == 24 && text.ends_with('Z'), "{text} has three decimals and is UTC");
@@ -105,7 +105,8 @@ fn a_fact_is_created_read_replaced_and_deleted(service: &Service<'_>) {
     assert_eq!(fact, wanted);
     assert_eq!(service.get(&path(&fact), 200), fact);
 
-    // `updated_at` counts milliseconds, so the loop repeats the change until the time has moved on.
+    // `updated_at` counts whole milliseconds. The loop repeats the change until it happens in a later millisecond than
+    // the creation.
     let replaced = loop {
         let replaced = service.send("PUT", &path(&fact), &json!({"text": "not wet"}), 200);
         if replaced["updated_at"] != fact["updated_at"] {

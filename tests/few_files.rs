@@ -1,6 +1,6 @@
 //! Promise: a worker that runs out of file descriptors closes idle connections to make room for new ones. If it has no
-//! idle connection, it serves the connections that it has, does not spin, is not killed, and accepts again once there
-//! are descriptors.
+//! idle connection, it still serves its open connections, does not spin and is not killed. It accepts again once it has
+//! free descriptors.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn a_worker_without_descriptors_waits_reports_it_once_a_second_and_recovers() {
         .set("http.header_timeout", r#""1h""#)
         .serving(2);
     let pids = supervisor.serving_pids();
-    // Opens more connections than both workers together can hold, so the others wait in the queues.
+    // Opens more connections than both workers together can hold, so some of the connections wait in the queues.
     let mut open: Vec<_> =
         (0..150).map(|_| Connection::open(supervisor.address()).expect("the queue has room")).collect();
     supervisor.wait_log("accept_exhausted", 1, PATIENCE);
@@ -53,7 +53,7 @@ fn idle_connections_give_their_descriptors_to_new_ones() {
         .serving(1);
     let mut open = Vec::new();
     for _ in 0..3 {
-        // Opens 30 connections: fewer than the worker can hold, but more than half as many.
+        // Opens 30 connections. The worker can hold more than 30, but fewer than 60.
         for _ in 0..30 {
             let mut connection = Connection::open(supervisor.address()).expect("the queue has room");
             assert_eq!(connection.get("/health").expect("an answer").status, 200);

@@ -1,5 +1,5 @@
-//! Promise: a missing file or folder changes no setting silently, and stops no service. Each row of the table in
-//! docs/operations/files-and-folders.md is tested here.
+//! Promise: a missing file or folder never changes a setting silently and never stops a service. Each row of the table
+//! in docs/operations/files-and-folders.md is tested here.
 //!
 //! Needs root, to become a user without rights and to mount a small disk.
 
@@ -18,7 +18,8 @@ use crate::common::{
 };
 use crate::https::{Authority, PLAIN, WithTls, certificate, connect};
 
-/// Asserts that reload and upgrade are refused for this reason, by signal and by command, and that they change nothing.
+/// Asserts that the master refuses reload and upgrade for this reason, by signal and by command, and that they change
+/// nothing.
 #[track_caller]
 fn refused(supervisor: &Supervisor, reason: &str) {
     let (log, before) = (supervisor.log(), supervisor.ctl_by_socket(&["status", "--json"]));
@@ -121,13 +122,13 @@ fn settings_that_cannot_be_looked_at_refuse_the_start() {
             assert!(text(&output).contains(reason), "{command}, {spoil}: {}", text(&output));
         }
     }
-    // If there never was a settings file, this is not an error.
+    // If the service never had a settings file, its absence is not an error.
     let nothing = Launch::new().raw("").arg("check");
     let remove = format!("rm {}; exec \"$0\" \"$@\"", nothing.path("supervisor.toml").display());
     assert_told_all(&nothing.through(&["sh", "-c", &remove]).run(), 0, &["settings are valid"]);
 }
 
-/// If another file that the settings name is missing or empty, reload is refused too.
+/// The master also refuses a reload if another file that the settings name is missing or empty.
 #[test]
 fn named_files_that_are_missing_or_empty_refuse_a_reload() {
     let launch = Launch::new()
@@ -164,7 +165,7 @@ fn named_files_that_are_missing_or_empty_refuse_a_reload() {
     }
 }
 
-/// Workers that start after the file disappeared get the certificate that the master had read.
+/// Workers that start after the certificate's file disappeared get the certificate that the master had read before.
 #[test]
 fn a_certificate_whose_file_disappears_is_still_served() {
     let authority = Authority::new();
@@ -190,7 +191,8 @@ fn a_certificate_whose_file_disappears_is_still_served() {
     supervisor.stop();
 }
 
-/// Starts a service in the folder `current`, a link to the folder `one`. The settings in the folder `two` differ.
+/// Starts a service in `current`, which is a symbolic link to the folder `one`. The settings in the folder `two`
+/// differ.
 fn deployed() -> (Supervisor, PathBuf) {
     let launch = Launch::new().env("PWD", "{dir}/current").args(&["--workers", "2"]);
     for (release, docs) in [("one", true), ("two", false), ("three", true)] {
@@ -209,14 +211,14 @@ fn deployed() -> (Supervisor, PathBuf) {
     (launch.through(&["sh", "-c", &enter]).serving(2), current)
 }
 
-/// Reload and upgrade follow one rule: they use the path at which the service was started, and follow the links in it
-/// again each time.
+/// Reload and upgrade use the path of the folder in which the service was started. They follow the symbolic links in
+/// this path again each time.
 #[test]
 fn reload_and_upgrade_follow_a_moved_link() {
     for command in ["reload", "upgrade"] {
         let (supervisor, current) = deployed();
-        // Repeats the request until a new worker answers: an old worker may take one last request after the command was
-        // answered.
+        // Repeats the request until a new worker answers. An old worker may still take one last request after the
+        // master has answered the command.
         let docs = |status: u16| {
             eventually("the settings of that release serve", PATIENCE, || {
                 (get(supervisor.address(), "/docs").status == status).then_some(())
@@ -233,17 +235,18 @@ fn reload_and_upgrade_follow_a_moved_link() {
         docs(404);
         assert_eq!(folder(), supervisor.path("two"), "{command}");
         assert_serves_unix(&current.join("app.sock"));
-        // Moves the link to a third release, and asks by the other command.
+        // Moves the symbolic link to a third release, and uses the other one of the two commands.
         replace_link(&current, Path::new("three"));
         let other = if command == "reload" { "upgrade" } else { "reload" };
         assert_told_all(&supervisor.ctl_by_socket(&[other]), 0, &["serves"]);
         docs(200);
         assert_eq!(folder(), supervisor.path("three"), "{other}");
-        // The link now leads to a release without a settings file, so the command is refused.
+        // The symbolic link now leads to a release without a settings file, so the master refuses the command.
         fs::create_dir(supervisor.path("four")).expect("a folder in our own");
         replace_link(&current, Path::new("four"));
         refused(&supervisor, "current/supervisor.toml is gone");
-        // Without the link, the folder in which the service was started is gone, so the command is refused.
+        // Without the symbolic link, the folder in which the service was started is gone, so the master refuses the
+        // command.
         fs::remove_file(&current).expect("our own link");
         refused(&supervisor, "the folder that the service was started in is gone: ");
         symlink("current", &current).expect("a link in our own folder");
@@ -288,15 +291,15 @@ fn a_service_survives_the_removal_of_the_folder_it_was_started_in() {
     supervisor.stop();
 }
 
-/// A cleaner of temporary files removed the socket's file. The next reload or upgrade makes the file again and also
+/// A cleaner of temporary files has removed the socket's file. The next reload or upgrade makes the file again and also
 /// applies all other changes.
 #[test]
 fn a_reload_makes_the_file_of_a_unix_socket_again() {
     for command in ["reload", "upgrade"] {
         let mut supervisor = Launch::new().set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(2);
         let path = supervisor.path("app.sock");
-        // This client connects before the file is removed and asks afterwards: the queue of the old socket must still
-        // be served.
+        // This client connects before the file is removed and sends its request afterwards. The workers must still
+        // serve the queue of the old socket.
         let mut early = Connection::open_unix(&path).expect("the unix socket accepts");
         fs::remove_file(&path).expect("the socket's file");
         assert_told_all(
@@ -309,7 +312,7 @@ fn a_reload_makes_the_file_of_a_unix_socket_again() {
         assert_eq!(fs::metadata(&path).expect("the socket's file").mode() & 0o777, 0o660);
         assert_serves_unix(&path);
         assert_eq!(early.get("/health").expect("an answer").status, 200);
-        // If the path now holds a file of another program, the file is left alone and the reload is refused.
+        // If another program's file is now at this path, the master does not touch the file and refuses the command.
         fs::remove_file(&path).expect("the socket's file");
         write(&path, "precious");
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 1, &["refused", "app.sock exists and is not a socket"]);
@@ -375,7 +378,7 @@ fn rights_given_by_hand_stay_until_the_settings_change() {
 /// always alive.
 #[test]
 fn only_a_living_master_holds_a_pid_file() {
-    // Finds the id of a second thread of this process: an id that exists but is not the id of a process.
+    // Finds the id of a second thread of this process. This id exists but is not the id of a process.
     let canary = Canary::start();
     let threads = fs::read_dir("/proc/self/task").expect("our own threads");
     let threads: Vec<u32> = threads.flatten().filter_map(|task| task.file_name().to_str()?.parse().ok()).collect();
@@ -405,7 +408,7 @@ fn only_a_living_master_holds_a_pid_file() {
         assert_told_all(&first.ctl_by_socket(&[command]), 0, &["serves"]);
         second();
     }
-    // The lock holds whatever the pid file contains.
+    // The lock protects the pid file, whatever the file contains.
     write(&pid, "1\n");
     let output = Launch::new().set("process.pidfile", &format!("{:?}", pid.display().to_string())).run();
     assert_told_all(&output, 1, &["belongs to a master that runs"]);
@@ -431,7 +434,8 @@ fn a_pid_file_that_disappears_is_written_again() {
         write(&pid, "1\n");
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!((written(), supervisor.log().count("pidfile_recreated")), (ours.clone(), round * 3 + 2));
-        // The pid file's folder is gone. This is no reason to refuse a reload, which may bring new certificates.
+        // The pid file's folder is gone. The master must not refuse the command for this reason, because the reload may
+        // bring new certificates.
         fs::rename(&run, supervisor.path("old-run")).expect("our own folder");
         assert_told_all(&supervisor.ctl_by_socket(&[command]), 0, &["serves"]);
         assert_eq!(supervisor.log().count("pidfile_lost"), round + 1);
@@ -444,7 +448,7 @@ fn a_pid_file_that_disappears_is_written_again() {
     assert!(!pid.exists());
 }
 
-/// When a log cannot be reopened, it continues in its old file and reports the failure there.
+/// When the service cannot reopen a log, it continues to write to the old file and reports the failure there.
 #[test]
 fn a_service_continues_without_its_log_files() {
     let launch =
@@ -480,8 +484,8 @@ fn a_service_continues_without_its_log_files() {
     supervisor.stop();
 }
 
-/// When disks are full or read-only, the service answers requests, only reads its settings file, and leaves a pid file
-/// either complete or absent.
+/// When disks are full or read-only, the service still answers requests. It never writes to its settings file, and its
+/// pid file is either complete or absent.
 #[test]
 fn full_and_read_only_disks_stop_no_service() {
     let mut full = Launch::new().set("log.access", r#""/dev/full""#).serving(2);
@@ -494,7 +498,7 @@ fn full_and_read_only_disks_stop_no_service() {
     fs::create_dir(launch.path("disk")).expect("a folder in our own");
     let disk = launch.path("disk");
     let disk = disk.display();
-    // Mounts the small disk in a mount namespace of its own, and fills it.
+    // Mounts the small disk in a new mount namespace, and fills the disk.
     let fill = format!("mount -t tmpfs -o size=4k tmpfs {disk} && head -c 4096 /dev/zero > {disk}/filling");
     let script = format!("{fill}; \"$0\" \"$@\"; code=$?; ls -A {disk}; exit $code");
     let output = launch.through(&["unshare", "--mount", "sh", "-c", &script]).run();
@@ -527,8 +531,8 @@ fn full_and_read_only_disks_stop_no_service() {
     supervisor.stop();
 }
 
-/// When the database is missing, a volume may not be mounted or a folder may have moved. The service must not make an
-/// empty database in its place.
+/// When the database is missing, the reason may be a volume that is not mounted or a folder that was moved. The service
+/// must not make an empty database instead.
 #[test]
 fn a_missing_database_is_not_created_again() {
     let launch = Launch::new().set("service.sqlite_path", r#""{dir}/data/facts.db""#);
@@ -573,8 +577,8 @@ fn a_missing_database_is_not_created_again() {
     assert!(!get(supervisor.address(), "/facts").text().contains("a fact"));
     supervisor.stop();
 
-    // A link that leads nowhere is no such choice, so the boot fails. A database that the master makes belongs to the
-    // workers' user.
+    // A symbolic link to a missing file does not show that the operator chose a new database, so the boot fails. A
+    // database that the master makes belongs to the workers' user.
     let launch = Launch::new().set("service.sqlite_path", r#""{dir}/facts.db""#);
     symlink("nowhere", launch.path("facts.db")).expect("a link in our own folder");
     assert_eq!(launch.start().wait_exit(PATIENCE), 3);

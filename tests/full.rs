@@ -1,6 +1,6 @@
-//! Promise: a worker whose places are full of idle connections still accepts. For each new connection it closes the one
-//! that has been idle longest, in the same way as a drain does. A connection keeps its place if it has a request, was
-//! active in the last second, or has had no answer yet.
+//! Promise: a worker that has its maximum of connections still accepts if some of them are idle. For each new
+//! connection it closes the connection that has been idle longest, in the same way as a drain does. It never closes a
+//! connection that has a request, was active in the last second, or has had no answer yet.
 
 use std::{os::unix::net::UnixStream, time::Duration};
 
@@ -81,7 +81,7 @@ fn a_full_worker_evicts_no_connection_while_a_sibling_has_room() {
     }
 }
 
-/// There are one and a half times as many clients as places.
+/// The workers may have 2,000 connections together, and 3,000 clients come.
 #[test]
 fn three_thousand_clients_that_ask_once_and_stay_are_each_answered_within_100_ms() {
     let supervisor = launch("2", "1000").serving(2);
@@ -111,8 +111,8 @@ fn three_thousand_clients_that_ask_once_and_stay_are_each_answered_within_100_ms
     assert!(ended.iter().all(|number| *number < 1_500), "the connections that came first were closed first: {ended:?}");
 }
 
-/// A worker's TCP and Unix listeners share its places, and the worker sees at each of them when a client waits in the
-/// queue.
+/// A worker's maximum of connections counts for its TCP and Unix listeners together. The worker notices at each
+/// listener when a client waits in the queue.
 #[test]
 fn a_unix_socket_and_a_port_share_the_places() {
     let supervisor = launch("1", "2").set("server.bind", r#"["127.0.0.1:0", "unix:{dir}/app.sock"]"#).serving(1);
@@ -138,7 +138,7 @@ fn a_unix_socket_and_a_port_share_the_places() {
     drop(ports);
 }
 
-/// Both workers are full, so the kernel gives each of them its share of the new connections.
+/// Both workers are full, so the kernel spreads the new connections over both of them.
 #[test]
 fn a_worker_with_idle_connections_takes_what_waits_for_a_worker_without_any() {
     let supervisor = launch("2", "10").serving(2);

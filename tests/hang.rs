@@ -1,5 +1,5 @@
-//! Promise: a worker whose loop stands still is found, distinguished from a crash, killed and replaced, while the other
-//! workers serve.
+//! Promise: the master finds a worker whose loop stands still, kills it and replaces it, while the other workers serve.
+//! The log distinguishes this from a crash.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ fn a_stopped_worker_is_killed_and_no_client_waits_long() {
     assert!(exited[0].contains("SIGKILL"), "{}", exited[0]);
 }
 
-/// With only one worker, no sibling can serve the clients in the queue, so the replacement must serve them.
+/// There is only one worker, so no other worker can serve the clients in the queue. The replacement must serve them.
 #[test]
 fn the_replacement_serves_the_queue_of_a_lone_hung_worker() {
     let supervisor = Launch::new().set("workers.count", "1").set("workers.timeout", r#""1s""#).serving(1);

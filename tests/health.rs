@@ -1,5 +1,5 @@
 //! Promise: `oxicorn health` and `oxicorn config --running` report on the service that runs. The settings file may have
-//! been edited since the start, so what it says is never reported as what runs.
+//! been edited since the start. The commands therefore never report the values in the file as the values in effect.
 
 use std::{fs, net::TcpListener, os::fd::AsRawFd};
 
@@ -67,8 +67,8 @@ fn health_takes_the_address_from_the_settings_when_no_master_answers_and_says_so
     let supervisor = launch.env("OXICORN_WORKERS__COUNT", "2").serving(2);
     let asked = supervisor.ctl(&["health"]);
     assert!(asked.status.success() && text(&asked).contains("so the settings say"), "{}", text(&asked));
-    // The settings file now names the control socket of another service. `health` must not ask its master for the
-    // address.
+    // The settings file now names the control socket of another service. `health` must not take the address from that
+    // service's master.
     let other = Launch::new().serving(2);
     rewrite(&supervisor, &settings(&format!("{:?}", other.path("control.sock"))));
     let asked = supervisor.ctl(&["health"]);

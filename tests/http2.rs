@@ -1,5 +1,5 @@
-//! Promise: HTTP/2 without TLS, which a client begins without asking first (prior knowledge), is counted, limited and
-//! drained like HTTP/1.1.
+//! Promise: HTTP/2 without TLS is counted, limited and drained like HTTP/1.1. The client begins with HTTP/2 at once
+//! (prior knowledge).
 
 use std::{
     io::{Read, Write},
@@ -173,9 +173,9 @@ fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
     lengths(Launch::of(build_example("plain")).serving(2), &[(200, "/10k")]);
 }
 
-/// RFC 9113, section 8.1: the answer is complete, and a reset without an error asks the client to send no more. This
-/// also holds for bodies that wait for window space. The bytes that they sent do not reduce the window of the
-/// connection for later streams.
+/// RFC 9113, section 8.1 says that the answer is complete, and that a reset without an error then asks the client to
+/// send no more. The test also sends bodies that must wait for window space. The bytes of these bodies must not reduce
+/// the connection's window for later streams.
 #[test]
 fn an_early_answer_is_followed_by_a_reset_without_error() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);
@@ -270,8 +270,8 @@ fn a_drain_loses_no_stream() {
     assert!(lines.iter().all(|line| line.contains("cut=0")), "{lines:?}");
 }
 
-/// Clients ask without a pause while the service reloads again and again. A GOAWAY says which requests were not begun,
-/// and these may be sent again. Any other missing answer is a loss.
+/// Clients ask without a pause while the service reloads again and again. A GOAWAY says which requests the worker has
+/// not begun, and the client may send these again. Any other missing answer is a loss.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the ban is the master's; each client is a thread")]
 fn reloads_under_load_lose_no_stream() {

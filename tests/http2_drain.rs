@@ -1,5 +1,6 @@
-//! Promise: the end of an HTTP/2 connection costs no request. An idle connection gets one GOAWAY with its last stream.
-//! A busy connection is warned first. A silent client holds a drain no longer than a silent client of HTTP/1.1 does.
+//! Promise: the end of an HTTP/2 connection costs no request. An idle connection gets one GOAWAY, which names its last
+//! stream. A busy connection first gets a GOAWAY as a warning. A silent client holds a drain no longer than a silent
+//! client of HTTP/1.1 does.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -17,7 +18,8 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 
-/// Frame flags. END_STREAM belongs to DATA and HEADERS, ACK to SETTINGS and PING; their numbers are the same.
+/// The flags of frames. END_STREAM belongs to DATA and HEADERS, and ACK belongs to SETTINGS and PING. Both have the
+/// number 1.
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -58,7 +60,8 @@ impl Client {
         client.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("sent");
         client.send(SETTINGS, 0, 0, &[]);
         client.send(SETTINGS, ACK, 0, &[]);
-        // Waits for this frame, because it is the last one that the server sends by itself after the handshake.
+        // Waits for the WINDOW_UPDATE of the connection, because it is the last frame that the server sends by itself
+        // after the handshake.
         client.wait(|frame| frame.kind == WINDOW_UPDATE && frame.stream == 0);
         client
     }
@@ -176,14 +179,16 @@ fn a_busy_connection_is_warned_and_requests_that_cross_the_warning_are_served() 
     client.begin(1, "/debug/sleep/3000", false);
     in_flight(&supervisor, 1);
     let begun = drain(&supervisor, Signal::SIGHUP);
-    // The warning comes only after `drain_idle`: until then the connection might become idle and need no warning.
+    // The warning comes only after `drain_idle`. Before that moment the connection might become idle and need no
+    // warning.
     assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), MAX);
     assert!(begun.elapsed() > Duration::from_millis(400), "{:?}", begun.elapsed());
     let ping = client.wait(|frame| frame.kind == PING).payload.clone();
     client.send(PING, ACK, 0, &ping);
     client.get(3, "/health");
     assert_eq!(client.wait(|frame| frame.kind == GOAWAY).number(0), 3, "the final GOAWAY");
-    // These frames come after the final GOAWAY. h2 0.4.20 would treat the third one as an error of the connection.
+    // The client sends these frames after the final GOAWAY. h2 0.4.20 would treat the third frame, a WINDOW_UPDATE, as
+    // an error of the connection.
     client.begin(5, "/debug/echo", true);
     client.send(DATA, 0, 5, b"half");
     client.widen(5, 1_000);
@@ -222,8 +227,8 @@ fn a_connection_that_pauses_during_a_drain_is_not_warned() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// A proxy under load may pause because its machine does, and then send the requests of all its clients at once. So the
-/// drain must not end the connection at the pause.
+/// The machine of a proxy may stall under load, and the proxy then sends the requests of all its clients at once. The
+/// drain must not end the proxy's connection during this pause.
 #[test]
 fn a_busy_connection_is_not_ended_at_its_first_short_pause() {
     let supervisor = launch().serving(1);
@@ -261,8 +266,8 @@ fn a_connection_with_short_requests_and_short_pauses_is_warned() {
     }
 }
 
-/// The app has long handed over the whole answer. Only the flow-control windows show that a part of it still waits for
-/// the client.
+/// The app handed over the whole answer long ago. Only the flow-control windows show that a part of the answer still
+/// waits for the client.
 #[test]
 fn an_answer_that_waits_for_its_client_is_not_cut() {
     let supervisor = launch().set("workers.drain_idle", r#""200ms""#).serving(1);
@@ -404,8 +409,8 @@ fn a_full_worker_ends_an_idle_connection_with_goaway_and_does_not_linger() {
     assert_eq!(client.rest(from), [(GOAWAY, 1)]);
 }
 
-/// The client acts like a proxy: it uses one connection, and opens another as soon as it learns that the first one
-/// ends.
+/// The client acts like a proxy. It uses one connection, and opens a new connection as soon as a GOAWAY says that the
+/// present one ends.
 #[test]
 fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
     let supervisor = Launch::new().set("workers.count", "4").set("http.http2_rebalance", "true").serving(4);
@@ -420,8 +425,8 @@ fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
         client.begin(stream, "/debug/sleep/1", false);
         let (mut goes_on, mut read) = (true, true);
         while read && !client.wait(|frame| frame.kind == GOAWAY || frame.ends(stream)).ends(stream) {
-            // The GOAWAY names the last stream that was read. A request with a higher stream number was not read, so it
-            // may be sent again.
+            // The GOAWAY names the last stream that the server has read. The server has not read a request with a
+            // higher stream number, so the client may send this request again.
             read = client.read.last().is_some_and(|frame| frame.number(0) >= stream);
             goes_on = false;
         }
@@ -443,8 +448,8 @@ fn with_rebalance_the_requests_of_one_connection_reach_all_workers() {
     }
 }
 
-/// A PING must not end the connection of a client that is idle and reads nothing. While a stream is open, the PING
-/// finds out whether the client is gone.
+/// A PING must not end the connection of a client that is idle and reads nothing. While a stream is open, the worker
+/// sends a PING to find out whether the client is gone.
 #[test]
 fn a_silent_client_gets_a_ping_only_while_a_stream_is_open() {
     let supervisor = launch().serving(1);

@@ -1,5 +1,5 @@
-//! Promise: an HTTP/1.0 client that asks for keep-alive gets it. When the connection is about to end, a single
-//! `Connection: close` says so.
+//! Promise: an HTTP/1.0 client that asks for keep-alive gets it. In the last answer before the connection ends, the
+//! header `Connection: close` occurs exactly once.
 
 use std::process::Command;
 
@@ -48,7 +48,8 @@ fn an_answer_says_close_when_the_app_does_or_its_length_is_unknown() {
     assert!(ask(&mut connection, "/pid").pid().is_some(), "the connection continues");
 }
 
-/// `ab -k` reports a missing answer as one of the wrong length, which counts as a failed request here.
+/// `ab -k` reports a missing answer as an answer of the wrong length. The test counts such an answer as a failed
+/// request.
 #[test]
 fn ab_loses_nothing_while_workers_are_recycled() {
     let supervisor = Launch::new().set("workers.max_requests", "300").serving(2);

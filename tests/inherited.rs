@@ -1,4 +1,5 @@
-//! Promise: what this process inherited over exec from a previous program does not harm the service.
+//! Promise: what the process keeps from a previous program when that program becomes oxicorn by exec does not harm the
+//! service.
 
 use std::time::Duration;
 
@@ -32,8 +33,8 @@ fn blocked_signals_are_unblocked() {
     supervisor.stop();
 }
 
-/// The previous program has blocked these signals, and they are still pending. If they took effect once unblocked, each
-/// of them would end the start.
+/// The previous program has blocked these signals, and they are still pending. If they took effect when oxicorn
+/// unblocks them, each of them would end the start.
 #[test]
 fn signals_pending_behind_the_mask_do_not_end_the_start() {
     let block = "use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGPIPE))";
@@ -42,8 +43,8 @@ fn signals_pending_behind_the_mask_do_not_end_the_start() {
     supervisor.stop();
 }
 
-/// The new program of an upgrade inherits its signal mask from a master that blocks signals during the exec. It must
-/// unblock them.
+/// The master blocks signals during the exec of an upgrade, and the new program inherits this signal mask. The new
+/// program must unblock the signals.
 #[test]
 fn no_signal_is_blocked_after_an_upgrade() {
     let mut supervisor = after("use POSIX; sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM))").serving(2);

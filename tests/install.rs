@@ -1,6 +1,5 @@
-//! Promise: `make install` and the commands of docs/guides/systemd.md install a service that runs, and it needs no
-//! other file. The completions and the manual page know every command. The Debian package holds what `make install`
-//! installs.
+//! Promise: `make install` and the commands of docs/guides/systemd.md install a service that runs and needs no other
+//! file. The completions and the manual page know every command. The Debian package holds what `make install` installs.
 //!
 //! The test plays systemd: it runs the unit's own commands in new namespaces. It needs root, and systemd's own sysusers
 //! and tmpfiles.
@@ -97,8 +96,8 @@ fn make_install_and_uninstall_are_complete_and_settings_are_never_overwritten() 
     assert_eq!(files(root.path()), BTreeSet::from(["etc/oxicorn/supervisor.toml".to_owned()]));
 }
 
-/// cargo-deb takes minutes to build, so the test only reads the list of files in the manifest. `make deb` is run by
-/// hand.
+/// cargo-deb takes minutes to build, so developers run `make deb` by hand. The test only reads the list of files in the
+/// manifest.
 #[test]
 fn the_debian_package_holds_what_make_install_installs() {
     let manifest: toml::Table = read("service/Cargo.toml").parse().expect("TOML");
@@ -113,7 +112,7 @@ fn the_debian_package_holds_what_make_install_installs() {
             .expect("a folder of `make deb`");
         let expected = if folder == "usr/bin/" { "755" } else { "644" };
         assert_eq!(mode, expected, "{source}");
-        // Debian keeps the zsh completions of packages in a place of its own.
+        // Debian keeps the zsh completions of packages in the folder `vendor-completions`.
         assert!(place == folder || place == "usr/share/zsh/vendor-completions/", "{source} → {place}");
         packed.extend(
             installed("usr")
@@ -177,7 +176,7 @@ impl Root {
         self.folder.path().join(name.trim_start_matches('/'))
     }
 
-    /// Runs the page's commands, except those that call systemd itself, because the test plays systemd.
+    /// Runs the commands of the page. Leaves out the commands that call systemd, because the test plays systemd.
     fn install(&mut self) {
         let destination = format!("DESTDIR={}", self.folder.path().display());
         for command in documented() {
@@ -225,8 +224,8 @@ impl Root {
         environment
     }
 
-    /// Runs a command as under `ProtectSystem=strict`: everything is read-only except the unit's folders. Its
-    /// namespaces end with the command.
+    /// Runs a command as under `ProtectSystem=strict`, which makes everything read-only except the unit's folders. The
+    /// namespaces of the command end with it.
     fn command(&self, command: &str, environment: &BTreeMap<String, String>) -> Command {
         const SCRIPT: &str = "set -e; root=$1 ids=$2; shift 2\n\
             ip link set lo up\n\
@@ -331,8 +330,8 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let surplus: Vec<_> =
         added.difference(&expected).filter(|name| !name.starts_with("etc/.pwd") && !name.ends_with('-')).collect();
     assert_eq!(surplus, [""; 0], "no other file is needed");
-    // Lock files (`etc/.pwd…`) and old accounts (`etc/passwd-` and the like) do not count above, because no program in
-    // this root reads them.
+    // The check above leaves out lock files (`etc/.pwd…`) and old accounts (`etc/passwd-` and the like), because no
+    // program in this root reads them.
     let environment = root.environment();
 
     // Runs the check that the page recommends, as the service's user, before the start.
@@ -345,8 +344,8 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let check = check.replacen("oxicorn", "/usr/local/bin/oxicorn", 1);
     let sound = root.run(&check, &environment);
     assert!(sound.status.success() && text(&sound).contains("would succeed"), "{}", text(&sound));
-    // Without a folder for state the service cannot start. `check --deep` finds this; a check of the settings alone
-    // does not.
+    // Without a folder for state the service cannot start. `check --deep` finds this fault, and a check of the settings
+    // alone does not find it.
     let mut poorer = environment.clone();
     poorer.remove("STATE_DIRECTORY");
     let found = root.run(&check, &poorer);

@@ -11,11 +11,11 @@ use std::{
 
 use crate::common::{root, text};
 
-/// The most crates that the library may bring without optional features. The program with its reference service brings
-/// more than twice as many.
+/// The maximum number of crates that the library may bring without optional features. The program with its reference
+/// service brings more than twice this number.
 const CRATES_MAX: usize = 150;
 
-/// Runs cargo as a user would: without the variables that the cargo of this test has set.
+/// Runs cargo as a user would. Removes the variables that the cargo of this test has set.
 fn cargo(arguments: &[&str], folder: &std::path::Path) -> Output {
     let mut cargo = Command::new(env!("CARGO"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_") && name != "CARGO_HOME") {
@@ -45,8 +45,8 @@ fn the_library_brings_few_crates() {
     assert!(alone <= CRATES_MAX && usual <= CRATES_MAX, "{alone} alone and {usual} with the default features");
 }
 
-/// Makes a package with the library and these dependencies, and lets cargo choose the versions of everything that it
-/// needs.
+/// Makes a package that depends on the library and on `dependencies`. Lets cargo choose the versions of all crates that
+/// the package needs.
 fn resolve(dependencies: &str) -> Output {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let library = root().display();
@@ -60,8 +60,8 @@ fn resolve(dependencies: &str) -> Output {
     cargo(&["generate-lockfile"], folder.path())
 }
 
-/// Cargo allows only one package to link a given C library. While the reference service belonged to the library's
-/// package, its SQLite was that one, so users could not add another.
+/// Cargo allows only one package to link a given C library. When the reference service was a part of the library's
+/// package, it brought the package that links SQLite. Users could then not add another package that links SQLite.
 #[test]
 fn the_library_resolves_beside_other_databases() {
     for dependencies in [

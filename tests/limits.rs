@@ -1,11 +1,12 @@
-//! Promise: a request that is too large, one too many or too slow gets an HTTP error, and the app does not see it.
+//! Promise: a request gets an HTTP error without reaching the app if it is too large, or if the worker already has as
+//! many requests as its limit allows. A request that is too slow gets an HTTP error too.
 
 use std::time::Duration;
 
 use crate::common::{Connection, Failure, Launch, PATIENCE, Process, Supervisor, eventually, request};
 
-/// Sends the bytes on a new connection. Asserts the status, the documented error body (which contains `names`), and a
-/// clean end.
+/// Sends the bytes on a new connection. Asserts that the answer has this status and the documented error body with the
+/// text `names`, and that the connection ends cleanly.
 #[track_caller]
 fn refused(supervisor: &Supervisor, bytes: &[u8], status: u16, kind: &str, names: &str) {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
@@ -35,8 +36,8 @@ fn a_request_that_is_too_large_is_refused_before_the_app_sees_it() {
     refused(&supervisor, &many_fields, 431, "header_fields_too_large", "limit_request_fields");
     let large = request("POST", "/debug/echo", &[], &[b'a'; 1001]);
     refused(&supervisor, &large, 413, "payload_too_large", "limit_request_body");
-    // The body is larger than all buffers between client and worker, so the client still writes when the refusal is
-    // sent. It must be able to read the refusal.
+    // The body is larger than all buffers between client and worker, so the client still writes when the worker sends
+    // the refusal. The client must be able to read the refusal.
     let huge = request("POST", "/debug/echo", &[], &vec![b'a'; 8 << 20]);
     refused(&supervisor, &huge, 413, "payload_too_large", "limit_request_body");
     let expects = request("POST", "/debug/echo", &[("Expect", "200-maybe")], b"a");
@@ -65,7 +66,7 @@ fn a_body_that_grows_too_long_or_breaks_is_refused_whatever_the_app_answers() {
     let whole = [head.as_slice(), &chunk, &chunk, b"0\r\n\r\n"].concat();
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     assert_eq!(connection.ask(&whole).expect("an answer").body, [b'a'; 1000]);
-    // After a body of exactly the allowed length, the same connection continues.
+    // A body of exactly the allowed length is accepted, so the same connection continues.
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
     assert_eq!(supervisor.total("refused"), 2);
 }
@@ -119,7 +120,7 @@ fn continue_is_sent_only_when_the_app_reads() {
     assert_eq!(connection.read(interim.len()).expect("an interim answer"), interim);
     connection.send(b"abc").expect("sent");
     assert_eq!(connection.answer().expect("an answer").text(), "abc");
-    // The route does not exist, so no handler reads the body and no `100 Continue` is sent.
+    // The route does not exist, so no handler reads the body and the worker sends no `100 Continue`.
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(&expecting("/nowhere")).expect("sent");
     assert_eq!(connection.read(12).expect("an answer"), b"HTTP/1.1 404");
@@ -241,7 +242,7 @@ fn new_connections_avoid_the_full_worker_and_no_full_worker_is_killed() {
         .serving(2);
     let pids = supervisor.serving_pids();
     // Opens as many connections as both workers together may have. When one worker is full, each new connection must
-    // reach the other.
+    // reach the other worker.
     let mut open = Vec::new();
     for _ in 0..40 {
         let mut connection = Connection::open(supervisor.address()).expect("a connection");

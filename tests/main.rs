@@ -1,4 +1,4 @@
-//! The suite: all black-box tests in one program, because fifty programs took minutes to compile and link.
+//! The suite: all black-box tests are in one program, because fifty programs took minutes to compile and link.
 //!
 //! Owns: the list of promises, one module each. Refuses: tests of anything inside the crate. A test here runs the real
 //! binary and sees it only from outside. `cargo test --test suite drain::` runs the tests of one file.

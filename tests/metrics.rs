@@ -1,5 +1,5 @@
-//! Promise: the page at `http.metrics_path` tells the truth about the whole service, whichever worker answers, and
-//! costs the app nothing.
+//! Promise: the page at `http.metrics_path` tells the truth about the whole service, whichever worker answers. Requests
+//! for this page never reach the app and are not counted as requests.
 //!
 //! Needs the package prometheus-client in target/python, and promtool in target/prometheus/usr/bin or on the PATH.
 
@@ -219,8 +219,8 @@ fn waiting_connections_show_as_the_queue_of_their_listener() {
     for pid in supervisor.worker_pids().into_iter().filter(|pid| *pid != mine) {
         supervisor.signal_worker(pid, Signal::SIGSTOP);
     }
-    // The only worker that runs is kept busy until all clients have connected. Afterwards it may accept some of the
-    // clients before it reads the metrics request, so the test allows for a few clients that no longer wait.
+    // The only worker that runs is kept busy until all clients have connected. Afterwards this worker may accept some
+    // of the clients before it reads the metrics request, so the test allows that a few clients no longer wait.
     scraper.send(&request("GET", "/debug/block/300", &[], b"")).expect("sent");
     scraper.send(&request("GET", "/metrics", &[], b"")).expect("sent");
     let waiting: Vec<_> =

@@ -105,7 +105,7 @@ fn lists_by_tag_are_read_from_the_index() {
     assert!(!plan.contains("COLLSCAN") && !plan.contains("\"SORT\""), "{plan}");
 }
 
-/// `migrate` must run as the workers' user: if root made the database, workers of another user could not write to it.
+/// `migrate` must run as the workers' user. If root made the database, workers of another user could not write to it.
 #[test]
 fn a_migration_has_the_rights_of_a_worker() {
     assert!(Uid::effective().is_root(), "only root can give its rights away: run the tests as root");

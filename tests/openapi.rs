@@ -1,5 +1,5 @@
-//! Promise: the reference service describes itself. Every route is in /openapi.json, this document announces every
-//! answer, and /docs shows the document with files from the binary.
+//! Promise: the reference service describes itself. `/openapi.json` lists every route and every answer. `/docs` shows
+//! this document, and all files that the page needs are in the binary.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -102,8 +102,8 @@ fn the_document_has_every_route_and_every_reference_leads_somewhere() {
     }
 }
 
-/// Checks the answer's status and headers against the document. Returns the schema that the document announces for its
-/// body.
+/// Checks the answer's status and headers against the document. Returns the schema that the document announces for the
+/// answer's body.
 #[track_caller]
 fn announced<'a>(document: &'a Value, template: &str, method: &str, answer: &Response) -> &'a Value {
     let operation = &document["paths"][template][method.to_lowercase()];

@@ -27,7 +27,7 @@ fn orphans_are_reaped() {
     let status = master.status();
     assert!(status["NSpid"].ends_with("\t1"), "it is PID 1 inside: {}", status["NSpid"]);
 
-    // The shell ends at once, so its children become orphans, whose parent is PID 1.
+    // The shell ends at once, so its children become orphans, and PID 1 becomes their parent.
     let entered = Command::new("nsenter")
         .args(["--target", &master.0.to_string(), "--pid", "--mount"])
         .args(["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done"])

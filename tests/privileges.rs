@@ -77,8 +77,8 @@ fn recycled_workers_run_as_process_user_too() {
     supervisor.stop();
 }
 
-/// A reload and an upgrade fork new workers, and after an upgrade another program forks them. All these workers must
-/// run as `process.user`.
+/// The master forks new workers at a reload and at an upgrade. After an upgrade, the new program forks them. All these
+/// workers must run as `process.user`.
 #[test]
 fn workers_of_a_reload_and_of_an_upgrade_run_as_process_user_too() {
     let user = nobody();

@@ -30,7 +30,7 @@ fn ask_on(mut connection: Connection, first: &[u8], headers: &[(&str, &str)]) ->
 }
 
 /// Connects from the address `source`, and sends the bytes `first` and a request with the given headers. Returns what
-/// the app sees of its client.
+/// the app knows about its client.
 #[track_caller]
 fn told(supervisor: &Supervisor, source: &str, first: &[u8], headers: &[(&str, &str)]) -> Value {
     let source: IpAddr = source.parse().expect("an address");
@@ -40,7 +40,8 @@ fn told(supervisor: &Supervisor, source: &str, first: &[u8], headers: &[(&str, &
     response.json()
 }
 
-/// Asserts that a connection that begins with the given bytes gets a 400 with the given reason, and then a clean end.
+/// Sends the given bytes on a new connection. Asserts that the answer is a 400 with the given reason, and that the
+/// connection then ends cleanly.
 #[track_caller]
 fn assert_refused(supervisor: &Supervisor, bytes: &[u8], reason: &str) {
     let mut connection = Connection::open(supervisor.address()).expect("the port is open");
@@ -95,8 +96,8 @@ fn a_proxy_at_another_address_is_not_trusted() {
         let peer: SocketAddr = seen["peer"].as_str().and_then(|peer| peer.parse().ok()).expect("a peer");
         assert_client(&seen, source, Some(peer.port()));
     }
-    // The proxy 127.8.4.2 is in a trusted network. It says that 127.0.0.1 asked it. 127.0.0.1 is not trusted, so it
-    // counts as the client, and what it says about others does not count.
+    // The proxy 127.8.4.2 is in a trusted network. It says that its request came from 127.0.0.1. The address 127.0.0.1
+    // is not trusted, so it counts as the client. What it says about other addresses does not count.
     assert_client(&told(&supervisor, "127.8.4.2", b"", CHAIN), "127.0.0.1", None);
 }
 
@@ -166,7 +167,7 @@ fn a_proxy_header_of_each_version_names_the_client() {
                 Some(56324),
             );
         }
-        // One PROXY header holds for the whole connection. Each request on the connection belongs to the client that
+        // One PROXY header is valid for the whole connection. Each request on the connection belongs to the client that
         // the header names.
         let mut connection = Connection::open(supervisor.address()).expect("the port is open");
         connection.send(headers[0]).expect("it listens");

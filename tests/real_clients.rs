@@ -8,7 +8,7 @@ use std::{
 
 use crate::common::{Launch, PATIENCE, Supervisor, build_example, observe_for, root};
 
-/// Runs a program, which must end without an error within a minute, and returns its output.
+/// Runs a program and returns its output. The program must end without an error within a minute.
 #[track_caller]
 fn run(program: &str, arguments: &[&str]) -> String {
     let packages = root().join("target/clients");
@@ -44,8 +44,8 @@ fn url(supervisor: &Supervisor, path: &str) -> String {
 fn curl_gets_every_answer() {
     let supervisor = Launch::new().serving(2);
     // curl reports HTTP/1.0 as 1. With --http2 curl offers the upgrade to h2c, which RFC 9113 removed, so the answer
-    // comes over HTTP/1.1. With prior knowledge curl makes only one request a run, because Debian's curl 7.88 breaks
-    // when it uses such a connection twice, whatever the server.
+    // comes over HTTP/1.1. With prior knowledge the test lets curl make only one request a run. Debian's curl 7.88
+    // breaks with every server when it uses such a connection twice.
     for (flag, version, each, times) in [
         ("--http1.0", "1", 50, 1),
         ("--http1.1", "1.1", 50, 1),
@@ -126,8 +126,8 @@ fn httpx_gets_every_answer() {
     }
 }
 
-/// An idle httpx reads nothing from its connection. When it sends the next request, it treats any frame that has come
-/// in the meantime as an error, except a GOAWAY with the last stream.
+/// An idle httpx reads nothing from its connection. When httpx sends the next request, it treats any frame that has
+/// come in the meantime as an error. The only exception is a GOAWAY with the last stream.
 #[test]
 fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
     let supervisor = Launch::new().set("http.keep_alive", r#""300ms""#).serving(2);

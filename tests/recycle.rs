@@ -1,11 +1,11 @@
-//! Promise: planned replacement loses no request. The new worker serves before the old one drains.
+//! Promise: a planned replacement of a worker loses no request. The new worker serves before the old worker drains.
 
 use std::collections::BTreeSet;
 
 use crate::common::{Connection, Launch, Load, Log, Mode, PATIENCE, events, eventually, field, get};
 
-/// Replays the log. Asserts that, once `count` workers had served, at least `count` served at each moment, and at most
-/// a quarter of `count` (but at least one) more.
+/// Replays the log. Asserts that, once `count` workers had served, never fewer than `count` workers served. Also
+/// asserts that never more than `count` and a quarter of it served, where the quarter counts as at least one.
 #[track_caller]
 fn assert_serving_stays_within(log: &Log, count: usize) {
     let most = count + (count / 4).max(1);
@@ -24,8 +24,8 @@ fn assert_serving_stays_within(log: &Log, count: usize) {
     assert!(complete, "all {count} workers served once");
 }
 
-/// Returns the numbers in a log line that are in the range `among`. Leaves out the line's time and its fields pid,
-/// slot, generation and heir.
+/// Returns the numbers in a log line that are in the range `among`. Leaves out the line's time and the fields `pid`,
+/// `slot`, `generation` and `heir`.
 fn numbers(line: &str, among: std::ops::RangeInclusive<u64>) -> Vec<u64> {
     line.split_whitespace()
         .skip(1)

@@ -62,7 +62,7 @@ fn bad_settings_are_refused_and_nothing_changes() {
     supervisor.stop();
 }
 
-/// Whatever is wrong with the new workers, the old workers keep serving.
+/// The old workers keep serving, whatever is wrong with the new workers.
 #[test]
 fn a_generation_that_fails_its_trial_is_rolled_back() {
     let mut supervisor =
@@ -174,7 +174,8 @@ fn check_reports_what_a_reload_would_change_and_the_reload_reports_the_same() {
 fn a_key_that_needs_a_restart_is_reported_and_keeps_its_value() {
     let mut supervisor = Launch::new().set("process.name", r#""shop""#).serving(2);
     supervisor.edit_settings(r#""shop""#, r#""bakery""#);
-    // Reloads by a signal, because the command-line client would read the new name from the edited file.
+    // Reloads by a signal. The command-line client would read the new name from the edited file, and would then look
+    // for a service with this name.
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log("reloaded", 1, PATIENCE);
     assert!(supervisor.master().title().contains("[shop] gen 2"), "{}", supervisor.master().title());

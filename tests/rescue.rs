@@ -1,5 +1,5 @@
-//! Promise: when a worker is stopped or missing, clients whose connections go to this worker hardly wait, because
-//! another worker accepts their connections.
+//! Promise: when a worker is stopped or missing, other workers accept the connections that go to this worker. The
+//! clients of these connections hardly wait.
 
 use std::{net::SocketAddr, thread, time::Duration};
 
@@ -9,8 +9,8 @@ use crate::common::{
 };
 
 const PATH: &str = "/debug/connections";
-/// The longest time that a client may wait: `BUSY_WAIT` while the sibling workers have traffic, `IDLE_WAIT` while they
-/// are idle.
+/// The longest time that a client may wait. `BUSY_WAIT` counts while the other workers have traffic, and `IDLE_WAIT`
+/// counts while they are idle.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
 const IDLE_WAIT: Duration = Duration::from_millis(400);
 
@@ -41,8 +41,8 @@ fn stop(supervisor: &Supervisor, victim: u32) {
     eventually("the worker stands still", PATIENCE, || (Process(victim).state() == Some('T')).then_some(()));
 }
 
-/// Stops one of the workers for two seconds, five times in all, and measures the longest wait each time. Returns the
-/// median of these five waits, because one stall of the machine must not fail the test.
+/// Stops one of the workers for two seconds, five times in all. Each time, `load` measures the longest wait of a
+/// client. Returns the median of these five waits, so that one stall of the machine does not fail the test.
 fn median_wait(supervisor: &Supervisor, before: Duration, load: impl Fn() -> Duration) -> Duration {
     let mut waits: Vec<_> = (0..5)
         .map(|run| {
@@ -88,8 +88,8 @@ fn no_client_waits_long_for_a_stopped_worker() {
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 }
 
-/// Before a handler blocks the worker, the worker has announced that its next heartbeat comes 300 ms later. Until that
-/// moment the master cannot know that the worker is blocked, and clients must still not wait.
+/// An idle worker announces that its next heartbeat comes 300 ms later. If a handler then blocks the worker, the master
+/// cannot notice this before these 300 ms are over. New clients must not wait all the same.
 #[test]
 fn a_handler_that_blocks_an_idle_worker_delays_no_new_client() {
     let supervisor = debugging(Launch::new()).serving(4);
@@ -169,7 +169,8 @@ fn without_steering_the_service_reports_it_once_and_no_client_waits() {
 fn without_steering_scaling_loses_nothing() {
     let mut supervisor = debugging(Launch::new()).without_steering().serving(4);
     let scale = |workers: &str| supervisor.ctl(&["scale", workers]);
-    // When the number falls, the workers of slots 0 and 1 stay, because they started before those of slots 4 to 7.
+    // When the number of workers falls, the workers of slots 0 and 1 stay, because they started before the workers of
+    // slots 4 to 7.
     for workers in ["1", "8", "2", "6", "2"] {
         let scaled = scale(workers);
         assert!(scaled.status.success(), "{}", String::from_utf8_lossy(&scaled.stderr));

@@ -8,7 +8,8 @@ fn target(supervisor: &Supervisor) -> Option<usize> {
     field(line, events::TARGET_FIELD)?.parse().ok()
 }
 
-/// Sends one signal and waits for its effect, because the kernel treats two pending signals of the same kind as one.
+/// Sends one signal and waits for its effect. The kernel treats two pending signals of the same kind as one, so only
+/// one may be pending at a time.
 #[track_caller]
 fn scale(supervisor: &Supervisor, signal: Signal, expected: usize) {
     let before = supervisor.log().count(events::SCALED);
@@ -20,8 +21,8 @@ fn scale(supervisor: &Supervisor, signal: Signal, expected: usize) {
 #[test]
 fn each_signal_adds_or_removes_one_worker() {
     let mut supervisor = Launch::new().serving(2);
-    // The test goes up to ten workers, because that is more than the eight slots that a service with two workers starts
-    // with.
+    // A service with two workers starts with eight slots. The test goes up to ten workers, so that the service needs
+    // more slots.
     for expected in 3..=10 {
         scale(&supervisor, Signal::SIGTTIN, expected);
     }
@@ -31,7 +32,8 @@ fn each_signal_adds_or_removes_one_worker() {
     }
     supervisor.wait_serving(1);
     eventually("the others are gone", PATIENCE, || (supervisor.worker_pids().len() == 1).then_some(()));
-    // Waits for the effect of the first signal, because the kernel may deliver two pending signals in either order.
+    // Waits for the effect of SIGTTOU before it sends SIGTTIN, because the kernel may deliver two pending signals in
+    // either order.
     let before = supervisor.log().0.lines().count();
     supervisor.signal(Signal::SIGTTOU);
     eventually("the log says that one worker stays", PATIENCE, || {

@@ -1,6 +1,6 @@
-//! Promise: a runtime other than Rust's own gets from the master what it needs: hooks around each fork, a signal for a
-//! worker that hangs, and a command of its own for upgrades. A hook of the app that panics or leaves a thread behind
-//! does not end the master.
+//! Promise: a runtime for another language than Rust gets from the master what it needs. The master offers hooks around
+//! each fork, a signal for a worker that hangs, and a command of the runtime's own for upgrades. A hook of the app that
+//! panics or leaves a thread behind does not end the master.
 
 use std::{fs, path::PathBuf};
 
@@ -9,7 +9,7 @@ use crate::common::{
     text,
 };
 
-/// Returns the launch of the example program, and the file in which it notes its hooks.
+/// Returns the launch of the example program, and the file in which the program notes each call of a hook.
 fn seams() -> (Launch, PathBuf) {
     let launch = Launch::of(build_example("seams_master"));
     let notes = launch.path("notes");
@@ -80,8 +80,8 @@ fn arguments(supervisor: &Supervisor) -> Vec<String> {
     get(supervisor.address(), "/arguments").text().lines().map(str::to_owned).collect()
 }
 
-/// Returns the arguments of the present master. Kills the only worker first, because the present master forks its
-/// replacement, which then reports the present master's arguments.
+/// Returns the arguments of the present master. A worker reports the arguments of the master that forked it. The test
+/// therefore kills the only worker, and asks the replacement that the present master forks.
 fn arguments_now(supervisor: &Supervisor) -> Vec<String> {
     let before = supervisor.serving_pids()[0];
     supervisor.signal_worker(before, Signal::SIGKILL);

@@ -1,5 +1,6 @@
-//! Promise: a runtime other than Rust's own gets from the worker what it needs: its own outer loop, notice when clients
-//! leave, work that outlives its response, a boot failure with a long text, and a shutdown hook with time of its own.
+//! Promise: a runtime for another language than Rust gets from the worker what it needs. It can run its own outer loop,
+//! learn when clients leave, and work on after a response. It can fail a boot with a long text, and it has a shutdown
+//! hook with a time limit of its own.
 
 use std::{
     fs,
@@ -23,7 +24,8 @@ fn with_outer_loop() -> Launch {
     seams().env("SEAMS_LOOP", "own")
 }
 
-/// Returns the program's notes: what has ended so far, in the order in which it ended.
+/// Returns the notes that the program has written so far. Each note names something that has ended, in the order of the
+/// ends.
 fn notes(supervisor: &Supervisor) -> Vec<String> {
     fs::read_to_string(supervisor.path("notes")).unwrap_or_default().lines().map(str::to_owned).collect()
 }
@@ -111,8 +113,8 @@ fn what_an_outer_loop_cuts_by_its_early_end_is_counted() {
         let mut slow = Connection::open(supervisor.address()).expect("a connection");
         slow.send(&request("GET", "/sleep/60000", &[], b"")).expect("sent");
         eventually("it is in flight", PATIENCE, || (supervisor.status()["workers"][0]["in_flight"] == 1).then_some(()));
-        // The request that ends the loop is itself not answered before the loop ends, so two requests are cut: this one
-        // and the slow one.
+        // The request that ends the loop gets no answer before the loop ends. The worker therefore cuts two requests,
+        // this request and the slow request.
         let mut connection = Connection::open(supervisor.address()).expect("a connection");
         connection.send(&request("GET", &format!("/outer/{end}"), &[], b"")).expect("sent");
         let failed = supervisor.wait_log("outer_loop_failed", 1, PATIENCE);
@@ -165,7 +167,7 @@ fn the_reason_of_a_failed_boot_cannot_control_the_terminal() {
 fn leave(address: SocketAddr, name: &str, end: impl FnOnce(&TcpStream)) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.write_all(&request("GET", &format!("/watch/{name}/1500"), &[], b"")).expect("sent");
-    // Waits until the app has the request, so that the client leaves only after that.
+    // Waits until the app has the request, so that the client does not leave earlier.
     observe_for(Duration::from_millis(300));
     end(&stream);
     stream
@@ -255,7 +257,7 @@ fn an_app_learns_of_an_http2_stream_that_is_reset_and_of_a_connection_that_ends(
         connection.abort();
         let _ = connection.await;
     });
-    // Neither handler has noted an answer, because hyper drops a handler whose client has gone.
+    // Neither of the two handlers has noted an answer, because hyper drops a handler whose client has gone.
     let notes = wait_note(&supervisor, "ended gone");
     assert_order(&notes, "reset", &["gone"]);
     assert_order(&notes, "ended", &["gone"]);

@@ -1,5 +1,5 @@
-//! Promise: each signal does what the documented table says, in the master and in a worker. A signal sent by mistake
-//! does no harm.
+//! Promise: each signal to the master or to a worker does what the table in the documentation says. A signal sent by
+//! mistake does no harm.
 
 use std::{fs, time::Duration};
 
@@ -22,8 +22,8 @@ fn winch_is_logged_and_does_no_harm() {
     supervisor.stop();
 }
 
-/// If one of these signals were deadly, it would kill the worker before the worker runs again. So one more answer from
-/// the same worker proves that none of them is deadly.
+/// If one of these signals were deadly, it would kill the worker before the worker runs again. One more answer from the
+/// same worker therefore proves that all these signals are harmless.
 #[test]
 fn signals_sent_to_a_worker_by_mistake_do_not_kill_it() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);
@@ -89,7 +89,8 @@ fn usr1_reopens_the_log() {
     supervisor.wait_log(events::EXITED, 1, PATIENCE);
     assert_eq!(fs::read_to_string(&rotated).expect("the old file stays"), old, "nothing more is written there");
     supervisor.wait_gone(worker);
-    // This worker was forked before the rotation and writes its own lines, so it must have opened the new file too.
+    // This worker was forked before the rotation and writes its own lines to the log, so it must have opened the new
+    // log file too.
     let elder = supervisor.worker_pids().into_iter().min().expect("the other worker");
     supervisor.signal_worker(elder, Signal::SIGTERM);
     let drained = supervisor.wait_log(events::DRAINED, 1, PATIENCE);
@@ -100,8 +101,8 @@ fn usr1_reopens_the_log() {
     supervisor.stop();
 }
 
-/// A thousand signals a second arrive, each of which changes something. No worker dies, no request is lost, and TERM is
-/// obeyed at once.
+/// A thousand signals a second arrive, and each signal asks the master to change something. No worker dies, no request
+/// is lost, and the master obeys a TERM at once.
 #[test]
 fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     let mut supervisor = Launch::new().set("workers.graceful_timeout", r#""3s""#).log_to("app.log").serving(2);
@@ -131,7 +132,8 @@ fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     }
 }
 
-/// Two pending signals of the same kind become one, but different signals are all handled.
+/// The kernel merges two pending signals of the same kind into one. The master must handle all pending signals of
+/// different kinds.
 #[test]
 fn different_signals_sent_together_are_all_handled() {
     let mut supervisor = Launch::new().serving(2);

@@ -1,5 +1,5 @@
-//! Promise: a slow client cannot hold a worker. Each kind of silence has a time limit, after which the connection ends,
-//! with an answer if HTTP has one for this case.
+//! Promise: a slow client cannot hold a worker. Each kind of silence has a time limit. After this limit the worker ends
+//! the connection, with an answer if HTTP has an answer for this case.
 
 use std::{thread::sleep, time::Duration};
 
@@ -18,7 +18,7 @@ fn launch(key: &str, limit: &str) -> Launch {
 }
 
 /// Waits for the end of the connection and returns the bytes before it. Asserts that the end does not come before
-/// `limit`, and comes at most a second after it. For stalls of the machine, more time is allowed.
+/// `limit`, and comes at most a second later. If the machine stalls, the test allows more time.
 #[track_caller]
 fn ends_after(connection: &mut Connection, limit: Duration) -> Vec<u8> {
     let (canary, begun) = (Canary::start(), now());
@@ -57,7 +57,7 @@ fn a_head_that_does_not_end_is_answered_408() {
 fn a_head_that_drips_gets_no_more_time_than_one_that_stands_still() {
     let supervisor = launch("header_timeout", r#""1s""#).serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
-    // On a connection that was used before, the time limit begins with the first byte of the next request.
+    // On a connection that has already had an answer, the time limit counts from the first byte of the next request.
     assert_eq!(connection.get("/health").expect("an answer").status, 200);
     connection.patience(Duration::from_millis(50));
     let begun = now();
@@ -105,7 +105,8 @@ fn the_worker_lingers_unless_a_client_announced_its_last_request_and_kept_to_it(
     }
 }
 
-/// Many clients look for an answer only after they have written the whole body, so the answer must wait for them.
+/// Many clients begin to read only after they have written the whole body. The worker must keep the connection open
+/// until such a client can read the answer.
 #[test]
 fn a_client_that_reads_only_after_its_body_finds_its_answer() {
     let supervisor = launch("keep_alive", r#""1h""#).serving(1);

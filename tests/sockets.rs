@@ -1,7 +1,7 @@
-//! Promise: unix sockets have the owner that the settings name, IPv4 and IPv6 are served side by side, and when an
-//! address is taken, the message names the process that holds it.
+//! Promise: Unix sockets have the owner that the settings name. IPv4 and IPv6 are served side by side. When another
+//! process holds an address, the message names this process.
 //!
-//! Needs root, to give sockets away and to make a network namespace.
+//! Needs root, to give sockets to other users and to make a network namespace.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
 
@@ -67,8 +67,8 @@ fn a_file_of_a_dead_process_is_taken_over_and_one_of_a_living_process_is_not() {
     assert!(text(&second).contains("is in use") && text(&second).contains(&named), "{}", text(&second));
     assert_serves_unix(&path);
 
-    // The master is stopped first, so that it cannot replace workers. The workers are killed before the master, because
-    // if the master died first, they would exit and remove the file.
+    // The test stops the master first, so that the master cannot replace workers. It kills the workers before the
+    // master. If the master died first, the workers would exit and remove the socket's file.
     first.signal(Signal::SIGSTOP);
     for worker in first.worker_pids() {
         first.signal_worker(worker, Signal::SIGKILL);
@@ -94,7 +94,7 @@ fn the_holder_of_a_taken_port_is_named() {
     assert!(text(&second).contains("is in use") && text(&second).contains(&named), "{}", text(&second));
 }
 
-/// Runs in a network namespace of its own, so that no other machine can reach the wildcard addresses.
+/// The service runs in a network namespace of its own, so that no other machine can reach the wildcard addresses.
 #[test]
 fn both_families_are_served_on_one_port() {
     let namespace = ["unshare", "--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""];

@@ -1,5 +1,6 @@
-//! Promise: whatever the log and the access log are written to, the service never waits for their reader, and each line
-//! is complete. The journal gets priorities instead of a second time stamp.
+//! Promise: the service never waits for a reader of its log or access log, whatever these logs are written to, and each
+//! line is complete. systemd's journal adds a time stamp of its own, so the service gives it priorities instead of a
+//! second time stamp.
 
 use std::{
     fs::{self, File},
@@ -79,7 +80,8 @@ impl OnTerminal {
         }
     }
 
-    /// Asserts that all lines are complete, and returns them. Only the last line may be cut, because the service ended.
+    /// Asserts that all lines are complete, and returns them. Only the last line may be incomplete, because the service
+    /// may end in the middle of it.
     #[track_caller]
     fn assert_complete_lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.read).replace("\r\n", "\n");

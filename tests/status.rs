@@ -80,8 +80,8 @@ fn status_answers_during_a_storm() {
         let before = living(&supervisor);
         let status = supervisor.status();
         let after = living(&supervisor);
-        // A worker that lived both before and after the status was read also lived when it was read, so the status must
-        // list this worker.
+        // A worker that lived both before and after the status was read also lived while the status was read, so the
+        // status must list this worker.
         let lasting: BTreeSet<u32> = before.intersection(&after).copied().collect();
         assert!(lasting.is_subset(&pids(&status)), "{lasting:?} live, {status}");
     }

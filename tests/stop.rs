@@ -1,5 +1,5 @@
-//! Promise: a stop ends in time with exit code 0, resets no client whatever way the stop comes, and frees the port long
-//! before the last request is done. `make soak-stop` runs the long form.
+//! Promise: a stop ends in time with exit code 0, resets no client however the stop was ordered, and frees the port
+//! long before the last request is done. `make soak-stop` runs the long form.
 
 use std::{net::TcpListener, thread, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::common::{
 use crate::stops::{Way, stop_many};
 
 /// Sends a request that takes `millis` milliseconds, and returns once a handler works on it. The service must have only
-/// one worker, because the count of requests comes from whichever worker answers.
+/// one worker, because each worker reports only its own count of requests.
 #[track_caller]
 fn busy(supervisor: &Supervisor, millis: u32) -> Connection {
     let active =
@@ -83,8 +83,8 @@ fn a_second_signal_shortens_a_stop() {
     });
 }
 
-/// A single stop may send the signal twice. For example, `timeout 5 oxicorn` signals its child and then its group, and
-/// an init with a trap forwards a signal that the whole group has already received.
+/// The service may get the signal twice although there is only one stop. For example, `timeout 5 oxicorn` signals its
+/// child and then its group, and an init with a trap forwards a signal that the whole group has already received.
 #[test]
 fn a_signal_delivered_twice_counts_once() {
     side_by_side([(Signal::SIGTERM, 3000), (Signal::SIGINT, 1200)], |(signal, millis)| {
@@ -131,8 +131,8 @@ fn stops_that_reach_the_workers_first_reset_no_client() {
     assert_stops_reset_nobody(Way::WorkersThenMaster);
 }
 
-/// The only worker cannot accept, and is killed at the end of the grace. The connections that waited for it are lost,
-/// and the log must count them.
+/// The only worker cannot accept, and the master kills it at the end of the grace. The connections that still wait in
+/// the queue are lost, and the log must count them.
 #[test]
 fn connections_that_no_worker_accepted_are_counted() {
     let mut supervisor = one_worker().set("workers.graceful_timeout", r#""1s""#).serving(1);

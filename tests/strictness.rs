@@ -14,7 +14,7 @@ use crate::corpus::{Answer, Case};
 enum Cut {
     Whole,
     Bytes,
-    /// Cuts at random places, which the seed determines.
+    /// Cuts at random positions. The seed determines the positions.
     Random(u64),
 }
 
@@ -25,7 +25,7 @@ impl Cut {
         };
         let (mut pieces, mut rest, mut random) = (Vec::new(), raw, Random::new(seed));
         while !rest.is_empty() {
-            // Half of the pieces are shorter than four bytes. The other half may be as long as the whole case.
+            // Half of the pieces have at most four bytes. The other half may be as long as the whole case.
             let most = if random.chance(50) { 4 } else { 1 + raw.len() as u64 };
             let (piece, behind) = rest.split_at(rest.len().min(1 + random.below(most) as usize));
             pieces.push(piece);
@@ -107,7 +107,8 @@ fn requests(address: SocketAddr) -> u64 {
     metric(&page, "oxicorn_requests_total").unwrap_or_else(|| panic!("no such line: {page}"))
 }
 
-/// Sends each case of the corpus, cut in each of the given ways. Compares what the app got with what it may get.
+/// Sends each case of the corpus, cut in each of the given ways. Compares the requests that the app got with the
+/// requests that it may get.
 fn send_all(cuts: &[Cut]) {
     let mut supervisor = Launch::new().set("workers.count", "1").set("http.metrics_path", r#""/metrics""#).serving(1);
     let (address, cases, mut wrong) = (supervisor.address(), crate::corpus::cases(), Vec::new());

@@ -1,5 +1,5 @@
 //! Promise: systemd learns the true state of the service. The service answers on the sockets that systemd passes, and
-//! they stay open after the service has stopped.
+//! these sockets stay open after the service has stopped.
 //!
 //! The tests play systemd: they receive its messages on a datagram socket and pass a listener as descriptor 3.
 
@@ -90,7 +90,8 @@ fn a_service_that_never_serves_is_never_ready() {
     let (launch, mut told) = Told::at_path(Launch::misbehave().set("misbehave.boot", r#""hang""#));
     let mut supervisor = launch.start();
     supervisor.wait_listening();
-    // A reload must not make this service ready, because its workers never become ready.
+    // The workers of this service never become ready, so a reload must not make systemd believe that the service is
+    // ready.
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log("trial_started", 1, PATIENCE);
     supervisor.signal(Signal::SIGINT);
@@ -161,7 +162,7 @@ fn the_watchdog_is_fed_twice_a_period_and_not_by_workers() {
     let heard = told.count("WATCHDOG=1") - before;
     let expected = started.elapsed().as_millis() as usize / 200;
     assert!(heard <= expected + 1, "{heard}, more than each 200 ms");
-    // Half of the messages are enough, because the machine may be busy, and because systemd would kill the service only
+    // Half of the expected messages are enough, because the machine may be busy. systemd would kill the service only
     // after a whole period without a message.
     assert!(heard * 2 >= expected, "{heard} of {expected}");
 
@@ -227,7 +228,8 @@ fn a_passed_socket_replaces_bind_and_stays_open_after_the_service() {
     Connection::open(address).expect("it still listens");
 }
 
-/// An upgrade keeps the pid, so the passed sockets still belong to the process, and it must still feed the watchdog.
+/// An upgrade keeps the pid, so the sockets that systemd passed still belong to the process. The process must still
+/// feed the watchdog.
 #[test]
 fn an_upgrade_keeps_the_passed_socket_and_its_duties_to_systemd() {
     let (listener, address) = systemds();

@@ -1,5 +1,5 @@
-//! Promise to ourselves: no module imports what it must not. This test enforces the borders inside each crate. Cargo
-//! enforces the borders between the crates.
+//! Promise to ourselves: no module imports a module or crate that it must not import. This test checks the imports
+//! inside each crate. Cargo checks the imports between the crates.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use crate::common::root;
 
 mod modules;
 
-/// One source file, with its comments and strings blanked out.
+/// One source file, in which blanks replace the comments and strings.
 struct Source {
     /// The name of the module: `master::core` for src/master/core.rs, `service::facts` for service/src/facts.rs.
     module: String,
@@ -46,7 +46,7 @@ fn module_of(path: &Path) -> String {
     parts.filter(|part| part != "src").collect::<Vec<_>>().join("::")
 }
 
-/// Replaces comments and the contents of strings and characters by blanks. Every line stays where it was.
+/// Replaces comments and the contents of strings and characters by blanks. The line numbers stay the same.
 fn bare(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (String::with_capacity(text.len()), 0);
@@ -93,8 +93,8 @@ fn raw_string(rest: &str) -> Option<usize> {
     after[hashes..].starts_with('"').then_some(hashes)
 }
 
-/// If `rest` begins with a character literal, returns its length. A lifetime such as `'a` also begins with a quote, but
-/// it is not a character literal.
+/// If `rest` begins with a character literal, returns its length. A Rust lifetime such as `'a` also begins with a
+/// quote, but is not a character literal.
 fn character(rest: &str) -> Option<usize> {
     let inside = rest.strip_prefix('\'')?;
     if let Some(escaped) = inside.strip_prefix('\\') {
@@ -105,10 +105,10 @@ fn character(rest: &str) -> Option<usize> {
     inside[first.len_utf8()..].starts_with('\'').then_some(first.len_utf8() + 2)
 }
 
-/// The attributes of items that are compiled only for tests or fuzzing.
+/// The attributes that mark items which are compiled only for tests or fuzzing.
 const TESTS: [&str; 3] = ["#[cfg(test)]", "#[cfg(fuzzing)]", "#[cfg(any(test, fuzzing))]"];
 
-/// Removes each item that has one of the attributes in `TESTS`, to its closing brace or its semicolon.
+/// Removes each item that has one of the attributes in `TESTS`. An item ends with its closing brace or its semicolon.
 fn without_tests(code: &str) -> String {
     let (mut kept, mut rest) = (String::new(), code);
     while let Some(at) = TESTS.iter().filter_map(|mark| rest.find(mark)).min() {
@@ -130,7 +130,7 @@ fn without_tests(code: &str) -> String {
     kept + rest
 }
 
-/// Returns the first name after each `crate::` in the code. For the group `crate::{a::b, c}` these are a and c.
+/// Returns the first name after each `crate::` in the code. For the group `crate::{a::b, c}`, returns `a` and `c`.
 fn imports(code: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (at, mark) in code.match_indices("crate::") {
@@ -146,8 +146,8 @@ fn imports(code: &str) -> BTreeSet<String> {
     names
 }
 
-/// Returns the path at the start of the text, at most two names long: `settings::service` for
-/// `settings::service::Store;`.
+/// Returns the Rust path at the start of the text, cut to its first two names. For `settings::service::Store;`, returns
+/// `settings::service`.
 fn path(text: &str) -> Option<String> {
     let leading: String = text.chars().take_while(|sign| sign.is_alphanumeric() || matches!(sign, '_' | ':')).collect();
     let names: Vec<_> = leading.split("::").filter(|name| !name.is_empty()).take(2).collect();
@@ -177,7 +177,7 @@ fn is_in(module: &str, of: &str) -> bool {
     module == of || module.strip_prefix(of).is_some_and(|rest| rest.starts_with("::"))
 }
 
-/// Returns true if the code uses `name` as the start of a path.
+/// Returns true if a Rust path in the code begins with `name`.
 fn uses(code: &str, name: &str) -> bool {
     code.match_indices(name).any(|(at, _)| {
         let before = code[..at].chars().next_back().unwrap_or(' ');
@@ -187,8 +187,8 @@ fn uses(code: &str, name: &str) -> bool {
     })
 }
 
-/// What each module may import from its crate. For each module, the first entry that fits it counts. A module without
-/// an entry may import anything.
+/// What each module may import from its crate. The first entry that fits a module counts. A module without an entry may
+/// import anything.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("master::core", &[]),
     ("sys", &["sys"]),
@@ -319,8 +319,8 @@ fn every_file_opens_with_a_module_comment() {
     }
 }
 
-/// No file may choose the mirror of a registry. The mirror is a setting of the machine, in apt's sources and in the
-/// settings files of cargo and pip.
+/// No file of the repository may choose the mirror of a package registry. Each machine sets its mirrors in apt's
+/// sources and in the settings files of cargo and pip.
 #[test]
 fn no_file_names_the_host_of_a_package_registry() {
     let mut folders = vec![root().to_owned()];
@@ -339,8 +339,8 @@ fn no_file_names_the_host_of_a_package_registry() {
     }
 }
 
-/// Gives the functions that read code two kinds of text: code that breaks a rule, which they must report, and code that
-/// only looks as if it broke a rule.
+/// Tests the functions that read code with two kinds of text. They must report code that breaks a rule. They must not
+/// report code that only looks as if it broke a rule.
 #[test]
 fn the_reader_sees_each_kind_of_fault() {
     let seen = |module: &str, text: &str| {

@@ -76,7 +76,7 @@ fn a_client_that_trusts_the_ca_connects_and_others_do_not() {
     assert_eq!(refused.status.code(), Some(60), "{}", text(&refused));
 }
 
-/// All other tests use keys in the form PKCS#8. This test covers the other forms.
+/// All other tests use keys in the form PKCS#8. This test covers the forms PKCS#1 and SEC 1.
 #[test]
 fn keys_of_every_kind_and_form_can_be_served() {
     let authority = Authority::new();
@@ -153,7 +153,7 @@ fn old_versions_and_weak_ciphers_are_refused() {
         .collect();
     assert!(ciphers.len() >= 6, "{scanned}");
     for cipher in ciphers {
-        // Every cipher that is offered must have forward secrecy and authenticated encryption.
+        // Every cipher that the server offers must have forward secrecy and authenticated encryption.
         let exchange = cipher.starts_with("TLS_") || cipher.starts_with("ECDHE-");
         let sealed = cipher.contains("GCM") || cipher.contains("POLY1305");
         assert!(exchange && sealed, "{cipher}:\n{scanned}");
@@ -161,7 +161,8 @@ fn old_versions_and_weak_ciphers_are_refused() {
     assert!(scanned.contains("renegotiation not supported"), "{scanned}");
     assert_eq!(scanned.matches("not vulnerable to heartbleed").count(), 2, "{scanned}");
 
-    // sslscan's own library may be built without the old TLS versions, so this test tries these versions with openssl.
+    // The TLS library inside sslscan may be built without the old TLS versions, so this test tries these versions with
+    // openssl.
     for version in ["-tls1", "-tls1_1"] {
         let asked = run("openssl", &["s_client", "-connect", &address, version, "-cipher", "ALL:@SECLEVEL=0"]);
         let refused = ["Cipher is (NONE)", "SSL alert number"].iter().all(|words| text(&asked).contains(words));
@@ -220,8 +221,8 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     let der = CertificateDer::from_pem_slice(alice.chain.as_bytes()).expect("PEM");
     for versions in [ONLY_1_2, BOTH] {
         let config = Client { versions, shows: Some(alice.clone()), ..PLAIN }.trusting(&authority);
-        // The second connection resumes the session. The client then does not show its certificate again, but the
-        // server must still know it.
+        // The second connection resumes the session. The client does not show its certificate again in a resumed
+        // session, but the server must still know the certificate.
         for _ in 0..2 {
             let mut connection = connect(supervisor.address(), &config);
             let answer = connection.get("/certificate").expect("an answer");
@@ -239,8 +240,8 @@ fn clients_show_a_certificate_when_the_settings_ask_for_one() {
     for shows in [None, Some(stranger), Some(expired)] {
         for versions in [ONLY_1_2, BOTH] {
             let config = Client { versions, shows: shows.clone(), ..PLAIN }.trusting(&authority);
-            // With TLS 1.3, the client's handshake ends before the server has seen its certificate. So the refusal may
-            // appear only at the first request.
+            // With TLS 1.3, the client completes its handshake before the server has seen the client's certificate. The
+            // client may therefore see the refusal only at its first request.
             let asked = try_connect(supervisor.address(), &config).map(|mut connection| connection.get("/certificate"));
             assert!(!matches!(asked, Ok(Ok(_))), "{asked:?}", asked = asked.map(|answer| answer.map(|one| one.text())));
         }
@@ -260,8 +261,8 @@ fn a_session_can_be_resumed_by_any_worker_until_a_reload() {
         (connection.stream().conn.handshake_kind(), pid)
     };
     let config = PLAIN.trusting(&authority);
-    // A worker refuses a ticket that is longer than every ticket it has made itself, so each worker must first make
-    // one.
+    // A worker refuses a ticket that is longer than every ticket it has made itself. Each worker must therefore first
+    // make a ticket.
     eventually("both workers have made a ticket", PATIENCE, || {
         let pids: std::collections::BTreeSet<_> = (0..8).map(|_| ask(&PLAIN.trusting(&authority)).1).collect();
         (pids.len() == 2).then_some(())
@@ -299,7 +300,8 @@ fn a_reload_serves_the_new_certificate_at_the_same_path_and_loses_nothing() {
             0,
             &[&format!("generation {round} serves; with the new workers: tls.certfile, tls.keyfile")],
         );
-        // Old workers drain at this time, so a client that connects now reaches a new worker, with the new certificate.
+        // The old workers drain now and no longer accept, so a client that connects reaches a new worker, which has the
+        // new certificate.
         shown.push(eventually("the new certificate is shown", PATIENCE, || {
             let now = certificate(&connect(address, &config));
             (!shown.contains(&now)).then_some(now)
@@ -372,7 +374,8 @@ fn a_certificate_that_cannot_be_used_is_refused_with_a_sentence() {
     running.stop();
 }
 
-/// The certificate's files belong to the master. The workers have no right to read them, and do not need it.
+/// The master reads the files of certificate and key. The workers have no right to read these files and do not need
+/// this right.
 #[test]
 fn workers_of_another_user_serve_with_a_key_they_may_not_read() {
     assert!(nix::unistd::Uid::effective().is_root(), "only root can give its rights away: run the tests as root");
@@ -408,7 +411,8 @@ fn a_handshake_that_takes_too_long_is_ended() {
         let took = started.elapsed();
         assert!(took >= Duration::from_millis(500), "{took:?}");
     }
-    // The time limit holds only for the handshake. The connection of a client that has completed it is not cut.
+    // The time limit counts only for the handshake. The worker does not cut the connection of a client that has
+    // completed its handshake.
     assert_eq!(
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/debug/sleep/800").expect("an answer").status,
         200
@@ -450,8 +454,8 @@ fn handshakes_failed(supervisor: &Supervisor) -> u64 {
     metric(&page, "oxicorn_tls_handshakes_failed_total").unwrap_or_else(|| panic!("the counter is not in {page}"))
 }
 
-/// Any client can make handshakes fail, so they must not fill the log: at most one line a second reports how many
-/// failed since the last line. The metrics count each failed handshake.
+/// Any client can make handshakes fail, so failed handshakes must not fill the log. At most one line a second reports
+/// how many handshakes failed since the last line. The metrics count each failed handshake.
 #[test]
 fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     let authority = Authority::new();
@@ -478,11 +482,12 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
         connect(supervisor.address(), &PLAIN.trusting(&authority)).get("/health").expect("an answer").status,
         200
     );
-    // A client that asks in plain HTTP does not count as a failed handshake either, but as a refused request.
+    // A client that sends plain HTTP does not count as a failed handshake either. Its request counts as a refused
+    // request.
     assert_eq!(get(supervisor.address(), "/health").status, 400);
     assert_eq!(handshakes_failed(&supervisor), 200);
-    // A client that does not know the authority sends an alert, which counts as a failed handshake. The count remains
-    // after the worker that counted it has been replaced.
+    // A client that does not know the authority sends a TLS alert, and this counts as a failed handshake. The count
+    // must not change when the reload replaces the worker that counted.
     try_connect(supervisor.address(), &PLAIN.trusting(&Authority::new())).map(drop).expect_err("an unknown authority");
     eventually("it is counted", PATIENCE, || (handshakes_failed(&supervisor) == 201).then_some(()));
     supervisor.assert_reload(0, &["generation 2 serves"]);
@@ -490,8 +495,8 @@ fn failed_handshakes_are_counted_and_do_not_fill_the_log() {
     supervisor.stop();
 }
 
-/// The certificate is for another address, and this machine does not know its authority. `oxicorn health` must succeed
-/// all the same.
+/// The service's certificate is for another address, and this machine does not know the authority that issued it.
+/// `oxicorn health` must succeed all the same.
 #[test]
 fn oxicorn_health_asks_over_tls_when_the_service_speaks_it() {
     let authority = Authority::new();

@@ -28,8 +28,8 @@ fn counted(supervisor: &Supervisor) -> u64 {
     metric(&page, "oxicorn_requests_total").unwrap_or_else(|| panic!("no total in:\n{page}"))
 }
 
-/// After an upgrade, the pid, the sockets, the pid file and the counts are the same. The workers are new and answer by
-/// the new settings.
+/// After an upgrade, the pid, the sockets, the pid file and the counters are the same as before. The workers are new
+/// and use the new settings.
 #[test]
 fn an_upgrade_under_load_is_invisible_to_clients() {
     let mut supervisor = Launch::new()
@@ -76,8 +76,8 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
     let settled = || {
         eventually("the old workers are gone", PATIENCE, || (supervisor.worker_pids().len() == 2).then_some(()));
         let worker = Process(supervisor.worker_pids()[0]);
-        // A worker also has a descriptor for each open connection, and the number of connections varies. The smallest
-        // of many counts is therefore taken.
+        // A worker also has a descriptor for each open connection, and the number of connections varies. The test
+        // therefore takes the smallest of fifty counts.
         let least = (0..50).map(|_| (crate::common::observe_for(Duration::from_millis(2)), worker.files()).1).min();
         (supervisor.master().files(), least.expect("it was looked at"))
     };
@@ -92,7 +92,7 @@ fn twenty_upgrades_in_a_row_leak_no_descriptor() {
     supervisor.stop();
 }
 
-/// Whatever file is given as the program, the old program and its workers keep serving.
+/// The old program and its workers keep serving, whatever file the operator gives as the new program.
 #[test]
 fn a_file_that_is_no_oxicorn_program_is_refused() {
     let mut supervisor = Launch::new().set("workers.boot_timeout", r#""1s""#).serving(2);
@@ -150,7 +150,7 @@ fn a_program_whose_worker_cannot_boot_is_refused() {
     supervisor.stop();
 }
 
-/// Here the new program fails after it has passed its preflight, when it is already the master.
+/// In this test the new program fails after its preflight, when it is already the master.
 #[test]
 fn a_program_that_fails_later_is_rolled_back() {
     let mut supervisor = Launch::misbehave().set("misbehave.boot", r#""ok""#).log_to("app.log").serving(2);
@@ -198,7 +198,7 @@ fn a_program_that_fails_later_is_rolled_back() {
     supervisor.stop();
 }
 
-/// Each release has its own folder, and a link names the folder in use. An upgrade must follow the link.
+/// Each release has its own folder, and a symbolic link leads to the folder in use. An upgrade must follow this link.
 #[test]
 fn an_upgrade_follows_a_moved_link() {
     let launch = Launch::misbehave();
@@ -231,7 +231,8 @@ fn an_upgrade_follows_a_moved_link() {
     supervisor.stop();
 }
 
-/// A TERM is obeyed at once, both while a new program hangs in its preflight and while it is on trial.
+/// The master obeys a TERM at once, both while a new program hangs in its preflight and while the new program is on
+/// trial.
 #[test]
 fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     let mut supervisor =
@@ -241,7 +242,7 @@ fn a_stop_during_an_upgrade_is_obeyed_at_once() {
     caller.write_all(b"{\"version\":1,\"command\":{\"upgrade\":{\"program\":null}}}\n").expect("a line");
     let hears = supervisor.wait_log("upgrade_started", 1, PATIENCE);
     assert_eq!(supervisor.status()["state"], "upgrading", "{hears:?}");
-    // A second upgrade command gets an answer at once; a second upgrade signal is kept until the first upgrade is over.
+    // A second upgrade command gets an answer at once. A second upgrade signal waits until the first upgrade is over.
     assert_one_sentence(&supervisor.ctl_by_socket(&["upgrade"]), 1, &["another upgrade is under way"]);
     supervisor.signal(Signal::SIGUSR2);
     supervisor.wait_log("upgrade_queued", 1, PATIENCE);

@@ -11,7 +11,7 @@ fn launch() -> Launch {
     Launch::misbehave().set("workers.count", "1").set("workers.graceful_timeout", r#""2s""#)
 }
 
-/// Sends the bytes, which ask for another protocol, and reads the head of the 101 answer.
+/// Sends the bytes, which must ask for another protocol, and reads the 101 answer to the end of its headers.
 fn upgrade(supervisor: &Supervisor, bytes: &str) -> Connection {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(bytes.as_bytes()).expect("sent");
@@ -60,7 +60,8 @@ fn an_upgrade_that_the_app_does_not_grant_leaves_the_connection_as_it_was() {
     let supervisor = launch().serving(1);
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     let asks = "GET /pid HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
-    // The second request waits until the worker knows that the first does not upgrade the connection.
+    // The second request waits until the worker knows that the answer to the first request does not upgrade the
+    // connection.
     connection.send(format!("{asks}{asks}").as_bytes()).expect("sent");
     for _ in 0..2 {
         assert_eq!(connection.answer().expect("an answer").status, 200);

@@ -30,7 +30,7 @@ const CHANGES: [(&str, &str, &str); 7] = [
         "    pub(crate) fn responded(&self, status: http::StatusCode) {\n",
         "    pub(crate) fn responded(&self, status: http::StatusCode) {\n        self.add(word::NEXT, 1);\n",
     ),
-    // If NEXT_LAYOUT is set, the next version believes that it does not know the running service's layout.
+    // If the environment variable NEXT_LAYOUT is set, the next version does not recognize the scoreboard's layout.
     (
         "src/scoreboard.rs",
         "match u64::from_ne_bytes(first) {\n",

@@ -110,7 +110,7 @@ fn its_own_layers_see_spans_and_events_and_the_log_continues() {
     assert!(supervisor.log().0.contains("event=worker_drained"), "the worker logs to its end");
 }
 
-/// `check --deep` runs the factory too. Its worker never serves, so the worker writes only the lines of the factory.
+/// `check --deep` also runs the app's factory. The worker of this check never serves, so only the factory writes lines.
 #[test]
 fn its_own_layers_get_what_the_factory_says_after_it_has_installed_them() {
     let launch = || embedder().env("EMBEDDER", "layers in the factory");
@@ -136,7 +136,7 @@ fn its_own_layers_get_what_the_factory_says_after_it_has_installed_them() {
         assert_eq!(log.matches(words).count(), 1, "{words}: {log}");
     }
 
-    // The preflight of an upgrade runs the factory with the same layers, but it has no log of its own.
+    // The preflight of an upgrade runs the factory with the same layers. The preflight has no log of its own.
     let before = seen().matches("span a_task").count();
     assert_eq!(supervisor.ctl(&["upgrade"]).status.code(), Some(0));
     assert!(seen().matches("span a_task").count() >= before + 2, "the preflight and the new worker: {}", seen());
@@ -180,7 +180,7 @@ fn a_subscriber_without_our_layer_is_warned_of_once_a_worker() {
     supervisor.stop();
 }
 
-/// The result does not depend on RUST_LOG, because this variable is not set in the environment of the tests' programs.
+/// The result does not depend on the variable RUST_LOG, because the tests start their programs without this variable.
 #[test]
 fn a_subscriber_installed_in_main_does_not_silence_the_master() {
     let mut supervisor = embedder().env("EMBEDDER", "subscriber in main").start();

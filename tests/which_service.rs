@@ -1,4 +1,4 @@
-//! Promise: a command acts on the intended service or on none, and says on which one it acted.
+//! Promise: a command acts on the intended service or on no service, and says on which service it acted.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ const COMMANDS: &[&[&str]] = &[
 const ACTS: &[&[&str]] =
     &[&["scale", "3"], &["reload"], &["upgrade"], &["stop"], &["status"], &["config", "--running"]];
 
-/// Launches a service whose control socket is in the place that `control.socket = "auto"` chooses.
+/// Launches a service that chooses the path of its control socket itself, as `control.socket = "auto"` says.
 fn with_auto() -> Launch {
     Launch::new().unset("control.socket")
 }
@@ -98,7 +98,8 @@ socket = "control.sock"
     assert_told(&own.ctl_in(&["stop"], &by_name), 1, "no running service named another uses");
     assert_told(&own.ctl_in(&["stop", "--name", "another"], &runtime), 1, "no running service named another answers");
 
-    // After this stop, the command has no service of its own. It must not stop the other service instead.
+    // After this stop, the service that the command means no longer runs. The command must not act on the other service
+    // instead.
     own.stop();
     for broken in [format!("{socket}[workers]\ncount = = 4\n"), "[workers]\ncount = = 4\n".to_owned()] {
         fs::write(own.path("supervisor.toml"), &broken).expect("our own file");
@@ -134,8 +135,8 @@ fn a_command_that_names_the_file_of_another_service_does_nothing() {
         let flag = ["-c", theirs.to_str().expect("UTF-8")];
         assert_told(&victim.ctl_elsewhere(Path::new("/"), &[command, &flag[..]].concat(), &runtime), 1, &told);
     }
-    // The settings file names the other service's socket. The master on that socket refuses the request, because the
-    // client means another settings file.
+    // The client's settings file now names the socket of the other service. The master of the other service refuses the
+    // request, because the client means the service of its own settings file.
     fs::write(&theirs, format!("[control]\nsocket = {socket:?}\n")).expect("our own file");
     let refused = victim.ctl_elsewhere(elsewhere.path(), &["stop"], &runtime);
     assert_told(
@@ -148,8 +149,8 @@ fn a_command_that_names_the_file_of_another_service_does_nothing() {
     assert!(checked.status.success() && !text(&checked).contains("reload"), "{}", text(&checked));
     assert_untouched(&mut victim);
 
-    // An explicit choice of the socket, the name or the file counts. In a folder without a settings file, a command may
-    // reach any service.
+    // A command reaches another service if its flags name the socket, the name or the settings file of this service. In
+    // a folder without a settings file, a command may reach any service.
     let flag = ["--socket", socket.to_str().expect("UTF-8")];
     let pid = format!("pid {}", victim.pid());
     assert_told(&victim.ctl_elsewhere(elsewhere.path(), &["status", flag[0], flag[1]], &[]), 0, &pid);
@@ -196,7 +197,7 @@ fn two_services_with_one_name_run_side_by_side() {
             assert_told(&output, 2, &format!("({pid}, {}, ", supervisor.address()));
         }
     }
-    // Two different paths lead to the same service, so the choice is not ambiguous.
+    // Two different paths lead to the same service, so the command knows which service to ask.
     let link = first.path("link");
     symlink(place.path(), &link).expect("a link in our own folder");
     let twice = [("RUNTIME_DIRECTORY", place.path()), ("XDG_RUNTIME_DIR", link.as_path())];
@@ -209,7 +210,7 @@ fn two_services_with_one_name_run_side_by_side() {
     let mut third = launch().serving(2);
     assert_told(&first.ctl_in(&["stop"], &runtime), 0, &format!("(pid {}", first.pid()));
     assert_eq!(first.wait_exit(PATIENCE), 0);
-    // Only one service is left, so the command finds it although its socket has another name.
+    // Only one service is left, so the command finds this service although its socket has another name.
     assert_told(&third.ctl_elsewhere(Path::new("/"), &["status"], &runtime), 0, &format!("pid {}", third.pid()));
     third.stop();
     assert_eq!(fs::read_dir(place.path()).expect("our own folder").count(), 0, "a socket was not removed");
@@ -222,7 +223,7 @@ fn assert_untouched_in(supervisor: &mut Supervisor, environment: &[(&str, &Path)
     assert_told(&status, 0, "running  2 of 2 workers serve");
 }
 
-/// Starts a service without a settings file in a new folder, as a user does who tries the program.
+/// Starts a service without a settings file in a new folder, as a user would do to try the program.
 fn without_a_file(place: &Path) -> Supervisor {
     let launch = in_place(Launch::new(), place).through(&["sh", "-c", "cd sub && exec \"$@\"", "sh"]);
     fs::create_dir(launch.path("sub")).expect("a folder of our own");
@@ -242,8 +243,8 @@ fn without_a_settings_file_a_service_is_known_by_its_folder() {
     let stopped = in_folder(&second, &["stop"]);
     assert_told(&stopped, 0, &format!("oxicorn (pid {pid}, {}, in {}): stopped", second.address(), sub.display()));
     assert_eq!(second.wait_exit(PATIENCE), 0);
-    // A settings file that is later put into the service's folder belongs to this service. A file in another folder
-    // does not.
+    // A settings file that appears later in the folder of a running service belongs to this service. The file in the
+    // folder of the stopped service does not belong to the running service.
     fs::write(first.path("sub/supervisor.toml"), "").expect("our own file");
     assert_told(&in_folder(&first, &["status"]), 0, &format!("pid {}", first.pid()));
     fs::write(sub.join("supervisor.toml"), "").expect("our own file");
@@ -315,15 +316,15 @@ fn a_unit_whose_runtime_directory_has_another_name_is_found() {
     let file = supervisor.path("supervisor.toml");
     let by_file = ["status", "-c", file.to_str().expect("UTF-8")];
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 0, &pid);
-    // When other users can write to the folder, a socket in it may belong to one of them, so the command does not use
-    // it.
+    // When other users can write to the folder, a socket in the folder may belong to one of these users. The command
+    // therefore does not use the socket.
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).expect("our own folder");
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &by_file, &[]), 1, "no running service");
     supervisor.stop();
 }
 
-/// The service was started from a login, whose folder is removed at the logout. Cron, sudo or a hook must find the
-/// service without the login's variables.
+/// A user started the service in a login session, and the logout removes the folder of this session. Cron, sudo or a
+/// hook must find the service without the session's environment variables.
 #[test]
 fn a_users_service_is_found_without_the_login_and_by_root() {
     const UID: u32 = 54_321;
@@ -352,8 +353,8 @@ fn a_users_service_is_found_without_the_login_and_by_root() {
         &pid,
     );
     assert_told(&supervisor.ctl_elsewhere(Path::new("/"), &["status", "--name", "lonely"], &[]), 0, &pid);
-    // A folder is searched only if it belongs to its user alone. The master is stopped while the rights are wrong,
-    // because otherwise it would look for another folder.
+    // The command looks into a folder only if the folder belongs to its user alone. The test stops the master while the
+    // rights are wrong, because the master would otherwise look for another folder.
     supervisor.signal(Signal::SIGSTOP);
     for (mode, owner) in [(0o777, UID), (0o750, UID), (0o700, UID + 1)] {
         fs::set_permissions(&private, fs::Permissions::from_mode(mode)).expect("we are root");

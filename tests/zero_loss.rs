@@ -9,7 +9,7 @@ use std::{
 use crate::chaos::{Bind, Manner, Plan, Report, Swarm, Target, change_visibly, nginx};
 use crate::common::{Launch, PATIENCE, Signal, events, eventually, get, now, observe_for};
 
-/// Makes the tests of this file run one at a time. They measure waits, and would make each other's waits longer.
+/// Makes the tests of this file run one at a time. The tests measure waits, and would make each other's waits longer.
 fn alone() -> MutexGuard<'static, ()> {
     static MACHINE: Mutex<()> = Mutex::new(());
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -21,8 +21,8 @@ fn assert_kept(report: &Report) {
     let broken = report.broken();
     assert!(broken.is_empty(), "{}\n{}", broken.join("\n"), report.leads());
     for (name, times) in report.deeds() {
-        // If several signals of one kind arrive while an action is under way, they cause only one more action. The
-        // count may therefore be lower than the number of signals.
+        // If several signals of one kind arrive while an action is under way, these signals cause only one more action.
+        // The number of actions may therefore be lower than the number of signals.
         let least = if name.ends_with("took over") { 1 } else { 2 };
         assert!(times >= least, "{name} was done {times} times");
     }
@@ -115,7 +115,7 @@ fn ten_reloads_under_a_connection_per_request_lose_nothing() {
     ten_reloads(Manner::PerRequest { clients: 16 });
 }
 
-/// Proves that the clients of these tests can see a loss. During a reload of nginx, they see some.
+/// Proves that the clients of these tests can see a lost request. During a reload of nginx, they see at least one.
 #[test]
 fn the_same_clients_see_the_losses_of_an_nginx_reload() {
     let _alone = alone();

@@ -2,7 +2,8 @@
 //! runs the same test, which then writes these parts instead of comparing them.
 //!
 //! The test reads the settings from supervisor.toml. It asks the program for the flag and the variables of each
-//! setting, and for what a change of the setting needs. It takes the command line from the `--help` of every command.
+//! setting, and for when a change of the setting takes effect. It takes the description of the command line from the
+//! `--help` of every command.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,7 +47,7 @@ const CHANGED: &str = "tests/docs/changed.toml";
 struct Key {
     /// The default value, as the file writes it.
     default: String,
-    /// The comment of the key, from its own line or from the lines above it.
+    /// The comment of the key, from the same line or from the lines above.
     comment: String,
 }
 
@@ -87,8 +88,8 @@ fn value_and_comment(text: &str) -> (&str, Option<&str>) {
     (text.trim(), None)
 }
 
-/// Returns a comment as the text of a table cell. It escapes `<`, which would begin a tag, `|`, which would end the
-/// cell, and `*`, which would begin emphasis.
+/// Returns a comment as the text of a table cell. It escapes three characters. `<` would begin a tag, `|` would end the
+/// cell, and `*` would begin emphasis.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;").replace('*', "\\*")
 }
@@ -96,7 +97,8 @@ fn cell(text: &str) -> String {
 fn run_in(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(binary());
     command.args(arguments).current_dir(folder).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    // The width at which the program wraps the text of `--help`, so that the page does not depend on the terminal.
+    // Fixes the width at which the program wraps the text of `--help`, so that the page does not depend on the
+    // terminal.
     command.env("COLUMNS", "100").envs(environment.iter().copied());
     command.output().expect("the program can be run")
 }
@@ -106,7 +108,8 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
-/// Runs the program with these arguments and this environment. Returns the keys whose values then come from `origin`.
+/// Runs the program with these arguments and this environment. Returns the keys whose values come from `origin` in this
+/// run.
 fn set_by(origin: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Vec<String> {
     let folder = folder_with_files();
     let arguments = [&["config", "--json"], arguments].concat();
@@ -206,13 +209,13 @@ fn keys_of_flags() -> Vec<(Flag, String)> {
     keyed.collect()
 }
 
-/// Returns for each key the variables from `VARIABLES` that set it.
+/// Returns for each key the variables from `VARIABLES` that set the key.
 fn variables_of_keys() -> BTreeMap<String, Vec<&'static str>> {
     let mut variables: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
     for (name, value) in VARIABLES {
         let mut keys = set_by(&format!("env {name}"), &[], &[(name, value)]);
         // A variable that names a file sets two keys: the key with `_file`, and the key whose value is in the file.
-        // Only the first of them counts here.
+        // Only the key with `_file` counts here.
         let all = keys.clone();
         keys.retain(|key| !all.contains(&format!("{key}_file")));
         assert_eq!(keys.len(), 1, "{name} sets {keys:?}");
@@ -221,8 +224,8 @@ fn variables_of_keys() -> BTreeMap<String, Vec<&'static str>> {
     variables
 }
 
-/// Returns for each key when a change of it takes effect: `at once`, with `new workers`, or after a `restart`. A
-/// running service gives the answer.
+/// Returns for each key when a change of its value takes effect. The answer is `at once`, `new workers` or `restart`,
+/// and comes from a running service.
 fn changes() -> BTreeMap<String, &'static str> {
     let launch = Launch::of(binary()).set("workers.count", "1").set("control.socket", r#""control.sock""#);
     let supervisor = launch.serving(1);
@@ -231,8 +234,9 @@ fn changes() -> BTreeMap<String, &'static str> {
         fs::copy(entry.path(), supervisor.path(&entry.file_name().to_string_lossy())).expect("our own folder");
     }
     let mut changes = BTreeMap::new();
-    // `process.name` and `control.socket` decide where `check` looks for the master. If they were changed, `check`
-    // would not find it. A key and its `_file` key exclude each other, so they are asked about in two calls.
+    // `process.name` and `control.socket` decide where `check` looks for the master. If the test changed them, `check`
+    // would not find the master. A key and its `_file` key exclude each other, so the test asks about them in two
+    // calls.
     let apart = ["process.name", "control.socket"];
     let [all, secrets] = [
         |key: &str| !key.ends_with("_file") || key == "process.env_file",
@@ -349,8 +353,8 @@ fn the_command_line_page_is_what_the_program_says() {
 
 // ---- pages ----------------------------------------------------------------------------------------------------------
 
-/// Asserts that the generated part of a page is `text`. If `REWRITE` is set in the environment, writes `text` into the
-/// page instead.
+/// Asserts that the generated part of a page equals `text`. If `REWRITE` is set in the environment, writes `text` into
+/// the page instead.
 #[track_caller]
 fn generated(page: &str, name: &str, text: &str) {
     let (begin, end) = (format!("<!-- {name}: written by make docs -->\n"), format!("<!-- end of {name} -->\n"));

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use super::{generated::commands, pages, quoted, read, root};
 
-/// The most lines that README.md may have. Readers do not read a longer README.md to its end.
+/// The maximum number of lines in README.md. Readers do not read a longer README.md to its end.
 const README_LINES: usize = 180;
 const COLUMNS: usize = 120;
 
@@ -19,7 +19,7 @@ fn the_readme_is_one_page() {
     }
 }
 
-/// Lines of tables and lines with links may be longer, because they cannot be broken.
+/// Lines of tables and lines with links may be longer, because a line break would break the table or the link.
 #[test]
 fn no_line_of_a_page_is_too_long() {
     for page in pages() {
@@ -122,7 +122,7 @@ fn every_file_of_the_sources_that_a_page_names_exists() {
     assert!(checked > 20, "{checked} files");
 }
 
-/// A target is in `make help` if a comment with `##` follows its name in the Makefile.
+/// `make help` lists a target if a comment with `##` follows the target's name in the Makefile.
 #[test]
 fn every_target_of_make_help_is_on_a_page() {
     let makefile = read("Makefile");
@@ -136,7 +136,8 @@ fn every_target_of_make_help_is_on_a_page() {
     assert_eq!(helped.difference(&shown).collect::<Vec<_>>(), [&""; 0], "no page shows these targets");
 }
 
-/// Returns the commands that a page shows: code between backticks, and in console blocks the lines with a prompt.
+/// Returns the commands that a page shows. These are the code between backticks, and in console blocks the lines with a
+/// prompt.
 fn shown(page: &str) -> Vec<String> {
     let mut commands = Vec::new();
     for (at, part) in page.split("```").enumerate() {
@@ -168,7 +169,7 @@ fn links(page: &str) -> Vec<String> {
     targets.map(|target| target.split_whitespace().collect()).collect()
 }
 
-/// Returns the anchors that GitHub and mdBook make of a page's headings.
+/// Returns the anchors that GitHub and mdBook make from the headings of a page.
 fn anchors(page: &str) -> BTreeSet<String> {
     let text = prose(&read(page));
     let headings = text.lines().filter_map(|line| line.strip_prefix('#').map(|rest| rest.trim_start_matches('#')));
@@ -184,7 +185,7 @@ fn prose(page: &str) -> String {
     page.split("```").step_by(2).collect()
 }
 
-/// Returns the path without `.` and `..`.
+/// Returns the file path with its `.` and `..` parts resolved.
 fn normal(path: &Path) -> String {
     let mut parts: Vec<String> = Vec::new();
     for part in path.iter().map(|part| part.to_string_lossy()) {

@@ -1,8 +1,8 @@
-//! Promise to ourselves: in the library a type's name stands for one thing, and modules do not import each other in
+//! Promise to ourselves: in the library, no two types have the same name, and modules do not import each other in
 //! circles.
 //!
-//! Owns: the lists of items that a file defines and imports, read without a compiler. Refuses: the rules about who may
-//! import what (`tidy`).
+//! Owns: the lists of items that a file defines and imports, which the test reads without a compiler. Refuses: the
+//! rules about who may import what (`tidy`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,12 +30,12 @@ type Edges = BTreeMap<String, BTreeSet<String>>;
 struct Module {
     types: BTreeSet<String>,
     items: BTreeSet<String>,
-    /// The imported paths, by the name that each has in this file.
+    /// The imported Rust paths. The key is the name that the imported item has in this file.
     imports: BTreeMap<String, Vec<String>>,
     globs: Vec<Vec<String>>,
-    /// The imported paths that are not re-exported, so that only this file's own code uses them.
+    /// The imported paths without re-exports. Only this file's own code uses these imports.
     used: Vec<Vec<String>>,
-    /// The paths that the code uses outside of `use` lines.
+    /// The Rust paths that the code uses outside of `use` items.
     paths: BTreeSet<Vec<String>>,
 }
 
@@ -53,7 +53,8 @@ impl Library {
         Self(library.map(|source| (source.module.clone(), Module::read(&source.code))).collect())
     }
 
-    /// Returns the absolute form of a path that stands in `module`, or `None` if it leads out of the library.
+    /// Returns the absolute form of a Rust path that the code of `module` contains, or `None` if the path leads out of
+    /// the library.
     fn absolute(&self, module: &str, path: &[String]) -> Option<Vec<String>> {
         let own =
             || if module == "lib" { Vec::new() } else { module.split("::").map(str::to_owned).collect::<Vec<_>>() };
@@ -82,8 +83,8 @@ impl Library {
         Some(start)
     }
 
-    /// Returns the module that defines what a path names, found through all re-exports. Returns `None` if the path
-    /// names a module.
+    /// Follows all re-exports and returns the module that defines the item which a path names. Returns `None` if the
+    /// path names a module.
     fn definer(&self, path: &[String], depth: u8) -> Option<String> {
         let mut module = "lib".to_owned();
         for (at, name) in path.iter().enumerate() {
@@ -227,13 +228,13 @@ fn leaves(prefix: &[String], tree: &str) -> Vec<(Vec<String>, String)> {
     }
 }
 
-/// Returns each path in the code that has at least two names.
+/// Returns each Rust path in the code that has at least two names.
 fn paths(code: &str) -> BTreeSet<Vec<String>> {
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("::") {
         let before = code[..at].rsplit(|sign| !is_name(sign)).next().unwrap_or_default();
-        // A path with three names contains `::` twice. Only the first `::` counts, because the whole path is read from
-        // there.
+        // A path with three names contains `::` twice. The code below reads the whole path at the first `::`, so it
+        // skips the second one.
         if before.is_empty() || code[..at - before.len()].ends_with("::") || code[..at - before.len()].ends_with('.') {
             continue;
         }
@@ -273,7 +274,7 @@ fn a_type_name_stands_for_one_thing() {
 }
 
 /// Returns the groups of modules in which each module imports every other module of the group, directly or through
-/// others. Each group is as large as possible.
+/// other modules. Each group is as large as possible.
 fn circles(edges: &Edges) -> BTreeSet<Vec<&str>> {
     fn reached<'a>(edges: &'a Edges, from: &'a str) -> BTreeSet<&'a str> {
         let (mut seen, mut waiting) = (BTreeSet::new(), vec![from]);
@@ -287,8 +288,8 @@ fn circles(edges: &Edges) -> BTreeSet<Vec<&str>> {
     reached.keys().map(|from| circle(from)).filter(|circle| !circle.is_empty()).collect()
 }
 
-/// A circle between a module and the modules below it is allowed, because a parent uses its parts, and the parts know
-/// the parent.
+/// A module and the modules below it may import each other. The parent module uses its parts, and the parts use the
+/// types of the parent.
 #[test]
 fn modules_do_not_import_each_other_in_circles() {
     let (mut faults, mut needed) = (Vec::new(), BTreeSet::new());
