@@ -18,8 +18,8 @@ pub(crate) fn nanoseconds() -> u64 {
     time.tv_sec().unsigned_abs() * 1_000_000_000 + time.tv_nsec().unsigned_abs()
 }
 
-/// Returns the same milliseconds as [`now`], but up to 4 ms old. It is several times cheaper than [`now`], for loops
-/// that read the clock in every turn.
+/// Returns the same time as [`now`], but up to 4 ms old. The call is several times cheaper than [`now`], so it suits
+/// loops that read the clock in every turn.
 pub(crate) fn coarse() -> u64 {
     milliseconds(ClockId::CLOCK_MONOTONIC_COARSE)
 }

@@ -81,7 +81,7 @@ pub(crate) fn clear_cloexec(numbers: &[RawFd]) {
     set_flags(numbers, 0);
 }
 
-/// Makes descriptors close at an exec again, and so undoes [`clear_cloexec`]. It ignores numbers that are not open.
+/// Undoes [`clear_cloexec`]: the descriptors are closed at an exec again. It ignores numbers that are not open.
 pub(crate) fn set_cloexec(numbers: &[RawFd]) {
     set_flags(numbers, libc::FD_CLOEXEC);
 }
@@ -184,12 +184,12 @@ pub(crate) struct FdTransfer {
 }
 
 impl FdTransfer {
-    /// Adds a descriptor that its owner must keep open until the exec. Returns the number of the descriptor.
+    /// Adds a descriptor, and returns its number. The owner of the descriptor must keep it open until the exec.
     pub(crate) fn add(&mut self, fd: BorrowedFd<'_>) -> RawFd {
         self.add_number(fd.as_raw_fd())
     }
 
-    /// Adds a descriptor, and keeps it open until the exec. Returns the number of the descriptor.
+    /// Adds a descriptor, and returns its number. The `FdTransfer` keeps the descriptor open until the exec.
     pub(crate) fn add_owned(&mut self, fd: OwnedFd) -> RawFd {
         let number = self.add(fd.as_fd());
         self.kept.push(fd);

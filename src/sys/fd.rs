@@ -118,8 +118,9 @@ pub(crate) fn peer(fd: BorrowedFd<'_>) -> io::Result<(i32, u32)> {
     Ok((peer.pid(), peer.uid()))
 }
 
-/// Returns the accept queue of a listening TCP socket as `(queued, max)`: the connections that wait to be accepted, and
-/// the most that may wait. Returns `None` for any other socket, because the kernel reports the queue for TCP only.
+/// Returns the accept queue of a listening TCP socket as `(queued, max)`: the number of connections that wait to be
+/// accepted, and the largest number that may wait. Returns `None` for any other socket, because the kernel reports the
+/// queue for TCP only.
 pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
     const TCP_LISTEN: u8 = 10;
     // On a listening socket the kernel stores length and limit of the accept queue in these two fields (tcp_get_info in
@@ -129,7 +130,7 @@ pub(crate) fn accept_queue(fd: BorrowedFd<'_>) -> Option<(u32, u32)> {
 }
 
 /// If a client's FIN comes this many milliseconds or more after its last byte, the client gave up. A client that only
-/// closes its sending side sends the FIN within 4 ms of the request.
+/// closes its sending side, and still waits for the answer, sends the FIN within 4 ms of the request.
 pub(crate) const GAVE_UP_AFTER: u32 = 500;
 
 /// Returns true if a connected stream socket holds unread bytes. Returns false if the number is not a socket.

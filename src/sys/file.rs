@@ -1,7 +1,7 @@
 //! The identity of the file that a path leads to, and the check that a folder belongs to one user alone.
 //!
-//! Owns: reading device and inode, owner and mode. Refuses: the decision what to do if a path does not lead to the same
-//! file as before.
+//! Owns: reading device and inode, owner and mode. Refuses: to decide what to do if a path leads to another file than
+//! before.
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 

@@ -1,4 +1,4 @@
-//! Resets the state that this process inherited over its exec and that would harm a supervisor.
+//! Resets the state that this process inherited over its exec, as far as it would harm a supervisor.
 //!
 //! Owns: resetting blocked signals, timers and SIGXFSZ, once, before the program does anything else. Other inherited
 //! state is kept on purpose; the table in docs/operations/what-a-start-inherits.md lists it. Refuses: to log; the
@@ -31,7 +31,8 @@ pub(crate) fn reset() -> Vec<String> {
         let meant_for_another =
             |signal: &Signal| !matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGCHLD);
         blocked.iter().filter(meant_for_another).for_each(drop_pending);
-        // The result is ignored: the call fails only for an invalid `how`, and this one is valid.
+        // The result is ignored: the system call fails only if its argument `how` is invalid, and nix passes a valid
+        // one.
         let _ = SigSet::empty().thread_set_mask();
     }
     for (timer, sentence) in TIMERS {

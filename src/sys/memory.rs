@@ -1,12 +1,12 @@
-//! Gives memory that this process does not need now back to the kernel.
+//! Gives back to the kernel memory that this process does not need now.
 //!
 //! Owns: the choice of pages that can be given back without a loss. Refuses: the choice of the moment.
 
 use std::{fs, io, ops::Range};
 
 /// Gives back the pages of code and constants of the program and its libraries, if they were never written. Most of
-/// them are used only at a start. If a page is needed again, the kernel takes it from the page cache, where it stays
-/// because the workers use the same files.
+/// these pages are used only at a start. If a page is needed again, the kernel takes it from the page cache. The page
+/// stays in the cache because the workers use the same files.
 ///
 /// # Errors
 /// `/proc` is not mounted. Then nothing was given back.
@@ -43,7 +43,7 @@ fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let range = address(start)?..address(end)?;
     let rights = words.next()?;
     let is_code = rights.starts_with("r-") && rights.ends_with('p');
-    // Three words stand between the rights and the path: offset, device and inode.
+    // In a line of smaps, three words stand between the rights and the path: offset, device and inode.
     let is_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
     Some((is_code && is_file).then_some(range))
 }

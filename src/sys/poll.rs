@@ -1,5 +1,5 @@
 //! Waits for descriptors with poll(2). This is the only place where the master waits. Workers wait in tokio. They call
-//! this module only with a timeout of 0, to look without waiting.
+//! this module only with a timeout of 0, to see without waiting which descriptors are ready.
 //!
 //! Owns: poll(2). Refuses: to know what the descriptors are for.
 

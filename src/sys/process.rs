@@ -21,7 +21,8 @@ use nix::{
     unistd::{self, Gid, Pid, SysconfVar, Uid},
 };
 
-/// Makes this process the parent of all its descendants whose own parent dies, as PID 1 would be.
+/// Makes this process the new parent of each of its descendants whose own parent dies. Otherwise PID 1 would be the new
+/// parent.
 ///
 /// # Errors
 /// It does not fail on Linux 3.4 or later.
@@ -44,9 +45,9 @@ pub(crate) fn parent_pid() -> i32 {
 }
 
 /// Changes to another user and group for good: afterwards the process cannot change back. It sets the supplementary
-/// groups (those of the account named in `user`, and `gid`), then the group `gid`, then the uid. A name without an
-/// account has no groups but `gid`. Without a user it changes only the groups. If an unprivileged process has this user
-/// and group already, nothing happens.
+/// groups (those of the account named in `user`, and `gid`), then the group `gid`, then the uid. If there is no account
+/// with this name, `gid` is the only group. If `user` is `None`, only the groups change. If the process is unprivileged
+/// and has this user and group already, nothing happens.
 ///
 /// # Errors
 /// EPERM: this process has no right to change. An error whose text begins with "kept": the kernel reported success, but
@@ -125,8 +126,8 @@ pub(crate) fn make_folder(folder: &Path, mode: u32, uid: Option<u32>, gid: Optio
     }
 }
 
-/// Makes an empty file with mode 0644 (less the umask), owner `uid` and group `gid`. A file that exists stays as it is,
-/// and so does a symbolic link without a target.
+/// Makes an empty file with mode 0644 (less the umask), owner `uid` and group `gid`. A file that exists stays as it is.
+/// A symbolic link without a target stays too, and its target is not made.
 ///
 /// # Errors
 /// The errors that the file system reports.

@@ -28,8 +28,8 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    /// Makes and maps a memfd of `len` words of eight bytes. The mapping stays until the process ends, so references to
-    /// the words may be passed around freely. There is only one scoreboard in a process, so this wastes no memory.
+    /// Makes and maps a memfd of `len` words of eight bytes. The mapping stays until the process ends, so a reference
+    /// to a word is always valid. This wastes no memory, because there is only one scoreboard in a process.
     ///
     /// # Errors
     /// The kernel's errors (ENOMEM, EMFILE); InvalidInput if `len` is 0.

@@ -1,10 +1,10 @@
-//! Receives signals in the poll of the master, removes the master's handlers in a forked child, and blocks and sends
+//! Wakes the master's poll when a signal comes, removes the master's actions in a forked child, and blocks and sends
 //! signals.
 //!
-//! Owns: the master's actions in signal-hook's registry, which tokio uses too. In a forked child the actions are
-//! removed, and the registry's handlers stay installed. Refuses: the meaning of a signal, and SIG_DFL for a signal that
-//! the master handles. With SIG_DFL tokio would never receive that signal again, and a SIGHUP that is sent to a worker
-//! by mistake would kill the worker.
+//! Owns: the actions that the master registers in signal-hook's registry. Tokio uses the same registry. In a forked
+//! child the master's actions are removed, but the registry's handlers stay installed. Refuses: the meaning of a
+//! signal, and SIG_DFL for a signal that the master handles. With SIG_DFL tokio would never receive that signal again,
+//! and a SIGHUP that is sent to a worker by mistake would kill the worker.
 
 use std::{
     io::{self, PipeReader, PipeWriter, Read},
@@ -72,8 +72,8 @@ static COUNTS: [AtomicU32; HEARD.len()] = [const { AtomicU32::new(0) }; HEARD.le
 pub(crate) struct MasterSignals {
     ids: Vec<SigId>,
     reader: PipeReader,
-    /// The writing end of the pipe. The handlers write to it by its number, so it must stay open until they are
-    /// unregistered.
+    /// The writing end of the pipe. The handlers write to the number of this descriptor, so it must stay open until the
+    /// handlers are unregistered.
     _writer: PipeWriter,
 }
 
@@ -105,12 +105,12 @@ impl MasterSignals {
     }
 
     /// Returns the signals that came since the last call, and how often each came, in the order of [`Signal`]. The
-    /// kernel merges equal signals that wait at the same time, so a count of one for `Chld` may mean that many children
-    /// have ended.
+    /// kernel merges equal signals that wait at the same time, so a count of one for `Chld` may mean that several
+    /// children have ended.
     pub(crate) fn take(&mut self) -> Vec<(Signal, u32)> {
         // Empty the pipe before the counts are read. If a signal comes in between, a byte stays in the pipe without a
-        // count, which costs one empty turn. In the other order a count could stay without a byte in the pipe, and the
-        // master would not wake for this signal.
+        // count. It costs the master one turn of its loop without work. In the other order a count could stay without a
+        // byte in the pipe, and the master would not wake for this signal.
         let mut buffer = [0; 64];
         while matches!(self.reader.read(&mut buffer), Ok(1..)) {}
         let counts = COUNTS.iter().map(|count| count.swap(0, Ordering::Acquire));
@@ -139,14 +139,14 @@ impl Drop for MasterSignals {
     }
 }
 
-/// A guard: all signals of this thread are blocked while it lives, and dropping it restores the previous mask.
+/// A guard. All signals of this thread are blocked until the guard is dropped; the drop restores the previous mask.
 #[derive(Debug)]
 #[must_use = "dropping it unblocks at once"]
 pub(crate) struct Blocked(SigSet);
 
 impl Blocked {
-    /// Returns the guard for the signals that the previous program blocked before its exec. The mask that was in effect
-    /// before that is not known here, so dropping this guard unblocks all signals.
+    /// Returns the guard for the signals that the previous program blocked before its exec. The new program does not
+    /// know the mask from before the block, so dropping this guard unblocks all signals.
     pub(crate) fn over_exec() -> Self {
         Self(SigSet::empty())
     }
@@ -162,7 +162,8 @@ pub(crate) fn block_all() -> io::Result<Blocked> {
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        // The result is ignored: the call fails only for an invalid `how`, and this one is valid.
+        // The result is ignored: the system call fails only if its argument `how` is invalid, and nix passes a valid
+        // one.
         let _ = self.0.thread_set_mask();
     }
 }

@@ -29,8 +29,7 @@ use super::{
     process,
 };
 
-/// The owner and the permission bits of a socket's file. A uid or gid of `None` means that the file keeps the one it
-/// has.
+/// The owner and the permission bits of a socket's file. If `uid` or `gid` is `None`, the file keeps its uid or gid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Rights {
     pub(crate) mode: u32,
@@ -44,8 +43,8 @@ pub(crate) enum Occupant {
     Nothing,
     /// The socket of a process that has ended.
     Stale(FileId),
-    /// A live server listens, and this is a connection to it. The kernel tells the server's pid if it is asked about
-    /// this connection.
+    /// A live server listens at the path. The socket is a connection to the server; from it the kernel can tell the
+    /// server's pid.
     Server(Socket),
     NotASocket,
 }
@@ -107,8 +106,8 @@ pub(crate) fn remove(path: &Path, file: FileId) -> io::Result<()> {
 }
 
 /// Gives `file` the owner and mode in `rights`. It changes the inode that it has opened, and never follows a symbolic
-/// link at `path`. A user who can write to the folder could put a link there, and a chown by root would then give that
-/// user the file that the link points at.
+/// link at `path`. Otherwise a user that can write to the folder could put a symbolic link there, and a chown by root
+/// would give that user the target of the link.
 ///
 /// # Errors
 /// ENOENT: another file is at `path`. EPERM: this process has no right to change the owner.

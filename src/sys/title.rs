@@ -23,7 +23,8 @@ unsafe extern "C" {
 #[derive(Clone, Copy, Debug)]
 struct Area {
     start: usize,
-    /// The end of the arguments. The kernel looks at the last byte before it to find out if a process has set a title.
+    /// The end of the arguments. The kernel looks at the last byte before this address to find out if a process has set
+    /// a title.
     arguments_end: usize,
     end: usize,
 }
@@ -72,8 +73,8 @@ pub(crate) fn set(title: &str) {
 
 fn evacuate() -> Option<Area> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the name of the program in parentheses. It may hold any character, so the third field begins
-    // after the last parenthesis.
+    // The second field of /proc/self/stat is the name of the program in parentheses. The name may hold any character,
+    // so the third field begins after the last parenthesis.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<usize>().ok();
     let stack = field(28)?;
